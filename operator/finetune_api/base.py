@@ -1,0 +1,36 @@
+"""The base class of every model: frozen, camelCase on the wire, and strict about unknown fields."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+DnsLabel = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class Model(BaseModel):
+    """A value that is read from, or written to, YAML and JSON with camelCase names.
+
+    ``cel_rules`` are the cross-field rules of the class as Kubernetes CEL validations; a pydantic validator says the same for files
+    that never meet an API server (``finetune run``, ``finetune render``).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+    cel_rules: ClassVar[list[dict[str, str]]] = []
+
+    def to_json(self) -> dict[str, Any]:
+        """The camelCase JSON form, without the fields that are unset (None)."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Lenient(Model):
+    """A message from another process, perhaps of a newer version: unknown fields are ignored instead of refused."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class SecretRef(Model):
+    """The name of a Secret in the namespace of the object that names it."""
+
+    name: DnsLabel = Field(description="Name of the Secret, in the same namespace.")

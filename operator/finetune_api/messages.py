@@ -1,0 +1,137 @@
+"""Every message between processes: results in termination messages, reports over HTTP, desired state in a ConfigMap.
+
+Whoever reads one must expect that its writer is of another version: readers ignore fields that they do not know.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_api.base import Lenient
+from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, Estimate, EvaluationStatus, Progress
+from finetune_api.reasons import Reason
+
+REPORT_AUDIENCE = "finetune-operator.io"
+"""Audience of the projected service-account token with which pods call the report endpoint."""
+PROGRESS_PATH = "/v1/progress"
+"""POST ``ProgressReport`` here, with the pod's token as Bearer."""
+AGENT_PATH = "/v1/agents"
+"""POST ``AgentReport`` here, with the pod's token as Bearer."""
+TERMINATION_MESSAGE_BYTES = 4096
+"""The kubelet keeps no more of a termination message."""
+
+
+class Problem(Lenient):
+    """One thing that is wrong, where, what was found, and what to do."""
+
+    reason: Reason = Reason.SPEC_INVALID
+    field: str = Field(description="Path of the field, for example spec.output.s3.bucket.")
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+class PreflightResult(Lenient):
+    """Termination message of the preflight pod."""
+
+    kind: Literal["PreflightResult"] = "PreflightResult"
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    estimate: Estimate | None = None
+    model_revision: str | None = Field(None, description="Commit that an hf:// model's revision was resolved to; the trainer uses this one.")
+
+
+class TrainerResult(Lenient):
+    """Termination message of the trainer pod."""
+
+    kind: Literal["TrainerResult"] = "TrainerResult"
+    reason: Reason | Literal["Succeeded"]
+    message: str = ""
+    resumed_from_step: int | None = None
+    checkpoint: CheckpointStatus | None = None
+    evaluation: EvaluationStatus | None = None
+    adapter: AdapterStatus | None = None
+    progress: Progress | None = None
+    warnings: list[str] = []
+
+
+class ProgressReport(Lenient):
+    """What a trainer says while it runs. The operator learns the pod, and so the job, from the token."""
+
+    progress: Progress
+    checkpoint: CheckpointStatus | None = None
+    resumed_from_step: int | None = None
+
+
+class DesiredVersion(Lenient):
+    """An adapter directory in S3, pinned by the sha256 of its manifest.json."""
+
+    uri: str
+    digest: str
+
+
+class DesiredAdapter(Lenient):
+    """What one AdapterDeployment wants of the pods of a Deployment.
+
+    A pod serves ``version``, if ``pods`` is None or names it, else ``previous`` (nothing, if that is None): so the operator moves pods one after another.
+    """
+
+    deployment: str = Field(description="Name of the AdapterDeployment.")
+    served_name: str
+    version: DesiredVersion
+    previous: DesiredVersion | None = None
+    pods: list[str] | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    secret: str | None = Field(None, description="Name of the credentials' Secret: its keys are files below SECRETS_DIRECTORY/<name>.")
+    tolerance: float = 0.25
+
+
+class DesiredState(Lenient):
+    """Key ``DESIRED_KEY`` of the ConfigMap that the agent has mounted: everything that its pods are to serve."""
+
+    engine: Literal["vllm"] = "vllm"
+    port: int = 8000
+    max_lora_rank: int | None = Field(None, description="The engine's maximum, as far as its arguments tell.")
+    adapters: list[DesiredAdapter] = []
+
+
+DESIRED_KEY = "desired.json"
+DESIRED_DIRECTORY = "/etc/finetune/desired"
+SECRETS_DIRECTORY = "/etc/finetune/secrets"
+"""Each Secret is a directory of its name below this one; each key is a file."""
+TOKEN_FILE = "/var/run/secrets/finetune-operator.io/token"  # noqa: S105 -- a path, not a secret
+ADAPTERS_DIRECTORY = "/adapters"
+"""The volume that agent and engine share: ``/adapters/<servedName>/<digest>/``."""
+
+AgentState = Literal["Pending", "Downloading", "Loading", "Proving", "Draining", "Active", "Refused", "Failed"]
+"""Refused: for good, until the desired version changes. Failed: tried again."""
+
+
+class AgentAdapter(Lenient):
+    """One adapter on one pod."""
+
+    deployment: str
+    served_name: str
+    digest: str = Field(description="The version that this speaks of: the one this pod was told to serve.")
+    active_digest: str | None = Field(None, description="The version that answers under the served name now.")
+    state: AgentState
+    reason: Reason | None = None
+    message: str = ""
+    load_seconds: float | None = None
+
+
+class AgentReport(Lenient):
+    """What the agent of one pod found: sent at each change, and every few seconds. The operator learns the pod from the token."""
+
+    engine_ready: bool
+    ready: bool = Field(description="Whether the pod may take traffic: every adapter that it is to serve is proven.")
+    adapters: list[AgentAdapter] = []
+
+
+class ReportAnswer(Lenient):
+    """The report endpoint's answer."""
+
+    accepted: bool = True
+    message: str = ""

@@ -1,0 +1,111 @@
+"""Every reason that a condition, an attempt or a pod of ours can carry, and the exit code that stands for it in a pod."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """A CamelCase word for a program; the message beside it is for a person."""
+
+    # FineTuneJob, in the order in which they can happen
+    PENDING = "Pending"
+    ACCEPTED = "Accepted"
+    SPEC_INVALID = "SpecInvalid"
+    PREFLIGHT_RUNNING = "PreflightRunning"
+    PREFLIGHT_PASSED = "PreflightPassed"
+    TRAINING = "Training"
+    RETRYING = "Retrying"
+    EVALUATED = "Evaluated"
+    VERIFIED = "AdapterVerified"
+    # what ends an attempt
+    DATASET_INVALID = "DatasetInvalid"
+    DATASET_NOT_FOUND = "DatasetNotFound"
+    DATASET_ACCESS_DENIED = "DatasetAccessDenied"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_ACCESS_DENIED = "ModelAccessDenied"
+    MODEL_UNSUPPORTED = "ModelUnsupported"
+    TARGET_MODULES_NOT_FOUND = "TargetModulesNotFound"
+    BUCKET_NOT_FOUND = "BucketNotFound"
+    OUTPUT_ACCESS_DENIED = "OutputAccessDenied"
+    OUTPUT_EXISTS = "OutputExists"
+    UPLOAD_FAILED = "UploadFailed"
+    OUT_OF_MEMORY = "OutOfMemory"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    LOSS_DIVERGED = "LossDiverged"
+    VERIFICATION_FAILED = "VerificationFailed"
+    PREEMPTED = "Preempted"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    UNSCHEDULABLE = "Unschedulable"
+    TRAINER_ERROR = "TrainerError"
+    PREFLIGHT_ERROR = "PreflightError"
+    # AdapterDeployment
+    ADAPTER_NOT_READY = "AdapterNotReady"
+    FINETUNE_JOB_NOT_FOUND = "FineTuneJobNotFound"
+    FINETUNE_JOB_FAILED = "FineTuneJobFailed"
+    TARGET_NOT_FOUND = "TargetNotFound"
+    CONTAINER_NOT_FOUND = "ContainerNotFound"
+    SERVED_NAME_TAKEN = "ServedNameTaken"
+    FIELD_CONFLICT = "FieldConflict"
+    NO_PODS = "NoPods"
+    ROLLING_OUT = "RollingOut"
+    SERVING = "Serving"
+    DOWNLOAD_FAILED = "DownloadFailed"
+    ADAPTER_ACCESS_DENIED = "AdapterAccessDenied"
+    DIGEST_MISMATCH = "DigestMismatch"
+    BASE_MODEL_MISMATCH = "BaseModelMismatch"
+    RANK_TOO_HIGH = "RankTooHigh"
+    ADAPTER_UNSUPPORTED = "AdapterUnsupported"
+    ENGINE_UNREACHABLE = "EngineUnreachable"
+    ENGINE_REFUSED = "EngineRefused"
+    LORA_DISABLED = "LoraDisabled"
+    PROOF_FAILED = "ProofFailed"
+
+
+EXIT_CODES: dict[Reason, int] = {
+    Reason.TRAINER_ERROR: 1,
+    Reason.SPEC_INVALID: 10,
+    Reason.DATASET_INVALID: 11,
+    Reason.DATASET_NOT_FOUND: 12,
+    Reason.DATASET_ACCESS_DENIED: 13,
+    Reason.MODEL_NOT_FOUND: 14,
+    Reason.MODEL_ACCESS_DENIED: 15,
+    Reason.MODEL_UNSUPPORTED: 16,
+    Reason.TARGET_MODULES_NOT_FOUND: 17,
+    Reason.BUCKET_NOT_FOUND: 18,
+    Reason.OUTPUT_ACCESS_DENIED: 19,
+    Reason.OUTPUT_EXISTS: 20,
+    Reason.UPLOAD_FAILED: 30,
+    Reason.OUT_OF_MEMORY: 31,
+    Reason.LOSS_DIVERGED: 32,
+    Reason.VERIFICATION_FAILED: 33,
+    Reason.PREEMPTED: 40,
+    Reason.HOST_OUT_OF_MEMORY: 137,
+}
+"""The exit code with which a preflight or trainer pod says its reason, for the case that its termination message is lost."""
+
+USER_ERRORS: frozenset[Reason] = frozenset(
+    {
+        Reason.SPEC_INVALID,
+        Reason.DATASET_INVALID,
+        Reason.DATASET_NOT_FOUND,
+        Reason.DATASET_ACCESS_DENIED,
+        Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_ACCESS_DENIED,
+        Reason.MODEL_UNSUPPORTED,
+        Reason.TARGET_MODULES_NOT_FOUND,
+        Reason.BUCKET_NOT_FOUND,
+        Reason.OUTPUT_ACCESS_DENIED,
+        Reason.OUTPUT_EXISTS,
+        Reason.OUT_OF_MEMORY,
+        Reason.LOSS_DIVERGED,
+        Reason.VERIFICATION_FAILED,
+    }
+)
+"""Reasons that another attempt with the same spec cannot mend: they are never retried."""
+
+
+def reason_of_exit_code(code: int) -> Reason:
+    """The reason that an exit code stands for; ``TrainerError`` for a code that is not ours."""
+    for reason, known in EXIT_CODES.items():
+        if known == code:
+            return reason
+    return Reason.PREEMPTED if code == 143 else Reason.TRAINER_ERROR

@@ -1,0 +1,72 @@
+"""The addresses that users write: ``hf://``, ``s3://``, ``pvc://`` and ``configmap://``, each parsed into its parts."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HfUri:
+    """``hf://org/name``: a repository of the model hub (``org`` may be missing for the hub's canonical repositories)."""
+
+    repo: str
+
+
+@dataclass(frozen=True)
+class S3Uri:
+    """``s3://bucket/key``: an object, or a prefix of objects; ``key`` has no leading and no trailing slash."""
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
+
+    def child(self, name: str) -> "S3Uri":
+        """The object ``name`` below this prefix."""
+        return S3Uri(self.bucket, f"{self.key}/{name}" if self.key else name)
+
+
+@dataclass(frozen=True)
+class PvcUri:
+    """``pvc://claim/path``: a path inside a PersistentVolumeClaim of the same namespace."""
+
+    claim: str
+    path: str
+
+
+@dataclass(frozen=True)
+class ConfigMapUri:
+    """``configmap://name/key``: one key of a ConfigMap of the same namespace."""
+
+    name: str
+    key: str
+
+
+Uri = HfUri | S3Uri | PvcUri | ConfigMapUri
+
+
+def parse_uri(text: str) -> Uri:
+    """Parse one of the four kinds of address. Raises ValueError, with the form that was expected, for anything else."""
+    scheme, separator, rest = text.partition("://")
+    first, _, remainder = rest.strip("/").partition("/")
+    if not separator or not first:
+        raise ValueError(f"{text!r} is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or configmap://name/key")
+    match scheme:
+        case "hf":
+            return HfUri(rest.strip("/"))
+        case "s3":
+            return S3Uri(first, remainder)
+        case "pvc":
+            return PvcUri(first, remainder)
+        case "configmap":
+            if not remainder or "/" in remainder:
+                raise ValueError(f"{text!r} must have the form configmap://name/key")
+            return ConfigMapUri(first, remainder)
+    raise ValueError(f"{text!r} has the unknown scheme {scheme!r}: use hf, s3, pvc or configmap")
+
+
+def parse_s3_uri(text: str) -> S3Uri:
+    """Parse ``s3://bucket/key``. Raises ValueError for another scheme."""
+    uri = parse_uri(text)
+    if not isinstance(uri, S3Uri):
+        raise ValueError(f"{text!r} must have the form s3://bucket/key")
+    return uri

@@ -18,7 +18,9 @@ class NameRef(Model):
 class AdapterSource(Model):
     """The adapter to serve: that of a FineTuneJob, or any directory in S3 that has a manifest.json."""
 
-    finetune_job_ref: NameRef | None = Field(None, alias="fineTuneJobRef", description="Serve the adapter of this FineTuneJob, once it is Ready.")
+    finetune_job_ref: NameRef | None = Field(
+        None, alias="fineTuneJobRef", description="Serve the adapter of this FineTuneJob, once it is Ready."
+    )
     uri: str | None = Field(None, description="s3:// address of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
     digest: Sha256 | None = Field(None, description="sha256 of the directory's manifest.json; with uri.")
     s3: S3Location | None = Field(None, description="Where the object store of uri is. Unset: AWS.")
@@ -28,13 +30,20 @@ class AdapterSource(Model):
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": "has(self.fineTuneJobRef) != has(self.uri)", "message": "exactly one of fineTuneJobRef and uri must be set"},
+        {
+            "rule": "has(self.fineTuneJobRef) != has(self.uri)",
+            "message": "exactly one of fineTuneJobRef and uri must be set",
+        },
         {
             "rule": "has(self.uri) == has(self.digest)",
             "message": "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json",
             "fieldPath": ".digest",
         },
-        {"rule": "!has(self.s3) || has(self.uri)", "message": "s3 belongs to uri: a FineTuneJob knows its own object store", "fieldPath": ".s3"},
+        {
+            "rule": "!has(self.s3) || has(self.uri)",
+            "message": "s3 belongs to uri: a FineTuneJob knows its own object store",
+            "fieldPath": ".s3",
+        },
     ]
 
     @model_validator(mode="after")
@@ -55,21 +64,27 @@ class Target(Model):
     container: DnsLabel = Field("vllm", description="Its container that runs the engine.")
     engine: Literal["vllm"] = Field("vllm", description="The inference engine.")
     port: int = Field(8000, description="Port of the engine's HTTP interface.", ge=1, le=65535)
-    api_key_secret_ref: SecretRef | None = Field(None, description="Secret with API_KEY, if the engine asks for one (vLLM's --api-key).")
+    api_key_secret_ref: SecretRef | None = Field(
+        None, description="Secret with API_KEY, if the engine asks for one (vLLM's --api-key)."
+    )
 
 
 class Strategy(Model):
     """How a version takes the place of another."""
 
     type: Literal["Hot"] = Field("Hot", description="Hot: into the running engine, without a restart of the pod.")
-    max_unavailable: Annotated[int, Field(ge=1)] = Field(1, description="How many pods may leave the Service at once while they change the version.")
+    max_unavailable: Annotated[int, Field(ge=1)] = Field(
+        1, description="How many pods may leave the Service at once while they change the version."
+    )
 
 
 class Verification(Model):
     """How strictly a pod must show that the right weights answer."""
 
     tolerance: float = Field(
-        0.25, description="Largest mean difference, in nats per token, between the pod's log-probabilities and the trainer's.", gt=0
+        0.25,
+        description="Largest mean difference, in nats per token, between the pod's log-probabilities and the trainer's.",
+        gt=0,
     )
 
 
@@ -78,15 +93,26 @@ class AdapterDeploymentSpec(Model):
 
     adapter: AdapterSource = Field(description="The adapter.")
     served_name: str = Field(
-        description="The model name that clients send.", min_length=1, max_length=128, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$"
+        description="The model name that clients send.",
+        min_length=1,
+        max_length=128,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$",
     )
     target: Target = Field(description="Where it is served.")
     strategy: Strategy = Field(default_factory=Strategy, description="How a version takes the place of another.")
     verification: Verification = Field(default_factory=Verification, description="How strictly the weights are proven.")
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": "self.servedName == oldSelf.servedName", "message": "servedName cannot be changed: create another AdapterDeployment", "fieldPath": ".servedName"},
-        {"rule": "self.target.deploymentRef == oldSelf.target.deploymentRef", "message": "the target cannot be changed: create another AdapterDeployment", "fieldPath": ".target"},
+        {
+            "rule": "self.servedName == oldSelf.servedName",
+            "message": "servedName cannot be changed: create another AdapterDeployment",
+            "fieldPath": ".servedName",
+        },
+        {
+            "rule": "self.target.deploymentRef == oldSelf.target.deploymentRef",
+            "message": "the target cannot be changed: create another AdapterDeployment",
+            "fieldPath": ".target",
+        },
     ]
 
 
@@ -95,7 +121,9 @@ class AdapterVersion(Model):
 
     uri: str = Field(description="s3:// address of its directory.")
     digest: Sha256 = Field(description="sha256 of its manifest.json.")
-    since: str | None = Field(None, description="Since when every pod serves it.", json_schema_extra={"format": "date-time"})
+    since: str | None = Field(
+        None, description="Since when every pod serves it.", json_schema_extra={"format": "date-time"}
+    )
 
 
 class PodCounts(Model):
@@ -110,7 +138,9 @@ class PodStatus(Model):
     """One pod, as its agent reported it."""
 
     name: str = Field(description="Name of the pod.")
-    digest: str | None = Field(None, description="Digest of the version that answers under the served name on this pod.")
+    digest: str | None = Field(
+        None, description="Digest of the version that answers under the served name on this pod."
+    )
     state: str = Field(description="Pending, Downloading, Loading, Proving, Draining, Active, Refused or Failed.")
     reason: str | None = Field(None, description="Why it is not Active, as a CamelCase word.")
     message: str | None = Field(None, description="Why it is not Active, as a sentence.", max_length=4096)
@@ -120,8 +150,12 @@ class PodStatus(Model):
 class AdapterDeploymentStatus(Model):
     """What the operator and the agents observed."""
 
-    observed_generation: int | None = Field(None, description="The metadata.generation that this status speaks of.", ge=0)
-    conditions: list[Condition] = Field(default_factory=list, description="Accepted, Injected, Ready, Reconciling, Stalled.")
+    observed_generation: int | None = Field(
+        None, description="The metadata.generation that this status speaks of.", ge=0
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list, description="Accepted, Injected, Ready, Reconciling, Stalled."
+    )
     desired: AdapterVersion | None = Field(None, description="The version that is to be served.")
     active: AdapterVersion | None = Field(None, description="The version that every pod served last.")
     pods: PodCounts = Field(default_factory=PodCounts, description="How far the roll-out is.")

@@ -16,7 +16,9 @@ class Model(BaseModel):
     that never meet an API server (``finetune run``, ``finetune render``).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+    )
     cel_rules: ClassVar[list[dict[str, str]]] = []
 
     def to_json(self) -> dict[str, Any]:

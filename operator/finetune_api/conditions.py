@@ -27,7 +27,13 @@ class Condition(Model):
 
     type: str = Field(description="Type of the condition, in CamelCase.", max_length=316)
     status: Literal["True", "False", "Unknown"] = Field(description="Status of the condition.")
-    observed_generation: int | None = Field(None, description="The metadata.generation that the condition was set for.", ge=0)
-    last_transition_time: str = Field(description="When the status last changed, RFC 3339.", json_schema_extra={"format": "date-time"})
+    observed_generation: int | None = Field(
+        None, description="The metadata.generation that the condition was set for.", ge=0
+    )
+    last_transition_time: str = Field(
+        description="When the status last changed, RFC 3339.", json_schema_extra={"format": "date-time"}
+    )
     reason: str = Field(description="A CamelCase word for programs.", min_length=1, max_length=1024)
-    message: str = Field(description="A sentence for people: what is wrong, where, what was found and what to do.", max_length=32768)
+    message: str = Field(
+        description="A sentence for people: what is wrong, where, what was found and what to do.", max_length=32768
+    )

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from finetune_api.base import DnsLabel, Model, SecretRef, Sha256
+from finetune_api.base import Model, SecretRef, Sha256
 from finetune_api.conditions import Condition
 from finetune_api.uris import parse_uri
 
@@ -15,7 +15,11 @@ S3_DESCRIPTION = "Where the object store is, if it is not the one of spec.output
 class S3Location(Model):
     """An S3 service other than the default one of AWS."""
 
-    endpoint: str | None = Field(None, description="URL of the S3 service, for example https://minio.example.com:9000. Unset: AWS.", pattern=r"^https?://")
+    endpoint: str | None = Field(
+        None,
+        description="URL of the S3 service, for example https://minio.example.com:9000. Unset: AWS.",
+        pattern=r"^https?://",
+    )
     region: str | None = Field(None, description="Region of the bucket.")
 
 
@@ -23,9 +27,13 @@ class ModelSource(Model):
     """The base model that is fine-tuned."""
 
     uri: str = Field(
-        description="Where the model's directory is: hf://org/name, s3://bucket/prefix or pvc://claim/path.", pattern=r"^(hf|s3|pvc)://[^/]+"
+        description="Where the model's directory is: hf://org/name, s3://bucket/prefix or pvc://claim/path.",
+        pattern=r"^(hf|s3|pvc)://[^/]+",
     )
-    revision: str | None = Field(None, description="Commit, tag or branch of an hf:// model. Unset: the hub's default branch, resolved once to a commit.")
+    revision: str | None = Field(
+        None,
+        description="Commit, tag or branch of an hf:// model. Unset: the hub's default branch, resolved once to a commit.",
+    )
     secret_ref: SecretRef | None = Field(
         None,
         description="Secret with HF_TOKEN (hf://) or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3://). Unset for s3://: spec.output.secretRef.",
@@ -60,8 +68,14 @@ class Columns(Model):
 class Validation(Model):
     """The held-out rows, on which base and adapter are compared."""
 
-    uri: str | None = Field(None, description="Held-out data of its own: s3://bucket/key or configmap://name/key, of the dataset's format.", pattern=r"^(s3|configmap)://[^/]+/.+")
-    fraction: float | None = Field(None, description="Part of the dataset that is held out, for example 0.1.", gt=0, lt=1)
+    uri: str | None = Field(
+        None,
+        description="Held-out data of its own: s3://bucket/key or configmap://name/key, of the dataset's format.",
+        pattern=r"^(s3|configmap)://[^/]+/.+",
+    )
+    fraction: float | None = Field(
+        None, description="Part of the dataset that is held out, for example 0.1.", gt=0, lt=1
+    )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {"rule": "has(self.uri) != has(self.fraction)", "message": "exactly one of uri and fraction must be set"}
@@ -77,16 +91,24 @@ class Validation(Model):
 class DatasetSource(Model):
     """The rows to train on."""
 
-    uri: str = Field(description="A jsonl or plain text file: s3://bucket/key or configmap://name/key.", pattern=r"^(s3|configmap)://[^/]+/.+")
+    uri: str = Field(
+        description="A jsonl or plain text file: s3://bucket/key or configmap://name/key.",
+        pattern=r"^(s3|configmap)://[^/]+/.+",
+    )
     format: Literal["auto", "text", "promptCompletion", "messages"] = Field(
         "auto",
         description="text: plain text, or jsonl rows with a text; promptCompletion and messages: jsonl rows. auto: told from the first row, and reported.",
     )
-    columns: Columns = Field(default_factory=Columns, description="Names of the columns, where they are not the usual ones.")
-    validation: Validation | None = Field(None, description="Held-out rows. Unset: a tenth of the dataset, at most 200 rows.")
+    columns: Columns = Field(
+        default_factory=Columns, description="Names of the columns, where they are not the usual ones."
+    )
+    validation: Validation | None = Field(
+        None, description="Held-out rows. Unset: a tenth of the dataset, at most 200 rows."
+    )
     max_samples: Positive | None = Field(None, description="Use only the first so many rows.")
     secret_ref: SecretRef | None = Field(
-        None, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://. Unset: spec.output.secretRef."
+        None,
+        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://. Unset: spec.output.secretRef.",
     )
     s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
 
@@ -112,7 +134,9 @@ class Lora(Model):
     @model_validator(mode="after")
     def _targets(self) -> "Lora":
         if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
-            raise ValueError(f"targetModules: {self.target_modules!r} is not all-linear: write a list of module names, for example [{self.target_modules}]")
+            raise ValueError(
+                f"targetModules: {self.target_modules!r} is not all-linear: write a list of module names, for example [{self.target_modules}]"
+            )
         if isinstance(self.target_modules, list) and (not self.target_modules or not all(self.target_modules)):
             raise ValueError("targetModules: the list must name at least one module, and no empty name")
         return self
@@ -123,7 +147,9 @@ class Quantization(Model):
 
     type: Literal["nf4", "fp4"] = Field("nf4", description="The 4-bit data type.")
     double_quantization: bool = Field(True, description="Quantise the quantisation constants as well.")
-    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="Data type of the matrix products. auto: that of spec.training.precision.")
+    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="Data type of the matrix products. auto: that of spec.training.precision."
+    )
 
 
 class Qlora(Lora):
@@ -139,7 +165,10 @@ class Method(Model):
     qlora: Qlora | None = Field(None, description="Low-rank adaptation of a 4-bit base.")
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": "[has(self.lora), has(self.qlora)].filter(x, x).size() == 1", "message": "exactly one method must be set: lora or qlora"}
+        {
+            "rule": "[has(self.lora), has(self.qlora)].filter(x, x).size() == 1",
+            "message": "exactly one method must be set: lora or qlora",
+        }
     ]
 
     @model_validator(mode="after")
@@ -167,15 +196,27 @@ class Training(Model):
     epochs: float | None = Field(None, description="Passes over the dataset. Default 1, if maxSteps is not set.", gt=0)
     max_steps: Positive | None = Field(None, description="Optimizer steps, instead of epochs.")
     learning_rate: float = Field(2e-4, description="Peak learning rate.", gt=0)
-    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field("linear", description="Learning-rate schedule.")
-    warmup_ratio: float = Field(0.0, description="Part of the steps over which the learning rate rises from zero.", ge=0, lt=1)
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="Learning-rate schedule."
+    )
+    warmup_ratio: float = Field(
+        0.0, description="Part of the steps over which the learning rate rises from zero.", ge=0, lt=1
+    )
     per_device_batch_size: Positive = Field(1, description="Sequences per device and micro-step.")
     gradient_accumulation_steps: Positive = Field(1, description="Micro-steps per optimizer step.")
     max_length: Annotated[int, Field(ge=8)] = Field(1024, description="Longest sequence in tokens.")
-    packing: bool = Field(False, description="Put several short examples into one sequence, without attention between them.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, more time.")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="auto: bf16 where the GPU has it, else fp32.")
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field("adamw_torch", description="Optimizer, by its transformers name.")
+    packing: bool = Field(
+        False, description="Put several short examples into one sequence, without attention between them."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the GPU has it, else fp32."
+    )
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
+        "adamw_torch", description="Optimizer, by its transformers name."
+    )
     weight_decay: float = Field(0.0, description="Decoupled weight decay.", ge=0)
     max_grad_norm: float = Field(1.0, description="Gradients are clipped to this norm.", gt=0)
     seed: int = Field(42, description="Seed of every random choice.", ge=0)
@@ -205,14 +246,18 @@ class Evaluation(Model):
 class Checkpoint(Model):
     """What an interruption may cost. A checkpoint is also saved when the pod is asked to stop."""
 
-    every_steps: Positive | None = Field(None, description="Save and upload a checkpoint every so many steps. Unset: a tenth of the run, at most 500.")
+    every_steps: Positive | None = Field(
+        None, description="Save and upload a checkpoint every so many steps. Unset: a tenth of the run, at most 500."
+    )
     keep: Positive = Field(2, description="How many of the newest complete checkpoints stay in S3 while the job runs.")
 
 
 class S3Output(S3Location):
     """The place of checkpoints and adapter."""
 
-    bucket: str = Field(description="Bucket; it must exist.", min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$")
+    bucket: str = Field(
+        description="Bucket; it must exist.", min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$"
+    )
     prefix: str | None = Field(
         None,
         description="Key prefix of this job's objects. Unset: <namespace>/<name>/<first 8 digits of the job's uid>.",
@@ -226,7 +271,8 @@ class Output(Model):
 
     s3: S3Output = Field(description="An S3 bucket.")
     secret_ref: SecretRef | None = Field(
-        None, description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN. Unset: the pod's own identity."
+        None,
+        description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN. Unset: the pod's own identity.",
     )
 
 
@@ -234,9 +280,17 @@ class Resources(Model):
     """What the trainer pod asks of the cluster."""
 
     gpus_per_node: int = Field(1, description="GPUs of the trainer pod; 0 trains on the CPU.", ge=0, le=1)
-    gpu_resource_name: str = Field("nvidia.com/gpu", description="Extended resource that stands for a GPU.", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")
-    requests: dict[str, int | str] = Field(default_factory=dict, description="CPU, memory and other requests of the trainer container.")
-    limits: dict[str, int | str] = Field(default_factory=dict, description="CPU, memory and other limits of the trainer container.")
+    gpu_resource_name: str = Field(
+        "nvidia.com/gpu",
+        description="Extended resource that stands for a GPU.",
+        pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
+    )
+    requests: dict[str, int | str] = Field(
+        default_factory=dict, description="CPU, memory and other requests of the trainer container."
+    )
+    limits: dict[str, int | str] = Field(
+        default_factory=dict, description="CPU, memory and other limits of the trainer container."
+    )
 
 
 class Toleration(Model):
@@ -245,7 +299,9 @@ class Toleration(Model):
     key: str | None = Field(None, description="Taint key; unset tolerates all keys, with operator Exists.")
     operator: Literal["Exists", "Equal"] | None = Field(None, description="Relation of key and value.")
     value: str | None = Field(None, description="Taint value, with operator Equal.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="Taint effect; unset matches all.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="Taint effect; unset matches all."
+    )
     toleration_seconds: int | None = Field(None, description="How long a NoExecute taint is tolerated.")
 
 
@@ -261,21 +317,27 @@ class PodTemplate(Model):
 
     labels: dict[str, str] = Field(default_factory=dict, description="Labels on the pods, beside ours.")
     annotations: dict[str, str] = Field(default_factory=dict, description="Annotations on the pods.")
-    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels that the node must have, for the trainer pod.")
+    node_selector: dict[str, str] = Field(
+        default_factory=dict, description="Labels that the node must have, for the trainer pod."
+    )
     tolerations: list[Toleration] = Field(default_factory=list, description="Taints that the trainer pod tolerates.")
     priority_class_name: str | None = Field(None, description="PriorityClass of the trainer pod.")
     runtime_class_name: str | None = Field(None, description="RuntimeClass of the trainer pod.")
     image: str | None = Field(None, description="Trainer image, if not the operator's default.")
     image_pull_secrets: list[SecretRef] = Field(default_factory=list, description="Secrets for pulling the images.")
     env: list[EnvVar] = Field(default_factory=list, description="Extra environment variables of the trainer container.")
-    termination_grace_period_seconds: int = Field(120, description="Time for saving and uploading a checkpoint when the pod is asked to stop.", ge=10)
+    termination_grace_period_seconds: int = Field(
+        120, description="Time for saving and uploading a checkpoint when the pod is asked to stop.", ge=10
+    )
 
 
 class Retries(Model):
     """How often an attempt is repeated, by what ended it. User errors are never retried."""
 
     on_error: int = Field(2, description="Attempts after an unexpected error or a failed upload.", ge=0, le=20)
-    on_preemption: int = Field(20, description="Attempts after the pod was deleted, evicted or preempted.", ge=0, le=1000)
+    on_preemption: int = Field(
+        20, description="Attempts after the pod was deleted, evicted or preempted.", ge=0, le=1000
+    )
 
 
 class FailurePolicy(Model):
@@ -290,17 +352,29 @@ class FineTuneJobSpec(Model):
     model: ModelSource = Field(description="The base model.")
     dataset: DatasetSource = Field(description="The rows to train on.")
     objective: Literal["sft"] = Field("sft", description="Training objective: supervised fine-tuning.")
-    method: Method = Field(default_factory=lambda: Method(lora=Lora()), description="The way to fine-tune: exactly one of its fields. Default: lora.")
+    method: Method = Field(
+        default_factory=lambda: Method(lora=Lora()),
+        description="The way to fine-tune: exactly one of its fields. Default: lora.",
+        json_schema_extra={"default": {"lora": {}}},
+    )
     training: Training = Field(default_factory=Training, description="The optimisation.")
-    evaluation: Evaluation = Field(default_factory=Evaluation, description="The comparison of base and adapter on held-out rows.")
+    evaluation: Evaluation = Field(
+        default_factory=Evaluation, description="The comparison of base and adapter on held-out rows."
+    )
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="How much an interruption may cost.")
     output: Output = Field(description="Where checkpoints and the adapter go.")
     resources: Resources = Field(default_factory=Resources, description="What the trainer pod asks of the cluster.")
     pod_template: PodTemplate = Field(default_factory=PodTemplate, description="Where and how the trainer pod runs.")
-    failure_policy: FailurePolicy = Field(default_factory=FailurePolicy, description="What happens after a failed attempt.")
+    failure_policy: FailurePolicy = Field(
+        default_factory=FailurePolicy, description="What happens after a failed attempt."
+    )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": f"self.{field} == oldSelf.{field}", "message": f"{field} cannot be changed: delete the FineTuneJob, or create one of another name", "fieldPath": f".{field}"}
+        {
+            "rule": f"self.{field} == oldSelf.{field}",
+            "message": f"{field} cannot be changed: delete the FineTuneJob, or create one of another name",
+            "fieldPath": f".{field}",
+        }
         for field in ("model", "dataset", "objective", "method", "training", "output")
     ]
 
@@ -318,7 +392,9 @@ class Progress(Model):
     tokens_per_second: float | None = Field(None, description="Trained tokens per second.")
     eta_seconds: int | None = Field(None, description="Estimated seconds to the last step.", ge=0)
     gpu_memory_peak_bytes: int | None = Field(None, description="Highest GPU memory in use so far.", ge=0)
-    updated_at: str = Field(description="When the trainer said so, RFC 3339.", json_schema_extra={"format": "date-time"})
+    updated_at: str = Field(
+        description="When the trainer said so, RFC 3339.", json_schema_extra={"format": "date-time"}
+    )
 
 
 class Estimate(Model):
@@ -333,7 +409,9 @@ class Attempt(Model):
 
     number: int = Field(description="1 for the first attempt.", ge=1)
     job_name: str = Field(description="Name of the batch/v1 Job.")
-    started_at: str | None = Field(None, description="When the Job was created.", json_schema_extra={"format": "date-time"})
+    started_at: str | None = Field(
+        None, description="When the Job was created.", json_schema_extra={"format": "date-time"}
+    )
     finished_at: str | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
     reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded when all went well.")
     exit_code: int | None = Field(None, description="Exit code of the trainer.")
@@ -375,18 +453,27 @@ class AdapterStatus(Model):
 class FineTuneJobStatus(Model):
     """What the operator observed. ``phase`` is a summary for people; programs read the conditions."""
 
-    observed_generation: int | None = Field(None, description="The metadata.generation that this status speaks of.", ge=0)
-    phase: Literal["Pending", "Preflight", "Training", "Retrying", "Succeeded", "Failed"] | None = Field(None, description="Summary for people.")
+    observed_generation: int | None = Field(
+        None, description="The metadata.generation that this status speaks of.", ge=0
+    )
+    phase: Literal["Pending", "Preflight", "Training", "Retrying", "Succeeded", "Failed"] | None = Field(
+        None, description="Summary for people."
+    )
     conditions: list[Condition] = Field(
-        default_factory=list, description="Accepted, PreflightPassed, Running, Evaluated, Succeeded, Ready, Reconciling, Stalled."
+        default_factory=list,
+        description="Accepted, PreflightPassed, Running, Evaluated, Succeeded, Ready, Reconciling, Stalled.",
     )
     progress: Progress | None = Field(None, description="Where the running attempt is.")
     estimate: Estimate | None = Field(None, description="What the preflight computed.")
-    attempts: list[Attempt] = Field(default_factory=list, description="Each trainer Job and how it ended, the newest 20.")
+    attempts: list[Attempt] = Field(
+        default_factory=list, description="Each trainer Job and how it ended, the newest 20."
+    )
     checkpoint: CheckpointStatus | None = Field(None, description="The newest complete checkpoint.")
     evaluation: EvaluationStatus | None = Field(None, description="Base against adapter on held-out rows.")
     adapter: AdapterStatus | None = Field(None, description="The finished, verified adapter.")
-    warnings: list[str] = Field(default_factory=list, description="What the preflight and the trainer found worth a look.")
+    warnings: list[str] = Field(
+        default_factory=list, description="What the preflight and the trainer found worth a look."
+    )
 
 
 class ObjectMeta(Model):

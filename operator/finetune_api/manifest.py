@@ -34,7 +34,9 @@ class CheckpointManifest(Lenient):
     job: Origin
     step: int
     total_steps: int
-    fingerprint: str = Field(description="sha256 of all that decides the next step: settings, base model and data. Another one must not resume from it.")
+    fingerprint: str = Field(
+        description="sha256 of all that decides the next step: settings, base model and data. Another one must not resume from it."
+    )
     created_at: str
     files: list[FileEntry]
 
@@ -53,8 +55,12 @@ class AdapterManifest(Lenient):
     target_modules: list[str] = []
     trainable_parameters: int = 0
     servable_by: list[str] = []
-    base_weights_sha256: Sha256 | None = Field(None, description="Digest of the frozen base weights, equal before and after the training.")
-    verification: dict[str, float] = Field({}, description="Measured on a fresh base: the largest logit difference after the reload.")
+    base_weights_sha256: Sha256 | None = Field(
+        None, description="Digest of the frozen base weights, equal before and after the training."
+    )
+    verification: dict[str, float] = Field(
+        {}, description="Measured on a fresh base: the largest logit difference after the reload."
+    )
     evaluation: EvaluationStatus | None = None
     versions: dict[str, str] = Field({}, description="Versions of the libraries that made it.")
     files: list[FileEntry]

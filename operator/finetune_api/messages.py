@@ -39,7 +39,9 @@ class PreflightResult(Lenient):
     problems: list[Problem] = []
     warnings: list[str] = []
     estimate: Estimate | None = None
-    model_revision: str | None = Field(None, description="Commit that an hf:// model's revision was resolved to; the trainer uses this one.")
+    model_revision: str | None = Field(
+        None, description="Commit that an hf:// model's revision was resolved to; the trainer uses this one."
+    )
 
 
 class TrainerResult(Lenient):
@@ -84,7 +86,9 @@ class DesiredAdapter(Lenient):
     pods: list[str] | None = None
     endpoint: str | None = None
     region: str | None = None
-    secret: str | None = Field(None, description="Name of the credentials' Secret: its keys are files below SECRETS_DIRECTORY/<name>.")
+    secret: str | None = Field(
+        None, description="Name of the credentials' Secret: its keys are files below SECRETS_DIRECTORY/<name>."
+    )
     tolerance: float = 0.25
 
 

@@ -49,7 +49,9 @@ def parse_uri(text: str) -> Uri:
     scheme, separator, rest = text.partition("://")
     first, _, remainder = rest.strip("/").partition("/")
     if not separator or not first:
-        raise ValueError(f"{text!r} is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or configmap://name/key")
+        raise ValueError(
+            f"{text!r} is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or configmap://name/key"
+        )
     match scheme:
         case "hf":
             return HfUri(rest.strip("/"))

@@ -11,7 +11,11 @@ def problems(error: ValidationError) -> list[Problem]:
     """One problem per error, its field as a path like ``spec.method.lora.rank``."""
     found = []
     for item in error.errors(include_url=False):
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{to_camel(part)}" for part in item["loc"] if not _is_union_branch(part))
+        path = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{to_camel(part)}"
+            for part in item["loc"]
+            if not _is_union_branch(part)
+        )
         text = item["msg"].removeprefix("Value error, ")
         given = item.get("input")
         if item["type"] == "extra_forbidden":

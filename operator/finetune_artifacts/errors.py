@@ -1,0 +1,180 @@
+"""The one exception of this package, and how it is told from what boto3 raises."""
+
+from enum import StrEnum
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004 -- botocore's base class, which is not the builtin
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSLError,
+)
+from botocore.parsers import ResponseParserError
+
+from finetune_api.reasons import Reason
+from finetune_api.uris import S3Uri
+
+
+class Purpose(StrEnum):
+    """What a place in S3 is used for; with it the same fault gets the reason that fits."""
+
+    OUTPUT = "output"
+    DATASET = "dataset"
+    MODEL = "model"
+    ADAPTER = "adapter"
+
+
+class Fault(StrEnum):
+    """What is wrong, whatever the place is used for."""
+
+    NO_BUCKET = "no bucket"
+    NO_OBJECT = "no object"
+    DENIED = "access denied"
+    UNREACHABLE = "unreachable"
+    NOT_S3 = "not an S3 service"
+    WRONG_REGION = "wrong region"
+    NO_SPACE = "no space"
+    CORRUPT = "corrupt"
+    EXISTS = "exists"
+    UNSAFE = "unsafe"
+    OTHER = "other"
+
+
+_COMMON = {Fault.NO_BUCKET: Reason.BUCKET_NOT_FOUND, Fault.CORRUPT: Reason.DIGEST_MISMATCH}
+_REASONS: dict[Purpose, dict[Fault, Reason]] = {
+    Purpose.OUTPUT: {Fault.DENIED: Reason.OUTPUT_ACCESS_DENIED, Fault.EXISTS: Reason.OUTPUT_EXISTS},
+    Purpose.DATASET: {Fault.NO_OBJECT: Reason.DATASET_NOT_FOUND, Fault.DENIED: Reason.DATASET_ACCESS_DENIED},
+    Purpose.MODEL: {
+        Fault.NO_OBJECT: Reason.MODEL_NOT_FOUND,
+        Fault.DENIED: Reason.MODEL_ACCESS_DENIED,
+        Fault.UNSAFE: Reason.MODEL_UNSUPPORTED,
+    },
+    Purpose.ADAPTER: {Fault.DENIED: Reason.ADAPTER_ACCESS_DENIED, Fault.UNSAFE: Reason.ADAPTER_UNSUPPORTED},
+}
+
+
+class ArtifactError(Exception):
+    """Something in S3, or on the way to it, is wrong.
+
+    ``str()`` says what, at which endpoint, bucket and key, and what to do. It never contains a secret.
+    """
+
+    def __init__(self, purpose: Purpose, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.purpose = purpose
+        self.fault = fault
+        self.message = message
+
+    @property
+    def reason(self) -> Reason:
+        """The reason for status and exit code."""
+        default = Reason.UPLOAD_FAILED if self.purpose is Purpose.OUTPUT else Reason.DOWNLOAD_FAILED
+        return _REASONS[self.purpose].get(self.fault) or _COMMON.get(self.fault, default)
+
+
+_INVALID_CREDENTIALS = {
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "XAdminUserNotFound",
+}
+_DENIED = {"AccessDenied", "AllAccessDisabled", "Forbidden", "401", "403", *_INVALID_CREDENTIALS}
+_NO_SPACE = {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "507"}
+_REGION = {"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException", "301", "307"}
+_TRANSIENT = {
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeTooSkewed",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "TooManyRequests",
+}
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status of a boto3 error; 0 if it has none."""
+    if isinstance(error, ClientError):
+        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return 0
+
+
+def code_of(error: BaseException) -> str:
+    """The S3 error code of a boto3 error, for example ``NoSuchKey``; the exception's name if it has none."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "")) or str(status_of(error))
+    return type(error).__name__
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Sort what boto3 raised."""
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return Fault.DENIED
+    if isinstance(error, ResponseParserError | SSLError):
+        return Fault.NOT_S3
+    if isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError):
+        return Fault.UNREACHABLE
+    code, status = code_of(error), status_of(error)
+    if code == "NoSuchBucket":
+        return Fault.NO_BUCKET
+    if code in ("NoSuchKey", "NotFound", "404"):
+        return Fault.NO_OBJECT
+    if code in _DENIED:
+        return Fault.DENIED
+    if code in _NO_SPACE:
+        return Fault.NO_SPACE
+    if code in _REGION:
+        return Fault.WRONG_REGION
+    if code in ("BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"):
+        return Fault.CORRUPT
+    if code in _TRANSIENT or (status >= 500 and code != "NotImplemented") or status == 429:
+        return Fault.UNREACHABLE
+    if status in (401, 403):
+        return Fault.DENIED
+    return Fault.OTHER
+
+
+def explain(
+    purpose: Purpose, endpoint: str, uri: S3Uri, error: ClientError | BotoCoreError | ResponseParserError
+) -> ArtifactError:
+    """What boto3 raised for ``uri``, as an ``ArtifactError`` that names the remedy."""
+    fault, code = fault_of(error), code_of(error)
+    where = f"at {endpoint}"
+    match fault:
+        case Fault.NO_BUCKET:
+            text = (
+                f"bucket {uri.bucket!r} does not exist {where}: create it, or correct the bucket's name or the endpoint"
+            )
+        case Fault.NO_OBJECT:
+            text = f"{uri} does not exist {where}: put it there, or correct the address"
+        case Fault.DENIED if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            text = f"no credentials for {uri} {where}: name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in secretRef"
+        case Fault.DENIED if code in _INVALID_CREDENTIALS:
+            text = f"the credentials are not valid for {uri} {where} ({code}): correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the Secret"
+        case Fault.DENIED:
+            text = f"access to {uri} is denied {where} ({code}): allow it for these credentials, or name another Secret in secretRef"
+        case Fault.UNREACHABLE:
+            text = f"the S3 service {where} does not answer for {uri} ({code}): check that it runs and that the endpoint can be reached from the pod"
+        case Fault.NOT_S3:
+            text = f"what answers {where} is no S3 service ({code}): correct the endpoint, for example https://minio.example.com:9000"
+        case Fault.WRONG_REGION:
+            text = f"bucket {uri.bucket!r} is in another region ({code}, {where}): set s3.region to the bucket's region"
+        case Fault.NO_SPACE:
+            text = f"there is no space left for {uri} {where} ({code}): free some, or raise the quota"
+        case Fault.CORRUPT:
+            text = (
+                f"{uri} arrived damaged {where} ({code}): try again; if it stays so, check the network and the storage"
+            )
+        case _:
+            text = f"S3 refused the request for {uri} {where}: {_short(error)}"
+    return ArtifactError(purpose, fault, text)
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

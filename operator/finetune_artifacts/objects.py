@@ -1,0 +1,143 @@
+"""Single objects in S3: look, list, read, delete, and try whether writing is allowed."""
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from botocore.exceptions import ClientError
+
+from finetune_api.uris import S3Uri
+from finetune_artifacts.errors import ArtifactError, Fault, code_of, status_of
+from finetune_artifacts.store import Store, call
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object: its address, size in bytes and entity tag."""
+
+    uri: S3Uri
+    size: int
+    etag: str
+
+
+def check_bucket(store: Store, bucket: str) -> None:
+    """Raise ArtifactError if the bucket is not there or may not be listed."""
+    uri = S3Uri(bucket, "")
+    # a HEAD answer has no body, and so no error code: listing tells a missing bucket from a refused one
+    call(store, uri, lambda: store.client.list_objects_v2(Bucket=bucket, MaxKeys=1))
+
+
+def head(store: Store, uri: S3Uri) -> ObjectInfo | None:
+    """The object, or None if it is not there. Raises ArtifactError otherwise."""
+    try:
+        found = call(store, uri, lambda: store.client.head_object(Bucket=uri.bucket, Key=uri.key))
+    except ArtifactError as error:
+        if error.fault is Fault.NO_OBJECT:
+            return None
+        raise
+    return ObjectInfo(uri, found["ContentLength"], found["ETag"])
+
+
+def list_objects(store: Store, prefix: S3Uri) -> list[ObjectInfo]:
+    """Every object below ``prefix``, in the order of their keys."""
+    start = f"{prefix.key}/" if prefix.key else ""
+
+    def pages() -> list[ObjectInfo]:
+        paginator = store.client.get_paginator("list_objects_v2")
+        return [
+            ObjectInfo(S3Uri(prefix.bucket, item["Key"]), item["Size"], item["ETag"])
+            for page in paginator.paginate(Bucket=prefix.bucket, Prefix=start)
+            for item in page.get("Contents", [])
+            if not item["Key"].endswith("/")
+        ]
+
+    return call(store, prefix, pages)
+
+
+def read_object(store: Store, uri: S3Uri, limit: int = 16 * 1024 * 1024) -> bytes:
+    """The bytes of a small object. Raises ArtifactError, also for one larger than ``limit`` bytes."""
+
+    def read() -> bytes:
+        return store.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read(limit + 1)
+
+    content = call(store, uri, read)
+    if len(content) > limit:
+        raise ArtifactError(
+            store.purpose,
+            Fault.CORRUPT,
+            f"{uri} is larger than {limit} bytes, which no such file is: check the address",
+        )
+    return content
+
+
+def read_range(store: Store, uri: S3Uri, start: int, length: int) -> bytes:
+    """At most ``length`` bytes of an object, from byte ``start``."""
+
+    def read() -> bytes:
+        span = f"bytes={start}-{start + length - 1}"
+        return store.client.get_object(Bucket=uri.bucket, Key=uri.key, Range=span)["Body"].read()
+
+    return call(store, uri, read)
+
+
+def read_lines(store: Store, uri: S3Uri, block: int = 1024 * 1024) -> Iterator[bytes]:
+    """The lines of an object, without their ends, fetched block by block as they are asked for."""
+    info = head(store, uri)
+    if info is None:
+        check_bucket(store, uri.bucket)
+        raise missing(store, uri)
+    rest, position = b"", 0
+    while position < info.size:
+        piece = read_range(store, uri, position, block)
+        if not piece:
+            break
+        position += len(piece)
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def missing(store: Store, uri: S3Uri) -> ArtifactError:
+    """The error for an object that is not there."""
+    return ArtifactError(
+        store.purpose,
+        Fault.NO_OBJECT,
+        f"{uri} does not exist at {store.endpoint}: put it there, or correct the address",
+    )
+
+
+def delete_objects(store: Store, objects: list[S3Uri]) -> None:
+    """Delete objects one after another, in this order; one that is not there is no error."""
+    for uri in objects:
+        call(store, uri, lambda uri=uri: store.client.delete_object(Bucket=uri.bucket, Key=uri.key))  # type: ignore[misc]
+
+
+def probe_write(store: Store, prefix: S3Uri) -> bool:
+    """Put and delete a small object below ``prefix``. Raises ArtifactError if that is refused.
+
+    Returns whether the service honours ``If-None-Match: *``, which keeps two writers from replacing each other's manifest.
+    """
+    uri = prefix.child(f".write-probe-{uuid.uuid4().hex[:12]}")
+
+    def put() -> None:
+        store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=b"probe", IfNoneMatch="*")
+
+    def conditional() -> bool:
+        try:
+            put()
+        except ClientError as error:
+            if status_of(error) == 412:
+                return True
+            if code_of(error) == "NotImplemented":
+                return False
+            raise
+        return False
+
+    try:
+        call(store, uri, conditional)
+        return call(store, uri, conditional)
+    finally:
+        with contextlib.suppress(ArtifactError):
+            delete_objects(store, [uri])

@@ -1,0 +1,61 @@
+"""The header of a safetensors file: names, types and shapes of its tensors, read without the weights and without torch."""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.uris import S3Uri
+from finetune_artifacts.objects import read_range
+from finetune_artifacts.store import Store
+
+MAX_HEADER_BYTES = 100 * 1024 * 1024
+"""The format's own limit."""
+_FIRST_READ = 512 * 1024
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a header says of one tensor: its type (``BF16``, ``F32``, …) and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_header(read: Callable[[int, int], bytes]) -> dict[str, Tensor]:
+    """The tensors of the file from which ``read(start, length)`` reads bytes. Raises ValueError if it is no safetensors file."""
+    beginning = read(0, _FIRST_READ)
+    if len(beginning) < 8:
+        raise ValueError("the file is too short for safetensors")
+    (length,) = struct.unpack("<Q", beginning[:8])
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise ValueError("the file does not begin with a safetensors header")
+    header = beginning[8 : 8 + length]
+    if len(header) < length:
+        header += read(8 + len(header), length - len(header))
+    try:
+        entries = json.loads(header)
+        return {
+            name: Tensor(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
+            for name, entry in entries.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError("the file does not begin with a safetensors header") from error
+
+
+def read_file_header(path: Path) -> dict[str, Tensor]:
+    """The tensors of a local file. Raises ValueError and OSError."""
+    with path.open("rb") as file:
+
+        def read(start: int, length: int) -> bytes:
+            file.seek(start)
+            return file.read(length)
+
+        return read_header(read)
+
+
+def read_s3_header(store: Store, uri: S3Uri) -> dict[str, Tensor]:
+    """The tensors of an object in S3, by range reads. Raises ValueError and ArtifactError."""
+    return read_header(lambda start, length: read_range(store, uri, start, length))

@@ -1,0 +1,96 @@
+"""A real S3 service on loopback for tests: versitygw over a directory, which can be stopped and started again on the same port."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from devcluster.binaries import program
+from finetune_api.finetunejob import S3Location
+from finetune_artifacts.errors import Purpose
+from finetune_artifacts.store import Store, open_store
+
+ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-key"
+
+
+class S3Server:
+    """One versitygw process; ``directory`` holds its buckets as plain directories, where a test may damage what lies there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.buckets = directory / "buckets"
+        self.buckets.mkdir(parents=True)
+        self.secret = write_secret(directory / "secrets" / "s3-credentials", ACCESS_KEY, SECRET_KEY)
+        with socket.socket() as chosen:
+            chosen.bind(("127.0.0.1", 0))
+            self.port: int = chosen.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def location(self) -> S3Location:
+        return S3Location(endpoint=self.endpoint, region="us-east-1")
+
+    def store(self, purpose: Purpose = Purpose.OUTPUT, patience_seconds: float = 60) -> Store:
+        return open_store(self.location, self.secret, purpose, patience_seconds)
+
+    def create_bucket(self, name: str) -> str:
+        self.store().client.create_bucket(Bucket=name)
+        return name
+
+    def start(self) -> None:
+        with (self.directory / "versitygw.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [program("versitygw"), "--port", f"127.0.0.1:{self.port}", "posix", str(self.buckets)],
+                env={**os.environ, "ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY},
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.directory / "versitygw.log").read_text()[-2000:])
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Kill it in the middle of whatever it does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> "S3Server":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self.buckets, ignore_errors=True)
+
+
+def write_secret(directory: Path, access_key: str, secret_key: str) -> Path:
+    """A Secret as a pod sees it: a file for each key."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "AWS_ACCESS_KEY_ID").write_text(access_key)
+    (directory / "AWS_SECRET_ACCESS_KEY").write_text(secret_key)
+    return directory
+
+
+@contextmanager
+def running_s3(directory: Path) -> Iterator[S3Server]:
+    """An ``S3Server`` below ``directory`` for the length of a with block."""
+    with S3Server(directory) as server:
+        yield server

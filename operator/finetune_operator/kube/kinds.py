@@ -1,0 +1,90 @@
+"""Where each kind that the operator touches lies in the API, and the labels that mark what is ours."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api import GROUP, VERSION
+
+Object = dict[str, Any]
+"""An API object as JSON."""
+Key = tuple[str, str, str]
+"""Kind, namespace and name."""
+
+FIELD_MANAGER = "finetune-operator"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+JOB_LABEL = f"{GROUP}/finetunejob"
+"""On Jobs and pods of a FineTuneJob: its name."""
+ROLE_LABEL = f"{GROUP}/role"
+"""On every object that the operator watches beside its own kinds: preflight and trainer (Jobs, pods), agent (inference pods), injected (their Deployments), desired-state (ConfigMaps)."""
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+"""On Jobs and pods: number of the attempt."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One resource of the API."""
+
+    name: str
+    group: str
+    version: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        """``batch/v1``; ``v1`` for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """The path below the server's address."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        parts = [root] + ([f"namespaces/{namespace}"] if namespace else []) + [self.plural]
+        return "/".join(parts + [part for part in (name, subresource) if part])
+
+
+FINETUNE_JOB = Kind("FineTuneJob", GROUP, VERSION, "finetunejobs")
+ADAPTER_DEPLOYMENT = Kind("AdapterDeployment", GROUP, VERSION, "adapterdeployments")
+JOB = Kind("Job", "batch", "v1", "jobs")
+POD = Kind("Pod", "", "v1", "pods")
+CONFIG_MAP = Kind("ConfigMap", "", "v1", "configmaps")
+DEPLOYMENT = Kind("Deployment", "apps", "v1", "deployments")
+EVENT = Kind("Event", "events.k8s.io", "v1", "events")
+TOKEN_REVIEW = Kind("TokenReview", "authentication.k8s.io", "v1", "tokenreviews")
+
+CUSTOM = (FINETUNE_JOB, ADAPTER_DEPLOYMENT)
+"""Our own kinds: watched without a selector."""
+LABELLED = (JOB, POD, CONFIG_MAP, DEPLOYMENT)
+"""Watched only where ``ROLE_LABEL`` is set: the selector is evaluated by the API server."""
+WATCHED = CUSTOM + LABELLED
+"""Our kinds first: whoever lists them in this order never sees a status that speaks of a child which the later list lacks."""
+
+
+def selector(kind: Kind) -> str | None:
+    """The label selector with which a kind is listed and watched."""
+    return ROLE_LABEL if kind in LABELLED else None
+
+
+def key_of(kind: Kind, item: Object) -> Key:
+    """The key of an object."""
+    meta = item["metadata"]
+    return kind.name, meta.get("namespace", ""), meta["name"]
+
+
+def owner_reference(kind: Kind, item: Object) -> Object:
+    """The ``ownerReferences`` entry with which a child names its controller."""
+    meta = item["metadata"]
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.name,
+        "name": meta["name"],
+        "uid": meta["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def controller_uid(item: Object) -> str | None:
+    """The uid of the object that controls this one."""
+    for reference in item["metadata"].get("ownerReferences", ()):
+        if reference.get("controller"):
+            return str(reference["uid"])
+    return None

@@ -1,0 +1,58 @@
+"""The operator's own metrics, in a registry of their own so that several operators fit into one process."""
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+WRITES = frozenset({"create", "apply", "patch", "patch_status", "delete"})
+"""The verbs of ``kube_requests_total`` that change something."""
+
+
+class Metrics:
+    """Counters that a person on call looks at; ``registry`` is what /metrics prints."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.last_pass = Gauge(
+            "finetune_operator_last_pass_timestamp_seconds", "When a pass was last completed.", registry=self.registry
+        )
+        self.reconciles = Counter(
+            "finetune_operator_reconciles_total", "Passes, by kind and result.", ["kind", "result"], registry=self.registry
+        )
+        self.reconcile_seconds = Histogram(
+            "finetune_operator_reconcile_seconds", "Duration of a pass.", ["kind"], registry=self.registry
+        )
+        self.queue_depth = Gauge("finetune_operator_queue_depth", "Keys that wait for a worker.", registry=self.registry)
+        self.kube_requests = Counter(
+            "finetune_operator_kube_requests_total",
+            "Calls to the API server, without the watches; create, apply, patch, patch_status and delete are writes.",
+            ["verb", "resource"],
+            registry=self.registry,
+        )
+        self.kube_seconds = Histogram(
+            "finetune_operator_kube_request_seconds", "Duration of these calls.", ["verb"], registry=self.registry
+        )
+        self.reports = Counter(
+            "finetune_operator_reports_total", "Reports of pods, by path and HTTP status.", ["path", "status"], registry=self.registry
+        )
+        self.watch_events = Counter(
+            "finetune_operator_watch_events_total", "Watch events, by kind.", ["kind"], registry=self.registry
+        )
+
+    def observe_call(self, verb: str, resource: str, seconds: float) -> None:
+        """Count one call to the API server."""
+        self.kube_requests.labels(verb, resource).inc()
+        self.kube_seconds.labels(verb).observe(seconds)
+
+    def beat(self) -> None:
+        """A pass was completed."""
+        self.last_pass.set(time.time())
+
+    def writes(self) -> dict[tuple[str, str], int]:
+        """How many writes were made, by verb and resource."""
+        found: dict[tuple[str, str], int] = {}
+        for metric in self.kube_requests.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_total") and sample.labels["verb"] in WRITES:
+                    found[(sample.labels["verb"], sample.labels["resource"])] = int(sample.value)
+        return found

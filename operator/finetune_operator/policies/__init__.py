@@ -1,0 +1,1 @@
+"""Decisions, one to a file: pure functions of what was observed, each with a table test."""

@@ -1,0 +1,23 @@
+"""Deterministic names of children: the same job and attempt always give the same name, so that nothing is ever created twice."""
+
+import hashlib
+
+PREFLIGHT = "preflight"
+TRAINER = "trainer"
+MAX_LENGTH = 63
+
+
+def job_name(parent: str, role: str, attempt: int) -> str:
+    """``<job>-preflight`` (``-2`` and so on for its repetitions) or ``<job>-train-<attempt>``, a valid label value and host name."""
+    if role == TRAINER:
+        return fit(parent, f"train-{attempt}")
+    return fit(parent, PREFLIGHT if attempt == 1 else f"{PREFLIGHT}-{attempt}")
+
+
+def fit(parent: str, suffix: str) -> str:
+    """``<parent>-<suffix>``; a parent that is too long is cut, and the digest of its whole name keeps it apart from others."""
+    name = f"{parent}-{suffix}"
+    if len(name) <= MAX_LENGTH:
+        return name
+    digest = hashlib.sha256(parent.encode()).hexdigest()[:8]
+    return f"{parent[: MAX_LENGTH - len(suffix) - len(digest) - 2].rstrip('.-')}-{digest}-{suffix}"

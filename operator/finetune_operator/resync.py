@@ -1,0 +1,47 @@
+"""Everything listed anew: once before the first decision, then from time to time, because a watch cannot tell what was deleted while it was broken."""
+
+import asyncio
+import logging
+
+from finetune_operator.context import Context
+from finetune_operator.kube.errors import KubeError, NotFoundError
+from finetune_operator.kube.kinds import WATCHED, Object, selector
+from finetune_operator.observe import nudge
+
+RETRY_SECONDS = 2.0
+logger = logging.getLogger(__name__)
+
+
+async def resync(context: Context) -> None:
+    """List every watched kind and nudge what changed. Raises ``KubeError``."""
+    namespaces: tuple[str | None, ...] = context.settings.namespaces or (None,)
+    for kind in WATCHED:
+        for namespace in namespaces:
+            items, version = await context.kube.list(kind, namespace, selector(kind))
+            typed: list[Object] = [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in items]
+            for item in context.store.replace(kind, namespace, typed, version):
+                nudge(kind, item, context)
+
+
+async def first_sync(context: Context) -> None:
+    """Wait until everything could be listed once: the API server may still be starting, and the CRDs may still be on their way."""
+    while True:
+        try:
+            await resync(context)
+            break
+        except NotFoundError as error:
+            logger.warning("The CRDs of this operator are not installed yet (%s); trying again.", error)
+        except KubeError as error:
+            logger.warning("Cannot list what there is; trying again. %s", error)
+        await asyncio.sleep(RETRY_SECONDS)
+    context.synced.set()
+
+
+async def resync_forever(context: Context) -> None:
+    """List everything every ``resync_seconds``."""
+    while True:
+        await asyncio.sleep(context.settings.resync_seconds)
+        try:
+            await resync(context)
+        except KubeError as error:
+            logger.warning("The periodic list failed; the watches go on. %s", error)

@@ -1,0 +1,85 @@
+"""Everything about the operator that its administrator can choose, as one frozen value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "FINETUNE_OPERATOR_"
+
+
+class SettingsError(ValueError):
+    """An environment variable has a value that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each field is the environment variable ``FINETUNE_OPERATOR_<FIELD>``; without a default it must be set."""
+
+    trainer_image: str
+    """Image of the trainer pods."""
+    operator_image: str
+    """The small image: of the operator itself, of preflight pods and of agents."""
+    report_url: str = ""
+    """Base address under which pods reach the report endpoint, for example http://finetune-operator.finetune-system:8080. Empty: they do not report."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to watch. Empty: all."""
+    image_pull_policy: str = "IfNotPresent"
+    """Pull policy of every container of ours."""
+    log_level: str = "INFO"
+    kubeconfig: Path | None = None
+    """Unset: the service account of the operator's own pod."""
+    listen_host: str = "0.0.0.0"  # noqa: S104 -- pods of the cluster report here
+    listen_port: int = 8080
+    """Port of the report endpoint, the probes and the metrics; 0 takes a free one."""
+    workers: int = 8
+    """Passes that may run at the same time."""
+    progress_writes_per_second: float = 10.0
+    """Budget of the whole operator for status writes that only carry progress."""
+    progress_interval_seconds: float = 5.0
+    """Shortest time between two such writes for one object."""
+    retry_backoff_seconds: float = 10.0
+    """Delay before the first repetition of a failed attempt; it doubles with each one."""
+    image_pull_grace_seconds: float = 120.0
+    """How long a pod may fail to pull its image before the attempt counts as failed."""
+    resync_seconds: float = 300.0
+    """How often everything is listed anew, in case a watch missed something."""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read the variables. Raises ``SettingsError`` that names the variable, what was found and what is wanted."""
+        text = {field: environ[PREFIX + field.upper()] for field in cls.__dataclass_fields__ if PREFIX + field.upper() in environ}
+        for field in ("trainer_image", "operator_image"):
+            if not text.get(field):
+                raise SettingsError(f"{PREFIX}{field.upper()} is not set: give the name of an image")
+        values: dict[str, object] = {}
+        for field, value in text.items():
+            try:
+                values[field] = _parse(field, value)
+            except ValueError as error:
+                raise SettingsError(f"{PREFIX}{field.upper()}: found {value!r}, {error}") from None
+        return cls(**values)  # type: ignore[arg-type]  # _parse gives each field its type
+
+
+def _parse(field: str, text: str) -> object:
+    match field:
+        case "namespaces":
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        case "kubeconfig":
+            return Path(text) if text else None
+        case "listen_port" | "workers":
+            number = int(text)
+            if number < (0 if field == "listen_port" else 1):
+                raise ValueError("it must be positive")
+            return number
+        case _ if field.endswith(("_seconds", "_per_second")):
+            seconds = float(text)
+            if seconds <= 0:
+                raise ValueError("it must be greater than 0")
+            return seconds
+        case "image_pull_policy":
+            if text not in ("Always", "IfNotPresent", "Never"):
+                raise ValueError("it must be Always, IfNotPresent or Never")
+        case "log_level":
+            if text not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+                raise ValueError("it must be DEBUG, INFO, WARNING or ERROR")
+    return text

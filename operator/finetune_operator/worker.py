@@ -1,0 +1,59 @@
+"""The workers: take a key, make one pass over it, and decide by its outcome when the next one is due."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from finetune_operator.context import Context
+from finetune_operator.kube.errors import ConflictError, KubeError
+from finetune_operator.kube.kinds import Key
+from finetune_operator.reconcile.result import Result
+
+Reconciler = Callable[[Key, Context], Awaitable[Result]]
+logger = logging.getLogger(__name__)
+
+
+async def work(reconcilers: Mapping[str, Reconciler], context: Context) -> None:
+    """Make passes for ever, from the moment when the store has everything."""
+    await context.synced.wait()
+    while True:
+        key = await context.queue.get()
+        try:
+            await one_pass(key, reconcilers[key[0]], context)
+        finally:
+            context.queue.done(key)
+
+
+async def one_pass(key: Key, reconcile: Reconciler, context: Context) -> None:
+    """One pass. Its errors are logged and the key comes back after a backoff, so that one bad object never stops the others."""
+    begin = time.monotonic()
+    context.metrics.queue_depth.set(len(context.queue))
+    result = "ok"
+    try:
+        outcome = await reconcile(key, context)
+    except ConflictError as error:
+        result = "conflict"
+        logger.debug("%s %s/%s changed meanwhile, deciding again: %s", *key, error)
+        context.queue.retry(key)
+    except KubeError as error:
+        result = "error"
+        logger.warning("%s %s/%s: %s; next try in %.1f s", *key, error, context.queue.retry(key))
+    except Exception:
+        result = "bug"
+        logger.exception("%s %s/%s: unexpected error; next try in %.1f s", *key, context.queue.retry(key))
+    else:
+        context.queue.forget(key)
+        if outcome.requeue_after is not None:
+            context.queue.add_after(key, outcome.requeue_after)
+    finally:
+        context.metrics.reconciles.labels(key[0], result).inc()
+        context.metrics.reconcile_seconds.labels(key[0]).observe(time.monotonic() - begin)
+        context.metrics.beat()
+
+
+async def run_workers(reconcilers: Mapping[str, Reconciler], context: Context) -> None:
+    """As many workers as the settings say."""
+    async with asyncio.TaskGroup() as group:
+        for _ in range(context.settings.workers):
+            group.create_task(work(reconcilers, context))

@@ -1,0 +1,339 @@
+"""The host's side of a real node: its namespaces (network, mounts, processes), the link to them, and their end.
+
+A whole cluster with a real node lives in namespaces of its own, kept open by one process. So its ports never collide, the host's bridges
+and iptables are never touched, several such clusters run side by side, and ending that one process ends everything. The host reaches the
+node, its pods and its services through a pair of virtual interfaces and one route. Pods reach the host by its end of that link; further out
+they cannot, since that would need rules in the host's iptables.
+"""
+
+import hashlib
+import ipaddress
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from devcluster import processes
+from devcluster.binaries import locked, program
+from devcluster.errors import DevClusterError
+from devcluster.paths import cache_dir, state_root
+from devcluster.processes import Daemon
+from devcluster.progress import step
+from devcluster.settings import PORTS, Settings, load, new_tokens
+
+PROGRAMS = ("kubelet", "kube-proxy", "coredns", "registry", "pause")
+REGISTRY_PORT = 5000
+HOLDER = "node"
+CGROUPS = Path("/sys/fs/cgroup")
+
+# What is needed on PATH (or at a path), and the Debian package that has it.
+PACKAGES = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "buildah": "buildah",
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
+    "debootstrap": "debootstrap",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+}
+
+
+def check_machine() -> None:
+    """Install the Debian packages that a real node needs. Raises DevClusterError where that cannot be: not root, not Debian."""
+    if os.geteuid() != 0:
+        raise DevClusterError(
+            "--mode node starts a kubelet and containers and so needs root; without it there are --mode control-plane and --mode kwok"
+        )
+    _use_sbin()
+    missing = sorted({package for needed, package in PACKAGES.items() if shutil.which(needed) is None})
+    if not missing:
+        return
+    if shutil.which("apt-get") is None:
+        raise DevClusterError(
+            f"--mode node needs {', '.join(missing)}, and this machine has no apt-get to install them with; please install them by hand"
+        )
+    # A run level of 1 keeps Debian from starting the packages' own services; every cluster has its own containerd.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    with step(f"installing {' '.join(missing)}"):
+        for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", *missing]):
+            finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if finished.returncode != 0:
+                raise DevClusterError(f"`{' '.join(command)}` failed:\n{(finished.stdout + finished.stderr)[-2000:]}")
+
+
+def new_settings(name: str) -> Settings:
+    """Return (and save) settings for a new cluster with a real node, with addresses and an image store that no other one uses."""
+    with locked(cache_dir() / "containerd" / "lock"):
+        network = _free_network()
+        address, host_address = str(network[-2]), str(network[-3])
+        settings = Settings(
+            name=name,
+            mode="node",
+            address=address,
+            host_address=host_address,
+            ports=dict(PORTS),
+            tokens=new_tokens(),
+            cidr=str(network),
+            pod_cidr=str(next(network.subnets(new_prefix=17))),
+            service_cidr=str(list(network.subnets(new_prefix=18))[2]),
+            image_store=str(_free_image_store(state_root() / name)),
+        )
+        settings.save()
+        return settings
+
+
+def bring_up(settings: Settings, *, gpus: int) -> None:
+    """Make the namespaces, the link and everything inside run. Raises DevClusterError with the reason and a log's tail."""
+    _use_sbin()
+    with step(f"namespaces and link of {settings.name!r}"):
+        processes.ensure(_host_dir(settings.state_dir), [_holder()])
+        first = _first_process(settings.state_dir)
+        if first is None:
+            raise DevClusterError(
+                f"the node's namespaces did not open; {processes.log_tail(_host_dir(settings.state_dir), HOLDER)}"
+            )
+        _connect(settings, first)
+    finished = _inside(
+        first,
+        [sys.executable, "-m", "devcluster.inside", settings.name, str(gpus)],
+        # Standard error is shown as it comes: it carries the progress.
+        stderr=None,
+    )
+    if finished.returncode != 0:
+        raise DevClusterError(
+            finished.stdout.strip() or f"bringing the node up ended with status {finished.returncode}"
+        )
+
+
+def tear_down(state_dir: Path) -> bool:
+    """End the node whose state is in `state_dir` and all that it left on the host; return False when there never was one there."""
+    host_dir = _host_dir(state_dir)
+    if not host_dir.exists():
+        return False
+    _use_sbin()
+    first = _first_process(state_dir)
+    # The kernel ends every process of a process namespace with its first one; mounts and interfaces go with the namespaces.
+    processes.stop(host_dir, HOLDER, gently=False)
+    _await_gone(first)
+    subprocess.run(["ip", "link", "delete", _link_name(state_dir)], capture_output=True, check=False)
+    _remove_cgroups(state_dir)
+    settings = load(state_dir.name)
+    if settings is not None and settings.image_store:
+        (Path(settings.image_store) / "owner").unlink(missing_ok=True)
+    return True
+
+
+def run_inside(settings: Settings, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program inside the node's namespaces and return how it ended, with its output."""
+    first = _first_process(settings.state_dir)
+    if first is None:
+        raise DevClusterError(
+            f"the node of {settings.name!r} does not run; repair it by: python -m devcluster up --name {settings.name} --mode node"
+        )
+    return _inside(first, argv, stderr=subprocess.PIPE)
+
+
+def process_ids(settings: Settings) -> dict[str, int | None]:
+    """Return, for each process of the cluster, its pid as the host sees it, None where it does not run."""
+    holder = processes.pid_of(_host_dir(settings.state_dir), HOLDER)
+    found: dict[str, int | None] = {HOLDER: holder}
+    seen_inside = {local: pid for pid, local in _members(_first_process(settings.state_dir)).items()}
+    for name in processes.names(settings.state_dir):
+        recorded = processes.recorded(settings.state_dir, name)
+        pid = seen_inside.get(recorded[0]) if recorded else None
+        alive = pid is not None and recorded is not None and processes.start_time(pid) == recorded[1]
+        found[name] = pid if alive else None
+    return found
+
+
+def registry_address(settings: Settings) -> str:
+    """Return host:port of the node's image registry (plain HTTP)."""
+    return f"{settings.address}:{REGISTRY_PORT}"
+
+
+def cgroup_name(state_dir: Path) -> str:
+    """Return the name of the control group below which all pods of the cluster are."""
+    return f"finetune-devcluster-{_short_hash(state_dir)}"
+
+
+def _holder() -> Daemon:
+    command = [
+        "unshare",
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child=SIGKILL",
+        "--mount-proc",
+        str(program("pause")),
+    ]
+    return Daemon(HOLDER, command, lambda: None)
+
+
+def _first_process(state_dir: Path) -> int | None:
+    """Return the pid of the first process inside the namespaces, None when they are not open."""
+    holder = processes.pid_of(_host_dir(state_dir), HOLDER)
+    deadline = time.monotonic() + 5.0
+    while holder is not None and time.monotonic() < deadline:
+        try:
+            children = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
+            if children and Path(f"/proc/{children[0]}/comm").read_text().strip() == "pause":
+                return int(children[0])
+        except FileNotFoundError:
+            return None
+        time.sleep(0.01)
+    return None
+
+
+def _inside(first: int, argv: Sequence[str], *, stderr: int | None) -> subprocess.CompletedProcess[str]:
+    python_path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        ["nsenter", f"--target={first}", "--net", "--mount", "--pid", "--", *argv],
+        env={**os.environ, "PYTHONPATH": python_path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        check=False,
+    )
+
+
+def _connect(settings: Settings, first: int) -> None:
+    link = _link_name(settings.state_dir)
+    inside = ["nsenter", f"--target={first}", "--net", "--"]
+    if subprocess.run(["ip", "link", "show", link], capture_output=True, check=False).returncode != 0:
+        _ip(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(first)])
+    _ip([*inside, "ip", "link", "set", "lo", "up"])
+    for prefix, interface, address in (([], link, settings.host_address), (inside, "eth0", settings.address)):
+        _ip([*prefix, "ip", "address", "replace", f"{address}/30", "dev", interface])
+        _ip([*prefix, "ip", "link", "set", interface, "up"])
+    _ip([*inside, "ip", "route", "replace", "default", "via", settings.host_address])
+    _ip(["ip", "route", "replace", settings.cidr, "via", settings.address])
+
+
+def _ip(command: list[str]) -> None:
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        raise DevClusterError(
+            f"the link to the node could not be made: `{' '.join(command)}`: {finished.stderr.strip()}"
+        )
+
+
+def _free_network() -> ipaddress.IPv4Network:
+    """Return the first 10.X.0.0/16 that neither this machine's routes and addresses nor another cluster uses."""
+    taken = [
+        ipaddress.ip_network(entry["dst"], strict=False) for entry in _ip_json("route") if entry["dst"] != "default"
+    ]
+    for interface in _ip_json("address"):
+        taken += [
+            ipaddress.ip_network(f"{address['local']}/{address['prefixlen']}", strict=False)
+            for address in interface["addr_info"]
+            if address["family"] == "inet"
+        ]
+    for file in state_root().glob("*/cluster.json"):
+        other = load(file.parent.name)
+        if other is not None and other.cidr:
+            taken.append(ipaddress.ip_network(other.cidr))
+    for second in range(200, 250):
+        candidate = ipaddress.IPv4Network(f"10.{second}.0.0/16")
+        if not any(candidate.overlaps(network) for network in taken):
+            return candidate
+    raise DevClusterError(
+        "no free network of 10.200.0.0/16 to 10.249.0.0/16 for another node: take a cluster down, see `ip route`"
+    )
+
+
+def _ip_json(subject: str) -> list[dict[str, Any]]:
+    shown = subprocess.run(["ip", "-4", "-json", subject, "show"], capture_output=True, text=True, check=True)
+    parsed: list[dict[str, Any]] = json.loads(shown.stdout or "[]")
+    return parsed
+
+
+def _free_image_store(state_dir: Path) -> Path:
+    """Return a directory of unpacked images that no living cluster uses, and take it; a later cluster finds the images there again."""
+    for number in range(100):
+        store = cache_dir() / "containerd" / str(number)
+        owner = store / "owner"
+        if not owner.exists() or not (Path(owner.read_text()) / "cluster.json").exists():
+            store.mkdir(parents=True, exist_ok=True)
+            owner.write_text(str(state_dir))
+            return store
+    raise DevClusterError(f"100 image stores in {cache_dir() / 'containerd'} are in use: take clusters down")
+
+
+def _members(first: int | None) -> dict[int, int]:
+    """Return the pid on the host of each process directly in the process namespace of `first` (not of its pods), and its pid inside."""
+    members: dict[int, int] = {}
+    if first is None:
+        return members
+    try:
+        namespace = Path(f"/proc/{first}/ns/pid").readlink()
+    except OSError:
+        return members
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            lines = (directory / "status").read_text().splitlines()
+            pids = next(line.split()[1:] for line in lines if line.startswith("NSpid:"))
+            if len(pids) == 2 and (directory / "ns" / "pid").readlink() == namespace:
+                members[int(pids[0])] = int(pids[1])
+        except (OSError, StopIteration):
+            continue
+    return members
+
+
+def _await_gone(first: int | None) -> None:
+    """Wait until the first process has ended, which the kernel lets happen only after all others of its namespace have."""
+    deadline = time.monotonic() + 30.0
+    while first is not None and processes.start_time(first) is not None:
+        if time.monotonic() > deadline:
+            raise DevClusterError(
+                f"the node's first process (pid {first}) does not end; see the states of the processes in its namespace"
+            )
+        time.sleep(0.02)
+
+
+def _remove_cgroups(state_dir: Path) -> None:
+    deadline = time.monotonic() + 10.0
+    tops = [
+        path
+        for path in (CGROUPS / cgroup_name(state_dir), *CGROUPS.glob(f"*/{cgroup_name(state_dir)}"))
+        if path.is_dir()
+    ]
+    for top in tops:
+        for directory, _, _ in os.walk(top, topdown=False):
+            while True:
+                try:
+                    Path(directory).rmdir()
+                    break
+                except FileNotFoundError:
+                    break
+                except OSError as busy:
+                    # The kernel needs a moment to take the last killed process out of its group.
+                    if time.monotonic() > deadline:
+                        raise DevClusterError(f"control group {directory} still has processes: {busy}") from busy
+                    time.sleep(0.05)
+
+
+def _link_name(state_dir: Path) -> str:
+    return f"ft{_short_hash(state_dir)}"
+
+
+def _short_hash(state_dir: Path) -> str:
+    return hashlib.sha256(str(state_dir).encode()).hexdigest()[:8]
+
+
+def _host_dir(state_dir: Path) -> Path:
+    return state_dir / "host"
+
+
+def _use_sbin() -> None:
+    """Make iptables, ip and the like found although an ordinary shell's PATH may lack their directories."""
+    entries = os.environ.get("PATH", "").split(os.pathsep)
+    os.environ["PATH"] = os.pathsep.join([*entries, *(path for path in ("/usr/sbin", "/sbin") if path not in entries)])

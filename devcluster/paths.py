@@ -1,0 +1,28 @@
+"""Where the dev cluster keeps what it builds (cache, shared by all clusters) and what it runs (state, one directory a cluster)."""
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Return the directory of built programs, the image registry's blobs and unpacked images.
+
+    `FINETUNE_CACHE_DIR` overrides the default, `~/.cache/finetune-operator`.
+    """
+    chosen = os.environ.get("FINETUNE_CACHE_DIR")
+    if chosen:
+        return Path(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator"
+
+
+def state_root() -> Path:
+    """Return the directory that holds one directory per cluster.
+
+    `FINETUNE_DEVCLUSTER_STATE` overrides the default, `~/.local/state/finetune-operator/devcluster`.
+    """
+    chosen = os.environ.get("FINETUNE_DEVCLUSTER_STATE")
+    if chosen:
+        return Path(chosen).absolute()
+    return (
+        Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "finetune-operator" / "devcluster"
+    )

@@ -1,0 +1,181 @@
+"""Prepares the inside of a node's namespaces and runs containerd and the image registry there."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+from devcluster import nodeconfig, processes
+from devcluster.api import http_problem
+from devcluster.binaries import program
+from devcluster.errors import DevClusterError
+from devcluster.node import CGROUPS, REGISTRY_PORT, cgroup_name
+from devcluster.processes import Daemon
+from devcluster.settings import Settings
+
+PREPARED = Path("/run/devcluster-prepared")
+
+# The kubelet sets these for the whole machine. It is shown what it wants to see, and the machine stays as it is.
+SHOWN_TO_KUBELET = {
+    "vm/overcommit_memory": "1",
+    "vm/panic_on_oom": "0",
+    "kernel/panic": "10",
+    "kernel/panic_on_oops": "1",
+    "kernel/keys/root_maxkeys": "1000000",
+    "kernel/keys/root_maxbytes": "25000000",
+}
+NODE_SYSCTLS = {"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables": "1"}
+
+
+def prepare_namespace(settings: Settings) -> None:
+    """Give the node its own /run and logs, its network settings and its control group. Once for each life of the namespaces."""
+    _make_cgroup(cgroup_name(settings.state_dir))
+    if PREPARED.exists():
+        return
+    _run(["mount", "--make-rshared", "/"])
+    _run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])
+    # CNI keeps what it did for each pod here; it must end with the pods, and so with the namespaces.
+    Path("/var/lib/cni").mkdir(parents=True, exist_ok=True)
+    _run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/var/lib/cni"])
+    for source, target in (
+        (settings.state_dir / "kubelet", Path(nodeconfig.KUBELET_ROOT)),
+        (settings.state_dir / "node-logs", Path("/var/log")),
+    ):
+        source.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
+        _run(["mount", "--bind", str(source), str(target)])
+    shown = Path("/run/devcluster-sysctls")
+    shown.mkdir()
+    for name, value in SHOWN_TO_KUBELET.items():
+        file = shown / name.replace("/", ".")
+        file.write_text(value + "\n")
+        _run(["mount", "--bind", str(file), f"/proc/sys/{name}"])
+    for name, value in NODE_SYSCTLS.items():
+        file = Path("/proc/sys") / name
+        if file.exists():
+            file.write_text(value)
+    PREPARED.touch()
+
+
+def bring_up(settings: Settings) -> None:
+    """Make the registry and containerd run, with the sandbox image in place and nothing of an earlier cluster but its images."""
+    processes.ensure(settings.state_dir, [registry(settings)])
+    emptied = settings.state_dir / "image-store-emptied"
+    if not emptied.exists():
+        _remove_containers(settings)
+        emptied.touch()
+    processes.ensure(settings.state_dir, [containerd(settings)])
+    _import_pause_image(settings)
+
+
+def registry(settings: Settings) -> Daemon:
+    """Return the image registry's process."""
+    return Daemon(
+        "registry",
+        [str(program("registry")), "serve", str(settings.state_dir / "registry.yaml")],
+        lambda: http_problem(f"http://127.0.0.1:{REGISTRY_PORT}/v2/"),
+        environment={"OTEL_TRACES_EXPORTER": "none"},
+        configuration=nodeconfig.registry(),
+    )
+
+
+def containerd(settings: Settings) -> Daemon:
+    """Return containerd's process."""
+    return Daemon(
+        "containerd",
+        ["containerd", f"--config={settings.state_dir / 'containerd.toml'}"],
+        _containerd_problem,
+        configuration=nodeconfig.containerd(settings),
+    )
+
+
+def _containerd_problem() -> str | None:
+    shown = subprocess.run(
+        ["ctr", f"--address={nodeconfig.CONTAINERD_SOCKET}", "version"], capture_output=True, text=True, check=False
+    )
+    return None if shown.returncode == 0 else shown.stderr.strip()
+
+
+def _remove_containers(settings: Settings) -> None:
+    """Remove the containers that an earlier cluster left in this image store, before containerd's CRI part takes them for the kubelet's."""
+    without_cri = settings.state_dir / "containerd-without-cri.toml"
+    plain = nodeconfig.containerd(settings)
+    without_cri.write_text(
+        plain.replace("disabled_plugins = [", 'disabled_plugins = ["io.containerd.grpc.v1.cri", ', 1)
+    )
+    cleaner = Daemon("containerd", ["containerd", f"--config={without_cri}"], _containerd_problem)
+    processes.ensure(settings.state_dir, [cleaner])
+    found = _ctr("containers", "list", "--quiet").split()
+    if found:
+        _ctr("containers", "delete", *found)
+    processes.stop(settings.state_dir, "containerd")
+
+
+def _import_pause_image(settings: Settings) -> None:
+    if nodeconfig.pause_image() in _ctr("images", "list", "--quiet").split():
+        return
+    archive = settings.state_dir / "pause.tar"
+    write_scratch_image(archive, program("pause"), nodeconfig.pause_image())
+    _ctr("images", "import", str(archive))
+    archive.unlink()
+
+
+def write_scratch_image(archive: Path, binary: Path, reference: str) -> None:
+    """Write to `archive`, in the layout of `docker save`, an image named `reference` with nothing in it but the static program `binary`."""
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as files:
+        entry = tarfile.TarInfo(binary.name)
+        entry.mode, entry.size = 0o755, binary.stat().st_size
+        with binary.open("rb") as content:
+            files.addfile(entry, content)
+    layer_digest = f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"
+    config = {
+        "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine),
+        "os": "linux",
+        "config": {"Entrypoint": [f"/{binary.name}"], "User": "65535:65535"},
+        "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]
+    with tarfile.open(archive, mode="w") as image:
+        for name, content_bytes in (
+            ("config.json", json.dumps(config).encode()),
+            ("layer.tar", layer.getvalue()),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
+            part = tarfile.TarInfo(name)
+            part.size = len(content_bytes)
+            image.addfile(part, io.BytesIO(content_bytes))
+
+
+def _make_cgroup(name: str) -> None:
+    """Make the pods' control group in every hierarchy (cgroup v1) or in the only one (v2)."""
+    if (CGROUPS / "cgroup.controllers").exists():
+        (CGROUPS / name).mkdir(exist_ok=True)
+        enabled = (CGROUPS / "cgroup.subtree_control").read_text().split()
+        for controller in (CGROUPS / "cgroup.controllers").read_text().split():
+            if controller not in enabled:
+                (CGROUPS / "cgroup.subtree_control").write_text(f"+{controller}")
+        return
+    for hierarchy in CGROUPS.iterdir():
+        if hierarchy.is_symlink() or not (hierarchy / "cgroup.procs").exists():
+            continue
+        group = hierarchy / name
+        group.mkdir(exist_ok=True)
+        # A new cpuset has no processors and so refuses processes, until it is given its parent's.
+        for file in ("cpuset.cpus", "cpuset.mems"):
+            if (group / file).exists() and not (group / file).read_text().strip():
+                (group / file).write_text((hierarchy / file).read_text())
+
+
+def _ctr(*arguments: str) -> str:
+    return _run(["ctr", f"--address={nodeconfig.CONTAINERD_SOCKET}", "--namespace=k8s.io", *arguments])
+
+
+def _run(command: list[str]) -> str:
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        raise DevClusterError(f"`{' '.join(command)}` failed inside the node: {finished.stderr.strip()}")
+    return finished.stdout

@@ -1,0 +1,47 @@
+# Everything that a user or a developer types; `make` alone lists it. Needs Python 3.11 or newer with pip; all else is fetched.
+
+PYTHON ?= python3
+UV_DIR := $(CURDIR)/build/uv
+# The dev cluster looks for uv on PATH too: it fetches Go with it.
+export PATH := $(UV_DIR)/bin:$(PATH)
+RUN := uv run --no-sync
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test lint types check generate bench sync uv
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+demo: sync ## from one YAML to a tuned adapter that answers in vLLM (needs root)
+	@$(RUN) python -m devcluster.demo up
+
+demo-down: sync ## take away everything that the demo made
+	@$(RUN) python -m devcluster.demo down
+
+test: check ## install what is needed, then all checks and all tests, the fast ones first (the node's tests need root)
+	$(RUN) python -m pytest
+
+check: lint types ## the checks that run nothing: format, lint, types, import rules, generated files
+	$(RUN) lint-imports
+	$(RUN) python -m tools.generate --check
+
+lint: sync ## format and lint
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+
+types: sync ## type check
+	$(RUN) mypy
+	$(RUN) mypy --package tools
+
+generate: sync ## write what is generated: CRDs, the chart's values and schema, the reference pages
+	$(RUN) python -m tools.generate
+
+bench: sync ## time the operator on a control plane with fake nodes
+	$(RUN) python -m bench
+
+sync: uv
+	@uv sync --quiet --locked --all-extras
+
+# --target works where pip may not touch the system's own Python (Debian's PEP 668) and where there is no venv module.
+uv:
+	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(UV_DIR) uv

@@ -1,0 +1,52 @@
+"""The chart's generated files: values.yaml with its comments, and the JSON schema that Helm checks values against."""
+
+import json
+import textwrap
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from tools.values import ChartValues, Section
+
+HEADER = "# Generated from tools/values.py by `make generate`: do not edit.\n"
+
+
+def values_yaml() -> str:
+    """Every value with its default, its description above it."""
+    return HEADER + "\n" + "\n".join(_lines(ChartValues(), 0)) + "\n"
+
+
+def _lines(section: BaseModel, depth: int) -> list[str]:
+    indent = "  " * depth
+    found: list[str] = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if depth == 0 and found:
+            found.append("")
+        found += [f"{indent}# {line}" for line in textwrap.wrap(field.description or "", 110)]
+        if isinstance(value, Section):
+            found.append(f"{indent}{field.alias}:")
+            found += _lines(value, depth + 1)
+        else:
+            text = yaml.safe_dump({field.alias: value}, sort_keys=False).strip()
+            found += [indent + line for line in text.splitlines()]
+    return found
+
+
+def values_schema() -> str:
+    """The JSON schema of the values."""
+    schema: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#"}
+    schema |= _without_titles(ChartValues.model_json_schema(by_alias=True, ref_template="#/definitions/{model}"))
+    schema["definitions"] = schema.pop("$defs")
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _without_titles(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: _without_titles(value) for key, value in node.items() if key != "title" or not isinstance(value, str)
+        }
+    if isinstance(node, list):
+        return [_without_titles(item) for item in node]
+    return node

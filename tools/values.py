@@ -1,0 +1,148 @@
+"""The chart's values as a typed model: values.yaml, values.schema.json and the reference page are made from it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from finetune_api.base import DnsLabel
+
+KubernetesObject = dict[str, Any]
+"""A part of a pod that is handed on as it is: the API server checks it."""
+
+
+class Section(BaseModel):
+    """Base of every section: an unknown value is refused by `helm install`, with its path."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class Image(Section):
+    """An image in a registry that the cluster can pull from."""
+
+    repository: str = Field(
+        "", description="Name without a tag, for example registry.example.com/finetune-operator. Must be set."
+    )
+    tag: str = Field("", description="Tag. Empty: the chart's appVersion.")
+    digest: str = Field(
+        "", description="sha256:… of the image; goes before the tag.", pattern=r"^(sha256:[0-9a-f]{64})?$"
+    )
+
+
+class OperatorImage(Image):
+    """The small image, and what holds for all of them."""
+
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        "IfNotPresent", description="Pull policy of every container that the chart or the operator makes."
+    )
+
+
+class Crds(Section):
+    """Both CustomResourceDefinitions."""
+
+    enabled: bool = Field(True, description="Install and upgrade them with the release.")
+    keep: bool = Field(
+        False,
+        description="Leave them, and with them every FineTuneJob and AdapterDeployment, when the release is uninstalled. "
+        "False: `helm uninstall` leaves the cluster as `helm install` found it.",
+    )
+
+
+class ServiceAccount(Section):
+    """The identity of the operator's pod."""
+
+    create: bool = Field(True, description="Create it.")
+    name: str = Field("", description="Its name. Empty: that of the release.")
+    annotations: dict[str, str] = Field({}, description="Its annotations.")
+
+
+class UserRoles(Section):
+    """What the users of the cluster may do with both kinds."""
+
+    aggregate: bool = Field(
+        True,
+        description="Add both kinds to Kubernetes' own roles admin, edit and view, for those who hold these in a namespace.",
+    )
+
+
+class ServiceMonitor(Section):
+    """For the Prometheus operator."""
+
+    enabled: bool = Field(False, description="Create a ServiceMonitor; its CRD must be there.")
+    interval: str = Field("30s", description="How often Prometheus reads the metrics.")
+    labels: dict[str, str] = Field({}, description="Labels by which your Prometheus selects it.")
+
+
+class Metrics(Section):
+    """Metrics in Prometheus' format, at port 8080, path /metrics."""
+
+    service_monitor: ServiceMonitor = Field(ServiceMonitor(), description="For the Prometheus operator.")
+
+
+class NetworkPolicy(Section):
+    """Who may reach the operator."""
+
+    enabled: bool = Field(False, description="Let only pods of this cluster reach it, and only port 8080.")
+
+
+class Uninstall(Section):
+    """What `helm uninstall` does before it deletes anything; only while crds.keep is false."""
+
+    clean_up: bool = Field(
+        True,
+        description="Run a Job (pre-delete hook) that deletes the AdapterDeployments and waits until the operator took its agents out of the inference Deployments.",
+    )
+    timeout_seconds: Annotated[int, Field(ge=10)] = Field(
+        180,
+        description="How long it may take. After that the uninstall fails, and deletes nothing; --no-hooks goes past it.",
+    )
+
+
+class ChartValues(Section):
+    """Every value of the chart."""
+
+    image: OperatorImage = Field(
+        OperatorImage(),
+        description="The operator's image: also that of preflight pods and agents. Built from operator/Dockerfile.",
+    )
+    trainer_image: Image = Field(Image(), description="The trainer's image. Built from trainer_image/Dockerfile.")
+    image_pull_secrets: list[KubernetesObject] = Field(
+        [],
+        description="Secrets for pulling the operator's image, in the release's namespace: [{name: …}]. Jobs have spec.podTemplate.imagePullSecrets.",
+    )
+    watch_namespaces: list[DnsLabel] = Field(
+        [], description="Namespaces to look after, with Roles in each of them. Empty: all, with a ClusterRole."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the operator's log.")
+    report_url: str = Field(
+        "",
+        description="Address under which pods reach the operator. Empty: that of its Service.",
+        pattern=r"^(https?://.+)?$",
+    )
+    crds: Crds = Field(Crds(), description="Both CustomResourceDefinitions.")
+    uninstall: Uninstall = Field(
+        Uninstall(), description="What `helm uninstall` does first; only while crds.keep is false."
+    )
+    service_account: ServiceAccount = Field(ServiceAccount(), description="The identity of the operator's pod.")
+    user_roles: UserRoles = Field(UserRoles(), description="What the users of the cluster may do with both kinds.")
+    metrics: Metrics = Field(Metrics(), description="Metrics in Prometheus' format, at port 8080, path /metrics.")
+    network_policy: NetworkPolicy = Field(NetworkPolicy(), description="Who may reach the operator.")
+    resources: KubernetesObject = Field(
+        {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        description="CPU and memory of the operator.",
+    )
+    node_selector: dict[str, str] = Field({}, description="Labels that the operator's node must have.")
+    tolerations: list[KubernetesObject] = Field([], description="Taints that the operator's pod tolerates.")
+    affinity: KubernetesObject = Field({}, description="Affinity of the operator's pod.")
+    priority_class_name: str = Field("", description="PriorityClass of the operator's pod.")
+    pod_annotations: dict[str, str] = Field({}, description="Annotations of the operator's pod.")
+    pod_labels: dict[str, str] = Field({}, description="Labels of the operator's pod, beside ours.")
+    extra_env: list[KubernetesObject] = Field(
+        [],
+        description="More environment variables of the operator, for example HTTPS_PROXY, or a FINETUNE_OPERATOR_… of docs/install.md.",
+    )
+    name_override: str = Field("", description="In place of the chart's name.")
+    fullname_override: str = Field("", description="In place of the name of everything that the chart makes.")
+    globals_: KubernetesObject = Field(
+        {}, alias="global", description="Helm sets it when this chart is part of another; nothing here reads it."
+    )

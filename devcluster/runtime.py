@@ -35,8 +35,8 @@ def prepare_namespace(settings: Settings) -> None:
     _make_cgroup(cgroup_name(settings.state_dir))
     if PREPARED.exists():
         return
-    _run(["mount", "--make-rshared", "/"])
     _run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])
+    _run(["mount", "--make-rshared", "/"])
     # CNI keeps what it did for each pod here; it must end with the pods, and so with the namespaces.
     Path("/var/lib/cni").mkdir(parents=True, exist_ok=True)
     _run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/var/lib/cni"])

@@ -2,30 +2,15 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
-from typing import Literal
 
 from finetune_operator.conditions import truncate
 from finetune_operator.context import Context
 from finetune_operator.kube.errors import AlreadyExistsError, KubeError
 from finetune_operator.kube.kinds import EVENT, FIELD_MANAGER, Kind, Object
+from finetune_operator.notes import Note
 
 NOTE_BYTES = 1000
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Note:
-    """One event: ``reason`` for programs, ``action`` for what the operator did, ``text`` for people.
-
-    ``once`` tells events of the same reason apart; a second event of the same object, reason and ``once`` is not written.
-    """
-
-    type: Literal["Normal", "Warning"]
-    reason: str
-    action: str
-    text: str
-    once: str = ""
 
 
 async def post(kind: Kind, item: Object, note: Note, context: Context) -> None:

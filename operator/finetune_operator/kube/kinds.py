@@ -15,9 +15,12 @@ MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 JOB_LABEL = f"{GROUP}/finetunejob"
 """On Jobs and pods of a FineTuneJob: its name."""
 ROLE_LABEL = f"{GROUP}/role"
-"""On every object that the operator watches beside its own kinds: preflight and trainer (Jobs, pods), agent (inference pods), injected (their Deployments), desired-state (ConfigMaps)."""
+"""On every object that is watched beside our own kinds: preflight and trainer (Jobs, pods), agent (inference pods),
+injected (their Deployments) and desired-state (ConfigMaps)."""
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 """On Jobs and pods: number of the attempt."""
+REVISION_ANNOTATION = f"{GROUP}/model-revision"
+"""On trainer Jobs: the commit that the preflight resolved, so that the next attempt uses the same when the preflight's pod is gone."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,210 @@
+"""The attempts' part of the plan: one trainer Job at a time, the next one by the class of what ended the last."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from finetune_api.conditions import ConditionType
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.messages import TrainerResult
+from finetune_api.reasons import Reason
+from finetune_operator.conditions import parse_timestamp, timestamp, truncate
+from finetune_operator.kube.kinds import ATTEMPT_LABEL, REVISION_ANNOTATION, ROLE_LABEL, Object
+from finetune_operator.notes import Note
+from finetune_operator.policies.history import trim
+from finetune_operator.policies.outcome import Ended, Running, Waiting, observe
+from finetune_operator.policies.retry import Ending, GiveUp, RetryAt, decide
+from finetune_operator.reconcile.draft import Draft
+from finetune_operator.reconcile.model import Observed, Plan
+from finetune_operator.resources.jobs import trainer_job
+from finetune_operator.resources.names import TRAINER, job_name
+from finetune_operator.settings import Settings
+
+SUCCEEDED = "Succeeded"
+PULL_CHECK_SECONDS = 10.0
+Attempt = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class World:
+    """What every step below needs."""
+
+    observed: Observed
+    job: FineTuneJob
+    revision: str | None
+    now: datetime
+    settings: Settings
+
+
+def plan_attempts(world: World, draft: Draft) -> Plan:
+    """The plan once the preflight has passed."""
+    attempts: list[Attempt] = [dict(attempt) for attempt in draft.fields.get("attempts", [])]
+    delete: tuple[Object, ...] = ()
+    while True:
+        if not attempts or "finishedAt" in attempts[-1]:
+            due = _due(attempts, world)
+            if due > world.now:
+                draft.fields["attempts"] = trim(attempts)
+                return Plan(
+                    draft.as_json(), delete=delete, notes=tuple(draft.notes), requeue_after=(due - world.now).total_seconds()
+                )
+            number = attempts[-1]["number"] + 1 if attempts else 1
+            child = _job_of(number, world.observed)
+            attempts.append(_begin(number, child, world))
+            if child is None:
+                return _start(world, draft, attempts, delete)
+        current = attempts[-1]
+        child = _job_of(current["number"], world.observed)
+        pods = world.observed.pods_of(child) if child is not None else ()
+        outcome = observe(child, pods, world.now, world.settings.image_pull_grace_seconds)
+        if not isinstance(outcome, Ended):
+            assert child is not None, "a Job that is gone has ended"  # noqa: S101
+            return _go_on(world, draft, attempts, child, outcome)
+        final = _finish(draft, current, outcome, world)
+        draft.fields["attempts"] = trim(attempts)
+        if outcome.reason is Reason.IMAGE_PULL_FAILED and child is not None:
+            delete = (child,)
+        if final or _gave_up(draft, attempts, world):
+            return Plan(draft.as_json(), delete=delete, notes=tuple(draft.notes))
+
+
+def _due(attempts: list[Attempt], world: World) -> datetime:
+    """When the next attempt may begin; the spec's budget may have grown or shrunk since the last one ended."""
+    if not attempts:
+        return world.now
+    decision = _decide(attempts, world)
+    return decision.at if isinstance(decision, RetryAt) else world.now
+
+
+def _decide(attempts: list[Attempt], world: World) -> RetryAt | GiveUp:
+    endings = [
+        Ending(attempt["number"], Reason(attempt["reason"]), parse_timestamp(attempt["finishedAt"])) for attempt in attempts
+    ]
+    return decide(endings, world.job.spec.failure_policy.retries, world.settings.retry_backoff_seconds)
+
+
+def _begin(number: int, child: Object | None, world: World) -> Attempt:
+    """A new entry of ``status.attempts``; for a Job that is there already (its status write was lost) with the Job's own time."""
+    name = job_name(world.job.metadata.name, TRAINER, number)
+    started = child["metadata"]["creationTimestamp"] if child is not None else timestamp(world.now)
+    return {"number": number, "jobName": name, "startedAt": started}
+
+
+def _start(world: World, draft: Draft, attempts: list[Attempt], delete: tuple[Object, ...]) -> Plan:
+    """Create the Job of the newest attempt."""
+    number = attempts[-1]["number"]
+    draft.fields["attempts"] = trim(attempts)
+    _say_starting(draft, number, Waiting(Reason.PENDING, "The pod is starting."))
+    create = trainer_job(world.observed.item, world.job, number, _revision(world), world.settings)
+    return Plan(draft.as_json(), delete=delete, create=create, notes=tuple(draft.notes))
+
+
+def _say_starting(draft: Draft, number: int, outcome: Waiting) -> None:
+    message = f"Attempt {number}: {outcome.message}"
+    draft.conditions.set(ConditionType.RUNNING, "False", outcome.reason, message)
+    draft.phase("Training", Reason.TRAINING, f"Attempt {number} trains the adapter.")
+
+
+def _go_on(world: World, draft: Draft, attempts: list[Attempt], child: Object, outcome: Waiting | Running) -> Plan:
+    """The newest attempt waits or runs."""
+    number = attempts[-1]["number"]
+    pulling = False
+    if isinstance(outcome, Waiting):
+        _say_starting(draft, number, outcome)
+        pulling = outcome.reason is Reason.IMAGE_PULL_FAILED
+    else:
+        node = outcome.pod.get("spec", {}).get("nodeName")
+        draft.conditions.set(ConditionType.RUNNING, "True", Reason.TRAINING, f"Attempt {number} runs on node {node}.")
+        draft.phase("Training", Reason.TRAINING, f"Attempt {number} trains the adapter.")
+        report = (world.observed.progress or {}).get(child["metadata"]["uid"])
+        if report is not None:
+            draft.fields["progress"] = report.progress.to_json()
+            if report.checkpoint is not None:
+                draft.fields["checkpoint"] = report.checkpoint.to_json()
+            if report.resumed_from_step is not None:
+                attempts[-1]["resumedFromStep"] = report.resumed_from_step
+    draft.fields["attempts"] = trim(attempts)
+    return Plan(draft.as_json(), notes=tuple(draft.notes), requeue_after=PULL_CHECK_SECONDS if pulling else None)
+
+
+def _finish(draft: Draft, attempt: Attempt, outcome: Ended, world: World) -> bool:
+    """Note how the attempt ended; True if the whole job has succeeded."""
+    result = outcome.result if isinstance(outcome.result, TrainerResult) else None
+    reason, message = outcome.reason, outcome.message
+    if reason is None and (result is None or result.adapter is None):
+        reason, message = Reason.TRAINER_ERROR, "The trainer ended well but named no adapter."
+    attempt["finishedAt"] = timestamp(outcome.at)
+    attempt["reason"] = SUCCEEDED if reason is None else str(reason)
+    attempt["message"] = truncate(message or (result.message if result else ""), 1024)
+    if outcome.exit_code is not None:
+        attempt["exitCode"] = outcome.exit_code
+    if result is not None:
+        _take(draft, attempt, result)
+    if reason is not None or result is None:
+        draft.conditions.set(ConditionType.RUNNING, "False", reason or Reason.TRAINER_ERROR, f"Attempt {attempt['number']}: {message}")
+        return False
+    _succeed(draft, attempt, result)
+    return True
+
+
+def _take(draft: Draft, attempt: Attempt, result: TrainerResult) -> None:
+    """What the trainer's result says beside how it ended."""
+    for name, value in (("progress", result.progress), ("checkpoint", result.checkpoint)):
+        if value is not None:
+            draft.fields[name] = value.to_json()
+    if result.resumed_from_step is not None:
+        attempt["resumedFromStep"] = result.resumed_from_step
+    if result.warnings:
+        draft.fields["warnings"] = list(dict.fromkeys([*draft.fields.get("warnings", []), *result.warnings]))
+
+
+def _succeed(draft: Draft, attempt: Attempt, result: TrainerResult) -> None:
+    assert result.adapter is not None, "checked by the caller"  # noqa: S101
+    draft.fields["phase"] = "Succeeded"
+    draft.fields["adapter"] = result.adapter.to_json()
+    text = f"Attempt {attempt['number']} has put a verified adapter into {result.adapter.uri}."
+    if result.evaluation is not None:
+        draft.fields["evaluation"] = evaluation = result.evaluation.to_json()
+        compared = (
+            f"The held-out loss is {evaluation['loss']:.4g} with the adapter and {evaluation['baseLoss']:.4g} without it "
+            f"({evaluation['improvementPercent']:.3g} % lower)."
+        )
+        draft.conditions.set(ConditionType.EVALUATED, "True", Reason.EVALUATED, compared)
+    draft.conditions.set(ConditionType.RUNNING, "False", Reason.VERIFIED, "The training has ended.")
+    draft.conditions.set(ConditionType.SUCCEEDED, "True", Reason.VERIFIED, text)
+    draft.conditions.ready(Reason.VERIFIED, text)
+    draft.notes.append(Note("Normal", SUCCEEDED, "Finish", text))
+
+
+def _gave_up(draft: Draft, attempts: list[Attempt], world: World) -> bool:
+    """After a failed attempt: True if the whole job has failed; else the next one is announced."""
+    last = attempts[-1]
+    decision = _decide(attempts, world)
+    what = f"Attempt {last['number']} ended with {last['reason']}: {last['message']}"
+    if isinstance(decision, GiveUp):
+        draft.fail(Reason(last["reason"]), f"{what} Not tried again: {decision.why}.", "Failed")
+        return True
+    message = f"{what} Attempt {last['number'] + 1} follows."
+    draft.conditions.set(ConditionType.RUNNING, "False", Reason.RETRYING, message)
+    draft.phase("Retrying", Reason.RETRYING, message)
+    draft.notes.append(Note("Warning", "AttemptFailed", "Retry", message, once=str(last["number"])))
+    return False
+
+
+def _job_of(number: int, observed: Observed) -> Object | None:
+    for child in observed.jobs:
+        labels = child["metadata"]["labels"]
+        if labels.get(ROLE_LABEL) == TRAINER and labels.get(ATTEMPT_LABEL) == str(number):
+            return child
+    return None
+
+
+def _revision(world: World) -> str | None:
+    """The commit of the preflight, or the one that an earlier attempt was given."""
+    if world.revision is not None:
+        return world.revision
+    for child in world.observed.jobs:
+        found: str | None = child["metadata"].get("annotations", {}).get(REVISION_ANNOTATION)
+        if found:
+            return found
+    return None

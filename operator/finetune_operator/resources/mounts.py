@@ -1,0 +1,60 @@
+"""The volumes of a FineTuneJob's pods: scratch space, the token, and the Secrets, ConfigMaps and claims that its spec names."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.messages import SECRETS_DIRECTORY
+from finetune_api.uris import ConfigMapUri, PvcUri, parse_uri
+from finetune_operator.resources.security import token_mount, token_volume
+
+CONFIG_MAPS_DIRECTORY = "/etc/finetune/configmaps"
+CLAIMS_DIRECTORY = "/etc/finetune/claims"
+Volumes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+"""Volumes of the pod, and their mounts in the container."""
+
+
+def volumes(spec: FineTuneJobSpec) -> Volumes:
+    """Everything that preflight and trainer find below ``/etc/finetune``, ``/tmp`` and the token's directory."""
+    found = [*secret_volumes(_secrets(spec)), *_sources(spec)]
+    return (
+        [{"name": "tmp", "emptyDir": {}}, token_volume(), *(volume for volume, _ in found)],
+        [{"name": "tmp", "mountPath": "/tmp"}, token_mount(), *(mount for _, mount in found)],  # noqa: S108 -- in a pod
+    )
+
+
+def secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """A volume and its mount for each Secret; optional, so that a missing one is a message and not a pod that never starts."""
+    return [
+        (
+            {"name": f"secret-{number}", "secret": {"secretName": name, "optional": True}},
+            {"name": f"secret-{number}", "mountPath": f"{SECRETS_DIRECTORY}/{name}", "readOnly": True},
+        )
+        for number, name in enumerate(sorted(set(names)))
+    ]
+
+
+def _secrets(spec: FineTuneJobSpec) -> list[str]:
+    references = (spec.model.secret_ref, spec.dataset.secret_ref, spec.output.secret_ref)
+    return [reference.name for reference in references if reference is not None]
+
+
+def _sources(spec: FineTuneJobSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    validation = spec.dataset.validation
+    texts = [spec.model.uri, spec.dataset.uri, *([validation.uri] if validation and validation.uri else [])]
+    addresses = [parse_uri(text) for text in texts]
+    config_maps = sorted({uri.name for uri in addresses if isinstance(uri, ConfigMapUri)})
+    claims = sorted({uri.claim for uri in addresses if isinstance(uri, PvcUri)})
+    return [
+        (
+            {"name": f"configmap-{number}", "configMap": {"name": name, "optional": True}},
+            {"name": f"configmap-{number}", "mountPath": f"{CONFIG_MAPS_DIRECTORY}/{name}", "readOnly": True},
+        )
+        for number, name in enumerate(config_maps)
+    ] + [
+        (
+            {"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}},
+            {"name": f"claim-{number}", "mountPath": f"{CLAIMS_DIRECTORY}/{name}", "readOnly": True},
+        )
+        for number, name in enumerate(claims)
+    ]

@@ -126,7 +126,7 @@ def status(name: str = "dev") -> dict[str, Any]:
         "nodeAddress": cluster.node_address,
         "registry": cluster.registry,
         "processes": [
-            {"name": process, "pid": pid, "log": str(processes.log_file(settings.state_dir, process))}
+            {"name": process, "pid": pid, "log": str(node.log_file(settings, process))}
             for process, pid in sorted(running.items(), key=lambda item: _start_order(item[0]))
         ],
     }

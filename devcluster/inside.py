@@ -73,6 +73,8 @@ def kube_proxy(settings: Settings) -> Daemon:
             "--proxy-mode=iptables",
             f"--cluster-cidr={settings.pod_cidr}",
             "--healthz-bind-address=127.0.0.1:10256",
+            # By default a Service's new address may take a second to work.
+            "--iptables-min-sync-period=100ms",
             # The defaults would change the whole machine's connection tracking, not this node's.
             "--conntrack-max-per-core=0",
             "--conntrack-tcp-timeout-established=0",

@@ -153,6 +153,11 @@ def process_ids(settings: Settings) -> dict[str, int | None]:
     return found
 
 
+def log_file(settings: Settings, process: str) -> Path:
+    """Return where a process of the cluster writes its output."""
+    return processes.log_file(_host_dir(settings.state_dir) if process == HOLDER else settings.state_dir, process)
+
+
 def registry_address(settings: Settings) -> str:
     """Return host:port of the node's image registry (plain HTTP)."""
     return f"{settings.address}:{REGISTRY_PORT}"

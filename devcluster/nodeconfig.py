@@ -112,7 +112,9 @@ def cni(settings: Settings) -> str:
                     "type": "bridge",
                     "bridge": "pods0",
                     "isGateway": True,
-                    "ipMasq": True,
+                    # The host has a route to the pods. CNI's masquerading would come before kube-proxy's, which a pod that calls its own
+                    # Service needs.
+                    "ipMasq": False,
                     "hairpinMode": True,
                     "ipam": {
                         "type": "host-local",

@@ -1,0 +1,153 @@
+"""The Kubernetes API as the command line uses it: plain dictionaries in and out, errors in words."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import urllib3
+from kubernetes import config
+from kubernetes.client import ApiClient, Configuration
+
+from finetune_api import GROUP, VERSION
+from finetune_cli.errors import CliError
+
+Object = dict[str, Any]
+"""An API object as JSON."""
+
+PLURALS = {"FineTuneJob": "finetunejobs", "AdapterDeployment": "adapterdeployments"}
+POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+CONNECT_SECONDS = 10
+READ_SECONDS = 60
+
+
+class NotFoundError(CliError):
+    """The object is not there."""
+
+
+class GoneError(CliError):
+    """A watch cannot go on from where it was: list again."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connection to an API server, and the namespace that is meant where none is given."""
+
+    api: ApiClient
+    namespace: str
+
+    def call(
+        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Object | None = None
+    ) -> Object:
+        """One call. Raises CliError with the server's own words; ``NotFoundError`` for 404."""
+        response = self._send(method, path, query, body)
+        answer: Object = json.loads(response.data)
+        return answer
+
+    def lines(self, path: str, query: Mapping[str, Any], read_seconds: int | None) -> Iterator[str]:
+        """The lines of an answer that comes bit by bit: a watch, or a log that is followed. Raises like ``call``."""
+        response = self._send("GET", path, query, None, read_seconds)
+        rest = b""
+        try:
+            for block in response.stream(65536, decode_content=True):
+                *whole, rest = (rest + block).split(b"\n")
+                yield from (line.decode(errors="replace") for line in whole)
+            if rest:
+                yield rest.decode(errors="replace")
+        except urllib3.exceptions.HTTPError as error:
+            raise GoneError(f"the connection to {self.api.configuration.host} broke: {error}") from error
+        finally:
+            response.close()
+
+    def objects(self, kind: str, namespace: str | None) -> list[Object]:
+        """All objects of one of our kinds in a namespace; None: in all."""
+        found = self.call("GET", collection(kind, namespace))["items"]
+        return cast(list[Object], found)
+
+    def object(self, kind: str, namespace: str, name: str) -> Object:
+        """One object of ours. Raises ``NotFoundError``."""
+        return self.call("GET", f"{collection(kind, namespace)}/{name}")
+
+    def find(self, namespace: str, name: str) -> Object:
+        """The FineTuneJob, else the AdapterDeployment of this name. Raises ``NotFoundError``."""
+        for kind in PLURALS:
+            try:
+                return {"kind": kind, **self.object(kind, namespace, name)}
+            except NotFoundError:
+                continue
+        raise NotFoundError(f"there is no FineTuneJob and no AdapterDeployment {name!r} in namespace {namespace!r}")
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: Object | None,
+        read_seconds: int | None = READ_SECONDS,
+    ) -> urllib3.BaseHTTPResponse:
+        request = self.api.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer = self.api.call_api(*request, _request_timeout=(CONNECT_SECONDS, read_seconds))
+        except urllib3.exceptions.HTTPError as error:
+            reason = getattr(error, "reason", None) or error
+            raise CliError(f"cannot reach the API server at {self.api.configuration.host}: {reason}") from error
+        response = cast(urllib3.BaseHTTPResponse, answer.response)
+        if response.status >= 300:
+            raise _error(response, path)
+        return response
+
+
+def connect(context: str | None, namespace: str | None) -> Cluster:
+    """The cluster of the kubeconfig (``$KUBECONFIG``), or the one that this pod runs in. Raises CliError if there is neither."""
+    settings = Configuration()
+    try:
+        if context is None and not _kubeconfig_is_there() and POD_NAMESPACE_FILE.is_file():
+            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            own = POD_NAMESPACE_FILE.read_text().strip()
+        else:
+            config.load_kube_config(context=context, client_configuration=settings)  # type: ignore[no-untyped-call]
+            own = _context_namespace(context)
+    except config.ConfigException as error:
+        raise CliError(f"no cluster: {error}. Set KUBECONFIG to your cluster's kubeconfig file") from error
+    return Cluster(ApiClient(settings), namespace or own)
+
+
+def collection(kind: str, namespace: str | None) -> str:
+    """The path of one of our kinds."""
+    place = f"/namespaces/{namespace}" if namespace else ""
+    return f"/apis/{GROUP}/{VERSION}{place}/{PLURALS[kind]}"
+
+
+def _kubeconfig_is_there() -> bool:
+    paths = config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION.split(":")
+    return any(path and Path(path).expanduser().is_file() for path in paths)
+
+
+def _context_namespace(context: str | None) -> str:
+    contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+    chosen = next((item for item in contexts if item["name"] == context), current)
+    return str(chosen.get("context", {}).get("namespace") or "default")
+
+
+def _error(response: urllib3.BaseHTTPResponse, path: str) -> CliError:
+    text = response.data.decode(errors="replace")
+    try:
+        message = str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = text.strip() or response.reason or ""
+    if (
+        response.status == 404
+        and path.startswith(f"/apis/{GROUP}/")
+        and message.startswith("the server could not find")
+    ):
+        raise CliError("finetune-operator is not installed in this cluster: its CRDs are missing (docs/install.md)")
+    kinds = {404: NotFoundError, 410: GoneError}
+    return kinds.get(response.status, CliError)(f"the API server answered {response.status}: {message}")

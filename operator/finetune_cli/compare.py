@@ -1,0 +1,104 @@
+"""``finetune compare``: the same prompt, answered by the base and by the adapter, side by side."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from finetune_cli.cluster import Cluster, Object
+from finetune_cli.errors import CliError
+
+ANSWER_SECONDS = 120.0
+Call = Callable[[str, Object | None], Object]
+"""Calls a path of the engine: POST with a body, GET without."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What both models are asked; ``base`` None: the adapter's parent."""
+
+    prompts: list[str]
+    base: str | None
+    max_tokens: int
+    chat: bool
+
+
+def compare_pod(cluster: Cluster, name: str, request: Request, output: str) -> None:
+    """Ask a pod on which the AdapterDeployment's version is active, through the API server. Raises CliError if there is none."""
+    item = cluster.object("AdapterDeployment", cluster.namespace, name)
+    active = [pod["name"] for pod in item.get("status", {}).get("podStatus") or [] if pod["state"] == "Active"]
+    if not active:
+        raise CliError(f"no pod serves {item['spec']['servedName']!r} yet; see: finetune status {name}")
+    port = item["spec"]["target"].get("port", 8000)
+    root = f"/api/v1/namespaces/{cluster.namespace}/pods/{active[0]}:{port}/proxy"
+    _compare(
+        lambda path, body: cluster.call("POST" if body else "GET", root + path, None, body),
+        item["spec"]["servedName"],
+        request,
+        output,
+    )
+
+
+def compare_url(url: str, model: str, request: Request, output: str) -> None:
+    """Ask the service at the address, with ``$OPENAI_API_KEY`` if it is set. Raises CliError."""
+    key = os.environ.get("OPENAI_API_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=url.rstrip("/").removesuffix("/v1"), headers=headers, timeout=ANSWER_SECONDS) as client:
+        _compare(lambda path, body: _http(client, path, body), model, request, output)
+
+
+def _http(client: httpx.Client, path: str, body: Object | None) -> Object:
+    try:
+        answer = client.post(path, json=body) if body else client.get(path)
+    except httpx.HTTPError as error:
+        raise CliError(f"cannot reach {client.base_url}: {error}") from error
+    if answer.is_error:
+        raise CliError(f"{client.base_url.join(path)} answered {answer.status_code}: {answer.text[:500]}")
+    found: Object = answer.json()
+    return found
+
+
+def _compare(call: Call, adapter: str, request: Request, output: str) -> None:
+    base = request.base or base_of(call("/v1/models", None), adapter)
+    rows = [
+        {
+            "prompt": prompt,
+            "base": _answer(call, base, prompt, request),
+            "adapter": _answer(call, adapter, prompt, request),
+        }
+        for prompt in request.prompts
+    ]
+    if output == "json":
+        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        return
+    table = Table(show_lines=True)
+    for header, ratio in (("prompt", 1), (f"{base} (base)", 2), (f"{adapter} (adapter)", 2)):
+        table.add_column(header, ratio=ratio)
+    for row in rows:
+        table.add_row(row["prompt"], row["base"], row["adapter"])
+    Console(highlight=False, markup=False).print(table)
+
+
+def base_of(models: Object, adapter: str) -> str:
+    """The name of the base that the engine's list of models gives for an adapter. Raises CliError."""
+    cards: list[dict[str, Any]] = models.get("data", [])
+    for card in cards:
+        if card["id"] == adapter and card.get("parent"):
+            return str(card["parent"])
+    names = ", ".join(card["id"] for card in cards)
+    raise CliError(f"{adapter!r} is not among the adapters of this service; it has: {names or 'none'}. Or give --base")
+
+
+def _answer(call: Call, model: str, prompt: str, request: Request) -> str:
+    body: Object = {"model": model, "max_tokens": request.max_tokens, "temperature": 0}
+    if request.chat:
+        body["messages"] = [{"role": "user", "content": prompt}]
+        return str(call("/v1/chat/completions", body)["choices"][0]["message"]["content"]).strip()
+    body["prompt"] = prompt
+    return str(call("/v1/completions", body)["choices"][0]["text"]).strip()

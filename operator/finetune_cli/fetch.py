@@ -1,0 +1,69 @@
+"""``finetune fetch``: a verified download from S3; as an init container it brings a model to an inference pod."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from finetune_api.finetunejob import S3Location
+from finetune_api.manifest import MANIFEST_NAME
+from finetune_api.uris import S3Uri, parse_s3_uri
+from finetune_artifacts.digests import digest_of
+from finetune_artifacts.download import download_adapter, download_model
+from finetune_artifacts.errors import ArtifactError, Purpose
+from finetune_artifacts.objects import head, read_object
+from finetune_artifacts.store import Store, open_store
+from finetune_cli.errors import CliError
+from finetune_cli.text import size
+
+PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is fetched, and from which S3 service with whose keys."""
+
+    uri: str
+    digest: str | None
+    endpoint_url: str | None
+    region: str | None
+    secret_directory: Path | None
+
+
+def fetch(source: Source, directory: Path, output: str) -> None:
+    """Download an adapter (a directory with a manifest.json) or a model. Raises CliError; the directory then is as it was."""
+    try:
+        uri = parse_s3_uri(source.uri)
+        store = open_store(
+            S3Location(endpoint=source.endpoint_url, region=source.region),
+            source.secret_directory,
+            Purpose.ADAPTER if source.digest else Purpose.MODEL,
+            PATIENCE_SECONDS,
+        )
+        digest = _fetch(store, uri, source.digest, directory)
+    except (ArtifactError, ValueError, OSError) as error:
+        raise CliError(str(error)) from error
+    total = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    if output == "json":
+        sys.stdout.write(
+            json.dumps({"uri": source.uri, "directory": str(directory), "digest": digest, "sizeBytes": total}) + "\n"
+        )
+    else:
+        sys.stdout.write(f"{source.uri} → {directory} ({size(total)}){f', {digest}' if digest else ''}\n")
+
+
+def _fetch(store: Store, uri: S3Uri, digest: str | None, directory: Path) -> str | None:
+    """The digest of the adapter that is now in the directory; None for a model, which has no manifest."""
+    if digest is None and head(store, uri.child(MANIFEST_NAME)) is not None:
+        digest = digest_of(read_object(store, uri.child(MANIFEST_NAME)))
+    if digest is not None:
+        download_adapter(store, uri, digest, directory)
+        return digest
+    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
+        task = shown.add_task("")
+        download_model(store, uri, directory, lambda done, total: shown.update(task, completed=done, total=total))
+    return None

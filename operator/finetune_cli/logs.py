@@ -1,0 +1,65 @@
+"""``finetune logs``: the log of a FineTuneJob's preflight or trainer pod."""
+
+import sys
+import time
+
+from finetune_api import GROUP
+from finetune_cli.cluster import Cluster, GoneError, Object
+from finetune_cli.errors import CliError
+
+JOB_LABEL, ROLE_LABEL, ATTEMPT_LABEL = f"{GROUP}/finetunejob", f"{GROUP}/role", f"{GROUP}/attempt"
+PAUSE_SECONDS = 1.0
+
+
+def logs(cluster: Cluster, name: str, which: int | str | None, follow: bool) -> None:
+    """Print the log of attempt ``which``, of the ``preflight``, or (None) of the newest pod. Raises CliError if there is none."""
+    job = cluster.object("FineTuneJob", cluster.namespace, name)
+    pod = _pod(cluster, name, job, which)
+    while follow and not _started(pod):
+        time.sleep(PAUSE_SECONDS)
+        pod = _pod(cluster, name, job, which)
+    if not _started(pod):
+        raise CliError(f"pod {pod['metadata']['name']} has not started: {_waiting(pod)}")
+    path = f"/api/v1/namespaces/{cluster.namespace}/pods/{pod['metadata']['name']}/log"
+    query = {"follow": "true"} if follow else {}
+    try:
+        for line in cluster.lines(path, query, None):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+    except GoneError as error:
+        raise CliError(f"the log of pod {pod['metadata']['name']} broke off: {error}") from error
+
+
+def _pod(cluster: Cluster, name: str, job: Object, which: int | str | None) -> Object:
+    selector = f"{JOB_LABEL}={name}"
+    if which == "preflight":
+        selector += f",{ROLE_LABEL}=preflight"
+    elif which is not None:
+        selector += f",{ATTEMPT_LABEL}={which},{ROLE_LABEL}=trainer"
+    pods = cluster.call("GET", f"/api/v1/namespaces/{cluster.namespace}/pods", {"labelSelector": selector})["items"]
+    if not pods:
+        raise CliError(
+            f"FineTuneJob {name} has no such pod (any more). Its state: {job.get('status', {}).get('phase') or 'Pending'}; see: finetune status {name}"
+        )
+    newest: Object = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+    return newest
+
+
+def _state(pod: Object) -> Object:
+    found = pod.get("status", {}).get("containerStatuses") or [{}]
+    state: Object = found[0].get("state") or {}
+    return state
+
+
+def _started(pod: Object) -> bool:
+    return "running" in _state(pod) or "terminated" in _state(pod)
+
+
+def _waiting(pod: Object) -> str:
+    waiting = _state(pod).get("waiting")
+    if waiting:
+        return f"{waiting.get('reason')}: {waiting.get('message', '')}".rstrip(": ")
+    for entry in pod.get("status", {}).get("conditions") or []:
+        if entry["status"] == "False" and entry.get("message"):
+            return str(entry["message"])
+    return str(pod.get("status", {}).get("phase", "Pending"))

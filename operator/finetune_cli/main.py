@@ -1,0 +1,190 @@
+"""The commands and their options. Nothing heavy is imported before a command runs, so that ``--help`` is instant."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+
+from finetune_cli.errors import CliError
+
+cli = typer.Typer(
+    name="finetune",
+    help="Fine-tuning jobs and adapters on Kubernetes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Namespace. Default: that of the kubeconfig's context.")
+]
+Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A FineTuneJob or an AdapterDeployment.")]
+
+
+def app() -> NoReturn:
+    """Entry point: errors in words on standard error, exit status 1; 130 after Ctrl-C."""
+    try:
+        cli()
+    except CliError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+@cli.command()
+def render(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="YAML file with FineTuneJobs and AdapterDeployments; - is standard input."),
+    ],
+    output: Annotated[Literal["yaml", "json"], typer.Option(help="Form of the output.")] = "yaml",
+) -> None:
+    """Check a file, and print it with its defaults.
+
+    Needs no cluster. Each problem is named with the path of its field; the exit status then is 1.
+    """
+    from finetune_cli.render import render as run
+
+    run(file, output)
+
+
+@cli.command()
+def status(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One object, with all that is known of it.")
+    ] = None,
+    namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
+    context: Context = None,
+    output: Annotated[Literal["text", "json"], typer.Option(help="json: the API objects, for scripts.")] = "text",
+) -> None:
+    """Show FineTuneJobs and AdapterDeployments and how they are."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.status import show, show_all
+
+    cluster = connect(context, namespace)
+    if name:
+        show(cluster, name, output)
+    else:
+        show_all(cluster, all_namespaces, output)
+
+
+@cli.command()
+def watch(
+    name: Name,
+    namespace: Namespace = None,
+    context: Context = None,
+    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.", min=0)] = None,
+) -> None:
+    """Follow one object until it is Ready or has failed.
+
+    Exit status 0 if it is Ready, 1 if it failed, was deleted, or took longer than --timeout.
+    """
+    from finetune_cli.cluster import connect
+    from finetune_cli.watch import watch as run
+
+    run(connect(context, namespace), name, timeout)
+
+
+@cli.command()
+def logs(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A FineTuneJob.")],
+    attempt: Annotated[int | None, typer.Option(help="Number of the attempt. Default: the newest.", min=1)] = None,
+    preflight: Annotated[bool, typer.Option("--preflight", help="The log of the preflight.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the pod ends.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Print the log of a FineTuneJob's pod."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.logs import logs as run
+
+    run(connect(context, namespace), name, "preflight" if preflight else attempt, follow)
+
+
+@cli.command()
+def fetch(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="s3:// address of an adapter's or a model's directory.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="It appears whole, or not at all.")],
+    digest: Annotated[str | None, typer.Option(help="sha256:… that the adapter's manifest.json must have.")] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option(help="URL of the S3 service. Default: AWS.", envvar="AWS_ENDPOINT_URL")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="Region of the bucket.", envvar="AWS_REGION")] = None,
+    secret_directory: Annotated[
+        Path | None,
+        typer.Option(
+            help="A mounted Secret: a file for each key. Default: the credentials of the environment.", file_okay=False
+        ),
+    ] = None,
+    output: Annotated[
+        Literal["text", "json"], typer.Option(help="json: one line with the digest and the size.")
+    ] = "text",
+) -> None:
+    """Download an adapter or a model from S3.
+
+    Every file of an adapter is checked against its manifest, and that against --digest. As an init container it brings a model to a pod.
+    """
+    from finetune_cli.fetch import Source
+    from finetune_cli.fetch import fetch as run
+
+    run(Source(uri, digest, endpoint_url, region, secret_directory), directory, output)
+
+
+@cli.command()
+def compare(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="An AdapterDeployment; without it, --url and --model.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="What both are asked; may be repeated.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible service, for example http://localhost:8000.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The adapter's served name, with --url.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The base's name. Default: what the service says is the adapter's parent.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 80,
+    chat: Annotated[
+        bool, typer.Option("--chat/--completion", help="Ask as a chat, or let both continue the text.")
+    ] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    output: Annotated[Literal["text", "json"], typer.Option(help="json: a list of prompt, base and adapter.")] = "text",
+) -> None:
+    """Ask base and adapter the same, side by side."""
+    from finetune_cli.compare import Request, compare_pod, compare_url
+
+    request = Request(prompt or ["To be, or not to be,"], base, max_tokens, chat)
+    if name and not url:
+        from finetune_cli.cluster import connect
+
+        compare_pod(connect(context, namespace), name, request, output)
+    elif url and model and not name:
+        compare_url(url, model, request, output)
+    else:
+        raise CliError("give the NAME of an AdapterDeployment, or --url and --model")
+
+
+@cli.command("clean-up", hidden=True)
+def clean_up(
+    namespaces: Annotated[list[str] | None, typer.Option("--namespace", "-n", help="Only these. Default: all.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the operator.", min=0)] = 180,
+    context: Context = None,
+) -> None:
+    """Delete every AdapterDeployment and wait until the operator took its agents out: the chart runs this before an uninstall."""
+    from finetune_cli.clean_up import clean_up as run
+    from finetune_cli.cluster import connect
+
+    run(connect(context, None), namespaces or [], timeout)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,141 @@
+"""``finetune status``: what there is and how it is, as tables for people or as API objects for scripts."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from finetune_cli.cluster import PLURALS, Cluster, Object
+from finetune_cli.text import age, condition, duration, outcome, phase, progress
+
+
+def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
+    """Print every FineTuneJob and AdapterDeployment of the namespace, or of all."""
+    namespace = None if all_namespaces else cluster.namespace
+    found = {kind: cluster.objects(kind, namespace) for kind in PLURALS}
+    if output == "json":
+        _json({"items": [{"kind": kind, **item} for kind, items in found.items() for item in items]})
+        return
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    if not any(found.values()):
+        console.print(
+            f"no FineTuneJobs and no AdapterDeployments in {'any namespace' if all_namespaces else f'namespace {namespace}'}"
+        )
+        return
+    if found["FineTuneJob"]:
+        _table(
+            console,
+            ["FineTuneJob", "Phase", "Step", "Loss", "ETA", "Ready", "Reason", "Age"],
+            [[_name(item, all_namespaces), *_job_cells(item)] for item in found["FineTuneJob"]],
+        )
+    if all(found.values()):
+        console.print()
+    if found["AdapterDeployment"]:
+        _table(
+            console,
+            ["AdapterDeployment", "Served name", "Target", "Pods", "Ready", "Reason", "Age"],
+            [[_name(item, all_namespaces), *_deployment_cells(item)] for item in found["AdapterDeployment"]],
+        )
+
+
+def show(cluster: Cluster, name: str, output: str) -> None:
+    """Print all that is known of one object. Raises NotFoundError."""
+    item = cluster.find(cluster.namespace, name)
+    if output == "json":
+        _json(item)
+        return
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    found = item.get("status", {})
+    console.print(f"{item['kind']} {item['metadata']['namespace']}/{name}: {phase(item)}")
+    for line in filter(None, [progress(item), *outcome(item)]):
+        console.print(f"  {line}")
+    _table(
+        console,
+        ["Condition", "Status", "Reason", "Since", "Message"],
+        [
+            [entry["type"], entry["status"], entry["reason"], age(entry["lastTransitionTime"]), entry["message"]]
+            for entry in found.get("conditions") or []
+            if not entry["lastTransitionTime"].startswith("1970")
+        ],
+    )
+    if attempts := found.get("attempts"):
+        _table(
+            console,
+            ["Attempt", "Job", "Reason", "Exit", "Resumed from", "Message"],
+            [_attempt_cells(entry) for entry in attempts],
+        )
+    if pods := found.get("podStatus"):
+        _table(console, ["Pod", "State", "Digest", "Load", "Message"], [_pod_cells(entry) for entry in pods])
+
+
+def _table(console: Console, headers: list[str], rows: list[list[str]]) -> None:
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, header in enumerate(headers):
+        last = number == len(headers) - 1
+        table.add_column(header, no_wrap=not last, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _name(item: Object, with_namespace: bool) -> str:
+    meta = item["metadata"]
+    return f"{meta['namespace']}/{meta['name']}" if with_namespace else str(meta["name"])
+
+
+def _job_cells(item: Object) -> list[str]:
+    found = item.get("status", {}).get("progress") or {}
+    ready = condition(item, "Ready")
+    return [
+        phase(item),
+        f"{found['step']}/{found['totalSteps']}" if found else "",
+        f"{found['loss']:.3f}" if found.get("loss") is not None else "",
+        duration(found["etaSeconds"]) if found.get("etaSeconds") else "",
+        ready.get("status", "Unknown"),
+        ready.get("reason", ""),
+        age(item["metadata"]["creationTimestamp"]),
+    ]
+
+
+def _deployment_cells(item: Object) -> list[str]:
+    pods = item.get("status", {}).get("pods") or {}
+    ready = condition(item, "Ready")
+    return [
+        item["spec"]["servedName"],
+        item["spec"]["target"]["deploymentRef"]["name"],
+        f"{pods.get('updated', 0)}/{pods.get('total', 0)}",
+        ready.get("status", "Unknown"),
+        ready.get("reason", ""),
+        age(item["metadata"]["creationTimestamp"]),
+    ]
+
+
+def _attempt_cells(entry: Object) -> list[str]:
+    resumed, code = entry.get("resumedFromStep"), entry.get("exitCode")
+    return [
+        str(entry["number"]),
+        entry["jobName"],
+        entry.get("reason") or "running",
+        "" if code is None else str(code),
+        "" if resumed is None else f"step {resumed}",
+        entry.get("message") or "",
+    ]
+
+
+def _pod_cells(entry: Object) -> list[str]:
+    seconds = entry.get("loadSeconds")
+    return [
+        entry["name"],
+        entry["state"] + (f" ({entry['reason']})" if entry.get("reason") else ""),
+        (entry.get("digest") or "")[:19],
+        "" if seconds is None else f"{seconds:.1f}s",
+        entry.get("message") or "",
+    ]
+
+
+def _json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

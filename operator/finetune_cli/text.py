@@ -1,0 +1,77 @@
+"""How durations, sizes and states are written for people."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+
+def duration(seconds: float) -> str:
+    """``45s``, ``12m30s``, ``3h05m``, ``2d4h``."""
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600}h"
+
+
+def age(timestamp: str | None) -> str:
+    """The time since an RFC 3339 timestamp."""
+    if not timestamp:
+        return ""
+    return duration((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds())
+
+
+def size(number: float) -> str:
+    """Bytes in powers of 1000, with three digits at most: ``512 B``, ``4.9 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def condition(item: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The condition of a type; an empty one if it is not there."""
+    found = item.get("status", {}).get("conditions") or []
+    return next((entry for entry in found if entry["type"] == kind), {})
+
+
+def phase(item: dict[str, Any]) -> str:
+    """One word for how a FineTuneJob or an AdapterDeployment is."""
+    return item.get("status", {}).get("phase") or condition(item, "Ready").get("reason") or "Pending"
+
+
+def progress(item: dict[str, Any]) -> str:
+    """``step 12/100 (12%), loss 3.41, 120 tok/s, 5m10s left``; empty if the object has no progress."""
+    found = item.get("status", {}).get("progress")
+    if not found:
+        return ""
+    parts = [f"step {found['step']}/{found['totalSteps']} ({found['percent']}%)"]
+    if found.get("loss") is not None:
+        parts.append(f"loss {found['loss']:.3f}")
+    if found.get("tokensPerSecond") is not None:
+        parts.append(f"{found['tokensPerSecond']:.0f} tok/s")
+    if found.get("etaSeconds"):
+        parts.append(f"{duration(found['etaSeconds'])} left")
+    return ", ".join(parts)
+
+
+def outcome(item: dict[str, Any]) -> list[str]:
+    """What came of a finished object, a line each."""
+    found = item.get("status", {})
+    lines = []
+    if evaluation := found.get("evaluation"):
+        lines.append(
+            f"held-out loss {evaluation['baseLoss']:.3f} → {evaluation['loss']:.3f} "
+            f"({evaluation['improvementPercent']:.1f}% lower, {evaluation['rows']} rows)"
+        )
+    if adapter := found.get("adapter"):
+        lines.append(f"adapter {adapter['uri']}")
+        lines.append(f"digest {adapter['digest']} ({size(adapter['sizeBytes'])})")
+    if active := found.get("active"):
+        lines.append(f"{item['spec']['servedName']} is served from {active['uri']}")
+        lines.append(f"digest {active['digest']}")
+    lines += [f"warning: {text}" for text in found.get("warnings") or []]
+    return lines

@@ -1,0 +1,143 @@
+"""``finetune watch``: follow one object until it is Ready or has failed; a live line on a terminal, a line per change in a pipe."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from finetune_cli.cluster import Cluster, GoneError, NotFoundError, Object, collection
+from finetune_cli.errors import CliError
+from finetune_cli.text import condition, outcome, phase, progress
+
+WATCH_SECONDS = 120
+PAUSE_SECONDS = 1.0
+
+
+def watch(cluster: Cluster, name: str, timeout: float | None) -> None:
+    """Return when the object is Ready. Raises CliError with the reason if it failed, was deleted or did not finish in ``timeout`` seconds."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    item = cluster.find(cluster.namespace, name)
+    view = Live(name) if sys.stdout.isatty() else Lines(name)
+    with view:
+        for version in versions(cluster, item, deadline):
+            item = version
+            view.show(item)
+            if ended(item):
+                break
+    for line in outcome(item):
+        sys.stdout.write(f"{line}\n")
+    ready = condition(item, "Ready")
+    if ready.get("status") != "True":
+        stalled = condition(item, "Stalled") or ready
+        raise CliError(f"{item['kind']} {name}: {stalled.get('reason')}: {stalled.get('message')}")
+
+
+def ended(item: Object) -> bool:
+    """Whether the object is Ready or has failed for good, and its status speaks of the present spec."""
+    if item.get("status", {}).get("observedGeneration") != item["metadata"]["generation"]:
+        return False
+    return condition(item, "Ready").get("status") == "True" or condition(item, "Stalled").get("status") == "True"
+
+
+def versions(cluster: Cluster, item: Object, deadline: float | None) -> Iterator[Object]:
+    """The object now, and again after each change. Raises CliError when it is deleted, or at the deadline (of time.monotonic)."""
+    kind, name, uid = item["kind"], item["metadata"]["name"], item["metadata"]["uid"]
+    path = collection(kind, cluster.namespace)
+    while True:
+        yield item
+        try:
+            for event in _events(cluster, path, item, deadline):
+                if event["type"] == "DELETED":
+                    raise CliError(f"{kind} {name} was deleted")
+                item = {**event["object"], "kind": kind}
+                yield item
+        except GoneError:
+            time.sleep(PAUSE_SECONDS)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise CliError(
+                f"{kind} {name} is not done yet: {phase(item)}: {condition(item, 'Ready').get('message', '')}"
+            )
+        try:
+            item = {**cluster.object(kind, cluster.namespace, name), "kind": kind}
+        except NotFoundError:
+            raise CliError(f"{kind} {name} was deleted") from None
+        if item["metadata"]["uid"] != uid:
+            raise CliError(f"{kind} {name} was deleted, and another one of its name was created")
+
+
+def _events(cluster: Cluster, path: str, item: Object, deadline: float | None) -> Iterator[Object]:
+    seconds = WATCH_SECONDS if deadline is None else max(1, min(WATCH_SECONDS, round(deadline - time.monotonic())))
+    query = {
+        "watch": "true",
+        "fieldSelector": f"metadata.name={item['metadata']['name']}",
+        "resourceVersion": item["metadata"]["resourceVersion"],
+        "timeoutSeconds": seconds,
+    }
+    for line in cluster.lines(path, query, seconds + 10):
+        event: Object = json.loads(line)
+        if event["type"] == "ERROR":
+            raise GoneError(str(event["object"].get("message")))
+        yield event
+
+
+class Lines:
+    """For pipes and logs: one plain line whenever the state or the step is another one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._last = ""
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def show(self, item: Object) -> None:
+        """Print the object's state, if it is news."""
+        text = summary(item)
+        if text != self._last:
+            sys.stdout.write(f"{self._name}: {text}\n")
+            sys.stdout.flush()
+            self._last = text
+
+
+class Live:
+    """For terminals: one line that moves."""
+
+    def __init__(self, name: str) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}", markup=False),
+            TimeElapsedColumn(),
+            console=Console(highlight=False),
+        )
+        self._task = self._progress.add_task(name, total=None, text="")
+
+    def __enter__(self) -> "Live":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, item: Object) -> None:
+        """Move the line to the object's state."""
+        found = item.get("status", {}).get("progress") or item.get("status", {}).get("pods") or {}
+        total, done = found.get("totalSteps", found.get("total")), found.get("step", found.get("updated"))
+        self._progress.update(self._task, total=total or None, completed=done or 0, text=summary(item))
+
+
+def summary(item: Object) -> str:
+    """The state in one line."""
+    ready = condition(item, "Ready")
+    details = progress(item)
+    if pods := item.get("status", {}).get("pods"):
+        details = f"{pods.get('updated', 0)}/{pods.get('total', 0)} pods"
+    running = phase(item) in ("Training", "RollingOut") and details
+    return f"{phase(item)}: {details if running else ready.get('message', '')}"

@@ -41,6 +41,17 @@ app.kubernetes.io/part-of: finetune-operator
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
+{{- define "finetune-operator.cleanUpLabels" -}}
+{{- toYaml (merge (dict "app.kubernetes.io/component" "clean-up") (include "finetune-operator.labels" . | fromYaml)) }}
+{{- end }}
+
+{{/* Takes the weight. What succeeded is deleted; what failed stays for a look, until the next try. */}}
+{{- define "finetune-operator.cleanUpHook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
 {{/* Takes (dict "image" <values> "name" <path of the values> "root" $). A digest goes before a tag. */}}
 {{- define "finetune-operator.image" -}}
 {{- $repository := required (printf "%s.repository is not set: build the image from its Dockerfile, push it to your registry and give its name here (docs/install.md)" .name) .image.repository }}
@@ -92,5 +103,5 @@ capabilities:
   verbs: [get, list, watch, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}

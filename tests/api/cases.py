@@ -1,0 +1,118 @@
+"""What is wrong with a file and what must be said about it: one table for the API server and for the models, which must agree."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, REMOVE, Object, changed
+
+
+@dataclass(frozen=True)
+class Case:
+    """A wrong object: the server's words and, if they differ, the models'."""
+
+    name: str
+    item: Object
+    changes: dict[str, Any]
+    field: str
+    """Path of the field that must be named."""
+    server: str
+    """What `kubectl apply` must say."""
+    models: str = ""
+    """What `finetune render` must say, if it is not the same."""
+
+    @property
+    def wrong(self) -> Object:
+        """The object."""
+        return changed(self.item, self.changes)
+
+
+def _job(name: str, changes: dict[str, Any], path: str, server: str, models: str = "") -> Case:
+    return Case(name, FINETUNE_JOB, changes, path, server, models)
+
+
+def _adapter(name: str, changes: dict[str, Any], path: str, server: str, models: str = "") -> Case:
+    return Case(name, ADAPTER_DEPLOYMENT, changes, path, server, models)
+
+
+BOTH_LENGTHS = "epochs and maxSteps are both set: remove one of them"
+ONE_METHOD = "exactly one method must be set: lora or qlora"
+REVISION = "revision belongs to hf:// models only: remove it, or name the model on the hub"
+ONE_VALIDATION = "exactly one of uri and fraction must be set"
+ONE_ADAPTER = "exactly one of fineTuneJobRef and uri must be set"
+DIGEST_AND_URI = "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json"
+S3_AND_URI = "s3 belongs to uri: a FineTuneJob knows its own object store"
+S3_ADAPTER = {"uri": "s3://adapters/a", "digest": DIGEST}
+
+CASES = [
+    _job("unknown field", {"spec.method.lora.ranks": 8}, "spec.method.lora.ranks", "unknown field"),
+    _job(
+        "wrong enum",
+        {"spec.training.precision": "int8"},
+        "spec.training.precision",
+        'supported values: "auto", "bf16", "fp16", "fp32"',
+        "'auto', 'bf16', 'fp16' or 'fp32'",
+    ),
+    _job("rank 0", {"spec.method.lora.rank": 0}, "spec.method.lora.rank", "greater than or equal to 1"),
+    _job("rank too high", {"spec.method.lora.rank": 513}, "spec.method.lora.rank", "less than or equal to 512"),
+    _job(
+        "dropout of one",
+        {"spec.method.lora.dropout": 1.0},
+        "spec.method.lora.dropout",
+        "should be less than 1",
+        "less than 1",
+    ),
+    _job("epochs and maxSteps", {"spec.training.epochs": 1}, "spec.training", BOTH_LENGTHS),
+    _job("two methods", {"spec.method.qlora": {}}, "spec.method", ONE_METHOD),
+    _job("no method in the choice", {"spec.method.lora": REMOVE}, "spec.method", ONE_METHOD),
+    _job(
+        "revision of an s3 model",
+        {"spec.model": {"uri": "s3://models/base", "revision": "main"}},
+        "spec.model",
+        REVISION,
+    ),
+    _job("two kinds of validation", {"spec.dataset.validation": {"uri": "s3://a/b", "fraction": 0.1}}, "spec.dataset.validation", ONE_VALIDATION),
+    _job("empty validation", {"spec.dataset.validation": {}}, "spec.dataset.validation", ONE_VALIDATION),
+    _job("no bucket", {"spec.output.s3": {}}, "spec.output.s3.bucket", "Required value", "Field required"),
+    _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
+    _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),
+    _adapter("a job and an address", {"spec.adapter": {"fineTuneJobRef": {"name": "a"}, **S3_ADAPTER}}, "spec.adapter", ONE_ADAPTER),
+    _adapter("no adapter", {"spec.adapter": {}}, "spec.adapter", ONE_ADAPTER),
+    _adapter("an address without a digest", {"spec.adapter": {"uri": "s3://adapters/a"}}, "spec.adapter", DIGEST_AND_URI),
+    _adapter("an object store without an address", {"spec.adapter.s3": {"region": "eu-1"}}, "spec.adapter", S3_AND_URI),
+    _adapter("a digest that is none", {"spec.adapter": {**S3_ADAPTER, "digest": "sha256:12"}}, "spec.adapter.digest", "should match"),
+    _adapter("an unknown engine", {"spec.target.engine": "tgi"}, "spec.target.engine", 'supported values: "vllm"', "'vllm'"),
+    _adapter("no served name", {"spec.servedName": REMOVE}, "spec.servedName", "Required value", "Field required"),
+    _adapter("no pod may be away", {"spec.strategy.maxUnavailable": 0}, "spec.strategy.maxUnavailable", "greater than or equal to 1"),
+    _adapter("no tolerance", {"spec.verification.tolerance": 0}, "spec.verification.tolerance", "greater than 0"),
+]  # fmt: skip
+
+every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of an object that exists, and the field that does not allow it."""
+
+    name: str
+    item: Object
+    changes: dict[str, Any]
+    message: str = field(default="")
+
+
+def _cannot(name: str) -> str:
+    return f"{name} cannot be changed: delete the FineTuneJob, or create one of another name"
+
+
+CHANGES = [
+    Change("model", FINETUNE_JOB, {"spec.model.uri": "hf://other/model"}, _cannot("model")),
+    Change("dataset", FINETUNE_JOB, {"spec.dataset.uri": "s3://data/other.txt"}, _cannot("dataset")),
+    Change("method", FINETUNE_JOB, {"spec.method.lora.rank": 16}, _cannot("method")),
+    Change("target modules", FINETUNE_JOB, {"spec.method.lora.targetModules": ["v_proj"]}, _cannot("method")),
+    Change("training", FINETUNE_JOB, {"spec.training.learningRate": 0.1}, _cannot("training")),
+    Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output")),
+    Change("servedName", ADAPTER_DEPLOYMENT, {"spec.servedName": "other"}, "servedName cannot be changed"),
+    Change("target", ADAPTER_DEPLOYMENT, {"spec.target.deploymentRef.name": "other"}, "the target cannot be changed"),
+]
+every_change = pytest.mark.parametrize("change", CHANGES, ids=[change.name for change in CHANGES])

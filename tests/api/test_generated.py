@@ -1,0 +1,51 @@
+"""What is generated is committed as its source says, and says something about every field."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from finetune_api.crd import adapterdeployment_crd, finetunejob_crd
+from finetune_api.reasons import EXIT_CODES, USER_ERRORS, Reason, reason_of_exit_code
+from tools.generate import stale
+
+Schema = dict[str, Any]
+
+
+def test_every_generated_file_is_as_its_source_says() -> None:
+    assert stale() == []
+
+
+@pytest.mark.parametrize("crd", [finetunejob_crd(), adapterdeployment_crd()], ids=["FineTuneJob", "AdapterDeployment"])
+def test_every_field_has_a_sentence(crd: Schema) -> None:
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    fields = dict(_fields(schema["properties"]["spec"], "spec")) | dict(
+        _fields(schema["properties"]["status"], "status")
+    )
+    assert len(fields) > 30
+    silent = [path for path, node in fields.items() if not node.get("description", "").endswith(".")]
+    assert silent == []
+
+
+def _fields(node: Schema, path: str) -> Iterator[tuple[str, Schema]]:
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from _fields(child, f"{path}.{name}")
+    if "properties" in node.get("items", {}):
+        yield from _fields(node["items"], f"{path}[]")
+
+
+def test_exit_codes_tell_reasons_apart() -> None:
+    assert len(set(EXIT_CODES.values())) == len(EXIT_CODES)
+    assert all(reason_of_exit_code(code) is reason for reason, code in EXIT_CODES.items())
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(143, Reason.PREEMPTED), (2, Reason.TRAINER_ERROR), (255, Reason.TRAINER_ERROR)]
+)
+def test_an_exit_code_of_another_program_has_a_reason_too(code: int, reason: Reason) -> None:
+    assert reason_of_exit_code(code) is reason
+
+
+def test_what_may_pass_by_itself_is_not_the_users_error() -> None:
+    assert not USER_ERRORS & {Reason.PREEMPTED, Reason.UPLOAD_FAILED, Reason.TRAINER_ERROR, Reason.HOST_OUT_OF_MEMORY}

@@ -1,0 +1,95 @@
+"""The models refuse what the API server refuses, with the path of the field: files that never meet a server are judged alike."""
+
+import pytest
+from pydantic import ValidationError
+
+from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.base import Model
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.messages import Problem
+from finetune_api.validation import problems
+from tests.api.cases import CASES, Case, every_case
+from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, Object, changed
+
+SPECS: dict[str, type[Model]] = {"FineTuneJob": FineTuneJobSpec, "AdapterDeployment": AdapterDeploymentSpec}
+
+
+def found(item: Object) -> list[Problem]:
+    """What the model of the object's kind finds wrong with its spec."""
+    try:
+        SPECS[item["kind"]].model_validate(item["spec"])
+    except ValidationError as error:
+        return problems(error)
+    return []
+
+
+@pytest.mark.parametrize("item", [FINETUNE_JOB, ADAPTER_DEPLOYMENT], ids=lambda item: str(item["kind"]))
+def test_a_whole_object_has_no_problem(item: Object) -> None:
+    assert found(item) == []
+
+
+@every_case
+def test_a_wrong_object_has_one_problem_with_its_field(case: Case) -> None:
+    (problem,) = found(case.wrong)
+    assert f"spec.{problem.field}".startswith(case.field)
+    assert (case.models or case.server) in problem.message
+
+
+def test_every_rule_of_the_crds_is_in_the_table() -> None:
+    tested = {case.server for case in CASES}
+    for spec in SPECS.values():
+        for rule in rules(spec):
+            if "oldSelf" not in rule["rule"]:
+                assert rule["message"] in tested
+
+
+def rules(model: type[Model]) -> list[dict[str, str]]:
+    """The rules of a model and of all models in its module: the spec's parts live beside it."""
+    module = __import__(model.__module__, fromlist=["_"])
+    return [
+        rule
+        for part in vars(module).values()
+        if isinstance(part, type) and issubclass(part, Model)
+        for rule in part.cel_rules
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("q_proj", "'q_proj' is not all-linear: write a list of module names, for example [q_proj]"),
+        ([], "must name at least one module"),
+        (["q_proj", ""], "no empty name"),
+    ],
+)
+def test_target_modules_that_name_nothing(value: object, message: str) -> None:
+    (problem,) = found(changed(FINETUNE_JOB, {"spec.method.lora.targetModules": value}))
+    assert message in problem.message
+
+
+def test_every_problem_of_a_file_is_told_at_once() -> None:
+    wrong = changed(FINETUNE_JOB, {"spec.method.lora.rank": 0, "spec.training.seed": -1, "spec.nodes": 2})
+    assert {problem.field for problem in found(wrong)} == {"method.lora.rank", "training.seed", "nodes"}
+
+
+def test_a_wrong_value_is_shown() -> None:
+    (problem,) = found(changed(FINETUNE_JOB, {"spec.method.lora.rank": 0}))
+    assert "(found 0)" in problem.message
+
+
+def test_the_place_of_a_list_item_is_in_its_path() -> None:
+    (problem,) = found(changed(FINETUNE_JOB, {"spec.podTemplate": {"env": [{"name": "A"}, {"name": "1B"}]}}))
+    assert problem.field == "podTemplate.env[1].name"
+
+
+@pytest.mark.parametrize(
+    ("changes", "prefix"),
+    [
+        ({"metadata.uid": "0123456789abcdef"}, "default/shakespeare/01234567"),
+        ({}, "default/shakespeare/local"),
+        ({"spec.output.s3.prefix": "team/run-1"}, "team/run-1"),
+    ],
+    ids=["in a cluster", "in a file", "chosen"],
+)
+def test_where_a_job_writes_to(changes: Object, prefix: str) -> None:
+    assert FineTuneJob.of(changed(FINETUNE_JOB, changes)).prefix == prefix

@@ -1,0 +1,169 @@
+"""What `kubectl apply` refuses, with which words, and what the API server makes of an accepted object: the CRDs on a real API server."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from devcluster.cluster import Cluster
+from devcluster.errors import DevClusterError
+from tests.api.cases import Case, Change, every_case, every_change
+from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, Object, changed
+
+pytestmark = pytest.mark.cluster
+ITEMS = pytest.mark.parametrize("item", [FINETUNE_JOB, ADAPTER_DEPLOYMENT], ids=lambda item: str(item["kind"]))
+
+
+@pytest.fixture(scope="module")
+def cluster(control_plane: Cluster) -> Cluster:
+    """A control plane with both CRDs."""
+    control_plane.kubectl("apply", "--server-side", "-f", "crds/")
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", "crds/")
+    wait_until_served(control_plane)
+    return control_plane
+
+
+def wait_until_served(cluster: Cluster) -> None:
+    """An established CRD is served a moment later."""
+    for _ in range(100):
+        try:
+            cluster.kubectl("get", "finetunejobs,adapterdeployments", "-A")
+            return
+        except DevClusterError:
+            time.sleep(0.1)
+    raise AssertionError("the API server does not serve both kinds")
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own."""
+    name = f"api-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def apply(cluster: Cluster, item: Object, *options: str) -> str:
+    return cluster.kubectl("apply", "-f", "-", *options, stdin=yaml.safe_dump(item))
+
+
+def refusal(cluster: Cluster, item: Object) -> str:
+    """What kubectl prints about an object that is refused."""
+    with pytest.raises(DevClusterError) as refused:
+        apply(cluster, item, "--dry-run=server")
+    return str(refused.value)
+
+
+@ITEMS
+def test_a_whole_object_is_accepted(cluster: Cluster, namespace: str, item: Object) -> None:
+    assert "created (server dry run)" in apply(
+        cluster, changed(item, {"metadata.namespace": namespace}), "--dry-run=server"
+    )
+
+
+@every_case
+def test_a_wrong_object_is_refused_with_field_and_reason(cluster: Cluster, namespace: str, case: Case) -> None:
+    said = refusal(cluster, changed(case.wrong, {"metadata.namespace": namespace}))
+    assert case.server in said
+    assert case.field in said
+
+
+@every_change
+def test_what_is_pinned_cannot_be_changed(cluster: Cluster, namespace: str, change: Change) -> None:
+    item = changed(change.item, {"metadata.namespace": namespace})
+    apply(cluster, item)
+    assert change.message in refusal(cluster, changed(item, change.changes))
+
+
+def test_what_is_not_pinned_can_be_changed(cluster: Cluster, namespace: str) -> None:
+    item = changed(FINETUNE_JOB, {"metadata.namespace": namespace})
+    apply(cluster, item)
+    apply(
+        cluster,
+        changed(item, {"spec.failurePolicy.retries.onError": 5, "spec.podTemplate.nodeSelector": {"gpu": "h200"}}),
+    )
+
+
+def test_a_name_that_children_could_not_carry_is_refused(cluster: Cluster, namespace: str) -> None:
+    item = changed(FINETUNE_JOB, {"metadata.namespace": namespace, "metadata.name": "a" * 201})
+    assert "at most 200 characters" in refusal(cluster, item)
+
+
+def test_a_spec_without_a_method_trains_a_lora(cluster: Cluster, namespace: str) -> None:
+    item = changed(FINETUNE_JOB, {"metadata.namespace": namespace})
+    del item["spec"]["method"]
+    stored = json.loads(apply(cluster, item, "-o", "json"))
+    assert stored["spec"]["method"]["lora"]["rank"] == 16
+    assert stored["spec"]["method"]["lora"]["targetModules"] == "all-linear"
+
+
+@ITEMS
+def test_an_object_looks_unready_before_the_operator_saw_it(cluster: Cluster, namespace: str, item: Object) -> None:
+    stored = json.loads(apply(cluster, changed(item, {"metadata.namespace": namespace}), "-o", "json"))
+    (condition,) = stored["status"]["conditions"]
+    assert (condition["type"], condition["status"]) == ("Ready", "Unknown")
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("finetunejob.spec.training.maxSteps", "Optimizer steps, instead of epochs."),
+        ("ftj.spec.method.qlora.quantization.type", "The 4-bit data type."),
+        ("adp.spec.strategy.maxUnavailable", "How many pods may leave the Service at once"),
+        ("adp.status.podStatus.state", "Pending, Downloading, Loading"),
+    ],
+)
+def test_kubectl_explain_has_a_sentence(cluster: Cluster, path: str, sentence: str) -> None:
+    assert sentence in " ".join(cluster.kubectl("explain", path).split())
+
+
+def test_the_columns_show_progress(cluster: Cluster, namespace: str) -> None:
+    apply(cluster, changed(FINETUNE_JOB, {"metadata.namespace": namespace}))
+    status = {
+        "phase": "Training",
+        "progress": {
+            "step": 7,
+            "totalSteps": 10,
+            "percent": 70,
+            "loss": 3.25,
+            "etaSeconds": 12,
+            "updatedAt": "2026-01-01T00:00:00Z",
+        },
+    }
+    cluster.kubectl(
+        "-n",
+        namespace,
+        "patch",
+        "ftj",
+        "shakespeare",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        json.dumps({"status": status}),
+    )
+    header, row = cluster.kubectl("-n", namespace, "get", "ftj").splitlines()
+    assert header.split() == ["NAME", "PHASE", "STEP", "PERCENT", "LOSS", "ETA", "READY", "AGE"]
+    assert row.split()[:7] == ["shakespeare", "Training", "7", "70", "3.25", "12", "Unknown"]
+
+
+def test_the_columns_show_how_far_a_roll_out_is(cluster: Cluster, namespace: str) -> None:
+    apply(cluster, changed(ADAPTER_DEPLOYMENT, {"metadata.namespace": namespace}))
+    status = json.dumps({"status": {"pods": {"total": 3, "updated": 2, "ready": 3}}})
+    cluster.kubectl(
+        "-n", namespace, "patch", "adp", "shakespeare", "--subresource=status", "--type=merge", "-p", status
+    )
+    row = cluster.kubectl("-n", namespace, "get", "adp", "--no-headers").split()
+    assert row[:6] == ["shakespeare", "shakespeare", "vllm", "2", "3", "Unknown"]
+
+
+def test_both_kinds_are_found_by_their_category(cluster: Cluster, namespace: str) -> None:
+    for item in (FINETUNE_JOB, ADAPTER_DEPLOYMENT):
+        apply(cluster, changed(item, {"metadata.namespace": namespace}))
+    listed = cluster.kubectl("-n", namespace, "get", "finetune", "-o", "name").split()
+    assert sorted(listed) == [
+        "adapterdeployment.finetune-operator.io/shakespeare",
+        "finetunejob.finetune-operator.io/shakespeare",
+    ]

@@ -9,6 +9,8 @@ from finetune_api.reasons import Reason
 
 Status = Literal["True", "False", "Unknown"]
 MESSAGE_CHARACTERS = 4096
+NEVER = "1970-01-01T00:00:00Z"
+"""The transition time of the conditions that the CRD gives to a new object."""
 
 
 def timestamp(moment: datetime) -> str:
@@ -37,12 +39,12 @@ class Conditions:
     def set(self, kind: ConditionType, status: Status, reason: Reason, message: str) -> None:
         """Set a condition; its transition time changes only with its status."""
         before = self._items.get(kind)
-        changed = before is None or before["status"] != status
+        kept = before["lastTransitionTime"] if before is not None and before["status"] == status else NEVER
         self._items[kind] = {
             "type": str(kind),
             "status": status,
             "observedGeneration": self._generation,
-            "lastTransitionTime": timestamp(self._now) if before is None or changed else before["lastTransitionTime"],
+            "lastTransitionTime": timestamp(self._now) if kept == NEVER else kept,
             "reason": str(reason),
             "message": truncate(message, MESSAGE_CHARACTERS),
         }
@@ -79,3 +81,9 @@ class Conditions:
 def truncate(text: str, characters: int) -> str:
     """The text, cut with an ellipsis where it is longer."""
     return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+def sentence(text: str) -> str:
+    """The text with a full stop, so that another sentence may follow."""
+    text = text.strip()
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."

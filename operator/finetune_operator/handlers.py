@@ -65,6 +65,5 @@ def kopf_settings() -> kopf.OperatorSettings:
         only_ours = selector(kind)
         if only_ours:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = only_ours
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
-    logging.getLogger("kopf.activities").setLevel(logging.WARNING)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
     return settings

@@ -8,7 +8,7 @@ from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
-from finetune_operator.conditions import parse_timestamp, timestamp, truncate
+from finetune_operator.conditions import parse_timestamp, sentence, timestamp, truncate
 from finetune_operator.kube.kinds import ATTEMPT_LABEL, REVISION_ANNOTATION, ROLE_LABEL, Object
 from finetune_operator.notes import Note
 from finetune_operator.policies.history import trim
@@ -55,11 +55,10 @@ def plan_attempts(world: World, draft: Draft) -> Plan:
                 return _start(world, draft, attempts, delete)
         current = attempts[-1]
         child = _job_of(current["number"], world.observed)
-        pods = world.observed.pods_of(child) if child is not None else ()
+        pods = world.observed.pods_of(current["jobName"])
         outcome = observe(child, pods, world.now, world.settings.image_pull_grace_seconds)
         if not isinstance(outcome, Ended):
-            assert child is not None, "a Job that is gone has ended"  # noqa: S101
-            return _go_on(world, draft, attempts, child, outcome)
+            return _go_on(world, draft, attempts, outcome)
         final = _finish(draft, current, outcome, world)
         draft.fields["attempts"] = trim(attempts)
         if outcome.reason is Reason.IMAGE_PULL_FAILED and child is not None:
@@ -105,7 +104,7 @@ def _say_starting(draft: Draft, number: int, outcome: Waiting) -> None:
     draft.phase("Training", Reason.TRAINING, f"Attempt {number} trains the adapter.")
 
 
-def _go_on(world: World, draft: Draft, attempts: list[Attempt], child: Object, outcome: Waiting | Running) -> Plan:
+def _go_on(world: World, draft: Draft, attempts: list[Attempt], outcome: Waiting | Running) -> Plan:
     """The newest attempt waits or runs."""
     number = attempts[-1]["number"]
     pulling = False
@@ -116,7 +115,7 @@ def _go_on(world: World, draft: Draft, attempts: list[Attempt], child: Object, o
         node = outcome.pod.get("spec", {}).get("nodeName")
         draft.conditions.set(ConditionType.RUNNING, "True", Reason.TRAINING, f"Attempt {number} runs on node {node}.")
         draft.phase("Training", Reason.TRAINING, f"Attempt {number} trains the adapter.")
-        report = (world.observed.progress or {}).get(child["metadata"]["uid"])
+        report = (world.observed.progress or {}).get(attempts[-1]["jobName"])
         if report is not None:
             draft.fields["progress"] = report.progress.to_json()
             if report.checkpoint is not None:
@@ -135,7 +134,9 @@ def _finish(draft: Draft, attempt: Attempt, outcome: Ended, world: World) -> boo
         reason, message = Reason.TRAINER_ERROR, "The trainer ended well but named no adapter."
     attempt["finishedAt"] = timestamp(outcome.at)
     attempt["reason"] = SUCCEEDED if reason is None else str(reason)
-    attempt["message"] = truncate(message or (result.message if result else ""), 1024)
+    said = message or (result.message if result else "")
+    if said:
+        attempt["message"] = truncate(said, 1024)
     if outcome.exit_code is not None:
         attempt["exitCode"] = outcome.exit_code
     if result is not None:
@@ -165,9 +166,10 @@ def _succeed(draft: Draft, attempt: Attempt, result: TrainerResult) -> None:
     text = f"Attempt {attempt['number']} has put a verified adapter into {result.adapter.uri}."
     if result.evaluation is not None:
         draft.fields["evaluation"] = evaluation = result.evaluation.to_json()
+        change = evaluation["improvementPercent"]
         compared = (
             f"The held-out loss is {evaluation['loss']:.4g} with the adapter and {evaluation['baseLoss']:.4g} without it "
-            f"({evaluation['improvementPercent']:.3g} % lower)."
+            f"({abs(change):.3g} % {'lower' if change >= 0 else 'higher'})."
         )
         draft.conditions.set(ConditionType.EVALUATED, "True", Reason.EVALUATED, compared)
     draft.conditions.set(ConditionType.RUNNING, "False", Reason.VERIFIED, "The training has ended.")
@@ -180,7 +182,7 @@ def _gave_up(draft: Draft, attempts: list[Attempt], world: World) -> bool:
     """After a failed attempt: True if the whole job has failed; else the next one is announced."""
     last = attempts[-1]
     decision = _decide(attempts, world)
-    what = f"Attempt {last['number']} ended with {last['reason']}: {last['message']}"
+    what = f"Attempt {last['number']} ended with {last['reason']}: {sentence(last.get('message', 'no message'))}"
     if isinstance(decision, GiveUp):
         draft.fail(Reason(last["reason"]), f"{what} Not tried again: {decision.why}.", "Failed")
         return True

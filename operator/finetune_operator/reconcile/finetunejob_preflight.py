@@ -7,6 +7,7 @@ from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import USER_ERRORS, Reason
+from finetune_operator.conditions import sentence
 from finetune_operator.kube.kinds import ATTEMPT_LABEL, ROLE_LABEL, Object
 from finetune_operator.policies.outcome import Ended, Running, Waiting, observe
 from finetune_operator.policies.retry import Ending, GiveUp, decide
@@ -29,7 +30,7 @@ def plan_preflight(observed: Observed, job: FineTuneJob, draft: Draft, now: date
     message = ""
     for number, child in enumerate(tries, start=1):
         # Waiting for an image costs no GPU: it ends when somebody mends the image or its credentials.
-        outcome = observe(child, observed.pods_of(child), now, pull_grace=math.inf)
+        outcome = observe(child, observed.pods_of(child["metadata"]["name"]), now, pull_grace=math.inf)
         if not isinstance(outcome, Ended):
             return _go_on(draft, outcome)
         if outcome.reason is None and isinstance(outcome.result, PreflightResult):
@@ -49,7 +50,7 @@ def _after(
     decision = decide(endings, job.spec.failure_policy.retries, settings.retry_backoff_seconds)
     if isinstance(decision, GiveUp):
         draft.conditions.set(ConditionType.PREFLIGHT_PASSED, "False", reason, message)
-        text = message if reason in USER_ERRORS else f"{message} Not tried again: {decision.why}."
+        text = message if reason in USER_ERRORS else f"{sentence(message)} Not tried again: {decision.why}."
         draft.fail(reason, text, "PreflightFailed")
         return Plan(draft.as_json(), notes=tuple(draft.notes))
     text = f"The preflight itself failed and is repeated: {reason}: {message}"

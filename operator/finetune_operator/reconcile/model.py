@@ -17,13 +17,13 @@ class Observed:
     jobs: Sequence[Object] = ()
     """Its batch/v1 Jobs, of preflight and attempts."""
     pods: Mapping[str, Sequence[Object]] | None = None
-    """Pods by the uid of their Job."""
+    """Pods by the name of their Job, also where the Job is gone and the pod is still stopping."""
     progress: Mapping[str, ProgressReport] | None = None
-    """The newest report by the uid of the Job."""
+    """The newest report by the name of the Job."""
 
-    def pods_of(self, job: Object) -> Sequence[Object]:
+    def pods_of(self, job_name: str) -> Sequence[Object]:
         """The pods of one of the Jobs."""
-        return (self.pods or {}).get(job["metadata"]["uid"], ())
+        return (self.pods or {}).get(job_name, ())
 
 
 @dataclass(frozen=True)

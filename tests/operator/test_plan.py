@@ -1,0 +1,320 @@
+"""The life of a FineTuneJob as its status tells it, told by plans that take effect in a small world."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_operator.reconcile.apply import is_urgent
+from finetune_operator.reconcile.finetunejob_plan import blocked, plan, refused
+from finetune_operator.reconcile.finished import is_finished, is_settled
+from tests.operator.worlds import (
+    NOW,
+    PREFLIGHT_PASSED,
+    PROGRESS,
+    SETTINGS,
+    SPEC,
+    SUCCEEDED,
+    World,
+    pod,
+    running,
+    terminated,
+)
+
+BACKOFF = {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}
+
+
+def trainer(reason: str, **more: Any) -> dict[str, Any]:
+    return {"kind": "TrainerResult", "reason": reason, "message": "why", **more}
+
+
+def after_preflight(**spec: Any) -> World:
+    world = World({**SPEC, **spec})
+    world.settle()
+    world.set_pod(terminated(0, PREFLIGHT_PASSED))
+    world.settle()
+    return world
+
+
+def reasons(world: World) -> list[str | None]:
+    return [attempt.get("reason") for attempt in world.item["status"].get("attempts", [])]
+
+
+def test_a_good_run() -> None:
+    world = World()
+    world.settle()
+    assert world.created == ["a-preflight"]
+    assert world.condition("Ready") == ("Unknown", "PreflightRunning")
+    assert world.condition("Reconciling") == ("True", "PreflightRunning")
+    world.set_pod(running())
+    world.settle()
+    world.set_pod(terminated(0, PREFLIGHT_PASSED))
+    world.settle()
+    assert world.created == ["a-preflight", "a-train-1"]
+    assert world.condition("Running") == ("False", "Pending")
+    world.set_pod(running())
+    world.settle()
+    assert world.condition("Running") == ("True", "Training")
+    world.set_pod(terminated(0, SUCCEEDED))
+    world.settle()
+    assert world.condition("Ready") == world.condition("Succeeded") == ("True", "AdapterVerified")
+    assert world.condition("Evaluated") == ("True", "Evaluated")
+    assert world.condition("Reconciling") is None
+    assert world.item["status"]["adapter"]["digest"] == SUCCEEDED["adapter"]["digest"]
+    assert world.notes == ["Succeeded"]
+    assert is_settled(world.item)
+
+
+def test_what_is_wrong_never_reaches_a_gpu() -> None:
+    world = World()
+    world.settle()
+    problem = {"reason": "TargetModulesNotFound", "field": "spec.method.lora.targetModules", "message": "there are q_proj, v_proj"}
+    world.set_pod(terminated(16, {"kind": "PreflightResult", "problems": [problem]}))
+    world.settle()
+    world.wait(3600)
+    world.settle()
+    assert world.created == ["a-preflight"]
+    assert world.condition("PreflightPassed") == ("False", "TargetModulesNotFound")
+    assert world.condition("Stalled") == ("True", "TargetModulesNotFound")
+    assert world.condition("Ready") == ("False", "TargetModulesNotFound")
+    message = next(item["message"] for item in world.item["status"]["conditions"] if item["type"] == "PreflightPassed")
+    assert message == "spec.method.lora.targetModules: there are q_proj, v_proj"
+
+
+def test_a_preflight_that_died_is_repeated_within_the_budget() -> None:
+    world = World()
+    world.settle()
+    for expected in ("a-preflight-2", "a-preflight-3"):
+        world.set_pod(terminated(1, "Traceback", at=world.now))
+        world.settle()
+        assert world.job_of("preflight") != expected, "it waits for the backoff"
+        assert world.requeue_after is not None
+        world.wait(world.requeue_after)
+        world.settle()
+        assert world.job_of("preflight") == expected
+    world.set_pod(terminated(1, "Traceback", at=world.now))
+    world.settle()
+    assert world.condition("PreflightPassed") == ("False", "PreflightError")
+    assert world.condition("Stalled") == ("True", "PreflightError")
+
+
+def test_a_preflight_that_the_cluster_took_away_is_repeated_at_once() -> None:
+    world = World()
+    world.settle()
+    world.set_pod(terminated(137, deleted=True))
+    world.settle()
+    assert world.job_of("preflight") == "a-preflight-2"
+
+
+@pytest.mark.parametrize("kind", ["PreflightPassed", "Running"])
+def test_a_pod_that_no_node_fits_waits_and_says_so(kind: str) -> None:
+    world = World() if kind == "PreflightPassed" else after_preflight()
+    world.settle()
+    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    world.set_pod(pod(conditions=[unschedulable]))
+    world.settle()
+    condition = world.condition(kind)
+    assert condition is not None
+    assert condition[1] == "Unschedulable"
+    assert world.condition("Stalled") is None
+
+
+def test_errors_are_repeated_with_backoff_until_the_budget_is_used_up() -> None:
+    world = after_preflight()
+    for seconds in (10, 20):
+        world.set_pod(terminated(1, trainer("TrainerError"), at=world.now))
+        world.settle()
+        assert world.item["status"]["phase"] == "Retrying"
+        assert world.requeue_after == seconds
+        world.wait(seconds)
+        world.settle()
+    assert world.created[1:] == ["a-train-1", "a-train-2", "a-train-3"]
+    world.set_pod(terminated(1, trainer("TrainerError"), at=world.now))
+    world.settle()
+    assert reasons(world) == ["TrainerError"] * 3
+    assert world.condition("Succeeded") == ("False", "TrainerError")
+    assert world.condition("Stalled") == ("True", "TrainerError")
+    assert world.notes == ["AttemptFailed", "AttemptFailed", "Failed"]
+    world.wait(3600)
+    world.settle()
+    assert world.created[-1] == "a-train-3"
+
+
+def test_a_preempted_attempt_is_followed_at_once_and_costs_no_error_budget() -> None:
+    world = after_preflight(failurePolicy={"retries": {"onError": 0}})
+    for number in (2, 3, 4):
+        world.set_pod(terminated(40, trainer("Preempted", resumedFromStep=5), deleted=True))
+        world.settle()
+        assert world.job_of("trainer") == f"a-train-{number}"
+    assert world.item["status"]["attempts"][0]["resumedFromStep"] == 5
+    world.set_pod(terminated(0, SUCCEEDED))
+    world.settle()
+    assert reasons(world) == ["Preempted", "Preempted", "Preempted", "Succeeded"]
+
+
+def test_a_job_that_somebody_deleted_is_a_preemption() -> None:
+    world = after_preflight()
+    world.jobs.pop("a-train-1")
+    world.settle()
+    assert reasons(world) == ["Preempted", None]
+    assert world.job_of("trainer") == "a-train-2"
+
+
+def test_the_pod_of_a_deleted_job_must_have_stopped_before_the_next_attempt() -> None:
+    world = after_preflight()
+    world.set_pod(pod({"running": {}}, phase="Running", deleted=True))
+    world.jobs.pop("a-train-1")
+    world.settle()
+    assert world.created[-1] == "a-train-1"
+    world.pods["a-train-1"] = terminated(40, trainer("Preempted"), deleted=True)
+    world.settle()
+    assert reasons(world) == ["Preempted", None]
+    assert world.created[-1] == "a-train-2"
+
+
+def test_an_image_that_cannot_be_pulled_is_waited_for_then_given_up() -> None:
+    world = after_preflight(failurePolicy={"retries": {"onError": 0}})
+    world.set_pod(pod(BACKOFF))
+    world.settle()
+    assert world.condition("Running") == ("False", "ImagePullFailed")
+    assert world.requeue_after is not None
+    world.wait(SETTINGS.image_pull_grace_seconds)
+    world.settle()
+    assert reasons(world) == ["ImagePullFailed"]
+    assert world.condition("Succeeded") == ("False", "ImagePullFailed")
+    assert "a-train-1" not in world.jobs, "its pod must not start later"
+
+
+def test_the_commit_that_the_preflight_found_is_kept_for_every_attempt() -> None:
+    world = after_preflight()
+    world.pods.pop("a-preflight")
+    world.jobs.pop("a-preflight")
+    world.set_pod(terminated(40, trainer("Preempted"), deleted=True))
+    decided = plan(world.observed(), world.now, SETTINGS)
+    assert decided.create is not None
+    variables = decided.create["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "FINETUNE_MODEL_REVISION", "value": "abc123"} in variables
+
+
+def test_a_finished_job_is_never_run_again() -> None:
+    world = after_preflight()
+    world.set_pod(terminated(0, SUCCEEDED))
+    world.settle()
+    status = world.item["status"]
+    world.jobs.clear()
+    world.pods.clear()
+    world.wait(100_000)
+    world.settle()
+    assert world.created == ["a-preflight", "a-train-1"]
+    assert world.item["status"] == status
+
+
+def test_a_finished_job_still_follows_its_generation() -> None:
+    world = after_preflight()
+    world.set_pod(terminated(0, SUCCEEDED))
+    world.settle()
+    world.item["metadata"]["generation"] = 7
+    assert not is_settled(world.item)
+    world.settle()
+    assert world.item["status"]["observedGeneration"] == 7
+    assert is_settled(world.item)
+
+
+def test_a_job_in_whose_name_something_else_lives_says_so_and_goes_on_trying() -> None:
+    world = World()
+    world.apply(blocked(world.observed(), NOW, "a Job a-preflight exists"))
+    assert world.condition("Ready") == ("Unknown", "Pending")
+    assert not is_finished(world.item)
+
+
+def test_a_spec_that_the_api_server_makes_no_job_of_is_invalid_for_good() -> None:
+    world = World()
+    world.apply(refused(world.observed(), NOW, "quantities must match"))
+    assert world.condition("Accepted") == ("False", "SpecInvalid")
+    assert is_finished(world.item)
+
+
+def test_only_progress_waits_for_the_write_budget() -> None:
+    world = after_preflight()
+    before = world.item["status"]
+    assert not is_urgent(before, {**before, "progress": PROGRESS})
+    wording = [{**item, "message": "0/4 nodes"} for item in before["conditions"]]
+    assert not is_urgent(before, {**before, "conditions": wording})
+    assert is_urgent(before, {**before, "phase": "Succeeded"})
+    turned = [{**item, "status": "False"} for item in before["conditions"]]
+    assert is_urgent(before, {**before, "conditions": turned})
+
+
+PODS = [
+    lambda now: pod(),
+    lambda now: running(),
+    lambda now: pod(BACKOFF),
+    lambda now: pod({"running": {}}, phase="Running", deleted=True),
+    lambda now: terminated(0, PREFLIGHT_PASSED, at=now),
+    lambda now: terminated(0, SUCCEEDED, at=now),
+    lambda now: terminated(1, trainer("TrainerError"), at=now),
+    lambda now: terminated(40, trainer("Preempted"), deleted=True, at=now),
+    lambda now: terminated(31, trainer("OutOfMemory"), at=now),
+    lambda now: terminated(137, reason="OOMKilled", at=now),
+    lambda now: terminated(0, "nonsense", at=now),
+    lambda now: pod(phase="Failed", status={"reason": "Evicted"}),
+]
+EVENTS = st.one_of(
+    st.tuples(st.just("pod"), st.integers(0, len(PODS) - 1)),
+    st.tuples(st.just("wait"), st.integers(1, 300)),
+    st.tuples(st.just("pod gone"), st.just(0)),
+    st.tuples(st.just("job gone"), st.just(0)),
+    st.tuples(st.just("operator dies"), st.just(0)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(EVENTS, max_size=25))
+def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_after_another(events: list[tuple[str, int]]) -> None:
+    world = World()
+    world.settle()
+    dies = False
+    for event, number in events:
+        newest = world.job_of("trainer") or world.job_of("preflight")
+        if event == "pod" and newest is not None:
+            ended = newest in world.pods and "terminated" in str(world.pods[newest])
+            if not ended:  # a container that has ended does not start again
+                world.pods[newest] = PODS[number](world.now)
+        elif event == "wait":
+            world.now += timedelta(seconds=number)
+        elif event == "pod gone" and newest is not None:
+            world.pods.pop(newest, None)
+        elif event == "job gone" and newest is not None:
+            world.jobs.pop(newest)
+        dies = event == "operator dies"
+        finished_before = is_finished(world.item)
+        created_before = len(world.created)
+        world.settle(dies=dies)
+        again = plan(world.observed(), world.now, SETTINGS)
+        assert again.create is None
+        assert again.delete == ()
+        assert again.status == world.item["status"]
+        check(world)
+        if finished_before:
+            assert len(world.created) == created_before, "a finished job is never run again"
+
+
+def check(world: World) -> None:
+    """What must hold at any time."""
+    status = world.item["status"]
+    attempts = status.get("attempts", [])
+    numbers = [attempt["number"] for attempt in attempts]
+    assert numbers == sorted(set(numbers))
+    assert all("finishedAt" in attempt for attempt in attempts[:-1]), "one attempt at a time"
+    trainers = [name for name in world.created if "-train-" in name]
+    assert trainers == [f"a-train-{number}" for number in range(1, len(trainers) + 1)], "no number twice, none left out"
+    if trainers:
+        assert world.condition("PreflightPassed") == ("True", "PreflightPassed")
+    alive = [name for name, item in world.pods.items() if "-train-" in name and "running" in str(item)]
+    assert len(alive) <= 1, "two trainers would write to the same place"
+    shown = {item["type"]: item["status"] for item in status["conditions"]}
+    assert shown["Ready"] == ("True" if shown.get("Succeeded") == "True" else "False" if "Stalled" in shown else "Unknown")
+    assert ("Reconciling" in shown) != (shown["Ready"] in ("True", "False"))
+    assert status["observedGeneration"] == 1

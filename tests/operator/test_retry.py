@@ -1,0 +1,76 @@
+"""Whether and when a failed attempt is repeated."""
+
+from datetime import timedelta
+
+import pytest
+
+from finetune_api.finetunejob import Retries
+from finetune_api.reasons import USER_ERRORS, Reason
+from finetune_operator.policies.history import KEEP, trim
+from finetune_operator.policies.retry import Ending, GiveUp, RetryAt, decide
+from tests.operator.worlds import NOW
+
+P, E, U = Reason.PREEMPTED, Reason.TRAINER_ERROR, Reason.DATASET_INVALID
+
+
+def endings(*reasons: Reason) -> list[Ending]:
+    return [Ending(number, reason, NOW) for number, reason in enumerate(reasons, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "reasons", "seconds"),
+    [
+        ("the first error waits for the first backoff", [E], 10),
+        ("the second one for twice as long", [E, E], 20),
+        ("a preemption is repeated at once", [P], 0),
+        ("a preemption after an error is repeated at once", [E, P], 0),
+        ("preemptions do not lengthen the backoff of errors", [P, P, P, E], 10),
+        ("an image that cannot be pulled is an error", [Reason.IMAGE_PULL_FAILED], 10),
+        ("a failed upload is an error", [Reason.UPLOAD_FAILED], 10),
+        ("host memory is an error", [Reason.HOST_OUT_OF_MEMORY], 10),
+    ],
+)
+def test_repeated(name: str, reasons: list[Reason], seconds: float) -> None:
+    assert decide(endings(*reasons), Retries(), 10) == RetryAt(NOW + timedelta(seconds=seconds)), name
+
+
+@pytest.mark.parametrize(
+    ("name", "reasons", "retries", "field"),
+    [
+        ("the third error is one too many", [E, E, E], Retries(), "onError"),
+        ("no retries at all", [E], Retries(on_error=0), "onError"),
+        ("preemptions do not spend the budget of errors", [P, E, P, E, E], Retries(), "onError"),
+        ("preemptions have a budget of their own", [P, E, P], Retries(on_preemption=1), "onPreemption"),
+        ("a user's error", [U], Retries(on_error=20), "same spec"),
+        ("a user's error after a preemption", [P, U], Retries(), "same spec"),
+    ],
+)
+def test_given_up(name: str, reasons: list[Reason], retries: Retries, field: str) -> None:
+    decision = decide(endings(*reasons), retries, 10)
+    assert isinstance(decision, GiveUp), name
+    assert field in decision.why
+
+
+@pytest.mark.parametrize("reason", sorted(USER_ERRORS))
+def test_user_errors_are_never_repeated(reason: Reason) -> None:
+    assert isinstance(decide(endings(reason), Retries(on_error=20), 10), GiveUp)
+
+
+def test_the_backoff_is_capped() -> None:
+    assert decide(endings(*[E] * 20), Retries(on_error=20), 10) == RetryAt(NOW + timedelta(seconds=600))
+
+
+def test_preemptions_that_left_the_history_still_count() -> None:
+    attempts = [{"number": number, "reason": "Preempted"} for number in range(1, 31)]
+    kept = trim(attempts)
+    assert len(kept) == KEEP
+    assert kept[-1] == attempts[-1]
+    left = [Ending(attempt["number"], Reason(attempt["reason"]), NOW) for attempt in kept]
+    assert isinstance(decide(left, Retries(on_preemption=29), 10), GiveUp)
+    assert isinstance(decide(left, Retries(on_preemption=30), 10), RetryAt)
+
+
+def test_the_history_keeps_errors_for_the_budget() -> None:
+    attempts = [{"number": 1, "reason": "TrainerError"}] + [{"number": n, "reason": "Preempted"} for n in range(2, 41)]
+    assert trim(attempts)[0] == attempts[0]
+    assert len(trim(attempts)) == KEEP

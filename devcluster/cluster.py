@@ -112,9 +112,14 @@ def status(name: str = "dev") -> dict[str, Any]:
         running = {
             process: processes.pid_of(settings.state_dir, process) for process in processes.names(settings.state_dir)
         }
-    problem = (
-        controlplane.api(settings).problem() if (settings.state_dir / "pki" / "complete").exists() else "never came up"
-    )
+    problem: str | None
+    if not (settings.state_dir / "pki" / "complete").exists():
+        problem = "it never came up"
+    elif settings.mode == "node" and running[node.HOLDER] is None:
+        # Without the link, the node's address could be somebody else's.
+        problem = "the node's namespaces are gone"
+    else:
+        problem = controlplane.api(settings).problem()
     return {
         "name": name,
         "mode": settings.mode,

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from devcluster import processes
+from devcluster import cgroups, processes
 from devcluster.binaries import locked, program
 from devcluster.errors import DevClusterError
 from devcluster.paths import cache_dir, state_root
@@ -29,7 +29,6 @@ from devcluster.settings import PORTS, Settings, load, new_tokens
 PROGRAMS = ("kubelet", "kube-proxy", "coredns", "registry", "pause")
 REGISTRY_PORT = 5000
 HOLDER = "node"
-CGROUPS = Path("/sys/fs/cgroup")
 
 # What is needed on PATH (or at a path), and the Debian package that has it.
 PACKAGES = {
@@ -123,7 +122,7 @@ def tear_down(state_dir: Path) -> bool:
     processes.stop(host_dir, HOLDER, gently=False)
     _await_gone(first)
     subprocess.run(["ip", "link", "delete", _link_name(state_dir)], capture_output=True, check=False)
-    _remove_cgroups(state_dir)
+    cgroups.remove(cgroups.name(state_dir))
     settings = load(state_dir.name)
     if settings is not None and settings.image_store:
         (Path(settings.image_store) / "owner").unlink(missing_ok=True)
@@ -161,11 +160,6 @@ def log_file(settings: Settings, process: str) -> Path:
 def registry_address(settings: Settings) -> str:
     """Return host:port of the node's image registry (plain HTTP)."""
     return f"{settings.address}:{REGISTRY_PORT}"
-
-
-def cgroup_name(state_dir: Path) -> str:
-    """Return the name of the control group below which all pods of the cluster are."""
-    return f"finetune-devcluster-{_short_hash(state_dir)}"
 
 
 def _holder() -> Daemon:
@@ -304,34 +298,9 @@ def _await_gone(first: int | None) -> None:
         time.sleep(0.02)
 
 
-def _remove_cgroups(state_dir: Path) -> None:
-    deadline = time.monotonic() + 10.0
-    tops = [
-        path
-        for path in (CGROUPS / cgroup_name(state_dir), *CGROUPS.glob(f"*/{cgroup_name(state_dir)}"))
-        if path.is_dir()
-    ]
-    for top in tops:
-        for directory, _, _ in os.walk(top, topdown=False):
-            while True:
-                try:
-                    Path(directory).rmdir()
-                    break
-                except FileNotFoundError:
-                    break
-                except OSError as busy:
-                    # The kernel needs a moment to take the last killed process out of its group.
-                    if time.monotonic() > deadline:
-                        raise DevClusterError(f"control group {directory} still has processes: {busy}") from busy
-                    time.sleep(0.05)
-
-
 def _link_name(state_dir: Path) -> str:
-    return f"ft{_short_hash(state_dir)}"
-
-
-def _short_hash(state_dir: Path) -> str:
-    return hashlib.sha256(str(state_dir).encode()).hexdigest()[:8]
+    # An interface's name has at most 15 characters.
+    return f"ft{hashlib.sha256(str(state_dir).encode()).hexdigest()[:8]}"
 
 
 def _host_dir(state_dir: Path) -> Path:

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from devcluster.node import REGISTRY_PORT, cgroup_name, registry_address
+from devcluster import cgroups
+from devcluster.node import REGISTRY_PORT, registry_address
 from devcluster.paths import cache_dir
 from devcluster.settings import Settings
 
@@ -45,7 +46,7 @@ def kubelet(settings: Settings) -> str:
             },
             "authorization": {"mode": "Webhook"},
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{cgroup_name(settings.state_dir)}",
+            "cgroupRoot": f"/{cgroups.name(settings.state_dir)}",
             "clusterDNS": [settings.address],
             "clusterDomain": "cluster.local",
             "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",

@@ -8,11 +8,11 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from devcluster import nodeconfig, processes
+from devcluster import cgroups, nodeconfig, processes
 from devcluster.api import http_problem
 from devcluster.binaries import program
 from devcluster.errors import DevClusterError
-from devcluster.node import CGROUPS, REGISTRY_PORT, cgroup_name
+from devcluster.node import REGISTRY_PORT
 from devcluster.processes import Daemon
 from devcluster.settings import Settings
 
@@ -32,9 +32,11 @@ NODE_SYSCTLS = {"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables"
 
 def prepare_namespace(settings: Settings) -> None:
     """Give the node its own /run and logs, its network settings and its control group. Once for each life of the namespaces."""
-    _make_cgroup(cgroup_name(settings.state_dir))
     if PREPARED.exists():
         return
+    # The kubelet waits for containers that it finds groups of, and those of an earlier life never come.
+    cgroups.remove(cgroups.name(settings.state_dir))
+    cgroups.make(cgroups.name(settings.state_dir))
     _run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])
     _run(["mount", "--make-rshared", "/"])
     # CNI keeps what it did for each pod here; it must end with the pods, and so with the namespaces.
@@ -148,26 +150,6 @@ def write_scratch_image(archive: Path, binary: Path, reference: str) -> None:
             part = tarfile.TarInfo(name)
             part.size = len(content_bytes)
             image.addfile(part, io.BytesIO(content_bytes))
-
-
-def _make_cgroup(name: str) -> None:
-    """Make the pods' control group in every hierarchy (cgroup v1) or in the only one (v2)."""
-    if (CGROUPS / "cgroup.controllers").exists():
-        (CGROUPS / name).mkdir(exist_ok=True)
-        enabled = (CGROUPS / "cgroup.subtree_control").read_text().split()
-        for controller in (CGROUPS / "cgroup.controllers").read_text().split():
-            if controller not in enabled:
-                (CGROUPS / "cgroup.subtree_control").write_text(f"+{controller}")
-        return
-    for hierarchy in CGROUPS.iterdir():
-        if hierarchy.is_symlink() or not (hierarchy / "cgroup.procs").exists():
-            continue
-        group = hierarchy / name
-        group.mkdir(exist_ok=True)
-        # A new cpuset has no processors and so refuses processes, until it is given its parent's.
-        for file in ("cpuset.cpus", "cpuset.mems"):
-            if (group / file).exists() and not (group / file).read_text().strip():
-                (group / file).write_text((hierarchy / file).read_text())
 
 
 def _ctr(*arguments: str) -> str:

@@ -45,6 +45,8 @@ class Reason(StrEnum):
     CONTAINER_NOT_FOUND = "ContainerNotFound"
     SERVED_NAME_TAKEN = "ServedNameTaken"
     FIELD_CONFLICT = "FieldConflict"
+    INJECTION_REFUSED = "InjectionRefused"
+    INJECTED = "AgentInjected"
     NO_PODS = "NoPods"
     ROLLING_OUT = "RollingOut"
     SERVING = "Serving"

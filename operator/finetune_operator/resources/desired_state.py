@@ -1,0 +1,55 @@
+"""The ConfigMap from which the agents of a Deployment's pods learn what to serve. Pure."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api import GROUP
+from finetune_api.messages import DESIRED_KEY, DesiredState
+from finetune_operator.adapter_nudges import DEPLOYMENT_ANNOTATION
+from finetune_operator.kube.kinds import FIELD_MANAGER, MANAGED_BY_LABEL, ROLE_LABEL
+from finetune_operator.resources.injection import DESIRED_ROLE, config_map_name
+
+STATE_ANNOTATION = f"{GROUP}/desired-state"
+"""On pods: digest of the newest desired state. Its change makes the kubelet refresh the pod's volumes at once."""
+
+
+def build_config_map(namespace: str, deployment: str, state: DesiredState) -> dict[str, Any]:
+    """The ConfigMap; equal states give equal bytes."""
+    return {
+        "metadata": {
+            "namespace": namespace,
+            "name": config_map_name(deployment),
+            "labels": {ROLE_LABEL: DESIRED_ROLE, MANAGED_BY_LABEL: FIELD_MANAGER},
+            "annotations": {DEPLOYMENT_ANNOTATION: deployment},
+        },
+        "data": {DESIRED_KEY: json.dumps(state.to_json(), indent=1, sort_keys=True) + "\n"},
+    }
+
+
+def read_config_map(config_map: dict[str, Any] | None) -> DesiredState:
+    """What the agents were told last; nothing, if there is no ConfigMap or somebody wrote something else into it."""
+    text = ((config_map or {}).get("data") or {}).get(DESIRED_KEY)
+    try:
+        return DesiredState.model_validate_json(text) if text else DesiredState()
+    except ValidationError:
+        return DesiredState()
+
+
+def is_written(config_map: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    """Whether the ConfigMap is there as it is wanted."""
+    if config_map is None or config_map.get("data") != wanted["data"]:
+        return False
+    meta = config_map["metadata"]
+    return all(
+        (meta.get(kind) or {}).get(key) == value
+        for kind in ("labels", "annotations")
+        for key, value in wanted["metadata"][kind].items()
+    )
+
+
+def state_digest(config_map: dict[str, Any]) -> str:
+    """The value of ``STATE_ANNOTATION`` for a ConfigMap."""
+    return hashlib.sha256(config_map["data"][DESIRED_KEY].encode()).hexdigest()[:16]

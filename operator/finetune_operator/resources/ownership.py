@@ -1,0 +1,36 @@
+"""Who owns a field of an API object, read from ``metadata.managedFields``. Pure."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+Path = tuple[str, ...]
+"""Steps of a path in the API server's notation: ``f:spec``, ``k:{"name":"vllm"}``."""
+
+
+def field(name: str) -> str:
+    """The step to a field."""
+    return f"f:{name}"
+
+
+def item(**keys: Any) -> str:
+    """The step to a list's item, by its keys."""
+    return "k:" + json.dumps(keys, separators=(",", ":"))
+
+
+def owners(resource: dict[str, Any], path: Iterable[str]) -> set[str]:
+    """The managers that own the field, or something below it."""
+    steps = tuple(path)
+    return {
+        str(entry.get("manager", ""))
+        for entry in resource["metadata"].get("managedFields") or []
+        if not entry.get("subresource") and _has(entry.get("fieldsV1") or {}, steps)
+    }
+
+
+def _has(tree: dict[str, Any], steps: Path) -> bool:
+    for step in steps:
+        if step not in tree:
+            return False
+        tree = tree[step]
+    return True

@@ -3,6 +3,7 @@
 A structural schema has no references, no nullable unions and no titles: what pydantic emits is inlined and stripped accordingly.
 """
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,11 @@ def _models(model: type[Model]) -> list[type[Model]]:
 
 def main() -> None:
     """Write both CRDs into the directory given, by default ``crds``."""
-    directory = Path(sys.argv[1] if len(sys.argv) > 1 else "crds")
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune_api.crd", description="Write both CustomResourceDefinitions."
+    )
+    parser.add_argument("directory", nargs="?", type=Path, default=Path("crds"), help="where to (default: crds)")
+    directory: Path = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)
     for resource in (finetunejob_crd(), adapterdeployment_crd()):
         (directory / f"{resource['spec']['names']['plural']}.yaml").write_text(to_yaml(resource))

@@ -13,7 +13,7 @@ Key = tuple[str, str, str]
 FIELD_MANAGER = "finetune-operator"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 JOB_LABEL = f"{GROUP}/finetunejob"
-"""On Jobs and pods of a FineTuneJob: its name."""
+"""On Jobs and pods of a FineTuneJob: as annotation its name, as label its name or, if that is too long for a label, a digest of it."""
 ROLE_LABEL = f"{GROUP}/role"
 """On every object that is watched beside our own kinds: preflight and trainer (Jobs, pods), agent (inference pods),
 injected (their Deployments) and desired-state (ConfigMaps)."""
@@ -83,6 +83,12 @@ def owner_reference(kind: Kind, item: Object) -> Object:
         "controller": True,
         "blockOwnerDeletion": True,
     }
+
+
+def finetune_job_of(item: Object) -> str | None:
+    """The name of the FineTuneJob that a Job or pod says it belongs to."""
+    name: str | None = item["metadata"].get("annotations", {}).get(JOB_LABEL)
+    return name
 
 
 def controller_uid(item: Object) -> str | None:

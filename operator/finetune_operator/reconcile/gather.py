@@ -11,6 +11,7 @@ from finetune_operator.kube.kinds import (
     controller_uid,
 )
 from finetune_operator.reconcile.model import Observed
+from finetune_operator.resources.names import short
 
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """On every pod of a Job, by the Job controller."""
@@ -39,7 +40,7 @@ def _pods(item: Object, jobs: dict[str, str], context: Context) -> dict[str, lis
     """The FineTuneJob's pods by the name of their Job. A pod may outlive its Job: it then stops, and until it has, nothing may take its place."""
     meta = item["metadata"]
     found: dict[str, list[Object]] = {}
-    for pod in context.store.labelled(POD, meta["namespace"], JOB_LABEL, meta["name"]):
+    for pod in context.store.labelled(POD, meta["namespace"], JOB_LABEL, short(meta["name"])):
         owner = controller_uid(pod)
         name = jobs.get(owner or "")
         if name is None and owner is not None and _is_younger(pod, item):

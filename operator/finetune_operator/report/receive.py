@@ -8,12 +8,12 @@ from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
     FINETUNE_JOB,
     JOB,
-    JOB_LABEL,
     POD,
     ROLE_LABEL,
     Key,
     Object,
     controller_uid,
+    finetune_job_of,
     key_of,
 )
 from finetune_operator.observe import changed, nudge
@@ -49,7 +49,7 @@ def trainer_of(pod: Object, context: Context) -> Key | None:
     labels = pod["metadata"].get("labels", {})
     if labels.get(ROLE_LABEL) != TRAINER:
         return None
-    item = context.store.get(FINETUNE_JOB, pod["metadata"]["namespace"], labels.get(JOB_LABEL, ""))
+    item = context.store.get(FINETUNE_JOB, pod["metadata"]["namespace"], finetune_job_of(pod) or "")
     jobs = context.store.owned(JOB, item["metadata"]["uid"]) if item else []
     if item is None or controller_uid(pod) not in [job["metadata"]["uid"] for job in jobs]:
         return None

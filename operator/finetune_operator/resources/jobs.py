@@ -16,7 +16,7 @@ from finetune_operator.kube.kinds import (
     owner_reference,
 )
 from finetune_operator.resources.mounts import volumes
-from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name
+from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name, short
 from finetune_operator.resources.security import container_security_context, pod_security_context
 from finetune_operator.settings import Settings
 
@@ -54,7 +54,7 @@ def trainer_job(item: Object, job: FineTuneJob, attempt: int, revision: str | No
     }
     built = _job(item, job, TRAINER, attempt, container, {name: value for name, value in pod.items() if value}, settings)
     if revision:
-        built["metadata"]["annotations"] = {REVISION_ANNOTATION: revision}
+        built["metadata"]["annotations"][REVISION_ANNOTATION] = revision
     return built
 
 
@@ -69,11 +69,12 @@ def _job(
 ) -> Object:
     labels = {
         MANAGED_BY_LABEL: FIELD_MANAGER,
-        JOB_LABEL: job.metadata.name,
+        JOB_LABEL: short(job.metadata.name),
         ROLE_LABEL: role,
         ATTEMPT_LABEL: str(attempt),
     }
     template = job.spec.pod_template
+    annotations = {JOB_LABEL: job.metadata.name}
     pod_volumes, mounts = volumes(job.spec)
     return {
         "apiVersion": "batch/v1",
@@ -82,6 +83,7 @@ def _job(
             "namespace": job.metadata.namespace,
             "name": job_name(job.metadata.name, role, attempt),
             "labels": labels,
+            "annotations": annotations,
             "ownerReferences": [owner_reference(FINETUNE_JOB, item)],
         },
         "spec": {
@@ -89,7 +91,7 @@ def _job(
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             "template": {
-                "metadata": {"labels": template.labels | labels, "annotations": template.annotations},
+                "metadata": {"labels": template.labels | labels, "annotations": template.annotations | annotations},
                 "spec": {
                     **pod,
                     "restartPolicy": "Never",

@@ -15,9 +15,13 @@ def job_name(parent: str, role: str, attempt: int) -> str:
 
 
 def fit(parent: str, suffix: str) -> str:
-    """``<parent>-<suffix>``; a parent that is too long is cut, and the digest of its whole name keeps it apart from others."""
-    name = f"{parent}-{suffix}"
-    if len(name) <= MAX_LENGTH:
+    """``<parent>-<suffix>``, the parent made short enough."""
+    return f"{short(parent, MAX_LENGTH - len(suffix) - 1)}-{suffix}"
+
+
+def short(name: str, length: int = MAX_LENGTH) -> str:
+    """The name; one that is too long is cut, and the digest of the whole keeps it apart from others."""
+    if len(name) <= length:
         return name
-    digest = hashlib.sha256(parent.encode()).hexdigest()[:8]
-    return f"{parent[: MAX_LENGTH - len(suffix) - len(digest) - 2].rstrip('.-')}-{digest}-{suffix}"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: length - len(digest) - 1].rstrip('.-')}-{digest}"

@@ -1,0 +1,46 @@
+"""Fixtures of the trainer's tests: a tiny Llama with a real tokenizer, a real S3 service, and jobs over both."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from devcluster.model import tiny_llama
+from finetune_trainer.train import library_environment
+from tests.s3 import S3Server, running_s3
+from tests.trainer.jobs import Workbench
+
+# before any test imports torch; the same number for each run, because sums depend on it in their last bits
+os.environ.update(library_environment({"OMP_NUM_THREADS": "1"}))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 service."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def base_model() -> Path:
+    """The directory of a tiny random Llama with SmolLM2's tokenizer."""
+    return tiny_llama()
+
+
+@pytest.fixture
+def workbench(s3_server: S3Server, base_model: Path, tmp_path: Path) -> Callable[[], Workbench]:
+    """Makes jobs with a bucket of their own."""
+
+    def make() -> Workbench:
+        bucket = s3_server.create_bucket(f"test-{uuid.uuid4().hex[:12]}")
+        return Workbench(s3_server, bucket, base_model, tmp_path / bucket)
+
+    return make
+
+
+@pytest.fixture
+def bench(workbench: Callable[[], Workbench]) -> Workbench:
+    """One of them."""
+    return workbench()

@@ -1,0 +1,58 @@
+"""``python -m finetune_trainer preflight|train``: the only place that reads the environment. Heavy imports come after the checks."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+
+from finetune_trainer import logs
+
+ENVIRONMENT = """\
+environment:
+  FINETUNE_JOB              the FineTuneJob (metadata and spec) as JSON; required
+  FINETUNE_ATTEMPT          number of this attempt, from 1
+  FINETUNE_MODEL_REVISION   commit of an hf:// model, as the preflight resolved it
+  FINETUNE_REPORT_URL       where progress is reported; unset: nowhere
+  FINETUNE_MOUNTS           directory with secrets/, configmaps/ and claims/ (/etc/finetune)
+  FINETUNE_SCRATCH          directory for downloads and checkpoints (/tmp/finetune)
+  FINETUNE_TERMINATION_LOG  file for the result as JSON (/dev/termination-log)
+  HF_ENDPOINT               address of the model hub
+"""
+
+
+def main(arguments: list[str], environment: Mapping[str, str]) -> int:
+    """Run a subcommand and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune_trainer",
+        description="Check, or train, the FineTuneJob in the environment.",
+        epilog=ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "command",
+        choices=["preflight", "train"],
+        help="preflight: check everything without a GPU; train: make the adapter",
+    )
+    command = parser.parse_args(arguments).command
+    logs.configure()
+    return _command(command)(environment)
+
+
+def _command(name: str) -> Callable[[Mapping[str, str]], int]:
+    if name == "preflight":
+        from finetune_trainer.preflight import main as preflight
+
+        return preflight
+    from finetune_trainer.train import main as train
+
+    return train
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:], os.environ)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # a thread that is still waiting for a service that is away must not hold up the end
+    os._exit(code)

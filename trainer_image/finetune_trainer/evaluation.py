@@ -1,0 +1,49 @@
+"""How likely a model finds given tokens: held-out loss, log-probabilities and logits, each sequence by itself and in float32."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from finetune_trainer.data import Example
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Without dropout and gradients, and as before afterwards. No random number is drawn, so that training goes on as if nothing had been."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def mean_loss(model: Any, examples: Sequence[Example]) -> float:
+    """Mean negative log-likelihood, in nats per learned token, over all tokens of all examples."""
+    total, count = 0.0, 0
+    with evaluating(model):
+        for example in examples:
+            logits = model(input_ids=_ids(model, example.input_ids)).logits[0, :-1].float()
+            labels = torch.tensor(example.labels[1:], device=logits.device)
+            total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            count += example.learned
+    return total / max(count, 1)
+
+
+def logits_of(model: Any, token_ids: list[int]) -> torch.Tensor:
+    """Logits after each token, in float32 on the CPU: shape (length, vocabulary)."""
+    with evaluating(model):
+        return model(input_ids=_ids(model, token_ids)).logits[0].float().cpu()  # type: ignore[no-any-return]
+
+
+def logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
+    """Log-probability of token i+1 after the tokens 0..i: one entry fewer than ``token_ids``."""
+    following = torch.tensor(token_ids[1:]).unsqueeze(-1)
+    return [float(value) for value in torch.log_softmax(logits[:-1], dim=-1).gather(-1, following).squeeze(-1)]
+
+
+def _ids(model: Any, token_ids: list[int]) -> torch.Tensor:
+    return torch.tensor([token_ids], device=model.device)

@@ -1,0 +1,67 @@
+"""What ends an attempt: a reason and a sentence, and how other libraries' exceptions are told apart. Knows no torch."""
+
+import errno
+import traceback
+
+from finetune_api.reasons import Reason
+from finetune_artifacts.errors import ArtifactError
+
+
+class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attempt that failed
+    """The attempt, or the preflight, ends for this reason. ``field`` is the spec's field to look at, if there is one."""
+
+    def __init__(self, reason: Reason, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.field = field
+
+
+class Preempted(BaseException):
+    """The pod was asked to stop. No Exception, so that no library's handler swallows it."""
+
+
+def classify(error: BaseException) -> tuple[Reason, str]:
+    """The reason and the sentence for whatever was raised."""
+    match error:
+        case Preempted():
+            return Reason.PREEMPTED, str(error) or "the pod was asked to stop"
+        case Failure():
+            return error.reason, f"{error.field}: {error.message}" if error.field else error.message
+        case ArtifactError():
+            return error.reason, error.message
+        case MemoryError():
+            return (
+                Reason.HOST_OUT_OF_MEMORY,
+                "the trainer container ran out of memory: raise spec.resources.limits.memory",
+            )
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
+            return (
+                Reason.TRAINER_ERROR,
+                f"there is no space left for {error.filename or 'a file'} ({error.strerror}): give the pod more ephemeral storage",
+            )
+    name, text = type(error).__name__, str(error)
+    if name == "OutOfMemoryError" or "CUDA out of memory" in text:
+        return Reason.OUT_OF_MEMORY, (
+            f"the GPU has too little memory: {_first_line(text)} Lower spec.training.perDeviceBatchSize (and raise gradientAccumulationSteps) or "
+            "maxLength, set gradientCheckpointing, or use method qlora"
+        )
+    if "DefaultCPUAllocator" in text or "can't allocate memory" in text.lower():
+        return Reason.HOST_OUT_OF_MEMORY, "the trainer container ran out of memory: raise spec.resources.limits.memory"
+    if name == "SafetensorError":
+        return (
+            Reason.MODEL_UNSUPPORTED,
+            f"a weights file of the model cannot be read ({_first_line(text)}): it is damaged, upload it again",
+        )
+    return Reason.TRAINER_ERROR, last_line(error)
+
+
+def last_line(error: BaseException) -> str:
+    """The end of the traceback: what was raised, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {_first_line(str(error))}{where}"
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:600]

@@ -1,0 +1,162 @@
+"""What happens beside the training loop: progress, held-out loss, divergence, checkpoints on their way to S3, and the request to stop."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from finetune_api.finetunejob import Progress
+from finetune_api.reasons import Reason
+from finetune_trainer import model as models
+from finetune_trainer.failures import Failure
+from finetune_trainer.interruption import Interruption
+from finetune_trainer.logs import log
+from finetune_trainer.progress import Reporter
+from finetune_trainer.run import Run
+from finetune_trainer.settings import now
+from finetune_trainer.uploads import CheckpointUploader
+
+
+@dataclass
+class Pace:
+    """How fast this attempt is: where it began, and what it last saw."""
+
+    started: float
+    first_step: int
+    logged: float
+    tokens: float = 0.0
+    tokens_per_second: float | None = None
+
+
+class Hooks(TrainerCallback):
+    """One callback of transformers' Trainer. ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set."""
+
+    def __init__(
+        self,
+        run: Run,
+        reporter: Reporter,
+        uploader: CheckpointUploader,
+        interruption: Interruption,
+        evaluate_every: int | None,
+        held_out_loss: Callable[[], float],
+        beside_checkpoint: dict[str, bytes],
+    ) -> None:
+        self._run, self._reporter, self._uploader, self._interruption = run, reporter, uploader, interruption
+        self._evaluate_every, self._held_out_loss, self._beside = evaluate_every, held_out_loss, beside_checkpoint
+        self._pace = Pace(time.monotonic(), 0, time.monotonic())
+        self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._pace = Pace(time.monotonic(), state.global_step, time.monotonic())
+        self._tell(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._uploader.check()
+        if self._evaluate_every and state.global_step % self._evaluate_every == 0:
+            loss = self._held_out_loss()
+            self._last["eval_loss"] = loss
+            state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "eval_loss": loss})
+            log.info("step %d: held-out loss %.4f", state.global_step, loss)
+        self._tell(state)
+        if state.global_step >= state.max_steps:
+            control.should_log = control.should_save = True
+        if self._interruption.requested:
+            log.info("asked to stop: saving a checkpoint of step %d", state.global_step)
+            control.should_log = control.should_save = control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        refuse_divergence(state.global_step, logs["loss"], logs.get("grad_norm"))
+        moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
+        if moment > self._pace.logged:
+            self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
+        self._pace.logged, self._pace.tokens = moment, tokens
+        self._last["loss"], self._last["learning_rate"] = logs["loss"], logs.get("learning_rate")
+        self._tell(state)
+        progress = self._run.progress
+        if progress:
+            log.info(
+                "step %d of %d (%d %%): loss %.4f, %.0f tokens/s, %s left",
+                progress.step,
+                progress.total_steps,
+                progress.percent,
+                logs["loss"],
+                progress.tokens_per_second or 0.0,
+                duration(progress.eta_seconds or 0),
+            )
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        refuse_infinite(model, state.global_step)
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        self._uploader.submit(
+            state.global_step, state.max_steps, checkpoint, self._beside, urgent=self._interruption.requested
+        )
+
+    def _tell(self, state: TrainerState) -> None:
+        done, pace = state.global_step - self._pace.first_step, self._pace
+        each = (time.monotonic() - pace.started) / done if done else None
+        self._run.progress = Progress(
+            step=state.global_step,
+            total_steps=state.max_steps,
+            percent=100 * state.global_step // max(state.max_steps, 1),
+            epoch=round(state.epoch, 3) if state.epoch is not None else None,
+            loss=_rounded(self._last["loss"]),
+            eval_loss=_rounded(self._last["eval_loss"]),
+            learning_rate=self._last["learning_rate"],
+            tokens_per_second=round(pace.tokens_per_second, 1) if pace.tokens_per_second is not None else None,
+            eta_seconds=round((state.max_steps - state.global_step) * each) if each is not None else None,
+            gpu_memory_peak_bytes=torch.cuda.max_memory_allocated() if models.has_gpu() else None,
+            updated_at=now(),
+        )
+        if report := self._run.report():
+            self._reporter.report(report)
+
+
+def refuse_divergence(step: int, loss: float, grad_norm: float | None) -> None:
+    """Raise Failure(LOSS_DIVERGED) for a loss or a gradient that is no finite number."""
+    if math.isfinite(loss) and (grad_norm is None or math.isfinite(grad_norm)):
+        return
+    raise Failure(
+        Reason.LOSS_DIVERGED,
+        f"at step {step} the loss was {loss} and the gradient norm {grad_norm}: lower it (or raise warmupRatio), and look for extreme rows in the data; the "
+        "checkpoints before this step are kept",
+        "spec.training.learningRate",
+    )
+
+
+def refuse_infinite(model: Any, step: int) -> None:
+    """Raise Failure(LOSS_DIVERGED) if a trained weight is no finite number: such a checkpoint must not replace a good one."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not torch.isfinite(weight).all():
+            raise Failure(
+                Reason.LOSS_DIVERGED, f"at step {step} {name} is not finite: lower it", "spec.training.learningRate"
+            )
+
+
+def _rounded(value: float | None) -> float | None:
+    return round(value, 5) if value is not None and math.isfinite(value) else None
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

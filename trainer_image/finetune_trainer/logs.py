@@ -1,0 +1,42 @@
+"""The log that people read with kubectl logs: one plain line for each event, with the seconds since the start."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_START = time.monotonic()
+log = logging.getLogger("finetune_trainer")
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        line = f"{elapsed():8.1f}s  {level}{record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def elapsed() -> float:
+    """Seconds since this process began to work."""
+    return time.monotonic() - _START
+
+
+def configure() -> None:
+    """Send our lines, and other libraries' warnings, to standard output."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Formatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("finetune_trainer", "finetune_artifacts"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Log the beginning of a phase, and how long it took."""
+    log.info("%s …", name)
+    start = time.monotonic()
+    yield
+    log.info("%s: done in %.1f s", name, time.monotonic() - start)

@@ -1,0 +1,76 @@
+"""Tells the operator how far the training is, from a thread of its own: it never holds up the training, and never fails it."""
+
+import logging
+import threading
+from pathlib import Path
+
+import httpx
+
+from finetune_api.messages import PROGRESS_PATH, ProgressReport
+
+log = logging.getLogger(__name__)
+INTERVAL_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Reporter:
+    """Sends the newest report at most once a second; what is overtaken meanwhile is not sent."""
+
+    def __init__(self, url: str | None, token_file: Path) -> None:
+        self._url = f"{url.rstrip('/')}{PROGRESS_PATH}" if url else None
+        self._token_file = token_file
+        self._latest: ProgressReport | None = None
+        self._changed = threading.Event()
+        self._closing = threading.Event()
+        self._failures = 0
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        if self._url:
+            self._thread.start()
+
+    def report(self, report: ProgressReport) -> None:
+        """Take note of the newest state; returns at once."""
+        self._latest = report
+        self._changed.set()
+
+    def close(self) -> None:
+        """Send what is left, if the operator answers within two seconds."""
+        self._closing.set()
+        self._changed.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2)
+
+    def _run(self) -> None:
+        with httpx.Client(timeout=5, trust_env=False) as client:
+            while True:
+                self._changed.wait()
+                closing = self._closing.is_set()
+                self._changed.clear()
+                if report := self._latest:
+                    self._latest = None
+                    self._send(client, report)
+                if closing:
+                    return
+                self._closing.wait(min(INTERVAL_SECONDS * 2**self._failures, LONGEST_PAUSE_SECONDS))
+
+    def _send(self, client: httpx.Client, report: ProgressReport) -> None:
+        try:
+            token = self._token_file.read_text(
+                encoding="utf-8"
+            ).strip()  # the kubelet renews it, so it is read each time
+            headers = {"Authorization": f"Bearer {token}"}
+            client.post(str(self._url), json=report.to_json(), headers=headers).raise_for_status()
+        except (httpx.HTTPError, OSError) as error:
+            if self._failures == 0:
+                log.warning("progress could not be reported (%s); training goes on", _what(error))
+            self._failures += 1
+            if self._latest is None:
+                self._latest = report
+                self._changed.set()
+        else:
+            self._failures = 0
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"the operator answered {error.response.status_code}"
+    return type(error).__name__

@@ -1,0 +1,454 @@
+"""The training itself, from the top down: data, model, adapter, loop, verification, upload. Everything that imports torch begins here."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets  # type: ignore[import-untyped]
+import torch
+import transformers
+from transformers import PrinterCallback, set_seed
+from trl.data_utils import pack_dataset
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from finetune_api.finetunejob import CheckpointStatus, Training
+from finetune_api.manifest import AdapterManifest, CheckpointManifest
+from finetune_api.messages import TrainerResult
+from finetune_api.reasons import Reason
+from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
+from finetune_artifacts.store import Store
+from finetune_artifacts.upload import put_manifest, upload_directory
+from finetune_trainer import data as dataset
+from finetune_trainer import model as models
+from finetune_trainer import verification
+from finetune_trainer.basemodel import canonical_name
+from finetune_trainer.evaluation import mean_loss
+from finetune_trainer.failures import Failure, Preempted
+from finetune_trainer.hooks import Hooks
+from finetune_trainer.interruption import Interruption
+from finetune_trainer.logs import log, phase
+from finetune_trainer.progress import Reporter
+from finetune_trainer.run import Run
+from finetune_trainer.settings import Settings, now
+from finetune_trainer.sources import Inputs
+from finetune_trainer.uploads import CheckpointUploader
+
+SURROUNDINGS = "surroundings.json"
+"""Beside a checkpoint: what can change the last bits of a resumed run without being a setting of the job."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the whole attempt has in hand."""
+
+    settings: Settings
+    inputs: Inputs
+    output: Store
+    run: Run
+    interruption: Interruption
+    reporter: Reporter
+
+    @property
+    def scratch(self) -> Path:
+        """Directory for the files of this attempt."""
+        return self.settings.scratch / "run"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What follows from settings, data and machine before the first step."""
+
+    precision: str
+    total_steps: int
+    warmup_steps: int
+    save_every: int
+    log_every: int
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A checkpoint on the local disk to go on from."""
+
+    step: int
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Made:
+    """A trained adapter, saved in ``directory``, and what has to be known of it once the model that it was trained on is gone."""
+
+    directory: Path
+    trained: verification.Trained
+    serving_dtype: torch.dtype
+    target_modules: list[str]
+    trainable_parameters: int
+    base_digest: str
+
+
+def follow(session: Session) -> TrainerResult:
+    """Train, verify and publish. Raises what ends it early."""
+    spec = session.settings.job.spec
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    quiet_libraries()
+    with phase("preparing the data"):
+        tokenizer = models.load_tokenizer(session.inputs.model)
+        examples = dataset.prepare(
+            spec.dataset,
+            session.inputs,
+            tokenizer,
+            spec.training.max_length,
+            spec.training.seed,
+            spec.evaluation.max_rows,
+        )
+        session.run.warnings += examples.warnings
+    made = make_adapter(session, tokenizer, examples)
+    models.release()
+    with phase("verifying the adapter on a fresh base"):
+        verified = verification.verify(
+            session.inputs.model, made.directory, made.trained, examples.held_out, made.serving_dtype
+        )
+        verification.write_golden(verified.golden, made.directory)
+        session.run.evaluation = verified.evaluation
+        session.run.warnings += verified.warnings
+    with phase("uploading the adapter"):
+        return publish(session, made, verified)
+
+
+def quiet_libraries() -> None:
+    """Progress bars and other libraries' deprecations are no use in a pod's log."""
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.simplefilter("ignore", FutureWarning)
+
+
+def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> Made:
+    """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
+    settings = session.settings
+    sequences = to_dataset(examples, settings.job.spec.training)
+    plan = make_plan(settings, len(sequences))
+    with phase("loading the model"):
+        model = load_model(session, plan)
+        digest = models.base_digest(model)
+    describe(settings, plan, model)
+    mark = fingerprint(session, examples, digest)
+    with phase("looking for a checkpoint"):
+        resume = find_checkpoint(session, mark)
+    train(session, plan, model, tokenizer, sequences, examples, mark, resume)
+    with phase("saving the adapter"):
+        if models.base_digest(model) != digest:
+            raise Failure(
+                Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
+            )
+        return save_adapter(session, plan, model, examples, digest)
+
+
+def make_plan(settings: Settings, sequences: int) -> Plan:
+    """Steps and intervals. A step is one update of the adapter: accumulation × batch sequences."""
+    spec, training = settings.job.spec, settings.job.spec.training
+    if training.optimizer == "paged_adamw_8bit" and not models.has_gpu():
+        raise Failure(
+            Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose adamw_torch", "spec.training.optimizer"
+        )
+    batches = math.ceil(sequences / training.per_device_batch_size)
+    per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
+    total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
+    return Plan(
+        precision=models.precision_of(training),
+        total_steps=total,
+        warmup_steps=math.ceil(training.warmup_ratio * total),
+        save_every=spec.checkpoint.every_steps or min(max(total // 10, 1), 500),
+        log_every=max(1, min(total // 100, 50)),
+    )
+
+
+def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Dataset:
+    """The training sequences as TRL takes them, several in one row where packing is on."""
+    rows = datasets.Dataset.from_dict(
+        {"input_ids": [e.input_ids for e in examples.train], "labels": [e.labels for e in examples.train]}
+    )
+    if not training.packing:
+        return rows
+    packed = pack_dataset(rows, training.max_length, "bfd")
+    log.info("packed %d sequences into %d rows", len(rows), len(packed))
+    return packed
+
+
+def load_model(session: Session, plan: Plan) -> Any:
+    """The base with a fresh adapter. The seed is set first: the adapter begins with random numbers."""
+    spec, inputs = session.settings.job.spec, session.inputs
+    set_seed(spec.training.seed)
+    base = models.load_base(
+        inputs.model, models.DTYPES[plan.precision], models.quantization_of(spec.method, plan.precision)
+    )
+    return models.add_adapter(base, spec.method, canonical_name(session.settings), inputs.model_commit)
+
+
+def describe(settings: Settings, plan: Plan, model: Any) -> None:
+    """Say what is about to happen."""
+    training = settings.job.spec.training
+    log.info(
+        "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, %s on %s",
+        f"{models.trainable(model):,}",
+        plan.total_steps,
+        training.per_device_batch_size,
+        training.gradient_accumulation_steps,
+        training.max_length,
+        plan.precision,
+        device_name(),
+    )
+
+
+def device_name() -> str:
+    """The device for people."""
+    return torch.cuda.get_device_name(0) if models.has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
+
+
+def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
+    """sha256 of all that decides the next step. A checkpoint with another one belongs to another run."""
+    spec = session.settings.job.spec
+    decisive = {
+        "model": [canonical_name(session.settings), session.inputs.model_commit, base],
+        "dataset": spec.dataset.model_dump(mode="json", include={"format", "columns", "validation", "max_samples"}),
+        "digests": examples.digests,
+        "objective": spec.objective,
+        "method": spec.method.to_json(),
+        "training": spec.training.to_json(),
+    }
+    return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
+
+
+def surroundings() -> dict[str, str]:
+    """What else the last bits of a result hang on."""
+    return {"device": device_name(), "threads": str(torch.get_num_threads()), **versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that make the adapter."""
+    names = ("accelerate", "bitsandbytes", "finetune-operator", "peft", "tokenizers", "torch", "transformers", "trl")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def find_checkpoint(session: Session, mark: str) -> Resume | None:
+    """The newest whole checkpoint of this very run, fetched. Those that are newer, torn or of other settings are removed."""
+    settings, output, run = session.settings, session.output, session.run
+    directory = session.scratch / "resume"
+    manifest = newest_checkpoint(output, settings.checkpoints, mark, directory)
+    step = manifest.step if manifest else -1
+    for stored in list_checkpoints(output, settings.checkpoints):
+        if stored.step > step:
+            log.warning("removing %s, which cannot be continued from", stored.uri)
+            delete_checkpoint(output, stored)
+    if manifest is None:
+        log.info("no checkpoint to continue from: starting at step 0")
+        return None
+    log.info("continuing from step %d of %d", manifest.step, manifest.total_steps)
+    run.resumed_from_step = manifest.step
+    run.checkpoint = status_of(settings, manifest)
+    note_changed_surroundings(directory, run)
+    return Resume(manifest.step, directory)
+
+
+def status_of(settings: Settings, manifest: CheckpointManifest) -> CheckpointStatus:
+    """``FineTuneJob.status.checkpoint`` for a checkpoint that was found."""
+    return CheckpointStatus(
+        uri=str(checkpoint_uri(settings.checkpoints, manifest.step)), step=manifest.step, saved_at=manifest.created_at
+    )
+
+
+def note_changed_surroundings(directory: Path, run: Run) -> None:
+    """Warn where this attempt runs on something else than the last one: the result then differs in its last bits."""
+    path = directory / SURROUNDINGS
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    changed = [
+        f"{name} {before[name]} → {value}" for name, value in surroundings().items() if before.get(name, value) != value
+    ]
+    if changed:
+        run.warnings.append(f"resumed on other surroundings, so the last bits may differ: {', '.join(changed)}")
+
+
+def train(
+    session: Session,
+    plan: Plan,
+    model: Any,
+    tokenizer: Any,
+    sequences: datasets.Dataset,
+    examples: dataset.Examples,
+    mark: str,
+    resume: Resume | None,
+) -> None:
+    """Run the loop to its last step, or to where the pod is asked to stop. Raises Preempted, Failure and ArtifactError."""
+    settings, run = session.settings, session.run
+    spec = settings.job.spec
+
+    def saved(checkpoint: CheckpointStatus) -> None:
+        run.checkpoint = checkpoint
+        if report := run.report():
+            session.reporter.report(report)
+
+    uploads = session.scratch / "uploads"
+    uploader = CheckpointUploader(
+        session.output, settings.checkpoints, settings.origin, mark, spec.checkpoint.keep, uploads, saved
+    )
+    beside = {SURROUNDINGS: json.dumps(surroundings()).encode()}
+    held_out_loss = partial(mean_loss, model, examples.held_out)
+    hooks = Hooks(
+        run, session.reporter, uploader, session.interruption, spec.evaluation.every_steps, held_out_loss, beside
+    )
+    trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
+    try:
+        with session.interruption.deferred(), phase("training"):
+            loop(trainer, plan, resume)
+            wait_for_uploads(session, uploader, finished=trainer.state.global_step >= plan.total_steps)
+    finally:
+        uploader.close()
+    write_metrics(trainer.state.log_history, session.scratch / "metrics.jsonl")
+
+
+def loop(trainer: SFTTrainer, plan: Plan, resume: Resume | None) -> None:
+    """The loop of transformers' Trainer; one that was interrupted after its last step has nothing left to do."""
+    if resume and resume.step >= plan.total_steps:
+        trainer._load_from_checkpoint(str(resume.directory))
+        trainer.state.global_step = resume.step
+        trainer.state.log_history = json.loads((resume.directory / "trainer_state.json").read_text(encoding="utf-8"))[
+            "log_history"
+        ]
+        return
+    trainer.train(resume_from_checkpoint=str(resume.directory) if resume else None)
+
+
+def wait_for_uploads(session: Session, uploader: CheckpointUploader, *, finished: bool) -> None:
+    """Wait for the last checkpoint's upload; within the grace period, if the pod is to stop. Raises Preempted then."""
+    interruption = session.interruption
+    while not interruption.requested and not uploader.wait(seconds=1):
+        pass
+    if interruption.requested:
+        uploaded = uploader.wait(seconds=interruption.seconds_left())
+        step = session.run.progress.step if session.run.progress else 0
+        how = "is saved" if uploaded else "could not be uploaded within the grace period"
+        raise Preempted(f"the pod was asked to stop; the checkpoint of step {step} {how}")
+    if not finished:
+        raise Failure(Reason.TRAINER_ERROR, "the training loop ended before its last step")
+
+
+def make_trainer(
+    session: Session, plan: Plan, model: Any, tokenizer: Any, sequences: datasets.Dataset, hooks: Hooks
+) -> SFTTrainer:
+    """TRL's trainer over our sequences, with nothing of its own on the screen or the network."""
+    training = session.settings.job.spec.training
+    arguments = SFTConfig(
+        output_dir=str(session.scratch),
+        per_device_train_batch_size=training.per_device_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        max_steps=plan.total_steps,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=plan.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim=training.optimizer,
+        seed=training.seed,
+        data_seed=training.seed,
+        bf16=plan.precision == "bf16",
+        fp16=plan.precision == "fp16",
+        use_cpu=not models.has_gpu(),
+        gradient_checkpointing=training.gradient_checkpointing,
+        max_length=training.max_length,
+        packing=training.packing,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=models.has_gpu(),
+        logging_steps=plan.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=plan.save_every,
+        save_total_limit=1,
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = SFTTrainer(
+        model=model, args=arguments, train_dataset=sequences, processing_class=tokenizer, callbacks=[hooks]
+    )
+    trainer.remove_callback(PrinterCallback)
+    models.to_float32(trainer.model)
+    return trainer
+
+
+def write_metrics(history: list[dict[str, Any]], path: Path) -> None:
+    """All that was logged, over all attempts, one JSON object a line."""
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+
+
+def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Examples, digest: str) -> Made:
+    """Save the adapter under its base's canonical name, see that the file holds what was trained, and ask the model for its answers."""
+    directory = session.scratch / "adapter"
+    model.save_pretrained(str(directory), safe_serialization=True)
+    (directory / "README.md").unlink(missing_ok=True)
+    write_canonical_config(
+        directory / "adapter_config.json", canonical_name(session.settings), session.inputs.model_commit
+    )
+    verification.check_saved(model, directory)
+    shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
+    quantised = models.quantization_of(session.settings.job.spec.method, plan.precision) is not None
+    serving = models.serving_dtype(model)
+    exact = serving == models.DTYPES[plan.precision] and not quantised and not models.has_gpu()
+    return Made(
+        directory=directory,
+        trained=verification.ask_trained(model, examples.held_out, exact=exact),
+        serving_dtype=serving,
+        target_modules=models.adapted_suffixes(model),
+        trainable_parameters=models.trainable(model),
+        base_digest=digest,
+    )
+
+
+def write_canonical_config(path: Path, base: str, revision: str | None) -> None:
+    """Name the base as the user knows it, not by the local path that it was loaded from; and list modules in one order always."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": base, "revision": revision}
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
+    """Upload the adapter, its manifest last. Raises ArtifactError."""
+    settings, run = session.settings, session.run
+    config = settings.job.spec.method.config
+    manifest = AdapterManifest(
+        job=settings.origin,
+        created_at=now(),
+        base_model=canonical_name(settings),
+        base_revision=session.inputs.model_commit,
+        peft_type="LORA",
+        rank=config.rank,
+        alpha=config.alpha,
+        target_modules=made.target_modules,
+        trainable_parameters=made.trainable_parameters,
+        servable_by=["vllm"],
+        base_weights_sha256=made.base_digest,
+        verification=verified.measured,
+        evaluation=verified.evaluation,
+        versions=versions(),
+        files=upload_directory(session.output, settings.adapter, made.directory),
+    )
+    digest = put_manifest(session.output, settings.adapter, manifest)
+    log.info("adapter %s (%s)", settings.adapter, digest)
+    return TrainerResult(
+        reason="Succeeded",
+        message=f"the adapter is in {settings.adapter}",
+        resumed_from_step=run.resumed_from_step,
+        checkpoint=run.checkpoint,
+        evaluation=verified.evaluation,
+        adapter=manifest.status(str(settings.adapter), digest),
+        progress=run.progress,
+        warnings=run.warnings,
+    )

@@ -1,0 +1,38 @@
+"""What an attempt has achieved so far: filled while it runs, and made into its result however it ends."""
+
+from dataclasses import dataclass, field
+
+from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress
+from finetune_api.messages import ProgressReport, TrainerResult
+from finetune_api.reasons import Reason
+
+
+@dataclass
+class Run:
+    """The state of one attempt that status and log speak of."""
+
+    progress: Progress | None = None
+    checkpoint: CheckpointStatus | None = None
+    resumed_from_step: int | None = None
+    evaluation: EvaluationStatus | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def result(self, reason: Reason, message: str) -> TrainerResult:
+        """The result of an attempt that ended before its adapter was finished."""
+        return TrainerResult(
+            reason=reason,
+            message=message,
+            resumed_from_step=self.resumed_from_step,
+            checkpoint=self.checkpoint,
+            evaluation=self.evaluation,
+            progress=self.progress,
+            warnings=self.warnings,
+        )
+
+    def report(self) -> ProgressReport | None:
+        """What the operator is told now and then; None before the first step."""
+        if self.progress is None:
+            return None
+        return ProgressReport(
+            progress=self.progress, checkpoint=self.checkpoint, resumed_from_step=self.resumed_from_step
+        )

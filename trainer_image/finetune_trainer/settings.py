@@ -1,0 +1,111 @@
+"""What the operator put into the pod, as one value: the job, and where its Secrets, files and messages are."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_api.base import SecretRef
+from finetune_api.finetunejob import FineTuneJob, S3Location
+from finetune_api.manifest import Origin
+from finetune_api.messages import TOKEN_FILE, Problem
+from finetune_api.uris import S3Uri
+from finetune_api.validation import problems
+from finetune_artifacts.errors import Purpose
+from finetune_artifacts.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One attempt at one job. Directories: ``mounts`` has secrets/, configmaps/ and claims/; ``scratch`` is ours to fill."""
+
+    job: FineTuneJob
+    attempt: int = 1
+    model_revision: str | None = None
+    report_url: str | None = None
+    hub_endpoint: str | None = None
+    mounts: Path = Path("/etc/finetune")
+    scratch: Path = Path("/tmp/finetune")  # noqa: S108 -- the pod's emptyDir, which nobody else writes to
+    token_file: Path = Path(TOKEN_FILE)
+    termination_log: Path = Path("/dev/termination-log")
+
+    @property
+    def origin(self) -> Origin:
+        """The job as manifests name it."""
+        meta = self.job.metadata
+        return Origin(namespace=meta.namespace, name=meta.name, uid=meta.uid)
+
+    @property
+    def output(self) -> S3Uri:
+        """The prefix of everything that this job writes."""
+        return S3Uri(self.job.spec.output.s3.bucket, self.job.prefix)
+
+    @property
+    def adapter(self) -> S3Uri:
+        """Where the finished adapter goes."""
+        return self.output.child("adapter")
+
+    @property
+    def checkpoints(self) -> S3Uri:
+        """Where checkpoints go."""
+        return self.output.child("checkpoints")
+
+    def secret(self, reference: SecretRef | None) -> Path | None:
+        """The directory of a Secret's keys."""
+        return self.mounts / "secrets" / reference.name if reference else None
+
+    def store(self, purpose: Purpose, patience_seconds: float) -> Store:
+        """The object store of the output, the dataset or the model. Raises ArtifactError if the Secret lacks a key."""
+        spec = self.job.spec
+        location: S3Location | None = None
+        reference: SecretRef | None = None
+        if purpose is Purpose.DATASET:
+            location, reference = spec.dataset.s3, spec.dataset.secret_ref
+        elif purpose is Purpose.MODEL:
+            location, reference = spec.model.s3, spec.model.secret_ref
+        secret = self.secret(reference or spec.output.secret_ref)
+        return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
+
+
+def read(environment: Mapping[str, str]) -> Settings | list[Problem]:
+    """The settings that the environment holds, or all that is wrong with the job in it."""
+    job = _job(environment.get("FINETUNE_JOB", ""))
+    if isinstance(job, list):
+        return job
+    return Settings(
+        job=job,
+        attempt=int(environment.get("FINETUNE_ATTEMPT", "1")),
+        model_revision=environment.get("FINETUNE_MODEL_REVISION") or None,
+        report_url=environment.get("FINETUNE_REPORT_URL") or None,
+        hub_endpoint=environment.get("HF_ENDPOINT") or None,
+        mounts=Path(environment.get("FINETUNE_MOUNTS", "/etc/finetune")),
+        scratch=Path(environment.get("FINETUNE_SCRATCH", "/tmp/finetune")),  # noqa: S108 -- as above
+        token_file=Path(environment.get("FINETUNE_TOKEN_FILE", TOKEN_FILE)),
+        termination_log=termination_log(environment),
+    )
+
+
+def termination_log(environment: Mapping[str, str]) -> Path:
+    """Where the result goes; needed even when the job cannot be read."""
+    return Path(environment.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log"))
+
+
+def _job(text: str) -> FineTuneJob | list[Problem]:
+    try:
+        return FineTuneJob.of(json.loads(text))
+    except ValidationError as error:
+        return problems(error)
+    except ValueError as error:
+        return [
+            Problem(
+                field="FINETUNE_JOB", message=f"the environment variable must hold the FineTuneJob as JSON: {error}"
+            )
+        ]
+
+
+def now() -> str:
+    """The time, as RFC 3339 in whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,203 @@
+"""One attempt at a job: checked before torch is imported, files fetched while it is, and a result however it ends."""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
+from finetune_api.messages import TrainerResult
+from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_artifacts.digests import digest_of
+from finetune_artifacts.errors import Purpose
+from finetune_artifacts.objects import head, read_object
+from finetune_artifacts.store import Store
+from finetune_trainer import basemodel, result, sources
+from finetune_trainer.failures import Failure, Preempted, classify
+from finetune_trainer.interruption import Interruption
+from finetune_trainer.logs import log, phase
+from finetune_trainer.progress import Reporter
+from finetune_trainer.run import Run
+from finetune_trainer.settings import Settings, read, termination_log
+from finetune_trainer.sources import Inputs
+
+PATIENCE_SECONDS = 300.0
+"""How long an S3 service that is away only costs time."""
+
+
+def main(environment: Mapping[str, str]) -> int:
+    """Make one attempt with the settings in the environment, leave its result in the termination log, and return the exit code."""
+    settings = read(environment)
+    if isinstance(settings, list):
+        message = "; ".join(str(problem) for problem in settings)
+        log.error("%s", message)
+        result.write(TrainerResult(reason=Reason.SPEC_INVALID, message=message), termination_log(environment))
+        return EXIT_CODES[Reason.SPEC_INVALID]
+    os.environ.update(library_environment(environment))
+    run = Run()
+
+    def leave() -> None:
+        log.info("asked to stop, and nothing would be lost: ending now")
+        result.write(run.result(Reason.PREEMPTED, "the pod was asked to stop"), settings.termination_log)
+        logging.shutdown()
+        os._exit(EXIT_CODES[Reason.PREEMPTED])
+
+    interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
+    interruption.install()
+    reporter = Reporter(settings.report_url, settings.token_file)
+    outcome = attempt(settings, run, interruption, reporter)
+    reporter.close()
+    result.write(outcome, settings.termination_log)
+    return exit_code(outcome)
+
+
+def exit_code(outcome: TrainerResult) -> int:
+    """The exit code that says the result's reason."""
+    return (
+        0 if outcome.reason == "Succeeded" else EXIT_CODES.get(Reason(outcome.reason), EXIT_CODES[Reason.TRAINER_ERROR])
+    )
+
+
+def attempt(settings: Settings, run: Run, interruption: Interruption, reporter: Reporter) -> TrainerResult:
+    """Train, and say how it ended; raises nothing."""
+    try:
+        return train(settings, run, interruption, reporter)
+    except BaseException as error:  # noqa: BLE001 -- every end of an attempt has a reason
+        reason, message = classify(error)
+        if reason is Reason.TRAINER_ERROR:
+            log.exception("the trainer failed")
+        elif isinstance(error, Preempted):
+            log.info("%s", message)
+        else:
+            log.error("%s: %s", reason, message)
+        return run.result(reason, message)
+
+
+def train(settings: Settings, run: Run, interruption: Interruption, reporter: Reporter) -> TrainerResult:
+    """From the job to the adapter in S3. Raises what ends it early."""
+    job = settings.job
+    log.info(
+        "FineTuneJob %s/%s, attempt %d: %s on %s",
+        job.metadata.namespace,
+        job.metadata.name,
+        settings.attempt,
+        job.spec.method.name,
+        job.spec.model.uri,
+    )
+    output = settings.store(Purpose.OUTPUT, PATIENCE_SECONDS)
+    if finished := finished_adapter(settings, output):
+        return finished
+    with phase("preparing scratch space"):
+        shutil.rmtree(settings.scratch / "run", ignore_errors=True)
+        settings.scratch.mkdir(parents=True, exist_ok=True)
+    pool = ThreadPoolExecutor(2, thread_name_prefix="fetch")
+    try:
+        fetching = pool.submit(fetch_model, settings), pool.submit(fetch_data, settings)
+        with phase("importing torch, transformers, peft and trl"):
+            from finetune_trainer import recipe
+        inputs = gather(*fetching)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return recipe.follow(recipe.Session(settings, inputs, output, run, interruption, reporter))
+
+
+def finished_adapter(settings: Settings, output: Store) -> TrainerResult | None:
+    """The success of an earlier attempt at this very job, which was cut off after its manifest was written.
+
+    Raises Failure(OUTPUT_EXISTS) if the adapter there is another job's.
+    """
+    place = settings.adapter.child(MANIFEST_NAME)
+    if head(output, place) is None:
+        return None
+    content = read_object(output, place)
+    try:
+        manifest = AdapterManifest.model_validate_json(content)
+    except ValidationError:
+        manifest = None
+    if manifest is None or manifest.job != settings.origin:
+        owner = f"FineTuneJob {manifest.job.namespace}/{manifest.job.name}" if manifest else "something else"
+        raise Failure(
+            Reason.OUTPUT_EXISTS,
+            f"{place} is there already, of {owner}: choose another prefix, or delete what lies there",
+            "spec.output.s3.prefix",
+        )
+    log.info("the adapter is finished already: %s", settings.adapter)
+    return TrainerResult(
+        reason="Succeeded",
+        message="the adapter was finished by an earlier attempt",
+        evaluation=manifest.evaluation,
+        adapter=manifest.status(str(settings.adapter), digest_of(content)),
+    )
+
+
+def fetch_model(settings: Settings) -> tuple[Path, str | None]:
+    """The base model's directory, and the commit of a hub model."""
+    shown = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        if total and done * 10 // total > shown:
+            shown = done * 10 // total
+            log.info("fetching the model: %d of %d MB", done // 1_000_000, total // 1_000_000)
+
+    return basemodel.fetch(settings, settings.scratch / "model", PATIENCE_SECONDS, report)
+
+
+def fetch_data(settings: Settings) -> tuple[Path, Path | None]:
+    """The files of the dataset and, if it has one of its own, of the held-out data."""
+    source = settings.job.spec.dataset
+    dataset = sources.fetch(
+        settings, source.uri, "spec.dataset.uri", settings.scratch / "data" / "dataset", PATIENCE_SECONDS
+    )
+    if source.validation is None or source.validation.uri is None:
+        return dataset, None
+    path = settings.scratch / "data" / "validation"
+    return dataset, sources.fetch(
+        settings, source.validation.uri, "spec.dataset.validation.uri", path, PATIENCE_SECONDS
+    )
+
+
+def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[Path, Path | None]]") -> Inputs:
+    """Wait for both; raises what either failed with."""
+    with phase("waiting for the model and the data"):
+        dataset, validation = data.result()
+        directory, commit = model.result()
+    return Inputs(directory, commit, dataset, validation)
+
+
+def library_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the libraries must find in the environment before they are imported."""
+    threads = environment.get("OMP_NUM_THREADS") or str(cpu_limit())
+    return {
+        "OMP_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "BITSANDBYTES_NOWELCOME": "1",
+    }
+
+
+def cpu_limit() -> int:
+    """How many threads this container can keep busy: its CPU limit, and no more than it may be scheduled on. At least 1."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota(Path("/sys/fs/cgroup/cpu.max")) or _old_quota(Path("/sys/fs/cgroup/cpu"))
+    return max(1, min(allowed, quota)) if quota else allowed
+
+
+def _quota(path: Path) -> int | None:
+    if not path.is_file():
+        return None
+    quota, _, period = path.read_text(encoding="utf-8").strip().partition(" ")
+    return None if quota == "max" else -(-int(quota) // int(period))
+
+
+def _old_quota(directory: Path) -> int | None:
+    quota, period = directory / "cpu.cfs_quota_us", directory / "cpu.cfs_period_us"
+    if not quota.is_file() or int(quota.read_text(encoding="utf-8")) <= 0:
+        return None
+    return -(-int(quota.read_text(encoding="utf-8")) // int(period.read_text(encoding="utf-8")))

@@ -1,0 +1,156 @@
+"""The finished adapter is loaded back onto a fresh base, as an inference engine would, and shown to be the one that was trained."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from finetune_api.finetunejob import EvaluationStatus
+from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
+from finetune_api.reasons import Reason
+from finetune_trainer import model as models
+from finetune_trainer.data import Example
+from finetune_trainer.evaluation import logits_of, logprobs, mean_loss
+from finetune_trainer.failures import Failure
+from finetune_trainer.logs import log
+
+CANDIDATES, SAMPLES, SAMPLE_TOKENS = 12, 4, 48
+EXACT_TOLERANCE = 1e-3
+"""Largest difference of a logit when nothing but the loading lies between: same data type, same base."""
+LAYOUT_TOLERANCE = 0.25
+"""Largest mean difference, in nats per token, when the base was trained on in 4 bits or in bf16."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the model answered at the end of the training: logits for each candidate's tokens."""
+
+    token_ids: list[list[int]]
+    logits: list[torch.Tensor]
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was measured on the fresh base."""
+
+    evaluation: EvaluationStatus
+    golden: GoldenSamples
+    measured: dict[str, float]
+    warnings: list[str]
+
+
+def ask_trained(model: Any, held_out: Sequence[Example], *, exact: bool) -> Trained:
+    """The logits of the model as it was trained. ``exact``: the fresh base will have the same weights in the same data type."""
+    texts = [example.input_ids[:SAMPLE_TOKENS] for example in held_out[:CANDIDATES] if len(example.input_ids) > 1]
+    return Trained(texts, [logits_of(model, ids) for ids in texts], exact)
+
+
+def check_saved(model: PeftModel, directory: Path) -> None:
+    """Raise Failure(VERIFICATION_FAILED) if the saved weights are not, bit for bit, those in memory, or not finite."""
+    saved = load_file(directory / "adapter_model.safetensors")
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if len(saved) != len(trained):
+        raise _failed(f"{len(saved)} tensors were saved, {len(trained)} were trained")
+    for name, weight in trained.items():
+        key = name.replace(".default.", ".")
+        if key not in saved or not torch.equal(saved[key], weight.detach().cpu()):
+            raise _failed(f"the saved {key} is not what was trained")
+        if not torch.isfinite(saved[key]).all():
+            raise Failure(
+                Reason.LOSS_DIVERGED,
+                f"{key} is not finite: lower spec.training.learningRate",
+                "spec.training.learningRate",
+            )
+
+
+def verify(
+    base_directory: Path, adapter: Path, trained: Trained, held_out: Sequence[Example], dtype: torch.dtype
+) -> Verified:
+    """Load base and adapter afresh, compare with what was trained, evaluate both on the held-out rows, and choose golden samples.
+
+    Raises Failure(VERIFICATION_FAILED).
+    """
+    base = models.load_base(base_directory, dtype)
+    base_logprobs = [logprobs(logits_of(base, ids), ids) for ids in trained.token_ids]
+    base_loss = mean_loss(base, held_out)
+    tuned = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
+    samples, logit_difference, logprob_difference = [], 0.0, 0.0
+    for ids, expected, before in zip(trained.token_ids, trained.logits, base_logprobs, strict=True):
+        logits = logits_of(tuned, ids)
+        after = logprobs(logits, ids)
+        logit_difference = max(logit_difference, float((logits - expected).abs().max()))
+        logprob_difference = max(logprob_difference, _mean_difference(after, logprobs(expected, ids)))
+        samples.append(GoldenSample(token_ids=ids, base_logprobs=before, adapter_logprobs=after))
+    loss = mean_loss(tuned, held_out)
+    _judge(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
+    samples.sort(key=_effect, reverse=True)
+    effect = _effect(samples[0])
+    evaluation = EvaluationStatus(
+        base_loss=round(base_loss, 5),
+        loss=round(loss, 5),
+        improvement_percent=round(100 * (base_loss - loss) / base_loss, 2) if base_loss else 0.0,
+        rows=len(held_out),
+    )
+    log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
+    warnings = (
+        []
+        if loss < base_loss
+        else [f"the adapter is no better than the base on the held-out rows: loss {loss:.4f} against {base_loss:.4f}"]
+    )
+    if effect == 0:
+        warnings.append("the adapter changes no answer: the learning rate may be too low")
+    return Verified(
+        evaluation,
+        GoldenSamples(samples=samples[:SAMPLES]),
+        {
+            "maxLogitDifference": logit_difference,
+            "meanLogprobDifference": logprob_difference,
+            "meanAdapterEffect": effect,
+        },
+        warnings,
+    )
+
+
+def write_golden(golden: GoldenSamples, adapter: Path) -> None:
+    """``golden.json`` beside the adapter."""
+    (adapter / GOLDEN_NAME).write_text(json.dumps(golden.to_json()), encoding="utf-8")
+
+
+def _judge(exact: bool, logit_difference: float, logprob_difference: float, losses: list[float]) -> None:
+    log.info(
+        "reloaded on a fresh base: largest logit difference %.2g, mean log-probability difference %.2g",
+        logit_difference,
+        logprob_difference,
+    )
+    if not all(math.isfinite(value) for value in (*losses, logit_difference, logprob_difference)):
+        raise _failed("its answers are not finite numbers")
+    if exact and logit_difference > EXACT_TOLERANCE:
+        raise _failed(
+            f"its logits differ by {logit_difference:.3g} from the trained model's, expected at most {EXACT_TOLERANCE}"
+        )
+    if logprob_difference > LAYOUT_TOLERANCE:
+        raise _failed(
+            f"its log-probabilities differ by {logprob_difference:.3g} nats from the trained model's, expected at most {LAYOUT_TOLERANCE}"
+        )
+
+
+def _failed(what: str) -> Failure:
+    return Failure(
+        Reason.VERIFICATION_FAILED,
+        f"the adapter, loaded back onto a fresh base, is not the one that was trained: {what}",
+    )
+
+
+def _effect(sample: GoldenSample) -> float:
+    return _mean_difference(sample.base_logprobs, sample.adapter_logprobs)
+
+
+def _mean_difference(some: list[float], others: list[float]) -> float:
+    return sum(abs(a - b) for a, b in zip(some, others, strict=True)) / len(some)

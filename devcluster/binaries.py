@@ -154,8 +154,12 @@ def _build(recipe: Build, directory: Path) -> None:
         partial = directory.parent / f"{directory.name}.partial-{os.getpid()}"
         partial.mkdir()
         log = directory.with_suffix(".log")
-        with step(f"building {recipe.name}", recipe.usual_duration):
-            _go_build(recipe, partial, log)
+        try:
+            with step(f"building {recipe.name}", recipe.usual_duration):
+                _go_build(recipe, partial, log)
+        except DevClusterError:
+            shutil.rmtree(partial)
+            raise
         # A multi-call binary answers to each of its names through a link.
         for alias in recipe.programs:
             if not (partial / alias).exists():

@@ -69,14 +69,11 @@ def up(name: str = "dev", mode: Mode = "control-plane", gpus: int = 2, nodes: in
         if settings is None:
             settings = _new_settings(name, mode)
             settings.save()
-        if mode == "node":
-            node.bring_up(settings, gpus=gpus)
-        else:
-            with step(f"control plane of {name!r}"):
-                controlplane.bring_up(settings)
-            if mode == "kwok":
-                with step(f"{nodes} fake nodes"):
-                    kwok.bring_up(settings, nodes=nodes, gpus=gpus)
+        try:
+            _bring_up(settings, gpus=gpus, nodes=nodes)
+        except DevClusterError as failed:
+            advice = "run `up` again to go on from here, or begin anew after"
+            raise DevClusterError(f"{failed}\n{advice}: python -m devcluster down --name {name}") from failed
         return _cluster(settings)
 
 
@@ -91,8 +88,9 @@ def down(name: str = "dev") -> bool:
             return False
         with step(f"taking cluster {name!r} down"):
             if not node.tear_down(state_dir):
-                for process in sorted(processes.names(state_dir), key=_start_order, reverse=True):
-                    processes.stop(state_dir, process)
+                # The data goes too, so that nobody needs to end in good order.
+                for process in processes.names(state_dir):
+                    processes.stop(state_dir, process, gently=False)
             shutil.rmtree(state_dir)
         return True
 
@@ -140,6 +138,17 @@ def status(name: str = "dev") -> dict[str, Any]:
 def existing() -> list[str]:
     """Return the names of all clusters on this machine that were brought up and not taken down."""
     return all_names()
+
+
+def _bring_up(settings: Settings, *, gpus: int, nodes: int) -> None:
+    if settings.mode == "node":
+        node.bring_up(settings, gpus=gpus)
+        return
+    with step(f"control plane of {settings.name!r}"):
+        controlplane.bring_up(settings)
+    if settings.mode == "kwok":
+        with step(f"{nodes} fake nodes"):
+            kwok.bring_up(settings, nodes=nodes, gpus=gpus)
 
 
 def _new_settings(name: str, mode: Mode) -> Settings:

@@ -16,7 +16,8 @@ from devcluster.errors import DevClusterError
 HEALTHY_WITHIN_SECONDS = 90.0
 ADOPT_WITHIN_SECONDS = 5.0
 STOP_WITHIN_SECONDS = 10.0
-LOG_TAIL_LINES = 15
+# A Go program that panics says why some 25 lines before its end.
+LOG_TAIL_LINES = 30
 
 # The shell records who it is and becomes the program: however the caller dies, a started process is never an unknown one.
 _RECORD_AND_EXEC = """

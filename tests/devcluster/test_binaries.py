@@ -1,0 +1,108 @@
+"""Programs come from where they are if their version suits, else from a build that is made once and is never half there."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devcluster import binaries
+from devcluster.errors import DevClusterError
+
+REPOSITORY = Path(binaries.__file__).parent.parent
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("FINETUNE_CACHE_DIR", str(tmp_path / "cache"))
+    binaries._already_there.cache_clear()
+    yield tmp_path / "cache"
+    binaries._already_there.cache_clear()
+
+
+def fake(directory: Path, name: str, prints: str) -> Path:
+    directory.mkdir(exist_ok=True)
+    file = directory / name
+    file.write_text(f"#!/bin/sh\necho '{prints}'\n")
+    file.chmod(0o755)
+    return file
+
+
+def test_kubebuilder_assets_come_before_path(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asset = fake(tmp_path / "assets", "etcd", "etcd Version: 3.6.1")
+    fake(tmp_path / "bin", "etcd", "etcd Version: 3.6.2")
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(asset.parent))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    assert binaries.program("etcd") == asset
+
+
+def test_a_program_on_path_is_used_when_its_version_suits(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = fake(tmp_path / "bin", "kube-apiserver", "Kubernetes v1.35.9")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    assert binaries.program("kube-apiserver") == found
+
+
+def test_a_program_of_another_version_is_not_used(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path / "bin", "kube-apiserver", "Kubernetes v1.29.0")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    ours = next(build for build in binaries.BUILDS if "kube-apiserver" in build.programs).directory() / "kube-apiserver"
+    ours.parent.mkdir(parents=True)
+    ours.touch()
+    assert binaries.program("kube-apiserver") == ours
+
+
+def test_two_callers_at_once_build_once(cache: Path) -> None:
+    code = "from devcluster.binaries import built; print(built('pause'))"
+    callers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [caller.communicate() for caller in callers]
+    assert [caller.returncode for caller in callers] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert Path(outputs[0][0].strip()).is_file()
+    assert sum(shown.count("building pause: done") for _, shown in outputs) == 1
+
+
+def test_what_a_killed_build_left_is_not_taken_for_a_build(cache: Path) -> None:
+    directory = next(build for build in binaries.BUILDS if build.name == "pause").directory()
+    half = directory.parent / f"{directory.name}.partial-1"
+    half.mkdir(parents=True)
+    (half / "pause").write_text("half")
+    assert binaries.built("pause").stat().st_size > 1_000_000
+    assert not half.exists()
+
+
+def test_a_failed_build_says_why_and_leaves_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "go" / "broken"
+    module.mkdir(parents=True)
+    (module / "go.mod").write_text("module broken\n\ngo 1.26\n")
+    (module / "main.go").write_text("package main\n\nfunc main() { undefinedName() }\n")
+    broken = binaries.Build("broken", ("broken",), "seconds", module="broken")
+    monkeypatch.setattr(binaries, "GO_SOURCES", tmp_path / "go")
+    monkeypatch.setattr(binaries, "BUILDS", (broken,))
+    with pytest.raises(DevClusterError, match="undefined: undefinedName"):
+        binaries.program("broken")
+    assert not [left for left in (cache / "bin").iterdir() if left.is_dir()]
+
+
+def test_a_changed_source_is_another_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binaries, "GO_SOURCES", tmp_path)
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "main.go").write_text("package main")
+    build = binaries.Build("some", ("some",), "seconds", module="some")
+    before = build.directory()
+    (tmp_path / "some" / "main.go").write_text("package main // changed")
+    assert build.directory() != before
+
+
+def test_an_unknown_program_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(DevClusterError, match=r"no program named 'kubelte': the dev cluster knows .*kubelet"):
+        binaries.program("kubelte")

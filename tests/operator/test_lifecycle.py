@@ -1,0 +1,185 @@
+"""A FineTuneJob on a real API server: the Jobs that appear, the status that a person reads, and what the operator leaves alone."""
+
+import json
+from typing import Any
+
+import pytest
+
+from finetune_operator.kube.kinds import ROLE_LABEL
+from tests.operator.harness import Api, Kubelet, Operator, good_run, until
+from tests.operator.worlds import PREFLIGHT_PASSED, SUCCEEDED
+
+pytestmark = pytest.mark.cluster
+
+
+def trainer(reason: str) -> dict[str, Any]:
+    return {"kind": "TrainerResult", "reason": reason, "message": "as the trainer says"}
+
+
+def test_a_good_run(api: Api, operator: Operator) -> None:
+    api.create_job("good")
+    until("the preflight's Job", lambda: api.job_names("good") == ["good-preflight"])
+    api.await_condition("good", "Accepted", "True")
+    api.run_pod("good-preflight")
+    api.end_pod("good-preflight", 0, PREFLIGHT_PASSED)
+    api.await_condition("good", "PreflightPassed", "True")
+    api.run_pod("good-train-1")
+    api.await_condition("good", "Running", "True")
+    api.end_pod("good-train-1", 0, SUCCEEDED)
+    status = api.await_condition("good", "Ready", "True")
+    assert status["phase"] == "Succeeded"
+    assert status["adapter"]["digest"] == SUCCEEDED["adapter"]["digest"]
+    assert status["evaluation"]["loss"] == 3.6
+    assert status["estimate"]["trainableParameters"] == 10
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["Succeeded"]
+    assert {"Reconciling", "Stalled"}.isdisjoint(item["type"] for item in status["conditions"])
+    assert status["observedGeneration"] == api.finetune_job("good")["metadata"]["generation"]
+    assert [event["reason"] for event in until("an event", api.events)] == ["Succeeded"]
+
+
+def test_pods_that_ask_for_a_gpu_come_after_the_preflight_only(api: Api, operator: Operator) -> None:
+    api.create_job("wrong-bucket")
+    problem = {"reason": "BucketNotFound", "field": "spec.output.s3.bucket", "message": "there is no bucket adapters: create it"}
+    api.run_pod("wrong-bucket-preflight")
+    api.end_pod("wrong-bucket-preflight", 17, {"kind": "PreflightResult", "problems": [problem]})
+    status = api.await_condition("wrong-bucket", "Stalled", "True", "BucketNotFound")
+    (passed,) = [item for item in status["conditions"] if item["type"] == "PreflightPassed"]
+    assert passed["message"] == "spec.output.s3.bucket: there is no bucket adapters: create it"
+    assert api.job_names("wrong-bucket") == ["wrong-bucket-preflight"]
+    containers = [job["spec"]["template"]["spec"]["containers"][0] for job in api.jobs("wrong-bucket")]
+    assert "nvidia.com/gpu" not in json.dumps([container["resources"] for container in containers])
+
+
+def test_the_trainer_asks_for_its_gpu_and_is_restricted(api: Api, operator: Operator) -> None:
+    api.create_job("gpu")
+    api.end_pod("gpu-preflight", 0, PREFLIGHT_PASSED)
+    until("the trainer's Job", lambda: "gpu-train-1" in api.job_names("gpu"))
+    (job,) = [job for job in api.jobs("gpu") if job["metadata"]["name"] == "gpu-train-1"]
+    pod = job["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"] == "1"
+    assert job["spec"]["backoffLimit"] == 0
+    assert pod["automountServiceAccountToken"] is False
+    variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert variables["FINETUNE_MODEL_REVISION"] == "abc123"
+    assert json.loads(variables["FINETUNE_JOB"])["metadata"]["uid"] == api.finetune_job("gpu")["metadata"]["uid"]
+
+
+def test_pods_meet_the_restricted_standard(api: Api, operator: Operator) -> None:
+    """The API server itself judges them."""
+    api.core.patch_namespace(api.namespace, {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}})
+    api.create_job("restricted")
+    api.end_pod("restricted-preflight", 0, PREFLIGHT_PASSED)
+    assert api.await_pod("restricted-train-1")
+
+
+def test_a_preempted_attempt_is_followed_at_once(api: Api, operator: Operator) -> None:
+    api.create_job("preempted", failurePolicy={"retries": {"onError": 0}})
+    api.end_pod("preempted-preflight", 0, PREFLIGHT_PASSED)
+    api.run_pod("preempted-train-1")
+    api.end_pod("preempted-train-1", 40, trainer("Preempted"))
+    api.run_pod("preempted-train-2")
+    api.end_pod("preempted-train-2", 0, SUCCEEDED)
+    status = api.await_condition("preempted", "Ready", "True")
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["Preempted", "Succeeded"]
+
+
+def test_a_deleted_pod_ends_the_attempt(api: Api, operator: Operator) -> None:
+    api.create_job("pod-deleted")
+    api.end_pod("pod-deleted-preflight", 0, PREFLIGHT_PASSED)
+    pod = api.run_pod("pod-deleted-train-1")
+    api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
+    api.run_pod("pod-deleted-train-2")
+    status = api.finetune_job("pod-deleted")["status"]
+    assert status["attempts"][0]["reason"] == "Preempted"
+
+
+def test_a_deleted_job_ends_the_attempt(api: Api, operator: Operator) -> None:
+    api.create_job("job-deleted")
+    api.end_pod("job-deleted-preflight", 0, PREFLIGHT_PASSED)
+    api.await_pod("job-deleted-train-1")
+    api.batch.delete_namespaced_job("job-deleted-train-1", api.namespace, propagation_policy="Background", grace_period_seconds=0)
+    for pod in api.pods("job-deleted-train-1"):
+        api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
+    api.await_pod("job-deleted-train-2")
+    assert api.finetune_job("job-deleted")["status"]["attempts"][0]["reason"] == "Preempted"
+
+
+def test_errors_use_up_the_budget(api: Api, operator: Operator) -> None:
+    api.create_job("bad", failurePolicy={"retries": {"onError": 1}})
+    with Kubelet(api, "bad", lambda job: (0, PREFLIGHT_PASSED) if "preflight" in job else (1, trainer("TrainerError"))):
+        status = api.await_condition("bad", "Stalled", "True", "TrainerError")
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["TrainerError", "TrainerError"]
+    assert api.condition("bad", "Succeeded") == ("False", "TrainerError")
+    assert api.job_names("bad") == ["bad-preflight", "bad-train-1", "bad-train-2"]
+
+
+def test_a_spec_that_the_schema_lets_pass_but_that_is_wrong_is_not_accepted(api: Api, operator: Operator) -> None:
+    api.create_job("wrong-modules", method={"lora": {"targetModules": "q_proj"}})
+    status = api.await_condition("wrong-modules", "Accepted", "False", "SpecInvalid")
+    (accepted,) = [item for item in status["conditions"] if item["type"] == "Accepted"]
+    assert accepted["message"].startswith("spec.method.lora")
+    assert "[q_proj]" in accepted["message"]
+    assert api.job_names("wrong-modules") == []
+
+
+def test_a_spec_that_no_job_can_be_made_of_is_not_accepted(api: Api, operator: Operator) -> None:
+    api.create_job("wrong-label", podTemplate={"labels": {"not a label": "x"}})
+    status = api.await_condition("wrong-label", "Accepted", "False", "SpecInvalid")
+    (accepted,) = [item for item in status["conditions"] if item["type"] == "Accepted"]
+    assert "not a label" in accepted["message"]
+
+
+def test_a_job_of_somebody_else_in_the_way_is_named_and_left_alone(api: Api, operator: Operator) -> None:
+    container = {"name": "x", "image": "x"}
+    body = {"metadata": {"name": "in-the-way-preflight"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}}}
+    api.batch.create_namespaced_job(api.namespace, body)
+    api.create_job("in-the-way")
+    status = api.await_condition("in-the-way", "Reconciling", "True", "Pending")
+    (ready,) = [item for item in status["conditions"] if item["type"] == "Ready"]
+    assert "in-the-way-preflight" in ready["message"]
+    assert api.jobs("in-the-way") == []
+
+
+def test_the_same_name_again_is_a_new_job(api: Api, operator: Operator) -> None:
+    with Kubelet(api, "twice", good_run):
+        first = api.create_job("twice")
+        api.await_condition("twice", "Ready", "True")
+        api.custom.delete_namespaced_custom_object("finetune-operator.io", "v1alpha1", api.namespace, "finetunejobs", "twice")
+        second = api.create_job("twice")
+        api.await_condition("twice", "Ready", "True")
+    assert {job["metadata"]["ownerReferences"][0]["uid"] for job in api.jobs("twice")} == {second["metadata"]["uid"]}
+    assert first["metadata"]["uid"] != second["metadata"]["uid"]
+
+
+def test_a_name_of_two_hundred_characters(api: Api, operator: Operator) -> None:
+    name = "n" * 200
+    with Kubelet(api, name, good_run):
+        api.create_job(name)
+        api.await_condition(name, "Ready", "True")
+
+
+def test_the_operator_writes_nothing_on_a_finetunejob_but_status(api: Api, operator: Operator) -> None:
+    with Kubelet(api, "quiet", good_run):
+        api.create_job("quiet")
+        api.await_condition("quiet", "Ready", "True")
+    meta = api.finetune_job("quiet")["metadata"]
+    assert "annotations" not in meta
+    assert "finalizers" not in meta
+    assert {entry.get("subresource") for entry in meta["managedFields"] if entry["manager"] == "finetune-operator"} == {"status"}
+
+
+def test_the_api_server_sends_the_operator_only_what_is_ours(api: Api, operator: Operator) -> None:
+    def create(name: str, labels: dict[str, str]) -> None:
+        body = {"metadata": {"name": name, "labels": labels}, "data": {}}
+        api.core.create_namespaced_config_map(api.namespace, body)
+
+    def seen() -> float:
+        return operator.metric("finetune_operator_watch_events_total", kind="ConfigMap")
+
+    before = seen()
+    for number in range(20):
+        create(f"other-{number}", {"app.kubernetes.io/managed-by": "finetune-operator"})
+    create("ours", {ROLE_LABEL: "desired-state"})
+    until("the event of our ConfigMap", lambda: seen() > before)
+    assert seen() == before + 1

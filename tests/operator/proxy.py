@@ -1,0 +1,110 @@
+"""A proxy in front of the API server that lets the operator die between any two of its writes."""
+
+import json
+import ssl
+import threading
+from collections.abc import Callable
+from http.client import HTTPSConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from kubernetes import client, config
+
+
+class Proxy(ThreadingHTTPServer):
+    """Plain HTTP in, the kubeconfig's credentials out. ``after_write(number)`` is called when the server has carried out a write.
+
+    The answer to the write goes back only after that: whoever is killed in it never learns of it.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, kubeconfig: Path, after_write: Callable[[int], None]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        settings = client.Configuration()
+        config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
+        self.upstream = urlsplit(settings.host)
+        self.tls = ssl.create_default_context(cafile=settings.ssl_ca_cert)
+        if settings.cert_file:
+            self.tls.load_cert_chain(settings.cert_file, settings.key_file)
+        self.authorization = settings.get_api_key_with_prefix("BearerToken", alias="authorization")
+        self.after_write = after_write
+        self.writes: list[str] = []
+        self.lock = threading.Lock()
+
+    def kubeconfig(self, directory: Path) -> Path:
+        """A kubeconfig that leads here."""
+        file = directory / "kubeconfig"
+        named = {"name": "proxy"}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{**named, "cluster": {"server": f"http://127.0.0.1:{self.server_port}"}}],
+            "users": [{**named, "user": {}}],
+            "contexts": [{**named, "context": {"cluster": "proxy", "user": "proxy"}}],
+            "current-context": "proxy",
+        }
+        file.write_text(json.dumps(content))
+        return file
+
+    def wrote(self, what: str) -> None:
+        """Count a write that was carried out."""
+        with self.lock:
+            self.writes.append(what)
+            self.after_write(len(self.writes))
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The operator's end of the connection may be gone: that is what this proxy is for."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Hands one request on, and its answer back."""
+
+    protocol_version = "HTTP/1.1"
+    server: Proxy
+
+    def _forward(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length) if length else None
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "accept-encoding", "connection")}
+        if self.server.authorization:
+            headers["Authorization"] = self.server.authorization
+        target = self.server.upstream
+        connection = HTTPSConnection(str(target.hostname), target.port, context=self.server.tls)
+        try:
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            if self.command != "GET" and "tokenreviews" not in self.path:
+                content = answer.read()
+                if answer.status < 300:
+                    self.server.wrote(f"{self.command} {urlsplit(self.path).path}")
+                self._send(answer.status, answer.getheader("Content-Type", ""), content)
+            else:
+                self._stream(answer)
+        finally:
+            connection.close()
+
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _forward  # noqa: N815 -- http.server's names
+
+    def _send(self, status: int, content_type: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _stream(self, answer: Any) -> None:
+        """Lists end, watches go on: both are passed on as they come."""
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.getheader("Content-Type", ""))
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while chunk := answer.read1(65536):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the name of the base class
+        """Silent."""

@@ -1,0 +1,116 @@
+"""The operator killed (-9) between any two of its writes: the end is the same, and nothing is made twice."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devcluster.cluster import Cluster
+from tests.operator.harness import Api, Kubelet, Operator, until
+from tests.operator.proxy import Proxy
+from tests.operator.worlds import PREFLIGHT_PASSED, SUCCEEDED
+
+pytestmark = pytest.mark.cluster
+TIMES = ("lastTransitionTime", "startedAt", "finishedAt")
+MAX_WRITES = 40
+
+
+def a_preemption_on_the_way(job: str) -> tuple[int, dict[str, Any]]:
+    """A good preflight, a preempted attempt, a good one."""
+    if "preflight" in job:
+        return 0, PREFLIGHT_PASSED
+    if job.endswith("-train-1"):
+        return 40, {"kind": "TrainerResult", "reason": "Preempted", "message": "asked to stop"}
+    return 0, SUCCEEDED
+
+
+def timeless(value: Any) -> Any:
+    """The value without its times."""
+    if isinstance(value, dict):
+        return {name: timeless(item) for name, item in value.items() if name not in TIMES}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+@contextmanager
+def proxied(cluster: Cluster, deadly: int, directory: Path) -> Iterator[tuple[Proxy, Operator, threading.Event]]:
+    """The operator behind a proxy that kills it when its ``deadly``-th write was carried out; the event says that it did."""
+    killed = threading.Event()
+
+    def after_write(number: int) -> None:
+        if number == deadly:
+            operator.kill()
+            killed.set()
+
+    proxy = Proxy(cluster.kubeconfig, after_write)
+    serving = threading.Thread(target=proxy.serve_forever, daemon=True)
+    serving.start()
+    operator = Operator(proxy.kubeconfig(directory), f"killed-{uuid.uuid4().hex[:8]}", directory / "log")
+    cluster.kubectl("create", "namespace", operator.namespace)
+    try:
+        yield proxy, operator, killed
+    finally:
+        if operator.process is not None and operator.process.poll() is None:
+            operator.kill()
+        proxy.shutdown()
+        proxy.server_close()
+        cluster.kubectl("delete", "namespace", operator.namespace, "--wait=false")
+
+
+def run(cluster: Cluster, deadly: int, directory: Path) -> tuple[bool, dict[str, Any], list[str], list[str]]:
+    """Whether it was killed; the final status, the Jobs with how often each was made, and the writes."""
+    directory.mkdir()
+    with proxied(cluster, deadly, directory) as (proxy, operator, killed):
+        operator.start()
+        api = Api(cluster.kubeconfig, operator.namespace)
+        api.create_job("a")
+        with Kubelet(api, "a", a_preemption_on_the_way):
+            until("killed or done", lambda: killed.is_set() or api.condition("a", "Ready") == ("True", "AdapterVerified"))
+            if killed.is_set():
+                operator.start()
+            status = api.await_condition("a", "Ready", "True")
+        return killed.is_set(), status, api.job_names("a"), proxy.writes
+
+
+def test_killed_between_any_two_writes(cluster: Cluster, tmp_path: Path) -> None:
+    _, expected, jobs, undisturbed = run(cluster, 0, tmp_path / "undisturbed")
+    assert jobs == ["a-preflight", "a-train-1", "a-train-2"]
+    assert [attempt["reason"] for attempt in expected["attempts"]] == ["Preempted", "Succeeded"]
+    for deadly in range(1, MAX_WRITES):
+        killed, status, found, writes = run(cluster, deadly, tmp_path / f"killed-{deadly}")
+        assert timeless(status) == timeless(expected), f"after write {deadly} of {undisturbed}"
+        assert found == jobs, f"after write {deadly}"
+        created = [path for path in writes if path.startswith("POST") and path.endswith("/jobs")]
+        assert len(created) == len(jobs), f"a Job was made twice after write {deadly}: {writes}"
+        if not killed:
+            break
+    assert not killed, "it was killed after every one of its writes"
+    assert deadly > len(jobs), "there were writes to be killed at"
+
+
+def test_a_restart_over_finished_jobs_writes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    directory = tmp_path / "finished"
+    directory.mkdir()
+    with proxied(cluster, 0, directory) as (proxy, operator, _):
+        operator.start()
+        api = Api(cluster.kubeconfig, operator.namespace)
+        api.create_job("a")
+        with Kubelet(api, "a", a_preemption_on_the_way):
+            api.await_condition("a", "Ready", "True")
+        until("the event", api.events)
+        before = list(proxy.writes)
+        operator.kill()
+        for job in api.jobs("a"):
+            api.batch.delete_namespaced_job(job["metadata"]["name"], api.namespace, propagation_policy="Background")
+        operator.start()
+        api.create_job("b")
+        until("the other's Job", lambda: api.job_names("b") == ["b-preflight"])
+        api.await_condition("b", "Accepted", "True")
+        new = proxy.writes[len(before) :]
+        assert len(new) >= 2
+        about_a = [path for path in new if "/finetunejobs/a/" in path]
+        assert about_a == []
+        assert api.job_names("a") == []

@@ -207,7 +207,9 @@ def _inside(first: int, argv: Sequence[str], *, stderr: int | None) -> subproces
 def _connect(settings: Settings, first: int) -> None:
     link = _link_name(settings.state_dir)
     inside = ["nsenter", f"--target={first}", "--net", "--"]
-    if subprocess.run(["ip", "link", "show", link], capture_output=True, check=False).returncode != 0:
+    if subprocess.run([*inside, "ip", "link", "show", "eth0"], capture_output=True, check=False).returncode != 0:
+        # Namespaces that have just ended may take a moment to take their link along.
+        subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
         _ip(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(first)])
     _ip([*inside, "ip", "link", "set", "lo", "up"])
     for prefix, interface, address in (([], link, settings.host_address), (inside, "eth0", settings.address)):

@@ -1,4 +1,4 @@
-"""Fixtures of the trainer's tests: a tiny Llama with a real tokenizer, a real S3 service, and jobs over both."""
+"""Fixtures of the trainer's tests: a tiny Llama, a real S3 service, and jobs over both."""
 
 import os
 import uuid
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from devcluster.model import tiny_llama
 from finetune_trainer.train import library_environment
 from tests.s3 import S3Server, running_s3
 from tests.trainer.jobs import Workbench
+from tests.trainer.tinymodel import make_tiny_model
 
 # before any test imports torch; the same number for each run, because sums depend on it in their last bits
 os.environ.update(library_environment({"OMP_NUM_THREADS": "1"}))
@@ -24,9 +24,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def base_model() -> Path:
-    """The directory of a tiny random Llama with SmolLM2's tokenizer."""
-    return tiny_llama()
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny random Llama."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

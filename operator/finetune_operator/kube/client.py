@@ -26,6 +26,7 @@ class Kube:
         """``observe(verb, plural, seconds)`` is told of each call."""
         self.configuration = configuration
         self._api = ApiClient(configuration)
+        self._api.user_agent = FIELD_MANAGER
         self._observe = observe
 
     async def close(self) -> None:

@@ -1,0 +1,66 @@
+"""The API server's own log of writes: who wrote what, and when by the server's clock."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+READS = frozenset({"get", "list", "watch"})
+
+
+@dataclass(frozen=True)
+class Write:
+    """One request that changed something."""
+
+    agent: str
+    verb: str
+    resource: str
+    """With its subresource: ``pods/status``."""
+    name: str
+    received: datetime
+    answered: datetime
+
+
+def read(log: Path, namespace: str) -> list[Write]:
+    """Every successful write to a namespace, in the order of the answers."""
+    with log.open() as lines:
+        return sorted(_writes(lines, namespace), key=lambda write: write.answered)
+
+
+def _writes(lines: Iterator[str], namespace: str) -> Iterator[Write]:
+    for line in lines:
+        if namespace not in line:
+            continue
+        event = json.loads(line)
+        target = event.get("objectRef", {})
+        done = event["stage"] == "ResponseComplete" and event.get("responseStatus", {}).get("code", 500) < 300
+        if target.get("namespace") == namespace and done and event["verb"] not in READS:
+            resource = "/".join(part for part in (target["resource"], target.get("subresource")) if part)
+            yield Write(
+                event.get("userAgent", ""),
+                event["verb"],
+                resource,
+                target.get("name", ""),
+                datetime.fromisoformat(event["requestReceivedTimestamp"]),
+                datetime.fromisoformat(event["stageTimestamp"]),
+            )
+
+
+def of_operator(writes: Sequence[Write]) -> list[Write]:
+    """The operator's own."""
+    return [write for write in writes if write.agent == "finetune-operator"]
+
+
+def first(writes: Sequence[Write], verb: str, resource: str, name: str) -> Write:
+    """The first write of this kind. Raises LookupError if there is none."""
+    for write in writes:
+        if (write.verb, write.resource, write.name) == (verb, resource, name):
+            return write
+    raise LookupError(f"the audit log has no {verb} of {resource} {name}")
+
+
+def counts(writes: Sequence[Write]) -> dict[str, int]:
+    """How many, by verb and resource."""
+    return dict(sorted(Counter(f"{write.verb} {write.resource}" for write in writes).items()))

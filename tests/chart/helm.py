@@ -1,0 +1,52 @@
+"""Helm as a user runs it: the chart rendered to objects, or a command against a cluster."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from devcluster.binaries import program
+from devcluster.cluster import Cluster
+
+CHART = Path("charts/finetune-operator")
+NAMESPACE = "finetune-system"
+IMAGES = {
+    "image.repository": "registry.example.com/operator",
+    "trainerImage.repository": "registry.example.com/trainer",
+}
+Object = dict[str, Any]
+
+
+class HelmError(Exception):
+    """Helm failed; the text is what it printed."""
+
+
+def helm(*arguments: str, cluster: Cluster | None = None) -> str:
+    """Run helm and return what it prints. Raises HelmError."""
+    options = ["--kubeconfig", str(cluster.kubeconfig)] if cluster else []
+    finished = subprocess.run([str(program("helm")), *arguments, *options], capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        raise HelmError(finished.stdout + finished.stderr)
+    return finished.stdout
+
+
+def settings(values: dict[str, str]) -> list[str]:
+    """The options that set the values, beside the images."""
+    return [f"--set={name}={value}" for name, value in {**IMAGES, **values}.items()]
+
+
+def render(values: dict[str, str] | None = None, release: str = "finetune-operator") -> list[Object]:
+    """The objects that `helm install` would create, hooks among them. Raises HelmError."""
+    text = helm("template", release, str(CHART), "--namespace", NAMESPACE, *settings(values or {}))
+    return [item for item in yaml.safe_load_all(text) if item]
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    """The objects of these kinds, without hooks."""
+    return [item for item in objects if item["kind"] in kinds and not is_hook(item)]
+
+
+def is_hook(item: Object) -> bool:
+    """Whether Helm makes the object for a moment only."""
+    return "helm.sh/hook" in (item["metadata"].get("annotations") or {})

@@ -1,0 +1,128 @@
+"""`helm install`, upgrade and uninstall on a real API server, without a node: what is there before, during and after."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from devcluster.cluster import Cluster
+from devcluster.errors import DevClusterError
+from tests.chart.helm import CHART, NAMESPACE, Object, helm, render, settings
+
+pytestmark = pytest.mark.cluster
+WITHOUT_NODE = {"uninstall.cleanUp": "false"}  # its Job could not run
+PASSING = ("events", "events.events.k8s.io", "leases.coordination.k8s.io", "componentstatuses")
+"""What comes and goes by itself."""
+
+
+def inventory(cluster: Cluster) -> set[tuple[str, ...]]:
+    """Kind, namespace and name of every object of the cluster."""
+    resources = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    kinds = ",".join(kind for kind in resources if kind not in PASSING)
+    form = "custom-columns=K:.kind,S:.metadata.namespace,N:.metadata.name"
+    listed = cluster.kubectl("get", kinds, "-A", "--no-headers", "-o", form, "--ignore-not-found")
+    return {tuple(line.split()) for line in listed.splitlines()}
+
+
+def eventually_same(cluster: Cluster, expected: set[tuple[str, ...]]) -> None:
+    """Wait until the cluster holds what is expected and nothing else: garbage collection takes its time."""
+    for _ in range(60):
+        # A kind may vanish between the list of kinds and the list of its objects.
+        with contextlib.suppress(DevClusterError):
+            if inventory(cluster) == expected:
+                return
+        time.sleep(0.5)
+    assert inventory(cluster) == expected
+
+
+@pytest.fixture
+def released(empty_cluster: Cluster, namespace: str) -> Iterator[Cluster]:
+    """The cluster; afterwards without release and CRDs."""
+    before = inventory(empty_cluster)
+    yield empty_cluster
+    helm("uninstall", "finetune-operator", "-n", namespace, "--ignore-not-found", cluster=empty_cluster)
+    empty_cluster.kubectl("delete", "crd", "--ignore-not-found", "-l", "app.kubernetes.io/name=finetune-operator")
+    eventually_same(empty_cluster, before)
+
+
+def install(cluster: Cluster, values: dict[str, str]) -> str:
+    options = settings({**WITHOUT_NODE, **values})
+    return helm("upgrade", "--install", "finetune-operator", str(CHART), "-n", NAMESPACE, *options, cluster=cluster)
+
+
+def test_install_and_uninstall_leave_the_cluster_as_it_was(released: Cluster) -> None:
+    before = inventory(released)
+    notes = install(released, {})
+    assert "kubectl get finetunejobs --watch" in notes
+    during = inventory(released) - before
+    assert ("Deployment", NAMESPACE, "finetune-operator") in during
+    helm("uninstall", "finetune-operator", "-n", NAMESPACE, cluster=released)
+    eventually_same(released, before)
+
+
+def test_an_uninstall_takes_the_users_objects_with_it_and_waits_for_no_finalizer(released: Cluster) -> None:
+    before = inventory(released)
+    install(released, {})
+    create_job(released)
+    helm("uninstall", "finetune-operator", "-n", NAMESPACE, cluster=released)
+    eventually_same(released, before)
+
+
+def test_kept_crds_keep_the_users_objects_and_are_taken_over_again(released: Cluster) -> None:
+    install(released, {"crds.keep": "true"})
+    create_job(released)
+    helm("uninstall", "finetune-operator", "-n", NAMESPACE, cluster=released)
+    assert (
+        released.kubectl("get", "ftj", "-n", "default", "-o", "name").strip() == "finetunejob.finetune-operator.io/kept"
+    )
+    install(released, {})
+    assert (
+        released.kubectl("get", "ftj", "-n", "default", "-o", "name").strip() == "finetunejob.finetune-operator.io/kept"
+    )
+
+
+def test_an_upgrade_changes_values_and_keeps_the_users_objects(released: Cluster) -> None:
+    install(released, {})
+    create_job(released)
+    install(released, {"logLevel": "DEBUG"})
+    found = json.loads(released.kubectl("get", "deployment", "finetune-operator", "-n", NAMESPACE, "-o", "json"))
+    environment = {entry["name"]: entry["value"] for entry in found["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert environment["FINETUNE_OPERATOR_LOG_LEVEL"] == "DEBUG"
+    assert (
+        released.kubectl("get", "ftj", "-n", "default", "-o", "name").strip() == "finetunejob.finetune-operator.io/kept"
+    )
+
+
+def test_its_pods_are_allowed_where_only_restricted_pods_are(empty_cluster: Cluster) -> None:
+    empty_cluster.kubectl("create", "namespace", "restricted")
+    empty_cluster.kubectl("label", "namespace", "restricted", "pod-security.kubernetes.io/enforce=restricted")
+    try:
+        templates = [item["spec"]["template"] for item in render() if item["kind"] in ("Deployment", "Job")]
+        assert len(templates) == 2
+        for number, template in enumerate(templates):
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}", "namespace": "restricted"}}
+            spec = {**template["spec"], "serviceAccountName": "default"}
+            created = empty_cluster.kubectl(
+                "create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump({**pod, "spec": spec})
+            )
+            assert "created" in created
+    finally:
+        empty_cluster.kubectl("delete", "namespace", "restricted", "--wait=false")
+
+
+def create_job(cluster: Cluster) -> None:
+    """A FineTuneJob in the namespace default."""
+    item: Object = {
+        "apiVersion": "finetune-operator.io/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": "kept", "namespace": "default"},
+        "spec": {"model": {"uri": "hf://a/b"}, "dataset": {"uri": "s3://a/b"}, "output": {"s3": {"bucket": "abc"}}},
+    }
+    for _ in range(100):
+        if "finetunejobs" in cluster.kubectl("api-resources", "--api-group=finetune-operator.io", "-o", "name"):
+            break
+        time.sleep(0.1)
+    cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(item))

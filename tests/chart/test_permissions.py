@@ -1,0 +1,175 @@
+"""The rights that the chart gives are enough for the operator, and are no more: the real operator runs with them."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from devcluster.cluster import Cluster
+from devcluster.errors import DevClusterError
+from tests.chart.helm import NAMESPACE, Object, render
+
+pytestmark = pytest.mark.cluster
+TEAM = "team-a"
+JOB: Object = {
+    "apiVersion": "finetune-operator.io/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "shakespeare"},
+    "spec": {"model": {"uri": "hf://a/b"}, "dataset": {"uri": "s3://a/b"}, "output": {"s3": {"bucket": "abc"}}},
+}
+ENGINE: Object = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "vllm"},
+    "spec": {
+        "selector": {"matchLabels": {"app": "vllm"}},
+        "template": {
+            "metadata": {"labels": {"app": "vllm"}},
+            "spec": {"containers": [{"name": "vllm", "image": "vllm", "args": ["--enable-lora"]}]},
+        },
+    },
+}
+ADAPTER: Object = {
+    "apiVersion": "finetune-operator.io/v1alpha1",
+    "kind": "AdapterDeployment",
+    "metadata": {"name": "shakespeare"},
+    "spec": {
+        "adapter": {"uri": "s3://adapters/a", "digest": "sha256:" + "0" * 64},
+        "servedName": "shakespeare",
+        "target": {"deploymentRef": {"name": "vllm"}},
+    },
+}
+
+
+@pytest.fixture(scope="module", params=["", f"{{{TEAM}}}"], ids=["all namespaces", "chosen namespaces"])
+def account(
+    request: pytest.FixtureRequest, empty_cluster: Cluster, namespace: str
+) -> Iterator[tuple[Cluster, dict[str, str]]]:
+    """The cluster with the chart's CRDs, account and roles, and the environment that the chart gives the operator."""
+    objects = render({"watchNamespaces": request.param} if request.param else {})
+    (deployment,) = [item for item in objects if item["kind"] == "Deployment"]
+    environment = {
+        entry["name"]: entry["value"] for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    kinds = ("CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+    text = yaml.safe_dump_all([item for item in objects if item["kind"] in kinds])
+    empty_cluster.kubectl("create", "namespace", TEAM)
+    empty_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)
+    yield empty_cluster, environment
+    empty_cluster.kubectl("delete", "-f", "-", stdin=text)
+    empty_cluster.kubectl("delete", "namespace", TEAM)
+
+
+@pytest.fixture
+def kubeconfig(account: tuple[Cluster, dict[str, str]], tmp_path: Path) -> Path:
+    """The operator's own way to the API server: the token of its ServiceAccount."""
+    cluster, _ = account
+    config = yaml.safe_load(cluster.kubeconfig.read_text())
+    config["users"][0]["user"] = {
+        "token": cluster.kubectl("-n", NAMESPACE, "create", "token", "finetune-operator").strip()
+    }
+    path = tmp_path / "kubeconfig"
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+def log(account: tuple[Cluster, dict[str, str]], kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
+    """The log of an operator that runs with the chart's environment and rights."""
+    _, environment = account
+    path = tmp_path / "operator.log"
+    own = {
+        "FINETUNE_OPERATOR_KUBECONFIG": str(kubeconfig),
+        "FINETUNE_OPERATOR_LISTEN_PORT": "0",
+        "FINETUNE_OPERATOR_LISTEN_HOST": "127.0.0.1",
+    }
+    with path.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "finetune_operator"],
+            env={**os.environ, **environment, **own},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield path
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def eventually(what: Callable[[], bool], log: Path) -> None:
+    """Wait until it holds; a failure shows the operator's log."""
+    for _ in range(150):
+        with contextlib.suppress(DevClusterError):
+            if what():
+                return
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+def test_the_operator_needs_no_more_than_the_chart_gives(account: tuple[Cluster, dict[str, str]], log: Path) -> None:
+    cluster, _ = account
+
+    def names(kind: str) -> list[str]:
+        return cluster.kubectl("-n", TEAM, "get", kind, "-o", "jsonpath={.items[*].metadata.name}").split()
+
+    def reason(kind: str) -> str:
+        path = "jsonpath={.status.conditions[?(@.type=='Ready')].reason}"
+        return cluster.kubectl("-n", TEAM, "get", kind, "shakespeare", "-o", path)
+
+    cluster.kubectl("-n", TEAM, "create", "-f", "-", stdin=yaml.safe_dump_all([JOB, ENGINE, ADAPTER]))
+    eventually(lambda: "shakespeare-preflight" in names("jobs"), log)
+    eventually(lambda: reason("finetunejob") not in ("", "Pending"), log)
+    eventually(lambda: "finetune-adapters-vllm" in names("configmaps"), log)
+    eventually(lambda: reason("adapterdeployment") not in ("", "Pending"), log)
+    cluster.kubectl("-n", TEAM, "delete", "adapterdeployment", "shakespeare")
+    eventually(lambda: "finetune-adapters-vllm" not in names("configmaps"), log)
+    cluster.kubectl("-n", TEAM, "delete", "finetunejob", "shakespeare")
+    eventually(lambda: names("jobs") == [], log)
+    assert "forbidden" not in log.read_text().lower()
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("create", "pods"),
+        ("delete", "pods"),
+        ("create", "pods/exec"),
+        ("create", "deployments.apps"),
+        ("delete", "deployments.apps"),
+        ("update", "deployments.apps"),
+        ("delete", "finetunejobs.finetune-operator.io"),
+        ("patch", "finetunejobs.finetune-operator.io"),
+        ("create", "serviceaccounts/token"),
+        ("patch", "clusterroles.rbac.authorization.k8s.io"),
+    ],
+)
+def test_what_the_operator_may_not_do(account: tuple[Cluster, dict[str, str]], verb: str, resource: str) -> None:
+    cluster, _ = account
+    assert not allowed(cluster, verb, resource, TEAM)
+
+
+def test_with_chosen_namespaces_the_others_are_closed(account: tuple[Cluster, dict[str, str]]) -> None:
+    cluster, environment = account
+    everywhere = "FINETUNE_OPERATOR_NAMESPACES" not in environment
+    assert allowed(cluster, "list", "jobs.batch", TEAM)
+    assert allowed(cluster, "list", "jobs.batch", "default") is everywhere
+
+
+def allowed(cluster: Cluster, verb: str, resource: str, namespace: str) -> bool:
+    """Whether the operator's account may do so."""
+    who = f"--as=system:serviceaccount:{NAMESPACE}:finetune-operator"
+    try:
+        return cluster.kubectl("auth", "can-i", verb, resource, "-n", namespace, who).strip() == "yes"
+    except DevClusterError as error:
+        assert "failed: " in str(error)  # kubectl ends with 1 for "no"
+        return False

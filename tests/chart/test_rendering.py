@@ -1,0 +1,221 @@
+"""What `helm install` would create for which values."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_operator.settings import Settings
+from tests.chart.helm import CHART, IMAGES, NAMESPACE, HelmError, Object, helm, is_hook, of_kind, render, settings
+
+pytestmark = pytest.mark.cluster  # helm comes with the development cluster
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[Object]:
+    return render()
+
+
+def deployment(values: dict[str, str] | None = None) -> Object:
+    (found,) = of_kind(render(values), "Deployment")
+    return found
+
+
+def container(values: dict[str, str] | None = None) -> Object:
+    (found,) = deployment(values)["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+def environment(values: dict[str, str] | None = None) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in container(values)["env"]}
+
+
+def rules(objects: list[Object], *kinds: str) -> list[Object]:
+    return [
+        rule
+        for item in of_kind(objects, *kinds)
+        for rule in item["rules"]
+        if "aggregate" not in str(item["metadata"]["labels"])
+    ]
+
+
+def test_the_chart_has_no_lint() -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), *settings({}))
+
+
+@pytest.mark.parametrize("missing", sorted(IMAGES))
+def test_without_an_image_the_install_says_which_value_to_give(missing: str) -> None:
+    with pytest.raises(HelmError, match=f"{missing} is not set: build the image"):
+        render({missing: ""})
+
+
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        ({"watchNamespace": "team"}, "'watchNamespace' not allowed"),
+        ({"image.name": "operator"}, "'name' not allowed"),
+        ({"logLevel": "LOUD"}, "/logLevel"),
+        ({"image.digest": "latest"}, "/image/digest"),
+        ({"uninstall.timeoutSeconds": "1"}, "/uninstall/timeoutSeconds"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_value_that_means_nothing_is_refused(values: dict[str, str], path: str) -> None:
+    with pytest.raises(HelmError, match="values don't meet the specifications of the schema") as refused:
+        render(values)
+    assert path in str(refused.value)
+
+
+def test_every_object_has_the_standard_labels(objects: list[Object]) -> None:
+    for item in objects:
+        labels = item["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "finetune-operator"
+        assert labels["app.kubernetes.io/instance"] == "finetune-operator"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        assert {"app.kubernetes.io/version", "app.kubernetes.io/component", "helm.sh/chart"} <= labels.keys()
+
+
+def test_the_service_finds_the_operators_pod_and_no_other(objects: list[Object]) -> None:
+    (service,) = of_kind(objects, "Service")
+    selector = service["spec"]["selector"].items()
+    assert selector <= deployment()["spec"]["template"]["metadata"]["labels"].items()
+    (job,) = [item for item in objects if item["kind"] == "Job"]
+    assert not selector <= job["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_the_crds_are_those_of_the_repository(objects: list[Object]) -> None:
+    installed = {item["metadata"]["name"]: item["spec"] for item in of_kind(objects, "CustomResourceDefinition")}
+    generated = [yaml.safe_load(path.read_text()) for path in Path("crds").iterdir()]
+    assert installed == {item["metadata"]["name"]: item["spec"] for item in generated}
+
+
+def test_the_crds_go_with_the_release_unless_they_are_to_be_kept() -> None:
+    def policies(values: dict[str, str]) -> list[Any]:
+        return [
+            (item["metadata"].get("annotations") or {}).get("helm.sh/resource-policy")
+            for item in of_kind(render(values), "CustomResourceDefinition")
+        ]
+
+    assert policies({}) == [None, None]
+    assert policies({"crds.keep": "true"}) == ["keep", "keep"]
+    assert policies({"crds.enabled": "false"}) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "cleans_up"),
+    [
+        ({}, True),
+        ({"crds.keep": "true"}, False),
+        ({"crds.enabled": "false"}, False),
+        ({"uninstall.cleanUp": "false"}, False),
+    ],
+    ids=["default", "CRDs stay", "CRDs of another release", "not wanted"],
+)
+def test_agents_are_taken_out_only_where_the_crds_go_too(values: dict[str, str], cleans_up: bool) -> None:
+    assert any(is_hook(item) for item in render(values)) is cleans_up
+
+
+def test_the_operator_reads_no_secret_and_has_no_wildcard(objects: list[Object]) -> None:
+    everything = [rule for item in objects if item["kind"] in ("Role", "ClusterRole") for rule in item["rules"]]
+    assert everything
+    for rule in everything:
+        assert "secrets" not in rule["resources"]
+        assert "*" not in rule["resources"] + rule["verbs"] + rule["apiGroups"]
+
+
+def test_with_chosen_namespaces_it_may_do_nothing_elsewhere() -> None:
+    objects = render({"watchNamespaces": "{team-a,team-b}"})
+    assert [rule["resources"] for rule in rules(objects, "ClusterRole")] == [["tokenreviews"]]
+    assert sorted(item["metadata"]["namespace"] for item in of_kind(objects, "Role")) == ["team-a", "team-b"]
+    assert sorted(item["metadata"]["namespace"] for item in of_kind(objects, "RoleBinding")) == ["team-a", "team-b"]
+    assert environment({"watchNamespaces": "{team-a,team-b}"})["FINETUNE_OPERATOR_NAMESPACES"] == "team-a,team-b"
+
+
+def test_with_chosen_namespaces_it_may_do_there_what_it_else_may_do_everywhere() -> None:
+    everywhere = rules(render(), "ClusterRole")
+    chosen = render({"watchNamespaces": "{team-a}"})
+    assert rules(chosen, "ClusterRole") + rules(chosen, "Role") == everywhere
+
+
+def test_the_operator_understands_its_environment() -> None:
+    read = Settings.of(environment({"watchNamespaces": "{a,b}", "logLevel": "DEBUG", "image.pullPolicy": "Always"}))
+    assert read.operator_image == f"{IMAGES['image.repository']}:0.1.0"
+    assert read.trainer_image == f"{IMAGES['trainerImage.repository']}:0.1.0"
+    assert read.report_url == f"http://finetune-operator.{NAMESPACE}.svc:8080"
+    assert read.namespaces == ("a", "b")
+    assert (read.log_level, read.image_pull_policy) == ("DEBUG", "Always")
+    assert container()["ports"][0]["containerPort"] == read.listen_port
+
+
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ({}, "registry.example.com/operator:0.1.0"),
+        ({"image.tag": "v2"}, "registry.example.com/operator:v2"),
+        ({"image.tag": "v2", "image.digest": DIGEST}, f"registry.example.com/operator@{DIGEST}"),
+    ],
+    ids=["version of the chart", "tag", "digest"],
+)
+def test_which_image_runs(values: dict[str, str], image: str) -> None:
+    assert container(values)["image"] == image
+    assert environment(values)["FINETUNE_OPERATOR_OPERATOR_IMAGE"] == image
+
+
+@pytest.mark.parametrize(
+    ("values", "path", "expected"),
+    [
+        ({"nodeSelector.zone": "a"}, "nodeSelector", {"zone": "a"}),
+        ({"tolerations[0].operator": "Exists"}, "tolerations", [{"operator": "Exists"}]),
+        ({"imagePullSecrets[0].name": "pull"}, "imagePullSecrets", [{"name": "pull"}]),
+        ({"priorityClassName": "system-cluster-critical"}, "priorityClassName", "system-cluster-critical"),
+        ({"affinity.podAntiAffinity.x": "y"}, "affinity", {"podAntiAffinity": {"x": "y"}}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_values_reach_the_pod(values: dict[str, str], path: str, expected: Any) -> None:
+    assert deployment(values)["spec"]["template"]["spec"][path] == expected
+
+
+def test_extra_environment_and_annotations_reach_the_pod() -> None:
+    values = {
+        "extraEnv[0].name": "HTTPS_PROXY",
+        "extraEnv[0].value": "http://proxy",
+        "podAnnotations.a": "b",
+        "podLabels.team": "ml",
+    }
+    assert environment(values)["HTTPS_PROXY"] == "http://proxy"
+    metadata = deployment(values)["spec"]["template"]["metadata"]
+    assert metadata["annotations"]["a"] == "b"
+    assert metadata["labels"]["team"] == "ml"
+
+
+def test_a_label_of_the_users_cannot_hide_the_pod_from_its_service() -> None:
+    labels = deployment({"podLabels.app\\.kubernetes\\.io/name": "other"})["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == "finetune-operator"
+
+
+def test_there_is_never_a_second_operator(objects: list[Object]) -> None:
+    (item,) = of_kind(objects, "Deployment")
+    assert item["spec"]["replicas"] == 1
+    assert item["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_what_is_optional_is_off() -> None:
+    assert of_kind(render(), "NetworkPolicy", "ServiceMonitor") == []
+    on = render(
+        {
+            "networkPolicy.enabled": "true",
+            "metrics.serviceMonitor.enabled": "true",
+            "metrics.serviceMonitor.labels.release": "prom",
+        }
+    )
+    policy, monitor = of_kind(on, "NetworkPolicy", "ServiceMonitor")
+    assert policy["spec"]["ingress"][0]["ports"] == [{"port": "http", "protocol": "TCP"}]
+    assert monitor["metadata"]["labels"]["release"] == "prom"
+
+
+def test_another_release_name_goes_before_the_charts() -> None:
+    (service,) = of_kind(render(release="prod"), "Service")
+    assert service["metadata"]["name"] == "prod-finetune-operator"

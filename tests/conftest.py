@@ -17,6 +17,16 @@ from devcluster.settings import Mode
 NAME = "test-{mode}-{pid}"
 
 
+SPEED = ("cluster", "node", "slow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The fast tests first, so that a failure shows early; within a group the order stays."""
+    items.sort(
+        key=lambda item: max((SPEED.index(mark) + 1 for mark in SPEED if item.get_closest_marker(mark)), default=0)
+    )
+
+
 def _clusters(mode: Mode, *, gpus: int = 2, nodes: int = 10) -> Iterator[Cluster]:
     for name in filter(None, os.environ.get("FINETUNE_TEST_CLUSTER", "").split(",")):
         lent = cluster.get(name)

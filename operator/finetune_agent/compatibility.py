@@ -4,7 +4,6 @@ An engine says the same with a 500, in its own words, or not at all.
 """
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from finetune_api.manifest import GOLDEN_NAME, GoldenSamples
 from finetune_api.reasons import Reason
+from finetune_artifacts.safetensors import read_file_header
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -30,7 +30,6 @@ _FLAGS = {
 }
 _BASE_LAYERS = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
 """PEFT saves these beside an adapter of the embedding; vLLM passes over them."""
-_LARGEST_HEADER = 100 * 1024 * 1024
 
 
 class IncompatibleError(Exception):
@@ -188,20 +187,13 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _header(path: Path) -> dict[str, list[int]]:
-    """Name and shape of each tensor: a safetensors file begins with the header's length (8 bytes, little-endian) and the header as JSON."""
+    """Name and shape of each tensor."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _LARGEST_HEADER:
-                raise ValueError("header too large")
-            header = json.loads(file.read(length))
-        return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        return {name: list(tensor.shape) for name, tensor in read_file_header(path).items()}
     except FileNotFoundError as error:
         raise IncompatibleError(
             Reason.ADAPTER_UNSUPPORTED,
             f"the adapter has no {WEIGHTS_NAME}: safetensors is the only format that is served",
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise IncompatibleError(
-            Reason.ADAPTER_UNSUPPORTED, f"{WEIGHTS_NAME} is no safetensors file ({error})"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise IncompatibleError(Reason.ADAPTER_UNSUPPORTED, f"{WEIGHTS_NAME}: {error}") from error

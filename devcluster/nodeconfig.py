@@ -113,8 +113,7 @@ def cni(settings: Settings) -> str:
                     "type": "bridge",
                     "bridge": "pods0",
                     "isGateway": True,
-                    # The host has a route to the pods. CNI's masquerading would come before kube-proxy's, which a pod that calls its own
-                    # Service needs.
+                    # The host has a route to the pods, so that it can see them by their own addresses.
                     "ipMasq": False,
                     "hairpinMode": True,
                     "ipam": {

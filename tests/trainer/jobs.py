@@ -18,7 +18,10 @@ from finetune_trainer.train import attempt
 from tests.s3 import S3Server, write_secret
 
 ROWS = [
-    {"prompt": f"Question {number}: what follows {number}?\n", "completion": f"After {number} comes {number + 1}, and then {number + 2}."}
+    {
+        "prompt": f"Question {number}: what follows {number}?\n",
+        "completion": f"After {number} comes {number + 1}, and then {number + 2}.",
+    }
     for number in range(40)
 ]
 CHATS = [
@@ -57,7 +60,9 @@ class Workbench:
     def __init__(self, server: S3Server, bucket: str, model: Path, directory: Path) -> None:
         self.server, self.bucket, self.directory = server, bucket, directory
         self.mounts = directory / "mounts"
-        write_secret(self.mounts / "secrets" / "s3-credentials", *(key.read_text() for key in sorted(server.secret.iterdir())))
+        write_secret(
+            self.mounts / "secrets" / "s3-credentials", *(key.read_text() for key in sorted(server.secret.iterdir()))
+        )
         (self.mounts / "claims").mkdir()
         (self.mounts / "claims" / "models").symlink_to(model.parent)
         self.model_uri = f"pvc://models/{model.name}"
@@ -77,7 +82,13 @@ class Workbench:
             "model": {"uri": self.model_uri},
             "dataset": {"uri": "configmap://data/train.jsonl"},
             "method": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}},
-            "training": {"maxSteps": 6, "perDeviceBatchSize": 2, "gradientAccumulationSteps": 2, "maxLength": 48, "learningRate": 2e-3},
+            "training": {
+                "maxSteps": 6,
+                "perDeviceBatchSize": 2,
+                "gradientAccumulationSteps": 2,
+                "maxLength": 48,
+                "learningRate": 2e-3,
+            },
             "output": {
                 "s3": {"bucket": self.bucket, "endpoint": self.server.endpoint, "prefix": "team/job"},
                 "secretRef": {"name": "s3-credentials"},

@@ -25,8 +25,14 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_a_run_interrupted_at_every_other_step_ends_bit_identical(workbench: Callable[[], Workbench], method: str, packing: bool) -> None:
-    spec: dict[str, Any] = {"method": METHODS[method], "training": TRAINING | {"packing": packing, "maxLength": 64 if packing else 48}, "evaluation": {"everySteps": 3}}
+def test_a_run_interrupted_at_every_other_step_ends_bit_identical(
+    workbench: Callable[[], Workbench], method: str, packing: bool
+) -> None:
+    spec: dict[str, Any] = {
+        "method": METHODS[method],
+        "training": TRAINING | {"packing": packing, "maxLength": 64 if packing else 48},
+        "evaluation": {"everySteps": 3},
+    }
     if packing:
         spec["training"] |= {"perDeviceBatchSize": 1, "gradientAccumulationSteps": 2}
     whole, pieces = workbench(), workbench()

@@ -61,7 +61,8 @@ def load_base(directory: Path, dtype: torch.dtype, quantization: BitsAndBytesCon
             Reason.MODEL_UNSUPPORTED, f"transformers cannot load the model: {error}", "spec.model.uri"
         ) from error
     model.config.use_cache = False
-    for module in model.modules():
+    layers: Any = model.modules()
+    for module in layers:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes would repack the frozen weights for a bf16 kernel without gradients as soon as a model in training is evaluated
             module.support_avx512bf16_for_cpu = False

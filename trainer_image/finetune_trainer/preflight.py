@@ -1,8 +1,281 @@
-"""The checks that need no GPU."""
+"""Everything about a job that can be checked without a GPU, torch or the model's weights, checked side by side."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from finetune_api.base import SecretRef
+from finetune_api.finetunejob import Estimate
+from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
+from finetune_api.messages import PreflightResult, Problem
+from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_api.uris import HfUri, S3Uri, parse_uri
+from finetune_artifacts.errors import ArtifactError, Fault, Purpose
+from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
+from finetune_artifacts.store import missing_keys
+from finetune_trainer import basemodel, modules, result, rows, sources
+from finetune_trainer.basemodel import ModelFacts
+from finetune_trainer.failures import Failure, last_line
+from finetune_trainer.logs import log, phase
+from finetune_trainer.settings import Settings, read, termination_log
+
+PATIENCE_SECONDS = 45.0
+"""How long a service that does not answer is given before that is called a problem."""
+ROWS, BYTES = 1000, 4 * 1024 * 1024
+"""So much of a dataset is looked at: whichever of the two is more, so small ones are read whole."""
+
+
+@dataclass
+class Report:
+    """What one check found."""
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    layout: rows.Format | None = None
+    facts: ModelFacts | None = None
+    estimate: Estimate | None = None
+
+    def add(self, reason: Reason, path: str, message: str) -> None:
+        """Note one problem, and the spec's field that it is about."""
+        self.problems.append(Problem(reason=reason, field=path, message=message))
 
 
 def main(environment: Mapping[str, str]) -> int:
-    """Placeholder until the next slice."""
-    return 1
+    """Check the job in the environment, leave the result in the termination log, and return the exit code."""
+    settings = read(environment)
+    if isinstance(settings, list):
+        outcome = PreflightResult(problems=settings)
+    else:
+        with phase(f"checking FineTuneJob {settings.job.metadata.namespace}/{settings.job.metadata.name}"):
+            outcome = check(settings)
+    for problem in outcome.problems:
+        log.error("%s: %s", problem.reason, problem)
+    for warning in outcome.warnings:
+        log.warning("%s", warning)
+    if not outcome.problems:
+        log.info("everything that can be checked without a GPU is in order")
+    result.write(outcome, termination_log(environment))
+    return EXIT_CODES.get(outcome.problems[0].reason, 1) if outcome.problems else 0
+
+
+def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> PreflightResult:
+    """All problems of a job, those of its settings first. Raises nothing."""
+    checks: list[Callable[[Settings, Report, float], None]] = [check_settings, check_output, check_dataset, check_model]
+    with ThreadPoolExecutor(len(checks)) as pool:
+        reports = list(pool.map(lambda one: guarded(one, settings, patience_seconds), checks))
+    dataset, model = reports[2], reports[3]
+    check_chat_template(dataset, model)
+    return PreflightResult(
+        problems=[problem for report in reports for problem in report.problems],
+        warnings=[warning for report in reports for warning in report.warnings],
+        estimate=model.estimate,
+        model_revision=model.facts.commit if model.facts else None,
+    )
+
+
+def guarded(one: Callable[[Settings, Report, float], None], settings: Settings, patience_seconds: float) -> Report:
+    """Run one check; what it raises becomes a problem."""
+    report = Report()
+    section = "spec.output" if one is check_output else "spec.dataset" if one is check_dataset else "spec.model"
+    try:
+        one(settings, report, patience_seconds)
+    except Failure as error:
+        report.add(error.reason, error.field or section, error.message)
+    except ArtifactError as error:
+        report.add(error.reason, field_of(error, section), error.message)
+    except Exception as error:
+        logging.getLogger(__name__).exception("the check of %s failed", section)
+        report.add(Reason.PREFLIGHT_ERROR, section, f"the check itself failed: {last_line(error)}")
+    return report
+
+
+def field_of(error: ArtifactError, section: str) -> str:
+    """The field to look at for a fault of S3."""
+    output = section == "spec.output"
+    match error.fault:
+        case Fault.DENIED:
+            return f"{section}.secretRef"
+        case Fault.NOT_S3 | Fault.UNREACHABLE:
+            return f"{section}.s3.endpoint"
+        case Fault.WRONG_REGION:
+            return f"{section}.s3.region"
+        case Fault.EXISTS:
+            return f"{section}.s3.prefix"
+        case Fault.NO_BUCKET:
+            return "spec.output.s3.bucket" if output else f"{section}.uri"
+    return "spec.output.s3" if output else f"{section}.uri"
+
+
+def check_settings(settings: Settings, report: Report, patience_seconds: float) -> None:
+    """Settings that do not go together on the hardware that the job asks for."""
+    spec = settings.job.spec
+    if spec.resources.gpus_per_node:
+        return
+    if spec.training.precision == "fp16":
+        report.add(
+            Reason.SPEC_INVALID,
+            "spec.training.precision",
+            "fp16 needs a GPU, and resources.gpusPerNode is 0: choose auto, bf16 or fp32",
+        )
+    if spec.training.optimizer == "paged_adamw_8bit":
+        report.add(
+            Reason.SPEC_INVALID,
+            "spec.training.optimizer",
+            "paged_adamw_8bit needs a GPU, and resources.gpusPerNode is 0: choose adamw_torch",
+        )
+
+
+def require_keys(settings: Settings, reference: SecretRef | None, path: str, reason: Reason) -> None:
+    """Raise Failure if the Secret that the user named lacks a key that S3 needs."""
+    secret = settings.secret(reference)
+    if secret is None or not (missing := missing_keys(secret)):
+        return
+    found = (
+        sorted(entry.name for entry in secret.iterdir() if not entry.name.startswith(".")) if secret.is_dir() else []
+    )
+    what = (
+        f"its keys are: {', '.join(found)}"
+        if found
+        else "there is no such Secret in the job's namespace, or it is empty"
+    )
+    raise Failure(reason, f"Secret {secret.name!r} must have {' and '.join(missing)}: {what}", path)
+
+
+def check_output(settings: Settings, report: Report, patience_seconds: float) -> None:
+    """The bucket is there, may be written to, and holds no other job's adapter at this prefix."""
+    require_keys(settings, settings.job.spec.output.secret_ref, "spec.output.secretRef", Reason.OUTPUT_ACCESS_DENIED)
+    store = settings.store(Purpose.OUTPUT, patience_seconds)
+    check_bucket(store, settings.output.bucket)
+    if not probe_write(store, settings.output):
+        report.warnings.append(
+            f"the S3 service at {store.endpoint} does not honour If-None-Match: two jobs with the same prefix could overwrite each other's adapter"
+        )
+    place = settings.adapter.child(MANIFEST_NAME)
+    if head(store, place) is None:
+        return
+    try:
+        manifest = AdapterManifest.model_validate_json(read_object(store, place))
+    except ValidationError:
+        owner = "something else"
+    else:
+        if manifest.job == settings.origin:
+            return
+        owner = f"FineTuneJob {manifest.job.namespace}/{manifest.job.name} (uid {manifest.job.uid})"
+    report.add(
+        Reason.OUTPUT_EXISTS,
+        "spec.output.s3.prefix",
+        f"{settings.adapter} has an adapter already, of {owner}: choose another prefix, or delete what lies there",
+    )
+
+
+def check_dataset(settings: Settings, report: Report, patience_seconds: float) -> None:
+    """The dataset can be read, and its first rows have what the format needs."""
+    source = settings.job.spec.dataset
+    if isinstance(parse_uri(source.uri), S3Uri):
+        require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
+    field_name = "spec.dataset.uri"
+    layout = rows.detect(sources.open_lines(settings, source.uri, field_name, patience_seconds), source)
+    report.layout = layout
+    check_rows(settings, source.uri, field_name, layout, patience_seconds)
+    if source.format == "auto":
+        report.warnings.append(f"spec.dataset.format auto: the dataset is taken as {layout}")
+    if source.validation and source.validation.uri:
+        check_rows(settings, source.validation.uri, "spec.dataset.validation.uri", layout, patience_seconds)
+
+
+def check_rows(settings: Settings, uri: str, field_name: str, layout: rows.Format, patience_seconds: float) -> None:
+    """Look at the first rows. Raises Failure(DATASET_INVALID) with their numbers and what was found."""
+    source = settings.job.spec.dataset
+    lines = first_lines(sources.open_lines(settings, uri, field_name, patience_seconds))
+    if layout == "plain text":
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise Failure(
+                    Reason.DATASET_INVALID, f"line {number} of {uri} is no UTF-8 text: {error.reason}", field_name
+                ) from error
+        return
+    findings = rows.Findings()
+    usable = sum(1 for _ in rows.parse(lines, layout, source.columns, findings))
+    rows.refuse(findings, source, uri)
+    log.info("dataset %s: %s, %d rows looked at, %d of them usable", uri, layout, findings.rows, usable)
+
+
+def first_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """The first ``ROWS`` lines or ``BYTES`` bytes, whichever is more."""
+    size = 0
+    for number, line in enumerate(lines):
+        if number >= ROWS and size >= BYTES:
+            return
+        size += len(line)
+        yield line
+
+
+def check_model(settings: Settings, report: Report, patience_seconds: float) -> None:
+    """The model can be read and trained, and has the modules that are to get an adapter."""
+    spec = settings.job.spec
+    if isinstance(parse_uri(spec.model.uri), S3Uri):
+        require_keys(settings, spec.model.secret_ref, "spec.model.secretRef", Reason.MODEL_ACCESS_DENIED)
+    facts = basemodel.inspect(settings, patience_seconds)
+    report.facts = facts
+    if problem := unsupported(facts, spec.method.name):
+        raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
+    longest = facts.config.get("max_position_embeddings")
+    if isinstance(longest, int) and spec.training.max_length > longest:
+        report.warnings.append(
+            f"spec.training.maxLength {spec.training.max_length} is more than the model's {longest} positions"
+        )
+    check_modules(settings, facts, report)
+    if isinstance(parse_uri(spec.model.uri), HfUri):
+        log.info("model %s at commit %s", spec.model.uri, facts.commit)
+
+
+def unsupported(facts: ModelFacts, method: str) -> str | None:
+    """Why this model cannot be trained, or None."""
+    config = facts.config
+    if config.get("is_encoder_decoder"):
+        return f"the model ({config.get('model_type')}) has an encoder and a decoder: objective sft needs a causal language model"
+    if not facts.has_tokenizer:
+        return "the model's directory has no tokenizer (tokenizer.json or tokenizer.model): put it beside config.json"
+    quantised = (config.get("quantization_config") or {}).get("quant_method")
+    if quantised and not (quantised == "bitsandbytes" and method == "qlora"):
+        return f"the model's weights are quantised already ({quantised}): take the model that it was made from"
+    return None
+
+
+def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None:
+    """The target modules exist; from their shapes follows how much is trained."""
+    method = settings.job.spec.method
+    path = f"spec.method.{method.name}.targetModules"
+    linear = modules.linear_modules(facts.tensors)
+    if not linear:
+        report.add(Reason.TARGET_MODULES_NOT_FOUND, path, "the model has no linear layers that could get an adapter")
+        return
+    targets = method.config.target_modules
+    if isinstance(targets, list) and (missing := modules.unknown(linear, targets)):
+        exist = ", ".join(modules.suffixes(linear))
+        report.add(
+            Reason.TARGET_MODULES_NOT_FOUND,
+            path,
+            f"the model has no linear module named {', '.join(missing)}; it has: {exist}. Choose among these, or write all-linear",
+        )
+        return
+    trainable = modules.lora_parameters(linear, targets, method.config.rank)
+    report.estimate = Estimate(
+        trainable_parameters=trainable, total_parameters=modules.total_parameters(facts.tensors) + trainable
+    )
+    log.info("%s parameters, %s of them trainable", f"{report.estimate.total_parameters:,}", f"{trainable:,}")
+
+
+def check_chat_template(dataset: Report, model: Report) -> None:
+    """Chat messages need a template, which comes with the model."""
+    if dataset.layout == "messages" and model.facts and not model.facts.has_chat_template:
+        dataset.add(
+            Reason.MODEL_UNSUPPORTED,
+            "spec.dataset.format",
+            "the dataset has chat messages, but the model's tokenizer has no chat template: take an instruct model, or format promptCompletion",
+        )

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from finetune_api.crd import adapterdeployment_crd, finetunejob_crd, to_yaml
-from tools import chart
+from tools import chart, reference
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,8 +16,11 @@ def generated() -> dict[str, str]:
         name = f"{crd['spec']['names']['plural']}.yaml"
         files[f"crds/{name}"] = to_yaml(crd)
         files[f"charts/finetune-operator/files/crds/{name}"] = to_yaml(crd)
+        files[f"docs/reference/{crd['spec']['names']['singular']}.md"] = reference.kind_page(crd)
     files["charts/finetune-operator/values.yaml"] = chart.values_yaml()
     files["charts/finetune-operator/values.schema.json"] = chart.values_schema()
+    files["docs/reference/values.md"] = reference.values_page()
+    files["docs/reference/reasons.md"] = reference.reasons_page()
     return files
 
 

@@ -1,0 +1,41 @@
+"""The hand-written pages speak of what exists, and leave nothing out."""
+
+import re
+from pathlib import Path
+
+from finetune_api.reasons import Reason
+from finetune_operator.settings import PREFIX, Settings
+
+TROUBLESHOOTING = Path("docs/troubleshooting.md").read_text()
+INSTALL = Path("docs/install.md").read_text()
+
+
+def test_every_reason_has_a_section_and_no_section_an_unknown_reason() -> None:
+    sections = re.findall(r"^### (\w+)$", TROUBLESHOOTING, re.MULTILINE)
+    assert sorted(sections) == sorted(Reason)
+
+
+def test_no_section_is_empty() -> None:
+    for section in re.split(r"^### ", TROUBLESHOOTING, flags=re.MULTILINE)[1:]:
+        assert len(section.split()) > 5
+
+
+def test_every_setting_that_an_administrator_can_choose_is_in_the_table() -> None:
+    documented = set(re.findall(rf"`{PREFIX}(\w+)`", INSTALL))
+    fixed_by_the_chart = {"KUBECONFIG", "LISTEN_HOST", "LISTEN_PORT"}
+    assert documented == {field.upper() for field in Settings.__dataclass_fields__} - fixed_by_the_chart
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in Path("docs").rglob("*.md"):
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)", page.read_text()):
+            file = (page.parent / target) if target else page
+            assert file.is_file(), f"{page}: {target}"
+            if anchor:
+                assert anchor[1:] in anchors(file.read_text()), f"{page}: {target}{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}

@@ -145,6 +145,8 @@ def explain(
 ) -> ArtifactError:
     """What boto3 raised for ``uri``, as an ``ArtifactError`` that names the remedy."""
     fault, code = fault_of(error), code_of(error)
+    if fault is Fault.NO_OBJECT and not uri.key:
+        fault = Fault.NO_BUCKET
     where = f"at {endpoint}"
     match fault:
         case Fault.NO_BUCKET:
@@ -159,6 +161,9 @@ def explain(
             text = f"the credentials are not valid for {uri} {where} ({code}): correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the Secret"
         case Fault.DENIED:
             text = f"access to {uri} is denied {where} ({code}): allow it for these credentials, or name another Secret in secretRef"
+        case Fault.UNREACHABLE if code.isdigit():
+            # an answer without an S3 error code, such as a web page
+            text = f"what answers {where} for {uri} is no S3 service, or one that is out of order ({code}): correct the endpoint, or try again later"
         case Fault.UNREACHABLE:
             text = f"the S3 service {where} does not answer for {uri} ({code}): check that it runs and that the endpoint can be reached from the pod"
         case Fault.NOT_S3:

@@ -26,7 +26,9 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--cluster", help="a running kwok cluster of devcluster; default: one of its own, taken down afterwards")
+    parser.add_argument(
+        "--cluster", help="a running kwok cluster of devcluster; default: one of its own, taken down afterwards"
+    )
     parser.add_argument("--output", choices=["table", "json"], default="table")
     arguments = parser.parse_args()
     name = arguments.cluster or f"bench-{os.getpid()}"
@@ -50,7 +52,9 @@ def run(cluster: Cluster, runs: int) -> Measured:
     cluster.kubectl("create", "namespace", namespace)
     try:
         with tempfile.TemporaryDirectory() as directory, Console(stderr=True).status("") as status:
-            return measure(cluster, namespace, runs, Path(directory), lambda done: status.update(f"FineTuneJob {done} of {runs}"))
+            return measure(
+                cluster, namespace, runs, Path(directory), lambda done: status.update(f"FineTuneJob {done} of {runs}")
+            )
     finally:
         cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
@@ -82,14 +86,21 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def show(found: dict[str, Any]) -> None:
     """The table."""
-    table = Table(title=f"{found['runs']} FineTuneJobs, idle operator, {found['cores']} cores, load {found['load']:.1f}")
+    table = Table(
+        title=f"{found['runs']} FineTuneJobs, idle operator, {found['cores']} cores, load {found['load']:.1f}"
+    )
     for column in ("", "median", "p99", "Kubeflow Trainer 2.0 + JobSet"):
         table.add_column(column, justify="left" if not column else "right")
     peer = found["peer"]["to_first_job_ms"]
-    rows = (("apply → first Job", "to_first_job_ms", f"{peer['median']:.0f} / {peer['p99']:.0f} ms"), ("finished preflight → trainer Job", "preflight_to_trainer_ms", ""))
+    rows = (
+        ("apply → first Job", "to_first_job_ms", f"{peer['median']:.0f} / {peer['p99']:.0f} ms"),
+        ("finished preflight → trainer Job", "preflight_to_trainer_ms", ""),
+    )
     for title, key, other in rows:
         table.add_row(title, f"{found[key]['median']:.1f} ms", f"{found[key]['p99']:.1f} ms", other)
-    table.add_row("API writes per FineTuneJob", f"{found['writes_per_job']:.2f}", "", f"{found['peer']['writes_per_job']}")
+    table.add_row(
+        "API writes per FineTuneJob", f"{found['writes_per_job']:.2f}", "", f"{found['peer']['writes_per_job']}"
+    )
     for kind, number in found["writes"].items():
         table.add_row(f"  {kind}", f"{number:.2f}", "", "")
     table.add_row("operator's CPU per FineTuneJob", f"{found['operator_cpu_ms_per_job']:.0f} ms", "", "")

@@ -70,7 +70,9 @@ def _one(api: Api, name: str) -> None:
 
 def _end(api: Api, job: str, said: dict[str, object]) -> None:
     """The Job's pod runs for a moment, then ends well."""
-    pod = until(f"{job} runs", lambda: next((pod for pod in api.pods(job) if pod["status"]["phase"] == "Running"), None))
+    pod = until(
+        f"{job} runs", lambda: next((pod for pod in api.pods(job) if pod["status"]["phase"] == "Running"), None)
+    )
     time.sleep(PAUSE_SECONDS)
     patch = {"metadata": {"annotations": {EXIT_CODE: "0", MESSAGE: json.dumps(said)}}}
     api.core.patch_namespaced_pod(pod["metadata"]["name"], api.namespace, patch)
@@ -89,7 +91,9 @@ def _to_trainer(log: list[audit.Write], name: str) -> float:
     ended = [
         write
         for write in log
-        if write.resource == "pods/status" and write.name.startswith(f"{name}-preflight-") and write.received < made.received
+        if write.resource == "pods/status"
+        and write.name.startswith(f"{name}-preflight-")
+        and write.received < made.received
         if "kwok" in write.agent
     ]
     return (made.answered - ended[-1].received).total_seconds() * 1000

@@ -4,13 +4,13 @@ import asyncio
 import logging
 import os
 import sys
-import time
 
 import kopf
 from kubernetes.aio.config import ConfigException
 
 from finetune_operator import handlers
 from finetune_operator.context import Context
+from finetune_operator.health import Health
 from finetune_operator.kube.client import Kube
 from finetune_operator.kube.connect import configuration
 from finetune_operator.metrics import Metrics
@@ -42,7 +42,7 @@ async def run(settings: Settings) -> None:
         metrics=metrics,
         budget=WriteBudget(settings.progress_writes_per_second, settings.progress_interval_seconds),
     )
-    health = Health()
+    health = Health(context)
     app = application(context, Tokens(kube.review_token), health.wrong)
     runner, port = await serve(app, settings.listen_host, settings.listen_port)
     logger.info("Listening on port %d; watching %s.", port, ", ".join(settings.namespaces) or "all namespaces")
@@ -74,26 +74,6 @@ async def run(settings: Settings) -> None:
         await asyncio.gather(*parts, return_exceptions=True)
         await runner.cleanup()
         await kube.close()
-
-
-class Health:
-    """The heartbeat of the event loop: a loop that is stuck cannot beat, and /healthz says so once it gets through."""
-
-    MAX_SECONDS = 30.0
-
-    def __init__(self) -> None:
-        self._at = time.monotonic()
-
-    async def beat_forever(self) -> None:
-        """Beat every second."""
-        while True:
-            self._at = time.monotonic()
-            await asyncio.sleep(1)
-
-    def wrong(self) -> str | None:
-        """What is wrong, or None."""
-        age = time.monotonic() - self._at
-        return f"the event loop has not run for {age:.0f} s" if age > self.MAX_SECONDS else None
 
 
 def main() -> int:

@@ -96,6 +96,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = NoProgress()
     settings.peering.standalone = True
     settings.scanning.disabled = True
+    settings.queueing.idle_timeout = 1.0
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 30
     settings.watching.chunk_size = 500

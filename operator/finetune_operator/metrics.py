@@ -13,16 +13,22 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.last_pass_at = time.monotonic()
         self.last_pass = Gauge(
             "finetune_operator_last_pass_timestamp_seconds", "When a pass was last completed.", registry=self.registry
         )
         self.reconciles = Counter(
-            "finetune_operator_reconciles_total", "Passes, by kind and result.", ["kind", "result"], registry=self.registry
+            "finetune_operator_reconciles_total",
+            "Passes, by kind and result.",
+            ["kind", "result"],
+            registry=self.registry,
         )
         self.reconcile_seconds = Histogram(
             "finetune_operator_reconcile_seconds", "Duration of a pass.", ["kind"], registry=self.registry
         )
-        self.queue_depth = Gauge("finetune_operator_queue_depth", "Keys that wait for a worker.", registry=self.registry)
+        self.queue_depth = Gauge(
+            "finetune_operator_queue_depth", "Keys that wait for a worker.", registry=self.registry
+        )
         self.kube_requests = Counter(
             "finetune_operator_kube_requests_total",
             "Calls to the API server, without the watches; create, apply, patch, patch_status and delete are writes.",
@@ -33,10 +39,19 @@ class Metrics:
             "finetune_operator_kube_request_seconds", "Duration of these calls.", ["verb"], registry=self.registry
         )
         self.reports = Counter(
-            "finetune_operator_reports_total", "Reports of pods, by path and HTTP status.", ["path", "status"], registry=self.registry
+            "finetune_operator_reports_total",
+            "Reports of pods, by path and HTTP status.",
+            ["path", "status"],
+            registry=self.registry,
         )
         self.watch_events = Counter(
             "finetune_operator_watch_events_total", "Watch events, by kind.", ["kind"], registry=self.registry
+        )
+        self.missed = Counter(
+            "finetune_operator_watch_missed_total",
+            "Changes that only the periodic list brought to light, by kind; a few that were on their way are normal.",
+            ["kind"],
+            registry=self.registry,
         )
 
     def observe_call(self, verb: str, resource: str, seconds: float) -> None:
@@ -46,6 +61,7 @@ class Metrics:
 
     def beat(self) -> None:
         """A pass was completed."""
+        self.last_pass_at = time.monotonic()
         self.last_pass.set(time.time())
 
     def writes(self) -> dict[tuple[str, str], int]:

@@ -19,7 +19,10 @@ async def resync(context: Context) -> None:
         for namespace in namespaces:
             items, version = await context.kube.list(kind, namespace, selector(kind))
             typed: list[Object] = [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in items]
-            for item in context.store.replace(kind, namespace, typed, version):
+            changed = context.store.replace(kind, namespace, typed, version)
+            if context.synced.is_set():
+                context.metrics.missed.labels(kind.name).inc(len(changed))
+            for item in changed:
                 nudge(kind, item, context)
 
 

@@ -47,7 +47,11 @@ class Settings:
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the variables. Raises ``SettingsError`` that names the variable, what was found and what is wanted."""
-        text = {field: environ[PREFIX + field.upper()] for field in cls.__dataclass_fields__ if PREFIX + field.upper() in environ}
+        text = {
+            field: environ[PREFIX + field.upper()]
+            for field in cls.__dataclass_fields__
+            if PREFIX + field.upper() in environ
+        }
         for field in ("trainer_image", "operator_image"):
             if not text.get(field):
                 raise SettingsError(f"{PREFIX}{field.upper()} is not set: give the name of an image")

@@ -10,6 +10,8 @@ from finetune_api import GROUP
 from finetune_operator.kube.kinds import JOB, JOB_LABEL, POD, Key, Kind, Object, controller_uid, key_of
 
 TOMBSTONES = 10_000
+POD_STATUS = ("phase", "reason", "message", "startTime", "conditions")
+"""What is kept of the status of a FineTuneJob's pod, beside the states of its containers."""
 Index = tuple[str, ...]
 
 
@@ -90,14 +92,20 @@ class Store:
 
 
 def slim(kind: Kind, item: Object) -> Object:
-    """The object without what no decision needs: managed fields, and the pod specs of finished work, of which there may be thousands."""
+    """The object without what no decision needs: thousands of finished Jobs and pods are kept."""
     meta = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
     small = {**item, "metadata": meta}
     if JOB_LABEL in meta.get("labels", {}):
+        status = item.get("status", {})
         if kind is POD:
             small["spec"] = {"nodeName": item.get("spec", {}).get("nodeName")}
+            small["status"] = {name: value for name, value in status.items() if name in POD_STATUS}
+            small["status"]["containerStatuses"] = [
+                {"state": entry.get("state", {})} for entry in status.get("containerStatuses", ())
+            ]
         elif kind is JOB:
             small["spec"] = {}
+            small["status"] = {"conditions": status.get("conditions", [])}
     return small
 
 

@@ -91,7 +91,9 @@ class Api:
     def jobs(self, parent: str) -> list[Object]:
         """The batch/v1 Jobs that belong to a FineTuneJob."""
         found = self.plain(self.batch.list_namespaced_job(self.namespace).items)
-        return [job for job in found if any(owner["name"] == parent for owner in job["metadata"].get("ownerReferences", ()))]
+        return [
+            job for job in found if any(owner["name"] == parent for owner in job["metadata"].get("ownerReferences", ()))
+        ]
 
     def job_names(self, parent: str) -> list[str]:
         """Their names."""
@@ -197,7 +199,9 @@ class Operator:
             **self.settings,
         }
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "finetune_operator"], env=environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "finetune_operator"], env=environment, stdout=log, stderr=log
+            )
         if wait:
             until("the operator is ready", lambda: self.get("/readyz")[0] == 200 or self.failed())
         return self
@@ -227,7 +231,9 @@ class Operator:
         status, text = self.request("POST", path, content, {"Authorization": f"Bearer {token}"} if token else {})
         return status, json.loads(text)
 
-    def request(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, str]:
         """One HTTP request."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers or {}, method=method)
         try:

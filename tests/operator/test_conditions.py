@@ -23,7 +23,13 @@ def test_the_transition_time_changes_with_the_status_only() -> None:
 
 
 def test_the_placeholder_of_the_crd_is_not_a_transition() -> None:
-    default = {"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z"}
+    default = {
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "Pending",
+        "message": "",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    }
     conditions = Conditions([default], 1, NOW)
     conditions.progressing(Reason.PREFLIGHT_RUNNING, "checking")
     assert {item["lastTransitionTime"] for item in conditions.as_json()} == {stamp(NOW)}

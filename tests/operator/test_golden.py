@@ -18,7 +18,11 @@ GOLDEN = Path(__file__).parent / "golden"
 FULL_SPEC: dict[str, Any] = {
     **SPEC,
     "model": {"uri": "pvc://models/smollm", "secretRef": {"name": "hub"}},
-    "dataset": {"uri": "s3://texts/train.jsonl", "secretRef": {"name": "data"}, "validation": {"uri": "configmap://held-out/rows.jsonl"}},
+    "dataset": {
+        "uri": "s3://texts/train.jsonl",
+        "secretRef": {"name": "data"},
+        "validation": {"uri": "configmap://held-out/rows.jsonl"},
+    },
     "resources": {"requests": {"cpu": 4, "memory": "16Gi"}, "limits": {"memory": "16Gi"}},
     "podTemplate": {
         "image": "my/trainer:2",
@@ -48,7 +52,11 @@ def preflight_passed(spec: dict[str, Any] | None = None) -> World:
 def preflight_failed() -> World:
     world = World()
     world.settle()
-    problem = {"reason": "BucketNotFound", "field": "spec.output.s3.bucket", "message": "there is no bucket adapters: create it"}
+    problem = {
+        "reason": "BucketNotFound",
+        "field": "spec.output.s3.bucket",
+        "message": "there is no bucket adapters: create it",
+    }
     world.set_pod(terminated(17, {"kind": "PreflightResult", "problems": [problem]}))
     return world
 
@@ -70,14 +78,21 @@ def succeeded() -> World:
 def failed_once() -> World:
     world = training()
     world.settle()
-    world.set_pod(terminated(30, {"kind": "TrainerResult", "reason": "UploadFailed", "message": "S3 did not answer", "progress": PROGRESS}))
+    world.set_pod(
+        terminated(
+            30,
+            {"kind": "TrainerResult", "reason": "UploadFailed", "message": "S3 did not answer", "progress": PROGRESS},
+        )
+    )
     return world
 
 
 def preempted() -> World:
     world = training()
     world.settle()
-    world.set_pod(terminated(40, {"kind": "TrainerResult", "reason": "Preempted", "message": "asked to stop"}, deleted=True))
+    world.set_pod(
+        terminated(40, {"kind": "TrainerResult", "reason": "Preempted", "message": "asked to stop"}, deleted=True)
+    )
     return world
 
 

@@ -68,7 +68,9 @@ def run(cluster: Cluster, deadly: int, directory: Path) -> tuple[bool, dict[str,
         api = Api(cluster.kubeconfig, operator.namespace)
         api.create_job("a")
         with Kubelet(api, "a", a_preemption_on_the_way):
-            until("killed or done", lambda: killed.is_set() or api.condition("a", "Ready") == ("True", "AdapterVerified"))
+            until(
+                "killed or done", lambda: killed.is_set() or api.condition("a", "Ready") == ("True", "AdapterVerified")
+            )
             if killed.is_set():
                 operator.start()
             status = api.await_condition("a", "Ready", "True")

@@ -39,7 +39,11 @@ def test_a_good_run(api: Api, operator: Operator) -> None:
 
 def test_pods_that_ask_for_a_gpu_come_after_the_preflight_only(api: Api, operator: Operator) -> None:
     api.create_job("wrong-bucket")
-    problem = {"reason": "BucketNotFound", "field": "spec.output.s3.bucket", "message": "there is no bucket adapters: create it"}
+    problem = {
+        "reason": "BucketNotFound",
+        "field": "spec.output.s3.bucket",
+        "message": "there is no bucket adapters: create it",
+    }
     api.run_pod("wrong-bucket-preflight")
     api.end_pod("wrong-bucket-preflight", 17, {"kind": "PreflightResult", "problems": [problem]})
     status = api.await_condition("wrong-bucket", "Stalled", "True", "BucketNotFound")
@@ -57,7 +61,11 @@ def test_the_trainer_asks_for_its_gpu_and_is_restricted(api: Api, operator: Oper
     (job,) = [job for job in api.jobs("gpu") if job["metadata"]["name"] == "gpu-train-1"]
     pod = job["spec"]["template"]["spec"]
     container = pod["containers"][0]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"] == "1"
+    assert (
+        container["resources"]["limits"]["nvidia.com/gpu"]
+        == container["resources"]["requests"]["nvidia.com/gpu"]
+        == "1"
+    )
     assert job["spec"]["backoffLimit"] == 0
     assert pod["automountServiceAccountToken"] is False
     variables = {variable["name"]: variable.get("value") for variable in container["env"]}
@@ -67,7 +75,9 @@ def test_the_trainer_asks_for_its_gpu_and_is_restricted(api: Api, operator: Oper
 
 def test_pods_meet_the_restricted_standard(api: Api, operator: Operator) -> None:
     """The API server itself judges them."""
-    api.core.patch_namespace(api.namespace, {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}})
+    api.core.patch_namespace(
+        api.namespace, {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    )
     api.create_job("restricted")
     api.end_pod("restricted-preflight", 0, PREFLIGHT_PASSED)
     assert api.await_pod("restricted-train-1")
@@ -98,7 +108,9 @@ def test_a_deleted_job_ends_the_attempt(api: Api, operator: Operator) -> None:
     api.create_job("job-deleted")
     api.end_pod("job-deleted-preflight", 0, PREFLIGHT_PASSED)
     api.await_pod("job-deleted-train-1")
-    api.batch.delete_namespaced_job("job-deleted-train-1", api.namespace, propagation_policy="Background", grace_period_seconds=0)
+    api.batch.delete_namespaced_job(
+        "job-deleted-train-1", api.namespace, propagation_policy="Background", grace_period_seconds=0
+    )
     for pod in api.pods("job-deleted-train-1"):
         api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
     api.await_pod("job-deleted-train-2")
@@ -132,7 +144,10 @@ def test_a_spec_that_no_job_can_be_made_of_is_not_accepted(api: Api, operator: O
 
 def test_a_job_of_somebody_else_in_the_way_is_named_and_left_alone(api: Api, operator: Operator) -> None:
     container = {"name": "x", "image": "x"}
-    body = {"metadata": {"name": "in-the-way-preflight"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}}}
+    body = {
+        "metadata": {"name": "in-the-way-preflight"},
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
+    }
     api.batch.create_namespaced_job(api.namespace, body)
     api.create_job("in-the-way")
     status = api.await_condition("in-the-way", "Reconciling", "True", "Pending")
@@ -145,7 +160,9 @@ def test_the_same_name_again_is_a_new_job(api: Api, operator: Operator) -> None:
     with Kubelet(api, "twice", good_run):
         first = api.create_job("twice")
         api.await_condition("twice", "Ready", "True")
-        api.custom.delete_namespaced_custom_object("finetune-operator.io", "v1alpha1", api.namespace, "finetunejobs", "twice")
+        api.custom.delete_namespaced_custom_object(
+            "finetune-operator.io", "v1alpha1", api.namespace, "finetunejobs", "twice"
+        )
         second = api.create_job("twice")
         api.await_condition("twice", "Ready", "True")
     assert {job["metadata"]["ownerReferences"][0]["uid"] for job in api.jobs("twice")} == {second["metadata"]["uid"]}
@@ -166,7 +183,9 @@ def test_the_operator_writes_nothing_on_a_finetunejob_but_status(api: Api, opera
     meta = api.finetune_job("quiet")["metadata"]
     assert "annotations" not in meta
     assert "finalizers" not in meta
-    assert {entry.get("subresource") for entry in meta["managedFields"] if entry["manager"] == "finetune-operator"} == {"status"}
+    assert {entry.get("subresource") for entry in meta["managedFields"] if entry["manager"] == "finetune-operator"} == {
+        "status"
+    }
 
 
 def test_the_api_server_sends_the_operator_only_what_is_ours(api: Api, operator: Operator) -> None:

@@ -7,8 +7,18 @@ from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.outcome import Ended, Running, Waiting, observe
 from tests.operator.worlds import NOW, PREFLIGHT_PASSED, SUCCEEDED, pod, running, stamp, terminated
 
-UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes have nvidia.com/gpu"}
-DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "for a more important pod"}
+UNSCHEDULABLE = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0/3 nodes have nvidia.com/gpu",
+}
+DISRUPTED = {
+    "type": "DisruptionTarget",
+    "status": "True",
+    "reason": "PreemptionByScheduler",
+    "message": "for a more important pod",
+}
 BACKOFF = {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}
 JOB: Object = {"metadata": {"name": "a-train-1"}, "status": {}}
 
@@ -34,20 +44,55 @@ PROBLEMS = {
 @pytest.mark.parametrize(
     ("name", "item", "reason", "text"),
     [
-        ("the trainer's own words", terminated(32, trainer("LossDiverged")), Reason.LOSS_DIVERGED, "as the trainer says"),
-        ("its own words count though the pod is deleted", terminated(40, trainer("Preempted"), deleted=True), Reason.PREEMPTED, "trainer says"),
-        ("a crash while it is deleted is a preemption", terminated(1, trainer("TrainerError"), deleted=True), Reason.PREEMPTED, "deleted"),
+        (
+            "the trainer's own words",
+            terminated(32, trainer("LossDiverged")),
+            Reason.LOSS_DIVERGED,
+            "as the trainer says",
+        ),
+        (
+            "its own words count though the pod is deleted",
+            terminated(40, trainer("Preempted"), deleted=True),
+            Reason.PREEMPTED,
+            "trainer says",
+        ),
+        (
+            "a crash while it is deleted is a preemption",
+            terminated(1, trainer("TrainerError"), deleted=True),
+            Reason.PREEMPTED,
+            "deleted",
+        ),
         ("a message that is lost leaves the exit code", terminated(12), Reason.DATASET_NOT_FOUND, "exited with 12"),
-        ("a message that is cut is no result", terminated(31, '{"kind": "Trai'), Reason.OUT_OF_MEMORY, "exited with 31"),
-        ("an exit code that is not ours, with the log's tail", terminated(3, "Traceback: boom"), Reason.TRAINER_ERROR, "boom"),
+        (
+            "a message that is cut is no result",
+            terminated(31, '{"kind": "Trai'),
+            Reason.OUT_OF_MEMORY,
+            "exited with 31",
+        ),
+        (
+            "an exit code that is not ours, with the log's tail",
+            terminated(3, "Traceback: boom"),
+            Reason.TRAINER_ERROR,
+            "boom",
+        ),
         ("SIGTERM without a word", terminated(143), Reason.PREEMPTED, "143"),
         ("killed by the kernel", terminated(137, reason="OOMKilled"), Reason.HOST_OUT_OF_MEMORY, "limits.memory"),
         ("killed at the end of its grace period", terminated(137, deleted=True), Reason.PREEMPTED, "deleted"),
         ("0 without a result is an error", terminated(0, "done"), Reason.TRAINER_ERROR, "exited with 0"),
         ("a message of a newer kind", terminated(1, {"kind": "Other"}), Reason.TRAINER_ERROR, "Other"),
-        ("a preflight's problems, whatever its exit code", terminated(0, PROBLEMS), Reason.BUCKET_NOT_FOUND, "spec.output.s3.bucket: there is no"),
+        (
+            "a preflight's problems, whatever its exit code",
+            terminated(0, PROBLEMS),
+            Reason.BUCKET_NOT_FOUND,
+            "spec.output.s3.bucket: there is no",
+        ),
         ("evicted", pod(phase="Failed", status={"reason": "Evicted", "message": "disk"}), Reason.PREEMPTED, "disk"),
-        ("refused by the node", pod(phase="Failed", status={"reason": "UnexpectedAdmissionError"}), Reason.PREEMPTED, "Unexpected"),
+        (
+            "refused by the node",
+            pod(phase="Failed", status={"reason": "UnexpectedAdmissionError"}),
+            Reason.PREEMPTED,
+            "Unexpected",
+        ),
         (
             "preempted by the scheduler",
             {**terminated(137), "status": {**terminated(137)["status"], "conditions": [DISRUPTED]}},
@@ -82,7 +127,11 @@ def test_a_trainer_that_was_killed_after_its_result_has_succeeded() -> None:
     ("name", "jobs", "text"),
     [
         ("the Job is gone", None, "Job was deleted"),
-        ("the Job failed and its pod is gone", job("Failed", "Job has reached the specified backoff limit"), "backoff limit"),
+        (
+            "the Job failed and its pod is gone",
+            job("Failed", "Job has reached the specified backoff limit"),
+            "backoff limit",
+        ),
         ("the Job is complete and its pod is gone", job("Complete"), "before its result was read"),
     ],
 )
@@ -98,7 +147,12 @@ def test_ended_without_a_pod(name: str, jobs: Object | None, text: str) -> None:
     [
         ("no pod yet", [], Reason.PENDING, "starting"),
         ("a pod that was just created", [pod()], Reason.PENDING, "starting"),
-        ("the container is being created", [pod({"waiting": {"reason": "ContainerCreating"}})], Reason.PENDING, "starting"),
+        (
+            "the container is being created",
+            [pod({"waiting": {"reason": "ContainerCreating"}})],
+            Reason.PENDING,
+            "starting",
+        ),
         ("no node fits", [pod(conditions=[UNSCHEDULABLE])], Reason.UNSCHEDULABLE, "0/3 nodes have nvidia.com/gpu"),
         ("the image cannot be pulled", [pod(BACKOFF)], Reason.IMAGE_PULL_FAILED, "manifest unknown"),
     ],

@@ -70,7 +70,11 @@ def test_a_good_run() -> None:
 def test_what_is_wrong_never_reaches_a_gpu() -> None:
     world = World()
     world.settle()
-    problem = {"reason": "TargetModulesNotFound", "field": "spec.method.lora.targetModules", "message": "there are q_proj, v_proj"}
+    problem = {
+        "reason": "TargetModulesNotFound",
+        "field": "spec.method.lora.targetModules",
+        "message": "there are q_proj, v_proj",
+    }
     world.set_pod(terminated(16, {"kind": "PreflightResult", "problems": [problem]}))
     world.settle()
     world.wait(3600)
@@ -272,7 +276,9 @@ EVENTS = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(EVENTS, max_size=25))
-def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_after_another(events: list[tuple[str, int]]) -> None:
+def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_after_another(
+    events: list[tuple[str, int]],
+) -> None:
     world = World()
     world.settle()
     dies = False
@@ -315,6 +321,8 @@ def check(world: World) -> None:
     alive = [name for name, item in world.pods.items() if "-train-" in name and "running" in str(item)]
     assert len(alive) <= 1, "two trainers would write to the same place"
     shown = {item["type"]: item["status"] for item in status["conditions"]}
-    assert shown["Ready"] == ("True" if shown.get("Succeeded") == "True" else "False" if "Stalled" in shown else "Unknown")
+    assert shown["Ready"] == (
+        "True" if shown.get("Succeeded") == "True" else "False" if "Stalled" in shown else "Unknown"
+    )
     assert ("Reconciling" in shown) != (shown["Ready"] in ("True", "False"))
     assert status["observedGeneration"] == 1

@@ -50,7 +50,9 @@ def test_progress_reaches_status(api: Api, operator: Operator, token: str) -> No
     assert status["attempts"][0]["resumedFromStep"] == 2
 
 
-def test_reports_in_quick_succession_are_few_writes_and_the_newest_wins(api: Api, operator: Operator, token: str) -> None:
+def test_reports_in_quick_succession_are_few_writes_and_the_newest_wins(
+    api: Api, operator: Operator, token: str
+) -> None:
     def writes() -> float:
         return operator.metric("finetune_operator_kube_requests_total", verb="patch_status")
 
@@ -97,13 +99,17 @@ def test_a_token_that_is_not_bound_to_a_pod_is_refused(api: Api, operator: Opera
     assert "not bound to a pod" in said["message"]
 
 
-def test_a_pod_that_is_no_trainer_cannot_report_progress(api: Api, operator: Operator, pods: dict[str, dict[str, Any]]) -> None:
+def test_a_pod_that_is_no_trainer_cannot_report_progress(
+    api: Api, operator: Operator, pods: dict[str, dict[str, Any]]
+) -> None:
     status, answer = operator.post(PROGRESS_PATH, report(1), api.pod_token(pods["preflight"]))
     assert status == 403
     assert "is not a trainer pod" in answer["message"]
 
 
-def test_a_pod_with_a_trainers_labels_but_another_owner_is_not_believed(api: Api, operator: Operator, pods: dict[str, dict[str, Any]]) -> None:
+def test_a_pod_with_a_trainers_labels_but_another_owner_is_not_believed(
+    api: Api, operator: Operator, pods: dict[str, dict[str, Any]]
+) -> None:
     meta = pods["trainer"]["metadata"]
     ours = {name: value for name, value in meta["labels"].items() if name.startswith(GROUP)}
     forged = {
@@ -136,7 +142,9 @@ def test_a_pod_that_is_not_ours_at_all_is_refused(api: Api, operator: Operator) 
         ("too large", b" " * 300_000, 413, "larger than 262144 bytes"),
     ],
 )
-def test_what_is_no_report_is_refused(operator: Operator, token: str, name: str, body: bytes, status: int, text: str) -> None:
+def test_what_is_no_report_is_refused(
+    operator: Operator, token: str, name: str, body: bytes, status: int, text: str
+) -> None:
     found, answer = operator.post(PROGRESS_PATH, body, token)
     assert found == status, name
     assert text in answer["message"]

@@ -87,3 +87,25 @@ def test_it_keeps_no_managed_fields_and_no_pod_specs_of_our_jobs() -> None:
     assert kept is not None
     assert "managedFields" not in kept["metadata"]
     assert kept["spec"] == {}
+
+
+def test_what_an_outcome_is_told_from_survives() -> None:
+    store = Store()
+    body = item("a", 1, finetunejob="x")
+    status = {
+        "phase": "Failed",
+        "reason": "Evicted",
+        "message": "disk",
+        "startTime": "2026-01-01T12:00:00Z",
+        "conditions": [{"type": "DisruptionTarget"}],
+        "containerStatuses": [{"name": "trainer", "image": "x", "state": {"terminated": {"exitCode": 1}}}],
+        "podIPs": [{"ip": "10.0.0.1"}],
+    }
+    store.put(POD, {**body, "spec": {"nodeName": "node-1", "containers": []}, "status": status})
+    kept = store.get(POD, "ns", "a")
+    assert kept is not None
+    assert kept["spec"] == {"nodeName": "node-1"}
+    assert kept["status"] == {
+        **{name: status[name] for name in ("phase", "reason", "message", "startTime", "conditions")},
+        "containerStatuses": [{"state": {"terminated": {"exitCode": 1}}}],
+    }

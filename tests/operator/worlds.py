@@ -19,7 +19,11 @@ SPEC: dict[str, Any] = {
     "method": {"lora": {"rank": 8}},
     "output": {"s3": {"bucket": "adapters"}, "secretRef": {"name": "s3-credentials"}},
 }
-PREFLIGHT_PASSED = {"kind": "PreflightResult", "estimate": {"trainableParameters": 10, "totalParameters": 1010}, "modelRevision": "abc123"}
+PREFLIGHT_PASSED = {
+    "kind": "PreflightResult",
+    "estimate": {"trainableParameters": 10, "totalParameters": 1010},
+    "modelRevision": "abc123",
+}
 ADAPTER = {
     "uri": "s3://adapters/ns/a/11111111/adapter",
     "digest": DIGEST,
@@ -40,7 +44,9 @@ SUCCEEDED = {
 }
 
 
-def finetune_job(spec: dict[str, Any] | None = None, status: dict[str, Any] | None = None, generation: int = 1) -> dict[str, Any]:
+def finetune_job(
+    spec: dict[str, Any] | None = None, status: dict[str, Any] | None = None, generation: int = 1
+) -> dict[str, Any]:
     """A FineTuneJob named ns/a."""
     meta = {"namespace": "ns", "name": "a", "uid": "11111111-2222", "generation": generation, "resourceVersion": "1"}
     return {"metadata": meta, "spec": SPEC if spec is None else spec, "status": status or {}}
@@ -67,7 +73,13 @@ def pod(
     return {
         "metadata": meta,
         "spec": {"nodeName": "node-1"},
-        "status": {"phase": phase, "conditions": conditions or [], "containerStatuses": statuses, "startTime": stamp(NOW), **(status or {})},
+        "status": {
+            "phase": phase,
+            "conditions": conditions or [],
+            "containerStatuses": statuses,
+            "startTime": stamp(NOW),
+            **(status or {}),
+        },
     }
 
 
@@ -81,7 +93,12 @@ def terminated(
 ) -> dict[str, Any]:
     """A pod whose container has ended."""
     text = said if isinstance(said, str) else json.dumps(said)
-    state = {"exitCode": exit_code, "message": text, "reason": reason or ("Error" if exit_code else "Completed"), "finishedAt": stamp(at)}
+    state = {
+        "exitCode": exit_code,
+        "message": text,
+        "reason": reason or ("Error" if exit_code else "Completed"),
+        "finishedAt": stamp(at),
+    }
     return pod({"terminated": state}, phase="Failed" if exit_code else "Succeeded", deleted=deleted)
 
 

@@ -86,7 +86,9 @@ class Kube:
         ]
         path = kind.path(meta["namespace"], meta["name"], "status")
         try:
-            return await self._call("patch_status", kind, "PATCH", path, {"fieldManager": FIELD_MANAGER}, patch, JSON_PATCH)
+            return await self._call(
+                "patch_status", kind, "PATCH", path, {"fieldManager": FIELD_MANAGER}, patch, JSON_PATCH
+            )
         except errors.NotFoundError:
             return None
 

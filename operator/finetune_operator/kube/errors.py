@@ -39,7 +39,12 @@ class InvalidError(KubeError):
     """422: the API server does not accept the object's content. ``causes`` name the fields."""
 
 
-_BY_STATUS: dict[int, type[KubeError]] = {403: ForbiddenError, 404: NotFoundError, 409: ConflictError, 422: InvalidError}
+_BY_STATUS: dict[int, type[KubeError]] = {
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: InvalidError,
+}
 
 
 def from_response(call: str, status: int, body: bytes) -> KubeError:

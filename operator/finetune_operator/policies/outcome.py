@@ -14,7 +14,9 @@ from finetune_operator.conditions import parse_timestamp
 from finetune_operator.kube.kinds import Object
 
 PodResult = PreflightResult | TrainerResult
-PULL_FAILURES = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"})
+PULL_FAILURES = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+)
 MESSAGE_CHARACTERS = 1500
 
 
@@ -103,7 +105,11 @@ def _ended(pod: Object, now: datetime) -> Ended:
     if exit_code is None:
         text = str(status.get("message") or status.get("reason") or "its pod failed")
         return Ended(Reason.PREEMPTED, text[:MESSAGE_CHARACTERS], at, None, None)
-    tail = said[-MESSAGE_CHARACTERS:] if said else str(terminated.get("message") or terminated.get("reason") or "it left no message")
+    tail = (
+        said[-MESSAGE_CHARACTERS:]
+        if said
+        else str(terminated.get("message") or terminated.get("reason") or "it left no message")
+    )
     return Ended(reason_of_exit_code(exit_code), f"The container exited with {exit_code}: {tail}", at, exit_code, None)
 
 

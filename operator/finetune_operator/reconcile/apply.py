@@ -3,6 +3,7 @@
 import time
 
 from finetune_operator import events
+from finetune_operator.adapter_nudges import serving_groups
 from finetune_operator.context import Context
 from finetune_operator.kube.errors import AlreadyExistsError, ConflictError, ForbiddenError, InvalidError
 from finetune_operator.kube.kinds import FINETUNE_JOB, JOB, Object, controller_uid, key_of
@@ -38,7 +39,9 @@ async def _create(job: Object, owner: str, context: Context) -> bool:
     except InvalidError as error:
         raise RefusedError(error.message) from error
     except ForbiddenError as error:
-        raise BlockedError(f"The API server does not allow the Job {job['metadata']['name']}: {error.message}") from error
+        raise BlockedError(
+            f"The API server does not allow the Job {job['metadata']['name']}: {error.message}"
+        ) from error
     except AlreadyExistsError:
         await _adopt(job["metadata"]["namespace"], job["metadata"]["name"], owner, context)
         return False
@@ -76,6 +79,8 @@ async def write_status(item: Object, plan: Plan, context: Context) -> Result:
         raise
     if written is not None:
         context.store.put(FINETUNE_JOB, written)
+        for group in serving_groups(FINETUNE_JOB, written, context.store):
+            context.queue.add(group)
         for note in plan.notes:
             await events.post(FINETUNE_JOB, item, note, context)
     return Result(plan.requeue_after)

@@ -46,7 +46,10 @@ def plan_attempts(world: World, draft: Draft) -> Plan:
             if due > world.now:
                 draft.fields["attempts"] = trim(attempts)
                 return Plan(
-                    draft.as_json(), delete=delete, notes=tuple(draft.notes), requeue_after=(due - world.now).total_seconds()
+                    draft.as_json(),
+                    delete=delete,
+                    notes=tuple(draft.notes),
+                    requeue_after=(due - world.now).total_seconds(),
                 )
             number = attempts[-1]["number"] + 1 if attempts else 1
             child = _job_of(number, world.observed)
@@ -77,7 +80,8 @@ def _due(attempts: list[Attempt], world: World) -> datetime:
 
 def _decide(attempts: list[Attempt], world: World) -> RetryAt | GiveUp:
     endings = [
-        Ending(attempt["number"], Reason(attempt["reason"]), parse_timestamp(attempt["finishedAt"])) for attempt in attempts
+        Ending(attempt["number"], Reason(attempt["reason"]), parse_timestamp(attempt["finishedAt"]))
+        for attempt in attempts
     ]
     return decide(endings, world.job.spec.failure_policy.retries, world.settings.retry_backoff_seconds)
 
@@ -142,7 +146,9 @@ def _finish(draft: Draft, attempt: Attempt, outcome: Ended, world: World) -> boo
     if result is not None:
         _take(draft, attempt, result)
     if reason is not None or result is None:
-        draft.conditions.set(ConditionType.RUNNING, "False", reason or Reason.TRAINER_ERROR, f"Attempt {attempt['number']}: {message}")
+        draft.conditions.set(
+            ConditionType.RUNNING, "False", reason or Reason.TRAINER_ERROR, f"Attempt {attempt['number']}: {message}"
+        )
         return False
     _succeed(draft, attempt, result)
     return True

@@ -20,7 +20,9 @@ from finetune_operator.settings import Settings
 CHECKING = "The preflight checks model, dataset, modules and output; no GPU is asked for before it has passed."
 
 
-def plan_preflight(observed: Observed, job: FineTuneJob, draft: Draft, now: datetime, settings: Settings) -> Plan | PreflightResult:
+def plan_preflight(
+    observed: Observed, job: FineTuneJob, draft: Draft, now: datetime, settings: Settings
+) -> Plan | PreflightResult:
     """The plan while the preflight has not passed, or what it found when it has."""
     tries = sorted(
         (child for child in observed.jobs if child["metadata"]["labels"].get(ROLE_LABEL) == PREFLIGHT),
@@ -43,7 +45,13 @@ def plan_preflight(observed: Observed, job: FineTuneJob, draft: Draft, now: date
 
 
 def _after(
-    observed: Observed, job: FineTuneJob, draft: Draft, now: datetime, settings: Settings, endings: list[Ending], message: str
+    observed: Observed,
+    job: FineTuneJob,
+    draft: Draft,
+    now: datetime,
+    settings: Settings,
+    endings: list[Ending],
+    message: str,
 ) -> Plan:
     """The newest try has ended without passing: repeat it, wait, or give up."""
     reason = endings[-1].reason

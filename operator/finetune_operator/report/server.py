@@ -1,5 +1,6 @@
 """The HTTP server of the operator: reports of pods, probes and metrics."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -17,6 +18,7 @@ from finetune_operator.report.tokens import Refusal, Tokens
 
 MAX_BYTES = 256 * 1024
 RETRY_AFTER_SECONDS = "2"
+logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -43,10 +45,14 @@ def application(context: Context, tokens: Tokens, alive: Callable[[], str | None
 
     async def readyz(_: web.Request) -> web.Response:
         ready = context.synced.is_set()
-        return web.Response(status=200 if ready else 503, text="ok" if ready else "the first list of all objects is not complete")
+        return web.Response(
+            status=200 if ready else 503, text="ok" if ready else "the first list of all objects is not complete"
+        )
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(context.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(
+            body=generate_latest(context.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
 
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
@@ -80,7 +86,8 @@ async def _answer(
         return 422, f"the body is not a {model.__name__}: {place}: {first['msg']}"
     except Rejected as error:
         return 403, str(error)
-    except KubeError:
+    except KubeError as error:
+        logger.warning("Cannot check who reports; the pod is asked to send it again. %s", error)
         return 503, "the API server could not be asked: send it again"
     return 200, ""
 

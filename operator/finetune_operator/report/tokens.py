@@ -1,5 +1,6 @@
 """Who presents a token: asked of the API server by TokenReview, and remembered for a short time by the token's hash."""
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,9 @@ from finetune_operator.report.store import PodId
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 POD_NAME = "authentication.kubernetes.io/pod-name"
 POD_UID = "authentication.kubernetes.io/pod-uid"
+
+MAX_REVIEWS = 8
+"""At the same time: somebody who makes up tokens must not keep the API server busy."""
 
 Review = Callable[[str, str], Awaitable[Object]]
 
@@ -26,9 +30,12 @@ class Refusal:
 class Tokens:
     """Reviews tokens, with a bounded cache; it never keeps a token itself."""
 
-    def __init__(self, review: Review, accepted_seconds: float = 60, refused_seconds: float = 10, size: int = 10_000) -> None:
+    def __init__(
+        self, review: Review, accepted_seconds: float = 60, refused_seconds: float = 10, size: int = 10_000
+    ) -> None:
         self._review = review
         self._accepted_seconds, self._refused_seconds, self._size = accepted_seconds, refused_seconds, size
+        self._reviews = asyncio.Semaphore(MAX_REVIEWS)
         self._known: OrderedDict[bytes, tuple[float, PodId | Refusal]] = OrderedDict()
 
     async def pod(self, token: str, now: float) -> PodId | Refusal:
@@ -37,7 +44,8 @@ class Tokens:
         known = self._known.get(digest)
         if known is not None and known[0] > now:
             return known[1]
-        answer = identity(await self._review(token, REPORT_AUDIENCE))
+        async with self._reviews:
+            answer = identity(await self._review(token, REPORT_AUDIENCE))
         seconds = self._refused_seconds if isinstance(answer, Refusal) else self._accepted_seconds
         self._known.pop(digest, None)
         self._known[digest] = (now + seconds, answer)
@@ -49,7 +57,9 @@ class Tokens:
 def identity(status: Object) -> PodId | Refusal:
     """The pod in the ``status`` of a TokenReview."""
     if not status.get("authenticated") or REPORT_AUDIENCE not in status.get("audiences", []):
-        return Refusal(f"the token is not valid for the audience {REPORT_AUDIENCE}: send the projected token of the pod")
+        return Refusal(
+            f"the token is not valid for the audience {REPORT_AUDIENCE}: send the projected token of the pod"
+        )
     user = status.get("user", {})
     name = str(user.get("username", ""))
     extra = user.get("extra", {})

@@ -52,7 +52,9 @@ def trainer_job(item: Object, job: FineTuneJob, attempt: int, revision: str | No
         "runtimeClassName": template.runtime_class_name,
         "terminationGracePeriodSeconds": template.termination_grace_period_seconds,
     }
-    built = _job(item, job, TRAINER, attempt, container, {name: value for name, value in pod.items() if value}, settings)
+    built = _job(
+        item, job, TRAINER, attempt, container, {name: value for name, value in pod.items() if value}, settings
+    )
     if revision:
         built["metadata"]["annotations"][REVISION_ANNOTATION] = revision
     return built

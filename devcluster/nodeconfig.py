@@ -85,6 +85,10 @@ address = "{CONTAINERD_SOCKET}"
 sandbox_image = "{pause_image()}"
 restrict_oom_score_adj = true
 
+[plugins."io.containerd.grpc.v1.cri".containerd]
+# The registry next door still has them; an image of 6 GB need not be here packed and unpacked.
+discard_unpacked_layers = true
+
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 

@@ -1,5 +1,6 @@
 """The Kubernetes API as the command line uses it: plain dictionaries in and out, errors in words."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ Object = dict[str, Any]
 """An API object as JSON."""
 
 PLURALS = {"FineTuneJob": "finetunejobs", "AdapterDeployment": "adapterdeployments"}
+KIND_WORDS = {
+    "FineTuneJob": ("ftj", "finetunejob", "finetunejobs"),
+    "AdapterDeployment": ("adp", "adapterdeployment", "adapterdeployments"),
+}
+"""What may stand before a name, as with kubectl."""
 POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONNECT_SECONDS = 10
 READ_SECONDS = 60
@@ -69,14 +75,27 @@ class Cluster:
         """One object of ours. Raises ``NotFoundError``."""
         return self.call("GET", f"{collection(kind, namespace)}/{name}")
 
-    def find(self, namespace: str, name: str) -> Object:
-        """The FineTuneJob, else the AdapterDeployment of this name. Raises ``NotFoundError``."""
-        for kind in PLURALS:
-            try:
-                return {"kind": kind, **self.object(kind, namespace, name)}
-            except NotFoundError:
-                continue
-        raise NotFoundError(f"there is no FineTuneJob and no AdapterDeployment {name!r} in namespace {namespace!r}")
+    def find(self, what: str) -> list[Object]:
+        """The objects that ``what`` names: ``ftj/NAME``, ``adp/NAME``, or a NAME, which both kinds may have. Raises ``NotFoundError``."""
+        prefix, slash, name = what.rpartition("/")
+        kinds = [kind for kind, words in KIND_WORDS.items() if not slash or prefix.lower() in words]
+        if not kinds:
+            raise CliError(f"{what!r}: there is no kind {prefix!r}; write ftj/{name} or adp/{name}")
+        found = []
+        for kind in kinds:
+            with contextlib.suppress(NotFoundError):
+                found.append({**self.object(kind, self.namespace, name), "kind": kind})
+        if not found:
+            raise NotFoundError(f"there is no {' and no '.join(kinds)} {name!r} in namespace {self.namespace!r}")
+        return found
+
+    def one(self, kind: str, what: str) -> Object:
+        """The object of this kind that ``what`` names. Raises ``NotFoundError``."""
+        name = what.rpartition("/")[2]
+        for item in self.find(what):
+            if item["kind"] == kind:
+                return item
+        raise NotFoundError(f"there is no {kind} {name!r} in namespace {self.namespace!r}")
 
     def _send(
         self,

@@ -31,7 +31,7 @@ class Request:
 
 def compare_pod(cluster: Cluster, name: str, request: Request, output: str) -> None:
     """Ask a pod on which the AdapterDeployment's version is active, through the API server. Raises CliError if there is none."""
-    item = cluster.object("AdapterDeployment", cluster.namespace, name)
+    item = cluster.one("AdapterDeployment", name)
     active = [pod["name"] for pod in item.get("status", {}).get("podStatus") or [] if pod["state"] == "Active"]
     if not active:
         raise CliError(f"no pod serves {item['spec']['servedName']!r} yet; see: finetune status {name}")

@@ -13,11 +13,11 @@ PAUSE_SECONDS = 1.0
 
 def logs(cluster: Cluster, name: str, which: int | str | None, follow: bool) -> None:
     """Print the log of attempt ``which``, of the ``preflight``, or (None) of the newest pod. Raises CliError if there is none."""
-    job = cluster.object("FineTuneJob", cluster.namespace, name)
-    pod = _pod(cluster, name, job, which)
+    job = cluster.one("FineTuneJob", name)
+    pod = _pod(cluster, job, which)
     while follow and not _started(pod):
         time.sleep(PAUSE_SECONDS)
-        pod = _pod(cluster, name, job, which)
+        pod = _pod(cluster, job, which)
     if not _started(pod):
         raise CliError(f"pod {pod['metadata']['name']} has not started: {_waiting(pod)}")
     path = f"/api/v1/namespaces/{cluster.namespace}/pods/{pod['metadata']['name']}/log"
@@ -30,7 +30,8 @@ def logs(cluster: Cluster, name: str, which: int | str | None, follow: bool) -> 
         raise CliError(f"the log of pod {pod['metadata']['name']} broke off: {error}") from error
 
 
-def _pod(cluster: Cluster, name: str, job: Object, which: int | str | None) -> Object:
+def _pod(cluster: Cluster, job: Object, which: int | str | None) -> Object:
+    name = job["metadata"]["name"]
     selector = f"{JOB_LABEL}={name}"
     if which == "preflight":
         selector += f",{ROLE_LABEL}=preflight"

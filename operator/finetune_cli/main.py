@@ -21,7 +21,12 @@ Namespace = Annotated[
     str | None, typer.Option("--namespace", "-n", help="Namespace. Default: that of the kubeconfig's context.")
 ]
 Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A FineTuneJob or an AdapterDeployment.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A FineTuneJob or an AdapterDeployment; ftj/NAME or adp/NAME, where both have it."
+    ),
+]
 
 
 def app() -> NoReturn:
@@ -56,7 +61,8 @@ def render(
 @cli.command()
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One object, with all that is known of it.")
+        str | None,
+        typer.Argument(metavar="[NAME]", help="All that is known of what has this name; also ftj/NAME, adp/NAME."),
     ] = None,
     namespace: Namespace = None,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,

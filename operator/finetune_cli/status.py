@@ -41,14 +41,21 @@ def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
 
 
 def show(cluster: Cluster, name: str, output: str) -> None:
-    """Print all that is known of one object. Raises NotFoundError."""
-    item = cluster.find(cluster.namespace, name)
+    """Print all that is known of what has this name. Raises NotFoundError."""
+    items = cluster.find(name)
     if output == "json":
-        _json(item)
+        _json(items[0] if len(items) == 1 else {"items": items})
         return
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    found = item.get("status", {})
-    console.print(f"{item['kind']} {item['metadata']['namespace']}/{name}: {phase(item)}")
+    for number, item in enumerate(items):
+        if number:
+            console.print()
+        _show(console, item)
+
+
+def _show(console: Console, item: Object) -> None:
+    found, meta = item.get("status", {}), item["metadata"]
+    console.print(f"{item['kind']} {meta['namespace']}/{meta['name']}: {phase(item)}")
     for line in filter(None, [progress(item), *outcome(item)]):
         console.print(f"  {line}")
     _table(

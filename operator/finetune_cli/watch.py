@@ -17,22 +17,31 @@ PAUSE_SECONDS = 1.0
 
 
 def watch(cluster: Cluster, name: str, timeout: float | None) -> None:
-    """Return when the object is Ready. Raises CliError with the reason if it failed, was deleted or did not finish in ``timeout`` seconds."""
+    """Return when what has this name is Ready; a job first, then the AdapterDeployment of the same name.
+
+    Raises CliError with the reason if it failed, was deleted or did not finish in ``timeout`` seconds.
+    """
     deadline = None if timeout is None else time.monotonic() + timeout
-    item = cluster.find(cluster.namespace, name)
+    for item in cluster.find(name):
+        follow(cluster, item, deadline)
+
+
+def follow(cluster: Cluster, item: Object, deadline: float | None) -> None:
+    """Show one object until it is Ready, and what came of it. Raises CliError."""
+    name = f"{item['kind']} {item['metadata']['name']}"
     view = Live(name) if sys.stdout.isatty() else Lines(name)
+    last = item
     with view:
-        for version in versions(cluster, item, deadline):
-            item = version
-            view.show(item)
-            if ended(item):
+        for last in versions(cluster, item, deadline):
+            view.show(last)
+            if ended(last):
                 break
-    for line in outcome(item):
+    for line in outcome(last):
         sys.stdout.write(f"{line}\n")
-    ready = condition(item, "Ready")
+    ready = condition(last, "Ready")
     if ready.get("status") != "True":
-        stalled = condition(item, "Stalled") or ready
-        raise CliError(f"{item['kind']} {name}: {stalled.get('reason')}: {stalled.get('message')}")
+        stalled = condition(last, "Stalled") or ready
+        raise CliError(f"{name}: {stalled.get('reason')}: {stalled.get('message')}")
 
 
 def ended(item: Object) -> bool:

@@ -216,7 +216,7 @@ def test_a_version_that_fails_under_the_served_name_gives_way_to_the_one_before(
             held = True
             assert status == 503  # what has the name is not proven
     assert held
-    standing = agent.standing(BOT)
+    standing = agent.wait_active(BOT, first)
     assert (standing.state, standing.reason, standing.active_digest) == ("Refused", Reason.PROOF_FAILED, first.digest)
     assert answer(engine, BOT) == 0.7
 

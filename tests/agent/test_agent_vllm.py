@@ -1,0 +1,195 @@
+"""The agent beside the real vLLM, with real adapters of a real model."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from finetune_api.messages import DesiredVersion
+from finetune_api.reasons import Reason
+from finetune_api.uris import parse_s3_uri
+from tests.agent.adapters import adapters
+from tests.agent.engine import START_SECONDS, RealVllm
+from tests.agent.harness import RunningAgent, publish, wait_for
+from tests.s3 import S3Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+BOT = "support-bot"
+PROMPT = "Once upon a time there was a king who"
+TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm]:
+    """One vLLM for all tests of this file: it takes long to start."""
+    engine = RealVllm(tmp_path_factory.mktemp("vllm"))
+    try:
+        engine.start()
+        engine.wait()
+        yield engine
+    finally:
+        engine.kill()
+
+
+@pytest.fixture
+def agent(tmp_path: Path, s3_server: S3Server, vllm: RealVllm) -> Iterator[RunningAgent]:
+    """An agent with an empty volume; what it loaded is unloaded at the end."""
+    with RunningAgent(
+        tmp_path / "pod", s3_server, vllm.port, tick_seconds=0.2, propagation_seconds=1.0, removal_seconds=0.5
+    ) as running:
+        yield running
+        running.want()
+        wait_for(lambda: list(loaded(vllm)) == ["base"], 60, "the engine is empty again")
+
+
+@pytest.fixture
+def version(s3_server: S3Server, bucket: str) -> "Publish":
+    """Puts one of the adapters into S3."""
+    return Publish(s3_server, bucket)
+
+
+class Publish:
+    def __init__(self, server: S3Server, bucket: str) -> None:
+        self.server, self.bucket = server, bucket
+
+    def __call__(self, name: str) -> DesiredVersion:
+        return publish(self.server, self.bucket, name, adapters() / name)
+
+
+def loaded(vllm: RealVllm) -> dict[str, str]:
+    """Name and path of what the engine serves."""
+    cards = httpx.get(f"{vllm.url}/v1/models", timeout=20, trust_env=False).json()["data"]
+    return {card["id"]: card["root"] for card in cards}
+
+
+def text(vllm: RealVllm, model: str, tokens: int = TOKENS) -> str:
+    """The whole answer to one streamed request. Raises AssertionError for an answer that is none."""
+    answer = vllm.complete(model, PROMPT, tokens)
+    assert answer.status_code == 200, answer.text
+    events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+    return "".join(json.loads(event)["choices"][0]["text"] for event in events)
+
+
+def test_load_prove_and_serve_while_bad_ones_are_refused(
+    agent: RunningAgent, vllm: RealVllm, version: Publish, s3_server: S3Server
+) -> None:
+    flipped = version("other")
+    uri = parse_s3_uri(flipped.uri)
+    weights = s3_server.buckets / uri.bucket / uri.key / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(bytes(content))
+    agent.want(
+        agent.adapter(BOT, version("first")),
+        agent.adapter("wrong-base", version("tiny")),
+        agent.adapter("too-high", version("rank32")),
+        agent.adapter("no-effect", version("unmatched")),
+        agent.adapter("flipped", flipped),
+    )
+    agent.wait_ready(180)
+    assert agent.standing(BOT).state == "Active"
+    refused = {
+        "wrong-base": Reason.BASE_MODEL_MISMATCH,
+        "too-high": Reason.RANK_TOO_HIGH,
+        "no-effect": Reason.PROOF_FAILED,
+        "flipped": Reason.DIGEST_MISMATCH,
+    }
+    for name, reason in refused.items():
+        standing = agent.wait_state(name, "Refused", 120)
+        assert standing.reason is reason, standing
+    wait_for(lambda: sorted(loaded(vllm)) == ["base", BOT], 30, "nothing else is loaded")
+    assert agent.ready()
+    assert text(vllm, BOT) != text(vllm, "base")
+
+
+def test_no_answer_mixes_two_versions_and_none_fails(agent: RunningAgent, vllm: RealVllm, version: Publish) -> None:
+    """Clients stream through a Service that sends to ready pods only, while the second version takes the name."""
+    first, second = version("first"), version("second")
+    agent.want(agent.adapter(BOT, first), agent.adapter("reference", second))
+    agent.wait_ready(120)
+    old, new = text(vllm, BOT), text(vllm, "reference")
+    assert old != new
+    answers: list[tuple[float, float, str]] = []
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            if agent.ready():
+                begin = time.monotonic()
+                try:
+                    answers.append((begin, time.monotonic(), text(vllm, BOT)))
+                except (AssertionError, httpx.HTTPError) as error:
+                    failures.append(repr(error))
+            else:
+                time.sleep(0.05)
+
+    clients = [threading.Thread(target=client) for _ in range(3)]
+    for thread in clients:
+        thread.start()
+    try:
+        wait_for(lambda: len(answers) >= 3, 120, "answers of the first version")
+        agent.want(agent.adapter(BOT, second, previous=first), agent.adapter("reference", second))
+        agent.wait_active(BOT, second, 120)
+        count = len(answers)
+        wait_for(lambda: len(answers) >= count + 6, 180, "answers of the second version")
+    finally:
+        stop.set()
+        for thread in clients:
+            thread.join(300)
+    assert failures == []
+    texts = [answer for _, _, answer in answers]
+    assert set(texts) == {old, new}
+    assert texts[-1] == new
+
+
+def test_a_stream_that_outlasts_the_drain_keeps_its_weights(
+    tmp_path: Path, s3_server: S3Server, vllm: RealVllm, version: Publish
+) -> None:
+    first, second = version("first"), version("second")
+    with RunningAgent(tmp_path / "pod", s3_server, vllm.port, tick_seconds=0.2, removal_seconds=0.5) as agent:
+        agent.want(agent.adapter(BOT, first, drain=False))
+        agent.wait_ready(120)
+        tokens = 6 * TOKENS
+        old = text(vllm, BOT, tokens)
+        got: list[tuple[float, str]] = []
+        stream = threading.Thread(target=lambda: got.append((time.monotonic(), text(vllm, BOT, tokens))))
+        stream.start()
+        time.sleep(0.5)
+        agent.want(agent.adapter(BOT, second, previous=first, drain=False))
+        agent.wait_active(BOT, second, 120)
+        assert got == []  # it runs still, on weights whose name has moved
+        stream.join(300)
+        assert got[0][1] == old
+        assert text(vllm, BOT, tokens) != old
+        agent.want()
+        wait_for(lambda: list(loaded(vllm)) == ["base"], 60, "the engine is empty again")
+
+
+def test_after_a_crash_of_the_engine_the_pod_is_ready_only_after_a_new_proof(
+    agent: RunningAgent, vllm: RealVllm, version: Publish
+) -> None:
+    agent.want(agent.adapter(BOT, version("first")))
+    agent.wait_ready(120)
+    before = text(vllm, BOT)
+    vllm.kill()
+    assert not agent.ready()
+    vllm.start()
+    ready_without: list[object] = []
+
+    def back() -> bool:
+        if not agent.ready():
+            return False
+        models = loaded(vllm)
+        if BOT not in models:
+            ready_without.append(models)
+        return True
+
+    wait_for(back, START_SECONDS, "ready again")
+    assert ready_without == []
+    assert text(vllm, BOT) == before

@@ -135,7 +135,9 @@ def connect(context: str | None, namespace: str | None) -> Cluster:
             config.load_kube_config(context=context, client_configuration=settings)  # type: ignore[no-untyped-call]
             own = _context_namespace(context)
     except config.ConfigException as error:
-        raise CliError(f"no cluster: {error}. Set KUBECONFIG to your cluster's kubeconfig file") from error
+        raise CliError(
+            f"no cluster: {str(error).rstrip('.')}. Set KUBECONFIG to your cluster's kubeconfig file"
+        ) from error
     return Cluster(ApiClient(settings), namespace or own)
 
 

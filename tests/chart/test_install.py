@@ -11,6 +11,7 @@ import yaml
 from devcluster.cluster import Cluster
 from devcluster.errors import DevClusterError
 from tests.chart.helm import CHART, NAMESPACE, Object, helm, render, settings
+from tests.cli.run import finetune
 
 pytestmark = pytest.mark.cluster
 WITHOUT_NODE = {"uninstall.cleanUp": "false"}  # its Job could not run
@@ -61,6 +62,12 @@ def test_install_and_uninstall_leave_the_cluster_as_it_was(released: Cluster) ->
     assert ("Deployment", NAMESPACE, "finetune-operator") in during
     helm("uninstall", "finetune-operator", "-n", NAMESPACE, cluster=released)
     eventually_same(released, before)
+
+
+def test_where_nothing_is_installed_the_command_line_says_so(released: Cluster) -> None:
+    refused = finetune("status", environment={"KUBECONFIG": str(released.kubeconfig)})
+    assert refused.code == 1
+    assert "finetune-operator is not installed in this cluster" in refused.err
 
 
 def test_an_uninstall_takes_the_users_objects_with_it_and_waits_for_no_finalizer(released: Cluster) -> None:

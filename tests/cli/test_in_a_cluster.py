@@ -1,0 +1,271 @@
+"""Status and watch against a real API server; the test writes the status that the operator would."""
+
+import json
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from devcluster.cluster import Cluster
+from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, Object, changed
+from tests.api.test_refused_by_the_server import wait_until_served
+from tests.cli.run import COMMAND, Ran, finetune
+
+pytestmark = pytest.mark.cluster
+TRAINING = {
+    "phase": "Training",
+    "progress": {
+        "step": 7,
+        "totalSteps": 10,
+        "percent": 70,
+        "loss": 3.25,
+        "tokensPerSecond": 130.4,
+        "etaSeconds": 12,
+        "updatedAt": "2026-01-01T00:00:00Z",
+    },
+}
+SUCCEEDED = {
+    "phase": "Succeeded",
+    "evaluation": {"baseLoss": 3.9, "loss": 3.6, "improvementPercent": 7.7, "rows": 200},
+    "adapter": {
+        "uri": "s3://adapters/a",
+        "digest": DIGEST,
+        "sizeBytes": 4_900_000,
+        "baseModel": "b",
+        "peftType": "LORA",
+    },
+}
+
+
+class Team:
+    """A namespace of the test's own, and the command line in it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.name = f"cli-{uuid.uuid4().hex[:8]}"
+        self.environment = {"KUBECONFIG": str(cluster.kubeconfig)}
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.cluster.kubectl("-n", self.name, *arguments, stdin=stdin)
+
+    def create(self, item: Object) -> None:
+        self.kubectl("create", "-f", "-", stdin=yaml.safe_dump(changed(item, {"metadata.namespace": self.name})))
+
+    def status(self, kind: str, *conditions: tuple[str, str, str, str], **fields: Any) -> None:
+        """Write the status of `shakespeare`: conditions as type, status, reason and message."""
+        whole = [
+            {
+                "type": kind,
+                "status": status,
+                "reason": reason,
+                "message": message,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }
+            for kind, status, reason, message in conditions
+        ]
+        body = json.dumps({"status": {"observedGeneration": 1, "conditions": whole, **fields}})
+        self.kubectl("patch", kind, "shakespeare", "--subresource=status", "--type=merge", "-p", body)
+
+    def finetune(self, *arguments: str) -> Ran:
+        return finetune(*arguments, "--namespace", self.name, environment=self.environment)
+
+    def watching(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*COMMAND, "watch", *arguments, "--namespace", self.name],
+            env={**os.environ, **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def cluster(control_plane: Cluster) -> Cluster:
+    """A control plane with both CRDs."""
+    control_plane.kubectl("apply", "--server-side", "-f", "crds/")
+    wait_until_served(control_plane)
+    return control_plane
+
+
+@pytest.fixture
+def team(cluster: Cluster) -> Iterator[Team]:
+    """A namespace."""
+    made = Team(cluster)
+    cluster.kubectl("create", "namespace", made.name)
+    yield made
+    cluster.kubectl("delete", "namespace", made.name, "--wait=false")
+
+
+def test_an_empty_namespace_is_said_to_be_empty(team: Team) -> None:
+    assert team.finetune("status").out == f"no FineTuneJobs and no AdapterDeployments in namespace {team.name}\n"
+
+
+def test_the_tables_show_both_kinds(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    team.status("ftj", ("Ready", "Unknown", "Training", "training"), **TRAINING)
+    team.create(changed(ADAPTER_DEPLOYMENT, {"spec.servedName": "bard"}))
+    team.status("adp", ("Ready", "Unknown", "RollingOut", "1 of 3"), pods={"total": 3, "updated": 1, "ready": 3})
+    job, deployment = [
+        line.split() for line in team.finetune("status").out.splitlines() if line.startswith("shakespeare")
+    ]
+    assert job[:7] == ["shakespeare", "Training", "7/10", "3.250", "12s", "Unknown", "Training"]
+    assert deployment[:6] == ["shakespeare", "bard", "vllm", "1/3", "Unknown", "RollingOut"]
+
+
+def test_json_has_the_objects(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    (item,) = json.loads(team.finetune("status", "--output", "json").out)["items"]
+    assert (item["kind"], item["metadata"]["name"]) == ("FineTuneJob", "shakespeare")
+    assert json.loads(team.finetune("status", "shakespeare", "--output", "json").out)["spec"] == item["spec"]
+
+
+def test_the_details_say_why_it_failed_and_what_was_done(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    why = "the loss is not finite: lower spec.training.learningRate"
+    attempt = {
+        "number": 1,
+        "jobName": "shakespeare-train-1",
+        "reason": "LossDiverged",
+        "exitCode": 32,
+        "message": why,
+        "resumedFromStep": 5,
+    }
+    team.status(
+        "ftj",
+        ("Ready", "False", "LossDiverged", why),
+        ("Stalled", "True", "LossDiverged", why),
+        phase="Failed",
+        attempts=[attempt],
+    )
+    shown = team.finetune("status", "shakespeare").out
+    assert "FineTuneJob" in shown
+    assert "shakespeare: Failed" in shown
+    assert why in shown
+    assert "shakespeare-train-1" in shown
+    assert "step 5" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["status", "nobody"], "there is no FineTuneJob and no AdapterDeployment 'nobody'"),
+        (["watch", "adp/nobody"], "there is no AdapterDeployment 'nobody'"),
+        (["logs", "nobody"], "there is no FineTuneJob and no AdapterDeployment 'nobody'"),
+        (["watch", "pod/nobody"], "there is no kind 'pod'; write ftj/nobody or adp/nobody"),
+        (["compare", "nobody"], "there is no FineTuneJob and no AdapterDeployment 'nobody'"),
+    ],
+)
+def test_what_is_not_there_is_named(team: Team, arguments: list[str], message: str) -> None:
+    refused = team.finetune(*arguments)
+    assert refused.code == 1
+    assert message in refused.err
+
+
+def test_watch_tells_each_change_once_and_ends_well(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    team.status("ftj", ("Ready", "Unknown", "PreflightRunning", "checking"), phase="Preflight")
+    with team.watching("shakespeare") as process:
+        assert process.stdout
+        assert process.stdout.readline() == "FineTuneJob shakespeare: Preflight: checking\n"
+        team.status("ftj", ("Ready", "Unknown", "Training", "training"), **TRAINING)
+        assert (
+            process.stdout.readline()
+            == "FineTuneJob shakespeare: Training: step 7/10 (70%), loss 3.250, 130 tok/s, 12s left\n"
+        )
+        team.kubectl("annotate", "ftj", "shakespeare", "nothing=new")
+        team.status("ftj", ("Ready", "True", "AdapterVerified", "done"), **SUCCEEDED)
+        rest = process.stdout.read().splitlines()
+    assert rest == [
+        "FineTuneJob shakespeare: Succeeded: done",
+        "held-out loss 3.900 → 3.600 (7.7% lower, 200 rows)",
+        "adapter s3://adapters/a",
+        f"digest {DIGEST} (4.9 MB)",
+    ]
+    assert process.returncode == 0
+
+
+def test_watch_ends_with_the_reason_of_a_failure(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    team.status(
+        "ftj",
+        ("Ready", "False", "BucketNotFound", "no bucket"),
+        ("Stalled", "True", "BucketNotFound", "no bucket"),
+        phase="Failed",
+    )
+    ended = team.finetune("watch", "shakespeare")
+    assert ended.code == 1
+    assert "error: FineTuneJob shakespeare: BucketNotFound: no bucket" in ended.err
+
+
+def test_watch_does_not_take_an_older_success_for_the_present_one(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    team.status("ftj", ("Ready", "True", "AdapterVerified", "done"), **SUCCEEDED)
+    team.kubectl(
+        "patch", "ftj", "shakespeare", "--type=merge", "-p", '{"spec":{"failurePolicy":{"retries":{"onError":3}}}}'
+    )
+    assert team.finetune("watch", "shakespeare", "--timeout", "1").code == 1
+
+
+def test_watch_ends_when_the_object_is_deleted(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    with team.watching("shakespeare") as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        team.kubectl("delete", "ftj", "shakespeare")
+        assert "error: FineTuneJob shakespeare was deleted" in process.stderr.read()
+    assert process.returncode == 1
+
+
+def test_watch_of_a_name_that_both_kinds_have_waits_for_both(team: Team) -> None:
+    for item in (FINETUNE_JOB, ADAPTER_DEPLOYMENT):
+        team.create(item)
+    team.status("ftj", ("Ready", "True", "AdapterVerified", "done"), **SUCCEEDED)
+    assert team.finetune("watch", "ftj/shakespeare").code == 0
+    assert team.finetune("watch", "shakespeare", "--timeout", "1").code == 1
+    team.status("adp", ("Ready", "True", "Serving", "served"), active={"uri": "s3://adapters/a", "digest": DIGEST})
+    assert "shakespeare is served from s3://adapters/a" in team.finetune("watch", "shakespeare").out
+
+
+def test_logs_of_a_job_without_a_pod_say_how_the_job_is(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    refused = team.finetune("logs", "shakespeare")
+    assert refused.code == 1
+    assert "FineTuneJob shakespeare has no such pod (any more). Its state: Pending" in refused.err
+
+
+def test_logs_of_a_pod_that_cannot_start_say_why(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    labels = {
+        "finetune-operator.io/finetunejob": "shakespeare",
+        "finetune-operator.io/role": "trainer",
+        "finetune-operator.io/attempt": "1",
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "shakespeare-train-1", "labels": labels},
+        "spec": {"containers": [{"name": "trainer", "image": "none"}]},
+    }
+    team.create(pod)
+    team.kubectl("wait", "pod/shakespeare-train-1", "--for=condition=PodScheduled=False", "--timeout=60s")
+    refused = team.finetune("logs", "shakespeare", "--attempt", "1")
+    assert refused.code == 1
+    assert "pod shakespeare-train-1 has not started: no nodes available" in refused.err
+    assert "no such pod" in team.finetune("logs", "shakespeare", "--attempt", "2").err
+
+
+def test_a_clean_up_that_the_operator_does_not_follow_says_what_is_left(team: Team) -> None:
+    team.create(ADAPTER_DEPLOYMENT)
+    team.kubectl("create", "configmap", "finetune-adapters-vllm")
+    team.kubectl("label", "configmap", "finetune-adapters-vllm", "finetune-operator.io/role=desired-state")
+    refused = team.finetune("clean-up", "--timeout", "0")
+    assert refused.code == 1
+    assert f"ConfigMap {team.name}/finetune-adapters-vllm" in refused.err
+    assert team.kubectl("get", "adp", "-o", "name") == ""
+    team.kubectl("delete", "configmap", "finetune-adapters-vllm")
+    assert team.finetune("clean-up", "--timeout", "0").code == 0

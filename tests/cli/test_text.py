@@ -1,0 +1,30 @@
+"""How durations and sizes are written."""
+
+import pytest
+
+from finetune_cli.text import duration, size
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59.6, "60s"),
+        (119, "119s"),
+        (120, "2m00s"),
+        (754, "12m34s"),
+        (3600, "1h00m"),
+        (11100, "3h05m"),
+        (187200, "2d4h"),
+        (-3, "0s"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 B"), (999, "999 B"), (4_900_000, "4.9 MB"), (269_000_000, "269 MB"), (5.2e12, "5.2 TB")]
+)
+def test_sizes(number: float, text: str) -> None:
+    assert size(number) == text

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from finetune_trainer import logs
+from finetune_trainer.libraries import library_environment
 
 ENVIRONMENT = """\
 environment:
@@ -36,6 +37,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     )
     command = parser.parse_args(arguments).command
     logs.configure()
+    os.environ.update(library_environment(environment))
     return _command(command)(environment)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -104,7 +104,7 @@ def _ask(api: HfApi, repo: str, revision: str | None, action: Callable[[], T]) -
         raise Failure(
             Reason.MODEL_UNSUPPORTED, f"a safetensors file of hf://{repo}{at} cannot be read: it is damaged", FIELD
         ) from error
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError) as error:
         raise Failure(
             Reason.DOWNLOAD_FAILED,
             f"the model hub at {api.endpoint} does not answer for hf://{repo}{at} ({type(error).__name__}): check HF_ENDPOINT and the network, or take "

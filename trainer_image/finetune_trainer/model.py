@@ -89,7 +89,7 @@ def add_adapter(base: Any, method: Method, name: str, revision: str | None) -> P
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
-        lora_alpha=int(config.alpha) if config.alpha.is_integer() else config.alpha,  # type: ignore[arg-type]
+        lora_alpha=int(config.alpha) if float(config.alpha).is_integer() else config.alpha,  # type: ignore[arg-type]
         lora_dropout=config.dropout,
         use_rslora=config.use_rslora,
         target_modules=config.target_modules,

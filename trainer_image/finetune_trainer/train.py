@@ -37,7 +37,6 @@ def main(environment: Mapping[str, str]) -> int:
         log.error("%s", message)
         result.write(TrainerResult(reason=Reason.SPEC_INVALID, message=message), termination_log(environment))
         return EXIT_CODES[Reason.SPEC_INVALID]
-    os.environ.update(library_environment(environment))
     run = Run()
 
     def leave() -> None:
@@ -167,37 +166,3 @@ def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[Path, P
         dataset, validation = data.result()
         directory, commit = model.result()
     return Inputs(directory, commit, dataset, validation)
-
-
-def library_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the libraries must find in the environment before they are imported."""
-    threads = environment.get("OMP_NUM_THREADS") or str(cpu_limit())
-    return {
-        "OMP_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "true",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "BITSANDBYTES_NOWELCOME": "1",
-    }
-
-
-def cpu_limit() -> int:
-    """How many threads this container can keep busy: its CPU limit, and no more than it may be scheduled on. At least 1."""
-    allowed = len(os.sched_getaffinity(0))
-    quota = _quota(Path("/sys/fs/cgroup/cpu.max")) or _old_quota(Path("/sys/fs/cgroup/cpu"))
-    return max(1, min(allowed, quota)) if quota else allowed
-
-
-def _quota(path: Path) -> int | None:
-    if not path.is_file():
-        return None
-    quota, _, period = path.read_text(encoding="utf-8").strip().partition(" ")
-    return None if quota == "max" else -(-int(quota) // int(period))
-
-
-def _old_quota(directory: Path) -> int | None:
-    quota, period = directory / "cpu.cfs_quota_us", directory / "cpu.cfs_period_us"
-    if not quota.is_file() or int(quota.read_text(encoding="utf-8")) <= 0:
-        return None
-    return -(-int(quota.read_text(encoding="utf-8")) // int(period.read_text(encoding="utf-8")))

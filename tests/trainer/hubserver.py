@@ -1,0 +1,122 @@
+"""A stand-in for the model hub: the part of its HTTP interface that the hub's own client uses, with gated and missing repositories."""
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "1f0e2d3c4b5a69788796a5b4c3d2e1f001234567"
+TOKEN = "hf_goodtoken"
+
+
+@dataclass
+class Hub:
+    """What the stand-in has, and what it was asked for. ``gated`` repositories show their metadata but no file without ``TOKEN``."""
+
+    endpoint: str
+    repositories: dict[str, Path]
+    gated: set[str] = field(default_factory=set)
+    sent: dict[str, int] = field(default_factory=dict)
+    """Bytes sent, by file name."""
+
+
+@contextmanager
+def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]:
+    """A hub on loopback for the length of a with block."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class names it so
+            return
+
+        def _answer(self, *, body: bool) -> None:
+            path = unquote(urlsplit(self.path).path)
+            token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+            if token and token != TOKEN:
+                return self._send(401, b'{"error": "Invalid username or password."}', {}, body=body)
+            if path.startswith("/api/models/"):
+                if "/tree/" in path:
+                    return self._tree(path.removeprefix("/api/models/").partition("/tree/")[0], body=body)
+                repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+                return self._info(repo, revision, body=body)
+            repo, _, rest = path.lstrip("/").partition("/resolve/")
+            revision, _, name = rest.partition("/")
+            return self._file(repo, revision, name, token, body=body)
+
+        def _info(self, repo: str, revision: str, *, body: bool) -> None:
+            if repo not in hub.repositories:
+                return self._send(
+                    401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, body=body
+                )
+            if revision not in ("", "main", "v1", COMMIT):
+                return self._send(
+                    404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"}, body=body
+                )
+            files = [{"rfilename": entry.name} for entry in sorted(hub.repositories[repo].iterdir())]
+            content = json.dumps(
+                {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": files, "private": False, "tags": []}
+            )
+            return self._send(200, content.encode(), {"Content-Type": "application/json"}, body=body)
+
+        def _tree(self, repo: str, *, body: bool) -> None:
+            entries = [
+                {
+                    "type": "file",
+                    "oid": hashlib.sha1(entry.read_bytes()).hexdigest(),
+                    "size": entry.stat().st_size,
+                    "path": entry.name,
+                }
+                for entry in sorted(hub.repositories[repo].iterdir())
+            ]
+            return self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"}, body=body)
+
+        def _file(self, repo: str, revision: str, name: str, token: str, *, body: bool) -> None:
+            if repo in hub.gated and token != TOKEN:
+                headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to model {repo} is restricted"}
+                return self._send(403 if token else 401, b"{}", headers, body=body)
+            path = hub.repositories[repo] / name
+            if revision not in ("main", "v1", COMMIT) or not path.is_file():
+                return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, body=body)
+            content = path.read_bytes()
+            headers = {
+                "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+                "X-Repo-Commit": COMMIT,
+                "Accept-Ranges": "bytes",
+            }
+            span = self.headers.get("Range")
+            if span is None:
+                return self._send(200, content, headers, body=body, name=name)
+            first, _, last = span.removeprefix("bytes=").partition("-")
+            part = content[int(first) : int(last) + 1 if last else None]
+            headers["Content-Range"] = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
+            return self._send(206, part, headers, body=body, name=name)
+
+        def _send(self, status: int, content: bytes, headers: dict[str, str], *, body: bool, name: str = "") -> None:
+            self.send_response(status)
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+                hub.sent[name] = hub.sent.get(name, 0) + len(content)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        hub = Hub(f"http://127.0.0.1:{server.server_port}", repositories, gated)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()

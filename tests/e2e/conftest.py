@@ -1,0 +1,128 @@
+"""The demo, run once for all of these tests on one cluster, and beside it a namespace with its own S3 server for jobs that are disturbed."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from devcluster import demo as script
+from devcluster import model
+from devcluster.cluster import Cluster
+from tests.e2e.engine import Engine, engine_of
+from tests.e2e.jobs import ROWS, job, jsonl, succeeded
+from tests.e2e.namespace import SYSTEM_NAMESPACE, Namespace, Object
+from tests.e2e.objectstore import ObjectStore
+from tests.e2e.record import Record, recording
+
+DEMO_SECONDS = 1500
+"""The demo with cold caches; with warm ones it takes a few minutes."""
+WORKSHOP = "e2e"
+UNDISTURBED = "undisturbed"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A cluster after `make demo`, and all that was to be seen while it ran."""
+
+    cluster: Cluster
+    namespace: Namespace
+    output: str
+    cluster_wide_before: frozenset[str]
+    jobs: Record
+    pods: Record
+    deployments: Record
+
+    @property
+    def engine(self) -> Engine:
+        """The inference Service."""
+        return engine_of(self.namespace)
+
+    @property
+    def system(self) -> Namespace:
+        """Where the operator runs."""
+        return Namespace(self.cluster, SYSTEM_NAMESPACE)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A namespace with an S3 server that can be stopped, the tiny Llama and a dataset."""
+
+    namespace: Namespace
+    store: ObjectStore
+    pods: Record
+    system: Namespace
+
+
+@pytest.fixture(scope="session")
+def demo(node_cluster: Cluster) -> Iterator[Demo]:
+    """`python -m devcluster.demo up` has ended well."""
+    namespace = Namespace(node_cluster, script.NAMESPACE)
+    # A lent cluster may have the release already.
+    before = cluster_wide(node_cluster) - cluster_wide(node_cluster, "app.kubernetes.io/name=finetune-operator")
+    with ExitStack() as stack:
+        kinds = ("finetunejobs.finetune-operator.io", "pods", "deployments")
+        jobs, pods, deployments = (stack.enter_context(recording(namespace, kind)) for kind in kinds)
+        output = run_demo(namespace)
+        yield Demo(node_cluster, namespace, output, before, jobs, pods, deployments)
+
+
+def run_demo(namespace: Namespace) -> str:
+    """Run the demo as `make demo` does; returns what it printed."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "devcluster.demo", "up", "--name", namespace.cluster.name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEMO_SECONDS,
+        check=False,
+    )
+    assert finished.returncode == 0, f"{finished.stdout}\n\n{namespace.diagnosis()}"
+    return finished.stdout
+
+
+@pytest.fixture(scope="session")
+def workshop(demo: Demo) -> Iterator[Workshop]:
+    """The namespace `e2e`; it is gone afterwards."""
+    namespace = Namespace(demo.cluster, WORKSHOP)
+    remove(namespace)
+    namespace.cluster.kubectl("create", "namespace", WORKSHOP)
+    store = ObjectStore(namespace, demo.cluster.state_dir / "e2e-buckets")
+    store.remove()
+    try:
+        with recording(namespace, "pods") as pods:
+            store.install(demo.namespace.get("deployment", "s3")["spec"]["template"]["spec"]["containers"][0]["image"])
+            store.upload(model.tiny_llama(), "models/tiny-llama")
+            store.put("data/rows.jsonl", jsonl(ROWS))
+            yield Workshop(namespace, store, pods, demo.system)
+    finally:
+        remove(namespace)
+        store.remove()
+
+
+def remove(namespace: Namespace) -> None:
+    """Delete a namespace and all that is in it."""
+    namespace.cluster.kubectl("delete", "namespace", namespace.name, "--ignore-not-found", "--timeout=120s")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(workshop: Workshop) -> Object:
+    """A job of the tiny Llama that nothing happens to."""
+    workshop.namespace.apply(job(UNDISTURBED, workshop.store))
+    return succeeded(workshop.namespace, UNDISTURBED)
+
+
+def cluster_wide(cluster: Cluster, selector: str = "") -> frozenset[str]:
+    """The names of everything outside of namespaces that an installation could leave behind."""
+    kinds = (
+        "customresourcedefinitions,clusterroles,clusterrolebindings,priorityclasses,persistentvolumes,apiservices,"
+        "mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies"
+    )
+    return frozenset(cluster.kubectl("get", kinds, f"--selector={selector}", "--output=name").split())
+
+
+def await_operator(system: Namespace) -> None:
+    """Wait until the operator is ready."""
+    system.kubectl("rollout", "status", "deployment/finetune-operator", "--timeout=120s")

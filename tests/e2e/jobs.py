@@ -1,0 +1,92 @@
+"""FineTuneJobs of the tiny Llama, long enough to be interrupted and short enough to wait for."""
+
+import json
+from typing import Any
+
+from tests.e2e.namespace import Namespace, Object, condition
+from tests.e2e.objectstore import BUCKET, SECRET, ObjectStore
+
+JOB_SECONDS = 420.0
+"""From kubectl apply to Ready; importing torch alone takes up to a minute where two pods share two cores."""
+STEPS = 40
+ROWS = [
+    {
+        "prompt": f"Question {number}: which numbers follow {number}?\n",
+        "completion": " ".join(f"After {number + step} comes {number + step + 1}." for step in range(24)),
+    }
+    for number in range(120)
+]
+
+
+def jsonl(rows: list[dict[str, str]]) -> str:
+    """Rows as a jsonl file."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def job(name: str, store: ObjectStore, **sections: Any) -> Object:
+    """A FineTuneJob; ``sections`` replace whole sections of its spec."""
+    spec: dict[str, Any] = {
+        "model": {"uri": f"s3://{BUCKET}/models/tiny-llama"},
+        "dataset": {"uri": f"s3://{BUCKET}/data/rows.jsonl", "validation": {"fraction": 0.05}},
+        "method": {"lora": {"rank": 8, "alpha": 16, "dropout": 0.05}},
+        "training": {"maxSteps": STEPS, "perDeviceBatchSize": 4, "maxLength": 256, "learningRate": 2e-3},
+        "evaluation": {"maxRows": 4},
+        "checkpoint": {"everySteps": 4},
+        "output": {"s3": {"bucket": BUCKET, "endpoint": store.address}, "secretRef": {"name": SECRET}},
+        "resources": {"requests": {"memory": "1Gi"}},
+    }
+    return {
+        "apiVersion": "finetune-operator.io/v1alpha1",
+        "kind": "FineTuneJob",
+        "metadata": {"name": name},
+        "spec": spec | sections,
+    }
+
+
+def prefix_of(item: Object) -> str:
+    """Where the objects of a FineTuneJob lie in the bucket."""
+    meta = item["metadata"]
+    return f"{meta['namespace']}/{meta['name']}/{meta['uid'][:8]}"
+
+
+def succeeded(namespace: Namespace, name: str, within: float = JOB_SECONDS) -> Object:
+    """The FineTuneJob, once it is Ready."""
+    return namespace.await_condition("finetunejob", name, "Ready", "True", within)
+
+
+def refused(namespace: Namespace, name: str, within: float = 120) -> Object:
+    """The FineTuneJob, once it has failed for good."""
+
+    def ask() -> Object | None:
+        found = namespace.get("finetunejob", name)
+        return found if condition(found, "Stalled")["status"] == "True" else None
+
+    return namespace.until(f"FineTuneJob {name} is refused", ask, within)
+
+
+def trainer_pod(namespace: Namespace, name: str, attempt: int, within: float = 120) -> Object:
+    """The pod of an attempt, once it runs."""
+
+    def ask() -> Object | None:
+        pods = namespace.all("pods", f"batch.kubernetes.io/job-name={name}-train-{attempt}")
+        return next((pod for pod in pods if pod["status"]["phase"] == "Running"), None)
+
+    return namespace.until(f"the pod of attempt {attempt} at {name} runs", ask, within)
+
+
+def checkpoint_step(store: ObjectStore, prefix: str) -> int:
+    """The step of the newest complete checkpoint in S3; 0 where there is none."""
+    keys = store.keys(f"{prefix}/checkpoints")
+    steps = [int(key.split("/step-")[1].split("/")[0]) for key in keys if key.endswith("/manifest.json")]
+    return max(steps, default=0)
+
+
+def await_checkpoint(namespace: Namespace, store: ObjectStore, name: str, step: int, within: float = 240) -> int:
+    """Wait for a complete checkpoint of this step or a later one; returns its step."""
+    prefix = prefix_of(namespace.get("finetunejob", name))
+
+    def ask() -> int | None:
+        found = checkpoint_step(store, prefix)
+        return found if found >= step else None
+
+    return namespace.until(f"{name}: a checkpoint of step {step} in S3", ask, within, pause=0.1)

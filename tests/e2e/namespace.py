@@ -1,0 +1,133 @@
+"""One namespace of a real cluster as its users see it, and what an engineer wants to read when something they wait for does not come."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import yaml
+
+from devcluster.cluster import Cluster
+from devcluster.errors import DevClusterError
+
+Object = dict[str, Any]
+T = TypeVar("T")
+SYSTEM_NAMESPACE = "finetune-system"
+TAIL = "--tail=40"
+GPU = "nvidia.com/gpu"
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """kubectl with `--namespace`."""
+
+    cluster: Cluster
+    name: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl prints. Raises DevClusterError with its error output."""
+        return self.cluster.kubectl(arguments[0], f"--namespace={self.name}", *arguments[1:], stdin=stdin)
+
+    def apply(self, *objects: Object) -> None:
+        """kubectl apply."""
+        self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(objects))
+
+    def find(self, kind: str, name: str) -> Object | None:
+        """The object; None where there is none."""
+        found = self.kubectl("get", kind, name, "--ignore-not-found", "--output=json")
+        return dict(json.loads(found)) if found.strip() else None
+
+    def get(self, kind: str, name: str) -> Object:
+        """The object, which is there."""
+        found = self.find(kind, name)
+        assert found is not None, f"there is no {kind} {name} in {self.name}"
+        return found
+
+    def all(self, kind: str, selector: str = "") -> list[Object]:
+        """The objects of a kind, by labels."""
+        return list(json.loads(self.kubectl("get", kind, f"--selector={selector}", "--output=json"))["items"])
+
+    def pods_of(self, job: str) -> list[Object]:
+        """The pods that belong to a FineTuneJob and are still there."""
+        return self.all("pods", f"finetune-operator.io/finetunejob={job}")
+
+    def until(self, what: str, ask: Callable[[], T | None], within: float, pause: float = 0.5) -> T:
+        """Ask until there is an answer. At the deadline everything that explains why there is none is in the failure's message."""
+        deadline = time.monotonic() + within
+        while True:
+            answer = ask()
+            if answer:
+                return answer
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {within:.0f} s: {what}\n\n{self.diagnosis()}")
+            time.sleep(pause)
+
+    def await_condition(self, kind: str, name: str, type_: str, status: str, within: float) -> Object:
+        """Wait for a condition that speaks of the present spec; returns the object. Fails at once where the object has failed for good."""
+
+        def ask() -> Object | None:
+            found = self.get(kind, name)
+            if condition(found, type_)["status"] == status and is_current(found):
+                return found
+            stalled = condition(found, "Stalled")
+            assert not (stalled["status"] == "True" and is_current(found)), (
+                f"{kind} {name}: {stalled['reason']}: {stalled['message']}\n\n{self.diagnosis()}"
+            )
+            return None
+
+        return self.until(f"{kind} {name}: {type_}={status}", ask, within)
+
+    def diagnosis(self) -> str:
+        """State, events and logs of the namespace and of the operator."""
+        parts = [
+            self._part("get", "jobs,pods,deployments", "--output=wide"),
+            self._part("describe", "ftj"),
+            self._part("describe", "adp"),
+            self._part("get", "events", "--sort-by=.lastTimestamp", "--output=wide"),
+        ]
+        for pod in self.all("pods"):
+            name = pod["metadata"]["name"]
+            parts.append(self._part("logs", name, "--all-containers", "--prefix", TAIL))
+            if any(status.get("restartCount") for status in pod["status"].get("containerStatuses", [])):
+                parts.append(self._part("logs", name, "--all-containers", "--prefix", "--previous", TAIL))
+        system = Namespace(self.cluster, SYSTEM_NAMESPACE)
+        parts.append(system._part("get", "pods", "--output=wide"))
+        parts.append(system._part("logs", "deployment/finetune-operator", "--tail=80"))
+        return "\n\n".join(parts)
+
+    def _part(self, *arguments: str) -> str:
+        title = f"--- kubectl -n {self.name} {' '.join(arguments)}"
+        try:
+            return f"{title}\n{self.kubectl(*arguments)}"
+        except DevClusterError as error:
+            return f"{title}\n{error}"
+
+
+def condition(item: Object, type_: str) -> Object:
+    """A condition of an object; one of status Unknown where there is none."""
+    for found in item.get("status", {}).get("conditions", []):
+        if found["type"] == type_:
+            return dict(found)
+    return {"type": type_, "status": "Unknown", "reason": "", "message": ""}
+
+
+def conditions(item: Object) -> dict[str, str]:
+    """The status of each condition that the object has."""
+    return {found["type"]: found["status"] for found in item.get("status", {}).get("conditions", [])}
+
+
+def is_current(item: Object) -> bool:
+    """Whether the status speaks of the present spec."""
+    return bool(item.get("status", {}).get("observedGeneration") == item["metadata"]["generation"])
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether a pod takes traffic."""
+    return bool(condition(pod, "Ready")["status"] == "True")
+
+
+def gpus(pod: Object) -> int:
+    """How many GPUs a pod asks for."""
+    containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+    return sum(int(container.get("resources", {}).get("limits", {}).get(GPU, 0)) for container in containers)

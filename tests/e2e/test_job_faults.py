@@ -1,0 +1,135 @@
+"""Operator, trainer pods and S3 server are killed under running jobs: each job ends with the weights of one that nothing happened to."""
+
+import hashlib
+import json
+import time
+
+import pytest
+
+from tests.e2e import containers
+from tests.e2e.conftest import Workshop, await_operator
+from tests.e2e.jobs import (
+    JOB_SECONDS,
+    STEPS,
+    await_checkpoint,
+    checkpoint_step,
+    job,
+    prefix_of,
+    succeeded,
+    trainer_pod,
+)
+from tests.e2e.namespace import Object, condition, gpus
+from tests.e2e.objectstore import ObjectStore
+
+pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1800)]
+AWAY_SECONDS = 20.0
+
+
+def test_the_operator_is_killed_at_every_stage_of_a_job(workshop: Workshop, undisturbed: Object) -> None:
+    name, namespace = "operator-killed", workshop.namespace
+    namespace.apply(job(name, workshop.store))
+    kill_operator(workshop)
+    namespace.until("the preflight's pod", lambda: namespace.pods_of(name), 60, pause=0.05)
+    kill_operator(workshop)
+    namespace.until("the trainer's Job", lambda: namespace.find("job", f"{name}-train-1"), 120, pause=0.05)
+    kill_operator(workshop)
+    await_checkpoint(namespace, workshop.store, name, 8)
+    kill_operator(workshop)
+    prefix = prefix_of(namespace.get("finetunejob", name))
+    manifest = f"{prefix}/adapter/manifest.json"
+    namespace.until("the adapter in S3", lambda: manifest in workshop.store.keys(prefix), JOB_SECONDS, pause=0.05)
+    kill_operator(workshop)
+
+    ended = succeeded(namespace, name)
+    assert [attempt["reason"] for attempt in ended["status"]["attempts"]] == ["Succeeded"]
+    assert "resumedFromStep" not in ended["status"]["attempts"][0]
+    pods = workshop.pods.pods_of(name).values()
+    assert sorted(pod["metadata"]["labels"]["finetune-operator.io/role"] for pod in pods) == ["preflight", "trainer"]
+    assert sum(gpus(pod) for pod in pods) == 1
+    assert weights(workshop.store, ended) == weights(workshop.store, undisturbed)
+    assert outcome(ended) == outcome(undisturbed)
+
+
+def test_the_trainer_pod_is_deleted_and_killed_in_mid_training(workshop: Workshop, undisturbed: Object) -> None:
+    name, namespace = "pod-deleted", workshop.namespace
+    namespace.apply(job(name, workshop.store))
+    await_checkpoint(namespace, workshop.store, name, 4)
+    namespace.kubectl("delete", "pod", trainer_pod(namespace, name, 1)["metadata"]["name"])
+
+    prefix = prefix_of(namespace.get("finetunejob", name))
+    first = checkpoint_step(workshop.store, prefix)
+    trainer_pod(namespace, name, 2)
+    await_checkpoint(namespace, workshop.store, name, first + 4)
+    second_pod = trainer_pod(namespace, name, 2)["metadata"]["name"]
+    namespace.kubectl("delete", "pod", second_pod, "--grace-period=0", "--force")
+
+    ended = succeeded(namespace, name)
+    attempts = ended["status"]["attempts"]
+    assert [attempt["reason"] for attempt in attempts] == ["Preempted", "Preempted", "Succeeded"]
+    assert [attempt["number"] for attempt in attempts] == [1, 2, 3]
+    assert "resumedFromStep" not in attempts[0]
+    assert attempts[1]["resumedFromStep"] == first
+    assert first < attempts[2]["resumedFromStep"] < STEPS
+    assert all(attempt["message"] for attempt in attempts[:2])
+    assert weights(workshop.store, ended) == weights(workshop.store, undisturbed)
+    assert outcome(ended) == outcome(undisturbed)
+
+
+def test_the_s3_server_is_away_during_an_upload(workshop: Workshop, undisturbed: Object) -> None:
+    name, namespace, store = "s3-away", workshop.namespace, workshop.store
+    namespace.apply(job(name, store))
+    await_checkpoint(namespace, store, name, 4)
+    (server,) = namespace.all("pods", "app=s3")
+    process = containers.process_id(namespace.cluster, containers.container_id(server, "versitygw"))
+    prefix = prefix_of(namespace.get("finetunejob", name))
+    namespace.until("an upload is under way", lambda: torn(store, prefix), 120, pause=0.002)
+    namespace.cluster.exec_in_node(["kill", "-9", process])
+    store.stop()
+    try:
+        time.sleep(AWAY_SECONDS)
+    finally:
+        store.start()
+
+    ended = succeeded(namespace, name)
+    assert [attempt["reason"] for attempt in ended["status"]["attempts"]] == ["Succeeded"]
+    assert condition(ended, "Succeeded")["status"] == "True"
+    assert not torn(store, prefix)
+    assert weights(store, ended) == weights(store, undisturbed)
+
+
+def kill_operator(workshop: Workshop) -> None:
+    """kill -9 of the operator's process. A new pod takes its place, because the kubelet makes a container that dies often wait for minutes."""
+    await_operator(workshop.system)
+    (pod,) = [found for found in workshop.system.all("pods") if not found["metadata"].get("deletionTimestamp")]
+    containers.kill(workshop.namespace.cluster, pod, "operator")
+    workshop.system.kubectl("delete", "pod", pod["metadata"]["name"])
+
+
+def weights(store: ObjectStore, item: Object) -> str:
+    """The digest of the adapter's weights in S3, which must be the one of its manifest."""
+    prefix = f"{prefix_of(item)}/adapter"
+    files = {entry["path"]: entry["sha256"] for entry in json.loads(store.read(f"{prefix}/manifest.json"))["files"]}
+    digest = f"sha256:{hashlib.sha256(store.read(f'{prefix}/adapter_model.safetensors')).hexdigest()}"
+    assert files["adapter_model.safetensors"] == digest
+    return digest
+
+
+def outcome(item: Object) -> dict[str, object]:
+    """What status says of the result, without what differs from job to job: names, times and the manifest's digest."""
+    status = item["status"]
+    adapter = {
+        name: value for name, value in status["adapter"].items() if name in ("peftType", "rank", "targetModules")
+    }
+    return {
+        "adapter": adapter,
+        "evaluation": status["evaluation"],
+        "conditions": {found["type"]: (found["status"], found["reason"]) for found in status["conditions"]},
+        "steps": (status["progress"]["step"], status["progress"]["totalSteps"], status["progress"]["percent"]),
+    }
+
+
+def torn(store: ObjectStore, prefix: str) -> list[str]:
+    """The directories below a job's prefix that have files and no manifest."""
+    keys = store.keys(prefix)
+    directories = {key.rsplit("/", 1)[0] for key in keys}
+    return sorted(directory for directory in directories if f"{directory}/manifest.json" not in keys)

@@ -1,6 +1,5 @@
 """`helm install`, upgrade and uninstall on a real API server, without a node: what is there before, during and after."""
 
-import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -9,34 +8,12 @@ import pytest
 import yaml
 
 from devcluster.cluster import Cluster
-from devcluster.errors import DevClusterError
 from tests.chart.helm import CHART, NAMESPACE, Object, helm, render, settings
+from tests.chart.inventory import eventually_same, inventory
 from tests.cli.run import finetune
 
 pytestmark = pytest.mark.cluster
 WITHOUT_NODE = {"uninstall.cleanUp": "false"}  # its Job could not run
-PASSING = ("events", "events.events.k8s.io", "leases.coordination.k8s.io", "componentstatuses")
-"""What comes and goes by itself."""
-
-
-def inventory(cluster: Cluster) -> set[tuple[str, ...]]:
-    """Kind, namespace and name of every object of the cluster."""
-    resources = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
-    kinds = ",".join(kind for kind in resources if kind not in PASSING)
-    form = "custom-columns=K:.kind,S:.metadata.namespace,N:.metadata.name"
-    listed = cluster.kubectl("get", kinds, "-A", "--no-headers", "-o", form, "--ignore-not-found")
-    return {tuple(line.split()) for line in listed.splitlines()}
-
-
-def eventually_same(cluster: Cluster, expected: set[tuple[str, ...]]) -> None:
-    """Wait until the cluster holds what is expected and nothing else: garbage collection takes its time."""
-    for _ in range(60):
-        # A kind may vanish between the list of kinds and the list of its objects.
-        with contextlib.suppress(DevClusterError):
-            if inventory(cluster) == expected:
-                return
-        time.sleep(0.5)
-    assert inventory(cluster) == expected
 
 
 @pytest.fixture

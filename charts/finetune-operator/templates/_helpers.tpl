@@ -45,11 +45,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml (merge (dict "app.kubernetes.io/component" "clean-up") (include "finetune-operator.labels" . | fromYaml)) }}
 {{- end }}
 
-{{/* Takes the weight. What succeeded is deleted; what failed stays for a look, until the next try. */}}
+{{/* Takes the weight. Helm prints the log of a Job that failed, and then nothing of it has to stay. */}}
 {{- define "finetune-operator.cleanUpHook" -}}
 helm.sh/hook: pre-delete
 helm.sh/hook-weight: {{ . | quote }}
-helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
 
 {{/* Takes (dict "image" <values> "name" <path of the values> "root" $). A digest goes before a tag. */}}

@@ -207,8 +207,21 @@ def _go() -> tuple[str, ...]:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `file` (created where missing) for the block; a killed holder leaves it free."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    """Hold an exclusive lock on `file` (created where missing) for the block; a killed holder leaves it free.
+
+    The holder may remove the file: whoever waited for it then takes the lock anew.
+    """
+    while True:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is_still(file, handle.fileno()):
+                yield
+                return
+
+
+def _is_still(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -83,8 +83,9 @@ def down(name: str = "dev") -> bool:
     Works after a crash and after a half-finished `up` too, and touches nothing that this cluster did not start.
     """
     state_dir = state_root() / checked_name(name)
-    with _lock(name):
+    with _lock(name) as lock:
         if not state_dir.exists():
+            lock.unlink()
             return False
         with step(f"taking cluster {name!r} down"):
             if not node.tear_down(state_dir):
@@ -92,6 +93,7 @@ def down(name: str = "dev") -> bool:
                 for process in processes.names(state_dir):
                     processes.stop(state_dir, process, gently=False)
             shutil.rmtree(state_dir)
+        lock.unlink()
         return True
 
 
@@ -193,6 +195,7 @@ def _start_order(process: str) -> int:
 
 
 @contextmanager
-def _lock(name: str) -> Iterator[None]:
-    with locked(state_root() / f"{checked_name(name)}.lock"):
-        yield
+def _lock(name: str) -> Iterator[Path]:
+    file = state_root() / f"{checked_name(name)}.lock"
+    with locked(file):
+        yield file

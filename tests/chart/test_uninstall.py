@@ -42,7 +42,7 @@ def image(cluster: Cluster) -> str:
 
 def engine(image: str) -> Object:
     """An inference Deployment, as far as the chart is concerned."""
-    container = {"name": "vllm", "image": image, "command": ["sleep", "infinity"], "args": ["--enable-lora"]}
+    container = {"name": "vllm", "image": image, "command": ["sh", "-c", "sleep infinity"], "args": ["--enable-lora"]}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -96,7 +96,7 @@ def test_an_uninstall_leaves_the_cluster_as_the_install_found_it(cluster: Cluste
         cluster.kubectl("-n", TEAM, "create", "-f", "-", stdin=yaml.safe_dump_all(items))
 
     create(engine(image))
-    cluster.kubectl("-n", TEAM, "rollout", "status", "deployment/vllm", "--timeout=120s")
+    cluster.kubectl("-n", TEAM, "rollout", "status", "deployment/vllm", "--timeout=300s")
     before, untouched = inventory(cluster), template()
     install(cluster, image)
     create(JOB, ADAPTER)

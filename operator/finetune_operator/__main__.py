@@ -6,13 +6,12 @@ import os
 import sys
 
 import kopf
-from kubernetes.aio.config import ConfigException
 
 from finetune_operator import handlers
 from finetune_operator.context import Context
 from finetune_operator.health import Health
 from finetune_operator.kube.client import Kube
-from finetune_operator.kube.connect import configuration
+from finetune_operator.kube.connect import NoClusterError, configuration
 from finetune_operator.metrics import Metrics
 from finetune_operator.policies.budget import WriteBudget
 from finetune_operator.queue import KeyedQueue
@@ -86,8 +85,8 @@ def main() -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(run(settings))
-    except ConfigException as error:
-        logger.error("Cannot find the API server: %s. Run in a pod, or set FINETUNE_OPERATOR_KUBECONFIG.", error)
+    except NoClusterError as error:
+        logger.error("Cannot find the API server. %s Run in a pod, or set FINETUNE_OPERATOR_KUBECONFIG.", error)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -6,15 +6,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kopf
-from kubernetes.aio.client import Configuration
 
 from finetune_operator import observe
 from finetune_operator.context import Context
-from finetune_operator.kube.connect import bearer_token
+from finetune_operator.kube.connect import Configuration, bearer_token
 from finetune_operator.kube.kinds import WATCHED, Kind, selector
 
 CREDENTIALS_SECONDS = 300
 WATCH_SECONDS = 300
+RECONNECT_SECONDS = (0.2, 0.5, 1, 2, 3, *(5,) * 720)
+"""How long a watch waits after each failure in a row; after an hour of them the process ends, and starts anew."""
 
 
 def registry(configuration: Configuration, context: Context) -> kopf.OperatorRegistry:
@@ -100,6 +101,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 30
     settings.watching.chunk_size = 500
+    settings.networking.error_backoffs = RECONNECT_SECONDS
     for kind in WATCHED:
         only_ours = selector(kind)
         if only_ours:

@@ -79,5 +79,5 @@ class KeyedQueue(Generic[K]):
             self.add(key)
 
     def _fire(self, key: K) -> None:
-        del self._timers[key]
+        self._timers.pop(key, None)
         self.add(key)

@@ -3,14 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from finetune_operator.context import Context
 from finetune_operator.kube.errors import ConflictError, KubeError
 from finetune_operator.kube.kinds import Key
-from finetune_operator.reconcile.result import Result
+from finetune_operator.reconcile.dispatch import Reconciler
 
-Reconciler = Callable[[Key, Context], Awaitable[Result]]
 logger = logging.getLogger(__name__)
 
 

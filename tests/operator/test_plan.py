@@ -122,6 +122,7 @@ def test_a_pod_that_no_node_fits_waits_and_says_so(kind: str) -> None:
     condition = world.condition(kind)
     assert condition is not None
     assert condition[1] == "Unschedulable"
+    assert world.condition("Ready") == ("Unknown", "Unschedulable")
     assert world.condition("Stalled") is None
 
 
@@ -226,6 +227,15 @@ def test_a_finished_job_still_follows_its_generation() -> None:
     assert is_settled(world.item)
 
 
+def test_a_job_whose_status_write_was_lost_is_adopted() -> None:
+    world = World()
+    world.settle()
+    world.set_pod(terminated(0, PREFLIGHT_PASSED))
+    world.settle(dies=True)
+    assert world.created == ["a-preflight", "a-train-1"]
+    assert [attempt["jobName"] for attempt in world.item["status"]["attempts"]] == ["a-train-1"]
+
+
 def test_a_job_in_whose_name_something_else_lives_says_so_and_goes_on_trying() -> None:
     world = World()
     world.apply(blocked(world.observed(), NOW, "a Job a-preflight exists"))
@@ -294,10 +304,13 @@ def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_aft
             world.pods.pop(newest, None)
         elif event == "job gone" and newest is not None:
             world.jobs.pop(newest)
-        dies = event == "operator dies"
+        if event == "operator dies":
+            dies = True  # in the next pass that does something
+            continue
         finished_before = is_finished(world.item)
         created_before = len(world.created)
         world.settle(dies=dies)
+        dies = False
         again = plan(world.observed(), world.now, SETTINGS)
         assert again.create is None
         assert again.delete == ()

@@ -1,9 +1,14 @@
 """Which reconciler makes the passes over which kind of key."""
 
+from collections.abc import Awaitable, Callable
+
 from finetune_operator.adapter_nudges import SERVING_GROUP
-from finetune_operator.kube.kinds import FINETUNE_JOB
+from finetune_operator.context import Context
+from finetune_operator.kube.kinds import FINETUNE_JOB, Key
 from finetune_operator.reconcile import adapterdeployment, finetunejob
-from finetune_operator.worker import Reconciler
+from finetune_operator.reconcile.result import Result
+
+Reconciler = Callable[[Key, Context], Awaitable[Result]]
 
 RECONCILERS: dict[str, Reconciler] = {
     FINETUNE_JOB.name: finetunejob.reconcile,

@@ -102,10 +102,18 @@ def _start(world: World, draft: Draft, attempts: list[Attempt], delete: tuple[Ob
     return Plan(draft.as_json(), delete=delete, create=create, notes=tuple(draft.notes))
 
 
+def _trains(number: int) -> str:
+    return f"Attempt {number} trains the adapter."
+
+
 def _say_starting(draft: Draft, number: int, outcome: Waiting) -> None:
+    """A pod that is merely starting is not worth a reason of its own; one that cannot start is what a person looks for."""
     message = f"Attempt {number}: {outcome.message}"
     draft.conditions.set(ConditionType.RUNNING, "False", outcome.reason, message)
-    draft.phase("Training", Reason.TRAINING, f"Attempt {number} trains the adapter.")
+    if outcome.reason is Reason.PENDING:
+        draft.phase("Training", Reason.TRAINING, _trains(number))
+    else:
+        draft.phase("Training", outcome.reason, message)
 
 
 def _go_on(world: World, draft: Draft, attempts: list[Attempt], outcome: Waiting | Running) -> Plan:
@@ -118,7 +126,7 @@ def _go_on(world: World, draft: Draft, attempts: list[Attempt], outcome: Waiting
     else:
         node = outcome.pod.get("spec", {}).get("nodeName")
         draft.conditions.set(ConditionType.RUNNING, "True", Reason.TRAINING, f"Attempt {number} runs on node {node}.")
-        draft.phase("Training", Reason.TRAINING, f"Attempt {number} trains the adapter.")
+        draft.phase("Training", Reason.TRAINING, _trains(number))
         report = (world.observed.progress or {}).get(attempts[-1]["jobName"])
         if report is not None:
             draft.fields["progress"] = report.progress.to_json()

@@ -42,16 +42,30 @@ def jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-class StopAt(Reporter):
-    """Asks for a stop as the kubelet would, once the training has reached a step."""
+class AtStep(Reporter):
+    """Does something once the training has reached a step."""
 
-    def __init__(self, interruption: Interruption, step: int) -> None:
+    def __init__(self, step: int, action: Callable[[], None]) -> None:
         super().__init__(None, Path())
-        self._interruption, self._step = interruption, step
+        self._step, self._action, self._done = step, action, False
 
     def report(self, report: ProgressReport) -> None:
-        if report.progress.step >= self._step:
-            self._interruption.request()
+        if report.progress.step >= self._step and not self._done:
+            self._done = True
+            self._action()
+
+
+class AtCheckpoint(Reporter):
+    """Does something once the first checkpoint is in S3."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        super().__init__(None, Path())
+        self._action: Callable[[], None] | None = action
+
+    def report(self, report: ProgressReport) -> None:
+        if report.checkpoint and self._action:
+            action, self._action = self._action, None
+            action()
 
 
 class Workbench:
@@ -117,7 +131,7 @@ class Workbench:
         """An object of the bucket."""
         return read_object(self.server.store(), S3Uri(self.bucket, key))
 
-    def keys(self) -> list[str]:
+    def objects(self) -> list[str]:
         """All keys of the bucket, as they lie in the server's directory."""
         root = self.server.buckets / self.bucket
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
@@ -145,5 +159,5 @@ def train(settings: Settings, reporter: Callable[[Interruption], Reporter] | Non
 
 def train_until(settings: Settings, step: int) -> TrainerResult:
     """One attempt that is asked to stop once it has done ``step`` steps."""
-    result, _ = train(settings, lambda interruption: StopAt(interruption, step))
+    result, _ = train(settings, lambda interruption: AtStep(step, interruption.request))
     return result

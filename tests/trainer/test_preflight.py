@@ -32,7 +32,7 @@ def test_a_good_job_passes_and_is_estimated(bench: Workbench) -> None:
     assert result.estimate is not None
     assert result.estimate.trainable_parameters == 8192
     assert "spec.dataset.format auto: the dataset is taken as promptCompletion" in result.warnings
-    assert bench.keys() == [], "the probe must leave nothing behind"
+    assert bench.objects() == [], "the probe must leave nothing behind"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.jobs import Workbench, train, train_until
+from finetune_trainer import recipe
+from tests.trainer.jobs import ROWS, Workbench, jsonl, train, train_until
 
 TRAINING: dict[str, Any] = {
     "epochs": 2,
@@ -49,3 +50,47 @@ def test_a_run_interrupted_at_every_other_step_ends_bit_identical(
     assert result.reason == "Succeeded", result.message
     assert result.resumed_from_step == max(range(1, total, 2))
     assert pieces.weights() == whole.weights()
+
+
+def test_a_run_interrupted_after_its_last_step_only_has_to_be_finished(workbench: Callable[[], Workbench]) -> None:
+    whole, pieces = workbench(), workbench()
+    train(whole.settings())
+    assert train_until(pieces.settings(), 6).reason == "Preempted"
+    result, _ = train(pieces.settings())
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
+    assert pieces.weights() == whole.weights()
+    assert pieces.read("team/job/adapter/metrics.jsonl").count(b"\n") == whole.read(
+        "team/job/adapter/metrics.jsonl"
+    ).count(b"\n")
+
+
+def test_a_checkpoint_that_lies_is_passed_over_and_replaced(workbench: Callable[[], Workbench]) -> None:
+    whole, pieces = workbench(), workbench()
+    train(whole.settings())
+    train_until(pieces.settings(), 4)
+    key = "team/job/checkpoints/step-00000004/adapter_model.safetensors"
+    body = bytearray(pieces.read(key))
+    body[-1] ^= 1
+    pieces.server.store().client.put_object(Bucket=pieces.bucket, Key=key, Body=bytes(body))
+    result, _ = train(pieces.settings())
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 2)
+    assert pieces.weights() == whole.weights()
+
+
+def test_a_changed_dataset_starts_anew(bench: Workbench) -> None:
+    train_until(bench.settings(), 4)
+    bench.dataset(jsonl([*ROWS, {"prompt": "One more?", "completion": "Yes."}]))
+    result, _ = train(bench.settings())
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", None)
+    assert {key.split("/")[3] for key in bench.objects() if "/checkpoints/" in key} == {
+        "step-00000004",
+        "step-00000006",
+    }
+
+
+def test_a_resume_on_other_surroundings_is_noted(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_until(bench.settings(), 4)
+    monkeypatch.setattr(recipe, "device_name", lambda: "another device")
+    result, _ = train(bench.settings())
+    assert result.reason == "Succeeded"
+    assert any("device CPU (1 threads) → another device" in warning for warning in result.warnings)

@@ -38,9 +38,11 @@ class Interruption:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within this block a request only sets the flag."""
+        """Within this block a request only sets the flag; one that nobody heeded is heeded at its end."""
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
+        if self.requested:
+            self._leave()

@@ -31,6 +31,8 @@ def configure() -> None:
     root.setLevel(logging.WARNING)
     for name in ("finetune_trainer", "finetune_artifacts"):
         logging.getLogger(name).setLevel(logging.INFO)
+    # it wants a kernel from the network where a CPU could use one
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -45,6 +45,9 @@ from finetune_trainer.uploads import CheckpointUploader
 SURROUNDINGS = "surroundings.json"
 """Beside a checkpoint: what can change the last bits of a resumed run without being a setting of the job."""
 
+SETTLE_SECONDS = 60.0
+"""How long a failed training waits for the upload of the last good checkpoint."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -308,6 +311,10 @@ def train(
         with session.interruption.deferred(), phase("training"):
             loop(trainer, plan, resume)
             wait_for_uploads(session, uploader, finished=trainer.state.global_step >= plan.total_steps)
+    except Exception:
+        # a good checkpoint from before the error may still be on its way
+        uploader.settle(SETTLE_SECONDS)
+        raise
     finally:
         uploader.close()
     write_metrics(trainer.state.log_history, session.scratch / "metrics.jsonl")

@@ -90,10 +90,16 @@ class CheckpointUploader:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until nothing is left to upload; False if that took longer than ``seconds``. Raises what an upload failed with."""
-        with self._changed:
-            done = self._changed.wait_for(lambda: self.error or not (self._pending or self._busy), timeout=seconds)
+        done = self.settle(seconds)
         self.check()
-        return bool(done)
+        return done
+
+    def settle(self, seconds: float | None) -> bool:
+        """As ``wait``, but an upload that failed is nothing to raise: another error is on its way already."""
+        with self._changed:
+            return bool(
+                self._changed.wait_for(lambda: self.error or not (self._pending or self._busy), timeout=seconds)
+            )
 
     def check(self) -> None:
         """Raise what an upload failed with, if one did."""

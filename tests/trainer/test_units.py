@@ -1,0 +1,167 @@
+"""Parts that decide something by themselves: reasons of failures, results of 4 KiB, module names, and rows made into tokens."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_api.finetunejob import DatasetSource
+from finetune_api.messages import PreflightResult, Problem, TrainerResult
+from finetune_api.reasons import Reason
+from finetune_artifacts.errors import ArtifactError, Fault, Purpose
+from finetune_artifacts.safetensors import Tensor
+from finetune_trainer import data, modules, result
+from finetune_trainer.failures import Failure, Preempted, classify
+from finetune_trainer.model import load_tokenizer
+from finetune_trainer.sources import Inputs
+from tests.trainer.jobs import CHATS, ROWS, jsonl
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "expected"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+            Reason.OUT_OF_MEMORY,
+            "gradientCheckpointing",
+        ),
+        (MemoryError(), Reason.HOST_OUT_OF_MEMORY, "spec.resources.limits.memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            Reason.HOST_OUT_OF_MEMORY,
+            "spec.resources.limits.memory",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), Reason.TRAINER_ERROR, "no space left for /tmp/x"),
+        (
+            Failure(Reason.DATASET_INVALID, "row 3 is bad", "spec.dataset.uri"),
+            Reason.DATASET_INVALID,
+            "spec.dataset.uri: row 3 is bad",
+        ),
+        (ArtifactError(Purpose.OUTPUT, Fault.UNREACHABLE, "gone"), Reason.UPLOAD_FAILED, "gone"),
+        (Preempted("asked"), Reason.PREEMPTED, "asked"),
+        (ZeroDivisionError("division by zero"), Reason.TRAINER_ERROR, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_whatever_is_raised_has_a_reason(error: BaseException, reason: Reason, expected: str) -> None:
+    found, message = classify(error)
+    assert found is reason
+    assert expected in message
+
+
+def test_a_result_fits_into_a_termination_message() -> None:
+    problems = [Problem(field=f"spec.dataset.{number}", message="ä" * 900) for number in range(30)]
+    encoded = result.encode(PreflightResult(problems=problems, warnings=["w" * 500] * 30))
+    assert len(encoded) <= 4096
+    read = PreflightResult.model_validate_json(encoded)
+    assert read.problems[0].field == "spec.dataset.0"
+    assert "more" in read.problems[-1].message
+    trained = result.encode(TrainerResult(reason=Reason.TRAINER_ERROR, message="m" * 9000, warnings=["w" * 5000]))
+    assert len(trained) <= 4096
+    assert TrainerResult.model_validate_json(trained).reason is Reason.TRAINER_ERROR
+
+
+def test_linear_modules_are_told_from_embeddings_and_heads() -> None:
+    tensors = {
+        "transformer.wte.weight": Tensor("F32", (100, 8)),
+        "transformer.wpe.weight": Tensor("F32", (32, 8)),
+        "transformer.h.10.attn.c_attn.weight": Tensor("F32", (8, 24)),
+        "transformer.h.2.attn.c_attn.weight": Tensor("F32", (8, 24)),
+        "transformer.h.2.attn.c_attn.bias": Tensor("F32", (24,)),
+        "transformer.ln_f.weight": Tensor("F32", (8,)),
+        "model.embed_tokens.weight": Tensor("F32", (100, 8)),
+        "model.word_embeddings.weight": Tensor("F32", (100, 8)),
+        "lm_head.weight": Tensor("F32", (100, 8)),
+    }
+    linear = modules.linear_modules(tensors)
+    assert list(linear) == ["transformer.h.2.attn.c_attn", "transformer.h.10.attn.c_attn"]
+    assert modules.unknown(linear, ["c_attn", "attn.c_attn", "attn", "lm_head"]) == ["attn", "lm_head"]
+    assert modules.lora_parameters(linear, ["c_attn"], 4) == 2 * 4 * (8 + 24)
+
+
+@pytest.fixture
+def prepare(base_model: Path, tmp_path: Path) -> Callable[..., data.Examples]:
+    """Makes examples of a file's text."""
+    tokenizer = load_tokenizer(base_model)
+
+    def make(text: str, name: str = "train.jsonl", max_length: int = 48, **source: Any) -> data.Examples:
+        path = tmp_path / name
+        path.write_text(text)
+        spec = DatasetSource.model_validate({"uri": f"configmap://data/{name}"} | source)
+        return data.prepare(spec, Inputs(base_model, None, path, None), tokenizer, max_length, 1, 200)
+
+    return make
+
+
+def learned(example: data.Example, base_model: Path) -> str:
+    """The text that the loss looks at."""
+    tokenizer = load_tokenizer(base_model)
+    return str(tokenizer.decode([label for label in example.labels if label != data.IGNORED]))
+
+
+def test_only_the_completion_is_learned(prepare: Callable[..., data.Examples], base_model: Path) -> None:
+    examples = prepare(jsonl(ROWS))
+    assert (len(examples.train), len(examples.held_out)) == (36, 4)
+    for example in examples.train:
+        assert learned(example, base_model).startswith("After ")
+        assert learned(example, base_model).endswith(".<|end|>")
+
+
+def test_only_the_assistants_turns_are_learned(prepare: Callable[..., data.Examples], base_model: Path) -> None:
+    examples = prepare(jsonl(CHATS[:1] * 3), max_length=100)
+    assert learned(examples.train[0], base_model) == "1.<|end|>2, of course.<|end|>"
+
+
+def test_a_template_that_hides_the_turns_is_reported(
+    prepare: Callable[..., data.Examples], base_model: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(base_model)
+    tokenizer.chat_template = "{% for m in messages %}{% if loop.last %}[last]{% endif %}{{ m['content'] }}{% endfor %}"
+    path = tmp_path / "chats.jsonl"
+    path.write_text(jsonl(CHATS))
+    source = DatasetSource.model_validate({"uri": "configmap://data/chats.jsonl"})
+    examples = data.prepare(source, Inputs(base_model, None, path, None), tokenizer, 100, 1, 200)
+    assert examples.counts.whole_conversation == len(CHATS)
+    assert any("learned whole" in warning for warning in examples.warnings)
+
+
+def test_what_is_cut_or_left_out_is_counted(prepare: Callable[..., data.Examples]) -> None:
+    rows = [
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a", "completion": "b " * 200},
+        {"prompt": "a " * 200, "completion": "b"},
+        {"prompt": "a", "completion": " "},
+        {"prompt": "", "completion": "b"},
+    ]
+    examples = prepare(jsonl(rows), max_length=16)
+    assert (examples.counts.rows, examples.counts.truncated, examples.counts.dropped, examples.counts.empty) == (
+        5,
+        2,
+        1,
+        1,
+    )
+    assert examples.warnings == [
+        "of 5 rows: 2 cut to maxLength 16, 1 left out because nothing was left to learn from, 1 left out because they are empty"
+    ]
+    assert max(len(example.input_ids) for example in examples.train + examples.held_out) == 16
+
+
+def test_plain_text_is_cut_into_whole_blocks(prepare: Callable[..., data.Examples], base_model: Path) -> None:
+    text = "".join(f"Line {number} of the play.\n" for number in range(300))
+    examples = prepare(text, "play.txt", max_length=32, validation={"fraction": 0.25})
+    assert len(examples.held_out) == round(0.25 * (len(examples.train) + len(examples.held_out)))
+    lengths = {len(example.input_ids) for example in examples.train + examples.held_out}
+    assert max(lengths) == 32
+    tokenizer = load_tokenizer(base_model)
+    for example in examples.train:
+        assert tokenizer.decode(example.input_ids) in text
+    assert prepare(text, "play.txt", max_length=32, maxSamples=7).tokens <= 7 * 32
+
+
+def test_nothing_to_learn_from_is_refused(prepare: Callable[..., data.Examples]) -> None:
+    with pytest.raises(Failure) as caught:
+        prepare(jsonl([{"prompt": "a " * 200, "completion": "b"}]), max_length=16)
+    assert caught.value.reason is Reason.DATASET_INVALID
+    assert "no row that the loss can learn from" in caught.value.message

@@ -65,7 +65,7 @@ def up(
 
     heading("6. Serve: kubectl apply -f examples/shakespeare-deployment.yaml")
     say(where.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(DEPLOYMENT_FILE)).strip())
-    where.finetune("watch", ADAPTER, f"--namespace={NAMESPACE}", "--timeout=900")
+    where.finetune("watch", f"adp/{ADAPTER}", f"--namespace={NAMESPACE}", "--timeout=900")
 
     heading("The same prompts, answered by the base and by the adapter")
     prompts = [option for prompt in PROMPTS for option in ("--prompt", prompt)]
@@ -212,7 +212,7 @@ def train(where: Place) -> None:
         say(f"the FineTuneJob {JOB} of an earlier run has failed: it is deleted and made anew")
         where.kubectl("delete", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE))
     say(where.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE)).strip())
-    where.finetune("watch", JOB, f"--namespace={NAMESPACE}", "--timeout=1800")
+    where.finetune("watch", f"ftj/{JOB}", f"--namespace={NAMESPACE}", "--timeout=1800")
 
 
 def show_result(where: Place, seconds: float) -> None:

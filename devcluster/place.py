@@ -91,8 +91,13 @@ class Place:
                 forward.terminate()
 
     def hint(self) -> str:
-        """What the user types once so that kubectl, helm and finetune find this cluster."""
-        return "\n".join(f"export {name}={value}" for name, value in self.variables.items())
+        """What the user types once so that the shell finds kubectl, helm and finetune, and these the cluster."""
+        directories = dict.fromkeys(
+            [str(Path(sys.executable).parent), *(str(program(name).parent) for name in ("kubectl", "helm"))]
+        )
+        path = ":".join([*directories, "$PATH"])
+        variables = [f"export {name}={value}" for name, value in self.variables.items()]
+        return "\n".join([*variables, f'export PATH="{path}"'])
 
     def _run(self, command: Sequence[str], stdin: str | None = None) -> str:
         finished = subprocess.run(

@@ -5,13 +5,25 @@ HTTP 200 is no proof: an engine may accept an adapter, apply none of it, and let
 
 from dataclasses import dataclass
 
-from finetune_api.manifest import GoldenSamples
+from finetune_api.manifest import GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
 
 VISIBLE_NATS = 0.01
 """An adapter whose mean effect is smaller cannot be told from the engine's rounding, so its effect is not asked for."""
 LEAST_EFFECT = 0.5
 """The part of the trained effect that must be there. Rounding and quantisation move it by a few percent, a missing adapter makes it 0."""
+QUESTIONS_PER_SAMPLE = 8
+"""Each is one token that the engine computes: a proof shares the engine with its clients, and must be small beside them."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """How probable ``token`` is after ``prompt``, and what the trainer's base and adapter said: log-probabilities."""
+
+    prompt: tuple[int, ...]
+    token: int
+    base: float
+    adapter: float
 
 
 @dataclass(frozen=True)
@@ -27,10 +39,24 @@ def mean_difference(measured: list[float], expected: list[float]) -> float:
     return sum(abs(a - b) for a, b in zip(measured, expected, strict=True)) / len(expected)
 
 
-def judge_base(measured: list[list[float]], golden: GoldenSamples, tolerance: float) -> Verdict:
-    """Compare the engine's base with the base that the adapter was trained on, over all samples."""
-    expected = _flat([sample.base_logprobs for sample in golden.samples])
-    difference = mean_difference(_flat(measured), expected)
+def questions(golden: GoldenSamples) -> list[Question]:
+    """Of each sample the tokens at which the adapter differs most from its base: there the two are told apart best."""
+    return [question for sample in golden.samples for question in _of_sample(sample)]
+
+
+def _of_sample(sample: GoldenSample) -> list[Question]:
+    found = [
+        Question(tuple(sample.token_ids[: position + 1]), token, base, adapter)
+        for position, (token, base, adapter) in enumerate(
+            zip(sample.token_ids[1:], sample.base_logprobs, sample.adapter_logprobs, strict=True)
+        )
+    ]
+    return sorted(found, key=lambda question: -abs(question.adapter - question.base))[:QUESTIONS_PER_SAMPLE]
+
+
+def judge_base(measured: list[float], asked: list[Question], tolerance: float) -> Verdict:
+    """Compare the engine's base with the base that the adapter was trained on. ``measured`` has a log-probability for each question."""
+    difference = mean_difference(measured, [question.base for question in asked])
     if difference <= tolerance:
         return Verdict(None, f"the base differs by {difference:.4f} nats per token")
     return Verdict(
@@ -40,19 +66,14 @@ def judge_base(measured: list[list[float]], golden: GoldenSamples, tolerance: fl
     )
 
 
-def judge_adapter(
-    measured: list[list[float]], base: list[list[float]], golden: GoldenSamples, tolerance: float
-) -> Verdict:
+def judge_adapter(measured: list[float], base: list[float], asked: list[Question], tolerance: float) -> Verdict:
     """Compare what answers under the adapter's name with the trainer's adapter, and make sure that it is not just the base.
 
-    ``base`` is what the engine's own base gave for the same samples. How much of the trained change is there is the least-squares
-    coefficient of (measured - base) on (adapter - base) of the golden samples: 1 for the right weights, 0 for the base.
+    ``base`` is what the engine's own base gave for the same questions. How much of the trained change is there is the least-squares
+    coefficient of (measured - base) on (adapter - base) of the questions: 1 for the right weights, 0 for the base.
     """
-    ours, plain = _flat(measured), _flat(base)
-    expected = _flat([sample.adapter_logprobs for sample in golden.samples])
-    reference = _flat([sample.base_logprobs for sample in golden.samples])
-    wanted = [a - b for a, b in zip(expected, reference, strict=True)]
-    seen = [a - b for a, b in zip(ours, plain, strict=True)]
+    wanted = [question.adapter - question.base for question in asked]
+    seen = [a - b for a, b in zip(measured, base, strict=True)]
     if sum(map(abs, wanted)) / len(wanted) > VISIBLE_NATS:
         effect = sum(a * b for a, b in zip(seen, wanted, strict=True)) / sum(a * a for a in wanted)
         if effect < LEAST_EFFECT:
@@ -61,7 +82,7 @@ def judge_adapter(
                 f"the engine accepted the adapter, but only {max(effect, 0.0):.0%} of its effect is there: the engine applies none, or a part, of its "
                 "modules. Check that the adapter's target modules exist in the served model under the same names",
             )
-    difference = mean_difference(ours, expected)
+    difference = mean_difference(measured, [question.adapter for question in asked])
     if difference > tolerance:
         return Verdict(
             Reason.PROOF_FAILED,
@@ -69,7 +90,3 @@ def judge_adapter(
             "(spec.verification.tolerance)",
         )
     return Verdict(None, f"the adapter differs by {difference:.4f} nats per token")
-
-
-def _flat(rows: list[list[float]]) -> list[float]:
-    return [value for row in rows for value in row]

@@ -54,7 +54,7 @@ class Memory:
 
     identity: str = ""
     proven: set[tuple[str, str]] = field(default_factory=set)
-    bases_proven: dict[tuple[str, str], list[list[float]]] = field(default_factory=dict)
+    bases_proven: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     owed: set[str] | None = None
     checked: dict[tuple[str, str], GoldenSamples] = field(default_factory=dict)
     refused: dict[tuple[str, str], Fault] = field(default_factory=dict)

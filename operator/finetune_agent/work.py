@@ -10,7 +10,7 @@ from finetune_agent.decide import Decision, Do
 from finetune_agent.engines.base import Engine, EngineError
 from finetune_agent.fetch import fetch
 from finetune_agent.paths import version_directory
-from finetune_agent.proof import Verdict, judge_adapter, judge_base
+from finetune_agent.proof import Question, Verdict, judge_adapter, judge_base, questions
 from finetune_agent.state import record_fault, remember_good
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
@@ -102,9 +102,9 @@ async def _download(agent: Agent, adapter: DesiredAdapter, version: DesiredVersi
 async def _prove_base(
     agent: Agent, engine: Engine, served_name: str, version: DesiredVersion, base: str, tolerance: float
 ) -> None:
-    golden = agent.memory.checked[served_name, version.digest]
-    measured = [await engine.prompt_logprobs(base, sample.token_ids) for sample in golden.samples]
-    _accept(judge_base(measured, golden, tolerance), base)
+    asked = questions(agent.memory.checked[served_name, version.digest])
+    measured = await _ask(engine, base, asked)
+    _accept(judge_base(measured, asked, tolerance), base)
     agent.memory.bases_proven[served_name, version.digest] = measured
 
 
@@ -112,18 +112,19 @@ async def _prove(
     agent: Agent, engine: Engine, served_name: str, version: DesiredVersion, name: str, path: str, tolerance: float
 ) -> None:
     memory, key = agent.memory, (served_name, version.digest)
-    identity, golden, base = memory.identity, memory.checked[key], memory.bases_proven.get(key)
+    identity, asked, base = memory.identity, questions(memory.checked[key]), memory.bases_proven.get(key)
     if base is None:  # the engine ended in between, and all begins anew
         return
-    measured = [await engine.prompt_logprobs(name, sample.token_ids) for sample in golden.samples]
-    _accept(judge_adapter(measured, base, golden, tolerance), name)
+    measured = await _ask(engine, name, asked)
+    _accept(judge_adapter(measured, base, asked, tolerance), name)
     if memory.identity != identity:
         return
     memory.proven.add((name, path))
     if name == served_name:
         remember_good(memory, served_name, version)
         memory.failed.pop(key, None)
-        memory.load_seconds.setdefault(key, time.monotonic() - memory.started[key])
+        if key in memory.started:  # else it is not wanted any more
+            memory.load_seconds.setdefault(key, time.monotonic() - memory.started[key])
 
 
 async def _swap(agent: Agent, engine: Engine, version: DesiredVersion, name: str, path: str, tolerance: float) -> None:
@@ -139,6 +140,10 @@ async def _swap(agent: Agent, engine: Engine, version: DesiredVersion, name: str
         memory.draining.pop(name, None)
     finally:
         memory.swapping.discard(name)
+
+
+async def _ask(engine: Engine, model: str, asked: list[Question]) -> list[float]:
+    return await engine.logprobs(model, [(question.prompt, question.token) for question in asked])
 
 
 def _accept(verdict: Verdict, name: str) -> None:

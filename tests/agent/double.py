@@ -93,6 +93,7 @@ class Double:
         self.port = free_port()
         self.seed, self.max_lora_rank, self.api_key, self.flat_errors = seed, max_lora_rank, api_key, flat_errors
         self.lora_routes = True
+        self.raw_logprobs = True
         self.loaded: dict[str, str] = {}
         self.effects: dict[str, float] = {}
         self.calls: list[tuple[str, str]] = []
@@ -242,6 +243,8 @@ class Double:
         model, tokens = body["model"], body["prompt"]
         if model != "base" and model not in self.loaded:
             return self._error(f"The model `{model}` does not exist. Valid aliases: base.", "NotFoundError", 404)
+        if "prompt_logprobs" in body and self.streams:
+            self._die()  # as vLLM 0.32 on CPUs, where another request is in the same batch
         if any(token >= VOCABULARY for token in tokens):
             return self._error(f"Token id {max(tokens)} is out of vocabulary", "BadRequestError", 400)
         await asyncio.sleep(self.delays.get(model, 0))
@@ -252,21 +255,13 @@ class Double:
             self._note()
             await event.wait()
             self._note()
-        values = logprobs(self.seed, effect, tokens)
-        prompt = [
-            None,
-            *(
-                {str(token): {"logprob": value, "rank": 1, "decoded_token": "x"}}
-                for token, value in zip(tokens[1:], values, strict=True)
-            ),
-        ]
-        return JSONResponse(
-            {
-                "object": "text_completion",
-                "model": model,
-                "choices": [{"index": 0, "text": str(effect), "prompt_logprobs": prompt}],
-            }
-        )
+        choice: dict[str, object] = {"index": 0, "text": str(effect)}
+        if body.get("allowed_token_ids"):
+            (token,) = body["allowed_token_ids"]
+            # of what the model computed, not of the one token that is allowed: vLLM's logprobs mode raw_logprobs
+            value = logprobs(self.seed, effect, [tokens[-1], token])[0] if self.raw_logprobs else 0.0
+            choice["logprobs"] = {"tokens": ["x"], "token_logprobs": [value]}
+        return JSONResponse({"object": "text_completion", "model": model, "choices": [choice]})
 
     def _note(self) -> None:
         running = ",".join(sorted({name for name, event, _ in self.streams if not event.is_set() and name != "base"}))

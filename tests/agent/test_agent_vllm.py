@@ -92,7 +92,7 @@ def test_load_prove_and_serve_while_bad_ones_are_refused(
         agent.adapter("flipped", flipped),
     )
     agent.wait_ready(180)
-    assert agent.standing(BOT).state == "Active"
+    agent.wait_state(BOT, "Active")
     refused = {
         "wrong-base": Reason.BASE_MODEL_MISMATCH,
         "too-high": Reason.RANK_TOO_HIGH,

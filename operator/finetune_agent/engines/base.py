@@ -1,6 +1,6 @@
 """What the agent asks of an inference engine, and how an engine's refusal is told from its absence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,8 +64,8 @@ class Engine(Protocol):
         """Drop a name; one that is not there is no error. Requests in flight finish on the weights that they began with."""
         ...
 
-    async def prompt_logprobs(self, model: str, token_ids: list[int]) -> list[float]:
-        """The log-probability of each token after those before it: one entry fewer than ``token_ids``."""
+    async def logprobs(self, model: str, asked: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+        """For each prompt and token: the log-probability of the token after the prompt. Safe while clients ask the engine too."""
         ...
 
     async def busy(self) -> frozenset[str]:

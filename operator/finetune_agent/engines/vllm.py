@@ -4,7 +4,9 @@ Old releases answer errors flat (``{"object": "error", "message": …}``), new o
 An adapter is never loaded in place: a request in flight would then end on other weights than it began with.
 """
 
+import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -16,6 +18,8 @@ QUICK_SECONDS = 5.0
 """Time for an answer from memory."""
 SLOW_SECONDS = 180.0
 """Time for loading weights and for a forward pass: an engine may be busy, or compile a kernel at the first one."""
+AT_ONCE = 8
+"""So many of a proof's requests may be under way: an engine computes them together, and its clients are not held up."""
 
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _UNSUPPORTED = (
@@ -71,18 +75,51 @@ class Vllm:
             if name in (await self.models()).adapters:
                 raise
 
-    async def prompt_logprobs(self, model: str, token_ids: list[int]) -> list[float]:
-        """One forward pass over the prompt: ``prompt_logprobs: 0`` gives each prompt token's own log-probability."""
-        body = {"model": model, "prompt": token_ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-        answer = _json(await self._call("POST", "/v1/completions", body, seconds=SLOW_SECONDS))
-        entries = answer["choices"][0].get("prompt_logprobs")
-        if not isinstance(entries, list) or len(entries) != len(token_ids):
+    async def logprobs(self, model: str, asked: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+        """Each is a completion of one token, with no other token allowed: an ordinary request, some at a time.
+
+        ``prompt_logprobs`` would need one request for a whole prompt, but vLLM 0.32 on CPUs dies of it as soon as another request is in
+        the same batch (lora/punica_wrapper: the sampler's indices do not fit the prompt's rows).
+        """
+        limit = asyncio.Semaphore(AT_ONCE)
+
+        async def ask(prompt: Sequence[int], token: int) -> float:
+            async with limit:
+                return await self._logprob(model, prompt, token)
+
+        tasks = [asyncio.create_task(ask(prompt, token)) for prompt, token in asked]
+        try:
+            found = list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+        if found and not any(found):
             raise EngineError(
                 Reason.ENGINE_REFUSED,
-                "the engine does not return prompt_logprobs, by which an adapter is proven: use a vLLM release that does",
+                "the engine gives the log-probabilities of what is allowed, not of what it computed: start vLLM with --logprobs-mode raw_logprobs, its default",
                 permanent=True,
             )
-        return [float(entry[str(token)]["logprob"]) for entry, token in zip(entries[1:], token_ids[1:], strict=True)]
+        return found
+
+    async def _logprob(self, model: str, prompt: Sequence[int], token: int) -> float:
+        body = {
+            "model": model,
+            "prompt": list(prompt),
+            "max_tokens": 1,
+            "temperature": 0,
+            "ignore_eos": True,
+            "allowed_token_ids": [token],
+            "logprobs": 1,
+        }
+        answer = _json(await self._call("POST", "/v1/completions", body, seconds=SLOW_SECONDS))
+        values = (answer["choices"][0].get("logprobs") or {}).get("token_logprobs")
+        if not values or values[0] is None:
+            raise EngineError(
+                Reason.ENGINE_REFUSED,
+                "the engine does not return logprobs, by which an adapter is proven: start vLLM with --max-logprobs 1 or more",
+                permanent=True,
+            )
+        return float(values[0])
 
     async def busy(self) -> frozenset[str]:
         """``vllm:lora_requests_info``: its value is the time of the sample, so the newest series is the present."""

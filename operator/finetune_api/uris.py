@@ -1,6 +1,7 @@
 """The addresses that users write: ``hf://``, ``s3://``, ``pvc://`` and ``configmap://``, each parsed into its parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class S3Uri:
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
 
-    def child(self, name: str) -> "S3Uri":
+    def child(self, name: str) -> Self:
         """The object ``name`` below this prefix."""
-        return S3Uri(self.bucket, f"{self.key}/{name}" if self.key else name)
+        return replace(self, key=f"{self.key}/{name}" if self.key else name)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer import model as models
 from finetune_trainer.failures import Failure
 from finetune_trainer.interruption import Interruption
-from finetune_trainer.logs import log
+from finetune_trainer.logs import SHOWN_AS_BAR, log
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.settings import now
@@ -96,6 +96,7 @@ class Hooks(TrainerCallback):
                 logs["loss"],
                 progress.tokens_per_second or 0.0,
                 duration(progress.eta_seconds or 0),
+                extra={SHOWN_AS_BAR: True},
             )
 
     def on_save(

@@ -63,13 +63,15 @@ def file(api: HfApi, model: HubModel, name: str, directory: Path) -> Path:
     )
 
 
-def download(api: HfApi, repo: str, commit: str, directory: Path) -> None:
-    """Fetch configuration, tokenizer and safetensors into ``directory``. Raises Failure."""
-    _ask(
-        api,
-        repo,
-        commit,
-        lambda: api.snapshot_download(repo, revision=commit, local_dir=directory, allow_patterns=WANTED),
+def download(api: HfApi, repo: str, commit: str, directory: Path | None) -> Path:
+    """Fetch configuration, tokenizer and safetensors into ``directory`` (None: the user's cache of the hub). Raises Failure."""
+    return Path(
+        _ask(
+            api,
+            repo,
+            commit,
+            lambda: api.snapshot_download(repo, revision=commit, local_dir=directory, allow_patterns=WANTED),
+        )
     )
 
 

@@ -85,7 +85,8 @@ def guarded(one: Callable[[Settings, Report, float], None], settings: Settings, 
     except Failure as error:
         report.add(error.reason, error.field or section, error.message)
     except ArtifactError as error:
-        report.add(error.reason, field_of(error, section), error.message)
+        local = settings.output_directory is not None and error.purpose is Purpose.OUTPUT
+        report.add(error.reason, settings.output_field if local else field_of(error, section), error.message)
     except Exception as error:
         logging.getLogger(__name__).exception("the check of %s failed", section)
         report.add(Reason.PREFLIGHT_ERROR, section, f"the check itself failed: {last_line(error)}")
@@ -147,7 +148,7 @@ def require_keys(settings: Settings, reference: SecretRef | None, path: str, rea
 def check_output(settings: Settings, report: Report, patience_seconds: float) -> None:
     """The bucket is there, may be written to, and holds no other job's adapter at this prefix."""
     require_keys(settings, settings.job.spec.output.secret_ref, "spec.output.secretRef", Reason.OUTPUT_ACCESS_DENIED)
-    store = settings.store(Purpose.OUTPUT, patience_seconds)
+    store = settings.output_place(patience_seconds)
     check_bucket(store, settings.output.bucket)
     if not probe_write(store, settings.output):
         report.warnings.append(
@@ -166,8 +167,8 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
         owner = f"FineTuneJob {manifest.job.namespace}/{manifest.job.name} (uid {manifest.job.uid})"
     report.add(
         Reason.OUTPUT_EXISTS,
-        "spec.output.s3.prefix",
-        f"{settings.adapter} has an adapter already, of {owner}: choose another prefix, or delete what lies there",
+        settings.output_field,
+        f"{settings.adapter} has an adapter already, of {owner}: choose another one, or delete what lies there",
     )
 
 

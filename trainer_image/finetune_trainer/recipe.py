@@ -25,7 +25,7 @@ from finetune_api.manifest import AdapterManifest, CheckpointManifest
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
-from finetune_artifacts.store import Store
+from finetune_artifacts.store import Place
 from finetune_artifacts.upload import put_manifest, upload_directory
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
@@ -55,7 +55,7 @@ class Session:
 
     settings: Settings
     inputs: Inputs
-    output: Store
+    output: Place
     run: Run
     interruption: Interruption
     reporter: Reporter
@@ -341,7 +341,7 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader, *, finished
         uploaded = uploader.wait(seconds=interruption.seconds_left())
         step = session.run.progress.step if session.run.progress else 0
         how = "is saved" if uploaded else "could not be uploaded within the grace period"
-        raise Preempted(f"the pod was asked to stop; the checkpoint of step {step} {how}")
+        raise Preempted(f"asked to stop; the checkpoint of step {step} {how}")
     if not finished:
         raise Failure(Reason.TRAINER_ERROR, "the training loop ended before its last step")
 

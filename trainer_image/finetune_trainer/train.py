@@ -13,9 +13,8 @@ from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
-from finetune_artifacts.errors import Purpose
 from finetune_artifacts.objects import head, read_object
-from finetune_artifacts.store import Store
+from finetune_artifacts.store import Place
 from finetune_trainer import basemodel, result, sources
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
@@ -41,7 +40,7 @@ def main(environment: Mapping[str, str]) -> int:
 
     def leave() -> None:
         log.info("asked to stop, and nothing would be lost: ending now")
-        result.write(run.result(Reason.PREEMPTED, "the pod was asked to stop"), settings.termination_log)
+        result.write(run.result(Reason.PREEMPTED, "asked to stop"), settings.termination_log)
         logging.shutdown()
         os._exit(EXIT_CODES[Reason.PREEMPTED])
 
@@ -87,7 +86,7 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
         job.spec.method.name,
         job.spec.model.uri,
     )
-    output = settings.store(Purpose.OUTPUT, PATIENCE_SECONDS)
+    output = settings.output_place(PATIENCE_SECONDS)
     if finished := finished_adapter(settings, output):
         return finished
     with phase("preparing scratch space"):
@@ -104,7 +103,7 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     return recipe.follow(recipe.Session(settings, inputs, output, run, interruption, reporter))
 
 
-def finished_adapter(settings: Settings, output: Store) -> TrainerResult | None:
+def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:
     """The success of an earlier attempt at this very job, which was cut off after its manifest was written.
 
     Raises Failure(OUTPUT_EXISTS) if the adapter there is another job's.
@@ -121,8 +120,8 @@ def finished_adapter(settings: Settings, output: Store) -> TrainerResult | None:
         owner = f"FineTuneJob {manifest.job.namespace}/{manifest.job.name}" if manifest else "something else"
         raise Failure(
             Reason.OUTPUT_EXISTS,
-            f"{place} is there already, of {owner}: choose another prefix, or delete what lies there",
-            "spec.output.s3.prefix",
+            f"{place} is there already, of {owner}: choose another one, or delete what lies there",
+            settings.output_field,
         )
     log.info("the adapter is finished already: %s", settings.adapter)
     return TrainerResult(

@@ -241,6 +241,12 @@ class Evaluation(Model):
 
     every_steps: Positive | None = Field(None, description="Also evaluate the adapter every so many steps.")
     max_rows: Positive = Field(200, description="Use at most so many held-out rows.")
+    samples: int = Field(
+        3,
+        description="So many held-out prompts are continued by base and adapter, side by side in the report.",
+        ge=0,
+        le=20,
+    )
 
 
 class Checkpoint(Model):
@@ -436,6 +442,12 @@ class EvaluationStatus(Model):
     rows: int = Field(description="Held-out sequences that were used.", ge=0)
 
 
+class ReportStatus(Model):
+    """The report of the run that made the adapter."""
+
+    uri: str = Field(description="Address of report.html, which any browser shows; the adapter's manifest names it.")
+
+
 class AdapterStatus(Model):
     """The finished adapter in S3."""
 
@@ -471,6 +483,7 @@ class FineTuneJobStatus(Model):
     checkpoint: CheckpointStatus | None = Field(None, description="The newest complete checkpoint.")
     evaluation: EvaluationStatus | None = Field(None, description="Base against adapter on held-out rows.")
     adapter: AdapterStatus | None = Field(None, description="The finished, verified adapter.")
+    report: ReportStatus | None = Field(None, description="What to look at to judge the run.")
     warnings: list[str] = Field(
         default_factory=list, description="What the preflight and the trainer found worth a look."
     )

@@ -9,6 +9,7 @@ from finetune_api.finetunejob import AdapterStatus, EvaluationStatus
 
 MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.json"
+REPORT_NAME = "report.html"
 
 
 class FileEntry(Lenient):

@@ -71,7 +71,7 @@ def run(request: Request, environment: Mapping[str, str]) -> NoReturn:
     work = work_directory(request.output, job, environment)
     with only_one(work):
         mount(work / "mounts", mounted, content)
-        settings = settings_of(job, request.output, work, environment)
+        settings = settings_of(job, request.output, request.changes, work, environment)
         result = follow(settings, request, environment)
         finish(result, request, work)
     sys.stdout.flush()
@@ -148,7 +148,9 @@ def only_one(work: Path) -> Iterator[None]:
         yield
 
 
-def settings_of(job: FineTuneJob, output: Path | None, work: Path, environment: Mapping[str, str]) -> "Settings":
+def settings_of(
+    job: FineTuneJob, output: Path | None, changes: tuple[str, ...], work: Path, environment: Mapping[str, str]
+) -> "Settings":
     """What the trainer is told."""
     from finetune_trainer.settings import Settings
 
@@ -159,6 +161,7 @@ def settings_of(job: FineTuneJob, output: Path | None, work: Path, environment: 
         scratch=work / "scratch",
         workstation=True,
         output_directory=output.resolve() if output else None,
+        changes=tuple(change.partition("=")[0] for change in changes),
     )
 
 

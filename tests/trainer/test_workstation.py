@@ -111,7 +111,7 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
     for entry in manifest.files:
         assert digest_of_file(station.output / "adapter" / entry.path) == entry.sha256
     found = {path.name for path in station.output.iterdir()}
-    assert found == {"adapter", "checkpoints", "metrics.jsonl"}, "nothing unfinished is left"
+    assert found == {"adapter", "checkpoints", "report.html", "metrics.jsonl"}, "nothing unfinished is left"
     steps = [json.loads(line)["step"] for line in (station.output / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1] == 150
 

@@ -1,6 +1,7 @@
 """What happens beside the training loop: progress, held-out loss, divergence, checkpoints on their way to S3, and the request to stop."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +85,11 @@ class Hooks(TrainerCallback):
         if moment > self._pace.logged:
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
         self._pace.logged, self._pace.tokens = moment, tokens
+        # the Trainer has just taken this entry into its history, which goes into metrics.jsonl and the checkpoints
+        state.log_history[-1] |= {
+            "tokens_per_second": round(self._pace.tokens_per_second or 0.0, 1),
+            "memory_bytes": memory_in_use(),
+        }
         self._last["loss"], self._last["learning_rate"] = logs["loss"], logs.get("learning_rate")
         self._tell(state)
         progress = self._run.progress
@@ -126,6 +132,18 @@ class Hooks(TrainerCallback):
         )
         if report := self._run.report():
             self._reporter.report(report)
+
+
+def memory_in_use() -> int:
+    """Bytes: of the GPU what PyTorch holds of it, without one the whole process."""
+    if models.has_gpu():
+        return torch.cuda.memory_reserved()
+    pages = (
+        int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        if Path("/proc/self/statm").is_file()
+        else 0
+    )
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def refuse_divergence(step: int, loss: float, grad_norm: float | None) -> None:

@@ -20,16 +20,16 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from finetune_api.finetunejob import CheckpointStatus, Training
-from finetune_api.manifest import AdapterManifest, CheckpointManifest
+from finetune_api.finetunejob import CheckpointStatus, ReportStatus, Training
+from finetune_api.manifest import REPORT_NAME, AdapterManifest, CheckpointManifest
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_artifacts.store import Place
 from finetune_artifacts.upload import put_manifest, upload_directory
+from finetune_trainer import attempts, beside, samples, verification
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
-from finetune_trainer import verification
 from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.evaluation import mean_loss
 from finetune_trainer.failures import Failure, Preempted
@@ -37,6 +37,7 @@ from finetune_trainer.hooks import Hooks
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
+from finetune_trainer.report.contents import Sample
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, now
 from finetune_trainer.sources import Inputs
@@ -115,13 +116,21 @@ def follow(session: Session) -> TrainerResult:
         session.run.warnings += examples.warnings
     made = make_adapter(session, tokenizer, examples)
     models.release()
+    prompts = samples.choose(tokenizer, examples.held_out, spec.evaluation.samples)
     with phase("verifying the adapter on a fresh base"):
         verified = verification.verify(
-            session.inputs.model, made.directory, made.trained, examples.held_out, made.serving_dtype
+            session.inputs.model,
+            made.directory,
+            made.trained,
+            examples.held_out,
+            made.serving_dtype,
+            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )
         verification.write_golden(verified.golden, made.directory)
         session.run.evaluation = verified.evaluation
         session.run.warnings += verified.warnings
+    with phase("writing the report"):
+        write_beside(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
         return publish(session, made, verified)
 
@@ -141,7 +150,7 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
     with phase("loading the model"):
         model = load_model(session, plan)
         digest = models.base_digest(model)
-    describe(settings, plan, model)
+    describe(session, plan, model)
     mark = fingerprint(session, examples, digest)
     with phase("looking for a checkpoint"):
         resume = find_checkpoint(session, mark)
@@ -195,12 +204,21 @@ def load_model(session: Session, plan: Plan) -> Any:
     return models.add_adapter(base, spec.method, canonical_name(session.settings), inputs.model_commit)
 
 
-def describe(settings: Settings, plan: Plan, model: Any) -> None:
-    """Say what is about to happen."""
-    training = settings.job.spec.training
+def describe(session: Session, plan: Plan, model: Any) -> None:
+    """Say what is about to happen, and note it for the report."""
+    training, run = session.settings.job.spec.training, session.run
+    run.parameters = beside.parameters_of(model)
+    run.derived = {
+        "device": device_name(),
+        "precision": plan.precision,
+        "steps": str(plan.total_steps),
+        "warm-up steps": str(plan.warmup_steps),
+        "sequences per step": str(training.per_device_batch_size * training.gradient_accumulation_steps),
+        "a checkpoint every": f"{plan.save_every} steps",
+    }
     log.info(
         "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, %s on %s",
-        f"{models.trainable(model):,}",
+        f"{run.parameters.trainable:,}",
         plan.total_steps,
         training.per_device_batch_size,
         training.gradient_accumulation_steps,
@@ -245,6 +263,9 @@ def find_checkpoint(session: Session, mark: str) -> Resume | None:
     settings, output, run = session.settings, session.output, session.run
     directory = session.scratch / "resume"
     manifest = newest_checkpoint(output, settings.checkpoints, mark, directory)
+    before = attempts.read(directory) if manifest else []
+    resumed_from = manifest.step if manifest else None
+    run.attempts = attempts.following(before, settings.attempt, now(), resumed_from, device_name())
     step = manifest.step if manifest else -1
     for stored in list_checkpoints(output, settings.checkpoints):
         if stored.step > step:
@@ -301,10 +322,13 @@ def train(
     uploader = CheckpointUploader(
         session.output, settings.checkpoints, settings.origin, mark, spec.checkpoint.keep, uploads, saved
     )
-    beside = {SURROUNDINGS: json.dumps(surroundings()).encode()}
+    extra = {
+        SURROUNDINGS: json.dumps(surroundings()).encode(),
+        attempts.NAME: json.dumps(run.attempts).encode(),
+    }
     held_out_loss = partial(mean_loss, model, examples.held_out)
     hooks = Hooks(
-        run, session.reporter, uploader, session.interruption, spec.evaluation.every_steps, held_out_loss, beside
+        run, session.reporter, uploader, session.interruption, spec.evaluation.every_steps, held_out_loss, extra
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:
@@ -390,8 +414,9 @@ def make_trainer(
 
 
 def write_metrics(history: list[dict[str, Any]], path: Path) -> None:
-    """All that was logged, over all attempts, one JSON object a line."""
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+    """All that was logged, over all attempts, one JSON object a line; not the Trainer's summary, which knows the last attempt only."""
+    entries = [entry for entry in history if "train_runtime" not in entry]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
 
 def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Examples, digest: str) -> Made:
@@ -426,6 +451,32 @@ def write_canonical_config(path: Path, base: str, revision: str | None) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def write_beside(
+    session: Session,
+    made: Made,
+    verified: verification.Verified,
+    examples: dataset.Examples,
+    prompts: list[samples.Prompt],
+) -> None:
+    """Report, model card and TensorBoard's files, in the adapter's directory and so in its manifest."""
+    base, adapter = verified.answers
+    report = beside.gather(
+        session.settings,
+        session.run,
+        examples,
+        [Sample(p.text, p.expected, one, other) for p, one, other in zip(prompts, base, adapter, strict=False)],
+        verified.evaluation,
+        verified.measured,
+        versions(),
+        session.inputs.model_commit,
+        beside.license_of(session.inputs.model),
+        made.directory / "metrics.jsonl",
+        session.settings.job.spec.method.config.rank,
+        ["vllm"],
+    )
+    beside.write(made.directory, report)
+
+
 def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
     """Upload the adapter, its manifest last. Raises ArtifactError."""
     settings, run = session.settings, session.run
@@ -457,5 +508,6 @@ def publish(session: Session, made: Made, verified: verification.Verified) -> Tr
         evaluation=verified.evaluation,
         adapter=manifest.status(str(settings.adapter), digest),
         progress=run.progress,
+        report=ReportStatus(uri=str(settings.adapter.child(REPORT_NAME))),
         warnings=run.warnings,
     )

@@ -37,6 +37,8 @@ class Settings:
     termination_log: Path = Path("/dev/termination-log")
     workstation: bool = False
     output_directory: Path | None = None
+    changes: tuple[str, ...] = ()
+    """Paths of the fields that were replaced with ``--set``."""
 
     @property
     def origin(self) -> Origin:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
+from finetune_api.finetunejob import ReportStatus
+from finetune_api.manifest import MANIFEST_NAME, REPORT_NAME, AdapterManifest
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
@@ -129,6 +130,10 @@ def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:
         message="the adapter was finished by an earlier attempt",
         evaluation=manifest.evaluation,
         adapter=manifest.status(str(settings.adapter), digest_of(content)),
+        report=next(
+            (ReportStatus(uri=str(settings.adapter.child(f.path))) for f in manifest.files if f.path == REPORT_NAME),
+            None,
+        ),
     )
 
 

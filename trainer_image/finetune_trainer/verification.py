@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Verified:
     golden: GoldenSamples
     measured: dict[str, float]
     warnings: list[str]
+    answers: tuple[list[str], list[str]]
+    """What base and adapter said to the prompts that they were asked."""
 
 
 def ask_trained(model: Any, held_out: Sequence[Example], *, exact: bool) -> Trained:
@@ -71,15 +73,21 @@ def check_saved(model: PeftModel, directory: Path) -> None:
 
 
 def verify(
-    base_directory: Path, adapter: Path, trained: Trained, held_out: Sequence[Example], dtype: torch.dtype
+    base_directory: Path,
+    adapter: Path,
+    trained: Trained,
+    held_out: Sequence[Example],
+    dtype: torch.dtype,
+    ask: Callable[[Any], list[str]],
 ) -> Verified:
     """Load base and adapter afresh, compare with what was trained, evaluate both on the held-out rows, and choose golden samples.
 
-    Raises Failure(VERIFICATION_FAILED).
+    ``ask`` has each of the two answer some prompts. Raises Failure(VERIFICATION_FAILED).
     """
     base = models.load_base(base_directory, dtype)
     base_logprobs = [logprobs(logits_of(base, ids), ids) for ids in trained.token_ids]
     base_loss = mean_loss(base, held_out)
+    base_answers = ask(base)
     tuned = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
     samples, logit_difference, logprob_difference = [], 0.0, 0.0
     for ids, expected, before in zip(trained.token_ids, trained.logits, base_logprobs, strict=True):
@@ -115,6 +123,7 @@ def verify(
             "meanAdapterEffect": effect,
         },
         warnings,
+        (base_answers, ask(tuned)),
     )
 
 

@@ -164,11 +164,9 @@ def _error(response: urllib3.BaseHTTPResponse, path: str) -> CliError:
         message = str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
         message = text.strip() or response.reason or ""
-    if (
-        response.status == 404
-        and path.startswith(f"/apis/{GROUP}/")
-        and message.startswith("the server could not find")
-    ):
+    # An unknown kind is told in JSON; an unknown group, once nothing else of it is known, as a bare page.
+    unknown = message.startswith("the server could not find") or message == "404 page not found"
+    if response.status == 404 and path.startswith(f"/apis/{GROUP}/") and unknown:
         raise CliError("finetune-operator is not installed in this cluster: its CRDs are missing (docs/install.md)")
     kinds = {404: NotFoundError, 410: GoneError}
     return kinds.get(response.status, CliError)(f"the API server answered {response.status}: {message}")

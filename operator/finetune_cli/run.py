@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import importlib.util
 import json
-import logging
 import os
 import shutil
 import signal
@@ -189,10 +188,9 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
     state = Run(warnings=list(found.warnings))
 
     def leave() -> NoReturn:
-        screen.close()
-        tell(state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost"), request)
-        logging.shutdown()
-        sys.stdout.flush()
+        # the signal may have come in the middle of a line, whose stream must not be entered twice
+        ended = state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
+        os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in told(ended, request)).encode())
         os._exit(EXIT_CODES[Reason.PREEMPTED])
 
     interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
@@ -225,17 +223,14 @@ def finish(result: TrainerResult, request: Request, work: Path) -> None:
         for name in BESIDE:
             if (made := request.output / "adapter" / name).is_file():
                 shutil.copyfile(made, request.output / name)
-    tell(result, request)
+    for line in told(result, request):
+        sys.stdout.write(f"{line}\n")
     shutil.rmtree(work, ignore_errors=True)
 
 
-def tell(result: TrainerResult, request: Request) -> None:
-    """The result on standard output: for people, or one line of JSON."""
-    if request.as_json:
-        sys.stdout.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
-        return
-    for line in lines(result, request):
-        sys.stdout.write(line + "\n")
+def told(result: TrainerResult, request: Request) -> list[str]:
+    """The result for standard output: for people, or one line of JSON."""
+    return [json.dumps(result.to_json(), ensure_ascii=False)] if request.as_json else lines(result, request)
 
 
 def lines(result: TrainerResult, request: Request) -> list[str]:

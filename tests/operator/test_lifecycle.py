@@ -1,9 +1,11 @@
 """A FineTuneJob on a real API server: the Jobs that appear, the status that a person reads, and what the operator leaves alone."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from kubernetes.client.exceptions import NotFoundException
 
 from finetune_operator.kube.kinds import ROLE_LABEL
 from tests.operator.harness import Api, Kubelet, Operator, good_run, until
@@ -112,7 +114,8 @@ def test_a_deleted_job_ends_the_attempt(api: Api, operator: Operator) -> None:
         "job-deleted-train-1", api.namespace, propagation_policy="Background", grace_period_seconds=0
     )
     for pod in api.pods("job-deleted-train-1"):
-        api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
+        with contextlib.suppress(NotFoundException):  # the garbage collector was first
+            api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
     api.await_pod("job-deleted-train-2")
     assert api.finetune_job("job-deleted")["status"]["attempts"][0]["reason"] == "Preempted"
 

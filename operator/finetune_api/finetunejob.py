@@ -272,10 +272,25 @@ class S3Output(S3Location):
     )
 
 
+class HubOutput(Model):
+    """A repository of the model hub that gets the finished adapter, its model card and its report as well."""
+
+    repo: str = Field(
+        description="Repository of the hub, org/name. It is made if it is not there.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=96,
+    )
+    private: bool = Field(
+        True, description="Whether a repository that is made is private; one that is there stays as it is."
+    )
+    secret_ref: SecretRef = Field(description="Secret with HF_TOKEN, of an account that may write to the repository.")
+
+
 class Output(Model):
     """Where checkpoints and the adapter go."""
 
     s3: S3Output = Field(description="An S3 bucket.")
+    hub: HubOutput | None = Field(None, description="A repository of the model hub, beside S3.")
     secret_ref: SecretRef | None = Field(
         None,
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN. Unset: the pod's own identity.",
@@ -460,6 +475,7 @@ class AdapterStatus(Model):
     rank: int | None = Field(None, description="Rank of a LoRA.")
     target_modules: list[str] = Field(default_factory=list, description="Modules that carry an adapter.")
     servable_by: list[str] = Field(default_factory=list, description="Engines that can load it as it is.")
+    hub: str | None = Field(None, description="Where it is on the model hub: hf://org/name@commit.")
 
 
 class FineTuneJobStatus(Model):

@@ -56,6 +56,7 @@ class AdapterManifest(Lenient):
     target_modules: list[str] = []
     trainable_parameters: int = 0
     servable_by: list[str] = []
+    hub: str | None = Field(None, description="Where it is on the model hub as well: hf://org/name@commit.")
     base_weights_sha256: Sha256 | None = Field(
         None, description="Digest of the frozen base weights, equal before and after the training."
     )
@@ -78,6 +79,7 @@ class AdapterManifest(Lenient):
             rank=self.rank,
             target_modules=self.target_modules,
             servable_by=self.servable_by,
+            hub=self.hub,
         )
 
 

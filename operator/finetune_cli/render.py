@@ -37,8 +37,8 @@ def render(file: str, output: str) -> None:
         sys.stdout.write(yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True))
 
 
-def rendered_object(document: Any) -> tuple[dict[str, Any], list[str]]:
-    """The object with its defaults, or an empty one and what is wrong with it."""
+def rendered_object(document: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The object with its defaults, or an empty one and what is wrong with it. ``context`` is what its validators are told."""
     if not isinstance(document, dict):
         return {}, [f"is not a Kubernetes object: found {type(document).__name__}"]
     if document.get("apiVersion") != API_VERSION or document.get("kind") not in SPECS:
@@ -50,7 +50,7 @@ def rendered_object(document: Any) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(metadata, dict) or not (metadata.get("name") or metadata.get("generateName")):
         wrong.append("metadata.name: is missing: give the object a name")
     try:
-        spec = SPECS[document["kind"]].model_validate(document.get("spec") or {})
+        spec = SPECS[document["kind"]].model_validate(document.get("spec") or {}, context=context)
     except ValidationError as error:
         return {}, wrong + [
             f"spec.{problem}" if problem.field else f"spec: {problem.message}" for problem in problems(error)

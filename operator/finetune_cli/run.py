@@ -46,6 +46,8 @@ DECISIVE = ("model", "dataset", "objective", "method", "training")
 BESIDE = ("report.html", "metrics.jsonl")
 """Files of the adapter that people look for first: they lie beside it as well."""
 INVALID = EXIT_CODES[Reason.SPEC_INVALID]
+WORKSTATION = {"workstation": True}
+"""Pydantic's validation context: addresses of this machine's own files may pass."""
 CREDENTIALS = "AWS_* variables, ~/.aws, HF_TOKEN or `hf auth login`"
 
 
@@ -91,7 +93,7 @@ def job_of(request: Request, documents: list[Any]) -> FineTuneJob:
         )
         raise CliError(f"{request.file} must have exactly one FineTuneJob, found: {kinds}", INVALID)
     document = changed(found[0], request.changes, INVALID)
-    rendered, wrong = rendered_object(document)
+    rendered, wrong = rendered_object(document, WORKSTATION)
     if wrong:
         raise CliError("\n       ".join(f"{request.file}: {problem}" for problem in wrong), INVALID)
     meta = rendered["metadata"]
@@ -102,7 +104,7 @@ def job_of(request: Request, documents: list[Any]) -> FineTuneJob:
         "uid": hashlib.sha256(decisive.encode()).hexdigest()[:32],
     }
     try:
-        return FineTuneJob.of(rendered)
+        return FineTuneJob.model_validate(rendered, context=WORKSTATION)
     except ValidationError as error:
         raise CliError(
             "\n       ".join(f"{request.file}: {problem}" for problem in problems(error)), INVALID
@@ -177,7 +179,7 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
 
     screen = Screen()
     logs.configure(screen.handler)
-    if any(reference_names(settings.job)):
+    if names_secrets(settings.job):
         logs.log.info("Secrets are not read here: credentials come from %s", CREDENTIALS)
     found = preflight.check(settings)
     for problem in found.problems:
@@ -207,14 +209,10 @@ def at_once() -> NoReturn:
     os._exit(128 + signal.SIGINT)
 
 
-def reference_names(job: FineTuneJob) -> list[str]:
-    """The Secrets that the job names."""
+def names_secrets(job: FineTuneJob) -> bool:
+    """Whether the job names a Secret, which only a pod can read."""
     spec = job.spec
-    return [
-        reference.name
-        for reference in (spec.model.secret_ref, spec.dataset.secret_ref, spec.output.secret_ref)
-        if reference
-    ]
+    return any((spec.model.secret_ref, spec.dataset.secret_ref, spec.output.secret_ref, spec.output.hub))
 
 
 def finish(result: TrainerResult, request: Request, work: Path) -> None:

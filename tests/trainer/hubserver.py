@@ -1,5 +1,6 @@
 """A stand-in for the model hub: the part of its HTTP interface that the hub's own client uses, with gated and missing repositories."""
 
+import base64
 import hashlib
 import http.server
 import json
@@ -8,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "1f0e2d3c4b5a69788796a5b4c3d2e1f001234567"
-TOKEN = "hf_goodtoken"
+TOKEN, READ_TOKEN = "hf_goodtoken", "hf_readtoken"
 
 
 @dataclass
@@ -21,6 +23,12 @@ class Hub:
     endpoint: str
     repositories: dict[str, Path]
     gated: set[str] = field(default_factory=set)
+    pushed: dict[str, bytes] = field(default_factory=dict)
+    """What was committed, by repository and path."""
+    made: dict[str, str] = field(default_factory=dict)
+    """Visibility of the repositories that were made."""
+    broken: bool = False
+    """Refuse every commit."""
     sent: dict[str, int] = field(default_factory=dict)
     """Bytes sent, by file name."""
 
@@ -38,14 +46,51 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
         def do_GET(self) -> None:
             self._answer(body=True)
 
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            path = unquote(urlsplit(self.path).path)
+            if (self.headers.get("Authorization") or "") != f"Bearer {TOKEN}":
+                return self._send(401, b'{"error": "Invalid username or password."}', {}, body=True)
+            if path == "/api/repos/create":
+                wanted = json.loads(body)
+                repo = f"{wanted['organization']}/{wanted['name']}"
+                status = 409 if repo in hub.made else 200
+                hub.made.setdefault(repo, wanted["visibility"])
+                return self._json({"url": f"{hub.endpoint}/{repo}"}, status)
+            if path == "/api/validate-yaml":
+                return self._json({"errors": [], "warnings": []})
+            repo, _, action = path.removeprefix("/api/models/").rpartition("/main")[0].rpartition("/")
+            if action == "preupload":
+                files = [
+                    {"path": item["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for item in json.loads(body)["files"]
+                ]
+                return self._json({"files": files})
+            return self._commit(repo, [json.loads(line) for line in body.splitlines()])
+
+        def _commit(self, repo: str, lines: list[dict[str, Any]]) -> None:
+            if hub.broken:
+                return self._json({"error": "Not now"}, 422)
+            for line in lines:
+                if line["key"] == "file":
+                    hub.pushed[f"{repo}/{line['value']['path']}"] = base64.b64decode(line["value"]["content"])
+            return self._json({"commitUrl": f"{hub.endpoint}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
+
+        def _json(self, content: Any, status: int = 200) -> None:
+            self._send(status, json.dumps(content).encode(), {"Content-Type": "application/json"}, body=True)
+
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class names it so
             return
 
         def _answer(self, *, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
             token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-            if token and token != TOKEN:
+            if token and token not in (TOKEN, READ_TOKEN):
                 return self._send(401, b'{"error": "Invalid username or password."}', {}, body=body)
+            if path == "/api/whoami-v2":
+                role = "write" if token == TOKEN else "read"
+                account = {"type": "user", "name": "someone", "auth": {"accessToken": {"role": role}}}
+                return self._send(200, json.dumps(account).encode(), {"Content-Type": "application/json"}, body=body)
             if path.startswith("/api/models/"):
                 if "/tree/" in path:
                     return self._tree(path.removeprefix("/api/models/").partition("/tree/")[0], body=body)

@@ -16,7 +16,7 @@ from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
 from finetune_artifacts.store import missing_keys
-from finetune_trainer import basemodel, modules, result, rows, sources
+from finetune_trainer import basemodel, hubpush, modules, result, rows, sources
 from finetune_trainer.basemodel import ModelFacts
 from finetune_trainer.failures import Failure, last_line
 from finetune_trainer.logs import log, phase
@@ -154,6 +154,8 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
         report.warnings.append(
             f"the S3 service at {store.endpoint} does not honour If-None-Match: two jobs with the same prefix could overwrite each other's adapter"
         )
+    if settings.job.spec.output.hub:
+        hubpush.check(settings, settings.job.spec.output.hub)
     place = settings.adapter.child(MANIFEST_NAME)
     if head(store, place) is None:
         return

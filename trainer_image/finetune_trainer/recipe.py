@@ -27,7 +27,7 @@ from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_artifacts.store import Place
 from finetune_artifacts.upload import put_manifest, upload_directory
-from finetune_trainer import attempts, beside, samples, verification
+from finetune_trainer import attempts, beside, hubpush, samples, verification
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
 from finetune_trainer.basemodel import canonical_name
@@ -481,7 +481,8 @@ def write_beside(
 def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
     """Upload the adapter, its manifest last. Raises ArtifactError."""
     settings, run = session.settings, session.run
-    config = settings.job.spec.method.config
+    config, hub = settings.job.spec.method.config, settings.job.spec.output.hub
+    files = upload_directory(session.output, settings.adapter, made.directory)
     manifest = AdapterManifest(
         job=settings.origin,
         created_at=now(),
@@ -497,7 +498,8 @@ def publish(session: Session, made: Made, verified: verification.Verified) -> Tr
         verification=verified.measured,
         evaluation=verified.evaluation,
         versions=versions(),
-        files=upload_directory(session.output, settings.adapter, made.directory),
+        hub=hubpush.push(settings, hub, made.directory) if hub else None,
+        files=files,
     )
     digest = put_manifest(session.output, settings.adapter, manifest)
     log.info("adapter %s (%s)", settings.adapter, digest)

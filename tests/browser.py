@@ -28,13 +28,17 @@ FLAGS = (
 PATIENCE_SECONDS = 120.0
 
 
+class NotInstalledError(Exception):
+    """There is no Chromium, and this user may not install one."""
+
+
 def chromium() -> str:
-    """The browser's program; on a Debian machine where we are root it is installed first. Raises RuntimeError with the reason."""
+    """The browser's program; on a Debian machine where we are root it is installed first. Raises NotInstalledError."""
     names = ("chromium", "chromium-browser", "google-chrome")
     if found := next(filter(None, map(shutil.which, names)), None):
         return found
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise RuntimeError("the report's test needs Chromium: install the package chromium, or run as root on Debian")
+        raise NotInstalledError("a test in a browser needs Chromium: install it, or run as root on Debian")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"]):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -144,7 +144,7 @@ def only_one(work: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CliError(
-                f"another `finetune run` writes to {work.parent}: wait for it, or choose another --output"
+                f"another `finetune run` is at work in {work}: wait for it, or choose another --output"
             ) from None
         yield
 

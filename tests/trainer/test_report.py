@@ -20,7 +20,7 @@ from finetune_trainer.report.contents import Attempt, Bar, Data, Parameters, Rep
 from finetune_trainer.report.origins import settings_in_force
 from finetune_trainer.report.render import render
 from tests.api.objects import FINETUNE_JOB
-from tests.browser import Browser, running_browser
+from tests.browser import Browser, NotInstalledError, chromium, running_browser
 from tests.trainer.jobs import Workbench, train, train_until
 
 HOSTILE = "<script>document.title = 'taken'</script> \"'`` ``` & {{ 7 * 7 }} | *x* \n# no heading\n---\n" + "x" * 400
@@ -184,7 +184,11 @@ def test_the_colours_can_be_told_apart(scheme: int) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium."""
+    """A headless Chromium, installed where that may be done."""
+    try:
+        chromium()
+    except NotInstalledError as error:
+        pytest.skip(str(error))
     with running_browser(tmp_path_factory.mktemp("chromium")) as running:
         yield running
 

@@ -79,7 +79,7 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
     assert any("checkpoint of step" in line for line in lines)
     second = finetune(*station.arguments())
     assert second.code == 1
-    assert "another `finetune run` writes to" in second.err
+    assert "another `finetune run` is at work in" in second.err
     killed.kill()
     killed.wait()
     assert not (station.output / "adapter").exists()

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from finetune_api.base import Model, SecretRef, Sha256
 from finetune_api.conditions import Condition
+from finetune_api.tracking import Tracking
 from finetune_api.uris import parse_uri
 
 Positive = Annotated[int, Field(ge=1)]
@@ -384,6 +385,10 @@ class FineTuneJobSpec(Model):
     )
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="How much an interruption may cost.")
     output: Output = Field(description="Where checkpoints and the adapter go.")
+    tracking: Tracking = Field(
+        default_factory=Tracking,
+        description="Services that follow the training, beside the files that every run leaves.",
+    )
     resources: Resources = Field(default_factory=Resources, description="What the trainer pod asks of the cluster.")
     pod_template: PodTemplate = Field(default_factory=PodTemplate, description="Where and how the trainer pod runs.")
     failure_policy: FailurePolicy = Field(

@@ -212,7 +212,8 @@ def at_once() -> NoReturn:
 def names_secrets(job: FineTuneJob) -> bool:
     """Whether the job names a Secret, which only a pod can read."""
     spec = job.spec
-    return any((spec.model.secret_ref, spec.dataset.secret_ref, spec.output.secret_ref, spec.output.hub))
+    services = (spec.output.hub, spec.tracking.mlflow, spec.tracking.wandb)
+    return any((spec.model.secret_ref, spec.dataset.secret_ref, spec.output.secret_ref, *services))
 
 
 def finish(result: TrainerResult, request: Request, work: Path) -> None:

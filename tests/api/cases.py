@@ -77,6 +77,8 @@ CASES = [
     _job("no bucket", {"spec.output.s3": {}}, "spec.output.s3.bucket", "Required value", "Field required"),
     _job("a hub's repository without its owner", {"spec.output.hub": {"repo": "adapter", "secretRef": {"name": "hub"}}}, "spec.output.hub.repo", "should match"),
     _job("a hub without a token", {"spec.output.hub": {"repo": "org/adapter"}}, "spec.output.hub.secretRef", "Required value", "Field required"),
+    _job("an MLflow server without a scheme", {"spec.tracking": {"mlflow": {"uri": "mlflow:5000"}}}, "spec.tracking.mlflow.uri", "should match"),
+    _job("Weights & Biases without a key", {"spec.tracking": {"wandb": {"project": "a"}}}, "spec.tracking.wandb.secretRef", "Required value", "Field required"),
     _job("too many samples", {"spec.evaluation": {"samples": 21}}, "spec.evaluation.samples", "less than or equal to 20"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),

@@ -35,7 +35,7 @@ class Pace:
 
 
 class Hooks(TrainerCallback):
-    """One callback of transformers' Trainer. ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set."""
+    """One callback of transformers' Trainer. ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set; ``told`` hears of what is logged."""
 
     def __init__(
         self,
@@ -46,9 +46,11 @@ class Hooks(TrainerCallback):
         evaluate_every: int | None,
         held_out_loss: Callable[[], float],
         beside_checkpoint: dict[str, bytes],
+        told: Callable[[int, dict[str, Any]], None],
     ) -> None:
         self._run, self._reporter, self._uploader, self._interruption = run, reporter, uploader, interruption
         self._evaluate_every, self._held_out_loss, self._beside = evaluate_every, held_out_loss, beside_checkpoint
+        self._told = told
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
 
@@ -62,6 +64,7 @@ class Hooks(TrainerCallback):
             loss = self._held_out_loss()
             self._last["eval_loss"] = loss
             state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "eval_loss": loss})
+            self._told(state.global_step, {"eval_loss": loss})
             log.info("step %d: held-out loss %.4f", state.global_step, loss)
         self._tell(state)
         if state.global_step >= state.max_steps:
@@ -90,6 +93,7 @@ class Hooks(TrainerCallback):
             "tokens_per_second": round(self._pace.tokens_per_second or 0.0, 1),
             "memory_bytes": memory_in_use(),
         }
+        self._told(state.global_step, state.log_history[-1])
         self._last["loss"], self._last["learning_rate"] = logs["loss"], logs.get("learning_rate")
         self._tell(state)
         progress = self._run.progress

@@ -16,7 +16,7 @@ from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
 from finetune_artifacts.store import missing_keys
-from finetune_trainer import basemodel, hubpush, modules, result, rows, sources
+from finetune_trainer import basemodel, hubpush, modules, result, rows, sources, tracking
 from finetune_trainer.basemodel import ModelFacts
 from finetune_trainer.failures import Failure, last_line
 from finetune_trainer.logs import log, phase
@@ -113,6 +113,7 @@ def field_of(error: ArtifactError, section: str) -> str:
 def check_settings(settings: Settings, report: Report, patience_seconds: float) -> None:
     """Settings that do not go together on the hardware that the job asks for."""
     spec = settings.job.spec
+    tracking.check(settings, installed=settings.workstation)
     if spec.resources.gpus_per_node:
         return
     if spec.training.precision == "fp16":

@@ -41,6 +41,7 @@ from finetune_trainer.report.contents import Sample
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, now
 from finetune_trainer.sources import Inputs
+from finetune_trainer.tracking import Trackers
 from finetune_trainer.uploads import CheckpointUploader
 
 SURROUNDINGS = "surroundings.json"
@@ -60,6 +61,7 @@ class Session:
     run: Run
     interruption: Interruption
     reporter: Reporter
+    trackers: Trackers
 
     @property
     def scratch(self) -> Path:
@@ -129,6 +131,9 @@ def follow(session: Session) -> TrainerResult:
         verification.write_golden(verified.golden, made.directory)
         session.run.evaluation = verified.evaluation
         session.run.warnings += verified.warnings
+        if session.run.progress:
+            losses = {"base_eval_loss": verified.evaluation.base_loss, "eval_loss": verified.evaluation.loss}
+            session.trackers.tell(session.run.progress.total_steps, losses)
     with phase("writing the report"):
         write_beside(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
@@ -328,7 +333,14 @@ def train(
     }
     held_out_loss = partial(mean_loss, model, examples.held_out)
     hooks = Hooks(
-        run, session.reporter, uploader, session.interruption, spec.evaluation.every_steps, held_out_loss, extra
+        run,
+        session.reporter,
+        uploader,
+        session.interruption,
+        spec.evaluation.every_steps,
+        held_out_loss,
+        extra,
+        session.trackers.tell,
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:

@@ -16,7 +16,7 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
-from finetune_trainer import basemodel, result, sources
+from finetune_trainer import basemodel, result, sources, tracking
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
@@ -87,6 +87,7 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
         job.spec.method.name,
         job.spec.model.uri,
     )
+    tracking.check(settings, installed=True)
     output = settings.output_place(PATIENCE_SECONDS)
     if finished := finished_adapter(settings, output):
         return finished
@@ -101,7 +102,13 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
         inputs = gather(*fetching)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return recipe.follow(recipe.Session(settings, inputs, output, run, interruption, reporter))
+    trackers, succeeded = tracking.Trackers(settings), False
+    try:
+        outcome = recipe.follow(recipe.Session(settings, inputs, output, run, interruption, reporter, trackers))
+        succeeded = True
+        return outcome
+    finally:
+        trackers.close(succeeded=succeeded)
 
 
 def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:

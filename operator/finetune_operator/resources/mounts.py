@@ -35,12 +35,12 @@ def secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str,
 
 
 def _secrets(spec: FineTuneJobSpec) -> list[str]:
-    hub = spec.output.hub
+    hub, mlflow, wandb = spec.output.hub, spec.tracking.mlflow, spec.tracking.wandb
     references = (
         spec.model.secret_ref,
         spec.dataset.secret_ref,
         spec.output.secret_ref,
-        hub.secret_ref if hub else None,
+        *(service.secret_ref for service in (hub, mlflow, wandb) if service),
     )
     return [reference.name for reference in references if reference is not None]
 

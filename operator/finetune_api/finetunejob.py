@@ -4,23 +4,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from finetune_api.base import Model, SecretRef, Sha256
+from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
 from finetune_api.conditions import Condition
+from finetune_api.dataset import WORKSTATION, DatasetSource
 from finetune_api.uris import parse_uri
 
 Positive = Annotated[int, Field(ge=1)]
-S3_DESCRIPTION = "Where the object store is, if it is not the one of spec.output.s3."
-
-
-class S3Location(Model):
-    """An S3 service other than the default one of AWS."""
-
-    endpoint: str | None = Field(
-        None,
-        description="URL of the S3 service, for example https://minio.example.com:9000. Unset: AWS.",
-        pattern=r"^https?://",
-    )
-    region: str | None = Field(None, description="Region of the bucket.")
+Objective = Literal["sft", "dpo", "kto", "orpo", "reward"]
 
 
 class ModelSource(Model):
@@ -53,68 +43,6 @@ class ModelSource(Model):
         parse_uri(self.uri)
         if self.revision is not None and not self.uri.startswith("hf://"):
             raise ValueError("revision belongs to hf:// models only: remove it, or name the model on the hub")
-        return self
-
-
-class Columns(Model):
-    """The names that the dataset's columns have, where they are not the usual ones."""
-
-    text: str = Field("text", description="Column of the text, for format text in jsonl.")
-    prompt: str = Field("prompt", description="Column of the prompt, for format promptCompletion.")
-    completion: str = Field("completion", description="Column of the completion, for format promptCompletion.")
-    messages: str = Field("messages", description="Column of the chat messages, for format messages.")
-
-
-class Validation(Model):
-    """The held-out rows, on which base and adapter are compared."""
-
-    uri: str | None = Field(
-        None,
-        description="Held-out data of its own: s3://bucket/key or configmap://name/key, of the dataset's format.",
-        pattern=r"^(s3|configmap)://[^/]+/.+",
-    )
-    fraction: float | None = Field(
-        None, description="Part of the dataset that is held out, for example 0.1.", gt=0, lt=1
-    )
-
-    cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": "has(self.uri) != has(self.fraction)", "message": "exactly one of uri and fraction must be set"}
-    ]
-
-    @model_validator(mode="after")
-    def _one(self) -> "Validation":
-        if (self.uri is None) == (self.fraction is None):
-            raise ValueError("exactly one of uri and fraction must be set")
-        return self
-
-
-class DatasetSource(Model):
-    """The rows to train on."""
-
-    uri: str = Field(
-        description="A jsonl or plain text file: s3://bucket/key or configmap://name/key.",
-        pattern=r"^(s3|configmap)://[^/]+/.+",
-    )
-    format: Literal["auto", "text", "promptCompletion", "messages"] = Field(
-        "auto",
-        description="text: plain text, or jsonl rows with a text; promptCompletion and messages: jsonl rows. auto: told from the first row, and reported.",
-    )
-    columns: Columns = Field(
-        default_factory=Columns, description="Names of the columns, where they are not the usual ones."
-    )
-    validation: Validation | None = Field(
-        None, description="Held-out rows. Unset: a tenth of the dataset, at most 200 rows."
-    )
-    max_samples: Positive | None = Field(None, description="Use only the first so many rows.")
-    secret_ref: SecretRef | None = Field(
-        None,
-        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://. Unset: spec.output.secretRef.",
-    )
-    s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
-
-    @model_validator(mode="after")
-    def _check(self) -> "DatasetSource":
-        parse_uri(self.uri)
         return self
 
 
@@ -351,7 +279,11 @@ class FineTuneJobSpec(Model):
 
     model: ModelSource = Field(description="The base model.")
     dataset: DatasetSource = Field(description="The rows to train on.")
-    objective: Literal["sft"] = Field("sft", description="Training objective: supervised fine-tuning.")
+    objective: Objective = Field(
+        "sft",
+        description="Training objective, by TRL's name. sft: supervised fine-tuning; dpo, orpo, reward: from pairs of a better and a worse answer; kto: from "
+        "answers with a label.",
+    )
     method: Method = Field(
         default_factory=lambda: Method(lora=Lora()),
         description="The way to fine-tune: exactly one of its fields. Default: lora.",
@@ -495,9 +427,12 @@ class FineTuneJob(Model):
     spec: FineTuneJobSpec
 
     @classmethod
-    def of(cls, resource: dict[str, Any]) -> "FineTuneJob":
-        """Validate an API object. Raises pydantic.ValidationError; ``validation.problems`` makes field paths of it."""
-        return cls.model_validate(resource)
+    def of(cls, resource: dict[str, Any], *, workstation: bool = False) -> "FineTuneJob":
+        """Validate an API object; on a ``workstation`` its data may be ``file://``.
+
+        Raises pydantic.ValidationError; ``validation.problems`` makes field paths of it.
+        """
+        return cls.model_validate(resource, context={WORKSTATION: workstation})
 
     @property
     def prefix(self) -> str:

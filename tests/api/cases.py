@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, REMOVE, Object, changed
 
 
@@ -39,7 +40,8 @@ def _adapter(name: str, changes: dict[str, Any], path: str, server: str, models:
 BOTH_LENGTHS = "epochs and maxSteps are both set: remove one of them"
 ONE_METHOD = "exactly one method must be set: lora or qlora"
 REVISION = "revision belongs to hf:// models only: remove it, or name the model on the hub"
-ONE_VALIDATION = "exactly one of uri and fraction must be set"
+ONE_VALIDATION = "exactly one of uri, fraction and split must be set"
+ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must be set"
 ONE_ADAPTER = "exactly one of fineTuneJobRef and uri must be set"
 DIGEST_AND_URI = "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json"
 S3_AND_URI = "s3 belongs to uri: a FineTuneJob knows its own object store"
@@ -74,6 +76,13 @@ CASES = [
     ),
     _job("two kinds of validation", {"spec.dataset.validation": {"uri": "s3://a/b", "fraction": 0.1}}, "spec.dataset.validation", ONE_VALIDATION),
     _job("empty validation", {"spec.dataset.validation": {}}, "spec.dataset.validation", ONE_VALIDATION),
+    _job("a split of a file", {"spec.dataset.split": "train"}, "spec.dataset", HUB_ONLY),
+    _job("a held-out split of a file", {"spec.dataset.validation": {"split": "test"}}, "spec.dataset", HUB_ONLY),
+    _job("a template and a format", {"spec.dataset.template": {"text": "{{ a }}"}, "spec.dataset.format": "text"}, "spec.dataset", TEMPLATE_OR_FORMAT),
+    _job("two templates", {"spec.dataset.template": {"text": "a", "prompt": "b", "completion": "c"}}, "spec.dataset.template", ONE_TEMPLATE),
+    _job("half a template", {"spec.dataset.template": {"prompt": "b"}}, "spec.dataset.template", ONE_TEMPLATE),
+    _job("a file of a workstation", {"spec.dataset.uri": "file:///data/rows.jsonl"}, "spec.dataset.uri", "should match", "for a cluster put the data into s3://"),
+    _job("a bucket for a dataset", {"spec.dataset.uri": "s3://data"}, "spec.dataset.uri", "should match", "names no file"),
     _job("no bucket", {"spec.output.s3": {}}, "spec.output.s3.bucket", "Required value", "Field required"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),

@@ -1,5 +1,7 @@
 """The models refuse what the API server refuses, with the path of the field: files that never meet a server are judged alike."""
 
+from typing import Any, get_args
+
 import pytest
 from pydantic import ValidationError
 
@@ -43,15 +45,12 @@ def test_every_rule_of_the_crds_is_in_the_table() -> None:
                 assert rule["message"] in tested
 
 
-def rules(model: type[Model]) -> list[dict[str, str]]:
-    """The rules of a model and of all models in its module: the spec's parts live beside it."""
-    module = __import__(model.__module__, fromlist=["_"])
-    return [
-        rule
-        for part in vars(module).values()
-        if isinstance(part, type) and issubclass(part, Model)
-        for rule in part.cel_rules
-    ]
+def rules(model: Any) -> list[dict[str, str]]:
+    """The rules of a model and of every model that can be part of it."""
+    if not (isinstance(model, type) and issubclass(model, Model)):
+        return [rule for argument in get_args(model) for rule in rules(argument)]
+    parts = [rule for part in model.model_fields.values() for rule in rules(part.annotation)]
+    return [*model.cel_rules, *parts]
 
 
 @pytest.mark.parametrize(
@@ -93,3 +92,12 @@ def test_the_place_of_a_list_item_is_in_its_path() -> None:
 )
 def test_where_a_job_writes_to(changes: Object, prefix: str) -> None:
     assert FineTuneJob.of(changed(FINETUNE_JOB, changes)).prefix == prefix
+
+
+def test_a_file_of_the_workstation_is_data_only_there() -> None:
+    item = changed(
+        FINETUNE_JOB, {"spec.dataset": {"uri": "file:///data/rows.jsonl", "validation": {"uri": "file://held-out.csv"}}}
+    )
+    assert {problem.field for problem in found(item)} == {"dataset.uri", "dataset.validation.uri"}
+    job = FineTuneJob.of(item, workstation=True)
+    assert job.spec.dataset.uri == "file:///data/rows.jsonl"

@@ -119,9 +119,9 @@ def test_rows_without_the_needed_column_are_named_by_their_numbers(bench: Workbe
     reason, path, message = only_problem(bench.settings())
     assert (reason, path) == (Reason.DATASET_INVALID, "spec.dataset.columns")
     assert message.startswith(f"7 of {len(ROWS)} rows of configmap://data/train.jsonl cannot be used: ")
-    assert "row 3: has no column 'completion'; found columns: prompt, answer" in message
-    assert "row 21:" in message
-    assert "row 30:" not in message, "at most five are shown"
+    assert "line 3: has no column 'completion'; found columns: prompt, answer" in message
+    assert "line 21:" in message
+    assert "line 30:" not in message, "at most five are shown"
     assert "; 2 more" in message
 
 
@@ -130,17 +130,20 @@ def test_rows_without_the_needed_column_are_named_by_their_numbers(bench: Workbe
     [
         ("", "is empty"),
         ("\n\n", "is empty"),
-        ('{"question": "a"}\n', "row 1 of configmap://data/train.jsonl has the columns question; expected messages"),
-        ('{"prompt": "a", "completion": 7}\n', "row 1: column 'completion' must be text, found a number"),
-        ('{"prompt": "a", "completion": "b"}\n{"prompt": \n', "row 2: is not JSON"),
-        ('{"prompt": "a", "completion": "b"}\n["a"]\n', "row 2: is no JSON object"),
+        (
+            '{"question": "a"}\n',
+            "train.jsonl line 1 of configmap://data/train.jsonl has the columns question; expected messages",
+        ),
+        ('{"prompt": "a", "completion": 7}\n', "train.jsonl line 1: column 'completion' must be text, found a number"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": \n', "train.jsonl line 2: is not JSON"),
+        ('{"prompt": "a", "completion": "b"}\n["a"]\n', "train.jsonl line 2: is no JSON object"),
         ('{"prompt": "a", "completion": " "}\n', "has no row with a text to learn from"),
         (
             '{"messages": [{"role": "user", "content": "hi"}]}\n',
             "has no message of the role assistant to learn from; found roles: user",
         ),
         ('{"messages": [{"role": "user"}]}\n', "message 1 in column 'messages' must have the texts role and content"),
-        ("To be, or not to be\n", "must have a JSON object on each line, but the first line is 'To be, or not to be'"),
+        ("To be, or not to be\n", "write a JSON object on each line"),
     ],
 )
 def test_datasets_that_cannot_be_used(bench: Workbench, text: str, expected: str) -> None:

@@ -180,7 +180,7 @@ def test_bad_rows_beyond_the_preflights_look_are_named_too(bench: Workbench) -> 
     bench.dataset(jsonl([{"prompt": "a", "completion": "b"}] * 5 + [{"prompt": "a"}]))
     result, _ = train(bench.settings())
     assert result.reason is Reason.DATASET_INVALID
-    assert "row 6: has no column 'completion'" in result.message
+    assert "train.jsonl line 6: has no column 'completion'" in result.message
 
 
 def test_progress_counts_useful_tokens_and_the_way_to_go(bench: Workbench) -> None:

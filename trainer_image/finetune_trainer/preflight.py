@@ -1,9 +1,11 @@
 """Everything about a job that can be checked without a GPU, torch or the model's weights, checked side by side."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -16,12 +18,13 @@ from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
 from finetune_artifacts.store import missing_keys
-from finetune_trainer import basemodel, modules, result, rows, sources
+from finetune_trainer import basemodel, files, modules, result, rows, sources
 from finetune_trainer.basemodel import ModelFacts
 from finetune_trainer.failures import Failure, last_line
 from finetune_trainer.logs import log, phase
 from finetune_trainer.settings import Settings, read, termination_log
 
+T = TypeVar("T")
 PATIENCE_SECONDS = 45.0
 """How long a service that does not answer is given before that is called a problem."""
 ROWS, BYTES = 1000, 4 * 1024 * 1024
@@ -34,7 +37,7 @@ class Report:
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    layout: rows.Format | None = None
+    layout: rows.Layout | None = None
     facts: ModelFacts | None = None
     estimate: Estimate | None = None
 
@@ -172,47 +175,42 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
 
 
 def check_dataset(settings: Settings, report: Report, patience_seconds: float) -> None:
-    """The dataset can be read, and its first rows have what the format needs."""
+    """The dataset can be read, and its first rows have what format and objective need."""
     source = settings.job.spec.dataset
-    if isinstance(parse_uri(source.uri), S3Uri):
+    train, held_out = sources.parts(source)
+    if any(isinstance(parse_uri(part.uri), S3Uri) for part in (train, held_out) if part):
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
-    field_name = "spec.dataset.uri"
-    layout = rows.detect(sources.open_lines(settings, source.uri, field_name, patience_seconds), source)
-    report.layout = layout
-    check_rows(settings, source.uri, field_name, layout, patience_seconds)
-    if source.format == "auto":
-        report.warnings.append(f"spec.dataset.format auto: the dataset is taken as {layout}")
-    if source.validation and source.validation.uri:
-        check_rows(settings, source.validation.uri, "spec.dataset.validation.uri", layout, patience_seconds)
+    found = sources.files(settings, train, patience_seconds)
+    reader = rows.reader(found, source, settings.job.spec.objective, train.uri)
+    report.layout = reader.layout
+    check_rows(reader, found, train.uri)
+    if source.format == "auto" and source.template is None:
+        report.warnings.append(f"spec.dataset.format auto: the dataset is taken as {reader.layout}")
+    if held_out:
+        check_rows(reader, sources.files(settings, held_out, patience_seconds), held_out.uri)
 
 
-def check_rows(settings: Settings, uri: str, field_name: str, layout: rows.Format, patience_seconds: float) -> None:
-    """Look at the first rows. Raises Failure(DATASET_INVALID) with their numbers and what was found."""
-    source = settings.job.spec.dataset
-    lines = first_lines(sources.open_lines(settings, uri, field_name, patience_seconds))
-    if layout == "plain text":
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise Failure(
-                    Reason.DATASET_INVALID, f"line {number} of {uri} is no UTF-8 text: {error.reason}", field_name
-                ) from error
+def check_rows(reader: rows.Reader, found: list[sources.DataFile], uri: str) -> None:
+    """Look at the first rows. Raises Failure(DATASET_INVALID) with their places and what was found."""
+    if reader.layout == "plain text":
+        for _ in first(itertools.chain.from_iterable(files.pieces(file) for file in found)):
+            pass
         return
     findings = rows.Findings()
-    usable = sum(1 for _ in rows.parse(lines, layout, source.columns, findings))
-    rows.refuse(findings, source, uri)
-    log.info("dataset %s: %s, %d rows looked at, %d of them usable", uri, layout, findings.rows, usable)
+    looked_at = first(itertools.chain.from_iterable(files.items(file) for file in found))
+    usable = sum(1 for _ in reader.read(looked_at, findings))
+    rows.refuse(findings, reader.layout, uri)
+    log.info("dataset %s: %s, %d rows looked at, %d of them usable", uri, reader.layout, findings.rows, usable)
 
 
-def first_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """The first ``ROWS`` lines or ``BYTES`` bytes, whichever is more."""
+def first(found: Iterator[T]) -> Iterator[T]:
+    """The first ``ROWS`` rows or about ``BYTES`` bytes, whichever is more."""
     size = 0
-    for number, line in enumerate(lines):
+    for number, one in enumerate(found):
         if number >= ROWS and size >= BYTES:
             return
-        size += len(line)
-        yield line
+        size += len(str(one))
+        yield one
 
 
 def check_model(settings: Settings, report: Report, patience_seconds: float) -> None:

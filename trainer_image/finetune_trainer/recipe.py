@@ -104,14 +104,12 @@ def follow(session: Session) -> TrainerResult:
     quiet_libraries()
     with phase("preparing the data"):
         tokenizer = models.load_tokenizer(session.inputs.model)
-        examples = dataset.prepare(
-            spec.dataset,
-            session.inputs,
-            tokenizer,
-            spec.training.max_length,
-            spec.training.seed,
-            spec.evaluation.max_rows,
+        training = spec.training
+        wanted = dataset.Wanted(
+            spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
         )
+        examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
+        session.run.counts = examples.counts
         session.run.warnings += examples.warnings
     made = make_adapter(session, tokenizer, examples)
     models.release()
@@ -175,9 +173,7 @@ def make_plan(settings: Settings, sequences: int) -> Plan:
 
 def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Dataset:
     """The training sequences as TRL takes them, several in one row where packing is on."""
-    rows = datasets.Dataset.from_dict(
-        {"input_ids": [e.input_ids for e in examples.train], "labels": [e.labels for e in examples.train]}
-    )
+    rows = examples.train
     if not training.packing:
         return rows
     packed = pack_dataset(rows, training.max_length, "bfd")
@@ -220,7 +216,9 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
     spec = session.settings.job.spec
     decisive = {
         "model": [canonical_name(session.settings), session.inputs.model_commit, base],
-        "dataset": spec.dataset.model_dump(mode="json", include={"format", "columns", "validation", "max_samples"}),
+        "dataset": spec.dataset.model_dump(
+            mode="json", include={"format", "columns", "template", "validation", "max_samples"}
+        ),
         "digests": examples.digests,
         "objective": spec.objective,
         "method": spec.method.to_json(),
@@ -457,5 +455,6 @@ def publish(session: Session, made: Made, verified: verification.Verified) -> Tr
         evaluation=verified.evaluation,
         adapter=manifest.status(str(settings.adapter), digest),
         progress=run.progress,
+        data=run.counts,
         warnings=run.warnings,
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from finetune_api.dataset import Counts
 from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
@@ -15,6 +16,7 @@ class Run:
     checkpoint: CheckpointStatus | None = None
     resumed_from_step: int | None = None
     evaluation: EvaluationStatus | None = None
+    counts: Counts | None = None
     warnings: list[str] = field(default_factory=list)
 
     def result(self, reason: Reason, message: str) -> TrainerResult:
@@ -26,6 +28,7 @@ class Run:
             checkpoint=self.checkpoint,
             evaluation=self.evaluation,
             progress=self.progress,
+            data=self.counts,
             warnings=self.warnings,
         )
 

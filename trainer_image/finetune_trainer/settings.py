@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.base import SecretRef
-from finetune_api.finetunejob import FineTuneJob, S3Location
+from finetune_api.base import S3Location, SecretRef
+from finetune_api.finetunejob import FineTuneJob
 from finetune_api.manifest import Origin
 from finetune_api.messages import TOKEN_FILE, Problem
 from finetune_api.uris import S3Uri

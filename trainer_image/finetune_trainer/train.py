@@ -23,7 +23,7 @@ from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, read, termination_log
-from finetune_trainer.sources import Inputs
+from finetune_trainer.sources import Data, Inputs
 
 PATIENCE_SECONDS = 300.0
 """How long an S3 service that is away only costs time."""
@@ -146,21 +146,15 @@ def fetch_model(settings: Settings) -> tuple[Path, str | None]:
     return basemodel.fetch(settings, settings.scratch / "model", PATIENCE_SECONDS, report)
 
 
-def fetch_data(settings: Settings) -> tuple[Path, Path | None]:
-    """The files of the dataset and, if it has one of its own, of the held-out data."""
-    source = settings.job.spec.dataset
-    dataset = sources.fetch(
-        settings, source.uri, "spec.dataset.uri", settings.scratch / "data" / "dataset", PATIENCE_SECONDS
-    )
-    if source.validation is None or source.validation.uri is None:
-        return dataset, None
-    path = settings.scratch / "data" / "validation"
-    return dataset, sources.fetch(
-        settings, source.validation.uri, "spec.dataset.validation.uri", path, PATIENCE_SECONDS
-    )
+def fetch_data(settings: Settings) -> tuple[Data, Data | None]:
+    """The files of the dataset and, if it has files of its own, of the held-out data."""
+    train, held_out = sources.parts(settings.job.spec.dataset)
+    directory = settings.scratch / "data"
+    fetched = sources.fetch(settings, train, directory / "dataset", PATIENCE_SECONDS)
+    return fetched, sources.fetch(settings, held_out, directory / "validation", PATIENCE_SECONDS) if held_out else None
 
 
-def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[Path, Path | None]]") -> Inputs:
+def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[Data, Data | None]]") -> Inputs:
     """Wait for both; raises what either failed with."""
     with phase("waiting for the model and the data"):
         dataset, validation = data.result()

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.base import S3Location
 from finetune_api.conditions import ConditionType
-from finetune_api.finetunejob import AdapterStatus, FineTuneJobSpec, S3Location
+from finetune_api.finetunejob import AdapterStatus, FineTuneJobSpec
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_operator.conditions import find

@@ -63,7 +63,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Examples:
-    """All sequences of a run: ``train`` in a memory-mapped file, with the columns that TRL takes. ``digests`` are those of the files of rows.
+    """All sequences of a run: ``train`` in a memory-mapped file, with the columns that TRL takes. ``digests`` are those of the files of rows, by
+    their names.
 
     ``held_out`` are at most ``evaluation.maxRows`` sequences as a language model sees them (of two answers the better one), and ``held_out_rows`` the
     same with the columns of ``train``.
@@ -74,7 +75,7 @@ class Examples:
     held_out_rows: list[Sequence]
     layout: rows.Layout
     counts: Counts
-    digests: list[str]
+    digests: list[tuple[str, str]]
     warnings: list[str] = field(default_factory=list)
 
 
@@ -94,8 +95,8 @@ def prepare(wanted: Wanted, inputs: Inputs, tokenizer: Any, cache: Path) -> Exam
     if reader.layout == "messages" and not tokenizer.chat_template:
         raise no_chat_template()
     parts = [part for part in (inputs.dataset, inputs.validation) if part]
-    digests = [digest_of_file(path) for part in parts for path in part.files]
-    train = _table(inputs.dataset, wanted, reader, tokenizer, cache, digests, source.max_samples)
+    digests = [[(f"{part.uri} {path.name}", digest_of_file(path)) for path in part.files] for part in parts]
+    train = _table(inputs.dataset, digests[0], wanted, reader, tokenizer, cache, source.max_samples)
     if not len(train.rows):
         raise Failure(
             Reason.DATASET_INVALID,
@@ -105,7 +106,7 @@ def prepare(wanted: Wanted, inputs: Inputs, tokenizer: Any, cache: Path) -> Exam
     counts, warnings = train.counts, []
     counts.layout = reader.layout
     if inputs.validation is not None:
-        apart = _table(inputs.validation, wanted, reader, tokenizer, cache, digests, None)
+        apart = _table(inputs.validation, digests[1], wanted, reader, tokenizer, cache, None)
         learned, held_out, held_out_keys = train.rows, apart.rows, apart.keys
         learned_keys = train.keys
         if apart.counts.truncated or apart.counts.dropped or apart.counts.empty:
@@ -138,7 +139,15 @@ def prepare(wanted: Wanted, inputs: Inputs, tokenizer: Any, cache: Path) -> Exam
         counts.held_out,
     )
     log.info("tokens of a row: %s; the longest has %d", histogram(counts), counts.longest)
-    return Examples(learned, [_as_text(row) for row in compared], compared, reader.layout, counts, digests, warnings)
+    return Examples(
+        learned,
+        [_as_text(row) for row in compared],
+        compared,
+        reader.layout,
+        counts,
+        list(chain.from_iterable(digests)),
+        warnings,
+    )
 
 
 def histogram(counts: Counts) -> str:
@@ -148,10 +157,16 @@ def histogram(counts: Counts) -> str:
 
 
 def _table(
-    data: Data, wanted: Wanted, reader: rows.Reader, tokenizer: Any, cache: Path, digests: list[str], most: int | None
+    data: Data,
+    digests: list[tuple[str, str]],
+    wanted: Wanted,
+    reader: rows.Reader,
+    tokenizer: Any,
+    cache: Path,
+    most: int | None,
 ) -> _Table:
     """The sequences of a part, from the cache if they were made before. Raises Failure(DATASET_INVALID) for bad rows."""
-    directory = cache / _key(data, wanted, tokenizer, digests, most)
+    directory = cache / _key(digests, wanted, tokenizer, most)
     if not directory.is_dir():
         partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -168,11 +183,11 @@ def _table(
     return _Table(table, numpy.load(directory / KEYS), counts)
 
 
-def _key(data: Data, wanted: Wanted, tokenizer: Any, digests: list[str], most: int | None) -> str:
+def _key(digests: list[tuple[str, str]], wanted: Wanted, tokenizer: Any, most: int | None) -> str:
     """A name for all that decides the sequences: the rows, the tokenizer, and what is to be made of them."""
     decisive = {
         "version": VERSION,
-        "files": [digest_of_file(path) for path in data.files] if len(digests) > 1 else digests,
+        "files": [digest for _, digest in digests],
         "source": wanted.source.model_dump(mode="json", include={"format", "columns", "template"}),
         "objective": wanted.objective,
         "max_length": wanted.max_length,

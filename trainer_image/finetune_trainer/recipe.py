@@ -27,9 +27,9 @@ from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_artifacts.store import Store
 from finetune_artifacts.upload import put_manifest, upload_directory
+from finetune_trainer import changed, verification
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
-from finetune_trainer import verification
 from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.evaluation import mean_loss
 from finetune_trainer.failures import Failure, Preempted
@@ -111,6 +111,9 @@ def follow(session: Session) -> TrainerResult:
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
         session.run.counts = examples.counts
         session.run.warnings += examples.warnings
+        changed.refuse_changed_data(
+            session.output, session.settings.checkpoints, session.settings.origin, examples.digests
+        )
     made = make_adapter(session, tokenizer, examples)
     models.release()
     with phase("verifying the adapter on a fresh base"):
@@ -219,7 +222,7 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
         "dataset": spec.dataset.model_dump(
             mode="json", include={"format", "columns", "template", "validation", "max_samples"}
         ),
-        "digests": examples.digests,
+        "digests": [digest for _, digest in examples.digests],
         "objective": spec.objective,
         "method": spec.method.to_json(),
         "training": spec.training.to_json(),
@@ -299,7 +302,10 @@ def train(
     uploader = CheckpointUploader(
         session.output, settings.checkpoints, settings.origin, mark, spec.checkpoint.keep, uploads, saved
     )
-    beside = {SURROUNDINGS: json.dumps(surroundings()).encode()}
+    beside = {
+        SURROUNDINGS: json.dumps(surroundings()).encode(),
+        changed.DATASET: changed.to_bytes(examples.digests),
+    }
     held_out_loss = partial(mean_loss, model, examples.held_out)
     hooks = Hooks(
         run, session.reporter, uploader, session.interruption, spec.evaluation.every_steps, held_out_loss, beside

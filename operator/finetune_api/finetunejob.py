@@ -10,7 +10,7 @@ from finetune_api.dataset import WORKSTATION, DatasetSource
 from finetune_api.uris import parse_uri
 
 Positive = Annotated[int, Field(ge=1)]
-Objective = Literal["sft", "dpo", "kto", "orpo", "reward"]
+Objective = Literal["sft", "dpo", "kto", "orpo"]
 
 
 class ModelSource(Model):
@@ -274,6 +274,26 @@ class FailurePolicy(Model):
     retries: Retries = Field(default_factory=Retries, description="How often an attempt is repeated.")
 
 
+class Preference(Model):
+    """Settings of the objectives that learn from preferences."""
+
+    beta: float = Field(
+        0.1,
+        description="dpo, kto: how closely the model keeps to the base; orpo: weight of the preference beside the likelihood (TRL's beta).",
+        gt=0,
+    )
+    desirable_weight: float = Field(1.0, description="kto: weight of the wanted completions.", gt=0)
+    undesirable_weight: float = Field(1.0, description="kto: weight of the unwanted completions.", gt=0)
+
+
+NO_PREFERENCE = "preference belongs to the objectives dpo, kto and orpo: remove it, or set one of them"
+NO_PACKING = "packing is for objective sft only: set training.packing to false"
+KTO_BATCH = "objective kto compares the rows of a batch: set training.perDeviceBatchSize to 2 or more"
+PAIRS = "objectives dpo and orpo learn from pairs: set dataset.format to preference or auto, without a template"
+NO_PAIRS = "dataset.format preference is for the objectives dpo and orpo: set one of them"
+LABELS = "objective kto learns from prompts, completions and labels: set dataset.format to promptCompletion or auto"
+
+
 class FineTuneJobSpec(Model):
     """What to train, on what, how, and where the adapter goes. It cannot be changed after creation."""
 
@@ -281,9 +301,10 @@ class FineTuneJobSpec(Model):
     dataset: DatasetSource = Field(description="The rows to train on.")
     objective: Objective = Field(
         "sft",
-        description="Training objective, by TRL's name. sft: supervised fine-tuning; dpo, orpo, reward: from pairs of a better and a worse answer; kto: from "
+        description="Training objective, by TRL's name. sft: supervised fine-tuning; dpo and orpo: from pairs of a better and a worse answer; kto: from "
         "answers with a label.",
     )
+    preference: Preference | None = Field(None, description="Settings of the objectives dpo, kto and orpo.")
     method: Method = Field(
         default_factory=lambda: Method(lora=Lora()),
         description="The way to fine-tune: exactly one of its fields. Default: lora.",
@@ -308,7 +329,54 @@ class FineTuneJobSpec(Model):
             "fieldPath": f".{field}",
         }
         for field in ("model", "dataset", "objective", "method", "training", "output")
+    ] + [
+        {
+            "rule": "has(self.preference) == has(oldSelf.preference) && (!has(self.preference) || self.preference == oldSelf.preference)",
+            "message": "preference cannot be changed: delete the FineTuneJob, or create one of another name",
+            "fieldPath": ".preference",
+        },
+        {
+            "rule": "!has(self.preference) || self.objective != 'sft'",
+            "message": NO_PREFERENCE,
+            "fieldPath": ".preference",
+        },
+        {"rule": "self.objective == 'sft' || !self.training.packing", "message": NO_PACKING, "fieldPath": ".training"},
+        {
+            "rule": "self.objective != 'kto' || self.training.perDeviceBatchSize > 1",
+            "message": KTO_BATCH,
+            "fieldPath": ".training",
+        },
+        {
+            "rule": "!(self.objective in ['dpo', 'orpo']) || (self.dataset.format in ['auto', 'preference'] && !has(self.dataset.template))",
+            "message": PAIRS,
+            "fieldPath": ".dataset",
+        },
+        {
+            "rule": "self.dataset.format != 'preference' || self.objective in ['dpo', 'orpo']",
+            "message": NO_PAIRS,
+            "fieldPath": ".dataset",
+        },
+        {
+            "rule": "self.objective != 'kto' || self.dataset.format in ['auto', 'promptCompletion', 'preference']",
+            "message": LABELS,
+            "fieldPath": ".dataset",
+        },
     ]
+
+    @model_validator(mode="after")
+    def _objective(self) -> "FineTuneJobSpec":
+        paired, layout = self.objective in ("dpo", "orpo"), self.dataset.format
+        broken = [
+            (self.preference is not None and self.objective == "sft", NO_PREFERENCE),
+            (self.objective != "sft" and self.training.packing, NO_PACKING),
+            (self.objective == "kto" and self.training.per_device_batch_size < 2, KTO_BATCH),
+            (paired and (layout not in ("auto", "preference") or self.dataset.template is not None), PAIRS),
+            (layout == "preference" and not paired, NO_PAIRS),
+            (self.objective == "kto" and layout not in ("auto", "promptCompletion", "preference"), LABELS),
+        ]
+        if found := [message for wrong, message in broken if wrong]:
+            raise ValueError("; ".join(found))
+        return self
 
 
 class Progress(Model):
@@ -360,12 +428,17 @@ class CheckpointStatus(Model):
 
 
 class EvaluationStatus(Model):
-    """Held-out loss (mean negative log-likelihood per token, in nats) of base and adapter on the same rows."""
+    """Held-out loss of base and adapter on the same rows: for sft the mean negative log-likelihood per token, in nats, else the objective's own loss."""
 
     base_loss: float = Field(description="Loss of the base model.")
     loss: float = Field(description="Loss of the finished adapter.")
     improvement_percent: float = Field(description="By how much the adapter's loss is lower, in percent of the base's.")
     rows: int = Field(description="Held-out sequences that were used.", ge=0)
+    base_accuracy: float | None = Field(
+        None,
+        description="Share of the held-out answers that the base judges rightly, for objectives that compare answers.",
+    )
+    accuracy: float | None = Field(None, description="Share of them that the finished adapter judges rightly.")
 
 
 class AdapterStatus(Model):

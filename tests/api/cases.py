@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
+from finetune_api.finetunejob import KTO_BATCH, LABELS, NO_PACKING, NO_PAIRS, NO_PREFERENCE, PAIRS
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, REMOVE, Object, changed
 
 
@@ -83,6 +84,14 @@ CASES = [
     _job("half a template", {"spec.dataset.template": {"prompt": "b"}}, "spec.dataset.template", ONE_TEMPLATE),
     _job("a file of a workstation", {"spec.dataset.uri": "file:///data/rows.jsonl"}, "spec.dataset.uri", "should match", "for a cluster put the data into s3://"),
     _job("a bucket for a dataset", {"spec.dataset.uri": "s3://data"}, "spec.dataset.uri", "should match", "names no file"),
+    _job("preferences without their objective", {"spec.preference": {"beta": 0.2}}, "spec", NO_PREFERENCE),
+    _job("packed pairs", {"spec.objective": "dpo", "spec.training.packing": True}, "spec", NO_PACKING),
+    _job("kto one row at a time", {"spec.objective": "kto"}, "spec", KTO_BATCH),
+    _job("dpo from chats", {"spec.objective": "dpo", "spec.dataset.format": "messages"}, "spec", PAIRS),
+    _job("orpo from a template", {"spec.objective": "orpo", "spec.dataset.template": {"text": "a"}}, "spec", PAIRS),
+    _job("pairs without their objective", {"spec.dataset.format": "preference"}, "spec", NO_PAIRS),
+    _job("kto from texts", {"spec.objective": "kto", "spec.dataset.format": "text", "spec.training.perDeviceBatchSize": 2}, "spec", LABELS),
+    _job("an objective that TRL has and we do not", {"spec.objective": "grpo"}, "spec.objective", 'values: "sft", "dpo", "kto", "orpo"', "'kto' or 'orpo'"),
     _job("no bucket", {"spec.output.s3": {}}, "spec.output.s3.bucket", "Required value", "Field required"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),
@@ -120,6 +129,9 @@ CHANGES = [
     Change("method", FINETUNE_JOB, {"spec.method.lora.rank": 16}, _cannot("method")),
     Change("target modules", FINETUNE_JOB, {"spec.method.lora.targetModules": ["v_proj"]}, _cannot("method")),
     Change("training", FINETUNE_JOB, {"spec.training.learningRate": 0.1}, _cannot("training")),
+    Change(
+        "preference", FINETUNE_JOB, {"spec.objective": "dpo", "spec.preference": {"beta": 0.2}}, _cannot("preference")
+    ),
     Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output")),
     Change("servedName", ADAPTER_DEPLOYMENT, {"spec.servedName": "other"}, "servedName cannot be changed"),
     Change("target", ADAPTER_DEPLOYMENT, {"spec.target.deploymentRef.name": "other"}, "the target cannot be changed"),

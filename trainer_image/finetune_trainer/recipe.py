@@ -8,7 +8,6 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import torch
 import transformers
 from transformers import PrinterCallback, set_seed
 from trl.data_utils import pack_dataset
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_api.finetunejob import CheckpointStatus, Training
 from finetune_api.manifest import AdapterManifest, CheckpointManifest
@@ -27,11 +24,10 @@ from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_artifacts.store import Store
 from finetune_artifacts.upload import put_manifest, upload_directory
-from finetune_trainer import changed, verification
+from finetune_trainer import changed, objectives, verification
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
 from finetune_trainer.basemodel import canonical_name
-from finetune_trainer.evaluation import mean_loss
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
 from finetune_trainer.interruption import Interruption
@@ -110,7 +106,7 @@ def follow(session: Session) -> TrainerResult:
         )
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
         session.run.counts = examples.counts
-        session.run.warnings += examples.warnings
+        session.run.warnings += [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
         changed.refuse_changed_data(
             session.output, session.settings.checkpoints, session.settings.origin, examples.digests
         )
@@ -118,7 +114,12 @@ def follow(session: Session) -> TrainerResult:
     models.release()
     with phase("verifying the adapter on a fresh base"):
         verified = verification.verify(
-            session.inputs.model, made.directory, made.trained, examples.held_out, made.serving_dtype
+            session.inputs.model,
+            made.directory,
+            made.trained,
+            objectives.measure(spec, examples.held_out, examples.held_out_rows),
+            len(examples.held_out),
+            made.serving_dtype,
         )
         verification.write_golden(verified.golden, made.directory)
         session.run.evaluation = verified.evaluation
@@ -223,7 +224,7 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
             mode="json", include={"format", "columns", "template", "validation", "max_samples"}
         ),
         "digests": [digest for _, digest in examples.digests],
-        "objective": spec.objective,
+        "objective": [spec.objective, spec.preference.to_json() if spec.preference else None],
         "method": spec.method.to_json(),
         "training": spec.training.to_json(),
     }
@@ -306,7 +307,15 @@ def train(
         SURROUNDINGS: json.dumps(surroundings()).encode(),
         changed.DATASET: changed.to_bytes(examples.digests),
     }
-    held_out_loss = partial(mean_loss, model, examples.held_out)
+    measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)
+    if spec.evaluation.every_steps and spec.objective != "sft":
+        measure(model)  # before its first step the model is its own reference
+    if warning := objectives.drops_dropout(spec):
+        run.warnings.append(warning)
+
+    def held_out_loss() -> float:
+        return measure(model).loss
+
     hooks = Hooks(
         run, session.reporter, uploader, session.interruption, spec.evaluation.every_steps, held_out_loss, beside
     )
@@ -321,10 +330,11 @@ def train(
         raise
     finally:
         uploader.close()
+    objectives.without_reference(model)
     write_metrics(trainer.state.log_history, session.scratch / "metrics.jsonl")
 
 
-def loop(trainer: SFTTrainer, plan: Plan, resume: Resume | None) -> None:
+def loop(trainer: Any, plan: Plan, resume: Resume | None) -> None:
     """The loop of transformers' Trainer; one that was interrupted after its last step has nothing left to do."""
     if resume and resume.step >= plan.total_steps:
         trainer._load_from_checkpoint(str(resume.directory))
@@ -352,10 +362,10 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader, *, finished
 
 def make_trainer(
     session: Session, plan: Plan, model: Any, tokenizer: Any, sequences: datasets.Dataset, hooks: Hooks
-) -> SFTTrainer:
-    """TRL's trainer over our sequences, with nothing of its own on the screen or the network."""
-    training = session.settings.job.spec.training
-    arguments = SFTConfig(
+) -> Any:
+    """TRL's trainer for the objective over our sequences, with nothing of its own on the screen or the network."""
+    training, objective = session.settings.job.spec.training, objectives.recipe(session.settings.job.spec)
+    arguments = objective.config(
         output_dir=str(session.scratch),
         per_device_train_batch_size=training.per_device_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
@@ -372,9 +382,6 @@ def make_trainer(
         fp16=plan.precision == "fp16",
         use_cpu=not models.has_gpu(),
         gradient_checkpointing=training.gradient_checkpointing,
-        max_length=training.max_length,
-        packing=training.packing,
-        dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=models.has_gpu(),
         logging_steps=plan.log_every,
         logging_nan_inf_filter=False,
@@ -384,8 +391,9 @@ def make_trainer(
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **objective.settings,
     )
-    trainer = SFTTrainer(
+    trainer = objective.trainer(
         model=model, args=arguments, train_dataset=sequences, processing_class=tokenizer, callbacks=[hooks]
     )
     trainer.remove_callback(PrinterCallback)

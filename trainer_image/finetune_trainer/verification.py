@@ -16,9 +16,10 @@ from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
 from finetune_trainer import model as models
 from finetune_trainer.data import Example
-from finetune_trainer.evaluation import logits_of, logprobs, mean_loss
+from finetune_trainer.evaluation import logits_of, logprobs
 from finetune_trainer.failures import Failure
 from finetune_trainer.logs import log
+from finetune_trainer.objectives import Measure
 
 CANDIDATES, SAMPLES, SAMPLE_TOKENS = 12, 4, 48
 EXACT_TOLERANCE = 1e-3
@@ -71,15 +72,15 @@ def check_saved(model: PeftModel, directory: Path) -> None:
 
 
 def verify(
-    base_directory: Path, adapter: Path, trained: Trained, held_out: Sequence[Example], dtype: torch.dtype
+    base_directory: Path, adapter: Path, trained: Trained, measure: Measure, held_out: int, dtype: torch.dtype
 ) -> Verified:
-    """Load base and adapter afresh, compare with what was trained, evaluate both on the held-out rows, and choose golden samples.
+    """Load base and adapter afresh, compare with what was trained, evaluate both on the ``held_out`` rows, and choose golden samples.
 
     Raises Failure(VERIFICATION_FAILED).
     """
     base = models.load_base(base_directory, dtype)
     base_logprobs = [logprobs(logits_of(base, ids), ids) for ids in trained.token_ids]
-    base_loss = mean_loss(base, held_out)
+    base_measured = measure(base)
     tuned = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
     samples, logit_difference, logprob_difference = [], 0.0, 0.0
     for ids, expected, before in zip(trained.token_ids, trained.logits, base_logprobs, strict=True):
@@ -88,7 +89,8 @@ def verify(
         logit_difference = max(logit_difference, float((logits - expected).abs().max()))
         logprob_difference = max(logprob_difference, _mean_difference(after, logprobs(expected, ids)))
         samples.append(GoldenSample(token_ids=ids, base_logprobs=before, adapter_logprobs=after))
-    loss = mean_loss(tuned, held_out)
+    measured = measure(tuned)
+    base_loss, loss = base_measured.loss, measured.loss
     _judge(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
     samples.sort(key=_effect, reverse=True)
     effect = _effect(samples[0])
@@ -96,7 +98,9 @@ def verify(
         base_loss=round(base_loss, 5),
         loss=round(loss, 5),
         improvement_percent=round(100 * (base_loss - loss) / base_loss, 2) if base_loss else 0.0,
-        rows=len(held_out),
+        rows=held_out,
+        base_accuracy=base_measured.accuracy,
+        accuracy=measured.accuracy,
     )
     log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
     warnings = (

@@ -18,7 +18,7 @@ from finetune_trainer.hubdata import HubDataset
 from finetune_trainer.preflight import check
 from finetune_trainer.settings import Settings
 from tests.trainer.hubserver import COMMIT, TOKEN, Hub, running_hub
-from tests.trainer.jobs import ROWS, Workbench, jsonl
+from tests.trainer.jobs import ROWS, Workbench, jsonl, train
 
 
 @pytest.fixture
@@ -70,6 +70,13 @@ def test_the_files_of_each_split_are_fetched(bench: Workbench, hub: Hub) -> None
         found = sources.fetch(job, part, bench.directory / part.split, 5)
         assert [path.name for path in found.files] == names
         assert all(path.is_file() for path in found.files)
+
+
+def test_a_dataset_of_the_hub_is_trained_on(bench: Workbench, hub: Hub) -> None:
+    result, _ = train(settings(bench, hub, uri="hf://acme/gated", token=TOKEN, validation={"split": "test"}))
+    assert result.reason == "Succeeded", result.message
+    assert result.data is not None
+    assert (result.data.sequences, result.data.held_out, result.data.leaked) == (len(ROWS), 5, 5)
 
 
 def test_a_gated_dataset_names_its_licence_page(bench: Workbench, hub: Hub) -> None:

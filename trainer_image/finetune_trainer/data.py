@@ -92,8 +92,6 @@ def prepare(wanted: Wanted, inputs: Inputs, tokenizer: Any, cache: Path) -> Exam
     """Read, check, tokenise and split the dataset; the sequences go below ``cache``, and are taken from there if they are there. Raises Failure."""
     source = wanted.source
     reader = rows.reader(local_files(inputs.dataset), source, wanted.objective, inputs.dataset.uri)
-    if reader.layout == "messages" and not tokenizer.chat_template:
-        raise no_chat_template()
     parts = [part for part in (inputs.dataset, inputs.validation) if part]
     digests = [[(f"{part.uri} {path.name}", digest_of_file(path)) for path in part.files] for part in parts]
     train = _table(inputs.dataset, digests[0], wanted, reader, tokenizer, cache, source.max_samples)
@@ -316,12 +314,3 @@ def _describe(counts: Counts, max_length: int) -> str:
         (counts.whole_conversation, "learned whole because the chat template does not tell the turns apart"),
     ]
     return f"of {counts.rows} rows: " + ", ".join(f"{number} {what}" for number, what in parts if number)
-
-
-def no_chat_template() -> Failure:
-    return Failure(
-        Reason.MODEL_UNSUPPORTED,
-        "the dataset has chat messages, but the model's tokenizer has no chat template: take an instruct model, format promptCompletion, or "
-        "spec.dataset.template",
-        "spec.dataset.format",
-    )

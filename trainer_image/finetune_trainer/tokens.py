@@ -6,13 +6,15 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from finetune_api.dataset import LENGTHS, Counts
+from finetune_api.reasons import Reason
+from finetune_trainer.failures import Failure
 from finetune_trainer.rows import Layout, Message, Row
 
 IGNORED = -100
 """Label of a token that the loss leaves out (torch.nn.CrossEntropyLoss's ignore_index)."""
 SHORTEST_BLOCK = 8
 """A rest of plain text shorter than this is left out."""
-TOGETHER = 256
+TOGETHER = 64
 """So many rows are given to the tokenizer at once, which works on them side by side."""
 END_WITHIN = 4
 """An end-of-text token among so many last ones counts as the end: templates add a line's end to it."""
@@ -67,7 +69,7 @@ class Encoder:
         start = [self._tokenizer.bos_token_id] if self._adds_bos() else []
         length = self._max_length - len(start)
         held: Ids = []
-        for some in batched(pieces, 16):
+        for some in batched(pieces, 4):
             held += chain.from_iterable(self._tokenize(list(some), special=False))
             whole = len(held) - len(held) % length
             # the last block stays until more is known: a rest too short to learn from is left out
@@ -162,6 +164,8 @@ class Encoder:
         return _Work(texts, False, finish)
 
     def _render(self, messages: list[Message], tools: list[Any] | None, *, generation_prompt: bool) -> str:
+        if not self._tokenizer.chat_template:
+            raise no_chat_template()
         return str(
             self._tokenizer.apply_chat_template(
                 messages, tools=tools, tokenize=False, add_generation_prompt=generation_prompt
@@ -208,6 +212,16 @@ class Encoder:
         bucket = next((number for number, end in enumerate(LENGTHS) if length <= end), len(LENGTHS))
         counts.lengths[bucket] += 1
         counts.longest = max(counts.longest, length)
+
+
+def no_chat_template() -> Failure:
+    """The failure for chats that the model's tokenizer cannot make a text of."""
+    return Failure(
+        Reason.MODEL_UNSUPPORTED,
+        "the dataset has chat messages, but the model's tokenizer has no chat template: take an instruct model, give prompts and completions as texts, or "
+        "make texts of the messages with spec.dataset.template",
+        "spec.dataset.format",
+    )
 
 
 def _common(some: Ids, others: Ids) -> int:

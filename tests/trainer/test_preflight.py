@@ -315,10 +315,13 @@ def test_a_claims_path_cannot_lead_out_of_the_claim(bench: Workbench) -> None:
     assert "leads out of the claim" in message
 
 
-def test_chat_messages_need_a_chat_template(bench: Workbench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_chat_messages_need_a_chat_template(bench: Workbench, tmp_path: Path, objective: str) -> None:
     (bench.mounts / "claims" / "plain").symlink_to(make_tiny_model(tmp_path / "plain", chat=False))
-    bench.dataset(jsonl(CHATS))
-    reason, path, message = only_problem(bench.settings(model={"uri": "pvc://plain"}))
+    turns = CHATS[0]["messages"]
+    pair = {"prompt": turns[:1], "chosen": turns[1:2], "rejected": turns[3:]}
+    bench.dataset(jsonl(CHATS if objective == "sft" else [pair]))
+    reason, path, message = only_problem(bench.settings(model={"uri": "pvc://plain"}, objective=objective))
     assert (reason, path) == (Reason.MODEL_UNSUPPORTED, "spec.dataset.format")
     assert "no chat template" in message
 

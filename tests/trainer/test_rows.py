@@ -3,17 +3,20 @@
 import gzip
 import io
 import json
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+import yaml
 import zstandard
 
 from finetune_api.dataset import DatasetSource
-from finetune_api.finetunejob import Objective
+from finetune_api.finetunejob import FineTuneJobSpec, Objective
 from finetune_api.reasons import Reason
 from finetune_trainer import rows
 from finetune_trainer.failures import Failure
@@ -298,6 +301,14 @@ def test_what_is_wrong_with_a_row_is_said(name: str) -> None:
     assert message in findings.shown[0]
 
 
+def test_plain_text_and_rows_are_not_mixed() -> None:
+    found = [file(b"To be, or not to be\n", "a.txt"), file(JSONL, "b.jsonl")]
+    with pytest.raises(
+        Failure, match=r"a.txt is plain text, but b.jsonl is jsonl: all files of s3://data/all must be of one kind"
+    ):
+        rows.reader(found, DatasetSource(uri="s3://data/all"), "sft", "s3://data/all")
+
+
 def test_five_bad_rows_are_shown_and_all_are_counted() -> None:
     _, findings, layout = read([{"text": "a"}, *({"text": number} for number in range(7)), {"text": " "}])
     with pytest.raises(Failure) as caught:
@@ -383,3 +394,27 @@ def test_a_template_that_is_none_is_the_specs_fault() -> None:
         read([{"a": "b"}], template={"text": "one line\n{% for %}"})
     assert (caught.value.reason, caught.value.field) == (Reason.SPEC_INVALID, "spec.dataset.template.text")
     assert "(line 2)" in caught.value.message
+
+
+PAGE = re.findall(r"```(jsonl|yaml)\n(.*?)```", Path("docs/datasets.md").read_text(), re.DOTALL)
+
+
+def test_the_examples_of_the_page_are_true() -> None:
+    checked, content = 0, ""
+    for kind, text in PAGE:
+        if kind == "jsonl":
+            content = text
+            continue
+        spec = FineTuneJobSpec.model_validate(
+            {"model": {"uri": "hf://acme/model"}, "output": {"s3": {"bucket": "adapters"}}} | yaml.safe_load(text)
+        )
+        if not content:
+            continue
+        one, findings = file(content.encode(), "rows.jsonl"), rows.Findings()
+        reader = rows.reader([one], spec.dataset, spec.objective, spec.dataset.uri)
+        assert list(reader.read(items(one), findings)), text
+        assert findings.shown == [], text
+        told = rows.reader([one], spec.dataset.model_copy(update={"format": "auto"}), spec.objective, spec.dataset.uri)
+        assert told.layout == reader.layout, "auto takes it so too"
+        checked, content = checked + 1, ""
+    assert checked == 7

@@ -38,8 +38,8 @@ def refuse_changed_data(output: Store, checkpoints: S3Uri, origin: Origin, diges
         if manifest.job == origin and before != digests:
             raise Failure(
                 Reason.DATASET_CHANGED,
-                f"the dataset is not the one that the checkpoint of step {stored.step} was made from: {_differences(before, digests)}. Put the old files "
-                f"back to continue; or, to train on the new ones, delete this job and create it again (or delete {checkpoints})",
+                f"the dataset is not the one that the checkpoint of step {stored.step} was made from: {_differences(before, digests)}. To go on, put the old "
+                f"files back and create the job again with the same output prefix; to train on the new ones, create it again, or delete {checkpoints}",
                 "spec.dataset.uri",
             )
         return

@@ -37,7 +37,7 @@ class Report:
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    layout: rows.Layout | None = None
+    chats: bool = False
     facts: ModelFacts | None = None
     estimate: Estimate | None = None
 
@@ -182,25 +182,28 @@ def check_dataset(settings: Settings, report: Report, patience_seconds: float) -
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
     found = sources.files(settings, train, patience_seconds)
     reader = rows.reader(found, source, settings.job.spec.objective, train.uri)
-    report.layout = reader.layout
-    check_rows(reader, found, train.uri)
+    report.chats = check_rows(reader, found, train.uri)
     if source.format == "auto" and source.template is None:
         report.warnings.append(f"spec.dataset.format auto: the dataset is taken as {reader.layout}")
     if held_out:
-        check_rows(reader, sources.files(settings, held_out, patience_seconds), held_out.uri)
+        report.chats |= check_rows(reader, sources.files(settings, held_out, patience_seconds), held_out.uri)
 
 
-def check_rows(reader: rows.Reader, found: list[sources.DataFile], uri: str) -> None:
-    """Look at the first rows. Raises Failure(DATASET_INVALID) with their places and what was found."""
+def check_rows(reader: rows.Reader, found: list[sources.DataFile], uri: str) -> bool:
+    """Look at the first rows, and say whether there are chats among them. Raises Failure(DATASET_INVALID) with their places and what was found."""
     if reader.layout == "plain text":
         for _ in first(itertools.chain.from_iterable(files.pieces(file) for file in found)):
             pass
-        return
+        return False
     findings = rows.Findings()
     looked_at = first(itertools.chain.from_iterable(files.items(file) for file in found))
-    usable = sum(1 for _ in reader.read(looked_at, findings))
+    usable, chats = 0, False
+    for row in reader.read(looked_at, findings):
+        usable += 1
+        chats |= rows.is_chat(row)
     rows.refuse(findings, reader.layout, uri)
     log.info("dataset %s: %s, %d rows looked at, %d of them usable", uri, reader.layout, findings.rows, usable)
+    return chats
 
 
 def first(found: Iterator[T]) -> Iterator[T]:
@@ -271,7 +274,7 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
 
 def check_chat_template(dataset: Report, model: Report) -> None:
     """Chat messages need a template, which comes with the model."""
-    if dataset.layout == "messages" and model.facts and not model.facts.has_chat_template:
+    if dataset.chats and model.facts and not model.facts.has_chat_template:
         dataset.add(
             Reason.MODEL_UNSUPPORTED,
             "spec.dataset.format",

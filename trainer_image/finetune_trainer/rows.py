@@ -98,6 +98,11 @@ def reader(files: list[DataFile], source: DatasetSource, objective: Objective, u
         layout = "text"
     else:
         layout = _detect(file, source.columns, objective, uri)
+    if layout == "plain text" and (other := next((one for one in files if kind_of(one) != "text"), None)):
+        raise _invalid(
+            "uri",
+            f"{file.name} is plain text, but {other.name} is {kind_of(other)}: all files of {uri} must be of one kind",
+        )
     if layout != "plain text" and kind_of(file) == "text":
         raise _invalid(
             "uri",
@@ -313,6 +318,11 @@ def _common(chosen: str, rejected: str) -> tuple[str, str, str]:
     while same and not chosen[same - 1].isspace():
         same -= 1
     return chosen[:same], chosen[same:], rejected[same:]
+
+
+def is_chat(row: Row) -> bool:
+    """Whether a row is made of messages, of which only a chat template can make a text."""
+    return any(isinstance(row.get(name), list) for name in ("messages", "completion", "chosen"))
 
 
 def _says_something(answer: str | list[Message]) -> bool:

@@ -414,8 +414,10 @@ def make_trainer(
 
 
 def write_metrics(history: list[dict[str, Any]], path: Path) -> None:
-    """All that was logged, over all attempts, one JSON object a line."""
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+    """All that was logged of single steps, over all attempts, one JSON object a line."""
+    # transformers' summary at the end speaks of the last attempt alone
+    steps = [entry for entry in history if "train_runtime" not in entry]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
 
 
 def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Examples, digest: str) -> Made:

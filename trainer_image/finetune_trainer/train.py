@@ -1,8 +1,8 @@
 """One attempt at a job: checked before torch is imported, files fetched while it is, and a result however it ends."""
 
-import logging
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -41,9 +41,9 @@ def main(environment: Mapping[str, str]) -> int:
     run = Run()
 
     def leave() -> None:
-        log.info("asked to stop, and nothing would be lost: ending now")
         result.write(run.result(Reason.PREEMPTED, "the pod was asked to stop"), settings.termination_log)
-        logging.shutdown()
+        # The signal may have come in the middle of a line of the log, whose stream must not be entered twice.
+        os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
         os._exit(EXIT_CODES[Reason.PREEMPTED])
 
     interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)

@@ -4,13 +4,30 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from finetune_api import combinations
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
 from finetune_api.conditions import Condition
 from finetune_api.dataset import WORKSTATION, DatasetSource
+from finetune_api.methods import Lora, Method
 from finetune_api.uris import parse_uri
 
 Positive = Annotated[int, Field(ge=1)]
 Objective = Literal["sft", "dpo", "kto", "orpo"]
+
+
+class StartingAdapter(Model):
+    """A finished adapter from which the training goes on."""
+
+    uri: str = Field(description="s3:// address of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
+    digest: Sha256 | None = Field(
+        None,
+        description="sha256 of its manifest.json. Unset: that of the manifest which is there when the training starts.",
+    )
+    secret_ref: SecretRef | None = Field(
+        None,
+        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Unset: spec.output.secretRef.",
+    )
+    s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
 
 
 class ModelSource(Model):
@@ -29,6 +46,9 @@ class ModelSource(Model):
         description="Secret with HF_TOKEN (hf://) or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3://). Unset for s3://: spec.output.secretRef.",
     )
     s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
+    adapter: StartingAdapter | None = Field(
+        None, description="A finished adapter of this model, of the same method, to go on from. Unset: a fresh one."
+    )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {
@@ -46,84 +66,14 @@ class ModelSource(Model):
         return self
 
 
-class Lora(Model):
-    """Low-rank adaptation (peft.LoraConfig)."""
-
-    rank: int = Field(16, description="Rank r of the update matrices.", ge=1, le=512)
-    alpha: float = Field(32, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0)
-    dropout: float = Field(0.0, description="Dropout on the adapter's input.", ge=0, lt=1)
-    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA).")
-    target_modules: str | list[str] = Field(
-        "all-linear",
-        description="Modules that get an adapter: all-linear, or a list of module name suffixes such as [q_proj, v_proj].",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-    )
-
-    @model_validator(mode="after")
-    def _targets(self) -> "Lora":
-        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
-            raise ValueError(
-                f"targetModules: {self.target_modules!r} is not all-linear: write a list of module names, for example [{self.target_modules}]"
-            )
-        if isinstance(self.target_modules, list) and (not self.target_modules or not all(self.target_modules)):
-            raise ValueError("targetModules: the list must name at least one module, and no empty name")
-        return self
-
-
-class Quantization(Model):
-    """How the frozen base weights are stored while the adapter trains (transformers.BitsAndBytesConfig)."""
-
-    type: Literal["nf4", "fp4"] = Field("nf4", description="The 4-bit data type.")
-    double_quantization: bool = Field(True, description="Quantise the quantisation constants as well.")
-    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", description="Data type of the matrix products. auto: that of spec.training.precision."
-    )
-
-
-class Qlora(Lora):
-    """LoRA on a base whose weights are held in 4 bits (bitsandbytes)."""
-
-    quantization: Quantization = Field(default_factory=Quantization, description="How the base weights are held.")
-
-
-class Method(Model):
-    """The way to fine-tune: exactly one of the fields."""
-
-    lora: Lora | None = Field(None, description="Low-rank adaptation.")
-    qlora: Qlora | None = Field(None, description="Low-rank adaptation of a 4-bit base.")
-
-    cel_rules: ClassVar[list[dict[str, str]]] = [
-        {
-            "rule": "[has(self.lora), has(self.qlora)].filter(x, x).size() == 1",
-            "message": "exactly one method must be set: lora or qlora",
-        }
-    ]
-
-    @model_validator(mode="after")
-    def _one(self) -> "Method":
-        if (self.lora is None) == (self.qlora is None):
-            raise ValueError("exactly one method must be set: lora or qlora")
-        return self
-
-    @property
-    def name(self) -> str:
-        """``lora`` or ``qlora``."""
-        return "lora" if self.lora is not None else "qlora"
-
-    @property
-    def config(self) -> Lora:
-        """The one block that is set; a ``Qlora`` is a ``Lora`` with a quantised base."""
-        config = self.lora or self.qlora
-        assert config is not None, "the validator lets exactly one pass"  # noqa: S101
-        return config
-
-
 class Training(Model):
     """The optimisation, in the terms of transformers.TrainingArguments and trl.SFTConfig."""
 
     epochs: float | None = Field(None, description="Passes over the dataset. Default 1, if maxSteps is not set.", gt=0)
     max_steps: Positive | None = Field(None, description="Optimizer steps, instead of epochs.")
-    learning_rate: float = Field(2e-4, description="Peak learning rate.", gt=0)
+    learning_rate: float | None = Field(
+        None, description="Peak learning rate. Unset: the method's own default, which docs/methods.md lists.", gt=0
+    )
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="Learning-rate schedule."
     )
@@ -198,6 +148,9 @@ class Output(Model):
     """Where checkpoints and the adapter go."""
 
     s3: S3Output = Field(description="An S3 bucket.")
+    merged_model: bool = Field(
+        False, description="Also merge the adapter into the base, and store that model beside the adapter."
+    )
     secret_ref: SecretRef | None = Field(
         None,
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN. Unset: the pod's own identity.",
@@ -286,14 +239,6 @@ class Preference(Model):
     undesirable_weight: float = Field(1.0, description="kto: weight of the unwanted completions.", gt=0)
 
 
-NO_PREFERENCE = "preference belongs to the objectives dpo, kto and orpo: remove it, or set one of them"
-NO_PACKING = "packing is for objective sft only: set training.packing to false"
-KTO_BATCH = "objective kto compares the rows of a batch: set training.perDeviceBatchSize to 2 or more"
-PAIRS = "objectives dpo and orpo learn from pairs: set dataset.format to preference or auto, without a template"
-NO_PAIRS = "dataset.format preference is for the objectives dpo and orpo: set one of them"
-LABELS = "objective kto learns from prompts, completions and labels: set dataset.format to promptCompletion or auto"
-
-
 class FineTuneJobSpec(Model):
     """What to train, on what, how, and where the adapter goes. It cannot be changed after creation."""
 
@@ -335,47 +280,12 @@ class FineTuneJobSpec(Model):
             "message": "preference cannot be changed: delete the FineTuneJob, or create one of another name",
             "fieldPath": ".preference",
         },
-        {
-            "rule": "!has(self.preference) || self.objective != 'sft'",
-            "message": NO_PREFERENCE,
-            "fieldPath": ".preference",
-        },
-        {"rule": "self.objective == 'sft' || !self.training.packing", "message": NO_PACKING, "fieldPath": ".training"},
-        {
-            "rule": "self.objective != 'kto' || self.training.perDeviceBatchSize > 1",
-            "message": KTO_BATCH,
-            "fieldPath": ".training",
-        },
-        {
-            "rule": "!(self.objective in ['dpo', 'orpo']) || (self.dataset.format in ['auto', 'preference'] && !has(self.dataset.template))",
-            "message": PAIRS,
-            "fieldPath": ".dataset",
-        },
-        {
-            "rule": "self.dataset.format != 'preference' || self.objective in ['dpo', 'orpo']",
-            "message": NO_PAIRS,
-            "fieldPath": ".dataset",
-        },
-        {
-            "rule": "self.objective != 'kto' || self.dataset.format in ['auto', 'promptCompletion', 'preference']",
-            "message": LABELS,
-            "fieldPath": ".dataset",
-        },
+        *combinations.CEL_RULES,
     ]
 
     @model_validator(mode="after")
-    def _objective(self) -> "FineTuneJobSpec":
-        paired, layout = self.objective in ("dpo", "orpo"), self.dataset.format
-        broken = [
-            (self.preference is not None and self.objective == "sft", NO_PREFERENCE),
-            (self.objective != "sft" and self.training.packing, NO_PACKING),
-            (self.objective == "kto" and self.training.per_device_batch_size < 2, KTO_BATCH),
-            (paired and (layout not in ("auto", "preference") or self.dataset.template is not None), PAIRS),
-            (layout == "preference" and not paired, NO_PAIRS),
-            (self.objective == "kto" and layout not in ("auto", "promptCompletion", "preference"), LABELS),
-        ]
-        if found := [message for wrong, message in broken if wrong]:
-            raise ValueError("; ".join(found))
+    def _together(self) -> "FineTuneJobSpec":
+        combinations.check(self)
         return self
 
 

@@ -44,6 +44,14 @@ class Data:
 
 
 @dataclass(frozen=True)
+class StartedFrom:
+    """The adapter that the training goes on from, and the digest that it is pinned by."""
+
+    directory: Path
+    digest: str
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The files that one attempt trains with, on the local disk."""
 
@@ -51,6 +59,7 @@ class Inputs:
     model_commit: str | None
     dataset: Data
     validation: Data | None
+    adapter: StartedFrom | None = None
 
 
 def parts(source: DatasetSource) -> tuple[Part, Part | None]:

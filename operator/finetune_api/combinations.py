@@ -7,15 +7,19 @@ from typing import Any
 NO_PREFERENCE = "preference belongs to the objectives dpo, kto and orpo: remove it, or set one of them"
 NO_PACKING = "packing is for objective sft only: set training.packing to false"
 KTO_BATCH = "objective kto compares the rows of a batch: set training.perDeviceBatchSize to 2 or more"
-PAIRS = "objectives dpo and orpo learn from pairs: set dataset.format to preference or auto, without a template"
-NO_PAIRS = "dataset.format preference is for the objectives dpo and orpo: set one of them"
+PAIRS = "objectives dpo, orpo and reward learn from pairs: set dataset.format to preference or auto, without a template"
+NO_PAIRS = "dataset.format preference is for the objectives dpo, orpo and reward: set one of them"
 LABELS = "objective kto learns from prompts, completions and labels: set dataset.format to promptCompletion or auto"
 ONE_ADAPTER = (
     "objectives dpo and kto keep a frozen copy of the adapter, which does not go with adalora (PEFT allows one) and init pissa, olora and loftq (they change "
     "the base): choose another method, or objective orpo"
 )
+SCORES = "objective reward trains a head beside the adapter: choose method lora, qlora or dora"
+NO_MERGED_SCORES = (
+    "mergedModel does not go with objective reward, whose head is no part of the base: set mergedModel to false"
+)
 NO_PROMPTS = "objective orpo does not go with promptTuning and pTuning in TRL: choose another method, or objective dpo"
-PAIRED = ("dpo", "orpo")
+PAIRED = ("dpo", "orpo", "reward")
 VIRTUAL = "(has(self.method.promptTuning) || has(self.method.prefixTuning) || has(self.method.pTuning))"
 
 
@@ -85,10 +89,10 @@ RULES = [
         ),
     ),
     Rule(
-        "!has(self.preference) || self.objective != 'sft'",
+        "!has(self.preference) || self.objective in ['dpo', 'kto', 'orpo']",
         ".preference",
         NO_PREFERENCE,
-        lambda spec: spec.preference is not None and spec.objective == "sft",
+        lambda spec: spec.preference is not None and spec.objective in ("sft", "reward"),
     ),
     Rule(
         "self.objective == 'sft' || !self.training.packing",
@@ -103,7 +107,7 @@ RULES = [
         lambda spec: spec.objective == "kto" and spec.training.per_device_batch_size < 2,
     ),
     Rule(
-        "!(self.objective in ['dpo', 'orpo']) || (self.dataset.format in ['auto', 'preference'] && !has(self.dataset.template))",
+        "!(self.objective in ['dpo', 'orpo', 'reward']) || (self.dataset.format in ['auto', 'preference'] && !has(self.dataset.template))",
         ".dataset.format",
         PAIRS,
         lambda spec: (
@@ -112,7 +116,7 @@ RULES = [
         ),
     ),
     Rule(
-        "self.dataset.format != 'preference' || self.objective in ['dpo', 'orpo']",
+        "self.dataset.format != 'preference' || self.objective in ['dpo', 'orpo', 'reward']",
         ".dataset.format",
         NO_PAIRS,
         lambda spec: spec.dataset.format == "preference" and spec.objective not in PAIRED,
@@ -143,6 +147,18 @@ RULES = [
         lambda spec: (
             spec.objective == "orpo" and (spec.method.prompt_tuning is not None or spec.method.p_tuning is not None)
         ),
+    ),
+    Rule(
+        "self.objective != 'reward' || has(self.method.lora) || has(self.method.qlora) || has(self.method.dora)",
+        ".objective",
+        SCORES,
+        lambda spec: spec.objective == "reward" and spec.method.name not in ("lora", "qlora", "dora"),
+    ),
+    Rule(
+        "!(self.objective == 'reward' && self.output.mergedModel)",
+        ".output.mergedModel",
+        NO_MERGED_SCORES,
+        lambda spec: spec.objective == "reward" and spec.output.merged_model,
     ),
 ]
 CEL_RULES = [{"rule": rule.cel, "message": rule.message, "fieldPath": rule.field} for rule in RULES]

@@ -12,7 +12,7 @@ from finetune_api.methods import Lora, Method
 from finetune_api.uris import parse_uri
 
 Positive = Annotated[int, Field(ge=1)]
-Objective = Literal["sft", "dpo", "kto", "orpo"]
+Objective = Literal["sft", "dpo", "kto", "orpo", "reward"]
 
 
 class StartingAdapter(Model):
@@ -247,7 +247,7 @@ class FineTuneJobSpec(Model):
     objective: Objective = Field(
         "sft",
         description="Training objective, by TRL's name. sft: supervised fine-tuning; dpo and orpo: from pairs of a better and a worse answer; kto: from "
-        "answers with a label.",
+        "answers with a label; reward: a model that scores answers, from such pairs.",
     )
     preference: Preference | None = Field(None, description="Settings of the objectives dpo, kto and orpo.")
     method: Method = Field(

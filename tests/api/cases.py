@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 
-from finetune_api.combinations import KTO_BATCH, LABELS, NO_PACKING, NO_PAIRS, NO_PREFERENCE, NO_PROMPTS, PAIRS
+from finetune_api.combinations import (
+    KTO_BATCH,
+    LABELS,
+    NO_MERGED_SCORES,
+    NO_PACKING,
+    NO_PAIRS,
+    NO_PREFERENCE,
+    NO_PROMPTS,
+    PAIRS,
+    SCORES,
+)
 from finetune_api.combinations import ONE_ADAPTER as ONE_COPY
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, REMOVE, Object, changed
@@ -121,11 +131,13 @@ CASES = [
     _job("dpo with a method of one adapter", {"spec.objective": "dpo", "spec.method": {"adalora": {}}}, "spec", ONE_COPY),
     _job("dpo with an initialisation that changes the base", {"spec.objective": "dpo", "spec.method.lora.init": "pissa"}, "spec", ONE_COPY),
     _job("orpo with a learned prompt", {"spec.objective": "orpo", "spec.method": {"pTuning": {}}}, "spec", NO_PROMPTS),
+    _job("reward with a method without a head", {"spec.objective": "reward", "spec.method": {"ia3": {}}}, "spec", SCORES),
+    _job("reward, merged", {"spec.objective": "reward", "spec.output.mergedModel": True}, "spec", NO_MERGED_SCORES),
     _job("dpo from chats", {"spec.objective": "dpo", "spec.dataset.format": "messages"}, "spec", PAIRS),
     _job("orpo from a template", {"spec.objective": "orpo", "spec.dataset.template": {"text": "a"}}, "spec", PAIRS),
     _job("pairs without their objective", {"spec.dataset.format": "preference"}, "spec", NO_PAIRS),
     _job("kto from texts", {"spec.objective": "kto", "spec.dataset.format": "text", "spec.training.perDeviceBatchSize": 2}, "spec", LABELS),
-    _job("an objective that TRL has and we do not", {"spec.objective": "grpo"}, "spec.objective", 'values: "sft", "dpo", "kto", "orpo"', "'kto' or 'orpo'"),
+    _job("an objective that TRL has and we do not", {"spec.objective": "grpo"}, "spec.objective", 'values: "sft", "dpo", "kto", "orpo"', "'orpo' or 'reward'"),
     _job("no bucket", {"spec.output.s3": {}}, "spec.output.s3.bucket", "Required value", "Field required"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),

@@ -1,5 +1,6 @@
 """The objectives that learn from preferences: trained, measured, verified and resumed like any other."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -32,8 +33,8 @@ LABELLED = [
     for number, row in enumerate(PAIRS)
     for name in (("chosen", "rejected") if number % 2 else ("rejected", "chosen"))
 ]
-DATA: dict[str, list[dict[str, Any]]] = {"dpo": CHAT_PAIRS, "orpo": PAIRS, "kto": LABELLED}
-OBJECTIVES = pytest.mark.parametrize("objective", ["dpo", "orpo", "kto"])
+DATA: dict[str, list[dict[str, Any]]] = {"dpo": CHAT_PAIRS, "orpo": PAIRS, "kto": LABELLED, "reward": PAIRS}
+OBJECTIVES = pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "reward"])
 
 
 def spec(bench: Workbench, objective: str) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def spec(bench: Workbench, objective: str) -> dict[str, Any]:
     bench.dataset(jsonl(DATA[objective]))
     return {
         "objective": objective,
-        "preference": {"beta": 0.3},
+        **({} if objective == "reward" else {"preference": {"beta": 0.3}}),
         "training": bench.job()["spec"]["training"] | {"learningRate": 1e-2, "maxLength": 64, "maxSteps": 8},
         "method": {"lora": {"rank": 4}},
         "evaluation": {"everySteps": 4},
@@ -82,7 +83,7 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
                 "model": {"uri": "pvc://models/tiny"},
                 "dataset": {"uri": "configmap://data/train.jsonl"},
                 "objective": objective,
-                "preference": {"beta": 0.7},
+                **({} if objective == "reward" else {"preference": {"beta": 0.7}}),
                 "training": {"perDeviceBatchSize": 6, "maxLength": 64},
                 "output": {"s3": {"bucket": "adapters"}},
             },
@@ -98,8 +99,10 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
     wanted = data.Wanted(source, cast(Objective, objective), 64, 1, 200)
     examples = data.prepare(wanted, Inputs(base_model, None, part, part), tokenizer, tmp_path / "tokens")
     rows: datasets.Dataset = examples.train
+    reward = objective == "reward"
+    base = load_base(base_model, torch.float32, scores_padded_with=tokenizer.pad_token_id if reward else None)
     model = get_peft_model(
-        load_base(base_model, torch.float32), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+        base, LoraConfig(task_type="SEQ_CLS" if reward else "CAUSAL_LM", target_modules="all-linear")
     )
     kind = objectives.recipe(job.spec)
     arguments = kind.config(
@@ -110,14 +113,31 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
     batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
     order = [dict(row) for row in trainer.train_dataset] if objective == "kto" else examples.held_out_rows
     measure = objectives.measure(job.spec, examples.held_out, order)
-    if objective != "orpo":
-        measure(model)
+    measure(model)
     torch.manual_seed(3)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "lora_B.default" in name:
+            if "lora_B.default" in name or "score.modules_to_save.default" in name:
                 weight.normal_(0, 0.1)
         trainer.model.eval()
         expected = float(trainer.compute_loss(trainer.model, batch))
     assert measure(model).loss == pytest.approx(expected, rel=1e-4)
-    assert expected != pytest.approx({"dpo": 0.6931, "kto": 0.5, "orpo": 0.0}[objective], abs=1e-3), "it says something"
+    assert expected != pytest.approx({"kto": 0.5, "orpo": 0.0}.get(objective, 0.6931), abs=1e-3), "it says something"
+
+
+@pytest.mark.parametrize("method", [{"qlora": {"rank": 4}}, {"dora": {"rank": 4}}], ids=["qlora", "dora"])
+def test_a_reward_model_in_bf16(bench: Workbench, method: dict[str, Any]) -> None:
+    sections = spec(bench, "reward")
+    sections |= {"method": method, "training": sections["training"] | {"precision": "bf16"}}
+    result, _ = train(bench.settings(**sections))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert (result.evaluation.base_loss, result.evaluation.base_accuracy) == (0.69315, 0.0)
+    assert result.evaluation.loss < 0.6
+    manifest = bench.manifest()
+    assert manifest.servable_by == []
+    assert "golden.json" not in [file.path for file in manifest.files], "it writes no texts that could be compared"
+    config = json.loads(bench.read("team/job/adapter/adapter_config.json"))
+    assert config["task_type"] == "SEQ_CLS"
+    assert "score" in config["modules_to_save"]
+    assert not [key for key in bench.objects() if "/merged/" in key]

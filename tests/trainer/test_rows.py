@@ -343,8 +343,9 @@ def test_rows_of_which_nothing_can_be_learned_are_counted(objective: Objective, 
     [
         ("dpo", {"text": "a"}, "objective dpo learns from a better and a worse answer"),
         ("orpo", {"prompt": "a", "completion": "b"}, "objective orpo learns from a better and a worse answer"),
+        ("reward", {"messages": [USER, ANSWER]}, "objective reward learns from a better and a worse answer"),
         ("kto", {"text": "a"}, "objective kto learns from prompts, completions and a label"),
-        ("sft", {"chosen": "a", "rejected": "b"}, "set spec.objective to dpo or orpo"),
+        ("sft", {"chosen": "a", "rejected": "b"}, "set spec.objective to dpo, orpo or reward"),
         (
             "sft",
             {"question": "a"},

@@ -9,11 +9,13 @@ from typing import Any
 import peft
 import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel, PeftType, get_peft_model
+from peft.utils import ModulesToSaveWrapper
 
 from finetune_api import methods as api
 from finetune_api.reasons import Reason
 from finetune_trainer import bottleneck, loftq
 from finetune_trainer.failures import Failure
+from finetune_trainer.model import SCORE
 
 BEGIN_WITH_AN_UPDATE = ("pissa", "olora", "loftq")
 """Values of ``init`` with which the adapter takes over a part of the base, or of what its quantisation lost."""
@@ -26,6 +28,8 @@ class Base:
     directory: Path
     revision: str | None
     total_steps: int
+    scores: bool = False
+    """Whether it scores texts instead of writing them."""
 
 
 def add_adapter(model: Any, method: api.Method, base: Base) -> Any:
@@ -42,9 +46,21 @@ def add_adapter(model: Any, method: api.Method, base: Base) -> Any:
         adapted = get_peft_model(model, configuration(method, base))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise refusal(error, method) from error
+    for module in adapted.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.register_forward_pre_hook(in_its_precision)
     if isinstance(block, api.Qlora) and block.init == "loftq":
         loftq.initialise(adapted, base.directory)
     return adapted
+
+
+def in_its_precision(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A module that is trained whole is held in fp32, whatever the base computes in."""
+    used = module.original_module if module.disable_adapters else module.modules_to_save["default"]
+    return tuple(
+        value.to(used.weight.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+        for value in given
+    )
 
 
 def refusal(error: Exception, method: api.Method) -> Failure:
@@ -61,6 +77,9 @@ def configuration(method: api.Method, base: Base) -> PeftConfig:
     make = CONFIGURATIONS[type(block)]
     config: PeftConfig = make(block, base)
     config.task_type = peft.TaskType.CAUSAL_LM
+    if base.scores:
+        config.task_type = peft.TaskType.SEQ_CLS
+        config.modules_to_save = [*(getattr(config, "modules_to_save", None) or []), SCORE]  # type: ignore[attr-defined]
     config.revision = base.revision
     return config
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.finetunejob import Training
 from finetune_api.methods import Method
@@ -24,6 +24,10 @@ TOKENIZER_FILES = (
     "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model", "chat_template", "generation_config.json",
 )  # fmt: skip
 """How the names of a tokenizer's files begin."""
+
+
+SCORE = "score"
+"""transformers' name of the head of a decoder that scores texts."""
 
 
 def has_gpu() -> bool:
@@ -53,11 +57,24 @@ def load_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
-def load_base(directory: Path, dtype: torch.dtype, quantization: BitsAndBytesConfig | None = None) -> Any:
-    """The base model from its directory. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is."""
+def load_base(
+    directory: Path,
+    dtype: torch.dtype,
+    quantization: BitsAndBytesConfig | None = None,
+    *,
+    scores_padded_with: int | None = None,
+) -> Any:
+    """The base model from its directory. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
+
+    With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
+    """
+    scores = scores_padded_with is not None
+    if scores and quantization is not None:
+        quantization.llm_int8_skip_modules = [SCORE]
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
             directory,
+            **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
             device_map={"": 0} if has_gpu() else None,
@@ -69,6 +86,8 @@ def load_base(directory: Path, dtype: torch.dtype, quantization: BitsAndBytesCon
         raise Failure(
             Reason.MODEL_UNSUPPORTED, f"transformers cannot load the model: {error}", "spec.model.uri"
         ) from error
+    if scores:
+        torch.nn.init.zeros_(model.get_submodule(SCORE).weight)
     model.config.use_cache = False
     layers: Any = model.modules()
     for module in layers:

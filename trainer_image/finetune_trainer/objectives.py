@@ -13,6 +13,8 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -65,6 +67,8 @@ def recipe(spec: FineTuneJobSpec) -> Recipe:
                 "undesirable_weight": preference.undesirable_weight,
             }
             return Recipe(_Kto, KTOConfig, {"max_length": None, "beta": preference.beta, **weights})
+        case "reward":
+            return Recipe(_Reward, RewardConfig, {"max_length": None})
 
 
 def drops_dropout(spec: FineTuneJobSpec) -> str | None:
@@ -113,6 +117,16 @@ class _Orpo(ORPOTrainer):
         return row
 
 
+class _Reward(RewardTrainer):
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        """Each answer with its prompt before it."""
+
+        def whole(row: dict[str, Any]) -> dict[str, Any]:
+            return {name: row["prompt_ids"] + row[name] for name in ("chosen_ids", "rejected_ids")}
+
+        return dataset.map(whole, remove_columns=["prompt_ids"])
+
+
 def measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[Sequence]) -> Measure:
     """How models are measured by the job's objective: ``held_out`` as texts, or ``rows`` with the answers to be compared."""
     beta = (spec.preference or Preference()).beta
@@ -121,6 +135,8 @@ def measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[Sequence]
             return lambda model: Measured(mean_loss(model, held_out))
         case "orpo":
             return lambda model: _orpo(model, rows, beta)
+        case "reward":
+            return lambda model: _reward(model, rows)
         case "dpo":
             return _against_reference(rows, ("chosen_ids", "rejected_ids"), lambda now, then: _dpo(now, then, beta))
         case "kto":
@@ -179,6 +195,20 @@ def _orpo(model: Any, rows: list[Sequence], beta: float) -> Measured:
             losses.append(float(-whole - beta * logsigmoid(odds)))
             right.append(float(chosen > rejected))
     return Measured(sum(losses) / len(losses), sum(right) / len(right))
+
+
+def _reward(model: Any, rows: list[Sequence]) -> Measured:
+    """The log-likelihood of the preferences under Bradley and Terry's model, as in InstructGPT (arXiv 2203.02155)."""
+    with evaluating(model):
+        scores = torch.tensor(
+            [[_score(model, row["prompt_ids"] + row[name]) for name in ("chosen_ids", "rejected_ids")] for row in rows]
+        )
+    margins = scores[:, 0] - scores[:, 1]
+    return Measured(float(-logsigmoid(margins).mean()), float((margins > 0).float().mean()))
+
+
+def _score(model: Any, ids: list[int]) -> float:
+    return float(model(input_ids=torch.tensor([ids], device=model.device)).logits[0, 0])
 
 
 def _answer(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:

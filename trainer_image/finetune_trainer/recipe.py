@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,10 @@ def follow(session: Session) -> TrainerResult:
             made.trained,
             objectives.measure(spec, examples.held_out, examples.held_out_rows),
             len(examples.held_out),
-            made.serving_dtype,
+            partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
         )
-        verification.write_golden(verified.golden, made.directory)
+        if verified.golden:
+            verification.write_golden(verified.golden, made.directory)
         session.run.evaluation = verified.evaluation
         session.run.warnings += verified.warnings
     models.release()
@@ -150,7 +152,7 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
     sequences = to_dataset(examples, spec.training)
     plan = make_plan(settings, len(sequences))
     with phase("loading the model"):
-        model = load_model(session, plan)
+        model = load_model(session, plan, tokenizer)
         digest = models.base_digest(model)
     describe(settings, plan, model)
     mark = fingerprint(session, examples, digest)
@@ -194,19 +196,29 @@ def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Datas
     return packed
 
 
-def load_model(session: Session, plan: Plan) -> Any:
+def load_model(session: Session, plan: Plan, tokenizer: Any) -> Any:
     """The base with a fresh adapter. The seed is set first: the adapter begins with random numbers."""
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
     base = models.load_base(
-        inputs.model, models.DTYPES[plan.precision], models.quantization_of(spec.method, plan.precision)
+        inputs.model,
+        models.DTYPES[plan.precision],
+        models.quantization_of(spec.method, plan.precision),
+        scores_padded_with=padding(session, tokenizer),
     )
-    model = methods.add_adapter(base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps))
+    model = methods.add_adapter(
+        base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
+    )
     if inputs.adapter is not None:
         continuing.load(model, inputs.adapter.directory, spec.method)
     if getattr(spec.method.config, "init", None) in methods.BEGIN_WITH_AN_UPDATE:
         conversion.save_factors(conversion.lora_factors(model), initial_factors(session))
     return model
+
+
+def padding(session: Session, tokenizer: Any) -> int | None:
+    """The padding token by which a model that scores texts knows where one ends; None for a model that writes them."""
+    return int(tokenizer.pad_token_id) if session.settings.job.spec.objective == "reward" else None
 
 
 def initial_factors(session: Session) -> Path:

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 Message = dict[str, Any]
 SHOWN = 5
 """So many bad rows are named in a message."""
-PAIRED = ("dpo", "orpo")
+PAIRED = ("dpo", "orpo", "reward")
 """Objectives that learn from a better and a worse answer."""
 
 
@@ -166,7 +166,7 @@ def _check_objective(layout: Layout, objective: Objective) -> None:
     if objective == "sft" and layout == "preference":
         raise _invalid(
             "format",
-            "the dataset has a better and a worse answer in each row, of which objective sft makes nothing: set spec.objective to dpo or orpo, or "
+            "the dataset has a better and a worse answer in each row, of which objective sft makes nothing: set spec.objective to dpo, orpo or reward, or "
             "name the better answer's column as completion in spec.dataset.columns",
         )
 

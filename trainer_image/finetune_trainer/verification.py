@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
 from finetune_trainer import bottleneck
-from finetune_trainer import model as models
 from finetune_trainer.data import Example
 from finetune_trainer.evaluation import evaluating, logits_of, logprobs
 from finetune_trainer.failures import Failure
@@ -44,7 +42,8 @@ class Verified:
     """What was measured on the fresh base."""
 
     evaluation: EvaluationStatus
-    golden: GoldenSamples
+    golden: GoldenSamples | None
+    """None for a model that scores texts: it writes none."""
     measured: dict[str, float]
     warnings: list[str]
 
@@ -104,28 +103,38 @@ def load_tuned(base: Any, directory: Path, load_base: Callable[[Path], Any]) -> 
 
 
 def verify(
-    base_directory: Path, adapter: Path, trained: Trained, measure: Measure, held_out: int, dtype: torch.dtype
+    base_directory: Path,
+    adapter: Path,
+    trained: Trained,
+    measure: Measure,
+    held_out: int,
+    load_base: Callable[[Path], Any],
 ) -> Verified:
     """Load base and adapter afresh, compare with what was trained, evaluate both on the ``held_out`` rows, and choose golden samples.
 
     Raises Failure(VERIFICATION_FAILED).
     """
-    base = models.load_base(base_directory, dtype)
-    base_logprobs = [logprobs(logits_of(base, ids), ids) for ids in trained.token_ids]
+    base = load_base(base_directory)
+    base_answers = [_answers(logits_of(base, ids), ids) for ids in trained.token_ids]
     base_measured = measure(base)
-    tuned = load_tuned(base, adapter, partial(models.load_base, dtype=dtype))
-    samples, logit_difference, logprob_difference = [], 0.0, 0.0
-    for ids, expected, before in zip(trained.token_ids, trained.logits, base_logprobs, strict=True):
+    tuned = load_tuned(base, adapter, load_base)
+    answers, logit_difference, logprob_difference = [], 0.0, 0.0
+    for ids, expected, before in zip(trained.token_ids, trained.logits, base_answers, strict=True):
         logits = logits_of(tuned, ids)
-        after = logprobs(logits, ids)
+        after = _answers(logits, ids)
         logit_difference = max(logit_difference, float((logits - expected).abs().max()))
-        logprob_difference = max(logprob_difference, _mean_difference(after, logprobs(expected, ids)))
-        samples.append(GoldenSample(token_ids=ids, base_logprobs=before, adapter_logprobs=after))
+        logprob_difference = max(logprob_difference, _mean_difference(after, _answers(expected, ids)))
+        answers.append((ids, before, after))
     measured = measure(tuned)
     base_loss, loss = base_measured.loss, measured.loss
     _judge(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
-    samples.sort(key=_effect, reverse=True)
-    effect = _effect(samples[0])
+    answers.sort(key=lambda answer: _mean_difference(answer[1], answer[2]), reverse=True)
+    effect = _mean_difference(answers[0][1], answers[0][2])
+    samples = [
+        GoldenSample(token_ids=ids, base_logprobs=before, adapter_logprobs=after)
+        for ids, before, after in answers[:SAMPLES]
+        if len(before) == len(ids) - 1
+    ]
     evaluation = EvaluationStatus(
         base_loss=round(base_loss, 5),
         loss=round(loss, 5),
@@ -144,7 +153,7 @@ def verify(
         warnings.append("the adapter changes no answer: the learning rate may be too low")
     return Verified(
         evaluation,
-        GoldenSamples(samples=samples[:SAMPLES]),
+        GoldenSamples(samples=samples) if samples else None,
         {
             "maxLogitDifference": logit_difference,
             "meanLogprobDifference": logprob_difference,
@@ -188,8 +197,9 @@ def _failed(what: str) -> Failure:
     )
 
 
-def _effect(sample: GoldenSample) -> float:
-    return _mean_difference(sample.base_logprobs, sample.adapter_logprobs)
+def _answers(logits: torch.Tensor, ids: list[int]) -> list[float]:
+    """Log-probabilities of a text's tokens; of a model that scores texts, its score."""
+    return logprobs(logits, ids) if logits.dim() == 2 else [float(score) for score in logits]
 
 
 def _mean_difference(some: list[float], others: list[float]) -> float:

@@ -187,8 +187,8 @@ def test_held_out_rows_that_are_not_used_are_said(desk: Desk) -> None:
 
 
 def test_only_the_first_rows_are_used_where_that_is_asked_for(desk: Desk) -> None:
-    examples = desk.prepare(ROWS, maxSamples=10)
-    assert examples.counts.sequences + examples.counts.held_out == 10
+    counts = desk.prepare([{"text": " "}, *({"text": row["prompt"]} for row in ROWS)], maxSamples=10).counts
+    assert (counts.sequences + counts.held_out, counts.rows, counts.empty, sum(counts.lengths)) == (10, 11, 1, 10)
 
 
 def test_sequences_are_made_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def _key(digests: list[tuple[str, str]], wanted: Wanted, tokenizer: Any, most: i
     """A name for all that decides the sequences: the rows, the tokenizer, and what is to be made of them."""
     decisive = {
         "version": VERSION,
-        "files": [digest for _, digest in digests],
+        "files": digests,
         "source": wanted.source.model_dump(mode="json", include={"format", "columns", "template"}),
         "objective": wanted.objective,
         "max_length": wanted.max_length,
@@ -203,10 +203,11 @@ def _write(data: Data, wanted: Wanted, reader: rows.Reader, tokenizer: Any, dire
     """Write sequences, hashes of their rows, and counts. Raises Failure."""
     counts, keys = Counts(), array("q")
     encoder = Encoder(tokenizer, reader.layout, wanted.max_length, counts)
-    found = _blocks(data, encoder) if reader.layout == "plain text" else _sequences(data, reader, encoder, counts)
+    plain = reader.layout == "plain text"
+    found = islice(_blocks(data, encoder), most) if plain else _sequences(data, reader, encoder, counts, most)
 
     def kept() -> Iterator[Sequence]:
-        for key, sequence in islice(found, most):
+        for key, sequence in found:
             keys.append(key)
             yield sequence
 
@@ -227,7 +228,9 @@ def _schema(reader: rows.Reader) -> pyarrow.Schema:
     return pyarrow.schema({"input_ids": IDS, "labels": IDS})
 
 
-def _sequences(data: Data, reader: rows.Reader, encoder: Encoder, counts: Counts) -> Iterator[tuple[int, Sequence]]:
+def _sequences(
+    data: Data, reader: rows.Reader, encoder: Encoder, counts: Counts, most: int | None
+) -> Iterator[tuple[int, Sequence]]:
     findings = rows.Findings()
     found = chain.from_iterable(files.items(file) for file in local_files(data))
 
@@ -236,7 +239,7 @@ def _sequences(data: Data, reader: rows.Reader, encoder: Encoder, counts: Counts
             if not findings.bad:  # rows are only counted from then on: nothing will be trained
                 yield row
 
-    for row, sequence in encoder.encode(good()):
+    for row, sequence in encoder.encode(islice(good(), most)):
         counts.rows, counts.empty = findings.rows, findings.empty
         yield _hash(json.dumps(row, sort_keys=True)), sequence
     counts.rows, counts.empty = findings.rows, findings.empty

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Literal, cast
 
@@ -33,8 +34,9 @@ class Item:
     problem: str = ""
 
 
+@lru_cache(maxsize=64)
 def kind_of(file: DataFile) -> Kind:
-    """What kind of file it is. Raises Failure for a damaged one."""
+    """What kind of file it is, looked at once. Raises Failure for a damaged one."""
     with _unpacked(file) as stream:
         return _kind(_look(stream), file.name)
 

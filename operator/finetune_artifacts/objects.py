@@ -1,9 +1,10 @@
 """Single objects, in S3 or in a directory: look, list, read, delete, and try whether writing is allowed."""
 
 import contextlib
+import io
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -91,22 +92,36 @@ def read_range(store: Store, uri: S3Uri, start: int, length: int) -> bytes:
     return call(store, uri, read)
 
 
-def read_lines(store: Store, uri: S3Uri, block: int = 1024 * 1024) -> Iterator[bytes]:
-    """The lines of an object, without their ends, fetched block by block as they are asked for."""
-    info = head(store, uri)
-    if info is None:
-        check_bucket(store, uri.bucket)
-        raise missing(store, uri)
-    rest, position = b"", 0
-    while position < info.size:
-        piece = read_range(store, uri, position, block)
-        if not piece:
-            break
-        position += len(piece)
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+class _Ranges(io.RawIOBase):
+    """An object as a file that can be read from anywhere in it: what is asked for is fetched, and no more."""
+
+    def __init__(self, store: Store, info: ObjectInfo) -> None:
+        self._store, self._info, self._position = store, info, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._info.size}[whence]
+        self._position = max(start + offset, 0)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._info.size - self._position)
+        if length <= 0:
+            return 0
+        piece = read_range(self._store, self._info.uri, self._position, length)
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+
+def open_object(store: Store, info: ObjectInfo, block: int = 1024 * 1024) -> io.BufferedReader:
+    """The object as a binary file, fetched block by block as it is read."""
+    return io.BufferedReader(_Ranges(store, info), block)
 
 
 def missing(store: Place, uri: S3Uri) -> ArtifactError:

@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from finetune_api.finetunejob import S3Location
+from finetune_api.base import S3Location
 from finetune_api.messages import SECRETS_DIRECTORY
 from finetune_api.uris import S3Uri
 from finetune_artifacts.directory import Directory

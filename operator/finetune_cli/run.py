@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
+from finetune_api.dataset import WORKSTATION
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
@@ -41,13 +42,11 @@ NEEDED = (
     "finetune_trainer",
 )
 """What the extra ``trainer`` brings, as far as the trainer imports it."""
-DECISIVE = ("model", "dataset", "objective", "method", "training")
+DECISIVE = ("model", "dataset", "objective", "preference", "method", "training")
 """The sections of a spec that decide what comes out, as the cluster refuses to change them."""
 BESIDE = ("report.html", "metrics.jsonl")
 """Files of the adapter that people look for first: they lie beside it as well."""
 INVALID = EXIT_CODES[Reason.SPEC_INVALID]
-WORKSTATION = {"workstation": True}
-"""Pydantic's validation context: addresses of this machine's own files may pass."""
 CREDENTIALS = "AWS_* variables, ~/.aws, HF_TOKEN or `hf auth login`"
 
 
@@ -93,7 +92,7 @@ def job_of(request: Request, documents: list[Any]) -> FineTuneJob:
         )
         raise CliError(f"{request.file} must have exactly one FineTuneJob, found: {kinds}", INVALID)
     document = changed(found[0], request.changes, INVALID)
-    rendered, wrong = rendered_object(document, WORKSTATION)
+    rendered, wrong = rendered_object(document, {WORKSTATION: True})
     if wrong:
         raise CliError("\n       ".join(f"{request.file}: {problem}" for problem in wrong), INVALID)
     meta = rendered["metadata"]
@@ -104,7 +103,7 @@ def job_of(request: Request, documents: list[Any]) -> FineTuneJob:
         "uid": hashlib.sha256(decisive.encode()).hexdigest()[:32],
     }
     try:
-        return FineTuneJob.model_validate(rendered, context=WORKSTATION)
+        return FineTuneJob.of(rendered, workstation=True)
     except ValidationError as error:
         raise CliError(
             "\n       ".join(f"{request.file}: {problem}" for problem in problems(error)), INVALID
@@ -212,8 +211,15 @@ def at_once() -> NoReturn:
 def names_secrets(job: FineTuneJob) -> bool:
     """Whether the job names a Secret, which only a pod can read."""
     spec = job.spec
-    services = (spec.output.hub, spec.tracking.mlflow, spec.tracking.wandb)
-    return any((spec.model.secret_ref, spec.dataset.secret_ref, spec.output.secret_ref, *services))
+    services = (spec.model.adapter, spec.output.hub, spec.tracking.mlflow, spec.tracking.wandb)
+    return any(
+        (
+            spec.model.secret_ref,
+            spec.dataset.secret_ref,
+            spec.output.secret_ref,
+            *(service.secret_ref for service in services if service),
+        )
+    )
 
 
 def finish(result: TrainerResult, request: Request, work: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.finetunejob import S3Location
+from finetune_api.base import S3Location
 from finetune_api.manifest import AdapterManifest, FileEntry, Origin
 from finetune_api.reasons import Reason
 from finetune_api.uris import S3Uri
@@ -18,7 +18,7 @@ from finetune_artifacts import upload
 from finetune_artifacts.digests import checksum_of, digest_of
 from finetune_artifacts.download import download_adapter, download_file, download_model
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
-from finetune_artifacts.objects import check_bucket, head, list_objects, probe_write, read_lines
+from finetune_artifacts.objects import check_bucket, head, list_objects, open_object, probe_write
 from finetune_artifacts.store import open_store
 from finetune_artifacts.upload import manifest_bytes, put_manifest, upload_directory
 from tests.artifacts.conftest import Server, put
@@ -303,7 +303,12 @@ def test_a_file_and_its_lines(s3_server: S3Server, bucket: str, tmp_path: Path) 
     lines = [b"x" * size for size in (0, 1, 70, 700, 5)]
     store.client.put_object(Bucket=bucket, Key="data.jsonl", Body=b"\n".join(lines))
     uri = S3Uri(bucket, "data.jsonl")
-    assert list(read_lines(store, uri, block=64)) == lines
+    info = head(store, uri)
+    assert info is not None
+    with open_object(store, info, block=64) as file:
+        assert file.read().split(b"\n") == lines
+        file.seek(-5, 2)
+        assert file.read() == b"xxxxx"
     assert download_file(store, uri, tmp_path / "data.jsonl").size == 780
     assert (tmp_path / "data.jsonl").read_bytes() == b"\n".join(lines)
     assert head(store, S3Uri(bucket, "nothing")) is None

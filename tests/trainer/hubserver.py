@@ -1,4 +1,4 @@
-"""A stand-in for the model hub: the part of its HTTP interface that the hub's own client uses, with gated and missing repositories."""
+"""A stand-in for the hub: the part of its HTTP interface that the hub's own client uses, for models and datasets, gated and missing ones too."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "1f0e2d3c4b5a69788796a5b4c3d2e1f001234567"
 TOKEN, READ_TOKEN = "hf_goodtoken", "hf_readtoken"
@@ -18,7 +18,10 @@ TOKEN, READ_TOKEN = "hf_goodtoken", "hf_readtoken"
 
 @dataclass
 class Hub:
-    """What the stand-in has, and what it was asked for. ``gated`` repositories show their metadata but no file without ``TOKEN``."""
+    """What the stand-in has, and what it was asked for: directories by ``org/name``, or ``datasets/org/name``.
+
+    ``gated`` repositories show their metadata but no file without ``TOKEN``. A dataset's card is the JSON in its ``card.json``.
+    """
 
     endpoint: str
     repositories: dict[str, Path]
@@ -47,6 +50,8 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
             self._answer(body=True)
 
         def do_POST(self) -> None:
+            if "/paths-info/" in self.path:
+                return self._answer(body=True)
             body = self.rfile.read(int(self.headers["Content-Length"]))
             path = unquote(urlsplit(self.path).path)
             if (self.headers.get("Authorization") or "") != f"Bearer {TOKEN}":
@@ -91,11 +96,14 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
                 role = "write" if token == TOKEN else "read"
                 account = {"type": "user", "name": "someone", "auth": {"accessToken": {"role": role}}}
                 return self._send(200, json.dumps(account).encode(), {"Content-Type": "application/json"}, body=body)
-            if path.startswith("/api/models/"):
-                if "/tree/" in path:
-                    return self._tree(path.removeprefix("/api/models/").partition("/tree/")[0], body=body)
-                repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
-                return self._info(repo, revision, body=body)
+            for prefix, kind in (("/api/models/", ""), ("/api/datasets/", "datasets/")):
+                if path.startswith(prefix):
+                    rest = kind + path.removeprefix(prefix)
+                    for part in ("/tree/", "/paths-info/"):
+                        if part in rest:
+                            return self._entries(rest.partition(part)[0], token, body=body)
+                    repo, _, revision = rest.partition("/revision/")
+                    return self._info(repo, revision, body=body)
             repo, _, rest = path.lstrip("/").partition("/resolve/")
             revision, _, name = rest.partition("/")
             return self._file(repo, revision, name, token, body=body)
@@ -109,21 +117,30 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
                 return self._send(
                     404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"}, body=body
                 )
-            files = [{"rfilename": entry.name} for entry in sorted(hub.repositories[repo].iterdir())]
+            files = [{"rfilename": name} for name in self._names(repo)]
+            card = hub.repositories[repo] / "card.json"
+            name = repo.removeprefix("datasets/")
             content = json.dumps(
-                {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": files, "private": False, "tags": []}
+                {"id": name, "modelId": name, "sha": COMMIT, "siblings": files, "private": False, "tags": []}
+                | ({"cardData": json.loads(card.read_bytes())} if card.is_file() else {})
             )
             return self._send(200, content.encode(), {"Content-Type": "application/json"}, body=body)
 
-        def _tree(self, repo: str, *, body: bool) -> None:
+        def _names(self, repo: str) -> list[str]:
+            root = hub.repositories[repo]
+            return sorted(entry.relative_to(root).as_posix() for entry in root.rglob("*") if entry.is_file())
+
+        def _entries(self, repo: str, token: str, *, body: bool) -> None:
+            asked = parse_qs(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()).get("paths")
             entries = [
                 {
                     "type": "file",
-                    "oid": hashlib.sha1(entry.read_bytes()).hexdigest(),
-                    "size": entry.stat().st_size,
-                    "path": entry.name,
+                    "oid": hashlib.sha1((hub.repositories[repo] / name).read_bytes()).hexdigest(),
+                    "size": (hub.repositories[repo] / name).stat().st_size,
+                    "path": name,
                 }
-                for entry in sorted(hub.repositories[repo].iterdir())
+                for name in self._names(repo)
+                if asked is None or name in asked
             ]
             return self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"}, body=body)
 

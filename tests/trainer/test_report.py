@@ -48,6 +48,7 @@ def a_report(**changes: Any) -> Report:
         dataset="hf://org/rows",
         method="lora",
         objective="sft",
+        peft_type="LORA",
         rank=8,
         adapter_uri="s3://adapters/team/support-bot/adapter",
         servable_by=["vllm"],
@@ -124,7 +125,7 @@ def test_an_axis_has_round_numbers_around_the_values(low: float, high: float) ->
 
 def test_a_long_run_has_no_more_points_than_can_be_seen() -> None:
     history = [{"step": step, "loss": 2.0, "memory_bytes": 3e9} for step in range(1, 5001)]
-    found = charts.curves(history, 3.0, 2.0, [100])
+    found = charts.curves(history, (3.0, 2.0), [100], "sft")
     assert [chart.title for chart in found] == ["Loss", "Memory"]
     assert all(len(line.points) <= charts.MOST_POINTS for chart in found for line in chart.lines)
     assert found[0].lines[0].points[-1].title == "step 5000: training 2 nats per token"
@@ -139,7 +140,7 @@ def test_every_setting_says_where_it_came_from() -> None:
     assert found["spec.method.lora.rank"] == ("8", "your file")
     assert found["spec.method.lora.alpha"] == ("32", "default")
     assert found["spec.training.maxSteps"] == ("10", "--set")
-    assert found["spec.training.learningRate"] == ("0.0002", "default")
+    assert found["spec.training.seed"] == ("42", "default")
     assert found["spec.output.s3.bucket"] == ("adapters", "your file")
     assert "spec.method.qlora.rank" not in found
 

@@ -67,18 +67,7 @@ def fetch(settings: Settings, directory: Path, patience_seconds: float, report: 
 def hub_client(settings: Settings) -> HfApi:
     """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
     secret = settings.secret(settings.job.spec.model.secret_ref)
-    if secret is None:
-        # None: the token of the environment, or of `hf auth login`
-        return HfApi(endpoint=settings.hub_endpoint, token=None if settings.workstation else False)
-    token = secret / "HF_TOKEN"
-    if not token.is_file() or not token.read_text(encoding="utf-8").strip():
-        found = "it has no such key" if secret.is_dir() else "there is no such Secret in the job's namespace"
-        raise Failure(
-            Reason.MODEL_ACCESS_DENIED,
-            f"Secret {secret.name!r} must have the key HF_TOKEN: {found}",
-            "spec.model.secretRef",
-        )
-    return HfApi(endpoint=settings.hub_endpoint, token=token.read_text(encoding="utf-8").strip())
+    return hub.client(settings.hub_endpoint, secret, hub.MODEL, signed_in=settings.workstation)
 
 
 def local_directory(settings: Settings) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from finetune_api.dataset import LENGTHS, Counts
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.manifest import REPORT_NAME
 from finetune_api.uris import HfUri, parse_uri
@@ -21,8 +22,6 @@ from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, now
 
 CARD_NAME, TENSORBOARD_NAME = "README.md", "tensorboard"
-LENGTHS = [2**power for power in range(4, 18)]
-"""Upper ends of the histogram's bars: 16, 32 … 131072 tokens."""
 
 
 def write(directory: Path, report: Report) -> None:
@@ -43,6 +42,7 @@ def gather(
     revision: str | None,
     license_name: str | None,
     metrics: Path,
+    peft_type: str,
     rank: int | None,
     servable_by: list[str],
 ) -> Report:
@@ -59,13 +59,14 @@ def gather(
         dataset=spec.dataset.uri,
         method=spec.method.name,
         objective=spec.objective,
+        peft_type=peft_type,
         rank=rank,
         adapter_uri=str(settings.adapter),
         servable_by=servable_by,
         evaluation=evaluation,
         samples=samples,
         history=[json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()],
-        data=shape_of(examples),
+        data=shape_of(examples.counts),
         settings=[
             *settings_in_force(spec, settings.changes),
             *(Setting(*item, "the run") for item in run.derived.items()),
@@ -80,26 +81,26 @@ def gather(
     )
 
 
-def shape_of(examples: Examples) -> Data:
-    """Counts of the data, and how long its training sequences are."""
-    counts, lengths = examples.counts, [len(example.input_ids) for example in examples.train]
-    tokens = sum(lengths)
+def shape_of(counts: Counts) -> Data:
+    """Counts of the data, and how long its rows are."""
+    left_out = counts.dropped + counts.empty
     facts = [
-        ("Taken as", examples.layout),
+        ("Taken as", counts.layout),
         ("Rows", f"{counts.rows:,}"),
-        ("Training sequences", f"{len(lengths):,}"),
-        ("Held-out sequences", f"{len(examples.held_out):,}"),
-        ("Training tokens", f"{tokens:,}"),
-        ("Learned tokens", f"{sum(example.learned for example in examples.train):,}"),
-        ("Mean length", f"{tokens / max(len(lengths), 1):.1f}"),
-        ("Longest", f"{max(lengths, default=0):,}"),
-        ("Cut to maxLength", f"{counts.truncated:,}"),
-        ("Left out", f"{counts.dropped + counts.empty:,}"),
+        ("Training sequences", f"{counts.sequences:,}"),
+        ("Held-out sequences", f"{counts.held_out:,}"),
+        ("Training tokens", f"{counts.tokens:,}"),
+        ("Learned tokens", f"{counts.learned_tokens:,}"),
+        ("Mean length", f"{counts.tokens / max(counts.sequences, 1):.1f}"),
+        ("Longest row", f"{counts.longest:,}"),
+        ("Cut to maxLength", f"{counts.truncated:,} ({counts.cut_tokens:,} tokens)" if counts.truncated else "0"),
+        ("Left out", f"{left_out:,}"),
+        ("Duplicates", f"{counts.duplicates:,}"),
+        ("Held-out rows also trained on", f"{counts.leaked:,}"),
+        ("Without end of text", f"{counts.without_end:,}"),
     ]
-    bars = [
-        Bar(f"{low + 1}–{high}", sum(low < length <= high for length in lengths))
-        for low, high in itertools.pairwise([0, *LENGTHS])
-    ]
+    names = [f"{low + 1}–{high}" for low, high in itertools.pairwise([0, *LENGTHS])] + [f"over {LENGTHS[-1]}"]
+    bars = [Bar(name, number) for name, number in zip(names, counts.lengths, strict=True)]
     filled = [index for index, bar in enumerate(bars) if bar.count]
     return Data(facts, bars[filled[0] : filled[-1] + 1] if filled else [])
 

@@ -85,7 +85,7 @@ class Hooks(TrainerCallback):
             return
         refuse_divergence(state.global_step, logs["loss"], logs.get("grad_norm"))
         moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
-        if moment > self._pace.logged:
+        if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts them
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
         self._pace.logged, self._pace.tokens = moment, tokens
         # the Trainer has just taken this entry into its history, which goes into metrics.jsonl and the checkpoints

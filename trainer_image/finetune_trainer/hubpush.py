@@ -1,6 +1,7 @@
 """The finished adapter goes to the model hub as well, if the job asks for it: whether it may is known before any GPU is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,28 +11,18 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from finetune_api.finetunejob import HubOutput
 from finetune_api.reasons import Reason
+from finetune_trainer import hub
 from finetune_trainer.failures import Failure
 from finetune_trainer.settings import Settings
 
 T = TypeVar("T")
 SECTION = "spec.output.hub"
+KIND = replace(hub.MODEL, section=SECTION, denied=Reason.OUTPUT_ACCESS_DENIED)
 
 
 def client(settings: Settings, output: HubOutput) -> HfApi:
     """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
-    secret = settings.secret(output.secret_ref)
-    if secret is None:
-        return HfApi(endpoint=settings.hub_endpoint)
-    file = secret / "HF_TOKEN"
-    token = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-    if not token:
-        found = "it has no such key" if secret.is_dir() else "there is no such Secret in the job's namespace"
-        raise Failure(
-            Reason.OUTPUT_ACCESS_DENIED,
-            f"Secret {secret.name!r} must have the key HF_TOKEN: {found}",
-            f"{SECTION}.secretRef",
-        )
-    return HfApi(endpoint=settings.hub_endpoint, token=token)
+    return hub.client(settings.hub_endpoint, settings.secret(output.secret_ref), KIND, signed_in=settings.workstation)
 
 
 def check(settings: Settings, output: HubOutput) -> None:

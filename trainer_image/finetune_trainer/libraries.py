@@ -18,6 +18,7 @@ def library_environment(environment: Mapping[str, str]) -> dict[str, str]:
         "BITSANDBYTES_NOWELCOME": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "WANDB_ERROR_REPORTING": "false",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
     }
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_api.dataset import Counts
 from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
@@ -17,6 +18,7 @@ class Run:
     checkpoint: CheckpointStatus | None = None
     resumed_from_step: int | None = None
     evaluation: EvaluationStatus | None = None
+    counts: Counts | None = None
     warnings: list[str] = field(default_factory=list)
     derived: dict[str, str] = field(default_factory=dict)
     """Settings that followed from others, the data and the machine."""
@@ -33,6 +35,7 @@ class Run:
             checkpoint=self.checkpoint,
             evaluation=self.evaluation,
             progress=self.progress,
+            data=self.counts,
             warnings=self.warnings,
         )
 

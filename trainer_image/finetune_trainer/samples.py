@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from finetune_trainer.data import IGNORED, Example
+from finetune_trainer.data import Example
 from finetune_trainer.evaluation import evaluating
 from finetune_trainer.logs import log
+from finetune_trainer.tokens import IGNORED
 
 PROMPT_TOKENS, ANSWER_TOKENS = 256, 48
 """Longest prompt (its end counts) and longest answer."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.base import SecretRef
-from finetune_api.finetunejob import FineTuneJob, S3Location
+from finetune_api.base import S3Location, SecretRef
+from finetune_api.finetunejob import FineTuneJob
 from finetune_api.manifest import Origin
 from finetune_api.messages import TOKEN_FILE, Problem
 from finetune_api.uris import S3Uri
@@ -87,6 +87,8 @@ class Settings:
             location, reference = spec.dataset.s3, spec.dataset.secret_ref
         elif purpose is Purpose.MODEL:
             location, reference = spec.model.s3, spec.model.secret_ref
+        elif purpose is Purpose.ADAPTER and spec.model.adapter is not None:
+            location, reference = spec.model.adapter.s3, spec.model.adapter.secret_ref
         secret = self.secret(reference or spec.output.secret_ref)
         return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
 

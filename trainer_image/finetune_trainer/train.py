@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,14 +17,14 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
-from finetune_trainer import basemodel, result, sources, tracking
+from finetune_trainer import basemodel, continuing, result, sources, tracking
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, read, termination_log
-from finetune_trainer.sources import Inputs
+from finetune_trainer.sources import Data, Inputs, StartedFrom
 
 PATIENCE_SECONDS = 300.0
 """How long an S3 service that is away only costs time."""
@@ -94,12 +95,13 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         settings.scratch.mkdir(parents=True, exist_ok=True)
-    pool = ThreadPoolExecutor(2, thread_name_prefix="fetch")
+    pool = ThreadPoolExecutor(3, thread_name_prefix="fetch")
     try:
+        adapter = pool.submit(fetch_adapter, settings)
         fetching = pool.submit(fetch_model, settings), pool.submit(fetch_data, settings)
         with phase("importing torch, transformers, peft and trl"):
             from finetune_trainer import recipe
-        inputs = gather(*fetching)
+        inputs = replace(gather(*fetching), adapter=adapter.result())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     trackers, succeeded = tracking.Trackers(settings), False
@@ -157,21 +159,24 @@ def fetch_model(settings: Settings) -> tuple[Path, str | None]:
     return basemodel.fetch(settings, settings.scratch / "model", PATIENCE_SECONDS, report)
 
 
-def fetch_data(settings: Settings) -> tuple[Path, Path | None]:
-    """The files of the dataset and, if it has one of its own, of the held-out data."""
-    source = settings.job.spec.dataset
-    dataset = sources.fetch(
-        settings, source.uri, "spec.dataset.uri", settings.scratch / "data" / "dataset", PATIENCE_SECONDS
-    )
-    if source.validation is None or source.validation.uri is None:
-        return dataset, None
-    path = settings.scratch / "data" / "validation"
-    return dataset, sources.fetch(
-        settings, source.validation.uri, "spec.dataset.validation.uri", path, PATIENCE_SECONDS
-    )
+def fetch_adapter(settings: Settings) -> StartedFrom | None:
+    """The adapter that the training goes on from, if there is one."""
+    found = continuing.find(settings, PATIENCE_SECONDS)
+    if found is None:
+        return None
+    directory = settings.scratch / "starting-adapter" / found.digest.removeprefix("sha256:")
+    return StartedFrom(continuing.fetch(settings, found, directory, PATIENCE_SECONDS), found.digest)
 
 
-def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[Path, Path | None]]") -> Inputs:
+def fetch_data(settings: Settings) -> tuple[Data, Data | None]:
+    """The files of the dataset and, if it has files of its own, of the held-out data."""
+    train, held_out = sources.parts(settings.job.spec.dataset)
+    directory = settings.scratch / "data"
+    fetched = sources.fetch(settings, train, directory / "dataset", PATIENCE_SECONDS)
+    return fetched, sources.fetch(settings, held_out, directory / "validation", PATIENCE_SECONDS) if held_out else None
+
+
+def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[Data, Data | None]]") -> Inputs:
     """Wait for both; raises what either failed with."""
     with phase("waiting for the model and the data"):
         dataset, validation = data.result()

@@ -38,25 +38,30 @@ def metadata(report: Report) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if report.base_on_hub:
         found["base_model"] = report.base_model
-    found["library_name"] = "peft"
+    found["library_name"] = "transformers" if report.peft_type == "FULL" else "peft"
     if report.license:
         found["license"] = report.license
-    found["pipeline_tag"] = "text-generation"
+    task = "text-classification" if report.objective == "reward" else "text-generation"
+    found["pipeline_tag"] = task
     found["tags"] = ["finetune-operator", report.method, report.objective]
     if report.base_on_hub:
-        found["tags"].append(f"base_model:adapter:{report.base_model}")
+        relation = "finetune" if report.peft_type == "FULL" else "adapter"
+        found["tags"].append(f"base_model:{relation}:{report.base_model}")
     dataset = report.dataset.removeprefix("hf://")
     if dataset != report.dataset:
         found["datasets"] = [dataset]
-    found["metrics"] = ["loss", "perplexity"]
     evaluation = report.evaluation
+    metrics: list[dict[str, Any]] = [{"type": "loss", "value": evaluation.loss, "name": "Held-out loss"}]
+    if report.objective == "sft":
+        value = float(perplexity_value(evaluation.loss))
+        metrics.append({"type": "perplexity", "value": value, "name": "Held-out perplexity"})
+    if evaluation.accuracy is not None:
+        metrics.append({"type": "accuracy", "value": evaluation.accuracy, "name": "Held-out accuracy"})
+    found["metrics"] = [metric["type"] for metric in metrics]
     result = {
-        "task": {"type": "text-generation"},
+        "task": {"type": task},
         "dataset": {"name": "held-out rows", "type": dataset if dataset != report.dataset else "custom"},
-        "metrics": [
-            {"type": "loss", "value": evaluation.loss, "name": "Held-out loss"},
-            {"type": "perplexity", "value": float(perplexity_value(evaluation.loss)), "name": "Held-out perplexity"},
-        ],
+        "metrics": metrics,
     }
     found["model-index"] = [{"name": report.name, "results": [result]}]
     return found

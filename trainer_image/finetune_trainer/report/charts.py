@@ -157,8 +157,11 @@ def number(value: float) -> str:
     return f"{value:.0f}" if size >= 1000 else f"{value:.3g}" if size < 100 else f"{value:.0f}"
 
 
-def curves(history: list[dict[str, Any]], base_loss: float, loss: float, resumed_at: Sequence[int]) -> list[Chart]:
-    """The curves of a run, of those that were measured."""
+def curves(
+    history: list[dict[str, Any]], held_out_losses: tuple[float, float], resumed_at: Sequence[int], objective: str
+) -> list[Chart]:
+    """The curves of a run, of those that were measured. ``held_out_losses`` are those of base and adapter."""
+    base_loss, loss = held_out_losses
 
     def of(key: str, scale: float = 1.0) -> list[tuple[int, float]]:
         found = [(int(entry["step"]), float(entry[key]) / scale) for entry in history if entry.get(key) is not None]
@@ -172,7 +175,7 @@ def curves(history: list[dict[str, Any]], base_loss: float, loss: float, resumed
     made = [
         chart(
             "Loss",
-            "nats per token",
+            "nats per token" if objective == "sft" else "",
             [Series("training", training), Series("held out", held_out, True)],
             resumed_at,
             from_zero=False,

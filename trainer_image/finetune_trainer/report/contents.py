@@ -79,6 +79,8 @@ class Report:
     dataset: str
     method: str
     objective: str
+    peft_type: str
+    """PEFT's name of what is published; FULL for a whole model, BOTTLENECK for layers that PEFT does not know."""
     rank: int | None
     adapter_uri: str
     servable_by: list[str]

@@ -4,11 +4,11 @@ import shlex
 
 import yaml
 
-from finetune_api import API_VERSION
+from finetune_api import API_VERSION, vllm
 from finetune_trainer.report.contents import Report
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's --max-lora-rank accepts."""
+MERGEABLE = ("LORA", "LOHA", "LOKR", "OFT", "IA3", "VERA", "MISS", "ADALORA", "BOFT", "HRA", "FOURIERFT", "BONE")
+"""What PEFT can merge into the base's weights."""
 
 
 def local(report: Report) -> str:
@@ -36,7 +36,7 @@ def vllm_command(report: Report) -> str | None:
     """Starts vLLM with the adapter; None where vLLM cannot serve it as it is."""
     if "vllm" not in report.servable_by:
         return None
-    rank = next((rank for rank in RANKS if rank >= (report.rank or 1)), RANKS[-1])
+    rank = next((rank for rank in vllm.RANKS if rank >= (report.rank or 1)), vllm.RANKS[-1])
     served = shlex.quote(f"{report.name}={local(report)}")
     command = f"vllm serve {shlex.quote(local_base(report))} --enable-lora \\\n  --max-lora-rank {rank} --lora-modules {served}"
     return "\n".join([*preparation(report), command])
@@ -59,21 +59,27 @@ def deployment(report: Report) -> str | None:
     return yaml.safe_dump(item, sort_keys=False).strip()
 
 
-def load_snippet(report: Report) -> str:
-    """Loads base and adapter with PEFT."""
-    revision = f", revision={report.base_revision!r}" if report.base_revision else ""
+def load_snippet(report: Report) -> str | None:
+    """Loads what was trained in Python; None for layers that PEFT does not know."""
+    if report.peft_type == "BOTTLENECK":
+        return None
+    whole, task = report.peft_type == "FULL", "SequenceClassification" if report.objective == "reward" else "CausalLM"
+    revision = f", revision={report.base_revision!r}" if report.base_revision and not whole else ""
+    labels = ", num_labels=1" if report.objective == "reward" and not whole else ""
     lines = [
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        *([] if whole else ["from peft import PeftModel"]),
+        f"from transformers import AutoModelFor{task}, AutoTokenizer",
         "",
-        f"base = {local_base(report)!r}",
-        f'model = AutoModelForCausalLM.from_pretrained(base{revision}, dtype="auto")',
+        f"base = {(local(report) if whole else local_base(report))!r}",
+        f'model = AutoModelFor{task}.from_pretrained(base{revision}{labels}, dtype="auto")',
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
-        f"model = PeftModel.from_pretrained(model, {local(report)!r})",
+        *([] if whole else [f"model = PeftModel.from_pretrained(model, {local(report)!r})"]),
     ]
     return "\n".join(lines)
 
 
-def merge_snippet(report: Report) -> str:
-    """Merges the adapter into the loaded base, and saves a model that needs no PEFT."""
+def merge_snippet(report: Report) -> str | None:
+    """Merges the adapter into the loaded base, and saves a model that needs no PEFT; None for what cannot be merged."""
+    if report.peft_type not in MERGEABLE:
+        return None
     return 'model = model.merge_and_unload()\nmodel.save_pretrained("merged")\ntokenizer.save_pretrained("merged")'

@@ -20,7 +20,14 @@ NO_MERGED_SCORES = (
 )
 NO_PROMPTS = "objective orpo does not go with promptTuning and pTuning in TRL: choose another method, or objective dpo"
 PAIRED = ("dpo", "orpo", "reward")
-VIRTUAL = "(has(self.method.promptTuning) || has(self.method.prefixTuning) || has(self.method.pTuning))"
+PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
+PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
+"""Of PEFT's methods those that put learned tokens, or their keys and values, before the text."""
+PREFIX = f"(has(self.method.prefixTuning) || (has(self.method.peft) && self.method.peft.type in {list(PREFIX_TYPES)}))"
+VIRTUAL = (
+    "(has(self.method.promptTuning) || has(self.method.prefixTuning) || has(self.method.pTuning) || "
+    f"(has(self.method.peft) && self.method.peft.type in {list(PROMPT_TYPES)}))"
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,13 @@ class Rule:
 
 def _virtual(spec: Any) -> bool:
     method = spec.method
-    return any((method.prompt_tuning, method.prefix_tuning, method.p_tuning))
+    named = any((method.prompt_tuning, method.prefix_tuning, method.p_tuning))
+    return named or (method.peft is not None and method.peft.type in PROMPT_TYPES)
+
+
+def _prefix(spec: Any) -> bool:
+    method = spec.method
+    return method.prefix_tuning is not None or (method.peft is not None and method.peft.type in PREFIX_TYPES)
 
 
 RULES = [
@@ -47,10 +60,10 @@ RULES = [
         lambda spec: spec.training.packing and _virtual(spec),
     ),
     Rule(
-        "!(self.training.gradientCheckpointing && has(self.method.prefixTuning))",
+        f"!(self.training.gradientCheckpointing && {PREFIX})",
         ".training.gradientCheckpointing",
         "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to false",
-        lambda spec: spec.training.gradient_checkpointing and spec.method.prefix_tuning is not None,
+        lambda spec: spec.training.gradient_checkpointing and _prefix(spec),
     ),
     Rule(
         f"!(self.output.mergedModel && ({VIRTUAL} || has(self.method.bottleneck)))",
@@ -128,7 +141,8 @@ RULES = [
         lambda spec: spec.objective == "kto" and spec.dataset.format not in ("auto", "promptCompletion", "preference"),
     ),
     Rule(
-        "!(self.objective in ['dpo', 'kto']) || !(has(self.method.adalora) || (has(self.method.lora) && self.method.lora.init in ['pissa', 'olora']) || "
+        "!(self.objective in ['dpo', 'kto']) || !(has(self.method.adalora) || (has(self.method.peft) && self.method.peft.type == 'ADALORA') || "
+        "(has(self.method.lora) && self.method.lora.init in ['pissa', 'olora']) || "
         "(has(self.method.qlora) && self.method.qlora.init == 'loftq'))",
         ".objective",
         ONE_ADAPTER,
@@ -136,17 +150,16 @@ RULES = [
             spec.objective in ("dpo", "kto")
             and (
                 spec.method.adalora is not None
+                or getattr(spec.method.config, "type", "") == "ADALORA"
                 or getattr(spec.method.config, "init", "") in ("pissa", "olora", "loftq")
             )
         ),
     ),
     Rule(
-        "self.objective != 'orpo' || !(has(self.method.promptTuning) || has(self.method.pTuning))",
+        f"self.objective != 'orpo' || !{VIRTUAL} || {PREFIX}",
         ".objective",
         NO_PROMPTS,
-        lambda spec: (
-            spec.objective == "orpo" and (spec.method.prompt_tuning is not None or spec.method.p_tuning is not None)
-        ),
+        lambda spec: spec.objective == "orpo" and _virtual(spec) and not _prefix(spec),
     ),
     Rule(
         "self.objective != 'reward' || has(self.method.lora) || has(self.method.qlora) || has(self.method.dora)",

@@ -14,6 +14,7 @@ from peft.utils import ModulesToSaveWrapper
 from finetune_api import methods as api
 from finetune_api.reasons import Reason
 from finetune_trainer import bottleneck, loftq
+from finetune_trainer.evaluation import evaluating
 from finetune_trainer.failures import Failure
 from finetune_trainer.model import SCORE
 
@@ -51,6 +52,8 @@ def add_adapter(model: Any, method: api.Method, base: Base) -> Any:
             module.register_forward_pre_hook(in_its_precision)
     if isinstance(block, api.Qlora) and block.init == "loftq":
         loftq.initialise(adapted, base.directory)
+    if adapted.active_peft_config.is_prompt_learning:
+        try_prompt(adapted, method)
     return adapted
 
 
@@ -61,6 +64,19 @@ def in_its_precision(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
         value.to(used.weight.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
         for value in given
     )
+
+
+def try_prompt(adapted: Any, method: api.Method) -> None:
+    """Answer once: PEFT finds only then that the learned tokens do not fit an architecture's attention. Raises Failure(MODEL_UNSUPPORTED)."""
+    try:
+        with evaluating(adapted):
+            adapted(input_ids=torch.tensor([[0, 1]], device=adapted.device))
+    except (RuntimeError, ValueError) as error:
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"PEFT's {method.name} does not fit the attention of a model of type {adapted.config.model_type!r} ({error}): use lora",
+            f"spec.method.{method.name}",
+        ) from error
 
 
 def refusal(error: Exception, method: api.Method) -> Failure:

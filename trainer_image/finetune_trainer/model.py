@@ -28,6 +28,8 @@ TOKENIZER_FILES = (
 
 SCORE = "score"
 """transformers' name of the head of a decoder that scores texts."""
+QUANTISED = ("Params4bit", "Int8Params")
+"""The types of weights that bitsandbytes holds."""
 
 
 def has_gpu() -> bool:
@@ -88,6 +90,12 @@ def load_base(
         ) from error
     if scores:
         torch.nn.init.zeros_(model.get_submodule(SCORE).weight)
+    if quantization is not None and not any(type(weight).__name__ in QUANTISED for weight in model.parameters()):
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"bitsandbytes quantises none of the layers of a model of type {model.config.model_type!r}: choose lora, or dora without quantization",
+            "spec.method",
+        )
     model.config.use_cache = False
     layers: Any = model.modules()
     for module in layers:

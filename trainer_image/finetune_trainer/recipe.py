@@ -20,7 +20,7 @@ from transformers import PrinterCallback, set_seed
 from trl.data_utils import pack_dataset
 
 from finetune_api import vllm
-from finetune_api.finetunejob import CheckpointStatus, ReportStatus, Training
+from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec, ReportStatus, Training
 from finetune_api.manifest import REPORT_NAME, AdapterManifest, CheckpointManifest, StoredFiles
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
@@ -235,6 +235,8 @@ def load_model(session: Session, plan: Plan, tokenizer: Any) -> Any:
     model = methods.add_adapter(
         base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
     )
+    if spec.output.merged_model:
+        merging.refuse_unmergeable(model)
     if inputs.adapter is not None:
         continuing.load(model, inputs.adapter.directory, spec.method)
     if getattr(spec.method.config, "init", None) in methods.BEGIN_WITH_AN_UPDATE:
@@ -259,27 +261,27 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
     run.derived = {
         "device": device_name(),
         "precision": plan.precision,
-        "learning rate": f"{learning_rate(session.settings):g}",
+        "learning rate": f"{learning_rate(session.settings.job.spec):g}",
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
         "sequences per step": str(training.per_device_batch_size * training.gradient_accumulation_steps),
         "a checkpoint every": f"{plan.save_every} steps",
     }
     log.info(
-        "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, %s on %s",
+        "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, learning rate %g, %s on %s",
         f"{run.parameters.trainable:,}",
         plan.total_steps,
         training.per_device_batch_size,
         training.gradient_accumulation_steps,
         training.max_length,
+        learning_rate(settings.job.spec),
         plan.precision,
         device_name(),
     )
 
 
-def learning_rate(settings: Settings) -> float:
-    """The user's, or the one that is usual for the method."""
-    spec = settings.job.spec
+def learning_rate(spec: FineTuneJobSpec) -> float:
+    """The one that the user chose, or the method's own."""
     return spec.training.learning_rate or spec.method.config.default_learning_rate
 
 
@@ -300,7 +302,7 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
         "digests": [digest for _, digest in examples.digests],
         "objective": [spec.objective, spec.preference.to_json() if spec.preference else None],
         "method": spec.method.to_json(),
-        "training": spec.training.to_json(),
+        "training": spec.training.to_json() | {"learningRate": learning_rate(spec)},
     }
     return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
 
@@ -455,7 +457,7 @@ def make_trainer(
         per_device_train_batch_size=training.per_device_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         max_steps=plan.total_steps,
-        learning_rate=learning_rate(session.settings),
+        learning_rate=learning_rate(session.settings.job.spec),
         lr_scheduler_type=training.scheduler,
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
@@ -611,7 +613,7 @@ def publish(session: Session, made: Made, verified: verification.Verified) -> Tr
         base_revision=session.inputs.model_commit,
         peft_type=str(config["peft_type"]),
         trained_peft_type=made.peft_type,
-        rank=config.get("r"),
+        rank=config.get("r") or None,
         alpha=config.get("lora_alpha", config.get("alpha")),
         target_modules=made.target_modules,
         trainable_parameters=made.trainable_parameters,

@@ -274,7 +274,7 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
         training.per_device_batch_size,
         training.gradient_accumulation_steps,
         training.max_length,
-        learning_rate(settings.job.spec),
+        learning_rate(session.settings.job.spec),
         plan.precision,
         device_name(),
     )

@@ -5,10 +5,11 @@ import shlex
 import yaml
 
 from finetune_api import API_VERSION, vllm
+from finetune_api.combinations import PROMPT_TYPES
 from finetune_trainer.report.contents import Report
 
-MERGEABLE = ("LORA", "LOHA", "LOKR", "OFT", "IA3", "VERA", "MISS", "ADALORA", "BOFT", "HRA", "FOURIERFT", "BONE")
-"""What PEFT can merge into the base's weights."""
+UNMERGEABLE = (*PROMPT_TYPES, "FULL", "BOTTLENECK")
+"""What does not merge into a base's weights, or is a whole model already."""
 
 
 def local(report: Report) -> str:
@@ -80,6 +81,6 @@ def load_snippet(report: Report) -> str | None:
 
 def merge_snippet(report: Report) -> str | None:
     """Merges the adapter into the loaded base, and saves a model that needs no PEFT; None for what cannot be merged."""
-    if report.peft_type not in MERGEABLE:
+    if report.peft_type in UNMERGEABLE:
         return None
     return 'model = model.merge_and_unload()\nmodel.save_pretrained("merged")\ntokenizer.save_pretrained("merged")'

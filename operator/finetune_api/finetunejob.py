@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from finetune_api.base import Model, SecretRef, Sha256
 from finetune_api.conditions import Condition
+from finetune_api.methods import Lora, Method
 from finetune_api.uris import parse_uri
 
 Positive = Annotated[int, Field(ge=1)]
@@ -118,84 +119,14 @@ class DatasetSource(Model):
         return self
 
 
-class Lora(Model):
-    """Low-rank adaptation (peft.LoraConfig)."""
-
-    rank: int = Field(16, description="Rank r of the update matrices.", ge=1, le=512)
-    alpha: float = Field(32, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0)
-    dropout: float = Field(0.0, description="Dropout on the adapter's input.", ge=0, lt=1)
-    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA).")
-    target_modules: str | list[str] = Field(
-        "all-linear",
-        description="Modules that get an adapter: all-linear, or a list of module name suffixes such as [q_proj, v_proj].",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-    )
-
-    @model_validator(mode="after")
-    def _targets(self) -> "Lora":
-        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
-            raise ValueError(
-                f"targetModules: {self.target_modules!r} is not all-linear: write a list of module names, for example [{self.target_modules}]"
-            )
-        if isinstance(self.target_modules, list) and (not self.target_modules or not all(self.target_modules)):
-            raise ValueError("targetModules: the list must name at least one module, and no empty name")
-        return self
-
-
-class Quantization(Model):
-    """How the frozen base weights are stored while the adapter trains (transformers.BitsAndBytesConfig)."""
-
-    type: Literal["nf4", "fp4"] = Field("nf4", description="The 4-bit data type.")
-    double_quantization: bool = Field(True, description="Quantise the quantisation constants as well.")
-    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", description="Data type of the matrix products. auto: that of spec.training.precision."
-    )
-
-
-class Qlora(Lora):
-    """LoRA on a base whose weights are held in 4 bits (bitsandbytes)."""
-
-    quantization: Quantization = Field(default_factory=Quantization, description="How the base weights are held.")
-
-
-class Method(Model):
-    """The way to fine-tune: exactly one of the fields."""
-
-    lora: Lora | None = Field(None, description="Low-rank adaptation.")
-    qlora: Qlora | None = Field(None, description="Low-rank adaptation of a 4-bit base.")
-
-    cel_rules: ClassVar[list[dict[str, str]]] = [
-        {
-            "rule": "[has(self.lora), has(self.qlora)].filter(x, x).size() == 1",
-            "message": "exactly one method must be set: lora or qlora",
-        }
-    ]
-
-    @model_validator(mode="after")
-    def _one(self) -> "Method":
-        if (self.lora is None) == (self.qlora is None):
-            raise ValueError("exactly one method must be set: lora or qlora")
-        return self
-
-    @property
-    def name(self) -> str:
-        """``lora`` or ``qlora``."""
-        return "lora" if self.lora is not None else "qlora"
-
-    @property
-    def config(self) -> Lora:
-        """The one block that is set; a ``Qlora`` is a ``Lora`` with a quantised base."""
-        config = self.lora or self.qlora
-        assert config is not None, "the validator lets exactly one pass"  # noqa: S101
-        return config
-
-
 class Training(Model):
     """The optimisation, in the terms of transformers.TrainingArguments and trl.SFTConfig."""
 
     epochs: float | None = Field(None, description="Passes over the dataset. Default 1, if maxSteps is not set.", gt=0)
     max_steps: Positive | None = Field(None, description="Optimizer steps, instead of epochs.")
-    learning_rate: float = Field(2e-4, description="Peak learning rate.", gt=0)
+    learning_rate: float | None = Field(
+        None, description="Peak learning rate. Unset: the method's own default, which docs/methods.md lists.", gt=0
+    )
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="Learning-rate schedule."
     )

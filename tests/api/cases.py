@@ -37,7 +37,10 @@ def _adapter(name: str, changes: dict[str, Any], path: str, server: str, models:
 
 
 BOTH_LENGTHS = "epochs and maxSteps are both set: remove one of them"
-ONE_METHOD = "exactly one method must be set: lora or qlora"
+ONE_METHOD = "exactly one method must be set: lora, qlora, dora, adalora, ia3, vera, loha, lokr, oft, miss, prefixTuning, promptTuning, pTuning, bottleneck, full or peft"
+RANKS = "targetRank must not be above initRank: AdaLoRA only takes ranks away"
+PROJECTION = "encoderHiddenSize belongs to prefixProjection: set it to true, or remove encoderHiddenSize"
+PROMPT_TEXT = "promptTuningInit text and promptTuningInitText belong together: set both, or neither"
 REVISION = "revision belongs to hf:// models only: remove it, or name the model on the hub"
 ONE_VALIDATION = "exactly one of uri and fraction must be set"
 ONE_ADAPTER = "exactly one of fineTuneJobRef and uri must be set"
@@ -65,6 +68,13 @@ CASES = [
     ),
     _job("epochs and maxSteps", {"spec.training.epochs": 1}, "spec.training", BOTH_LENGTHS),
     _job("two methods", {"spec.method.qlora": {}}, "spec.method", ONE_METHOD),
+    _job("an odd rank for orthogonal matrices", {"spec.method": {"lora": {"rank": 5, "init": "orthogonal"}}}, "spec.method.lora", "init orthogonal needs an even rank"),
+    _job("loftq without a quantised base", {"spec.method.lora.init": "loftq"}, "spec.method.lora.init", "supported values", "'default', 'gaussian'"),
+    _job("a rank that rises", {"spec.method": {"adalora": {"initRank": 4}}}, "spec.method.adalora", RANKS),
+    _job("no factor", {"spec.method": {"lokr": {"decomposeFactor": 0}}}, "spec.method.lokr", "decomposeFactor must be -1 or at least 1"),
+    _job("a network that is not used", {"spec.method": {"prefixTuning": {"encoderHiddenSize": 8}}}, "spec.method.prefixTuning", PROJECTION),
+    _job("a text that is not used", {"spec.method": {"promptTuning": {"promptTuningInitText": "Hello"}}}, "spec.method.promptTuning", PROMPT_TEXT),
+    _job("no text to begin with", {"spec.method": {"promptTuning": {"promptTuningInit": "text"}}}, "spec.method.promptTuning", PROMPT_TEXT),
     _job("no method in the choice", {"spec.method.lora": REMOVE}, "spec.method", ONE_METHOD),
     _job(
         "revision of an s3 model",

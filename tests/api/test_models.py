@@ -57,9 +57,13 @@ def rules(model: type[Model]) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("q_proj", "'q_proj' is not all-linear: write a list of module names, for example [q_proj]"),
-        ([], "must name at least one module"),
-        (["q_proj", ""], "no empty name"),
+        (
+            "q_proj",
+            "'q_proj' would be a regular expression for a whole module name, and matches none: write a list, for example [q_proj]",
+        ),
+        ("", "write a list, for example [q_proj]"),
+        ("(q_proj", "is neither all-linear nor a regular expression (missing )"),
+        (["q_proj", ""], "the list has an empty name"),
     ],
 )
 def test_target_modules_that_name_nothing(value: object, message: str) -> None:

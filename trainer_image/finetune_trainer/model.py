@@ -10,7 +10,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from finetune_api.finetunejob import Method, Qlora, Training
+from finetune_api.finetunejob import Training
+from finetune_api.methods import LoraFields, Method
 from finetune_api.reasons import Reason
 from finetune_trainer.failures import Failure
 
@@ -71,14 +72,16 @@ def load_base(directory: Path, dtype: torch.dtype, quantization: BitsAndBytesCon
 
 def quantization_of(method: Method, precision: str) -> BitsAndBytesConfig | None:
     """How bitsandbytes is to hold the base weights; None for a method that leaves them as they are."""
-    config = method.config
-    if not isinstance(config, Qlora):
+    quantization = method.quantization
+    if quantization is None:
         return None
-    compute = config.quantization.compute_dtype
+    if quantization.type == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    compute = quantization.compute_dtype
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
-        bnb_4bit_quant_type=config.quantization.type,
-        bnb_4bit_use_double_quant=config.quantization.double_quantization,
+        bnb_4bit_quant_type=quantization.type,
+        bnb_4bit_use_double_quant=quantization.double_quantization,
         bnb_4bit_compute_dtype=DTYPES[precision if compute == "auto" else compute],
     )
 
@@ -86,6 +89,7 @@ def quantization_of(method: Method, precision: str) -> BitsAndBytesConfig | None
 def add_adapter(base: Any, method: Method, name: str, revision: str | None) -> PeftModel:
     """The base with a fresh adapter. Raises Failure(TARGET_MODULES_NOT_FOUND)."""
     config = method.config
+    assert isinstance(config, LoraFields), "other methods follow"  # noqa: S101
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,

@@ -11,6 +11,7 @@ from finetune_api.base import SecretRef
 from finetune_api.finetunejob import Estimate
 from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
 from finetune_api.messages import PreflightResult, Problem
+from finetune_api.methods import LoraFields
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
@@ -255,7 +256,9 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
     if not linear:
         report.add(Reason.TARGET_MODULES_NOT_FOUND, path, "the model has no linear layers that could get an adapter")
         return
-    targets = method.config.target_modules
+    config = method.config
+    assert isinstance(config, LoraFields), "other methods follow"  # noqa: S101
+    targets = config.target_modules
     if isinstance(targets, list) and (missing := modules.unknown(linear, targets)):
         exist = ", ".join(modules.suffixes(linear))
         report.add(
@@ -264,7 +267,7 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
             f"the model has no linear module named {', '.join(missing)}; it has: {exist}. Choose among these, or write all-linear",
         )
         return
-    trainable = modules.lora_parameters(linear, targets, method.config.rank)
+    trainable = modules.lora_parameters(linear, targets, config.rank)
     report.estimate = Estimate(
         trainable_parameters=trainable, total_parameters=modules.total_parameters(facts.tensors) + trainable
     )

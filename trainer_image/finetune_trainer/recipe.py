@@ -23,6 +23,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from finetune_api.finetunejob import CheckpointStatus, Training
 from finetune_api.manifest import AdapterManifest, CheckpointManifest
 from finetune_api.messages import TrainerResult
+from finetune_api.methods import LoraFields
 from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_artifacts.store import Store
@@ -356,7 +357,7 @@ def make_trainer(
         per_device_train_batch_size=training.per_device_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         max_steps=plan.total_steps,
-        learning_rate=training.learning_rate,
+        learning_rate=training.learning_rate or session.settings.job.spec.method.config.default_learning_rate,
         lr_scheduler_type=training.scheduler,
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
@@ -430,6 +431,7 @@ def publish(session: Session, made: Made, verified: verification.Verified) -> Tr
     """Upload the adapter, its manifest last. Raises ArtifactError."""
     settings, run = session.settings, session.run
     config = settings.job.spec.method.config
+    assert isinstance(config, LoraFields), "other methods follow"  # noqa: S101
     manifest = AdapterManifest(
         job=settings.origin,
         created_at=now(),

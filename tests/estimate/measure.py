@@ -1,6 +1,7 @@
 """The bytes that a forward and a backward pass really hold on this machine: every storage that an operation makes, until it is freed."""
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +41,10 @@ class _Storages(TorchDispatchMode):  # type: ignore[misc]
         self.now -= self._alive.pop(key, 0)
 
 
-def measure(model: Any, backbone: Any, *, batch: int, length: int, checkpointing: bool, mixed: bool) -> Measured:
+def measure(
+    model: Any, backbone: Callable[[torch.Tensor], torch.Tensor], *, batch: int, length: int, mixed: bool
+) -> Measured:
     """Run the model without its head once, as TRL does, and back from a gradient of its hidden states. Gradients of weights are there before."""
-    model.train()
-    if checkpointing:
-        base = backbone.__self__ if hasattr(backbone, "__self__") else backbone
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        base.enable_input_require_grads()
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)

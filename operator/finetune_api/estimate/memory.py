@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, fields
 
-from finetune_api.estimate.activations import Step, casts, layer_activations, norm_bytes, virtual_tokens
+from finetune_api.estimate.activations import (
+    Step,
+    casts,
+    layer_activations,
+    norm_bytes,
+    residual_bytes,
+    virtual_tokens,
+)
 from finetune_api.estimate.modules import Architecture, Module
 from finetune_api.estimate.parameters import count
 from finetune_api.estimate.targets import is_saved, targets
@@ -119,7 +126,7 @@ def _highest_moment(
     tokens = step.batch * (step.length + virtual_tokens(block))
     full = isinstance(block, Full)
     kept = architecture.layers * (layer.entry if training.gradient_checkpointing else layer.saved)
-    kept += tokens * (norm_bytes(architecture.hidden, "rmsNorm", full) + step.element * architecture.hidden)
+    kept += tokens * last_norm_bytes(architecture, block, step)
     cached = casts(trainable, step) if full and training.gradient_checkpointing else 0
     loss = _loss(architecture, block, tokens, step)
     recomputed = layer.saved if training.gradient_checkpointing else 0.0
@@ -130,6 +137,15 @@ def _highest_moment(
         (0.0, 0.0, scratch),
     ]
     return max(moments, key=sum)
+
+
+def last_norm_bytes(architecture: Architecture, block: object, step: Step) -> int:
+    """Per token: what the norm after the layers keeps, and the hidden states that it gives."""
+    kind = architecture.modules[-2].kind
+    return (
+        norm_bytes(architecture.hidden, kind, isinstance(block, Full))
+        + residual_bytes(block, step) * architecture.hidden
+    )
 
 
 def _loss(architecture: Architecture, block: object, tokens: int, step: Step) -> float:

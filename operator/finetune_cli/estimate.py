@@ -119,7 +119,13 @@ def _from_hub(repo: str, model: ModelSource) -> bytes:
     """By the hub's own client, with HF_TOKEN of the environment if it is set."""
     import httpx2
     from huggingface_hub import get_session, get_token, hf_hub_url, hf_raise_for_status
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     url = hf_hub_url(repo, CONFIG, revision=model.revision)
     token = get_token()
@@ -133,6 +139,8 @@ def _from_hub(repo: str, model: ModelSource) -> bytes:
         raise CliError(
             f"{model.uri} is a gated model: accept its licence at {page}, and set HF_TOKEN, {remedy}"
         ) from error
+    except EntryNotFoundError as error:
+        raise CliError(f"{model.uri} has no {CONFIG}: it is no transformers model. See {page}, {remedy}") from error
     except RevisionNotFoundError as error:
         raise CliError(f"{model.uri} has no revision {model.revision!r}: see {page}/tree/main, {remedy}") from error
     except RepositoryNotFoundError as error:

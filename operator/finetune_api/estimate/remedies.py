@@ -1,6 +1,5 @@
 """What to change in a job so that it needs less memory: one change after another, what costs least first."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ from finetune_api.estimate.modules import Architecture
 from finetune_api.finetunejob import Training
 from finetune_api.methods import Dora, Full, Lora, Method, PrefixTuning, Qlora, Quantization
 
+SMALL_OPTIMIZER = "paged_adamw_8bit"
 SHORTEST = 512
 """maxLength is not proposed below this."""
 WORTH = 0.97
@@ -28,83 +28,100 @@ def changes(architecture: Architecture, method: Method, training: Training) -> l
     """The changes that lower the memory, each with all that precede it. Raises TargetsError and NotCountedError."""
     found: list[Change] = []
     needed = memory(architecture, method, training).total
-    for fields, effect, other_method, other_training in _steps(method, training):
-        total = memory(architecture, other_method, other_training).total
-        if total <= WORTH * needed:
-            found.append(Change(fields, effect, total))
-            needed = total
+    for propose in (
+        _smaller_batch,
+        _checkpointing,
+        _small_optimizer,
+        _shorter,
+        _adapter,
+        _quantised,
+    ):
+        while proposal := propose(method, training):
+            total = memory(architecture, proposal.method, proposal.training).total
+            if total > WORTH * needed:
+                break
+            found.append(Change(proposal.fields, proposal.effect, total))
+            method, training, needed = proposal.method, proposal.training, total
     return found
 
 
-Step = tuple[dict[str, Any], str, Method, Training]
+@dataclass(frozen=True)
+class _Proposal:
+    fields: dict[str, Any]
+    effect: str
+    method: Method
+    training: Training
 
 
-def _steps(method: Method, training: Training) -> Iterator[Step]:
+def _smaller_batch(method: Method, training: Training) -> _Proposal | None:
+    """The next divisor of the batch, and as much more accumulation."""
     batch = training.per_device_batch_size
-    while batch > 1:
-        smaller = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
-        accumulation = training.gradient_accumulation_steps * (batch // smaller)
-        training = _with(training, per_device_batch_size=smaller, gradient_accumulation_steps=accumulation)
-        batch = smaller
-        yield (
-            {"spec.training.perDeviceBatchSize": smaller, "spec.training.gradientAccumulationSteps": accumulation},
-            "the same effective batch, somewhat slower",
-            method,
-            training,
-        )
-    if not training.gradient_checkpointing and not isinstance(method.config, PrefixTuning):
-        training = _with(training, gradient_checkpointing=True)
-        yield (
-            {"spec.training.gradientCheckpointing": True},
-            "the same result, about a third slower",
-            method,
-            training,
-        )
-    if training.optimizer != "paged_adamw_8bit":
-        training = _with(training, optimizer="paged_adamw_8bit")
-        yield (
-            {"spec.training.optimizer": "paged_adamw_8bit"},
-            "nearly the same result: the optimizer's moments are rounded to 8 bits",
-            method,
-            training,
-        )
-    while training.max_length >= 2 * SHORTEST:
-        training = _with(training, max_length=training.max_length // 2)
-        yield (
-            {"spec.training.maxLength": training.max_length},
-            "longer rows are cut: look at the dataset's token lengths first",
-            method,
-            training,
-        )
-    yield from _smaller_base(method, training)
+    if batch == 1:
+        return None
+    smaller = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
+    accumulation = training.gradient_accumulation_steps * (batch // smaller)
+    return _Proposal(
+        {"spec.training.perDeviceBatchSize": smaller, "spec.training.gradientAccumulationSteps": accumulation},
+        "the same effective batch, somewhat slower",
+        method,
+        _with(training, per_device_batch_size=smaller, gradient_accumulation_steps=accumulation),
+    )
 
 
-def _smaller_base(method: Method, training: Training) -> Iterator[Step]:
+def _checkpointing(method: Method, training: Training) -> _Proposal | None:
+    """Prefix tuning does not work with it (peft/peft_model.py, ``_setup_prompt_encoder``)."""
+    if training.gradient_checkpointing or isinstance(method.config, PrefixTuning):
+        return None
+    return _Proposal(
+        {"spec.training.gradientCheckpointing": True},
+        "the same result, about a third slower",
+        method,
+        _with(training, gradient_checkpointing=True),
+    )
+
+
+def _small_optimizer(method: Method, training: Training) -> _Proposal | None:
+    if training.optimizer == SMALL_OPTIMIZER:
+        return None
+    return _Proposal(
+        {"spec.training.optimizer": SMALL_OPTIMIZER},
+        "nearly the same result: the optimizer's moments are rounded to 8 bits",
+        method,
+        _with(training, optimizer=SMALL_OPTIMIZER),
+    )
+
+
+def _shorter(method: Method, training: Training) -> _Proposal | None:
+    if training.max_length < 2 * SHORTEST:
+        return None
+    length = training.max_length // 2
+    return _Proposal(
+        {"spec.training.maxLength": length},
+        "longer rows are cut: look at the dataset's token lengths first",
+        method,
+        _with(training, max_length=length),
+    )
+
+
+def _adapter(method: Method, training: Training) -> _Proposal | None:
+    if not isinstance(method.config, Full):
+        return None
+    effect = "an adapter instead of all weights: often as good, and far smaller"
+    return _Proposal({"spec.method": {"lora": {}}}, effect, Method(lora=Lora()), training)
+
+
+def _quantised(method: Method, training: Training) -> _Proposal | None:
+    """LoRA and DoRA can be trained on a quantised base; PiSSA and OLoRA begin with the base's own weights, so they cannot."""
     block = method.config
-    if isinstance(block, Full):
-        block = Lora()
-        yield (
-            {"spec.method": {"lora": {}}},
-            "an adapter instead of all weights: often as good, and far smaller",
-            Method(lora=block),
-            training,
-        )
+    effect = "the base is rounded to 4 bits: slightly worse, and slower"
     if isinstance(block, Dora) and block.quantization is None:
         quantised = block.model_copy(update={"quantization": Quantization()})
-        yield (
-            {"spec.method.dora.quantization": {}},
-            "the base is rounded to 4 bits: slightly worse, and slower",
-            Method(dora=quantised),
-            training,
-        )
+        return _Proposal({"spec.method.dora.quantization": {}}, effect, Method(dora=quantised), training)
     if isinstance(block, Lora) and block.init in ("default", "gaussian", "orthogonal"):
         qlora = Qlora.model_validate(block.model_dump())
-        yield (
-            {"spec.method": {"qlora": qlora.model_dump(mode="json", by_alias=True, exclude_defaults=True)}},
-            "the base is rounded to 4 bits: slightly worse, and slower",
-            Method(qlora=qlora),
-            training,
-        )
+        fields = qlora.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return _Proposal({"spec.method": {"qlora": fields}}, effect, Method(qlora=qlora), training)
+    return None
 
 
 def _with(training: Training, **values: Any) -> Training:

@@ -1,7 +1,7 @@
 """`make demo`: from one YAML to a tuned adapter that answers in vLLM. What is there already is used again.
 
 On the dev cluster `demo`, unless REGISTRY is given: then on the user's own cluster (KUBECONFIG, CONTEXT), with our images pushed to that
-registry and vLLM's image from VLLM_IMAGE.
+registry, on BASE_IMAGE where it is given, and vLLM's image from VLLM_IMAGE.
 """
 
 import argparse
@@ -35,11 +35,13 @@ PROMPTS = ("To be, or not to be, that is", "KING HENRY.\n", "My lord, the moon i
 Manifest = dict[str, Any]
 
 
-def up(registry: str | None, context: str | None, engine: str | None, name: str = CLUSTER) -> None:
+def up(
+    registry: str | None, context: str | None, engine: str | None = None, base: str | None = None, name: str = CLUSTER
+) -> None:
     """Run the demo from the first step to the last. Raises DevClusterError with what went wrong and where to look."""
     started = time.monotonic()
     heading("1. A cluster, and the images in its registry")
-    where = place.own_place(registry, context, engine) if registry else place.dev_place(name)
+    where = place.own_place(registry, context, engine, base) if registry else place.dev_place(name)
     say(f"on {where.title}")
 
     heading("2. The operator, by its chart")
@@ -63,7 +65,7 @@ def up(registry: str | None, context: str | None, engine: str | None, name: str 
 
     heading("6. Serve: kubectl apply -f examples/shakespeare-deployment.yaml")
     say(where.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(DEPLOYMENT_FILE)).strip())
-    where.finetune("watch", ADAPTER, f"--namespace={NAMESPACE}", "--timeout=900")
+    where.finetune("watch", f"adp/{ADAPTER}", f"--namespace={NAMESPACE}", "--timeout=900")
 
     heading("The same prompts, answered by the base and by the adapter")
     prompts = [option for prompt in PROMPTS for option in ("--prompt", prompt)]
@@ -210,7 +212,7 @@ def train(where: Place) -> None:
         say(f"the FineTuneJob {JOB} of an earlier run has failed: it is deleted and made anew")
         where.kubectl("delete", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE))
     say(where.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE)).strip())
-    where.finetune("watch", JOB, f"--namespace={NAMESPACE}", "--timeout=1800")
+    where.finetune("watch", f"ftj/{JOB}", f"--namespace={NAMESPACE}", "--timeout=1800")
 
 
 def show_result(where: Place, seconds: float) -> None:
@@ -251,7 +253,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         if chosen.command == "up":
-            up(registry, context, os.environ.get("VLLM_IMAGE"), chosen.name)
+            up(registry, context, os.environ.get("VLLM_IMAGE"), os.environ.get("BASE_IMAGE"), chosen.name)
         else:
             down(registry, context, chosen.name)
     except DevClusterError as error:

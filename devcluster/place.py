@@ -127,8 +127,11 @@ def dev_place(name: str) -> Place:
     )
 
 
-def own_place(registry: str, context: str | None, engine: str | None) -> Place:
-    """Return the cluster of the user's kubeconfig; our images are built with docker, podman or buildah and pushed to `registry`."""
+def own_place(registry: str, context: str | None, engine: str | None, base: str | None) -> Place:
+    """Return the cluster of the user's kubeconfig; our images are built with docker, podman or buildah and pushed to `registry`.
+
+    `base` is another base image than the public one, `engine` another image of vLLM.
+    """
     options = (f"--context={context}",) if context else ()
     title = f"context {context}" if context else "the cluster of your kubeconfig"
     reached = Place(title, Images("", ""), options=options, context=context)
@@ -137,7 +140,7 @@ def own_place(registry: str, context: str | None, engine: str | None) -> Place:
     if tool is None:
         raise DevClusterError("docker, podman or buildah is needed to build the images, and none is on PATH")
     tag = _sources_hash()
-    built = {image: _build_and_push(tool, image, f"{registry}/{image}:{tag}") for image in DOCKERFILES}
+    built = {image: _build_and_push(tool, image, f"{registry}/{image}:{tag}", base) for image in DOCKERFILES}
     return Place(
         title,
         Images(built["finetune-operator"], built["finetune-trainer"], engine=engine),
@@ -151,10 +154,11 @@ def reach_own_place(context: str | None) -> Place:
     return Place("your cluster", Images("", ""), options=(f"--context={context}",) if context else (), context=context)
 
 
-def _build_and_push(tool: str, image: str, reference: str) -> str:
+def _build_and_push(tool: str, image: str, reference: str, base: str | None) -> str:
+    chosen = [f"--build-arg=BASE_IMAGE={base}"] if base else []
     with step(f"building {reference} with {tool}", "the trainer takes some minutes"):
         for command in (
-            [tool, "build", "--file", str(DOCKERFILES[image]), "--tag", reference, str(ROOT)],
+            [tool, "build", *chosen, "--file", str(DOCKERFILES[image]), "--tag", reference, str(ROOT)],
             [tool, "push", reference],
         ):
             finished = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -148,7 +148,7 @@ def _column(name: str, kind: str, path: str, description: str = "", priority: in
 def _schema(model: type[Model], defaults: bool = True) -> dict[str, Any]:
     """The structural schema of a model, with its CEL rules; ``defaults=False`` for a status, which nobody defaults."""
     raw = model.model_json_schema(by_alias=True)
-    models = {found.__name__: found for found in _models(model)}
+    models = {found.__name__: found for found in models_of(model)}
     return _structural(raw, raw.get("$defs", {}), models, model.__name__, defaults)
 
 
@@ -216,7 +216,7 @@ def _exactly_one(model: type[Model]) -> bool:
     return any("exactly one" in rule["message"] for rule in model.cel_rules)
 
 
-def _models(model: type[Model]) -> list[type[Model]]:
+def models_of(model: type[Model]) -> list[type[Model]]:
     """The model and every model that can be part of it."""
     found: list[type[Model]] = [model]
     for part in found:

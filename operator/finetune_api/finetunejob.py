@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from finetune_api import combinations
 from finetune_api.base import Model, SecretRef, Sha256
 from finetune_api.conditions import Condition
 from finetune_api.methods import Lora, Method
@@ -24,6 +25,21 @@ class S3Location(Model):
     region: str | None = Field(None, description="Region of the bucket.")
 
 
+class StartingAdapter(Model):
+    """A finished adapter from which the training goes on."""
+
+    uri: str = Field(description="s3:// address of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
+    digest: Sha256 | None = Field(
+        None,
+        description="sha256 of its manifest.json. Unset: that of the manifest which is there when the training starts.",
+    )
+    secret_ref: SecretRef | None = Field(
+        None,
+        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Unset: spec.output.secretRef.",
+    )
+    s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
+
+
 class ModelSource(Model):
     """The base model that is fine-tuned."""
 
@@ -40,6 +56,9 @@ class ModelSource(Model):
         description="Secret with HF_TOKEN (hf://) or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3://). Unset for s3://: spec.output.secretRef.",
     )
     s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
+    adapter: StartingAdapter | None = Field(
+        None, description="A finished adapter of this model, of the same method, to go on from. Unset: a fresh one."
+    )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {
@@ -201,6 +220,9 @@ class Output(Model):
     """Where checkpoints and the adapter go."""
 
     s3: S3Output = Field(description="An S3 bucket.")
+    merged_model: bool = Field(
+        False, description="Also merge the adapter into the base, and store that model beside the adapter."
+    )
     secret_ref: SecretRef | None = Field(
         None,
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN. Unset: the pod's own identity.",
@@ -307,7 +329,12 @@ class FineTuneJobSpec(Model):
             "fieldPath": f".{field}",
         }
         for field in ("model", "dataset", "objective", "method", "training", "output")
-    ]
+    ] + combinations.CEL_RULES
+
+    @model_validator(mode="after")
+    def _together(self) -> "FineTuneJobSpec":
+        combinations.check(self)
+        return self
 
 
 class Progress(Model):

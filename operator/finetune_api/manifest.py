@@ -41,6 +41,13 @@ class CheckpointManifest(Lenient):
     files: list[FileEntry]
 
 
+class StoredFiles(Lenient):
+    """What lies beside the adapter, whole because the adapter's manifest names it."""
+
+    uri: str
+    files: list[FileEntry]
+
+
 class AdapterManifest(Lenient):
     """``adapter/manifest.json``. Its own sha256 is the adapter's digest."""
 
@@ -50,6 +57,10 @@ class AdapterManifest(Lenient):
     base_model: str
     base_revision: str | None = None
     peft_type: str
+    trained_peft_type: str = Field(
+        "",
+        description="PEFT's name of the method that it was trained with; another one than peftType for an adapter that was converted.",
+    )
     rank: int | None = None
     alpha: float | None = None
     target_modules: list[str] = []
@@ -63,6 +74,12 @@ class AdapterManifest(Lenient):
     )
     evaluation: EvaluationStatus | None = None
     versions: dict[str, str] = Field({}, description="Versions of the libraries that made it.")
+    trained: StoredFiles | None = Field(
+        None, description="The adapter as it was trained, where it is published as a plain LoRA."
+    )
+    merged: StoredFiles | None = Field(
+        None, description="Base and adapter as one model, where spec.output.mergedModel asked for it."
+    )
     files: list[FileEntry]
 
     def status(self, uri: str, digest: str) -> AdapterStatus:

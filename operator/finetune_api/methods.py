@@ -1,10 +1,12 @@
 """``spec.method``: one block for each way to fine-tune, with PEFT's names in camelCase and the defaults that docs/methods.md gives reasons for."""
 
+import difflib
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from finetune_api import peft_tables
 from finetune_api.base import Model
 
 ALL_LINEAR = "all-linear"
@@ -66,6 +68,9 @@ def _check_expression(expression: str) -> None:
         ) from error
 
 
+BEGINNING = "init pissa, olora and loftq go with neither bias nor modulesToSave: the adapter is published as a plain LoRA, which has none"
+
+
 class LoraFields(Targeted):
     """What LoRA, QLoRA and DoRA have in common (peft.LoraConfig)."""
 
@@ -89,11 +94,18 @@ class LoraFields(Targeted):
             "rule": "self.init != 'orthogonal' || self.rank % 2 == 0",
             "message": "init orthogonal needs an even rank",
             "fieldPath": ".rank",
-        }
+        },
+        {
+            "rule": "!(self.init in ['pissa', 'olora', 'loftq']) || (self.bias == 'none' && (!has(self.modulesToSave) || self.modulesToSave.size() == 0))",
+            "message": BEGINNING,
+            "fieldPath": ".init",
+        },
     ]
 
     @model_validator(mode="after")
     def _check_init(self) -> "LoraFields":
+        if getattr(self, "init", None) in ("pissa", "olora", "loftq") and (self.bias != "none" or self.modules_to_save):
+            raise ValueError(BEGINNING)
         if getattr(self, "init", None) == "orthogonal" and self.rank % 2:
             raise ValueError("init orthogonal needs an even rank")
         return self
@@ -141,7 +153,7 @@ class Qlora(LoraFields):
 class Dora(LoraFields):
     """Weight-decomposed low-rank adaptation (peft.LoraConfig with use_dora)."""
 
-    default_learning_rate: ClassVar[float] = 2e-4
+    default_learning_rate: ClassVar[float] = 1e-4
 
     init: Literal["default", "gaussian", "orthogonal"] = Field("default", description="How the update matrices begin.")
     quantization: Quantization | None = Field(
@@ -171,23 +183,23 @@ class Adalora(Targeted):
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {
-            "rule": "self.targetRank <= self.initRank",
-            "message": "targetRank must not be above initRank: AdaLoRA only takes ranks away",
+            "rule": "self.targetRank < self.initRank",
+            "message": "targetRank must be below initRank: AdaLoRA takes ranks away",
             "fieldPath": ".targetRank",
         }
     ]
 
     @model_validator(mode="after")
     def _ranks(self) -> "Adalora":
-        if self.target_rank > self.init_rank:
-            raise ValueError("targetRank must not be above initRank: AdaLoRA only takes ranks away")
+        if self.target_rank >= self.init_rank:
+            raise ValueError("targetRank must be below initRank: AdaLoRA takes ranks away")
         return self
 
 
 class Ia3(Targeted):
     """Learned scaling of keys, values and feed-forward activations (peft.IA3Config)."""
 
-    default_learning_rate: ClassVar[float] = 3e-3
+    default_learning_rate: ClassVar[float] = 5e-3
 
     target_modules: str | list[str] = _targets([])
     feedforward_modules: list[str] | None = Field(
@@ -207,30 +219,33 @@ class Vera(Targeted):
     projection_prng_key: int = Field(0, description="Seed of the shared random matrices.", ge=0)
 
 
-class Loha(Targeted):
-    """Low-rank Hadamard product (peft.LoHaConfig)."""
+class Lycoris(Targeted):
+    """What LoHa and LoKr have in common."""
 
-    default_learning_rate: ClassVar[float] = 2e-4
-
-    rank: int = Field(8, description="Rank r of each of the two factors.", ge=1, le=512)
-    alpha: float = Field(8, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0)
     rank_dropout: Rate = Field(0.0, description="Dropout on the rank dimension of the update.")
     module_dropout: Rate = Field(0.0, description="Probability that a module goes without its adapter in a step.")
 
 
-class Lokr(Loha):
+class Loha(Lycoris):
+    """Low-rank Hadamard product (peft.LoHaConfig)."""
+
+    default_learning_rate: ClassVar[float] = 1e-4
+
+    rank: int = Field(8, description="Rank r of each of the two factors.", ge=1, le=512)
+    alpha: float = Field(8, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0)
+
+
+class Lokr(Lycoris):
     """Low-rank Kronecker product (peft.LoKrConfig)."""
 
+    default_learning_rate: ClassVar[float] = 3e-3
+
+    rank: int = Field(32, description="Rank r of the right factor.", ge=1, le=512)
+    alpha: float = Field(64, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0)
     decompose_both: bool = Field(False, description="Also decompose the left factor of the Kronecker product.")
     decompose_factor: int = Field(
-        -1, description="Size of the left factor; -1 chooses the one that makes both factors alike.", ge=-1
+        4, description="Size of the left factor; -1 chooses the one that makes both factors alike.", ge=-1
     )
-
-    @model_validator(mode="after")
-    def _factor(self) -> "Lokr":
-        if self.decompose_factor == 0:
-            raise ValueError("decomposeFactor must be -1 or at least 1")
-        return self
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {
@@ -240,11 +255,17 @@ class Lokr(Loha):
         }
     ]
 
+    @model_validator(mode="after")
+    def _factor(self) -> "Lokr":
+        if self.decompose_factor == 0:
+            raise ValueError("decomposeFactor must be -1 or at least 1")
+        return self
+
 
 class Oft(Targeted):
     """Orthogonal fine-tuning: learned rotations of the weights (peft.OFTConfig)."""
 
-    default_learning_rate: ClassVar[float] = 2e-4
+    default_learning_rate: ClassVar[float] = 1e-4
 
     oft_block_size: int = Field(
         32,
@@ -260,7 +281,7 @@ class Oft(Targeted):
 class Miss(Targeted):
     """Matrix shard sharing (peft.MissConfig)."""
 
-    default_learning_rate: ClassVar[float] = 2e-4
+    default_learning_rate: ClassVar[float] = 1e-4
 
     rank: int = Field(64, description="Rank r of the shared shard.", ge=1, le=512)
     dropout: Rate = Field(0.0, description="Dropout on the adapter's input.")
@@ -275,7 +296,7 @@ class VirtualTokens(Block):
 class PrefixTuning(VirtualTokens):
     """Learned keys and values before the text, in each layer (peft.PrefixTuningConfig)."""
 
-    default_learning_rate: ClassVar[float] = 1e-2
+    default_learning_rate: ClassVar[float] = 1e-3
 
     prefix_projection: bool = Field(False, description="Train the prefix through a two-layer network.")
     encoder_hidden_size: int | None = Field(
@@ -302,7 +323,7 @@ class PrefixTuning(VirtualTokens):
 class PromptTuning(VirtualTokens):
     """Learned embeddings before the text (peft.PromptTuningConfig)."""
 
-    default_learning_rate: ClassVar[float] = 3e-2
+    default_learning_rate: ClassVar[float] = 1e-3
 
     prompt_tuning_init: Literal["random", "sampleVocab", "text"] = Field(
         "sampleVocab",
@@ -328,7 +349,7 @@ class PromptTuning(VirtualTokens):
 class PTuning(VirtualTokens):
     """Embeddings before the text that a small network learns (peft.PromptEncoderConfig)."""
 
-    default_learning_rate: ClassVar[float] = 1e-3
+    default_learning_rate: ClassVar[float] = 5e-4
 
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field("MLP", description="Kind of that network.")
     encoder_hidden_size: int | None = Field(None, description="Its width. Unset: the model's hidden size.", ge=1)
@@ -354,13 +375,13 @@ class Bottleneck(Block):
 class Full(Block):
     """All weights of the model are trained; the result is a model, not an adapter."""
 
-    default_learning_rate: ClassVar[float] = 2e-5
+    default_learning_rate: ClassVar[float] = 1e-5
 
 
 class Peft(Block):
     """Any other method of PEFT, by the names of PEFT's own configuration."""
 
-    default_learning_rate: ClassVar[float] = 2e-4
+    default_learning_rate: ClassVar[float] = 1e-4
 
     type: str = Field(
         description="PEFT's name of the method, for example LORA or BOFT (peft.PeftType).", pattern=r"^[A-Z0-9_]+$"
@@ -370,6 +391,25 @@ class Peft(Block):
         description="Arguments of its configuration class, by PEFT's own names, for example {r: 8, target_modules: all-linear}.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
+
+    @model_validator(mode="after")
+    def _known(self) -> "Peft":
+        known = peft_tables.options(self.type)
+        if known is None:
+            raise ValueError(
+                f"type: PEFT {peft_tables.version()} has no method {self.type}: {_nearest(self.type, peft_tables.peft_types())}"
+            )
+        for name in self.options:
+            if name not in known:
+                raise ValueError(
+                    f"options: {self.type} has no option {name!r} in PEFT {peft_tables.version()}: {_nearest(name, known)}"
+                )
+        return self
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(known)}"
 
 
 class Method(Model):

@@ -6,6 +6,7 @@ prefix cache is keyed by name and path, an adapter whose modules match nothing a
 """
 
 import asyncio
+import contextlib
 import json
 import struct
 import threading
@@ -103,6 +104,7 @@ class Double:
         self.history: list[str] = []
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> "Double":
         """A new process of the engine."""
@@ -133,7 +135,12 @@ class Double:
             )
         )
         self._server = server
-        self._thread = threading.Thread(target=server.run, daemon=True)
+
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            await server.serve()
+
+        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         self._thread.start()
         wait_for(lambda: server.started, 10, "the double")
         return self
@@ -145,8 +152,9 @@ class Double:
 
     def kill(self) -> None:
         """End the process, in the middle of whatever it does."""
-        if self._server is not None and self._thread is not None:
-            self._die()
+        if self._server is not None and self._thread is not None and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
+                self._loop.call_soon_threadsafe(self._die)
             self._thread.join(10)
             assert not self.alive
             self._server = None

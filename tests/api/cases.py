@@ -37,8 +37,21 @@ def _adapter(name: str, changes: dict[str, Any], path: str, server: str, models:
 
 
 BOTH_LENGTHS = "epochs and maxSteps are both set: remove one of them"
+BEGINNING = "init pissa, olora and loftq go with neither bias nor modulesToSave: the adapter is published as a plain LoRA, which has none"
+PACKED_PROMPT = (
+    "packing does not go with promptTuning, prefixTuning and pTuning, which put their tokens before each sequence and not before each packed example: "
+    "set packing to false"
+)
+RECOMPUTED_PREFIX = "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to false"
+MERGED_PROMPT = "mergedModel does not go with promptTuning, prefixTuning, pTuning and bottleneck, which are no update of the base's weights: set mergedModel to false"
+MERGED_MODEL = "mergedModel does not go with full, which gives a whole model already: set mergedModel to false"
+STARTED_WHOLE = "model.adapter does not go with full, adalora, pTuning and prefixProjection, whose adapters do not hold all that was trained: remove it, or choose lora"
+STARTED_TWICE = (
+    "model.adapter does not go with init pissa, olora and loftq, which are other beginnings: set init to default"
+)
+STARTED = {"uri": "s3://adapters/first"}
 ONE_METHOD = "exactly one method must be set: lora, qlora, dora, adalora, ia3, vera, loha, lokr, oft, miss, prefixTuning, promptTuning, pTuning, bottleneck, full or peft"
-RANKS = "targetRank must not be above initRank: AdaLoRA only takes ranks away"
+RANKS = "targetRank must be below initRank: AdaLoRA takes ranks away"
 PROJECTION = "encoderHiddenSize belongs to prefixProjection: set it to true, or remove encoderHiddenSize"
 PROMPT_TEXT = "promptTuningInit text and promptTuningInitText belong together: set both, or neither"
 REVISION = "revision belongs to hf:// models only: remove it, or name the model on the hub"
@@ -75,6 +88,13 @@ CASES = [
     _job("a network that is not used", {"spec.method": {"prefixTuning": {"encoderHiddenSize": 8}}}, "spec.method.prefixTuning", PROJECTION),
     _job("a text that is not used", {"spec.method": {"promptTuning": {"promptTuningInitText": "Hello"}}}, "spec.method.promptTuning", PROMPT_TEXT),
     _job("no text to begin with", {"spec.method": {"promptTuning": {"promptTuningInit": "text"}}}, "spec.method.promptTuning", PROMPT_TEXT),
+    _job("packed prompts", {"spec.method": {"pTuning": {}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
+    _job("a prefix that is computed twice", {"spec.method": {"prefixTuning": {}}, "spec.training.gradientCheckpointing": True}, "spec", RECOMPUTED_PREFIX),
+    _job("a merged prompt", {"spec.method": {"promptTuning": {}}, "spec.output.mergedModel": True}, "spec", MERGED_PROMPT),
+    _job("a merged model", {"spec.method": {"full": {}}, "spec.output.mergedModel": True}, "spec", MERGED_MODEL),
+    _job("an adapter to train whole", {"spec.method": {"full": {}}, "spec.model.adapter": STARTED}, "spec", STARTED_WHOLE),
+    _job("two beginnings", {"spec.method": {"lora": {"init": "pissa"}}, "spec.model.adapter": STARTED}, "spec", STARTED_TWICE),
+    _job("a beginning beside trained modules", {"spec.method": {"lora": {"init": "olora", "modulesToSave": ["lm_head"]}}}, "spec.method.lora", BEGINNING),
     _job("no method in the choice", {"spec.method.lora": REMOVE}, "spec.method", ONE_METHOD),
     _job(
         "revision of an s3 model",

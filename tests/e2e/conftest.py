@@ -12,6 +12,7 @@ import pytest
 from devcluster import demo as script
 from devcluster import model
 from devcluster.cluster import Cluster
+from tests.e2e import own
 from tests.e2e.engine import Engine, engine_of
 from tests.e2e.jobs import ROWS, job, jsonl, succeeded
 from tests.e2e.namespace import SYSTEM_NAMESPACE, Namespace, Object
@@ -58,16 +59,28 @@ class Workshop:
 
 
 @pytest.fixture(scope="session")
-def demo(node_cluster: Cluster) -> Iterator[Demo]:
+def demo_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The user's own cluster, where one is given, else the dev cluster's real node."""
+    if not own.is_given():
+        yield request.getfixturevalue("node_cluster")
+        return
+    try:
+        yield own.own_cluster(tmp_path_factory.mktemp("own"))
+    finally:
+        subprocess.run([sys.executable, "-m", "devcluster.demo", "down"], check=True)
+
+
+@pytest.fixture(scope="session")
+def demo(demo_cluster: Cluster) -> Iterator[Demo]:
     """`python -m devcluster.demo up` has ended well."""
-    namespace = Namespace(node_cluster, script.NAMESPACE)
+    namespace = Namespace(demo_cluster, script.NAMESPACE)
     # A lent cluster may have the release already.
-    before = cluster_wide(node_cluster) - cluster_wide(node_cluster, "app.kubernetes.io/name=finetune-operator")
+    before = cluster_wide(demo_cluster) - cluster_wide(demo_cluster, "app.kubernetes.io/name=finetune-operator")
     with ExitStack() as stack:
         kinds = ("finetunejobs.finetune-operator.io", "pods", "deployments")
         jobs, pods, deployments = (stack.enter_context(recording(namespace, kind)) for kind in kinds)
         output = run_demo(namespace)
-        yield Demo(node_cluster, namespace, output, before, jobs, pods, deployments)
+        yield Demo(demo_cluster, namespace, output, before, jobs, pods, deployments)
 
 
 def run_demo(namespace: Namespace) -> str:
@@ -85,12 +98,20 @@ def run_demo(namespace: Namespace) -> str:
 
 
 @pytest.fixture(scope="session")
-def workshop(demo: Demo) -> Iterator[Workshop]:
+def dev_node(demo: Demo) -> Cluster:
+    """The demo's cluster, where the processes on its node may be killed."""
+    if own.is_given():
+        pytest.skip("kills processes on the node, which is not done to a cluster of the user's own")
+    return demo.cluster
+
+
+@pytest.fixture(scope="session")
+def workshop(demo: Demo, dev_node: Cluster) -> Iterator[Workshop]:
     """The namespace `e2e`; it is gone afterwards."""
     namespace = Namespace(demo.cluster, WORKSHOP)
     remove(namespace)
     namespace.cluster.kubectl("create", "namespace", WORKSHOP)
-    store = ObjectStore(namespace, demo.cluster.state_dir / "e2e-buckets")
+    store = ObjectStore(namespace, dev_node.state_dir / "e2e-buckets")
     store.remove()
     try:
         with recording(namespace, "pods") as pods:

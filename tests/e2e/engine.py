@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tests.e2e.namespace import Namespace
+from tests.e2e.own import address
 
 PROMPT = "KING HENRY.\n"
 BASE = "smollm2"
@@ -128,5 +129,5 @@ def clients(engine: Engine, model: str, number: int, tokens: int) -> Iterator[Cl
 
 
 def engine_of(namespace: Namespace, service: str = "vllm") -> Engine:
-    """The engine behind a Service, by the Service's own address."""
-    return Engine(f"http://{namespace.get('service', service)['spec']['clusterIP']}:8000")
+    """The engine behind a Service."""
+    return Engine(address(namespace, service, 8000))

@@ -12,6 +12,7 @@ from botocore.config import Config
 
 from devcluster.demo import EXAMPLES
 from tests.e2e.namespace import Namespace, Object
+from tests.e2e.own import address
 
 USER = 65532
 SECRET = "s3-credentials"
@@ -92,11 +93,10 @@ class ObjectStore:
 
 
 def _client(namespace: Namespace, service: str) -> Any:
-    spec = namespace.get("service", service)["spec"]
     secret = next(yaml.safe_load_all((EXAMPLES / "s3.yaml").read_text()))["stringData"]
     return boto3.client(
         "s3",
-        endpoint_url=f"http://{spec['clusterIP']}:9000",
+        endpoint_url=address(namespace, service, 9000),
         region_name="us-east-1",
         aws_access_key_id=secret["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=secret["AWS_SECRET_ACCESS_KEY"],

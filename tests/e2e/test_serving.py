@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from devcluster.cluster import Cluster
 from devcluster.demo import ADAPTER, JOB, JOB_FILE
 from tests.e2e import containers
 from tests.e2e.adapters import BUCKET, adapter_deployment, with_higher_rank
@@ -103,7 +104,9 @@ def test_no_answer_mixes_two_versions(demo: Demo, second_version: Object) -> Non
 
 
 @pytest.mark.parametrize("operator", ["the operator running", "the operator away"])
-def test_a_killed_engine_takes_traffic_only_with_its_adapter_proven(demo: Demo, operator: str) -> None:
+def test_a_killed_engine_takes_traffic_only_with_its_adapter_proven(
+    demo: Demo, dev_node: Cluster, operator: str
+) -> None:
     namespace, engine = demo.namespace, demo.engine
     expected = engine.answer(ADAPTER)
     pod = vllm_pod(namespace)
@@ -113,7 +116,7 @@ def test_a_killed_engine_takes_traffic_only_with_its_adapter_proven(demo: Demo, 
     try:
         with clients(engine, ADAPTER, number=1, tokens=24) as found:
             namespace.until("answers", lambda: found.whole, 60)
-            containers.kill(namespace.cluster, pod, "vllm")
+            containers.kill(dev_node, pod, "vllm")
             namespace.until("the pod is not Ready", lambda: not is_ready(vllm_pod(namespace)), 60, pause=0.1)
             done = len(found.whole)
             namespace.until("the pod is Ready again", lambda: is_ready(vllm_pod(namespace)), 300)

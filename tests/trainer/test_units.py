@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from finetune_api import targets
 from finetune_api.finetunejob import DatasetSource
 from finetune_api.messages import PreflightResult, Problem, TrainerResult
+from finetune_api.methods import Lora
 from finetune_api.reasons import Reason
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.safetensors import Tensor
@@ -77,8 +79,11 @@ def test_linear_modules_are_told_from_embeddings_and_heads() -> None:
     }
     linear = modules.linear_modules(tensors)
     assert list(linear) == ["transformer.h.2.attn.c_attn", "transformer.h.10.attn.c_attn"]
-    assert modules.unknown(linear, ["c_attn", "attn.c_attn", "attn", "lm_head"]) == ["attn", "lm_head"]
-    assert modules.lora_parameters(linear, ["c_attn"], 4) == 2 * 4 * (8 + 24)
+    chosen = targets.adapted(list(linear), Lora(target_modules=["attn.c_attn"]), "lora", "gpt2")
+    assert modules.lora_parameters(linear, chosen, Lora(rank=4)) == 2 * 4 * (8 + 24)
+    for missing in ("attn", "lm_head"):
+        with pytest.raises(targets.TargetError, match=f"no linear module named {missing}; it has: c_attn"):
+            targets.adapted(list(linear), Lora(target_modules=["c_attn", missing]), "lora", "gpt2")
 
 
 @pytest.fixture

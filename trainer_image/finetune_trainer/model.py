@@ -2,20 +2,28 @@
 
 import gc
 import hashlib
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.finetunejob import Training
-from finetune_api.methods import LoraFields, Method
+from finetune_api.methods import Method
 from finetune_api.reasons import Reason
+from finetune_trainer.bottleneck import Adapted
 from finetune_trainer.failures import Failure
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+TOKENIZER_FILES = (
+    "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model", "chat_template", "generation_config.json",
+)  # fmt: skip
+"""How the names of a tokenizer's files begin."""
 
 
 def has_gpu() -> bool:
@@ -70,6 +78,13 @@ def load_base(directory: Path, dtype: torch.dtype, quantization: BitsAndBytesCon
     return model
 
 
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Put the model's tokenizer beside weights, so that they are a model by themselves."""
+    for path in sorted(source.iterdir()):
+        if path.name.startswith(TOKENIZER_FILES) and path.is_file():
+            shutil.copyfile(path, directory / path.name)
+
+
 def quantization_of(method: Method, precision: str) -> BitsAndBytesConfig | None:
     """How bitsandbytes is to hold the base weights; None for a method that leaves them as they are."""
     quantization = method.quantization
@@ -86,44 +101,18 @@ def quantization_of(method: Method, precision: str) -> BitsAndBytesConfig | None
     )
 
 
-def add_adapter(base: Any, method: Method, name: str, revision: str | None) -> PeftModel:
-    """The base with a fresh adapter. Raises Failure(TARGET_MODULES_NOT_FOUND)."""
-    config = method.config
-    assert isinstance(config, LoraFields), "other methods follow"  # noqa: S101
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.rank,
-        lora_alpha=int(config.alpha) if float(config.alpha).is_integer() else config.alpha,  # type: ignore[arg-type]
-        lora_dropout=config.dropout,
-        use_rslora=config.use_rslora,
-        target_modules=config.target_modules,
-        revision=revision,
-    )
-    try:
-        return get_peft_model(base, lora)
-    except ValueError as error:
-        if "target modules" not in str(error).lower():
-            raise
-        raise Failure(
-            Reason.TARGET_MODULES_NOT_FOUND, str(error), f"spec.method.{method.name}.targetModules"
-        ) from error
-
-
-def to_float32(model: Any) -> None:
-    """Hold what is trained in fp32: an optimizer step is often smaller than bf16 can tell, and a resumed run must be exact."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.float32)
-
-
 def trainable(model: Any) -> int:
     """How many parameters are trained."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def base_digest(model: Any) -> str:
-    """``sha256:<hex>`` over names and bytes of all frozen weights, as they lie in memory (quantised ones: the quantised bytes)."""
-    frozen = [(_plain(name), weight.detach()) for name, weight in model.named_parameters() if not weight.requires_grad]
+    """``sha256:<hex>`` over names and bytes of all frozen weights, as they lie in memory (quantised ones: the quantised bytes).
+
+    Of a model that is trained whole, and so has none, it is the digest of all weights.
+    """
+    named = [(_plain(name), weight) for name, weight in model.named_parameters()]
+    frozen = [(name, weight.detach()) for name, weight in named if not weight.requires_grad] or named
     frozen.sort(key=lambda item: item[0])
 
     def digest(item: tuple[str, torch.Tensor]) -> bytes:
@@ -142,7 +131,11 @@ def _plain(name: str) -> str:
 def adapted_suffixes(model: Any) -> list[str]:
     """The last parts of the names of the modules that carry an adapter, sorted."""
     return sorted(
-        {name.split(".lora_A.")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if ".lora_A." in name}
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, BaseTunerLayer | Adapted)
+        }
     )
 
 
@@ -151,7 +144,7 @@ def serving_dtype(model: Any) -> torch.dtype:
     if not has_gpu():
         return torch.float32
     torch.set_float32_matmul_precision("high")
-    size = 4 * model.get_base_model().num_parameters()
+    size = 4 * sum(weight.numel() for weight in model.parameters())
     return torch.float32 if size * 3 < torch.cuda.get_device_properties(0).total_memory else torch.bfloat16
 
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
+from finetune_api import targets
 from finetune_api.base import SecretRef
 from finetune_api.finetunejob import Estimate
 from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
 from finetune_api.messages import PreflightResult, Problem
-from finetune_api.methods import LoraFields
+from finetune_api.methods import Ia3, Lora, Qlora, Targeted
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
 from finetune_artifacts.store import missing_keys
-from finetune_trainer import basemodel, modules, result, rows, sources
+from finetune_trainer import basemodel, continuing, modules, result, rows, sources
 from finetune_trainer.basemodel import ModelFacts
 from finetune_trainer.estimates import estimate_of
 from finetune_trainer.failures import Failure, last_line
@@ -45,6 +46,10 @@ class Report:
         self.problems.append(Problem(reason=reason, field=path, message=message))
 
 
+Check = Callable[[Settings, Report, float], None]
+"""Adds to the report what is wrong with the settings; the number is its patience in seconds."""
+
+
 def main(environment: Mapping[str, str]) -> int:
     """Check the job in the environment, leave the result in the termination log, and return the exit code."""
     settings = read(environment)
@@ -65,9 +70,15 @@ def main(environment: Mapping[str, str]) -> int:
 
 def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> PreflightResult:
     """All problems of a job, those of its settings first. Raises nothing."""
-    checks: list[Callable[[Settings, Report, float], None]] = [check_settings, check_output, check_dataset, check_model]
+    checks: list[tuple[str, Check]] = [
+        ("spec", check_settings),
+        ("spec.output", check_output),
+        ("spec.dataset", check_dataset),
+        ("spec.model", check_model),
+        (continuing.FIELD, check_adapter),
+    ]
     with ThreadPoolExecutor(len(checks)) as pool:
-        reports = list(pool.map(lambda one: guarded(one, settings, patience_seconds), checks))
+        reports = list(pool.map(lambda item: guarded(item[0], item[1], settings, patience_seconds), checks))
     dataset, model = reports[2], reports[3]
     check_chat_template(dataset, model)
     return PreflightResult(
@@ -78,10 +89,9 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
     )
 
 
-def guarded(one: Callable[[Settings, Report, float], None], settings: Settings, patience_seconds: float) -> Report:
-    """Run one check; what it raises becomes a problem."""
+def guarded(section: str, one: Check, settings: Settings, patience_seconds: float) -> Report:
+    """Run one check of a section of the job; what it raises becomes a problem."""
     report = Report()
-    section = "spec.output" if one is check_output else "spec.dataset" if one is check_dataset else "spec.model"
     try:
         one(settings, report, patience_seconds)
     except Failure as error:
@@ -224,7 +234,7 @@ def check_model(settings: Settings, report: Report, patience_seconds: float) -> 
         require_keys(settings, spec.model.secret_ref, "spec.model.secretRef", Reason.MODEL_ACCESS_DENIED)
     facts = basemodel.inspect(settings, patience_seconds)
     report.facts = facts
-    if problem := unsupported(facts, spec.method.name):
+    if problem := unsupported(facts, quantised=spec.method.quantization is not None):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
     longest = facts.config.get("max_position_embeddings")
     if isinstance(longest, int) and spec.training.max_length > longest:
@@ -237,43 +247,62 @@ def check_model(settings: Settings, report: Report, patience_seconds: float) -> 
         log.info("model %s at commit %s", spec.model.uri, facts.commit)
 
 
-def unsupported(facts: ModelFacts, method: str) -> str | None:
-    """Why this model cannot be trained, or None."""
+def check_adapter(settings: Settings, report: Report, patience_seconds: float) -> None:
+    """The adapter to go on from is there, of this base and of this method."""
+    source = settings.job.spec.model.adapter
+    if source is None:
+        return
+    require_keys(settings, source.secret_ref, f"{continuing.FIELD}.secretRef", Reason.ADAPTER_ACCESS_DENIED)
+    found = continuing.find(settings, patience_seconds)
+    if found and source.digest is None:
+        report.warnings.append(
+            f"the training goes on from {source.uri} with the digest {found.digest}: write it down as spec.model.adapter.digest"
+        )
+
+
+def unsupported(facts: ModelFacts, *, quantised: bool) -> str | None:
+    """Why this model cannot be trained, or None. ``quantised``: the method holds the base so."""
     config = facts.config
     if config.get("is_encoder_decoder"):
         return f"the model ({config.get('model_type')}) has an encoder and a decoder: objective sft needs a causal language model"
     if not facts.has_tokenizer:
         return "the model's directory has no tokenizer (tokenizer.json or tokenizer.model): put it beside config.json"
-    quantised = (config.get("quantization_config") or {}).get("quant_method")
-    if quantised and not (quantised == "bitsandbytes" and method == "qlora"):
-        return f"the model's weights are quantised already ({quantised}): take the model that it was made from"
+    found = (config.get("quantization_config") or {}).get("quant_method")
+    if found and not (found == "bitsandbytes" and quantised):
+        return f"the model's weights are quantised already ({found}): take the model that it was made from"
     return None
 
 
 def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None:
-    """The target modules exist; from their shapes follows how much is trained."""
+    """The modules that the method names exist; from their shapes follows how much is trained."""
     method = settings.job.spec.method
-    path = f"spec.method.{method.name}.targetModules"
+    block, path = method.config, f"spec.method.{method.name}"
+    if not isinstance(block, Targeted):
+        return
     linear = modules.linear_modules(facts.tensors)
     if not linear:
-        report.add(Reason.TARGET_MODULES_NOT_FOUND, path, "the model has no linear layers that could get an adapter")
-        return
-    config = method.config
-    assert isinstance(config, LoraFields), "other methods follow"  # noqa: S101
-    targets = config.target_modules
-    if isinstance(targets, list) and (missing := modules.unknown(linear, targets)):
-        exist = ", ".join(modules.suffixes(linear))
         report.add(
             Reason.TARGET_MODULES_NOT_FOUND,
-            path,
-            f"the model has no linear module named {', '.join(missing)}; it has: {exist}. Choose among these, or write all-linear",
+            f"{path}.targetModules",
+            "the model has no linear layers that could get an adapter",
         )
         return
-    trainable = modules.lora_parameters(linear, targets, config.rank)
-    report.estimate = Estimate(
-        trainable_parameters=trainable, total_parameters=modules.total_parameters(facts.tensors) + trainable
-    )
-    log.info("%s parameters, %s of them trainable", f"{report.estimate.total_parameters:,}", f"{trainable:,}")
+    model_type = str(facts.config.get("model_type"))
+    try:
+        chosen = targets.adapted(list(linear), block, method.name, model_type)
+        if isinstance(block, Ia3):
+            targets.feedforward(chosen, block, model_type)
+        targets.check_expression(modules.all_modules(facts.tensors), linear, block.target_modules)
+        targets.check_saved(modules.all_modules(facts.tensors), block.modules_to_save)
+    except targets.TargetError as error:
+        report.add(Reason.TARGET_MODULES_NOT_FOUND, f"{path}.{error.field}", str(error))
+        return
+    log.info("%d modules get an adapter: %s", len(chosen), ", ".join(targets.suffixes(chosen)))
+    if isinstance(block, Lora | Qlora) and block.bias == "none" and not block.modules_to_save:
+        trainable = modules.lora_parameters(linear, chosen, block)
+        total = modules.total_parameters(facts.tensors) + trainable
+        report.estimate = Estimate(trainable_parameters=trainable, total_parameters=total)
+        log.info("%s parameters, %s of them trainable", f"{total:,}", f"{trainable:,}")
 
 
 def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:

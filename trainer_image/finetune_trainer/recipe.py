@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,26 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 import torch
 import transformers
+from peft import PeftModel
 from transformers import PrinterCallback, set_seed
 from trl.data_utils import pack_dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from finetune_api import vllm
 from finetune_api.finetunejob import CheckpointStatus, Training
-from finetune_api.manifest import AdapterManifest, CheckpointManifest
+from finetune_api.manifest import AdapterManifest, CheckpointManifest, StoredFiles
 from finetune_api.messages import TrainerResult
-from finetune_api.methods import LoraFields
 from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_artifacts.store import Store
 from finetune_artifacts.upload import put_manifest, upload_directory
+from finetune_trainer import adalora, continuing, conversion, merging, methods, verification
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
-from finetune_trainer import verification
 from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.evaluation import mean_loss
+from finetune_trainer.exact import exact
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
 from finetune_trainer.interruption import Interruption
@@ -88,9 +90,13 @@ class Resume:
 
 @dataclass(frozen=True)
 class Made:
-    """A trained adapter, saved in ``directory``, and what has to be known of it once the model that it was trained on is gone."""
+    """A trained adapter, saved in ``directory`` as it is published, and what has to be known of it once the model that it was trained on is gone."""
 
     directory: Path
+    kept: Path | None
+    """The form in which it was trained, if it is published in another."""
+    peft_type: str
+    """PEFT's name of the method that it was trained with."""
     trained: verification.Trained
     serving_dtype: torch.dtype
     target_modules: list[str]
@@ -123,8 +129,10 @@ def follow(session: Session) -> TrainerResult:
         verification.write_golden(verified.golden, made.directory)
         session.run.evaluation = verified.evaluation
         session.run.warnings += verified.warnings
+    models.release()
+    merged = merge(session, made) if spec.output.merged_model else {}
     with phase("uploading the adapter"):
-        return publish(session, made, verified)
+        return publish(session, made, replace(verified, measured=verified.measured | merged))
 
 
 def quiet_libraries() -> None:
@@ -136,8 +144,8 @@ def quiet_libraries() -> None:
 
 def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> Made:
     """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
-    settings = session.settings
-    sequences = to_dataset(examples, settings.job.spec.training)
+    settings, spec = session.settings, session.settings.job.spec
+    sequences = to_dataset(examples, spec.training)
     plan = make_plan(settings, len(sequences))
     with phase("loading the model"):
         model = load_model(session, plan)
@@ -148,7 +156,7 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
         resume = find_checkpoint(session, mark)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
     with phase("saving the adapter"):
-        if models.base_digest(model) != digest:
+        if spec.method.full is None and models.base_digest(model) != digest:
             raise Failure(
                 Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
             )
@@ -193,7 +201,17 @@ def load_model(session: Session, plan: Plan) -> Any:
     base = models.load_base(
         inputs.model, models.DTYPES[plan.precision], models.quantization_of(spec.method, plan.precision)
     )
-    return models.add_adapter(base, spec.method, canonical_name(session.settings), inputs.model_commit)
+    model = methods.add_adapter(base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps))
+    if inputs.adapter is not None:
+        continuing.load(model, inputs.adapter.directory, spec.method)
+    if getattr(spec.method.config, "init", None) in methods.BEGIN_WITH_AN_UPDATE:
+        conversion.save_factors(conversion.lora_factors(model), initial_factors(session))
+    return model
+
+
+def initial_factors(session: Session) -> Path:
+    """Where the beginning of an adapter is kept that took it out of the base."""
+    return session.scratch / "initial.safetensors"
 
 
 def describe(settings: Settings, plan: Plan, model: Any) -> None:
@@ -221,6 +239,7 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
     spec = session.settings.job.spec
     decisive = {
         "model": [canonical_name(session.settings), session.inputs.model_commit, base],
+        "adapter": session.inputs.adapter.digest if session.inputs.adapter else None,
         "dataset": spec.dataset.model_dump(mode="json", include={"format", "columns", "validation", "max_samples"}),
         "digests": examples.digests,
         "objective": spec.objective,
@@ -382,71 +401,118 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = SFTTrainer(
-        model=model, args=arguments, train_dataset=sequences, processing_class=tokenizer, callbacks=[hooks]
+    trainer = exact(SFTTrainer)(
+        model=model,
+        args=arguments,
+        train_dataset=sequences,
+        processing_class=tokenizer,
+        callbacks=[adalora.Pruning(), hooks],
     )
     trainer.remove_callback(PrinterCallback)
-    models.to_float32(trainer.model)
-    return trainer
+    methods.to_float32(trainer.model)
+    return trainer  # type: ignore[no-any-return]
 
 
 def write_metrics(history: list[dict[str, Any]], path: Path) -> None:
-    """All that was logged, over all attempts, one JSON object a line."""
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+    """All that was logged of single steps, over all attempts, one JSON object a line."""
+    # transformers' summary at the end speaks of the last attempt alone
+    steps = [entry for entry in history if "train_runtime" not in entry]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
 
 
 def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Examples, digest: str) -> Made:
-    """Save the adapter under its base's canonical name, see that the file holds what was trained, and ask the model for its answers."""
-    directory = session.scratch / "adapter"
-    model.save_pretrained(str(directory), safe_serialization=True)
-    (directory / "README.md").unlink(missing_ok=True)
-    write_canonical_config(
-        directory / "adapter_config.json", canonical_name(session.settings), session.inputs.model_commit
-    )
-    verification.check_saved(model, directory)
-    shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
-    quantised = models.quantization_of(session.settings.job.spec.method, plan.precision) is not None
+    """Save what was trained under its base's canonical name, as a plain LoRA where it can be one, and ask the model for its answers."""
+    inputs, method = session.inputs, session.settings.job.spec.method
+    trained, directory = session.scratch / "trained", session.scratch / "adapter"
+    initial = conversion.load_factors(initial_factors(session)) if initial_factors(session).is_file() else None
     serving = models.serving_dtype(model)
-    exact = serving == models.DTYPES[plan.precision] and not quantised and not models.has_gpu()
+    exactly = serving == models.DTYPES[plan.precision] and method.quantization is None and not models.has_gpu()
+    answers = verification.ask_trained(model, examples.held_out, exact=exactly and initial is None)
+    kind = methods.peft_type(model)
+    suffixes, count = models.adapted_suffixes(model), models.trainable(model)
+    verification.save(model, trained, models.DTYPES[plan.precision])
+    found = conversion.factors(model, initial) if isinstance(model, PeftModel) else None
+    kept: Path | None = trained
+    if found is None:
+        trained.rename(directory)
+        kept = None
+    else:
+        names = [name for name, _ in model.get_base_model().named_modules()]
+        log.info("%s is published as a plain LoRA of rank %d", kind, conversion.write_lora(found, names, directory))
+        if initial is not None:
+            kept = None  # nobody could load it without the very same decomposition of the base
+    for place in filter(None, (directory, kept)):
+        if (place / "adapter_config.json").is_file():
+            conversion.set_base(place, canonical_name(session.settings), inputs.model_commit)
+    if kind == "FULL":
+        models.copy_tokenizer(inputs.model, directory)
+    shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
     return Made(
         directory=directory,
-        trained=verification.ask_trained(model, examples.held_out, exact=exact),
+        kept=kept,
+        peft_type=kind,
+        trained=answers,
         serving_dtype=serving,
-        target_modules=models.adapted_suffixes(model),
-        trainable_parameters=models.trainable(model),
+        target_modules=suffixes,
+        trainable_parameters=count,
         base_digest=digest,
     )
 
 
-def write_canonical_config(path: Path, base: str, revision: str | None) -> None:
-    """Name the base as the user knows it, not by the local path that it was loaded from; and list modules in one order always."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config |= {"base_model_name_or_path": base, "revision": revision}
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"] = sorted(config["target_modules"])
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def merge(session: Session, made: Made) -> dict[str, float]:
+    """Merge the adapter into the base, in the precision of the training, and say how exact that is."""
+    dtype = models.DTYPES[models.precision_of(session.settings.job.spec.training)]
+    with phase("merging the adapter into the base"):
+        return merging.merge(session.inputs.model, made.directory, dtype, made.trained, merged_directory(session))
+
+
+def merged_directory(session: Session) -> Path:
+    """Where the merged model is, if there is one."""
+    return session.scratch / "merged"
+
+
+def adapter_config(directory: Path) -> dict[str, Any]:
+    """The configuration beside a saved adapter; for a whole model only its kind."""
+    path = directory / "adapter_config.json"
+    if not path.is_file():
+        return {"peft_type": "FULL"}
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
+
+
+def stored(session: Session, name: str, directory: Path | None) -> StoredFiles | None:
+    """Upload what goes beside the adapter. It is whole when the adapter's manifest, which names it, is there."""
+    if directory is None or not directory.is_dir():
+        return None
+    place = session.settings.output.child(name)
+    return StoredFiles(uri=str(place), files=upload_directory(session.output, place, directory))
 
 
 def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
     """Upload the adapter, its manifest last. Raises ArtifactError."""
     settings, run = session.settings, session.run
-    config = settings.job.spec.method.config
-    assert isinstance(config, LoraFields), "other methods follow"  # noqa: S101
+    config = adapter_config(made.directory)
+    refused = vllm.features(config)
+    if refused:
+        run.warnings.append(f"vLLM cannot serve the adapter: {'; '.join(refused)}")
     manifest = AdapterManifest(
         job=settings.origin,
         created_at=now(),
         base_model=canonical_name(settings),
         base_revision=session.inputs.model_commit,
-        peft_type="LORA",
-        rank=config.rank,
-        alpha=config.alpha,
+        peft_type=str(config["peft_type"]),
+        trained_peft_type=made.peft_type,
+        rank=config.get("r"),
+        alpha=config.get("lora_alpha", config.get("alpha")),
         target_modules=made.target_modules,
         trainable_parameters=made.trainable_parameters,
-        servable_by=["vllm"],
-        base_weights_sha256=made.base_digest,
+        servable_by=[] if refused else ["vllm"],
+        base_weights_sha256=made.base_digest if settings.job.spec.method.full is None else None,
         verification=verified.measured,
         evaluation=verified.evaluation,
         versions=versions(),
+        trained=stored(session, "trained", made.kept),
+        merged=stored(session, "merged", merged_directory(session)),
         files=upload_directory(session.output, settings.adapter, made.directory),
     )
     digest = put_manifest(session.output, settings.adapter, manifest)

@@ -66,6 +66,8 @@ class Settings:
             location, reference = spec.dataset.s3, spec.dataset.secret_ref
         elif purpose is Purpose.MODEL:
             location, reference = spec.model.s3, spec.model.secret_ref
+        elif purpose is Purpose.ADAPTER and spec.model.adapter is not None:
+            location, reference = spec.model.adapter.s3, spec.model.adapter.secret_ref
         secret = self.secret(reference or spec.output.secret_ref)
         return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
 

@@ -14,6 +14,14 @@ from finetune_trainer.settings import Settings
 
 
 @dataclass(frozen=True)
+class StartedFrom:
+    """The adapter that the training goes on from, and the digest that it is pinned by."""
+
+    directory: Path
+    digest: str
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The files that one attempt trains with, on the local disk."""
 
@@ -21,6 +29,7 @@ class Inputs:
     model_commit: str | None
     dataset: Path
     validation: Path | None
+    adapter: StartedFrom | None = None
 
 
 def open_lines(settings: Settings, uri: str, field: str, patience_seconds: float) -> Iterator[bytes]:

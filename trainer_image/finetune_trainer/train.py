@@ -1,10 +1,11 @@
 """One attempt at a job: checked before torch is imported, files fetched while it is, and a result however it ends."""
 
-import logging
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,14 +17,14 @@ from finetune_artifacts.digests import digest_of
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Store
-from finetune_trainer import basemodel, result, sources
+from finetune_trainer import basemodel, continuing, result, sources
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, read, termination_log
-from finetune_trainer.sources import Inputs
+from finetune_trainer.sources import Inputs, StartedFrom
 
 PATIENCE_SECONDS = 300.0
 """How long an S3 service that is away only costs time."""
@@ -40,9 +41,9 @@ def main(environment: Mapping[str, str]) -> int:
     run = Run()
 
     def leave() -> None:
-        log.info("asked to stop, and nothing would be lost: ending now")
         result.write(run.result(Reason.PREEMPTED, "the pod was asked to stop"), settings.termination_log)
-        logging.shutdown()
+        # The signal may have come in the middle of a line of the log, whose stream must not be entered twice.
+        os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
         os._exit(EXIT_CODES[Reason.PREEMPTED])
 
     interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
@@ -93,12 +94,13 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         settings.scratch.mkdir(parents=True, exist_ok=True)
-    pool = ThreadPoolExecutor(2, thread_name_prefix="fetch")
+    pool = ThreadPoolExecutor(3, thread_name_prefix="fetch")
     try:
+        adapter = pool.submit(fetch_adapter, settings)
         fetching = pool.submit(fetch_model, settings), pool.submit(fetch_data, settings)
         with phase("importing torch, transformers, peft and trl"):
             from finetune_trainer import recipe
-        inputs = gather(*fetching)
+        inputs = replace(gather(*fetching), adapter=adapter.result())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return recipe.follow(recipe.Session(settings, inputs, output, run, interruption, reporter))
@@ -144,6 +146,15 @@ def fetch_model(settings: Settings) -> tuple[Path, str | None]:
             log.info("fetching the model: %d of %d MB", done // 1_000_000, total // 1_000_000)
 
     return basemodel.fetch(settings, settings.scratch / "model", PATIENCE_SECONDS, report)
+
+
+def fetch_adapter(settings: Settings) -> StartedFrom | None:
+    """The adapter that the training goes on from, if there is one."""
+    found = continuing.find(settings, PATIENCE_SECONDS)
+    if found is None:
+        return None
+    directory = settings.scratch / "starting-adapter" / found.digest.removeprefix("sha256:")
+    return StartedFrom(continuing.fetch(settings, found, directory, PATIENCE_SECONDS), found.digest)
 
 
 def fetch_data(settings: Settings) -> tuple[Path, Path | None]:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 KEPT = (
     "adapter_model.safetensors",
     "adapter_config.json",
+    "trained.safetensors",
+    "allocator.safetensors",
     "optimizer.pt",
     "scheduler.pt",
     "scaler.pt",

@@ -2,21 +2,23 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
+from finetune_trainer import bottleneck
 from finetune_trainer import model as models
 from finetune_trainer.data import Example
-from finetune_trainer.evaluation import logits_of, logprobs, mean_loss
+from finetune_trainer.evaluation import evaluating, logits_of, logprobs, mean_loss
 from finetune_trainer.failures import Failure
 from finetune_trainer.logs import log
 
@@ -52,14 +54,34 @@ def ask_trained(model: Any, held_out: Sequence[Example], *, exact: bool) -> Trai
     return Trained(texts, [logits_of(model, ids) for ids in texts], exact)
 
 
-def check_saved(model: PeftModel, directory: Path) -> None:
+def save(model: Any, directory: Path, dtype: torch.dtype) -> None:
+    """Write what was trained, and see that the files hold it bit for bit: an adapter, or a whole model in ``dtype``.
+
+    Raises Failure(VERIFICATION_FAILED), and Failure(LOSS_DIVERGED) for a weight that is no finite number.
+    """
+    if isinstance(model, PeftModel):
+        with evaluating(model):
+            model.save_pretrained(str(directory), safe_serialization=True)
+            (directory / "README.md").unlink(missing_ok=True)
+            check_saved(get_peft_model_state_dict(model), directory)
+    elif bottleneck.is_in(model):
+        bottleneck.save(model, directory)
+        check_saved(bottleneck.weights(model), directory)
+    else:
+        model.to(dtype)
+        model.save_pretrained(str(directory), safe_serialization=True)
+        tied = set(model.state_dict()) - {name for name, _ in model.named_parameters()}
+        check_saved({name: value for name, value in model.state_dict().items() if name not in tied}, directory)
+
+
+def check_saved(trained: Mapping[str, torch.Tensor], directory: Path) -> None:
     """Raise Failure(VERIFICATION_FAILED) if the saved weights are not, bit for bit, those in memory, or not finite."""
-    saved = load_file(directory / "adapter_model.safetensors")
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    if len(saved) != len(trained):
+    saved: dict[str, torch.Tensor] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        saved |= load_file(path)
+    if len(saved) != len(trained) or not trained:
         raise _failed(f"{len(saved)} tensors were saved, {len(trained)} were trained")
-    for name, weight in trained.items():
-        key = name.replace(".default.", ".")
+    for key, weight in trained.items():
         if key not in saved or not torch.equal(saved[key], weight.detach().cpu()):
             raise _failed(f"the saved {key} is not what was trained")
         if not torch.isfinite(saved[key]).all():
@@ -68,6 +90,16 @@ def check_saved(model: PeftModel, directory: Path) -> None:
                 f"{key} is not finite: lower spec.training.learningRate",
                 "spec.training.learningRate",
             )
+
+
+def load_tuned(base: Any, directory: Path, load_base: Callable[[Path], Any]) -> Any:
+    """What ``save`` wrote, on the given base; a model that was trained whole takes the base's place."""
+    if not (directory / "adapter_config.json").is_file():
+        return load_base(directory)
+    kind = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+    if kind == bottleneck.TYPE:
+        return bottleneck.load(base, directory)
+    return PeftModel.from_pretrained(base, str(directory), is_trainable=False)
 
 
 def verify(
@@ -80,7 +112,7 @@ def verify(
     base = models.load_base(base_directory, dtype)
     base_logprobs = [logprobs(logits_of(base, ids), ids) for ids in trained.token_ids]
     base_loss = mean_loss(base, held_out)
-    tuned = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
+    tuned = load_tuned(base, adapter, partial(models.load_base, dtype=dtype))
     samples, logit_difference, logprob_difference = [], 0.0, 0.0
     for ids, expected, before in zip(trained.token_ids, trained.logits, base_logprobs, strict=True):
         logits = logits_of(tuned, ids)

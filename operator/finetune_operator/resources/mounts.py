@@ -35,7 +35,13 @@ def secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str,
 
 
 def _secrets(spec: FineTuneJobSpec) -> list[str]:
-    references = (spec.model.secret_ref, spec.dataset.secret_ref, spec.output.secret_ref)
+    adapter = spec.model.adapter
+    references = (
+        spec.model.secret_ref,
+        spec.dataset.secret_ref,
+        spec.output.secret_ref,
+        adapter.secret_ref if adapter else None,
+    )
     return [reference.name for reference in references if reference is not None]
 
 

@@ -1,0 +1,44 @@
+"""The user's own cluster in place of the dev cluster: REGISTRY, and CONTEXT where it is not the current one, as `make demo` takes them."""
+
+import atexit
+import os
+import subprocess
+from pathlib import Path
+
+from devcluster.binaries import program
+from devcluster.cluster import Cluster
+from tests.e2e.namespace import Namespace
+
+
+def is_given() -> bool:
+    """Whether the tests are to use the user's own cluster."""
+    return bool(os.environ.get("REGISTRY"))
+
+
+def own_cluster(directory: Path) -> Cluster:
+    """The cluster of the chosen context, by a kubeconfig in ``directory`` that has it alone."""
+    context = os.environ.get("CONTEXT")
+    chosen = [f"--context={context}"] if context else []
+    command = [str(program("kubectl")), *chosen, "config", "view", "--minify", "--raw", "--flatten"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, f"REGISTRY is set, but kubectl finds no cluster: {shown.stderr}"
+    kubeconfig = directory / "kubeconfig"
+    kubeconfig.touch(mode=0o600)
+    kubeconfig.write_text(shown.stdout)
+    return Cluster("own", "node", kubeconfig, directory, registry=os.environ["REGISTRY"], node_address=None)
+
+
+def address(namespace: Namespace, service: str, port: int) -> str:
+    """A Service's address for this machine: its own where the node is here, else one that kubectl forwards until the tests end."""
+    if namespace.cluster.node_address:
+        return f"http://{namespace.get('service', service)['spec']['clusterIP']}:{port}"
+    command = [
+        *(str(program("kubectl")), f"--kubeconfig={namespace.cluster.kubeconfig}", f"--namespace={namespace.name}"),
+        *("port-forward", f"service/{service}", f":{port}"),
+    ]
+    forward = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    atexit.register(forward.terminate)
+    assert forward.stdout
+    told = forward.stdout.readline()
+    assert told.startswith("Forwarding from 127.0.0.1:"), f"{' '.join(command)}: {told}"
+    return f"http://127.0.0.1:{told.removeprefix('Forwarding from 127.0.0.1:').split()[0]}"

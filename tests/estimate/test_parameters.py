@@ -2,97 +2,59 @@
 
 import copy
 import json
-from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.estimate.architecture import architecture_of
-from finetune_api.estimate.parameters import NotCountedError, count
-from finetune_api.estimate.targets import TargetsError
-from finetune_api.methods import Method
-from tests.estimate.models import MODELS
+from finetune_api.estimate.parameters import Counts, NotCountedError, count
+from finetune_api.estimate.shapes import UnknownArchitectureError
+from finetune_api.methods import METHODS, Method
+from finetune_api.targets import TargetError
+from finetune_trainer.failures import Failure
+from finetune_trainer.methods import Base, add_adapter
+from tests.estimate.models import LLAMA_8B, MODELS
 
-LANGUAGE = {"task_type": "CAUSAL_LM"}
-ALL = {"target_modules": "all-linear"} | LANGUAGE
 EXPRESSION = r".*\.(v_proj|dense|c_fc)"
-
-CASES: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig]]] = {
-    "lora": ({"lora": {}}, lambda: peft.LoraConfig(r=16, **ALL)),
-    "lora defaults": ({"lora": {"targetModules": []}}, lambda: peft.LoraConfig(r=16, **LANGUAGE)),
-    "lora expression": (
-        {"lora": {"targetModules": EXPRESSION, "rank": 3}},
-        lambda: peft.LoraConfig(r=3, target_modules=EXPRESSION, **LANGUAGE),
-    ),
-    "lora all biases": ({"lora": {"bias": "all"}}, lambda: peft.LoraConfig(r=16, bias="all", **ALL)),
-    "lora own biases": (
-        {"lora": {"bias": "lora_only", "targetModules": EXPRESSION}},
-        lambda: peft.LoraConfig(r=16, bias="lora_only", target_modules=EXPRESSION, **LANGUAGE),
-    ),
-    "lora patterns": (
-        {"lora": {"rankPattern": {"v_proj": 4, "dense": 5, r"layers\.1\..*": 6}}},
-        lambda: peft.LoraConfig(r=16, rank_pattern={"v_proj": 4, "dense": 5, r"layers\.1\..*": 6}, **ALL),
-    ),
-    "lora saved head": (
-        {"lora": {"modulesToSave": ["lm_head"]}},
-        lambda: peft.LoraConfig(r=16, modules_to_save=["lm_head"], **ALL),
-    ),
-    "qlora": ({"qlora": {"rank": 7}}, lambda: peft.LoraConfig(r=7, **ALL)),
-    "dora": ({"dora": {"rank": 8}}, lambda: peft.LoraConfig(r=8, use_dora=True, **ALL)),
-    "adalora": (
-        {"adalora": {"initRank": 12}},
-        lambda: peft.AdaLoraConfig(init_r=12, target_r=8, total_step=100, **ALL),
-    ),
-    "ia3": ({"ia3": {}}, lambda: peft.IA3Config(**LANGUAGE)),
-    "vera": ({"vera": {"rank": 32}}, lambda: peft.VeraConfig(r=32, **ALL)),
-    "loha": ({"loha": {}}, lambda: peft.LoHaConfig(r=8, **ALL)),
-    "lokr": ({"lokr": {}}, lambda: peft.LoKrConfig(r=8, **ALL)),
-    "lokr low rank": (
-        {"lokr": {"rank": 2, "decomposeBoth": True}},
-        lambda: peft.LoKrConfig(r=2, decompose_both=True, **ALL),
-    ),
-    "lokr factor": (
-        {"lokr": {"rank": 2, "decomposeFactor": 3}},
-        lambda: peft.LoKrConfig(r=2, decompose_factor=3, **ALL),
-    ),
-    "oft": ({"oft": {}}, lambda: peft.OFTConfig(oft_block_size=32, **ALL)),
-    "oft odd block": ({"oft": {"oftBlockSize": 13}}, lambda: peft.OFTConfig(oft_block_size=13, **ALL)),
-    "oft shared": (
-        {"oft": {"oftBlockSize": 16, "blockShare": True}},
-        lambda: peft.OFTConfig(oft_block_size=16, block_share=True, **ALL),
-    ),
-    "miss": ({"miss": {"rank": 16}}, lambda: peft.MissConfig(r=16, **ALL)),
-    "prefix": ({"prefixTuning": {}}, lambda: peft.PrefixTuningConfig(num_virtual_tokens=20, **LANGUAGE)),
-    "prefix projection": (
-        {"prefixTuning": {"prefixProjection": True, "encoderHiddenSize": 40}},
-        lambda: peft.PrefixTuningConfig(
-            num_virtual_tokens=20, prefix_projection=True, encoder_hidden_size=40, **LANGUAGE
-        ),
-    ),
-    "prefix projection default": (
-        {"prefixTuning": {"prefixProjection": True}},
-        lambda: peft.PrefixTuningConfig(num_virtual_tokens=20, prefix_projection=True, **LANGUAGE),
-    ),
-    "prompt": (
-        {"promptTuning": {"numVirtualTokens": 9}},
-        lambda: peft.PromptTuningConfig(num_virtual_tokens=9, **LANGUAGE),
-    ),
-    "p-tuning": ({"pTuning": {}}, lambda: peft.PromptEncoderConfig(num_virtual_tokens=20, **LANGUAGE)),
-    "p-tuning lstm": (
-        {"pTuning": {"encoderReparameterizationType": "LSTM", "encoderHiddenSize": 24, "encoderNumLayers": 3}},
-        lambda: peft.PromptEncoderConfig(
-            num_virtual_tokens=20,
-            encoder_reparameterization_type="LSTM",
-            encoder_hidden_size=24,
-            encoder_num_layers=3,
-            **LANGUAGE,
-        ),
-    ),
+CASES: dict[str, dict[str, Any]] = {
+    "lora": {"lora": {}},
+    "lora defaults": {"lora": {"targetModules": []}},
+    "lora expression": {"lora": {"targetModules": EXPRESSION, "rank": 3}},
+    "lora all biases": {"lora": {"bias": "all"}},
+    "lora own biases": {"lora": {"bias": "lora_only", "targetModules": EXPRESSION}},
+    "lora patterns": {"lora": {"rankPattern": {r".*\.1\..*": 6, ".*dense|[ov]_proj|c_attn|out_proj": 5}}},
+    "lora saved head": {"lora": {"modulesToSave": ["lm_head"]}},
+    "qlora": {"qlora": {"rank": 7}},
+    "dora": {"dora": {"rank": 8}},
+    "adalora": {"adalora": {}},
+    "ia3": {"ia3": {}},
+    "ia3 all": {"ia3": {"targetModules": "all-linear"}},
+    "vera": {"vera": {"rank": 32}},
+    "loha": {"loha": {}},
+    "lokr": {"lokr": {}},
+    "lokr low rank": {"lokr": {"rank": 2, "decomposeBoth": True, "decomposeFactor": -1}},
+    "lokr factor": {"lokr": {"rank": 2, "decomposeFactor": 3}},
+    "oft": {"oft": {}},
+    "oft odd block": {"oft": {"oftBlockSize": 13}},
+    "oft shared": {"oft": {"oftBlockSize": 16, "blockShare": True}},
+    "miss": {"miss": {"rank": 16}},
+    "prefix": {"prefixTuning": {}},
+    "prefix projection": {"prefixTuning": {"prefixProjection": True, "encoderHiddenSize": 40}},
+    "prefix projection default": {"prefixTuning": {"prefixProjection": True}},
+    "prompt": {"promptTuning": {"numVirtualTokens": 9}},
+    "prompt random": {"promptTuning": {"promptTuningInit": "random"}},
+    "p-tuning": {"pTuning": {}},
+    "p-tuning lstm": {
+        "pTuning": {"encoderReparameterizationType": "LSTM", "encoderHiddenSize": 24, "encoderNumLayers": 3}
+    },
+    "houlsby": {"bottleneck": {"reductionFactor": 6}},
+    "pfeiffer": {"bottleneck": {"placement": "pfeiffer"}},
+    "full": {"full": {}},
 }
 
 
@@ -126,16 +88,56 @@ def test_the_modules_are_those_of_transformers(model: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_counts_are_those_of_peft(model: str, case: str) -> None:
-    block, config = CASES[case]
-    architecture = architecture_of(config_json(*MODELS[model]))
+def test_the_counts_are_those_of_what_the_trainer_builds(model: str, case: str) -> None:
+    architecture, method = architecture_of(config_json(*MODELS[model])), Method.model_validate(CASES[case])
     # on the meta device PEFT 0.21 forgets that AdaLoRA's ranknum is frozen
-    device = "cpu" if case == "adalora" else "meta"
+    fresh = copy.deepcopy(built(model, "cpu" if case == "adalora" else "meta"))
     try:
-        tuned = get_peft_model(copy.deepcopy(built(model, device)), config())
-    except (ValueError, TypeError):
-        with pytest.raises((TargetsError, NotCountedError)):
-            count(architecture, Method.model_validate(block))
+        tuned = add_adapter(fresh, method, Base(Path(), None, total_steps=100))
+    except Failure:
+        with pytest.raises((TargetError, NotCountedError)):
+            count(architecture, method)
         return
-    counted = count(architecture, Method.model_validate(block))
-    assert (counted.trainable, counted.total) == tuned.get_nb_trainable_parameters()
+    counted = count(architecture, method)
+    assert counted == Counts(
+        sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad),
+        sum(parameter.numel() for parameter in tuned.parameters()),
+    )
+    if isinstance(tuned, PeftModel):
+        assert (counted.trainable, counted.total) == tuned.get_nb_trainable_parameters()
+
+
+def test_every_method_is_counted() -> None:
+    assert {next(iter(block)) for block in CASES.values()} == {*METHODS} - {"peft"}
+
+
+def test_any_other_method_of_peft_is_not_counted() -> None:
+    method = Method.model_validate({"peft": {"type": "BOFT", "options": {}}})
+    with pytest.raises(NotCountedError, match="no closed form for PEFT's BOFT"):
+        count(architecture_of(LLAMA_8B), method)
+
+
+def test_the_figures_of_llama_8b() -> None:
+    """Those of the project's reference, each counted once with PEFT."""
+    attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    expected = {
+        13_631_488: {"lora": {"rank": 16, "targetModules": attention}},
+        41_943_040: {"lora": {"rank": 16}},
+        6_815_744: {"lora": {"rank": 16, "targetModules": ["q_proj", "v_proj"]}},
+        31_459_968: {"adalora": {"initRank": 12, "targetModules": "all-linear"}},
+        524_288: {"ia3": {}},
+        1_966_080: {"prefixTuning": {"numVirtualTokens": 30}},
+        81_920: {"promptTuning": {"numVirtualTokens": 20}},
+        1_151_232: {"pTuning": {"numVirtualTokens": 20, "encoderHiddenSize": 128}},
+        19_300_352: {"oft": {}},
+        8_030_261_248: {"full": {}},
+    }
+    found = {count(architecture_of(LLAMA_8B), Method.model_validate(block)).trainable for block in expected.values()}
+    assert found == set(expected)
+
+
+def test_an_architecture_that_is_not_known_is_told_the_known_ones() -> None:
+    with pytest.raises(UnknownArchitectureError, match="model_type 'mamba'; it knows: bloom, falcon, gemma"):
+        architecture_of({"model_type": "mamba"})
+    with pytest.raises(UnknownArchitectureError, match=r"config\.json of model_type 'llama' has no intermediate_size"):
+        architecture_of({"model_type": "llama", "hidden_size": 8})

@@ -13,7 +13,7 @@ from finetune_trainer.modules import linear_modules
 def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     """Parameters; the GPU's memory, for a job that asks for one; and the steps, if the spec says them.
 
-    Raises UnknownArchitectureError, TargetsError and NotCountedError, all of them ValueErrors.
+    Raises UnknownArchitectureError, TargetError and NotCountedError, all of them ValueErrors.
     """
     architecture = architecture_of(facts.config)
     check_sizes(architecture, facts)

@@ -7,8 +7,8 @@ saves, on a CPU. Where CUDA's autocast is known to differ from the CPU's (``laye
 from dataclasses import dataclass
 
 from finetune_api.estimate.modules import Architecture, Module
-from finetune_api.estimate.parameters import bottleneck_width, is_feedforward, of_module, rank_of
-from finetune_api.estimate.targets import targets
+from finetune_api.estimate.parameters import bottleneck_width, of_module, rank_of
+from finetune_api.estimate.targets import scaled_inputs, targets
 from finetune_api.methods import (
     Adalora,
     Bottleneck,
@@ -86,8 +86,9 @@ def layer_activations(architecture: Architecture, method: Method, step: Step) ->
         constant += casts(times * 2 * architecture.hidden * width, step)
     elif isinstance(block, Targeted):
         adapted = [module for module in targets(architecture, method) if module in layer]
-        per_token += _adapters_per_token(block, adapted, architecture.model_type, step)
-        constant += sum(_adapter_constant(block, module, architecture.model_type, step) for module in adapted)
+        scaled = scaled_inputs(architecture, method)
+        per_token += _adapters_per_token(block, adapted, scaled, step)
+        constant += sum(_adapter_constant(block, module, scaled, step) for module in adapted)
         if isinstance(block, Dora):
             identity = DORA_IDENTITY_BYTES * max((module.inputs**2 for module in adapted), default=0)
     return LayerActivations(
@@ -179,7 +180,7 @@ def _input(module: Module) -> str:
     return "feed-forward" if ".mlp." in module.name or module.name.endswith("fc1") else "attention"
 
 
-def _adapters_per_token(block: Targeted, adapted: list[Module], model_type: str, step: Step) -> float:
+def _adapters_per_token(block: Targeted, adapted: list[Module], scaled: frozenset[str], step: Step) -> float:
     element, mixed = step.element, step.mixed
     inputs = sum(module.inputs for module in adapted)
     outputs = sum(module.outputs for module in adapted)
@@ -193,11 +194,11 @@ def _adapters_per_token(block: Targeted, adapted: list[Module], model_type: str,
             masks = inputs if block.dropout else 0
             return copies + element * sum(rank_of(block, module) for module in adapted) + masks
         case Adalora():
-            scaled = outputs if mixed else 0
-            return copies + element * (len(adapted) * block.init_rank + scaled) + (inputs if block.dropout else 0)
+            results = outputs if mixed else 0
+            return copies + element * (len(adapted) * block.init_rank + results) + (inputs if block.dropout else 0)
         case Ia3():
-            scaled_inputs = sum(m.inputs for m in adapted if is_feedforward(block, m, model_type))
-            scaled_outputs = sum(m.outputs for m in adapted if not is_feedforward(block, m, model_type))
+            scaled_inputs = sum(m.inputs for m in adapted if m.name in scaled)
+            scaled_outputs = sum(m.outputs for m in adapted if m.name not in scaled)
             return 4 * scaled_inputs + element * scaled_outputs
         case Vera():
             return element * (outputs + len(adapted) * block.rank) + (inputs if block.dropout else 0)
@@ -210,17 +211,17 @@ def _adapters_per_token(block: Targeted, adapted: list[Module], model_type: str,
     return copies
 
 
-def _adapter_constant(block: Targeted, module: Module, model_type: str, step: Step) -> float:
+def _adapter_constant(block: Targeted, module: Module, scaled: frozenset[str], step: Step) -> float:
     """Bytes that do not grow with the batch: cast weights, and weight updates that are multiplied out."""
     size, element = module.inputs * module.outputs, step.element
-    weights = casts(of_module(block, module, model_type), step)
+    weights = casts(of_module(block, module, scaled), step)
     match block:
         case Dora():
             return weights + 12 * module.outputs + (2 * size if block.dropout else 0)
         case Vera():
             return step.element * block.rank * (module.inputs + module.outputs) if step.mixed else 0
         case Ia3():
-            return 4 * of_module(block, module, model_type)
+            return 4 * of_module(block, module, scaled)
         case Loha() | Lokr():
             return element * size
         case Oft():

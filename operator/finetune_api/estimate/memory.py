@@ -55,7 +55,7 @@ class Memory:
 
 
 def memory(architecture: Architecture, method: Method, training: Training) -> Memory:
-    """The parts for one GPU that holds the whole model. Raises TargetsError and NotCountedError."""
+    """The parts for one GPU that holds the whole model. Raises TargetError and NotCountedError."""
     step = step_of(training)
     trainable = count(architecture, method).trainable
     full = isinstance(method.config, Full)

@@ -77,6 +77,11 @@ class Architecture:
     """Heads, and width, of what prefix tuning puts before keys and values (peft/utils/other.py, _prepare_prompt_learning_config)."""
 
     @property
+    def embeddings(self) -> Module:
+        """The input embeddings."""
+        return self.modules[0]
+
+    @property
     def head(self) -> Module:
         """The output head."""
         return self.modules[-1]

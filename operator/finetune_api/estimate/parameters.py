@@ -1,11 +1,11 @@
 """How many parameters a method trains, and how many the tuned model has: PEFT's own count, in closed form."""
 
 import math
-import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 from finetune_api.estimate.modules import Architecture, Module
-from finetune_api.estimate.targets import is_saved, targets
+from finetune_api.estimate.targets import is_saved, scaled_inputs, targets
 from finetune_api.methods import (
     Adalora,
     Block,
@@ -26,7 +26,7 @@ from finetune_api.methods import (
     Targeted,
     Vera,
 )
-from finetune_api.peft_tables import default_feedforward
+from finetune_api.targets import of_module as rank_of_module
 
 
 class NotCountedError(ValueError):
@@ -42,13 +42,14 @@ class Counts:
 
 
 def count(architecture: Architecture, method: Method) -> Counts:
-    """The counts for a method on a model. Raises TargetsError and NotCountedError."""
+    """The counts for a method on a model. Raises TargetError and NotCountedError."""
     block = method.config
     if isinstance(block, Full):
         return Counts(architecture.parameters, architecture.parameters)
     if isinstance(block, Targeted):
         adapted = targets(architecture, method)
-        adapter = sum(of_module(block, module, architecture.model_type) for module in adapted)
+        scaled = scaled_inputs(architecture, method)
+        adapter = sum(of_module(block, module, scaled) for module in adapted)
         frozen = len(adapted) if isinstance(block, Adalora) else 0
         saved = _saved(architecture, block)
         biases = _biases(architecture, block, adapted)
@@ -58,15 +59,12 @@ def count(architecture: Architecture, method: Method) -> Counts:
 
 
 def rank_of(block: LoraFields, module: Module) -> int:
-    """The rank of one module: that of the first pattern in rankPattern that its name ends with (peft/utils/other.py, ``get_pattern_key``)."""
-    for pattern, rank in block.rank_pattern.items():
-        if re.match(rf"(.*\.)?({pattern})$", module.name):
-            return rank
-    return block.rank
+    """The rank of one module, which rankPattern may set."""
+    return rank_of_module(block.rank_pattern, module.name, block.rank)
 
 
-def of_module(block: Targeted, module: Module, model_type: str) -> int:
-    """Trainable parameters of one adapted module. Raises NotCountedError."""
+def of_module(block: Targeted, module: Module, scaled: Container[str]) -> int:
+    """Trainable parameters of one adapted module; ``scaled`` are those whose input IA³ scales (Liu et al. 2022, section 3.3). Raises NotCountedError."""
     match block:
         case Dora():
             return lora(module, rank_of(block, module)) + module.outputs  # the magnitude: Liu et al. 2024, section 4.1
@@ -75,7 +73,7 @@ def of_module(block: Targeted, module: Module, model_type: str) -> int:
         case Adalora():
             return adalora(module, block.init_rank)
         case Ia3():
-            return module.inputs if is_feedforward(block, module, model_type) else module.outputs
+            return module.inputs if module.name in scaled else module.outputs
         case Vera():
             return vera(module, block.rank)
         case Lokr():
@@ -97,14 +95,6 @@ def lora(module: Module, rank: int) -> int:
 def adalora(module: Module, rank: int) -> int:
     """P (out × r), the diagonal Λ (r) and Q (r × in), at the first rank: Zhang et al. 2023, section 3.1."""
     return rank * (module.inputs + module.outputs + 1)
-
-
-def is_feedforward(block: Ia3, module: Module, model_type: str) -> bool:
-    """Whether IA³ scales the module's input instead of its output: Liu et al. 2022, section 3.3; peft/tuners/ia3/model.py."""
-    names = block.feedforward_modules
-    if names is None:
-        names = default_feedforward(model_type) or []
-    return any(module.name.endswith(name) for name in names)
 
 
 def vera(module: Module, rank: int) -> int:
@@ -183,8 +173,9 @@ def prefix_tuning(block: PrefixTuning, architecture: Architecture) -> int:
 
 
 def prompt_tuning(block: PromptTuning, architecture: Architecture) -> int:
-    """An embedding for each token: Lester et al. 2021, section 2."""
-    return block.num_virtual_tokens * architecture.hidden
+    """An embedding for each token: Lester et al. 2021, section 2. It is as wide as the words that it begins with, or as the hidden states."""
+    width = architecture.hidden if block.prompt_tuning_init == "random" else architecture.embeddings.outputs
+    return block.num_virtual_tokens * width
 
 
 def p_tuning(block: PTuning, architecture: Architecture) -> int:

@@ -25,7 +25,7 @@ class Change:
 
 
 def changes(architecture: Architecture, method: Method, training: Training) -> list[Change]:
-    """The changes that lower the memory, each with all that precede it. Raises TargetsError and NotCountedError."""
+    """The changes that lower the memory, each with all that precede it. Raises TargetError and NotCountedError."""
     found: list[Change] = []
     needed = memory(architecture, method, training).total
     for propose in (

@@ -89,7 +89,7 @@ def estimate(
 ) -> JobEstimate:
     """The estimate. ``rows`` and ``tokens`` are those of the training data; ``price_per_hour`` is that of ``gpu``.
 
-    Raises UnknownArchitectureError, TargetsError and NotCountedError.
+    Raises UnknownArchitectureError, TargetError and NotCountedError.
     """
     architecture = architecture_of(config)
     counts = count(architecture, spec.method)

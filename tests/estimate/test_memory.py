@@ -1,24 +1,23 @@
 """The activations against the tensors that a CPU really holds, and the parts against what they are made of."""
 
 import json
-from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from peft import PeftConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.estimate.activations import Step, layer_activations
 from finetune_api.estimate.architecture import architecture_of
-from finetune_api.estimate.memory import GIB, last_norm_bytes, memory, optimizer_bytes, quantised_bytes
+from finetune_api.estimate.memory import GIB, memory, optimizer_bytes, outside_bytes, quantised_bytes
 from finetune_api.estimate.modules import Architecture, Module
 from finetune_api.finetunejob import Training
 from finetune_api.methods import Method, Quantization
+from finetune_trainer.methods import Base, add_adapter, to_float32
 from tests.estimate.measure import Measured, measure
 from tests.estimate.models import LLAMA_8B
 
@@ -31,31 +30,25 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-ALL: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-QUERY_VALUE: dict[str, Any] = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
-
-METHODS: dict[str, tuple[dict[str, Any], Callable[[], PeftConfig] | None]] = {
-    "lora": ({"lora": {"rank": 8}}, lambda: peft.LoraConfig(r=8, **ALL)),
-    "lora on two": (
-        {"lora": {"rank": 8, "targetModules": ["q_proj", "v_proj"]}},
-        lambda: peft.LoraConfig(r=8, **QUERY_VALUE),
-    ),
-    "dora": ({"dora": {"rank": 8}}, lambda: peft.LoraConfig(r=8, use_dora=True, **ALL)),
-    "adalora": (
-        {"adalora": {"initRank": 8, "targetRank": 4, "targetModules": "all-linear"}},
-        lambda: peft.AdaLoraConfig(init_r=8, target_r=4, total_step=100, **ALL),
-    ),
-    "ia3": ({"ia3": {}}, lambda: peft.IA3Config(task_type="CAUSAL_LM")),
-    "vera": ({"vera": {"rank": 32}}, lambda: peft.VeraConfig(r=32, **ALL)),
-    "loha": ({"loha": {"rank": 8}}, lambda: peft.LoHaConfig(r=8, **ALL)),
-    "lokr": (
-        {"lokr": {"rank": 8, "decomposeFactor": -1}},
-        lambda: peft.LoKrConfig(r=8, decompose_factor=-1, **ALL),
-    ),
-    "oft": ({"oft": {}}, lambda: peft.OFTConfig(oft_block_size=32, **ALL)),
-    "miss": ({"miss": {"rank": 16}}, lambda: peft.MissConfig(r=16, **ALL)),
-    "full": ({"full": {}}, None),
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"lora": {"rank": 8}},
+    "lora on two": {"lora": {"rank": 8, "targetModules": ["q_proj", "v_proj"]}},
+    "dora": {"dora": {"rank": 8}},
+    "adalora": {"adalora": {"initRank": 8, "targetRank": 4}},
+    "ia3": {"ia3": {}},
+    "vera": {"vera": {"rank": 32}},
+    "loha": {"loha": {"rank": 8}},
+    "lokr": {"lokr": {"rank": 8}},
+    "oft": {"oft": {}},
+    "miss": {"miss": {"rank": 16}},
+    "houlsby": {"bottleneck": {"reductionFactor": 4}},
+    "pfeiffer": {"bottleneck": {"reductionFactor": 4, "placement": "pfeiffer"}},
+    "prompt": {"promptTuning": {"numVirtualTokens": 32}},
+    "p-tuning": {"pTuning": {"numVirtualTokens": 32}},
+    "prefix": {"prefixTuning": {"numVirtualTokens": 32}},
+    "full": {"full": {}},
 }
+BEFORE_THE_TEXT = ("prompt", "p-tuning", "prefix")
 
 
 def measured(
@@ -64,21 +57,23 @@ def measured(
     """What a small model really holds, and its architecture."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **sizes)
-    make = METHODS[method][1]
-    dtype = torch.bfloat16 if mixed and make else torch.float32
+    dtype = torch.bfloat16 if mixed and method != "full" else torch.float32
     base = AutoModelForCausalLM.from_config(config, dtype=dtype)
     base.config.use_cache = False
-    model = get_peft_model(base, make()) if make else base
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    model = add_adapter(base, Method.model_validate(METHODS[method]), Base(Path(), None, total_steps=100))
+    to_float32(model)
     if checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         base.enable_input_require_grads()
     model.train()
 
     def backbone(ids: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = base.base_model(input_ids=ids).last_hidden_state
+        hidden: torch.Tensor
+        if method in BEFORE_THE_TEXT:
+            base.lm_head = torch.nn.Identity()
+            hidden = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        else:
+            hidden = base.base_model(input_ids=ids).last_hidden_state
         return hidden
 
     content = json.loads(config.to_json_string())
@@ -87,22 +82,33 @@ def measured(
 
 def calculated(architecture: Architecture, method: str, *, checkpointing: bool, mixed: bool) -> Measured:
     """The same by the closed form: layers, last norm and last hidden states."""
-    block = Method.model_validate(METHODS[method][0])
+    block = Method.model_validate(METHODS[method])
     step = Step(BATCH, LENGTH, mixed)
     layer = layer_activations(architecture, block, step)
-    held = BATCH * LENGTH * last_norm_bytes(architecture, block.config, step) + architecture.layers * (
-        layer.entry if checkpointing else layer.saved
-    )
+    held = outside_bytes(architecture, block, step)
+    held += architecture.layers * (layer.entry if checkpointing else layer.saved)
     return Measured(round(held), round(held + (layer.saved if checkpointing else 0) + layer.transient))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_activations_are_what_autograd_holds(method: str, checkpointing: bool) -> None:
-    found, architecture = measured("llama", SIZES, method, checkpointing=checkpointing, mixed=True)
-    expected = calculated(architecture, method, checkpointing=checkpointing, mixed=True)
-    assert expected.held == pytest.approx(found.held, rel=0.12 if checkpointing else 0.05)
-    assert 0.93 < expected.peak / found.peak < 1.25
+def test_the_activations_are_what_autograd_holds(method: str) -> None:
+    found, architecture = measured("llama", SIZES, method, checkpointing=False, mixed=True)
+    expected = calculated(architecture, method, checkpointing=False, mixed=True)
+    if method in ("houlsby", "pfeiffer"):
+        # nothing before the first adapter is kept: of few layers that is much
+        assert 1 < expected.held / found.held < 1.1 * LAYERS / (LAYERS - 1)
+        return
+    assert expected.held == pytest.approx(found.held, rel=0.06)
+    assert 0.95 < expected.peak / found.peak < 1.2
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "prefix"])
+def test_the_activations_with_checkpointing(method: str) -> None:
+    """Prefix tuning cannot be trained so."""
+    found, architecture = measured("llama", SIZES, method, checkpointing=True, mixed=True)
+    expected = calculated(architecture, method, checkpointing=True, mixed=True)
+    assert expected.held == pytest.approx(found.held, rel=0.1)
+    assert 0.9 < expected.peak / found.peak < 1.25
 
 
 GATED = {

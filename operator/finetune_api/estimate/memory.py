@@ -14,7 +14,7 @@ from finetune_api.estimate.modules import Architecture, Module
 from finetune_api.estimate.parameters import count
 from finetune_api.estimate.targets import is_saved, targets
 from finetune_api.finetunejob import Training
-from finetune_api.methods import Adalora, Full, Method, Quantization, Targeted, Vera
+from finetune_api.methods import Adalora, Full, Method, Quantization, Targeted, Vera, VirtualTokens
 
 GIB = 2**30
 CONTEXT_BYTES = 1.5 * GIB
@@ -126,7 +126,7 @@ def _highest_moment(
     tokens = step.batch * (step.length + virtual_tokens(block))
     full = isinstance(block, Full)
     kept = architecture.layers * (layer.entry if training.gradient_checkpointing else layer.saved)
-    kept += tokens * last_norm_bytes(architecture, block, step)
+    kept += outside_bytes(architecture, method, step)
     cached = casts(trainable, step) if full and training.gradient_checkpointing else 0
     loss = _loss(architecture, block, tokens, step)
     recomputed = layer.saved if training.gradient_checkpointing else 0.0
@@ -139,13 +139,15 @@ def _highest_moment(
     return max(moments, key=sum)
 
 
-def last_norm_bytes(architecture: Architecture, block: object, step: Step) -> int:
-    """Per token: what the norm after the layers keeps, and the hidden states that it gives."""
-    kind = architecture.modules[-2].kind
-    return (
-        norm_bytes(architecture.hidden, kind, isinstance(block, Full))
-        + residual_bytes(block, step) * architecture.hidden
-    )
+def outside_bytes(architecture: Architecture, method: Method, step: Step) -> float:
+    """What is kept beside the layers: the last norm's tensors, the hidden states that it gives, and of learned tokens what makes them."""
+    block = method.config
+    tokens = step.batch * (step.length + virtual_tokens(block))
+    hidden = residual_bytes(block, step) * architecture.hidden
+    kept = tokens * (norm_bytes(architecture.hidden, architecture.modules[-2].kind, isinstance(block, Full)) + hidden)
+    if isinstance(block, VirtualTokens):
+        kept += tokens * hidden + casts(count(architecture, method).trainable, step)
+    return kept
 
 
 def _loss(architecture: Architecture, block: object, tokens: int, step: Step) -> float:

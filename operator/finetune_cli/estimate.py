@@ -23,7 +23,17 @@ CONFIG = "config.json"
 PATIENCE_SECONDS = 20.0
 PIPE_WIDTH = 1000
 """Wide enough that no line is broken where nobody looks at a screen."""
-PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "overhead", "total")
+PARTS = {
+    "weights": "weights",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "activations": "activations",
+    "loss": "loss",
+    "overhead": "overhead",
+    "total": "in all, at the highest moment of a training step",
+    "verification": "afterwards, when the adapter is verified on a fresh base in bf16",
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ def estimate(file: str, model_config: str | None, question: Question, output: st
         for name, result in found:
             if result.gpus[0].fits == "no":
                 raise CliError(
-                    f"{name} needs {_gib(result.memory.total)}, and {gpu.name} has {_gib(gpu.bytes)}: see what to change"
+                    f"{name} needs {_gib(result.memory.peak)}, and {gpu.name} has {_gib(gpu.bytes)}: see what to change"
                 )
 
 
@@ -189,7 +199,12 @@ def _print(console: Console, name: str, result: JobEstimate) -> None:
     steps = f"{result.total_steps:,}" if result.total_steps else "an unknown number of"
     console.print(f"  {steps} steps of at most {result.tokens_per_step:,} tokens")
     console.print()
-    _table(console, ["Bytes", "On one GPU"], [[_gib(getattr(result.memory, key)), key] for key in PARTS], "rl")
+    _table(
+        console,
+        ["Bytes", "On one GPU"],
+        [[_gib(getattr(result.memory, key)), words] for key, words in PARTS.items()],
+        "rl",
+    )
     console.print()
     _table(
         console,

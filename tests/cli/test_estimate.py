@@ -51,7 +51,9 @@ def test_json_has_the_documented_shape_and_pefts_numbers(config: Path) -> None:
     assert found.total_steps == 5000
     assert found.tokens_per_step == 8192
     parts = found.memory.model_dump()
-    assert parts.pop("total") == sum(parts.values())
+    total, verification = parts.pop("total"), parts.pop("verification")
+    assert parts.pop("peak") == max(total, verification)
+    assert total == sum(parts.values())
     assert [gpu.name for gpu in found.gpus][:1] + [gpu.name for gpu in found.gpus][-1:] == ["A10", "B200"]
     assert {gpu.name: gpu.fits for gpu in found.gpus}["A10"] == "no"
     assert {gpu.name: gpu.fits for gpu in found.gpus}["H200"] == "yes"
@@ -65,25 +67,47 @@ def test_what_to_change_goes_from_harmless_to_not(config: Path) -> None:
         "training.perDeviceBatchSize",
         "training.gradientCheckpointing",
         "training.maxLength",
-        "method",
+        "training.maxLength",
     ]
     assert changes[1].fields == {
         "spec.training.perDeviceBatchSize": 1,
         "spec.training.gradientAccumulationSteps": 4,
     }
-    assert changes[-1].fields == {"spec.method": {"qlora": {"targetModules": ATTENTION}}}
-    sizes = [shown["memory"]["total"], *(change.bytes for change in changes)]
+    assert changes[-1].fields == {"spec.training.maxLength": 512}
+    sizes = [shown["memory"]["peak"], *(change.bytes for change in changes)]
     assert sizes == sorted(sizes, reverse=True)
 
 
-@pytest.mark.parametrize("last", range(5))
+def test_full_fine_tuning_is_told_of_lora(config: Path) -> None:
+    job = changed(JOB, {"spec.method": {"full": {}}})
+    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    assert {"spec.method": {"lora": {}}} in [change["fields"] for change in shown["changes"]]
+    assert {"spec.training.optimizer": "paged_adamw_8bit"} in [change["fields"] for change in shown["changes"]]
+
+
+def test_the_verification_of_a_quantised_job_is_in_bf16(config: Path) -> None:
+    job = changed(
+        JOB,
+        {
+            "spec.method": {"qlora": {}},
+            "spec.training.perDeviceBatchSize": 1,
+            "spec.training.gradientCheckpointing": True,
+        },
+    )
+    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    memory = shown["memory"]
+    assert memory["total"] < 10e9 < 16e9 < memory["verification"] == memory["peak"]
+    assert any(text.startswith("The verification needs more than the training") for text in shown["assumptions"])
+
+
+@pytest.mark.parametrize("last", range(4))
 def test_the_changes_do_what_they_say(config: Path, last: int) -> None:
     shown = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
     fields: dict[str, Any] = {}
     for change in shown["changes"][: last + 1]:
         fields |= change["fields"]
     again = json.loads(estimate(changed(JOB, fields), "--model-config", str(config), "--output", "json").out)
-    assert again["memory"]["total"] == shown["changes"][last]["bytes"]
+    assert again["memory"]["peak"] == shown["changes"][last]["bytes"]
 
 
 def test_a_price_makes_a_cost(config: Path) -> None:

@@ -18,11 +18,12 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     architecture = architecture_of(facts.config)
     check_sizes(architecture, facts)
     counts = count(architecture, spec.method)
-    needed = memory(architecture, spec.method, spec.training).total if spec.resources.gpus_per_node else None
+    evaluates = spec.evaluation.every_steps is not None
+    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).peak
     return Estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
-        gpu_memory_bytes=needed,
+        gpu_memory_bytes=needed if spec.resources.gpus_per_node else None,
         total_steps=total_steps(spec.training, rows=None),
     )
 

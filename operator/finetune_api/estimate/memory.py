@@ -1,6 +1,6 @@
 """The GPU memory of a training, part by part, from shapes alone."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 from finetune_api.estimate.activations import (
     Step,
@@ -33,9 +33,13 @@ TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
 """TRL computes the loss in tiles of so many tokens and words (trl/kernels/chunked_logprob.py, trl/trainer/utils.py)."""
 
 
+SERVED_BYTES = 2
+"""A weight of the fresh base in bf16; the trainer takes fp32 only where that is less than a third of the GPU (finetune_trainer/model.py)."""
+
+
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU at the highest moment of a training step."""
+    """Bytes on one GPU at the highest moment of a training step, by part; and when the finished adapter is verified."""
 
     weights: int
     """The base."""
@@ -47,20 +51,30 @@ class Memory:
     """What the backward pass needs, and the scratch of the layer that runs."""
     loss: int
     overhead: int
+    verification: int
+    """All that is there after the training, when the base is loaded afresh, in bf16, and evaluated with and without the adapter."""
 
     @property
     def total(self) -> int:
-        """All parts."""
-        return sum(getattr(self, part.name) for part in fields(self))
+        """All parts of the training step."""
+        return sum(getattr(self, part) for part in PARTS)
+
+    @property
+    def peak(self) -> int:
+        """What the GPU must have: the greater of training and verification."""
+        return max(self.total, self.verification)
 
 
-def memory(architecture: Architecture, method: Method, training: Training) -> Memory:
-    """The parts for one GPU that holds the whole model. Raises TargetError and NotCountedError."""
+PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "overhead")
+
+
+def memory(architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False) -> Memory:
+    """The parts for one GPU that holds the whole model. ``evaluates``: on held-out rows between the steps. Raises TargetError and NotCountedError."""
     step = step_of(training)
     trainable = count(architecture, method).trainable
     full = isinstance(method.config, Full)
     weights, scratch = _weights(architecture, method, step)
-    activations, loss, temporary = _highest_moment(architecture, method, training, step, trainable)
+    activations, loss, temporary = _highest_moment(architecture, method, training, evaluates, trainable)
     return Memory(
         weights=round(weights),
         adapter=0 if full else round(4 * trainable + _beside(architecture, method, trainable)),
@@ -69,6 +83,7 @@ def memory(architecture: Architecture, method: Method, training: Training) -> Me
         activations=round(activations + scratch),
         loss=round(loss),
         overhead=round(CONTEXT_BYTES),
+        verification=round(CONTEXT_BYTES + _verification(architecture, method, step, trainable)),
     )
 
 
@@ -118,9 +133,10 @@ def _beside(architecture: Architecture, method: Method, trainable: int) -> float
 
 
 def _highest_moment(
-    architecture: Architecture, method: Method, training: Training, step: Step, trainable: int
+    architecture: Architecture, method: Method, training: Training, evaluates: bool, trainable: int
 ) -> tuple[float, float, int]:
-    """Activations, loss and optimizer scratch at whichever moment needs most: the loss, a layer's backward pass, or the optimizer's step."""
+    """Activations, loss and optimizer scratch at whichever moment needs most: the loss, a layer's backward pass, the optimizer's step, or an evaluation."""
+    step = step_of(training)
     layer = layer_activations(architecture, method, step)
     block = method.config
     tokens = step.batch * (step.length + virtual_tokens(block))
@@ -135,8 +151,21 @@ def _highest_moment(
         (kept + cached, loss, 0),
         (kept + recomputed + layer.transient, 0.0, 0),
         (0.0, 0.0, scratch),
+        (0.0, _evaluation(architecture, step) if evaluates else 0.0, 0),
     ]
     return max(moments, key=sum)
+
+
+def _evaluation(architecture: Architecture, step: Step) -> float:
+    """All logits of one row: as the model gives them, and in fp32 before and after their softmax (finetune_trainer/evaluation.py, ``mean_loss``)."""
+    return step.length * architecture.vocabulary * (step.element + 8)
+
+
+def _verification(architecture: Architecture, method: Method, step: Step, trainable: int) -> float:
+    """The base, beside it the adapter or the model that was trained whole, and the logits of one row (finetune_trainer/verification.py, ``verify``)."""
+    base = SERVED_BYTES * architecture.parameters
+    trained = base if isinstance(method.config, Full) else 4 * trainable
+    return base + trained + _evaluation(architecture, replace(step, mixed=True))
 
 
 def outside_bytes(architecture: Architecture, method: Method, step: Step) -> float:

@@ -24,10 +24,10 @@ class Change:
     bytes: int
 
 
-def changes(architecture: Architecture, method: Method, training: Training) -> list[Change]:
+def changes(architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False) -> list[Change]:
     """The changes that lower the memory, each with all that precede it. Raises TargetError and NotCountedError."""
     found: list[Change] = []
-    needed = memory(architecture, method, training).total
+    needed = memory(architecture, method, training, evaluates=evaluates).peak
     for propose in (
         _smaller_batch,
         _checkpointing,
@@ -37,7 +37,7 @@ def changes(architecture: Architecture, method: Method, training: Training) -> l
         _quantised,
     ):
         while proposal := propose(method, training):
-            total = memory(architecture, proposal.method, proposal.training).total
+            total = memory(architecture, proposal.method, proposal.training, evaluates=evaluates).peak
             if total > WORTH * needed:
                 break
             found.append(Change(proposal.fields, proposal.effect, total))

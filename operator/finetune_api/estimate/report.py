@@ -40,6 +40,10 @@ class MemoryEstimate(Model):
     )
     overhead: int = Field(description="CUDA context, workspaces and what the allocator cannot use.")
     total: int = Field(description="All parts.")
+    verification: int = Field(
+        description="What is needed after the training, when the base is loaded afresh in bf16 and evaluated with and without the adapter."
+    )
+    peak: int = Field(description="What the GPU must have: the greater of total and verification.")
 
 
 class GpuEstimate(Model):
@@ -93,7 +97,8 @@ def estimate(
     """
     architecture = architecture_of(config)
     counts = count(architecture, spec.method)
-    parts = memory(architecture, spec.method, spec.training)
+    evaluates = spec.evaluation.every_steps is not None
+    parts = memory(architecture, spec.method, spec.training, evaluates=evaluates)
     if spec.training.packing and tokens is not None:
         rows = packed_rows(tokens, spec.training)
     steps = total_steps(spec.training, rows)
@@ -108,8 +113,10 @@ def estimate(
         gpus=[_gpu(spec, architecture, parts, one, steps, price_per_hour) for one in shown],
         tokens_per_step=tokens_per_step(spec.training),
         total_steps=steps,
-        changes=[_change(change, shown) for change in changes(architecture, spec.method, spec.training)],
-        assumptions=_assumptions(spec, rows, tokens, steps),
+        changes=[
+            _change(change, shown) for change in changes(architecture, spec.method, spec.training, evaluates=evaluates)
+        ],
+        assumptions=_assumptions(spec, parts, rows, tokens, steps),
     )
 
 
@@ -128,6 +135,8 @@ def _parts(parts: Memory) -> MemoryEstimate:
         loss=parts.loss,
         overhead=parts.overhead,
         total=parts.total,
+        verification=parts.verification,
+        peak=parts.peak,
     )
 
 
@@ -139,7 +148,7 @@ def _gpu(
     return GpuEstimate(
         name=gpu.name,
         bytes=gpu.bytes,
-        fits=fits(parts.total, gpu),
+        fits=fits(parts.peak, gpu),
         tokens_per_second=None if speed is None else round(speed),
         seconds=seconds,
         cost=None if price is None or seconds is None else round(seconds / 3600 * price, 2),
@@ -151,10 +160,16 @@ def _change(change: Change, gpus: tuple[Gpu, ...]) -> ChangeEstimate:
     return ChangeEstimate(fields=change.fields, effect=change.effect, bytes=change.bytes, fits=names)
 
 
-def _assumptions(spec: FineTuneJobSpec, rows: int | None, tokens: int | None, steps: int | None) -> list[str]:
+def _assumptions(
+    spec: FineTuneJobSpec, parts: Memory, rows: int | None, tokens: int | None, steps: int | None
+) -> list[str]:
     training = spec.training
     found = ["The memory was calculated; it has not been compared with a peak measured on a GPU yet."]
     found.append(f"Every row has maxLength {training.max_length} tokens: shorter ones need less memory and time.")
+    if parts.verification > parts.total:
+        found.append(
+            "The verification needs more than the training, whatever the method: of what is in the spec only maxLength changes it."
+        )
     if training.precision == "auto":
         found.append("precision auto is bf16 on a GPU.")
     if not spec.resources.gpus_per_node:

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from finetune_api.estimate.architecture import known
+from finetune_api.estimate.gpus import GPUS
+from finetune_api.estimate.report import ChangeEstimate, GpuEstimate, JobEstimate, MemoryEstimate
 from finetune_api.reasons import Reason
 from finetune_operator.settings import PREFIX, Settings
 
@@ -39,3 +42,16 @@ def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_field_of_the_estimate_is_documented() -> None:
+    page = Path("docs/estimate.md").read_text()
+    for model in (JobEstimate, MemoryEstimate, GpuEstimate, ChangeEstimate):
+        for field in model.model_fields.values():
+            assert f"`{field.alias}" in page, f"{model.__name__}: {field.alias}"
+
+
+def test_every_architecture_and_gpu_of_the_estimate_is_documented() -> None:
+    page = Path("docs/estimate.md").read_text()
+    assert f"`config.json`): {', '.join(known())}." in page
+    assert f"GPUs: {', '.join(gpu.name for gpu in GPUS)}, with" in page

@@ -18,7 +18,7 @@ class Measured:
     peak: int
 
 
-class _Storages(TorchDispatchMode):  # type: ignore[misc]
+class Storages(TorchDispatchMode):  # type: ignore[misc]
     """Counts the bytes of all storages that are alive, but not those of the given tensors."""
 
     def __init__(self, known: list[torch.Tensor]) -> None:
@@ -50,7 +50,7 @@ def measure(
             parameter.grad = torch.zeros_like(parameter)
     known = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
     ids = torch.randint(0, 1000, (batch, length))
-    with _Storages(known) as storages:
+    with Storages(known) as storages:
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             hidden = backbone(ids)
         held = storages.now

@@ -13,13 +13,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.estimate.activations import Step, layer_activations
 from finetune_api.estimate.architecture import architecture_of
-from finetune_api.estimate.memory import GIB, memory, optimizer_bytes, outside_bytes, quantised_bytes
+from finetune_api.estimate.memory import GIB, evaluation_bytes, memory, optimizer_bytes, outside_bytes, quantised_bytes
 from finetune_api.estimate.modules import Architecture, Module
 from finetune_api.finetunejob import Training
 from finetune_api.methods import Method, Quantization
+from finetune_trainer.data import Example
+from finetune_trainer.evaluation import mean_loss
 from finetune_trainer.methods import Base, add_adapter, to_float32
 from finetune_trainer.model import load_base, quantization_of
-from tests.estimate.measure import Measured, measure
+from tests.estimate.measure import Measured, Storages, measure
 from tests.estimate.models import LLAMA_8B
 
 LAYERS, BATCH, LENGTH = 3, 2, 256
@@ -194,6 +196,17 @@ def test_the_optimizers_state_is_as_large_as_torchs() -> None:
     optimizer.step()
     state = sum(tensor.nbytes for tensor in optimizer.state[weight].values() if tensor.dim())
     assert state == optimizer_bytes("adamw_torch") * weight.numel()
+
+
+def test_an_evaluation_holds_all_logits_of_a_row() -> None:
+    sizes = SIZES | {"vocab_size": 6000, "hidden_size": 32, "intermediate_size": 64}
+    config = AutoConfig.for_model("llama", **sizes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    row = list(range(200))
+    with Storages([*model.parameters(), *model.buffers()]) as storages:
+        mean_loss(model, [Example(row, row)])
+    architecture = architecture_of(json.loads(config.to_json_string()))
+    assert evaluation_bytes(architecture, 200) == pytest.approx(storages.peak, rel=0.05)
 
 
 @cache

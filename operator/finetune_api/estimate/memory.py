@@ -1,6 +1,6 @@
 """The GPU memory of a training, part by part, from shapes alone."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from finetune_api.estimate.activations import (
     Step,
@@ -83,7 +83,7 @@ def memory(architecture: Architecture, method: Method, training: Training, *, ev
         activations=round(activations + scratch),
         loss=round(loss),
         overhead=round(CONTEXT_BYTES),
-        verification=round(CONTEXT_BYTES + _verification(architecture, method, step, trainable)),
+        verification=round(CONTEXT_BYTES + _verification(architecture, method, training.max_length, trainable)),
     )
 
 
@@ -151,21 +151,21 @@ def _highest_moment(
         (kept + cached, loss, 0),
         (kept + recomputed + layer.transient, 0.0, 0),
         (0.0, 0.0, scratch),
-        (0.0, _evaluation(architecture, step) if evaluates else 0.0, 0),
+        (0.0, evaluation_bytes(architecture, training.max_length) if evaluates else 0.0, 0),
     ]
     return max(moments, key=sum)
 
 
-def _evaluation(architecture: Architecture, step: Step) -> float:
-    """All logits of one row: as the model gives them, and in fp32 before and after their softmax (finetune_trainer/evaluation.py, ``mean_loss``)."""
-    return step.length * architecture.vocabulary * (step.element + 8)
+def evaluation_bytes(architecture: Architecture, length: int) -> int:
+    """All logits of one row in fp32, before and after their softmax (finetune_trainer/evaluation.py, ``mean_loss``)."""
+    return 8 * length * architecture.vocabulary
 
 
-def _verification(architecture: Architecture, method: Method, step: Step, trainable: int) -> float:
+def _verification(architecture: Architecture, method: Method, length: int, trainable: int) -> float:
     """The base, beside it the adapter or the model that was trained whole, and the logits of one row (finetune_trainer/verification.py, ``verify``)."""
     base = SERVED_BYTES * architecture.parameters
     trained = base if isinstance(method.config, Full) else 4 * trainable
-    return base + trained + _evaluation(architecture, replace(step, mixed=True))
+    return base + trained + evaluation_bytes(architecture, length)
 
 
 def outside_bytes(architecture: Architecture, method: Method, step: Step) -> float:

@@ -14,12 +14,14 @@ from finetune_api.estimate.memory import GIB
 from finetune_api.estimate.report import GpuEstimate, JobEstimate
 from finetune_api.estimate.report import estimate as calculate
 from finetune_api.finetunejob import FineTuneJobSpec, ModelSource
-from finetune_api.uris import HfUri, S3Uri, parse_uri
+from finetune_api.uris import ConfigMapUri, HfUri, S3Uri, parse_uri
 from finetune_cli.errors import CliError
-from finetune_cli.render import read_objects, rendered_object
+from finetune_cli.render import read_documents, rendered_object
 from finetune_cli.text import duration
 
 CONFIG = "config.json"
+BESIDE = ("AdapterDeployment", "ConfigMap", "Secret")
+"""Kinds that a file may have beside its jobs."""
 PATIENCE_SECONDS = 20.0
 PIPE_WIDTH = 1000
 """Wide enough that no line is broken where nobody looks at a screen."""
@@ -49,10 +51,14 @@ class Question:
 def estimate(file: str, model_config: str | None, question: Question, output: str) -> None:
     """Print the estimate of each FineTuneJob of the file. Raises CliError, also if one does not fit on the GPU that was named."""
     gpu = _gpu(question)
-    jobs = [_spec(file, document) for document in read_objects(file) if _is_job(document)]
+    documents = read_documents(file)
+    jobs = [_spec(file, document) for document in documents if _kind(document) not in BESIDE]
     if not jobs:
         raise CliError(f"{file} has no FineTuneJob in it")
-    found = [(name, _calculate(spec, model_config, question, gpu)) for name, spec in jobs]
+    found = [
+        (name, _calculate(spec, model_config, question, question.rows or _rows_in(documents, spec), gpu))
+        for name, spec in jobs
+    ]
     if output == "json":
         shown = [{"name": name, **result.to_json()} for name, result in found]
         sys.stdout.write(json.dumps(shown[0] if len(shown) == 1 else shown, indent=2) + "\n")
@@ -78,8 +84,20 @@ def _gpu(question: Question) -> Gpu | None:
         raise CliError(f"--gpu: {error}") from error
 
 
-def _is_job(document: Any) -> bool:
-    return not isinstance(document, dict) or document.get("kind") != "AdapterDeployment"
+def _kind(document: Any) -> Any:
+    return document.get("kind") if isinstance(document, dict) else None
+
+
+def _rows_in(documents: list[Any], spec: FineTuneJobSpec) -> int | None:
+    """The rows of a dataset that is a ConfigMap in the same file; None if there is none, or if it is not in rows of JSON."""
+    uri = parse_uri(spec.dataset.uri)
+    if not isinstance(uri, ConfigMapUri) or not uri.key.endswith(".jsonl"):
+        return None
+    for document in documents:
+        if _kind(document) == "ConfigMap" and (document.get("metadata") or {}).get("name") == uri.name:
+            text = (document.get("data") or {}).get(uri.key)
+            return sum(1 for line in text.splitlines() if line.strip()) if isinstance(text, str) else None
+    return None
 
 
 def _spec(file: str, document: Any) -> tuple[str, FineTuneJobSpec]:
@@ -90,13 +108,15 @@ def _spec(file: str, document: Any) -> tuple[str, FineTuneJobSpec]:
     return str(metadata.get("name") or metadata["generateName"]), FineTuneJobSpec.model_validate(rendered["spec"])
 
 
-def _calculate(spec: FineTuneJobSpec, model_config: str | None, question: Question, gpu: Gpu | None) -> JobEstimate:
+def _calculate(
+    spec: FineTuneJobSpec, model_config: str | None, question: Question, rows: int | None, gpu: Gpu | None
+) -> JobEstimate:
     config = _local_config(Path(model_config)) if model_config else _config_of(spec)
     try:
         return calculate(
             spec,
             config,
-            rows=question.rows,
+            rows=rows,
             tokens=question.tokens,
             gpu=gpu,
             price_per_hour=question.price_per_hour,

@@ -60,7 +60,12 @@ def render(
 
 @cli.command()
 def estimate(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="YAML file with a FineTuneJob; - is standard input.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="YAML file with a FineTuneJob, and perhaps ConfigMaps; - is standard input."
+        ),
+    ],
     model_config: Annotated[
         str | None,
         typer.Option(
@@ -68,8 +73,13 @@ def estimate(
             help="config.json of the model, or its directory. Default: from the model's hf:// or s3:// address.",
         ),
     ] = None,
-    rows: Annotated[int | None, typer.Option(help="Rows to train on, without those that are held out.", min=1)] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens to train on, for a job with packing.", min=1)] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Rows of the dataset. Default: counted, if the dataset is a ConfigMap in FILE.", min=1),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens to train on, for plain text or a job with packing.", min=1)
+    ] = None,
     gpu: Annotated[
         str | None, typer.Option(help="Only this GPU, for example H100. Exit status 1 if the job does not fit on it.")
     ] = None,

@@ -21,7 +21,7 @@ KNOWN = {"apiVersion", "kind", "metadata", "spec", "status"}
 
 def render(file: str, output: str) -> None:
     """Print each object of the file. Raises CliError with one line per problem, each with the path of its field."""
-    documents = read_objects(file)
+    documents = read_documents(file)
     found: list[str] = []
     objects = []
     for number, document in enumerate(documents, 1):
@@ -60,8 +60,8 @@ def rendered_object(document: Any) -> tuple[dict[str, Any], list[str]]:
     return {"apiVersion": API_VERSION, "kind": document["kind"], "metadata": metadata, "spec": spec.to_json()}, []
 
 
-def read_objects(file: str) -> list[Any]:
-    """The documents of a YAML file, or of standard input for ``-``. Raises CliError if there are none."""
+def read_documents(file: str) -> list[Any]:
+    """The YAML documents of a file; - is standard input. Raises CliError."""
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
         documents = [document for document in yaml.safe_load_all(text) if document is not None]

@@ -48,7 +48,7 @@ def test_json_has_the_documented_shape_and_pefts_numbers(config: Path) -> None:
     assert shown.pop("name") == JOB["metadata"]["name"]
     found = JobEstimate.model_validate(shown)
     assert (found.trainable_parameters, found.total_parameters) == (13_631_488, 8_030_261_248 + 13_631_488)
-    assert found.total_steps == 5000
+    assert found.total_steps == 4900, "of 10,000 rows 200 are held out"
     assert found.tokens_per_step == 8192
     parts = found.memory.model_dump()
     total, verification = parts.pop("total"), parts.pop("verification")
@@ -67,13 +67,12 @@ def test_what_to_change_goes_from_harmless_to_not(config: Path) -> None:
         "training.perDeviceBatchSize",
         "training.gradientCheckpointing",
         "training.maxLength",
-        "training.maxLength",
     ]
     assert changes[1].fields == {
         "spec.training.perDeviceBatchSize": 1,
         "spec.training.gradientAccumulationSteps": 4,
     }
-    assert changes[-1].fields == {"spec.training.maxLength": 512}
+    assert changes[-1].fields == {"spec.training.maxLength": 1024}
     sizes = [shown["memory"]["peak"], *(change.bytes for change in changes)]
     assert sizes == sorted(sizes, reverse=True)
 
@@ -117,7 +116,7 @@ def test_a_price_makes_a_cost(config: Path) -> None:
     )  # fmt: skip
     assert answer.code == 0
     (gpu,) = json.loads(answer.out)["gpus"]
-    assert gpu["seconds"] == pytest.approx(5000 * 8192 / gpu["tokensPerSecond"], rel=0.01)
+    assert gpu["seconds"] == pytest.approx(4900 * 8192 / gpu["tokensPerSecond"], rel=0.01)
     assert gpu["cost"] == pytest.approx(gpu["seconds"] / 3600 * 2, abs=0.01)
 
 
@@ -137,7 +136,7 @@ def test_a_pipe_gets_plain_lines(config: Path) -> None:
     shown = estimate(JOB, "--model-config", str(config.parent), "--rows", "10000")
     assert shown.code == 0, shown.err
     assert "13,631,488 of 8,043,892,736 parameters are trained (0.17%)" in shown.out
-    assert "5,000 steps of at most 8,192 tokens" in shown.out
+    assert "4,900 steps of at most 8,192 tokens" in shown.out
     assert "15.0 GiB  weights" in shown.out
     assert "training.gradientCheckpointing: true (the same result, about a third slower)" in shown.out
     assert "has not been compared with a peak measured on a GPU yet" in shown.out
@@ -155,6 +154,26 @@ def test_packed_tokens_make_rows(config: Path) -> None:
     job = changed(JOB, {"spec.training.packing": True})
     shown = json.loads(estimate(job, "--model-config", str(config), "--tokens", "81920000", "--output", "json").out)
     assert shown["totalSteps"] == 2 * 10_000
+
+
+@pytest.mark.parametrize(
+    ("dataset", "steps"),
+    [
+        ({}, 2 * 3),
+        ({"validation": {"fraction": 0.5}}, 2 * 2),
+        ({"validation": {"uri": "configmap://rows/other.jsonl"}}, 2 * 3),
+        ({"maxSamples": 4}, 2 * 1),
+        ({"uri": "configmap://rows/other.jsonl"}, None),
+    ],
+)
+def test_the_rows_of_a_configmap_in_the_file_are_counted(
+    config: Path, dataset: dict[str, Any], steps: int | None
+) -> None:
+    job = changed(JOB, {"spec.dataset": {"uri": "configmap://rows/train.jsonl"} | dataset})
+    rows = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "rows"}, "data": {"train.jsonl": "{}\n" * 12}}
+    file = yaml.safe_dump_all([rows, job])
+    shown = json.loads(finetune("estimate", "-", "--model-config", str(config), "--output", "json", stdin=file).out)
+    assert shown.get("totalSteps") == steps
 
 
 def test_nothing_heavy_is_imported(config: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from finetune_api.estimate.shapes import Config
 from finetune_api.estimate.speed import (
     QUANTISED_SPEED,
     UTILISATION,
+    held_out_rows,
     packed_rows,
     tokens_per_second,
     tokens_per_step,
@@ -91,7 +92,7 @@ def estimate(
     gpu: Gpu | None = None,
     price_per_hour: float | None = None,
 ) -> JobEstimate:
-    """The estimate. ``rows`` and ``tokens`` are those of the training data; ``price_per_hour`` is that of ``gpu``.
+    """The estimate. ``rows`` are those of the dataset, ``tokens`` those to train on; ``price_per_hour`` is that of ``gpu``.
 
     Raises UnknownArchitectureError, TargetError and NotCountedError.
     """
@@ -99,9 +100,8 @@ def estimate(
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
     parts = memory(architecture, spec.method, spec.training, evaluates=evaluates)
-    if spec.training.packing and tokens is not None:
-        rows = packed_rows(tokens, spec.training)
-    steps = total_steps(spec.training, rows)
+    learned, said = _training_rows(spec, rows, tokens)
+    steps = total_steps(spec.training, learned)
     shown = GPUS if gpu is None else (gpu,)
     return JobEstimate(
         model=spec.model.uri,
@@ -116,7 +116,7 @@ def estimate(
         changes=[
             _change(change, shown) for change in changes(architecture, spec.method, spec.training, evaluates=evaluates)
         ],
-        assumptions=_assumptions(spec, parts, rows, tokens, steps),
+        assumptions=[*_assumptions(spec, parts), said],
     )
 
 
@@ -160,9 +160,24 @@ def _change(change: Change, gpus: tuple[Gpu, ...]) -> ChangeEstimate:
     return ChangeEstimate(fields=change.fields, effect=change.effect, bytes=change.bytes, fits=names)
 
 
-def _assumptions(
-    spec: FineTuneJobSpec, parts: Memory, rows: int | None, tokens: int | None, steps: int | None
-) -> list[str]:
+def _training_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None) -> tuple[int | None, str]:
+    """The rows of an epoch, and how they came about."""
+    training = spec.training
+    if training.max_steps is not None:
+        return None, "The number of steps is that of maxSteps."
+    if tokens is not None:
+        full = packed_rows(tokens, training)
+        return full, f"{tokens} tokens fill {full} rows: the dataset is plain text, or is packed without loss."
+    if training.packing:
+        return None, "The number of steps is not known: give --tokens, or set spec.training.maxSteps."
+    if rows is None:
+        return None, "The number of steps is not known: give --rows, or set spec.training.maxSteps."
+    used = min(rows, spec.dataset.max_samples or rows)
+    held_out = held_out_rows(used, spec.dataset)
+    return used - held_out, f"Of {used} rows {held_out} are held out, and none is left out as empty."
+
+
+def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
     training = spec.training
     found = ["The memory was calculated; it has not been compared with a peak measured on a GPU yet."]
     found.append(f"Every row has maxLength {training.max_length} tokens: shorter ones need less memory and time.")
@@ -182,10 +197,4 @@ def _assumptions(
         speed = f"The GPU reaches {UTILISATION:.0%} of its dense bf16 products"
         slower = f", and {QUANTISED_SPEED:.0%} of that with a quantised base" if spec.method.quantization else ""
         found.append(f"{speed}{slower}; loading, evaluation and uploads are not in the time.")
-    if steps is None:
-        found.append("The number of steps is not known: give --rows, or set spec.training.maxSteps.")
-    elif training.max_steps is None and training.packing and tokens is not None:
-        found.append(f"{tokens} tokens are packed without loss into {rows} rows.")
-    elif training.max_steps is None:
-        found.append(f"{rows} rows are trained on; those that are held out do not count.")
     return found

@@ -5,7 +5,7 @@ import math
 from finetune_api.estimate.activations import virtual_tokens
 from finetune_api.estimate.gpus import Gpu
 from finetune_api.estimate.modules import Architecture
-from finetune_api.finetunejob import Training
+from finetune_api.finetunejob import DatasetSource, Training
 from finetune_api.methods import Full, Method
 
 UTILISATION = 0.33
@@ -23,6 +23,15 @@ def total_steps(training: Training, rows: int | None) -> int | None:
     batches = math.ceil(rows / training.per_device_batch_size)
     per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
     return math.ceil((training.epochs or 1.0) * per_epoch)
+
+
+def held_out_rows(rows: int, dataset: DatasetSource) -> int:
+    """How many of a dataset's rows are not trained on: at least one, unless the held-out rows come from elsewhere (finetune_trainer/data.py)."""
+    validation = dataset.validation
+    if rows < 2 or (validation is not None and validation.fraction is None):
+        return 0
+    wanted = round(rows * validation.fraction) if validation and validation.fraction else min(round(rows / 10), 200)
+    return min(max(wanted, 1), rows - 1)
 
 
 def packed_rows(tokens: int, training: Training) -> int:

@@ -3,14 +3,23 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
+from peft.utils.integrations import dequantize_bnb_weight
 from transformers import AutoModelForCausalLM
 
+from finetune_agent.compatibility import IncompatibleError, check_files
+from finetune_api.methods import Method
 from finetune_api.reasons import Reason
+from finetune_trainer.conversion import lora_factors
+from finetune_trainer.failures import Failure
+from finetune_trainer.methods import Base, add_adapter
+from finetune_trainer.model import load_base, quantization_of
 from finetune_trainer.preflight import check
 from tests.trainer.jobs import Workbench, train, train_until
 
@@ -128,6 +137,12 @@ def test_a_method_trains_and_resumes_bit_identical(workbench: Callable[[], Workb
         assert manifest.rank == case.rank
     assert manifest.verification["maxLogitDifference"] < case.tolerance
     assert manifest.verification["meanAdapterEffect"] > 0.001
+    directory = whole.server.buckets / whole.bucket / "team" / "job" / "adapter"
+    if case.served:
+        check_files(directory, 64)
+    else:
+        with pytest.raises(IncompatibleError):
+            check_files(directory, 64)
     if not case.resumed:
         return
     interrupted = train_until(pieces.settings(**spec), 3)
@@ -263,3 +278,56 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(
     assert result.reason is Reason.SPEC_INVALID
     assert message in result.message
     assert result.message.startswith("spec.model.adapter")
+
+
+@pytest.mark.parametrize("name", ["LlamaConfig", "GPT2Config"])
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path, name: str, kind: str) -> None:
+    config = transformers.AutoConfig.for_model("llama" if name == "LlamaConfig" else "gpt2")
+    sizes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "vocab_size": 64,
+    }
+    config = type(config)(
+        **{key: value for key, value in sizes.items() if key != "num_key_value_heads" or name == "LlamaConfig"}
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    original = dict(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).named_modules())
+    method = Method.model_validate({"qlora": {"rank": 8, "init": "loftq", "quantization": {"type": kind}}})
+    base = load_base(tmp_path, torch.float32, quantization_of(method, "fp32"))
+    model = add_adapter(base, method, Base(tmp_path, None, 10))
+    factors = lora_factors(model)
+    assert len(factors) == (7 if name == "LlamaConfig" else 4)
+    for module, (a, b) in factors.items():
+        weight: Any = original[module].weight.detach()
+        weight = weight.T if name == "GPT2Config" else weight
+        layer = model.get_base_model().get_submodule(module).get_base_layer()
+        lost = weight - dequantize_bnb_weight(layer.weight, state=getattr(layer, "state", None)).float()
+        assert (lost - b @ a).norm() < 0.9 * lost.norm()
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "message"),
+    [
+        ({"qlora": {}}, "spec.method", "bitsandbytes quantises none of the layers of a model of type 'falcon'"),
+        (
+            {"prefixTuning": {}},
+            "spec.method.prefixTuning",
+            "PEFT's prefixTuning does not fit the attention of a model of type 'falcon'",
+        ),
+    ],
+)
+def test_what_an_architecture_cannot_do_is_said_before_the_training(
+    tmp_path: Path, method: dict[str, Any], field: str, message: str
+) -> None:
+    config = transformers.FalconConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(Failure, match=message) as caught:
+        wanted = Method.model_validate(method)
+        base = load_base(tmp_path, torch.float32, quantization_of(wanted, "fp32"))
+        add_adapter(base, wanted, Base(tmp_path, None, 10))
+    assert (caught.value.reason, caught.value.field) == (Reason.MODEL_UNSUPPORTED, field)

@@ -14,22 +14,9 @@ from safetensors.torch import load_file, save_file
 from finetune_api.methods import Bottleneck
 from finetune_api.reasons import Reason
 from finetune_trainer.failures import Failure
+from finetune_trainer.sublayers import UNKNOWN, sublayers
 
 CONFIG, WEIGHTS, TYPE = "adapter_config.json", "adapter_model.safetensors", "BOTTLENECK"
-FEED_FORWARD = (
-    "mlp.down_proj",
-    "mlp.c_proj",
-    "mlp.dense_4h_to_h",
-    "mlp.fc2",
-    "fc2",
-    "mlp.fc_out",
-    "block_sparse_moe.output_linear",
-)
-ATTENTION = (
-    "self_attn.o_proj", "self_attn.out_proj", "self_attn.dense", "attn.c_proj", "attn.out_proj", "attention.out_proj", "self_attention.dense",
-    "attention.dense",
-)  # fmt: skip
-"""The linear layers with which a sublayer ends, by the names that transformers' architectures give them."""
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.nn.functional.relu,
     "gelu": torch.nn.functional.gelu,
@@ -63,14 +50,9 @@ class Adapted(torch.nn.Module):
 def add(model: Any, block: Bottleneck) -> Any:
     """The model with fresh adapters, which alone are trained. Raises Failure(MODEL_UNSUPPORTED) for an architecture whose sublayers are not known."""
     model.requires_grad_(False)
-    endings = FEED_FORWARD + (ATTENTION if block.placement == "houlsby" else ())
-    chosen = [name for name, _ in model.named_modules() if name.endswith(tuple(f".{ending}" for ending in endings))]
+    chosen = sublayers([name for name, _ in model.named_modules()], block)
     if not chosen:
-        raise Failure(
-            Reason.MODEL_UNSUPPORTED,
-            f"the sublayers of a model of type {model.config.model_type!r} are not known to the bottleneck adapter: use lora",
-            "spec.method.bottleneck",
-        )
+        raise Failure(Reason.MODEL_UNSUPPORTED, UNKNOWN.format(model.config.model_type), "spec.method.bottleneck")
     for name in chosen:
         parent, _, last = name.rpartition(".")
         holder = model.get_submodule(parent)

@@ -7,6 +7,9 @@ import torch
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_bnb_weight
 from safetensors import safe_open
+from transformers.pytorch_utils import Conv1D
+
+from finetune_trainer.model import QUANTISED
 
 
 @torch.no_grad()
@@ -17,8 +20,12 @@ def initialise(model: Any, directory: Path) -> None:
     module: Any
     for name, module in layers:
         base: Any = module.get_base_layer()
+        if type(base.weight).__name__ not in QUANTISED:
+            continue  # left as it is, so that nothing was lost
         held = dequantize_bnb_weight(base.weight, state=getattr(base, "state", None)).float()
         original = _original(files, name.removeprefix("base_model.model.")).to(held.device, torch.float32)
+        if getattr(base, "source_cls", None) is Conv1D:
+            original = original.T
         left, values, right = torch.linalg.svd(original - held, full_matrices=False)
         rank, scaling = module.r["default"], module.scaling["default"]
         root = values[:rank].sqrt()

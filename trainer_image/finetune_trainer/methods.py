@@ -13,6 +13,7 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel, PeftType, g
 from finetune_api import methods as api
 from finetune_api.reasons import Reason
 from finetune_trainer import bottleneck, loftq
+from finetune_trainer.evaluation import evaluating
 from finetune_trainer.failures import Failure
 
 BEGIN_WITH_AN_UPDATE = ("pissa", "olora", "loftq")
@@ -44,7 +45,22 @@ def add_adapter(model: Any, method: api.Method, base: Base) -> Any:
         raise refusal(error, method) from error
     if isinstance(block, api.Qlora) and block.init == "loftq":
         loftq.initialise(adapted, base.directory)
+    if adapted.active_peft_config.is_prompt_learning:
+        try_prompt(adapted, method)
     return adapted
+
+
+def try_prompt(adapted: Any, method: api.Method) -> None:
+    """Answer once: PEFT finds only then that the learned tokens do not fit an architecture's attention. Raises Failure(MODEL_UNSUPPORTED)."""
+    try:
+        with evaluating(adapted):
+            adapted(input_ids=torch.tensor([[0, 1]], device=adapted.device))
+    except (RuntimeError, ValueError) as error:
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"PEFT's {method.name} does not fit the attention of a model of type {adapted.config.model_type!r} ({error}): use lora",
+            f"spec.method.{method.name}",
+        ) from error
 
 
 def refusal(error: Exception, method: api.Method) -> Failure:

@@ -26,6 +26,10 @@ TOKENIZER_FILES = (
 """How the names of a tokenizer's files begin."""
 
 
+QUANTISED = ("Params4bit", "Int8Params")
+"""The types of weights that bitsandbytes holds."""
+
+
 def has_gpu() -> bool:
     """Whether this process has an NVIDIA GPU."""
     return torch.cuda.is_available()
@@ -69,6 +73,12 @@ def load_base(directory: Path, dtype: torch.dtype, quantization: BitsAndBytesCon
         raise Failure(
             Reason.MODEL_UNSUPPORTED, f"transformers cannot load the model: {error}", "spec.model.uri"
         ) from error
+    if quantization is not None and not any(type(weight).__name__ in QUANTISED for weight in model.parameters()):
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"bitsandbytes quantises none of the layers of a model of type {model.config.model_type!r}: choose lora, or dora without quantization",
+            "spec.method",
+        )
     model.config.use_cache = False
     layers: Any = model.modules()
     for module in layers:

@@ -12,7 +12,7 @@ from finetune_api.base import SecretRef
 from finetune_api.finetunejob import Estimate
 from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
 from finetune_api.messages import PreflightResult, Problem
-from finetune_api.methods import Ia3, Lora, Qlora, Targeted
+from finetune_api.methods import Bottleneck, Ia3, Loha, Lokr, Lora, Miss, Oft, Qlora, Targeted
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
@@ -24,9 +24,14 @@ from finetune_trainer.estimates import estimate_of
 from finetune_trainer.failures import Failure, last_line
 from finetune_trainer.logs import log, phase
 from finetune_trainer.settings import Settings, read, termination_log
+from finetune_trainer.sublayers import UNKNOWN, sublayers
 
 PATIENCE_SECONDS = 45.0
 """How long a service that does not answer is given before that is called a problem."""
+CONV1D = ("gpt2", "openai-gpt")
+"""Architectures whose linear layers are transposed, as ``transformers.pytorch_utils.Conv1D``."""
+NO_CONV1D = (Loha, Lokr, Oft, Miss)
+"""Methods that PEFT has for ``torch.nn.Linear`` only."""
 ROWS, BYTES = 1000, 4 * 1024 * 1024
 """So much of a dataset is looked at: whichever of the two is more, so small ones are read whole."""
 
@@ -277,9 +282,18 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
     """The modules that the method names exist; from their shapes follows how much is trained."""
     method = settings.job.spec.method
     block, path = method.config, f"spec.method.{method.name}"
+    model_type = str(facts.config.get("model_type"))
+    linear = modules.linear_modules(facts.tensors)
+    if isinstance(block, Bottleneck) and not sublayers(linear, block):
+        report.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN.format(model_type))
+    if model_type in CONV1D and isinstance(block, NO_CONV1D):
+        report.add(
+            Reason.MODEL_UNSUPPORTED,
+            path,
+            f"PEFT's {method.name} does not adapt the Conv1D layers of a model of type {model_type!r}: use lora, dora, adalora, ia3 or vera",
+        )
     if not isinstance(block, Targeted):
         return
-    linear = modules.linear_modules(facts.tensors)
     if not linear:
         report.add(
             Reason.TARGET_MODULES_NOT_FOUND,
@@ -287,7 +301,6 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
             "the model has no linear layers that could get an adapter",
         )
         return
-    model_type = str(facts.config.get("model_type"))
     try:
         chosen = targets.adapted(list(linear), block, method.name, model_type)
         if isinstance(block, Ia3):

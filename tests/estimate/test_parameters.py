@@ -107,6 +107,15 @@ def test_the_counts_are_those_of_what_the_trainer_builds(model: str, case: str) 
         assert (counted.trainable, counted.total) == tuned.get_nb_trainable_parameters()
 
 
+def test_llama_8b_is_counted_as_peft_counts_it() -> None:
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA_8B))
+    method = Method.model_validate({"lora": {"targetModules": ["q_proj", "k_proj", "v_proj", "o_proj"]}})
+    tuned = add_adapter(base, method, Base(Path(), None, total_steps=100))
+    counted = count(architecture_of(LLAMA_8B), method)
+    assert (counted.trainable, counted.total) == tuned.get_nb_trainable_parameters() == (13_631_488, 8_043_892_736)
+
+
 def test_every_method_is_counted() -> None:
     assert {next(iter(block)) for block in CASES.values()} == {*METHODS} - {"peft"}
 

@@ -164,6 +164,8 @@ def prefix_tuning(block: PrefixTuning, architecture: Architecture) -> int:
 
     Peft/tuners/prefix_tuning/model.py; where config.json says num_key_value_heads, the prefix is as wide as those.
     """
+    if architecture.attention.key_value_heads == 1 != architecture.prefix_heads:
+        raise NotCountedError(f"PEFT's prefix does not fit the attention of this {architecture.model_type}: use lora")
     width, tokens = architecture.prefix_width, block.num_virtual_tokens
     outputs = 2 * architecture.layers * width
     if not block.prefix_projection:
@@ -173,13 +175,15 @@ def prefix_tuning(block: PrefixTuning, architecture: Architecture) -> int:
 
 
 def prompt_tuning(block: PromptTuning, architecture: Architecture) -> int:
-    """An embedding for each token: Lester et al. 2021, section 2. It is as wide as the words that it begins with, or as the hidden states."""
-    width = architecture.hidden if block.prompt_tuning_init == "random" else architecture.embeddings.outputs
-    return block.num_virtual_tokens * width
+    """An embedding for each token: Lester et al. 2021, section 2."""
+    if block.prompt_tuning_init == "random":
+        _check_width(architecture)
+    return block.num_virtual_tokens * architecture.embeddings.outputs
 
 
 def p_tuning(block: PTuning, architecture: Architecture) -> int:
     """An embedding for each token, and an LSTM or three linear layers over them: Liu et al. 2021, section 3; peft/tuners/p_tuning/model.py."""
+    _check_width(architecture)
     width = architecture.hidden
     inner = block.encoder_hidden_size or width
     tokens = block.num_virtual_tokens * width
@@ -202,6 +206,14 @@ def bottleneck(block: Bottleneck, architecture: Architecture) -> int:
     width, hidden = bottleneck_width(block, architecture), architecture.hidden
     each = hidden * width + width + width * hidden + hidden
     return architecture.layers * each * (2 if block.placement == "houlsby" else 1)
+
+
+def _check_width(architecture: Architecture) -> None:
+    """PEFT makes learned tokens as wide as the hidden states, and puts them before the embeddings."""
+    if architecture.embeddings.outputs != architecture.hidden:
+        raise NotCountedError(
+            f"PEFT's learned tokens do not fit the embeddings of this {architecture.model_type}, which are narrower than its layers: use lora"
+        )
 
 
 def _of_model(block: Block, architecture: Architecture) -> int:

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-VIRTUAL = "(has(self.method.promptTuning) || has(self.method.prefixTuning) || has(self.method.pTuning))"
+PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
+PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
+"""Of PEFT's methods those that put learned tokens, or their keys and values, before the text."""
+PREFIX = f"(has(self.method.prefixTuning) || (has(self.method.peft) && self.method.peft.type in {list(PREFIX_TYPES)}))"
+VIRTUAL = (
+    "(has(self.method.promptTuning) || has(self.method.prefixTuning) || has(self.method.pTuning) || "
+    f"(has(self.method.peft) && self.method.peft.type in {list(PROMPT_TYPES)}))"
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,13 @@ class Rule:
 
 def _virtual(spec: Any) -> bool:
     method = spec.method
-    return any((method.prompt_tuning, method.prefix_tuning, method.p_tuning))
+    named = any((method.prompt_tuning, method.prefix_tuning, method.p_tuning))
+    return named or (method.peft is not None and method.peft.type in PROMPT_TYPES)
+
+
+def _prefix(spec: Any) -> bool:
+    method = spec.method
+    return method.prefix_tuning is not None or (method.peft is not None and method.peft.type in PREFIX_TYPES)
 
 
 RULES = [
@@ -31,10 +44,10 @@ RULES = [
         lambda spec: spec.training.packing and _virtual(spec),
     ),
     Rule(
-        "!(self.training.gradientCheckpointing && has(self.method.prefixTuning))",
+        f"!(self.training.gradientCheckpointing && {PREFIX})",
         ".training.gradientCheckpointing",
         "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to false",
-        lambda spec: spec.training.gradient_checkpointing and spec.method.prefix_tuning is not None,
+        lambda spec: spec.training.gradient_checkpointing and _prefix(spec),
     ),
     Rule(
         f"!(self.output.mergedModel && ({VIRTUAL} || has(self.method.bottleneck)))",

@@ -89,6 +89,7 @@ CASES = [
     _job("a text that is not used", {"spec.method": {"promptTuning": {"promptTuningInitText": "Hello"}}}, "spec.method.promptTuning", PROMPT_TEXT),
     _job("no text to begin with", {"spec.method": {"promptTuning": {"promptTuningInit": "text"}}}, "spec.method.promptTuning", PROMPT_TEXT),
     _job("packed prompts", {"spec.method": {"pTuning": {}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
+    _job("packed prompts by PEFT's name", {"spec.method": {"peft": {"type": "P_TUNING"}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
     _job("a prefix that is computed twice", {"spec.method": {"prefixTuning": {}}, "spec.training.gradientCheckpointing": True}, "spec", RECOMPUTED_PREFIX),
     _job("a merged prompt", {"spec.method": {"promptTuning": {}}, "spec.output.mergedModel": True}, "spec", MERGED_PROMPT),
     _job("a merged model", {"spec.method": {"full": {}}, "spec.output.mergedModel": True}, "spec", MERGED_MODEL),

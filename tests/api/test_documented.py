@@ -2,14 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any, get_args
 
-from finetune_api.estimate.architecture import known
-from finetune_api.estimate.gpus import GPUS
-from finetune_api.estimate.report import ChangeEstimate, GpuEstimate, JobEstimate, MemoryEstimate
+from finetune_api.methods import Block, Method
 from finetune_api.reasons import Reason
 from finetune_operator.settings import PREFIX, Settings
 
 TROUBLESHOOTING = Path("docs/troubleshooting.md").read_text()
+METHODS = Path("docs/methods.md").read_text()
 INSTALL = Path("docs/install.md").read_text()
 
 
@@ -44,14 +44,19 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-def test_every_field_of_the_estimate_is_documented() -> None:
-    page = Path("docs/estimate.md").read_text()
-    for model in (JobEstimate, MemoryEstimate, GpuEstimate, ChangeEstimate):
-        for field in model.model_fields.values():
-            assert f"`{field.alias}" in page, f"{model.__name__}: {field.alias}"
+def test_every_method_has_its_default_learning_rate_in_the_table() -> None:
+    table = METHODS.split("## Which modules")[0]
+    rates = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| ([\de.-]+) \|", table, re.MULTILINE))
+    fields = {str(field.alias): models_of_field(field.annotation) for field in Method.model_fields.values()}
+    assert {name: float(rate) for name, rate in rates.items()} == {
+        name: block.default_learning_rate for name, block in fields.items()
+    }
+    sources = METHODS.split("## Where the defaults come from")[1].split("## What is published")[0]
+    assert [name for name in fields if f"`{name}`" not in sources] == []
 
 
-def test_every_architecture_and_gpu_of_the_estimate_is_documented() -> None:
-    page = Path("docs/estimate.md").read_text()
-    assert f"`config.json`): {', '.join(known())}." in page
-    assert f"GPUs: {', '.join(gpu.name for gpu in GPUS)}, with" in page
+def models_of_field(annotation: Any) -> type[Block]:
+    """The block that a field of ``Method`` may hold."""
+    (block,) = [part for part in get_args(annotation) if part is not type(None)]
+    assert issubclass(block, Block)
+    return block

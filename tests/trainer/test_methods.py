@@ -14,7 +14,7 @@ from peft.utils.integrations import dequantize_bnb_weight
 from transformers import AutoModelForCausalLM
 
 from finetune_agent.compatibility import IncompatibleError, check_files
-from finetune_api.methods import Method
+from finetune_api.methods import Method, Vera
 from finetune_api.reasons import Reason
 from finetune_trainer.conversion import lora_factors
 from finetune_trainer.failures import Failure
@@ -55,13 +55,26 @@ class Case:
 SMALL = {"rank": 4, "dropout": 0.1}
 CASES = {
     "lora": Case({"lora": SMALL}, "LORA", True, 4),
-    "rslora": Case({"lora": SMALL | {"useRslora": True, "targetModules": []}}, "LORA", True, 4, target_modules=2, resumed=False),
-    "patterns": Case(
-        {"lora": SMALL | {"rankPattern": {"down_proj": 8}, "alphaPattern": {"q_proj": 64}}}, "LORA", True, 4, resumed=False),
-    "regex": Case(
-        {"lora": SMALL | {"targetModules": r".*\.layers\.0\..*\.(q|v)_proj"}}, "LORA", True, 4, target_modules=2, resumed=False),
-    "gaussian": Case({"lora": SMALL | {"init": "gaussian"}}, "LORA", True, 4, resumed=False),
-    "orthogonal": Case({"lora": SMALL | {"init": "orthogonal"}}, "LORA", True, 4, resumed=False),
+    "loraOptions": Case(
+        {
+            "lora": SMALL
+            | {
+                "useRslora": True,
+                "init": "gaussian",
+                "targetModules": r".*\.layers\.0\..*\.(q|v)_proj",
+                "rankPattern": {"v_proj": 8},
+                "alphaPattern": {"q_proj": 64},
+            }
+        },
+        "LORA",
+        True,
+        4,
+        target_modules=2,
+        resumed=False,
+    ),
+    "orthogonal": Case(
+        {"lora": SMALL | {"init": "orthogonal", "targetModules": []}}, "LORA", True, 4, target_modules=2, resumed=False
+    ),
     "pissa": Case({"lora": SMALL | {"init": "pissa"}}, "LORA", True, 8, tolerance=1e-4),
     "olora": Case({"lora": SMALL | {"init": "olora"}}, "LORA", True, 8, tolerance=1e-4),
     "modulesToSave": Case({"lora": SMALL | {"modulesToSave": ["norm"]}}, "LORA", False, 4, resumed=False),
@@ -206,7 +219,6 @@ def test_adaloras_regularisation_is_a_part_of_the_loss_once_a_step(bench: Workbe
         ({"dora": SMALL | {"modulesToSave": ["norm"]}}, 1e-5),
         ({"ia3": {}}, 1e-5),
         ({"oft": {"oftBlockSize": 8}}, 1e-4),
-        ({"vera": {"rank": 16}}, 1e-5),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
@@ -224,11 +236,12 @@ def test_a_merged_model_answers_as_base_and_adapter(bench: Workbench, method: di
 
 
 def test_a_method_that_cannot_be_merged_is_said_so(bench: Workbench) -> None:
-    method = {"peft": {"type": "PROMPT_TUNING", "options": {"num_virtual_tokens": 4}}}
+    method = {"peft": {"type": "LILY", "options": {"target_modules": ["q_proj"], "r": 2}}}
     output = bench.job()["spec"]["output"] | {"mergedModel": True}
     result, _ = train(bench.settings(method=method, output=output, training=PIECES | {"maxSteps": 1}))
     assert result.reason is Reason.SPEC_INVALID
-    assert result.message.startswith("spec.output.mergedModel: PEFT cannot merge PROMPT_TUNING")
+    assert result.message.startswith("spec.output.mergedModel: PEFT cannot merge LILY")
+    assert result.progress is None, "before the first step"
 
 
 @pytest.mark.parametrize(
@@ -331,3 +344,26 @@ def test_what_an_architecture_cannot_do_is_said_before_the_training(
         base = load_base(tmp_path, torch.float32, quantization_of(wanted, "fp32"))
         add_adapter(base, wanted, Base(tmp_path, None, 10))
     assert (caught.value.reason, caught.value.field) == (Reason.MODEL_UNSUPPORTED, field)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"bottleneck": {}}, {"pTuning": {"numVirtualTokens": 4}}, {"full": {}}],
+    ids=lambda value: next(iter(value)),
+)
+def test_recomputed_activations_change_nothing(workbench: Callable[[], Workbench], method: dict[str, Any]) -> None:
+    kept, recomputed = workbench(), workbench()
+    for bench, on in ((kept, False), (recomputed, True)):
+        training = PIECES | {"maxSteps": 2, "gradientCheckpointing": on}
+        result, _ = train(bench.settings(method=method, training=training))
+        assert result.reason == "Succeeded", result.message
+    name = "model.safetensors" if "full" in method else "adapter_model.safetensors"
+    assert kept.read(f"team/job/adapter/{name}") == recomputed.read(f"team/job/adapter/{name}")
+
+
+def test_a_method_without_a_rate_of_ones_own_gets_its_default(bench: Workbench) -> None:
+    training = {key: value for key, value in PIECES.items() if key not in ("learningRate", "warmupRatio")}
+    result, _ = train(bench.settings(method={"vera": {"rank": 8}}, training=training | {"maxSteps": 2}))
+    assert result.reason == "Succeeded", result.message
+    first = json.loads(bench.read("team/job/adapter/metrics.jsonl").splitlines()[0])
+    assert first["learning_rate"] == Vera.default_learning_rate

@@ -1,16 +1,31 @@
 """The adapter merged into its base, saved as a model of its own, and measured against what was trained."""
 
-import json
+import copy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from finetune_api.reasons import Reason
+from finetune_trainer import methods
 from finetune_trainer import model as models
 from finetune_trainer.evaluation import logits_of, logprobs
 from finetune_trainer.failures import Failure
 from finetune_trainer.verification import LAYOUT_TOLERANCE, Trained, load_tuned
+
+
+def refuse_unmergeable(model: Any) -> None:
+    """Raise Failure(SPEC_INVALID) for a method that PEFT cannot merge: found before the training, on a copy of one layer."""
+    layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    try:
+        copy.deepcopy(layer).merge(safe_merge=True)  # type: ignore[union-attr]
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        kind = methods.peft_type(model)
+        raise Failure(
+            Reason.SPEC_INVALID, f"PEFT cannot merge {kind} ({error}): set it to false", "spec.output.mergedModel"
+        ) from error
 
 
 def merge(
@@ -18,17 +33,11 @@ def merge(
 ) -> dict[str, float]:
     """Save base and adapter as one model in ``dtype``, load it back, and say how far its answers are from those of what was trained.
 
-    Raises Failure(SPEC_INVALID) for a method that PEFT cannot merge, and Failure(VERIFICATION_FAILED) for answers that are too far away.
+    Raises Failure(VERIFICATION_FAILED) for answers that are too far away.
     """
     load_base = partial(models.load_base, dtype=dtype)
     tuned = load_tuned(load_base(base_directory), adapter, load_base)
-    try:
-        merged = tuned.merge_and_unload(safe_merge=True)
-    except (AttributeError, NotImplementedError, TypeError) as error:
-        kind = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
-        raise Failure(
-            Reason.SPEC_INVALID, f"PEFT cannot merge {kind} ({error}): set it to false", "spec.output.mergedModel"
-        ) from error
+    merged = tuned.merge_and_unload(safe_merge=True)
     merged.save_pretrained(str(directory), safe_serialization=True)
     models.copy_tokenizer(base_directory, directory)
     del tuned, merged

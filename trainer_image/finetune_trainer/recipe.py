@@ -22,7 +22,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_api import vllm
-from finetune_api.finetunejob import CheckpointStatus, Training
+from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec, Training
 from finetune_api.manifest import AdapterManifest, CheckpointManifest, StoredFiles
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
@@ -202,6 +202,8 @@ def load_model(session: Session, plan: Plan) -> Any:
         inputs.model, models.DTYPES[plan.precision], models.quantization_of(spec.method, plan.precision)
     )
     model = methods.add_adapter(base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps))
+    if spec.output.merged_model:
+        merging.refuse_unmergeable(model)
     if inputs.adapter is not None:
         continuing.load(model, inputs.adapter.directory, spec.method)
     if getattr(spec.method.config, "init", None) in methods.BEGIN_WITH_AN_UPDATE:
@@ -218,15 +220,21 @@ def describe(settings: Settings, plan: Plan, model: Any) -> None:
     """Say what is about to happen."""
     training = settings.job.spec.training
     log.info(
-        "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, %s on %s",
+        "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, learning rate %g, %s on %s",
         f"{models.trainable(model):,}",
         plan.total_steps,
         training.per_device_batch_size,
         training.gradient_accumulation_steps,
         training.max_length,
+        learning_rate(settings.job.spec),
         plan.precision,
         device_name(),
     )
+
+
+def learning_rate(spec: FineTuneJobSpec) -> float:
+    """The one that the user chose, or the method's own."""
+    return spec.training.learning_rate or spec.method.config.default_learning_rate
 
 
 def device_name() -> str:
@@ -244,7 +252,7 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
         "digests": examples.digests,
         "objective": spec.objective,
         "method": spec.method.to_json(),
-        "training": spec.training.to_json(),
+        "training": spec.training.to_json() | {"learningRate": learning_rate(spec)},
     }
     return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
 
@@ -376,7 +384,7 @@ def make_trainer(
         per_device_train_batch_size=training.per_device_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         max_steps=plan.total_steps,
-        learning_rate=training.learning_rate or session.settings.job.spec.method.config.default_learning_rate,
+        learning_rate=learning_rate(session.settings.job.spec),
         lr_scheduler_type=training.scheduler,
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
@@ -502,7 +510,7 @@ def publish(session: Session, made: Made, verified: verification.Verified) -> Tr
         base_revision=session.inputs.model_commit,
         peft_type=str(config["peft_type"]),
         trained_peft_type=made.peft_type,
-        rank=config.get("r"),
+        rank=config.get("r") or None,
         alpha=config.get("lora_alpha", config.get("alpha")),
         target_modules=made.target_modules,
         trainable_parameters=made.trainable_parameters,

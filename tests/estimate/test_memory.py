@@ -167,6 +167,36 @@ def test_architectures_without_a_gate_are_not_underestimated(model_type: str) ->
     assert 0.98 < expected.held / found.held < 1.6
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_the_activations_with_a_mask(packed: bool) -> None:
+    """Padded rows have a mask as wide as a row; packed ones lie end to end, under a mask as wide as all of them."""
+    config = AutoConfig.for_model("llama", **SIZES)
+    base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    base.config.use_cache = False
+    block = Method.model_validate(METHODS["lora"])
+    model = add_adapter(base, block, Base(Path(), None, total_steps=100)).train()
+    to_float32(model)
+    padding = torch.ones(BATCH, LENGTH, dtype=torch.long)
+    padding[0, LENGTH // 2 :] = 0
+    positions = torch.arange(LENGTH // 2).repeat(2 * BATCH)[None]
+
+    def backbone(ids: torch.Tensor) -> torch.Tensor:
+        given = (
+            {"input_ids": ids.reshape(1, -1), "position_ids": positions}
+            if packed
+            else {"input_ids": ids, "attention_mask": padding}
+        )
+        hidden: torch.Tensor = base.base_model(**given).last_hidden_state
+        return hidden
+
+    found = measure(model, backbone, batch=BATCH, length=LENGTH, mixed=True)
+    step = Step(BATCH, LENGTH, masked=True, packed=packed)
+    architecture = architecture_of(json.loads(config.to_json_string()))
+    layer = layer_activations(architecture, block, step)
+    expected = outside_bytes(architecture, block, step) + LAYERS * layer.saved
+    assert expected == pytest.approx(found.held, rel=0.05)
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_activations_in_fp32(method: str) -> None:
     found, architecture = measured("llama", SIZES, method, checkpointing=False, mixed=False)

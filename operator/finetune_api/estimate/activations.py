@@ -52,6 +52,8 @@ class Step:
     mixed: bool = True
     masked: bool = False
     """Attention has a mask of its own, because rows are padded or packed: then grouped keys and values are repeated for each head."""
+    packed: bool = False
+    """TRL lays the rows of a packed batch end to end, so that the mask is as wide as all of them."""
 
     @property
     def element(self) -> int:
@@ -139,8 +141,9 @@ def _attention(architecture: Architecture, block: object, step: Step) -> float:
     if any(module.name.endswith(("qkv_proj", "attention.query_key_value")) for module in architecture.layer(0)):
         # the values are a view of the fused projection, all of which is kept
         per_token += element * (attention.query + attention.key_value)
-    if prefix:
-        per_token += element * (step.length + prefix)
+    if (step.masked or prefix) and not attention.quadratic:
+        # each layer keeps the mask in its own type (torch, ``convert_boolean_attn_mask``)
+        per_token += element * (step.length * (step.batch if step.packed else 1) + prefix)
     if not attention.quadratic:
         return per_token + 4 * attention.heads
     scores = SCORES_BYTES + (SOFTCAP_BYTES if architecture.model_type == "gemma2" else 0)

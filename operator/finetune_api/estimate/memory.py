@@ -90,7 +90,13 @@ def memory(architecture: Architecture, method: Method, training: Training, *, ev
 def step_of(training: Training) -> Step:
     """The shape of a micro-step on a GPU: precision auto is bf16 there, and every row is as long as it may be."""
     batch = training.per_device_batch_size
-    return Step(batch, training.max_length, training.precision != "fp32", masked=batch > 1 or training.packing)
+    return Step(
+        batch,
+        training.max_length,
+        mixed=training.precision != "fp32",
+        masked=batch > 1 or training.packing,
+        packed=training.packing,
+    )
 
 
 def optimizer_bytes(name: str) -> float:

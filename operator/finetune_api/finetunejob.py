@@ -338,6 +338,12 @@ class Estimate(Model):
 
     trainable_parameters: int = Field(description="Parameters of the adapter.", ge=0)
     total_parameters: int = Field(description="Parameters of base and adapter.", ge=0)
+    gpu_memory_bytes: int | None = Field(
+        None,
+        description="GPU memory that the job needs at its highest moment. Unset for a job without a GPU, or if the architecture is not known.",
+        ge=0,
+    )
+    total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
 
 
 class Attempt(Model):

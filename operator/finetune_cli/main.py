@@ -59,6 +59,48 @@ def render(
 
 
 @cli.command()
+def estimate(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="YAML file with a FineTuneJob, and perhaps ConfigMaps; - is standard input."
+        ),
+    ],
+    model_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="config.json of the model, or its directory. Default: from the model's hf:// or s3:// address.",
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Rows of the dataset. Default: counted, if the dataset is a ConfigMap in FILE.", min=1),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens to train on, for plain text or a job with packing.", min=1)
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Only this GPU, for example H100. Exit status 1 if the job does not fit on it.")
+    ] = None,
+    gpu_price_per_hour: Annotated[
+        float | None, typer.Option(help="Price of an hour of --gpu, in any currency.", min=0)
+    ] = None,
+    output: Annotated[
+        Literal["text", "json"], typer.Option(help="json: for scripts; docs/estimate.md says what is in it.")
+    ] = "text",
+) -> None:
+    """Calculate what a FineTuneJob needs: parameters, GPU memory by part, the GPUs that it fits on, steps, time and cost.
+
+    Needs no cluster, no GPU and no weights, only the model's config.json.
+    """
+    from finetune_cli.estimate import Question
+    from finetune_cli.estimate import estimate as run
+
+    run(file, model_config, Question(rows, tokens, gpu, gpu_price_per_hour), output)
+
+
+@cli.command()
 def status(
     name: Annotated[
         str | None,

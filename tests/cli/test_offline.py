@@ -24,7 +24,7 @@ def test_help_waits_for_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     shown = finetune("--help")
     assert shown.code == 0
-    for command in ("render", "run", "status", "watch", "logs", "fetch", "compare"):
+    for command in ("render", "run", "estimate", "status", "watch", "logs", "fetch", "compare"):
         assert f"  {command} " in shown.out
 
 

@@ -35,8 +35,30 @@ def test_a_good_job_passes_and_is_estimated(bench: Workbench) -> None:
     assert result.problems == []
     assert result.estimate is not None
     assert result.estimate.trainable_parameters == 8192
+    assert result.estimate.total_steps == 6
+    assert result.estimate.gpu_memory_bytes is None, "this job asks for no GPU"
     assert "spec.dataset.format auto: the dataset is taken as promptCompletion" in result.warnings
     assert bench.objects() == [], "the probe must leave nothing behind"
+
+
+def test_the_gpu_memory_of_a_job_with_a_gpu_is_estimated(bench: Workbench) -> None:
+    result = check(bench.settings(resources={"gpusPerNode": 1}, training={"epochs": 2}))
+    assert result.estimate is not None
+    assert result.estimate.gpu_memory_bytes is not None
+    assert 1.5 * 2**30 < result.estimate.gpu_memory_bytes < 1.6 * 2**30, "a tiny model, and what CUDA itself takes"
+    assert result.estimate.total_steps is None, "the rows are not counted before the training"
+
+
+def test_a_model_that_the_estimate_does_not_know_passes_with_a_warning(bench: Workbench, tmp_path: Path) -> None:
+    directory = make_tiny_model(tmp_path / "novel")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"model_type": "novel"}))
+    (bench.mounts / "claims" / "novel").symlink_to(directory)
+    result = check(bench.settings(model={"uri": "pvc://novel"}, method={"lora": {"rank": 4}}))
+    assert result.problems == []
+    assert result.estimate is not None
+    assert (result.estimate.trainable_parameters, result.estimate.gpu_memory_bytes) == (8192, None)
+    assert any("knows no closed form for model_type 'novel'; it knows: bloom, " in text for text in result.warnings)
 
 
 @pytest.mark.parametrize(

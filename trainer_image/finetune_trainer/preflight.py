@@ -22,6 +22,7 @@ from finetune_artifacts.objects import check_bucket, head, probe_write, read_obj
 from finetune_artifacts.store import missing_keys
 from finetune_trainer import basemodel, continuing, files, hubpush, modules, result, rows, sources, tracking
 from finetune_trainer.basemodel import ModelFacts
+from finetune_trainer.estimates import estimate_of
 from finetune_trainer.failures import Failure, last_line
 from finetune_trainer.logs import log, phase
 from finetune_trainer.settings import Settings, read, termination_log
@@ -251,6 +252,7 @@ def check_model(settings: Settings, report: Report, patience_seconds: float) -> 
             f"spec.training.maxLength {spec.training.max_length} is more than the model's {longest} positions"
         )
     check_modules(settings, facts, report)
+    add_estimate(settings, facts, report)
     if isinstance(parse_uri(spec.model.uri), HfUri):
         log.info("model %s at commit %s", spec.model.uri, facts.commit)
 
@@ -319,6 +321,16 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
         total = modules.total_parameters(facts.tensors) + trainable
         report.estimate = Estimate(trainable_parameters=trainable, total_parameters=total)
         log.info("%s parameters, %s of them trainable", f"{total:,}", f"{trainable:,}")
+
+
+def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:
+    """What the job needs, where it can be calculated. A model that the estimate does not know can be trained all the same."""
+    if report.problems:
+        return
+    try:
+        report.estimate = estimate_of(settings.job.spec, facts)
+    except ValueError as error:
+        report.warnings.append(f"GPU memory is not estimated: {error}")
 
 
 def check_chat_template(dataset: Report, model: Report) -> None:

@@ -156,9 +156,12 @@ def test_keys_that_are_refused_are_looked_for_where_they_come_from(bench: Workbe
 
 def test_what_the_preflight_finds_is_told_before_torch_is_imported(bench: Workbench) -> None:
     station = Workstation(bench)
-    refused = finetune(*station.arguments("--set", "spec.method.lora.targetModules=[no_such]", "--json"))
+    rows = bench.mounts / "configmaps" / "data" / "train.jsonl"
+    changes = ("spec.method.lora.targetModules=[no_such]", f"spec.dataset.uri=file://{rows}")
+    refused = finetune(*station.arguments("--json", *(word for change in changes for word in ("--set", change))))
     assert refused.code == EXIT_CODES[Reason.TARGET_MODULES_NOT_FOUND]
     result = json.loads(refused.out)
     assert result["reason"] == "TargetModulesNotFound"
-    assert "spec.method.lora.targetModules: the model has no linear module named no_such" in result["message"]
+    assert result["message"].startswith("spec.method.lora.targetModules: "), "the dataset on this machine was read"
+    assert "no_such" in result["message"]
     assert "importing torch" not in refused.err

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from devcluster.binaries import program
-from finetune_api.finetunejob import S3Location
+from finetune_api.base import S3Location
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.store import Store, open_store
 

@@ -11,23 +11,11 @@ from pydantic import ValidationError
 
 from finetune_api.manifest import GOLDEN_NAME, GoldenSamples
 from finetune_api.reasons import Reason
+from finetune_api.vllm import RANKS, features
 from finetune_artifacts.safetensors import read_file_header
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that --max-lora-rank may have."""
-_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""Initialisations that leave the base as it is. PiSSA, OLoRA, CorDA and LoftQ change it."""
-_FLAGS = {
-    "use_dora": "DoRA (use_dora)",
-    "lora_bias": "biases in the adapter (lora_bias)",
-    "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens)",
-    "layer_replication": "layer replication (layer_replication)",
-    "trainable_token_indices": "trained tokens (trainable_token_indices)",
-    "use_bdlora": "block-diagonal LoRA (use_bdlora)",
-    "use_qalora": "QALoRA (use_qalora)",
-}
 _BASE_LAYERS = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
 """PEFT saves these beside an adapter of the embedding; vLLM passes over them."""
 
@@ -81,32 +69,6 @@ def read_golden(directory: Path) -> GoldenSamples:
     return golden
 
 
-def features(config: dict[str, Any]) -> list[str]:
-    """What in adapter_config.json vLLM cannot serve, a sentence each."""
-    kind = str(config.get("peft_type", "")).upper()
-    if kind != "LORA":
-        return [
-            f"its method is {kind or 'unknown'} (peft_type), and vLLM serves LORA only: merge it into the base, or train a LoRA"
-        ]
-    found = [f"it uses {name}, which vLLM does not support" for key, name in _FLAGS.items() if config.get(key)]
-    if (bias := config.get("bias", "none")) != "none":
-        found.append(f"it has trained biases (bias: {bias!r}): train with bias none")
-    if saved := config.get("modules_to_save"):
-        found.append(
-            f"it has fully trained modules (modules_to_save: {', '.join(saved)}): train without them, or merge the adapter into the base"
-        )
-    init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
-        found.append(
-            f"its initialisation {init!r} changed the base weights (init_lora_weights): save it with PEFT's path_initial_model_for_weight_conversion"
-        )
-    if config.get("target_parameters"):
-        found.append(
-            "it adapts bare parameters (target_parameters), which vLLM serves for no such adapter: train with target_modules"
-        )
-    return found
-
-
 def highest_rank(config: dict[str, Any]) -> int:
     """The largest rank of any module. Raises IncompatibleError if there is none."""
     given = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
@@ -120,7 +82,7 @@ def highest_rank(config: dict[str, Any]) -> int:
 
 def too_high(rank: int, maximum: int) -> str:
     """The message for RankTooHigh, with the value that --max-lora-rank must have."""
-    fitting = next((value for value in VLLM_RANKS if value >= rank), None)
+    fitting = next((value for value in RANKS if value >= rank), None)
     remedy = (
         f"start vLLM with --max-lora-rank {fitting}, or train with rank {maximum} or less"
         if fitting

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from finetune_agent.compatibility import check_files
 from finetune_agent.settings import Settings
-from finetune_api.finetunejob import S3Location
+from finetune_api.base import S3Location
 from finetune_api.manifest import MANIFEST_NAME, GoldenSamples
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.uris import parse_s3_uri

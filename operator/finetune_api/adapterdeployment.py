@@ -4,9 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from finetune_api.base import DnsLabel, Model, SecretRef, Sha256
+from finetune_api.base import DnsLabel, Model, S3Location, SecretRef, Sha256
 from finetune_api.conditions import Condition
-from finetune_api.finetunejob import S3Location
 
 
 class NameRef(Model):

@@ -36,3 +36,17 @@ class SecretRef(Model):
     """The name of a Secret in the namespace of the object that names it."""
 
     name: DnsLabel = Field(description="Name of the Secret, in the same namespace.")
+
+
+class S3Location(Model):
+    """An S3 service other than the default one of AWS."""
+
+    endpoint: str | None = Field(
+        None,
+        description="URL of the S3 service, for example https://minio.example.com:9000. Unset: AWS.",
+        pattern=r"^https?://",
+    )
+    region: str | None = Field(None, description="Region of the bucket.")
+
+
+S3_DESCRIPTION = "Where the object store is, if it is not the one of spec.output.s3."

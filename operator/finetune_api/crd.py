@@ -4,9 +4,8 @@ A structural schema has no references, no nullable unions and no titles: what py
 """
 
 import argparse
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -149,7 +148,7 @@ def _column(name: str, kind: str, path: str, description: str = "", priority: in
 def _schema(model: type[Model], defaults: bool = True) -> dict[str, Any]:
     """The structural schema of a model, with its CEL rules; ``defaults=False`` for a status, which nobody defaults."""
     raw = model.model_json_schema(by_alias=True)
-    models = {found.__name__: found for found in _models(model)}
+    models = {found.__name__: found for found in models_of(model)}
     return _structural(raw, raw.get("$defs", {}), models, model.__name__, defaults)
 
 
@@ -217,11 +216,20 @@ def _exactly_one(model: type[Model]) -> bool:
     return any("exactly one" in rule["message"] for rule in model.cel_rules)
 
 
-def _models(model: type[Model]) -> list[type[Model]]:
-    """The model and every model of ours in the module that can be part of it."""
-    module = sys.modules[model.__module__]
-    known = {value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Model)}
-    return [model, *known]
+def models_of(model: type[Model]) -> list[type[Model]]:
+    """The model and every model that can be part of it."""
+    found: list[type[Model]] = [model]
+    for part in found:
+        kinds = [kind for field in part.model_fields.values() for kind in _kinds(field.annotation)]
+        found.extend(kind for kind in dict.fromkeys(kinds) if kind not in found)
+    return found
+
+
+def _kinds(annotation: Any) -> list[type[Model]]:
+    """The models that an annotation such as ``list[Toleration] | None`` names."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return [annotation]
+    return [kind for argument in get_args(annotation) for kind in _kinds(argument)]
 
 
 def main() -> None:

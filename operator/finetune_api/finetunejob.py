@@ -4,23 +4,31 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from finetune_api.base import Model, SecretRef, Sha256
+from finetune_api import combinations
+from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
 from finetune_api.conditions import Condition
+from finetune_api.dataset import WORKSTATION, DatasetSource
+from finetune_api.methods import Lora, Method
+from finetune_api.tracking import Tracking
 from finetune_api.uris import parse_uri
 
 Positive = Annotated[int, Field(ge=1)]
-S3_DESCRIPTION = "Where the object store is, if it is not the one of spec.output.s3."
+Objective = Literal["sft", "dpo", "kto", "orpo", "reward"]
 
 
-class S3Location(Model):
-    """An S3 service other than the default one of AWS."""
+class StartingAdapter(Model):
+    """A finished adapter from which the training goes on."""
 
-    endpoint: str | None = Field(
+    uri: str = Field(description="s3:// address of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
+    digest: Sha256 | None = Field(
         None,
-        description="URL of the S3 service, for example https://minio.example.com:9000. Unset: AWS.",
-        pattern=r"^https?://",
+        description="sha256 of its manifest.json. Unset: that of the manifest which is there when the training starts.",
     )
-    region: str | None = Field(None, description="Region of the bucket.")
+    secret_ref: SecretRef | None = Field(
+        None,
+        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Unset: spec.output.secretRef.",
+    )
+    s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
 
 
 class ModelSource(Model):
@@ -39,6 +47,9 @@ class ModelSource(Model):
         description="Secret with HF_TOKEN (hf://) or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3://). Unset for s3://: spec.output.secretRef.",
     )
     s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
+    adapter: StartingAdapter | None = Field(
+        None, description="A finished adapter of this model, of the same method, to go on from. Unset: a fresh one."
+    )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {
@@ -56,146 +67,14 @@ class ModelSource(Model):
         return self
 
 
-class Columns(Model):
-    """The names that the dataset's columns have, where they are not the usual ones."""
-
-    text: str = Field("text", description="Column of the text, for format text in jsonl.")
-    prompt: str = Field("prompt", description="Column of the prompt, for format promptCompletion.")
-    completion: str = Field("completion", description="Column of the completion, for format promptCompletion.")
-    messages: str = Field("messages", description="Column of the chat messages, for format messages.")
-
-
-class Validation(Model):
-    """The held-out rows, on which base and adapter are compared."""
-
-    uri: str | None = Field(
-        None,
-        description="Held-out data of its own: s3://bucket/key or configmap://name/key, of the dataset's format.",
-        pattern=r"^(s3|configmap)://[^/]+/.+",
-    )
-    fraction: float | None = Field(
-        None, description="Part of the dataset that is held out, for example 0.1.", gt=0, lt=1
-    )
-
-    cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": "has(self.uri) != has(self.fraction)", "message": "exactly one of uri and fraction must be set"}
-    ]
-
-    @model_validator(mode="after")
-    def _one(self) -> "Validation":
-        if (self.uri is None) == (self.fraction is None):
-            raise ValueError("exactly one of uri and fraction must be set")
-        return self
-
-
-class DatasetSource(Model):
-    """The rows to train on."""
-
-    uri: str = Field(
-        description="A jsonl or plain text file: s3://bucket/key or configmap://name/key.",
-        pattern=r"^(s3|configmap)://[^/]+/.+",
-    )
-    format: Literal["auto", "text", "promptCompletion", "messages"] = Field(
-        "auto",
-        description="text: plain text, or jsonl rows with a text; promptCompletion and messages: jsonl rows. auto: told from the first row, and reported.",
-    )
-    columns: Columns = Field(
-        default_factory=Columns, description="Names of the columns, where they are not the usual ones."
-    )
-    validation: Validation | None = Field(
-        None, description="Held-out rows. Unset: a tenth of the dataset, at most 200 rows."
-    )
-    max_samples: Positive | None = Field(None, description="Use only the first so many rows.")
-    secret_ref: SecretRef | None = Field(
-        None,
-        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://. Unset: spec.output.secretRef.",
-    )
-    s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
-
-    @model_validator(mode="after")
-    def _check(self) -> "DatasetSource":
-        parse_uri(self.uri)
-        return self
-
-
-class Lora(Model):
-    """Low-rank adaptation (peft.LoraConfig)."""
-
-    rank: int = Field(16, description="Rank r of the update matrices.", ge=1, le=512)
-    alpha: float = Field(32, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0)
-    dropout: float = Field(0.0, description="Dropout on the adapter's input.", ge=0, lt=1)
-    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (rank-stabilised LoRA).")
-    target_modules: str | list[str] = Field(
-        "all-linear",
-        description="Modules that get an adapter: all-linear, or a list of module name suffixes such as [q_proj, v_proj].",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-    )
-
-    @model_validator(mode="after")
-    def _targets(self) -> "Lora":
-        if isinstance(self.target_modules, str) and self.target_modules != "all-linear":
-            raise ValueError(
-                f"targetModules: {self.target_modules!r} is not all-linear: write a list of module names, for example [{self.target_modules}]"
-            )
-        if isinstance(self.target_modules, list) and (not self.target_modules or not all(self.target_modules)):
-            raise ValueError("targetModules: the list must name at least one module, and no empty name")
-        return self
-
-
-class Quantization(Model):
-    """How the frozen base weights are stored while the adapter trains (transformers.BitsAndBytesConfig)."""
-
-    type: Literal["nf4", "fp4"] = Field("nf4", description="The 4-bit data type.")
-    double_quantization: bool = Field(True, description="Quantise the quantisation constants as well.")
-    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", description="Data type of the matrix products. auto: that of spec.training.precision."
-    )
-
-
-class Qlora(Lora):
-    """LoRA on a base whose weights are held in 4 bits (bitsandbytes)."""
-
-    quantization: Quantization = Field(default_factory=Quantization, description="How the base weights are held.")
-
-
-class Method(Model):
-    """The way to fine-tune: exactly one of the fields."""
-
-    lora: Lora | None = Field(None, description="Low-rank adaptation.")
-    qlora: Qlora | None = Field(None, description="Low-rank adaptation of a 4-bit base.")
-
-    cel_rules: ClassVar[list[dict[str, str]]] = [
-        {
-            "rule": "[has(self.lora), has(self.qlora)].filter(x, x).size() == 1",
-            "message": "exactly one method must be set: lora or qlora",
-        }
-    ]
-
-    @model_validator(mode="after")
-    def _one(self) -> "Method":
-        if (self.lora is None) == (self.qlora is None):
-            raise ValueError("exactly one method must be set: lora or qlora")
-        return self
-
-    @property
-    def name(self) -> str:
-        """``lora`` or ``qlora``."""
-        return "lora" if self.lora is not None else "qlora"
-
-    @property
-    def config(self) -> Lora:
-        """The one block that is set; a ``Qlora`` is a ``Lora`` with a quantised base."""
-        config = self.lora or self.qlora
-        assert config is not None, "the validator lets exactly one pass"  # noqa: S101
-        return config
-
-
 class Training(Model):
     """The optimisation, in the terms of transformers.TrainingArguments and trl.SFTConfig."""
 
     epochs: float | None = Field(None, description="Passes over the dataset. Default 1, if maxSteps is not set.", gt=0)
     max_steps: Positive | None = Field(None, description="Optimizer steps, instead of epochs.")
-    learning_rate: float = Field(2e-4, description="Peak learning rate.", gt=0)
+    learning_rate: float | None = Field(
+        None, description="Peak learning rate. Unset: the method's own default, which docs/methods.md lists.", gt=0
+    )
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="Learning-rate schedule."
     )
@@ -241,6 +120,12 @@ class Evaluation(Model):
 
     every_steps: Positive | None = Field(None, description="Also evaluate the adapter every so many steps.")
     max_rows: Positive = Field(200, description="Use at most so many held-out rows.")
+    samples: int = Field(
+        3,
+        description="So many held-out prompts are continued by base and adapter, side by side in the report.",
+        ge=0,
+        le=20,
+    )
 
 
 class Checkpoint(Model):
@@ -266,10 +151,28 @@ class S3Output(S3Location):
     )
 
 
+class HubOutput(Model):
+    """A repository of the model hub that gets the finished adapter, its model card and its report as well."""
+
+    repo: str = Field(
+        description="Repository of the hub, org/name. It is made if it is not there.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=96,
+    )
+    private: bool = Field(
+        True, description="Whether a repository that is made is private; one that is there stays as it is."
+    )
+    secret_ref: SecretRef = Field(description="Secret with HF_TOKEN, of an account that may write to the repository.")
+
+
 class Output(Model):
     """Where checkpoints and the adapter go."""
 
     s3: S3Output = Field(description="An S3 bucket.")
+    hub: HubOutput | None = Field(None, description="A repository of the model hub, beside S3.")
+    merged_model: bool = Field(
+        False, description="Also merge the adapter into the base, and store that model beside the adapter."
+    )
     secret_ref: SecretRef | None = Field(
         None,
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN. Unset: the pod's own identity.",
@@ -346,12 +249,29 @@ class FailurePolicy(Model):
     retries: Retries = Field(default_factory=Retries, description="How often an attempt is repeated.")
 
 
+class Preference(Model):
+    """Settings of the objectives that learn from preferences."""
+
+    beta: float = Field(
+        0.1,
+        description="dpo, kto: how closely the model keeps to the base; orpo: weight of the preference beside the likelihood (TRL's beta).",
+        gt=0,
+    )
+    desirable_weight: float = Field(1.0, description="kto: weight of the wanted completions.", gt=0)
+    undesirable_weight: float = Field(1.0, description="kto: weight of the unwanted completions.", gt=0)
+
+
 class FineTuneJobSpec(Model):
     """What to train, on what, how, and where the adapter goes. It cannot be changed after creation."""
 
     model: ModelSource = Field(description="The base model.")
     dataset: DatasetSource = Field(description="The rows to train on.")
-    objective: Literal["sft"] = Field("sft", description="Training objective: supervised fine-tuning.")
+    objective: Objective = Field(
+        "sft",
+        description="Training objective, by TRL's name. sft: supervised fine-tuning; dpo and orpo: from pairs of a better and a worse answer; kto: from "
+        "answers with a label; reward: a model that scores answers, from such pairs.",
+    )
+    preference: Preference | None = Field(None, description="Settings of the objectives dpo, kto and orpo.")
     method: Method = Field(
         default_factory=lambda: Method(lora=Lora()),
         description="The way to fine-tune: exactly one of its fields. Default: lora.",
@@ -363,6 +283,10 @@ class FineTuneJobSpec(Model):
     )
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="How much an interruption may cost.")
     output: Output = Field(description="Where checkpoints and the adapter go.")
+    tracking: Tracking = Field(
+        default_factory=Tracking,
+        description="Services that follow the training, beside the files that every run leaves.",
+    )
     resources: Resources = Field(default_factory=Resources, description="What the trainer pod asks of the cluster.")
     pod_template: PodTemplate = Field(default_factory=PodTemplate, description="Where and how the trainer pod runs.")
     failure_policy: FailurePolicy = Field(
@@ -376,7 +300,19 @@ class FineTuneJobSpec(Model):
             "fieldPath": f".{field}",
         }
         for field in ("model", "dataset", "objective", "method", "training", "output")
+    ] + [
+        {
+            "rule": "has(self.preference) == has(oldSelf.preference) && (!has(self.preference) || self.preference == oldSelf.preference)",
+            "message": "preference cannot be changed: delete the FineTuneJob, or create one of another name",
+            "fieldPath": ".preference",
+        },
+        *combinations.CEL_RULES,
     ]
+
+    @model_validator(mode="after")
+    def _together(self) -> "FineTuneJobSpec":
+        combinations.check(self)
+        return self
 
 
 class Progress(Model):
@@ -402,6 +338,12 @@ class Estimate(Model):
 
     trainable_parameters: int = Field(description="Parameters of the adapter.", ge=0)
     total_parameters: int = Field(description="Parameters of base and adapter.", ge=0)
+    gpu_memory_bytes: int | None = Field(
+        None,
+        description="GPU memory that the job needs at its highest moment. Unset for a job without a GPU, or if the architecture is not known.",
+        ge=0,
+    )
+    total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
 
 
 class Attempt(Model):
@@ -428,12 +370,23 @@ class CheckpointStatus(Model):
 
 
 class EvaluationStatus(Model):
-    """Held-out loss (mean negative log-likelihood per token, in nats) of base and adapter on the same rows."""
+    """Held-out loss of base and adapter on the same rows: for sft the mean negative log-likelihood per token, in nats, else the objective's own loss."""
 
     base_loss: float = Field(description="Loss of the base model.")
     loss: float = Field(description="Loss of the finished adapter.")
     improvement_percent: float = Field(description="By how much the adapter's loss is lower, in percent of the base's.")
     rows: int = Field(description="Held-out sequences that were used.", ge=0)
+    base_accuracy: float | None = Field(
+        None,
+        description="Share of the held-out answers that the base judges rightly, for objectives that compare answers.",
+    )
+    accuracy: float | None = Field(None, description="Share of them that the finished adapter judges rightly.")
+
+
+class ReportStatus(Model):
+    """The report of the run that made the adapter."""
+
+    uri: str = Field(description="Address of report.html, which any browser shows; the adapter's manifest names it.")
 
 
 class AdapterStatus(Model):
@@ -448,6 +401,7 @@ class AdapterStatus(Model):
     rank: int | None = Field(None, description="Rank of a LoRA.")
     target_modules: list[str] = Field(default_factory=list, description="Modules that carry an adapter.")
     servable_by: list[str] = Field(default_factory=list, description="Engines that can load it as it is.")
+    hub: str | None = Field(None, description="Where it is on the model hub: hf://org/name@commit.")
 
 
 class FineTuneJobStatus(Model):
@@ -471,6 +425,7 @@ class FineTuneJobStatus(Model):
     checkpoint: CheckpointStatus | None = Field(None, description="The newest complete checkpoint.")
     evaluation: EvaluationStatus | None = Field(None, description="Base against adapter on held-out rows.")
     adapter: AdapterStatus | None = Field(None, description="The finished, verified adapter.")
+    report: ReportStatus | None = Field(None, description="What to look at to judge the run.")
     warnings: list[str] = Field(
         default_factory=list, description="What the preflight and the trainer found worth a look."
     )
@@ -495,9 +450,12 @@ class FineTuneJob(Model):
     spec: FineTuneJobSpec
 
     @classmethod
-    def of(cls, resource: dict[str, Any]) -> "FineTuneJob":
-        """Validate an API object. Raises pydantic.ValidationError; ``validation.problems`` makes field paths of it."""
-        return cls.model_validate(resource)
+    def of(cls, resource: dict[str, Any], *, workstation: bool = False) -> "FineTuneJob":
+        """Validate an API object; on a ``workstation`` its data may be ``file://``.
+
+        Raises pydantic.ValidationError; ``validation.problems`` makes field paths of it.
+        """
+        return cls.model_validate(resource, context={WORKSTATION: workstation})
 
     @property
     def prefix(self) -> str:

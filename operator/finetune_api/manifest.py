@@ -9,6 +9,7 @@ from finetune_api.finetunejob import AdapterStatus, EvaluationStatus
 
 MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.json"
+REPORT_NAME = "report.html"
 
 
 class FileEntry(Lenient):
@@ -41,6 +42,13 @@ class CheckpointManifest(Lenient):
     files: list[FileEntry]
 
 
+class StoredFiles(Lenient):
+    """What lies beside the adapter, whole because the adapter's manifest names it."""
+
+    uri: str
+    files: list[FileEntry]
+
+
 class AdapterManifest(Lenient):
     """``adapter/manifest.json``. Its own sha256 is the adapter's digest."""
 
@@ -50,11 +58,16 @@ class AdapterManifest(Lenient):
     base_model: str
     base_revision: str | None = None
     peft_type: str
+    trained_peft_type: str = Field(
+        "",
+        description="PEFT's name of the method that it was trained with; another one than peftType for an adapter that was converted.",
+    )
     rank: int | None = None
     alpha: float | None = None
     target_modules: list[str] = []
     trainable_parameters: int = 0
     servable_by: list[str] = []
+    hub: str | None = Field(None, description="Where it is on the model hub as well: hf://org/name@commit.")
     base_weights_sha256: Sha256 | None = Field(
         None, description="Digest of the frozen base weights, equal before and after the training."
     )
@@ -63,6 +76,12 @@ class AdapterManifest(Lenient):
     )
     evaluation: EvaluationStatus | None = None
     versions: dict[str, str] = Field({}, description="Versions of the libraries that made it.")
+    trained: StoredFiles | None = Field(
+        None, description="The adapter as it was trained, where it is published as a plain LoRA."
+    )
+    merged: StoredFiles | None = Field(
+        None, description="Base and adapter as one model, where spec.output.mergedModel asked for it."
+    )
     files: list[FileEntry]
 
     def status(self, uri: str, digest: str) -> AdapterStatus:
@@ -77,6 +96,7 @@ class AdapterManifest(Lenient):
             rank=self.rank,
             target_modules=self.target_modules,
             servable_by=self.servable_by,
+            hub=self.hub,
         )
 
 

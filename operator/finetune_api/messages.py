@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.base import Lenient
-from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, Estimate, EvaluationStatus, Progress
+from finetune_api.dataset import Counts
+from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, Estimate, EvaluationStatus, Progress, ReportStatus
 from finetune_api.reasons import Reason
 
 REPORT_AUDIENCE = "finetune-operator.io"
@@ -55,6 +56,8 @@ class TrainerResult(Lenient):
     evaluation: EvaluationStatus | None = None
     adapter: AdapterStatus | None = None
     progress: Progress | None = None
+    data: Counts | None = None
+    report: ReportStatus | None = None
     warnings: list[str] = []
 
 

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     # what ends an attempt
     DATASET_INVALID = "DatasetInvalid"
     DATASET_NOT_FOUND = "DatasetNotFound"
+    DATASET_CHANGED = "DatasetChanged"
     DATASET_ACCESS_DENIED = "DatasetAccessDenied"
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_ACCESS_DENIED = "ModelAccessDenied"
@@ -75,6 +76,7 @@ EXIT_CODES: dict[Reason, int] = {
     Reason.BUCKET_NOT_FOUND: 18,
     Reason.OUTPUT_ACCESS_DENIED: 19,
     Reason.OUTPUT_EXISTS: 20,
+    Reason.DATASET_CHANGED: 21,
     Reason.UPLOAD_FAILED: 30,
     Reason.OUT_OF_MEMORY: 31,
     Reason.LOSS_DIVERGED: 32,
@@ -89,6 +91,7 @@ USER_ERRORS: frozenset[Reason] = frozenset(
         Reason.SPEC_INVALID,
         Reason.DATASET_INVALID,
         Reason.DATASET_NOT_FOUND,
+        Reason.DATASET_CHANGED,
         Reason.DATASET_ACCESS_DENIED,
         Reason.MODEL_NOT_FOUND,
         Reason.MODEL_ACCESS_DENIED,

@@ -1,6 +1,7 @@
-"""The addresses that users write: ``hf://``, ``s3://``, ``pvc://`` and ``configmap://``, each parsed into its parts."""
+"""The addresses that users write: ``hf://``, ``s3://``, ``pvc://``, ``configmap://`` and ``file://``, each parsed into its parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class S3Uri:
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
 
-    def child(self, name: str) -> "S3Uri":
+    def child(self, name: str) -> Self:
         """The object ``name`` below this prefix."""
-        return S3Uri(self.bucket, f"{self.key}/{name}" if self.key else name)
+        return replace(self, key=f"{self.key}/{name}" if self.key else name)
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,18 @@ class ConfigMapUri:
     key: str
 
 
-Uri = HfUri | S3Uri | PvcUri | ConfigMapUri
+@dataclass(frozen=True)
+class FileUri:
+    """``file:///path`` or ``file://path``: a file of the workstation, which no pod can read."""
+
+    path: str
+
+
+Uri = HfUri | S3Uri | PvcUri | ConfigMapUri | FileUri
 
 
 def parse_uri(text: str) -> Uri:
-    """Parse one of the four kinds of address. Raises ValueError, with the form that was expected, for anything else."""
+    """Parse one of the kinds of address. Raises ValueError, with the form that was expected, for anything else."""
     scheme, separator, rest = text.partition("://")
     first, _, remainder = rest.strip("/").partition("/")
     if not separator or not first:
@@ -53,6 +61,8 @@ def parse_uri(text: str) -> Uri:
             f"{text!r} is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or configmap://name/key"
         )
     match scheme:
+        case "file":
+            return FileUri(rest)
         case "hf":
             return HfUri(rest.strip("/"))
         case "s3":

@@ -1,4 +1,4 @@
-"""Checkpoints in S3: written whole or not at all, the newest whole one found again, old ones removed."""
+"""Checkpoints in S3, or in a directory: written whole or not at all, the newest whole one found again, old ones removed."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ from finetune_api.uris import S3Uri
 from finetune_artifacts.download import download_files, refuse_unsafe
 from finetune_artifacts.errors import ArtifactError, Fault
 from finetune_artifacts.objects import delete_objects, list_objects, read_object
-from finetune_artifacts.store import Store
+from finetune_artifacts.store import Place
 from finetune_artifacts.upload import put_manifest, upload_directory
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def checkpoint_uri(checkpoints: S3Uri, step: int) -> S3Uri:
     return checkpoints.child(f"step-{step:08d}")
 
 
-def list_checkpoints(store: Store, checkpoints: S3Uri) -> list[Stored]:
+def list_checkpoints(store: Place, checkpoints: S3Uri) -> list[Stored]:
     """Every checkpoint below ``checkpoints``, the newest first, torn ones included."""
     found: dict[int, list[S3Uri]] = {}
     for item in list_objects(store, checkpoints):
@@ -49,7 +49,7 @@ def list_checkpoints(store: Store, checkpoints: S3Uri) -> list[Stored]:
 
 
 def upload_checkpoint(
-    store: Store,
+    store: Place,
     checkpoints: S3Uri,
     step: int,
     directory: Path,
@@ -68,7 +68,7 @@ def upload_checkpoint(
     return uri
 
 
-def newest_checkpoint(store: Store, checkpoints: S3Uri, fingerprint: str, directory: Path) -> CheckpointManifest | None:
+def newest_checkpoint(store: Place, checkpoints: S3Uri, fingerprint: str, directory: Path) -> CheckpointManifest | None:
     """Fetch the newest complete checkpoint with this fingerprint into ``directory``; None if there is none.
 
     Torn ones, ones whose manifest does not tell the truth, and ones of other settings are passed over with a warning.
@@ -90,7 +90,7 @@ def newest_checkpoint(store: Store, checkpoints: S3Uri, fingerprint: str, direct
     return None
 
 
-def _read_manifest(store: Store, stored: Stored) -> CheckpointManifest:
+def _read_manifest(store: Place, stored: Stored) -> CheckpointManifest:
     place = stored.uri.child(MANIFEST_NAME)
     if not stored.complete:
         raise ArtifactError(store.purpose, Fault.CORRUPT, f"{place} is missing: its upload was interrupted")
@@ -104,7 +104,7 @@ def _read_manifest(store: Store, stored: Stored) -> CheckpointManifest:
     return manifest
 
 
-def prune_checkpoints(store: Store, checkpoints: S3Uri, keep: int) -> list[int]:
+def prune_checkpoints(store: Place, checkpoints: S3Uri, keep: int) -> list[int]:
     """Keep the ``keep`` newest complete checkpoints; remove the others, and torn ones older than the newest complete one.
 
     Returns the removed steps. Raises ArtifactError.
@@ -117,7 +117,7 @@ def prune_checkpoints(store: Store, checkpoints: S3Uri, keep: int) -> list[int]:
     return [item.step for item in removed]
 
 
-def delete_checkpoint(store: Store, stored: Stored) -> None:
+def delete_checkpoint(store: Place, stored: Stored) -> None:
     """Remove a checkpoint, its manifest first: from then on nobody takes the rest for a whole one."""
     manifest = stored.uri.child(MANIFEST_NAME)
     delete_objects(store, sorted(stored.objects, key=lambda uri: uri != manifest))

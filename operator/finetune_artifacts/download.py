@@ -1,4 +1,4 @@
-"""Files down from S3: each verified against the manifest in a temporary directory, which is renamed only when it is whole."""
+"""Files down from S3, or out of a directory: each verified against the manifest in a temporary directory, which is renamed only when it is whole."""
 
 import logging
 import os
@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from finetune_api.manifest import MANIFEST_NAME, AdapterManifest, FileEntry
 from finetune_api.uris import S3Uri
+from finetune_artifacts import directory as disk
 from finetune_artifacts.digests import digest_of, digest_of_file
+from finetune_artifacts.directory import Directory
 from finetune_artifacts.errors import ArtifactError, Fault
 from finetune_artifacts.objects import ObjectInfo, check_bucket, head, list_objects, missing, read_object
-from finetune_artifacts.store import Store, call
+from finetune_artifacts.store import Place, Store, call
 
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 32 * 1024 * 1024
@@ -32,7 +34,7 @@ def _silent(_done: int, _total: int) -> None:
     return
 
 
-def download_adapter(store: Store, uri: S3Uri, digest: str, directory: Path) -> AdapterManifest:
+def download_adapter(store: Place, uri: S3Uri, digest: str, directory: Path) -> AdapterManifest:
     """Fetch the adapter below ``uri`` whose manifest has the sha256 ``digest`` into ``directory``, with its manifest.json.
 
     ``directory`` appears at once and whole, or not at all; one that is there already is taken as it is, if its manifest has the
@@ -50,7 +52,7 @@ def download_adapter(store: Store, uri: S3Uri, digest: str, directory: Path) -> 
     return manifest
 
 
-def _check_digest(store: Store, place: S3Uri, content: bytes, digest: str) -> None:
+def _check_digest(store: Place, place: S3Uri, content: bytes, digest: str) -> None:
     found = digest_of(content)
     if found != digest:
         raise ArtifactError(
@@ -60,7 +62,7 @@ def _check_digest(store: Store, place: S3Uri, content: bytes, digest: str) -> No
         )
 
 
-def parse_adapter_manifest(store: Store, uri: S3Uri, content: bytes) -> AdapterManifest:
+def parse_adapter_manifest(store: Place, uri: S3Uri, content: bytes) -> AdapterManifest:
     """Parse the bytes of an adapter's manifest. Raises ArtifactError if they are none."""
     try:
         manifest = AdapterManifest.model_validate_json(content)
@@ -71,7 +73,7 @@ def parse_adapter_manifest(store: Store, uri: S3Uri, content: bytes) -> AdapterM
     return manifest
 
 
-def _no_manifest(store: Store, uri: S3Uri, why: str) -> ArtifactError:
+def _no_manifest(store: Place, uri: S3Uri, why: str) -> ArtifactError:
     return ArtifactError(
         store.purpose,
         Fault.CORRUPT,
@@ -79,7 +81,7 @@ def _no_manifest(store: Store, uri: S3Uri, why: str) -> ArtifactError:
     )
 
 
-def refuse_unsafe(store: Store, uri: S3Uri, entries: Iterable[FileEntry], *, pickles: bool) -> None:
+def refuse_unsafe(store: Place, uri: S3Uri, entries: Iterable[FileEntry], *, pickles: bool) -> None:
     """Raise ArtifactError for paths that lead out of the directory and, where ``pickles`` is to be refused, for pickled files."""
     for entry in entries:
         path = PurePosixPath(entry.path)
@@ -100,7 +102,7 @@ def refuse_unsafe(store: Store, uri: S3Uri, entries: Iterable[FileEntry], *, pic
 
 
 def download_files(
-    store: Store,
+    store: Place,
     uri: S3Uri,
     entries: list[FileEntry],
     directory: Path,
@@ -126,7 +128,7 @@ def download_files(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _expect(store: Store, uri: S3Uri, entry: FileEntry) -> ObjectInfo:
+def _expect(store: Place, uri: S3Uri, entry: FileEntry) -> ObjectInfo:
     info = head(store, uri)
     if info is None:
         raise ArtifactError(
@@ -141,7 +143,7 @@ def _expect(store: Store, uri: S3Uri, entry: FileEntry) -> ObjectInfo:
     return info
 
 
-def _verify(store: Store, uri: S3Uri, entry: FileEntry, info: ObjectInfo, directory: Path) -> None:
+def _verify(store: Place, uri: S3Uri, entry: FileEntry, info: ObjectInfo, directory: Path) -> None:
     path = directory / entry.path
     if digest_of_file(path) == entry.sha256:
         return
@@ -164,7 +166,7 @@ def _replace(partial: Path, directory: Path) -> None:
     partial.rename(directory)
 
 
-def download_file(store: Store, uri: S3Uri, path: Path, report: Report = _silent) -> ObjectInfo:
+def download_file(store: Place, uri: S3Uri, path: Path, report: Report = _silent) -> ObjectInfo:
     """Fetch one object into ``path``, through a temporary file beside it. Raises ArtifactError."""
     info = head(store, uri)
     if info is None:
@@ -179,7 +181,7 @@ def download_file(store: Store, uri: S3Uri, path: Path, report: Report = _silent
     return info
 
 
-def download_model(store: Store, uri: S3Uri, directory: Path, report: Report = _silent) -> None:
+def download_model(store: Place, uri: S3Uri, directory: Path, report: Report = _silent) -> None:
     """Fetch the files of a model's directory (configuration, tokenizer, safetensors) that has no manifest. Raises ArtifactError."""
     found = list_model_files(store, uri)
     directory.mkdir(parents=True, exist_ok=True)
@@ -187,7 +189,7 @@ def download_model(store: Store, uri: S3Uri, directory: Path, report: Report = _
     _fetch(store, [(info, directory / info.uri.key[start:]) for info in found], report)
 
 
-def list_model_files(store: Store, uri: S3Uri) -> list[ObjectInfo]:
+def list_model_files(store: Place, uri: S3Uri) -> list[ObjectInfo]:
     """The objects directly below ``uri`` that belong to a model. Raises ArtifactError: MODEL_NOT_FOUND, MODEL_UNSUPPORTED for pickles only."""
     start = len(uri.key) + 1 if uri.key else 0
     objects = {info.uri.key[start:]: info for info in list_objects(store, uri)}
@@ -203,9 +205,15 @@ def list_model_files(store: Store, uri: S3Uri) -> list[ObjectInfo]:
     return [objects[name] for name in names]
 
 
-def _fetch(store: Store, wanted: list[tuple[ObjectInfo, Path]], report: Report) -> None:
+def _fetch(store: Place, wanted: list[tuple[ObjectInfo, Path]], report: Report) -> None:
     """Fetch objects piece by piece, eight pieces at once; a piece that breaks off is fetched again."""
     total, done = sum(info.size for info, _ in wanted), 0
+    if isinstance(store, Directory):
+        for info, path in wanted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            done += disk.fetch(store, info.uri, path)
+            report(done, total)
+        return
     pieces: list[tuple[ObjectInfo, Path, int]] = []
     for info, path in wanted:
         path.parent.mkdir(parents=True, exist_ok=True)

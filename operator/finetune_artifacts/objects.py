@@ -1,15 +1,18 @@
-"""Single objects in S3: look, list, read, delete, and try whether writing is allowed."""
+"""Single objects, in S3 or in a directory: look, list, read, delete, and try whether writing is allowed."""
 
 import contextlib
+import io
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from finetune_api.uris import S3Uri
+from finetune_artifacts import directory
+from finetune_artifacts.directory import Directory
 from finetune_artifacts.errors import ArtifactError, Fault, code_of, status_of
-from finetune_artifacts.store import Store, call
+from finetune_artifacts.store import Place, Store, call
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,20 @@ class ObjectInfo:
     etag: str
 
 
-def check_bucket(store: Store, bucket: str) -> None:
-    """Raise ArtifactError if the bucket is not there or may not be listed."""
+def check_bucket(store: Place, bucket: str) -> None:
+    """Raise ArtifactError if the bucket is not there or may not be listed. A directory is made."""
+    if isinstance(store, Directory):
+        return directory.prepare(store, bucket)
     uri = S3Uri(bucket, "")
     # a HEAD answer has no body, and so no error code: listing tells a missing bucket from a refused one
     call(store, uri, lambda: store.client.list_objects_v2(Bucket=bucket, MaxKeys=1))
 
 
-def head(store: Store, uri: S3Uri) -> ObjectInfo | None:
+def head(store: Place, uri: S3Uri) -> ObjectInfo | None:
     """The object, or None if it is not there. Raises ArtifactError otherwise."""
+    if isinstance(store, Directory):
+        size = directory.size_of(store, uri)
+        return None if size is None else ObjectInfo(uri, size, "")
     try:
         found = call(store, uri, lambda: store.client.head_object(Bucket=uri.bucket, Key=uri.key))
     except ArtifactError as error:
@@ -39,8 +47,10 @@ def head(store: Store, uri: S3Uri) -> ObjectInfo | None:
     return ObjectInfo(uri, found["ContentLength"], found["ETag"])
 
 
-def list_objects(store: Store, prefix: S3Uri) -> list[ObjectInfo]:
+def list_objects(store: Place, prefix: S3Uri) -> list[ObjectInfo]:
     """Every object below ``prefix``, in the order of their keys."""
+    if isinstance(store, Directory):
+        return [ObjectInfo(uri, size, "") for uri, size in directory.files(store, prefix)]
     start = f"{prefix.key}/" if prefix.key else ""
 
     def pages() -> list[ObjectInfo]:
@@ -55,13 +65,14 @@ def list_objects(store: Store, prefix: S3Uri) -> list[ObjectInfo]:
     return call(store, prefix, pages)
 
 
-def read_object(store: Store, uri: S3Uri, limit: int = 16 * 1024 * 1024) -> bytes:
+def read_object(store: Place, uri: S3Uri, limit: int = 16 * 1024 * 1024) -> bytes:
     """The bytes of a small object. Raises ArtifactError, also for one larger than ``limit`` bytes."""
 
-    def read() -> bytes:
-        return store.client.get_object(Bucket=uri.bucket, Key=uri.key)["Body"].read(limit + 1)
-
-    content = call(store, uri, read)
+    if isinstance(store, Directory):
+        content = directory.read(store, uri, limit + 1)
+    else:
+        get = store.client.get_object
+        content = call(store, uri, lambda: get(Bucket=uri.bucket, Key=uri.key)["Body"].read(limit + 1))
     if len(content) > limit:
         raise ArtifactError(
             store.purpose,
@@ -81,25 +92,39 @@ def read_range(store: Store, uri: S3Uri, start: int, length: int) -> bytes:
     return call(store, uri, read)
 
 
-def read_lines(store: Store, uri: S3Uri, block: int = 1024 * 1024) -> Iterator[bytes]:
-    """The lines of an object, without their ends, fetched block by block as they are asked for."""
-    info = head(store, uri)
-    if info is None:
-        check_bucket(store, uri.bucket)
-        raise missing(store, uri)
-    rest, position = b"", 0
-    while position < info.size:
-        piece = read_range(store, uri, position, block)
-        if not piece:
-            break
-        position += len(piece)
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+class _Ranges(io.RawIOBase):
+    """An object as a file that can be read from anywhere in it: what is asked for is fetched, and no more."""
+
+    def __init__(self, store: Store, info: ObjectInfo) -> None:
+        self._store, self._info, self._position = store, info, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._info.size}[whence]
+        self._position = max(start + offset, 0)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._info.size - self._position)
+        if length <= 0:
+            return 0
+        piece = read_range(self._store, self._info.uri, self._position, length)
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
 
 
-def missing(store: Store, uri: S3Uri) -> ArtifactError:
+def open_object(store: Store, info: ObjectInfo, block: int = 1024 * 1024) -> io.BufferedReader:
+    """The object as a binary file, fetched block by block as it is read."""
+    return io.BufferedReader(_Ranges(store, info), block)
+
+
+def missing(store: Place, uri: S3Uri) -> ArtifactError:
     """The error for an object that is not there."""
     return ArtifactError(
         store.purpose,
@@ -108,19 +133,30 @@ def missing(store: Store, uri: S3Uri) -> ArtifactError:
     )
 
 
-def delete_objects(store: Store, objects: list[S3Uri]) -> None:
+def delete_objects(store: Place, objects: list[S3Uri]) -> None:
     """Delete objects one after another, in this order; one that is not there is no error."""
     for uri in objects:
+        if isinstance(store, Directory):
+            directory.delete(store, uri)
+            continue
         call(store, uri, lambda uri=uri: store.client.delete_object(Bucket=uri.bucket, Key=uri.key))  # type: ignore[misc]
 
 
-def probe_write(store: Store, prefix: S3Uri) -> bool:
+def probe_write(store: Place, prefix: S3Uri) -> bool:
     """Put and delete a small object below ``prefix``. Raises ArtifactError if that is refused.
 
     Returns whether the service honours ``If-None-Match: *``, which keeps two writers from replacing each other's manifest.
     """
     uri = prefix.child(f".write-probe-{uuid.uuid4().hex[:12]}")
+    if isinstance(store, Directory):
+        directory.put_new(store, uri, b"probe")
+        conditional = not directory.put_new(store, uri, b"probe")
+        directory.delete(store, uri)
+        return conditional
+    return _probe_s3(store, uri)
 
+
+def _probe_s3(store: Store, uri: S3Uri) -> bool:
     def put() -> None:
         store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=b"probe", IfNoneMatch="*")
 

@@ -12,9 +12,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from finetune_api.finetunejob import S3Location
+from finetune_api.base import S3Location
 from finetune_api.messages import SECRETS_DIRECTORY
 from finetune_api.uris import S3Uri
+from finetune_artifacts.directory import Directory
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose, explain, fault_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class Store:
     endpoint: str
     purpose: Purpose
     patience_seconds: float = PATIENCE_SECONDS
+
+
+Place = Store | Directory
+"""Where files are kept under the protocol of this package: in S3, or on a workstation in a directory."""
 
 
 def secret_directory(name: str) -> Path:

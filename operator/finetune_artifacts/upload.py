@@ -1,4 +1,4 @@
-"""Files up to S3: each verified, and a manifest last, so that nobody takes half a directory for a whole one."""
+"""Files up to S3, or into a directory: each verified, and a manifest last, so that nobody takes half a directory for a whole one."""
 
 import json
 import logging
@@ -12,10 +12,12 @@ from botocore.exceptions import ClientError
 from finetune_api.base import Model
 from finetune_api.manifest import MANIFEST_NAME, FileEntry
 from finetune_api.uris import S3Uri
+from finetune_artifacts import directory as disk
 from finetune_artifacts.digests import checksum_of, composite_checksum, digest_of, digest_of_file
+from finetune_artifacts.directory import Directory
 from finetune_artifacts.errors import ArtifactError, Fault, code_of, status_of
 from finetune_artifacts.objects import head, read_object
-from finetune_artifacts.store import Store, call
+from finetune_artifacts.store import Place, Store, call
 
 log = logging.getLogger(__name__)
 PART_BYTES = 16 * 1024 * 1024
@@ -32,7 +34,7 @@ class Part:
 
 
 def upload_directory(
-    store: Store, uri: S3Uri, directory: Path, stopped: Callable[[], bool] = lambda: False
+    store: Place, uri: S3Uri, directory: Path, stopped: Callable[[], bool] = lambda: False
 ) -> list[FileEntry]:
     """Upload every file of ``directory`` to below ``uri``, and return what a manifest has to say of them.
 
@@ -59,8 +61,10 @@ def entry_of(directory: Path, path: Path) -> FileEntry:
     return FileEntry(path=relative, size_bytes=path.stat().st_size, sha256=digest_of_file(path))
 
 
-def upload_file(store: Store, uri: S3Uri, path: Path, sha256: str) -> None:
-    """Upload one file and see that S3 has it as it is here. Raises ArtifactError."""
+def upload_file(store: Place, uri: S3Uri, path: Path, sha256: str) -> None:
+    """Upload one file and see that it is there as it is here. Raises ArtifactError."""
+    if isinstance(store, Directory):
+        return disk.put_file(store, uri, path, sha256)
     size = path.stat().st_size
     parts = split(size)
     for attempt in (1, 2):
@@ -162,20 +166,26 @@ def manifest_bytes(manifest: Model) -> bytes:
     return (json.dumps(manifest.to_json(), indent=2, sort_keys=True) + "\n").encode()
 
 
-def put_manifest(store: Store, uri: S3Uri, manifest: Model) -> str:
+def put_manifest(store: Place, uri: S3Uri, manifest: Model) -> str:
     """Write ``manifest.json`` below ``uri``, unless there is one, and return its digest.
 
     The very same manifest being there already is no error: then an earlier try succeeded, its answer lost.
     Raises ArtifactError (``Fault.EXISTS``) if another one is there.
     """
     content, place = manifest_bytes(manifest), uri.child(MANIFEST_NAME)
-    if not call(store, place, lambda: _put_new(store, place, content)) and read_object(store, place) != content:
+    if not _put_new(store, place, content) and read_object(store, place) != content:
         raise _exists(store, place)
     return digest_of(content)
 
 
-def _put_new(store: Store, uri: S3Uri, content: bytes) -> bool:
+def _put_new(store: Place, uri: S3Uri, content: bytes) -> bool:
     """Whether the object was written now; False if one was there."""
+    if isinstance(store, Directory):
+        return disk.put_new(store, uri, content)
+    return call(store, uri, lambda: _put_new_in_s3(store, uri, content))
+
+
+def _put_new_in_s3(store: Store, uri: S3Uri, content: bytes) -> bool:
     put, checksum = store.client.put_object, checksum_of(content)
     try:
         put(Bucket=uri.bucket, Key=uri.key, Body=content, ChecksumSHA256=checksum, IfNoneMatch="*")
@@ -190,7 +200,7 @@ def _put_new(store: Store, uri: S3Uri, content: bytes) -> bool:
     return True
 
 
-def _exists(store: Store, place: S3Uri) -> ArtifactError:
+def _exists(store: Place, place: S3Uri) -> ArtifactError:
     return ArtifactError(
         store.purpose,
         Fault.EXISTS,

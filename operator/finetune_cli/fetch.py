@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from finetune_api.finetunejob import S3Location
+from finetune_api.base import S3Location
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.uris import S3Uri, parse_s3_uri
 from finetune_artifacts.digests import digest_of

@@ -30,12 +30,12 @@ Name = Annotated[
 
 
 def app() -> NoReturn:
-    """Entry point: errors in words on standard error, exit status 1; 130 after Ctrl-C."""
+    """Entry point: errors in words on standard error, exit status 1 (``run``: that of the reason); 130 after Ctrl-C."""
     try:
         cli()
     except CliError as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        sys.exit(error.code)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
@@ -56,6 +56,48 @@ def render(
     from finetune_cli.render import render as run
 
     run(file, output)
+
+
+@cli.command()
+def estimate(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="YAML file with a FineTuneJob, and perhaps ConfigMaps; - is standard input."
+        ),
+    ],
+    model_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="config.json of the model, or its directory. Default: from the model's hf:// or s3:// address.",
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Rows of the dataset. Default: counted, if the dataset is a ConfigMap in FILE.", min=1),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens to train on, for plain text or a job with packing.", min=1)
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Only this GPU, for example H100. Exit status 1 if the job does not fit on it.")
+    ] = None,
+    gpu_price_per_hour: Annotated[
+        float | None, typer.Option(help="Price of an hour of --gpu, in any currency.", min=0)
+    ] = None,
+    output: Annotated[
+        Literal["text", "json"], typer.Option(help="json: for scripts; docs/estimate.md says what is in it.")
+    ] = "text",
+) -> None:
+    """Calculate what a FineTuneJob needs: parameters, GPU memory by part, the GPUs that it fits on, steps, time and cost.
+
+    Needs no cluster, no GPU and no weights, only the model's config.json.
+    """
+    from finetune_cli.estimate import Question
+    from finetune_cli.estimate import estimate as run
+
+    run(file, model_config, Question(rows, tokens, gpu, gpu_price_per_hour), output)
 
 
 @cli.command()
@@ -177,6 +219,55 @@ def compare(
         compare_url(url, model, request, output)
     else:
         raise CliError("give the NAME of an AdapterDeployment, or --url and --model")
+
+
+@cli.command()
+def run(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="YAML file with one FineTuneJob; ConfigMaps in it are read as well. - is standard input.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Directory for adapter/, checkpoints/, report.html and metrics.jsonl. Default: spec.output.s3.",
+            file_okay=False,
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Replace a field, for example spec.training.maxSteps=10; null removes it. May be repeated.",
+        ),
+    ] = None,
+    mounts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mount",
+            metavar="NAME=DIR",
+            help="Directory that stands for the PersistentVolumeClaim or ConfigMap of this name. May be repeated.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, for scripts.")] = False,
+) -> None:
+    """Train a FineTuneJob on this machine, without a cluster.
+
+    Credentials come from the environment (AWS_*, ~/.aws, HF_TOKEN, `hf auth login`), not from the Secrets that the file names. Ctrl-C
+    saves a checkpoint; the same command then goes on from there. The exit status says the reason of a failure, as in a pod: 10 for a
+    file that is wrong, 40 for a run that was stopped.
+    """
+    import os
+
+    from finetune_cli.run import Request
+    from finetune_cli.run import run as train
+
+    train(Request(file, output, tuple(changes or ()), tuple(mounts or ()), as_json), os.environ)
 
 
 @cli.command("clean-up", hidden=True)

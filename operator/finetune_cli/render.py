@@ -21,7 +21,7 @@ KNOWN = {"apiVersion", "kind", "metadata", "spec", "status"}
 
 def render(file: str, output: str) -> None:
     """Print each object of the file. Raises CliError with one line per problem, each with the path of its field."""
-    documents = _read(file)
+    documents = read_documents(file)
     found: list[str] = []
     objects = []
     for number, document in enumerate(documents, 1):
@@ -37,8 +37,8 @@ def render(file: str, output: str) -> None:
         sys.stdout.write(yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True))
 
 
-def rendered_object(document: Any) -> tuple[dict[str, Any], list[str]]:
-    """The object with its defaults, or an empty one and what is wrong with it."""
+def rendered_object(document: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The object with its defaults, or an empty one and what is wrong with it. ``context`` is what its validators are told."""
     if not isinstance(document, dict):
         return {}, [f"is not a Kubernetes object: found {type(document).__name__}"]
     if document.get("apiVersion") != API_VERSION or document.get("kind") not in SPECS:
@@ -50,7 +50,7 @@ def rendered_object(document: Any) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(metadata, dict) or not (metadata.get("name") or metadata.get("generateName")):
         wrong.append("metadata.name: is missing: give the object a name")
     try:
-        spec = SPECS[document["kind"]].model_validate(document.get("spec") or {})
+        spec = SPECS[document["kind"]].model_validate(document.get("spec") or {}, context=context)
     except ValidationError as error:
         return {}, wrong + [
             f"spec.{problem}" if problem.field else f"spec: {problem.message}" for problem in problems(error)
@@ -60,7 +60,8 @@ def rendered_object(document: Any) -> tuple[dict[str, Any], list[str]]:
     return {"apiVersion": API_VERSION, "kind": document["kind"], "metadata": metadata, "spec": spec.to_json()}, []
 
 
-def _read(file: str) -> list[Any]:
+def read_documents(file: str) -> list[Any]:
+    """The YAML documents of a file; - is standard input. Raises CliError."""
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
         documents = [document for document in yaml.safe_load_all(text) if document is not None]

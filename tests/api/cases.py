@@ -5,6 +5,19 @@ from typing import Any
 
 import pytest
 
+from finetune_api.combinations import (
+    KTO_BATCH,
+    LABELS,
+    NO_MERGED_SCORES,
+    NO_PACKING,
+    NO_PAIRS,
+    NO_PREFERENCE,
+    NO_PROMPTS,
+    PAIRS,
+    SCORES,
+)
+from finetune_api.combinations import ONE_ADAPTER as ONE_COPY
+from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, REMOVE, Object, changed
 
 
@@ -37,9 +50,26 @@ def _adapter(name: str, changes: dict[str, Any], path: str, server: str, models:
 
 
 BOTH_LENGTHS = "epochs and maxSteps are both set: remove one of them"
-ONE_METHOD = "exactly one method must be set: lora or qlora"
+BEGINNING = "init pissa, olora and loftq go with neither bias nor modulesToSave: the adapter is published as a plain LoRA, which has none"
+PACKED_PROMPT = (
+    "packing does not go with promptTuning, prefixTuning and pTuning, which put their tokens before each sequence and not before each packed example: "
+    "set packing to false"
+)
+RECOMPUTED_PREFIX = "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to false"
+MERGED_PROMPT = "mergedModel does not go with promptTuning, prefixTuning, pTuning and bottleneck, which are no update of the base's weights: set mergedModel to false"
+MERGED_MODEL = "mergedModel does not go with full, which gives a whole model already: set mergedModel to false"
+STARTED_WHOLE = "model.adapter does not go with full, adalora, pTuning and prefixProjection, whose adapters do not hold all that was trained: remove it, or choose lora"
+STARTED_TWICE = (
+    "model.adapter does not go with init pissa, olora and loftq, which are other beginnings: set init to default"
+)
+STARTED = {"uri": "s3://adapters/first"}
+ONE_METHOD = "exactly one method must be set: lora, qlora, dora, adalora, ia3, vera, loha, lokr, oft, miss, prefixTuning, promptTuning, pTuning, bottleneck, full or peft"
+RANKS = "targetRank must be below initRank: AdaLoRA takes ranks away"
+PROJECTION = "encoderHiddenSize belongs to prefixProjection: set it to true, or remove encoderHiddenSize"
+PROMPT_TEXT = "promptTuningInit text and promptTuningInitText belong together: set both, or neither"
 REVISION = "revision belongs to hf:// models only: remove it, or name the model on the hub"
-ONE_VALIDATION = "exactly one of uri and fraction must be set"
+ONE_VALIDATION = "exactly one of uri, fraction and split must be set"
+ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must be set"
 ONE_ADAPTER = "exactly one of fineTuneJobRef and uri must be set"
 DIGEST_AND_URI = "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json"
 S3_AND_URI = "s3 belongs to uri: a FineTuneJob knows its own object store"
@@ -65,6 +95,21 @@ CASES = [
     ),
     _job("epochs and maxSteps", {"spec.training.epochs": 1}, "spec.training", BOTH_LENGTHS),
     _job("two methods", {"spec.method.qlora": {}}, "spec.method", ONE_METHOD),
+    _job("an odd rank for orthogonal matrices", {"spec.method": {"lora": {"rank": 5, "init": "orthogonal"}}}, "spec.method.lora", "init orthogonal needs an even rank"),
+    _job("loftq without a quantised base", {"spec.method.lora.init": "loftq"}, "spec.method.lora.init", "supported values", "'default', 'gaussian'"),
+    _job("a rank that rises", {"spec.method": {"adalora": {"initRank": 4}}}, "spec.method.adalora", RANKS),
+    _job("no factor", {"spec.method": {"lokr": {"decomposeFactor": 0}}}, "spec.method.lokr", "decomposeFactor must be -1 or at least 1"),
+    _job("a network that is not used", {"spec.method": {"prefixTuning": {"encoderHiddenSize": 8}}}, "spec.method.prefixTuning", PROJECTION),
+    _job("a text that is not used", {"spec.method": {"promptTuning": {"promptTuningInitText": "Hello"}}}, "spec.method.promptTuning", PROMPT_TEXT),
+    _job("no text to begin with", {"spec.method": {"promptTuning": {"promptTuningInit": "text"}}}, "spec.method.promptTuning", PROMPT_TEXT),
+    _job("packed prompts", {"spec.method": {"pTuning": {}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
+    _job("packed prompts by PEFT's name", {"spec.method": {"peft": {"type": "P_TUNING"}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
+    _job("a prefix that is computed twice", {"spec.method": {"prefixTuning": {}}, "spec.training.gradientCheckpointing": True}, "spec", RECOMPUTED_PREFIX),
+    _job("a merged prompt", {"spec.method": {"promptTuning": {}}, "spec.output.mergedModel": True}, "spec", MERGED_PROMPT),
+    _job("a merged model", {"spec.method": {"full": {}}, "spec.output.mergedModel": True}, "spec", MERGED_MODEL),
+    _job("an adapter to train whole", {"spec.method": {"full": {}}, "spec.model.adapter": STARTED}, "spec", STARTED_WHOLE),
+    _job("two beginnings", {"spec.method": {"lora": {"init": "pissa"}}, "spec.model.adapter": STARTED}, "spec", STARTED_TWICE),
+    _job("a beginning beside trained modules", {"spec.method": {"lora": {"init": "olora", "modulesToSave": ["lm_head"]}}}, "spec.method.lora", BEGINNING),
     _job("no method in the choice", {"spec.method.lora": REMOVE}, "spec.method", ONE_METHOD),
     _job(
         "revision of an s3 model",
@@ -74,7 +119,32 @@ CASES = [
     ),
     _job("two kinds of validation", {"spec.dataset.validation": {"uri": "s3://a/b", "fraction": 0.1}}, "spec.dataset.validation", ONE_VALIDATION),
     _job("empty validation", {"spec.dataset.validation": {}}, "spec.dataset.validation", ONE_VALIDATION),
+    _job("a split of a file", {"spec.dataset.split": "train"}, "spec.dataset", HUB_ONLY),
+    _job("a held-out split of a file", {"spec.dataset.validation": {"split": "test"}}, "spec.dataset", HUB_ONLY),
+    _job("a template and a format", {"spec.dataset.template": {"text": "{{ a }}"}, "spec.dataset.format": "text"}, "spec.dataset", TEMPLATE_OR_FORMAT),
+    _job("two templates", {"spec.dataset.template": {"text": "a", "prompt": "b", "completion": "c"}}, "spec.dataset.template", ONE_TEMPLATE),
+    _job("half a template", {"spec.dataset.template": {"prompt": "b"}}, "spec.dataset.template", ONE_TEMPLATE),
+    _job("a file of a workstation", {"spec.dataset.uri": "file:///data/rows.jsonl"}, "spec.dataset.uri", "should match", "for a cluster put the data into s3://"),
+    _job("a bucket for a dataset", {"spec.dataset.uri": "s3://data"}, "spec.dataset.uri", "should match", "names no file"),
+    _job("preferences without their objective", {"spec.preference": {"beta": 0.2}}, "spec", NO_PREFERENCE),
+    _job("packed pairs", {"spec.objective": "dpo", "spec.training.packing": True}, "spec", NO_PACKING),
+    _job("kto one row at a time", {"spec.objective": "kto"}, "spec", KTO_BATCH),
+    _job("dpo with a method of one adapter", {"spec.objective": "dpo", "spec.method": {"adalora": {}}}, "spec", ONE_COPY),
+    _job("dpo with an initialisation that changes the base", {"spec.objective": "dpo", "spec.method.lora.init": "pissa"}, "spec", ONE_COPY),
+    _job("orpo with a learned prompt", {"spec.objective": "orpo", "spec.method": {"pTuning": {}}}, "spec", NO_PROMPTS),
+    _job("reward with a method without a head", {"spec.objective": "reward", "spec.method": {"ia3": {}}}, "spec", SCORES),
+    _job("reward, merged", {"spec.objective": "reward", "spec.output.mergedModel": True}, "spec", NO_MERGED_SCORES),
+    _job("dpo from chats", {"spec.objective": "dpo", "spec.dataset.format": "messages"}, "spec", PAIRS),
+    _job("orpo from a template", {"spec.objective": "orpo", "spec.dataset.template": {"text": "a"}}, "spec", PAIRS),
+    _job("pairs without their objective", {"spec.dataset.format": "preference"}, "spec", NO_PAIRS),
+    _job("kto from texts", {"spec.objective": "kto", "spec.dataset.format": "text", "spec.training.perDeviceBatchSize": 2}, "spec", LABELS),
+    _job("an objective that TRL has and we do not", {"spec.objective": "grpo"}, "spec.objective", 'values: "sft", "dpo", "kto", "orpo"', "'orpo' or 'reward'"),
     _job("no bucket", {"spec.output.s3": {}}, "spec.output.s3.bucket", "Required value", "Field required"),
+    _job("a hub's repository without its owner", {"spec.output.hub": {"repo": "adapter", "secretRef": {"name": "hub"}}}, "spec.output.hub.repo", "should match"),
+    _job("a hub without a token", {"spec.output.hub": {"repo": "org/adapter"}}, "spec.output.hub.secretRef", "Required value", "Field required"),
+    _job("an MLflow server without a scheme", {"spec.tracking": {"mlflow": {"uri": "mlflow:5000"}}}, "spec.tracking.mlflow.uri", "should match"),
+    _job("Weights & Biases without a key", {"spec.tracking": {"wandb": {"project": "a"}}}, "spec.tracking.wandb.secretRef", "Required value", "Field required"),
+    _job("too many samples", {"spec.evaluation": {"samples": 21}}, "spec.evaluation.samples", "less than or equal to 20"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),
     _adapter("a job and an address", {"spec.adapter": {"fineTuneJobRef": {"name": "a"}, **S3_ADAPTER}}, "spec.adapter", ONE_ADAPTER),
@@ -111,6 +181,9 @@ CHANGES = [
     Change("method", FINETUNE_JOB, {"spec.method.lora.rank": 16}, _cannot("method")),
     Change("target modules", FINETUNE_JOB, {"spec.method.lora.targetModules": ["v_proj"]}, _cannot("method")),
     Change("training", FINETUNE_JOB, {"spec.training.learningRate": 0.1}, _cannot("training")),
+    Change(
+        "preference", FINETUNE_JOB, {"spec.objective": "dpo", "spec.preference": {"beta": 0.2}}, _cannot("preference")
+    ),
     Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output")),
     Change("servedName", ADAPTER_DEPLOYMENT, {"spec.servedName": "other"}, "servedName cannot be changed"),
     Change("target", ADAPTER_DEPLOYMENT, {"spec.target.deploymentRef.name": "other"}, "the target cannot be changed"),

@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any, get_args
 
+from finetune_api.methods import Block, Method
 from finetune_api.reasons import Reason
 from finetune_operator.settings import PREFIX, Settings
 
 TROUBLESHOOTING = Path("docs/troubleshooting.md").read_text()
+METHODS = Path("docs/methods.md").read_text()
 INSTALL = Path("docs/install.md").read_text()
 
 
@@ -39,3 +42,21 @@ def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_method_has_its_default_learning_rate_in_the_table() -> None:
+    table = METHODS.split("## Which modules")[0]
+    rates = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| ([\de.-]+) \|", table, re.MULTILINE))
+    fields = {str(field.alias): models_of_field(field.annotation) for field in Method.model_fields.values()}
+    assert {name: float(rate) for name, rate in rates.items()} == {
+        name: block.default_learning_rate for name, block in fields.items()
+    }
+    sources = METHODS.split("## Where the defaults come from")[1].split("## What is published")[0]
+    assert [name for name in fields if f"`{name}`" not in sources] == []
+
+
+def models_of_field(annotation: Any) -> type[Block]:
+    """The block that a field of ``Method`` may hold."""
+    (block,) = [part for part in get_args(annotation) if part is not type(None)]
+    assert issubclass(block, Block)
+    return block

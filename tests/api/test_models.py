@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from finetune_api.adapterdeployment import AdapterDeploymentSpec
 from finetune_api.base import Model
+from finetune_api.crd import models_of
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.messages import Problem
 from finetune_api.validation import problems
@@ -44,22 +45,20 @@ def test_every_rule_of_the_crds_is_in_the_table() -> None:
 
 
 def rules(model: type[Model]) -> list[dict[str, str]]:
-    """The rules of a model and of all models in its module: the spec's parts live beside it."""
-    module = __import__(model.__module__, fromlist=["_"])
-    return [
-        rule
-        for part in vars(module).values()
-        if isinstance(part, type) and issubclass(part, Model)
-        for rule in part.cel_rules
-    ]
+    """The rules of a model and of all models that can be part of it."""
+    return [rule for part in models_of(model) for rule in part.cel_rules]
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("q_proj", "'q_proj' is not all-linear: write a list of module names, for example [q_proj]"),
-        ([], "must name at least one module"),
-        (["q_proj", ""], "no empty name"),
+        (
+            "q_proj",
+            "'q_proj' would be a regular expression for a whole module name, and matches none: write a list, for example [q_proj]",
+        ),
+        ("", "write a list, for example [q_proj]"),
+        ("(q_proj", "is neither all-linear nor a regular expression (missing )"),
+        (["q_proj", ""], "the list has an empty name"),
     ],
 )
 def test_target_modules_that_name_nothing(value: object, message: str) -> None:
@@ -93,3 +92,27 @@ def test_the_place_of_a_list_item_is_in_its_path() -> None:
 )
 def test_where_a_job_writes_to(changes: Object, prefix: str) -> None:
     assert FineTuneJob.of(changed(FINETUNE_JOB, changes)).prefix == prefix
+
+
+def test_a_file_of_the_workstation_is_data_only_there() -> None:
+    item = changed(
+        FINETUNE_JOB, {"spec.dataset": {"uri": "file:///data/rows.jsonl", "validation": {"uri": "file://held-out.csv"}}}
+    )
+    assert {problem.field for problem in found(item)} == {"dataset.uri", "dataset.validation.uri"}
+    job = FineTuneJob.of(item, workstation=True)
+    assert job.spec.dataset.uri == "file:///data/rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("peft", "message"),
+    [
+        ({"type": "LORAA"}, "PEFT 0.21.2 has no method LORAA: did you mean LORA or"),
+        ({"type": "LORA", "options": {"rank": 8}}, "LORA has no option 'rank' in PEFT 0.21.2: "),
+        ({"type": "BOFT", "options": {"boft_blok_size": 8}}, "did you mean boft_block_size"),
+        ({"type": "LORA", "options": {"base_model_name_or_path": "x"}}, "has no option 'base_model_name_or_path'"),
+    ],
+)
+def test_names_that_peft_does_not_have_are_refused_with_those_that_are_near(peft: Object, message: str) -> None:
+    (problem,) = found(changed(FINETUNE_JOB, {"spec.method": {"peft": peft}}))
+    assert problem.field == "method.peft"
+    assert message in problem.message

@@ -111,7 +111,7 @@ def test_an_object_looks_unready_before_the_operator_saw_it(cluster: Cluster, na
     ("path", "sentence"),
     [
         ("finetunejob.spec.training.maxSteps", "Optimizer steps, instead of epochs."),
-        ("ftj.spec.method.qlora.quantization.type", "The 4-bit data type."),
+        ("ftj.spec.method.qlora.quantization.type", "The data type of the weights"),
         ("adp.spec.strategy.maxUnavailable", "How many pods may leave the Service at once"),
         ("adp.status.podStatus.state", "Pending, Downloading, Loading"),
     ],

@@ -1,10 +1,10 @@
-"""The four kinds of address."""
+"""The kinds of address."""
 
 import re
 
 import pytest
 
-from finetune_api.uris import ConfigMapUri, HfUri, PvcUri, S3Uri, Uri, parse_s3_uri, parse_uri
+from finetune_api.uris import ConfigMapUri, FileUri, HfUri, PvcUri, S3Uri, Uri, parse_s3_uri, parse_uri
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,8 @@ from finetune_api.uris import ConfigMapUri, HfUri, PvcUri, S3Uri, Uri, parse_s3_
         ("s3://bucket", S3Uri("bucket", "")),
         ("pvc://models/smollm", PvcUri("models", "smollm")),
         ("configmap://texts/hamlet.txt", ConfigMapUri("texts", "hamlet.txt")),
+        ("file:///data/rows.jsonl", FileUri("/data/rows.jsonl")),
+        ("file://rows.jsonl", FileUri("rows.jsonl")),
     ],
 )
 def test_an_address_has_its_parts(text: str, uri: Uri) -> None:

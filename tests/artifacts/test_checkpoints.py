@@ -16,13 +16,13 @@ from finetune_artifacts.checkpoints import (
 )
 from finetune_artifacts.errors import ArtifactError
 from finetune_artifacts.objects import read_object
-from tests.s3 import S3Server
+from tests.artifacts.conftest import Server, put
 
 MARK = "sha256:aa"
 
 
 def save(
-    server: S3Server, place: S3Uri, directory: Path, step: int, *, mark: str = MARK, content: str = "weights"
+    server: Server, place: S3Uri, directory: Path, step: int, *, mark: str = MARK, content: str = "weights"
 ) -> None:
     """Upload a checkpoint of two files."""
     source = directory / f"source-{step}"
@@ -39,7 +39,7 @@ def save(
     upload_checkpoint(server.store(), place, step, source, manifest)
 
 
-def newest(server: S3Server, place: S3Uri, directory: Path) -> int | None:
+def newest(server: Server, place: S3Uri, directory: Path) -> int | None:
     """The step that a new attempt would continue from; its files must be those of that step."""
     found = newest_checkpoint(server.store(), place, MARK, directory / "resume")
     if found is None:
@@ -48,83 +48,79 @@ def newest(server: S3Server, place: S3Uri, directory: Path) -> int | None:
     return found.step
 
 
-def test_the_newest_complete_one_is_found(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    assert newest(s3_server, place, tmp_path) is None
+def test_the_newest_complete_one_is_found(server: Server, place: S3Uri, tmp_path: Path) -> None:
+    assert newest(server, place, tmp_path) is None
     for step in (10, 2, 30):
-        save(s3_server, place, tmp_path, step)
-    assert newest(s3_server, place, tmp_path) == 30
+        save(server, place, tmp_path, step)
+    assert newest(server, place, tmp_path) == 30
 
 
-def in_bucket(server: S3Server, place: S3Uri, step: int, name: str) -> Path:
+def in_bucket(server: Server, place: S3Uri, step: int, name: str) -> Path:
     uri = checkpoint_uri(place, step)
     return server.buckets / uri.bucket / uri.key / name
 
 
-def without_manifest(server: S3Server, place: S3Uri) -> None:
+def without_manifest(server: Server, place: S3Uri) -> None:
     in_bucket(server, place, 20, "manifest.json").unlink()
 
 
-def without_a_file(server: S3Server, place: S3Uri) -> None:
+def without_a_file(server: Server, place: S3Uri) -> None:
     in_bucket(server, place, 20, "optimizer.pt").unlink()
 
 
-def with_a_truncated_file(server: S3Server, place: S3Uri) -> None:
-    server.store().client.put_object(
-        Bucket=place.bucket, Key=checkpoint_uri(place, 20).child("optimizer.pt").key, Body=b"mom"
-    )
+def with_a_truncated_file(server: Server, place: S3Uri) -> None:
+    put(server, checkpoint_uri(place, 20).child("optimizer.pt"), b"mom")
 
 
-def with_another_byte(server: S3Server, place: S3Uri) -> None:
+def with_another_byte(server: Server, place: S3Uri) -> None:
     body = b"moments of step 21"
-    server.store().client.put_object(
-        Bucket=place.bucket, Key=checkpoint_uri(place, 20).child("optimizer.pt").key, Body=body
-    )
+    put(server, checkpoint_uri(place, 20).child("optimizer.pt"), body)
 
 
-def with_half_a_manifest(server: S3Server, place: S3Uri) -> None:
+def with_half_a_manifest(server: Server, place: S3Uri) -> None:
     uri = checkpoint_uri(place, 20).child("manifest.json")
     half = read_object(server.store(), uri)[:100]
-    server.store().client.put_object(Bucket=uri.bucket, Key=uri.key, Body=half)
+    put(server, uri, half)
 
 
 @pytest.mark.parametrize(
     "harm", [without_manifest, without_a_file, with_a_truncated_file, with_another_byte, with_half_a_manifest]
 )
 def test_one_that_is_not_whole_is_passed_over(
-    s3_server: S3Server, place: S3Uri, tmp_path: Path, harm: Callable[[S3Server, S3Uri], None]
+    server: Server, place: S3Uri, tmp_path: Path, harm: Callable[[Server, S3Uri], None]
 ) -> None:
-    save(s3_server, place, tmp_path, 10)
-    save(s3_server, place, tmp_path, 20)
-    harm(s3_server, place)
-    assert newest(s3_server, place, tmp_path) == 10
-    save(s3_server, place, tmp_path, 20)
-    assert newest(s3_server, place, tmp_path) == 20, "a later run puts a whole one in its place"
+    save(server, place, tmp_path, 10)
+    save(server, place, tmp_path, 20)
+    harm(server, place)
+    assert newest(server, place, tmp_path) == 10
+    save(server, place, tmp_path, 20)
+    assert newest(server, place, tmp_path) == 20, "a later run puts a whole one in its place"
 
 
-def test_one_of_other_settings_is_passed_over(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    save(s3_server, place, tmp_path, 10)
-    save(s3_server, place, tmp_path, 20, mark="sha256:bb")
-    assert newest(s3_server, place, tmp_path) == 10
+def test_one_of_other_settings_is_passed_over(server: Server, place: S3Uri, tmp_path: Path) -> None:
+    save(server, place, tmp_path, 10)
+    save(server, place, tmp_path, 20, mark="sha256:bb")
+    assert newest(server, place, tmp_path) == 10
 
 
-def test_only_so_many_stay(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
+def test_only_so_many_stay(server: Server, place: S3Uri, tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
-        save(s3_server, place, tmp_path, step)
-    in_bucket(s3_server, place, 20, "manifest.json").unlink()
-    assert prune_checkpoints(s3_server.store(), place, keep=2) == [20, 10]
-    assert [stored.step for stored in list_checkpoints(s3_server.store(), place)] == [40, 30]
-    assert newest(s3_server, place, tmp_path) == 40
+        save(server, place, tmp_path, step)
+    in_bucket(server, place, 20, "manifest.json").unlink()
+    assert prune_checkpoints(server.store(), place, keep=2) == [20, 10]
+    assert [stored.step for stored in list_checkpoints(server.store(), place)] == [40, 30]
+    assert newest(server, place, tmp_path) == 40
 
 
-def test_one_that_is_being_uploaded_is_not_pruned(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
+def test_one_that_is_being_uploaded_is_not_pruned(server: Server, place: S3Uri, tmp_path: Path) -> None:
     for step in (10, 20, 30):
-        save(s3_server, place, tmp_path, step)
-    in_bucket(s3_server, place, 30, "manifest.json").unlink()
-    assert prune_checkpoints(s3_server.store(), place, keep=1) == [10]
-    assert [stored.step for stored in list_checkpoints(s3_server.store(), place)] == [30, 20]
+        save(server, place, tmp_path, step)
+    in_bucket(server, place, 30, "manifest.json").unlink()
+    assert prune_checkpoints(server.store(), place, keep=1) == [10]
+    assert [stored.step for stored in list_checkpoints(server.store(), place)] == [30, 20]
 
 
-def test_an_upload_that_is_given_up_leaves_no_manifest(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
+def test_an_upload_that_is_given_up_leaves_no_manifest(server: Server, place: S3Uri, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "adapter_model.safetensors").write_text("weights")
@@ -133,5 +129,5 @@ def test_an_upload_that_is_given_up_leaves_no_manifest(s3_server: S3Server, plac
         raise AssertionError("no manifest may be made")
 
     with pytest.raises(ArtifactError, match="was stopped"):
-        upload_checkpoint(s3_server.store(), place, 10, source, manifest, stopped=lambda: True)
-    assert newest(s3_server, place, tmp_path) is None
+        upload_checkpoint(server.store(), place, 10, source, manifest, stopped=lambda: True)
+    assert newest(server, place, tmp_path) is None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.finetunejob import S3Location
+from finetune_api.base import S3Location
 from finetune_api.manifest import AdapterManifest, FileEntry, Origin
 from finetune_api.reasons import Reason
 from finetune_api.uris import S3Uri
@@ -18,9 +18,10 @@ from finetune_artifacts import upload
 from finetune_artifacts.digests import checksum_of, digest_of
 from finetune_artifacts.download import download_adapter, download_file, download_model
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
-from finetune_artifacts.objects import check_bucket, head, list_objects, probe_write, read_lines
+from finetune_artifacts.objects import check_bucket, head, list_objects, open_object, probe_write
 from finetune_artifacts.store import open_store
 from finetune_artifacts.upload import manifest_bytes, put_manifest, upload_directory
+from tests.artifacts.conftest import Server, put
 from tests.s3 import S3Server, write_secret
 
 
@@ -40,13 +41,13 @@ def manifest_of(files: list[FileEntry], base: str = "org/base") -> AdapterManife
     )
 
 
-def publish(server: S3Server, place: S3Uri, directory: Path) -> str:
+def publish(server: Server, place: S3Uri, directory: Path) -> str:
     """Upload an adapter, and return its digest."""
     store = server.store()
     return put_manifest(store, place, manifest_of(upload_directory(store, place, directory)))
 
 
-def stored(server: S3Server, place: S3Uri, name: str) -> Path:
+def stored(server: Server, place: S3Uri, name: str) -> Path:
     """Where the server keeps an object."""
     return server.buckets / place.bucket / place.key / name
 
@@ -59,11 +60,11 @@ def damage(path: Path, content: bytes) -> None:
         os.setxattr(path, name, value)
 
 
-def test_an_adapter_arrives_as_it_was_sent(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
+def test_an_adapter_arrives_as_it_was_sent(server: Server, place: S3Uri, tmp_path: Path) -> None:
     source = make_adapter(tmp_path / "source", size=40 * 1024 * 1024)
-    digest = publish(s3_server, place, source)
+    digest = publish(server, place, source)
     target = tmp_path / "adapters" / "name" / digest
-    manifest = download_adapter(s3_server.store(Purpose.ADAPTER), place, digest, target)
+    manifest = download_adapter(server.store(Purpose.ADAPTER), place, digest, target)
     assert sorted(entry.path for entry in manifest.files) == [
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -75,31 +76,31 @@ def test_an_adapter_arrives_as_it_was_sent(s3_server: S3Server, place: S3Uri, tm
     assert [entry.name for entry in target.parent.iterdir()] == [digest], "no temporary directory may stay"
 
 
-def test_an_adapter_that_is_there_is_not_fetched_again(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(s3_server, place, make_adapter(tmp_path / "source"))
-    store = s3_server.store(Purpose.ADAPTER)
+def test_an_adapter_that_is_there_is_not_fetched_again(server: Server, place: S3Uri, tmp_path: Path) -> None:
+    digest = publish(server, place, make_adapter(tmp_path / "source"))
+    store = server.store(Purpose.ADAPTER)
     download_adapter(store, place, digest, tmp_path / "target")
-    stored(s3_server, place, "adapter_config.json").unlink()
+    stored(server, place, "adapter_config.json").unlink()
     download_adapter(store, place, digest, tmp_path / "target")
 
 
-def test_the_very_same_manifest_may_be_written_twice_but_no_other(s3_server: S3Server, place: S3Uri) -> None:
-    store = s3_server.store()
+def test_the_very_same_manifest_may_be_written_twice_but_no_other(server: Server, place: S3Uri) -> None:
+    store = server.store()
     assert put_manifest(store, place, manifest_of([])) == put_manifest(store, place, manifest_of([]))
     with pytest.raises(ArtifactError) as caught:
         put_manifest(store, place, manifest_of([], base="org/other"))
     assert caught.value.reason is Reason.OUTPUT_EXISTS
 
 
-def test_nothing_below_a_manifest_is_overwritten(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(s3_server, place, make_adapter(tmp_path / "source"))
+def test_nothing_below_a_manifest_is_overwritten(server: Server, place: S3Uri, tmp_path: Path) -> None:
+    digest = publish(server, place, make_adapter(tmp_path / "source"))
     with pytest.raises(ArtifactError) as caught:
-        upload_directory(s3_server.store(), place, make_adapter(tmp_path / "other"))
+        upload_directory(server.store(), place, make_adapter(tmp_path / "other"))
     assert caught.value.reason is Reason.OUTPUT_EXISTS
-    download_adapter(s3_server.store(), place, digest, tmp_path / "target")
+    download_adapter(server.store(), place, digest, tmp_path / "target")
 
 
-def refused(server: S3Server, place: S3Uri, digest: str, target: Path) -> ArtifactError:
+def refused(server: Server, place: S3Uri, digest: str, target: Path) -> ArtifactError:
     """What a download is refused with; it must leave nothing behind."""
     with pytest.raises(ArtifactError) as caught:
         download_adapter(server.store(Purpose.ADAPTER, patience_seconds=1), place, digest, target)
@@ -108,79 +109,79 @@ def refused(server: S3Server, place: S3Uri, digest: str, target: Path) -> Artifa
     return caught.value
 
 
-def test_another_digest_than_the_expected_is_refused(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(s3_server, place, make_adapter(tmp_path / "source"))
+def test_another_digest_than_the_expected_is_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
+    digest = publish(server, place, make_adapter(tmp_path / "source"))
     wrong = f"sha256:{'0' * 64}"
-    error = refused(s3_server, place, wrong, tmp_path / "target")
+    error = refused(server, place, wrong, tmp_path / "target")
     assert error.reason is Reason.DIGEST_MISMATCH
     assert digest in error.message
     assert wrong in error.message
-    assert s3_server.endpoint in error.message
+    assert server.endpoint in error.message
 
 
-def test_a_flipped_bit_is_refused(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(s3_server, place, make_adapter(tmp_path / "source"))
-    weights = stored(s3_server, place, "adapter_model.safetensors")
+def test_a_flipped_bit_is_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
+    digest = publish(server, place, make_adapter(tmp_path / "source"))
+    weights = stored(server, place, "adapter_model.safetensors")
     content = bytearray(weights.read_bytes())
     content[1000] ^= 1
     damage(weights, bytes(content))
-    error = refused(s3_server, place, digest, tmp_path / "target")
+    error = refused(server, place, digest, tmp_path / "target")
     assert error.reason is Reason.DIGEST_MISMATCH
     assert "adapter_model.safetensors" in error.message
 
 
-def test_a_truncated_object_is_refused(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(s3_server, place, make_adapter(tmp_path / "source"))
-    weights = stored(s3_server, place, "adapter_model.safetensors")
+def test_a_truncated_object_is_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
+    digest = publish(server, place, make_adapter(tmp_path / "source"))
+    weights = stored(server, place, "adapter_model.safetensors")
     damage(weights, weights.read_bytes()[:-1])
-    error = refused(s3_server, place, digest, tmp_path / "target")
+    error = refused(server, place, digest, tmp_path / "target")
     assert error.reason is Reason.DIGEST_MISMATCH
     assert "has 2999 bytes, the manifest says 3000" in error.message
 
 
-def test_a_missing_object_is_refused(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(s3_server, place, make_adapter(tmp_path / "source"))
-    stored(s3_server, place, "adapter_config.json").unlink()
-    assert refused(s3_server, place, digest, tmp_path / "target").reason is Reason.DIGEST_MISMATCH
+def test_a_missing_object_is_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
+    digest = publish(server, place, make_adapter(tmp_path / "source"))
+    stored(server, place, "adapter_config.json").unlink()
+    assert refused(server, place, digest, tmp_path / "target").reason is Reason.DIGEST_MISMATCH
 
 
 @pytest.mark.parametrize("path", ["../outside.json", "inside/../../outside.json", "./manifest.json", "manifest.json"])
 def test_a_manifest_that_leads_out_of_its_directory_is_refused(
-    s3_server: S3Server, place: S3Uri, tmp_path: Path, path: str
+    server: Server, place: S3Uri, tmp_path: Path, path: str
 ) -> None:
-    store = s3_server.store()
+    store = server.store()
     digest = put_manifest(store, place, manifest_of([FileEntry(path=path, size_bytes=1, sha256=digest_of(b"x"))]))
-    error = refused(s3_server, place, digest, tmp_path / "target")
+    error = refused(server, place, digest, tmp_path / "target")
     assert error.reason is Reason.ADAPTER_UNSUPPORTED
     assert not (tmp_path / "outside.json").exists()
 
 
-def test_pickled_weights_are_refused(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
+def test_pickled_weights_are_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
     source = make_adapter(tmp_path / "source")
     (source / "adapter_model.bin").write_bytes(b"\x80\x04")
-    error = refused(s3_server, place, publish(s3_server, place, source), tmp_path / "target")
+    error = refused(server, place, publish(server, place, source), tmp_path / "target")
     assert error.reason is Reason.ADAPTER_UNSUPPORTED
     assert "adapter_model.bin" in error.message
 
 
 @pytest.mark.parametrize("content", [b"{}", b"not json", b'{"kind": "Checkpoint"}', manifest_bytes(manifest_of([]))])
-def test_a_manifest_that_is_none_is_refused(s3_server: S3Server, place: S3Uri, tmp_path: Path, content: bytes) -> None:
-    s3_server.store().client.put_object(Bucket=place.bucket, Key=place.child("manifest.json").key, Body=content)
-    assert refused(s3_server, place, digest_of(content), tmp_path / "target").reason is Reason.DIGEST_MISMATCH
+def test_a_manifest_that_is_none_is_refused(server: Server, place: S3Uri, tmp_path: Path, content: bytes) -> None:
+    put(server, place.child("manifest.json"), content)
+    assert refused(server, place, digest_of(content), tmp_path / "target").reason is Reason.DIGEST_MISMATCH
 
 
-def test_a_disk_that_is_full_leaves_nothing_behind(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(s3_server, place, make_adapter(tmp_path / "source", size=5_000_000))
+def test_a_disk_that_is_full_leaves_nothing_behind(server: Server, place: S3Uri, tmp_path: Path) -> None:
+    digest = publish(server, place, make_adapter(tmp_path / "source", size=5_000_000))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
         with pytest.raises(OSError, match="File too large"):
-            download_adapter(s3_server.store(), place, digest, tmp_path / "target")
+            download_adapter(server.store(), place, digest, tmp_path / "target")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
+    assert {entry.name for entry in tmp_path.iterdir()} - {"output"} == {"source"}
 
 
 def test_a_server_that_is_away_in_the_middle_of_an_upload_only_costs_time(
@@ -257,9 +258,9 @@ def test_the_same_fault_has_the_reason_that_fits_the_purpose(s3_server: S3Server
         assert "wrong-key" not in str(caught.value)
 
 
-def test_the_write_probe_leaves_nothing_behind(s3_server: S3Server, place: S3Uri) -> None:
-    assert probe_write(s3_server.store(), place) is True
-    assert list_objects(s3_server.store(), S3Uri(place.bucket, "")) == []
+def test_the_write_probe_leaves_nothing_behind(server: Server, place: S3Uri) -> None:
+    assert probe_write(server.store(), place) is True
+    assert list_objects(server.store(), S3Uri(place.bucket, "")) == []
 
 
 def test_a_probe_without_the_right_to_write_is_refused(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
@@ -302,7 +303,12 @@ def test_a_file_and_its_lines(s3_server: S3Server, bucket: str, tmp_path: Path) 
     lines = [b"x" * size for size in (0, 1, 70, 700, 5)]
     store.client.put_object(Bucket=bucket, Key="data.jsonl", Body=b"\n".join(lines))
     uri = S3Uri(bucket, "data.jsonl")
-    assert list(read_lines(store, uri, block=64)) == lines
+    info = head(store, uri)
+    assert info is not None
+    with open_object(store, info, block=64) as file:
+        assert file.read().split(b"\n") == lines
+        file.seek(-5, 2)
+        assert file.read() == b"xxxxx"
     assert download_file(store, uri, tmp_path / "data.jsonl").size == 780
     assert (tmp_path / "data.jsonl").read_bytes() == b"\n".join(lines)
     assert head(store, S3Uri(bucket, "nothing")) is None

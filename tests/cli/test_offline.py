@@ -24,7 +24,7 @@ def test_help_waits_for_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     shown = finetune("--help")
     assert shown.code == 0
-    for command in ("render", "status", "watch", "logs", "fetch", "compare"):
+    for command in ("render", "run", "estimate", "status", "watch", "logs", "fetch", "compare"):
         assert f"  {command} " in shown.out
 
 
@@ -39,6 +39,11 @@ def test_a_file_is_printed_with_its_defaults(tmp_path: Path) -> None:
         "dropout": 0,
         "useRslora": False,
         "targetModules": ["q_proj"],
+        "bias": "none",
+        "init": "default",
+        "modulesToSave": [],
+        "rankPattern": {},
+        "alphaPattern": {},
     }
     assert rendered["spec"]["resources"]["gpusPerNode"] == 1
 

@@ -52,7 +52,7 @@ CASES = {
     "no-column": Case(
         lambda workshop: {"dataset": {"uri": f"s3://{BUCKET}/data/broken.jsonl"}},
         "DatasetInvalid",
-        ("spec.dataset", "row 18", "completion"),
+        ("spec.dataset", "broken.jsonl line 18", "completion"),
     ),
     "no-modules": Case(
         lambda workshop: {"method": {"lora": {"targetModules": ["q_attn", "v_attn"]}}},

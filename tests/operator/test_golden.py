@@ -23,6 +23,15 @@ FULL_SPEC: dict[str, Any] = {
         "secretRef": {"name": "data"},
         "validation": {"uri": "configmap://held-out/rows.jsonl"},
     },
+    "output": {
+        "s3": {"bucket": "adapters"},
+        "secretRef": {"name": "s3-credentials"},
+        "hub": {"repo": "org/adapter", "secretRef": {"name": "publish"}},
+    },
+    "tracking": {
+        "mlflow": {"uri": "https://mlflow.example.com", "secretRef": {"name": "mlflow"}},
+        "wandb": {"project": "support", "secretRef": {"name": "wandb"}},
+    },
     "resources": {"requests": {"cpu": 4, "memory": "16Gi"}, "limits": {"memory": "16Gi"}},
     "podTemplate": {
         "image": "my/trainer:2",

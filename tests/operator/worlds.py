@@ -41,6 +41,7 @@ SUCCEEDED = {
     "adapter": ADAPTER,
     "progress": PROGRESS,
     "evaluation": {"baseLoss": 3.9, "loss": 3.6, "improvementPercent": 7.7, "rows": 20},
+    "report": {"uri": "s3://adapters/ns/a/11111111/adapter/report.html"},
 }
 
 

@@ -1,5 +1,6 @@
-"""A stand-in for the model hub: the part of its HTTP interface that the hub's own client uses, with gated and missing repositories."""
+"""A stand-in for the hub: the part of its HTTP interface that the hub's own client uses, for models and datasets, gated and missing ones too."""
 
+import base64
 import hashlib
 import http.server
 import json
@@ -8,19 +9,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "1f0e2d3c4b5a69788796a5b4c3d2e1f001234567"
-TOKEN = "hf_goodtoken"
+TOKEN, READ_TOKEN = "hf_goodtoken", "hf_readtoken"
 
 
 @dataclass
 class Hub:
-    """What the stand-in has, and what it was asked for. ``gated`` repositories show their metadata but no file without ``TOKEN``."""
+    """What the stand-in has, and what it was asked for: directories by ``org/name``, or ``datasets/org/name``.
+
+    ``gated`` repositories show their metadata but no file without ``TOKEN``. A dataset's card is the JSON in its ``card.json``.
+    """
 
     endpoint: str
     repositories: dict[str, Path]
     gated: set[str] = field(default_factory=set)
+    pushed: dict[str, bytes] = field(default_factory=dict)
+    """What was committed, by repository and path."""
+    made: dict[str, str] = field(default_factory=dict)
+    """Visibility of the repositories that were made."""
+    broken: bool = False
+    """Refuse every commit."""
     sent: dict[str, int] = field(default_factory=dict)
     """Bytes sent, by file name."""
 
@@ -38,19 +49,61 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
         def do_GET(self) -> None:
             self._answer(body=True)
 
+        def do_POST(self) -> None:
+            if "/paths-info/" in self.path:
+                return self._answer(body=True)
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            path = unquote(urlsplit(self.path).path)
+            if (self.headers.get("Authorization") or "") != f"Bearer {TOKEN}":
+                return self._send(401, b'{"error": "Invalid username or password."}', {}, body=True)
+            if path == "/api/repos/create":
+                wanted = json.loads(body)
+                repo = f"{wanted['organization']}/{wanted['name']}"
+                status = 409 if repo in hub.made else 200
+                hub.made.setdefault(repo, wanted["visibility"])
+                return self._json({"url": f"{hub.endpoint}/{repo}"}, status)
+            if path == "/api/validate-yaml":
+                return self._json({"errors": [], "warnings": []})
+            repo, _, action = path.removeprefix("/api/models/").rpartition("/main")[0].rpartition("/")
+            if action == "preupload":
+                files = [
+                    {"path": item["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for item in json.loads(body)["files"]
+                ]
+                return self._json({"files": files})
+            return self._commit(repo, [json.loads(line) for line in body.splitlines()])
+
+        def _commit(self, repo: str, lines: list[dict[str, Any]]) -> None:
+            if hub.broken:
+                return self._json({"error": "Not now"}, 422)
+            for line in lines:
+                if line["key"] == "file":
+                    hub.pushed[f"{repo}/{line['value']['path']}"] = base64.b64decode(line["value"]["content"])
+            return self._json({"commitUrl": f"{hub.endpoint}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
+
+        def _json(self, content: Any, status: int = 200) -> None:
+            self._send(status, json.dumps(content).encode(), {"Content-Type": "application/json"}, body=True)
+
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class names it so
             return
 
         def _answer(self, *, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
             token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-            if token and token != TOKEN:
+            if token and token not in (TOKEN, READ_TOKEN):
                 return self._send(401, b'{"error": "Invalid username or password."}', {}, body=body)
-            if path.startswith("/api/models/"):
-                if "/tree/" in path:
-                    return self._tree(path.removeprefix("/api/models/").partition("/tree/")[0], body=body)
-                repo, _, revision = path.removeprefix("/api/models/").partition("/revision/")
-                return self._info(repo, revision, body=body)
+            if path == "/api/whoami-v2":
+                role = "write" if token == TOKEN else "read"
+                account = {"type": "user", "name": "someone", "auth": {"accessToken": {"role": role}}}
+                return self._send(200, json.dumps(account).encode(), {"Content-Type": "application/json"}, body=body)
+            for prefix, kind in (("/api/models/", ""), ("/api/datasets/", "datasets/")):
+                if path.startswith(prefix):
+                    rest = kind + path.removeprefix(prefix)
+                    for part in ("/tree/", "/paths-info/"):
+                        if part in rest:
+                            return self._entries(rest.partition(part)[0], token, body=body)
+                    repo, _, revision = rest.partition("/revision/")
+                    return self._info(repo, revision, body=body)
             repo, _, rest = path.lstrip("/").partition("/resolve/")
             revision, _, name = rest.partition("/")
             return self._file(repo, revision, name, token, body=body)
@@ -64,21 +117,30 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
                 return self._send(
                     404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"}, body=body
                 )
-            files = [{"rfilename": entry.name} for entry in sorted(hub.repositories[repo].iterdir())]
+            files = [{"rfilename": name} for name in self._names(repo)]
+            card = hub.repositories[repo] / "card.json"
+            name = repo.removeprefix("datasets/")
             content = json.dumps(
-                {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": files, "private": False, "tags": []}
+                {"id": name, "modelId": name, "sha": COMMIT, "siblings": files, "private": False, "tags": []}
+                | ({"cardData": json.loads(card.read_bytes())} if card.is_file() else {})
             )
             return self._send(200, content.encode(), {"Content-Type": "application/json"}, body=body)
 
-        def _tree(self, repo: str, *, body: bool) -> None:
+        def _names(self, repo: str) -> list[str]:
+            root = hub.repositories[repo]
+            return sorted(entry.relative_to(root).as_posix() for entry in root.rglob("*") if entry.is_file())
+
+        def _entries(self, repo: str, token: str, *, body: bool) -> None:
+            asked = parse_qs(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()).get("paths")
             entries = [
                 {
                     "type": "file",
-                    "oid": hashlib.sha1(entry.read_bytes()).hexdigest(),
-                    "size": entry.stat().st_size,
-                    "path": entry.name,
+                    "oid": hashlib.sha1((hub.repositories[repo] / name).read_bytes()).hexdigest(),
+                    "size": (hub.repositories[repo] / name).stat().st_size,
+                    "path": name,
                 }
-                for entry in sorted(hub.repositories[repo].iterdir())
+                for name in self._names(repo)
+                if asked is None or name in asked
             ]
             return self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"}, body=body)
 

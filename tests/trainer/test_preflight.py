@@ -1,5 +1,6 @@
 """What a preflight says of a job, good or bad: the reason, the field, what was found, and what to do."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -7,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+import zstandard
 
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import EXIT_CODES, Reason
@@ -31,8 +35,30 @@ def test_a_good_job_passes_and_is_estimated(bench: Workbench) -> None:
     assert result.problems == []
     assert result.estimate is not None
     assert result.estimate.trainable_parameters == 8192
+    assert result.estimate.total_steps == 6
+    assert result.estimate.gpu_memory_bytes is None, "this job asks for no GPU"
     assert "spec.dataset.format auto: the dataset is taken as promptCompletion" in result.warnings
     assert bench.objects() == [], "the probe must leave nothing behind"
+
+
+def test_the_gpu_memory_of_a_job_with_a_gpu_is_estimated(bench: Workbench) -> None:
+    result = check(bench.settings(resources={"gpusPerNode": 1}, training={"epochs": 2}))
+    assert result.estimate is not None
+    assert result.estimate.gpu_memory_bytes is not None
+    assert 1.5 * 2**30 < result.estimate.gpu_memory_bytes < 1.6 * 2**30, "a tiny model, and what CUDA itself takes"
+    assert result.estimate.total_steps is None, "the rows are not counted before the training"
+
+
+def test_a_model_that_the_estimate_does_not_know_passes_with_a_warning(bench: Workbench, tmp_path: Path) -> None:
+    directory = make_tiny_model(tmp_path / "novel")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"model_type": "novel"}))
+    (bench.mounts / "claims" / "novel").symlink_to(directory)
+    result = check(bench.settings(model={"uri": "pvc://novel"}, method={"lora": {"rank": 4}}))
+    assert result.problems == []
+    assert result.estimate is not None
+    assert (result.estimate.trainable_parameters, result.estimate.gpu_memory_bytes) == (8192, None)
+    assert any("knows no closed form for model_type 'novel'; it knows: bloom, " in text for text in result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +145,9 @@ def test_rows_without_the_needed_column_are_named_by_their_numbers(bench: Workbe
     reason, path, message = only_problem(bench.settings())
     assert (reason, path) == (Reason.DATASET_INVALID, "spec.dataset.columns")
     assert message.startswith(f"7 of {len(ROWS)} rows of configmap://data/train.jsonl cannot be used: ")
-    assert "row 3: has no column 'completion'; found columns: prompt, answer" in message
-    assert "row 21:" in message
-    assert "row 30:" not in message, "at most five are shown"
+    assert "line 3: has no column 'completion'; found columns: prompt, answer" in message
+    assert "line 21:" in message
+    assert "line 30:" not in message, "at most five are shown"
     assert "; 2 more" in message
 
 
@@ -130,17 +156,20 @@ def test_rows_without_the_needed_column_are_named_by_their_numbers(bench: Workbe
     [
         ("", "is empty"),
         ("\n\n", "is empty"),
-        ('{"question": "a"}\n', "row 1 of configmap://data/train.jsonl has the columns question; expected messages"),
-        ('{"prompt": "a", "completion": 7}\n', "row 1: column 'completion' must be text, found a number"),
-        ('{"prompt": "a", "completion": "b"}\n{"prompt": \n', "row 2: is not JSON"),
-        ('{"prompt": "a", "completion": "b"}\n["a"]\n', "row 2: is no JSON object"),
+        (
+            '{"question": "a"}\n',
+            "train.jsonl line 1 of configmap://data/train.jsonl has the columns question; expected messages",
+        ),
+        ('{"prompt": "a", "completion": 7}\n', "train.jsonl line 1: column 'completion' must be text, found a number"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": \n', "train.jsonl line 2: is not JSON"),
+        ('{"prompt": "a", "completion": "b"}\n["a"]\n', "train.jsonl line 2: is no JSON object"),
         ('{"prompt": "a", "completion": " "}\n', "has no row with a text to learn from"),
         (
             '{"messages": [{"role": "user", "content": "hi"}]}\n',
             "has no message of the role assistant to learn from; found roles: user",
         ),
         ('{"messages": [{"role": "user"}]}\n', "message 1 in column 'messages' must have the texts role and content"),
-        ("To be, or not to be\n", "must have a JSON object on each line, but the first line is 'To be, or not to be'"),
+        ("To be, or not to be\n", "write a JSON object on each line"),
     ],
 )
 def test_datasets_that_cannot_be_used(bench: Workbench, text: str, expected: str) -> None:
@@ -163,6 +192,84 @@ def test_the_format_is_told_from_the_first_row(bench: Workbench, text: str, key:
     result = check(bench.settings(dataset={"uri": uri}))
     assert result.problems == []
     assert f"spec.dataset.format auto: the dataset is taken as {layout}" in result.warnings
+
+
+PARQUET = pyarrow.BufferOutputStream()
+pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), PARQUET)
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [
+        ("train.jsonl.gz", gzip.compress(jsonl(ROWS).encode())),
+        ("train.zst", zstandard.compress(jsonl(ROWS).encode())),
+        ("train.json", json.dumps(ROWS).encode()),
+        ("train.parquet", PARQUET.getvalue().to_pybytes()),
+        ("train.csv", b"prompt,completion\n" + b"a,b\n" * 20),
+    ],
+)
+def test_other_files_are_looked_into_in_s3_and_on_claims(bench: Workbench, key: str, content: bytes) -> None:
+    bench.server.store().client.put_object(Bucket=bench.bucket, Key=f"rows/{key}", Body=content)
+    (bench.mounts / "claims" / "rows" / "below").mkdir(parents=True)
+    (bench.mounts / "claims" / "rows" / "below" / key).write_bytes(content)
+    (bench.mounts / "claims" / "rows" / "README.md").write_text("not data")
+    uris = [f"s3://{bench.bucket}/rows/{key}", f"pvc://rows/below/{key}"]
+    if key != "train.zst":  # a name that says nothing is only taken where it is given
+        uris += [f"s3://{bench.bucket}/rows", "pvc://rows/below"]
+    for uri in uris:
+        result = check(bench.settings(dataset={"uri": uri}))
+        assert result.problems == [], uri
+        assert "spec.dataset.format auto: the dataset is taken as promptCompletion" in result.warnings
+
+
+def test_a_bad_row_of_parquet_is_named_by_its_number(bench: Workbench) -> None:
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([*ROWS, {"prompt": "a", "completion": None}]), sink)
+    bench.dataset(sink.getvalue().to_pybytes(), "train.parquet")
+    _, _, message = only_problem(bench.settings(dataset={"uri": "configmap://data/train.parquet"}))
+    assert f"train.parquet row {len(ROWS) + 1}: column 'completion' must be text, found null" in message
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        (
+            "pvc://rows/nothing.jsonl",
+            "pvc://rows/nothing.jsonl is no file, and no directory of data files: rows has: other.jsonl",
+        ),
+        ("pvc://nobody/rows.jsonl", "there is nothing at its place"),
+        ("pvc://rows/../../secrets/s3-credentials/AWS_SECRET_ACCESS_KEY", "leads out of the claim"),
+    ],
+)
+def test_a_path_of_a_claim_that_is_none(bench: Workbench, uri: str, expected: str) -> None:
+    (bench.mounts / "claims" / "rows").mkdir()
+    (bench.mounts / "claims" / "rows" / "other.jsonl").write_text(jsonl(ROWS))
+    _, path, message = only_problem(bench.settings(dataset={"uri": uri}))
+    assert path == "spec.dataset.uri"
+    assert expected in message
+
+
+def test_held_out_data_is_looked_at_too(bench: Workbench) -> None:
+    held_out = bench.dataset('{"prompt": "a"}\n', "test.jsonl")
+    dataset = {"uri": "configmap://data/train.jsonl", "validation": {"uri": held_out}}
+    reason, _, message = only_problem(bench.settings(dataset=dataset))
+    assert reason is Reason.DATASET_INVALID
+    assert (
+        "1 of 1 rows of configmap://data/test.jsonl cannot be used: test.jsonl line 1: has no column 'completion'"
+        in message
+    )
+
+
+def test_data_that_the_objective_cannot_learn_from_never_reaches_a_gpu(bench: Workbench) -> None:
+    reason, path, message = only_problem(bench.settings(objective="dpo"))
+    assert (reason, path) == (Reason.DATASET_INVALID, "spec.dataset.format")
+    assert "objective dpo learns from a better and a worse answer" in message
+
+
+def test_a_template_is_tried_on_the_rows(bench: Workbench) -> None:
+    dataset = {"uri": "configmap://data/train.jsonl", "template": {"text": "{{ prompt }}{{ answer }}"}}
+    _, _, message = only_problem(bench.settings(dataset=dataset))
+    assert "train.jsonl line 1: template.text needs what the row lacks: 'answer' is undefined" in message
 
 
 def test_a_dataset_in_s3_is_read_only_as_far_as_needed(bench: Workbench) -> None:
@@ -230,10 +337,13 @@ def test_a_claims_path_cannot_lead_out_of_the_claim(bench: Workbench) -> None:
     assert "leads out of the claim" in message
 
 
-def test_chat_messages_need_a_chat_template(bench: Workbench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_chat_messages_need_a_chat_template(bench: Workbench, tmp_path: Path, objective: str) -> None:
     (bench.mounts / "claims" / "plain").symlink_to(make_tiny_model(tmp_path / "plain", chat=False))
-    bench.dataset(jsonl(CHATS))
-    reason, path, message = only_problem(bench.settings(model={"uri": "pvc://plain"}))
+    turns = CHATS[0]["messages"]
+    pair = {"prompt": turns[:1], "chosen": turns[1:2], "rejected": turns[3:]}
+    bench.dataset(jsonl(CHATS if objective == "sft" else [pair]))
+    reason, path, message = only_problem(bench.settings(model={"uri": "pvc://plain"}, objective=objective))
     assert (reason, path) == (Reason.MODEL_UNSUPPORTED, "spec.dataset.format")
     assert "no chat template" in message
 

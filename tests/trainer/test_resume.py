@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from finetune_api.reasons import Reason
+from finetune_artifacts.digests import digest_of_file
 from finetune_trainer import recipe
 from tests.trainer.jobs import ROWS, Workbench, jsonl, train, train_until
 
@@ -18,19 +20,14 @@ TRAINING: dict[str, Any] = {
     "warmupRatio": 0.2,
     "weightDecay": 0.01,
 }
-METHODS: dict[str, dict[str, Any]] = {
-    "lora": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.2}},
-    "qlora": {"qlora": {"rank": 4, "alpha": 8, "dropout": 0.2}},
-}
 
 
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_run_interrupted_at_every_other_step_ends_bit_identical(
-    workbench: Callable[[], Workbench], method: str, packing: bool
+    workbench: Callable[[], Workbench], packing: bool
 ) -> None:
     spec: dict[str, Any] = {
-        "method": METHODS[method],
+        "method": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.2}},
         "training": TRAINING | {"packing": packing, "maxLength": 64 if packing else 48},
         "evaluation": {"everySteps": 3},
     }
@@ -77,15 +74,28 @@ def test_a_checkpoint_that_lies_is_passed_over_and_replaced(workbench: Callable[
     assert pieces.weights() == whole.weights()
 
 
-def test_a_changed_dataset_starts_anew(bench: Workbench) -> None:
+def test_a_dataset_that_changed_between_attempts_ends_the_job(bench: Workbench) -> None:
+    train_until(bench.settings(), 4)
+    before = digest_of_file(bench.mounts / "configmaps" / "data" / "train.jsonl")
+    bench.dataset(jsonl([*ROWS, {"prompt": "One more?", "completion": "Yes."}]))
+    after = digest_of_file(bench.mounts / "configmaps" / "data" / "train.jsonl")
+    stored = bench.objects()
+    result, _ = train(bench.settings())
+    assert result.reason is Reason.DATASET_CHANGED
+    assert f"configmap://data/train.jsonl train.jsonl was {before}, is {after}" in result.message
+    assert bench.objects() == stored, "what was trained is kept"
+    bench.dataset(jsonl(ROWS))
+    result, _ = train(bench.settings())
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 4)
+
+
+def test_another_job_at_the_same_place_may_have_other_data(bench: Workbench) -> None:
     train_until(bench.settings(), 4)
     bench.dataset(jsonl([*ROWS, {"prompt": "One more?", "completion": "Yes."}]))
-    result, _ = train(bench.settings())
+    job = bench.job()
+    job["metadata"] |= {"uid": "another"}
+    result, _ = train(bench.settings_of(job))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", None)
-    assert {key.split("/")[3] for key in bench.objects() if "/checkpoints/" in key} == {
-        "step-00000004",
-        "step-00000006",
-    }
 
 
 def test_a_resume_on_other_surroundings_is_noted(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A whole training: from rows to a verified adapter in S3, and each way in which it can end early."""
 
+import gzip
 import json
 import math
 import threading
@@ -92,6 +93,35 @@ def test_other_formats_train_too(bench: Workbench, text: str, key: str, layout: 
     assert result.reason == "Succeeded", result.message
 
 
+def test_the_result_counts_what_became_of_the_rows(bench: Workbench) -> None:
+    rows: list[dict[str, Any]] = [
+        {"instruction": "Count on.", "context": str(n), "response": str(n + 1)} for n in range(40)
+    ]
+    claim = bench.mounts / "claims" / "rows"
+    claim.mkdir()
+    for number in range(2):
+        content = gzip.compress(
+            jsonl([*rows[20 * number : 20 * number + 20], rows[0], {**rows[0], "response": ""}]).encode()
+        )
+        (claim / f"part-{number}.jsonl.gz").write_bytes(content)
+    training = bench.job()["spec"]["training"] | {"packing": True, "maxLength": 64}
+    result, run = train(bench.settings(dataset={"uri": "pvc://rows/."}, training=training))
+    assert result.reason == "Succeeded", result.message
+    assert result.data == run.counts
+    assert result.data is not None
+    counts = result.data
+    assert (counts.layout, counts.rows, counts.empty, counts.sequences, counts.held_out) == (
+        "instruction",
+        44,
+        2,
+        38,
+        4,
+    )
+    assert counts.duplicates + counts.leaked == 2
+    assert sum(counts.lengths) == 42
+    assert "spec.dataset.format auto: the dataset is taken as instruction" in result.warnings
+
+
 def test_an_attempt_that_died_after_the_manifest_has_succeeded(bench: Workbench) -> None:
     first, _ = train(bench.settings())
     second, _ = train(bench.settings())
@@ -180,7 +210,7 @@ def test_bad_rows_beyond_the_preflights_look_are_named_too(bench: Workbench) -> 
     bench.dataset(jsonl([{"prompt": "a", "completion": "b"}] * 5 + [{"prompt": "a"}]))
     result, _ = train(bench.settings())
     assert result.reason is Reason.DATASET_INVALID
-    assert "row 6: has no column 'completion'" in result.message
+    assert "train.jsonl line 6: has no column 'completion'" in result.message
 
 
 def test_progress_counts_useful_tokens_and_the_way_to_go(bench: Workbench) -> None:

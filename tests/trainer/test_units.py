@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_api.finetunejob import DatasetSource
+from finetune_api import targets
+from finetune_api.dataset import DatasetSource
 from finetune_api.messages import PreflightResult, Problem, TrainerResult
+from finetune_api.methods import Lora
 from finetune_api.reasons import Reason
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.safetensors import Tensor
 from finetune_trainer import data, modules, result
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.model import load_tokenizer
-from finetune_trainer.sources import Inputs
+from finetune_trainer.sources import Data, Inputs
+from finetune_trainer.tokens import IGNORED
 from tests.trainer.jobs import CHATS, ROWS, jsonl
 
 
@@ -77,8 +80,11 @@ def test_linear_modules_are_told_from_embeddings_and_heads() -> None:
     }
     linear = modules.linear_modules(tensors)
     assert list(linear) == ["transformer.h.2.attn.c_attn", "transformer.h.10.attn.c_attn"]
-    assert modules.unknown(linear, ["c_attn", "attn.c_attn", "attn", "lm_head"]) == ["attn", "lm_head"]
-    assert modules.lora_parameters(linear, ["c_attn"], 4) == 2 * 4 * (8 + 24)
+    chosen = targets.adapted(list(linear), Lora(target_modules=["attn.c_attn"]), "lora", "gpt2")
+    assert modules.lora_parameters(linear, chosen, Lora(rank=4)) == 2 * 4 * (8 + 24)
+    for missing in ("attn", "lm_head"):
+        with pytest.raises(targets.TargetError, match=f"no linear module named {missing}; it has: c_attn"):
+            targets.adapted(list(linear), Lora(target_modules=["c_attn", missing]), "lora", "gpt2")
 
 
 @pytest.fixture
@@ -90,28 +96,34 @@ def prepare(base_model: Path, tmp_path: Path) -> Callable[..., data.Examples]:
         path = tmp_path / name
         path.write_text(text)
         spec = DatasetSource.model_validate({"uri": f"configmap://data/{name}"} | source)
-        return data.prepare(spec, Inputs(base_model, None, path, None), tokenizer, max_length, 1, 200)
+        inputs = Inputs(base_model, None, Data(spec.uri, (path,)), None)
+        return data.prepare(data.Wanted(spec, "sft", max_length, 1, 200), inputs, tokenizer, tmp_path / "tokens")
 
     return make
+
+
+def sequences(examples: data.Examples) -> list[data.Example]:
+    """The training sequences."""
+    return [data.Example(row["input_ids"], row["labels"]) for row in examples.train]
 
 
 def learned(example: data.Example, base_model: Path) -> str:
     """The text that the loss looks at."""
     tokenizer = load_tokenizer(base_model)
-    return str(tokenizer.decode([label for label in example.labels if label != data.IGNORED]))
+    return str(tokenizer.decode([label for label in example.labels if label != IGNORED]))
 
 
 def test_only_the_completion_is_learned(prepare: Callable[..., data.Examples], base_model: Path) -> None:
     examples = prepare(jsonl(ROWS))
     assert (len(examples.train), len(examples.held_out)) == (36, 4)
-    for example in examples.train:
+    for example in sequences(examples):
         assert learned(example, base_model).startswith("After ")
         assert learned(example, base_model).endswith(".<|end|>")
 
 
 def test_only_the_assistants_turns_are_learned(prepare: Callable[..., data.Examples], base_model: Path) -> None:
     examples = prepare(jsonl(CHATS[:1] * 3), max_length=100)
-    assert learned(examples.train[0], base_model) == "1.<|end|>2, of course.<|end|>"
+    assert learned(sequences(examples)[0], base_model) == "1.<|end|>2, of course.<|end|>"
 
 
 def test_a_template_that_hides_the_turns_is_reported(
@@ -122,7 +134,8 @@ def test_a_template_that_hides_the_turns_is_reported(
     path = tmp_path / "chats.jsonl"
     path.write_text(jsonl(CHATS))
     source = DatasetSource.model_validate({"uri": "configmap://data/chats.jsonl"})
-    examples = data.prepare(source, Inputs(base_model, None, path, None), tokenizer, 100, 1, 200)
+    inputs = Inputs(base_model, None, Data(source.uri, (path,)), None)
+    examples = data.prepare(data.Wanted(source, "sft", 100, 1, 200), inputs, tokenizer, tmp_path / "tokens")
     assert examples.counts.whole_conversation == len(CHATS)
     assert any("learned whole" in warning for warning in examples.warnings)
 
@@ -142,22 +155,22 @@ def test_what_is_cut_or_left_out_is_counted(prepare: Callable[..., data.Examples
         1,
         1,
     )
-    assert examples.warnings == [
-        "of 5 rows: 2 cut to maxLength 16, 1 left out because nothing was left to learn from, 1 left out because they are empty"
+    assert examples.warnings[:1] == [
+        "of 5 rows: 2 cut to maxLength 16 (772 tokens cut off), 1 left out because nothing was left to learn from, 1 left out because they are empty"
     ]
-    assert max(len(example.input_ids) for example in examples.train + examples.held_out) == 16
+    assert max(len(example.input_ids) for example in sequences(examples) + examples.held_out) == 16
 
 
 def test_plain_text_is_cut_into_whole_blocks(prepare: Callable[..., data.Examples], base_model: Path) -> None:
     text = "".join(f"Line {number} of the play.\n" for number in range(300))
     examples = prepare(text, "play.txt", max_length=32, validation={"fraction": 0.25})
     assert len(examples.held_out) == round(0.25 * (len(examples.train) + len(examples.held_out)))
-    lengths = {len(example.input_ids) for example in examples.train + examples.held_out}
+    lengths = {len(example.input_ids) for example in sequences(examples) + examples.held_out}
     assert max(lengths) == 32
     tokenizer = load_tokenizer(base_model)
-    for example in examples.train:
+    for example in sequences(examples):
         assert tokenizer.decode(example.input_ids) in text
-    assert prepare(text, "play.txt", max_length=32, maxSamples=7).tokens <= 7 * 32
+    assert prepare(text, "play.txt", max_length=32, maxSamples=7).counts.tokens <= 7 * 32
 
 
 def test_nothing_to_learn_from_is_refused(prepare: Callable[..., data.Examples]) -> None:

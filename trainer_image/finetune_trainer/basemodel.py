@@ -61,24 +61,13 @@ def fetch(settings: Settings, directory: Path, patience_seconds: float, report: 
     assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
     api = hub_client(settings)
     commit = settings.model_revision or hub.resolve(api, parsed.repo, spec.revision).commit
-    hub.download(api, parsed.repo, commit, directory)
-    return directory, commit
+    return hub.download(api, parsed.repo, commit, None if settings.workstation else directory), commit
 
 
 def hub_client(settings: Settings) -> HfApi:
     """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
     secret = settings.secret(settings.job.spec.model.secret_ref)
-    if secret is None:
-        return HfApi(endpoint=settings.hub_endpoint, token=False)
-    token = secret / "HF_TOKEN"
-    if not token.is_file() or not token.read_text(encoding="utf-8").strip():
-        found = "it has no such key" if secret.is_dir() else "there is no such Secret in the job's namespace"
-        raise Failure(
-            Reason.MODEL_ACCESS_DENIED,
-            f"Secret {secret.name!r} must have the key HF_TOKEN: {found}",
-            "spec.model.secretRef",
-        )
-    return HfApi(endpoint=settings.hub_endpoint, token=token.read_text(encoding="utf-8").strip())
+    return hub.client(settings.hub_endpoint, secret, hub.MODEL, signed_in=settings.workstation)
 
 
 def local_directory(settings: Settings) -> Path:

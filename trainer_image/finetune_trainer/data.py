@@ -1,25 +1,40 @@
-"""Rows become token sequences with labels, training rows and held-out rows apart; whatever is cut or left out is counted."""
+"""The dataset as token sequences on disk, training rows and held-out rows apart, with counts of all that was made of the rows.
 
-import itertools
+Rows flow from file to file: neither they nor their tokens are ever held in memory as a whole.
+"""
+
+import hashlib
+import json
+import os
 import random
-from collections.abc import Iterable, Iterator
+import shutil
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from finetune_api.finetunejob import DatasetSource
+import datasets  # type: ignore[import-untyped]
+import numpy
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.compute  # type: ignore[import-untyped]
+
+from finetune_api.dataset import LENGTHS, Counts, DatasetSource
+from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file
-from finetune_trainer import rows
+from finetune_trainer import files, rows
 from finetune_trainer.failures import Failure
 from finetune_trainer.logs import log
-from finetune_trainer.sources import Inputs
+from finetune_trainer.sources import Data, Inputs, local_files
+from finetune_trainer.tokens import IGNORED, Encoder, Sequence, batched
 
-IGNORED = -100
-"""Label of a token that the loss leaves out (torch.nn.CrossEntropyLoss's ignore_index)."""
-SHORTEST_BLOCK = 8
-"""A rest of plain text shorter than this is left out."""
 DEFAULT_FRACTION, DEFAULT_HELD_OUT = 0.1, 200
+VERSION = 1
+"""Part of the cache's key: raised when the same rows would become other sequences."""
+TOKENS, KEYS, FACTS = "tokens.arrow", "keys.npy", "facts.json"
+IDS = pyarrow.list_(pyarrow.int32())
 
 
 @dataclass(frozen=True)
@@ -35,207 +50,268 @@ class Example:
         return sum(label != IGNORED for label in self.labels[1:])
 
 
-@dataclass
-class Counts:
-    """What was made of the rows."""
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made of the rows."""
 
-    rows: int = 0
-    empty: int = 0
-    truncated: int = 0
-    dropped: int = 0
-    whole_conversation: int = 0
+    source: DatasetSource
+    objective: Objective
+    max_length: int
+    seed: int
+    max_held_out: int
 
 
 @dataclass(frozen=True)
 class Examples:
-    """All sequences of a run. ``digests`` are those of the files that they came from."""
+    """All sequences of a run: ``train`` in a memory-mapped file, with the columns that TRL takes. ``digests`` are those of the files of rows, by
+    their names.
 
-    train: list[Example]
+    ``held_out`` are at most ``evaluation.maxRows`` sequences as a language model sees them (of two answers the better one), and ``held_out_rows`` the
+    same with the columns of ``train``.
+    """
+
+    train: datasets.Dataset
     held_out: list[Example]
-    layout: rows.Format
+    held_out_rows: list[Sequence]
+    layout: rows.Layout
     counts: Counts
-    digests: list[str]
+    digests: list[tuple[str, str]]
     warnings: list[str] = field(default_factory=list)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of the training sequences."""
-        return sum(len(example.input_ids) for example in self.train)
+
+@dataclass(frozen=True)
+class _Table:
+    """The sequences of one part of the data, and a hash of the row that each comes from."""
+
+    rows: datasets.Dataset
+    keys: "numpy.ndarray[Any, numpy.dtype[numpy.int64]]"
+    counts: Counts
 
 
-def prepare(
-    source: DatasetSource, inputs: Inputs, tokenizer: Any, max_length: int, seed: int, max_held_out: int
-) -> Examples:
-    """Read, check, tokenise and split the dataset. Raises Failure(DATASET_INVALID)."""
-    with inputs.dataset.open("rb") as file:
-        layout = rows.detect(file, source)
-    if layout == "messages" and not tokenizer.chat_template:
-        raise Failure(
-            Reason.MODEL_UNSUPPORTED,
-            "the dataset has chat messages, but the model's tokenizer has no chat template: take an instruct model, or format promptCompletion",
-            "spec.dataset.format",
-        )
-    counts, warnings = Counts(), []
-    examples = _read(inputs.dataset, source, source.uri, layout, tokenizer, max_length, counts)
-    if source.max_samples is not None:
-        examples = examples[: source.max_samples]
-    if not examples:
+def prepare(wanted: Wanted, inputs: Inputs, tokenizer: Any, cache: Path) -> Examples:
+    """Read, check, tokenise and split the dataset; the sequences go below ``cache``, and are taken from there if they are there. Raises Failure."""
+    source = wanted.source
+    reader = rows.reader(local_files(inputs.dataset), source, wanted.objective, inputs.dataset.uri)
+    parts = [part for part in (inputs.dataset, inputs.validation) if part]
+    digests = [[(f"{part.uri} {path.name}", digest_of_file(path)) for path in part.files] for part in parts]
+    train = _table(inputs.dataset, digests[0], wanted, reader, tokenizer, cache, source.max_samples)
+    if not len(train.rows):
         raise Failure(
             Reason.DATASET_INVALID,
-            f"{source.uri} has no row that the loss can learn from ({_describe(counts, max_length)})",
+            f"{source.uri} has no row that the loss can learn from ({_describe(train.counts, wanted.max_length)})",
             "spec.dataset.uri",
         )
+    counts, warnings = train.counts, []
+    counts.layout = reader.layout
     if inputs.validation is not None:
-        held_out = _read(
-            inputs.validation, source, "spec.dataset.validation.uri", layout, tokenizer, max_length, Counts()
-        )[:max_held_out]
-        train = examples
+        apart = _table(inputs.validation, digests[1], wanted, reader, tokenizer, cache, None)
+        learned, held_out, held_out_keys = train.rows, apart.rows, apart.keys
+        learned_keys = train.keys
+        if apart.counts.truncated or apart.counts.dropped or apart.counts.empty:
+            warnings.append(f"held-out data: {_describe(apart.counts, wanted.max_length)}")
     else:
-        train, held_out = split(examples, source.validation.fraction if source.validation else None, seed)
-        held_out = held_out[:max_held_out]
-    if not held_out:
+        chosen = _choose(len(train.rows), source.validation.fraction if source.validation else None, wanted.seed)
+        learned, held_out = train.rows.select(numpy.flatnonzero(~chosen)), train.rows.select(numpy.flatnonzero(chosen))
+        learned_keys, held_out_keys = train.keys[~chosen], train.keys[chosen]
+    counts.sequences, counts.held_out = len(learned), len(held_out)
+    counts.duplicates = len(learned_keys) - len(numpy.unique(learned_keys))
+    counts.leaked = int(numpy.isin(held_out_keys, learned_keys).sum())
+    counts.tokens, counts.learned_tokens = _tokens(learned)
+    if not len(held_out):
         warnings.append("there is only one row: base and adapter are compared on the row that was trained on")
-        held_out = train[:1]
+        held_out = learned.select([0])
+    compared = [dict(row) for row in held_out.select(range(min(len(held_out), wanted.max_held_out)))]
+    if len(held_out) > len(compared):
+        warnings.append(
+            f"of {len(held_out)} held-out rows the first {len(compared)} are used: raise spec.evaluation.maxRows to use more, or lower "
+            "spec.dataset.validation.fraction to train on more"
+        )
+    warnings += _warnings(counts, reader.layout, tokenizer, wanted)
+    log.info(
+        "data: %s, %d rows; %d sequences to train on with %d tokens (%d learned), %d held out",
+        reader.layout,
+        counts.rows,
+        counts.sequences,
+        counts.tokens,
+        counts.learned_tokens,
+        counts.held_out,
+    )
+    log.info("tokens of a row: %s; the longest has %d", histogram(counts), counts.longest)
+    return Examples(
+        learned,
+        [_as_text(row) for row in compared],
+        compared,
+        reader.layout,
+        counts,
+        list(chain.from_iterable(digests)),
+        warnings,
+    )
+
+
+def histogram(counts: Counts) -> str:
+    """How long the rows are, in one line: ``≤16: 3, ≤64: 40``."""
+    names = [f"≤{end}" for end in LENGTHS] + [f">{LENGTHS[-1]}"]
+    return ", ".join(f"{name}: {number}" for name, number in zip(names, counts.lengths, strict=True) if number)
+
+
+def _table(
+    data: Data,
+    digests: list[tuple[str, str]],
+    wanted: Wanted,
+    reader: rows.Reader,
+    tokenizer: Any,
+    cache: Path,
+    most: int | None,
+) -> _Table:
+    """The sequences of a part, from the cache if they were made before. Raises Failure(DATASET_INVALID) for bad rows."""
+    directory = cache / _key(digests, wanted, tokenizer, most)
+    if not directory.is_dir():
+        partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            _write(data, wanted, reader, tokenizer, partial, most)
+            partial.rename(directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    else:
+        log.info("the sequences of %s were made before: taken from %s", data.uri, directory)
+    counts = Counts.model_validate_json((directory / FACTS).read_bytes())
+    table = datasets.Dataset.from_file(str(directory / TOKENS))
+    return _Table(table, numpy.load(directory / KEYS), counts)
+
+
+def _key(digests: list[tuple[str, str]], wanted: Wanted, tokenizer: Any, most: int | None) -> str:
+    """A name for all that decides the sequences: the rows, the tokenizer, and what is to be made of them."""
+    decisive = {
+        "version": VERSION,
+        "files": digests,
+        "source": wanted.source.model_dump(mode="json", include={"format", "columns", "template"}),
+        "objective": wanted.objective,
+        "max_length": wanted.max_length,
+        "most": most,
+        "template": tokenizer.chat_template,
+        "end": tokenizer.eos_token_id,
+        "tokenizer": tokenizer.backend_tokenizer.to_str()
+        if tokenizer.is_fast
+        else [type(tokenizer).__name__, tokenizer.get_vocab()],
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _write(data: Data, wanted: Wanted, reader: rows.Reader, tokenizer: Any, directory: Path, most: int | None) -> None:
+    """Write sequences, hashes of their rows, and counts. Raises Failure."""
+    counts, keys = Counts(), array("q")
+    encoder = Encoder(tokenizer, reader.layout, wanted.max_length, counts)
+    plain = reader.layout == "plain text"
+    found = islice(_blocks(data, encoder), most) if plain else _sequences(data, reader, encoder, counts, most)
+
+    def kept() -> Iterator[Sequence]:
+        for key, sequence in found:
+            keys.append(key)
+            yield sequence
+
+    with pyarrow.OSFile(str(directory / TOKENS), "wb") as sink:
+        schema = _schema(reader)
+        with pyarrow.ipc.new_stream(sink, schema) as writer:
+            for some in batched(kept(), 256):
+                writer.write_batch(pyarrow.RecordBatch.from_pylist(some, schema))
+    numpy.save(directory / KEYS, numpy.frombuffer(keys, dtype=numpy.int64) if keys else numpy.zeros(0, numpy.int64))
+    (directory / FACTS).write_text(counts.model_dump_json(), encoding="utf-8")
+
+
+def _schema(reader: rows.Reader) -> pyarrow.Schema:
+    if reader.layout == "preference":
+        return pyarrow.schema({"prompt_ids": IDS, "chosen_ids": IDS, "rejected_ids": IDS})
+    if reader.objective == "kto":
+        return pyarrow.schema({"prompt_ids": IDS, "completion_ids": IDS, "label": pyarrow.bool_()})
+    return pyarrow.schema({"input_ids": IDS, "labels": IDS})
+
+
+def _sequences(
+    data: Data, reader: rows.Reader, encoder: Encoder, counts: Counts, most: int | None
+) -> Iterator[tuple[int, Sequence]]:
+    findings = rows.Findings()
+    found = chain.from_iterable(files.items(file) for file in local_files(data))
+
+    def good() -> Iterator[rows.Row]:
+        for row in reader.read(found, findings):
+            if not findings.bad:  # rows are only counted from then on: nothing will be trained
+                yield row
+
+    for row, sequence in encoder.encode(islice(good(), most)):
+        counts.rows, counts.empty = findings.rows, findings.empty
+        yield _hash(json.dumps(row, sort_keys=True)), sequence
+    counts.rows, counts.empty = findings.rows, findings.empty
+    rows.refuse(findings, reader.layout, data.uri)
+
+
+def _blocks(data: Data, encoder: Encoder) -> Iterator[tuple[int, Sequence]]:
+    text = chain.from_iterable(files.pieces(file) for file in local_files(data))
+    for sequence in encoder.blocks(text):
+        yield _hash(json.dumps(sequence["input_ids"])), sequence
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _choose(number: int, fraction: float | None, seed: int) -> "numpy.ndarray[Any, numpy.dtype[numpy.bool_]]":
+    """Which sequences are held out, drawn by ``seed``; at least one to train on and one held out where there are two."""
+    chosen = numpy.zeros(number, dtype=numpy.bool_)
+    if number > 1:
+        wanted = round(number * fraction) if fraction else min(round(number * DEFAULT_FRACTION), DEFAULT_HELD_OUT)
+        chosen[random.Random(seed).sample(range(number), min(max(wanted, 1), number - 1))] = True  # noqa: S311 -- a split, no secret
+    return chosen
+
+
+def _tokens(table: datasets.Dataset) -> tuple[int, int]:
+    """How many tokens there are, and how many of them are learned."""
+    total = learned = 0
+    for some in table.with_format("arrow").iter(batch_size=1024):
+        for name in some.column_names:
+            if name.endswith("_ids"):
+                number = int(pyarrow.compute.sum(pyarrow.compute.list_value_length(some[name])).as_py() or 0)
+                total += number
+                learned += number if name not in ("input_ids", "prompt_ids") else 0
+            elif name == "labels":
+                values = pyarrow.compute.list_flatten(some[name])
+                learned += int(pyarrow.compute.sum(pyarrow.compute.not_equal(values, IGNORED)).as_py() or 0)
+    return total, learned
+
+
+def _as_text(row: Sequence) -> Example:
+    if "input_ids" in row:
+        return Example(row["input_ids"], row["labels"])
+    answer = row["chosen_ids"] if "chosen_ids" in row else row["completion_ids"]
+    return Example(row["prompt_ids"] + answer, [IGNORED] * len(row["prompt_ids"]) + answer)
+
+
+def _warnings(counts: Counts, layout: rows.Layout, tokenizer: Any, wanted: Wanted) -> list[str]:
+    warnings = []
     if counts.truncated or counts.dropped or counts.empty or counts.whole_conversation:
-        warnings.append(_describe(counts, max_length))
+        warnings.append(_describe(counts, wanted.max_length))
     if layout != "plain text" and tokenizer.eos_token_id is None:
         warnings.append("the tokenizer has no end-of-text token: the model does not learn where an answer ends")
-    log.info("data: %s, %d rows; %d sequences to train on, %d held out", layout, counts.rows, len(train), len(held_out))
-    digests = [digest_of_file(path) for path in (inputs.dataset, inputs.validation) if path]
-    return Examples(train, held_out, layout, counts, digests, warnings)
-
-
-def split(examples: list[Example], fraction: float | None, seed: int) -> tuple[list[Example], list[Example]]:
-    """Training and held-out sequences, drawn by ``seed``; at least one of each where there are two."""
-    if len(examples) < 2:
-        return examples, []
-    wanted = (
-        round(len(examples) * fraction) if fraction else min(round(len(examples) * DEFAULT_FRACTION), DEFAULT_HELD_OUT)
-    )
-    chosen = set(random.Random(seed).sample(range(len(examples)), min(max(wanted, 1), len(examples) - 1)))  # noqa: S311 -- a split, no secret
-    return [e for i, e in enumerate(examples) if i not in chosen], [e for i, e in enumerate(examples) if i in chosen]
-
-
-def _read(
-    path: Path, source: DatasetSource, uri: str, layout: rows.Format, tokenizer: Any, max_length: int, counts: Counts
-) -> list[Example]:
-    if layout == "plain text":
-        return _blocks(path, uri, tokenizer, max_length, counts)
-    findings = rows.Findings()
-    with path.open("rb") as file:
-        good = list(rows.parse(file, layout, source.columns, findings))
-    rows.refuse(findings, source, uri)
-    counts.rows, counts.empty = findings.rows, findings.empty
-    columns = source.columns
-    if layout == "messages":
-        made: Iterable[Example] = (_from_messages(row[columns.messages], tokenizer, counts) for row in good)
-    elif layout == "promptCompletion":
-        made = (_from_prompt(row[columns.prompt], row[columns.completion], tokenizer) for row in good)
-    else:
-        made = _from_texts([row[columns.text] for row in good], tokenizer)
-    return list(_fit(made, max_length, counts))
-
-
-def _blocks(path: Path, uri: str, tokenizer: Any, max_length: int, counts: Counts) -> list[Example]:
-    """Plain text as one stream of tokens, cut into blocks of ``max_length``."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Failure(
-            Reason.DATASET_INVALID, f"{uri} is no UTF-8 text ({error.reason} at byte {error.start})", "spec.dataset.uri"
-        ) from error
-    start = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
-    stream = list(itertools.chain.from_iterable(_tokenize(tokenizer, _pieces(text), special=False)))
-    length = max_length - len(start)
-    blocks = [start + stream[at : at + length] for at in range(0, len(stream), length)]
-    counts.rows = len(blocks)
-    if len(blocks) > 1 and len(blocks[-1]) < SHORTEST_BLOCK:
-        blocks.pop()
-        counts.dropped += 1
-    return [Example(block, list(block)) for block in blocks if len(block) > 1]
-
-
-def _pieces(text: str, size: int = 65536) -> list[str]:
-    """Text in pieces that end at a line's end, so that a tokenizer need not hold a whole book at once."""
-    pieces, piece, length = [], [], 0
-    for line in text.splitlines(keepends=True):
-        piece.append(line)
-        length += len(line)
-        if length >= size:
-            pieces.append("".join(piece))
-            piece, length = [], 0
-    return [*pieces, "".join(piece)] if piece else pieces
-
-
-def _tokenize(tokenizer: Any, texts: list[str], *, special: bool = True) -> list[list[int]]:
-    return list(tokenizer(texts, add_special_tokens=special)["input_ids"]) if texts else []
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-
-
-def _with_end(ids: list[int], tokenizer: Any) -> list[int]:
-    """The ids with an end-of-text token, so that the model learns to stop."""
-    if tokenizer.eos_token_id is None or ids[-1:] == [tokenizer.eos_token_id]:
-        return ids
-    return [*ids, tokenizer.eos_token_id]
-
-
-def _from_texts(texts: list[str], tokenizer: Any) -> Iterator[Example]:
-    for ids in _tokenize(tokenizer, texts):
-        whole = _with_end(ids, tokenizer)
-        yield Example(whole, list(whole))
-
-
-def _from_prompt(prompt: str, completion: str, tokenizer: Any) -> Example:
-    """The loss looks at the completion only. Where tokens would merge across the border, the two are tokenised apart."""
-    before = tokenizer(prompt)["input_ids"] if prompt else []
-    whole = tokenizer(prompt + completion)["input_ids"]
-    if whole[: len(before)] != before:
-        whole = [*before, *tokenizer(completion, add_special_tokens=False)["input_ids"]]
-    whole = _with_end(whole, tokenizer)
-    return Example(whole, [IGNORED] * len(before) + whole[len(before) :])
-
-
-def _from_messages(messages: list[dict[str, Any]], tokenizer: Any, counts: Counts) -> Example:
-    """The loss looks at the assistant's turns only: at what the template adds after the prompt for them."""
-    whole = _render(tokenizer, messages, generation_prompt=False)
-    labels = [IGNORED] * len(whole)
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = _render(tokenizer, messages[:index], generation_prompt=True) if index else []
-        after = _render(tokenizer, messages[: index + 1], generation_prompt=False)
-        if whole[: len(before)] != before or whole[: len(after)] != after:
-            # a template that renders a turn differently once others follow does not tell which tokens are whose
-            counts.whole_conversation += 1
-            return Example(whole, list(whole))
-        labels[len(before) : len(after)] = whole[len(before) : len(after)]
-    return Example(whole, labels)
-
-
-def _render(tokenizer: Any, messages: list[dict[str, Any]], *, generation_prompt: bool) -> list[int]:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _fit(examples: Iterable[Example], max_length: int, counts: Counts) -> Iterator[Example]:
-    """Cut what is too long, and leave out what then has nothing to learn from."""
-    for example in examples:
-        fitted = example
-        if len(example.input_ids) > max_length:
-            counts.truncated += 1
-            fitted = Example(example.input_ids[:max_length], example.labels[:max_length])
-        if fitted.learned:
-            yield fitted
-        else:
-            counts.dropped += 1
+    if counts.without_end and layout != "plain text":
+        warnings.append(
+            f"{counts.without_end} of {counts.rows} rows do not end with the end-of-text token {tokenizer.eos_token!r}: the model may not learn where an "
+            "answer ends"
+        )
+    if counts.duplicates:
+        warnings.append(f"{counts.duplicates} of {counts.sequences} training rows are copies of another one")
+    if counts.leaked:
+        warnings.append(
+            f"{counts.leaked} of {counts.held_out} held-out rows are training rows too: the comparison with the base flatters the adapter"
+        )
+    if wanted.source.format == "auto" and wanted.source.template is None:
+        warnings.append(f"spec.dataset.format auto: the dataset is taken as {layout}")
+    return warnings
 
 
 def _describe(counts: Counts, max_length: int) -> str:
     parts = [
-        (counts.truncated, f"cut to maxLength {max_length}"),
+        (counts.truncated, f"cut to maxLength {max_length} ({counts.cut_tokens} tokens cut off)"),
         (counts.dropped, "left out because nothing was left to learn from"),
         (counts.empty, "left out because they are empty"),
         (counts.whole_conversation, "learned whole because the chat template does not tell the turns apart"),

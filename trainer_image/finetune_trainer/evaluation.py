@@ -26,7 +26,7 @@ def mean_loss(model: Any, examples: Sequence[Example]) -> float:
     total, count = 0.0, 0
     with evaluating(model):
         for example in examples:
-            logits = model(input_ids=_ids(model, example.input_ids)).logits[0, :-1].float()
+            logits = _logits(model, example.input_ids)[:-1].float()
             labels = torch.tensor(example.labels[1:], device=logits.device)
             total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
             count += example.learned
@@ -36,7 +36,7 @@ def mean_loss(model: Any, examples: Sequence[Example]) -> float:
 def logits_of(model: Any, token_ids: list[int]) -> torch.Tensor:
     """Logits after each token, in float32 on the CPU: shape (length, vocabulary)."""
     with evaluating(model):
-        return model(input_ids=_ids(model, token_ids)).logits[0].float().cpu()  # type: ignore[no-any-return]
+        return _logits(model, token_ids).float().cpu()
 
 
 def logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
@@ -45,5 +45,7 @@ def logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
     return [float(value) for value in torch.log_softmax(logits[:-1], dim=-1).gather(-1, following).squeeze(-1)]
 
 
-def _ids(model: Any, token_ids: list[int]) -> torch.Tensor:
-    return torch.tensor([token_ids], device=model.device)
+def _logits(model: Any, token_ids: list[int]) -> torch.Tensor:
+    """One row for each token: those of a prompt's learned tokens, which come first, are left out."""
+    given: torch.Tensor = model(input_ids=torch.tensor([token_ids], device=model.device)).logits[0]
+    return given[-len(token_ids) :]

@@ -25,7 +25,7 @@ def classify(error: BaseException) -> tuple[Reason, str]:
     """The reason and the sentence for whatever was raised."""
     match error:
         case Preempted():
-            return Reason.PREEMPTED, str(error) or "the pod was asked to stop"
+            return Reason.PREEMPTED, str(error) or "asked to stop"
         case Failure():
             return error.reason, f"{error.field}: {error.message}" if error.field else error.message
         case ArtifactError():

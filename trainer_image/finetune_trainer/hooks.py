@@ -1,6 +1,7 @@
 """What happens beside the training loop: progress, held-out loss, divergence, checkpoints on their way to S3, and the request to stop."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer import model as models
 from finetune_trainer.failures import Failure
 from finetune_trainer.interruption import Interruption
-from finetune_trainer.logs import log
+from finetune_trainer.logs import SHOWN_AS_BAR, log
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.settings import now
@@ -34,7 +35,7 @@ class Pace:
 
 
 class Hooks(TrainerCallback):
-    """One callback of transformers' Trainer. ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set."""
+    """One callback of transformers' Trainer. ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set; ``told`` hears of what is logged."""
 
     def __init__(
         self,
@@ -45,9 +46,11 @@ class Hooks(TrainerCallback):
         evaluate_every: int | None,
         held_out_loss: Callable[[], float],
         beside_checkpoint: dict[str, bytes],
+        told: Callable[[int, dict[str, Any]], None],
     ) -> None:
         self._run, self._reporter, self._uploader, self._interruption = run, reporter, uploader, interruption
         self._evaluate_every, self._held_out_loss, self._beside = evaluate_every, held_out_loss, beside_checkpoint
+        self._told = told
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
 
@@ -61,6 +64,7 @@ class Hooks(TrainerCallback):
             loss = self._held_out_loss()
             self._last["eval_loss"] = loss
             state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "eval_loss": loss})
+            self._told(state.global_step, {"eval_loss": loss})
             log.info("step %d: held-out loss %.4f", state.global_step, loss)
         self._tell(state)
         if state.global_step >= state.max_steps:
@@ -81,9 +85,15 @@ class Hooks(TrainerCallback):
             return
         refuse_divergence(state.global_step, logs["loss"], logs.get("grad_norm"))
         moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
-        if moment > self._pace.logged:
+        if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts them
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
         self._pace.logged, self._pace.tokens = moment, tokens
+        # the Trainer has just taken this entry into its history, which goes into metrics.jsonl and the checkpoints
+        state.log_history[-1] |= {
+            "tokens_per_second": round(self._pace.tokens_per_second or 0.0, 1),
+            "memory_bytes": memory_in_use(),
+        }
+        self._told(state.global_step, state.log_history[-1])
         self._last["loss"], self._last["learning_rate"] = logs["loss"], logs.get("learning_rate")
         self._tell(state)
         progress = self._run.progress
@@ -96,6 +106,7 @@ class Hooks(TrainerCallback):
                 logs["loss"],
                 progress.tokens_per_second or 0.0,
                 duration(progress.eta_seconds or 0),
+                extra={SHOWN_AS_BAR: True},
             )
 
     def on_save(
@@ -125,6 +136,18 @@ class Hooks(TrainerCallback):
         )
         if report := self._run.report():
             self._reporter.report(report)
+
+
+def memory_in_use() -> int:
+    """Bytes: of the GPU what PyTorch holds of it, without one the whole process."""
+    if models.has_gpu():
+        return torch.cuda.memory_reserved()
+    pages = (
+        int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        if Path("/proc/self/statm").is_file()
+        else 0
+    )
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def refuse_divergence(step: int, loss: float, grad_norm: float | None) -> None:

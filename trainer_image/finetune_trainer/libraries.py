@@ -16,6 +16,9 @@ def library_environment(environment: Mapping[str, str]) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "BITSANDBYTES_NOWELCOME": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "WANDB_ERROR_REPORTING": "false",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
     }
 
 

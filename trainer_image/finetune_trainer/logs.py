@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 _START = time.monotonic()
 log = logging.getLogger("finetune_trainer")
+SHOWN_AS_BAR = "shown_as_bar"
+"""Attribute of a record that says no more than a progress bar does."""
 
 
 class _Formatter(logging.Formatter):
@@ -22,9 +24,9 @@ def elapsed() -> float:
     return time.monotonic() - _START
 
 
-def configure() -> None:
-    """Send our lines, and other libraries' warnings, to standard output."""
-    handler = logging.StreamHandler(sys.stdout)
+def configure(destination: logging.Handler | None = None) -> None:
+    """Send our lines, and other libraries' warnings, to standard output, or to where ``destination`` puts them."""
+    handler = destination or logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Formatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -2,19 +2,35 @@
 
 import gc
 import hashlib
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
-from finetune_api.finetunejob import Method, Qlora, Training
+from finetune_api.finetunejob import Training
+from finetune_api.methods import Method
 from finetune_api.reasons import Reason
+from finetune_trainer.bottleneck import Adapted
 from finetune_trainer.failures import Failure
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+TOKENIZER_FILES = (
+    "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model", "chat_template", "generation_config.json",
+)  # fmt: skip
+"""How the names of a tokenizer's files begin."""
+
+
+SCORE = "score"
+"""transformers' name of the head of a decoder that scores texts."""
+QUANTISED = ("Params4bit", "Int8Params")
+"""The types of weights that bitsandbytes holds."""
 
 
 def has_gpu() -> bool:
@@ -44,11 +60,24 @@ def load_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
-def load_base(directory: Path, dtype: torch.dtype, quantization: BitsAndBytesConfig | None = None) -> Any:
-    """The base model from its directory. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is."""
+def load_base(
+    directory: Path,
+    dtype: torch.dtype,
+    quantization: BitsAndBytesConfig | None = None,
+    *,
+    scores_padded_with: int | None = None,
+) -> Any:
+    """The base model from its directory. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
+
+    With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
+    """
+    scores = scores_padded_with is not None
+    if scores and quantization is not None:
+        quantization.llm_int8_skip_modules = [SCORE]
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
             directory,
+            **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
             device_map={"": 0} if has_gpu() else None,
@@ -60,6 +89,14 @@ def load_base(directory: Path, dtype: torch.dtype, quantization: BitsAndBytesCon
         raise Failure(
             Reason.MODEL_UNSUPPORTED, f"transformers cannot load the model: {error}", "spec.model.uri"
         ) from error
+    if scores:
+        torch.nn.init.zeros_(model.get_submodule(SCORE).weight)
+    if quantization is not None and not any(type(weight).__name__ in QUANTISED for weight in model.parameters()):
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"bitsandbytes quantises none of the layers of a model of type {model.config.model_type!r}: choose lora, or dora without quantization",
+            "spec.method",
+        )
     model.config.use_cache = False
     layers: Any = model.modules()
     for module in layers:
@@ -69,47 +106,27 @@ def load_base(directory: Path, dtype: torch.dtype, quantization: BitsAndBytesCon
     return model
 
 
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Put the model's tokenizer beside weights, so that they are a model by themselves."""
+    for path in sorted(source.iterdir()):
+        if path.name.startswith(TOKENIZER_FILES) and path.is_file():
+            shutil.copyfile(path, directory / path.name)
+
+
 def quantization_of(method: Method, precision: str) -> BitsAndBytesConfig | None:
     """How bitsandbytes is to hold the base weights; None for a method that leaves them as they are."""
-    config = method.config
-    if not isinstance(config, Qlora):
+    quantization = method.quantization
+    if quantization is None:
         return None
-    compute = config.quantization.compute_dtype
+    if quantization.type == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    compute = quantization.compute_dtype
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
-        bnb_4bit_quant_type=config.quantization.type,
-        bnb_4bit_use_double_quant=config.quantization.double_quantization,
+        bnb_4bit_quant_type=quantization.type,
+        bnb_4bit_use_double_quant=quantization.double_quantization,
         bnb_4bit_compute_dtype=DTYPES[precision if compute == "auto" else compute],
     )
-
-
-def add_adapter(base: Any, method: Method, name: str, revision: str | None) -> PeftModel:
-    """The base with a fresh adapter. Raises Failure(TARGET_MODULES_NOT_FOUND)."""
-    config = method.config
-    lora = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.rank,
-        lora_alpha=int(config.alpha) if float(config.alpha).is_integer() else config.alpha,  # type: ignore[arg-type]
-        lora_dropout=config.dropout,
-        use_rslora=config.use_rslora,
-        target_modules=config.target_modules,
-        revision=revision,
-    )
-    try:
-        return get_peft_model(base, lora)
-    except ValueError as error:
-        if "target modules" not in str(error).lower():
-            raise
-        raise Failure(
-            Reason.TARGET_MODULES_NOT_FOUND, str(error), f"spec.method.{method.name}.targetModules"
-        ) from error
-
-
-def to_float32(model: Any) -> None:
-    """Hold what is trained in fp32: an optimizer step is often smaller than bf16 can tell, and a resumed run must be exact."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.float32)
 
 
 def trainable(model: Any) -> int:
@@ -118,8 +135,12 @@ def trainable(model: Any) -> int:
 
 
 def base_digest(model: Any) -> str:
-    """``sha256:<hex>`` over names and bytes of all frozen weights, as they lie in memory (quantised ones: the quantised bytes)."""
-    frozen = [(_plain(name), weight.detach()) for name, weight in model.named_parameters() if not weight.requires_grad]
+    """``sha256:<hex>`` over names and bytes of all frozen weights, as they lie in memory (quantised ones: the quantised bytes).
+
+    Of a model that is trained whole, and so has none, it is the digest of all weights.
+    """
+    named = [(_plain(name), weight) for name, weight in model.named_parameters()]
+    frozen = [(name, weight.detach()) for name, weight in named if not weight.requires_grad] or named
     frozen.sort(key=lambda item: item[0])
 
     def digest(item: tuple[str, torch.Tensor]) -> bytes:
@@ -138,7 +159,11 @@ def _plain(name: str) -> str:
 def adapted_suffixes(model: Any) -> list[str]:
     """The last parts of the names of the modules that carry an adapter, sorted."""
     return sorted(
-        {name.split(".lora_A.")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if ".lora_A." in name}
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, BaseTunerLayer | Adapted)
+        }
     )
 
 
@@ -147,7 +172,8 @@ def serving_dtype(model: Any) -> torch.dtype:
     if not has_gpu():
         return torch.float32
     torch.set_float32_matmul_precision("high")
-    size = 4 * model.get_base_model().num_parameters()
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    size = 4 * base.num_parameters()
     return torch.float32 if size * 3 < torch.cuda.get_device_properties(0).total_memory else torch.bfloat16
 
 

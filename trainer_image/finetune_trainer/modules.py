@@ -1,8 +1,10 @@
-"""Which modules of a model get an adapter, and how many parameters it has: in closed form, from the names and shapes of the tensors."""
+"""Which modules of a model can get an adapter, and how many parameters a LoRA has: from the names and shapes of the tensors."""
 
 import re
 from collections.abc import Iterable, Mapping
 
+from finetune_api.methods import LoraFields
+from finetune_api.targets import of_module
 from finetune_artifacts.safetensors import Tensor
 
 _NOT_LINEAR = re.compile(r"(^|\.)(embed\w*|\w*embeddings?|wte|wpe|shared|lm_head|embed_out|score|classifier)$")
@@ -19,30 +21,18 @@ def linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 
 
-def matching(modules: Iterable[str], target: str) -> list[str]:
-    """The modules that ``target`` names, as PEFT understands it: the whole name, or its end after a dot."""
-    return [module for module in modules if module == target or module.endswith(f".{target}")]
+def all_modules(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of all modules that have a weight, and of those that hold them."""
+    found: dict[str, None] = {}
+    for name in tensors:
+        parts = name.split(".")[:-1]
+        found |= {".".join(parts[:length]): None for length in range(len(parts), 0, -1)}
+    return list(found)
 
 
-def unknown(modules: Iterable[str], targets: Iterable[str]) -> list[str]:
-    """The targets that name no module."""
-    names = list(modules)
-    return [target for target in targets if not matching(names, target)]
-
-
-def suffixes(modules: Iterable[str]) -> list[str]:
-    """The last parts of the modules' names, each once, in the model's order."""
-    return list(dict.fromkeys(module.rsplit(".", 1)[-1] for module in modules))
-
-
-def lora_parameters(modules: Mapping[str, tuple[int, int]], targets: str | list[str], rank: int) -> int:
+def lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:
     """Parameters of a LoRA: ``rank * (in + out)`` for each adapted matrix (Hu et al. 2021, section 4.1)."""
-    names = (
-        list(modules)
-        if isinstance(targets, str)
-        else {name for target in targets for name in matching(modules, target)}
-    )
-    return sum(rank * sum(modules[name]) for name in names)
+    return sum(of_module(block.rank_pattern, name, block.rank) * sum(modules[name]) for name in chosen)
 
 
 def total_parameters(tensors: Mapping[str, Tensor]) -> int:

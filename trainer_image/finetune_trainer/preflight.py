@@ -1,29 +1,40 @@
 """Everything about a job that can be checked without a GPU, torch or the model's weights, checked side by side."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pydantic import ValidationError
 
+from finetune_api import targets
 from finetune_api.base import SecretRef
 from finetune_api.finetunejob import Estimate
 from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
 from finetune_api.messages import PreflightResult, Problem
+from finetune_api.methods import Bottleneck, Ia3, Loha, Lokr, Lora, Miss, Oft, Qlora, Targeted
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
 from finetune_artifacts.store import missing_keys
-from finetune_trainer import basemodel, modules, result, rows, sources
+from finetune_trainer import basemodel, continuing, files, hubpush, modules, result, rows, sources, tracking
 from finetune_trainer.basemodel import ModelFacts
+from finetune_trainer.estimates import estimate_of
 from finetune_trainer.failures import Failure, last_line
 from finetune_trainer.logs import log, phase
 from finetune_trainer.settings import Settings, read, termination_log
+from finetune_trainer.sublayers import UNKNOWN, sublayers
 
+T = TypeVar("T")
 PATIENCE_SECONDS = 45.0
 """How long a service that does not answer is given before that is called a problem."""
+CONV1D = ("gpt2", "openai-gpt")
+"""Architectures whose linear layers are transposed, as ``transformers.pytorch_utils.Conv1D``."""
+NO_CONV1D = (Loha, Lokr, Oft, Miss)
+"""Methods that PEFT has for ``torch.nn.Linear`` only."""
 ROWS, BYTES = 1000, 4 * 1024 * 1024
 """So much of a dataset is looked at: whichever of the two is more, so small ones are read whole."""
 
@@ -34,13 +45,17 @@ class Report:
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    layout: rows.Format | None = None
+    chats: bool = False
     facts: ModelFacts | None = None
     estimate: Estimate | None = None
 
     def add(self, reason: Reason, path: str, message: str) -> None:
         """Note one problem, and the spec's field that it is about."""
         self.problems.append(Problem(reason=reason, field=path, message=message))
+
+
+Check = Callable[[Settings, Report, float], None]
+"""Adds to the report what is wrong with the settings; the number is its patience in seconds."""
 
 
 def main(environment: Mapping[str, str]) -> int:
@@ -63,9 +78,15 @@ def main(environment: Mapping[str, str]) -> int:
 
 def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> PreflightResult:
     """All problems of a job, those of its settings first. Raises nothing."""
-    checks: list[Callable[[Settings, Report, float], None]] = [check_settings, check_output, check_dataset, check_model]
+    checks: list[tuple[str, Check]] = [
+        ("spec", check_settings),
+        ("spec.output", check_output),
+        ("spec.dataset", check_dataset),
+        ("spec.model", check_model),
+        (continuing.FIELD, check_adapter),
+    ]
     with ThreadPoolExecutor(len(checks)) as pool:
-        reports = list(pool.map(lambda one: guarded(one, settings, patience_seconds), checks))
+        reports = list(pool.map(lambda item: guarded(item[0], item[1], settings, patience_seconds), checks))
     dataset, model = reports[2], reports[3]
     check_chat_template(dataset, model)
     return PreflightResult(
@@ -76,16 +97,16 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
     )
 
 
-def guarded(one: Callable[[Settings, Report, float], None], settings: Settings, patience_seconds: float) -> Report:
-    """Run one check; what it raises becomes a problem."""
+def guarded(section: str, one: Check, settings: Settings, patience_seconds: float) -> Report:
+    """Run one check of a section of the job; what it raises becomes a problem."""
     report = Report()
-    section = "spec.output" if one is check_output else "spec.dataset" if one is check_dataset else "spec.model"
     try:
         one(settings, report, patience_seconds)
     except Failure as error:
         report.add(error.reason, error.field or section, error.message)
     except ArtifactError as error:
-        report.add(error.reason, field_of(error, section), error.message)
+        local = settings.output_directory is not None and error.purpose is Purpose.OUTPUT
+        report.add(error.reason, settings.output_field if local else field_of(error, section), error.message)
     except Exception as error:
         logging.getLogger(__name__).exception("the check of %s failed", section)
         report.add(Reason.PREFLIGHT_ERROR, section, f"the check itself failed: {last_line(error)}")
@@ -112,6 +133,7 @@ def field_of(error: ArtifactError, section: str) -> str:
 def check_settings(settings: Settings, report: Report, patience_seconds: float) -> None:
     """Settings that do not go together on the hardware that the job asks for."""
     spec = settings.job.spec
+    tracking.check(settings, installed=settings.workstation)
     if spec.resources.gpus_per_node:
         return
     if spec.training.precision == "fp16":
@@ -147,12 +169,14 @@ def require_keys(settings: Settings, reference: SecretRef | None, path: str, rea
 def check_output(settings: Settings, report: Report, patience_seconds: float) -> None:
     """The bucket is there, may be written to, and holds no other job's adapter at this prefix."""
     require_keys(settings, settings.job.spec.output.secret_ref, "spec.output.secretRef", Reason.OUTPUT_ACCESS_DENIED)
-    store = settings.store(Purpose.OUTPUT, patience_seconds)
+    store = settings.output_place(patience_seconds)
     check_bucket(store, settings.output.bucket)
     if not probe_write(store, settings.output):
         report.warnings.append(
             f"the S3 service at {store.endpoint} does not honour If-None-Match: two jobs with the same prefix could overwrite each other's adapter"
         )
+    if settings.job.spec.output.hub:
+        hubpush.check(settings, settings.job.spec.output.hub)
     place = settings.adapter.child(MANIFEST_NAME)
     if head(store, place) is None:
         return
@@ -166,53 +190,51 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
         owner = f"FineTuneJob {manifest.job.namespace}/{manifest.job.name} (uid {manifest.job.uid})"
     report.add(
         Reason.OUTPUT_EXISTS,
-        "spec.output.s3.prefix",
-        f"{settings.adapter} has an adapter already, of {owner}: choose another prefix, or delete what lies there",
+        settings.output_field,
+        f"{settings.adapter} has an adapter already, of {owner}: choose another one, or delete what lies there",
     )
 
 
 def check_dataset(settings: Settings, report: Report, patience_seconds: float) -> None:
-    """The dataset can be read, and its first rows have what the format needs."""
+    """The dataset can be read, and its first rows have what format and objective need."""
     source = settings.job.spec.dataset
-    if isinstance(parse_uri(source.uri), S3Uri):
+    train, held_out = sources.parts(source)
+    if any(isinstance(parse_uri(part.uri), S3Uri) for part in (train, held_out) if part):
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
-    field_name = "spec.dataset.uri"
-    layout = rows.detect(sources.open_lines(settings, source.uri, field_name, patience_seconds), source)
-    report.layout = layout
-    check_rows(settings, source.uri, field_name, layout, patience_seconds)
-    if source.format == "auto":
-        report.warnings.append(f"spec.dataset.format auto: the dataset is taken as {layout}")
-    if source.validation and source.validation.uri:
-        check_rows(settings, source.validation.uri, "spec.dataset.validation.uri", layout, patience_seconds)
+    found = sources.files(settings, train, patience_seconds)
+    reader = rows.reader(found, source, settings.job.spec.objective, train.uri)
+    report.chats = check_rows(reader, found, train.uri)
+    if source.format == "auto" and source.template is None:
+        report.warnings.append(f"spec.dataset.format auto: the dataset is taken as {reader.layout}")
+    if held_out:
+        report.chats |= check_rows(reader, sources.files(settings, held_out, patience_seconds), held_out.uri)
 
 
-def check_rows(settings: Settings, uri: str, field_name: str, layout: rows.Format, patience_seconds: float) -> None:
-    """Look at the first rows. Raises Failure(DATASET_INVALID) with their numbers and what was found."""
-    source = settings.job.spec.dataset
-    lines = first_lines(sources.open_lines(settings, uri, field_name, patience_seconds))
-    if layout == "plain text":
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise Failure(
-                    Reason.DATASET_INVALID, f"line {number} of {uri} is no UTF-8 text: {error.reason}", field_name
-                ) from error
-        return
+def check_rows(reader: rows.Reader, found: list[sources.DataFile], uri: str) -> bool:
+    """Look at the first rows, and say whether there are chats among them. Raises Failure(DATASET_INVALID) with their places and what was found."""
+    if reader.layout == "plain text":
+        for _ in first(itertools.chain.from_iterable(files.pieces(file) for file in found)):
+            pass
+        return False
     findings = rows.Findings()
-    usable = sum(1 for _ in rows.parse(lines, layout, source.columns, findings))
-    rows.refuse(findings, source, uri)
-    log.info("dataset %s: %s, %d rows looked at, %d of them usable", uri, layout, findings.rows, usable)
+    looked_at = first(itertools.chain.from_iterable(files.items(file) for file in found))
+    usable, chats = 0, False
+    for row in reader.read(looked_at, findings):
+        usable += 1
+        chats |= rows.is_chat(row)
+    rows.refuse(findings, reader.layout, uri)
+    log.info("dataset %s: %s, %d rows looked at, %d of them usable", uri, reader.layout, findings.rows, usable)
+    return chats
 
 
-def first_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """The first ``ROWS`` lines or ``BYTES`` bytes, whichever is more."""
+def first(found: Iterator[T]) -> Iterator[T]:
+    """The first ``ROWS`` rows or about ``BYTES`` bytes, whichever is more."""
     size = 0
-    for number, line in enumerate(lines):
+    for number, one in enumerate(found):
         if number >= ROWS and size >= BYTES:
             return
-        size += len(line)
-        yield line
+        size += len(str(one))
+        yield one
 
 
 def check_model(settings: Settings, report: Report, patience_seconds: float) -> None:
@@ -222,7 +244,7 @@ def check_model(settings: Settings, report: Report, patience_seconds: float) -> 
         require_keys(settings, spec.model.secret_ref, "spec.model.secretRef", Reason.MODEL_ACCESS_DENIED)
     facts = basemodel.inspect(settings, patience_seconds)
     report.facts = facts
-    if problem := unsupported(facts, spec.method.name):
+    if problem := unsupported(facts, quantised=spec.method.quantization is not None):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
     longest = facts.config.get("max_position_embeddings")
     if isinstance(longest, int) and spec.training.max_length > longest:
@@ -230,50 +252,90 @@ def check_model(settings: Settings, report: Report, patience_seconds: float) -> 
             f"spec.training.maxLength {spec.training.max_length} is more than the model's {longest} positions"
         )
     check_modules(settings, facts, report)
+    add_estimate(settings, facts, report)
     if isinstance(parse_uri(spec.model.uri), HfUri):
         log.info("model %s at commit %s", spec.model.uri, facts.commit)
 
 
-def unsupported(facts: ModelFacts, method: str) -> str | None:
-    """Why this model cannot be trained, or None."""
+def check_adapter(settings: Settings, report: Report, patience_seconds: float) -> None:
+    """The adapter to go on from is there, of this base and of this method."""
+    source = settings.job.spec.model.adapter
+    if source is None:
+        return
+    require_keys(settings, source.secret_ref, f"{continuing.FIELD}.secretRef", Reason.ADAPTER_ACCESS_DENIED)
+    found = continuing.find(settings, patience_seconds)
+    if found and source.digest is None:
+        report.warnings.append(
+            f"the training goes on from {source.uri} with the digest {found.digest}: write it down as spec.model.adapter.digest"
+        )
+
+
+def unsupported(facts: ModelFacts, *, quantised: bool) -> str | None:
+    """Why this model cannot be trained, or None. ``quantised``: the method holds the base so."""
     config = facts.config
     if config.get("is_encoder_decoder"):
         return f"the model ({config.get('model_type')}) has an encoder and a decoder: objective sft needs a causal language model"
     if not facts.has_tokenizer:
         return "the model's directory has no tokenizer (tokenizer.json or tokenizer.model): put it beside config.json"
-    quantised = (config.get("quantization_config") or {}).get("quant_method")
-    if quantised and not (quantised == "bitsandbytes" and method == "qlora"):
-        return f"the model's weights are quantised already ({quantised}): take the model that it was made from"
+    found = (config.get("quantization_config") or {}).get("quant_method")
+    if found and not (found == "bitsandbytes" and quantised):
+        return f"the model's weights are quantised already ({found}): take the model that it was made from"
     return None
 
 
 def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None:
-    """The target modules exist; from their shapes follows how much is trained."""
+    """The modules that the method names exist; from their shapes follows how much is trained."""
     method = settings.job.spec.method
-    path = f"spec.method.{method.name}.targetModules"
+    block, path = method.config, f"spec.method.{method.name}"
+    model_type = str(facts.config.get("model_type"))
     linear = modules.linear_modules(facts.tensors)
-    if not linear:
-        report.add(Reason.TARGET_MODULES_NOT_FOUND, path, "the model has no linear layers that could get an adapter")
+    if isinstance(block, Bottleneck) and not sublayers(linear, block):
+        report.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN.format(model_type))
+    if model_type in CONV1D and isinstance(block, NO_CONV1D):
+        report.add(
+            Reason.MODEL_UNSUPPORTED,
+            path,
+            f"PEFT's {method.name} does not adapt the Conv1D layers of a model of type {model_type!r}: use lora, dora, adalora, ia3 or vera",
+        )
+    if not isinstance(block, Targeted):
         return
-    targets = method.config.target_modules
-    if isinstance(targets, list) and (missing := modules.unknown(linear, targets)):
-        exist = ", ".join(modules.suffixes(linear))
+    if not linear:
         report.add(
             Reason.TARGET_MODULES_NOT_FOUND,
-            path,
-            f"the model has no linear module named {', '.join(missing)}; it has: {exist}. Choose among these, or write all-linear",
+            f"{path}.targetModules",
+            "the model has no linear layers that could get an adapter",
         )
         return
-    trainable = modules.lora_parameters(linear, targets, method.config.rank)
-    report.estimate = Estimate(
-        trainable_parameters=trainable, total_parameters=modules.total_parameters(facts.tensors) + trainable
-    )
-    log.info("%s parameters, %s of them trainable", f"{report.estimate.total_parameters:,}", f"{trainable:,}")
+    try:
+        chosen = targets.adapted(list(linear), block, method.name, model_type)
+        if isinstance(block, Ia3):
+            targets.feedforward(chosen, block, model_type)
+        targets.check_expression(modules.all_modules(facts.tensors), linear, block.target_modules)
+        targets.check_saved(modules.all_modules(facts.tensors), block.modules_to_save)
+    except targets.TargetError as error:
+        report.add(Reason.TARGET_MODULES_NOT_FOUND, f"{path}.{error.field}", str(error))
+        return
+    log.info("%d modules get an adapter: %s", len(chosen), ", ".join(targets.suffixes(chosen)))
+    if isinstance(block, Lora | Qlora) and block.bias == "none" and not block.modules_to_save:
+        trainable = modules.lora_parameters(linear, chosen, block)
+        total = modules.total_parameters(facts.tensors) + trainable
+        report.estimate = Estimate(trainable_parameters=trainable, total_parameters=total)
+        log.info("%s parameters, %s of them trainable", f"{total:,}", f"{trainable:,}")
+
+
+def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:
+    """What the job needs, where it can be calculated. A model that the estimate does not know can be trained all the same."""
+    if report.problems:
+        return
+    try:
+        report.estimate = estimate_of(settings.job.spec, facts)
+    except ValueError as error:
+        report.warnings.append(f"GPU memory is not estimated: {error}")
 
 
 def check_chat_template(dataset: Report, model: Report) -> None:
     """Chat messages need a template, which comes with the model."""
-    if dataset.layout == "messages" and model.facts and not model.facts.has_chat_template:
+    if dataset.chats and model.facts and not model.facts.has_chat_template:
         dataset.add(
             Reason.MODEL_UNSUPPORTED,
             "spec.dataset.format",

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,46 @@ from typing import Any
 import datasets  # type: ignore[import-untyped]
 import torch
 import transformers
+from peft import PeftModel
 from transformers import PrinterCallback, set_seed
 from trl.data_utils import pack_dataset
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
-from finetune_api.finetunejob import CheckpointStatus, Training
-from finetune_api.manifest import AdapterManifest, CheckpointManifest
+from finetune_api import vllm
+from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec, ReportStatus, Training
+from finetune_api.manifest import REPORT_NAME, AdapterManifest, CheckpointManifest, StoredFiles
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
-from finetune_artifacts.store import Store
+from finetune_artifacts.store import Place
 from finetune_artifacts.upload import put_manifest, upload_directory
+from finetune_trainer import (
+    adalora,
+    attempts,
+    beside,
+    changed,
+    continuing,
+    conversion,
+    hubpush,
+    merging,
+    methods,
+    objectives,
+    samples,
+    verification,
+)
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
-from finetune_trainer import verification
 from finetune_trainer.basemodel import canonical_name
-from finetune_trainer.evaluation import mean_loss
+from finetune_trainer.exact import exact
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
+from finetune_trainer.report.contents import Sample
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, now
 from finetune_trainer.sources import Inputs
+from finetune_trainer.tracking import Trackers
 from finetune_trainer.uploads import CheckpointUploader
 
 SURROUNDINGS = "surroundings.json"
@@ -55,10 +70,11 @@ class Session:
 
     settings: Settings
     inputs: Inputs
-    output: Store
+    output: Place
     run: Run
     interruption: Interruption
     reporter: Reporter
+    trackers: Trackers
 
     @property
     def scratch(self) -> Path:
@@ -87,9 +103,13 @@ class Resume:
 
 @dataclass(frozen=True)
 class Made:
-    """A trained adapter, saved in ``directory``, and what has to be known of it once the model that it was trained on is gone."""
+    """A trained adapter, saved in ``directory`` as it is published, and what has to be known of it once the model that it was trained on is gone."""
 
     directory: Path
+    kept: Path | None
+    """The form in which it was trained, if it is published in another."""
+    peft_type: str
+    """PEFT's name of the method that it was trained with."""
     trained: verification.Trained
     serving_dtype: torch.dtype
     target_modules: list[str]
@@ -104,24 +124,43 @@ def follow(session: Session) -> TrainerResult:
     quiet_libraries()
     with phase("preparing the data"):
         tokenizer = models.load_tokenizer(session.inputs.model)
-        examples = dataset.prepare(
-            spec.dataset,
-            session.inputs,
-            tokenizer,
-            spec.training.max_length,
-            spec.training.seed,
-            spec.evaluation.max_rows,
+        training = spec.training
+        wanted = dataset.Wanted(
+            spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
         )
-        session.run.warnings += examples.warnings
+        examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
+        session.run.counts = examples.counts
+        session.run.warnings += [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
+        changed.refuse_changed_data(
+            session.output, session.settings.checkpoints, session.settings.origin, examples.digests
+        )
     made = make_adapter(session, tokenizer, examples)
     models.release()
+    # a model that scores texts writes none
+    wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
+    prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
     with phase("verifying the adapter on a fresh base"):
         verified = verification.verify(
-            session.inputs.model, made.directory, made.trained, examples.held_out, made.serving_dtype
+            session.inputs.model,
+            made.directory,
+            made.trained,
+            objectives.measure(spec, examples.held_out, examples.held_out_rows),
+            len(examples.held_out),
+            partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
+            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )
-        verification.write_golden(verified.golden, made.directory)
+        if verified.golden:
+            verification.write_golden(verified.golden, made.directory)
         session.run.evaluation = verified.evaluation
         session.run.warnings += verified.warnings
+        if session.run.progress:
+            losses = {"base_eval_loss": verified.evaluation.base_loss, "eval_loss": verified.evaluation.loss}
+            session.trackers.tell(session.run.progress.total_steps, losses)
+    models.release()
+    merged = merge(session, made) if spec.output.merged_model else {}
+    verified = replace(verified, measured=verified.measured | merged)
+    with phase("writing the report"):
+        write_beside(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
         return publish(session, made, verified)
 
@@ -135,19 +174,19 @@ def quiet_libraries() -> None:
 
 def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> Made:
     """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
-    settings = session.settings
-    sequences = to_dataset(examples, settings.job.spec.training)
+    settings, spec = session.settings, session.settings.job.spec
+    sequences = to_dataset(examples, spec.training)
     plan = make_plan(settings, len(sequences))
     with phase("loading the model"):
-        model = load_model(session, plan)
+        model = load_model(session, plan, tokenizer)
         digest = models.base_digest(model)
-    describe(settings, plan, model)
+    describe(session, plan, model)
     mark = fingerprint(session, examples, digest)
     with phase("looking for a checkpoint"):
         resume = find_checkpoint(session, mark)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
     with phase("saving the adapter"):
-        if models.base_digest(model) != digest:
+        if spec.method.full is None and models.base_digest(model) != digest:
             raise Failure(
                 Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
             )
@@ -175,9 +214,7 @@ def make_plan(settings: Settings, sequences: int) -> Plan:
 
 def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Dataset:
     """The training sequences as TRL takes them, several in one row where packing is on."""
-    rows = datasets.Dataset.from_dict(
-        {"input_ids": [e.input_ids for e in examples.train], "labels": [e.labels for e in examples.train]}
-    )
+    rows = examples.train
     if not training.packing:
         return rows
     packed = pack_dataset(rows, training.max_length, "bfd")
@@ -185,29 +222,67 @@ def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Datas
     return packed
 
 
-def load_model(session: Session, plan: Plan) -> Any:
+def load_model(session: Session, plan: Plan, tokenizer: Any) -> Any:
     """The base with a fresh adapter. The seed is set first: the adapter begins with random numbers."""
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
     base = models.load_base(
-        inputs.model, models.DTYPES[plan.precision], models.quantization_of(spec.method, plan.precision)
+        inputs.model,
+        models.DTYPES[plan.precision],
+        models.quantization_of(spec.method, plan.precision),
+        scores_padded_with=padding(session, tokenizer),
     )
-    return models.add_adapter(base, spec.method, canonical_name(session.settings), inputs.model_commit)
+    model = methods.add_adapter(
+        base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
+    )
+    if spec.output.merged_model:
+        merging.refuse_unmergeable(model)
+    if inputs.adapter is not None:
+        continuing.load(model, inputs.adapter.directory, spec.method)
+    if getattr(spec.method.config, "init", None) in methods.BEGIN_WITH_AN_UPDATE:
+        conversion.save_factors(conversion.lora_factors(model), initial_factors(session))
+    return model
 
 
-def describe(settings: Settings, plan: Plan, model: Any) -> None:
-    """Say what is about to happen."""
-    training = settings.job.spec.training
+def padding(session: Session, tokenizer: Any) -> int | None:
+    """The padding token by which a model that scores texts knows where one ends; None for a model that writes them."""
+    return int(tokenizer.pad_token_id) if session.settings.job.spec.objective == "reward" else None
+
+
+def initial_factors(session: Session) -> Path:
+    """Where the beginning of an adapter is kept that took it out of the base."""
+    return session.scratch / "initial.safetensors"
+
+
+def describe(session: Session, plan: Plan, model: Any) -> None:
+    """Say what is about to happen, and note it for the report."""
+    training, run = session.settings.job.spec.training, session.run
+    run.parameters = beside.parameters_of(model)
+    run.derived = {
+        "device": device_name(),
+        "precision": plan.precision,
+        "learning rate": f"{learning_rate(session.settings.job.spec):g}",
+        "steps": str(plan.total_steps),
+        "warm-up steps": str(plan.warmup_steps),
+        "sequences per step": str(training.per_device_batch_size * training.gradient_accumulation_steps),
+        "a checkpoint every": f"{plan.save_every} steps",
+    }
     log.info(
-        "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, %s on %s",
-        f"{models.trainable(model):,}",
+        "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, learning rate %g, %s on %s",
+        f"{run.parameters.trainable:,}",
         plan.total_steps,
         training.per_device_batch_size,
         training.gradient_accumulation_steps,
         training.max_length,
+        learning_rate(session.settings.job.spec),
         plan.precision,
         device_name(),
     )
+
+
+def learning_rate(spec: FineTuneJobSpec) -> float:
+    """The one that the user chose, or the method's own."""
+    return spec.training.learning_rate or spec.method.config.default_learning_rate
 
 
 def device_name() -> str:
@@ -220,11 +295,14 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
     spec = session.settings.job.spec
     decisive = {
         "model": [canonical_name(session.settings), session.inputs.model_commit, base],
-        "dataset": spec.dataset.model_dump(mode="json", include={"format", "columns", "validation", "max_samples"}),
-        "digests": examples.digests,
-        "objective": spec.objective,
+        "adapter": session.inputs.adapter.digest if session.inputs.adapter else None,
+        "dataset": spec.dataset.model_dump(
+            mode="json", include={"format", "columns", "template", "validation", "max_samples"}
+        ),
+        "digests": [digest for _, digest in examples.digests],
+        "objective": [spec.objective, spec.preference.to_json() if spec.preference else None],
         "method": spec.method.to_json(),
-        "training": spec.training.to_json(),
+        "training": spec.training.to_json() | {"learningRate": learning_rate(spec)},
     }
     return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
 
@@ -245,6 +323,9 @@ def find_checkpoint(session: Session, mark: str) -> Resume | None:
     settings, output, run = session.settings, session.output, session.run
     directory = session.scratch / "resume"
     manifest = newest_checkpoint(output, settings.checkpoints, mark, directory)
+    before = attempts.read(directory) if manifest else []
+    resumed_from = manifest.step if manifest else None
+    run.attempts = attempts.following(before, settings.attempt, now(), resumed_from, device_name())
     step = manifest.step if manifest else -1
     for stored in list_checkpoints(output, settings.checkpoints):
         if stored.step > step:
@@ -301,10 +382,29 @@ def train(
     uploader = CheckpointUploader(
         session.output, settings.checkpoints, settings.origin, mark, spec.checkpoint.keep, uploads, saved
     )
-    beside = {SURROUNDINGS: json.dumps(surroundings()).encode()}
-    held_out_loss = partial(mean_loss, model, examples.held_out)
+    extra = {
+        SURROUNDINGS: json.dumps(surroundings()).encode(),
+        changed.DATASET: changed.to_bytes(examples.digests),
+        attempts.NAME: json.dumps(run.attempts).encode(),
+    }
+    measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)
+    if spec.evaluation.every_steps and spec.objective != "sft":
+        measure(model)  # before its first step the model is its own reference
+    if warning := objectives.drops_dropout(spec):
+        run.warnings.append(warning)
+
+    def held_out_loss() -> float:
+        return measure(model).loss
+
     hooks = Hooks(
-        run, session.reporter, uploader, session.interruption, spec.evaluation.every_steps, held_out_loss, beside
+        run,
+        session.reporter,
+        uploader,
+        session.interruption,
+        spec.evaluation.every_steps,
+        held_out_loss,
+        extra,
+        session.trackers.tell,
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:
@@ -317,10 +417,11 @@ def train(
         raise
     finally:
         uploader.close()
+    objectives.without_reference(model)
     write_metrics(trainer.state.log_history, session.scratch / "metrics.jsonl")
 
 
-def loop(trainer: SFTTrainer, plan: Plan, resume: Resume | None) -> None:
+def loop(trainer: Any, plan: Plan, resume: Resume | None) -> None:
     """The loop of transformers' Trainer; one that was interrupted after its last step has nothing left to do."""
     if resume and resume.step >= plan.total_steps:
         trainer._load_from_checkpoint(str(resume.directory))
@@ -341,22 +442,22 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader, *, finished
         uploaded = uploader.wait(seconds=interruption.seconds_left())
         step = session.run.progress.step if session.run.progress else 0
         how = "is saved" if uploaded else "could not be uploaded within the grace period"
-        raise Preempted(f"the pod was asked to stop; the checkpoint of step {step} {how}")
+        raise Preempted(f"asked to stop; the checkpoint of step {step} {how}")
     if not finished:
         raise Failure(Reason.TRAINER_ERROR, "the training loop ended before its last step")
 
 
 def make_trainer(
     session: Session, plan: Plan, model: Any, tokenizer: Any, sequences: datasets.Dataset, hooks: Hooks
-) -> SFTTrainer:
-    """TRL's trainer over our sequences, with nothing of its own on the screen or the network."""
-    training = session.settings.job.spec.training
-    arguments = SFTConfig(
+) -> Any:
+    """TRL's trainer for the objective over our sequences, with nothing of its own on the screen or the network."""
+    training, objective = session.settings.job.spec.training, objectives.recipe(session.settings.job.spec)
+    arguments = objective.config(
         output_dir=str(session.scratch),
         per_device_train_batch_size=training.per_device_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         max_steps=plan.total_steps,
-        learning_rate=training.learning_rate,
+        learning_rate=learning_rate(session.settings.job.spec),
         lr_scheduler_type=training.scheduler,
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
@@ -368,9 +469,6 @@ def make_trainer(
         fp16=plan.precision == "fp16",
         use_cpu=not models.has_gpu(),
         gradient_checkpointing=training.gradient_checkpointing,
-        max_length=training.max_length,
-        packing=training.packing,
-        dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=models.has_gpu(),
         logging_steps=plan.log_every,
         logging_nan_inf_filter=False,
@@ -380,12 +478,17 @@ def make_trainer(
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **objective.settings,
     )
-    trainer = SFTTrainer(
-        model=model, args=arguments, train_dataset=sequences, processing_class=tokenizer, callbacks=[hooks]
+    trainer = exact(objective.trainer)(
+        model=model,
+        args=arguments,
+        train_dataset=sequences,
+        processing_class=tokenizer,
+        callbacks=[adalora.Pruning(), hooks],
     )
     trainer.remove_callback(PrinterCallback)
-    models.to_float32(trainer.model)
+    methods.to_float32(trainer.model)
     return trainer
 
 
@@ -397,57 +500,132 @@ def write_metrics(history: list[dict[str, Any]], path: Path) -> None:
 
 
 def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Examples, digest: str) -> Made:
-    """Save the adapter under its base's canonical name, see that the file holds what was trained, and ask the model for its answers."""
-    directory = session.scratch / "adapter"
-    model.save_pretrained(str(directory), safe_serialization=True)
-    (directory / "README.md").unlink(missing_ok=True)
-    write_canonical_config(
-        directory / "adapter_config.json", canonical_name(session.settings), session.inputs.model_commit
-    )
-    verification.check_saved(model, directory)
-    shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
-    quantised = models.quantization_of(session.settings.job.spec.method, plan.precision) is not None
+    """Save what was trained under its base's canonical name, as a plain LoRA where it can be one, and ask the model for its answers."""
+    inputs, method = session.inputs, session.settings.job.spec.method
+    trained, directory = session.scratch / "trained", session.scratch / "adapter"
+    initial = conversion.load_factors(initial_factors(session)) if initial_factors(session).is_file() else None
     serving = models.serving_dtype(model)
-    exact = serving == models.DTYPES[plan.precision] and not quantised and not models.has_gpu()
+    exactly = serving == models.DTYPES[plan.precision] and method.quantization is None and not models.has_gpu()
+    answers = verification.ask_trained(model, examples.held_out, exact=exactly and initial is None)
+    kind = methods.peft_type(model)
+    suffixes, count = models.adapted_suffixes(model), models.trainable(model)
+    verification.save(model, trained, models.DTYPES[plan.precision])
+    found = conversion.factors(model, initial) if isinstance(model, PeftModel) else None
+    kept: Path | None = trained
+    if found is None:
+        trained.rename(directory)
+        kept = None
+    else:
+        names = [name for name, _ in model.get_base_model().named_modules()]
+        log.info("%s is published as a plain LoRA of rank %d", kind, conversion.write_lora(found, names, directory))
+        if initial is not None:
+            kept = None  # nobody could load it without the very same decomposition of the base
+    for place in filter(None, (directory, kept)):
+        if (place / "adapter_config.json").is_file():
+            conversion.set_base(place, canonical_name(session.settings), inputs.model_commit)
+    if kind == "FULL":
+        models.copy_tokenizer(inputs.model, directory)
+    shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
     return Made(
         directory=directory,
-        trained=verification.ask_trained(model, examples.held_out, exact=exact),
+        kept=kept,
+        peft_type=kind,
+        trained=answers,
         serving_dtype=serving,
-        target_modules=models.adapted_suffixes(model),
-        trainable_parameters=models.trainable(model),
+        target_modules=suffixes,
+        trainable_parameters=count,
         base_digest=digest,
     )
 
 
-def write_canonical_config(path: Path, base: str, revision: str | None) -> None:
-    """Name the base as the user knows it, not by the local path that it was loaded from; and list modules in one order always."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config |= {"base_model_name_or_path": base, "revision": revision}
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"] = sorted(config["target_modules"])
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def merge(session: Session, made: Made) -> dict[str, float]:
+    """Merge the adapter into the base, in the precision of the training, and say how exact that is."""
+    dtype = models.DTYPES[models.precision_of(session.settings.job.spec.training)]
+    with phase("merging the adapter into the base"):
+        return merging.merge(session.inputs.model, made.directory, dtype, made.trained, merged_directory(session))
+
+
+def merged_directory(session: Session) -> Path:
+    """Where the merged model is, if there is one."""
+    return session.scratch / "merged"
+
+
+def adapter_config(directory: Path) -> dict[str, Any]:
+    """The configuration beside a saved adapter; for a whole model only its kind."""
+    path = directory / "adapter_config.json"
+    if not path.is_file():
+        return {"peft_type": "FULL"}
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
+
+
+def servable_by(directory: Path) -> list[str]:
+    """The engines that can load the adapter as it is."""
+    return [] if vllm.features(adapter_config(directory)) else ["vllm"]
+
+
+def stored(session: Session, name: str, directory: Path | None) -> StoredFiles | None:
+    """Upload what goes beside the adapter. It is whole when the adapter's manifest, which names it, is there."""
+    if directory is None or not directory.is_dir():
+        return None
+    place = session.settings.output.child(name)
+    return StoredFiles(uri=str(place), files=upload_directory(session.output, place, directory))
+
+
+def write_beside(
+    session: Session,
+    made: Made,
+    verified: verification.Verified,
+    examples: dataset.Examples,
+    prompts: list[samples.Prompt],
+) -> None:
+    """Report, model card and TensorBoard's files, in the adapter's directory and so in its manifest."""
+    if refused := vllm.features(config := adapter_config(made.directory)):
+        session.run.warnings.append(f"vLLM cannot serve the adapter: {'; '.join(refused)}")
+    base, adapter = verified.answers
+    report = beside.gather(
+        session.settings,
+        session.run,
+        examples,
+        [Sample(p.text, p.expected, one, other) for p, one, other in zip(prompts, base, adapter, strict=False)],
+        verified.evaluation,
+        verified.measured,
+        versions(),
+        session.inputs.model_commit,
+        beside.license_of(session.inputs.model),
+        made.directory / "metrics.jsonl",
+        str(config["peft_type"]),
+        config.get("r"),
+        servable_by(made.directory),
+    )
+    beside.write(made.directory, report)
 
 
 def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
     """Upload the adapter, its manifest last. Raises ArtifactError."""
     settings, run = session.settings, session.run
-    config = settings.job.spec.method.config
+    config, hub = adapter_config(made.directory), settings.job.spec.output.hub
+    files = upload_directory(session.output, settings.adapter, made.directory)
     manifest = AdapterManifest(
         job=settings.origin,
         created_at=now(),
         base_model=canonical_name(settings),
         base_revision=session.inputs.model_commit,
-        peft_type="LORA",
-        rank=config.rank,
-        alpha=config.alpha,
+        peft_type=str(config["peft_type"]),
+        trained_peft_type=made.peft_type,
+        rank=config.get("r") or None,
+        alpha=config.get("lora_alpha", config.get("alpha")),
         target_modules=made.target_modules,
         trainable_parameters=made.trainable_parameters,
-        servable_by=["vllm"],
-        base_weights_sha256=made.base_digest,
+        servable_by=servable_by(made.directory),
+        base_weights_sha256=made.base_digest if settings.job.spec.method.full is None else None,
         verification=verified.measured,
         evaluation=verified.evaluation,
         versions=versions(),
-        files=upload_directory(session.output, settings.adapter, made.directory),
+        trained=stored(session, "trained", made.kept),
+        merged=stored(session, "merged", merged_directory(session)),
+        hub=hubpush.push(settings, hub, made.directory) if hub else None,
+        files=files,
     )
     digest = put_manifest(session.output, settings.adapter, manifest)
     log.info("adapter %s (%s)", settings.adapter, digest)
@@ -459,5 +637,7 @@ def publish(session: Session, made: Made, verified: verification.Verified) -> Tr
         evaluation=verified.evaluation,
         adapter=manifest.status(str(settings.adapter), digest),
         progress=run.progress,
+        data=run.counts,
+        report=ReportStatus(uri=str(settings.adapter.child(REPORT_NAME))),
         warnings=run.warnings,
     )

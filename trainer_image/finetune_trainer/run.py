@@ -1,10 +1,13 @@
 """What an attempt has achieved so far: filled while it runs, and made into its result however it ends."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from finetune_api.dataset import Counts
 from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
+from finetune_trainer.report.contents import Parameters
 
 
 @dataclass
@@ -15,7 +18,13 @@ class Run:
     checkpoint: CheckpointStatus | None = None
     resumed_from_step: int | None = None
     evaluation: EvaluationStatus | None = None
+    counts: Counts | None = None
     warnings: list[str] = field(default_factory=list)
+    derived: dict[str, str] = field(default_factory=dict)
+    """Settings that followed from others, the data and the machine."""
+    parameters: Parameters | None = None
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    """Those before this one, as far as a checkpoint tells, and this one."""
 
     def result(self, reason: Reason, message: str) -> TrainerResult:
         """The result of an attempt that ended before its adapter was finished."""
@@ -26,6 +35,7 @@ class Run:
             checkpoint=self.checkpoint,
             evaluation=self.evaluation,
             progress=self.progress,
+            data=self.counts,
             warnings=self.warnings,
         )
 

@@ -1,4 +1,4 @@
-"""What the operator put into the pod, as one value: the job, and where its Secrets, files and messages are."""
+"""What the operator put into the pod, or ``finetune run`` was told, as one value: the job, and where its Secrets, files and messages are."""
 
 import json
 from collections.abc import Mapping
@@ -8,19 +8,23 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.base import SecretRef
-from finetune_api.finetunejob import FineTuneJob, S3Location
+from finetune_api.base import S3Location, SecretRef
+from finetune_api.finetunejob import FineTuneJob
 from finetune_api.manifest import Origin
 from finetune_api.messages import TOKEN_FILE, Problem
 from finetune_api.uris import S3Uri
 from finetune_api.validation import problems
+from finetune_artifacts.directory import Directory, LocalUri
 from finetune_artifacts.errors import Purpose
-from finetune_artifacts.store import Store, open_store
+from finetune_artifacts.store import Place, Store, open_store
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One attempt at one job. Directories: ``mounts`` has secrets/, configmaps/ and claims/; ``scratch`` is ours to fill."""
+    """One attempt at one job. Directories: ``mounts`` has secrets/, configmaps/ and claims/; ``scratch`` is ours to fill.
+
+    ``workstation``: there is no cluster, so credentials come from the environment. ``output_directory`` then takes the place of S3.
+    """
 
     job: FineTuneJob
     attempt: int = 1
@@ -31,6 +35,10 @@ class Settings:
     scratch: Path = Path("/tmp/finetune")  # noqa: S108 -- the pod's emptyDir, which nobody else writes to
     token_file: Path = Path(TOKEN_FILE)
     termination_log: Path = Path("/dev/termination-log")
+    workstation: bool = False
+    output_directory: Path | None = None
+    changes: tuple[str, ...] = ()
+    """Paths of the fields that were replaced with ``--set``."""
 
     @property
     def origin(self) -> Origin:
@@ -41,6 +49,8 @@ class Settings:
     @property
     def output(self) -> S3Uri:
         """The prefix of everything that this job writes."""
+        if self.output_directory:
+            return LocalUri(str(self.output_directory), "")
         return S3Uri(self.job.spec.output.s3.bucket, self.job.prefix)
 
     @property
@@ -54,8 +64,19 @@ class Settings:
         return self.output.child("checkpoints")
 
     def secret(self, reference: SecretRef | None) -> Path | None:
-        """The directory of a Secret's keys."""
-        return self.mounts / "secrets" / reference.name if reference else None
+        """The directory of a Secret's keys; None where the environment has the credentials."""
+        return self.mounts / "secrets" / reference.name if reference and not self.workstation else None
+
+    @property
+    def output_field(self) -> str:
+        """What the user writes to have the output elsewhere."""
+        return "--output" if self.output_directory else "spec.output.s3.prefix"
+
+    def output_place(self, patience_seconds: float) -> Place:
+        """Where checkpoints and adapter are kept. Raises ArtifactError if the Secret lacks a key."""
+        if self.output_directory:
+            return Directory(Purpose.OUTPUT)
+        return self.store(Purpose.OUTPUT, patience_seconds)
 
     def store(self, purpose: Purpose, patience_seconds: float) -> Store:
         """The object store of the output, the dataset or the model. Raises ArtifactError if the Secret lacks a key."""
@@ -66,6 +87,8 @@ class Settings:
             location, reference = spec.dataset.s3, spec.dataset.secret_ref
         elif purpose is Purpose.MODEL:
             location, reference = spec.model.s3, spec.model.secret_ref
+        elif purpose is Purpose.ADAPTER and spec.model.adapter is not None:
+            location, reference = spec.model.adapter.s3, spec.model.adapter.secret_ref
         secret = self.secret(reference or spec.output.secret_ref)
         return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
 

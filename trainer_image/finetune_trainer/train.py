@@ -5,25 +5,26 @@ import shutil
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
+from finetune_api.finetunejob import ReportStatus
+from finetune_api.manifest import MANIFEST_NAME, REPORT_NAME, AdapterManifest
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
-from finetune_artifacts.errors import Purpose
 from finetune_artifacts.objects import head, read_object
-from finetune_artifacts.store import Store
-from finetune_trainer import basemodel, result, sources
+from finetune_artifacts.store import Place
+from finetune_trainer import basemodel, continuing, result, sources, tracking
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, read, termination_log
-from finetune_trainer.sources import Inputs
+from finetune_trainer.sources import Data, Inputs, StartedFrom
 
 PATIENCE_SECONDS = 300.0
 """How long an S3 service that is away only costs time."""
@@ -40,7 +41,7 @@ def main(environment: Mapping[str, str]) -> int:
     run = Run()
 
     def leave() -> None:
-        result.write(run.result(Reason.PREEMPTED, "the pod was asked to stop"), settings.termination_log)
+        result.write(run.result(Reason.PREEMPTED, "asked to stop"), settings.termination_log)
         # The signal may have come in the middle of a line of the log, whose stream must not be entered twice.
         os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
         os._exit(EXIT_CODES[Reason.PREEMPTED])
@@ -87,24 +88,32 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
         job.spec.method.name,
         job.spec.model.uri,
     )
-    output = settings.store(Purpose.OUTPUT, PATIENCE_SECONDS)
+    tracking.check(settings, installed=True)
+    output = settings.output_place(PATIENCE_SECONDS)
     if finished := finished_adapter(settings, output):
         return finished
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         settings.scratch.mkdir(parents=True, exist_ok=True)
-    pool = ThreadPoolExecutor(2, thread_name_prefix="fetch")
+    pool = ThreadPoolExecutor(3, thread_name_prefix="fetch")
     try:
+        adapter = pool.submit(fetch_adapter, settings)
         fetching = pool.submit(fetch_model, settings), pool.submit(fetch_data, settings)
         with phase("importing torch, transformers, peft and trl"):
             from finetune_trainer import recipe
-        inputs = gather(*fetching)
+        inputs = replace(gather(*fetching), adapter=adapter.result())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return recipe.follow(recipe.Session(settings, inputs, output, run, interruption, reporter))
+    trackers, succeeded = tracking.Trackers(settings), False
+    try:
+        outcome = recipe.follow(recipe.Session(settings, inputs, output, run, interruption, reporter, trackers))
+        succeeded = True
+        return outcome
+    finally:
+        trackers.close(succeeded=succeeded)
 
 
-def finished_adapter(settings: Settings, output: Store) -> TrainerResult | None:
+def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:
     """The success of an earlier attempt at this very job, which was cut off after its manifest was written.
 
     Raises Failure(OUTPUT_EXISTS) if the adapter there is another job's.
@@ -121,8 +130,8 @@ def finished_adapter(settings: Settings, output: Store) -> TrainerResult | None:
         owner = f"FineTuneJob {manifest.job.namespace}/{manifest.job.name}" if manifest else "something else"
         raise Failure(
             Reason.OUTPUT_EXISTS,
-            f"{place} is there already, of {owner}: choose another prefix, or delete what lies there",
-            "spec.output.s3.prefix",
+            f"{place} is there already, of {owner}: choose another one, or delete what lies there",
+            settings.output_field,
         )
     log.info("the adapter is finished already: %s", settings.adapter)
     return TrainerResult(
@@ -130,6 +139,10 @@ def finished_adapter(settings: Settings, output: Store) -> TrainerResult | None:
         message="the adapter was finished by an earlier attempt",
         evaluation=manifest.evaluation,
         adapter=manifest.status(str(settings.adapter), digest_of(content)),
+        report=next(
+            (ReportStatus(uri=str(settings.adapter.child(f.path))) for f in manifest.files if f.path == REPORT_NAME),
+            None,
+        ),
     )
 
 
@@ -146,21 +159,24 @@ def fetch_model(settings: Settings) -> tuple[Path, str | None]:
     return basemodel.fetch(settings, settings.scratch / "model", PATIENCE_SECONDS, report)
 
 
-def fetch_data(settings: Settings) -> tuple[Path, Path | None]:
-    """The files of the dataset and, if it has one of its own, of the held-out data."""
-    source = settings.job.spec.dataset
-    dataset = sources.fetch(
-        settings, source.uri, "spec.dataset.uri", settings.scratch / "data" / "dataset", PATIENCE_SECONDS
-    )
-    if source.validation is None or source.validation.uri is None:
-        return dataset, None
-    path = settings.scratch / "data" / "validation"
-    return dataset, sources.fetch(
-        settings, source.validation.uri, "spec.dataset.validation.uri", path, PATIENCE_SECONDS
-    )
+def fetch_adapter(settings: Settings) -> StartedFrom | None:
+    """The adapter that the training goes on from, if there is one."""
+    found = continuing.find(settings, PATIENCE_SECONDS)
+    if found is None:
+        return None
+    directory = settings.scratch / "starting-adapter" / found.digest.removeprefix("sha256:")
+    return StartedFrom(continuing.fetch(settings, found, directory, PATIENCE_SECONDS), found.digest)
 
 
-def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[Path, Path | None]]") -> Inputs:
+def fetch_data(settings: Settings) -> tuple[Data, Data | None]:
+    """The files of the dataset and, if it has files of its own, of the held-out data."""
+    train, held_out = sources.parts(settings.job.spec.dataset)
+    directory = settings.scratch / "data"
+    fetched = sources.fetch(settings, train, directory / "dataset", PATIENCE_SECONDS)
+    return fetched, sources.fetch(settings, held_out, directory / "validation", PATIENCE_SECONDS) if held_out else None
+
+
+def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[Data, Data | None]]") -> Inputs:
     """Wait for both; raises what either failed with."""
     with phase("waiting for the model and the data"):
         dataset, validation = data.result()

@@ -1,4 +1,4 @@
-"""Checkpoints go up to S3 from a thread of their own, so that training does not wait for them."""
+"""Checkpoints go up to S3, or into a directory, from a thread of their own, so that training does not wait for them."""
 
 import logging
 import os
@@ -14,13 +14,15 @@ from finetune_api.manifest import CheckpointManifest, FileEntry, Origin
 from finetune_api.uris import S3Uri
 from finetune_artifacts.checkpoints import prune_checkpoints, upload_checkpoint
 from finetune_artifacts.errors import ArtifactError
-from finetune_artifacts.store import Store
+from finetune_artifacts.store import Place
 from finetune_trainer.settings import now
 
 log = logging.getLogger(__name__)
 KEPT = (
     "adapter_model.safetensors",
     "adapter_config.json",
+    "trained.safetensors",
+    "allocator.safetensors",
     "optimizer.pt",
     "scheduler.pt",
     "scaler.pt",
@@ -44,7 +46,7 @@ class CheckpointUploader:
 
     def __init__(
         self,
-        store: Store,
+        store: Place,
         checkpoints: S3Uri,
         origin: Origin,
         fingerprint: str,

@@ -2,23 +2,24 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
-from finetune_trainer import model as models
+from finetune_trainer import bottleneck
 from finetune_trainer.data import Example
-from finetune_trainer.evaluation import logits_of, logprobs, mean_loss
+from finetune_trainer.evaluation import evaluating, logits_of, logprobs
 from finetune_trainer.failures import Failure
 from finetune_trainer.logs import log
+from finetune_trainer.objectives import Measure
 
 CANDIDATES, SAMPLES, SAMPLE_TOKENS = 12, 4, 48
 EXACT_TOLERANCE = 1e-3
@@ -41,9 +42,12 @@ class Verified:
     """What was measured on the fresh base."""
 
     evaluation: EvaluationStatus
-    golden: GoldenSamples
+    golden: GoldenSamples | None
+    """None for a model that scores texts: it writes none."""
     measured: dict[str, float]
     warnings: list[str]
+    answers: tuple[list[str], list[str]]
+    """What base and adapter said to the prompts that they were asked."""
 
 
 def ask_trained(model: Any, held_out: Sequence[Example], *, exact: bool) -> Trained:
@@ -52,14 +56,34 @@ def ask_trained(model: Any, held_out: Sequence[Example], *, exact: bool) -> Trai
     return Trained(texts, [logits_of(model, ids) for ids in texts], exact)
 
 
-def check_saved(model: PeftModel, directory: Path) -> None:
+def save(model: Any, directory: Path, dtype: torch.dtype) -> None:
+    """Write what was trained, and see that the files hold it bit for bit: an adapter, or a whole model in ``dtype``.
+
+    Raises Failure(VERIFICATION_FAILED), and Failure(LOSS_DIVERGED) for a weight that is no finite number.
+    """
+    if isinstance(model, PeftModel):
+        with evaluating(model):
+            model.save_pretrained(str(directory), safe_serialization=True)
+            (directory / "README.md").unlink(missing_ok=True)
+            check_saved(get_peft_model_state_dict(model), directory)
+    elif bottleneck.is_in(model):
+        bottleneck.save(model, directory)
+        check_saved(bottleneck.weights(model), directory)
+    else:
+        model.to(dtype)
+        model.save_pretrained(str(directory), safe_serialization=True)
+        tied = set(model.state_dict()) - {name for name, _ in model.named_parameters()}
+        check_saved({name: value for name, value in model.state_dict().items() if name not in tied}, directory)
+
+
+def check_saved(trained: Mapping[str, torch.Tensor], directory: Path) -> None:
     """Raise Failure(VERIFICATION_FAILED) if the saved weights are not, bit for bit, those in memory, or not finite."""
-    saved = load_file(directory / "adapter_model.safetensors")
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    if len(saved) != len(trained):
+    saved: dict[str, torch.Tensor] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        saved |= load_file(path)
+    if len(saved) != len(trained) or not trained:
         raise _failed(f"{len(saved)} tensors were saved, {len(trained)} were trained")
-    for name, weight in trained.items():
-        key = name.replace(".default.", ".")
+    for key, weight in trained.items():
         if key not in saved or not torch.equal(saved[key], weight.detach().cpu()):
             raise _failed(f"the saved {key} is not what was trained")
         if not torch.isfinite(saved[key]).all():
@@ -70,33 +94,58 @@ def check_saved(model: PeftModel, directory: Path) -> None:
             )
 
 
-def verify(
-    base_directory: Path, adapter: Path, trained: Trained, held_out: Sequence[Example], dtype: torch.dtype
-) -> Verified:
-    """Load base and adapter afresh, compare with what was trained, evaluate both on the held-out rows, and choose golden samples.
+def load_tuned(base: Any, directory: Path, load_base: Callable[[Path], Any]) -> Any:
+    """What ``save`` wrote, on the given base; a model that was trained whole takes the base's place."""
+    if not (directory / "adapter_config.json").is_file():
+        return load_base(directory)
+    kind = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+    if kind == bottleneck.TYPE:
+        return bottleneck.load(base, directory)
+    return PeftModel.from_pretrained(base, str(directory), is_trainable=False)
 
-    Raises Failure(VERIFICATION_FAILED).
+
+def verify(
+    base_directory: Path,
+    adapter: Path,
+    trained: Trained,
+    measure: Measure,
+    held_out: int,
+    load_base: Callable[[Path], Any],
+    ask: Callable[[Any], list[str]],
+) -> Verified:
+    """Load base and adapter afresh, compare with what was trained, evaluate both on the ``held_out`` rows, and choose golden samples.
+
+    ``ask`` has each of the two answer some prompts. Raises Failure(VERIFICATION_FAILED).
     """
-    base = models.load_base(base_directory, dtype)
-    base_logprobs = [logprobs(logits_of(base, ids), ids) for ids in trained.token_ids]
-    base_loss = mean_loss(base, held_out)
-    tuned = PeftModel.from_pretrained(base, str(adapter), is_trainable=False)
-    samples, logit_difference, logprob_difference = [], 0.0, 0.0
-    for ids, expected, before in zip(trained.token_ids, trained.logits, base_logprobs, strict=True):
+    base = load_base(base_directory)
+    base_answers = [_answers(logits_of(base, ids), ids) for ids in trained.token_ids]
+    base_measured = measure(base)
+    base_texts = ask(base)
+    tuned = load_tuned(base, adapter, load_base)
+    answers, logit_difference, logprob_difference = [], 0.0, 0.0
+    for ids, expected, before in zip(trained.token_ids, trained.logits, base_answers, strict=True):
         logits = logits_of(tuned, ids)
-        after = logprobs(logits, ids)
+        after = _answers(logits, ids)
         logit_difference = max(logit_difference, float((logits - expected).abs().max()))
-        logprob_difference = max(logprob_difference, _mean_difference(after, logprobs(expected, ids)))
-        samples.append(GoldenSample(token_ids=ids, base_logprobs=before, adapter_logprobs=after))
-    loss = mean_loss(tuned, held_out)
+        logprob_difference = max(logprob_difference, _mean_difference(after, _answers(expected, ids)))
+        answers.append((ids, before, after))
+    measured = measure(tuned)
+    base_loss, loss = base_measured.loss, measured.loss
     _judge(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
-    samples.sort(key=_effect, reverse=True)
-    effect = _effect(samples[0])
+    answers.sort(key=lambda answer: _mean_difference(answer[1], answer[2]), reverse=True)
+    effect = _mean_difference(answers[0][1], answers[0][2])
+    samples = [
+        GoldenSample(token_ids=ids, base_logprobs=before, adapter_logprobs=after)
+        for ids, before, after in answers[:SAMPLES]
+        if len(before) == len(ids) - 1
+    ]
     evaluation = EvaluationStatus(
         base_loss=round(base_loss, 5),
         loss=round(loss, 5),
         improvement_percent=round(100 * (base_loss - loss) / base_loss, 2) if base_loss else 0.0,
-        rows=len(held_out),
+        rows=held_out,
+        base_accuracy=_rounded(base_measured.accuracy),
+        accuracy=_rounded(measured.accuracy),
     )
     log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
     warnings = (
@@ -108,14 +157,19 @@ def verify(
         warnings.append("the adapter changes no answer: the learning rate may be too low")
     return Verified(
         evaluation,
-        GoldenSamples(samples=samples[:SAMPLES]),
+        GoldenSamples(samples=samples) if samples else None,
         {
             "maxLogitDifference": logit_difference,
             "meanLogprobDifference": logprob_difference,
             "meanAdapterEffect": effect,
         },
         warnings,
+        (base_texts, ask(tuned)),
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)
 
 
 def write_golden(golden: GoldenSamples, adapter: Path) -> None:
@@ -148,8 +202,9 @@ def _failed(what: str) -> Failure:
     )
 
 
-def _effect(sample: GoldenSample) -> float:
-    return _mean_difference(sample.base_logprobs, sample.adapter_logprobs)
+def _answers(logits: torch.Tensor, ids: list[int]) -> list[float]:
+    """Log-probabilities of a text's tokens; of a model that scores texts, its score."""
+    return logprobs(logits, ids) if logits.dim() == 2 else [float(score) for score in logits]
 
 
 def _mean_difference(some: list[float], others: list[float]) -> float:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that --max-lora-rank may have."""
 DEFAULT_MAX_LORA_RANK = 16
 _SHELLS = ("sh", "bash", "ash", "dash")
 _OPEN_ENDED = ("--config",)

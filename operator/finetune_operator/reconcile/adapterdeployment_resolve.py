@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 
 from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.base import S3Location
 from finetune_api.conditions import ConditionType
-from finetune_api.finetunejob import AdapterStatus, FineTuneJobSpec, S3Location
+from finetune_api.finetunejob import AdapterStatus, FineTuneJobSpec
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
+from finetune_api.vllm import RANKS
 from finetune_operator.conditions import find
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.engine_args import VLLM_RANKS, read_engine_args
+from finetune_operator.policies.engine_args import read_engine_args
 from finetune_operator.reconcile.adapterdeployment_model import Obstacle, Target
 from finetune_operator.resources.injection import find_container
 
@@ -91,7 +93,7 @@ def check(adapter: AdapterStatus | None, target: Target, deployment: str) -> Obs
         )
     maximum = target.engine.max_lora_rank
     if maximum is not None and adapter.rank is not None and adapter.rank > maximum:
-        fitting = next((value for value in VLLM_RANKS if value >= adapter.rank), None)
+        fitting = next((value for value in RANKS if value >= adapter.rank), None)
         remedy = f"start vLLM with --max-lora-rank {fitting}, or " if fitting else ""
         return Obstacle(
             Reason.RANK_TOO_HIGH,

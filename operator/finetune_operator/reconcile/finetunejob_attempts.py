@@ -177,6 +177,8 @@ def _succeed(draft: Draft, attempt: Attempt, result: TrainerResult) -> None:
     assert result.adapter is not None, "checked by the caller"  # noqa: S101
     draft.fields["phase"] = "Succeeded"
     draft.fields["adapter"] = result.adapter.to_json()
+    if result.report is not None:
+        draft.fields["report"] = result.report.to_json()
     text = f"Attempt {attempt['number']} has put a verified adapter into {result.adapter.uri}."
     if result.evaluation is not None:
         draft.fields["evaluation"] = evaluation = result.evaluation.to_json()

@@ -35,7 +35,15 @@ def secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str,
 
 
 def _secrets(spec: FineTuneJobSpec) -> list[str]:
-    references = (spec.model.secret_ref, spec.dataset.secret_ref, spec.output.secret_ref)
+    hub, mlflow, wandb = spec.output.hub, spec.tracking.mlflow, spec.tracking.wandb
+    adapter = spec.model.adapter
+    references = (
+        spec.model.secret_ref,
+        spec.dataset.secret_ref,
+        spec.output.secret_ref,
+        *(service.secret_ref for service in (hub, mlflow, wandb) if service),
+        adapter.secret_ref if adapter else None,
+    )
     return [reference.name for reference in references if reference is not None]
 
 

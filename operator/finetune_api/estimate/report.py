@@ -1,0 +1,200 @@
+"""The whole estimate of a job, as one value that is printed for people or as JSON."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from finetune_api.base import Model
+from finetune_api.estimate.architecture import architecture_of
+from finetune_api.estimate.gpus import GPUS, Gpu
+from finetune_api.estimate.memory import Memory, memory
+from finetune_api.estimate.modules import Architecture
+from finetune_api.estimate.parameters import count
+from finetune_api.estimate.remedies import Change, changes
+from finetune_api.estimate.shapes import Config
+from finetune_api.estimate.speed import (
+    QUANTISED_SPEED,
+    UTILISATION,
+    held_out_rows,
+    packed_rows,
+    tokens_per_second,
+    tokens_per_step,
+    total_steps,
+)
+from finetune_api.finetunejob import FineTuneJobSpec
+
+TIGHT = 0.9
+"""A need above this part of a GPU's memory is called tight: the estimate is not exact."""
+Fits = Literal["yes", "tight", "no"]
+
+
+class MemoryEstimate(Model):
+    """Bytes on one GPU, by part, at the highest moment of a step."""
+
+    weights: int = Field(description="The base's weights; of full fine-tuning the trained ones.")
+    adapter: int = Field(description="What is trained beside the base, in fp32, and what the method keeps with it.")
+    gradients: int = Field(description="Gradients of what is trained, in fp32.")
+    optimizer: int = Field(description="The optimizer's state.")
+    activations: int = Field(description="What the backward pass needs, and the scratch of the layer that runs.")
+    loss: int = Field(
+        description="A tile of logits, and the gradient of the last hidden states; 0 if another moment needs more."
+    )
+    overhead: int = Field(description="CUDA context, workspaces and what the allocator cannot use.")
+    total: int = Field(description="All parts.")
+    verification: int = Field(
+        description="What is needed after the training, when the base is loaded afresh in bf16 and evaluated with and without the adapter."
+    )
+    peak: int = Field(description="What the GPU must have: the greater of total and verification.")
+
+
+class GpuEstimate(Model):
+    """One GPU of the table."""
+
+    name: str = Field(description="Its name.")
+    bytes: int = Field(description="Memory that a process can use.")
+    fits: Fits = Field(description="tight: the job needs more than nine tenths of it, and the estimate is not exact.")
+    tokens_per_second: int | None = Field(None, description="Tokens trained in a second, if every row is full.")
+    seconds: int | None = Field(None, description="Time of all steps; unset if their number is not known.")
+    cost: float | None = Field(None, description="Price of that time, for the GPU whose price was given.")
+
+
+class ChangeEstimate(Model):
+    """One way to need less memory, on top of those before it."""
+
+    fields: dict[str, Any] = Field(description="Fields of the job with their new values.")
+    effect: str = Field(description="What else it changes.")
+    bytes: int = Field(description="Memory that the job needs then.")
+    fits: list[str] = Field(description="The GPUs of the table that this fits on, tight ones too.")
+
+
+class JobEstimate(Model):
+    """What a FineTuneJob needs, from its spec and the model's config.json alone."""
+
+    model: str = Field(description="Address of the base model.")
+    model_type: str = Field(description="Its architecture, as config.json names it.")
+    method: str = Field(description="The method, as spec.method names it.")
+    trainable_parameters: int = Field(description="Parameters that are trained, as PEFT counts them.")
+    total_parameters: int = Field(description="Parameters of base and adapter, as PEFT counts them.")
+    memory: MemoryEstimate = Field(description="Memory on one GPU.")
+    gpus: list[GpuEstimate] = Field(description="The table of GPUs, the smallest first.")
+    tokens_per_step: int = Field(description="Tokens of one optimizer step, if every row is full.")
+    total_steps: int | None = Field(None, description="Optimizer steps; unset if the number of rows is not known.")
+    changes: list[ChangeEstimate] = Field(description="What to change to need less memory, what costs least first.")
+    assumptions: list[str] = Field(description="What was taken for granted.")
+
+
+def estimate(
+    spec: FineTuneJobSpec,
+    config: Config,
+    *,
+    rows: int | None = None,
+    tokens: int | None = None,
+    gpu: Gpu | None = None,
+    price_per_hour: float | None = None,
+) -> JobEstimate:
+    """The estimate. ``rows`` are those of the dataset, ``tokens`` those to train on; ``price_per_hour`` is that of ``gpu``.
+
+    Raises UnknownArchitectureError, TargetError and NotCountedError.
+    """
+    architecture = architecture_of(config)
+    counts = count(architecture, spec.method)
+    evaluates = spec.evaluation.every_steps is not None
+    parts = memory(architecture, spec.method, spec.training, evaluates=evaluates)
+    learned, said = _training_rows(spec, rows, tokens)
+    steps = total_steps(spec.training, learned)
+    shown = GPUS if gpu is None else (gpu,)
+    return JobEstimate(
+        model=spec.model.uri,
+        model_type=architecture.model_type,
+        method=spec.method.name,
+        trainable_parameters=counts.trainable,
+        total_parameters=counts.total,
+        memory=_parts(parts),
+        gpus=[_gpu(spec, architecture, parts, one, steps, price_per_hour) for one in shown],
+        tokens_per_step=tokens_per_step(spec.training),
+        total_steps=steps,
+        changes=[
+            _change(change, shown) for change in changes(architecture, spec.method, spec.training, evaluates=evaluates)
+        ],
+        assumptions=[*_assumptions(spec, parts), said],
+    )
+
+
+def fits(needed: int, gpu: Gpu) -> Fits:
+    """Whether so many bytes fit on a GPU."""
+    return "yes" if needed <= TIGHT * gpu.bytes else "tight" if needed <= gpu.bytes else "no"
+
+
+def _parts(parts: Memory) -> MemoryEstimate:
+    return MemoryEstimate(
+        weights=parts.weights,
+        adapter=parts.adapter,
+        gradients=parts.gradients,
+        optimizer=parts.optimizer,
+        activations=parts.activations,
+        loss=parts.loss,
+        overhead=parts.overhead,
+        total=parts.total,
+        verification=parts.verification,
+        peak=parts.peak,
+    )
+
+
+def _gpu(
+    spec: FineTuneJobSpec, architecture: Architecture, parts: Memory, gpu: Gpu, steps: int | None, price: float | None
+) -> GpuEstimate:
+    speed = tokens_per_second(architecture, spec.method, spec.training, gpu)
+    seconds = None if speed is None or steps is None else round(steps * tokens_per_step(spec.training) / speed)
+    return GpuEstimate(
+        name=gpu.name,
+        bytes=gpu.bytes,
+        fits=fits(parts.peak, gpu),
+        tokens_per_second=None if speed is None else round(speed),
+        seconds=seconds,
+        cost=None if price is None or seconds is None else round(seconds / 3600 * price, 2),
+    )
+
+
+def _change(change: Change, gpus: tuple[Gpu, ...]) -> ChangeEstimate:
+    names = [gpu.name for gpu in gpus if fits(change.bytes, gpu) != "no"]
+    return ChangeEstimate(fields=change.fields, effect=change.effect, bytes=change.bytes, fits=names)
+
+
+def _training_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None) -> tuple[int | None, str]:
+    """The rows of an epoch, and how they came about."""
+    training = spec.training
+    if training.max_steps is not None:
+        return None, "The number of steps is that of maxSteps."
+    if tokens is not None:
+        full = packed_rows(tokens, training)
+        return full, f"{tokens} tokens fill {full} rows: the dataset is plain text, or is packed without loss."
+    if training.packing:
+        return None, "The number of steps is not known: give --tokens, or set spec.training.maxSteps."
+    if rows is None:
+        return None, "The number of steps is not known: give --rows, or set spec.training.maxSteps."
+    used = min(rows, spec.dataset.max_samples or rows)
+    held_out = held_out_rows(used, spec.dataset)
+    return used - held_out, f"Of {used} rows {held_out} are held out, and none is left out as empty."
+
+
+def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
+    training = spec.training
+    found = ["The memory was calculated; it has not been compared with a peak measured on a GPU yet."]
+    found.append(f"Every row has maxLength {training.max_length} tokens: shorter ones need less memory and time.")
+    if parts.verification > parts.total:
+        found.append(
+            "The verification needs more than the training, whatever the method: of what is in the spec only maxLength changes it."
+        )
+    if training.precision == "auto":
+        found.append("precision auto is bf16 on a GPU.")
+    if not spec.resources.gpus_per_node:
+        found.append(
+            "resources.gpusPerNode is 0: memory and time are those of a GPU, not of the CPU that the job asks for."
+        )
+    if training.precision == "fp32":
+        found.append("There is no estimate of the time in fp32.")
+    else:
+        speed = f"The GPU reaches {UTILISATION:.0%} of its dense bf16 products"
+        slower = f", and {QUANTISED_SPEED:.0%} of that with a quantised base" if spec.method.quantization else ""
+        found.append(f"{speed}{slower}; loading, evaluation and uploads are not in the time.")
+    return found

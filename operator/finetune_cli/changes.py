@@ -1,0 +1,88 @@
+"""``--set PATH=VALUE``: a field of a FineTuneJob's file is replaced, and a path that the API does not have is refused."""
+
+import copy
+import difflib
+import types
+import typing
+from typing import Any
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from finetune_api.base import Model
+from finetune_api.finetunejob import FineTuneJob
+from finetune_cli.errors import CliError
+
+ROOTS = ("metadata", "spec")
+
+
+def changed(document: dict[str, Any], changes: tuple[str, ...], code: int) -> dict[str, Any]:
+    """A copy of the object with every change made, in their order. Raises CliError with exit status ``code``."""
+    made = copy.deepcopy(document)
+    for change in changes:
+        path, separator, text = change.partition("=")
+        if not separator:
+            raise CliError(f"--set {change}: found no =: write PATH=VALUE, for example spec.training.maxSteps=10", code)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise CliError(f"--set {change}: the value is not YAML: {error}", code) from error
+        _put(made, _keys(path, code), value)
+    return made
+
+
+def _put(document: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Set the field, or remove it where the value is null, as in a YAML merge patch."""
+    for key in keys[:-1]:
+        if not isinstance(document.get(key), dict):
+            document[key] = {}
+        document = document[key]
+    if value is None:
+        document.pop(keys[-1], None)
+    else:
+        document[keys[-1]] = value
+
+
+def _keys(path: str, code: int) -> list[str]:
+    """The parts of a path that the API has. Raises CliError, which names the first that it has not and those like it."""
+    model: type[Model] | None = FineTuneJob
+    keys: list[str] = []
+    rest = path
+    while rest:
+        if model is None:
+            # a map, such as spec.resources.requests: its keys are the user's, and may have dots
+            return [*keys, rest]
+        key, _, rest = rest.partition(".")
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        if not keys:
+            fields = {name: fields[name] for name in ROOTS}
+        if key not in fields:
+            raise CliError(_unknown(path, ".".join(keys), key, list(fields)), code)
+        keys.append(key)
+        model = _model_of(fields[key])
+        if rest and model is None and not _is_map(fields[key]):
+            raise CliError(f"--set {path}: {'.'.join(keys)} has no fields of its own: remove .{rest}", code)
+    return keys
+
+
+def _unknown(path: str, parent: str, key: str, names: list[str]) -> str:
+    where = parent or "a FineTuneJob"
+    like = difflib.get_close_matches(key, names, 3, 0.5)
+    hint = f"did you mean {' or '.join(like)}?" if like else f"it has {', '.join(names)}"
+    return f"--set {path}: {where} has no field {key!r}: {hint}"
+
+
+def _arguments(annotation: Any) -> list[Any]:
+    """The types that a field takes."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return [part for argument in typing.get_args(annotation) for part in _arguments(argument)]
+    return [annotation]
+
+
+def _model_of(field: FieldInfo) -> type[Model] | None:
+    found = [item for item in _arguments(field.annotation) if isinstance(item, type) and issubclass(item, Model)]
+    return found[0] if found else None
+
+
+def _is_map(field: FieldInfo) -> bool:
+    return any(typing.get_origin(item) is dict for item in _arguments(field.annotation))

@@ -1,0 +1,76 @@
+"""What a pod finds mounted, for ``finetune run``: directories in place of claims and ConfigMaps, and the ConfigMaps of the file itself."""
+
+import base64
+import shutil
+from pathlib import Path
+from typing import Any
+
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.uris import ConfigMapUri, PvcUri, parse_uri
+from finetune_cli.errors import CliError
+
+Content = dict[str, dict[str, bytes]]
+"""The files of each ConfigMap."""
+
+
+def directories(mounts: tuple[str, ...], spec: FineTuneJobSpec, content: Content, code: int) -> dict[str, Path]:
+    """``NAME=DIR`` as it was typed. Raises CliError for one that is no directory, and for an address that nothing stands for."""
+    found = {}
+    for text in mounts:
+        name, separator, path = text.partition("=")
+        if not separator or not name:
+            raise CliError(f"--mount {text}: found no =: write NAME=DIR, for example models=/data/models", code)
+        directory = Path(path).expanduser().resolve()
+        if not directory.is_dir():
+            raise CliError(f"--mount {text}: {directory} is no directory", code)
+        found[name] = directory
+    for field, uri in addresses(spec).items():
+        place = parse_uri(uri)
+        if isinstance(place, PvcUri) and place.claim not in found:
+            raise CliError(
+                f"{field}: {uri} is on a PersistentVolumeClaim, which is not here: name the directory that stands for it with "
+                f"--mount {place.claim}=DIR",
+                code,
+            )
+        if isinstance(place, ConfigMapUri) and place.name not in {*found, *content}:
+            raise CliError(
+                f"{field}: {uri} is in a ConfigMap, which is not here: put it into the file, or name the directory that stands for it with "
+                f"--mount {place.name}=DIR",
+                code,
+            )
+    return found
+
+
+def addresses(spec: FineTuneJobSpec) -> dict[str, str]:
+    """What the trainer reads, by the field that names it."""
+    found = {"spec.model.uri": spec.model.uri, "spec.dataset.uri": spec.dataset.uri}
+    if spec.dataset.validation and spec.dataset.validation.uri:
+        found["spec.dataset.validation.uri"] = spec.dataset.validation.uri
+    return found
+
+
+def config_maps(documents: list[Any]) -> Content:
+    """The ConfigMaps that the file has beside the job."""
+    return {
+        item["metadata"]["name"]: {
+            **{key: str(text).encode() for key, text in (item.get("data") or {}).items()},
+            **{key: base64.b64decode(text) for key, text in (item.get("binaryData") or {}).items()},
+        }
+        for item in documents
+        if isinstance(item, dict) and item.get("kind") == "ConfigMap"
+    }
+
+
+def mount(root: Path, mounted: dict[str, Path], content: Content) -> None:
+    """Make ``root`` look as the mounts of a pod do. A directory that was named goes before a ConfigMap of the file."""
+    shutil.rmtree(root, ignore_errors=True)
+    for kind in ("claims", "configmaps"):
+        (root / kind).mkdir(parents=True)
+        for name, directory in mounted.items():
+            (root / kind / name).symlink_to(directory)
+    for name, files in content.items():
+        if name in mounted:
+            continue
+        (root / "configmaps" / name).mkdir()
+        for key, text in files.items():
+            (root / "configmaps" / name / key).write_bytes(text)

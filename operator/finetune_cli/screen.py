@@ -1,0 +1,62 @@
+"""How a running training looks: a progress bar under the log on a terminal, the log alone in a pipe. All of it on standard error."""
+
+import logging
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from finetune_api.messages import ProgressReport
+from finetune_cli.text import duration
+from finetune_trainer.logs import SHOWN_AS_BAR
+from finetune_trainer.progress import Reporter
+
+
+class Screen(Reporter):
+    """Shows each report at once, and sends it nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__(None, Path())
+        self._console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}")
+        self._bar = Progress(*columns, console=self._console) if self._console.is_terminal else None
+        self._task: TaskID | None = None
+        self.handler = Lines(self._console) if self._bar else logging.StreamHandler(sys.stderr)
+
+    def report(self, report: ProgressReport) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            return
+        progress = report.progress
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=progress.total_steps, facts="")
+        facts = [f"step {progress.step}/{progress.total_steps}"]
+        if progress.loss is not None:
+            facts.append(f"loss {progress.loss:.3f}")
+        if progress.tokens_per_second is not None:
+            facts.append(f"{progress.tokens_per_second:,.0f} tok/s")
+        if progress.eta_seconds:
+            facts.append(f"{duration(progress.eta_seconds)} left")
+        self._bar.update(self._task, completed=progress.step, facts=" · ".join(facts))
+        if progress.step >= progress.total_steps:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class Lines(logging.Handler):
+    """Log lines above the bar; those that say no more than the bar are left out."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        if not hasattr(record, SHOWN_AS_BAR):
+            self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,164 @@
+"""A real headless Chromium for tests, over its own protocol on two pipes: a page on a given screen, and all that it asked for or complained of."""
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+PATIENCE_SECONDS = 120.0
+
+
+class NotInstalledError(Exception):
+    """There is no Chromium, and this user may not install one."""
+
+
+def chromium() -> str:
+    """The browser's program; on a Debian machine where we are root it is installed first. Raises NotInstalledError."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if found := next(filter(None, map(shutil.which, names)), None):
+        return found
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise NotInstalledError("a test in a browser needs Chromium: install it, or run as root on Debian")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"]):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"`{' '.join(command)}` failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    return chromium()
+
+
+@dataclass
+class Page:
+    """One page as it was shown: what a script on it says, its picture, its requests beside itself, and its complaints."""
+
+    browser: "Browser"
+    session: str
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        answer = self.browser.call("Runtime.evaluate", {"expression": expression, "returnByValue": True}, self.session)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def picture(self, path: Path) -> None:
+        """A PNG of the whole page."""
+        answer = self.browser.call(
+            "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True}, self.session
+        )
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+
+class Browser:
+    """One Chromium."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", reader: int, writer: int) -> None:
+        self._process, self._reader, self._writer = process, reader, writer
+        self._number, self._rest = 0, b""
+        self._events: list[dict[str, Any]] = []
+
+    def show(self, file: Path, width: int, scheme: str, height: int = 800) -> Page:
+        """Open a file on a screen of this width, with ``scheme`` dark or light preferred."""
+        target = self.call("Target.createTarget", {"url": "about:blank"})["targetId"]
+        session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.call(f"{domain}.enable", {}, session)
+        size = {"width": width, "height": height, "deviceScaleFactor": 2 if width < 600 else 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", size, session)
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        self.call("Emulation.setEmulatedMedia", media, session)
+        self._events.clear()
+        self.call("Page.navigate", {"url": file.as_uri()}, session)
+        page = Page(self, session)
+        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
+            self._events.append(self._read())
+        page.evaluate("document.fonts.ready.then(() => 1)")
+        for event in self._events:
+            sent = event["params"]
+            if event["method"] == "Network.requestWillBeSent" and sent["request"]["url"] != file.as_uri():
+                page.requests.append(sent["request"]["url"])
+            elif event["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
+                page.complaints.append(json.dumps(sent))
+        return page
+
+    def call(self, method: str, parameters: dict[str, Any], session: str | None = None) -> dict[str, Any]:
+        """Send one command and wait for its answer; events that come meanwhile are kept."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if session:
+            message["sessionId"] = session
+        os.write(self._writer, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._read()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+            self._events.append(answer)
+
+    def _read(self) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._reader], [], [], max(deadline - time.monotonic(), 0))
+            piece = os.read(self._reader, 1 << 20) if ready else b""
+            assert piece, "Chromium does not answer"
+            self._rest += piece
+        message, _, self._rest = self._rest.partition(b"\0")
+        found: dict[str, Any] = json.loads(message)
+        return found
+
+
+@contextmanager
+def running_browser(directory: Path) -> Iterator[Browser]:
+    """A Chromium with a profile of its own below ``directory``, for the length of a with block."""
+    program = chromium()
+    theirs_in, ours_out = os.pipe()
+    ours_in, theirs_out = os.pipe()
+    profile = f"--user-data-dir={directory / 'profile'}"
+    # the program expects its pipes at the descriptors 3 and 4; Debian's sh knows no descriptor of two digits
+    wrapped = [
+        "bash",
+        "-c",
+        f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}',
+        "bash",
+        program,
+        *FLAGS,
+        profile,
+        "about:blank",
+    ]
+    with (directory / "chromium.log").open("wb") as log:
+        process = subprocess.Popen(wrapped, pass_fds=(theirs_in, theirs_out), stdout=log, stderr=log)
+    os.close(theirs_in)
+    os.close(theirs_out)
+    try:
+        yield Browser(process, ours_in, ours_out)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        os.close(ours_in)
+        os.close(ours_out)

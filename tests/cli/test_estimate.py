@@ -1,0 +1,276 @@
+"""``finetune estimate``: numbers that can be checked by hand, where the configuration comes from, and what is said when there is none."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_api.estimate.report import ChangeEstimate, JobEstimate
+from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, changed
+from tests.cli.run import Ran, finetune
+from tests.estimate.models import LLAMA_8B
+from tests.s3 import running_s3
+from tests.trainer.hubserver import TOKEN, Hub, running_hub
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+JOB = changed(
+    FINETUNE_JOB,
+    {
+        "spec.model": {"uri": "hf://meta-llama/Llama-3.1-8B"},
+        "spec.method": {"lora": {"rank": 16, "targetModules": ATTENTION}},
+        "spec.training": {"perDeviceBatchSize": 4, "maxLength": 2048, "epochs": 2},
+    },
+)
+HEAVY = ("torch", "transformers", "peft", "boto3", "huggingface_hub", "kubernetes", "numpy")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Llama-3.1-8B's config.json."""
+    path = tmp_path / "model" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(LLAMA_8B))
+    return path
+
+
+def estimate(job: dict[str, Any], *arguments: str, environment: dict[str, str] | None = None) -> Ran:
+    """Run it on a job."""
+    return finetune("estimate", "-", *arguments, stdin=yaml.safe_dump(job), environment=environment)
+
+
+def test_json_has_the_documented_shape_and_pefts_numbers(config: Path) -> None:
+    shown = json.loads(estimate(JOB, "--model-config", str(config), "--rows", "10000", "--output", "json").out)
+    assert shown.pop("name") == JOB["metadata"]["name"]
+    found = JobEstimate.model_validate(shown)
+    assert (found.trainable_parameters, found.total_parameters) == (13_631_488, 8_030_261_248 + 13_631_488)
+    assert found.total_steps == 4900, "of 10,000 rows 200 are held out"
+    assert found.tokens_per_step == 8192
+    parts = found.memory.model_dump()
+    total, verification = parts.pop("total"), parts.pop("verification")
+    assert parts.pop("peak") == max(total, verification)
+    assert total == sum(parts.values())
+    assert [gpu.name for gpu in found.gpus][:1] + [gpu.name for gpu in found.gpus][-1:] == ["A10", "B200"]
+    assert {gpu.name: gpu.fits for gpu in found.gpus}["A10"] == "no"
+    assert {gpu.name: gpu.fits for gpu in found.gpus}["H200"] == "yes"
+
+
+def test_what_to_change_goes_from_harmless_to_not(config: Path) -> None:
+    shown = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
+    changes = [ChangeEstimate.model_validate(change) for change in shown["changes"]]
+    assert [next(iter(change.fields)).removeprefix("spec.") for change in changes] == [
+        "training.perDeviceBatchSize",
+        "training.perDeviceBatchSize",
+        "training.gradientCheckpointing",
+        "training.maxLength",
+    ]
+    assert changes[1].fields == {
+        "spec.training.perDeviceBatchSize": 1,
+        "spec.training.gradientAccumulationSteps": 4,
+    }
+    assert changes[-1].fields == {"spec.training.maxLength": 1024}
+    sizes = [shown["memory"]["peak"], *(change.bytes for change in changes)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_full_fine_tuning_is_told_of_lora(config: Path) -> None:
+    job = changed(JOB, {"spec.method": {"full": {}}})
+    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    assert {"spec.method": {"lora": {}}} in [change["fields"] for change in shown["changes"]]
+    assert {"spec.training.optimizer": "paged_adamw_8bit"} in [change["fields"] for change in shown["changes"]]
+
+
+def test_the_verification_of_a_quantised_job_is_in_bf16(config: Path) -> None:
+    job = changed(
+        JOB,
+        {
+            "spec.method": {"qlora": {}},
+            "spec.training.perDeviceBatchSize": 1,
+            "spec.training.gradientCheckpointing": True,
+        },
+    )
+    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    memory = shown["memory"]
+    assert memory["total"] < 10e9 < 16e9 < memory["verification"] == memory["peak"]
+    assert any(text.startswith("The verification needs more than the training") for text in shown["assumptions"])
+
+
+@pytest.mark.parametrize("last", range(4))
+def test_the_changes_do_what_they_say(config: Path, last: int) -> None:
+    shown = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
+    fields: dict[str, Any] = {}
+    for change in shown["changes"][: last + 1]:
+        fields |= change["fields"]
+    again = json.loads(estimate(changed(JOB, fields), "--model-config", str(config), "--output", "json").out)
+    assert again["memory"]["peak"] == shown["changes"][last]["bytes"]
+
+
+def test_a_price_makes_a_cost(config: Path) -> None:
+    answer = estimate(
+        JOB, "--model-config", str(config), "--rows", "10000", "--gpu", "a100-80gb", "--gpu-price-per-hour", "2",
+        "--output", "json",
+    )  # fmt: skip
+    assert answer.code == 0
+    (gpu,) = json.loads(answer.out)["gpus"]
+    assert gpu["seconds"] == pytest.approx(4900 * 8192 / gpu["tokensPerSecond"], rel=0.01)
+    assert gpu["cost"] == pytest.approx(gpu["seconds"] / 3600 * 2, abs=0.01)
+
+
+def test_the_speed_is_that_of_the_source_documents(config: Path) -> None:
+    """Llama-3.1-8B on an A100: LoRA 3,200 tokens/s, QLoRA 2,100, full fine-tuning about two thirds of LoRA's."""
+    speeds = {}
+    for method in ("lora", "qlora", "full"):
+        job = changed(JOB, {"spec.method": {method: {}}})
+        shown = json.loads(estimate(job, "--model-config", str(config), "--gpu", "A100 80GB", "--output", "json").out)
+        speeds[method] = shown["gpus"][0]["tokensPerSecond"]
+    assert speeds["lora"] == pytest.approx(3200, rel=0.1)
+    assert speeds["qlora"] == pytest.approx(2100, rel=0.1)
+    assert speeds["full"] == pytest.approx(speeds["lora"] * 2 / 3, rel=0.02)
+
+
+def test_a_pipe_gets_plain_lines(config: Path) -> None:
+    shown = estimate(JOB, "--model-config", str(config.parent), "--rows", "10000")
+    assert shown.code == 0, shown.err
+    assert "13,631,488 of 8,043,892,736 parameters are trained (0.17%)" in shown.out
+    assert "4,900 steps of at most 8,192 tokens" in shown.out
+    assert "15.0 GiB  weights" in shown.out
+    assert "training.gradientCheckpointing: true (the same result, about a third slower)" in shown.out
+    assert "has not been compared with a peak measured on a GPU yet" in shown.out
+    assert "\x1b[" not in shown.out
+
+
+def test_a_gpu_that_is_too_small_is_an_error(config: Path) -> None:
+    shown = estimate(JOB, "--model-config", str(config), "--gpu", "L4")
+    assert shown.code == 1
+    assert "L4 has 21.9 GiB" in shown.err
+    assert "What to change" in shown.out
+
+
+def test_packed_tokens_make_rows(config: Path) -> None:
+    job = changed(JOB, {"spec.training.packing": True})
+    shown = json.loads(estimate(job, "--model-config", str(config), "--tokens", "81920000", "--output", "json").out)
+    assert shown["totalSteps"] == 2 * 10_000
+
+
+@pytest.mark.parametrize(
+    ("dataset", "steps"),
+    [
+        ({}, 2 * 3),
+        ({"validation": {"fraction": 0.5}}, 2 * 2),
+        ({"validation": {"uri": "configmap://rows/other.jsonl"}}, 2 * 3),
+        ({"maxSamples": 4}, 2 * 1),
+        ({"uri": "configmap://rows/other.jsonl"}, None),
+    ],
+)
+def test_the_rows_of_a_configmap_in_the_file_are_counted(
+    config: Path, dataset: dict[str, Any], steps: int | None
+) -> None:
+    job = changed(JOB, {"spec.dataset": {"uri": "configmap://rows/train.jsonl"} | dataset})
+    rows = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "rows"}, "data": {"train.jsonl": "{}\n" * 12}}
+    file = yaml.safe_dump_all([rows, job])
+    shown = json.loads(finetune("estimate", "-", "--model-config", str(config), "--output", "json", stdin=file).out)
+    assert shown.get("totalSteps") == steps
+
+
+def test_nothing_heavy_is_imported(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    code = (
+        "import sys\nfrom finetune_cli.estimate import Question, estimate\n"
+        f"estimate({str(tmp_path / 'job.yaml')!r}, {str(config)!r}, Question(None, None, None, None), 'json')\n"
+        f"sys.stderr.write(repr([name for name in {HEAVY} if name in sys.modules]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr == "[]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({}, ["--gpu", "H1000"], "--gpu: there is no GPU named 'H1000' in the table; it has: A10, "),
+        ({}, ["--gpu-price-per-hour", "2"], "--gpu-price-per-hour is the price of --gpu: give that too"),
+        ({}, ["--model-config", "/no/such/config.json"], "cannot read the model's configuration"),
+        ({"spec.model": {"uri": "pvc://models/llama"}}, [], "give the model's config.json with --model-config PATH"),
+        ({"spec.method": {"lora": {"rank": 0}}}, [], "spec.method.lora.rank"),
+    ],
+)
+def test_what_cannot_be_answered(changes: dict[str, Any], arguments: list[str], message: str) -> None:
+    shown = estimate(changed(JOB, changes), *arguments)
+    assert shown.code == 1
+    assert message in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model_type": "mamba"}, "the estimate knows no closed form for model_type 'mamba'; it knows: bloom, falcon"),
+        ({"model_type": "llama"}, "config.json of model_type 'llama' has no hidden_size"),
+        (LLAMA_8B | {"hidden_size": "large"}, "hidden_size must be a positive whole number, found 'large'"),
+        (["llama"], "is not a JSON object"),
+    ],
+)
+def test_a_configuration_that_is_of_no_use(config: Path, content: Any, message: str) -> None:
+    config.write_text(json.dumps(content))
+    shown = estimate(JOB, "--model-config", str(config))
+    assert shown.code == 1
+    assert message in shown.err
+
+
+def test_modules_that_the_model_does_not_have(config: Path) -> None:
+    shown = estimate(changed(JOB, {"spec.method.lora.targetModules": ["c_attn"]}), "--model-config", str(config))
+    assert shown.code == 1
+    assert "it has: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in shown.err
+
+
+def test_a_file_without_a_job(config: Path) -> None:
+    shown = estimate(ADAPTER_DEPLOYMENT, "--model-config", str(config))
+    assert shown.code == 1
+    assert "has no FineTuneJob in it" in shown.err
+
+
+@pytest.fixture
+def hub(config: Path) -> Iterator[Hub]:
+    """A hub with the model, and the same behind a licence."""
+    with running_hub({"acme/open": config.parent, "acme/gated": config.parent}, gated={"acme/gated"}) as running:
+        yield running
+
+
+def from_hub(hub: Hub, repo: str, revision: str | None = None, token: str = "") -> Ran:
+    """The estimate of a job on a model of the hub."""
+    model = {"uri": f"hf://{repo}"} | ({"revision": revision} if revision else {})
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
+    return estimate(changed(JOB, {"spec.model": model}), "--output", "json", environment=environment)
+
+
+def test_the_configuration_comes_from_the_hub(hub: Hub) -> None:
+    assert json.loads(from_hub(hub, "acme/open").out)["trainableParameters"] == 13_631_488
+    assert json.loads(from_hub(hub, "acme/gated", token=TOKEN).out)["trainableParameters"] == 13_631_488
+    assert set(hub.sent) <= {"config.json", ""}, "nothing but the configuration is asked for"
+
+
+def test_the_hub_says_why_not(hub: Hub) -> None:
+    gated = from_hub(hub, "acme/gated")
+    assert gated.code == 1
+    assert f"is a gated model: accept its licence at {hub.endpoint}/acme/gated, and set HF_TOKEN" in gated.err
+    assert "hf://acme/open has no config.json" in from_hub(hub, "acme/open", revision="v9").err
+    hub.endpoint = "http://127.0.0.1:9"
+    unreachable = from_hub(hub, "acme/open")
+    assert "cannot be reached at http://127.0.0.1:9/acme/open/resolve/main/config.json" in unreachable.err
+    assert "--model-config PATH" in unreachable.err
+
+
+def test_the_configuration_comes_from_s3(config: Path, tmp_path: Path) -> None:
+    with running_s3(tmp_path / "s3") as server:
+        bucket = server.create_bucket("models")
+        server.store().client.put_object(Bucket=bucket, Key="llama/config.json", Body=config.read_bytes())
+        job = changed(JOB, {"spec.model": {"uri": f"s3://{bucket}/llama", "s3": {"endpoint": server.endpoint}}})
+        keys = {path.name: path.read_text() for path in server.secret.iterdir()}
+        assert json.loads(estimate(job, "--output", "json", environment=keys).out)["trainableParameters"] == 13_631_488
+        missing = changed(job, {"spec.model.uri": f"s3://{bucket}/none"})
+        refused = estimate(missing, environment=keys)
+    assert refused.code == 1
+    assert "--model-config PATH" in refused.err

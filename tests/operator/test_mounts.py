@@ -1,0 +1,55 @@
+"""What a FineTuneJob's pods have mounted: every ConfigMap, claim and Secret that its data and its model name, and all of it read-only."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_operator.resources.mounts import volumes
+
+
+def mounted(**dataset: Any) -> dict[str, str]:
+    """The paths of the mounts that can only be read, and what each is."""
+    spec = FineTuneJobSpec.model_validate(
+        {"model": {"uri": "pvc://models/smollm"}, "dataset": dataset, "output": {"s3": {"bucket": "adapters"}}}
+    )
+    pod, mounts = volumes(spec)
+    sources = {volume["name"]: volume for volume in pod}
+    found = {}
+    for mount in mounts:
+        volume = sources[mount["name"]]
+        if "persistentVolumeClaim" in volume:
+            assert volume["persistentVolumeClaim"]["readOnly"]
+            found[mount["mountPath"]] = volume["persistentVolumeClaim"]["claimName"]
+        elif "configMap" in volume:
+            found[mount["mountPath"]] = volume["configMap"]["name"]
+        elif "secret" in volume:
+            found[mount["mountPath"]] = volume["secret"]["secretName"]
+        else:
+            continue
+        assert mount["readOnly"]
+    return found
+
+
+MODEL = {"/etc/finetune/claims/models": "models"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ({"uri": "pvc://rows/train.jsonl"}, {"/etc/finetune/claims/rows": "rows"}),
+        ({"uri": "pvc://models/data/train.jsonl"}, {}),
+        (
+            {"uri": "pvc://rows/train.jsonl", "validation": {"uri": "pvc://others/test.jsonl"}},
+            {"/etc/finetune/claims/rows": "rows", "/etc/finetune/claims/others": "others"},
+        ),
+        (
+            {"uri": "configmap://texts/a", "validation": {"uri": "pvc://rows/test.jsonl"}},
+            {"/etc/finetune/configmaps/texts": "texts", "/etc/finetune/claims/rows": "rows"},
+        ),
+        ({"uri": "hf://acme/rows", "secretRef": {"name": "hub"}}, {"/etc/finetune/secrets/hub": "hub"}),
+    ],
+    ids=["a claim", "the model's claim", "two claims", "a ConfigMap and a claim", "the hub"],
+)
+def test_what_the_dataset_names_is_mounted(dataset: dict[str, Any], expected: dict[str, str]) -> None:
+    assert mounted(**dataset) == MODEL | expected

@@ -1,0 +1,170 @@
+"""Datasets from the hub, through its own client, against a stand-in of its HTTP interface: the right files of the right split, and each refusal."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from finetune_api.messages import PreflightResult
+from finetune_api.reasons import Reason
+from finetune_trainer import hubdata, sources
+from finetune_trainer.failures import Failure
+from finetune_trainer.hubdata import HubDataset
+from finetune_trainer.preflight import check
+from finetune_trainer.settings import Settings
+from tests.trainer.hubserver import COMMIT, TOKEN, Hub, running_hub
+from tests.trainer.jobs import ROWS, Workbench, jsonl, train
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A hub with one dataset of two splits, once public and once gated."""
+    root = tmp_path / "rows"
+    (root / "data").mkdir(parents=True)
+    (root / "README.md").write_text("# Rows")
+    for number, rows in enumerate((ROWS[:20], ROWS[20:])):
+        table = pyarrow.Table.from_pylist(rows)
+        pyarrow.parquet.write_table(table, root / "data" / f"train-0000{number}-of-00002.parquet")
+    (root / "data" / "test.jsonl").write_text(jsonl(ROWS[:5]))
+    with running_hub({"datasets/acme/rows": root, "datasets/acme/gated": root}, {"datasets/acme/gated"}) as running:
+        yield running
+
+
+def settings(bench: Workbench, hub: Hub, *, token: str | None = None, **dataset: Any) -> Settings:
+    """Settings of a job on a dataset of the hub."""
+    section = {"uri": "hf://acme/rows"} | dataset
+    if token is not None:
+        secret = bench.mounts / "secrets" / "hub"
+        secret.mkdir(parents=True)
+        (secret / "HF_TOKEN").write_text(token)
+        section |= {"secretRef": {"name": "hub"}}
+    return dataclasses.replace(bench.settings(dataset=section), hub_endpoint=hub.endpoint)
+
+
+def only_problem(result: PreflightResult) -> tuple[Reason, str, str]:
+    """The one problem."""
+    (problem,) = result.problems
+    return problem.reason, problem.field, problem.message
+
+
+@pytest.mark.parametrize("revision", [None, "v1", COMMIT])
+def test_a_split_is_looked_at_where_it_is(bench: Workbench, hub: Hub, revision: str | None) -> None:
+    result = check(settings(bench, hub, validation={"split": "test"}, **({"revision": revision} if revision else {})))
+    assert result.problems == []
+    assert "spec.dataset.format auto: the dataset is taken as promptCompletion" in result.warnings
+
+
+def test_the_files_of_each_split_are_fetched(bench: Workbench, hub: Hub) -> None:
+    job = settings(bench, hub, validation={"split": "test"})
+    train, held_out = sources.parts(job.job.spec.dataset)
+    assert held_out is not None
+    for part, names in (
+        (train, ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]),
+        (held_out, ["test.jsonl"]),
+    ):
+        found = sources.fetch(job, part, bench.directory / part.split, 5)
+        assert [path.name for path in found.files] == names
+        assert all(path.is_file() for path in found.files)
+
+
+def test_a_dataset_of_the_hub_is_trained_on(bench: Workbench, hub: Hub) -> None:
+    result, _ = train(settings(bench, hub, uri="hf://acme/gated", token=TOKEN, validation={"split": "test"}))
+    assert result.reason == "Succeeded", result.message
+    assert result.data is not None
+    assert (result.data.sequences, result.data.held_out, result.data.leaked) == (len(ROWS), 5, 5)
+
+
+def test_a_gated_dataset_names_its_licence_page(bench: Workbench, hub: Hub) -> None:
+    reason, path, message = only_problem(check(settings(bench, hub, uri="hf://acme/gated")))
+    assert (reason, path) == (Reason.DATASET_ACCESS_DENIED, "spec.dataset.uri")
+    assert f"accept its licence at {hub.endpoint}/datasets/acme/gated" in message
+    assert "spec.dataset.secretRef" in message
+
+
+def test_a_gated_dataset_with_the_right_token(bench: Workbench, hub: Hub) -> None:
+    assert check(settings(bench, hub, uri="hf://acme/gated", token=TOKEN)).problems == []
+
+
+@pytest.mark.parametrize(
+    ("dataset", "field", "expected"),
+    [
+        ({"uri": "hf://acme/nothing"}, "spec.dataset.uri", "hf://acme/nothing does not exist"),
+        ({"revision": "v9"}, "spec.dataset.revision", "has no revision 'v9'"),
+        (
+            {"split": "other"},
+            "spec.dataset.split",
+            "has no file of the split 'other' (its files: README.md, data/test.jsonl",
+        ),
+        ({"validation": {"split": "dev"}}, "spec.dataset.validation.split", "has no file of the split 'dev'"),
+        ({"name": "main"}, "spec.dataset.name", "has no configuration 'main'"),
+    ],
+)
+def test_what_is_not_there(bench: Workbench, hub: Hub, dataset: dict[str, Any], field: str, expected: str) -> None:
+    reason, path, message = only_problem(check(settings(bench, hub, **dataset)))
+    assert (reason, path) == (Reason.DATASET_NOT_FOUND, field)
+    assert expected in message
+
+
+def test_a_hub_that_does_not_answer(bench: Workbench, hub: Hub) -> None:
+    job = dataclasses.replace(settings(bench, hub), hub_endpoint="http://127.0.0.1:9")
+    reason, _, message = only_problem(check(job))
+    assert reason is Reason.DOWNLOAD_FAILED
+    assert "http://127.0.0.1:9" in message
+
+
+def test_a_card_says_which_files_make_a_split(bench: Workbench, hub: Hub) -> None:
+    root = hub.repositories["datasets/acme/rows"]
+    card = {"configs": [{"config_name": "main", "data_files": [{"split": "small", "path": "data/*.jsonl"}]}]}
+    (root / "card.json").write_text(json.dumps(card))
+    assert check(settings(bench, hub, split="small")).problems == []
+    _, path, message = only_problem(check(settings(bench, hub)))
+    assert path == "spec.dataset.split"
+    assert "has no split 'train'; its splits are: small" in message
+
+
+FILES = ("README.md", "en/train-0.parquet", "en/test.parquet", "de/train.jsonl.zst", "de/dev.json", "de/trainable.csv")
+CONFIGS = (
+    {"config_name": "en", "data_files": [{"split": "train", "path": ["en/train-*.parquet"]}, {"split": "test", "path": "en/test.parquet"}]},
+    {"config_name": "de", "data_dir": "de", "default": True},
+    {"config_name": "all", "data_files": "*/t*"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("configs", "name", "split", "expected"),
+    [
+        (CONFIGS, "en", "train", ["en/train-0.parquet"]),
+        (CONFIGS, "en", "test", ["en/test.parquet"]),
+        (CONFIGS, None, "train", ["de/train.jsonl.zst"]),
+        (CONFIGS, "de", "validation", ["de/dev.json"]),
+        (CONFIGS, "all", "train", ["de/train.jsonl.zst", "de/trainable.csv", "en/test.parquet", "en/train-0.parquet"]),
+        (CONFIGS[:1], None, "test", ["en/test.parquet"]),
+        ((), None, "train", ["de/train.jsonl.zst", "en/train-0.parquet"]),
+        ((), "de", "dev", ["de/dev.json"]),
+    ],
+)
+def test_the_rules_by_which_files_make_a_split(
+    configs: tuple[dict[str, Any], ...], name: str | None, split: str, expected: list[str]
+) -> None:
+    assert (
+        hubdata.split_files(HubDataset("acme/rows", COMMIT, FILES, configs), name, split, "spec.dataset.split")
+        == expected
+    )
+
+
+def test_files_whose_names_tell_no_split_are_all_to_train_on() -> None:
+    dataset = HubDataset("acme/rows", COMMIT, ("a.jsonl", "b/c.csv.gz", "picture.png"), ())
+    assert hubdata.split_files(dataset, None, "train", "spec.dataset.split") == ["a.jsonl", "b/c.csv.gz"]
+
+
+def test_several_configurations_must_be_chosen_from() -> None:
+    dataset = HubDataset("acme/rows", COMMIT, FILES, (CONFIGS[0], CONFIGS[2]))
+    with pytest.raises(Failure) as caught:
+        hubdata.split_files(dataset, None, "train", "spec.dataset.split")
+    assert (caught.value.reason, caught.value.field) == (Reason.DATASET_NOT_FOUND, "spec.dataset.name")
+    assert "choose one of en, all" in caught.value.message

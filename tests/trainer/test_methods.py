@@ -1,0 +1,369 @@
+"""Every method trains, is published in a form that was shown to be what was trained, and says what it can be served by."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from peft.utils.integrations import dequantize_bnb_weight
+from transformers import AutoModelForCausalLM
+
+from finetune_agent.compatibility import IncompatibleError, check_files
+from finetune_api.methods import Method, Vera
+from finetune_api.reasons import Reason
+from finetune_trainer.conversion import lora_factors
+from finetune_trainer.failures import Failure
+from finetune_trainer.methods import Base, add_adapter
+from finetune_trainer.model import load_base, quantization_of
+from finetune_trainer.preflight import check
+from tests.trainer.jobs import Workbench, train, train_until
+
+PIECES: dict[str, Any] = {
+    "maxSteps": 5,
+    "perDeviceBatchSize": 1,
+    "gradientAccumulationSteps": 2,
+    "maxLength": 64,
+    "learningRate": 5e-3,
+    "scheduler": "cosine",
+    "warmupRatio": 0.2,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method, and what is published of it."""
+
+    method: dict[str, Any]
+    peft_type: str
+    served: bool = False
+    rank: int | None = None
+    """Of the plain LoRA that it is published as."""
+    learning_rate: float = 5e-3
+    packing: bool = True
+    target_modules: int = 7
+    resumed: bool = True
+    """Whether it is interrupted too; not where only the beginning differs from another case."""
+    tolerance: float = 1e-5
+    """Largest difference of a logit between what was trained and what is published."""
+
+
+SMALL = {"rank": 4, "dropout": 0.1}
+CASES = {
+    "lora": Case({"lora": SMALL}, "LORA", True, 4),
+    "loraOptions": Case(
+        {
+            "lora": SMALL
+            | {
+                "useRslora": True,
+                "init": "gaussian",
+                "targetModules": r".*\.layers\.0\..*\.(q|v)_proj",
+                "rankPattern": {"v_proj": 8},
+                "alphaPattern": {"q_proj": 64},
+            }
+        },
+        "LORA",
+        True,
+        4,
+        target_modules=2,
+        resumed=False,
+    ),
+    "orthogonal": Case(
+        {"lora": SMALL | {"init": "orthogonal", "targetModules": []}}, "LORA", True, 4, target_modules=2, resumed=False
+    ),
+    "pissa": Case({"lora": SMALL | {"init": "pissa"}}, "LORA", True, 8, tolerance=1e-4),
+    "olora": Case({"lora": SMALL | {"init": "olora"}}, "LORA", True, 8, tolerance=1e-4),
+    "modulesToSave": Case({"lora": SMALL | {"modulesToSave": ["norm"]}}, "LORA", False, 4, resumed=False),
+    "qlora": Case({"qlora": SMALL}, "LORA", True, 4, tolerance=2.0),
+    "qlora-fp4": Case({"qlora": SMALL | {"quantization": {"type": "fp4"}}}, "LORA", True, 4, tolerance=4.0, resumed=False),
+    "qlora-int8": Case({"qlora": SMALL | {"quantization": {"type": "int8"}}}, "LORA", True, 4, tolerance=1.0),
+    "loftq": Case({"qlora": SMALL | {"init": "loftq"}}, "LORA", True, 8, tolerance=2.0),
+    "dora": Case({"dora": SMALL}, "LORA", False, 4),
+    "qdora": Case({"dora": SMALL | {"quantization": {}}}, "LORA", False, 4, tolerance=2.0),
+    "adalora": Case({"adalora": {"initRank": 4, "targetRank": 2, "dropout": 0.1}}, "ADALORA", True, learning_rate=0.1),
+    "ia3": Case({"ia3": {}}, "IA3", target_modules=3),
+    "vera": Case({"vera": {"rank": 16, "dropout": 0.1}}, "VERA", True, 16),
+    "loha": Case({"loha": {"rank": 2, "moduleDropout": 0.1}}, "LOHA", True, 4),
+    "lokr": Case({"lokr": {"rank": 4, "rankDropout": 0.1}}, "LOKR", True, 16),
+    "oft": Case({"oft": {"oftBlockSize": 8}}, "OFT"),
+    "miss": Case({"miss": {"rank": 8, "dropout": 0.1}}, "MISS", True, 8),
+    "prefix": Case({"prefixTuning": {"numVirtualTokens": 4}}, "PREFIX_TUNING", packing=False, target_modules=0),
+    "prefixProjection": Case(
+        {"prefixTuning": {"numVirtualTokens": 4, "prefixProjection": True}},
+        "PREFIX_TUNING",
+        packing=False,
+        target_modules=0,
+    ),
+    "prompt": Case(
+        {"promptTuning": {"numVirtualTokens": 4}}, "PROMPT_TUNING", packing=False, target_modules=0, learning_rate=5e-2
+    ),
+    "promptText": Case(
+        {
+            "promptTuning": {
+                "numVirtualTokens": 4,
+                "promptTuningInit": "text",
+                "promptTuningInitText": "Count on:",
+            }
+        },
+        "PROMPT_TUNING",
+        packing=False,
+        target_modules=0,
+        learning_rate=5e-2, resumed=False),
+    "pTuning": Case({"pTuning": {"numVirtualTokens": 4}}, "P_TUNING", packing=False, target_modules=0),
+    "pTuningLstm": Case(
+        {"pTuning": {"numVirtualTokens": 4, "encoderReparameterizationType": "LSTM", "encoderDropout": 0.1}},
+        "P_TUNING",
+        packing=False,
+        target_modules=0,
+    ),
+    "houlsby": Case({"bottleneck": {"dropout": 0.1}}, "BOTTLENECK", target_modules=2),
+    "pfeiffer": Case({"bottleneck": {"placement": "pfeiffer"}}, "BOTTLENECK", target_modules=1),
+    "full": Case({"full": {}}, "FULL", target_modules=0, learning_rate=1e-3),
+    "boft": Case({"peft": {"type": "BOFT", "options": {"boft_block_size": 4, "target_modules": ["q_proj"]}}}, "BOFT", target_modules=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_method_trains_and_resumes_bit_identical(workbench: Callable[[], Workbench], name: str) -> None:
+    case = CASES[name]
+    spec = {
+        "method": case.method,
+        "training": PIECES | {"packing": case.packing, "learningRate": case.learning_rate},
+        "checkpoint": {"everySteps": 100},
+    }
+    whole, pieces = workbench(), workbench()
+    result, _ = train(whole.settings(**spec))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert result.evaluation.loss < result.evaluation.base_loss
+    manifest = whole.manifest()
+    assert manifest.trained_peft_type == case.peft_type
+    assert manifest.peft_type == ("LORA" if case.served else case.peft_type)
+    assert manifest.servable_by == (["vllm"] if case.served else [])
+    assert any("vLLM cannot serve" in warning for warning in result.warnings) != case.served
+    assert len(manifest.target_modules) == case.target_modules
+    if case.rank:
+        assert manifest.rank == case.rank
+    assert manifest.verification["maxLogitDifference"] < case.tolerance
+    assert manifest.verification["meanAdapterEffect"] > 0.001
+    directory = whole.server.buckets / whole.bucket / "team" / "job" / "adapter"
+    if case.served:
+        check_files(directory, 64)
+    else:
+        with pytest.raises(IncompatibleError):
+            check_files(directory, 64)
+    if not case.resumed:
+        return
+    interrupted = train_until(pieces.settings(**spec), 3)
+    assert interrupted.reason == "Preempted", interrupted.message
+    result, _ = train(pieces.settings(**spec))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 3), result.message
+    for file in manifest.files:
+        if file.path.endswith(".safetensors"):
+            assert whole.read(f"team/job/adapter/{file.path}") == pieces.read(f"team/job/adapter/{file.path}")
+
+
+def tuned(bench: Workbench, directory: str) -> Any:
+    """The tiny base with the adapter that is stored in a directory of the job's prefix."""
+    base = AutoModelForCausalLM.from_pretrained(bench.mounts / "claims" / "models" / "tiny", dtype=torch.float32)
+    return PeftModel.from_pretrained(base, str(bench.server.buckets / bench.bucket / "team" / "job" / directory)).eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    """What a model answers to a few tokens."""
+    with torch.no_grad():
+        found: torch.Tensor = model(torch.tensor([[3, 7, 20, 41, 8, 9]])).logits[0]
+    return found
+
+
+def test_adalora_takes_ranks_away_and_what_is_kept_beside_is_what_was_trained(bench: Workbench) -> None:
+    method = {"adalora": {"initRank": 6, "targetRank": 2, "tinit": 1, "tfinal": 2}}
+    training = PIECES | {"maxSteps": 8, "learningRate": 0.1}
+    result, _ = train(bench.settings(method=method, training=training))
+    assert result.reason == "Succeeded", result.message
+    manifest = bench.manifest()
+    assert manifest.trained is not None
+    assert manifest.trained.uri == f"s3://{bench.bucket}/team/job/trained"
+    assert {file.path for file in manifest.trained.files} == {"adapter_config.json", "adapter_model.safetensors"}
+    config = json.loads(bench.read("team/job/trained/adapter_config.json"))
+    ranks = [sum(left) for left in config["rank_pattern"].values()]
+    assert sum(ranks) == 2 * 14, "the budget of 14 modules"
+    assert len(set(ranks)) > 1, "some modules lost more than others"
+    assert manifest.rank == max(ranks)
+    torch.testing.assert_close(logits(tuned(bench, "trained")), logits(tuned(bench, "adapter")), atol=1e-5, rtol=0)
+
+
+def test_adaloras_regularisation_is_a_part_of_the_loss_once_a_step(bench: Workbench) -> None:
+    def first_loss(weight: float) -> float:
+        method = {"adalora": {"initRank": 4, "targetRank": 2, "orthRegWeight": weight}}
+        job = bench.job(method=method, training=PIECES | {"maxSteps": 2})
+        job["spec"]["output"]["s3"]["prefix"] = f"orthogonality/{weight}"
+        result, _ = train(bench.settings_of(job))
+        assert result.reason == "Succeeded", result.message
+        loss: float = json.loads(bench.read(f"orthogonality/{weight}/adapter/metrics.jsonl").splitlines()[0])["loss"]
+        return loss
+
+    # four vectors of 64 numbers about 0.02 have a Gram matrix near zero, so that its distance from the identity is almost 2
+    assert first_loss(3.0) - first_loss(1.0) == pytest.approx(2 * 1.95, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("method", "tolerance"),
+    [
+        ({"lora": SMALL}, 1e-5),
+        ({"qlora": SMALL}, 2.0),
+        ({"dora": SMALL | {"modulesToSave": ["norm"]}}, 1e-5),
+        ({"ia3": {}}, 1e-5),
+        ({"oft": {"oftBlockSize": 8}}, 1e-4),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_merged_model_answers_as_base_and_adapter(bench: Workbench, method: dict[str, Any], tolerance: float) -> None:
+    output = bench.job()["spec"]["output"] | {"mergedModel": True}
+    result, _ = train(bench.settings(method=method, output=output, training=PIECES | {"maxSteps": 3}))
+    assert result.reason == "Succeeded", result.message
+    manifest = bench.manifest()
+    assert manifest.merged is not None
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.path for file in manifest.merged.files}
+    assert manifest.verification["maxMergedLogitDifference"] < tolerance
+    directory = bench.server.buckets / bench.bucket / "team" / "job" / "merged"
+    merged = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(merged), logits(tuned(bench, "adapter")), atol=1e-4, rtol=0)
+
+
+def test_a_method_that_cannot_be_merged_is_said_so(bench: Workbench) -> None:
+    method = {"peft": {"type": "LILY", "options": {"target_modules": ["q_proj"], "r": 2}}}
+    output = bench.job()["spec"]["output"] | {"mergedModel": True}
+    result, _ = train(bench.settings(method=method, output=output, training=PIECES | {"maxSteps": 1}))
+    assert result.reason is Reason.SPEC_INVALID
+    assert result.message.startswith("spec.output.mergedModel: PEFT cannot merge LILY")
+    assert result.progress is None, "before the first step"
+
+
+@pytest.mark.parametrize(
+    "method", [{"lora": SMALL}, {"vera": {"rank": 16}}, {"bottleneck": {}}], ids=lambda value: next(iter(value))
+)
+def test_training_goes_on_from_an_adapter(bench: Workbench, method: dict[str, Any]) -> None:
+    training = PIECES | {"maxSteps": 4, "scheduler": "constant", "warmupRatio": 0, "learningRate": 5e-3}
+    first, _ = train(bench.settings(method=method, training=training))
+    assert first.reason == "Succeeded", first.message
+    assert first.adapter is not None
+    assert first.evaluation is not None
+    job = bench.job(method=method, training=training | {"learningRate": 1e-9})
+    job["spec"]["output"]["s3"]["prefix"] = "team/second"
+    job["spec"]["model"] |= {"adapter": {"uri": first.adapter.uri, "digest": first.adapter.digest}}
+    assert check(bench.settings_of(job), patience_seconds=1).problems == []
+    second, _ = train(bench.settings_of(job))
+    assert second.reason == "Succeeded", second.message
+    assert second.evaluation is not None
+    assert second.evaluation.loss == pytest.approx(first.evaluation.loss, abs=1e-4), "it begins where the first ended"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": {"lora": SMALL | {"rank": 8}}}, "the adapter was trained with r 4: set spec.method to the same"),
+        ({"method": {"lora": SMALL | {"targetModules": ["q_proj"]}}}, "the adapter was trained with other modules"),
+        ({"method": {"ia3": {}}}, "is of type LORA, with which ia3 cannot go on"),
+        ({"digest": "sha256:" + "0" * 64}, "expected sha256:000"),
+        ({"baseModel": "other/model"}, "was made for the base model other/model"),
+    ],
+    ids=["rank", "modules", "method", "digest", "base"],
+)
+def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(
+    bench: Workbench, changes: dict[str, Any], message: str
+) -> None:
+    first, _ = train(bench.settings(method={"lora": SMALL}, training=PIECES | {"maxSteps": 1}))
+    assert first.adapter is not None
+    if base := changes.get("baseModel"):
+        path = bench.server.buckets / bench.bucket / "team/job/adapter/manifest.json"
+        path.write_text(path.read_text().replace("pvc://models/tiny", base))
+    job = bench.job(method=changes.get("method", {"lora": SMALL}), training=PIECES | {"maxSteps": 1})
+    job["spec"]["output"]["s3"]["prefix"] = "team/second"
+    job["spec"]["model"] |= {
+        "adapter": {"uri": first.adapter.uri} | {k: v for k, v in changes.items() if k == "digest"}
+    }
+    result, _ = train(bench.settings_of(job))
+    assert result.reason is Reason.SPEC_INVALID
+    assert message in result.message
+    assert result.message.startswith("spec.model.adapter")
+
+
+@pytest.mark.parametrize("name", ["LlamaConfig", "GPT2Config"])
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path, name: str, kind: str) -> None:
+    config = transformers.AutoConfig.for_model("llama" if name == "LlamaConfig" else "gpt2")
+    sizes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "vocab_size": 64,
+    }
+    config = type(config)(
+        **{key: value for key, value in sizes.items() if key != "num_key_value_heads" or name == "LlamaConfig"}
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    original = dict(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).named_modules())
+    method = Method.model_validate({"qlora": {"rank": 8, "init": "loftq", "quantization": {"type": kind}}})
+    base = load_base(tmp_path, torch.float32, quantization_of(method, "fp32"))
+    model = add_adapter(base, method, Base(tmp_path, None, 10))
+    factors = lora_factors(model)
+    assert len(factors) == (7 if name == "LlamaConfig" else 4)
+    for module, (a, b) in factors.items():
+        weight: Any = original[module].weight.detach()
+        weight = weight.T if name == "GPT2Config" else weight
+        layer = model.get_base_model().get_submodule(module).get_base_layer()
+        lost = weight - dequantize_bnb_weight(layer.weight, state=getattr(layer, "state", None)).float()
+        assert (lost - b @ a).norm() < 0.9 * lost.norm()
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "message"),
+    [
+        ({"qlora": {}}, "spec.method", "bitsandbytes quantises none of the layers of a model of type 'falcon'"),
+        (
+            {"prefixTuning": {}},
+            "spec.method.prefixTuning",
+            "PEFT's prefixTuning does not fit the attention of a model of type 'falcon'",
+        ),
+    ],
+)
+def test_what_an_architecture_cannot_do_is_said_before_the_training(
+    tmp_path: Path, method: dict[str, Any], field: str, message: str
+) -> None:
+    config = transformers.FalconConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(Failure, match=message) as caught:
+        wanted = Method.model_validate(method)
+        base = load_base(tmp_path, torch.float32, quantization_of(wanted, "fp32"))
+        add_adapter(base, wanted, Base(tmp_path, None, 10))
+    assert (caught.value.reason, caught.value.field) == (Reason.MODEL_UNSUPPORTED, field)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"bottleneck": {}}, {"pTuning": {"numVirtualTokens": 4}}, {"full": {}}],
+    ids=lambda value: next(iter(value)),
+)
+def test_recomputed_activations_change_nothing(workbench: Callable[[], Workbench], method: dict[str, Any]) -> None:
+    kept, recomputed = workbench(), workbench()
+    for bench, on in ((kept, False), (recomputed, True)):
+        training = PIECES | {"maxSteps": 2, "gradientCheckpointing": on}
+        result, _ = train(bench.settings(method=method, training=training))
+        assert result.reason == "Succeeded", result.message
+    name = "model.safetensors" if "full" in method else "adapter_model.safetensors"
+    assert kept.read(f"team/job/adapter/{name}") == recomputed.read(f"team/job/adapter/{name}")
+
+
+def test_a_method_without_a_rate_of_ones_own_gets_its_default(bench: Workbench) -> None:
+    training = {key: value for key, value in PIECES.items() if key not in ("learningRate", "warmupRatio")}
+    result, _ = train(bench.settings(method={"vera": {"rank": 8}}, training=training | {"maxSteps": 2}))
+    assert result.reason == "Succeeded", result.message
+    first = json.loads(bench.read("team/job/adapter/metrics.jsonl").splitlines()[0])
+    assert first["learning_rate"] == Vera.default_learning_rate

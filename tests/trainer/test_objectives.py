@@ -1,0 +1,143 @@
+"""The objectives that learn from preferences: trained, measured, verified and resumed like any other."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import pytest
+import torch
+
+from finetune_api.dataset import DatasetSource
+from finetune_api.finetunejob import FineTuneJob, Objective
+from finetune_trainer import data, objectives
+from finetune_trainer.model import load_base, load_tokenizer
+from finetune_trainer.sources import Data, Inputs
+from tests.trainer.jobs import Workbench, jsonl, train, train_until
+
+PAIRS: list[dict[str, Any]] = [
+    {"prompt": f"What follows {number}?\n", "chosen": f"It is {number + 1}.", "rejected": f"Not {number}, no, no!"}
+    for number in range(24)
+]
+CHAT_PAIRS = [
+    {
+        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "chosen": [{"role": "assistant", "content": row["chosen"]}],
+        "rejected": [{"role": "assistant", "content": row["rejected"]}],
+    }
+    for row in PAIRS
+]
+LABELLED = [
+    {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+    for number, row in enumerate(PAIRS)
+    for name in (("chosen", "rejected") if number % 2 else ("rejected", "chosen"))
+]
+DATA: dict[str, list[dict[str, Any]]] = {"dpo": CHAT_PAIRS, "orpo": PAIRS, "kto": LABELLED, "reward": PAIRS}
+OBJECTIVES = pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "reward"])
+
+
+def spec(bench: Workbench, objective: str) -> dict[str, Any]:
+    """The sections of a job that learns from preferences."""
+    bench.dataset(jsonl(DATA[objective]))
+    return {
+        "objective": objective,
+        **({} if objective == "reward" else {"preference": {"beta": 0.3}}),
+        "training": bench.job()["spec"]["training"] | {"learningRate": 1e-2, "maxLength": 64, "maxSteps": 8},
+        "method": {"lora": {"rank": 4}},
+        "evaluation": {"everySteps": 4},
+    }
+
+
+@OBJECTIVES
+def test_preferences_are_learned_and_an_interruption_changes_nothing(
+    workbench: Callable[[], Workbench], objective: str
+) -> None:
+    whole, pieces = workbench(), workbench()
+    result, run = train(whole.settings(**spec(whole, objective)))
+    assert result.reason == "Succeeded", result.message
+    found = result.evaluation
+    assert found is not None
+    assert found.loss < found.base_loss
+    assert found.accuracy is not None
+    assert found.accuracy > 0.8
+    assert run.progress is not None
+    assert run.progress.eval_loss is not None
+    assert run.progress.eval_loss < found.base_loss
+    assert not [key for key in whole.objects() if "/ref/" in key], "TRL's copy of the adapter is no part of it"
+    config = spec(pieces, objective)
+    assert train_until(pieces.settings(**config), 3).reason == "Preempted"
+    resumed, _ = train(pieces.settings(**config))
+    assert (resumed.reason, resumed.resumed_from_step) == ("Succeeded", 3)
+    assert pieces.weights() == whole.weights()
+
+
+@OBJECTIVES
+def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    job = FineTuneJob.of(
+        {
+            "metadata": {"name": "job"},
+            "spec": {
+                "model": {"uri": "pvc://models/tiny"},
+                "dataset": {"uri": "configmap://data/train.jsonl"},
+                "objective": objective,
+                **({} if objective == "reward" else {"preference": {"beta": 0.7}}),
+                "training": {"perDeviceBatchSize": 6, "maxLength": 64},
+                "output": {"s3": {"bucket": "adapters"}},
+            },
+        }
+    )
+    path = tmp_path / "train.jsonl"
+    path.write_text(jsonl(DATA[objective][:6] if objective == "kto" else DATA[objective][:1]))
+    tokenizer = load_tokenizer(base_model)
+    source = DatasetSource.model_validate(
+        {"uri": "configmap://data/train.jsonl", "validation": {"uri": "configmap://data/train.jsonl"}}
+    )
+    part = Data(source.uri, (path,))
+    wanted = data.Wanted(source, cast(Objective, objective), 64, 1, 200)
+    examples = data.prepare(wanted, Inputs(base_model, None, part, part), tokenizer, tmp_path / "tokens")
+    rows: datasets.Dataset = examples.train
+    reward = objective == "reward"
+    base = load_base(base_model, torch.float32, scores_padded_with=tokenizer.pad_token_id if reward else None)
+    model = get_peft_model(
+        base, LoraConfig(task_type="SEQ_CLS" if reward else "CAUSAL_LM", target_modules="all-linear")
+    )
+    kind = objectives.recipe(job.spec)
+    arguments = kind.config(
+        output_dir=str(tmp_path), per_device_train_batch_size=6, use_cpu=True, bf16=False, report_to="none", data_seed=1,
+        disable_tqdm=True, **kind.settings,
+    )  # fmt: skip
+    trainer = kind.trainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
+    order = [dict(row) for row in trainer.train_dataset] if objective == "kto" else examples.held_out_rows
+    measure = objectives.measure(job.spec, examples.held_out, order)
+    measure(model)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B.default" in name or "score.modules_to_save.default" in name:
+                weight.normal_(0, 0.1)
+        trainer.model.eval()
+        expected = float(trainer.compute_loss(trainer.model, batch))
+    assert measure(model).loss == pytest.approx(expected, rel=1e-4)
+    assert expected != pytest.approx({"kto": 0.5, "orpo": 0.0}.get(objective, 0.6931), abs=1e-3), "it says something"
+
+
+@pytest.mark.parametrize("method", [{"qlora": {"rank": 4}}, {"dora": {"rank": 4}}], ids=["qlora", "dora"])
+def test_a_reward_model_in_bf16(bench: Workbench, method: dict[str, Any]) -> None:
+    sections = spec(bench, "reward")
+    sections |= {"method": method, "training": sections["training"] | {"precision": "bf16"}}
+    result, _ = train(bench.settings(**sections))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert (result.evaluation.base_loss, result.evaluation.base_accuracy) == (0.69315, 0.0)
+    assert result.evaluation.loss < 0.6
+    manifest = bench.manifest()
+    assert manifest.servable_by == []
+    assert "golden.json" not in [file.path for file in manifest.files], "it writes no texts that could be compared"
+    config = json.loads(bench.read("team/job/adapter/adapter_config.json"))
+    assert config["task_type"] == "SEQ_CLS"
+    assert "score" in config["modules_to_save"]
+    assert not [key for key in bench.objects() if "/merged/" in key]

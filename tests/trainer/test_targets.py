@@ -1,0 +1,159 @@
+"""The modules that get an adapter, told from names alone, are those that PEFT adapts: for each way to name them, in each architecture."""
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from finetune_api import peft_tables, targets
+from finetune_api.methods import Adalora, Ia3, Lora, Method, Targeted
+from finetune_artifacts.safetensors import Tensor
+from finetune_trainer import modules
+from finetune_trainer.failures import Failure
+from finetune_trainer.methods import Base, add_adapter
+from tools.peft_tables import TABLE, table
+
+SIZES: dict[str, dict[str, Any]] = {
+    "LlamaConfig": {"num_key_value_heads": 1},
+    "MistralConfig": {"num_key_value_heads": 1},
+    "Qwen2Config": {"num_key_value_heads": 1},
+    "GPT2Config": {},
+    "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
+    "FalconConfig": {},
+    "BloomConfig": {"n_layer": 2, "n_head": 2},
+}
+WAYS: list[str | list[str]] = [
+    "all-linear",
+    [],
+    r".*\.0\..*(q_proj|c_attn|query_key_value)",
+    ["down_proj", "c_proj", "dense_4h_to_h"],
+]
+
+
+@cache
+def config(name: str) -> Any:
+    """A tiny configuration."""
+    common = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": 64,
+    }
+    return getattr(transformers, name)(**common | SIZES[name])
+
+
+def fresh(name: str) -> tuple[Any, dict[str, Tensor]]:
+    """A model without memory, and the names and shapes of its tensors as a file has them."""
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config(name))
+    return model, {key: Tensor("F32", tuple(value.shape)) for key, value in model.named_parameters()}
+
+
+def adapted(model: Any) -> set[str]:
+    """The modules that PEFT put an adapter on."""
+    names = {
+        re.split(r"\.(?:lora_|ia3_)", key)[0] for key, _ in model.named_parameters() if re.search("lora_|ia3_l", key)
+    }
+    return {name.removeprefix("base_model.model.") for name in names}
+
+
+def existing(way: str | list[str], linear: list[str]) -> str | list[str]:
+    """Of a list, the names that the architecture has."""
+    return [name for name in way if targets.suffixes(linear).count(name)] if isinstance(way, list) else way
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("name", SIZES)
+def test_the_chosen_modules_are_those_that_peft_adapts(name: str, way: str | list[str]) -> None:
+    model, tensors = fresh(name)
+    linear = modules.linear_modules(tensors)
+    block = Lora(
+        rank=4,
+        target_modules=existing(way, list(linear)),
+        rank_pattern={r".*\.1\..*": 6} if way == "all-linear" else {},
+    )
+    chosen = targets.adapted(list(linear), block, "lora", model.config.model_type)
+    tuned = add_adapter(model, Method(lora=block), Base(TABLE, None, 10))
+    assert set(chosen) == adapted(tuned)
+    trainable, _ = tuned.get_nb_trainable_parameters()
+    assert modules.lora_parameters(linear, chosen, block) == trainable
+
+
+@pytest.mark.parametrize(
+    "name", ["LlamaConfig", "Qwen2Config", "GPT2Config", "GPTNeoConfig", "FalconConfig", "BloomConfig"]
+)
+def test_ia3_scales_what_peft_scales(name: str) -> None:
+    model, tensors = fresh(name)
+    linear = list(modules.linear_modules(tensors))
+    chosen = targets.adapted(linear, Ia3(), "ia3", model.config.model_type)
+    scaled = set(targets.feedforward(chosen, Ia3(), model.config.model_type))
+    tuned = add_adapter(model, Method(ia3=Ia3()), Base(TABLE, None, 10))
+    assert set(chosen) == adapted(tuned)
+    found = {key for key, module in tuned.base_model.model.named_modules() if getattr(module, "is_feedforward", False)}
+    assert scaled == found != set()
+
+
+@pytest.mark.parametrize(
+    ("block", "field", "message"),
+    [
+        (Lora(target_modules=["q_attn"]), "targetModules", "no linear module named q_attn; it has: down_proj, gate_proj, up_proj, k_proj, o_proj, q_proj, v_proj"),
+        (Lora(target_modules=r".*\.q_attn"), "targetModules", "matches the whole name of no linear module; names look like model.layers.0."),
+        (Lora(rank_pattern={"q_attn": 8}), "rankPattern", "'q_attn' matches none of the adapted modules"),
+        (Lora(alpha_pattern={"(q": 8}), "alphaPattern", "is no regular expression"),
+        (Lora(target_modules=["q_proj"], modules_to_save=["self_attn"]), "modulesToSave", "so that none is adapted"),
+        (Ia3(target_modules=["k_proj"], feedforward_modules=["up_proj"]), "feedforwardModules", "up_proj is none of the adapted modules, which are: k_proj"),
+        (Adalora(target_modules=[]), "targetModules", "has no default modules of adalora for a model of type 'mistral'"),
+    ],
+)  # fmt: skip
+def test_names_that_the_model_does_not_have(block: Targeted, field: str, message: str) -> None:
+    model, tensors = fresh("MistralConfig")
+    linear = list(modules.linear_modules(tensors))
+    with pytest.raises(targets.TargetError) as caught:
+        chosen = targets.adapted(linear, block, type(block).__name__.lower(), model.config.model_type)
+        assert isinstance(block, Ia3)
+        targets.feedforward(chosen, block, model.config.model_type)
+    assert caught.value.field == field
+    assert message in str(caught.value)
+
+
+def test_modules_that_are_saved_whole_must_exist() -> None:
+    names = modules.all_modules(fresh("LlamaConfig")[1])
+    targets.check_saved(names, ["lm_head", "norm", "embed_tokens"])
+    with pytest.raises(targets.TargetError, match="no module named head with weights of its own; it has: "):
+        targets.check_saved(names, ["lm_head", "head"])
+
+
+def test_an_expression_must_not_match_what_holds_the_layers() -> None:
+    tensors = fresh("LlamaConfig")[1]
+    linear, names = list(modules.linear_modules(tensors)), modules.all_modules(tensors)
+    targets.check_expression(names, linear, r".*mlp\..*_proj")
+    with pytest.raises(targets.TargetError, match=r"also matches model\.layers\.0\.mlp, which is no linear module"):
+        targets.check_expression(names, linear, r".*\.mlp.*")
+
+
+def test_files_that_leave_out_the_first_part_of_the_names() -> None:
+    linear = ["h.0.attn.c_attn", "h.1.attn.c_attn"]
+    block = Lora(target_modules=r"transformer\.h\.0\..*c_attn")
+    assert targets.adapted(linear, block, "lora", "gpt2") == ["h.0.attn.c_attn"]
+
+
+def test_what_peft_does_not_do_is_said_in_its_words() -> None:
+    model, _ = fresh("GPT2Config")
+    with pytest.raises(Failure, match="not supported") as caught:
+        add_adapter(model, Method.model_validate({"loha": {"targetModules": ["c_attn"]}}), Base(TABLE, None, 10))
+    assert caught.value.field == "spec.method.loha"
+
+
+def test_a_schedule_without_room_for_adalora_is_refused() -> None:
+    model, _ = fresh("LlamaConfig")
+    with pytest.raises(Failure, match="tinit 6 and tfinal 2 leave no step of 8"):
+        add_adapter(model, Method(adalora=Adalora(tinit=6)), Base(TABLE, None, 8))
+
+
+def test_the_table_of_what_peft_has_is_that_of_the_installed_one() -> None:
+    assert TABLE.read_text() == table(), "run `python -m tools.peft_tables` and commit the result"
+    assert peft_tables.default_targets("qlora", "llama") == ["q_proj", "v_proj"]

@@ -1,0 +1,167 @@
+"""``finetune run``: the same job without a cluster, killed, stopped at a terminal, run to the end, and run again."""
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.manifest import AdapterManifest
+from finetune_api.messages import TrainerResult
+from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_artifacts.digests import digest_of_file
+from finetune_cli.render import rendered_object
+from finetune_trainer.settings import Settings
+from tests.cli.run import COMMAND, finetune
+from tests.trainer.jobs import Workbench, train
+
+LONG = {"maxSteps": 150, "perDeviceBatchSize": 2, "maxLength": 48, "learningRate": 1e-3, "scheduler": "cosine"}
+
+
+class Workstation:
+    """A job's file with its data in it, and a directory for what comes out."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.directory = bench.directory
+        self.models = bench.mounts / "claims" / "models"
+        self.output = bench.directory / "output"
+        self.job = bench.job(training=LONG, checkpoint={"everySteps": 5}) | {
+            "apiVersion": "finetune-operator.io/v1alpha1",
+            "kind": "FineTuneJob",
+        }
+        data = (bench.mounts / "configmaps" / "data" / "train.jsonl").read_text()
+        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "data"}, "data": {"train.jsonl": data}}
+        self.file = bench.directory / "job.yaml"
+        self.file.write_text(yaml.safe_dump_all([self.job, config]))
+
+    def arguments(self, *more: str) -> list[str]:
+        return ["run", str(self.file), "--output", str(self.output), "--mount", f"models={self.models}", *more]
+
+    def start(self, **streams: Any) -> "subprocess.Popen[str]":
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "TERM": "xterm"}
+        return subprocess.Popen([*COMMAND, *self.arguments()], env=environment, text=True, **streams)
+
+    def weights(self) -> bytes:
+        return (self.output / "adapter" / "adapter_model.safetensors").read_bytes()
+
+    def uninterrupted(self, bench: Workbench) -> bytes:
+        """The weights of the same job, made in this process and in one go."""
+        rendered, _ = rendered_object(self.job)
+        settings = replace(
+            bench.settings(), job=FineTuneJob.of(rendered), workstation=True, output_directory=self.directory / "whole"
+        )
+        result, _ = train(settings)
+        assert result.reason == "Succeeded", result.message
+        return (self.directory / "whole" / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def read_until(terminal: io.TextIOWrapper, wanted: str) -> str:
+    """What a terminal shows until it has shown this."""
+    shown = ""
+    while wanted not in shown:
+        shown += terminal.read(1)
+    return shown
+
+
+def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -> None:
+    station = Workstation(bench)
+
+    killed = station.start(stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert killed.stderr is not None
+    lines = iter(killed.stderr)
+    assert any("checkpoint of step" in line for line in lines)
+    second = finetune(*station.arguments())
+    assert second.code == 1
+    assert "another `finetune run` is at work in" in second.err
+    killed.kill()
+    killed.wait()
+    assert not (station.output / "adapter").exists()
+
+    ours, theirs = pty.openpty()
+    stopped = station.start(stderr=theirs, stdout=subprocess.PIPE)
+    os.close(theirs)
+    with os.fdopen(ours, "r", errors="replace", newline="") as terminal:
+        before = read_until(terminal, "continuing from step")
+        read_until(terminal, "tok/s")
+        stopped.send_signal(signal.SIGINT)
+        read_until(terminal, "asked to stop: saving a checkpoint of step")
+        out, _ = stopped.communicate(timeout=60)
+    assert "no checkpoint to continue from" not in before
+    assert stopped.returncode == EXIT_CODES[Reason.PREEMPTED]
+    assert "run the same command again to go on" in out
+
+    last = finetune(*station.arguments("--json"), environment={"OMP_NUM_THREADS": "1"})
+    assert last.code == 0, last.err
+    assert "step 150 of 150 (100 %): loss " in last.err
+    result = TrainerResult.model_validate_json(last.out)
+    assert result.resumed_from_step
+    assert f"asked to stop; the checkpoint of step {result.resumed_from_step} is saved" in out
+    assert result.adapter is not None
+    assert result.adapter.uri == str(station.output / "adapter")
+    assert station.weights() == station.uninterrupted(bench)
+
+    manifest = AdapterManifest.model_validate_json((station.output / "adapter" / "manifest.json").read_bytes())
+    for entry in manifest.files:
+        assert digest_of_file(station.output / "adapter" / entry.path) == entry.sha256
+    found = {path.name for path in station.output.iterdir()}
+    assert found == {"adapter", "checkpoints", "report.html", "metrics.jsonl"}, "nothing unfinished is left"
+    steps = [json.loads(line)["step"] for line in (station.output / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == 150
+
+    again = finetune(*station.arguments())
+    assert again.code == 0
+    assert result.adapter.digest in again.out
+    assert "importing torch" not in again.err
+    other = finetune(*station.arguments("--set", "spec.training.maxSteps=10"))
+    assert other.code == EXIT_CODES[Reason.OUTPUT_EXISTS]
+    assert "--output: " in other.out
+    assert "choose another one, or delete what lies there" in other.out
+
+
+def test_without_output_the_adapter_goes_to_s3_with_the_environments_keys(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = bench.mounts / "secrets" / "s3-credentials"
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, (secret / key).read_text())
+        (secret / key).unlink()
+    settings: Settings = replace(bench.settings(), workstation=True)
+    result, _ = train(settings)
+    assert result.reason == "Succeeded", result.message
+    assert result.adapter is not None
+    assert result.adapter.uri == f"s3://{bench.bucket}/team/job/adapter"
+
+
+def test_keys_that_are_refused_are_looked_for_where_they_come_from(bench: Workbench) -> None:
+    station = Workstation(bench)
+    arguments = [item for item in station.arguments() if item not in ("--output", str(station.output))]
+    wrong = {
+        "AWS_ACCESS_KEY_ID": "test-access",
+        "AWS_SECRET_ACCESS_KEY": "wrong-key",
+        "XDG_CACHE_HOME": str(bench.directory),
+    }
+    refused = finetune(*arguments, environment=wrong)
+    assert refused.code == EXIT_CODES[Reason.OUTPUT_ACCESS_DENIED]
+    assert "credentials come from AWS_* variables" in refused.out
+    assert "wrong-key" not in refused.out + refused.err
+    assert "importing torch" not in refused.err
+
+
+def test_what_the_preflight_finds_is_told_before_torch_is_imported(bench: Workbench) -> None:
+    station = Workstation(bench)
+    rows = bench.mounts / "configmaps" / "data" / "train.jsonl"
+    changes = ("spec.method.lora.targetModules=[no_such]", f"spec.dataset.uri=file://{rows}")
+    refused = finetune(*station.arguments("--json", *(word for change in changes for word in ("--set", change))))
+    assert refused.code == EXIT_CODES[Reason.TARGET_MODULES_NOT_FOUND]
+    result = json.loads(refused.out)
+    assert result["reason"] == "TargetModulesNotFound"
+    assert result["message"].startswith("spec.method.lora.targetModules: "), "the dataset on this machine was read"
+    assert "no_such" in result["message"]
+    assert "importing torch" not in refused.err

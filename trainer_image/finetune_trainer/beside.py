@@ -1,0 +1,141 @@
+"""What lies beside the weights for people and their tools: report, model card and TensorBoard's files, gathered from the whole run."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_api.dataset import LENGTHS, Counts
+from finetune_api.finetunejob import EvaluationStatus
+from finetune_api.manifest import REPORT_NAME
+from finetune_api.uris import HfUri, parse_uri
+from finetune_trainer import tensorboard
+from finetune_trainer.basemodel import canonical_name
+from finetune_trainer.data import Examples
+from finetune_trainer.report import card
+from finetune_trainer.report.contents import Attempt, Bar, Data, Parameters, Report, Sample, Setting
+from finetune_trainer.report.origins import settings_in_force
+from finetune_trainer.report.render import render
+from finetune_trainer.run import Run
+from finetune_trainer.settings import Settings, now
+
+CARD_NAME, TENSORBOARD_NAME = "README.md", "tensorboard"
+
+
+def write(directory: Path, report: Report) -> None:
+    """Put everything into the adapter's directory."""
+    (directory / REPORT_NAME).write_text(render(report), encoding="utf-8")
+    (directory / CARD_NAME).write_text(card.render(report), encoding="utf-8")
+    tensorboard.write(report.history, directory / TENSORBOARD_NAME)
+
+
+def gather(
+    settings: Settings,
+    run: Run,
+    examples: Examples,
+    samples: list[Sample],
+    evaluation: EvaluationStatus,
+    measured: dict[str, float],
+    versions: dict[str, str],
+    revision: str | None,
+    license_name: str | None,
+    metrics: Path,
+    peft_type: str,
+    rank: int | None,
+    servable_by: list[str],
+) -> Report:
+    """All that there is to say of a run that is done."""
+    job, spec = settings.job, settings.job.spec
+    return Report(
+        name=job.metadata.name,
+        namespace=job.metadata.namespace,
+        created_at=now(),
+        base_model=canonical_name(settings),
+        base_revision=revision,
+        base_on_hub=isinstance(parse_uri(spec.model.uri), HfUri),
+        license=license_name,
+        dataset=spec.dataset.uri,
+        method=spec.method.name,
+        objective=spec.objective,
+        peft_type=peft_type,
+        rank=rank,
+        adapter_uri=str(settings.adapter),
+        servable_by=servable_by,
+        evaluation=evaluation,
+        samples=samples,
+        history=[json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()],
+        data=shape_of(examples.counts),
+        settings=[
+            *settings_in_force(spec, settings.changes),
+            *(Setting(*item, "the run") for item in run.derived.items()),
+        ],
+        parameters=run.parameters or Parameters(0, 0, []),
+        attempts=[
+            Attempt(item["number"], item["startedAt"], item["resumedFromStep"], item["device"]) for item in run.attempts
+        ],
+        versions=versions,
+        measured=measured,
+        warnings=list(run.warnings),
+    )
+
+
+def shape_of(counts: Counts) -> Data:
+    """Counts of the data, and how long its rows are."""
+    left_out = counts.dropped + counts.empty
+    facts = [
+        ("Taken as", counts.layout),
+        ("Rows", f"{counts.rows:,}"),
+        ("Training sequences", f"{counts.sequences:,}"),
+        ("Held-out sequences", f"{counts.held_out:,}"),
+        ("Training tokens", f"{counts.tokens:,}"),
+        ("Learned tokens", f"{counts.learned_tokens:,}"),
+        ("Mean length", f"{counts.tokens / max(counts.sequences, 1):.1f}"),
+        ("Longest row", f"{counts.longest:,}"),
+        ("Cut to maxLength", f"{counts.truncated:,} ({counts.cut_tokens:,} tokens)" if counts.truncated else "0"),
+        ("Left out", f"{left_out:,}"),
+        ("Duplicates", f"{counts.duplicates:,}"),
+        ("Held-out rows also trained on", f"{counts.leaked:,}"),
+        ("Without end of text", f"{counts.without_end:,}"),
+    ]
+    names = [f"{low + 1}–{high}" for low, high in itertools.pairwise([0, *LENGTHS])] + [f"over {LENGTHS[-1]}"]
+    bars = [Bar(name, number) for name, number in zip(names, counts.lengths, strict=True)]
+    filled = [index for index, bar in enumerate(bars) if bar.count]
+    return Data(facts, bars[filled[0] : filled[-1] + 1] if filled else [])
+
+
+def license_of(model: Path) -> str | None:
+    """The licence that the base's own model card names, where it came with one."""
+    path = model / CARD_NAME
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    _, _, rest = text.partition("---\n")
+    front, separator, _ = rest.partition("\n---")
+    try:
+        found: Any = yaml.safe_load(front) if separator and text.startswith("---\n") else None
+    except yaml.YAMLError:
+        return None
+    named = found.get("license") if isinstance(found, dict) else None
+    return named if isinstance(named, str) else None
+
+
+def parameters_of(model: Any) -> Parameters:
+    """What is trained, by the last part of the name of the module that carries it, the largest first."""
+    modules: dict[str, int] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            modules[module_of(name)] = modules.get(module_of(name), 0) + weight.numel()
+    total = sum(weight.numel() for weight in model.parameters())
+    return Parameters(sum(modules.values()), total, sorted(modules.items(), key=lambda item: (-item[1], item[0])))
+
+
+def module_of(name: str) -> str:
+    """``q_proj`` of ``base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight``."""
+    parts = [part for part in name.split(".") if part not in ("default", "weight", "bias")]
+    carriers = [
+        index
+        for index, part in enumerate(parts)
+        if part.startswith(("lora_", "ia3_", "hada_", "lokr_", "oft_", "vera_"))
+    ]
+    at = carriers[0] if carriers else len(parts)
+    return parts[at - 1] if at else name

@@ -1,0 +1,134 @@
+"""``python -m finetune_trainer.combine``: several LoRAs of one base made into one, by PEFT's ``add_weighted_adapter``."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.reasons import Reason
+from finetune_trainer.failures import Failure
+
+COMBINATIONS = (
+    "linear",
+    "cat",
+    "svd",
+    "ties",
+    "ties_svd",
+    "dare_linear",
+    "dare_ties",
+    "dare_linear_svd",
+    "dare_ties_svd",
+)
+"""PEFT's names. ``cat`` is exact and adds the ranks; ``svd`` is the nearest of the largest rank; ``linear`` mixes A and B by themselves, roughly; TIES
+(Yadav et al. 2023) and DARE (Yu et al. 2024) leave a part of each update out, so that the updates disturb each other less."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An adapter's directory, and how much it counts."""
+
+    directory: Path
+    weight: float = 1.0
+
+
+def combine(base: Path, parts: Sequence[Part], combination: str, directory: Path, density: float, seed: int) -> int:
+    """Write the combined adapter into ``directory`` and return its rank.
+
+    ``density`` is the part of each update that TIES and DARE leave. Raises Failure(SPEC_INVALID) for adapters that do not go together.
+    """
+    import torch
+    from peft import PeftModel
+
+    from finetune_trainer import conversion, model
+
+    configs = [_config(part.directory) for part in parts]
+    names = {str(config["base_model_name_or_path"]) for config in configs}
+    if len(names) != 1:
+        raise _refused(f"they are of {len(names)} base models: {', '.join(sorted(names))}")
+    # no bare numbers: PEFT would take the layers of that number for the adapter's
+    adapters, weights = [f"adapter{number}" for number in range(len(parts))], [part.weight for part in parts]
+    torch.manual_seed(seed)
+    loaded = model.load_base(base, torch.float32)
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = [Path(scratch, name) for name in adapters]
+        for part, place in zip(parts, plain, strict=True):
+            # with the scale within the weights, neither alphas nor rank-stabilised scaling are in the way
+            tuned = PeftModel.from_pretrained(loaded, str(part.directory))
+            modules = [name for name, _ in tuned.get_base_model().named_modules()]
+            conversion.write_lora(conversion.lora_factors(tuned), modules, place)
+            loaded = tuned.unload()
+        tuned = PeftModel.from_pretrained(loaded, str(plain[0]), adapter_name=adapters[0])
+        for name, place in zip(adapters[1:], plain[1:], strict=True):
+            tuned.load_adapter(str(place), adapter_name=name)
+    options = {"density": density} if combination.startswith(("ties", "dare")) else {}
+    try:
+        tuned.add_weighted_adapter(adapters, weights, "combined", combination_type=combination, **options)
+    except ValueError as error:
+        raise _refused(str(error)) from error
+    tuned.set_adapter("combined")
+    tuned.save_pretrained(str(directory), selected_adapters=["combined"], safe_serialization=True)
+    for path in (directory / "combined").iterdir():
+        path.rename(directory / path.name)
+    (directory / "combined").rmdir()
+    (directory / "README.md").unlink(missing_ok=True)
+    conversion.set_base(directory, names.pop(), configs[0].get("revision"))
+    rank: int = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    return rank
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / "adapter_config.json"
+    if not path.is_file():
+        raise _refused(f"{directory} has no adapter_config.json: give the directory of an adapter")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    plain = config["peft_type"] == "LORA" and not config.get("use_dora") and not config.get("modules_to_save")
+    if not plain or config.get("bias", "none") != "none":
+        raise _refused(f"{directory} is no plain LoRA (type {config['peft_type']}): merge it into the base instead")
+    return config
+
+
+def _refused(what: str) -> Failure:
+    return Failure(Reason.SPEC_INVALID, f"the adapters cannot be combined: {what}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; the exit code is 1 for adapters that do not go together."""
+    parser = argparse.ArgumentParser(prog="python -m finetune_trainer.combine", description=__doc__)
+    parser.add_argument(
+        "adapter", nargs="+", help="directory of an adapter; DIRECTORY=WEIGHT for another weight than 1"
+    )
+    parser.add_argument("--base", type=Path, required=True, help="directory of the base model")
+    parser.add_argument("--combination", choices=COMBINATIONS, default="cat", help="how (default: cat, which is exact)")
+    parser.add_argument(
+        "--density", type=float, default=0.5, help="part of each update that TIES and DARE leave (default: 0.5)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of DARE's random choice (default: 0)")
+    parser.add_argument("--output", type=Path, required=True, help="directory of the combined adapter")
+    given = parser.parse_args(arguments)
+    try:
+        parts = [part_of(text) for text in given.adapter]
+        rank = combine(given.base, parts, given.combination, given.output, given.density, given.seed)
+    except Failure as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 1
+    sys.stdout.write(f"{given.output}: {len(parts)} adapters in one of rank {rank}\n")
+    return 0
+
+
+def part_of(text: str) -> Part:
+    """``DIRECTORY`` or ``DIRECTORY=WEIGHT``. Raises Failure(SPEC_INVALID)."""
+    directory, equals, weight = text.rpartition("=")
+    if not equals:
+        return Part(Path(text))
+    try:
+        return Part(Path(directory), float(weight))
+    except ValueError as error:
+        raise _refused(f"{text!r} must be DIRECTORY or DIRECTORY=WEIGHT, where the weight is a number") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

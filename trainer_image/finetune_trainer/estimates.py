@@ -1,0 +1,40 @@
+"""``status.estimate``: what the preflight calculates from the model's config.json before any GPU is asked for."""
+
+from finetune_api.estimate.architecture import architecture_of
+from finetune_api.estimate.memory import memory
+from finetune_api.estimate.modules import Architecture
+from finetune_api.estimate.parameters import count
+from finetune_api.estimate.speed import total_steps
+from finetune_api.finetunejob import Estimate, FineTuneJobSpec
+from finetune_trainer.basemodel import ModelFacts
+from finetune_trainer.modules import linear_modules
+
+
+def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
+    """Parameters; the GPU's memory, for a job that asks for one; and the steps, if the spec says them.
+
+    Raises UnknownArchitectureError, TargetError and NotCountedError, all of them ValueErrors.
+    """
+    architecture = architecture_of(facts.config)
+    check_sizes(architecture, facts)
+    counts = count(architecture, spec.method)
+    evaluates = spec.evaluation.every_steps is not None
+    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).peak
+    return Estimate(
+        trainable_parameters=counts.trainable,
+        total_parameters=counts.total,
+        gpu_memory_bytes=needed if spec.resources.gpus_per_node else None,
+        total_steps=total_steps(spec.training, rows=None),
+    )
+
+
+def check_sizes(architecture: Architecture, facts: ModelFacts) -> None:
+    """The weights are those that config.json describes. Raises ValueError where the linear layers are of another size."""
+    if facts.config.get("quantization_config"):
+        return
+    described = sum(m.weight for m in architecture.modules if m.is_linear and m is not architecture.head)
+    stored = sum(inputs * outputs for inputs, outputs in linear_modules(facts.tensors).values())
+    if described != stored:
+        raise ValueError(
+            f"by config.json the model's linear layers have {described:,} weights, but the files have {stored:,}"
+        )

@@ -1,0 +1,188 @@
+"""Curves and bars as coordinates: what an SVG needs, and the words that say the same to those who cannot see it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+WIDTH, HEIGHT = 360.0, 200.0
+LEFT, RIGHT, TOP, BOTTOM = 48.0, 10.0, 10.0, 24.0
+MOST_POINTS = 150
+"""Longer series are averaged piece by piece: more points cannot be told apart, and would only swell the file."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled position on an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured value, and the words that a pointer over it shows."""
+
+    x: float
+    y: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve."""
+
+    name: str
+    points: list[Point]
+    dotted: bool = False
+
+    @property
+    def path(self) -> str:
+        """The ``d`` of an SVG path."""
+        return "M" + "L".join(f"{point.x:.1f} {point.y:.1f}" for point in self.points)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Some curves over the steps of the training."""
+
+    title: str
+    unit: str
+    summary: str
+    lines: list[Line]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    marks: list[float] = field(default_factory=list)
+    """Where an attempt continued from a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values by step."""
+
+    name: str
+    values: list[tuple[int, float]]
+    dotted: bool = False
+
+
+def chart(title: str, unit: str, series: Sequence[Series], marks: Sequence[int], *, from_zero: bool) -> Chart | None:
+    """Lay out the curves; None if there is nothing to show."""
+    shown = [Series(one.name, thinned(one.values), one.dotted) for one in series if one.values]
+    if not shown:
+        return None
+    values = [value for one in shown for _, value in one.values]
+    steps = [step for one in shown for step, _ in one.values]
+    y_ticks = ticks(0.0 if from_zero else min(values), max(values), 4)
+    x_ticks = [tick for tick in ticks(0.0, float(max(steps)), 4) if tick.is_integer()]
+    right = max(float(max(steps)), 1.0)
+
+    def x(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / right
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
+
+    lines = [
+        Line(
+            one.name,
+            [
+                Point(x(step), y(value), f"step {step}: {one.name} {number(value)} {unit}".strip())
+                for step, value in one.values
+            ],
+            one.dotted,
+        )
+        for one in shown
+    ]
+    return Chart(
+        title,
+        unit,
+        ". ".join(summary(one, unit) for one in shown),
+        lines,
+        [Tick(x(tick), label) for tick, label in zip(x_ticks, labels(x_ticks), strict=True) if tick <= right],
+        [Tick(y(tick), label) for tick, label in zip(y_ticks, labels(y_ticks), strict=True)],
+        [x(step) for step in marks],
+    )
+
+
+def summary(series: Series, unit: str) -> str:
+    """A curve in one sentence."""
+    (first, begin), (last, end) = series.values[0], series.values[-1]
+    values = [value for _, value in series.values]
+    ends = f"{series.name}: {number(begin)} at step {first}, {number(end)} at step {last}"
+    return f"{ends}, between {number(min(values))} and {number(max(values))} {unit}".strip()
+
+
+def thinned(values: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most ``MOST_POINTS`` of them: means of neighbours, each at the last step of its piece."""
+    size = -(-len(values) // MOST_POINTS)
+    pieces = [values[start : start + size] for start in range(0, len(values), size)] if size > 1 else []
+    return [(piece[-1][0], sum(value for _, value in piece) / len(piece)) for piece in pieces] or values
+
+
+def ticks(low: float, high: float, wanted: int) -> list[float]:
+    """Round numbers that span ``low`` to ``high``, at least two."""
+    if not high > low:
+        low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{step * index:.10g}") for index in range(first, last + 1)]
+
+
+def labels(found: Sequence[float]) -> list[str]:
+    """Ticks in words, with as many digits as it takes to tell them apart."""
+    shown = [number(tick) for tick in found]
+    for digits in range(4, 10):
+        if len(set(shown)) == len(shown):
+            break
+        shown = [f"{tick:.{digits}g}" for tick in found]
+    return shown
+
+
+def number(value: float) -> str:
+    """A number in few characters: ``1234``, ``12.5k``, ``0.35``, ``2e-4``."""
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size < 0.01:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    if size >= 1e9:
+        return f"{value / 1e9:.3g}G"
+    if size >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    if size >= 1e4:
+        return f"{value / 1e3:.3g}k"
+    return f"{value:.0f}" if size >= 1000 else f"{value:.3g}" if size < 100 else f"{value:.0f}"
+
+
+def curves(
+    history: list[dict[str, Any]], held_out_losses: tuple[float, float], resumed_at: Sequence[int], objective: str
+) -> list[Chart]:
+    """The curves of a run, of those that were measured. ``held_out_losses`` are those of base and adapter."""
+    base_loss, loss = held_out_losses
+
+    def of(key: str, scale: float = 1.0) -> list[tuple[int, float]]:
+        found = [(int(entry["step"]), float(entry[key]) / scale) for entry in history if entry.get(key) is not None]
+        return [(step, value) for step, value in found if math.isfinite(value)]
+
+    training = of("loss")
+    last = training[-1][0] if training else 1
+    held_out = [(0, base_loss), *[point for point in of("eval_loss") if 0 < point[0] < last], (last, loss)]
+    memory = [value for _, value in of("memory_bytes")]
+    scale, unit = (1e9, "GB") if memory and max(memory) >= 1e9 else (1e6, "MB")
+    made = [
+        chart(
+            "Loss",
+            "nats per token" if objective == "sft" else "",
+            [Series("training", training), Series("held out", held_out, True)],
+            resumed_at,
+            from_zero=False,
+        ),
+        chart("Learning rate", "", [Series("learning rate", of("learning_rate"))], resumed_at, from_zero=True),
+        chart("Gradient norm", "", [Series("gradient norm", of("grad_norm"))], resumed_at, from_zero=True),
+        chart("Speed", "tokens/s", [Series("speed", of("tokens_per_second"))], resumed_at, from_zero=True),
+        chart("Memory", unit, [Series("memory", of("memory_bytes", scale))], resumed_at, from_zero=True),
+    ]
+    return [one for one in made if one]

@@ -1,0 +1,96 @@
+"""All that the report and the model card say of a run, as values."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_api.finetunejob import EvaluationStatus
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out prompt, what its row goes on with, and what base and adapter make of it."""
+
+    prompt: str
+    expected: str
+    base: str
+    adapter: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a histogram."""
+
+    label: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """The shape of the data: facts in words, and how long the training sequences are, in tokens."""
+
+    facts: list[tuple[str, str]]
+    lengths: list[Bar]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting that was in force; ``origin`` says where it came from."""
+
+    path: str
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt; ``resumed_from`` is the step of the checkpoint that it continued from."""
+
+    number: int
+    started_at: str
+    resumed_from: int | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What is trained: in all, and by the kind of module that carries it."""
+
+    trainable: int
+    total: int
+    modules: list[tuple[str, int]]
+
+    @property
+    def percent(self) -> float:
+        """The trained part of all parameters."""
+        return 100 * self.trainable / max(self.total, 1)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One finished run."""
+
+    name: str
+    namespace: str
+    created_at: str
+    base_model: str
+    base_revision: str | None
+    base_on_hub: bool
+    license: str | None
+    dataset: str
+    method: str
+    objective: str
+    peft_type: str
+    """PEFT's name of what is published; FULL for a whole model, BOTTLENECK for layers that PEFT does not know."""
+    rank: int | None
+    adapter_uri: str
+    servable_by: list[str]
+    evaluation: EvaluationStatus
+    samples: list[Sample]
+    history: list[dict[str, Any]]
+    data: Data
+    settings: list[Setting]
+    parameters: Parameters
+    attempts: list[Attempt]
+    versions: dict[str, str]
+    measured: dict[str, float]
+    warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,52 @@
+"""Every setting that was in force, and where it came from: the user's file, ``--set``, a default, or the run itself."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from finetune_api.base import Model
+from finetune_trainer.report.contents import Setting
+
+YOURS, TYPED, DEFAULT = "your file", "--set", "default"
+
+
+def settings_in_force(spec: Model, changes: Sequence[str]) -> list[Setting]:
+    """The leaves of the spec with their origin. What equals its default is called a default, whoever wrote it.
+
+    ``changes`` are the paths of fields that the command line replaced.
+    """
+    found = []
+    for path, value, default in _leaves(spec, "spec"):
+        origin = DEFAULT if default is not None and value == default[0] else YOURS
+        if any(path == change or path.startswith(f"{change}.") for change in changes):
+            origin = TYPED
+        found.append(Setting(path, text(value), origin))
+    return found
+
+
+def _leaves(model: Model, path: str) -> Iterator[tuple[str, Any, tuple[Any] | None]]:
+    """Path, value and default (None: there is none) of each field that has a value."""
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        place = f"{path}.{field.alias or name}"
+        if isinstance(value, Model):
+            yield from _leaves(value, place)
+        elif value not in (None, {}, []):
+            yield (
+                place,
+                _plain(value),
+                None if field.is_required() else (_plain(field.get_default(call_default_factory=True)),),
+            )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Model):
+        return value.to_json()
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def text(value: Any) -> str:
+    """A value as one would write it in YAML."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

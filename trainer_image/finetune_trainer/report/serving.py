@@ -1,0 +1,86 @@
+"""How the adapter is served, loaded and merged: commands and files to copy."""
+
+import shlex
+
+import yaml
+
+from finetune_api import API_VERSION, vllm
+from finetune_api.combinations import PROMPT_TYPES
+from finetune_trainer.report.contents import Report
+
+UNMERGEABLE = (*PROMPT_TYPES, "FULL", "BOTTLENECK")
+"""What does not merge into a base's weights, or is a whole model already."""
+
+
+def local(report: Report) -> str:
+    """The adapter's directory on the reader's machine; S3 addresses are fetched to one first."""
+    return "./adapter" if report.adapter_uri.startswith("s3://") else report.adapter_uri
+
+
+def local_base(report: Report) -> str:
+    """The base as vLLM and transformers take it: its name on the hub, or a directory."""
+    if report.base_on_hub:
+        return report.base_model
+    return "./base" if report.base_model.startswith("s3://") else "/path/to/base"
+
+
+def preparation(report: Report) -> list[str]:
+    """The lines before a command that bring base and adapter to the reader's machine, or say what is meant."""
+    wanted = ((report.base_model, "./base"), (report.adapter_uri, "./adapter"))
+    lines = [f"finetune fetch {shlex.quote(uri)} {target}" for uri, target in wanted if uri.startswith("s3://")]
+    if local_base(report) == "/path/to/base":
+        lines.insert(0, f"# /path/to/base: the directory that is {report.base_model}")
+    return lines
+
+
+def vllm_command(report: Report) -> str | None:
+    """Starts vLLM with the adapter; None where vLLM cannot serve it as it is."""
+    if "vllm" not in report.servable_by:
+        return None
+    rank = next((rank for rank in vllm.RANKS if rank >= (report.rank or 1)), vllm.RANKS[-1])
+    served = shlex.quote(f"{report.name}={local(report)}")
+    command = f"vllm serve {shlex.quote(local_base(report))} --enable-lora \\\n  --max-lora-rank {rank} --lora-modules {served}"
+    return "\n".join([*preparation(report), command])
+
+
+def deployment(report: Report) -> str | None:
+    """The AdapterDeployment of the job's adapter; None where no engine can serve it."""
+    if not report.servable_by or not report.adapter_uri.startswith("s3://"):
+        return None
+    item = {
+        "apiVersion": API_VERSION,
+        "kind": "AdapterDeployment",
+        "metadata": {"name": report.name},
+        "spec": {
+            "adapter": {"fineTuneJobRef": {"name": report.name}},
+            "servedName": report.name,
+            "target": {"deploymentRef": {"name": "vllm"}},
+        },
+    }
+    return yaml.safe_dump(item, sort_keys=False).strip()
+
+
+def load_snippet(report: Report) -> str | None:
+    """Loads what was trained in Python; None for layers that PEFT does not know."""
+    if report.peft_type == "BOTTLENECK":
+        return None
+    whole, task = report.peft_type == "FULL", "SequenceClassification" if report.objective == "reward" else "CausalLM"
+    revision = f", revision={report.base_revision!r}" if report.base_revision and not whole else ""
+    labels = ", num_labels=1" if report.objective == "reward" and not whole else ""
+    lines = [
+        *([] if whole else ["from peft import PeftModel"]),
+        f"from transformers import AutoModelFor{task}, AutoTokenizer",
+        "",
+        f"base = {(local(report) if whole else local_base(report))!r}",
+        f'model = AutoModelFor{task}.from_pretrained(base{revision}{labels}, dtype="auto")',
+        f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
+        *([] if whole else [f"model = PeftModel.from_pretrained(model, {local(report)!r})"]),
+    ]
+    return "\n".join(lines)
+
+
+def merge_snippet(report: Report) -> str | None:
+    """Merges the adapter into the loaded base, and saves a model that needs no PEFT; None for what cannot be merged."""
+    if report.peft_type in UNMERGEABLE:
+        return None
+    return 'model = model.merge_and_unload()\nmodel.save_pretrained("merged")\ntokenizer.save_pretrained("merged")'

@@ -395,7 +395,9 @@ class Peft(Block):
     default_learning_rate: ClassVar[float] = 1e-4
 
     type: str = Field(
-        description="PEFT's name of the method, for example LORA or BOFT (peft.PeftType).", pattern=r"^[A-Z0-9_]+$"
+        description="PEFT's name of the method, for example LORA or BOFT (peft.PeftType).",
+        pattern=r"^[A-Z0-9_]+$",
+        max_length=64,
     )
     options: dict[str, Any] = Field(
         default_factory=dict,

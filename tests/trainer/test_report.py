@@ -321,6 +321,30 @@ def test_no_way_is_offered_that_does_not_lead_there(
     assert ("kind: AdapterDeployment" in page) == bool(servable)
 
 
+def test_parameters_are_counted_as_they_are_and_where_they_are(bench: Workbench) -> None:
+    result, run = train(bench.settings(method={"qlora": {"rank": 4}}))
+    assert result.reason == "Succeeded", result.message
+    assert run.parameters is not None
+    assert (run.parameters.trainable, run.parameters.total) == (8192, 103_296), "not what 4 bits are packed into"
+    assert {"q_proj", "down_proj"} < dict(run.parameters.modules).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", "q_proj"),
+        ("base_model.model.lm_head.modules_to_save.default.weight", "lm_head"),
+        ("prompt_encoder.default.mlp_head.0.weight", "prompt_encoder"),
+        ("model.layers.1.mlp.down_proj.weight", "down_proj"),
+        ("base_model.model.model.layers.0.mlp.up_proj.base_layer.bias", "up_proj"),
+    ],
+)
+def test_a_weight_belongs_to_a_module(name: str, module: str) -> None:
+    from finetune_trainer.beside import module_of
+
+    assert module_of(name) == module
+
+
 def test_without_samples_nothing_is_generated(bench: Workbench) -> None:
     result, _ = train(bench.settings(evaluation={"samples": 0}))
     assert result.reason == "Succeeded", result.message

@@ -79,7 +79,9 @@ class JobEstimate(Model):
     gpus: list[GpuEstimate] = Field(description="The table of GPUs, the smallest first.")
     tokens_per_step: int = Field(description="Tokens of one optimizer step, if every row is full.")
     total_steps: int | None = Field(None, description="Optimizer steps; unset if the number of rows is not known.")
-    changes: list[ChangeEstimate] = Field(description="What to change to need less memory, what costs least first.")
+    changes: list[ChangeEstimate] = Field(
+        description="What to change to need less memory, what costs least first; for one GPU as much as it takes to fit."
+    )
     assumptions: list[str] = Field(description="What was taken for granted.")
 
 
@@ -103,6 +105,7 @@ def estimate(
     learned, said = _training_rows(spec, rows, tokens)
     steps = total_steps(spec.training, learned)
     shown = GPUS if gpu is None else (gpu,)
+    proposed = changes(architecture, spec.method, spec.training, evaluates=evaluates)
     return JobEstimate(
         model=spec.model.uri,
         model_type=architecture.model_type,
@@ -113,9 +116,7 @@ def estimate(
         gpus=[_gpu(spec, architecture, parts, one, steps, price_per_hour) for one in shown],
         tokens_per_step=tokens_per_step(spec.training),
         total_steps=steps,
-        changes=[
-            _change(change, shown) for change in changes(architecture, spec.method, spec.training, evaluates=evaluates)
-        ],
+        changes=[_change(change, shown) for change in _enough(parts, proposed, gpu)],
         assumptions=[*_assumptions(spec, parts), said],
     )
 
@@ -123,6 +124,14 @@ def estimate(
 def fits(needed: int, gpu: Gpu) -> Fits:
     """Whether so many bytes fit on a GPU."""
     return "yes" if needed <= TIGHT * gpu.bytes else "tight" if needed <= gpu.bytes else "no"
+
+
+def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Change]:
+    """All changes; or, for one GPU, as many as are needed for it."""
+    if gpu is None:
+        return proposed
+    needs = [parts.peak, *(change.bytes for change in proposed)]
+    return proposed[: next((number for number, needed in enumerate(needs) if fits(needed, gpu) == "yes"), len(needs))]
 
 
 def _parts(parts: Memory) -> MemoryEstimate:

@@ -112,7 +112,7 @@ def estimate(
         method=spec.method.name,
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
-        memory=_parts(parts),
+        memory=MemoryEstimate.model_validate(parts, from_attributes=True),
         gpus=[_gpu(spec, architecture, parts, one, steps, price_per_hour) for one in shown],
         tokens_per_step=tokens_per_step(spec.training),
         total_steps=steps,
@@ -132,21 +132,6 @@ def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Chan
         return proposed
     needs = [parts.peak, *(change.bytes for change in proposed)]
     return proposed[: next((number for number, needed in enumerate(needs) if fits(needed, gpu) == "yes"), len(needs))]
-
-
-def _parts(parts: Memory) -> MemoryEstimate:
-    return MemoryEstimate(
-        weights=parts.weights,
-        adapter=parts.adapter,
-        gradients=parts.gradients,
-        optimizer=parts.optimizer,
-        activations=parts.activations,
-        loss=parts.loss,
-        overhead=parts.overhead,
-        total=parts.total,
-        verification=parts.verification,
-        peak=parts.peak,
-    )
 
 
 def _gpu(

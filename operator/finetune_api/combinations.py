@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
-PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
+PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "CPT")
 """Of PEFT's methods those that put learned tokens, or their keys and values, before the text."""
 PREFIX = f"(has(self.method.prefixTuning) || (has(self.method.peft) && self.method.peft.type in {list(PREFIX_TYPES)}))"
 VIRTUAL = (

@@ -98,6 +98,7 @@ def test_where_a_job_writes_to(changes: Object, prefix: str) -> None:
     ("peft", "message"),
     [
         ({"type": "LORAA"}, "PEFT 0.21.2 has no method LORAA: did you mean LORA or"),
+        ({"type": "POLY"}, "POLY cannot be trained here, because its rows must name a task: choose another method"),
         ({"type": "LORA", "options": {"rank": 8}}, "LORA has no option 'rank' in PEFT 0.21.2: "),
         ({"type": "BOFT", "options": {"boft_blok_size": 8}}, "did you mean boft_block_size"),
         ({"type": "LORA", "options": {"base_model_name_or_path": "x"}}, "has no option 'base_model_name_or_path'"),

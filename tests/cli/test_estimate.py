@@ -150,6 +150,15 @@ def test_a_gpu_that_is_too_small_is_an_error(config: Path) -> None:
     assert "What to change" in shown.out
 
 
+@pytest.mark.parametrize(("gpu", "number"), [("H200", 0), ("A100 40GB", 2), ("A10", 3)])
+def test_for_one_gpu_no_more_is_changed_than_it_takes(config: Path, gpu: str, number: int) -> None:
+    shown = json.loads(estimate(JOB, "--model-config", str(config), "--gpu", gpu, "--output", "json").out)
+    changes = shown["changes"]
+    assert len(changes) == number
+    assert [change["fits"] for change in changes[:-1]] == [[]] * max(number - 1, 0)
+    assert not changes or changes[-1]["fits"] == [gpu]
+
+
 def test_packed_tokens_make_rows(config: Path) -> None:
     job = changed(JOB, {"spec.training.packing": True})
     shown = json.loads(estimate(job, "--model-config", str(config), "--tokens", "81920000", "--output", "json").out)

@@ -15,7 +15,7 @@ import yaml
 from finetune_api.finetunejob import EvaluationStatus, FineTuneJobSpec
 from finetune_api.messages import TrainerResult
 from finetune_artifacts.digests import digest_of_file
-from finetune_trainer.report import card, charts
+from finetune_trainer.report import card, charts, serving
 from finetune_trainer.report.contents import Attempt, Bar, Data, Parameters, Report, Sample, Setting
 from finetune_trainer.report.origins import settings_in_force
 from finetune_trainer.report.render import render
@@ -280,6 +280,69 @@ def test_metrics_and_tensorboard_have_every_step_of_every_attempt(bench: Workben
         assert digests[path] == digest_of_file(adapter / path)
     shown = (adapter / "README.md").read_text()
     assert "A `lora` adapter for pvc://models/tiny" in shown
+
+
+def test_what_the_report_says_to_type_works(
+    bench: Workbench, base_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, adapter = leave(bench)
+    written = a_report(adapter_uri=str(adapter), base_model="pvc://models/tiny", base_on_hub=False, base_revision=None)
+    load, merge = serving.load_snippet(written), serving.merge_snippet(written)
+    assert load is not None
+    assert merge is not None
+    assert f"<code>{load}" in render(written).replace("&#39;", "'").replace("&#34;", '"')
+    monkeypatch.chdir(bench.directory)
+    scope: dict[str, Any] = {}
+    exec(f"{load.replace('/path/to/base', str(base_model))}\n{merge}", scope)
+    merged = scope["AutoModelForCausalLM"].from_pretrained(bench.directory / "merged")
+    assert merged.num_parameters() == 103_296 - 8_192
+
+
+@pytest.mark.parametrize(
+    ("kind", "servable", "loads", "merges", "serves"),
+    [
+        ("LORA", ["vllm"], True, True, True),
+        ("OFT", [], True, True, False),
+        ("PROMPT_TUNING", [], True, False, False),
+        ("BOTTLENECK", [], False, False, False),
+        ("FULL", [], True, False, True),
+    ],
+)
+def test_no_way_is_offered_that_does_not_lead_there(
+    kind: str, servable: list[str], loads: bool, merges: bool, serves: bool
+) -> None:
+    written = a_report(peft_type=kind, servable_by=servable)
+    text, page = card.render(written), Text(render(written)).text
+    for shown in (text, page):
+        assert ("from_pretrained" in shown) == loads
+        assert ("merge_and_unload" in shown) == merges
+        assert ("vllm serve" in shown) == serves
+        assert ("PeftModel" in shown) == (loads and kind != "FULL")
+    assert ("kind: AdapterDeployment" in page) == bool(servable)
+
+
+def test_parameters_are_counted_as_they_are_and_where_they_are(bench: Workbench) -> None:
+    result, run = train(bench.settings(method={"qlora": {"rank": 4}}))
+    assert result.reason == "Succeeded", result.message
+    assert run.parameters is not None
+    assert (run.parameters.trainable, run.parameters.total) == (8192, 103_296), "not what 4 bits are packed into"
+    assert {"q_proj", "down_proj"} < dict(run.parameters.modules).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", "q_proj"),
+        ("base_model.model.lm_head.modules_to_save.default.weight", "lm_head"),
+        ("prompt_encoder.default.mlp_head.0.weight", "prompt_encoder"),
+        ("model.layers.1.mlp.down_proj.weight", "down_proj"),
+        ("base_model.model.model.layers.0.mlp.up_proj.base_layer.bias", "up_proj"),
+    ],
+)
+def test_a_weight_belongs_to_a_module(name: str, module: str) -> None:
+    from finetune_trainer.beside import module_of
+
+    assert module_of(name) == module
 
 
 def test_without_samples_nothing_is_generated(bench: Workbench) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from peft import PeftModel
 
 from finetune_api.dataset import LENGTHS, Counts
 from finetune_api.finetunejob import EvaluationStatus
@@ -22,6 +23,11 @@ from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, now
 
 CARD_NAME, TENSORBOARD_NAME = "README.md", "tensorboard"
+
+
+CARRIERS = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "vera_", "miss_", "boft_")
+"""How the names of the parts begin that PEFT puts into a module."""
+NO_MODULES = ("default", "weight", "bias", "modules_to_save", "original_module", "base_layer")
 
 
 def write(directory: Path, report: Report) -> None:
@@ -125,17 +131,16 @@ def parameters_of(model: Any) -> Parameters:
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             modules[module_of(name)] = modules.get(module_of(name), 0) + weight.numel()
-    total = sum(weight.numel() for weight in model.parameters())
+    # both count what 4-bit weights stand for, not the bytes that they are packed into
+    total = model.get_nb_trainable_parameters()[1] if isinstance(model, PeftModel) else model.num_parameters()
     return Parameters(sum(modules.values()), total, sorted(modules.items(), key=lambda item: (-item[1], item[0])))
 
 
 def module_of(name: str) -> str:
     """``q_proj`` of ``base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight``."""
-    parts = [part for part in name.split(".") if part not in ("default", "weight", "bias")]
-    carriers = [
-        index
-        for index, part in enumerate(parts)
-        if part.startswith(("lora_", "ia3_", "hada_", "lokr_", "oft_", "vera_"))
-    ]
+    parts = [part for part in name.split(".") if part not in NO_MODULES and not part.isdigit()]
+    if "prompt_encoder" in parts:
+        return "prompt_encoder"
+    carriers = [index for index, part in enumerate(parts) if part.startswith(CARRIERS)]
     at = carriers[0] if carriers else len(parts)
     return parts[at - 1] if at else name

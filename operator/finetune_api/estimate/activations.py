@@ -7,7 +7,7 @@ saves, on a CPU. Where CUDA's autocast is known to differ from the CPU's (``laye
 from dataclasses import dataclass
 
 from finetune_api.estimate.modules import Architecture, Module
-from finetune_api.estimate.parameters import bottleneck_width, of_module, rank_of
+from finetune_api.estimate.parameters import bottleneck_width, of_module, oft_block_size, rank_of
 from finetune_api.estimate.targets import scaled_inputs, targets
 from finetune_api.methods import (
     Adalora,
@@ -31,6 +31,8 @@ SCORES_BYTES = 6
 """Per pair of tokens and head where attention is not fused: softmax in fp32, and its copy in bf16 (transformers, ``eager_attention_forward``)."""
 SOFTCAP_BYTES = 2
 """Gemma 2 also keeps the tanh of its capped scores."""
+SCORES_TRANSIENT_BYTES = 7
+"""Highest need beside the saved tensors while all scores of a layer are computed, per pair of tokens and head: measured on a CPU."""
 TANH_GELU_BYTES = 14
 """Per feature of a GELU in single steps (transformers, ``NewGELUActivation``): the input of pow, the tanh and 1 + tanh in fp32, half the input in bf16."""
 OFT_COPIES = 7
@@ -96,7 +98,7 @@ def layer_activations(architecture: Architecture, method: Method, step: Step) ->
     return LayerActivations(
         saved=tokens * per_token + constant,
         entry=tokens * residual_bytes(block, step) * architecture.hidden,
-        transient=tokens * architecture.intermediate * _transient(block) + identity,
+        transient=tokens * _transient(architecture, block, step) + identity,
     )
 
 
@@ -143,7 +145,7 @@ def _attention(architecture: Architecture, block: object, step: Step) -> float:
         per_token += element * (attention.query + attention.key_value)
     if (step.masked or prefix) and not attention.quadratic:
         # each layer keeps the mask in its own type (torch, ``convert_boolean_attn_mask``)
-        per_token += element * (step.length * (step.batch if step.packed else 1) + prefix)
+        per_token += mask_bytes(step) + element * prefix
     if not attention.quadratic:
         return per_token + 4 * attention.heads
     scores = SCORES_BYTES + (SOFTCAP_BYTES if architecture.model_type == "gemma2" else 0)
@@ -200,9 +202,9 @@ def _adapters_per_token(block: Targeted, adapted: list[Module], scaled: frozense
             results = outputs if mixed else 0
             return copies + element * (len(adapted) * block.init_rank + results) + (inputs if block.dropout else 0)
         case Ia3():
-            scaled_inputs = sum(m.inputs for m in adapted if m.name in scaled)
-            scaled_outputs = sum(m.outputs for m in adapted if m.name not in scaled)
-            return 4 * scaled_inputs + element * scaled_outputs
+            before = sum(module.inputs for module in adapted if module.name in scaled)
+            behind = sum(module.outputs for module in adapted if module.name not in scaled)
+            return 4 * before + element * behind
         case Vera():
             return element * (outputs + len(adapted) * block.rank) + (inputs if block.dropout else 0)
         case Lokr() | Oft():
@@ -228,9 +230,17 @@ def _adapter_constant(block: Targeted, module: Module, scaled: frozenset[str], s
         case Loha() | Lokr():
             return element * size
         case Oft():
-            return OFT_COPIES * 2 * module.inputs * block.oft_block_size
+            return OFT_COPIES * 2 * module.inputs * oft_block_size(module, block)
     return weights
 
 
-def _transient(block: object) -> int:
-    return TRANSIENT_BYTES.get(type(block), OTHER_TRANSIENT_BYTES)
+def _transient(architecture: Architecture, block: object, step: Step) -> float:
+    """Per token: the greater need of the feed-forward network and, where all scores are computed, of attention."""
+    scores = architecture.attention.heads * step.length if architecture.attention.quadratic else 0
+    features = TRANSIENT_BYTES.get(type(block), OTHER_TRANSIENT_BYTES) * architecture.intermediate
+    return max(features, scores * SCORES_TRANSIENT_BYTES)
+
+
+def mask_bytes(step: Step) -> int:
+    """Per token: a row of the mask."""
+    return step.element * step.length * (step.batch if step.packed else 1)

@@ -31,7 +31,8 @@ GPUS = (
     _gpu("H200", 139.7, 989),
     _gpu("B200", 178.3, 2250),
 )
-"""Memory: the total capacity that torch names in its out-of-memory errors on these GPUs. Speed: NVIDIA's data sheets, without sparsity; H100, H200: SXM."""
+"""Memory: the total capacity in torch's out-of-memory errors that users of these GPUs published, the lowest. Speed: NVIDIA's data sheets, without sparsity; of
+H100, H200 and B200 the SXM ones."""
 
 
 def gpu_named(name: str) -> Gpu:

@@ -23,6 +23,12 @@ class _Llama:
     quadratic: bool = False
 
 
+_GEMMA_NORMS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
 LLAMAS = {
     "llama": _Llama(),
     "granite": _Llama(),
@@ -37,24 +43,14 @@ LLAMAS = {
         key_value_heads=4,
         head_dim=256,
         tied=True,
-        norms=(
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        ),
+        norms=_GEMMA_NORMS,
         quadratic=True,
     ),
     "gemma3_text": _Llama(
         key_value_heads=4,
         head_dim=256,
         tied=True,
-        norms=(
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        ),
+        norms=_GEMMA_NORMS,
         qk_norm="head",
     ),
 }
@@ -77,7 +73,6 @@ def llama(config: Config) -> Architecture:
         modules += _llama_layer(config, kind, f"model.layers.{number}.", hidden, inner, attention)
     tied = flag(config, "tie_word_embeddings", kind.tied)
     modules += [rms("model.norm", hidden), head("lm_head", hidden, vocabulary, tied)]
-    # Phi-3's configuration has no head_dim for PEFT to read, nor has Qwen2's: the width is then that of hidden / heads
     return Architecture(
         model_type=config["model_type"],
         vocabulary=vocabulary,

@@ -6,6 +6,7 @@ from finetune_api.estimate.activations import (
     Step,
     casts,
     layer_activations,
+    mask_bytes,
     norm_bytes,
     residual_bytes,
     virtual_tokens,
@@ -18,7 +19,7 @@ from finetune_api.methods import Adalora, Full, Method, Quantization, Targeted, 
 
 GIB = 2**30
 CONTEXT_BYTES = 1.5 * GIB
-"""CUDA context, cuBLAS workspaces and what the allocator cannot use: a figure from experience (peers give 1 to 2 GiB), not measured here."""
+"""CUDA context, cuBLAS workspaces and what the allocator cannot use: the figure of the project's reference, which was not measured on a GPU yet."""
 ADAM_BYTES = 8
 """Two moments in fp32: Kingma and Ba 2015, algorithm 1."""
 ADAM_8BIT_BYTES = 2 * (1 + 4 / 256)
@@ -175,11 +176,15 @@ def _verification(architecture: Architecture, method: Method, length: int, train
 
 
 def outside_bytes(architecture: Architecture, method: Method, step: Step) -> float:
-    """What is kept beside the layers: the last norm's tensors, the hidden states that it gives, and of learned tokens what makes them."""
+    """What is kept beside the layers: the last norm's tensors, the hidden states that it gives, the mask, and of learned tokens what makes them."""
     block = method.config
     tokens = step.batch * (step.length + virtual_tokens(block))
     hidden = residual_bytes(block, step) * architecture.hidden
     kept = tokens * (norm_bytes(architecture.hidden, architecture.modules[-2].kind, isinstance(block, Full)) + hidden)
+    if architecture.attention.quadratic:
+        kept += tokens * mask_bytes(step)
+    elif step.masked:
+        kept += tokens * mask_bytes(step) // step.element  # of truth values: each layer makes numbers of them
     if isinstance(block, VirtualTokens):
         kept += tokens * hidden + casts(count(architecture, method).trainable, step)
     return kept

@@ -164,7 +164,7 @@ def prefix_tuning(block: PrefixTuning, architecture: Architecture) -> int:
 
     Peft/tuners/prefix_tuning/model.py; where config.json says num_key_value_heads, the prefix is as wide as those.
     """
-    if architecture.attention.key_value_heads == 1 != architecture.prefix_heads:
+    if architecture.attention.key_value_heads == 1 and architecture.prefix_heads > 1:
         raise NotCountedError(f"PEFT's prefix does not fit the attention of this {architecture.model_type}: use lora")
     width, tokens = architecture.prefix_width, block.num_virtual_tokens
     outputs = 2 * architecture.layers * width

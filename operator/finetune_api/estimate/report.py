@@ -79,7 +79,9 @@ class JobEstimate(Model):
     gpus: list[GpuEstimate] = Field(description="The table of GPUs, the smallest first.")
     tokens_per_step: int = Field(description="Tokens of one optimizer step, if every row is full.")
     total_steps: int | None = Field(None, description="Optimizer steps; unset if the number of rows is not known.")
-    changes: list[ChangeEstimate] = Field(description="What to change to need less memory, what costs least first.")
+    changes: list[ChangeEstimate] = Field(
+        description="What to change to need less memory, what costs least first; for one GPU as much as it takes to fit."
+    )
     assumptions: list[str] = Field(description="What was taken for granted.")
 
 
@@ -103,19 +105,18 @@ def estimate(
     learned, said = _training_rows(spec, rows, tokens)
     steps = total_steps(spec.training, learned)
     shown = GPUS if gpu is None else (gpu,)
+    proposed = changes(architecture, spec.method, spec.training, evaluates=evaluates)
     return JobEstimate(
         model=spec.model.uri,
         model_type=architecture.model_type,
         method=spec.method.name,
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
-        memory=_parts(parts),
+        memory=MemoryEstimate.model_validate(parts, from_attributes=True),
         gpus=[_gpu(spec, architecture, parts, one, steps, price_per_hour) for one in shown],
         tokens_per_step=tokens_per_step(spec.training),
         total_steps=steps,
-        changes=[
-            _change(change, shown) for change in changes(architecture, spec.method, spec.training, evaluates=evaluates)
-        ],
+        changes=[_change(change, shown) for change in _enough(parts, proposed, gpu)],
         assumptions=[*_assumptions(spec, parts), said],
     )
 
@@ -125,19 +126,12 @@ def fits(needed: int, gpu: Gpu) -> Fits:
     return "yes" if needed <= TIGHT * gpu.bytes else "tight" if needed <= gpu.bytes else "no"
 
 
-def _parts(parts: Memory) -> MemoryEstimate:
-    return MemoryEstimate(
-        weights=parts.weights,
-        adapter=parts.adapter,
-        gradients=parts.gradients,
-        optimizer=parts.optimizer,
-        activations=parts.activations,
-        loss=parts.loss,
-        overhead=parts.overhead,
-        total=parts.total,
-        verification=parts.verification,
-        peak=parts.peak,
-    )
+def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Change]:
+    """All changes; or, for one GPU, as many as are needed for it."""
+    if gpu is None:
+        return proposed
+    needs = [parts.peak, *(change.bytes for change in proposed)]
+    return proposed[: next((number for number, needed in enumerate(needs) if fits(needed, gpu) == "yes"), len(needs))]
 
 
 def _gpu(

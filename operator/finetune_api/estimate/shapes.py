@@ -29,25 +29,31 @@ def size_or(config: Config, default: int, *names: str) -> int:
 
 
 def flag(config: Config, name: str, default: bool) -> bool:
+    """A switch that config.json may leave out."""
     value = config.get(name)
     return default if value is None else bool(value)
 
 
 def linear(name: str, inputs: int, outputs: int, bias: bool = False) -> Module:
+    """An ``nn.Linear``."""
     return Module(name, "linear", inputs, outputs, bias)
 
 
 def embedding(name: str, rows: int, width: int) -> Module:
+    """An ``nn.Embedding``."""
     return Module(name, "embedding", rows, width)
 
 
 def rms(name: str, width: int) -> Module:
+    """An RMSNorm."""
     return Module(name, "rmsNorm", width, width)
 
 
 def norm(name: str, width: int) -> Module:
+    """An ``nn.LayerNorm``."""
     return Module(name, "layerNorm", width, width, bias=True)
 
 
 def head(name: str, hidden: int, vocabulary: int, tied: bool, bias: bool = False) -> Module:
+    """The output head; ``tied`` to the input embeddings or with a weight of its own."""
     return Module(name, "linear", hidden, vocabulary, bias, tied)

@@ -24,17 +24,20 @@ def local_base(report: Report) -> str:
     return "./base" if report.base_model.startswith("s3://") else "/path/to/base"
 
 
-def preparation(report: Report) -> list[str]:
-    """The lines before a command that bring base and adapter to the reader's machine, or say what is meant."""
-    wanted = ((report.base_model, "./base"), (report.adapter_uri, "./adapter"))
+def preparation(report: Report, *, base: bool = True) -> list[str]:
+    """The lines before a command that bring the adapter and its ``base`` to the reader's machine, or say what is meant."""
+    wanted = ((report.base_model if base else "", "./base"), (report.adapter_uri, "./adapter"))
     lines = [f"finetune fetch {shlex.quote(uri)} {target}" for uri, target in wanted if uri.startswith("s3://")]
-    if local_base(report) == "/path/to/base":
+    if base and local_base(report) == "/path/to/base":
         lines.insert(0, f"# /path/to/base: the directory that is {report.base_model}")
     return lines
 
 
 def vllm_command(report: Report) -> str | None:
-    """Starts vLLM with the adapter; None where vLLM cannot serve it as it is."""
+    """Starts vLLM with the adapter, or with the model that was trained whole; None where vLLM cannot serve it as it is."""
+    if report.peft_type == "FULL" and report.objective != "reward":
+        served = f"--served-model-name {shlex.quote(report.name)}"
+        return "\n".join([*preparation(report, base=False), f"vllm serve {shlex.quote(local(report))} {served}"])
     if "vllm" not in report.servable_by:
         return None
     rank = next((rank for rank in vllm.RANKS if rank >= (report.rank or 1)), vllm.RANKS[-1])

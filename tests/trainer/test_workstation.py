@@ -103,6 +103,7 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
     result = TrainerResult.model_validate_json(last.out)
     assert result.resumed_from_step
     assert f"asked to stop; the checkpoint of step {result.resumed_from_step} is saved" in out
+    assert len(result.warnings) == len(set(result.warnings)), "what the preflight said is not said again"
     assert result.adapter is not None
     assert result.adapter.uri == str(station.output / "adapter")
     assert station.weights() == station.uninterrupted(bench)

@@ -130,7 +130,9 @@ def follow(session: Session) -> TrainerResult:
         )
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
         session.run.counts = examples.counts
-        session.run.warnings += [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
+        found = [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
+        # on a workstation the preflight, in the same process, has said some of it already
+        session.run.warnings += [warning for warning in found if warning not in session.run.warnings]
         changed.refuse_changed_data(
             session.output, session.settings.checkpoints, session.settings.origin, examples.digests
         )

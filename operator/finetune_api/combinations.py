@@ -21,7 +21,7 @@ NO_MERGED_SCORES = (
 NO_PROMPTS = "objective orpo does not go with promptTuning and pTuning in TRL: choose another method, or objective dpo"
 PAIRED = ("dpo", "orpo", "reward")
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
-PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
+PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "CPT")
 """Of PEFT's methods those that put learned tokens, or their keys and values, before the text."""
 PREFIX = f"(has(self.method.prefixTuning) || (has(self.method.peft) && self.method.peft.type in {list(PREFIX_TYPES)}))"
 VIRTUAL = (

@@ -378,13 +378,26 @@ class Full(Block):
     default_learning_rate: ClassVar[float] = 1e-5
 
 
+UNSUITED = {
+    "ADAMSS": "it needs scikit-learn, which the trainer does not have",
+    "ADAPTION_PROMPT": "it takes the place of the model's forward pass, which TRL's trainers need",
+    "MULTITASK_PROMPT_TUNING": "its rows must name a task",
+    "POLY": "its rows must name a task",
+    "SHADOW": "it needs a second model",
+    "XLORA": "it mixes adapters that exist already",
+}
+"""Methods of PEFT that cannot train a causal language model on plain rows, each with the reason; found by trying every one."""
+
+
 class Peft(Block):
     """Any other method of PEFT, by the names of PEFT's own configuration."""
 
     default_learning_rate: ClassVar[float] = 1e-4
 
     type: str = Field(
-        description="PEFT's name of the method, for example LORA or BOFT (peft.PeftType).", pattern=r"^[A-Z0-9_]+$"
+        description="PEFT's name of the method, for example LORA or BOFT (peft.PeftType).",
+        pattern=r"^[A-Z0-9_]+$",
+        max_length=64,
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
@@ -399,6 +412,8 @@ class Peft(Block):
             raise ValueError(
                 f"type: PEFT {peft_tables.version()} has no method {self.type}: {_nearest(self.type, peft_tables.peft_types())}"
             )
+        if why := UNSUITED.get(self.type):
+            raise ValueError(f"type: {self.type} cannot be trained here, because {why}: choose another method")
         for name in self.options:
             if name not in known:
                 raise ValueError(

@@ -16,9 +16,10 @@ START_SECONDS = 400
 
 
 class RealVllm:
-    """vLLM serving SmolLM2 as ``base``."""
+    """vLLM serving a model, SmolLM2 if no other is given, as ``base``."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, model: Path | None = None) -> None:
+        self.model = model
         self.port = free_port()
         self.log = directory / "vllm.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -34,7 +35,7 @@ class RealVllm:
         # one group: vLLM may have children, and all of them must end with it
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-S", *engine_arguments(str(smollm2()), port=self.port)],
+                [sys.executable, "-S", *engine_arguments(str(self.model or smollm2()), port=self.port)],
                 env={**keep, **engine_variables(str(vllm_environment())), "PYTHONDONTWRITEBYTECODE": "1"},
                 stdout=log,
                 stderr=log,

@@ -107,6 +107,7 @@ def test_a_file_of_the_workstation_is_data_only_there() -> None:
     ("peft", "message"),
     [
         ({"type": "LORAA"}, "PEFT 0.21.2 has no method LORAA: did you mean LORA or"),
+        ({"type": "POLY"}, "POLY cannot be trained here, because its rows must name a task: choose another method"),
         ({"type": "LORA", "options": {"rank": 8}}, "LORA has no option 'rank' in PEFT 0.21.2: "),
         ({"type": "BOFT", "options": {"boft_blok_size": 8}}, "did you mean boft_block_size"),
         ({"type": "LORA", "options": {"base_model_name_or_path": "x"}}, "has no option 'base_model_name_or_path'"),

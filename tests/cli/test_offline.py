@@ -39,6 +39,11 @@ def test_a_file_is_printed_with_its_defaults(tmp_path: Path) -> None:
         "dropout": 0,
         "useRslora": False,
         "targetModules": ["q_proj"],
+        "bias": "none",
+        "init": "default",
+        "modulesToSave": [],
+        "rankPattern": {},
+        "alphaPattern": {},
     }
     assert rendered["spec"]["resources"]["gpusPerNode"] == 1
 

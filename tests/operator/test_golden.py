@@ -17,7 +17,11 @@ from tests.operator.worlds import PREFLIGHT_PASSED, PROGRESS, SETTINGS, SPEC, SU
 GOLDEN = Path(__file__).parent / "golden"
 FULL_SPEC: dict[str, Any] = {
     **SPEC,
-    "model": {"uri": "pvc://models/smollm", "secretRef": {"name": "hub"}},
+    "model": {
+        "uri": "pvc://models/smollm",
+        "secretRef": {"name": "hub"},
+        "adapter": {"uri": "s3://adapters/first", "secretRef": {"name": "adapters"}},
+    },
     "dataset": {
         "uri": "s3://texts/train.jsonl",
         "secretRef": {"name": "data"},

@@ -74,7 +74,7 @@ def try_prompt(adapted: Any, method: api.Method) -> None:
     except (RuntimeError, ValueError) as error:
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
-            f"PEFT's {method.name} does not fit the attention of a model of type {adapted.config.model_type!r} ({error}): use lora",
+            f"PEFT's {method.peft.type if method.peft else method.name} does not fit the attention of a model of type {adapted.config.model_type!r} ({error}): use lora",
             f"spec.method.{method.name}",
         ) from error
 
@@ -236,7 +236,9 @@ def p_tuning(block: api.PTuning, base: Base) -> PeftConfig:
 
 def any_other(block: api.Peft, base: Base) -> PeftConfig:
     """Whatever PEFT has. That the names are PEFT's was checked with the job; the values are PEFT's to judge."""
-    config: PeftConfig = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(block.type)](**block.options)
+    config: PeftConfig = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(block.type)](
+        **{"task_type": "CAUSAL_LM", **block.options}
+    )
     return config
 
 

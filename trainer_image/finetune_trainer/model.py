@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
@@ -171,7 +172,8 @@ def serving_dtype(model: Any) -> torch.dtype:
     if not has_gpu():
         return torch.float32
     torch.set_float32_matmul_precision("high")
-    size = 4 * sum(weight.numel() for weight in model.parameters())
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    size = 4 * base.num_parameters()
     return torch.float32 if size * 3 < torch.cuda.get_device_properties(0).total_memory else torch.bfloat16
 
 

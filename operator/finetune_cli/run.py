@@ -198,7 +198,9 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
     interruption.install()
     signal.signal(signal.SIGINT, lambda *_: at_once() if interruption.requested else interruption.request())
     try:
-        return attempt(replace(settings, model_revision=found.model_revision), state, interruption, screen)
+        result = attempt(replace(settings, model_revision=found.model_revision), state, interruption, screen)
+        # preflight and trainer may say the same
+        return result.model_copy(update={"warnings": list(dict.fromkeys(result.warnings))})
     finally:
         screen.close()
 

@@ -83,7 +83,7 @@ def gather(
         ],
         versions=versions,
         measured=measured,
-        warnings=list(run.warnings),
+        warnings=list(dict.fromkeys(run.warnings)),
     )
 
 

@@ -201,6 +201,9 @@ def _open_wandb(settings: Settings) -> Service:
             run.log(values, step=step)
 
         def end(self, *, succeeded: bool) -> None:
-            run.finish(exit_code=0 if succeeded else 1)
+            code = 0 if succeeded else 1
+            run.finish(exit_code=code)
+            # its own process keeps the last records back until it ends
+            wandb.teardown(exit_code=code)
 
     return Run()

@@ -5,6 +5,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,11 @@ NAME = "test-{mode}-{pid}"
 
 
 SPEED = ("cluster", "node", "slow")
+
+
+def pytest_configure() -> None:
+    """Asked to stop, the session ends as by Ctrl-C: what its tests have started is ended first."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -89,14 +89,15 @@ class LoraFields(Targeted):
         default_factory=dict, description="Other alphas for some modules, as in rankPattern."
     )
 
+    # The API server checks the default of spec.method, `lora: {}`, before it has filled in the defaults within: hence has(self.init).
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {
-            "rule": "self.init != 'orthogonal' || self.rank % 2 == 0",
+            "rule": "!has(self.init) || self.init != 'orthogonal' || self.rank % 2 == 0",
             "message": "init orthogonal needs an even rank",
             "fieldPath": ".rank",
         },
         {
-            "rule": "!(self.init in ['pissa', 'olora', 'loftq']) || (self.bias == 'none' && (!has(self.modulesToSave) || self.modulesToSave.size() == 0))",
+            "rule": "!has(self.init) || !(self.init in ['pissa', 'olora', 'loftq']) || (self.bias == 'none' && (!has(self.modulesToSave) || self.modulesToSave.size() == 0))",
             "message": BEGINNING,
             "fieldPath": ".init",
         },

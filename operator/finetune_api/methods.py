@@ -275,7 +275,7 @@ class Oft(Targeted):
     )
     module_dropout: Rate = Field(0.0, description="Probability that a block is not rotated in a step.")
     coft: bool = Field(False, description="Keep the rotations near to the identity (constrained OFT).")
-    eps: float = Field(6e-5, description="How near, with coft.", gt=0)
+    eps: float | None = Field(None, description="How near, with coft. Unset: PEFT's own, 0.00006.", gt=0)
     block_share: bool = Field(False, description="Rotate all blocks of a module alike.")
 
 

@@ -186,15 +186,17 @@ def lokr(block: api.Lokr, base: Base) -> PeftConfig:
 
 def oft(block: api.Oft, base: Base) -> PeftConfig:
     """OFT."""
-    return peft.OFTConfig(
+    config = peft.OFTConfig(
         **targeted(block),
         r=0,
         oft_block_size=block.oft_block_size,
         module_dropout=block.module_dropout,
         coft=block.coft,
-        eps=block.eps,
         block_share=block.block_share,
     )
+    if block.eps is not None:
+        config.eps = block.eps
+    return config
 
 
 def miss(block: api.Miss, base: Base) -> PeftConfig:

@@ -97,7 +97,8 @@ class LoraFields(Targeted):
             "fieldPath": ".rank",
         },
         {
-            "rule": "!has(self.init) || !(self.init in ['pissa', 'olora', 'loftq']) || (self.bias == 'none' && (!has(self.modulesToSave) || self.modulesToSave.size() == 0))",
+            "rule": "!has(self.init) || !(self.init in ['pissa', 'olora', 'loftq']) || "
+            "(self.bias == 'none' && (!has(self.modulesToSave) || self.modulesToSave.size() == 0))",
             "message": BEGINNING,
             "fieldPath": ".init",
         },

@@ -27,10 +27,11 @@ def eventually_same(cluster: Cluster, expected: set[tuple[str, ...]], but: tuple
     def compared(items: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
         return {item for item in items if item[0] not in but}
 
-    for _ in range(60):
+    for _ in range(180):
         # A kind may vanish between the list of kinds and the list of its objects.
         with contextlib.suppress(DevClusterError):
             if compared(inventory(cluster)) == compared(expected):
                 return
         time.sleep(0.5)
-    assert compared(inventory(cluster)) == compared(expected)
+    found, wanted = compared(inventory(cluster)), compared(expected)
+    assert found == wanted, f"left behind: {sorted(found - wanted)}; missing: {sorted(wanted - found)}"

@@ -19,6 +19,9 @@ NO_MERGED_SCORES = (
     "mergedModel does not go with objective reward, whose head is no part of the base: set mergedModel to false"
 )
 NO_PROMPTS = "objective orpo does not go with promptTuning and pTuning in TRL: choose another method, or objective dpo"
+NO_PERPLEXITY = (
+    "a gate on perplexity needs objective sft, whose loss is that of single tokens: set evaluation.gate.metric to loss"
+)
 PAIRED = ("dpo", "orpo", "reward")
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
 PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
@@ -172,6 +175,14 @@ RULES = [
         ".output.mergedModel",
         NO_MERGED_SCORES,
         lambda spec: spec.objective == "reward" and spec.output.merged_model,
+    ),
+    Rule(
+        "self.objective == 'sft' || !has(self.evaluation.gate) || self.evaluation.gate.metric != 'perplexity'",
+        ".evaluation.gate.metric",
+        NO_PERPLEXITY,
+        lambda spec: (
+            spec.objective != "sft" and spec.evaluation.gate is not None and spec.evaluation.gate.metric == "perplexity"
+        ),
     ),
 ]
 CEL_RULES = [{"rule": rule.cel, "message": rule.message, "fieldPath": rule.field} for rule in RULES]

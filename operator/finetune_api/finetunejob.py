@@ -8,6 +8,7 @@ from finetune_api import combinations
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
 from finetune_api.conditions import Condition
 from finetune_api.dataset import WORKSTATION, DatasetSource
+from finetune_api.gate import Gate
 from finetune_api.methods import Lora, Method
 from finetune_api.tracking import Tracking
 from finetune_api.uris import parse_uri
@@ -125,6 +126,10 @@ class Evaluation(Model):
         description="So many held-out prompts are continued by base and adapter, side by side in the report.",
         ge=0,
         le=20,
+    )
+    gate: Gate | None = Field(
+        None,
+        description="What the adapter must reach to be published. Unset: a warning, if it is no better than its base.",
     )
 
 
@@ -376,6 +381,9 @@ class EvaluationStatus(Model):
     loss: float = Field(description="Loss of the finished adapter.")
     improvement_percent: float = Field(description="By how much the adapter's loss is lower, in percent of the base's.")
     rows: int = Field(description="Held-out sequences that were used.", ge=0)
+    base_perplexity: float | None = Field(None, description="exp(baseLoss), for objective sft.")
+    perplexity: float | None = Field(None, description="exp(loss), for objective sft.")
+    passed: bool | None = Field(None, description="Whether it passed spec.evaluation.gate. Unset: there is no gate.")
     base_accuracy: float | None = Field(
         None,
         description="Share of the held-out answers that the base judges rightly, for objectives that compare answers.",

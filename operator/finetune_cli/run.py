@@ -248,7 +248,9 @@ def lines(result: TrainerResult, request: Request) -> list[str]:
     said = [f"failed: {result.reason}: {result.message}"]
     if str(result.reason).endswith("AccessDenied"):
         said.append(f"on a workstation credentials come from {CREDENTIALS}, not from Secrets")
-    if result.checkpoint:
+    if result.reason == Reason.GATE_FAILED:
+        said += outcome({"status": result.to_json()})
+    elif result.checkpoint:
         said.append(f"the checkpoint of step {result.checkpoint.step} is kept in {result.checkpoint.uri}")
     return said
 

@@ -67,6 +67,10 @@ def outcome(item: dict[str, Any]) -> list[str]:
             f"held-out loss {evaluation['baseLoss']:.3f} → {evaluation['loss']:.3f} "
             f"({evaluation['improvementPercent']:.1f}% lower, {evaluation['rows']} rows)"
         )
+        if evaluation.get("perplexity") is not None:
+            lines.append(f"perplexity {evaluation['basePerplexity']:.3g} → {evaluation['perplexity']:.3g}")
+        if evaluation.get("passed") is not None:
+            lines.append("passed the gate" if evaluation["passed"] else "did not pass the gate: not published")
     if adapter := found.get("adapter"):
         lines.append(f"adapter {adapter['uri']}")
         lines.append(f"digest {adapter['digest']} ({size(adapter['sizeBytes'])})")

@@ -11,6 +11,7 @@ from finetune_api.combinations import (
     NO_MERGED_SCORES,
     NO_PACKING,
     NO_PAIRS,
+    NO_PERPLEXITY,
     NO_PREFERENCE,
     NO_PROMPTS,
     PAIRS,
@@ -18,6 +19,7 @@ from finetune_api.combinations import (
 )
 from finetune_api.combinations import ONE_ADAPTER as ONE_COPY
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
+from finetune_api.gate import NO_LIMIT
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, REMOVE, Object, changed
 
 
@@ -145,6 +147,9 @@ CASES = [
     _job("an MLflow server without a scheme", {"spec.tracking": {"mlflow": {"uri": "mlflow:5000"}}}, "spec.tracking.mlflow.uri", "should match"),
     _job("Weights & Biases without a key", {"spec.tracking": {"wandb": {"project": "a"}}}, "spec.tracking.wandb.secretRef", "Required value", "Field required"),
     _job("too many samples", {"spec.evaluation": {"samples": 21}}, "spec.evaluation.samples", "less than or equal to 20"),
+    _job("a gate without a limit", {"spec.evaluation": {"gate": {"metric": "loss"}}}, "spec.evaluation.gate", NO_LIMIT),
+    _job("a gate on what is not measured", {"spec.evaluation": {"gate": {"metric": "bleu", "max": 1}}}, "spec.evaluation.gate.metric", 'values: "loss", "perplexity"', "'loss' or 'perplexity'"),
+    _job("a gate on the perplexity of preferences", {"spec.objective": "orpo", "spec.evaluation": {"gate": {"metric": "perplexity", "max": 9}}}, "spec", NO_PERPLEXITY),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),
     _adapter("a job and an address", {"spec.adapter": {"fineTuneJobRef": {"name": "a"}, **S3_ADAPTER}}, "spec.adapter", ONE_ADAPTER),

@@ -21,7 +21,7 @@ from trl.data_utils import pack_dataset
 
 from finetune_api import vllm
 from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec, ReportStatus, Training
-from finetune_api.manifest import REPORT_NAME, AdapterManifest, CheckpointManifest, StoredFiles
+from finetune_api.manifest import REPORT_NAME, AdapterManifest, CheckpointManifest, FileEntry, StoredFiles
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
@@ -34,6 +34,7 @@ from finetune_trainer import (
     changed,
     continuing,
     conversion,
+    gate,
     hubpush,
     merging,
     methods,
@@ -151,17 +152,21 @@ def follow(session: Session) -> TrainerResult:
         )
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
-        session.run.evaluation = verified.evaluation
+        evaluation, refusal = gate.judge(spec.evaluation.gate, verified.evaluation)
+        verified = replace(verified, evaluation=evaluation)
+        session.run.evaluation = evaluation
         session.run.warnings += verified.warnings
         if session.run.progress:
-            losses = {"base_eval_loss": verified.evaluation.base_loss, "eval_loss": verified.evaluation.loss}
+            losses = {"base_eval_loss": evaluation.base_loss, "eval_loss": evaluation.loss}
             session.trackers.tell(session.run.progress.total_steps, losses)
     models.release()
-    merged = merge(session, made) if spec.output.merged_model else {}
+    merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
     verified = replace(verified, measured=verified.measured | merged)
     with phase("writing the report"):
         write_beside(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
+        if refusal is not None:
+            raise keep(session, made, verified, refusal)
         return publish(session, made, verified)
 
 
@@ -601,12 +606,12 @@ def write_beside(
     beside.write(made.directory, report)
 
 
-def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
-    """Upload the adapter, its manifest last. Raises ArtifactError."""
-    settings, run = session.settings, session.run
-    config, hub = adapter_config(made.directory), settings.job.spec.output.hub
-    files = upload_directory(session.output, settings.adapter, made.directory)
-    manifest = AdapterManifest(
+def manifest_of(
+    session: Session, made: Made, verified: verification.Verified, files: list[FileEntry]
+) -> AdapterManifest:
+    """What there is to know of an adapter whose files are uploaded."""
+    settings, config = session.settings, adapter_config(made.directory)
+    return AdapterManifest(
         job=settings.origin,
         created_at=now(),
         base_model=canonical_name(settings),
@@ -622,10 +627,35 @@ def publish(session: Session, made: Made, verified: verification.Verified) -> Tr
         verification=verified.measured,
         evaluation=verified.evaluation,
         versions=versions(),
-        trained=stored(session, "trained", made.kept),
-        merged=stored(session, "merged", merged_directory(session)),
-        hub=hubpush.push(settings, hub, made.directory) if hub else None,
         files=files,
+    )
+
+
+def keep(session: Session, made: Made, verified: verification.Verified, refusal: str) -> Failure:
+    """Upload an adapter that did not pass its gate to where nobody takes it for a published one; what there is to say of it. Raises ArtifactError."""
+    place = session.settings.rejected
+    gate.make_room(session.output, place)
+    put_manifest(
+        session.output,
+        place,
+        manifest_of(session, made, verified, upload_directory(session.output, place, made.directory)),
+    )
+    session.run.page = ReportStatus(uri=str(place.child(REPORT_NAME)))
+    text = f"{refusal}: the adapter is not published, but kept with its report in {place}"
+    return Failure(Reason.GATE_FAILED, text, gate.FIELD)
+
+
+def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
+    """Upload the adapter, its manifest last. Raises ArtifactError."""
+    settings, run = session.settings, session.run
+    hub = settings.job.spec.output.hub
+    files = upload_directory(session.output, settings.adapter, made.directory)
+    manifest = manifest_of(session, made, verified, files).model_copy(
+        update={
+            "trained": stored(session, "trained", made.kept),
+            "merged": stored(session, "merged", merged_directory(session)),
+            "hub": hubpush.push(settings, hub, made.directory) if hub else None,
+        }
     )
     digest = put_manifest(session.output, settings.adapter, manifest)
     log.info("adapter %s (%s)", settings.adapter, digest)

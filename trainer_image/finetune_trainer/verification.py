@@ -144,6 +144,8 @@ def verify(
         loss=round(loss, 5),
         improvement_percent=round(100 * (base_loss - loss) / base_loss, 2) if base_loss else 0.0,
         rows=held_out,
+        base_perplexity=_rounded(base_measured.perplexity),
+        perplexity=_rounded(measured.perplexity),
         base_accuracy=_rounded(base_measured.accuracy),
         accuracy=_rounded(measured.accuracy),
     )

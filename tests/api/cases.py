@@ -75,6 +75,7 @@ ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must b
 ONE_ADAPTER = "exactly one of fineTuneJobRef and uri must be set"
 DIGEST_AND_URI = "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json"
 S3_AND_URI = "s3 belongs to uri: a FineTuneJob knows its own object store"
+METRIC = "spec.evaluation.gate.metric"
 S3_ADAPTER = {"uri": "s3://adapters/a", "digest": DIGEST}
 
 CASES = [
@@ -148,7 +149,7 @@ CASES = [
     _job("Weights & Biases without a key", {"spec.tracking": {"wandb": {"project": "a"}}}, "spec.tracking.wandb.secretRef", "Required value", "Field required"),
     _job("too many samples", {"spec.evaluation": {"samples": 21}}, "spec.evaluation.samples", "less than or equal to 20"),
     _job("a gate without a limit", {"spec.evaluation": {"gate": {"metric": "loss"}}}, "spec.evaluation.gate", NO_LIMIT),
-    _job("a gate on what is not measured", {"spec.evaluation": {"gate": {"metric": "bleu", "max": 1}}}, "spec.evaluation.gate.metric", 'values: "loss", "perplexity"', "'loss' or 'perplexity'"),
+    _job("a gate on what is not measured", {"spec.evaluation": {"gate": {"metric": "f1", "max": 1}}}, METRIC, 'values: "loss", "perplexity"', "'loss' or 'perplexity'"),
     _job("a gate on the perplexity of preferences", {"spec.objective": "orpo", "spec.evaluation": {"gate": {"metric": "perplexity", "max": 9}}}, "spec", NO_PERPLEXITY),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),

@@ -22,6 +22,8 @@ NO_PROMPTS = "objective orpo does not go with promptTuning and pTuning in TRL: c
 NO_PERPLEXITY = (
     "a gate on perplexity needs objective sft, whose loss is that of single tokens: set evaluation.gate.metric to loss"
 )
+NO_EVALUATIONS = "earlyStopping needs evaluations on the way: set evaluation.everySteps"
+NOTHING_TO_SELECT = "selectBest needs evaluations on the way: set evaluation.everySteps"
 PAIRED = ("dpo", "orpo", "reward")
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
 PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
@@ -183,6 +185,18 @@ RULES = [
         lambda spec: (
             spec.objective != "sft" and spec.evaluation.gate is not None and spec.evaluation.gate.metric == "perplexity"
         ),
+    ),
+    Rule(
+        "!has(self.training.earlyStopping) || has(self.evaluation.everySteps)",
+        ".training.earlyStopping",
+        NO_EVALUATIONS,
+        lambda spec: spec.training.early_stopping is not None and spec.evaluation.every_steps is None,
+    ),
+    Rule(
+        "!self.evaluation.selectBest || has(self.evaluation.everySteps)",
+        ".evaluation.selectBest",
+        NOTHING_TO_SELECT,
+        lambda spec: spec.evaluation.select_best and spec.evaluation.every_steps is None,
     ),
 ]
 CEL_RULES = [{"rule": rule.cel, "message": rule.message, "fieldPath": rule.field} for rule in RULES]

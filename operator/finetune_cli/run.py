@@ -96,7 +96,10 @@ def job_of(request: Request, documents: list[Any]) -> FineTuneJob:
     if wrong:
         raise CliError("\n       ".join(f"{request.file}: {problem}" for problem in wrong), INVALID)
     meta = rendered["metadata"]
-    decisive = json.dumps({name: rendered["spec"].get(name) for name in DECISIVE}, sort_keys=True)
+    spec = rendered["spec"]
+    decisive = json.dumps(
+        {name: spec.get(name) for name in DECISIVE} | {"selectBest": spec["evaluation"]["selectBest"]}, sort_keys=True
+    )
     rendered["metadata"] = {
         "namespace": meta.get("namespace") or "default",
         "name": meta.get("name") or str(meta["generateName"]).rstrip("-"),

@@ -69,6 +69,8 @@ def outcome(item: dict[str, Any]) -> list[str]:
         )
         if evaluation.get("perplexity") is not None:
             lines.append(f"perplexity {evaluation['basePerplexity']:.3g} → {evaluation['perplexity']:.3g}")
+        if evaluation.get("step") is not None:
+            lines.append(f"weights of step {evaluation['step']}, the best of those evaluated")
         if evaluation.get("passed") is not None:
             lines.append("passed the gate" if evaluation["passed"] else "did not pass the gate: not published")
     if adapter := found.get("adapter"):

@@ -8,12 +8,14 @@ import pytest
 from finetune_api.combinations import (
     KTO_BATCH,
     LABELS,
+    NO_EVALUATIONS,
     NO_MERGED_SCORES,
     NO_PACKING,
     NO_PAIRS,
     NO_PERPLEXITY,
     NO_PREFERENCE,
     NO_PROMPTS,
+    NOTHING_TO_SELECT,
     PAIRS,
     SCORES,
 )
@@ -151,6 +153,9 @@ CASES = [
     _job("a gate without a limit", {"spec.evaluation": {"gate": {"metric": "loss"}}}, "spec.evaluation.gate", NO_LIMIT),
     _job("a gate on what is not measured", {"spec.evaluation": {"gate": {"metric": "f1", "max": 1}}}, METRIC, 'values: "loss", "perplexity"', "'loss' or 'perplexity'"),
     _job("a gate on the perplexity of preferences", {"spec.objective": "orpo", "spec.evaluation": {"gate": {"metric": "perplexity", "max": 9}}}, "spec", NO_PERPLEXITY),
+    _job("an early stop without evaluations", {"spec.training.earlyStopping": {"patience": 2}}, "spec", NO_EVALUATIONS),
+    _job("no patience", {"spec.training.earlyStopping": {"patience": 0}}, "spec.training.earlyStopping.patience", "greater than or equal to 1"),
+    _job("the best of no evaluations", {"spec.evaluation": {"selectBest": True}}, "spec", NOTHING_TO_SELECT),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),
     _adapter("a job and an address", {"spec.adapter": {"fineTuneJobRef": {"name": "a"}, **S3_ADAPTER}}, "spec.adapter", ONE_ADAPTER),
@@ -189,6 +194,9 @@ CHANGES = [
     Change("training", FINETUNE_JOB, {"spec.training.learningRate": 0.1}, _cannot("training")),
     Change(
         "preference", FINETUNE_JOB, {"spec.objective": "dpo", "spec.preference": {"beta": 0.2}}, _cannot("preference")
+    ),
+    Change(
+        "selectBest", FINETUNE_JOB, {"spec.evaluation": {"everySteps": 1, "selectBest": True}}, _cannot("selectBest")
     ),
     Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output")),
     Change("servedName", ADAPTER_DEPLOYMENT, {"spec.servedName": "other"}, "servedName cannot be changed"),

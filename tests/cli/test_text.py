@@ -37,10 +37,11 @@ def test_sizes(number: float, text: str) -> None:
     [
         ({}, ["held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)"]),
         (
-            {"basePerplexity": 49.402, "perplexity": 36.598, "passed": False},
+            {"basePerplexity": 49.402, "perplexity": 36.598, "step": 30, "passed": False},
             [
                 "held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)",
                 "perplexity 49.4 → 36.6",
+                "weights of step 30, the best of those evaluated",
                 "did not pass the gate: not published",
             ],
         ),

@@ -1,6 +1,8 @@
 """What is measured on the held-out rows, and what is decided by it: the gate before publishing."""
 
+import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,8 +12,9 @@ from finetune_api.gate import Gate
 from finetune_api.manifest import AdapterManifest
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer import gate
+from finetune_trainer.stopping import Seen, after
 from finetune_trainer.train import exit_code
-from tests.trainer.jobs import Workbench, train
+from tests.trainer.jobs import Workbench, train, train_until
 
 MEASURED = EvaluationStatus(
     base_loss=4.0, loss=3.0, improvement_percent=25.0, rows=20, base_perplexity=54.59815, perplexity=20.08554
@@ -81,3 +84,94 @@ def test_a_rejected_adapter_is_kept_but_not_published_and_a_milder_gate_lets_it_
     assert result.evaluation is not None
     assert (result.evaluation.passed, result.resumed_from_step) == (True, 6)
     assert bench.weights() == weights
+
+
+@pytest.mark.parametrize(
+    ("name", "losses", "min_delta", "expected"),
+    [
+        ("always lower", [3.0, 2.0, 1.0], 0.0, Seen(3, 1.0, 0)),
+        ("lower, then higher", [3.0, 2.0, 2.5, 2.1], 0.0, Seen(2, 2.0, 2)),
+        ("equal is no improvement", [2.0, 2.0], 0.0, Seen(1, 2.0, 1)),
+        ("a little lower is the best, but no improvement", [2.0, 1.95, 1.92], 0.1, Seen(3, 1.92, 2)),
+        ("far enough below again", [2.0, 1.95, 1.8], 0.1, Seen(3, 1.8, 0)),
+        ("no number", [math.nan, 2.0, math.nan], 0.0, Seen(2, 2.0, 1)),
+        ("never a number", [math.nan, math.inf], 0.0, Seen(None, math.inf, 2)),
+    ],
+)
+def test_the_best_evaluation_and_the_patience(name: str, losses: list[float], min_delta: float, expected: Seen) -> None:
+    seen = Seen()
+    for step, loss in enumerate(losses, start=1):
+        seen = after(seen, step, loss, min_delta)
+    assert seen == expected, name
+
+
+EARLY: dict[str, Any] = {
+    "training": {
+        "maxSteps": 20,
+        "perDeviceBatchSize": 2,
+        "gradientAccumulationSteps": 2,
+        "maxLength": 48,
+        "scheduler": "constant",
+        "earlyStopping": {"patience": 2},
+    },
+    "evaluation": {"everySteps": 1},
+    "checkpoint": {"everySteps": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "learning_rate"),
+    [
+        ({"lora": {"rank": 4, "dropout": 0.2}}, 0.1),
+        ({"adalora": {"initRank": 6, "targetRank": 3}}, 0.5),
+        ({"full": {}}, 0.03),
+    ],
+    ids=["lora", "adalora", "full"],
+)
+def test_an_early_stop_publishes_the_best_weights_bit_for_bit_also_after_interruptions(
+    workbench: Callable[[], Workbench], method: dict[str, Any], learning_rate: float
+) -> None:
+    training = EARLY["training"] | {"learningRate": learning_rate}
+    spec = EARLY | {"method": method, "training": training}
+    whole, pieces, short = workbench(), workbench(), workbench()
+    result, run = train(whole.settings(**spec))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert run.progress is not None
+    best, stopped = result.evaluation.step, run.progress.step
+    history = [json.loads(line) for line in whole.read("team/job/adapter/metrics.jsonl").splitlines()]
+    losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
+    assert best == min(losses, key=lambda step: losses[step])
+    assert best + 2 == stopped < 20, losses
+    assert result.evaluation.loss == pytest.approx(losses[best], abs=1e-4), "the adapter has the best weights"
+    assert run.progress.eta_seconds == 0
+
+    for step in (best - 1, best + 1, stopped):
+        interrupted = train_until(pieces.settings(**spec), step)
+        assert interrupted.reason == "Preempted", interrupted.message
+    result, _ = train(pieces.settings(**spec))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", stopped)
+    assert result.evaluation is not None
+    assert result.evaluation.step == best
+    assert weights_of(pieces) == weights_of(whole)
+    assert pieces.read("team/job/adapter/metrics.jsonl").count(b"eval_loss") == stopped
+
+    if "adalora" in method:  # whose schedule of ranks hangs on the number of steps
+        return
+    to_the_best = {name: value for name, value in training.items() if name != "earlyStopping"} | {"maxSteps": best}
+    train(short.settings(method=method, training=to_the_best))
+    assert weights_of(short) == weights_of(whole), "those of a run that ended there"
+
+
+def test_the_last_weights_may_be_the_best(bench: Workbench) -> None:
+    result, _ = train(bench.settings(evaluation={"everySteps": 4, "selectBest": True}))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert result.evaluation.step == 6
+    assert b"The weights are those of step 6, the best of those" in bench.read("team/job/adapter/report.html")
+
+
+def weights_of(bench: Workbench) -> bytes:
+    """The finished weights, of an adapter or of a whole model."""
+    (key,) = [key for key in bench.objects() if "/adapter/" in key and key.endswith(".safetensors")]
+    return bench.read(key)

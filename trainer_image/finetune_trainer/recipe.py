@@ -40,6 +40,7 @@ from finetune_trainer import (
     methods,
     objectives,
     samples,
+    stopping,
     verification,
 )
 from finetune_trainer import data as dataset
@@ -152,13 +153,14 @@ def follow(session: Session) -> TrainerResult:
         )
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
-        evaluation, refusal = gate.judge(spec.evaluation.gate, verified.evaluation)
+        measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
+        evaluation, refusal = gate.judge(spec.evaluation.gate, measured)
         verified = replace(verified, evaluation=evaluation)
         session.run.evaluation = evaluation
         session.run.warnings += verified.warnings
         if session.run.progress:
             losses = {"base_eval_loss": evaluation.base_loss, "eval_loss": evaluation.loss}
-            session.trackers.tell(session.run.progress.total_steps, losses)
+            session.trackers.tell(session.run.progress.step, losses)
     models.release()
     merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
     verified = replace(verified, measured=verified.measured | merged)
@@ -298,7 +300,7 @@ def device_name() -> str:
 def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
     """sha256 of all that decides the next step. A checkpoint with another one belongs to another run."""
     spec = session.settings.job.spec
-    decisive = {
+    decisive: dict[str, Any] = {
         "model": [canonical_name(session.settings), session.inputs.model_commit, base],
         "adapter": session.inputs.adapter.digest if session.inputs.adapter else None,
         "dataset": spec.dataset.model_dump(
@@ -309,6 +311,8 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
         "method": spec.method.to_json(),
         "training": spec.training.to_json() | {"learningRate": learning_rate(spec)},
     }
+    if stopping.wanted(spec):
+        decisive["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
     return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
 
 
@@ -401,6 +405,8 @@ def train(
     def held_out_loss() -> float:
         return measure(model).loss
 
+    resumed = resume.directory if resume else None
+    best = stopping.Best(spec.training.early_stopping, session.scratch, resumed) if stopping.wanted(spec) else None
     hooks = Hooks(
         run,
         session.reporter,
@@ -410,12 +416,15 @@ def train(
         held_out_loss,
         extra,
         session.trackers.tell,
+        best,
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:
         with session.interruption.deferred(), phase("training"):
-            loop(trainer, plan, resume)
-            wait_for_uploads(session, uploader, finished=trainer.state.global_step >= plan.total_steps)
+            done = best is not None and best.stopped
+            loop(trainer, plan, resume, done=done)
+            stopped = best is not None and best.stopped
+            wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
     except Exception:
         # a good checkpoint from before the error may still be on its way
         uploader.settle(SETTLE_SECONDS)
@@ -423,12 +432,16 @@ def train(
     finally:
         uploader.close()
     objectives.without_reference(model)
+    if best is not None:
+        best.restore(model)
+        run.published_step = best.seen.step
+        run.derived["published weights"] = f"of step {best.seen.step}, after {trainer.state.global_step} steps"
     write_metrics(trainer.state.log_history, session.scratch / "metrics.jsonl")
 
 
-def loop(trainer: Any, plan: Plan, resume: Resume | None) -> None:
-    """The loop of transformers' Trainer; one that was interrupted after its last step has nothing left to do."""
-    if resume and resume.step >= plan.total_steps:
+def loop(trainer: Any, plan: Plan, resume: Resume | None, *, done: bool) -> None:
+    """The loop of transformers' Trainer; one that was interrupted after its last step, or after its early stop (``done``), has nothing left to do."""
+    if resume and (done or resume.step >= plan.total_steps):
         trainer._load_from_checkpoint(str(resume.directory))
         trainer.state.global_step = resume.step
         trainer.state.log_history = json.loads((resume.directory / "trainer_state.json").read_text(encoding="utf-8"))[

@@ -18,6 +18,8 @@ class Run:
     checkpoint: CheckpointStatus | None = None
     resumed_from_step: int | None = None
     evaluation: EvaluationStatus | None = None
+    published_step: int | None = None
+    """The step whose weights are published, if they were chosen."""
     page: ReportStatus | None = None
     """The report beside an adapter that is kept but not published."""
     counts: Counts | None = None

@@ -183,6 +183,8 @@ def _compared(evaluation: EvaluationStatus) -> str:
         f"The held-out loss is {evaluation.loss:.4g} with the adapter and {evaluation.base_loss:.4g} without it "
         f"({abs(change):.3g} % {'lower' if change >= 0 else 'higher'})."
     )
+    if evaluation.step is not None:
+        text = f"{text} The weights are those of step {evaluation.step}, the best of those that were evaluated."
     if evaluation.passed is None:
         return text
     return f"{text} The adapter {'passed' if evaluation.passed else 'did not pass'} the gate."

@@ -24,6 +24,7 @@ NO_PERPLEXITY = (
 )
 NO_EVALUATIONS = "earlyStopping needs evaluations on the way: set evaluation.everySteps"
 NOTHING_TO_SELECT = "selectBest needs evaluations on the way: set evaluation.everySteps"
+NO_TEXTS = "forgetting is measured on a text, of which a model of objective reward has no likelihood: remove evaluation.forgetting"
 PAIRED = ("dpo", "orpo", "reward")
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
 PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
@@ -197,6 +198,12 @@ RULES = [
         ".evaluation.selectBest",
         NOTHING_TO_SELECT,
         lambda spec: spec.evaluation.select_best and spec.evaluation.every_steps is None,
+    ),
+    Rule(
+        "self.objective != 'reward' || !has(self.evaluation.forgetting)",
+        ".evaluation.forgetting",
+        NO_TEXTS,
+        lambda spec: spec.objective == "reward" and spec.evaluation.forgetting is not None,
     ),
 ]
 CEL_RULES = [{"rule": rule.cel, "message": rule.message, "fieldPath": rule.field} for rule in RULES]

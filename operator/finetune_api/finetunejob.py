@@ -9,6 +9,7 @@ from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha2
 from finetune_api.conditions import Condition
 from finetune_api.dataset import WORKSTATION, DatasetSource
 from finetune_api.early_stopping import EarlyStopping
+from finetune_api.forgetting import Forgetting, ForgettingStatus
 from finetune_api.gate import Gate
 from finetune_api.methods import Lora, Method
 from finetune_api.tracking import Tracking
@@ -135,6 +136,10 @@ class Evaluation(Model):
     select_best: bool = Field(
         False,
         description="Publish the weights of the evaluated step with the lowest held-out loss, instead of the last ones; training.earlyStopping implies it.",
+    )
+    forgetting: Forgetting | None = Field(
+        None,
+        description="Also compare base and adapter on a general text. Unset: do not; {}: on the trainer's own text.",
     )
     gate: Gate | None = Field(
         None,
@@ -406,6 +411,9 @@ class EvaluationStatus(Model):
         description="Share of the held-out answers that the base judges rightly, for objectives that compare answers.",
     )
     accuracy: float | None = Field(None, description="Share of them that the finished adapter judges rightly.")
+    forgetting: ForgettingStatus | None = Field(
+        None, description="Base and adapter on a general text, where spec.evaluation.forgetting asks for it."
+    )
 
 
 class ReportStatus(Model):

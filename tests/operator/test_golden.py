@@ -28,6 +28,7 @@ FULL_SPEC: dict[str, Any] = {
         "secretRef": {"name": "s3-credentials"},
         "hub": {"repo": "org/adapter", "secretRef": {"name": "publish"}},
     },
+    "evaluation": {"forgetting": {"uri": "configmap://general/text.txt"}},
     "tracking": {
         "mlflow": {"uri": "https://mlflow.example.com", "secretRef": {"name": "mlflow"}},
         "wandb": {"project": "support", "secretRef": {"name": "wandb"}},

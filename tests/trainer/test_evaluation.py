@@ -11,7 +11,8 @@ from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.gate import Gate
 from finetune_api.manifest import AdapterManifest
 from finetune_api.reasons import EXIT_CODES, Reason
-from finetune_trainer import gate
+from finetune_trainer import forgetting, gate, general
+from finetune_trainer.preflight import check
 from finetune_trainer.stopping import Seen, after
 from finetune_trainer.train import exit_code
 from tests.trainer.jobs import Workbench, train, train_until
@@ -169,6 +170,52 @@ def test_the_last_weights_may_be_the_best(bench: Workbench) -> None:
     assert result.evaluation is not None
     assert result.evaluation.step == 6
     assert b"The weights are those of step 6, the best of those" in bench.read("team/job/adapter/report.html")
+
+
+def test_what_the_training_cost_is_measured_on_a_general_text(bench: Workbench) -> None:
+    bench.dataset("The miller said that the dyke would hold. " * 40, "general.txt")
+    evaluation = {"forgetting": {"uri": "configmap://data/general.txt", "maxSequences": 3}}
+    training = bench.job()["spec"]["training"]
+    result, _ = train(bench.settings(evaluation=evaluation, training=training | {"learningRate": 1e-2}))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    found = result.evaluation.forgetting
+    assert found is not None
+    assert found.sequences == 3
+    assert found.loss != found.base_loss
+    assert found.increase_percent == pytest.approx(100 * (found.loss / found.base_loss - 1), abs=0.01)
+    assert found.perplexity == pytest.approx(math.exp(found.loss), rel=1e-4)
+    assert b"Perplexity on a general text" in bench.read("team/job/adapter/report.html")
+    assert b"Perplexity on a general text" in bench.read("team/job/adapter/README.md")
+
+
+def test_the_text_that_comes_with_the_trainer_is_long_enough_to_say_something(bench: Workbench) -> None:
+    from transformers import AutoTokenizer
+
+    settings = bench.settings(evaluation={"forgetting": {"maxSequences": 1000}})
+    tokenizer = AutoTokenizer.from_pretrained(bench.mounts / "claims" / "models" / "tiny")
+    found = forgetting.sequences(settings.job.spec, general.fetch(settings, 1), tokenizer)
+    assert sum(example.learned for example in found) > 1000
+    assert forgetting.sequences(bench.settings().job.spec, general.fetch(bench.settings(), 1), tokenizer) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "text"),
+    [
+        (None, Reason.DATASET_NOT_FOUND, "no key 'general.txt'"),
+        (b"\xff\xfe\xff", Reason.DATASET_INVALID, "is no UTF-8 text after line 0"),
+    ],
+    ids=["missing", "no text"],
+)
+def test_a_general_text_that_cannot_be_read_is_found_before_the_training(
+    bench: Workbench, content: bytes | None, reason: Reason, text: str
+) -> None:
+    if content is not None:
+        bench.dataset(content, "general.txt")
+    settings = bench.settings(evaluation={"forgetting": {"uri": "configmap://data/general.txt"}})
+    problems = check(settings, patience_seconds=1).problems
+    assert [(problem.reason, problem.field) for problem in problems] == [(reason, "spec.evaluation.forgetting.uri")]
+    assert text in problems[0].message
 
 
 def weights_of(bench: Workbench) -> bytes:

@@ -34,6 +34,7 @@ from finetune_trainer import (
     changed,
     continuing,
     conversion,
+    forgetting,
     gate,
     hubpush,
     merging,
@@ -148,6 +149,7 @@ def follow(session: Session) -> TrainerResult:
             made.trained,
             objectives.measure(spec, examples.held_out, examples.held_out_rows),
             len(examples.held_out),
+            forgetting.sequences(spec, session.inputs.general, tokenizer),
             partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
             partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )

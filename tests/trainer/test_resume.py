@@ -64,6 +64,7 @@ def test_a_run_interrupted_after_its_last_step_only_has_to_be_finished(workbench
 def test_a_checkpoint_that_lies_is_passed_over_and_replaced(workbench: Callable[[], Workbench]) -> None:
     whole, pieces = workbench(), workbench()
     train(whole.settings())
+    train_until(pieces.settings(), 2)  # the checkpoint of step 4 must not overtake this one
     train_until(pieces.settings(), 4)
     key = "team/job/checkpoints/step-00000004/adapter_model.safetensors"
     body = bytearray(pieces.read(key))

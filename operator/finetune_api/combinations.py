@@ -19,6 +19,12 @@ NO_MERGED_SCORES = (
     "mergedModel does not go with objective reward, whose head is no part of the base: set mergedModel to false"
 )
 NO_PROMPTS = "objective orpo does not go with promptTuning and pTuning in TRL: choose another method, or objective dpo"
+NO_PERPLEXITY = (
+    "a gate on perplexity needs objective sft, whose loss is that of single tokens: set evaluation.gate.metric to loss"
+)
+NO_EVALUATIONS = "earlyStopping needs evaluations on the way: set evaluation.everySteps"
+NOTHING_TO_SELECT = "selectBest needs evaluations on the way: set evaluation.everySteps"
+NO_TEXTS = "forgetting is measured on a text, of which a model of objective reward has no likelihood: remove evaluation.forgetting"
 PAIRED = ("dpo", "orpo", "reward")
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
 PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "CPT")
@@ -172,6 +178,32 @@ RULES = [
         ".output.mergedModel",
         NO_MERGED_SCORES,
         lambda spec: spec.objective == "reward" and spec.output.merged_model,
+    ),
+    Rule(
+        "self.objective == 'sft' || !has(self.evaluation.gate) || self.evaluation.gate.metric != 'perplexity'",
+        ".evaluation.gate.metric",
+        NO_PERPLEXITY,
+        lambda spec: (
+            spec.objective != "sft" and spec.evaluation.gate is not None and spec.evaluation.gate.metric == "perplexity"
+        ),
+    ),
+    Rule(
+        "!has(self.training.earlyStopping) || has(self.evaluation.everySteps)",
+        ".training.earlyStopping",
+        NO_EVALUATIONS,
+        lambda spec: spec.training.early_stopping is not None and spec.evaluation.every_steps is None,
+    ),
+    Rule(
+        "!self.evaluation.selectBest || has(self.evaluation.everySteps)",
+        ".evaluation.selectBest",
+        NOTHING_TO_SELECT,
+        lambda spec: spec.evaluation.select_best and spec.evaluation.every_steps is None,
+    ),
+    Rule(
+        "self.objective != 'reward' || !has(self.evaluation.forgetting)",
+        ".evaluation.forgetting",
+        NO_TEXTS,
+        lambda spec: spec.objective == "reward" and spec.evaluation.forgetting is not None,
     ),
 ]
 CEL_RULES = [{"rule": rule.cel, "message": rule.message, "fieldPath": rule.field} for rule in RULES]

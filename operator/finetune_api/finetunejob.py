@@ -8,6 +8,9 @@ from finetune_api import combinations
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
 from finetune_api.conditions import Condition
 from finetune_api.dataset import WORKSTATION, DatasetSource
+from finetune_api.early_stopping import EarlyStopping
+from finetune_api.forgetting import Forgetting, ForgettingStatus
+from finetune_api.gate import Gate
 from finetune_api.methods import Lora, Method
 from finetune_api.tracking import Tracking
 from finetune_api.uris import parse_uri
@@ -99,6 +102,10 @@ class Training(Model):
     weight_decay: float = Field(0.0, description="Decoupled weight decay.", ge=0)
     max_grad_norm: float = Field(1.0, description="Gradients are clipped to this norm.", gt=0)
     seed: int = Field(42, description="Seed of every random choice.", ge=0)
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="Stop before the last step when the held-out loss falls no more, and publish the weights of the best evaluated step. Unset: never.",
+    )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {
@@ -125,6 +132,18 @@ class Evaluation(Model):
         description="So many held-out prompts are continued by base and adapter, side by side in the report.",
         ge=0,
         le=20,
+    )
+    select_best: bool = Field(
+        False,
+        description="Publish the weights of the evaluated step with the lowest held-out loss, instead of the last ones; training.earlyStopping implies it.",
+    )
+    forgetting: Forgetting | None = Field(
+        None,
+        description="Also compare base and adapter on a general text. Unset: do not; {}: on the trainer's own text.",
+    )
+    gate: Gate | None = Field(
+        None,
+        description="What the adapter must reach to be published. Unset: a warning, if it is no better than its base.",
     )
 
 
@@ -306,6 +325,11 @@ class FineTuneJobSpec(Model):
             "message": "preference cannot be changed: delete the FineTuneJob, or create one of another name",
             "fieldPath": ".preference",
         },
+        {
+            "rule": "self.evaluation.selectBest == oldSelf.evaluation.selectBest",
+            "message": "selectBest cannot be changed: delete the FineTuneJob, or create one of another name",
+            "fieldPath": ".evaluation.selectBest",
+        },
         *combinations.CEL_RULES,
     ]
 
@@ -376,11 +400,20 @@ class EvaluationStatus(Model):
     loss: float = Field(description="Loss of the finished adapter.")
     improvement_percent: float = Field(description="By how much the adapter's loss is lower, in percent of the base's.")
     rows: int = Field(description="Held-out sequences that were used.", ge=0)
+    base_perplexity: float | None = Field(None, description="exp(baseLoss), for objective sft.")
+    perplexity: float | None = Field(None, description="exp(loss), for objective sft.")
+    step: int | None = Field(
+        None, description="Step of the weights, where those of the best evaluated step were chosen.", ge=0
+    )
+    passed: bool | None = Field(None, description="Whether it passed spec.evaluation.gate. Unset: there is no gate.")
     base_accuracy: float | None = Field(
         None,
         description="Share of the held-out answers that the base judges rightly, for objectives that compare answers.",
     )
     accuracy: float | None = Field(None, description="Share of them that the finished adapter judges rightly.")
+    forgetting: ForgettingStatus | None = Field(
+        None, description="Base and adapter on a general text, where spec.evaluation.forgetting asks for it."
+    )
 
 
 class ReportStatus(Model):

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     LOSS_DIVERGED = "LossDiverged"
     VERIFICATION_FAILED = "VerificationFailed"
+    GATE_FAILED = "GateFailed"
     PREEMPTED = "Preempted"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     UNSCHEDULABLE = "Unschedulable"
@@ -81,6 +82,7 @@ EXIT_CODES: dict[Reason, int] = {
     Reason.OUT_OF_MEMORY: 31,
     Reason.LOSS_DIVERGED: 32,
     Reason.VERIFICATION_FAILED: 33,
+    Reason.GATE_FAILED: 34,
     Reason.PREEMPTED: 40,
     Reason.HOST_OUT_OF_MEMORY: 137,
 }
@@ -103,6 +105,7 @@ USER_ERRORS: frozenset[Reason] = frozenset(
         Reason.OUT_OF_MEMORY,
         Reason.LOSS_DIVERGED,
         Reason.VERIFICATION_FAILED,
+        Reason.GATE_FAILED,
     }
 )
 """Reasons that another attempt with the same spec cannot mend: they are never retried."""

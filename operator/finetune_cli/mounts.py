@@ -46,6 +46,8 @@ def addresses(spec: FineTuneJobSpec) -> dict[str, str]:
     found = {"spec.model.uri": spec.model.uri, "spec.dataset.uri": spec.dataset.uri}
     if spec.dataset.validation and spec.dataset.validation.uri:
         found["spec.dataset.validation.uri"] = spec.dataset.validation.uri
+    if spec.evaluation.forgetting and spec.evaluation.forgetting.uri:
+        found["spec.evaluation.forgetting.uri"] = spec.evaluation.forgetting.uri
     return found
 
 

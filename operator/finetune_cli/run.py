@@ -96,7 +96,10 @@ def job_of(request: Request, documents: list[Any]) -> FineTuneJob:
     if wrong:
         raise CliError("\n       ".join(f"{request.file}: {problem}" for problem in wrong), INVALID)
     meta = rendered["metadata"]
-    decisive = json.dumps({name: rendered["spec"].get(name) for name in DECISIVE}, sort_keys=True)
+    spec = rendered["spec"]
+    decisive = json.dumps(
+        {name: spec.get(name) for name in DECISIVE} | {"selectBest": spec["evaluation"]["selectBest"]}, sort_keys=True
+    )
     rendered["metadata"] = {
         "namespace": meta.get("namespace") or "default",
         "name": meta.get("name") or str(meta["generateName"]).rstrip("-"),
@@ -250,7 +253,9 @@ def lines(result: TrainerResult, request: Request) -> list[str]:
     said = [f"failed: {result.reason}: {result.message}"]
     if str(result.reason).endswith("AccessDenied"):
         said.append(f"on a workstation credentials come from {CREDENTIALS}, not from Secrets")
-    if result.checkpoint:
+    if result.reason == Reason.GATE_FAILED:
+        said += outcome({"status": result.to_json()})
+    elif result.checkpoint:
         said.append(f"the checkpoint of step {result.checkpoint.step} is kept in {result.checkpoint.uri}")
     return said
 

@@ -67,6 +67,18 @@ def outcome(item: dict[str, Any]) -> list[str]:
             f"held-out loss {evaluation['baseLoss']:.3f} → {evaluation['loss']:.3f} "
             f"({evaluation['improvementPercent']:.1f}% lower, {evaluation['rows']} rows)"
         )
+        if evaluation.get("perplexity") is not None:
+            lines.append(f"perplexity {evaluation['basePerplexity']:.3g} → {evaluation['perplexity']:.3g}")
+        if evaluation.get("step") is not None:
+            lines.append(f"weights of step {evaluation['step']}, the best of those evaluated")
+        if general := evaluation.get("forgetting"):
+            change = general["increasePercent"]
+            lines.append(
+                f"general text: perplexity {general['basePerplexity']:.3g} → {general['perplexity']:.3g} "
+                f"(loss {abs(change):.1f}% {'higher' if change > 0 else 'lower'})"
+            )
+        if evaluation.get("passed") is not None:
+            lines.append("passed the gate" if evaluation["passed"] else "did not pass the gate: not published")
     if adapter := found.get("adapter"):
         lines.append(f"adapter {adapter['uri']}")
         lines.append(f"digest {adapter['digest']} ({size(adapter['sizeBytes'])})")

@@ -8,16 +8,21 @@ import pytest
 from finetune_api.combinations import (
     KTO_BATCH,
     LABELS,
+    NO_EVALUATIONS,
     NO_MERGED_SCORES,
     NO_PACKING,
     NO_PAIRS,
+    NO_PERPLEXITY,
     NO_PREFERENCE,
     NO_PROMPTS,
+    NO_TEXTS,
+    NOTHING_TO_SELECT,
     PAIRS,
     SCORES,
 )
 from finetune_api.combinations import ONE_ADAPTER as ONE_COPY
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
+from finetune_api.gate import NO_LIMIT
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, REMOVE, Object, changed
 
 
@@ -73,6 +78,7 @@ ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must b
 ONE_ADAPTER = "exactly one of fineTuneJobRef and uri must be set"
 DIGEST_AND_URI = "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json"
 S3_AND_URI = "s3 belongs to uri: a FineTuneJob knows its own object store"
+METRIC = "spec.evaluation.gate.metric"
 S3_ADAPTER = {"uri": "s3://adapters/a", "digest": DIGEST}
 
 CASES = [
@@ -145,6 +151,14 @@ CASES = [
     _job("an MLflow server without a scheme", {"spec.tracking": {"mlflow": {"uri": "mlflow:5000"}}}, "spec.tracking.mlflow.uri", "should match"),
     _job("Weights & Biases without a key", {"spec.tracking": {"wandb": {"project": "a"}}}, "spec.tracking.wandb.secretRef", "Required value", "Field required"),
     _job("too many samples", {"spec.evaluation": {"samples": 21}}, "spec.evaluation.samples", "less than or equal to 20"),
+    _job("a gate without a limit", {"spec.evaluation": {"gate": {"metric": "loss"}}}, "spec.evaluation.gate", NO_LIMIT),
+    _job("a gate on what is not measured", {"spec.evaluation": {"gate": {"metric": "f1", "max": 1}}}, METRIC, 'values: "loss", "perplexity"', "'loss' or 'perplexity'"),
+    _job("a gate on the perplexity of preferences", {"spec.objective": "orpo", "spec.evaluation": {"gate": {"metric": "perplexity", "max": 9}}}, "spec", NO_PERPLEXITY),
+    _job("an early stop without evaluations", {"spec.training.earlyStopping": {"patience": 2}}, "spec", NO_EVALUATIONS),
+    _job("no patience", {"spec.training.earlyStopping": {"patience": 0}}, "spec.training.earlyStopping.patience", "greater than or equal to 1"),
+    _job("the best of no evaluations", {"spec.evaluation": {"selectBest": True}}, "spec", NOTHING_TO_SELECT),
+    _job("forgetting of a model without texts", {"spec.objective": "reward", "spec.evaluation": {"forgetting": {}}}, "spec", NO_TEXTS),
+    _job("a dataset for a general text", {"spec.evaluation": {"forgetting": {"uri": "hf://a/b"}}}, "spec.evaluation.forgetting.uri", "should match", "is a file"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),
     _adapter("a job and an address", {"spec.adapter": {"fineTuneJobRef": {"name": "a"}, **S3_ADAPTER}}, "spec.adapter", ONE_ADAPTER),
@@ -183,6 +197,9 @@ CHANGES = [
     Change("training", FINETUNE_JOB, {"spec.training.learningRate": 0.1}, _cannot("training")),
     Change(
         "preference", FINETUNE_JOB, {"spec.objective": "dpo", "spec.preference": {"beta": 0.2}}, _cannot("preference")
+    ),
+    Change(
+        "selectBest", FINETUNE_JOB, {"spec.evaluation": {"everySteps": 1, "selectBest": True}}, _cannot("selectBest")
     ),
     Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output")),
     Change("servedName", ADAPTER_DEPLOYMENT, {"spec.servedName": "other"}, "servedName cannot be changed"),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_api.finetunejob import EvaluationStatus
+from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_cli import run
 from finetune_cli.changes import changed
@@ -138,3 +140,20 @@ def test_another_job_is_never_taken_for_the_same(file: Path) -> None:
 
     assert uid() == uid("spec.checkpoint.everySteps=3", "metadata.name=other")
     assert uid() != uid("spec.training.seed=3")
+    on_the_way, strict = "spec.evaluation.everySteps=5", "spec.evaluation.gate={max: 1}"
+    assert uid() == uid(on_the_way, strict), "the same training, judged in another way"
+    assert uid() != uid(on_the_way, "spec.evaluation.selectBest=true")
+
+
+def test_a_rejected_adapter_is_told_with_what_was_found(file: Path) -> None:
+    result = TrainerResult(
+        reason=Reason.GATE_FAILED,
+        message="spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3",
+        evaluation=EvaluationStatus(base_loss=3.9, loss=3.6, improvement_percent=7.7, rows=20, passed=False),
+    )
+    assert run.lines(result, run.Request(str(file), None, (), (), False)) == [
+        "failed: GateFailed: spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3",
+        "held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)",
+        "did not pass the gate: not published",
+    ]
+    assert run.code_of(result) == EXIT_CODES[Reason.GATE_FAILED]

@@ -1,8 +1,10 @@
 """How durations and sizes are written."""
 
+from typing import Any
+
 import pytest
 
-from finetune_cli.text import duration, size
+from finetune_cli.text import duration, outcome, size
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,27 @@ def test_durations(seconds: float, text: str) -> None:
 )
 def test_sizes(number: float, text: str) -> None:
     assert size(number) == text
+
+
+GENERAL = {"baseLoss": 3.0, "loss": 3.1, "increasePercent": 3.33, "basePerplexity": 20.0855, "perplexity": 22.198}
+
+
+@pytest.mark.parametrize(
+    ("found", "lines"),
+    [
+        ({}, ["held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)"]),
+        (
+            {"basePerplexity": 49.402, "perplexity": 36.598, "step": 30, "passed": False, "forgetting": GENERAL},
+            [
+                "held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)",
+                "perplexity 49.4 → 36.6",
+                "weights of step 30, the best of those evaluated",
+                "general text: perplexity 20.1 → 22.2 (loss 3.3% higher)",
+                "did not pass the gate: not published",
+            ],
+        ),
+    ],
+)
+def test_what_the_evaluation_found(found: dict[str, Any], lines: list[str]) -> None:
+    evaluation = {"baseLoss": 3.9, "loss": 3.6, "improvementPercent": 7.7, "rows": 20}
+    assert outcome({"status": {"evaluation": evaluation | found}}) == lines

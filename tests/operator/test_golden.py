@@ -32,6 +32,7 @@ FULL_SPEC: dict[str, Any] = {
         "secretRef": {"name": "s3-credentials"},
         "hub": {"repo": "org/adapter", "secretRef": {"name": "publish"}},
     },
+    "evaluation": {"forgetting": {"uri": "configmap://general/text.txt"}},
     "tracking": {
         "mlflow": {"uri": "https://mlflow.example.com", "secretRef": {"name": "mlflow"}},
         "wandb": {"project": "support", "secretRef": {"name": "wandb"}},
@@ -109,6 +110,23 @@ def preempted() -> World:
     return world
 
 
+def gate_failed() -> World:
+    world = training()
+    world.settle()
+    evaluation = {**SUCCEEDED["evaluation"], "basePerplexity": 49.4, "perplexity": 36.6, "passed": False}
+    result = {
+        "kind": "TrainerResult",
+        "reason": "GateFailed",
+        "message": "spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3: the adapter is not published, but kept with its report in "
+        "s3://adapters/ns/a/11111111/rejected",
+        "progress": PROGRESS,
+        "evaluation": evaluation,
+        "report": {"uri": "s3://adapters/ns/a/11111111/rejected/report.html"},
+    }
+    world.set_pod(terminated(34, result))
+    return world
+
+
 def out_of_memory() -> World:
     world = training()
     world.settle()
@@ -130,6 +148,7 @@ SCENARIOS: dict[str, Callable[[], World]] = {
     "succeeded": succeeded,
     "failed-once": failed_once,
     "preempted": preempted,
+    "gate-failed": gate_failed,
     "out-of-memory": out_of_memory,
     "invalid-spec": invalid,
 }

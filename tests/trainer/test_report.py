@@ -52,7 +52,9 @@ def a_report(**changes: Any) -> Report:
         rank=8,
         adapter_uri="s3://adapters/team/support-bot/adapter",
         servable_by=["vllm"],
-        evaluation=EvaluationStatus(base_loss=3.0, loss=2.0, improvement_percent=33.33, rows=40),
+        evaluation=EvaluationStatus(
+            base_loss=3.0, loss=2.0, improvement_percent=33.33, rows=40, base_perplexity=20.0855, perplexity=7.38906
+        ),
         samples=[Sample("Prompt", "expected", "of the base", "of the adapter")],
         history=[{"step": step, "loss": 3.0 - step / 10, "learning_rate": 1e-4} for step in range(1, 11)],
         data=Data([("Rows", "40")], [Bar("17–32", 36)]),
@@ -85,9 +87,14 @@ def test_the_verdict_is_what_was_measured() -> None:
     better = Text(render(a_report())).text
     assert "The adapter is better than its base on held-out data: the loss is 33.3 % lower." in better
     assert "so few are an indication" not in better
+    assert "gate" not in better
     same = EvaluationStatus(base_loss=2.0, loss=2.5, improvement_percent=-25.0, rows=4)
     worse = Text(render(a_report(evaluation=same))).text
     assert "The adapter is no better than its base" in worse
+    page = render(a_report(evaluation=same.model_copy(update={"passed": False})))
+    assert "It did not pass the gate, and is not published." in Text(page).text
+    assert "kind: AdapterDeployment" in render(a_report())
+    assert "kind: AdapterDeployment" not in page, "nobody is told how to serve it"
     assert "on 4 held-out sequences: so few are an indication, no proof" in worse
 
 

@@ -67,7 +67,7 @@ def gather(
         objective=spec.objective,
         peft_type=peft_type,
         rank=rank,
-        adapter_uri=str(settings.adapter),
+        adapter_uri=str(settings.rejected if evaluation.passed is False else settings.adapter),
         servable_by=servable_by,
         evaluation=evaluation,
         samples=samples,

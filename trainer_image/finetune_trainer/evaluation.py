@@ -1,5 +1,6 @@
 """How likely a model finds given tokens: held-out loss, log-probabilities and logits, each sequence by itself and in float32."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,15 @@ def mean_loss(model: Any, examples: Sequence[Example]) -> float:
             total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
             count += example.learned
     return total / max(count, 1)
+
+
+def perplexity(loss: float) -> float:
+    """exp of the mean negative log-likelihood per token, in nats: between how many tokens the model is torn.
+
+    Jelinek, Mercer, Bahl and Baker, "Perplexity, a measure of the difficulty of speech recognition tasks" (1977). Of a loss above 700, whose exp is no
+    float any more, that of 700.
+    """
+    return math.exp(min(loss, 700.0))
 
 
 def logits_of(model: Any, token_ids: list[int]) -> torch.Tensor:

@@ -20,6 +20,7 @@ from finetune_trainer.logs import SHOWN_AS_BAR, log
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.settings import now
+from finetune_trainer.stopping import Best
 from finetune_trainer.uploads import CheckpointUploader
 
 
@@ -35,7 +36,10 @@ class Pace:
 
 
 class Hooks(TrainerCallback):
-    """One callback of transformers' Trainer. ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set; ``told`` hears of what is logged."""
+    """One callback of transformers' Trainer.
+
+    ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set; ``told`` hears of what is logged, ``best`` of each evaluation.
+    """
 
     def __init__(
         self,
@@ -47,10 +51,11 @@ class Hooks(TrainerCallback):
         held_out_loss: Callable[[], float],
         beside_checkpoint: dict[str, bytes],
         told: Callable[[int, dict[str, Any]], None],
+        best: Best | None,
     ) -> None:
         self._run, self._reporter, self._uploader, self._interruption = run, reporter, uploader, interruption
         self._evaluate_every, self._held_out_loss, self._beside = evaluate_every, held_out_loss, beside_checkpoint
-        self._told = told
+        self._told, self._best = told, best
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
 
@@ -58,17 +63,23 @@ class Hooks(TrainerCallback):
         self._pace = Pace(time.monotonic(), state.global_step, time.monotonic())
         self._tell(state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
         self._uploader.check()
-        if self._evaluate_every and state.global_step % self._evaluate_every == 0:
+        last = self._best is not None and state.global_step == state.max_steps  # the last weights may be the best
+        if self._evaluate_every and (state.global_step % self._evaluate_every == 0 or last):
             loss = self._held_out_loss()
             self._last["eval_loss"] = loss
             state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "eval_loss": loss})
             self._told(state.global_step, {"eval_loss": loss})
             log.info("step %d: held-out loss %.4f", state.global_step, loss)
+            if self._best:
+                self._best.evaluated(model, state.global_step, loss)
         self._tell(state)
-        if state.global_step >= state.max_steps:
+        if state.global_step >= state.max_steps or self._stopped:
             control.should_log = control.should_save = True
+            control.should_training_stop = control.should_training_stop or self._stopped
         if self._interruption.requested:
             log.info("asked to stop: saving a checkpoint of step %d", state.global_step)
             control.should_log = control.should_save = control.should_training_stop = True
@@ -115,11 +126,20 @@ class Hooks(TrainerCallback):
         refuse_infinite(model, state.global_step)
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self._uploader.submit(
-            state.global_step, state.max_steps, checkpoint, self._beside, urgent=self._interruption.requested
+            state.global_step,
+            state.max_steps,
+            checkpoint,
+            {**self._beside, **(self._best.beside_checkpoint() if self._best else {})},
+            urgent=self._interruption.requested,
         )
+
+    @property
+    def _stopped(self) -> bool:
+        return self._best is not None and self._best.stopped
 
     def _tell(self, state: TrainerState) -> None:
         done, pace = state.global_step - self._pace.first_step, self._pace
+        left = 0 if self._stopped else state.max_steps - state.global_step
         each = (time.monotonic() - pace.started) / done if done else None
         self._run.progress = Progress(
             step=state.global_step,
@@ -130,7 +150,7 @@ class Hooks(TrainerCallback):
             eval_loss=_rounded(self._last["eval_loss"]),
             learning_rate=self._last["learning_rate"],
             tokens_per_second=round(pace.tokens_per_second, 1) if pace.tokens_per_second is not None else None,
-            eta_seconds=round((state.max_steps - state.global_step) * each) if each is not None else None,
+            eta_seconds=round(left * each) if each is not None else None,
             gpu_memory_peak_bytes=torch.cuda.max_memory_allocated() if models.has_gpu() else None,
             updated_at=now(),
         )

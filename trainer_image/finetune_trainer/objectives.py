@@ -20,7 +20,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_api.finetunejob import FineTuneJobSpec, Preference
 from finetune_trainer.data import Example
-from finetune_trainer.evaluation import evaluating, mean_loss
+from finetune_trainer.evaluation import evaluating, mean_loss, perplexity
 from finetune_trainer.tokens import IGNORED, Sequence
 
 REFERENCE = "ref"
@@ -42,6 +42,8 @@ class Measured:
 
     loss: float
     accuracy: float | None = None
+    perplexity: float | None = None
+    """Only where the loss is that of single tokens."""
 
 
 Measure = Callable[[Any], Measured]
@@ -132,7 +134,7 @@ def measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[Sequence]
     beta = (spec.preference or Preference()).beta
     match spec.objective:
         case "sft":
-            return lambda model: Measured(mean_loss(model, held_out))
+            return lambda model: _likelihood(model, held_out)
         case "orpo":
             return lambda model: _orpo(model, rows, beta)
         case "reward":
@@ -148,6 +150,11 @@ def measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[Sequence]
             return _against_reference(
                 mixed, ("completion_ids", "KL_ids"), lambda now, then: _kto(now, then, labels, beta)
             )
+
+
+def _likelihood(model: Any, held_out: list[Example]) -> Measured:
+    loss = mean_loss(model, held_out)
+    return Measured(loss, perplexity=perplexity(loss))
 
 
 def _against_reference(

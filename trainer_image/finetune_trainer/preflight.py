@@ -20,7 +20,7 @@ from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
 from finetune_artifacts.store import missing_keys
-from finetune_trainer import basemodel, continuing, files, hubpush, modules, result, rows, sources, tracking
+from finetune_trainer import basemodel, continuing, files, general, hubpush, modules, result, rows, sources, tracking
 from finetune_trainer.basemodel import ModelFacts
 from finetune_trainer.estimates import estimate_of
 from finetune_trainer.failures import Failure, last_line
@@ -199,7 +199,8 @@ def check_dataset(settings: Settings, report: Report, patience_seconds: float) -
     """The dataset can be read, and its first rows have what format and objective need."""
     source = settings.job.spec.dataset
     train, held_out = sources.parts(source)
-    if any(isinstance(parse_uri(part.uri), S3Uri) for part in (train, held_out) if part):
+    apart = (held_out, general.part(settings.job.spec))
+    if any(isinstance(parse_uri(part.uri), S3Uri) for part in (train, *apart) if part):
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
     found = sources.files(settings, train, patience_seconds)
     reader = rows.reader(found, source, settings.job.spec.objective, train.uri)
@@ -208,6 +209,7 @@ def check_dataset(settings: Settings, report: Report, patience_seconds: float) -
         report.warnings.append(f"spec.dataset.format auto: the dataset is taken as {reader.layout}")
     if held_out:
         report.chats |= check_rows(reader, sources.files(settings, held_out, patience_seconds), held_out.uri)
+    general.check(settings, patience_seconds)
 
 
 def check_rows(reader: rows.Reader, found: list[sources.DataFile], uri: str) -> bool:

@@ -21,7 +21,7 @@ from trl.data_utils import pack_dataset
 
 from finetune_api import vllm
 from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec, ReportStatus, Training
-from finetune_api.manifest import REPORT_NAME, AdapterManifest, CheckpointManifest, StoredFiles
+from finetune_api.manifest import REPORT_NAME, AdapterManifest, CheckpointManifest, FileEntry, StoredFiles
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
@@ -34,11 +34,14 @@ from finetune_trainer import (
     changed,
     continuing,
     conversion,
+    forgetting,
+    gate,
     hubpush,
     merging,
     methods,
     objectives,
     samples,
+    stopping,
     verification,
 )
 from finetune_trainer import data as dataset
@@ -148,22 +151,28 @@ def follow(session: Session) -> TrainerResult:
             made.trained,
             objectives.measure(spec, examples.held_out, examples.held_out_rows),
             len(examples.held_out),
+            forgetting.sequences(spec, session.inputs.general, tokenizer),
             partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
             partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
-        session.run.evaluation = verified.evaluation
+        measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
+        evaluation, refusal = gate.judge(spec.evaluation.gate, measured)
+        verified = replace(verified, evaluation=evaluation)
+        session.run.evaluation = evaluation
         session.run.warnings += verified.warnings
         if session.run.progress:
-            losses = {"base_eval_loss": verified.evaluation.base_loss, "eval_loss": verified.evaluation.loss}
-            session.trackers.tell(session.run.progress.total_steps, losses)
+            losses = {"base_eval_loss": evaluation.base_loss, "eval_loss": evaluation.loss}
+            session.trackers.tell(session.run.progress.step, losses)
     models.release()
-    merged = merge(session, made) if spec.output.merged_model else {}
+    merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
     verified = replace(verified, measured=verified.measured | merged)
     with phase("writing the report"):
         write_beside(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
+        if refusal is not None:
+            raise keep(session, made, verified, refusal)
         return publish(session, made, verified)
 
 
@@ -295,7 +304,7 @@ def device_name() -> str:
 def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
     """sha256 of all that decides the next step. A checkpoint with another one belongs to another run."""
     spec = session.settings.job.spec
-    decisive = {
+    decisive: dict[str, Any] = {
         "model": [canonical_name(session.settings), session.inputs.model_commit, base],
         "adapter": session.inputs.adapter.digest if session.inputs.adapter else None,
         "dataset": spec.dataset.model_dump(
@@ -306,6 +315,8 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
         "method": spec.method.to_json(),
         "training": spec.training.to_json() | {"learningRate": learning_rate(spec)},
     }
+    if stopping.wanted(spec):
+        decisive["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
     return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
 
 
@@ -398,6 +409,8 @@ def train(
     def held_out_loss() -> float:
         return measure(model).loss
 
+    resumed = resume.directory if resume else None
+    best = stopping.Best(spec.training.early_stopping, session.scratch, resumed) if stopping.wanted(spec) else None
     hooks = Hooks(
         run,
         session.reporter,
@@ -407,12 +420,15 @@ def train(
         held_out_loss,
         extra,
         session.trackers.tell,
+        best,
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:
         with session.interruption.deferred(), phase("training"):
-            loop(trainer, plan, resume)
-            wait_for_uploads(session, uploader, finished=trainer.state.global_step >= plan.total_steps)
+            done = best is not None and best.stopped
+            loop(trainer, plan, resume, done=done)
+            stopped = best is not None and best.stopped
+            wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
     except Exception:
         # a good checkpoint from before the error may still be on its way
         uploader.settle(SETTLE_SECONDS)
@@ -420,12 +436,16 @@ def train(
     finally:
         uploader.close()
     objectives.without_reference(model)
+    if best is not None:
+        best.restore(model)
+        run.published_step = best.seen.step
+        run.derived["published weights"] = f"of step {best.seen.step}, after {trainer.state.global_step} steps"
     write_metrics(trainer.state.log_history, session.scratch / "metrics.jsonl")
 
 
-def loop(trainer: Any, plan: Plan, resume: Resume | None) -> None:
-    """The loop of transformers' Trainer; one that was interrupted after its last step has nothing left to do."""
-    if resume and resume.step >= plan.total_steps:
+def loop(trainer: Any, plan: Plan, resume: Resume | None, *, done: bool) -> None:
+    """The loop of transformers' Trainer; one that was interrupted after its last step, or after its early stop (``done``), has nothing left to do."""
+    if resume and (done or resume.step >= plan.total_steps):
         trainer._load_from_checkpoint(str(resume.directory))
         trainer.state.global_step = resume.step
         trainer.state.log_history = json.loads((resume.directory / "trainer_state.json").read_text(encoding="utf-8"))[
@@ -603,12 +623,12 @@ def write_beside(
     beside.write(made.directory, report)
 
 
-def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
-    """Upload the adapter, its manifest last. Raises ArtifactError."""
-    settings, run = session.settings, session.run
-    config, hub = adapter_config(made.directory), settings.job.spec.output.hub
-    files = upload_directory(session.output, settings.adapter, made.directory)
-    manifest = AdapterManifest(
+def manifest_of(
+    session: Session, made: Made, verified: verification.Verified, files: list[FileEntry]
+) -> AdapterManifest:
+    """What there is to know of an adapter whose files are uploaded."""
+    settings, config = session.settings, adapter_config(made.directory)
+    return AdapterManifest(
         job=settings.origin,
         created_at=now(),
         base_model=canonical_name(settings),
@@ -624,10 +644,35 @@ def publish(session: Session, made: Made, verified: verification.Verified) -> Tr
         verification=verified.measured,
         evaluation=verified.evaluation,
         versions=versions(),
-        trained=stored(session, "trained", made.kept),
-        merged=stored(session, "merged", merged_directory(session)),
-        hub=hubpush.push(settings, hub, made.directory) if hub else None,
         files=files,
+    )
+
+
+def keep(session: Session, made: Made, verified: verification.Verified, refusal: str) -> Failure:
+    """Upload an adapter that did not pass its gate to where nobody takes it for a published one; what there is to say of it. Raises ArtifactError."""
+    place = session.settings.rejected
+    gate.make_room(session.output, place)
+    put_manifest(
+        session.output,
+        place,
+        manifest_of(session, made, verified, upload_directory(session.output, place, made.directory)),
+    )
+    session.run.page = ReportStatus(uri=str(place.child(REPORT_NAME)))
+    text = f"{refusal}: the adapter is not published, but kept with its report in {place}"
+    return Failure(Reason.GATE_FAILED, text, gate.FIELD)
+
+
+def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
+    """Upload the adapter, its manifest last. Raises ArtifactError."""
+    settings, run = session.settings, session.run
+    hub = settings.job.spec.output.hub
+    files = upload_directory(session.output, settings.adapter, made.directory)
+    manifest = manifest_of(session, made, verified, files).model_copy(
+        update={
+            "trained": stored(session, "trained", made.kept),
+            "merged": stored(session, "merged", merged_directory(session)),
+            "hub": hubpush.push(settings, hub, made.directory) if hub else None,
+        }
     )
     digest = put_manifest(session.output, settings.adapter, manifest)
     log.info("adapter %s (%s)", settings.adapter, digest)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.dataset import Counts
-from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress
+from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress, ReportStatus
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
 from finetune_trainer.report.contents import Parameters
@@ -18,6 +18,10 @@ class Run:
     checkpoint: CheckpointStatus | None = None
     resumed_from_step: int | None = None
     evaluation: EvaluationStatus | None = None
+    published_step: int | None = None
+    """The step whose weights are published, if they were chosen."""
+    page: ReportStatus | None = None
+    """The report beside an adapter that is kept but not published."""
     counts: Counts | None = None
     warnings: list[str] = field(default_factory=list)
     derived: dict[str, str] = field(default_factory=dict)
@@ -36,6 +40,7 @@ class Run:
             evaluation=self.evaluation,
             progress=self.progress,
             data=self.counts,
+            report=self.page,
             warnings=self.warnings,
         )
 

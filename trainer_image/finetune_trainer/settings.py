@@ -59,6 +59,11 @@ class Settings:
         return self.output.child("adapter")
 
     @property
+    def rejected(self) -> S3Uri:
+        """Where an adapter goes that did not pass its gate: kept to be looked at, not published."""
+        return self.output.child("rejected")
+
+    @property
     def checkpoints(self) -> S3Uri:
         """Where checkpoints go."""
         return self.output.child("checkpoints")

@@ -60,6 +60,8 @@ class Inputs:
     dataset: Data
     validation: Data | None
     adapter: StartedFrom | None = None
+    general: Data | None = None
+    """The text on which forgetting is measured."""
 
 
 def parts(source: DatasetSource) -> tuple[Part, Part | None]:

@@ -17,7 +17,7 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
-from finetune_trainer import basemodel, continuing, result, sources, tracking
+from finetune_trainer import basemodel, continuing, general, result, sources, tracking
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
@@ -95,13 +95,14 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         settings.scratch.mkdir(parents=True, exist_ok=True)
-    pool = ThreadPoolExecutor(3, thread_name_prefix="fetch")
+    pool = ThreadPoolExecutor(4, thread_name_prefix="fetch")
     try:
         adapter = pool.submit(fetch_adapter, settings)
+        text = pool.submit(general.fetch, settings, PATIENCE_SECONDS)
         fetching = pool.submit(fetch_model, settings), pool.submit(fetch_data, settings)
         with phase("importing torch, transformers, peft and trl"):
             from finetune_trainer import recipe
-        inputs = replace(gather(*fetching), adapter=adapter.result())
+        inputs = replace(gather(*fetching), adapter=adapter.result(), general=text.result())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     trackers, succeeded = tracking.Trackers(settings), False

@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,9 +72,12 @@ class CheckpointUploader:
         self._thread.start()
 
     def submit(
-        self, step: int, total_steps: int, checkpoint: Path, extra: dict[str, bytes], *, urgent: bool = False
+        self, step: int, total_steps: int, checkpoint: Path, extra: Mapping[str, bytes | Path], *, urgent: bool = False
     ) -> None:
-        """Have the files of ``checkpoint`` uploaded; returns once they are linked. ``urgent``: give up an older upload that is under way."""
+        """Have the files of ``checkpoint`` uploaded, and ``extra`` contents and files; returns once they are linked.
+
+        ``urgent``: give up an older upload that is under way.
+        """
         directory = self._scratch / f"step-{step:08d}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
@@ -82,7 +85,11 @@ class CheckpointUploader:
             if (checkpoint / name).is_file():
                 os.link(checkpoint / name, directory / name)
         for name, content in extra.items():
-            (directory / name).write_bytes(content)
+            (directory / name).parent.mkdir(exist_ok=True)
+            if isinstance(content, Path):
+                os.link(content, directory / name)
+            else:
+                (directory / name).write_bytes(content)
         with self._changed:
             overtaken, self._pending = self._pending, Pending(step, total_steps, directory)
             self._urgent = urgent

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
-from finetune_trainer import bottleneck
+from finetune_trainer import bottleneck, forgetting
 from finetune_trainer.data import Example
 from finetune_trainer.evaluation import evaluating, logits_of, logprobs
 from finetune_trainer.failures import Failure
@@ -110,16 +110,17 @@ def verify(
     trained: Trained,
     measure: Measure,
     held_out: int,
+    general: list[Example],
     load_base: Callable[[Path], Any],
     ask: Callable[[Any], list[str]],
 ) -> Verified:
-    """Load base and adapter afresh, compare with what was trained, evaluate both on the ``held_out`` rows, and choose golden samples.
+    """Load base and adapter afresh, compare with what was trained, evaluate both on the ``held_out`` rows and the ``general`` text, and choose golden samples.
 
     ``ask`` has each of the two answer some prompts. Raises Failure(VERIFICATION_FAILED).
     """
     base = load_base(base_directory)
     base_answers = [_answers(logits_of(base, ids), ids) for ids in trained.token_ids]
-    base_measured = measure(base)
+    base_measured, base_general = measure(base), forgetting.loss(base, general)
     base_texts = ask(base)
     tuned = load_tuned(base, adapter, load_base)
     answers, logit_difference, logprob_difference = [], 0.0, 0.0
@@ -144,8 +145,11 @@ def verify(
         loss=round(loss, 5),
         improvement_percent=round(100 * (base_loss - loss) / base_loss, 2) if base_loss else 0.0,
         rows=held_out,
+        base_perplexity=_rounded(base_measured.perplexity),
+        perplexity=_rounded(measured.perplexity),
         base_accuracy=_rounded(base_measured.accuracy),
         accuracy=_rounded(measured.accuracy),
+        forgetting=forgetting.compare(base_general, forgetting.loss(tuned, general), len(general)),
     )
     log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
     warnings = (

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.conditions import ConditionType
-from finetune_api.finetunejob import FineTuneJob
+from finetune_api.finetunejob import EvaluationStatus, FineTuneJob
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_operator.conditions import parse_timestamp, sentence, timestamp, truncate
@@ -164,30 +164,37 @@ def _finish(draft: Draft, attempt: Attempt, outcome: Ended, world: World) -> boo
 
 def _take(draft: Draft, attempt: Attempt, result: TrainerResult) -> None:
     """What the trainer's result says beside how it ended."""
-    for name, value in (("progress", result.progress), ("checkpoint", result.checkpoint)):
+    for name, value in (("progress", result.progress), ("checkpoint", result.checkpoint), ("report", result.report)):
         if value is not None:
             draft.fields[name] = value.to_json()
+    if result.evaluation is not None:
+        draft.fields["evaluation"] = result.evaluation.to_json()
+        draft.conditions.set(ConditionType.EVALUATED, "True", Reason.EVALUATED, _compared(result.evaluation))
     if result.resumed_from_step is not None:
         attempt["resumedFromStep"] = result.resumed_from_step
     if result.warnings:
         draft.fields["warnings"] = list(dict.fromkeys([*draft.fields.get("warnings", []), *result.warnings]))
 
 
+def _compared(evaluation: EvaluationStatus) -> str:
+    """Base and adapter in one sentence, and in another what the gate says of it, if there is one."""
+    change = evaluation.improvement_percent
+    text = (
+        f"The held-out loss is {evaluation.loss:.4g} with the adapter and {evaluation.base_loss:.4g} without it "
+        f"({abs(change):.3g} % {'lower' if change >= 0 else 'higher'})."
+    )
+    if evaluation.step is not None:
+        text = f"{text} The weights are those of step {evaluation.step}, the best of those that were evaluated."
+    if evaluation.passed is None:
+        return text
+    return f"{text} The adapter {'passed' if evaluation.passed else 'did not pass'} the gate."
+
+
 def _succeed(draft: Draft, attempt: Attempt, result: TrainerResult) -> None:
     assert result.adapter is not None, "checked by the caller"  # noqa: S101
     draft.fields["phase"] = "Succeeded"
     draft.fields["adapter"] = result.adapter.to_json()
-    if result.report is not None:
-        draft.fields["report"] = result.report.to_json()
     text = f"Attempt {attempt['number']} has put a verified adapter into {result.adapter.uri}."
-    if result.evaluation is not None:
-        draft.fields["evaluation"] = evaluation = result.evaluation.to_json()
-        change = evaluation["improvementPercent"]
-        compared = (
-            f"The held-out loss is {evaluation['loss']:.4g} with the adapter and {evaluation['baseLoss']:.4g} without it "
-            f"({abs(change):.3g} % {'lower' if change >= 0 else 'higher'})."
-        )
-        draft.conditions.set(ConditionType.EVALUATED, "True", Reason.EVALUATED, compared)
     draft.conditions.set(ConditionType.RUNNING, "False", Reason.VERIFIED, "The training has ended.")
     draft.conditions.set(ConditionType.SUCCEEDED, "True", Reason.VERIFIED, text)
     draft.conditions.ready(Reason.VERIFIED, text)

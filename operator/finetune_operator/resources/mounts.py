@@ -48,8 +48,8 @@ def _secrets(spec: FineTuneJobSpec) -> list[str]:
 
 
 def _sources(spec: FineTuneJobSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    validation = spec.dataset.validation
-    texts = [spec.model.uri, spec.dataset.uri, *([validation.uri] if validation and validation.uri else [])]
+    apart = (spec.dataset.validation, spec.evaluation.forgetting)
+    texts = [spec.model.uri, spec.dataset.uri, *(source.uri for source in apart if source and source.uri)]
     addresses = [parse_uri(text) for text in texts]
     config_maps = sorted({uri.name for uri in addresses if isinstance(uri, ConfigMapUri)})
     claims = sorted({uri.claim for uri in addresses if isinstance(uri, PvcUri)})

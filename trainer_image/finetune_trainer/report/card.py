@@ -1,15 +1,13 @@
 """``README.md`` as the model hub expects it: facts for its search in front, then what a person wants to know."""
 
-import math
 import re
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from finetune_trainer.report import serving
+from finetune_trainer.report import charts, serving
 from finetune_trainer.report.contents import Report
-from finetune_trainer.report.render import perplexity
 
 
 def render(report: Report) -> str:
@@ -21,7 +19,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"fenced": fenced, "perplexity": perplexity, "cell": cell}
+    environment.filters |= {"fenced": fenced, "short": charts.number, "cell": cell}
     front = yaml.safe_dump(metadata(report), sort_keys=False, allow_unicode=True).strip()
     return environment.get_template("card.md.j2").render(
         front=front,
@@ -52,8 +50,8 @@ def metadata(report: Report) -> dict[str, Any]:
         found["datasets"] = [dataset]
     evaluation = report.evaluation
     metrics: list[dict[str, Any]] = [{"type": "loss", "value": evaluation.loss, "name": "Held-out loss"}]
-    if report.objective == "sft":
-        value = float(perplexity_value(evaluation.loss))
+    if evaluation.perplexity is not None:
+        value = float(f"{evaluation.perplexity:.4g}")
         metrics.append({"type": "perplexity", "value": value, "name": "Held-out perplexity"})
     if evaluation.accuracy is not None:
         metrics.append({"type": "accuracy", "value": evaluation.accuracy, "name": "Held-out accuracy"})
@@ -65,11 +63,6 @@ def metadata(report: Report) -> dict[str, Any]:
     }
     found["model-index"] = [{"name": report.name, "results": [result]}]
     return found
-
-
-def perplexity_value(loss: float) -> str:
-    """exp(loss) in four digits."""
-    return f"{math.exp(min(loss, 700.0)):.4g}"
 
 
 def fenced(text: str, language: str = "") -> str:

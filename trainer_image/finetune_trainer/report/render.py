@@ -1,7 +1,5 @@
 """``report.html``: one file that needs nothing else, on any screen. Everything that users wrote is escaped by the template engine."""
 
-import math
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finetune_trainer.report import charts, serving
@@ -23,7 +21,6 @@ def render(report: Report) -> str:
     )
     environment.filters["short"] = charts.number
     environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["perplexity"] = perplexity
     resumed_at = [attempt.resumed_from for attempt in report.attempts if attempt.resumed_from]
     evaluation = report.evaluation
     return environment.get_template("report.html.j2").render(
@@ -41,8 +38,3 @@ def render(report: Report) -> str:
         longest_bar=max((bar.count for bar in report.data.lengths), default=0) or 1,
         box=charts,
     )
-
-
-def perplexity(loss: float) -> str:
-    """exp(loss): between how many tokens the model is torn."""
-    return charts.number(math.exp(min(loss, 700.0)))

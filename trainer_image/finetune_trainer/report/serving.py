@@ -48,7 +48,8 @@ def vllm_command(report: Report) -> str | None:
 
 def deployment(report: Report) -> str | None:
     """The AdapterDeployment of the job's adapter; None where no engine can serve it."""
-    if not report.servable_by or not report.adapter_uri.startswith("s3://"):
+    published = report.evaluation.passed is not False and report.adapter_uri.startswith("s3://")
+    if not report.servable_by or not published:
         return None
     item = {
         "apiVersion": API_VERSION,

@@ -102,6 +102,8 @@ class Resume:
 
     step: int
     directory: Path
+    stopped: bool = False
+    """After it the training was stopped early: there is nothing left to do."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def follow(session: Session) -> TrainerResult:
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
         )
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
+        general = forgetting.sequences(spec, session.inputs.general, tokenizer)
         session.run.counts = examples.counts
         found = [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
@@ -151,7 +154,7 @@ def follow(session: Session) -> TrainerResult:
             made.trained,
             objectives.measure(spec, examples.held_out, examples.held_out_rows),
             len(examples.held_out),
-            forgetting.sequences(spec, session.inputs.general, tokenizer),
+            general,
             partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
             partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )
@@ -411,6 +414,8 @@ def train(
 
     resumed = resume.directory if resume else None
     best = stopping.Best(spec.training.early_stopping, session.scratch, resumed) if stopping.wanted(spec) else None
+    if resume and best and best.stopped:
+        resume = replace(resume, stopped=True)
     hooks = Hooks(
         run,
         session.reporter,
@@ -425,8 +430,7 @@ def train(
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:
         with session.interruption.deferred(), phase("training"):
-            done = best is not None and best.stopped
-            loop(trainer, plan, resume, done=done)
+            loop(trainer, plan, resume)
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
     except Exception:
@@ -443,9 +447,9 @@ def train(
     write_metrics(trainer.state.log_history, session.scratch / "metrics.jsonl")
 
 
-def loop(trainer: Any, plan: Plan, resume: Resume | None, *, done: bool) -> None:
-    """The loop of transformers' Trainer; one that was interrupted after its last step, or after its early stop (``done``), has nothing left to do."""
-    if resume and (done or resume.step >= plan.total_steps):
+def loop(trainer: Any, plan: Plan, resume: Resume | None) -> None:
+    """The loop of transformers' Trainer; one that was interrupted after its last step, or after an early stop, has nothing left to do."""
+    if resume and (resume.stopped or resume.step >= plan.total_steps):
         trainer._load_from_checkpoint(str(resume.directory))
         trainer.state.global_step = resume.step
         trainer.state.log_history = json.loads((resume.directory / "trainer_state.json").read_text(encoding="utf-8"))[

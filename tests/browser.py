@@ -148,7 +148,9 @@ def running_browser(directory: Path) -> Iterator[Browser]:
         "about:blank",
     ]
     with (directory / "chromium.log").open("wb") as log:
-        process = subprocess.Popen(wrapped, pass_fds=(theirs_in, theirs_out), stdout=log, stderr=log)
+        # its locks and sockets too are to go with the directory
+        environment = {**os.environ, "TMPDIR": str(directory)}
+        process = subprocess.Popen(wrapped, pass_fds=(theirs_in, theirs_out), stdout=log, stderr=log, env=environment)
     os.close(theirs_in)
     os.close(theirs_out)
     try:

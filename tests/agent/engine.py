@@ -31,7 +31,8 @@ class RealVllm:
     def start(self) -> None:
         """Start it without waiting."""
         assert sys.version.startswith(PYTHON), f"vLLM's packages are those of Python {PYTHON}"
-        keep = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR")}
+        # What it leaves in its temporary directory when it is killed goes with the test's own.
+        keep = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(self.log.parent)}
         # one group: vLLM may have children, and all of them must end with it
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -111,8 +111,9 @@ def download_files(
 ) -> None:
     """Fetch the files of a manifest into a directory that appears only when each is verified; ``extra`` is written beside them.
 
-    Raises ArtifactError, and OSError when the local disk is full.
+    Raises ArtifactError, also for a path that leads out of the directory, and OSError when the local disk is full.
     """
+    refuse_unsafe(store, uri, entries, pickles=False)
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
     partial.chmod(0o755)

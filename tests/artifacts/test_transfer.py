@@ -16,7 +16,7 @@ from finetune_api.reasons import Reason
 from finetune_api.uris import S3Uri
 from finetune_artifacts import upload
 from finetune_artifacts.digests import checksum_of, digest_of
-from finetune_artifacts.download import download_adapter, download_file, download_model
+from finetune_artifacts.download import download_adapter, download_file, download_files, download_model
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, list_objects, open_object, probe_write
 from finetune_artifacts.store import open_store
@@ -153,6 +153,16 @@ def test_a_manifest_that_leads_out_of_its_directory_is_refused(
     digest = put_manifest(store, place, manifest_of([FileEntry(path=path, size_bytes=1, sha256=digest_of(b"x"))]))
     error = refused(server, place, digest, tmp_path / "target")
     assert error.reason is Reason.ADAPTER_UNSUPPORTED
+    assert not (tmp_path / "outside.json").exists()
+
+
+def test_files_that_lead_out_of_the_directory_are_refused_whoever_names_them(
+    server: Server, place: S3Uri, tmp_path: Path
+) -> None:
+    put(server, place.child("inside"), b"x")
+    entry = FileEntry(path="../outside.json", size_bytes=1, sha256=digest_of(b"x"))
+    with pytest.raises(ArtifactError, match="leads out of the directory"):
+        download_files(server.store(), place, [entry], tmp_path / "target")
     assert not (tmp_path / "outside.json").exists()
 
 

@@ -1,5 +1,6 @@
 """What a run leaves for people: its report in a real browser, its model card, its metrics, and what of them is the user's own text."""
 
+import copy
 import json
 import re
 import struct
@@ -150,6 +151,16 @@ def test_every_setting_says_where_it_came_from() -> None:
     assert found["spec.training.seed"] == ("42", "default")
     assert found["spec.output.s3.bucket"] == ("adapters", "your file")
     assert "spec.method.qlora.rank" not in found
+
+
+def test_no_credential_in_the_spec_is_published() -> None:
+    spec = copy.deepcopy(FINETUNE_JOB["spec"])
+    spec["podTemplate"] = {"env": [{"name": "HTTPS_PROXY_PASSWORD", "value": "not-for-others"}]}
+    spec["tracking"] = {"mlflow": {"uri": "https://me:not-for-others@mlflow.example.com/"}}
+    found = {item.path: item.value for item in settings_in_force(FineTuneJobSpec.model_validate(spec), [])}
+    assert found["spec.podTemplate.env"] == '["HTTPS_PROXY_PASSWORD"]'
+    assert found["spec.tracking.mlflow.uri"] == "https://…@mlflow.example.com/"
+    assert "not-for-others" not in str(found)
 
 
 def test_the_model_card_is_what_the_hub_reads() -> None:

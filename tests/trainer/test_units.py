@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from finetune_api import targets
 from finetune_api.dataset import DatasetSource
@@ -38,6 +39,19 @@ from tests.trainer.jobs import CHATS, ROWS, jsonl
             "spec.resources.limits.memory",
         ),
         (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), Reason.TRAINER_ERROR, "no space left for /tmp/x"),
+        (
+            RuntimeError(
+                "[enforce fail at inline_container.cc:778] . PytorchStreamWriter failed: No space left on device"
+            ),
+            Reason.TRAINER_ERROR,
+            "give the pod more ephemeral storage",
+        ),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            Reason.TRAINER_ERROR,
+            "give the pod more ephemeral storage",
+        ),
+        (SafetensorError("Error while deserializing: header too small"), Reason.MODEL_UNSUPPORTED, "it is damaged"),
         (
             Failure(Reason.DATASET_INVALID, "row 3 is bad", "spec.dataset.uri"),
             Reason.DATASET_INVALID,

@@ -241,7 +241,7 @@ def _sequences(
 
     for row, sequence in encoder.encode(islice(good(), most)):
         counts.rows, counts.empty = findings.rows, findings.empty
-        yield _hash(json.dumps(row, sort_keys=True)), sequence
+        yield _hash(json.dumps(row, sort_keys=True, default=str)), sequence
     counts.rows, counts.empty = findings.rows, findings.empty
     rows.refuse(findings, reader.layout, data.uri)
 

@@ -6,6 +6,9 @@ import traceback
 from finetune_api.reasons import Reason
 from finetune_artifacts.errors import ArtifactError
 
+NO_SPACE = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded")
+"""What a full disk is called in the errors of libraries that are no OSError: safetensors, torch."""
+
 
 class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attempt that failed
     """The attempt, or the preflight, ends for this reason. ``field`` is the spec's field to look at, if there is one."""
@@ -36,11 +39,10 @@ def classify(error: BaseException) -> tuple[Reason, str]:
                 "the trainer container ran out of memory: raise spec.resources.limits.memory",
             )
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
-            return (
-                Reason.TRAINER_ERROR,
-                f"there is no space left for {error.filename or 'a file'} ({error.strerror}): give the pod more ephemeral storage",
-            )
+            return Reason.TRAINER_ERROR, _disk_full(f"{error.filename or 'a file'} ({error.strerror})")
     name, text = type(error).__name__, str(error)
+    if any(sign in text for sign in NO_SPACE):
+        return Reason.TRAINER_ERROR, _disk_full(f"a file ({_first_line(text)})")
     if name == "OutOfMemoryError" or "CUDA out of memory" in text:
         return Reason.OUT_OF_MEMORY, (
             f"the GPU has too little memory: {_first_line(text)} Lower spec.training.perDeviceBatchSize (and raise gradientAccumulationSteps) or "
@@ -54,6 +56,10 @@ def classify(error: BaseException) -> tuple[Reason, str]:
             f"a weights file of the model cannot be read ({_first_line(text)}): it is damaged, upload it again",
         )
     return Reason.TRAINER_ERROR, last_line(error)
+
+
+def _disk_full(what: str) -> str:
+    return f"there is no space left for {what}: give the pod more ephemeral storage"
 
 
 def last_line(error: BaseException) -> str:

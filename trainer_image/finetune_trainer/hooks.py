@@ -94,7 +94,8 @@ class Hooks(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
-        refuse_divergence(state.global_step, logs["loss"], logs.get("grad_norm"))
+        # in fp16 a step whose gradients overflow is left out, and the loss scaled down: that is no divergence
+        refuse_divergence(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
         moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
         if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts them
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)

@@ -10,6 +10,8 @@ def library_environment(environment: Mapping[str, str]) -> dict[str, str]:
     threads = environment.get("OMP_NUM_THREADS") or str(cpu_limit())
     return {
         "OMP_NUM_THREADS": threads,
+        # one GPU, also where a workstation has several: transformers would take them all, each with a batch of its own
+        "CUDA_VISIBLE_DEVICES": environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -1,5 +1,6 @@
 """The base model on its device, in the data type that fits, quantised where the method asks for it, and its adapter."""
 
+import errno
 import gc
 import hashlib
 import shutil
@@ -41,7 +42,7 @@ def has_gpu() -> bool:
 def precision_of(training: Training) -> str:
     """``bf16``, ``fp16`` or ``fp32``. Raises Failure for fp16 without a GPU."""
     if training.precision == "auto":
-        return "bf16" if has_gpu() and torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if has_gpu() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if training.precision == "fp16" and not has_gpu():
         raise Failure(Reason.SPEC_INVALID, "fp16 needs a GPU: choose auto, bf16 or fp32", "spec.training.precision")
     return training.precision
@@ -75,7 +76,7 @@ def load_base(
     if scores and quantization is not None:
         quantization.llm_int8_skip_modules = [SCORE]
     try:
-        model: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
+        loaded: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
             directory,
             **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
@@ -84,11 +85,22 @@ def load_base(
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise  # the disk, not the model
         raise Failure(
             Reason.MODEL_UNSUPPORTED, f"transformers cannot load the model: {error}", "spec.model.uri"
         ) from error
+    model, loading = loaded
+    missing = sorted(name for name in loading["missing_keys"] if not (scores and name.startswith(SCORE)))
+    if missing:
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"the model's files lack {len(missing)} of its weights, {missing[0]} among them: they are not complete, or those of another kind of model",
+            "spec.model.uri",
+        )
     if scores:
         torch.nn.init.zeros_(model.get_submodule(SCORE).weight)
     if quantization is not None and not any(type(weight).__name__ in QUANTISED for weight in model.parameters()):

@@ -50,7 +50,7 @@ class Reporter:
                     self._send(client, report)
                 if closing:
                     return
-                self._closing.wait(min(INTERVAL_SECONDS * 2**self._failures, LONGEST_PAUSE_SECONDS))
+                self._closing.wait(min(INTERVAL_SECONDS * 2 ** min(self._failures, 10), LONGEST_PAUSE_SECONDS))
 
     def _send(self, client: httpx.Client, report: ProgressReport) -> None:
         try:

@@ -32,6 +32,7 @@ from finetune_trainer import (
     attempts,
     beside,
     changed,
+    contamination,
     continuing,
     conversion,
     forgetting,
@@ -198,6 +199,8 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
     mark = fingerprint(session, examples, digest)
     with phase("looking for a checkpoint"):
         resume = find_checkpoint(session, mark)
+    if spec.training.packing:
+        contamination.refuse_contamination(model, examples.train)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
     with phase("saving the adapter"):
         if spec.method.full is None and models.base_digest(model) != digest:

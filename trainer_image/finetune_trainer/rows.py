@@ -52,6 +52,8 @@ class Reader:
         for item in found:
             findings.rows += 1
             row = self.canonical(item)
+            if isinstance(row, dict) and _has_surrogate(row):
+                row = "has half of a character that takes two (a lone surrogate such as \\ud83d): it was cut in the middle"
             if isinstance(row, str):
                 findings.add(item.place, row)
             elif row is None:
@@ -175,6 +177,15 @@ class _Wrong(str):
     """What is wrong with a row: a text, told apart from the texts of rows."""
 
     __slots__ = ()
+
+
+def _has_surrogate(value: Any) -> bool:
+    """Whether a text in it is no Unicode text, which no tokenizer takes."""
+    if isinstance(value, str):
+        return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, dict):
+        return any(map(_has_surrogate, value.values()))
+    return isinstance(value, list) and any(map(_has_surrogate, value))
 
 
 def _text(row: Row, name: str) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
 
+import jinja2
+
 from finetune_api.dataset import LENGTHS, Counts
 from finetune_api.reasons import Reason
 from finetune_trainer.failures import Failure
@@ -166,11 +168,20 @@ class Encoder:
     def _render(self, messages: list[Message], tools: list[Any] | None, *, generation_prompt: bool) -> str:
         if not self._tokenizer.chat_template:
             raise no_chat_template()
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tools=tools, tokenize=False, add_generation_prompt=generation_prompt
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tools=tools, tokenize=False, add_generation_prompt=generation_prompt
+                )
             )
-        )
+        except (jinja2.TemplateError, TypeError) as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise Failure(
+                Reason.DATASET_INVALID,
+                f"the model's chat template refuses a chat of the roles {roles} ({error}), which begins with {messages[0]['content'][:60]!r}: change such rows, or "
+                "make texts of them with spec.dataset.template",
+                "spec.dataset.uri",
+            ) from error
 
     def _all(self, ids: Ids) -> Sequence:
         return {"input_ids": ids, "labels": list(ids)}

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from finetune_api.reasons import Reason
 from finetune_api.tracking import Mlflow, Wandb
 from finetune_trainer.failures import Failure
-from finetune_trainer.report.origins import settings_in_force
+from finetune_trainer.report.origins import settings_in_force, without_credentials
 from finetune_trainer.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,11 +82,11 @@ class Trackers:
         for thread in self._threads:
             thread.put((step, values))
 
-    def close(self, *, succeeded: bool) -> None:
-        """Wait a while until all is told."""
+    def close(self, *, succeeded: bool, within: float = FAREWELL_SECONDS) -> None:
+        """Wait a while, at most ``within`` seconds, until all is told."""
         for thread in self._threads:
             thread.put(succeeded)
-        deadline = time.monotonic() + FAREWELL_SECONDS
+        deadline = time.monotonic() + min(within, FAREWELL_SECONDS)
         for thread in self._threads:
             thread.wait(deadline - time.monotonic())
 
@@ -130,7 +130,10 @@ class Tracker:
                 service.tell(*item)
             except Exception as error:  # noqa: BLE001 -- whatever a service does, the training goes on
                 log.warning(
-                    "%s is told nothing more (%s: %s); training goes on", self._name, type(error).__name__, error
+                    "%s is told nothing more (%s: %s); training goes on",
+                    self._name,
+                    type(error).__name__,
+                    without_credentials(str(error)),
                 )
                 return
 

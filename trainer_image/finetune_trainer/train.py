@@ -111,7 +111,10 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
         succeeded = True
         return outcome
     finally:
-        trackers.close(succeeded=succeeded)
+        # what is left of a grace period is for the result
+        trackers.close(
+            succeeded=succeeded, **({"within": interruption.seconds_left()} if interruption.requested else {})
+        )
 
 
 def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:

@@ -1,12 +1,14 @@
 """Every setting that was in force, and where it came from: the user's file, ``--set``, a default, or the run itself."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune_api.base import Model
 from finetune_trainer.report.contents import Setting
 
+ENVIRONMENT = "spec.podTemplate.env"
 YOURS, TYPED, DEFAULT = "your file", "--set", "default"
 
 
@@ -20,8 +22,15 @@ def settings_in_force(spec: Model, changes: Sequence[str]) -> list[Setting]:
         origin = DEFAULT if default is not None and value == default[0] else YOURS
         if any(path == change or path.startswith(f"{change}.") for change in changes):
             origin = TYPED
-        found.append(Setting(path, text(value), origin))
+        # an environment variable's value may be anything, a credential too
+        shown = [variable["name"] for variable in value] if path == ENVIRONMENT else value
+        found.append(Setting(path, without_credentials(text(shown)), origin))
     return found
+
+
+def without_credentials(value: str) -> str:
+    """A text in which no address names a user and a password: what is reported may be published."""
+    return re.sub(r"://[^/@\s]+@", "://…@", value)
 
 
 def _leaves(model: Model, path: str) -> Iterator[tuple[str, Any, tuple[Any] | None]]:

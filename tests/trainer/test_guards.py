@@ -1,0 +1,95 @@
+"""What is noticed before a GPU's time is spent on it: mixed examples, a model that lacks weights, rows that its template refuses."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from finetune_api.messages import ProgressReport
+from finetune_api.reasons import Reason
+from finetune_trainer import model as models
+from finetune_trainer.contamination import refuse_contamination
+from finetune_trainer.failures import Failure
+from finetune_trainer.libraries import library_environment
+from finetune_trainer.progress import Reporter
+from tests.trainer.jobs import CHATS, Workbench, jsonl, train
+
+ROWS = [{"input_ids": list(range(5, 25))}, {"input_ids": list(range(60, 30, -1))}]
+
+
+def tiny(kind: str) -> Any:
+    from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, Qwen2Config
+
+    common = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    configs: dict[str, Any] = {"bloom": BloomConfig, "llama": LlamaConfig, "qwen2": Qwen2Config}
+    heads = {"num_key_value_heads": 1} if kind in ("llama", "qwen2") else {}
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(configs[kind](**common, **heads, initializer_range=0.3)).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_models_that_keep_packed_examples_apart_pass(kind: str, dtype: torch.dtype) -> None:
+    model = tiny(kind).to(dtype).train()
+    before = torch.get_rng_state()
+    refuse_contamination(model, ROWS)
+    assert torch.equal(torch.get_rng_state(), before), "the training goes on as if nothing had been asked"
+    assert model.training
+
+
+def test_a_model_that_mixes_packed_examples_is_refused() -> None:
+    with pytest.raises(Failure, match="'bloom' lets packed examples look at one another") as raised:
+        refuse_contamination(tiny("bloom"), ROWS)
+    assert (raised.value.reason, raised.value.field) == (Reason.MODEL_UNSUPPORTED, "spec.training.packing")
+
+
+def test_a_model_without_some_of_its_weights_is_refused(base_model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(base_model, broken)
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Failure, match=r"lack 1 of its weights, model\.layers\.1\.mlp\.up_proj\.weight") as raised:
+        models.load_base(broken, torch.float32)
+    assert raised.value.reason is Reason.MODEL_UNSUPPORTED
+
+
+def test_a_chat_that_the_template_refuses_is_the_datas_fault(bench: Workbench, tmp_path: Path) -> None:
+    strict = tmp_path / "strict"
+    shutil.copytree(bench.mounts / "claims" / "models" / "tiny", strict)
+    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    (strict / "chat_template.jinja").write_text(template + (strict / "chat_template.jinja").read_text())
+    claims = bench.mounts / "claims" / "strict"
+    claims.mkdir()
+    shutil.copytree(strict, claims / "model")
+    rows = [*CHATS, {"messages": [{"role": "system", "content": "Be brief."}, *CHATS[0]["messages"]]}]
+    uri = bench.dataset(jsonl(rows))
+    result, _ = train(bench.settings(model={"uri": "pvc://strict/model"}, dataset={"uri": uri}))
+    assert result.reason is Reason.DATASET_INVALID
+    assert "roles system, user, assistant, user, assistant (System role not supported)" in result.message
+    assert "'Be brief.'" in result.message
+
+
+def test_a_text_with_half_a_character_is_a_bad_row(bench: Workbench) -> None:
+    uri = bench.dataset('{"prompt": "a", "completion": "b"}\n{"prompt": "cut \\ud83d", "completion": "b"}\n')
+    result, _ = train(bench.settings(dataset={"uri": uri}))
+    assert result.reason is Reason.DATASET_INVALID
+    assert "line 2: has half of a character" in result.message
+
+
+def test_one_gpu_is_used_where_there_are_several() -> None:
+    assert library_environment({})["CUDA_VISIBLE_DEVICES"] == "0"
+    assert library_environment({"CUDA_VISIBLE_DEVICES": "3,4"})["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_progress_comes_back_after_an_outage_of_days(tmp_path: Path) -> None:
+    reporter = Reporter("http://127.0.0.1:9", tmp_path / "token")
+    reporter._failures = 5000
+    report = ProgressReport.model_validate({"progress": {"step": 1, "totalSteps": 2, "percent": 50, "updatedAt": ""}})
+    reporter.report(report)
+    reporter._closing.wait(0.5)
+    assert reporter._thread.is_alive()
+    reporter.close()

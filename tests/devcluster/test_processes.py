@@ -67,6 +67,7 @@ def test_an_unhealthy_process_is_restarted(state: Path, monkeypatch: pytest.Monk
 def test_a_stranger_with_the_recorded_pid_is_neither_adopted_nor_killed(state: Path) -> None:
     processes.ensure(state, [sleeper()])
     ours = processes.pid_of(state, "sleeper")
+    time.sleep(0.05)  # the kernel tells start times in hundredths of a second
     stranger = subprocess.Popen(["sleep", "300"])
     try:
         record = state / "run" / "sleeper.pid"

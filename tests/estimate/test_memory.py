@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -295,7 +295,7 @@ def test_the_figures_of_the_source_documents() -> None:
     assert total({"qlora": {}}, **settings) < 10e9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     some.integers(1, 256),
     some.integers(1, 16),
@@ -315,7 +315,7 @@ def test_more_is_never_less(rank: int, batch: int, length: int, checkpointing: b
     assert needed(rank, batch, length, True) <= needed(rank, batch, length, False) + GIB // 100
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some.integers(1, 64), some.integers(8, 2048))
 def test_a_quantised_base_is_smaller(batch: int, length: int) -> None:
     training = {"per_device_batch_size": batch, "max_length": length}

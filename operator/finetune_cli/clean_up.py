@@ -1,7 +1,11 @@
-"""Before an uninstall: every AdapterDeployment is deleted, and the operator, which still runs, takes its agents out of the Deployments."""
+"""Before an uninstall: every AdapterDeployment is deleted, and the operator, which still runs, takes its agents out of the Deployments; then
+every FineTuneJob and its Jobs, for the garbage collector may not know a kind that is a few seconds old, and loses it with the CRD.
+"""
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable
 
 from finetune_api import GROUP
 from finetune_cli.cluster import Cluster, NotFoundError, Object, collection
@@ -12,35 +16,53 @@ PAUSE_SECONDS = 0.5
 
 
 def clean_up(cluster: Cluster, namespaces: list[str], timeout: float) -> None:
-    """Delete the AdapterDeployments of the namespaces (none: of all) and wait until nothing of theirs is left.
+    """Delete the AdapterDeployments of the namespaces (none: of all), wait until nothing of theirs is left, and then do so with the FineTuneJobs.
 
     Raises CliError after ``timeout`` seconds, with what is still there.
     """
     places: list[str | None] = [*namespaces] or [None]
-    for place in places:
-        for item in cluster.objects("AdapterDeployment", place):
-            meta = item["metadata"]
-            sys.stdout.write(f"deleting AdapterDeployment {meta['namespace']}/{meta['name']}\n")
-            _delete(cluster, meta["namespace"], meta["name"])
     deadline = time.monotonic() + timeout
-    while left := [name for place in places for name in _left(cluster, place)]:
+    _delete_all(cluster, "AdapterDeployment", places)
+    _wait(lambda: [name for place in places for name in _with_agents(cluster, place)], deadline, timeout)
+    _delete_all(cluster, "FineTuneJob", places)
+    _wait(lambda: [name for place in places for name in _jobs(cluster, place)], deadline, timeout)
+    sys.stdout.write("nothing of any AdapterDeployment or FineTuneJob is left\n")
+
+
+def _delete_all(cluster: Cluster, kind: str, places: list[str | None]) -> None:
+    for place in places:
+        for item in cluster.objects(kind, place):
+            meta = item["metadata"]
+            sys.stdout.write(f"deleting {kind} {meta['namespace']}/{meta['name']}\n")
+            _delete(cluster, f"{collection(kind, meta['namespace'])}/{meta['name']}")
+
+
+def _wait(left_now: Callable[[], list[str]], deadline: float, timeout: float) -> None:
+    while left := left_now():
         if time.monotonic() >= deadline:
             raise CliError(
                 f"after {timeout:.0f} s these still have what finetune-operator put in: {', '.join(left)}. "
                 "Does the operator run? See its log, or uninstall with --no-hooks and take it out by hand (docs/troubleshooting.md)"
             )
         time.sleep(PAUSE_SECONDS)
-    sys.stdout.write("nothing of any AdapterDeployment is left\n")
 
 
-def _delete(cluster: Cluster, namespace: str, name: str) -> None:
-    try:
-        cluster.call("DELETE", f"{collection('AdapterDeployment', namespace)}/{name}")
-    except NotFoundError:
-        return
+def _delete(cluster: Cluster, path: str) -> None:
+    with contextlib.suppress(NotFoundError):
+        cluster.call("DELETE", path, {"propagationPolicy": "Background"})
 
 
-def _left(cluster: Cluster, namespace: str | None) -> list[str]:
+def _jobs(cluster: Cluster, namespace: str | None) -> list[str]:
+    """The Jobs of FineTuneJobs, each deleted once more: a pass of the operator may have been under way when its FineTuneJob went."""
+    place = f"/namespaces/{namespace}" if namespace else ""
+    items: list[Object] = cluster.call("GET", f"/apis/batch/v1{place}/jobs", {"labelSelector": ROLE_LABEL})["items"]
+    for item in items:
+        meta = item["metadata"]
+        _delete(cluster, f"/apis/batch/v1/namespaces/{meta['namespace']}/jobs/{meta['name']}")
+    return [f"Job {item['metadata']['namespace']}/{item['metadata']['name']}" for item in items]
+
+
+def _with_agents(cluster: Cluster, namespace: str | None) -> list[str]:
     """The Deployments with an agent of ours and the ConfigMaps with desired state."""
     place = f"/namespaces/{namespace}" if namespace else ""
     found: list[str] = []

@@ -276,7 +276,7 @@ def clean_up(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the operator.", min=0)] = 180,
     context: Context = None,
 ) -> None:
-    """Delete every AdapterDeployment and wait until the operator took its agents out: the chart runs this before an uninstall."""
+    """Delete every AdapterDeployment, wait until the operator took its agents out, then every FineTuneJob: the chart runs this before an uninstall."""
     from finetune_cli.clean_up import clean_up as run
     from finetune_cli.cluster import connect
 

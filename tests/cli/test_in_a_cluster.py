@@ -269,3 +269,17 @@ def test_a_clean_up_that_the_operator_does_not_follow_says_what_is_left(team: Te
     assert team.kubectl("get", "adp", "-o", "name") == ""
     team.kubectl("delete", "configmap", "finetune-adapters-vllm")
     assert team.finetune("clean-up", "--timeout", "0").code == 0
+
+
+def test_the_clean_up_takes_jobs_along_that_the_garbage_collector_does_not_know_the_owner_of(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    pod = {"containers": [{"name": "trainer", "image": "none"}], "restartPolicy": "Never"}
+    labels = {"finetune-operator.io/role": "preflight"}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": {"spec": pod}}}
+    ours = {**job, "metadata": {"name": "shakespeare-preflight", "labels": labels}}
+    theirs = {**job, "metadata": {"name": "somebody-elses"}}
+    team.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([ours, theirs]))
+    ended = team.finetune("clean-up", "--timeout", "20")
+    assert ended.code == 0, ended.err
+    assert f"deleting FineTuneJob {team.name}/shakespeare" in ended.out
+    assert team.kubectl("get", "ftj,jobs", "-o", "name").split() == ["job.batch/somebody-elses"]

@@ -129,7 +129,8 @@ def outcome(item: Object) -> dict[str, object]:
 
 
 def torn(store: ObjectStore, prefix: str) -> list[str]:
-    """The directories below a job's prefix that have files and no manifest."""
+    """The directories below a job's prefix that have files and no manifest, neither of their own nor around them."""
     keys = store.keys(prefix)
     directories = {key.rsplit("/", 1)[0] for key in keys}
-    return sorted(directory for directory in directories if f"{directory}/manifest.json" not in keys)
+    whole = tuple(f"{directory}/" for directory in directories if f"{directory}/manifest.json" in keys)
+    return sorted(directory for directory in directories if not f"{directory}/".startswith(whole))

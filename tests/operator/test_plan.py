@@ -1,10 +1,11 @@
 """The life of a FineTuneJob as its status tells it, told by plans that take effect in a small world."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.reconcile.apply import is_urgent
@@ -286,6 +287,7 @@ EVENTS = st.one_of(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(EVENTS, max_size=25))
+@example([("pod", 4), ("pod", 11), ("pod", 1), ("job gone", 0), ("pod", 1)])
 def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_after_another(
     events: list[tuple[str, int]],
 ) -> None:
@@ -295,8 +297,8 @@ def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_aft
     for event, number in events:
         newest = world.job_of("trainer") or world.job_of("preflight")
         if event == "pod" and newest is not None:
-            ended = newest in world.pods and "terminated" in str(world.pods[newest])
-            if not ended:  # a container that has ended does not start again
+            ended = newest in world.pods and re.search("terminated|'phase': 'Failed'", str(world.pods[newest]))
+            if not ended:  # neither a container that has ended nor a pod that has failed starts again
                 world.pods[newest] = PODS[number](world.now)
         elif event == "wait":
             world.now += timedelta(seconds=number)

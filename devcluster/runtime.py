@@ -95,7 +95,7 @@ def containerd(settings: Settings) -> Daemon:
     return Daemon(
         "containerd",
         ["containerd", f"--config={settings.state_dir / 'containerd.toml'}"],
-        _containerd_problem,
+        lambda: _containerd_problem() or _cri_problem(processes.log_file(settings.state_dir, "containerd")),
         configuration=nodeconfig.containerd(settings),
     )
 
@@ -105,6 +105,12 @@ def _containerd_problem() -> str | None:
         ["ctr", f"--address={nodeconfig.CONTAINERD_SOCKET}", "version"], capture_output=True, text=True, check=False
     )
     return None if shown.returncode == 0 else shown.stderr.strip()
+
+
+def _cri_problem(log: Path) -> str | None:
+    """Say that the part which serves the kubelet is not there yet, in which case a kubelet ends at once. Only the log tells."""
+    since_start = log.read_text(errors="replace").rpartition('msg="starting containerd"')[2]
+    return None if 'msg="Start streaming server"' in since_start else "its CRI server is not initialized yet"
 
 
 def _remove_containers(settings: Settings) -> None:

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -73,3 +75,15 @@ class RealVllm:
             "stream": True,
         }
         return httpx.post(f"{self.url}/v1/completions", json=body, timeout=300, trust_env=False)
+
+
+@contextmanager
+def running_vllm(directory: Path, model: Path | None = None) -> Iterator[RealVllm]:
+    """A vLLM that answers, for the length of a with block."""
+    engine = RealVllm(directory, model)
+    try:
+        engine.start()
+        engine.wait()
+        yield engine
+    finally:
+        engine.kill()

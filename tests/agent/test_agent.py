@@ -415,6 +415,16 @@ def test_an_engine_without_lora_is_told_with_the_remedy(tmp_path: Path, s3_serve
         assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in standing.message
 
 
+def test_an_engine_that_tells_only_of_what_is_allowed_is_no_proof(
+    agent: RunningAgent, engine: Double, make: Make
+) -> None:
+    engine.raw_logprobs = False
+    agent.want(agent.adapter(BOT, make(0.7)))
+    standing = agent.wait_state(BOT, "Refused")
+    assert standing.reason is Reason.ENGINE_REFUSED
+    assert "--logprobs-mode raw_logprobs" in standing.message
+
+
 def test_an_engine_that_asks_for_a_key_gets_it(tmp_path: Path, s3_server: S3Server, make: Make) -> None:
     with Double(api_key="sesame") as engine, RunningAgent(tmp_path / "pod", s3_server, engine.port) as agent:
         agent.want(agent.adapter(BOT, make(0.7)), api_key_secret="engine-key")

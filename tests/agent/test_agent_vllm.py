@@ -13,7 +13,7 @@ from finetune_api.messages import DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_api.uris import parse_s3_uri
 from tests.agent.adapters import adapters
-from tests.agent.engine import START_SECONDS, RealVllm
+from tests.agent.engine import START_SECONDS, RealVllm, running_vllm
 from tests.agent.harness import RunningAgent, publish, wait_for
 from tests.s3 import S3Server
 
@@ -27,13 +27,8 @@ TOKENS = 40
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm]:
     """One vLLM for all tests of this file: it takes long to start."""
-    engine = RealVllm(tmp_path_factory.mktemp("vllm"))
-    try:
-        engine.start()
-        engine.wait()
+    with running_vllm(tmp_path_factory.mktemp("vllm")) as engine:
         yield engine
-    finally:
-        engine.kill()
 
 
 @pytest.fixture

@@ -1,13 +1,19 @@
 """The user's own cluster in place of the dev cluster: REGISTRY, and CONTEXT where it is not the current one, as `make demo` takes them."""
 
 import atexit
+import contextlib
 import os
 import subprocess
 from pathlib import Path
 
 from devcluster.binaries import program
 from devcluster.cluster import Cluster
+from devcluster.place import Images, Place
 from tests.e2e.namespace import Namespace
+
+FORWARDS = contextlib.ExitStack()
+"""Ends the forwarding when the tests end."""
+atexit.register(FORWARDS.close)
 
 
 def is_given() -> bool:
@@ -32,13 +38,5 @@ def address(namespace: Namespace, service: str, port: int) -> str:
     """A Service's address for this machine: its own where the node is here, else one that kubectl forwards until the tests end."""
     if namespace.cluster.node_address:
         return f"http://{namespace.get('service', service)['spec']['clusterIP']}:{port}"
-    command = [
-        *(str(program("kubectl")), f"--kubeconfig={namespace.cluster.kubeconfig}", f"--namespace={namespace.name}"),
-        *("port-forward", f"service/{service}", f":{port}"),
-    ]
-    forward = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    atexit.register(forward.terminate)
-    assert forward.stdout
-    told = forward.stdout.readline()
-    assert told.startswith("Forwarding from 127.0.0.1:"), f"{' '.join(command)}: {told}"
-    return f"http://127.0.0.1:{told.removeprefix('Forwarding from 127.0.0.1:').split()[0]}"
+    reached = Place("the user's own", Images("", ""), options=(f"--kubeconfig={namespace.cluster.kubeconfig}",))
+    return FORWARDS.enter_context(reached.forwarded(namespace.name, service, port))

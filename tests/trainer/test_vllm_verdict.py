@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from finetune_api.manifest import GoldenSamples
-from tests.agent.engine import RealVllm
+from tests.agent.engine import RealVllm, running_vllm
 from tests.trainer.jobs import Workbench, train
 from tests.trainer.test_methods import CASES, PIECES
 
@@ -17,13 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Iterator[RealVllm]:
     """vLLM with the base that the adapters are trained on."""
-    engine = RealVllm(tmp_path_factory.mktemp("vllm"), base_model)
-    try:
-        engine.start()
-        engine.wait()
+    with running_vllm(tmp_path_factory.mktemp("vllm"), base_model) as engine:
         yield engine
-    finally:
-        engine.kill()
 
 
 @pytest.mark.parametrize("name", ["loraOptions", "pissa", "adalora", "vera", "loha", "lokr", "miss", "dora", "ia3"])

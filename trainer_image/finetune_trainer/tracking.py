@@ -82,7 +82,7 @@ class Trackers:
         for thread in self._threads:
             thread.put((step, values))
 
-    def close(self, *, succeeded: bool, within: float = FAREWELL_SECONDS) -> None:
+    def close(self, *, succeeded: bool, within: float) -> None:
         """Wait a while, at most ``within`` seconds, until all is told."""
         for thread in self._threads:
             thread.put(succeeded)

@@ -112,9 +112,8 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
         return outcome
     finally:
         # what is left of a grace period is for the result
-        trackers.close(
-            succeeded=succeeded, **({"within": interruption.seconds_left()} if interruption.requested else {})
-        )
+        within = interruption.seconds_left() if interruption.requested else tracking.FAREWELL_SECONDS
+        trackers.close(succeeded=succeeded, within=within)
 
 
 def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:

@@ -176,7 +176,7 @@ def test_divergence_stops_the_run_and_spares_the_good_checkpoints(bench: Workben
 def test_a_base_that_changes_is_noticed(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     untouched = recipe.loop
 
-    def touching(trainer: Any, plan: recipe.Plan, resume: recipe.Resume | None) -> None:
+    def touching(trainer: Any, plan: recipe.Plan, resume: recipe.resuming.Resume | None) -> None:
         untouched(trainer, plan, resume)
         with torch.no_grad():
             trainer.model.get_base_model().model.norm.weight[0] += 1e-6

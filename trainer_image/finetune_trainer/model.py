@@ -39,6 +39,11 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def device_name() -> str:
+    """The device for people."""
+    return torch.cuda.get_device_name(0) if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
+
+
 def precision_of(training: Training) -> str:
     """``bf16``, ``fp16`` or ``fp32``. Raises Failure for fp16 without a GPU."""
     if training.precision == "auto":

@@ -1,13 +1,10 @@
 """The training itself, from the top down: data, model, adapter, loop, verification, upload. Everything that imports torch begins here."""
 
-import hashlib
-import importlib.metadata
 import json
-import math
 import os
 import shutil
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,9 @@ from peft import PeftModel
 from transformers import PrinterCallback, set_seed
 from trl.data_utils import pack_dataset
 
-from finetune_api import vllm
-from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec, ReportStatus, Training
-from finetune_api.manifest import REPORT_NAME, AdapterManifest, CheckpointManifest, FileEntry, StoredFiles
+from finetune_api.finetunejob import CheckpointStatus, Training
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
-from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
-from finetune_artifacts.store import Place
-from finetune_artifacts.upload import put_manifest, upload_directory
 from finetune_trainer import (
     adalora,
     attempts,
@@ -37,10 +29,11 @@ from finetune_trainer import (
     conversion,
     forgetting,
     gate,
-    hubpush,
     merging,
     methods,
     objectives,
+    publishing,
+    resuming,
     samples,
     stopping,
     verification,
@@ -51,76 +44,13 @@ from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.exact import exact
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
-from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
-from finetune_trainer.progress import Reporter
-from finetune_trainer.report.contents import Sample
-from finetune_trainer.run import Run
-from finetune_trainer.settings import Settings, now
-from finetune_trainer.sources import Inputs
-from finetune_trainer.tracking import Trackers
+from finetune_trainer.plan import Plan, learning_rate, make_plan
+from finetune_trainer.session import Session
 from finetune_trainer.uploads import CheckpointUploader
-
-SURROUNDINGS = "surroundings.json"
-"""Beside a checkpoint: what can change the last bits of a resumed run without being a setting of the job."""
 
 SETTLE_SECONDS = 60.0
 """How long a failed training waits for the upload of the last good checkpoint."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """What the whole attempt has in hand."""
-
-    settings: Settings
-    inputs: Inputs
-    output: Place
-    run: Run
-    interruption: Interruption
-    reporter: Reporter
-    trackers: Trackers
-
-    @property
-    def scratch(self) -> Path:
-        """Directory for the files of this attempt."""
-        return self.settings.scratch / "run"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What follows from settings, data and machine before the first step."""
-
-    precision: str
-    total_steps: int
-    warmup_steps: int
-    save_every: int
-    log_every: int
-
-
-@dataclass(frozen=True)
-class Resume:
-    """A checkpoint on the local disk to go on from."""
-
-    step: int
-    directory: Path
-    stopped: bool = False
-    """After it the training was stopped early: there is nothing left to do."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """A trained adapter, saved in ``directory`` as it is published, and what has to be known of it once the model that it was trained on is gone."""
-
-    directory: Path
-    kept: Path | None
-    """The form in which it was trained, if it is published in another."""
-    peft_type: str
-    """PEFT's name of the method that it was trained with."""
-    trained: verification.Trained
-    serving_dtype: torch.dtype
-    target_modules: list[str]
-    trainable_parameters: int
-    base_digest: str
 
 
 def follow(session: Session) -> TrainerResult:
@@ -173,11 +103,11 @@ def follow(session: Session) -> TrainerResult:
     merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
     verified = replace(verified, measured=verified.measured | merged)
     with phase("writing the report"):
-        write_beside(session, made, verified, examples, prompts)
+        publishing.write_beside(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
         if refusal is not None:
-            raise keep(session, made, verified, refusal)
-        return publish(session, made, verified)
+            raise publishing.keep(session, made, verified, refusal)
+        return publishing.publish(session, made, verified)
 
 
 def quiet_libraries() -> None:
@@ -187,7 +117,7 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
 
 
-def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> Made:
+def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> publishing.Made:
     """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
     settings, spec = session.settings, session.settings.job.spec
     sequences = to_dataset(examples, spec.training)
@@ -196,9 +126,9 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
         model = load_model(session, plan, tokenizer)
         digest = models.base_digest(model)
     describe(session, plan, model)
-    mark = fingerprint(session, examples, digest)
+    mark = resuming.fingerprint(session, examples, digest)
     with phase("looking for a checkpoint"):
-        resume = find_checkpoint(session, mark)
+        resume = resuming.find_checkpoint(session, mark)
     if spec.training.packing:
         contamination.refuse_contamination(model, examples.train)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
@@ -208,25 +138,6 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
                 Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
             )
         return save_adapter(session, plan, model, examples, digest)
-
-
-def make_plan(settings: Settings, sequences: int) -> Plan:
-    """Steps and intervals. A step is one update of the adapter: accumulation × batch sequences."""
-    spec, training = settings.job.spec, settings.job.spec.training
-    if training.optimizer == "paged_adamw_8bit" and not models.has_gpu():
-        raise Failure(
-            Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose adamw_torch", "spec.training.optimizer"
-        )
-    batches = math.ceil(sequences / training.per_device_batch_size)
-    per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
-    total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
-    return Plan(
-        precision=models.precision_of(training),
-        total_steps=total,
-        warmup_steps=math.ceil(training.warmup_ratio * total),
-        save_every=spec.checkpoint.every_steps or min(max(total // 10, 1), 500),
-        log_every=max(1, min(total // 100, 50)),
-    )
 
 
 def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Dataset:
@@ -276,7 +187,7 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
     training, run = session.settings.job.spec.training, session.run
     run.parameters = beside.parameters_of(model)
     run.derived = {
-        "device": device_name(),
+        "device": models.device_name(),
         "precision": plan.precision,
         "learning rate": f"{learning_rate(session.settings.job.spec):g}",
         "steps": str(plan.total_steps),
@@ -293,89 +204,8 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
         training.max_length,
         learning_rate(session.settings.job.spec),
         plan.precision,
-        device_name(),
+        models.device_name(),
     )
-
-
-def learning_rate(spec: FineTuneJobSpec) -> float:
-    """The one that the user chose, or the method's own."""
-    return spec.training.learning_rate or spec.method.config.default_learning_rate
-
-
-def device_name() -> str:
-    """The device for people."""
-    return torch.cuda.get_device_name(0) if models.has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
-
-
-def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
-    """sha256 of all that decides the next step. A checkpoint with another one belongs to another run."""
-    spec = session.settings.job.spec
-    decisive: dict[str, Any] = {
-        "model": [canonical_name(session.settings), session.inputs.model_commit, base],
-        "adapter": session.inputs.adapter.digest if session.inputs.adapter else None,
-        "dataset": spec.dataset.model_dump(
-            mode="json", include={"format", "columns", "template", "validation", "max_samples"}
-        ),
-        "digests": [digest for _, digest in examples.digests],
-        "objective": [spec.objective, spec.preference.to_json() if spec.preference else None],
-        "method": spec.method.to_json(),
-        "training": spec.training.to_json() | {"learningRate": learning_rate(spec)},
-    }
-    if stopping.wanted(spec):
-        decisive["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
-    return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
-
-
-def surroundings() -> dict[str, str]:
-    """What else the last bits of a result hang on."""
-    return {"device": device_name(), "threads": str(torch.get_num_threads()), **versions()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that make the adapter."""
-    names = ("accelerate", "bitsandbytes", "finetune-operator", "peft", "tokenizers", "torch", "transformers", "trl")
-    return {name: importlib.metadata.version(name) for name in names}
-
-
-def find_checkpoint(session: Session, mark: str) -> Resume | None:
-    """The newest whole checkpoint of this very run, fetched. Those that are newer, torn or of other settings are removed."""
-    settings, output, run = session.settings, session.output, session.run
-    directory = session.scratch / "resume"
-    manifest = newest_checkpoint(output, settings.checkpoints, mark, directory)
-    before = attempts.read(directory) if manifest else []
-    resumed_from = manifest.step if manifest else None
-    run.attempts = attempts.following(before, settings.attempt, now(), resumed_from, device_name())
-    step = manifest.step if manifest else -1
-    for stored in list_checkpoints(output, settings.checkpoints):
-        if stored.step > step:
-            log.warning("removing %s, which cannot be continued from", stored.uri)
-            delete_checkpoint(output, stored)
-    if manifest is None:
-        log.info("no checkpoint to continue from: starting at step 0")
-        return None
-    log.info("continuing from step %d of %d", manifest.step, manifest.total_steps)
-    run.resumed_from_step = manifest.step
-    run.checkpoint = status_of(settings, manifest)
-    note_changed_surroundings(directory, run)
-    return Resume(manifest.step, directory)
-
-
-def status_of(settings: Settings, manifest: CheckpointManifest) -> CheckpointStatus:
-    """``FineTuneJob.status.checkpoint`` for a checkpoint that was found."""
-    return CheckpointStatus(
-        uri=str(checkpoint_uri(settings.checkpoints, manifest.step)), step=manifest.step, saved_at=manifest.created_at
-    )
-
-
-def note_changed_surroundings(directory: Path, run: Run) -> None:
-    """Warn where this attempt runs on something else than the last one: the result then differs in its last bits."""
-    path = directory / SURROUNDINGS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    changed = [
-        f"{name} {before[name]} → {value}" for name, value in surroundings().items() if before.get(name, value) != value
-    ]
-    if changed:
-        run.warnings.append(f"resumed on other surroundings, so the last bits may differ: {', '.join(changed)}")
 
 
 def train(
@@ -386,7 +216,7 @@ def train(
     sequences: datasets.Dataset,
     examples: dataset.Examples,
     mark: str,
-    resume: Resume | None,
+    resume: resuming.Resume | None,
 ) -> None:
     """Run the loop to its last step, or to where the pod is asked to stop. Raises Preempted, Failure and ArtifactError."""
     settings, run = session.settings, session.run
@@ -402,7 +232,7 @@ def train(
         session.output, settings.checkpoints, settings.origin, mark, spec.checkpoint.keep, uploads, saved
     )
     extra = {
-        SURROUNDINGS: json.dumps(surroundings()).encode(),
+        resuming.SURROUNDINGS: json.dumps(resuming.surroundings()).encode(),
         changed.DATASET: changed.to_bytes(examples.digests),
         attempts.NAME: json.dumps(run.attempts).encode(),
     }
@@ -450,7 +280,7 @@ def train(
     write_metrics(trainer.state.log_history, session.scratch / "metrics.jsonl")
 
 
-def loop(trainer: Any, plan: Plan, resume: Resume | None) -> None:
+def loop(trainer: Any, plan: Plan, resume: resuming.Resume | None) -> None:
     """The loop of transformers' Trainer; one that was interrupted after its last step, or after an early stop, has nothing left to do."""
     if resume and (resume.stopped or resume.step >= plan.total_steps):
         trainer._load_from_checkpoint(str(resume.directory))
@@ -528,7 +358,7 @@ def write_metrics(history: list[dict[str, Any]], path: Path) -> None:
     path.write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
 
 
-def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Examples, digest: str) -> Made:
+def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Examples, digest: str) -> publishing.Made:
     """Save what was trained under its base's canonical name, as a plain LoRA where it can be one, and ask the model for its answers."""
     inputs, method = session.inputs, session.settings.job.spec.method
     trained, directory = session.scratch / "trained", session.scratch / "adapter"
@@ -555,7 +385,7 @@ def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Exa
     if kind == "FULL":
         models.copy_tokenizer(inputs.model, directory)
     shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
-    return Made(
+    return publishing.Made(
         directory=directory,
         kept=kept,
         peft_type=kind,
@@ -567,131 +397,10 @@ def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Exa
     )
 
 
-def merge(session: Session, made: Made) -> dict[str, float]:
+def merge(session: Session, made: publishing.Made) -> dict[str, float]:
     """Merge the adapter into the base, in the precision of the training, and say how exact that is."""
     dtype = models.DTYPES[models.precision_of(session.settings.job.spec.training)]
     with phase("merging the adapter into the base"):
-        return merging.merge(session.inputs.model, made.directory, dtype, made.trained, merged_directory(session))
-
-
-def merged_directory(session: Session) -> Path:
-    """Where the merged model is, if there is one."""
-    return session.scratch / "merged"
-
-
-def adapter_config(directory: Path) -> dict[str, Any]:
-    """The configuration beside a saved adapter; for a whole model only its kind."""
-    path = directory / "adapter_config.json"
-    if not path.is_file():
-        return {"peft_type": "FULL"}
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return config
-
-
-def servable_by(directory: Path) -> list[str]:
-    """The engines that can load the adapter as it is."""
-    return [] if vllm.features(adapter_config(directory)) else ["vllm"]
-
-
-def stored(session: Session, name: str, directory: Path | None) -> StoredFiles | None:
-    """Upload what goes beside the adapter. It is whole when the adapter's manifest, which names it, is there."""
-    if directory is None or not directory.is_dir():
-        return None
-    place = session.settings.output.child(name)
-    return StoredFiles(uri=str(place), files=upload_directory(session.output, place, directory))
-
-
-def write_beside(
-    session: Session,
-    made: Made,
-    verified: verification.Verified,
-    examples: dataset.Examples,
-    prompts: list[samples.Prompt],
-) -> None:
-    """Report, model card and TensorBoard's files, in the adapter's directory and so in its manifest."""
-    if refused := vllm.features(config := adapter_config(made.directory)):
-        session.run.warnings.append(f"vLLM cannot serve the adapter: {'; '.join(refused)}")
-    base, adapter = verified.answers
-    report = beside.gather(
-        session.settings,
-        session.run,
-        examples,
-        [Sample(p.text, p.expected, one, other) for p, one, other in zip(prompts, base, adapter, strict=False)],
-        verified.evaluation,
-        verified.measured,
-        versions(),
-        session.inputs.model_commit,
-        beside.license_of(session.inputs.model),
-        made.directory / "metrics.jsonl",
-        str(config["peft_type"]),
-        config.get("r"),
-        servable_by(made.directory),
-    )
-    beside.write(made.directory, report)
-
-
-def manifest_of(
-    session: Session, made: Made, verified: verification.Verified, files: list[FileEntry]
-) -> AdapterManifest:
-    """What there is to know of an adapter whose files are uploaded."""
-    settings, config = session.settings, adapter_config(made.directory)
-    return AdapterManifest(
-        job=settings.origin,
-        created_at=now(),
-        base_model=canonical_name(settings),
-        base_revision=session.inputs.model_commit,
-        peft_type=str(config["peft_type"]),
-        trained_peft_type=made.peft_type,
-        rank=config.get("r") or None,
-        alpha=config.get("lora_alpha", config.get("alpha")),
-        target_modules=made.target_modules,
-        trainable_parameters=made.trainable_parameters,
-        servable_by=servable_by(made.directory),
-        base_weights_sha256=made.base_digest if settings.job.spec.method.full is None else None,
-        verification=verified.measured,
-        evaluation=verified.evaluation,
-        versions=versions(),
-        files=files,
-    )
-
-
-def keep(session: Session, made: Made, verified: verification.Verified, refusal: str) -> Failure:
-    """Upload an adapter that did not pass its gate to where nobody takes it for a published one; what there is to say of it. Raises ArtifactError."""
-    place = session.settings.rejected
-    gate.make_room(session.output, place)
-    put_manifest(
-        session.output,
-        place,
-        manifest_of(session, made, verified, upload_directory(session.output, place, made.directory)),
-    )
-    session.run.page = ReportStatus(uri=str(place.child(REPORT_NAME)))
-    text = f"{refusal}: the adapter is not published, but kept with its report in {place}"
-    return Failure(Reason.GATE_FAILED, text, gate.FIELD)
-
-
-def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
-    """Upload the adapter, its manifest last. Raises ArtifactError."""
-    settings, run = session.settings, session.run
-    hub = settings.job.spec.output.hub
-    files = upload_directory(session.output, settings.adapter, made.directory)
-    manifest = manifest_of(session, made, verified, files).model_copy(
-        update={
-            "trained": stored(session, "trained", made.kept),
-            "merged": stored(session, "merged", merged_directory(session)),
-            "hub": hubpush.push(settings, hub, made.directory) if hub else None,
-        }
-    )
-    digest = put_manifest(session.output, settings.adapter, manifest)
-    log.info("adapter %s (%s)", settings.adapter, digest)
-    return TrainerResult(
-        reason="Succeeded",
-        message=f"the adapter is in {settings.adapter}",
-        resumed_from_step=run.resumed_from_step,
-        checkpoint=run.checkpoint,
-        evaluation=verified.evaluation,
-        adapter=manifest.status(str(settings.adapter), digest),
-        progress=run.progress,
-        data=run.counts,
-        report=ReportStatus(uri=str(settings.adapter.child(REPORT_NAME))),
-        warnings=run.warnings,
-    )
+        return merging.merge(
+            session.inputs.model, made.directory, dtype, made.trained, publishing.merged_directory(session)
+        )

@@ -23,6 +23,7 @@ from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
+from finetune_trainer.session import Session
 from finetune_trainer.settings import Settings, read, termination_log
 from finetune_trainer.sources import Data, Inputs, StartedFrom
 
@@ -107,7 +108,7 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
         pool.shutdown(wait=False, cancel_futures=True)
     trackers, succeeded = tracking.Trackers(settings), False
     try:
-        outcome = recipe.follow(recipe.Session(settings, inputs, output, run, interruption, reporter, trackers))
+        outcome = recipe.follow(Session(settings, inputs, output, run, interruption, reporter, trackers))
         succeeded = True
         return outcome
     finally:

@@ -1,0 +1,45 @@
+"""What follows from settings, data and machine before the first step."""
+
+import math
+from dataclasses import dataclass
+
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.reasons import Reason
+from finetune_trainer import model as models
+from finetune_trainer.failures import Failure
+from finetune_trainer.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What follows from settings, data and machine before the first step."""
+
+    precision: str
+    total_steps: int
+    warmup_steps: int
+    save_every: int
+    log_every: int
+
+
+def make_plan(settings: Settings, sequences: int) -> Plan:
+    """Steps and intervals. A step is one update of the adapter: accumulation × batch sequences."""
+    spec, training = settings.job.spec, settings.job.spec.training
+    if training.optimizer == "paged_adamw_8bit" and not models.has_gpu():
+        raise Failure(
+            Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose adamw_torch", "spec.training.optimizer"
+        )
+    batches = math.ceil(sequences / training.per_device_batch_size)
+    per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
+    total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
+    return Plan(
+        precision=models.precision_of(training),
+        total_steps=total,
+        warmup_steps=math.ceil(training.warmup_ratio * total),
+        save_every=spec.checkpoint.every_steps or min(max(total // 10, 1), 500),
+        log_every=max(1, min(total // 100, 50)),
+    )
+
+
+def learning_rate(spec: FineTuneJobSpec) -> float:
+    """The one that the user chose, or the method's own."""
+    return spec.training.learning_rate or spec.method.config.default_learning_rate

@@ -1,0 +1,110 @@
+"""Which checkpoint, if any, this attempt goes on from, and what tells two runs apart."""
+
+import hashlib
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune_api.finetunejob import CheckpointStatus
+from finetune_api.manifest import CheckpointManifest
+from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
+from finetune_trainer import (
+    attempts,
+    stopping,
+)
+from finetune_trainer import data as dataset
+from finetune_trainer import model as models
+from finetune_trainer.basemodel import canonical_name
+from finetune_trainer.logs import log
+from finetune_trainer.plan import learning_rate
+from finetune_trainer.run import Run
+from finetune_trainer.session import Session
+from finetune_trainer.settings import Settings, now
+
+SURROUNDINGS = "surroundings.json"
+"""Beside a checkpoint: what can change the last bits of a resumed run without being a setting of the job."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A checkpoint on the local disk to go on from."""
+
+    step: int
+    directory: Path
+    stopped: bool = False
+    """After it the training was stopped early: there is nothing left to do."""
+
+
+def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
+    """sha256 of all that decides the next step. A checkpoint with another one belongs to another run."""
+    spec = session.settings.job.spec
+    decisive: dict[str, Any] = {
+        "model": [canonical_name(session.settings), session.inputs.model_commit, base],
+        "adapter": session.inputs.adapter.digest if session.inputs.adapter else None,
+        "dataset": spec.dataset.model_dump(
+            mode="json", include={"format", "columns", "template", "validation", "max_samples"}
+        ),
+        "digests": [digest for _, digest in examples.digests],
+        "objective": [spec.objective, spec.preference.to_json() if spec.preference else None],
+        "method": spec.method.to_json(),
+        "training": spec.training.to_json() | {"learningRate": learning_rate(spec)},
+    }
+    if stopping.wanted(spec):
+        decisive["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
+    return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
+
+
+def surroundings() -> dict[str, str]:
+    """What else the last bits of a result hang on."""
+    return {"device": models.device_name(), "threads": str(torch.get_num_threads()), **versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that make the adapter."""
+    names = ("accelerate", "bitsandbytes", "finetune-operator", "peft", "tokenizers", "torch", "transformers", "trl")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def find_checkpoint(session: Session, mark: str) -> Resume | None:
+    """The newest whole checkpoint of this very run, fetched. Those that are newer, torn or of other settings are removed."""
+    settings, output, run = session.settings, session.output, session.run
+    directory = session.scratch / "resume"
+    manifest = newest_checkpoint(output, settings.checkpoints, mark, directory)
+    before = attempts.read(directory) if manifest else []
+    resumed_from = manifest.step if manifest else None
+    run.attempts = attempts.following(before, settings.attempt, now(), resumed_from, models.device_name())
+    step = manifest.step if manifest else -1
+    for stored in list_checkpoints(output, settings.checkpoints):
+        if stored.step > step:
+            log.warning("removing %s, which cannot be continued from", stored.uri)
+            delete_checkpoint(output, stored)
+    if manifest is None:
+        log.info("no checkpoint to continue from: starting at step 0")
+        return None
+    log.info("continuing from step %d of %d", manifest.step, manifest.total_steps)
+    run.resumed_from_step = manifest.step
+    run.checkpoint = status_of(settings, manifest)
+    note_changed_surroundings(directory, run)
+    return Resume(manifest.step, directory)
+
+
+def status_of(settings: Settings, manifest: CheckpointManifest) -> CheckpointStatus:
+    """``FineTuneJob.status.checkpoint`` for a checkpoint that was found."""
+    return CheckpointStatus(
+        uri=str(checkpoint_uri(settings.checkpoints, manifest.step)), step=manifest.step, saved_at=manifest.created_at
+    )
+
+
+def note_changed_surroundings(directory: Path, run: Run) -> None:
+    """Warn where this attempt runs on something else than the last one: the result then differs in its last bits."""
+    path = directory / SURROUNDINGS
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    changed = [
+        f"{name} {before[name]} → {value}" for name, value in surroundings().items() if before.get(name, value) != value
+    ]
+    if changed:
+        run.warnings.append(f"resumed on other surroundings, so the last bits may differ: {', '.join(changed)}")

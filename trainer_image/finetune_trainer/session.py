@@ -1,0 +1,30 @@
+"""What the whole attempt has in hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_artifacts.store import Place
+from finetune_trainer.interruption import Interruption
+from finetune_trainer.progress import Reporter
+from finetune_trainer.run import Run
+from finetune_trainer.settings import Settings
+from finetune_trainer.sources import Inputs
+from finetune_trainer.tracking import Trackers
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the whole attempt has in hand."""
+
+    settings: Settings
+    inputs: Inputs
+    output: Place
+    run: Run
+    interruption: Interruption
+    reporter: Reporter
+    trackers: Trackers
+
+    @property
+    def scratch(self) -> Path:
+        """Directory for the files of this attempt."""
+        return self.settings.scratch / "run"

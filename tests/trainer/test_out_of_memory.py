@@ -124,14 +124,17 @@ def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_verified_on_the
 
     def load(*arguments: Any, on_cpu: bool = False, **named: Any) -> Any:
         loads.append(on_cpu)
-        if len(loads) > 1 and not on_cpu:  # the first is for the training
+        if (
+            len(loads) > 1 and not on_cpu
+        ):  # the first is for the training, the next ones for the verification and the merge
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
         return genuine(*arguments, on_cpu=on_cpu, **named)
 
     monkeypatch.setattr(models, "load_base", load)
-    result = trained(workbench().settings())
+    bench = workbench()
+    result = trained(bench.settings(output=bench.job()["spec"]["output"] | {"mergedModel": True}))
     assert result.reason == "Succeeded", result.message
-    assert loads == [False, False, True]
+    assert loads == [False, False, True, False, True, True]
 
 
 @pytest.mark.parametrize("quantised", [True, False])

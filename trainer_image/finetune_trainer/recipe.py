@@ -109,29 +109,20 @@ def verify(
     general: list[dataset.Example],
     prompts: list[samples.Prompt],
 ) -> verification.Verified:
-    """Load the adapter back onto a fresh base. A base that was trained quantised may be too large for the GPU as it is: then it is verified on the CPU."""
-
-    def on(*, cpu: bool) -> verification.Verified:
-        return verification.verify(
+    """Load the adapter back onto a fresh base, and compare and evaluate it there. Raises Failure(VERIFICATION_FAILED)."""
+    load = partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer))
+    return models.where_it_fits(
+        lambda on_cpu: verification.verify(
             session.inputs.model,
             made.directory,
             made.trained,
             objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows),
             len(examples.held_out),
             general,
-            partial(
-                models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer), on_cpu=cpu
-            ),
+            partial(load, on_cpu=on_cpu),
             partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )
-
-    try:
-        return on(cpu=False)
-    except torch.OutOfMemoryError:
-        # the training is done: a smaller batch would not help, and starting again would only come here again
-        log.warning("the base does not fit into the GPU as it is served: verifying on the CPU, which takes longer")
-    models.release()
-    return on(cpu=True)
+    )
 
 
 def quiet_libraries() -> None:
@@ -425,6 +416,12 @@ def merge(session: Session, made: publishing.Made) -> dict[str, float]:
     """Merge the adapter into the base, in the precision of the training, and say how exact that is."""
     dtype = models.DTYPES[models.precision_of(session.settings.job.spec.training)]
     with phase("merging the adapter into the base"):
-        return merging.merge(
-            session.inputs.model, made.directory, dtype, made.trained, publishing.merged_directory(session)
+        return models.where_it_fits(
+            lambda on_cpu: merging.merge(
+                session.inputs.model,
+                made.directory,
+                partial(models.load_base, dtype=dtype, on_cpu=on_cpu),
+                made.trained,
+                publishing.merged_directory(session),
+            )
         )

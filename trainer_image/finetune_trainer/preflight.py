@@ -20,7 +20,19 @@ from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
 from finetune_artifacts.store import missing_keys
-from finetune_trainer import basemodel, continuing, files, general, hubpush, modules, result, rows, sources, tracking
+from finetune_trainer import (
+    basemodel,
+    continuing,
+    files,
+    general,
+    hubpush,
+    modules,
+    result,
+    rows,
+    sources,
+    tokens,
+    tracking,
+)
 from finetune_trainer.basemodel import ModelFacts
 from finetune_trainer.estimates import estimate_of
 from finetune_trainer.failures import Failure, last_line
@@ -338,8 +350,5 @@ def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:
 def check_chat_template(dataset: Report, model: Report) -> None:
     """Chat messages need a template, which comes with the model."""
     if dataset.chats and model.facts and not model.facts.has_chat_template:
-        dataset.add(
-            Reason.MODEL_UNSUPPORTED,
-            "spec.dataset.format",
-            "the dataset has chat messages, but the model's tokenizer has no chat template: take an instruct model, or format promptCompletion",
-        )
+        missing = tokens.no_chat_template()
+        dataset.add(missing.reason, missing.field, missing.message)

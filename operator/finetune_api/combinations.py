@@ -25,6 +25,14 @@ NO_PERPLEXITY = (
 NO_EVALUATIONS = "earlyStopping needs evaluations on the way: set evaluation.everySteps"
 NOTHING_TO_SELECT = "selectBest needs evaluations on the way: set evaluation.everySteps"
 NO_TEXTS = "forgetting is measured on a text, of which a model of objective reward has no likelihood: remove evaluation.forgetting"
+COMPARED_WITH_ITSELF = "compareWithFull compares an adapter with full fine-tuning, which method full is already: set compareWithFull to false"
+NO_FULL_SCORES = (
+    "compareWithFull does not go with objective reward, which method full does not train: set compareWithFull to false"
+)
+NO_SAME_BUDGET = (
+    "compareWithFull trains the base with the adapter's data and steps, but that of model.adapter had others before: "
+    "set compareWithFull to false, or remove model.adapter"
+)
 PAIRED = ("dpo", "orpo", "reward")
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
 PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "CPT")
@@ -204,6 +212,24 @@ RULES = [
         ".evaluation.forgetting",
         NO_TEXTS,
         lambda spec: spec.objective == "reward" and spec.evaluation.forgetting is not None,
+    ),
+    Rule(
+        "!(self.evaluation.compareWithFull && has(self.method.full))",
+        ".evaluation.compareWithFull",
+        COMPARED_WITH_ITSELF,
+        lambda spec: spec.evaluation.compare_with_full and spec.method.full is not None,
+    ),
+    Rule(
+        "!(self.evaluation.compareWithFull && self.objective == 'reward')",
+        ".evaluation.compareWithFull",
+        NO_FULL_SCORES,
+        lambda spec: spec.evaluation.compare_with_full and spec.objective == "reward",
+    ),
+    Rule(
+        "!(self.evaluation.compareWithFull && has(self.model.adapter))",
+        ".evaluation.compareWithFull",
+        NO_SAME_BUDGET,
+        lambda spec: spec.evaluation.compare_with_full and spec.model.adapter is not None,
     ),
 ]
 CEL_RULES = [{"rule": rule.cel, "message": rule.message, "fieldPath": rule.field} for rule in RULES]

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from finetune_api import combinations
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
+from finetune_api.comparison import Comparison
 from finetune_api.conditions import Condition
 from finetune_api.dataset import WORKSTATION, DatasetSource
 from finetune_api.early_stopping import EarlyStopping
@@ -144,6 +145,11 @@ class Evaluation(Model):
     gate: Gate | None = Field(
         None,
         description="What the adapter must reach to be published. Unset: a warning, if it is no better than its base.",
+    )
+    compare_with_full: bool = Field(
+        False,
+        description="After the adapter is finished, also train all weights of the base, with the same data, steps, effective batch and seed and the learning "
+        "rate of method full, and compare the two: quality, memory, speed and size. That model is measured, not published.",
     )
 
 
@@ -393,6 +399,11 @@ class Estimate(Model):
         ge=0,
     )
     total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
+    comparison_gpu_memory_bytes: int | None = Field(
+        None,
+        description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job whose GPU has less is finished all the same.",
+        ge=0,
+    )
 
 
 class Adjustment(Model):
@@ -453,6 +464,9 @@ class EvaluationStatus(Model):
     accuracy: float | None = Field(None, description="Share of them that the finished adapter judges rightly.")
     forgetting: ForgettingStatus | None = Field(
         None, description="Base and adapter on a general text, where spec.evaluation.forgetting asks for it."
+    )
+    comparison: Comparison | None = Field(
+        None, description="The adapter beside full fine-tuning, where spec.evaluation.compareWithFull asks for it."
     )
 
 

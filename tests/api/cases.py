@@ -6,15 +6,18 @@ from typing import Any
 import pytest
 
 from finetune_api.combinations import (
+    COMPARED_WITH_ITSELF,
     KTO_BATCH,
     LABELS,
     NO_EVALUATIONS,
+    NO_FULL_SCORES,
     NO_MERGED_SCORES,
     NO_PACKING,
     NO_PAIRS,
     NO_PERPLEXITY,
     NO_PREFERENCE,
     NO_PROMPTS,
+    NO_SAME_BUDGET,
     NO_TEXTS,
     NOTHING_TO_SELECT,
     PAIRS,
@@ -158,6 +161,9 @@ CASES = [
     _job("no patience", {"spec.training.earlyStopping": {"patience": 0}}, "spec.training.earlyStopping.patience", "greater than or equal to 1"),
     _job("the best of no evaluations", {"spec.evaluation": {"selectBest": True}}, "spec", NOTHING_TO_SELECT),
     _job("forgetting of a model without texts", {"spec.objective": "reward", "spec.evaluation": {"forgetting": {}}}, "spec", NO_TEXTS),
+    _job("full fine-tuning compared with itself", {"spec.method": {"full": {}}, "spec.evaluation": {"compareWithFull": True}}, "spec", COMPARED_WITH_ITSELF),
+    _job("full fine-tuning of a reward model", {"spec.objective": "reward", "spec.evaluation": {"compareWithFull": True}}, "spec", NO_FULL_SCORES),
+    _job("a comparison with less training", {"spec.model.adapter": STARTED, "spec.evaluation": {"compareWithFull": True}}, "spec", NO_SAME_BUDGET),
     _job("a dataset for a general text", {"spec.evaluation": {"forgetting": {"uri": "hf://a/b"}}}, "spec.evaluation.forgetting.uri", "should match", "is a file"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),

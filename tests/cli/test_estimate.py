@@ -103,6 +103,16 @@ def test_the_verification_of_a_quantised_job_is_in_bf16_on_the_cpu_if_need_be(co
     assert any(text.startswith("The verification needs more than the training") for text in shown["assumptions"])
 
 
+def test_a_comparison_with_full_fine_tuning_is_told_beforehand(config: Path) -> None:
+    job = changed(JOB, {"spec.evaluation": {"compareWithFull": True}})
+    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    without = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
+    assert shown["comparisonBytes"] > 120e9 > shown["memory"]["peak"] == without["memory"]["peak"]
+    (said,) = (text for text in shown["assumptions"] if text.startswith("compareWithFull"))
+    assert "needs 201.0 GiB and fits on none of these GPUs" in said
+    assert "comparisonBytes" not in without
+
+
 @pytest.mark.parametrize("last", range(4))
 def test_the_changes_do_what_they_say(config: Path, last: int) -> None:
     shown = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)

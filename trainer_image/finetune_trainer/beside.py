@@ -86,6 +86,7 @@ def gather(
         ],
         versions=versions,
         measured=measured,
+        quantised=spec.method.quantization is not None,
         warnings=list(dict.fromkeys(run.warnings)),
     )
 

@@ -105,6 +105,8 @@ class Hooks(TrainerCallback):
             "tokens_per_second": round(self._pace.tokens_per_second or 0.0, 1),
             "memory_bytes": memory_in_use(),
         }
+        if self._run.meter and (peak := self._run.meter.peak()) is not None:
+            state.log_history[-1]["memory_peak_bytes"] = peak
         self._told(state.global_step, state.log_history[-1])
         self._last["loss"], self._last["learning_rate"] = logs["loss"], logs.get("learning_rate")
         self._tell(state)

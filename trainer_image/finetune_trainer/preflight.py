@@ -34,7 +34,7 @@ from finetune_trainer import (
     tracking,
 )
 from finetune_trainer.basemodel import ModelFacts
-from finetune_trainer.estimates import estimate_of
+from finetune_trainer.estimates import estimate_of, warnings
 from finetune_trainer.failures import Failure, last_line
 from finetune_trainer.logs import log, phase
 from finetune_trainer.settings import Settings, read, termination_log
@@ -343,6 +343,7 @@ def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:
         return
     try:
         report.estimate = estimate_of(settings.job.spec, facts)
+        report.warnings += warnings(report.estimate)
     except ValueError as error:
         report.warnings.append(f"GPU memory is not estimated: {error}")
 

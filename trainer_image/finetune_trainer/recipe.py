@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,11 +25,14 @@ from finetune_trainer import (
     attempts,
     beside,
     changed,
+    comparison,
     contamination,
     continuing,
     conversion,
     forgetting,
     gate,
+    leftovers,
+    memory,
     merging,
     methods,
     objectives,
@@ -78,8 +82,9 @@ def follow(session: Session) -> TrainerResult:
     # a model that scores texts writes none
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
+    measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)
     with phase("verifying the adapter on a fresh base"):
-        verified = verify(session, made, tokenizer, examples, general, prompts)
+        verified = verify(session, made, tokenizer, measure, len(examples.held_out), general, prompts)
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
         measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
@@ -91,21 +96,34 @@ def follow(session: Session) -> TrainerResult:
             losses = {"base_eval_loss": evaluation.base_loss, "eval_loss": evaluation.loss}
             session.trackers.tell(session.run.progress.step, losses)
     models.release()
+    if spec.evaluation.compare_with_full:
+        with phase("full fine-tuning of the base, to compare the adapter with"):
+            train_whole = partial(train_model, tokenizer=tokenizer, examples=examples)
+            evaluation = comparison.compare(session, made, evaluation, measure, general, train_whole)
+        verified = replace(verified, evaluation=evaluation)
+        session.run.evaluation = evaluation
     merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
     verified = replace(verified, measured=verified.measured | merged)
     with phase("writing the report"):
         publishing.write_beside(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
-        if refusal is not None:
-            raise publishing.keep(session, made, verified, refusal)
-        return publishing.publish(session, made, verified)
+        ended = (
+            publishing.publish(session, made, verified)
+            if refusal is None
+            else publishing.keep(session, made, verified, refusal)
+        )
+    leftovers.remove(session.settings, session.output)
+    if isinstance(ended, Failure):
+        raise ended
+    return ended
 
 
 def verify(
     session: Session,
     made: publishing.Made,
     tokenizer: Any,
-    examples: dataset.Examples,
+    measure: objectives.Measure,
+    held_out: int,
     general: list[dataset.Example],
     prompts: list[samples.Prompt],
 ) -> verification.Verified:
@@ -116,8 +134,8 @@ def verify(
             session.inputs.model,
             made.directory,
             made.trained,
-            objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows),
-            len(examples.held_out),
+            measure,
+            held_out,
             general,
             partial(load, on_cpu=on_cpu),
             partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
@@ -134,9 +152,26 @@ def quiet_libraries() -> None:
 
 def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> publishing.Made:
     """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
+    plan, model, digest = train_model(session, tokenizer, examples)
+    with phase("saving the adapter"):
+        if session.settings.job.spec.method.full is None and models.base_digest(model) != digest:
+            raise Failure(
+                Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
+            )
+        return save_adapter(session, plan, model, examples, digest)
+
+
+def train_model(
+    session: Session, tokenizer: Any, examples: dataset.Examples, begin: Callable[[str, int], None] = lambda *_: None
+) -> tuple[Plan, Any, str]:
+    """The plan, the model trained to its last step, and the digest of its base.
+
+    ``begin`` hears the run's fingerprint and the step from which there is something to train.
+    """
     settings, spec = session.settings, session.settings.job.spec
     sequences = to_dataset(examples, spec.training)
     plan = make_plan(settings, len(sequences))
+    session.run.meter = memory.Meter()
     with phase("loading the model"):
         model = load_model(session, plan, tokenizer)
         digest = models.base_digest(model)
@@ -146,13 +181,10 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
         resume = resuming.find_checkpoint(session, mark)
     if spec.training.packing:
         contamination.refuse_contamination(model, examples.train)
+    if resume is None or resume.step < plan.total_steps:
+        begin(mark, resume.step if resume else 0)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
-    with phase("saving the adapter"):
-        if spec.method.full is None and models.base_digest(model) != digest:
-            raise Failure(
-                Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
-            )
-        return save_adapter(session, plan, model, examples, digest)
+    return plan, model, digest
 
 
 def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Dataset:

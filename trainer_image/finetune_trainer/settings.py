@@ -18,6 +18,8 @@ from finetune_artifacts.directory import Directory, LocalUri
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.store import Place, Store, open_store
 
+COMPARISON = "comparison"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -39,6 +41,8 @@ class Settings:
     output_directory: Path | None = None
     changes: tuple[str, ...] = ()
     """Paths of the fields that were replaced with ``--set``."""
+    below: str = ""
+    """Where below the job's own place everything goes, for a training that is not the job's own."""
     adjustments: tuple[Adjustment, ...] = ()
     """What the job holds in place of what the user wrote, because earlier attempts ran out of memory."""
 
@@ -51,9 +55,9 @@ class Settings:
     @property
     def output(self) -> S3Uri:
         """The prefix of everything that this job writes."""
-        if self.output_directory:
-            return LocalUri(str(self.output_directory), "")
-        return S3Uri(self.job.spec.output.s3.bucket, self.job.prefix)
+        local, bucket = self.output_directory, self.job.spec.output.s3.bucket
+        root = LocalUri(str(local), "") if local else S3Uri(bucket, self.job.prefix)
+        return root.child(self.below) if self.below else root
 
     @property
     def adapter(self) -> S3Uri:
@@ -64,6 +68,11 @@ class Settings:
     def rejected(self) -> S3Uri:
         """Where an adapter goes that did not pass its gate: kept to be looked at, not published."""
         return self.output.child("rejected")
+
+    @property
+    def comparison(self) -> S3Uri:
+        """Where the comparison with full fine-tuning keeps what it needs, until the adapter is published."""
+        return self.output.child(COMPARISON)
 
     @property
     def checkpoints(self) -> S3Uri:

@@ -17,7 +17,7 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
-from finetune_trainer import basemodel, continuing, gate, general, result, sources, tracking
+from finetune_trainer import basemodel, continuing, gate, general, leftovers, result, sources, tracking
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
@@ -92,6 +92,7 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     tracking.check(settings, installed=True)
     output = settings.output_place(PATIENCE_SECONDS)
     if finished := finished_adapter(settings, output):
+        leftovers.remove(settings, output)
         return finished
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)

@@ -83,6 +83,11 @@ def memory(architecture: Architecture, method: Method, training: Training, *, ev
     )
 
 
+def whole(architecture: Architecture, training: Training) -> Memory:
+    """The parts of full fine-tuning with the settings of an adapter's training, which ``evaluation.compareWithFull`` compares it with."""
+    return memory(architecture, Method(full=Full()), training)
+
+
 def step_of(training: Training) -> Step:
     """The shape of a micro-step on a GPU: precision auto is bf16 there, and every row is as long as it may be."""
     batch = training.per_device_batch_size

@@ -7,7 +7,7 @@ from pydantic import Field
 from finetune_api.base import Model
 from finetune_api.estimate.architecture import architecture_of
 from finetune_api.estimate.gpus import GPUS, Gpu
-from finetune_api.estimate.memory import Memory, memory
+from finetune_api.estimate.memory import GIB, Memory, memory, whole
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.parameters import count
 from finetune_api.estimate.remedies import Change, changes
@@ -76,6 +76,9 @@ class JobEstimate(Model):
     total_parameters: int = Field(description="Parameters of base and adapter, as PEFT counts them.")
     memory: MemoryEstimate = Field(description="Memory on one GPU.")
     gpus: list[GpuEstimate] = Field(description="The table of GPUs, the smallest first.")
+    comparison_bytes: int | None = Field(
+        None, description="Memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it."
+    )
     tokens_per_step: int = Field(description="Tokens of one optimizer step, if every row is full.")
     total_steps: int | None = Field(None, description="Optimizer steps; unset if the number of rows is not known.")
     changes: list[ChangeEstimate] = Field(
@@ -105,6 +108,7 @@ def estimate(
     steps = total_steps(spec.training, learned)
     shown = GPUS if gpu is None else (gpu,)
     proposed = changes(architecture, spec.method, spec.training, evaluates=evaluates)
+    compared = whole(architecture, spec.training).total if spec.evaluation.compare_with_full else None
     return JobEstimate(
         model=spec.model.uri,
         model_type=architecture.model_type,
@@ -113,10 +117,11 @@ def estimate(
         total_parameters=counts.total,
         memory=MemoryEstimate.model_validate(parts, from_attributes=True),
         gpus=[_gpu(spec, architecture, parts, one, steps, price_per_hour) for one in shown],
+        comparison_bytes=compared,
         tokens_per_step=tokens_per_step(spec.training),
         total_steps=steps,
         changes=[_change(change, shown) for change in _enough(parts, proposed, gpu)],
-        assumptions=[*_assumptions(spec, parts), said],
+        assumptions=[*_assumptions(spec, parts), *_compared(compared, shown), said],
     )
 
 
@@ -168,6 +173,18 @@ def _training_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None) 
     used = min(rows, spec.dataset.max_samples or rows)
     held_out = held_out_rows(used, spec.dataset)
     return used - held_out, f"Of {used} rows {held_out} are held out, and none is left out as empty."
+
+
+def _compared(needed: int | None, gpus: tuple[Gpu, ...]) -> list[str]:
+    """What the comparison with full fine-tuning asks for."""
+    if needed is None:
+        return []
+    names = [gpu.name for gpu in gpus if fits(needed, gpu) != "no"]
+    where = f"fits on {', '.join(names)}" if names else "fits on none of these GPUs"
+    return [
+        f"compareWithFull: full fine-tuning needs {needed / GIB:.1f} GiB and {where}; where it does not fit, the report says so and the adapter is published "
+        "all the same. Its time is not in the table."
+    ]
 
 
 def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:

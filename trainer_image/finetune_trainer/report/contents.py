@@ -94,4 +94,6 @@ class Report:
     attempts: list[Attempt]
     versions: dict[str, str]
     measured: dict[str, float]
+    quantised: bool = False
+    """Whether the base was held in fewer bits while the adapter was trained."""
     warnings: list[str] = field(default_factory=list)

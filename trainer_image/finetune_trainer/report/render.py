@@ -2,7 +2,7 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from finetune_trainer.report import charts, serving
+from finetune_trainer.report import charts, comparison, serving
 from finetune_trainer.report.contents import Report
 from finetune_trainer.report.origins import DEFAULT
 
@@ -25,6 +25,7 @@ def render(report: Report) -> str:
     evaluation = report.evaluation
     return environment.get_template("report.html.j2").render(
         report=report,
+        comparison=comparison,
         better=evaluation.loss < evaluation.base_loss,
         few=evaluation.rows < FEW_ROWS,
         unit="nats per token" if report.objective == "sft" else f"of {report.objective}",

@@ -1,0 +1,219 @@
+"""``evaluation.compareWithFull``: the numbers beside each other, and that nothing which befalls the comparison costs the adapter."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_api.comparison import Comparison, ComparisonRow
+from finetune_trainer import comparison, estimates, model
+from finetune_trainer.preflight import check
+from finetune_trainer.progress import Reporter
+from finetune_trainer.report import comparison as table
+from tests.trainer.jobs import Workbench, train
+
+WANTED: dict[str, Any] = {"compareWithFull": True, "forgetting": {"maxSequences": 2}}
+FULL_RATE = {"learningRate": 1e-5}
+
+
+def rows_of(found: Comparison | None) -> dict[str, Any]:
+    """The rows by name."""
+    assert found is not None
+    return {row.name: row for row in found.rows}
+
+
+def published(bench: Workbench) -> list[str]:
+    """What lies beside the checkpoints."""
+    return sorted({key.split("/")[2] for key in bench.objects()})
+
+
+def test_the_adapter_is_compared_with_what_method_full_gives_on_the_same_data(workbench: Any) -> None:
+    bench, alone = workbench(), workbench()
+    result, run = train(bench.settings(evaluation=WANTED))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    found = rows_of(result.evaluation.comparison)
+    base, adapter, full = found["base"], found["adapter"], found["full"]
+    assert (base.loss, adapter.loss) == (result.evaluation.base_loss, result.evaluation.loss)
+    assert (base.trainable_parameters, adapter.trainable_parameters, full.trainable_parameters) == (0, 8192, 95_104)
+    assert adapter.size_bytes < base.size_bytes
+    assert full.size_bytes == pytest.approx(base.size_bytes, rel=0.05)
+    for row in (adapter, full):
+        assert row.tokens_per_second > 0
+        assert row.peak_memory_bytes is not None
+        assert row.general_perplexity > 0
+    assert full.peak_memory_bytes > 0
+    assert result.evaluation.comparison is not None
+    assert result.evaluation.comparison.memory == "process"
+    assert result.evaluation.comparison.learning_rate == 1e-5
+    assert bench.manifest().evaluation == result.evaluation
+    assert published(bench) == ["adapter", "checkpoints"], "the model that was only measured is not kept"
+    assert run.progress is not None
+    assert run.progress.step == 6
+
+    training = bench.job()["spec"]["training"] | FULL_RATE
+    whole, _ = train(alone.settings(method={"full": {}}, training=training))
+    assert whole.evaluation is not None
+    assert full.loss == pytest.approx(whole.evaluation.loss, abs=1e-5), "what the job itself would have given"
+    assert full.improvement_percent == pytest.approx(whole.evaluation.improvement_percent, abs=0.01)
+    page, card = bench.read("team/job/adapter/report.html").decode(), bench.read("team/job/adapter/README.md").decode()
+    for shown in (page, card):
+        assert "95.1k" in shown
+        assert f"{full.loss:.4f}" in shown
+
+
+@pytest.mark.parametrize(
+    ("adapter", "full", "said"),
+    [
+        (
+            30.0,
+            40.0,
+            "The adapter has 75 % of the improvement of full fine-tuning, with 10 % of its trained parameters.",
+        ),
+        (40.0, 40.0, "The adapter is at least as good as full fine-tuning, with 10 % of its trained parameters."),
+        (30.0, -5.0, "Full fine-tuning is no better than the base here, the adapter is."),
+        (-1.0, -5.0, "Full fine-tuning is no better than the base here."),
+        (-1.0, 5.0, "Full fine-tuning lowers the loss by 5 %, the adapter does not."),
+    ],
+)
+def test_the_sentence_says_what_the_numbers_say(adapter: float, full: float, said: str) -> None:
+    rows = [
+        ComparisonRow(name="base", loss=2.0),
+        ComparisonRow(name="adapter", improvement_percent=adapter, trainable_parameters=10),
+        ComparisonRow(name="full", improvement_percent=full, trainable_parameters=100),
+    ]
+    assert table.verdict(Comparison(learning_rate=1e-5, memory="gpu", rows=rows)) == said
+
+
+def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
+    workbench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, whole = workbench(), workbench()
+    uninterrupted, _ = train(whole.settings(evaluation=WANTED))
+    original, stop_at = comparison.Told.report, 4
+    with monkeypatch.context() as patched:
+
+        def reporter(interruption: Any) -> Any:
+            def report(self: Any, sent: Any) -> None:
+                original(self, sent)
+                if sent.progress.step >= stop_at:
+                    interruption.request()
+
+            patched.setattr(comparison.Told, "report", report)
+            return Reporter(None, Path())
+
+        result, _ = train(bench.settings(evaluation=WANTED), reporter)
+    assert result.reason == "Preempted", result.message
+    assert "asked to stop; the checkpoint of step 4 is saved (of the comparison with full fine-tuning" in result.message
+    assert result.checkpoint is not None
+    assert (result.checkpoint.step, result.checkpoint.uri.split("/")[-2]) == (6, "checkpoints")
+    assert "adapter" not in published(bench)
+
+    steps: list[int] = []
+    monkeypatch.setattr(comparison.Told, "report", lambda self, sent: steps.append(sent.progress.step))
+    result, _ = train(bench.settings(evaluation=WANTED))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
+    assert sorted(set(steps)) == [4, 5, 6]
+    assert bench.weights() == whole.weights()
+    assert result.evaluation is not None
+    assert uninterrupted.evaluation is not None
+    found, expected = rows_of(result.evaluation.comparison), rows_of(uninterrupted.evaluation.comparison)
+    assert found["full"].loss == expected["full"].loss
+    assert found["adapter"].peak_memory_bytes, "measured by the attempt that trained it"
+    assert published(bench) == ["adapter", "checkpoints"]
+
+
+def test_what_does_not_fit_is_said_and_the_adapter_published(workbench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, small = workbench(), workbench()
+    original = model.load_base
+
+    def load(directory: Any, *arguments: Any, **more: Any) -> Any:
+        loaded = original(directory, *arguments, **more)
+        if loaded.training is False and comparison_runs():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return loaded
+
+    def comparison_runs() -> bool:
+        return bool(begun)
+
+    begun: list[bool] = []
+    session_of = comparison.session_of
+    monkeypatch.setattr(comparison, "session_of", lambda session: begun.append(True) or session_of(session))
+    monkeypatch.setattr(model, "load_base", load)
+    result, _ = train(bench.settings(evaluation=WANTED))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert result.evaluation.comparison is not None
+    said = result.evaluation.comparison.message
+    assert said is not None
+    assert said.startswith("full fine-tuning did not fit into the memory: the GPU has too little memory: CUDA out of")
+    assert f"spec.evaluation.compareWithFull: {said}" in result.warnings
+    assert rows_of(result.evaluation.comparison)["full"].loss is None
+    assert "did not fit into the memory" in bench.read("team/job/adapter/report.html").decode()
+    assert "did not fit into the memory" in bench.read("team/job/adapter/README.md").decode()
+
+    monkeypatch.undo()
+    monkeypatch.setattr("finetune_trainer.memory.free", lambda: 1_000_000)
+    result, _ = train(small.settings(evaluation=WANTED))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert result.evaluation.comparison is not None
+    assert "take 0.0 GB, and 0.0 GB of memory are free" in str(result.evaluation.comparison.message)
+
+
+def test_a_comparison_that_kills_its_process_is_not_tried_a_second_time(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Stands for SIGKILL, after which nothing is written any more."""
+
+    class Watched(comparison.Told):
+        def report(self, report: Any) -> None:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison, "Told", Watched)
+        first, _ = train(bench.settings(evaluation=WANTED))
+    assert first.reason == "TrainerError"
+    result, _ = train(bench.settings(evaluation=WANTED))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
+    assert result.evaluation is not None
+    assert result.evaluation.comparison is not None
+    assert "went on from step 0 ended without a further checkpoint" in str(result.evaluation.comparison.message)
+    assert published(bench) == ["adapter", "checkpoints"]
+
+
+def test_the_comparison_has_the_objective_and_the_choice_of_weights_of_the_job(bench: Workbench) -> None:
+    pairs = [
+        {"prompt": f"What follows {number}?\n", "chosen": f"{number + 1}.", "rejected": f"{number + 2}."}
+        for number in range(30)
+    ]
+    bench.dataset("".join(json.dumps(row) + "\n" for row in pairs))
+    evaluation = {"compareWithFull": True, "everySteps": 3, "selectBest": True}
+    result, _ = train(bench.settings(objective="dpo", evaluation=evaluation))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    found = rows_of(result.evaluation.comparison)
+    assert result.evaluation.comparison is not None
+    assert result.evaluation.comparison.message is None
+    assert found["full"].loss is not None
+    assert found["full"].accuracy is not None
+    assert found["full"].perplexity is None
+
+
+def test_the_preflight_says_what_the_comparison_needs(bench: Workbench) -> None:
+    job = bench.job(evaluation=WANTED, resources={"gpusPerNode": 1})
+    found = check(bench.settings_of(job), patience_seconds=1)
+    assert found.estimate is not None
+    assert found.estimate.gpu_memory_bytes is not None
+    assert found.estimate.comparison_gpu_memory_bytes is not None
+    assert found.estimate.comparison_gpu_memory_bytes > found.estimate.gpu_memory_bytes
+    assert not any("compareWithFull" in warning for warning in found.warnings)
+    large = found.estimate.model_copy(update={"comparison_gpu_memory_bytes": 201 * 2**30})
+    (said,) = estimates.warnings(large)
+    assert "needs about 201 GiB of GPU memory, more than the 178 GiB of a B200" in said
+    without = check(bench.settings(resources={"gpusPerNode": 1}), patience_seconds=1)
+    assert without.estimate is not None
+    assert without.estimate.comparison_gpu_memory_bytes is None

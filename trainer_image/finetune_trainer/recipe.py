@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.exact import exact
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
+from finetune_trainer.loading import begin
 from finetune_trainer.logs import log, phase
 from finetune_trainer.plan import Plan, learning_rate, make_plan
 from finetune_trainer.session import Session
@@ -58,8 +60,9 @@ def follow(session: Session) -> TrainerResult:
     spec = session.settings.job.spec
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
-    with phase("preparing the data"):
-        tokenizer = models.load_tokenizer(session.inputs.model)
+    tokenizer = models.load_tokenizer(session.inputs.model)
+    base = begin(partial(load_base, session, tokenizer))
+    with phase("preparing the data, with the model being loaded beside"):
         training = spec.training
         wanted = dataset.Wanted(
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
@@ -73,7 +76,7 @@ def follow(session: Session) -> TrainerResult:
         changed.refuse_changed_data(
             session.output, session.settings.checkpoints, session.settings.origin, examples.digests
         )
-    made = make_adapter(session, tokenizer, examples)
+    made = make_adapter(session, tokenizer, examples, base)
     models.release()
     # a model that scores texts writes none
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
@@ -117,13 +120,15 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
 
 
-def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> publishing.Made:
+def make_adapter(
+    session: Session, tokenizer: Any, examples: dataset.Examples, base: Callable[[], Any]
+) -> publishing.Made:
     """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
     settings, spec = session.settings, session.settings.job.spec
     sequences = to_dataset(examples, spec.training)
     plan = make_plan(settings, len(sequences))
-    with phase("loading the model"):
-        model = load_model(session, plan, tokenizer)
+    with phase("waiting for the model, and adding the adapter"):
+        model = load_model(session, plan, base())
         digest = models.base_digest(model)
     describe(session, plan, model)
     mark = resuming.fingerprint(session, examples, digest)
@@ -150,16 +155,22 @@ def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Datas
     return packed
 
 
-def load_model(session: Session, plan: Plan, tokenizer: Any) -> Any:
+def load_base(session: Session, tokenizer: Any) -> Any:
+    """The base in the precision of the training, quantised where the method asks for it."""
+    spec = session.settings.job.spec
+    precision = models.precision_of(spec.training)
+    return models.load_base(
+        session.inputs.model,
+        models.DTYPES[precision],
+        models.quantization_of(spec.method, precision),
+        scores_padded_with=padding(session, tokenizer),
+    )
+
+
+def load_model(session: Session, plan: Plan, base: Any) -> Any:
     """The base with a fresh adapter. The seed is set first: the adapter begins with random numbers."""
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
-    base = models.load_base(
-        inputs.model,
-        models.DTYPES[plan.precision],
-        models.quantization_of(spec.method, plan.precision),
-        scores_padded_with=padding(session, tokenizer),
-    )
     model = methods.add_adapter(
         base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
     )

@@ -72,8 +72,9 @@ def load_base(
     quantization: BitsAndBytesConfig | None = None,
     *,
     scores_padded_with: int | None = None,
+    on_cpu: bool = False,
 ) -> Any:
-    """The base model from its directory. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
+    """The base model from its directory, on the GPU if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
 
     With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
     """
@@ -86,7 +87,7 @@ def load_base(
             **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
-            device_map={"": 0} if has_gpu() else None,
+            device_map={"": 0} if has_gpu() and not on_cpu else None,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -190,8 +191,14 @@ def serving_dtype(model: Any) -> torch.dtype:
         return torch.float32
     torch.set_float32_matmul_precision("high")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    size = 4 * base.num_parameters()
+    size = 4 * sum(unpacked(weight) for weight in base.parameters())
     return torch.float32 if size * 3 < torch.cuda.get_device_properties(0).total_memory else torch.bfloat16
+
+
+def unpacked(weight: Any) -> int:
+    """The numbers that a weight stands for; bitsandbytes keeps two of 4 bits in each element."""
+    state = getattr(weight, "quant_state", None)
+    return int((weight if state is None else state.shape).numel())
 
 
 def release() -> None:

@@ -82,16 +82,7 @@ def follow(session: Session) -> TrainerResult:
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
     with phase("verifying the adapter on a fresh base"):
-        verified = verification.verify(
-            session.inputs.model,
-            made.directory,
-            made.trained,
-            objectives.measure(spec, examples.held_out, examples.held_out_rows),
-            len(examples.held_out),
-            general,
-            partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
-            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
-        )
+        verified = verify(session, made, tokenizer, examples, general, prompts)
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
         measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
@@ -111,6 +102,39 @@ def follow(session: Session) -> TrainerResult:
         if refusal is not None:
             raise publishing.keep(session, made, verified, refusal)
         return publishing.publish(session, made, verified)
+
+
+def verify(
+    session: Session,
+    made: publishing.Made,
+    tokenizer: Any,
+    examples: dataset.Examples,
+    general: list[dataset.Example],
+    prompts: list[samples.Prompt],
+) -> verification.Verified:
+    """Load the adapter back onto a fresh base. A base that was trained quantised may be too large for the GPU as it is: then it is verified on the CPU."""
+
+    def on(*, cpu: bool) -> verification.Verified:
+        return verification.verify(
+            session.inputs.model,
+            made.directory,
+            made.trained,
+            objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows),
+            len(examples.held_out),
+            general,
+            partial(
+                models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer), on_cpu=cpu
+            ),
+            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
+        )
+
+    try:
+        return on(cpu=False)
+    except torch.OutOfMemoryError:
+        # the training is done: a smaller batch would not help, and starting again would only come here again
+        log.warning("the base does not fit into the GPU as it is served: verifying on the CPU, which takes longer")
+    models.release()
+    return on(cpu=True)
 
 
 def quiet_libraries() -> None:

@@ -119,7 +119,7 @@ def _switches(world: World, server: S3Server, directory: Path, told: Told) -> di
     packed, padded = Shape(1, rows, True, whole, 10_000), Shape(rows, 1, False, whole, 10_000)
     compared: dict[str, tuple[Shape, dict[str, Any], Shape, dict[str, Any]]] = {
         "packing": (packed, {}, padded, {}),
-        "gradientCheckpointing": (packed, {"gradientCheckpointing": True}, packed, {}),
+        "gradientCheckpointing": (packed, {"gradientCheckpointing": "always"}, packed, {}),
     }
     found = {}
     for name, (shape, changed, other, unchanged) in compared.items():

@@ -4,6 +4,7 @@ from finetune_api.estimate.architecture import architecture_of
 from finetune_api.estimate.memory import memory
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.parameters import count
+from finetune_api.estimate.recomputing import settled
 from finetune_api.estimate.speed import total_steps
 from finetune_api.finetunejob import Estimate, FineTuneJobSpec
 from finetune_trainer.basemodel import ModelFacts
@@ -19,7 +20,8 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     check_sizes(architecture, facts)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
-    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).total
+    least = settled(spec, architecture, gpu_bytes=0)
+    needed = memory(architecture, spec.method, least.training, evaluates=evaluates).total
     return Estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,

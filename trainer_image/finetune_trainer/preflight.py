@@ -142,7 +142,7 @@ def check_settings(settings: Settings, report: Report, patience_seconds: float) 
         report.add(
             Reason.SPEC_INVALID,
             "spec.training.optimizer",
-            "paged_adamw_8bit needs a GPU, and resources.gpusPerNode is 0: choose adamw_torch",
+            "paged_adamw_8bit needs a GPU, and resources.gpusPerNode is 0: choose auto",
         )
 
 

@@ -150,7 +150,7 @@ def make_adapter(
     """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
     settings, spec = session.settings, session.settings.job.spec
     sequences = to_dataset(examples, spec.training)
-    plan = make_plan(settings, len(sequences))
+    plan = make_plan(settings, len(sequences), session.inputs.model)
     with phase("waiting for the model, and adding the adapter"):
         model = load_model(session, plan, base())
         digest = models.base_digest(model)
@@ -224,6 +224,8 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
     run.derived = {
         "device": models.device_name(),
         "precision": plan.precision,
+        "gradient checkpointing": "on" if plan.gradient_checkpointing else "off",
+        "optimizer": plan.optimizer,
         "learning rate": f"{learning_rate(session.settings.job.spec):g}",
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
@@ -356,13 +358,13 @@ def make_trainer(
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        optim=training.optimizer,
+        optim=plan.optimizer,
         seed=training.seed,
         data_seed=training.seed,
         bf16=plan.precision == "bf16",
         fp16=plan.precision == "fp16",
         use_cpu=not models.has_gpu(),
-        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing=plan.gradient_checkpointing,
         dataloader_pin_memory=models.has_gpu(),
         logging_steps=plan.log_every,
         logging_nan_inf_filter=False,

@@ -1,5 +1,6 @@
 """What the operator put into the pod, or ``finetune run`` was told, as one value: the job, and where its Secrets, files and messages are."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime

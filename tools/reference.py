@@ -72,6 +72,8 @@ def _repeated(reason: Reason) -> str:
         return "no further attempt"
     if reason is Reason.PREEMPTED:
         return "another one at once, up to `failurePolicy.retries.onPreemption`"
+    if reason is Reason.OUT_OF_MEMORY:
+        return "another one at once with less memory (`failurePolicy.outOfMemory`), up to `failurePolicy.retries.onOutOfMemory`"
     if reason in EXIT_CODES or reason in (Reason.IMAGE_PULL_FAILED, Reason.PREFLIGHT_ERROR):
         return "another one after a pause, up to `failurePolicy.retries.onError`"
     return ""

@@ -209,6 +209,11 @@ RULES = [
 CEL_RULES = [{"rule": rule.cel, "message": rule.message, "fieldPath": rule.field} for rule in RULES]
 
 
+def allows(spec: Any) -> bool:
+    """Whether a FineTuneJobSpec breaks none of the rules."""
+    return not any(rule.broken(spec) for rule in RULES)
+
+
 def check(spec: Any) -> None:
     """Raise ValueError with all messages of the rules that a FineTuneJobSpec breaks."""
     if found := [rule.message for rule in RULES if rule.broken(spec)]:

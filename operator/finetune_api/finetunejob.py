@@ -257,8 +257,30 @@ class Retries(Model):
     """How often an attempt is repeated, by what ended it. User errors are never retried."""
 
     on_error: int = Field(2, description="Attempts after an unexpected error or a failed upload.", ge=0, le=20)
+    on_out_of_memory: int = Field(
+        10, description="Attempts with less memory after the device's was too small.", ge=0, le=50
+    )
     on_preemption: int = Field(
         20, description="Attempts after the pod was deleted, evicted or preempted.", ge=0, le=1000
+    )
+
+
+class OutOfMemory(Model):
+    """What may be changed after an attempt that ran out of the GPU's memory (on a job without GPUs: of the container's): one step for each attempt, in this order.
+
+    The sequences of an optimizer step, perDeviceBatchSize × gradientAccumulationSteps, stay as many, and the next attempt goes on from the last checkpoint.
+    """
+
+    reduce_batch_size: bool = Field(
+        True,
+        description="Halve perDeviceBatchSize and double gradientAccumulationSteps, down to a batch of 1 (kto: 2).",
+    )
+    enable_gradient_checkpointing: bool = Field(
+        True, description="Then turn gradient checkpointing on. The result is the same, the time is longer."
+    )
+    quantize: bool = Field(
+        False,
+        description="Then hold the base of lora and dora in 4 bits (nf4). That changes the result: the training begins again.",
     )
 
 
@@ -266,6 +288,9 @@ class FailurePolicy(Model):
     """What happens after a failed attempt."""
 
     retries: Retries = Field(default_factory=Retries, description="How often an attempt is repeated.")
+    out_of_memory: OutOfMemory = Field(
+        default_factory=OutOfMemory, description="What may be changed for an attempt to fit into memory."
+    )
 
 
 class Preference(Model):
@@ -370,6 +395,17 @@ class Estimate(Model):
     total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
 
 
+class Adjustment(Model):
+    """A setting of the spec that an attempt used with another value, to fit into memory."""
+
+    field: str = Field(description="The setting below spec, for example training.perDeviceBatchSize.")
+    before: str = Field(description="Its value in the spec.")
+    after: str = Field(description="Its value in the attempt.")
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.before} → {self.after}"
+
+
 class Attempt(Model):
     """One trainer Job and how it ended."""
 
@@ -383,6 +419,10 @@ class Attempt(Model):
     exit_code: int | None = Field(None, description="Exit code of the trainer.")
     message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=4096)
     resumed_from_step: int | None = Field(None, description="Step of the checkpoint that it continued from.", ge=0)
+    adjustments: list[Adjustment] = Field(
+        default_factory=list,
+        description="What was changed after earlier attempts had run out of memory.",
+    )
 
 
 class CheckpointStatus(Model):

@@ -102,7 +102,6 @@ USER_ERRORS: frozenset[Reason] = frozenset(
         Reason.BUCKET_NOT_FOUND,
         Reason.OUTPUT_ACCESS_DENIED,
         Reason.OUTPUT_EXISTS,
-        Reason.OUT_OF_MEMORY,
         Reason.LOSS_DIVERGED,
         Reason.VERIFICATION_FAILED,
         Reason.GATE_FAILED,

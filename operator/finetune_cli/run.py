@@ -9,13 +9,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
+from finetune_api import ladder
 from finetune_api.dataset import WORKSTATION
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import TrainerResult
@@ -201,11 +202,31 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
     interruption.install()
     signal.signal(signal.SIGINT, lambda *_: at_once() if interruption.requested else interruption.request())
     try:
-        result = attempt(replace(settings, model_revision=found.model_revision), state, interruption, screen)
+        settings = replace(settings, model_revision=found.model_revision)
+        result = until_it_fits(settings, lambda smaller: attempt(smaller, state, interruption, screen))
         # preflight and trainer may say the same
         return result.model_copy(update={"warnings": list(dict.fromkeys(result.warnings))})
     finally:
         screen.close()
+
+
+def until_it_fits(settings: "Settings", attempt: "Callable[[Settings], TrainerResult]") -> TrainerResult:
+    """Attempts at a job, each with less memory than the one before, as the operator makes them; the result of the last."""
+    from finetune_trainer.logs import log
+
+    spec, made = settings.job.spec, 0
+    result = attempt(settings)
+    while ladder.mends(spec, result.reason) and made < spec.failure_policy.retries.on_out_of_memory:
+        made += 1
+        smaller = ladder.adjusted(spec, made)
+        if smaller is None:
+            end = ladder.at_its_end(spec, made)
+            return result.model_copy(update={"message": f"{result.message}. Not tried again: {end}"})
+        changes = tuple(ladder.adjustments(spec, smaller))
+        log.warning("trying again with %s", ", ".join(str(change) for change in changes))
+        job = settings.job.model_copy(update={"spec": smaller})
+        result = attempt(replace(settings, job=job, adjustments=changes))
+    return result
 
 
 def at_once() -> NoReturn:

@@ -70,7 +70,7 @@ def _show(console: Console, item: Object) -> None:
     if attempts := found.get("attempts"):
         _table(
             console,
-            ["Attempt", "Job", "Reason", "Exit", "Resumed from", "Message"],
+            ["Attempt", "Job", "Reason", "Exit", "Resumed from", "Changed", "Message"],
             [_attempt_cells(entry) for entry in attempts],
         )
     if pods := found.get("podStatus"):
@@ -129,6 +129,9 @@ def _attempt_cells(entry: Object) -> list[str]:
         entry.get("reason") or "running",
         "" if code is None else str(code),
         "" if resumed is None else f"step {resumed}",
+        "\n".join(
+            f"{change['field']} {change['before']} → {change['after']}" for change in entry.get("adjustments", [])
+        ),
         entry.get("message") or "",
     ]
 

@@ -50,6 +50,23 @@ def test_the_operator_is_killed_at_every_stage_of_a_job(workshop: Workshop, undi
     assert outcome(ended) == outcome(undisturbed)
 
 
+def test_a_job_without_a_gpu_that_the_kernel_kills_for_its_memory_is_made_smaller_until_it_fits(
+    workshop: Workshop,
+) -> None:
+    name, namespace = "too-large", workshop.namespace
+    # 16 sequences of 256 tokens have logits of 0.8 GB, which the loss needs several times over
+    training = {"maxSteps": 2, "perDeviceBatchSize": 16, "maxLength": 256, "learningRate": 2e-3}
+    resources = {"gpusPerNode": 0, "requests": {"memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+    namespace.apply(job(name, workshop.store, training=training, resources=resources, checkpoint={"everySteps": 1}))
+    attempts = succeeded(namespace, name)["status"]["attempts"]
+    assert {attempt["reason"] for attempt in attempts[:-1]} == {"HostOutOfMemory"}
+    assert attempts[-1]["reason"] == "Succeeded"
+    changes = {change["field"]: change for change in attempts[-1]["adjustments"]}
+    batch = int(changes["training.perDeviceBatchSize"]["after"])
+    assert batch * int(changes["training.gradientAccumulationSteps"]["after"]) == 16
+    assert batch == 16 // 2 ** (len(attempts) - 1)
+
+
 def test_the_trainer_pod_is_deleted_and_killed_in_mid_training(workshop: Workshop, undisturbed: Object) -> None:
     name, namespace = "pod-deleted", workshop.namespace
     namespace.apply(job(name, workshop.store))

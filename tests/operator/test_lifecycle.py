@@ -96,6 +96,22 @@ def test_a_preempted_attempt_is_followed_at_once(api: Api, operator: Operator) -
     assert [attempt["reason"] for attempt in status["attempts"]] == ["Preempted", "Succeeded"]
 
 
+def test_an_attempt_that_does_not_fit_is_followed_by_a_smaller_one(api: Api, operator: Operator) -> None:
+    api.create_job("large", training={"maxSteps": 10, "perDeviceBatchSize": 4})
+    api.run_pod("large-preflight")
+    api.end_pod("large-preflight", 0, PREFLIGHT_PASSED)
+    api.end_pod("large-train-1", 31, trainer("OutOfMemory"))
+    api.end_pod("large-train-2", 0, SUCCEEDED)
+    status = api.await_condition("large", "Succeeded", "True")
+    assert [attempt.get("adjustments", []) for attempt in status["attempts"]] == [
+        [],
+        [
+            {"field": "training.perDeviceBatchSize", "before": "4", "after": "2"},
+            {"field": "training.gradientAccumulationSteps", "before": "1", "after": "2"},
+        ],
+    ]
+
+
 def test_a_deleted_pod_ends_the_attempt(api: Api, operator: Operator) -> None:
     api.create_job("pod-deleted")
     api.end_pod("pod-deleted-preflight", 0, PREFLIGHT_PASSED)

@@ -1,5 +1,6 @@
 """The life of a FineTuneJob as its status tells it, told by plans that take effect in a small world."""
 
+import json
 import re
 from datetime import timedelta
 from typing import Any
@@ -146,6 +147,43 @@ def test_errors_are_repeated_with_backoff_until_the_budget_is_used_up() -> None:
     world.wait(3600)
     world.settle()
     assert world.created[-1] == "a-train-3"
+
+
+def test_a_job_that_does_not_fit_is_made_smaller_attempt_by_attempt_and_then_given_up() -> None:
+    world = after_preflight(training={"maxSteps": 10, "perDeviceBatchSize": 2})
+    for ending in (
+        terminated(31, trainer("OutOfMemory")),
+        terminated(40, trainer("Preempted"), deleted=True),
+        terminated(31, trainer("OutOfMemory")),
+        terminated(31, trainer("OutOfMemory")),
+    ):
+        world.set_pod(ending)
+        world.settle()
+    assert world.created[1:] == ["a-train-1", "a-train-2", "a-train-3", "a-train-4"]
+    changes = [attempt.get("adjustments", []) for attempt in world.item["status"]["attempts"]]
+    batch = [
+        {"field": "training.perDeviceBatchSize", "before": "2", "after": "1"},
+        {"field": "training.gradientAccumulationSteps", "before": "1", "after": "2"},
+    ]
+    checkpointing = {"field": "training.gradientCheckpointing", "before": "false", "after": "true"}
+    assert changes == [[], batch, batch, [*batch, checkpointing]]
+    assert world.condition("Stalled") == ("True", "OutOfMemory")
+
+
+def test_the_trainer_is_told_the_job_that_fits_and_what_was_changed() -> None:
+    world = after_preflight(training={"maxSteps": 10, "perDeviceBatchSize": 2})
+    world.set_pod(terminated(31, trainer("OutOfMemory")))
+    decided = plan(world.observed(), world.now, SETTINGS)
+    assert decided.create is not None
+    (container,) = decided.create["spec"]["template"]["spec"]["containers"]
+    environment = {
+        variable["name"]: json.loads(variable["value"]) for variable in container["env"] if variable["value"][0] in "[{"
+    }
+    assert environment["FINETUNE_JOB"]["spec"]["training"]["perDeviceBatchSize"] == 1
+    assert [change["after"] for change in environment["FINETUNE_ADJUSTMENTS"]] == ["1", "2"]
+    (running_condition,) = [c for c in decided.status["conditions"] if c["type"] == "Reconciling"]
+    assert decided.status["attempts"][0]["reason"] == "OutOfMemory"
+    assert running_condition["status"] == "True"
 
 
 def test_a_preempted_attempt_is_followed_at_once_and_costs_no_error_budget() -> None:

@@ -1,5 +1,6 @@
 """Whether and when a failed attempt is repeated."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -49,6 +50,24 @@ def test_given_up(name: str, reasons: list[Reason], retries: Retries, field: str
     decision = decide(endings(*reasons), retries, 10)
     assert isinstance(decision, GiveUp), name
     assert field in decision.why
+
+
+M = Ending(1, Reason.OUT_OF_MEMORY, NOW, too_large=True)
+
+
+def test_what_did_not_fit_is_tried_again_at_once_as_long_as_something_can_be_made_smaller() -> None:
+    errors = [Ending(number, E, NOW) for number in (1, 2)]
+    assert decide([*errors, replace(M, number=3)], Retries(), 10) == RetryAt(NOW), "it has a budget of its own"
+    assert decide([M, replace(M, number=2)], Retries(on_out_of_memory=1), 10) == GiveUp(
+        "failurePolicy.retries.onOutOfMemory (1) is used up"
+    )
+    assert decide([M], Retries(), 10, "nothing is left") == GiveUp("nothing is left")
+
+
+def test_what_did_not_fit_is_neither_an_error_nor_a_preemption() -> None:
+    after = [M, replace(M, number=2), Ending(3, E, NOW)]
+    assert decide(after, Retries(on_error=1), 10) == RetryAt(NOW + timedelta(seconds=10))
+    assert decide([*after, Ending(4, P, NOW)], Retries(on_preemption=1), 10) == RetryAt(NOW)
 
 
 @pytest.mark.parametrize("reason", sorted(USER_ERRORS))

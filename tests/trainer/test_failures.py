@@ -206,8 +206,8 @@ def diverging(pod: Pod) -> None:
 
 
 TABLE: list[tuple[Callable[[Pod], None], Reason, list[str], bool]] = [
-    (cuda_out_of_memory, Reason.OUT_OF_MEMORY, ["Tried to allocate 2.00 GiB", "spec.training.perDeviceBatchSize"], False),
-    (cuda_without_an_allocator, Reason.OUT_OF_MEMORY, ["spec.training.perDeviceBatchSize"], False),
+    (cuda_out_of_memory, Reason.OUT_OF_MEMORY, ["the GPU has too little memory", "Tried to allocate 2.00 GiB"], False),
+    (cuda_without_an_allocator, Reason.OUT_OF_MEMORY, ["the GPU has too little memory"], False),
     (host_out_of_memory_in_torch, Reason.HOST_OUT_OF_MEMORY, ["spec.resources.limits.memory"], False),
     (host_out_of_memory_in_python, Reason.HOST_OUT_OF_MEMORY, ["spec.resources.limits.memory"], False),
     (no_such_model, Reason.MODEL_NOT_FOUND, ["spec.model.uri", "hf://acme/nothing does not exist"], True),

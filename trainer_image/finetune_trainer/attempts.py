@@ -15,9 +15,20 @@ def read(checkpoint: Path) -> list[dict[str, Any]]:
 
 
 def following(
-    before: list[dict[str, Any]], number: int, started_at: str, resumed_from: int | None, device: str
+    before: list[dict[str, Any]],
+    number: int,
+    started_at: str,
+    resumed_from: int | None,
+    device: str,
+    adjustments: list[str],
 ) -> list[dict[str, Any]]:
     """Those before, and this one. ``number`` is what it is called, unless the last one was called so (on a workstation all are the first)."""
     last = before[-1]["number"] if before else 0
-    this = {"number": max(number, last + 1), "startedAt": started_at, "resumedFromStep": resumed_from, "device": device}
+    this = {
+        "number": max(number, last + 1),
+        "startedAt": started_at,
+        "resumedFromStep": resumed_from,
+        "device": device,
+        "adjustments": adjustments,
+    }
     return [*before, this]

@@ -74,12 +74,15 @@ def gather(
         history=[json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()],
         data=shape_of(examples.counts),
         settings=[
-            *settings_in_force(spec, settings.changes),
+            *settings_in_force(spec, settings.changes, settings.adjustments),
             *(Setting(*item, "the run") for item in run.derived.items()),
         ],
         parameters=run.parameters or Parameters(0, 0, []),
         attempts=[
-            Attempt(item["number"], item["startedAt"], item["resumedFromStep"], item["device"]) for item in run.attempts
+            Attempt(
+                item["number"], item["startedAt"], item["resumedFromStep"], item["device"], item.get("adjustments", [])
+            )
+            for item in run.attempts
         ],
         versions=versions,
         measured=measured,

@@ -19,7 +19,7 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     check_sizes(architecture, facts)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
-    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).peak
+    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).total
     return Estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,

@@ -48,10 +48,7 @@ def classify(error: BaseException) -> tuple[Reason, str]:
     if any(sign in text for sign in NO_SPACE):
         return Reason.TRAINER_ERROR, _disk_full(f"a file ({_first_line(text)})")
     if name == "OutOfMemoryError" or any(sign in text for sign in NO_GPU_MEMORY):
-        return Reason.OUT_OF_MEMORY, (
-            f"the GPU has too little memory: {_first_line(text)} Lower spec.training.perDeviceBatchSize (and raise gradientAccumulationSteps) or "
-            "maxLength, set gradientCheckpointing, or use method qlora"
-        )
+        return Reason.OUT_OF_MEMORY, (f"the GPU has too little memory: {_first_line(text)}")
     if "DefaultCPUAllocator" in text or "can't allocate memory" in text.lower():
         return Reason.HOST_OUT_OF_MEMORY, "the trainer container ran out of memory: raise spec.resources.limits.memory"
     if name == "SafetensorError":

@@ -79,16 +79,7 @@ def follow(session: Session) -> TrainerResult:
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
     with phase("verifying the adapter on a fresh base"):
-        verified = verification.verify(
-            session.inputs.model,
-            made.directory,
-            made.trained,
-            objectives.measure(spec, examples.held_out, examples.held_out_rows),
-            len(examples.held_out),
-            general,
-            partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
-            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
-        )
+        verified = verify(session, made, tokenizer, examples, general, prompts)
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
         measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
@@ -108,6 +99,30 @@ def follow(session: Session) -> TrainerResult:
         if refusal is not None:
             raise publishing.keep(session, made, verified, refusal)
         return publishing.publish(session, made, verified)
+
+
+def verify(
+    session: Session,
+    made: publishing.Made,
+    tokenizer: Any,
+    examples: dataset.Examples,
+    general: list[dataset.Example],
+    prompts: list[samples.Prompt],
+) -> verification.Verified:
+    """Load the adapter back onto a fresh base, and compare and evaluate it there. Raises Failure(VERIFICATION_FAILED)."""
+    load = partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer))
+    return models.where_it_fits(
+        lambda on_cpu: verification.verify(
+            session.inputs.model,
+            made.directory,
+            made.trained,
+            objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows),
+            len(examples.held_out),
+            general,
+            partial(load, on_cpu=on_cpu),
+            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
+        )
+    )
 
 
 def quiet_libraries() -> None:
@@ -401,6 +416,12 @@ def merge(session: Session, made: publishing.Made) -> dict[str, float]:
     """Merge the adapter into the base, in the precision of the training, and say how exact that is."""
     dtype = models.DTYPES[models.precision_of(session.settings.job.spec.training)]
     with phase("merging the adapter into the base"):
-        return merging.merge(
-            session.inputs.model, made.directory, dtype, made.trained, publishing.merged_directory(session)
+        return models.where_it_fits(
+            lambda on_cpu: merging.merge(
+                session.inputs.model,
+                made.directory,
+                partial(models.load_base, dtype=dtype, on_cpu=on_cpu),
+                made.trained,
+                publishing.merged_directory(session),
+            )
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finetune_api.finetunejob import CheckpointStatus
+from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec
 from finetune_api.manifest import CheckpointManifest
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_trainer import (
@@ -51,11 +51,18 @@ def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
         "digests": [digest for _, digest in examples.digests],
         "objective": [spec.objective, spec.preference.to_json() if spec.preference else None],
         "method": spec.method.to_json(),
-        "training": spec.training.to_json() | {"learningRate": learning_rate(spec)},
+        "training": training_of(spec),
     }
     if stopping.wanted(spec):
         decisive["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
     return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
+
+
+def training_of(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """What decides a step: all of spec.training but how its sequences are spread over micro-steps, and what is recomputed in each (finetune_api.ladder)."""
+    training = spec.training.to_json() | {"learningRate": learning_rate(spec)}
+    del training["gradientCheckpointing"]
+    return training | {"sequences": training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")}
 
 
 def surroundings() -> dict[str, str]:
@@ -76,7 +83,8 @@ def find_checkpoint(session: Session, mark: str) -> Resume | None:
     manifest = newest_checkpoint(output, settings.checkpoints, mark, directory)
     before = attempts.read(directory) if manifest else []
     resumed_from = manifest.step if manifest else None
-    run.attempts = attempts.following(before, settings.attempt, now(), resumed_from, models.device_name())
+    changes = [str(change) for change in settings.adjustments]
+    run.attempts = attempts.following(before, settings.attempt, now(), resumed_from, models.device_name(), changes)
     step = manifest.step if manifest else -1
     for stored in list_checkpoints(output, settings.checkpoints):
         if stored.step > step:

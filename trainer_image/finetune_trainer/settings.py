@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.base import S3Location, SecretRef
-from finetune_api.finetunejob import FineTuneJob
+from finetune_api.finetunejob import Adjustment, FineTuneJob
 from finetune_api.manifest import Origin
 from finetune_api.messages import TOKEN_FILE, Problem
 from finetune_api.uris import S3Uri
@@ -39,6 +39,8 @@ class Settings:
     output_directory: Path | None = None
     changes: tuple[str, ...] = ()
     """Paths of the fields that were replaced with ``--set``."""
+    adjustments: tuple[Adjustment, ...] = ()
+    """What the job holds in place of what the user wrote, because earlier attempts ran out of memory."""
 
     @property
     def origin(self) -> Origin:
@@ -106,6 +108,9 @@ def read(environment: Mapping[str, str]) -> Settings | list[Problem]:
     return Settings(
         job=job,
         attempt=int(environment.get("FINETUNE_ATTEMPT", "1")),
+        adjustments=tuple(
+            Adjustment.model_validate(item) for item in json.loads(environment.get("FINETUNE_ADJUSTMENTS") or "[]")
+        ),
         model_revision=environment.get("FINETUNE_MODEL_REVISION") or None,
         report_url=environment.get("FINETUNE_REPORT_URL") or None,
         hub_endpoint=environment.get("HF_ENDPOINT") or None,

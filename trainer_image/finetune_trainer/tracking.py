@@ -139,7 +139,10 @@ class Tracker:
 
 
 def _parameters(settings: Settings) -> dict[str, str]:
-    return {setting.path: setting.value for setting in settings_in_force(settings.job.spec, settings.changes)}
+    return {
+        setting.path: setting.value
+        for setting in settings_in_force(settings.job.spec, settings.changes, settings.adjustments)
+    }
 
 
 def _open_mlflow(settings: Settings) -> Service:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from finetune_api import ladder
 from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import EvaluationStatus, FineTuneJob
 from finetune_api.messages import TrainerResult
@@ -53,7 +54,7 @@ def plan_attempts(world: World, draft: Draft) -> Plan:
                 )
             number = attempts[-1]["number"] + 1 if attempts else 1
             child = _job_of(number, world.observed)
-            attempts.append(_begin(number, child, world))
+            attempts.append(_begin(number, child, attempts, world))
             if child is None:
                 return _start(world, draft, attempts, delete)
         current = attempts[-1]
@@ -79,18 +80,36 @@ def _due(attempts: list[Attempt], world: World) -> datetime:
 
 
 def _decide(attempts: list[Attempt], world: World) -> RetryAt | GiveUp:
+    spec = world.job.spec
     endings = [
-        Ending(attempt["number"], Reason(attempt["reason"]), parse_timestamp(attempt["finishedAt"]))
+        Ending(
+            attempt["number"],
+            Reason(attempt["reason"]),
+            parse_timestamp(attempt["finishedAt"]),
+            ladder.mends(spec, attempt["reason"]),
+        )
         for attempt in attempts
     ]
-    return decide(endings, world.job.spec.failure_policy.retries, world.settings.retry_backoff_seconds)
+    times = sum(ending.too_large for ending in endings)
+    end = None if ladder.adjusted(spec, times) else ladder.at_its_end(spec, times)
+    return decide(endings, spec.failure_policy.retries, world.settings.retry_backoff_seconds, end)
 
 
-def _begin(number: int, child: Object | None, world: World) -> Attempt:
+def _fitted(attempts: list[Attempt], world: World) -> FineTuneJob:
+    """The job as the newest attempt trains it: made smaller once for each attempt before it that ran out of memory."""
+    spec = world.job.spec
+    times = sum(ladder.mends(spec, attempt.get("reason", "")) for attempt in attempts)
+    return world.job.model_copy(update={"spec": ladder.adjusted(spec, times) or spec})
+
+
+def _begin(number: int, child: Object | None, before: list[Attempt], world: World) -> Attempt:
     """A new entry of ``status.attempts``; for a Job that is there already (its status write was lost) with the Job's own time."""
     name = job_name(world.job.metadata.name, TRAINER, number)
     started = child["metadata"]["creationTimestamp"] if child is not None else timestamp(world.now)
-    return {"number": number, "jobName": name, "startedAt": started}
+    attempt: Attempt = {"number": number, "jobName": name, "startedAt": started}
+    if changes := ladder.adjustments(world.job.spec, _fitted(before, world).spec):
+        attempt["adjustments"] = [change.to_json() for change in changes]
+    return attempt
 
 
 def _start(world: World, draft: Draft, attempts: list[Attempt], delete: tuple[Object, ...]) -> Plan:
@@ -98,7 +117,8 @@ def _start(world: World, draft: Draft, attempts: list[Attempt], delete: tuple[Ob
     number = attempts[-1]["number"]
     draft.fields["attempts"] = trim(attempts)
     _say_starting(draft, number, Waiting(Reason.PENDING, "The pod is starting."))
-    create = trainer_job(world.observed.item, world.job, number, _revision(world), world.settings)
+    job, changes = _fitted(attempts, world), attempts[-1].get("adjustments", [])
+    create = trainer_job(world.observed.item, job, number, _revision(world), world.settings, changes)
     return Plan(draft.as_json(), delete=delete, create=create, notes=tuple(draft.notes))
 
 
@@ -209,7 +229,9 @@ def _gave_up(draft: Draft, attempts: list[Attempt], world: World) -> bool:
     if isinstance(decision, GiveUp):
         draft.fail(Reason(last["reason"]), f"{what} Not tried again: {decision.why}.", "Failed")
         return True
-    message = f"{what} Attempt {last['number'] + 1} follows."
+    changes = ladder.adjustments(world.job.spec, _fitted(attempts, world).spec)
+    smaller = f" with {', '.join(str(change) for change in changes)}" if changes else ""
+    message = f"{what} Attempt {last['number'] + 1} follows{smaller}."
     draft.conditions.set(ConditionType.RUNNING, "False", Reason.RETRYING, message)
     draft.phase("Retrying", Reason.RETRYING, message)
     draft.notes.append(Note("Warning", "AttemptFailed", "Retry", message, once=str(last["number"])))

@@ -1,6 +1,7 @@
 """The batch/v1 Jobs of a FineTuneJob: one for the preflight, one for each attempt."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.finetunejob import FineTuneJob
@@ -35,14 +36,22 @@ def preflight_job(item: Object, job: FineTuneJob, attempt: int, settings: Settin
     return _job(item, job, PREFLIGHT, attempt, container, {}, settings)
 
 
-def trainer_job(item: Object, job: FineTuneJob, attempt: int, revision: str | None, settings: Settings) -> Object:
-    """One attempt to train. ``revision`` is the commit of an hf:// model that the preflight found."""
+def trainer_job(
+    item: Object,
+    job: FineTuneJob,
+    attempt: int,
+    revision: str | None,
+    settings: Settings,
+    adjustments: list[dict[str, str]],
+) -> Object:
+    """One attempt to train. ``revision`` is the commit of an hf:// model that the preflight found; ``adjustments`` tell the trainer what the ladder changed."""
     template = job.spec.pod_template
     container = {
         "name": TRAINER,
         "image": template.image or settings.trainer_image,
         "command": ["python", "-m", "finetune_trainer", "train"],
-        "env": [variable.to_json() for variable in template.env] + _environment(job, attempt, revision, settings),
+        "env": [variable.to_json() for variable in template.env]
+        + _environment(job, attempt, revision, settings, adjustments),
         "resources": _resources(job),
     }
     pod = {
@@ -117,15 +126,26 @@ def _job(
     }
 
 
-def _environment(job: FineTuneJob, attempt: int, revision: str | None, settings: Settings) -> list[dict[str, Any]]:
+def _environment(
+    job: FineTuneJob,
+    attempt: int,
+    revision: str | None,
+    settings: Settings,
+    adjustments: Sequence[dict[str, str]] = (),
+) -> list[dict[str, Any]]:
     variables = {
         "HOME": "/tmp",  # noqa: S108 -- the pod's scratch volume
-        "FINETUNE_JOB": json.dumps(job.to_json(), sort_keys=True, separators=(",", ":")),
+        "FINETUNE_JOB": _compact(job.to_json()),
         "FINETUNE_ATTEMPT": str(attempt),
         "FINETUNE_MODEL_REVISION": revision,
+        "FINETUNE_ADJUSTMENTS": _compact(list(adjustments)) if adjustments else None,
         "FINETUNE_REPORT_URL": settings.report_url,
     }
     return [{"name": name, "value": value} for name, value in variables.items() if value]
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _resources(job: FineTuneJob) -> dict[str, Any]:

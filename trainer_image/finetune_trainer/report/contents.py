@@ -43,12 +43,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt; ``resumed_from`` is the step of the checkpoint that it continued from."""
+    """One attempt; ``resumed_from`` is the step of the checkpoint that it continued from, ``adjustments`` what was changed for it to fit into memory."""
 
     number: int
     started_at: str
     resumed_from: int | None
     device: str
+    adjustments: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

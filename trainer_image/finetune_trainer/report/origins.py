@@ -6,22 +6,26 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune_api.base import Model
+from finetune_api.finetunejob import Adjustment
 from finetune_trainer.report.contents import Setting
 
 ENVIRONMENT = "spec.podTemplate.env"
-YOURS, TYPED, DEFAULT = "your file", "--set", "default"
+YOURS, TYPED, DEFAULT, FITTED = "your file", "--set", "default", "out of memory"
 
 
-def settings_in_force(spec: Model, changes: Sequence[str]) -> list[Setting]:
+def settings_in_force(spec: Model, changes: Sequence[str], adjustments: Sequence[Adjustment] = ()) -> list[Setting]:
     """The leaves of the spec with their origin. What equals its default is called a default, whoever wrote it.
 
-    ``changes`` are the paths of fields that the command line replaced.
+    ``changes`` are the paths of fields that the command line replaced, ``adjustments`` what the ladder replaced (finetune_api.ladder).
     """
-    found = []
+    found, fitted = [], {f"spec.{change.field}" for change in adjustments}
     for path, value, default in _leaves(spec, "spec"):
         origin = DEFAULT if default is not None and value == default[0] else YOURS
         if any(path == change or path.startswith(f"{change}.") for change in changes):
             origin = TYPED
+        # a method's settings have its name in their path: spec.method.qlora.quantization.type
+        if {path, re.sub(r"^spec\.method\.\w+\.(quantization)\..*", r"spec.method.\1", path)} & fitted:
+            origin = FITTED
         # an environment variable's value may be anything, a credential too
         shown = [variable["name"] for variable in value] if path == ENVIRONMENT else value
         found.append(Setting(path, without_credentials(text(shown)), origin))

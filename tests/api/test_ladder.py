@@ -1,0 +1,135 @@
+"""What a job that ran out of memory is tried with next."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api import ladder
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.reasons import Reason
+
+SPEC: dict[str, Any] = {
+    "model": {"uri": "hf://org/model"},
+    "dataset": {"uri": "configmap://data/rows.jsonl"},
+    "output": {"s3": {"bucket": "adapters"}},
+}
+ALL = {"outOfMemory": {"quantize": True}}
+
+
+def spec(**more: Any) -> FineTuneJobSpec:
+    return FineTuneJobSpec.model_validate(SPEC | more)
+
+
+def climbed(start: FineTuneJobSpec) -> list[FineTuneJobSpec]:
+    """The spec, and what it is after each step."""
+    found, times = [start], 1
+    while (following := ladder.adjusted(start, times)) is not None:
+        found.append(following)
+        times += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("objective", "batches"),
+    [
+        ("sft", [8, 4, 2, 1]),
+        ("sft", [6, 3, 1]),
+        ("sft", [7, 1]),
+        ("sft", [12, 6, 3, 1]),
+        ("sft", [1]),
+        ("kto", [8, 4, 2]),
+        ("kto", [6, 3]),
+        ("kto", [5]),
+    ],
+)
+def test_the_batch_is_halved_first_as_far_as_it_goes(objective: str, batches: list[int]) -> None:
+    training = {"perDeviceBatchSize": batches[0], "gradientCheckpointing": True}
+    found = [step.training.per_device_batch_size for step in climbed(spec(objective=objective, training=training))]
+    assert found == batches
+
+
+@given(st.integers(1, 200), st.integers(1, 50), st.sampled_from(["sft", "dpo"]))
+def test_no_step_changes_how_many_sequences_an_optimizer_step_has(
+    batch: int, accumulation: int, objective: str
+) -> None:
+    training = {"perDeviceBatchSize": batch, "gradientAccumulationSteps": accumulation}
+    for step in climbed(spec(objective=objective, training=training, failurePolicy=ALL)):
+        made = step.training
+        assert made.per_device_batch_size * made.gradient_accumulation_steps == batch * accumulation
+
+
+def test_then_gradient_checkpointing_then_quantisation_and_each_is_told() -> None:
+    start = spec(
+        training={"perDeviceBatchSize": 2, "gradientAccumulationSteps": 3},
+        method={"lora": {"rank": 8, "targetModules": ["q_proj"], "dropout": 0.1}},
+        failurePolicy=ALL,
+    )
+    told = [[str(change) for change in ladder.adjustments(start, step)] for step in climbed(start)]
+    batch = ["training.perDeviceBatchSize 2 → 1", "training.gradientAccumulationSteps 3 → 6"]
+    checkpointing = [*batch, "training.gradientCheckpointing false → true"]
+    assert told == [[], batch, checkpointing, [*checkpointing, "method.quantization none → nf4"]]
+    (*_, last) = climbed(start)
+    assert last.method.name == "qlora"
+    block = last.method.config.to_json()
+    assert (block["rank"], block["targetModules"], block["dropout"]) == (8, ["q_proj"], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "quantised"),
+    [
+        ("lora", {"lora": {}}, True),
+        ("dora", {"dora": {}}, True),
+        ("a decomposition of the base itself", {"lora": {"init": "pissa"}}, False),
+        ("quantised already", {"qlora": {}}, False),
+        ("a method without", {"ia3": {}}, False),
+    ],
+)
+def test_what_can_be_quantised(name: str, method: dict[str, Any], quantised: bool) -> None:
+    (*_, last) = climbed(spec(method=method, training={"gradientCheckpointing": True}, failurePolicy=ALL))
+    assert (last != spec(method=method, training={"gradientCheckpointing": True}, failurePolicy=ALL)) == quantised, name
+    assert (last.method.quantization is not None) == (quantised or "qlora" in method)
+
+
+def test_quantisation_is_only_for_who_allowed_it() -> None:
+    (*_, last) = climbed(spec())
+    assert (last.method.name, last.training.gradient_checkpointing) == ("lora", True)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [{"reduceBatchSize": False, "enableGradientCheckpointing": False}, {"enableGradientCheckpointing": False}],
+)
+def test_a_step_that_is_switched_off_is_left_out_and_named_at_the_end(policy: dict[str, bool]) -> None:
+    start = spec(training={"perDeviceBatchSize": 2}, failurePolicy={"outOfMemory": policy})
+    assert len(climbed(start)) == 1 + ("reduceBatchSize" not in policy)
+    end = ladder.at_its_end(start, 2)
+    assert f"allow {', '.join(policy)}, quantize in failurePolicy.outOfMemory" in end
+
+
+def test_checkpointing_is_not_turned_on_where_it_does_not_go() -> None:
+    (only,) = climbed(spec(method={"prefixTuning": {}}))
+    assert not only.training.gradient_checkpointing
+
+
+def test_the_end_says_what_was_reached_and_what_is_left_to_do() -> None:
+    start = spec(training={"perDeviceBatchSize": 4}, failurePolicy=ALL)
+    end = ladder.at_its_end(start, 5)
+    assert "perDeviceBatchSize is 1, training.gradientAccumulationSteps is 4" in end
+    assert "method.quantization is nf4" in end
+    assert "allow" not in end
+    assert "lower training.maxLength" in end
+
+
+@pytest.mark.parametrize(
+    ("reason", "gpus", "mended"),
+    [
+        (Reason.OUT_OF_MEMORY, 1, True),
+        (Reason.HOST_OUT_OF_MEMORY, 1, False),
+        (Reason.HOST_OUT_OF_MEMORY, 0, True),
+        (Reason.TRAINER_ERROR, 0, False),
+    ],
+)
+def test_what_less_memory_can_mend(reason: Reason, gpus: int, mended: bool) -> None:
+    assert ladder.mends(spec(resources={"gpusPerNode": gpus}), reason) == mended

@@ -1,0 +1,146 @@
+"""A job that does not fit is trained with less memory, goes on where it was, and learns the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from finetune_api.messages import TrainerResult
+from finetune_api.methods import Method, Qlora
+from finetune_api.reasons import Reason
+from finetune_cli.run import until_it_fits
+from finetune_trainer import model as models
+from finetune_trainer.settings import Settings
+from tests.trainer.jobs import Workbench, jsonl, train
+
+TRAINING: dict[str, Any] = {
+    "epochs": 2,
+    "perDeviceBatchSize": 8,
+    "maxLength": 48,
+    "learningRate": 2e-3,
+    "scheduler": "cosine",
+}
+PAIRS = [
+    {"prompt": f"What follows {number}?\n", "chosen": f"{number + 1}, I think.", "rejected": "No idea."}
+    for number in range(40)
+]
+
+
+def small_device(monkeypatch: pytest.MonkeyPatch, fits: Callable[[Any, dict[str, Any]], bool], after: int) -> None:
+    """From the step after ``after`` on, a micro-step that does not fit ends as it does on a GPU."""
+    genuine = transformers.Trainer.training_step
+
+    def step(self: Any, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> torch.Tensor:
+        if self.state.global_step >= after and not fits(model, inputs):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return genuine(self, model, inputs, *more, **named)
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", step)
+
+
+def trained(settings: Settings) -> TrainerResult:
+    result, _ = train(settings)
+    return result
+
+
+def tensors(bench: Workbench, directory: Path) -> dict[str, torch.Tensor]:
+    path = directory / "weights.safetensors"
+    path.write_bytes(bench.weights())
+    return load_file(path)
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_a_smaller_batch_goes_on_from_the_checkpoint_and_learns_the_same(
+    workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, objective: str
+) -> None:
+    # of the preference objectives the last, incomplete step of an epoch weighs its pairs by micro-step: here there is none
+    more = {} if objective == "sft" else {"epochs": None, "maxSteps": 4}
+    spec: dict[str, Any] = {
+        "method": {"lora": {"rank": 4, "alpha": 8}},
+        "objective": objective,
+        "training": TRAINING | more,
+    }
+    benches = workbench(), workbench()
+    if objective == "dpo":
+        for bench in benches:
+            bench.dataset(jsonl(PAIRS))
+    whole, pieces = benches
+    assert trained(whole.settings(**spec)).reason == "Succeeded"
+
+    small_device(
+        monkeypatch, lambda _, inputs: next(iter(inputs.values())).shape[0] <= (2 if objective == "sft" else 4), 3
+    )
+    first = trained(pieces.settings(**spec))
+    assert first.reason == Reason.OUT_OF_MEMORY
+    assert first.checkpoint is not None
+    result = until_it_fits(pieces.settings(**spec), trained)
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 2), result.message
+    expected, found = tensors(whole, tmp_path), tensors(pieces, tmp_path)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=2e-3, atol=2e-5)
+    page = pieces.read("team/job/adapter/report.html").decode()
+    assert "training.perDeviceBatchSize 8 → " in page
+    assert "out of memory" in page
+
+
+def test_gradient_checkpointing_is_turned_on_in_mid_run_and_changes_no_bit(
+    workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = TRAINING | {"perDeviceBatchSize": 1, "epochs": None, "maxSteps": 6}
+    spec: dict[str, Any] = {"method": {"lora": {"rank": 4, "dropout": 0.2}}, "training": training}
+    whole, pieces = workbench(), workbench()
+    assert trained(whole.settings(**spec)).reason == "Succeeded"
+    small_device(monkeypatch, lambda model, _: bool(model.is_gradient_checkpointing), 3)
+    result = until_it_fits(pieces.settings(**spec), trained)
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 2), result.message
+    assert pieces.weights() == whole.weights()
+
+
+def test_what_never_fits_ends_with_what_was_tried(
+    workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_device(monkeypatch, lambda _, __: False, 0)
+    attempts: list[Settings] = []
+
+    def counted(settings: Settings) -> TrainerResult:
+        attempts.append(settings)
+        return trained(settings)
+
+    result = until_it_fits(workbench().settings(), counted)
+    assert result.reason == Reason.OUT_OF_MEMORY
+    assert [len(settings.adjustments) for settings in attempts] == [0, 2, 3]
+    assert "training.perDeviceBatchSize is 1, training.gradientAccumulationSteps is 4" in result.message
+    assert "allow quantize in failurePolicy.outOfMemory" in result.message
+
+
+def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_verified_on_the_cpu(
+    workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, loads = models.load_base, []
+
+    def load(*arguments: Any, on_cpu: bool = False, **named: Any) -> Any:
+        loads.append(on_cpu)
+        if (
+            len(loads) > 1 and not on_cpu
+        ):  # the first is for the training, the next ones for the verification and the merge
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
+        return genuine(*arguments, on_cpu=on_cpu, **named)
+
+    monkeypatch.setattr(models, "load_base", load)
+    bench = workbench()
+    result = trained(bench.settings(output=bench.job()["spec"]["output"] | {"mergedModel": True}))
+    assert result.reason == "Succeeded", result.message
+    assert loads == [False, False, True, False, True, True]
+
+
+@pytest.mark.parametrize("quantised", [True, False])
+def test_weights_in_4_bits_count_in_full_when_the_serving_layout_is_chosen(base_model: Path, quantised: bool) -> None:
+    quantization = models.quantization_of(Method(qlora=Qlora()), "fp32") if quantised else None
+    loaded = models.load_base(base_model, torch.float32, quantization)
+    assert sum(models.unpacked(weight) for weight in loaded.parameters()) == sum(
+        weight.numel() for weight in models.load_base(base_model, torch.float32).parameters()
+    )

@@ -27,8 +27,10 @@ from finetune_trainer import (
     contamination,
     continuing,
     conversion,
+    dates,
     forgetting,
     gate,
+    marks,
     merging,
     methods,
     objectives,
@@ -60,6 +62,8 @@ def follow(session: Session) -> TrainerResult:
     quiet_libraries()
     with phase("preparing the data"):
         tokenizer = models.load_tokenizer(session.inputs.model)
+        settings = session.settings
+        session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin)
         training = spec.training
         wanted = dataset.Wanted(
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
@@ -67,7 +71,7 @@ def follow(session: Session) -> TrainerResult:
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
         general = forgetting.sequences(spec, session.inputs.general, tokenizer)
         session.run.counts = examples.counts
-        found = [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
+        found = [*dated, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
         session.run.warnings += [warning for warning in found if warning not in session.run.warnings]
         changed.refuse_changed_data(
@@ -141,7 +145,7 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
         model = load_model(session, plan, tokenizer)
         digest = models.base_digest(model)
     describe(session, plan, model)
-    mark = resuming.fingerprint(session, examples, digest)
+    mark = resuming.mark_of(session, plan, examples, digest)
     with phase("looking for a checkpoint"):
         resume = resuming.find_checkpoint(session, mark)
     if spec.training.packing:
@@ -230,7 +234,7 @@ def train(
     tokenizer: Any,
     sequences: datasets.Dataset,
     examples: dataset.Examples,
-    mark: str,
+    mark: marks.Mark,
     resume: resuming.Resume | None,
 ) -> None:
     """Run the loop to its last step, or to where the pod is asked to stop. Raises Preempted, Failure and ArtifactError."""
@@ -244,11 +248,18 @@ def train(
 
     uploads = session.scratch / "uploads"
     uploader = CheckpointUploader(
-        session.output, settings.checkpoints, settings.origin, mark, spec.checkpoint.keep, uploads, saved
+        session.output,
+        mark.place(settings.checkpoints),
+        settings.origin,
+        mark.digest,
+        spec.checkpoint.keep,
+        uploads,
+        saved,
     )
     extra = {
         resuming.SURROUNDINGS: json.dumps(resuming.surroundings()).encode(),
         changed.DATASET: changed.to_bytes(examples.digests),
+        marks.DECISIVE: mark.to_bytes(),
         attempts.NAME: json.dumps(run.attempts).encode(),
     }
     measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)

@@ -29,9 +29,11 @@ from finetune_trainer import (
     contamination,
     continuing,
     conversion,
+    dates,
     forgetting,
     gate,
     leftovers,
+    marks,
     memory,
     merging,
     methods,
@@ -63,9 +65,10 @@ def follow(session: Session) -> TrainerResult:
     spec = session.settings.job.spec
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
-    tokenizer = models.load_tokenizer(session.inputs.model)
+    tokenizer, settings = models.load_tokenizer(session.inputs.model), session.settings
     base = begin(partial(load_base, session, tokenizer))
     with phase("preparing the data, with the model being loaded beside"):
+        session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin)
         training = spec.training
         wanted = dataset.Wanted(
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
@@ -73,7 +76,7 @@ def follow(session: Session) -> TrainerResult:
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
         general = forgetting.sequences(spec, session.inputs.general, tokenizer)
         session.run.counts = examples.counts
-        found = [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
+        found = [*dated, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
         session.run.warnings += [warning for warning in found if warning not in session.run.warnings]
         changed.refuse_changed_data(
@@ -187,13 +190,13 @@ def train_model(
         model = load_model(session, plan, base())
         digest = models.base_digest(model)
     describe(session, plan, model)
-    mark = resuming.fingerprint(session, examples, digest)
+    mark = resuming.mark_of(session, plan, examples, digest)
     with phase("looking for a checkpoint"):
         resume = resuming.find_checkpoint(session, mark)
     if spec.training.packing:
         contamination.refuse_contamination(model, examples.train)
     if resume is None or resume.step < plan.total_steps:
-        begin(mark, resume.step if resume else 0)
+        begin(mark.digest, resume.step if resume else 0)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
     return plan, model, digest
 
@@ -281,7 +284,7 @@ def train(
     tokenizer: Any,
     sequences: datasets.Dataset,
     examples: dataset.Examples,
-    mark: str,
+    mark: marks.Mark,
     resume: resuming.Resume | None,
 ) -> None:
     """Run the loop to its last step, or to where the pod is asked to stop. Raises Preempted, Failure and ArtifactError."""
@@ -295,11 +298,18 @@ def train(
 
     uploads = session.scratch / "uploads"
     uploader = CheckpointUploader(
-        session.output, settings.checkpoints, settings.origin, mark, spec.checkpoint.keep, uploads, saved
+        session.output,
+        mark.place(settings.checkpoints),
+        settings.origin,
+        mark.digest,
+        spec.checkpoint.keep,
+        uploads,
+        saved,
     )
     extra = {
         resuming.SURROUNDINGS: json.dumps(resuming.surroundings()).encode(),
         changed.DATASET: changed.to_bytes(examples.digests),
+        marks.DECISIVE: mark.to_bytes(),
         attempts.NAME: json.dumps(run.attempts).encode(),
     }
     measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)

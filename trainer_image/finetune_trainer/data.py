@@ -77,6 +77,8 @@ class Examples:
     counts: Counts
     digests: list[tuple[str, str]]
     warnings: list[str] = field(default_factory=list)
+    general: list[Example] = field(default_factory=list)
+    """Those of the general text, where forgetting is measured."""
 
 
 @dataclass(frozen=True)

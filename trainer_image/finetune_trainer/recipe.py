@@ -69,7 +69,7 @@ def follow(session: Session) -> TrainerResult:
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
         )
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
-        general = forgetting.sequences(spec, session.inputs.general, tokenizer)
+        examples = replace(examples, general=forgetting.sequences(spec, session.inputs.general, tokenizer))
         session.run.counts = examples.counts
         found = [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
@@ -90,7 +90,7 @@ def follow(session: Session) -> TrainerResult:
             made.trained,
             measure,
             len(examples.held_out),
-            general,
+            examples.general,
             partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
             partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )
@@ -108,7 +108,7 @@ def follow(session: Session) -> TrainerResult:
     if spec.evaluation.compare_with_full:
         with phase("full fine-tuning of the base, to compare the adapter with"):
             train_whole = partial(train_model, tokenizer=tokenizer, examples=examples)
-            evaluation = comparison.compare(session, made, evaluation, measure, general, train_whole)
+            evaluation = comparison.compare(session, made, evaluation, measure, examples.general, train_whole)
         verified = replace(verified, evaluation=evaluation)
         session.run.evaluation = evaluation
     merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
@@ -273,8 +273,11 @@ def train(
     if warning := objectives.drops_dropout(spec):
         run.warnings.append(warning)
 
-    def held_out_loss() -> float:
-        return measure(model).loss
+    general = examples.general if spec.evaluation.forgetting else []
+
+    def losses() -> dict[str, float]:
+        general_loss = forgetting.loss(model, general)
+        return {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
 
     resumed = resume.directory if resume else None
     best = stopping.Best(spec.training.early_stopping, session.scratch, resumed) if stopping.wanted(spec) else None
@@ -286,7 +289,7 @@ def train(
         uploader,
         session.interruption,
         spec.evaluation.every_steps,
-        held_out_loss,
+        losses,
         extra,
         session.trackers.tell,
         best,

@@ -29,6 +29,8 @@ def render(report: Report) -> str:
         better=evaluation.loss < evaluation.base_loss,
         few=evaluation.rows < FEW_ROWS,
         unit="nats per token" if report.objective == "sft" else f"of {report.objective}",
+        forgetting=evaluation.forgetting
+        and charts.forgetting(report.history, evaluation.forgetting.base_loss, evaluation.forgetting.loss, resumed_at),
         charts=charts.curves(report.history, (evaluation.base_loss, evaluation.loss), resumed_at, report.objective),
         chosen=[setting for setting in report.settings if setting.origin != DEFAULT],
         defaults=[setting for setting in report.settings if setting.origin == DEFAULT],

@@ -72,7 +72,7 @@ def estimate(file: str, model_config: str | None, question: Question, output: st
         for name, result in found:
             if result.gpus[0].fits == "no":
                 raise CliError(
-                    f"{name} needs {_gib(result.memory.peak)}, and {gpu.name} has {_gib(gpu.bytes)}: see what to change"
+                    f"{name} needs {_gib(result.memory.total)}, and {gpu.name} has {_gib(gpu.bytes)}: see what to change"
                 )
 
 

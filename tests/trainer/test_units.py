@@ -30,7 +30,7 @@ from tests.trainer.jobs import CHATS, ROWS, jsonl
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
             Reason.OUT_OF_MEMORY,
-            "gradientCheckpointing",
+            "2 GiB",
         ),
         (MemoryError(), Reason.HOST_OUT_OF_MEMORY, "spec.resources.limits.memory"),
         (

@@ -20,8 +20,8 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     check_sizes(architecture, facts)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
-    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).peak
-    compared = whole(architecture, spec.training).peak if spec.evaluation.compare_with_full else None
+    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).total
+    compared = whole(architecture, spec.training).total if spec.evaluation.compare_with_full else None
     return Estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,

@@ -4,9 +4,10 @@ import errno
 import gc
 import hashlib
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -18,6 +19,7 @@ from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_trainer.bottleneck import Adapted
 from finetune_trainer.failures import Failure
+from finetune_trainer.logs import log
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -32,6 +34,8 @@ SCORE = "score"
 """transformers' name of the head of a decoder that scores texts."""
 QUANTISED = ("Params4bit", "Int8Params")
 """The types of weights that bitsandbytes holds."""
+
+Made = TypeVar("Made")
 
 
 def has_gpu() -> bool:
@@ -72,8 +76,9 @@ def load_base(
     quantization: BitsAndBytesConfig | None = None,
     *,
     scores_padded_with: int | None = None,
+    on_cpu: bool = False,
 ) -> Any:
-    """The base model from its directory. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
+    """The base model from its directory, on the GPU if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
 
     With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
     """
@@ -86,7 +91,7 @@ def load_base(
             **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
-            device_map={"": 0} if has_gpu() else None,
+            device_map={"": 0} if has_gpu() and not on_cpu else None,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -190,8 +195,28 @@ def serving_dtype(model: Any) -> torch.dtype:
         return torch.float32
     torch.set_float32_matmul_precision("high")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    size = 4 * base.num_parameters()
+    size = 4 * sum(unpacked(weight) for weight in base.parameters())
     return torch.float32 if size * 3 < torch.cuda.get_device_properties(0).total_memory else torch.bfloat16
+
+
+def unpacked(weight: Any) -> int:
+    """The numbers that a weight stands for; bitsandbytes keeps two of 4 bits in each element."""
+    state = getattr(weight, "quant_state", None)
+    return int((weight if state is None else state.shape).numel())
+
+
+def where_it_fits(work: Callable[[bool], Made]) -> Made:
+    """What ``work`` makes, told whether to keep to the CPU: only where the GPU is too small.
+
+    For what follows the training, where a smaller batch would not help and another attempt would only come here again: a base that was trained quantised is
+    larger as it is served.
+    """
+    try:
+        return work(False)
+    except torch.OutOfMemoryError:
+        log.warning("the base does not fit into the GPU as it is served: going on on the CPU, which takes longer")
+    release()
+    return work(True)
 
 
 def release() -> None:

@@ -82,18 +82,8 @@ def follow(session: Session) -> TrainerResult:
     # a model that scores texts writes none
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
-    measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)
     with phase("verifying the adapter on a fresh base"):
-        verified = verification.verify(
-            session.inputs.model,
-            made.directory,
-            made.trained,
-            measure,
-            len(examples.held_out),
-            examples.general,
-            partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
-            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
-        )
+        verified, measure = verify(session, made, tokenizer, examples, prompts)
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
         measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
@@ -125,6 +115,33 @@ def follow(session: Session) -> TrainerResult:
     if isinstance(ended, Failure):
         raise ended
     return ended
+
+
+def verify(
+    session: Session,
+    made: publishing.Made,
+    tokenizer: Any,
+    examples: dataset.Examples,
+    prompts: list[samples.Prompt],
+) -> tuple[verification.Verified, objectives.Measure]:
+    """Load the adapter back onto a fresh base, and compare and evaluate it there; with it what it was measured by. Raises Failure(VERIFICATION_FAILED)."""
+    load = partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer))
+
+    def verified(on_cpu: bool) -> tuple[verification.Verified, objectives.Measure]:
+        measure = objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows)
+        found = verification.verify(
+            session.inputs.model,
+            made.directory,
+            made.trained,
+            measure,
+            len(examples.held_out),
+            examples.general,
+            partial(load, on_cpu=on_cpu),
+            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
+        )
+        return found, measure
+
+    return models.where_it_fits(verified)
 
 
 def quiet_libraries() -> None:
@@ -435,6 +452,12 @@ def merge(session: Session, made: publishing.Made) -> dict[str, float]:
     """Merge the adapter into the base, in the precision of the training, and say how exact that is."""
     dtype = models.DTYPES[models.precision_of(session.settings.job.spec.training)]
     with phase("merging the adapter into the base"):
-        return merging.merge(
-            session.inputs.model, made.directory, dtype, made.trained, publishing.merged_directory(session)
+        return models.where_it_fits(
+            lambda on_cpu: merging.merge(
+                session.inputs.model,
+                made.directory,
+                partial(models.load_base, dtype=dtype, on_cpu=on_cpu),
+                made.trained,
+                publishing.merged_directory(session),
+            )
         )

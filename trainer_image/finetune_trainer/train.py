@@ -17,7 +17,7 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
-from finetune_trainer import basemodel, continuing, general, leftovers, result, sources, tracking
+from finetune_trainer import basemodel, continuing, gate, general, leftovers, result, sources, tracking
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
@@ -138,6 +138,7 @@ def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:
             f"{place} is there already, of {owner}: choose another one, or delete what lies there",
             settings.output_field,
         )
+    refuse_unanswered(settings, manifest)
     log.info("the adapter is finished already: %s", settings.adapter)
     return TrainerResult(
         reason="Succeeded",
@@ -149,6 +150,30 @@ def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:
             None,
         ),
     )
+
+
+def refuse_unanswered(settings: Settings, manifest: AdapterManifest) -> None:
+    """Raise Failure if a finished adapter is not all that its file asks for: a workstation's file may have been changed since, in what does not decide the weights."""
+    output, found = settings.job.spec.output, settings.adapter
+    refusal = manifest.evaluation and gate.judge(settings.job.spec.evaluation.gate, manifest.evaluation)[1]
+    if refusal:
+        raise Failure(Reason.GATE_FAILED, f"{refusal}: {found} was published before there was this gate", gate.FIELD)
+    evaluation = settings.job.spec.evaluation
+    for field, asked, there in (
+        (
+            "spec.evaluation.compareWithFull",
+            evaluation.compare_with_full,
+            manifest.evaluation and manifest.evaluation.comparison,
+        ),
+        ("spec.output.mergedModel", output.merged_model, manifest.merged),
+        ("spec.output.hub", output.hub, manifest.hub),
+    ):
+        if asked and not there:
+            raise Failure(
+                Reason.OUTPUT_EXISTS,
+                f"{found} was finished without it: take it away, or choose another {settings.output_field}",
+                field,
+            )
 
 
 def fetch_model(settings: Settings) -> tuple[Path, str | None]:

@@ -57,13 +57,8 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All parts of the training step."""
+        """All parts of the training step: what the GPU must have. The verification runs on the CPU where it needs more than there is."""
         return sum(getattr(self, part) for part in PARTS)
-
-    @property
-    def peak(self) -> int:
-        """What the GPU must have: the greater of training and verification."""
-        return max(self.total, self.verification)
 
 
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "overhead")

@@ -27,7 +27,7 @@ class Change:
 def changes(architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False) -> list[Change]:
     """The changes that lower the memory, each with all that precede it. Raises TargetError and NotCountedError."""
     found: list[Change] = []
-    needed = memory(architecture, method, training, evaluates=evaluates).peak
+    needed = memory(architecture, method, training, evaluates=evaluates).total
     for propose in (
         _smaller_batch,
         _checkpointing,
@@ -37,7 +37,7 @@ def changes(architecture: Architecture, method: Method, training: Training, *, e
         _quantised,
     ):
         while proposal := propose(method, training):
-            total = memory(architecture, proposal.method, proposal.training, evaluates=evaluates).peak
+            total = memory(architecture, proposal.method, proposal.training, evaluates=evaluates).total
             if total > WORTH * needed:
                 break
             found.append(Change(proposal.fields, proposal.effect, total))

@@ -40,11 +40,10 @@ class MemoryEstimate(Model):
         description="A tile of logits, and the gradient of the last hidden states; 0 if another moment needs more."
     )
     overhead: int = Field(description="CUDA context, workspaces and what the allocator cannot use.")
-    total: int = Field(description="All parts.")
+    total: int = Field(description="All parts: what the GPU must have.")
     verification: int = Field(
-        description="What is needed after the training, when the base is loaded afresh in bf16 and evaluated with and without the adapter."
+        description="What is needed after the training, when the base is loaded afresh in bf16 and evaluated; on the CPU if the GPU has less."
     )
-    peak: int = Field(description="What the GPU must have: the greater of total and verification.")
 
 
 class GpuEstimate(Model):
@@ -109,7 +108,7 @@ def estimate(
     steps = total_steps(spec.training, learned)
     shown = GPUS if gpu is None else (gpu,)
     proposed = changes(architecture, spec.method, spec.training, evaluates=evaluates)
-    compared = whole(architecture, spec.training).peak if spec.evaluation.compare_with_full else None
+    compared = whole(architecture, spec.training).total if spec.evaluation.compare_with_full else None
     return JobEstimate(
         model=spec.model.uri,
         model_type=architecture.model_type,
@@ -135,7 +134,7 @@ def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Chan
     """All changes; or, for one GPU, as many as are needed for it."""
     if gpu is None:
         return proposed
-    needs = [parts.peak, *(change.bytes for change in proposed)]
+    needs = [parts.total, *(change.bytes for change in proposed)]
     return proposed[: next((number for number, needed in enumerate(needs) if fits(needed, gpu) == "yes"), len(needs))]
 
 
@@ -147,7 +146,7 @@ def _gpu(
     return GpuEstimate(
         name=gpu.name,
         bytes=gpu.bytes,
-        fits=fits(parts.peak, gpu),
+        fits=fits(parts.total, gpu),
         tokens_per_second=None if speed is None else round(speed),
         seconds=seconds,
         cost=None if price is None or seconds is None else round(seconds / 3600 * price, 2),
@@ -194,7 +193,7 @@ def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
     found.append(f"Every row has maxLength {training.max_length} tokens: shorter ones need less memory and time.")
     if parts.verification > parts.total:
         found.append(
-            "The verification needs more than the training, whatever the method: of what is in the spec only maxLength changes it."
+            "The verification needs more than the training: a GPU with less than that leaves it to the CPU, which takes longer."
         )
     if training.precision == "auto":
         found.append("precision auto is bf16 on a GPU.")

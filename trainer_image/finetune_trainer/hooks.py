@@ -142,6 +142,7 @@ class Hooks(TrainerCallback):
         return self._best is not None and self._best.stopped
 
     def _tell(self, state: TrainerState) -> None:
+        self._run.history = state.log_history
         done, pace = state.global_step - self._pace.first_step, self._pace
         left = 0 if self._stopped else state.max_steps - state.global_step
         each = (time.monotonic() - pace.started) / done if done else None

@@ -182,11 +182,14 @@ def forgetting(history: list[dict[str, Any]], base_loss: float, loss: float, res
 
 
 def curves(
-    history: list[dict[str, Any]], held_out_losses: tuple[float, float], resumed_at: Sequence[int], objective: str
+    history: list[dict[str, Any]],
+    held_out_losses: tuple[float, float] | None,
+    resumed_at: Sequence[int],
+    objective: str,
 ) -> list[Chart]:
-    """The curves of a run, of those that were measured. ``held_out_losses`` are those of base and adapter."""
+    """The curves of a run, of those that were measured. ``held_out_losses`` are those of base and adapter, of a run that has come so far."""
     of = partial(by_step, history)
-    held_out = between(history, "eval_loss", *held_out_losses)
+    held_out = between(history, "eval_loss", *held_out_losses) if held_out_losses else of("eval_loss")
     memory = [value for _, value in of("memory_bytes")]
     scale, unit = (1e9, "GB") if memory and max(memory) >= 1e9 else (1e6, "MB")
     made = [

@@ -473,9 +473,11 @@ class EvaluationStatus(Model):
 
 
 class ReportStatus(Model):
-    """The report of the run that made the adapter."""
+    """The report of the run that made the adapter, or of the newest attempt that failed."""
 
-    uri: str = Field(description="Address of report.html, which any browser shows; the adapter's manifest names it.")
+    uri: str = Field(
+        description="Address of report.html, which any browser shows: beside the adapter, whose manifest names it, or below failed/."
+    )
 
 
 class AdapterStatus(Model):

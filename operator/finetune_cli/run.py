@@ -194,9 +194,9 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
 
     def leave() -> NoReturn:
         # the signal may have come in the middle of a line, whose stream must not be entered twice
-        ended = state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
+        ended = state.ended or state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
         os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in told(ended, request)).encode())
-        os._exit(EXIT_CODES[Reason.PREEMPTED])
+        os._exit(code_of(ended))
 
     interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
     interruption.install()
@@ -278,6 +278,8 @@ def lines(result: TrainerResult, request: Request) -> list[str]:
         said += outcome({"status": result.to_json()})
     elif result.checkpoint:
         said.append(f"the checkpoint of step {result.checkpoint.step} is kept in {result.checkpoint.uri}")
+    if result.report:
+        said.append(f"report {result.report.uri}")
     return said
 
 

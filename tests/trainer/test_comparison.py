@@ -1,6 +1,7 @@
 """``evaluation.compareWithFull``: the numbers beside each other, and that nothing which befalls the comparison costs the adapter."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from finetune_trainer import comparison, estimates, model
 from finetune_trainer.preflight import check
 from finetune_trainer.progress import Reporter
 from finetune_trainer.report import comparison as table
+from finetune_trainer.settings import Settings
 from tests.trainer.jobs import Workbench, train
 
 WANTED: dict[str, Any] = {"compareWithFull": True, "forgetting": {"maxSequences": 2}}
@@ -173,16 +175,31 @@ def test_a_comparison_that_kills_its_process_is_not_tried_a_second_time(
         def report(self, report: Any) -> None:
             raise Killed
 
+    output = bench.directory / "output"
+
+    def settings() -> Settings:
+        return replace(bench.settings(evaluation=WANTED), workstation=True, output_directory=output)
+
+    def left() -> set[str]:
+        return {path.name for path in output.iterdir()} - {".work"}
+
     with monkeypatch.context() as patched:
         patched.setattr(comparison, "Told", Watched)
-        first, _ = train(bench.settings(evaluation=WANTED))
+        first, _ = train(settings())
     assert first.reason == "TrainerError"
-    result, _ = train(bench.settings(evaluation=WANTED))
+    assert left() == {"checkpoints", "comparison"}
+    result, _ = train(settings())
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
     assert result.evaluation is not None
     assert result.evaluation.comparison is not None
     assert "went on from step 0 ended without a further checkpoint" in str(result.evaluation.comparison.message)
-    assert published(bench) == ["adapter", "checkpoints"]
+    assert left() == {"adapter", "checkpoints"}
+
+    (output / "comparison").mkdir()
+    (output / "comparison" / "optimizer.pt").write_bytes(b"of an attempt that was killed after it had published")
+    again, _ = train(settings())
+    assert again.reason == "Succeeded"
+    assert left() == {"adapter", "checkpoints"}
 
 
 def test_the_comparison_has_the_objective_and_the_choice_of_weights_of_the_job(bench: Workbench) -> None:

@@ -115,6 +115,7 @@ def spec_of(spec: FineTuneJobSpec) -> FineTuneJobSpec:
         "compare_with_full": False,
         # where the best weights are chosen, they are for both
         "every_steps": spec.evaluation.every_steps if stopping.wanted(spec) else None,
+        "forgetting": None,
     }
     return spec.model_copy(
         update={

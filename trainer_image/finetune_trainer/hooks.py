@@ -38,7 +38,8 @@ class Pace:
 class Hooks(TrainerCallback):
     """One callback of transformers' Trainer.
 
-    ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set; ``told`` hears of what is logged, ``best`` of each evaluation.
+    ``losses`` is asked every ``evaluate_every`` steps, if that is set, for eval_loss and, where forgetting is measured, general_loss; ``told`` hears of
+    what is logged, ``best`` of each evaluation.
     """
 
     def __init__(
@@ -48,13 +49,13 @@ class Hooks(TrainerCallback):
         uploader: CheckpointUploader,
         interruption: Interruption,
         evaluate_every: int | None,
-        held_out_loss: Callable[[], float],
+        losses: Callable[[], dict[str, float]],
         beside_checkpoint: dict[str, bytes],
         told: Callable[[int, dict[str, Any]], None],
         best: Best | None,
     ) -> None:
         self._run, self._reporter, self._uploader, self._interruption = run, reporter, uploader, interruption
-        self._evaluate_every, self._held_out_loss, self._beside = evaluate_every, held_out_loss, beside_checkpoint
+        self._evaluate_every, self._losses, self._beside = evaluate_every, losses, beside_checkpoint
         self._told, self._best = told, best
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
@@ -69,10 +70,10 @@ class Hooks(TrainerCallback):
         self._uploader.check()
         last = self._best is not None and state.global_step == state.max_steps  # the last weights may be the best
         if self._evaluate_every and (state.global_step % self._evaluate_every == 0 or last):
-            loss = self._held_out_loss()
-            self._last["eval_loss"] = loss
-            state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "eval_loss": loss})
-            self._told(state.global_step, {"eval_loss": loss})
+            losses = self._losses()
+            loss = self._last["eval_loss"] = losses["eval_loss"]
+            state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **losses})
+            self._told(state.global_step, losses)
             log.info("step %d: held-out loss %.4f", state.global_step, loss)
             if self._best:
                 self._best.evaluated(model, state.global_step, loss)
@@ -141,6 +142,7 @@ class Hooks(TrainerCallback):
         return self._best is not None and self._best.stopped
 
     def _tell(self, state: TrainerState) -> None:
+        self._run.history = state.log_history
         done, pace = state.global_step - self._pace.first_step, self._pace
         left = 0 if self._stopped else state.max_steps - state.global_step
         each = (time.monotonic() - pace.started) / done if done else None

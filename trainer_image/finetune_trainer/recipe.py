@@ -74,7 +74,7 @@ def follow(session: Session) -> TrainerResult:
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
         )
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
-        general = forgetting.sequences(spec, session.inputs.general, tokenizer)
+        examples = replace(examples, general=forgetting.sequences(spec, session.inputs.general, tokenizer))
         session.run.counts = examples.counts
         found = [*dated, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
@@ -87,9 +87,8 @@ def follow(session: Session) -> TrainerResult:
     # a model that scores texts writes none
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
-    measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)
     with phase("verifying the adapter on a fresh base"):
-        verified = verify(session, made, tokenizer, measure, len(examples.held_out), general, prompts)
+        verified, measure = verify(session, made, tokenizer, examples, prompts)
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
         measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
@@ -107,7 +106,7 @@ def follow(session: Session) -> TrainerResult:
             def train_whole(whole: Session, begin: Callable[[str, int], None]) -> tuple[Plan, Any, str]:
                 return train_model(whole, tokenizer, examples, partial(load_base, whole, tokenizer), begin)
 
-            evaluation = comparison.compare(session, made, evaluation, measure, general, train_whole)
+            evaluation = comparison.compare(session, made, evaluation, measure, examples.general, train_whole)
         verified = replace(verified, evaluation=evaluation)
         session.run.evaluation = evaluation
     merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
@@ -130,25 +129,27 @@ def verify(
     session: Session,
     made: publishing.Made,
     tokenizer: Any,
-    measure: objectives.Measure,
-    held_out: int,
-    general: list[dataset.Example],
+    examples: dataset.Examples,
     prompts: list[samples.Prompt],
-) -> verification.Verified:
-    """Load the adapter back onto a fresh base, and compare and evaluate it there. Raises Failure(VERIFICATION_FAILED)."""
+) -> tuple[verification.Verified, objectives.Measure]:
+    """Load the adapter back onto a fresh base, and compare and evaluate it there; with it what it was measured by. Raises Failure(VERIFICATION_FAILED)."""
     load = partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer))
-    return models.where_it_fits(
-        lambda on_cpu: verification.verify(
+
+    def verified(on_cpu: bool) -> tuple[verification.Verified, objectives.Measure]:
+        measure = objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows)
+        found = verification.verify(
             session.inputs.model,
             made.directory,
             made.trained,
             measure,
-            held_out,
-            general,
+            len(examples.held_out),
+            examples.general,
             partial(load, on_cpu=on_cpu),
             partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )
-    )
+        return found, measure
+
+    return models.where_it_fits(verified)
 
 
 def quiet_libraries() -> None:
@@ -318,8 +319,11 @@ def train(
     if warning := objectives.drops_dropout(spec):
         run.warnings.append(warning)
 
-    def held_out_loss() -> float:
-        return measure(model).loss
+    general = examples.general if spec.evaluation.forgetting else []
+
+    def losses() -> dict[str, float]:
+        general_loss = forgetting.loss(model, general)
+        return {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
 
     resumed = resume.directory if resume else None
     best = stopping.Best(spec.training.early_stopping, session.scratch, resumed) if stopping.wanted(spec) else None
@@ -331,7 +335,7 @@ def train(
         uploader,
         session.interruption,
         spec.evaluation.every_steps,
-        held_out_loss,
+        losses,
         extra,
         session.trackers.tell,
         best,

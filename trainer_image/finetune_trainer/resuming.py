@@ -1,6 +1,5 @@
 """Which checkpoint, if any, this attempt goes on from, and what tells two runs apart."""
 
-import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, li
 from finetune_trainer import (
     attempts,
     dates,
+    facts,
     stopping,
 )
 from finetune_trainer import data as dataset
@@ -79,13 +79,7 @@ def training_of(spec: FineTuneJobSpec) -> dict[str, Any]:
 
 def surroundings() -> dict[str, str]:
     """What else the last bits of a result hang on."""
-    return {"device": models.device_name(), "threads": str(torch.get_num_threads()), **versions()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that make the adapter."""
-    names = ("accelerate", "bitsandbytes", "finetune-operator", "peft", "tokenizers", "torch", "transformers", "trl")
-    return {name: importlib.metadata.version(name) for name in names}
+    return {"device": models.device_name(), "threads": str(torch.get_num_threads()), **facts.versions()}
 
 
 def find_checkpoint(session: Session, mark: Mark) -> Resume | None:

@@ -27,6 +27,12 @@ class Run:
     """The report beside an adapter that is kept but not published."""
     day: str | None = None
     """The day that the chat template writes, if it writes one."""
+    ended: TrainerResult | None = None
+    """How the attempt failed, from then on: what is still done with it changes nothing of that."""
+    begun: bool = False
+    """Whether there is no finished adapter yet: from then on what lies at the output's place is this job's."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """All that was logged of single steps, over all attempts."""
     counts: Counts | None = None
     warnings: list[str] = field(default_factory=list)
     derived: dict[str, str] = field(default_factory=dict)

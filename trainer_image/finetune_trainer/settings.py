@@ -68,6 +68,11 @@ class Settings:
         return self.output.child("rejected")
 
     @property
+    def failed(self) -> S3Uri:
+        """Where the report of an attempt that failed goes; in a directory it is what people look for first there."""
+        return self.output if self.output_directory else self.output.child("failed")
+
+    @property
     def comparison(self) -> S3Uri:
         """Where the comparison with full fine-tuning keeps what it needs, until the adapter is published."""
         return self.output.child(COMPARISON)

@@ -16,7 +16,7 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
-from finetune_trainer import basemodel, continuing, gate, general, leftovers, result, sources, tracking
+from finetune_trainer import basemodel, continuing, failedreport, gate, general, leftovers, result, sources, tracking
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
@@ -35,10 +35,11 @@ def main(settings: Settings) -> int:
     run = Run()
 
     def leave() -> None:
-        result.write(run.result(Reason.PREEMPTED, "asked to stop"), settings.termination_log)
+        outcome = run.ended or run.result(Reason.PREEMPTED, "asked to stop")
+        result.write(outcome, settings.termination_log)
         # The signal may have come in the middle of a line of the log, whose stream must not be entered twice.
         os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
-        os._exit(EXIT_CODES[Reason.PREEMPTED])
+        os._exit(exit_code(outcome))
 
     interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
     interruption.install()
@@ -58,6 +59,7 @@ def exit_code(outcome: TrainerResult) -> int:
 
 def attempt(settings: Settings, run: Run, interruption: Interruption, reporter: Reporter) -> TrainerResult:
     """Train, and say how it ended; raises nothing."""
+    run.ended = run.page = None
     try:
         return train(settings, run, interruption, reporter)
     except BaseException as error:  # noqa: BLE001 -- every end of an attempt has a reason
@@ -68,7 +70,11 @@ def attempt(settings: Settings, run: Run, interruption: Interruption, reporter: 
             log.info("%s", message)
         else:
             log.error("%s: %s", reason, message)
-        return run.result(reason, message)
+        ended = run.result(reason, message)
+        if reason is not Reason.PREEMPTED:
+            run.ended = ended
+            run.page = run.page or failedreport.leave(settings, run, error, interruption)
+        return ended.model_copy(update={"report": run.page})
 
 
 def train(settings: Settings, run: Run, interruption: Interruption, reporter: Reporter) -> TrainerResult:
@@ -87,6 +93,7 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     if finished := finished_adapter(settings, output):
         leftovers.remove(settings, output)
         return finished
+    run.begun = True
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         settings.scratch.mkdir(parents=True, exist_ok=True)
@@ -151,7 +158,13 @@ def refuse_unanswered(settings: Settings, manifest: AdapterManifest) -> None:
     refusal = manifest.evaluation and gate.judge(settings.job.spec.evaluation.gate, manifest.evaluation)[1]
     if refusal:
         raise Failure(Reason.GATE_FAILED, f"{refusal}: {found} was published before there was this gate", gate.FIELD)
+    evaluation = settings.job.spec.evaluation
     for field, asked, there in (
+        (
+            "spec.evaluation.compareWithFull",
+            evaluation.compare_with_full,
+            manifest.evaluation and manifest.evaluation.comparison,
+        ),
         ("spec.output.mergedModel", output.merged_model, manifest.merged),
         ("spec.output.hub", output.hub, manifest.hub),
     ):

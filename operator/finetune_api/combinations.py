@@ -74,10 +74,10 @@ RULES = [
         lambda spec: spec.training.packing and _virtual(spec),
     ),
     Rule(
-        f"!(self.training.gradientCheckpointing && {PREFIX})",
+        f"!(self.training.gradientCheckpointing == 'always' && {PREFIX})",
         ".training.gradientCheckpointing",
-        "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to false",
-        lambda spec: spec.training.gradient_checkpointing and _prefix(spec),
+        "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to auto",
+        lambda spec: spec.training.gradient_checkpointing == "always" and _prefix(spec),
     ),
     Rule(
         f"!(self.output.mergedModel && ({VIRTUAL} || has(self.method.bottleneck)))",

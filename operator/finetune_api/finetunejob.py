@@ -91,14 +91,16 @@ class Training(Model):
     packing: bool = Field(
         False, description="Put several short examples into one sequence, without attention between them."
     )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, more time."
+    gradient_checkpointing: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Recompute activations in the backward pass: less memory, more time, the same result. auto: only where the estimate says that the "
+        "GPU's memory is too small without.",
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto: bf16 where the GPU has it, else fp32."
     )
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
-        "adamw_torch", description="Optimizer, by its transformers name."
+    optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
+        "auto", description="Optimizer, by its transformers name. auto: adamw_torch_fused on a GPU, else adamw_torch."
     )
     weight_decay: float = Field(0.0, description="Decoupled weight decay.", ge=0)
     max_grad_norm: float = Field(1.0, description="Gradients are clipped to this norm.", gt=0)

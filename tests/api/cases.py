@@ -63,7 +63,7 @@ PACKED_PROMPT = (
     "packing does not go with promptTuning, prefixTuning and pTuning, which put their tokens before each sequence and not before each packed example: "
     "set packing to false"
 )
-RECOMPUTED_PREFIX = "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to false"
+RECOMPUTED_PREFIX = "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to auto"
 MERGED_PROMPT = "mergedModel does not go with promptTuning, prefixTuning, pTuning and bottleneck, which are no update of the base's weights: set mergedModel to false"
 MERGED_MODEL = "mergedModel does not go with full, which gives a whole model already: set mergedModel to false"
 STARTED_WHOLE = "model.adapter does not go with full, adalora, pTuning and prefixProjection, whose adapters do not hold all that was trained: remove it, or choose lora"
@@ -113,7 +113,7 @@ CASES = [
     _job("no text to begin with", {"spec.method": {"promptTuning": {"promptTuningInit": "text"}}}, "spec.method.promptTuning", PROMPT_TEXT),
     _job("packed prompts", {"spec.method": {"pTuning": {}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
     _job("packed prompts by PEFT's name", {"spec.method": {"peft": {"type": "P_TUNING"}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
-    _job("a prefix that is computed twice", {"spec.method": {"prefixTuning": {}}, "spec.training.gradientCheckpointing": True}, "spec", RECOMPUTED_PREFIX),
+    _job("a prefix that is computed twice", {"spec.method": {"prefixTuning": {}}, "spec.training.gradientCheckpointing": "always"}, "spec", RECOMPUTED_PREFIX),
     _job("a merged prompt", {"spec.method": {"promptTuning": {}}, "spec.output.mergedModel": True}, "spec", MERGED_PROMPT),
     _job("a merged model", {"spec.method": {"full": {}}, "spec.output.mergedModel": True}, "spec", MERGED_MODEL),
     _job("an adapter to train whole", {"spec.method": {"full": {}}, "spec.model.adapter": STARTED}, "spec", STARTED_WHOLE),

@@ -5,9 +5,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from finetune_trainer import logs
-from finetune_trainer.libraries import library_environment
+from finetune_trainer import configuration, logs
+from finetune_trainer.libraries import leave_out, library_environment
+
+if TYPE_CHECKING:
+    from finetune_trainer.settings import Settings
 
 ENVIRONMENT = """\
 environment:
@@ -37,11 +41,18 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     )
     command = parser.parse_args(arguments).command
     logs.configure()
+    job = configuration.job_of(environment)
+    if isinstance(job, list):
+        return configuration.refuse(command, job, configuration.termination_log(environment))
     os.environ.update(library_environment(environment))
-    return _command(command)(environment)
+    if job.spec.tracking.wandb is None:
+        leave_out("wandb")
+    from finetune_trainer.settings import read
+
+    return _command(command)(read(job, environment))
 
 
-def _command(name: str) -> Callable[[Mapping[str, str]], int]:
+def _command(name: str) -> "Callable[[Settings], int]":
     if name == "preflight":
         from finetune_trainer.preflight import main as preflight
 

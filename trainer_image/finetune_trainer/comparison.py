@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from finetune_api.comparison import Comparison, ComparisonRow
 from finetune_api.finetunejob import EvaluationStatus, FineTuneJobSpec
@@ -36,13 +36,8 @@ from finetune_trainer.session import Session
 from finetune_trainer.settings import COMPARISON
 from finetune_trainer.tracking import Trackers
 
-
-class TrainWhole(Protocol):
-    """Trains the model of a session to its last step, and says ``begin`` from which (recipe.train_model)."""
-
-    def __call__(self, session: Session, *, begin: Callable[[str, int], None]) -> tuple[Plan, Any, str]:
-        """The plan, the model, and the digest of its base."""
-
+TrainWhole = Callable[[Session, Callable[[str, int], None]], tuple[Plan, Any, str]]
+"""Trains the model of a session to its last step, and says from which (recipe.train_model): the plan, the model, and the digest of its base."""
 
 TRAINED_BYTES = 16
 """A weight that is trained in fp32, its gradient, and Adam's two moments."""
@@ -161,7 +156,7 @@ def measured(
     general: list[Example],
 ) -> ComparisonRow:
     """The row of the model that is trained whole, measured in the precision in which method full publishes one. The model lives no longer than this function."""
-    _, model, _ = train(whole, begin=partial(begin, whole))
+    _, model, _ = train(whole, partial(begin, whole))
     model.zero_grad(set_to_none=True)
     model.to(models.DTYPES[models.precision_of(whole.settings.job.spec.training)])
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())

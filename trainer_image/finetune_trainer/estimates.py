@@ -5,6 +5,7 @@ from finetune_api.estimate.gpus import GPUS
 from finetune_api.estimate.memory import memory, whole
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.parameters import count
+from finetune_api.estimate.recomputing import settled
 from finetune_api.estimate.speed import total_steps
 from finetune_api.finetunejob import Estimate, FineTuneJobSpec
 from finetune_trainer.basemodel import ModelFacts
@@ -20,8 +21,9 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     check_sizes(architecture, facts)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
-    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).total
-    compared = whole(architecture, spec.training).total if spec.evaluation.compare_with_full else None
+    least = settled(spec, architecture, gpu_bytes=0)
+    needed = memory(architecture, spec.method, least.training, evaluates=evaluates).total
+    compared = whole(architecture, least.training).total if spec.evaluation.compare_with_full else None
     return Estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,

@@ -1,6 +1,7 @@
-"""What other libraries must find in the environment before they are imported: threads, and silence."""
+"""What other libraries must find in the environment, and what not, before they are imported: threads, silence, and no more than is needed."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def library_environment(environment: Mapping[str, str]) -> dict[str, str]:
         "WANDB_ERROR_REPORTING": "false",
         "TRL_EXPERIMENTAL_SILENCE": "1",
     }
+
+
+def leave_out(name: str) -> None:
+    """Have this process find no package of this name: transformers and TRL import wandb wherever it is installed, which takes a second of each start."""
+    sys.modules[name] = None  # type: ignore[assignment]
 
 
 def cpu_limit() -> int:

@@ -43,6 +43,11 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def gpu_bytes() -> int:
+    """The GPU's memory."""
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
 def device_name() -> str:
     """The device for people."""
     return torch.cuda.get_device_name(0) if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
@@ -196,7 +201,7 @@ def serving_dtype(model: Any) -> torch.dtype:
     torch.set_float32_matmul_precision("high")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     size = 4 * sum(unpacked(weight) for weight in base.parameters())
-    return torch.float32 if size * 3 < torch.cuda.get_device_properties(0).total_memory else torch.bfloat16
+    return torch.float32 if size * 3 < gpu_bytes() else torch.bfloat16
 
 
 def unpacked(weight: Any) -> int:

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.reasons import Reason
 from finetune_trainer import model as models
+from finetune_trainer import switches
 from finetune_trainer.failures import Failure
 from finetune_trainer.settings import Settings
 
@@ -19,15 +21,16 @@ class Plan:
     warmup_steps: int
     save_every: int
     log_every: int
+    gradient_checkpointing: bool
+    """Whether it is on, whoever decided that."""
+    optimizer: str
 
 
-def make_plan(settings: Settings, sequences: int) -> Plan:
-    """Steps and intervals. A step is one update of the adapter: accumulation × batch sequences."""
+def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
+    """Steps, intervals and switches; ``model`` is the base's directory. A step is one update of the adapter: accumulation × batch sequences."""
     spec, training = settings.job.spec, settings.job.spec.training
     if training.optimizer == "paged_adamw_8bit" and not models.has_gpu():
-        raise Failure(
-            Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose adamw_torch", "spec.training.optimizer"
-        )
+        raise Failure(Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose auto", "spec.training.optimizer")
     batches = math.ceil(sequences / training.per_device_batch_size)
     per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
     total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
@@ -37,6 +40,8 @@ def make_plan(settings: Settings, sequences: int) -> Plan:
         warmup_steps=math.ceil(training.warmup_ratio * total),
         save_every=spec.checkpoint.every_steps or min(max(total // 10, 1), 500),
         log_every=max(1, min(total // 100, 50)),
+        gradient_checkpointing=switches.recomputes(spec, model),
+        optimizer=switches.optimizer(training),
     )
 
 

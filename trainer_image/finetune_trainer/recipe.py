@@ -29,9 +29,11 @@ from finetune_trainer import (
     contamination,
     continuing,
     conversion,
+    dates,
     forgetting,
     gate,
     leftovers,
+    marks,
     memory,
     merging,
     methods,
@@ -48,6 +50,7 @@ from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.exact import exact
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
+from finetune_trainer.loading import begin
 from finetune_trainer.logs import log, phase
 from finetune_trainer.plan import Plan, learning_rate, make_plan
 from finetune_trainer.session import Session
@@ -62,8 +65,10 @@ def follow(session: Session) -> TrainerResult:
     spec = session.settings.job.spec
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
-    with phase("preparing the data"):
-        tokenizer = models.load_tokenizer(session.inputs.model)
+    tokenizer, settings = models.load_tokenizer(session.inputs.model), session.settings
+    base = begin(partial(load_base, session, tokenizer))
+    with phase("preparing the data, with the model being loaded beside"):
+        session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin)
         training = spec.training
         wanted = dataset.Wanted(
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
@@ -71,13 +76,13 @@ def follow(session: Session) -> TrainerResult:
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
         examples = replace(examples, general=forgetting.sequences(spec, session.inputs.general, tokenizer))
         session.run.counts = examples.counts
-        found = [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
+        found = [*dated, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
         session.run.warnings += [warning for warning in found if warning not in session.run.warnings]
         changed.refuse_changed_data(
             session.output, session.settings.checkpoints, session.settings.origin, examples.digests
         )
-    made = make_adapter(session, tokenizer, examples)
+    made = make_adapter(session, tokenizer, examples, base)
     models.release()
     # a model that scores texts writes none
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
@@ -97,7 +102,10 @@ def follow(session: Session) -> TrainerResult:
     models.release()
     if spec.evaluation.compare_with_full:
         with phase("full fine-tuning of the base, to compare the adapter with"):
-            train_whole = partial(train_model, tokenizer=tokenizer, examples=examples)
+
+            def train_whole(whole: Session, begin: Callable[[str, int], None]) -> tuple[Plan, Any, str]:
+                return train_model(whole, tokenizer, examples, partial(load_base, whole, tokenizer), begin)
+
             evaluation = comparison.compare(session, made, evaluation, measure, examples.general, train_whole)
         verified = replace(verified, evaluation=evaluation)
         session.run.evaluation = evaluation
@@ -151,9 +159,11 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
 
 
-def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> publishing.Made:
+def make_adapter(
+    session: Session, tokenizer: Any, examples: dataset.Examples, base: Callable[[], Any]
+) -> publishing.Made:
     """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
-    plan, model, digest = train_model(session, tokenizer, examples)
+    plan, model, digest = train_model(session, tokenizer, examples, base)
     with phase("saving the adapter"):
         if session.settings.job.spec.method.full is None and models.base_digest(model) != digest:
             raise Failure(
@@ -163,27 +173,31 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
 
 
 def train_model(
-    session: Session, tokenizer: Any, examples: dataset.Examples, begin: Callable[[str, int], None] = lambda *_: None
+    session: Session,
+    tokenizer: Any,
+    examples: dataset.Examples,
+    base: Callable[[], Any],
+    begin: Callable[[str, int], None] = lambda *_: None,
 ) -> tuple[Plan, Any, str]:
-    """The plan, the model trained to its last step, and the digest of its base.
+    """The plan, the model trained to its last step, and the digest of its base, which ``base`` gives once.
 
     ``begin`` hears the run's fingerprint and the step from which there is something to train.
     """
     settings, spec = session.settings, session.settings.job.spec
     sequences = to_dataset(examples, spec.training)
-    plan = make_plan(settings, len(sequences))
+    plan = make_plan(settings, len(sequences), session.inputs.model)
     session.run.meter = memory.Meter()
-    with phase("loading the model"):
-        model = load_model(session, plan, tokenizer)
+    with phase("waiting for the model, and adding the adapter"):
+        model = load_model(session, plan, base())
         digest = models.base_digest(model)
     describe(session, plan, model)
-    mark = resuming.fingerprint(session, examples, digest)
+    mark = resuming.mark_of(session, plan, examples, digest)
     with phase("looking for a checkpoint"):
         resume = resuming.find_checkpoint(session, mark)
     if spec.training.packing:
         contamination.refuse_contamination(model, examples.train)
     if resume is None or resume.step < plan.total_steps:
-        begin(mark, resume.step if resume else 0)
+        begin(mark.digest, resume.step if resume else 0)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
     return plan, model, digest
 
@@ -198,16 +212,22 @@ def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Datas
     return packed
 
 
-def load_model(session: Session, plan: Plan, tokenizer: Any) -> Any:
+def load_base(session: Session, tokenizer: Any) -> Any:
+    """The base in the precision of the training, quantised where the method asks for it."""
+    spec = session.settings.job.spec
+    precision = models.precision_of(spec.training)
+    return models.load_base(
+        session.inputs.model,
+        models.DTYPES[precision],
+        models.quantization_of(spec.method, precision),
+        scores_padded_with=padding(session, tokenizer),
+    )
+
+
+def load_model(session: Session, plan: Plan, base: Any) -> Any:
     """The base with a fresh adapter. The seed is set first: the adapter begins with random numbers."""
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
-    base = models.load_base(
-        inputs.model,
-        models.DTYPES[plan.precision],
-        models.quantization_of(spec.method, plan.precision),
-        scores_padded_with=padding(session, tokenizer),
-    )
     model = methods.add_adapter(
         base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
     )
@@ -237,6 +257,8 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
     run.derived = {
         "device": models.device_name(),
         "precision": plan.precision,
+        "gradient checkpointing": "on" if plan.gradient_checkpointing else "off",
+        "optimizer": plan.optimizer,
         "learning rate": f"{learning_rate(session.settings.job.spec):g}",
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
@@ -263,7 +285,7 @@ def train(
     tokenizer: Any,
     sequences: datasets.Dataset,
     examples: dataset.Examples,
-    mark: str,
+    mark: marks.Mark,
     resume: resuming.Resume | None,
 ) -> None:
     """Run the loop to its last step, or to where the pod is asked to stop. Raises Preempted, Failure and ArtifactError."""
@@ -277,11 +299,18 @@ def train(
 
     uploads = session.scratch / "uploads"
     uploader = CheckpointUploader(
-        session.output, settings.checkpoints, settings.origin, mark, spec.checkpoint.keep, uploads, saved
+        session.output,
+        mark.place(settings.checkpoints),
+        settings.origin,
+        mark.digest,
+        spec.checkpoint.keep,
+        uploads,
+        saved,
     )
     extra = {
         resuming.SURROUNDINGS: json.dumps(resuming.surroundings()).encode(),
         changed.DATASET: changed.to_bytes(examples.digests),
+        marks.DECISIVE: mark.to_bytes(),
         attempts.NAME: json.dumps(run.attempts).encode(),
     }
     measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)
@@ -372,13 +401,13 @@ def make_trainer(
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        optim=training.optimizer,
+        optim=plan.optimizer,
         seed=training.seed,
         data_seed=training.seed,
         bf16=plan.precision == "bf16",
         fp16=plan.precision == "fp16",
         use_cpu=not models.has_gpu(),
-        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing=plan.gradient_checkpointing,
         dataloader_pin_memory=models.has_gpu(),
         logging_steps=plan.log_every,
         logging_nan_inf_filter=False,

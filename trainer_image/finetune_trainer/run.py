@@ -25,6 +25,8 @@ class Run:
     """The step whose weights are published, if they were chosen."""
     page: ReportStatus | None = None
     """The report beside an adapter that is kept but not published."""
+    day: str | None = None
+    """The day that the chat template writes, if it writes one."""
     ended: TrainerResult | None = None
     """How the attempt failed, from then on: what is still done with it changes nothing of that."""
     begun: bool = False

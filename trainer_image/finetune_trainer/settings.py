@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from finetune_api.base import S3Location, SecretRef
 from finetune_api.finetunejob import Adjustment, FineTuneJob
 from finetune_api.manifest import Origin
-from finetune_api.messages import TOKEN_FILE, Problem
+from finetune_api.messages import TOKEN_FILE
 from finetune_api.uris import S3Uri
-from finetune_api.validation import problems
 from finetune_artifacts.directory import Directory, LocalUri
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.store import Place, Store, open_store
+from finetune_trainer.configuration import termination_log
 
 COMPARISON = "comparison"
 
@@ -114,11 +112,8 @@ class Settings:
         return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
 
 
-def read(environment: Mapping[str, str]) -> Settings | list[Problem]:
-    """The settings that the environment holds, or all that is wrong with the job in it."""
-    job = _job(environment.get("FINETUNE_JOB", ""))
-    if isinstance(job, list):
-        return job
+def read(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
+    """The settings of an attempt at the job, as the environment holds them."""
     return Settings(
         job=job,
         attempt=int(environment.get("FINETUNE_ATTEMPT", "1")),
@@ -133,24 +128,6 @@ def read(environment: Mapping[str, str]) -> Settings | list[Problem]:
         token_file=Path(environment.get("FINETUNE_TOKEN_FILE", TOKEN_FILE)),
         termination_log=termination_log(environment),
     )
-
-
-def termination_log(environment: Mapping[str, str]) -> Path:
-    """Where the result goes; needed even when the job cannot be read."""
-    return Path(environment.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log"))
-
-
-def _job(text: str) -> FineTuneJob | list[Problem]:
-    try:
-        return FineTuneJob.of(json.loads(text))
-    except ValidationError as error:
-        return problems(error)
-    except ValueError as error:
-        return [
-            Problem(
-                field="FINETUNE_JOB", message=f"the environment variable must hold the FineTuneJob as JSON: {error}"
-            )
-        ]
 
 
 def now() -> str:

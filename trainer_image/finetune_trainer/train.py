@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,21 +23,15 @@ from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.session import Session
-from finetune_trainer.settings import Settings, read, termination_log
+from finetune_trainer.settings import Settings
 from finetune_trainer.sources import Data, Inputs, StartedFrom
 
 PATIENCE_SECONDS = 300.0
 """How long an S3 service that is away only costs time."""
 
 
-def main(environment: Mapping[str, str]) -> int:
-    """Make one attempt with the settings in the environment, leave its result in the termination log, and return the exit code."""
-    settings = read(environment)
-    if isinstance(settings, list):
-        message = "; ".join(str(problem) for problem in settings)
-        log.error("%s", message)
-        result.write(TrainerResult(reason=Reason.SPEC_INVALID, message=message), termination_log(environment))
-        return EXIT_CODES[Reason.SPEC_INVALID]
+def main(settings: Settings) -> int:
+    """Make one attempt, leave its result in the termination log, and return the exit code."""
     run = Run()
 
     def leave() -> None:

@@ -10,6 +10,7 @@ from finetune_api.estimate.gpus import GPUS, Gpu
 from finetune_api.estimate.memory import GIB, Memory, memory, whole
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.parameters import count
+from finetune_api.estimate.recomputing import TIGHT, settled
 from finetune_api.estimate.remedies import Change, changes
 from finetune_api.estimate.shapes import Config
 from finetune_api.estimate.speed import (
@@ -23,8 +24,6 @@ from finetune_api.estimate.speed import (
 )
 from finetune_api.finetunejob import FineTuneJobSpec
 
-TIGHT = 0.9
-"""A need above this part of a GPU's memory is called tight: the estimate is not exact."""
 Fits = Literal["yes", "tight", "no"]
 
 
@@ -52,6 +51,9 @@ class GpuEstimate(Model):
     name: str = Field(description="Its name.")
     bytes: int = Field(description="Memory that a process can use.")
     fits: Fits = Field(description="tight: the job needs more than nine tenths of it, and the estimate is not exact.")
+    gradient_checkpointing: bool = Field(
+        description="Whether activations are recomputed there: with auto only where it does not fit without."
+    )
     tokens_per_second: int | None = Field(None, description="Tokens trained in a second, if every row is full.")
     seconds: int | None = Field(None, description="Time of all steps; unset if their number is not known.")
     cost: float | None = Field(None, description="Price of that time, for the GPU whose price was given.")
@@ -101,6 +103,8 @@ def estimate(
     Raises UnknownArchitectureError, TargetError and NotCountedError.
     """
     architecture = architecture_of(config)
+    if gpu is not None:
+        spec = settled(spec, architecture, gpu.bytes)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
     parts = memory(architecture, spec.method, spec.training, evaluates=evaluates)
@@ -116,7 +120,7 @@ def estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
         memory=MemoryEstimate.model_validate(parts, from_attributes=True),
-        gpus=[_gpu(spec, architecture, parts, one, steps, price_per_hour) for one in shown],
+        gpus=[_gpu(settled(spec, architecture, one.bytes), architecture, one, steps, price_per_hour) for one in shown],
         comparison_bytes=compared,
         tokens_per_step=tokens_per_step(spec.training),
         total_steps=steps,
@@ -139,14 +143,17 @@ def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Chan
 
 
 def _gpu(
-    spec: FineTuneJobSpec, architecture: Architecture, parts: Memory, gpu: Gpu, steps: int | None, price: float | None
+    spec: FineTuneJobSpec, architecture: Architecture, gpu: Gpu, steps: int | None, price: float | None
 ) -> GpuEstimate:
+    evaluates = spec.evaluation.every_steps is not None
+    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).total
     speed = tokens_per_second(architecture, spec.method, spec.training, gpu)
     seconds = None if speed is None or steps is None else round(steps * tokens_per_step(spec.training) / speed)
     return GpuEstimate(
         name=gpu.name,
         bytes=gpu.bytes,
-        fits=fits(parts.total, gpu),
+        fits=fits(needed, gpu),
+        gradient_checkpointing=spec.training.gradient_checkpointing == "always",
         tokens_per_second=None if speed is None else round(speed),
         seconds=seconds,
         cost=None if price is None or seconds is None else round(seconds / 3600 * price, 2),
@@ -194,6 +201,10 @@ def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
     if parts.verification > parts.total:
         found.append(
             "The verification needs more than the training: a GPU with less than that leaves it to the CPU, which takes longer."
+        )
+    if training.gradient_checkpointing == "auto":
+        found.append(
+            "gradientCheckpointing auto is off in this memory, and on where a GPU of the table is too small without it."
         )
     if training.precision == "auto":
         found.append("precision auto is bf16 on a GPU.")

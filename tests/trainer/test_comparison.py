@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune_api.comparison import Comparison, ComparisonRow
-from finetune_trainer import comparison, estimates, model
+from finetune_trainer import comparison, estimates, memory, model
 from finetune_trainer.preflight import check
 from finetune_trainer.progress import Reporter
 from finetune_trainer.report import comparison as table
@@ -144,8 +144,10 @@ def test_what_does_not_fit_is_said_and_the_adapter_published(workbench: Any, mon
     session_of = comparison.session_of
     monkeypatch.setattr(comparison, "session_of", lambda session: begun.append(True) or session_of(session))
     monkeypatch.setattr(model, "load_base", load)
-    result, _ = train(bench.settings(evaluation=WANTED))
+    settings = bench.settings(evaluation=WANTED)
+    result, _ = train(settings)
     assert result.reason == "Succeeded", result.message
+    assert not (settings.scratch / "run" / "comparison").exists(), "what it left on the disk is gone"
     assert result.evaluation is not None
     assert result.evaluation.comparison is not None
     said = result.evaluation.comparison.message
@@ -218,6 +220,31 @@ def test_the_comparison_has_the_objective_and_the_choice_of_weights_of_the_job(b
     assert found["full"].loss is not None
     assert found["full"].accuracy is not None
     assert found["full"].perplexity is None
+
+
+def test_memory_is_that_of_the_training_which_is_measured() -> None:
+    size = 200_000_000
+    meter = memory.Meter()
+    taken = torch.ones(size // 4)
+    del taken
+    highest = meter.peak()
+    assert highest is not None
+    assert 0.95 * size < highest < 2 * size, "what was given back since counts"
+    again = memory.Meter().peak()
+    assert again is not None
+    assert again < size / 4, "what was there before does not"
+
+
+def test_the_limit_of_the_container_is_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = memory.free()
+    assert machine is not None
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "OLD_CGROUP", tmp_path / "memory")
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1000000\nfile 900000\n")
+    assert memory.free() == 2_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free() == pytest.approx(machine, rel=0.5)
 
 
 def test_the_preflight_says_what_the_comparison_needs(bench: Workbench) -> None:

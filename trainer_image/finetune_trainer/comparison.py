@@ -4,6 +4,7 @@ Nothing that goes wrong with it may cost the adapter, which is finished and has 
 """
 
 import json
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -64,6 +65,8 @@ def compare(
         session.run.warnings.append(f"spec.evaluation.compareWithFull: {message}")
         row = row.model_copy(update={"trainable_parameters": whole.run.parameters and whole.run.parameters.trainable})
     models.release()
+    # its checkpoints are large, and the disk may be what it lacked
+    shutil.rmtree(whole.settings.scratch, ignore_errors=True)
     rows = [
         ComparisonRow(
             name="base",

@@ -1,5 +1,6 @@
 """How much memory a training takes at its highest moment, and how much there is: of the GPU, or without one of this process."""
 
+import ctypes
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ class Meter:
         if models.has_gpu():
             torch.cuda.reset_peak_memory_stats()
             return
+        _give_back()
         try:
             RESET.write_text("5", encoding="ascii")  # Linux's highest mark begins anew: proc_pid_clear_refs(5)
             self._before = _kilobytes(STATUS, "VmRSS")
@@ -31,6 +33,13 @@ class Meter:
         if models.has_gpu():
             return torch.cuda.max_memory_allocated()
         return max(_kilobytes(STATUS, "VmHWM") - self._before, 0) if self._before >= 0 else None
+
+
+def _give_back() -> None:
+    """Have glibc return what was freed (malloc_trim(3)): a process that has kept it does not grow when the next training takes it again."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def free() -> int | None:

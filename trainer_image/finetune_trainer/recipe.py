@@ -28,6 +28,7 @@ from finetune_trainer import (
     continuing,
     conversion,
     dates,
+    divergence,
     forgetting,
     gate,
     marks,
@@ -285,6 +286,7 @@ def train(
         extra,
         session.trackers.tell,
         best,
+        divergence.watch(spec, tokenizer),
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:

@@ -30,6 +30,7 @@ from finetune_trainer import (
     continuing,
     conversion,
     dates,
+    divergence,
     forgetting,
     gate,
     leftovers,
@@ -339,6 +340,7 @@ def train(
         extra,
         session.trackers.tell,
         best,
+        divergence.watch(spec, tokenizer),
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:

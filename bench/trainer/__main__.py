@@ -15,7 +15,7 @@ from bench.trainer.world import Size
 AIMS = {"overhead": "≤ 2 %", "script": "≥ 3", "loss": "≤ 2 %", "refused": "< 1 s"}
 LARGE = Size(hidden=1024, layers=12, rows=6200)
 """What the time to the first step is taken of: 150 million weights, and all the texts there are."""
-TINY = Size(64, 2, 350, 64, rows=40, overhead_steps=4, checkpoint_every=2, rounds=1, starts=1)
+TINY = Size(64, 2, 350, 64, rows=40, overhead_steps=4, checkpoint_every=2, rounds=1, starts=1, compiled=False)
 PARTS = ("overhead", "script", "start", "switches")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from finetune_trainer import logs
 from finetune_trainer.libraries import library_environment
+from finetune_trainer.settings import processes_here
 
 ENVIRONMENT = """\
 environment:
@@ -37,7 +38,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     )
     command = parser.parse_args(arguments).command
     logs.configure()
-    os.environ.update(library_environment(environment))
+    os.environ.update(library_environment(environment, processes_here(environment)))
     return _command(command)(environment)
 
 

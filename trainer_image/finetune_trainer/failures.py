@@ -8,6 +8,8 @@ from finetune_artifacts.errors import ArtifactError
 
 NO_SPACE = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded")
 """What a full disk is called in the errors of libraries that are no OSError: safetensors, torch."""
+LOST = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+"""What the errors of torch.distributed say of another process that is gone or does not answer."""
 
 
 class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attempt that failed
@@ -45,6 +47,8 @@ def classify(error: BaseException) -> tuple[Reason, str]:
         return Reason.TRAINER_ERROR, _disk_full(f"a file ({_first_line(text)})")
     if name == "OutOfMemoryError" or "CUDA out of memory" in text:
         return Reason.OUT_OF_MEMORY, (f"the GPU has too little memory: {_first_line(text)}")
+    if name.startswith("Dist") or (name == "RuntimeError" and any(sign in text for sign in LOST)):
+        return Reason.NCCL_ERROR, f"the processes of the training lost one another: {_first_line(text)}"
     if "DefaultCPUAllocator" in text or "can't allocate memory" in text.lower():
         return Reason.HOST_OUT_OF_MEMORY, "the trainer container ran out of memory: raise spec.resources.limits.memory"
     if name == "SafetensorError":

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from finetune_api.finetunejob import Progress
 from finetune_api.reasons import Reason
 from finetune_trainer import model as models
+from finetune_trainer import together
 from finetune_trainer.failures import Failure
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import SHOWN_AS_BAR, log
@@ -38,14 +39,15 @@ class Pace:
 class Hooks(TrainerCallback):
     """One callback of transformers' Trainer.
 
-    ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set; ``told`` hears of what is logged, ``best`` of each evaluation.
+    ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set; ``told`` hears of what is logged, ``best`` of each evaluation. Where several
+    processes train together each has its own, and all of them do the same; only the one that speaks for the run has an ``uploader``.
     """
 
     def __init__(
         self,
         run: Run,
         reporter: Reporter,
-        uploader: CheckpointUploader,
+        uploader: CheckpointUploader | None,
         interruption: Interruption,
         evaluate_every: int | None,
         held_out_loss: Callable[[], float],
@@ -66,10 +68,11 @@ class Hooks(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        self._uploader.check()
+        if self._uploader:
+            self._uploader.check()
         last = self._best is not None and state.global_step == state.max_steps  # the last weights may be the best
         if self._evaluate_every and (state.global_step % self._evaluate_every == 0 or last):
-            loss = self._held_out_loss()
+            loss = together.told(self._held_out_loss())  # one number decides for all
             self._last["eval_loss"] = loss
             state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "eval_loss": loss})
             self._told(state.global_step, {"eval_loss": loss})
@@ -80,7 +83,8 @@ class Hooks(TrainerCallback):
         if state.global_step >= state.max_steps or self._stopped:
             control.should_log = control.should_save = True
             control.should_training_stop = control.should_training_stop or self._stopped
-        if self._interruption.requested:
+        if together.agreed(self._interruption.requested):
+            self._interruption.request()
             log.info("asked to stop: saving a checkpoint of step %d", state.global_step)
             control.should_log = control.should_save = control.should_training_stop = True
 
@@ -125,6 +129,8 @@ class Hooks(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         refuse_infinite(model, state.global_step)
+        if self._uploader is None:
+            return
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self._uploader.submit(
             state.global_step,

@@ -41,7 +41,7 @@ def has_gpu() -> bool:
 
 def device_name() -> str:
     """The device for people."""
-    return torch.cuda.get_device_name(0) if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
+    return torch.cuda.get_device_name() if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
 
 
 def precision_of(training: Training) -> str:
@@ -86,7 +86,7 @@ def load_base(
             **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
-            device_map={"": 0} if has_gpu() else None,
+            device_map={"": torch.cuda.current_device()} if has_gpu() else None,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -191,7 +191,11 @@ def serving_dtype(model: Any) -> torch.dtype:
     torch.set_float32_matmul_precision("high")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     size = 4 * base.num_parameters()
-    return torch.float32 if size * 3 < torch.cuda.get_device_properties(0).total_memory else torch.bfloat16
+    return (
+        torch.float32
+        if size * 3 < torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        else torch.bfloat16
+    )
 
 
 def release() -> None:

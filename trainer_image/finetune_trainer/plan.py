@@ -19,16 +19,20 @@ class Plan:
     warmup_steps: int
     save_every: int
     log_every: int
+    trained_twice: int = 0
+    """Sequences that several processes take from a pass's beginning at its end, so that each of them has as many batches."""
 
 
 def make_plan(settings: Settings, sequences: int) -> Plan:
-    """Steps and intervals. A step is one update of the adapter: accumulation × batch sequences."""
+    """Steps and intervals. A step is one update of the adapter: accumulation × batch sequences of each process."""
     spec, training = settings.job.spec, settings.job.spec.training
     if training.optimizer == "paged_adamw_8bit" and not models.has_gpu():
         raise Failure(
             Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose adamw_torch", "spec.training.optimizer"
         )
-    batches = math.ceil(sequences / training.per_device_batch_size)
+    processes = spec.resources.processes
+    together = training.per_device_batch_size * processes
+    batches = math.ceil(sequences / together)
     per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
     total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
     return Plan(
@@ -37,6 +41,7 @@ def make_plan(settings: Settings, sequences: int) -> Plan:
         warmup_steps=math.ceil(training.warmup_ratio * total),
         save_every=spec.checkpoint.every_steps or min(max(total // 10, 1), 500),
         log_every=max(1, min(total // 100, 50)),
+        trained_twice=batches * together - sequences if processes > 1 else 0,
     )
 
 

@@ -17,6 +17,7 @@ from finetune_api.validation import problems
 from finetune_artifacts.directory import Directory, LocalUri
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.store import Place, Store, open_store
+from finetune_trainer.process import Process
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Settings:
     """Paths of the fields that were replaced with ``--set``."""
     adjustments: tuple[Adjustment, ...] = ()
     """What the job holds in place of what the user wrote, because earlier attempts ran out of memory."""
+
+    @property
+    def process(self) -> Process:
+        """The process that begins here, and how many train together."""
+        here = self.job.spec.resources.processes
+        return Process(number=here, here=here)
 
     @property
     def origin(self) -> Origin:
@@ -119,6 +126,12 @@ def read(environment: Mapping[str, str]) -> Settings | list[Problem]:
         token_file=Path(environment.get("FINETUNE_TOKEN_FILE", TOKEN_FILE)),
         termination_log=termination_log(environment),
     )
+
+
+def processes_here(environment: Mapping[str, str]) -> int:
+    """How many processes will train on this machine; 1 if the job cannot be read."""
+    job = _job(environment.get("FINETUNE_JOB", ""))
+    return 1 if isinstance(job, list) else job.spec.resources.processes
 
 
 def termination_log(environment: Mapping[str, str]) -> Path:

@@ -24,6 +24,9 @@ NO_PERPLEXITY = (
 )
 NO_EVALUATIONS = "earlyStopping needs evaluations on the way: set evaluation.everySteps"
 NOTHING_TO_SELECT = "selectBest needs evaluations on the way: set evaluation.everySteps"
+COMPARED_ALONE = (
+    "compareWithFull trains the base whole on one GPU: set resources.gpusPerNode to 1, or compareWithFull to false"
+)
 NO_TEXTS = "forgetting is measured on a text, of which a model of objective reward has no likelihood: remove evaluation.forgetting"
 COMPARED_WITH_ITSELF = "compareWithFull compares an adapter with full fine-tuning, which method full is already: set compareWithFull to false"
 NO_FULL_SCORES = (
@@ -206,6 +209,12 @@ RULES = [
         ".evaluation.selectBest",
         NOTHING_TO_SELECT,
         lambda spec: spec.evaluation.select_best and spec.evaluation.every_steps is None,
+    ),
+    Rule(
+        "!self.evaluation.compareWithFull || self.resources.gpusPerNode <= 1",
+        ".evaluation.compareWithFull",
+        COMPARED_ALONE,
+        lambda spec: spec.evaluation.compare_with_full and spec.resources.processes > 1,
     ),
     Rule(
         "self.objective != 'reward' || !has(self.evaluation.forgetting)",

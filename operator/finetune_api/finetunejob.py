@@ -85,7 +85,7 @@ class Training(Model):
     warmup_ratio: float = Field(
         0.0, description="Part of the steps over which the learning rate rises from zero.", ge=0, lt=1
     )
-    per_device_batch_size: Positive = Field(1, description="Sequences per device and micro-step.")
+    per_device_batch_size: Positive = Field(1, description="Sequences per device, that is per GPU, and micro-step.")
     gradient_accumulation_steps: Positive = Field(1, description="Micro-steps per optimizer step.")
     max_length: Annotated[int, Field(ge=8)] = Field(1024, description="Longest sequence in tokens.")
     packing: bool = Field(
@@ -214,7 +214,12 @@ class Output(Model):
 class Resources(Model):
     """What the trainer pod asks of the cluster."""
 
-    gpus_per_node: int = Field(1, description="GPUs of the trainer pod; 0 trains on the CPU.", ge=0, le=1)
+    gpus_per_node: int = Field(
+        1,
+        description="GPUs of the trainer pod, each with a process of its own and with a perDeviceBatchSize of its own; 0 trains on the CPU.",
+        ge=0,
+        le=16,
+    )
     gpu_resource_name: str = Field(
         "nvidia.com/gpu",
         description="Extended resource that stands for a GPU.",
@@ -226,6 +231,11 @@ class Resources(Model):
     limits: dict[str, int | str] = Field(
         default_factory=dict, description="CPU, memory and other limits of the trainer container."
     )
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together: one for each GPU, and one without."""
+        return max(self.gpus_per_node, 1)
 
 
 class Toleration(Model):
@@ -367,6 +377,11 @@ class FineTuneJobSpec(Model):
             "rule": "self.evaluation.selectBest == oldSelf.evaluation.selectBest",
             "message": "selectBest cannot be changed: delete the FineTuneJob, or create one of another name",
             "fieldPath": ".evaluation.selectBest",
+        },
+        {
+            "rule": "(self.resources.gpusPerNode > 1 ? self.resources.gpusPerNode : 1) == (oldSelf.resources.gpusPerNode > 1 ? oldSelf.resources.gpusPerNode : 1)",
+            "message": "gpusPerNode decides how many sequences a step has, and cannot be changed: delete the FineTuneJob, or create one of another name",
+            "fieldPath": ".resources.gpusPerNode",
         },
         *combinations.CEL_RULES,
     ]

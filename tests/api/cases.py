@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api.combinations import (
+    COMPARED_ALONE,
     COMPARED_WITH_ITSELF,
     KTO_BATCH,
     LABELS,
@@ -164,9 +165,15 @@ CASES = [
     _job("full fine-tuning compared with itself", {"spec.method": {"full": {}}, "spec.evaluation": {"compareWithFull": True}}, "spec", COMPARED_WITH_ITSELF),
     _job("full fine-tuning of a reward model", {"spec.objective": "reward", "spec.evaluation": {"compareWithFull": True}}, "spec", NO_FULL_SCORES),
     _job("a comparison with less training", {"spec.model.adapter": STARTED, "spec.evaluation": {"compareWithFull": True}}, "spec", NO_SAME_BUDGET),
+    _job("a comparison on two GPUs", {"spec.resources": {"gpusPerNode": 2}, "spec.evaluation": {"compareWithFull": True}}, "spec", COMPARED_ALONE),
     _job("a dataset for a general text", {"spec.evaluation": {"forgetting": {"uri": "hf://a/b"}}}, "spec.evaluation.forgetting.uri", "should match", "is a file"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
-    _job("more than one GPU", {"spec.resources.gpusPerNode": 2}, "spec.resources.gpusPerNode", "less than or equal to 1"),
+    _job(
+        "more GPUs than a node has",
+        {"spec.resources.gpusPerNode": 32},
+        "spec.resources.gpusPerNode",
+        "less than or equal to 16",
+    ),
     _adapter("a job and an address", {"spec.adapter": {"fineTuneJobRef": {"name": "a"}, **S3_ADAPTER}}, "spec.adapter", ONE_ADAPTER),
     _adapter("no adapter", {"spec.adapter": {}}, "spec.adapter", ONE_ADAPTER),
     _adapter("an address without a digest", {"spec.adapter": {"uri": "s3://adapters/a"}}, "spec.adapter", DIGEST_AND_URI),
@@ -206,6 +213,12 @@ CHANGES = [
     ),
     Change(
         "selectBest", FINETUNE_JOB, {"spec.evaluation": {"everySteps": 1, "selectBest": True}}, _cannot("selectBest")
+    ),
+    Change(
+        "gpusPerNode",
+        FINETUNE_JOB,
+        {"spec.resources.gpusPerNode": 2},
+        "gpusPerNode decides how many sequences a step has, and cannot be changed",
     ),
     Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output")),
     Change("servedName", ADAPTER_DEPLOYMENT, {"spec.servedName": "other"}, "servedName cannot be changed"),

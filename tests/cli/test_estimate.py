@@ -139,6 +139,18 @@ def test_a_price_makes_a_cost(config: Path) -> None:
     assert gpu["cost"] == pytest.approx(gpu["seconds"] / 3600 * 2, abs=0.01)
 
 
+def test_several_gpus_share_the_rows_and_are_all_paid_for(config: Path) -> None:
+    two = changed(JOB, {"spec.resources": {"gpusPerNode": 2}})
+    arguments = (
+        "--model-config", str(config), "--rows", "10000", "--gpu", "a100-80gb", "--gpu-price-per-hour", "2", "--output", "json",
+    )  # fmt: skip
+    one, both = (json.loads(estimate(job, *arguments).out) for job in (JOB, two))
+    assert both["totalSteps"] == one["totalSteps"] / 2
+    assert both["gpus"][0]["tokensPerSecond"] == pytest.approx(2 * one["gpus"][0]["tokensPerSecond"], abs=1)
+    assert both["gpus"][0]["cost"] == pytest.approx(one["gpus"][0]["cost"], abs=0.02)
+    assert both["memory"] == one["memory"]
+
+
 def test_the_speed_is_that_of_the_source_documents(config: Path) -> None:
     """Llama-3.1-8B on an A100: LoRA 3,200 tokens/s, QLoRA 2,100, full fine-tuning about two thirds of LoRA's."""
     speeds = {}

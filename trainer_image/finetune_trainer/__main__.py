@@ -45,7 +45,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     job = configuration.job_of(environment)
     if isinstance(job, list):
         return configuration.refuse(command, job, configuration.termination_log(environment))
-    os.environ.update(library_environment(environment))
+    os.environ.update(library_environment(environment, job.spec.resources.processes))
     if job.spec.tracking.wandb is None:
         leave_out("wandb")
     from finetune_trainer.settings import read

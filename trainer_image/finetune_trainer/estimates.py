@@ -28,7 +28,7 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
         gpu_memory_bytes=needed if spec.resources.gpus_per_node else None,
-        total_steps=total_steps(spec.training, rows=None),
+        total_steps=total_steps(spec.training, rows=None, processes=spec.resources.processes),
         comparison_gpu_memory_bytes=compared if spec.resources.gpus_per_node else None,
     )
 

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from finetune_api.finetunejob import Progress
 from finetune_api.reasons import Reason
 from finetune_trainer import model as models
+from finetune_trainer import together
 from finetune_trainer.divergence import Watch
 from finetune_trainer.failures import Failure
 from finetune_trainer.interruption import Interruption
@@ -40,14 +41,15 @@ class Hooks(TrainerCallback):
     """One callback of transformers' Trainer.
 
     ``losses`` is asked every ``evaluate_every`` steps, if that is set, for eval_loss and, where forgetting is measured, general_loss; ``told`` hears of
-    what is logged, ``best`` of each evaluation.
+    what is logged, ``best`` of each evaluation. Where several processes train together each has its own, and all of them do the same; only the one that
+    speaks for the run has an ``uploader``.
     """
 
     def __init__(
         self,
         run: Run,
         reporter: Reporter,
-        uploader: CheckpointUploader,
+        uploader: CheckpointUploader | None,
         interruption: Interruption,
         evaluate_every: int | None,
         losses: Callable[[], dict[str, float]],
@@ -71,10 +73,11 @@ class Hooks(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        self._uploader.check()
+        if self._uploader:
+            self._uploader.check()
         last = self._best is not None and state.global_step == state.max_steps  # the last weights may be the best
         if self._evaluate_every and (state.global_step % self._evaluate_every == 0 or last):
-            losses = self._losses()
+            losses = together.told(self._losses())  # one number decides for all
             loss = self._last["eval_loss"] = losses["eval_loss"]
             state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **losses})
             self._told(state.global_step, losses)
@@ -85,7 +88,8 @@ class Hooks(TrainerCallback):
         if state.global_step >= state.max_steps or self._stopped:
             control.should_log = control.should_save = True
             control.should_training_stop = control.should_training_stop or self._stopped
-        if self._interruption.requested:
+        if together.agreed(self._interruption.requested):
+            self._interruption.request()
             log.info("asked to stop: saving a checkpoint of step %d", state.global_step)
             control.should_log = control.should_save = control.should_training_stop = True
 
@@ -140,6 +144,8 @@ class Hooks(TrainerCallback):
             log.warning(
                 "step %d: the loss has gone up: the good checkpoints are kept in place of this one", state.global_step
             )
+            return
+        if self._uploader is None:
             return
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self._uploader.submit(

@@ -45,12 +45,12 @@ def has_gpu() -> bool:
 
 def gpu_bytes() -> int:
     """The GPU's memory."""
-    return int(torch.cuda.get_device_properties(0).total_memory)
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
 def device_name() -> str:
     """The device for people."""
-    return torch.cuda.get_device_name(0) if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
+    return torch.cuda.get_device_name() if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
 
 
 def precision_of(training: Training) -> str:
@@ -82,8 +82,9 @@ def load_base(
     *,
     scores_padded_with: int | None = None,
     on_cpu: bool = False,
+    gpu: int = 0,
 ) -> Any:
-    """The base model from its directory, on the GPU if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
+    """The base model from its directory, on the GPU of this number if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
 
     With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
     """
@@ -96,7 +97,7 @@ def load_base(
             **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
-            device_map={"": 0} if has_gpu() and not on_cpu else None,
+            device_map={"": gpu} if has_gpu() and not on_cpu else None,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -26,14 +26,18 @@ class Plan:
     optimizer: str
     compile: bool
     """Whether the layers are compiled, likewise."""
+    trained_twice: int = 0
+    """Sequences that several processes take from a pass's beginning at its end, so that each of them has as many batches."""
 
 
 def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
-    """Steps, intervals and switches; ``model`` is the base's directory. A step is one update of the adapter: accumulation × batch sequences."""
+    """Steps, intervals and switches; ``model`` is the base's directory. A step is one update of the adapter: accumulation × batch sequences of each process."""
     spec, training = settings.job.spec, settings.job.spec.training
     if training.optimizer == "paged_adamw_8bit" and not models.has_gpu():
         raise Failure(Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose auto", "spec.training.optimizer")
-    batches = math.ceil(sequences / training.per_device_batch_size)
+    processes = spec.resources.processes
+    together = training.per_device_batch_size * processes
+    batches = math.ceil(sequences / together)
     per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
     total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
     return Plan(
@@ -45,6 +49,7 @@ def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
         gradient_checkpointing=switches.recomputes(spec, model),
         optimizer=switches.optimizer(training),
         compile=switches.compiles(spec, model, total),
+        trained_twice=batches * together - sequences if processes > 1 else 0,
     )
 
 

@@ -40,10 +40,12 @@ from finetune_trainer import (
     methods,
     objectives,
     publishing,
+    randomness,
     resuming,
     samples,
     stopping,
     switches,
+    together,
     verification,
 )
 from finetune_trainer import data as dataset
@@ -63,14 +65,21 @@ SETTLE_SECONDS = 60.0
 
 
 def follow(session: Session) -> TrainerResult:
-    """Train, verify and publish. Raises what ends it early."""
-    spec = session.settings.job.spec
+    """Train, verify and publish. Raises what ends it early.
+
+    Where several processes train together each comes along here up to the last step; from there on the one that speaks for the run goes on alone.
+    """
+    spec, process = session.settings.job.spec, session.process
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
+    day = None
+    if process.local:
+        together.meet(process, session.scratch)  # the first one of the node has prepared the data then
+        day = together.told(None)
     tokenizer, settings = models.load_tokenizer(session.inputs.model), session.settings
     base = begin(partial(load_base, session, tokenizer))
     with phase("preparing the data, with the model being loaded beside"):
-        session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin)
+        session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin, day)
         training = spec.training
         wanted = dataset.Wanted(
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
@@ -81,11 +90,15 @@ def follow(session: Session) -> TrainerResult:
         found = [*dated, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
         session.run.warnings += [warning for warning in found if warning not in session.run.warnings]
-        changed.refuse_changed_data(
-            session.output, session.settings.checkpoints, session.settings.origin, examples.digests
-        )
+        if process.leads:
+            changed.refuse_changed_data(session.output, settings.checkpoints, settings.origin, examples.digests)
+    if not process.local:
+        together.meet(process, session.scratch)
+        together.told(session.run.day)
     made = make_adapter(session, tokenizer, examples, base)
     models.release()
+    if made is None:
+        return TrainerResult(reason="Succeeded", message=f"{process.name} has done its part")
     # a model that scores texts writes none
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
@@ -163,9 +176,14 @@ def quiet_libraries() -> None:
 
 def make_adapter(
     session: Session, tokenizer: Any, examples: dataset.Examples, base: Callable[[], Any]
-) -> publishing.Made:
-    """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
+) -> publishing.Made | None:
+    """Train to the last step and save the adapter; None in a process that does not speak for the run.
+
+    The model lives no longer than this function: its memory is needed afterwards.
+    """
     plan, model, digest = train_model(session, tokenizer, examples, base)
+    if not session.process.leads:
+        return None
     with phase("saving the adapter"):
         if session.settings.job.spec.method.full is None and models.base_digest(model) != digest:
             raise Failure(
@@ -191,9 +209,9 @@ def train_model(
     session.run.meter = memory.Meter()
     with phase("waiting for the model, and adding the adapter"):
         model = load_model(session, plan, base())
-        digest = models.base_digest(model)
+        digest = models.base_digest(model) if session.process.leads else ""
     describe(session, plan, model)
-    mark = resuming.mark_of(session, plan, examples, digest)
+    mark = together.told(resuming.mark_of(session, plan, examples, digest))
     with phase("looking for a checkpoint"):
         resume = resuming.find_checkpoint(session, mark)
     if spec.training.packing:
@@ -223,6 +241,7 @@ def load_base(session: Session, tokenizer: Any) -> Any:
         models.DTYPES[precision],
         models.quantization_of(spec.method, precision),
         scores_padded_with=padding(session, tokenizer),
+        gpu=session.process.local,
     )
 
 
@@ -265,13 +284,21 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
         "learning rate": f"{learning_rate(session.settings.job.spec):g}",
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
-        "sequences per step": str(training.per_device_batch_size * training.gradient_accumulation_steps),
+        "sequences per step": str(
+            training.per_device_batch_size * training.gradient_accumulation_steps * session.process.number
+        ),
         "a checkpoint every": f"{plan.save_every} steps",
     }
+    if session.process.number > 1:
+        run.derived |= {
+            "processes": str(session.process.number),
+            "sequences trained twice in a pass": str(plan.trained_twice),
+        }
     log.info(
-        "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, learning rate %g, %s on %s",
+        "%s trainable parameters; %d steps of %d × %d × %d sequences of at most %d tokens, learning rate %g, %s on %s",
         f"{run.parameters.trainable:,}",
         plan.total_steps,
+        session.process.number,
         training.per_device_batch_size,
         training.gradient_accumulation_steps,
         training.max_length,
@@ -301,17 +328,21 @@ def train(
             session.reporter.report(report)
 
     uploads = session.scratch / "uploads"
-    uploader = CheckpointUploader(
-        session.output,
-        mark.place(settings.checkpoints),
-        settings.origin,
-        mark.digest,
-        spec.checkpoint.keep,
-        uploads,
-        saved,
+    uploader = (
+        CheckpointUploader(
+            session.output,
+            mark.place(settings.checkpoints),
+            settings.origin,
+            mark.digest,
+            spec.checkpoint.keep,
+            uploads,
+            saved,
+        )
+        if session.process.leads
+        else None
     )
     extra = {
-        resuming.SURROUNDINGS: json.dumps(resuming.surroundings()).encode(),
+        resuming.SURROUNDINGS: json.dumps(resuming.surroundings(session.process)).encode(),
         changed.DATASET: changed.to_bytes(examples.digests),
         marks.DECISIVE: mark.to_bytes(),
         attempts.NAME: json.dumps(run.attempts).encode(),
@@ -329,7 +360,11 @@ def train(
         return {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
 
     resumed = resume.directory if resume else None
-    best = stopping.Best(spec.training.early_stopping, session.scratch, resumed) if stopping.wanted(spec) else None
+    best = (
+        stopping.Best(spec.training.early_stopping, session.scratch, resumed, keeps=session.process.leads)
+        if stopping.wanted(spec)
+        else None
+    )
     if resume and best and best.stopped:
         resume = replace(resume, stopped=True)
     hooks = Hooks(
@@ -340,7 +375,7 @@ def train(
         spec.evaluation.every_steps,
         losses,
         extra,
-        session.trackers.tell,
+        session.trackers.tell if session.process.leads else lambda *_: None,
         best,
         divergence.watch(spec, tokenizer),
     )
@@ -352,15 +387,22 @@ def train(
             phase("training"),
             switches.compiled(model, on=plan.compile, required=required),
         ):
+            if session.process.number > 1:
+                randomness.begin(spec.training.seed, 0, session.process.rank)
             loop(trainer, plan, resume)
+            together.part()
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
     except Exception:
         # a good checkpoint from before the error may still be on its way
-        uploader.settle(SETTLE_SECONDS)
+        if uploader:
+            uploader.settle(SETTLE_SECONDS)
         raise
     finally:
-        uploader.close()
+        if uploader:
+            uploader.close()
+    if not session.process.leads:
+        return
     objectives.without_reference(model)
     if best is not None:
         best.restore(model)
@@ -381,13 +423,13 @@ def loop(trainer: Any, plan: Plan, resume: resuming.Resume | None) -> None:
     trainer.train(resume_from_checkpoint=str(resume.directory) if resume else None)
 
 
-def wait_for_uploads(session: Session, uploader: CheckpointUploader, *, finished: bool) -> None:
-    """Wait for the last checkpoint's upload; within the grace period, if the pod is to stop. Raises Preempted then."""
+def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, finished: bool) -> None:
+    """Wait for the last checkpoint's upload, if it is this process's; within the grace period, if the pod is to stop. Raises Preempted then."""
     interruption = session.interruption
-    while not interruption.requested and not uploader.wait(seconds=1):
+    while uploader and not interruption.requested and not uploader.wait(seconds=1):
         pass
     if interruption.requested:
-        uploaded = uploader.wait(seconds=interruption.seconds_left())
+        uploaded = uploader is None or uploader.wait(seconds=interruption.seconds_left())
         step = session.run.progress.step if session.run.progress else 0
         how = "is saved" if uploaded else "could not be uploaded within the grace period"
         raise Preempted(f"asked to stop; the checkpoint of step {step} {how}")

@@ -15,6 +15,7 @@ from finetune_artifacts.directory import Directory, LocalUri
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.store import Place, Store, open_store
 from finetune_trainer.configuration import termination_log
+from finetune_trainer.process import Process
 
 COMPARISON = "comparison"
 
@@ -43,6 +44,12 @@ class Settings:
     """Where below the job's own place everything goes, for a training that is not the job's own."""
     adjustments: tuple[Adjustment, ...] = ()
     """What the job holds in place of what the user wrote, because earlier attempts ran out of memory."""
+
+    @property
+    def process(self) -> Process:
+        """The process that begins here, and how many train together."""
+        here = self.job.spec.resources.processes
+        return Process(number=here, here=here)
 
     @property
     def origin(self) -> Origin:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from finetune_trainer.run import Run
 from finetune_trainer.session import Session
 from finetune_trainer.settings import Settings
 from finetune_trainer.sources import Data, Inputs, StartedFrom
+from finetune_trainer.workers import ANSWER_SECONDS, Workers
 
 PATIENCE_SECONDS = 300.0
 """How long an S3 service that is away only costs time."""
@@ -41,10 +43,14 @@ def main(settings: Settings) -> int:
         os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
         os._exit(exit_code(outcome))
 
+    def abandon(outcome: TrainerResult) -> None:
+        result.write(outcome, settings.termination_log)
+        os._exit(exit_code(outcome))
+
     interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
     interruption.install()
     reporter = Reporter(settings.report_url, settings.token_file)
-    outcome = attempt(settings, run, interruption, reporter)
+    outcome = attempt(settings, run, interruption, reporter, abandon)
     reporter.close()
     result.write(outcome, settings.termination_log)
     return exit_code(outcome)
@@ -57,13 +63,28 @@ def exit_code(outcome: TrainerResult) -> int:
     )
 
 
-def attempt(settings: Settings, run: Run, interruption: Interruption, reporter: Reporter) -> TrainerResult:
-    """Train, and say how it ended; raises nothing."""
+def attempt(
+    settings: Settings,
+    run: Run,
+    interruption: Interruption,
+    reporter: Reporter,
+    abandon: Callable[[TrainerResult], None],
+) -> TrainerResult:
+    """Train, and say how it ended; raises nothing. ``abandon`` ends this process when it waits for another one that has failed; it must not return."""
     run.ended = run.page = None
+
+    def give_up(reason: Reason, message: str) -> None:
+        log.error("%s: %s", reason, message)
+        run.ended = run.result(reason, message)
+        abandon(run.ended)
+
+    workers = Workers(give_up, interruption)
     try:
-        return train(settings, run, interruption, reporter)
+        return train(settings, run, interruption, reporter, workers)
     except BaseException as error:  # noqa: BLE001 -- every end of an attempt has a reason
         reason, message = classify(error)
+        if reason is Reason.NCCL_ERROR and (cause := workers.failure(ANSWER_SECONDS)):
+            reason, message = cause
         if reason is Reason.TRAINER_ERROR:
             log.exception("the trainer failed")
         elif isinstance(error, Preempted):
@@ -75,9 +96,13 @@ def attempt(settings: Settings, run: Run, interruption: Interruption, reporter: 
             run.ended = ended
             run.page = run.page or failedreport.leave(settings, run, error, interruption)
         return ended.model_copy(update={"report": run.page})
+    finally:
+        workers.close()
 
 
-def train(settings: Settings, run: Run, interruption: Interruption, reporter: Reporter) -> TrainerResult:
+def train(
+    settings: Settings, run: Run, interruption: Interruption, reporter: Reporter, workers: Workers
+) -> TrainerResult:
     """From the job to the adapter in S3. Raises what ends it early."""
     job = settings.job
     log.info(
@@ -96,7 +121,7 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     run.begun = True
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
-        settings.scratch.mkdir(parents=True, exist_ok=True)
+        (settings.scratch / "run").mkdir(parents=True)
     pool = ThreadPoolExecutor(4, thread_name_prefix="fetch")
     try:
         adapter = pool.submit(fetch_adapter, settings)
@@ -110,8 +135,10 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     trackers, succeeded = tracking.Trackers(settings), False
+    workers.start(settings, inputs, PATIENCE_SECONDS)
     try:
-        outcome = recipe.follow(Session(settings, inputs, output, run, interruption, reporter, trackers))
+        session = Session(settings, inputs, output, run, interruption, reporter, trackers, settings.process)
+        outcome = recipe.follow(session)
         succeeded = True
         return outcome
     finally:

@@ -54,9 +54,13 @@ class GpuEstimate(Model):
     gradient_checkpointing: bool = Field(
         description="Whether activations are recomputed there: with auto only where it does not fit without."
     )
-    tokens_per_second: int | None = Field(None, description="Tokens trained in a second, if every row is full.")
+    tokens_per_second: int | None = Field(
+        None, description="Tokens trained in a second by all GPUs of the job, if every row is full."
+    )
     seconds: int | None = Field(None, description="Time of all steps; unset if their number is not known.")
-    cost: float | None = Field(None, description="Price of that time, for the GPU whose price was given.")
+    cost: float | None = Field(
+        None, description="Price of that time, for all GPUs of the job, where the price of one was given."
+    )
 
 
 class ChangeEstimate(Model):
@@ -109,7 +113,7 @@ def estimate(
     evaluates = spec.evaluation.every_steps is not None
     parts = memory(architecture, spec.method, spec.training, evaluates=evaluates)
     learned, said = _training_rows(spec, rows, tokens)
-    steps = total_steps(spec.training, learned)
+    steps = total_steps(spec.training, learned, spec.resources.processes)
     shown = GPUS if gpu is None else (gpu,)
     proposed = changes(architecture, spec.method, spec.training, evaluates=evaluates)
     compared = whole(architecture, spec.training).total if spec.evaluation.compare_with_full else None
@@ -122,7 +126,7 @@ def estimate(
         memory=MemoryEstimate.model_validate(parts, from_attributes=True),
         gpus=[_gpu(settled(spec, architecture, one.bytes), architecture, one, steps, price_per_hour) for one in shown],
         comparison_bytes=compared,
-        tokens_per_step=tokens_per_step(spec.training),
+        tokens_per_step=tokens_per_step(spec.training, spec.resources.processes),
         total_steps=steps,
         changes=[_change(change, shown) for change in _enough(parts, proposed, gpu)],
         assumptions=[*_assumptions(spec, parts), *_compared(compared, shown), said],
@@ -145,10 +149,11 @@ def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Chan
 def _gpu(
     spec: FineTuneJobSpec, architecture: Architecture, gpu: Gpu, steps: int | None, price: float | None
 ) -> GpuEstimate:
-    evaluates = spec.evaluation.every_steps is not None
+    evaluates, number = spec.evaluation.every_steps is not None, spec.resources.processes
     needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).total
-    speed = tokens_per_second(architecture, spec.method, spec.training, gpu)
-    seconds = None if speed is None or steps is None else round(steps * tokens_per_step(spec.training) / speed)
+    each = tokens_per_second(architecture, spec.method, spec.training, gpu)
+    speed = None if each is None else number * each
+    seconds = None if speed is None or steps is None else round(steps * tokens_per_step(spec.training, number) / speed)
     return GpuEstimate(
         name=gpu.name,
         bytes=gpu.bytes,
@@ -156,7 +161,7 @@ def _gpu(
         gradient_checkpointing=spec.training.gradient_checkpointing == "always",
         tokens_per_second=None if speed is None else round(speed),
         seconds=seconds,
-        cost=None if price is None or seconds is None else round(seconds / 3600 * price, 2),
+        cost=None if price is None or seconds is None else round(number * seconds / 3600 * price, 2),
     )
 
 
@@ -211,6 +216,10 @@ def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
     if not spec.resources.gpus_per_node:
         found.append(
             "resources.gpusPerNode is 0: memory and time are those of a GPU, not of the CPU that the job asks for."
+        )
+    if spec.resources.processes > 1:
+        found.append(
+            f"Memory is that of each of the {spec.resources.processes} GPUs, which all hold the whole model; what they say to one another takes no time."
         )
     if training.precision == "fp32":
         found.append("There is no estimate of the time in fp32.")

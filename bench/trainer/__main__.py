@@ -5,17 +5,19 @@ import json
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.trainer.picture import bars
 from bench.trainer.world import Size
 
 AIMS = {"overhead": "≤ 2 %", "script": "≥ 3", "loss": "≤ 2 %", "refused": "< 1 s"}
 LARGE = Size(hidden=1024, layers=12, rows=6200)
 """What the time to the first step is taken of: 150 million weights, and all the texts there are."""
-TINY = Size(64, 2, 350, 64, rows=40, overhead_steps=4, checkpoint_every=2, rounds=1, starts=1)
+TINY = Size(64, 2, 350, 64, rows=40, overhead_steps=4, checkpoint_every=2, rounds=1, starts=1, compiled=False)
 PARTS = ("overhead", "script", "start", "switches")
 
 
@@ -25,6 +27,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=PARTS, action="append", help="measure this part; may be given more than once")
     parser.add_argument("--rounds", type=int, help="pairs of runs of each comparison")
     parser.add_argument("--tiny", action="store_true", help="a few steps of a model too small to say anything")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write the useful tokens per second as an SVG")
     parser.add_argument("--output", choices=["table", "json"], default="table")
     arguments = parser.parse_args(words)
     _quiet()
@@ -35,6 +38,8 @@ def main(words: list[str] | None = None) -> int:
 
     with Console(stderr=True).status("") as status:
         found = {"machine": _machine()} | measure(size, large, tuple(arguments.only or PARTS), status.update)
+    if arguments.picture and "script" in found:
+        arguments.picture.write_text(picture(found["script"]), encoding="utf-8")
     if arguments.output == "json":
         print(json.dumps(found, indent=2))
     else:
@@ -63,6 +68,15 @@ def _quiet() -> None:
 
 def _machine() -> dict[str, Any]:
     return {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+
+
+def picture(part: dict[str, Any]) -> str:
+    """What each trainer learns in a second."""
+    rows = {
+        "finetune-operator, packed": part["ours_tokens_per_second"],
+        "script, padded": part["script_tokens_per_second"],
+    }
+    return bars("Useful (non-padding) tokens per second", rows)
 
 
 def table(found: dict[str, Any]) -> Table:

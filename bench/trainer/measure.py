@@ -121,6 +121,8 @@ def _switches(world: World, server: S3Server, directory: Path, told: Told) -> di
         "packing": (packed, {}, padded, {}),
         "gradientCheckpointing": (packed, {"gradientCheckpointing": "always"}, packed, {}),
     }
+    if world.size.compiled:
+        compared["compile"] = packed, {"compile": "always"}, packed, {"compile": "never"}
     found = {}
     for name, (shape, changed, other, unchanged) in compared.items():
         pairs = _alternate(

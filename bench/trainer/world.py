@@ -25,6 +25,8 @@ class Size:
     checkpoint_every: int = 10
     rounds: int = 7
     starts: int = 3
+    compiled: bool = True
+    """Whether torch.compile is measured, which takes a minute before its first step."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """The trainer's benchmark runs, and says what it measured as a table and as JSON. What it measures is no test."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
-from bench.trainer.__main__ import main, table
+from bench.trainer.__main__ import main, picture, table
 from bench.trainer.contenders import Course
 from bench.trainer.measure import loss_difference
 from bench.trainer.startup import FIRST_STEP
@@ -24,6 +25,8 @@ def test_each_comparison_is_measured_and_shown(capsys: pytest.CaptureFixture[str
     shown = console.export_text()
     assert "our loop over TRL's, time" in shown
     assert "useful tokens/s, ours over the script" in shown
+    root = ElementTree.fromstring(picture(found["script"]))
+    assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == 2
 
 
 def test_the_time_to_the_first_step_is_told_by_phase(capsys: pytest.CaptureFixture[str]) -> None:

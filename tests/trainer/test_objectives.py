@@ -163,3 +163,20 @@ def test_a_reward_model_in_bf16(bench: Workbench, method: dict[str, Any]) -> Non
     assert config["task_type"] == "SEQ_CLS"
     assert "score" in config["modules_to_save"]
     assert not [key for key in bench.objects() if "/merged/" in key]
+
+
+def test_dropout_has_no_effect_where_answers_are_compared_and_the_job_says_so(
+    workbench: Callable[[], Workbench],
+) -> None:
+    def trained(dropout: float) -> tuple[bytes, list[str]]:
+        bench = workbench()
+        sections = spec(bench, "dpo") | {"method": {"bottleneck": {"dropout": dropout}}, "evaluation": {}}
+        result, run = train(bench.settings(**sections))
+        assert result.reason == "Succeeded", result.message
+        return bench.weights(), run.warnings
+
+    with_dropout, warnings = trained(0.5)
+    assert any("spec.method.bottleneck.dropout 0.5 has no effect" in warning for warning in warnings)
+    without, warnings = trained(0.0)
+    assert not any("dropout" in warning for warning in warnings)
+    assert with_dropout == without

@@ -17,6 +17,7 @@ ENVIRONMENT = """\
 environment:
   FINETUNE_JOB              the FineTuneJob (metadata and spec) as JSON; required
   FINETUNE_ATTEMPT          number of this attempt, from 1
+  FINETUNE_ADJUSTMENTS      what the job has in place of the user's values, as JSON, after attempts that ran out of memory
   FINETUNE_MODEL_REVISION   commit of an hf:// model, as the preflight resolved it
   FINETUNE_REPORT_URL       where progress is reported; unset: nowhere
   FINETUNE_MOUNTS           directory with secrets/, configmaps/ and claims/ (/etc/finetune)

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from finetune_api.finetunejob import Progress
 from finetune_api.reasons import Reason
 from finetune_trainer import model as models
+from finetune_trainer.divergence import Watch
 from finetune_trainer.failures import Failure
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import SHOWN_AS_BAR, log
@@ -53,15 +54,18 @@ class Hooks(TrainerCallback):
         beside_checkpoint: dict[str, bytes],
         told: Callable[[int, dict[str, Any]], None],
         best: Best | None,
+        watch: Watch | None = None,
     ) -> None:
         self._run, self._reporter, self._uploader, self._interruption = run, reporter, uploader, interruption
         self._evaluate_every, self._losses, self._beside = evaluate_every, losses, beside_checkpoint
-        self._told, self._best = told, best
+        self._told, self._best, self._watch = told, best, watch
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._pace = Pace(time.monotonic(), state.global_step, time.monotonic())
+        if self._watch:
+            self._watch.see_history(state.log_history)
         self._tell(state)
 
     def on_step_end(
@@ -97,6 +101,9 @@ class Hooks(TrainerCallback):
             return
         # in fp16 a step whose gradients overflow is left out, and the loss scaled down: that is no divergence
         refuse_divergence(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
+        if self._watch:
+            self._watch.see(logs["loss"])
+            refuse_explosion(state.global_step, logs["loss"], self._watch)
         moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
         if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts them
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
@@ -128,6 +135,12 @@ class Hooks(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         refuse_infinite(model, state.global_step)
+        at_the_end = state.global_step >= state.max_steps or self._interruption.requested
+        if self._watch and self._watch.doubtful and not at_the_end:
+            log.warning(
+                "step %d: the loss has gone up: the good checkpoints are kept in place of this one", state.global_step
+            )
+            return
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self._uploader.submit(
             state.global_step,
@@ -183,6 +196,19 @@ def refuse_divergence(step: int, loss: float, grad_norm: float | None) -> None:
         Reason.LOSS_DIVERGED,
         f"at step {step} the loss was {loss} and the gradient norm {grad_norm}: lower it (or raise warmupRatio), and look for extreme rows in the data; the "
         "checkpoints before this step are kept",
+        "spec.training.learningRate",
+    )
+
+
+def refuse_explosion(step: int, loss: float, watch: Watch) -> None:
+    """Raise Failure(LOSS_DIVERGED) for a loss that went up and stayed there."""
+    if not watch.diverged:
+        return
+    raise Failure(
+        Reason.LOSS_DIVERGED,
+        f"at step {step} the loss was {loss:.2f}, and for {watch.bad} logged steps it has been nearer to that of a guess among the {watch.vocabulary} tokens of "
+        f"the vocabulary ({math.log(watch.vocabulary):.2f}) than to its best ({watch.best:.2f}): lower it (or raise warmupRatio), and look for extreme rows in "
+        "the data; the checkpoints before it went up are kept",
         "spec.training.learningRate",
     )
 

@@ -24,6 +24,8 @@ class Plan:
     gradient_checkpointing: bool
     """Whether it is on, whoever decided that."""
     optimizer: str
+    compile: bool
+    """Whether the layers are compiled, likewise."""
 
 
 def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
@@ -42,6 +44,7 @@ def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
         log_every=max(1, min(total // 100, 50)),
         gradient_checkpointing=switches.recomputes(spec, model),
         optimizer=switches.optimizer(training),
+        compile=switches.compiles(spec, model, total),
     )
 
 

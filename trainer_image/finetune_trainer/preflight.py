@@ -59,6 +59,8 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     chats: bool = False
     facts: ModelFacts | None = None
+    made_for: str | None = None
+    """The commit of the base for which the adapter was made that the training is to go on from."""
     estimate: Estimate | None = None
 
     def add(self, reason: Reason, path: str, message: str) -> None:
@@ -97,6 +99,7 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
         reports = list(pool.map(lambda item: guarded(item[0], item[1], settings, patience_seconds), checks))
     dataset, model = reports[2], reports[3]
     check_chat_template(dataset, model)
+    check_revision(reports[4], model)
     return PreflightResult(
         problems=[problem for report in reports for problem in report.problems],
         warnings=[warning for report in reports for warning in report.warnings],
@@ -274,6 +277,7 @@ def check_adapter(settings: Settings, report: Report, patience_seconds: float) -
         return
     require_keys(settings, source.secret_ref, f"{continuing.FIELD}.secretRef", Reason.ADAPTER_ACCESS_DENIED)
     found = continuing.find(settings, patience_seconds)
+    report.made_for = found.manifest.base_revision if found else None
     if found and source.digest is None:
         report.warnings.append(
             f"the training goes on from {source.uri} with the digest {found.digest}: write it down as spec.model.adapter.digest"
@@ -349,3 +353,10 @@ def check_chat_template(dataset: Report, model: Report) -> None:
     if dataset.chats and model.facts and not model.facts.has_chat_template:
         missing = tokens.no_chat_template()
         dataset.add(missing.reason, missing.field, missing.message)
+
+
+def check_revision(adapter: Report, model: Report) -> None:
+    """The adapter to go on from was made for the very commit of the base."""
+    refusal = continuing.other_revision(adapter.made_for, model.facts.commit if model.facts else None)
+    if refusal:
+        adapter.add(refusal.reason, refusal.field, refusal.message)

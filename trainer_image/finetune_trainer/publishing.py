@@ -142,7 +142,11 @@ def keep(session: Session, made: Made, verified: verification.Verified, refusal:
 
 
 def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
-    """Upload the adapter, its manifest last. Raises ArtifactError."""
+    """Upload the adapter, its manifest last. Raises ArtifactError and Failure.
+
+    The hub comes before the manifest, which names its commit and can never be changed: an attempt that dies in between has not succeeded, and the next one,
+    which goes on from the last checkpoint, pushes what has changed since and names that commit. The other way round a job could count as finished without it.
+    """
     settings, run = session.settings, session.run
     hub = settings.job.spec.output.hub
     files = upload_directory(session.output, settings.adapter, made.directory)

@@ -30,6 +30,7 @@ from finetune_trainer import (
     continuing,
     conversion,
     dates,
+    divergence,
     forgetting,
     gate,
     leftovers,
@@ -42,6 +43,7 @@ from finetune_trainer import (
     resuming,
     samples,
     stopping,
+    switches,
     verification,
 )
 from finetune_trainer import data as dataset
@@ -259,6 +261,7 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
         "precision": plan.precision,
         "gradient checkpointing": "on" if plan.gradient_checkpointing else "off",
         "optimizer": plan.optimizer,
+        "compiled": "yes" if plan.compile else "no",
         "learning rate": f"{learning_rate(session.settings.job.spec):g}",
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
@@ -339,10 +342,16 @@ def train(
         extra,
         session.trackers.tell,
         best,
+        divergence.watch(spec, tokenizer),
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:
-        with session.interruption.deferred(), phase("training"):
+        required = spec.training.compile == "always"
+        with (
+            session.interruption.deferred(),
+            phase("training"),
+            switches.compiled(model, on=plan.compile, required=required),
+        ):
             loop(trainer, plan, resume)
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)

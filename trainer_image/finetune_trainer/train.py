@@ -105,6 +105,8 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
         with phase("importing torch, transformers, peft and trl"):
             from finetune_trainer import recipe
         inputs = replace(gather(*fetching), adapter=adapter.result(), general=text.result())
+        if inputs.adapter and (refusal := continuing.other_revision(inputs.adapter.base_revision, inputs.model_commit)):
+            raise refusal
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     trackers, succeeded = tracking.Trackers(settings), False
@@ -195,7 +197,8 @@ def fetch_adapter(settings: Settings) -> StartedFrom | None:
     if found is None:
         return None
     directory = settings.scratch / "starting-adapter" / found.digest.removeprefix("sha256:")
-    return StartedFrom(continuing.fetch(settings, found, directory, PATIENCE_SECONDS), found.digest)
+    fetched = continuing.fetch(settings, found, directory, PATIENCE_SECONDS)
+    return StartedFrom(fetched, found.digest, found.manifest.base_revision)
 
 
 def fetch_data(settings: Settings) -> tuple[Data, Data | None]:

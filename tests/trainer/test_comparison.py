@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from finetune_api.comparison import Comparison, ComparisonRow
+from finetune_api.messages import ProgressReport
+from finetune_api.reasons import Reason
 from finetune_trainer import comparison, estimates, memory, model
+from finetune_trainer.failures import Failure
 from finetune_trainer.preflight import check
 from finetune_trainer.progress import Reporter
 from finetune_trainer.report import comparison as table
@@ -129,8 +132,10 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
     assert published(bench) == ["adapter", "checkpoints"]
 
 
-def test_what_does_not_fit_is_said_and_the_adapter_published(workbench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, small = workbench(), workbench()
+def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
+    workbench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, small, diverging = workbench(), workbench(), workbench()
     original = model.load_base
 
     def load(directory: Any, *arguments: Any, **more: Any) -> Any:
@@ -161,6 +166,22 @@ def test_what_does_not_fit_is_said_and_the_adapter_published(workbench: Any, mon
     assert "did not fit into the memory" in bench.read("team/job/adapter/README.md").decode()
 
     monkeypatch.undo()
+
+    class Diverging(comparison.Told):
+        def report(self, report: ProgressReport) -> None:
+            if report.progress.step == 3:
+                raise Failure(Reason.LOSS_DIVERGED, "lower it", "spec.training.learningRate")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison, "Told", Diverging)
+        result, _ = train(diverging.settings(evaluation=WANTED))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert result.evaluation.comparison is not None
+    assert (
+        result.evaluation.comparison.message == "full fine-tuning diverged at step 3, with its learning rate 1e-05"
+    ), "nobody is told to lower a learning rate that is not theirs"
+
     monkeypatch.setattr("finetune_trainer.memory.free", lambda: 1_000_000)
     result, _ = train(small.settings(evaluation=WANTED))
     assert result.reason == "Succeeded", result.message

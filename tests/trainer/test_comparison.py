@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from finetune_api.comparison import Comparison, ComparisonRow
+from finetune_api.messages import ProgressReport
+from finetune_api.reasons import Reason
 from finetune_trainer import comparison, estimates, memory, model
+from finetune_trainer.failures import Failure
 from finetune_trainer.preflight import check
 from finetune_trainer.progress import Reporter
 from finetune_trainer.report import comparison as table
@@ -47,6 +50,7 @@ def test_the_adapter_is_compared_with_what_method_full_gives_on_the_same_data(wo
         assert row.peak_memory_bytes is not None
         assert row.general_perplexity > 0
     assert full.peak_memory_bytes > 0
+    assert adapter.peak_memory_bytes > base.size_bytes, "the base, loaded while the data is prepared, is in it"
     assert result.evaluation.comparison is not None
     assert result.evaluation.comparison.memory == "process"
     assert result.evaluation.comparison.learning_rate == 1e-5
@@ -110,7 +114,8 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
     assert result.reason == "Preempted", result.message
     assert "asked to stop; the checkpoint of step 4 is saved (of the comparison with full fine-tuning" in result.message
     assert result.checkpoint is not None
-    assert (result.checkpoint.step, result.checkpoint.uri.split("/")[-2]) == (6, "checkpoints")
+    assert result.checkpoint.step == 6
+    assert result.checkpoint.uri.startswith(f"s3://{bench.bucket}/team/job/checkpoints/"), "that of the adapter"
     assert "adapter" not in published(bench)
 
     steps: list[int] = []
@@ -127,8 +132,10 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
     assert published(bench) == ["adapter", "checkpoints"]
 
 
-def test_what_does_not_fit_is_said_and_the_adapter_published(workbench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, small = workbench(), workbench()
+def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
+    workbench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, small, diverging = workbench(), workbench(), workbench()
     original = model.load_base
 
     def load(directory: Any, *arguments: Any, **more: Any) -> Any:
@@ -159,6 +166,22 @@ def test_what_does_not_fit_is_said_and_the_adapter_published(workbench: Any, mon
     assert "did not fit into the memory" in bench.read("team/job/adapter/README.md").decode()
 
     monkeypatch.undo()
+
+    class Diverging(comparison.Told):
+        def report(self, report: ProgressReport) -> None:
+            if report.progress.step == 3:
+                raise Failure(Reason.LOSS_DIVERGED, "lower it", "spec.training.learningRate")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison, "Told", Diverging)
+        result, _ = train(diverging.settings(evaluation=WANTED))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert result.evaluation.comparison is not None
+    assert (
+        result.evaluation.comparison.message == "full fine-tuning diverged at step 3, with its learning rate 1e-05"
+    ), "nobody is told to lower a learning rate that is not theirs"
+
     monkeypatch.setattr("finetune_trainer.memory.free", lambda: 1_000_000)
     result, _ = train(small.settings(evaluation=WANTED))
     assert result.reason == "Succeeded", result.message
@@ -183,7 +206,7 @@ def test_a_comparison_that_kills_its_process_is_not_tried_a_second_time(
         return replace(bench.settings(evaluation=WANTED), workstation=True, output_directory=output)
 
     def left() -> set[str]:
-        return {path.name for path in output.iterdir()} - {".work"}
+        return {path.name for path in output.iterdir() if path.is_dir()} - {".work"}
 
     with monkeypatch.context() as patched:
         patched.setattr(comparison, "Told", Watched)

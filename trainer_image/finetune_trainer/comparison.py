@@ -60,7 +60,7 @@ def compare(
     except Preempted as error:
         raise Preempted(f"{error} (of the comparison with full fine-tuning: the adapter is trained)") from error
     except Exception as error:  # noqa: BLE001 -- whatever it is, the adapter is finished
-        message = explained(*classify(error))
+        message = explained(*classify(error), whole)
         log.warning("%s", message)
         session.run.warnings.append(f"spec.evaluation.compareWithFull: {message}")
         row = row.model_copy(update={"trainable_parameters": whole.run.parameters and whole.run.parameters.trainable})
@@ -224,10 +224,12 @@ def begin(session: Session, mark: str, step: int) -> None:
         upload_directory(session.output, place, Path(directory))
 
 
-def explained(reason: Reason, message: str) -> str:
+def explained(reason: Reason, message: str, whole: Session) -> str:
     """What became of full fine-tuning, in a sentence."""
     if reason in (Reason.OUT_OF_MEMORY, Reason.HOST_OUT_OF_MEMORY):
         return f"full fine-tuning did not fit into the memory: {message}"
     if reason is Reason.LOSS_DIVERGED:
-        return f"full fine-tuning diverged: {message}"
+        # the advice to a user, to lower the learning rate, is none here: it is not theirs
+        at = f" at step {whole.run.progress.step}" if whole.run.progress else ""
+        return f"full fine-tuning diverged{at}, with its learning rate {learning_rate(whole.settings.job.spec):g}"
     return f"full fine-tuning did not come to its end: {message}"

@@ -206,7 +206,6 @@ def train_model(
     settings, spec = session.settings, session.settings.job.spec
     sequences = to_dataset(examples, spec.training)
     plan = make_plan(settings, len(sequences), session.inputs.model)
-    session.run.meter = memory.Meter()
     with phase("waiting for the model, and adding the adapter"):
         model = load_model(session, plan, base())
         digest = models.base_digest(model) if session.process.leads else ""
@@ -236,6 +235,7 @@ def load_base(session: Session, tokenizer: Any) -> Any:
     """The base in the precision of the training, quantised where the method asks for it."""
     spec = session.settings.job.spec
     precision = models.precision_of(spec.training)
+    session.run.meter = memory.Meter()
     return models.load_base(
         session.inputs.model,
         models.DTYPES[precision],

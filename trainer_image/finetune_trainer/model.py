@@ -57,10 +57,10 @@ def precision_of(training: Training) -> str:
     return training.precision
 
 
-def load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
     """The model's tokenizer, with a padding token. Raises Failure(MODEL_UNSUPPORTED)."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
         raise Failure(
             Reason.MODEL_UNSUPPORTED, f"the model's tokenizer cannot be loaded: {error}", "spec.model.uri"
@@ -77,6 +77,7 @@ def load_base(
     *,
     scores_padded_with: int | None = None,
     on_cpu: bool = False,
+    trust_remote_code: bool = False,
 ) -> Any:
     """The base model from its directory, on the GPU if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
 
@@ -93,7 +94,7 @@ def load_base(
             quantization_config=quantization,
             device_map={"": 0} if has_gpu() and not on_cpu else None,
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
         )

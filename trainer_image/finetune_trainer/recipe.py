@@ -62,7 +62,7 @@ def follow(session: Session) -> TrainerResult:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
     with phase("preparing the data"):
-        tokenizer = models.load_tokenizer(session.inputs.model)
+        tokenizer = models.load_tokenizer(session.inputs.model, trust_remote_code=spec.model.trust_remote_code)
         settings = session.settings
         session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin)
         training = spec.training
@@ -115,7 +115,12 @@ def verify(
     prompts: list[samples.Prompt],
 ) -> verification.Verified:
     """Load the adapter back onto a fresh base, and compare and evaluate it there. Raises Failure(VERIFICATION_FAILED)."""
-    load = partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer))
+    load = partial(
+        models.load_base,
+        dtype=made.serving_dtype,
+        scores_padded_with=padding(session, tokenizer),
+        trust_remote_code=session.settings.job.spec.model.trust_remote_code,
+    )
     return models.where_it_fits(
         lambda on_cpu: verification.verify(
             session.inputs.model,
@@ -179,6 +184,7 @@ def load_model(session: Session, plan: Plan, tokenizer: Any) -> Any:
         models.DTYPES[plan.precision],
         models.quantization_of(spec.method, plan.precision),
         scores_padded_with=padding(session, tokenizer),
+        trust_remote_code=spec.model.trust_remote_code,
     )
     model = methods.add_adapter(
         base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
@@ -433,7 +439,12 @@ def merge(session: Session, made: publishing.Made) -> dict[str, float]:
             lambda on_cpu: merging.merge(
                 session.inputs.model,
                 made.directory,
-                partial(models.load_base, dtype=dtype, on_cpu=on_cpu),
+                partial(
+                    models.load_base,
+                    dtype=dtype,
+                    on_cpu=on_cpu,
+                    trust_remote_code=session.settings.job.spec.model.trust_remote_code,
+                ),
                 made.trained,
                 publishing.merged_directory(session),
             )

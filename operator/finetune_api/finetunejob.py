@@ -51,6 +51,11 @@ class ModelSource(Model):
         description="Secret with HF_TOKEN (hf://) or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3://). Unset for s3://: spec.output.secretRef.",
     )
     s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
+    trust_remote_code: bool = Field(
+        False,
+        description="Run the Python code that the model's directory brings (auto_map in config.json), in the trainer pods, with all that they can reach. Only for "
+        "a model that transformers has no code for; the cluster's administrator has to allow it (chart value trainer.allowRemoteCode).",
+    )
     adapter: StartingAdapter | None = Field(
         None, description="A finished adapter of this model, of the same method, to go on from. Unset: a fresh one."
     )

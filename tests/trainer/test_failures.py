@@ -196,6 +196,12 @@ def pickled_on_the_hub(pod: Pod) -> None:
     pod.spec["model"] = {"uri": "hf://acme/pickled"}
 
 
+def remote_code(pod: Pod) -> None:
+    path = pod.model() / "config.json"
+    brought = {"model_type": "novel", "auto_map": {"AutoModelForCausalLM": "modeling_novel.NovelForCausalLM"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | brought))
+
+
 def chats_without_a_template(pod: Pod) -> None:
     shutil.rmtree(pod.model())
     make_tiny_model(pod.bench.mounts / "claims" / "spoilt" / "model", chat=False)
@@ -226,6 +232,7 @@ TABLE: list[tuple[Callable[[Pod], None], Reason, list[str], bool]] = [
     (weights_that_are_none, Reason.MODEL_UNSUPPORTED, ["spec.model.uri", "model.safetensors"], True),
     (pickled_on_a_claim, Reason.MODEL_UNSUPPORTED, ["pickled weights can run code", "save_pretrained"], True),
     (pickled_on_the_hub, Reason.MODEL_UNSUPPORTED, ["pickled weights can run code", "save_pretrained"], True),
+    (remote_code, Reason.MODEL_UNSUPPORTED, ["spec.model.trustRemoteCode", "modeling_novel.NovelForCausalLM"], True),
     (chats_without_a_template, Reason.MODEL_UNSUPPORTED, ["no chat template", "spec.dataset.template"], True),
     (diverging, Reason.LOSS_DIVERGED, ["spec.training.learningRate", "at step", "checkpoints before"], False),
 ]  # fmt: skip

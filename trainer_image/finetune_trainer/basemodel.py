@@ -14,7 +14,7 @@ from finetune_artifacts.download import Report, download_model, list_model_files
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.objects import read_object
 from finetune_artifacts.safetensors import Tensor, read_file_header, read_s3_header
-from finetune_trainer import hub
+from finetune_trainer import hub, remotecode
 from finetune_trainer.failures import Failure
 from finetune_trainer.settings import Settings
 
@@ -53,6 +53,9 @@ def fetch(settings: Settings, directory: Path, patience_seconds: float, report: 
     """The model's files in a local directory, and the commit of a hub model. Raises Failure and ArtifactError."""
     fetched, commit = _fetch(settings, directory, patience_seconds, report)
     local_tensors(fetched, settings.job.spec.model.uri)
+    config = _json_reader(lambda name: (fetched / name).read_bytes(), settings.job.spec.model.uri)("config.json")
+    if refused := remotecode.refusal(config, settings.job.spec.model):
+        raise refused
     return fetched, commit
 
 
@@ -62,12 +65,14 @@ def _fetch(settings: Settings, directory: Path, patience_seconds: float, report:
     if isinstance(parsed, PvcUri):
         return local_directory(settings), None
     if isinstance(parsed, S3Uri):
-        download_model(settings.store(Purpose.MODEL, patience_seconds), parsed, directory, report)
+        store = settings.store(Purpose.MODEL, patience_seconds)
+        download_model(store, parsed, directory, report, code=spec.trust_remote_code)
         return directory, None
     assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
     api = hub_client(settings)
     commit = settings.model_revision or hub.resolve(api, parsed.repo, spec.revision).commit
-    return hub.download(api, parsed.repo, commit, None if settings.workstation else directory), commit
+    place = None if settings.workstation else directory
+    return hub.download(api, parsed.repo, commit, place, code=spec.trust_remote_code), commit
 
 
 def hub_client(settings: Settings) -> HfApi:

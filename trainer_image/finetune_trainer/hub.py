@@ -97,15 +97,16 @@ def file(api: HfApi, model: HubModel, name: str, directory: Path) -> Path:
     )
 
 
-def download(api: HfApi, repo: str, commit: str, directory: Path | None) -> Path:
-    """Fetch configuration, tokenizer and safetensors into ``directory`` (None: the user's cache of the hub). Raises Failure."""
+def download(api: HfApi, repo: str, commit: str, directory: Path | None, *, code: bool = False) -> Path:
+    """Fetch configuration, tokenizer and safetensors, and with ``code`` Python files, into ``directory`` (None: the user's cache of the hub). Raises Failure."""
+    wanted = [*WANTED, "*.py"] if code else WANTED
     return Path(
         ask(
             api,
             MODEL,
             repo,
             commit,
-            lambda: api.snapshot_download(repo, revision=commit, local_dir=directory, allow_patterns=WANTED),
+            lambda: api.snapshot_download(repo, revision=commit, local_dir=directory, allow_patterns=wanted),
         )
     )
 

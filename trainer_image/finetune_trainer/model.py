@@ -62,10 +62,10 @@ def precision_of(training: Training) -> str:
     return training.precision
 
 
-def load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
     """The model's tokenizer, with a padding token. Raises Failure(MODEL_UNSUPPORTED)."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
         raise Failure(
             Reason.MODEL_UNSUPPORTED, f"the model's tokenizer cannot be loaded: {error}", "spec.model.uri"
@@ -83,6 +83,7 @@ def load_base(
     scores_padded_with: int | None = None,
     on_cpu: bool = False,
     gpu: int = 0,
+    trust_remote_code: bool = False,
 ) -> Any:
     """The base model from its directory, on the GPU of this number if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
 
@@ -99,7 +100,7 @@ def load_base(
             quantization_config=quantization,
             device_map={"": gpu} if has_gpu() and not on_cpu else None,
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
         )

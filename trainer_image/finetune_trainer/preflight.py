@@ -27,6 +27,7 @@ from finetune_trainer import (
     general,
     hubpush,
     modules,
+    remotecode,
     result,
     rows,
     sources,
@@ -257,6 +258,8 @@ def check_model(settings: Settings, report: Report, patience_seconds: float) -> 
         require_keys(settings, spec.model.secret_ref, "spec.model.secretRef", Reason.MODEL_ACCESS_DENIED)
     facts = basemodel.inspect(settings, patience_seconds)
     report.facts = facts
+    if refused := remotecode.refusal(facts.config, spec.model):
+        raise refused
     if problem := unsupported(facts, quantised=spec.method.quantization is not None):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
     longest = facts.config.get("max_position_embeddings")

@@ -76,7 +76,8 @@ def follow(session: Session) -> TrainerResult:
     if process.local:
         together.meet(process, session.scratch)  # the first one of the node has prepared the data then
         day = together.told(None)
-    tokenizer, settings = models.load_tokenizer(session.inputs.model), session.settings
+    settings = session.settings
+    tokenizer = models.load_tokenizer(session.inputs.model, trust_remote_code=spec.model.trust_remote_code)
     base = begin(partial(load_base, session, tokenizer))
     with phase("preparing the data, with the model being loaded beside"):
         session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin, day)
@@ -148,7 +149,12 @@ def verify(
     prompts: list[samples.Prompt],
 ) -> tuple[verification.Verified, objectives.Measure]:
     """Load the adapter back onto a fresh base, and compare and evaluate it there; with it what it was measured by. Raises Failure(VERIFICATION_FAILED)."""
-    load = partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer))
+    load = partial(
+        models.load_base,
+        dtype=made.serving_dtype,
+        scores_padded_with=padding(session, tokenizer),
+        trust_remote_code=session.settings.job.spec.model.trust_remote_code,
+    )
 
     def verified(on_cpu: bool) -> tuple[verification.Verified, objectives.Measure]:
         measure = objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows)
@@ -242,6 +248,7 @@ def load_base(session: Session, tokenizer: Any) -> Any:
         models.quantization_of(spec.method, precision),
         scores_padded_with=padding(session, tokenizer),
         gpu=session.process.local,
+        trust_remote_code=spec.model.trust_remote_code,
     )
 
 
@@ -536,7 +543,12 @@ def merge(session: Session, made: publishing.Made) -> dict[str, float]:
             lambda on_cpu: merging.merge(
                 session.inputs.model,
                 made.directory,
-                partial(models.load_base, dtype=dtype, on_cpu=on_cpu),
+                partial(
+                    models.load_base,
+                    dtype=dtype,
+                    on_cpu=on_cpu,
+                    trust_remote_code=session.settings.job.spec.model.trust_remote_code,
+                ),
                 made.trained,
                 publishing.merged_directory(session),
             )

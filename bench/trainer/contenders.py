@@ -43,6 +43,10 @@ class Course:
         """Of those that are not padding, after step ``first``."""
         return (self.tokens[-1] - self.tokens[first - 1]) / self.seconds(first)
 
+    def tokens_per_cpu_second(self, first: int) -> float:
+        """The same for each second of computing, which a busy machine changes less."""
+        return (self.tokens[-1] - self.tokens[first - 1]) / self.cpu_seconds(first)
+
 
 @dataclass(frozen=True)
 class Shape:

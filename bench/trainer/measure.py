@@ -81,6 +81,7 @@ def _script(world: World, server: S3Server, directory: Path, told: Told) -> dict
     ours, theirs = pairs[0]
     return {
         "ratio": spread([a.tokens_per_second(WARM_UP) / b.tokens_per_second(WARM_UP) for a, b in pairs]),
+        "ratio_cpu": spread([a.tokens_per_cpu_second(WARM_UP) / b.tokens_per_cpu_second(WARM_UP) for a, b in pairs]),
         "ours_tokens_per_second": spread([a.tokens_per_second(WARM_UP) for a, _ in pairs]),
         "script_tokens_per_second": spread([b.tokens_per_second(WARM_UP) for _, b in pairs]),
         "tokens": [ours.tokens[-1], theirs.tokens[-1]],
@@ -131,7 +132,12 @@ def _switches(world: World, server: S3Server, directory: Path, told: Told) -> di
             lambda other=other, unchanged=unchanged: contenders.ours(world, server, directory, other, **unchanged),
             lambda number, name=name: told(f"{name}, round {number}"),
         )
-        found[name] = spread([a.tokens_per_second(WARM_UP) / b.tokens_per_second(WARM_UP) for a, b in pairs])
+        found[name] = {
+            "ratio": spread([a.tokens_per_second(WARM_UP) / b.tokens_per_second(WARM_UP) for a, b in pairs]),
+            "ratio_cpu": spread(
+                [a.tokens_per_cpu_second(WARM_UP) / b.tokens_per_cpu_second(WARM_UP) for a, b in pairs]
+            ),
+        }
     return found
 
 
@@ -160,7 +166,7 @@ def _start(world: World, server: S3Server, directory: Path, told: Told) -> dict[
 def _alternate(
     rounds: int, first: Callable[[], Course], second: Callable[[], Course], told: Callable[[int], None]
 ) -> list[tuple[Course, Course]]:
-    """Pairs of runs, the other one first every other time, after a pair that is thrown away."""
+    """Pairs of runs, the other one first every other time, after a pair that is thrown away if there are others."""
     pairs = []
     for number in range(rounds + 1):
         told(number)
@@ -171,4 +177,4 @@ def _alternate(
             b = second()
             a = first()
         pairs.append((a, b))
-    return pairs[1:]
+    return pairs[1:] or pairs

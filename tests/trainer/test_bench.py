@@ -1,5 +1,6 @@
 """The trainer's benchmark runs, and says what it measured as a table and as JSON. What it measures is no test."""
 
+import io
 import json
 from xml.etree import ElementTree
 
@@ -20,9 +21,9 @@ def test_each_comparison_is_measured_and_shown(capsys: pytest.CaptureFixture[str
     assert found["script"]["ratio"]["median"] > 0
     assert found["script"]["tokens"][0] == found["script"]["tokens"][1], "both learn all tokens of all texts"
     assert {"packing", "gradientCheckpointing"} <= set(found["switches"])
-    console = Console(width=160, record=True, quiet=True)
-    console.print(table(found))
-    shown = console.export_text()
+    page = io.StringIO()
+    Console(width=160, file=page).print(table(found))
+    shown = page.getvalue()
     assert "our loop over TRL's, time" in shown
     assert "useful tokens/s, ours over the script" in shown
     root = ElementTree.fromstring(picture(found["script"]))

@@ -20,7 +20,7 @@ from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.train import attempt
 from tests.browser import Browser, NotInstalledError, chromium, running_browser
-from tests.trainer.jobs import AtStep, Workbench, train
+from tests.trainer.jobs import AtStep, Workbench, alone, train
 from tests.trainer.test_report import HOSTILE, Text
 
 DIVERGED = Failure(Reason.LOSS_DIVERGED, "at step 4 the loss was nan: lower it", "spec.training.learningRate")
@@ -144,7 +144,7 @@ def test_a_pod_that_is_asked_to_stop_meanwhile_still_ends_with_its_own_reason(
     interruption = Interruption(60, lambda: said.append(run.ended))
     monkeypatch.setattr(failedreport, "upload_directory", lambda *_: interruption.request())
     monkeypatch.setattr(recipe, "make_adapter", lambda *_: (_ for _ in ()).throw(DIVERGED))
-    attempt(bench.settings(), run, interruption, Reporter(None, Path()))
+    attempt(bench.settings(), run, interruption, Reporter(None, Path()), alone)
     (ended,) = said
     assert isinstance(ended, TrainerResult)
     assert ended.reason is Reason.LOSS_DIVERGED

@@ -49,7 +49,8 @@ def test_rows_become_a_verified_adapter(bench: Workbench, method: str) -> None:
     metrics = [json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]
     assert [entry["step"] for entry in metrics if "loss" in entry] == [1, 2, 3, 4, 5, 6]
     stored = {key.split("/")[4] for key in bench.objects() if "/checkpoints/" in key}
-    assert stored == {"step-00000004", "step-00000006"}, "two are kept"
+    assert max(stored) == "step-00000006"
+    assert len(stored) == 2, "two are kept; one that the next overtook was not uploaded"
 
 
 def test_golden_samples_are_what_base_and_adapter_answer(bench: Workbench) -> None:

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from finetune_api import combinations
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
+from finetune_api.comparison import Comparison
 from finetune_api.conditions import Condition
 from finetune_api.dataset import WORKSTATION, DatasetSource
 from finetune_api.early_stopping import EarlyStopping
@@ -89,20 +90,27 @@ class Training(Model):
     warmup_ratio: float = Field(
         0.0, description="Part of the steps over which the learning rate rises from zero.", ge=0, lt=1
     )
-    per_device_batch_size: Positive = Field(1, description="Sequences per device and micro-step.")
+    per_device_batch_size: Positive = Field(1, description="Sequences per device, that is per GPU, and micro-step.")
     gradient_accumulation_steps: Positive = Field(1, description="Micro-steps per optimizer step.")
     max_length: Annotated[int, Field(ge=8)] = Field(1024, description="Longest sequence in tokens.")
     packing: bool = Field(
         False, description="Put several short examples into one sequence, without attention between them."
     )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, more time."
+    gradient_checkpointing: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Recompute activations in the backward pass: less memory, more time, the same result. auto: only where the estimate says that the "
+        "GPU's memory is too small without.",
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto: bf16 where the GPU has it, else fp32."
     )
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
-        "adamw_torch", description="Optimizer, by its transformers name."
+    optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
+        "auto", description="Optimizer, by its transformers name. auto: adamw_torch_fused on a GPU, else adamw_torch."
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Compile the model's layers with torch.compile: faster steps after one or two minutes. auto: on a GPU, for lora, qlora and full, where "
+        "the run is long enough to repay it and the image has a C compiler.",
     )
     weight_decay: float = Field(0.0, description="Decoupled weight decay.", ge=0)
     max_grad_norm: float = Field(1.0, description="Gradients are clipped to this norm.", gt=0)
@@ -149,6 +157,11 @@ class Evaluation(Model):
     gate: Gate | None = Field(
         None,
         description="What the adapter must reach to be published. Unset: a warning, if it is no better than its base.",
+    )
+    compare_with_full: bool = Field(
+        False,
+        description="After the adapter is finished, also train all weights of the base, with the same data, steps, effective batch and seed and the learning "
+        "rate of method full, and compare the two: quality, memory, speed and size. That model is measured, not published.",
     )
 
 
@@ -206,7 +219,12 @@ class Output(Model):
 class Resources(Model):
     """What the trainer pod asks of the cluster."""
 
-    gpus_per_node: int = Field(1, description="GPUs of the trainer pod; 0 trains on the CPU.", ge=0, le=1)
+    gpus_per_node: int = Field(
+        1,
+        description="GPUs of the trainer pod, each with a process of its own and with a perDeviceBatchSize of its own; 0 trains on the CPU.",
+        ge=0,
+        le=16,
+    )
     gpu_resource_name: str = Field(
         "nvidia.com/gpu",
         description="Extended resource that stands for a GPU.",
@@ -218,6 +236,11 @@ class Resources(Model):
     limits: dict[str, int | str] = Field(
         default_factory=dict, description="CPU, memory and other limits of the trainer container."
     )
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together: one for each GPU, and one without."""
+        return max(self.gpus_per_node, 1)
 
 
 class Toleration(Model):
@@ -360,6 +383,11 @@ class FineTuneJobSpec(Model):
             "message": "selectBest cannot be changed: delete the FineTuneJob, or create one of another name",
             "fieldPath": ".evaluation.selectBest",
         },
+        {
+            "rule": "(self.resources.gpusPerNode > 1 ? self.resources.gpusPerNode : 1) == (oldSelf.resources.gpusPerNode > 1 ? oldSelf.resources.gpusPerNode : 1)",
+            "message": "gpusPerNode decides how many sequences a step has, and cannot be changed: delete the FineTuneJob, or create one of another name",
+            "fieldPath": ".resources.gpusPerNode",
+        },
         *combinations.CEL_RULES,
     ]
 
@@ -398,6 +426,11 @@ class Estimate(Model):
         ge=0,
     )
     total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
+    comparison_gpu_memory_bytes: int | None = Field(
+        None,
+        description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job whose GPU has less is finished all the same.",
+        ge=0,
+    )
 
 
 class Adjustment(Model):
@@ -459,12 +492,17 @@ class EvaluationStatus(Model):
     forgetting: ForgettingStatus | None = Field(
         None, description="Base and adapter on a general text, where spec.evaluation.forgetting asks for it."
     )
+    comparison: Comparison | None = Field(
+        None, description="The adapter beside full fine-tuning, where spec.evaluation.compareWithFull asks for it."
+    )
 
 
 class ReportStatus(Model):
-    """The report of the run that made the adapter."""
+    """The report of the run that made the adapter, or of the newest attempt that failed."""
 
-    uri: str = Field(description="Address of report.html, which any browser shows; the adapter's manifest names it.")
+    uri: str = Field(
+        description="Address of report.html, which any browser shows: beside the adapter, whose manifest names it, or below failed/."
+    )
 
 
 class AdapterStatus(Model):

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     LOSS_DIVERGED = "LossDiverged"
+    NCCL_ERROR = "NcclError"
     VERIFICATION_FAILED = "VerificationFailed"
     GATE_FAILED = "GateFailed"
     PREEMPTED = "Preempted"
@@ -83,6 +84,7 @@ EXIT_CODES: dict[Reason, int] = {
     Reason.LOSS_DIVERGED: 32,
     Reason.VERIFICATION_FAILED: 33,
     Reason.GATE_FAILED: 34,
+    Reason.NCCL_ERROR: 35,
     Reason.PREEMPTED: 40,
     Reason.HOST_OUT_OF_MEMORY: 137,
 }

@@ -259,7 +259,7 @@ def _gpu_cells(gpu: GpuEstimate) -> list[str]:
         "" if gpu.tokens_per_second is None else f"{gpu.tokens_per_second:,}",
         "" if gpu.seconds is None else duration(gpu.seconds),
         "" if gpu.cost is None else f"{gpu.cost:,.2f}",
-        gpu.fits,
+        f"{gpu.fits}, recomputing" if gpu.gradient_checkpointing else gpu.fits,
     ]
 
 

@@ -173,7 +173,7 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
     """The preflight's checks, then the training."""
     from finetune_trainer.libraries import library_environment
 
-    os.environ.update(library_environment(environment))
+    os.environ.update(library_environment(environment, settings.job.spec.resources.processes))
     from finetune_cli.screen import Screen
     from finetune_trainer import logs, preflight
     from finetune_trainer.interruption import Interruption
@@ -194,16 +194,22 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
 
     def leave() -> NoReturn:
         # the signal may have come in the middle of a line, whose stream must not be entered twice
-        ended = state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
+        ended = state.ended or state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
         os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in told(ended, request)).encode())
-        os._exit(EXIT_CODES[Reason.PREEMPTED])
+        os._exit(code_of(ended))
+
+    def abandon(ended: TrainerResult) -> NoReturn:
+        screen.close()
+        sys.stdout.write("".join(f"{line}\n" for line in told(ended, request)))
+        sys.stdout.flush()
+        os._exit(code_of(ended))
 
     interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
     interruption.install()
     signal.signal(signal.SIGINT, lambda *_: at_once() if interruption.requested else interruption.request())
     try:
         settings = replace(settings, model_revision=found.model_revision)
-        result = until_it_fits(settings, lambda smaller: attempt(smaller, state, interruption, screen))
+        result = until_it_fits(settings, lambda smaller: attempt(smaller, state, interruption, screen, abandon))
         # preflight and trainer may say the same
         return result.model_copy(update={"warnings": list(dict.fromkeys(result.warnings))})
     finally:
@@ -278,6 +284,8 @@ def lines(result: TrainerResult, request: Request) -> list[str]:
         said += outcome({"status": result.to_json()})
     elif result.checkpoint:
         said.append(f"the checkpoint of step {result.checkpoint.step} is kept in {result.checkpoint.uri}")
+    if result.report:
+        said.append(f"report {result.report.uri}")
     return said
 
 

@@ -23,7 +23,12 @@ JOB = changed(
     {
         "spec.model": {"uri": "hf://meta-llama/Llama-3.1-8B"},
         "spec.method": {"lora": {"rank": 16, "targetModules": ATTENTION}},
-        "spec.training": {"perDeviceBatchSize": 4, "maxLength": 2048, "epochs": 2},
+        "spec.training": {
+            "perDeviceBatchSize": 4,
+            "maxLength": 2048,
+            "epochs": 2,
+            "gradientCheckpointing": "never",
+        },
     },
 )
 HEAVY = ("torch", "transformers", "peft", "boto3", "huggingface_hub", "kubernetes", "numpy")
@@ -93,7 +98,7 @@ def test_the_verification_of_a_quantised_job_is_in_bf16_on_the_cpu_if_need_be(co
         {
             "spec.method": {"qlora": {}},
             "spec.training.perDeviceBatchSize": 1,
-            "spec.training.gradientCheckpointing": True,
+            "spec.training.gradientCheckpointing": "always",
         },
     )
     shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
@@ -101,6 +106,16 @@ def test_the_verification_of_a_quantised_job_is_in_bf16_on_the_cpu_if_need_be(co
     assert memory["total"] < 10e9 < 16e9 < memory["verification"]
     assert {gpu["name"]: gpu["fits"] for gpu in shown["gpus"]}["A10"] == "yes"
     assert any(text.startswith("The verification needs more than the training") for text in shown["assumptions"])
+
+
+def test_a_comparison_with_full_fine_tuning_is_told_beforehand(config: Path) -> None:
+    job = changed(JOB, {"spec.evaluation": {"compareWithFull": True}})
+    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    without = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
+    assert shown["comparisonBytes"] > 120e9 > shown["memory"]["total"] == without["memory"]["total"]
+    (said,) = (text for text in shown["assumptions"] if text.startswith("compareWithFull"))
+    assert "needs 201.0 GiB and fits on none of these GPUs" in said
+    assert "comparisonBytes" not in without
 
 
 @pytest.mark.parametrize("last", range(4))
@@ -124,6 +139,18 @@ def test_a_price_makes_a_cost(config: Path) -> None:
     assert gpu["cost"] == pytest.approx(gpu["seconds"] / 3600 * 2, abs=0.01)
 
 
+def test_several_gpus_share_the_rows_and_are_all_paid_for(config: Path) -> None:
+    two = changed(JOB, {"spec.resources": {"gpusPerNode": 2}})
+    arguments = (
+        "--model-config", str(config), "--rows", "10000", "--gpu", "a100-80gb", "--gpu-price-per-hour", "2", "--output", "json",
+    )  # fmt: skip
+    one, both = (json.loads(estimate(job, *arguments).out) for job in (JOB, two))
+    assert both["totalSteps"] == one["totalSteps"] / 2
+    assert both["gpus"][0]["tokensPerSecond"] == pytest.approx(2 * one["gpus"][0]["tokensPerSecond"], abs=1)
+    assert both["gpus"][0]["cost"] == pytest.approx(one["gpus"][0]["cost"], abs=0.02)
+    assert both["memory"] == one["memory"]
+
+
 def test_the_speed_is_that_of_the_source_documents(config: Path) -> None:
     """Llama-3.1-8B on an A100: LoRA 3,200 tokens/s, QLoRA 2,100, full fine-tuning about two thirds of LoRA's."""
     speeds = {}
@@ -142,7 +169,7 @@ def test_a_pipe_gets_plain_lines(config: Path) -> None:
     assert "13,631,488 of 8,043,892,736 parameters are trained (0.17%)" in shown.out
     assert "4,900 steps of at most 8,192 tokens" in shown.out
     assert "15.0 GiB  weights" in shown.out
-    assert "training.gradientCheckpointing: true (the same result, about a third slower)" in shown.out
+    assert 'training.gradientCheckpointing: "always" (the same result, about a third slower)' in shown.out
     assert "has not been compared with a peak measured on a GPU yet" in shown.out
     assert "\x1b[" not in shown.out
 
@@ -152,6 +179,24 @@ def test_a_gpu_that_is_too_small_is_an_error(config: Path) -> None:
     assert shown.code == 1
     assert "L4 has 21.9 GiB" in shown.err
     assert "What to change" in shown.out
+
+
+def test_gradient_checkpointing_is_on_only_where_a_gpu_is_too_small_without(config: Path) -> None:
+    job = changed(JOB, {"spec.training.gradientCheckpointing": "auto"})
+    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    found = {gpu["name"]: gpu for gpu in shown["gpus"]}
+    assert (found["H200"]["gradientCheckpointing"], found["H200"]["fits"]) == (False, "yes")
+    assert (found["A100 40GB"]["gradientCheckpointing"], found["A100 40GB"]["fits"]) == (True, "yes")
+    never = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
+    assert {gpu["name"]: gpu["fits"] for gpu in never["gpus"]}["A100 40GB"] == "no"
+    assert any(text.startswith("gradientCheckpointing auto") for text in shown["assumptions"])
+    one = estimate(job, "--model-config", str(config), "--gpu", "A100 40GB")
+    assert one.code == 0
+    assert "yes, recomputing" in one.out
+    assert "What to change" not in one.out
+    prefix = changed(job, {"spec.method": {"prefixTuning": {}}})
+    shown = json.loads(estimate(prefix, "--model-config", str(config), "--output", "json").out)
+    assert not any(gpu["gradientCheckpointing"] for gpu in shown["gpus"]), "prefix tuning does not go with it"
 
 
 @pytest.mark.parametrize(("gpu", "number"), [("H200", 0), ("A100 40GB", 2), ("A10", 3)])

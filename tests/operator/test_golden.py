@@ -63,6 +63,10 @@ def preflight_passed(spec: dict[str, Any] | None = None) -> World:
     return world
 
 
+def preflight_passed_two_gpus() -> World:
+    return preflight_passed({**SPEC, "resources": {"gpusPerNode": 2}})
+
+
 def preflight_failed() -> World:
     world = World()
     world.settle()
@@ -143,6 +147,7 @@ SCENARIOS: dict[str, Callable[[], World]] = {
     "accepted-full-spec": lambda: accepted(FULL_SPEC),
     "preflight-passed": preflight_passed,
     "preflight-passed-full-spec": lambda: preflight_passed(FULL_SPEC),
+    "preflight-passed-two-gpus": preflight_passed_two_gpus,
     "preflight-failed": preflight_failed,
     "training": training,
     "succeeded": succeeded,

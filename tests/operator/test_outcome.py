@@ -78,6 +78,12 @@ PROBLEMS = {
         ("SIGTERM without a word", terminated(143), Reason.PREEMPTED, "143"),
         ("killed by the kernel", terminated(137, reason="OOMKilled"), Reason.HOST_OUT_OF_MEMORY, "limits.memory"),
         ("killed at the end of its grace period", terminated(137, deleted=True), Reason.PREEMPTED, "deleted"),
+        (
+            "what NCCL has aborted is told from its last words",
+            terminated(134, "[PG ID 0 Rank 0] ProcessGroupNCCL's watchdog got stuck"),
+            Reason.NCCL_ERROR,
+            "watchdog got stuck",
+        ),
         ("0 without a result is an error", terminated(0, "done"), Reason.TRAINER_ERROR, "exited with 0"),
         ("a message of a newer kind", terminated(1, {"kind": "Other"}), Reason.TRAINER_ERROR, "Other"),
         (

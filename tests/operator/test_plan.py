@@ -181,7 +181,7 @@ def test_a_job_that_does_not_fit_is_made_smaller_attempt_by_attempt_and_then_giv
         {"field": "training.perDeviceBatchSize", "before": "2", "after": "1"},
         {"field": "training.gradientAccumulationSteps", "before": "1", "after": "2"},
     ]
-    checkpointing = {"field": "training.gradientCheckpointing", "before": "false", "after": "true"}
+    checkpointing = {"field": "training.gradientCheckpointing", "before": "auto", "after": "always"}
     assert changes == [[], batch, batch, [*batch, checkpointing]]
     assert world.condition("Stalled") == ("True", "OutOfMemory")
 

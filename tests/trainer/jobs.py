@@ -150,11 +150,16 @@ def never() -> None:
     raise AssertionError("asked to stop outside the training loop")
 
 
+def alone(result: TrainerResult) -> None:
+    """What a test's attempt does when it waits for another process in vain."""
+    raise AssertionError(result.message)
+
+
 def train(settings: Settings, reporter: Callable[[Interruption], Reporter] | None = None) -> tuple[TrainerResult, Run]:
     """One attempt in this process."""
     run, interruption = Run(), Interruption(60, never)
     chosen = reporter(interruption) if reporter else Reporter(None, Path())
-    return attempt(settings, run, interruption, chosen), run
+    return attempt(settings, run, interruption, chosen, alone), run
 
 
 def train_until(settings: Settings, step: int) -> TrainerResult:

@@ -16,10 +16,13 @@ import torch
 from safetensors.torch import load
 from trl.trainer.sft_trainer import SFTTrainer
 
+from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import PreflightResult, TrainerResult
 from finetune_api.reasons import EXIT_CODES, USER_ERRORS, Reason
 from finetune_trainer import preflight, train
+from finetune_trainer.configuration import job_of
 from finetune_trainer.interruption import Interruption
+from finetune_trainer.settings import Settings, read
 from tests.s3way import Harm, Way, way_to
 from tests.trainer.hubserver import Hub, running_hub
 from tests.trainer.jobs import CHATS, ROWS, AtStep, Workbench, jsonl
@@ -59,20 +62,20 @@ class Pod:
         directory.mkdir()
         (directory / "HF_TOKEN").write_text(token)
 
-    def end(self, main: Callable[[dict[str, str]], int], scratch: Path | None = None) -> tuple[int, bytes]:
+    def end(self, main: Callable[[Settings], int], scratch: Path | None = None) -> tuple[int, bytes]:
         """Run a command of the trainer to its end; its exit code and its termination message."""
         self.starts += 1
         log = self.bench.directory / f"termination-log-{self.starts}"
-        code = main(
-            {
-                "FINETUNE_JOB": json.dumps(self.job()),
-                "FINETUNE_MOUNTS": str(self.bench.mounts),
-                "FINETUNE_SCRATCH": str(scratch or self.bench.directory / f"pod-{self.starts}"),
-                "FINETUNE_TERMINATION_LOG": str(log),
-                "HF_ENDPOINT": self.hub.endpoint,
-            }
-        )
-        return code, log.read_bytes()
+        environment = {
+            "FINETUNE_JOB": json.dumps(self.job()),
+            "FINETUNE_MOUNTS": str(self.bench.mounts),
+            "FINETUNE_SCRATCH": str(scratch or self.bench.directory / f"pod-{self.starts}"),
+            "FINETUNE_TERMINATION_LOG": str(log),
+            "HF_ENDPOINT": self.hub.endpoint,
+        }
+        job = job_of(environment)
+        assert isinstance(job, FineTuneJob), job
+        return main(read(job, environment)), log.read_bytes()
 
     def train(self, scratch: Path | None = None) -> tuple[int, TrainerResult]:
         """Run the trainer; exit code and result."""
@@ -212,7 +215,7 @@ def diverging(pod: Pod) -> None:
 
 
 TABLE: list[tuple[Callable[[Pod], None], Reason, list[str], bool]] = [
-    (cuda_out_of_memory, Reason.OUT_OF_MEMORY, ["the GPU has too little memory", "Tried to allocate 2.00 GiB"], False),
+    (cuda_out_of_memory, Reason.OUT_OF_MEMORY, ["Tried to allocate 2.00 GiB", "the GPU has too little memory"], False),
     (cuda_without_an_allocator, Reason.OUT_OF_MEMORY, ["the GPU has too little memory"], False),
     (host_out_of_memory_in_torch, Reason.HOST_OUT_OF_MEMORY, ["spec.resources.limits.memory"], False),
     (host_out_of_memory_in_python, Reason.HOST_OUT_OF_MEMORY, ["spec.resources.limits.memory"], False),

@@ -85,6 +85,12 @@ def test_one_gpu_is_used_where_there_are_several() -> None:
     assert library_environment({"CUDA_VISIBLE_DEVICES": "3,4"})["CUDA_VISIBLE_DEVICES"] == "3"
 
 
+def test_each_process_has_a_gpu_and_its_share_of_the_threads() -> None:
+    assert library_environment({}, 2)["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert library_environment({"CUDA_VISIBLE_DEVICES": "3,4,5"}, 2)["CUDA_VISIBLE_DEVICES"] == "3,4"
+    assert library_environment({}, 1000)["OMP_NUM_THREADS"] == "1"
+
+
 def test_progress_comes_back_after_an_outage_of_days(tmp_path: Path) -> None:
     reporter = Reporter("http://127.0.0.1:9", tmp_path / "token")
     reporter._failures = 5000

@@ -49,6 +49,28 @@ def spec(bench: Workbench, objective: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"dora": {"rank": 4}},
+        {"ia3": {}},
+        {"vera": {"rank": 16}},
+        {"prefixTuning": {"numVirtualTokens": 4}},
+        {"promptTuning": {"numVirtualTokens": 4}},
+        {"bottleneck": {}},
+        {"full": {}},
+    ],
+    ids=lambda method: next(iter(method)),
+)
+def test_every_kind_of_method_learns_from_pairs(bench: Workbench, method: dict[str, Any]) -> None:
+    sections = spec(bench, "dpo") | {"method": method, "evaluation": {"samples": 0}}
+    sections["training"] |= {"maxSteps": 3, "learningRate": 1e-3 if "full" in method else 1e-2}
+    result, _ = train(bench.settings(**sections))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert result.evaluation.loss < result.evaluation.base_loss
+
+
 @OBJECTIVES
 def test_preferences_are_learned_and_an_interruption_changes_nothing(
     workbench: Callable[[], Workbench], objective: str

@@ -122,6 +122,7 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
     assert "importing torch" not in again.err
     for change, reason, told in (
         ("spec.output.mergedModel=true", Reason.OUTPUT_EXISTS, "spec.output.mergedModel: "),
+        ("spec.evaluation.compareWithFull=true", Reason.OUTPUT_EXISTS, "spec.evaluation.compareWithFull: "),
         ("spec.evaluation.gate={max: 0.001}", Reason.GATE_FAILED, "was published before there was this gate"),
     ):
         asked = finetune(*station.arguments("--set", change))

@@ -79,6 +79,8 @@ class Examples:
     tokens: str
     """The key of all that decided the training sequences: rows, tokenizer, chat template, and what was to be made of them."""
     warnings: list[str] = field(default_factory=list)
+    general: list[Example] = field(default_factory=list)
+    """Those of the general text, where forgetting is measured."""
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,23 @@ DAY = "day"
 _CALL = re.compile(rf"""{CLOCK}\(\s*(["'])(.*?)\1\s*\)""")
 
 
-def pin(tokenizer: Any, output: Place, checkpoints: S3Uri, origin: Origin) -> tuple[str | None, list[str]]:
-    """Have the tokenizer's template write the day of the first attempt; that day, None if it asks for none, and warnings. Raises ArtifactError."""
+def pin(
+    tokenizer: Any, output: Place, checkpoints: S3Uri, origin: Origin, day: str | None = None
+) -> tuple[str | None, list[str]]:
+    """Have the tokenizer's template write ``day``, or that of the first attempt; that day, None if it asks for none, and warnings. Raises ArtifactError."""
     template = tokenizer.chat_template
     if CLOCK not in json.dumps(template or ""):
         return None, []
-    day = first_day(output, checkpoints, origin)
+    written = date.fromisoformat(day) if day else first_day(output, checkpoints, origin)
     tokenizer.chat_template = (
-        {name: pinned(one, day) for name, one in template.items()}
+        {name: pinned(one, written) for name, one in template.items()}
         if isinstance(template, dict)
-        else pinned(template, day)
+        else pinned(template, written)
     )
-    log.info("the model's chat template writes a date: %s, in every attempt", day.isoformat())
+    log.info("the model's chat template writes a date: %s, in every attempt", written.isoformat())
     if f"{CLOCK}(" not in json.dumps(tokenizer.chat_template):
-        return day.isoformat(), []
-    return day.isoformat(), [
+        return written.isoformat(), []
+    return written.isoformat(), [
         f"the model's chat template asks for the time ({CLOCK}) in a way that cannot be pinned: a run that is resumed on another day learns other tokens"
     ]
 

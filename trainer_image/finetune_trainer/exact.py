@@ -8,7 +8,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from finetune_api.reasons import Reason
-from finetune_trainer import adalora
+from finetune_trainer import adalora, randomness
 from finetune_trainer.evaluation import evaluating
 from finetune_trainer.failures import Failure
 
@@ -25,6 +25,7 @@ class _Exact:
 
     model: Any
     args: Any
+    state: Any
     current_gradient_accumulation_steps: int
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -38,6 +39,22 @@ class _Exact:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        if self.args.world_size == 1:
+            super()._save_rng_state(output_dir)  # type: ignore[misc]
+        else:
+            randomness.save(Path(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        if randomness.processes_of(Path(checkpoint)) != self.args.world_size:
+            randomness.begin(self.args.seed, self.state.global_step, self.args.process_index)
+        elif self.args.world_size == 1:
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
+        else:
+            randomness.load(Path(checkpoint), self.args.process_index)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

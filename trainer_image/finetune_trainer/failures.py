@@ -12,6 +12,8 @@ NO_GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STAT
 """What a full GPU is called in the errors of libraries that do not allocate through torch."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The numbers of an OSError that says that the disk is full."""
+LOST = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+"""What the errors of torch.distributed say of another process that is gone or does not answer."""
 
 
 class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attempt that failed
@@ -48,7 +50,9 @@ def classify(error: BaseException) -> tuple[Reason, str]:
     if any(sign in text for sign in NO_SPACE):
         return Reason.TRAINER_ERROR, _disk_full(f"a file ({_first_line(text)})")
     if name == "OutOfMemoryError" or any(sign in text for sign in NO_GPU_MEMORY):
-        return Reason.OUT_OF_MEMORY, (f"the GPU has too little memory: {_first_line(text)}")
+        return Reason.OUT_OF_MEMORY, f"the GPU has too little memory: {_first_line(text)}"
+    if name.startswith("Dist") or (name == "RuntimeError" and any(sign in text for sign in LOST)):
+        return Reason.NCCL_ERROR, f"the processes of the training lost one another: {_first_line(text)}"
     if "DefaultCPUAllocator" in text or "can't allocate memory" in text.lower():
         return Reason.HOST_OUT_OF_MEMORY, "the trainer container ran out of memory: raise spec.resources.limits.memory"
     if name == "SafetensorError":

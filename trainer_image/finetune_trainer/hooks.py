@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from finetune_api.finetunejob import Progress
 from finetune_api.reasons import Reason
 from finetune_trainer import model as models
+from finetune_trainer import together
 from finetune_trainer.divergence import Watch
 from finetune_trainer.failures import Failure
 from finetune_trainer.interruption import Interruption
@@ -39,24 +40,26 @@ class Pace:
 class Hooks(TrainerCallback):
     """One callback of transformers' Trainer.
 
-    ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set; ``told`` hears of what is logged, ``best`` of each evaluation.
+    ``losses`` is asked every ``evaluate_every`` steps, if that is set, for eval_loss and, where forgetting is measured, general_loss; ``told`` hears of
+    what is logged, ``best`` of each evaluation. Where several processes train together each has its own, and all of them do the same; only the one that
+    speaks for the run has an ``uploader``.
     """
 
     def __init__(
         self,
         run: Run,
         reporter: Reporter,
-        uploader: CheckpointUploader,
+        uploader: CheckpointUploader | None,
         interruption: Interruption,
         evaluate_every: int | None,
-        held_out_loss: Callable[[], float],
+        losses: Callable[[], dict[str, float]],
         beside_checkpoint: dict[str, bytes],
         told: Callable[[int, dict[str, Any]], None],
         best: Best | None,
         watch: Watch | None = None,
     ) -> None:
         self._run, self._reporter, self._uploader, self._interruption = run, reporter, uploader, interruption
-        self._evaluate_every, self._held_out_loss, self._beside = evaluate_every, held_out_loss, beside_checkpoint
+        self._evaluate_every, self._losses, self._beside = evaluate_every, losses, beside_checkpoint
         self._told, self._best, self._watch = told, best, watch
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
@@ -70,13 +73,14 @@ class Hooks(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        self._uploader.check()
+        if self._uploader:
+            self._uploader.check()
         last = self._best is not None and state.global_step == state.max_steps  # the last weights may be the best
         if self._evaluate_every and (state.global_step % self._evaluate_every == 0 or last):
-            loss = self._held_out_loss()
-            self._last["eval_loss"] = loss
-            state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "eval_loss": loss})
-            self._told(state.global_step, {"eval_loss": loss})
+            losses = together.told(self._losses())  # one number decides for all
+            loss = self._last["eval_loss"] = losses["eval_loss"]
+            state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **losses})
+            self._told(state.global_step, losses)
             log.info("step %d: held-out loss %.4f", state.global_step, loss)
             if self._best:
                 self._best.evaluated(model, state.global_step, loss)
@@ -84,7 +88,8 @@ class Hooks(TrainerCallback):
         if state.global_step >= state.max_steps or self._stopped:
             control.should_log = control.should_save = True
             control.should_training_stop = control.should_training_stop or self._stopped
-        if self._interruption.requested:
+        if together.agreed(self._interruption.requested):
+            self._interruption.request()
             log.info("asked to stop: saving a checkpoint of step %d", state.global_step)
             control.should_log = control.should_save = control.should_training_stop = True
 
@@ -112,6 +117,8 @@ class Hooks(TrainerCallback):
             "tokens_per_second": round(self._pace.tokens_per_second or 0.0, 1),
             "memory_bytes": memory_in_use(),
         }
+        if self._run.meter and (peak := self._run.meter.peak()) is not None:
+            state.log_history[-1]["memory_peak_bytes"] = peak
         self._told(state.global_step, state.log_history[-1])
         self._last["loss"], self._last["learning_rate"] = logs["loss"], logs.get("learning_rate")
         self._tell(state)
@@ -138,6 +145,8 @@ class Hooks(TrainerCallback):
                 "step %d: the loss has gone up: the good checkpoints are kept in place of this one", state.global_step
             )
             return
+        if self._uploader is None:
+            return
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         self._uploader.submit(
             state.global_step,
@@ -152,6 +161,7 @@ class Hooks(TrainerCallback):
         return self._best is not None and self._best.stopped
 
     def _tell(self, state: TrainerState) -> None:
+        self._run.history = state.log_history
         done, pace = state.global_step - self._pace.first_step, self._pace
         left = 0 if self._stopped else state.max_steps - state.global_step
         each = (time.monotonic() - pace.started) / done if done else None

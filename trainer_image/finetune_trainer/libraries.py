@@ -1,17 +1,19 @@
-"""What other libraries must find in the environment before they are imported: threads, and silence."""
+"""What other libraries must find in the environment, and what not, before they are imported: threads, silence, and no more than is needed."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 
-def library_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the libraries must find in the environment before they are imported."""
-    threads = environment.get("OMP_NUM_THREADS") or str(cpu_limit())
+def library_environment(environment: Mapping[str, str], processes: int = 1) -> dict[str, str]:
+    """What the libraries must find in the environment before they are imported, where so many processes train together on this machine."""
+    threads = environment.get("OMP_NUM_THREADS") or str(max(cpu_limit() // processes, 1))
+    gpus = environment.get("CUDA_VISIBLE_DEVICES", ",".join(str(number) for number in range(processes)))
     return {
         "OMP_NUM_THREADS": threads,
-        # one GPU, also where a workstation has several: transformers would take them all, each with a batch of its own
-        "CUDA_VISIBLE_DEVICES": environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
+        # one GPU for each process, also where a workstation has more: transformers would take them all, each with a batch of its own
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus.split(",")[:processes]),
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -21,7 +23,14 @@ def library_environment(environment: Mapping[str, str]) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "WANDB_ERROR_REPORTING": "false",
         "TRL_EXPERIMENTAL_SILENCE": "1",
+        # DistributedDataParallel would tell each process that all parameters are used, which most models' are
+        "TORCH_CPP_LOG_LEVEL": environment.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
+
+
+def leave_out(name: str) -> None:
+    """Have this process find no package of this name: transformers and TRL import wandb wherever it is installed, which takes a second of each start."""
+    sys.modules[name] = None  # type: ignore[assignment]
 
 
 def cpu_limit() -> int:

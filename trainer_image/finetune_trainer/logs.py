@@ -13,9 +13,13 @@ SHOWN_AS_BAR = "shown_as_bar"
 
 
 class _Formatter(logging.Formatter):
+    def __init__(self, name: str = "") -> None:
+        super().__init__()
+        self._name = f"{name}: " if name else ""
+
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        line = f"{elapsed():8.1f}s  {level}{record.getMessage()}"
+        line = f"{elapsed():8.1f}s  {self._name}{level}{record.getMessage()}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -24,15 +28,18 @@ def elapsed() -> float:
     return time.monotonic() - _START
 
 
-def configure(destination: logging.Handler | None = None) -> None:
-    """Send our lines, and other libraries' warnings, to standard output, or to where ``destination`` puts them."""
+def configure(destination: logging.Handler | None = None, *, worker: str = "") -> None:
+    """Send our lines, and other libraries' warnings, to standard output, or to where ``destination`` puts them.
+
+    A ``worker`` of this name says the same as the process that started it: only what goes wrong is heard of it.
+    """
     handler = destination or logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Formatter())
+    handler.setFormatter(_Formatter(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     for name in ("finetune_trainer", "finetune_artifacts"):
-        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).setLevel(logging.WARNING if worker else logging.INFO)
     # it wants a kernel from the network where a CPU could use one
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 

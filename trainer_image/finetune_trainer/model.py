@@ -43,9 +43,14 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def gpu_bytes() -> int:
+    """The GPU's memory."""
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+
+
 def device_name() -> str:
     """The device for people."""
-    return torch.cuda.get_device_name(0) if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
+    return torch.cuda.get_device_name() if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
 
 
 def precision_of(training: Training) -> str:
@@ -77,9 +82,10 @@ def load_base(
     *,
     scores_padded_with: int | None = None,
     on_cpu: bool = False,
+    gpu: int = 0,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The base model from its directory, on the GPU if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
+    """The base model from its directory, on the GPU of this number if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
 
     With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
     """
@@ -92,7 +98,7 @@ def load_base(
             **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
-            device_map={"": 0} if has_gpu() and not on_cpu else None,
+            device_map={"": gpu} if has_gpu() and not on_cpu else None,
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
@@ -197,7 +203,7 @@ def serving_dtype(model: Any) -> torch.dtype:
     torch.set_float32_matmul_precision("high")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     size = 4 * sum(unpacked(weight) for weight in base.parameters())
-    return torch.float32 if size * 3 < torch.cuda.get_device_properties(0).total_memory else torch.bfloat16
+    return torch.float32 if size * 3 < gpu_bytes() else torch.bfloat16
 
 
 def unpacked(weight: Any) -> int:

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -36,10 +36,10 @@ from finetune_trainer import (
     tracking,
 )
 from finetune_trainer.basemodel import ModelFacts
-from finetune_trainer.estimates import estimate_of
+from finetune_trainer.estimates import estimate_of, warnings
 from finetune_trainer.failures import Failure, last_line
 from finetune_trainer.logs import log, phase
-from finetune_trainer.settings import Settings, read, termination_log
+from finetune_trainer.settings import Settings
 from finetune_trainer.sublayers import UNKNOWN, sublayers
 
 T = TypeVar("T")
@@ -74,21 +74,17 @@ Check = Callable[[Settings, Report, float], None]
 """Adds to the report what is wrong with the settings; the number is its patience in seconds."""
 
 
-def main(environment: Mapping[str, str]) -> int:
-    """Check the job in the environment, leave the result in the termination log, and return the exit code."""
-    settings = read(environment)
-    if isinstance(settings, list):
-        outcome = PreflightResult(problems=settings)
-    else:
-        with phase(f"checking FineTuneJob {settings.job.metadata.namespace}/{settings.job.metadata.name}"):
-            outcome = check(settings)
+def main(settings: Settings) -> int:
+    """Check the job, leave the result in the termination log, and return the exit code."""
+    with phase(f"checking FineTuneJob {settings.job.metadata.namespace}/{settings.job.metadata.name}"):
+        outcome = check(settings)
     for problem in outcome.problems:
         log.error("%s: %s", problem.reason, problem)
     for warning in outcome.warnings:
         log.warning("%s", warning)
     if not outcome.problems:
         log.info("everything that can be checked without a GPU is in order")
-    result.write(outcome, termination_log(environment))
+    result.write(outcome, settings.termination_log)
     return EXIT_CODES.get(outcome.problems[0].reason, 1) if outcome.problems else 0
 
 
@@ -163,7 +159,7 @@ def check_settings(settings: Settings, report: Report, patience_seconds: float) 
         report.add(
             Reason.SPEC_INVALID,
             "spec.training.optimizer",
-            "paged_adamw_8bit needs a GPU, and resources.gpusPerNode is 0: choose adamw_torch",
+            "paged_adamw_8bit needs a GPU, and resources.gpusPerNode is 0: choose auto",
         )
 
 
@@ -355,6 +351,7 @@ def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:
         return
     try:
         report.estimate = estimate_of(settings.job.spec, facts)
+        report.warnings += warnings(report.estimate)
     except ValueError as error:
         report.warnings.append(f"GPU memory is not estimated: {error}")
 

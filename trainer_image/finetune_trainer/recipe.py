@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from finetune_trainer import (
     attempts,
     beside,
     changed,
+    comparison,
     contamination,
     continuing,
     conversion,
@@ -31,14 +33,19 @@ from finetune_trainer import (
     divergence,
     forgetting,
     gate,
+    leftovers,
     marks,
+    memory,
     merging,
     methods,
     objectives,
     publishing,
+    randomness,
     resuming,
     samples,
     stopping,
+    switches,
+    together,
     verification,
 )
 from finetune_trainer import data as dataset
@@ -47,6 +54,7 @@ from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.exact import exact
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
+from finetune_trainer.loading import begin
 from finetune_trainer.logs import log, phase
 from finetune_trainer.plan import Plan, learning_rate, make_plan
 from finetune_trainer.session import Session
@@ -57,34 +65,46 @@ SETTLE_SECONDS = 60.0
 
 
 def follow(session: Session) -> TrainerResult:
-    """Train, verify and publish. Raises what ends it early."""
-    spec = session.settings.job.spec
+    """Train, verify and publish. Raises what ends it early.
+
+    Where several processes train together each comes along here up to the last step; from there on the one that speaks for the run goes on alone.
+    """
+    spec, process = session.settings.job.spec, session.process
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
-    with phase("preparing the data"):
-        tokenizer = models.load_tokenizer(session.inputs.model, trust_remote_code=spec.model.trust_remote_code)
-        settings = session.settings
-        session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin)
+    day = None
+    if process.local:
+        together.meet(process, session.scratch)  # the first one of the node has prepared the data then
+        day = together.told(None)
+    settings = session.settings
+    tokenizer = models.load_tokenizer(session.inputs.model, trust_remote_code=spec.model.trust_remote_code)
+    base = begin(partial(load_base, session, tokenizer))
+    with phase("preparing the data, with the model being loaded beside"):
+        session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin, day)
         training = spec.training
         wanted = dataset.Wanted(
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
         )
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
-        general = forgetting.sequences(spec, session.inputs.general, tokenizer)
+        examples = replace(examples, general=forgetting.sequences(spec, session.inputs.general, tokenizer))
         session.run.counts = examples.counts
         found = [*dated, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
         session.run.warnings += [warning for warning in found if warning not in session.run.warnings]
-        changed.refuse_changed_data(
-            session.output, session.settings.checkpoints, session.settings.origin, examples.digests
-        )
-    made = make_adapter(session, tokenizer, examples)
+        if process.leads:
+            changed.refuse_changed_data(session.output, settings.checkpoints, settings.origin, examples.digests)
+    if not process.local:
+        together.meet(process, session.scratch)
+        together.told(session.run.day)
+    made = make_adapter(session, tokenizer, examples, base)
     models.release()
+    if made is None:
+        return TrainerResult(reason="Succeeded", message=f"{process.name} has done its part")
     # a model that scores texts writes none
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
     with phase("verifying the adapter on a fresh base"):
-        verified = verify(session, made, tokenizer, examples, general, prompts)
+        verified, measure = verify(session, made, tokenizer, examples, prompts)
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
         measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
@@ -96,14 +116,29 @@ def follow(session: Session) -> TrainerResult:
             losses = {"base_eval_loss": evaluation.base_loss, "eval_loss": evaluation.loss}
             session.trackers.tell(session.run.progress.step, losses)
     models.release()
+    if spec.evaluation.compare_with_full:
+        with phase("full fine-tuning of the base, to compare the adapter with"):
+
+            def train_whole(whole: Session, begin: Callable[[str, int], None]) -> tuple[Plan, Any, str]:
+                return train_model(whole, tokenizer, examples, partial(load_base, whole, tokenizer), begin)
+
+            evaluation = comparison.compare(session, made, evaluation, measure, examples.general, train_whole)
+        verified = replace(verified, evaluation=evaluation)
+        session.run.evaluation = evaluation
     merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
     verified = replace(verified, measured=verified.measured | merged)
     with phase("writing the report"):
         publishing.write_beside(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
-        if refusal is not None:
-            raise publishing.keep(session, made, verified, refusal)
-        return publishing.publish(session, made, verified)
+        ended = (
+            publishing.publish(session, made, verified)
+            if refusal is None
+            else publishing.keep(session, made, verified, refusal)
+        )
+    leftovers.remove(session.settings, session.output)
+    if isinstance(ended, Failure):
+        raise ended
+    return ended
 
 
 def verify(
@@ -111,28 +146,31 @@ def verify(
     made: publishing.Made,
     tokenizer: Any,
     examples: dataset.Examples,
-    general: list[dataset.Example],
     prompts: list[samples.Prompt],
-) -> verification.Verified:
-    """Load the adapter back onto a fresh base, and compare and evaluate it there. Raises Failure(VERIFICATION_FAILED)."""
+) -> tuple[verification.Verified, objectives.Measure]:
+    """Load the adapter back onto a fresh base, and compare and evaluate it there; with it what it was measured by. Raises Failure(VERIFICATION_FAILED)."""
     load = partial(
         models.load_base,
         dtype=made.serving_dtype,
         scores_padded_with=padding(session, tokenizer),
         trust_remote_code=session.settings.job.spec.model.trust_remote_code,
     )
-    return models.where_it_fits(
-        lambda on_cpu: verification.verify(
+
+    def verified(on_cpu: bool) -> tuple[verification.Verified, objectives.Measure]:
+        measure = objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows)
+        found = verification.verify(
             session.inputs.model,
             made.directory,
             made.trained,
-            objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows),
+            measure,
             len(examples.held_out),
-            general,
+            examples.general,
             partial(load, on_cpu=on_cpu),
             partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )
-    )
+        return found, measure
+
+    return models.where_it_fits(verified)
 
 
 def quiet_libraries() -> None:
@@ -142,27 +180,51 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
 
 
-def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> publishing.Made:
-    """Train to the last step and save the adapter. The model lives no longer than this function: its memory is needed afterwards."""
-    settings, spec = session.settings, session.settings.job.spec
-    sequences = to_dataset(examples, spec.training)
-    plan = make_plan(settings, len(sequences))
-    with phase("loading the model"):
-        model = load_model(session, plan, tokenizer)
-        digest = models.base_digest(model)
-    describe(session, plan, model)
-    mark = resuming.mark_of(session, plan, examples, digest)
-    with phase("looking for a checkpoint"):
-        resume = resuming.find_checkpoint(session, mark)
-    if spec.training.packing:
-        contamination.refuse_contamination(model, examples.train)
-    train(session, plan, model, tokenizer, sequences, examples, mark, resume)
+def make_adapter(
+    session: Session, tokenizer: Any, examples: dataset.Examples, base: Callable[[], Any]
+) -> publishing.Made | None:
+    """Train to the last step and save the adapter; None in a process that does not speak for the run.
+
+    The model lives no longer than this function: its memory is needed afterwards.
+    """
+    plan, model, digest = train_model(session, tokenizer, examples, base)
+    if not session.process.leads:
+        return None
     with phase("saving the adapter"):
-        if spec.method.full is None and models.base_digest(model) != digest:
+        if session.settings.job.spec.method.full is None and models.base_digest(model) != digest:
             raise Failure(
                 Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
             )
         return save_adapter(session, plan, model, examples, digest)
+
+
+def train_model(
+    session: Session,
+    tokenizer: Any,
+    examples: dataset.Examples,
+    base: Callable[[], Any],
+    begin: Callable[[str, int], None] = lambda *_: None,
+) -> tuple[Plan, Any, str]:
+    """The plan, the model trained to its last step, and the digest of its base, which ``base`` gives once.
+
+    ``begin`` hears the run's fingerprint and the step from which there is something to train.
+    """
+    settings, spec = session.settings, session.settings.job.spec
+    sequences = to_dataset(examples, spec.training)
+    plan = make_plan(settings, len(sequences), session.inputs.model)
+    with phase("waiting for the model, and adding the adapter"):
+        model = load_model(session, plan, base())
+        digest = models.base_digest(model) if session.process.leads else ""
+    describe(session, plan, model)
+    mark = together.told(resuming.mark_of(session, plan, examples, digest))
+    with phase("looking for a checkpoint"):
+        resume = resuming.find_checkpoint(session, mark)
+    if spec.training.packing:
+        contamination.refuse_contamination(model, examples.train)
+    if resume is None or resume.step < plan.total_steps:
+        begin(mark.digest, resume.step if resume else 0)
+    train(session, plan, model, tokenizer, sequences, examples, mark, resume)
+    return plan, model, digest
 
 
 def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Dataset:
@@ -175,17 +237,25 @@ def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Datas
     return packed
 
 
-def load_model(session: Session, plan: Plan, tokenizer: Any) -> Any:
+def load_base(session: Session, tokenizer: Any) -> Any:
+    """The base in the precision of the training, quantised where the method asks for it."""
+    spec = session.settings.job.spec
+    precision = models.precision_of(spec.training)
+    session.run.meter = memory.Meter()
+    return models.load_base(
+        session.inputs.model,
+        models.DTYPES[precision],
+        models.quantization_of(spec.method, precision),
+        scores_padded_with=padding(session, tokenizer),
+        gpu=session.process.local,
+        trust_remote_code=spec.model.trust_remote_code,
+    )
+
+
+def load_model(session: Session, plan: Plan, base: Any) -> Any:
     """The base with a fresh adapter. The seed is set first: the adapter begins with random numbers."""
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
-    base = models.load_base(
-        inputs.model,
-        models.DTYPES[plan.precision],
-        models.quantization_of(spec.method, plan.precision),
-        scores_padded_with=padding(session, tokenizer),
-        trust_remote_code=spec.model.trust_remote_code,
-    )
     model = methods.add_adapter(
         base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
     )
@@ -215,16 +285,27 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
     run.derived = {
         "device": models.device_name(),
         "precision": plan.precision,
+        "gradient checkpointing": "on" if plan.gradient_checkpointing else "off",
+        "optimizer": plan.optimizer,
+        "compiled": "yes" if plan.compile else "no",
         "learning rate": f"{learning_rate(session.settings.job.spec):g}",
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
-        "sequences per step": str(training.per_device_batch_size * training.gradient_accumulation_steps),
+        "sequences per step": str(
+            training.per_device_batch_size * training.gradient_accumulation_steps * session.process.number
+        ),
         "a checkpoint every": f"{plan.save_every} steps",
     }
+    if session.process.number > 1:
+        run.derived |= {
+            "processes": str(session.process.number),
+            "sequences trained twice in a pass": str(plan.trained_twice),
+        }
     log.info(
-        "%s trainable parameters; %d steps of %d × %d sequences of at most %d tokens, learning rate %g, %s on %s",
+        "%s trainable parameters; %d steps of %d × %d × %d sequences of at most %d tokens, learning rate %g, %s on %s",
         f"{run.parameters.trainable:,}",
         plan.total_steps,
+        session.process.number,
         training.per_device_batch_size,
         training.gradient_accumulation_steps,
         training.max_length,
@@ -254,17 +335,21 @@ def train(
             session.reporter.report(report)
 
     uploads = session.scratch / "uploads"
-    uploader = CheckpointUploader(
-        session.output,
-        mark.place(settings.checkpoints),
-        settings.origin,
-        mark.digest,
-        spec.checkpoint.keep,
-        uploads,
-        saved,
+    uploader = (
+        CheckpointUploader(
+            session.output,
+            mark.place(settings.checkpoints),
+            settings.origin,
+            mark.digest,
+            spec.checkpoint.keep,
+            uploads,
+            saved,
+        )
+        if session.process.leads
+        else None
     )
     extra = {
-        resuming.SURROUNDINGS: json.dumps(resuming.surroundings()).encode(),
+        resuming.SURROUNDINGS: json.dumps(resuming.surroundings(session.process)).encode(),
         changed.DATASET: changed.to_bytes(examples.digests),
         marks.DECISIVE: mark.to_bytes(),
         attempts.NAME: json.dumps(run.attempts).encode(),
@@ -275,11 +360,18 @@ def train(
     if warning := objectives.drops_dropout(spec):
         run.warnings.append(warning)
 
-    def held_out_loss() -> float:
-        return measure(model).loss
+    general = examples.general if spec.evaluation.forgetting else []
+
+    def losses() -> dict[str, float]:
+        general_loss = forgetting.loss(model, general)
+        return {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
 
     resumed = resume.directory if resume else None
-    best = stopping.Best(spec.training.early_stopping, session.scratch, resumed) if stopping.wanted(spec) else None
+    best = (
+        stopping.Best(spec.training.early_stopping, session.scratch, resumed, keeps=session.process.leads)
+        if stopping.wanted(spec)
+        else None
+    )
     if resume and best and best.stopped:
         resume = replace(resume, stopped=True)
     hooks = Hooks(
@@ -288,24 +380,36 @@ def train(
         uploader,
         session.interruption,
         spec.evaluation.every_steps,
-        held_out_loss,
+        losses,
         extra,
-        session.trackers.tell,
+        session.trackers.tell if session.process.leads else lambda *_: None,
         best,
         divergence.watch(spec, tokenizer),
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:
-        with session.interruption.deferred(), phase("training"):
+        required = spec.training.compile == "always"
+        with (
+            session.interruption.deferred(),
+            phase("training"),
+            switches.compiled(model, on=plan.compile, required=required),
+        ):
+            if session.process.number > 1:
+                randomness.begin(spec.training.seed, 0, session.process.rank)
             loop(trainer, plan, resume)
+            together.part()
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
     except Exception:
         # a good checkpoint from before the error may still be on its way
-        uploader.settle(SETTLE_SECONDS)
+        if uploader:
+            uploader.settle(SETTLE_SECONDS)
         raise
     finally:
-        uploader.close()
+        if uploader:
+            uploader.close()
+    if not session.process.leads:
+        return
     objectives.without_reference(model)
     if best is not None:
         best.restore(model)
@@ -326,13 +430,13 @@ def loop(trainer: Any, plan: Plan, resume: resuming.Resume | None) -> None:
     trainer.train(resume_from_checkpoint=str(resume.directory) if resume else None)
 
 
-def wait_for_uploads(session: Session, uploader: CheckpointUploader, *, finished: bool) -> None:
-    """Wait for the last checkpoint's upload; within the grace period, if the pod is to stop. Raises Preempted then."""
+def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, finished: bool) -> None:
+    """Wait for the last checkpoint's upload, if it is this process's; within the grace period, if the pod is to stop. Raises Preempted then."""
     interruption = session.interruption
-    while not interruption.requested and not uploader.wait(seconds=1):
+    while uploader and not interruption.requested and not uploader.wait(seconds=1):
         pass
     if interruption.requested:
-        uploaded = uploader.wait(seconds=interruption.seconds_left())
+        uploaded = uploader is None or uploader.wait(seconds=interruption.seconds_left())
         step = session.run.progress.step if session.run.progress else 0
         how = "is saved" if uploaded else "could not be uploaded within the grace period"
         raise Preempted(f"asked to stop; the checkpoint of step {step} {how}")
@@ -355,13 +459,13 @@ def make_trainer(
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        optim=training.optimizer,
+        optim=plan.optimizer,
         seed=training.seed,
         data_seed=training.seed,
         bf16=plan.precision == "bf16",
         fp16=plan.precision == "fp16",
         use_cpu=not models.has_gpu(),
-        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing=plan.gradient_checkpointing,
         dataloader_pin_memory=models.has_gpu(),
         logging_steps=plan.log_every,
         logging_nan_inf_filter=False,

@@ -1,6 +1,5 @@
 """Which checkpoint, if any, this attempt goes on from, and what tells two runs apart."""
 
-import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, li
 from finetune_trainer import (
     attempts,
     dates,
+    facts,
     stopping,
+    together,
 )
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
@@ -23,7 +24,7 @@ from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.logs import log
 from finetune_trainer.marks import Mark, not_taken
 from finetune_trainer.plan import Plan, learning_rate
-from finetune_trainer.run import Run
+from finetune_trainer.process import Process
 from finetune_trainer.session import Session
 from finetune_trainer.settings import now
 
@@ -71,25 +72,36 @@ def mark_of(session: Session, plan: Plan, examples: dataset.Examples, base: str)
 
 
 def training_of(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """What decides a step: all of spec.training but how its sequences are spread over micro-steps, and what is recomputed in each (finetune_api.ladder)."""
+    """What decides a step: all of spec.training but how its sequences are spread over processes and micro-steps, and what is recomputed in each (finetune_api.ladder)."""
     training = spec.training.to_json() | {"learningRate": learning_rate(spec)}
     del training["gradientCheckpointing"]
-    return training | {"sequences": training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")}
+    sequences = training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")
+    return training | {"sequences": sequences * spec.resources.processes}
 
 
-def surroundings() -> dict[str, str]:
-    """What else the last bits of a result hang on."""
-    return {"device": models.device_name(), "threads": str(torch.get_num_threads()), **versions()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that make the adapter."""
-    names = ("accelerate", "bitsandbytes", "finetune-operator", "peft", "tokenizers", "torch", "transformers", "trl")
-    return {name: importlib.metadata.version(name) for name in names}
+def surroundings(process: Process) -> dict[str, str]:
+    """What else the last bits of a result hang on; with dropout more than those hang on the number of processes, each of which draws its own."""
+    return {
+        "device": models.device_name(),
+        "threads": str(torch.get_num_threads()),
+        "processes": str(process.number),
+        **facts.versions(),
+    }
 
 
 def find_checkpoint(session: Session, mark: Mark) -> Resume | None:
-    """The newest whole checkpoint of this very run, fetched. Those of the run that are newer are torn or damaged, and removed; other runs' are left alone."""
+    """The newest whole checkpoint of this very run, fetched, the same for all processes. Those of the run that are newer are torn or damaged, and removed;
+    other runs' are left alone.
+    """
+    found = choose_checkpoint(session, mark) if session.process.leads else None
+    step = together.told(found.step if found else None)
+    if step is None or session.process.leads:
+        return found
+    return Resume(step, session.scratch / "resume")
+
+
+def choose_checkpoint(session: Session, mark: Mark) -> Resume | None:
+    """As the process that speaks for the run chooses it."""
     settings, output, run = session.settings, session.output, session.run
     directory = session.scratch / "resume"
     place = mark.place(settings.checkpoints)
@@ -110,7 +122,7 @@ def find_checkpoint(session: Session, mark: Mark) -> Resume | None:
     log.info("continuing from step %d of %d", manifest.step, manifest.total_steps)
     run.resumed_from_step = manifest.step
     run.checkpoint = status_of(place, manifest)
-    note_changed_surroundings(directory, run)
+    note_changed_surroundings(directory, session)
     return Resume(manifest.step, directory)
 
 
@@ -121,12 +133,14 @@ def status_of(run: S3Uri, manifest: CheckpointManifest) -> CheckpointStatus:
     )
 
 
-def note_changed_surroundings(directory: Path, run: Run) -> None:
+def note_changed_surroundings(directory: Path, session: Session) -> None:
     """Warn where this attempt runs on something else than the last one: the result then differs in its last bits."""
     path = directory / SURROUNDINGS
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     changed = [
-        f"{name} {before[name]} → {value}" for name, value in surroundings().items() if before.get(name, value) != value
+        f"{name} {before[name]} → {value}"
+        for name, value in surroundings(session.process).items()
+        if before.get(name, value) != value
     ]
     if changed:
-        run.warnings.append(f"resumed on other surroundings, so the last bits may differ: {', '.join(changed)}")
+        session.run.warnings.append(f"resumed on other surroundings, so the last bits may differ: {', '.join(changed)}")

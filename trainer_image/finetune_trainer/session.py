@@ -5,6 +5,7 @@ from pathlib import Path
 
 from finetune_artifacts.store import Place
 from finetune_trainer.interruption import Interruption
+from finetune_trainer.process import Process
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings
@@ -23,6 +24,7 @@ class Session:
     interruption: Interruption
     reporter: Reporter
     trackers: Trackers
+    process: Process
 
     @property
     def scratch(self) -> Path:

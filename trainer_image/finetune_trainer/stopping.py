@@ -44,14 +44,17 @@ def after(seen: Seen, step: int, loss: float, min_delta: float) -> Seen:
 class Best:
     """The best weights so far, on the disk, and whether it is time to stop."""
 
-    def __init__(self, early_stopping: EarlyStopping | None, scratch: Path, resume: Path | None) -> None:
-        """Go on from what the checkpoint in ``resume`` has seen."""
+    def __init__(
+        self, early_stopping: EarlyStopping | None, scratch: Path, resume: Path | None, *, keeps: bool = True
+    ) -> None:
+        """Go on from what the checkpoint in ``resume`` has seen. Of several processes one ``keeps`` the weights; all see the same."""
         self.seen = Seen()
+        self._keeps = keeps
         self._early_stopping = early_stopping
         self._weights = scratch / WEIGHTS
         if resume is not None and (resume / SEEN).is_file():
             self.seen = Seen(**json.loads((resume / SEEN).read_text(encoding="utf-8")))
-            if self.seen.step is not None:
+            if self.seen.step is not None and keeps:
                 shutil.copytree(resume / WEIGHTS, self._weights)
 
     @property
@@ -64,7 +67,7 @@ class Best:
         """Take note of an evaluation, and keep the weights if none was better."""
         minimum = self._early_stopping.min_delta if self._early_stopping else 0.0
         self.seen = after(self.seen, step, loss, minimum)
-        if self.seen.step == step:
+        if self.seen.step == step and self._keeps:
             # a checkpoint that is on its way may have the old files, which must not be written to
             shutil.rmtree(self._weights, ignore_errors=True)
             self._weights.mkdir(parents=True)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,40 +17,40 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
-from finetune_trainer import basemodel, continuing, gate, general, result, sources, tracking
+from finetune_trainer import basemodel, continuing, failedreport, gate, general, leftovers, result, sources, tracking
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.session import Session
-from finetune_trainer.settings import Settings, read, termination_log
+from finetune_trainer.settings import Settings
 from finetune_trainer.sources import Data, Inputs, StartedFrom
+from finetune_trainer.workers import ANSWER_SECONDS, Workers
 
 PATIENCE_SECONDS = 300.0
 """How long an S3 service that is away only costs time."""
 
 
-def main(environment: Mapping[str, str]) -> int:
-    """Make one attempt with the settings in the environment, leave its result in the termination log, and return the exit code."""
-    settings = read(environment)
-    if isinstance(settings, list):
-        message = "; ".join(str(problem) for problem in settings)
-        log.error("%s", message)
-        result.write(TrainerResult(reason=Reason.SPEC_INVALID, message=message), termination_log(environment))
-        return EXIT_CODES[Reason.SPEC_INVALID]
+def main(settings: Settings) -> int:
+    """Make one attempt, leave its result in the termination log, and return the exit code."""
     run = Run()
 
     def leave() -> None:
-        result.write(run.result(Reason.PREEMPTED, "asked to stop"), settings.termination_log)
+        outcome = run.ended or run.result(Reason.PREEMPTED, "asked to stop")
+        result.write(outcome, settings.termination_log)
         # The signal may have come in the middle of a line of the log, whose stream must not be entered twice.
         os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
-        os._exit(EXIT_CODES[Reason.PREEMPTED])
+        os._exit(exit_code(outcome))
+
+    def abandon(outcome: TrainerResult) -> None:
+        result.write(outcome, settings.termination_log)
+        os._exit(exit_code(outcome))
 
     interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
     interruption.install()
     reporter = Reporter(settings.report_url, settings.token_file)
-    outcome = attempt(settings, run, interruption, reporter)
+    outcome = attempt(settings, run, interruption, reporter, abandon)
     reporter.close()
     result.write(outcome, settings.termination_log)
     return exit_code(outcome)
@@ -63,22 +63,46 @@ def exit_code(outcome: TrainerResult) -> int:
     )
 
 
-def attempt(settings: Settings, run: Run, interruption: Interruption, reporter: Reporter) -> TrainerResult:
-    """Train, and say how it ended; raises nothing."""
+def attempt(
+    settings: Settings,
+    run: Run,
+    interruption: Interruption,
+    reporter: Reporter,
+    abandon: Callable[[TrainerResult], None],
+) -> TrainerResult:
+    """Train, and say how it ended; raises nothing. ``abandon`` ends this process when it waits for another one that has failed; it must not return."""
+    run.ended = run.page = None
+
+    def give_up(reason: Reason, message: str) -> None:
+        log.error("%s: %s", reason, message)
+        run.ended = run.result(reason, message)
+        abandon(run.ended)
+
+    workers = Workers(give_up, interruption)
     try:
-        return train(settings, run, interruption, reporter)
+        return train(settings, run, interruption, reporter, workers)
     except BaseException as error:  # noqa: BLE001 -- every end of an attempt has a reason
         reason, message = classify(error)
+        if reason is Reason.NCCL_ERROR and (cause := workers.failure(ANSWER_SECONDS)):
+            reason, message = cause
         if reason is Reason.TRAINER_ERROR:
             log.exception("the trainer failed")
         elif isinstance(error, Preempted):
             log.info("%s", message)
         else:
             log.error("%s: %s", reason, message)
-        return run.result(reason, message)
+        ended = run.result(reason, message)
+        if reason is not Reason.PREEMPTED:
+            run.ended = ended
+            run.page = run.page or failedreport.leave(settings, run, error, interruption)
+        return ended.model_copy(update={"report": run.page})
+    finally:
+        workers.close()
 
 
-def train(settings: Settings, run: Run, interruption: Interruption, reporter: Reporter) -> TrainerResult:
+def train(
+    settings: Settings, run: Run, interruption: Interruption, reporter: Reporter, workers: Workers
+) -> TrainerResult:
     """From the job to the adapter in S3. Raises what ends it early."""
     job = settings.job
     log.info(
@@ -92,10 +116,12 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     tracking.check(settings, installed=True)
     output = settings.output_place(PATIENCE_SECONDS)
     if finished := finished_adapter(settings, output):
+        leftovers.remove(settings, output)
         return finished
+    run.begun = True
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
-        settings.scratch.mkdir(parents=True, exist_ok=True)
+        (settings.scratch / "run").mkdir(parents=True)
     pool = ThreadPoolExecutor(4, thread_name_prefix="fetch")
     try:
         adapter = pool.submit(fetch_adapter, settings)
@@ -109,8 +135,10 @@ def train(settings: Settings, run: Run, interruption: Interruption, reporter: Re
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     trackers, succeeded = tracking.Trackers(settings), False
+    workers.start(settings, inputs, PATIENCE_SECONDS)
     try:
-        outcome = recipe.follow(Session(settings, inputs, output, run, interruption, reporter, trackers))
+        session = Session(settings, inputs, output, run, interruption, reporter, trackers, settings.process)
+        outcome = recipe.follow(session)
         succeeded = True
         return outcome
     finally:
@@ -159,7 +187,13 @@ def refuse_unanswered(settings: Settings, manifest: AdapterManifest) -> None:
     refusal = manifest.evaluation and gate.judge(settings.job.spec.evaluation.gate, manifest.evaluation)[1]
     if refusal:
         raise Failure(Reason.GATE_FAILED, f"{refusal}: {found} was published before there was this gate", gate.FIELD)
+    evaluation = settings.job.spec.evaluation
     for field, asked, there in (
+        (
+            "spec.evaluation.compareWithFull",
+            evaluation.compare_with_full,
+            manifest.evaluation and manifest.evaluation.comparison,
+        ),
         ("spec.output.mergedModel", output.merged_model, manifest.merged),
         ("spec.output.hub", output.hub, manifest.hub),
     ):

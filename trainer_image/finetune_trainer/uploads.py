@@ -26,10 +26,10 @@ KEPT = (
     "optimizer.pt",
     "scheduler.pt",
     "scaler.pt",
-    "rng_state.pth",
+    "rng_state*.pth",
     "trainer_state.json",
 )
-"""What a resumed run reads of a checkpoint's files; the tokenizer and the model card are not changed by training."""
+"""What a resumed run reads of a checkpoint's files, the random numbers of each process among them; the tokenizer and the model card are not changed by training."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class CheckpointUploader:
         directory = self._scratch / f"step-{step:08d}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        for name in KEPT:
-            if (checkpoint / name).is_file():
-                os.link(checkpoint / name, directory / name)
+        for pattern in KEPT:
+            for path in checkpoint.glob(pattern):
+                os.link(path, directory / path.name)
         for name, content in extra.items():
             (directory / name).parent.mkdir(exist_ok=True)
             if isinstance(content, Path):

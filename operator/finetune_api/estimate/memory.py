@@ -65,7 +65,10 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", 
 
 
 def memory(architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False) -> Memory:
-    """The parts for one GPU that holds the whole model. ``evaluates``: on held-out rows between the steps. Raises TargetError and NotCountedError."""
+    """The parts for one GPU that holds the whole model; gradientCheckpointing auto is off. Raises TargetError and NotCountedError.
+
+    ``evaluates``: on held-out rows between the steps.
+    """
     step = step_of(training)
     trainable = count(architecture, method).trainable
     full = isinstance(method.config, Full)
@@ -81,6 +84,11 @@ def memory(architecture: Architecture, method: Method, training: Training, *, ev
         overhead=round(CONTEXT_BYTES),
         verification=round(CONTEXT_BYTES + _verification(architecture, method, training.max_length, trainable)),
     )
+
+
+def whole(architecture: Architecture, training: Training) -> Memory:
+    """The parts of full fine-tuning with the settings of an adapter's training, which ``evaluation.compareWithFull`` compares it with."""
+    return memory(architecture, Method(full=Full()), training)
 
 
 def step_of(training: Training) -> Step:
@@ -143,11 +151,12 @@ def _highest_moment(
     block = method.config
     tokens = step.batch * (step.length + virtual_tokens(block))
     full = isinstance(block, Full)
-    kept = architecture.layers * (layer.entry if training.gradient_checkpointing else layer.saved)
+    recomputes = training.gradient_checkpointing == "always"
+    kept = architecture.layers * (layer.entry if recomputes else layer.saved)
     kept += outside_bytes(architecture, method, step)
-    cached = casts(trainable, step) if full and training.gradient_checkpointing else 0
+    cached = casts(trainable, step) if full and recomputes else 0
     loss = _loss(architecture, block, tokens, step)
-    recomputed = layer.saved if training.gradient_checkpointing else 0.0
+    recomputed = layer.saved if recomputes else 0.0
     scratch = FOREACH_BYTES * trainable if training.optimizer == "adamw_torch" else 0
     moments = [
         (kept + cached, loss, 0),

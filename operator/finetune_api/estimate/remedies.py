@@ -70,13 +70,13 @@ def _smaller_batch(method: Method, training: Training) -> _Proposal | None:
 
 def _checkpointing(method: Method, training: Training) -> _Proposal | None:
     """Prefix tuning does not work with it (peft/peft_model.py, ``_setup_prompt_encoder``)."""
-    if training.gradient_checkpointing or isinstance(method.config, PrefixTuning):
+    if training.gradient_checkpointing == "always" or isinstance(method.config, PrefixTuning):
         return None
     return _Proposal(
-        {"spec.training.gradientCheckpointing": True},
+        {"spec.training.gradientCheckpointing": "always"},
         "the same result, about a third slower",
         method,
-        _with(training, gradient_checkpointing=True),
+        _with(training, gradient_checkpointing="always"),
     )
 
 

@@ -15,13 +15,13 @@ QUANTISED_SPEED = 0.66
 """QLoRA against LoRA on the same GPU: 2,100 and 3,200 tokens/s on an A100."""
 
 
-def total_steps(training: Training, rows: int | None) -> int | None:
+def total_steps(training: Training, rows: int | None, processes: int = 1) -> int | None:
     """Optimizer steps, as the trainer counts them; None if they depend on a number of rows that is not known."""
     if training.max_steps is not None:
         return training.max_steps
     if rows is None:
         return None
-    batches = math.ceil(rows / training.per_device_batch_size)
+    batches = math.ceil(rows / (training.per_device_batch_size * processes))
     per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
     return math.ceil((training.epochs or 1.0) * per_epoch)
 
@@ -40,9 +40,9 @@ def packed_rows(tokens: int, training: Training) -> int:
     return math.ceil(tokens / training.max_length)
 
 
-def tokens_per_step(training: Training) -> int:
+def tokens_per_step(training: Training, processes: int = 1) -> int:
     """Tokens of one optimizer step when every row is as long as it may be."""
-    return training.per_device_batch_size * training.gradient_accumulation_steps * training.max_length
+    return processes * training.per_device_batch_size * training.gradient_accumulation_steps * training.max_length
 
 
 def operations_per_token(architecture: Architecture, method: Method, training: Training) -> float:
@@ -53,7 +53,9 @@ def operations_per_token(architecture: Architecture, method: Method, training: T
     weights = sum(module.inputs * module.outputs for module in architecture.modules if module.is_linear)
     length = training.max_length + virtual_tokens(method.config)
     attention = 2 * architecture.layers * length * architecture.attention.query
-    passes = 2 + (1 if isinstance(method.config, Full) else 0) + (1 if training.gradient_checkpointing else 0)
+    passes = (
+        2 + (1 if isinstance(method.config, Full) else 0) + (1 if training.gradient_checkpointing == "always" else 0)
+    )
     return passes * (2 * weights + attention)
 
 

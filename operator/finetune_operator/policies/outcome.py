@@ -18,6 +18,8 @@ PULL_FAILURES = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
 MESSAGE_CHARACTERS = 1500
+ABORTED, NCCL = 134, "NCCL"
+"""How a trainer ends whose NCCL gave up on the others: it calls abort(3), and its last words are in the log."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def _ended(pod: Object, now: datetime) -> Ended:
         if said
         else str(terminated.get("message") or terminated.get("reason") or "it left no message")
     )
-    return Ended(reason_of_exit_code(exit_code), f"The container exited with {exit_code}: {tail}", at, exit_code, None)
+    reason = Reason.NCCL_ERROR if exit_code == ABORTED and NCCL in tail else reason_of_exit_code(exit_code)
+    return Ended(reason, f"The container exited with {exit_code}: {tail}", at, exit_code, None)
 
 
 def parse_result(text: str) -> PodResult | None:

@@ -16,7 +16,7 @@ from finetune_operator.kube.kinds import (
     Object,
     owner_reference,
 )
-from finetune_operator.resources.mounts import volumes
+from finetune_operator.resources.mounts import shared_memory, volumes
 from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name, short
 from finetune_operator.resources.security import container_security_context, pod_security_context
 from finetune_operator.settings import Settings
@@ -87,6 +87,9 @@ def _job(
     template = job.spec.pod_template
     annotations = {JOB_LABEL: job.metadata.name}
     pod_volumes, mounts = volumes(job.spec)
+    if role == TRAINER:
+        more_volumes, more_mounts = shared_memory(job.spec)
+        pod_volumes, mounts = pod_volumes + more_volumes, mounts + more_mounts
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -23,6 +23,16 @@ def volumes(spec: FineTuneJobSpec) -> Volumes:
     )
 
 
+def shared_memory(spec: FineTuneJobSpec) -> Volumes:
+    """``/dev/shm`` for processes that train together: NCCL exchanges gradients there, and a container's own has no more than 64 MiB."""
+    if spec.resources.processes == 1:
+        return [], []
+    return (
+        [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
+        [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108 -- in a pod
+    )
+
+
 def secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """A volume and its mount for each Secret; optional, so that a missing one is a message and not a pod that never starts."""
     return [

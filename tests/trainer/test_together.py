@@ -1,0 +1,118 @@
+"""Two processes learn what one does, go on where they were, and where another number of them was."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from finetune_trainer.settings import Settings
+from tests.trainer.jobs import Workbench, jsonl, train, train_until
+from tests.trainer.pair import second_process
+
+TOLERANCE = 2e-5
+"""Largest difference of a trained weight, of which the largest is about 0.2: sums in another order, over all steps."""
+TRAINING: dict[str, Any] = {
+    "epochs": 2,
+    "perDeviceBatchSize": 2,
+    "maxLength": 48,
+    "learningRate": 2e-3,
+    "scheduler": "cosine",
+}
+EXACT = {"lora": {"rank": 4, "alpha": 8}}
+PAIRS = [
+    {"prompt": f"What follows {number}?\n", "chosen": f"{number + 1}, I think.", "rejected": "No idea."}
+    for number in range(40)
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def second() -> Iterator[None]:
+    """The other process."""
+    with second_process():
+        yield
+
+
+def settings(bench: Workbench, processes: int, **spec: Any) -> Settings:
+    """A job of four sequences in a step, however many processes share them; 36 sequences are nine steps."""
+    training = TRAINING | {"gradientAccumulationSteps": 2 // processes} | spec.pop("training", {})
+    return bench.settings(**{"method": EXACT, "training": training, "resources": {"gpusPerNode": processes}, **spec})
+
+
+def weights(bench: Workbench) -> dict[str, torch.Tensor]:
+    """What was trained; of full fine-tuning the model."""
+    name = next(key for key in bench.objects() if key.endswith("model.safetensors") and "/adapter/" in key)
+    return load(bench.read(name))
+
+
+def difference(one: Workbench, two: Workbench) -> float:
+    mine, theirs = weights(one), weights(two)
+    assert mine.keys() == theirs.keys()
+    return max(float((mine[name].float() - theirs[name].float()).abs().max()) for name in mine)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"training": {"gradientCheckpointing": True, "packing": True, "maxSteps": 4, "epochs": None}},
+        {"method": {"qlora": {"rank": 4}}},
+        {"method": {"adalora": {"initRank": 6, "targetRank": 3}}},
+        {"method": {"full": {}}, "training": {"learningRate": 1e-4}},
+        {"evaluation": {"everySteps": 3, "selectBest": True}},
+        {"objective": "dpo"},
+    ],
+    ids=["lora", "packed", "qlora", "adalora", "full", "selectBest", "dpo"],
+)
+def test_two_processes_learn_what_one_does(workbench: Callable[[], Workbench], spec: dict[str, Any]) -> None:
+    made = []
+    for processes in (1, 2):
+        bench = workbench()
+        if "objective" in spec:
+            bench.dataset(jsonl(PAIRS))
+        result, run = train(settings(bench, processes, **spec))
+        assert result.reason == "Succeeded", result.message
+        assert run.progress is not None
+        made.append((bench, run.progress.total_steps, result.evaluation and result.evaluation.step))
+    assert made[0][1:] == made[1][1:]
+    assert difference(made[0][0], made[1][0]) < TOLERANCE
+
+
+def test_two_processes_that_are_interrupted_end_bit_identical(workbench: Callable[[], Workbench]) -> None:
+    whole, pieces = workbench(), workbench()
+    spec: dict[str, Any] = {"method": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.2}}}
+    result, _ = train(settings(whole, 2, **spec))
+    assert result.reason == "Succeeded", result.message
+    for step in (4, 9):
+        stopped = train_until(settings(pieces, 2, **spec), step)
+        assert stopped.reason == "Preempted", stopped.message
+        assert stopped.checkpoint is not None
+        assert stopped.checkpoint.step == step
+    states = {key.rsplit("/", 1)[-1] for key in pieces.objects() if "step-00000009/rng" in key}
+    assert states == {"rng_state_0.pth", "rng_state_1.pth"}, "the random numbers of both are kept"
+    result, _ = train(settings(pieces, 2, **spec))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 9)
+    assert pieces.weights() == whole.weights()
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_where_the_first_was(
+    workbench: Callable[[], Workbench], before: int, after: int
+) -> None:
+    whole, pieces = workbench(), workbench()
+    train(settings(whole, 1))
+    assert train_until(settings(pieces, before), 5).reason == "Preempted"
+    result, _ = train(settings(pieces, after))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 5)
+    assert any(f"processes {before} → {after}" in warning for warning in result.warnings)
+    assert difference(whole, pieces) < TOLERANCE
+
+
+def test_a_pass_that_does_not_come_out_even_is_filled_up_and_said(bench: Workbench) -> None:
+    training = {"epochs": 1, "perDeviceBatchSize": 5}
+    result, run = train(settings(bench, 2, training=training))
+    assert result.reason == "Succeeded", result.message
+    assert run.progress is not None
+    assert run.progress.total_steps == 4
+    assert run.derived["sequences trained twice in a pass"] == "4"

@@ -1,0 +1,77 @@
+"""The processes of a pod as they are: the first one starts the others, and whatever becomes of one of them, the pod says one reason in time."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_trainer.process import Process
+from finetune_trainer.workers import _cause
+from tests.trainer.jobs import Workbench
+from tests.trainer.pods import Listener, Pod, listening
+
+LONG = {"maxSteps": 2000, "perDeviceBatchSize": 2, "maxLength": 48, "learningRate": 1e-3}
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """A report endpoint on loopback."""
+    with listening() as found:
+        yield found
+
+
+def children(parent: int) -> list[int]:
+    """The processes that the trainer has started, without Python's own helper."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/status"):
+        try:
+            status, command = path.read_text(), path.with_name("cmdline").read_text()
+        except OSError:
+            continue
+        if f"PPid:\t{parent}\n" in status and "spawn_main" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_pod_of_two_processes_saves_and_goes_on_and_outlives_none_of_them(
+    bench: Workbench, listener: Listener
+) -> None:
+    job = bench.job(training=LONG, resources={"gpusPerNode": 2}, checkpoint={"everySteps": 500})
+    pod = Pod(bench, job, listener, 1)
+    listener.wait_for(lambda report: report.progress.step >= 2)
+    (worker,) = children(pod.process.pid)
+    pod.process.send_signal(signal.SIGTERM)
+    code, log = pod.end()
+    assert code == EXIT_CODES[Reason.PREEMPTED], log
+    result = pod.result()
+    assert result.checkpoint is not None
+    assert f"the checkpoint of step {result.checkpoint.step} is saved" in result.message
+    assert "Traceback" not in log
+    assert "Warning" not in log
+
+    pod = Pod(bench, job, listener, 2)
+    report = listener.wait_for(lambda report: report.progress.step >= result.checkpoint.step + 2)
+    assert report.resumed_from_step == result.checkpoint.step
+    (worker,) = children(pod.process.pid)
+    os.kill(worker, signal.SIGKILL)
+    began = time.monotonic()
+    code, log = pod.end()
+    assert time.monotonic() - began < 60, log
+    assert code == EXIT_CODES[Reason.HOST_OUT_OF_MEMORY], log
+    assert pod.result().message.startswith("process 1 of 2 was killed, most likely because")
+    assert pod.result().checkpoint is not None, "what is saved is still said"
+
+
+def test_what_a_process_could_not_say_itself_is_told_from_its_end(tmp_path: Path) -> None:
+    process, said = Process(rank=1, number=2, local=1, here=2), tmp_path / "said.json"
+    assert _cause(process, -signal.SIGABRT, said)[0] is Reason.NCCL_ERROR
+    assert _cause(process, -signal.SIGSEGV, said) == (
+        Reason.TRAINER_ERROR,
+        "process 1 of 2 ended by SIGSEGV, and left no message: see the log",
+    )
+    said.write_text('{"reason": "OutOfMemory", "message": "the GPU has too little memory"}')
+    assert _cause(process, 31, said) == (Reason.OUT_OF_MEMORY, "process 1 of 2: the GPU has too little memory")

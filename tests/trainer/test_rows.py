@@ -390,9 +390,10 @@ def test_a_template_that_fails_names_row_and_variable(template: str, message: st
     assert message in findings.shown[0]
 
 
-def test_a_template_that_is_none_is_the_specs_fault() -> None:
+@pytest.mark.parametrize("line", ["{% for %}", "{{ ['a', 'b'] | random }}"], ids=["broken", "other texts each time"])
+def test_a_template_that_is_none_is_the_specs_fault(line: str) -> None:
     with pytest.raises(Failure) as caught:
-        read([{"a": "b"}], template={"text": "one line\n{% for %}"})
+        read([{"a": "b"}], template={"text": f"one line\n{line}"})
     assert (caught.value.reason, caught.value.field) == (Reason.SPEC_INVALID, "spec.dataset.template.text")
     assert "(line 2)" in caught.value.message
 

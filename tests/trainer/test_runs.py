@@ -9,6 +9,7 @@ import pytest
 
 from finetune_api.reasons import Reason
 from finetune_trainer import dates, marks, plan
+from finetune_trainer.preflight import check
 from tests.trainer.jobs import CHATS, AtStep, Workbench, jsonl, train, train_until
 from tests.trainer.tinymodel import TEMPLATE
 
@@ -29,6 +30,9 @@ def test_two_running_jobs_with_the_same_prefix_spare_each_others_checkpoints(
     stopped, run = train(shared.settings_of(theirs), lambda interruption: AtStep(5, interruption.request))
     assert (stopped.reason, stopped.resumed_from_step) == (Reason.PREEMPTED, None)
     assert not run.warnings[1:], "another job's checkpoints are no warning of this one"
+    assert any(
+        "has checkpoints of FineTuneJob team/other too" in text for text in check(shared.settings_of(mine)).warnings
+    )
     resumed = train_until(shared.settings_of(mine), 4)
     assert resumed.resumed_from_step == 3, "the other job's newer checkpoints did not take the place of this one's"
     assert train_until(shared.settings_of(theirs), 6).resumed_from_step == 5

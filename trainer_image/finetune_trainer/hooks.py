@@ -139,7 +139,7 @@ class Hooks(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         refuse_infinite(model, state.global_step)
-        at_the_end = state.global_step >= state.max_steps or self._interruption.requested
+        at_the_end = state.global_step >= state.max_steps or self._stopped or self._interruption.requested
         if self._watch and self._watch.doubtful and not at_the_end:
             log.warning(
                 "step %d: the loss has gone up: the good checkpoints are kept in place of this one", state.global_step

@@ -64,6 +64,12 @@ def runs(output: Place, checkpoints: S3Uri) -> Iterator[Other]:
             break
 
 
+def other_jobs(output: Place, checkpoints: S3Uri, origin: Origin) -> list[str]:
+    """Jobs of other names that have checkpoints here."""
+    jobs = (run.manifest.job for run in runs(output, checkpoints))
+    return sorted({f"{job.namespace}/{job.name}" for job in jobs} - {f"{origin.namespace}/{origin.name}"})
+
+
 def not_taken(output: Place, checkpoints: S3Uri, origin: Origin, mark: Mark) -> list[str]:
     """Warnings of earlier runs of this very job from which this attempt does not go on, with what differs. Other jobs' are only logged: they are theirs."""
     warnings = []

@@ -26,6 +26,7 @@ from finetune_trainer import (
     files,
     general,
     hubpush,
+    marks,
     modules,
     remotecode,
     result,
@@ -189,6 +190,10 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
         )
     if settings.job.spec.output.hub:
         hubpush.check(settings, settings.job.spec.output.hub)
+    if others := marks.other_jobs(store, settings.checkpoints, settings.origin):
+        report.warnings.append(
+            f"{settings.output} has checkpoints of FineTuneJob {', '.join(others)} too: they are left alone, but only the first to finish can publish its adapter there"
+        )
     place = settings.adapter.child(MANIFEST_NAME)
     if head(store, place) is None:
         return

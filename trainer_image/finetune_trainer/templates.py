@@ -20,6 +20,7 @@ def renderer(template: Template) -> Callable[[Row], Row | str]:
     Raises Failure(SPEC_INVALID) for a template that is none.
     """
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    del environment.filters["random"]  # each attempt at a job must make the same texts of the same rows
     compiled = {}
     for name, text in template.to_json().items():
         try:

@@ -1,4 +1,4 @@
-"""QLoRA on a model from a PersistentVolumeClaim, with plain text from a ConfigMap."""
+"""QLoRA on a model from a PersistentVolumeClaim, with plain text from a ConfigMap; and a training that compiles its layers."""
 
 from collections.abc import Iterator
 
@@ -60,3 +60,11 @@ def test_a_qlora_job_from_a_claim_and_a_config_map_succeeds(workshop: Workshop, 
     assert ended["status"]["evaluation"]["loss"] < ended["status"]["evaluation"]["baseLoss"]
     prefix = f"{prefix_of(ended)}/adapter"
     assert {f"{prefix}/adapter_model.safetensors", f"{prefix}/manifest.json"} <= set(workshop.store.keys(prefix))
+
+
+def test_the_trainer_image_has_what_compiling_takes(workshop: Workshop) -> None:
+    training = {"maxSteps": 2, "perDeviceBatchSize": 1, "maxLength": 64, "learningRate": 2e-3, "compile": "always"}
+    workshop.namespace.apply(job("compiled", workshop.store, training=training))
+    assert [attempt["reason"] for attempt in succeeded(workshop.namespace, "compiled")["status"]["attempts"]] == [
+        "Succeeded"
+    ]

@@ -57,6 +57,7 @@ def _overhead(world: World, server: S3Server, directory: Path, told: Told) -> di
     )
     steps = size.overhead_steps - WARM_UP
     return {
+        "undisturbed": _undisturbed([a for a, _ in pairs]) / _undisturbed([b for _, b in pairs]) - 1,
         "wall": spread([a.seconds(WARM_UP) / b.seconds(WARM_UP) - 1 for a, b in pairs]),
         "cpu": spread([a.cpu_seconds(WARM_UP) / b.cpu_seconds(WARM_UP) - 1 for a, b in pairs]),
         "ours_seconds_per_step": spread([a.seconds(WARM_UP) / steps for a, _ in pairs]),
@@ -66,6 +67,14 @@ def _overhead(world: World, server: S3Server, directory: Path, told: Told) -> di
         * statistics.median(a.seconds(WARM_UP) for a, _ in pairs)
         / steps,
     }
+
+
+def _undisturbed(courses: list[Course]) -> float:
+    """Seconds of all steps, each as fast as it was in its fastest round: what is left of them when other programs disturb other steps each time."""
+    return sum(
+        min(course.ends[step] - course.ends[step - 1] for course in courses)
+        for step in range(WARM_UP, len(courses[0].ends))
+    )
 
 
 def _script(world: World, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_compiling_is_for_long_runs_on_a_gpu(gpu: Any, model: Path, monkeypatch:
     monkeypatch.setattr(switches, "compiler", lambda: "/usr/bin/gcc")
     assert switches.compiles(spec(), model, 100_000)
     assert not switches.compiles(spec(), model, 100)
-    assert not switches.compiles(spec(method={"vera": {}}), model, 100_000)
+    assert not switches.compiles(spec(method={"dora": {}}), model, 100_000)
     assert not switches.compiles(spec(**{"training.compile": "never"}), model, 100_000)
     monkeypatch.setattr(switches, "compiler", lambda: None)
     assert not switches.compiles(spec(), model, 100_000)

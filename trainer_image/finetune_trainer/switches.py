@@ -15,7 +15,7 @@ from finetune_api.estimate.architecture import architecture_of
 from finetune_api.estimate.recomputing import settled
 from finetune_api.estimate.speed import operations_per_token, tokens_per_step
 from finetune_api.finetunejob import FineTuneJobSpec, Training
-from finetune_api.methods import Full, LoraFields
+from finetune_api.methods import Full, Lora, Qlora
 from finetune_api.reasons import Reason
 from finetune_trainer import model as models
 from finetune_trainer.failures import Failure
@@ -54,7 +54,7 @@ def compiles(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
             "torch.compile needs a C++ compiler, and there is none here: choose auto, or an image that has g++ (spec.podTemplate.image)",
             "spec.training.compile",
         )
-    if wanted != "auto" or not models.has_gpu() or compiler() is None or not isinstance(method, LoraFields | Full):
+    if wanted != "auto" or not models.has_gpu() or compiler() is None or not isinstance(method, Lora | Qlora | Full):
         return wanted == "always"
     try:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))

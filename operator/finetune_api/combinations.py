@@ -25,6 +25,10 @@ NO_PERPLEXITY = (
 NO_EVALUATIONS = "earlyStopping needs evaluations on the way: set evaluation.everySteps"
 NOTHING_TO_SELECT = "selectBest needs evaluations on the way: set evaluation.everySteps"
 NO_TEXTS = "forgetting is measured on a text, of which a model of objective reward has no likelihood: remove evaluation.forgetting"
+SHARDED = (
+    "sharding full holds the parts of a frozen base on several GPUs: it needs resources.gpusPerNode above 1, objective sft, and method lora with neither "
+    "modulesToSave nor init pissa and olora, which change the base: set sharding to none, or those fields accordingly"
+)
 PAIRED = ("dpo", "orpo", "reward")
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
 PROMPT_TYPES = (*PREFIX_TYPES, "PROMPT_TUNING", "P_TUNING", "CPT")
@@ -57,7 +61,20 @@ def _prefix(spec: Any) -> bool:
     return method.prefix_tuning is not None or (method.peft is not None and method.peft.type in PREFIX_TYPES)
 
 
+def _unshardable(spec: Any) -> bool:
+    lora = spec.method.lora
+    whole = lora is None or lora.init in ("pissa", "olora") or bool(lora.modules_to_save)
+    return whole or spec.objective != "sft" or spec.resources.processes < 2
+
+
 RULES = [
+    Rule(
+        "self.training.sharding == 'none' || (self.resources.gpusPerNode > 1 && self.objective == 'sft' && has(self.method.lora) && "
+        "!(self.method.lora.init in ['pissa', 'olora']) && size(self.method.lora.modulesToSave) == 0)",
+        ".training.sharding",
+        SHARDED,
+        lambda spec: spec.training.sharding != "none" and _unshardable(spec),
+    ),
     Rule(
         f"!(self.training.packing && {VIRTUAL})",
         ".training.packing",

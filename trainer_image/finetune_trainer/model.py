@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.finetunejob import Training
@@ -72,12 +73,18 @@ def load_base(
     quantization: BitsAndBytesConfig | None = None,
     *,
     scores_padded_with: int | None = None,
+    device_map: Any = "one",
 ) -> Any:
     """The base model from its directory. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
 
+    ``device_map`` as transformers takes it: this process's GPU, "auto" (all GPUs, a part of the layers on each) or "cpu"; without a GPU there is no choice.
     With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
     """
     scores = scores_padded_with is not None
+    if not has_gpu() or device_map == "cpu":
+        device_map = None
+    elif device_map == "one":
+        device_map = {"": torch.cuda.current_device()}
     if scores and quantization is not None:
         quantization.llm_int8_skip_modules = [SCORE]
     try:
@@ -86,7 +93,7 @@ def load_base(
             **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
-            device_map={"": torch.cuda.current_device()} if has_gpu() else None,
+            device_map=device_map,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -154,14 +161,16 @@ def trainable(model: Any) -> int:
 def base_digest(model: Any) -> str:
     """``sha256:<hex>`` over names and bytes of all frozen weights, as they lie in memory (quantised ones: the quantised bytes).
 
-    Of a model that is trained whole, and so has none, it is the digest of all weights.
+    Of a model that is trained whole, and so has none, it is the digest of all weights; of one that is sharded that of this process's part.
     """
     named = [(_plain(name), weight) for name, weight in model.named_parameters()]
     frozen = [(name, weight.detach()) for name, weight in named if not weight.requires_grad] or named
     frozen.sort(key=lambda item: item[0])
 
-    def digest(item: tuple[str, torch.Tensor]) -> bytes:
+    def digest(item: tuple[str, Any]) -> bytes:
         name, tensor = item
+        if isinstance(tensor, DTensor):
+            tensor = tensor.to_local()
         content: Any = tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
         return hashlib.sha256(name.encode() + hashlib.sha256(content).digest()).digest()
 

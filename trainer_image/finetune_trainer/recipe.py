@@ -27,6 +27,7 @@ from finetune_trainer import (
     contamination,
     continuing,
     conversion,
+    exact,
     forgetting,
     gate,
     merging,
@@ -36,6 +37,7 @@ from finetune_trainer import (
     randomness,
     resuming,
     samples,
+    sharding,
     stopping,
     together,
     verification,
@@ -43,7 +45,6 @@ from finetune_trainer import (
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
 from finetune_trainer.basemodel import canonical_name
-from finetune_trainer.exact import exact
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
 from finetune_trainer.logs import log, phase
@@ -98,7 +99,12 @@ def follow(session: Session) -> TrainerResult:
             objectives.measure(spec, examples.held_out, examples.held_out_rows),
             len(examples.held_out),
             general,
-            partial(models.load_base, dtype=made.serving_dtype, scores_padded_with=padding(session, tokenizer)),
+            partial(
+                models.load_base,
+                dtype=made.serving_dtype,
+                scores_padded_with=padding(session, tokenizer),
+                device_map=placement(spec.training),
+            ),
             partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
         )
         if verified.golden:
@@ -138,19 +144,33 @@ def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -
     sequences = to_dataset(examples, spec.training)
     plan = make_plan(settings, len(sequences))
     with phase("loading the model"):
-        model = load_model(session, plan, tokenizer)
+        sharded = spec.training.sharding == "full"
+        model = load_model(session, plan, tokenizer, "cpu" if sharded else placement(spec.training))
         digest = models.base_digest(model) if session.process.leads else ""
     describe(session, plan, model)
     mark = together.told(resuming.fingerprint(session, examples, digest))
     with phase("looking for a checkpoint"):
         resume = resuming.find_checkpoint(session, mark)
+    if sharded:
+        sharding.shard(model, session.process.number)
+        part = models.base_digest(model)
     if spec.training.packing:
         contamination.refuse_contamination(model, examples.train)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
+    changed_base = sharded and together.agreed(models.base_digest(model) != part)
+    weights = exact.trained(model)
+    if sharded:
+        del model
+        models.release()
+    together.part()
     if not session.process.leads:
         return None
+    if sharded and not changed_base:
+        with phase("loading the whole model"):
+            model = load_model(session, plan, tokenizer, placement(spec.training))
+            sharding.take_over(model, weights)
     with phase("saving the adapter"):
-        if spec.method.full is None and models.base_digest(model) != digest:
+        if changed_base or (spec.method.full is None and models.base_digest(model) != digest):
             raise Failure(
                 Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
             )
@@ -167,7 +187,12 @@ def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Datas
     return packed
 
 
-def load_model(session: Session, plan: Plan, tokenizer: Any) -> Any:
+def placement(training: Training) -> str:
+    """Where a whole base lies: on one GPU or, if it was sharded because it fits on none, spread over all of them by its layers."""
+    return "one" if training.sharding == "none" else "auto"
+
+
+def load_model(session: Session, plan: Plan, tokenizer: Any, device_map: str) -> Any:
     """The base with a fresh adapter. The seed is set first: the adapter begins with random numbers."""
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
@@ -176,6 +201,7 @@ def load_model(session: Session, plan: Plan, tokenizer: Any) -> Any:
         models.DTYPES[plan.precision],
         models.quantization_of(spec.method, plan.precision),
         scores_padded_with=padding(session, tokenizer),
+        device_map=device_map,
     )
     model = methods.add_adapter(
         base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
@@ -272,7 +298,9 @@ def train(
         run.warnings.append(warning)
 
     def held_out_loss() -> float:
-        return measure(model).loss
+        loss = measure(model).loss
+        sharding.let_go(model)
+        return loss
 
     resumed = resume.directory if resume else None
     best = (
@@ -299,7 +327,6 @@ def train(
             if session.process.number > 1:
                 randomness.begin(spec.training.seed, 0, session.process.rank)
             loop(trainer, plan, resume)
-            together.part()
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
     except Exception:
@@ -379,7 +406,7 @@ def make_trainer(
         disable_tqdm=True,
         **objective.settings,
     )
-    trainer = exact(objective.trainer)(
+    trainer = exact.exact(objective.trainer)(
         model=model,
         args=arguments,
         train_dataset=sequences,

@@ -19,12 +19,13 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     check_sizes(architecture, facts)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
-    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).peak
+    processes = spec.resources.processes
+    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes).peak
     return Estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
         gpu_memory_bytes=needed if spec.resources.gpus_per_node else None,
-        total_steps=total_steps(spec.training, rows=None, processes=spec.resources.processes),
+        total_steps=total_steps(spec.training, rows=None, processes=processes),
     )
 
 

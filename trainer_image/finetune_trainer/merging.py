@@ -29,13 +29,13 @@ def refuse_unmergeable(model: Any) -> None:
 
 
 def merge(
-    base_directory: Path, adapter: Path, dtype: torch.dtype, trained: Trained, directory: Path
+    base_directory: Path, adapter: Path, dtype: torch.dtype, trained: Trained, directory: Path, device_map: str
 ) -> dict[str, float]:
     """Save base and adapter as one model in ``dtype``, load it back, and say how far its answers are from those of what was trained.
 
     Raises Failure(VERIFICATION_FAILED) for answers that are too far away.
     """
-    load_base = partial(models.load_base, dtype=dtype)
+    load_base = partial(models.load_base, dtype=dtype, device_map=device_map)
     tuned = load_tuned(load_base(base_directory), adapter, load_base)
     merged = tuned.merge_and_unload(safe_merge=True)
     merged.save_pretrained(str(directory), safe_serialization=True)

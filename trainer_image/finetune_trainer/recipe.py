@@ -469,5 +469,10 @@ def merge(session: Session, made: publishing.Made) -> dict[str, float]:
     dtype = models.DTYPES[models.precision_of(session.settings.job.spec.training)]
     with phase("merging the adapter into the base"):
         return merging.merge(
-            session.inputs.model, made.directory, dtype, made.trained, publishing.merged_directory(session)
+            session.inputs.model,
+            made.directory,
+            dtype,
+            made.trained,
+            publishing.merged_directory(session),
+            placement(session.settings.job.spec.training),
         )

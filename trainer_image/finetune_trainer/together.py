@@ -62,6 +62,8 @@ def part() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+        for name in library_variables(Process(number=2)):
+            os.environ.pop(name, None)
 
 
 def agreed(wish: bool) -> bool:

@@ -7,7 +7,7 @@ export PATH := $(UV_DIR)/bin:$(PATH)
 RUN := uv run --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint types check generate bench sync uv
+.PHONY: help demo demo-down test lint types check generate bench bench-trainer sync uv
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -38,6 +38,9 @@ generate: sync ## write what is generated: CRDs, the chart's values and schema, 
 
 bench: sync ## time the operator on a control plane with fake nodes
 	$(RUN) python -m bench
+
+bench-trainer: sync ## time the trainer against bare TRL and against a script that pads (about ten minutes)
+	$(RUN) python -m bench.trainer
 
 sync: uv
 	@uv sync --quiet --locked --all-extras

@@ -1,4 +1,4 @@
-"""``python -m bench``: every benchmark there is."""
+"""``python -m bench``: the operator's benchmark. The trainer's, which takes longer, is ``python -m bench.trainer``."""
 
 import sys
 

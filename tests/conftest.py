@@ -5,7 +5,9 @@
 
 import os
 import re
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +23,15 @@ NAME = "test-{mode}-{pid}"
 SPEED = ("cluster", "node", "slow")
 
 
-def pytest_configure() -> None:
-    """Asked to stop, the session ends as by Ctrl-C: what its tests have started is ended first."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Asked to stop, the session ends as by Ctrl-C: what its tests have started is ended first.
+
+    What killed processes leave among the temporary files goes with the session; pytest's own directories stay where they are, to be looked at.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="finetune-")
+    config.add_cleanup(lambda: shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

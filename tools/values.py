@@ -37,6 +37,16 @@ class OperatorImage(Image):
     )
 
 
+class Trainer(Section):
+    """What trainer pods may do."""
+
+    allow_remote_code: bool = Field(
+        False,
+        description="Let FineTuneJobs set spec.model.trustRemoteCode: then Python code that a model brings runs in trainer pods, with their Secrets and network. "
+        "False: such a job is refused with Accepted=False.",
+    )
+
+
 class Crds(Section):
     """Both CustomResourceDefinitions."""
 
@@ -106,6 +116,7 @@ class ChartValues(Section):
         description="The operator's image: also that of preflight pods and agents. Built from operator/Dockerfile.",
     )
     trainer_image: Image = Field(Image(), description="The trainer's image. Built from trainer_image/Dockerfile.")
+    trainer: Trainer = Field(Trainer(), description="What trainer pods may do.")
     image_pull_secrets: list[KubernetesObject] = Field(
         [],
         description="Secrets for pulling the operator's image, in the release's namespace: [{name: …}]. Jobs have spec.podTemplate.imagePullSecrets.",

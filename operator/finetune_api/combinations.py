@@ -24,10 +24,21 @@ NO_PERPLEXITY = (
 )
 NO_EVALUATIONS = "earlyStopping needs evaluations on the way: set evaluation.everySteps"
 NOTHING_TO_SELECT = "selectBest needs evaluations on the way: set evaluation.everySteps"
+COMPARED_ALONE = (
+    "compareWithFull trains the base whole on one GPU: set resources.gpusPerNode to 1, or compareWithFull to false"
+)
 NO_TEXTS = "forgetting is measured on a text, of which a model of objective reward has no likelihood: remove evaluation.forgetting"
 SHARDED = (
     "sharding full holds the parts of a frozen base on several GPUs: it needs resources.gpusPerNode above 1, objective sft, and method lora with neither "
-    "modulesToSave nor init pissa and olora, which change the base: set sharding to none, or those fields accordingly"
+    "modulesToSave nor init pissa and olora, which change the base, and without compile always: set sharding to none, or those fields accordingly"
+)
+COMPARED_WITH_ITSELF = "compareWithFull compares an adapter with full fine-tuning, which method full is already: set compareWithFull to false"
+NO_FULL_SCORES = (
+    "compareWithFull does not go with objective reward, which method full does not train: set compareWithFull to false"
+)
+NO_SAME_BUDGET = (
+    "compareWithFull trains the base with the adapter's data and steps, but that of model.adapter had others before: "
+    "set compareWithFull to false, or remove model.adapter"
 )
 PAIRED = ("dpo", "orpo", "reward")
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
@@ -64,12 +75,13 @@ def _prefix(spec: Any) -> bool:
 def _unshardable(spec: Any) -> bool:
     lora = spec.method.lora
     whole = lora is None or lora.init in ("pissa", "olora") or bool(lora.modules_to_save)
-    return whole or spec.objective != "sft" or spec.resources.processes < 2
+    alone = spec.resources.processes < 2 or spec.training.compile == "always"
+    return whole or alone or spec.objective != "sft"
 
 
 RULES = [
     Rule(
-        "self.training.sharding == 'none' || (self.resources.gpusPerNode > 1 && self.objective == 'sft' && has(self.method.lora) && "
+        "self.training.sharding == 'none' || (self.training.compile != 'always' && self.resources.gpusPerNode > 1 && self.objective == 'sft' && has(self.method.lora) && "
         "!(self.method.lora.init in ['pissa', 'olora']) && size(self.method.lora.modulesToSave) == 0)",
         ".training.sharding",
         SHARDED,
@@ -83,10 +95,10 @@ RULES = [
         lambda spec: spec.training.packing and _virtual(spec),
     ),
     Rule(
-        f"!(self.training.gradientCheckpointing && {PREFIX})",
+        f"!(self.training.gradientCheckpointing == 'always' && {PREFIX})",
         ".training.gradientCheckpointing",
-        "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to false",
-        lambda spec: spec.training.gradient_checkpointing and _prefix(spec),
+        "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to auto",
+        lambda spec: spec.training.gradient_checkpointing == "always" and _prefix(spec),
     ),
     Rule(
         f"!(self.output.mergedModel && ({VIRTUAL} || has(self.method.bottleneck)))",
@@ -217,10 +229,34 @@ RULES = [
         lambda spec: spec.evaluation.select_best and spec.evaluation.every_steps is None,
     ),
     Rule(
+        "!self.evaluation.compareWithFull || self.resources.gpusPerNode <= 1",
+        ".evaluation.compareWithFull",
+        COMPARED_ALONE,
+        lambda spec: spec.evaluation.compare_with_full and spec.resources.processes > 1,
+    ),
+    Rule(
         "self.objective != 'reward' || !has(self.evaluation.forgetting)",
         ".evaluation.forgetting",
         NO_TEXTS,
         lambda spec: spec.objective == "reward" and spec.evaluation.forgetting is not None,
+    ),
+    Rule(
+        "!(self.evaluation.compareWithFull && has(self.method.full))",
+        ".evaluation.compareWithFull",
+        COMPARED_WITH_ITSELF,
+        lambda spec: spec.evaluation.compare_with_full and spec.method.full is not None,
+    ),
+    Rule(
+        "!(self.evaluation.compareWithFull && self.objective == 'reward')",
+        ".evaluation.compareWithFull",
+        NO_FULL_SCORES,
+        lambda spec: spec.evaluation.compare_with_full and spec.objective == "reward",
+    ),
+    Rule(
+        "!(self.evaluation.compareWithFull && has(self.model.adapter))",
+        ".evaluation.compareWithFull",
+        NO_SAME_BUDGET,
+        lambda spec: spec.evaluation.compare_with_full and spec.model.adapter is not None,
     ),
 ]
 CEL_RULES = [{"rule": rule.cel, "message": rule.message, "fieldPath": rule.field} for rule in RULES]

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from finetune_api import combinations
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
+from finetune_api.comparison import Comparison
 from finetune_api.conditions import Condition
 from finetune_api.dataset import WORKSTATION, DatasetSource
 from finetune_api.early_stopping import EarlyStopping
@@ -50,6 +51,11 @@ class ModelSource(Model):
         description="Secret with HF_TOKEN (hf://) or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3://). Unset for s3://: spec.output.secretRef.",
     )
     s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
+    trust_remote_code: bool = Field(
+        False,
+        description="Run the Python code that the model's directory brings (auto_map in config.json), in the trainer pods, with all that they can reach. Only for "
+        "a model that transformers has no code for; the cluster's administrator has to allow it (chart value trainer.allowRemoteCode).",
+    )
     adapter: StartingAdapter | None = Field(
         None, description="A finished adapter of this model, of the same method, to go on from. Unset: a fresh one."
     )
@@ -90,8 +96,10 @@ class Training(Model):
     packing: bool = Field(
         False, description="Put several short examples into one sequence, without attention between them."
     )
-    gradient_checkpointing: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, more time."
+    gradient_checkpointing: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Recompute activations in the backward pass: less memory, more time, the same result. auto: only where the estimate says that the "
+        "GPU's memory is too small without.",
     )
     sharding: Literal["none", "full"] = Field(
         "none",
@@ -100,8 +108,13 @@ class Training(Model):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto: bf16 where the GPU has it, else fp32."
     )
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
-        "adamw_torch", description="Optimizer, by its transformers name."
+    optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
+        "auto", description="Optimizer, by its transformers name. auto: adamw_torch_fused on a GPU, else adamw_torch."
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Compile the model's layers with torch.compile: faster steps after one or two minutes. auto: on a GPU, for lora, qlora and full, where "
+        "the run is long enough to repay it and the image has a C compiler.",
     )
     weight_decay: float = Field(0.0, description="Decoupled weight decay.", ge=0)
     max_grad_norm: float = Field(1.0, description="Gradients are clipped to this norm.", gt=0)
@@ -148,6 +161,11 @@ class Evaluation(Model):
     gate: Gate | None = Field(
         None,
         description="What the adapter must reach to be published. Unset: a warning, if it is no better than its base.",
+    )
+    compare_with_full: bool = Field(
+        False,
+        description="After the adapter is finished, also train all weights of the base, with the same data, steps, effective batch and seed and the learning "
+        "rate of method full, and compare the two: quality, memory, speed and size. That model is measured, not published.",
     )
 
 
@@ -412,6 +430,11 @@ class Estimate(Model):
         ge=0,
     )
     total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
+    comparison_gpu_memory_bytes: int | None = Field(
+        None,
+        description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job whose GPU has less is finished all the same.",
+        ge=0,
+    )
 
 
 class Adjustment(Model):
@@ -473,12 +496,17 @@ class EvaluationStatus(Model):
     forgetting: ForgettingStatus | None = Field(
         None, description="Base and adapter on a general text, where spec.evaluation.forgetting asks for it."
     )
+    comparison: Comparison | None = Field(
+        None, description="The adapter beside full fine-tuning, where spec.evaluation.compareWithFull asks for it."
+    )
 
 
 class ReportStatus(Model):
-    """The report of the run that made the adapter."""
+    """The report of the run that made the adapter, or of the newest attempt that failed."""
 
-    uri: str = Field(description="Address of report.html, which any browser shows; the adapter's manifest names it.")
+    uri: str = Field(
+        description="Address of report.html, which any browser shows: beside the adapter, whose manifest names it, or below failed/."
+    )
 
 
 class AdapterStatus(Model):

@@ -63,8 +63,8 @@ def _steps(spec: FineTuneJobSpec) -> Iterator[FineTuneJobSpec]:
     if policy.reduce_batch_size and (batch := _smaller(training.per_device_batch_size, spec.objective)):
         more = training.gradient_accumulation_steps * training.per_device_batch_size // batch
         yield _with(spec, training={"per_device_batch_size": batch, "gradient_accumulation_steps": more})
-    if policy.enable_gradient_checkpointing and not training.gradient_checkpointing:
-        changed = _with(spec, training={"gradient_checkpointing": True})
+    if policy.enable_gradient_checkpointing and training.gradient_checkpointing != "always":
+        changed = _with(spec, training={"gradient_checkpointing": "always"})
         if combinations.allows(changed):
             yield changed
     if policy.quantize and (method := _quantised(spec.method)):
@@ -99,6 +99,6 @@ def _touched(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
     return [
         ("training.perDeviceBatchSize", str(training.per_device_batch_size)),
         ("training.gradientAccumulationSteps", str(training.gradient_accumulation_steps)),
-        ("training.gradientCheckpointing", str(training.gradient_checkpointing).lower()),
+        ("training.gradientCheckpointing", training.gradient_checkpointing),
         ("method.quantization", quantization.type if quantization else "none"),
     ]

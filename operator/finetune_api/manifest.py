@@ -29,7 +29,7 @@ class Origin(Lenient):
 
 
 class CheckpointManifest(Lenient):
-    """``checkpoints/step-00000010/manifest.json``: a checkpoint is complete when it is there and every digest matches."""
+    """``checkpoints/run-0123456789ab/step-00000010/manifest.json``: a checkpoint is complete when it is there and every digest matches."""
 
     kind: Literal["Checkpoint"] = "Checkpoint"
     job: Origin

@@ -1,4 +1,7 @@
-"""Checkpoints in S3, or in a directory: written whole or not at all, the newest whole one found again, old ones removed."""
+"""Checkpoints in S3, or in a directory: written whole or not at all, the newest whole one found again, old ones removed.
+
+Each run has a directory of its own, called after its fingerprint: two jobs with the same prefix never touch each other's checkpoints.
+"""
 
 import logging
 import re
@@ -18,6 +21,7 @@ from finetune_artifacts.upload import put_manifest, upload_directory
 
 log = logging.getLogger(__name__)
 _STEP = re.compile(r"/step-(\d{8,})/(.+)$")
+_RUN = re.compile(r"/(run-[0-9a-f]{12})/step-\d{8,}/.+$")
 
 
 @dataclass(frozen=True)
@@ -30,27 +34,39 @@ class Stored:
     objects: tuple[S3Uri, ...]
 
 
-def checkpoint_uri(checkpoints: S3Uri, step: int) -> S3Uri:
-    """``<checkpoints>/step-00000010``."""
-    return checkpoints.child(f"step-{step:08d}")
+def run_uri(checkpoints: S3Uri, fingerprint: str) -> S3Uri:
+    """``<checkpoints>/run-0123456789ab``: where the checkpoints of one run lie, and none of another's."""
+    return checkpoints.child(f"run-{fingerprint.removeprefix('sha256:')[:12]}")
 
 
-def list_checkpoints(store: Place, checkpoints: S3Uri) -> list[Stored]:
-    """Every checkpoint below ``checkpoints``, the newest first, torn ones included."""
+def list_runs(store: Place, checkpoints: S3Uri) -> list[S3Uri]:
+    """The directories of all runs that have left something below ``checkpoints``."""
+    keys = (item.uri.key for item in list_objects(store, checkpoints))
+    names = {match[1] for key in keys if (match := _RUN.search(key))}
+    return [checkpoints.child(name) for name in sorted(names)]
+
+
+def checkpoint_uri(run: S3Uri, step: int) -> S3Uri:
+    """``<run>/step-00000010``."""
+    return run.child(f"step-{step:08d}")
+
+
+def list_checkpoints(store: Place, run: S3Uri) -> list[Stored]:
+    """Every checkpoint of a run, the newest first, torn ones included."""
     found: dict[int, list[S3Uri]] = {}
-    for item in list_objects(store, checkpoints):
+    for item in list_objects(store, run):
         if match := _STEP.search(item.uri.key):
             found.setdefault(int(match[1]), []).append(item.uri)
     stored = []
     for step in sorted(found, reverse=True):
-        uri = checkpoint_uri(checkpoints, step)
+        uri = checkpoint_uri(run, step)
         stored.append(Stored(uri, step, uri.child(MANIFEST_NAME) in found[step], tuple(found[step])))
     return stored
 
 
 def upload_checkpoint(
     store: Place,
-    checkpoints: S3Uri,
+    run: S3Uri,
     step: int,
     directory: Path,
     manifest: Callable[[list[FileEntry]], CheckpointManifest],
@@ -60,23 +76,23 @@ def upload_checkpoint(
 
     One of the same step that is there is removed first: the run would have resumed from it, were it whole.
     """
-    uri = checkpoint_uri(checkpoints, step)
-    for stored in list_checkpoints(store, checkpoints):
+    uri = checkpoint_uri(run, step)
+    for stored in list_checkpoints(store, run):
         if stored.step == step:
             delete_checkpoint(store, stored)
     put_manifest(store, uri, manifest(upload_directory(store, uri, directory, stopped)))
     return uri
 
 
-def newest_checkpoint(store: Place, checkpoints: S3Uri, fingerprint: str, directory: Path) -> CheckpointManifest | None:
+def newest_checkpoint(store: Place, run: S3Uri, fingerprint: str, directory: Path) -> CheckpointManifest | None:
     """Fetch the newest complete checkpoint with this fingerprint into ``directory``; None if there is none.
 
     Torn ones, ones whose manifest does not tell the truth, and ones of other settings are passed over with a warning.
     Raises ArtifactError if S3 cannot be reached or refuses.
     """
-    for stored in list_checkpoints(store, checkpoints):
+    for stored in list_checkpoints(store, run):
         try:
-            manifest = _read_manifest(store, stored)
+            manifest = read_manifest(store, stored)
             if manifest.fingerprint != fingerprint:
                 log.warning("%s was made with other settings, data or base model: passed over", stored.uri)
                 continue
@@ -90,7 +106,8 @@ def newest_checkpoint(store: Place, checkpoints: S3Uri, fingerprint: str, direct
     return None
 
 
-def _read_manifest(store: Place, stored: Stored) -> CheckpointManifest:
+def read_manifest(store: Place, stored: Stored) -> CheckpointManifest:
+    """The manifest of a checkpoint. Raises ArtifactError (CORRUPT) for a torn one; whether the files are as it says is not looked at."""
     place = stored.uri.child(MANIFEST_NAME)
     if not stored.complete:
         raise ArtifactError(store.purpose, Fault.CORRUPT, f"{place} is missing: its upload was interrupted")
@@ -104,12 +121,12 @@ def _read_manifest(store: Place, stored: Stored) -> CheckpointManifest:
     return manifest
 
 
-def prune_checkpoints(store: Place, checkpoints: S3Uri, keep: int) -> list[int]:
+def prune_checkpoints(store: Place, run: S3Uri, keep: int) -> list[int]:
     """Keep the ``keep`` newest complete checkpoints; remove the others, and torn ones older than the newest complete one.
 
     Returns the removed steps. Raises ArtifactError.
     """
-    stored = list_checkpoints(store, checkpoints)
+    stored = list_checkpoints(store, run)
     kept = [item.step for item in stored if item.complete][:keep]
     removed = [item for item in stored if kept and item.step < kept[0] and item.step not in kept]
     for item in removed:

@@ -25,6 +25,8 @@ PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"}
 """Endings of files that can run code when they are loaded."""
 MODEL_FILES = {".json", ".jsonl", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken"}
 """Endings of the files of a model directory that the trainer reads; anything else is not fetched."""
+CODE = ".py"
+"""Ending of the code that a model may bring, which is fetched only where it is trusted."""
 
 Report = Callable[[int, int], None]
 """Told now and then how many bytes of how many are there."""
@@ -182,21 +184,22 @@ def download_file(store: Place, uri: S3Uri, path: Path, report: Report = _silent
     return info
 
 
-def download_model(store: Place, uri: S3Uri, directory: Path, report: Report = _silent) -> None:
-    """Fetch the files of a model's directory (configuration, tokenizer, safetensors) that has no manifest. Raises ArtifactError."""
-    found = list_model_files(store, uri)
+def download_model(store: Place, uri: S3Uri, directory: Path, report: Report = _silent, *, code: bool = False) -> None:
+    """Fetch the files of a model's directory (configuration, tokenizer, safetensors; with ``code`` its Python files) that has no manifest. Raises ArtifactError."""
+    found = list_model_files(store, uri, code=code)
     directory.mkdir(parents=True, exist_ok=True)
     start = len(uri.key) + 1 if uri.key else 0
     _fetch(store, [(info, directory / info.uri.key[start:]) for info in found], report)
 
 
-def list_model_files(store: Place, uri: S3Uri) -> list[ObjectInfo]:
+def list_model_files(store: Place, uri: S3Uri, *, code: bool = False) -> list[ObjectInfo]:
     """The objects directly below ``uri`` that belong to a model. Raises ArtifactError: MODEL_NOT_FOUND, MODEL_UNSUPPORTED for pickles only."""
     start = len(uri.key) + 1 if uri.key else 0
     objects = {info.uri.key[start:]: info for info in list_objects(store, uri)}
     if "config.json" not in objects:
         raise missing(store, uri.child("config.json"))
-    names = [name for name in objects if "/" not in name and PurePosixPath(name).suffix in MODEL_FILES]
+    wanted = MODEL_FILES | {CODE} if code else MODEL_FILES
+    names = [name for name in objects if "/" not in name and PurePosixPath(name).suffix in wanted]
     if not any(name.endswith(".safetensors") for name in names):
         raise ArtifactError(
             store.purpose,

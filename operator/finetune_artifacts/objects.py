@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, IncompleteReadError
 
 from finetune_api.uris import S3Uri
 from finetune_artifacts import directory
@@ -67,18 +67,26 @@ def list_objects(store: Place, prefix: S3Uri) -> list[ObjectInfo]:
 
 def read_object(store: Place, uri: S3Uri, limit: int = 16 * 1024 * 1024) -> bytes:
     """The bytes of a small object. Raises ArtifactError, also for one larger than ``limit`` bytes."""
-
-    if isinstance(store, Directory):
-        content = directory.read(store, uri, limit + 1)
-    else:
-        get = store.client.get_object
-        content = call(store, uri, lambda: get(Bucket=uri.bucket, Key=uri.key)["Body"].read(limit + 1))
+    content = (
+        directory.read(store, uri, limit + 1)
+        if isinstance(store, Directory)
+        else call(store, uri, lambda: _read(store, uri, limit + 1))
+    )
     if len(content) > limit:
         raise ArtifactError(
             store.purpose,
             Fault.CORRUPT,
             f"{uri} is larger than {limit} bytes, which no such file is: check the address",
         )
+    return content
+
+
+def _read(store: Store, uri: S3Uri, most: int) -> bytes:
+    """At most so many bytes of an object. Raises botocore's IncompleteReadError for fewer than there are: told how much to read, botocore itself takes them for all."""
+    answer = store.client.get_object(Bucket=uri.bucket, Key=uri.key)
+    content, expected = answer["Body"].read(most), min(answer["ContentLength"], most)
+    if len(content) < expected:
+        raise IncompleteReadError(actual_bytes=len(content), expected_bytes=expected)
     return content
 
 

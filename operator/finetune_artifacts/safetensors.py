@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.uris import S3Uri
-from finetune_artifacts.objects import read_range
+from finetune_artifacts.objects import ObjectInfo, read_range
 from finetune_artifacts.store import Store
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
@@ -23,8 +22,11 @@ class Tensor:
     shape: tuple[int, ...]
 
 
-def read_header(read: Callable[[int, int], bytes]) -> dict[str, Tensor]:
-    """The tensors of the file from which ``read(start, length)`` reads bytes. Raises ValueError if it is no safetensors file."""
+def read_header(read: Callable[[int, int], bytes], size: int | None = None) -> dict[str, Tensor]:
+    """The tensors of the file from which ``read(start, length)`` reads bytes. Raises ValueError if it is no safetensors file.
+
+    Where its ``size`` in bytes is known, also if it is not whole.
+    """
     beginning = read(0, _FIRST_READ)
     if len(beginning) < 8:
         raise ValueError("the file is too short for safetensors")
@@ -35,14 +37,17 @@ def read_header(read: Callable[[int, int], bytes]) -> dict[str, Tensor]:
     if len(header) < length:
         header += read(8 + len(header), length - len(header))
     try:
-        entries = json.loads(header)
-        return {
+        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        tensors = {
             name: Tensor(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
             for name, entry in entries.items()
-            if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("the file does not begin with a safetensors header") from error
+    if size is not None and size != end:
+        raise ValueError(f"it has {size} bytes, and its header promises {end}: it was cut off, or is damaged")
+    return tensors
 
 
 def read_file_header(path: Path) -> dict[str, Tensor]:
@@ -53,9 +58,9 @@ def read_file_header(path: Path) -> dict[str, Tensor]:
             file.seek(start)
             return file.read(length)
 
-        return read_header(read)
+        return read_header(read, path.stat().st_size)
 
 
-def read_s3_header(store: Store, uri: S3Uri) -> dict[str, Tensor]:
+def read_s3_header(store: Store, info: ObjectInfo) -> dict[str, Tensor]:
     """The tensors of an object in S3, by range reads. Raises ValueError and ArtifactError."""
-    return read_header(lambda start, length: read_range(store, uri, start, length))
+    return read_header(lambda start, length: read_range(store, info.uri, start, length), info.size)

@@ -72,7 +72,7 @@ def estimate(file: str, model_config: str | None, question: Question, output: st
         for name, result in found:
             if result.gpus[0].fits == "no":
                 raise CliError(
-                    f"{name} needs {_gib(result.memory.peak)}, and {gpu.name} has {_gib(gpu.bytes)}: see what to change"
+                    f"{name} needs {_gib(result.memory.total)}, and {gpu.name} has {_gib(gpu.bytes)}: see what to change"
                 )
 
 
@@ -259,7 +259,7 @@ def _gpu_cells(gpu: GpuEstimate) -> list[str]:
         "" if gpu.tokens_per_second is None else f"{gpu.tokens_per_second:,}",
         "" if gpu.seconds is None else duration(gpu.seconds),
         "" if gpu.cost is None else f"{gpu.cost:,.2f}",
-        gpu.fits,
+        f"{gpu.fits}, recomputing" if gpu.gradient_checkpointing else gpu.fits,
     ]
 
 

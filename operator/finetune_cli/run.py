@@ -194,9 +194,9 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
 
     def leave() -> NoReturn:
         # the signal may have come in the middle of a line, whose stream must not be entered twice
-        ended = state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
+        ended = state.ended or state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
         os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in told(ended, request)).encode())
-        os._exit(EXIT_CODES[Reason.PREEMPTED])
+        os._exit(code_of(ended))
 
     def abandon(ended: TrainerResult) -> NoReturn:
         screen.close()
@@ -284,6 +284,8 @@ def lines(result: TrainerResult, request: Request) -> list[str]:
         said += outcome({"status": result.to_json()})
     elif result.checkpoint:
         said.append(f"the checkpoint of step {result.checkpoint.step} is kept in {result.checkpoint.uri}")
+    if result.report:
+        said.append(f"report {result.report.uri}")
     return said
 
 

@@ -77,6 +77,7 @@ def outcome(item: dict[str, Any]) -> list[str]:
                 f"general text: perplexity {general['basePerplexity']:.3g} → {general['perplexity']:.3g} "
                 f"(loss {abs(change):.1f}% {'higher' if change > 0 else 'lower'})"
             )
+        lines += comparison(evaluation.get("comparison") or {})
         if evaluation.get("passed") is not None:
             lines.append("passed the gate" if evaluation["passed"] else "did not pass the gate: not published")
     if adapter := found.get("adapter"):
@@ -87,3 +88,12 @@ def outcome(item: dict[str, Any]) -> list[str]:
         lines.append(f"digest {active['digest']}")
     lines += [f"warning: {text}" for text in found.get("warnings") or []]
     return lines
+
+
+def comparison(found: dict[str, Any]) -> list[str]:
+    """The model that was trained whole, beside which the adapter is to be judged; a warning says why there is none."""
+    return [
+        f"full fine-tuning: held-out loss {row['loss']:.3f} ({row['improvementPercent']:.1f}% lower), weights of {size(row['sizeBytes'])}"
+        for row in found.get("rows", [])
+        if row["name"] == "full" and row.get("loss") is not None
+    ]

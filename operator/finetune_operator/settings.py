@@ -23,6 +23,8 @@ class Settings:
     """Base address under which pods reach the report endpoint, for example http://finetune-operator.finetune-system:8080. Empty: they do not report."""
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch. Empty: all."""
+    allow_remote_code: bool = False
+    """Whether spec.model.trustRemoteCode may be set: then a model's own Python code runs in trainer pods."""
     image_pull_policy: str = "IfNotPresent"
     """Pull policy of every container of ours."""
     log_level: str = "INFO"
@@ -68,6 +70,10 @@ def _parse(field: str, text: str) -> object:
     match field:
         case "namespaces":
             return tuple(part.strip() for part in text.split(",") if part.strip())
+        case "allow_remote_code":
+            if text not in ("true", "false"):
+                raise ValueError("it must be true or false")
+            return text == "true"
         case "kubeconfig":
             return Path(text) if text else None
         case "listen_port" | "workers":

@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 
 from finetune_api.combinations import (
+    COMPARED_ALONE,
+    COMPARED_WITH_ITSELF,
     KTO_BATCH,
     LABELS,
     NO_EVALUATIONS,
+    NO_FULL_SCORES,
     NO_MERGED_SCORES,
     NO_PACKING,
     NO_PAIRS,
     NO_PERPLEXITY,
     NO_PREFERENCE,
     NO_PROMPTS,
+    NO_SAME_BUDGET,
     NO_TEXTS,
     NOTHING_TO_SELECT,
     PAIRS,
@@ -61,7 +65,7 @@ PACKED_PROMPT = (
     "packing does not go with promptTuning, prefixTuning and pTuning, which put their tokens before each sequence and not before each packed example: "
     "set packing to false"
 )
-RECOMPUTED_PREFIX = "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to false"
+RECOMPUTED_PREFIX = "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to auto"
 MERGED_PROMPT = "mergedModel does not go with promptTuning, prefixTuning, pTuning and bottleneck, which are no update of the base's weights: set mergedModel to false"
 MERGED_MODEL = "mergedModel does not go with full, which gives a whole model already: set mergedModel to false"
 STARTED_WHOLE = "model.adapter does not go with full, adalora, pTuning and prefixProjection, whose adapters do not hold all that was trained: remove it, or choose lora"
@@ -111,7 +115,7 @@ CASES = [
     _job("no text to begin with", {"spec.method": {"promptTuning": {"promptTuningInit": "text"}}}, "spec.method.promptTuning", PROMPT_TEXT),
     _job("packed prompts", {"spec.method": {"pTuning": {}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
     _job("packed prompts by PEFT's name", {"spec.method": {"peft": {"type": "P_TUNING"}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
-    _job("a prefix that is computed twice", {"spec.method": {"prefixTuning": {}}, "spec.training.gradientCheckpointing": True}, "spec", RECOMPUTED_PREFIX),
+    _job("a prefix that is computed twice", {"spec.method": {"prefixTuning": {}}, "spec.training.gradientCheckpointing": "always"}, "spec", RECOMPUTED_PREFIX),
     _job("a merged prompt", {"spec.method": {"promptTuning": {}}, "spec.output.mergedModel": True}, "spec", MERGED_PROMPT),
     _job("a merged model", {"spec.method": {"full": {}}, "spec.output.mergedModel": True}, "spec", MERGED_MODEL),
     _job("an adapter to train whole", {"spec.method": {"full": {}}, "spec.model.adapter": STARTED}, "spec", STARTED_WHOLE),
@@ -159,6 +163,10 @@ CASES = [
     _job("no patience", {"spec.training.earlyStopping": {"patience": 0}}, "spec.training.earlyStopping.patience", "greater than or equal to 1"),
     _job("the best of no evaluations", {"spec.evaluation": {"selectBest": True}}, "spec", NOTHING_TO_SELECT),
     _job("forgetting of a model without texts", {"spec.objective": "reward", "spec.evaluation": {"forgetting": {}}}, "spec", NO_TEXTS),
+    _job("full fine-tuning compared with itself", {"spec.method": {"full": {}}, "spec.evaluation": {"compareWithFull": True}}, "spec", COMPARED_WITH_ITSELF),
+    _job("full fine-tuning of a reward model", {"spec.objective": "reward", "spec.evaluation": {"compareWithFull": True}}, "spec", NO_FULL_SCORES),
+    _job("a comparison with less training", {"spec.model.adapter": STARTED, "spec.evaluation": {"compareWithFull": True}}, "spec", NO_SAME_BUDGET),
+    _job("a comparison on two GPUs", {"spec.resources": {"gpusPerNode": 2}, "spec.evaluation": {"compareWithFull": True}}, "spec", COMPARED_ALONE),
     _job("a dataset for a general text", {"spec.evaluation": {"forgetting": {"uri": "hf://a/b"}}}, "spec.evaluation.forgetting.uri", "should match", "is a file"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
     _job("sharding on one GPU", {"spec.training.sharding": "full"}, "spec", SHARDED),

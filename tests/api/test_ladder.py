@@ -45,7 +45,7 @@ def climbed(start: FineTuneJobSpec) -> list[FineTuneJobSpec]:
     ],
 )
 def test_the_batch_is_halved_first_as_far_as_it_goes(objective: str, batches: list[int]) -> None:
-    training = {"perDeviceBatchSize": batches[0], "gradientCheckpointing": True}
+    training = {"perDeviceBatchSize": batches[0], "gradientCheckpointing": "always"}
     found = [step.training.per_device_batch_size for step in climbed(spec(objective=objective, training=training))]
     assert found == batches
 
@@ -68,7 +68,7 @@ def test_then_gradient_checkpointing_then_quantisation_and_each_is_told() -> Non
     )
     told = [[str(change) for change in ladder.adjustments(start, step)] for step in climbed(start)]
     batch = ["training.perDeviceBatchSize 2 → 1", "training.gradientAccumulationSteps 3 → 6"]
-    checkpointing = [*batch, "training.gradientCheckpointing false → true"]
+    checkpointing = [*batch, "training.gradientCheckpointing auto → always"]
     assert told == [[], batch, checkpointing, [*checkpointing, "method.quantization none → nf4"]]
     (*_, last) = climbed(start)
     assert last.method.name == "qlora"
@@ -87,14 +87,16 @@ def test_then_gradient_checkpointing_then_quantisation_and_each_is_told() -> Non
     ],
 )
 def test_what_can_be_quantised(name: str, method: dict[str, Any], quantised: bool) -> None:
-    (*_, last) = climbed(spec(method=method, training={"gradientCheckpointing": True}, failurePolicy=ALL))
-    assert (last != spec(method=method, training={"gradientCheckpointing": True}, failurePolicy=ALL)) == quantised, name
+    (*_, last) = climbed(spec(method=method, training={"gradientCheckpointing": "always"}, failurePolicy=ALL))
+    assert (
+        last != spec(method=method, training={"gradientCheckpointing": "always"}, failurePolicy=ALL)
+    ) == quantised, name
     assert (last.method.quantization is not None) == (quantised or "qlora" in method)
 
 
 def test_quantisation_is_only_for_who_allowed_it() -> None:
     (*_, last) = climbed(spec())
-    assert (last.method.name, last.training.gradient_checkpointing) == ("lora", True)
+    assert (last.method.name, last.training.gradient_checkpointing) == ("lora", "always")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_a_step_that_is_switched_off_is_left_out_and_named_at_the_end(policy: di
 
 def test_checkpointing_is_not_turned_on_where_it_does_not_go() -> None:
     (only,) = climbed(spec(method={"prefixTuning": {}}))
-    assert not only.training.gradient_checkpointing
+    assert only.training.gradient_checkpointing == "auto"
 
 
 def test_the_end_says_what_was_reached_and_what_is_left_to_do() -> None:

@@ -18,11 +18,12 @@ from finetune_artifacts import upload
 from finetune_artifacts.digests import checksum_of, digest_of
 from finetune_artifacts.download import download_adapter, download_file, download_files, download_model
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
-from finetune_artifacts.objects import check_bucket, head, list_objects, open_object, probe_write
+from finetune_artifacts.objects import check_bucket, head, list_objects, open_object, probe_write, read_object
 from finetune_artifacts.store import open_store
 from finetune_artifacts.upload import manifest_bytes, put_manifest, upload_directory
 from tests.artifacts.conftest import Server, put
 from tests.s3 import S3Server, write_secret
+from tests.s3way import Harm, way_to
 
 
 def make_adapter(directory: Path, size: int = 3000) -> Path:
@@ -328,3 +329,13 @@ def test_a_file_and_its_lines(s3_server: S3Server, bucket: str, tmp_path: Path) 
     with pytest.raises(ArtifactError) as caught:
         download_file(store, S3Uri("no-such-bucket", "nothing"), tmp_path / "nothing")
     assert caught.value.reason is Reason.BUCKET_NOT_FOUND
+
+
+def test_half_an_answer_is_asked_for_again(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
+    s3_server.store().client.put_object(Bucket=place.bucket, Key=place.child("manifest.json").key, Body=b"x" * 1000)
+    cuts: list[Harm] = ["cut", "cut"]
+    with way_to(s3_server.port) as way:
+        way.harm = lambda method, _: cuts.pop() if method == "GET" and cuts else None
+        store = open_store(S3Location(endpoint=way.endpoint, region="us-east-1"), s3_server.secret, Purpose.OUTPUT, 10)
+        assert read_object(store, place.child("manifest.json")) == b"x" * 1000
+    assert not cuts

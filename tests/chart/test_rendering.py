@@ -145,6 +145,8 @@ def test_the_operator_understands_its_environment() -> None:
     assert read.trainer_image == f"{IMAGES['trainerImage.repository']}:0.1.0"
     assert read.report_url == f"http://finetune-operator.{NAMESPACE}.svc:8080"
     assert read.namespaces == ("a", "b")
+    assert read.allow_remote_code is False
+    assert Settings.of(environment({"trainer.allowRemoteCode": "true"})).allow_remote_code is True
     assert (read.log_level, read.image_pull_policy) == ("DEBUG", "Always")
     assert container()["ports"][0]["containerPort"] == read.listen_port
 

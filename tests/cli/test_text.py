@@ -32,6 +32,7 @@ def test_sizes(number: float, text: str) -> None:
     assert size(number) == text
 
 
+FULL = {"name": "full", "loss": 3.5, "improvementPercent": 10.26, "sizeBytes": 269_000_000}
 GENERAL = {"baseLoss": 3.0, "loss": 3.1, "increasePercent": 3.33, "basePerplexity": 20.0855, "perplexity": 22.198}
 
 
@@ -49,6 +50,14 @@ GENERAL = {"baseLoss": 3.0, "loss": 3.1, "increasePercent": 3.33, "basePerplexit
                 "did not pass the gate: not published",
             ],
         ),
+        (
+            {"comparison": {"rows": [{"name": "base"}, FULL]}},
+            [
+                "held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)",
+                "full fine-tuning: held-out loss 3.500 (10.3% lower), weights of 269 MB",
+            ],
+        ),
+        ({"comparison": {"rows": [{"name": "full"}]}}, ["held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)"]),
     ],
 )
 def test_what_the_evaluation_found(found: dict[str, Any], lines: list[str]) -> None:

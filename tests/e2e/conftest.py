@@ -127,8 +127,8 @@ def workshop(demo: Demo, dev_node: Cluster) -> Iterator[Workshop]:
 
 
 def remove(namespace: Namespace) -> None:
-    """Delete a namespace and all that is in it."""
-    namespace.cluster.kubectl("delete", "namespace", namespace.name, "--ignore-not-found", "--timeout=120s")
+    """Delete a namespace and all that is in it; a trainer that finds its S3 service gone uses up its grace period of 120 s."""
+    namespace.cluster.kubectl("delete", "namespace", namespace.name, "--ignore-not-found", "--timeout=180s")
 
 
 @pytest.fixture(scope="session")

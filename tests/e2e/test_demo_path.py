@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import pytest
@@ -69,7 +70,10 @@ def test_the_adapter_in_s3_is_what_its_manifest_says(demo: Demo, finished: Objec
 def test_a_checkpoint_was_saved_and_its_address_told_while_the_job_ran(demo: Demo) -> None:
     told = [item["status"]["checkpoint"] for item in demo.jobs.of(JOB) if item.get("status", {}).get("checkpoint")]
     assert told
-    assert all(checkpoint["uri"].endswith(f"/checkpoints/step-{checkpoint['step']:08d}") for checkpoint in told)
+    assert all(
+        re.search(rf"/checkpoints/run-[0-9a-f]{{12}}/step-{checkpoint['step']:08d}$", checkpoint["uri"])
+        for checkpoint in told
+    )
 
 
 def test_the_held_out_loss_is_lower_afterwards(finished: Object) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -67,6 +68,21 @@ def test_a_good_run() -> None:
     assert world.item["status"]["adapter"]["digest"] == SUCCEEDED["adapter"]["digest"]
     assert world.notes == ["Succeeded"]
     assert is_settled(world.item)
+
+
+def test_code_that_a_model_brings_runs_only_where_the_administrator_allows_it() -> None:
+    trusting = {**SPEC, "model": {**SPEC["model"], "trustRemoteCode": True}}
+    world = World(trusting)
+    world.settle()
+    assert world.created == []
+    assert world.condition("Accepted") == ("False", "SpecInvalid")
+    (accepted,) = (found for found in world.item["status"]["conditions"] if found["type"] == "Accepted")
+    assert "spec.model.trustRemoteCode" in accepted["message"]
+    assert "ask the administrator to set the chart value trainer.allowRemoteCode" in accepted["message"]
+    world.settings = replace(SETTINGS, allow_remote_code=True)
+    world.settle()
+    assert world.condition("Accepted") == ("True", "Accepted")
+    assert world.created == ["a-preflight"]
 
 
 def test_what_is_wrong_never_reaches_a_gpu() -> None:
@@ -165,7 +181,7 @@ def test_a_job_that_does_not_fit_is_made_smaller_attempt_by_attempt_and_then_giv
         {"field": "training.perDeviceBatchSize", "before": "2", "after": "1"},
         {"field": "training.gradientAccumulationSteps", "before": "1", "after": "2"},
     ]
-    checkpointing = {"field": "training.gradientCheckpointing", "before": "false", "after": "true"}
+    checkpointing = {"field": "training.gradientCheckpointing", "before": "auto", "after": "always"}
     assert changes == [[], batch, batch, [*batch, checkpointing]]
     assert world.condition("Stalled") == ("True", "OutOfMemory")
 

@@ -114,6 +114,7 @@ class World:
         self.notes: list[str] = []
         self.now = NOW
         self.requeue_after: float | None = None
+        self.settings = SETTINGS
 
     def observed(self) -> Observed:
         """What a pass would see."""
@@ -139,7 +140,7 @@ class World:
     def settle(self, *, dies: bool = False) -> None:
         """Make passes; with ``dies`` the first one is interrupted before its status write."""
         for number in range(10):
-            decided = plan(self.observed(), self.now, SETTINGS)
+            decided = plan(self.observed(), self.now, self.settings)
             self.requeue_after = decided.requeue_after
             if not self.apply(decided, only_children=dies and number == 0) and not (dies and number == 0):
                 return

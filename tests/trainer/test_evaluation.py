@@ -174,7 +174,7 @@ def test_the_last_weights_may_be_the_best(bench: Workbench) -> None:
 
 def test_what_the_training_cost_is_measured_on_a_general_text(bench: Workbench) -> None:
     bench.dataset("The miller said that the dyke would hold. " * 40, "general.txt")
-    evaluation = {"forgetting": {"uri": "configmap://data/general.txt", "maxSequences": 3}}
+    evaluation = {"everySteps": 2, "forgetting": {"uri": "configmap://data/general.txt", "maxSequences": 3}}
     training = bench.job()["spec"]["training"]
     result, _ = train(bench.settings(evaluation=evaluation, training=training | {"learningRate": 1e-2}))
     assert result.reason == "Succeeded", result.message
@@ -187,6 +187,11 @@ def test_what_the_training_cost_is_measured_on_a_general_text(bench: Workbench) 
     assert found.perplexity == pytest.approx(math.exp(found.loss), rel=1e-4)
     assert b"Perplexity on a general text" in bench.read("team/job/adapter/report.html")
     assert b"Perplexity on a general text" in bench.read("team/job/adapter/README.md")
+    entries = [json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]
+    on_the_way = {entry["step"]: entry["general_loss"] for entry in entries if "general_loss" in entry}
+    assert sorted(on_the_way) == [2, 4, 6]
+    assert on_the_way[6] == pytest.approx(found.loss, abs=1e-4)
+    assert b"Loss on a general text over the steps" in bench.read("team/job/adapter/report.html")
 
 
 def test_the_text_that_comes_with_the_trainer_is_long_enough_to_say_something(bench: Workbench) -> None:

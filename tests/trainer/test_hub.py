@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from finetune_api.reasons import Reason
 from finetune_trainer.preflight import check
 from finetune_trainer.settings import Settings
+from tests.trainer import hubserver
 from tests.trainer.hubserver import COMMIT, TOKEN, Hub, running_hub
 from tests.trainer.jobs import Workbench, train
 
@@ -123,3 +124,26 @@ def test_an_adapter_knows_its_hub_model_by_name_and_commit(bench: Workbench, hub
 def test_a_gated_model_ends_a_training_with_its_reason(bench: Workbench, hub: Hub) -> None:
     result, _ = train(settings(bench, hub, "acme/gated"))
     assert result.reason is Reason.MODEL_ACCESS_DENIED
+
+
+def test_training_goes_on_from_an_adapter_of_the_very_same_commit_only(
+    bench: Workbench, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = train(settings(bench, hub, "acme/tiny"))
+    assert first.adapter is not None
+    job = bench.job(method={"lora": {"rank": 4}})
+    job["spec"]["model"] = {
+        "uri": "hf://acme/tiny",
+        "adapter": {"uri": first.adapter.uri, "digest": first.adapter.digest},
+    }
+    job["spec"]["output"]["s3"]["prefix"] = "team/more"
+    more = dataclasses.replace(bench.settings_of(job), hub_endpoint=hub.endpoint)
+    assert check(more).problems == []
+    moved = f"{COMMIT[:-1]}8"
+    monkeypatch.setattr(hubserver, "COMMIT", moved)
+    (problem,) = check(more).problems
+    assert (problem.reason, problem.field) == (Reason.SPEC_INVALID, "spec.model.revision")
+    assert f"commit {COMMIT}, and this job would train on {moved}: set the revision to {COMMIT}" in problem.message
+    result, _ = train(more)
+    assert result.reason is Reason.SPEC_INVALID
+    assert result.message == str(problem)

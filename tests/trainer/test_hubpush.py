@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from finetune_api.reasons import Reason
+from finetune_trainer import publishing
 from finetune_trainer.preflight import check
 from finetune_trainer.settings import Settings
 from tests.trainer.hubserver import COMMIT, READ_TOKEN, TOKEN, Hub, running_hub
@@ -80,3 +81,22 @@ def test_on_a_workstation_the_token_is_the_environments(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     local = replace(settings(bench, hub, None), workstation=True, output_directory=tmp_path / "output")
     assert check(local).problems == []
+
+
+def test_an_attempt_that_dies_between_hub_and_manifest_is_mended_by_the_next(
+    bench: Workbench, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*_: Any) -> str:
+        raise OSError("the node is gone")
+
+    with monkeypatch.context() as first:
+        first.setattr(publishing, "put_manifest", dying)
+        assert train(settings(bench, hub))[0].reason is Reason.TRAINER_ERROR
+    assert "org/adapter/adapter_model.safetensors" in hub.pushed
+    assert not [key for key in bench.objects() if key.endswith("adapter/manifest.json")]
+    result, _ = train(settings(bench, hub))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
+    assert result.adapter is not None
+    assert result.adapter.hub == bench.manifest().hub == f"hf://org/adapter@{COMMIT}"
+    for entry in bench.manifest().files:
+        assert hub.pushed[f"org/adapter/{entry.path}"] == bench.read(f"team/job/adapter/{entry.path}")

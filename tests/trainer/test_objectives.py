@@ -49,6 +49,28 @@ def spec(bench: Workbench, objective: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"dora": {"rank": 4}},
+        {"ia3": {}},
+        {"vera": {"rank": 16}},
+        {"prefixTuning": {"numVirtualTokens": 4}},
+        {"promptTuning": {"numVirtualTokens": 4}},
+        {"bottleneck": {}},
+        {"full": {}},
+    ],
+    ids=lambda method: next(iter(method)),
+)
+def test_every_kind_of_method_learns_from_pairs(bench: Workbench, method: dict[str, Any]) -> None:
+    sections = spec(bench, "dpo") | {"method": method, "evaluation": {"samples": 0}}
+    sections["training"] |= {"maxSteps": 3, "learningRate": 1e-3 if "full" in method else 1e-2}
+    result, _ = train(bench.settings(**sections))
+    assert result.reason == "Succeeded", result.message
+    assert result.evaluation is not None
+    assert result.evaluation.loss < result.evaluation.base_loss
+
+
 @OBJECTIVES
 def test_preferences_are_learned_and_an_interruption_changes_nothing(
     workbench: Callable[[], Workbench], objective: str
@@ -141,3 +163,20 @@ def test_a_reward_model_in_bf16(bench: Workbench, method: dict[str, Any]) -> Non
     assert config["task_type"] == "SEQ_CLS"
     assert "score" in config["modules_to_save"]
     assert not [key for key in bench.objects() if "/merged/" in key]
+
+
+def test_dropout_has_no_effect_where_answers_are_compared_and_the_job_says_so(
+    workbench: Callable[[], Workbench],
+) -> None:
+    def trained(dropout: float) -> tuple[bytes, list[str]]:
+        bench = workbench()
+        sections = spec(bench, "dpo") | {"method": {"bottleneck": {"dropout": dropout}}, "evaluation": {}}
+        result, run = train(bench.settings(**sections))
+        assert result.reason == "Succeeded", result.message
+        return bench.weights(), run.warnings
+
+    with_dropout, warnings = trained(0.5)
+    assert any("spec.method.bottleneck.dropout 0.5 has no effect" in warning for warning in warnings)
+    without, warnings = trained(0.0)
+    assert not any("dropout" in warning for warning in warnings)
+    assert with_dropout == without

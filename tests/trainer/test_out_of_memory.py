@@ -10,8 +10,10 @@ import transformers
 from safetensors.torch import load_file
 
 from finetune_api.messages import TrainerResult
+from finetune_api.methods import Method, Qlora
 from finetune_api.reasons import Reason
 from finetune_cli.run import until_it_fits
+from finetune_trainer import model as models
 from finetune_trainer.settings import Settings
 from tests.trainer.jobs import Workbench, jsonl, train
 
@@ -113,3 +115,32 @@ def test_what_never_fits_ends_with_what_was_tried(
     assert [len(settings.adjustments) for settings in attempts] == [0, 2, 3]
     assert "training.perDeviceBatchSize is 1, training.gradientAccumulationSteps is 4" in result.message
     assert "allow quantize in failurePolicy.outOfMemory" in result.message
+
+
+def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_verified_on_the_cpu(
+    workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, loads = models.load_base, []
+
+    def load(*arguments: Any, on_cpu: bool = False, **named: Any) -> Any:
+        loads.append(on_cpu)
+        if (
+            len(loads) > 1 and not on_cpu
+        ):  # the first is for the training, the next ones for the verification and the merge
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
+        return genuine(*arguments, on_cpu=on_cpu, **named)
+
+    monkeypatch.setattr(models, "load_base", load)
+    bench = workbench()
+    result = trained(bench.settings(output=bench.job()["spec"]["output"] | {"mergedModel": True}))
+    assert result.reason == "Succeeded", result.message
+    assert loads == [False, False, True, False, True, True]
+
+
+@pytest.mark.parametrize("quantised", [True, False])
+def test_weights_in_4_bits_count_in_full_when_the_serving_layout_is_chosen(base_model: Path, quantised: bool) -> None:
+    quantization = models.quantization_of(Method(qlora=Qlora()), "fp32") if quantised else None
+    loaded = models.load_base(base_model, torch.float32, quantization)
+    assert sum(models.unpacked(weight) for weight in loaded.parameters()) == sum(
+        weight.numel() for weight in models.load_base(base_model, torch.float32).parameters()
+    )

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from finetune_api.finetunejob import EvaluationStatus, FineTuneJobSpec
+from finetune_api.forgetting import ForgettingStatus
 from finetune_api.messages import TrainerResult
 from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.report import card, charts, serving
@@ -97,6 +98,29 @@ def test_the_verdict_is_what_was_measured() -> None:
     assert "kind: AdapterDeployment" in render(a_report())
     assert "kind: AdapterDeployment" not in page, "nobody is told how to serve it"
     assert "on 4 held-out sequences: so few are an indication, no proof" in worse
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [(2.6, "4 % higher than the base's"), (2.4, "4 % lower than the base's"), (2.5, "that of the base")],
+)
+def test_forgetting_is_drawn_over_the_steps_or_as_bars(loss: float, said: str) -> None:
+    general = ForgettingStatus(
+        base_loss=2.5, loss=loss, increase_percent=40 * (loss - 2.5), base_perplexity=12.2, perplexity=12.9, sequences=5
+    )
+    measured = a_report().evaluation.model_copy(update={"forgetting": general})
+    bars = render(a_report(evaluation=measured))
+    assert said in Text(bars).text
+    assert "on the way as well" in bars
+    assert "Loss on a general text over the steps" not in bars
+    history = [*a_report().history, {"step": 4, "general_loss": 2.55}]
+    drawn = render(a_report(evaluation=measured, history=history))
+    assert (
+        "Loss on a general text over the steps. adapter: 2.5 at step 0, "
+        f"{charts.number(loss)} at step 10, between {charts.number(min(2.5, loss))} and" in drawn
+    )
+    assert "base: 2.5 at step 0, 2.5 at step 10" in drawn
+    assert "on the way as well" not in drawn
 
 
 def test_what_users_wrote_stays_text() -> None:

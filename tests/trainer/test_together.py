@@ -58,7 +58,7 @@ def difference(one: Workbench, two: Workbench) -> float:
     "spec",
     [
         {},
-        {"training": {"gradientCheckpointing": True, "packing": True, "maxSteps": 4, "epochs": None}},
+        {"training": {"gradientCheckpointing": "always", "packing": True, "maxSteps": 4, "epochs": None}},
         {"method": {"qlora": {"rank": 4}}},
         {"method": {"adalora": {"initRank": 6, "targetRank": 3}}},
         {"method": {"full": {}}, "training": {"learningRate": 1e-4}},
@@ -68,7 +68,7 @@ def difference(one: Workbench, two: Workbench) -> float:
         {
             "training": {
                 "sharding": "full",
-                "gradientCheckpointing": True,
+                "gradientCheckpointing": "always",
                 "packing": True,
                 "maxSteps": 4,
                 "epochs": None,

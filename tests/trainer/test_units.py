@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from finetune_api import targets
 from finetune_api.dataset import DatasetSource
+from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, ReportStatus
 from finetune_api.messages import PreflightResult, Problem, TrainerResult
 from finetune_api.methods import Lora
 from finetune_api.reasons import Reason
@@ -30,7 +31,7 @@ from tests.trainer.jobs import CHATS, ROWS, jsonl
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
             Reason.OUT_OF_MEMORY,
-            "gradientCheckpointing",
+            "2 GiB",
         ),
         (MemoryError(), Reason.HOST_OUT_OF_MEMORY, "spec.resources.limits.memory"),
         (
@@ -78,6 +79,41 @@ def test_a_result_fits_into_a_termination_message() -> None:
     trained = result.encode(TrainerResult(reason=Reason.TRAINER_ERROR, message="m" * 9000, warnings=["w" * 5000]))
     assert len(trained) <= 4096
     assert TrainerResult.model_validate_json(trained).reason is Reason.TRAINER_ERROR
+
+
+@pytest.mark.parametrize(
+    "text", ["😀", '"', "\x01", "\ud83d"], ids=["four bytes", "escaped", "control", "half a character"]
+)
+def test_no_text_makes_a_result_too_long(text: str) -> None:
+    place = f"s3://{'b' * 63}/{'p' * 512}"
+    adapter = AdapterStatus(
+        uri=f"{place}/adapter",
+        digest=f"sha256:{'0' * 64}",
+        size_bytes=1,
+        base_model=text * 300,
+        peft_type="LORA",
+        target_modules=[f"module_{number}" for number in range(400)],
+    )
+    whole = TrainerResult(
+        reason=Reason.UPLOAD_FAILED,
+        message=text * 5000,
+        warnings=[text * 3000] * 40,
+        adapter=adapter,
+        report=ReportStatus(uri=f"{place}/adapter/report.html"),
+        checkpoint=CheckpointStatus(uri=f"{place}/checkpoints/step-00000001", step=1, saved_at="2026-01-01T00:00:00Z"),
+    )
+    encoded = result.encode(whole)
+    assert len(encoded) <= 4096
+    read = TrainerResult.model_validate_json(encoded)
+    assert read.reason is Reason.UPLOAD_FAILED
+    assert read.message.endswith("…")
+    assert read.checkpoint == whole.checkpoint
+    assert read.adapter is not None
+    assert (read.adapter.uri, read.adapter.digest) == (adapter.uri, adapter.digest), "an address is no use in part"
+    problem = Problem(field="f" * 3000, message=text * 3000)
+    found = PreflightResult.model_validate_json(result.encode(PreflightResult(problems=[problem] * 30)))
+    assert len(result.encode(PreflightResult(problems=[problem] * 30))) <= 4096
+    assert "more, see the pod's log" in found.problems[-1].message
 
 
 def test_linear_modules_are_told_from_embeddings_and_heads() -> None:

@@ -120,6 +120,13 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
     assert again.code == 0
     assert result.adapter.digest in again.out
     assert "importing torch" not in again.err
+    for change, reason, told in (
+        ("spec.output.mergedModel=true", Reason.OUTPUT_EXISTS, "spec.output.mergedModel: "),
+        ("spec.evaluation.compareWithFull=true", Reason.OUTPUT_EXISTS, "spec.evaluation.compareWithFull: "),
+        ("spec.evaluation.gate={max: 0.001}", Reason.GATE_FAILED, "was published before there was this gate"),
+    ):
+        asked = finetune(*station.arguments("--set", change))
+        assert (asked.code, told in asked.out) == (EXIT_CODES[reason], True), asked.out
     other = finetune(*station.arguments("--set", "spec.training.maxSteps=10"))
     assert other.code == EXIT_CODES[Reason.OUTPUT_EXISTS]
     assert "--output: " in other.out

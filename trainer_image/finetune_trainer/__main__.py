@@ -5,15 +5,19 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from finetune_trainer import logs
-from finetune_trainer.libraries import library_environment
-from finetune_trainer.settings import processes_here
+from finetune_trainer import configuration, logs
+from finetune_trainer.libraries import leave_out, library_environment
+
+if TYPE_CHECKING:
+    from finetune_trainer.settings import Settings
 
 ENVIRONMENT = """\
 environment:
   FINETUNE_JOB              the FineTuneJob (metadata and spec) as JSON; required
   FINETUNE_ATTEMPT          number of this attempt, from 1
+  FINETUNE_ADJUSTMENTS      what the job has in place of the user's values, as JSON, after attempts that ran out of memory
   FINETUNE_MODEL_REVISION   commit of an hf:// model, as the preflight resolved it
   FINETUNE_REPORT_URL       where progress is reported; unset: nowhere
   FINETUNE_MOUNTS           directory with secrets/, configmaps/ and claims/ (/etc/finetune)
@@ -38,11 +42,18 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     )
     command = parser.parse_args(arguments).command
     logs.configure()
-    os.environ.update(library_environment(environment, processes_here(environment)))
-    return _command(command)(environment)
+    job = configuration.job_of(environment)
+    if isinstance(job, list):
+        return configuration.refuse(command, job, configuration.termination_log(environment))
+    os.environ.update(library_environment(environment, job.spec.resources.processes))
+    if job.spec.tracking.wandb is None:
+        leave_out("wandb")
+    from finetune_trainer.settings import read
+
+    return _command(command)(read(job, environment))
 
 
-def _command(name: str) -> Callable[[Mapping[str, str]], int]:
+def _command(name: str) -> "Callable[[Settings], int]":
     if name == "preflight":
         from finetune_trainer.preflight import main as preflight
 

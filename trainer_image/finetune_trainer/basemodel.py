@@ -14,7 +14,7 @@ from finetune_artifacts.download import Report, download_model, list_model_files
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.objects import read_object
 from finetune_artifacts.safetensors import Tensor, read_file_header, read_s3_header
-from finetune_trainer import hub
+from finetune_trainer import hub, remotecode
 from finetune_trainer.failures import Failure
 from finetune_trainer.settings import Settings
 
@@ -51,17 +51,28 @@ def inspect(settings: Settings, patience_seconds: float) -> ModelFacts:
 
 def fetch(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
     """The model's files in a local directory, and the commit of a hub model. Raises Failure and ArtifactError."""
+    fetched, commit = _fetch(settings, directory, patience_seconds, report)
+    local_tensors(fetched, settings.job.spec.model.uri)
+    config = _json_reader(lambda name: (fetched / name).read_bytes(), settings.job.spec.model.uri)("config.json")
+    if refused := remotecode.refusal(config, settings.job.spec.model):
+        raise refused
+    return fetched, commit
+
+
+def _fetch(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
     spec = settings.job.spec.model
     parsed = parse_uri(spec.uri)
     if isinstance(parsed, PvcUri):
         return local_directory(settings), None
     if isinstance(parsed, S3Uri):
-        download_model(settings.store(Purpose.MODEL, patience_seconds), parsed, directory, report)
+        store = settings.store(Purpose.MODEL, patience_seconds)
+        download_model(store, parsed, directory, report, code=spec.trust_remote_code)
         return directory, None
     assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
     api = hub_client(settings)
     commit = settings.model_revision or hub.resolve(api, parsed.repo, spec.revision).commit
-    return hub.download(api, parsed.repo, commit, None if settings.workstation else directory), commit
+    place = None if settings.workstation else directory
+    return hub.download(api, parsed.repo, commit, place, code=spec.trust_remote_code), commit
 
 
 def hub_client(settings: Settings) -> HfApi:
@@ -106,22 +117,29 @@ def _inspect_hub(settings: Settings, repo: str) -> ModelFacts:
 
 def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> ModelFacts:
     store = settings.store(Purpose.MODEL, patience_seconds)
-    objects = {info.uri.key.rsplit("/", 1)[-1]: info.uri for info in list_model_files(store, uri)}
+    objects = {info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, uri)}
     tensors: dict[str, Tensor] = {}
-    for name, place in objects.items():
+    for name, info in objects.items():
         if name.endswith(".safetensors"):
-            tensors |= _header(lambda place=place: read_s3_header(store, place), str(place))  # type: ignore[misc]
-    return _facts(set(objects), _json_reader(lambda name: read_object(store, objects[name]), str(uri)), tensors)
+            tensors |= _header(lambda info=info: read_s3_header(store, info), str(info.uri))  # type: ignore[misc]
+    return _facts(set(objects), _json_reader(lambda name: read_object(store, objects[name].uri), str(uri)), tensors)
 
 
 def _inspect_directory(directory: Path) -> ModelFacts:
+    tensors = local_tensors(directory, str(directory))
     files = {entry.name for entry in directory.iterdir()}
-    _require(files, str(directory))
+    return _facts(files, _json_reader(lambda name: (directory / name).read_bytes(), str(directory)), tensors)
+
+
+def local_tensors(directory: Path, where: str) -> dict[str, Tensor]:
+    """The tensors of the weights in a directory. Raises Failure for what is no model, for pickled weights, and for files that are not whole."""
+    files = {entry.name for entry in directory.iterdir()}
+    _require(files, where)
     tensors: dict[str, Tensor] = {}
     for name in sorted(files):
         if name.endswith(".safetensors"):
             tensors |= _header(lambda name=name: read_file_header(directory / name), name)  # type: ignore[misc]
-    return _facts(files, _json_reader(lambda name: (directory / name).read_bytes(), str(directory)), tensors)
+    return tensors
 
 
 def _require(files: set[str], where: str) -> None:
@@ -142,7 +160,9 @@ def _header(read: Callable[[], dict[str, Tensor]], name: str) -> dict[str, Tenso
     try:
         return read()
     except ValueError as error:
-        raise Failure(Reason.MODEL_UNSUPPORTED, f"{name} is not a whole safetensors file: {error}", FIELD) from error
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED, f"{name} is not a whole safetensors file: {error}. Upload it again", FIELD
+        ) from error
 
 
 def _json_reader(read: Callable[[str], bytes], where: str) -> Callable[[str], dict[str, Any]]:

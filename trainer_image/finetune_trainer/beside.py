@@ -1,6 +1,5 @@
 """What lies beside the weights for people and their tools: report, model card and TensorBoard's files, gathered from the whole run."""
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,14 @@ from typing import Any
 import yaml
 from peft import PeftModel
 
-from finetune_api.dataset import LENGTHS, Counts
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.manifest import REPORT_NAME
 from finetune_api.uris import HfUri, parse_uri
-from finetune_trainer import tensorboard
+from finetune_trainer import facts, tensorboard
 from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.data import Examples
 from finetune_trainer.report import card
-from finetune_trainer.report.contents import Attempt, Bar, Data, Parameters, Report, Sample, Setting
-from finetune_trainer.report.origins import settings_in_force
+from finetune_trainer.report.contents import Parameters, Report, Sample
 from finetune_trainer.report.render import render
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, now
@@ -72,46 +69,15 @@ def gather(
         evaluation=evaluation,
         samples=samples,
         history=[json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()],
-        data=shape_of(examples.counts),
-        settings=[
-            *settings_in_force(spec, settings.changes, settings.adjustments),
-            *(Setting(*item, "the run") for item in run.derived.items()),
-        ],
+        data=facts.shape_of(examples.counts),
+        settings=facts.in_force(settings, run),
         parameters=run.parameters or Parameters(0, 0, []),
-        attempts=[
-            Attempt(
-                item["number"], item["startedAt"], item["resumedFromStep"], item["device"], item.get("adjustments", [])
-            )
-            for item in run.attempts
-        ],
+        attempts=facts.attempts_of(run),
         versions=versions,
         measured=measured,
+        quantised=spec.method.quantization is not None,
         warnings=list(dict.fromkeys(run.warnings)),
     )
-
-
-def shape_of(counts: Counts) -> Data:
-    """Counts of the data, and how long its rows are."""
-    left_out = counts.dropped + counts.empty
-    facts = [
-        ("Taken as", counts.layout),
-        ("Rows", f"{counts.rows:,}"),
-        ("Training sequences", f"{counts.sequences:,}"),
-        ("Held-out sequences", f"{counts.held_out:,}"),
-        ("Training tokens", f"{counts.tokens:,}"),
-        ("Learned tokens", f"{counts.learned_tokens:,}"),
-        ("Mean length", f"{counts.tokens / max(counts.sequences, 1):.1f}"),
-        ("Longest row", f"{counts.longest:,}"),
-        ("Cut to maxLength", f"{counts.truncated:,} ({counts.cut_tokens:,} tokens)" if counts.truncated else "0"),
-        ("Left out", f"{left_out:,}"),
-        ("Duplicates", f"{counts.duplicates:,}"),
-        ("Held-out rows also trained on", f"{counts.leaked:,}"),
-        ("Without end of text", f"{counts.without_end:,}"),
-    ]
-    names = [f"{low + 1}–{high}" for low, high in itertools.pairwise([0, *LENGTHS])] + [f"over {LENGTHS[-1]}"]
-    bars = [Bar(name, number) for name, number in zip(names, counts.lengths, strict=True)]
-    filled = [index for index, bar in enumerate(bars) if bar.count]
-    return Data(facts, bars[filled[0] : filled[-1] + 1] if filled else [])
 
 
 def license_of(model: Path) -> str | None:

@@ -36,13 +36,15 @@ class Adapted(torch.nn.Module):
         self.adapter_up = torch.nn.Linear(size, width, device=device, dtype=torch.float32)
         torch.nn.init.zeros_(self.adapter_up.weight)
         torch.nn.init.zeros_(self.adapter_up.bias)
-        self.activation, self.dropout = ACTIVATIONS[block.non_linearity], block.dropout
+        self.activation = ACTIVATIONS[block.non_linearity]
+        # a module, as PEFT's: objectives that compare likelihoods are trained without dropout, and TRL turns off what it finds of this type
+        self.dropout = torch.nn.Dropout(block.dropout)
 
     def forward(self, *arguments: Any, **named: Any) -> torch.Tensor:
         """What the layer gives, and the adapter's correction of it."""
         given: torch.Tensor = self.base_layer(*arguments, **named)
         # the kind that the adapter is held in, so that bf16 layers keep an adapter in fp32
-        hidden = torch.nn.functional.dropout(given.to(self.adapter_down.weight.dtype), self.dropout, self.training)
+        hidden = self.dropout(given.to(self.adapter_down.weight.dtype))
         correction: torch.Tensor = self.adapter_up(self.activation(self.adapter_down(hidden)))
         return given + correction.to(given.dtype)
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from finetune_api.manifest import MANIFEST_NAME, CheckpointManifest, Origin
 from finetune_api.reasons import Reason
 from finetune_api.uris import S3Uri
-from finetune_artifacts.checkpoints import list_checkpoints
+from finetune_artifacts.checkpoints import list_checkpoints, list_runs
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
 from finetune_trainer.failures import Failure
@@ -24,8 +24,13 @@ def to_bytes(digests: Digests) -> bytes:
 
 
 def refuse_changed_data(output: Place, checkpoints: S3Uri, origin: Origin, digests: Digests) -> None:
-    """Raise Failure(DATASET_CHANGED) if the newest checkpoint of this very job was made from other files. Raises ArtifactError."""
-    for stored in list_checkpoints(output, checkpoints):
+    """Raise Failure(DATASET_CHANGED) if the newest checkpoint of a run of this very job was made from other files. Raises ArtifactError."""
+    for run in list_runs(output, checkpoints):
+        _refuse(output, run, origin, digests)
+
+
+def _refuse(output: Place, run: S3Uri, origin: Origin, digests: Digests) -> None:
+    for stored in list_checkpoints(output, run):
         if not stored.complete or head(output, stored.uri.child(DATASET)) is None:
             continue
         try:
@@ -39,7 +44,7 @@ def refuse_changed_data(output: Place, checkpoints: S3Uri, origin: Origin, diges
             raise Failure(
                 Reason.DATASET_CHANGED,
                 f"the dataset is not the one that the checkpoint of step {stored.step} was made from: {_differences(before, digests)}. To go on, put the old "
-                f"files back and create the job again with the same output prefix; to train on the new ones, create it again, or delete {checkpoints}",
+                f"files back and create the job again with the same output prefix; to train on the new ones, create it again, or delete {run}",
                 "spec.dataset.uri",
             )
         return

@@ -65,6 +65,17 @@ def find(settings: Settings, patience_seconds: float) -> Found | None:
     return Found(manifest, digest, _kept(settings.job.spec.method, manifest, place))
 
 
+def other_revision(made_for: str | None, commit: str | None) -> Failure | None:
+    """Why an adapter made for one commit of its base cannot go on with another; None where they are the same, or one of them has none."""
+    if made_for is None or commit is None or made_for == commit:
+        return None
+    return Failure(
+        Reason.SPEC_INVALID,
+        f"the adapter of spec.model.adapter was made for the base model's commit {made_for}, and this job would train on {commit}: set the revision to {made_for}",
+        "spec.model.revision",
+    )
+
+
 def fetch(settings: Settings, found: Found, directory: Path, patience_seconds: float) -> Path:
     """The adapter's files on the local disk. Raises ArtifactError."""
     store = settings.store(Purpose.ADAPTER, patience_seconds)

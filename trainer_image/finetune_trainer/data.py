@@ -76,13 +76,18 @@ class Examples:
     layout: rows.Layout
     counts: Counts
     digests: list[tuple[str, str]]
+    tokens: str
+    """The key of all that decided the training sequences: rows, tokenizer, chat template, and what was to be made of them."""
     warnings: list[str] = field(default_factory=list)
+    general: list[Example] = field(default_factory=list)
+    """Those of the general text, where forgetting is measured."""
 
 
 @dataclass(frozen=True)
 class _Table:
     """The sequences of one part of the data, and a hash of the row that each comes from."""
 
+    key: str
     rows: datasets.Dataset
     keys: "numpy.ndarray[Any, numpy.dtype[numpy.int64]]"
     counts: Counts
@@ -144,6 +149,7 @@ def prepare(wanted: Wanted, inputs: Inputs, tokenizer: Any, cache: Path) -> Exam
         reader.layout,
         counts,
         list(chain.from_iterable(digests)),
+        train.key,
         warnings,
     )
 
@@ -164,7 +170,8 @@ def _table(
     most: int | None,
 ) -> _Table:
     """The sequences of a part, from the cache if they were made before. Raises Failure(DATASET_INVALID) for bad rows."""
-    directory = cache / _key(digests, wanted, tokenizer, most)
+    key = _key(digests, wanted, tokenizer, most)
+    directory = cache / key
     if not directory.is_dir():
         partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -178,7 +185,7 @@ def _table(
         log.info("the sequences of %s were made before: taken from %s", data.uri, directory)
     counts = Counts.model_validate_json((directory / FACTS).read_bytes())
     table = datasets.Dataset.from_file(str(directory / TOKENS))
-    return _Table(table, numpy.load(directory / KEYS), counts)
+    return _Table(key, table, numpy.load(directory / KEYS), counts)
 
 
 def _key(digests: list[tuple[str, str]], wanted: Wanted, tokenizer: Any, most: int | None) -> str:

@@ -8,6 +8,10 @@ from finetune_artifacts.errors import ArtifactError
 
 NO_SPACE = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded")
 """What a full disk is called in the errors of libraries that are no OSError: safetensors, torch."""
+NO_GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What a full GPU is called in the errors of libraries that do not allocate through torch."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The numbers of an OSError that says that the disk is full."""
 LOST = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 """What the errors of torch.distributed say of another process that is gone or does not answer."""
 
@@ -40,13 +44,13 @@ def classify(error: BaseException) -> tuple[Reason, str]:
                 Reason.HOST_OUT_OF_MEMORY,
                 "the trainer container ran out of memory: raise spec.resources.limits.memory",
             )
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
+        case OSError(errno=number) if number in FULL:
             return Reason.TRAINER_ERROR, _disk_full(f"{error.filename or 'a file'} ({error.strerror})")
     name, text = type(error).__name__, str(error)
     if any(sign in text for sign in NO_SPACE):
         return Reason.TRAINER_ERROR, _disk_full(f"a file ({_first_line(text)})")
-    if name == "OutOfMemoryError" or "CUDA out of memory" in text:
-        return Reason.OUT_OF_MEMORY, (f"the GPU has too little memory: {_first_line(text)}")
+    if name == "OutOfMemoryError" or any(sign in text for sign in NO_GPU_MEMORY):
+        return Reason.OUT_OF_MEMORY, f"the GPU has too little memory: {_first_line(text)}"
     if name.startswith("Dist") or (name == "RuntimeError" and any(sign in text for sign in LOST)):
         return Reason.NCCL_ERROR, f"the processes of the training lost one another: {_first_line(text)}"
     if "DefaultCPUAllocator" in text or "can't allocate memory" in text.lower():

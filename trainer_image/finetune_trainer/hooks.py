@@ -15,6 +15,7 @@ from finetune_api.finetunejob import Progress
 from finetune_api.reasons import Reason
 from finetune_trainer import model as models
 from finetune_trainer import together
+from finetune_trainer.divergence import Watch
 from finetune_trainer.failures import Failure
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import SHOWN_AS_BAR, log
@@ -39,8 +40,9 @@ class Pace:
 class Hooks(TrainerCallback):
     """One callback of transformers' Trainer.
 
-    ``held_out_loss`` is asked every ``evaluate_every`` steps, if that is set; ``told`` hears of what is logged, ``best`` of each evaluation. Where several
-    processes train together each has its own, and all of them do the same; only the one that speaks for the run has an ``uploader``.
+    ``losses`` is asked every ``evaluate_every`` steps, if that is set, for eval_loss and, where forgetting is measured, general_loss; ``told`` hears of
+    what is logged, ``best`` of each evaluation. Where several processes train together each has its own, and all of them do the same; only the one that
+    speaks for the run has an ``uploader``.
     """
 
     def __init__(
@@ -50,19 +52,22 @@ class Hooks(TrainerCallback):
         uploader: CheckpointUploader | None,
         interruption: Interruption,
         evaluate_every: int | None,
-        held_out_loss: Callable[[], float],
+        losses: Callable[[], dict[str, float]],
         beside_checkpoint: dict[str, bytes],
         told: Callable[[int, dict[str, Any]], None],
         best: Best | None,
+        watch: Watch | None = None,
     ) -> None:
         self._run, self._reporter, self._uploader, self._interruption = run, reporter, uploader, interruption
-        self._evaluate_every, self._held_out_loss, self._beside = evaluate_every, held_out_loss, beside_checkpoint
-        self._told, self._best = told, best
+        self._evaluate_every, self._losses, self._beside = evaluate_every, losses, beside_checkpoint
+        self._told, self._best, self._watch = told, best, watch
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._pace = Pace(time.monotonic(), state.global_step, time.monotonic())
+        if self._watch:
+            self._watch.see_history(state.log_history)
         self._tell(state)
 
     def on_step_end(
@@ -72,10 +77,10 @@ class Hooks(TrainerCallback):
             self._uploader.check()
         last = self._best is not None and state.global_step == state.max_steps  # the last weights may be the best
         if self._evaluate_every and (state.global_step % self._evaluate_every == 0 or last):
-            loss = together.told(self._held_out_loss())  # one number decides for all
-            self._last["eval_loss"] = loss
-            state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, "eval_loss": loss})
-            self._told(state.global_step, {"eval_loss": loss})
+            losses = together.told(self._losses())  # one number decides for all
+            loss = self._last["eval_loss"] = losses["eval_loss"]
+            state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **losses})
+            self._told(state.global_step, losses)
             log.info("step %d: held-out loss %.4f", state.global_step, loss)
             if self._best:
                 self._best.evaluated(model, state.global_step, loss)
@@ -100,6 +105,9 @@ class Hooks(TrainerCallback):
             return
         # in fp16 a step whose gradients overflow is left out, and the loss scaled down: that is no divergence
         refuse_divergence(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
+        if self._watch:
+            self._watch.see(logs["loss"])
+            refuse_explosion(state.global_step, logs["loss"], self._watch)
         moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
         if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts them
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
@@ -109,6 +117,8 @@ class Hooks(TrainerCallback):
             "tokens_per_second": round(self._pace.tokens_per_second or 0.0, 1),
             "memory_bytes": memory_in_use(),
         }
+        if self._run.meter and (peak := self._run.meter.peak()) is not None:
+            state.log_history[-1]["memory_peak_bytes"] = peak
         self._told(state.global_step, state.log_history[-1])
         self._last["loss"], self._last["learning_rate"] = logs["loss"], logs.get("learning_rate")
         self._tell(state)
@@ -129,6 +139,12 @@ class Hooks(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         refuse_infinite(model, state.global_step)
+        at_the_end = state.global_step >= state.max_steps or self._interruption.requested
+        if self._watch and self._watch.doubtful and not at_the_end:
+            log.warning(
+                "step %d: the loss has gone up: the good checkpoints are kept in place of this one", state.global_step
+            )
+            return
         if self._uploader is None:
             return
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -145,6 +161,7 @@ class Hooks(TrainerCallback):
         return self._best is not None and self._best.stopped
 
     def _tell(self, state: TrainerState) -> None:
+        self._run.history = state.log_history
         done, pace = state.global_step - self._pace.first_step, self._pace
         left = 0 if self._stopped else state.max_steps - state.global_step
         each = (time.monotonic() - pace.started) / done if done else None
@@ -185,6 +202,19 @@ def refuse_divergence(step: int, loss: float, grad_norm: float | None) -> None:
         Reason.LOSS_DIVERGED,
         f"at step {step} the loss was {loss} and the gradient norm {grad_norm}: lower it (or raise warmupRatio), and look for extreme rows in the data; the "
         "checkpoints before this step are kept",
+        "spec.training.learningRate",
+    )
+
+
+def refuse_explosion(step: int, loss: float, watch: Watch) -> None:
+    """Raise Failure(LOSS_DIVERGED) for a loss that went up and stayed there."""
+    if not watch.diverged:
+        return
+    raise Failure(
+        Reason.LOSS_DIVERGED,
+        f"at step {step} the loss was {loss:.2f}, and for {watch.bad} logged steps it has been nearer to that of a guess among the {watch.vocabulary} tokens of "
+        f"the vocabulary ({math.log(watch.vocabulary):.2f}) than to its best ({watch.best:.2f}): lower it (or raise warmupRatio), and look for extreme rows in "
+        "the data; the checkpoints before it went up are kept",
         "spec.training.learningRate",
     )
 

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 from finetune_api.reasons import Reason
 from finetune_artifacts.safetensors import Tensor
-from finetune_trainer.failures import Failure
+from finetune_trainer.failures import FULL, Failure
 
 T = TypeVar("T")
 
@@ -97,15 +97,16 @@ def file(api: HfApi, model: HubModel, name: str, directory: Path) -> Path:
     )
 
 
-def download(api: HfApi, repo: str, commit: str, directory: Path | None) -> Path:
-    """Fetch configuration, tokenizer and safetensors into ``directory`` (None: the user's cache of the hub). Raises Failure."""
+def download(api: HfApi, repo: str, commit: str, directory: Path | None, *, code: bool = False) -> Path:
+    """Fetch configuration, tokenizer and safetensors, and with ``code`` Python files, into ``directory`` (None: the user's cache of the hub). Raises Failure."""
+    wanted = [*WANTED, "*.py"] if code else WANTED
     return Path(
         ask(
             api,
             MODEL,
             repo,
             commit,
-            lambda: api.snapshot_download(repo, revision=commit, local_dir=directory, allow_patterns=WANTED),
+            lambda: api.snapshot_download(repo, revision=commit, local_dir=directory, allow_patterns=wanted),
         )
     )
 
@@ -139,6 +140,8 @@ def ask(api: HfApi, kind: Kind, repo: str, revision: str | None, action: Callabl
     except HfHubHTTPError as error:
         raise _refused(api, kind, repo, page, error) from error
     except (httpx2.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # the disk, not the hub
         raise Failure(
             Reason.DOWNLOAD_FAILED,
             f"the hub at {api.endpoint} does not answer for hf://{repo}{at} ({type(error).__name__}): check HF_ENDPOINT and the network, or take the "

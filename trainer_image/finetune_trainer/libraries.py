@@ -1,6 +1,7 @@
-"""What other libraries must find in the environment before they are imported: threads, and silence."""
+"""What other libraries must find in the environment, and what not, before they are imported: threads, silence, and no more than is needed."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def library_environment(environment: Mapping[str, str], processes: int = 1) -> d
         # DistributedDataParallel would tell each process that all parameters are used, which most models' are
         "TORCH_CPP_LOG_LEVEL": environment.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
+
+
+def leave_out(name: str) -> None:
+    """Have this process find no package of this name: transformers and TRL import wandb wherever it is installed, which takes a second of each start."""
+    sys.modules[name] = None  # type: ignore[assignment]
 
 
 def cpu_limit() -> int:

@@ -1,11 +1,10 @@
 """The adapter merged into its base, saved as a model of its own, and measured against what was trained."""
 
 import copy
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from finetune_api.reasons import Reason
@@ -29,13 +28,12 @@ def refuse_unmergeable(model: Any) -> None:
 
 
 def merge(
-    base_directory: Path, adapter: Path, dtype: torch.dtype, trained: Trained, directory: Path, device_map: str
+    base_directory: Path, adapter: Path, load_base: Callable[[Path], Any], trained: Trained, directory: Path
 ) -> dict[str, float]:
-    """Save base and adapter as one model in ``dtype``, load it back, and say how far its answers are from those of what was trained.
+    """Save base and adapter as one model in the precision that ``load_base`` gives, load it back, and say how far its answers are from those of what was trained.
 
     Raises Failure(VERIFICATION_FAILED) for answers that are too far away.
     """
-    load_base = partial(models.load_base, dtype=dtype, device_map=device_map)
     tuned = load_tuned(load_base(base_directory), adapter, load_base)
     merged = tuned.merge_and_unload(safe_merge=True)
     merged.save_pretrained(str(directory), safe_serialization=True)

@@ -4,9 +4,10 @@ import errno
 import gc
 import hashlib
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -19,6 +20,7 @@ from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_trainer.bottleneck import Adapted
 from finetune_trainer.failures import Failure
+from finetune_trainer.logs import log
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -34,10 +36,17 @@ SCORE = "score"
 QUANTISED = ("Params4bit", "Int8Params")
 """The types of weights that bitsandbytes holds."""
 
+Made = TypeVar("Made")
+
 
 def has_gpu() -> bool:
     """Whether this process has an NVIDIA GPU."""
     return torch.cuda.is_available()
+
+
+def gpu_bytes() -> int:
+    """The GPU's memory."""
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
 def device_name() -> str:
@@ -54,10 +63,10 @@ def precision_of(training: Training) -> str:
     return training.precision
 
 
-def load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
     """The model's tokenizer, with a padding token. Raises Failure(MODEL_UNSUPPORTED)."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
         raise Failure(
             Reason.MODEL_UNSUPPORTED, f"the model's tokenizer cannot be loaded: {error}", "spec.model.uri"
@@ -73,18 +82,17 @@ def load_base(
     quantization: BitsAndBytesConfig | None = None,
     *,
     scores_padded_with: int | None = None,
-    device_map: Any = "one",
+    on_cpu: bool = False,
+    gpu: int = 0,
+    spread: bool = False,
+    trust_remote_code: bool = False,
 ) -> Any:
-    """The base model from its directory. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
+    """The base model from its directory, on the GPU of this number if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
 
-    ``device_map`` as transformers takes it: this process's GPU, "auto" (all GPUs, a part of the layers on each) or "cpu"; without a GPU there is no choice.
+    ``spread``: over all GPUs, some of the layers on each.
     With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
     """
     scores = scores_padded_with is not None
-    if not has_gpu() or device_map == "cpu":
-        device_map = None
-    elif device_map == "one":
-        device_map = {"": torch.cuda.current_device()}
     if scores and quantization is not None:
         quantization.llm_int8_skip_modules = [SCORE]
     try:
@@ -93,9 +101,9 @@ def load_base(
             **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
-            device_map=device_map,
+            device_map=None if on_cpu or not has_gpu() else "auto" if spread else {"": gpu},
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -199,12 +207,28 @@ def serving_dtype(model: Any) -> torch.dtype:
         return torch.float32
     torch.set_float32_matmul_precision("high")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    size = 4 * base.num_parameters()
-    return (
-        torch.float32
-        if size * 3 < torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        else torch.bfloat16
-    )
+    size = 4 * sum(unpacked(weight) for weight in base.parameters())
+    return torch.float32 if size * 3 < gpu_bytes() else torch.bfloat16
+
+
+def unpacked(weight: Any) -> int:
+    """The numbers that a weight stands for; bitsandbytes keeps two of 4 bits in each element."""
+    state = getattr(weight, "quant_state", None)
+    return int((weight if state is None else state.shape).numel())
+
+
+def where_it_fits(work: Callable[[bool], Made]) -> Made:
+    """What ``work`` makes, told whether to keep to the CPU: only where the GPU is too small.
+
+    For what follows the training, where a smaller batch would not help and another attempt would only come here again: a base that was trained quantised is
+    larger as it is served.
+    """
+    try:
+        return work(False)
+    except torch.OutOfMemoryError:
+        log.warning("the base does not fit into the GPU as it is served: going on on the CPU, which takes longer")
+    release()
+    return work(True)
 
 
 def release() -> None:

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.reasons import Reason
 from finetune_trainer import model as models
+from finetune_trainer import switches
 from finetune_trainer.failures import Failure
 from finetune_trainer.settings import Settings
 
@@ -19,17 +21,20 @@ class Plan:
     warmup_steps: int
     save_every: int
     log_every: int
+    gradient_checkpointing: bool
+    """Whether it is on, whoever decided that."""
+    optimizer: str
+    compile: bool
+    """Whether the layers are compiled, likewise."""
     trained_twice: int = 0
     """Sequences that several processes take from a pass's beginning at its end, so that each of them has as many batches."""
 
 
-def make_plan(settings: Settings, sequences: int) -> Plan:
-    """Steps and intervals. A step is one update of the adapter: accumulation × batch sequences of each process."""
+def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
+    """Steps, intervals and switches; ``model`` is the base's directory. A step is one update of the adapter: accumulation × batch sequences of each process."""
     spec, training = settings.job.spec, settings.job.spec.training
     if training.optimizer == "paged_adamw_8bit" and not models.has_gpu():
-        raise Failure(
-            Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose adamw_torch", "spec.training.optimizer"
-        )
+        raise Failure(Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose auto", "spec.training.optimizer")
     processes = spec.resources.processes
     together = training.per_device_batch_size * processes
     batches = math.ceil(sequences / together)
@@ -41,6 +46,9 @@ def make_plan(settings: Settings, sequences: int) -> Plan:
         warmup_steps=math.ceil(training.warmup_ratio * total),
         save_every=spec.checkpoint.every_steps or min(max(total // 10, 1), 500),
         log_every=max(1, min(total // 100, 50)),
+        gradient_checkpointing=switches.recomputes(spec, model),
+        optimizer=switches.optimizer(training),
+        compile=switches.compiles(spec, model, total),
         trained_twice=batches * together - sequences if processes > 1 else 0,
     )
 

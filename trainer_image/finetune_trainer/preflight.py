@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -20,12 +20,25 @@ from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
 from finetune_artifacts.store import missing_keys
-from finetune_trainer import basemodel, continuing, files, general, hubpush, modules, result, rows, sources, tracking
+from finetune_trainer import (
+    basemodel,
+    continuing,
+    files,
+    general,
+    hubpush,
+    modules,
+    remotecode,
+    result,
+    rows,
+    sources,
+    tokens,
+    tracking,
+)
 from finetune_trainer.basemodel import ModelFacts
-from finetune_trainer.estimates import estimate_of
+from finetune_trainer.estimates import estimate_of, warnings
 from finetune_trainer.failures import Failure, last_line
 from finetune_trainer.logs import log, phase
-from finetune_trainer.settings import Settings, read, termination_log
+from finetune_trainer.settings import Settings
 from finetune_trainer.sublayers import UNKNOWN, sublayers
 
 T = TypeVar("T")
@@ -47,6 +60,8 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     chats: bool = False
     facts: ModelFacts | None = None
+    made_for: str | None = None
+    """The commit of the base for which the adapter was made that the training is to go on from."""
     estimate: Estimate | None = None
 
     def add(self, reason: Reason, path: str, message: str) -> None:
@@ -58,21 +73,17 @@ Check = Callable[[Settings, Report, float], None]
 """Adds to the report what is wrong with the settings; the number is its patience in seconds."""
 
 
-def main(environment: Mapping[str, str]) -> int:
-    """Check the job in the environment, leave the result in the termination log, and return the exit code."""
-    settings = read(environment)
-    if isinstance(settings, list):
-        outcome = PreflightResult(problems=settings)
-    else:
-        with phase(f"checking FineTuneJob {settings.job.metadata.namespace}/{settings.job.metadata.name}"):
-            outcome = check(settings)
+def main(settings: Settings) -> int:
+    """Check the job, leave the result in the termination log, and return the exit code."""
+    with phase(f"checking FineTuneJob {settings.job.metadata.namespace}/{settings.job.metadata.name}"):
+        outcome = check(settings)
     for problem in outcome.problems:
         log.error("%s: %s", problem.reason, problem)
     for warning in outcome.warnings:
         log.warning("%s", warning)
     if not outcome.problems:
         log.info("everything that can be checked without a GPU is in order")
-    result.write(outcome, termination_log(environment))
+    result.write(outcome, settings.termination_log)
     return EXIT_CODES.get(outcome.problems[0].reason, 1) if outcome.problems else 0
 
 
@@ -89,6 +100,7 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
         reports = list(pool.map(lambda item: guarded(item[0], item[1], settings, patience_seconds), checks))
     dataset, model = reports[2], reports[3]
     check_chat_template(dataset, model)
+    check_revision(reports[4], model)
     return PreflightResult(
         problems=[problem for report in reports for problem in report.problems],
         warnings=[warning for report in reports for warning in report.warnings],
@@ -146,7 +158,7 @@ def check_settings(settings: Settings, report: Report, patience_seconds: float) 
         report.add(
             Reason.SPEC_INVALID,
             "spec.training.optimizer",
-            "paged_adamw_8bit needs a GPU, and resources.gpusPerNode is 0: choose adamw_torch",
+            "paged_adamw_8bit needs a GPU, and resources.gpusPerNode is 0: choose auto",
         )
 
 
@@ -246,6 +258,8 @@ def check_model(settings: Settings, report: Report, patience_seconds: float) -> 
         require_keys(settings, spec.model.secret_ref, "spec.model.secretRef", Reason.MODEL_ACCESS_DENIED)
     facts = basemodel.inspect(settings, patience_seconds)
     report.facts = facts
+    if refused := remotecode.refusal(facts.config, spec.model):
+        raise refused
     if problem := unsupported(facts, quantised=spec.method.quantization is not None):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
     longest = facts.config.get("max_position_embeddings")
@@ -266,6 +280,7 @@ def check_adapter(settings: Settings, report: Report, patience_seconds: float) -
         return
     require_keys(settings, source.secret_ref, f"{continuing.FIELD}.secretRef", Reason.ADAPTER_ACCESS_DENIED)
     found = continuing.find(settings, patience_seconds)
+    report.made_for = found.manifest.base_revision if found else None
     if found and source.digest is None:
         report.warnings.append(
             f"the training goes on from {source.uri} with the digest {found.digest}: write it down as spec.model.adapter.digest"
@@ -331,6 +346,7 @@ def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:
         return
     try:
         report.estimate = estimate_of(settings.job.spec, facts)
+        report.warnings += warnings(report.estimate)
     except ValueError as error:
         report.warnings.append(f"GPU memory is not estimated: {error}")
 
@@ -338,8 +354,12 @@ def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:
 def check_chat_template(dataset: Report, model: Report) -> None:
     """Chat messages need a template, which comes with the model."""
     if dataset.chats and model.facts and not model.facts.has_chat_template:
-        dataset.add(
-            Reason.MODEL_UNSUPPORTED,
-            "spec.dataset.format",
-            "the dataset has chat messages, but the model's tokenizer has no chat template: take an instruct model, or format promptCompletion",
-        )
+        missing = tokens.no_chat_template()
+        dataset.add(missing.reason, missing.field, missing.message)
+
+
+def check_revision(adapter: Report, model: Report) -> None:
+    """The adapter to go on from was made for the very commit of the base."""
+    refusal = continuing.other_revision(adapter.made_for, model.facts.commit if model.facts else None)
+    if refusal:
+        adapter.add(refusal.reason, refusal.field, refusal.message)

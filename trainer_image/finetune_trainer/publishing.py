@@ -15,9 +15,9 @@ from finetune_api.reasons import Reason
 from finetune_artifacts.upload import put_manifest, upload_directory
 from finetune_trainer import (
     beside,
+    facts,
     gate,
     hubpush,
-    resuming,
     samples,
     verification,
 )
@@ -91,7 +91,7 @@ def write_beside(
         [Sample(p.text, p.expected, one, other) for p, one, other in zip(prompts, base, adapter, strict=False)],
         verified.evaluation,
         verified.measured,
-        resuming.versions(),
+        facts.versions(),
         session.inputs.model_commit,
         beside.license_of(session.inputs.model),
         made.directory / "metrics.jsonl",
@@ -122,7 +122,7 @@ def manifest_of(
         base_weights_sha256=made.base_digest if settings.job.spec.method.full is None else None,
         verification=verified.measured,
         evaluation=verified.evaluation,
-        versions=resuming.versions(),
+        versions=facts.versions(),
         files=files,
     )
 
@@ -142,7 +142,11 @@ def keep(session: Session, made: Made, verified: verification.Verified, refusal:
 
 
 def publish(session: Session, made: Made, verified: verification.Verified) -> TrainerResult:
-    """Upload the adapter, its manifest last. Raises ArtifactError."""
+    """Upload the adapter, its manifest last. Raises ArtifactError and Failure.
+
+    The hub comes before the manifest, which names its commit and can never be changed: an attempt that dies in between has not succeeded, and the next one,
+    which goes on from the last checkpoint, pushes what has changed since and names that commit. The other way round a job could count as finished without it.
+    """
     settings, run = session.settings, session.run
     hub = settings.job.spec.output.hub
     files = upload_directory(session.output, settings.adapter, made.directory)

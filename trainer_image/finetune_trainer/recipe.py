@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,18 @@ from finetune_trainer import (
     attempts,
     beside,
     changed,
+    comparison,
     contamination,
     continuing,
     conversion,
+    dates,
+    divergence,
     exact,
     forgetting,
     gate,
+    leftovers,
+    marks,
+    memory,
     merging,
     methods,
     objectives,
@@ -39,6 +46,7 @@ from finetune_trainer import (
     samples,
     sharding,
     stopping,
+    switches,
     together,
     verification,
 )
@@ -47,11 +55,13 @@ from finetune_trainer import model as models
 from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
+from finetune_trainer.loading import begin
 from finetune_trainer.logs import log, phase
 from finetune_trainer.plan import Plan, learning_rate, make_plan
 from finetune_trainer.session import Session
 from finetune_trainer.uploads import CheckpointUploader
 
+BASE_CHANGED = "the training changed the base model's weights, which must be frozen"
 SETTLE_SECONDS = 60.0
 """How long a failed training waits for the upload of the last good checkpoint."""
 
@@ -64,27 +74,31 @@ def follow(session: Session) -> TrainerResult:
     spec, process = session.settings.job.spec, session.process
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
+    day = None
     if process.local:
         together.meet(process, session.scratch)  # the first one of the node has prepared the data then
-    with phase("preparing the data"):
-        tokenizer = models.load_tokenizer(session.inputs.model)
+        day = together.told(None)
+    settings = session.settings
+    tokenizer = models.load_tokenizer(session.inputs.model, trust_remote_code=spec.model.trust_remote_code)
+    base = begin(partial(load_base, session, tokenizer))
+    with phase("preparing the data, with the model being loaded beside"):
+        session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin, day)
         training = spec.training
         wanted = dataset.Wanted(
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
         )
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
-        general = forgetting.sequences(spec, session.inputs.general, tokenizer)
+        examples = replace(examples, general=forgetting.sequences(spec, session.inputs.general, tokenizer))
         session.run.counts = examples.counts
-        found = [*examples.warnings, *objectives.check_sequences(spec, examples.train)]
+        found = [*dated, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
         session.run.warnings += [warning for warning in found if warning not in session.run.warnings]
         if process.leads:
-            changed.refuse_changed_data(
-                session.output, session.settings.checkpoints, session.settings.origin, examples.digests
-            )
+            changed.refuse_changed_data(session.output, settings.checkpoints, settings.origin, examples.digests)
     if not process.local:
         together.meet(process, session.scratch)
-    made = make_adapter(session, tokenizer, examples)
+        together.told(session.run.day)
+    made = make_adapter(session, tokenizer, examples, base)
     models.release()
     if made is None:
         return TrainerResult(reason="Succeeded", message=f"{process.name} has done its part")
@@ -92,21 +106,7 @@ def follow(session: Session) -> TrainerResult:
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
     with phase("verifying the adapter on a fresh base"):
-        verified = verification.verify(
-            session.inputs.model,
-            made.directory,
-            made.trained,
-            objectives.measure(spec, examples.held_out, examples.held_out_rows),
-            len(examples.held_out),
-            general,
-            partial(
-                models.load_base,
-                dtype=made.serving_dtype,
-                scores_padded_with=padding(session, tokenizer),
-                device_map=placement(spec.training),
-            ),
-            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
-        )
+        verified, measure = verify(session, made, tokenizer, examples, prompts)
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
         measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
@@ -118,14 +118,62 @@ def follow(session: Session) -> TrainerResult:
             losses = {"base_eval_loss": evaluation.base_loss, "eval_loss": evaluation.loss}
             session.trackers.tell(session.run.progress.step, losses)
     models.release()
+    if spec.evaluation.compare_with_full:
+        with phase("full fine-tuning of the base, to compare the adapter with"):
+
+            def train_whole(whole: Session, begin: Callable[[str, int], None]) -> tuple[Plan, Any, str]:
+                return train_model(whole, tokenizer, examples, partial(load_base, whole, tokenizer), begin)
+
+            evaluation = comparison.compare(session, made, evaluation, measure, examples.general, train_whole)
+        verified = replace(verified, evaluation=evaluation)
+        session.run.evaluation = evaluation
     merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
     verified = replace(verified, measured=verified.measured | merged)
     with phase("writing the report"):
         publishing.write_beside(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
-        if refusal is not None:
-            raise publishing.keep(session, made, verified, refusal)
-        return publishing.publish(session, made, verified)
+        ended = (
+            publishing.publish(session, made, verified)
+            if refusal is None
+            else publishing.keep(session, made, verified, refusal)
+        )
+    leftovers.remove(session.settings, session.output)
+    if isinstance(ended, Failure):
+        raise ended
+    return ended
+
+
+def verify(
+    session: Session,
+    made: publishing.Made,
+    tokenizer: Any,
+    examples: dataset.Examples,
+    prompts: list[samples.Prompt],
+) -> tuple[verification.Verified, objectives.Measure]:
+    """Load the adapter back onto a fresh base, and compare and evaluate it there; with it what it was measured by. Raises Failure(VERIFICATION_FAILED)."""
+    load = partial(
+        models.load_base,
+        dtype=made.serving_dtype,
+        scores_padded_with=padding(session, tokenizer),
+        spread=is_sharded(session),
+        trust_remote_code=session.settings.job.spec.model.trust_remote_code,
+    )
+
+    def verified(on_cpu: bool) -> tuple[verification.Verified, objectives.Measure]:
+        measure = objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows)
+        found = verification.verify(
+            session.inputs.model,
+            made.directory,
+            made.trained,
+            measure,
+            len(examples.held_out),
+            examples.general,
+            partial(load, on_cpu=on_cpu),
+            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
+        )
+        return found, measure
+
+    return models.where_it_fits(verified)
 
 
 def quiet_libraries() -> None:
@@ -135,46 +183,65 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
 
 
-def make_adapter(session: Session, tokenizer: Any, examples: dataset.Examples) -> publishing.Made | None:
+def make_adapter(
+    session: Session, tokenizer: Any, examples: dataset.Examples, base: Callable[[], Any]
+) -> publishing.Made | None:
     """Train to the last step and save the adapter; None in a process that does not speak for the run.
 
     The model lives no longer than this function: its memory is needed afterwards.
     """
+    plan, model, digest = train_model(session, tokenizer, examples, base)
+    if not session.process.leads:
+        return None
+    with phase("saving the adapter"):
+        if session.settings.job.spec.method.full is None and models.base_digest(model) != digest:
+            raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
+        return save_adapter(session, plan, model, examples, digest)
+
+
+def train_model(
+    session: Session,
+    tokenizer: Any,
+    examples: dataset.Examples,
+    base: Callable[[], Any],
+    begin: Callable[[str, int], None] = lambda *_: None,
+) -> tuple[Plan, Any, str]:
+    """The plan, the model trained to its last step, and the digest of its base, which ``base`` gives once.
+
+    ``begin`` hears the run's fingerprint and the step from which there is something to train.
+    """
     settings, spec = session.settings, session.settings.job.spec
     sequences = to_dataset(examples, spec.training)
-    plan = make_plan(settings, len(sequences))
-    with phase("loading the model"):
-        sharded = spec.training.sharding == "full"
-        model = load_model(session, plan, tokenizer, "cpu" if sharded else placement(spec.training))
+    plan = make_plan(settings, len(sequences), session.inputs.model)
+    with phase("waiting for the model, and adding the adapter"):
+        model = load_model(session, plan, base())
         digest = models.base_digest(model) if session.process.leads else ""
     describe(session, plan, model)
-    mark = together.told(resuming.fingerprint(session, examples, digest))
+    mark = together.told(resuming.mark_of(session, plan, examples, digest))
     with phase("looking for a checkpoint"):
         resume = resuming.find_checkpoint(session, mark)
-    if sharded:
+    if is_sharded(session):
         sharding.shard(model, session.process.number)
         part = models.base_digest(model)
     if spec.training.packing:
         contamination.refuse_contamination(model, examples.train)
+    if resume is None or resume.step < plan.total_steps:
+        begin(mark.digest, resume.step if resume else 0)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
-    changed_base = sharded and together.agreed(models.base_digest(model) != part)
-    weights = exact.trained(model)
-    if sharded:
+    if is_sharded(session):
+        if together.agreed(models.base_digest(model) != part):
+            raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
+        weights = exact.trained(model)
         del model
         models.release()
-    together.part()
-    if not session.process.leads:
-        return None
-    if sharded and not changed_base:
+        together.part()  # the GPUs are free now
+        if not session.process.leads:
+            return plan, None, digest
         with phase("loading the whole model"):
-            model = load_model(session, plan, tokenizer, placement(spec.training))
+            model = load_model(session, plan, load_base(session, tokenizer, again=True))
             sharding.take_over(model, weights)
-    with phase("saving the adapter"):
-        if changed_base or (spec.method.full is None and models.base_digest(model) != digest):
-            raise Failure(
-                Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
-            )
-        return save_adapter(session, plan, model, examples, digest)
+    together.part()
+    return plan, model, digest
 
 
 def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Dataset:
@@ -187,22 +254,36 @@ def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Datas
     return packed
 
 
-def placement(training: Training) -> str:
-    """Where a whole base lies: on one GPU or, if it was sharded because it fits on none, spread over all of them by its layers."""
-    return "one" if training.sharding == "none" else "auto"
+def load_base(session: Session, tokenizer: Any, *, again: bool = False) -> Any:
+    """The base in the precision of the training, quantised where the method asks for it.
+
+    One that is to be sharded lies in main memory first; ``again`` after that, whole, it is spread over the GPUs.
+    """
+    spec = session.settings.job.spec
+    precision = models.precision_of(spec.training)
+    if not again:
+        session.run.meter = memory.Meter()
+    return models.load_base(
+        session.inputs.model,
+        models.DTYPES[precision],
+        models.quantization_of(spec.method, precision),
+        scores_padded_with=padding(session, tokenizer),
+        on_cpu=is_sharded(session) and not again,
+        gpu=session.process.local,
+        spread=again,
+        trust_remote_code=spec.model.trust_remote_code,
+    )
 
 
-def load_model(session: Session, plan: Plan, tokenizer: Any, device_map: str) -> Any:
+def is_sharded(session: Session) -> bool:
+    """Whether each process holds a part of the base only."""
+    return session.settings.job.spec.training.sharding == "full"
+
+
+def load_model(session: Session, plan: Plan, base: Any) -> Any:
     """The base with a fresh adapter. The seed is set first: the adapter begins with random numbers."""
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
-    base = models.load_base(
-        inputs.model,
-        models.DTYPES[plan.precision],
-        models.quantization_of(spec.method, plan.precision),
-        scores_padded_with=padding(session, tokenizer),
-        device_map=device_map,
-    )
     model = methods.add_adapter(
         base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
     )
@@ -232,6 +313,9 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
     run.derived = {
         "device": models.device_name(),
         "precision": plan.precision,
+        "gradient checkpointing": "on" if plan.gradient_checkpointing else "off",
+        "optimizer": plan.optimizer,
+        "compiled": "yes" if plan.compile else "no",
         "learning rate": f"{learning_rate(session.settings.job.spec):g}",
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
@@ -266,7 +350,7 @@ def train(
     tokenizer: Any,
     sequences: datasets.Dataset,
     examples: dataset.Examples,
-    mark: str,
+    mark: marks.Mark,
     resume: resuming.Resume | None,
 ) -> None:
     """Run the loop to its last step, or to where the pod is asked to stop. Raises Preempted, Failure and ArtifactError."""
@@ -281,7 +365,13 @@ def train(
     uploads = session.scratch / "uploads"
     uploader = (
         CheckpointUploader(
-            session.output, settings.checkpoints, settings.origin, mark, spec.checkpoint.keep, uploads, saved
+            session.output,
+            mark.place(settings.checkpoints),
+            settings.origin,
+            mark.digest,
+            spec.checkpoint.keep,
+            uploads,
+            saved,
         )
         if session.process.leads
         else None
@@ -289,6 +379,7 @@ def train(
     extra = {
         resuming.SURROUNDINGS: json.dumps(resuming.surroundings(session.process)).encode(),
         changed.DATASET: changed.to_bytes(examples.digests),
+        marks.DECISIVE: mark.to_bytes(),
         attempts.NAME: json.dumps(run.attempts).encode(),
     }
     measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)
@@ -297,10 +388,13 @@ def train(
     if warning := objectives.drops_dropout(spec):
         run.warnings.append(warning)
 
-    def held_out_loss() -> float:
-        loss = measure(model).loss
+    general = examples.general if spec.evaluation.forgetting else []
+
+    def losses() -> dict[str, float]:
+        general_loss = forgetting.loss(model, general)
+        found = {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
         sharding.let_go(model)
-        return loss
+        return found
 
     resumed = resume.directory if resume else None
     best = (
@@ -316,14 +410,20 @@ def train(
         uploader,
         session.interruption,
         spec.evaluation.every_steps,
-        held_out_loss,
+        losses,
         extra,
         session.trackers.tell if session.process.leads else lambda *_: None,
         best,
+        divergence.watch(spec, tokenizer),
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:
-        with session.interruption.deferred(), phase("training"):
+        required = spec.training.compile == "always"
+        with (
+            session.interruption.deferred(),
+            phase("training"),
+            switches.compiled(model, on=plan.compile, required=required),
+        ):
             if session.process.number > 1:
                 randomness.begin(spec.training.seed, 0, session.process.rank)
             loop(trainer, plan, resume)
@@ -388,13 +488,13 @@ def make_trainer(
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        optim=training.optimizer,
+        optim=plan.optimizer,
         seed=training.seed,
         data_seed=training.seed,
         bf16=plan.precision == "bf16",
         fp16=plan.precision == "fp16",
         use_cpu=not models.has_gpu(),
-        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing=plan.gradient_checkpointing,
         dataloader_pin_memory=models.has_gpu(),
         logging_steps=plan.log_every,
         logging_nan_inf_filter=False,
@@ -468,11 +568,18 @@ def merge(session: Session, made: publishing.Made) -> dict[str, float]:
     """Merge the adapter into the base, in the precision of the training, and say how exact that is."""
     dtype = models.DTYPES[models.precision_of(session.settings.job.spec.training)]
     with phase("merging the adapter into the base"):
-        return merging.merge(
-            session.inputs.model,
-            made.directory,
-            dtype,
-            made.trained,
-            publishing.merged_directory(session),
-            placement(session.settings.job.spec.training),
+        return models.where_it_fits(
+            lambda on_cpu: merging.merge(
+                session.inputs.model,
+                made.directory,
+                partial(
+                    models.load_base,
+                    dtype=dtype,
+                    on_cpu=on_cpu,
+                    spread=is_sharded(session),
+                    trust_remote_code=session.settings.job.spec.model.trust_remote_code,
+                ),
+                made.trained,
+                publishing.merged_directory(session),
+            )
         )

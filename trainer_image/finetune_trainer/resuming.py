@@ -1,7 +1,5 @@
 """Which checkpoint, if any, this attempt goes on from, and what tells two runs apart."""
 
-import hashlib
-import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,12 @@ import torch
 
 from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec
 from finetune_api.manifest import CheckpointManifest
+from finetune_api.uris import S3Uri
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_trainer import (
     attempts,
+    dates,
+    facts,
     stopping,
     together,
 )
@@ -21,10 +22,11 @@ from finetune_trainer import data as dataset
 from finetune_trainer import model as models
 from finetune_trainer.basemodel import canonical_name
 from finetune_trainer.logs import log
-from finetune_trainer.plan import learning_rate
+from finetune_trainer.marks import Mark, not_taken
+from finetune_trainer.plan import Plan, learning_rate
 from finetune_trainer.process import Process
 from finetune_trainer.session import Session
-from finetune_trainer.settings import Settings, now
+from finetune_trainer.settings import now
 
 SURROUNDINGS = "surroundings.json"
 """Beside a checkpoint: what can change the last bits of a resumed run without being a setting of the job."""
@@ -40,23 +42,33 @@ class Resume:
     """After it the training was stopped early: there is nothing left to do."""
 
 
-def fingerprint(session: Session, examples: dataset.Examples, base: str) -> str:
-    """sha256 of all that decides the next step. A checkpoint with another one belongs to another run."""
+def mark_of(session: Session, plan: Plan, examples: dataset.Examples, base: str) -> Mark:
+    """All that decides the next step. ``base`` is the digest of the base's weights as they lie in memory: what is trained on is not what its files say alone,
+    for another precision or quantisation is another base. A resumed run must end with the weights of one that was not interrupted.
+    """
     spec = session.settings.job.spec
     decisive: dict[str, Any] = {
-        "model": [canonical_name(session.settings), session.inputs.model_commit, base],
+        "base model": {
+            "name": canonical_name(session.settings),
+            "commit": session.inputs.model_commit,
+            "weights in memory": base,
+        },
+        "precision": plan.precision,
         "adapter": session.inputs.adapter.digest if session.inputs.adapter else None,
         "dataset": spec.dataset.model_dump(
             mode="json", include={"format", "columns", "template", "validation", "max_samples"}
         ),
-        "digests": [digest for _, digest in examples.digests],
+        "dataset's files": [digest for _, digest in examples.digests],
+        "tokens": examples.tokens,
         "objective": [spec.objective, spec.preference.to_json() if spec.preference else None],
         "method": spec.method.to_json(),
         "training": training_of(spec),
     }
     if stopping.wanted(spec):
         decisive["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
-    return f"sha256:{hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()}"
+    if session.run.day:
+        decisive[dates.DAY] = session.run.day
+    return Mark(decisive)
 
 
 def training_of(spec: FineTuneJobSpec) -> dict[str, Any]:
@@ -74,18 +86,14 @@ def surroundings(process: Process) -> dict[str, str]:
         "device": models.device_name(),
         "threads": str(torch.get_num_threads()),
         "processes": str(process.number),
-        **versions(),
+        **facts.versions(),
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of the libraries that make the adapter."""
-    names = ("accelerate", "bitsandbytes", "finetune-operator", "peft", "tokenizers", "torch", "transformers", "trl")
-    return {name: importlib.metadata.version(name) for name in names}
-
-
-def find_checkpoint(session: Session, mark: str) -> Resume | None:
-    """The newest whole checkpoint of this very run, fetched, the same for all processes. Those that are newer, torn or of other settings are removed."""
+def find_checkpoint(session: Session, mark: Mark) -> Resume | None:
+    """The newest whole checkpoint of this very run, fetched, the same for all processes. Those of the run that are newer are torn or damaged, and removed;
+    other runs' are left alone.
+    """
     found = choose_checkpoint(session, mark) if session.process.leads else None
     step = together.told(found.step if found else None)
     if step is None or session.process.leads:
@@ -93,34 +101,36 @@ def find_checkpoint(session: Session, mark: str) -> Resume | None:
     return Resume(step, session.scratch / "resume")
 
 
-def choose_checkpoint(session: Session, mark: str) -> Resume | None:
+def choose_checkpoint(session: Session, mark: Mark) -> Resume | None:
     """As the process that speaks for the run chooses it."""
     settings, output, run = session.settings, session.output, session.run
     directory = session.scratch / "resume"
-    manifest = newest_checkpoint(output, settings.checkpoints, mark, directory)
+    place = mark.place(settings.checkpoints)
+    manifest = newest_checkpoint(output, place, mark.digest, directory)
     before = attempts.read(directory) if manifest else []
     resumed_from = manifest.step if manifest else None
     changes = [str(change) for change in settings.adjustments]
     run.attempts = attempts.following(before, settings.attempt, now(), resumed_from, models.device_name(), changes)
     step = manifest.step if manifest else -1
-    for stored in list_checkpoints(output, settings.checkpoints):
+    for stored in list_checkpoints(output, place):
         if stored.step > step:
             log.warning("removing %s, which cannot be continued from", stored.uri)
             delete_checkpoint(output, stored)
     if manifest is None:
+        run.warnings += not_taken(output, settings.checkpoints, settings.origin, mark)
         log.info("no checkpoint to continue from: starting at step 0")
         return None
     log.info("continuing from step %d of %d", manifest.step, manifest.total_steps)
     run.resumed_from_step = manifest.step
-    run.checkpoint = status_of(settings, manifest)
+    run.checkpoint = status_of(place, manifest)
     note_changed_surroundings(directory, session)
     return Resume(manifest.step, directory)
 
 
-def status_of(settings: Settings, manifest: CheckpointManifest) -> CheckpointStatus:
+def status_of(run: S3Uri, manifest: CheckpointManifest) -> CheckpointStatus:
     """``FineTuneJob.status.checkpoint`` for a checkpoint that was found."""
     return CheckpointStatus(
-        uri=str(checkpoint_uri(settings.checkpoints, manifest.step)), step=manifest.step, saved_at=manifest.created_at
+        uri=str(checkpoint_uri(run, manifest.step)), step=manifest.step, saved_at=manifest.created_at
     )
 
 

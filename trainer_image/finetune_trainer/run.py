@@ -1,13 +1,16 @@
 """What an attempt has achieved so far: filled while it runs, and made into its result however it ends."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.dataset import Counts
 from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress, ReportStatus
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
 from finetune_trainer.report.contents import Parameters
+
+if TYPE_CHECKING:
+    from finetune_trainer.memory import Meter
 
 
 @dataclass
@@ -22,11 +25,21 @@ class Run:
     """The step whose weights are published, if they were chosen."""
     page: ReportStatus | None = None
     """The report beside an adapter that is kept but not published."""
+    day: str | None = None
+    """The day that the chat template writes, if it writes one."""
+    ended: TrainerResult | None = None
+    """How the attempt failed, from then on: what is still done with it changes nothing of that."""
+    begun: bool = False
+    """Whether there is no finished adapter yet: from then on what lies at the output's place is this job's."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """All that was logged of single steps, over all attempts."""
     counts: Counts | None = None
     warnings: list[str] = field(default_factory=list)
     derived: dict[str, str] = field(default_factory=dict)
     """Settings that followed from others, the data and the machine."""
     parameters: Parameters | None = None
+    meter: "Meter | None" = None
+    """Of the training's memory, from before the model was loaded."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
     """Those before this one, as far as a checkpoint tells, and this one."""
 

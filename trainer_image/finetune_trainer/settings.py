@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from finetune_api.base import S3Location, SecretRef
 from finetune_api.finetunejob import Adjustment, FineTuneJob
 from finetune_api.manifest import Origin
-from finetune_api.messages import TOKEN_FILE, Problem
+from finetune_api.messages import TOKEN_FILE
 from finetune_api.uris import S3Uri
-from finetune_api.validation import problems
 from finetune_artifacts.directory import Directory, LocalUri
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.store import Place, Store, open_store
+from finetune_trainer.configuration import termination_log
 from finetune_trainer.process import Process
+
+COMPARISON = "comparison"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Settings:
     output_directory: Path | None = None
     changes: tuple[str, ...] = ()
     """Paths of the fields that were replaced with ``--set``."""
+    below: str = ""
+    """Where below the job's own place everything goes, for a training that is not the job's own."""
     adjustments: tuple[Adjustment, ...] = ()
     """What the job holds in place of what the user wrote, because earlier attempts ran out of memory."""
 
@@ -58,9 +60,9 @@ class Settings:
     @property
     def output(self) -> S3Uri:
         """The prefix of everything that this job writes."""
-        if self.output_directory:
-            return LocalUri(str(self.output_directory), "")
-        return S3Uri(self.job.spec.output.s3.bucket, self.job.prefix)
+        local, bucket = self.output_directory, self.job.spec.output.s3.bucket
+        root = LocalUri(str(local), "") if local else S3Uri(bucket, self.job.prefix)
+        return root.child(self.below) if self.below else root
 
     @property
     def adapter(self) -> S3Uri:
@@ -71,6 +73,16 @@ class Settings:
     def rejected(self) -> S3Uri:
         """Where an adapter goes that did not pass its gate: kept to be looked at, not published."""
         return self.output.child("rejected")
+
+    @property
+    def failed(self) -> S3Uri:
+        """Where the report of an attempt that failed goes; in a directory it is what people look for first there."""
+        return self.output if self.output_directory else self.output.child("failed")
+
+    @property
+    def comparison(self) -> S3Uri:
+        """Where the comparison with full fine-tuning keeps what it needs, until the adapter is published."""
+        return self.output.child(COMPARISON)
 
     @property
     def checkpoints(self) -> S3Uri:
@@ -107,11 +119,8 @@ class Settings:
         return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
 
 
-def read(environment: Mapping[str, str]) -> Settings | list[Problem]:
-    """The settings that the environment holds, or all that is wrong with the job in it."""
-    job = _job(environment.get("FINETUNE_JOB", ""))
-    if isinstance(job, list):
-        return job
+def read(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
+    """The settings of an attempt at the job, as the environment holds them."""
     return Settings(
         job=job,
         attempt=int(environment.get("FINETUNE_ATTEMPT", "1")),
@@ -126,30 +135,6 @@ def read(environment: Mapping[str, str]) -> Settings | list[Problem]:
         token_file=Path(environment.get("FINETUNE_TOKEN_FILE", TOKEN_FILE)),
         termination_log=termination_log(environment),
     )
-
-
-def processes_here(environment: Mapping[str, str]) -> int:
-    """How many processes will train on this machine; 1 if the job cannot be read."""
-    job = _job(environment.get("FINETUNE_JOB", ""))
-    return 1 if isinstance(job, list) else job.spec.resources.processes
-
-
-def termination_log(environment: Mapping[str, str]) -> Path:
-    """Where the result goes; needed even when the job cannot be read."""
-    return Path(environment.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log"))
-
-
-def _job(text: str) -> FineTuneJob | list[Problem]:
-    try:
-        return FineTuneJob.of(json.loads(text))
-    except ValidationError as error:
-        return problems(error)
-    except ValueError as error:
-        return [
-            Problem(
-                field="FINETUNE_JOB", message=f"the environment variable must hold the FineTuneJob as JSON: {error}"
-            )
-        ]
 
 
 def now() -> str:

@@ -45,10 +45,11 @@ class Data:
 
 @dataclass(frozen=True)
 class StartedFrom:
-    """The adapter that the training goes on from, and the digest that it is pinned by."""
+    """The adapter that the training goes on from, the digest that it is pinned by, and the commit of the base that it was made for."""
 
     directory: Path
     digest: str
+    base_revision: str | None
 
 
 @dataclass(frozen=True)

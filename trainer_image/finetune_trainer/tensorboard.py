@@ -12,6 +12,7 @@ SCALARS = {
     "tokens_per_second": "train/tokens_per_second",
     "memory_bytes": "train/memory_bytes",
     "eval_loss": "eval/loss",
+    "general_loss": "eval/general_loss",
 }
 """The names under which transformers shows the same values."""
 

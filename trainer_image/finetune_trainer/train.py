@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +17,14 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
-from finetune_trainer import basemodel, continuing, general, result, sources, tracking
+from finetune_trainer import basemodel, continuing, failedreport, gate, general, leftovers, result, sources, tracking
 from finetune_trainer.failures import Failure, Preempted, classify
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.logs import log, phase
 from finetune_trainer.progress import Reporter
 from finetune_trainer.run import Run
 from finetune_trainer.session import Session
-from finetune_trainer.settings import Settings, read, termination_log
+from finetune_trainer.settings import Settings
 from finetune_trainer.sources import Data, Inputs, StartedFrom
 from finetune_trainer.workers import ANSWER_SECONDS, Workers
 
@@ -32,21 +32,16 @@ PATIENCE_SECONDS = 300.0
 """How long an S3 service that is away only costs time."""
 
 
-def main(environment: Mapping[str, str]) -> int:
-    """Make one attempt with the settings in the environment, leave its result in the termination log, and return the exit code."""
-    settings = read(environment)
-    if isinstance(settings, list):
-        message = "; ".join(str(problem) for problem in settings)
-        log.error("%s", message)
-        result.write(TrainerResult(reason=Reason.SPEC_INVALID, message=message), termination_log(environment))
-        return EXIT_CODES[Reason.SPEC_INVALID]
+def main(settings: Settings) -> int:
+    """Make one attempt, leave its result in the termination log, and return the exit code."""
     run = Run()
 
     def leave() -> None:
-        result.write(run.result(Reason.PREEMPTED, "asked to stop"), settings.termination_log)
+        outcome = run.ended or run.result(Reason.PREEMPTED, "asked to stop")
+        result.write(outcome, settings.termination_log)
         # The signal may have come in the middle of a line of the log, whose stream must not be entered twice.
         os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
-        os._exit(EXIT_CODES[Reason.PREEMPTED])
+        os._exit(exit_code(outcome))
 
     def abandon(outcome: TrainerResult) -> None:
         result.write(outcome, settings.termination_log)
@@ -76,10 +71,12 @@ def attempt(
     abandon: Callable[[TrainerResult], None],
 ) -> TrainerResult:
     """Train, and say how it ended; raises nothing. ``abandon`` ends this process when it waits for another one that has failed; it must not return."""
+    run.ended = run.page = None
 
     def give_up(reason: Reason, message: str) -> None:
         log.error("%s: %s", reason, message)
-        abandon(run.result(reason, message))
+        run.ended = run.result(reason, message)
+        abandon(run.ended)
 
     workers = Workers(give_up, interruption)
     try:
@@ -94,7 +91,11 @@ def attempt(
             log.info("%s", message)
         else:
             log.error("%s: %s", reason, message)
-        return run.result(reason, message)
+        ended = run.result(reason, message)
+        if reason is not Reason.PREEMPTED:
+            run.ended = ended
+            run.page = run.page or failedreport.leave(settings, run, error, interruption)
+        return ended.model_copy(update={"report": run.page})
     finally:
         workers.close()
 
@@ -115,7 +116,9 @@ def train(
     tracking.check(settings, installed=True)
     output = settings.output_place(PATIENCE_SECONDS)
     if finished := finished_adapter(settings, output):
+        leftovers.remove(settings, output)
         return finished
+    run.begun = True
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         (settings.scratch / "run").mkdir(parents=True)
@@ -127,6 +130,8 @@ def train(
         with phase("importing torch, transformers, peft and trl"):
             from finetune_trainer import recipe
         inputs = replace(gather(*fetching), adapter=adapter.result(), general=text.result())
+        if inputs.adapter and (refusal := continuing.other_revision(inputs.adapter.base_revision, inputs.model_commit)):
+            raise refusal
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     trackers, succeeded = tracking.Trackers(settings), False
@@ -162,6 +167,7 @@ def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:
             f"{place} is there already, of {owner}: choose another one, or delete what lies there",
             settings.output_field,
         )
+    refuse_unanswered(settings, manifest)
     log.info("the adapter is finished already: %s", settings.adapter)
     return TrainerResult(
         reason="Succeeded",
@@ -173,6 +179,30 @@ def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:
             None,
         ),
     )
+
+
+def refuse_unanswered(settings: Settings, manifest: AdapterManifest) -> None:
+    """Raise Failure if a finished adapter is not all that its file asks for: a workstation's file may have been changed since, in what does not decide the weights."""
+    output, found = settings.job.spec.output, settings.adapter
+    refusal = manifest.evaluation and gate.judge(settings.job.spec.evaluation.gate, manifest.evaluation)[1]
+    if refusal:
+        raise Failure(Reason.GATE_FAILED, f"{refusal}: {found} was published before there was this gate", gate.FIELD)
+    evaluation = settings.job.spec.evaluation
+    for field, asked, there in (
+        (
+            "spec.evaluation.compareWithFull",
+            evaluation.compare_with_full,
+            manifest.evaluation and manifest.evaluation.comparison,
+        ),
+        ("spec.output.mergedModel", output.merged_model, manifest.merged),
+        ("spec.output.hub", output.hub, manifest.hub),
+    ):
+        if asked and not there:
+            raise Failure(
+                Reason.OUTPUT_EXISTS,
+                f"{found} was finished without it: take it away, or choose another {settings.output_field}",
+                field,
+            )
 
 
 def fetch_model(settings: Settings) -> tuple[Path, str | None]:
@@ -194,7 +224,8 @@ def fetch_adapter(settings: Settings) -> StartedFrom | None:
     if found is None:
         return None
     directory = settings.scratch / "starting-adapter" / found.digest.removeprefix("sha256:")
-    return StartedFrom(continuing.fetch(settings, found, directory, PATIENCE_SECONDS), found.digest)
+    fetched = continuing.fetch(settings, found, directory, PATIENCE_SECONDS)
+    return StartedFrom(fetched, found.digest, found.manifest.base_revision)
 
 
 def fetch_data(settings: Settings) -> tuple[Data, Data | None]:

@@ -57,13 +57,8 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All parts of the training step."""
+        """All parts of the training step: what the GPU must have. The verification runs on the CPU where it needs more than there is."""
         return sum(getattr(self, part) for part in PARTS)
-
-    @property
-    def peak(self) -> int:
-        """What the GPU must have: the greater of training and verification."""
-        return max(self.total, self.verification)
 
 
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "overhead")
@@ -72,7 +67,10 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", 
 def memory(
     architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False, processes: int = 1
 ) -> Memory:
-    """The parts for one GPU, of ``processes`` that train together. ``evaluates``: on held-out rows between the steps. Raises TargetError and NotCountedError."""
+    """The parts for one GPU, of ``processes`` that train together; gradientCheckpointing auto is off. Raises TargetError and NotCountedError.
+
+    ``evaluates``: on held-out rows between the steps.
+    """
     step = step_of(training)
     trainable = count(architecture, method).trainable
     full = isinstance(method.config, Full)
@@ -93,6 +91,11 @@ def memory(
             CONTEXT_BYTES + _verification(architecture, method, training.max_length, trainable, sharers)
         ),
     )
+
+
+def whole(architecture: Architecture, training: Training) -> Memory:
+    """The parts of full fine-tuning with the settings of an adapter's training, which ``evaluation.compareWithFull`` compares it with."""
+    return memory(architecture, Method(full=Full()), training)
 
 
 def step_of(training: Training) -> Step:
@@ -161,11 +164,12 @@ def _highest_moment(
     block = method.config
     tokens = step.batch * (step.length + virtual_tokens(block))
     full = isinstance(block, Full)
-    kept = architecture.layers * (layer.entry if training.gradient_checkpointing else layer.saved)
+    recomputes = training.gradient_checkpointing == "always"
+    kept = architecture.layers * (layer.entry if recomputes else layer.saved)
     kept += outside_bytes(architecture, method, step)
-    cached = casts(trainable, step) if full and training.gradient_checkpointing else 0
+    cached = casts(trainable, step) if full and recomputes else 0
     loss = _loss(architecture, block, tokens, step)
-    recomputed = layer.saved if training.gradient_checkpointing else 0.0
+    recomputed = layer.saved if recomputes else 0.0
     scratch = FOREACH_BYTES * trainable if training.optimizer == "adamw_torch" else 0
     moments = [
         (kept + cached, loss, 0),

@@ -29,7 +29,7 @@ def changes(
 ) -> list[Change]:
     """The changes that lower the memory, each with all that precede it. Raises TargetError and NotCountedError."""
     found: list[Change] = []
-    needed = memory(architecture, method, training, evaluates=evaluates, processes=processes).peak
+    needed = memory(architecture, method, training, evaluates=evaluates, processes=processes).total
     for propose in (
         _smaller_batch,
         _checkpointing,
@@ -41,7 +41,7 @@ def changes(
         while proposal := propose(method, training):
             total = memory(
                 architecture, proposal.method, proposal.training, evaluates=evaluates, processes=processes
-            ).peak
+            ).total
             if total > WORTH * needed:
                 break
             found.append(Change(proposal.fields, proposal.effect, total))
@@ -74,13 +74,13 @@ def _smaller_batch(method: Method, training: Training) -> _Proposal | None:
 
 def _checkpointing(method: Method, training: Training) -> _Proposal | None:
     """Prefix tuning does not work with it (peft/peft_model.py, ``_setup_prompt_encoder``)."""
-    if training.gradient_checkpointing or isinstance(method.config, PrefixTuning):
+    if training.gradient_checkpointing == "always" or isinstance(method.config, PrefixTuning):
         return None
     return _Proposal(
-        {"spec.training.gradientCheckpointing": True},
+        {"spec.training.gradientCheckpointing": "always"},
         "the same result, about a third slower",
         method,
-        _with(training, gradient_checkpointing=True),
+        _with(training, gradient_checkpointing="always"),
     )
 
 

@@ -7,9 +7,10 @@ from pydantic import Field
 from finetune_api.base import Model
 from finetune_api.estimate.architecture import architecture_of
 from finetune_api.estimate.gpus import GPUS, Gpu
-from finetune_api.estimate.memory import Memory, memory
+from finetune_api.estimate.memory import GIB, Memory, memory, whole
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.parameters import count
+from finetune_api.estimate.recomputing import TIGHT, settled
 from finetune_api.estimate.remedies import Change, changes
 from finetune_api.estimate.shapes import Config
 from finetune_api.estimate.speed import (
@@ -23,8 +24,6 @@ from finetune_api.estimate.speed import (
 )
 from finetune_api.finetunejob import FineTuneJobSpec
 
-TIGHT = 0.9
-"""A need above this part of a GPU's memory is called tight: the estimate is not exact."""
 Fits = Literal["yes", "tight", "no"]
 
 
@@ -40,11 +39,10 @@ class MemoryEstimate(Model):
         description="A tile of logits, and the gradient of the last hidden states; 0 if another moment needs more."
     )
     overhead: int = Field(description="CUDA context, workspaces and what the allocator cannot use.")
-    total: int = Field(description="All parts.")
+    total: int = Field(description="All parts: what the GPU must have.")
     verification: int = Field(
-        description="What is needed after the training, when the base is loaded afresh in bf16 and evaluated with and without the adapter."
+        description="What is needed after the training, when the base is loaded afresh in bf16 and evaluated; on the CPU if the GPU has less."
     )
-    peak: int = Field(description="What the GPU must have: the greater of total and verification.")
 
 
 class GpuEstimate(Model):
@@ -53,6 +51,9 @@ class GpuEstimate(Model):
     name: str = Field(description="Its name.")
     bytes: int = Field(description="Memory that a process can use.")
     fits: Fits = Field(description="tight: the job needs more than nine tenths of it, and the estimate is not exact.")
+    gradient_checkpointing: bool = Field(
+        description="Whether activations are recomputed there: with auto only where it does not fit without."
+    )
     tokens_per_second: int | None = Field(
         None, description="Tokens trained in a second by all GPUs of the job, if every row is full."
     )
@@ -81,6 +82,9 @@ class JobEstimate(Model):
     total_parameters: int = Field(description="Parameters of base and adapter, as PEFT counts them.")
     memory: MemoryEstimate = Field(description="Memory on one GPU.")
     gpus: list[GpuEstimate] = Field(description="The table of GPUs, the smallest first.")
+    comparison_bytes: int | None = Field(
+        None, description="Memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it."
+    )
     tokens_per_step: int = Field(description="Tokens of one optimizer step, if every row is full.")
     total_steps: int | None = Field(None, description="Optimizer steps; unset if the number of rows is not known.")
     changes: list[ChangeEstimate] = Field(
@@ -103,6 +107,8 @@ def estimate(
     Raises UnknownArchitectureError, TargetError and NotCountedError.
     """
     architecture = architecture_of(config)
+    if gpu is not None:
+        spec = settled(spec, architecture, gpu.bytes)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
     processes = spec.resources.processes
@@ -111,6 +117,7 @@ def estimate(
     steps = total_steps(spec.training, learned, processes)
     shown = GPUS if gpu is None else (gpu,)
     proposed = changes(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
+    compared = whole(architecture, spec.training).total if spec.evaluation.compare_with_full else None
     return JobEstimate(
         model=spec.model.uri,
         model_type=architecture.model_type,
@@ -118,11 +125,12 @@ def estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
         memory=MemoryEstimate.model_validate(parts, from_attributes=True),
-        gpus=[_gpu(spec, architecture, parts, one, steps, price_per_hour) for one in shown],
+        gpus=[_gpu(settled(spec, architecture, one.bytes), architecture, one, steps, price_per_hour) for one in shown],
+        comparison_bytes=compared,
         tokens_per_step=tokens_per_step(spec.training, processes),
         total_steps=steps,
         changes=[_change(change, shown) for change in _enough(parts, proposed, gpu)],
-        assumptions=[*_assumptions(spec, parts), said],
+        assumptions=[*_assumptions(spec, parts), *_compared(compared, shown), said],
     )
 
 
@@ -135,21 +143,23 @@ def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Chan
     """All changes; or, for one GPU, as many as are needed for it."""
     if gpu is None:
         return proposed
-    needs = [parts.peak, *(change.bytes for change in proposed)]
+    needs = [parts.total, *(change.bytes for change in proposed)]
     return proposed[: next((number for number, needed in enumerate(needs) if fits(needed, gpu) == "yes"), len(needs))]
 
 
 def _gpu(
-    spec: FineTuneJobSpec, architecture: Architecture, parts: Memory, gpu: Gpu, steps: int | None, price: float | None
+    spec: FineTuneJobSpec, architecture: Architecture, gpu: Gpu, steps: int | None, price: float | None
 ) -> GpuEstimate:
-    number = spec.resources.processes
+    evaluates, number = spec.evaluation.every_steps is not None, spec.resources.processes
+    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=number).total
     each = tokens_per_second(architecture, spec.method, spec.training, gpu)
     speed = None if each is None else number * each
     seconds = None if speed is None or steps is None else round(steps * tokens_per_step(spec.training, number) / speed)
     return GpuEstimate(
         name=gpu.name,
         bytes=gpu.bytes,
-        fits=fits(parts.peak, gpu),
+        fits=fits(needed, gpu),
+        gradient_checkpointing=spec.training.gradient_checkpointing == "always",
         tokens_per_second=None if speed is None else round(speed),
         seconds=seconds,
         cost=None if price is None or seconds is None else round(number * seconds / 3600 * price, 2),
@@ -178,13 +188,29 @@ def _training_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None) 
     return used - held_out, f"Of {used} rows {held_out} are held out, and none is left out as empty."
 
 
+def _compared(needed: int | None, gpus: tuple[Gpu, ...]) -> list[str]:
+    """What the comparison with full fine-tuning asks for."""
+    if needed is None:
+        return []
+    names = [gpu.name for gpu in gpus if fits(needed, gpu) != "no"]
+    where = f"fits on {', '.join(names)}" if names else "fits on none of these GPUs"
+    return [
+        f"compareWithFull: full fine-tuning needs {needed / GIB:.1f} GiB and {where}; where it does not fit, the report says so and the adapter is published "
+        "all the same. Its time is not in the table."
+    ]
+
+
 def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
     training = spec.training
     found = ["The memory was calculated; it has not been compared with a peak measured on a GPU yet."]
     found.append(f"Every row has maxLength {training.max_length} tokens: shorter ones need less memory and time.")
     if parts.verification > parts.total:
         found.append(
-            "The verification needs more than the training, whatever the method: of what is in the spec only maxLength changes it."
+            "The verification needs more than the training: a GPU with less than that leaves it to the CPU, which takes longer."
+        )
+    if training.gradient_checkpointing == "auto":
+        found.append(
+            "gradientCheckpointing auto is off in this memory, and on where a GPU of the table is too small without it."
         )
     if training.precision == "auto":
         found.append("precision auto is bf16 on a GPU.")

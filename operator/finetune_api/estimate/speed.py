@@ -53,7 +53,9 @@ def operations_per_token(architecture: Architecture, method: Method, training: T
     weights = sum(module.inputs * module.outputs for module in architecture.modules if module.is_linear)
     length = training.max_length + virtual_tokens(method.config)
     attention = 2 * architecture.layers * length * architecture.attention.query
-    passes = 2 + (1 if isinstance(method.config, Full) else 0) + (1 if training.gradient_checkpointing else 0)
+    passes = (
+        2 + (1 if isinstance(method.config, Full) else 0) + (1 if training.gradient_checkpointing == "always" else 0)
+    )
     return passes * (2 * weights + attention)
 
 

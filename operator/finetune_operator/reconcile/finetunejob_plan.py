@@ -17,6 +17,11 @@ from finetune_operator.reconcile.finished import is_finished
 from finetune_operator.reconcile.model import Observed, Plan
 from finetune_operator.settings import Settings
 
+REMOTE_CODE = (
+    "spec.model.trustRemoteCode: code that a model brings is not run in this cluster: choose a model that transformers knows, or ask the administrator "
+    "to set the chart value trainer.allowRemoteCode"
+)
+
 
 def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     """Decide on one pass. A finished job is never run again; only its observedGeneration follows."""
@@ -28,6 +33,8 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
         job = FineTuneJob.of(item)
     except ValidationError as error:
         return _invalid(draft, "; ".join(str(problem) for problem in problems(error)))
+    if job.spec.model.trust_remote_code and not settings.allow_remote_code:
+        return _invalid(draft, REMOTE_CODE)
     draft.conditions.set(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, "The spec is valid.")
     revision = None
     passed = find(item.get("status", {}).get("conditions", []), ConditionType.PREFLIGHT_PASSED)

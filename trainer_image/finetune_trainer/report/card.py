@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from finetune_trainer.report import charts, serving
+from finetune_trainer.report import charts, comparison, serving
 from finetune_trainer.report.contents import Report
 
 
@@ -24,6 +24,7 @@ def render(report: Report) -> str:
     return environment.get_template("card.md.j2").render(
         front=front,
         report=report,
+        comparison=comparison,
         chosen=[setting for setting in report.settings if setting.origin != "default"],
         vllm_command=serving.vllm_command(report),
         load_snippet=serving.load_snippet(report),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 WIDTH, HEIGHT = 360.0, 200.0
@@ -157,26 +158,45 @@ def number(value: float) -> str:
     return f"{value:.0f}" if size >= 1000 else f"{value:.3g}" if size < 100 else f"{value:.0f}"
 
 
-def curves(
-    history: list[dict[str, Any]], held_out_losses: tuple[float, float], resumed_at: Sequence[int], objective: str
-) -> list[Chart]:
-    """The curves of a run, of those that were measured. ``held_out_losses`` are those of base and adapter."""
-    base_loss, loss = held_out_losses
+def by_step(history: list[dict[str, Any]], key: str, scale: float = 1.0) -> list[tuple[int, float]]:
+    """The finite values that were logged under a name, each with its step."""
+    found = [(int(entry["step"]), float(entry[key]) / scale) for entry in history if entry.get(key) is not None]
+    return [(step, value) for step, value in found if math.isfinite(value)]
 
-    def of(key: str, scale: float = 1.0) -> list[tuple[int, float]]:
-        found = [(int(entry["step"]), float(entry[key]) / scale) for entry in history if entry.get(key) is not None]
-        return [(step, value) for step, value in found if math.isfinite(value)]
 
-    training = of("loss")
+def between(history: list[dict[str, Any]], key: str, base: float, adapter: float) -> list[tuple[int, float]]:
+    """What was measured on the way, between what was measured of base and finished adapter on a fresh base."""
+    training = by_step(history, "loss")
     last = training[-1][0] if training else 1
-    held_out = [(0, base_loss), *[point for point in of("eval_loss") if 0 < point[0] < last], (last, loss)]
+    return [(0, base), *[point for point in by_step(history, key) if 0 < point[0] < last], (last, adapter)]
+
+
+def forgetting(history: list[dict[str, Any]], base_loss: float, loss: float, resumed_at: Sequence[int]) -> Chart | None:
+    """How the loss on the general text went, against that of the base; None where it was not measured on the way."""
+    if not by_step(history, "general_loss"):
+        return None
+    adapter = between(history, "general_loss", base_loss, loss)
+    base = [(step, base_loss) for step, _ in (adapter[0], adapter[-1])]
+    lines = [Series("adapter", adapter), Series("base", base, dotted=True)]
+    return chart("Loss on a general text", "nats per token", lines, resumed_at, from_zero=False)
+
+
+def curves(
+    history: list[dict[str, Any]],
+    held_out_losses: tuple[float, float] | None,
+    resumed_at: Sequence[int],
+    objective: str,
+) -> list[Chart]:
+    """The curves of a run, of those that were measured. ``held_out_losses`` are those of base and adapter, of a run that has come so far."""
+    of = partial(by_step, history)
+    held_out = between(history, "eval_loss", *held_out_losses) if held_out_losses else of("eval_loss")
     memory = [value for _, value in of("memory_bytes")]
     scale, unit = (1e9, "GB") if memory and max(memory) >= 1e9 else (1e6, "MB")
     made = [
         chart(
             "Loss",
             "nats per token" if objective == "sft" else "",
-            [Series("training", training), Series("held out", held_out, True)],
+            [Series("training", of("loss")), Series("held out", held_out, True)],
             resumed_at,
             from_zero=False,
         ),

@@ -67,6 +67,38 @@ class Parameters:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """One attempt that failed, as far as it came. The names are those of ``Report``, whose page it shares."""
+
+    name: str
+    created_at: str
+    base_model: str
+    base_revision: str | None
+    dataset: str
+    method: str
+    objective: str
+    reason: str
+    message: str
+    attempt: int
+    step: int | None
+    total_steps: int | None
+    resumed_from: int | None
+    checkpoint: str | None
+    """Where the newest complete checkpoint is."""
+    evaluation: EvaluationStatus | None
+    """Of an adapter that was trained and measured, before something else went wrong."""
+    trace: str
+    """The traceback of an error that nobody expected."""
+    history: list[dict[str, Any]]
+    data: Data | None
+    parameters: Parameters | None
+    settings: list[Setting]
+    attempts: list[Attempt]
+    versions: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Report:
     """One finished run."""
 
@@ -94,4 +126,6 @@ class Report:
     attempts: list[Attempt]
     versions: dict[str, str]
     measured: dict[str, float]
+    quantised: bool = False
+    """Whether the base was held in fewer bits while the adapter was trained."""
     warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,220 @@
+"""The same training three times: by our trainer, by the bare TRL trainer, and by the kind of script that people write. Each leaves its course."""
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.trainer.world import World
+from finetune_api.messages import ProgressReport
+from finetune_trainer.interruption import Interruption
+from finetune_trainer.progress import Reporter
+from finetune_trainer.run import Run
+from finetune_trainer.train import attempt
+from tests.s3 import S3Server
+from tests.trainer.jobs import Workbench, never
+
+RANK, ALPHA, RATE, SEED = 8, 16, 1e-3, 42
+
+
+@dataclass(frozen=True)
+class Course:
+    """When each step ended, by the clock and by what the process had computed; its loss; and how many tokens that were no padding had been seen by then."""
+
+    ends: list[float]
+    cpu: list[float]
+    losses: list[float]
+    tokens: list[int]
+
+    def seconds(self, first: int) -> float:
+        """From the end of step ``first`` to that of the last."""
+        return self.ends[-1] - self.ends[first - 1]
+
+    def cpu_seconds(self, first: int) -> float:
+        """The same in seconds of computing, all threads together."""
+        return self.cpu[-1] - self.cpu[first - 1]
+
+    def tokens_per_second(self, first: int) -> float:
+        """Of those that are not padding, after step ``first``."""
+        return (self.tokens[-1] - self.tokens[first - 1]) / self.seconds(first)
+
+    def tokens_per_cpu_second(self, first: int) -> float:
+        """The same for each second of computing, which a busy machine changes less."""
+        return (self.tokens[-1] - self.tokens[first - 1]) / self.cpu_seconds(first)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Rows of a step, how they are filled, and how long the training is: ``steps``, or once through the rows."""
+
+    batch: int
+    accumulation: int
+    packing: bool
+    steps: int | None
+    checkpoint_every: int
+
+
+class _Clock(Reporter):
+    """Notes when the trainer first speaks of a step."""
+
+    def __init__(self) -> None:
+        super().__init__(None, Path())
+        self.seen: dict[int, tuple[float, float]] = {}
+
+    def report(self, report: ProgressReport) -> None:
+        self.seen.setdefault(report.progress.step, _now())
+
+
+def ours(world: World, server: S3Server, scratch: Path, shape: Shape, **training: Any) -> Course:
+    """One whole attempt at a FineTuneJob: checkpoints go to S3 beside the steps. Raises RuntimeError if it does not succeed."""
+    bench = Workbench(server, server.create_bucket(f"bench-{uuid.uuid4().hex[:12]}"), world.model, scratch / "ours")
+    bench.dataset(World.jsonl(world.texts))
+    bench.dataset(World.jsonl(world.held_out), "held-out.jsonl")
+    settings = bench.settings(
+        dataset={
+            "uri": "configmap://data/train.jsonl",
+            "format": "text",
+            "validation": {"uri": "configmap://data/held-out.jsonl"},
+        },
+        method={"lora": {"rank": RANK, "alpha": ALPHA}},
+        training={
+            "perDeviceBatchSize": shape.batch,
+            "gradientAccumulationSteps": shape.accumulation,
+            "maxLength": world.size.max_length,
+            "learningRate": RATE,
+            "scheduler": "constant",
+            "packing": shape.packing,
+            "seed": SEED,
+        }
+        | ({"maxSteps": shape.steps} if shape.steps else {"epochs": 1})
+        | training,
+        evaluation={"samples": 0},
+        checkpoint={"everySteps": shape.checkpoint_every},
+    )
+    clock = _Clock()
+    result = attempt(settings, Run(), Interruption(60, never), clock)
+    if result.reason != "Succeeded":
+        raise RuntimeError(f"{result.reason}: {result.message}")
+    logged = [json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]
+    shutil.rmtree(scratch / "ours")
+    moments = [clock.seen[step] for step in sorted(clock.seen) if step]
+    return Course(
+        *_columns(moments), [entry["loss"] for entry in logged], [round(entry["num_tokens"]) for entry in logged]
+    )
+
+
+def bare(world: World, scratch: Path, shape: Shape) -> Course:
+    """TRL's SFTTrainer with the same settings over the same sequences, its checkpoints on the disk."""
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+
+    arguments = SFTConfig(
+        **_arguments(scratch / "bare", shape),
+        max_length=world.size.max_length,
+        packing=shape.packing,
+        gradient_checkpointing=False,
+        bf16=False,
+    )
+    rows = _rows(world.texts)
+    made = partial(
+        SFTTrainer, model=_model(world), args=arguments, train_dataset=rows, processing_class=_tokenizer(world)
+    )
+    return _run(made, scratch / "bare", lambda state: _logged(state, "num_tokens"))
+
+
+def script(world: World, scratch: Path, shape: Shape) -> Course:
+    """The script of the tutorials: every row padded to max_length by the tokenizer, transformers' Trainer, nothing packed."""
+    from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+    tokenizer = _tokenizer(world)
+
+    def encoded(rows: dict[str, list[str]]) -> Any:
+        texts = [text + tokenizer.eos_token for text in rows["text"]]
+        return tokenizer(texts, truncation=True, max_length=world.size.max_length, padding="max_length")
+
+    rows = _rows(world.texts).map(encoded, batched=True, remove_columns=["text"])
+    # the collator takes the end of text out of the loss where it is the padding token too; here it is another one
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    arguments = TrainingArguments(**_arguments(scratch / "script", shape), include_num_input_tokens_seen="non_padding")
+    made = partial(Trainer, model=_model(world), args=arguments, train_dataset=rows, data_collator=collator)
+    return _run(made, scratch / "script", lambda state: _logged(state, "num_input_tokens_seen"))
+
+
+def _arguments(directory: Path, shape: Shape) -> dict[str, Any]:
+    return {
+        "output_dir": str(directory),
+        "per_device_train_batch_size": shape.batch,
+        "gradient_accumulation_steps": shape.accumulation,
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "seed": SEED,
+        "data_seed": SEED,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": shape.checkpoint_every,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    } | ({"max_steps": shape.steps} if shape.steps else {"num_train_epochs": 1})
+
+
+def _rows(texts: list[str]) -> Any:
+    import datasets  # type: ignore[import-untyped]
+
+    return datasets.Dataset.from_list([{"text": text} for text in texts])
+
+
+def _tokenizer(world: World) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(world.model)
+
+
+def _model(world: World) -> Any:
+    """The base in fp32 with the LoRA that our job asks for."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
+
+    set_seed(SEED)
+    base = AutoModelForCausalLM.from_pretrained(world.model, dtype=torch.float32)
+    base.config.use_cache = False
+    wanted = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(base, wanted)
+
+
+def _run(make: Callable[..., Any], directory: Path, tokens: Callable[[Any], list[int]]) -> Course:
+    from transformers import PrinterCallback, TrainerCallback
+
+    moments: list[tuple[float, float]] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            moments.append(_now())
+
+    trainer = make(callbacks=[Clock()])
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    shutil.rmtree(directory)
+    return Course(*_columns(moments), losses, tokens(trainer.state))
+
+
+def _logged(state: Any, name: str) -> list[int]:
+    return [round(entry[name]) for entry in state.log_history if "loss" in entry]
+
+
+def _now() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()
+
+
+def _columns(moments: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [clock for clock, _ in moments], [computed for _, computed in moments]

@@ -1,0 +1,83 @@
+"""From the start of the process to the first step, phase by phase, as the trainer's own log tells it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.trainer.world import World
+from tests.s3 import S3Server
+from tests.trainer.jobs import Workbench
+
+DONE = re.compile(r"s  (.+): done in ([0-9.]+) s$")
+FIRST_STEP = "step 1 of "
+
+
+@dataclass(frozen=True)
+class Start:
+    """Seconds of each phase, in their order, and of all until the first step was done."""
+
+    phases: dict[str, float]
+    first_step: float
+
+
+class Starts:
+    """A job on a disk that stays, as a workstation's does, so that a second attempt finds what the first one made."""
+
+    def __init__(self, world: World, server: S3Server, directory: Path, name: str) -> None:
+        self._bench = Workbench(server, server.create_bucket(f"bench-{name}"), world.model, directory / name)
+        self._bench.dataset(World.jsonl(world.texts))
+        self._scratch = directory / name / "scratch"
+        self._job = self._bench.job(
+            dataset={"uri": "configmap://data/train.jsonl", "format": "text"},
+            training={"maxSteps": 2, "maxLength": world.size.max_length, "packing": True},
+        )
+
+    def attempt(self) -> Start:
+        """Run until the first step is done. Raises RuntimeError if the trainer ends before."""
+        phases: dict[str, float] = {}
+        began = time.monotonic()
+        with self._process(self._job) as process:
+            assert process.stdout is not None
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if found := DONE.search(line):
+                    phases[found[1]] = float(found[2])
+                if FIRST_STEP in line:
+                    ended = time.monotonic() - began
+                    process.kill()
+                    return Start(phases, ended)
+        raise RuntimeError("".join(lines))
+
+    def refusal(self) -> float:
+        """Seconds until a job with a wrong field is refused."""
+        spec = self._job["spec"]
+        wrong = self._job | {"spec": spec | {"training": spec["training"] | {"maxLength": 1}}}
+        began = time.monotonic()
+        with self._process(wrong) as process:
+            output, _ = process.communicate()
+        if process.returncode != 10:
+            raise RuntimeError(f"a wrong job ended with {process.returncode}: {output}")
+        return time.monotonic() - began
+
+    def _process(self, job: dict[str, Any]) -> "subprocess.Popen[str]":
+        environment = os.environ | {
+            "FINETUNE_JOB": json.dumps(job),
+            "FINETUNE_MOUNTS": str(self._bench.mounts),
+            "FINETUNE_SCRATCH": str(self._scratch),
+            "FINETUNE_TERMINATION_LOG": str(self._bench.directory / "termination-log"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "finetune_trainer", "train"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )

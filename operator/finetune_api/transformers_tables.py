@@ -1,0 +1,24 @@
+"""For which models transformers has code of its own, from a table that is generated, so that nobody needs torch to ask."""
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+
+@cache
+def _table() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(
+        files("finetune_api").joinpath("transformers.json").read_text(encoding="utf-8")
+    )
+    return content
+
+
+def version() -> str:
+    """The version of transformers that the table was made from."""
+    return str(_table()["version"])
+
+
+def is_known(model_type: str) -> bool:
+    """Whether transformers itself has a causal language model of this type."""
+    return model_type in _table()["causalModels"]

@@ -1,0 +1,48 @@
+"""The trainer's benchmark runs, and says what it measured as a table and as JSON. What it measures is no test."""
+
+import io
+import json
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from bench.trainer.__main__ import main, picture, table
+from bench.trainer.contenders import Course
+from bench.trainer.measure import loss_difference
+from bench.trainer.startup import FIRST_STEP
+
+
+def test_each_comparison_is_measured_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tiny", "--only", "overhead", "--only", "script", "--only", "switches", "--output", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["overhead"]["same_losses"], "our loop computes what TRL's does, bit for bit"
+    assert {"median", "min", "max"} == set(found["overhead"]["wall"]) == set(found["overhead"]["cpu"])
+    assert found["script"]["ratio"]["median"] > 0
+    assert found["script"]["tokens"][0] == found["script"]["tokens"][1], "both learn all tokens of all texts"
+    assert {"packing", "gradientCheckpointing"} <= set(found["switches"])
+    page = io.StringIO()
+    Console(width=160, file=page).print(table(found))
+    shown = page.getvalue()
+    assert "our loop over TRL's, time" in shown
+    assert "useful tokens/s, ours over the script" in shown
+    root = ElementTree.fromstring(picture(found["script"]))
+    assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == 2
+
+
+def test_the_time_to_the_first_step_is_told_by_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tiny", "--only", "start", "--output", "json"]) == 0
+    start = json.loads(capsys.readouterr().out)["start"]
+    assert start["first_step"]["median"] > start["wrong_job_refused"]["median"] > 0
+    assert {"importing torch, transformers, peft and trl"} <= set(start["phases"])
+    assert FIRST_STEP not in start["phases"]
+
+
+def test_losses_are_compared_by_the_tokens_that_were_seen() -> None:
+    def course(tokens: list[int], losses: list[float]) -> Course:
+        return Course([], [], losses, tokens)
+
+    slow = course([10, 20, 30, 40, 50, 60, 70, 80], [8, 8, 7, 7, 6, 6, 5, 5])
+    fast = course([20, 40, 60, 80], [8, 7, 6, 5])
+    assert loss_difference(fast, slow) == 0
+    assert loss_difference(course([20, 40, 60, 80], [8, 7, 6, 6]), slow) == pytest.approx(0.2)

@@ -1,0 +1,108 @@
+"""When a loss that is still a number has exploded: not for noise, spikes, short rows or a model that begins by guessing; and a run that has stops."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_trainer import hooks
+from finetune_trainer.divergence import IN_A_ROW, Watch
+from finetune_trainer.train import exit_code
+from tests.trainer.jobs import Workbench, train, train_until
+
+LLAMA = 128_256
+NOISE = [0.3 * math.sin(17.0 * number) for number in range(200)]
+
+
+def falling(start: float, end: float, steps: int = 60) -> list[float]:
+    """A usual loss: fast at first, then slowly, with noise."""
+    return [end + (start - end) * math.exp(-number / 10) + NOISE[number] * end for number in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "vocabulary", "at"),
+    [
+        (falling(2.4, 1.3), LLAMA, None),
+        (falling(11.8, 0.4), LLAMA, None),
+        (falling(0.9, 0.01), LLAMA, None),
+        (falling(5.9, 5.6), 350, None),
+        ([0.02, *([2.4, 0.1, 3.1, 1.9, 4.0] * 20)], LLAMA, None),
+        ([*falling(2.4, 1.3), *[11.0] * (IN_A_ROW - 1), *falling(2.4, 1.3)], LLAMA, None),
+        ([*falling(0.9, 0.01), *[1.0] * 40], LLAMA, None),
+        ([*falling(2.4, 1.3), *[7.5] * 40], LLAMA, 60 + IN_A_ROW),
+        ([*falling(2.4, 1.3), *range(2, 40)], LLAMA, 60 + 5 + IN_A_ROW),
+        ([2.1, *[9.0] * 40], LLAMA, 1 + IN_A_ROW),
+        ([*falling(11.8, 0.4), *[11.7] * 40], LLAMA, 60 + IN_A_ROW),
+        ([*falling(5.9, 3.0), *[30.0] * 40], 350, 60 + IN_A_ROW),
+    ],
+    ids=[
+        "a usual run",
+        "from a random model to a good one",
+        "learnt by heart",
+        "a random model that learns little",
+        "batches of one row, the first an easy one",
+        "a spike that passes",
+        "by heart, then other rows",
+        "up to what the frequencies of tokens give",
+        "up and up",
+        "at once",
+        "back to guessing",
+        "a small vocabulary",
+    ],
+)
+def test_only_a_loss_that_stays_up_has_diverged(losses: list[float], vocabulary: int, at: int | None) -> None:
+    watch, found = Watch(vocabulary), None
+    for number, loss in enumerate(losses, start=1):
+        watch.see(loss)
+        if watch.diverged and found is None:
+            found = number
+    assert found == at
+
+
+def test_an_attempt_that_goes_on_judges_as_the_one_before(tmp_path: Path) -> None:
+    losses = [*falling(2.4, 1.3), *[7.5] * 3]
+    before, after = Watch(LLAMA), Watch(LLAMA)
+    for loss in losses:
+        before.see(loss)
+    history: list[dict[str, Any]] = [{"loss": loss, "step": step} for step, loss in enumerate(losses)]
+    after.see_history([{"eval_loss": 1.0, "step": 0}, *history, {"train_runtime": 3.0, "step": 62}])
+    assert after == before
+    assert after.doubtful
+    assert not after.diverged
+
+
+def exploding(bench: Workbench, **training: Any) -> dict[str, Any]:
+    """A job whose loss goes up to a large number, and stays there."""
+    settings = {"maxSteps": 30, "perDeviceBatchSize": 2, "gradientAccumulationSteps": 1, "maxLength": 48}
+    hot = {"learningRate": 3.0, "warmupRatio": 0.5, "maxGradNorm": 1e9, "scheduler": "constant_with_warmup"}
+    return {"training": settings | hot | training, "checkpoint": {"everySteps": 1}, "method": {"full": {}}}
+
+
+def test_a_run_that_explodes_stops_and_keeps_the_good_checkpoints(workbench: Callable[[], Workbench]) -> None:
+    whole, pieces = workbench(), workbench()
+    result, run = train(whole.settings(**exploding(whole)))
+    assert (result.reason, exit_code(result)) == (Reason.LOSS_DIVERGED, EXIT_CODES[Reason.LOSS_DIVERGED])
+    assert "spec.training.learningRate: at step " in result.message
+    assert "than to its best" in result.message
+    assert run.progress is not None
+    assert result.checkpoint is not None
+    assert result.checkpoint.step <= run.progress.step - (IN_A_ROW - 1)
+    stored = {key.split("/step-")[1][:8] for key in whole.objects() if "/step-" in key}
+    assert int(max(stored)) == result.checkpoint.step, "no checkpoint of bad weights took its place"
+
+    stopped = train_until(pieces.settings(**exploding(pieces)), run.progress.step - 2)
+    assert stopped.reason is Reason.PREEMPTED
+    resumed, again = train(pieces.settings(**exploding(pieces)))
+    assert resumed.reason is Reason.LOSS_DIVERGED
+    assert again.progress is not None
+    assert again.progress.step == run.progress.step, "what went before is not forgotten"
+
+
+def test_without_the_criterion_it_would_burn_on(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "refuse_explosion", lambda *_: None)
+    result, run = train(bench.settings(**exploding(bench)))
+    assert run.progress is not None
+    assert run.progress.step == 30, result.message

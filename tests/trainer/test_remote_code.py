@@ -1,0 +1,134 @@
+"""A model that brings code of its own: never run in the preflight, in the trainer only where the job asks for it."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api import transformers_tables
+from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_trainer.preflight import check
+from finetune_trainer.settings import Settings
+from finetune_trainer.train import exit_code
+from tests.trainer.hubserver import COMMIT, Hub, running_hub
+from tests.trainer.jobs import Workbench, train
+from tools.transformers_tables import TABLE, table
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Path({marker!r}).write_text("the code ran")
+
+
+class TinyConfig(LlamaConfig):
+    model_type = "tinycustom"
+
+
+class TinyForCausalLM(LlamaForCausalLM):
+    config_class = TinyConfig
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Custom:
+    """A model with code of its own, and the file that the code leaves when it runs."""
+
+    directory: Path
+    marker: Path
+
+
+@pytest.fixture
+def custom(base_model: Path, tmp_path: Path) -> Custom:
+    """The tiny model as one that transformers does not know."""
+    made = Custom(tmp_path / "claim" / "custom", tmp_path / "marker")
+    shutil.copytree(base_model, made.directory)
+    config = json.loads((made.directory / "config.json").read_text())
+    config |= {
+        "model_type": "tinycustom",
+        "architectures": ["TinyForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "modeling_tinycustom.TinyConfig",
+            "AutoModelForCausalLM": "modeling_tinycustom.TinyForCausalLM",
+        },
+    }
+    (made.directory / "config.json").write_text(json.dumps(config))
+    (made.directory / "modeling_tinycustom.py").write_text(CODE.format(marker=str(made.marker)))
+    return made
+
+
+@pytest.fixture
+def hub(custom: Custom) -> Iterator[Hub]:
+    """A hub that has it."""
+    with running_hub({"acme/custom": custom.directory}, set()) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(bench: Workbench, custom: Custom, hub: Hub) -> Callable[..., Settings]:
+    """Makes jobs on that model, wherever it is."""
+
+    def make(where: str, trust: bool, **spec: Any) -> Settings:
+        if where == "pvc":
+            (bench.mounts / "claims" / "custom").symlink_to(custom.directory.parent)
+        if where == "s3":
+            for path in custom.directory.iterdir():
+                key = f"models/custom/{path.name}"
+                bench.server.store().client.put_object(Bucket=bench.bucket, Key=key, Body=path.read_bytes())
+        uris = {"pvc": "pvc://custom/custom", "hf": "hf://acme/custom", "s3": f"s3://{bench.bucket}/models/custom"}
+        model = {"uri": uris[where]} | ({"trustRemoteCode": True} if trust else {})
+        made = bench.settings(model=model, **spec)
+        return dataclasses.replace(made, hub_endpoint=hub.endpoint)
+
+    return make
+
+
+@pytest.mark.parametrize("where", ["pvc", "hf", "s3"])
+def test_code_that_nobody_trusts_is_never_run(settings: Callable[..., Settings], custom: Custom, where: str) -> None:
+    job = settings(where, False)
+    (problem,) = check(job).problems
+    assert (problem.reason, problem.field) == (Reason.MODEL_UNSUPPORTED, "spec.model.trustRemoteCode")
+    assert "modeling_tinycustom.TinyForCausalLM" in problem.message
+    assert "models of type 'tinycustom'" in problem.message
+    assert "chart value trainer.allowRemoteCode" in problem.message
+    result, _ = train(job)
+    assert (result.message, exit_code(result)) == (str(problem), EXIT_CODES[Reason.MODEL_UNSUPPORTED])
+    assert not custom.marker.exists()
+
+
+@pytest.mark.parametrize("where", ["pvc", "hf", "s3"])
+def test_code_that_the_user_trusts_runs_in_the_trainer_alone(
+    settings: Callable[..., Settings], bench: Workbench, custom: Custom, where: str
+) -> None:
+    merged = {"output": bench.job()["spec"]["output"] | {"mergedModel": True}} if where == "pvc" else {}
+    job = settings(where, True, **merged)
+    assert check(job).problems == []
+    assert not custom.marker.exists(), "the preflight runs none of it"
+    result, _ = train(job)
+    assert result.reason == "Succeeded", result.message
+    assert custom.marker.exists()
+    assert result.adapter is not None
+    assert result.adapter.base_revision == (COMMIT if where == "hf" else None)
+    if merged:
+        assert "team/job/merged/modeling_tinycustom.py" in bench.objects(), "a whole model has its code with it"
+
+
+def test_a_model_that_transformers_knows_needs_none_of_the_code_it_brings(
+    settings: Callable[..., Settings], custom: Custom
+) -> None:
+    config = json.loads((custom.directory / "config.json").read_text())
+    (custom.directory / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    job = settings("pvc", False)
+    assert check(job).problems == []
+    result, _ = train(job)
+    assert result.reason == "Succeeded", result.message
+    assert not custom.marker.exists()
+
+
+def test_the_table_of_what_transformers_has_is_that_of_the_installed_one() -> None:
+    assert TABLE.read_text() == table(), "run `python -m tools.transformers_tables` and commit the result"
+    assert transformers_tables.is_known("llama")

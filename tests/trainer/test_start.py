@@ -1,0 +1,79 @@
+"""Nothing on the way to the first step waits without a reason, and nothing is done twice."""
+
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from finetune_trainer import data, recipe
+from finetune_trainer.loading import begin
+from tests.trainer.jobs import Workbench, train, train_until
+
+CHECKED_WITH = (
+    "import sys, finetune_trainer.__main__, finetune_trainer.configuration; "
+    "print(*sorted({'torch', 'transformers', 'boto3', 'botocore', 'httpx', 'pyarrow'} & set(sys.modules)))"
+)
+
+
+def test_a_job_is_checked_before_anything_heavy_is_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", CHECKED_WITH], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_a_package_that_is_left_out_is_not_found() -> None:
+    find = "import importlib.util; assert importlib.util.find_spec('wandb') is None"
+    leave_out = "from finetune_trainer.libraries import leave_out; leave_out('wandb')"
+    subprocess.run([sys.executable, "-c", f"{leave_out}; {find}"], check=True)
+
+
+def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, load, prepare = threading.Event(), recipe.models.load_base, recipe.dataset.prepare
+
+    def loaded(*given: Any, **named: Any) -> Any:
+        begun.set()
+        return load(*given, **named)
+
+    def prepared(*given: Any) -> Any:
+        assert begun.wait(60), "the model waits for the data"
+        return prepare(*given)
+
+    monkeypatch.setattr(recipe.models, "load_base", loaded)
+    monkeypatch.setattr(recipe.dataset, "prepare", prepared)
+    result, _ = train(bench.settings())
+    assert result.reason == "Succeeded", result.message
+
+
+def test_what_was_begun_is_handed_over_and_not_kept() -> None:
+    class Model:
+        pass
+
+    wait = begin(Model)
+    model = wait()
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+    def fail() -> None:
+        raise ValueError("no such model")
+
+    failing = begin(fail)
+    with pytest.raises(ValueError, match="no such model"):
+        failing()
+
+
+def test_a_second_attempt_takes_the_tokens_of_the_first(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = bench.settings()
+    assert train_until(settings, 2).reason == "Preempted"
+
+    def again(*_: Any) -> None:
+        raise AssertionError("the rows are tokenised a second time")
+
+    monkeypatch.setattr(data, "_write", again)
+    result, _ = train(replace(settings, attempt=2))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 2)

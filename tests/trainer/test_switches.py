@@ -1,0 +1,120 @@
+"""Which switches a job gets: recomputing only on a GPU that the estimate calls too small, the fused optimizer only on a GPU."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Training
+from finetune_api.reasons import Reason
+from finetune_trainer import switches
+from tests.api.objects import FINETUNE_JOB, changed
+from tests.estimate.models import LLAMA_8B
+from tests.trainer.jobs import Workbench, train, train_until
+
+GIB = 2**30
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes this machine one with a GPU of so many bytes."""
+
+    def make(size: int) -> None:
+        monkeypatch.setattr(switches.models, "has_gpu", lambda: True)
+        monkeypatch.setattr(switches.models, "gpu_bytes", lambda: size)
+
+    return make
+
+
+def spec(**changes: Any) -> FineTuneJobSpec:
+    training = {"perDeviceBatchSize": 4, "maxLength": 2048, "gradientCheckpointing": "auto"}
+    fields = {"spec.method": {"lora": {}}, "spec.training": training}
+    job = changed(FINETUNE_JOB, fields | {f"spec.{key}": value for key, value in changes.items()})
+    return FineTuneJob.of(job | {"metadata": job["metadata"] | {"uid": "1", "namespace": "team"}}).spec
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A directory with the config.json of Llama-3.1-8B."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    return tmp_path
+
+
+def test_a_gpu_that_is_large_enough_recomputes_nothing(gpu: Any, model: Path) -> None:
+    gpu(139 * GIB)
+    assert not switches.recomputes(spec(), model)
+    gpu(39 * GIB)
+    assert switches.recomputes(spec(), model)
+
+
+def test_the_users_word_goes_before_the_estimate(gpu: Any, model: Path) -> None:
+    gpu(39 * GIB)
+    assert not switches.recomputes(spec(**{"training.gradientCheckpointing": "never"}), model)
+    gpu(139 * GIB)
+    assert switches.recomputes(spec(**{"training.gradientCheckpointing": "always"}), model)
+
+
+def test_it_stays_off_where_it_does_not_go_and_where_nothing_is_known(gpu: Any, model: Path) -> None:
+    gpu(39 * GIB)
+    assert not switches.recomputes(spec(method={"prefixTuning": {}}), model)
+    (model / "config.json").write_text(json.dumps(LLAMA_8B | {"model_type": "mamba"}))
+    assert not switches.recomputes(spec(), model)
+
+
+def test_the_fused_optimizer_is_taken_on_a_gpu(gpu: Any) -> None:
+    assert switches.optimizer(Training()) == "adamw_torch"
+    gpu(GIB)
+    assert switches.optimizer(Training()) == "adamw_torch_fused"
+    assert switches.optimizer(Training(optimizer="adamw_torch")) == "adamw_torch"
+
+
+def test_compiling_is_for_long_runs_on_a_gpu(gpu: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not switches.compiles(spec(), model, 100_000), "there is no GPU"
+    gpu(139 * GIB)
+    monkeypatch.setattr(switches, "compiler", lambda: "/usr/bin/gcc")
+    assert switches.compiles(spec(), model, 100_000)
+    assert not switches.compiles(spec(), model, 100)
+    assert not switches.compiles(spec(method={"vera": {}}), model, 100_000)
+    assert not switches.compiles(spec(**{"training.compile": "never"}), model, 100_000)
+    monkeypatch.setattr(switches, "compiler", lambda: None)
+    assert not switches.compiles(spec(), model, 100_000)
+
+
+def test_compiling_without_a_compiler_is_refused(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    result, _ = train(bench.settings(training={"maxSteps": 2, "compile": "always"}))
+    assert result.reason is Reason.SPEC_INVALID
+    assert "spec.training.compile" in result.message
+    assert "g++" in result.message
+
+
+def test_a_compiled_run_learns_the_same_and_resumes_bit_identical(workbench: Callable[[], Workbench]) -> None:
+    if switches.compiler() is None:
+        return  # the refusal above is all that such a machine can show
+    training = {"maxSteps": 3, "maxLength": 48, "perDeviceBatchSize": 2, "learningRate": 2e-3}
+    compiled = training | {"compile": "always"}
+    plain, whole, pieces = workbench(), workbench(), workbench()
+    train(plain.settings(training=training))
+    result, run = train(whole.settings(training=compiled))
+    assert (result.reason, run.derived["compiled"]) == ("Succeeded", "yes"), result.message
+    assert losses(whole)[0] == pytest.approx(losses(plain)[0], rel=1e-5), (
+        "dropout draws other numbers, but it acts from the second step on"
+    )
+    assert train_until(pieces.settings(training=compiled), 1).reason == "Preempted"
+    result, _ = train(pieces.settings(training=compiled))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 1)
+    assert pieces.weights() == whole.weights()
+
+
+def losses(bench: Workbench) -> list[float]:
+    """The loss of each step."""
+    return [json.loads(line)["loss"] for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]
+
+
+def test_what_was_chosen_is_in_the_report(bench: Workbench) -> None:
+    result, run = train(bench.settings())
+    assert result.reason == "Succeeded", result.message
+    assert (run.derived["gradient checkpointing"], run.derived["optimizer"]) == ("off", "adamw_torch")

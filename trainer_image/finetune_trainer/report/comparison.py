@@ -1,0 +1,100 @@
+"""The adapter beside full fine-tuning, as a table of words and a sentence that sums it up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from finetune_api.comparison import Comparison, ComparisonRow
+from finetune_trainer.report import charts
+
+UNKNOWN = "–"
+MEASURED_ON = {
+    "gpu": "Memory is the peak of PyTorch's tensors on the GPU",
+    "process": "Memory is by how much the process grew, for there was no GPU",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: what it is about, and the cells of base, adapter and full fine-tuning."""
+
+    name: str
+    cells: list[str]
+
+
+def table(comparison: Comparison) -> list[Line]:
+    """The lines of which anything is known."""
+    lines = [
+        _line(comparison, "Loss", lambda row: _fixed(row.loss, 4)),
+        _line(comparison, "Better than base", lambda row: _with(_fixed(row.improvement_percent, 1), "%")),
+        _line(comparison, "Perplexity", lambda row: _short(row.perplexity)),
+        _line(comparison, "Judged rightly", lambda row: _with(_fixed(row.accuracy, 1, 100), "%")),
+        _line(comparison, "Perplexity, general text", lambda row: _short(row.general_perplexity)),
+        _line(comparison, "Trained parameters", lambda row: _short(row.trainable_parameters)),
+        _line(comparison, "Peak memory", lambda row: size(row.peak_memory_bytes)),
+        _line(comparison, "Tokens/s", lambda row: _short(row.tokens_per_second)),
+        _line(comparison, "Size on disk", lambda row: size(row.size_bytes)),
+    ]
+    return [line for line in lines if set(line.cells) != {UNKNOWN}]
+
+
+def verdict(comparison: Comparison) -> str:
+    """What the numbers say."""
+    rows = {row.name: row for row in comparison.rows}
+    adapter, full = rows["adapter"], rows["full"]
+    if comparison.message is not None:
+        return f"{comparison.message[0].upper()}{comparison.message[1:].rstrip('.')}."
+    share = _share(adapter, full)
+    ours, theirs = adapter.improvement_percent or 0.0, full.improvement_percent or 0.0
+    if theirs <= 0:
+        return f"Full fine-tuning is no better than the base here{', the adapter is' if ours > 0 else ''}."
+    if ours >= theirs:
+        return f"The adapter is at least as good as full fine-tuning{share}."
+    if ours <= 0:
+        return f"Full fine-tuning lowers the loss by {theirs:.3g} %, the adapter does not."
+    return f"The adapter has {100 * ours / theirs:.0f} % of the improvement of full fine-tuning{share}."
+
+
+def conditions(comparison: Comparison, *, quantised: bool) -> str:
+    """Under which conditions it was measured."""
+    rate = f"that method's default learning rate {comparison.learning_rate:g}"
+    costs = f"{MEASURED_ON[comparison.memory]}; tokens/s are the median of the logged steps; the size is that of the weights."
+    if comparison.message is not None:
+        return f"It was to have the adapter's data, steps, effective batch, schedule and seed, and {rate}. {costs}"
+    base = " The base of full fine-tuning is not quantised." if quantised else ""
+    return (
+        "Both were trained on the same data with the same steps, effective batch, schedule and seed, and measured on the same held-out rows; full fine-tuning "
+        f"with {rate}, which nobody has tuned for this data.{base} {costs} The model of full fine-tuning is not kept."
+    )
+
+
+def size(number: float | None) -> str:
+    """Bytes in powers of 1000: ``512 B``, ``4.9 MB``."""
+    if number is None:
+        return UNKNOWN
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def _share(adapter: ComparisonRow, full: ComparisonRow) -> str:
+    if not adapter.trainable_parameters or not full.trainable_parameters:
+        return ""
+    return f", with {100 * adapter.trainable_parameters / full.trainable_parameters:.2g} % of its trained parameters"
+
+
+def _line(comparison: Comparison, name: str, cell: Callable[[ComparisonRow], str]) -> Line:
+    return Line(name, [cell(row) for row in comparison.rows])
+
+
+def _fixed(value: float | None, digits: int, scale: float = 1.0) -> str:
+    return UNKNOWN if value is None else f"{scale * value:.{digits}f}"
+
+
+def _with(text: str, unit: str) -> str:
+    return text if text == UNKNOWN else f"{text} {unit}"
+
+
+def _short(value: float | None) -> str:
+    return UNKNOWN if value is None else charts.number(value).replace("G", "B")

@@ -28,6 +28,10 @@ COMPARED_ALONE = (
     "compareWithFull trains the base whole on one GPU: set resources.gpusPerNode to 1, or compareWithFull to false"
 )
 NO_TEXTS = "forgetting is measured on a text, of which a model of objective reward has no likelihood: remove evaluation.forgetting"
+SHARDED = (
+    "sharding full holds the parts of a frozen base on several GPUs: it needs resources.gpusPerNode above 1, objective sft, and method lora with neither "
+    "modulesToSave nor init pissa and olora, which change the base, and without compile always: set sharding to none, or those fields accordingly"
+)
 COMPARED_WITH_ITSELF = "compareWithFull compares an adapter with full fine-tuning, which method full is already: set compareWithFull to false"
 NO_FULL_SCORES = (
     "compareWithFull does not go with objective reward, which method full does not train: set compareWithFull to false"
@@ -68,7 +72,21 @@ def _prefix(spec: Any) -> bool:
     return method.prefix_tuning is not None or (method.peft is not None and method.peft.type in PREFIX_TYPES)
 
 
+def _unshardable(spec: Any) -> bool:
+    lora = spec.method.lora
+    whole = lora is None or lora.init in ("pissa", "olora") or bool(lora.modules_to_save)
+    alone = spec.resources.processes < 2 or spec.training.compile == "always"
+    return whole or alone or spec.objective != "sft"
+
+
 RULES = [
+    Rule(
+        "self.training.sharding == 'none' || (self.training.compile != 'always' && self.resources.gpusPerNode > 1 && self.objective == 'sft' && has(self.method.lora) && "
+        "!(self.method.lora.init in ['pissa', 'olora']) && size(self.method.lora.modulesToSave) == 0)",
+        ".training.sharding",
+        SHARDED,
+        lambda spec: spec.training.sharding != "none" and _unshardable(spec),
+    ),
     Rule(
         f"!(self.training.packing && {VIRTUAL})",
         ".training.packing",

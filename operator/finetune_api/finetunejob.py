@@ -101,6 +101,10 @@ class Training(Model):
         description="Recompute activations in the backward pass: less memory, more time, the same result. auto: only where the estimate says that the "
         "GPU's memory is too small without.",
     )
+    sharding: Literal["none", "full"] = Field(
+        "none",
+        description="none: each GPU holds the whole base; full: each of several GPUs holds a part of every layer of it (FSDP), for a base that fits none of them.",
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto: bf16 where the GPU has it, else fp32."
     )

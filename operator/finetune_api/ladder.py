@@ -68,7 +68,9 @@ def _steps(spec: FineTuneJobSpec) -> Iterator[FineTuneJobSpec]:
         if combinations.allows(changed):
             yield changed
     if policy.quantize and (method := _quantised(spec.method)):
-        yield spec.model_copy(update={"method": method})
+        changed = spec.model_copy(update={"method": method})
+        if combinations.allows(changed):
+            yield changed
 
 
 def _smaller(batch: int, objective: str) -> int | None:

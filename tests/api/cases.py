@@ -23,6 +23,7 @@ from finetune_api.combinations import (
     NOTHING_TO_SELECT,
     PAIRS,
     SCORES,
+    SHARDED,
 )
 from finetune_api.combinations import ONE_ADAPTER as ONE_COPY
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
@@ -168,6 +169,13 @@ CASES = [
     _job("a comparison on two GPUs", {"spec.resources": {"gpusPerNode": 2}, "spec.evaluation": {"compareWithFull": True}}, "spec", COMPARED_ALONE),
     _job("a dataset for a general text", {"spec.evaluation": {"forgetting": {"uri": "hf://a/b"}}}, "spec.evaluation.forgetting.uri", "should match", "is a file"),
     _job("an address of no known kind", {"spec.model.uri": "https://example.com/model"}, "spec.model.uri", "should match", "should match"),
+    _job("sharding on one GPU", {"spec.training.sharding": "full"}, "spec", SHARDED),
+    _job(
+        "sharding of a base in 4 bits",
+        {"spec.training.sharding": "full", "spec.resources.gpusPerNode": 2, "spec.method": {"qlora": {}}},
+        "spec",
+        SHARDED,
+    ),
     _job(
         "more GPUs than a node has",
         {"spec.resources.gpusPerNode": 32},

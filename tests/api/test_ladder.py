@@ -135,3 +135,8 @@ def test_the_end_says_what_was_reached_and_what_is_left_to_do() -> None:
 )
 def test_what_less_memory_can_mend(reason: Reason, gpus: int, mended: bool) -> None:
     assert ladder.mends(spec(resources={"gpusPerNode": gpus}), reason) == mended
+
+
+def test_a_base_that_is_sharded_is_not_quantised() -> None:
+    start = spec(training={"sharding": "full"}, resources={"gpusPerNode": 2}, failurePolicy=ALL)
+    assert climbed(start)[-1].method.name == "lora"

@@ -151,6 +151,17 @@ def test_several_gpus_share_the_rows_and_are_all_paid_for(config: Path) -> None:
     assert both["memory"] == one["memory"]
 
 
+def test_sharding_leaves_each_gpu_a_part_of_the_base(config: Path) -> None:
+    """Llama-3.1-8B in bf16: 32 layers of 218,112,000 numbers, and 1,050,677,248 outside of them."""
+    sharded = changed(JOB, {"spec.resources": {"gpusPerNode": 8}, "spec.training.sharding": "full"})
+    memory = json.loads(estimate(sharded, "--model-config", str(config), "--output", "json").out)["memory"]
+    layer, outside = 218_112_000, 1_050_677_248
+    assert memory["weights"] == 2 * ((32 * layer + outside) / 8 + outside + 2 * layer)
+    whole = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)["memory"]
+    assert memory["adapter"] == whole["adapter"], "what is trained is whole on each"
+    assert memory["verification"] < whole["verification"] / 3
+
+
 def test_the_speed_is_that_of_the_source_documents(config: Path) -> None:
     """Llama-3.1-8B on an A100: LoRA 3,200 tokens/s, QLoRA 2,100, full fine-tuning about two thirds of LoRA's."""
     speeds = {}

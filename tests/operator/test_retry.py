@@ -28,6 +28,7 @@ def endings(*reasons: Reason) -> list[Ending]:
         ("preemptions do not lengthen the backoff of errors", [P, P, P, E], 10),
         ("an image that cannot be pulled is an error", [Reason.IMAGE_PULL_FAILED], 10),
         ("a failed upload is an error", [Reason.UPLOAD_FAILED], 10),
+        ("processes that lost one another are an error", [Reason.NCCL_ERROR], 10),
         ("host memory is an error", [Reason.HOST_OUT_OF_MEMORY], 10),
     ],
 )

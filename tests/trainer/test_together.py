@@ -37,6 +37,8 @@ def second() -> Iterator[None]:
 def settings(bench: Workbench, processes: int, **spec: Any) -> Settings:
     """A job of four sequences in a step, however many processes share them; 36 sequences are nine steps."""
     training = TRAINING | {"gradientAccumulationSteps": 2 // processes} | spec.pop("training", {})
+    if processes == 1:
+        training.pop("sharding", None)
     return bench.settings(**{"method": EXACT, "training": training, "resources": {"gpusPerNode": processes}, **spec})
 
 
@@ -62,8 +64,18 @@ def difference(one: Workbench, two: Workbench) -> float:
         {"method": {"full": {}}, "training": {"learningRate": 1e-4}},
         {"evaluation": {"everySteps": 3, "selectBest": True}},
         {"objective": "dpo"},
+        {"training": {"sharding": "full"}, "evaluation": {"everySteps": 3, "selectBest": True}},
+        {
+            "training": {
+                "sharding": "full",
+                "gradientCheckpointing": "always",
+                "packing": True,
+                "maxSteps": 4,
+                "epochs": None,
+            }
+        },
     ],
-    ids=["lora", "packed", "qlora", "adalora", "full", "selectBest", "dpo"],
+    ids=["lora", "packed", "qlora", "adalora", "full", "selectBest", "dpo", "sharded", "sharded and packed"],
 )
 def test_two_processes_learn_what_one_does(workbench: Callable[[], Workbench], spec: dict[str, Any]) -> None:
     made = []
@@ -96,14 +108,15 @@ def test_two_processes_that_are_interrupted_end_bit_identical(workbench: Callabl
     assert pieces.weights() == whole.weights()
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after", "sharding"), [(2, 1, "none"), (1, 2, "none"), (2, 1, "full")])
 def test_another_number_of_processes_goes_on_where_the_first_was(
-    workbench: Callable[[], Workbench], before: int, after: int
+    workbench: Callable[[], Workbench], before: int, after: int, sharding: str
 ) -> None:
     whole, pieces = workbench(), workbench()
     train(settings(whole, 1))
-    assert train_until(settings(pieces, before), 5).reason == "Preempted"
-    result, _ = train(settings(pieces, after))
+    spec: dict[str, Any] = {"training": {"sharding": sharding}}
+    assert train_until(settings(pieces, before, **spec), 5).reason == "Preempted"
+    result, _ = train(settings(pieces, after, **spec))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 5)
     assert any(f"processes {before} → {after}" in warning for warning in result.warnings)
     assert difference(whole, pieces) < TOLERANCE

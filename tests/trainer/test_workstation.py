@@ -173,3 +173,27 @@ def test_what_the_preflight_finds_is_told_before_torch_is_imported(bench: Workbe
     assert result["message"].startswith("spec.method.lora.targetModules: "), "the dataset on this machine was read"
     assert "no_such" in result["message"]
     assert "importing torch" not in refused.err
+
+
+def test_two_processes_train_on_a_workstation_and_one_goes_on(bench: Workbench) -> None:
+    station = Workstation(bench)
+    two = ("--set", "spec.resources.gpusPerNode=2", "--set", "spec.training.maxSteps=200")
+    running = subprocess.Popen(
+        [*COMMAND, *station.arguments(*two)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stderr is not None
+    assert any("checkpoint of step" in line for line in running.stderr), running.stdout
+    os.killpg(running.pid, signal.SIGINT)  # Ctrl-C reaches the processes of a terminal all at once
+    out, _ = running.communicate(timeout=240)
+    assert running.returncode == EXIT_CODES[Reason.PREEMPTED], out
+    one = ("--set", "spec.training.gradientAccumulationSteps=2", "--set", "spec.training.maxSteps=200")
+    finished = finetune(*station.arguments(*one), "--json")
+    result = TrainerResult.model_validate_json(finished.out)
+    assert result.reason == "Succeeded", result.message
+    assert result.resumed_from_step is not None
+    assert any("processes 2 → 1" in warning for warning in result.warnings)

@@ -21,14 +21,15 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     check_sizes(architecture, facts)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
+    processes = spec.resources.processes
     least = settled(spec, architecture, gpu_bytes=0)
-    needed = memory(architecture, spec.method, least.training, evaluates=evaluates).total
+    needed = memory(architecture, spec.method, least.training, evaluates=evaluates, processes=processes).total
     compared = whole(architecture, least.training).total if spec.evaluation.compare_with_full else None
     return Estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
         gpu_memory_bytes=needed if spec.resources.gpus_per_node else None,
-        total_steps=total_steps(spec.training, rows=None, processes=spec.resources.processes),
+        total_steps=total_steps(spec.training, rows=None, processes=processes),
         comparison_gpu_memory_bytes=compared if spec.resources.gpus_per_node else None,
     )
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.finetunejob import Training
@@ -83,10 +84,12 @@ def load_base(
     scores_padded_with: int | None = None,
     on_cpu: bool = False,
     gpu: int = 0,
+    spread: bool = False,
     trust_remote_code: bool = False,
 ) -> Any:
     """The base model from its directory, on the GPU of this number if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
 
+    ``spread``: over all GPUs, some of the layers on each.
     With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
     """
     scores = scores_padded_with is not None
@@ -98,7 +101,7 @@ def load_base(
             **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
             dtype=dtype,
             quantization_config=quantization,
-            device_map={"": gpu} if has_gpu() and not on_cpu else None,
+            device_map=None if on_cpu or not has_gpu() else "auto" if spread else {"": gpu},
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
@@ -166,14 +169,16 @@ def trainable(model: Any) -> int:
 def base_digest(model: Any) -> str:
     """``sha256:<hex>`` over names and bytes of all frozen weights, as they lie in memory (quantised ones: the quantised bytes).
 
-    Of a model that is trained whole, and so has none, it is the digest of all weights.
+    Of a model that is trained whole, and so has none, it is the digest of all weights; of one that is sharded that of this process's part.
     """
     named = [(_plain(name), weight) for name, weight in model.named_parameters()]
     frozen = [(name, weight.detach()) for name, weight in named if not weight.requires_grad] or named
     frozen.sort(key=lambda item: item[0])
 
-    def digest(item: tuple[str, torch.Tensor]) -> bytes:
+    def digest(item: tuple[str, Any]) -> bytes:
         name, tensor = item
+        if isinstance(tensor, DTensor):
+            tensor = tensor.to_local()
         content: Any = tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
         return hashlib.sha256(name.encode() + hashlib.sha256(content).digest()).digest()
 

@@ -31,6 +31,7 @@ from finetune_trainer import (
     conversion,
     dates,
     divergence,
+    exact,
     forgetting,
     gate,
     leftovers,
@@ -43,6 +44,7 @@ from finetune_trainer import (
     randomness,
     resuming,
     samples,
+    sharding,
     stopping,
     switches,
     together,
@@ -51,7 +53,6 @@ from finetune_trainer import (
 from finetune_trainer import data as dataset
 from finetune_trainer import model as models
 from finetune_trainer.basemodel import canonical_name
-from finetune_trainer.exact import exact
 from finetune_trainer.failures import Failure, Preempted
 from finetune_trainer.hooks import Hooks
 from finetune_trainer.loading import begin
@@ -60,6 +61,7 @@ from finetune_trainer.plan import Plan, learning_rate, make_plan
 from finetune_trainer.session import Session
 from finetune_trainer.uploads import CheckpointUploader
 
+BASE_CHANGED = "the training changed the base model's weights, which must be frozen"
 SETTLE_SECONDS = 60.0
 """How long a failed training waits for the upload of the last good checkpoint."""
 
@@ -153,6 +155,7 @@ def verify(
         models.load_base,
         dtype=made.serving_dtype,
         scores_padded_with=padding(session, tokenizer),
+        spread=is_sharded(session),
         trust_remote_code=session.settings.job.spec.model.trust_remote_code,
     )
 
@@ -192,9 +195,7 @@ def make_adapter(
         return None
     with phase("saving the adapter"):
         if session.settings.job.spec.method.full is None and models.base_digest(model) != digest:
-            raise Failure(
-                Reason.VERIFICATION_FAILED, "the training changed the base model's weights, which must be frozen"
-            )
+            raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
         return save_adapter(session, plan, model, examples, digest)
 
 
@@ -219,11 +220,27 @@ def train_model(
     mark = together.told(resuming.mark_of(session, plan, examples, digest))
     with phase("looking for a checkpoint"):
         resume = resuming.find_checkpoint(session, mark)
+    if is_sharded(session):
+        sharding.shard(model, session.process.number)
+        part = models.base_digest(model)
     if spec.training.packing:
         contamination.refuse_contamination(model, examples.train)
     if resume is None or resume.step < plan.total_steps:
         begin(mark.digest, resume.step if resume else 0)
     train(session, plan, model, tokenizer, sequences, examples, mark, resume)
+    if is_sharded(session):
+        if together.agreed(models.base_digest(model) != part):
+            raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
+        weights = exact.trained(model)
+        del model
+        models.release()
+        together.part()  # the GPUs are free now
+        if not session.process.leads:
+            return plan, None, digest
+        with phase("loading the whole model"):
+            model = load_model(session, plan, load_base(session, tokenizer, again=True))
+            sharding.take_over(model, weights)
+    together.part()
     return plan, model, digest
 
 
@@ -237,19 +254,30 @@ def to_dataset(examples: dataset.Examples, training: Training) -> datasets.Datas
     return packed
 
 
-def load_base(session: Session, tokenizer: Any) -> Any:
-    """The base in the precision of the training, quantised where the method asks for it."""
+def load_base(session: Session, tokenizer: Any, *, again: bool = False) -> Any:
+    """The base in the precision of the training, quantised where the method asks for it.
+
+    One that is to be sharded lies in main memory first; ``again`` after that, whole, it is spread over the GPUs.
+    """
     spec = session.settings.job.spec
     precision = models.precision_of(spec.training)
-    session.run.meter = memory.Meter()
+    if not again:
+        session.run.meter = memory.Meter()
     return models.load_base(
         session.inputs.model,
         models.DTYPES[precision],
         models.quantization_of(spec.method, precision),
         scores_padded_with=padding(session, tokenizer),
+        on_cpu=is_sharded(session) and not again,
         gpu=session.process.local,
+        spread=again,
         trust_remote_code=spec.model.trust_remote_code,
     )
+
+
+def is_sharded(session: Session) -> bool:
+    """Whether each process holds a part of the base only."""
+    return session.settings.job.spec.training.sharding == "full"
 
 
 def load_model(session: Session, plan: Plan, base: Any) -> Any:
@@ -364,7 +392,9 @@ def train(
 
     def losses() -> dict[str, float]:
         general_loss = forgetting.loss(model, general)
-        return {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
+        found = {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
+        sharding.let_go(model)
+        return found
 
     resumed = resume.directory if resume else None
     best = (
@@ -397,7 +427,6 @@ def train(
             if session.process.number > 1:
                 randomness.begin(spec.training.seed, 0, session.process.rank)
             loop(trainer, plan, resume)
-            together.part()
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
     except Exception:
@@ -477,7 +506,7 @@ def make_trainer(
         disable_tqdm=True,
         **objective.settings,
     )
-    trainer = exact(objective.trainer)(
+    trainer = exact.exact(objective.trainer)(
         model=model,
         args=arguments,
         train_dataset=sequences,
@@ -547,6 +576,7 @@ def merge(session: Session, made: publishing.Made) -> dict[str, float]:
                     models.load_base,
                     dtype=dtype,
                     on_cpu=on_cpu,
+                    spread=is_sharded(session),
                     trust_remote_code=session.settings.job.spec.model.trust_remote_code,
                 ),
                 made.trained,

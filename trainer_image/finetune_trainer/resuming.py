@@ -72,9 +72,10 @@ def mark_of(session: Session, plan: Plan, examples: dataset.Examples, base: str)
 
 
 def training_of(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """What decides a step: all of spec.training but how its sequences are spread over processes and micro-steps, and what is recomputed in each (finetune_api.ladder)."""
+    """What decides a step: all of spec.training but how its sequences are spread over processes and micro-steps, what is recomputed in each
+    (finetune_api.ladder), and where the base lies."""
     training = spec.training.to_json() | {"learningRate": learning_rate(spec)}
-    del training["gradientCheckpointing"]
+    del training["gradientCheckpointing"], training["sharding"]
     sequences = training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")
     return training | {"sequences": sequences * spec.resources.processes}
 

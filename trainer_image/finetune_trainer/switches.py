@@ -48,6 +48,8 @@ def optimizer(training: Training) -> str:
 def compiles(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
     """Whether the layers are compiled: of itself only on a GPU, in a run that is long enough. Raises Failure where it is asked for and cannot be."""
     wanted, method = spec.training.compile, spec.method.config
+    if spec.training.sharding != "none":
+        return False  # compiled layers were not tried with weights that come and go
     if wanted == "always" and compiler() is None:
         raise Failure(
             Reason.SPEC_INVALID,

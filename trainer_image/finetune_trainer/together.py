@@ -26,10 +26,10 @@ MEETING = "meeting"
 
 def meet(process: Process, scratch: Path) -> None:
     """Wait for all the others, and take the GPU that is this process's. Raises Failure(NCCL_ERROR), and Failure(SPEC_INVALID) for more processes than GPUs."""
-    if process.number == 1:
-        return
     if dist.is_initialized():
         dist.destroy_process_group()  # of an earlier attempt in this process, whose others are gone
+    if process.number == 1:
+        return
     os.environ.update(library_variables(process))
     backend = "gloo"
     if models.has_gpu():
@@ -62,6 +62,8 @@ def part() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+        for name in library_variables(Process(number=2)):
+            os.environ.pop(name, None)
 
 
 def agreed(wish: bool) -> bool:

@@ -64,8 +64,10 @@ class Memory:
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "overhead")
 
 
-def memory(architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False) -> Memory:
-    """The parts for one GPU that holds the whole model; gradientCheckpointing auto is off. Raises TargetError and NotCountedError.
+def memory(
+    architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False, processes: int = 1
+) -> Memory:
+    """The parts for one GPU, of ``processes`` that train together; gradientCheckpointing auto is off. Raises TargetError and NotCountedError.
 
     ``evaluates``: on held-out rows between the steps.
     """
@@ -73,6 +75,9 @@ def memory(architecture: Architecture, method: Method, training: Training, *, ev
     trainable = count(architecture, method).trainable
     full = isinstance(method.config, Full)
     weights, scratch = _weights(architecture, method, step)
+    sharers = processes if training.sharding == "full" else 1
+    if sharers > 1:
+        weights = _sharded(architecture, step, weights, sharers)
     activations, loss, temporary = _highest_moment(architecture, method, training, evaluates, trainable)
     return Memory(
         weights=round(weights),
@@ -82,7 +87,9 @@ def memory(architecture: Architecture, method: Method, training: Training, *, ev
         activations=round(activations + scratch),
         loss=round(loss),
         overhead=round(CONTEXT_BYTES),
-        verification=round(CONTEXT_BYTES + _verification(architecture, method, training.max_length, trainable)),
+        verification=round(
+            CONTEXT_BYTES + _verification(architecture, method, training.max_length, trainable, sharers)
+        ),
     )
 
 
@@ -131,6 +138,12 @@ def _weights(architecture: Architecture, method: Method, step: Step) -> tuple[fl
     return total, scratch
 
 
+def _sharded(architecture: Architecture, step: Step, weights: float, sharers: int) -> float:
+    """A part of the base, and whole: what is in no layer, while a step runs, and two layers, of which one is fetched ahead (finetune_trainer/sharding.py)."""
+    layer = step.element * sum(module.parameters for module in architecture.layer(0))
+    return weights / sharers + (weights - architecture.layers * layer) + 2 * layer
+
+
 def _beside(architecture: Architecture, method: Method, trainable: int) -> float:
     """What a method keeps in fp32 beside the trained parameters."""
     block = method.config
@@ -172,9 +185,12 @@ def evaluation_bytes(architecture: Architecture, length: int) -> int:
     return 8 * length * architecture.vocabulary
 
 
-def _verification(architecture: Architecture, method: Method, length: int, trainable: int) -> float:
-    """The base, beside it the adapter or the model that was trained whole, and the logits of one row (finetune_trainer/verification.py, ``verify``)."""
-    base = SERVED_BYTES * architecture.parameters
+def _verification(architecture: Architecture, method: Method, length: int, trainable: int, sharers: int) -> float:
+    """The base, beside it the adapter or the model that was trained whole, and the logits of one row (finetune_trainer/verification.py, ``verify``).
+
+    A base that was sharded is spread over as many GPUs by its layers.
+    """
+    base = SERVED_BYTES * architecture.parameters / sharers
     trained = base if isinstance(method.config, Full) else 4 * trainable
     return base + trained + evaluation_bytes(architecture, length)
 

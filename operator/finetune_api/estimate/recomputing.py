@@ -18,7 +18,8 @@ def settled(spec: FineTuneJobSpec, architecture: Architecture, gpu_bytes: int) -
     if not combinations.allows(recomputed):
         return plain
     evaluates = spec.evaluation.every_steps is not None
-    needed = memory(architecture, spec.method, plain.training, evaluates=evaluates).total
+    number = spec.resources.processes
+    needed = memory(architecture, spec.method, plain.training, evaluates=evaluates, processes=number).total
     return recomputed if needed > TIGHT * gpu_bytes else plain
 
 

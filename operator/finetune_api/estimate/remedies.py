@@ -24,10 +24,12 @@ class Change:
     bytes: int
 
 
-def changes(architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False) -> list[Change]:
+def changes(
+    architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False, processes: int = 1
+) -> list[Change]:
     """The changes that lower the memory, each with all that precede it. Raises TargetError and NotCountedError."""
     found: list[Change] = []
-    needed = memory(architecture, method, training, evaluates=evaluates).total
+    needed = memory(architecture, method, training, evaluates=evaluates, processes=processes).total
     for propose in (
         _smaller_batch,
         _checkpointing,
@@ -37,7 +39,9 @@ def changes(architecture: Architecture, method: Method, training: Training, *, e
         _quantised,
     ):
         while proposal := propose(method, training):
-            total = memory(architecture, proposal.method, proposal.training, evaluates=evaluates).total
+            total = memory(
+                architecture, proposal.method, proposal.training, evaluates=evaluates, processes=processes
+            ).total
             if total > WORTH * needed:
                 break
             found.append(Change(proposal.fields, proposal.effect, total))
@@ -111,7 +115,9 @@ def _adapter(method: Method, training: Training) -> _Proposal | None:
 
 
 def _quantised(method: Method, training: Training) -> _Proposal | None:
-    """LoRA and DoRA can be trained on a quantised base; PiSSA and OLoRA begin with the base's own weights, so they cannot."""
+    """LoRA and DoRA can be trained on a quantised base; PiSSA and OLoRA begin with the base's own weights, so they cannot. Nor can it be sharded."""
+    if training.sharding != "none":
+        return None
     block = method.config
     effect = "the base is rounded to 4 bits: slightly worse, and slower"
     if isinstance(block, Dora) and block.quantization is None:

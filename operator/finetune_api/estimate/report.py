@@ -111,11 +111,12 @@ def estimate(
         spec = settled(spec, architecture, gpu.bytes)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
-    parts = memory(architecture, spec.method, spec.training, evaluates=evaluates)
+    processes = spec.resources.processes
+    parts = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
     learned, said = _training_rows(spec, rows, tokens)
-    steps = total_steps(spec.training, learned, spec.resources.processes)
+    steps = total_steps(spec.training, learned, processes)
     shown = GPUS if gpu is None else (gpu,)
-    proposed = changes(architecture, spec.method, spec.training, evaluates=evaluates)
+    proposed = changes(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
     compared = whole(architecture, spec.training).total if spec.evaluation.compare_with_full else None
     return JobEstimate(
         model=spec.model.uri,
@@ -126,7 +127,7 @@ def estimate(
         memory=MemoryEstimate.model_validate(parts, from_attributes=True),
         gpus=[_gpu(settled(spec, architecture, one.bytes), architecture, one, steps, price_per_hour) for one in shown],
         comparison_bytes=compared,
-        tokens_per_step=tokens_per_step(spec.training, spec.resources.processes),
+        tokens_per_step=tokens_per_step(spec.training, processes),
         total_steps=steps,
         changes=[_change(change, shown) for change in _enough(parts, proposed, gpu)],
         assumptions=[*_assumptions(spec, parts), *_compared(compared, shown), said],
@@ -150,7 +151,7 @@ def _gpu(
     spec: FineTuneJobSpec, architecture: Architecture, gpu: Gpu, steps: int | None, price: float | None
 ) -> GpuEstimate:
     evaluates, number = spec.evaluation.every_steps is not None, spec.resources.processes
-    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates).total
+    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=number).total
     each = tokens_per_second(architecture, spec.method, spec.training, gpu)
     speed = None if each is None else number * each
     seconds = None if speed is None or steps is None else round(steps * tokens_per_step(spec.training, number) / speed)
@@ -218,8 +219,9 @@ def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
             "resources.gpusPerNode is 0: memory and time are those of a GPU, not of the CPU that the job asks for."
         )
     if spec.resources.processes > 1:
+        holds = "hold the whole model" if training.sharding == "none" else "share the base's layers"
         found.append(
-            f"Memory is that of each of the {spec.resources.processes} GPUs, which all hold the whole model; what they say to one another takes no time."
+            f"Memory is that of each of the {spec.resources.processes} GPUs, which {holds}; what they say to one another takes no time."
         )
     if training.precision == "fp32":
         found.append("There is no estimate of the time in fp32.")

@@ -12,12 +12,9 @@ from typing import Any
 
 from bench.trainer.world import World
 from finetune_api.messages import ProgressReport
-from finetune_trainer.interruption import Interruption
 from finetune_trainer.progress import Reporter
-from finetune_trainer.run import Run
-from finetune_trainer.train import attempt
 from tests.s3 import S3Server
-from tests.trainer.jobs import Workbench, never
+from tests.trainer.jobs import Workbench, train
 
 RANK, ALPHA, RATE, SEED = 8, 16, 1e-3, 42
 
@@ -97,7 +94,7 @@ def ours(world: World, server: S3Server, scratch: Path, shape: Shape, **training
         checkpoint={"everySteps": shape.checkpoint_every},
     )
     clock = _Clock()
-    result = attempt(settings, Run(), Interruption(60, never), clock)
+    result, _ = train(settings, lambda _: clock)
     if result.reason != "Succeeded":
         raise RuntimeError(f"{result.reason}: {result.message}")
     logged = [json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]

@@ -58,7 +58,8 @@ def parse_uri(text: str) -> Uri:
     first, _, remainder = rest.strip("/").partition("/")
     if not separator or not first:
         raise ValueError(
-            f"{text!r} is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or configmap://name/key"
+            f"{text!r} is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or configmap://name/key, for the data of "
+            "`finetune run` also file:///path"
         )
     match scheme:
         case "file":

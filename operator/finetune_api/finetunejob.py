@@ -300,7 +300,7 @@ class Retries(Model):
 class OutOfMemory(Model):
     """What may be changed after an attempt that ran out of the GPU's memory (on a job without GPUs: of the container's): one step for each attempt, in this order.
 
-    The sequences of an optimizer step, perDeviceBatchSize × gradientAccumulationSteps, stay as many, and the next attempt goes on from the last checkpoint.
+    The sequences of an optimizer step, perDeviceBatchSize × gradientAccumulationSteps, stay as many.
     """
 
     reduce_batch_size: bool = Field(

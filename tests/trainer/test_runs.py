@@ -10,7 +10,7 @@ import pytest
 from finetune_api.reasons import Reason
 from finetune_trainer import dates, marks, plan
 from finetune_trainer.preflight import check
-from tests.trainer.jobs import CHATS, AtStep, Workbench, jsonl, train, train_until
+from tests.trainer.jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train, train_until
 from tests.trainer.tinymodel import TEMPLATE
 
 
@@ -19,6 +19,13 @@ def another(bench: Workbench, **spec: Any) -> dict[str, Any]:
     job = bench.job(**spec)
     job["metadata"] |= {"name": "other", "uid": "another"}
     return job
+
+
+def test_the_same_rows_at_another_address_are_the_same_run(bench: Workbench) -> None:
+    assert train_until(bench.settings(), 3).reason is Reason.PREEMPTED
+    moved = bench.dataset(jsonl(ROWS), "moved.jsonl")
+    again = train_until(bench.settings_of(another(bench, dataset={"uri": moved})), 4)
+    assert again.resumed_from_step == 3
 
 
 def test_two_running_jobs_with_the_same_prefix_spare_each_others_checkpoints(

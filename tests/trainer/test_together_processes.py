@@ -1,16 +1,22 @@
 """The processes of a pod as they are: the first one starts the others, and whatever becomes of one of them, the pod says one reason in time."""
 
+import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_trainer import together
+from finetune_trainer.interruption import Interruption
 from finetune_trainer.process import Process
-from finetune_trainer.workers import _cause
+from finetune_trainer.workers import Workers, _cause
 from tests.trainer.jobs import Workbench
 from tests.trainer.pods import Listener, Pod, listening
 
@@ -64,6 +70,36 @@ def test_a_pod_of_two_processes_saves_and_goes_on_and_outlives_none_of_them(
     assert code == EXIT_CODES[Reason.HOST_OUT_OF_MEMORY], log
     assert pod.result().message.startswith("process 1 of 2 was killed, most likely because")
     assert pod.result().checkpoint is not None, "what is saved is still said"
+
+
+def test_the_one_that_failed_by_itself_is_told_of_many_that_only_lost_it(tmp_path: Path) -> None:
+    def ended(rank: int, code: int | None, reason: str) -> Any:
+        said = tmp_path / f"process-{rank}.json"
+        said.write_text(json.dumps({"reason": reason, "message": "why"}))
+        return Process(rank=rank, number=4, local=rank, here=4), SimpleNamespace(exitcode=code), said
+
+    workers = Workers(lambda *_: None, Interruption(60, lambda: None))
+    lost, full = ended(1, 35, "NcclError"), ended(3, 31, "OutOfMemory")
+    workers._processes = [lost, ended(2, 35, "NcclError"), full]
+    assert workers.failure() == (Reason.OUT_OF_MEMORY, "process 3 of 4: why")
+    workers._processes = [lost, ended(2, None, "")]
+    assert workers.failure(0.1) == (Reason.NCCL_ERROR, "process 1 of 4: why"), "nobody has said more in time"
+    workers._processes = [ended(1, 0, ""), ended(2, 0, "")]
+    assert workers.failure(60) is None
+
+
+def test_a_process_waits_for_the_data_however_long_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[int] = []
+    monkeypatch.setattr(together.dist, "init_process_group", lambda *_, rank, **__: met.append(rank))
+    monkeypatch.setattr(together.dist, "barrier", lambda: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    second = threading.Thread(target=together.meet, args=(Process(rank=1, number=2, local=1, here=2), tmp_path))
+    second.start()
+    second.join(0.5)
+    assert not met
+    together.meet(Process(rank=0, number=2, here=2), tmp_path)
+    second.join(10)
+    assert sorted(met) == [0, 1]
 
 
 def test_what_a_process_could_not_say_itself_is_told_from_its_end(tmp_path: Path) -> None:

@@ -208,16 +208,18 @@ def refuse_too_little_memory(session: Session) -> None:
 
 
 def begin(session: Session, mark: str, step: int) -> None:
-    """Note that the comparison goes on from this step. Raises Failure where an earlier attempt did, and left no further checkpoint.
+    """Note that the comparison goes on from this step. Raises Failure where two earlier attempts did, and left no further checkpoint.
 
-    So a training that kills its process, or never gets to its next checkpoint, cannot keep the adapter from being published.
+    So a training that kills its process, or never gets to its next checkpoint, cannot keep the adapter from being published. One attempt may have been
+    interrupted before it could save anything.
     """
     place = session.settings.output.child("begun")
-    name = f"{mark.removeprefix('sha256:')[:16]}-{step}"
-    if head(session.output, place.child(name)) is not None:
+    names = [f"{mark.removeprefix('sha256:')[:16]}-{step}-{number}" for number in (1, 2)]
+    name = next((name for name in names if head(session.output, place.child(name)) is None), None)
+    if name is None:
         raise Failure(
             Reason.TRAINER_ERROR,
-            f"an attempt that went on from step {step} ended without a further checkpoint, most likely for want of memory; it is not tried again",
+            f"two attempts that went on from step {step} ended without a further checkpoint, most likely for want of memory; it is not tried again",
         )
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, name).write_bytes(b"begun\n")

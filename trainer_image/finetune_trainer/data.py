@@ -192,7 +192,7 @@ def _key(digests: list[tuple[str, str]], wanted: Wanted, tokenizer: Any, most: i
     """A name for all that decides the sequences: the rows, the tokenizer, and what is to be made of them."""
     decisive = {
         "version": VERSION,
-        "files": digests,
+        "files": [digest for _, digest in digests],  # wherever they lie
         "source": wanted.source.model_dump(mode="json", include={"format", "columns", "template"}),
         "objective": wanted.objective,
         "max_length": wanted.max_length,

@@ -35,8 +35,8 @@ class Watch:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the last losses were bad: a checkpoint from now on must not take the place of a good one."""
-        return self.bad > 1
+        """Whether the last loss was bad: a checkpoint from now on must not take the place of a good one."""
+        return self.bad > 0
 
     @property
     def diverged(self) -> bool:

@@ -40,12 +40,14 @@ def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
     batches = math.ceil(sequences / together)
     per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
     total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
+    save_every = spec.checkpoint.every_steps or min(max(total // 10, 1), 500)
     return Plan(
         precision=models.precision_of(training),
         total_steps=total,
         warmup_steps=math.ceil(training.warmup_ratio * total),
-        save_every=spec.checkpoint.every_steps or min(max(total // 10, 1), 500),
-        log_every=max(1, min(total // 100, 50)),
+        save_every=save_every,
+        # no checkpoint is saved whose loss has not been looked at
+        log_every=max(1, min(total // 100, 50, save_every)),
         gradient_checkpointing=switches.recomputes(spec, model),
         optimizer=switches.optimizer(training),
         compile=switches.compiles(spec, model, total),

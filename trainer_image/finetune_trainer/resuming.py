@@ -118,6 +118,7 @@ def choose_checkpoint(session: Session, mark: Mark) -> Resume | None:
             delete_checkpoint(output, stored)
     if manifest is None:
         run.warnings += not_taken(output, settings.checkpoints, settings.origin, mark)
+        run.resumed_from_step = run.checkpoint = None  # of an attempt with other settings, in the same process
         log.info("no checkpoint to continue from: starting at step 0")
         return None
     log.info("continuing from step %d of %d", manifest.step, manifest.total_steps)

@@ -62,7 +62,9 @@ def compiles(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
     except ValueError:
         return False
-    operations = operations_per_token(architecture, spec.method, spec.training)
+    # without what is recomputed, so that the ladder does not change it in the middle of a run
+    plain = spec.training.model_copy(update={"gradient_checkpointing": "never"})
+    operations = operations_per_token(architecture, spec.method, plain)
     return steps * tokens_per_step(spec.training) * operations >= WORTH_COMPILING
 
 

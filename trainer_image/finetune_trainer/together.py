@@ -5,6 +5,7 @@ Each of these is a call that all of them make, in the same order. For a training
 
 import os
 import socket
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,19 @@ from finetune_trainer.process import Process, library_variables
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: for a node that is still pending, or for a checkpoint that one of them fetches. One that has died is noticed at once."""
+PREPARED = "prepared"
+"""A file by which the first process of a node says that the others need not wait for it any longer."""
 MEETING = "meeting"
 """The file in which the processes of one node meet."""
 
 
 def meet(process: Process, scratch: Path) -> None:
     """Wait for all the others, and take the GPU that is this process's. Raises Failure(NCCL_ERROR), and Failure(SPEC_INVALID) for more processes than GPUs."""
+    if process.local:
+        while not (scratch / PREPARED).exists():  # however long the first one takes for the data
+            time.sleep(0.1)
+    else:
+        (scratch / PREPARED).touch()
     if dist.is_initialized():
         dist.destroy_process_group()  # of an earlier attempt in this process, whose others are gone
     if process.number == 1:

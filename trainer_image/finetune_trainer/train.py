@@ -76,7 +76,8 @@ def attempt(
     def give_up(reason: Reason, message: str) -> None:
         log.error("%s: %s", reason, message)
         run.ended = run.result(reason, message)
-        abandon(run.ended)
+        run.page = failedreport.leave(settings, run, Failure(reason, message), interruption)
+        abandon(run.ended.model_copy(update={"report": run.page}))
 
     workers = Workers(give_up, interruption)
     try:

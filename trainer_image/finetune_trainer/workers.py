@@ -52,14 +52,17 @@ class Workers:
             threading.Thread(target=self._watch, name="workers", daemon=True).start()
 
     def failure(self, seconds: float = 0.0) -> tuple[Reason, str] | None:
-        """Why the first of them that failed did; waits a while for one to fail. None: as far as is known they all do well."""
+        """Why they failed; waits a while for one to fail by itself, for those that only lost another one end first. None: as far as is known they all do well."""
         deadline = time.monotonic() + seconds
         while self._processes:
-            for process, worker, said in self._processes:
-                if worker.exitcode:
-                    return _cause(process, worker.exitcode, said)
-            if time.monotonic() >= deadline or all(worker.exitcode == 0 for _, worker, _ in self._processes):
-                return None
+            failed = [
+                _cause(process, worker.exitcode, said) for process, worker, said in self._processes if worker.exitcode
+            ]
+            cause = next((found for found in failed if found[0] is not Reason.NCCL_ERROR), None)
+            if cause:
+                return cause
+            if time.monotonic() >= deadline or all(worker.exitcode is not None for _, worker, _ in self._processes):
+                return failed[0] if failed else None
             time.sleep(0.1)
         return None
 
@@ -76,6 +79,8 @@ class Workers:
         while (found := self.failure()) is None:
             if self._closed.wait(0.2):
                 return
+        if found[0] is Reason.NCCL_ERROR:
+            found = self.failure(ANSWER_SECONDS) or found
         left = self._interruption.seconds_left() if self._interruption.requested else AFTERMATH_SECONDS
         if not self._closed.wait(left):
             self._abandon(*found)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import pytest
@@ -11,6 +12,15 @@ from bench.trainer.__main__ import main, picture, table
 from bench.trainer.contenders import Course
 from bench.trainer.measure import loss_difference
 from bench.trainer.startup import FIRST_STEP
+from finetune_trainer.logs import log
+
+
+@pytest.fixture(autouse=True)
+def loud() -> Iterator[None]:
+    """A benchmark silences the trainer's log: not for the tests after it."""
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 def test_each_comparison_is_measured_and_shown(capsys: pytest.CaptureFixture[str]) -> None:

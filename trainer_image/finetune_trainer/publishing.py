@@ -91,7 +91,6 @@ def write_beside(
         [Sample(p.text, p.expected, one, other) for p, one, other in zip(prompts, base, adapter, strict=False)],
         verified.evaluation,
         verified.measured,
-        facts.versions(),
         session.inputs.model_commit,
         beside.license_of(session.inputs.model),
         made.directory / "metrics.jsonl",

@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune_api.comparison import Comparison, ComparisonRow
 from finetune_api.finetunejob import EvaluationStatus, FineTuneJobSpec
+from finetune_api.improvement import improvement_percent
 from finetune_api.messages import ProgressReport
 from finetune_api.methods import Full, Method
 from finetune_api.reasons import Reason
@@ -163,13 +164,16 @@ def measured(
     model.to(made.serving_dtype)
     models.release()
     found, lost = measure(model), forgetting.loss(model, general)
-    base = evaluation.base_loss
-    improvement = 100 * (base - found.loss) / base if base else 0.0
-    log.info("held-out loss: base %.4f, adapter %.4f, full fine-tuning %.4f", base, evaluation.loss, found.loss)
+    log.info(
+        "held-out loss: base %.4f, adapter %.4f, full fine-tuning %.4f",
+        evaluation.base_loss,
+        evaluation.loss,
+        found.loss,
+    )
     return ComparisonRow(
         name="full",
         loss=round(found.loss, 5),
-        improvement_percent=round(improvement, 2),
+        improvement_percent=round(improvement_percent(evaluation.base_loss, found.loss), 2),
         perplexity=found.perplexity and round(found.perplexity, 5),
         accuracy=None if found.accuracy is None else round(found.accuracy, 5),
         general_perplexity=None if lost is None else round(perplexity(lost), 5),

@@ -6,6 +6,7 @@ from typing import Any
 from finetune_api.dataset import Counts
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.forgetting import ForgettingStatus
+from finetune_api.improvement import improvement_percent
 from finetune_api.reasons import Reason
 from finetune_trainer import general
 from finetune_trainer.data import Example
@@ -38,7 +39,7 @@ def compare(base_loss: float | None, tuned_loss: float | None, number: int) -> F
     """The two beside each other; None where they were not measured."""
     if base_loss is None or tuned_loss is None:
         return None
-    increase = 100 * (tuned_loss - base_loss) / base_loss if base_loss else 0.0
+    increase = 0.0 - improvement_percent(base_loss, tuned_loss)
     log.info("loss on the general text: base %.4f, adapter %.4f (%+.1f %%)", base_loss, tuned_loss, increase)
     return ForgettingStatus(
         base_loss=round(base_loss, 5),

@@ -2,6 +2,7 @@
 
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.gate import Gate
+from finetune_api.improvement import describe_improvement, improvement_percent
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.uris import S3Uri
 from finetune_artifacts.objects import delete_objects, list_objects
@@ -20,9 +21,9 @@ def judge(gate: Gate | None, evaluation: EvaluationStatus) -> tuple[EvaluationSt
     short = []
     if gate.max is not None and not found <= gate.max:
         short.append(f"is {found:.6g}, wanted at most {gate.max:g}")
-    wanted, improvement = gate.min_improvement_percent, 100 * (base - found) / base if base else 0.0
+    wanted, improvement = gate.min_improvement_percent, improvement_percent(base, found)
     if wanted is not None and not improvement >= wanted:
-        change = f"{abs(improvement):.4g} % {'lower' if improvement >= 0 else 'higher'} than the base's {base:.6g}"
+        change = f"{describe_improvement(improvement, 4)} than the base's {base:.6g}"
         short.append(f"is {change}, wanted at least {wanted:g} % lower")
     refusal = f"the held-out {gate.metric} {', and '.join(short)}" if short else None
     return evaluation.model_copy(update={"passed": refusal is None}), refusal

@@ -291,7 +291,7 @@ def load_model(session: Session, plan: Plan, base: Any) -> Any:
         merging.refuse_unmergeable(model)
     if inputs.adapter is not None:
         continuing.load(model, inputs.adapter.directory, spec.method)
-    if getattr(spec.method.config, "init", None) in methods.BEGIN_WITH_AN_UPDATE:
+    if spec.method.config.changes_base:
         conversion.save_factors(conversion.lora_factors(model), initial_factors(session))
     return model
 

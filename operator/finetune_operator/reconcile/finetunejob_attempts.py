@@ -86,20 +86,20 @@ def _decide(attempts: list[Attempt], world: World) -> RetryAt | GiveUp:
             attempt["number"],
             Reason(attempt["reason"]),
             parse_timestamp(attempt["finishedAt"]),
-            ladder.mends(spec, attempt["reason"]),
+            ladder.needs_less_memory(spec, attempt["reason"]),
         )
         for attempt in attempts
     ]
     times = sum(ending.too_large for ending in endings)
-    end = None if ladder.adjusted(spec, times) else ladder.at_its_end(spec, times)
+    end = None if ladder.reduce_memory(spec, times) else ladder.explain_end(spec, times)
     return decide(endings, spec.failure_policy.retries, world.settings.retry_backoff_seconds, end)
 
 
 def _fitted(attempts: list[Attempt], world: World) -> FineTuneJob:
     """The job as the newest attempt trains it: made smaller once for each attempt before it that ran out of memory."""
     spec = world.job.spec
-    times = sum(ladder.mends(spec, attempt.get("reason", "")) for attempt in attempts)
-    return world.job.model_copy(update={"spec": ladder.adjusted(spec, times) or spec})
+    times = sum(ladder.needs_less_memory(spec, attempt.get("reason", "")) for attempt in attempts)
+    return world.job.model_copy(update={"spec": ladder.reduce_memory(spec, times) or spec})
 
 
 def _begin(number: int, child: Object | None, before: list[Attempt], world: World) -> Attempt:
@@ -107,7 +107,7 @@ def _begin(number: int, child: Object | None, before: list[Attempt], world: Worl
     name = job_name(world.job.metadata.name, TRAINER, number)
     started = child["metadata"]["creationTimestamp"] if child is not None else timestamp(world.now)
     attempt: Attempt = {"number": number, "jobName": name, "startedAt": started}
-    if changes := ladder.adjustments(world.job.spec, _fitted(before, world).spec):
+    if changes := ladder.list_adjustments(world.job.spec, _fitted(before, world).spec):
         attempt["adjustments"] = [change.to_json() for change in changes]
     return attempt
 
@@ -229,7 +229,7 @@ def _gave_up(draft: Draft, attempts: list[Attempt], world: World) -> bool:
     if isinstance(decision, GiveUp):
         draft.fail(Reason(last["reason"]), f"{what} Not tried again: {decision.why}.", "Failed")
         return True
-    changes = ladder.adjustments(world.job.spec, _fitted(attempts, world).spec)
+    changes = ladder.list_adjustments(world.job.spec, _fitted(attempts, world).spec)
     smaller = f" with {', '.join(str(change) for change in changes)}" if changes else ""
     message = f"{what} Attempt {last['number'] + 1} follows{smaller}."
     draft.conditions.set(ConditionType.RUNNING, "False", Reason.RETRYING, message)

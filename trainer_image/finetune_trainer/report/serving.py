@@ -5,11 +5,8 @@ import shlex
 import yaml
 
 from finetune_api import API_VERSION, vllm
-from finetune_api.combinations import PROMPT_TYPES
+from finetune_api.methods import is_mergeable
 from finetune_trainer.report.contents import Report
-
-UNMERGEABLE = (*PROMPT_TYPES, "FULL", "BOTTLENECK")
-"""What does not merge into a base's weights, or is a whole model already."""
 
 
 def local(report: Report) -> str:
@@ -85,6 +82,6 @@ def load_snippet(report: Report) -> str | None:
 
 def merge_snippet(report: Report) -> str | None:
     """Merges the adapter into the loaded base, and saves a model that needs no PEFT; None for what cannot be merged."""
-    if report.peft_type in UNMERGEABLE:
+    if not is_mergeable(report.peft_type):
         return None
     return 'model = model.merge_and_unload()\nmodel.save_pretrained("merged")\ntokenizer.save_pretrained("merged")'

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file
-from finetune_trainer import resuming
+from finetune_trainer.checkpoints import resuming
 from tests.trainer.jobs import ROWS, Workbench, jsonl, train, train_until
 
 TRAINING: dict[str, Any] = {

@@ -56,7 +56,7 @@ def test_an_attempt_in_another_precision_says_so_and_keeps_what_was_trained(
     first = train_until(bench.settings(), 4)
     assert first.checkpoint is not None
     with monkeypatch.context() as other_gpu:
-        other_gpu.setattr(plan.models, "precision_of", lambda _: "bf16")
+        other_gpu.setattr(plan.device, "choose_precision", lambda _: "bf16")
         second = train_until(bench.settings(), 1)
     assert (second.reason, second.resumed_from_step) == (Reason.PREEMPTED, None)
     (warning,) = (text for text in second.warnings if "begins at step 0" in text)

@@ -33,7 +33,7 @@ def test_a_package_that_is_left_out_is_not_found() -> None:
 
 
 def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, load, prepare = threading.Event(), recipe.models.load_base, recipe.dataset.prepare
+    begun, load, prepare = threading.Event(), recipe.loading.load_base, recipe.dataset.prepare
 
     def loaded(*given: Any, **named: Any) -> Any:
         begun.set()
@@ -43,7 +43,7 @@ def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkey
         assert begun.wait(60), "the model waits for the data"
         return prepare(*given)
 
-    monkeypatch.setattr(recipe.models, "load_base", loaded)
+    monkeypatch.setattr(recipe.loading, "load_base", loaded)
     monkeypatch.setattr(recipe.dataset, "prepare", prepared)
     result, _ = train(bench.settings())
     assert result.reason == "Succeeded", result.message

@@ -22,8 +22,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes this machine one with a GPU of so many bytes."""
 
     def make(size: int) -> None:
-        monkeypatch.setattr(performance.models, "has_gpu", lambda: True)
-        monkeypatch.setattr(performance.models, "gpu_bytes", lambda: size)
+        monkeypatch.setattr(performance.device, "has_gpu", lambda: True)
+        monkeypatch.setattr(performance.device, "gpu_bytes", lambda: size)
 
     return make
 

@@ -58,7 +58,7 @@ def rules(model: type[Model]) -> list[dict[str, str]]:
         ),
         ("", "write a list, for example [q_proj]"),
         ("(q_proj", "is neither all-linear nor a regular expression (missing )"),
-        (["q_proj", ""], "the list has an empty name"),
+        (["q_proj", ""], "the list contains an empty name"),
     ],
 )
 def test_target_modules_that_name_nothing(value: object, message: str) -> None:

@@ -6,6 +6,8 @@ Each of these is a call that all of them make, in the same order. For a training
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,19 @@ def init(process: Process, scratch: Path) -> None:
         raise Failure(
             Reason.NCCL_ERROR, f"the {process.world_size} processes of the training did not come together: {error}"
         ) from error
+
+
+@contextmanager
+def main_process_first(process: Process, scratch: Path) -> Iterator[None]:
+    """Let the first process of each node run the block before the node's other processes do.
+
+    The processes meet in between, so that the group is there for all of them after the block.
+    """
+    if process.local_rank:
+        init(process, scratch)
+    yield
+    if not process.local_rank:
+        init(process, scratch)
 
 
 def shutdown() -> None:

@@ -128,12 +128,12 @@ def start_uploader(session: Session, fingerprint: run_fingerprint.RunFingerprint
 
     return CheckpointUploader(
         session.output,
-        fingerprint.place(settings.checkpoints),
+        fingerprint.run_uri(settings.checkpoints),
         settings.origin,
         fingerprint.digest,
         settings.job.spec.checkpoint.keep,
         session.scratch / "uploads",
-        report_checkpoint,
+        on_upload=report_checkpoint,
     )
 
 

@@ -1,4 +1,4 @@
-"""The HTTP server of the operator: reports of pods, probes and metrics."""
+"""The application of the HTTP server: its paths and their answers."""
 
 import logging
 import time
@@ -12,9 +12,9 @@ from finetune_api.base import Lenient
 from finetune_api.messages import AGENT_PATH, PROGRESS_PATH, AgentReport, ProgressReport, ReportAnswer
 from finetune_operator.context import Context
 from finetune_operator.kube.errors import KubeError
-from finetune_operator.report.receive import Rejected, receive_agent, receive_progress
-from finetune_operator.report.store import PodId
-from finetune_operator.report.tokens import Refusal, Tokens
+from finetune_operator.pod_reports import PodId
+from finetune_operator.server.receive import Rejected, receive_agent, receive_progress
+from finetune_operator.server.tokens import Refusal, TokenReviewer
 
 MAX_BYTES = 256 * 1024
 RETRY_AFTER_SECONDS = "2"
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(context: Context, tokens: Tokens, alive: Callable[[], str | None]) -> web.Application:
-    """The application; ``alive`` says what is wrong with the operator, or None."""
+def build_application(context: Context, tokens: TokenReviewer, find_fault: Callable[[], str | None]) -> web.Application:
+    """Build the application; ``find_fault`` returns what is wrong with the operator, or None."""
     app = web.Application(client_max_size=MAX_BYTES)
 
     def accept(path: str, model: type[Lenient], receive: Callable[..., Awaitable[None]]) -> None:
@@ -40,8 +40,8 @@ def application(context: Context, tokens: Tokens, alive: Callable[[], str | None
     accept(AGENT_PATH, AgentReport, receive_agent)
 
     async def healthz(_: web.Request) -> web.Response:
-        wrong = alive()
-        return web.Response(status=503 if wrong else 200, text=wrong or "ok")
+        fault = find_fault()
+        return web.Response(status=503 if fault else 200, text=fault or "ok")
 
     async def readyz(_: web.Request) -> web.Response:
         ready = context.synced.is_set()
@@ -65,14 +65,14 @@ async def _answer(
     model: type[Lenient],
     receive: Callable[[PodId, Lenient, Context], Awaitable[None]],
     context: Context,
-    tokens: Tokens,
+    tokens: TokenReviewer,
 ) -> tuple[int, str]:
-    """HTTP status and message of the answer to one report."""
+    """Receive one report; return the HTTP status and the message of the answer."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         return 401, "no token: send the pod's projected token as Authorization: Bearer"
     try:
-        pod = await tokens.pod(token.strip(), time.monotonic())
+        pod = await tokens.find_pod(token.strip(), time.monotonic())
         if isinstance(pod, Refusal):
             return 401, pod.message
         content = await request.read()
@@ -82,8 +82,8 @@ async def _answer(
         return 413, f"the report is larger than {MAX_BYTES} bytes"
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "body"
-        return 422, f"the body is not a {model.__name__}: {place}: {first['msg']}"
+        path = ".".join(str(part) for part in first["loc"]) or "body"
+        return 422, f"the body is not a {model.__name__}: {path}: {first['msg']}"
     except Rejected as error:
         return 403, str(error)
     except KubeError as error:
@@ -93,7 +93,7 @@ async def _answer(
 
 
 async def serve(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, int]:
-    """Listen; the runner is to be cleaned up, the port is the one that was taken."""
+    """Listen; return the runner, which the caller cleans up, and the port."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, host, port)

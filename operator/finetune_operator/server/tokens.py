@@ -1,4 +1,4 @@
-"""Who presents a token: asked of the API server by TokenReview, and remembered for a short time by the token's hash."""
+"""Find the pod that a token belongs to, by a TokenReview of the API server; remember it for a short time."""
 
 import asyncio
 import hashlib
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from finetune_api.messages import REPORT_AUDIENCE
 from finetune_operator.kube.kinds import Object
-from finetune_operator.report.store import PodId
+from finetune_operator.pod_reports import PodId
 
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 POD_NAME = "authentication.kubernetes.io/pod-name"
 POD_UID = "authentication.kubernetes.io/pod-uid"
 
 MAX_REVIEWS = 8
-"""At the same time: somebody who makes up tokens must not keep the API server busy."""
+"""Reviews at the same time, so that invented tokens cannot keep the API server busy."""
 
 Review = Callable[[str, str], Awaitable[Object]]
 
@@ -27,25 +27,26 @@ class Refusal:
     message: str
 
 
-class Tokens:
-    """Reviews tokens, with a bounded cache; it never keeps a token itself."""
+class TokenReviewer:
+    """Reviews tokens, with a bounded cache of their hashes."""
 
     def __init__(
         self, review: Review, accepted_seconds: float = 60, refused_seconds: float = 10, size: int = 10_000
     ) -> None:
+        """Set how long answers are remembered, and how many."""
         self._review = review
         self._accepted_seconds, self._refused_seconds, self._size = accepted_seconds, refused_seconds, size
         self._reviews = asyncio.Semaphore(MAX_REVIEWS)
         self._known: OrderedDict[bytes, tuple[float, PodId | Refusal]] = OrderedDict()
 
-    async def pod(self, token: str, now: float) -> PodId | Refusal:
-        """The pod that a token is bound to, at the monotonic time ``now``. Raises ``KubeError`` when the API server cannot be asked."""
+    async def find_pod(self, token: str, now: float) -> PodId | Refusal:
+        """Find the pod that a token is bound to, at the monotonic time ``now``. Raises ``KubeError``."""
         digest = hashlib.sha256(token.encode()).digest()
         known = self._known.get(digest)
         if known is not None and known[0] > now:
             return known[1]
         async with self._reviews:
-            answer = identity(await self._review(token, REPORT_AUDIENCE))
+            answer = read_identity(await self._review(token, REPORT_AUDIENCE))
         seconds = self._refused_seconds if isinstance(answer, Refusal) else self._accepted_seconds
         self._known.pop(digest, None)
         self._known[digest] = (now + seconds, answer)
@@ -54,8 +55,8 @@ class Tokens:
         return answer
 
 
-def identity(status: Object) -> PodId | Refusal:
-    """The pod in the ``status`` of a TokenReview."""
+def read_identity(status: Object) -> PodId | Refusal:
+    """Read the pod from the ``status`` of a TokenReview."""
     if not status.get("authenticated") or REPORT_AUDIENCE not in status.get("audiences", []):
         return Refusal(
             f"the token is not valid for the audience {REPORT_AUDIENCE}: send the projected token of the pod"

@@ -2,8 +2,8 @@
 
 TERMINATION_MESSAGE_BYTES = 4096
 """The kubelet keeps no more of a termination message."""
-CONDITION_MESSAGE_CHARACTERS = 4096
-"""Message of a condition. The API allows 32768, but an object with several such messages is hard to read."""
+STATUS_MESSAGE_CHARACTERS = 4096
+"""A message in status: of a condition, an attempt or a pod."""
 POD_MESSAGE_CHARACTERS = 4000
 """Message about one serving pod. It is part of a condition's message."""
 ATTEMPT_MESSAGE_CHARACTERS = 1024

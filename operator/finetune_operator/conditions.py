@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from finetune_api.conditions import Condition, ConditionType
-from finetune_api.limits import CONDITION_MESSAGE_CHARACTERS, truncate
+from finetune_api.limits import STATUS_MESSAGE_CHARACTERS, truncate
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp
 
@@ -42,7 +42,7 @@ class Conditions:
             observed_generation=self._generation,
             last_transition_time=format_timestamp(self._now) if kept == NEVER else kept,
             reason=reason,
-            message=truncate(message, CONDITION_MESSAGE_CHARACTERS),
+            message=truncate(message, STATUS_MESSAGE_CHARACTERS),
         ).to_json()
 
     def set_progressing(self, reason: Reason, message: str) -> None:

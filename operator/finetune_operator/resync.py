@@ -21,7 +21,9 @@ async def resync(context: Context) -> None:
     for kind in WATCHED:
         for namespace in namespaces:
             items, version = await context.kube.list(kind, namespace, selector(kind))
-            typed: list[Object] = [{"apiVersion": kind.api_version, "kind": kind.name, **resource} for resource in items]
+            typed: list[Object] = [
+                {"apiVersion": kind.api_version, "kind": kind.name, **resource} for resource in items
+            ]
             changed = context.cache.replace(kind, namespace, typed, version)
             if context.synced.is_set():
                 context.metrics.missed.labels(kind.name).inc(len(changed))

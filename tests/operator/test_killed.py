@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from devcluster.cluster import Cluster
+from tests.operator.fake_cluster import PREFLIGHT_PASSED, SUCCEEDED
 from tests.operator.harness import Api, Kubelet, Operator, until
 from tests.operator.proxy import Proxy
-from tests.operator.worlds import PREFLIGHT_PASSED, SUCCEEDED
 
 pytestmark = pytest.mark.cluster
 TIMES = ("lastTransitionTime", "startedAt", "finishedAt")

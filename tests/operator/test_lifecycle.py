@@ -8,8 +8,8 @@ import pytest
 from kubernetes.client.exceptions import NotFoundException
 
 from finetune_operator.kube.kinds import ROLE_LABEL
+from tests.operator.fake_cluster import PREFLIGHT_PASSED, SUCCEEDED
 from tests.operator.harness import Api, Kubelet, Operator, good_run, until
-from tests.operator.worlds import PREFLIGHT_PASSED, SUCCEEDED
 
 pytestmark = pytest.mark.cluster
 

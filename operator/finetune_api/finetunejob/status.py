@@ -8,6 +8,9 @@ from finetune_api.base import Model, Sha256
 from finetune_api.comparison import Comparison
 from finetune_api.conditions import Condition
 from finetune_api.forgetting import ForgettingStatus
+from finetune_api.limits import STATUS_ATTEMPTS, STATUS_MESSAGE_CHARACTERS
+
+Phase = Literal["Pending", "Preflight", "Training", "Retrying", "Succeeded", "Failed"]
 
 
 class Progress(Model):
@@ -68,10 +71,10 @@ class Attempt(Model):
     finished_at: str | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
     reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded when all went well.")
     exit_code: int | None = Field(None, description="Exit code of the trainer.")
-    message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=4096)
+    message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS)
     resumed_from_step: int | None = Field(None, description="Step of the checkpoint that it continued from.", ge=0)
-    adjustments: list[Adjustment] = Field(
-        default_factory=list,
+    adjustments: list[Adjustment] | None = Field(
+        None,
         description="What was changed after earlier attempts had run out of memory.",
     )
 
@@ -139,9 +142,7 @@ class FineTuneJobStatus(Model):
     observed_generation: int | None = Field(
         None, description="The metadata.generation that this status speaks of.", ge=0
     )
-    phase: Literal["Pending", "Preflight", "Training", "Retrying", "Succeeded", "Failed"] | None = Field(
-        None, description="Summary for people."
-    )
+    phase: Phase | None = Field(None, description="Summary for people.")
     conditions: list[Condition] = Field(
         default_factory=list,
         description="Accepted, PreflightPassed, Running, Evaluated, Succeeded, Ready, Reconciling, Stalled.",
@@ -149,7 +150,7 @@ class FineTuneJobStatus(Model):
     progress: Progress | None = Field(None, description="Where the running attempt is.")
     estimate: Estimate | None = Field(None, description="What the preflight computed.")
     attempts: list[Attempt] = Field(
-        default_factory=list, description="Each trainer Job and how it ended, the newest 20."
+        default_factory=list, description=f"Each trainer Job and how it ended, the newest {STATUS_ATTEMPTS}."
     )
     checkpoint: CheckpointStatus | None = Field(None, description="The newest complete checkpoint.")
     evaluation: EvaluationStatus | None = Field(None, description="Base against adapter on held-out rows.")

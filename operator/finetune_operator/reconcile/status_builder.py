@@ -59,11 +59,14 @@ def read_status(model: type[StatusT], status: Object) -> StatusT:
             return model.model_validate(known, extra="ignore")
         except ValidationError as error:
             known = copy.deepcopy(known)
-            # from the last to the first, so that the positions in lists stay valid
-            for problem in reversed(error.errors(include_url=False, include_input=False)):
-                path = problem["loc"][:-1] if problem["type"] == "missing" else problem["loc"]
-                if not _remove(known, path):
-                    known.pop(str(problem["loc"][0]), None)
+            problems = error.errors(include_url=False, include_input=False)
+            if not any(_remove(known, _find_unreadable(problem["type"], problem["loc"])) for problem in problems):
+                return model()
+
+
+def _find_unreadable(kind: str, path: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the path of the value to leave out; where a required field is missing, this is the whole object."""
+    return path[:-1] if kind == "missing" else path
 
 
 def _remove(value: Any, path: tuple[int | str, ...]) -> bool:

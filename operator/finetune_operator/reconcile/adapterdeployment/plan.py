@@ -34,9 +34,9 @@ def make_plan(observed: Observed, settings: Settings) -> Plan:
     unavailable: frozenset[str] = frozenset()
     for member in parsed:
         before = entries.get(member.resource["metadata"]["name"])
-        member = _resolve(observed, member, lead, before)
-        member, unavailable = plan_rollout(observed, member, before, unavailable)
-        members.append(member)
+        resolved = _resolve(observed, member, lead, before)
+        rolled, unavailable = plan_rollout(observed, resolved, before, unavailable)
+        members.append(rolled)
     waits = any(member.obstacle is not None or not member.rolled_out for member in members)
     plan = Plan(tuple(members), requeue_after=WAIT_SECONDS if waits else None)
     adapters = sorted(

@@ -59,8 +59,9 @@ def _set_accepted(builder: AdapterStatusBuilder, obstacle: Obstacle | None) -> N
         text = "the target can serve the adapter, as far as their descriptions tell"
         builder.conditions.set(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, text)
     else:
-        status = "False" if obstacle.stalled else "Unknown"
-        builder.conditions.set(ConditionType.ACCEPTED, status, obstacle.reason, obstacle.message)
+        builder.conditions.set(
+            ConditionType.ACCEPTED, "False" if obstacle.stalled else "Unknown", obstacle.reason, obstacle.message
+        )
 
 
 def _set_injected(builder: AdapterStatusBuilder, observed: Observed, plan: Plan, injection: Obstacle | None) -> None:

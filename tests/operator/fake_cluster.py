@@ -1,13 +1,14 @@
-"""Objects as the API server would have them, for tests of pure functions, and a small world in which plans take effect."""
+"""Objects as the API server has them, for tests of pure functions, and a fake cluster in which plans take effect."""
 
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from finetune_api.timestamps import format_timestamp
 from finetune_operator.kube.kinds import ATTEMPT_LABEL, ROLE_LABEL
-from finetune_operator.reconcile.finetunejob_plan import plan
-from finetune_operator.reconcile.model import Observed, Plan
+from finetune_operator.reconcile.finetunejob.model import Observed, Plan
+from finetune_operator.reconcile.finetunejob.plan import make_plan
 from finetune_operator.settings import Settings
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -53,11 +54,6 @@ def finetune_job(
     return {"metadata": meta, "spec": SPEC if spec is None else spec, "status": status or {}}
 
 
-def stamp(moment: datetime) -> str:
-    """As Kubernetes writes it."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def pod(
     state: dict[str, Any] | None = None,
     *,
@@ -67,9 +63,9 @@ def pod(
     status: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A pod with one container in this state."""
-    meta = {"name": "a-pod", "uid": "pod-uid", "creationTimestamp": stamp(NOW)}
+    meta = {"name": "a-pod", "uid": "pod-uid", "creationTimestamp": format_timestamp(NOW)}
     if deleted:
-        meta["deletionTimestamp"] = stamp(NOW)
+        meta["deletionTimestamp"] = format_timestamp(NOW)
     statuses = [{"name": "trainer", "state": state}] if state is not None else []
     return {
         "metadata": meta,
@@ -78,7 +74,7 @@ def pod(
             "phase": phase,
             "conditions": conditions or [],
             "containerStatuses": statuses,
-            "startTime": stamp(NOW),
+            "startTime": format_timestamp(NOW),
             **(status or {}),
         },
     }
@@ -98,27 +94,27 @@ def terminated(
         "exitCode": exit_code,
         "message": text,
         "reason": reason or ("Error" if exit_code else "Completed"),
-        "finishedAt": stamp(at),
+        "finishedAt": format_timestamp(at),
     }
     return pod({"terminated": state}, phase="Failed" if exit_code else "Succeeded", deleted=deleted)
 
 
-class World:
+class FakeCluster:
     """Jobs and pods around one FineTuneJob; ``settle`` makes passes until one changes nothing."""
 
     def __init__(self, spec: dict[str, Any] | None = None) -> None:
-        self.item = finetune_job(spec)
+        self.resource = finetune_job(spec)
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.created: list[str] = []
-        self.notes: list[str] = []
+        self.events: list[str] = []
         self.now = NOW
         self.requeue_after: float | None = None
         self.settings = SETTINGS
 
     def observed(self) -> Observed:
         """What a pass would see."""
-        return Observed(self.item, list(self.jobs.values()), {name: [item] for name, item in self.pods.items()})
+        return Observed(self.resource, list(self.jobs.values()), {name: [pod] for name, pod in self.pods.items()})
 
     def apply(self, decided: Plan, *, only_children: bool = False) -> bool:
         """Let the plan take effect; True if it changed anything. ``only_children``: the operator dies before the status write."""
@@ -128,19 +124,19 @@ class World:
         if decided.create is not None:
             name = decided.create["metadata"]["name"]
             assert name not in self.jobs, "the API server would refuse it"
-            meta = {**decided.create["metadata"], "uid": name, "creationTimestamp": stamp(self.now)}
+            meta = {**decided.create["metadata"], "uid": name, "creationTimestamp": format_timestamp(self.now)}
             self.jobs[name] = {"metadata": meta, "status": {}}
             self.created.append(name)
-        changed = bool(decided.delete or decided.create or decided.status != self.item["status"])
+        changed = bool(decided.delete or decided.create or decided.status != self.resource["status"])
         if not only_children:
-            self.item = {**self.item, "status": decided.status}
-            self.notes += [note.reason for note in decided.notes]
+            self.resource = {**self.resource, "status": decided.status}
+            self.events += [event.reason for event in decided.events]
         return changed
 
     def settle(self, *, dies: bool = False) -> None:
         """Make passes; with ``dies`` the first one is interrupted before its status write."""
         for number in range(10):
-            decided = plan(self.observed(), self.now, self.settings)
+            decided = make_plan(self.observed(), self.now, self.settings)
             self.requeue_after = decided.requeue_after
             if not self.apply(decided, only_children=dies and number == 0) and not (dies and number == 0):
                 return
@@ -155,11 +151,11 @@ class World:
         ]
         return max(names)[1] if names else None
 
-    def set_pod(self, item: dict[str, Any]) -> None:
+    def set_pod(self, pod: dict[str, Any]) -> None:
         """The newest Job's pod is now this one."""
         name = self.job_of("trainer") or self.job_of("preflight")
         assert name is not None
-        self.pods[name] = item
+        self.pods[name] = pod
 
     def wait(self, seconds: float) -> None:
         """Time goes by."""
@@ -167,7 +163,7 @@ class World:
 
     def condition(self, kind: str) -> tuple[str, str] | None:
         """Status and reason of a condition."""
-        for item in self.item["status"].get("conditions", []):
+        for item in self.resource["status"].get("conditions", []):
             if item["type"] == kind:
                 return item["status"], item["reason"]
         return None

@@ -1,7 +1,7 @@
 """The local cache: the newest state wins, whatever the order of arrival."""
 
+from finetune_operator.cache import Cache
 from finetune_operator.kube.kinds import JOB, JOB_LABEL, POD, Object
-from finetune_operator.store import Store
 
 
 def item(name: str, version: int, uid: str = "", owner: str = "o", **labels: str) -> Object:
@@ -24,73 +24,73 @@ def versions(items: list[Object]) -> dict[str, int]:
 
 
 def test_an_older_state_never_replaces_a_newer_one() -> None:
-    store = Store()
-    assert store.put(JOB, item("a", 9))
-    assert not store.put(JOB, item("a", 8))
-    assert not store.put(JOB, item("a", 9))
-    assert store.put(JOB, item("a", 10)), "10 is newer than 9, though not as a string"
-    assert versions(store.all(JOB)) == {"a": 10}
+    cache = Cache()
+    assert cache.put(JOB, item("a", 9))
+    assert not cache.put(JOB, item("a", 8))
+    assert not cache.put(JOB, item("a", 9))
+    assert cache.put(JOB, item("a", 10)), "10 is newer than 9, though not as a string"
+    assert versions(cache.all(JOB)) == {"a": 10}
 
 
 def test_an_event_that_comes_after_the_deletion_does_not_bring_it_back() -> None:
-    store = Store()
-    store.put(JOB, item("a", 1))
-    assert store.remove(JOB, item("a", 3))
-    assert not store.put(JOB, item("a", 2))
-    assert store.get(JOB, "ns", "a") is None
-    assert store.put(JOB, item("a", 4, uid="another")), "a new object of the same name is another one"
+    cache = Cache()
+    cache.put(JOB, item("a", 1))
+    assert cache.remove(JOB, item("a", 3))
+    assert not cache.put(JOB, item("a", 2))
+    assert cache.get(JOB, "ns", "a") is None
+    assert cache.put(JOB, item("a", 4, uid="another")), "a new object of the same name is another one"
 
 
 def test_the_late_deletion_of_an_older_object_leaves_its_successor() -> None:
-    store = Store()
-    store.put(JOB, item("a", 5, uid="new"))
-    assert not store.remove(JOB, item("a", 3, uid="old"))
-    assert store.get(JOB, "ns", "a") is not None
+    cache = Cache()
+    cache.put(JOB, item("a", 5, uid="new"))
+    assert not cache.remove(JOB, item("a", 3, uid="old"))
+    assert cache.get(JOB, "ns", "a") is not None
 
 
 def test_found_by_owner_and_by_our_labels_as_they_change() -> None:
-    store = Store()
-    store.put(JOB, item("a", 1, owner="x", role="trainer"))
-    store.put(JOB, item("b", 1, owner="x", role="preflight"))
-    store.put(POD, item("p", 1, owner="x", role="trainer"))
-    assert versions(store.owned(JOB, "x")) == {"a": 1, "b": 1}
-    assert versions(store.labelled(JOB, "ns", "finetune-operator.io/role", "trainer")) == {"a": 1}
-    store.put(JOB, item("a", 2, owner="y", role="other"))
-    assert versions(store.owned(JOB, "x")) == {"b": 1}
-    assert versions(store.owned(JOB, "y")) == {"a": 2}
-    assert store.labelled(JOB, "ns", "finetune-operator.io/role", "trainer") == []
+    cache = Cache()
+    cache.put(JOB, item("a", 1, owner="x", role="trainer"))
+    cache.put(JOB, item("b", 1, owner="x", role="preflight"))
+    cache.put(POD, item("p", 1, owner="x", role="trainer"))
+    assert versions(cache.owned(JOB, "x")) == {"a": 1, "b": 1}
+    assert versions(cache.labelled(JOB, "ns", "finetune-operator.io/role", "trainer")) == {"a": 1}
+    cache.put(JOB, item("a", 2, owner="y", role="other"))
+    assert versions(cache.owned(JOB, "x")) == {"b": 1}
+    assert versions(cache.owned(JOB, "y")) == {"a": 2}
+    assert cache.labelled(JOB, "ns", "finetune-operator.io/role", "trainer") == []
 
 
 def test_a_list_tells_what_was_deleted_unseen() -> None:
-    store = Store()
+    cache = Cache()
     for name in ("kept", "changed", "gone"):
-        store.put(JOB, item(name, 1))
-    store.put(JOB, item("newer-than-the-list", 8))
-    changed = store.replace(JOB, None, [item("kept", 1), item("changed", 2), item("unseen", 3)], "5")
+        cache.put(JOB, item(name, 1))
+    cache.put(JOB, item("newer-than-the-list", 8))
+    changed = cache.replace(JOB, None, [item("kept", 1), item("changed", 2), item("unseen", 3)], "5")
     assert sorted(found["metadata"]["name"] for found in changed) == ["changed", "gone", "unseen"]
-    assert versions(store.all(JOB)) == {"kept": 1, "changed": 2, "unseen": 3, "newer-than-the-list": 8}
+    assert versions(cache.all(JOB)) == {"kept": 1, "changed": 2, "unseen": 3, "newer-than-the-list": 8}
 
 
 def test_a_list_of_one_namespace_leaves_the_others() -> None:
-    store = Store()
-    store.put(JOB, item("a", 1))
-    assert store.replace(JOB, "elsewhere", [], "5") == []
-    assert store.get(JOB, "ns", "a") is not None
+    cache = Cache()
+    cache.put(JOB, item("a", 1))
+    assert cache.replace(JOB, "elsewhere", [], "5") == []
+    assert cache.get(JOB, "ns", "a") is not None
 
 
 def test_it_keeps_no_managed_fields_and_no_pod_specs_of_our_jobs() -> None:
-    store = Store()
+    cache = Cache()
     big = item("a", 1, finetunejob="x")
     assert JOB_LABEL in big["metadata"]["labels"]
-    store.put(JOB, {**big, "spec": {"template": {"spec": {}}}})
-    kept = store.get(JOB, "ns", "a")
+    cache.put(JOB, {**big, "spec": {"template": {"spec": {}}}})
+    kept = cache.get(JOB, "ns", "a")
     assert kept is not None
     assert "managedFields" not in kept["metadata"]
     assert kept["spec"] == {}
 
 
 def test_what_an_outcome_is_told_from_survives() -> None:
-    store = Store()
+    cache = Cache()
     body = item("a", 1, finetunejob="x")
     status = {
         "phase": "Failed",
@@ -101,8 +101,8 @@ def test_what_an_outcome_is_told_from_survives() -> None:
         "containerStatuses": [{"name": "trainer", "image": "x", "state": {"terminated": {"exitCode": 1}}}],
         "podIPs": [{"ip": "10.0.0.1"}],
     }
-    store.put(POD, {**body, "spec": {"nodeName": "node-1", "containers": []}, "status": status})
-    kept = store.get(POD, "ns", "a")
+    cache.put(POD, {**body, "spec": {"nodeName": "node-1", "containers": []}, "status": status})
+    kept = cache.get(POD, "ns", "a")
     assert kept is not None
     assert kept["spec"] == {"nodeName": "node-1"}
     assert kept["status"] == {

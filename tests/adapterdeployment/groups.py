@@ -7,7 +7,7 @@ from typing import Any
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredState
 from finetune_api.reasons import Reason
 from finetune_operator.kube.kinds import Object
-from finetune_operator.reconcile.adapterdeployment_model import Group
+from finetune_operator.reconcile.adapterdeployment.model import Observed
 from finetune_operator.resources.desired_state import build_config_map
 from finetune_operator.settings import Settings
 
@@ -121,10 +121,10 @@ def report(
     return AgentReport(engine_ready=True, ready=True, adapters=[entry])
 
 
-def group(*adapters: Object, **fields: Any) -> Group:
+def group(*adapters: Object, **fields: Any) -> Observed:
     """A group with a Deployment of three pods."""
     pods = tuple(pod(name) for name in ("web-a", "web-b", "web-c"))
-    plain = Group(NAMESPACE, NAME, deployment(), tuple(adapters), pods=pods)
+    plain = Observed(NAMESPACE, NAME, deployment(), tuple(adapters), pods=pods)
     return replace(plain, **fields)
 
 

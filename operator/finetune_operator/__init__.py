@@ -1,4 +1,4 @@
-"""The operator: a kopf process that turns FineTuneJobs into batch/v1 Jobs and AdapterDeployments into agents.
+"""The operator process: it runs FineTuneJobs as batch/v1 Jobs and puts agents into Deployments.
 
 It knows Kubernetes, and never torch, S3 or the content of a Secret.
 """

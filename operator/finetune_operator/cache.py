@@ -1,4 +1,4 @@
-"""The local cache: the newest known state of every watched object, indexed by controller and by our labels.
+"""The local cache of all watched objects, indexed by controller and by our labels.
 
 Watch events, lists and the answers to our own writes come in any order: an older state never replaces a newer one.
 """
@@ -39,7 +39,7 @@ class Cache:
         return self._find((kind.name, "owner", uid))
 
     def labelled(self, kind: Kind, namespace: str, label: str, value: str) -> list[Object]:
-        """List the objects of a kind with this value of one of our labels (``finetune-operator.io/…``), by name."""
+        """List the objects of a kind with this value of one of our own labels, by name."""
         return self._find((kind.name, "label", namespace, label, value))
 
     def put(self, kind: Kind, resource: Object) -> bool:

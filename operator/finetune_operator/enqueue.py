@@ -1,4 +1,4 @@
-"""Enqueue the keys that a change of an object may concern, as an event handler of controller-runtime does.
+"""Enqueue the keys that a change of an object may concern.
 
 A key too many costs a pass that does nothing. A key too few is a bug.
 """
@@ -23,7 +23,10 @@ from finetune_operator.policies.finished import is_up_to_date
 
 
 def enqueue(kind: Kind, resource: Object, context: Context) -> None:
-    """Enqueue the keys that this object may concern, but no finished FineTuneJob: a pass would change nothing."""
+    """Enqueue the keys that this object may concern.
+
+    A finished FineTuneJob is left out: a pass would change nothing.
+    """
     for key in concerned_keys(kind, resource, context.cache):
         if not _is_up_to_date(key, context.cache):
             context.queue.add(key)

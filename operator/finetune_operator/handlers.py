@@ -45,7 +45,10 @@ def _watch(handlers: kopf.OperatorRegistry, kind: Kind, context: Context) -> Non
 
 
 async def build_connection(configuration: Configuration) -> kopf.ConnectionInfo:
-    """Build kopf's connection; kopf asks again when it expires, so that it gets the service account's new token."""
+    """Build kopf's connection to the API server.
+
+    kopf asks for another one when it expires, and so gets the service account's new token.
+    """
     return kopf.ConnectionInfo(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
@@ -58,7 +61,10 @@ async def build_connection(configuration: Configuration) -> kopf.ConnectionInfo:
 
 
 class NoDiffBase(kopf.DiffBaseStorage):
-    """Keep kopf from copying every object twice to find what changed in it: that took half of the CPU time."""
+    """Keep kopf from copying every object to find what changed in it.
+
+    Nothing needs the difference, and the copies took half of the operator's CPU time.
+    """
 
     def build(self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None) -> kopf.BodyEssence:
         """Return the same for every object."""
@@ -93,7 +99,10 @@ class NoProgress(kopf.ProgressStorage):
 
 
 def build_kopf_settings() -> kopf.OperatorSettings:
-    """Keep kopf from writing anything: no events, finalizers, annotations, peering, and no log of successes."""
+    """Build settings with which kopf writes nothing and logs no successes.
+
+    It then makes no events, finalizers and annotations, and does no peering.
+    """
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.persistence.diffbase_storage = NoDiffBase()

@@ -1,4 +1,7 @@
-"""Check that the operator works: the event loop runs, and passes are completed while keys wait. It calls nothing outside."""
+"""Check that the event loop runs, and that passes are completed while keys wait.
+
+It calls nothing outside of the process.
+"""
 
 import asyncio
 import time

@@ -1,4 +1,7 @@
-"""Keep the newest report of each pod, in memory only: pods send their reports again after a restart of the operator."""
+"""Keep the newest report of each pod, in memory only.
+
+Pods send their reports again after a restart of the operator.
+"""
 
 from finetune_api.messages import AgentReport, ProgressReport
 

@@ -49,7 +49,10 @@ class KeyedQueue(Generic[K]):
         self._timers[key] = loop.call_at(due, self._fire, key)
 
     def retry(self, key: K) -> float:
-        """Add a key whose pass failed, after a delay in seconds that doubles with each failure in a row; return it."""
+        """Add a key whose pass failed, after a delay; return the delay in seconds.
+
+        It doubles with each failure in a row.
+        """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay: float = min(self._first * 2 ** min(failures, 30), self._last)

@@ -32,7 +32,10 @@ async def resync(context: Context) -> None:
 
 
 async def first_sync(context: Context) -> None:
-    """List everything once. The API server may still be starting and the CRDs may be missing, so it tries until then."""
+    """List everything once, however often that has to be tried.
+
+    The API server may still be starting, and the CRDs may not be installed yet.
+    """
     while True:
         try:
             await resync(context)

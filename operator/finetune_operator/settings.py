@@ -13,7 +13,10 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings. Each is the environment variable ``FINETUNE_OPERATOR_<FIELD>``, required if it has no default."""
+    """The settings of one operator.
+
+    Each is the environment variable ``FINETUNE_OPERATOR_<FIELD>``. A setting without a default is required.
+    """
 
     trainer_image: str
     """Image of the trainer pods."""

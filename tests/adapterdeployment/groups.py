@@ -1,4 +1,4 @@
-"""Serving groups in every state, as a pass would observe them."""
+"""Serving groups in every state, as a pass observes them."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -101,7 +101,7 @@ def pod(name: str, ready: bool = True) -> Object:
 
 
 def report(
-    told: str,
+    assigned: str,
     active: str | None,
     state: str = "Active",
     reason: Reason | None = None,
@@ -112,7 +112,7 @@ def report(
     entry = AgentAdapter(
         deployment=name,
         served_name=f"{name}-name",
-        digest=told,
+        digest=assigned,
         active_digest=active,
         state=state,  # type: ignore[arg-type]  # the cases name valid ones
         reason=reason,

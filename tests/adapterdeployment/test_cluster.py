@@ -1,4 +1,4 @@
-"""The operator against the real API server: what it puts into a Deployment, what it leaves alone, and that it takes out exactly that."""
+"""The operator against a real API server: what it puts into a Deployment and takes out."""
 
 import copy
 import json
@@ -25,6 +25,7 @@ class ServingNamespace:
     """A namespace with an operator of its own."""
 
     def __init__(self, cluster: Cluster, namespace: str, log: Path) -> None:
+        """Connect; the operator is not started yet."""
         self.cluster, self.namespace = cluster, namespace
         self.api = Api(cluster.kubeconfig, namespace)
         self.operator = Operator(cluster.kubeconfig, namespace, log)
@@ -80,7 +81,7 @@ class ServingNamespace:
         return until(f"{name}: {kind}={status} {reason}", ask)
 
     def desired(self) -> list[Object]:
-        """What the agents are told."""
+        """Return what the ConfigMap tells the agents to serve."""
         found: Object = json.loads(self.get("configmap", "finetune-adapters-web")["data"]["desired.json"])
         return list(found["adapters"])
 
@@ -113,11 +114,11 @@ class ServingNamespace:
         assert self.operator.post("/v1/agents", body, self.api.pod_token(pod))[0] == 200
 
 
-def says(name: str, told: str, active: str | None, state: str = "Active", **fields: str) -> Object:
+def says(name: str, assigned: str, active: str | None, state: str = "Active", **fields: str) -> Object:
     return {
         "deployment": name,
         "servedName": f"{name}-name",
-        "digest": told,
+        "digest": assigned,
         "state": state,
         **({"activeDigest": active} if active else {}),
         **fields,

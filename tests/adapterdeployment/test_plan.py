@@ -1,4 +1,4 @@
-"""The plan for a serving group, and the statuses after it: named worlds, and what a user notices of each."""
+"""The plan for a serving group and the statuses after it, for named groups."""
 
 from dataclasses import replace
 from typing import Any
@@ -46,15 +46,15 @@ def conditions(found: Object) -> dict[str, tuple[str, str]]:
     return {item["type"]: (item["status"], item["reason"]) for item in found["conditions"]}
 
 
-def told(observed: Observed) -> Observed:
-    """The observed after the plan was applied once."""
+def apply_plan(observed: Observed) -> Observed:
+    """Return the group after its plan was applied once."""
     decided = plan(observed)
     return replace(observed, config_map=decided.config_map or observed.config_map)
 
 
-def reported(
+def add_reports(
     observed: Observed,
-    told_digest: str,
+    assigned: str,
     active: str | None,
     *,
     pods: tuple[str, ...] = ("web-a", "web-b", "web-c"),
@@ -62,11 +62,11 @@ def reported(
 ) -> Observed:
     return replace(
         observed,
-        agent_reports={**observed.agent_reports, **{name: report(told_digest, active, **fields) for name in pods}},
+        agent_reports={**observed.agent_reports, **{name: report(assigned, active, **fields) for name in pods}},
     )
 
 
-SERVED = reported(told(group(adapter(status=ACTIVE_V1))), V1, V1)
+SERVED = add_reports(apply_plan(group(adapter(status=ACTIVE_V1))), V1, V1)
 
 
 def test_a_first_version_goes_to_every_pod_and_the_agent_comes_with_it() -> None:
@@ -163,7 +163,7 @@ def test_ready_when_each_pod_serves_and_takes_traffic() -> None:
             SERVED,
             deployment={**deployment(), "status": {"observedGeneration": 1, "replicas": 3, "updatedReplicas": 2}},
         ),
-        "a pod lost it": reported(SERVED, V1, None, pods=("web-b",), state="Loading"),
+        "a pod lost it": add_reports(SERVED, V1, None, pods=("web-b",), state="Loading"),
     }.values(),
 )
 def test_not_ready_as_long_as_any_pod_is_not(observed: Observed) -> None:
@@ -173,11 +173,14 @@ def test_not_ready_as_long_as_any_pod_is_not(observed: Observed) -> None:
 def test_a_second_pass_changes_nothing() -> None:
     for observed in (
         SERVED,
-        reported(
-            told(group(adapter(digest=V2, status=ACTIVE_V1), config_map=SERVED.config_map)), V2, V1, state="Draining"
+        add_reports(
+            apply_plan(group(adapter(digest=V2, status=ACTIVE_V1), config_map=SERVED.config_map)),
+            V2,
+            V1,
+            state="Draining",
         ),
     ):
-        after = told(observed)
+        after = apply_plan(observed)
         written = status(after)
         (resource,) = after.resources
         again = replace(after, resources=({**resource, "status": written},))
@@ -189,7 +192,7 @@ def test_pods_move_one_after_another_and_all_end_on_the_new_version() -> None:
     observed = replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),))
     order = []
     for _ in range(10):
-        observed = told(observed)
+        observed = apply_plan(observed)
         (entry,) = entries(plan(observed))
         if entry.pods is None:
             break
@@ -198,7 +201,7 @@ def test_pods_move_one_after_another_and_all_end_on_the_new_version() -> None:
         moving = [name for name in entry.pods if name not in order]
         assert len(moving) <= 1
         order += moving
-        observed = reported(observed, V2, V2, pods=tuple(entry.pods))
+        observed = add_reports(observed, V2, V2, pods=tuple(entry.pods))
     assert order == ["web-a", "web-b", "web-c"]
     found = status(observed)
     assert conditions(found)["Ready"] == ("True", "Serving")
@@ -206,8 +209,8 @@ def test_pods_move_one_after_another_and_all_end_on_the_new_version() -> None:
 
 
 def test_a_refusal_on_one_pod_stops_there_and_says_why() -> None:
-    observed = told(replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),)))
-    observed = reported(
+    observed = apply_plan(replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),)))
+    observed = add_reports(
         observed, V2, V1, pods=("web-a",), state="Refused", reason=Reason.PROOF_FAILED, message="only 0% of its effect"
     )
     (entry,) = entries(plan(observed))
@@ -221,16 +224,16 @@ def test_a_refusal_on_one_pod_stops_there_and_says_why() -> None:
 
 
 def test_going_back_to_the_version_that_serves_moves_nobody_needlessly() -> None:
-    observed = told(replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),)))
-    observed = reported(observed, V2, V1, pods=("web-a",), state="Refused", reason=Reason.PROOF_FAILED)
-    observed = told(replace(observed, resources=(adapter(digest=V1, status=ACTIVE_V1),)))
+    observed = apply_plan(replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),)))
+    observed = add_reports(observed, V2, V1, pods=("web-a",), state="Refused", reason=Reason.PROOF_FAILED)
+    observed = apply_plan(replace(observed, resources=(adapter(digest=V1, status=ACTIVE_V1),)))
     (entry,) = entries(plan(observed))
     assert (entry.version.digest, entry.pods) == (V1, None)
 
 
 def test_a_third_version_begins_with_the_pod_that_has_the_second() -> None:
-    observed = told(replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),)))
-    observed = reported(observed, V2, V2, pods=("web-a",))
+    observed = apply_plan(replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),)))
+    observed = add_reports(observed, V2, V2, pods=("web-a",))
     (entry,) = entries(plan(replace(observed, resources=(adapter(digest=V3, status=ACTIVE_V1),))))
     assert (entry.version.digest, entry.pods) == (V3, ["web-a"])
     assert entry.previous is not None
@@ -247,7 +250,7 @@ def test_a_restarted_operator_that_has_no_reports_yet_believes_the_status() -> N
 
 def test_two_adapters_share_the_agent_and_the_budget() -> None:
     first, second = adapter("one", status=ACTIVE_V1), adapter("two", created="2026-01-01T00:00:01Z", status=ACTIVE_V1)
-    observed = told(group(first, second))
+    observed = apply_plan(group(first, second))
     both = {
         name: report(V1, V1, name="one").adapters + report(V1, V1, name="two").adapters
         for name in ("web-a", "web-b", "web-c")
@@ -288,7 +291,7 @@ def test_another_port_than_the_oldest_has_is_refused() -> None:
 
 
 def test_a_deleted_job_takes_nothing_away() -> None:
-    observed = told(group(adapter(digest=None), finetune_jobs={"job": job()}))
+    observed = apply_plan(group(adapter(digest=None), finetune_jobs={"job": job()}))
     (resource,) = observed.resources
     later = replace(observed, finetune_jobs={}, resources=({**resource, "status": status(observed)},))
     assert plan(later).config_map == observed.config_map
@@ -319,8 +322,8 @@ def test_no_replicas_is_said() -> None:
 
 
 def test_a_failing_download_is_told_while_it_is_tried_again() -> None:
-    observed = reported(
-        told(group(adapter())),
+    observed = add_reports(
+        apply_plan(group(adapter())),
         V1,
         None,
         pods=("web-b",),
@@ -333,7 +336,7 @@ def test_a_failing_download_is_told_while_it_is_tried_again() -> None:
     assert conditions(found)["Reconciling"] == ("True", "DownloadFailed")
 
 
-def test_a_conflict_over_a_field_is_told() -> None:
+def test_a_conflict_over_a_field_is_apply_plan() -> None:
     found = status(group(adapter()), Obstacle(Reason.FIELD_CONFLICT, "env is owned by kubectl"))
     assert conditions(found)["Injected"] == ("False", "FieldConflict")
     assert conditions(found)["Stalled"] == ("True", "FieldConflict")

@@ -1,4 +1,4 @@
-"""Objects as the API server has them, for tests of pure functions, and a fake cluster in which plans take effect."""
+"""Objects as the API server has them, and a fake cluster in which plans take effect."""
 
 import json
 from dataclasses import replace
@@ -103,6 +103,7 @@ class FakeCluster:
     """Jobs and pods around one FineTuneJob; ``settle`` makes passes until one changes nothing."""
 
     def __init__(self, spec: dict[str, Any] | None = None) -> None:
+        """Begin with a FineTuneJob that no pass has seen."""
         self.resource = finetune_job(spec)
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
@@ -117,7 +118,10 @@ class FakeCluster:
         return Observed(self.resource, list(self.jobs.values()), {name: [pod] for name, pod in self.pods.items()})
 
     def apply(self, decided: Plan, *, only_children: bool = False) -> bool:
-        """Let the plan take effect; True if it changed anything. ``only_children``: the operator dies before the status write."""
+        """Let the plan take effect; return whether it changed anything.
+
+        ``only_children``: the operator dies before the status write.
+        """
         for job in decided.delete:
             self.jobs.pop(job["metadata"]["name"], None)
             self.pods.pop(job["metadata"]["name"], None)

@@ -1,4 +1,4 @@
-"""The operator as a process against a real API server, and a stand-in for the kubelet that lets its pods run and end."""
+"""Run the operator against a real API server, with a stand-in for the kubelet."""
 
 import json
 import os
@@ -44,6 +44,7 @@ class Api:
     """The official synchronous client, its answers as plain JSON."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        """Connect."""
         self.client = config.new_client_from_config(str(kubeconfig))
         self.core = client.CoreV1Api(self.client)
         self.batch = client.BatchV1Api(self.client)
@@ -249,7 +250,7 @@ class Operator:
 
 
 class Kubelet(threading.Thread):
-    """Lets the pods of one FineTuneJob run and then end as ``script`` says, while the ``with`` block lasts."""
+    """Let the pods of one FineTuneJob run and end, while the ``with`` block lasts."""
 
     def __init__(self, api: Api, parent: str, script: Callable[[str], tuple[int, Object] | None]) -> None:
         """``script(job name)`` gives exit code and termination message; None: the pod goes on running."""

@@ -1,4 +1,4 @@
-"""The operator killed (-9) between any two of its writes: the end is the same, and nothing is made twice."""
+"""The operator is killed between any two of its writes: the end is the same."""
 
 import threading
 import uuid
@@ -37,7 +37,10 @@ def timeless(value: Any) -> Any:
 
 @contextmanager
 def proxied(cluster: Cluster, deadly: int, directory: Path) -> Iterator[tuple[Proxy, Operator, threading.Event]]:
-    """The operator behind a proxy that kills it when its ``deadly``-th write was carried out; the event says that it did."""
+    """Run the operator behind a proxy that kills it after its ``deadly``-th write.
+
+    The event is set when it was killed.
+    """
     killed = threading.Event()
 
     def after_write(number: int) -> None:

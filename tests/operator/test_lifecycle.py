@@ -1,4 +1,4 @@
-"""A FineTuneJob on a real API server: the Jobs that appear, the status that a person reads, and what the operator leaves alone."""
+"""A FineTuneJob on a real API server: its Jobs, its status, and what the operator leaves alone."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What a FineTuneJob's pods have mounted: every ConfigMap, claim and Secret that its data and its model name, and all of it read-only."""
+"""The mounts of a FineTuneJob's pods: all that its data and its model name, read-only."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What has become of a Job, told from the Job and its pod."""
+"""Classify a Job by the Job and its pods."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The life of a FineTuneJob as its status tells it, told by plans that take effect in a small cluster."""
+"""The life of a FineTuneJob: plans that take effect in a fake cluster, and the status after each."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The report endpoint with real tokens of a real API server: who may speak, for whom, and what becomes of it."""
+"""The report endpoint with tokens of a real API server: who may report, and for whom."""
 
 import json
 import time

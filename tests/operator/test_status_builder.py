@@ -1,4 +1,4 @@
-"""The status builder: only declared fields can be written, and what a newer version wrote is neither lost nor a crash."""
+"""The status builder writes only declared fields, and keeps what a newer version wrote."""
 
 from typing import Any
 

@@ -38,13 +38,15 @@ class Estimate(Model):
     total_parameters: int = Field(description="Parameters of base and adapter.", ge=0)
     gpu_memory_bytes: int | None = Field(
         None,
-        description="GPU memory that the job needs at its highest moment. Unset for a job without a GPU, or if the architecture is not known.",
+        description="GPU memory that the job needs at its highest moment. Unset for a job without a GPU, or if the "
+        "architecture is not known.",
         ge=0,
     )
     total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
     comparison_gpu_memory_bytes: int | None = Field(
         None,
-        description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job whose GPU has less is finished all the same.",
+        description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job "
+        "whose GPU has less is finished all the same.",
         ge=0,
     )
 
@@ -57,6 +59,7 @@ class Adjustment(Model):
     after: str = Field(description="Its value in the attempt.")
 
     def __str__(self) -> str:
+        """Describe the change for people."""
         return f"{self.field} {self.before} → {self.after}"
 
 
@@ -88,7 +91,10 @@ class CheckpointStatus(Model):
 
 
 class EvaluationStatus(Model):
-    """Held-out loss of base and adapter on the same rows: for sft the mean negative log-likelihood per token, in nats, else the objective's own loss."""
+    """Losses of base and adapter on the same held-out rows.
+
+    For objective sft a loss is the mean negative log-likelihood per token, in nats; else the objective's own loss.
+    """
 
     base_loss: float = Field(description="Loss of the base model.")
     loss: float = Field(description="Loss of the finished adapter.")
@@ -117,7 +123,8 @@ class ReportStatus(Model):
     """The report of the run that made the adapter, or of the newest attempt that failed."""
 
     uri: str = Field(
-        description="Address of report.html, which any browser shows: beside the adapter, whose manifest names it, or below failed/."
+        description="Address of report.html, which any browser shows: beside the adapter, whose manifest names it, or "
+        "below failed/."
     )
 
 

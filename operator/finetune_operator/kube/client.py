@@ -20,7 +20,10 @@ APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class Kube:
-    """The Kubernetes API as the operator uses it; every method raises ``KubeError`` for a call that failed."""
+    """The Kubernetes API as the operator uses it.
+
+    Every method raises ``KubeError`` for a call that failed.
+    """
 
     def __init__(self, configuration: Configuration, on_call: Callable[[str, str, float], None]) -> None:
         """Connect; ``on_call(verb, plural, seconds)`` is called after each call."""
@@ -96,7 +99,10 @@ class Kube:
             return None
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None = None) -> bool:
-        """Delete an object and, in the background, what it owns; return False if it is not there (with this uid)."""
+        """Delete an object and, in the background, what it owns.
+
+        Returns False if the object, or the one with this uid, is not there.
+        """
         body: Object = {"propagationPolicy": "Background"}
         if uid is not None:
             body["preconditions"] = {"uid": uid}

@@ -14,7 +14,10 @@ class NoClusterError(Exception):
 
 
 async def load_configuration(kubeconfig: Path | None) -> Configuration:
-    """Load the client's configuration; in a pod its token is read again every minute. Raises ``NoClusterError``."""
+    """Load the client's configuration. Raises ``NoClusterError``.
+
+    In a pod the client reads the service account's token again every minute.
+    """
     loaded = Configuration()
     try:
         await _load(loaded, kubeconfig)

@@ -26,7 +26,7 @@ class AlreadyExistsError(KubeError):
 
 
 class ConflictError(KubeError):
-    """409: the object changed since it was read, or another field manager owns a field of a server-side apply.
+    """409: the object changed since it was read, or somebody else owns a field that is applied.
 
     ``causes`` then has the path of each such ``field``, and its owner in the ``message``.
     """

@@ -1,4 +1,4 @@
-"""The kinds that the operator uses, their paths in the API, and the labels and annotations of our objects."""
+"""The kinds that the operator uses, and the labels and annotations of our objects."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ REVISION_ANNOTATION = f"{GROUP}/model-revision"
 DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
 """On ConfigMaps and pods of a serving group: name of the inference Deployment."""
 SERVING_GROUP = "ServingGroup"
-"""Kind in the key of a serving group, which is all AdapterDeployments of one Deployment; its name is the Deployment's."""
+"""Kind in the key of a serving group: all AdapterDeployments of the Deployment that the key names."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Read from the arguments of a vLLM container whether it serves LoRA adapters. Pure; what they do not tell stays unknown."""
+"""Read from the arguments of a vLLM container whether it serves LoRA adapters. Pure.
+
+What the arguments do not tell is unknown.
+"""
 
 import shlex
 from collections.abc import Sequence

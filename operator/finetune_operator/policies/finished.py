@@ -1,4 +1,7 @@
-"""Decide whether a FineTuneJob has finished. Nothing is done for a finished one, whatever happens to its children."""
+"""Decide whether a FineTuneJob has finished.
+
+Nothing is done for a finished one, whatever happens to its children.
+"""
 
 from finetune_api.conditions import ConditionType
 from finetune_operator.conditions import find

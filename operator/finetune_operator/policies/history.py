@@ -1,4 +1,7 @@
-"""Choose the attempts that stay in status: enough to decide on the next one and to explain the last ones."""
+"""Choose the attempts that stay in status.
+
+They must be enough to decide on the next one, and to explain the last ones.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Decide which pods may move to a new version now. Pure: the pods as they reported last go in, the next step comes out."""
+"""Decide which pods may move to a new version now. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ def roll_out(
 ) -> Rollout:
     """Compute the next step from an older version to a new one.
 
-    At least one pod stays in the Service, if there is more than one. A refusal stops the roll-out: no further pod moves.
+    At least one of several pods stays in the Service. A refusal stops the roll-out: no further pod moves.
 
     Args:
         pods: All pods of the Deployment.
-        assigned: Pods that earlier steps assigned, None for all. None of them is called back.
+        assigned: Pods that earlier steps assigned; None for all. They stay assigned.
         max_unavailable: How many pods may be out of the Service at once.
         unavailable: Pods that the roll-outs of other adapters have taken out of the Service.
     """

@@ -1,5 +1,5 @@
-"""One pass over one key: gather what is there, plan what to change (pure), apply the difference and write the status.
+"""One pass over one key: gather, plan (pure), apply, and write the status.
 
-``finetunejob`` and ``adapterdeployment`` have the same files; the modules beside them are shared. Nothing here knows kopf
-or HTTP.
+``finetunejob`` and ``adapterdeployment`` have the same files, and share the modules of this package. It knows neither
+kopf nor the HTTP server.
 """

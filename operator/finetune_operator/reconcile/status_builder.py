@@ -1,4 +1,6 @@
-"""Build the status of one object from the models that the CRD is generated from, so that no other field can be written.
+"""Build the status of one object from the models that the CRD is generated from.
+
+No other field can be written.
 
 Reading is lenient: what a newer version wrote and this one does not understand is left out, and stays in the object.
 """
@@ -65,7 +67,10 @@ def read_status(model: type[StatusT], status: Object) -> StatusT:
 
 
 def _find_unreadable(kind: str, path: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return the path of the value to leave out; where a required field is missing, this is the whole object."""
+    """Return the path of the value to leave out.
+
+    Where a required field is missing, this is the whole object.
+    """
     return path[:-1] if kind == "missing" else path
 
 

@@ -17,7 +17,9 @@ def differs(resource: Object, status: Object) -> bool:
 async def write_status(
     kind: Kind, resource: Object, status: Object, events: Iterable[EventRecord], context: Context
 ) -> Object | None:
-    """Write a status that differs, then the events; return the resource as written, or None if nothing was.
+    """Write a status that differs, then the events; return the resource as it was written.
+
+    Returns None if nothing was written.
 
     Raises ``ConflictError`` if the resource changed since it was read: the cache then has the newest state.
     """

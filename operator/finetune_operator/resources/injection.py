@@ -1,4 +1,4 @@
-"""Build what is applied to an inference Deployment: the agent as a native sidecar, volumes, one variable of the engine.
+"""Build what is applied to an inference Deployment: the agent and its volumes.
 
 Pure: the Deployment in, the body of the server-side apply out. The body has only fields of ours; ``replicas``, the
 engine's image and arguments, and all else stay the user's. It does not depend on an adapter's version, so that a new
@@ -30,7 +30,7 @@ _TRUE = ("1", "true")
 
 @dataclass(frozen=True)
 class AgentParameters:
-    """The parameters of the agent: the engine's container, the Secrets to mount, and the operator's settings."""
+    """The parameters of the agent in one Deployment."""
 
     container: str
     secrets: tuple[str, ...]
@@ -93,7 +93,10 @@ def is_applied(deployment: dict[str, Any], body: dict[str, Any]) -> bool:
 
 
 def covers(live: Any, desired: Any) -> bool:
-    """Return whether ``live`` contains ``desired``; ``live`` may have more fields and items, such as defaults."""
+    """Return whether ``live`` contains ``desired``.
+
+    ``live`` may have more fields and items, for example defaults.
+    """
     if isinstance(desired, dict):
         return isinstance(live, dict) and all(
             name in live and covers(live[name], value) for name, value in desired.items()
@@ -110,7 +113,9 @@ def find_container(deployment: dict[str, Any], name: str) -> dict[str, Any] | No
 
 
 def _user_allows_loading(deployment: dict[str, Any], container: str) -> bool:
-    """Return whether another manager has set the variable to true, or to a value that only the pod will know.
+    """Return whether another manager allows the loading of adapters, or may allow it.
+
+    It does if it sets the variable to true, or to a value that only the pod will know.
 
     Otherwise we set it ourselves. A manager that has set it to false then appears as a conflict, with its name.
     """
@@ -184,5 +189,8 @@ def _build_volumes(deployment: str, secrets: Sequence[str]) -> list[dict[str, An
 
 
 def secret_volume_name(name: str) -> str:
-    """Return the volume name of a Secret: it depends on no other Secret, so that one more changes no other volume."""
+    """Return the volume name of a Secret.
+
+    It depends on no other Secret, so that one more Secret changes no other volume.
+    """
     return f"finetune-secret-{hashlib.sha256(name.encode()).hexdigest()[:10]}"

@@ -1,4 +1,7 @@
-"""Build the volumes of a FineTuneJob's pods: scratch space, the token, and the Secrets, ConfigMaps and claims of its spec."""
+"""Build the volumes of a FineTuneJob's pods.
+
+They are scratch space, the token, and the Secrets, ConfigMaps and claims that the spec names.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +18,7 @@ Volumes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
 def build_volumes(spec: FineTuneJobSpec) -> Volumes:
-    """Build the volumes of preflight and trainer: below ``/etc/finetune``, ``/tmp`` and the token's directory."""
+    """Build the volumes of preflight and trainer, and their mounts."""
     pairs = [*_build_secret_volumes(_list_secrets(spec)), *_build_source_volumes(spec)]
     return (
         [{"name": "tmp", "emptyDir": {}}, token_volume(), *(volume for volume, _ in pairs)],
@@ -24,7 +27,10 @@ def build_volumes(spec: FineTuneJobSpec) -> Volumes:
 
 
 def build_shared_memory(spec: FineTuneJobSpec) -> Volumes:
-    """Build ``/dev/shm`` for several processes: NCCL exchanges gradients there, and the default has only 64 MiB."""
+    """Build ``/dev/shm`` for several processes.
+
+    NCCL exchanges gradients there, and the default has only 64 MiB.
+    """
     if spec.resources.processes == 1:
         return [], []
     return (
@@ -34,7 +40,10 @@ def build_shared_memory(spec: FineTuneJobSpec) -> Volumes:
 
 
 def _build_secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Build a volume and its mount for each Secret. It is optional: the preflight then names a missing Secret."""
+    """Build a volume and its mount for each Secret.
+
+    The volume is optional, so that the preflight can name a Secret that is missing.
+    """
     return [
         (
             {"name": f"secret-{number}", "secret": {"secretName": name, "optional": True}},

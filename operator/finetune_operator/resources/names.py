@@ -1,4 +1,4 @@
-"""Deterministic names of children: a job and an attempt always give the same name, so that nothing is created twice."""
+"""Deterministic names of children, so that nothing is created twice."""
 
 import hashlib
 
@@ -8,7 +8,10 @@ MAX_LENGTH = 63
 
 
 def job_name(parent: str, role: str, attempt: int) -> str:
-    """Return ``<job>-preflight`` (repeated: ``-preflight-2``) or ``<job>-train-<attempt>``, at most 63 characters."""
+    """Return the name of a Job: ``<job>-preflight`` or ``<job>-train-<attempt>``.
+
+    A repeated preflight is ``<job>-preflight-2`` and so on. A name has at most 63 characters.
+    """
     if role == TRAINER:
         return fit(parent, f"train-{attempt}")
     return fit(parent, PREFLIGHT if attempt == 1 else f"{PREFLIGHT}-{attempt}")

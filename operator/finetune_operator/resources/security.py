@@ -23,7 +23,10 @@ def container_security_context() -> dict[str, Any]:
 
 
 def pod_security_context() -> dict[str, Any]:
-    """Build the context of a pod of ours; ``fsGroup`` lets its user read projected files and write volumes."""
+    """Build the security context of a pod of ours.
+
+    ``fsGroup`` lets its user read projected files and write volumes.
+    """
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,

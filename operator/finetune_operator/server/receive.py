@@ -25,7 +25,10 @@ class Rejected(Exception):  # noqa: N818 -- an answer to the caller, not a failu
 
 
 async def receive_progress(pod_id: PodId, report: Lenient, context: Context) -> None:
-    """Keep a trainer's progress and enqueue its FineTuneJob. Raises ``Rejected`` for any other pod, ``KubeError``."""
+    """Keep a trainer's progress and enqueue its FineTuneJob.
+
+    Raises ``Rejected`` for a pod that is no trainer, and ``KubeError``.
+    """
     assert isinstance(report, ProgressReport)  # noqa: S101 -- the server parsed it as that
     pod = await _find_pod(pod_id, context)
     key = find_trained_job(pod, context)
@@ -44,7 +47,10 @@ async def receive_agent(pod_id: PodId, report: Lenient, context: Context) -> Non
 
 
 def find_trained_job(pod: Object, context: Context) -> Key | None:
-    """Find the FineTuneJob whose trainer Job controls the pod. Anybody may write labels, so the owner counts."""
+    """Find the FineTuneJob whose trainer Job controls the pod.
+
+    Anybody may write labels, so the owner decides.
+    """
     labels = pod["metadata"].get("labels", {})
     if labels.get(ROLE_LABEL) != TRAINER:
         return None
@@ -56,7 +62,10 @@ def find_trained_job(pod: Object, context: Context) -> Key | None:
 
 
 async def _find_pod(pod_id: PodId, context: Context) -> Object:
-    """Find the pod in the cache or, if its watch event has not come yet, at the API server. Raises ``Rejected``."""
+    """Find the pod in the cache or at the API server. Raises ``Rejected``.
+
+    The watch event of a new pod may come after its first report.
+    """
     namespace, name, uid = pod_id
     pod = context.cache.get(POD, namespace, name)
     if pod is None or pod["metadata"]["uid"] != uid:

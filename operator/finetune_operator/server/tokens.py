@@ -1,4 +1,4 @@
-"""Find the pod that a token belongs to, by a TokenReview of the API server; remember it for a short time."""
+"""Find the pod that a token belongs to, by a TokenReview of the API server."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,6 @@
-"""One pass over a serving group, which is all AdapterDeployments of one inference Deployment: gather, plan, apply.
+"""One pass over a serving group: gather, plan, apply.
+
+A serving group is all AdapterDeployments of one inference Deployment.
 
 ``model`` has the values that pass between the steps, ``status`` the words that a person reads; ``resolve`` and
 ``rollout`` are the two stages of the plan. It knows no batch/v1 Job and no trainer.

@@ -1,4 +1,4 @@
-"""Apply the plan for a serving group: the ConfigMap, the injection, the pods' annotations, then each status."""
+"""Apply the plan for a serving group, then write each status."""
 
 from datetime import datetime
 
@@ -29,7 +29,7 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
 
 
 async def _inject(observed: Observed, plan: Plan, context: Context) -> Obstacle | None:
-    """Put the agent into the Deployment; return why not, if the API server or the owner of a field is against it."""
+    """Put the agent into the Deployment; return what stands against it, if anything does."""
     if observed.deployment is None or plan.injection is None or is_applied(observed.deployment, plan.injection):
         return None
     try:
@@ -53,7 +53,10 @@ def _describe_conflict(deployment: str, error: ConflictError) -> str:
 
 
 async def _annotate_pods(observed: Observed, plan: Plan, context: Context) -> None:
-    """Annotate the pods with the state's digest: the kubelet then brings the new ConfigMap into them at once."""
+    """Annotate the pods with the digest of the desired state.
+
+    The kubelet then brings the new ConfigMap into the pods at once.
+    """
     if plan.config_map is None:
         return
     digest = compute_state_digest(plan.config_map)

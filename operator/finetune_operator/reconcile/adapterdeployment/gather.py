@@ -1,4 +1,4 @@
-"""Gather what a pass over a serving group needs: from the cache, and the Deployment from the API server."""
+"""Gather what a pass over a serving group needs."""
 
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (

@@ -1,4 +1,7 @@
-"""The values that pass from gather to plan to apply of a serving group: plain data, so that the plan is a pure function."""
+"""The values that pass from gather to plan to apply of a serving group.
+
+They are plain data, so that the plan is a pure function.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,7 +82,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """The changes to make, in this order; ``remove`` takes everything of ours out of the Deployment instead."""
+    """The changes to make, in this order.
+
+    ``remove`` takes everything of ours out of the Deployment instead.
+    """
 
     members: tuple[Member, ...] = ()
     state: DesiredState | None = None

@@ -1,4 +1,6 @@
-"""Plan a pass over a serving group: the agents' desired state and the injection, or their removal. Pure.
+"""Plan a pass over a serving group. Pure.
+
+The plan is the agents' desired state and the injection, or their removal.
 
 One ConfigMap and one injection serve all AdapterDeployments of a Deployment, so they are planned together. One that
 cannot be rolled out leaves what its pods serve as it is, and never holds up another.

@@ -1,4 +1,7 @@
-"""Resolve the adapter of an AdapterDeployment, and check that its target can serve it, before any pod is touched. Pure."""
+"""Resolve the adapter of an AdapterDeployment, and check that its target can serve it. Pure.
+
+Both happen before any pod is touched.
+"""
 
 from collections.abc import Mapping
 
@@ -76,7 +79,10 @@ def resolve(
 
 
 def check_target(adapter: AdapterStatus | None, target: ServingTarget, deployment: str) -> Obstacle | None:
-    """Check that the engine can serve the adapter, as far as its arguments and the FineTuneJob's status tell."""
+    """Check that the engine can serve the adapter.
+
+    The engine's arguments and the FineTuneJob's status may leave something unknown; that is not checked.
+    """
     if target.engine.lora is False:
         return Obstacle(
             Reason.LORA_DISABLED,
@@ -89,8 +95,8 @@ def check_target(adapter: AdapterStatus | None, target: ServingTarget, deploymen
         engines = ", ".join(adapter.servable_by) or "no engine"
         return Obstacle(
             Reason.ADAPTER_UNSUPPORTED,
-            f"vLLM cannot serve this adapter (method {adapter.peft_type}; it can be served by {engines}): train it with "
-            "lora or qlora",
+            f"vLLM cannot serve this adapter (method {adapter.peft_type}; it can be served by {engines}): "
+            "train it with lora or qlora",
         )
     maximum = target.engine.max_lora_rank
     if maximum is not None and adapter.rank is not None and adapter.rank > maximum:

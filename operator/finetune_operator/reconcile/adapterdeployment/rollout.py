@@ -1,4 +1,4 @@
-"""Plan the roll-out of one member of a serving group: which pods are told to serve which version. Pure."""
+"""Plan which pods are told to serve which version of one member of a serving group. Pure."""
 
 from dataclasses import replace
 
@@ -58,7 +58,10 @@ def count_replicas(deployment: Object) -> int:
 
 
 def has_rolled_out(deployment: Object, pods: int) -> bool:
-    """Return whether all pods of the Deployment are of its newest template, and ``pods`` is how many there are."""
+    """Return whether all pods of the Deployment are of its newest template.
+
+    ``pods`` is how many there are.
+    """
     status = deployment.get("status") or {}
     return (
         int(status.get("observedGeneration", 0)) >= int(deployment["metadata"].get("generation", 0))

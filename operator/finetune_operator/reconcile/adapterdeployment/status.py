@@ -1,4 +1,4 @@
-"""The status of an AdapterDeployment after a plan was applied: its fields, conditions and events. Pure."""
+"""The status of an AdapterDeployment after a plan was applied. Pure."""
 
 from datetime import datetime
 
@@ -24,7 +24,10 @@ from finetune_operator.reconcile.status_builder import StatusBuilder
 
 
 def build_updates(observed: Observed, plan: Plan, injection: Obstacle | None, now: datetime) -> list[StatusUpdate]:
-    """Build the new status of each member; ``injection`` says why the agent is not in the Deployment, if it is not."""
+    """Build the new status of each member.
+
+    ``injection`` says why the agent is not in the Deployment, if it is not.
+    """
     return [_build_update(observed, plan, member, injection, now) for member in plan.members]
 
 

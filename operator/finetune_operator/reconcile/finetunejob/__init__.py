@@ -1,4 +1,6 @@
-"""One pass over a FineTuneJob: gather, plan, apply. It knows batch/v1 Jobs and pods, and never a serving group.
+"""One pass over a FineTuneJob: gather, plan, apply.
+
+It knows batch/v1 Jobs and pods, and never a serving group.
 
 ``model`` has the values that pass between the steps, ``status`` the words that a person reads; ``preflight`` and
 ``attempts`` are the two stages of the plan.

@@ -43,7 +43,10 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
 
 
 async def _create(batch_job: Object, owner: str, context: Context) -> bool:
-    """Create a Job. Return False if an earlier pass created it and its status write was lost: the next pass goes on."""
+    """Create a Job; return whether it is new.
+
+    It is there already if the status write of the pass that created it was lost. The next pass goes on from it.
+    """
     try:
         context.cache.put(JOB, await context.kube.create(JOB, batch_job))
     except InvalidError as error:

@@ -1,4 +1,7 @@
-"""Plan the attempts: one trainer Job at a time, the next one by the class of what ended the last. Pure."""
+"""Plan the attempts: one trainer Job at a time. Pure.
+
+The reason that ended an attempt decides what follows it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ PULL_CHECK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class AttemptContext:
-    """What follows the finished attempts: budgets and the out-of-memory ladder, computed once and handed on.
+    """What follows the finished attempts: computed once for them, and handed on.
 
     ``decision`` is None before the first attempt. ``job`` is the FineTuneJob as the next attempt trains it, with
     ``adjustments`` as its difference from the spec.
@@ -75,7 +78,10 @@ class AttemptContext:
 
 
 def plan_attempts(context: PlanContext, revision: str | None, status: JobStatusBuilder) -> Plan:
-    """Plan the attempts after the preflight; ``revision`` is the model's commit, if the preflight passed just now."""
+    """Plan the attempts after the preflight.
+
+    ``revision`` is the model's commit, if the preflight passed in this pass.
+    """
     batch_jobs = context.observed.batch_jobs_of(TRAINER)
     attempts = status.read().attempts
     current = attempts[-1] if attempts and attempts[-1].finished_at is None else None
@@ -112,7 +118,10 @@ def plan_attempts(context: PlanContext, revision: str | None, status: JobStatusB
 
 
 def _begin_attempt(following: AttemptContext, batch_job: Object | None, context: PlanContext) -> Attempt:
-    """Make a new attempt. If its Job exists (the status write was lost), it began when the Job was created."""
+    """Make a new attempt.
+
+    If its Job exists, because the status write was lost, the attempt began when the Job was created.
+    """
     started = batch_job["metadata"]["creationTimestamp"] if batch_job is not None else format_timestamp(context.now)
     return Attempt(
         number=following.number,

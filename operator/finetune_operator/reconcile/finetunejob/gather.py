@@ -1,4 +1,4 @@
-"""Gather what a pass over a FineTuneJob needs: from the cache, and from the API server where the cache may be behind."""
+"""Gather what a pass over a FineTuneJob needs."""
 
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
@@ -18,7 +18,7 @@ JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 
 
 async def gather(key: Key, context: Context) -> Observed | None:
-    """Gather the input of the plan; None if the FineTuneJob is deleted or being deleted. Raises ``KubeError``."""
+    """Gather the input of the plan; None if the FineTuneJob is deleted. Raises ``KubeError``."""
     _, namespace, name = key
     resource = context.cache.get(FINETUNE_JOB, namespace, name)
     if resource is None or resource["metadata"].get("deletionTimestamp"):
@@ -59,7 +59,10 @@ def _is_younger(pod: Object, resource: Object) -> bool:
 
 
 async def _look_up_missing_job(resource: Object, context: Context) -> None:
-    """Ask the API server for the Job of the running attempt, if the cache lacks it: the cache may be behind."""
+    """Ask the API server for the Job of the running attempt, if the cache lacks it.
+
+    The cache may be behind, and a Job that is gone ends its attempt.
+    """
     attempts = resource.get("status", {}).get("attempts", [])
     if not attempts or "finishedAt" in attempts[-1]:
         return

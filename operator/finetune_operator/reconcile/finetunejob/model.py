@@ -1,4 +1,7 @@
-"""The values that pass from gather to plan to apply of a FineTuneJob: plain data, so that the plan is a pure function."""
+"""The values that pass from gather to plan to apply of a FineTuneJob.
+
+They are plain data, so that the plan is a pure function.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

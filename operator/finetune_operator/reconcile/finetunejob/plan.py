@@ -1,4 +1,4 @@
-"""Plan a pass over a FineTuneJob: from what was observed, and the time, to what is to be changed. Pure."""
+"""Plan a pass over a FineTuneJob. Pure."""
 
 from datetime import datetime
 
@@ -52,7 +52,10 @@ def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
 
 
 def plan_refused(observed: Observed, now: datetime, message: str) -> Plan:
-    """Plan the end of a FineTuneJob whose Job the API server refuses, for example for a label that is not valid."""
+    """Plan the end of a FineTuneJob whose Job the API server refuses.
+
+    A label or a quantity of the spec is then not valid.
+    """
     status = StatusBuilder(FineTuneJobStatus, observed.resource, now)
     set_refused(status, message)
     return Plan(status.as_json(), events=tuple(status.events))

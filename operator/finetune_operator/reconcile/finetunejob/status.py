@@ -51,7 +51,10 @@ def set_blocked(status: JobStatusBuilder, message: str) -> None:
 
 
 def set_preflight_progress(status: JobStatusBuilder, outcome: Waiting | Running | None) -> None:
-    """Show that the preflight waits or runs; a pod that is merely starting is not worth a message of its own."""
+    """Show that the preflight waits or runs.
+
+    A pod that is merely starting gets no message of its own.
+    """
     reason, message = Reason.PREFLIGHT_RUNNING, PREFLIGHT_CHECKS
     if isinstance(outcome, Waiting) and outcome.reason is not Reason.PENDING:
         reason, message = outcome.reason, outcome.message
@@ -91,7 +94,10 @@ def set_attempts(status: JobStatusBuilder, attempts: Sequence[Attempt]) -> None:
 
 
 def set_starting(status: JobStatusBuilder, number: int, outcome: Waiting) -> None:
-    """Show that the pod of an attempt does not run yet; only one that cannot start changes the reason of Ready."""
+    """Show that the pod of an attempt does not run yet.
+
+    Only a pod that cannot start changes the reason of Ready.
+    """
     message = f"Attempt {number}: {outcome.message}"
     status.conditions.set(ConditionType.RUNNING, "False", outcome.reason, message)
     if outcome.reason is Reason.PENDING:

@@ -20,9 +20,9 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
-from tests.browser import Browser, NotInstalledError, chromium, running_browser
-from tests.trainer.jobs import AtStep, Workbench, alone, train
 from tests.trainer.test_report import HOSTILE, Text
+from tools.testing.browser import Browser, NotInstalledError, chromium, running_browser
+from tools.testing.trainer_jobs import AtStep, Workbench, alone, train
 
 DIVERGED = Failure(Reason.LOSS_DIVERGED, "at step 4 the loss was nan: lower it", "spec.training.learningRate")
 

@@ -11,8 +11,8 @@ from finetune_api.reasons import Reason
 from finetune_trainer.checkpoints import run_fingerprint, template_date
 from finetune_trainer.preflight import check
 from finetune_trainer.session import plan
-from tests.trainer.jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train, train_until
-from tests.trainer.tinymodel import TEMPLATE
+from tools.testing.tiny_model import TEMPLATE
+from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train, train_until
 
 
 def another(bench: Workbench, **spec: Any) -> dict[str, Any]:

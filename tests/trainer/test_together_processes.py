@@ -17,8 +17,8 @@ from finetune_trainer.distributed import process_group
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.process import Process
 from finetune_trainer.workers import Workers, _cause
-from tests.trainer.jobs import Workbench
-from tests.trainer.pods import Listener, Pod, listening
+from tools.testing.trainer_jobs import Workbench
+from tools.testing.trainer_pods import Listener, Pod, listening
 
 LONG = {"maxSteps": 2000, "perDeviceBatchSize": 2, "maxLength": 48, "learningRate": 1e-3}
 

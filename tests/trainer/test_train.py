@@ -17,7 +17,7 @@ from finetune_artifacts.errors import Purpose
 from finetune_trainer import attempt, recipe
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.session.progress import Reporter
-from tests.trainer.jobs import CHATS, AtCheckpoint, AtStep, Workbench, jsonl, train
+from tools.testing.trainer_jobs import CHATS, AtCheckpoint, AtStep, Workbench, jsonl, train
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])

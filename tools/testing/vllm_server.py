@@ -12,7 +12,7 @@ import httpx
 
 from devcluster.model import smollm2
 from devcluster.serving import PYTHON, engine_arguments, engine_variables, vllm_environment
-from tests.agent.harness import free_port, wait_for
+from tools.testing.waiting import free_port, wait_for
 
 START_SECONDS = 400
 

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import httpx
 import uvicorn
@@ -20,30 +19,11 @@ from finetune_api.manifest import AdapterManifest, Origin
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState, DesiredVersion
 from finetune_api.uris import S3Uri
 from finetune_artifacts.upload import put_manifest, upload_directory
-from tests.s3 import S3Server
+from tools.testing.s3_server import S3Server
+from tools.testing.waiting import free_port, wait_for
 
-T = TypeVar("T")
 POD = "web-1"
 SECRET = "s3-credentials"
-
-
-def free_port() -> int:
-    """A TCP port that is free now."""
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port: int = chosen.getsockname()[1]
-        return port
-
-
-def wait_for(look: Callable[[], T | None], seconds: float, what: str) -> T:
-    """What ``look`` gives, as soon as it gives something true; AssertionError when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.05)
 
 
 def publish(server: S3Server, bucket: str, name: str, directory: Path) -> DesiredVersion:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.messages import PROGRESS_PATH, ProgressReport, TrainerResult
-from tests.trainer.jobs import Workbench
+from tools.testing.trainer_jobs import Workbench
 
 
 @dataclass

@@ -15,7 +15,7 @@ from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
-from tests.s3 import S3Server, write_secret
+from tools.testing.s3_server import S3Server, write_secret
 
 ROWS = [
     {

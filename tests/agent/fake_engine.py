@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from finetune_api.manifest import GoldenSample, GoldenSamples
-from tests.agent.harness import free_port, wait_for
+from tools.testing.waiting import free_port, wait_for
 
 PROMPTS = [[1, 5, 9, 2, 7, 3], [4, 4, 8, 1, 6]]
 VOCABULARY = 50

@@ -131,8 +131,8 @@ def gate_failed() -> FakeCluster:
     result = {
         "kind": "TrainerResult",
         "reason": "GateFailed",
-        "message": "spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3: the adapter is not published, but "
-        "kept with its report in s3://adapters/ns/a/11111111/rejected",
+        "message": "spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3: the adapter is not published, "
+        "but kept with its report in s3://adapters/ns/a/11111111/rejected",
         "progress": PROGRESS,
         "evaluation": evaluation,
         "report": {"uri": "s3://adapters/ns/a/11111111/rejected/report.html"},

@@ -15,6 +15,7 @@ from finetune_api.finetunejob.status import (
     Estimate,
     EvaluationStatus,
     FineTuneJobStatus,
+    Phase,
     Progress,
     ReportStatus,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "Objective",
     "OutOfMemory",
     "Output",
+    "Phase",
     "PodTemplate",
     "Preference",
     "Progress",

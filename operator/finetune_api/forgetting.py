@@ -8,7 +8,7 @@ from finetune_api.base import Model
 from finetune_api.dataset import check_uri
 
 NO_HUB = (
-    "forgetting.uri must name a file with a text, and hf:// names a dataset: write s3://bucket/key, pvc://claim/path "
+    "a general text is a file, and hf:// names a dataset: write s3://bucket/key, pvc://claim/path "
     "or configmap://name/key"
 )
 

@@ -56,7 +56,7 @@ def select_modules(linear: Sequence[str], block: Targeted, method: str, model_ty
     if not chosen:
         raise TargetError(
             "modulesToSave",
-            "every module of targetModules is in modulesToSave, so that none gets an adapter: remove some of them "
+            "every module of targetModules is in modulesToSave, so that none is adapted: remove some of them "
             "from modulesToSave",
         )
     _check_patterns(chosen, block)

@@ -37,6 +37,7 @@ from finetune_api.combinations.objective import (
     SCORES,
 )
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
+from finetune_api.finetunejob.spec import IMMUTABLE
 from finetune_api.gate import NO_LIMIT
 from finetune_api.methods.adalora import RANKS_FALL
 from finetune_api.methods.lora import EVEN_RANK, PLAIN_LORA_ONLY
@@ -206,7 +207,7 @@ class Change:
 
 
 def _cannot(name: str) -> str:
-    return f"{name} cannot be changed: delete the FineTuneJob, or create one of another name"
+    return IMMUTABLE.format(name)
 
 
 CHANGES = [

@@ -101,7 +101,7 @@ def test_ia3_scales_what_peft_scales(name: str) -> None:
     ("block", "field", "message"),
     [
         (Lora(target_modules=["q_attn"]), "targetModules", "no linear module named q_attn; it has: down_proj, gate_proj, up_proj, k_proj, o_proj, q_proj, v_proj"),
-        (Lora(target_modules=r".*\.q_attn"), "targetModules", "matches the whole name of no linear module; names look like model.layers.0."),
+        (Lora(target_modules=r".*\.q_attn"), "targetModules", "matches the full name of no linear module. Full names look like model.layers.0."),
         (Lora(rank_pattern={"q_attn": 8}), "rankPattern", "'q_attn' matches none of the adapted modules"),
         (Lora(alpha_pattern={"(q": 8}), "alphaPattern", "is no regular expression"),
         (Lora(target_modules=["q_proj"], modules_to_save=["self_attn"]), "modulesToSave", "so that none is adapted"),

@@ -1,41 +1,41 @@
-"""What the arguments of a vLLM container tell about its LoRA support. Pure; what cannot be told stays open instead of being guessed."""
+"""Read from an engine's command line whether it can serve LoRA adapters. Pure; what cannot be told stays None."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-DEFAULT_MAX_LORA_RANK = 16
+from finetune_engines.base import Engine
+
 _SHELLS = ("sh", "bash", "ash", "dash")
-_OPEN_ENDED = ("--config",)
-"""Arguments behind which further arguments may hide."""
 
 
 @dataclass(frozen=True)
 class EngineArgs:
-    """``lora``: whether --enable-lora is given; ``max_lora_rank``: the engine's maximum. None: it cannot be told from here."""
+    """What the command line tells. ``lora``: LoRA is on; ``max_lora_rank``: the highest rank. None: it does not tell."""
 
     lora: bool | None
     max_lora_rank: int | None
 
 
-def read_engine_args(container: dict[str, Any]) -> EngineArgs:
-    """Read ``command`` and ``args`` of a container.
+def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
+    """Read ``command`` and ``args`` of the engine's container.
 
     An image's own entry point, a shell variable or a configuration file may add arguments that are not seen here: then an argument that is
     missing may be there all the same.
     """
     words = _words([*(container.get("command") or []), *(container.get("args") or [])])
+    names = _names(words)
     complete = (
-        ("--model" in _names(words) or "serve" in words)
+        not set(engine.start_words).isdisjoint([*words, *names])
         and not any("$" in word for word in words)
-        and not set(_OPEN_ENDED) & set(_names(words))
+        and set(engine.config_arguments).isdisjoint(names)
     )
-    given = "--enable-lora" in _names(words)
-    text = _value(words, "--max-lora-rank")
+    given = engine.lora_argument in names
+    text = _value(words, engine.max_rank_argument)
     rank = int(text) if text is not None and text.isdigit() else None
     if rank is None and text is None and complete and given:
-        rank = DEFAULT_MAX_LORA_RANK
+        rank = engine.default_max_rank
     return EngineArgs(lora=True if given else (False if complete else None), max_lora_rank=rank)
 
 
@@ -56,7 +56,7 @@ def _words(arguments: Sequence[str]) -> list[str]:
 
 
 def _names(words: Sequence[str]) -> list[str]:
-    """Names of the arguments. vLLM takes an underscore for a dash."""
+    """Return the names of the arguments; an underscore in a name is a dash, as Python's argument parsers take it."""
     return [_name(word) for word in words if word.startswith("--")]
 
 

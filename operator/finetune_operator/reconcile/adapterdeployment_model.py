@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from finetune_api.adapterdeployment import AdapterDeploymentSpec
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
+from finetune_engines.base import Engine
 from finetune_operator.kube.kinds import Object
 from finetune_operator.notes import Note
 from finetune_operator.policies.engine_args import EngineArgs
@@ -44,7 +45,8 @@ class Target:
     container: str
     port: int
     api_key_secret: str | None
-    engine: EngineArgs
+    engine: Engine
+    engine_args: EngineArgs
 
 
 @dataclass(frozen=True)

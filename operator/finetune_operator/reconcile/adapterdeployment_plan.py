@@ -45,11 +45,16 @@ def plan_group(group: Group, settings: Settings) -> GroupPlan:
     if group.deployment is None or lead is None or (not entries and not is_injected(group.deployment)):
         return GroupPlan(tuple(members), requeue_after=requeue)
     state = DesiredState(
-        port=lead.port, max_lora_rank=lead.engine.max_lora_rank, api_key_secret=lead.api_key_secret, adapters=entries
+        engine=lead.engine.name,
+        port=lead.port,
+        max_lora_rank=lead.engine_args.max_lora_rank,
+        api_key_secret=lead.api_key_secret,
+        adapters=entries,
     )
     secrets = {entry.secret for entry in entries} | {lead.api_key_secret}
     agent = AgentPlan(
         container=lead.container,
+        engine=lead.engine,
         secrets=tuple(sorted(secret for secret in secrets if secret is not None)),
         image=settings.operator_image,
         pull_policy=settings.image_pull_policy,

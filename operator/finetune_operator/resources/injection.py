@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_api import GROUP
 from finetune_api.messages import ADAPTERS_DIRECTORY, DESIRED_DIRECTORY, SECRETS_DIRECTORY
+from finetune_engines.base import Engine
 from finetune_operator.adapter_nudges import DEPLOYMENT_ANNOTATION
 from finetune_operator.kube.kinds import FIELD_MANAGER, ROLE_LABEL
 from finetune_operator.resources.names import fit
@@ -24,15 +25,14 @@ INJECTION_ANNOTATION = f"{GROUP}/injection"
 """On the Deployment: digest of what was applied to it."""
 ADAPTERS_VOLUME, DESIRED_VOLUME, SCRATCH_VOLUME = "finetune-adapters", "finetune-desired", "finetune-scratch"
 AGENT_PORT = 9480
-LORA_VARIABLE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
-_TRUE = ("1", "true")
 
 
 @dataclass(frozen=True)
 class AgentPlan:
-    """What the agent of a Deployment needs: the engine's container, the Secrets to mount, and the operator's settings."""
+    """What the agent of a Deployment needs: the engine and its container, the Secrets to mount, and the operator's settings."""
 
     container: str
+    engine: Engine
     secrets: tuple[str, ...]
     image: str
     pull_policy: str
@@ -52,8 +52,13 @@ def injection(deployment: dict[str, Any], plan: AgentPlan) -> dict[str, Any]:
         "name": plan.container,
         "volumeMounts": [{"name": ADAPTERS_VOLUME, "mountPath": ADAPTERS_DIRECTORY, "readOnly": True}],
     }
-    if not _user_allows_loading(deployment, plan.container):
-        engine["env"] = [{"name": LORA_VARIABLE, "value": "1"}]
+    variables = [
+        {"name": name, "value": values[0]}
+        for name, values in plan.engine.environment.items()
+        if not _user_sets(deployment, plan.container, name, values)
+    ]
+    if variables:
+        engine["env"] = variables
     template = {
         "metadata": {"labels": {ROLE_LABEL: AGENT_ROLE}, "annotations": {DEPLOYMENT_ANNOTATION: name}},
         "spec": {
@@ -109,19 +114,20 @@ def find_container(deployment: dict[str, Any], name: str) -> dict[str, Any] | No
     return next((container for container in containers if container["name"] == name), None)
 
 
-def _user_allows_loading(deployment: dict[str, Any], container: str) -> bool:
-    """Whether somebody else has set the variable already, to what we need or to what only the pod will know. Else it is ours to set: one that
-    forbids it comes back as a conflict with its owner's name.
+def _user_sets(deployment: dict[str, Any], container: str, variable: str, values: Sequence[str]) -> bool:
+    """Tell whether somebody else has set the variable to one of ``values``, or to what only the pod will know.
+
+    Otherwise we set it. If its owner has set another value, the API server answers with a conflict that names the owner.
     """
     path = [
         *(field("spec"), field("template"), field("spec"), field("containers"), item(name=container)),
-        *(field("env"), item(name=LORA_VARIABLE)),
+        *(field("env"), item(name=variable)),
     ]
     if not owners(deployment, path) - {FIELD_MANAGER}:
         return False
     engine = find_container(deployment, container) or {}
-    entry: dict[str, Any] = next((entry for entry in engine.get("env") or [] if entry["name"] == LORA_VARIABLE), {})
-    return "valueFrom" in entry or str(entry.get("value", "")).strip().lower() in _TRUE
+    entry: dict[str, Any] = next((entry for entry in engine.get("env") or [] if entry["name"] == variable), {})
+    return "valueFrom" in entry or str(entry.get("value", "")).strip().lower() in values
 
 
 def _identity(deployment: dict[str, Any]) -> dict[str, Any]:

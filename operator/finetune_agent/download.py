@@ -11,7 +11,7 @@ from finetune_api.uris import parse_s3_uri
 from finetune_artifacts.digests import digest_of_file
 from finetune_artifacts.download import download_adapter
 from finetune_artifacts.errors import Purpose
-from finetune_artifacts.store import open_store
+from finetune_artifacts.s3 import open_s3
 from finetune_engines.base import Engine
 
 
@@ -33,7 +33,7 @@ def download_version(
     if not is_complete(directory, version.digest):
         location = S3Location(endpoint=adapter.endpoint, region=adapter.region)
         secret = settings.secrets_directory / adapter.secret if adapter.secret else None
-        storage = open_store(location, secret, Purpose.ADAPTER, settings.download_patience_seconds)
+        storage = open_s3(location, secret, Purpose.ADAPTER, settings.download_patience_seconds)
         download_adapter(storage, parse_s3_uri(version.uri), version.digest, directory)
     return check_adapter(directory, engine, max_rank)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.trainer.world import World
 from finetune_api.messages import ProgressReport
-from finetune_trainer.progress import Reporter
+from finetune_trainer.session.progress import Reporter
 from tests.s3 import S3Server
 from tests.trainer.jobs import Workbench, train
 

@@ -67,7 +67,11 @@ class S3Storage(S3Connection):
     def read_range(self, uri: StorageUri, start: int, length: int) -> bytes:
         """Read at most ``length`` bytes of an object, from byte ``start``."""
         span = f"bytes={start}-{start + length - 1}"
-        return self.call(uri, lambda: self.client.get_object(Bucket=uri.root, Key=uri.key, Range=span)["Body"].read())
+
+        def read() -> bytes:
+            return self.client.get_object(Bucket=uri.root, Key=uri.key, Range=span)["Body"].read()
+
+        return self.call(uri, read)
 
     def put_file(self, uri: StorageUri, path: Path, sha256: str) -> None:
         """Upload a file, and check that it arrived."""

@@ -13,8 +13,8 @@ from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.uris import S3Uri, parse_s3_uri
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.download import download_adapter
-from finetune_artifacts.models import download_model
 from finetune_artifacts.errors import ArtifactError, Purpose
+from finetune_artifacts.models import download_model
 from finetune_artifacts.objects import read_object
 from finetune_artifacts.s3 import S3Storage, open_s3
 from finetune_cli.errors import CliError

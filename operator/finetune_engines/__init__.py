@@ -18,7 +18,7 @@ ENGINES: dict[EngineName, Engine] = {
 }
 
 
-def engines_that_serve(adapter_config: Mapping[str, Any]) -> list[EngineName]:
+def engines_that_serve(adapter_config: Mapping[str, Any]) -> list[str]:
     """Return the engines that can serve an adapter, told by its adapter_config.json."""
     return [name for name, engine in ENGINES.items() if not engine.find_unsupported(adapter_config)]
 

@@ -6,7 +6,8 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from types import SimpleNamespace
+from typing import cast, get_args
 
 import pytest
 
@@ -21,6 +22,8 @@ from finetune_engines import ENGINES, engines_that_serve
 from finetune_operator.reconcile.adapterdeployment_model import Obstacle
 from finetune_operator.reconcile.adapterdeployment_resolve import check, find_target
 from finetune_operator.resources.injection import AgentPlan, injection
+from finetune_trainer.report import serving
+from finetune_trainer.report.contents import Report
 from tests.adapterdeployment.worlds import NAME, adapter, deployment
 from tests.agent.double import write_adapter
 
@@ -133,3 +136,20 @@ def test_an_adapter_is_servable_by_each_engine_that_takes_it() -> None:
     assert engines_that_serve({"peft_type": "LORA"}) == ["vllm", "tiny"]
     assert engines_that_serve({"peft_type": "IA3"}) == ["tiny"]
     assert engines_that_serve({"peft_type": "LORA", "bias": "all"}) == []
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_trainers_report_has_a_command_for_each_engine() -> None:
+    facts = {
+        "peft_type": "LORA",
+        "objective": "sft",
+        "servable_by": ["tiny"],
+        "base_on_hub": True,
+        "base_model": "org/base",
+        "adapter_uri": "/out/adapter",
+        "name": "bot",
+        "rank": 4,
+    }
+    report = cast(Report, SimpleNamespace(**facts))
+    commands = serving.serving_commands(report)
+    assert commands == {"vLLM": None, "Tiny": "tiny-server org/base --adapters bot=/out/adapter"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.libraries import library_environment
+from finetune_trainer.runtime.libraries import library_environment
 from tests.s3 import S3Server, running_s3
 from tests.trainer.jobs import Workbench
 from tests.trainer.tinymodel import make_tiny_model

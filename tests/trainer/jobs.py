@@ -10,11 +10,11 @@ from finetune_api.manifest import AdapterManifest
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.uris import S3Uri
 from finetune_artifacts.objects import read_object
-from finetune_trainer.interruption import Interruption
-from finetune_trainer.progress import Reporter
-from finetune_trainer.run import Run
-from finetune_trainer.settings import Settings
-from finetune_trainer.train import attempt
+from finetune_trainer.attempt import attempt
+from finetune_trainer.runtime.interruption import Interruption
+from finetune_trainer.runtime.settings import Settings
+from finetune_trainer.session.progress import Reporter
+from finetune_trainer.session.run import Run
 from tests.s3 import S3Server, write_secret
 
 ROWS = [

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import Reason
-from finetune_trainer import train as attempts
-from finetune_trainer.process import Process, library_variables
-from finetune_trainer.settings import Settings
-from finetune_trainer.sources import Inputs
+from finetune_trainer import attempt
+from finetune_trainer.data.sources import Inputs
+from finetune_trainer.runtime.process import Process, library_variables
+from finetune_trainer.runtime.settings import Settings
 
 
 def follow_for_ever(pipe: Connection) -> None:
     """The life of the second process."""
-    from finetune_trainer import logs
+    from finetune_trainer.runtime import logs
     from finetune_trainer.workers import follow_along
 
     logs.configure(worker="the second")
@@ -36,7 +36,7 @@ class Second:
 
     def start(self, settings: Settings, inputs: Inputs, patience_seconds: float) -> None:
         """Have it follow along."""
-        others = settings.process.others_here()
+        others = settings.process.local_workers()
         assert len(others) < 2
         if others:
             self.pipe.send((settings, inputs, others[0], settings.scratch / "run" / "said.json", patience_seconds))
@@ -59,7 +59,7 @@ def forget() -> None:
     """Let this process be one by itself again."""
     from accelerate.state import AcceleratorState, PartialState
 
-    for name in library_variables(Process(number=2, here=2)):
+    for name in library_variables(Process(world_size=2, local_world_size=2)):
         os.environ.pop(name, None)
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
@@ -73,7 +73,7 @@ def second_process() -> Iterator[None]:
     process.start()
     Second.pipe = ours
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attempts, "Workers", Second)
+        patch.setattr(attempt, "Workers", Second)
         try:
             yield
         finally:

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from finetune_api.reasons import Reason
 from finetune_trainer.preflight import check
-from finetune_trainer.settings import Settings
+from finetune_trainer.runtime.settings import Settings
 from tests.trainer import hubserver
 from tests.trainer.hubserver import COMMIT, TOKEN, Hub, running_hub
 from tests.trainer.jobs import Workbench, train

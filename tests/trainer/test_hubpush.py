@@ -9,9 +9,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from finetune_api.reasons import Reason
-from finetune_trainer import publishing
 from finetune_trainer.preflight import check
-from finetune_trainer.settings import Settings
+from finetune_trainer.publish import publishing
+from finetune_trainer.runtime.settings import Settings
 from tests.trainer.hubserver import COMMIT, READ_TOKEN, TOKEN, Hub, running_hub
 from tests.trainer.jobs import Workbench, train
 

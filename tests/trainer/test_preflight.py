@@ -16,7 +16,7 @@ import zstandard
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.preflight import check
-from finetune_trainer.settings import Settings
+from finetune_trainer.runtime.settings import Settings
 from tests.s3 import write_secret
 from tests.trainer.jobs import CHATS, ROWS, Workbench, jsonl
 from tests.trainer.tinymodel import make_tiny_model

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from finetune_trainer.settings import Settings
+from finetune_trainer.runtime.settings import Settings
 from tests.trainer.jobs import Workbench, jsonl, train, train_until
 from tests.trainer.pair import second_process
 

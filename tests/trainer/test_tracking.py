@@ -13,7 +13,7 @@ import pytest
 
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.preflight import check
-from finetune_trainer.settings import Settings
+from finetune_trainer.runtime.settings import Settings
 from tests.trainer.jobs import Workbench, train, train_until
 from tests.trainer.mlflowserver import running_mlflow
 

@@ -18,7 +18,7 @@ from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of_file
 from finetune_cli.render import rendered_object
-from finetune_trainer.settings import Settings
+from finetune_trainer.runtime.settings import Settings
 from tests.cli.run import COMMAND, finetune
 from tests.trainer.jobs import Workbench, train
 

@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finetune_trainer.report import charts, comparison, serving
 from finetune_trainer.report.contents import Data, Failed, Report
-from finetune_trainer.report.origins import DEFAULT
+from finetune_trainer.runtime.effective_settings import DEFAULT
 
 FEW_ROWS = 20
 """Fewer held-out sequences than this say little."""
@@ -26,7 +26,7 @@ def render(report: Report) -> str:
         unit="nats per token" if report.objective == "sft" else f"of {report.objective}",
         forgetting=forgetting and charts.forgetting(report.history, forgetting.base_loss, forgetting.loss, steps),
         charts=charts.curves(report.history, (evaluation.base_loss, evaluation.loss), steps, report.objective),
-        vllm_command=serving.vllm_command(report),
+        serving_commands=serving.serving_commands(report),
         deployment=serving.deployment(report),
         load_snippet=serving.load_snippet(report),
         merge_snippet=serving.merge_snippet(report),

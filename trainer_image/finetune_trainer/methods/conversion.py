@@ -1,0 +1,175 @@
+"""Adapters that are a low-rank update under another name, written as the plain LoRA that inference engines serve: exactly, without a decomposition."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+
+from finetune_api.targets import suffixes
+from finetune_engines import highest_rank
+
+Factors = tuple[torch.Tensor, torch.Tensor]
+"""A of shape (rank, in) and B of shape (out, rank), in fp32 on the CPU: the update is B·A, with no further scale."""
+Initial = Mapping[str, Factors]
+"""The factors with which an adapter began that took its beginning out of the base, or out of the quantisation's error."""
+MAX_RANK = highest_rank()
+
+
+def factors(model: PeftModel, initial: Initial | None = None) -> dict[str, Factors] | None:
+    """The update of each adapted module; None for a method whose update is no low-rank matrix, or one of too high a rank.
+
+    ``initial``, for PiSSA, OLoRA and LoftQ: B·A − B₀·A₀, of twice the rank, on the base as it was before.
+    """
+    config: Any = model.peft_config["default"]
+    kind = config.peft_type.value
+    if kind not in _FACTORS or config.modules_to_save or getattr(config, "bias", "none") != "none":
+        return None
+    if kind == "LORA" and (config.use_dora or initial is None):
+        return None
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            plain = name.removeprefix("base_model.model.")
+            a, b = (part.detach().float().cpu() for part in _FACTORS[kind](module))
+            if initial is not None:
+                first_a, first_b = initial[plain]
+                a, b = torch.cat([a, first_a]), torch.cat([b, -first_b], dim=1)
+            found[plain] = (a, b)
+    if not found or max(len(a) for a, _ in found.values()) > MAX_RANK:
+        return None
+    return found
+
+
+def lora_factors(model: PeftModel) -> dict[str, Factors]:
+    """The update of each module of a LoRA as it is now."""
+    return {
+        name.removeprefix("base_model.model."): tuple(part.detach().float().cpu().clone() for part in _lora(module))  # type: ignore[misc]
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer)
+    }
+
+
+def save_factors(found: Mapping[str, Factors], path: Path) -> None:
+    """Keep factors in a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {
+            f"{name}/{half}": part.contiguous()
+            for name, pair in found.items()
+            for half, part in zip("AB", pair, strict=True)
+        },
+        path,
+    )
+
+
+def load_factors(path: Path) -> dict[str, Factors]:
+    """Read what ``save_factors`` wrote."""
+    tensors = load_file(path)
+    return {key[:-2]: (tensors[key], tensors[f"{key[:-2]}/B"]) for key in tensors if key.endswith("/A")}
+
+
+def write_lora(found: Mapping[str, Factors], linear: list[str], directory: Path) -> int:
+    """Write a plain LoRA that PEFT and vLLM load, and return its rank: that of the largest module, to which the others are filled up with zeros.
+
+    ``linear`` are the names of all linear layers: where the last parts of the names tell the adapted ones from the others, those are written.
+    """
+    rank = max(len(a) for a, _ in found.values())
+    tensors = {}
+    for name, (a, b) in found.items():
+        gap = rank - len(a)
+        # B·A = (B·s)·(A/s): both halves of like size are kinder to an engine that holds them in bf16
+        size = math.sqrt(float(b.norm()) / float(a.norm())) if a.norm() and b.norm() else 1.0
+        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.nn.functional.pad(
+            a * size, (0, 0, 0, gap)
+        ).contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.nn.functional.pad(b / size, (0, gap)).contiguous()
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    short = sorted(suffixes(found))
+    exact = {name for name in linear if name.rsplit(".", 1)[-1] in short} == set(found)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=rank,
+        target_modules=short if exact else sorted(found),
+        inference_mode=True,
+    )
+    config.save_pretrained(str(directory))
+    return rank
+
+
+def set_base(directory: Path, base: str, revision: str | None) -> None:
+    """Name the base as the user knows it, not by the local path that it was loaded from; and list modules in one order always."""
+    path = directory / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": base, "revision": revision}
+    if config.get("tokenizer_name_or_path"):
+        config["tokenizer_name_or_path"] = base
+    for name in ("target_modules", "feedforward_modules"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _lora(module: Any) -> Factors:
+    return module.lora_A["default"].weight, module.lora_B["default"].weight * module.scaling["default"]
+
+
+def _adalora(module: Any) -> Factors:
+    e = module.lora_E["default"]
+    left = (e != 0).flatten()
+    scale = module.scaling["default"] / (module.ranknum["default"] + 1e-5)
+    if not left.any():
+        left[0] = True  # a module that lost all its ranks: its update is zero
+    return (module.lora_A["default"] * e * scale)[left], module.lora_B["default"][:, left]
+
+
+def _vera(module: Any) -> Factors:
+    a = module.vera_A["default"][:, : module.in_features].to(module.vera_lambda_d["default"].device)
+    b = module.vera_B["default"][: module.out_features].to(a.device)
+    return module.vera_lambda_d["default"][:, None] * a, module.vera_lambda_b["default"][:, None] * b
+
+
+def _miss(module: Any) -> Factors:
+    block = module.miss_block["default"]
+    repeats = -(-module.in_features // len(block))
+    eye = torch.eye(len(block), device=block.device, dtype=block.dtype)
+    return eye.repeat(1, repeats)[:, : module.in_features], block.T
+
+
+def _loha(module: Any) -> Factors:
+    w1a, w1b, w2a, w2b = (getattr(module, f"hada_{part}")["default"] for part in ("w1_a", "w1_b", "w2_a", "w2_b"))
+    b = torch.einsum("or,os->ors", w1a, w2a).flatten(1) * module.scaling["default"]
+    return torch.einsum("ri,si->rsi", w1b, w2b).flatten(0, 1), b
+
+
+def _lokr(module: Any) -> Factors:
+    left_a, left_b = _lokr_half(module, "lokr_w1")
+    right_a, right_b = _lokr_half(module, "lokr_w2")
+    return torch.kron(left_a, right_a), torch.kron(left_b, right_b) * module.scaling["default"]
+
+
+def _lokr_half(module: Any, name: str) -> Factors:
+    """One of the two factors of the Kronecker product as B·A; a whole one with the identity on its shorter side."""
+    if "default" not in getattr(module, name):
+        return getattr(module, f"{name}_b")["default"], getattr(module, f"{name}_a")["default"]
+    whole = getattr(module, name)["default"]
+    rows, columns = whole.shape
+    eye = torch.eye(min(rows, columns), device=whole.device, dtype=whole.dtype)
+    return (whole, eye) if rows <= columns else (eye, whole)
+
+
+_FACTORS: dict[str, Callable[[Any], Factors]] = {
+    "LORA": _lora,
+    "ADALORA": _adalora,
+    "VERA": _vera,
+    "MISS": _miss,
+    "LOHA": _loha,
+    "LOKR": _lokr,
+}

@@ -8,7 +8,7 @@ import pytest
 from finetune_agent.compatibility import IncompatibleError, check_adapter, find_tensor_problems
 from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
-from tests.agent.double import write_adapter
+from tests.agent.fake_engine import write_adapter
 
 VLLM = ENGINES["vllm"]
 

@@ -13,7 +13,7 @@ from finetune_artifacts.digests import digest_of
 from finetune_artifacts.directory import DirectoryStorage
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.storage import Storage
-from tests.s3 import S3Server, running_s3
+from tools.testing.s3_server import S3Server, running_s3
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from finetune_api.engines import EngineName
 from finetune_api.finetunejob import AdapterStatus
 from finetune_api.messages import DesiredState
 from finetune_engines import ENGINES, engines_that_serve
-from finetune_operator.reconcile.adapterdeployment_model import Obstacle
-from finetune_operator.reconcile.adapterdeployment_resolve import check, find_target
-from finetune_operator.resources.injection import AgentPlan, injection
+from finetune_operator.reconcile.adapterdeployment.model import Obstacle
+from finetune_operator.reconcile.adapterdeployment.resolve import check_target, find_target
+from finetune_operator.resources.injection import AgentParameters, build_injection
 from finetune_trainer.report import serving
 from finetune_trainer.report.contents import Report
-from tests.adapterdeployment.worlds import NAME, adapter, deployment
-from tests.agent.double import write_adapter
+from tests.adapterdeployment.groups import NAME, adapter, deployment
+from tests.agent.fake_engine import write_adapter
 
 
 class TinyDriver:
@@ -87,8 +87,8 @@ def test_the_operator_reads_the_engines_arguments_and_sets_its_variables() -> No
     _, target = read_target(["tiny-server", "--adapters"])
     assert not isinstance(target, Obstacle)
     assert (target.engine_args.lora, target.engine_args.max_lora_rank) == (True, 2)  # type: ignore[attr-defined]
-    plan = AgentPlan("vllm", TINY, (), "image", "Always", "")
-    (container,) = injection(deployment(), plan)["spec"]["template"]["spec"]["containers"]
+    plan = AgentParameters("vllm", TINY, (), "image", "Always", "")
+    (container,) = build_injection(deployment(), plan)["spec"]["template"]["spec"]["containers"]
     assert container["env"] == [{"name": "TINY_RELOAD", "value": "yes"}]
 
 
@@ -114,7 +114,7 @@ def test_the_operators_messages_name_the_engine(
         rank=rank,
         servable_by=servable_by,
     )
-    obstacle = check(status, target, NAME)  # type: ignore[arg-type]
+    obstacle = check_target(status, target, NAME)  # type: ignore[arg-type]
     assert obstacle is not None
     assert message in obstacle.message
 

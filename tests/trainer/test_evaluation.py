@@ -16,7 +16,7 @@ from finetune_trainer.checkpoints.best_weights import EvaluationHistory, after
 from finetune_trainer.data import forgetting_text
 from finetune_trainer.evaluation import forgetting, gate
 from finetune_trainer.preflight import check
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 MEASURED = EvaluationStatus(
     base_loss=4.0, loss=3.0, improvement_percent=25.0, rows=20, base_perplexity=54.59815, perplexity=20.08554

@@ -23,8 +23,8 @@ from finetune_trainer.report.render import render
 from finetune_trainer.runtime.effective_settings import Setting, settings_in_force
 from finetune_trainer.session.run import ParameterCounts
 from tests.api.objects import FINETUNE_JOB
-from tests.browser import Browser, NotInstalledError, chromium, running_browser
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.browser import Browser, NotInstalledError, chromium, running_browser
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 HOSTILE = "<script>document.title = 'taken'</script> \"'`` ``` & {{ 7 * 7 }} | *x* \n# no heading\n---\n" + "x" * 400
 TRAINING = {

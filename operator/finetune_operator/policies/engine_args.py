@@ -1,4 +1,7 @@
-"""Read from an engine's command line whether it can serve LoRA adapters. Pure; what cannot be told stays None."""
+"""Read from an engine's command line whether it serves LoRA adapters. Pure.
+
+What the arguments do not tell is unknown.
+"""
 
 import shlex
 from collections.abc import Sequence
@@ -12,7 +15,7 @@ _SHELLS = ("sh", "bash", "ash", "dash")
 
 @dataclass(frozen=True)
 class EngineArgs:
-    """What the command line tells. ``lora``: LoRA is on; ``max_lora_rank``: the highest rank. None: it does not tell."""
+    """``lora``: LoRA is turned on; ``max_lora_rank``: the engine's maximum. None: unknown."""
 
     lora: bool | None
     max_lora_rank: int | None
@@ -21,26 +24,26 @@ class EngineArgs:
 def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
     """Read ``command`` and ``args`` of the engine's container.
 
-    An image's own entry point, a shell variable or a configuration file may add arguments that are not seen here: then an argument that is
-    missing may be there all the same.
+    The image's entry point, a shell variable or a configuration file may add arguments that are not visible here. Then
+    an argument that is missing counts as unknown.
     """
-    words = _words([*(container.get("command") or []), *(container.get("args") or [])])
-    names = _names(words)
+    words = _split_words([*(container.get("command") or []), *(container.get("args") or [])])
+    names = _list_names(words)
     complete = (
         not set(engine.start_words).isdisjoint([*words, *names])
         and not any("$" in word for word in words)
         and set(engine.config_arguments).isdisjoint(names)
     )
     given = engine.lora_argument in names
-    text = _value(words, engine.max_rank_argument)
+    text = _read_value(words, engine.max_rank_argument)
     rank = int(text) if text is not None and text.isdigit() else None
     if rank is None and text is None and complete and given:
         rank = engine.default_max_rank
     return EngineArgs(lora=True if given else (False if complete else None), max_lora_rank=rank)
 
 
-def _words(arguments: Sequence[str]) -> list[str]:
-    """The arguments; a script that is given to a shell is taken apart into its words."""
+def _split_words(arguments: Sequence[str]) -> list[str]:
+    """Split the arguments into words, also those of a script that is given to a shell."""
     words: list[str] = []
     for argument in arguments:
         text = str(argument)
@@ -55,18 +58,18 @@ def _words(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def _names(words: Sequence[str]) -> list[str]:
-    """Return the names of the arguments; an underscore in a name is a dash, as Python's argument parsers take it."""
-    return [_name(word) for word in words if word.startswith("--")]
+def _list_names(words: Sequence[str]) -> list[str]:
+    """List the names of the arguments; an underscore in a name counts as a dash."""
+    return [_read_name(word) for word in words if word.startswith("--")]
 
 
-def _name(word: str) -> str:
+def _read_name(word: str) -> str:
     return word.partition("=")[0].replace("_", "-")
 
 
-def _value(words: Sequence[str], name: str) -> str | None:
+def _read_value(words: Sequence[str], name: str) -> str | None:
     for position, word in enumerate(words):
-        if word.startswith("--") and _name(word) == name:
+        if word.startswith("--") and _read_name(word) == name:
             if "=" in word:
                 return word.partition("=")[2]
             return words[position + 1] if position + 1 < len(words) else ""

@@ -1,11 +1,8 @@
 """The way of a finished adapter into the storage: what is uploaded, in which order, and the manifest that makes it whole."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from finetune_api.finetunejob import ReportStatus
 from finetune_api.manifest import REPORT_NAME, AdapterManifest, FileEntry, StoredFiles
@@ -17,6 +14,7 @@ from finetune_trainer.data import dataset
 from finetune_trainer.evaluation import gate, samples, verification
 from finetune_trainer.hub import push
 from finetune_trainer.models.base_files import canonical_name
+from finetune_trainer.publish.trained_adapter import TrainedAdapter
 from finetune_trainer.report import assemble
 from finetune_trainer.report.contents import Sample
 from finetune_trainer.runtime import libraries
@@ -24,22 +22,6 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import now
 from finetune_trainer.session.session import Session
-
-
-@dataclass(frozen=True)
-class TrainedAdapter:
-    """A trained adapter, saved in ``directory`` as it is published, and what has to be known of it once the model that it was trained on is gone."""
-
-    directory: Path
-    kept: Path | None
-    """The form in which it was trained, if it is published in another."""
-    peft_type: str
-    """PEFT's name of the method that it was trained with."""
-    trained: verification.TrainedAnswers
-    serving_dtype: torch.dtype
-    target_modules: list[str]
-    trainable_parameters: int
-    base_digest: str
 
 
 def merged_directory(session: Session) -> Path:

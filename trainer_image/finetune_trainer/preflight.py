@@ -19,6 +19,7 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import read_object
+from finetune_artifacts.s3_connection import find_missing_keys
 from finetune_trainer.checkpoints import run_fingerprint
 from finetune_trainer.data import files, forgetting_text, rows, sources, tokens
 from finetune_trainer.hub import push
@@ -157,7 +158,7 @@ def check_settings(settings: Settings, report: Report, patience_seconds: float) 
 def require_keys(settings: Settings, reference: SecretRef | None, path: str, reason: Reason) -> None:
     """Raise Failure if the Secret that the user named lacks a key that S3 needs."""
     secret = settings.secret(reference)
-    if secret is None or not (missing := find_find_missing_keys(secret)):
+    if secret is None or not (missing := find_missing_keys(secret)):
         return
     found = (
         sorted(entry.name for entry in secret.iterdir() if not entry.name.startswith(".")) if secret.is_dir() else []

@@ -95,7 +95,7 @@ def test_progress_comes_back_after_an_outage_of_days(tmp_path: Path) -> None:
     reporter = Reporter("http://127.0.0.1:9", tmp_path / "token")
     reporter._failures = 5000
     report = ProgressReport.model_validate({"progress": {"step": 1, "totalSteps": 2, "percent": 50, "updatedAt": ""}})
-    reporter.report(report)
+    reporter.submit(report)
     reporter._closing.wait(0.5)
     assert reporter._thread.is_alive()
     reporter.close()

@@ -16,7 +16,7 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
 
-def sequences(spec: FineTuneJobSpec, text: Data | None, tokenizer: Any) -> list[Example]:
+def encode_text(spec: FineTuneJobSpec, text: Data | None, tokenizer: Any) -> list[Example]:
     """The text in sequences of ``training.maxLength`` tokens, as plain text is trained on; none where forgetting is not measured. Raises Failure."""
     wanted = spec.evaluation.forgetting
     if wanted is None or text is None:
@@ -29,12 +29,12 @@ def sequences(spec: FineTuneJobSpec, text: Data | None, tokenizer: Any) -> list[
     return found
 
 
-def loss(model: Any, text: list[Example]) -> float | None:
+def measure_loss(model: Any, text: list[Example]) -> float | None:
     """Mean negative log-likelihood per token, in nats; None without a text."""
     return mean_loss(model, text) if text else None
 
 
-def compare(base_loss: float | None, tuned_loss: float | None, number: int) -> ForgettingStatus | None:
+def compare_losses(base_loss: float | None, tuned_loss: float | None, number: int) -> ForgettingStatus | None:
     """The two beside each other; None where they were not measured."""
     if base_loss is None or tuned_loss is None:
         return None

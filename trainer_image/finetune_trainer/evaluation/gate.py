@@ -28,7 +28,7 @@ def apply_gate(gate: Gate | None, evaluation: EvaluationStatus) -> tuple[Evaluat
     return evaluation.model_copy(update={"passed": refusal is None}), refusal
 
 
-def make_room(output: Place, place: S3Uri) -> None:
+def delete_rejected(output: Place, place: S3Uri) -> None:
     """Remove the rejected adapter of an earlier attempt or job, its manifest first: from then on nobody takes the rest for a whole one."""
     manifest = place.child(MANIFEST_NAME)
     delete_objects(output, sorted((item.uri for item in list_objects(output, place)), key=lambda uri: uri != manifest))

@@ -31,13 +31,13 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def logits_of(model: Any, token_ids: list[int]) -> torch.Tensor:
+def compute_logits(model: Any, token_ids: list[int]) -> torch.Tensor:
     """Logits after each token, in float32 on the CPU: shape (length, vocabulary)."""
     with eval_mode.evaluating(model):
         return _logits(model, token_ids).float().cpu()
 
 
-def logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
+def token_logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
     """Log-probability of token i+1 after the tokens 0..i: one entry fewer than ``token_ids``."""
     following = torch.tensor(token_ids[1:]).unsqueeze(-1)
     return [float(value) for value in torch.log_softmax(logits[:-1], dim=-1).gather(-1, following).squeeze(-1)]

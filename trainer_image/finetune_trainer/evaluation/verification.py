@@ -16,7 +16,7 @@ from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
 from finetune_trainer.data.dataset import Example
 from finetune_trainer.evaluation import forgetting
-from finetune_trainer.evaluation.likelihood import logits_of, logprobs
+from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
 from finetune_trainer.evaluation.measures import Measure
 from finetune_trainer.methods import bottleneck
 from finetune_trainer.models.eval_mode import evaluating
@@ -46,19 +46,19 @@ class Verification:
     evaluation: EvaluationStatus
     golden: GoldenSamples | None
     """None for a model that scores texts: it writes none."""
-    measured: dict[str, float]
+    differences: dict[str, float]
     warnings: list[str]
-    answers: tuple[list[str], list[str]]
+    sample_answers: tuple[list[str], list[str]]
     """What base and adapter said to the prompts that they were asked."""
 
 
 def record_answers(model: Any, held_out: Sequence[Example], *, exact: bool) -> TrainedAnswers:
     """The logits of the model as it was trained. ``exact``: the fresh base will have the same weights in the same data type."""
     texts = [example.input_ids[:SAMPLE_TOKENS] for example in held_out[:CANDIDATES] if len(example.input_ids) > 1]
-    return TrainedAnswers(texts, [logits_of(model, ids) for ids in texts], exact)
+    return TrainedAnswers(texts, [compute_logits(model, ids) for ids in texts], exact)
 
 
-def save(model: Any, directory: Path, dtype: torch.dtype) -> None:
+def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
     """Write what was trained, and see that the files hold it bit for bit: an adapter, or a whole model in ``dtype``.
 
     Raises Failure(VERIFICATION_FAILED), and Failure(LOSS_DIVERGED) for a weight that is no finite number.
@@ -84,10 +84,10 @@ def check_saved(trained: Mapping[str, torch.Tensor], directory: Path) -> None:
     for path in sorted(directory.glob("*.safetensors")):
         saved |= load_file(path)
     if len(saved) != len(trained) or not trained:
-        raise _failed(f"{len(saved)} tensors were saved, {len(trained)} were trained")
+        raise _mismatch(f"{len(saved)} tensors were saved, {len(trained)} were trained")
     for key, weight in trained.items():
         if key not in saved or not torch.equal(saved[key], weight.detach().cpu()):
-            raise _failed(f"the saved {key} is not what was trained")
+            raise _mismatch(f"the saved {key} is not what was trained")
         if not torch.isfinite(saved[key]).all():
             raise Failure(
                 Reason.LOSS_DIVERGED,
@@ -121,20 +121,20 @@ def verify(
     ``ask`` has each of the two answer some prompts. Raises Failure(VERIFICATION_FAILED).
     """
     base = load_base(base_directory)
-    base_answers = [_answers(logits_of(base, ids), ids) for ids in trained.token_ids]
-    base_measured, base_general = measure(base), forgetting.loss(base, general)
+    base_answers = [_logprobs_or_scores(compute_logits(base, ids), ids) for ids in trained.token_ids]
+    base_measured, base_general = measure(base), forgetting.measure_loss(base, general)
     base_texts = ask(base)
     tuned = load_tuned(base, adapter, load_base)
     answers, logit_difference, logprob_difference = [], 0.0, 0.0
     for ids, expected, before in zip(trained.token_ids, trained.logits, base_answers, strict=True):
-        logits = logits_of(tuned, ids)
-        after = _answers(logits, ids)
+        logits = compute_logits(tuned, ids)
+        after = _logprobs_or_scores(logits, ids)
         logit_difference = max(logit_difference, float((logits - expected).abs().max()))
-        logprob_difference = max(logprob_difference, _mean_difference(after, _answers(expected, ids)))
+        logprob_difference = max(logprob_difference, _mean_difference(after, _logprobs_or_scores(expected, ids)))
         answers.append((ids, before, after))
     measured = measure(tuned)
     base_loss, loss = base_measured.loss, measured.loss
-    _judge(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
+    _refuse_mismatch(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
     answers.sort(key=lambda answer: _mean_difference(answer[1], answer[2]), reverse=True)
     effect = _mean_difference(answers[0][1], answers[0][2])
     samples = [
@@ -151,7 +151,7 @@ def verify(
         perplexity=_rounded(measured.perplexity),
         base_accuracy=_rounded(base_measured.accuracy),
         accuracy=_rounded(measured.accuracy),
-        forgetting=forgetting.compare(base_general, forgetting.loss(tuned, general), len(general)),
+        forgetting=forgetting.compare_losses(base_general, forgetting.measure_loss(tuned, general), len(general)),
     )
     log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
     warnings = (
@@ -183,34 +183,34 @@ def write_golden(golden: GoldenSamples, adapter: Path) -> None:
     (adapter / GOLDEN_NAME).write_text(json.dumps(golden.to_json()), encoding="utf-8")
 
 
-def _judge(exact: bool, logit_difference: float, logprob_difference: float, losses: list[float]) -> None:
+def _refuse_mismatch(exact: bool, logit_difference: float, logprob_difference: float, losses: list[float]) -> None:
     log.info(
         "reloaded on a fresh base: largest logit difference %.2g, mean log-probability difference %.2g",
         logit_difference,
         logprob_difference,
     )
     if not all(math.isfinite(value) for value in (*losses, logit_difference, logprob_difference)):
-        raise _failed("its answers are not finite numbers")
+        raise _mismatch("its answers are not finite numbers")
     if exact and logit_difference > EXACT_TOLERANCE:
-        raise _failed(
+        raise _mismatch(
             f"its logits differ by {logit_difference:.3g} from the trained model's, expected at most {EXACT_TOLERANCE}"
         )
     if logprob_difference > LAYOUT_TOLERANCE:
-        raise _failed(
+        raise _mismatch(
             f"its log-probabilities differ by {logprob_difference:.3g} nats from the trained model's, expected at most {LAYOUT_TOLERANCE}"
         )
 
 
-def _failed(what: str) -> Failure:
+def _mismatch(what: str) -> Failure:
     return Failure(
         Reason.VERIFICATION_FAILED,
         f"the adapter, loaded back onto a fresh base, is not the one that was trained: {what}",
     )
 
 
-def _answers(logits: torch.Tensor, ids: list[int]) -> list[float]:
+def _logprobs_or_scores(logits: torch.Tensor, ids: list[int]) -> list[float]:
     """Log-probabilities of a text's tokens; of a model that scores texts, its score."""
-    return logprobs(logits, ids) if logits.dim() == 2 else [float(score) for score in logits]
+    return token_logprobs(logits, ids) if logits.dim() == 2 else [float(score) for score in logits]
 
 
 def _mean_difference(some: list[float], others: list[float]) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.reasons import Reason
-from finetune_trainer.evaluation.likelihood import logits_of, logprobs
+from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
 from finetune_trainer.evaluation.verification import LAYOUT_TOLERANCE, TrainedAnswers, load_tuned
 from finetune_trainer.models import device, loading
 from finetune_trainer.runtime.failures import Failure
@@ -27,9 +27,9 @@ def merge(
     again = load_base(directory)
     logit_difference, logprob_differences = 0.0, []
     for ids, expected in zip(trained.token_ids, trained.logits, strict=True):
-        logits = logits_of(again, ids)
+        logits = compute_logits(again, ids)
         logit_difference = max(logit_difference, float((logits - expected).abs().max()))
-        pairs = zip(logprobs(logits, ids), logprobs(expected, ids), strict=True)
+        pairs = zip(token_logprobs(logits, ids), token_logprobs(expected, ids), strict=True)
         logprob_differences += [abs(one - other) for one, other in pairs]
     mean = sum(logprob_differences) / len(logprob_differences)
     if not mean <= LAYOUT_TOLERANCE:

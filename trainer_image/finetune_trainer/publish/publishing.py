@@ -61,14 +61,14 @@ def write_report(
     """Report, model card and TensorBoard's files, in the adapter's directory and so in its manifest."""
     if refused := vllm.features(config := adapter_config(made.directory)):
         session.run.warnings.append(f"vLLM cannot serve the adapter: {'; '.join(refused)}")
-    base, adapter = verified.answers
+    base, adapter = verified.sample_answers
     report = assemble.assemble_report(
         session.settings,
         session.run,
         examples,
         [Sample(p.text, p.expected, one, other) for p, one, other in zip(prompts, base, adapter, strict=False)],
         verified.evaluation,
-        verified.measured,
+        verified.differences,
         session.inputs.model_commit,
         assemble.read_license(session.inputs.model),
         made.directory / "metrics.jsonl",
@@ -97,7 +97,7 @@ def build_manifest(
         trainable_parameters=made.trainable_parameters,
         servable_by=servable_by(made.directory),
         base_weights_sha256=made.base_digest if settings.job.spec.method.full is None else None,
-        verification=verified.measured,
+        verification=verified.differences,
         evaluation=verified.evaluation,
         versions=libraries.library_versions(),
         files=files,
@@ -109,13 +109,13 @@ def publish_rejected(
 ) -> Failure:
     """Upload an adapter that did not pass its gate to where nobody takes it for a published one; what there is to say of it. Raises ArtifactError."""
     place = session.settings.rejected
-    gate.make_room(session.output, place)
+    gate.delete_rejected(session.output, place)
     put_manifest(
         session.output,
         place,
         build_manifest(session, made, verified, upload_directory(session.output, place, made.directory)),
     )
-    session.run.page = ReportStatus(uri=str(place.child(REPORT_NAME)))
+    session.run.report = ReportStatus(uri=str(place.child(REPORT_NAME)))
     text = f"{refusal}: the adapter is not published, but kept with its report in {place}"
     return Failure(Reason.GATE_FAILED, text, gate.FIELD)
 
@@ -131,7 +131,7 @@ def publish(session: Session, made: TrainedAdapter, verified: verification.Verif
     files = upload_directory(session.output, settings.adapter, made.directory)
     manifest = build_manifest(session, made, verified, files).model_copy(
         update={
-            "trained": upload_extra(session, "trained", made.kept),
+            "trained": upload_extra(session, "trained", made.original_directory),
             "merged": upload_extra(session, "merged", merged_directory(session)),
             "hub": push.push(settings, hub, made.directory) if hub else None,
         }

@@ -14,7 +14,7 @@ from finetune_trainer.data.dataset import Examples
 from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.report import card, fields, tensorboard
 from finetune_trainer.report.contents import Report, Sample
-from finetune_trainer.report.render import render
+from finetune_trainer.report.render import render_report
 from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import ParameterCounts, Run
@@ -24,9 +24,9 @@ CARD_NAME, TENSORBOARD_NAME = "README.md", "tensorboard"
 
 def write_files(directory: Path, report: Report) -> None:
     """Put everything into the adapter's directory."""
-    (directory / REPORT_NAME).write_text(render(report), encoding="utf-8")
-    (directory / CARD_NAME).write_text(card.render(report), encoding="utf-8")
-    tensorboard.write(report.history, directory / TENSORBOARD_NAME)
+    (directory / REPORT_NAME).write_text(render_report(report), encoding="utf-8")
+    (directory / CARD_NAME).write_text(card.render_card(report), encoding="utf-8")
+    tensorboard.write_events(report.history, directory / TENSORBOARD_NAME)
 
 
 def assemble_report(
@@ -35,7 +35,7 @@ def assemble_report(
     examples: Examples,
     samples: list[Sample],
     evaluation: EvaluationStatus,
-    measured: dict[str, float],
+    verification: dict[str, float],
     revision: str | None,
     license_name: str | None,
     metrics: Path,
@@ -68,7 +68,7 @@ def assemble_report(
         parameters=run.parameters or ParameterCounts(0, 0, []),
         attempts=fields.list_attempts(run),
         versions=libraries.library_versions(),
-        measured=measured,
+        verification=verification,
         quantised=spec.method.quantization is not None,
         warnings=list(dict.fromkeys(run.warnings)),
     )

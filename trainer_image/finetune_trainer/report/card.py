@@ -10,7 +10,7 @@ from finetune_trainer.report import charts, comparison, serving
 from finetune_trainer.report.contents import Report
 
 
-def render(report: Report) -> str:
+def render_card(report: Report) -> str:
     """The whole file."""
     environment = Environment(  # noqa: S701 -- Markdown: what users wrote stands in fences, which ``fenced`` makes long enough
         loader=PackageLoader("finetune_trainer.report", "."),
@@ -19,20 +19,20 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"fenced": fenced, "short": charts.number, "cell": cell}
-    front = yaml.safe_dump(metadata(report), sort_keys=False, allow_unicode=True).strip()
+    environment.filters |= {"fenced": fence, "short": charts.format_number, "cell": escape_cell}
+    front = yaml.safe_dump(build_metadata(report), sort_keys=False, allow_unicode=True).strip()
     return environment.get_template("card.md.j2").render(
         front=front,
         report=report,
         comparison=comparison,
         chosen=[setting for setting in report.settings if setting.origin != "default"],
-        vllm_command=serving.vllm_command(report),
-        load_snippet=serving.load_snippet(report),
-        merge_snippet=serving.merge_snippet(report),
+        vllm_command=serving.build_vllm_command(report),
+        load_snippet=serving.build_load_snippet(report),
+        merge_snippet=serving.build_merge_snippet(report),
     )
 
 
-def metadata(report: Report) -> dict[str, Any]:
+def build_metadata(report: Report) -> dict[str, Any]:
     """The YAML front matter. The hub refuses names of models and datasets that are not its own, so only those are named."""
     found: dict[str, Any] = {}
     if report.base_on_hub:
@@ -66,14 +66,14 @@ def metadata(report: Report) -> dict[str, Any]:
     return found
 
 
-def fenced(text: str, language: str = "") -> str:
+def fence(text: str, language: str = "") -> str:
     """A code block that the text cannot end, whatever it holds."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def cell(text: str) -> str:
+def escape_cell(text: str) -> str:
     """Text within a table's cell: one line, without what Markdown or HTML would take for their own."""
     plain = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", plain)

@@ -66,15 +66,17 @@ class Series:
     dotted: bool = False
 
 
-def chart(title: str, unit: str, series: Sequence[Series], marks: Sequence[int], *, from_zero: bool) -> Chart | None:
+def make_chart(
+    title: str, unit: str, series: Sequence[Series], marks: Sequence[int], *, from_zero: bool
+) -> Chart | None:
     """Lay out the curves; None if there is nothing to show."""
-    shown = [Series(one.name, thinned(one.values), one.dotted) for one in series if one.values]
+    shown = [Series(one.name, thin_out(one.values), one.dotted) for one in series if one.values]
     if not shown:
         return None
     values = [value for one in shown for _, value in one.values]
     steps = [step for one in shown for step, _ in one.values]
-    y_ticks = ticks(0.0 if from_zero else min(values), max(values), 4)
-    x_ticks = [tick for tick in ticks(0.0, float(max(steps)), 4) if tick.is_integer()]
+    y_ticks = choose_ticks(0.0 if from_zero else min(values), max(values), 4)
+    x_ticks = [tick for tick in choose_ticks(0.0, float(max(steps)), 4) if tick.is_integer()]
     right = max(float(max(steps)), 1.0)
 
     def x(step: float) -> float:
@@ -87,7 +89,7 @@ def chart(title: str, unit: str, series: Sequence[Series], marks: Sequence[int],
         Line(
             one.name,
             [
-                Point(x(step), y(value), f"step {step}: {one.name} {number(value)} {unit}".strip())
+                Point(x(step), y(value), f"step {step}: {one.name} {format_number(value)} {unit}".strip())
                 for step, value in one.values
             ],
             one.dotted,
@@ -99,8 +101,8 @@ def chart(title: str, unit: str, series: Sequence[Series], marks: Sequence[int],
         unit,
         ". ".join(summary(one, unit) for one in shown),
         lines,
-        [Tick(x(tick), label) for tick, label in zip(x_ticks, labels(x_ticks), strict=True) if tick <= right],
-        [Tick(y(tick), label) for tick, label in zip(y_ticks, labels(y_ticks), strict=True)],
+        [Tick(x(tick), label) for tick, label in zip(x_ticks, label_ticks(x_ticks), strict=True) if tick <= right],
+        [Tick(y(tick), label) for tick, label in zip(y_ticks, label_ticks(y_ticks), strict=True)],
         [x(step) for step in marks],
     )
 
@@ -109,18 +111,18 @@ def summary(series: Series, unit: str) -> str:
     """A curve in one sentence."""
     (first, begin), (last, end) = series.values[0], series.values[-1]
     values = [value for _, value in series.values]
-    ends = f"{series.name}: {number(begin)} at step {first}, {number(end)} at step {last}"
-    return f"{ends}, between {number(min(values))} and {number(max(values))} {unit}".strip()
+    ends = f"{series.name}: {format_number(begin)} at step {first}, {format_number(end)} at step {last}"
+    return f"{ends}, between {format_number(min(values))} and {format_number(max(values))} {unit}".strip()
 
 
-def thinned(values: list[tuple[int, float]]) -> list[tuple[int, float]]:
+def thin_out(values: list[tuple[int, float]]) -> list[tuple[int, float]]:
     """At most ``MOST_POINTS`` of them: means of neighbours, each at the last step of its piece."""
     size = -(-len(values) // MOST_POINTS)
     pieces = [values[start : start + size] for start in range(0, len(values), size)] if size > 1 else []
     return [(piece[-1][0], sum(value for _, value in piece) / len(piece)) for piece in pieces] or values
 
 
-def ticks(low: float, high: float, wanted: int) -> list[float]:
+def choose_ticks(low: float, high: float, wanted: int) -> list[float]:
     """Round numbers that span ``low`` to ``high``, at least two."""
     if not high > low:
         low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
@@ -131,9 +133,9 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
     return [float(f"{step * index:.10g}") for index in range(first, last + 1)]
 
 
-def labels(found: Sequence[float]) -> list[str]:
+def label_ticks(found: Sequence[float]) -> list[str]:
     """Ticks in words, with as many digits as it takes to tell them apart."""
-    shown = [number(tick) for tick in found]
+    shown = [format_number(tick) for tick in found]
     for digits in range(4, 10):
         if len(set(shown)) == len(shown):
             break
@@ -141,7 +143,7 @@ def labels(found: Sequence[float]) -> list[str]:
     return shown
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A number in few characters: ``1234``, ``12.5k``, ``0.35``, ``2e-4``."""
     size = abs(value)
     if size == 0:
@@ -158,51 +160,53 @@ def number(value: float) -> str:
     return f"{value:.0f}" if size >= 1000 else f"{value:.3g}" if size < 100 else f"{value:.0f}"
 
 
-def by_step(history: list[dict[str, Any]], key: str, scale: float = 1.0) -> list[tuple[int, float]]:
+def select_values(history: list[dict[str, Any]], key: str, scale: float = 1.0) -> list[tuple[int, float]]:
     """The finite values that were logged under a name, each with its step."""
     found = [(int(entry["step"]), float(entry[key]) / scale) for entry in history if entry.get(key) is not None]
     return [(step, value) for step, value in found if math.isfinite(value)]
 
 
-def between(history: list[dict[str, Any]], key: str, base: float, adapter: float) -> list[tuple[int, float]]:
+def add_endpoints(history: list[dict[str, Any]], key: str, base: float, adapter: float) -> list[tuple[int, float]]:
     """What was measured on the way, between what was measured of base and finished adapter on a fresh base."""
-    training = by_step(history, "loss")
+    training = select_values(history, "loss")
     last = training[-1][0] if training else 1
-    return [(0, base), *[point for point in by_step(history, key) if 0 < point[0] < last], (last, adapter)]
+    return [(0, base), *[point for point in select_values(history, key) if 0 < point[0] < last], (last, adapter)]
 
 
-def forgetting(history: list[dict[str, Any]], base_loss: float, loss: float, resumed_at: Sequence[int]) -> Chart | None:
+def make_forgetting_chart(
+    history: list[dict[str, Any]], base_loss: float, loss: float, resumed_at: Sequence[int]
+) -> Chart | None:
     """How the loss on the general text went, against that of the base; None where it was not measured on the way."""
-    if not by_step(history, "general_loss"):
+    if not select_values(history, "general_loss"):
         return None
-    adapter = between(history, "general_loss", base_loss, loss)
+    adapter = add_endpoints(history, "general_loss", base_loss, loss)
     base = [(step, base_loss) for step, _ in (adapter[0], adapter[-1])]
     lines = [Series("adapter", adapter), Series("base", base, dotted=True)]
-    return chart("Loss on a general text", "nats per token", lines, resumed_at, from_zero=False)
+    return make_chart("Loss on a general text", "nats per token", lines, resumed_at, from_zero=False)
 
 
-def curves(
+def make_charts(
     history: list[dict[str, Any]],
     held_out_losses: tuple[float, float] | None,
     resumed_at: Sequence[int],
     objective: str,
 ) -> list[Chart]:
     """The curves of a run, of those that were measured. ``held_out_losses`` are those of base and adapter, of a run that has come so far."""
-    of = partial(by_step, history)
-    held_out = between(history, "eval_loss", *held_out_losses) if held_out_losses else of("eval_loss")
+    of = partial(select_values, history)
+    held_out = add_endpoints(history, "eval_loss", *held_out_losses) if held_out_losses else of("eval_loss")
     memory = [value for _, value in of("memory_bytes")]
     scale, unit = (1e9, "GB") if memory and max(memory) >= 1e9 else (1e6, "MB")
     made = [
-        chart(
+        make_chart(
             "Loss",
             "nats per token" if objective == "sft" else "",
             [Series("training", of("loss")), Series("held out", held_out, True)],
             resumed_at,
             from_zero=False,
         ),
-        chart("Learning rate", "", [Series("learning rate", of("learning_rate"))], resumed_at, from_zero=True),
-        chart("Gradient norm", "", [Series("gradient norm", of("grad_norm"))], resumed_at, from_zero=True),
-        chart("Speed", "tokens/s", [Series("speed", of("tokens_per_second"))], resumed_at, from_zero=True),
-        chart("Memory", unit, [Series("memory", of("memory_bytes", scale))], resumed_at, from_zero=True),
+        make_chart("Learning rate", "", [Series("learning rate", of("learning_rate"))], resumed_at, from_zero=True),
+        make_chart("Gradient norm", "", [Series("gradient norm", of("grad_norm"))], resumed_at, from_zero=True),
+        make_chart("Speed", "tokens/s", [Series("speed", of("tokens_per_second"))], resumed_at, from_zero=True),
+        make_chart("Memory", unit, [Series("memory", of("memory_bytes", scale))], resumed_at, from_zero=True),
     ]
     return [one for one in made if one]

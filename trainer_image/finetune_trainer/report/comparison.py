@@ -21,29 +21,31 @@ class Line:
     cells: list[str]
 
 
-def table(comparison: Comparison) -> list[Line]:
+def build_table(comparison: Comparison) -> list[Line]:
     """The lines of which anything is known."""
     lines = [
-        _line(comparison, "Loss", lambda row: _fixed(row.loss, 4)),
-        _line(comparison, "Better than base", lambda row: _with(_fixed(row.improvement_percent, 1), "%")),
-        _line(comparison, "Perplexity", lambda row: _short(row.perplexity)),
-        _line(comparison, "Judged rightly", lambda row: _with(_fixed(row.accuracy, 1, 100), "%")),
-        _line(comparison, "Perplexity, general text", lambda row: _short(row.general_perplexity)),
-        _line(comparison, "Trained parameters", lambda row: _short(row.trainable_parameters)),
-        _line(comparison, "Peak memory", lambda row: size(row.peak_memory_bytes)),
-        _line(comparison, "Tokens/s", lambda row: _short(row.tokens_per_second)),
-        _line(comparison, "Size on disk", lambda row: size(row.size_bytes)),
+        _build_line(comparison, "Loss", lambda row: _format_fixed(row.loss, 4)),
+        _build_line(
+            comparison, "Better than base", lambda row: _add_unit(_format_fixed(row.improvement_percent, 1), "%")
+        ),
+        _build_line(comparison, "Perplexity", lambda row: _format_short(row.perplexity)),
+        _build_line(comparison, "Judged rightly", lambda row: _add_unit(_format_fixed(row.accuracy, 1, 100), "%")),
+        _build_line(comparison, "Perplexity, general text", lambda row: _format_short(row.general_perplexity)),
+        _build_line(comparison, "Trained parameters", lambda row: _format_short(row.trainable_parameters)),
+        _build_line(comparison, "Peak memory", lambda row: format_bytes(row.peak_memory_bytes)),
+        _build_line(comparison, "Tokens/s", lambda row: _format_short(row.tokens_per_second)),
+        _build_line(comparison, "Size on disk", lambda row: format_bytes(row.size_bytes)),
     ]
     return [line for line in lines if set(line.cells) != {UNKNOWN}]
 
 
-def verdict(comparison: Comparison) -> str:
+def describe_verdict(comparison: Comparison) -> str:
     """What the numbers say."""
     rows = {row.name: row for row in comparison.rows}
     adapter, full = rows["adapter"], rows["full"]
     if comparison.message is not None:
         return f"{comparison.message[0].upper()}{comparison.message[1:].rstrip('.')}."
-    share = _share(adapter, full)
+    share = _describe_share(adapter, full)
     ours, theirs = adapter.improvement_percent or 0.0, full.improvement_percent or 0.0
     if theirs <= 0:
         return f"Full fine-tuning is no better than the base here{', the adapter is' if ours > 0 else ''}."
@@ -54,7 +56,7 @@ def verdict(comparison: Comparison) -> str:
     return f"The adapter has {100 * ours / theirs:.0f} % of the improvement of full fine-tuning{share}."
 
 
-def conditions(comparison: Comparison, *, quantised: bool) -> str:
+def describe_conditions(comparison: Comparison, *, quantised: bool) -> str:
     """Under which conditions it was measured."""
     rate = f"that method's default learning rate {comparison.learning_rate:g}"
     costs = f"{MEASURED_ON[comparison.memory]}; tokens/s are the median of the logged steps; the size is that of the weights."
@@ -67,7 +69,7 @@ def conditions(comparison: Comparison, *, quantised: bool) -> str:
     )
 
 
-def size(number: float | None) -> str:
+def format_bytes(number: float | None) -> str:
     """Bytes in powers of 1000: ``512 B``, ``4.9 MB``."""
     if number is None:
         return UNKNOWN
@@ -78,23 +80,23 @@ def size(number: float | None) -> str:
     return f"{number:.3g} TB"
 
 
-def _share(adapter: ComparisonRow, full: ComparisonRow) -> str:
+def _describe_share(adapter: ComparisonRow, full: ComparisonRow) -> str:
     if not adapter.trainable_parameters or not full.trainable_parameters:
         return ""
     return f", with {100 * adapter.trainable_parameters / full.trainable_parameters:.2g} % of its trained parameters"
 
 
-def _line(comparison: Comparison, name: str, cell: Callable[[ComparisonRow], str]) -> Line:
+def _build_line(comparison: Comparison, name: str, cell: Callable[[ComparisonRow], str]) -> Line:
     return Line(name, [cell(row) for row in comparison.rows])
 
 
-def _fixed(value: float | None, digits: int, scale: float = 1.0) -> str:
+def _format_fixed(value: float | None, digits: int, scale: float = 1.0) -> str:
     return UNKNOWN if value is None else f"{scale * value:.{digits}f}"
 
 
-def _with(text: str, unit: str) -> str:
+def _add_unit(text: str, unit: str) -> str:
     return text if text == UNKNOWN else f"{text} {unit}"
 
 
-def _short(value: float | None) -> str:
-    return UNKNOWN if value is None else charts.number(value).replace("G", "B")
+def _format_short(value: float | None) -> str:
+    return UNKNOWN if value is None else charts.format_number(value).replace("G", "B")

@@ -27,7 +27,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataShape:
     """The shape of the data: facts in words, and how long the training sequences are, in tokens."""
 
     facts: list[tuple[str, str]]
@@ -46,7 +46,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedReport:
     """One attempt that failed, as far as it came. The names are those of ``Report``, whose page it shares."""
 
     name: str
@@ -69,7 +69,7 @@ class Failed:
     trace: str
     """The traceback of an error that nobody expected."""
     history: list[dict[str, Any]]
-    data: Data | None
+    data: DataShape | None
     parameters: ParameterCounts | None
     settings: list[Setting]
     attempts: list[Attempt]
@@ -99,12 +99,12 @@ class Report:
     evaluation: EvaluationStatus
     samples: list[Sample]
     history: list[dict[str, Any]]
-    data: Data
+    data: DataShape
     settings: list[Setting]
     parameters: ParameterCounts
     attempts: list[Attempt]
     versions: dict[str, str]
-    measured: dict[str, float]
+    verification: dict[str, float]
     quantised: bool = False
     """Whether the base was held in fewer bits while the adapter was trained."""
     warnings: list[str] = field(default_factory=list)

@@ -19,7 +19,7 @@ from finetune_api.uris import S3Uri
 from finetune_artifacts.upload import upload_directory
 from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.report import fields
-from finetune_trainer.report.contents import Failed
+from finetune_trainer.report.contents import FailedReport
 from finetune_trainer.report.render import render_failed
 from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.effective_settings import without_credentials
@@ -36,15 +36,18 @@ METRICS_NAME = "metrics.jsonl"
 def publish_failed_report(
     settings: Settings, run: Run, error: BaseException, interruption: Interruption
 ) -> ReportStatus | None:
-    """Write and upload the report of an attempt that ended as ``run.ended`` says; where it is, or None if there is none. Raises nothing."""
-    if run.ended is None or not run.begun:
+    """Write and upload the report of an attempt that ended as ``run.failure`` says; where it is, or None if there is none. Raises nothing."""
+    if run.failure is None or not run.owns_output:
         return None  # what lies at the output's place may be another job's
     seconds = min(LIMIT_SECONDS, interruption.seconds_left()) if interruption.requested else LIMIT_SECONDS
     # of the error only the words: it holds the frames in which the model is
-    trace = "".join(traceback.format_exception(error)) if run.ended.reason is Reason.TRAINER_ERROR else ""
+    trace = "".join(traceback.format_exception(error)) if run.failure.reason is Reason.TRAINER_ERROR else ""
     left: list[ReportStatus] = []
     thread = threading.Thread(
-        target=_leave, args=(settings, run, run.ended, trace, seconds, left), name="failed-report", daemon=True
+        target=_write_and_upload,
+        args=(settings, run, run.failure, trace, seconds, left),
+        name="failed-report",
+        daemon=True,
     )
     thread.start()
     thread.join(seconds)
@@ -53,7 +56,7 @@ def publish_failed_report(
     return left[0] if left else None
 
 
-def _leave(
+def _write_and_upload(
     settings: Settings, run: Run, ended: TrainerResult, trace: str, seconds: float, left: list[ReportStatus]
 ) -> None:
     try:
@@ -62,7 +65,7 @@ def _leave(
         directory.mkdir(parents=True)
         report = assemble_failed_report(settings, run, ended, trace)
         (directory / REPORT_NAME).write_text(render_failed(report), encoding="utf-8")
-        lines = "".join(json.dumps(_finite(entry)) + "\n" for entry in report.history)
+        lines = "".join(json.dumps(_replace_nonfinite(entry)) + "\n" for entry in report.history)
         (directory / METRICS_NAME).write_text(lines, encoding="utf-8")
         upload_directory(settings.output_place(seconds / 2), settings.failed, directory)
         place: S3Uri = settings.failed.child(REPORT_NAME)
@@ -72,10 +75,10 @@ def _leave(
         log.warning("the report of the failed attempt could not be left: %s", without_credentials(str(problem)))
 
 
-def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, trace: str) -> Failed:
+def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, trace: str) -> FailedReport:
     """All that there is to say of it."""
     job, spec, progress = settings.job, settings.job.spec, run.progress
-    return Failed(
+    return FailedReport(
         name=job.metadata.name,
         created_at=current_timestamp(),
         base_model=canonical_name(settings),
@@ -103,7 +106,7 @@ def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, t
     )
 
 
-def _finite(entry: dict[str, Any]) -> dict[str, Any]:
+def _replace_nonfinite(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry of the history as JSON knows it: what is no number is null."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()

@@ -3,7 +3,7 @@
 import itertools
 
 from finetune_api.dataset import LENGTHS, Counts
-from finetune_trainer.report.contents import Attempt, Bar, Data
+from finetune_trainer.report.contents import Attempt, Bar, DataShape
 from finetune_trainer.runtime.effective_settings import Setting, settings_in_force
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import Run
@@ -13,7 +13,7 @@ def list_settings(settings: Settings, run: Run) -> list[Setting]:
     """Every setting: the spec's, and what followed from them in the run."""
     return [
         *settings_in_force(settings.job.spec, settings.changes, settings.adjustments),
-        *(Setting(*item, "the run") for item in run.derived.items()),
+        *(Setting(*item, "the run") for item in run.derived_settings.items()),
     ]
 
 
@@ -25,7 +25,7 @@ def list_attempts(run: Run) -> list[Attempt]:
     ]
 
 
-def describe_shape(counts: Counts) -> Data:
+def describe_shape(counts: Counts) -> DataShape:
     """Counts of the data, and how long its rows are."""
     left_out = counts.dropped + counts.empty
     facts = [
@@ -46,4 +46,4 @@ def describe_shape(counts: Counts) -> Data:
     names = [f"{low + 1}–{high}" for low, high in itertools.pairwise([0, *LENGTHS])] + [f"over {LENGTHS[-1]}"]
     bars = [Bar(name, number) for name, number in zip(names, counts.lengths, strict=True)]
     filled = [index for index, bar in enumerate(bars) if bar.count]
-    return Data(facts, bars[filled[0] : filled[-1] + 1] if filled else [])
+    return DataShape(facts, bars[filled[0] : filled[-1] + 1] if filled else [])

@@ -12,7 +12,7 @@ UNMERGEABLE = (*PROMPT_TYPES, "FULL", "BOTTLENECK")
 """What does not merge into a base's weights, or is a whole model already."""
 
 
-def local(report: Report) -> str:
+def local_adapter(report: Report) -> str:
     """The adapter's directory on the reader's machine; S3 addresses are fetched to one first."""
     return "./adapter" if report.adapter_uri.startswith("s3://") else report.adapter_uri
 
@@ -24,7 +24,7 @@ def local_base(report: Report) -> str:
     return "./base" if report.base_model.startswith("s3://") else "/path/to/base"
 
 
-def preparation(report: Report, *, base: bool = True) -> list[str]:
+def list_preparations(report: Report, *, base: bool = True) -> list[str]:
     """The lines before a command that bring the adapter and its ``base`` to the reader's machine, or say what is meant."""
     wanted = ((report.base_model if base else "", "./base"), (report.adapter_uri, "./adapter"))
     lines = [f"finetune fetch {shlex.quote(uri)} {target}" for uri, target in wanted if uri.startswith("s3://")]
@@ -33,20 +33,22 @@ def preparation(report: Report, *, base: bool = True) -> list[str]:
     return lines
 
 
-def vllm_command(report: Report) -> str | None:
+def build_vllm_command(report: Report) -> str | None:
     """Starts vLLM with the adapter, or with the model that was trained whole; None where vLLM cannot serve it as it is."""
     if report.peft_type == "FULL" and report.objective != "reward":
         served = f"--served-model-name {shlex.quote(report.name)}"
-        return "\n".join([*preparation(report, base=False), f"vllm serve {shlex.quote(local(report))} {served}"])
+        return "\n".join(
+            [*list_preparations(report, base=False), f"vllm serve {shlex.quote(local_adapter(report))} {served}"]
+        )
     if "vllm" not in report.servable_by:
         return None
     rank = next((rank for rank in vllm.RANKS if rank >= (report.rank or 1)), vllm.RANKS[-1])
-    served = shlex.quote(f"{report.name}={local(report)}")
+    served = shlex.quote(f"{report.name}={local_adapter(report)}")
     command = f"vllm serve {shlex.quote(local_base(report))} --enable-lora \\\n  --max-lora-rank {rank} --lora-modules {served}"
-    return "\n".join([*preparation(report), command])
+    return "\n".join([*list_preparations(report), command])
 
 
-def deployment(report: Report) -> str | None:
+def build_deployment(report: Report) -> str | None:
     """The AdapterDeployment of the job's adapter; None where no engine can serve it."""
     published = report.evaluation.passed is not False and report.adapter_uri.startswith("s3://")
     if not report.servable_by or not published:
@@ -64,7 +66,7 @@ def deployment(report: Report) -> str | None:
     return yaml.safe_dump(item, sort_keys=False).strip()
 
 
-def load_snippet(report: Report) -> str | None:
+def build_load_snippet(report: Report) -> str | None:
     """Loads what was trained in Python; None for layers that PEFT does not know."""
     if report.peft_type == "BOTTLENECK":
         return None
@@ -75,15 +77,15 @@ def load_snippet(report: Report) -> str | None:
         *([] if whole else ["from peft import PeftModel"]),
         f"from transformers import AutoModelFor{task}, AutoTokenizer",
         "",
-        f"base = {(local(report) if whole else local_base(report))!r}",
+        f"base = {(local_adapter(report) if whole else local_base(report))!r}",
         f'model = AutoModelFor{task}.from_pretrained(base{revision}{labels}, dtype="auto")',
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
-        *([] if whole else [f"model = PeftModel.from_pretrained(model, {local(report)!r})"]),
+        *([] if whole else [f"model = PeftModel.from_pretrained(model, {local_adapter(report)!r})"]),
     ]
     return "\n".join(lines)
 
 
-def merge_snippet(report: Report) -> str | None:
+def build_merge_snippet(report: Report) -> str | None:
     """Merges the adapter into the loaded base, and saves a model that needs no PEFT; None for what cannot be merged."""
     if report.peft_type in UNMERGEABLE:
         return None

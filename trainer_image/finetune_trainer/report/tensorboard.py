@@ -17,7 +17,7 @@ SCALARS = {
 """The names under which transformers shows the same values."""
 
 
-def write(history: list[dict[str, Any]], directory: Path) -> None:
+def write_events(history: list[dict[str, Any]], directory: Path) -> None:
     """Write the event file of a run."""
     with SummaryWriter(str(directory)) as writer:
         for entry in history:

@@ -18,14 +18,14 @@ class Plan:
     precision: str
     total_steps: int
     warmup_steps: int
-    save_every: int
-    log_every: int
+    save_steps: int
+    logging_steps: int
     gradient_checkpointing: bool
     """Whether it is on, whoever decided that."""
     optimizer: str
     compile: bool
     """Whether the layers are compiled, likewise."""
-    trained_twice: int = 0
+    repeated_sequences: int = 0
     """Sequences that several processes take from a pass's beginning at its end, so that each of them has as many batches."""
 
 
@@ -39,21 +39,21 @@ def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
     batches = math.ceil(sequences / together)
     per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
     total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
-    save_every = spec.checkpoint.every_steps or min(max(total // 10, 1), 500)
+    save_steps = spec.checkpoint.every_steps or min(max(total // 10, 1), 500)
     return Plan(
         precision=device.choose_precision(training),
         total_steps=total,
         warmup_steps=math.ceil(training.warmup_ratio * total),
-        save_every=save_every,
+        save_steps=save_steps,
         # no checkpoint is saved whose loss has not been looked at
-        log_every=max(1, min(total // 100, 50, save_every)),
+        logging_steps=max(1, min(total // 100, 50, save_steps)),
         gradient_checkpointing=performance.uses_gradient_checkpointing(spec, model),
         optimizer=performance.choose_optimizer(training),
         compile=performance.uses_compile(spec, model, total),
-        trained_twice=batches * together - sequences if processes > 1 else 0,
+        repeated_sequences=batches * together - sequences if processes > 1 else 0,
     )
 
 
-def learning_rate(spec: FineTuneJobSpec) -> float:
+def choose_learning_rate(spec: FineTuneJobSpec) -> float:
     """The one that the user chose, or the method's own."""
     return spec.training.learning_rate or spec.method.config.default_learning_rate

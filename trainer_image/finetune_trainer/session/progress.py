@@ -27,7 +27,7 @@ class Reporter:
         if self._url:
             self._thread.start()
 
-    def report(self, report: ProgressReport) -> None:
+    def submit(self, report: ProgressReport) -> None:
         """Take note of the newest state; returns at once."""
         self._latest = report
         self._changed.set()
@@ -61,7 +61,7 @@ class Reporter:
             client.post(str(self._url), json=report.to_json(), headers=headers).raise_for_status()
         except (httpx.HTTPError, OSError) as error:
             if self._failures == 0:
-                log.warning("progress could not be reported (%s); training goes on", _what(error))
+                log.warning("progress could not be reported (%s); training goes on", _describe_error(error))
             self._failures += 1
             if self._latest is None:
                 self._latest = report
@@ -70,7 +70,7 @@ class Reporter:
             self._failures = 0
 
 
-def _what(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         return f"the operator answered {error.response.status_code}"
     return type(error).__name__

@@ -36,22 +36,22 @@ class Run:
     evaluation: EvaluationStatus | None = None
     published_step: int | None = None
     """The step whose weights are published, if they were chosen."""
-    page: ReportStatus | None = None
+    report: ReportStatus | None = None
     """The report beside an adapter that is kept but not published."""
-    day: str | None = None
+    template_date: str | None = None
     """The day that the chat template writes, if it writes one."""
-    ended: TrainerResult | None = None
+    failure: TrainerResult | None = None
     """How the attempt failed, from then on: what is still done with it changes nothing of that."""
-    begun: bool = False
+    owns_output: bool = False
     """Whether there is no finished adapter yet: from then on what lies at the output's place is this job's."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """All that was logged of single steps, over all attempts."""
     counts: Counts | None = None
     warnings: list[str] = field(default_factory=list)
-    derived: dict[str, str] = field(default_factory=dict)
+    derived_settings: dict[str, str] = field(default_factory=dict)
     """Settings that followed from others, the data and the machine."""
     parameters: ParameterCounts | None = None
-    meter: "MemoryMeter | None" = None
+    memory_meter: "MemoryMeter | None" = None
     """Of the training's memory, from before the model was loaded."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
     """Those before this one, as far as a checkpoint tells, and this one."""
@@ -66,11 +66,11 @@ class Run:
             evaluation=self.evaluation,
             progress=self.progress,
             data=self.counts,
-            report=self.page,
+            report=self.report,
             warnings=self.warnings,
         )
 
-    def report(self) -> ProgressReport | None:
+    def progress_report(self) -> ProgressReport | None:
         """What the operator is told now and then; None before the first step."""
         if self.progress is None:
             return None

@@ -16,9 +16,9 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
-FAREWELL_SECONDS = 20.0
+CLOSE_SECONDS = 20.0
 """How long the end of an attempt waits for what is still to be told."""
-KEYS = {
+SECRET_KEYS = {
     "mlflow": ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     "wandb": ("WANDB_API_KEY",),
 }
@@ -30,22 +30,22 @@ Values = dict[str, float]
 class Service(Protocol):
     """One service with one run on it, which every attempt of a job goes on with."""
 
-    def tell(self, step: int, values: Values) -> None:
+    def log_metrics(self, step: int, values: Values) -> None:
         """The values of a step."""
 
-    def end(self, *, succeeded: bool) -> None:
+    def finish(self, *, succeeded: bool) -> None:
         """The attempt is over."""
 
 
 def check(settings: Settings, *, installed: bool) -> None:
     """Raise Failure if a Secret lacks its keys or, where the training is to be (``installed``), if a library is not there."""
-    for name, wanted in _wanted(settings):
+    for name, wanted in _configured_services(settings):
         secret = settings.secret(wanted.secret_ref)
-        if secret and not any((secret / key).is_file() for key in KEYS[name]):
+        if secret and not any((secret / key).is_file() for key in SECRET_KEYS[name]):
             found = "the Secret has other keys" if secret.is_dir() else "there is no such Secret in the job's namespace"
             raise Failure(
                 Reason.SPEC_INVALID,
-                f"Secret {secret.name!r} must have {' or '.join(KEYS[name])}: {found}",
+                f"Secret {secret.name!r} must have {' or '.join(SECRET_KEYS[name])}: {found}",
                 f"spec.tracking.{name}.secretRef",
             )
         if installed and importlib.util.find_spec(name) is None:
@@ -57,7 +57,7 @@ def check(settings: Settings, *, installed: bool) -> None:
             )
 
 
-def _wanted(settings: Settings) -> Iterator[tuple[str, Mlflow | Wandb]]:
+def _configured_services(settings: Settings) -> Iterator[tuple[str, Mlflow | Wandb]]:
     tracking = settings.job.spec.tracking
     if tracking.mlflow:
         yield "mlflow", tracking.mlflow
@@ -70,35 +70,35 @@ class Trackers:
 
     def __init__(self, settings: Settings) -> None:
         self._threads = [
-            Tracker(name, lambda opening=opening: opening(settings))  # type: ignore[misc]
+            ServiceThread(name, lambda opening=opening: opening(settings))  # type: ignore[misc]
             for name, opening in (("mlflow", _open_mlflow), ("wandb", _open_wandb))
-            if name in dict(_wanted(settings))
+            if name in dict(_configured_services(settings))
         ]
         self._set_keys(settings)
 
-    def tell(self, step: int, entry: dict[str, Any]) -> None:
+    def log_metrics(self, step: int, entry: dict[str, Any]) -> None:
         """The numbers of one logged step; returns at once."""
         values = {key: float(value) for key, value in entry.items() if isinstance(value, int | float) and key != "step"}
         for thread in self._threads:
             thread.put((step, values))
 
-    def close(self, *, succeeded: bool, within: float) -> None:
-        """Wait a while, at most ``within`` seconds, until all is told."""
+    def close(self, *, succeeded: bool, timeout: float) -> None:
+        """Wait a while, at most ``timeout`` seconds, until all is told."""
         for thread in self._threads:
             thread.put(succeeded)
-        deadline = time.monotonic() + min(within, FAREWELL_SECONDS)
+        deadline = time.monotonic() + min(timeout, CLOSE_SECONDS)
         for thread in self._threads:
             thread.wait(deadline - time.monotonic())
 
     def _set_keys(self, settings: Settings) -> None:
-        for name, wanted in _wanted(settings):
+        for name, wanted in _configured_services(settings):
             secret = settings.secret(wanted.secret_ref)
-            for key in KEYS[name]:
+            for key in SECRET_KEYS[name]:
                 if secret and (secret / key).is_file():
                     os.environ[key] = (secret / key).read_text(encoding="utf-8").strip()
 
 
-class Tracker:
+class ServiceThread:
     """One service and the thread that talks to it; after its first error it is left alone."""
 
     def __init__(self, name: str, opening: Callable[[], Service]) -> None:
@@ -124,10 +124,10 @@ class Tracker:
             try:
                 if isinstance(item, bool):
                     if service:
-                        service.end(succeeded=item)
+                        service.finish(succeeded=item)
                     return
                 service = service or self._opening()
-                service.tell(*item)
+                service.log_metrics(*item)
             except Exception as error:  # noqa: BLE001 -- whatever a service does, the training goes on
                 log.warning(
                     "%s is told nothing more (%s: %s); training goes on",
@@ -138,7 +138,7 @@ class Tracker:
                 return
 
 
-def _parameters(settings: Settings) -> dict[str, str]:
+def _list_parameters(settings: Settings) -> dict[str, str]:
     return {
         setting.path: setting.value
         for setting in settings_in_force(settings.job.spec, settings.changes, settings.adjustments)
@@ -162,15 +162,15 @@ def _open_mlflow(settings: Settings) -> Service:
         client.update_run(identity, status="RUNNING")
     else:
         identity = client.create_run(number, run_name=meta.name, tags={UID_TAG: meta.uid}).info.run_id
-        parameters = [Param(key, value[:500]) for key, value in _parameters(settings).items()]
+        parameters = [Param(key, value[:500]) for key, value in _list_parameters(settings).items()]
         client.log_batch(identity, params=parameters[:100], tags=[RunTag("adapter", str(settings.adapter))])
 
     class Run:
-        def tell(self, step: int, values: Values) -> None:
+        def log_metrics(self, step: int, values: Values) -> None:
             moment = int(time.time() * 1000)
             client.log_batch(identity, metrics=[Metric(key, value, moment, step) for key, value in values.items()])
 
-        def end(self, *, succeeded: bool) -> None:
+        def finish(self, *, succeeded: bool) -> None:
             client.set_terminated(identity, "FINISHED" if succeeded else "KILLED")
 
     return Run()
@@ -191,7 +191,7 @@ def _open_wandb(settings: Settings) -> Service:
         name=meta.name,
         resume="allow",
         dir=directory,
-        config=_parameters(settings),
+        config=_list_parameters(settings),
         settings=wandb.Settings(
             console="off",
             silent=True,
@@ -203,10 +203,10 @@ def _open_wandb(settings: Settings) -> Service:
     )
 
     class Run:
-        def tell(self, step: int, values: Values) -> None:
+        def log_metrics(self, step: int, values: Values) -> None:
             run.log(values, step=step)
 
-        def end(self, *, succeeded: bool) -> None:
+        def finish(self, *, succeeded: bool) -> None:
             code = 0 if succeeded else 1
             run.finish(exit_code=code)
             # its own process keeps the last records back until it ends

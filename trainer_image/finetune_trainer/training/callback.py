@@ -67,7 +67,7 @@ class TrainingCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._pace = Pace(time.monotonic(), state.global_step, time.monotonic())
         if self._watch:
-            self._watch.see_history(state.log_history)
+            self._watch.replay_history(state.log_history)
         self._tell(state)
 
     def on_step_end(
@@ -104,10 +104,10 @@ class TrainingCallback(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         # in fp16 a step whose gradients overflow is left out, and the loss scaled down: that is no divergence
-        refuse_divergence(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
+        refuse_nonfinite_loss(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
         if self._watch:
-            self._watch.see(logs["loss"])
-            refuse_explosion(state.global_step, logs["loss"], self._watch)
+            self._watch.add_loss(logs["loss"])
+            refuse_divergence(state.global_step, logs["loss"], self._watch)
         moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
         if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts them
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
@@ -115,9 +115,9 @@ class TrainingCallback(TrainerCallback):
         # the Trainer has just taken this entry into its history, which goes into metrics.jsonl and the checkpoints
         state.log_history[-1] |= {
             "tokens_per_second": round(self._pace.tokens_per_second or 0.0, 1),
-            "memory_bytes": memory_in_use(),
+            "memory_bytes": measure_memory(),
         }
-        if self._run.meter and (peak := self._run.meter.peak()) is not None:
+        if self._run.memory_meter and (peak := self._run.memory_meter.peak()) is not None:
             state.log_history[-1]["memory_peak_bytes"] = peak
         self._told(state.global_step, state.log_history[-1])
         self._last["loss"], self._last["learning_rate"] = logs["loss"], logs.get("learning_rate")
@@ -131,16 +131,16 @@ class TrainingCallback(TrainerCallback):
                 progress.percent,
                 logs["loss"],
                 progress.tokens_per_second or 0.0,
-                duration(progress.eta_seconds or 0),
+                format_duration(progress.eta_seconds or 0),
                 extra={SHOWN_AS_BAR: True},
             )
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        refuse_infinite(model, state.global_step)
+        refuse_nonfinite_weights(model, state.global_step)
         at_the_end = state.global_step >= state.max_steps or self._stopped or self._interruption.requested
-        if self._watch and self._watch.doubtful and not at_the_end:
+        if self._watch and self._watch.last_loss_was_bad and not at_the_end:
             log.warning(
                 "step %d: the loss has gone up: the good checkpoints are kept in place of this one", state.global_step
             )
@@ -178,11 +178,11 @@ class TrainingCallback(TrainerCallback):
             gpu_memory_peak_bytes=torch.cuda.max_memory_allocated() if device.has_gpu() else None,
             updated_at=current_timestamp(),
         )
-        if report := self._run.report():
-            self._reporter.report(report)
+        if report := self._run.progress_report():
+            self._reporter.submit(report)
 
 
-def memory_in_use() -> int:
+def measure_memory() -> int:
     """Bytes: of the GPU what PyTorch holds of it, without one the whole process."""
     if device.has_gpu():
         return torch.cuda.memory_reserved()
@@ -194,7 +194,7 @@ def memory_in_use() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def refuse_divergence(step: int, loss: float, grad_norm: float | None) -> None:
+def refuse_nonfinite_loss(step: int, loss: float, grad_norm: float | None) -> None:
     """Raise Failure(LOSS_DIVERGED) for a loss or a gradient that is no finite number."""
     if math.isfinite(loss) and (grad_norm is None or math.isfinite(grad_norm)):
         return
@@ -206,20 +206,20 @@ def refuse_divergence(step: int, loss: float, grad_norm: float | None) -> None:
     )
 
 
-def refuse_explosion(step: int, loss: float, watch: DivergenceWatch) -> None:
+def refuse_divergence(step: int, loss: float, watch: DivergenceWatch) -> None:
     """Raise Failure(LOSS_DIVERGED) for a loss that went up and stayed there."""
     if not watch.diverged:
         return
     raise Failure(
         Reason.LOSS_DIVERGED,
-        f"at step {step} the loss was {loss:.2f}, and for {watch.bad} logged steps it has been nearer to that of a guess among the {watch.vocabulary} tokens of "
+        f"at step {step} the loss was {loss:.2f}, and for {watch.bad_in_a_row} logged steps it has been nearer to that of a guess among the {watch.vocabulary} tokens of "
         f"the vocabulary ({math.log(watch.vocabulary):.2f}) than to its best ({watch.best:.2f}): lower it (or raise warmupRatio), and look for extreme rows in "
         "the data; the checkpoints before it went up are kept",
         "spec.training.learningRate",
     )
 
 
-def refuse_infinite(model: Any, step: int) -> None:
+def refuse_nonfinite_weights(model: Any, step: int) -> None:
     """Raise Failure(LOSS_DIVERGED) if a trained weight is no finite number: such a checkpoint must not replace a good one."""
     for name, weight in model.named_parameters():
         if weight.requires_grad and not torch.isfinite(weight).all():
@@ -232,7 +232,7 @@ def _rounded(value: float | None) -> float | None:
     return round(value, 5) if value is not None and math.isfinite(value) else None
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
     whole = round(seconds)
     if whole < 60:

@@ -8,7 +8,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.models.eval_mode import evaluating
 from finetune_trainer.runtime.failures import Failure
 
-TOKENS = 16
+COMPARED_TOKENS = 16
 """So many tokens of each of two examples are compared."""
 LARGEST_SHARE = 0.05
 """Of the logits' own spread: rounding in bf16 moves them by less than a hundredth, the sight of another example by a tenth and more."""
@@ -22,7 +22,7 @@ def refuse_contamination(model: Any, sequences: Any) -> None:
     """
     if len(sequences) < 2:
         return
-    first, second = (list(sequences[index]["input_ids"][:TOKENS]) for index in (0, 1))
+    first, second = (list(sequences[index]["input_ids"][:COMPARED_TOKENS]) for index in (0, 1))
     together = torch.tensor([first + second], device=model.device)
     positions = torch.tensor([[*range(len(first)), *range(len(second))]], device=model.device)
     with evaluating(model):

@@ -7,9 +7,9 @@ from typing import Any
 
 from finetune_api.finetunejob import FineTuneJobSpec
 
-IN_A_ROW = 5
+BAD_LOSSES_IN_A_ROW = 5
 """So many logged losses must be bad: a spike that passes is normal (PaLM, arXiv 2204.02311, section 5.1), and goes on unnoticed."""
-NATS = 2.0
+BAD_BY_NATS = 2.0
 """A loss that is worse by this much has 7.4 times the perplexity."""
 
 
@@ -24,38 +24,38 @@ class DivergenceWatch:
 
     vocabulary: int
     best: float = math.inf
-    bad: int = 0
+    bad_in_a_row: int = 0
     """How many of the last losses in a row were bad."""
-    _last: deque[float] = field(default_factory=lambda: deque(maxlen=IN_A_ROW))
+    _last: deque[float] = field(default_factory=lambda: deque(maxlen=BAD_LOSSES_IN_A_ROW))
 
     @property
-    def limit(self) -> float:
+    def bad_from(self) -> float:
         """From here on a loss is bad."""
-        return max(self.best + NATS, (self.best + math.log(self.vocabulary)) / 2)
+        return max(self.best + BAD_BY_NATS, (self.best + math.log(self.vocabulary)) / 2)
 
     @property
-    def doubtful(self) -> bool:
+    def last_loss_was_bad(self) -> bool:
         """Whether the last loss was bad: a checkpoint from now on must not take the place of a good one."""
-        return self.bad > 0
+        return self.bad_in_a_row > 0
 
     @property
     def diverged(self) -> bool:
         """Whether that lasts too long for a spike."""
-        return self.bad >= IN_A_ROW
+        return self.bad_in_a_row >= BAD_LOSSES_IN_A_ROW
 
-    def see(self, loss: float) -> None:
+    def add_loss(self, loss: float) -> None:
         """Take note of one more logged loss."""
-        self.bad = self.bad + 1 if loss > self.limit else 0
+        self.bad_in_a_row = self.bad_in_a_row + 1 if loss > self.bad_from else 0
         self._last.append(loss)
         self.best = min(self.best, sum(self._last) / len(self._last))
 
-    def see_history(self, history: list[dict[str, Any]]) -> None:
+    def replay_history(self, history: list[dict[str, Any]]) -> None:
         """Begin again with the log of the attempts before, which each checkpoint has: a resumed run judges as if nothing had been."""
-        self.best, self.bad = math.inf, 0
+        self.best, self.bad_in_a_row = math.inf, 0
         self._last.clear()
         for entry in history:
             if "loss" in entry and math.isfinite(entry["loss"]):
-                self.see(entry["loss"])
+                self.add_loss(entry["loss"])
 
 
 def make_divergence_watch(spec: FineTuneJobSpec, tokenizer: Any) -> DivergenceWatch | None:

@@ -79,7 +79,7 @@ def fit(
         spec.evaluation.every_steps,
         make_held_out_losses(session, model, examples),
         checkpoint_extras(session, examples, fingerprint),
-        session.trackers.tell if process.is_main_process else lambda *_: None,
+        session.trackers.log_metrics if process.is_main_process else lambda *_: None,
         best,
         divergence.make_divergence_watch(spec, tokenizer),
     )
@@ -123,8 +123,8 @@ def start_uploader(session: Session, fingerprint: run_fingerprint.RunFingerprint
 
     def report_checkpoint(checkpoint: CheckpointStatus) -> None:
         run.checkpoint = checkpoint
-        if report := run.report():
-            session.reporter.report(report)
+        if report := run.progress_report():
+            session.reporter.submit(report)
 
     return CheckpointUploader(
         session.output,
@@ -156,12 +156,12 @@ def make_held_out_losses(session: Session, model: Any, examples: dataset.Example
     measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
     if spec.evaluation.every_steps and spec.objective != "sft":
         measure(model)  # before its first step the model is its own reference
-    if warning := objectives.drops_dropout(spec):
+    if warning := objectives.check_dropout(spec):
         session.run.warnings.append(warning)
     general = examples.general if spec.evaluation.forgetting else []
 
     def held_out_losses() -> dict[str, float]:
-        general_loss = forgetting.loss(model, general)
+        general_loss = forgetting.measure_loss(model, general)
         losses = {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
         sharding.free_gathered_layers(model)
         return losses

@@ -18,7 +18,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from finetune_api.finetunejob import FineTuneJobSpec, Preference
 from finetune_trainer.data.tokens import IGNORED
 
-REFERENCE = "ref"
+REFERENCE_ADAPTER = "ref"
 """TRL's name of the frozen copy of the adapter that dpo and kto measure themselves against."""
 
 
@@ -54,7 +54,7 @@ def objective_of(spec: FineTuneJobSpec) -> Objective:
             return Objective(_Reward, RewardConfig, {"max_length": None})
 
 
-def drops_dropout(spec: FineTuneJobSpec) -> str | None:
+def check_dropout(spec: FineTuneJobSpec) -> str | None:
     """A warning where TRL trains without the dropout that the user set: the answers' likelihoods would be too noisy to compare."""
     dropout = getattr(spec.method.config, "dropout", 0)
     if spec.objective == "sft" or not dropout:
@@ -62,10 +62,10 @@ def drops_dropout(spec: FineTuneJobSpec) -> str | None:
     return f"objective {spec.objective} is trained without dropout: spec.method.{spec.method.name}.dropout {dropout} has no effect"
 
 
-def without_reference(model: Any) -> None:
+def delete_reference_adapter(model: Any) -> None:
     """Take TRL's frozen copy of the adapter out of the model, once it is trained."""
-    if isinstance(model, PeftModel) and REFERENCE in model.peft_config:
-        model.delete_adapter(REFERENCE)
+    if isinstance(model, PeftModel) and REFERENCE_ADAPTER in model.peft_config:
+        model.delete_adapter(REFERENCE_ADAPTER)
 
 
 class _Dpo(DPOTrainer):

@@ -41,7 +41,7 @@ def test_models_that_keep_packed_examples_apart_pass(kind: str, dtype: torch.dty
 
 
 def test_a_model_that_mixes_packed_examples_is_refused() -> None:
-    with pytest.raises(Failure, match="'bloom' lets packed examples look at one another") as raised:
+    with pytest.raises(Failure, match="'bloom' lets packed examples attend to one another") as raised:
         refuse_contamination(tiny("bloom"), ROWS)
     assert (raised.value.reason, raised.value.field) == (Reason.MODEL_UNSUPPORTED, "spec.training.packing")
 

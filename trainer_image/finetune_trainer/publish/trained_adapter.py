@@ -22,8 +22,8 @@ from finetune_trainer.training.train import TrainedModel
 class TrainedAdapter:
     """A trained adapter, saved in ``directory`` as it is published.
 
-    ``original_directory`` has the form in which it was trained, if it is published in another; ``peft_type`` is PEFT's name of the
-    method that it was trained with; ``answers`` are the answers that the model gave before its memory was freed.
+    ``original_directory`` has the form in which it was trained, if it is published in another. ``peft_type`` is PEFT's
+    name of its training method. ``answers`` are the logits of the trained model, whose memory is freed by then.
     """
 
     directory: Path

@@ -1,4 +1,4 @@
-"""The adapter beside full fine-tuning, as a table of words and a sentence that sums it up."""
+"""Describe the comparison of adapter and full fine-tuning: a table, a verdict and the conditions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from finetune_trainer.report import charts
 UNKNOWN = "–"
 MEASURED_ON = {
     "gpu": "Memory is the peak of PyTorch's tensors on the GPU",
-    "process": "Memory is by how much the process grew, for there was no GPU",
+    "process": "Memory is the growth of the process, since there was no GPU",
 }
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: what it is about, and the cells of base, adapter and full fine-tuning."""
+    """One line of the table: its name, and the cells of base, adapter and full fine-tuning."""
 
     name: str
     cells: list[str]
 
 
 def build_table(comparison: Comparison) -> list[Line]:
-    """The lines of which anything is known."""
+    """Build the table; lines without any value are left out."""
     lines = [
         _build_line(comparison, "Loss", lambda row: _format_fixed(row.loss, 4)),
         _build_line(
             comparison, "Better than base", lambda row: _add_unit(_format_fixed(row.improvement_percent, 1), "%")
         ),
         _build_line(comparison, "Perplexity", lambda row: _format_short(row.perplexity)),
-        _build_line(comparison, "Judged rightly", lambda row: _add_unit(_format_fixed(row.accuracy, 1, 100), "%")),
+        _build_line(comparison, "Judged correctly", lambda row: _add_unit(_format_fixed(row.accuracy, 1, 100), "%")),
         _build_line(comparison, "Perplexity, general text", lambda row: _format_short(row.general_perplexity)),
         _build_line(comparison, "Trained parameters", lambda row: _format_short(row.trainable_parameters)),
         _build_line(comparison, "Peak memory", lambda row: format_bytes(row.peak_memory_bytes)),
@@ -40,7 +40,7 @@ def build_table(comparison: Comparison) -> list[Line]:
 
 
 def describe_verdict(comparison: Comparison) -> str:
-    """What the numbers say."""
+    """Describe the result in one sentence."""
     rows = {row.name: row for row in comparison.rows}
     adapter, full = rows["adapter"], rows["full"]
     if comparison.message is not None:
@@ -57,20 +57,24 @@ def describe_verdict(comparison: Comparison) -> str:
 
 
 def describe_conditions(comparison: Comparison, *, quantised: bool) -> str:
-    """Under which conditions it was measured."""
+    """Describe the conditions of the measurement."""
     rate = f"that method's default learning rate {comparison.learning_rate:g}"
-    costs = f"{MEASURED_ON[comparison.memory]}; tokens/s are the median of the logged steps; the size is that of the weights."
+    costs = (
+        f"{MEASURED_ON[comparison.memory]}; tokens/s are the median of the logged steps; "
+        "the size is that of the weights."
+    )
     if comparison.message is not None:
-        return f"It was to have the adapter's data, steps, effective batch, schedule and seed, and {rate}. {costs}"
+        return f"It was to use the adapter's data, steps, effective batch, schedule and seed, and {rate}. {costs}"
     base = " The base of full fine-tuning is not quantised." if quantised else ""
     return (
-        "Both were trained on the same data with the same steps, effective batch, schedule and seed, and measured on the same held-out rows; full fine-tuning "
-        f"with {rate}, which nobody has tuned for this data.{base} {costs} The model of full fine-tuning is not kept."
+        "Both were trained on the same data with the same steps, effective batch, schedule and seed, and measured on "
+        f"the same held-out rows; full fine-tuning used {rate}, which is not tuned for this data.{base} {costs} "
+        "The model of full fine-tuning is not kept."
     )
 
 
 def format_bytes(number: float | None) -> str:
-    """Bytes in powers of 1000: ``512 B``, ``4.9 MB``."""
+    """Format bytes in powers of 1000: ``512 B``, ``4.9 MB``."""
     if number is None:
         return UNKNOWN
     for unit in ("B", "kB", "MB", "GB"):

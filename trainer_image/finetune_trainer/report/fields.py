@@ -1,4 +1,4 @@
-"""What the reports of finished and of failed runs have in common, as values. Knows no torch."""
+"""Build the values that the reports of finished and failed runs share. It does not know torch."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from finetune_trainer.session.run import Run
 
 
 def list_settings(settings: Settings, run: Run) -> list[Setting]:
-    """Every setting: the spec's, and what followed from them in the run."""
+    """List every setting: the spec's, and the values that followed from them in the run."""
     return [
         *settings_in_force(settings.job.spec, settings.changes, settings.adjustments),
         *(Setting(*item, "the run") for item in run.derived_settings.items()),
@@ -18,7 +18,7 @@ def list_settings(settings: Settings, run: Run) -> list[Setting]:
 
 
 def list_attempts(run: Run) -> list[Attempt]:
-    """The attempts, as far as a checkpoint tells of those before this one."""
+    """List the attempts; earlier ones as far as the checkpoint has them."""
     return [
         Attempt(item["number"], item["startedAt"], item["resumedFromStep"], item["device"], item.get("adjustments", []))
         for item in run.attempts
@@ -26,7 +26,7 @@ def list_attempts(run: Run) -> list[Attempt]:
 
 
 def describe_shape(counts: Counts) -> DataShape:
-    """Counts of the data, and how long its rows are."""
+    """Describe the data: counts, and the lengths of its sequences."""
     left_out = counts.dropped + counts.empty
     facts = [
         ("Taken as", counts.layout),

@@ -1,4 +1,4 @@
-"""``report.html``: one file that needs nothing else, on any screen. Everything that users wrote is escaped by the template engine."""
+"""Render ``report.html``: one self-contained file, in which the template engine escapes all users' texts."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from finetune_trainer.report.contents import DataShape, FailedReport, Report
 from finetune_trainer.runtime.effective_settings import DEFAULT
 
 FEW_ROWS = 20
-"""Fewer held-out sequences than this say little."""
+"""With fewer held-out sequences the report warns that they are only an indication."""
 
 
 def render_report(report: Report) -> str:
-    """The whole document of a run that is done."""
+    """Render the report of a finished run."""
     evaluation = report.evaluation
     forgetting = evaluation.forgetting
     steps = list_resumed_steps(report)
@@ -36,7 +36,7 @@ def render_report(report: Report) -> str:
 
 
 def render_failed(report: FailedReport) -> str:
-    """The whole document of an attempt that failed."""
+    """Render the report of a failed attempt."""
     return fill_template(
         "failed.html.j2",
         report,
@@ -46,7 +46,7 @@ def render_failed(report: FailedReport) -> str:
 
 
 def fill_template(name: str, report: Report | FailedReport, **values: Any) -> str:
-    """A template, filled in."""
+    """Fill in a template."""
     environment = Environment(
         loader=PackageLoader("finetune_trainer.report", "."),
         autoescape=True,
@@ -66,10 +66,10 @@ def fill_template(name: str, report: Report | FailedReport, **values: Any) -> st
 
 
 def list_resumed_steps(report: Report | FailedReport) -> list[int]:
-    """The steps from which attempts went on."""
+    """List the steps at which attempts resumed."""
     return [attempt.resumed_from for attempt in report.attempts if attempt.resumed_from]
 
 
 def find_longest_bar(data: DataShape) -> int:
-    """What the bars of a histogram are measured by."""
+    """Return the count of the longest bar, at least 1."""
     return max((bar.count for bar in data.lengths), default=0) or 1

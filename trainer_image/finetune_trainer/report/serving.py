@@ -1,4 +1,4 @@
-"""How the adapter is served, loaded and merged: commands and files to copy."""
+"""Write commands and snippets to copy: how to serve, load and merge the adapter."""
 
 import shlex
 
@@ -9,32 +9,32 @@ from finetune_api.combinations import PROMPT_TYPES
 from finetune_trainer.report.contents import Report
 
 UNMERGEABLE = (*PROMPT_TYPES, "FULL", "BOTTLENECK")
-"""What does not merge into a base's weights, or is a whole model already."""
+"""Types that cannot be merged into the base's weights, or are whole models already."""
 
 
 def local_adapter(report: Report) -> str:
-    """The adapter's directory on the reader's machine; S3 addresses are fetched to one first."""
+    """Return the adapter's directory on the reader's machine; an adapter in S3 is downloaded there first."""
     return "./adapter" if report.adapter_uri.startswith("s3://") else report.adapter_uri
 
 
 def local_base(report: Report) -> str:
-    """The base as vLLM and transformers take it: its name on the hub, or a directory."""
+    """Return the base as vLLM and transformers take it: a name on the hub, or a directory."""
     if report.base_on_hub:
         return report.base_model
     return "./base" if report.base_model.startswith("s3://") else "/path/to/base"
 
 
 def list_preparations(report: Report, *, base: bool = True) -> list[str]:
-    """The lines before a command that bring the adapter and its ``base`` to the reader's machine, or say what is meant."""
-    wanted = ((report.base_model if base else "", "./base"), (report.adapter_uri, "./adapter"))
-    lines = [f"finetune fetch {shlex.quote(uri)} {target}" for uri, target in wanted if uri.startswith("s3://")]
+    """List the lines before a command that download adapter and base, or say which directory is meant."""
+    downloads = ((report.base_model if base else "", "./base"), (report.adapter_uri, "./adapter"))
+    lines = [f"finetune fetch {shlex.quote(uri)} {target}" for uri, target in downloads if uri.startswith("s3://")]
     if base and local_base(report) == "/path/to/base":
         lines.insert(0, f"# /path/to/base: the directory that is {report.base_model}")
     return lines
 
 
 def build_vllm_command(report: Report) -> str | None:
-    """Starts vLLM with the adapter, or with the model that was trained whole; None where vLLM cannot serve it as it is."""
+    """Build the command that starts vLLM with the adapter or the whole model; None if vLLM cannot serve it."""
     if report.peft_type == "FULL" and report.objective != "reward":
         served = f"--served-model-name {shlex.quote(report.name)}"
         return "\n".join(
@@ -44,12 +44,15 @@ def build_vllm_command(report: Report) -> str | None:
         return None
     rank = next((rank for rank in vllm.RANKS if rank >= (report.rank or 1)), vllm.RANKS[-1])
     served = shlex.quote(f"{report.name}={local_adapter(report)}")
-    command = f"vllm serve {shlex.quote(local_base(report))} --enable-lora \\\n  --max-lora-rank {rank} --lora-modules {served}"
+    command = (
+        f"vllm serve {shlex.quote(local_base(report))} --enable-lora \\\n"
+        f"  --max-lora-rank {rank} --lora-modules {served}"
+    )
     return "\n".join([*list_preparations(report), command])
 
 
 def build_deployment(report: Report) -> str | None:
-    """The AdapterDeployment of the job's adapter; None where no engine can serve it."""
+    """Build the AdapterDeployment of the job's adapter; None if no engine can serve it."""
     published = report.evaluation.passed is not False and report.adapter_uri.startswith("s3://")
     if not report.servable_by or not published:
         return None
@@ -67,7 +70,7 @@ def build_deployment(report: Report) -> str | None:
 
 
 def build_load_snippet(report: Report) -> str | None:
-    """Loads what was trained in Python; None for layers that PEFT does not know."""
+    """Build the Python code that loads the result; None for layers that PEFT does not have."""
     if report.peft_type == "BOTTLENECK":
         return None
     whole, task = report.peft_type == "FULL", "SequenceClassification" if report.objective == "reward" else "CausalLM"
@@ -86,7 +89,7 @@ def build_load_snippet(report: Report) -> str | None:
 
 
 def build_merge_snippet(report: Report) -> str | None:
-    """Merges the adapter into the loaded base, and saves a model that needs no PEFT; None for what cannot be merged."""
+    """Build the Python code that merges the adapter into the base; None if it cannot be merged."""
     if report.peft_type in UNMERGEABLE:
         return None
     return 'model = model.merge_and_unload()\nmodel.save_pretrained("merged")\ntokenizer.save_pretrained("merged")'

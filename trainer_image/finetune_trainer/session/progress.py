@@ -1,4 +1,4 @@
-"""Tells the operator how far the training is, from a thread of its own: it never holds up the training, and never fails it."""
+"""Report progress to the operator from a separate thread, which neither delays nor fails the training."""
 
 import logging
 import threading
@@ -14,9 +14,15 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Reporter:
-    """Sends the newest report at most once a second; what is overtaken meanwhile is not sent."""
+    """Sends the newest progress report, at most one a second; older ones are dropped."""
 
     def __init__(self, url: str | None, token_file: Path) -> None:
+        """Start the thread that sends.
+
+        Args:
+            url: The operator's address; None sends nothing.
+            token_file: The service account's token, which the kubelet renews.
+        """
         self._url = f"{url.rstrip('/')}{PROGRESS_PATH}" if url else None
         self._token_file = token_file
         self._latest: ProgressReport | None = None
@@ -28,12 +34,12 @@ class Reporter:
             self._thread.start()
 
     def submit(self, report: ProgressReport) -> None:
-        """Take note of the newest state; returns at once."""
+        """Queue a report in place of the one that waits; returns at once."""
         self._latest = report
         self._changed.set()
 
     def close(self) -> None:
-        """Send what is left, if the operator answers within two seconds."""
+        """Send the last report; wait at most two seconds."""
         self._closing.set()
         self._changed.set()
         if self._thread.is_alive():
@@ -54,9 +60,8 @@ class Reporter:
 
     def _send(self, client: httpx.Client, report: ProgressReport) -> None:
         try:
-            token = self._token_file.read_text(
-                encoding="utf-8"
-            ).strip()  # the kubelet renews it, so it is read each time
+            # read each time, because the kubelet renews it
+            token = self._token_file.read_text(encoding="utf-8").strip()
             headers = {"Authorization": f"Bearer {token}"}
             client.post(str(self._url), json=report.to_json(), headers=headers).raise_for_status()
         except (httpx.HTTPError, OSError) as error:

@@ -187,7 +187,7 @@ def test_it_can_be_read_on_a_phone_and_in_the_dark(bench: Workbench, tmp_path: P
         assert page.evaluate("document.title") == "job: fine-tuning report", "no script of the message ran"
         titles = page.evaluate("[...document.querySelectorAll('h2')].map(e => e.textContent)")
         assert titles == [
-            "The attempt failed", "Worth a look", "Curves", "Data", "Trained parameters", "Settings in force", "Attempts",
+            "The attempt failed", "Warnings", "Curves", "Data", "Trained parameters", "Settings", "Attempts",
         ]  # fmt: skip
         curves = page.evaluate("[...document.querySelectorAll('figcaption')].map(e => e.firstChild.textContent.trim())")
         assert curves == ["Loss", "Learning rate", "Gradient norm", "Speed", "Memory"]

@@ -89,7 +89,7 @@ class Text(HTMLParser):
 def test_the_verdict_is_what_was_measured() -> None:
     better = Text(render_report(a_report())).text
     assert "The adapter is better than its base on held-out data: the loss is 33.3 % lower." in better
-    assert "so few are an indication" not in better
+    assert "so few are only an indication" not in better
     assert "gate" not in better
     same = EvaluationStatus(base_loss=2.0, loss=2.5, improvement_percent=-25.0, rows=4)
     worse = Text(render_report(a_report(evaluation=same))).text
@@ -98,12 +98,12 @@ def test_the_verdict_is_what_was_measured() -> None:
     assert "It did not pass the gate, and is not published." in Text(page).text
     assert "kind: AdapterDeployment" in render_report(a_report())
     assert "kind: AdapterDeployment" not in page, "nobody is told how to serve it"
-    assert "on 4 held-out sequences: so few are an indication, no proof" in worse
+    assert "on 4 held-out sequences: so few are only an indication" in worse
 
 
 @pytest.mark.parametrize(
     ("loss", "said"),
-    [(2.6, "4 % higher than the base's"), (2.4, "4 % lower than the base's"), (2.5, "that of the base")],
+    [(2.6, "4 % higher than the base's"), (2.4, "4 % lower than the base's"), (2.5, "equal to the base's")],
 )
 def test_forgetting_is_drawn_over_the_steps_or_as_bars(loss: float, said: str) -> None:
     general = ForgettingStatus(
@@ -112,7 +112,7 @@ def test_forgetting_is_drawn_over_the_steps_or_as_bars(loss: float, said: str) -
     measured = a_report().evaluation.model_copy(update={"forgetting": general})
     bars = render_report(a_report(evaluation=measured))
     assert said in Text(bars).text
-    assert "on the way as well" in bars
+    assert "during the training as well" in bars
     assert "Loss on a general text over the steps" not in bars
     history = [*a_report().history, {"step": 4, "general_loss": 2.55}]
     drawn = render_report(a_report(evaluation=measured, history=history))
@@ -121,7 +121,7 @@ def test_forgetting_is_drawn_over_the_steps_or_as_bars(loss: float, said: str) -
         f"{charts.format_number(loss)} at step 10, between {charts.format_number(min(2.5, loss))} and" in drawn
     )
     assert "base: 2.5 at step 0, 2.5 at step 10" in drawn
-    assert "on the way as well" not in drawn
+    assert "during the training as well" not in drawn
 
 
 def test_what_users_wrote_stays_text() -> None:

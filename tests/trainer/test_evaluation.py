@@ -175,7 +175,9 @@ def test_the_last_weights_may_be_the_best(bench: Workbench) -> None:
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
     assert result.evaluation.step == 6
-    assert b"The weights are those of step 6, which had the lowest loss on" in bench.read("team/job/adapter/report.html")
+    assert b"The weights are those of step 6, which had the lowest loss on" in bench.read(
+        "team/job/adapter/report.html"
+    )
 
 
 def test_what_the_training_cost_is_measured_on_a_general_text(bench: Workbench) -> None:

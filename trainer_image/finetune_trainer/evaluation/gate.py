@@ -6,9 +6,9 @@ It does not know torch.
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.gate import Gate
 from finetune_api.manifest import MANIFEST_NAME
-from finetune_api.uris import S3Uri
-from finetune_artifacts.objects import delete_objects, list_objects
-from finetune_artifacts.store import Place
+from finetune_api.uris import StorageUri
+from finetune_artifacts.objects import delete_objects
+from finetune_artifacts.storage import Storage
 
 FIELD = "spec.evaluation.gate"
 
@@ -36,10 +36,10 @@ def apply_gate(gate: Gate | None, evaluation: EvaluationStatus) -> tuple[Evaluat
     return evaluation.model_copy(update={"passed": refusal is None}), refusal
 
 
-def delete_rejected(output: Place, place: S3Uri) -> None:
+def delete_rejected(output: Storage, uri: StorageUri) -> None:
     """Delete the rejected adapter of an earlier attempt or job, its manifest first.
 
     Without a manifest nobody takes the remaining files for a complete adapter.
     """
-    manifest = place.child(MANIFEST_NAME)
-    delete_objects(output, sorted((item.uri for item in list_objects(output, place)), key=lambda uri: uri != manifest))
+    manifest = uri.child(MANIFEST_NAME)
+    delete_objects(output, sorted((item.uri for item in output.list_objects(uri)), key=lambda item: item != manifest))

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_api import vllm
 from finetune_api.finetunejob import ReportStatus
 from finetune_api.manifest import REPORT_NAME, AdapterManifest, FileEntry, StoredFiles
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import current_timestamp
 from finetune_artifacts.upload import put_manifest, upload_directory
+from finetune_engines import ENGINES, engines_that_serve
 from finetune_trainer.data import dataset
 from finetune_trainer.evaluation import gate, samples, verification
 from finetune_trainer.hub import push
@@ -38,11 +38,6 @@ def adapter_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def servable_by(directory: Path) -> list[str]:
-    """Return the engines that can load the adapter."""
-    return [] if vllm.features(adapter_config(directory)) else ["vllm"]
-
-
 def upload_extra(session: Session, name: str, directory: Path | None) -> StoredFiles | None:
     """Upload a further directory of the output; it has no manifest, since the adapter's lists its files."""
     if directory is None or not directory.is_dir():
@@ -59,8 +54,10 @@ def write_report(
     prompts: list[samples.Prompt],
 ) -> None:
     """Write report, model card and TensorBoard's events into the adapter's directory, before it is uploaded."""
-    if refused := vllm.features(config := adapter_config(adapter.directory)):
-        session.run.warnings.append(f"vLLM cannot serve the adapter: {'; '.join(refused)}")
+    config = adapter_config(adapter.directory)
+    for engine in ENGINES.values():
+        if problems := engine.find_unsupported(config):
+            session.run.warnings.append(f"{engine.title} cannot serve the adapter: {'; '.join(problems)}")
     report = assemble.assemble_report(
         session.settings,
         session.run,
@@ -76,7 +73,7 @@ def write_report(
         metrics=adapter.directory / "metrics.jsonl",
         peft_type=str(config["peft_type"]),
         rank=config.get("r"),
-        servable_by=servable_by(adapter.directory),
+        servable_by=engines_that_serve(config),
     )
     assemble.write_files(adapter.directory, report)
 
@@ -97,7 +94,7 @@ def build_manifest(
         alpha=config.get("lora_alpha", config.get("alpha")),
         target_modules=adapter.target_modules,
         trainable_parameters=adapter.trainable_parameters,
-        servable_by=servable_by(adapter.directory),
+        servable_by=engines_that_serve(config),
         base_weights_sha256=adapter.base_digest if settings.job.spec.method.full is None else None,
         verification=verified.differences,
         evaluation=verified.evaluation,

@@ -26,7 +26,7 @@ def render_card(report: Report) -> str:
         report=report,
         comparison=comparison,
         chosen=[setting for setting in report.settings if setting.origin != "default"],
-        vllm_command=serving.build_vllm_command(report),
+        serving_commands=serving.list_serving_commands(report),
         load_snippet=serving.build_load_snippet(report),
         merge_snippet=serving.build_merge_snippet(report),
     )

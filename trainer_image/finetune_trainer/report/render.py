@@ -27,7 +27,7 @@ def render_report(report: Report) -> str:
         forgetting=forgetting
         and charts.make_forgetting_chart(report.history, forgetting.base_loss, forgetting.loss, steps),
         charts=charts.make_charts(report.history, (evaluation.base_loss, evaluation.loss), steps, report.objective),
-        vllm_command=serving.build_vllm_command(report),
+        serving_commands=serving.list_serving_commands(report),
         deployment=serving.build_deployment(report),
         load_snippet=serving.build_load_snippet(report),
         merge_snippet=serving.build_merge_snippet(report),

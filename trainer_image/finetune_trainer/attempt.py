@@ -123,7 +123,7 @@ def fetch_and_train(
         job.spec.model.uri,
     )
     tracking.check(settings, installed=True)
-    output = settings.output_place(PATIENCE_SECONDS)
+    output = settings.output_storage(PATIENCE_SECONDS)
     if finished := finished_adapter(settings, output):
         comparison_cleanup.delete_comparison_files(settings, output)
         return finished

@@ -19,7 +19,6 @@ from finetune_api.messages import ProgressReport
 from finetune_api.methods import Full, Method
 from finetune_api.reasons import Reason
 from finetune_api.tracking import Tracking
-from finetune_artifacts.objects import head
 from finetune_artifacts.upload import upload_directory
 from finetune_trainer.checkpoints import best_weights
 from finetune_trainer.data.dataset import Examples
@@ -248,7 +247,7 @@ def record_attempt(session: Session, fingerprint: str, step: int) -> None:
     directory_uri = session.settings.output.child("begun")
     prefix = fingerprint.removeprefix("sha256:")[:16]
     names = [f"{prefix}-{step}-{number}" for number in range(1, MAX_ATTEMPTS + 1)]
-    name = next((name for name in names if head(session.output, directory_uri.child(name)) is None), None)
+    name = next((name for name in names if session.output.head(directory_uri.child(name)) is None), None)
     if name is None:
         raise Failure(
             Reason.TRAINER_ERROR,

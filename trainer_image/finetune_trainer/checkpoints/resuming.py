@@ -10,8 +10,13 @@ import torch
 from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec
 from finetune_api.manifest import CheckpointManifest
 from finetune_api.timestamps import current_timestamp
-from finetune_api.uris import S3Uri
-from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
+from finetune_api.uris import StorageUri
+from finetune_artifacts.checkpoints import (
+    checkpoint_uri,
+    delete_checkpoint,
+    download_newest_checkpoint,
+    list_checkpoints,
+)
 from finetune_trainer.checkpoints import attempt_history, best_weights, template_date
 from finetune_trainer.checkpoints.run_fingerprint import RunFingerprint, warn_of_unused_runs
 from finetune_trainer.data import dataset
@@ -114,7 +119,7 @@ def choose_checkpoint(session: Session, fingerprint: RunFingerprint) -> Resume |
     settings, output, run = session.settings, session.output, session.run
     directory = session.scratch / "resume"
     run_uri = fingerprint.run_uri(settings.checkpoints)
-    manifest = newest_checkpoint(output, run_uri, fingerprint.digest, directory)
+    manifest = download_newest_checkpoint(output, run_uri, fingerprint.digest, directory)
     history = attempt_history.read_history(directory) if manifest else []
     resumed_from = manifest.step if manifest else None
     run.attempts = attempt_history.append_attempt(
@@ -142,7 +147,7 @@ def choose_checkpoint(session: Session, fingerprint: RunFingerprint) -> Resume |
     return Resume(manifest.step, directory)
 
 
-def checkpoint_status(run: S3Uri, manifest: CheckpointManifest) -> CheckpointStatus:
+def checkpoint_status(run: StorageUri, manifest: CheckpointManifest) -> CheckpointStatus:
     """Return ``status.checkpoint`` for a checkpoint."""
     return CheckpointStatus(
         uri=str(checkpoint_uri(run, manifest.step)), step=manifest.step, saved_at=manifest.created_at

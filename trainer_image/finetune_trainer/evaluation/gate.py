@@ -3,9 +3,9 @@
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.gate import Gate
 from finetune_api.manifest import MANIFEST_NAME
-from finetune_api.uris import S3Uri
-from finetune_artifacts.objects import delete_objects, list_objects
-from finetune_artifacts.store import Place
+from finetune_api.uris import StorageUri
+from finetune_artifacts.objects import delete_objects
+from finetune_artifacts.storage import Storage
 
 FIELD = "spec.evaluation.gate"
 
@@ -28,7 +28,7 @@ def apply_gate(gate: Gate | None, evaluation: EvaluationStatus) -> tuple[Evaluat
     return evaluation.model_copy(update={"passed": refusal is None}), refusal
 
 
-def make_room(output: Place, place: S3Uri) -> None:
+def make_room(output: Storage, place: StorageUri) -> None:
     """Remove the rejected adapter of an earlier attempt or job, its manifest first: from then on nobody takes the rest for a whole one."""
     manifest = place.child(MANIFEST_NAME)
-    delete_objects(output, sorted((item.uri for item in list_objects(output, place)), key=lambda uri: uri != manifest))
+    delete_objects(output, sorted((item.uri for item in output.list_objects(place)), key=lambda uri: uri != manifest))

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_api import vllm
 from finetune_api.finetunejob import ReportStatus
 from finetune_api.manifest import REPORT_NAME, AdapterManifest, FileEntry, StoredFiles
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import current_timestamp
 from finetune_artifacts.upload import put_manifest, upload_directory
+from finetune_engines import ENGINES, engines_that_serve
 from finetune_trainer.data import dataset
 from finetune_trainer.evaluation import gate, samples, verification
 from finetune_trainer.hub import push
@@ -38,11 +38,6 @@ def adapter_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def servable_by(directory: Path) -> list[str]:
-    """The engines that can load the adapter as it is."""
-    return [] if vllm.features(adapter_config(directory)) else ["vllm"]
-
-
 def upload_extra(session: Session, name: str, directory: Path | None) -> StoredFiles | None:
     """Upload what goes beside the adapter. It is whole when the adapter's manifest, which names it, is there."""
     if directory is None or not directory.is_dir():
@@ -59,8 +54,10 @@ def write_report(
     prompts: list[samples.Prompt],
 ) -> None:
     """Report, model card and TensorBoard's files, in the adapter's directory and so in its manifest."""
-    if refused := vllm.features(config := adapter_config(made.directory)):
-        session.run.warnings.append(f"vLLM cannot serve the adapter: {'; '.join(refused)}")
+    config = adapter_config(made.directory)
+    for engine in ENGINES.values():
+        if problems := engine.find_unsupported(config):
+            session.run.warnings.append(f"{engine.title} cannot serve the adapter: {'; '.join(problems)}")
     base, adapter = verified.answers
     report = assemble.assemble_report(
         session.settings,
@@ -74,7 +71,7 @@ def write_report(
         made.directory / "metrics.jsonl",
         str(config["peft_type"]),
         config.get("r"),
-        servable_by(made.directory),
+        engines_that_serve(adapter_config(made.directory)),
     )
     assemble.write_files(made.directory, report)
 
@@ -95,7 +92,7 @@ def build_manifest(
         alpha=config.get("lora_alpha", config.get("alpha")),
         target_modules=made.target_modules,
         trainable_parameters=made.trainable_parameters,
-        servable_by=servable_by(made.directory),
+        servable_by=engines_that_serve(adapter_config(made.directory)),
         base_weights_sha256=made.base_digest if settings.job.spec.method.full is None else None,
         verification=verified.measured,
         evaluation=verified.evaluation,

@@ -26,7 +26,7 @@ def render(report: Report) -> str:
         report=report,
         comparison=comparison,
         chosen=[setting for setting in report.settings if setting.origin != "default"],
-        vllm_command=serving.vllm_command(report),
+        serving_commands=serving.serving_commands(report),
         load_snippet=serving.load_snippet(report),
         merge_snippet=serving.merge_snippet(report),
     )

@@ -15,7 +15,7 @@ from finetune_api.manifest import REPORT_NAME
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import current_timestamp
-from finetune_api.uris import S3Uri
+from finetune_api.uris import StorageUri
 from finetune_artifacts.upload import upload_directory
 from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.report import fields
@@ -64,8 +64,8 @@ def _leave(
         (directory / REPORT_NAME).write_text(render_failed(report), encoding="utf-8")
         lines = "".join(json.dumps(_finite(entry)) + "\n" for entry in report.history)
         (directory / METRICS_NAME).write_text(lines, encoding="utf-8")
-        upload_directory(settings.output_place(seconds / 2), settings.failed, directory)
-        place: S3Uri = settings.failed.child(REPORT_NAME)
+        upload_directory(settings.output_storage(seconds / 2), settings.failed, directory)
+        place: StorageUri = settings.failed.child(REPORT_NAME)
         log.info("the report of the failed attempt is %s", place)
         left.append(ReportStatus(uri=str(place)))
     except BaseException as problem:  # noqa: BLE001 -- the attempt has failed already, and for another reason

@@ -26,7 +26,7 @@ def render(report: Report) -> str:
         unit="nats per token" if report.objective == "sft" else f"of {report.objective}",
         forgetting=forgetting and charts.forgetting(report.history, forgetting.base_loss, forgetting.loss, steps),
         charts=charts.curves(report.history, (evaluation.base_loss, evaluation.loss), steps, report.objective),
-        vllm_command=serving.vllm_command(report),
+        serving_commands=serving.serving_commands(report),
         deployment=serving.deployment(report),
         load_snippet=serving.load_snippet(report),
         merge_snippet=serving.merge_snippet(report),

@@ -1,11 +1,15 @@
 """How the adapter is served, loaded and merged: commands and files to copy."""
 
 import shlex
+from typing import Any
 
 import yaml
 
-from finetune_api import API_VERSION, vllm
+from finetune_api import API_VERSION
+from finetune_api.adapterdeployment import Target
 from finetune_api.combinations import PROMPT_TYPES
+from finetune_engines import ENGINES
+from finetune_engines.base import Engine
 from finetune_trainer.report.contents import Report
 
 UNMERGEABLE = (*PROMPT_TYPES, "FULL", "BOTTLENECK")
@@ -18,7 +22,7 @@ def local(report: Report) -> str:
 
 
 def local_base(report: Report) -> str:
-    """The base as vLLM and transformers take it: its name on the hub, or a directory."""
+    """The base as engines and transformers take it: its name on the hub, or a directory."""
     if report.base_on_hub:
         return report.base_model
     return "./base" if report.base_model.startswith("s3://") else "/path/to/base"
@@ -33,24 +37,30 @@ def preparation(report: Report, *, base: bool = True) -> list[str]:
     return lines
 
 
-def vllm_command(report: Report) -> str | None:
-    """Starts vLLM with the adapter, or with the model that was trained whole; None where vLLM cannot serve it as it is."""
+def serving_commands(report: Report) -> dict[str, str | None]:
+    """Return, by the title of each engine, the command that serves the result; None if the engine cannot serve it."""
+    return {engine.title: _serving_command(engine, report) for engine in ENGINES.values()}
+
+
+def _serving_command(engine: Engine, report: Report) -> str | None:
     if report.peft_type == "FULL" and report.objective != "reward":
-        served = f"--served-model-name {shlex.quote(report.name)}"
-        return "\n".join([*preparation(report, base=False), f"vllm serve {shlex.quote(local(report))} {served}"])
-    if "vllm" not in report.servable_by:
+        command = engine.model_command(local(report), report.name)
+        return "\n".join([*preparation(report, base=False), command])
+    if engine.name not in report.servable_by:
         return None
-    rank = next((rank for rank in vllm.RANKS if rank >= (report.rank or 1)), vllm.RANKS[-1])
-    served = shlex.quote(f"{report.name}={local(report)}")
-    command = f"vllm serve {shlex.quote(local_base(report))} --enable-lora \\\n  --max-lora-rank {rank} --lora-modules {served}"
+    command = engine.adapter_command(local_base(report), local(report), report.name, report.rank or 1)
     return "\n".join([*preparation(report), command])
 
 
 def deployment(report: Report) -> str | None:
-    """The AdapterDeployment of the job's adapter; None where no engine can serve it."""
+    """Return an AdapterDeployment of the job's adapter; None if no engine can serve it."""
     published = report.evaluation.passed is not False and report.adapter_uri.startswith("s3://")
     if not report.servable_by or not published:
         return None
+    engine = report.servable_by[0]
+    target: dict[str, Any] = {"deploymentRef": {"name": engine}}
+    if engine != Target.model_fields["engine"].default:
+        target["engine"] = engine
     item = {
         "apiVersion": API_VERSION,
         "kind": "AdapterDeployment",
@@ -58,7 +68,7 @@ def deployment(report: Report) -> str | None:
         "spec": {
             "adapter": {"fineTuneJobRef": {"name": report.name}},
             "servedName": report.name,
-            "target": {"deploymentRef": {"name": "vllm"}},
+            "target": target,
         },
     }
     return yaml.safe_dump(item, sort_keys=False).strip()

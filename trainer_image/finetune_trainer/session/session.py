@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_artifacts.store import Place
+from finetune_artifacts.storage import Storage
 from finetune_trainer.data.sources import Inputs
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.process import Process
@@ -19,7 +19,7 @@ class Session:
 
     settings: Settings
     inputs: Inputs
-    output: Place
+    output: Storage
     run: Run
     interruption: Interruption
     reporter: Reporter

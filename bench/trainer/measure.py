@@ -4,6 +4,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +138,9 @@ def _switches(data: BenchData, server: S3Server, directory: Path, told: Told) ->
     for name, (shape, changed, other, unchanged) in compared.items():
         pairs = _alternate(
             data.size.rounds,
-            lambda shape=shape, changed=changed: contenders.ours(data, server, directory, shape, **changed),
-            lambda other=other, unchanged=unchanged: contenders.ours(data, server, directory, other, **unchanged),
-            lambda number, name=name: told(f"{name}, round {number}"),
+            partial(contenders.ours, data, server, directory, shape, **changed),
+            partial(contenders.ours, data, server, directory, other, **unchanged),
+            partial(_tell_round, told, name),
         )
         found[name] = {
             "ratio": spread([a.tokens_per_second(WARM_UP) / b.tokens_per_second(WARM_UP) for a, b in pairs]),
@@ -148,6 +149,10 @@ def _switches(data: BenchData, server: S3Server, directory: Path, told: Told) ->
             ),
         }
     return found
+
+
+def _tell_round(told: Told, name: str, number: int) -> None:
+    told(f"{name}, round {number}")
 
 
 def _start(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:

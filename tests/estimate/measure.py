@@ -18,7 +18,7 @@ class Measured:
     peak: int
 
 
-class Storages(TorchDispatchMode):  # type: ignore[misc]
+class Storages(TorchDispatchMode):
     """Counts the bytes of all storages that are alive, but not those of the given tensors."""
 
     def __init__(self, known: list[torch.Tensor]) -> None:

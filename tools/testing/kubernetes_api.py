@@ -19,7 +19,7 @@ class Api:
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
         """Connect to the API server of a kubeconfig; `namespace` is where all calls look."""
-        self.client: Any = config.new_client_from_config(str(kubeconfig))  # type: ignore[no-untyped-call] # no types
+        self.client: Any = config.new_client_from_config(str(kubeconfig))
         # The generated types refuse plain JSON as a body, which the client accepts.
         self.core: Any = client.CoreV1Api(self.client)
         self.batch: Any = client.BatchV1Api(self.client)

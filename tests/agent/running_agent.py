@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -54,7 +55,7 @@ class RunningAgent:
         if not (secrets / SECRET).exists():
             secrets.mkdir(parents=True)
             shutil.copytree(s3.secret, secrets / SECRET)
-        given = {
+        given: dict[str, Any] = {
             "pod": POD,
             "host": "127.0.0.1",
             "port": free_port(),
@@ -79,7 +80,7 @@ class RunningAgent:
 
     def want(self, *adapters: DesiredAdapter, **state: object) -> None:
         """Write the desired state as the kubelet does: a new directory, and one exchange of a link."""
-        text = DesiredState(port=self.engine_port, adapters=list(adapters), **state)  # type: ignore[arg-type]
+        text = DesiredState(port=self.engine_port, adapters=list(adapters), **state)
         mount = self.settings.desired_file.parent
         mount.mkdir(exist_ok=True)
         data = mount / f"..{time.monotonic_ns()}"

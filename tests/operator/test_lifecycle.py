@@ -23,7 +23,8 @@ def trainer(reason: str) -> dict[str, Any]:
 
 def await_first_reason(api: Api, name: str) -> str:
     """Wait for the reason of the first attempt: the next Job is created before the status is written."""
-    return until("a reason", lambda: api.finetune_job(name)["status"]["attempts"][0].get("reason"))
+    reason: str = until("a reason", lambda: api.finetune_job(name)["status"]["attempts"][0].get("reason"))
+    return reason
 
 
 def test_a_good_run(api: Api, operator: Operator) -> None:

@@ -20,7 +20,8 @@ import numpy
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.compute  # type: ignore[import-untyped]
 
-from finetune_api.dataset import LENGTHS, Counts, DatasetSource
+from finetune_api.data_counts import LENGTHS, Counts
+from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from devcluster import controlplane, kwok, node, processes
-from devcluster.binaries import locked, program
+from devcluster.binaries import ensure, locked, program
 from devcluster.errors import DevClusterError
 from devcluster.paths import state_root
 from devcluster.progress import step
@@ -64,8 +64,7 @@ def up(name: str = "dev", mode: Mode = "control-plane", gpus: int = 2, nodes: in
             )
         if mode == "node":
             node.check_machine()
-        for required in _programs(mode):
-            program(required)
+        ensure(_programs(mode))
         if settings is None:
             settings = _new_settings(name, mode)
             settings.save()

@@ -10,7 +10,6 @@ import hashlib
 import ipaddress
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,16 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from devcluster import cgroups, processes
-from devcluster.binaries import locked, program
+from devcluster import cgroups, debian, processes
+from devcluster.binaries import existing, locked, program
+from devcluster.cache import cached
 from devcluster.errors import DevClusterError
 from devcluster.paths import cache_dir, state_root
 from devcluster.processes import Daemon
-from devcluster.progress import step
+from devcluster.progress import say, step
 from devcluster.settings import PORTS, Settings, load, new_tokens
 
-PROGRAMS = ("kubelet", "kube-proxy", "coredns", "registry", "pause")
+PROGRAMS = ("kubelet", "kube-proxy", "coredns", "pause")
 REGISTRY_PORT = 5000
+REGISTRY_PACKAGE = "docker-registry"
 HOLDER = "node"
 
 # What is needed on PATH (or at a path), and the Debian package that has it.
@@ -45,26 +46,33 @@ PACKAGES = {
 
 
 def check_machine() -> None:
-    """Install the Debian packages that a real node needs. Raises DevClusterError where that cannot be: not root, not Debian."""
+    """Install the Debian packages that a real node needs.
+
+    Raises:
+        DevClusterError: This user is not root, or this machine is not Debian and lacks some of them.
+    """
     if os.geteuid() != 0:
         raise DevClusterError(
-            "--mode node starts a kubelet and containers and so needs root; without it there are --mode control-plane and --mode kwok"
+            "--mode node starts a kubelet and containers and so needs root; "
+            "without it there are --mode control-plane and --mode kwok"
         )
     _use_sbin()
-    missing = sorted({package for needed, package in PACKAGES.items() if shutil.which(needed) is None})
-    if not missing:
-        return
-    if shutil.which("apt-get") is None:
-        raise DevClusterError(
-            f"--mode node needs {', '.join(missing)}, and this machine has no apt-get to install them with; please install them by hand"
-        )
-    # Offline, systemd does not start the package's own containerd: every cluster has one of its own.
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}
-    with step(f"installing {' '.join(missing)}"):
-        for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", *missing]):
-            finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if finished.returncode != 0:
-                raise DevClusterError(f"`{' '.join(command)}` failed:\n{(finished.stdout + finished.stderr)[-2000:]}")
+    debian.install(PACKAGES, "--mode node")
+    registry_program()
+
+
+def registry_program() -> Path:
+    """Return the image registry's program: from PATH, else from Debian's package, which is unpacked into the cache."""
+    for name in ("registry", REGISTRY_PACKAGE):
+        if found := existing(name):
+            return found
+    recipe = f"{REGISTRY_PACKAGE} 1"
+    directory = cached("registry", recipe, "fetching the image registry", "seconds", _unpack_registry)
+    return directory / "usr" / "bin" / REGISTRY_PACKAGE
+
+
+def _unpack_registry(target: Path) -> None:
+    debian.unpack(REGISTRY_PACKAGE, target)
 
 
 def new_settings(name: str) -> Settings:
@@ -99,16 +107,7 @@ def bring_up(settings: Settings, *, gpus: int) -> None:
                 f"the node's namespaces did not open; {processes.log_tail(_host_dir(settings.state_dir), HOLDER)}"
             )
         _connect(settings, first)
-    finished = _inside(
-        first,
-        [sys.executable, "-m", "devcluster.inside", settings.name, str(gpus)],
-        # Standard error is shown as it comes: it carries the progress.
-        stderr=None,
-    )
-    if finished.returncode != 0:
-        raise DevClusterError(
-            finished.stdout.strip() or f"bringing the node up ended with status {finished.returncode}"
-        )
+    _bring_up_inside(first, settings, gpus)
 
 
 def tear_down(state_dir: Path) -> bool:
@@ -136,7 +135,14 @@ def run_inside(settings: Settings, argv: Sequence[str]) -> subprocess.CompletedP
         raise DevClusterError(
             f"the node of {settings.name!r} does not run; repair it by: python -m devcluster up --name {settings.name} --mode node"
         )
-    return _inside(first, argv, stderr=subprocess.PIPE)
+    return subprocess.run(
+        _inside(first, argv),
+        env={**os.environ, **_python_path()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def process_ids(settings: Settings) -> dict[str, int | None]:
@@ -191,17 +197,31 @@ def _first_process(state_dir: Path) -> int | None:
     return None
 
 
-def _inside(first: int, argv: Sequence[str], *, stderr: int | None) -> subprocess.CompletedProcess[str]:
-    python_path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        ["nsenter", f"--target={first}", "--net", "--mount", "--pid", "--", *argv],
-        env={**os.environ, "PYTHONPATH": python_path},
+def _bring_up_inside(first: int, settings: Settings, gpus: int) -> None:
+    """Run `devcluster.inside` in the namespaces: its error output is the progress, its standard output the reason of a failure."""
+    command = _inside(first, [sys.executable, "-m", "devcluster.inside", settings.name, str(gpus)])
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **_python_path()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=stderr,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
+    ) as process:
+        for line in process.stderr or ():
+            say(line.rstrip("\n"))
+        reason = process.stdout.read().strip() if process.stdout else ""
+    if process.returncode != 0:
+        raise DevClusterError(reason or f"bringing the node up ended with status {process.returncode}")
+
+
+def _inside(first: int, argv: Sequence[str]) -> list[str]:
+    return ["nsenter", f"--target={first}", "--net", "--mount", "--pid", "--", *argv]
+
+
+def _python_path() -> dict[str, str]:
+    entries = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(entries)}
 
 
 def _connect(settings: Settings, first: int) -> None:

@@ -12,7 +12,7 @@ from devcluster import cgroups, nodeconfig, processes
 from devcluster.api import http_problem
 from devcluster.binaries import program
 from devcluster.errors import DevClusterError
-from devcluster.node import REGISTRY_PORT
+from devcluster.node import REGISTRY_PORT, registry_program
 from devcluster.processes import Daemon
 from devcluster.settings import Settings
 
@@ -83,7 +83,7 @@ def registry(settings: Settings) -> Daemon:
     """Return the image registry's process."""
     return Daemon(
         "registry",
-        [str(program("registry")), "serve", str(settings.state_dir / "registry.yaml")],
+        [str(registry_program()), "serve", str(settings.state_dir / "registry.yaml")],
         lambda: http_problem(f"http://127.0.0.1:{REGISTRY_PORT}/v2/"),
         environment={"OTEL_TRACES_EXPORTER": "none"},
         configuration=nodeconfig.registry(),

@@ -6,15 +6,13 @@ uv pip compile requirements.in --override overrides.txt --python-version 3.11 --
   --only-binary :all: --no-header --no-annotate -o requirements.txt
 """
 
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from devcluster import debian
 from devcluster.cache import cached, install_packages
-from devcluster.errors import DevClusterError
 
 REQUIREMENTS = Path(__file__).parent / "vllm" / "requirements.txt"
 PYTHON = "3.11"
@@ -83,22 +81,10 @@ def _install(target: Path) -> None:
 def _add_numa(target: Path) -> None:
     """Put Debian's libnuma there: vLLM's C++ code is linked to it, and small images do not have it."""
     with tempfile.TemporaryDirectory() as scratch:
-        if not _run_in(scratch, "apt-get", "download", NUMA_PACKAGE):
-            _run_in(scratch, "apt-get", "update")
-            if not _run_in(scratch, "apt-get", "download", NUMA_PACKAGE):
-                raise DevClusterError(
-                    f"`apt-get download {NUMA_PACKAGE}` failed; vLLM for CPUs needs {NUMA_LIBRARY} of it"
-                )
-        package = next(Path(scratch).glob(f"{NUMA_PACKAGE}_*.deb"))
-        _run_in(scratch, "dpkg-deb", "--extract", package.name, "root")
-        library = next(Path(scratch, "root").rglob(NUMA_LIBRARY))
+        debian.unpack(NUMA_PACKAGE, Path(scratch))
+        library = next(Path(scratch).rglob(NUMA_LIBRARY))
         target.mkdir()
         shutil.copy(library, target / NUMA_LIBRARY)
-
-
-def _run_in(directory: str, *command: str) -> bool:
-    environment = {**os.environ, "LC_ALL": "C"}
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, check=False).returncode == 0
 
 
 if __name__ == "__main__":

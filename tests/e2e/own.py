@@ -8,7 +8,7 @@ from pathlib import Path
 
 from devcluster.binaries import program
 from devcluster.cluster import Cluster
-from devcluster.place import Images, Place
+from devcluster.targets import ClusterTarget, Images
 from tests.e2e.namespace import Namespace
 
 FORWARDS = contextlib.ExitStack()
@@ -38,5 +38,5 @@ def address(namespace: Namespace, service: str, port: int) -> str:
     """A Service's address for this machine: its own where the node is here, else one that kubectl forwards until the tests end."""
     if namespace.cluster.node_address:
         return f"http://{namespace.get('service', service)['spec']['clusterIP']}:{port}"
-    reached = Place("the user's own", Images("", ""), options=(f"--kubeconfig={namespace.cluster.kubeconfig}",))
+    reached = ClusterTarget("the user's own", Images("", ""), options=(f"--kubeconfig={namespace.cluster.kubeconfig}",))
     return FORWARDS.enter_context(reached.forwarded(namespace.name, service, port))

@@ -1,4 +1,4 @@
-"""The cluster that the demo runs on, with its images: a dev cluster of this machine, or one that the user already has."""
+"""Find the cluster that the demo runs on, and make its images: a dev cluster of this machine, or one of the user's."""
 
 import hashlib
 import json
@@ -8,21 +8,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from devcluster import cluster, images, serving
+from devcluster import binaries, cluster, commands, corpus, images, model, node, serving
 from devcluster.binaries import program
 from devcluster.errors import DevClusterError
+from devcluster.paths import REPOSITORY
 from devcluster.progress import step
+from devcluster.taskgroup import TaskGroup
 
-ROOT = Path(__file__).parent.parent
-DOCKERFILES = {
-    "finetune-operator": ROOT / "operator" / "Dockerfile",
-    "finetune-trainer": ROOT / "trainer_image" / "Dockerfile",
-}
+DOCKERFILE = REPOSITORY / "Dockerfile"
+IMAGES = {"finetune-operator": "operator", "finetune-trainer": "trainer"}
+"""The name of each image, and the stage of the Dockerfile that makes it."""
+PROGRAMS = (*cluster.CONTROL_PLANE_PROGRAMS, *node.PROGRAMS, "helm", "versitygw")
 PACKAGES_AT = "/opt/vllm"
 
 
@@ -39,7 +41,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Place:
+class ClusterTarget:
     """A cluster, reached as a user would: with kubectl, helm and finetune."""
 
     title: str
@@ -109,44 +111,68 @@ class Place:
         return finished.stdout
 
 
-def dev_place(name: str) -> Place:
-    """Return the dev cluster `name` with a real node, brought up (or repaired) and with all images in its registry."""
-    up = cluster.up(name, mode="node", gpus=2)
-    assert up.registry
-    base = images.base_image()
-    built = {
-        image: images.push(images.build(dockerfile, ROOT, image, {"UV_NO_CACHE": "0"}, base), up.registry)
-        for image, dockerfile in DOCKERFILES.items()
-    }
-    return Place(
+def dev_target(name: str) -> ClusterTarget:
+    """Return the dev cluster `name` with a real node, brought up or repaired, and with all images in its registry.
+
+    What needs no other step runs beside it: Go compiles while packages are downloaded and images are built.
+    """
+    with TaskGroup() as group:
+        machine = group.start("Debian packages", node.check_machine)
+        programs = group.start("Kubernetes, helm and S3 server", lambda: binaries.ensure(PROGRAMS))
+        engine = group.start("vLLM", serving.vllm_environment)
+        group.start("model", model.smollm2)
+        group.start("texts", corpus.shakespeare)
+        base = group.start("base image", images.base_image, [machine])
+        # One after the other: the second finds the stages that both share.
+        operator = group.start("operator image", lambda: build_image("finetune-operator", base.result()), [base])
+        trainer = group.start("trainer image", lambda: build_image("finetune-trainer", base.result()), [base, operator])
+        s3_server = group.start("S3 server image", images.s3_server_image, [machine, programs])
+        up = group.start("cluster", lambda: cluster.up(name, mode="node", gpus=2), [machine, programs])
+
+        def push(title: str, image: Future[str]) -> Future[str]:
+            return group.start(
+                f"push of the {title}", lambda: images.push(image.result(), _registry(up.result())), [image, up]
+            )
+
+        pushed_operator, pushed_trainer = push("operator image", operator), push("trainer image", trainer)
+        pushed_s3_server, pushed_base = push("S3 server image", s3_server), push("base image", base)
+    kubeconfig = up.result().kubeconfig
+    return ClusterTarget(
         title=f"dev cluster {name!r}",
         images=Images(
-            operator=built["finetune-operator"],
-            trainer=built["finetune-trainer"],
-            s3=images.push(images.s3_server_image(), up.registry),
-            engine=images.push(base, up.registry),
-            engine_packages=serving.vllm_environment(),
+            operator=pushed_operator.result(),
+            trainer=pushed_trainer.result(),
+            s3=pushed_s3_server.result(),
+            engine=pushed_base.result(),
+            engine_packages=engine.result(),
         ),
-        options=(f"--kubeconfig={up.kubeconfig}",),
-        variables={"KUBECONFIG": str(up.kubeconfig)},
+        options=(f"--kubeconfig={kubeconfig}",),
+        variables={"KUBECONFIG": str(kubeconfig)},
     )
 
 
-def own_place(registry: str, context: str | None, engine: str | None, base: str | None) -> Place:
-    """Return the cluster of the user's kubeconfig; our images are built with docker, podman or buildah and pushed to `registry`.
+def own_target(registry: str, context: str | None, engine: str | None, base: str | None) -> ClusterTarget:
+    """Return the cluster of the user's kubeconfig, with our images built and pushed to `registry`.
 
-    `base` is another base image than the public one, `engine` another image of vLLM.
+    Args:
+        registry: Where the cluster pulls images from.
+        context: The context of the kubeconfig; by default the current one.
+        engine: Another image of vLLM than the public one.
+        base: Another base image than the public one.
+
+    Raises:
+        DevClusterError: The cluster does not answer, or docker, podman and buildah are all missing, or a build failed.
     """
     options = (f"--context={context}",) if context else ()
     title = f"context {context}" if context else "the cluster of your kubeconfig"
-    reached = Place(title, Images("", ""), options=options, context=context)
-    reached.kubectl("version")
-    tool = next((found for found in ("docker", "podman", "buildah") if shutil.which(found)), None)
+    target = ClusterTarget(title, Images("", ""), options=options, context=context)
+    target.kubectl("version")
+    tool = next((name for name in ("docker", "podman", "buildah") if shutil.which(name)), None)
     if tool is None:
         raise DevClusterError("docker, podman or buildah is needed to build the images, and none is on PATH")
     tag = _sources_hash()
-    built = {image: _build_and_push(tool, image, f"{registry}/{image}:{tag}", base) for image in DOCKERFILES}
-    return Place(
+    built = {image: _build_and_push(tool, image, f"{registry}/{image}:{tag}", base) for image in IMAGES}
+    return ClusterTarget(
         title,
         Images(built["finetune-operator"], built["finetune-trainer"], engine=engine),
         options=options,
@@ -154,31 +180,43 @@ def own_place(registry: str, context: str | None, engine: str | None, base: str 
     )
 
 
-def reach_own_place(context: str | None) -> Place:
+def reach_own_target(context: str | None) -> ClusterTarget:
     """Return the user's cluster without any image, to take things out of it."""
-    return Place("your cluster", Images("", ""), options=(f"--context={context}",) if context else (), context=context)
+    options = (f"--context={context}",) if context else ()
+    return ClusterTarget("your cluster", Images("", ""), options=options, context=context)
+
+
+def build_image(image: str, base: str, tag: str | None = None) -> str:
+    """Build one of our images with buildah on a local base image and return its local name.
+
+    Args:
+        image: One of IMAGES.
+        base: The base image.
+        tag: Another name than the image's own.
+    """
+    return images.build(DOCKERFILE, REPOSITORY, tag or image, {"UV_NO_CACHE": "0"}, base, IMAGES[image])
+
+
+def _registry(dev_cluster: cluster.Cluster) -> str:
+    assert dev_cluster.registry, "a cluster of mode node has a registry"
+    return dev_cluster.registry
 
 
 def _build_and_push(tool: str, image: str, reference: str, base: str | None) -> str:
     chosen = [f"--build-arg=BASE_IMAGE={base}"] if base else []
+    source = ["--file", str(DOCKERFILE), "--target", IMAGES[image], "--tag", reference, str(REPOSITORY)]
     with step(f"building {reference} with {tool}", "the trainer takes some minutes"):
-        for command in (
-            [tool, "build", *chosen, "--file", str(DOCKERFILES[image]), "--tag", reference, str(ROOT)],
-            [tool, "push", reference],
-        ):
-            finished = subprocess.run(command, capture_output=True, text=True, check=False)
-            if finished.returncode != 0:
-                tail = "\n".join((finished.stdout + finished.stderr).splitlines()[-20:])
-                raise DevClusterError(f"`{' '.join(command)}` failed:\n{tail}")
+        commands.run([tool, "build", *chosen, *source])
+        commands.run([tool, "push", reference])
     return reference
 
 
 def _sources_hash() -> str:
     """Return the hash of what the images are made from: the tag, so that a node never takes an old image for a new one."""
     digest = hashlib.sha256()
-    sources = [ROOT / "pyproject.toml", ROOT / "uv.lock"]
+    sources = [DOCKERFILE, REPOSITORY / "pyproject.toml", REPOSITORY / "uv.lock"]
     for tree in ("operator", "trainer_image"):
-        sources += [file for file in sorted((ROOT / tree).rglob("*")) if file.is_file() and file.suffix != ".pyc"]
+        sources += [file for file in sorted((REPOSITORY / tree).rglob("*")) if file.is_file() and file.suffix != ".pyc"]
     for file in sources:
-        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
+        digest.update(str(file.relative_to(REPOSITORY)).encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

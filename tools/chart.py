@@ -1,7 +1,9 @@
-"""The chart's generated files: values.yaml with its comments, and the JSON schema that Helm checks values against."""
+"""Generate the chart's Chart.yaml, its values.yaml with comments, and the JSON schema that Helm checks values against."""
 
 import json
 import textwrap
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +12,23 @@ from pydantic import BaseModel
 from tools.values import ChartValues, Section
 
 HEADER = "# Generated from tools/values.py by `make generate`: do not edit.\n"
+PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+CHART = """\
+# Generated from tools/chart.py by `make generate`: do not edit. The version is that of pyproject.toml.
+apiVersion: v2
+name: finetune-operator
+description: Fine-tuning jobs on Kubernetes, from one YAML to a verified PEFT adapter in S3, and to the serving pods.
+type: application
+version: {version}
+appVersion: {version}
+kubeVersion: ">=1.31.0-0"
+keywords: [fine-tuning, peft, lora, vllm, llm]
+"""
+
+
+def chart_yaml() -> str:
+    """Return the chart's metadata, with the project's version."""
+    return CHART.format(version=tomllib.loads(PYPROJECT.read_text())["project"]["version"])
 
 
 def values_yaml() -> str:

@@ -52,7 +52,7 @@ def _quiet() -> None:
     import logging
     import warnings
 
-    from finetune_trainer.libraries import library_environment
+    from finetune_trainer.runtime.libraries import library_environment
 
     os.environ.update(library_environment({"OMP_NUM_THREADS": "1", **os.environ}))
     warnings.simplefilter("ignore")

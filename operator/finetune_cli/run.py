@@ -29,7 +29,7 @@ from finetune_cli.render import read_documents, rendered_object
 from finetune_cli.text import outcome
 
 if TYPE_CHECKING:
-    from finetune_trainer.settings import Settings
+    from finetune_trainer.runtime.settings import Settings
 
 NEEDED = (
     "torch",
@@ -156,7 +156,7 @@ def settings_of(
     job: FineTuneJob, output: Path | None, changes: tuple[str, ...], work: Path, environment: Mapping[str, str]
 ) -> "Settings":
     """What the trainer is told."""
-    from finetune_trainer.settings import Settings
+    from finetune_trainer.runtime.settings import Settings
 
     return Settings(
         job=job,
@@ -171,14 +171,15 @@ def settings_of(
 
 def follow(settings: "Settings", request: Request, environment: Mapping[str, str]) -> TrainerResult:
     """The preflight's checks, then the training."""
-    from finetune_trainer.libraries import library_environment
+    from finetune_trainer.runtime.libraries import library_environment
 
     os.environ.update(library_environment(environment, settings.job.spec.resources.processes))
     from finetune_cli.screen import Screen
-    from finetune_trainer import logs, preflight
-    from finetune_trainer.interruption import Interruption
-    from finetune_trainer.run import Run
-    from finetune_trainer.train import attempt
+    from finetune_trainer import preflight
+    from finetune_trainer.attempt import attempt
+    from finetune_trainer.runtime import logs
+    from finetune_trainer.runtime.interruption import Interruption
+    from finetune_trainer.session.run import Run
 
     screen = Screen()
     logs.configure(screen.handler)
@@ -218,7 +219,7 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
 
 def until_it_fits(settings: "Settings", attempt: "Callable[[Settings], TrainerResult]") -> TrainerResult:
     """Attempts at a job, each with less memory than the one before, as the operator makes them; the result of the last."""
-    from finetune_trainer.logs import log
+    from finetune_trainer.runtime.logs import log
 
     spec, made = settings.job.spec, 0
     result = attempt(settings)

@@ -9,8 +9,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from finetune_api.messages import ProgressReport
 from finetune_cli.text import duration
-from finetune_trainer.logs import SHOWN_AS_BAR
-from finetune_trainer.progress import Reporter
+from finetune_trainer.runtime.logs import SHOWN_AS_BAR
+from finetune_trainer.session.progress import Reporter
 
 
 class Screen(Reporter):

@@ -29,21 +29,6 @@ def test_every_setting_that_an_administrator_can_choose_is_in_the_table() -> Non
     assert documented == {field.upper() for field in Settings.__dataclass_fields__} - fixed_by_the_chart
 
 
-def test_links_between_the_pages_lead_somewhere() -> None:
-    for page in Path("docs").rglob("*.md"):
-        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)", page.read_text()):
-            file = (page.parent / target) if target else page
-            assert file.is_file(), f"{page}: {target}"
-            if anchor:
-                assert anchor[1:] in anchors(file.read_text()), f"{page}: {target}{anchor}"
-
-
-def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
-
-
 def test_every_method_has_its_default_learning_rate_in_the_table() -> None:
     table = METHODS.split("## Which modules")[0]
     rates = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| ([\de.-]+) \|", table, re.MULTILINE))

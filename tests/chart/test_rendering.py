@@ -1,5 +1,6 @@
 """What `helm install` would create for which values."""
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from finetune_operator.settings import Settings
 from tests.chart.helm import CHART, IMAGES, NAMESPACE, HelmError, Object, helm, is_hook, of_kind, render, settings
 
 pytestmark = pytest.mark.cluster  # helm comes with the development cluster
+VERSION = importlib.metadata.version("finetune-operator")
 DIGEST = "sha256:" + "a" * 64
 
 
@@ -141,8 +143,8 @@ def test_with_chosen_namespaces_it_may_do_there_what_it_else_may_do_everywhere()
 
 def test_the_operator_understands_its_environment() -> None:
     read = Settings.of(environment({"watchNamespaces": "{a,b}", "logLevel": "DEBUG", "image.pullPolicy": "Always"}))
-    assert read.operator_image == f"{IMAGES['image.repository']}:0.1.0"
-    assert read.trainer_image == f"{IMAGES['trainerImage.repository']}:0.1.0"
+    assert read.operator_image == f"{IMAGES['image.repository']}:{VERSION}"
+    assert read.trainer_image == f"{IMAGES['trainerImage.repository']}:{VERSION}"
     assert read.report_url == f"http://finetune-operator.{NAMESPACE}.svc:8080"
     assert read.namespaces == ("a", "b")
     assert read.allow_remote_code is False
@@ -154,7 +156,7 @@ def test_the_operator_understands_its_environment() -> None:
 @pytest.mark.parametrize(
     ("values", "image"),
     [
-        ({}, "registry.example.com/operator:0.1.0"),
+        ({}, f"registry.example.com/operator:{VERSION}"),
         ({"image.tag": "v2"}, "registry.example.com/operator:v2"),
         ({"image.tag": "v2", "image.digest": DIGEST}, f"registry.example.com/operator@{DIGEST}"),
     ],

@@ -17,10 +17,10 @@ from finetune_api.estimate.memory import GIB, evaluation_bytes, memory, optimize
 from finetune_api.estimate.modules import Architecture, Module
 from finetune_api.finetunejob import Training
 from finetune_api.methods import Method, Quantization
-from finetune_trainer.data import Example
-from finetune_trainer.evaluation import mean_loss
-from finetune_trainer.methods import Base, add_adapter, to_float32
-from finetune_trainer.model import load_base, quantization_of
+from finetune_trainer.data.dataset import Example
+from finetune_trainer.evaluation.likelihood import mean_loss
+from finetune_trainer.methods.peft_config import Base, add_adapter, to_float32
+from finetune_trainer.models.loading import load_base, quantization_config
 from tests.estimate.measure import Measured, Storages, measure
 from tests.estimate.models import LLAMA_8B
 
@@ -138,7 +138,7 @@ def test_the_activations_on_a_quantised_base(checkpointing: bool, tmp_path: Path
         tmp_path
     )
     method = Method.model_validate(METHODS["qlora"])
-    base = load_base(tmp_path, torch.bfloat16, quantization_of(method, "bf16"))
+    base = load_base(tmp_path, torch.bfloat16, quantization_config(method, "bf16"))
     stored = sum(parameter.nbytes for parameter in base.parameters())
     found, architecture = measured("llama", SIZES, "qlora", checkpointing=checkpointing, mixed=True, base=base)
     expected = calculated(architecture, "qlora", checkpointing=checkpointing, mixed=True)

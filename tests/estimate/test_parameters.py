@@ -16,8 +16,8 @@ from finetune_api.estimate.parameters import Counts, NotCountedError, count
 from finetune_api.estimate.shapes import UnknownArchitectureError
 from finetune_api.methods import METHODS, Method
 from finetune_api.targets import TargetError
-from finetune_trainer.failures import Failure
-from finetune_trainer.methods import Base, add_adapter
+from finetune_trainer.methods.peft_config import Base, add_adapter
+from finetune_trainer.runtime.failures import Failure
 from tests.estimate.models import LLAMA_8B, MODELS
 
 EXPRESSION = r".*\.(v_proj|dense|c_fc)"

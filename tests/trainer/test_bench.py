@@ -12,7 +12,7 @@ from bench.trainer.__main__ import main, picture, table
 from bench.trainer.contenders import Course
 from bench.trainer.measure import loss_difference
 from bench.trainer.startup import FIRST_STEP
-from finetune_trainer.logs import log
+from finetune_trainer.runtime.logs import log
 
 
 @pytest.fixture(autouse=True)

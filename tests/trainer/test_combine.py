@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from finetune_agent.compatibility import tensors
 from finetune_artifacts.safetensors import read_file_header
 from finetune_trainer.combine import COMBINATIONS, main
-from finetune_trainer.conversion import lora_factors
+from finetune_trainer.methods.conversion import lora_factors
 
 
 def adapter(base: Path, directory: Path, seed: int, **options: Any) -> Path:

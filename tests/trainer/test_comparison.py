@@ -11,13 +11,14 @@ import torch
 from finetune_api.comparison import Comparison, ComparisonRow
 from finetune_api.messages import ProgressReport
 from finetune_api.reasons import Reason
-from finetune_trainer import comparison, estimates, memory, model
-from finetune_trainer.failures import Failure
+from finetune_trainer import full_comparison
+from finetune_trainer.models import estimate, loading, memory
 from finetune_trainer.preflight import check
-from finetune_trainer.progress import Reporter
-from finetune_trainer.report import comparison as table
-from finetune_trainer.settings import Settings
-from tests.trainer.jobs import Workbench, train
+from finetune_trainer.report import comparison
+from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.runtime.settings import Settings
+from finetune_trainer.session.progress import Reporter
+from tools.testing.trainer_jobs import Workbench, train
 
 WANTED: dict[str, Any] = {"compareWithFull": True, "forgetting": {"maxSequences": 2}}
 FULL_RATE = {"learningRate": 1e-5}
@@ -90,7 +91,7 @@ def test_the_sentence_says_what_the_numbers_say(adapter: float, full: float, sai
         ComparisonRow(name="adapter", improvement_percent=adapter, trainable_parameters=10),
         ComparisonRow(name="full", improvement_percent=full, trainable_parameters=100),
     ]
-    assert table.verdict(Comparison(learning_rate=1e-5, memory="gpu", rows=rows)) == said
+    assert comparison.verdict(Comparison(learning_rate=1e-5, memory="gpu", rows=rows)) == said
 
 
 def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
@@ -98,7 +99,7 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
 ) -> None:
     bench, whole = workbench(), workbench()
     uninterrupted, _ = train(whole.settings(evaluation=WANTED))
-    original, stop_at = comparison.Told.report, 4
+    original, stop_at = full_comparison.LogReporter.report, 4
     with monkeypatch.context() as patched:
 
         def reporter(interruption: Any) -> Any:
@@ -107,7 +108,7 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
                 if sent.progress.step >= stop_at:
                     interruption.request()
 
-            patched.setattr(comparison.Told, "report", report)
+            patched.setattr(full_comparison.LogReporter, "report", report)
             return Reporter(None, Path())
 
         result, _ = train(bench.settings(evaluation=WANTED), reporter)
@@ -119,7 +120,7 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
     assert "adapter" not in published(bench)
 
     steps: list[int] = []
-    monkeypatch.setattr(comparison.Told, "report", lambda self, sent: steps.append(sent.progress.step))
+    monkeypatch.setattr(full_comparison.LogReporter, "report", lambda self, sent: steps.append(sent.progress.step))
     result, _ = train(bench.settings(evaluation=WANTED))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
     assert sorted(set(steps)) == [4, 5, 6]
@@ -136,7 +137,7 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
     workbench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, small, diverging = workbench(), workbench(), workbench()
-    original = model.load_base
+    original = loading.load_base
 
     def load(directory: Any, *arguments: Any, **more: Any) -> Any:
         loaded = original(directory, *arguments, **more)
@@ -148,9 +149,11 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
         return bool(begun)
 
     begun: list[bool] = []
-    session_of = comparison.session_of
-    monkeypatch.setattr(comparison, "session_of", lambda session: begun.append(True) or session_of(session))
-    monkeypatch.setattr(model, "load_base", load)
+    session_of = full_comparison.comparison_session
+    monkeypatch.setattr(
+        full_comparison, "comparison_session", lambda session: begun.append(True) or session_of(session)
+    )
+    monkeypatch.setattr(loading, "load_base", load)
     settings = bench.settings(evaluation=WANTED)
     result, _ = train(settings)
     assert result.reason == "Succeeded", result.message
@@ -167,13 +170,13 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
 
     monkeypatch.undo()
 
-    class Diverging(comparison.Told):
+    class Diverging(full_comparison.LogReporter):
         def report(self, report: ProgressReport) -> None:
             if report.progress.step == 3:
                 raise Failure(Reason.LOSS_DIVERGED, "lower it", "spec.training.learningRate")
 
     with monkeypatch.context() as patched:
-        patched.setattr(comparison, "Told", Diverging)
+        patched.setattr(full_comparison, "LogReporter", Diverging)
         result, _ = train(diverging.settings(evaluation=WANTED))
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
@@ -182,7 +185,7 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
         result.evaluation.comparison.message == "full fine-tuning diverged at step 3, with its learning rate 1e-05"
     ), "nobody is told to lower a learning rate that is not theirs"
 
-    monkeypatch.setattr("finetune_trainer.memory.free", lambda: 1_000_000)
+    monkeypatch.setattr("finetune_trainer.models.memory.free_bytes", lambda: 1_000_000)
     result, _ = train(small.settings(evaluation=WANTED))
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
@@ -196,7 +199,7 @@ def test_a_comparison_that_kills_its_process_is_not_tried_a_third_time(
     class Killed(BaseException):
         """Stands for SIGKILL, after which nothing is written any more."""
 
-    class Watched(comparison.Told):
+    class Watched(full_comparison.LogReporter):
         def report(self, report: Any) -> None:
             raise Killed
 
@@ -209,7 +212,7 @@ def test_a_comparison_that_kills_its_process_is_not_tried_a_third_time(
         return {path.name for path in output.iterdir() if path.is_dir()} - {".work"}
 
     with monkeypatch.context() as patched:
-        patched.setattr(comparison, "Told", Watched)
+        patched.setattr(full_comparison, "LogReporter", Watched)
         endings = [train(settings())[0].reason for _ in range(2)]
     assert endings == ["TrainerError"] * 2, "the first may have been interrupted in an ordinary way"
     assert left() == {"checkpoints", "comparison"}
@@ -247,27 +250,27 @@ def test_the_comparison_has_the_objective_and_the_choice_of_weights_of_the_job(b
 
 def test_memory_is_that_of_the_training_which_is_measured() -> None:
     size = 200_000_000
-    meter = memory.Meter()
+    meter = memory.MemoryMeter()
     taken = torch.ones(size // 4)
     del taken
     highest = meter.peak()
     assert highest is not None
     assert 0.95 * size < highest < 2 * size, "what was given back since counts"
-    again = memory.Meter().peak()
+    again = memory.MemoryMeter().peak()
     assert again is not None
     assert again < size / 4, "what was there before does not"
 
 
 def test_the_limit_of_the_container_is_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = memory.free()
+    machine = memory.free_bytes()
     assert machine is not None
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     monkeypatch.setattr(memory, "OLD_CGROUP", tmp_path / "memory")
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.stat").write_text("anon 1000000\nfile 900000\n")
-    assert memory.free() == 2_000_000
+    assert memory.free_bytes() == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free() == pytest.approx(machine, rel=0.5)
+    assert memory.free_bytes() == pytest.approx(machine, rel=0.5)
 
 
 def test_the_preflight_says_what_the_comparison_needs(bench: Workbench) -> None:
@@ -279,7 +282,7 @@ def test_the_preflight_says_what_the_comparison_needs(bench: Workbench) -> None:
     assert found.estimate.comparison_gpu_memory_bytes > found.estimate.gpu_memory_bytes
     assert not any("compareWithFull" in warning for warning in found.warnings)
     large = found.estimate.model_copy(update={"comparison_gpu_memory_bytes": 201 * 2**30})
-    (said,) = estimates.warnings(large)
+    (said,) = estimate.warnings(large)
     assert "needs about 201 GiB of GPU memory, more than the 178 GiB of a B200" in said
     without = check(bench.settings(resources={"gpusPerNode": 1}), patience_seconds=1)
     assert without.estimate is not None

@@ -12,12 +12,12 @@ import pytest
 from finetune_api.dataset import LENGTHS, DatasetSource
 from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
-from finetune_trainer import data
-from finetune_trainer.failures import Failure
-from finetune_trainer.model import load_tokenizer
-from finetune_trainer.sources import Data, Inputs
-from finetune_trainer.tokens import IGNORED
-from tests.trainer.jobs import CHATS, ROWS, jsonl
+from finetune_trainer.data import dataset
+from finetune_trainer.data.sources import Data, Inputs
+from finetune_trainer.data.tokens import IGNORED
+from finetune_trainer.models.loading import load_tokenizer
+from finetune_trainer.runtime.failures import Failure
+from tools.testing.trainer_jobs import CHATS, ROWS, jsonl
 
 Row = dict[str, Any]
 USER, ANSWER = {"role": "user", "content": "What follows 1?"}, {"role": "assistant", "content": "2."}
@@ -37,16 +37,16 @@ class Desk:
         held_out: list[Row] | None = None,
         max_length: int = 400,
         **source: Any,
-    ) -> data.Examples:
+    ) -> dataset.Examples:
         """Examples of rows; with one row, that row is held out too."""
         parts = [self._part("train", rows), self._part("held-out", held_out) if held_out else None]
         assert parts[0] is not None
         if held_out:
             source |= {"validation": {"uri": "s3://data/held-out.jsonl"}}
         spec = DatasetSource.model_validate({"uri": "s3://data/train.jsonl"} | source)
-        wanted = data.Wanted(spec, objective, max_length, 1, 200)
+        wanted = dataset.DatasetRequest(spec, objective, max_length, 1, 200)
         inputs = Inputs(self.model, None, parts[0], parts[1])
-        return data.prepare(wanted, inputs, self.tokenizer, self.directory / "tokens")
+        return dataset.prepare(wanted, inputs, self.tokenizer, self.directory / "tokens")
 
     def text(self, ids: list[int]) -> str:
         """Tokens as text, the special ones too."""
@@ -193,13 +193,13 @@ def test_only_the_first_rows_are_used_where_that_is_asked_for(desk: Desk) -> Non
 
 def test_sequences_are_made_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    write = data._write
+    write = dataset._write
 
     def counted(*arguments: Any) -> None:
         made.append(1)
         write(*arguments)
 
-    monkeypatch.setattr(data, "_write", counted)
+    monkeypatch.setattr(dataset, "_write", counted)
     first, again = desk.prepare(ROWS), desk.prepare(ROWS)
     assert len(made) == 1
     assert (again.counts, again.warnings, again.train[:]) == (first.counts, first.warnings, first.train[:])
@@ -265,11 +265,11 @@ def test_data_larger_than_what_may_be_held_is_streamed(desk: Desk, make: Callabl
     size = len(text)
     del text
     spec = DatasetSource.model_validate({"uri": f"s3://data/{path.name}"})
-    wanted = data.Wanted(spec, "sft", 512, 1, 200)
+    wanted = dataset.DatasetRequest(spec, "sft", 512, 1, 200)
     inputs = Inputs(desk.model, None, Data(spec.uri, (path,)), None)
     tracemalloc.start()
     try:
-        examples = data.prepare(wanted, inputs, desk.tokenizer, desk.directory / "tokens")
+        examples = dataset.prepare(wanted, inputs, desk.tokenizer, desk.directory / "tokens")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

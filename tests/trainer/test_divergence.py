@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import EXIT_CODES, Reason
-from finetune_trainer import hooks
-from finetune_trainer.divergence import IN_A_ROW, Watch
-from finetune_trainer.train import exit_code
-from tests.trainer.jobs import Workbench, train, train_until
+from finetune_trainer.attempt import exit_code
+from finetune_trainer.training import callback
+from finetune_trainer.training.divergence import IN_A_ROW, DivergenceWatch
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 LLAMA = 128_256
 NOISE = [0.3 * math.sin(17.0 * number) for number in range(200)]
@@ -54,7 +54,7 @@ def falling(start: float, end: float, steps: int = 60) -> list[float]:
     ],
 )
 def test_only_a_loss_that_stays_up_has_diverged(losses: list[float], vocabulary: int, at: int | None) -> None:
-    watch, found = Watch(vocabulary), None
+    watch, found = DivergenceWatch(vocabulary), None
     for number, loss in enumerate(losses, start=1):
         watch.see(loss)
         if watch.diverged and found is None:
@@ -64,7 +64,7 @@ def test_only_a_loss_that_stays_up_has_diverged(losses: list[float], vocabulary:
 
 def test_an_attempt_that_goes_on_judges_as_the_one_before(tmp_path: Path) -> None:
     losses = [*falling(2.4, 1.3), *[7.5] * 3]
-    before, after = Watch(LLAMA), Watch(LLAMA)
+    before, after = DivergenceWatch(LLAMA), DivergenceWatch(LLAMA)
     for loss in losses:
         before.see(loss)
     history: list[dict[str, Any]] = [{"loss": loss, "step": step} for step, loss in enumerate(losses)]
@@ -102,7 +102,7 @@ def test_a_run_that_explodes_stops_and_keeps_the_good_checkpoints(workbench: Cal
 
 
 def test_without_the_criterion_it_would_burn_on(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hooks, "refuse_explosion", lambda *_: None)
+    monkeypatch.setattr(callback, "refuse_explosion", lambda *_: None)
     result, run = train(bench.settings(**exploding(bench)))
     assert run.progress is not None
     assert run.progress.step == 30, result.message

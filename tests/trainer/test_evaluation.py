@@ -11,11 +11,12 @@ from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.gate import Gate
 from finetune_api.manifest import AdapterManifest
 from finetune_api.reasons import EXIT_CODES, Reason
-from finetune_trainer import forgetting, gate, general
+from finetune_trainer.attempt import exit_code
+from finetune_trainer.checkpoints.best_weights import EvaluationHistory, after
+from finetune_trainer.data import forgetting_text
+from finetune_trainer.evaluation import forgetting, gate
 from finetune_trainer.preflight import check
-from finetune_trainer.stopping import Seen, after
-from finetune_trainer.train import exit_code
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 MEASURED = EvaluationStatus(
     base_loss=4.0, loss=3.0, improvement_percent=25.0, rows=20, base_perplexity=54.59815, perplexity=20.08554
@@ -41,19 +42,19 @@ MEASURED = EvaluationStatus(
     ],
 )
 def test_the_gate_says_what_was_found_and_what_was_wanted(limits: dict[str, Any], refusal: str | None) -> None:
-    judged, said = gate.judge(Gate.model_validate(limits), MEASURED)
+    judged, said = gate.apply_gate(Gate.model_validate(limits), MEASURED)
     assert said == refusal
     assert judged.passed is (refusal is None)
 
 
 def test_an_adapter_that_is_worse_than_its_base_passes_no_improvement() -> None:
     worse = EvaluationStatus(base_loss=2.0, loss=2.5, improvement_percent=-25.0, rows=20)
-    _, said = gate.judge(Gate(min_improvement_percent=0), worse)
+    _, said = gate.apply_gate(Gate(min_improvement_percent=0), worse)
     assert said == "the held-out loss is 25 % higher than the base's 2, wanted at least 0 % lower"
 
 
 def test_without_a_gate_nothing_is_judged() -> None:
-    assert gate.judge(None, MEASURED) == (MEASURED, None)
+    assert gate.apply_gate(None, MEASURED) == (MEASURED, None)
 
 
 def test_a_rejected_adapter_is_kept_but_not_published_and_a_milder_gate_lets_it_through(bench: Workbench) -> None:
@@ -90,17 +91,19 @@ def test_a_rejected_adapter_is_kept_but_not_published_and_a_milder_gate_lets_it_
 @pytest.mark.parametrize(
     ("name", "losses", "min_delta", "expected"),
     [
-        ("always lower", [3.0, 2.0, 1.0], 0.0, Seen(3, 1.0, 0)),
-        ("lower, then higher", [3.0, 2.0, 2.5, 2.1], 0.0, Seen(2, 2.0, 2)),
-        ("equal is no improvement", [2.0, 2.0], 0.0, Seen(1, 2.0, 1)),
-        ("a little lower is the best, but no improvement", [2.0, 1.95, 1.92], 0.1, Seen(3, 1.92, 2)),
-        ("far enough below again", [2.0, 1.95, 1.8], 0.1, Seen(3, 1.8, 0)),
-        ("no number", [math.nan, 2.0, math.nan], 0.0, Seen(2, 2.0, 1)),
-        ("never a number", [math.nan, math.inf], 0.0, Seen(None, math.inf, 2)),
+        ("always lower", [3.0, 2.0, 1.0], 0.0, EvaluationHistory(3, 1.0, 0)),
+        ("lower, then higher", [3.0, 2.0, 2.5, 2.1], 0.0, EvaluationHistory(2, 2.0, 2)),
+        ("equal is no improvement", [2.0, 2.0], 0.0, EvaluationHistory(1, 2.0, 1)),
+        ("a little lower is the best, but no improvement", [2.0, 1.95, 1.92], 0.1, EvaluationHistory(3, 1.92, 2)),
+        ("far enough below again", [2.0, 1.95, 1.8], 0.1, EvaluationHistory(3, 1.8, 0)),
+        ("no number", [math.nan, 2.0, math.nan], 0.0, EvaluationHistory(2, 2.0, 1)),
+        ("never a number", [math.nan, math.inf], 0.0, EvaluationHistory(None, math.inf, 2)),
     ],
 )
-def test_the_best_evaluation_and_the_patience(name: str, losses: list[float], min_delta: float, expected: Seen) -> None:
-    seen = Seen()
+def test_the_best_evaluation_and_the_patience(
+    name: str, losses: list[float], min_delta: float, expected: EvaluationHistory
+) -> None:
+    seen = EvaluationHistory()
     for step, loss in enumerate(losses, start=1):
         seen = after(seen, step, loss, min_delta)
     assert seen == expected, name
@@ -199,9 +202,9 @@ def test_the_text_that_comes_with_the_trainer_is_long_enough_to_say_something(be
 
     settings = bench.settings(evaluation={"forgetting": {"maxSequences": 1000}})
     tokenizer = AutoTokenizer.from_pretrained(bench.mounts / "claims" / "models" / "tiny")
-    found = forgetting.sequences(settings.job.spec, general.fetch(settings, 1), tokenizer)
+    found = forgetting.sequences(settings.job.spec, forgetting_text.fetch(settings, 1), tokenizer)
     assert sum(example.learned for example in found) > 1000
-    assert forgetting.sequences(bench.settings().job.spec, general.fetch(bench.settings(), 1), tokenizer) == []
+    assert forgetting.sequences(bench.settings().job.spec, forgetting_text.fetch(bench.settings(), 1), tokenizer) == []
 
 
 @pytest.mark.parametrize(

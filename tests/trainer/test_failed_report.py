@@ -13,15 +13,16 @@ import pytest
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
 from finetune_cli import run as cli
-from finetune_trainer import failedreport, recipe
-from finetune_trainer.failures import Failure
-from finetune_trainer.interruption import Interruption
-from finetune_trainer.progress import Reporter
-from finetune_trainer.run import Run
-from finetune_trainer.train import attempt
-from tests.browser import Browser, NotInstalledError, chromium, running_browser
-from tests.trainer.jobs import AtStep, Workbench, alone, train
+from finetune_trainer import recipe
+from finetune_trainer.attempt import attempt
+from finetune_trainer.report import failed
+from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.runtime.interruption import Interruption
+from finetune_trainer.session.progress import Reporter
+from finetune_trainer.session.run import Run
 from tests.trainer.test_report import HOSTILE, Text
+from tools.testing.browser import Browser, NotInstalledError, chromium, running_browser
+from tools.testing.trainer_jobs import AtStep, Workbench, alone, train
 
 DIVERGED = Failure(Reason.LOSS_DIVERGED, "at step 4 the loss was nan: lower it", "spec.training.learningRate")
 
@@ -127,8 +128,8 @@ def test_a_report_that_cannot_be_left_hides_nothing_and_holds_up_nothing(
             answered.wait(60)
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(failedreport, "upload_directory", upload)
-    monkeypatch.setattr(failedreport, "LIMIT_SECONDS", 0.5)
+    monkeypatch.setattr(failed, "upload_directory", upload)
+    monkeypatch.setattr(failed, "LIMIT_SECONDS", 0.5)
     monkeypatch.setattr(recipe, "make_adapter", lambda *_: (_ for _ in ()).throw(DIVERGED))
     began = time.monotonic()
     result, _ = train(bench.settings())
@@ -142,7 +143,7 @@ def test_a_pod_that_is_asked_to_stop_meanwhile_still_ends_with_its_own_reason(
 ) -> None:
     run, said = Run(), []
     interruption = Interruption(60, lambda: said.append(run.ended))
-    monkeypatch.setattr(failedreport, "upload_directory", lambda *_: interruption.request())
+    monkeypatch.setattr(failed, "upload_directory", lambda *_: interruption.request())
     monkeypatch.setattr(recipe, "make_adapter", lambda *_: (_ for _ in ()).throw(DIVERGED))
     attempt(bench.settings(), run, interruption, Reporter(None, Path()), alone)
     (ended,) = said
@@ -155,7 +156,7 @@ def test_a_pod_that_is_asked_to_stop_meanwhile_still_ends_with_its_own_reason(
     interruption.request()
     monkeypatch.setattr(threading.Thread, "join", lambda _, timeout=None: within.append(timeout))
     run.begun = True
-    failedreport.leave(bench.settings(), run, DIVERGED, interruption)
+    failed.publish_failed_report(bench.settings(), run, DIVERGED, interruption)
     assert 0 < within[0] <= 1, "of a grace period of 6 seconds 5 are for the result"
 
 

@@ -19,15 +19,14 @@ from trl.trainer.sft_trainer import SFTTrainer
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import PreflightResult, TrainerResult
 from finetune_api.reasons import EXIT_CODES, USER_ERRORS, Reason
-from finetune_trainer import preflight, train
-from finetune_trainer.configuration import job_of
-from finetune_trainer.interruption import Interruption
-from finetune_trainer.settings import Settings, read
-from tests.s3way import Harm, Way, way_to
-from tests.trainer.hubserver import Hub, running_hub
-from tests.trainer.jobs import CHATS, ROWS, AtStep, Workbench, jsonl
-from tests.trainer.jobs import train as attempt
-from tests.trainer.tinymodel import make_tiny_model
+from finetune_trainer import attempt, preflight
+from finetune_trainer.runtime.configuration import job_of
+from finetune_trainer.runtime.interruption import Interruption
+from finetune_trainer.runtime.settings import Settings, read
+from tools.testing.faulty_proxy import Harm, Way, way_to
+from tools.testing.hub_server import Hub, running_hub
+from tools.testing.tiny_model import make_tiny_model
+from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train
 
 MANIFEST = "adapter/manifest.json"
 
@@ -79,7 +78,7 @@ class Pod:
 
     def train(self, scratch: Path | None = None) -> tuple[int, TrainerResult]:
         """Run the trainer; exit code and result."""
-        code, message = self.end(train.main, scratch)
+        code, message = self.end(attempt.main, scratch)
         assert len(message) <= 4096
         result = TrainerResult.model_validate_json(message)
         assert code == (0 if result.reason == "Succeeded" else EXIT_CODES[Reason(result.reason)])
@@ -284,13 +283,13 @@ def test_a_full_disk_is_told_as_such_and_costs_no_more_than_an_interval(pod: Pod
                     junk.flush()
 
         reporter = AtStep(3, fill)
-        pod.patch.setattr(train, "Reporter", lambda *_: reporter)
+        pod.patch.setattr(attempt, "Reporter", lambda *_: reporter)
         _, result = pod.train(disk / "scratch")
     assert result.reason is Reason.TRAINER_ERROR
     assert "there is no space left for" in result.message
     assert "give the pod more ephemeral storage" in result.message
     assert Reason.TRAINER_ERROR not in USER_ERRORS, "another node may have room"
-    again, _ = attempt(pod.bench.settings_of(pod.job()))
+    again, _ = train(pod.bench.settings_of(pod.job()))
     assert (again.reason, again.resumed_from_step) == ("Succeeded", 2)
 
 
@@ -344,7 +343,7 @@ def test_an_s3_service_that_stumbles_only_costs_time(pod: Pod, harm: Harm, times
 
 
 def test_a_torn_upload_is_never_taken_for_a_whole_one(pod: Pod) -> None:
-    pod.patch.setattr(train, "PATIENCE_SECONDS", 1.0)
+    pod.patch.setattr(attempt, "PATIENCE_SECONDS", 1.0)
     pod.way.harm = lambda method, path: "cut" if method == "PUT" and "step-00000006/optimizer.pt" in path else None
     _, failed = pod.train()
     assert failed.reason is Reason.UPLOAD_FAILED

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from finetune_api.messages import ProgressReport
 from finetune_api.reasons import Reason
-from finetune_trainer import model as models
-from finetune_trainer.contamination import refuse_contamination
-from finetune_trainer.failures import Failure
-from finetune_trainer.libraries import library_environment
-from finetune_trainer.progress import Reporter
-from tests.trainer.jobs import CHATS, Workbench, jsonl, train
+from finetune_trainer.models import loading
+from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.runtime.libraries import library_environment
+from finetune_trainer.session.progress import Reporter
+from finetune_trainer.training.contamination import refuse_contamination
+from tools.testing.trainer_jobs import CHATS, Workbench, jsonl, train
 
 ROWS = [{"input_ids": list(range(5, 25))}, {"input_ids": list(range(60, 30, -1))}]
 
@@ -53,7 +53,7 @@ def test_a_model_without_some_of_its_weights_is_refused(base_model: Path, tmp_pa
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Failure, match=r"lack 1 of its weights, model\.layers\.1\.mlp\.up_proj\.weight") as raised:
-        models.load_base(broken, torch.float32)
+        loading.load_base(broken, torch.float32)
     assert raised.value.reason is Reason.MODEL_UNSUPPORTED
 
 

@@ -12,13 +12,14 @@ import pytest
 
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import Reason
-from finetune_trainer import hubdata, sources
-from finetune_trainer.failures import Failure
-from finetune_trainer.hubdata import HubDataset
+from finetune_trainer.data import sources
+from finetune_trainer.hub import dataset_files
+from finetune_trainer.hub.dataset_files import HubDataset
 from finetune_trainer.preflight import check
-from finetune_trainer.settings import Settings
-from tests.trainer.hubserver import COMMIT, TOKEN, Hub, running_hub
-from tests.trainer.jobs import ROWS, Workbench, jsonl, train
+from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.runtime.settings import Settings
+from tools.testing.hub_server import COMMIT, TOKEN, Hub, running_hub
+from tools.testing.trainer_jobs import ROWS, Workbench, jsonl, train
 
 
 @pytest.fixture
@@ -152,19 +153,19 @@ def test_the_rules_by_which_files_make_a_split(
     configs: tuple[dict[str, Any], ...], name: str | None, split: str, expected: list[str]
 ) -> None:
     assert (
-        hubdata.split_files(HubDataset("acme/rows", COMMIT, FILES, configs), name, split, "spec.dataset.split")
+        dataset_files.split_files(HubDataset("acme/rows", COMMIT, FILES, configs), name, split, "spec.dataset.split")
         == expected
     )
 
 
 def test_files_whose_names_tell_no_split_are_all_to_train_on() -> None:
     dataset = HubDataset("acme/rows", COMMIT, ("a.jsonl", "b/c.csv.gz", "picture.png"), ())
-    assert hubdata.split_files(dataset, None, "train", "spec.dataset.split") == ["a.jsonl", "b/c.csv.gz"]
+    assert dataset_files.split_files(dataset, None, "train", "spec.dataset.split") == ["a.jsonl", "b/c.csv.gz"]
 
 
 def test_several_configurations_must_be_chosen_from() -> None:
     dataset = HubDataset("acme/rows", COMMIT, FILES, (CONFIGS[0], CONFIGS[2]))
     with pytest.raises(Failure) as caught:
-        hubdata.split_files(dataset, None, "train", "spec.dataset.split")
+        dataset_files.split_files(dataset, None, "train", "spec.dataset.split")
     assert (caught.value.reason, caught.value.field) == (Reason.DATASET_NOT_FOUND, "spec.dataset.name")
     assert "choose one of en, all" in caught.value.message

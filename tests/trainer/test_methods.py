@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 from finetune_agent.compatibility import IncompatibleError, check_files
 from finetune_api.methods import Method, Vera
 from finetune_api.reasons import Reason
-from finetune_trainer.conversion import lora_factors
-from finetune_trainer.failures import Failure
-from finetune_trainer.methods import Base, add_adapter
-from finetune_trainer.model import load_base, quantization_of
+from finetune_trainer.methods.conversion import lora_factors
+from finetune_trainer.methods.peft_config import Base, add_adapter
+from finetune_trainer.models.loading import load_base, quantization_config
 from finetune_trainer.preflight import check
-from tests.trainer.jobs import Workbench, train, train_until
+from finetune_trainer.runtime.failures import Failure
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 PIECES: dict[str, Any] = {
     "maxSteps": 5,
@@ -303,7 +303,7 @@ def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     original = dict(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).named_modules())
     method = Method.model_validate({"qlora": {"rank": 8, "init": "loftq", "quantization": {"type": kind}}})
-    base = load_base(tmp_path, torch.float32, quantization_of(method, "fp32"))
+    base = load_base(tmp_path, torch.float32, quantization_config(method, "fp32"))
     model = add_adapter(base, method, Base(tmp_path, None, 10))
     factors = lora_factors(model)
     assert len(factors) == (7 if name == "LlamaConfig" else 4)
@@ -333,7 +333,7 @@ def test_what_an_architecture_cannot_do_is_said_before_the_training(
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(Failure, match=message) as caught:
         wanted = Method.model_validate(method)
-        base = load_base(tmp_path, torch.float32, quantization_of(wanted, "fp32"))
+        base = load_base(tmp_path, torch.float32, quantization_config(wanted, "fp32"))
         add_adapter(base, wanted, Base(tmp_path, None, 10))
     assert (caught.value.reason, caught.value.field) == (Reason.MODEL_UNSUPPORTED, field)
 

@@ -11,10 +11,12 @@ import torch
 
 from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import FineTuneJob, Objective
-from finetune_trainer import data, objectives
-from finetune_trainer.model import load_base, load_tokenizer
-from finetune_trainer.sources import Data, Inputs
-from tests.trainer.jobs import Workbench, jsonl, train, train_until
+from finetune_trainer.data import dataset
+from finetune_trainer.data.sources import Data, Inputs
+from finetune_trainer.evaluation import measures
+from finetune_trainer.models.loading import load_base, load_tokenizer
+from finetune_trainer.training import objectives
+from tools.testing.trainer_jobs import Workbench, jsonl, train, train_until
 
 PAIRS: list[dict[str, Any]] = [
     {"prompt": f"What follows {number}?\n", "chosen": f"It is {number + 1}.", "rejected": f"Not {number}, no, no!"}
@@ -120,15 +122,15 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
         {"uri": "configmap://data/train.jsonl", "validation": {"uri": "configmap://data/train.jsonl"}}
     )
     part = Data(source.uri, (path,))
-    wanted = data.Wanted(source, cast(Objective, objective), 64, 1, 200)
-    examples = data.prepare(wanted, Inputs(base_model, None, part, part), tokenizer, tmp_path / "tokens")
+    wanted = dataset.DatasetRequest(source, cast(Objective, objective), 64, 1, 200)
+    examples = dataset.prepare(wanted, Inputs(base_model, None, part, part), tokenizer, tmp_path / "tokens")
     rows: datasets.Dataset = examples.train
     reward = objective == "reward"
     base = load_base(base_model, torch.float32, scores_padded_with=tokenizer.pad_token_id if reward else None)
     model = get_peft_model(
         base, LoraConfig(task_type="SEQ_CLS" if reward else "CAUSAL_LM", target_modules="all-linear")
     )
-    kind = objectives.recipe(job.spec)
+    kind = objectives.objective_of(job.spec)
     arguments = kind.config(
         output_dir=str(tmp_path), per_device_train_batch_size=6, use_cpu=True, bf16=False, report_to="none", data_seed=1,
         disable_tqdm=True, **kind.settings,
@@ -136,7 +138,7 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
     trainer = kind.trainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
     batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
     order = [dict(row) for row in trainer.train_dataset] if objective == "kto" else examples.held_out_rows
-    measure = objectives.measure(job.spec, examples.held_out, order)
+    measure = measures.make_measure(job.spec, examples.held_out, order)
     measure(model)
     torch.manual_seed(3)
     with torch.no_grad():

@@ -13,9 +13,9 @@ from finetune_api.messages import TrainerResult
 from finetune_api.methods import Method, Qlora
 from finetune_api.reasons import Reason
 from finetune_cli.run import until_it_fits
-from finetune_trainer import model as models
-from finetune_trainer.settings import Settings
-from tests.trainer.jobs import Workbench, jsonl, train
+from finetune_trainer.models import loading
+from finetune_trainer.runtime.settings import Settings
+from tools.testing.trainer_jobs import Workbench, jsonl, train
 
 TRAINING: dict[str, Any] = {
     "epochs": 2,
@@ -120,7 +120,7 @@ def test_what_never_fits_ends_with_what_was_tried(
 def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_verified_on_the_cpu(
     workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine, loads = models.load_base, []
+    genuine, loads = loading.load_base, []
 
     def load(*arguments: Any, on_cpu: bool = False, **named: Any) -> Any:
         loads.append(on_cpu)
@@ -130,7 +130,7 @@ def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_verified_on_the
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
         return genuine(*arguments, on_cpu=on_cpu, **named)
 
-    monkeypatch.setattr(models, "load_base", load)
+    monkeypatch.setattr(loading, "load_base", load)
     bench = workbench()
     result = trained(bench.settings(output=bench.job()["spec"]["output"] | {"mergedModel": True}))
     assert result.reason == "Succeeded", result.message
@@ -139,8 +139,8 @@ def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_verified_on_the
 
 @pytest.mark.parametrize("quantised", [True, False])
 def test_weights_in_4_bits_count_in_full_when_the_serving_layout_is_chosen(base_model: Path, quantised: bool) -> None:
-    quantization = models.quantization_of(Method(qlora=Qlora()), "fp32") if quantised else None
-    loaded = models.load_base(base_model, torch.float32, quantization)
-    assert sum(models.unpacked(weight) for weight in loaded.parameters()) == sum(
-        weight.numel() for weight in models.load_base(base_model, torch.float32).parameters()
+    quantization = loading.quantization_config(Method(qlora=Qlora()), "fp32") if quantised else None
+    loaded = loading.load_base(base_model, torch.float32, quantization)
+    assert sum(loading.unpacked(weight) for weight in loaded.parameters()) == sum(
+        weight.numel() for weight in loading.load_base(base_model, torch.float32).parameters()
     )

@@ -18,12 +18,13 @@ from finetune_api.forgetting import ForgettingStatus
 from finetune_api.messages import TrainerResult
 from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.report import card, charts, serving
-from finetune_trainer.report.contents import Attempt, Bar, Data, Parameters, Report, Sample, Setting
-from finetune_trainer.report.origins import settings_in_force
+from finetune_trainer.report.contents import Attempt, Bar, Data, Report, Sample
 from finetune_trainer.report.render import render
+from finetune_trainer.runtime.effective_settings import Setting, settings_in_force
+from finetune_trainer.session.run import ParameterCounts
 from tests.api.objects import FINETUNE_JOB
-from tests.browser import Browser, NotInstalledError, chromium, running_browser
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.browser import Browser, NotInstalledError, chromium, running_browser
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 HOSTILE = "<script>document.title = 'taken'</script> \"'`` ``` & {{ 7 * 7 }} | *x* \n# no heading\n---\n" + "x" * 400
 TRAINING = {
@@ -61,7 +62,7 @@ def a_report(**changes: Any) -> Report:
         history=[{"step": step, "loss": 3.0 - step / 10, "learning_rate": 1e-4} for step in range(1, 11)],
         data=Data([("Rows", "40")], [Bar("17–32", 36)]),
         settings=settings_in_force(spec, ["spec.training.maxSteps"]),
-        parameters=Parameters(100, 10_000, [("q_proj", 100)]),
+        parameters=ParameterCounts(100, 10_000, [("q_proj", 100)]),
         attempts=[Attempt(1, "2026-01-01T11:00:00Z", None, "a GPU"), Attempt(2, "2026-01-01T11:30:00Z", 4, "a GPU")],
         versions={"torch": "2.13.0"},
         measured={"maxLogitDifference": 1e-7},
@@ -382,7 +383,7 @@ def test_parameters_are_counted_as_they_are_and_where_they_are(bench: Workbench)
     ],
 )
 def test_a_weight_belongs_to_a_module(name: str, module: str) -> None:
-    from finetune_trainer.beside import module_of
+    from finetune_trainer.report.assemble import module_of
 
     assert module_of(name) == module
 

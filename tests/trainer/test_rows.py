@@ -18,10 +18,10 @@ import zstandard
 from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import FineTuneJobSpec, Objective
 from finetune_api.reasons import Reason
-from finetune_trainer import rows
-from finetune_trainer.failures import Failure
-from finetune_trainer.files import items, kind_of, pieces
-from finetune_trainer.sources import DataFile
+from finetune_trainer.data import rows
+from finetune_trainer.data.files import items, kind_of, pieces
+from finetune_trainer.data.sources import DataFile
+from finetune_trainer.runtime.failures import Failure
 
 ROWS = [
     {"prompt": f"Question {number}, “quoted”,\nin two lines?", "completion": f"Answer {number}."} for number in range(7)

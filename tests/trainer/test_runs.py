@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import Reason
-from finetune_trainer import dates, marks, plan
+from finetune_trainer.checkpoints import run_fingerprint, template_date
 from finetune_trainer.preflight import check
-from tests.trainer.jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train, train_until
-from tests.trainer.tinymodel import TEMPLATE
+from finetune_trainer.session import plan
+from tools.testing.tiny_model import TEMPLATE
+from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train, train_until
 
 
 def another(bench: Workbench, **spec: Any) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def test_an_attempt_in_another_precision_says_so_and_keeps_what_was_trained(
     first = train_until(bench.settings(), 4)
     assert first.checkpoint is not None
     with monkeypatch.context() as other_gpu:
-        other_gpu.setattr(plan.models, "precision_of", lambda _: "bf16")
+        other_gpu.setattr(plan.device, "choose_precision", lambda _: "bf16")
         second = train_until(bench.settings(), 1)
     assert (second.reason, second.resumed_from_step) == (Reason.PREEMPTED, None)
     (warning,) = (text for text in second.warnings if "begins at step 0" in text)
@@ -79,10 +80,10 @@ def test_a_run_resumed_after_midnight_learns_the_date_that_it_began_with(
             + TEMPLATE
         )
         bench.dataset(jsonl(CHATS))
-    monkeypatch.setattr(dates, "today", lambda: date(2026, 3, 1))
+    monkeypatch.setattr(template_date, "today", lambda: date(2026, 3, 1))
     train(whole.settings(**spec))
     train_until(pieces.settings(**spec), 3)
-    monkeypatch.setattr(dates, "today", lambda: date(2026, 3, 2))
+    monkeypatch.setattr(template_date, "today", lambda: date(2026, 3, 2))
     result, _ = train(pieces.settings(**spec))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 3), result.warnings
     assert pieces.weights() == whole.weights()
@@ -95,7 +96,7 @@ def test_a_run_resumed_after_midnight_learns_the_date_that_it_began_with(
 
 def test_each_call_for_the_time_is_replaced() -> None:
     template = """{{ strftime_now("%Y-%m-%d") }} {{ strftime_now( '%d %b %Y' ) }} {{ strftime_now is defined }} {{ strftime_now(form) }}"""
-    assert dates.pinned(template, date(2026, 7, 4)) == (
+    assert template_date.with_date(template, date(2026, 7, 4)) == (
         '{{ "2026-07-04" }} {{ "04 Jul 2026" }} {{ strftime_now is defined }} {{ strftime_now(form) }}'
     )
 
@@ -103,7 +104,7 @@ def test_each_call_for_the_time_is_replaced() -> None:
 def test_what_differs_is_named() -> None:
     before = {"precision": "fp32", "training": {"maxLength": 48, "seed": 1}, "gone": None, "base": "sha256:" + "a" * 64}
     after = {"precision": "bf16", "training": {"maxLength": 64, "seed": 1}, "base": "sha256:" + "b" * 64}
-    assert marks.differences(before, after) == [
+    assert run_fingerprint.describe_differences(before, after) == [
         "base",
         "precision (fp32, now bf16)",
         "training.maxLength (48, now 64)",

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer import data, recipe
-from finetune_trainer.loading import begin
-from tests.trainer.jobs import Workbench, train, train_until
+from finetune_trainer import recipe
+from finetune_trainer.data import dataset
+from finetune_trainer.runtime.background import start_thread
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 CHECKED_WITH = (
-    "import sys, finetune_trainer.__main__, finetune_trainer.configuration; "
+    "import sys, finetune_trainer.__main__, finetune_trainer.runtime.configuration; "
     "print(*sorted({'torch', 'transformers', 'boto3', 'botocore', 'httpx', 'pyarrow'} & set(sys.modules)))"
 )
 
@@ -27,12 +28,12 @@ def test_a_job_is_checked_before_anything_heavy_is_imported() -> None:
 
 def test_a_package_that_is_left_out_is_not_found() -> None:
     find = "import importlib.util; assert importlib.util.find_spec('wandb') is None"
-    leave_out = "from finetune_trainer.libraries import leave_out; leave_out('wandb')"
+    leave_out = "from finetune_trainer.runtime.libraries import leave_out; leave_out('wandb')"
     subprocess.run([sys.executable, "-c", f"{leave_out}; {find}"], check=True)
 
 
 def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, load, prepare = threading.Event(), recipe.models.load_base, recipe.dataset.prepare
+    begun, load, prepare = threading.Event(), recipe.loading.load_base, recipe.dataset.prepare
 
     def loaded(*given: Any, **named: Any) -> Any:
         begun.set()
@@ -42,7 +43,7 @@ def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkey
         assert begun.wait(60), "the model waits for the data"
         return prepare(*given)
 
-    monkeypatch.setattr(recipe.models, "load_base", loaded)
+    monkeypatch.setattr(recipe.loading, "load_base", loaded)
     monkeypatch.setattr(recipe.dataset, "prepare", prepared)
     result, _ = train(bench.settings())
     assert result.reason == "Succeeded", result.message
@@ -52,7 +53,7 @@ def test_what_was_begun_is_handed_over_and_not_kept() -> None:
     class Model:
         pass
 
-    wait = begin(Model)
+    wait = start_thread(Model)
     model = wait()
     gone = weakref.ref(model)
     del model
@@ -62,7 +63,7 @@ def test_what_was_begun_is_handed_over_and_not_kept() -> None:
     def fail() -> None:
         raise ValueError("no such model")
 
-    failing = begin(fail)
+    failing = start_thread(fail)
     with pytest.raises(ValueError, match="no such model"):
         failing()
 
@@ -74,6 +75,6 @@ def test_a_second_attempt_takes_the_tokens_of_the_first(bench: Workbench, monkey
     def again(*_: Any) -> None:
         raise AssertionError("the rows are tokenised a second time")
 
-    monkeypatch.setattr(data, "_write", again)
+    monkeypatch.setattr(dataset, "_write", again)
     result, _ = train(replace(settings, attempt=2))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 2)

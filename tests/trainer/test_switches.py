@@ -9,10 +9,10 @@ import pytest
 
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Training
 from finetune_api.reasons import Reason
-from finetune_trainer import switches
+from finetune_trainer.models import performance
 from tests.api.objects import FINETUNE_JOB, changed
 from tests.estimate.models import LLAMA_8B
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 GIB = 2**30
 
@@ -22,8 +22,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes this machine one with a GPU of so many bytes."""
 
     def make(size: int) -> None:
-        monkeypatch.setattr(switches.models, "has_gpu", lambda: True)
-        monkeypatch.setattr(switches.models, "gpu_bytes", lambda: size)
+        monkeypatch.setattr(performance.device, "has_gpu", lambda: True)
+        monkeypatch.setattr(performance.device, "gpu_bytes", lambda: size)
 
     return make
 
@@ -44,42 +44,42 @@ def model(tmp_path: Path) -> Path:
 
 def test_a_gpu_that_is_large_enough_recomputes_nothing(gpu: Any, model: Path) -> None:
     gpu(139 * GIB)
-    assert not switches.recomputes(spec(), model)
+    assert not performance.uses_gradient_checkpointing(spec(), model)
     gpu(39 * GIB)
-    assert switches.recomputes(spec(), model)
+    assert performance.uses_gradient_checkpointing(spec(), model)
 
 
 def test_the_users_word_goes_before_the_estimate(gpu: Any, model: Path) -> None:
     gpu(39 * GIB)
-    assert not switches.recomputes(spec(**{"training.gradientCheckpointing": "never"}), model)
+    assert not performance.uses_gradient_checkpointing(spec(**{"training.gradientCheckpointing": "never"}), model)
     gpu(139 * GIB)
-    assert switches.recomputes(spec(**{"training.gradientCheckpointing": "always"}), model)
+    assert performance.uses_gradient_checkpointing(spec(**{"training.gradientCheckpointing": "always"}), model)
 
 
 def test_it_stays_off_where_it_does_not_go_and_where_nothing_is_known(gpu: Any, model: Path) -> None:
     gpu(39 * GIB)
-    assert not switches.recomputes(spec(method={"prefixTuning": {}}), model)
+    assert not performance.uses_gradient_checkpointing(spec(method={"prefixTuning": {}}), model)
     (model / "config.json").write_text(json.dumps(LLAMA_8B | {"model_type": "mamba"}))
-    assert not switches.recomputes(spec(), model)
+    assert not performance.uses_gradient_checkpointing(spec(), model)
 
 
 def test_the_fused_optimizer_is_taken_on_a_gpu(gpu: Any) -> None:
-    assert switches.optimizer(Training()) == "adamw_torch"
+    assert performance.choose_optimizer(Training()) == "adamw_torch"
     gpu(GIB)
-    assert switches.optimizer(Training()) == "adamw_torch_fused"
-    assert switches.optimizer(Training(optimizer="adamw_torch")) == "adamw_torch"
+    assert performance.choose_optimizer(Training()) == "adamw_torch_fused"
+    assert performance.choose_optimizer(Training(optimizer="adamw_torch")) == "adamw_torch"
 
 
 def test_compiling_is_for_long_runs_on_a_gpu(gpu: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not switches.compiles(spec(), model, 100_000), "there is no GPU"
+    assert not performance.uses_compile(spec(), model, 100_000), "there is no GPU"
     gpu(139 * GIB)
-    monkeypatch.setattr(switches, "compiler", lambda: "/usr/bin/gcc")
-    assert switches.compiles(spec(), model, 100_000)
-    assert not switches.compiles(spec(), model, 100)
-    assert not switches.compiles(spec(method={"dora": {}}), model, 100_000)
-    assert not switches.compiles(spec(**{"training.compile": "never"}), model, 100_000)
-    monkeypatch.setattr(switches, "compiler", lambda: None)
-    assert not switches.compiles(spec(), model, 100_000)
+    monkeypatch.setattr(performance, "compiler", lambda: "/usr/bin/gcc")
+    assert performance.uses_compile(spec(), model, 100_000)
+    assert not performance.uses_compile(spec(), model, 100)
+    assert not performance.uses_compile(spec(method={"dora": {}}), model, 100_000)
+    assert not performance.uses_compile(spec(**{"training.compile": "never"}), model, 100_000)
+    monkeypatch.setattr(performance, "compiler", lambda: None)
+    assert not performance.uses_compile(spec(), model, 100_000)
 
 
 def test_compiling_without_a_compiler_is_refused(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_compiling_without_a_compiler_is_refused(bench: Workbench, monkeypatch: 
 
 
 def test_a_compiled_run_learns_the_same_and_resumes_bit_identical(workbench: Callable[[], Workbench]) -> None:
-    if switches.compiler() is None:
+    if performance.compiler() is None:
         return  # the refusal above is all that such a machine can show
     training = {"maxSteps": 3, "maxLength": 48, "perDeviceBatchSize": 2, "learningRate": 2e-3}
     compiled = training | {"compile": "always"}

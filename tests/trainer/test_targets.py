@@ -11,9 +11,9 @@ import transformers
 from finetune_api import peft_tables, targets
 from finetune_api.methods import Adalora, Ia3, Lora, Method, Targeted
 from finetune_artifacts.safetensors import Tensor
-from finetune_trainer import modules
-from finetune_trainer.failures import Failure
-from finetune_trainer.methods import Base, add_adapter
+from finetune_trainer.methods.peft_config import Base, add_adapter
+from finetune_trainer.models import modules
+from finetune_trainer.runtime.failures import Failure
 from tools.peft_tables import TABLE, table
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import EXIT_CODES, Reason
-from finetune_trainer import together
-from finetune_trainer.interruption import Interruption
-from finetune_trainer.process import Process
+from finetune_trainer.distributed import process_group
+from finetune_trainer.runtime.interruption import Interruption
+from finetune_trainer.runtime.process import Process
 from finetune_trainer.workers import Workers, _cause
-from tests.trainer.jobs import Workbench
-from tests.trainer.pods import Listener, Pod, listening
+from tools.testing.trainer_jobs import Workbench
+from tools.testing.trainer_pods import Listener, Pod, listening
 
 LONG = {"maxSteps": 2000, "perDeviceBatchSize": 2, "maxLength": 48, "learningRate": 1e-3}
 
@@ -76,7 +76,11 @@ def test_the_one_that_failed_by_itself_is_told_of_many_that_only_lost_it(tmp_pat
     def ended(rank: int, code: int | None, reason: str) -> Any:
         said = tmp_path / f"process-{rank}.json"
         said.write_text(json.dumps({"reason": reason, "message": "why"}))
-        return Process(rank=rank, number=4, local=rank, here=4), SimpleNamespace(exitcode=code), said
+        return (
+            Process(rank=rank, world_size=4, local_rank=rank, local_world_size=4),
+            SimpleNamespace(exitcode=code),
+            said,
+        )
 
     workers = Workers(lambda *_: None, Interruption(60, lambda: None))
     lost, full = ended(1, 35, "NcclError"), ended(3, 31, "OutOfMemory")
@@ -90,20 +94,22 @@ def test_the_one_that_failed_by_itself_is_told_of_many_that_only_lost_it(tmp_pat
 
 def test_a_process_waits_for_the_data_however_long_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[int] = []
-    monkeypatch.setattr(together.dist, "init_process_group", lambda *_, rank, **__: met.append(rank))
-    monkeypatch.setattr(together.dist, "barrier", lambda: None)
+    monkeypatch.setattr(process_group.dist, "init_process_group", lambda *_, rank, **__: met.append(rank))
+    monkeypatch.setattr(process_group.dist, "barrier", lambda: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    second = threading.Thread(target=together.meet, args=(Process(rank=1, number=2, local=1, here=2), tmp_path))
+    second = threading.Thread(
+        target=process_group.init, args=(Process(rank=1, world_size=2, local_rank=1, local_world_size=2), tmp_path)
+    )
     second.start()
     second.join(0.5)
     assert not met
-    together.meet(Process(rank=0, number=2, here=2), tmp_path)
+    process_group.init(Process(rank=0, world_size=2, local_world_size=2), tmp_path)
     second.join(10)
     assert sorted(met) == [0, 1]
 
 
 def test_what_a_process_could_not_say_itself_is_told_from_its_end(tmp_path: Path) -> None:
-    process, said = Process(rank=1, number=2, local=1, here=2), tmp_path / "said.json"
+    process, said = Process(rank=1, world_size=2, local_rank=1, local_world_size=2), tmp_path / "said.json"
     assert _cause(process, -signal.SIGABRT, said)[0] is Reason.NCCL_ERROR
     assert _cause(process, -signal.SIGSEGV, said) == (
         Reason.TRAINER_ERROR,

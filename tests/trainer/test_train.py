@@ -14,11 +14,10 @@ from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.download import download_adapter
 from finetune_artifacts.errors import Purpose
-from finetune_trainer import recipe
-from finetune_trainer import train as attempts
-from finetune_trainer.interruption import Interruption
-from finetune_trainer.progress import Reporter
-from tests.trainer.jobs import CHATS, AtCheckpoint, AtStep, Workbench, jsonl, train
+from finetune_trainer import attempt, recipe
+from finetune_trainer.runtime.interruption import Interruption
+from finetune_trainer.session.progress import Reporter
+from tools.testing.trainer_jobs import CHATS, AtCheckpoint, AtStep, Workbench, jsonl, train
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -152,7 +151,7 @@ def test_an_s3_service_that_is_away_for_a_while_only_costs_time(bench: Workbench
 
 
 def test_an_s3_service_that_stays_away_fails_the_attempt(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(attempt, "PATIENCE_SECONDS", 1.0)
     try:
         result, _ = train(bench.settings(), lambda interruption: AtCheckpoint(bench.server.stop))
     finally:

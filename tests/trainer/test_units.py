@@ -17,12 +17,14 @@ from finetune_api.methods import Lora
 from finetune_api.reasons import Reason
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.safetensors import Tensor
-from finetune_trainer import data, modules, result
-from finetune_trainer.failures import Failure, Preempted, classify
-from finetune_trainer.model import load_tokenizer
-from finetune_trainer.sources import Data, Inputs
-from finetune_trainer.tokens import IGNORED
-from tests.trainer.jobs import CHATS, ROWS, jsonl
+from finetune_trainer.data import dataset
+from finetune_trainer.data.sources import Data, Inputs
+from finetune_trainer.data.tokens import IGNORED
+from finetune_trainer.models import modules
+from finetune_trainer.models.loading import load_tokenizer
+from finetune_trainer.runtime import result
+from finetune_trainer.runtime.failures import Failure, Preempted, classify
+from tools.testing.trainer_jobs import CHATS, ROWS, jsonl
 
 
 @pytest.mark.parametrize(
@@ -138,32 +140,34 @@ def test_linear_modules_are_told_from_embeddings_and_heads() -> None:
 
 
 @pytest.fixture
-def prepare(base_model: Path, tmp_path: Path) -> Callable[..., data.Examples]:
+def prepare(base_model: Path, tmp_path: Path) -> Callable[..., dataset.Examples]:
     """Makes examples of a file's text."""
     tokenizer = load_tokenizer(base_model)
 
-    def make(text: str, name: str = "train.jsonl", max_length: int = 48, **source: Any) -> data.Examples:
+    def make(text: str, name: str = "train.jsonl", max_length: int = 48, **source: Any) -> dataset.Examples:
         path = tmp_path / name
         path.write_text(text)
         spec = DatasetSource.model_validate({"uri": f"configmap://data/{name}"} | source)
         inputs = Inputs(base_model, None, Data(spec.uri, (path,)), None)
-        return data.prepare(data.Wanted(spec, "sft", max_length, 1, 200), inputs, tokenizer, tmp_path / "tokens")
+        return dataset.prepare(
+            dataset.DatasetRequest(spec, "sft", max_length, 1, 200), inputs, tokenizer, tmp_path / "tokens"
+        )
 
     return make
 
 
-def sequences(examples: data.Examples) -> list[data.Example]:
+def sequences(examples: dataset.Examples) -> list[dataset.Example]:
     """The training sequences."""
-    return [data.Example(row["input_ids"], row["labels"]) for row in examples.train]
+    return [dataset.Example(row["input_ids"], row["labels"]) for row in examples.train]
 
 
-def learned(example: data.Example, base_model: Path) -> str:
+def learned(example: dataset.Example, base_model: Path) -> str:
     """The text that the loss looks at."""
     tokenizer = load_tokenizer(base_model)
     return str(tokenizer.decode([label for label in example.labels if label != IGNORED]))
 
 
-def test_only_the_completion_is_learned(prepare: Callable[..., data.Examples], base_model: Path) -> None:
+def test_only_the_completion_is_learned(prepare: Callable[..., dataset.Examples], base_model: Path) -> None:
     examples = prepare(jsonl(ROWS))
     assert (len(examples.train), len(examples.held_out)) == (36, 4)
     for example in sequences(examples):
@@ -171,13 +175,13 @@ def test_only_the_completion_is_learned(prepare: Callable[..., data.Examples], b
         assert learned(example, base_model).endswith(".<|end|>")
 
 
-def test_only_the_assistants_turns_are_learned(prepare: Callable[..., data.Examples], base_model: Path) -> None:
+def test_only_the_assistants_turns_are_learned(prepare: Callable[..., dataset.Examples], base_model: Path) -> None:
     examples = prepare(jsonl(CHATS[:1] * 3), max_length=100)
     assert learned(sequences(examples)[0], base_model) == "1.<|end|>2, of course.<|end|>"
 
 
 def test_a_template_that_hides_the_turns_is_reported(
-    prepare: Callable[..., data.Examples], base_model: Path, tmp_path: Path
+    prepare: Callable[..., dataset.Examples], base_model: Path, tmp_path: Path
 ) -> None:
     tokenizer = load_tokenizer(base_model)
     tokenizer.chat_template = "{% for m in messages %}{% if loop.last %}[last]{% endif %}{{ m['content'] }}{% endfor %}"
@@ -185,12 +189,14 @@ def test_a_template_that_hides_the_turns_is_reported(
     path.write_text(jsonl(CHATS))
     source = DatasetSource.model_validate({"uri": "configmap://data/chats.jsonl"})
     inputs = Inputs(base_model, None, Data(source.uri, (path,)), None)
-    examples = data.prepare(data.Wanted(source, "sft", 100, 1, 200), inputs, tokenizer, tmp_path / "tokens")
+    examples = dataset.prepare(
+        dataset.DatasetRequest(source, "sft", 100, 1, 200), inputs, tokenizer, tmp_path / "tokens"
+    )
     assert examples.counts.whole_conversation == len(CHATS)
     assert any("learned whole" in warning for warning in examples.warnings)
 
 
-def test_what_is_cut_or_left_out_is_counted(prepare: Callable[..., data.Examples]) -> None:
+def test_what_is_cut_or_left_out_is_counted(prepare: Callable[..., dataset.Examples]) -> None:
     rows = [
         {"prompt": "a", "completion": "b"},
         {"prompt": "a", "completion": "b " * 200},
@@ -211,7 +217,7 @@ def test_what_is_cut_or_left_out_is_counted(prepare: Callable[..., data.Examples
     assert max(len(example.input_ids) for example in sequences(examples) + examples.held_out) == 16
 
 
-def test_plain_text_is_cut_into_whole_blocks(prepare: Callable[..., data.Examples], base_model: Path) -> None:
+def test_plain_text_is_cut_into_whole_blocks(prepare: Callable[..., dataset.Examples], base_model: Path) -> None:
     text = "".join(f"Line {number} of the play.\n" for number in range(300))
     examples = prepare(text, "play.txt", max_length=32, validation={"fraction": 0.25})
     assert len(examples.held_out) == round(0.25 * (len(examples.train) + len(examples.held_out)))
@@ -223,7 +229,7 @@ def test_plain_text_is_cut_into_whole_blocks(prepare: Callable[..., data.Example
     assert prepare(text, "play.txt", max_length=32, maxSamples=7).counts.tokens <= 7 * 32
 
 
-def test_nothing_to_learn_from_is_refused(prepare: Callable[..., data.Examples]) -> None:
+def test_nothing_to_learn_from_is_refused(prepare: Callable[..., dataset.Examples]) -> None:
     with pytest.raises(Failure) as caught:
         prepare(jsonl([{"prompt": "a " * 200, "completion": "b"}]), max_length=16)
     assert caught.value.reason is Reason.DATASET_INVALID

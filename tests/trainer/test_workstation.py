@@ -18,9 +18,9 @@ from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of_file
 from finetune_cli.render import rendered_object
-from finetune_trainer.settings import Settings
+from finetune_trainer.runtime.settings import Settings
 from tests.cli.run import COMMAND, finetune
-from tests.trainer.jobs import Workbench, train
+from tools.testing.trainer_jobs import Workbench, train
 
 LONG = {"maxSteps": 150, "perDeviceBatchSize": 2, "maxLength": 48, "learningRate": 1e-3, "scheduler": "cosine"}
 

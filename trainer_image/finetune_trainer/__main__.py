@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from finetune_trainer import configuration, logs
-from finetune_trainer.libraries import leave_out, library_environment
+from finetune_trainer.runtime import configuration, logs
+from finetune_trainer.runtime.libraries import leave_out, library_environment
 
 if TYPE_CHECKING:
-    from finetune_trainer.settings import Settings
+    from finetune_trainer.runtime.settings import Settings
 
 ENVIRONMENT = """\
 environment:
@@ -48,7 +48,7 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     os.environ.update(library_environment(environment, job.spec.resources.processes))
     if job.spec.tracking.wandb is None:
         leave_out("wandb")
-    from finetune_trainer.settings import read
+    from finetune_trainer.runtime.settings import read
 
     return _command(command)(read(job, environment))
 
@@ -58,7 +58,7 @@ def _command(name: str) -> "Callable[[Settings], int]":
         from finetune_trainer.preflight import main as preflight
 
         return preflight
-    from finetune_trainer.train import main as train
+    from finetune_trainer.attempt import main as train
 
     return train
 

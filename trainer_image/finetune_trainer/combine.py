@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.reasons import Reason
-from finetune_trainer.failures import Failure
+from finetune_trainer.runtime.failures import Failure
 
 COMBINATIONS = (
     "linear",
@@ -43,7 +43,8 @@ def combine(base: Path, parts: Sequence[Part], combination: str, directory: Path
     import torch
     from peft import PeftModel
 
-    from finetune_trainer import conversion, model
+    from finetune_trainer.methods import conversion
+    from finetune_trainer.models import loading
 
     configs = [_config(part.directory) for part in parts]
     names = {str(config["base_model_name_or_path"]) for config in configs}
@@ -52,7 +53,7 @@ def combine(base: Path, parts: Sequence[Part], combination: str, directory: Path
     # no bare numbers: PEFT would take the layers of that number for the adapter's
     adapters, weights = [f"adapter{number}" for number in range(len(parts))], [part.weight for part in parts]
     torch.manual_seed(seed)
-    loaded = model.load_base(base, torch.float32)
+    loaded = loading.load_base(base, torch.float32)
     with tempfile.TemporaryDirectory() as scratch:
         plain = [Path(scratch, name) for name in adapters]
         for part, place in zip(parts, plain, strict=True):

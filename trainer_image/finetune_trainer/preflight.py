@@ -20,27 +20,19 @@ from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
 from finetune_artifacts.store import missing_keys
-from finetune_trainer import (
-    basemodel,
-    continuing,
-    files,
-    general,
-    hubpush,
-    marks,
-    modules,
-    remotecode,
-    result,
-    rows,
-    sources,
-    tokens,
-    tracking,
-)
-from finetune_trainer.basemodel import ModelFacts
-from finetune_trainer.estimates import estimate_of, warnings
-from finetune_trainer.failures import Failure, last_line
-from finetune_trainer.logs import log, phase
-from finetune_trainer.settings import Settings
-from finetune_trainer.sublayers import UNKNOWN, sublayers
+from finetune_trainer.checkpoints import run_fingerprint
+from finetune_trainer.data import files, forgetting_text, rows, sources, tokens
+from finetune_trainer.hub import push
+from finetune_trainer.methods import starting_adapter
+from finetune_trainer.models import base_files, modules, remote_code
+from finetune_trainer.models.base_files import ModelFacts
+from finetune_trainer.models.estimate import estimate_of, warnings
+from finetune_trainer.models.sublayers import UNKNOWN, sublayers
+from finetune_trainer.runtime import result
+from finetune_trainer.runtime.failures import Failure, last_line
+from finetune_trainer.runtime.logs import log, phase
+from finetune_trainer.runtime.settings import Settings
+from finetune_trainer.session import tracking
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 45.0
@@ -95,7 +87,7 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
         ("spec.output", check_output),
         ("spec.dataset", check_dataset),
         ("spec.model", check_model),
-        (continuing.FIELD, check_adapter),
+        (starting_adapter.FIELD, check_adapter),
     ]
     with ThreadPoolExecutor(len(checks)) as pool:
         reports = list(pool.map(lambda item: guarded(item[0], item[1], settings, patience_seconds), checks))
@@ -189,8 +181,8 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
             f"the S3 service at {store.endpoint} does not honour If-None-Match: two jobs with the same prefix could overwrite each other's adapter"
         )
     if settings.job.spec.output.hub:
-        hubpush.check(settings, settings.job.spec.output.hub)
-    if others := marks.other_jobs(store, settings.checkpoints, settings.origin):
+        push.check(settings, settings.job.spec.output.hub)
+    if others := run_fingerprint.list_other_jobs(store, settings.checkpoints, settings.origin):
         report.warnings.append(
             f"{settings.output} has checkpoints of FineTuneJob {', '.join(others)} too: they are left alone, but only the first to finish can publish its adapter there"
         )
@@ -216,7 +208,7 @@ def check_dataset(settings: Settings, report: Report, patience_seconds: float) -
     """The dataset can be read, and its first rows have what format and objective need."""
     source = settings.job.spec.dataset
     train, held_out = sources.parts(source)
-    apart = (held_out, general.part(settings.job.spec))
+    apart = (held_out, forgetting_text.locate(settings.job.spec))
     if any(isinstance(parse_uri(part.uri), S3Uri) for part in (train, *apart) if part):
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
     found = sources.files(settings, train, patience_seconds)
@@ -226,7 +218,7 @@ def check_dataset(settings: Settings, report: Report, patience_seconds: float) -
         report.warnings.append(f"spec.dataset.format auto: the dataset is taken as {reader.layout}")
     if held_out:
         report.chats |= check_rows(reader, sources.files(settings, held_out, patience_seconds), held_out.uri)
-    general.check(settings, patience_seconds)
+    forgetting_text.check(settings, patience_seconds)
 
 
 def check_rows(reader: rows.Reader, found: list[sources.DataFile], uri: str) -> bool:
@@ -261,9 +253,9 @@ def check_model(settings: Settings, report: Report, patience_seconds: float) -> 
     spec = settings.job.spec
     if isinstance(parse_uri(spec.model.uri), S3Uri):
         require_keys(settings, spec.model.secret_ref, "spec.model.secretRef", Reason.MODEL_ACCESS_DENIED)
-    facts = basemodel.inspect(settings, patience_seconds)
+    facts = base_files.inspect(settings, patience_seconds)
     report.facts = facts
-    if refused := remotecode.refusal(facts.config, spec.model):
+    if refused := remote_code.refusal(facts.config, spec.model):
         raise refused
     if problem := unsupported(facts, quantised=spec.method.quantization is not None):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
@@ -283,8 +275,8 @@ def check_adapter(settings: Settings, report: Report, patience_seconds: float) -
     source = settings.job.spec.model.adapter
     if source is None:
         return
-    require_keys(settings, source.secret_ref, f"{continuing.FIELD}.secretRef", Reason.ADAPTER_ACCESS_DENIED)
-    found = continuing.find(settings, patience_seconds)
+    require_keys(settings, source.secret_ref, f"{starting_adapter.FIELD}.secretRef", Reason.ADAPTER_ACCESS_DENIED)
+    found = starting_adapter.find(settings, patience_seconds)
     report.made_for = found.manifest.base_revision if found else None
     if found and source.digest is None:
         report.warnings.append(
@@ -365,6 +357,6 @@ def check_chat_template(dataset: Report, model: Report) -> None:
 
 def check_revision(adapter: Report, model: Report) -> None:
     """The adapter to go on from was made for the very commit of the base."""
-    refusal = continuing.other_revision(adapter.made_for, model.facts.commit if model.facts else None)
+    refusal = starting_adapter.other_revision(adapter.made_for, model.facts.commit if model.facts else None)
     if refusal:
         adapter.add(refusal.reason, refusal.field, refusal.message)

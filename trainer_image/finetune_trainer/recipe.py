@@ -20,53 +20,40 @@ from trl.data_utils import pack_dataset
 from finetune_api.finetunejob import CheckpointStatus, Training
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
-from finetune_trainer import (
-    adalora,
-    attempts,
-    beside,
-    changed,
-    comparison,
-    contamination,
-    continuing,
-    conversion,
-    dates,
-    divergence,
-    exact,
-    forgetting,
-    gate,
-    leftovers,
-    marks,
-    memory,
-    merging,
-    methods,
-    objectives,
-    publishing,
-    randomness,
+from finetune_trainer import full_comparison
+from finetune_trainer.checkpoints import (
+    attempt_history,
+    best_weights,
+    comparison_cleanup,
+    dataset_drift,
+    exact_resume,
     resuming,
-    samples,
-    sharding,
-    stopping,
-    switches,
-    together,
-    verification,
+    run_fingerprint,
+    template_date,
 )
-from finetune_trainer import data as dataset
-from finetune_trainer import model as models
-from finetune_trainer.basemodel import canonical_name
-from finetune_trainer.failures import Failure, Preempted
-from finetune_trainer.hooks import Hooks
-from finetune_trainer.loading import begin
-from finetune_trainer.logs import log, phase
-from finetune_trainer.plan import Plan, learning_rate, make_plan
-from finetune_trainer.session import Session
-from finetune_trainer.uploads import CheckpointUploader
+from finetune_trainer.checkpoints.uploads import CheckpointUploader
+from finetune_trainer.data import dataset
+from finetune_trainer.distributed import process_group, random_state
+from finetune_trainer.evaluation import forgetting, gate, measures, samples, verification
+from finetune_trainer.methods import adalora, conversion, inspection, peft_config, starting_adapter
+from finetune_trainer.models import device, loading, memory, performance
+from finetune_trainer.models.base_files import canonical_name
+from finetune_trainer.publish import merging, publishing
+from finetune_trainer.report import assemble
+from finetune_trainer.runtime.background import start_thread
+from finetune_trainer.runtime.failures import Failure, Preempted
+from finetune_trainer.runtime.logs import log, phase
+from finetune_trainer.session.plan import Plan, learning_rate, make_plan
+from finetune_trainer.session.session import Session
+from finetune_trainer.training import contamination, divergence, objectives, sharding
+from finetune_trainer.training.callback import TrainingCallback
 
 BASE_CHANGED = "the training changed the base model's weights, which must be frozen"
 SETTLE_SECONDS = 60.0
 """How long a failed training waits for the upload of the last good checkpoint."""
 
 
-def follow(session: Session) -> TrainerResult:
+def train_adapter(session: Session) -> TrainerResult:
     """Train, verify and publish. Raises what ends it early.
 
     Where several processes train together each comes along here up to the last step; from there on the one that speaks for the run goes on alone.
@@ -75,16 +62,18 @@ def follow(session: Session) -> TrainerResult:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
     day = None
-    if process.local:
-        together.meet(process, session.scratch)  # the first one of the node has prepared the data then
-        day = together.told(None)
+    if process.local_rank:
+        process_group.init(process, session.scratch)  # the first one of the node has prepared the data then
+        day = process_group.broadcast(None)
     settings = session.settings
-    tokenizer = models.load_tokenizer(session.inputs.model, trust_remote_code=spec.model.trust_remote_code)
-    base = begin(partial(load_base, session, tokenizer))
+    tokenizer = loading.load_tokenizer(session.inputs.model, trust_remote_code=spec.model.trust_remote_code)
+    base = start_thread(partial(load_base, session, tokenizer))
     with phase("preparing the data, with the model being loaded beside"):
-        session.run.day, dated = dates.pin(tokenizer, session.output, settings.checkpoints, settings.origin, day)
+        session.run.day, dated = template_date.pin_template_date(
+            tokenizer, session.output, settings.checkpoints, settings.origin, day
+        )
         training = spec.training
-        wanted = dataset.Wanted(
+        wanted = dataset.DatasetRequest(
             spec.dataset, spec.objective, training.max_length, training.seed, spec.evaluation.max_rows
         )
         examples = dataset.prepare(wanted, session.inputs, tokenizer, session.settings.scratch / "tokens")
@@ -93,51 +82,51 @@ def follow(session: Session) -> TrainerResult:
         found = [*dated, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
         # on a workstation the preflight, in the same process, has said some of it already
         session.run.warnings += [warning for warning in found if warning not in session.run.warnings]
-        if process.leads:
-            changed.refuse_changed_data(session.output, settings.checkpoints, settings.origin, examples.digests)
-    if not process.local:
-        together.meet(process, session.scratch)
-        together.told(session.run.day)
+        if process.is_main_process:
+            dataset_drift.refuse_changed_data(session.output, settings.checkpoints, settings.origin, examples.digests)
+    if not process.local_rank:
+        process_group.init(process, session.scratch)
+        process_group.broadcast(session.run.day)
     made = make_adapter(session, tokenizer, examples, base)
-    models.release()
+    device.free_memory()
     if made is None:
         return TrainerResult(reason="Succeeded", message=f"{process.name} has done its part")
     # a model that scores texts writes none
     wanted_samples = 0 if spec.objective == "reward" else spec.evaluation.samples
-    prompts = samples.choose(tokenizer, examples.held_out, wanted_samples)
+    prompts = samples.choose_prompts(tokenizer, examples.held_out, wanted_samples)
     with phase("verifying the adapter on a fresh base"):
         verified, measure = verify(session, made, tokenizer, examples, prompts)
         if verified.golden:
             verification.write_golden(verified.golden, made.directory)
         measured = verified.evaluation.model_copy(update={"step": session.run.published_step})
-        evaluation, refusal = gate.judge(spec.evaluation.gate, measured)
+        evaluation, refusal = gate.apply_gate(spec.evaluation.gate, measured)
         verified = replace(verified, evaluation=evaluation)
         session.run.evaluation = evaluation
         session.run.warnings += verified.warnings
         if session.run.progress:
             losses = {"base_eval_loss": evaluation.base_loss, "eval_loss": evaluation.loss}
             session.trackers.tell(session.run.progress.step, losses)
-    models.release()
+    device.free_memory()
     if spec.evaluation.compare_with_full:
         with phase("full fine-tuning of the base, to compare the adapter with"):
 
-            def train_whole(whole: Session, begin: Callable[[str, int], None]) -> tuple[Plan, Any, str]:
-                return train_model(whole, tokenizer, examples, partial(load_base, whole, tokenizer), begin)
+            def train_whole(whole: Session, on_begin: Callable[[str, int], None]) -> tuple[Plan, Any, str]:
+                return train_model(whole, tokenizer, examples, partial(load_base, whole, tokenizer), on_begin)
 
-            evaluation = comparison.compare(session, made, evaluation, measure, examples.general, train_whole)
+            evaluation = full_comparison.compare(session, made, evaluation, measure, examples.general, train_whole)
         verified = replace(verified, evaluation=evaluation)
         session.run.evaluation = evaluation
     merged = merge(session, made) if spec.output.merged_model and refusal is None else {}
     verified = replace(verified, measured=verified.measured | merged)
     with phase("writing the report"):
-        publishing.write_beside(session, made, verified, examples, prompts)
+        publishing.write_report(session, made, verified, examples, prompts)
     with phase("uploading the adapter"):
         ended = (
             publishing.publish(session, made, verified)
             if refusal is None
-            else publishing.keep(session, made, verified, refusal)
+            else publishing.publish_rejected(session, made, verified, refusal)
         )
-    leftovers.remove(session.settings, session.output)
+    comparison_cleanup.delete_comparison_files(session.settings, session.output)
     if isinstance(ended, Failure):
         raise ended
     return ended
@@ -145,22 +134,22 @@ def follow(session: Session) -> TrainerResult:
 
 def verify(
     session: Session,
-    made: publishing.Made,
+    made: publishing.TrainedAdapter,
     tokenizer: Any,
     examples: dataset.Examples,
     prompts: list[samples.Prompt],
-) -> tuple[verification.Verified, objectives.Measure]:
+) -> tuple[verification.Verification, measures.Measure]:
     """Load the adapter back onto a fresh base, and compare and evaluate it there; with it what it was measured by. Raises Failure(VERIFICATION_FAILED)."""
     load = partial(
-        models.load_base,
+        loading.load_base,
         dtype=made.serving_dtype,
         scores_padded_with=padding(session, tokenizer),
         spread=is_sharded(session),
         trust_remote_code=session.settings.job.spec.model.trust_remote_code,
     )
 
-    def verified(on_cpu: bool) -> tuple[verification.Verified, objectives.Measure]:
-        measure = objectives.measure(session.settings.job.spec, examples.held_out, examples.held_out_rows)
+    def verified(on_cpu: bool) -> tuple[verification.Verification, measures.Measure]:
+        measure = measures.make_measure(session.settings.job.spec, examples.held_out, examples.held_out_rows)
         found = verification.verify(
             session.inputs.model,
             made.directory,
@@ -169,11 +158,11 @@ def verify(
             len(examples.held_out),
             examples.general,
             partial(load, on_cpu=on_cpu),
-            partial(samples.answers, tokenizer=tokenizer, prompts=prompts),
+            partial(samples.generate_answers, tokenizer=tokenizer, prompts=prompts),
         )
         return found, measure
 
-    return models.where_it_fits(verified)
+    return device.run_on_gpu_or_cpu(verified)
 
 
 def quiet_libraries() -> None:
@@ -185,16 +174,16 @@ def quiet_libraries() -> None:
 
 def make_adapter(
     session: Session, tokenizer: Any, examples: dataset.Examples, base: Callable[[], Any]
-) -> publishing.Made | None:
+) -> publishing.TrainedAdapter | None:
     """Train to the last step and save the adapter; None in a process that does not speak for the run.
 
     The model lives no longer than this function: its memory is needed afterwards.
     """
     plan, model, digest = train_model(session, tokenizer, examples, base)
-    if not session.process.leads:
+    if not session.process.is_main_process:
         return None
     with phase("saving the adapter"):
-        if session.settings.job.spec.method.full is None and models.base_digest(model) != digest:
+        if session.settings.job.spec.method.full is None and loading.base_digest(model) != digest:
             raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
         return save_adapter(session, plan, model, examples, digest)
 
@@ -204,43 +193,43 @@ def train_model(
     tokenizer: Any,
     examples: dataset.Examples,
     base: Callable[[], Any],
-    begin: Callable[[str, int], None] = lambda *_: None,
+    on_begin: Callable[[str, int], None] = lambda *_: None,
 ) -> tuple[Plan, Any, str]:
     """The plan, the model trained to its last step, and the digest of its base, which ``base`` gives once.
 
-    ``begin`` hears the run's fingerprint and the step from which there is something to train.
+    ``on_begin`` hears the run's fingerprint and the step from which there is something to train.
     """
     settings, spec = session.settings, session.settings.job.spec
     sequences = to_dataset(examples, spec.training)
     plan = make_plan(settings, len(sequences), session.inputs.model)
     with phase("waiting for the model, and adding the adapter"):
         model = load_model(session, plan, base())
-        digest = models.base_digest(model) if session.process.leads else ""
+        digest = loading.base_digest(model) if session.process.is_main_process else ""
     describe(session, plan, model)
-    mark = together.told(resuming.mark_of(session, plan, examples, digest))
+    mark = process_group.broadcast(resuming.fingerprint_run(session, plan, examples, digest))
     with phase("looking for a checkpoint"):
         resume = resuming.find_checkpoint(session, mark)
     if is_sharded(session):
-        sharding.shard(model, session.process.number)
-        part = models.base_digest(model)
+        sharding.shard_base(model, session.process.world_size)
+        part = loading.base_digest(model)
     if spec.training.packing:
         contamination.refuse_contamination(model, examples.train)
     if resume is None or resume.step < plan.total_steps:
-        begin(mark.digest, resume.step if resume else 0)
-    train(session, plan, model, tokenizer, sequences, examples, mark, resume)
+        on_begin(mark.digest, resume.step if resume else 0)
+    fit(session, plan, model, tokenizer, sequences, examples, mark, resume)
     if is_sharded(session):
-        if together.agreed(models.base_digest(model) != part):
+        if process_group.any_rank(loading.base_digest(model) != part):
             raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
-        weights = exact.trained(model)
+        weights = exact_resume.trained_weights(model)
         del model
-        models.release()
-        together.part()  # the GPUs are free now
-        if not session.process.leads:
+        device.free_memory()
+        process_group.shutdown()  # the GPUs are free now
+        if not session.process.is_main_process:
             return plan, None, digest
         with phase("loading the whole model"):
             model = load_model(session, plan, load_base(session, tokenizer, again=True))
-            sharding.take_over(model, weights)
-    together.part()
+            sharding.load_trained_weights(model, weights)
+    process_group.shutdown()
     return plan, model, digest
 
 
@@ -260,16 +249,16 @@ def load_base(session: Session, tokenizer: Any, *, again: bool = False) -> Any:
     One that is to be sharded lies in main memory first; ``again`` after that, whole, it is spread over the GPUs.
     """
     spec = session.settings.job.spec
-    precision = models.precision_of(spec.training)
+    precision = device.choose_precision(spec.training)
     if not again:
-        session.run.meter = memory.Meter()
-    return models.load_base(
+        session.run.meter = memory.MemoryMeter()
+    return loading.load_base(
         session.inputs.model,
-        models.DTYPES[precision],
-        models.quantization_of(spec.method, precision),
+        device.DTYPES[precision],
+        loading.quantization_config(spec.method, precision),
         scores_padded_with=padding(session, tokenizer),
         on_cpu=is_sharded(session) and not again,
-        gpu=session.process.local,
+        gpu=session.process.local_rank,
         spread=again,
         trust_remote_code=spec.model.trust_remote_code,
     )
@@ -284,14 +273,16 @@ def load_model(session: Session, plan: Plan, base: Any) -> Any:
     """The base with a fresh adapter. The seed is set first: the adapter begins with random numbers."""
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
-    model = methods.add_adapter(
-        base, spec.method, methods.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
+    model = peft_config.add_adapter(
+        base,
+        spec.method,
+        peft_config.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward"),
     )
     if spec.output.merged_model:
         merging.refuse_unmergeable(model)
     if inputs.adapter is not None:
-        continuing.load(model, inputs.adapter.directory, spec.method)
-    if getattr(spec.method.config, "init", None) in methods.BEGIN_WITH_AN_UPDATE:
+        starting_adapter.load(model, inputs.adapter.directory, spec.method)
+    if getattr(spec.method.config, "init", None) in peft_config.BEGIN_WITH_AN_UPDATE:
         conversion.save_factors(conversion.lora_factors(model), initial_factors(session))
     return model
 
@@ -309,9 +300,9 @@ def initial_factors(session: Session) -> Path:
 def describe(session: Session, plan: Plan, model: Any) -> None:
     """Say what is about to happen, and note it for the report."""
     training, run = session.settings.job.spec.training, session.run
-    run.parameters = beside.parameters_of(model)
+    run.parameters = assemble.count_parameters(model)
     run.derived = {
-        "device": models.device_name(),
+        "device": device.device_name(),
         "precision": plan.precision,
         "gradient checkpointing": "on" if plan.gradient_checkpointing else "off",
         "optimizer": plan.optimizer,
@@ -320,37 +311,37 @@ def describe(session: Session, plan: Plan, model: Any) -> None:
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
         "sequences per step": str(
-            training.per_device_batch_size * training.gradient_accumulation_steps * session.process.number
+            training.per_device_batch_size * training.gradient_accumulation_steps * session.process.world_size
         ),
         "a checkpoint every": f"{plan.save_every} steps",
     }
-    if session.process.number > 1:
+    if session.process.world_size > 1:
         run.derived |= {
-            "processes": str(session.process.number),
+            "processes": str(session.process.world_size),
             "sequences trained twice in a pass": str(plan.trained_twice),
         }
     log.info(
         "%s trainable parameters; %d steps of %d × %d × %d sequences of at most %d tokens, learning rate %g, %s on %s",
         f"{run.parameters.trainable:,}",
         plan.total_steps,
-        session.process.number,
+        session.process.world_size,
         training.per_device_batch_size,
         training.gradient_accumulation_steps,
         training.max_length,
         learning_rate(session.settings.job.spec),
         plan.precision,
-        models.device_name(),
+        device.device_name(),
     )
 
 
-def train(
+def fit(
     session: Session,
     plan: Plan,
     model: Any,
     tokenizer: Any,
     sequences: datasets.Dataset,
     examples: dataset.Examples,
-    mark: marks.Mark,
+    mark: run_fingerprint.RunFingerprint,
     resume: resuming.Resume | None,
 ) -> None:
     """Run the loop to its last step, or to where the pod is asked to stop. Raises Preempted, Failure and ArtifactError."""
@@ -373,16 +364,16 @@ def train(
             uploads,
             saved,
         )
-        if session.process.leads
+        if session.process.is_main_process
         else None
     )
     extra = {
-        resuming.SURROUNDINGS: json.dumps(resuming.surroundings(session.process)).encode(),
-        changed.DATASET: changed.to_bytes(examples.digests),
-        marks.DECISIVE: mark.to_bytes(),
-        attempts.NAME: json.dumps(run.attempts).encode(),
+        resuming.ENVIRONMENT_FILE: json.dumps(resuming.describe_environment(session.process)).encode(),
+        dataset_drift.DIGESTS_FILE: dataset_drift.encode_digests(examples.digests),
+        run_fingerprint.COMPONENTS_FILE: mark.to_bytes(),
+        attempt_history.HISTORY_FILE: json.dumps(run.attempts).encode(),
     }
-    measure = objectives.measure(spec, examples.held_out, examples.held_out_rows)
+    measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
     if spec.evaluation.every_steps and spec.objective != "sft":
         measure(model)  # before its first step the model is its own reference
     if warning := objectives.drops_dropout(spec):
@@ -393,18 +384,20 @@ def train(
     def losses() -> dict[str, float]:
         general_loss = forgetting.loss(model, general)
         found = {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
-        sharding.let_go(model)
+        sharding.free_gathered_layers(model)
         return found
 
     resumed = resume.directory if resume else None
     best = (
-        stopping.Best(spec.training.early_stopping, session.scratch, resumed, keeps=session.process.leads)
-        if stopping.wanted(spec)
+        best_weights.BestWeights(
+            spec.training.early_stopping, session.scratch, resumed, keeps=session.process.is_main_process
+        )
+        if best_weights.chooses_best_weights(spec)
         else None
     )
     if resume and best and best.stopped:
         resume = replace(resume, stopped=True)
-    hooks = Hooks(
+    hooks = TrainingCallback(
         run,
         session.reporter,
         uploader,
@@ -412,9 +405,9 @@ def train(
         spec.evaluation.every_steps,
         losses,
         extra,
-        session.trackers.tell if session.process.leads else lambda *_: None,
+        session.trackers.tell if session.process.is_main_process else lambda *_: None,
         best,
-        divergence.watch(spec, tokenizer),
+        divergence.make_divergence_watch(spec, tokenizer),
     )
     trainer = make_trainer(session, plan, model, tokenizer, sequences, hooks)
     try:
@@ -422,10 +415,10 @@ def train(
         with (
             session.interruption.deferred(),
             phase("training"),
-            switches.compiled(model, on=plan.compile, required=required),
+            performance.compiled_layers(model, on=plan.compile, required=required),
         ):
-            if session.process.number > 1:
-                randomness.begin(spec.training.seed, 0, session.process.rank)
+            if session.process.world_size > 1:
+                random_state.seed_process(spec.training.seed, 0, session.process.rank)
             loop(trainer, plan, resume)
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
@@ -437,7 +430,7 @@ def train(
     finally:
         if uploader:
             uploader.close()
-    if not session.process.leads:
+    if not session.process.is_main_process:
         return
     objectives.without_reference(model)
     if best is not None:
@@ -474,10 +467,10 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, f
 
 
 def make_trainer(
-    session: Session, plan: Plan, model: Any, tokenizer: Any, sequences: datasets.Dataset, hooks: Hooks
+    session: Session, plan: Plan, model: Any, tokenizer: Any, sequences: datasets.Dataset, hooks: TrainingCallback
 ) -> Any:
     """TRL's trainer for the objective over our sequences, with nothing of its own on the screen or the network."""
-    training, objective = session.settings.job.spec.training, objectives.recipe(session.settings.job.spec)
+    training, objective = session.settings.job.spec.training, objectives.objective_of(session.settings.job.spec)
     arguments = objective.config(
         output_dir=str(session.scratch),
         per_device_train_batch_size=training.per_device_batch_size,
@@ -493,9 +486,9 @@ def make_trainer(
         data_seed=training.seed,
         bf16=plan.precision == "bf16",
         fp16=plan.precision == "fp16",
-        use_cpu=not models.has_gpu(),
+        use_cpu=not device.has_gpu(),
         gradient_checkpointing=plan.gradient_checkpointing,
-        dataloader_pin_memory=models.has_gpu(),
+        dataloader_pin_memory=device.has_gpu(),
         logging_steps=plan.log_every,
         logging_nan_inf_filter=False,
         save_strategy="steps",
@@ -506,7 +499,7 @@ def make_trainer(
         disable_tqdm=True,
         **objective.settings,
     )
-    trainer = exact.exact(objective.trainer)(
+    trainer = exact_resume.with_exact_resume(objective.trainer)(
         model=model,
         args=arguments,
         train_dataset=sequences,
@@ -514,7 +507,7 @@ def make_trainer(
         callbacks=[adalora.Pruning(), hooks],
     )
     trainer.remove_callback(PrinterCallback)
-    methods.to_float32(trainer.model)
+    peft_config.to_float32(trainer.model)
     return trainer
 
 
@@ -525,17 +518,19 @@ def write_metrics(history: list[dict[str, Any]], path: Path) -> None:
     path.write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
 
 
-def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Examples, digest: str) -> publishing.Made:
+def save_adapter(
+    session: Session, plan: Plan, model: Any, examples: dataset.Examples, digest: str
+) -> publishing.TrainedAdapter:
     """Save what was trained under its base's canonical name, as a plain LoRA where it can be one, and ask the model for its answers."""
     inputs, method = session.inputs, session.settings.job.spec.method
     trained, directory = session.scratch / "trained", session.scratch / "adapter"
     initial = conversion.load_factors(initial_factors(session)) if initial_factors(session).is_file() else None
-    serving = models.serving_dtype(model)
-    exactly = serving == models.DTYPES[plan.precision] and method.quantization is None and not models.has_gpu()
-    answers = verification.ask_trained(model, examples.held_out, exact=exactly and initial is None)
-    kind = methods.peft_type(model)
-    suffixes, count = models.adapted_suffixes(model), models.trainable(model)
-    verification.save(model, trained, models.DTYPES[plan.precision])
+    serving = loading.serving_dtype(model)
+    exactly = serving == device.DTYPES[plan.precision] and method.quantization is None and not device.has_gpu()
+    answers = verification.record_answers(model, examples.held_out, exact=exactly and initial is None)
+    kind = peft_config.peft_type(model)
+    suffixes, count = inspection.adapted_suffixes(model), inspection.count_trainable(model)
+    verification.save(model, trained, device.DTYPES[plan.precision])
     found = conversion.factors(model, initial) if isinstance(model, PeftModel) else None
     kept: Path | None = trained
     if found is None:
@@ -550,9 +545,9 @@ def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Exa
         if (place / "adapter_config.json").is_file():
             conversion.set_base(place, canonical_name(session.settings), inputs.model_commit)
     if kind == "FULL":
-        models.copy_tokenizer(inputs.model, directory)
+        loading.copy_tokenizer(inputs.model, directory)
     shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
-    return publishing.Made(
+    return publishing.TrainedAdapter(
         directory=directory,
         kept=kept,
         peft_type=kind,
@@ -564,16 +559,16 @@ def save_adapter(session: Session, plan: Plan, model: Any, examples: dataset.Exa
     )
 
 
-def merge(session: Session, made: publishing.Made) -> dict[str, float]:
+def merge(session: Session, made: publishing.TrainedAdapter) -> dict[str, float]:
     """Merge the adapter into the base, in the precision of the training, and say how exact that is."""
-    dtype = models.DTYPES[models.precision_of(session.settings.job.spec.training)]
+    dtype = device.DTYPES[device.choose_precision(session.settings.job.spec.training)]
     with phase("merging the adapter into the base"):
-        return models.where_it_fits(
+        return device.run_on_gpu_or_cpu(
             lambda on_cpu: merging.merge(
                 session.inputs.model,
                 made.directory,
                 partial(
-                    models.load_base,
+                    loading.load_base,
                     dtype=dtype,
                     on_cpu=on_cpu,
                     spread=is_sharded(session),

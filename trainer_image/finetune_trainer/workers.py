@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from finetune_api.reasons import EXIT_CODES, Reason
-from finetune_trainer import logs, tracking
-from finetune_trainer.failures import Failure, Preempted, classify
-from finetune_trainer.interruption import Interruption
-from finetune_trainer.logs import log
-from finetune_trainer.process import Process
-from finetune_trainer.progress import Reporter
-from finetune_trainer.run import Run
-from finetune_trainer.session import Session
-from finetune_trainer.settings import Settings
-from finetune_trainer.sources import Inputs
+from finetune_trainer.data.sources import Inputs
+from finetune_trainer.runtime import logs
+from finetune_trainer.runtime.failures import Failure, Preempted, classify
+from finetune_trainer.runtime.interruption import Interruption
+from finetune_trainer.runtime.logs import log
+from finetune_trainer.runtime.process import Process
+from finetune_trainer.runtime.settings import Settings
+from finetune_trainer.session import tracking
+from finetune_trainer.session.progress import Reporter
+from finetune_trainer.session.run import Run
+from finetune_trainer.session.session import Session
 
 AFTERMATH_SECONDS = 90.0
 """How long the first process may still need for its own end, its last upload included, when another one has failed; one that waits for the dead in vain has none."""
@@ -41,7 +42,7 @@ class Workers:
     def start(self, settings: Settings, inputs: Inputs, patience_seconds: float) -> None:
         """Start one process for each further GPU of the node. They wait in ``together.meet`` for this one."""
         spawning = multiprocessing.get_context("spawn")
-        for process in settings.process.others_here():
+        for process in settings.process.local_workers():
             said = settings.scratch / "run" / f"process-{process.rank}.json"
             worker = spawning.Process(
                 target=_work, args=(settings, inputs, process, said, patience_seconds), name=process.name, daemon=True
@@ -97,7 +98,7 @@ def _cause(process: Process, code: int, said: Path) -> tuple[Reason, str]:
             f"{process.name} was killed, most likely because the trainer container ran out of memory: raise spec.resources.limits.memory",
         )
     ended = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
-    if code == -signal.SIGABRT and process.number > 1:
+    if code == -signal.SIGABRT and process.world_size > 1:
         return Reason.NCCL_ERROR, f"{process.name} ended {ended}: the log has what NCCL says"
     return Reason.TRAINER_ERROR, f"{process.name} ended {ended}, and left no message: see the log"
 
@@ -122,7 +123,7 @@ def follow_along(settings: Settings, inputs: Inputs, process: Process, said: Pat
         run, reporter = Run(), Reporter(None, Path())
         interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, _leave)
         output, trackers = settings.output_place(patience_seconds), tracking.Trackers(settings)
-        recipe.follow(Session(settings, inputs, output, run, interruption, reporter, trackers, process))
+        recipe.train_adapter(Session(settings, inputs, output, run, interruption, reporter, trackers, process))
         return 0
     except BaseException as error:  # noqa: BLE001 -- every end has a reason
         reason, message = classify(error)

@@ -1,1 +1,4 @@
-"""What a run leaves for people beside its adapter: a report to look at, and a model card. Pure: values in, text out."""
+"""What a run leaves for people: ``report.html``, the model card and TensorBoard's files.
+
+Charts, tables and pages are pure (values in, text out); only ``assemble`` looks at a model. It uploads nothing.
+"""

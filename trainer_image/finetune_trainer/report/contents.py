@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.finetunejob import EvaluationStatus
+from finetune_trainer.runtime.effective_settings import Setting
+from finetune_trainer.session.run import ParameterCounts
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,6 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One setting that was in force; ``origin`` says where it came from."""
-
-    path: str
-    value: str
-    origin: str
-
-
-@dataclass(frozen=True)
 class Attempt:
     """One attempt; ``resumed_from`` is the step of the checkpoint that it continued from, ``adjustments`` what was changed for it to fit into memory."""
 
@@ -50,20 +43,6 @@ class Attempt:
     resumed_from: int | None
     device: str
     adjustments: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """What is trained: in all, and by the kind of module that carries it."""
-
-    trainable: int
-    total: int
-    modules: list[tuple[str, int]]
-
-    @property
-    def percent(self) -> float:
-        """The trained part of all parameters."""
-        return 100 * self.trainable / max(self.total, 1)
 
 
 @dataclass(frozen=True)
@@ -91,7 +70,7 @@ class Failed:
     """The traceback of an error that nobody expected."""
     history: list[dict[str, Any]]
     data: Data | None
-    parameters: Parameters | None
+    parameters: ParameterCounts | None
     settings: list[Setting]
     attempts: list[Attempt]
     versions: dict[str, str]
@@ -122,7 +101,7 @@ class Report:
     history: list[dict[str, Any]]
     data: Data
     settings: list[Setting]
-    parameters: Parameters
+    parameters: ParameterCounts
     attempts: list[Attempt]
     versions: dict[str, str]
     measured: dict[str, float]

@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finetune_trainer.report import charts, comparison, serving
 from finetune_trainer.report.contents import Data, Failed, Report
-from finetune_trainer.report.origins import DEFAULT
+from finetune_trainer.runtime.effective_settings import DEFAULT
 
 FEW_ROWS = 20
 """Fewer held-out sequences than this say little."""

@@ -1,0 +1,24 @@
+"""``AdapterDeployment``: serves a finished adapter on every pod of a Deployment, with proof that its weights answer."""
+
+from finetune_api.adapterdeployment.spec import (
+    AdapterDeploymentSpec,
+    AdapterSource,
+    NameRef,
+    Strategy,
+    Target,
+    Verification,
+)
+from finetune_api.adapterdeployment.status import AdapterDeploymentStatus, AdapterVersion, PodCounts, PodStatus
+
+__all__ = [
+    "AdapterDeploymentSpec",
+    "AdapterDeploymentStatus",
+    "AdapterSource",
+    "AdapterVersion",
+    "NameRef",
+    "PodCounts",
+    "PodStatus",
+    "Strategy",
+    "Target",
+    "Verification",
+]

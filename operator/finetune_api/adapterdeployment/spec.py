@@ -1,0 +1,114 @@
+"""The spec of an AdapterDeployment: which adapter to serve, and where."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from finetune_api.base import DnsLabel, Model, S3Location, SecretRef, Sha256
+
+
+class NameRef(Model):
+    """The name of another object in the same namespace."""
+
+    name: DnsLabel = Field(description="Name, in the same namespace.")
+
+
+class AdapterSource(Model):
+    """The adapter to serve: that of a FineTuneJob, or any directory in S3 that has a manifest.json."""
+
+    finetune_job_ref: NameRef | None = Field(
+        None, alias="fineTuneJobRef", description="Serve the adapter of this FineTuneJob, once it is Ready."
+    )
+    uri: str | None = Field(None, description="s3:// address of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
+    digest: Sha256 | None = Field(None, description="sha256 of the directory's manifest.json; with uri.")
+    s3: S3Location | None = Field(None, description="Where the object store of uri is. Unset: AWS.")
+    secret_ref: SecretRef | None = Field(
+        None,
+        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Unset: spec.output.secretRef of the FineTuneJob, or the pod's own identity.",
+    )
+
+    cel_rules: ClassVar[list[dict[str, str]]] = [
+        {
+            "rule": "has(self.fineTuneJobRef) != has(self.uri)",
+            "message": "exactly one of fineTuneJobRef and uri must be set",
+        },
+        {
+            "rule": "has(self.uri) == has(self.digest)",
+            "message": "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json",
+            "fieldPath": ".digest",
+        },
+        {
+            "rule": "!has(self.s3) || has(self.uri)",
+            "message": "s3 belongs to uri: a FineTuneJob knows its own object store",
+            "fieldPath": ".s3",
+        },
+    ]
+
+    @model_validator(mode="after")
+    def _one(self) -> "AdapterSource":
+        if (self.finetune_job_ref is None) == (self.uri is None):
+            raise ValueError("exactly one of fineTuneJobRef and uri must be set")
+        if (self.uri is None) != (self.digest is None):
+            raise ValueError("uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json")
+        if self.s3 is not None and self.uri is None:
+            raise ValueError("s3 belongs to uri: a FineTuneJob knows its own object store")
+        return self
+
+
+class Target(Model):
+    """The inference Deployment whose pods are to serve the adapter."""
+
+    deployment_ref: NameRef = Field(description="The Deployment.")
+    container: DnsLabel = Field("vllm", description="Its container that runs the engine.")
+    engine: Literal["vllm"] = Field("vllm", description="The inference engine.")
+    port: int = Field(8000, description="Port of the engine's HTTP interface.", ge=1, le=65535)
+    api_key_secret_ref: SecretRef | None = Field(
+        None, description="Secret with API_KEY, if the engine asks for one (vLLM's --api-key)."
+    )
+
+
+class Strategy(Model):
+    """How a version takes the place of another."""
+
+    type: Literal["Hot"] = Field("Hot", description="Hot: into the running engine, without a restart of the pod.")
+    max_unavailable: Annotated[int, Field(ge=1)] = Field(
+        1, description="How many pods may leave the Service at once while they change the version."
+    )
+
+
+class Verification(Model):
+    """How strictly a pod must show that the right weights answer."""
+
+    tolerance: float = Field(
+        0.25,
+        description="Largest mean difference, in nats per token, between the pod's log-probabilities and the trainer's.",
+        gt=0,
+    )
+
+
+class AdapterDeploymentSpec(Model):
+    """Which adapter is to answer under which name, on which Deployment."""
+
+    adapter: AdapterSource = Field(description="The adapter.")
+    served_name: str = Field(
+        description="The model name that clients send.",
+        min_length=1,
+        max_length=128,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$",
+    )
+    target: Target = Field(description="Where it is served.")
+    strategy: Strategy = Field(default_factory=Strategy, description="How a version takes the place of another.")
+    verification: Verification = Field(default_factory=Verification, description="How strictly the weights are proven.")
+
+    cel_rules: ClassVar[list[dict[str, str]]] = [
+        {
+            "rule": "self.servedName == oldSelf.servedName",
+            "message": "servedName cannot be changed: create another AdapterDeployment",
+            "fieldPath": ".servedName",
+        },
+        {
+            "rule": "self.target.deploymentRef == oldSelf.target.deploymentRef",
+            "message": "the target cannot be changed: create another AdapterDeployment",
+            "fieldPath": ".target",
+        },
+    ]

@@ -1,0 +1,52 @@
+"""The status of an AdapterDeployment: what the operator and the agents report."""
+
+from pydantic import Field
+
+from finetune_api.base import Model, Sha256
+from finetune_api.conditions import Condition
+
+
+class AdapterVersion(Model):
+    """One immutable version of an adapter."""
+
+    uri: str = Field(description="s3:// address of its directory.")
+    digest: Sha256 = Field(description="sha256 of its manifest.json.")
+    since: str | None = Field(
+        None, description="Since when every pod serves it.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class PodCounts(Model):
+    """How far the roll-out is."""
+
+    total: int = Field(0, description="Pods of the Deployment.", ge=0)
+    updated: int = Field(0, description="Pods on which the desired version is proven and served.", ge=0)
+    ready: int = Field(0, description="Pods that take traffic.", ge=0)
+
+
+class PodStatus(Model):
+    """One pod, as its agent reported it."""
+
+    name: str = Field(description="Name of the pod.")
+    digest: str | None = Field(
+        None, description="Digest of the version that answers under the served name on this pod."
+    )
+    state: str = Field(description="Pending, Downloading, Loading, Proving, Draining, Active, Refused or Failed.")
+    reason: str | None = Field(None, description="Why it is not Active, as a CamelCase word.")
+    message: str | None = Field(None, description="Why it is not Active, as a sentence.", max_length=4096)
+    load_seconds: float | None = Field(None, description="From the start of the download to the proof.", ge=0)
+
+
+class AdapterDeploymentStatus(Model):
+    """What the operator and the agents observed."""
+
+    observed_generation: int | None = Field(
+        None, description="The metadata.generation that this status speaks of.", ge=0
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list, description="Accepted, Injected, Ready, Reconciling, Stalled."
+    )
+    desired: AdapterVersion | None = Field(None, description="The version that is to be served.")
+    active: AdapterVersion | None = Field(None, description="The version that every pod served last.")
+    pods: PodCounts = Field(default_factory=PodCounts, description="How far the roll-out is.")
+    pod_status: list[PodStatus] = Field(default_factory=list, description="Each pod of the Deployment.")

@@ -1,0 +1,40 @@
+"""A FineTuneJob with its identity and its spec, validated from a file or from an API object."""
+
+from typing import Any
+
+from finetune_api.base import Model
+from finetune_api.dataset import WORKSTATION
+from finetune_api.finetunejob.spec import FineTuneJobSpec
+
+
+class ObjectMeta(Model):
+    """The part of ``metadata`` that identifies a job."""
+
+    model_config = {"extra": "ignore"}
+
+    namespace: str = "default"
+    name: str
+    uid: str = ""
+
+
+class FineTuneJob(Model):
+    """A FineTuneJob as a file or an API object; ``status`` and foreign metadata are left out."""
+
+    model_config = {"extra": "ignore"}
+
+    metadata: ObjectMeta
+    spec: FineTuneJobSpec
+
+    @classmethod
+    def of(cls, resource: dict[str, Any], *, workstation: bool = False) -> "FineTuneJob":
+        """Validate an API object; on a ``workstation`` its data may be ``file://``.
+
+        Raises pydantic.ValidationError; ``validation.problems`` makes field paths of it.
+        """
+        return cls.model_validate(resource, context={WORKSTATION: workstation})
+
+    @property
+    def prefix(self) -> str:
+        """Key prefix of this job's objects in ``spec.output.s3.bucket``."""
+        meta = self.metadata
+        return self.spec.output.s3.prefix or f"{meta.namespace}/{meta.name}/{meta.uid[:8] or 'local'}"

@@ -1,0 +1,160 @@
+"""The status of a FineTuneJob: what the operator reports."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_api.base import Model, Sha256
+from finetune_api.comparison import Comparison
+from finetune_api.conditions import Condition
+from finetune_api.forgetting import ForgettingStatus
+
+
+class Progress(Model):
+    """Where the running attempt is."""
+
+    step: int = Field(description="Optimizer steps done.", ge=0)
+    total_steps: int = Field(description="Optimizer steps of the whole run.", ge=0)
+    percent: int = Field(description="step / totalSteps in percent.", ge=0, le=100)
+    epoch: float | None = Field(None, description="Passes over the dataset that are done.")
+    loss: float | None = Field(None, description="Training loss, mean of the last logging interval.")
+    eval_loss: float | None = Field(None, description="Loss on the held-out rows, when last evaluated.")
+    learning_rate: float | None = Field(None, description="Learning rate of the last step.")
+    tokens_per_second: float | None = Field(None, description="Trained tokens per second.")
+    eta_seconds: int | None = Field(None, description="Estimated seconds to the last step.", ge=0)
+    gpu_memory_peak_bytes: int | None = Field(None, description="Highest GPU memory in use so far.", ge=0)
+    updated_at: str = Field(
+        description="When the trainer said so, RFC 3339.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class Estimate(Model):
+    """What the preflight computed before any GPU was asked for."""
+
+    trainable_parameters: int = Field(description="Parameters of the adapter.", ge=0)
+    total_parameters: int = Field(description="Parameters of base and adapter.", ge=0)
+    gpu_memory_bytes: int | None = Field(
+        None,
+        description="GPU memory that the job needs at its highest moment. Unset for a job without a GPU, or if the architecture is not known.",
+        ge=0,
+    )
+    total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
+    comparison_gpu_memory_bytes: int | None = Field(
+        None,
+        description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job whose GPU has less is finished all the same.",
+        ge=0,
+    )
+
+
+class Adjustment(Model):
+    """A setting of the spec that an attempt used with another value, to fit into memory."""
+
+    field: str = Field(description="The setting below spec, for example training.perDeviceBatchSize.")
+    before: str = Field(description="Its value in the spec.")
+    after: str = Field(description="Its value in the attempt.")
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.before} → {self.after}"
+
+
+class Attempt(Model):
+    """One trainer Job and how it ended."""
+
+    number: int = Field(description="1 for the first attempt.", ge=1)
+    job_name: str = Field(description="Name of the batch/v1 Job.")
+    started_at: str | None = Field(
+        None, description="When the Job was created.", json_schema_extra={"format": "date-time"}
+    )
+    finished_at: str | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
+    reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded when all went well.")
+    exit_code: int | None = Field(None, description="Exit code of the trainer.")
+    message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=4096)
+    resumed_from_step: int | None = Field(None, description="Step of the checkpoint that it continued from.", ge=0)
+    adjustments: list[Adjustment] = Field(
+        default_factory=list,
+        description="What was changed after earlier attempts had run out of memory.",
+    )
+
+
+class CheckpointStatus(Model):
+    """The newest complete checkpoint in S3."""
+
+    uri: str = Field(description="s3:// address of the checkpoint.")
+    step: int = Field(description="Its optimizer step.", ge=0)
+    saved_at: str = Field(description="When its manifest was written.", json_schema_extra={"format": "date-time"})
+
+
+class EvaluationStatus(Model):
+    """Held-out loss of base and adapter on the same rows: for sft the mean negative log-likelihood per token, in nats, else the objective's own loss."""
+
+    base_loss: float = Field(description="Loss of the base model.")
+    loss: float = Field(description="Loss of the finished adapter.")
+    improvement_percent: float = Field(description="By how much the adapter's loss is lower, in percent of the base's.")
+    rows: int = Field(description="Held-out sequences that were used.", ge=0)
+    base_perplexity: float | None = Field(None, description="exp(baseLoss), for objective sft.")
+    perplexity: float | None = Field(None, description="exp(loss), for objective sft.")
+    step: int | None = Field(
+        None, description="Step of the weights, where those of the best evaluated step were chosen.", ge=0
+    )
+    passed: bool | None = Field(None, description="Whether it passed spec.evaluation.gate. Unset: there is no gate.")
+    base_accuracy: float | None = Field(
+        None,
+        description="Share of the held-out answers that the base judges rightly, for objectives that compare answers.",
+    )
+    accuracy: float | None = Field(None, description="Share of them that the finished adapter judges rightly.")
+    forgetting: ForgettingStatus | None = Field(
+        None, description="Base and adapter on a general text, where spec.evaluation.forgetting asks for it."
+    )
+    comparison: Comparison | None = Field(
+        None, description="The adapter beside full fine-tuning, where spec.evaluation.compareWithFull asks for it."
+    )
+
+
+class ReportStatus(Model):
+    """The report of the run that made the adapter, or of the newest attempt that failed."""
+
+    uri: str = Field(
+        description="Address of report.html, which any browser shows: beside the adapter, whose manifest names it, or below failed/."
+    )
+
+
+class AdapterStatus(Model):
+    """The finished adapter in S3."""
+
+    uri: str = Field(description="s3:// address of the adapter's directory.")
+    digest: Sha256 = Field(description="sha256 of its manifest.json, which names the sha256 of each file.")
+    size_bytes: int = Field(description="Size of all its files.", ge=0)
+    base_model: str = Field(description="Canonical name of the base model.")
+    base_revision: str | None = Field(None, description="Commit of an hf:// base model.")
+    peft_type: str = Field(description="PEFT's name of the method, for example LORA.")
+    rank: int | None = Field(None, description="Rank of a LoRA.")
+    target_modules: list[str] = Field(default_factory=list, description="Modules that carry an adapter.")
+    servable_by: list[str] = Field(default_factory=list, description="Engines that can load it as it is.")
+    hub: str | None = Field(None, description="Where it is on the model hub: hf://org/name@commit.")
+
+
+class FineTuneJobStatus(Model):
+    """What the operator observed. ``phase`` is a summary for people; programs read the conditions."""
+
+    observed_generation: int | None = Field(
+        None, description="The metadata.generation that this status speaks of.", ge=0
+    )
+    phase: Literal["Pending", "Preflight", "Training", "Retrying", "Succeeded", "Failed"] | None = Field(
+        None, description="Summary for people."
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        description="Accepted, PreflightPassed, Running, Evaluated, Succeeded, Ready, Reconciling, Stalled.",
+    )
+    progress: Progress | None = Field(None, description="Where the running attempt is.")
+    estimate: Estimate | None = Field(None, description="What the preflight computed.")
+    attempts: list[Attempt] = Field(
+        default_factory=list, description="Each trainer Job and how it ended, the newest 20."
+    )
+    checkpoint: CheckpointStatus | None = Field(None, description="The newest complete checkpoint.")
+    evaluation: EvaluationStatus | None = Field(None, description="Base against adapter on held-out rows.")
+    adapter: AdapterStatus | None = Field(None, description="The finished, verified adapter.")
+    report: ReportStatus | None = Field(None, description="What to look at to judge the run.")
+    warnings: list[str] = Field(
+        default_factory=list, description="What the preflight and the trainer found worth a look."
+    )

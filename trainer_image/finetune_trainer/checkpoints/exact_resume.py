@@ -1,0 +1,111 @@
+"""A trainer of TRL whose checkpoints hold exactly what is trained, whatever the method, so that a resumed run goes on as if nothing had been."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from finetune_api.reasons import Reason
+from finetune_trainer.distributed import random_state
+from finetune_trainer.methods import adalora
+from finetune_trainer.models.eval_mode import evaluating
+from finetune_trainer.runtime.failures import Failure
+
+ADAPTER, REST = "adapter_model.safetensors", "trained.safetensors"
+
+
+def with_exact_resume(trainer: type[Any]) -> type[Any]:
+    """The trainer's class with our checkpoints and, for AdaLoRA, its part of the loss."""
+    return type(f"Exact{trainer.__name__}", (ExactResumeMixin, trainer), {})
+
+
+class ExactResumeMixin:
+    """Goes before a subclass of transformers' Trainer."""
+
+    model: Any
+    args: Any
+    state: Any
+    current_gradient_accumulation_steps: int
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        directory = Path(output_dir or self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.model, PeftModel):
+            # PEFT saves what a prompt's encoder gives: without its dropout, and without drawing a random number
+            with evaluating(self.model):
+                super()._save(output_dir, state_dict)  # type: ignore[misc]
+        save(self.model, directory)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        if self.args.world_size == 1:
+            super()._save_rng_state(output_dir)  # type: ignore[misc]
+        else:
+            random_state.save_random_state(Path(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        if random_state.count_saved_processes(Path(checkpoint)) != self.args.world_size:
+            random_state.seed_process(self.args.seed, self.state.global_step, self.args.process_index)
+        elif self.args.world_size == 1:
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
+        else:
+            random_state.load_random_state(Path(checkpoint), self.args.process_index)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
+        extra = adalora.regularisation(self.model) if self.model.training else None
+        if extra is None:
+            return found
+        # with a count of tokens given, the micro-steps' losses are added up
+        extra = extra / (self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1)
+        return (found[0] + extra, found[1]) if return_outputs else found + extra
+
+
+def save(model: Any, directory: Path) -> None:
+    """Write each trained weight that PEFT's file in ``directory`` does not hold bit for bit: a prompt's encoder, ranks that AdaLoRA took away, a whole model."""
+    path = directory / ADAPTER
+    saved = load_file(path) if path.is_file() else {}
+    rest = {}
+    for name, weight in trained_weights(model).items():
+        held, value = saved.get(_key(name)), weight.detach().cpu().contiguous()
+        if held is None or held.dtype != value.dtype or not torch.equal(held, value):
+            rest[name] = value
+    if rest:
+        save_file(rest, directory / REST)
+    adalora.save(model, directory)
+
+
+def load(model: Any, directory: Path) -> None:
+    """Put the trained weights of a checkpoint back into the model. Raises Failure if one is missing, or of another shape."""
+    saved: dict[str, torch.Tensor] = {}
+    for name in (ADAPTER, REST):
+        if (directory / name).is_file():
+            saved |= load_file(directory / name)
+    with torch.no_grad():
+        for name, weight in trained_weights(model).items():
+            value = saved.get(name, saved.get(_key(name)))
+            if value is None or value.shape != weight.shape:
+                found = "missing" if value is None else f"of shape {tuple(value.shape)}, expected {tuple(weight.shape)}"
+                raise Failure(
+                    Reason.TRAINER_ERROR, f"the checkpoint in {directory} cannot be continued from: {name} is {found}"
+                )
+            weight.copy_(value)
+    adalora.restore(model, directory)
+
+
+def trained_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The weights that are trained, by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _key(name: str) -> str:
+    """The name in PEFT's file, which leaves out that of the adapter."""
+    return name.removesuffix(".default").replace(".default.", ".")

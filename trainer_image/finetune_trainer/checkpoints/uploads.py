@@ -1,0 +1,168 @@
+"""Checkpoints go up to S3, or into a directory, from a thread of their own, so that training does not wait for them."""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.finetunejob import CheckpointStatus
+from finetune_api.manifest import CheckpointManifest, FileEntry, Origin
+from finetune_api.uris import S3Uri
+from finetune_artifacts.checkpoints import prune_checkpoints, upload_checkpoint
+from finetune_artifacts.errors import ArtifactError
+from finetune_artifacts.store import Place
+from finetune_trainer.runtime.settings import now
+
+log = logging.getLogger(__name__)
+KEPT = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "trained.safetensors",
+    "allocator.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "trainer_state.json",
+)
+"""What a resumed run reads of a checkpoint's files, the random numbers of each process among them; the tokenizer and the model card are not changed by training."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A checkpoint that waits for its upload, in a directory of its own that nobody rotates away."""
+
+    step: int
+    total_steps: int
+    directory: Path
+
+
+class CheckpointUploader:
+    """One thread that uploads the newest checkpoint; one that is overtaken while it waits is not uploaded at all."""
+
+    def __init__(
+        self,
+        store: Place,
+        checkpoints: S3Uri,
+        origin: Origin,
+        fingerprint: str,
+        keep: int,
+        scratch: Path,
+        saved: Callable[[CheckpointStatus], None],
+    ) -> None:
+        self.error: BaseException | None = None
+        self._store, self._checkpoints, self._origin, self._fingerprint, self._keep = (
+            store,
+            checkpoints,
+            origin,
+            fingerprint,
+            keep,
+        )
+        self._scratch, self._saved = scratch, saved
+        self._pending: Pending | None = None
+        self._urgent = False
+        self._busy = False
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="checkpoint-upload", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, step: int, total_steps: int, checkpoint: Path, extra: Mapping[str, bytes | Path], *, urgent: bool = False
+    ) -> None:
+        """Have the files of ``checkpoint`` uploaded, and ``extra`` contents and files; returns once they are linked.
+
+        ``urgent``: give up an older upload that is under way.
+        """
+        directory = self._scratch / f"step-{step:08d}"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        for pattern in KEPT:
+            for path in checkpoint.glob(pattern):
+                os.link(path, directory / path.name)
+        for name, content in extra.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            if isinstance(content, Path):
+                os.link(content, directory / name)
+            else:
+                (directory / name).write_bytes(content)
+        with self._changed:
+            overtaken, self._pending = self._pending, Pending(step, total_steps, directory)
+            self._urgent = urgent
+            self._changed.notify_all()
+        if overtaken:
+            shutil.rmtree(overtaken.directory, ignore_errors=True)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until nothing is left to upload; False if that took longer than ``seconds``. Raises what an upload failed with."""
+        done = self.settle(seconds)
+        self.check()
+        return done
+
+    def settle(self, seconds: float | None) -> bool:
+        """As ``wait``, but an upload that failed is nothing to raise: another error is on its way already."""
+        with self._changed:
+            return bool(
+                self._changed.wait_for(lambda: self.error or not (self._pending or self._busy), timeout=seconds)
+            )
+
+    def check(self) -> None:
+        """Raise what an upload failed with, if one did."""
+        if self.error:
+            raise self.error
+
+    def close(self) -> None:
+        """End the thread; what is not uploaded yet is not uploaded."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout=1)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closed)
+                if self._closed or self._pending is None:
+                    return
+                pending, self._pending, self._urgent, self._busy = self._pending, None, False, True
+            error: BaseException | None = None
+            try:
+                self._upload(pending)
+            except BaseException as raised:  # noqa: BLE001 -- the training thread raises it
+                error = raised
+            shutil.rmtree(pending.directory, ignore_errors=True)
+            with self._changed:
+                self._busy = False
+                # an upload that was given up for a newer checkpoint has not failed
+                self.error = None if self._urgent else error
+                self._changed.notify_all()
+                if self.error:
+                    return
+
+    def _upload(self, pending: Pending) -> None:
+        start = time.monotonic()
+
+        def manifest(files: list[FileEntry]) -> CheckpointManifest:
+            return CheckpointManifest(
+                job=self._origin,
+                step=pending.step,
+                total_steps=pending.total_steps,
+                fingerprint=self._fingerprint,
+                created_at=now(),
+                files=files,
+            )
+
+        def stopped() -> bool:
+            return self._closed or self._urgent
+
+        uri = upload_checkpoint(self._store, self._checkpoints, pending.step, pending.directory, manifest, stopped)
+        log.info("checkpoint of step %d is in %s (%.1f s)", pending.step, uri, time.monotonic() - start)
+        self._saved(CheckpointStatus(uri=str(uri), step=pending.step, saved_at=now()))
+        try:
+            prune_checkpoints(self._store, self._checkpoints, self._keep)
+        except ArtifactError as error:
+            log.warning("old checkpoints could not be removed: %s", error)

@@ -1,0 +1,149 @@
+"""A dataset of the hub: which of its files make up the split that is wanted, as its card says or, without one, as their names say."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub.utils._paths import filter_repo_objects
+
+from finetune_api.reasons import Reason
+from finetune_trainer.hub import client
+from finetune_trainer.runtime.failures import Failure
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+PACKED = (".gz", ".zst", ".zstd")
+WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""What a file's name says of its split (the rule of the datasets library)."""
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A dataset at one commit, its files, and the configurations that its card declares."""
+
+    repo: str
+    commit: str
+    files: tuple[str, ...]
+    configs: tuple[dict[str, Any], ...]
+
+
+def resolve(api: HfApi, repo: str, revision: str | None) -> HubDataset:
+    """The dataset at the commit that ``revision`` (None: the default branch) stands for now. Raises Failure."""
+    info = client.ask(api, client.DATASET, repo, revision, lambda: api.dataset_info(repo, revision=revision))
+    card = info.card_data
+    configs = (card.get("configs") if card else None) or []
+    return HubDataset(
+        repo,
+        info.sha or "",
+        tuple(sibling.rfilename for sibling in info.siblings or []),
+        tuple(config for config in configs if isinstance(config, dict)),
+    )
+
+
+def fetch(api: HfApi, dataset: HubDataset, name: str, directory: Path) -> Path:
+    """One file, in ``directory``. Raises Failure."""
+    return Path(
+        client.ask(
+            api,
+            client.DATASET,
+            dataset.repo,
+            dataset.commit,
+            lambda: api.hf_hub_download(
+                dataset.repo, name, repo_type="dataset", revision=dataset.commit, local_dir=directory
+            ),
+        )
+    )
+
+
+def open_file(api: HfApi, dataset: HubDataset, name: str) -> BinaryIO:
+    """One file, fetched block by block as it is read. Raises Failure."""
+    system = HfFileSystem(endpoint=api.endpoint, token=api.token, skip_instance_cache=True)
+    path = f"datasets/{dataset.repo}@{dataset.commit}/{name}"
+
+    def opened() -> BinaryIO:
+        file = system.open(path, "rb", block_size=1024 * 1024)
+        file.read(1)  # a refusal shows with the first byte
+        file.seek(0)
+        return cast(BinaryIO, file)
+
+    return client.ask(api, client.DATASET, dataset.repo, dataset.commit, opened)
+
+
+def split_files(dataset: HubDataset, name: str | None, split: str, path: str) -> list[str]:
+    """The files of a split, sorted. ``path`` is the spec's field that named the split. Raises Failure(DATASET_NOT_FOUND)."""
+    files = [file for file in dataset.files if is_data(file)]
+    config = _config(dataset, name)
+    if config is None and name is not None:
+        files = [file for file in files if file.startswith(f"{name}/")]
+        if not files:
+            raise _not_found(dataset, f"has no configuration {name!r}", "spec.dataset.name")
+    elif config is not None and config.get("data_files"):
+        declared = _declared(config["data_files"])
+        if split not in declared:
+            raise _not_found(dataset, f"has no split {split!r}; its splits are: {', '.join(declared)}", path)
+        return sorted(cast(Iterable[str], filter_repo_objects(files, allow_patterns=declared[split])))
+    elif config is not None and config.get("data_dir"):
+        files = [file for file in files if file.startswith(f"{str(config['data_dir']).strip('/')}/")]
+    found = [file for file in files if _says(file, split)]
+    if not found and split == "train" and not any(_says(file, other) for file in files for other in WORDS):
+        found = files
+    if not found:
+        raise _not_found(dataset, f"has no file of the split {split!r}", path)
+    return sorted(found)
+
+
+def is_data(name: str) -> bool:
+    """Whether a file's name says that rows are in it."""
+    lower = name.lower()
+    for packed in PACKED:
+        lower = lower.removesuffix(packed)
+    return lower.endswith(SUFFIXES) and not lower.endswith(("dataset_infos.json", "dataset_info.json", "readme.txt"))
+
+
+def _config(dataset: HubDataset, name: str | None) -> dict[str, Any] | None:
+    if not dataset.configs:
+        return None
+    by_name = {str(config.get("config_name", "default")): config for config in dataset.configs}
+    if name is not None:
+        if name not in by_name:
+            raise _not_found(
+                dataset, f"has no configuration {name!r}; it has: {', '.join(by_name)}", "spec.dataset.name"
+            )
+        return by_name[name]
+    chosen = [config for config in dataset.configs if config.get("default")] or [
+        config for key, config in by_name.items() if key == "default" or len(by_name) == 1
+    ]
+    if not chosen:
+        raise _not_found(
+            dataset, f"has several configurations: choose one of {', '.join(by_name)}", "spec.dataset.name"
+        )
+    return chosen[0]
+
+
+def _declared(data_files: Any) -> dict[str, list[str]]:
+    """Patterns for each split, from the forms that a card may have: a text, a list of texts, or a list of splits with their paths."""
+    if isinstance(data_files, str):
+        return {"train": [data_files]}
+    declared: dict[str, list[str]] = {}
+    for item in data_files:
+        split, path = (
+            (str(item.get("split", "train")), item.get("path", [])) if isinstance(item, dict) else ("train", item)
+        )
+        declared.setdefault(split, []).extend([path] if isinstance(path, str) else path)
+    return declared
+
+
+def _says(file: str, split: str) -> bool:
+    words = "|".join(WORDS.get(split, (re.escape(split.lower()),)))
+    return re.search(rf"(^|[^a-z0-9])({words})([^a-z0-9]|$)", file.lower()) is not None
+
+
+def _not_found(dataset: HubDataset, what: str, path: str) -> Failure:
+    shown = ", ".join(dataset.files[:10]) or "none"
+    return Failure(Reason.DATASET_NOT_FOUND, f"hf://{dataset.repo} {what} (its files: {shown})", path)

@@ -1,0 +1,80 @@
+"""The finished adapter goes to the model hub as well, if the job asks for it: whether it may is known before any GPU is."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from finetune_api.finetunejob import HubOutput
+from finetune_api.reasons import Reason
+from finetune_trainer.hub import client
+from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.runtime.settings import Settings
+
+T = TypeVar("T")
+SECTION = "spec.output.hub"
+KIND = replace(client.MODEL, section=SECTION, denied=Reason.OUTPUT_ACCESS_DENIED)
+
+
+def open_client(settings: Settings, output: HubOutput) -> HfApi:
+    """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
+    return client.client(
+        settings.hub_endpoint, settings.secret(output.secret_ref), KIND, signed_in=settings.workstation
+    )
+
+
+def check(settings: Settings, output: HubOutput) -> None:
+    """See that the hub knows the token, and that it is one to write with. Raises Failure."""
+    api = open_client(settings, output)
+    account = _ask(api, output, api.whoami)
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise Failure(
+            Reason.OUTPUT_ACCESS_DENIED,
+            f"the token of {account.get('name')} at {api.endpoint} may only read: make one that may write to {output.repo}",
+            f"{SECTION}.secretRef",
+        )
+
+
+def push(settings: Settings, output: HubOutput, directory: Path) -> str:
+    """Put the files of ``directory`` into the repository, and return where they are: ``hf://org/name@commit``. Raises Failure.
+
+    Files that are there already, as they are, are not sent again.
+    """
+    api = open_client(settings, output)
+    _ask(api, output, lambda: api.create_repo(output.repo, private=output.private, exist_ok=True))
+    commit = _ask(
+        api,
+        output,
+        lambda: api.upload_folder(
+            repo_id=output.repo,
+            folder_path=directory,
+            commit_message=f"{settings.job.metadata.name}, made by finetune-operator",
+        ),
+    )
+    return f"hf://{output.repo}@{commit.oid}"
+
+
+def _ask(api: HfApi, output: HubOutput, action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if status in (401, 403, 404):
+            raise Failure(
+                Reason.OUTPUT_ACCESS_DENIED,
+                f"the model hub at {api.endpoint} lets nothing be put into {output.repo} ({status}): check that HF_TOKEN is valid and may write to it",
+                f"{SECTION}.secretRef",
+            ) from error
+        raise Failure(
+            Reason.UPLOAD_FAILED, f"the model hub at {api.endpoint} answered {status} for {output.repo}", SECTION
+        ) from error
+    except (httpx2.HTTPError, OSError) as error:
+        raise Failure(
+            Reason.UPLOAD_FAILED,
+            f"the model hub at {api.endpoint} does not answer ({type(error).__name__}): check HF_ENDPOINT and the network",
+            SECTION,
+        ) from error

@@ -1,0 +1,51 @@
+"""LoftQ's initialisation where PEFT's needs CUDA: the adapter begins with the best low-rank approximation of what the quantisation lost."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_bnb_weight
+from safetensors import safe_open
+from transformers.pytorch_utils import Conv1D
+
+from finetune_trainer.models.loading import QUANTISED
+
+
+@torch.no_grad()
+def initialise(model: Any, directory: Path) -> None:
+    """Set A and B of each adapted module so that B·A, scaled, is nearest to the original weight less the quantised one (Li et al. 2023, T = 1)."""
+    files = _files(directory)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    module: Any
+    for name, module in layers:
+        base: Any = module.get_base_layer()
+        if type(base.weight).__name__ not in QUANTISED:
+            continue  # left as it is, so that nothing was lost
+        held = dequantize_bnb_weight(base.weight, state=getattr(base, "state", None)).float()
+        original = _original(files, name.removeprefix("base_model.model.")).to(held.device, torch.float32)
+        if getattr(base, "source_cls", None) is Conv1D:
+            original = original.T
+        left, values, right = torch.linalg.svd(original - held, full_matrices=False)
+        rank, scaling = module.r["default"], module.scaling["default"]
+        root = values[:rank].sqrt()
+        module.lora_A["default"].weight.copy_(root[:, None] * right[:rank])
+        module.lora_B["default"].weight.copy_(left[:, :rank] * root / scaling)
+
+
+def _files(directory: Path) -> dict[str, Path]:
+    """The file of each tensor of the model."""
+    found: dict[str, Path] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found |= dict.fromkeys(file.keys(), path)
+    return found
+
+
+def _original(files: dict[str, Path], module: str) -> torch.Tensor:
+    """The module's weight as it is on disk; files of GPT-2's time leave out the first part of its name."""
+    names = (f"{module}.weight", f"{module.split('.', 1)[-1]}.weight")
+    name = next(name for name in names if name in files)
+    with safe_open(files[name], framework="pt") as file:
+        tensor: torch.Tensor = file.get_tensor(name)
+    return tensor

@@ -1,0 +1,187 @@
+"""The base model's files, wherever they are: looked at without the weights for the preflight, fetched whole for the training."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from finetune_api.reasons import Reason
+from finetune_api.uris import HfUri, PvcUri, S3Uri, parse_uri
+from finetune_artifacts.download import Report, download_model, list_model_files
+from finetune_artifacts.errors import Purpose
+from finetune_artifacts.objects import read_object
+from finetune_artifacts.safetensors import Tensor, read_file_header, read_s3_header
+from finetune_trainer.hub import client
+from finetune_trainer.models import remote_code
+from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.runtime.settings import Settings
+
+FIELD = "spec.model.uri"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model without its weights."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    has_tokenizer: bool
+    has_chat_template: bool
+    commit: str | None = None
+
+
+def canonical_name(settings: Settings) -> str:
+    """The base model's name wherever it was loaded from: ``org/name`` of the hub, or its address."""
+    uri = settings.job.spec.model.uri
+    parsed = parse_uri(uri)
+    return parsed.repo if isinstance(parsed, HfUri) else uri.rstrip("/")
+
+
+def inspect(settings: Settings, patience_seconds: float) -> ModelFacts:
+    """Read configuration and safetensors headers. Raises Failure and ArtifactError."""
+    parsed = parse_uri(settings.job.spec.model.uri)
+    if isinstance(parsed, HfUri):
+        return _inspect_hub(settings, parsed.repo)
+    if isinstance(parsed, S3Uri):
+        return _inspect_s3(settings, parsed, patience_seconds)
+    return _inspect_directory(local_directory(settings))
+
+
+def fetch(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
+    """The model's files in a local directory, and the commit of a hub model. Raises Failure and ArtifactError."""
+    fetched, commit = _fetch(settings, directory, patience_seconds, report)
+    local_tensors(fetched, settings.job.spec.model.uri)
+    config = _json_reader(lambda name: (fetched / name).read_bytes(), settings.job.spec.model.uri)("config.json")
+    if refused := remote_code.refusal(config, settings.job.spec.model):
+        raise refused
+    return fetched, commit
+
+
+def _fetch(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
+    spec = settings.job.spec.model
+    parsed = parse_uri(spec.uri)
+    if isinstance(parsed, PvcUri):
+        return local_directory(settings), None
+    if isinstance(parsed, S3Uri):
+        store = settings.store(Purpose.MODEL, patience_seconds)
+        download_model(store, parsed, directory, report, code=spec.trust_remote_code)
+        return directory, None
+    assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
+    api = hub_client(settings)
+    commit = settings.model_revision or client.resolve(api, parsed.repo, spec.revision).commit
+    place = None if settings.workstation else directory
+    return client.download(api, parsed.repo, commit, place, code=spec.trust_remote_code), commit
+
+
+def hub_client(settings: Settings) -> HfApi:
+    """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
+    secret = settings.secret(settings.job.spec.model.secret_ref)
+    return client.client(settings.hub_endpoint, secret, client.MODEL, signed_in=settings.workstation)
+
+
+def local_directory(settings: Settings) -> Path:
+    """Where a model on a claim is mounted. Raises Failure(MODEL_NOT_FOUND) if there is no model."""
+    uri = settings.job.spec.model.uri
+    parsed = parse_uri(uri)
+    if not isinstance(parsed, PvcUri):
+        raise Failure(
+            Reason.SPEC_INVALID, f"{uri!r} must be hf://org/name, s3://bucket/prefix or pvc://claim/path", FIELD
+        )
+    claim = (settings.mounts / "claims" / parsed.claim).resolve()
+    directory = (claim / parsed.path).resolve()
+    if not directory.is_relative_to(claim):
+        raise Failure(Reason.SPEC_INVALID, f"{uri!r} leads out of the claim", FIELD)
+    if not (directory / "config.json").is_file():
+        what = sorted(entry.name for entry in directory.iterdir())[:10] if directory.is_dir() else None
+        found = (
+            f"found: {', '.join(what) or 'nothing'}" if what is not None else "there is no such directory on the claim"
+        )
+        raise Failure(
+            Reason.MODEL_NOT_FOUND,
+            f"{uri} has no config.json ({found}): it must be a directory as save_pretrained writes it",
+            FIELD,
+        )
+    return directory
+
+
+def _inspect_hub(settings: Settings, repo: str) -> ModelFacts:
+    api = hub_client(settings)
+    model = client.resolve(api, repo, settings.model_revision or settings.job.spec.model.revision)
+    _require(set(model.files), f"hf://{repo}")
+    directory = settings.scratch / "hub"
+    read = _json_reader(lambda name: client.file(api, model, name, directory).read_bytes(), f"hf://{repo}")
+    return _facts(set(model.files), read, client.tensors(api, model), model.commit)
+
+
+def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> ModelFacts:
+    store = settings.store(Purpose.MODEL, patience_seconds)
+    objects = {info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, uri)}
+    tensors: dict[str, Tensor] = {}
+    for name, info in objects.items():
+        if name.endswith(".safetensors"):
+            tensors |= _header(lambda info=info: read_s3_header(store, info), str(info.uri))  # type: ignore[misc]
+    return _facts(set(objects), _json_reader(lambda name: read_object(store, objects[name].uri), str(uri)), tensors)
+
+
+def _inspect_directory(directory: Path) -> ModelFacts:
+    tensors = local_tensors(directory, str(directory))
+    files = {entry.name for entry in directory.iterdir()}
+    return _facts(files, _json_reader(lambda name: (directory / name).read_bytes(), str(directory)), tensors)
+
+
+def local_tensors(directory: Path, where: str) -> dict[str, Tensor]:
+    """The tensors of the weights in a directory. Raises Failure for what is no model, for pickled weights, and for files that are not whole."""
+    files = {entry.name for entry in directory.iterdir()}
+    _require(files, where)
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(files):
+        if name.endswith(".safetensors"):
+            tensors |= _header(lambda name=name: read_file_header(directory / name), name)  # type: ignore[misc]
+    return tensors
+
+
+def _require(files: set[str], where: str) -> None:
+    found = ", ".join(sorted(files)[:10])
+    if "config.json" not in files:
+        raise Failure(
+            Reason.MODEL_NOT_FOUND, f"{where} has no config.json: it is no transformers model; found: {found}", FIELD
+        )
+    if not any(name.endswith(".safetensors") for name in files):
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"{where} has no *.safetensors file; pickled weights can run code and are not loaded; found: {found}. Save it with save_pretrained",
+            FIELD,
+        )
+
+
+def _header(read: Callable[[], dict[str, Tensor]], name: str) -> dict[str, Tensor]:
+    try:
+        return read()
+    except ValueError as error:
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED, f"{name} is not a whole safetensors file: {error}. Upload it again", FIELD
+        ) from error
+
+
+def _json_reader(read: Callable[[str], bytes], where: str) -> Callable[[str], dict[str, Any]]:
+    def parsed(name: str) -> dict[str, Any]:
+        try:
+            content = json.loads(read(name))
+        except ValueError as error:
+            raise Failure(Reason.MODEL_UNSUPPORTED, f"{name} of {where} is not JSON: {error}", FIELD) from error
+        return content if isinstance(content, dict) else {}
+
+    return parsed
+
+
+def _facts(
+    files: set[str], read: Callable[[str], dict[str, Any]], tensors: dict[str, Tensor], commit: str | None = None
+) -> ModelFacts:
+    template = "chat_template.jinja" in files or "chat_template.json" in files
+    if not template and "tokenizer_config.json" in files:
+        template = bool(read("tokenizer_config.json").get("chat_template"))
+    tokenizer = bool({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"} & files)
+    return ModelFacts(read("config.json"), tensors, tokenizer, template, commit)

@@ -1,0 +1,57 @@
+"""``status.estimate``: what the preflight calculates from the model's config.json before any GPU is asked for."""
+
+from finetune_api.estimate.architecture import architecture_of
+from finetune_api.estimate.gpus import GPUS
+from finetune_api.estimate.memory import memory, whole
+from finetune_api.estimate.modules import Architecture
+from finetune_api.estimate.parameters import count
+from finetune_api.estimate.recomputing import settled
+from finetune_api.estimate.speed import total_steps
+from finetune_api.finetunejob import Estimate, FineTuneJobSpec
+from finetune_trainer.models.base_files import ModelFacts
+from finetune_trainer.models.modules import linear_modules
+
+
+def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
+    """Parameters; the GPU's memory, for a job that asks for one; and the steps, if the spec says them.
+
+    Raises UnknownArchitectureError, TargetError and NotCountedError, all of them ValueErrors.
+    """
+    architecture = architecture_of(facts.config)
+    check_sizes(architecture, facts)
+    counts = count(architecture, spec.method)
+    evaluates = spec.evaluation.every_steps is not None
+    processes = spec.resources.processes
+    least = settled(spec, architecture, gpu_bytes=0)
+    needed = memory(architecture, spec.method, least.training, evaluates=evaluates, processes=processes).total
+    compared = whole(architecture, least.training).total if spec.evaluation.compare_with_full else None
+    return Estimate(
+        trainable_parameters=counts.trainable,
+        total_parameters=counts.total,
+        gpu_memory_bytes=needed if spec.resources.gpus_per_node else None,
+        total_steps=total_steps(spec.training, rows=None, processes=processes),
+        comparison_gpu_memory_bytes=compared if spec.resources.gpus_per_node else None,
+    )
+
+
+def warnings(found: Estimate) -> list[str]:
+    """What is worth a look in an estimate."""
+    needed, largest = found.comparison_gpu_memory_bytes or 0, GPUS[-1]
+    if needed <= largest.bytes:
+        return []
+    return [
+        f"spec.evaluation.compareWithFull: full fine-tuning needs about {needed / 2**30:.0f} GiB of GPU memory, more than the {largest.bytes / 2**30:.0f} GiB of a "
+        f"{largest.name}: on one GPU the report will most likely say that it did not fit. The adapter is published all the same"
+    ]
+
+
+def check_sizes(architecture: Architecture, facts: ModelFacts) -> None:
+    """The weights are those that config.json describes. Raises ValueError where the linear layers are of another size."""
+    if facts.config.get("quantization_config"):
+        return
+    described = sum(m.weight for m in architecture.modules if m.is_linear and m is not architecture.head)
+    stored = sum(inputs * outputs for inputs, outputs in linear_modules(facts.tensors).values())
+    if described != stored:
+        raise ValueError(
+            f"by config.json the model's linear layers have {described:,} weights, but the files have {stored:,}"
+        )

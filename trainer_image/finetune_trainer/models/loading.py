@@ -1,0 +1,167 @@
+"""The base model on its device, in the data type that fits, quantised where the method asks for it, and its adapter."""
+
+import errno
+import hashlib
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+
+from finetune_api.methods import Method
+from finetune_api.reasons import Reason
+from finetune_trainer.models import device
+from finetune_trainer.runtime.failures import Failure
+
+TOKENIZER_FILES = (
+    "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model", "chat_template", "generation_config.json",
+)  # fmt: skip
+"""How the names of a tokenizer's files begin."""
+
+
+SCORE = "score"
+"""transformers' name of the head of a decoder that scores texts."""
+QUANTISED = ("Params4bit", "Int8Params")
+"""The types of weights that bitsandbytes holds."""
+
+
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer, with a padding token. Raises Failure(MODEL_UNSUPPORTED)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError) as error:
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED, f"the model's tokenizer cannot be loaded: {error}", "spec.model.uri"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def load_base(
+    directory: Path,
+    dtype: torch.dtype,
+    quantization: BitsAndBytesConfig | None = None,
+    *,
+    scores_padded_with: int | None = None,
+    on_cpu: bool = False,
+    gpu: int = 0,
+    spread: bool = False,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The base model from its directory, on the GPU of this number if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
+
+    ``spread``: over all GPUs, some of the layers on each.
+    With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
+    """
+    scores = scores_padded_with is not None
+    if scores and quantization is not None:
+        quantization.llm_int8_skip_modules = [SCORE]
+    try:
+        loaded: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
+            directory,
+            **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
+            dtype=dtype,
+            quantization_config=quantization,
+            device_map=None if on_cpu or not device.has_gpu() else "auto" if spread else {"": gpu},
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (ValueError, KeyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise  # the disk, not the model
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED, f"transformers cannot load the model: {error}", "spec.model.uri"
+        ) from error
+    model, loading = loaded
+    missing = sorted(name for name in loading["missing_keys"] if not (scores and name.startswith(SCORE)))
+    if missing:
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"the model's files lack {len(missing)} of its weights, {missing[0]} among them: they are not complete, or those of another kind of model",
+            "spec.model.uri",
+        )
+    if scores:
+        torch.nn.init.zeros_(model.get_submodule(SCORE).weight)
+    if quantization is not None and not any(type(weight).__name__ in QUANTISED for weight in model.parameters()):
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"bitsandbytes quantises none of the layers of a model of type {model.config.model_type!r}: choose lora, or dora without quantization",
+            "spec.method",
+        )
+    model.config.use_cache = False
+    layers: Any = model.modules()
+    for module in layers:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would repack the frozen weights for a bf16 kernel without gradients as soon as a model in training is evaluated
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Put the model's tokenizer beside weights, so that they are a model by themselves."""
+    for path in sorted(source.iterdir()):
+        if path.name.startswith(TOKENIZER_FILES) and path.is_file():
+            shutil.copyfile(path, directory / path.name)
+
+
+def quantization_config(method: Method, precision: str) -> BitsAndBytesConfig | None:
+    """How bitsandbytes is to hold the base weights; None for a method that leaves them as they are."""
+    quantization = method.quantization
+    if quantization is None:
+        return None
+    if quantization.type == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    compute = quantization.compute_dtype
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.type,
+        bnb_4bit_use_double_quant=quantization.double_quantization,
+        bnb_4bit_compute_dtype=device.DTYPES[precision if compute == "auto" else compute],
+    )
+
+
+def base_digest(model: Any) -> str:
+    """``sha256:<hex>`` over names and bytes of all frozen weights, as they lie in memory (quantised ones: the quantised bytes).
+
+    Of a model that is trained whole, and so has none, it is the digest of all weights; of one that is sharded that of this process's part.
+    """
+    named = [(_plain(name), weight) for name, weight in model.named_parameters()]
+    frozen = [(name, weight.detach()) for name, weight in named if not weight.requires_grad] or named
+    frozen.sort(key=lambda item: item[0])
+
+    def digest(item: tuple[str, Any]) -> bytes:
+        name, tensor = item
+        if isinstance(tensor, DTensor):
+            tensor = tensor.to_local()
+        content: Any = tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+        return hashlib.sha256(name.encode() + hashlib.sha256(content).digest()).digest()
+
+    with ThreadPoolExecutor(4) as pool:
+        return f"sha256:{hashlib.sha256(b''.join(pool.map(digest, frozen))).hexdigest()}"
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("base_model.model.").replace(".base_layer", "")
+
+
+def serving_dtype(model: Any) -> torch.dtype:
+    """fp32, in which comparisons are sharpest; bf16 for a model that would fill more than a third of the GPU so."""
+    if not device.has_gpu():
+        return torch.float32
+    torch.set_float32_matmul_precision("high")
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    size = 4 * sum(unpacked(weight) for weight in base.parameters())
+    return torch.float32 if size * 3 < device.gpu_bytes() else torch.bfloat16
+
+
+def unpacked(weight: Any) -> int:
+    """The numbers that a weight stands for; bitsandbytes keeps two of 4 bits in each element."""
+    state = getattr(weight, "quant_state", None)
+    return int((weight if state is None else state.shape).numel())

@@ -1,0 +1,49 @@
+"""What the reports of finished and of failed runs have in common, as values. Knows no torch."""
+
+import itertools
+
+from finetune_api.dataset import LENGTHS, Counts
+from finetune_trainer.report.contents import Attempt, Bar, Data
+from finetune_trainer.runtime.effective_settings import Setting, settings_in_force
+from finetune_trainer.runtime.settings import Settings
+from finetune_trainer.session.run import Run
+
+
+def list_settings(settings: Settings, run: Run) -> list[Setting]:
+    """Every setting: the spec's, and what followed from them in the run."""
+    return [
+        *settings_in_force(settings.job.spec, settings.changes, settings.adjustments),
+        *(Setting(*item, "the run") for item in run.derived.items()),
+    ]
+
+
+def list_attempts(run: Run) -> list[Attempt]:
+    """The attempts, as far as a checkpoint tells of those before this one."""
+    return [
+        Attempt(item["number"], item["startedAt"], item["resumedFromStep"], item["device"], item.get("adjustments", []))
+        for item in run.attempts
+    ]
+
+
+def describe_shape(counts: Counts) -> Data:
+    """Counts of the data, and how long its rows are."""
+    left_out = counts.dropped + counts.empty
+    facts = [
+        ("Taken as", counts.layout),
+        ("Rows", f"{counts.rows:,}"),
+        ("Training sequences", f"{counts.sequences:,}"),
+        ("Held-out sequences", f"{counts.held_out:,}"),
+        ("Training tokens", f"{counts.tokens:,}"),
+        ("Learned tokens", f"{counts.learned_tokens:,}"),
+        ("Mean length", f"{counts.tokens / max(counts.sequences, 1):.1f}"),
+        ("Longest row", f"{counts.longest:,}"),
+        ("Cut to maxLength", f"{counts.truncated:,} ({counts.cut_tokens:,} tokens)" if counts.truncated else "0"),
+        ("Left out", f"{left_out:,}"),
+        ("Duplicates", f"{counts.duplicates:,}"),
+        ("Held-out rows also trained on", f"{counts.leaked:,}"),
+        ("Without end of text", f"{counts.without_end:,}"),
+    ]
+    names = [f"{low + 1}–{high}" for low, high in itertools.pairwise([0, *LENGTHS])] + [f"over {LENGTHS[-1]}"]
+    bars = [Bar(name, number) for name, number in zip(names, counts.lengths, strict=True)]
+    filled = [index for index, bar in enumerate(bars) if bar.count]
+    return Data(facts, bars[filled[0] : filled[-1] + 1] if filled else [])

@@ -1,0 +1,43 @@
+"""The job in the environment, checked before anything heavy is imported: this file and what it imports must know neither S3 nor torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_api.finetunejob import FineTuneJob
+from finetune_api.messages import PreflightResult, Problem, TrainerResult
+from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_api.validation import problems
+from finetune_trainer.runtime import result
+from finetune_trainer.runtime.logs import log
+
+
+def job_of(environment: Mapping[str, str]) -> FineTuneJob | list[Problem]:
+    """The FineTuneJob, or all that is wrong with it."""
+    try:
+        return FineTuneJob.of(json.loads(environment.get("FINETUNE_JOB", "")))
+    except ValidationError as error:
+        return problems(error)
+    except ValueError as error:
+        return [
+            Problem(
+                field="FINETUNE_JOB", message=f"the environment variable must hold the FineTuneJob as JSON: {error}"
+            )
+        ]
+
+
+def termination_log(environment: Mapping[str, str]) -> Path:
+    """Where the result goes; needed even when the job cannot be read."""
+    return Path(environment.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log"))
+
+
+def refuse(command: str, found: list[Problem], path: Path) -> int:
+    """Leave what is wrong as the command's result, and return the exit code."""
+    for problem in found:
+        log.error("%s: %s", problem.reason, problem)
+    message = "; ".join(str(problem) for problem in found)
+    trained = TrainerResult(reason=Reason.SPEC_INVALID, message=message)
+    result.write(trained if command == "train" else PreflightResult(problems=found), path)
+    return EXIT_CODES[Reason.SPEC_INVALID]

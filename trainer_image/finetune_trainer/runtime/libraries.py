@@ -1,0 +1,61 @@
+"""What other libraries must find in the environment, and what not, before they are imported: threads, silence, and no more than is needed."""
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def library_environment(environment: Mapping[str, str], processes: int = 1) -> dict[str, str]:
+    """What the libraries must find in the environment before they are imported, where so many processes train together on this machine."""
+    threads = environment.get("OMP_NUM_THREADS") or str(max(cpu_limit() // processes, 1))
+    gpus = environment.get("CUDA_VISIBLE_DEVICES", ",".join(str(number) for number in range(processes)))
+    return {
+        "OMP_NUM_THREADS": threads,
+        # one GPU for each process, also where a workstation has more: transformers would take them all, each with a batch of its own
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus.split(",")[:processes]),
+        "TOKENIZERS_PARALLELISM": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "BITSANDBYTES_NOWELCOME": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "WANDB_ERROR_REPORTING": "false",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        # DistributedDataParallel would tell each process that all parameters are used, which most models' are
+        "TORCH_CPP_LOG_LEVEL": environment.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+    }
+
+
+def leave_out(name: str) -> None:
+    """Have this process find no package of this name: transformers and TRL import wandb wherever it is installed, which takes a second of each start."""
+    sys.modules[name] = None  # type: ignore[assignment]
+
+
+def cpu_limit() -> int:
+    """How many threads this container can keep busy: its CPU limit, and no more than it may be scheduled on. At least 1."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota(Path("/sys/fs/cgroup/cpu.max")) or _old_quota(Path("/sys/fs/cgroup/cpu"))
+    return max(1, min(allowed, quota)) if quota else allowed
+
+
+def _quota(path: Path) -> int | None:
+    if not path.is_file():
+        return None
+    quota, _, period = path.read_text(encoding="utf-8").strip().partition(" ")
+    return None if quota == "max" else -(-int(quota) // int(period))
+
+
+def _old_quota(directory: Path) -> int | None:
+    quota, period = directory / "cpu.cfs_quota_us", directory / "cpu.cfs_period_us"
+    if not quota.is_file() or int(quota.read_text(encoding="utf-8")) <= 0:
+        return None
+    return -(-int(quota.read_text(encoding="utf-8")) // int(period.read_text(encoding="utf-8")))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that make the adapter."""
+    names = ("accelerate", "bitsandbytes", "finetune-operator", "peft", "tokenizers", "torch", "transformers", "trl")
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,44 @@
+"""Which of the training's processes this one is: one process for each GPU, on one node or on several. Knows no torch."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of ``world_size`` processes. The main process, rank 0, alone reports, uploads, verifies and writes the result.
+
+    ``address`` is the ``host:port`` where the processes of several nodes meet; None if all are on one node, where they
+    meet in a file.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    address: str | None = None
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process speaks for the run."""
+        return self.rank == 0
+
+    @property
+    def name(self) -> str:
+        """Return the process's name for people, who count the GPUs of a node from 0 as well."""
+        return f"process {self.rank} of {self.world_size}"
+
+    def local_workers(self) -> list["Process"]:
+        """Return the processes that the first process of a node starts."""
+        return [replace(self, rank=self.rank + i, local_rank=i) for i in range(1, self.local_world_size)]
+
+
+def library_variables(process: Process) -> dict[str, str]:
+    """Return the environment variables that torchrun would set; none for a single process."""
+    if process.world_size == 1:
+        return {}
+    return {
+        "RANK": str(process.rank),
+        "WORLD_SIZE": str(process.world_size),
+        "LOCAL_RANK": str(process.local_rank),
+        "LOCAL_WORLD_SIZE": str(process.local_world_size),
+    }

@@ -1,0 +1,142 @@
+"""What the operator put into the pod, or ``finetune run`` was told, as one value: the job, and where its Secrets, files and messages are."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from finetune_api.base import S3Location, SecretRef
+from finetune_api.finetunejob import Adjustment, FineTuneJob
+from finetune_api.manifest import Origin
+from finetune_api.messages import TOKEN_FILE
+from finetune_api.uris import S3Uri
+from finetune_artifacts.directory import Directory, LocalUri
+from finetune_artifacts.errors import Purpose
+from finetune_artifacts.store import Place, Store, open_store
+from finetune_trainer.runtime.configuration import termination_log
+from finetune_trainer.runtime.process import Process
+
+COMPARISON = "comparison"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One attempt at one job. Directories: ``mounts`` has secrets/, configmaps/ and claims/; ``scratch`` is ours to fill.
+
+    ``workstation``: there is no cluster, so credentials come from the environment. ``output_directory`` then takes the place of S3.
+    """
+
+    job: FineTuneJob
+    attempt: int = 1
+    model_revision: str | None = None
+    report_url: str | None = None
+    hub_endpoint: str | None = None
+    mounts: Path = Path("/etc/finetune")
+    scratch: Path = Path("/tmp/finetune")  # noqa: S108 -- the pod's emptyDir, which nobody else writes to
+    token_file: Path = Path(TOKEN_FILE)
+    termination_log: Path = Path("/dev/termination-log")
+    workstation: bool = False
+    output_directory: Path | None = None
+    changes: tuple[str, ...] = ()
+    """Paths of the fields that were replaced with ``--set``."""
+    below: str = ""
+    """Where below the job's own place everything goes, for a training that is not the job's own."""
+    adjustments: tuple[Adjustment, ...] = ()
+    """What the job holds in place of what the user wrote, because earlier attempts ran out of memory."""
+
+    @property
+    def process(self) -> Process:
+        """The process that begins here, and how many train together."""
+        processes = self.job.spec.resources.processes
+        return Process(world_size=processes, local_world_size=processes)
+
+    @property
+    def origin(self) -> Origin:
+        """The job as manifests name it."""
+        meta = self.job.metadata
+        return Origin(namespace=meta.namespace, name=meta.name, uid=meta.uid)
+
+    @property
+    def output(self) -> S3Uri:
+        """The prefix of everything that this job writes."""
+        local, bucket = self.output_directory, self.job.spec.output.s3.bucket
+        root = LocalUri(str(local), "") if local else S3Uri(bucket, self.job.prefix)
+        return root.child(self.below) if self.below else root
+
+    @property
+    def adapter(self) -> S3Uri:
+        """Where the finished adapter goes."""
+        return self.output.child("adapter")
+
+    @property
+    def rejected(self) -> S3Uri:
+        """Where an adapter goes that did not pass its gate: kept to be looked at, not published."""
+        return self.output.child("rejected")
+
+    @property
+    def failed(self) -> S3Uri:
+        """Where the report of an attempt that failed goes; in a directory it is what people look for first there."""
+        return self.output if self.output_directory else self.output.child("failed")
+
+    @property
+    def comparison(self) -> S3Uri:
+        """Where the comparison with full fine-tuning keeps what it needs, until the adapter is published."""
+        return self.output.child(COMPARISON)
+
+    @property
+    def checkpoints(self) -> S3Uri:
+        """Where checkpoints go."""
+        return self.output.child("checkpoints")
+
+    def secret(self, reference: SecretRef | None) -> Path | None:
+        """The directory of a Secret's keys; None where the environment has the credentials."""
+        return self.mounts / "secrets" / reference.name if reference and not self.workstation else None
+
+    @property
+    def output_field(self) -> str:
+        """What the user writes to have the output elsewhere."""
+        return "--output" if self.output_directory else "spec.output.s3.prefix"
+
+    def output_place(self, patience_seconds: float) -> Place:
+        """Where checkpoints and adapter are kept. Raises ArtifactError if the Secret lacks a key."""
+        if self.output_directory:
+            return Directory(Purpose.OUTPUT)
+        return self.store(Purpose.OUTPUT, patience_seconds)
+
+    def store(self, purpose: Purpose, patience_seconds: float) -> Store:
+        """The object store of the output, the dataset or the model. Raises ArtifactError if the Secret lacks a key."""
+        spec = self.job.spec
+        location: S3Location | None = None
+        reference: SecretRef | None = None
+        if purpose is Purpose.DATASET:
+            location, reference = spec.dataset.s3, spec.dataset.secret_ref
+        elif purpose is Purpose.MODEL:
+            location, reference = spec.model.s3, spec.model.secret_ref
+        elif purpose is Purpose.ADAPTER and spec.model.adapter is not None:
+            location, reference = spec.model.adapter.s3, spec.model.adapter.secret_ref
+        secret = self.secret(reference or spec.output.secret_ref)
+        return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
+
+
+def read(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
+    """The settings of an attempt at the job, as the environment holds them."""
+    return Settings(
+        job=job,
+        attempt=int(environment.get("FINETUNE_ATTEMPT", "1")),
+        adjustments=tuple(
+            Adjustment.model_validate(item) for item in json.loads(environment.get("FINETUNE_ADJUSTMENTS") or "[]")
+        ),
+        model_revision=environment.get("FINETUNE_MODEL_REVISION") or None,
+        report_url=environment.get("FINETUNE_REPORT_URL") or None,
+        hub_endpoint=environment.get("HF_ENDPOINT") or None,
+        mounts=Path(environment.get("FINETUNE_MOUNTS", "/etc/finetune")),
+        scratch=Path(environment.get("FINETUNE_SCRATCH", "/tmp/finetune")),  # noqa: S108 -- as above
+        token_file=Path(environment.get("FINETUNE_TOKEN_FILE", TOKEN_FILE)),
+        termination_log=termination_log(environment),
+    )
+
+
+def now() -> str:
+    """The time, as RFC 3339 in whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -30,8 +30,8 @@ _VERSION_FLAGS = " ".join(
         "k8s.io/client-go/pkg/version.gitVersion": KUBERNETES_VERSION,
     }.items()
 )
-# One set of flags for all, so that the programs share what Go has compiled. Without debug information and inlining Go needs a third
-# less time; the packages in which an API server spends its own time keep the inlining.
+# One set of flags for all, so that the programs share what Go has compiled. Go needs a third less time without debug
+# information and inlining. The packages in which an API server spends its own time keep the inlining.
 BUILD_FLAGS = (
     "-trimpath",
     "-buildvcs=false",
@@ -190,7 +190,8 @@ def _go_build(builds: Sequence[Build], target: Path) -> None:
                 compiled += 1
                 show(f"{compiled} packages compiled")
 
-        # -v names each package as it is compiled. The trailing slash makes Go write every executable into the directory.
+        # -v names each package as it is compiled. With the trailing slash Go writes every executable into the
+        # directory.
         commands.run(
             [*_go(), "build", "-v", *BUILD_FLAGS, "-o", f"{target}/", *packages],
             directory=GO_MODULE,
@@ -202,7 +203,7 @@ def _go_build(builds: Sequence[Build], target: Path) -> None:
 
 
 def _publish(build: Build, partial: Path) -> None:
-    """Move an executable into its own directory; its other names are links, by which it knows what to do."""
+    """Move an executable into its own directory, with a link for each other name that it answers to."""
     directory = partial / f"{build.name}.directory"
     directory.mkdir()
     (partial / build.package.rsplit("/", 1)[-1]).rename(directory / build.name)
@@ -235,7 +236,7 @@ def _go() -> tuple[str, ...]:
 def locked(file: Path) -> Iterator[None]:
     """Hold an exclusive lock on `file` for the block; the file is created where it is missing.
 
-    The kernel frees the lock of a killed holder. A holder may remove the file: who waited for it then locks the new one.
+    The kernel frees the lock of a killed holder. A holder may remove the file; the next one then locks a new file.
     """
     while True:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from devcluster.progress import step
 def cached(name: str, recipe: str, title: str, hint: str, make: Callable[[Path], None]) -> Path:
     """Return the directory `<cache>/<name>-<hash of recipe>`, and fill it first where it is missing.
 
-    A rename makes it appear when it is complete, so that a kill leaves nothing half-made; two callers at once make it once.
+    A rename makes it appear when it is complete, so that a kill leaves nothing half-made. Two callers make it once.
 
     Args:
         name: The beginning of the directory's name.

@@ -1,7 +1,7 @@
-"""`make demo`: from one YAML to a tuned adapter that answers in vLLM. What is there already is used again.
+"""`make demo`: from one YAML to a tuned adapter that answers in vLLM. What exists already is used again.
 
-On the dev cluster `demo`, unless REGISTRY is given: then on the user's own cluster (KUBECONFIG, CONTEXT), with our images pushed to that
-registry, on BASE_IMAGE where it is given, and vLLM's image from VLLM_IMAGE.
+It runs on the dev cluster `demo`. With REGISTRY it runs on the user's own cluster (KUBECONFIG, CONTEXT): our images are
+pushed to that registry. BASE_IMAGE and VLLM_IMAGE name other images than the public ones.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def up(
 
 
 def down(registry: str | None, context: str | None, name: str = CLUSTER) -> None:
-    """Take away what `up` made: the whole dev cluster, or, of the user's own, the two namespaces and the release."""
+    """Remove what `up` made: the dev cluster, or in the user's own cluster the two namespaces and the release."""
     if not registry:
         if not cluster.down(name):
             say("there is no dev cluster of the demo")
@@ -95,12 +95,12 @@ def heading(title: str) -> None:
 
 
 def namespace_manifest() -> Manifest:
-    """The namespace that the user's own things live in."""
+    """Return the namespace of the demo's own objects."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
 
 
 def apply_example(target: ClusterTarget, name: str) -> None:
-    """Apply a file of `examples/` with the images of this target."""
+    """Apply a file of `examples/` with the target's images."""
     documents = [document for document in yaml.safe_load_all((EXAMPLES / name).read_text()) if document]
     for document in documents:
         if document["kind"] == "Deployment":
@@ -109,7 +109,7 @@ def apply_example(target: ClusterTarget, name: str) -> None:
 
 
 def set_images(deployment: Manifest, images: Images) -> None:
-    """Put our images in place of the examples' names; give an engine without an image of its own vLLM's packages from the node."""
+    """Replace the names of images in an example, and mount vLLM's packages where vLLM has no image of its own."""
     pod = deployment["spec"]["template"]["spec"]
     chosen = {"fetch-model": images.operator, "versitygw": images.s3, "vllm": images.engine}
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
@@ -146,7 +146,7 @@ def await_rollout(target: ClusterTarget, deployment: str, seconds: int = 600) ->
 
 
 def fill_object_store(target: ClusterTarget) -> bool:
-    """Make the buckets and upload what is not there yet; return whether the object store was new."""
+    """Make the buckets and upload what is missing; return whether the object store was new."""
     base, texts = model.smollm2(), corpus.shakespeare()
     files = {("texts", "shakespeare.txt"): texts.train, ("texts", "hamlet.txt"): texts.validation}
     files |= {("models", f"{MODEL_PREFIX}/{file.name}"): file for file in sorted(base.iterdir())}
@@ -173,7 +173,7 @@ def fill_object_store(target: ClusterTarget) -> bool:
 
 
 def uploaded_version(s3: Any, bucket: str, key: str) -> str | None:
-    """The version that an object was uploaded with, or None where there is no such object."""
+    """Return the version that an object was uploaded with, or None where there is no such object."""
     try:
         version = s3.head_object(Bucket=bucket, Key=key)["Metadata"].get("version")
     except ClientError as error:
@@ -184,7 +184,7 @@ def uploaded_version(s3: Any, bucket: str, key: str) -> str | None:
 
 
 def install_operator(target: ClusterTarget) -> None:
-    """`helm upgrade --install` of our chart with the images of this target."""
+    """Install or upgrade our chart with the target's images."""
     values = [*image_values("image", target.images.operator), *image_values("trainerImage", target.images.trainer)]
     with step("helm upgrade --install finetune-operator"):
         target.helm(
@@ -195,7 +195,7 @@ def install_operator(target: ClusterTarget) -> None:
 
 
 def image_values(name: str, reference: str) -> list[str]:
-    """The chart's values for an image reference by digest or by tag."""
+    """Return the chart's values for an image reference by digest or by tag."""
     repository, at, digest = reference.partition("@")
     if at:
         return [f"{name}.repository={repository}", f"{name}.digest={digest}"]
@@ -204,13 +204,13 @@ def image_values(name: str, reference: str) -> list[str]:
 
 
 def train(target: ClusterTarget) -> None:
-    """Apply the FineTuneJob and follow it; one that has failed before is made anew, one that has succeeded is used as it is."""
+    """Apply the FineTuneJob and follow it. A failed job of an earlier run is replaced, a finished one is used."""
     before = target.get("finetunejob", JOB, f"--namespace={NAMESPACE}")
     if before and any(
         condition["type"] == "Stalled" and condition["status"] == "True"
         for condition in before.get("status", {}).get("conditions", [])
     ):
-        say(f"the FineTuneJob {JOB} of an earlier run has failed: it is deleted and made anew")
+        say(f"the FineTuneJob {JOB} of an earlier run has failed: it is deleted and created again")
         target.kubectl("delete", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE))
     say(target.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE)).strip())
     target.finetune("watch", f"ftj/{JOB}", f"--namespace={NAMESPACE}", "--timeout=1800")
@@ -223,7 +223,8 @@ def show_result(target: ClusterTarget, seconds: float) -> None:
     console = Console(highlight=False)
     if evaluation:
         console.print(
-            f"Held-out loss on Hamlet, in nats per token: base {evaluation['baseLoss']:.3f}, adapter {evaluation['loss']:.3f} "
+            "Held-out loss on Hamlet, in nats per token: "
+            f"base {evaluation['baseLoss']:.3f}, adapter {evaluation['loss']:.3f} "
             f"({evaluation['improvementPercent']:.1f} % better)."
         )
     console.print(f"All of it took {seconds / 60:.1f} min.\n")
@@ -241,7 +242,7 @@ def show_result(target: ClusterTarget, seconds: float) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Entry point: `up` or `down`; returns the exit status."""
+    """Run `up` or `down` and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m devcluster.demo", description=__doc__)
     parser.add_argument("command", choices=["up", "down"])
     parser.add_argument("--name", default=CLUSTER, help="which dev cluster (default: %(default)s)")
@@ -249,7 +250,8 @@ def main(arguments: list[str]) -> int:
     registry, context = os.environ.get("REGISTRY"), os.environ.get("CONTEXT")
     if context and not registry:
         say(
-            "error: CONTEXT is set and REGISTRY is not: give the registry that your cluster pulls images from, as REGISTRY"
+            "error: CONTEXT is set and REGISTRY is not: "
+            "set REGISTRY to the registry that your cluster pulls images from"
         )
         return 2
     try:
@@ -261,7 +263,7 @@ def main(arguments: list[str]) -> int:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("interrupted; `make demo` goes on from here, `make demo-down` takes all away")
+        say("interrupted; `make demo` goes on from here, `make demo-down` removes everything")
         return 130
     return 0
 

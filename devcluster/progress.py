@@ -1,4 +1,4 @@
-"""Show which steps run and which wait: one live display on a terminal, plain lines in a pipe. Always on standard error."""
+"""Show which steps run and which wait: live on a terminal, plain lines in a pipe. Always on standard error."""
 
 import sys
 import threading
@@ -113,7 +113,7 @@ _display = _Display()
 
 @contextmanager
 def step(title: str, hint: str = "") -> Iterator[Callable[[str], None]]:
-    """Show `title` while the block runs, and how long it took when it ends. Steps of several threads are shown together.
+    """Show `title` while the block runs, and its duration when it ends. Steps of several threads are shown together.
 
     Args:
         title: What is done, for instance "building kubelet".

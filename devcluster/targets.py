@@ -47,7 +47,7 @@ class ClusterTarget:
     title: str
     images: Images
     options: tuple[str, ...] = ()
-    """What kubectl is told to find the cluster."""
+    """Options by which kubectl finds the cluster."""
     variables: Mapping[str, str] = field(default_factory=dict)
     context: str | None = None
 
@@ -66,7 +66,7 @@ class ClusterTarget:
         return self._run([str(program("helm")), *chosen, *arguments])
 
     def finetune(self, *arguments: str) -> None:
-        """Run our own command line on the user's terminal. Raises DevClusterError when it fails; it has said why by then."""
+        """Run our own command line on the user's terminal. Raises DevClusterError after it has said why it failed."""
         chosen = [f"--context={self.context}"] if self.context else []
         command = [sys.executable, "-m", "finetune_cli.main", arguments[0], *chosen, *arguments[1:]]
         if subprocess.run(command, env={**os.environ, **self.variables}, check=False).returncode != 0:
@@ -74,7 +74,7 @@ class ClusterTarget:
 
     @contextmanager
     def forwarded(self, namespace: str, service: str, port: int) -> Iterator[str]:
-        """Make a Service reachable for the block; yields its address on this machine, http://127.0.0.1:port."""
+        """Forward a port of a Service for the block; yield its address on this machine, http://127.0.0.1:port."""
         command = [
             *(str(program("kubectl")), *self.options, "port-forward", f"--namespace={namespace}"),
             *(f"service/{service}", f":{port}"),
@@ -93,7 +93,7 @@ class ClusterTarget:
                 forward.terminate()
 
     def hint(self) -> str:
-        """What the user types once so that the shell finds kubectl, helm and finetune, and these the cluster."""
+        """Return what the user types so that the shell finds kubectl, helm and finetune, and these find the cluster."""
         directories = dict.fromkeys(
             [str(Path(sys.executable).parent), *(str(program(name).parent) for name in ("kubectl", "helm"))]
         )
@@ -212,7 +212,7 @@ def _build_and_push(tool: str, image: str, reference: str, base: str | None) -> 
 
 
 def _sources_hash() -> str:
-    """Return the hash of what the images are made from: the tag, so that a node never takes an old image for a new one."""
+    """Return the hash of the images' sources, which is their tag: a node must never take an old image for a new one."""
     digest = hashlib.sha256()
     sources = [DOCKERFILE, REPOSITORY / "pyproject.toml", REPOSITORY / "uv.lock"]
     for tree in ("operator", "trainer_image"):

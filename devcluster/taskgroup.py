@@ -15,8 +15,8 @@ T = TypeVar("T")
 class TaskGroup:
     """Tasks that run side by side, each in a thread of its own, as in asyncio.TaskGroup.
 
-    The block ends when all tasks have ended. When one fails, `commands.cancel` ends the programs of the others, and the first
-    error is raised.
+    The block ends when all tasks have ended. When one fails, `commands.cancel` ends the programs of the others, and
+    the first error is raised.
     """
 
     def __init__(self) -> None:

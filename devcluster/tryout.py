@@ -1,4 +1,4 @@
-"""`make try`: train the demo's example on this machine, without a cluster and without root, and compare base and adapter.
+"""`make try`: train the demo's example on this machine, without cluster and root, and compare base and adapter.
 
 What is there is used again: an interrupted training goes on from its checkpoint, and a finished one is only shown.
 """
@@ -91,7 +91,7 @@ def generate_answers(base: Path, adapter: Path) -> Answers:
     def continue_prompt(prompt: str) -> str:
         inputs = tokenizer(prompt, return_tensors="pt")
         with torch.inference_mode():
-            ids = adapted.generate(
+            ids = adapted.generate(  # type: ignore[no-untyped-call]
                 **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id
             )
         return str(tokenizer.decode(ids[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()

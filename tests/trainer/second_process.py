@@ -19,11 +19,11 @@ from finetune_trainer.runtime.settings import Settings
 def follow_for_ever(pipe: Connection) -> None:
     """The life of the second process."""
     from finetune_trainer.runtime import logs
-    from finetune_trainer.workers import follow_along
+    from finetune_trainer.workers import train_in_worker
 
     logs.configure(worker="the second")
     while (given := pipe.recv()) is not None:
-        pipe.send(follow_along(*given))
+        pipe.send(train_in_worker(*given))
 
 
 class Second:

@@ -149,10 +149,8 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
         return bool(begun)
 
     begun: list[bool] = []
-    session_of = full_comparison.comparison_session
-    monkeypatch.setattr(
-        full_comparison, "comparison_session", lambda session: begun.append(True) or session_of(session)
-    )
+    session_of = full_comparison.full_session
+    monkeypatch.setattr(full_comparison, "full_session", lambda session: begun.append(True) or session_of(session))
     monkeypatch.setattr(loading, "load_base", load)
     settings = bench.settings(evaluation=WANTED)
     result, _ = train(settings)

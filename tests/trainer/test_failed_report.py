@@ -14,7 +14,7 @@ from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
 from finetune_cli import run as cli
 from finetune_trainer import recipe
-from finetune_trainer.attempt import attempt
+from finetune_trainer.attempt import run_attempt
 from finetune_trainer.report import failed
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.interruption import Interruption
@@ -108,7 +108,7 @@ def test_what_fails_after_the_last_step_or_before_the_first_has_a_report_too(
     page = Text(bench.read("team/job/failed/report.html").decode()).text
     assert f"{result.evaluation.base_loss:.4f} → {result.evaluation.loss:.4f}" in page
 
-    monkeypatch.setattr(recipe, "make_adapter", full)
+    monkeypatch.setattr(recipe, "train", full)
     result, _ = train(bench.settings())
     assert result.reason is Reason.HOST_OUT_OF_MEMORY
     page = Text(bench.read("team/job/failed/report.html").decode()).text
@@ -130,7 +130,7 @@ def test_a_report_that_cannot_be_left_hides_nothing_and_holds_up_nothing(
 
     monkeypatch.setattr(failed, "upload_directory", upload)
     monkeypatch.setattr(failed, "LIMIT_SECONDS", 0.5)
-    monkeypatch.setattr(recipe, "make_adapter", lambda *_: (_ for _ in ()).throw(DIVERGED))
+    monkeypatch.setattr(recipe, "train", lambda *_: (_ for _ in ()).throw(DIVERGED))
     began = time.monotonic()
     result, _ = train(bench.settings())
     answered.set()
@@ -144,8 +144,8 @@ def test_a_pod_that_is_asked_to_stop_meanwhile_still_ends_with_its_own_reason(
     run, said = Run(), []
     interruption = Interruption(60, lambda: said.append(run.ended))
     monkeypatch.setattr(failed, "upload_directory", lambda *_: interruption.request())
-    monkeypatch.setattr(recipe, "make_adapter", lambda *_: (_ for _ in ()).throw(DIVERGED))
-    attempt(bench.settings(), run, interruption, Reporter(None, Path()), alone)
+    monkeypatch.setattr(recipe, "train", lambda *_: (_ for _ in ()).throw(DIVERGED))
+    run_attempt(bench.settings(), run, interruption, Reporter(None, Path()), alone)
     (ended,) = said
     assert isinstance(ended, TrainerResult)
     assert ended.reason is Reason.LOSS_DIVERGED

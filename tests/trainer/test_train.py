@@ -14,9 +14,13 @@ from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.download import download_adapter
 from finetune_artifacts.errors import Purpose
-from finetune_trainer import attempt, recipe
+from finetune_trainer import attempt
+from finetune_trainer.checkpoints.resuming import Resume
+from finetune_trainer.evaluation import verification
 from finetune_trainer.runtime.interruption import Interruption
+from finetune_trainer.session.plan import Plan
 from finetune_trainer.session.progress import Reporter
+from finetune_trainer.training import fit
 from tools.testing.trainer_jobs import CHATS, AtCheckpoint, AtStep, Workbench, jsonl, train
 
 
@@ -175,14 +179,14 @@ def test_divergence_stops_the_run_and_spares_the_good_checkpoints(bench: Workben
 
 
 def test_a_base_that_changes_is_noticed(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    untouched = recipe.loop
+    untouched = fit.run_loop
 
-    def touching(trainer: Any, plan: recipe.Plan, resume: recipe.resuming.Resume | None) -> None:
+    def touching(trainer: Any, plan: Plan, resume: Resume | None) -> None:
         untouched(trainer, plan, resume)
         with torch.no_grad():
             trainer.model.get_base_model().model.norm.weight[0] += 1e-6
 
-    monkeypatch.setattr(recipe, "loop", touching)
+    monkeypatch.setattr(fit, "run_loop", touching)
     result, _ = train(bench.settings())
     assert result.reason is Reason.VERIFICATION_FAILED
     assert "frozen" in result.message
@@ -194,14 +198,14 @@ def test_an_adapter_that_reloads_differently_is_not_published(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    written = recipe.verification.check_saved
+    written = verification.check_saved
 
     def damaging(model: Any, directory: Any) -> None:
         written(model, directory)
         path = directory / "adapter_model.safetensors"
         save_file({name: tensor * 1.5 for name, tensor in load_file(path).items()}, path)
 
-    monkeypatch.setattr(recipe.verification, "check_saved", damaging)
+    monkeypatch.setattr(verification, "check_saved", damaging)
     result, _ = train(bench.settings())
     assert result.reason is Reason.VERIFICATION_FAILED
     assert not [key for key in bench.objects() if key.endswith("adapter/manifest.json")]

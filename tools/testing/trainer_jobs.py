@@ -10,7 +10,7 @@ from finetune_api.manifest import AdapterManifest
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.uris import S3Uri
 from finetune_artifacts.objects import read_object
-from finetune_trainer.attempt import attempt
+from finetune_trainer.attempt import run_attempt
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.progress import Reporter
@@ -159,7 +159,7 @@ def train(settings: Settings, reporter: Callable[[Interruption], Reporter] | Non
     """One attempt in this process."""
     run, interruption = Run(), Interruption(60, never)
     chosen = reporter(interruption) if reporter else Reporter(None, Path())
-    return attempt(settings, run, interruption, chosen, alone), run
+    return run_attempt(settings, run, interruption, chosen, alone), run
 
 
 def train_until(settings: Settings, step: int) -> TrainerResult:

@@ -1,10 +1,14 @@
-"""What an adapted model says of its adapter: how many parameters are trained, and in which modules."""
+"""Look at an adapted model: how many parameters are trained, in which modules, and whether it can be merged."""
 
+import copy
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from finetune_api.reasons import Reason
+from finetune_trainer.methods import peft_config
 from finetune_trainer.methods.bottleneck import Adapted
+from finetune_trainer.runtime.failures import Failure
 
 
 def count_trainable(model: Any) -> int:
@@ -21,3 +25,19 @@ def adapted_suffixes(model: Any) -> list[str]:
             if isinstance(module, BaseTunerLayer | Adapted)
         }
     )
+
+
+def refuse_unmergeable(model: Any) -> None:
+    """Try to merge a copy of one layer, so that a method that cannot be merged is refused before the training.
+
+    Raises:
+        Failure: SpecInvalid, if PEFT cannot merge the method.
+    """
+    layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    try:
+        copy.deepcopy(layer).merge(safe_merge=True)  # type: ignore[union-attr]
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        kind = peft_config.peft_type(model)
+        raise Failure(
+            Reason.SPEC_INVALID, f"PEFT cannot merge {kind} ({error}): set it to false", "spec.output.mergedModel"
+        ) from error

@@ -1,30 +1,14 @@
 """The adapter merged into its base, saved as a model of its own, and measured against what was trained."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTunerLayer
-
 from finetune_api.reasons import Reason
 from finetune_trainer.evaluation.likelihood import logits_of, logprobs
 from finetune_trainer.evaluation.verification import LAYOUT_TOLERANCE, TrainedAnswers, load_tuned
-from finetune_trainer.methods import peft_config
 from finetune_trainer.models import device, loading
 from finetune_trainer.runtime.failures import Failure
-
-
-def refuse_unmergeable(model: Any) -> None:
-    """Raise Failure(SPEC_INVALID) for a method that PEFT cannot merge: found before the training, on a copy of one layer."""
-    layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
-    try:
-        copy.deepcopy(layer).merge(safe_merge=True)  # type: ignore[union-attr]
-    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        kind = peft_config.peft_type(model)
-        raise Failure(
-            Reason.SPEC_INVALID, f"PEFT cannot merge {kind} ({error}): set it to false", "spec.output.mergedModel"
-        ) from error
 
 
 def merge(

@@ -1,45 +1,27 @@
 """The way of a finished adapter into the storage: what is uploaded, in which order, and the manifest that makes it whole."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from finetune_api import vllm
 from finetune_api.finetunejob import ReportStatus
 from finetune_api.manifest import REPORT_NAME, AdapterManifest, FileEntry, StoredFiles
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
+from finetune_api.timestamps import current_timestamp
 from finetune_artifacts.upload import put_manifest, upload_directory
 from finetune_trainer.data import dataset
 from finetune_trainer.evaluation import gate, samples, verification
 from finetune_trainer.hub import push
 from finetune_trainer.models.base_files import canonical_name
+from finetune_trainer.publish.trained_adapter import TrainedAdapter
 from finetune_trainer.report import assemble
 from finetune_trainer.report.contents import Sample
 from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
-from finetune_trainer.runtime.settings import now
 from finetune_trainer.session.session import Session
-
-
-@dataclass(frozen=True)
-class TrainedAdapter:
-    """A trained adapter, saved in ``directory`` as it is published, and what has to be known of it once the model that it was trained on is gone."""
-
-    directory: Path
-    kept: Path | None
-    """The form in which it was trained, if it is published in another."""
-    peft_type: str
-    """PEFT's name of the method that it was trained with."""
-    trained: verification.TrainedAnswers
-    serving_dtype: torch.dtype
-    target_modules: list[str]
-    trainable_parameters: int
-    base_digest: str
 
 
 def merged_directory(session: Session) -> Path:
@@ -104,7 +86,7 @@ def build_manifest(
     settings, config = session.settings, adapter_config(made.directory)
     return AdapterManifest(
         job=settings.origin,
-        created_at=now(),
+        created_at=current_timestamp(),
         base_model=canonical_name(settings),
         base_revision=session.inputs.model_commit,
         peft_type=str(config["peft_type"]),

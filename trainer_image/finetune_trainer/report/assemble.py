@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from peft import PeftModel
 
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.manifest import REPORT_NAME
+from finetune_api.timestamps import current_timestamp
 from finetune_api.uris import HfUri, parse_uri
 from finetune_trainer.data.dataset import Examples
 from finetune_trainer.models.base_files import canonical_name
@@ -16,15 +16,10 @@ from finetune_trainer.report import card, fields, tensorboard
 from finetune_trainer.report.contents import Report, Sample
 from finetune_trainer.report.render import render
 from finetune_trainer.runtime import libraries
-from finetune_trainer.runtime.settings import Settings, now
+from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import ParameterCounts, Run
 
 CARD_NAME, TENSORBOARD_NAME = "README.md", "tensorboard"
-
-
-CARRIERS = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "vera_", "miss_", "boft_")
-"""How the names of the parts begin that PEFT puts into a module."""
-NO_MODULES = ("default", "weight", "bias", "modules_to_save", "original_module", "base_layer")
 
 
 def write_files(directory: Path, report: Report) -> None:
@@ -53,7 +48,7 @@ def assemble_report(
     return Report(
         name=job.metadata.name,
         namespace=job.metadata.namespace,
-        created_at=now(),
+        created_at=current_timestamp(),
         base_model=canonical_name(settings),
         base_revision=revision,
         base_on_hub=isinstance(parse_uri(spec.model.uri), HfUri),
@@ -91,24 +86,3 @@ def read_license(model: Path) -> str | None:
         return None
     named = found.get("license") if isinstance(found, dict) else None
     return named if isinstance(named, str) else None
-
-
-def count_parameters(model: Any) -> ParameterCounts:
-    """What is trained, by the last part of the name of the module that carries it, the largest first."""
-    modules: dict[str, int] = {}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            modules[module_of(name)] = modules.get(module_of(name), 0) + weight.numel()
-    # both count what 4-bit weights stand for, not the bytes that they are packed into
-    total = model.get_nb_trainable_parameters()[1] if isinstance(model, PeftModel) else model.num_parameters()
-    return ParameterCounts(sum(modules.values()), total, sorted(modules.items(), key=lambda item: (-item[1], item[0])))
-
-
-def module_of(name: str) -> str:
-    """``q_proj`` of ``base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight``."""
-    parts = [part for part in name.split(".") if part not in NO_MODULES and not part.isdigit()]
-    if "prompt_encoder" in parts:
-        return "prompt_encoder"
-    carriers = [index for index, part in enumerate(parts) if part.startswith(CARRIERS)]
-    at = carriers[0] if carriers else len(parts)
-    return parts[at - 1] if at else name

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from finetune_api.finetunejob import Progress
 from finetune_api.reasons import Reason
+from finetune_api.timestamps import current_timestamp
 from finetune_trainer.checkpoints.best_weights import BestWeights
 from finetune_trainer.checkpoints.uploads import CheckpointUploader
 from finetune_trainer.distributed import process_group
@@ -20,7 +21,6 @@ from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.logs import SHOWN_AS_BAR, log
-from finetune_trainer.runtime.settings import now
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
 from finetune_trainer.training.divergence import DivergenceWatch
@@ -83,7 +83,7 @@ class TrainingCallback(TrainerCallback):
             self._told(state.global_step, losses)
             log.info("step %d: held-out loss %.4f", state.global_step, loss)
             if self._best:
-                self._best.evaluated(model, state.global_step, loss)
+                self._best.record(model, state.global_step, loss)
         self._tell(state)
         if state.global_step >= state.max_steps or self._stopped:
             control.should_log = control.should_save = True
@@ -152,7 +152,7 @@ class TrainingCallback(TrainerCallback):
             state.global_step,
             state.max_steps,
             checkpoint,
-            {**self._beside, **(self._best.beside_checkpoint() if self._best else {})},
+            {**self._beside, **(self._best.checkpoint_files() if self._best else {})},
             urgent=self._interruption.requested,
         )
 
@@ -176,7 +176,7 @@ class TrainingCallback(TrainerCallback):
             tokens_per_second=round(pace.tokens_per_second, 1) if pace.tokens_per_second is not None else None,
             eta_seconds=round(left * each) if each is not None else None,
             gpu_memory_peak_bytes=torch.cuda.max_memory_allocated() if device.has_gpu() else None,
-            updated_at=now(),
+            updated_at=current_timestamp(),
         )
         if report := self._run.report():
             self._reporter.report(report)

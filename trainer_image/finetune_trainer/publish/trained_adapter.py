@@ -1,0 +1,82 @@
+"""The trained adapter on the local disk: saved as it is published, with what must be known of it without its model."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from finetune_trainer.data import dataset
+from finetune_trainer.evaluation import verification
+from finetune_trainer.methods import conversion, inspection, peft_config
+from finetune_trainer.models import device, loading
+from finetune_trainer.models.base_files import canonical_name
+from finetune_trainer.runtime.logs import log
+from finetune_trainer.session.session import Session
+from finetune_trainer.training.model import initial_factors_path
+from finetune_trainer.training.train import TrainedModel
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """A trained adapter, saved in ``directory`` as it is published.
+
+    ``kept`` is the form in which it was trained, if it is published in another; ``peft_type`` is PEFT's name of the
+    method that it was trained with; ``trained`` holds the answers that the model gave before it was let go.
+    """
+
+    directory: Path
+    kept: Path | None
+    peft_type: str
+    trained: verification.TrainedAnswers
+    serving_dtype: torch.dtype
+    target_modules: list[str]
+    trainable_parameters: int
+    base_digest: str
+
+
+def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Examples) -> TrainedAdapter:
+    """Save the adapter, as a plain LoRA where that is exact, and record the trained model's answers."""
+    inputs, method, model = session.inputs, session.settings.job.spec.method, trained.model
+    trained_directory, directory = session.scratch / "trained", session.scratch / "adapter"
+    factors_path = initial_factors_path(session)
+    initial = conversion.load_factors(factors_path) if factors_path.is_file() else None
+    serving_dtype = loading.serving_dtype(model)
+    is_exact = (
+        serving_dtype == device.DTYPES[trained.plan.precision]
+        and method.quantization is None
+        and not device.has_gpu()
+        and initial is None
+    )
+    answers = verification.record_answers(model, examples.held_out, exact=is_exact)
+    peft_type = peft_config.peft_type(model)
+    target_modules, parameters = inspection.adapted_suffixes(model), inspection.count_trainable(model)
+    verification.save(model, trained_directory, device.DTYPES[trained.plan.precision])
+    lora = conversion.factors(model, initial) if isinstance(model, PeftModel) else None
+    kept: Path | None = trained_directory
+    if lora is None:
+        trained_directory.rename(directory)
+        kept = None
+    else:
+        names = [name for name, _ in model.get_base_model().named_modules()]
+        rank = conversion.write_lora(lora, names, directory)
+        log.info("%s is published as a plain LoRA of rank %d", peft_type, rank)
+        if initial is not None:
+            kept = None  # nobody could load it without the very same decomposition of the base
+    for path in filter(None, (directory, kept)):
+        if (path / "adapter_config.json").is_file():
+            conversion.set_base(path, canonical_name(session.settings), inputs.model_commit)
+    if peft_type == "FULL":
+        loading.copy_tokenizer(inputs.model, directory)
+    shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
+    return TrainedAdapter(
+        directory=directory,
+        kept=kept,
+        peft_type=peft_type,
+        trained=answers,
+        serving_dtype=serving_dtype,
+        target_modules=target_modules,
+        trainable_parameters=parameters,
+        base_digest=trained.base_digest,
+    )

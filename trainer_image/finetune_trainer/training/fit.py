@@ -1,0 +1,188 @@
+"""The training loop of one attempt: from a fresh adapter or a checkpoint to the last step, with checkpoints on the way."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import datasets  # type: ignore[import-untyped]
+
+from finetune_api.finetunejob import CheckpointStatus
+from finetune_api.reasons import Reason
+from finetune_trainer.checkpoints import attempt_history, best_weights, dataset_drift, resuming, run_fingerprint
+from finetune_trainer.checkpoints.uploads import CheckpointUploader
+from finetune_trainer.data import dataset
+from finetune_trainer.distributed import random_state
+from finetune_trainer.evaluation import forgetting, measures
+from finetune_trainer.models import performance
+from finetune_trainer.runtime.failures import Failure, Preempted
+from finetune_trainer.runtime.logs import phase
+from finetune_trainer.session.plan import Plan
+from finetune_trainer.session.session import Session
+from finetune_trainer.training import divergence, objectives, sharding
+from finetune_trainer.training.callback import TrainingCallback
+from finetune_trainer.training.trainer import make_trainer
+
+LAST_UPLOAD_SECONDS = 60.0
+"""How long a failed training waits for the upload of the last good checkpoint."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the loop leaves beside the trained weights.
+
+    ``history`` has one entry for each logged step, over all attempts; ``best`` the best weights, where they are chosen.
+    """
+
+    history: list[dict[str, Any]]
+    last_step: int
+    best: best_weights.BestWeights | None
+
+
+def fit(
+    session: Session,
+    plan: Plan,
+    *,
+    model: Any,
+    tokenizer: Any,
+    rows: datasets.Dataset,
+    examples: dataset.Examples,
+    fingerprint: run_fingerprint.RunFingerprint,
+    resume: resuming.Resume | None,
+) -> Fitted:
+    """Train ``model`` in place to the last step, or to where the early stop or the pod's end stops it.
+
+    Raises:
+        Preempted: The pod is asked to stop; the checkpoint of the last step is saved.
+        Failure: The loss diverged, or the loop ended early.
+        ArtifactError: A checkpoint could not be uploaded.
+    """
+    spec, process = session.settings.job.spec, session.process
+    best = (
+        best_weights.BestWeights(
+            spec.training.early_stopping,
+            session.scratch,
+            resume.directory if resume else None,
+            keeps=process.is_main_process,
+        )
+        if best_weights.chooses_best_weights(spec)
+        else None
+    )
+    if resume and best and best.stopped:
+        resume = replace(resume, stopped=True)
+    uploader = start_uploader(session, fingerprint) if process.is_main_process else None
+    callback = TrainingCallback(
+        session.run,
+        session.reporter,
+        uploader,
+        session.interruption,
+        spec.evaluation.every_steps,
+        make_held_out_losses(session, model, examples),
+        checkpoint_extras(session, examples, fingerprint),
+        session.trackers.tell if process.is_main_process else lambda *_: None,
+        best,
+        divergence.make_divergence_watch(spec, tokenizer),
+    )
+    trainer = make_trainer(session, plan, model=model, tokenizer=tokenizer, rows=rows, callback=callback)
+    try:
+        with (
+            session.interruption.deferred(),
+            phase("training"),
+            performance.compiled_layers(model, on=plan.compile, required=spec.training.compile == "always"),
+        ):
+            if process.world_size > 1:
+                random_state.seed_process(spec.training.seed, 0, process.rank)
+            run_loop(trainer, plan, resume)
+            stopped = best is not None and best.stopped
+            wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
+    except Exception:
+        # a good checkpoint from before the error may still be on its way
+        if uploader:
+            uploader.settle(LAST_UPLOAD_SECONDS)
+        raise
+    finally:
+        if uploader:
+            uploader.close()
+    return Fitted(history=trainer.state.log_history, last_step=trainer.state.global_step, best=best)
+
+
+def run_loop(trainer: Any, plan: Plan, resume: resuming.Resume | None) -> None:
+    """Run the Trainer's loop; only load the weights if the last step, or an early stop, was reached before."""
+    if resume and (resume.stopped or resume.step >= plan.total_steps):
+        trainer._load_from_checkpoint(str(resume.directory))
+        trainer.state.global_step = resume.step
+        state = json.loads((resume.directory / "trainer_state.json").read_text(encoding="utf-8"))
+        trainer.state.log_history = state["log_history"]
+        return
+    trainer.train(resume_from_checkpoint=str(resume.directory) if resume else None)
+
+
+def start_uploader(session: Session, fingerprint: run_fingerprint.RunFingerprint) -> CheckpointUploader:
+    """Start the thread that uploads checkpoints and tells the operator of each."""
+    settings, run = session.settings, session.run
+
+    def report_checkpoint(checkpoint: CheckpointStatus) -> None:
+        run.checkpoint = checkpoint
+        if report := run.report():
+            session.reporter.report(report)
+
+    return CheckpointUploader(
+        session.output,
+        fingerprint.run_uri(settings.checkpoints),
+        settings.origin,
+        fingerprint.digest,
+        settings.job.spec.checkpoint.keep,
+        session.scratch / "uploads",
+        on_upload=report_checkpoint,
+    )
+
+
+def checkpoint_extras(
+    session: Session, examples: dataset.Examples, fingerprint: run_fingerprint.RunFingerprint
+) -> dict[str, bytes]:
+    """Return the files that lie beside each checkpoint, by name: what the next attempt checks before it goes on."""
+    environment = resuming.describe_environment(session.process)
+    return {
+        resuming.ENVIRONMENT_FILE: json.dumps(environment).encode(),
+        dataset_drift.DIGESTS_FILE: dataset_drift.encode_digests(examples.digests),
+        run_fingerprint.COMPONENTS_FILE: fingerprint.to_bytes(),
+        attempt_history.HISTORY_FILE: json.dumps(session.run.attempts).encode(),
+    }
+
+
+def make_held_out_losses(session: Session, model: Any, examples: dataset.Examples) -> Callable[[], dict[str, float]]:
+    """Return a function that measures the model: ``eval_loss`` and, with ``evaluation.forgetting``, ``general_loss``."""
+    spec = session.settings.job.spec
+    measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
+    if spec.evaluation.every_steps and spec.objective != "sft":
+        measure(model)  # before its first step the model is its own reference
+    if warning := objectives.drops_dropout(spec):
+        session.run.warnings.append(warning)
+    general = examples.general if spec.evaluation.forgetting else []
+
+    def held_out_losses() -> dict[str, float]:
+        general_loss = forgetting.loss(model, general)
+        losses = {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
+        sharding.free_gathered_layers(model)
+        return losses
+
+    return held_out_losses
+
+
+def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, finished: bool) -> None:
+    """Wait until the last checkpoint is uploaded; only for the grace period if the pod is asked to stop.
+
+    Raises:
+        Preempted: The pod is asked to stop.
+        Failure: TrainerError, if the loop ended before its last step for no reason that we know.
+    """
+    interruption = session.interruption
+    while uploader and not interruption.requested and not uploader.wait(seconds=1):
+        pass
+    if interruption.requested:
+        uploaded = uploader is None or uploader.wait(seconds=interruption.seconds_left())
+        step = session.run.progress.step if session.run.progress else 0
+        how = "is saved" if uploaded else "could not be uploaded within the grace period"
+        raise Preempted(f"asked to stop; the checkpoint of step {step} {how}")
+    if not finished:
+        raise Failure(Reason.TRAINER_ERROR, "the training loop ended before its last step")

@@ -1,0 +1,72 @@
+"""The model that is trained: the base in the training's precision, with a fresh adapter on it."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from finetune_trainer.methods import conversion, inspection, peft_config, starting_adapter
+from finetune_trainer.models import device, loading, memory
+from finetune_trainer.session.plan import Plan
+from finetune_trainer.session.session import Session
+
+
+def load_base(session: Session, tokenizer: Any, *, reload: bool = False) -> Any:
+    """Load the base in the training's precision, quantised if the method asks for it.
+
+    Args:
+        session: The attempt.
+        tokenizer: Gives the padding token of a model that scores texts.
+        reload: Load the base again after a sharded training: whole, with its layers spread over the GPUs. The first
+            time a base that will be sharded is loaded into main memory.
+    """
+    spec = session.settings.job.spec
+    precision = device.choose_precision(spec.training)
+    if not reload:
+        session.run.meter = memory.MemoryMeter()
+    return loading.load_base(
+        session.inputs.model,
+        device.DTYPES[precision],
+        loading.quantization_config(spec.method, precision),
+        scores_padded_with=score_padding_id(session, tokenizer),
+        on_cpu=is_sharded(session) and not reload,
+        gpu=session.process.local_rank,
+        spread=reload,
+        trust_remote_code=spec.model.trust_remote_code,
+    )
+
+
+def add_adapter(session: Session, plan: Plan, base: Any) -> Any:
+    """Put a fresh adapter, or the one that ``model.adapter`` names, onto the base.
+
+    The seed is set first, since most adapters begin with random numbers.
+    """
+    spec, inputs = session.settings.job.spec, session.inputs
+    set_seed(spec.training.seed)
+    model = peft_config.add_adapter(
+        base,
+        spec.method,
+        peft_config.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward"),
+    )
+    if spec.output.merged_model:
+        inspection.refuse_unmergeable(model)
+    if inputs.adapter is not None:
+        starting_adapter.load(model, inputs.adapter.directory, spec.method)
+    if getattr(spec.method.config, "init", None) in peft_config.BEGIN_WITH_AN_UPDATE:
+        conversion.save_factors(conversion.lora_factors(model), initial_factors_path(session))
+    return model
+
+
+def is_sharded(session: Session) -> bool:
+    """Whether each process holds only a part of the base."""
+    return session.settings.job.spec.training.sharding == "full"
+
+
+def score_padding_id(session: Session, tokenizer: Any) -> int | None:
+    """Return the padding token's id for a reward model, which finds a text's end by it; else None."""
+    return int(tokenizer.pad_token_id) if session.settings.job.spec.objective == "reward" else None
+
+
+def initial_factors_path(session: Session) -> Path:
+    """Return the path of the adapter's initial factors, which the conversion to a plain LoRA subtracts."""
+    return session.scratch / "initial.safetensors"

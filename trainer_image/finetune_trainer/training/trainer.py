@@ -1,0 +1,74 @@
+"""TRL's trainer for the job's objective, with the settings of the plan and our own checkpoints."""
+
+from typing import Any
+
+import datasets  # type: ignore[import-untyped]
+from transformers import PrinterCallback
+from trl.data_utils import pack_dataset
+
+from finetune_api.finetunejob import Training
+from finetune_trainer.checkpoints.exact_resume import with_exact_resume
+from finetune_trainer.data import dataset
+from finetune_trainer.methods import adalora, peft_config
+from finetune_trainer.models import device
+from finetune_trainer.runtime.logs import log
+from finetune_trainer.session.plan import Plan, learning_rate
+from finetune_trainer.session.session import Session
+from finetune_trainer.training import objectives
+from finetune_trainer.training.callback import TrainingCallback
+
+
+def training_rows(examples: dataset.Examples, training: Training) -> datasets.Dataset:
+    """Return the training sequences as TRL takes them; with packing several sequences are one row."""
+    rows = examples.train
+    if not training.packing:
+        return rows
+    packed = pack_dataset(rows, training.max_length, "bfd")
+    log.info("packed %d sequences into %d rows", len(rows), len(packed))
+    return packed
+
+
+def make_trainer(
+    session: Session, plan: Plan, *, model: Any, tokenizer: Any, rows: datasets.Dataset, callback: TrainingCallback
+) -> Any:
+    """Make TRL's trainer for the objective. It prints nothing and reports to nobody by itself."""
+    spec = session.settings.job.spec
+    training, objective = spec.training, objectives.objective_of(spec)
+    arguments = objective.config(
+        output_dir=str(session.scratch),
+        per_device_train_batch_size=training.per_device_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        max_steps=plan.total_steps,
+        learning_rate=learning_rate(spec),
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=plan.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        optim=plan.optimizer,
+        seed=training.seed,
+        data_seed=training.seed,
+        bf16=plan.precision == "bf16",
+        fp16=plan.precision == "fp16",
+        use_cpu=not device.has_gpu(),
+        gradient_checkpointing=plan.gradient_checkpointing,
+        dataloader_pin_memory=device.has_gpu(),
+        logging_steps=plan.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=plan.save_every,
+        save_total_limit=1,
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **objective.settings,
+    )
+    trainer = with_exact_resume(objective.trainer)(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[adalora.Pruning(), callback],
+    )
+    trainer.remove_callback(PrinterCallback)
+    peft_config.to_float32(trainer.model)
+    return trainer

@@ -163,6 +163,7 @@ def own_target(registry: str, context: str | None, engine: str | None, base: str
     Raises:
         DevClusterError: The cluster does not answer, or docker, podman and buildah are all missing, or a build failed.
     """
+    binaries.ensure(("kubectl", "helm"))
     options = (f"--context={context}",) if context else ()
     title = f"context {context}" if context else "the cluster of your kubeconfig"
     target = ClusterTarget(title, Images("", ""), options=options, context=context)

@@ -67,7 +67,7 @@ def registry_program() -> Path:
         if found := existing(name):
             return found
     recipe = f"{REGISTRY_PACKAGE} 1"
-    directory = cached("registry", recipe, "fetching the image registry", "seconds", _unpack_registry)
+    directory = cached(REGISTRY_PACKAGE, recipe, "fetching the image registry", "seconds", _unpack_registry)
     return directory / "usr" / "bin" / REGISTRY_PACKAGE
 
 

@@ -83,14 +83,15 @@ class _Display:
             self._heartbeat = None
 
     def _rows(self) -> Group:
-        with self._lock:
-            table = Table.grid(padding=(0, 1))
-            for step in self._running:
-                table.add_row(step.spinner, str(step), Text(_clock(step.seconds()), style="cyan"))
-            rows: list[Table | Text] = [table]
-            if self._waiting:
-                rows.append(Text(f"  waiting: {', '.join(self._waiting)}", style="dim"))
-            return Group(*rows)
+        # Without our lock: rich calls this under a lock of its own, which others who hold ours are waiting for.
+        table = Table.grid(padding=(0, 1))
+        for step in list(self._running):
+            table.add_row(step.spinner, str(step), Text(_clock(step.seconds()), style="cyan"))
+        waiting = list(self._waiting)
+        rows: list[Table | Text] = [table]
+        if waiting:
+            rows.append(Text(f"  waiting: {', '.join(waiting)}", style="dim"))
+        return Group(*rows)
 
     def _schedule_heartbeat(self) -> None:
         self._heartbeat = threading.Timer(HEARTBEAT_SECONDS, self._beat)

@@ -44,7 +44,10 @@ BUILD_FLAGS = (
 
 @dataclass(frozen=True)
 class Build:
-    """A package of our Go module that becomes one executable, and the program names that it answers to."""
+    """A Go package that becomes one executable, and the program names that it answers to.
+
+    `package` is one of our module, or `package@version`: one with dependencies that our module cannot have.
+    """
 
     name: str
     package: str
@@ -74,7 +77,7 @@ BUILDS = (
     Build("coredns", "./coredns", ("coredns",)),
     Build("pause", "./pause", ("pause",)),
     Build("helm", "helm.sh/helm/v4/cmd/helm", ("helm",)),
-    Build("kwok", "sigs.k8s.io/kwok/cmd/kwok", ("kwok",)),
+    Build("kwok", "sigs.k8s.io/kwok/cmd/kwok@v0.8.0", ("kwok",)),
     Build("versitygw", "github.com/versity/versitygw/cmd/versitygw", ("versitygw",)),
 )
 
@@ -167,17 +170,21 @@ def _build_missing(builds: Iterable[Build]) -> None:
         partial = cache_dir() / "bin" / f"partial-{os.getpid()}"
         partial.mkdir()
         try:
-            _go_build(missing, partial)
+            ours = [build for build in missing if "@" not in build.package]
+            if ours:
+                _go(ours, partial, ["build", "-o", f"{partial}/"])
+            for build in missing:
+                if build not in ours:
+                    _go([build], partial, ["install"])
             for build in missing:
                 _publish(build, partial)
         finally:
             shutil.rmtree(partial)
 
 
-def _go_build(builds: Sequence[Build], target: Path) -> None:
+def _go(builds: Sequence[Build], target: Path, subcommand: Sequence[str]) -> None:
+    """Let Go write the executables of `builds` into the directory `target`."""
     names = ", ".join(build.name for build in builds)
-    packages = [build.package for build in builds]
-    environment = {"CGO_ENABLED": "0"}
     compiled = 0
 
     with step(f"building {names}", "Go, some minutes the first time") as show:
@@ -190,12 +197,11 @@ def _go_build(builds: Sequence[Build], target: Path) -> None:
                 compiled += 1
                 show(f"{compiled} packages compiled")
 
-        # -v names each package as it is compiled. With the trailing slash Go writes every executable into the
-        # directory.
+        # -v names each package as it is compiled.
         commands.run(
-            [*_go(), "build", "-v", *BUILD_FLAGS, "-o", f"{target}/", *packages],
+            [*_go_program(), *subcommand, "-v", *BUILD_FLAGS, *(build.package for build in builds)],
             directory=GO_MODULE,
-            environment=environment,
+            environment={"CGO_ENABLED": "0", "GOBIN": str(target)},
             log=target.parent / "build.log",
             on_line=count,
             remedy="What is compiled is kept: the same command goes on from there.",
@@ -206,7 +212,7 @@ def _publish(build: Build, partial: Path) -> None:
     """Move an executable into its own directory, with a link for each other name that it answers to."""
     directory = partial / f"{build.name}.directory"
     directory.mkdir()
-    (partial / build.package.rsplit("/", 1)[-1]).rename(directory / build.name)
+    (partial / build.package.rsplit("/", 1)[-1].partition("@")[0]).rename(directory / build.name)
     for alias in build.programs:
         if alias != build.name:
             (directory / alias).symlink_to(build.name)
@@ -214,7 +220,7 @@ def _publish(build: Build, partial: Path) -> None:
 
 
 @functools.cache
-def _go() -> tuple[str, ...]:
+def _go_program() -> tuple[str, ...]:
     on_path = shutil.which("go")
     if on_path:
         shown = subprocess.run([on_path, "version"], capture_output=True, text=True, check=False).stdout

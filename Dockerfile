@@ -66,6 +66,7 @@ ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=lock /lock/metadata /opt/finetune/code
 COPY operator/finetune_api /opt/finetune/code/finetune_api
 COPY operator/finetune_artifacts /opt/finetune/code/finetune_artifacts
+COPY operator/finetune_engines /opt/finetune/code/finetune_engines
 COPY trainer_image/finetune_trainer /opt/finetune/code/finetune_trainer
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/finetune/code
 USER 65532:65532

@@ -11,7 +11,7 @@ from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_api.uris import S3Uri, parse_uri
 from finetune_artifacts.digests import digest_of
-from finetune_artifacts.download import download_adapter, download_files, parse_adapter_manifest, refuse_unsafe
+from finetune_artifacts.download import download_adapter, download_files, parse_adapter_manifest, refuse_unsafe_files
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.objects import read_object
 from finetune_trainer.models.base_files import canonical_name
@@ -82,7 +82,7 @@ def fetch(settings: Settings, found: StartingAdapter, directory: Path, patience_
     if found.kept and found.manifest.trained is not None:
         place = parse_uri(found.manifest.trained.uri)
         assert isinstance(place, S3Uri), "a manifest of ours names S3"  # noqa: S101
-        refuse_unsafe(store, place, found.manifest.trained.files, pickles=True)
+        refuse_unsafe_files(store, place, found.manifest.trained.files, pickles=True)
         download_files(store, place, found.manifest.trained.files, directory)
     else:
         download_adapter(store, _place(settings.job.spec.model), found.digest, directory)

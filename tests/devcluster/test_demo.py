@@ -100,7 +100,7 @@ def test_on_the_users_own_cluster_the_images_come_from_their_base_and_go_to_thei
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(targets.ClusterTarget, "kubectl", lambda *_: "")
-    monkeypatch.setattr(targets.binaries, "ensure", lambda _: None)
+    monkeypatch.setattr("devcluster.binaries.ensure", lambda _: None)
     found = targets.own_target(
         "registry.example.com/team", "kind-kind", "their/vllm:2", "mirror.example.com/python:3.11"
     )

@@ -27,8 +27,13 @@ def test_tasks_run_at_the_same_time_and_return_their_results() -> None:
 
 def test_a_task_begins_after_those_that_it_needs() -> None:
     order = []
+
+    def be_slow() -> None:
+        time.sleep(0.1)
+        order.append("slow")
+
     with TaskGroup() as group:
-        slow = group.start("slow", lambda: (time.sleep(0.1), order.append("slow")))
+        slow = group.start("slow", be_slow)
         group.start("after it", lambda: order.append("after it"), [slow])
     assert order == ["slow", "after it"]
 

@@ -6,14 +6,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
 
-from finetune_agent import loop, report
-from finetune_agent.agent import Agent, new_agent
-from finetune_agent.server import application
+from finetune_agent.agent import Agent
+from finetune_agent.loop import run_loop
+from finetune_agent.reporting import build_report, send_reports
+from finetune_agent.server import build_application
 from finetune_agent.settings import Settings
 from finetune_api.manifest import AdapterManifest, Origin
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState, DesiredVersion
@@ -52,7 +55,7 @@ class RunningAgent:
         if not (secrets / SECRET).exists():
             secrets.mkdir(parents=True)
             shutil.copytree(s3.secret, secrets / SECRET)
-        given = {
+        given: dict[str, Any] = {
             "pod": POD,
             "host": "127.0.0.1",
             "port": free_port(),
@@ -68,16 +71,16 @@ class RunningAgent:
             "download_patience_seconds": 2.0,
             **settings,
         }
-        self.settings = Settings(**given)  # type: ignore[arg-type]  # fields by name
+        self.settings = Settings(**given)
         self.settings.adapters_directory.mkdir(parents=True, exist_ok=True)
         self.settings.token_file.write_text("the-token")
         self.agent: Agent | None = None
-        self._stop: Callable[[], None] | None = None
+        self._stop: Callable[[], object] | None = None
         self._thread: threading.Thread | None = None
 
     def want(self, *adapters: DesiredAdapter, **state: object) -> None:
         """Write the desired state as the kubelet does: a new directory, and one exchange of a link."""
-        text = DesiredState(port=self.engine_port, adapters=list(adapters), **state)  # type: ignore[arg-type]
+        text = DesiredState(port=self.engine_port, adapters=list(adapters), **state)
         mount = self.settings.desired_file.parent
         mount.mkdir(exist_ok=True)
         data = mount / f"..{time.monotonic_ns()}"
@@ -97,7 +100,7 @@ class RunningAgent:
             "region": "us-east-1",
             "secret": SECRET,
         }
-        return DesiredAdapter(version=version, **{**given, **fields})  # type: ignore[arg-type]
+        return DesiredAdapter(version=version, **{**given, **fields})
 
     def probe(self) -> tuple[int, str]:
         """What the kubelet's readiness probe gets."""
@@ -111,7 +114,7 @@ class RunningAgent:
     def report(self) -> AgentReport:
         """What the agent reports now."""
         assert self.agent is not None
-        return report.build(self.agent)
+        return build_report(self.agent)
 
     def standing(self, name: str) -> AgentAdapter:
         """The report of one adapter, which the agent may just be reading of."""
@@ -152,11 +155,11 @@ class RunningAgent:
         started = threading.Event()
 
         async def main() -> None:
-            agent = new_agent(self.settings)
+            agent = Agent(self.settings)
             agent.heartbeat = time.monotonic()
             self.agent = agent
             config = uvicorn.Config(
-                application(agent), host="127.0.0.1", port=self.settings.port, log_config=None, lifespan="off"
+                build_application(agent), host="127.0.0.1", port=self.settings.port, log_config=None, lifespan="off"
             )
             server = uvicorn.Server(config)
             running = asyncio.get_running_loop()
@@ -164,15 +167,15 @@ class RunningAgent:
             def stop() -> None:
                 server.should_exit = True
 
-            self._stop = lambda: running.call_soon_threadsafe(stop)
-            tasks = [asyncio.create_task(loop.run(agent)), asyncio.create_task(report.run(agent))]
+            self._stop = partial(running.call_soon_threadsafe, stop)
+            tasks = [asyncio.create_task(run_loop(agent)), asyncio.create_task(send_reports(agent))]
             started.set()
             await server.serve()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if agent.engine is not None:
-                await agent.engine.close()
+            if agent.driver is not None:
+                await agent.driver.close()
 
         self._thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
         self._thread.start()

@@ -1,4 +1,4 @@
-"""What is wrong with a job is told by the preflight against the real thing, before any pod that asks for a GPU exists."""
+"""The preflight finds what is wrong with a job in the real model and data, before a pod asks for a GPU."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tests.e2e.jobs import ROWS, job, jsonl, refused
 from tests.e2e.namespace import Object, condition, gpus
 from tests.e2e.objectstore import BUCKET
 
-pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Two GPUs in a pod: two processes train together, save together when the pod is deleted, and the next pod goes on with both."""
+"""With two GPUs two processes train together, save together when the pod is deleted, and go on in the next pod."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.e2e.conftest import Workshop
 from tests.e2e.jobs import JOB_SECONDS, await_checkpoint, checkpoint_step, job, prefix_of, succeeded, trainer_pod
 from tests.e2e.namespace import Object, gpus
 
-pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 
 
 def test_two_processes_are_stopped_with_their_pod_and_go_on_in_the_next(

@@ -1,4 +1,4 @@
-"""What was put in is taken out again: by deleting an AdapterDeployment, and by `helm uninstall`. Runs last, because of its name."""
+"""Deleting an AdapterDeployment, and `helm uninstall`, remove all that they added. Runs last, because of its name."""
 
 import subprocess
 
@@ -8,7 +8,7 @@ from devcluster.demo import RELEASE
 from tests.e2e.conftest import Demo, cluster_wide
 from tests.e2e.namespace import SYSTEM_NAMESPACE, Object
 
-pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 AGENT = "finetune-agent"
 REVISION = "deployment.kubernetes.io/revision"
 

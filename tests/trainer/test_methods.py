@@ -13,9 +13,10 @@ from peft import PeftModel
 from peft.utils.integrations import dequantize_bnb_weight
 from transformers import AutoModelForCausalLM
 
-from finetune_agent.compatibility import IncompatibleError, check_files
+from finetune_agent.compatibility import IncompatibleError, check_adapter
 from finetune_api.methods import Method, Vera
 from finetune_api.reasons import Reason
+from finetune_engines import ENGINES
 from finetune_trainer.methods.conversion import lora_factors
 from finetune_trainer.methods.peft_config import Base, add_adapter
 from finetune_trainer.models.loading import load_base, quantization_config
@@ -152,10 +153,10 @@ def test_a_method_trains_and_resumes_bit_identical(workbench: Callable[[], Workb
     assert manifest.verification["meanAdapterEffect"] > 0.001
     directory = whole.server.buckets / whole.bucket / "team" / "job" / "adapter"
     if case.served:
-        check_files(directory, 64)
+        check_adapter(directory, ENGINES["vllm"], 64)
     else:
         with pytest.raises(IncompatibleError):
-            check_files(directory, 64)
+            check_adapter(directory, ENGINES["vllm"], 64)
     if not case.resumed:
         return
     interrupted = train_until(pieces.settings(**spec), 3)
@@ -289,7 +290,7 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(bench: Workb
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path, name: str, kind: str) -> None:
     config = transformers.AutoConfig.for_model("llama" if name == "LlamaConfig" else "gpt2")
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": 64,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,

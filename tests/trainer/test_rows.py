@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 import yaml
 import zstandard
@@ -22,6 +22,8 @@ from finetune_trainer.data import rows
 from finetune_trainer.data.files import items, kind_of, pieces
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.runtime.failures import Failure
+
+pytestmark = pytest.mark.unit
 
 ROWS = [
     {"prompt": f"Question {number}, “quoted”,\nin two lines?", "completion": f"Answer {number}."} for number in range(7)

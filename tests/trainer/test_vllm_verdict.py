@@ -11,12 +11,12 @@ from tests.trainer.test_methods import CASES, PIECES
 from tools.testing.trainer_jobs import Workbench, train
 from tools.testing.vllm_server import RealVllm, running_vllm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.trains, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Iterator[RealVllm]:
-    """vLLM with the base that the adapters are trained on."""
+    """A vLLM with the base that the adapters are trained on."""
     with running_vllm(tmp_path_factory.mktemp("vllm"), base_model) as engine:
         yield engine
 

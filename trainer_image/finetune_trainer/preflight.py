@@ -12,14 +12,15 @@ from pydantic import ValidationError
 from finetune_api import targets
 from finetune_api.base import SecretRef
 from finetune_api.finetunejob import Estimate
+from finetune_api.linear import CONV1D_MODEL_TYPES
 from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
 from finetune_api.messages import PreflightResult, Problem
-from finetune_api.methods import Bottleneck, Ia3, Loha, Lokr, Lora, Miss, Oft, Qlora, Targeted
+from finetune_api.methods import Bottleneck, Ia3, Lora, Qlora, Targeted
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
-from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
-from finetune_artifacts.store import missing_keys
+from finetune_artifacts.objects import read_object
+from finetune_artifacts.s3_connection import find_missing_keys
 from finetune_trainer.checkpoints import run_fingerprint
 from finetune_trainer.data import files, forgetting_text, rows, sources, tokens
 from finetune_trainer.hub import push
@@ -37,10 +38,6 @@ from finetune_trainer.session import tracking
 T = TypeVar("T")
 PATIENCE_SECONDS = 45.0
 """How long a service that does not answer is given before that is called a problem."""
-CONV1D = ("gpt2", "openai-gpt")
-"""Architectures whose linear layers are transposed, as ``transformers.pytorch_utils.Conv1D``."""
-NO_CONV1D = (Loha, Lokr, Oft, Miss)
-"""Methods that PEFT has for ``torch.nn.Linear`` only."""
 ROWS, BYTES = 1000, 4 * 1024 * 1024
 """So much of a dataset is looked at: whichever of the two is more, so small ones are read whole."""
 
@@ -158,7 +155,7 @@ def check_settings(settings: Settings, report: Report, patience_seconds: float) 
 def require_keys(settings: Settings, reference: SecretRef | None, path: str, reason: Reason) -> None:
     """Raise Failure if the Secret that the user named lacks a key that S3 needs."""
     secret = settings.secret(reference)
-    if secret is None or not (missing := missing_keys(secret)):
+    if secret is None or not (missing := find_missing_keys(secret)):
         return
     found = (
         sorted(entry.name for entry in secret.iterdir() if not entry.name.startswith(".")) if secret.is_dir() else []
@@ -174,9 +171,9 @@ def require_keys(settings: Settings, reference: SecretRef | None, path: str, rea
 def check_output(settings: Settings, report: Report, patience_seconds: float) -> None:
     """The bucket is there, may be written to, and holds no other job's adapter at this prefix."""
     require_keys(settings, settings.job.spec.output.secret_ref, "spec.output.secretRef", Reason.OUTPUT_ACCESS_DENIED)
-    store = settings.output_place(patience_seconds)
-    check_bucket(store, settings.output.bucket)
-    if not probe_write(store, settings.output):
+    store = settings.output_storage(patience_seconds)
+    store.check_root(settings.output)
+    if not store.probe_write(settings.output):
         report.warnings.append(
             f"the S3 service at {store.endpoint} does not honour If-None-Match: two jobs with the same prefix could overwrite each other's adapter"
         )
@@ -187,7 +184,7 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
             f"{settings.output} has checkpoints of FineTuneJob {', '.join(others)} too: they are left alone, but only the first to finish can publish its adapter there"
         )
     place = settings.adapter.child(MANIFEST_NAME)
-    if head(store, place) is None:
+    if store.head(place) is None:
         return
     try:
         manifest = AdapterManifest.model_validate_json(read_object(store, place))
@@ -305,7 +302,7 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
     linear = modules.linear_modules(facts.tensors)
     if isinstance(block, Bottleneck) and not sublayers(linear, block):
         report.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN.format(model_type))
-    if model_type in CONV1D and isinstance(block, NO_CONV1D):
+    if model_type in CONV1D_MODEL_TYPES and isinstance(block, Targeted) and not block.adapts_conv1d:
         report.add(
             Reason.MODEL_UNSUPPORTED,
             path,
@@ -321,9 +318,9 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
         )
         return
     try:
-        chosen = targets.adapted(list(linear), block, method.name, model_type)
+        chosen = targets.select_modules(list(linear), block, method.name, model_type)
         if isinstance(block, Ia3):
-            targets.feedforward(chosen, block, model_type)
+            targets.select_feedforward(chosen, block, model_type)
         targets.check_expression(modules.all_modules(facts.tensors), linear, block.target_modules)
         targets.check_saved(modules.all_modules(facts.tensors), block.modules_to_save)
     except targets.TargetError as error:

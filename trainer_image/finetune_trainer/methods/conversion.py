@@ -12,13 +12,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
 from finetune_api.targets import suffixes
+from finetune_engines import highest_rank
 
 Factors = tuple[torch.Tensor, torch.Tensor]
 """A of shape (rank, in) and B of shape (out, rank), in fp32 on the CPU: the update is B·A, with no further scale."""
 Initial = Mapping[str, Factors]
 """The factors with which an adapter began that took its beginning out of the base, or out of the quantisation's error."""
-MAX_RANK = 512
-"""The highest rank that vLLM serves."""
+MAX_RANK = highest_rank()
 
 
 def factors(model: PeftModel, initial: Initial | None = None) -> dict[str, Factors] | None:

@@ -11,7 +11,7 @@ from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_api.uris import S3Uri, parse_uri
 from finetune_artifacts.digests import digest_of
-from finetune_artifacts.download import download_adapter, download_files, parse_adapter_manifest, refuse_unsafe
+from finetune_artifacts.download import download_adapter, download_files, parse_adapter_manifest, refuse_unsafe_files
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.objects import read_object
 from finetune_trainer.models.base_files import canonical_name
@@ -19,10 +19,6 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 
 FIELD = "spec.model.adapter"
-PEFT_TYPES = {
-    "lora": "LORA", "qlora": "LORA", "dora": "LORA", "ia3": "IA3", "vera": "VERA", "loha": "LOHA", "lokr": "LOKR", "oft": "OFT", "miss": "MISS",
-    "promptTuning": "PROMPT_TUNING", "prefixTuning": "PREFIX_TUNING", "bottleneck": "BOTTLENECK",
-}  # fmt: skip
 DECISIVE = (
     "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "oft_block_size", "coft", "block_share", "decompose_both",
     "decompose_factor", "projection_prng_key", "num_virtual_tokens",
@@ -82,7 +78,7 @@ def fetch(settings: Settings, found: StartingAdapter, directory: Path, patience_
     if found.kept and found.manifest.trained is not None:
         place = parse_uri(found.manifest.trained.uri)
         assert isinstance(place, S3Uri), "a manifest of ours names S3"  # noqa: S101
-        refuse_unsafe(store, place, found.manifest.trained.files, pickles=True)
+        refuse_unsafe_files(store, place, found.manifest.trained.files, pickles=True)
         download_files(store, place, found.manifest.trained.files, directory)
     else:
         download_adapter(store, _place(settings.job.spec.model), found.digest, directory)
@@ -130,7 +126,7 @@ def _place(model: ModelSource) -> S3Uri:
 
 
 def _kept(method: Method, manifest: AdapterManifest, place: S3Uri) -> bool:
-    wanted = method.peft.type if method.peft else PEFT_TYPES[method.name]
+    wanted = method.peft_type
     if manifest.peft_type == wanted:
         return False
     if manifest.trained is not None and manifest.trained_peft_type == wanted:

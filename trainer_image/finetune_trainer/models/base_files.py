@@ -10,10 +10,11 @@ from huggingface_hub import HfApi
 
 from finetune_api.reasons import Reason
 from finetune_api.uris import HfUri, PvcUri, S3Uri, parse_uri
-from finetune_artifacts.download import Report, download_model, list_model_files
 from finetune_artifacts.errors import Purpose
+from finetune_artifacts.models import download_model, list_model_files
 from finetune_artifacts.objects import read_object
-from finetune_artifacts.safetensors import Tensor, read_file_header, read_s3_header
+from finetune_artifacts.safetensors import Tensor, read_file_header, read_object_header
+from finetune_artifacts.storage import ProgressCallback
 from finetune_trainer.hub import client
 from finetune_trainer.models import remote_code
 from finetune_trainer.runtime.failures import Failure
@@ -50,7 +51,9 @@ def inspect(settings: Settings, patience_seconds: float) -> ModelFacts:
     return _inspect_directory(local_directory(settings))
 
 
-def fetch(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
+def fetch(
+    settings: Settings, directory: Path, patience_seconds: float, report: ProgressCallback
+) -> tuple[Path, str | None]:
     """The model's files in a local directory, and the commit of a hub model. Raises Failure and ArtifactError."""
     fetched, commit = _fetch(settings, directory, patience_seconds, report)
     local_tensors(fetched, settings.job.spec.model.uri)
@@ -60,7 +63,9 @@ def fetch(settings: Settings, directory: Path, patience_seconds: float, report: 
     return fetched, commit
 
 
-def _fetch(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
+def _fetch(
+    settings: Settings, directory: Path, patience_seconds: float, report: ProgressCallback
+) -> tuple[Path, str | None]:
     spec = settings.job.spec.model
     parsed = parse_uri(spec.uri)
     if isinstance(parsed, PvcUri):
@@ -122,7 +127,7 @@ def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> Mode
     tensors: dict[str, Tensor] = {}
     for name, info in objects.items():
         if name.endswith(".safetensors"):
-            tensors |= _header(lambda info=info: read_s3_header(store, info), str(info.uri))  # type: ignore[misc]
+            tensors |= _header(lambda info=info: read_object_header(store, info), str(info.uri))  # type: ignore[misc]
     return _facts(set(objects), _json_reader(lambda name: read_object(store, objects[name].uri), str(uri)), tensors)
 
 

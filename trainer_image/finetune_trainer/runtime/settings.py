@@ -3,17 +3,17 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune_api.base import S3Location, SecretRef
 from finetune_api.finetunejob import Adjustment, FineTuneJob
 from finetune_api.manifest import Origin
 from finetune_api.messages import TOKEN_FILE
-from finetune_api.uris import S3Uri
-from finetune_artifacts.directory import Directory, LocalUri
+from finetune_api.uris import DirectoryUri, S3Uri, StorageUri
+from finetune_artifacts.directory import DirectoryStorage
 from finetune_artifacts.errors import Purpose
-from finetune_artifacts.store import Place, Store, open_store
+from finetune_artifacts.s3 import S3Storage, open_s3
+from finetune_artifacts.storage import Storage
 from finetune_trainer.runtime.configuration import termination_log
 from finetune_trainer.runtime.process import Process
 
@@ -58,34 +58,34 @@ class Settings:
         return Origin(namespace=meta.namespace, name=meta.name, uid=meta.uid)
 
     @property
-    def output(self) -> S3Uri:
+    def output(self) -> StorageUri:
         """The prefix of everything that this job writes."""
         local, bucket = self.output_directory, self.job.spec.output.s3.bucket
-        root = LocalUri(str(local), "") if local else S3Uri(bucket, self.job.prefix)
+        root: StorageUri = DirectoryUri(str(local), "") if local else S3Uri(bucket, self.job.prefix)
         return root.child(self.below) if self.below else root
 
     @property
-    def adapter(self) -> S3Uri:
+    def adapter(self) -> StorageUri:
         """Where the finished adapter goes."""
         return self.output.child("adapter")
 
     @property
-    def rejected(self) -> S3Uri:
+    def rejected(self) -> StorageUri:
         """Where an adapter goes that did not pass its gate: kept to be looked at, not published."""
         return self.output.child("rejected")
 
     @property
-    def failed(self) -> S3Uri:
+    def failed(self) -> StorageUri:
         """Where the report of an attempt that failed goes; in a directory it is what people look for first there."""
         return self.output if self.output_directory else self.output.child("failed")
 
     @property
-    def comparison(self) -> S3Uri:
+    def comparison(self) -> StorageUri:
         """Where the comparison with full fine-tuning keeps what it needs, until the adapter is published."""
         return self.output.child(COMPARISON)
 
     @property
-    def checkpoints(self) -> S3Uri:
+    def checkpoints(self) -> StorageUri:
         """Where checkpoints go."""
         return self.output.child("checkpoints")
 
@@ -98,13 +98,13 @@ class Settings:
         """What the user writes to have the output elsewhere."""
         return "--output" if self.output_directory else "spec.output.s3.prefix"
 
-    def output_place(self, patience_seconds: float) -> Place:
+    def output_storage(self, patience_seconds: float) -> Storage:
         """Where checkpoints and adapter are kept. Raises ArtifactError if the Secret lacks a key."""
         if self.output_directory:
-            return Directory(Purpose.OUTPUT)
+            return DirectoryStorage(Purpose.OUTPUT)
         return self.store(Purpose.OUTPUT, patience_seconds)
 
-    def store(self, purpose: Purpose, patience_seconds: float) -> Store:
+    def store(self, purpose: Purpose, patience_seconds: float) -> S3Storage:
         """The object store of the output, the dataset or the model. Raises ArtifactError if the Secret lacks a key."""
         spec = self.job.spec
         location: S3Location | None = None
@@ -116,7 +116,7 @@ class Settings:
         elif purpose is Purpose.ADAPTER and spec.model.adapter is not None:
             location, reference = spec.model.adapter.s3, spec.model.adapter.secret_ref
         secret = self.secret(reference or spec.output.secret_ref)
-        return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
+        return open_s3(location or spec.output.s3, secret, purpose, patience_seconds)
 
 
 def read(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
@@ -135,8 +135,3 @@ def read(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
         token_file=Path(environment.get("FINETUNE_TOKEN_FILE", TOKEN_FILE)),
         termination_log=termination_log(environment),
     )
-
-
-def now() -> str:
-    """The time, as RFC 3339 in whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -126,9 +126,14 @@ CASES = {
     "full": Case({"full": {}}, "FULL", target_modules=0, learning_rate=1e-3),
     "boft": Case({"peft": {"type": "BOFT", "options": {"boft_block_size": 4, "target_modules": ["q_proj"]}}}, "BOFT", target_modules=1),
 }  # fmt: skip
+VARIANTS = {
+    "orthogonal", "olora", "qlora-fp4", "qdora", "prefixProjection", "promptText", "pTuningLstm", "pfeiffer",
+}  # fmt: skip
+"""Cases that differ from another one in a single option of the same method."""
+METHODS = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in VARIANTS else []) for name in CASES]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_trains_and_resumes_bit_identical(workbench: Callable[[], Workbench], name: str) -> None:
     case = CASES[name]
     spec = {

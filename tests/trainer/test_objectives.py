@@ -54,13 +54,13 @@ def spec(bench: Workbench, objective: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "method",
     [
-        {"dora": {"rank": 4}},
         {"ia3": {}},
-        {"vera": {"rank": 16}},
         {"prefixTuning": {"numVirtualTokens": 4}},
-        {"promptTuning": {"numVirtualTokens": 4}},
-        {"bottleneck": {}},
         {"full": {}},
+        pytest.param({"dora": {"rank": 4}}, marks=pytest.mark.exhaustive),
+        pytest.param({"vera": {"rank": 16}}, marks=pytest.mark.exhaustive),
+        pytest.param({"promptTuning": {"numVirtualTokens": 4}}, marks=pytest.mark.exhaustive),
+        pytest.param({"bottleneck": {}}, marks=pytest.mark.exhaustive),
     ],
     ids=lambda method: next(iter(method)),
 )

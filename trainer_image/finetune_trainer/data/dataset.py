@@ -64,11 +64,11 @@ class DatasetRequest:
 
 @dataclass(frozen=True)
 class Examples:
-    """All sequences of a run: ``train`` in a memory-mapped file, with the columns that TRL takes. ``digests`` are those of the files of rows, by
-    their names.
+    """All sequences of a run.
 
-    ``held_out`` are at most ``evaluation.maxRows`` sequences as a language model sees them (of two answers the better one), and ``held_out_rows`` the
-    same with the columns of ``train``.
+    ``train`` is a memory-mapped file with the columns that TRL takes. ``digests`` are those of the files of rows, by
+    their names. ``held_out`` are at most ``evaluation.maxRows`` sequences as a language model sees them (of two answers
+    the better one), and ``held_out_rows`` the same with the columns of ``train``.
     """
 
     train: datasets.Dataset

@@ -39,7 +39,7 @@ def uses_gradient_checkpointing(spec: FineTuneJobSpec, model: Path) -> bool:
 
 
 def choose_optimizer(training: Training) -> str:
-    """transformers' name of the optimizer: AdamW in one kernel on a GPU, which needs no memory while it steps."""
+    """Return the name of the optimizer in transformers: for `auto` AdamW in one kernel on a GPU."""
     if training.optimizer != "auto":
         return training.optimizer
     return "adamw_torch_fused" if device.has_gpu() else "adamw_torch"

@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from finetune_artifacts.safetensors import Tensor
 from finetune_trainer.methods.peft_config import Base, add_adapter
 from finetune_trainer.models import modules
 from finetune_trainer.runtime.failures import Failure
-from tools.peft_tables import TABLE, table
+from tools.generate import find_stale
+from tools.peft_tables import table
 
 SIZES: dict[str, dict[str, Any]] = {
     "LlamaConfig": {"num_key_value_heads": 1},
@@ -77,7 +79,7 @@ def test_the_chosen_modules_are_those_that_peft_adapts(name: str, way: str | lis
         rank_pattern={r".*\.1\..*": 6} if way == "all-linear" else {},
     )
     chosen = targets.select_modules(list(linear), block, "lora", model.config.model_type)
-    tuned = add_adapter(model, Method(lora=block), Base(TABLE, None, 10))
+    tuned = add_adapter(model, Method(lora=block), Base(Path("base"), None, 10))
     assert set(chosen) == adapted(tuned)
     trainable, _ = tuned.get_nb_trainable_parameters()
     assert modules.lora_parameters(linear, chosen, block) == trainable
@@ -91,7 +93,7 @@ def test_ia3_scales_what_peft_scales(name: str) -> None:
     linear = list(modules.linear_modules(tensors))
     chosen = targets.select_modules(linear, Ia3(), "ia3", model.config.model_type)
     scaled = set(targets.select_feedforward(chosen, Ia3(), model.config.model_type))
-    tuned = add_adapter(model, Method(ia3=Ia3()), Base(TABLE, None, 10))
+    tuned = add_adapter(model, Method(ia3=Ia3()), Base(Path("base"), None, 10))
     assert set(chosen) == adapted(tuned)
     found = {key for key, module in tuned.base_model.model.named_modules() if getattr(module, "is_feedforward", False)}
     assert scaled == found != set()
@@ -144,16 +146,16 @@ def test_files_that_leave_out_the_first_part_of_the_names() -> None:
 def test_what_peft_does_not_do_is_said_in_its_words() -> None:
     model, _ = fresh("GPT2Config")
     with pytest.raises(Failure, match="not supported") as caught:
-        add_adapter(model, Method.model_validate({"loha": {"targetModules": ["c_attn"]}}), Base(TABLE, None, 10))
+        add_adapter(model, Method.model_validate({"loha": {"targetModules": ["c_attn"]}}), Base(Path("base"), None, 10))
     assert caught.value.field == "spec.method.loha"
 
 
 def test_a_schedule_without_room_for_adalora_is_refused() -> None:
     model, _ = fresh("LlamaConfig")
     with pytest.raises(Failure, match="tinit 6 and tfinal 2 leave no step of 8"):
-        add_adapter(model, Method(adalora=Adalora(tinit=6)), Base(TABLE, None, 8))
+        add_adapter(model, Method(adalora=Adalora(tinit=6)), Base(Path("base"), None, 8))
 
 
 def test_the_table_of_what_peft_has_is_that_of_the_installed_one() -> None:
-    assert TABLE.read_text() == table(), "run `python -m tools.peft_tables` and commit the result"
-    assert peft_tables.default_targets("qlora", "llama") == ["q_proj", "v_proj"]
+    assert find_stale({"operator/finetune_api/peft.json": table()}) == [], "run `make generate` and commit the result"
+    assert peft_tables.default_targets("LORA", "llama") == ["q_proj", "v_proj"]

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 from finetune_agent.compatibility import IncompatibleError, check_files
 from finetune_api.methods import Method, Vera
 from finetune_api.reasons import Reason
+from finetune_trainer.methods.adapted_model import add_adapter
 from finetune_trainer.methods.conversion import lora_factors
-from finetune_trainer.methods.peft_config import Base, add_adapter
+from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.models.loading import load_base, quantization_config
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.failures import Failure
@@ -304,7 +305,7 @@ def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path
     original = dict(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).named_modules())
     method = Method.model_validate({"qlora": {"rank": 8, "init": "loftq", "quantization": {"type": kind}}})
     base = load_base(tmp_path, torch.float32, quantization_config(method, "fp32"))
-    model = add_adapter(base, method, Base(tmp_path, None, 10))
+    model = add_adapter(base, method, BaseInfo(tmp_path, None, 10))
     factors = lora_factors(model)
     assert len(factors) == (7 if name == "LlamaConfig" else 4)
     for module, (a, b) in factors.items():
@@ -334,7 +335,7 @@ def test_what_an_architecture_cannot_do_is_said_before_the_training(
     with pytest.raises(Failure, match=message) as caught:
         wanted = Method.model_validate(method)
         base = load_base(tmp_path, torch.float32, quantization_config(wanted, "fp32"))
-        add_adapter(base, wanted, Base(tmp_path, None, 10))
+        add_adapter(base, wanted, BaseInfo(tmp_path, None, 10))
     assert (caught.value.reason, caught.value.field) == (Reason.MODEL_UNSUPPORTED, field)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer import recipe
-from finetune_trainer.data import dataset
+from finetune_trainer.data import token_cache
 from finetune_trainer.runtime.background import start_thread
 from tests.trainer.jobs import Workbench, train, train_until
 
@@ -75,6 +75,6 @@ def test_a_second_attempt_takes_the_tokens_of_the_first(bench: Workbench, monkey
     def again(*_: Any) -> None:
         raise AssertionError("the rows are tokenised a second time")
 
-    monkeypatch.setattr(dataset, "_write", again)
+    monkeypatch.setattr(token_cache, "write_table", again)
     result, _ = train(replace(settings, attempt=2))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 2)

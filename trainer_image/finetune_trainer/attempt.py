@@ -19,7 +19,7 @@ from finetune_artifacts.objects import head, read_object
 from finetune_artifacts.store import Place
 from finetune_trainer.checkpoints import comparison_cleanup
 from finetune_trainer.data import forgetting_text, sources
-from finetune_trainer.data.sources import Data, Inputs, StartedFrom
+from finetune_trainer.data.sources import DownloadedAdapter, Inputs, LocalData
 from finetune_trainer.evaluation import gate
 from finetune_trainer.methods import starting_adapter
 from finetune_trainer.models import base_files
@@ -133,13 +133,13 @@ def run_attempt(
     pool = ThreadPoolExecutor(4, thread_name_prefix="fetch")
     try:
         adapter = pool.submit(fetch_adapter, settings)
-        text = pool.submit(forgetting_text.fetch, settings, PATIENCE_SECONDS)
+        text = pool.submit(forgetting_text.download, settings, PATIENCE_SECONDS)
         fetching = pool.submit(fetch_model, settings), pool.submit(fetch_data, settings)
         with phase("importing torch, transformers, peft and trl"):
             from finetune_trainer import recipe
         inputs = replace(gather(*fetching), adapter=adapter.result(), general=text.result())
         if inputs.adapter and (
-            refusal := starting_adapter.other_revision(inputs.adapter.base_revision, inputs.model_commit)
+            refusal := starting_adapter.compare_base_revisions(inputs.adapter.base_revision, inputs.model_commit)
         ):
             raise refusal
     finally:
@@ -225,28 +225,30 @@ def fetch_model(settings: Settings) -> tuple[Path, str | None]:
             shown = done * 10 // total
             log.info("fetching the model: %d of %d MB", done // 1_000_000, total // 1_000_000)
 
-    return base_files.fetch(settings, settings.scratch / "model", PATIENCE_SECONDS, report)
+    return base_files.download_base(settings, settings.scratch / "model", PATIENCE_SECONDS, report)
 
 
-def fetch_adapter(settings: Settings) -> StartedFrom | None:
+def fetch_adapter(settings: Settings) -> DownloadedAdapter | None:
     """The adapter that the training goes on from, if there is one."""
-    found = starting_adapter.find(settings, PATIENCE_SECONDS)
+    found = starting_adapter.find_adapter(settings, PATIENCE_SECONDS)
     if found is None:
         return None
     directory = settings.scratch / "starting-adapter" / found.digest.removeprefix("sha256:")
-    fetched = starting_adapter.fetch(settings, found, directory, PATIENCE_SECONDS)
-    return StartedFrom(fetched, found.digest, found.manifest.base_revision)
+    fetched = starting_adapter.download(settings, found, directory, PATIENCE_SECONDS)
+    return DownloadedAdapter(fetched, found.digest, found.manifest.base_revision)
 
 
-def fetch_data(settings: Settings) -> tuple[Data, Data | None]:
+def fetch_data(settings: Settings) -> tuple[LocalData, LocalData | None]:
     """The files of the dataset and, if it has files of its own, of the held-out data."""
-    training, held_out = sources.parts(settings.job.spec.dataset)
+    training, held_out = sources.find_splits(settings.job.spec.dataset)
     directory = settings.scratch / "data"
-    fetched = sources.fetch(settings, training, directory / "dataset", PATIENCE_SECONDS)
-    return fetched, sources.fetch(settings, held_out, directory / "validation", PATIENCE_SECONDS) if held_out else None
+    fetched = sources.download(settings, training, directory / "dataset", PATIENCE_SECONDS)
+    return fetched, sources.download(
+        settings, held_out, directory / "validation", PATIENCE_SECONDS
+    ) if held_out else None
 
 
-def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[Data, Data | None]]") -> Inputs:
+def gather(model: "Future[tuple[Path, str | None]]", data: "Future[tuple[LocalData, LocalData | None]]") -> Inputs:
     """Wait for both; raises what either failed with."""
     with phase("waiting for the model and the data"):
         dataset, validation = data.result()

@@ -17,7 +17,7 @@ from finetune_trainer.runtime.settings import Settings
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitSource:
     """The rows to train on, or those held out: their address, and the spec's fields that say so."""
 
     uri: str
@@ -32,11 +32,11 @@ class DataFile:
 
     name: str
     open: Callable[[], BinaryIO]
-    fetch: Callable[[Path], Path]
+    download: Callable[[Path], Path]
 
 
 @dataclass(frozen=True)
-class Data:
+class LocalData:
     """The local files of a part, and its address for messages."""
 
     uri: str
@@ -44,7 +44,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class StartedFrom:
+class DownloadedAdapter:
     """The adapter that the training goes on from, the digest that it is pinned by, and the commit of the base that it was made for."""
 
     directory: Path
@@ -58,20 +58,20 @@ class Inputs:
 
     model: Path
     model_commit: str | None
-    dataset: Data
-    validation: Data | None
-    adapter: StartedFrom | None = None
-    general: Data | None = None
+    dataset: LocalData
+    validation: LocalData | None
+    adapter: DownloadedAdapter | None = None
+    general: LocalData | None = None
     """The text on which forgetting is measured."""
 
 
-def parts(source: DatasetSource) -> tuple[Part, Part | None]:
+def find_splits(source: DatasetSource) -> tuple[SplitSource, SplitSource | None]:
     """The rows to train on and, where they have an address or a split of their own, the held-out ones."""
-    train = Part(source.uri, source.split or "train", "spec.dataset.uri", "spec.dataset.split")
+    train = SplitSource(source.uri, source.split or "train", "spec.dataset.uri", "spec.dataset.split")
     held_out = source.validation
     if held_out is None or held_out.fraction is not None:
         return train, None
-    return train, Part(
+    return train, SplitSource(
         held_out.uri or source.uri,
         held_out.split or "train",
         "spec.dataset.validation.uri",
@@ -79,48 +79,48 @@ def parts(source: DatasetSource) -> tuple[Part, Part | None]:
     )
 
 
-def files(settings: Settings, part: Part, patience_seconds: float) -> list[DataFile]:
+def list_files(settings: Settings, part: SplitSource, patience_seconds: float) -> list[DataFile]:
     """The files of a part, in the order in which they are read. Raises Failure and ArtifactError."""
     parsed = parse_uri(part.uri)
     match parsed:
         case HfUri():
-            return _on_the_hub(settings, parsed, part)
+            return _list_hub_files(settings, parsed, part)
         case S3Uri():
-            return _in_s3(settings, parsed, patience_seconds)
+            return _list_s3_files(settings, parsed, patience_seconds)
         case ConfigMapUri():
-            return [_local(_of_config_map(settings, parsed, part.uri_field))]
+            return [_local_file(_find_config_map_file(settings, parsed, part.uri_field))]
         case PvcUri():
             claim = (settings.mounts / "claims" / parsed.claim).resolve()
             path = (claim / parsed.path).resolve()
             if not path.is_relative_to(claim):
                 raise Failure(Reason.SPEC_INVALID, f"{part.uri!r} leads out of the claim", part.uri_field)
-            return _below(path, part)
+            return _list_directory(path, part)
         case FileUri():
-            return _below(Path(parsed.path).expanduser(), part)
+            return _list_directory(Path(parsed.path).expanduser(), part)
 
 
-def fetch(settings: Settings, part: Part, directory: Path, patience_seconds: float) -> Data:
+def download(settings: Settings, part: SplitSource, directory: Path, patience_seconds: float) -> LocalData:
     """Local copies of a part's files below ``directory``; those that are local are taken where they are. Raises Failure and ArtifactError."""
-    found = files(settings, part, patience_seconds)
-    return Data(part.uri, tuple(file.fetch(directory / f"{number:05d}") for number, file in enumerate(found)))
+    found = list_files(settings, part, patience_seconds)
+    return LocalData(part.uri, tuple(file.download(directory / f"{number:05d}") for number, file in enumerate(found)))
 
 
-def local_files(data: Data) -> list[DataFile]:
+def list_local_files(data: LocalData) -> list[DataFile]:
     """The fetched files, to be read."""
-    return [_local(path) for path in data.files]
+    return [_local_file(path) for path in data.files]
 
 
-def _local(path: Path) -> DataFile:
+def _local_file(path: Path) -> DataFile:
     return DataFile(path.name, lambda: path.open("rb"), lambda _directory: path)
 
 
-def _below(path: Path, part: Part) -> list[DataFile]:
+def _list_directory(path: Path, part: SplitSource) -> list[DataFile]:
     """A file, or all files of data in a directory and those below it."""
     if path.is_file():
-        return [_local(path)]
-    found = sorted(entry for entry in path.rglob("*") if entry.is_file() and dataset_files.is_data(entry.name))
+        return [_local_file(path)]
+    found = sorted(entry for entry in path.rglob("*") if entry.is_file() and dataset_files.is_data_file(entry.name))
     if found:
-        return [_local(entry) for entry in found]
+        return [_local_file(entry) for entry in found]
     nearest = path if path.is_dir() else path.parent
     there = sorted(entry.name for entry in nearest.iterdir())[:20] if nearest.is_dir() else []
     what = f"{nearest.name or nearest} has: {', '.join(there)}" if there else "there is nothing at its place"
@@ -129,11 +129,11 @@ def _below(path: Path, part: Part) -> list[DataFile]:
     )
 
 
-def _in_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> list[DataFile]:
+def _list_s3_files(settings: Settings, uri: S3Uri, patience_seconds: float) -> list[DataFile]:
     """An object, or all objects of data below a prefix."""
     store = settings.store(Purpose.DATASET, patience_seconds)
     info = head(store, uri)
-    found = [info] if info else [item for item in list_objects(store, uri) if dataset_files.is_data(item.uri.key)]
+    found = [info] if info else [item for item in list_objects(store, uri) if dataset_files.is_data_file(item.uri.key)]
     if not found:
         check_bucket(store, uri.bucket)
         raise missing(store, uri)
@@ -154,25 +154,25 @@ def _in_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> list[Data
     ]
 
 
-def _on_the_hub(settings: Settings, uri: HfUri, part: Part) -> list[DataFile]:
+def _list_hub_files(settings: Settings, uri: HfUri, part: SplitSource) -> list[DataFile]:
     source = settings.job.spec.dataset
     own = uri.repo == source.uri.partition("://")[2].strip("/")
-    api = client.client(
+    api = client.open_client(
         settings.hub_endpoint, settings.secret(source.secret_ref), client.DATASET, signed_in=settings.workstation
     )
-    dataset = dataset_files.resolve(api, uri.repo, source.revision if own else None)
-    names = dataset_files.split_files(dataset, source.name if own else None, part.split, part.split_field)
+    dataset = dataset_files.resolve_dataset(api, uri.repo, source.revision if own else None)
+    names = dataset_files.list_split_files(dataset, source.name if own else None, part.split, part.split_field)
     return [
         DataFile(
             name,
             lambda name=name: dataset_files.open_file(api, dataset, name),  # type: ignore[misc]
-            lambda directory, name=name: dataset_files.fetch(api, dataset, name, directory),  # type: ignore[misc]
+            lambda directory, name=name: dataset_files.download_file(api, dataset, name, directory),  # type: ignore[misc]
         )
         for name in names
     ]
 
 
-def _of_config_map(settings: Settings, uri: ConfigMapUri, field: str) -> Path:
+def _find_config_map_file(settings: Settings, uri: ConfigMapUri, field: str) -> Path:
     """The mounted file of a key. Raises Failure(DATASET_NOT_FOUND), which names the keys that are there."""
     directory = settings.mounts / "configmaps" / uri.name
     path = directory / uri.key

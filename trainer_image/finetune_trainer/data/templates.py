@@ -14,7 +14,7 @@ from finetune_trainer.runtime.failures import Failure
 Row = dict[str, Any]
 
 
-def renderer(template: Template) -> Callable[[Row], Row | str]:
+def make_renderer(template: Template) -> Callable[[Row], Row | str]:
     """Makes of a row one with text, or with prompt and completion; or says, as a text, what is wrong with it.
 
     Raises Failure(SPEC_INVALID) for a template that is none.

@@ -9,40 +9,41 @@ import jinja2
 
 from finetune_api.dataset import LENGTHS, Counts
 from finetune_api.reasons import Reason
-from finetune_trainer.data.rows import Layout, Message, Row
+from finetune_trainer.data.row_formats import Message, Row
+from finetune_trainer.data.rows import Layout
 from finetune_trainer.runtime.failures import Failure
 
 IGNORED = -100
 """Label of a token that the loss leaves out (torch.nn.CrossEntropyLoss's ignore_index)."""
-SHORTEST_BLOCK = 8
+MIN_BLOCK_TOKENS = 8
 """A rest of plain text shorter than this is left out."""
-TOGETHER = 64
+TOKENIZER_BATCH = 64
 """So many rows are given to the tokenizer at once, which works on them side by side."""
-END_WITHIN = 4
+END_WINDOW = 4
 """An end-of-text token among so many last ones counts as the end: templates add a line's end to it."""
-WITHOUT_INPUT = (
+ALPACA_PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
-WITH_INPUT = (
+ALPACA_PROMPT_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
 """The prompts of Stanford's Alpaca, for models that have no chat template of their own."""
-Sequence = dict[str, Any]
+TokenizedRow = dict[str, Any]
 """Columns as TRL takes them: input_ids and labels, or prompt_ids and an answer's ids."""
-Ids = list[int]
+TokenIds = list[int]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Work:
+class _PendingRow:
     """The texts of one row that are to be tokenised, and what makes a sequence of their tokens."""
 
     texts: list[str]
     special: bool
-    finish: Callable[[list[Ids]], Sequence]
+    finish: Callable[[list[TokenIds]], TokenizedRow]
 
 
 class Encoder:
@@ -52,9 +53,9 @@ class Encoder:
         self._tokenizer, self._layout, self._max_length, self._counts = tokenizer, layout, max_length, counts
         self._end = tokenizer.eos_token_id
 
-    def encode(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Sequence]]:
+    def encode(self, rows: Iterable[Row]) -> Iterator[tuple[Row, TokenizedRow]]:
         """The rows from which something can be learned, with their sequences, in their order."""
-        for some in batched(rows, TOGETHER):
+        for some in batched(rows, TOKENIZER_BATCH):
             work = [self._work(row) for row in some]
             tokens = {
                 special: self._tokenize([t for w in work if w.special is special for t in w.texts], special)
@@ -66,11 +67,11 @@ class Encoder:
                 if fitted := self._fit(whole):
                     yield row, fitted
 
-    def blocks(self, pieces: Iterable[str]) -> Iterator[Sequence]:
+    def blocks(self, pieces: Iterable[str]) -> Iterator[TokenizedRow]:
         """Plain text as one stream of tokens, cut into blocks of ``max_length``."""
         start = [self._tokenizer.bos_token_id] if self._adds_bos() else []
         length = self._max_length - len(start)
-        held: Ids = []
+        held: TokenIds = []
         for some in batched(pieces, 4):
             held += chain.from_iterable(self._tokenize(list(some), special=False))
             whole = len(held) - len(held) % length
@@ -79,25 +80,25 @@ class Encoder:
             for at in range(0, whole, length):
                 yield self._block(start + held[at : at + length])
             held = held[whole:]
-        if len(held) >= SHORTEST_BLOCK or (self._counts.rows == 0 and len(start) + len(held) > 1):
+        if len(held) >= MIN_BLOCK_TOKENS or (self._counts.rows == 0 and len(start) + len(held) > 1):
             yield self._block(start + held)
         elif held:
             self._counts.rows += 1
             self._counts.dropped += 1
 
-    def _block(self, ids: Ids) -> Sequence:
+    def _block(self, ids: TokenIds) -> TokenizedRow:
         self._counts.rows += 1
         self._measure(len(ids))
         return {"input_ids": ids, "labels": ids}
 
-    def _tokenize(self, texts: list[str], special: bool) -> Iterator[Ids]:
+    def _tokenize(self, texts: list[str], special: bool) -> Iterator[TokenIds]:
         return iter(self._tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else [])
 
     def _adds_bos(self) -> bool:
         bos = self._tokenizer.bos_token_id
         return bos is not None and self._tokenizer("a")["input_ids"][:1] == [bos]
 
-    def _work(self, row: Row) -> _Work:
+    def _work(self, row: Row) -> _PendingRow:
         match self._layout:
             case "messages":
                 return self._chat(row["messages"], row.get("tools"))
@@ -107,16 +108,16 @@ class Encoder:
                     [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}], None
                 )
             case "instruction":
-                prompt = (WITH_INPUT if row["input"].strip() else WITHOUT_INPUT).format(**row)
+                prompt = (ALPACA_PROMPT_WITH_INPUT if row["input"].strip() else ALPACA_PROMPT).format(**row)
                 return self._answers(prompt, {"completion": row["output"]}, {})
             case "promptCompletion":
                 extra = {"label": row["label"]} if "label" in row else {}
                 return self._answers(row["prompt"], {"completion": row["completion"]}, extra)
             case "preference":
                 return self._answers(row["prompt"], {"chosen": row["chosen"], "rejected": row["rejected"]}, {})
-        return _Work([row["text"]], True, lambda ids: self._all(self._with_end(ids[0])))
+        return _PendingRow([row["text"]], True, lambda ids: self._all(self._with_end(ids[0])))
 
-    def _answers(self, prompt: Any, answers: dict[str, Any], extra: dict[str, Any]) -> _Work:
+    def _answers(self, prompt: Any, answers: dict[str, Any], extra: dict[str, Any]) -> _PendingRow:
         """A prompt, which is not learned, and each answer to it."""
         chat = any(isinstance(answer, list) for answer in answers.values())
         if chat:
@@ -125,12 +126,12 @@ class Encoder:
         else:
             texts = [prompt, *(prompt + answer for answer in answers.values())]
 
-        def finish(ids: list[Ids]) -> Sequence:
+        def finish(ids: list[TokenIds]) -> TokenizedRow:
             before = ids[0] if texts[0] else []
             if chat:
                 # a template may render the prompt alone differently at its end: the answer begins where they part
-                before = before[: min(_common(before, whole) for whole in ids[1:])]
-            after: dict[str, Ids] = {}
+                before = before[: min(_common_prefix_length(before, whole) for whole in ids[1:])]
+            after: dict[str, TokenIds] = {}
             for name, text, whole in zip(answers, texts[1:], ids[1:], strict=True):
                 rest = whole[len(before) :]
                 if whole[: len(before)] != before:
@@ -142,9 +143,9 @@ class Encoder:
                 return {"input_ids": ids_of, "labels": [IGNORED] * len(before) + after["completion"]}
             return {"prompt_ids": before, **{f"{name}_ids": found for name, found in after.items()}, **extra}
 
-        return _Work(texts, not chat, finish)
+        return _PendingRow(texts, not chat, finish)
 
-    def _chat(self, messages: list[Message], tools: list[Any] | None) -> _Work:
+    def _chat(self, messages: list[Message], tools: list[Any] | None) -> _PendingRow:
         """The loss looks at the assistant's turns only: at what the template adds after the prompt for them."""
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         texts = [self._render(messages, tools, generation_prompt=False)]
@@ -152,7 +153,7 @@ class Encoder:
             texts.append(self._render(messages[:index], tools, generation_prompt=True) if index else "")
             texts.append(self._render(messages[: index + 1], tools, generation_prompt=False))
 
-        def finish(ids: list[Ids]) -> Sequence:
+        def finish(ids: list[TokenIds]) -> TokenizedRow:
             whole = ids[0]
             labels = [IGNORED] * len(whole)
             for before, after in zip(ids[1::2], ids[2::2], strict=True):
@@ -163,11 +164,11 @@ class Encoder:
                 labels[len(before) : len(after)] = whole[len(before) : len(after)]
             return {"input_ids": whole, "labels": labels}
 
-        return _Work(texts, False, finish)
+        return _PendingRow(texts, False, finish)
 
     def _render(self, messages: list[Message], tools: list[Any] | None, *, generation_prompt: bool) -> str:
         if not self._tokenizer.chat_template:
-            raise no_chat_template()
+            raise missing_chat_template()
         try:
             return str(
                 self._tokenizer.apply_chat_template(
@@ -183,19 +184,19 @@ class Encoder:
                 "spec.dataset.uri",
             ) from error
 
-    def _all(self, ids: Ids) -> Sequence:
+    def _all(self, ids: TokenIds) -> TokenizedRow:
         return {"input_ids": ids, "labels": list(ids)}
 
-    def _with_end(self, ids: Ids) -> Ids:
+    def _with_end(self, ids: TokenIds) -> TokenIds:
         """The ids with an end-of-text token, so that the model learns to stop."""
         return ids if self._end is None or ids[-1:] == [self._end] else [*ids, self._end]
 
-    def _fit(self, whole: Sequence) -> Sequence | None:
+    def _fit(self, whole: TokenizedRow) -> TokenizedRow | None:
         """Cut what is too long; None if then nothing is left to learn from."""
         if "input_ids" in whole:
             longest, ends = (
                 len(whole["input_ids"]),
-                [[label for label in whole["labels"][-END_WITHIN:] if label != IGNORED]],
+                [[label for label in whole["labels"][-END_WINDOW:] if label != IGNORED]],
             )
             fitted = {name: ids[: self._max_length] for name, ids in whole.items()}
             learns = any(label != IGNORED for label in fitted["labels"][1:])
@@ -203,7 +204,7 @@ class Encoder:
             before = len(whole["prompt_ids"])
             answers = [name for name in whole if name.endswith("_ids") and name != "prompt_ids"]
             longest = before + max(len(whole[name]) for name in answers)
-            ends = [whole[name][-END_WITHIN:] for name in answers]
+            ends = [whole[name][-END_WINDOW:] for name in answers]
             room = max(self._max_length - before, 0)
             fitted = whole | {name: whole[name][:room] for name in answers}
             learns = all(fitted[name] and before + len(fitted[name]) > 1 for name in answers)
@@ -225,7 +226,7 @@ class Encoder:
         counts.longest = max(counts.longest, length)
 
 
-def no_chat_template() -> Failure:
+def missing_chat_template() -> Failure:
     """The failure for chats that the model's tokenizer cannot make a text of."""
     return Failure(
         Reason.MODEL_UNSUPPORTED,
@@ -235,7 +236,7 @@ def no_chat_template() -> Failure:
     )
 
 
-def _common(some: Ids, others: Ids) -> int:
+def _common_prefix_length(some: TokenIds, others: TokenIds) -> int:
     """How many tokens two sequences begin with alike."""
     return next((n for n, (a, b) in enumerate(zip(some, others, strict=False)) if a != b), min(len(some), len(others)))
 

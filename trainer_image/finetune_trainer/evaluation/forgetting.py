@@ -9,20 +9,20 @@ from finetune_api.forgetting import ForgettingStatus
 from finetune_api.reasons import Reason
 from finetune_trainer.data import forgetting_text
 from finetune_trainer.data.dataset import Example
-from finetune_trainer.data.sources import Data, local_files
+from finetune_trainer.data.sources import LocalData, list_local_files
 from finetune_trainer.data.tokens import Encoder
 from finetune_trainer.evaluation.likelihood import mean_loss, perplexity
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
 
-def sequences(spec: FineTuneJobSpec, text: Data | None, tokenizer: Any) -> list[Example]:
+def sequences(spec: FineTuneJobSpec, text: LocalData | None, tokenizer: Any) -> list[Example]:
     """The text in sequences of ``training.maxLength`` tokens, as plain text is trained on; none where forgetting is not measured. Raises Failure."""
     wanted = spec.evaluation.forgetting
     if wanted is None or text is None:
         return []
     encoder = Encoder(tokenizer, "plain text", spec.training.max_length, Counts())
-    blocks = encoder.blocks(forgetting_text.pieces(local_files(text)))
+    blocks = encoder.blocks(forgetting_text.read_text(list_local_files(text)))
     found = [Example(block["input_ids"], block["labels"]) for block in islice(blocks, wanted.max_sequences)]
     if not found:
         raise Failure(Reason.DATASET_INVALID, f"{text.uri} holds no text: name one that does", forgetting_text.FIELD)

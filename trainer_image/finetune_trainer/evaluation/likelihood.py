@@ -13,7 +13,7 @@ from finetune_trainer.models import eval_mode
 def mean_loss(model: Any, examples: Sequence[Example]) -> float:
     """Mean negative log-likelihood, in nats per learned token, over all tokens of all examples."""
     total, count = 0.0, 0
-    with eval_mode.evaluating(model):
+    with eval_mode.evaluation_mode(model):
         for example in examples:
             logits = _logits(model, example.input_ids)[:-1].float()
             labels = torch.tensor(example.labels[1:], device=logits.device)
@@ -33,7 +33,7 @@ def perplexity(loss: float) -> float:
 
 def logits_of(model: Any, token_ids: list[int]) -> torch.Tensor:
     """Logits after each token, in float32 on the CPU: shape (length, vocabulary)."""
-    with eval_mode.evaluating(model):
+    with eval_mode.evaluation_mode(model):
         return _logits(model, token_ids).float().cpu()
 
 

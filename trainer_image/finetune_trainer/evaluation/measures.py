@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 from finetune_api.finetunejob import FineTuneJobSpec, Preference
 from finetune_trainer.data.dataset import Example
-from finetune_trainer.data.tokens import Sequence
+from finetune_trainer.data.tokens import TokenizedRow
 from finetune_trainer.evaluation.likelihood import mean_loss, perplexity
-from finetune_trainer.models.eval_mode import evaluating
+from finetune_trainer.models.eval_mode import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ Measure = Callable[[Any], Measured]
 """Measures a model. The first one that it is given is the reference of those objectives that have one."""
 
 
-def make_measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[Sequence]) -> Measure:
+def make_measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[TokenizedRow]) -> Measure:
     """How models are measured by the job's objective: ``held_out`` as texts, or ``rows`` with the answers to be compared."""
     beta = (spec.preference or Preference()).beta
     match spec.objective:
@@ -57,13 +57,13 @@ def _likelihood(model: Any, held_out: list[Example]) -> Measured:
 
 
 def _against_reference(
-    rows: list[Sequence], names: tuple[str, str], judge: Callable[[torch.Tensor, torch.Tensor], Measured]
+    rows: list[TokenizedRow], names: tuple[str, str], judge: Callable[[torch.Tensor, torch.Tensor], Measured]
 ) -> Measure:
     """Compare the answers' log-probabilities with those of the first model that is given."""
     reference: list[torch.Tensor] = []
 
     def measured(model: Any) -> Measured:
-        with evaluating(model):
+        with evaluation_mode(model):
             sums = [[_answer(model, row["prompt_ids"], row[name]).sum() for name in names] for row in rows]
         now = torch.tensor(sums)
         if not reference:
@@ -88,10 +88,10 @@ def _kto(now: torch.Tensor, then: torch.Tensor, labels: torch.Tensor, beta: floa
     return Measured(float(losses.mean()), float((signs * ratios > 0).float().mean()))
 
 
-def _orpo(model: Any, rows: list[Sequence], beta: float) -> Measured:
+def _orpo(model: Any, rows: list[TokenizedRow], beta: float) -> Measured:
     """Equations 6 and 7 of ORPO (arXiv 2403.07691); as in TRL, the likelihood is that of prompt and answer."""
     losses, right = [], []
-    with evaluating(model):
+    with evaluation_mode(model):
         for row in rows:
             chosen, rejected = (
                 _answer(model, row["prompt_ids"], row[name]).mean() for name in ("chosen_ids", "rejected_ids")
@@ -103,9 +103,9 @@ def _orpo(model: Any, rows: list[Sequence], beta: float) -> Measured:
     return Measured(sum(losses) / len(losses), sum(right) / len(right))
 
 
-def _reward(model: Any, rows: list[Sequence]) -> Measured:
+def _reward(model: Any, rows: list[TokenizedRow]) -> Measured:
     """The log-likelihood of the preferences under Bradley and Terry's model, as in InstructGPT (arXiv 2203.02155)."""
-    with evaluating(model):
+    with evaluation_mode(model):
         scores = torch.tensor(
             [[_score(model, row["prompt_ids"] + row[name]) for name in ("chosen_ids", "rejected_ids")] for row in rows]
         )

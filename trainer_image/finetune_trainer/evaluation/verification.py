@@ -19,7 +19,7 @@ from finetune_trainer.evaluation import forgetting
 from finetune_trainer.evaluation.likelihood import logits_of, logprobs
 from finetune_trainer.evaluation.measures import Measure
 from finetune_trainer.methods import bottleneck
-from finetune_trainer.models.eval_mode import evaluating
+from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
@@ -64,13 +64,13 @@ def save(model: Any, directory: Path, dtype: torch.dtype) -> None:
     Raises Failure(VERIFICATION_FAILED), and Failure(LOSS_DIVERGED) for a weight that is no finite number.
     """
     if isinstance(model, PeftModel):
-        with evaluating(model):
+        with evaluation_mode(model):
             model.save_pretrained(str(directory), safe_serialization=True)
             (directory / "README.md").unlink(missing_ok=True)
             check_saved(get_peft_model_state_dict(model), directory)
-    elif bottleneck.is_in(model):
+    elif bottleneck.has_bottleneck(model):
         bottleneck.save(model, directory)
-        check_saved(bottleneck.weights(model), directory)
+        check_saved(bottleneck.adapter_weights(model), directory)
     else:
         model.to(dtype)
         model.save_pretrained(str(directory), safe_serialization=True)

@@ -17,13 +17,13 @@ from huggingface_hub.errors import (
 
 from finetune_api.reasons import Reason
 from finetune_artifacts.safetensors import Tensor
-from finetune_trainer.runtime.failures import FULL, Failure
+from finetune_trainer.runtime.failures import DISK_FULL_ERRNOS, Failure
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Kind:
+class RepositoryKind:
     """What a repository of the hub holds, and how its faults are told."""
 
     noun: str
@@ -34,8 +34,8 @@ class Kind:
     elsewhere: str
 
 
-MODEL = Kind("model", "spec.model", "", Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, "s3:// or pvc://")
-DATASET = Kind(
+MODEL = RepositoryKind("model", "spec.model", "", Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, "s3:// or pvc://")
+DATASET = RepositoryKind(
     "dataset",
     "spec.dataset",
     "datasets/",
@@ -43,7 +43,7 @@ DATASET = Kind(
     Reason.DATASET_ACCESS_DENIED,
     "s3://, pvc:// or configmap://",
 )
-WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ class HubModel:
     files: tuple[str, ...]
 
 
-def resolve(api: HfApi, repo: str, revision: str | None) -> HubModel:
+def resolve_model(api: HfApi, repo: str, revision: str | None) -> HubModel:
     """The model at the commit that ``revision`` (None: the default branch) stands for now. Raises Failure."""
-    info = ask(api, MODEL, repo, revision, lambda: api.model_info(repo, revision=revision))
+    info = call_hub(api, MODEL, repo, revision, lambda: api.model_info(repo, revision=revision))
     return HubModel(repo, info.sha or "", tuple(sibling.rfilename for sibling in info.siblings or []))
 
 
-def tensors(api: HfApi, model: HubModel) -> dict[str, Tensor]:
+def read_tensors(api: HfApi, model: HubModel) -> dict[str, Tensor]:
     """Names, types and shapes of all tensors, from the headers alone. Raises Failure."""
     try:
-        metadata = ask(
+        metadata = call_hub(
             api,
             MODEL,
             model.repo,
@@ -84,10 +84,10 @@ def tensors(api: HfApi, model: HubModel) -> dict[str, Tensor]:
     }
 
 
-def file(api: HfApi, model: HubModel, name: str, directory: Path) -> Path:
+def download_file(api: HfApi, model: HubModel, name: str, directory: Path) -> Path:
     """Fetch one small file. Raises Failure."""
     return Path(
-        ask(
+        call_hub(
             api,
             MODEL,
             model.repo,
@@ -97,11 +97,11 @@ def file(api: HfApi, model: HubModel, name: str, directory: Path) -> Path:
     )
 
 
-def download(api: HfApi, repo: str, commit: str, directory: Path | None, *, code: bool = False) -> Path:
+def download_model(api: HfApi, repo: str, commit: str, directory: Path | None, *, code: bool = False) -> Path:
     """Fetch configuration, tokenizer and safetensors, and with ``code`` Python files, into ``directory`` (None: the user's cache of the hub). Raises Failure."""
-    wanted = [*WANTED, "*.py"] if code else WANTED
+    wanted = [*MODEL_FILES, "*.py"] if code else MODEL_FILES
     return Path(
-        ask(
+        call_hub(
             api,
             MODEL,
             repo,
@@ -111,7 +111,7 @@ def download(api: HfApi, repo: str, commit: str, directory: Path | None, *, code
     )
 
 
-def ask(api: HfApi, kind: Kind, repo: str, revision: str | None, action: Callable[[], T]) -> T:
+def call_hub(api: HfApi, kind: RepositoryKind, repo: str, revision: str | None, action: Callable[[], T]) -> T:
     """Do something with a repository; what its client raises becomes a Failure that names the remedy."""
     page, field = f"{api.endpoint}/{kind.pages}{repo}", f"{kind.section}.uri"
     at = f" at revision {revision!r}" if revision else ""
@@ -138,9 +138,9 @@ def ask(api: HfApi, kind: Kind, repo: str, revision: str | None, action: Callabl
             field,
         ) from error
     except HfHubHTTPError as error:
-        raise _refused(api, kind, repo, page, error) from error
+        raise _http_failure(api, kind, repo, page, error) from error
     except (httpx2.HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
             raise  # the disk, not the hub
         raise Failure(
             Reason.DOWNLOAD_FAILED,
@@ -150,7 +150,7 @@ def ask(api: HfApi, kind: Kind, repo: str, revision: str | None, action: Callabl
         ) from error
 
 
-def _refused(api: HfApi, kind: Kind, repo: str, page: str, error: HfHubHTTPError) -> Failure:
+def _http_failure(api: HfApi, kind: RepositoryKind, repo: str, page: str, error: HfHubHTTPError) -> Failure:
     field = f"{kind.section}.uri"
     status = error.response.status_code if error.response is not None else 0
     if status in (401, 403):
@@ -167,7 +167,7 @@ def _refused(api: HfApi, kind: Kind, repo: str, page: str, error: HfHubHTTPError
     )
 
 
-def client(endpoint: str | None, secret: Path | None, kind: Kind, *, signed_in: bool = False) -> HfApi:
+def open_client(endpoint: str | None, secret: Path | None, kind: RepositoryKind, *, signed_in: bool = False) -> HfApi:
     """The hub's own client, with the token in the Secret that the user named. Raises Failure if the Secret has none.
 
     Without a Secret nobody is asked for a token, unless the user is ``signed_in``: then the environment has it, or `hf auth login` has kept it.

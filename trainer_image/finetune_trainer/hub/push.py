@@ -20,17 +20,17 @@ SECTION = "spec.output.hub"
 KIND = replace(client.MODEL, section=SECTION, denied=Reason.OUTPUT_ACCESS_DENIED)
 
 
-def open_client(settings: Settings, output: HubOutput) -> HfApi:
+def _open_client(settings: Settings, output: HubOutput) -> HfApi:
     """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
-    return client.client(
+    return client.open_client(
         settings.hub_endpoint, settings.secret(output.secret_ref), KIND, signed_in=settings.workstation
     )
 
 
-def check(settings: Settings, output: HubOutput) -> None:
+def check_write_access(settings: Settings, output: HubOutput) -> None:
     """See that the hub knows the token, and that it is one to write with. Raises Failure."""
-    api = open_client(settings, output)
-    account = _ask(api, output, api.whoami)
+    api = _open_client(settings, output)
+    account = _call_hub(api, output, api.whoami)
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise Failure(
             Reason.OUTPUT_ACCESS_DENIED,
@@ -44,9 +44,9 @@ def push(settings: Settings, output: HubOutput, directory: Path) -> str:
 
     Files that are there already, as they are, are not sent again.
     """
-    api = open_client(settings, output)
-    _ask(api, output, lambda: api.create_repo(output.repo, private=output.private, exist_ok=True))
-    commit = _ask(
+    api = _open_client(settings, output)
+    _call_hub(api, output, lambda: api.create_repo(output.repo, private=output.private, exist_ok=True))
+    commit = _call_hub(
         api,
         output,
         lambda: api.upload_folder(
@@ -58,7 +58,7 @@ def push(settings: Settings, output: HubOutput, directory: Path) -> str:
     return f"hf://{output.repo}@{commit.oid}"
 
 
-def _ask(api: HfApi, output: HubOutput, action: Callable[[], T]) -> T:
+def _call_hub(api: HfApi, output: HubOutput, action: Callable[[], T]) -> T:
     try:
         return action()
     except HfHubHTTPError as error:

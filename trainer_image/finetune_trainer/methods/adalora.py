@@ -10,30 +10,30 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-STATE = "allocator.safetensors"
+ALLOCATOR_FILE = "allocator.safetensors"
 AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
-def of(model: Any) -> Any:
+def find_adalora(model: Any) -> Any:
     """The ``AdaLoraModel`` in a model; None if there is none."""
     part = model.base_model if isinstance(model, PeftModel) else None
     return part if isinstance(part, AdaLoraModel) else None
 
 
-class Pruning(TrainerCallback):
+class RankAllocationCallback(TrainerCallback):
     """Takes ranks away after each optimizer step, while the gradients are still there."""
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        part = of(model)
+        part = find_adalora(model)
         if part is not None:
             part.update_and_allocate(state.global_step)
 
 
-def regularisation(model: Any) -> torch.Tensor | None:
+def orthogonal_regularization(model: Any) -> torch.Tensor | None:
     """How far the singular vectors are from being orthogonal, weighted (Zhang et al. 2023, equation 4): a part of the loss. None without AdaLoRA."""
-    part = of(model)
+    part = find_adalora(model)
     if part is None:
         return None
     terms = []
@@ -45,9 +45,9 @@ def regularisation(model: Any) -> torch.Tensor | None:
     return weighted
 
 
-def save(model: Any, directory: Path) -> None:
+def save_allocator(model: Any, directory: Path) -> None:
     """Write the allocator's running averages and the ranks that are left; nothing for another method."""
-    part = of(model)
+    part = find_adalora(model)
     if part is None:
         return
     allocator = part.rankallocator
@@ -57,18 +57,18 @@ def save(model: Any, directory: Path) -> None:
         for name, value in getattr(allocator, kind).items()
     }
     pattern = part.peft_config["default"].rank_pattern
-    save_file(tensors, directory / STATE, metadata={"rank_pattern": json.dumps(pattern)})
+    save_file(tensors, directory / ALLOCATOR_FILE, metadata={"rank_pattern": json.dumps(pattern)})
 
 
-def restore(model: Any, directory: Path) -> None:
+def load_allocator(model: Any, directory: Path) -> None:
     """Read what ``save`` wrote."""
-    part = of(model)
+    part = find_adalora(model)
     if part is None:
         return
     allocator = part.rankallocator
     allocator.reset_ipt()
     device = next(part.parameters()).device
-    with safe_open(directory / STATE, framework="pt") as file:
+    with safe_open(directory / ALLOCATOR_FILE, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 -- the file is no mapping
             kind, _, name = key.partition("/")
             getattr(allocator, kind)[name] = file.get_tensor(key).to(device)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune_api.methods import Bottleneck
 from finetune_api.reasons import Reason
-from finetune_trainer.models.sublayers import UNKNOWN, sublayers
+from finetune_trainer.models.sublayers import UNKNOWN_SUBLAYERS, find_sublayers
 from finetune_trainer.runtime.failures import Failure
 
 CONFIG, WEIGHTS, TYPE = "adapter_config.json", "adapter_model.safetensors", "BOTTLENECK"
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-class Adapted(torch.nn.Module):
+class BottleneckLayer(torch.nn.Module):
     """The last layer of a sublayer, and an adapter behind it. It begins as the layer alone: ``up`` is zero."""
 
     def __init__(self, base_layer: torch.nn.Module, width: int, block: Bottleneck) -> None:
@@ -49,26 +49,28 @@ class Adapted(torch.nn.Module):
         return given + correction.to(given.dtype)
 
 
-def add(model: Any, block: Bottleneck) -> Any:
+def add_bottleneck(model: Any, block: Bottleneck) -> Any:
     """The model with fresh adapters, which alone are trained. Raises Failure(MODEL_UNSUPPORTED) for an architecture whose sublayers are not known."""
     model.requires_grad_(False)
-    chosen = sublayers([name for name, _ in model.named_modules()], block)
+    chosen = find_sublayers([name for name, _ in model.named_modules()], block)
     if not chosen:
-        raise Failure(Reason.MODEL_UNSUPPORTED, UNKNOWN.format(model.config.model_type), "spec.method.bottleneck")
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED, UNKNOWN_SUBLAYERS.format(model.config.model_type), "spec.method.bottleneck"
+        )
     for name in chosen:
         parent, _, last = name.rpartition(".")
         holder = model.get_submodule(parent)
-        setattr(holder, last, Adapted(getattr(holder, last), model.config.hidden_size, block))
+        setattr(holder, last, BottleneckLayer(getattr(holder, last), model.config.hidden_size, block))
     model.bottleneck = block
     return model
 
 
-def is_in(model: Any) -> bool:
+def has_bottleneck(model: Any) -> bool:
     """Whether the model has such adapters."""
-    return any(isinstance(module, Adapted) for module in model.modules())
+    return any(isinstance(module, BottleneckLayer) for module in model.modules())
 
 
-def weights(model: Any) -> dict[str, torch.Tensor]:
+def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
     """The adapters' weights, by name."""
     return {name: value for name, value in model.state_dict().items() if ".adapter_" in name}
 
@@ -76,7 +78,9 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 def save(model: Any, directory: Path) -> None:
     """Write the adapters into a directory: ``adapter_model.safetensors`` and ``adapter_config.json``."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights(model).items()}, directory / WEIGHTS)
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in adapter_weights(model).items()}, directory / WEIGHTS
+    )
     config = {"peft_type": TYPE, **model.bottleneck.to_json()}
     (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -85,7 +89,9 @@ def load(base: Any, directory: Path) -> Any:
     """The base with the adapters that ``save`` wrote."""
     config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     fields = {"placement", "reductionFactor", "nonLinearity", "dropout"}
-    model = add(base, Bottleneck.model_validate({key: value for key, value in config.items() if key in fields}))
+    model = add_bottleneck(
+        base, Bottleneck.model_validate({key: value for key, value in config.items() if key in fields})
+    )
     saved = load_file(directory / WEIGHTS)
     missing, unexpected = model.load_state_dict(saved, strict=False)
     if unexpected or [name for name in missing if ".adapter_" in name]:

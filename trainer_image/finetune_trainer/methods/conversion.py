@@ -21,7 +21,7 @@ MAX_RANK = 512
 """The highest rank that vLLM serves."""
 
 
-def factors(model: PeftModel, initial: Initial | None = None) -> dict[str, Factors] | None:
+def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[str, Factors] | None:
     """The update of each adapted module; None for a method whose update is no low-rank matrix, or one of too high a rank.
 
     ``initial``, for PiSSA, OLoRA and LoftQ: B·A − B₀·A₀, of twice the rank, on the base as it was before.
@@ -104,7 +104,7 @@ def write_lora(found: Mapping[str, Factors], linear: list[str], directory: Path)
     return rank
 
 
-def set_base(directory: Path, base: str, revision: str | None) -> None:
+def set_base_name(directory: Path, base: str, revision: str | None) -> None:
     """Name the base as the user knows it, not by the local path that it was loaded from; and list modules in one order always."""
     path = directory / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -9,18 +9,18 @@ from peft.utils.integrations import dequantize_bnb_weight
 from safetensors import safe_open
 from transformers.pytorch_utils import Conv1D
 
-from finetune_trainer.models.loading import QUANTISED
+from finetune_trainer.models.loading import QUANTIZED_PARAMETERS
 
 
 @torch.no_grad()
-def initialise(model: Any, directory: Path) -> None:
+def initialize(model: Any, directory: Path) -> None:
     """Set A and B of each adapted module so that B·A, scaled, is nearest to the original weight less the quantised one (Li et al. 2023, T = 1)."""
     files = _files(directory)
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     module: Any
     for name, module in layers:
         base: Any = module.get_base_layer()
-        if type(base.weight).__name__ not in QUANTISED:
+        if type(base.weight).__name__ not in QUANTIZED_PARAMETERS:
             continue  # left as it is, so that nothing was lost
         held = dequantize_bnb_weight(base.weight, state=getattr(base, "state", None)).float()
         original = _original(files, name.removeprefix("base_model.model.")).to(held.device, torch.float32)

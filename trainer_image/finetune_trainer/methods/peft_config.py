@@ -7,23 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel, PeftType, get_peft_model
-from peft.utils import ModulesToSaveWrapper
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftType
 
 from finetune_api import methods as api
 from finetune_api.reasons import Reason
-from finetune_trainer.methods import bottleneck, loftq
-from finetune_trainer.models.eval_mode import evaluating
-from finetune_trainer.models.loading import SCORE
+from finetune_trainer.models.loading import SCORE_HEAD
 from finetune_trainer.runtime.failures import Failure
 
-BEGIN_WITH_AN_UPDATE = ("pissa", "olora", "loftq")
+INITS_THAT_CHANGE_BASE = ("pissa", "olora", "loftq")
 """Values of ``init`` with which the adapter takes over a part of the base, or of what its quantisation lost."""
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseInfo:
     """What the methods must know of the base model and the run."""
 
     directory: Path
@@ -33,61 +29,7 @@ class Base:
     """Whether it scores texts instead of writing them."""
 
 
-def add_adapter(model: Any, method: api.Method, base: Base) -> Any:
-    """The base with a fresh adapter; for ``full`` the base itself, all of it to be trained.
-
-    Raises Failure(TARGET_MODULES_NOT_FOUND) and, for a setting that the model or the run does not allow, Failure(SPEC_INVALID).
-    """
-    block = method.config
-    if isinstance(block, api.Full):
-        return model.requires_grad_(True)
-    if isinstance(block, api.Bottleneck):
-        return bottleneck.add(model, block)
-    try:
-        adapted = get_peft_model(model, configuration(method, base))
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise refusal(error, method) from error
-    for module in adapted.modules():
-        if isinstance(module, ModulesToSaveWrapper):
-            module.register_forward_pre_hook(in_its_precision)
-    if isinstance(block, api.Qlora) and block.init == "loftq":
-        loftq.initialise(adapted, base.directory)
-    if adapted.active_peft_config.is_prompt_learning:
-        try_prompt(adapted, method)
-    return adapted
-
-
-def in_its_precision(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A module that is trained whole is held in fp32, whatever the base computes in."""
-    used = module.original_module if module.disable_adapters else module.modules_to_save["default"]
-    return tuple(
-        value.to(used.weight.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
-        for value in given
-    )
-
-
-def try_prompt(adapted: Any, method: api.Method) -> None:
-    """Answer once: PEFT finds only then that the learned tokens do not fit an architecture's attention. Raises Failure(MODEL_UNSUPPORTED)."""
-    try:
-        with evaluating(adapted):
-            adapted(input_ids=torch.tensor([[0, 1]], device=adapted.device))
-    except (RuntimeError, ValueError) as error:
-        raise Failure(
-            Reason.MODEL_UNSUPPORTED,
-            f"PEFT's {method.peft.type if method.peft else method.name} does not fit the attention of a model of type {adapted.config.model_type!r} ({error}): use lora",
-            f"spec.method.{method.name}",
-        ) from error
-
-
-def refusal(error: Exception, method: api.Method) -> Failure:
-    """What PEFT does not do with this model, in PEFT's words."""
-    field = f"spec.method.{method.name}"
-    if "target modules" in str(error).lower():
-        return Failure(Reason.TARGET_MODULES_NOT_FOUND, str(error), f"{field}.targetModules")
-    return Failure(Reason.SPEC_INVALID, f"PEFT cannot apply it to this model: {error}", field)
-
-
-def configuration(method: api.Method, base: Base) -> PeftConfig:
+def make_peft_config(method: api.Method, base: BaseInfo) -> PeftConfig:
     """PEFT's configuration of the one method that is set."""
     block = method.config
     make = CONFIGURATIONS[type(block)]
@@ -95,29 +37,29 @@ def configuration(method: api.Method, base: Base) -> PeftConfig:
     config.task_type = peft.TaskType.CAUSAL_LM
     if base.scores:
         config.task_type = peft.TaskType.SEQ_CLS
-        config.modules_to_save = [*(getattr(config, "modules_to_save", None) or []), SCORE]  # type: ignore[attr-defined]
+        config.modules_to_save = [*(getattr(config, "modules_to_save", None) or []), SCORE_HEAD]  # type: ignore[attr-defined]
     config.revision = base.revision
     return config
 
 
-def lora(block: api.LoraFields, base: Base) -> PeftConfig:
+def lora_config(block: api.LoraFields, base: BaseInfo) -> PeftConfig:
     """LoRA and its kin."""
     first: str = getattr(block, "init", "default")
     return peft.LoraConfig(
-        **targeted(block),
+        **target_options(block),
         r=block.rank,
-        lora_alpha=number(block.alpha),
+        lora_alpha=plain_number(block.alpha),
         lora_dropout=block.dropout,
         bias=block.bias,
         use_rslora=block.use_rslora,
         use_dora=isinstance(block, api.Dora),
         rank_pattern=dict(block.rank_pattern),
-        alpha_pattern={key: number(alpha) for key, alpha in block.alpha_pattern.items()},
+        alpha_pattern={key: plain_number(alpha) for key, alpha in block.alpha_pattern.items()},
         init_lora_weights=True if first in ("default", "loftq") else first,  # type: ignore[arg-type]
     )
 
 
-def adalora(block: api.Adalora, base: Base) -> PeftConfig:
+def adalora_config(block: api.Adalora, base: BaseInfo) -> PeftConfig:
     """AdaLoRA, with a schedule that fits the run. Raises Failure(SPEC_INVALID) where none does."""
     total = base.total_steps
     tinit = block.tinit if block.tinit is not None else total // 10
@@ -129,10 +71,10 @@ def adalora(block: api.Adalora, base: Base) -> PeftConfig:
             "spec.method.adalora.tinit",
         )
     return peft.AdaLoraConfig(
-        **targeted(block),
+        **target_options(block),
         init_r=block.init_rank,
         target_r=block.target_rank,
-        lora_alpha=number(block.alpha),
+        lora_alpha=plain_number(block.alpha),
         lora_dropout=block.dropout,
         tinit=tinit,
         tfinal=tfinal,
@@ -144,15 +86,15 @@ def adalora(block: api.Adalora, base: Base) -> PeftConfig:
     )
 
 
-def ia3(block: api.Ia3, base: Base) -> PeftConfig:
+def ia3_config(block: api.Ia3, base: BaseInfo) -> PeftConfig:
     """IA³."""
-    return peft.IA3Config(**targeted(block), feedforward_modules=block.feedforward_modules)
+    return peft.IA3Config(**target_options(block), feedforward_modules=block.feedforward_modules)
 
 
-def vera(block: api.Vera, base: Base) -> PeftConfig:
+def vera_config(block: api.Vera, base: BaseInfo) -> PeftConfig:
     """VeRA."""
     return peft.VeraConfig(
-        **targeted(block),
+        **target_options(block),
         r=block.rank,
         vera_dropout=block.dropout,
         d_initial=block.d_initial,
@@ -160,23 +102,23 @@ def vera(block: api.Vera, base: Base) -> PeftConfig:
     )
 
 
-def loha(block: api.Loha, base: Base) -> PeftConfig:
+def loha_config(block: api.Loha, base: BaseInfo) -> PeftConfig:
     """LoHa."""
     return peft.LoHaConfig(
-        **targeted(block),
+        **target_options(block),
         r=block.rank,
-        alpha=number(block.alpha),
+        alpha=plain_number(block.alpha),
         rank_dropout=block.rank_dropout,
         module_dropout=block.module_dropout,
     )
 
 
-def lokr(block: api.Lokr, base: Base) -> PeftConfig:
+def lokr_config(block: api.Lokr, base: BaseInfo) -> PeftConfig:
     """LoKr."""
     return peft.LoKrConfig(
-        **targeted(block),
+        **target_options(block),
         r=block.rank,
-        alpha=number(block.alpha),
+        alpha=plain_number(block.alpha),
         rank_dropout=block.rank_dropout,
         module_dropout=block.module_dropout,
         decompose_both=block.decompose_both,
@@ -184,10 +126,10 @@ def lokr(block: api.Lokr, base: Base) -> PeftConfig:
     )
 
 
-def oft(block: api.Oft, base: Base) -> PeftConfig:
+def oft_config(block: api.Oft, base: BaseInfo) -> PeftConfig:
     """OFT."""
     config = peft.OFTConfig(
-        **targeted(block),
+        **target_options(block),
         r=0,
         oft_block_size=block.oft_block_size,
         module_dropout=block.module_dropout,
@@ -199,12 +141,12 @@ def oft(block: api.Oft, base: Base) -> PeftConfig:
     return config
 
 
-def miss(block: api.Miss, base: Base) -> PeftConfig:
+def miss_config(block: api.Miss, base: BaseInfo) -> PeftConfig:
     """MiSS."""
-    return peft.MissConfig(**targeted(block), r=block.rank, miss_dropout=block.dropout)
+    return peft.MissConfig(**target_options(block), r=block.rank, miss_dropout=block.dropout)
 
 
-def prefix_tuning(block: api.PrefixTuning, base: Base) -> PeftConfig:
+def prefix_tuning_config(block: api.PrefixTuning, base: BaseInfo) -> PeftConfig:
     """Prefix tuning."""
     return peft.PrefixTuningConfig(
         num_virtual_tokens=block.num_virtual_tokens,
@@ -213,7 +155,7 @@ def prefix_tuning(block: api.PrefixTuning, base: Base) -> PeftConfig:
     )
 
 
-def prompt_tuning(block: api.PromptTuning, base: Base) -> PeftConfig:
+def prompt_tuning_config(block: api.PromptTuning, base: BaseInfo) -> PeftConfig:
     """Prompt tuning."""
     first = {"random": "RANDOM", "sampleVocab": "SAMPLE_VOCAB", "text": "TEXT"}[block.prompt_tuning_init]
     return peft.PromptTuningConfig(
@@ -225,7 +167,7 @@ def prompt_tuning(block: api.PromptTuning, base: Base) -> PeftConfig:
     )
 
 
-def p_tuning(block: api.PTuning, base: Base) -> PeftConfig:
+def p_tuning_config(block: api.PTuning, base: BaseInfo) -> PeftConfig:
     """P-tuning."""
     return peft.PromptEncoderConfig(
         num_virtual_tokens=block.num_virtual_tokens,
@@ -236,7 +178,7 @@ def p_tuning(block: api.PTuning, base: Base) -> PeftConfig:
     )
 
 
-def any_other(block: api.Peft, base: Base) -> PeftConfig:
+def other_config(block: api.Peft, base: BaseInfo) -> PeftConfig:
     """Whatever PEFT has. That the names are PEFT's was checked with the job; the values are PEFT's to judge."""
     config: PeftConfig = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(block.type)](
         **{"task_type": "CAUSAL_LM", **block.options}
@@ -244,44 +186,29 @@ def any_other(block: api.Peft, base: Base) -> PeftConfig:
     return config
 
 
-CONFIGURATIONS: dict[type[api.Block], Callable[[Any, Base], PeftConfig]] = {
-    api.Lora: lora,
-    api.Qlora: lora,
-    api.Dora: lora,
-    api.Adalora: adalora,
-    api.Ia3: ia3,
-    api.Vera: vera,
-    api.Loha: loha,
-    api.Lokr: lokr,
-    api.Oft: oft,
-    api.Miss: miss,
-    api.PrefixTuning: prefix_tuning,
-    api.PromptTuning: prompt_tuning,
-    api.PTuning: p_tuning,
-    api.Peft: any_other,
+CONFIGURATIONS: dict[type[api.Block], Callable[[Any, BaseInfo], PeftConfig]] = {
+    api.Lora: lora_config,
+    api.Qlora: lora_config,
+    api.Dora: lora_config,
+    api.Adalora: adalora_config,
+    api.Ia3: ia3_config,
+    api.Vera: vera_config,
+    api.Loha: loha_config,
+    api.Lokr: lokr_config,
+    api.Oft: oft_config,
+    api.Miss: miss_config,
+    api.PrefixTuning: prefix_tuning_config,
+    api.PromptTuning: prompt_tuning_config,
+    api.PTuning: p_tuning_config,
+    api.Peft: other_config,
 }
 
 
-def targeted(block: api.Targeted) -> dict[str, Any]:
+def target_options(block: api.Targeted) -> dict[str, Any]:
     """The options that all methods with target modules have. None leaves the choice to PEFT, by architecture."""
     return {"target_modules": block.target_modules or None, "modules_to_save": block.modules_to_save or None}
 
 
-def number(alpha: float) -> Any:
+def plain_number(alpha: float) -> Any:
     """PEFT writes alpha into its configuration as it gets it, and 32 reads better than 32.0."""
     return int(alpha) if math.isfinite(alpha) and float(alpha).is_integer() else alpha
-
-
-def peft_type(model: Any) -> str:
-    """PEFT's name of the method, and for what PEFT does not have ``BOTTLENECK`` and ``FULL``."""
-    if isinstance(model, PeftModel):
-        kind: Any = model.peft_config["default"].peft_type
-        return str(kind.value)
-    return "BOTTLENECK" if bottleneck.is_in(model) else "FULL"
-
-
-def to_float32(model: torch.nn.Module) -> None:
-    """Hold what is trained in fp32: an optimizer step is often smaller than bf16 can tell, and a resumed run must be exact."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.float32)

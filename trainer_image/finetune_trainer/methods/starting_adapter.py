@@ -23,7 +23,7 @@ PEFT_TYPES = {
     "lora": "LORA", "qlora": "LORA", "dora": "LORA", "ia3": "IA3", "vera": "VERA", "loha": "LOHA", "lokr": "LOKR", "oft": "OFT", "miss": "MISS",
     "promptTuning": "PROMPT_TUNING", "prefixTuning": "PREFIX_TUNING", "bottleneck": "BOTTLENECK",
 }  # fmt: skip
-DECISIVE = (
+CONFIG_KEYS_TO_MATCH = (
     "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "oft_block_size", "coft", "block_share", "decompose_both",
     "decompose_factor", "projection_prng_key", "num_virtual_tokens",
 )  # fmt: skip
@@ -40,7 +40,7 @@ class StartingAdapter:
     """Whether it is the form in which it was trained, beside the published one."""
 
 
-def find(settings: Settings, patience_seconds: float) -> StartingAdapter | None:
+def find_adapter(settings: Settings, patience_seconds: float) -> StartingAdapter | None:
     """What ``spec.model.adapter`` names; None if it is not set. Raises Failure and ArtifactError."""
     source = settings.job.spec.model.adapter
     if source is None:
@@ -62,10 +62,10 @@ def find(settings: Settings, patience_seconds: float) -> StartingAdapter | None:
             f"the adapter in {place} was made for the base model {manifest.base_model}, and spec.model.uri is {base}: name the model that it was made for",
             FIELD,
         )
-    return StartingAdapter(manifest, digest, _kept(settings.job.spec.method, manifest, place))
+    return StartingAdapter(manifest, digest, _select_form(settings.job.spec.method, manifest, place))
 
 
-def other_revision(made_for: str | None, commit: str | None) -> Failure | None:
+def compare_base_revisions(made_for: str | None, commit: str | None) -> Failure | None:
     """Why an adapter made for one commit of its base cannot go on with another; None where they are the same, or one of them has none."""
     if made_for is None or commit is None or made_for == commit:
         return None
@@ -76,7 +76,7 @@ def other_revision(made_for: str | None, commit: str | None) -> Failure | None:
     )
 
 
-def fetch(settings: Settings, found: StartingAdapter, directory: Path, patience_seconds: float) -> Path:
+def download(settings: Settings, found: StartingAdapter, directory: Path, patience_seconds: float) -> Path:
     """The adapter's files on the local disk. Raises ArtifactError."""
     store = settings.store(Purpose.ADAPTER, patience_seconds)
     if found.kept and found.manifest.trained is not None:
@@ -89,7 +89,7 @@ def fetch(settings: Settings, found: StartingAdapter, directory: Path, patience_
     return directory
 
 
-def load(model: Any, directory: Path, method: Method) -> None:
+def load_weights(model: Any, directory: Path, method: Method) -> None:
     """Put the adapter's weights into the place of the fresh ones. Raises Failure(SPEC_INVALID), which says what does not fit."""
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -108,7 +108,9 @@ def load(model: Any, directory: Path, method: Method) -> None:
         model.load_state_dict(weights, strict=False)
         return
     ours = model.peft_config["default"].to_dict()
-    _refuse([f"{key} {config.get(key)}" for key in DECISIVE if key in ours and config.get(key) != ours[key]])
+    _refuse(
+        [f"{key} {config.get(key)}" for key in CONFIG_KEYS_TO_MATCH if key in ours and config.get(key) != ours[key]]
+    )
     if other := sorted(set(get_peft_model_state_dict(model)) ^ set(weights)):
         _refuse([f"other modules, for example {other[0]}"])
     set_peft_model_state_dict(model, weights)
@@ -129,7 +131,7 @@ def _place(model: ModelSource) -> S3Uri:
     return place
 
 
-def _kept(method: Method, manifest: AdapterManifest, place: S3Uri) -> bool:
+def _select_form(method: Method, manifest: AdapterManifest, place: S3Uri) -> bool:
     wanted = method.peft.type if method.peft else PEFT_TYPES[method.name]
     if manifest.peft_type == wanted:
         return False

@@ -23,7 +23,7 @@ FIELD = "spec.model.uri"
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelMetadata:
     """What is known of a model without its weights."""
 
     config: dict[str, Any]
@@ -40,7 +40,7 @@ def canonical_name(settings: Settings) -> str:
     return parsed.repo if isinstance(parsed, HfUri) else uri.rstrip("/")
 
 
-def inspect(settings: Settings, patience_seconds: float) -> ModelFacts:
+def read_metadata(settings: Settings, patience_seconds: float) -> ModelMetadata:
     """Read configuration and safetensors headers. Raises Failure and ArtifactError."""
     parsed = parse_uri(settings.job.spec.model.uri)
     if isinstance(parsed, HfUri):
@@ -50,13 +50,14 @@ def inspect(settings: Settings, patience_seconds: float) -> ModelFacts:
     return _inspect_directory(local_directory(settings))
 
 
-def fetch(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
+def download_base(
+    settings: Settings, directory: Path, patience_seconds: float, report: Report
+) -> tuple[Path, str | None]:
     """The model's files in a local directory, and the commit of a hub model. Raises Failure and ArtifactError."""
     fetched, commit = _fetch(settings, directory, patience_seconds, report)
-    local_tensors(fetched, settings.job.spec.model.uri)
+    read_local_tensors(fetched, settings.job.spec.model.uri)
     config = _json_reader(lambda name: (fetched / name).read_bytes(), settings.job.spec.model.uri)("config.json")
-    if refused := remote_code.refusal(config, settings.job.spec.model):
-        raise refused
+    remote_code.check_remote_code(config, settings.job.spec.model)
     return fetched, commit
 
 
@@ -70,16 +71,16 @@ def _fetch(settings: Settings, directory: Path, patience_seconds: float, report:
         download_model(store, parsed, directory, report, code=spec.trust_remote_code)
         return directory, None
     assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
-    api = hub_client(settings)
-    commit = settings.model_revision or client.resolve(api, parsed.repo, spec.revision).commit
+    api = open_hub_client(settings)
+    commit = settings.model_revision or client.resolve_model(api, parsed.repo, spec.revision).commit
     place = None if settings.workstation else directory
-    return client.download(api, parsed.repo, commit, place, code=spec.trust_remote_code), commit
+    return client.download_model(api, parsed.repo, commit, place, code=spec.trust_remote_code), commit
 
 
-def hub_client(settings: Settings) -> HfApi:
+def open_hub_client(settings: Settings) -> HfApi:
     """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
     secret = settings.secret(settings.job.spec.model.secret_ref)
-    return client.client(settings.hub_endpoint, secret, client.MODEL, signed_in=settings.workstation)
+    return client.open_client(settings.hub_endpoint, secret, client.MODEL, signed_in=settings.workstation)
 
 
 def local_directory(settings: Settings) -> Path:
@@ -107,32 +108,34 @@ def local_directory(settings: Settings) -> Path:
     return directory
 
 
-def _inspect_hub(settings: Settings, repo: str) -> ModelFacts:
-    api = hub_client(settings)
-    model = client.resolve(api, repo, settings.model_revision or settings.job.spec.model.revision)
+def _inspect_hub(settings: Settings, repo: str) -> ModelMetadata:
+    api = open_hub_client(settings)
+    model = client.resolve_model(api, repo, settings.model_revision or settings.job.spec.model.revision)
     _require(set(model.files), f"hf://{repo}")
     directory = settings.scratch / "hub"
-    read = _json_reader(lambda name: client.file(api, model, name, directory).read_bytes(), f"hf://{repo}")
-    return _facts(set(model.files), read, client.tensors(api, model), model.commit)
+    read = _json_reader(lambda name: client.download_file(api, model, name, directory).read_bytes(), f"hf://{repo}")
+    return _make_metadata(set(model.files), read, client.read_tensors(api, model), model.commit)
 
 
-def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> ModelFacts:
+def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> ModelMetadata:
     store = settings.store(Purpose.MODEL, patience_seconds)
     objects = {info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, uri)}
     tensors: dict[str, Tensor] = {}
     for name, info in objects.items():
         if name.endswith(".safetensors"):
             tensors |= _header(lambda info=info: read_s3_header(store, info), str(info.uri))  # type: ignore[misc]
-    return _facts(set(objects), _json_reader(lambda name: read_object(store, objects[name].uri), str(uri)), tensors)
+    return _make_metadata(
+        set(objects), _json_reader(lambda name: read_object(store, objects[name].uri), str(uri)), tensors
+    )
 
 
-def _inspect_directory(directory: Path) -> ModelFacts:
-    tensors = local_tensors(directory, str(directory))
+def _inspect_directory(directory: Path) -> ModelMetadata:
+    tensors = read_local_tensors(directory, str(directory))
     files = {entry.name for entry in directory.iterdir()}
-    return _facts(files, _json_reader(lambda name: (directory / name).read_bytes(), str(directory)), tensors)
+    return _make_metadata(files, _json_reader(lambda name: (directory / name).read_bytes(), str(directory)), tensors)
 
 
-def local_tensors(directory: Path, where: str) -> dict[str, Tensor]:
+def read_local_tensors(directory: Path, where: str) -> dict[str, Tensor]:
     """The tensors of the weights in a directory. Raises Failure for what is no model, for pickled weights, and for files that are not whole."""
     files = {entry.name for entry in directory.iterdir()}
     _require(files, where)
@@ -177,11 +180,11 @@ def _json_reader(read: Callable[[str], bytes], where: str) -> Callable[[str], di
     return parsed
 
 
-def _facts(
+def _make_metadata(
     files: set[str], read: Callable[[str], dict[str, Any]], tensors: dict[str, Tensor], commit: str | None = None
-) -> ModelFacts:
+) -> ModelMetadata:
     template = "chat_template.jinja" in files or "chat_template.json" in files
     if not template and "tokenizer_config.json" in files:
         template = bool(read("tokenizer_config.json").get("chat_template"))
     tokenizer = bool({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"} & files)
-    return ModelFacts(read("config.json"), tensors, tokenizer, template, commit)
+    return ModelMetadata(read("config.json"), tensors, tokenizer, template, commit)

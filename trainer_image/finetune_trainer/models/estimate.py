@@ -8,11 +8,11 @@ from finetune_api.estimate.parameters import count
 from finetune_api.estimate.recomputing import settled
 from finetune_api.estimate.speed import total_steps
 from finetune_api.finetunejob import Estimate, FineTuneJobSpec
-from finetune_trainer.models.base_files import ModelFacts
-from finetune_trainer.models.modules import linear_modules
+from finetune_trainer.models.base_files import ModelMetadata
+from finetune_trainer.models.modules import list_linear_modules
 
 
-def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
+def make_estimate(spec: FineTuneJobSpec, facts: ModelMetadata) -> Estimate:
     """Parameters; the GPU's memory, for a job that asks for one; and the steps, if the spec says them.
 
     Raises UnknownArchitectureError, TargetError and NotCountedError, all of them ValueErrors.
@@ -34,7 +34,7 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     )
 
 
-def warnings(found: Estimate) -> list[str]:
+def list_warnings(found: Estimate) -> list[str]:
     """What is worth a look in an estimate."""
     needed, largest = found.comparison_gpu_memory_bytes or 0, GPUS[-1]
     if needed <= largest.bytes:
@@ -45,12 +45,12 @@ def warnings(found: Estimate) -> list[str]:
     ]
 
 
-def check_sizes(architecture: Architecture, facts: ModelFacts) -> None:
+def check_sizes(architecture: Architecture, facts: ModelMetadata) -> None:
     """The weights are those that config.json describes. Raises ValueError where the linear layers are of another size."""
     if facts.config.get("quantization_config"):
         return
     described = sum(m.weight for m in architecture.modules if m.is_linear and m is not architecture.head)
-    stored = sum(inputs * outputs for inputs, outputs in linear_modules(facts.tensors).values())
+    stored = sum(inputs * outputs for inputs, outputs in list_linear_modules(facts.tensors).values())
     if described != stored:
         raise ValueError(
             f"by config.json the model's linear layers have {described:,} weights, but the files have {stored:,}"

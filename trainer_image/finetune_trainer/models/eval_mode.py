@@ -8,7 +8,7 @@ import torch
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluation_mode(model: Any) -> Iterator[None]:
     """Without dropout and gradients, and as before afterwards. No random number is drawn, so that training goes on as if nothing had been."""
     was_training = model.training
     model.eval()

@@ -23,9 +23,9 @@ TOKENIZER_FILES = (
 """How the names of a tokenizer's files begin."""
 
 
-SCORE = "score"
+SCORE_HEAD = "score"
 """transformers' name of the head of a decoder that scores texts."""
-QUANTISED = ("Params4bit", "Int8Params")
+QUANTIZED_PARAMETERS = ("Params4bit", "Int8Params")
 """The types of weights that bitsandbytes holds."""
 
 
@@ -60,7 +60,7 @@ def load_base(
     """
     scores = scores_padded_with is not None
     if scores and quantization is not None:
-        quantization.llm_int8_skip_modules = [SCORE]
+        quantization.llm_int8_skip_modules = [SCORE_HEAD]
     try:
         loaded: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
             directory,
@@ -80,7 +80,7 @@ def load_base(
             Reason.MODEL_UNSUPPORTED, f"transformers cannot load the model: {error}", "spec.model.uri"
         ) from error
     model, loading = loaded
-    missing = sorted(name for name in loading["missing_keys"] if not (scores and name.startswith(SCORE)))
+    missing = sorted(name for name in loading["missing_keys"] if not (scores and name.startswith(SCORE_HEAD)))
     if missing:
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
@@ -88,8 +88,10 @@ def load_base(
             "spec.model.uri",
         )
     if scores:
-        torch.nn.init.zeros_(model.get_submodule(SCORE).weight)
-    if quantization is not None and not any(type(weight).__name__ in QUANTISED for weight in model.parameters()):
+        torch.nn.init.zeros_(model.get_submodule(SCORE_HEAD).weight)
+    if quantization is not None and not any(
+        type(weight).__name__ in QUANTIZED_PARAMETERS for weight in model.parameters()
+    ):
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
             f"bitsandbytes quantises none of the layers of a model of type {model.config.model_type!r}: choose lora, or dora without quantization",
@@ -151,17 +153,17 @@ def _plain(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".base_layer", "")
 
 
-def serving_dtype(model: Any) -> torch.dtype:
+def choose_serving_dtype(model: Any) -> torch.dtype:
     """fp32, in which comparisons are sharpest; bf16 for a model that would fill more than a third of the GPU so."""
     if not device.has_gpu():
         return torch.float32
     torch.set_float32_matmul_precision("high")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    size = 4 * sum(unpacked(weight) for weight in base.parameters())
+    size = 4 * sum(count_weights(weight) for weight in base.parameters())
     return torch.float32 if size * 3 < device.gpu_bytes() else torch.bfloat16
 
 
-def unpacked(weight: Any) -> int:
+def count_weights(weight: Any) -> int:
     """The numbers that a weight stands for; bitsandbytes keeps two of 4 bits in each element."""
     state = getattr(weight, "quant_state", None)
     return int((weight if state is None else state.shape).numel())

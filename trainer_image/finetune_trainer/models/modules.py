@@ -11,7 +11,7 @@ _NOT_LINEAR = re.compile(r"(^|\.)(embed\w*|\w*embeddings?|wte|wpe|shared|lm_head
 """Matrices that are no linear layer for PEFT's all-linear: embeddings and the output head."""
 
 
-def linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+def list_linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     """Module name to the two sizes of its matrix, for each linear layer but the output head, in the model's order."""
     found = {}
     for name, tensor in tensors.items():
@@ -21,7 +21,7 @@ def linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 
 
-def all_modules(tensors: Mapping[str, Tensor]) -> list[str]:
+def list_modules(tensors: Mapping[str, Tensor]) -> list[str]:
     """The names of all modules that have a weight, and of those that hold them."""
     found: dict[str, None] = {}
     for name in tensors:
@@ -30,12 +30,12 @@ def all_modules(tensors: Mapping[str, Tensor]) -> list[str]:
     return list(found)
 
 
-def lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:
+def count_lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:
     """Parameters of a LoRA: ``rank * (in + out)`` for each adapted matrix (Hu et al. 2021, section 4.1)."""
     return sum(of_module(block.rank_pattern, name, block.rank) * sum(modules[name]) for name in chosen)
 
 
-def total_parameters(tensors: Mapping[str, Tensor]) -> int:
+def count_parameters(tensors: Mapping[str, Tensor]) -> int:
     """Numbers in all tensors; a tied output head is stored, and counted, once."""
     total = 0
     for tensor in tensors.values():

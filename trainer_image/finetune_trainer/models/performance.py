@@ -21,7 +21,7 @@ from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
-WORTH_COMPILING = 2e17
+MIN_OPERATIONS_TO_COMPILE = 2e17
 """Operations of a run that repays one or two minutes of compiling: ten minutes of an H100 at the third of its peak that fine-tuning reaches."""
 
 
@@ -50,13 +50,18 @@ def uses_compile(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
     wanted, method = spec.training.compile, spec.method.config
     if spec.training.sharding != "none":
         return False  # compiled layers were not tried with weights that come and go
-    if wanted == "always" and compiler() is None:
+    if wanted == "always" and find_compiler() is None:
         raise Failure(
             Reason.SPEC_INVALID,
             "torch.compile needs a C++ compiler, and there is none here: choose auto, or an image that has g++ (spec.podTemplate.image)",
             "spec.training.compile",
         )
-    if wanted != "auto" or not device.has_gpu() or compiler() is None or not isinstance(method, Lora | Qlora | Full):
+    if (
+        wanted != "auto"
+        or not device.has_gpu()
+        or find_compiler() is None
+        or not isinstance(method, Lora | Qlora | Full)
+    ):
         return wanted == "always"
     try:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
@@ -65,17 +70,17 @@ def uses_compile(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
     # without what is recomputed, so that the ladder does not change it in the middle of a run
     plain = spec.training.model_copy(update={"gradient_checkpointing": "never"})
     operations = operations_per_token(architecture, spec.method, plain)
-    return steps * tokens_per_step(spec.training) * operations >= WORTH_COMPILING
+    return steps * tokens_per_step(spec.training) * operations >= MIN_OPERATIONS_TO_COMPILE
 
 
-def compiler() -> str | None:
+def find_compiler() -> str | None:
     """The compiler that torch.compile would call: of C++ for a CPU; a GPU's kernels are made by Triton, which needs one of C."""
     named = ("CC", "gcc", "clang") if device.has_gpu() else ("CXX", "g++", "clang++")
     return shutil.which(os.environ.get(named[0]) or named[1]) or shutil.which(named[2])
 
 
 @contextmanager
-def compiled_layers(model: Any, *, on: bool, required: bool) -> Iterator[None]:
+def compile_layers(model: Any, *, on: bool, required: bool) -> Iterator[None]:
     """Within it the layers run compiled, one by one, so that all of them share one short compilation; names and weights stay as they are.
 
     Lengths are no part of what is compiled, so that it does not hang on which batch comes first. A layer that cannot be compiled runs as it is, unless

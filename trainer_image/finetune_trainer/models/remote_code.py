@@ -10,13 +10,13 @@ from finetune_trainer.runtime.failures import Failure
 FIELD = "spec.model.trustRemoteCode"
 
 
-def refusal(config: dict[str, Any], model: ModelSource) -> Failure | None:
+def check_remote_code(config: dict[str, Any], model: ModelSource) -> None:
     """Why a model with this config.json is not loaded; None for one that needs no code of its own, or whose code is trusted."""
     brought, model_type = config.get("auto_map"), str(config.get("model_type"))
     if not brought or model.trust_remote_code or transformers_tables.is_known(model_type):
-        return None
+        return
     names = sorted(str(name) for name in brought.values()) if isinstance(brought, dict) else [str(brought)]
-    return Failure(
+    raise Failure(
         Reason.MODEL_UNSUPPORTED,
         f"the model brings code of its own ({', '.join(names)[:200]}), which is not run, and transformers {transformers_tables.version()} has none for models of "
         f"type {model_type!r}: choose a model that transformers knows, or, if you trust whoever can change {model.uri}, set it to true, which the cluster's "

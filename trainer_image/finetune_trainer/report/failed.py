@@ -21,7 +21,7 @@ from finetune_trainer.report import fields
 from finetune_trainer.report.contents import Failed
 from finetune_trainer.report.render import render_failed
 from finetune_trainer.runtime import libraries
-from finetune_trainer.runtime.effective_settings import without_credentials
+from finetune_trainer.runtime.effective_settings import redact_credentials
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import Settings, now
@@ -68,7 +68,7 @@ def _leave(
         log.info("the report of the failed attempt is %s", place)
         left.append(ReportStatus(uri=str(place)))
     except BaseException as problem:  # noqa: BLE001 -- the attempt has failed already, and for another reason
-        log.warning("the report of the failed attempt could not be left: %s", without_credentials(str(problem)))
+        log.warning("the report of the failed attempt could not be left: %s", redact_credentials(str(problem)))
 
 
 def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, trace: str) -> Failed:
@@ -83,14 +83,14 @@ def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, t
         method=spec.method.name,
         objective=spec.objective,
         reason=str(ended.reason),
-        message=without_credentials(ended.message),
+        message=redact_credentials(ended.message),
         attempt=run.attempts[-1]["number"] if run.attempts else settings.attempt,
         step=progress.step if progress else None,
         total_steps=progress.total_steps if progress else None,
         resumed_from=run.resumed_from_step,
         checkpoint=run.checkpoint.uri if run.checkpoint else None,
         evaluation=run.evaluation,
-        trace=without_credentials(trace),
+        trace=redact_credentials(trace),
         # transformers' summary at the end speaks of the last attempt alone
         history=[entry for entry in run.history if "train_runtime" not in entry],
         data=fields.describe_shape(run.counts) if run.counts else None,

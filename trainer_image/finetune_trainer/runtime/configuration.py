@@ -14,7 +14,7 @@ from finetune_trainer.runtime import result
 from finetune_trainer.runtime.logs import log
 
 
-def job_of(environment: Mapping[str, str]) -> FineTuneJob | list[Problem]:
+def read_job(environment: Mapping[str, str]) -> FineTuneJob | list[Problem]:
     """The FineTuneJob, or all that is wrong with it."""
     try:
         return FineTuneJob.of(json.loads(environment.get("FINETUNE_JOB", "")))
@@ -33,7 +33,7 @@ def termination_log(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log"))
 
 
-def refuse(command: str, found: list[Problem], path: Path) -> int:
+def write_problems(command: str, found: list[Problem], path: Path) -> int:
     """Leave what is wrong as the command's result, and return the exit code."""
     for problem in found:
         log.error("%s: %s", problem.reason, problem)

@@ -19,30 +19,32 @@ class Setting:
     origin: str
 
 
-ENVIRONMENT = "spec.podTemplate.env"
-YOURS, TYPED, DEFAULT, FITTED = "your file", "--set", "default", "out of memory"
+ENVIRONMENT_PATH = "spec.podTemplate.env"
+USER_FILE, COMMAND_LINE, DEFAULT, OUT_OF_MEMORY = "your file", "--set", "default", "out of memory"
 
 
-def settings_in_force(spec: Model, changes: Sequence[str], adjustments: Sequence[Adjustment] = ()) -> list[Setting]:
+def list_effective_settings(
+    spec: Model, changes: Sequence[str], adjustments: Sequence[Adjustment] = ()
+) -> list[Setting]:
     """The leaves of the spec with their origin. What equals its default is called a default, whoever wrote it.
 
     ``changes`` are the paths of fields that the command line replaced, ``adjustments`` what the ladder replaced (finetune_api.ladder).
     """
     found, fitted = [], {f"spec.{change.field}" for change in adjustments}
     for path, value, default in _leaves(spec, "spec"):
-        origin = DEFAULT if default is not None and value == default[0] else YOURS
+        origin = DEFAULT if default is not None and value == default[0] else USER_FILE
         if any(path == change or path.startswith(f"{change}.") for change in changes):
-            origin = TYPED
+            origin = COMMAND_LINE
         # a method's settings have its name in their path: spec.method.qlora.quantization.type
         if {path, re.sub(r"^spec\.method\.\w+\.(quantization)\..*", r"spec.method.\1", path)} & fitted:
-            origin = FITTED
+            origin = OUT_OF_MEMORY
         # an environment variable's value may be anything, a credential too
-        shown = [variable["name"] for variable in value] if path == ENVIRONMENT else value
-        found.append(Setting(path, without_credentials(text(shown)), origin))
+        shown = [variable["name"] for variable in value] if path == ENVIRONMENT_PATH else value
+        found.append(Setting(path, redact_credentials(format_value(shown)), origin))
     return found
 
 
-def without_credentials(value: str) -> str:
+def redact_credentials(value: str) -> str:
     """A text in which no address names a user and a password: what is reported may be published."""
     return re.sub(r"://[^/@\s]+@", "://…@", value)
 
@@ -68,7 +70,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as one would write it in YAML."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

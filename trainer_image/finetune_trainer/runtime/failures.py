@@ -6,13 +6,13 @@ import traceback
 from finetune_api.reasons import Reason
 from finetune_artifacts.errors import ArtifactError
 
-NO_SPACE = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded")
+DISK_FULL_MESSAGES = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded")
 """What a full disk is called in the errors of libraries that are no OSError: safetensors, torch."""
-NO_GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+GPU_MEMORY_MESSAGES = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What a full GPU is called in the errors of libraries that do not allocate through torch."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The numbers of an OSError that says that the disk is full."""
-LOST = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+PROCESS_GROUP_MESSAGES = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 """What the errors of torch.distributed say of another process that is gone or does not answer."""
 
 
@@ -44,14 +44,14 @@ def classify(error: BaseException) -> tuple[Reason, str]:
                 Reason.HOST_OUT_OF_MEMORY,
                 "the trainer container ran out of memory: raise spec.resources.limits.memory",
             )
-        case OSError(errno=number) if number in FULL:
-            return Reason.TRAINER_ERROR, _disk_full(f"{error.filename or 'a file'} ({error.strerror})")
+        case OSError(errno=number) if number in DISK_FULL_ERRNOS:
+            return Reason.TRAINER_ERROR, _disk_full_message(f"{error.filename or 'a file'} ({error.strerror})")
     name, text = type(error).__name__, str(error)
-    if any(sign in text for sign in NO_SPACE):
-        return Reason.TRAINER_ERROR, _disk_full(f"a file ({_first_line(text)})")
-    if name == "OutOfMemoryError" or any(sign in text for sign in NO_GPU_MEMORY):
+    if any(sign in text for sign in DISK_FULL_MESSAGES):
+        return Reason.TRAINER_ERROR, _disk_full_message(f"a file ({_first_line(text)})")
+    if name == "OutOfMemoryError" or any(sign in text for sign in GPU_MEMORY_MESSAGES):
         return Reason.OUT_OF_MEMORY, f"the GPU has too little memory: {_first_line(text)}"
-    if name.startswith("Dist") or (name == "RuntimeError" and any(sign in text for sign in LOST)):
+    if name.startswith("Dist") or (name == "RuntimeError" and any(sign in text for sign in PROCESS_GROUP_MESSAGES)):
         return Reason.NCCL_ERROR, f"the processes of the training lost one another: {_first_line(text)}"
     if "DefaultCPUAllocator" in text or "can't allocate memory" in text.lower():
         return Reason.HOST_OUT_OF_MEMORY, "the trainer container ran out of memory: raise spec.resources.limits.memory"
@@ -60,14 +60,14 @@ def classify(error: BaseException) -> tuple[Reason, str]:
             Reason.MODEL_UNSUPPORTED,
             f"a weights file of the model cannot be read ({_first_line(text)}): it is damaged, upload it again",
         )
-    return Reason.TRAINER_ERROR, last_line(error)
+    return Reason.TRAINER_ERROR, describe_exception(error)
 
 
-def _disk_full(what: str) -> str:
+def _disk_full_message(what: str) -> str:
     return f"there is no space left for {what}: give the pod more ephemeral storage"
 
 
-def last_line(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """The end of the traceback: what was raised, and where."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""

@@ -29,7 +29,7 @@ def library_environment(environment: Mapping[str, str], processes: int = 1) -> d
     }
 
 
-def leave_out(name: str) -> None:
+def hide_package(name: str) -> None:
     """Have this process find no package of this name: transformers and TRL import wandb wherever it is installed, which takes a second of each start."""
     sys.modules[name] = None  # type: ignore[assignment]
 

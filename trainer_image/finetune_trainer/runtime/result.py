@@ -8,8 +8,8 @@ from typing import Any
 from finetune_api.messages import TERMINATION_MESSAGE_BYTES, PreflightResult, TrainerResult
 
 log = logging.getLogger(__name__)
-WHOLE = ("uri", "hub", "digest")
-DISPENSABLE = ("data", "progress", "report", "warnings", "evaluation")
+NEVER_CUT = ("uri", "hub", "digest")
+OPTIONAL_SECTIONS = ("data", "progress", "report", "warnings", "evaluation")
 """What is left out, in this order, where even cut texts are too many."""
 
 
@@ -23,14 +23,14 @@ def write(result: PreflightResult | TrainerResult, path: Path) -> None:
 
 def encode(result: PreflightResult | TrainerResult) -> bytes:
     """The result as JSON of at most 4 KiB: long texts are cut, then the last items of lists are left out, and at last whole sections, the log has all of it."""
-    content = _valid(result.to_json())
+    content = _replace_surrogates(result.to_json())
     for limit in (2000, 1000, 600, 400, 300):
         if len(encoded := _dump(_cut(content, limit))) <= TERMINATION_MESSAGE_BYTES:
             return encoded
     content = _cut(content, 300)
     for key in ("warnings", "problems"):
-        _leave_out(content, key)
-    for key in DISPENSABLE:
+        _drop_last_items(content, key)
+    for key in OPTIONAL_SECTIONS:
         if len(_dump(content)) > TERMINATION_MESSAGE_BYTES:
             content.pop(key, None)
     if len(_dump(content)) > TERMINATION_MESSAGE_BYTES and content.get("adapter"):
@@ -38,7 +38,7 @@ def encode(result: PreflightResult | TrainerResult) -> bytes:
     return _dump(content)
 
 
-def _leave_out(content: dict[str, Any], key: str) -> None:
+def _drop_last_items(content: dict[str, Any], key: str) -> None:
     """Take as many of the last items out of a list as are too many, and say how many they were."""
     items = content.get(key) or []
     dropped = 0
@@ -51,13 +51,13 @@ def _leave_out(content: dict[str, Any], key: str) -> None:
         items[-1] = f"and {dropped + 1} more, see the pod's log"
 
 
-def _valid(value: Any) -> Any:
+def _replace_surrogates(value: Any) -> Any:
     """A copy whose texts have no half characters, which are no UTF-8: a path or a row may have brought one along."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, dict):
-        return {key: _valid(item) for key, item in value.items()}
-    return [_valid(item) for item in value] if isinstance(value, list) else value
+        return {key: _replace_surrogates(item) for key, item in value.items()}
+    return [_replace_surrogates(item) for item in value] if isinstance(value, list) else value
 
 
 def _cut(value: Any, limit: int, key: str = "") -> Any:
@@ -66,7 +66,7 @@ def _cut(value: Any, limit: int, key: str = "") -> Any:
         return {name: _cut(item, limit, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_cut(item, limit, key) for item in value]
-    if not isinstance(value, str) or key in WHOLE or len(_dump(value)) <= limit:
+    if not isinstance(value, str) or key in NEVER_CUT or len(_dump(value)) <= limit:
         return value
     kept = value[:limit]
     while len(_dump(kept)) > limit - 4:

@@ -17,7 +17,7 @@ from finetune_artifacts.store import Place, Store, open_store
 from finetune_trainer.runtime.configuration import termination_log
 from finetune_trainer.runtime.process import Process
 
-COMPARISON = "comparison"
+COMPARISON_PREFIX = "comparison"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Settings:
     @property
     def comparison(self) -> S3Uri:
         """Where the comparison with full fine-tuning keeps what it needs, until the adapter is published."""
-        return self.output.child(COMPARISON)
+        return self.output.child(COMPARISON_PREFIX)
 
     @property
     def checkpoints(self) -> S3Uri:
@@ -119,7 +119,7 @@ class Settings:
         return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
 
 
-def read(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
+def read_settings(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
     """The settings of an attempt at the job, as the environment holds them."""
     return Settings(
         job=job,

@@ -88,7 +88,7 @@ def fit(
         with (
             session.interruption.deferred(),
             phase("training"),
-            performance.compiled_layers(model, on=plan.compile, required=spec.training.compile == "always"),
+            performance.compile_layers(model, on=plan.compile, required=spec.training.compile == "always"),
         ):
             if process.world_size > 1:
                 random_state.seed_process(spec.training.seed, 0, process.rank)

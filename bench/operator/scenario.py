@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bench.operator import audit
 from devcluster.cluster import Cluster
+from tests.operator.fake_cluster import PREFLIGHT_PASSED, SUCCEEDED
 from tests.operator.harness import Api, Operator, until
-from tests.operator.worlds import PREFLIGHT_PASSED, SUCCEEDED
 
 PAUSE_SECONDS = 0.3
 EXIT_CODE = "devcluster.finetune-operator.io/exit-code"

@@ -13,8 +13,8 @@ from typing import Any
 from bench.trainer.world import World
 from finetune_api.messages import ProgressReport
 from finetune_trainer.session.progress import Reporter
-from tests.s3 import S3Server
-from tests.trainer.jobs import Workbench, train
+from tools.testing.s3_server import S3Server
+from tools.testing.trainer_jobs import Workbench, train
 
 RANK, ALPHA, RATE, SEED = 8, 16, 1e-3, 42
 

@@ -11,7 +11,7 @@ from bench.trainer import contenders
 from bench.trainer.contenders import Course, Shape
 from bench.trainer.startup import Start, Starts
 from bench.trainer.world import Size, World, make
-from tests.s3 import S3Server, running_s3
+from tools.testing.s3_server import S3Server, running_s3
 
 WARM_UP = 2
 """Steps at the beginning that are not timed: memory is fetched for the first time there."""

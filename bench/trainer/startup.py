@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.trainer.world import World
-from tests.s3 import S3Server
-from tests.trainer.jobs import Workbench
+from tools.testing.s3_server import S3Server
+from tools.testing.trainer_jobs import Workbench
 
 DONE = re.compile(r"s  (.+): done in ([0-9.]+) s$")
 FIRST_STEP = "step 1 of "

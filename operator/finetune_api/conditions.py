@@ -9,7 +9,10 @@ from finetune_api.base import Model
 
 
 class ConditionType(StrEnum):
-    """``Ready``, ``Reconciling`` and ``Stalled`` are read by GitOps tools (kstatus); the last two are present only while True."""
+    """The types of conditions that our two kinds use.
+
+    GitOps tools (kstatus) read Ready, Reconciling and Stalled; the last two are there only while they are True.
+    """
 
     ACCEPTED = "Accepted"
     PREFLIGHT_PASSED = "PreflightPassed"

@@ -176,7 +176,7 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
     os.environ.update(library_environment(environment, settings.job.spec.resources.processes))
     from finetune_cli.screen import Screen
     from finetune_trainer import preflight
-    from finetune_trainer.attempt import attempt
+    from finetune_trainer.attempt import run_attempt
     from finetune_trainer.runtime import logs
     from finetune_trainer.runtime.interruption import Interruption
     from finetune_trainer.session.run import Run
@@ -210,7 +210,7 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
     signal.signal(signal.SIGINT, lambda *_: at_once() if interruption.requested else interruption.request())
     try:
         settings = replace(settings, model_revision=found.model_revision)
-        result = until_it_fits(settings, lambda smaller: attempt(smaller, state, interruption, screen, abandon))
+        result = until_it_fits(settings, lambda smaller: run_attempt(smaller, state, interruption, screen, abandon))
         # preflight and trainer may say the same
         return result.model_copy(update={"warnings": list(dict.fromkeys(result.warnings))})
     finally:

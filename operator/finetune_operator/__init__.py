@@ -1,1 +1,4 @@
-"""The kopf process: it knows Kubernetes, and never torch, S3 or the content of a Secret."""
+"""The operator process: it runs FineTuneJobs as batch/v1 Jobs and puts agents into Deployments.
+
+It knows Kubernetes, and never torch, S3 or the content of a Secret.
+"""

@@ -1,4 +1,4 @@
-"""The composition root: the environment is read, the parts are built and run, here and nowhere else."""
+"""The composition root: read the environment, build the parts and run them."""
 
 import asyncio
 import logging
@@ -8,41 +8,41 @@ import sys
 import kopf
 
 from finetune_operator import handlers
+from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.health import Health
 from finetune_operator.kube.client import Kube
-from finetune_operator.kube.connect import NoClusterError, configuration
+from finetune_operator.kube.connect import NoClusterError, load_configuration
 from finetune_operator.metrics import Metrics
+from finetune_operator.pod_reports import PodReports
 from finetune_operator.policies.budget import WriteBudget
 from finetune_operator.queue import KeyedQueue
 from finetune_operator.reconcile.dispatch import RECONCILERS
-from finetune_operator.report.server import application, serve
-from finetune_operator.report.store import Reports
-from finetune_operator.report.tokens import Tokens
 from finetune_operator.resync import first_sync, resync_forever
+from finetune_operator.server.application import build_application, serve
+from finetune_operator.server.tokens import TokenReviewer
 from finetune_operator.settings import Settings, SettingsError
-from finetune_operator.store import Store
 from finetune_operator.worker import run_workers
 
 logger = logging.getLogger("finetune_operator")
 
 
 async def run(settings: Settings) -> None:
-    """Run the operator until it is told to stop (SIGTERM, SIGINT) or one of its parts fails."""
-    client = await configuration(settings.kubeconfig)
+    """Run the operator until SIGTERM or SIGINT, or until one of its parts fails."""
+    client = await load_configuration(settings.kubeconfig)
     metrics = Metrics()
-    kube = Kube(client, metrics.observe_call)
+    kube = Kube(client, metrics.count_call)
     context = Context(
         settings=settings,
         kube=kube,
-        store=Store(),
+        cache=Cache(),
         queue=KeyedQueue(),
-        reports=Reports(),
+        pod_reports=PodReports(),
         metrics=metrics,
         budget=WriteBudget(settings.progress_writes_per_second, settings.progress_interval_seconds),
     )
     health = Health(context)
-    app = application(context, Tokens(kube.review_token), health.wrong)
+    app = build_application(context, TokenReviewer(kube.review_token), health.find_fault)
     runner, port = await serve(app, settings.listen_host, settings.listen_port)
     logger.info("Listening on port %d; watching %s.", port, ", ".join(settings.namespaces) or "all namespaces")
     parts = [
@@ -55,8 +55,8 @@ async def run(settings: Settings) -> None:
         await parts[0]
         watches = asyncio.create_task(
             kopf.operator(
-                registry=handlers.registry(client, context),
-                settings=handlers.kopf_settings(),
+                registry=handlers.build_registry(client, context),
+                settings=handlers.build_kopf_settings(),
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
                 standalone=True,
@@ -76,7 +76,7 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Entry point of ``python -m finetune_operator``."""
+    """Run ``python -m finetune_operator``; return its exit code."""
     try:
         settings = Settings.of(os.environ)
     except SettingsError as error:

@@ -1,18 +1,18 @@
-"""What every pass has at hand."""
+"""The parts of the running operator that every pass uses."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from finetune_operator.cache import Cache
 from finetune_operator.kube.client import Kube
 from finetune_operator.kube.kinds import Key
 from finetune_operator.metrics import Metrics
+from finetune_operator.pod_reports import PodReports
 from finetune_operator.policies.budget import WriteBudget
 from finetune_operator.queue import KeyedQueue
-from finetune_operator.report.store import Reports
 from finetune_operator.settings import Settings
-from finetune_operator.store import Store
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Context:
 
     settings: Settings
     kube: Kube
-    store: Store
+    cache: Cache
     queue: KeyedQueue[Key]
-    reports: Reports
+    pod_reports: PodReports
     metrics: Metrics
     budget: WriteBudget
-    """For status writes that only carry progress."""
+    """Limits the status writes that only carry progress."""
     synced: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the store has everything for the first time: before that nothing is decided."""
+    """Set once the cache has listed everything; no pass runs before."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

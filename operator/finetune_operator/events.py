@@ -1,31 +1,32 @@
-"""Kubernetes Events for the few transitions that a person cares about; each is a write, so a good run makes very few."""
+"""Write Kubernetes Events for the few changes that a person cares about."""
 
 import hashlib
 import logging
 
-from finetune_operator.conditions import truncate
+from finetune_api.limits import EVENT_NOTE_BYTES, truncate
 from finetune_operator.context import Context
+from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.errors import AlreadyExistsError, KubeError
 from finetune_operator.kube.kinds import EVENT, FIELD_MANAGER, Kind, Object
-from finetune_operator.notes import Note
 
-NOTE_BYTES = 1000
 logger = logging.getLogger(__name__)
 
 
-async def post(kind: Kind, item: Object, note: Note, context: Context) -> None:
-    """Write the event. A failure is logged only: events are a courtesy, status is the truth."""
-    meta = item["metadata"]
-    digest = hashlib.sha256(f"{meta['uid']}/{note.reason}/{note.once}".encode()).hexdigest()[:10]
-    event = {
+async def write_event(kind: Kind, resource: Object, event: EventRecord, context: Context) -> None:
+    """Write an event about a resource. A failure is only logged: programs read the status, not events."""
+    meta = resource["metadata"]
+    digest = hashlib.sha256(f"{meta['uid']}/{event.reason}/{event.key}".encode()).hexdigest()[:10]
+    # a character that is not ASCII has up to four bytes
+    characters = EVENT_NOTE_BYTES if event.note.isascii() else EVENT_NOTE_BYTES // 4
+    body = {
         "metadata": {"namespace": meta["namespace"], "name": f"{meta['name'][:230]}.{digest}"},
         "eventTime": context.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": f"{FIELD_MANAGER}.io/{FIELD_MANAGER}",
         "reportingInstance": FIELD_MANAGER,
-        "type": note.type,
-        "reason": note.reason,
-        "action": note.action,
-        "note": truncate(note.text, NOTE_BYTES // 4 if not note.text.isascii() else NOTE_BYTES),
+        "type": event.type,
+        "reason": event.reason,
+        "action": event.action,
+        "note": truncate(event.note, characters),
         "regarding": {
             "apiVersion": kind.api_version,
             "kind": kind.name,
@@ -35,7 +36,7 @@ async def post(kind: Kind, item: Object, note: Note, context: Context) -> None:
         },
     }
     try:
-        await context.kube.create(EVENT, event)
+        await context.kube.create(EVENT, body)
     except AlreadyExistsError:
         return
     except KubeError as error:

@@ -1,4 +1,7 @@
-"""kopf's part: watch the kinds, keep the credentials fresh, and hand every event on as a nudge. No other file but the composition root knows kopf."""
+"""kopf's part: watch the kinds, keep the credentials fresh, and take in every event.
+
+Only this module and the composition root know kopf.
+"""
 
 import logging
 from collections.abc import Iterable
@@ -7,26 +10,26 @@ from typing import Any
 
 import kopf
 
-from finetune_operator import observe
 from finetune_operator.context import Context
-from finetune_operator.kube.connect import Configuration, bearer_token
+from finetune_operator.ingest import ingest_change, ingest_deletion
+from finetune_operator.kube.connect import Configuration, read_bearer_token
 from finetune_operator.kube.kinds import WATCHED, Kind, selector
 
 CREDENTIALS_SECONDS = 300
 WATCH_SECONDS = 300
 RECONNECT_SECONDS = (0.2, 0.5, 1, 2, 3, *(5,) * 720)
-"""How long a watch waits after each failure in a row; after an hour of them the process ends, and starts anew."""
+"""Waits after each failure of a watch in a row; after an hour of failures the process ends and is started anew."""
 
 
-def registry(configuration: Configuration, context: Context) -> kopf.OperatorRegistry:
-    """Handlers for every watched kind, and for kopf's own login."""
+def build_registry(configuration: Configuration, context: Context) -> kopf.OperatorRegistry:
+    """Build the handlers of every watched kind, and of kopf's login."""
     handlers = kopf.OperatorRegistry()
     for kind in WATCHED:
         _watch(handlers, kind, context)
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
-        return await connection(configuration)
+        return await build_connection(configuration)
 
     return handlers
 
@@ -34,20 +37,23 @@ def registry(configuration: Configuration, context: Context) -> kopf.OperatorReg
 def _watch(handlers: kopf.OperatorRegistry, kind: Kind, context: Context) -> None:
     @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=handlers)
     async def event(event: kopf.RawEvent, **_: Any) -> None:
-        item = dict(event["object"])
+        resource = dict(event["object"])
         if event["type"] == "DELETED":
-            observe.deleted(kind, item, context)
+            ingest_deletion(kind, resource, context)
         else:
-            observe.changed(kind, item, context)
+            ingest_change(kind, resource, context)
 
 
-async def connection(configuration: Configuration) -> kopf.ConnectionInfo:
-    """The client's configuration in kopf's words; kopf asks again when it expires, and so reads the service account's token anew."""
+async def build_connection(configuration: Configuration) -> kopf.ConnectionInfo:
+    """Build kopf's connection to the API server.
+
+    kopf asks for another one when it expires, and so gets the service account's new token.
+    """
     return kopf.ConnectionInfo(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
         insecure=not configuration.verify_ssl,
-        token=await bearer_token(configuration),
+        token=await read_bearer_token(configuration),
         certificate_path=configuration.cert_file,
         private_key_path=configuration.key_file,
         expiration=datetime.now(UTC) + timedelta(seconds=CREDENTIALS_SECONDS),
@@ -55,42 +61,48 @@ async def connection(configuration: Configuration) -> kopf.ConnectionInfo:
 
 
 class NoDiffBase(kopf.DiffBaseStorage):
-    """kopf copies every object twice to find what changed in it; nobody asks here, and that was half of the operator's CPU time."""
+    """Keep kopf from copying every object to find what changed in it.
+
+    Nothing needs the difference, and the copies took half of the operator's CPU time.
+    """
 
     def build(self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None) -> kopf.BodyEssence:
-        """Every object looks the same."""
+        """Return the same for every object."""
         return kopf.BodyEssence({})
 
     def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
-        """Nothing was stored."""
+        """Return nothing: nothing is stored."""
         return None
 
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
-        """Nothing is written on anyone's object."""
+        """Write nothing on the object."""
 
 
 class NoProgress(kopf.ProgressStorage):
     """Handlers that only nudge have no progress to keep."""
 
     def fetch(self, *, key: Any, body: kopf.Body) -> None:
-        """Nothing was stored."""
+        """Return nothing: nothing is stored."""
 
     def store(self, *, key: Any, record: Any, body: kopf.Body, patch: kopf.Patch) -> None:
-        """Nothing is written on anyone's object."""
+        """Write nothing on the object."""
 
     def purge(self, *, key: Any, body: kopf.Body, patch: kopf.Patch) -> None:
         """Nothing is there."""
 
     def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
-        """Nothing is written on anyone's object."""
+        """Write nothing on the object."""
 
     def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
-        """Nothing of ours is in it."""
+        """Return the essence unchanged."""
         return essence
 
 
-def kopf_settings() -> kopf.OperatorSettings:
-    """kopf writes nothing of its own: no events, no finalizers, no annotations, no peering; and it is silent on success."""
+def build_kopf_settings() -> kopf.OperatorSettings:
+    """Build settings with which kopf writes nothing and logs no successes.
+
+    It then makes no events, finalizers and annotations, and does no peering.
+    """
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.persistence.diffbase_storage = NoDiffBase()

@@ -1,4 +1,7 @@
-"""Whether the operator still does its work: the event loop runs, and passes are completed while keys wait. Never asks anything outside."""
+"""Check that the event loop runs, and that passes are completed while keys wait.
+
+It calls nothing outside of the process.
+"""
 
 import asyncio
 import time
@@ -13,20 +16,21 @@ class Health:
     """The heartbeat that /healthz looks at."""
 
     def __init__(self, context: Context) -> None:
+        """Begin with a heartbeat now."""
         self._context = context
         self._beat = time.monotonic()
         self._idle = time.monotonic()
 
     async def beat_forever(self) -> None:
-        """Once a second: the loop runs, and perhaps no key waits."""
+        """Note once a second that the loop runs, and whether any key waits."""
         while True:
             self._beat = time.monotonic()
             if not len(self._context.queue) or not self._context.synced.is_set():
                 self._idle = self._beat
             await asyncio.sleep(1)
 
-    def wrong(self) -> str | None:
-        """What is wrong, or None."""
+    def find_fault(self) -> str | None:
+        """Return what is wrong, or None."""
         now = time.monotonic()
         if now - self._beat > MAX_LOOP_SECONDS:
             return f"the event loop has not run for {now - self._beat:.0f} s"

@@ -1,17 +1,15 @@
-"""The operator's own metrics, in a registry of their own so that several operators fit into one process."""
+"""The operator's metrics, in a registry of their own so that several operators fit into one process."""
 
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-WRITES = frozenset({"create", "apply", "patch", "patch_status", "delete"})
-"""The verbs of ``kube_requests_total`` that change something."""
-
 
 class Metrics:
-    """Counters that a person on call looks at; ``registry`` is what /metrics prints."""
+    """The metrics of one operator; /metrics prints ``registry``."""
 
     def __init__(self) -> None:
+        """Begin with all counters at 0."""
         self.registry = CollectorRegistry()
         self.last_pass_at = time.monotonic()
         self.last_pass = Gauge(
@@ -54,21 +52,12 @@ class Metrics:
             registry=self.registry,
         )
 
-    def observe_call(self, verb: str, resource: str, seconds: float) -> None:
+    def count_call(self, verb: str, resource: str, seconds: float) -> None:
         """Count one call to the API server."""
         self.kube_requests.labels(verb, resource).inc()
         self.kube_seconds.labels(verb).observe(seconds)
 
-    def beat(self) -> None:
-        """A pass was completed."""
+    def note_pass(self) -> None:
+        """Note that a pass was completed."""
         self.last_pass_at = time.monotonic()
         self.last_pass.set(time.time())
-
-    def writes(self) -> dict[tuple[str, str], int]:
-        """How many writes were made, by verb and resource."""
-        found: dict[tuple[str, str], int] = {}
-        for metric in self.kube_requests.collect():
-            for sample in metric.samples:
-                if sample.name.endswith("_total") and sample.labels["verb"] in WRITES:
-                    found[(sample.labels["verb"], sample.labels["resource"])] = int(sample.value)
-        return found

@@ -8,14 +8,14 @@ K = TypeVar("K", bound=Hashable)
 
 
 class KeyedQueue(Generic[K]):
-    """What controller-runtime calls a rate-limiting work queue.
+    """The queue that controller-runtime calls a rate-limiting work queue.
 
-    A key that is added while a worker has it comes back when the worker is done. The newest pass over a key decides when the next one is due: taking a key
-    cancels the delay that an earlier pass asked for.
+    A key that is added while a worker has it comes back when the worker is done. The newest pass over a key decides
+    when the next one is due: taking a key cancels the delay that an earlier pass asked for.
     """
 
     def __init__(self, first_backoff: float = 0.2, last_backoff: float = 60.0) -> None:
-        """Backoffs in seconds: after the first failure in a row, and at most."""
+        """Set the backoffs in seconds: after the first failure in a row, and at most."""
         self._first, self._last = first_backoff, last_backoff
         self._ready: dict[K, None] = {}
         self._active: set[K] = set()
@@ -26,11 +26,11 @@ class KeyedQueue(Generic[K]):
         self._tickets: asyncio.Queue[None] = asyncio.Queue()
 
     def __len__(self) -> int:
-        """Keys that wait for a worker now."""
+        """Return how many keys wait for a worker now."""
         return len(self._ready)
 
     def add(self, key: K) -> None:
-        """A worker is to look at the key as soon as possible."""
+        """Add a key that a worker takes as soon as possible."""
         if key in self._active:
             self._again.add(key)
         elif key not in self._ready:
@@ -38,7 +38,7 @@ class KeyedQueue(Generic[K]):
             self._tickets.put_nowait(None)
 
     def add_after(self, key: K, seconds: float) -> None:
-        """The same, after a delay; of two delays the shorter one counts."""
+        """Add a key after a delay; of two delays the shorter one counts."""
         loop = asyncio.get_running_loop()
         due = loop.time() + seconds
         timer = self._timers.get(key)
@@ -49,7 +49,10 @@ class KeyedQueue(Generic[K]):
         self._timers[key] = loop.call_at(due, self._fire, key)
 
     def retry(self, key: K) -> float:
-        """The pass failed: add the key after a delay that doubles with each failure in a row. Returns the delay in seconds."""
+        """Add a key whose pass failed, after a delay; return the delay in seconds.
+
+        It doubles with each failure in a row.
+        """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay: float = min(self._first * 2 ** min(failures, 30), self._last)
@@ -57,11 +60,11 @@ class KeyedQueue(Generic[K]):
         return delay
 
     def forget(self, key: K) -> None:
-        """The pass went well: the next failure is the first one."""
+        """Forget the failures of a key whose pass went well."""
         self._failures.pop(key, None)
 
     async def get(self) -> K:
-        """Take the key that waits longest; say ``done`` afterwards."""
+        """Take the key that has waited longest; call ``done`` afterwards."""
         await self._tickets.get()
         key = next(iter(self._ready))
         del self._ready[key]
@@ -72,7 +75,7 @@ class KeyedQueue(Generic[K]):
         return key
 
     def done(self, key: K) -> None:
-        """The worker has finished with the key."""
+        """Give a key back after its pass."""
         self._active.discard(key)
         if key in self._again:
             self._again.discard(key)

@@ -1,33 +1,41 @@
-"""Everything listed anew: once before the first decision, then from time to time, because a watch cannot tell what was deleted while it was broken."""
+"""List all watched objects: before the first pass, then from time to time.
+
+A watch that was broken does not tell what was deleted meanwhile; a list does.
+"""
 
 import asyncio
 import logging
 
 from finetune_operator.context import Context
+from finetune_operator.enqueue import enqueue
 from finetune_operator.kube.errors import KubeError, NotFoundError
 from finetune_operator.kube.kinds import WATCHED, Object, selector
-from finetune_operator.observe import nudge
 
 RETRY_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
 async def resync(context: Context) -> None:
-    """List every watched kind and nudge what changed. Raises ``KubeError``."""
+    """List every watched kind and enqueue what changed. Raises ``KubeError``."""
     namespaces: tuple[str | None, ...] = context.settings.namespaces or (None,)
     for kind in WATCHED:
         for namespace in namespaces:
             items, version = await context.kube.list(kind, namespace, selector(kind))
-            typed: list[Object] = [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in items]
-            changed = context.store.replace(kind, namespace, typed, version)
+            typed: list[Object] = [
+                {"apiVersion": kind.api_version, "kind": kind.name, **resource} for resource in items
+            ]
+            changed = context.cache.replace(kind, namespace, typed, version)
             if context.synced.is_set():
                 context.metrics.missed.labels(kind.name).inc(len(changed))
-            for item in changed:
-                nudge(kind, item, context)
+            for resource in changed:
+                enqueue(kind, resource, context)
 
 
 async def first_sync(context: Context) -> None:
-    """Wait until everything could be listed once: the API server may still be starting, and the CRDs may still be on their way."""
+    """List everything once, however often that has to be tried.
+
+    The API server may still be starting, and the CRDs may not be installed yet.
+    """
     while True:
         try:
             await resync(context)
@@ -35,7 +43,7 @@ async def first_sync(context: Context) -> None:
         except NotFoundError as error:
             logger.warning("The CRDs of this operator are not installed yet (%s); trying again.", error)
         except KubeError as error:
-            logger.warning("Cannot list what there is; trying again. %s", error)
+            logger.warning("Cannot list the objects; trying again. %s", error)
         await asyncio.sleep(RETRY_SECONDS)
     context.synced.set()
 

@@ -1,4 +1,4 @@
-"""Everything about the operator that its administrator can choose, as one frozen value."""
+"""The settings that an administrator of the operator can choose."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,19 +8,23 @@ PREFIX = "FINETUNE_OPERATOR_"
 
 
 class SettingsError(ValueError):
-    """An environment variable has a value that cannot be used."""
+    """An environment variable is missing or has a value that cannot be used."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Each field is the environment variable ``FINETUNE_OPERATOR_<FIELD>``; without a default it must be set."""
+    """The settings of one operator.
+
+    Each is the environment variable ``FINETUNE_OPERATOR_<FIELD>``. A setting without a default is required.
+    """
 
     trainer_image: str
     """Image of the trainer pods."""
     operator_image: str
     """The small image: of the operator itself, of preflight pods and of agents."""
     report_url: str = ""
-    """Base address under which pods reach the report endpoint, for example http://finetune-operator.finetune-system:8080. Empty: they do not report."""
+    """Address at which pods reach the operator's server, for example http://finetune-operator.finetune-system:8080.
+    Empty: they do not report."""
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch. Empty: all."""
     allow_remote_code: bool = False
@@ -48,7 +52,7 @@ class Settings:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read the variables. Raises ``SettingsError`` that names the variable, what was found and what is wanted."""
+        """Read the variables. Raises ``SettingsError`` with the variable, its value and what it must be."""
         text = {
             field: environ[PREFIX + field.upper()]
             for field in cls.__dataclass_fields__

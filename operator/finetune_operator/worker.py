@@ -1,4 +1,4 @@
-"""The workers: take a key, make one pass over it, and decide by its outcome when the next one is due."""
+"""The workers: take a key, make one pass over it, and enqueue the key again when the next pass is due."""
 
 import asyncio
 import logging
@@ -14,18 +14,18 @@ logger = logging.getLogger(__name__)
 
 
 async def work(reconcilers: Mapping[str, Reconciler], context: Context) -> None:
-    """Make passes for ever, from the moment when the store has everything."""
+    """Make passes for ever, once the cache has listed everything."""
     await context.synced.wait()
     while True:
         key = await context.queue.get()
         try:
-            await one_pass(key, reconcilers[key[0]], context)
+            await make_pass(key, reconcilers[key[0]], context)
         finally:
             context.queue.done(key)
 
 
-async def one_pass(key: Key, reconcile: Reconciler, context: Context) -> None:
-    """One pass. Its errors are logged and the key comes back after a backoff, so that one bad object never stops the others."""
+async def make_pass(key: Key, reconcile: Reconciler, context: Context) -> None:
+    """Make one pass. An error is logged and the key comes back after a backoff, so that other keys go on."""
     begin = time.monotonic()
     context.metrics.queue_depth.set(len(context.queue))
     result = "ok"
@@ -48,11 +48,11 @@ async def one_pass(key: Key, reconcile: Reconciler, context: Context) -> None:
     finally:
         context.metrics.reconciles.labels(key[0], result).inc()
         context.metrics.reconcile_seconds.labels(key[0]).observe(time.monotonic() - begin)
-        context.metrics.beat()
+        context.metrics.note_pass()
 
 
 async def run_workers(reconcilers: Mapping[str, Reconciler], context: Context) -> None:
-    """As many workers as the settings say."""
+    """Run as many workers as the settings say."""
     async with asyncio.TaskGroup() as group:
         for _ in range(context.settings.workers):
             group.create_task(work(reconcilers, context))

@@ -1,4 +1,4 @@
-"""The operator against the real API server: what it puts into a Deployment, what it leaves alone, and that it takes out exactly that."""
+"""The operator against a real API server: what it puts into a Deployment and takes out."""
 
 import copy
 import json
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from devcluster.cluster import Cluster
-from tests.adapterdeployment.worlds import V1, V2, uri
-from tests.operator.harness import Api, Object, Operator, install_crds, now, until
+from finetune_api.timestamps import current_timestamp
+from tests.adapterdeployment.groups import V1, V2, uri
+from tests.operator.harness import Api, Object, Operator, install_crds, until
 
 pytestmark = [pytest.mark.cluster]
 
@@ -20,10 +21,11 @@ GROUP = "finetune-operator.io"
 AGENT = "finetune-agent"
 
 
-class World:
+class ServingNamespace:
     """A namespace with an operator of its own."""
 
     def __init__(self, cluster: Cluster, namespace: str, log: Path) -> None:
+        """Connect; the operator is not started yet."""
         self.cluster, self.namespace = cluster, namespace
         self.api = Api(cluster.kubeconfig, namespace)
         self.operator = Operator(cluster.kubeconfig, namespace, log)
@@ -79,7 +81,7 @@ class World:
         return until(f"{name}: {kind}={status} {reason}", ask)
 
     def desired(self) -> list[Object]:
-        """What the agents are told."""
+        """Return what the ConfigMap tells the agents to serve."""
         found: Object = json.loads(self.get("configmap", "finetune-adapters-web")["data"]["desired.json"])
         return list(found["adapters"])
 
@@ -100,9 +102,10 @@ class World:
         """The kubelet's part: the pod runs, and takes traffic or does not."""
         status = "True" if ready else "False"
         conditions = [
-            {"type": kind, "status": status, "lastTransitionTime": now()} for kind in ("Ready", "ContainersReady")
+            {"type": kind, "status": status, "lastTransitionTime": current_timestamp()}
+            for kind in ("Ready", "ContainersReady")
         ]
-        body = {"status": {"phase": "Running", "startTime": now(), "conditions": conditions}}
+        body = {"status": {"phase": "Running", "startTime": current_timestamp(), "conditions": conditions}}
         self.api.core.patch_namespaced_pod_status(pod["metadata"]["name"], self.namespace, body)
 
     def report(self, pod: Object, *adapters: Object) -> None:
@@ -111,11 +114,11 @@ class World:
         assert self.operator.post("/v1/agents", body, self.api.pod_token(pod))[0] == 200
 
 
-def says(name: str, told: str, active: str | None, state: str = "Active", **fields: str) -> Object:
+def says(name: str, assigned: str, active: str | None, state: str = "Active", **fields: str) -> Object:
     return {
         "deployment": name,
         "servedName": f"{name}-name",
-        "digest": told,
+        "digest": assigned,
         "state": state,
         **({"activeDigest": active} if active else {}),
         **fields,
@@ -123,12 +126,12 @@ def says(name: str, told: str, active: str | None, state: str = "Active", **fiel
 
 
 @pytest.fixture
-def world(control_plane: Cluster, tmp_path: Path) -> Iterator[World]:
+def serving(control_plane: Cluster, tmp_path: Path) -> Iterator[ServingNamespace]:
     """A namespace of its own, and a running operator that watches it."""
     namespace = f"adp-{uuid.uuid4().hex[:8]}"
     install_crds(control_plane)
     control_plane.kubectl("create", "namespace", namespace)
-    found = World(control_plane, namespace, tmp_path / "operator.log")
+    found = ServingNamespace(control_plane, namespace, tmp_path / "operator.log")
     try:
         until(
             "the service account",
@@ -184,17 +187,17 @@ def own(deployment: Object) -> Object:
 
 
 @pytest.mark.parametrize("server_side", [False, True], ids=["kubectl apply", "kubectl apply --server-side"])
-def test_what_is_put_in_is_taken_out_to_the_byte(world: World, server_side: bool) -> None:
-    world.kubectl("apply", *(["--server-side"] if server_side else []), "-f", "-", stdin=manifest())
+def test_what_is_put_in_is_taken_out_to_the_byte(serving: ServingNamespace, server_side: bool) -> None:
+    serving.kubectl("apply", *(["--server-side"] if server_side else []), "-f", "-", stdin=manifest())
     until(
         "the first revision",
-        lambda: world.deployment()["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision"),
+        lambda: serving.deployment()["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision"),
     )
-    before = own(world.deployment())
-    world.apply_adapter("bot")
-    world.await_condition("bot", "Injected", "True", "AgentInjected")
-    spec = world.deployment()["spec"]["template"]["spec"]
-    agent = world.agent()
+    before = own(serving.deployment())
+    serving.apply_adapter("bot")
+    serving.await_condition("bot", "Injected", "True", "AgentInjected")
+    spec = serving.deployment()["spec"]["template"]["spec"]
+    agent = serving.agent()
     assert agent is not None
     assert agent["restartPolicy"] == "Always"
     assert agent["image"] == "operator:1"
@@ -202,179 +205,180 @@ def test_what_is_put_in_is_taken_out_to_the_byte(world: World, server_side: bool
     engine = spec["containers"][0]
     assert {"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "1"} in engine["env"]
     assert {"name": "finetune-adapters", "mountPath": "/adapters", "readOnly": True} in engine["volumeMounts"]
-    assert world.desired()[0]["servedName"] == "bot-name"
-    world.kubectl("delete", ADP, "bot")
-    until("the agent is out", lambda: world.agent() is None)
-    assert own(world.deployment()) == before
+    assert serving.desired()[0]["servedName"] == "bot-name"
+    serving.kubectl("delete", ADP, "bot")
+    until("the agent is out", lambda: serving.agent() is None)
+    assert own(serving.deployment()) == before
     assert not [
-        entry for entry in world.deployment()["metadata"]["managedFields"] if entry["manager"] == "finetune-operator"
+        entry for entry in serving.deployment()["metadata"]["managedFields"] if entry["manager"] == "finetune-operator"
     ]
     until(
-        "the ConfigMap is gone", lambda: "finetune-adapters-web" not in world.kubectl("get", "configmap", "-o", "name")
+        "the ConfigMap is gone",
+        lambda: "finetune-adapters-web" not in serving.kubectl("get", "configmap", "-o", "name"),
     )
 
 
-def test_a_second_pass_writes_nothing(world: World) -> None:
-    world.kubectl("apply", "-f", "-", stdin=manifest())
-    world.apply_adapter("bot")
-    world.await_condition("bot", "Ready", "Unknown", "RollingOut")
-    for pod in world.pods():
-        world.report(pod, says("bot", V1, V1))
-    world.await_condition("bot", "Ready", "True", "Serving")
+def test_a_second_pass_writes_nothing(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.apply_adapter("bot")
+    serving.await_condition("bot", "Ready", "Unknown", "RollingOut")
+    for pod in serving.pods():
+        serving.report(pod, says("bot", V1, V1))
+    serving.await_condition("bot", "Ready", "True", "Serving")
     kinds = [(ADP, "bot"), ("deployment", "web"), ("configmap", "finetune-adapters-web")]
-    before = [world.get(*kind)["metadata"]["resourceVersion"] for kind in kinds]
-    world.operator.kill()
-    world.operator.start()
-    until("a pass", lambda: world.operator.metric("finetune_operator_reconciles_total", kind="ServingGroup") >= 1)
-    for pod in world.pods():
-        world.report(pod, says("bot", V1, V1))
-    assert [world.get(*kind)["metadata"]["resourceVersion"] for kind in kinds] == before
+    before = [serving.get(*kind)["metadata"]["resourceVersion"] for kind in kinds]
+    serving.operator.kill()
+    serving.operator.start()
+    until("a pass", lambda: serving.operator.metric("finetune_operator_reconciles_total", kind="ServingGroup") >= 1)
+    for pod in serving.pods():
+        serving.report(pod, says("bot", V1, V1))
+    assert [serving.get(*kind)["metadata"]["resourceVersion"] for kind in kinds] == before
 
 
-def test_replicas_and_the_users_later_changes_stay_the_users(world: World) -> None:
-    world.kubectl("apply", "-f", "-", stdin=manifest(replicas=2))
-    world.apply_adapter("bot")
-    world.await_condition("bot", "Injected", "True", "AgentInjected")
-    world.kubectl("scale", "deployment", "web", "--replicas=5")  # as an HPA does
+def test_replicas_and_the_users_later_changes_stay_the_users(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest(replicas=2))
+    serving.apply_adapter("bot")
+    serving.await_condition("bot", "Injected", "True", "AgentInjected")
+    serving.kubectl("scale", "deployment", "web", "--replicas=5")  # as an HPA does
     changed = manifest(replicas=5)
     changed["spec"]["template"]["spec"]["containers"][0]["image"] = "vllm/vllm-openai:v0.33.0"
-    world.kubectl("apply", "-f", "-", stdin=changed)
-    world.apply_adapter("bot", V2)
-    until("the new version is told", lambda: world.desired()[0]["version"]["digest"] == V2)
-    spec = world.deployment()["spec"]
+    serving.kubectl("apply", "-f", "-", stdin=changed)
+    serving.apply_adapter("bot", V2)
+    until("the new version is told", lambda: serving.desired()[0]["version"]["digest"] == V2)
+    spec = serving.deployment()["spec"]
     assert spec["replicas"] == 5
     assert spec["template"]["spec"]["containers"][0]["image"] == "vllm/vllm-openai:v0.33.0"
-    assert world.agent() is not None
-    world.kubectl("delete", ADP, "bot")
-    until("the agent is out", lambda: world.agent() is None)
-    assert world.deployment()["spec"]["replicas"] == 5
+    assert serving.agent() is not None
+    serving.kubectl("delete", ADP, "bot")
+    until("the agent is out", lambda: serving.agent() is None)
+    assert serving.deployment()["spec"]["replicas"] == 5
 
 
-def test_a_new_version_changes_nothing_in_the_pods_template(world: World) -> None:
-    world.kubectl("apply", "-f", "-", stdin=manifest())
-    world.apply_adapter("bot")
-    world.await_condition("bot", "Injected", "True", "AgentInjected")
-    before = world.deployment()["metadata"]["generation"]
-    world.apply_adapter("bot", V2)
-    until("the new version is told", lambda: world.desired()[0]["version"]["digest"] == V2)
-    assert world.deployment()["metadata"]["generation"] == before
+def test_a_new_version_changes_nothing_in_the_pods_template(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.apply_adapter("bot")
+    serving.await_condition("bot", "Injected", "True", "AgentInjected")
+    before = serving.deployment()["metadata"]["generation"]
+    serving.apply_adapter("bot", V2)
+    until("the new version is told", lambda: serving.desired()[0]["version"]["digest"] == V2)
+    assert serving.deployment()["metadata"]["generation"] == before
 
 
 @pytest.mark.parametrize("value", ["1", "True"])
-def test_a_variable_that_the_user_has_set_stays_the_users(world: World, value: str) -> None:
+def test_a_variable_that_the_user_has_set_stays_the_users(serving: ServingNamespace, value: str) -> None:
     env = [{"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": value}, {"name": "OTHER", "value": "x"}]
-    world.kubectl("apply", "-f", "-", stdin=manifest(env=env))
-    world.apply_adapter("bot")
-    world.await_condition("bot", "Injected", "True", "AgentInjected")
-    assert world.deployment()["spec"]["template"]["spec"]["containers"][0]["env"] == env
-    world.kubectl("delete", ADP, "bot")
-    until("the agent is out", lambda: world.agent() is None)
-    assert world.deployment()["spec"]["template"]["spec"]["containers"][0]["env"] == env
+    serving.kubectl("apply", "-f", "-", stdin=manifest(env=env))
+    serving.apply_adapter("bot")
+    serving.await_condition("bot", "Injected", "True", "AgentInjected")
+    assert serving.deployment()["spec"]["template"]["spec"]["containers"][0]["env"] == env
+    serving.kubectl("delete", ADP, "bot")
+    until("the agent is out", lambda: serving.agent() is None)
+    assert serving.deployment()["spec"]["template"]["spec"]["containers"][0]["env"] == env
 
 
-def test_a_variable_that_forbids_it_is_a_conflict_that_names_its_owner(world: World) -> None:
+def test_a_variable_that_forbids_it_is_a_conflict_that_names_its_owner(serving: ServingNamespace) -> None:
     env = [{"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "0"}]
-    world.kubectl("apply", "-f", "-", stdin=manifest(env=env))
-    world.apply_adapter("bot")
-    message = world.await_condition("bot", "Ready", "False", "FieldConflict")
+    serving.kubectl("apply", "-f", "-", stdin=manifest(env=env))
+    serving.apply_adapter("bot")
+    message = serving.await_condition("bot", "Ready", "False", "FieldConflict")
     assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in message
     assert "kubectl-client-side-apply" in message
-    assert world.conditions("bot")["Stalled"][0] == "True"
-    assert world.agent() is None
+    assert serving.conditions("bot")["Stalled"][0] == "True"
+    assert serving.agent() is None
     env[0]["value"] = "1"
-    world.kubectl("apply", "-f", "-", stdin=manifest(env=env))
-    world.await_condition("bot", "Injected", "True", "AgentInjected")
+    serving.kubectl("apply", "-f", "-", stdin=manifest(env=env))
+    serving.await_condition("bot", "Injected", "True", "AgentInjected")
 
 
-def test_two_share_one_agent_and_the_second_to_go_takes_it_along(world: World) -> None:
-    world.kubectl("apply", "-f", "-", stdin=manifest())
-    world.apply_adapter("one")
-    world.apply_adapter("two", V2)
-    until("both are told", lambda: [entry["servedName"] for entry in world.desired()] == ["one-name", "two-name"])
-    generation = world.deployment()["metadata"]["generation"]
-    world.kubectl("delete", ADP, "one")
-    until("one is told", lambda: [entry["servedName"] for entry in world.desired()] == ["two-name"])
-    assert world.deployment()["metadata"]["generation"] == generation  # no restart: its volumes stay needed
-    world.kubectl("delete", ADP, "two")
-    until("the agent is out", lambda: world.agent() is None)
+def test_two_share_one_agent_and_the_second_to_go_takes_it_along(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.apply_adapter("one")
+    serving.apply_adapter("two", V2)
+    until("both are told", lambda: [entry["servedName"] for entry in serving.desired()] == ["one-name", "two-name"])
+    generation = serving.deployment()["metadata"]["generation"]
+    serving.kubectl("delete", ADP, "one")
+    until("one is told", lambda: [entry["servedName"] for entry in serving.desired()] == ["two-name"])
+    assert serving.deployment()["metadata"]["generation"] == generation  # no restart: its volumes stay needed
+    serving.kubectl("delete", ADP, "two")
+    until("the agent is out", lambda: serving.agent() is None)
 
 
-def test_a_deletion_while_the_operator_is_down_is_made_good(world: World) -> None:
-    world.kubectl("apply", "-f", "-", stdin=manifest())
-    before = own(world.deployment())
-    world.apply_adapter("bot")
-    world.await_condition("bot", "Injected", "True", "AgentInjected")
-    world.operator.kill()
-    world.kubectl("delete", ADP, "bot", "--timeout=10s")  # nothing of ours holds the deletion up
-    world.operator.start()
-    until("the agent is out", lambda: world.agent() is None)
-    after = own(world.deployment())
+def test_a_deletion_while_the_operator_is_down_is_made_good(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    before = own(serving.deployment())
+    serving.apply_adapter("bot")
+    serving.await_condition("bot", "Injected", "True", "AgentInjected")
+    serving.operator.kill()
+    serving.kubectl("delete", ADP, "bot", "--timeout=10s")  # nothing of ours holds the deletion up
+    serving.operator.start()
+    until("the agent is out", lambda: serving.agent() is None)
+    after = own(serving.deployment())
     after["metadata"].pop("annotations", None), before["metadata"].pop("annotations", None)
     assert after == before
 
 
-def test_a_deployment_that_is_deleted_is_not_created_again(world: World) -> None:
-    world.kubectl("apply", "-f", "-", stdin=manifest())
-    world.apply_adapter("bot")
-    world.await_condition("bot", "Injected", "True", "AgentInjected")
-    world.kubectl("delete", "deployment", "web")
-    world.await_condition("bot", "Ready", "Unknown", "TargetNotFound")
-    assert world.kubectl("get", "deployment", "-o", "name") == ""
-    world.kubectl("apply", "-f", "-", stdin=manifest())
-    until("the agent is in again", lambda: world.agent() is not None)
+def test_a_deployment_that_is_deleted_is_not_created_again(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.apply_adapter("bot")
+    serving.await_condition("bot", "Injected", "True", "AgentInjected")
+    serving.kubectl("delete", "deployment", "web")
+    serving.await_condition("bot", "Ready", "Unknown", "TargetNotFound")
+    assert serving.kubectl("get", "deployment", "-o", "name") == ""
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    until("the agent is in again", lambda: serving.agent() is not None)
 
 
-def test_pods_move_in_turn_by_what_their_agents_say(world: World) -> None:
-    world.kubectl("apply", "-f", "-", stdin=manifest())
-    world.apply_adapter("bot")
-    pods = sorted(world.pods(), key=lambda pod: str(pod["metadata"]["name"]))
+def test_pods_move_in_turn_by_what_their_agents_say(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.apply_adapter("bot")
+    pods = sorted(serving.pods(), key=lambda pod: str(pod["metadata"]["name"]))
     for pod in pods:
-        world.report(pod, says("bot", V1, V1))
-    world.await_condition("bot", "Ready", "True", "Serving")
-    assert world.get(ADP, "bot")["status"]["active"]["digest"] == V1
+        serving.report(pod, says("bot", V1, V1))
+    serving.await_condition("bot", "Ready", "True", "Serving")
+    assert serving.get(ADP, "bot")["status"]["active"]["digest"] == V1
 
-    world.apply_adapter("bot", V2)
+    serving.apply_adapter("bot", V2)
     first, second = (str(pod["metadata"]["name"]) for pod in pods)
-    until("the first pod moves", lambda: world.desired()[0].get("pods") == [first])
-    assert world.desired()[0]["previous"]["digest"] == V1
-    annotated = world.get("pod", first)["metadata"]["annotations"]
+    until("the first pod moves", lambda: serving.desired()[0].get("pods") == [first])
+    assert serving.desired()[0]["previous"]["digest"] == V1
+    annotated = serving.get("pod", first)["metadata"]["annotations"]
     assert f"{GROUP}/desired-state" in annotated  # so that the kubelet looks at once
-    world.report(pods[0], says("bot", V2, V1, "Draining"))
-    until("it is seen", lambda: "Draining" in str(world.get(ADP, "bot")["status"]["podStatus"]))
-    assert world.desired()[0]["pods"] == [first]
-    world.report(pods[0], says("bot", V2, V2))
-    until("the second pod moves", lambda: world.desired()[0].get("pods") == [first, second])
-    world.report(
+    serving.report(pods[0], says("bot", V2, V1, "Draining"))
+    until("it is seen", lambda: "Draining" in str(serving.get(ADP, "bot")["status"]["podStatus"]))
+    assert serving.desired()[0]["pods"] == [first]
+    serving.report(pods[0], says("bot", V2, V2))
+    until("the second pod moves", lambda: serving.desired()[0].get("pods") == [first, second])
+    serving.report(
         pods[1], says("bot", V2, V1, "Refused", reason="ProofFailed", message="only 3% of its effect is there")
     )
-    message = world.await_condition("bot", "Stalled", "True", "ProofFailed")
+    message = serving.await_condition("bot", "Stalled", "True", "ProofFailed")
     assert second in message
     assert "only 3%" in message
-    assert world.get(ADP, "bot")["status"]["active"]["digest"] == V1
+    assert serving.get(ADP, "bot")["status"]["active"]["digest"] == V1
 
 
-def test_a_rank_above_the_maximum_is_told_before_any_pod_is_touched(world: World) -> None:
-    world.kubectl("apply", "-f", "-", stdin=manifest())
-    before = world.deployment()["metadata"]["generation"]
-    world.api.create_job("job")
-    world.apply_adapter("bot", adapter={"fineTuneJobRef": {"name": "job"}})
-    world.await_condition("bot", "Ready", "Unknown", "AdapterNotReady")
-    true = {"status": "True", "reason": "X", "message": "m", "lastTransitionTime": now()}
+def test_a_rank_above_the_maximum_is_told_before_any_pod_is_touched(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    before = serving.deployment()["metadata"]["generation"]
+    serving.api.create_job("job")
+    serving.apply_adapter("bot", adapter={"fineTuneJobRef": {"name": "job"}})
+    serving.await_condition("bot", "Ready", "Unknown", "AdapterNotReady")
+    true = {"status": "True", "reason": "X", "message": "m", "lastTransitionTime": current_timestamp()}
     conditions = [{"type": kind, **true} for kind in ("Succeeded", "Ready")]
     found = {"uri": uri(V1), "digest": V1, "sizeBytes": 1, "baseModel": "m", "peftType": "LORA", "rank": 64}
-    world.operator.kill()  # it would write its own status of the job
+    serving.operator.kill()  # it would write its own status of the job
     patch = {"status": {"conditions": conditions, "phase": "Succeeded", "adapter": {**found, "servableBy": ["vllm"]}}}
-    world.kubectl("patch", "finetunejob", "job", "--subresource=status", "--type=merge", "-p", json.dumps(patch))
-    world.operator.start()
-    message = world.await_condition("bot", "Accepted", "False", "RankTooHigh")
+    serving.kubectl("patch", "finetunejob", "job", "--subresource=status", "--type=merge", "-p", json.dumps(patch))
+    serving.operator.start()
+    message = serving.await_condition("bot", "Accepted", "False", "RankTooHigh")
     assert "64" in message
     assert "32" in message
-    assert world.deployment()["metadata"]["generation"] == before
+    assert serving.deployment()["metadata"]["generation"] == before
 
 
-def test_a_container_that_is_not_there_is_told_with_those_that_are(world: World) -> None:
-    world.kubectl("apply", "-f", "-", stdin=manifest())
-    world.apply_adapter("bot", target={"deploymentRef": {"name": "web"}, "container": "engine"})
-    message = world.await_condition("bot", "Accepted", "False", "ContainerNotFound")
+def test_a_container_that_is_not_there_is_told_with_those_that_are(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.apply_adapter("bot", target={"deploymentRef": {"name": "web"}, "container": "engine"})
+    message = serving.await_condition("bot", "Accepted", "False", "ContainerNotFound")
     assert "vllm, logger" in message
-    assert world.agent() is None
+    assert serving.agent() is None

@@ -1,4 +1,4 @@
-"""The plan for a serving group, and the statuses after it: named worlds, and what a user notices of each."""
+"""The plan for a serving group and the statuses after it, for named groups."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,10 +8,10 @@ import pytest
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
 from finetune_operator.kube.kinds import Object
-from finetune_operator.reconcile.adapterdeployment_model import Group, GroupPlan, Obstacle
-from finetune_operator.reconcile.adapterdeployment_plan import plan_group
-from finetune_operator.reconcile.adapterdeployment_status import statuses
-from tests.adapterdeployment.worlds import (
+from finetune_operator.reconcile.adapterdeployment.model import Observed, Obstacle, Plan
+from finetune_operator.reconcile.adapterdeployment.plan import make_plan
+from finetune_operator.reconcile.adapterdeployment.status import build_updates
+from tests.adapterdeployment.groups import (
     NOW,
     SETTINGS,
     V1,
@@ -30,40 +30,43 @@ from tests.adapterdeployment.worlds import (
 ACTIVE_V1 = {"active": {"uri": uri(V1), "digest": V1, "since": "2026-01-01T00:00:00Z"}}
 
 
-def plan(world: Group) -> GroupPlan:
-    return plan_group(world, SETTINGS)
+def plan(observed: Observed) -> Plan:
+    return make_plan(observed, SETTINGS)
 
 
-def entries(decided: GroupPlan) -> list[DesiredAdapter]:
+def entries(decided: Plan) -> list[DesiredAdapter]:
     return decided.state.adapters if decided.state else []
 
 
-def status(world: Group, injection: Obstacle | None = None, index: int = 0) -> Object:
-    return statuses(world, plan(world), injection, NOW)[index].status
+def status(observed: Observed, injection: Obstacle | None = None, index: int = 0) -> Object:
+    return build_updates(observed, plan(observed), injection, NOW)[index].status
 
 
 def conditions(found: Object) -> dict[str, tuple[str, str]]:
     return {item["type"]: (item["status"], item["reason"]) for item in found["conditions"]}
 
 
-def told(world: Group) -> Group:
-    """The world after the plan was applied once."""
-    decided = plan(world)
-    return replace(world, config_map=decided.config_map or world.config_map)
+def apply_plan(observed: Observed) -> Observed:
+    """Return the group after its plan was applied once."""
+    decided = plan(observed)
+    return replace(observed, config_map=decided.config_map or observed.config_map)
 
 
-def reported(
-    world: Group,
-    told_digest: str,
+def add_reports(
+    observed: Observed,
+    assigned: str,
     active: str | None,
     *,
     pods: tuple[str, ...] = ("web-a", "web-b", "web-c"),
     **fields: Any,
-) -> Group:
-    return replace(world, reports={**world.reports, **{name: report(told_digest, active, **fields) for name in pods}})
+) -> Observed:
+    return replace(
+        observed,
+        agent_reports={**observed.agent_reports, **{name: report(assigned, active, **fields) for name in pods}},
+    )
 
 
-SERVED = reported(told(group(adapter(status=ACTIVE_V1))), V1, V1)
+SERVED = add_reports(apply_plan(group(adapter(status=ACTIVE_V1))), V1, V1)
 
 
 def test_a_first_version_goes_to_every_pod_and_the_agent_comes_with_it() -> None:
@@ -75,30 +78,35 @@ def test_a_first_version_goes_to_every_pod_and_the_agent_comes_with_it() -> None
 
 
 def test_a_job_that_is_not_ready_touches_no_pod() -> None:
-    world = group(adapter(digest=None), jobs={"job": job(ready=False)})
-    decided = plan(world)
+    observed = group(adapter(digest=None), finetune_jobs={"job": job(ready=False)})
+    decided = plan(observed)
     assert (decided.config_map, decided.injection) == (None, None)
-    found = status(world)
+    found = status(observed)
     assert conditions(found)["Reconciling"] == ("True", "AdapterNotReady")
     assert "40 %" in found["conditions"][0]["message"]
 
 
 def test_the_adapter_of_a_job_comes_with_its_place_and_credentials() -> None:
-    (entry,) = entries(plan(group(adapter(digest=None), jobs={"job": job()})))
+    (entry,) = entries(plan(group(adapter(digest=None), finetune_jobs={"job": job()})))
     assert (entry.version.digest, entry.endpoint, entry.region, entry.secret) == (V1, "http://s3:9000", "eu", "s3-keys")
 
 
-OBSTACLES: dict[str, tuple[Group, Reason, bool, str]] = {
+OBSTACLES: dict[str, tuple[Observed, Reason, bool, str]] = {
     "no job": (group(adapter(digest=None)), Reason.FINETUNE_JOB_NOT_FOUND, False, "'job'"),
     "failed job": (
-        group(adapter(digest=None), jobs={"job": job(ready=False, stalled=True)}),
+        group(adapter(digest=None), finetune_jobs={"job": job(ready=False, stalled=True)}),
         Reason.FINETUNE_JOB_FAILED,
         True,
         "row 3",
     ),
-    "rank": (group(adapter(digest=None), jobs={"job": job(rank=64)}), Reason.RANK_TOO_HIGH, True, "--max-lora-rank 64"),
+    "rank": (
+        group(adapter(digest=None), finetune_jobs={"job": job(rank=64)}),
+        Reason.RANK_TOO_HIGH,
+        True,
+        "--max-lora-rank 64",
+    ),
     "method": (
-        group(adapter(digest=None), jobs={"job": job(servableBy=[], peftType="IA3")}),
+        group(adapter(digest=None), finetune_jobs={"job": job(servableBy=[], peftType="IA3")}),
         Reason.ADAPTER_UNSUPPORTED,
         True,
         "IA3",
@@ -119,11 +127,13 @@ OBSTACLES: dict[str, tuple[Group, Reason, bool, str]] = {
 }
 
 
-@pytest.mark.parametrize(("world", "reason", "stalled", "said"), OBSTACLES.values(), ids=OBSTACLES.keys())
-def test_an_obstacle_is_told_and_nothing_is_touched(world: Group, reason: Reason, stalled: bool, said: str) -> None:
-    decided = plan(world)
+@pytest.mark.parametrize(("observed", "reason", "stalled", "said"), OBSTACLES.values(), ids=OBSTACLES.keys())
+def test_an_obstacle_is_told_and_nothing_is_touched(
+    observed: Observed, reason: Reason, stalled: bool, said: str
+) -> None:
+    decided = plan(observed)
     assert (decided.config_map, decided.injection) == (None, None)
-    found = status(world)
+    found = status(observed)
     assert conditions(found)["Accepted"] == ("False" if stalled else "Unknown", reason)
     assert conditions(found)["Ready"] == ("False" if stalled else "Unknown", reason)
     assert ("Stalled" in conditions(found)) is stalled
@@ -145,7 +155,7 @@ def test_ready_when_each_pod_serves_and_takes_traffic() -> None:
 
 
 @pytest.mark.parametrize(
-    "world",
+    "observed",
     {
         "a pod is not ready": replace(SERVED, pods=(*SERVED.pods[:2], pod("web-c", ready=False))),
         "a pod has no agent yet": replace(SERVED, pods=SERVED.pods[:2]),
@@ -153,34 +163,37 @@ def test_ready_when_each_pod_serves_and_takes_traffic() -> None:
             SERVED,
             deployment={**deployment(), "status": {"observedGeneration": 1, "replicas": 3, "updatedReplicas": 2}},
         ),
-        "a pod lost it": reported(SERVED, V1, None, pods=("web-b",), state="Loading"),
+        "a pod lost it": add_reports(SERVED, V1, None, pods=("web-b",), state="Loading"),
     }.values(),
 )
-def test_not_ready_as_long_as_any_pod_is_not(world: Group) -> None:
-    assert conditions(status(world))["Ready"] == ("Unknown", "RollingOut")
+def test_not_ready_as_long_as_any_pod_is_not(observed: Observed) -> None:
+    assert conditions(status(observed))["Ready"] == ("Unknown", "RollingOut")
 
 
 def test_a_second_pass_changes_nothing() -> None:
-    for world in (
+    for observed in (
         SERVED,
-        reported(
-            told(group(adapter(digest=V2, status=ACTIVE_V1), config_map=SERVED.config_map)), V2, V1, state="Draining"
+        add_reports(
+            apply_plan(group(adapter(digest=V2, status=ACTIVE_V1), config_map=SERVED.config_map)),
+            V2,
+            V1,
+            state="Draining",
         ),
     ):
-        after = told(world)
+        after = apply_plan(observed)
         written = status(after)
-        (item,) = after.adapters
-        again = replace(after, adapters=({**item, "status": written},))
+        (resource,) = after.resources
+        again = replace(after, resources=({**resource, "status": written},))
         assert plan(again).config_map == after.config_map
         assert status(again) == written
 
 
 def test_pods_move_one_after_another_and_all_end_on_the_new_version() -> None:
-    world = replace(SERVED, adapters=(adapter(digest=V2, status=ACTIVE_V1),))
+    observed = replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),))
     order = []
     for _ in range(10):
-        world = told(world)
-        (entry,) = entries(plan(world))
+        observed = apply_plan(observed)
+        (entry,) = entries(plan(observed))
         if entry.pods is None:
             break
         assert entry.previous is not None
@@ -188,21 +201,21 @@ def test_pods_move_one_after_another_and_all_end_on_the_new_version() -> None:
         moving = [name for name in entry.pods if name not in order]
         assert len(moving) <= 1
         order += moving
-        world = reported(world, V2, V2, pods=tuple(entry.pods))
+        observed = add_reports(observed, V2, V2, pods=tuple(entry.pods))
     assert order == ["web-a", "web-b", "web-c"]
-    found = status(world)
+    found = status(observed)
     assert conditions(found)["Ready"] == ("True", "Serving")
     assert found["active"] == {"uri": uri(V2), "digest": V2, "since": "2026-01-02T03:04:05Z"}
 
 
 def test_a_refusal_on_one_pod_stops_there_and_says_why() -> None:
-    world = told(replace(SERVED, adapters=(adapter(digest=V2, status=ACTIVE_V1),)))
-    world = reported(
-        world, V2, V1, pods=("web-a",), state="Refused", reason=Reason.PROOF_FAILED, message="only 0% of its effect"
+    observed = apply_plan(replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),)))
+    observed = add_reports(
+        observed, V2, V1, pods=("web-a",), state="Refused", reason=Reason.PROOF_FAILED, message="only 0% of its effect"
     )
-    (entry,) = entries(plan(world))
+    (entry,) = entries(plan(observed))
     assert entry.pods == ["web-a"]
-    found = status(world)
+    found = status(observed)
     assert conditions(found)["Stalled"] == ("True", "ProofFailed")
     assert conditions(found)["Ready"] == ("False", "ProofFailed")
     assert "Reconciling" not in conditions(found)
@@ -211,17 +224,17 @@ def test_a_refusal_on_one_pod_stops_there_and_says_why() -> None:
 
 
 def test_going_back_to_the_version_that_serves_moves_nobody_needlessly() -> None:
-    world = told(replace(SERVED, adapters=(adapter(digest=V2, status=ACTIVE_V1),)))
-    world = reported(world, V2, V1, pods=("web-a",), state="Refused", reason=Reason.PROOF_FAILED)
-    world = told(replace(world, adapters=(adapter(digest=V1, status=ACTIVE_V1),)))
-    (entry,) = entries(plan(world))
+    observed = apply_plan(replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),)))
+    observed = add_reports(observed, V2, V1, pods=("web-a",), state="Refused", reason=Reason.PROOF_FAILED)
+    observed = apply_plan(replace(observed, resources=(adapter(digest=V1, status=ACTIVE_V1),)))
+    (entry,) = entries(plan(observed))
     assert (entry.version.digest, entry.pods) == (V1, None)
 
 
 def test_a_third_version_begins_with_the_pod_that_has_the_second() -> None:
-    world = told(replace(SERVED, adapters=(adapter(digest=V2, status=ACTIVE_V1),)))
-    world = reported(world, V2, V2, pods=("web-a",))
-    (entry,) = entries(plan(replace(world, adapters=(adapter(digest=V3, status=ACTIVE_V1),))))
+    observed = apply_plan(replace(SERVED, resources=(adapter(digest=V2, status=ACTIVE_V1),)))
+    observed = add_reports(observed, V2, V2, pods=("web-a",))
+    (entry,) = entries(plan(replace(observed, resources=(adapter(digest=V3, status=ACTIVE_V1),))))
     assert (entry.version.digest, entry.pods) == (V3, ["web-a"])
     assert entry.previous is not None
     assert entry.previous.digest == V1
@@ -229,25 +242,26 @@ def test_a_third_version_begins_with_the_pod_that_has_the_second() -> None:
 
 def test_a_restarted_operator_that_has_no_reports_yet_believes_the_status() -> None:
     found = status(SERVED)
-    (item,) = SERVED.adapters
-    fresh = replace(SERVED, reports={}, adapters=({**item, "status": found},))
+    (resource,) = SERVED.resources
+    fresh = replace(SERVED, agent_reports={}, resources=({**resource, "status": found},))
     assert status(fresh) == found
     assert plan(fresh).config_map == SERVED.config_map
 
 
 def test_two_adapters_share_the_agent_and_the_budget() -> None:
     first, second = adapter("one", status=ACTIVE_V1), adapter("two", created="2026-01-01T00:00:01Z", status=ACTIVE_V1)
-    world = told(group(first, second))
+    observed = apply_plan(group(first, second))
     both = {
         name: report(V1, V1, name="one").adapters + report(V1, V1, name="two").adapters
         for name in ("web-a", "web-b", "web-c")
     }
-    world = replace(
-        world, reports={name: report(V1, V1).model_copy(update={"adapters": found}) for name, found in both.items()}
+    observed = replace(
+        observed,
+        agent_reports={name: report(V1, V1).model_copy(update={"adapters": found}) for name, found in both.items()},
     )
     moved = replace(
-        world,
-        adapters=(
+        observed,
+        resources=(
             adapter("one", V2, status=ACTIVE_V1),
             adapter("two", V2, created="2026-01-01T00:00:01Z", status=ACTIVE_V1),
         ),
@@ -256,17 +270,19 @@ def test_two_adapters_share_the_agent_and_the_budget() -> None:
 
 
 def test_the_older_of_two_has_the_name() -> None:
-    world = group(adapter("one", servedName="x"), adapter("two", V2, created="2026-01-01T00:00:01Z", servedName="x"))
-    assert [entry.deployment for entry in entries(plan(world))] == ["one"]
-    found = status(world, index=1)
+    observed = group(adapter("one", servedName="x"), adapter("two", V2, created="2026-01-01T00:00:01Z", servedName="x"))
+    assert [entry.deployment for entry in entries(plan(observed))] == ["one"]
+    found = status(observed, index=1)
     assert conditions(found)["Stalled"] == ("True", "ServedNameTaken")
     assert "'one'" in found["conditions"][0]["message"]
 
 
 def test_one_bad_member_holds_up_no_other() -> None:
-    world = group(adapter("bad", None), adapter("good", V1, created="2026-01-01T00:00:01Z"), jobs={"job": job(rank=64)})
-    assert [entry.deployment for entry in entries(plan(world))] == ["good"]
-    assert conditions(status(world, index=1))["Accepted"] == ("True", "Accepted")
+    observed = group(
+        adapter("bad", None), adapter("good", V1, created="2026-01-01T00:00:01Z"), finetune_jobs={"job": job(rank=64)}
+    )
+    assert [entry.deployment for entry in entries(plan(observed))] == ["good"]
+    assert conditions(status(observed, index=1))["Accepted"] == ("True", "Accepted")
 
 
 def test_another_port_than_the_oldest_has_is_refused() -> None:
@@ -275,10 +291,10 @@ def test_another_port_than_the_oldest_has_is_refused() -> None:
 
 
 def test_a_deleted_job_takes_nothing_away() -> None:
-    world = told(group(adapter(digest=None), jobs={"job": job()}))
-    (item,) = world.adapters
-    later = replace(world, jobs={}, adapters=({**item, "status": status(world)},))
-    assert plan(later).config_map == world.config_map
+    observed = apply_plan(group(adapter(digest=None), finetune_jobs={"job": job()}))
+    (resource,) = observed.resources
+    later = replace(observed, finetune_jobs={}, resources=({**resource, "status": status(observed)},))
+    assert plan(later).config_map == observed.config_map
     assert conditions(status(later))["Accepted"] == ("True", "Accepted")
 
 
@@ -286,28 +302,28 @@ def test_a_member_that_became_unresolvable_keeps_what_it_serves() -> None:
     item = adapter(
         digest=None, status={**ACTIVE_V1, "desired": {"uri": uri(V1), "digest": V1}, "observedGeneration": 0}
     )
-    world = replace(SERVED, adapters=(item,))
-    (entry,) = entries(plan(world))
+    observed = replace(SERVED, resources=(item,))
+    (entry,) = entries(plan(observed))
     assert entry.version.digest == V1
-    assert conditions(status(world))["Ready"] == ("Unknown", "FineTuneJobNotFound")
+    assert conditions(status(observed))["Ready"] == ("Unknown", "FineTuneJobNotFound")
 
 
 def test_an_only_pod_is_not_drained_and_the_status_says_so() -> None:
-    world = group(adapter(), deployment=deployment(replicas=1), pods=(pod("web-a"),))
-    (entry,) = entries(plan(world))
+    observed = group(adapter(), deployment=deployment(replicas=1), pods=(pod("web-a"),))
+    (entry,) = entries(plan(observed))
     assert entry.drain is False
-    assert "less than a second" in {item["type"]: item["message"] for item in status(world)["conditions"]}["Ready"]
+    assert "less than a second" in {item["type"]: item["message"] for item in status(observed)["conditions"]}["Ready"]
     assert entries(plan(group(adapter())))[0].drain is True
 
 
 def test_no_replicas_is_said() -> None:
-    world = group(adapter(), deployment=deployment(replicas=0), pods=())
-    assert conditions(status(world))["Ready"] == ("Unknown", "NoPods")
+    observed = group(adapter(), deployment=deployment(replicas=0), pods=())
+    assert conditions(status(observed))["Ready"] == ("Unknown", "NoPods")
 
 
 def test_a_failing_download_is_told_while_it_is_tried_again() -> None:
-    world = reported(
-        told(group(adapter())),
+    observed = add_reports(
+        apply_plan(group(adapter())),
         V1,
         None,
         pods=("web-b",),
@@ -315,26 +331,26 @@ def test_a_failing_download_is_told_while_it_is_tried_again() -> None:
         reason=Reason.DOWNLOAD_FAILED,
         message="no answer",
     )
-    found = status(world)
+    found = status(observed)
     assert conditions(found)["Ready"] == ("Unknown", "DownloadFailed")
     assert conditions(found)["Reconciling"] == ("True", "DownloadFailed")
 
 
-def test_a_conflict_over_a_field_is_told() -> None:
+def test_a_conflict_over_a_field_is_apply_plan() -> None:
     found = status(group(adapter()), Obstacle(Reason.FIELD_CONFLICT, "env is owned by kubectl"))
     assert conditions(found)["Injected"] == ("False", "FieldConflict")
     assert conditions(found)["Stalled"] == ("True", "FieldConflict")
 
 
 def test_a_group_without_members_gives_everything_back() -> None:
-    world = group(config_map=config_map(DesiredState()))
-    assert plan(world) == GroupPlan(remove=True)
+    observed = group(config_map=config_map(DesiredState()))
+    assert plan(observed) == Plan(remove=True)
 
 
 def test_an_event_tells_when_it_begins_to_serve_and_no_second_one() -> None:
-    (new,) = statuses(SERVED, plan(SERVED), None, NOW)
-    assert [(note.type, note.reason) for note in new.notes] == [("Normal", "Serving")]
-    (item,) = SERVED.adapters
-    later = replace(SERVED, adapters=({**item, "status": new.status},))
-    (again,) = statuses(later, plan(later), None, NOW)
-    assert again.notes == ()
+    (new,) = build_updates(SERVED, plan(SERVED), None, NOW)
+    assert [(event.type, event.reason) for event in new.events] == [("Normal", "Serving")]
+    (resource,) = SERVED.resources
+    later = replace(SERVED, resources=({**resource, "status": new.status},))
+    (again,) = build_updates(later, plan(later), None, NOW)
+    assert again.events == ()

@@ -8,11 +8,11 @@ from finetune_operator.policies.rollout import PodView, roll_out
 
 
 def pod(name: str, **fields: bool) -> PodView:
-    return replace(PodView(name, done=False, refused=False, on_previous=True, available=True), **fields)  # type: ignore[arg-type]
+    return replace(PodView(name, proven=False, refused=False, on_previous=True, available=True), **fields)  # type: ignore[arg-type]
 
 
 A, B, C = pod("a"), pod("b"), pod("c")
-DONE = {"done": True, "on_previous": False}
+DONE = {"proven": True, "on_previous": False}
 AWAY = {"available": False}
 
 CASES: dict[str, tuple[list[PodView], list[str] | None, int, frozenset[str], list[str] | None]] = {
@@ -35,24 +35,24 @@ CASES: dict[str, tuple[list[PodView], list[str] | None, int, frozenset[str], lis
 }
 
 
-@pytest.mark.parametrize(("pods", "told", "maximum", "absent", "expected"), CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(("pods", "assigned", "maximum", "absent", "expected"), CASES.values(), ids=CASES.keys())
 def test_roll_out(
-    pods: list[PodView], told: list[str] | None, maximum: int, absent: frozenset[str], expected: list[str] | None
+    pods: list[PodView], assigned: list[str] | None, maximum: int, absent: frozenset[str], expected: list[str] | None
 ) -> None:
-    found = roll_out(pods, told, maximum, absent).pods
+    found = roll_out(pods, assigned, maximum, absent).assigned
     assert (None if found is None else list(found)) == expected
 
 
 def test_a_roll_out_moves_every_pod_and_never_more_than_allowed() -> None:
     pods = {name: pod(name) for name in "abcde"}
-    told: list[str] | None = []
+    assigned: list[str] | None = []
     for _ in range(20):
-        rollout = roll_out(list(pods.values()), told, 2)
-        told = None if rollout.pods is None else list(rollout.pods)
+        rollout = roll_out(list(pods.values()), assigned, 2)
+        assigned = None if rollout.assigned is None else list(rollout.assigned)
         if rollout.complete:
             break
         assert len(rollout.moving) <= 2
         for name in rollout.moving:
             pods[name] = replace(pods[name], **DONE)
-    assert told is None
-    assert all(view.done for view in pods.values())
+    assert assigned is None
+    assert all(view.proven for view in pods.values())

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from finetune_api.messages import DesiredVersion
-from tests.agent.double import Double, write_adapter
-from tests.agent.harness import RunningAgent, publish
-from tests.s3 import S3Server, running_s3
+from tests.agent.fake_engine import Double, write_adapter
+from tests.agent.running_agent import RunningAgent, publish
+from tools.testing.s3_server import S3Server, running_s3
 
 Make = Callable[..., DesiredVersion]
 

@@ -14,9 +14,10 @@ from finetune_api.messages import DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_api.uris import parse_s3_uri
 from tests.agent.conftest import Make
-from tests.agent.double import Double
-from tests.agent.harness import POD, RunningAgent, wait_for
-from tests.s3 import S3Server, write_secret
+from tests.agent.fake_engine import Double
+from tests.agent.running_agent import POD, RunningAgent
+from tools.testing.s3_server import S3Server, write_secret
+from tools.testing.waiting import wait_for
 
 BOT = "support-bot"
 
@@ -69,7 +70,7 @@ def test_another_base_is_refused_before_anything_is_loaded(agent: RunningAgent, 
 def test_tokens_that_the_base_does_not_have_are_another_base(
     agent: RunningAgent, engine: Double, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.agent.double.VOCABULARY", 5)
+    monkeypatch.setattr("tests.agent.fake_engine.VOCABULARY", 5)
     agent.want(agent.adapter(BOT, make(0.7)))
     assert agent.wait_state(BOT, "Refused").reason is Reason.BASE_MODEL_MISMATCH
 

@@ -13,9 +13,10 @@ from finetune_api.messages import DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_api.uris import parse_s3_uri
 from tests.agent.adapters import adapters
-from tests.agent.engine import START_SECONDS, RealVllm, running_vllm
-from tests.agent.harness import RunningAgent, publish, wait_for
-from tests.s3 import S3Server
+from tests.agent.running_agent import RunningAgent, publish
+from tools.testing.s3_server import S3Server
+from tools.testing.vllm_server import START_SECONDS, RealVllm, running_vllm
+from tools.testing.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

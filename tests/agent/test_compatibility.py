@@ -7,7 +7,7 @@ import pytest
 
 from finetune_agent.compatibility import IncompatibleError, check_files, tensors
 from finetune_api.reasons import Reason
-from tests.agent.double import write_adapter
+from tests.agent.fake_engine import write_adapter
 
 
 def refused(directory: Path, maximum: int | None = 16) -> IncompatibleError:

@@ -10,7 +10,7 @@ import pytest
 from finetune_api.uris import S3Uri
 from finetune_artifacts.directory import Directory, LocalUri
 from finetune_artifacts.errors import Purpose
-from tests.s3 import S3Server, running_s3
+from tools.testing.s3_server import S3Server, running_s3
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from finetune_artifacts.objects import check_bucket, head, list_objects, open_ob
 from finetune_artifacts.store import open_store
 from finetune_artifacts.upload import manifest_bytes, put_manifest, upload_directory
 from tests.artifacts.conftest import Server, put
-from tests.s3 import S3Server, write_secret
-from tests.s3way import Harm, way_to
+from tools.testing.faulty_proxy import Harm, way_to
+from tools.testing.s3_server import S3Server, write_secret
 
 
 def make_adapter(directory: Path, size: int = 3000) -> Path:

@@ -14,8 +14,8 @@ from finetune_api.estimate.report import ChangeEstimate, JobEstimate
 from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, changed
 from tests.cli.run import Ran, finetune
 from tests.estimate.models import LLAMA_8B
-from tests.s3 import running_s3
-from tests.trainer.hubserver import TOKEN, Hub, running_hub
+from tools.testing.hub_server import TOKEN, Hub, running_hub
+from tools.testing.s3_server import running_s3
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 JOB = changed(

@@ -11,7 +11,7 @@ from finetune_api.manifest import AdapterManifest, Origin
 from finetune_api.uris import S3Uri
 from finetune_artifacts.upload import put_manifest, upload_directory
 from tests.cli.run import finetune
-from tests.s3 import S3Server, running_s3
+from tools.testing.s3_server import S3Server, running_s3
 
 pytestmark = pytest.mark.cluster  # the S3 server is one of the dev cluster's programs
 

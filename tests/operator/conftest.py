@@ -1,4 +1,4 @@
-"""A namespace of the module's own, the API, and the operator that watches it: each test has FineTuneJobs of its own names."""
+"""A control plane, a namespace for each test module, and the operator that watches it."""
 
 import uuid
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The operator as a process against a real API server, and a stand-in for the kubelet that lets its pods run and end."""
+"""Run the operator against a real API server, with a stand-in for the kubelet."""
 
 import json
 import os
@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +19,8 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
 from devcluster.cluster import Cluster
-from tests.operator.worlds import PREFLIGHT_PASSED, SPEC, SUCCEEDED
+from finetune_api.timestamps import current_timestamp
+from tests.operator.fake_cluster import PREFLIGHT_PASSED, SPEC, SUCCEEDED
 
 ROOT = Path(__file__).parents[2]
 GROUP, VERSION, PLURAL = "finetune-operator.io", "v1alpha1", "finetunejobs"
@@ -44,6 +44,7 @@ class Api:
     """The official synchronous client, its answers as plain JSON."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        """Connect."""
         self.client = config.new_client_from_config(str(kubeconfig))
         self.core = client.CoreV1Api(self.client)
         self.batch = client.BatchV1Api(self.client)
@@ -114,7 +115,7 @@ class Api:
         container = pod["spec"]["containers"][0]
         status = {
             "phase": phase,
-            "startTime": now(),
+            "startTime": current_timestamp(),
             "containerStatuses": [
                 {
                     "name": container["name"],
@@ -136,7 +137,7 @@ class Api:
     def run_pod(self, job: str) -> Object:
         """The pod of a Job runs."""
         pod = self.await_pod(job)
-        self.set_pod(pod, "Running", {"running": {"startedAt": now()}})
+        self.set_pod(pod, "Running", {"running": {"startedAt": current_timestamp()}})
         return pod
 
     def end_pod(self, job: str, exit_code: int, said: Object | str) -> None:
@@ -145,8 +146,8 @@ class Api:
         terminated = {
             "exitCode": exit_code,
             "message": text,
-            "startedAt": now(),
-            "finishedAt": now(),
+            "startedAt": current_timestamp(),
+            "finishedAt": current_timestamp(),
             "reason": "Error" if exit_code else "Completed",
         }
         self.set_pod(self.await_pod(job), "Failed" if exit_code else "Succeeded", {"terminated": terminated})
@@ -158,11 +159,6 @@ class Api:
         request = {"spec": {"audiences": [audience], "boundObjectRef": bound, "expirationSeconds": 3600}}
         answer = self.core.create_namespaced_service_account_token("default", self.namespace, request)
         return str(answer.status.token)
-
-
-def now() -> str:
-    """RFC 3339, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def free_port() -> int:
@@ -254,7 +250,7 @@ class Operator:
 
 
 class Kubelet(threading.Thread):
-    """Lets the pods of one FineTuneJob run and then end as ``script`` says, while the ``with`` block lasts."""
+    """Let the pods of one FineTuneJob run and end, while the ``with`` block lasts."""
 
     def __init__(self, api: Api, parent: str, script: Callable[[str], tuple[int, Object] | None]) -> None:
         """``script(job name)`` gives exit code and termination message; None: the pod goes on running."""
@@ -280,7 +276,7 @@ class Kubelet(threading.Thread):
         phase = pod["status"].get("phase")
         job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
         if phase == "Pending":
-            self.api.set_pod(pod, "Running", {"running": {"startedAt": now()}})
+            self.api.set_pod(pod, "Running", {"running": {"startedAt": current_timestamp()}})
         elif phase == "Running":
             ending = self.script(job)
             if ending is not None:

@@ -14,7 +14,9 @@ from kubernetes import client, config
 
 
 class Proxy(ThreadingHTTPServer):
-    """Plain HTTP in, the kubeconfig's credentials out. ``after_write(number)`` is called when the server has carried out a write.
+    """A proxy that takes plain HTTP and sends requests on with the kubeconfig's credentials.
+
+    ``after_write(number)`` is called when the server has carried out a write.
 
     The answer to the write goes back only after that: whoever is killed in it never learns of it.
     """
@@ -22,6 +24,7 @@ class Proxy(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, kubeconfig: Path, after_write: Callable[[int], None]) -> None:
+        """Listen on a free port."""
         super().__init__(("127.0.0.1", 0), Handler)
         settings = client.Configuration()
         config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)

@@ -3,9 +3,11 @@
 from datetime import timedelta
 
 from finetune_api.conditions import ConditionType
+from finetune_api.limits import STATUS_MESSAGE_CHARACTERS
 from finetune_api.reasons import Reason
-from finetune_operator.conditions import MESSAGE_CHARACTERS, Conditions
-from tests.operator.worlds import NOW, stamp
+from finetune_api.timestamps import format_timestamp
+from finetune_operator.conditions import Conditions
+from tests.operator.fake_cluster import NOW
 
 READY = ConditionType.READY
 
@@ -16,10 +18,14 @@ def test_the_transition_time_changes_with_the_status_only() -> None:
     later = Conditions(first.as_json(), 2, NOW + timedelta(hours=1))
     later.set(READY, "Unknown", Reason.TRAINING, "two")
     (same,) = later.as_json()
-    assert (same["lastTransitionTime"], same["reason"], same["observedGeneration"]) == (stamp(NOW), "Training", 2)
+    assert (same["lastTransitionTime"], same["reason"], same["observedGeneration"]) == (
+        format_timestamp(NOW),
+        "Training",
+        2,
+    )
     later.set(READY, "True", Reason.VERIFIED, "three")
     (changed,) = later.as_json()
-    assert changed["lastTransitionTime"] == stamp(NOW + timedelta(hours=1))
+    assert changed["lastTransitionTime"] == format_timestamp(NOW + timedelta(hours=1))
 
 
 def test_the_placeholder_of_the_crd_is_not_a_transition() -> None:
@@ -31,8 +37,8 @@ def test_the_placeholder_of_the_crd_is_not_a_transition() -> None:
         "lastTransitionTime": "1970-01-01T00:00:00Z",
     }
     conditions = Conditions([default], 1, NOW)
-    conditions.progressing(Reason.PREFLIGHT_RUNNING, "checking")
-    assert {item["lastTransitionTime"] for item in conditions.as_json()} == {stamp(NOW)}
+    conditions.set_progressing(Reason.PREFLIGHT_RUNNING, "checking")
+    assert {item["lastTransitionTime"] for item in conditions.as_json()} == {format_timestamp(NOW)}
 
 
 def test_reconciling_and_stalled_are_there_only_while_true() -> None:
@@ -41,13 +47,13 @@ def test_reconciling_and_stalled_are_there_only_while_true() -> None:
     def shown() -> dict[str, str]:
         return {item["type"]: item["status"] for item in conditions.as_json()}
 
-    conditions.progressing(Reason.TRAINING, "")
+    conditions.set_progressing(Reason.TRAINING, "")
     assert shown() == {"Ready": "Unknown", "Reconciling": "True"}
-    conditions.stalled(Reason.TRAINER_ERROR, "")
+    conditions.set_stalled(Reason.TRAINER_ERROR, "")
     assert shown() == {"Ready": "False", "Stalled": "True"}
-    conditions.progressing(Reason.TRAINING, "")
+    conditions.set_progressing(Reason.TRAINING, "")
     assert shown() == {"Ready": "Unknown", "Reconciling": "True"}
-    conditions.ready(Reason.VERIFIED, "")
+    conditions.set_ready(Reason.VERIFIED, "")
     assert shown() == {"Ready": "True"}
 
 
@@ -55,5 +61,5 @@ def test_a_long_message_is_cut_visibly() -> None:
     conditions = Conditions([], 1, NOW)
     conditions.set(READY, "False", Reason.TRAINER_ERROR, "x" * 10_000)
     message = conditions.as_json()[0]["message"]
-    assert len(message) == MESSAGE_CHARACTERS
+    assert len(message) == STATUS_MESSAGE_CHARACTERS
     assert message.endswith("…")

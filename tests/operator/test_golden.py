@@ -11,8 +11,18 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_operator.reconcile.finetunejob_plan import plan
-from tests.operator.worlds import PREFLIGHT_PASSED, PROGRESS, SETTINGS, SPEC, SUCCEEDED, World, running, terminated
+from finetune_api.finetunejob import FineTuneJobStatus
+from finetune_operator.reconcile.finetunejob.plan import make_plan
+from tests.operator.fake_cluster import (
+    PREFLIGHT_PASSED,
+    PROGRESS,
+    SETTINGS,
+    SPEC,
+    SUCCEEDED,
+    FakeCluster,
+    running,
+    terminated,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 FULL_SPEC: dict[str, Any] = {
@@ -52,97 +62,97 @@ FULL_SPEC: dict[str, Any] = {
 }
 
 
-def accepted(spec: dict[str, Any] | None = None) -> World:
-    return World(spec)
+def accepted(spec: dict[str, Any] | None = None) -> FakeCluster:
+    return FakeCluster(spec)
 
 
-def preflight_passed(spec: dict[str, Any] | None = None) -> World:
-    world = World(spec)
-    world.settle()
-    world.set_pod(terminated(0, PREFLIGHT_PASSED))
-    return world
+def preflight_passed(spec: dict[str, Any] | None = None) -> FakeCluster:
+    cluster = FakeCluster(spec)
+    cluster.settle()
+    cluster.set_pod(terminated(0, PREFLIGHT_PASSED))
+    return cluster
 
 
-def preflight_passed_two_gpus() -> World:
+def preflight_passed_two_gpus() -> FakeCluster:
     return preflight_passed({**SPEC, "resources": {"gpusPerNode": 2}})
 
 
-def preflight_failed() -> World:
-    world = World()
-    world.settle()
+def preflight_failed() -> FakeCluster:
+    cluster = FakeCluster()
+    cluster.settle()
     problem = {
         "reason": "BucketNotFound",
         "field": "spec.output.s3.bucket",
         "message": "there is no bucket adapters: create it",
     }
-    world.set_pod(terminated(17, {"kind": "PreflightResult", "problems": [problem]}))
-    return world
+    cluster.set_pod(terminated(17, {"kind": "PreflightResult", "problems": [problem]}))
+    return cluster
 
 
-def training() -> World:
-    world = preflight_passed()
-    world.settle()
-    world.set_pod(running())
-    return world
+def training() -> FakeCluster:
+    cluster = preflight_passed()
+    cluster.settle()
+    cluster.set_pod(running())
+    return cluster
 
 
-def succeeded() -> World:
-    world = training()
-    world.settle()
-    world.set_pod(terminated(0, SUCCEEDED))
-    return world
+def succeeded() -> FakeCluster:
+    cluster = training()
+    cluster.settle()
+    cluster.set_pod(terminated(0, SUCCEEDED))
+    return cluster
 
 
-def failed_once() -> World:
-    world = training()
-    world.settle()
-    world.set_pod(
+def failed_once() -> FakeCluster:
+    cluster = training()
+    cluster.settle()
+    cluster.set_pod(
         terminated(
             30,
             {"kind": "TrainerResult", "reason": "UploadFailed", "message": "S3 did not answer", "progress": PROGRESS},
         )
     )
-    return world
+    return cluster
 
 
-def preempted() -> World:
-    world = training()
-    world.settle()
-    world.set_pod(
+def preempted() -> FakeCluster:
+    cluster = training()
+    cluster.settle()
+    cluster.set_pod(
         terminated(40, {"kind": "TrainerResult", "reason": "Preempted", "message": "asked to stop"}, deleted=True)
     )
-    return world
+    return cluster
 
 
-def gate_failed() -> World:
-    world = training()
-    world.settle()
+def gate_failed() -> FakeCluster:
+    cluster = training()
+    cluster.settle()
     evaluation = {**SUCCEEDED["evaluation"], "basePerplexity": 49.4, "perplexity": 36.6, "passed": False}
     result = {
         "kind": "TrainerResult",
         "reason": "GateFailed",
-        "message": "spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3: the adapter is not published, but kept with its report in "
-        "s3://adapters/ns/a/11111111/rejected",
+        "message": "spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3: the adapter is not published, "
+        "but kept with its report in s3://adapters/ns/a/11111111/rejected",
         "progress": PROGRESS,
         "evaluation": evaluation,
         "report": {"uri": "s3://adapters/ns/a/11111111/rejected/report.html"},
     }
-    world.set_pod(terminated(34, result))
-    return world
+    cluster.set_pod(terminated(34, result))
+    return cluster
 
 
-def out_of_memory() -> World:
-    world = training()
-    world.settle()
-    world.set_pod(terminated(31, {"kind": "TrainerResult", "reason": "OutOfMemory", "message": "CUDA out of memory"}))
-    return world
+def out_of_memory() -> FakeCluster:
+    cluster = training()
+    cluster.settle()
+    cluster.set_pod(terminated(31, {"kind": "TrainerResult", "reason": "OutOfMemory", "message": "CUDA out of memory"}))
+    return cluster
 
 
-def invalid() -> World:
-    return World({**SPEC, "training": {"epochs": 1, "maxSteps": 10}, "method": {"lora": {"rank": 0}}})
+def invalid() -> FakeCluster:
+    return FakeCluster({**SPEC, "training": {"epochs": 1, "maxSteps": 10}, "method": {"lora": {"rank": 0}}})
 
 
-SCENARIOS: dict[str, Callable[[], World]] = {
+SCENARIOS: dict[str, Callable[[], FakeCluster]] = {
     "accepted": accepted,
     "accepted-full-spec": lambda: accepted(FULL_SPEC),
     "preflight-passed": preflight_passed,
@@ -161,20 +171,24 @@ SCENARIOS: dict[str, Callable[[], World]] = {
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_golden(name: str) -> None:
-    world = SCENARIOS[name]()
-    decided = plan(world.observed(), world.now, SETTINGS)
+    cluster = SCENARIOS[name]()
+    decided = make_plan(cluster.observed(), cluster.now, SETTINGS)
     shown = {
         "create": decided.create,
         "delete": [job["metadata"]["name"] for job in decided.delete],
         "status": decided.status,
-        "events": [f"{note.type} {note.reason}: {note.text}" for note in decided.notes],
+        "events": [f"{event.type} {event.reason}: {event.note}" for event in decided.events],
         "requeueAfter": decided.requeue_after,
     }
-    text = yaml.safe_dump(shown, sort_keys=False, width=160, allow_unicode=True)
     file = GOLDEN / f"{name}.yaml"
     if os.environ.get("UPDATE_GOLDEN"):
-        file.write_text(text)
-    assert text == file.read_text()
+        file.write_text(yaml.safe_dump(shown, sort_keys=False, width=160, allow_unicode=True))
+    assert shown == yaml.safe_load(file.read_text())
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_golden_status_has_only_fields_of_the_model(file: Path) -> None:
+    FineTuneJobStatus.model_validate(yaml.safe_load(file.read_text())["status"])
 
 
 def test_every_golden_file_has_a_scenario() -> None:

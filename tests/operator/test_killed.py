@@ -1,4 +1,4 @@
-"""The operator killed (-9) between any two of its writes: the end is the same, and nothing is made twice."""
+"""The operator is killed between any two of its writes: the end is the same."""
 
 import threading
 import uuid
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from devcluster.cluster import Cluster
+from tests.operator.fake_cluster import PREFLIGHT_PASSED, SUCCEEDED
 from tests.operator.harness import Api, Kubelet, Operator, until
 from tests.operator.proxy import Proxy
-from tests.operator.worlds import PREFLIGHT_PASSED, SUCCEEDED
 
 pytestmark = pytest.mark.cluster
 TIMES = ("lastTransitionTime", "startedAt", "finishedAt")
@@ -37,7 +37,10 @@ def timeless(value: Any) -> Any:
 
 @contextmanager
 def proxied(cluster: Cluster, deadly: int, directory: Path) -> Iterator[tuple[Proxy, Operator, threading.Event]]:
-    """The operator behind a proxy that kills it when its ``deadly``-th write was carried out; the event says that it did."""
+    """Run the operator behind a proxy that kills it after its ``deadly``-th write.
+
+    The event is set when it was killed.
+    """
     killed = threading.Event()
 
     def after_write(number: int) -> None:

@@ -1,4 +1,4 @@
-"""A FineTuneJob on a real API server: the Jobs that appear, the status that a person reads, and what the operator leaves alone."""
+"""A FineTuneJob on a real API server: its Jobs, its status, and what the operator leaves alone."""
 
 import contextlib
 import json
@@ -8,8 +8,8 @@ import pytest
 from kubernetes.client.exceptions import NotFoundException
 
 from finetune_operator.kube.kinds import ROLE_LABEL
+from tests.operator.fake_cluster import PREFLIGHT_PASSED, SUCCEEDED
 from tests.operator.harness import Api, Kubelet, Operator, good_run, until
-from tests.operator.worlds import PREFLIGHT_PASSED, SUCCEEDED
 
 pytestmark = pytest.mark.cluster
 

@@ -1,11 +1,11 @@
-"""What a FineTuneJob's pods have mounted: every ConfigMap, claim and Secret that its data and its model name, and all of it read-only."""
+"""The mounts of a FineTuneJob's pods: all that its data and its model name, read-only."""
 
 from typing import Any
 
 import pytest
 
 from finetune_api.finetunejob import FineTuneJobSpec
-from finetune_operator.resources.mounts import volumes
+from finetune_operator.resources.mounts import build_volumes
 
 
 def mounted(**dataset: Any) -> dict[str, str]:
@@ -13,7 +13,7 @@ def mounted(**dataset: Any) -> dict[str, str]:
     spec = FineTuneJobSpec.model_validate(
         {"model": {"uri": "pvc://models/smollm"}, "dataset": dataset, "output": {"s3": {"bucket": "adapters"}}}
     )
-    pod, mounts = volumes(spec)
+    pod, mounts = build_volumes(spec)
     sources = {volume["name"]: volume for volume in pod}
     found = {}
     for mount in mounts:

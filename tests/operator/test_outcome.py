@@ -1,11 +1,12 @@
-"""What has become of a Job, told from the Job and its pod."""
+"""Classify a Job by the Job and its pods."""
 
 import pytest
 
 from finetune_api.reasons import Reason
+from finetune_api.timestamps import format_timestamp
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.outcome import Ended, Running, Waiting, observe
-from tests.operator.worlds import NOW, PREFLIGHT_PASSED, SUCCEEDED, pod, running, stamp, terminated
+from finetune_operator.policies.outcome import Ended, Running, Waiting, classify_pod
+from tests.operator.fake_cluster import NOW, PREFLIGHT_PASSED, SUCCEEDED, pod, running, terminated
 
 UNSCHEDULABLE = {
     "type": "PodScheduled",
@@ -24,7 +25,7 @@ JOB: Object = {"metadata": {"name": "a-train-1"}, "status": {}}
 
 
 def job(kind: str, message: str = "") -> Object:
-    condition = {"type": kind, "status": "True", "message": message, "lastTransitionTime": stamp(NOW)}
+    condition = {"type": kind, "status": "True", "message": message, "lastTransitionTime": format_timestamp(NOW)}
     return {"metadata": {"name": "a-train-1"}, "status": {"conditions": [condition]}}
 
 
@@ -108,7 +109,7 @@ PROBLEMS = {
     ],
 )
 def test_ended(name: str, item: Object, reason: Reason, text: str) -> None:
-    outcome = observe(JOB, [item], NOW, 120)
+    outcome = classify_pod(JOB, [item], NOW, 120)
     assert isinstance(outcome, Ended), name
     assert (outcome.reason, outcome.at) == (reason, NOW), name
     assert text in outcome.message, name
@@ -116,7 +117,7 @@ def test_ended(name: str, item: Object, reason: Reason, text: str) -> None:
 
 @pytest.mark.parametrize("said", [SUCCEEDED, PREFLIGHT_PASSED])
 def test_ended_well(said: Object) -> None:
-    outcome = observe(JOB, [terminated(0, said)], NOW, 120)
+    outcome = classify_pod(JOB, [terminated(0, said)], NOW, 120)
     assert isinstance(outcome, Ended)
     assert outcome.reason is None
     assert outcome.result is not None
@@ -124,7 +125,7 @@ def test_ended_well(said: Object) -> None:
 
 
 def test_a_trainer_that_was_killed_after_its_result_has_succeeded() -> None:
-    outcome = observe(JOB, [terminated(137, SUCCEEDED, deleted=True)], NOW, 120)
+    outcome = classify_pod(JOB, [terminated(137, SUCCEEDED, deleted=True)], NOW, 120)
     assert isinstance(outcome, Ended)
     assert outcome.reason is None
 
@@ -142,7 +143,7 @@ def test_a_trainer_that_was_killed_after_its_result_has_succeeded() -> None:
     ],
 )
 def test_ended_without_a_pod(name: str, jobs: Object | None, text: str) -> None:
-    outcome = observe(jobs, [], NOW, 120)
+    outcome = classify_pod(jobs, [], NOW, 120)
     assert isinstance(outcome, Ended), name
     assert outcome.reason is Reason.PREEMPTED
     assert text in outcome.message
@@ -164,23 +165,23 @@ def test_ended_without_a_pod(name: str, jobs: Object | None, text: str) -> None:
     ],
 )
 def test_waiting(name: str, pods: list[Object], reason: Reason, text: str) -> None:
-    outcome = observe(JOB, pods, NOW, 120)
+    outcome = classify_pod(JOB, pods, NOW, 120)
     assert isinstance(outcome, Waiting), name
     assert outcome.reason is reason
     assert text in outcome.message
 
 
 def test_an_image_that_cannot_be_pulled_for_long_ends_the_attempt() -> None:
-    outcome = observe(JOB, [pod(BACKOFF)], NOW, 0)
+    outcome = classify_pod(JOB, [pod(BACKOFF)], NOW, 0)
     assert isinstance(outcome, Ended)
     assert outcome.reason is Reason.IMAGE_PULL_FAILED
 
 
 def test_a_running_container_runs_though_its_pod_is_being_deleted() -> None:
     item = pod({"running": {}}, phase="Running", deleted=True)
-    assert isinstance(observe(job("Failed"), [item], NOW, 120), Running)
+    assert isinstance(classify_pod(job("Failed"), [item], NOW, 120), Running)
 
 
 def test_the_pod_that_still_runs_decides() -> None:
-    assert isinstance(observe(JOB, [terminated(1), running()], NOW, 120), Running)
-    assert isinstance(observe(JOB, [running(), terminated(1)], NOW, 120), Running)
+    assert isinstance(classify_pod(JOB, [terminated(1), running()], NOW, 120), Running)
+    assert isinstance(classify_pod(JOB, [running(), terminated(1)], NOW, 120), Running)

@@ -1,4 +1,4 @@
-"""The life of a FineTuneJob as its status tells it, told by plans that take effect in a small world."""
+"""The life of a FineTuneJob: plans that take effect in a fake cluster, and the status after each."""
 
 import json
 import re
@@ -10,17 +10,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.reconcile.apply import is_urgent
-from finetune_operator.reconcile.finetunejob_plan import blocked, plan, refused
-from finetune_operator.reconcile.finished import is_finished, is_settled
-from tests.operator.worlds import (
+from finetune_operator.policies.finished import is_finished, is_up_to_date
+from finetune_operator.reconcile.finetunejob.apply import is_urgent
+from finetune_operator.reconcile.finetunejob.plan import make_plan, plan_blocked, plan_refused
+from tests.operator.fake_cluster import (
     NOW,
     PREFLIGHT_PASSED,
     PROGRESS,
     SETTINGS,
     SPEC,
     SUCCEEDED,
-    World,
+    FakeCluster,
     pod,
     running,
     terminated,
@@ -33,163 +33,165 @@ def trainer(reason: str, **more: Any) -> dict[str, Any]:
     return {"kind": "TrainerResult", "reason": reason, "message": "why", **more}
 
 
-def after_preflight(**spec: Any) -> World:
-    world = World({**SPEC, **spec})
-    world.settle()
-    world.set_pod(terminated(0, PREFLIGHT_PASSED))
-    world.settle()
-    return world
+def after_preflight(**spec: Any) -> FakeCluster:
+    cluster = FakeCluster({**SPEC, **spec})
+    cluster.settle()
+    cluster.set_pod(terminated(0, PREFLIGHT_PASSED))
+    cluster.settle()
+    return cluster
 
 
-def reasons(world: World) -> list[str | None]:
-    return [attempt.get("reason") for attempt in world.item["status"].get("attempts", [])]
+def reasons(cluster: FakeCluster) -> list[str | None]:
+    return [attempt.get("reason") for attempt in cluster.resource["status"].get("attempts", [])]
 
 
 def test_a_good_run() -> None:
-    world = World()
-    world.settle()
-    assert world.created == ["a-preflight"]
-    assert world.condition("Ready") == ("Unknown", "PreflightRunning")
-    assert world.condition("Reconciling") == ("True", "PreflightRunning")
-    world.set_pod(running())
-    world.settle()
-    world.set_pod(terminated(0, PREFLIGHT_PASSED))
-    world.settle()
-    assert world.created == ["a-preflight", "a-train-1"]
-    assert world.condition("Running") == ("False", "Pending")
-    world.set_pod(running())
-    world.settle()
-    assert world.condition("Running") == ("True", "Training")
-    world.set_pod(terminated(0, SUCCEEDED))
-    world.settle()
-    assert world.condition("Ready") == world.condition("Succeeded") == ("True", "AdapterVerified")
-    assert world.condition("Evaluated") == ("True", "Evaluated")
-    assert world.condition("Reconciling") is None
-    assert world.item["status"]["adapter"]["digest"] == SUCCEEDED["adapter"]["digest"]
-    assert world.notes == ["Succeeded"]
-    assert is_settled(world.item)
+    cluster = FakeCluster()
+    cluster.settle()
+    assert cluster.created == ["a-preflight"]
+    assert cluster.condition("Ready") == ("Unknown", "PreflightRunning")
+    assert cluster.condition("Reconciling") == ("True", "PreflightRunning")
+    cluster.set_pod(running())
+    cluster.settle()
+    cluster.set_pod(terminated(0, PREFLIGHT_PASSED))
+    cluster.settle()
+    assert cluster.created == ["a-preflight", "a-train-1"]
+    assert cluster.condition("Running") == ("False", "Pending")
+    cluster.set_pod(running())
+    cluster.settle()
+    assert cluster.condition("Running") == ("True", "Training")
+    cluster.set_pod(terminated(0, SUCCEEDED))
+    cluster.settle()
+    assert cluster.condition("Ready") == cluster.condition("Succeeded") == ("True", "AdapterVerified")
+    assert cluster.condition("Evaluated") == ("True", "Evaluated")
+    assert cluster.condition("Reconciling") is None
+    assert cluster.resource["status"]["adapter"]["digest"] == SUCCEEDED["adapter"]["digest"]
+    assert cluster.events == ["Succeeded"]
+    assert is_up_to_date(cluster.resource)
 
 
 def test_code_that_a_model_brings_runs_only_where_the_administrator_allows_it() -> None:
     trusting = {**SPEC, "model": {**SPEC["model"], "trustRemoteCode": True}}
-    world = World(trusting)
-    world.settle()
-    assert world.created == []
-    assert world.condition("Accepted") == ("False", "SpecInvalid")
-    (accepted,) = (found for found in world.item["status"]["conditions"] if found["type"] == "Accepted")
+    cluster = FakeCluster(trusting)
+    cluster.settle()
+    assert cluster.created == []
+    assert cluster.condition("Accepted") == ("False", "SpecInvalid")
+    (accepted,) = (found for found in cluster.resource["status"]["conditions"] if found["type"] == "Accepted")
     assert "spec.model.trustRemoteCode" in accepted["message"]
     assert "ask the administrator to set the chart value trainer.allowRemoteCode" in accepted["message"]
-    world.settings = replace(SETTINGS, allow_remote_code=True)
-    world.settle()
-    assert world.condition("Accepted") == ("True", "Accepted")
-    assert world.created == ["a-preflight"]
+    cluster.settings = replace(SETTINGS, allow_remote_code=True)
+    cluster.settle()
+    assert cluster.condition("Accepted") == ("True", "Accepted")
+    assert cluster.created == ["a-preflight"]
 
 
 def test_what_is_wrong_never_reaches_a_gpu() -> None:
-    world = World()
-    world.settle()
+    cluster = FakeCluster()
+    cluster.settle()
     problem = {
         "reason": "TargetModulesNotFound",
         "field": "spec.method.lora.targetModules",
         "message": "there are q_proj, v_proj",
     }
-    world.set_pod(terminated(16, {"kind": "PreflightResult", "problems": [problem]}))
-    world.settle()
-    world.wait(3600)
-    world.settle()
-    assert world.created == ["a-preflight"]
-    assert world.condition("PreflightPassed") == ("False", "TargetModulesNotFound")
-    assert world.condition("Stalled") == ("True", "TargetModulesNotFound")
-    assert world.condition("Ready") == ("False", "TargetModulesNotFound")
-    message = next(item["message"] for item in world.item["status"]["conditions"] if item["type"] == "PreflightPassed")
+    cluster.set_pod(terminated(16, {"kind": "PreflightResult", "problems": [problem]}))
+    cluster.settle()
+    cluster.wait(3600)
+    cluster.settle()
+    assert cluster.created == ["a-preflight"]
+    assert cluster.condition("PreflightPassed") == ("False", "TargetModulesNotFound")
+    assert cluster.condition("Stalled") == ("True", "TargetModulesNotFound")
+    assert cluster.condition("Ready") == ("False", "TargetModulesNotFound")
+    message = next(
+        item["message"] for item in cluster.resource["status"]["conditions"] if item["type"] == "PreflightPassed"
+    )
     assert message == "spec.method.lora.targetModules: there are q_proj, v_proj"
 
 
 def test_a_preflight_that_died_is_repeated_within_the_budget() -> None:
-    world = World()
-    world.settle()
+    cluster = FakeCluster()
+    cluster.settle()
     for expected in ("a-preflight-2", "a-preflight-3"):
-        world.set_pod(terminated(1, "Traceback", at=world.now))
-        world.settle()
-        assert world.job_of("preflight") != expected, "it waits for the backoff"
-        assert world.requeue_after is not None
-        world.wait(world.requeue_after)
-        world.settle()
-        assert world.job_of("preflight") == expected
-    world.set_pod(terminated(1, "Traceback", at=world.now))
-    world.settle()
-    assert world.condition("PreflightPassed") == ("False", "PreflightError")
-    assert world.condition("Stalled") == ("True", "PreflightError")
+        cluster.set_pod(terminated(1, "Traceback", at=cluster.now))
+        cluster.settle()
+        assert cluster.job_of("preflight") != expected, "it waits for the backoff"
+        assert cluster.requeue_after is not None
+        cluster.wait(cluster.requeue_after)
+        cluster.settle()
+        assert cluster.job_of("preflight") == expected
+    cluster.set_pod(terminated(1, "Traceback", at=cluster.now))
+    cluster.settle()
+    assert cluster.condition("PreflightPassed") == ("False", "PreflightError")
+    assert cluster.condition("Stalled") == ("True", "PreflightError")
 
 
 def test_a_preflight_that_the_cluster_took_away_is_repeated_at_once() -> None:
-    world = World()
-    world.settle()
-    world.set_pod(terminated(137, deleted=True))
-    world.settle()
-    assert world.job_of("preflight") == "a-preflight-2"
+    cluster = FakeCluster()
+    cluster.settle()
+    cluster.set_pod(terminated(137, deleted=True))
+    cluster.settle()
+    assert cluster.job_of("preflight") == "a-preflight-2"
 
 
 @pytest.mark.parametrize("kind", ["PreflightPassed", "Running"])
 def test_a_pod_that_no_node_fits_waits_and_says_so(kind: str) -> None:
-    world = World() if kind == "PreflightPassed" else after_preflight()
-    world.settle()
+    cluster = FakeCluster() if kind == "PreflightPassed" else after_preflight()
+    cluster.settle()
     unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
-    world.set_pod(pod(conditions=[unschedulable]))
-    world.settle()
-    condition = world.condition(kind)
+    cluster.set_pod(pod(conditions=[unschedulable]))
+    cluster.settle()
+    condition = cluster.condition(kind)
     assert condition is not None
     assert condition[1] == "Unschedulable"
-    assert world.condition("Ready") == ("Unknown", "Unschedulable")
-    assert world.condition("Stalled") is None
+    assert cluster.condition("Ready") == ("Unknown", "Unschedulable")
+    assert cluster.condition("Stalled") is None
 
 
 def test_errors_are_repeated_with_backoff_until_the_budget_is_used_up() -> None:
-    world = after_preflight()
+    cluster = after_preflight()
     for seconds in (10, 20):
-        world.set_pod(terminated(1, trainer("TrainerError"), at=world.now))
-        world.settle()
-        assert world.item["status"]["phase"] == "Retrying"
-        assert world.requeue_after == seconds
-        world.wait(seconds)
-        world.settle()
-    assert world.created[1:] == ["a-train-1", "a-train-2", "a-train-3"]
-    world.set_pod(terminated(1, trainer("TrainerError"), at=world.now))
-    world.settle()
-    assert reasons(world) == ["TrainerError"] * 3
-    assert world.condition("Succeeded") == ("False", "TrainerError")
-    assert world.condition("Stalled") == ("True", "TrainerError")
-    assert world.notes == ["AttemptFailed", "AttemptFailed", "Failed"]
-    world.wait(3600)
-    world.settle()
-    assert world.created[-1] == "a-train-3"
+        cluster.set_pod(terminated(1, trainer("TrainerError"), at=cluster.now))
+        cluster.settle()
+        assert cluster.resource["status"]["phase"] == "Retrying"
+        assert cluster.requeue_after == seconds
+        cluster.wait(seconds)
+        cluster.settle()
+    assert cluster.created[1:] == ["a-train-1", "a-train-2", "a-train-3"]
+    cluster.set_pod(terminated(1, trainer("TrainerError"), at=cluster.now))
+    cluster.settle()
+    assert reasons(cluster) == ["TrainerError"] * 3
+    assert cluster.condition("Succeeded") == ("False", "TrainerError")
+    assert cluster.condition("Stalled") == ("True", "TrainerError")
+    assert cluster.events == ["AttemptFailed", "AttemptFailed", "Failed"]
+    cluster.wait(3600)
+    cluster.settle()
+    assert cluster.created[-1] == "a-train-3"
 
 
 def test_a_job_that_does_not_fit_is_made_smaller_attempt_by_attempt_and_then_given_up() -> None:
-    world = after_preflight(training={"maxSteps": 10, "perDeviceBatchSize": 2})
+    cluster = after_preflight(training={"maxSteps": 10, "perDeviceBatchSize": 2})
     for ending in (
         terminated(31, trainer("OutOfMemory")),
         terminated(40, trainer("Preempted"), deleted=True),
         terminated(31, trainer("OutOfMemory")),
         terminated(31, trainer("OutOfMemory")),
     ):
-        world.set_pod(ending)
-        world.settle()
-    assert world.created[1:] == ["a-train-1", "a-train-2", "a-train-3", "a-train-4"]
-    changes = [attempt.get("adjustments", []) for attempt in world.item["status"]["attempts"]]
+        cluster.set_pod(ending)
+        cluster.settle()
+    assert cluster.created[1:] == ["a-train-1", "a-train-2", "a-train-3", "a-train-4"]
+    changes = [attempt.get("adjustments", []) for attempt in cluster.resource["status"]["attempts"]]
     batch = [
         {"field": "training.perDeviceBatchSize", "before": "2", "after": "1"},
         {"field": "training.gradientAccumulationSteps", "before": "1", "after": "2"},
     ]
     checkpointing = {"field": "training.gradientCheckpointing", "before": "auto", "after": "always"}
     assert changes == [[], batch, batch, [*batch, checkpointing]]
-    assert world.condition("Stalled") == ("True", "OutOfMemory")
+    assert cluster.condition("Stalled") == ("True", "OutOfMemory")
 
 
 def test_the_trainer_is_told_the_job_that_fits_and_what_was_changed() -> None:
-    world = after_preflight(training={"maxSteps": 10, "perDeviceBatchSize": 2})
-    world.set_pod(terminated(31, trainer("OutOfMemory")))
-    decided = plan(world.observed(), world.now, SETTINGS)
+    cluster = after_preflight(training={"maxSteps": 10, "perDeviceBatchSize": 2})
+    cluster.set_pod(terminated(31, trainer("OutOfMemory")))
+    decided = make_plan(cluster.observed(), cluster.now, SETTINGS)
     assert decided.create is not None
     (container,) = decided.create["spec"]["template"]["spec"]["containers"]
     environment = {
@@ -203,111 +205,111 @@ def test_the_trainer_is_told_the_job_that_fits_and_what_was_changed() -> None:
 
 
 def test_a_preempted_attempt_is_followed_at_once_and_costs_no_error_budget() -> None:
-    world = after_preflight(failurePolicy={"retries": {"onError": 0}})
+    cluster = after_preflight(failurePolicy={"retries": {"onError": 0}})
     for number in (2, 3, 4):
-        world.set_pod(terminated(40, trainer("Preempted", resumedFromStep=5), deleted=True))
-        world.settle()
-        assert world.job_of("trainer") == f"a-train-{number}"
-    assert world.item["status"]["attempts"][0]["resumedFromStep"] == 5
-    world.set_pod(terminated(0, SUCCEEDED))
-    world.settle()
-    assert reasons(world) == ["Preempted", "Preempted", "Preempted", "Succeeded"]
+        cluster.set_pod(terminated(40, trainer("Preempted", resumedFromStep=5), deleted=True))
+        cluster.settle()
+        assert cluster.job_of("trainer") == f"a-train-{number}"
+    assert cluster.resource["status"]["attempts"][0]["resumedFromStep"] == 5
+    cluster.set_pod(terminated(0, SUCCEEDED))
+    cluster.settle()
+    assert reasons(cluster) == ["Preempted", "Preempted", "Preempted", "Succeeded"]
 
 
 def test_a_job_that_somebody_deleted_is_a_preemption() -> None:
-    world = after_preflight()
-    world.jobs.pop("a-train-1")
-    world.settle()
-    assert reasons(world) == ["Preempted", None]
-    assert world.job_of("trainer") == "a-train-2"
+    cluster = after_preflight()
+    cluster.jobs.pop("a-train-1")
+    cluster.settle()
+    assert reasons(cluster) == ["Preempted", None]
+    assert cluster.job_of("trainer") == "a-train-2"
 
 
 def test_the_pod_of_a_deleted_job_must_have_stopped_before_the_next_attempt() -> None:
-    world = after_preflight()
-    world.set_pod(pod({"running": {}}, phase="Running", deleted=True))
-    world.jobs.pop("a-train-1")
-    world.settle()
-    assert world.created[-1] == "a-train-1"
-    world.pods["a-train-1"] = terminated(40, trainer("Preempted"), deleted=True)
-    world.settle()
-    assert reasons(world) == ["Preempted", None]
-    assert world.created[-1] == "a-train-2"
+    cluster = after_preflight()
+    cluster.set_pod(pod({"running": {}}, phase="Running", deleted=True))
+    cluster.jobs.pop("a-train-1")
+    cluster.settle()
+    assert cluster.created[-1] == "a-train-1"
+    cluster.pods["a-train-1"] = terminated(40, trainer("Preempted"), deleted=True)
+    cluster.settle()
+    assert reasons(cluster) == ["Preempted", None]
+    assert cluster.created[-1] == "a-train-2"
 
 
 def test_an_image_that_cannot_be_pulled_is_waited_for_then_given_up() -> None:
-    world = after_preflight(failurePolicy={"retries": {"onError": 0}})
-    world.set_pod(pod(BACKOFF))
-    world.settle()
-    assert world.condition("Running") == ("False", "ImagePullFailed")
-    assert world.requeue_after is not None
-    world.wait(SETTINGS.image_pull_grace_seconds)
-    world.settle()
-    assert reasons(world) == ["ImagePullFailed"]
-    assert world.condition("Succeeded") == ("False", "ImagePullFailed")
-    assert "a-train-1" not in world.jobs, "its pod must not start later"
+    cluster = after_preflight(failurePolicy={"retries": {"onError": 0}})
+    cluster.set_pod(pod(BACKOFF))
+    cluster.settle()
+    assert cluster.condition("Running") == ("False", "ImagePullFailed")
+    assert cluster.requeue_after is not None
+    cluster.wait(SETTINGS.image_pull_grace_seconds)
+    cluster.settle()
+    assert reasons(cluster) == ["ImagePullFailed"]
+    assert cluster.condition("Succeeded") == ("False", "ImagePullFailed")
+    assert "a-train-1" not in cluster.jobs, "its pod must not start later"
 
 
 def test_the_commit_that_the_preflight_found_is_kept_for_every_attempt() -> None:
-    world = after_preflight()
-    world.pods.pop("a-preflight")
-    world.jobs.pop("a-preflight")
-    world.set_pod(terminated(40, trainer("Preempted"), deleted=True))
-    decided = plan(world.observed(), world.now, SETTINGS)
+    cluster = after_preflight()
+    cluster.pods.pop("a-preflight")
+    cluster.jobs.pop("a-preflight")
+    cluster.set_pod(terminated(40, trainer("Preempted"), deleted=True))
+    decided = make_plan(cluster.observed(), cluster.now, SETTINGS)
     assert decided.create is not None
     variables = decided.create["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": "FINETUNE_MODEL_REVISION", "value": "abc123"} in variables
 
 
 def test_a_finished_job_is_never_run_again() -> None:
-    world = after_preflight()
-    world.set_pod(terminated(0, SUCCEEDED))
-    world.settle()
-    status = world.item["status"]
-    world.jobs.clear()
-    world.pods.clear()
-    world.wait(100_000)
-    world.settle()
-    assert world.created == ["a-preflight", "a-train-1"]
-    assert world.item["status"] == status
+    cluster = after_preflight()
+    cluster.set_pod(terminated(0, SUCCEEDED))
+    cluster.settle()
+    status = cluster.resource["status"]
+    cluster.jobs.clear()
+    cluster.pods.clear()
+    cluster.wait(100_000)
+    cluster.settle()
+    assert cluster.created == ["a-preflight", "a-train-1"]
+    assert cluster.resource["status"] == status
 
 
 def test_a_finished_job_still_follows_its_generation() -> None:
-    world = after_preflight()
-    world.set_pod(terminated(0, SUCCEEDED))
-    world.settle()
-    world.item["metadata"]["generation"] = 7
-    assert not is_settled(world.item)
-    world.settle()
-    assert world.item["status"]["observedGeneration"] == 7
-    assert is_settled(world.item)
+    cluster = after_preflight()
+    cluster.set_pod(terminated(0, SUCCEEDED))
+    cluster.settle()
+    cluster.resource["metadata"]["generation"] = 7
+    assert not is_up_to_date(cluster.resource)
+    cluster.settle()
+    assert cluster.resource["status"]["observedGeneration"] == 7
+    assert is_up_to_date(cluster.resource)
 
 
 def test_a_job_whose_status_write_was_lost_is_adopted() -> None:
-    world = World()
-    world.settle()
-    world.set_pod(terminated(0, PREFLIGHT_PASSED))
-    world.settle(dies=True)
-    assert world.created == ["a-preflight", "a-train-1"]
-    assert [attempt["jobName"] for attempt in world.item["status"]["attempts"]] == ["a-train-1"]
+    cluster = FakeCluster()
+    cluster.settle()
+    cluster.set_pod(terminated(0, PREFLIGHT_PASSED))
+    cluster.settle(dies=True)
+    assert cluster.created == ["a-preflight", "a-train-1"]
+    assert [attempt["jobName"] for attempt in cluster.resource["status"]["attempts"]] == ["a-train-1"]
 
 
 def test_a_job_in_whose_name_something_else_lives_says_so_and_goes_on_trying() -> None:
-    world = World()
-    world.apply(blocked(world.observed(), NOW, "a Job a-preflight exists"))
-    assert world.condition("Ready") == ("Unknown", "Pending")
-    assert not is_finished(world.item)
+    cluster = FakeCluster()
+    cluster.apply(plan_blocked(cluster.observed(), NOW, "a Job a-preflight exists"))
+    assert cluster.condition("Ready") == ("Unknown", "Pending")
+    assert not is_finished(cluster.resource)
 
 
 def test_a_spec_that_the_api_server_makes_no_job_of_is_invalid_for_good() -> None:
-    world = World()
-    world.apply(refused(world.observed(), NOW, "quantities must match"))
-    assert world.condition("Accepted") == ("False", "SpecInvalid")
-    assert is_finished(world.item)
+    cluster = FakeCluster()
+    cluster.apply(plan_refused(cluster.observed(), NOW, "quantities must match"))
+    assert cluster.condition("Accepted") == ("False", "SpecInvalid")
+    assert is_finished(cluster.resource)
 
 
 def test_only_progress_waits_for_the_write_budget() -> None:
-    world = after_preflight()
-    before = world.item["status"]
+    cluster = after_preflight()
+    before = cluster.resource["status"]
     assert not is_urgent(before, {**before, "progress": PROGRESS})
     wording = [{**item, "message": "0/4 nodes"} for item in before["conditions"]]
     assert not is_urgent(before, {**before, "conditions": wording})
@@ -345,49 +347,49 @@ EVENTS = st.one_of(
 def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_after_another(
     events: list[tuple[str, int]],
 ) -> None:
-    world = World()
-    world.settle()
+    cluster = FakeCluster()
+    cluster.settle()
     dies = False
     for event, number in events:
-        newest = world.job_of("trainer") or world.job_of("preflight")
+        newest = cluster.job_of("trainer") or cluster.job_of("preflight")
         if event == "pod" and newest is not None:
-            ended = newest in world.pods and re.search("terminated|'phase': 'Failed'", str(world.pods[newest]))
+            ended = newest in cluster.pods and re.search("terminated|'phase': 'Failed'", str(cluster.pods[newest]))
             if not ended:  # neither a container that has ended nor a pod that has failed starts again
-                world.pods[newest] = PODS[number](world.now)
+                cluster.pods[newest] = PODS[number](cluster.now)
         elif event == "wait":
-            world.now += timedelta(seconds=number)
+            cluster.now += timedelta(seconds=number)
         elif event == "pod gone" and newest is not None:
-            world.pods.pop(newest, None)
+            cluster.pods.pop(newest, None)
         elif event == "job gone" and newest is not None:
-            world.jobs.pop(newest)
+            cluster.jobs.pop(newest)
         if event == "operator dies":
             dies = True  # in the next pass that does something
             continue
-        finished_before = is_finished(world.item)
-        created_before = len(world.created)
-        world.settle(dies=dies)
+        finished_before = is_finished(cluster.resource)
+        created_before = len(cluster.created)
+        cluster.settle(dies=dies)
         dies = False
-        again = plan(world.observed(), world.now, SETTINGS)
+        again = make_plan(cluster.observed(), cluster.now, SETTINGS)
         assert again.create is None
         assert again.delete == ()
-        assert again.status == world.item["status"]
-        check(world)
+        assert again.status == cluster.resource["status"]
+        check(cluster)
         if finished_before:
-            assert len(world.created) == created_before, "a finished job is never run again"
+            assert len(cluster.created) == created_before, "a finished job is never run again"
 
 
-def check(world: World) -> None:
+def check(cluster: FakeCluster) -> None:
     """What must hold at any time."""
-    status = world.item["status"]
+    status = cluster.resource["status"]
     attempts = status.get("attempts", [])
     numbers = [attempt["number"] for attempt in attempts]
     assert numbers == sorted(set(numbers))
     assert all("finishedAt" in attempt for attempt in attempts[:-1]), "one attempt at a time"
-    trainers = [name for name in world.created if "-train-" in name]
+    trainers = [name for name in cluster.created if "-train-" in name]
     assert trainers == [f"a-train-{number}" for number in range(1, len(trainers) + 1)], "no number twice, none left out"
     if trainers:
-        assert world.condition("PreflightPassed") == ("True", "PreflightPassed")
-    alive = [name for name, item in world.pods.items() if "-train-" in name and "running" in str(item)]
+        assert cluster.condition("PreflightPassed") == ("True", "PreflightPassed")
+    alive = [name for name, item in cluster.pods.items() if "-train-" in name and "running" in str(item)]
     assert len(alive) <= 1, "two trainers would write to the same place"
     shown = {item["type"]: item["status"] for item in status["conditions"]}
     assert shown["Ready"] == (

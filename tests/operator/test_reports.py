@@ -1,4 +1,4 @@
-"""The report endpoint with real tokens of a real API server: who may speak, for whom, and what becomes of it."""
+"""The report endpoint with tokens of a real API server: who may report, and for whom."""
 
 import json
 import time
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_api.messages import AGENT_PATH, PROGRESS_PATH
+from tests.operator.fake_cluster import PREFLIGHT_PASSED, PROGRESS, SUCCEEDED
 from tests.operator.harness import GROUP, Api, Kubelet, Operator, good_run, until
-from tests.operator.worlds import PREFLIGHT_PASSED, PROGRESS, SUCCEEDED
 
 pytestmark = pytest.mark.cluster
 CHECKPOINT = {"uri": "s3://adapters/checkpoints/step-3", "step": 3, "savedAt": "2026-01-01T12:00:00Z"}

@@ -5,13 +5,18 @@ from datetime import timedelta
 
 import pytest
 
-from finetune_api.finetunejob import Retries
+from finetune_api.finetunejob import Attempt, Retries
+from finetune_api.limits import STATUS_ATTEMPTS
 from finetune_api.reasons import USER_ERRORS, Reason
-from finetune_operator.policies.history import KEEP, trim
+from finetune_operator.policies.history import trim
 from finetune_operator.policies.retry import Ending, GiveUp, RetryAt, decide
-from tests.operator.worlds import NOW
+from tests.operator.fake_cluster import NOW
 
 P, E, U = Reason.PREEMPTED, Reason.TRAINER_ERROR, Reason.DATASET_INVALID
+
+
+def attempt(number: int, reason: str) -> Attempt:
+    return Attempt(number=number, job_name=f"a-train-{number}", reason=reason)
 
 
 def endings(*reasons: Reason) -> list[Ending]:
@@ -81,16 +86,16 @@ def test_the_backoff_is_capped() -> None:
 
 
 def test_preemptions_that_left_the_history_still_count() -> None:
-    attempts = [{"number": number, "reason": "Preempted"} for number in range(1, 31)]
+    attempts = [attempt(number, "Preempted") for number in range(1, 31)]
     kept = trim(attempts)
-    assert len(kept) == KEEP
+    assert len(kept) == STATUS_ATTEMPTS
     assert kept[-1] == attempts[-1]
-    left = [Ending(attempt["number"], Reason(attempt["reason"]), NOW) for attempt in kept]
+    left = [Ending(entry.number, Reason(entry.reason or ""), NOW) for entry in kept]
     assert isinstance(decide(left, Retries(on_preemption=29), 10), GiveUp)
     assert isinstance(decide(left, Retries(on_preemption=30), 10), RetryAt)
 
 
 def test_the_history_keeps_errors_for_the_budget() -> None:
-    attempts = [{"number": 1, "reason": "TrainerError"}] + [{"number": n, "reason": "Preempted"} for n in range(2, 41)]
+    attempts = [attempt(1, "TrainerError")] + [attempt(number, "Preempted") for number in range(2, 41)]
     assert trim(attempts)[0] == attempts[0]
-    assert len(trim(attempts)) == KEEP
+    assert len(trim(attempts)) == STATUS_ATTEMPTS

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.runtime.libraries import library_environment
-from tests.s3 import S3Server, running_s3
-from tests.trainer.jobs import Workbench
-from tests.trainer.tinymodel import make_tiny_model
+from tools.testing.s3_server import S3Server, running_s3
+from tools.testing.tiny_model import make_tiny_model
+from tools.testing.trainer_jobs import Workbench
 
 # before any test imports torch; the same number for each run, because sums depend on it in their last bits
 os.environ.update(library_environment({"OMP_NUM_THREADS": "1"}))

@@ -18,7 +18,7 @@ from finetune_trainer.report import comparison
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.progress import Reporter
-from tests.trainer.jobs import Workbench, train
+from tools.testing.trainer_jobs import Workbench, train
 
 WANTED: dict[str, Any] = {"compareWithFull": True, "forgetting": {"maxSequences": 2}}
 FULL_RATE = {"learningRate": 1e-5}

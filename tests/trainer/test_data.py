@@ -17,7 +17,7 @@ from finetune_trainer.data.sources import Inputs, LocalData
 from finetune_trainer.data.tokens import IGNORED
 from finetune_trainer.models.loading import load_tokenizer
 from finetune_trainer.runtime.failures import Failure
-from tests.trainer.jobs import CHATS, ROWS, jsonl
+from tools.testing.trainer_jobs import CHATS, ROWS, jsonl
 
 Row = dict[str, Any]
 USER, ANSWER = {"role": "user", "content": "What follows 1?"}, {"role": "assistant", "content": "2."}

@@ -11,7 +11,7 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.attempt import exit_code
 from finetune_trainer.training import callback
 from finetune_trainer.training.divergence import IN_A_ROW, DivergenceWatch
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 LLAMA = 128_256
 NOISE = [0.3 * math.sin(17.0 * number) for number in range(200)]

@@ -12,11 +12,11 @@ from finetune_api.gate import Gate
 from finetune_api.manifest import AdapterManifest
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.attempt import exit_code
-from finetune_trainer.checkpoints.best_weights import EvaluationHistory, after
+from finetune_trainer.checkpoints.best_weights import EvaluationHistory, add_evaluation
 from finetune_trainer.data import forgetting_text
 from finetune_trainer.evaluation import forgetting, gate
 from finetune_trainer.preflight import check
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 MEASURED = EvaluationStatus(
     base_loss=4.0, loss=3.0, improvement_percent=25.0, rows=20, base_perplexity=54.59815, perplexity=20.08554
@@ -105,7 +105,7 @@ def test_the_best_evaluation_and_the_patience(
 ) -> None:
     seen = EvaluationHistory()
     for step, loss in enumerate(losses, start=1):
-        seen = after(seen, step, loss, min_delta)
+        seen = add_evaluation(seen, step, loss, min_delta)
     assert seen == expected, name
 
 

@@ -14,15 +14,15 @@ from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
 from finetune_cli import run as cli
 from finetune_trainer import recipe
-from finetune_trainer.attempt import attempt
+from finetune_trainer.attempt import run_attempt
 from finetune_trainer.report import failed
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
-from tests.browser import Browser, NotInstalledError, chromium, running_browser
-from tests.trainer.jobs import AtStep, Workbench, alone, train
 from tests.trainer.test_report import HOSTILE, Text
+from tools.testing.browser import Browser, NotInstalledError, chromium, running_browser
+from tools.testing.trainer_jobs import AtStep, Workbench, alone, train
 
 DIVERGED = Failure(Reason.LOSS_DIVERGED, "at step 4 the loss was nan: lower it", "spec.training.learningRate")
 
@@ -145,7 +145,7 @@ def test_a_pod_that_is_asked_to_stop_meanwhile_still_ends_with_its_own_reason(
     interruption = Interruption(60, lambda: said.append(run.ended))
     monkeypatch.setattr(failed, "upload_directory", lambda *_: interruption.request())
     monkeypatch.setattr(recipe, "train", lambda *_: (_ for _ in ()).throw(DIVERGED))
-    attempt(bench.settings(), run, interruption, Reporter(None, Path()), alone)
+    run_attempt(bench.settings(), run, interruption, Reporter(None, Path()), alone)
     (ended,) = said
     assert isinstance(ended, TrainerResult)
     assert ended.reason is Reason.LOSS_DIVERGED

@@ -23,10 +23,10 @@ from finetune_trainer import attempt, preflight
 from finetune_trainer.runtime.configuration import read_job
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.settings import Settings, read_settings
-from tests.s3way import Harm, Way, way_to
-from tests.trainer.hubserver import Hub, running_hub
-from tests.trainer.jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train
-from tests.trainer.tinymodel import make_tiny_model
+from tools.testing.faulty_proxy import Harm, Way, way_to
+from tools.testing.hub_server import Hub, running_hub
+from tools.testing.tiny_model import make_tiny_model
+from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train
 
 MANIFEST = "adapter/manifest.json"
 

@@ -15,7 +15,7 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.libraries import library_environment
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.training.contamination import refuse_contamination
-from tests.trainer.jobs import CHATS, Workbench, jsonl, train
+from tools.testing.trainer_jobs import CHATS, Workbench, jsonl, train
 
 ROWS = [{"input_ids": list(range(5, 25))}, {"input_ids": list(range(60, 30, -1))}]
 

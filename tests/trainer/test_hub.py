@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 from finetune_api.reasons import Reason
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.settings import Settings
-from tests.trainer import hubserver
-from tests.trainer.hubserver import COMMIT, TOKEN, Hub, running_hub
-from tests.trainer.jobs import Workbench, train
+from tools.testing import hub_server
+from tools.testing.hub_server import COMMIT, TOKEN, Hub, running_hub
+from tools.testing.trainer_jobs import Workbench, train
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_training_goes_on_from_an_adapter_of_the_very_same_commit_only(
     more = dataclasses.replace(bench.settings_of(job), hub_endpoint=hub.endpoint)
     assert check(more).problems == []
     moved = f"{COMMIT[:-1]}8"
-    monkeypatch.setattr(hubserver, "COMMIT", moved)
+    monkeypatch.setattr(hub_server, "COMMIT", moved)
     (problem,) = check(more).problems
     assert (problem.reason, problem.field) == (Reason.SPEC_INVALID, "spec.model.revision")
     assert f"commit {COMMIT}, and this job would train on {moved}: set the revision to {COMMIT}" in problem.message

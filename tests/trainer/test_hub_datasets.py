@@ -18,8 +18,8 @@ from finetune_trainer.hub.dataset_files import HubDataset
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
-from tests.trainer.hubserver import COMMIT, TOKEN, Hub, running_hub
-from tests.trainer.jobs import ROWS, Workbench, jsonl, train
+from tools.testing.hub_server import COMMIT, TOKEN, Hub, running_hub
+from tools.testing.trainer_jobs import ROWS, Workbench, jsonl, train
 
 
 @pytest.fixture

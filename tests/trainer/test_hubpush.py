@@ -12,8 +12,8 @@ from finetune_api.reasons import Reason
 from finetune_trainer.preflight import check
 from finetune_trainer.publish import publishing
 from finetune_trainer.runtime.settings import Settings
-from tests.trainer.hubserver import COMMIT, READ_TOKEN, TOKEN, Hub, running_hub
-from tests.trainer.jobs import Workbench, train
+from tools.testing.hub_server import COMMIT, READ_TOKEN, TOKEN, Hub, running_hub
+from tools.testing.trainer_jobs import Workbench, train
 
 
 @pytest.fixture

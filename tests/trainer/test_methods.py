@@ -22,7 +22,7 @@ from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.models.loading import load_base, quantization_config
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.failures import Failure
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 PIECES: dict[str, Any] = {
     "maxSteps": 5,

@@ -16,7 +16,7 @@ from finetune_trainer.data.sources import Inputs, LocalData
 from finetune_trainer.evaluation import measures
 from finetune_trainer.models.loading import load_base, load_tokenizer
 from finetune_trainer.training import objectives
-from tests.trainer.jobs import Workbench, jsonl, train, train_until
+from tools.testing.trainer_jobs import Workbench, jsonl, train, train_until
 
 PAIRS: list[dict[str, Any]] = [
     {"prompt": f"What follows {number}?\n", "chosen": f"It is {number + 1}.", "rejected": f"Not {number}, no, no!"}

@@ -15,7 +15,7 @@ from finetune_api.reasons import Reason
 from finetune_cli.run import until_it_fits
 from finetune_trainer.models import loading
 from finetune_trainer.runtime.settings import Settings
-from tests.trainer.jobs import Workbench, jsonl, train
+from tools.testing.trainer_jobs import Workbench, jsonl, train
 
 TRAINING: dict[str, Any] = {
     "epochs": 2,

@@ -17,9 +17,9 @@ from finetune_api.messages import PreflightResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.settings import Settings
-from tests.s3 import write_secret
-from tests.trainer.jobs import CHATS, ROWS, Workbench, jsonl
-from tests.trainer.tinymodel import make_tiny_model
+from tools.testing.s3_server import write_secret
+from tools.testing.tiny_model import make_tiny_model
+from tools.testing.trainer_jobs import CHATS, ROWS, Workbench, jsonl
 
 
 def only_problem(settings: Settings) -> tuple[Reason, str, str]:

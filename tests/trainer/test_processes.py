@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from finetune_api.reasons import EXIT_CODES, Reason
-from tests.trainer.jobs import Workbench, train
-from tests.trainer.pods import Listener, Pod, listening
+from tools.testing.trainer_jobs import Workbench, train
+from tools.testing.trainer_pods import Listener, Pod, listening
 
 LONG = {"maxSteps": 150, "perDeviceBatchSize": 2, "gradientAccumulationSteps": 1, "maxLength": 48, "learningRate": 1e-3}
 

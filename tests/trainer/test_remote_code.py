@@ -14,8 +14,8 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.attempt import exit_code
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.settings import Settings
-from tests.trainer.hubserver import COMMIT, Hub, running_hub
-from tests.trainer.jobs import Workbench, train
+from tools.testing.hub_server import COMMIT, Hub, running_hub
+from tools.testing.trainer_jobs import Workbench, train
 from tools.transformers_tables import TABLE, table
 
 CODE = """

@@ -23,8 +23,8 @@ from finetune_trainer.report.render import render
 from finetune_trainer.runtime.effective_settings import Setting, list_effective_settings
 from finetune_trainer.session.run import ParameterCounts
 from tests.api.objects import FINETUNE_JOB
-from tests.browser import Browser, NotInstalledError, chromium, running_browser
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.browser import Browser, NotInstalledError, chromium, running_browser
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 HOSTILE = "<script>document.title = 'taken'</script> \"'`` ``` & {{ 7 * 7 }} | *x* \n# no heading\n---\n" + "x" * 400
 TRAINING = {
@@ -384,7 +384,7 @@ def test_parameters_are_counted_as_they_are_and_where_they_are(bench: Workbench)
     ],
 )
 def test_a_weight_belongs_to_a_module(name: str, module: str) -> None:
-    from finetune_trainer.report.assemble import module_of
+    from finetune_trainer.training.parameters import module_of
 
     assert module_of(name) == module
 

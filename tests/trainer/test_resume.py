@@ -8,7 +8,7 @@ import pytest
 from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.checkpoints import resuming
-from tests.trainer.jobs import ROWS, Workbench, jsonl, train, train_until
+from tools.testing.trainer_jobs import ROWS, Workbench, jsonl, train, train_until
 
 TRAINING: dict[str, Any] = {
     "epochs": 2,

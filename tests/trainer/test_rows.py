@@ -90,20 +90,20 @@ def test_every_kind_of_file_has_the_same_rows(name: str, packed: str) -> None:
 
 
 def test_a_row_is_named_by_its_line_and_in_parquet_by_its_number() -> None:
-    assert [item.place for item in read_rows(file(JSONL.replace(b"\n", b"\n\n"), "a.jsonl"))][:2] == [
+    assert [item.location for item in read_rows(file(JSONL.replace(b"\n", b"\n\n"), "a.jsonl"))][:2] == [
         "a.jsonl line 1",
         "a.jsonl line 3",
     ]
     array = b'[\n{"a": 1},\n\n{"a": 2}, {"a": 3},\n{"a":\n4}, {"a": 5}]'
-    assert [item.place for item in read_rows(file(array, "a.json"))] == [
+    assert [item.location for item in read_rows(file(array, "a.json"))] == [
         f"a.json line {line}" for line in (2, 4, 4, 5, 6)
     ]
-    assert [item.place for item in read_rows(file(table(","), "a.csv"))][:3] == [
+    assert [item.location for item in read_rows(file(table(","), "a.csv"))][:3] == [
         "a.csv line 2",
         "a.csv line 4",
         "a.csv line 6",
     ]
-    assert [item.place for item in read_rows(file(parquet(ROWS), "a.parquet"))][-1] == "a.parquet row 7"
+    assert [item.location for item in read_rows(file(parquet(ROWS), "a.parquet"))][-1] == "a.parquet row 7"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_row_is_named_by_its_line_and_in_parquet_by_its_number() -> None:
 )  # fmt: skip
 def test_a_bad_row_is_found_where_it_is(name: str, content: bytes, place: str, problem: str) -> None:
     bad = [item for item in read_rows(file(content, name)) if item.row is None]
-    assert [item.place for item in bad] == [place]
+    assert [item.location for item in bad] == [place]
     assert problem in bad[0].problem
 
 

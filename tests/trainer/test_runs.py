@@ -11,8 +11,8 @@ from finetune_api.reasons import Reason
 from finetune_trainer.checkpoints import run_fingerprint, template_date
 from finetune_trainer.preflight import check
 from finetune_trainer.session import plan
-from tests.trainer.jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train, train_until
-from tests.trainer.tinymodel import TEMPLATE
+from tools.testing.tiny_model import TEMPLATE
+from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train, train_until
 
 
 def another(bench: Workbench, **spec: Any) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_a_run_resumed_after_midnight_learns_the_date_that_it_began_with(
 
 def test_each_call_for_the_time_is_replaced() -> None:
     template = """{{ strftime_now("%Y-%m-%d") }} {{ strftime_now( '%d %b %Y' ) }} {{ strftime_now is defined }} {{ strftime_now(form) }}"""
-    assert template_date.with_date(template, date(2026, 7, 4)) == (
+    assert template_date.write_date(template, date(2026, 7, 4)) == (
         '{{ "2026-07-04" }} {{ "04 Jul 2026" }} {{ strftime_now is defined }} {{ strftime_now(form) }}'
     )
 

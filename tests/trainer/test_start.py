@@ -13,7 +13,7 @@ import pytest
 from finetune_trainer import recipe
 from finetune_trainer.data import token_cache
 from finetune_trainer.runtime.background import start_thread
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 CHECKED_WITH = (
     "import sys, finetune_trainer.__main__, finetune_trainer.runtime.configuration; "

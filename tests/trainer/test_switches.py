@@ -12,7 +12,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.models import performance
 from tests.api.objects import FINETUNE_JOB, changed
 from tests.estimate.models import LLAMA_8B
-from tests.trainer.jobs import Workbench, train, train_until
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 GIB = 2**30
 

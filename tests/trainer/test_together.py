@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load
 
 from finetune_trainer.runtime.settings import Settings
-from tests.trainer.jobs import Workbench, jsonl, train, train_until
-from tests.trainer.pair import second_process
+from tests.trainer.second_process import second_process
+from tools.testing.trainer_jobs import Workbench, jsonl, train, train_until
 
 TOLERANCE = 2e-5
 """Largest difference of a trained weight, of which the largest is about 0.2: sums in another order, over all steps."""

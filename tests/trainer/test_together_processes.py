@@ -16,9 +16,9 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.distributed import process_group
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.process import Process
-from finetune_trainer.workers import Workers, _cause
-from tests.trainer.jobs import Workbench
-from tests.trainer.pods import Listener, Pod, listening
+from finetune_trainer.workers import Workers, _explain_exit
+from tools.testing.trainer_jobs import Workbench
+from tools.testing.trainer_pods import Listener, Pod, listening
 
 LONG = {"maxSteps": 2000, "perDeviceBatchSize": 2, "maxLength": 48, "learningRate": 1e-3}
 
@@ -110,10 +110,10 @@ def test_a_process_waits_for_the_data_however_long_they_take(tmp_path: Path, mon
 
 def test_what_a_process_could_not_say_itself_is_told_from_its_end(tmp_path: Path) -> None:
     process, said = Process(rank=1, world_size=2, local_rank=1, local_world_size=2), tmp_path / "said.json"
-    assert _cause(process, -signal.SIGABRT, said)[0] is Reason.NCCL_ERROR
-    assert _cause(process, -signal.SIGSEGV, said) == (
+    assert _explain_exit(process, -signal.SIGABRT, said)[0] is Reason.NCCL_ERROR
+    assert _explain_exit(process, -signal.SIGSEGV, said) == (
         Reason.TRAINER_ERROR,
         "process 1 of 2 ended by SIGSEGV, and left no message: see the log",
     )
     said.write_text('{"reason": "OutOfMemory", "message": "the GPU has too little memory"}')
-    assert _cause(process, 31, said) == (Reason.OUT_OF_MEMORY, "process 1 of 2: the GPU has too little memory")
+    assert _explain_exit(process, 31, said) == (Reason.OUT_OF_MEMORY, "process 1 of 2: the GPU has too little memory")

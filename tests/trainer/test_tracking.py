@@ -14,8 +14,8 @@ import pytest
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.settings import Settings
-from tests.trainer.jobs import Workbench, train, train_until
-from tests.trainer.mlflowserver import running_mlflow
+from tools.testing.mlflow_server import running_mlflow
+from tools.testing.trainer_jobs import Workbench, train, train_until
 
 
 @pytest.fixture(autouse=True)

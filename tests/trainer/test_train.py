@@ -21,7 +21,7 @@ from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.session.plan import Plan
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.training import fit
-from tests.trainer.jobs import CHATS, AtCheckpoint, AtStep, Workbench, jsonl, train
+from tools.testing.trainer_jobs import CHATS, AtCheckpoint, AtStep, Workbench, jsonl, train
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])

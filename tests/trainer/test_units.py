@@ -24,7 +24,7 @@ from finetune_trainer.models import modules
 from finetune_trainer.models.loading import load_tokenizer
 from finetune_trainer.runtime import result
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
-from tests.trainer.jobs import CHATS, ROWS, jsonl
+from tools.testing.trainer_jobs import CHATS, ROWS, jsonl
 
 
 @pytest.mark.parametrize(

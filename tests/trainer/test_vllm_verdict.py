@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from finetune_api.manifest import GoldenSamples
-from tests.agent.engine import RealVllm, running_vllm
-from tests.trainer.jobs import Workbench, train
 from tests.trainer.test_methods import CASES, PIECES
+from tools.testing.trainer_jobs import Workbench, train
+from tools.testing.vllm_server import RealVllm, running_vllm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -20,7 +20,7 @@ from finetune_artifacts.digests import digest_of_file
 from finetune_cli.render import rendered_object
 from finetune_trainer.runtime.settings import Settings
 from tests.cli.run import COMMAND, finetune
-from tests.trainer.jobs import Workbench, train
+from tools.testing.trainer_jobs import Workbench, train
 
 LONG = {"maxSteps": 150, "perDeviceBatchSize": 2, "maxLength": 48, "learningRate": 1e-3, "scheduler": "cosine"}
 

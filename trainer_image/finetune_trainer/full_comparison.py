@@ -116,7 +116,7 @@ def full_session(session: Session) -> Session:
     settings = replace(
         session.settings,
         job=job.model_copy(update={"spec": full_spec(job.spec)}),
-        below=COMPARISON_PREFIX,
+        subprefix=COMPARISON_PREFIX,
         scratch=scratch,
     )
     (scratch / "run").mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ def train_and_measure(
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     model.to(adapter.serving_dtype)
     device.free_memory()
-    measured, general_loss = measure(model), forgetting.loss(model, examples.general)
+    measured, general_loss = measure(model), forgetting.loss(model, examples.forgetting_text)
     base = evaluation.base_loss
     improvement = 100 * (base - measured.loss) / base if base else 0.0
     log.info("held-out loss: base %.4f, adapter %.4f, full fine-tuning %.4f", base, evaluation.loss, measured.loss)

@@ -99,7 +99,7 @@ def prepare_data(session: Session, tokenizer: Any, date: str | None) -> dataset.
         spec.dataset, spec.objective, spec.training.max_length, spec.training.seed, spec.evaluation.max_rows
     )
     examples = dataset.prepare_dataset(request, session.inputs, tokenizer, settings.scratch / "tokens")
-    examples = replace(examples, general=forgetting.sequences(spec, session.inputs.general, tokenizer))
+    examples = replace(examples, forgetting_text=forgetting.sequences(spec, session.inputs.forgetting_text, tokenizer))
     run.counts = examples.counts
     found = [*date_warnings, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
     # on a workstation the preflight runs in the same process and has given some of these warnings already
@@ -181,7 +181,7 @@ def verify_on_fresh_base(
         adapter.trained,
         measure,
         len(examples.held_out),
-        examples.general,
+        examples.forgetting_text,
         load_base,
         partial(samples.generate_answers, tokenizer=prepared.tokenizer, prompts=prompts),
     )

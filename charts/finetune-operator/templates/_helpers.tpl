@@ -1,4 +1,4 @@
-{{/* Names, labels and image references that more than one template needs. */}}
+{{/* Names, labels and image references that several templates need. */}}
 
 {{- define "finetune-operator.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" }}
@@ -14,7 +14,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Cluster-wide objects carry the namespace in their name, so that releases in two namespaces do not meet. */}}
+{{/* Cluster-wide objects have the namespace in their name, so that releases in two namespaces do not conflict. */}}
 {{- define "finetune-operator.clusterName" -}}
 {{- printf "%s-%s" (include "finetune-operator.fullname" .) .Release.Namespace }}
 {{- end }}
@@ -45,14 +45,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml (merge (dict "app.kubernetes.io/component" "clean-up") (include "finetune-operator.labels" . | fromYaml)) }}
 {{- end }}
 
-{{/* Takes the weight. Helm prints the log of a Job that failed, and then nothing of it has to stay. */}}
+{{/* Takes the hook's weight. Helm prints the log of a failed Job, so its objects can be deleted in any case. */}}
 {{- define "finetune-operator.cleanUpHook" -}}
 helm.sh/hook: pre-delete
 helm.sh/hook-weight: {{ . | quote }}
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
 
-{{/* Takes (dict "image" <values> "name" <path of the values> "root" $). A digest goes before a tag. */}}
+{{/* Takes (dict "image" <values> "name" <path of the values> "root" $). A digest has precedence over a tag. */}}
 {{- define "finetune-operator.image" -}}
 {{- $repository := required (printf "%s.repository is not set: build the image from its Dockerfile, push it to your registry and give its name here (docs/install.md)" .name) .image.repository }}
 {{- if .image.digest }}
@@ -77,7 +77,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* What the operator may do with namespaced objects. It has no rule for Secrets: it never reads one. */}}
+{{/* Rights of the operator to namespaced objects. It has no rule for Secrets: it never reads one. */}}
 {{- define "finetune-operator.rules" -}}
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs, adapterdeployments]
@@ -85,7 +85,7 @@ capabilities:
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs/status, adapterdeployments/status]
   verbs: [get, patch]
-# For clusters that let only those who may update an owner's finalizers set blockOwnerDeletion on its children (OpenShift).
+# OpenShift allows blockOwnerDeletion only to accounts that may update the owner's finalizers.
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs/finalizers, adapterdeployments/finalizers]
   verbs: [update]

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from finetune_api.base import Model, Sha256
 from finetune_api.conditions import Condition
+from finetune_api.limits import STATUS_MESSAGE_CHARACTERS
 
 
 class AdapterVersion(Model):
@@ -33,7 +34,9 @@ class PodStatus(Model):
     )
     state: str = Field(description="Pending, Downloading, Loading, Proving, Draining, Active, Refused or Failed.")
     reason: str | None = Field(None, description="Why it is not Active, as a CamelCase word.")
-    message: str | None = Field(None, description="Why it is not Active, as a sentence.", max_length=4096)
+    message: str | None = Field(
+        None, description="Why it is not Active, as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS
+    )
     load_seconds: float | None = Field(None, description="From the start of the download to the proof.", ge=0)
 
 

@@ -29,6 +29,7 @@ from finetune_api.finetunejob.status import (
     Estimate,
     EvaluationStatus,
     FineTuneJobStatus,
+    Phase,
     Progress,
     ReportStatus,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "Objective",
     "OutOfMemory",
     "Output",
+    "Phase",
     "PodTemplate",
     "Preference",
     "Progress",

@@ -8,6 +8,9 @@ from finetune_api.base import Model, Sha256
 from finetune_api.comparison import Comparison
 from finetune_api.conditions import Condition
 from finetune_api.forgetting import ForgettingStatus
+from finetune_api.limits import STATUS_ATTEMPTS, STATUS_MESSAGE_CHARACTERS
+
+Phase = Literal["Pending", "Preflight", "Training", "Retrying", "Succeeded", "Failed"]
 
 
 class Progress(Model):
@@ -35,13 +38,15 @@ class Estimate(Model):
     total_parameters: int = Field(description="Parameters of base and adapter.", ge=0)
     gpu_memory_bytes: int | None = Field(
         None,
-        description="GPU memory that the job needs at its highest moment. Unset for a job without a GPU, or if the architecture is not known.",
+        description="GPU memory that the job needs at its highest moment. Unset for a job without a GPU, or if the "
+        "architecture is not known.",
         ge=0,
     )
     total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
     comparison_gpu_memory_bytes: int | None = Field(
         None,
-        description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job whose GPU has less is finished all the same.",
+        description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job "
+        "whose GPU has less is finished all the same.",
         ge=0,
     )
 
@@ -54,6 +59,7 @@ class Adjustment(Model):
     after: str = Field(description="Its value in the attempt.")
 
     def __str__(self) -> str:
+        """Describe the change for people."""
         return f"{self.field} {self.before} → {self.after}"
 
 
@@ -68,10 +74,10 @@ class Attempt(Model):
     finished_at: str | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
     reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded when all went well.")
     exit_code: int | None = Field(None, description="Exit code of the trainer.")
-    message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=4096)
+    message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS)
     resumed_from_step: int | None = Field(None, description="Step of the checkpoint that it continued from.", ge=0)
-    adjustments: list[Adjustment] = Field(
-        default_factory=list,
+    adjustments: list[Adjustment] | None = Field(
+        None,
         description="What was changed after earlier attempts had run out of memory.",
     )
 
@@ -85,7 +91,10 @@ class CheckpointStatus(Model):
 
 
 class EvaluationStatus(Model):
-    """Held-out loss of base and adapter on the same rows: for sft the mean negative log-likelihood per token, in nats, else the objective's own loss."""
+    """Losses of base and adapter on the same held-out rows.
+
+    For objective sft a loss is the mean negative log-likelihood per token, in nats; else the objective's own loss.
+    """
 
     base_loss: float = Field(description="Loss of the base model.")
     loss: float = Field(description="Loss of the finished adapter.")
@@ -114,7 +123,8 @@ class ReportStatus(Model):
     """The report of the run that made the adapter, or of the newest attempt that failed."""
 
     uri: str = Field(
-        description="Address of report.html, which any browser shows: beside the adapter, whose manifest names it, or below failed/."
+        description="Address of report.html, which any browser shows: beside the adapter, whose manifest names it, or "
+        "below failed/."
     )
 
 
@@ -139,9 +149,7 @@ class FineTuneJobStatus(Model):
     observed_generation: int | None = Field(
         None, description="The metadata.generation that this status speaks of.", ge=0
     )
-    phase: Literal["Pending", "Preflight", "Training", "Retrying", "Succeeded", "Failed"] | None = Field(
-        None, description="Summary for people."
-    )
+    phase: Phase | None = Field(None, description="Summary for people.")
     conditions: list[Condition] = Field(
         default_factory=list,
         description="Accepted, PreflightPassed, Running, Evaluated, Succeeded, Ready, Reconciling, Stalled.",
@@ -149,7 +157,7 @@ class FineTuneJobStatus(Model):
     progress: Progress | None = Field(None, description="Where the running attempt is.")
     estimate: Estimate | None = Field(None, description="What the preflight computed.")
     attempts: list[Attempt] = Field(
-        default_factory=list, description="Each trainer Job and how it ended, the newest 20."
+        default_factory=list, description=f"Each trainer Job and how it ended, the newest {STATUS_ATTEMPTS}."
     )
     checkpoint: CheckpointStatus | None = Field(None, description="The newest complete checkpoint.")
     evaluation: EvaluationStatus | None = Field(None, description="Base against adapter on held-out rows.")

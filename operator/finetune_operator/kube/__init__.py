@@ -1,1 +1,4 @@
-"""The only place that uses the Kubernetes client: objects in and out are plain dictionaries, errors are ours."""
+"""Calls to the API server: plain dictionaries in and out, with errors of our own.
+
+Only this package uses the Kubernetes client; it does not know what the operator decides.
+"""

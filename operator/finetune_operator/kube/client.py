@@ -1,4 +1,4 @@
-"""Calls to the API server: get, list, create, server-side apply, patch and delete, on plain dictionaries."""
+"""Call the API server: get, list, create, server-side apply, patch and delete, on plain dictionaries."""
 
 import asyncio
 import json
@@ -20,28 +20,31 @@ APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class Kube:
-    """The Kubernetes API as the operator uses it. Every method raises ``KubeError`` for what it does not describe as a result."""
+    """The Kubernetes API as the operator uses it.
 
-    def __init__(self, configuration: Configuration, observe: Callable[[str, str, float], None]) -> None:
-        """``observe(verb, plural, seconds)`` is told of each call."""
+    Every method raises ``KubeError`` for a call that failed.
+    """
+
+    def __init__(self, configuration: Configuration, on_call: Callable[[str, str, float], None]) -> None:
+        """Connect; ``on_call(verb, plural, seconds)`` is called after each call."""
         self.configuration = configuration
         self._api = ApiClient(configuration)
         self._api.user_agent = FIELD_MANAGER
-        self._observe = observe
+        self._on_call = on_call
 
     async def close(self) -> None:
         """Close the connections."""
         await self._api.close()  # type: ignore[no-untyped-call]
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
-        """The object, or None if it is not there."""
+        """Read an object; return None if it is not there."""
         try:
             return await self._call("get", kind, "GET", kind.path(namespace, name))
         except errors.NotFoundError:
             return None
 
     async def list(self, kind: Kind, namespace: str | None, selector: str | None) -> tuple[list[Object], str]:
-        """All objects of a kind (in one namespace, if one is given), and the resource version of the list."""
+        """List the objects of a kind, in one namespace or in all; return them and the list's resource version."""
         items: list[Object] = []
         query: dict[str, Any] = {"limit": PAGE}
         if selector:
@@ -53,32 +56,35 @@ class Kube:
                 return items, page["metadata"]["resourceVersion"]
             query["continue"] = page["metadata"]["continue"]
 
-    async def create(self, kind: Kind, item: Object) -> Object:
+    async def create(self, kind: Kind, resource: Object) -> Object:
         """Create an object. Raises ``AlreadyExistsError``, ``InvalidError``."""
-        path = kind.path(item["metadata"].get("namespace"))
-        return await self._call("create", kind, "POST", path, {"fieldManager": FIELD_MANAGER}, item)
+        path = kind.path(resource["metadata"].get("namespace"))
+        return await self._call("create", kind, "POST", path, {"fieldManager": FIELD_MANAGER}, resource)
 
-    async def apply(self, kind: Kind, item: Object) -> Object:
-        """Server-side apply, never with force. Raises ``ConflictError`` with the fields that another manager owns."""
-        meta = item["metadata"]
-        body = {"apiVersion": kind.api_version, "kind": kind.name, **item}
+    async def apply(self, kind: Kind, resource: Object) -> Object:
+        """Apply an object on the server, without force.
+
+        Raises ``ConflictError`` with the fields that another manager owns.
+        """
+        meta = resource["metadata"]
+        body = {"apiVersion": kind.api_version, "kind": kind.name, **resource}
         path = kind.path(meta["namespace"], meta["name"])
         return await self._call("apply", kind, "PATCH", path, {"fieldManager": FIELD_MANAGER}, body, APPLY_PATCH)
 
     async def merge(self, kind: Kind, namespace: str, name: str, patch: Object) -> Object | None:
-        """JSON merge patch; None if the object is not there."""
+        """Patch an object with a JSON merge patch; return None if it is not there."""
         query = {"fieldManager": FIELD_MANAGER}
         try:
             return await self._call("patch", kind, "PATCH", kind.path(namespace, name), query, patch, MERGE_PATCH)
         except errors.NotFoundError:
             return None
 
-    async def write_status(self, kind: Kind, item: Object, status: Object) -> Object | None:
-        """Replace the status of the object that was read as ``item``; None if it is gone.
+    async def write_status(self, kind: Kind, resource: Object, status: Object) -> Object | None:
+        """Replace the status of an object, given as it was read; return None if it is gone.
 
         Raises ``ConflictError`` if it changed since it was read: read it again, and decide again.
         """
-        meta = item["metadata"]
+        meta = resource["metadata"]
         patch = [
             {"op": "test", "path": "/metadata/uid", "value": meta["uid"]},
             {"op": "add", "path": "/metadata/resourceVersion", "value": meta["resourceVersion"]},
@@ -93,7 +99,10 @@ class Kube:
             return None
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str | None = None) -> bool:
-        """Delete an object and, in the background, what it owns. False if it, or the one of this uid, is not there."""
+        """Delete an object and, in the background, what it owns.
+
+        Returns False if the object, or the one with this uid, is not there.
+        """
         body: Object = {"propagationPolicy": "Background"}
         if uid is not None:
             body["preconditions"] = {"uid": uid}
@@ -108,7 +117,7 @@ class Kube:
         return True
 
     async def review_token(self, token: str, audience: str) -> Object:
-        """The ``status`` of a TokenReview: who presents this token, if it is valid for the audience."""
+        """Review a token for an audience; return the ``status`` of the TokenReview, which says whose it is."""
         body = {
             "apiVersion": TOKEN_REVIEW.api_version,
             "kind": TOKEN_REVIEW.name,
@@ -144,7 +153,7 @@ class Kube:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise errors.KubeError(call, 0, type(error).__name__, str(error), []) from error
         finally:
-            self._observe(verb, kind.plural, loop.time() - begin)
+            self._on_call(verb, kind.plural, loop.time() - begin)
         if response.status >= 300:
             raise errors.from_response(call, response.status, content)
         answer: Object = json.loads(content)

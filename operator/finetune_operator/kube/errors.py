@@ -1,13 +1,14 @@
-"""What can go wrong in a call to the API server, each with the call and the server's own words."""
+"""The errors of calls to the API server, each with the call and the server's message."""
 
 import json
 from typing import Any
 
 
 class KubeError(Exception):
-    """A refused or failed call. ``status`` is the HTTP status, or 0 when no answer came; ``message`` is the server's."""
+    """A refused or failed call; ``status`` is the HTTP status, or 0 without an answer."""
 
     def __init__(self, call: str, status: int, reason: str, message: str, causes: list[dict[str, Any]]) -> None:
+        """Keep the call and the server's answer; ``causes`` has one entry for each field that is wrong."""
         super().__init__(f"{call}: {status or 'no answer'} {reason}: {message}")
         self.call = call
         self.status = status
@@ -25,9 +26,9 @@ class AlreadyExistsError(KubeError):
 
 
 class ConflictError(KubeError):
-    """409: the object changed since it was read, or (server-side apply) another field manager owns a field.
+    """409: the object changed since it was read, or somebody else owns a field that is applied.
 
-    ``causes`` has one entry per field of a server-side apply: its ``field`` path, and the owner in its ``message``.
+    ``causes`` then has the path of each such ``field``, and its owner in the ``message``.
     """
 
 
@@ -36,7 +37,7 @@ class ForbiddenError(KubeError):
 
 
 class InvalidError(KubeError):
-    """422: the API server does not accept the object's content. ``causes`` name the fields."""
+    """422: the API server does not accept the object's content; ``causes`` name the fields."""
 
 
 _BY_STATUS: dict[int, type[KubeError]] = {
@@ -48,7 +49,7 @@ _BY_STATUS: dict[int, type[KubeError]] = {
 
 
 def from_response(call: str, status: int, body: bytes) -> KubeError:
-    """The error of an HTTP answer, whose body is a ``metav1.Status`` unless something between answered."""
+    """Make the error of an HTTP answer. Its body is a ``metav1.Status``, unless a proxy answered."""
     try:
         answer = json.loads(body)
     except ValueError:

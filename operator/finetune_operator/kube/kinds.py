@@ -1,4 +1,4 @@
-"""Where each kind that the operator touches lies in the API, and the labels that mark what is ours."""
+"""The kinds that the operator uses, and the labels and annotations of our objects."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +13,19 @@ Key = tuple[str, str, str]
 FIELD_MANAGER = "finetune-operator"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 JOB_LABEL = f"{GROUP}/finetunejob"
-"""On Jobs and pods of a FineTuneJob: as annotation its name, as label its name or, if that is too long for a label, a digest of it."""
+"""On Jobs and pods of a FineTuneJob: as annotation its name, as label its name or, if that is too long, a shortened
+one."""
 ROLE_LABEL = f"{GROUP}/role"
-"""On every object that is watched beside our own kinds: preflight and trainer (Jobs, pods), agent (inference pods),
+"""On every watched object of another kind than ours: preflight and trainer (Jobs, pods), agent (inference pods),
 injected (their Deployments) and desired-state (ConfigMaps)."""
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 """On Jobs and pods: number of the attempt."""
 REVISION_ANNOTATION = f"{GROUP}/model-revision"
-"""On trainer Jobs: the commit that the preflight resolved, so that the next attempt uses the same when the preflight's pod is gone."""
+"""On trainer Jobs: the model's commit that the preflight resolved; the next attempt uses the same."""
+DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
+"""On ConfigMaps and pods of a serving group: name of the inference Deployment."""
+SERVING_GROUP = "ServingGroup"
+"""Kind in the key of a serving group: all AdapterDeployments of the Deployment that the key names."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,11 @@ class Kind:
 
     @property
     def api_version(self) -> str:
-        """``batch/v1``; ``v1`` for the core group."""
+        """Return for example ``batch/v1``, or ``v1`` for the core group."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """The path below the server's address."""
+        """Return the path below the server's address."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         parts = [root] + ([f"namespaces/{namespace}"] if namespace else []) + [self.plural]
         return "/".join(parts + [part for part in (name, subresource) if part])
@@ -58,23 +63,23 @@ CUSTOM = (FINETUNE_JOB, ADAPTER_DEPLOYMENT)
 LABELLED = (JOB, POD, CONFIG_MAP, DEPLOYMENT)
 """Watched only where ``ROLE_LABEL`` is set: the selector is evaluated by the API server."""
 WATCHED = CUSTOM + LABELLED
-"""Our kinds first: whoever lists them in this order never sees a status that speaks of a child which the later list lacks."""
+"""Our kinds are listed first: then a status never speaks of a child that a later list does not have."""
 
 
 def selector(kind: Kind) -> str | None:
-    """The label selector with which a kind is listed and watched."""
+    """Return the label selector with which a kind is listed and watched."""
     return ROLE_LABEL if kind in LABELLED else None
 
 
-def key_of(kind: Kind, item: Object) -> Key:
-    """The key of an object."""
-    meta = item["metadata"]
+def key_of(kind: Kind, resource: Object) -> Key:
+    """Return the key of an object."""
+    meta = resource["metadata"]
     return kind.name, meta.get("namespace", ""), meta["name"]
 
 
-def owner_reference(kind: Kind, item: Object) -> Object:
-    """The ``ownerReferences`` entry with which a child names its controller."""
-    meta = item["metadata"]
+def owner_reference(kind: Kind, owner: Object) -> Object:
+    """Return the ``ownerReferences`` entry of a child of this owner."""
+    meta = owner["metadata"]
     return {
         "apiVersion": kind.api_version,
         "kind": kind.name,
@@ -85,15 +90,15 @@ def owner_reference(kind: Kind, item: Object) -> Object:
     }
 
 
-def finetune_job_of(item: Object) -> str | None:
-    """The name of the FineTuneJob that a Job or pod says it belongs to."""
-    name: str | None = item["metadata"].get("annotations", {}).get(JOB_LABEL)
+def finetune_job_of(resource: Object) -> str | None:
+    """Return the name of the FineTuneJob that a Job or pod says it belongs to."""
+    name: str | None = resource["metadata"].get("annotations", {}).get(JOB_LABEL)
     return name
 
 
-def controller_uid(item: Object) -> str | None:
-    """The uid of the object that controls this one."""
-    for reference in item["metadata"].get("ownerReferences", ()):
+def controller_uid(resource: Object) -> str | None:
+    """Return the uid of the object that controls this one."""
+    for reference in resource["metadata"].get("ownerReferences", ()):
         if reference.get("controller"):
             return str(reference["uid"])
     return None

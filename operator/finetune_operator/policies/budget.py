@@ -1,13 +1,20 @@
-"""How often a status write that only carries progress may happen: one token bucket for the operator, and a shortest interval per object."""
+"""Limit the status writes that only carry progress.
+
+One token bucket serves the whole operator; each object has a shortest interval between two writes.
+"""
 
 from collections.abc import Hashable
 
 
 class WriteBudget:
-    """A token bucket. Writes that change more than progress never ask it."""
+    """A token bucket, and the time of the last write of each object."""
 
     def __init__(self, per_second: float, interval: float) -> None:
-        """At most ``per_second`` writes a second on average (bursts of two seconds' worth), one object every ``interval`` seconds."""
+        """Set the rate and the interval.
+
+        Allows ``per_second`` writes on average, in bursts of two seconds' worth, and one write of an object within
+        ``interval`` seconds.
+        """
         self._rate = per_second
         self._size = max(1.0, 2 * per_second)
         self._interval = interval
@@ -16,7 +23,10 @@ class WriteBudget:
         self._last: dict[Hashable, float] = {}
 
     def delay(self, key: Hashable, now: float) -> float:
-        """0 if the object may be written at the monotonic time ``now`` (the token is taken), else the seconds to wait before asking again."""
+        """Take a token and return 0, or return the seconds to wait before the next try.
+
+        ``now`` is monotonic time.
+        """
         self._tokens = min(self._size, self._tokens + max(0.0, now - self._filled_at) * self._rate)
         self._filled_at = now
         wait = self._last.get(key, now - self._interval) + self._interval - now
@@ -29,5 +39,5 @@ class WriteBudget:
         return 0.0
 
     def forget(self, key: Hashable) -> None:
-        """The object is finished or gone."""
+        """Drop the time of an object that is gone."""
         self._last.pop(key, None)

@@ -1,4 +1,4 @@
-"""What has become of a Job with one pod: it waits, it runs, or it has ended, and why."""
+"""Classify a Job with one pod: it waits, it runs, or it has ended, and why. Pure."""
 
 import json
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.limits import OUTPUT_MESSAGE_CHARACTERS
 from finetune_api.messages import PreflightResult, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason, reason_of_exit_code
-from finetune_operator.conditions import parse_timestamp
+from finetune_api.timestamps import parse_timestamp
 from finetune_operator.kube.kinds import Object
 
 PodResult = PreflightResult | TrainerResult
 PULL_FAILURES = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
-MESSAGE_CHARACTERS = 1500
 ABORTED, NCCL = 134, "NCCL"
-"""How a trainer ends whose NCCL gave up on the others: it calls abort(3), and its last words are in the log."""
+"""A trainer whose NCCL gave up on the other processes calls abort(3); its log then speaks of NCCL."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Running:
 
 @dataclass(frozen=True)
 class Ended:
-    """The container will not run again. ``result`` is what it said itself, if it did; ``reason`` is None if all went well."""
+    """The container will not run again.
+
+    ``reason`` is None if all went well. ``result`` is the container's own termination message, if it left one.
+    """
 
     reason: Reason | None
     message: str
@@ -48,16 +51,25 @@ class Ended:
     result: PodResult | None = None
 
 
-def observe(job: Object | None, pods: Sequence[Object], now: datetime, pull_grace: float) -> Waiting | Running | Ended:
-    """Tell it from the Job (None: it was there, and is gone) and its pods. A pod that fails to pull its image for ``pull_grace`` seconds has ended."""
+def classify_pod(
+    batch_job: Object | None, pods: Sequence[Object], now: datetime, pull_grace: float
+) -> Waiting | Running | Ended:
+    """Classify the newest pod of a Job that does not have ended, or else the newest.
+
+    Args:
+        batch_job: The Job; None if it was deleted.
+        pods: The Job's pods.
+        now: The current time.
+        pull_grace: Seconds after which a pod that cannot pull its image counts as ended.
+    """
     if pods:
-        pod = max(pods, key=lambda item: (not _terminated(item), item["metadata"].get("creationTimestamp", "")))
-        if _terminated(pod) or pod["status"].get("phase") in ("Failed", "Succeeded"):
-            return _ended(pod, now)
-        return _unfinished(pod, now, pull_grace)
-    if job is None:
+        pod = max(pods, key=lambda pod: (not _is_terminated(pod), pod["metadata"].get("creationTimestamp", "")))
+        if _is_terminated(pod) or pod["status"].get("phase") in ("Failed", "Succeeded"):
+            return _classify_ended(pod, now)
+        return _classify_unfinished(pod, now, pull_grace)
+    if batch_job is None:
         return Ended(Reason.PREEMPTED, "Its Job was deleted.", now)
-    finished = _finished_condition(job)
+    finished = _find_finished_condition(batch_job)
     if finished is None:
         return Waiting(Reason.PENDING, "The pod is starting.")
     at = parse_timestamp(finished["lastTransitionTime"])
@@ -66,14 +78,14 @@ def observe(job: Object | None, pods: Sequence[Object], now: datetime, pull_grac
     return Ended(Reason.PREEMPTED, f"Its pod is gone ({finished.get('message', finished.get('reason', ''))}).", at)
 
 
-def _unfinished(pod: Object, now: datetime, pull_grace: float) -> Waiting | Running | Ended:
+def _classify_unfinished(pod: Object, now: datetime, pull_grace: float) -> Waiting | Running | Ended:
     status = pod["status"]
-    state = _state(pod)
+    state = _read_state(pod)
     if "running" in state:
         return Running(pod)
     waiting = state.get("waiting", {})
     if waiting.get("reason") in PULL_FAILURES:
-        message = f"{waiting['reason']}: {waiting.get('message', '')}"[:MESSAGE_CHARACTERS]
+        message = f"{waiting['reason']}: {waiting.get('message', '')}"[:OUTPUT_MESSAGE_CHARACTERS]
         since = status.get("startTime")
         if since and (now - parse_timestamp(since)).total_seconds() >= pull_grace:
             return Ended(Reason.IMAGE_PULL_FAILED, message, now)
@@ -84,32 +96,35 @@ def _unfinished(pod: Object, now: datetime, pull_grace: float) -> Waiting | Runn
     return Waiting(Reason.PENDING, "The pod is starting.")
 
 
-def _ended(pod: Object, now: datetime) -> Ended:
+def _classify_ended(pod: Object, now: datetime) -> Ended:
     status = pod["status"]
-    terminated = _state(pod).get("terminated") or {}
+    terminated = _read_state(pod).get("terminated") or {}
     at = parse_timestamp(terminated["finishedAt"]) if terminated.get("finishedAt") else now
     exit_code: int | None = terminated.get("exitCode")
-    said = str(terminated.get("message") or "").strip()
-    result = parse_result(said)
-    reason, message = _own_words(result)
+    output = str(terminated.get("message") or "").strip()
+    result = parse_result(output)
+    reason, message = _read_result(result)
     if reason is None and result is not None and (exit_code == 0 or isinstance(result, TrainerResult)):
         return Ended(None, "", at, exit_code, result)
     if reason is not None and reason is not Reason.TRAINER_ERROR:
         return Ended(reason, message, at, exit_code, result)
-    interruption = _interruption(pod)
+    interruption = _find_interruption(pod)
     if interruption:
         return Ended(Reason.PREEMPTED, interruption, at, exit_code, result)
     if terminated.get("reason") == "OOMKilled":
-        text = "The container used more memory than its limit: raise spec.resources.limits.memory, or make batches or maxLength smaller."
+        text = (
+            "The container used more memory than its limit: raise spec.resources.limits.memory, or make batches or "
+            "maxLength smaller."
+        )
         return Ended(Reason.HOST_OUT_OF_MEMORY, text, at, exit_code, result)
     if reason is not None:
         return Ended(reason, message, at, exit_code, result)
     if exit_code is None:
         text = str(status.get("message") or status.get("reason") or "its pod failed")
-        return Ended(Reason.PREEMPTED, text[:MESSAGE_CHARACTERS], at, None, None)
+        return Ended(Reason.PREEMPTED, text[:OUTPUT_MESSAGE_CHARACTERS], at, None, None)
     tail = (
-        said[-MESSAGE_CHARACTERS:]
-        if said
+        output[-OUTPUT_MESSAGE_CHARACTERS:]
+        if output
         else str(terminated.get("message") or terminated.get("reason") or "it left no message")
     )
     reason = Reason.NCCL_ERROR if exit_code == ABORTED and NCCL in tail else reason_of_exit_code(exit_code)
@@ -117,7 +132,7 @@ def _ended(pod: Object, now: datetime) -> Ended:
 
 
 def parse_result(text: str) -> PodResult | None:
-    """The result that a termination message carries; None if it carries none."""
+    """Parse a termination message; return None if it is no result of ours."""
     try:
         content = json.loads(text)
     except ValueError:
@@ -132,7 +147,7 @@ def parse_result(text: str) -> PodResult | None:
         return None
 
 
-def _own_words(result: PodResult | None) -> tuple[Reason | None, str]:
+def _read_result(result: PodResult | None) -> tuple[Reason | None, str]:
     if isinstance(result, TrainerResult) and isinstance(result.reason, Reason):
         return result.reason, result.message
     if isinstance(result, PreflightResult) and result.problems:
@@ -141,8 +156,8 @@ def _own_words(result: PodResult | None) -> tuple[Reason | None, str]:
     return None, ""
 
 
-def _interruption(pod: Object) -> str | None:
-    """Why the cluster took the pod away, if it did."""
+def _find_interruption(pod: Object) -> str | None:
+    """Find why the cluster took the pod away, if it did."""
     for condition in pod["status"].get("conditions", ()):
         if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             return f"{condition.get('reason', 'Disrupted')}: {condition.get('message', 'the pod was taken away')}"
@@ -151,18 +166,18 @@ def _interruption(pod: Object) -> str | None:
     return "The pod was deleted." if pod["metadata"].get("deletionTimestamp") else None
 
 
-def _state(pod: Object) -> Object:
+def _read_state(pod: Object) -> Object:
     statuses = pod["status"].get("containerStatuses") or [{}]
     state: Object = statuses[0].get("state", {})
     return state
 
 
-def _terminated(pod: Object) -> bool:
-    return "terminated" in _state(pod)
+def _is_terminated(pod: Object) -> bool:
+    return "terminated" in _read_state(pod)
 
 
-def _finished_condition(job: Object) -> Object | None:
-    for condition in job.get("status", {}).get("conditions", ()):
+def _find_finished_condition(batch_job: Object) -> Object | None:
+    for condition in batch_job.get("status", {}).get("conditions", ()):
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
             return dict(condition)
     return None

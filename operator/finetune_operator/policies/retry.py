@@ -1,4 +1,4 @@
-"""Whether, and when, a failed attempt is repeated: by the class of what ended it."""
+"""Decide whether and when a failed attempt is repeated, by the class of what ended it. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ class Ending:
     reason: Reason
     at: datetime
     too_large: bool = False
-    """It needed more memory than there is, and the ladder (finetune_api.ladder) is what can mend that."""
+    """It needed more memory than there is, and the out-of-memory ladder (finetune_api.ladder) can change that."""
 
 
 @dataclass(frozen=True)
 class RetryAt:
-    """The next attempt may begin at this moment."""
+    """The next attempt may begin at this time."""
 
     at: datetime
 
 
 @dataclass(frozen=True)
 class GiveUp:
-    """No further attempt; ``why`` ends the sentence that begins with what happened."""
+    """No further attempt; ``why`` follows the words "Not tried again:"."""
 
     why: str
 
@@ -38,10 +38,13 @@ class GiveUp:
 def decide(
     endings: Sequence[Ending], retries: Retries, first_backoff: float, end_of_ladder: str | None = None
 ) -> RetryAt | GiveUp:
-    """What follows the newest of these endings.
+    """Decide what follows the newest of these endings.
 
-    ``endings`` has every attempt that ended otherwise than by preemption; of the preempted ones it may lack the oldest: the numbers tell how many there were.
-    ``end_of_ladder`` says why nothing can be made smaller any more; None while something can.
+    Args:
+        endings: The finished attempts. The oldest preempted ones may be missing: the numbers tell how many there were.
+        retries: The budgets of the spec.
+        first_backoff: Seconds before the first repetition of an error; they double with each further one.
+        end_of_ladder: Why the ladder has no further step; None while it has one.
     """
     last = endings[-1]
     if last.reason in USER_ERRORS:

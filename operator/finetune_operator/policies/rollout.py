@@ -1,4 +1,4 @@
-"""Which pods may move to a new version now. Pure: the pods as last reported go in, the pods that are told to serve the new version come out."""
+"""Decide which pods may move to a new version now. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,50 +6,59 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PodView:
-    """One pod as far as one adapter is concerned.
-
-    ``done``: the new version is proven and answers; ``refused``: this pod refused the new version for good;
-    ``on_previous``: it answers with the version that unmoved pods are to serve. ``available``: it takes traffic.
-    """
+    """One pod as far as one adapter is concerned."""
 
     name: str
-    done: bool
+    proven: bool
+    """The new version is proven and answers."""
     refused: bool
+    """This pod refused the new version, and does not try it again."""
     on_previous: bool
+    """It answers with the version that the other pods are to serve until their turn."""
     available: bool
+    """It takes traffic."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """``pods``: who is told to serve the new version, None for all. ``moving``: who of them is on the way, and may be out of the Service."""
+    """The next step of a roll-out."""
 
-    pods: tuple[str, ...] | None
+    assigned: tuple[str, ...] | None
+    """Pods that are to serve the new version; None for all."""
     moving: frozenset[str]
+    """Those of them that do not serve it yet, and may be out of the Service."""
     complete: bool
 
 
 def roll_out(
-    pods: Sequence[PodView], told: Sequence[str] | None, max_unavailable: int, absent: frozenset[str] = frozenset()
+    pods: Sequence[PodView],
+    assigned: Sequence[str] | None,
+    max_unavailable: int,
+    unavailable: frozenset[str] = frozenset(),
 ) -> Rollout:
-    """The next step of a roll-out that has an older version to begin with.
+    """Compute the next step from an older version to a new one.
 
-    ``told`` are the pods that are on their way already: a pod is never called back because of a new calculation. ``absent`` are pods
-    that other adapters' roll-outs have taken out of the Service: a Deployment's pods serve all of its adapters. At least one pod stays,
-    if there is more than one. A refusal stops the roll-out where it is; the other pods stay on the older version.
+    At least one of several pods stays in the Service. A refusal stops the roll-out: no further pod moves.
+
+    Args:
+        pods: All pods of the Deployment.
+        assigned: Pods that earlier steps assigned; None for all. They stay assigned.
+        max_unavailable: How many pods may be out of the Service at once.
+        unavailable: Pods that the roll-outs of other adapters have taken out of the Service.
     """
     known = {pod.name for pod in pods}
-    listed = known if told is None else known & set(told)
-    listed |= {pod.name for pod in pods if pod.done}
-    if pods and all(pod.done for pod in pods):
+    chosen = known if assigned is None else known & set(assigned)
+    chosen |= {pod.name for pod in pods if pod.proven}
+    if pods and all(pod.proven for pod in pods):
         return Rollout(None, frozenset(), complete=True)
-    moving = {pod.name for pod in pods if pod.name in listed and not pod.done and not pod.refused}
-    away = moving | absent | {pod.name for pod in pods if not pod.available}
+    moving = {pod.name for pod in pods if pod.name in chosen and not pod.proven and not pod.refused}
+    away = moving | unavailable | {pod.name for pod in pods if not pod.available}
     budget = min(max_unavailable, max(1, len(pods) - 1))
     if not any(pod.refused for pod in pods):
         # pods that are out of the Service anyway cost nothing; those on neither version gain most
         for pod in sorted(pods, key=lambda pod: (pod.name not in away, pod.on_previous, pod.name)):
-            if pod.name not in listed and (pod.name in away or len(away) < budget):
-                listed.add(pod.name)
+            if pod.name not in chosen and (pod.name in away or len(away) < budget):
+                chosen.add(pod.name)
                 moving.add(pod.name)
                 away.add(pod.name)
-    return Rollout(tuple(sorted(listed)), frozenset(moving), complete=False)
+    return Rollout(tuple(sorted(chosen)), frozenset(moving), complete=False)

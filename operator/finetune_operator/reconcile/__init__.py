@@ -1,1 +1,5 @@
-"""One pass over one object: gather what is, plan what is to be (pure), apply the difference."""
+"""One pass over one key: gather, plan (pure), apply, and write the status.
+
+``finetunejob`` and ``adapterdeployment`` have the same files, and share the modules of this package. It knows neither
+kopf nor the HTTP server.
+"""

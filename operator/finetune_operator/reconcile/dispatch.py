@@ -1,10 +1,9 @@
-"""Which reconciler makes the passes over which kind of key."""
+"""The reconciler for each kind of key."""
 
 from collections.abc import Awaitable, Callable
 
-from finetune_operator.adapter_nudges import SERVING_GROUP
 from finetune_operator.context import Context
-from finetune_operator.kube.kinds import FINETUNE_JOB, Key
+from finetune_operator.kube.kinds import FINETUNE_JOB, SERVING_GROUP, Key
 from finetune_operator.reconcile import adapterdeployment, finetunejob
 from finetune_operator.reconcile.result import Result
 

@@ -1,10 +1,10 @@
-"""What a pass gives back to the worker."""
+"""The result of a pass, for the worker that made it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Result:
-    """When to look again without being nudged; None: only when something changes."""
+    """``requeue_after``: seconds until the next pass. None: the next pass follows the next change."""
 
     requeue_after: float | None = None

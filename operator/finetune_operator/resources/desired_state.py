@@ -1,4 +1,4 @@
-"""The ConfigMap from which the agents of a Deployment's pods learn what to serve. Pure."""
+"""Build and read the ConfigMap that tells the agents of a Deployment's pods what to serve. Pure."""
 
 import hashlib
 import json
@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from finetune_api import GROUP
 from finetune_api.messages import DESIRED_KEY, DesiredState
-from finetune_operator.adapter_nudges import DEPLOYMENT_ANNOTATION
-from finetune_operator.kube.kinds import FIELD_MANAGER, MANAGED_BY_LABEL, ROLE_LABEL
+from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, ROLE_LABEL
 from finetune_operator.resources.injection import DESIRED_ROLE, config_map_name
 
 STATE_ANNOTATION = f"{GROUP}/desired-state"
@@ -17,7 +16,7 @@ STATE_ANNOTATION = f"{GROUP}/desired-state"
 
 
 def build_config_map(namespace: str, deployment: str, state: DesiredState) -> dict[str, Any]:
-    """The ConfigMap; equal states give equal bytes."""
+    """Build the ConfigMap; equal states give equal bytes."""
     return {
         "metadata": {
             "namespace": namespace,
@@ -30,7 +29,7 @@ def build_config_map(namespace: str, deployment: str, state: DesiredState) -> di
 
 
 def read_config_map(config_map: dict[str, Any] | None) -> DesiredState:
-    """What the agents were told last; nothing, if there is no ConfigMap or somebody wrote something else into it."""
+    """Read the desired state; an empty one if there is no ConfigMap or its content is not valid."""
     text = ((config_map or {}).get("data") or {}).get(DESIRED_KEY)
     try:
         return DesiredState.model_validate_json(text) if text else DesiredState()
@@ -38,18 +37,18 @@ def read_config_map(config_map: dict[str, Any] | None) -> DesiredState:
         return DesiredState()
 
 
-def is_written(config_map: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
-    """Whether the ConfigMap is there as it is wanted."""
-    if config_map is None or config_map.get("data") != wanted["data"]:
+def is_written(config_map: dict[str, Any] | None, desired: dict[str, Any]) -> bool:
+    """Return whether the ConfigMap has the desired data, labels and annotations."""
+    if config_map is None or config_map.get("data") != desired["data"]:
         return False
     meta = config_map["metadata"]
     return all(
         (meta.get(kind) or {}).get(key) == value
         for kind in ("labels", "annotations")
-        for key, value in wanted["metadata"][kind].items()
+        for key, value in desired["metadata"][kind].items()
     )
 
 
-def state_digest(config_map: dict[str, Any]) -> str:
-    """The value of ``STATE_ANNOTATION`` for a ConfigMap."""
+def compute_state_digest(config_map: dict[str, Any]) -> str:
+    """Compute the value of ``STATE_ANNOTATION`` for a ConfigMap."""
     return hashlib.sha256(config_map["data"][DESIRED_KEY].encode()).hexdigest()[:16]

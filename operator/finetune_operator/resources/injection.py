@@ -1,7 +1,8 @@
-"""What the operator applies to an inference Deployment: the agent as a native sidecar, its volumes, and one variable of the engine.
+"""Build what is applied to an inference Deployment: the agent and its volumes.
 
-Pure: the Deployment in, the server-side apply body out. The body names only fields of ours; ``replicas``, the engine's image and
-arguments, and all else stay the user's. It does not depend on an adapter's version, so that a new version restarts nothing.
+Pure: the Deployment in, the body of the server-side apply out. The body has only fields of ours; ``replicas``, the
+engine's image and arguments, and all else stay the user's. It does not depend on an adapter's version, so that a new
+version restarts no pod.
 """
 
 import hashlib
@@ -12,10 +13,9 @@ from typing import Any
 
 from finetune_api import GROUP
 from finetune_api.messages import ADAPTERS_DIRECTORY, DESIRED_DIRECTORY, SECRETS_DIRECTORY
-from finetune_operator.adapter_nudges import DEPLOYMENT_ANNOTATION
-from finetune_operator.kube.kinds import FIELD_MANAGER, ROLE_LABEL
+from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, ROLE_LABEL
 from finetune_operator.resources.names import fit
-from finetune_operator.resources.ownership import field, item, owners
+from finetune_operator.resources.ownership import field_step, find_owners, item_step
 from finetune_operator.resources.security import container_security_context, token_mount, token_volume
 
 AGENT_CONTAINER = "finetune-agent"
@@ -29,8 +29,8 @@ _TRUE = ("1", "true")
 
 
 @dataclass(frozen=True)
-class AgentPlan:
-    """What the agent of a Deployment needs: the engine's container, the Secrets to mount, and the operator's settings."""
+class AgentParameters:
+    """The parameters of the agent in one Deployment."""
 
     container: str
     secrets: tuple[str, ...]
@@ -40,26 +40,26 @@ class AgentPlan:
 
 
 def config_map_name(deployment: str) -> str:
-    """The name of the ConfigMap with the desired state of a Deployment's pods."""
+    """Return the name of the ConfigMap with the desired state of a Deployment's pods."""
     name = f"finetune-adapters-{deployment}"
     return name if len(name) <= 253 else fit(deployment, "finetune-adapters")
 
 
-def injection(deployment: dict[str, Any], plan: AgentPlan) -> dict[str, Any]:
-    """The body to apply. Its uid makes sure that a Deployment which was deleted meanwhile is not created."""
+def build_injection(deployment: dict[str, Any], parameters: AgentParameters) -> dict[str, Any]:
+    """Build the body to apply. Its uid prevents that a Deployment is created which was deleted meanwhile."""
     name = deployment["metadata"]["name"]
     engine: dict[str, Any] = {
-        "name": plan.container,
+        "name": parameters.container,
         "volumeMounts": [{"name": ADAPTERS_VOLUME, "mountPath": ADAPTERS_DIRECTORY, "readOnly": True}],
     }
-    if not _user_allows_loading(deployment, plan.container):
+    if not _user_allows_loading(deployment, parameters.container):
         engine["env"] = [{"name": LORA_VARIABLE, "value": "1"}]
     template = {
         "metadata": {"labels": {ROLE_LABEL: AGENT_ROLE}, "annotations": {DEPLOYMENT_ANNOTATION: name}},
         "spec": {
-            "initContainers": [_agent(plan)],
+            "initContainers": [_build_agent(parameters)],
             "containers": [engine],
-            "volumes": _volumes(name, plan.secrets),
+            "volumes": _build_volumes(name, parameters.secrets),
         },
     }
     digest = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
@@ -73,13 +73,13 @@ def injection(deployment: dict[str, Any], plan: AgentPlan) -> dict[str, Any]:
     }
 
 
-def removal(deployment: dict[str, Any]) -> dict[str, Any]:
-    """The body that gives up every field of ours: the API server removes those that nobody else owns."""
+def build_removal(deployment: dict[str, Any]) -> dict[str, Any]:
+    """Build the body that gives up our fields: the API server removes those that nobody else owns."""
     return {"metadata": _identity(deployment)}
 
 
 def is_injected(deployment: dict[str, Any]) -> bool:
-    """Whether we own anything in the Deployment."""
+    """Return whether we own any field of the Deployment."""
     return any(
         entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
         for entry in deployment["metadata"].get("managedFields") or []
@@ -87,37 +87,45 @@ def is_injected(deployment: dict[str, Any]) -> bool:
 
 
 def is_applied(deployment: dict[str, Any], body: dict[str, Any]) -> bool:
-    """Whether the Deployment has all of the body, and nothing of ours beside it."""
+    """Return whether the Deployment has the whole body, and no other field of ours."""
     before = (deployment["metadata"].get("annotations") or {}).get(INJECTION_ANNOTATION)
     return before == body["metadata"]["annotations"][INJECTION_ANNOTATION] and covers(deployment, body)
 
 
-def covers(live: Any, wanted: Any) -> bool:
-    """Whether ``wanted`` is part of ``live``. Items of lists are found by their name or mount path; the API server's defaults may be there beside."""
-    if isinstance(wanted, dict):
+def covers(live: Any, desired: Any) -> bool:
+    """Return whether ``live`` contains ``desired``.
+
+    ``live`` may have more fields and items, for example defaults.
+    """
+    if isinstance(desired, dict):
         return isinstance(live, dict) and all(
-            name in live and covers(live[name], value) for name, value in wanted.items()
+            name in live and covers(live[name], value) for name, value in desired.items()
         )
-    if isinstance(wanted, list):
-        return isinstance(live, list) and all(any(covers(candidate, value) for candidate in live) for value in wanted)
-    return bool(live == wanted)
+    if isinstance(desired, list):
+        return isinstance(live, list) and all(any(covers(candidate, value) for candidate in live) for value in desired)
+    return bool(live == desired)
 
 
 def find_container(deployment: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The container of this name in the Deployment's pods."""
+    """Find the container of this name in the Deployment's pods."""
     containers = deployment["spec"]["template"]["spec"].get("containers") or []
     return next((container for container in containers if container["name"] == name), None)
 
 
 def _user_allows_loading(deployment: dict[str, Any], container: str) -> bool:
-    """Whether somebody else has set the variable already, to what we need or to what only the pod will know. Else it is ours to set: one that
-    forbids it comes back as a conflict with its owner's name.
+    """Return whether another manager allows the loading of adapters, or may allow it.
+
+    It does if it sets the variable to true, or to a value that only the pod will know.
+
+    Otherwise we set it ourselves. A manager that has set it to false then appears as a conflict, with its name.
     """
     path = [
-        *(field("spec"), field("template"), field("spec"), field("containers"), item(name=container)),
-        *(field("env"), item(name=LORA_VARIABLE)),
+        *(field_step(name) for name in ("spec", "template", "spec", "containers")),
+        item_step(name=container),
+        field_step("env"),
+        item_step(name=LORA_VARIABLE),
     ]
-    if not owners(deployment, path) - {FIELD_MANAGER}:
+    if not find_owners(deployment, path) - {FIELD_MANAGER}:
         return False
     engine = find_container(deployment, container) or {}
     entry: dict[str, Any] = next((entry for entry in engine.get("env") or [] if entry["name"] == LORA_VARIABLE), {})
@@ -129,16 +137,16 @@ def _identity(deployment: dict[str, Any]) -> dict[str, Any]:
     return {"namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}
 
 
-def _agent(plan: AgentPlan) -> dict[str, Any]:
+def _build_agent(parameters: AgentParameters) -> dict[str, Any]:
     environment: list[dict[str, Any]] = [
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
     ]
-    if plan.report_url:
-        environment.append({"name": "FINETUNE_REPORT_URL", "value": plan.report_url})
+    if parameters.report_url:
+        environment.append({"name": "FINETUNE_REPORT_URL", "value": parameters.report_url})
     return {
         "name": AGENT_CONTAINER,
-        "image": plan.image,
-        "imagePullPolicy": plan.pull_policy,
+        "image": parameters.image,
+        "imagePullPolicy": parameters.pull_policy,
         "command": ["python", "-m", "finetune_agent"],
         "restartPolicy": "Always",
         "env": environment,
@@ -163,23 +171,26 @@ def _agent(plan: AgentPlan) -> dict[str, Any]:
             {"name": SCRATCH_VOLUME, "mountPath": "/tmp"},  # noqa: S108 -- in a pod
             token_mount(),
             *(
-                {"name": secret_volume(name), "mountPath": f"{SECRETS_DIRECTORY}/{name}", "readOnly": True}
-                for name in plan.secrets
+                {"name": secret_volume_name(name), "mountPath": f"{SECRETS_DIRECTORY}/{name}", "readOnly": True}
+                for name in parameters.secrets
             ),
         ],
     }
 
 
-def _volumes(deployment: str, secrets: Sequence[str]) -> list[dict[str, Any]]:
+def _build_volumes(deployment: str, secrets: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {"name": ADAPTERS_VOLUME, "emptyDir": {}},
         {"name": DESIRED_VOLUME, "configMap": {"name": config_map_name(deployment), "optional": True}},
         {"name": SCRATCH_VOLUME, "emptyDir": {}},
         token_volume(),
-        *({"name": secret_volume(name), "secret": {"secretName": name, "optional": True}} for name in secrets),
+        *({"name": secret_volume_name(name), "secret": {"secretName": name, "optional": True}} for name in secrets),
     ]
 
 
-def secret_volume(name: str) -> str:
-    """The volume of a Secret: by its name, so that one more Secret changes no other volume."""
+def secret_volume_name(name: str) -> str:
+    """Return the volume name of a Secret.
+
+    It depends on no other Secret, so that one more Secret changes no other volume.
+    """
     return f"finetune-secret-{hashlib.sha256(name.encode()).hexdigest()[:10]}"

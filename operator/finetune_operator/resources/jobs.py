@@ -1,4 +1,4 @@
-"""The batch/v1 Jobs of a FineTuneJob: one for the preflight, one for each attempt."""
+"""Build the batch/v1 Jobs of a FineTuneJob: one for the preflight, one for each attempt."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from finetune_operator.kube.kinds import (
     Object,
     owner_reference,
 )
-from finetune_operator.resources.mounts import shared_memory, volumes
+from finetune_operator.resources.mounts import build_shared_memory, build_volumes
 from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name, short
 from finetune_operator.resources.security import container_security_context, pod_security_context
 from finetune_operator.settings import Settings
@@ -24,35 +24,44 @@ from finetune_operator.settings import Settings
 PREFLIGHT_RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
 
 
-def preflight_job(item: Object, job: FineTuneJob, attempt: int, settings: Settings) -> Object:
-    """The CPU-only check of everything that the trainer will need; it runs in the small image."""
+def build_preflight_job(resource: Object, job: FineTuneJob, attempt: int, settings: Settings) -> Object:
+    """Build the Job that checks, without a GPU and in the small image, what the trainer will need."""
     container = {
         "name": PREFLIGHT,
         "image": settings.operator_image,
         "command": ["python", "-m", "finetune_trainer", "preflight"],
-        "env": _environment(job, attempt, None, settings),
+        "env": _build_environment(job, attempt, None, settings),
         "resources": PREFLIGHT_RESOURCES,
     }
-    return _job(item, job, PREFLIGHT, attempt, container, {}, settings)
+    return _build_job(resource, job, PREFLIGHT, attempt, container, {}, settings)
 
 
-def trainer_job(
-    item: Object,
+def build_trainer_job(
+    resource: Object,
     job: FineTuneJob,
     attempt: int,
     revision: str | None,
     settings: Settings,
     adjustments: list[dict[str, str]],
 ) -> Object:
-    """One attempt to train. ``revision`` is the commit of an hf:// model that the preflight found; ``adjustments`` tell the trainer what the ladder changed."""
+    """Build the Job of one attempt.
+
+    Args:
+        resource: The FineTuneJob as the API server has it: the owner.
+        job: The FineTuneJob that is trained; the out-of-memory ladder may have changed its spec.
+        attempt: Number of the attempt.
+        revision: Commit of an hf:// model, from the preflight.
+        settings: The operator's settings.
+        adjustments: What the ladder changed, for the report of the run.
+    """
     template = job.spec.pod_template
     container = {
         "name": TRAINER,
         "image": template.image or settings.trainer_image,
         "command": ["python", "-m", "finetune_trainer", "train"],
         "env": [variable.to_json() for variable in template.env]
-        + _environment(job, attempt, revision, settings, adjustments),
-        "resources": _resources(job),
+        + _build_environment(job, attempt, revision, settings, adjustments),
+        "resources": _build_resources(job),
     }
     pod = {
         "nodeSelector": template.node_selector,
@@ -61,16 +70,16 @@ def trainer_job(
         "runtimeClassName": template.runtime_class_name,
         "terminationGracePeriodSeconds": template.termination_grace_period_seconds,
     }
-    built = _job(
-        item, job, TRAINER, attempt, container, {name: value for name, value in pod.items() if value}, settings
+    batch_job = _build_job(
+        resource, job, TRAINER, attempt, container, {name: value for name, value in pod.items() if value}, settings
     )
     if revision:
-        built["metadata"]["annotations"][REVISION_ANNOTATION] = revision
-    return built
+        batch_job["metadata"]["annotations"][REVISION_ANNOTATION] = revision
+    return batch_job
 
 
-def _job(
-    item: Object,
+def _build_job(
+    resource: Object,
     job: FineTuneJob,
     role: str,
     attempt: int,
@@ -86,9 +95,9 @@ def _job(
     }
     template = job.spec.pod_template
     annotations = {JOB_LABEL: job.metadata.name}
-    pod_volumes, mounts = volumes(job.spec)
+    pod_volumes, mounts = build_volumes(job.spec)
     if role == TRAINER:
-        more_volumes, more_mounts = shared_memory(job.spec)
+        more_volumes, more_mounts = build_shared_memory(job.spec)
         pod_volumes, mounts = pod_volumes + more_volumes, mounts + more_mounts
     return {
         "apiVersion": "batch/v1",
@@ -98,10 +107,10 @@ def _job(
             "name": job_name(job.metadata.name, role, attempt),
             "labels": labels,
             "annotations": annotations,
-            "ownerReferences": [owner_reference(FINETUNE_JOB, item)],
+            "ownerReferences": [owner_reference(FINETUNE_JOB, resource)],
         },
         "spec": {
-            # An attempt is one pod: whatever ends it is decided on here, with its reason in status.
+            # An attempt is one pod. The operator, not the Job controller, decides what follows when it ends.
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             "template": {
@@ -129,7 +138,7 @@ def _job(
     }
 
 
-def _environment(
+def _build_environment(
     job: FineTuneJob,
     attempt: int,
     revision: str | None,
@@ -138,21 +147,21 @@ def _environment(
 ) -> list[dict[str, Any]]:
     variables = {
         "HOME": "/tmp",  # noqa: S108 -- the pod's scratch volume
-        "FINETUNE_JOB": _compact(job.to_json()),
+        "FINETUNE_JOB": _dump_compact(job.to_json()),
         "FINETUNE_ATTEMPT": str(attempt),
         "FINETUNE_MODEL_REVISION": revision,
-        "FINETUNE_ADJUSTMENTS": _compact(list(adjustments)) if adjustments else None,
+        "FINETUNE_ADJUSTMENTS": _dump_compact(list(adjustments)) if adjustments else None,
         "FINETUNE_REPORT_URL": settings.report_url,
     }
     return [{"name": name, "value": value} for name, value in variables.items() if value]
 
 
-def _compact(value: Any) -> str:
+def _dump_compact(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _resources(job: FineTuneJob) -> dict[str, Any]:
-    """Kubernetes wants an extended resource such as a GPU in both, with the same number."""
-    wanted = job.spec.resources
-    gpus = {wanted.gpu_resource_name: str(wanted.gpus_per_node)} if wanted.gpus_per_node else {}
-    return {"requests": {**wanted.requests, **gpus}, "limits": {**wanted.limits, **gpus}}
+def _build_resources(job: FineTuneJob) -> dict[str, Any]:
+    """Build requests and limits; Kubernetes requires a GPU in both, with the same number."""
+    desired = job.spec.resources
+    gpus = {desired.gpu_resource_name: str(desired.gpus_per_node)} if desired.gpus_per_node else {}
+    return {"requests": {**desired.requests, **gpus}, "limits": {**desired.limits, **gpus}}

@@ -1,4 +1,7 @@
-"""The volumes of a FineTuneJob's pods: scratch space, the token, and the Secrets, ConfigMaps and claims that its spec names."""
+"""Build the volumes of a FineTuneJob's pods.
+
+They are scratch space, the token, and the Secrets, ConfigMaps and claims that the spec names.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,17 +17,20 @@ Volumes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 """Volumes of the pod, and their mounts in the container."""
 
 
-def volumes(spec: FineTuneJobSpec) -> Volumes:
-    """Everything that preflight and trainer find below ``/etc/finetune``, ``/tmp`` and the token's directory."""
-    found = [*secret_volumes(_secrets(spec)), *_sources(spec)]
+def build_volumes(spec: FineTuneJobSpec) -> Volumes:
+    """Build the volumes of preflight and trainer, and their mounts."""
+    pairs = [*_build_secret_volumes(_list_secrets(spec)), *_build_source_volumes(spec)]
     return (
-        [{"name": "tmp", "emptyDir": {}}, token_volume(), *(volume for volume, _ in found)],
-        [{"name": "tmp", "mountPath": "/tmp"}, token_mount(), *(mount for _, mount in found)],  # noqa: S108 -- in a pod
+        [{"name": "tmp", "emptyDir": {}}, token_volume(), *(volume for volume, _ in pairs)],
+        [{"name": "tmp", "mountPath": "/tmp"}, token_mount(), *(mount for _, mount in pairs)],  # noqa: S108 -- in a pod
     )
 
 
-def shared_memory(spec: FineTuneJobSpec) -> Volumes:
-    """``/dev/shm`` for processes that train together: NCCL exchanges gradients there, and a container's own has no more than 64 MiB."""
+def build_shared_memory(spec: FineTuneJobSpec) -> Volumes:
+    """Build ``/dev/shm`` for several processes.
+
+    NCCL exchanges gradients there, and the default has only 64 MiB.
+    """
     if spec.resources.processes == 1:
         return [], []
     return (
@@ -33,8 +39,11 @@ def shared_memory(spec: FineTuneJobSpec) -> Volumes:
     )
 
 
-def secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """A volume and its mount for each Secret; optional, so that a missing one is a message and not a pod that never starts."""
+def _build_secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Build a volume and its mount for each Secret.
+
+    The volume is optional, so that the preflight can name a Secret that is missing.
+    """
     return [
         (
             {"name": f"secret-{number}", "secret": {"secretName": name, "optional": True}},
@@ -44,7 +53,7 @@ def secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str,
     ]
 
 
-def _secrets(spec: FineTuneJobSpec) -> list[str]:
+def _list_secrets(spec: FineTuneJobSpec) -> list[str]:
     hub, mlflow, wandb = spec.output.hub, spec.tracking.mlflow, spec.tracking.wandb
     adapter = spec.model.adapter
     references = (
@@ -57,9 +66,9 @@ def _secrets(spec: FineTuneJobSpec) -> list[str]:
     return [reference.name for reference in references if reference is not None]
 
 
-def _sources(spec: FineTuneJobSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    apart = (spec.dataset.validation, spec.evaluation.forgetting)
-    texts = [spec.model.uri, spec.dataset.uri, *(source.uri for source in apart if source and source.uri)]
+def _build_source_volumes(spec: FineTuneJobSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    extra = (spec.dataset.validation, spec.evaluation.forgetting)
+    texts = [spec.model.uri, spec.dataset.uri, *(source.uri for source in extra if source and source.uri)]
     addresses = [parse_uri(text) for text in texts]
     config_maps = sorted({uri.name for uri in addresses if isinstance(uri, ConfigMapUri)})
     claims = sorted({uri.claim for uri in addresses if isinstance(uri, PvcUri)})

@@ -1,4 +1,4 @@
-"""Deterministic names of children: the same job and attempt always give the same name, so that nothing is ever created twice."""
+"""Deterministic names of children, so that nothing is created twice."""
 
 import hashlib
 
@@ -8,19 +8,22 @@ MAX_LENGTH = 63
 
 
 def job_name(parent: str, role: str, attempt: int) -> str:
-    """``<job>-preflight`` (``-2`` and so on for its repetitions) or ``<job>-train-<attempt>``, a valid label value and host name."""
+    """Return the name of a Job: ``<job>-preflight`` or ``<job>-train-<attempt>``.
+
+    A repeated preflight is ``<job>-preflight-2`` and so on. A name has at most 63 characters.
+    """
     if role == TRAINER:
         return fit(parent, f"train-{attempt}")
     return fit(parent, PREFLIGHT if attempt == 1 else f"{PREFLIGHT}-{attempt}")
 
 
 def fit(parent: str, suffix: str) -> str:
-    """``<parent>-<suffix>``, the parent made short enough."""
+    """Return ``<parent>-<suffix>``, with the parent shortened to fit into a label value."""
     return f"{short(parent, MAX_LENGTH - len(suffix) - 1)}-{suffix}"
 
 
 def short(name: str, length: int = MAX_LENGTH) -> str:
-    """The name; one that is too long is cut, and the digest of the whole keeps it apart from others."""
+    """Shorten a name that is too long; a digest of the whole name keeps it apart from others."""
     if len(name) <= length:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]

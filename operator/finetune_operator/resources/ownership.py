@@ -1,4 +1,4 @@
-"""Who owns a field of an API object, read from ``metadata.managedFields``. Pure."""
+"""Find who owns a field of an API object, from ``metadata.managedFields``. Pure."""
 
 import json
 from collections.abc import Iterable
@@ -8,18 +8,18 @@ Path = tuple[str, ...]
 """Steps of a path in the API server's notation: ``f:spec``, ``k:{"name":"vllm"}``."""
 
 
-def field(name: str) -> str:
-    """The step to a field."""
+def field_step(name: str) -> str:
+    """Return the step to a field."""
     return f"f:{name}"
 
 
-def item(**keys: Any) -> str:
-    """The step to a list's item, by its keys."""
+def item_step(**keys: Any) -> str:
+    """Return the step to an item of a list, by its keys."""
     return "k:" + json.dumps(keys, separators=(",", ":"))
 
 
-def owners(resource: dict[str, Any], path: Iterable[str]) -> set[str]:
-    """The managers that own the field, or something below it."""
+def find_owners(resource: dict[str, Any], path: Iterable[str]) -> set[str]:
+    """Find the managers that own the field, or a field below it."""
     steps = tuple(path)
     return {
         str(entry.get("manager", ""))

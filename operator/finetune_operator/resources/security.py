@@ -1,4 +1,4 @@
-"""What every container of ours may do, which is next to nothing, and the token with which it reports."""
+"""Build the security contexts of our pods, and the token with which they report."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ TOKEN_SECONDS = 3600
 
 
 def container_security_context() -> dict[str, Any]:
-    """Meets the restricted Pod Security Standard on its own, also in a pod whose own context says nothing."""
+    """Build the context of a container; it alone meets the restricted Pod Security Standard."""
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -23,7 +23,10 @@ def container_security_context() -> dict[str, Any]:
 
 
 def pod_security_context() -> dict[str, Any]:
-    """For pods that are wholly ours: ``fsGroup`` lets the user read projected files and write volumes."""
+    """Build the security context of a pod of ours.
+
+    ``fsGroup`` lets its user read projected files and write volumes.
+    """
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -35,11 +38,11 @@ def pod_security_context() -> dict[str, Any]:
 
 
 def token_volume() -> dict[str, Any]:
-    """The projected service-account token: only the operator's report endpoint accepts it."""
+    """Build the volume of the service-account token that only the operator's server accepts."""
     source = {"audience": REPORT_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": TOKEN_FILE.rpartition("/")[2]}
     return {"name": TOKEN_VOLUME, "projected": {"sources": [{"serviceAccountToken": source}]}}
 
 
 def token_mount() -> dict[str, Any]:
-    """Where it lies in the container."""
+    """Build the mount of the token's volume."""
     return {"name": TOKEN_VOLUME, "mountPath": TOKEN_FILE.rpartition("/")[0], "readOnly": True}

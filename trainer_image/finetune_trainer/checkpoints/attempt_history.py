@@ -1,4 +1,4 @@
-"""The attempts that a run took, kept beside each checkpoint: the next attempt, on another node, knows of those before it."""
+"""The attempts of a run, kept beside each checkpoint, so that an attempt on another node knows of those before it."""
 
 import json
 from pathlib import Path
@@ -8,27 +8,31 @@ HISTORY_FILE = "attempts.json"
 
 
 def read_history(checkpoint: Path) -> list[dict[str, Any]]:
-    """The attempts that led to a checkpoint."""
+    """Read the attempts that led to a checkpoint, from its directory."""
     path = checkpoint / HISTORY_FILE
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return found
+    history: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return history
 
 
 def append_attempt(
-    before: list[dict[str, Any]],
+    history: list[dict[str, Any]],
+    *,
     number: int,
     started_at: str,
     resumed_from: int | None,
     device: str,
     adjustments: list[str],
 ) -> list[dict[str, Any]]:
-    """Those before, and this one. ``number`` is what it is called, unless the last one was called so (on a workstation all are the first)."""
-    last = before[-1]["number"] if before else 0
-    this = {
+    """Return the history with this attempt.
+
+    On a workstation each attempt has number 1; it then gets the number after the last one's.
+    """
+    last = history[-1]["number"] if history else 0
+    attempt = {
         "number": max(number, last + 1),
         "startedAt": started_at,
         "resumedFromStep": resumed_from,
         "device": device,
         "adjustments": adjustments,
     }
-    return [*before, this]
+    return [*history, attempt]

@@ -1,4 +1,4 @@
-"""A trainer of TRL whose checkpoints hold exactly what is trained, whatever the method, so that a resumed run goes on as if nothing had been."""
+"""Checkpoints that hold exactly what is trained, whatever the method, so that a resumed run ends with the same weights."""
 
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ from finetune_trainer.methods import adalora
 from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 
-ADAPTER, REST = "adapter_model.safetensors", "trained.safetensors"
+PEFT_FILE, REST_FILE = "adapter_model.safetensors", "trained.safetensors"
+"""What PEFT saves of the trained weights, and the rest of them."""
 
 
 def with_exact_resume(trainer: type[Any]) -> type[Any]:
-    """The trainer's class with our checkpoints and, for AdaLoRA, its part of the loss."""
+    """Return the trainer's class with exact checkpoints and AdaLoRA's regularisation."""
     return type(f"Exact{trainer.__name__}", (ExactResumeMixin, trainer), {})
 
 
 class ExactResumeMixin:
-    """Goes before a subclass of transformers' Trainer."""
+    """Mixin before a subclass of transformers' Trainer: exact checkpoints, and AdaLoRA's part of the loss."""
 
     model: Any
     args: Any
@@ -60,18 +61,22 @@ class ExactResumeMixin:
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
+        """Add AdaLoRA's regularisation to the loss, in training only."""
+        outcome = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
         extra = adalora.orthogonal_regularization(self.model) if self.model.training else None
         if extra is None:
-            return found
+            return outcome
         # with a count of tokens given, the micro-steps' losses are added up
         extra = extra / (self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1)
-        return (found[0] + extra, found[1]) if return_outputs else found + extra
+        return (outcome[0] + extra, outcome[1]) if return_outputs else outcome + extra
 
 
 def save(model: Any, directory: Path) -> None:
-    """Write each trained weight that PEFT's file in ``directory`` does not hold bit for bit: a prompt's encoder, ranks that AdaLoRA took away, a whole model."""
-    path = directory / ADAPTER
+    """Write each trained weight that PEFT's file in ``directory`` does not hold bit for bit.
+
+    Such weights are a prompt's encoder, ranks that AdaLoRA has pruned, or a whole model.
+    """
+    path = directory / PEFT_FILE
     saved = load_file(path) if path.is_file() else {}
     rest = {}
     for name, weight in trained_weights(model).items():
@@ -79,33 +84,40 @@ def save(model: Any, directory: Path) -> None:
         if held is None or held.dtype != value.dtype or not torch.equal(held, value):
             rest[name] = value
     if rest:
-        save_file(rest, directory / REST)
+        save_file(rest, directory / REST_FILE)
     adalora.save_allocator(model, directory)
 
 
 def load(model: Any, directory: Path) -> None:
-    """Put the trained weights of a checkpoint back into the model. Raises Failure if one is missing, or of another shape."""
+    """Copy the trained weights of a checkpoint into the model.
+
+    Raises:
+        Failure: TrainerError, if a weight is missing or has another shape.
+    """
     saved: dict[str, torch.Tensor] = {}
-    for name in (ADAPTER, REST):
+    for name in (PEFT_FILE, REST_FILE):
         if (directory / name).is_file():
             saved |= load_file(directory / name)
     with torch.no_grad():
         for name, weight in trained_weights(model).items():
             value = saved.get(name, saved.get(_key(name)))
             if value is None or value.shape != weight.shape:
-                found = "missing" if value is None else f"of shape {tuple(value.shape)}, expected {tuple(weight.shape)}"
+                problem = (
+                    "missing" if value is None else f"of shape {tuple(value.shape)}, expected {tuple(weight.shape)}"
+                )
                 raise Failure(
-                    Reason.TRAINER_ERROR, f"the checkpoint in {directory} cannot be continued from: {name} is {found}"
+                    Reason.TRAINER_ERROR,
+                    f"the training cannot continue from the checkpoint in {directory}: {name} is {problem}",
                 )
             weight.copy_(value)
     adalora.load_allocator(model, directory)
 
 
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The weights that are trained, by name."""
+    """Return the weights that are trained, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def _key(name: str) -> str:
-    """The name in PEFT's file, which leaves out that of the adapter."""
+    """Return the weight's name in PEFT's file, which leaves out the adapter's name."""
     return name.removesuffix(".default").replace(".default.", ".")

@@ -1,4 +1,4 @@
-"""Which checkpoint, if any, this attempt goes on from, and what tells two runs apart."""
+"""Decide which checkpoint, if any, this attempt resumes from, and compute the fingerprint of its run."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from finetune_api.manifest import CheckpointManifest
 from finetune_api.uris import S3Uri
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_trainer.checkpoints import attempt_history, best_weights, template_date
-from finetune_trainer.checkpoints.run_fingerprint import RunFingerprint, list_skipped_runs
+from finetune_trainer.checkpoints.run_fingerprint import RunFingerprint, warn_of_unused_runs
 from finetune_trainer.data import dataset
 from finetune_trainer.distributed import process_group
 from finetune_trainer.models import device
@@ -25,29 +25,34 @@ from finetune_trainer.session.plan import Plan, learning_rate
 from finetune_trainer.session.session import Session
 
 ENVIRONMENT_FILE = "surroundings.json"
-"""Beside a checkpoint: what can change the last bits of a resumed run without being a setting of the job."""
+"""The file beside a checkpoint with what can change a resumed run's last bits and is no setting of the job."""
 
 
 @dataclass(frozen=True)
 class Resume:
-    """A checkpoint on the local disk to go on from."""
+    """A checkpoint on the local disk to resume from. ``stopped``: the early stop had ended the training there."""
 
     step: int
     directory: Path
     stopped: bool = False
-    """After it the training was stopped early: there is nothing left to do."""
 
 
-def fingerprint_run(session: Session, plan: Plan, examples: dataset.Examples, base: str) -> RunFingerprint:
-    """All that decides the next step. ``base`` is the digest of the base's weights as they lie in memory: what is trained on is not what its files say alone,
-    for another precision or quantisation is another base. A resumed run must end with the weights of one that was not interrupted.
+def fingerprint_run(session: Session, plan: Plan, examples: dataset.Examples, base_digest: str) -> RunFingerprint:
+    """Compute the fingerprint of the run that this attempt belongs to.
+
+    Args:
+        session: The attempt.
+        plan: Its plan.
+        examples: The prepared dataset.
+        base_digest: The digest of the base's weights in memory. The files alone do not decide it, since another
+            precision or quantisation is another base.
     """
     spec = session.settings.job.spec
-    decisive: dict[str, Any] = {
+    components: dict[str, Any] = {
         "base model": {
             "name": canonical_name(session.settings),
             "commit": session.inputs.model_commit,
-            "weights in memory": base,
+            "weights in memory": base_digest,
         },
         "precision": plan.precision,
         "adapter": session.inputs.adapter.digest if session.inputs.adapter else None,
@@ -55,21 +60,24 @@ def fingerprint_run(session: Session, plan: Plan, examples: dataset.Examples, ba
             mode="json", include={"format", "columns", "template", "validation", "max_samples"}
         ),
         "dataset's files": [digest for _, digest in examples.digests],
-        "tokens": examples.tokens,
+        "tokens": examples.cache_key,
         "objective": [spec.objective, spec.preference.to_json() if spec.preference else None],
         "method": spec.method.to_json(),
         "training": fingerprint_training(spec),
     }
     if best_weights.chooses_best_weights(spec):
-        decisive["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
+        components["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
     if session.run.day:
-        decisive[template_date.DATE_COMPONENT] = session.run.day
-    return RunFingerprint(decisive)
+        components[template_date.DATE_COMPONENT] = session.run.day
+    return RunFingerprint(components)
 
 
 def fingerprint_training(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """What decides a step: all of spec.training but how its sequences are spread over processes and micro-steps, what is recomputed in each
-    (finetune_api.ladder), and where the base lies."""
+    """Return what of ``spec.training`` decides a step.
+
+    How a step's sequences are spread over processes and micro-batches, gradient checkpointing and sharding do not:
+    the out-of-memory ladder changes them between attempts.
+    """
     training = spec.training.to_json() | {"learningRate": learning_rate(spec)}
     del training["gradientCheckpointing"], training["sharding"]
     sequences = training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")
@@ -77,7 +85,10 @@ def fingerprint_training(spec: FineTuneJobSpec) -> dict[str, Any]:
 
 
 def describe_environment(process: Process) -> dict[str, str]:
-    """What else the last bits of a result hang on; with dropout more than those hang on the number of processes, each of which draws its own."""
+    """Return what else the last bits of a result depend on.
+
+    With dropout more than the last bits depend on the number of processes, each of which draws its own numbers.
+    """
     return {
         "device": device.device_name(),
         "threads": str(torch.get_num_threads()),
@@ -86,55 +97,60 @@ def describe_environment(process: Process) -> dict[str, str]:
     }
 
 
-def find_checkpoint(session: Session, mark: RunFingerprint) -> Resume | None:
-    """The newest whole checkpoint of this very run, fetched, the same for all processes. Those of the run that are newer are torn or damaged, and removed;
-    other runs' are left alone.
-    """
-    found = choose_checkpoint(session, mark) if session.process.is_main_process else None
-    step = process_group.broadcast(found.step if found else None)
+def find_checkpoint(session: Session, fingerprint: RunFingerprint) -> Resume | None:
+    """Fetch the newest complete checkpoint of this run, the same for all processes; None if there is none."""
+    chosen = choose_checkpoint(session, fingerprint) if session.process.is_main_process else None
+    step = process_group.broadcast(chosen.step if chosen else None)
     if step is None or session.process.is_main_process:
-        return found
+        return chosen
     return Resume(step, session.scratch / "resume")
 
 
-def choose_checkpoint(session: Session, mark: RunFingerprint) -> Resume | None:
-    """As the process that speaks for the run chooses it."""
+def choose_checkpoint(session: Session, fingerprint: RunFingerprint) -> Resume | None:
+    """Fetch the newest complete checkpoint of this run, and delete its newer ones, which are damaged.
+
+    Only the main process calls it. Checkpoints of other runs are left alone.
+    """
     settings, output, run = session.settings, session.output, session.run
     directory = session.scratch / "resume"
-    place = mark.place(settings.checkpoints)
-    manifest = newest_checkpoint(output, place, mark.digest, directory)
-    before = attempt_history.read_history(directory) if manifest else []
+    run_uri = fingerprint.run_uri(settings.checkpoints)
+    manifest = newest_checkpoint(output, run_uri, fingerprint.digest, directory)
+    history = attempt_history.read_history(directory) if manifest else []
     resumed_from = manifest.step if manifest else None
-    changes = [str(change) for change in settings.adjustments]
     run.attempts = attempt_history.append_attempt(
-        before, settings.attempt, now(), resumed_from, device.device_name(), changes
+        history,
+        number=settings.attempt,
+        started_at=now(),
+        resumed_from=resumed_from,
+        device=device.device_name(),
+        adjustments=[str(adjustment) for adjustment in settings.adjustments],
     )
     step = manifest.step if manifest else -1
-    for stored in list_checkpoints(output, place):
+    for stored in list_checkpoints(output, run_uri):
         if stored.step > step:
-            log.warning("removing %s, which cannot be continued from", stored.uri)
+            log.warning("deleting %s: the training cannot continue from it", stored.uri)
             delete_checkpoint(output, stored)
     if manifest is None:
-        run.warnings += list_skipped_runs(output, settings.checkpoints, settings.origin, mark)
+        run.warnings += warn_of_unused_runs(output, settings.checkpoints, settings.origin, fingerprint)
         run.resumed_from_step = run.checkpoint = None  # of an attempt with other settings, in the same process
         log.info("no checkpoint to continue from: starting at step 0")
         return None
     log.info("continuing from step %d of %d", manifest.step, manifest.total_steps)
     run.resumed_from_step = manifest.step
-    run.checkpoint = checkpoint_status(place, manifest)
+    run.checkpoint = checkpoint_status(run_uri, manifest)
     warn_of_changed_environment(directory, session)
     return Resume(manifest.step, directory)
 
 
 def checkpoint_status(run: S3Uri, manifest: CheckpointManifest) -> CheckpointStatus:
-    """``FineTuneJob.status.checkpoint`` for a checkpoint that was found."""
+    """Return ``status.checkpoint`` for a checkpoint."""
     return CheckpointStatus(
         uri=str(checkpoint_uri(run, manifest.step)), step=manifest.step, saved_at=manifest.created_at
     )
 
 
 def warn_of_changed_environment(directory: Path, session: Session) -> None:
-    """Warn where this attempt runs on something else than the last one: the result then differs in its last bits."""
+    """Warn if this attempt runs on another device or other versions than the last one: its last bits may differ."""
     path = directory / ENVIRONMENT_FILE
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     changed = [
@@ -143,4 +159,6 @@ def warn_of_changed_environment(directory: Path, session: Session) -> None:
         if before.get(name, value) != value
     ]
     if changed:
-        session.run.warnings.append(f"resumed on other surroundings, so the last bits may differ: {', '.join(changed)}")
+        session.run.warnings.append(
+            f"resumed in another environment, so the last bits may differ: {', '.join(changed)}"
+        )

@@ -1,4 +1,7 @@
-"""What tells one run from another: all that decides its next step. It lies beside each checkpoint, so that an attempt can say why it begins anew."""
+"""The fingerprint of a run: everything that decides its next step. It lies beside each checkpoint.
+
+Two runs with one fingerprint end with the same weights, so that either may continue the other's checkpoints.
+"""
 
 import hashlib
 import json
@@ -15,93 +18,104 @@ from finetune_artifacts.store import Place
 from finetune_trainer.runtime.logs import log
 
 COMPONENTS_FILE = "decisive.json"
-"""Beside a checkpoint: the parts of its run's mark."""
-SHORT = 40
-"""A value of more characters is not shown."""
+"""The file beside a checkpoint that holds the components of its run's fingerprint."""
+MAX_SHOWN_VALUE = 40
+"""Characters of the longest value that a warning shows."""
 
 
 @dataclass(frozen=True)
 class RunFingerprint:
-    """All that decides the next step, by what it is called."""
+    """Everything that decides the next step, by the name that warnings give it."""
 
-    decisive: dict[str, Any]
+    components: dict[str, Any]
 
     @property
     def digest(self) -> str:
-        """The run's fingerprint. A checkpoint with another one belongs to another run."""
+        """Return the digest; a checkpoint with another one belongs to another run."""
         return f"sha256:{hashlib.sha256(self.to_bytes()).hexdigest()}"
 
     def to_bytes(self) -> bytes:
-        """What is kept beside a checkpoint."""
-        return json.dumps(self.decisive, sort_keys=True).encode()
+        """Encode the components as the JSON that lies beside a checkpoint."""
+        return json.dumps(self.components, sort_keys=True).encode()
 
-    def place(self, checkpoints: S3Uri) -> S3Uri:
-        """Where the run's checkpoints lie."""
+    def run_uri(self, checkpoints: S3Uri) -> S3Uri:
+        """Return the URI of the run's checkpoints below those of the job."""
         return run_uri(checkpoints, self.digest)
 
 
 @dataclass(frozen=True)
 class PreviousRun:
-    """A run at the same place: the manifest of its newest complete checkpoint, and what decided its steps."""
+    """A run with checkpoints at the same prefix: its newest complete manifest and its fingerprint's components."""
 
     uri: S3Uri
     manifest: CheckpointManifest
-    decisive: dict[str, Any]
+    components: dict[str, Any]
 
 
 def list_previous_runs(output: Place, checkpoints: S3Uri) -> Iterator[PreviousRun]:
-    """All runs that have a complete checkpoint below ``checkpoints``. Raises ArtifactError if S3 cannot be reached or refuses."""
-    for run in list_runs(output, checkpoints):
-        for stored in list_checkpoints(output, run):
+    """List the runs that have a complete checkpoint below ``checkpoints``.
+
+    Raises:
+        ArtifactError: The storage cannot be reached, or refuses. A damaged checkpoint is only left out.
+    """
+    for uri in list_runs(output, checkpoints):
+        for checkpoint in list_checkpoints(output, uri):
             try:
-                manifest = read_manifest(output, stored)
-                decisive = json.loads(read_object(output, stored.uri.child(COMPONENTS_FILE)))
+                manifest = read_manifest(output, checkpoint)
+                components = json.loads(read_object(output, checkpoint.uri.child(COMPONENTS_FILE)))
             except (ArtifactError, ValueError) as error:
                 if isinstance(error, ArtifactError) and error.fault in (Fault.UNREACHABLE, Fault.DENIED):
                     raise
                 continue
-            yield PreviousRun(run, manifest, decisive if isinstance(decisive, dict) else {})
+            yield PreviousRun(uri, manifest, components if isinstance(components, dict) else {})
             break
 
 
 def list_other_jobs(output: Place, checkpoints: S3Uri, origin: Origin) -> list[str]:
-    """Jobs of other names that have checkpoints here."""
+    """List the jobs of other names, as ``namespace/name``, that have checkpoints at this prefix."""
     jobs = (run.manifest.job for run in list_previous_runs(output, checkpoints))
     return sorted({f"{job.namespace}/{job.name}" for job in jobs} - {f"{origin.namespace}/{origin.name}"})
 
 
-def list_skipped_runs(output: Place, checkpoints: S3Uri, origin: Origin, mark: RunFingerprint) -> list[str]:
-    """Warnings of earlier runs of this very job from which this attempt does not go on, with what differs. Other jobs' are only logged: they are theirs."""
+def warn_of_unused_runs(output: Place, checkpoints: S3Uri, origin: Origin, fingerprint: RunFingerprint) -> list[str]:
+    """Return a warning for each earlier run of this job that is not continued, with what differs.
+
+    Runs of other jobs are only logged, since they are none of this job's business.
+    """
     warnings = []
-    for other in list_previous_runs(output, checkpoints):
-        if other.uri == mark.place(checkpoints):
+    for run in list_previous_runs(output, checkpoints):
+        if run.uri == fingerprint.run_uri(checkpoints):
             continue
-        if other.manifest.job != origin:
-            job = other.manifest.job
-            log.warning("%s has checkpoints of FineTuneJob %s/%s: left alone", other.uri, job.namespace, job.name)
+        if run.manifest.job != origin:
+            job = run.manifest.job
+            log.warning("%s has checkpoints of FineTuneJob %s/%s: left alone", run.uri, job.namespace, job.name)
             continue
-        different = ", ".join(describe_differences(other.decisive, json.loads(mark.to_bytes())))
+        differences = ", ".join(describe_differences(run.components, json.loads(fingerprint.to_bytes())))
         warnings.append(
-            f"the training begins at step 0: the checkpoint of step {other.manifest.step} in {other.uri}, which stays there, was made with another {different}"
+            f"the training begins at step 0: the checkpoint of step {run.manifest.step} in {run.uri}, which stays "
+            f"there, was made with another {differences}"
         )
     return warnings
 
 
 def describe_differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What differs, by name, with both values where they are short: ``precision (fp32, now bf16)``."""
-    old, new = _flat(before), _flat(after)
-    found = []
+    """Name the components that differ, with both values where they are short: ``precision (fp32, now bf16)``."""
+    old, new = _flatten(before), _flatten(after)
+    differences = []
     for name in sorted(old.keys() | new.keys()):
-        values = [json.dumps(side.get(name)).strip('"') for side in (old, new)]
-        if values[0] != values[1]:
-            shown = max(map(len, values)) <= SHORT
-            found.append(f"{name} ({values[0]}, now {values[1]})" if shown else name)
-    return found
+        old_text, new_text = (json.dumps(components.get(name)).strip('"') for components in (old, new))
+        if old_text != new_text:
+            is_short = max(len(old_text), len(new_text)) <= MAX_SHOWN_VALUE
+            differences.append(f"{name} ({old_text}, now {new_text})" if is_short else name)
+    return differences
 
 
-def _flat(parts: dict[str, Any], path: str = "") -> dict[str, Any]:
+def _flatten(components: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries to one with dotted names."""
     flat: dict[str, Any] = {}
-    for name, value in parts.items():
-        inner = _flat(value, f"{path}{name}.") if isinstance(value, dict) and value else {f"{path}{name}": value}
-        flat |= inner
+    for name, value in components.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
     return flat

@@ -1,4 +1,4 @@
-"""Chat templates that write today's date into each chat: all attempts at a job write the same one, or a run resumed after midnight would learn other tokens."""
+"""Pin the date that a chat template writes, so that all attempts of a job train on the same tokens, also after midnight."""
 
 import json
 import re
@@ -8,50 +8,69 @@ from typing import Any
 from finetune_api.manifest import Origin
 from finetune_api.uris import S3Uri
 from finetune_artifacts.store import Place
-from finetune_trainer.checkpoints import run_fingerprint
+from finetune_trainer.checkpoints.run_fingerprint import list_previous_runs
 from finetune_trainer.runtime.logs import log
 
 CLOCK = "strftime_now"
-"""The function of transformers by which a template asks for the time."""
+"""The function that transformers gives to chat templates for today's date."""
 DATE_COMPONENT = "day"
-"""What the day is called among all that decides a run."""
+"""The name of the date among the components of the run's fingerprint."""
 _CALL = re.compile(rf"""{CLOCK}\(\s*(["'])(.*?)\1\s*\)""")
 
 
 def pin_template_date(
-    tokenizer: Any, output: Place, checkpoints: S3Uri, origin: Origin, day: str | None = None
+    tokenizer: Any, output: Place, checkpoints: S3Uri, origin: Origin, pinned: str | None = None
 ) -> tuple[str | None, list[str]]:
-    """Have the tokenizer's template write ``day``, or that of the first attempt; that day, None if it asks for none, and warnings. Raises ArtifactError."""
+    """Replace each call of the clock in the tokenizer's chat template by a fixed date.
+
+    Args:
+        tokenizer: Its chat template is changed in place.
+        output: The storage of the checkpoints.
+        checkpoints: The URI of the job's checkpoints.
+        origin: The job.
+        pinned: The date as ISO 8601, if another process of this attempt has chosen it; else that of the first attempt
+            is used, or today's.
+
+    Returns:
+        The date as ISO 8601, None if the template asks for none, and warnings.
+
+    Raises:
+        ArtifactError: The storage fails or refuses.
+    """
     template = tokenizer.chat_template
     if CLOCK not in json.dumps(template or ""):
         return None, []
-    written = date.fromisoformat(day) if day else first_day(output, checkpoints, origin)
+    day = date.fromisoformat(pinned) if pinned else first_date(output, checkpoints, origin)
     tokenizer.chat_template = (
-        {name: with_date(one, written) for name, one in template.items()}
+        {name: write_date(text, day) for name, text in template.items()}
         if isinstance(template, dict)
-        else with_date(template, written)
+        else write_date(template, day)
     )
-    log.info("the model's chat template writes a date: %s, in every attempt", written.isoformat())
+    log.info("the model's chat template writes a date: %s, in every attempt", day.isoformat())
     if f"{CLOCK}(" not in json.dumps(tokenizer.chat_template):
-        return written.isoformat(), []
-    return written.isoformat(), [
-        f"the model's chat template asks for the time ({CLOCK}) in a way that cannot be pinned: a run that is resumed on another day learns other tokens"
+        return day.isoformat(), []
+    return day.isoformat(), [
+        f"the model's chat template asks for the time ({CLOCK}) in a way that cannot be pinned: a run that is resumed "
+        "on another day learns other tokens"
     ]
 
 
-def with_date(template: str, day: date) -> str:
-    """The template with the day in the place of each call for it."""
-    moment = datetime.combine(day, time())
-    return _CALL.sub(lambda call: json.dumps(moment.strftime(call[2])), template)
+def write_date(template: str, day: date) -> str:
+    """Return the template with the formatted date in the place of each call of the clock."""
+    midnight = datetime.combine(day, time())
+    return _CALL.sub(lambda call: json.dumps(midnight.strftime(call[2])), template)
 
 
-def first_day(output: Place, checkpoints: S3Uri, origin: Origin) -> date:
-    """The day that the newest run here wrote, of this very job if there is one; else today. So a job that was created again can go on, too."""
-    runs = [run for run in run_fingerprint.list_previous_runs(output, checkpoints) if run.decisive.get(DATE_COMPONENT)]
+def first_date(output: Place, checkpoints: S3Uri, origin: Origin) -> date:
+    """Return the date of the newest run at this prefix, this job's before others'; today if there is none.
+
+    A job that was deleted and created again can so continue, too.
+    """
+    runs = [run for run in list_previous_runs(output, checkpoints) if run.components.get(DATE_COMPONENT)]
     newest = max(runs, key=lambda run: (run.manifest.job == origin, run.manifest.created_at), default=None)
-    return date.fromisoformat(newest.decisive[DATE_COMPONENT]) if newest else today()
+    return date.fromisoformat(newest.components[DATE_COMPONENT]) if newest else today()
 
 
 def today() -> date:
-    """The day, in UTC: nodes may be in other time zones."""
+    """Return today's date in UTC, since nodes may be in several time zones."""
     return datetime.now(UTC).date()

@@ -1,4 +1,4 @@
-"""Checkpoints go up to S3, or into a directory, from a thread of their own, so that training does not wait for them."""
+"""Upload checkpoints from a thread of their own, so that the training does not wait for the storage."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from finetune_artifacts.store import Place
 from finetune_trainer.runtime.settings import now
 
 log = logging.getLogger(__name__)
-KEPT = (
+RESUME_FILES = (
     "adapter_model.safetensors",
     "adapter_config.json",
     "trained.safetensors",
@@ -29,12 +29,12 @@ KEPT = (
     "rng_state*.pth",
     "trainer_state.json",
 )
-"""What a resumed run reads of a checkpoint's files, the random numbers of each process among them; the tokenizer and the model card are not changed by training."""
+"""The files of a checkpoint that a resumed run reads, as glob patterns."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A checkpoint that waits for its upload, in a directory of its own that nobody rotates away."""
+    """A checkpoint that waits for its upload, in a directory that the Trainer does not rotate away."""
 
     step: int
     total_steps: int
@@ -42,7 +42,7 @@ class Pending:
 
 
 class CheckpointUploader:
-    """One thread that uploads the newest checkpoint; one that is overtaken while it waits is not uploaded at all."""
+    """A thread that uploads the newest checkpoint; one that is overtaken while it waits is not uploaded at all."""
 
     def __init__(
         self,
@@ -52,8 +52,19 @@ class CheckpointUploader:
         fingerprint: str,
         keep: int,
         scratch: Path,
-        saved: Callable[[CheckpointStatus], None],
+        on_upload: Callable[[CheckpointStatus], None],
     ) -> None:
+        """Start the thread.
+
+        Args:
+            store: The storage.
+            checkpoints: The URI of the run's checkpoints.
+            origin: The job.
+            fingerprint: The digest of the run's fingerprint.
+            keep: How many checkpoints stay in the storage.
+            scratch: A directory for checkpoints that wait.
+            on_upload: Called in the thread after each upload.
+        """
         self.error: BaseException | None = None
         self._store, self._checkpoints, self._origin, self._fingerprint, self._keep = (
             store,
@@ -62,7 +73,7 @@ class CheckpointUploader:
             fingerprint,
             keep,
         )
-        self._scratch, self._saved = scratch, saved
+        self._scratch, self._on_upload = scratch, on_upload
         self._pending: Pending | None = None
         self._urgent = False
         self._busy = False
@@ -74,14 +85,19 @@ class CheckpointUploader:
     def submit(
         self, step: int, total_steps: int, checkpoint: Path, extra: Mapping[str, bytes | Path], *, urgent: bool = False
     ) -> None:
-        """Have the files of ``checkpoint`` uploaded, and ``extra`` contents and files; returns once they are linked.
+        """Queue a checkpoint for upload; returns once its files are hard-linked.
 
-        ``urgent``: give up an older upload that is under way.
+        Args:
+            step: Its step.
+            total_steps: The steps of the whole training.
+            checkpoint: The Trainer's directory of the checkpoint.
+            extra: More files by name: their content, or a path to link.
+            urgent: Give up an older upload that is under way.
         """
         directory = self._scratch / f"step-{step:08d}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        for pattern in KEPT:
+        for pattern in RESUME_FILES:
             for path in checkpoint.glob(pattern):
                 os.link(path, directory / path.name)
         for name, content in extra.items():
@@ -98,25 +114,25 @@ class CheckpointUploader:
             shutil.rmtree(overtaken.directory, ignore_errors=True)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until nothing is left to upload; False if that took longer than ``seconds``. Raises what an upload failed with."""
-        done = self.settle(seconds)
+        """Wait until everything is uploaded; return False after ``seconds``. Raises the error of a failed upload."""
+        is_done = self.settle(seconds)
         self.check()
-        return done
+        return is_done
 
     def settle(self, seconds: float | None) -> bool:
-        """As ``wait``, but an upload that failed is nothing to raise: another error is on its way already."""
+        """Wait as ``wait`` does, but raise nothing: the caller has an error already."""
         with self._changed:
             return bool(
                 self._changed.wait_for(lambda: self.error or not (self._pending or self._busy), timeout=seconds)
             )
 
     def check(self) -> None:
-        """Raise what an upload failed with, if one did."""
+        """Raise the error of a failed upload, if there is one."""
         if self.error:
             raise self.error
 
     def close(self) -> None:
-        """End the thread; what is not uploaded yet is not uploaded."""
+        """End the thread; waiting checkpoints are not uploaded any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -161,8 +177,8 @@ class CheckpointUploader:
 
         uri = upload_checkpoint(self._store, self._checkpoints, pending.step, pending.directory, manifest, stopped)
         log.info("checkpoint of step %d is in %s (%.1f s)", pending.step, uri, time.monotonic() - start)
-        self._saved(CheckpointStatus(uri=str(uri), step=pending.step, saved_at=now()))
+        self._on_upload(CheckpointStatus(uri=str(uri), step=pending.step, saved_at=now()))
         try:
             prune_checkpoints(self._store, self._checkpoints, self._keep)
         except ArtifactError as error:
-            log.warning("old checkpoints could not be removed: %s", error)
+            log.warning("old checkpoints could not be deleted: %s", error)

@@ -54,10 +54,10 @@ class Examples:
     layout: rows.Layout
     counts: Counts
     digests: list[tuple[str, str]]
-    tokens: str
+    cache_key: str
     """The key of all that decided the training sequences: rows, tokenizer, chat template, and what was to be made of them."""
     warnings: list[str] = field(default_factory=list)
-    general: list[Example] = field(default_factory=list)
+    forgetting_text: list[Example] = field(default_factory=list)
     """Those of the general text, where forgetting is measured."""
 
 

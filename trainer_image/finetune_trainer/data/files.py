@@ -1,4 +1,4 @@
-"""A dataset file made into rows, each with its place: compression and kind are told from the content, with the name as a hint. Holds no file in memory."""
+"""A dataset file made into rows, each with its location: compression and kind are told from the content, with the name as a hint. Holds no file in memory."""
 
 import csv
 import io
@@ -22,9 +22,9 @@ PARQUET_BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class FileRow:
-    """One row of a file, or what is wrong with it. ``place`` is for messages: file and line, or file and row."""
+    """One row of a file, or what is wrong with it. ``location`` is for messages: file and line, or file and row."""
 
-    place: str
+    location: str
     row: Row | None = None
     problem: str = ""
 
@@ -115,16 +115,16 @@ def _json_lines(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
         content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if not content.strip():
             continue
-        place = f"{name} line {number}"
+        location = f"{name} line {number}"
         try:
             row = json.loads(content)
         except ValueError as error:
-            yield FileRow(place, problem=f"is not JSON ({error}): {quote(content)}")
+            yield FileRow(location, problem=f"is not JSON ({error}): {quote(content)}")
             continue
         yield (
-            FileRow(place, row)
+            FileRow(location, row)
             if isinstance(row, dict)
-            else FileRow(place, problem=f"is no JSON object: {quote(content)}")
+            else FileRow(location, problem=f"is no JSON object: {quote(content)}")
         )
 
 
@@ -140,7 +140,7 @@ def _json_array(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
             while at < len(buffer) and buffer[at] in " \t\r\n,":
                 at += 1
             line += buffer.count("\n", start, at)
-            place = f"{name} line {line}"
+            location = f"{name} line {line}"
             if at < len(buffer) and buffer[at] == "]":
                 return
             try:
@@ -155,14 +155,14 @@ def _json_array(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
                         if what
                         else "the array has no end: a ] is missing"
                     )
-                    yield FileRow(place, problem=found)
+                    yield FileRow(location, problem=found)
                     return
                 buffer, at, size = buffer[at:] + more, 0, max(size, len(buffer) - at)
                 continue
             yield (
-                FileRow(place, value)
+                FileRow(location, value)
                 if isinstance(value, dict)
-                else FileRow(place, problem=f"is no JSON object: {quote(json.dumps(value).encode())}")
+                else FileRow(location, problem=f"is no JSON object: {quote(json.dumps(value).encode())}")
             )
             line += buffer.count("\n", at, end)
             at = end
@@ -189,11 +189,11 @@ def _csv(stream: io.BufferedReader, name: str, delimiter: str) -> Iterator[FileR
                 )
             line = reader.line_num + 1
             for row in reader:
-                place = f"{name} line {line}"
+                location = f"{name} line {line}"
                 if None in row:
-                    yield FileRow(place, problem=f"has more fields than the {len(names)} columns of the first line")
+                    yield FileRow(location, problem=f"has more fields than the {len(names)} columns of the first line")
                 else:
-                    yield FileRow(place, {key: value for key, value in row.items() if value is not None})
+                    yield FileRow(location, {key: value for key, value in row.items() if value is not None})
                 line = reader.line_num + 1
         except csv.Error as error:
             yield FileRow(f"{name} line {line}", problem=f"is no CSV: {error}")

@@ -29,11 +29,11 @@ class Findings:
     empty: int = 0
     shown: list[str] = field(default_factory=list)
 
-    def add(self, place: str, text: str) -> None:
+    def add(self, location: str, text: str) -> None:
         """Note one bad row."""
         self.bad += 1
         if len(self.shown) < MAX_NAMED_ROWS:
-            self.shown.append(f"{place}: {text}")
+            self.shown.append(f"{location}: {text}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Reader:
             if isinstance(row, dict) and _has_surrogate(row):
                 row = "has half of a character that takes two (a lone surrogate such as \\ud83d): it was cut in the middle"
             if isinstance(row, str):
-                findings.add(item.place, row)
+                findings.add(item.location, row)
             elif row is None:
                 findings.empty += 1
             else:
@@ -129,7 +129,7 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
     if row is None:
         raise _invalid(
             "uri",
-            f"{first.place} of {uri} {first.problem}: write a JSON object on each line, or a JSON array of objects",
+            f"{first.location} of {uri} {first.problem}: write a JSON object on each line, or a JSON array of objects",
         )
     if columns.chosen in row and columns.rejected in row and objective != "sft":
         return "preference"
@@ -145,7 +145,7 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
         return "preference"
     raise _invalid(
         "columns",
-        f"{first.place} of {uri} has the columns {row_formats.column_names(row)}; expected {columns.messages} (chat messages), {columns.prompt} and "
+        f"{first.location} of {uri} has the columns {row_formats.column_names(row)}; expected {columns.messages} (chat messages), {columns.prompt} and "
         f"{columns.completion}, {columns.instruction} and output or response, {columns.chosen} and {columns.rejected}, or {columns.text}: rename them, "
         "name yours in spec.dataset.columns, or make a text of them with spec.dataset.template",
     )

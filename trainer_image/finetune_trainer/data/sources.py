@@ -61,7 +61,7 @@ class Inputs:
     dataset: LocalData
     validation: LocalData | None
     adapter: DownloadedAdapter | None = None
-    general: LocalData | None = None
+    forgetting_text: LocalData | None = None
     """The text on which forgetting is measured."""
 
 

@@ -1,6 +1,7 @@
-"""What the processes of a training say to one another beside their gradients: they meet, agree on stopping, and share what one of them knows.
+"""What the processes of a training tell one another beside their gradients, by torch.distributed.
 
-Each of these is a call that all of them make, in the same order. For a training of one process they say nothing to anybody.
+Each function is a collective call: all processes make it, in the same order. In a training of one process it does
+nothing.
 """
 
 import os
@@ -21,57 +22,22 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.process import Process, library_variables
 
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others: for a node that is still pending, or for a checkpoint that one of them fetches. One that has died is noticed at once."""
-PREPARED = "prepared"
-"""A file by which the first process of a node says that the others need not wait for it any longer."""
-MEETING = "meeting"
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others: for a pending node, or for one that fetches a checkpoint.
+
+A process that has died is noticed at once.
+"""
+PREPARED_FILE = "prepared"
+"""The file by which the first process of a node tells the others that the data is prepared."""
+MEETING_FILE = "meeting"
 """The file in which the processes of one node meet."""
-
-
-def init(process: Process, scratch: Path) -> None:
-    """Wait for all the others, and take the GPU that is this process's. Raises Failure(NCCL_ERROR), and Failure(SPEC_INVALID) for more processes than GPUs."""
-    if process.local_rank:
-        while not (scratch / PREPARED).exists():  # however long the first one takes for the data
-            time.sleep(0.1)
-    else:
-        (scratch / PREPARED).touch()
-    if dist.is_initialized():
-        dist.destroy_process_group()  # of an earlier attempt in this process, whose others are gone
-    if process.world_size == 1:
-        return
-    os.environ.update(library_variables(process))
-    backend = "gloo"
-    if device.has_gpu():
-        if torch.cuda.device_count() < process.local_world_size:
-            raise Failure(
-                Reason.SPEC_INVALID,
-                f"{process.local_world_size} GPUs are asked for, found: {torch.cuda.device_count()}. Set it to what the machine has",
-                "spec.resources.gpusPerNode",
-            )
-        torch.cuda.set_device(process.local_rank)
-        # NCCL between the GPUs; gloo for the few words between the processes, which then wait for no GPU
-        backend = "cpu:gloo,cuda:nccl"
-    if process.address is None and "lo" in (name for _, name in socket.if_nameindex()):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a workstation's name may lead nowhere
-    place = f"tcp://{process.address}" if process.address else f"file://{scratch / MEETING}"
-    log.info("waiting for the other processes, %d in all", process.world_size)
-    try:
-        dist.init_process_group(
-            backend, init_method=place, rank=process.rank, world_size=process.world_size, timeout=PATIENCE
-        )
-        dist.barrier()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise Failure(
-            Reason.NCCL_ERROR, f"the {process.world_size} processes of the training did not come together: {error}"
-        ) from error
 
 
 @contextmanager
 def main_process_first(process: Process, scratch: Path) -> Iterator[None]:
-    """Let the first process of each node run the block before the node's other processes do.
+    """Run the block in the first process of each node before it runs in the node's other processes.
 
-    The processes meet in between, so that the group is there for all of them after the block.
+    The processes meet in between, so that after the block all of them are in the group.
     """
     if process.local_rank:
         init(process, scratch)
@@ -80,8 +46,51 @@ def main_process_first(process: Process, scratch: Path) -> Iterator[None]:
         init(process, scratch)
 
 
+def init(process: Process, scratch: Path) -> None:
+    """Wait for all other processes, join their group, and take this process's GPU.
+
+    Raises:
+        Failure: NcclError, if the processes do not meet; SpecInvalid, for more processes than GPUs.
+    """
+    if process.local_rank:
+        while not (scratch / PREPARED_FILE).exists():  # however long the first process takes for the data
+            time.sleep(0.1)
+    else:
+        (scratch / PREPARED_FILE).touch()
+    if dist.is_initialized():
+        dist.destroy_process_group()  # of an earlier attempt in this process, whose other processes are gone
+    if process.world_size == 1:
+        return
+    os.environ.update(library_variables(process))
+    backend = "gloo"
+    if device.has_gpu():
+        gpus = torch.cuda.device_count()
+        if gpus < process.local_world_size:
+            raise Failure(
+                Reason.SPEC_INVALID,
+                f"{process.local_world_size} GPUs are asked for, found: {gpus}. Set it to what the machine has",
+                "spec.resources.gpusPerNode",
+            )
+        torch.cuda.set_device(process.local_rank)
+        # NCCL between the GPUs; gloo for what the processes tell one another, so that it waits for no GPU
+        backend = "cpu:gloo,cuda:nccl"
+    if process.address is None and "lo" in (name for _, name in socket.if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a workstation's host name may not resolve
+    init_method = f"tcp://{process.address}" if process.address else f"file://{scratch / MEETING_FILE}"
+    log.info("waiting for the other processes, %d in all", process.world_size)
+    try:
+        dist.init_process_group(
+            backend, init_method=init_method, rank=process.rank, world_size=process.world_size, timeout=TIMEOUT
+        )
+        dist.barrier()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise Failure(
+            Reason.NCCL_ERROR, f"the {process.world_size} processes of the training did not come together: {error}"
+        ) from error
+
+
 def shutdown() -> None:
-    """The end of what is done together: from here on a process that ends fails no other."""
+    """Wait for all processes and leave the group: from here on a process that ends fails no other."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -89,17 +98,17 @@ def shutdown() -> None:
             os.environ.pop(name, None)
 
 
-def any_rank(wish: bool) -> bool:
-    """Whether any of them wishes it."""
+def any_rank(value: bool) -> bool:
+    """Return whether ``value`` is true in any process."""
     if not dist.is_initialized():
-        return wish
-    wishes = torch.tensor([int(wish)])
-    dist.all_reduce(wishes, dist.ReduceOp.MAX)
-    return bool(wishes.item())
+        return value
+    flags = torch.tensor([int(value)])
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags.item())
 
 
 def broadcast(value: Any) -> Any:
-    """What the process of rank 0 holds."""
+    """Return the value of the process of rank 0."""
     if not dist.is_initialized():
         return value
     values = [value]
@@ -108,7 +117,7 @@ def broadcast(value: Any) -> Any:
 
 
 def gather(value: Any) -> list[Any]:
-    """What each of them holds, by rank; only the process of rank 0 hears it, the others get nothing."""
+    """Return the values of all processes, by rank, in the process of rank 0; in the others an empty list."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""The random numbers of each process: kept in checkpoints, and drawn apart where several train together, so that no two drop out the same."""
+"""The random state of each process: saved in checkpoints, and seeded apart, so that no two processes draw the same dropout."""
 
 import random
 from pathlib import Path
@@ -13,18 +13,21 @@ from finetune_trainer.models.device import has_gpu
 
 
 def seed_process(seed: int, step: int, rank: int) -> None:
-    """Where there is nothing to go on from: at the first step, and at one that another number of processes has come to."""
+    """Seed this process at a step for which there is no saved state.
+
+    That is the first step, or one that a run with another number of processes has saved.
+    """
     set_seed((seed + 1_000_003 * step + rank) % 2**32)
 
 
 def save_random_state(directory: Path) -> None:
-    """Write the state of all processes, from the one of rank 0."""
-    for rank, state in enumerate(process_group.gather(_state())):
+    """Write the random states of all processes; rank 0 writes them. A collective call."""
+    for rank, state in enumerate(process_group.gather(_current_state())):
         torch.save(state, directory / f"rng_state_{rank}.pth")
 
 
 def load_random_state(directory: Path, rank: int) -> None:
-    """Read what ``save`` wrote for a process."""
+    """Restore the state that ``save_random_state`` wrote for the process of this rank."""
     state = torch.load(directory / f"rng_state_{rank}.pth", weights_only=True)
     random.setstate(state["python"])
     numbers = state["numpy"]
@@ -36,12 +39,12 @@ def load_random_state(directory: Path, rank: int) -> None:
 
 
 def count_saved_processes(directory: Path) -> int:
-    """How many processes a checkpoint has the random numbers of."""
+    """Count the processes whose random state a checkpoint holds."""
     return len(list(directory.glob("rng_state*.pth")))
 
 
-def _state() -> dict[str, Any]:
-    """Of this process, in types that can be read back without running code."""
+def _current_state() -> dict[str, Any]:
+    """Return this process's state in types that torch.load reads with ``weights_only``."""
     numbers = numpy.random.get_state(legacy=False)
     assert isinstance(numbers, dict), "as asked for"  # noqa: S101
     inner = numbers["state"] | {"key": numbers["state"]["key"].tolist()}

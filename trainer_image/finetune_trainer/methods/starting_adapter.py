@@ -36,7 +36,7 @@ class StartingAdapter:
 
     manifest: AdapterManifest
     digest: str
-    kept: bool
+    is_trained_form: bool
     """Whether it is the form in which it was trained, beside the published one."""
 
 
@@ -79,7 +79,7 @@ def compare_base_revisions(made_for: str | None, commit: str | None) -> Failure 
 def download(settings: Settings, found: StartingAdapter, directory: Path, patience_seconds: float) -> Path:
     """The adapter's files on the local disk. Raises ArtifactError."""
     store = settings.store(Purpose.ADAPTER, patience_seconds)
-    if found.kept and found.manifest.trained is not None:
+    if found.is_trained_form and found.manifest.trained is not None:
         place = parse_uri(found.manifest.trained.uri)
         assert isinstance(place, S3Uri), "a manifest of ours names S3"  # noqa: S101
         refuse_unsafe(store, place, found.manifest.trained.files, pickles=True)

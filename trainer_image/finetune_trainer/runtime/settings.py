@@ -40,7 +40,7 @@ class Settings:
     output_directory: Path | None = None
     changes: tuple[str, ...] = ()
     """Paths of the fields that were replaced with ``--set``."""
-    below: str = ""
+    subprefix: str = ""
     """Where below the job's own place everything goes, for a training that is not the job's own."""
     adjustments: tuple[Adjustment, ...] = ()
     """What the job holds in place of what the user wrote, because earlier attempts ran out of memory."""
@@ -62,7 +62,7 @@ class Settings:
         """The prefix of everything that this job writes."""
         local, bucket = self.output_directory, self.job.spec.output.s3.bucket
         root = LocalUri(str(local), "") if local else S3Uri(bucket, self.job.prefix)
-        return root.child(self.below) if self.below else root
+        return root.child(self.subprefix) if self.subprefix else root
 
     @property
     def adapter(self) -> S3Uri:

@@ -83,7 +83,7 @@ class TrainingCallback(TrainerCallback):
             self._told(state.global_step, losses)
             log.info("step %d: held-out loss %.4f", state.global_step, loss)
             if self._best:
-                self._best.evaluated(model, state.global_step, loss)
+                self._best.record(model, state.global_step, loss)
         self._tell(state)
         if state.global_step >= state.max_steps or self._stopped:
             control.should_log = control.should_save = True
@@ -152,7 +152,7 @@ class TrainingCallback(TrainerCallback):
             state.global_step,
             state.max_steps,
             checkpoint,
-            {**self._beside, **(self._best.beside_checkpoint() if self._best else {})},
+            {**self._beside, **(self._best.checkpoint_files() if self._best else {})},
             urgent=self._interruption.requested,
         )
 

@@ -128,12 +128,12 @@ def start_uploader(session: Session, fingerprint: run_fingerprint.RunFingerprint
 
     return CheckpointUploader(
         session.output,
-        fingerprint.place(settings.checkpoints),
+        fingerprint.run_uri(settings.checkpoints),
         settings.origin,
         fingerprint.digest,
         settings.job.spec.checkpoint.keep,
         session.scratch / "uploads",
-        report_checkpoint,
+        on_upload=report_checkpoint,
     )
 
 
@@ -158,7 +158,7 @@ def make_held_out_losses(session: Session, model: Any, examples: dataset.Example
         measure(model)  # before its first step the model is its own reference
     if warning := objectives.drops_dropout(spec):
         session.run.warnings.append(warning)
-    general = examples.general if spec.evaluation.forgetting else []
+    general = examples.forgetting_text if spec.evaluation.forgetting else []
 
     def held_out_losses() -> dict[str, float]:
         general_loss = forgetting.loss(model, general)

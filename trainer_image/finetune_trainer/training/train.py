@@ -104,7 +104,7 @@ def finish(session: Session, fitted: Fitted, model: Any) -> None:
     objectives.without_reference(model)
     if fitted.best is not None:
         fitted.best.restore(model)
-        best_step = fitted.best.seen.step
+        best_step = fitted.best.history.step
         session.run.published_step = best_step
         session.run.derived["published weights"] = f"of step {best_step}, after {fitted.last_step} steps"
     write_metrics(fitted.history, session.scratch / "metrics.jsonl")

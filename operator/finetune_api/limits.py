@@ -1,0 +1,21 @@
+"""The longest messages and lists that status, events and termination messages may carry."""
+
+TERMINATION_MESSAGE_BYTES = 4096
+"""The kubelet keeps no more of a termination message."""
+STATUS_MESSAGE_CHARACTERS = 4096
+"""A message in status: of a condition, an attempt or a pod."""
+POD_MESSAGE_CHARACTERS = 4000
+"""Message about one serving pod. It is part of a condition's message."""
+ATTEMPT_MESSAGE_CHARACTERS = 1024
+"""Message of one attempt in status.attempts."""
+OUTPUT_MESSAGE_CHARACTERS = 1500
+"""Part of a container's output, or of another component's message, that a message of ours quotes."""
+EVENT_NOTE_BYTES = 1000
+"""Note of a Kubernetes Event. The API allows 1024."""
+STATUS_ATTEMPTS = 20
+"""Attempts that status.attempts keeps."""
+
+
+def truncate(text: str, characters: int) -> str:
+    """Cut a text to this many characters; the last one is then an ellipsis."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"

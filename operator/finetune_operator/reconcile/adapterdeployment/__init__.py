@@ -1,0 +1,22 @@
+"""One pass over a serving group: gather, plan, apply.
+
+A serving group is all AdapterDeployments of one inference Deployment.
+
+``model`` has the values that pass between the steps, ``status`` the words that a person reads; ``resolve`` and
+``rollout`` are the two stages of the plan. It knows no batch/v1 Job and no trainer.
+"""
+
+from finetune_operator.context import Context
+from finetune_operator.kube.kinds import Key
+from finetune_operator.reconcile.adapterdeployment.apply import apply
+from finetune_operator.reconcile.adapterdeployment.gather import gather
+from finetune_operator.reconcile.adapterdeployment.plan import make_plan
+from finetune_operator.reconcile.result import Result
+
+
+async def reconcile(key: Key, context: Context) -> Result:
+    """Make one pass. Raises ``KubeError`` if a call failed that may succeed later."""
+    observed = await gather(key, context)
+    now = context.now()
+    plan = make_plan(observed, context.settings)
+    return await apply(observed, plan, now, context)

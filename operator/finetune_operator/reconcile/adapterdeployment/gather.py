@@ -1,0 +1,64 @@
+"""Gather what a pass over a serving group needs."""
+
+from finetune_operator.context import Context
+from finetune_operator.kube.kinds import (
+    ADAPTER_DEPLOYMENT,
+    CONFIG_MAP,
+    DEPLOYMENT,
+    DEPLOYMENT_ANNOTATION,
+    FINETUNE_JOB,
+    POD,
+    ROLE_LABEL,
+    Key,
+    Object,
+)
+from finetune_operator.reconcile.adapterdeployment.model import Observed
+from finetune_operator.resources.injection import AGENT_ROLE, config_map_name
+
+
+async def gather(key: Key, context: Context) -> Observed:
+    """Gather the input of the plan. Raises ``KubeError``.
+
+    The Deployment comes from the API server: before the injection it is not watched, and the cache does not know who
+    owns its fields.
+    """
+    _, namespace, name = key
+    cache = context.cache
+    resources = [
+        resource
+        for resource in cache.all(ADAPTER_DEPLOYMENT, namespace)
+        if resource["spec"]["target"]["deploymentRef"]["name"] == name
+        and not resource["metadata"].get("deletionTimestamp")
+    ]
+    resources.sort(key=lambda resource: (resource["metadata"]["creationTimestamp"], resource["metadata"]["name"]))
+    deployment = await context.kube.get(DEPLOYMENT, namespace, name)
+    pods = [pod for pod in cache.labelled(POD, namespace, ROLE_LABEL, AGENT_ROLE) if _belongs(pod, name)]
+    reports = {
+        pod["metadata"]["name"]: context.pod_reports.agent((namespace, pod["metadata"]["name"], pod["metadata"]["uid"]))
+        for pod in pods
+    }
+    return Observed(
+        namespace=namespace,
+        name=name,
+        deployment=deployment,
+        resources=tuple(resources),
+        finetune_jobs={job["metadata"]["name"]: job for job in cache.all(FINETUNE_JOB, namespace)},
+        pods=tuple(pods),
+        agent_reports={pod: report for pod, report in reports.items() if report is not None},
+        config_map=cache.get(CONFIG_MAP, namespace, config_map_name(name)),
+    )
+
+
+def _belongs(pod: Object, deployment: str) -> bool:
+    """Return whether the pod is a living one of this Deployment.
+
+    Anybody may write the annotation, so the pod's ReplicaSet must have the name that the Deployment gives it.
+    """
+    meta = pod["metadata"]
+    if (meta.get("annotations") or {}).get(DEPLOYMENT_ANNOTATION) != deployment or meta.get("deletionTimestamp"):
+        return False
+    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return False
+    template = (meta.get("labels") or {}).get("pod-template-hash")
+    owners = [owner for owner in meta.get("ownerReferences") or [] if owner.get("controller")]
+    return any(owner["kind"] == "ReplicaSet" and owner["name"] == f"{deployment}-{template}" for owner in owners)

@@ -1,0 +1,104 @@
+"""The values that pass from gather to plan to apply of a serving group.
+
+They are plain data, so that the plan is a pure function.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus
+from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState
+from finetune_api.reasons import Reason
+from finetune_operator.event_record import EventRecord
+from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.engine_args import EngineArgs
+from finetune_operator.reconcile.status_builder import StatusBuilder
+
+AdapterStatusBuilder = StatusBuilder[AdapterDeploymentStatus]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All AdapterDeployments of one inference Deployment, the oldest first, and what they depend on."""
+
+    namespace: str
+    name: str
+    """Name of the Deployment."""
+    deployment: Object | None
+    """Read from the API server, with its managedFields."""
+    resources: tuple[Object, ...]
+    """The AdapterDeployments."""
+    finetune_jobs: Mapping[str, Object] = field(default_factory=dict)
+    """The FineTuneJobs of the namespace by name."""
+    pods: tuple[Object, ...] = ()
+    """The pods that have an agent."""
+    agent_reports: Mapping[str, AgentReport] = field(default_factory=dict)
+    """The newest report of each agent by the name of its pod."""
+    config_map: Object | None = None
+    """The desired state that the agents read."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why an adapter is not rolled out. ``stalled``: only a person can change it; else the operator waits."""
+
+    reason: Reason
+    message: str
+    stalled: bool = True
+
+
+@dataclass(frozen=True)
+class ServingTarget:
+    """The Deployment as a target: container, port and API key are shared by its AdapterDeployments."""
+
+    container: str
+    port: int
+    api_key_secret: str | None
+    engine: EngineArgs
+
+    def shares_engine(self, other: "ServingTarget") -> bool:
+        """Return whether both mean the same engine, reached in the same way."""
+        mine = (self.container, self.port, self.api_key_secret)
+        return mine == (other.container, other.port, other.api_key_secret)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One AdapterDeployment of the group in a pass."""
+
+    resource: Object
+    spec: AdapterDeploymentSpec | None
+    """None if it is not valid."""
+    obstacle: Obstacle | None = None
+    desired: DesiredAdapter | None = None
+    """What the spec asks for; None if that is not known yet."""
+    entry: DesiredAdapter | None = None
+    """What the ConfigMap tells the pods to serve."""
+    pods: Mapping[str, AgentAdapter] = field(default_factory=dict)
+    """What each pod's agent reported about it."""
+    rolled_out: bool = False
+    """Whether every pod of the Deployment serves the desired version."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The changes to make, in this order.
+
+    ``remove`` takes everything of ours out of the Deployment instead.
+    """
+
+    members: tuple[Member, ...] = ()
+    state: DesiredState | None = None
+    config_map: Object | None = None
+    injection: Object | None = None
+    remove: bool = False
+    requeue_after: float | None = None
+
+
+@dataclass(frozen=True)
+class StatusUpdate:
+    """The new status of one AdapterDeployment, and its events."""
+
+    resource: Object
+    status: Object
+    events: tuple[EventRecord, ...] = ()

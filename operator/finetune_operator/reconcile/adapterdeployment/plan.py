@@ -1,0 +1,116 @@
+"""Plan a pass over a serving group. Pure.
+
+The plan is the agents' desired state and the injection, or their removal.
+
+One ConfigMap and one injection serve all AdapterDeployments of a Deployment, so they are planned together. One that
+cannot be rolled out leaves what its pods serve as it is, and never holds up another.
+"""
+
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.messages import DesiredAdapter, DesiredState
+from finetune_api.reasons import Reason
+from finetune_api.validation import problems
+from finetune_operator.reconcile.adapterdeployment.model import Member, Observed, Obstacle, Plan, ServingTarget
+from finetune_operator.reconcile.adapterdeployment.resolve import check_target, find_target, resolve
+from finetune_operator.reconcile.adapterdeployment.rollout import plan_rollout
+from finetune_operator.resources.desired_state import build_config_map, read_config_map
+from finetune_operator.resources.injection import AgentParameters, build_injection, is_injected
+from finetune_operator.settings import Settings
+
+WAIT_SECONDS = 15.0
+"""How often a group is looked at that waits: before the injection its Deployment is not watched."""
+
+
+def make_plan(observed: Observed, settings: Settings) -> Plan:
+    """Plan one pass for all members. A group without AdapterDeployments gives everything back."""
+    if not observed.resources:
+        return Plan(remove=True)
+    entries = {entry.deployment: entry for entry in read_config_map(observed.config_map).adapters}
+    parsed = _parse(observed)
+    lead = _find_lead(observed, parsed)
+    members: list[Member] = []
+    unavailable: frozenset[str] = frozenset()
+    for member in parsed:
+        before = entries.get(member.resource["metadata"]["name"])
+        resolved = _resolve(observed, member, lead, before)
+        rolled, unavailable = plan_rollout(observed, resolved, before, unavailable)
+        members.append(rolled)
+    waits = any(member.obstacle is not None or not member.rolled_out for member in members)
+    plan = Plan(tuple(members), requeue_after=WAIT_SECONDS if waits else None)
+    adapters = sorted(
+        (member.entry for member in members if member.entry is not None), key=lambda entry: entry.deployment
+    )
+    if observed.deployment is None or lead is None or (not adapters and not is_injected(observed.deployment)):
+        return plan
+    state = DesiredState(
+        port=lead.port, max_lora_rank=lead.engine.max_lora_rank, api_key_secret=lead.api_key_secret, adapters=adapters
+    )
+    secrets = {entry.secret for entry in adapters} | {lead.api_key_secret}
+    agent = AgentParameters(
+        container=lead.container,
+        secrets=tuple(sorted(secret for secret in secrets if secret is not None)),
+        image=settings.operator_image,
+        pull_policy=settings.image_pull_policy,
+        report_url=settings.report_url,
+    )
+    return replace(
+        plan,
+        state=state,
+        config_map=build_config_map(observed.namespace, observed.name, state),
+        injection=build_injection(observed.deployment, agent),
+    )
+
+
+def _parse(observed: Observed) -> list[Member]:
+    """Parse the AdapterDeployments, the oldest first; of several with one served name the oldest has it."""
+    members: list[Member] = []
+    names: dict[str, str] = {}
+    for resource in observed.resources:
+        try:
+            spec = AdapterDeploymentSpec.model_validate(resource["spec"])
+        except ValidationError as error:
+            text = "; ".join(str(problem) for problem in problems(error))
+            members.append(Member(resource, None, Obstacle(Reason.SPEC_INVALID, text)))
+            continue
+        owner = names.setdefault(spec.served_name, resource["metadata"]["name"])
+        obstacle = None
+        if owner != resource["metadata"]["name"]:
+            obstacle = Obstacle(
+                Reason.SERVED_NAME_TAKEN,
+                f"spec.servedName: {spec.served_name!r} is served on Deployment {observed.name!r} by the older "
+                f"AdapterDeployment {owner!r}: choose another name, or delete that one",
+            )
+        members.append(Member(resource, spec, obstacle))
+    return members
+
+
+def _find_lead(observed: Observed, members: list[Member]) -> ServingTarget | None:
+    """Find the target of the oldest member that has one: all members share its agent, engine and port."""
+    for member in members:
+        if member.spec is not None:
+            target = find_target(observed.deployment, observed.name, member.spec)
+            if isinstance(target, ServingTarget):
+                return target
+    return None
+
+
+def _resolve(observed: Observed, member: Member, lead: ServingTarget | None, before: DesiredAdapter | None) -> Member:
+    """Find what the member asks for, or the first obstacle."""
+    if member.spec is None or member.obstacle is not None:
+        return member
+    target = find_target(observed.deployment, observed.name, member.spec)
+    if isinstance(target, Obstacle):
+        return replace(member, obstacle=target)
+    if lead is not None and not target.shares_engine(lead):
+        text = (
+            "spec.target: container, port and apiKeySecretRef must be the same in all AdapterDeployments of Deployment "
+            f"{observed.name!r}; the oldest has container {lead.container!r}, port {lead.port}, "
+            f"apiKeySecretRef {lead.api_key_secret or 'unset'}"
+        )
+        return replace(member, obstacle=Obstacle(Reason.SPEC_INVALID, text))
+    desired, adapter, obstacle = resolve(member.resource, member.spec, observed.finetune_jobs, before)
+    return replace(member, desired=desired, obstacle=obstacle or check_target(adapter, target, observed.name))

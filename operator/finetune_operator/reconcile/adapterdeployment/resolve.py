@@ -1,0 +1,151 @@
+"""Resolve the adapter of an AdapterDeployment, and check that its target can serve it. Pure.
+
+Both happen before any pod is touched.
+"""
+
+from collections.abc import Mapping
+
+from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.base import S3Location
+from finetune_api.conditions import ConditionType
+from finetune_api.finetunejob import AdapterStatus, FineTuneJobStatus, Output
+from finetune_api.messages import DesiredAdapter, DesiredVersion
+from finetune_api.reasons import Reason
+from finetune_api.vllm import RANKS
+from finetune_operator.conditions import find
+from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.engine_args import read_engine_args
+from finetune_operator.reconcile.adapterdeployment.model import Obstacle, ServingTarget
+from finetune_operator.reconcile.status_builder import read_status
+from finetune_operator.resources.injection import find_container
+
+
+def find_target(deployment: Object | None, name: str, spec: AdapterDeploymentSpec) -> ServingTarget | Obstacle:
+    """Find the container that runs the engine, and what its arguments say about LoRA."""
+    if deployment is None:
+        return Obstacle(
+            Reason.TARGET_NOT_FOUND,
+            f"spec.target.deploymentRef: there is no Deployment {name!r} in this namespace: waiting for it",
+            stalled=False,
+        )
+    container = find_container(deployment, spec.target.container)
+    if container is None:
+        names = ", ".join(other["name"] for other in deployment["spec"]["template"]["spec"].get("containers") or [])
+        return Obstacle(
+            Reason.CONTAINER_NOT_FOUND,
+            f"spec.target.container: Deployment {name!r} has no container {spec.target.container!r}; it has {names}",
+        )
+    secret = spec.target.api_key_secret_ref
+    return ServingTarget(
+        spec.target.container, spec.target.port, secret.name if secret else None, read_engine_args(container)
+    )
+
+
+def resolve(
+    resource: Object, spec: AdapterDeploymentSpec, finetune_jobs: Mapping[str, Object], before: DesiredAdapter | None
+) -> tuple[DesiredAdapter | None, AdapterStatus | None, Obstacle | None]:
+    """Resolve what the pods are to serve for an AdapterDeployment.
+
+    Args:
+        resource: The AdapterDeployment.
+        spec: Its parsed spec.
+        finetune_jobs: The FineTuneJobs of the namespace by name.
+        before: Its entry in the ConfigMap. It stays in force when its FineTuneJob is deleted.
+
+    Returns:
+        The desired adapter, what its FineTuneJob says of it (None for one given by uri), and the obstacle if there is
+        one; the desired adapter is then None.
+    """
+    source = spec.adapter
+    if source.uri is not None and source.digest is not None:
+        secret = source.secret_ref.name if source.secret_ref else None
+        version = DesiredVersion(uri=source.uri, digest=source.digest)
+        return _build_entry(resource, spec, version, source.s3, secret), None, None
+    name = source.finetune_job_ref.name if source.finetune_job_ref else ""
+    finetune_job = finetune_jobs.get(name)
+    if finetune_job is None:
+        if before is not None and _find_resolved_digest(resource) == before.version.digest:
+            return before, None, None
+        text = f"spec.adapter.fineTuneJobRef: there is no FineTuneJob {name!r} in this namespace: waiting for it"
+        return None, None, Obstacle(Reason.FINETUNE_JOB_NOT_FOUND, text, stalled=False)
+    adapter = _find_adapter(name, finetune_job.get("status") or {})
+    if isinstance(adapter, Obstacle):
+        return None, None, adapter
+    output = Output.model_validate(finetune_job["spec"]["output"], extra="ignore")
+    reference = source.secret_ref or output.secret_ref
+    version = DesiredVersion(uri=adapter.uri, digest=adapter.digest)
+    entry = _build_entry(resource, spec, version, output.s3, reference.name if reference else None)
+    return entry, adapter, None
+
+
+def check_target(adapter: AdapterStatus | None, target: ServingTarget, deployment: str) -> Obstacle | None:
+    """Check that the engine can serve the adapter.
+
+    The engine's arguments and the FineTuneJob's status may leave something unknown; that is not checked.
+    """
+    if target.engine.lora is False:
+        return Obstacle(
+            Reason.LORA_DISABLED,
+            f"container {target.container!r} of Deployment {deployment!r} starts vLLM without --enable-lora, so it can "
+            "serve no adapter: add the argument",
+        )
+    if adapter is None:
+        return None
+    if "vllm" not in adapter.servable_by:
+        engines = ", ".join(adapter.servable_by) or "no engine"
+        return Obstacle(
+            Reason.ADAPTER_UNSUPPORTED,
+            f"vLLM cannot serve this adapter (method {adapter.peft_type}; it can be served by {engines}): "
+            "train it with lora or qlora",
+        )
+    maximum = target.engine.max_lora_rank
+    if maximum is not None and adapter.rank is not None and adapter.rank > maximum:
+        fitting = next((rank for rank in RANKS if rank >= adapter.rank), None)
+        remedy = f"start vLLM with --max-lora-rank {fitting}, or " if fitting else ""
+        return Obstacle(
+            Reason.RANK_TOO_HIGH,
+            f"the adapter's rank is {adapter.rank}, the maximum of container {target.container!r} (--max-lora-rank) is "
+            f"{maximum}: {remedy}train with rank {maximum} or less",
+        )
+    return None
+
+
+def _find_adapter(name: str, status: Object) -> AdapterStatus | Obstacle:
+    """Find the adapter in the status of a FineTuneJob, or why it has none."""
+    conditions = status.get("conditions") or []
+    ready, stalled = find(conditions, ConditionType.READY), find(conditions, ConditionType.STALLED)
+    if stalled is not None and stalled["status"] == "True":
+        text = f"FineTuneJob {name!r} failed and so has no adapter: {stalled['reason']}: {stalled['message']}"
+        return Obstacle(Reason.FINETUNE_JOB_FAILED, text)
+    adapter = read_status(FineTuneJobStatus, status).adapter
+    if ready is None or ready["status"] != "True" or adapter is None:
+        percent = (status.get("progress") or {}).get("percent")
+        phase = f"{status.get('phase', 'Pending')}{'' if percent is None else f', {percent} %'}"
+        text = f"waiting for the adapter of FineTuneJob {name!r} ({phase})"
+        return Obstacle(Reason.ADAPTER_NOT_READY, text, stalled=False)
+    return adapter
+
+
+def _build_entry(
+    resource: Object,
+    spec: AdapterDeploymentSpec,
+    version: DesiredVersion,
+    location: S3Location | None,
+    secret: str | None,
+) -> DesiredAdapter:
+    return DesiredAdapter(
+        deployment=resource["metadata"]["name"],
+        served_name=spec.served_name,
+        version=version,
+        endpoint=location.endpoint if location else None,
+        region=location.region if location else None,
+        secret=secret,
+        tolerance=spec.verification.tolerance,
+    )
+
+
+def _find_resolved_digest(resource: Object) -> str | None:
+    """Find the digest that this generation of the AdapterDeployment was resolved to by an earlier pass."""
+    status = resource.get("status") or {}
+    digest: str | None = (status.get("desired") or {}).get("digest")
+    return digest if status.get("observedGeneration") == resource["metadata"].get("generation") else None

@@ -1,0 +1,140 @@
+"""Plan which pods are told to serve which version of one member of a serving group. Pure."""
+
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from finetune_api.adapterdeployment import AdapterDeploymentStatus
+from finetune_api.messages import AgentAdapter, DesiredAdapter, DesiredVersion
+from finetune_api.reasons import Reason
+from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.rollout import PodView, roll_out
+from finetune_operator.reconcile.adapterdeployment.model import Member, Observed
+from finetune_operator.reconcile.status_builder import read_status
+
+
+def plan_rollout(
+    observed: Observed, member: Member, before: DesiredAdapter | None, unavailable: frozenset[str]
+) -> tuple[Member, frozenset[str]]:
+    """Plan the next step of a member.
+
+    Args:
+        observed: The serving group.
+        member: The member, resolved.
+        before: The member's entry in the ConfigMap as it is now.
+        unavailable: Pods that older members take out of the Service in this pass.
+
+    Returns:
+        The member with its new entry, and ``unavailable`` with the pods that this member takes out.
+    """
+    spec, desired = member.spec, member.desired
+    if before is not None and spec is not None and before.served_name != spec.served_name:
+        before = None
+    if spec is None or desired is None or member.obstacle is not None:
+        taken = member.obstacle is not None and member.obstacle.reason is Reason.SERVED_NAME_TAKEN
+        return replace(member, entry=None if taken else before), unavailable
+    pods = {pod["metadata"]["name"]: _find_report(observed, member, pod) for pod in observed.pods}
+    known = {name: adapter for name, adapter in pods.items() if adapter is not None}
+    several = observed.deployment is not None and count_replicas(observed.deployment) > 1
+    desired = desired.model_copy(update={"drain": several})
+    serving = {adapter.active_digest for adapter in known.values()}
+    previous = _choose_previous(member.resource, desired.version, before, serving)
+    views = [_view_pod(pod, pods[pod["metadata"]["name"]], desired.version, previous) for pod in observed.pods]
+    proven = bool(views) and all(view.proven for view in views)
+    rolled_out = proven and observed.deployment is not None and has_rolled_out(observed.deployment, len(views))
+    if previous is None or proven:
+        entry = desired.model_copy(update={"previous": None, "pods": None})
+        return replace(member, entry=entry, pods=known, rolled_out=rolled_out), unavailable
+    assigned = before.pods if before is not None and before.version.digest == desired.version.digest else []
+    rollout = roll_out(views, assigned, spec.strategy.max_unavailable, unavailable)
+    assigned = None if rollout.assigned is None else list(rollout.assigned)
+    entry = desired.model_copy(update={"previous": previous, "pods": assigned})
+    return replace(member, entry=entry, pods=known, rolled_out=rolled_out), unavailable | rollout.moving
+
+
+def count_replicas(deployment: Object) -> int:
+    """Return how many pods the Deployment is to have."""
+    return int(deployment["spec"].get("replicas", 1))
+
+
+def has_rolled_out(deployment: Object, pods: int) -> bool:
+    """Return whether all pods of the Deployment are of its newest template.
+
+    ``pods`` is how many there are.
+    """
+    status = deployment.get("status") or {}
+    return (
+        int(status.get("observedGeneration", 0)) >= int(deployment["metadata"].get("generation", 0))
+        and int(status.get("updatedReplicas", 0))
+        == int(status.get("replicas", 0))
+        == count_replicas(deployment)
+        == pods
+    )
+
+
+def is_available(pod: Object) -> bool:
+    """Return whether the pod takes traffic."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _choose_previous(
+    resource: Object, version: DesiredVersion, before: DesiredAdapter | None, serving: set[str | None]
+) -> DesiredVersion | None:
+    """Choose the version for pods whose turn has not come; None if no pod has to wait.
+
+    It is the version that every pod served last, else the one of the entry before, if any pod serves it.
+    """
+    active = (resource.get("status") or {}).get("active")
+    if before is None or (before.version.digest == version.digest and before.previous is None):
+        return None
+    if active is not None and active["digest"] != version.digest:
+        return DesiredVersion(uri=active["uri"], digest=active["digest"])
+    if before.version.digest != version.digest:
+        return before.version if before.version.digest in serving else None
+    return before.previous
+
+
+def _find_report(observed: Observed, member: Member, pod: Object) -> AgentAdapter | None:
+    """Find what the pod's agent reported about this member.
+
+    Until the agent has reported to this process of the operator, the status says what it reported last.
+    """
+    name, meta = pod["metadata"]["name"], member.resource["metadata"]
+    if report := observed.agent_reports.get(name):
+        return next((adapter for adapter in report.adapters if adapter.deployment == meta["name"]), None)
+    if member.spec is None:
+        return None
+    status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
+    for pod_status in status.pod_status:
+        if pod_status.name == name:
+            try:
+                return AgentAdapter.model_validate(
+                    {
+                        "deployment": meta["name"],
+                        "servedName": member.spec.served_name,
+                        "digest": status.desired.digest if status.desired else "",
+                        "activeDigest": pod_status.digest,
+                        "state": pod_status.state,
+                        "reason": pod_status.reason,
+                        "message": pod_status.message or "",
+                        "loadSeconds": pod_status.load_seconds,
+                    }
+                )
+            except ValidationError:  # a state or reason of a newer version: the agent's next report replaces it
+                return None
+    return None
+
+
+def _view_pod(
+    pod: Object, adapter: AgentAdapter | None, version: DesiredVersion, previous: DesiredVersion | None
+) -> PodView:
+    assigned = adapter is not None and adapter.digest == version.digest
+    active = adapter.active_digest if adapter is not None else None
+    return PodView(
+        name=pod["metadata"]["name"],
+        proven=assigned and active == version.digest and adapter is not None and adapter.state == "Active",
+        refused=assigned and adapter is not None and adapter.state == "Refused",
+        on_previous=previous is not None and active == previous.digest,
+        available=is_available(pod),
+    )

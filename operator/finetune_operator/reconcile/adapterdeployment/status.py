@@ -1,0 +1,166 @@
+"""The status of an AdapterDeployment after a plan was applied. Pure."""
+
+from datetime import datetime
+
+from finetune_api.adapterdeployment import AdapterDeploymentStatus, AdapterVersion, PodCounts, PodStatus
+from finetune_api.conditions import ConditionType
+from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
+from finetune_api.messages import AgentAdapter, DesiredAdapter
+from finetune_api.reasons import Reason
+from finetune_api.timestamps import format_timestamp
+from finetune_operator.conditions import find
+from finetune_operator.event_record import EventRecord
+from finetune_operator.kube.kinds import Object
+from finetune_operator.reconcile.adapterdeployment.model import (
+    AdapterStatusBuilder,
+    Member,
+    Observed,
+    Obstacle,
+    Plan,
+    StatusUpdate,
+)
+from finetune_operator.reconcile.adapterdeployment.rollout import count_replicas, is_available
+from finetune_operator.reconcile.status_builder import StatusBuilder
+
+
+def build_updates(observed: Observed, plan: Plan, injection: Obstacle | None, now: datetime) -> list[StatusUpdate]:
+    """Build the new status of each member.
+
+    ``injection`` says why the agent is not in the Deployment, if it is not.
+    """
+    return [_build_update(observed, plan, member, injection, now) for member in plan.members]
+
+
+def _build_update(
+    observed: Observed, plan: Plan, member: Member, injection: Obstacle | None, now: datetime
+) -> StatusUpdate:
+    builder = StatusBuilder(AdapterDeploymentStatus, member.resource, now)
+    _set_accepted(builder, member.obstacle)
+    _set_injected(builder, observed, plan, injection)
+    if member.desired is not None:
+        version = member.desired.version
+        builder.set(AdapterDeploymentStatus(desired=AdapterVersion(uri=version.uri, digest=version.digest)))
+    total = int((observed.deployment or {}).get("status", {}).get("replicas", 0))
+    counts = PodCounts(
+        total=max(total, len(observed.pods)),
+        updated=_count_updated(member),
+        ready=sum(map(is_available, observed.pods)),
+    )
+    pod_status = [_build_pod_status(pod, member.pods.get(pod["metadata"]["name"])) for pod in observed.pods]
+    builder.set(AdapterDeploymentStatus(pods=counts, pod_status=pod_status))
+    obstacle = member.obstacle or injection
+    if obstacle is not None:
+        _set_obstacle(builder, obstacle)
+    elif member.desired is not None and observed.deployment is not None:
+        _set_rollout(builder, observed.deployment, member, member.desired, counts, now)
+    status = builder.as_json()
+    return StatusUpdate(member.resource, status, _build_events(member.resource, status))
+
+
+def _set_accepted(builder: AdapterStatusBuilder, obstacle: Obstacle | None) -> None:
+    if obstacle is None:
+        text = "the target can serve the adapter, as far as their descriptions tell"
+        builder.conditions.set(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, text)
+    else:
+        builder.conditions.set(
+            ConditionType.ACCEPTED, "False" if obstacle.stalled else "Unknown", obstacle.reason, obstacle.message
+        )
+
+
+def _set_injected(builder: AdapterStatusBuilder, observed: Observed, plan: Plan, injection: Obstacle | None) -> None:
+    if injection is not None:
+        builder.conditions.set(ConditionType.INJECTED, "False", injection.reason, injection.message)
+    elif plan.injection is not None:
+        text = f"the agent is part of Deployment {observed.name!r}"
+        builder.conditions.set(ConditionType.INJECTED, "True", Reason.INJECTED, text)
+    else:
+        builder.conditions.remove(ConditionType.INJECTED)
+
+
+def _set_obstacle(builder: AdapterStatusBuilder, obstacle: Obstacle) -> None:
+    """Show why the adapter is not rolled out."""
+    if obstacle.stalled:
+        builder.conditions.set_stalled(obstacle.reason, obstacle.message)
+    else:
+        builder.conditions.set_progressing(obstacle.reason, obstacle.message)
+
+
+def _set_rollout(
+    builder: AdapterStatusBuilder,
+    deployment: Object,
+    member: Member,
+    desired: DesiredAdapter,
+    counts: PodCounts,
+    now: datetime,
+) -> None:
+    """Show how far the roll-out is, or the first pod that refuses the version."""
+    digest = desired.version.digest
+    active = builder.read().active
+    pods = sorted(member.pods.items())
+    refused = next(((name, pod) for name, pod in pods if pod.state == "Refused" and pod.digest == digest), None)
+    if refused is not None:
+        name, pod = refused
+        rest = "; the other pods stay on the version before" if builder.has("active") else ""
+        text = truncate(f"pod {name}: {pod.message}{rest}", POD_MESSAGE_CHARACTERS)
+        builder.conditions.set_stalled(pod.reason or Reason.ENGINE_REFUSED, text)
+        return
+    if member.rolled_out and counts.ready == counts.total:
+        since = active.since if active is not None and active.digest == digest else None
+        version = AdapterVersion(uri=desired.version.uri, digest=digest, since=since or format_timestamp(now))
+        builder.set(AdapterDeploymentStatus(active=version))
+        text = f"{desired.served_name!r} is proven on each of {counts.total} pods"
+        builder.conditions.set_ready(Reason.SERVING, text)
+        return
+    replicas = count_replicas(deployment)
+    if replicas == 0:
+        name = deployment["metadata"]["name"]
+        text = f"Deployment {name!r} has no replicas: the adapter is served as soon as it has pods"
+        builder.conditions.set_progressing(Reason.NO_PODS, text)
+        return
+    text = f"{desired.served_name!r} is proven on {counts.updated} of {counts.total} pods, {counts.ready} take traffic"
+    if replicas == 1:
+        text += "; with one pod the name does not answer for less than a second while it moves"
+    failing = next(((name, pod) for name, pod in pods if pod.state == "Failed"), None)
+    if failing is None:
+        builder.conditions.set_progressing(Reason.ROLLING_OUT, text)
+    else:
+        name, pod = failing
+        text = truncate(f"{text}; pod {name} tries again: {pod.message}", POD_MESSAGE_CHARACTERS)
+        builder.conditions.set_progressing(pod.reason or Reason.ROLLING_OUT, text)
+
+
+def _count_updated(member: Member) -> int:
+    if member.desired is None:
+        return 0
+    digest = member.desired.version.digest
+    return sum(pod.active_digest == digest and pod.state == "Active" for pod in member.pods.values())
+
+
+def _build_pod_status(pod: Object, adapter: AgentAdapter | None) -> PodStatus:
+    name = pod["metadata"]["name"]
+    if adapter is None:
+        return PodStatus(name=name, state="Pending")
+    return PodStatus(
+        name=name,
+        digest=adapter.active_digest,
+        state=adapter.state,
+        reason=adapter.reason,
+        message=truncate(adapter.message, POD_MESSAGE_CHARACTERS) or None,
+        load_seconds=adapter.load_seconds,
+    )
+
+
+def _build_events(resource: Object, status: Object) -> tuple[EventRecord, ...]:
+    """Build an event when an adapter begins to be served, and when it is stuck."""
+    before = find((resource.get("status") or {}).get("conditions") or [], ConditionType.READY)
+    after = find(status["conditions"], ConditionType.READY)
+    if after is None or (
+        before is not None and (before["status"], before["reason"]) == (after["status"], after["reason"])
+    ):
+        return ()
+    digest = (status.get("desired") or {}).get("digest", "")
+    if after["status"] == "True":
+        return (EventRecord("Normal", after["reason"], "Serve", after["message"], key=digest),)
+    if after["status"] == "False":
+        return (EventRecord("Warning", after["reason"], "Stop", after["message"], key=digest),)
+    return ()

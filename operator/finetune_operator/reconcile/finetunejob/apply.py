@@ -1,0 +1,96 @@
+"""Apply the plan for a FineTuneJob: delete and create Jobs, then write the status."""
+
+import time
+from datetime import datetime
+
+from finetune_operator.context import Context
+from finetune_operator.enqueue import enqueue_serving_groups
+from finetune_operator.kube.errors import AlreadyExistsError, ForbiddenError, InvalidError
+from finetune_operator.kube.kinds import FINETUNE_JOB, JOB, Object, controller_uid, key_of
+from finetune_operator.reconcile.finetunejob.model import Observed, Plan
+from finetune_operator.reconcile.finetunejob.plan import plan_blocked, plan_refused
+from finetune_operator.reconcile.result import Result
+from finetune_operator.reconcile.write_status import differs, write_status
+
+BLOCKED_SECONDS = 15.0
+"""How often a Job is tried that cannot be created, for a reason outside of the spec."""
+SLOW_FIELDS = ("progress", "checkpoint")
+"""A status that differs in these fields only may wait for the write budget."""
+
+
+class RefusedError(Exception):
+    """The API server refuses the Job that the spec leads to; the text is the server's."""
+
+
+class BlockedError(Exception):
+    """The Job cannot be created now, for a reason outside of the spec; the text says which."""
+
+
+async def apply(observed: Observed, plan: Plan, now: datetime, context: Context) -> Result:
+    """Apply the plan. Raises ``KubeError`` if a call failed that may succeed later."""
+    meta = observed.resource["metadata"]
+    for batch_job in plan.delete:
+        await context.kube.delete(JOB, meta["namespace"], batch_job["metadata"]["name"], batch_job["metadata"]["uid"])
+    try:
+        if plan.create is not None and not await _create(plan.create, meta["uid"], context):
+            return Result(requeue_after=0)
+    except RefusedError as error:
+        plan = plan_refused(observed, now, f"spec: {error}")
+    except BlockedError as error:
+        await _write(observed.resource, plan_blocked(observed, now, str(error)), context)
+        return Result(BLOCKED_SECONDS)
+    return await _write(observed.resource, plan, context)
+
+
+async def _create(batch_job: Object, owner: str, context: Context) -> bool:
+    """Create a Job; return whether it is new.
+
+    It is there already if the status write of the pass that created it was lost. The next pass goes on from it.
+    """
+    try:
+        context.cache.put(JOB, await context.kube.create(JOB, batch_job))
+    except InvalidError as error:
+        raise RefusedError(error.message) from error
+    except ForbiddenError as error:
+        name = batch_job["metadata"]["name"]
+        raise BlockedError(f"The API server does not allow the Job {name}: {error.message}") from error
+    except AlreadyExistsError:
+        await _adopt(batch_job["metadata"]["namespace"], batch_job["metadata"]["name"], owner, context)
+        return False
+    return True
+
+
+async def _adopt(namespace: str, name: str, owner: str, context: Context) -> None:
+    """Take the Job of this name into the cache. Raises ``BlockedError`` if it has another owner."""
+    live = await context.kube.get(JOB, namespace, name)
+    if live is None:
+        return
+    if controller_uid(live) != owner:
+        raise BlockedError(
+            f"A Job {name} exists in this namespace and does not belong to this FineTuneJob. If it is not about to "
+            "vanish with an older FineTuneJob of this name, delete it, or use another name."
+        )
+    context.cache.put(JOB, live)
+
+
+async def _write(resource: Object, plan: Plan, context: Context) -> Result:
+    """Write the status. One that only carries progress waits for the write budget."""
+    if differs(resource, plan.status) and not is_urgent(resource.get("status", {}), plan.status):
+        delay = context.budget.delay(key_of(FINETUNE_JOB, resource), time.monotonic())
+        if delay > 0:
+            return Result(min(delay, plan.requeue_after or delay))
+    written = await write_status(FINETUNE_JOB, resource, plan.status, plan.events, context)
+    if written is not None:
+        enqueue_serving_groups(FINETUNE_JOB, written, context)
+    return Result(plan.requeue_after)
+
+
+def is_urgent(before: Object, after: Object) -> bool:
+    """Return whether more changes than progress and the wording of conditions."""
+    return _select_urgent(before) != _select_urgent(after)
+
+
+def _select_urgent(status: Object) -> Object:
+    conditions = [(item["type"], item["status"], item["reason"]) for item in status.get("conditions", [])]
+    rest = {name: value for name, value in status.items() if name not in SLOW_FIELDS and name != "conditions"}
+    return {**rest, "conditions": conditions}

@@ -1,0 +1,73 @@
+"""Plan a pass over a FineTuneJob. Pure."""
+
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from finetune_api.conditions import ConditionType
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobStatus
+from finetune_api.messages import PreflightResult
+from finetune_api.reasons import Reason
+from finetune_api.validation import problems
+from finetune_operator.conditions import find
+from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.finished import is_finished
+from finetune_operator.reconcile.finetunejob.attempts import plan_attempts
+from finetune_operator.reconcile.finetunejob.model import Observed, Plan, PlanContext
+from finetune_operator.reconcile.finetunejob.preflight import plan_preflight
+from finetune_operator.reconcile.finetunejob.status import set_blocked, set_invalid, set_preflight_passed, set_refused
+from finetune_operator.reconcile.status_builder import StatusBuilder
+from finetune_operator.settings import Settings
+
+REMOTE_CODE = (
+    "spec.model.trustRemoteCode: code that a model brings is not run in this cluster: choose a model that transformers "
+    "knows, or ask the administrator to set the chart value trainer.allowRemoteCode"
+)
+
+
+def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
+    """Plan one pass. A finished FineTuneJob is never run again; only its observedGeneration follows."""
+    resource = observed.resource
+    status = StatusBuilder(FineTuneJobStatus, resource, now)
+    if is_finished(resource):
+        return Plan(status.as_json())
+    try:
+        job = FineTuneJob.of(resource)
+    except ValidationError as error:
+        set_invalid(status, "; ".join(str(problem) for problem in problems(error)))
+        return Plan(status.as_json())
+    if job.spec.model.trust_remote_code and not settings.allow_remote_code:
+        set_invalid(status, REMOTE_CODE)
+        return Plan(status.as_json())
+    status.conditions.set(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, "The spec is valid.")
+    context = PlanContext(observed, job, now, settings)
+    revision = None
+    if not _has_passed_preflight(resource):
+        result = plan_preflight(context, status)
+        if not isinstance(result, PreflightResult):
+            return result
+        set_preflight_passed(status, result)
+        revision = result.model_revision
+    return plan_attempts(context, revision, status)
+
+
+def plan_refused(observed: Observed, now: datetime, message: str) -> Plan:
+    """Plan the end of a FineTuneJob whose Job the API server refuses.
+
+    A label or a quantity of the spec is then not valid.
+    """
+    status = StatusBuilder(FineTuneJobStatus, observed.resource, now)
+    set_refused(status, message)
+    return Plan(status.as_json(), events=tuple(status.events))
+
+
+def plan_blocked(observed: Observed, now: datetime, message: str) -> Plan:
+    """Plan the status of a FineTuneJob whose Job cannot be created now, for a reason outside of the spec."""
+    status = StatusBuilder(FineTuneJobStatus, observed.resource, now)
+    set_blocked(status, message)
+    return Plan(status.as_json())
+
+
+def _has_passed_preflight(resource: Object) -> bool:
+    passed = find(resource.get("status", {}).get("conditions", []), ConditionType.PREFLIGHT_PASSED)
+    return passed is not None and passed["status"] == "True"

@@ -1,0 +1,193 @@
+"""The status of a FineTuneJob: which fields, conditions and events each step of the plan sets. Pure."""
+
+from collections.abc import Sequence
+
+from finetune_api.conditions import ConditionType
+from finetune_api.finetunejob import Adjustment, Attempt, EvaluationStatus, FineTuneJobStatus, Phase
+from finetune_api.messages import PreflightResult, ProgressReport, TrainerResult
+from finetune_api.reasons import USER_ERRORS, Reason
+from finetune_operator.event_record import EventRecord
+from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.history import trim
+from finetune_operator.policies.outcome import Running, Waiting
+from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder
+
+SUCCEEDED = "Succeeded"
+PREFLIGHT_CHECKS = "The preflight checks model, dataset, modules and output; no GPU is asked for before it has passed."
+
+
+def set_phase(status: JobStatusBuilder, phase: Phase, reason: Reason, message: str) -> None:
+    """Show that the work goes on."""
+    status.set(FineTuneJobStatus(phase=phase))
+    status.conditions.set_progressing(reason, message)
+
+
+def set_failed(status: JobStatusBuilder, reason: Reason, message: str, event: str) -> None:
+    """Show that the work has failed and is not tried again; ``event`` is the reason of the event."""
+    status.set(FineTuneJobStatus(phase="Failed"))
+    status.conditions.set(ConditionType.SUCCEEDED, "False", reason, message)
+    status.conditions.set_stalled(reason, message)
+    status.events.append(EventRecord("Warning", event, "Stop", f"{reason}: {message}"))
+
+
+def set_invalid(status: JobStatusBuilder, message: str) -> None:
+    """Show that the spec is invalid. A changed spec is looked at again."""
+    status.set(FineTuneJobStatus(phase="Failed"))
+    status.conditions.set(ConditionType.ACCEPTED, "False", Reason.SPEC_INVALID, message)
+    status.conditions.set_stalled(Reason.SPEC_INVALID, message)
+
+
+def set_refused(status: JobStatusBuilder, message: str) -> None:
+    """Show that the API server refuses the Job that the spec leads to, so that the spec is invalid."""
+    status.conditions.set(ConditionType.ACCEPTED, "False", Reason.SPEC_INVALID, message)
+    set_failed(status, Reason.SPEC_INVALID, message, "SpecInvalid")
+
+
+def set_blocked(status: JobStatusBuilder, message: str) -> None:
+    """Show that a Job cannot be created now, for a reason outside of the spec."""
+    if not status.has("phase"):
+        status.set(FineTuneJobStatus(phase="Pending"))
+    status.conditions.set_progressing(Reason.PENDING, message)
+
+
+def set_preflight_progress(status: JobStatusBuilder, outcome: Waiting | Running | None) -> None:
+    """Show that the preflight waits or runs.
+
+    A pod that is merely starting gets no message of its own.
+    """
+    reason, message = Reason.PREFLIGHT_RUNNING, PREFLIGHT_CHECKS
+    if isinstance(outcome, Waiting) and outcome.reason is not Reason.PENDING:
+        reason, message = outcome.reason, outcome.message
+    status.conditions.set(ConditionType.PREFLIGHT_PASSED, "Unknown", reason, message)
+    set_phase(status, "Preflight", reason, message)
+
+
+def set_preflight_repeated(status: JobStatusBuilder, reason: Reason, message: str) -> None:
+    """Show that the preflight broke down and is repeated."""
+    text = f"The preflight itself failed and is repeated: {reason}: {message}"
+    status.conditions.set(ConditionType.PREFLIGHT_PASSED, "Unknown", Reason.RETRYING, text)
+    set_phase(status, "Preflight", Reason.RETRYING, text)
+
+
+def set_preflight_failed(status: JobStatusBuilder, reason: Reason, message: str, why: str) -> None:
+    """Show that the preflight has failed; ``why`` says why it is not repeated."""
+    status.conditions.set(ConditionType.PREFLIGHT_PASSED, "False", reason, message)
+    text = message if reason in USER_ERRORS else f"{end_sentence(message)} Not tried again: {why}."
+    set_failed(status, reason, text, "PreflightFailed")
+
+
+def set_preflight_passed(status: JobStatusBuilder, result: PreflightResult) -> None:
+    """Show that the preflight has passed, with its estimate and its warnings."""
+    text = "Model, dataset and output are usable."
+    if result.estimate is not None:
+        status.set(FineTuneJobStatus(estimate=result.estimate))
+        trainable, total = result.estimate.trainable_parameters, result.estimate.total_parameters
+        text = f"Model, dataset and output are usable; {trainable:,} of {total:,} parameters will be trained."
+    if result.warnings:
+        status.set(FineTuneJobStatus(warnings=result.warnings))
+    status.conditions.set(ConditionType.PREFLIGHT_PASSED, "True", Reason.PREFLIGHT_PASSED, text)
+
+
+def set_attempts(status: JobStatusBuilder, attempts: Sequence[Attempt]) -> None:
+    """Show the attempts, the newest ones if there are many."""
+    status.set(FineTuneJobStatus(attempts=trim(attempts)))
+
+
+def set_starting(status: JobStatusBuilder, number: int, outcome: Waiting) -> None:
+    """Show that the pod of an attempt does not run yet.
+
+    Only a pod that cannot start changes the reason of Ready.
+    """
+    message = f"Attempt {number}: {outcome.message}"
+    status.conditions.set(ConditionType.RUNNING, "False", outcome.reason, message)
+    if outcome.reason is Reason.PENDING:
+        set_phase(status, "Training", Reason.TRAINING, _describe_training(number))
+    else:
+        set_phase(status, "Training", outcome.reason, message)
+
+
+def set_running(status: JobStatusBuilder, number: int, pod: Object, report: ProgressReport | None) -> None:
+    """Show that an attempt trains, and how far its newest report says it is."""
+    node = pod.get("spec", {}).get("nodeName")
+    status.conditions.set(ConditionType.RUNNING, "True", Reason.TRAINING, f"Attempt {number} runs on node {node}.")
+    set_phase(status, "Training", Reason.TRAINING, _describe_training(number))
+    if report is not None:
+        status.set(FineTuneJobStatus(progress=report.progress))
+        if report.checkpoint is not None:
+            status.set(FineTuneJobStatus(checkpoint=report.checkpoint))
+
+
+def set_trainer_result(status: JobStatusBuilder, result: TrainerResult) -> None:
+    """Show what the trainer measured, whether it succeeded or not."""
+    if result.progress is not None:
+        status.set(FineTuneJobStatus(progress=result.progress))
+    if result.checkpoint is not None:
+        status.set(FineTuneJobStatus(checkpoint=result.checkpoint))
+    if result.report is not None:
+        status.set(FineTuneJobStatus(report=result.report))
+    if result.evaluation is not None:
+        status.set(FineTuneJobStatus(evaluation=result.evaluation))
+        status.conditions.set(
+            ConditionType.EVALUATED, "True", Reason.EVALUATED, _describe_evaluation(result.evaluation)
+        )
+    if result.warnings:
+        warnings = list(dict.fromkeys([*status.read().warnings, *result.warnings]))
+        status.set(FineTuneJobStatus(warnings=warnings))
+
+
+def set_attempt_failed(status: JobStatusBuilder, number: int, reason: Reason, message: str) -> None:
+    """Show that an attempt does not run any more."""
+    status.conditions.set(ConditionType.RUNNING, "False", reason, f"Attempt {number}: {message}")
+
+
+def set_retrying(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[Adjustment]) -> None:
+    """Show that another attempt follows this one; ``changes`` make it need less memory."""
+    smaller = f" with {', '.join(str(change) for change in changes)}" if changes else ""
+    message = f"{_describe_end(attempt)} Attempt {attempt.number + 1} follows{smaller}."
+    status.conditions.set(ConditionType.RUNNING, "False", Reason.RETRYING, message)
+    set_phase(status, "Retrying", Reason.RETRYING, message)
+    status.events.append(EventRecord("Warning", "AttemptFailed", "Retry", message, key=str(attempt.number)))
+
+
+def set_given_up(status: JobStatusBuilder, attempt: Attempt, reason: Reason, why: str) -> None:
+    """Show that no attempt follows this one; ``why`` says why."""
+    set_failed(status, reason, f"{_describe_end(attempt)} Not tried again: {why}.", "Failed")
+
+
+def set_succeeded(status: JobStatusBuilder, number: int, result: TrainerResult) -> None:
+    """Show the finished adapter of an attempt."""
+    assert result.adapter is not None, "checked by the caller"  # noqa: S101
+    status.set(FineTuneJobStatus(phase="Succeeded", adapter=result.adapter))
+    text = f"Attempt {number} has put a verified adapter into {result.adapter.uri}."
+    status.conditions.set(ConditionType.RUNNING, "False", Reason.VERIFIED, "The training has ended.")
+    status.conditions.set(ConditionType.SUCCEEDED, "True", Reason.VERIFIED, text)
+    status.conditions.set_ready(Reason.VERIFIED, text)
+    status.events.append(EventRecord("Normal", SUCCEEDED, "Finish", text))
+
+
+def end_sentence(text: str) -> str:
+    """Add a full stop where there is none, so that another sentence may follow."""
+    text = text.strip()
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
+def _describe_training(number: int) -> str:
+    return f"Attempt {number} trains the adapter."
+
+
+def _describe_end(attempt: Attempt) -> str:
+    return f"Attempt {attempt.number} ended with {attempt.reason}: {end_sentence(attempt.message or 'no message')}"
+
+
+def _describe_evaluation(evaluation: EvaluationStatus) -> str:
+    """Compare base and adapter in one sentence, then say what the gate decided, if there is one."""
+    change = evaluation.improvement_percent
+    text = (
+        f"The held-out loss is {evaluation.loss:.4g} with the adapter and {evaluation.base_loss:.4g} without it "
+        f"({abs(change):.3g} % {'lower' if change >= 0 else 'higher'})."
+    )
+    if evaluation.step is not None:
+        text = f"{text} The weights are those of step {evaluation.step}, the best of those that were evaluated."
+    if evaluation.passed is None:
+        return text
+    return f"{text} The adapter {'passed' if evaluation.passed else 'did not pass'} the gate."

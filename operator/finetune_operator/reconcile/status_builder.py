@@ -1,0 +1,88 @@
+"""Build the status of one object from the models that the CRD is generated from.
+
+No other field can be written.
+
+Reading is lenient: what a newer version wrote and this one does not understand is left out, and stays in the object.
+"""
+
+import copy
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from finetune_api.base import Model
+from finetune_operator.conditions import Conditions
+from finetune_operator.event_record import EventRecord
+from finetune_operator.kube.kinds import Object
+
+StatusT = TypeVar("StatusT", bound=Model)
+
+
+class StatusBuilder(Generic[StatusT]):
+    """The status that a pass is building, and its events: the only mutable value of a plan.
+
+    It begins as the status that the object has. ``set`` replaces fields; all others stay byte for byte as they are.
+    """
+
+    def __init__(self, model: type[StatusT], resource: Object, now: datetime) -> None:
+        """Begin with the status that the resource has."""
+        status = resource.get("status") or {}
+        self._model = model
+        self._generation: int = resource["metadata"].get("generation", 0)
+        self.conditions = Conditions(status.get("conditions") or [], self._generation, now)
+        self.events: list[EventRecord] = []
+        self._fields: Object = {name: value for name, value in status.items() if name != "conditions"}
+
+    def set(self, fields: StatusT) -> None:
+        """Replace the fields that are set in this model."""
+        content = fields.to_json()
+        aliases = [type(fields).model_fields[name].alias or name for name in fields.model_fields_set]
+        self._fields |= {alias: content[alias] for alias in aliases if alias in content}
+
+    def read(self) -> StatusT:
+        """Return the fields as they are now, without the conditions."""
+        return read_status(self._model, self._fields)
+
+    def has(self, field: str) -> bool:
+        """Return whether the status has a field, by its JSON name, with a value that is understood or not."""
+        return field in self._fields
+
+    def as_json(self) -> Object:
+        """Return the status as JSON, for the generation that the pass read."""
+        return {**self._fields, "observedGeneration": self._generation, "conditions": self.conditions.as_json()}
+
+
+def read_status(model: type[StatusT], status: Object) -> StatusT:
+    """Read the part of a status that this version understands; values that it cannot read are left out."""
+    known = status
+    while True:
+        try:
+            return model.model_validate(known, extra="ignore")
+        except ValidationError as error:
+            known = copy.deepcopy(known)
+            problems = error.errors(include_url=False, include_input=False)
+            if not any(_remove(known, _find_unreadable(problem["type"], problem["loc"])) for problem in problems):
+                return model()
+
+
+def _find_unreadable(kind: str, path: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the path of the value to leave out.
+
+    Where a required field is missing, this is the whole object.
+    """
+    return path[:-1] if kind == "missing" else path
+
+
+def _remove(value: Any, path: tuple[int | str, ...]) -> bool:
+    """Remove the value at a path; return whether it was there."""
+    for step in path[:-1]:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return False
+    try:
+        del value[path[-1]]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True

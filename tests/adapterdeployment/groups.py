@@ -1,0 +1,133 @@
+"""Serving groups in every state, as a pass observes them."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from finetune_api.messages import AgentAdapter, AgentReport, DesiredState
+from finetune_api.reasons import Reason
+from finetune_operator.kube.kinds import Object
+from finetune_operator.reconcile.adapterdeployment.model import Observed
+from finetune_operator.resources.desired_state import build_config_map
+from finetune_operator.settings import Settings
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1", report_url="http://operator:8080")
+NAMESPACE, NAME = "team", "web"
+V1, V2, V3 = ("sha256:" + digit * 64 for digit in "123")
+
+
+def uri(digest: str) -> str:
+    return f"s3://bucket/{digest[7]}/adapter"
+
+
+def deployment(replicas: int = 3, args: list[str] | None = None, **fields: Any) -> Object:
+    """A Deployment whose roll-out is complete."""
+    container = {"name": "vllm", "image": "vllm", "args": args or ["--model=/m", "--enable-lora", "--max-lora-rank=16"]}
+    return {
+        "metadata": {
+            "namespace": NAMESPACE,
+            "name": NAME,
+            "uid": "d-1",
+            "generation": 1,
+            "resourceVersion": "1",
+            "managedFields": [],
+            **fields,
+        },
+        "spec": {"replicas": replicas, "template": {"metadata": {}, "spec": {"containers": [container]}}},
+        "status": {"observedGeneration": 1, "replicas": replicas, "updatedReplicas": replicas},
+    }
+
+
+def adapter(
+    name: str = "bot",
+    digest: str | None = V1,
+    created: str = "2026-01-01T00:00:00Z",
+    status: Object | None = None,
+    **spec: Any,
+) -> Object:
+    """An AdapterDeployment for a digest in S3, or (None) for the FineTuneJob ``job``."""
+    source: Object = {"fineTuneJobRef": {"name": "job"}} if digest is None else {"uri": uri(digest), "digest": digest}
+    return {
+        "metadata": {
+            "namespace": NAMESPACE,
+            "name": name,
+            "uid": f"u-{name}",
+            "generation": 1,
+            "resourceVersion": "1",
+            "creationTimestamp": created,
+        },
+        "spec": {"adapter": source, "servedName": f"{name}-name", "target": {"deploymentRef": {"name": NAME}}, **spec},
+        **({"status": status} if status else {}),
+    }
+
+
+def job(ready: bool = True, stalled: bool = False, **found: Any) -> Object:
+    """The FineTuneJob ``job``."""
+    conditions = [
+        {"type": "Ready", "status": "True" if ready else "False", "reason": "AdapterVerified", "message": "done"}
+    ]
+    if stalled:
+        conditions.append({"type": "Stalled", "status": "True", "reason": "DatasetInvalid", "message": "row 3"})
+    status: Object = {
+        "conditions": conditions,
+        "phase": "Succeeded" if ready else "Training",
+        "progress": {"percent": 40},
+    }
+    if ready:
+        status["adapter"] = {
+            "uri": uri(V1),
+            "digest": V1,
+            "sizeBytes": 1,
+            "baseModel": "m",
+            "peftType": "LORA",
+            "rank": 8,
+            "servableBy": ["vllm"],
+            **found,
+        }
+    output = {
+        "s3": {"bucket": "bucket", "endpoint": "http://s3:9000", "region": "eu"},
+        "secretRef": {"name": "s3-keys"},
+    }
+    spec = {"model": {"uri": "hf://a/b"}, "dataset": {"uri": "s3://bucket/data.jsonl"}, "output": output}
+    return {"metadata": {"namespace": NAMESPACE, "name": "job"}, "spec": spec, "status": status}
+
+
+def pod(name: str, ready: bool = True) -> Object:
+    return {
+        "metadata": {"namespace": NAMESPACE, "name": name, "uid": f"p-{name}", "annotations": {}},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
+    }
+
+
+def report(
+    assigned: str,
+    active: str | None,
+    state: str = "Active",
+    reason: Reason | None = None,
+    message: str = "",
+    name: str = "bot",
+) -> AgentReport:
+    """What an agent says of one adapter."""
+    entry = AgentAdapter(
+        deployment=name,
+        served_name=f"{name}-name",
+        digest=assigned,
+        active_digest=active,
+        state=state,  # type: ignore[arg-type]  # the cases name valid ones
+        reason=reason,
+        message=message,
+    )
+    return AgentReport(engine_ready=True, ready=True, adapters=[entry])
+
+
+def group(*adapters: Object, **fields: Any) -> Observed:
+    """A group with a Deployment of three pods."""
+    pods = tuple(pod(name) for name in ("web-a", "web-b", "web-c"))
+    plain = Observed(NAMESPACE, NAME, deployment(), tuple(adapters), pods=pods)
+    return replace(plain, **fields)
+
+
+def config_map(state: DesiredState) -> Object:
+    """The ConfigMap as an earlier pass wrote it."""
+    return build_config_map(NAMESPACE, NAME, state)

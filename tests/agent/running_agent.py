@@ -1,0 +1,198 @@
+"""Runs the agent in this process as a pod would have it: a mounted desired state, a volume, a Secret, probes and a report endpoint."""
+
+import asyncio
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from finetune_agent import loop, report
+from finetune_agent.agent import Agent, new_agent
+from finetune_agent.server import application
+from finetune_agent.settings import Settings
+from finetune_api.manifest import AdapterManifest, Origin
+from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState, DesiredVersion
+from finetune_api.uris import S3Uri
+from finetune_artifacts.upload import put_manifest, upload_directory
+from tools.testing.s3_server import S3Server
+from tools.testing.waiting import free_port, wait_for
+
+POD = "web-1"
+SECRET = "s3-credentials"
+
+
+def publish(server: S3Server, bucket: str, name: str, directory: Path) -> DesiredVersion:
+    """Put an adapter's files and their manifest into S3, as the trainer does."""
+    uri = S3Uri(bucket, f"jobs/{name}/adapter")
+    store = server.store()
+    manifest = AdapterManifest(
+        job=Origin(namespace="default", name=name, uid="0"),
+        created_at="2026-01-01T00:00:00Z",
+        base_model="test",
+        peft_type="LORA",
+        servable_by=["vllm"],
+        files=upload_directory(store, uri, directory),
+    )
+    return DesiredVersion(uri=str(uri), digest=put_manifest(store, uri, manifest))
+
+
+class RunningAgent:
+    """The agent's loop, probes and reports on a thread with an event loop of its own."""
+
+    def __init__(self, directory: Path, s3: S3Server, engine_port: int, **settings: object) -> None:
+        self.directory = directory
+        self.s3 = s3
+        self.engine_port = engine_port
+        secrets = directory / "secrets"
+        if not (secrets / SECRET).exists():
+            secrets.mkdir(parents=True)
+            shutil.copytree(s3.secret, secrets / SECRET)
+        given = {
+            "pod": POD,
+            "host": "127.0.0.1",
+            "port": free_port(),
+            "desired_file": directory / "desired" / "desired.json",
+            "adapters_directory": directory / "adapters",
+            "secrets_directory": secrets,
+            "token_file": directory / "token",
+            "tick_seconds": 0.05,
+            "propagation_seconds": 0.2,
+            "probe_seconds": 1.0,
+            "drain_seconds": 20.0,
+            "removal_seconds": 1.0,
+            "download_patience_seconds": 2.0,
+            **settings,
+        }
+        self.settings = Settings(**given)  # type: ignore[arg-type]  # fields by name
+        self.settings.adapters_directory.mkdir(parents=True, exist_ok=True)
+        self.settings.token_file.write_text("the-token")
+        self.agent: Agent | None = None
+        self._stop: Callable[[], None] | None = None
+        self._thread: threading.Thread | None = None
+
+    def want(self, *adapters: DesiredAdapter, **state: object) -> None:
+        """Write the desired state as the kubelet does: a new directory, and one exchange of a link."""
+        text = DesiredState(port=self.engine_port, adapters=list(adapters), **state)  # type: ignore[arg-type]
+        mount = self.settings.desired_file.parent
+        mount.mkdir(exist_ok=True)
+        data = mount / f"..{time.monotonic_ns()}"
+        data.mkdir()
+        (data / "desired.json").write_text(text.model_dump_json(by_alias=True))
+        (mount / "..new").symlink_to(data.name)
+        (mount / "..new").rename(mount / "..data")
+        if not self.settings.desired_file.is_symlink():
+            self.settings.desired_file.symlink_to("..data/desired.json")
+
+    def adapter(self, name: str, version: DesiredVersion, **fields: object) -> DesiredAdapter:
+        """A desired adapter in this test's S3."""
+        given = {
+            "deployment": f"{name}-adp",
+            "served_name": name,
+            "endpoint": self.s3.endpoint,
+            "region": "us-east-1",
+            "secret": SECRET,
+        }
+        return DesiredAdapter(version=version, **{**given, **fields})  # type: ignore[arg-type]
+
+    def probe(self) -> tuple[int, str]:
+        """What the kubelet's readiness probe gets."""
+        answer = httpx.get(f"http://127.0.0.1:{self.settings.port}/readyz", timeout=20, trust_env=False)
+        return answer.status_code, answer.text
+
+    def ready(self) -> bool:
+        """Whether the probe passes."""
+        return self.probe()[0] == 200
+
+    def report(self) -> AgentReport:
+        """What the agent reports now."""
+        assert self.agent is not None
+        return report.build(self.agent)
+
+    def standing(self, name: str) -> AgentAdapter:
+        """The report of one adapter, which the agent may just be reading of."""
+
+        def look() -> AgentAdapter | None:
+            return next((adapter for adapter in self.report().adapters if adapter.served_name == name), None)
+
+        return wait_for(look, 10, f"{name} in the report")
+
+    def wait_state(self, name: str, state: str, seconds: float = 30) -> AgentAdapter:
+        """Wait until an adapter is in this state."""
+
+        def look() -> AgentAdapter | None:
+            found = [
+                adapter for adapter in self.report().adapters if adapter.served_name == name and adapter.state == state
+            ]
+            return found[0] if found else None
+
+        try:
+            return wait_for(look, seconds, f"{name} {state}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {self.report()}") from None
+
+    def wait_active(self, name: str, version: DesiredVersion, seconds: float = 30) -> AgentAdapter:
+        """Wait until this version is proven under its served name."""
+        return wait_for(
+            lambda: self.standing(name) if self.standing(name).active_digest == version.digest else None,
+            seconds,
+            f"{name} {version.digest}",
+        )
+
+    def wait_ready(self, seconds: float = 30) -> None:
+        """Wait until the probe passes."""
+        wait_for(self.ready, seconds, "ready")
+
+    def start(self) -> "RunningAgent":
+        """Start it; a stopped one begins with an empty memory, on the volume that is there."""
+        started = threading.Event()
+
+        async def main() -> None:
+            agent = new_agent(self.settings)
+            agent.heartbeat = time.monotonic()
+            self.agent = agent
+            config = uvicorn.Config(
+                application(agent), host="127.0.0.1", port=self.settings.port, log_config=None, lifespan="off"
+            )
+            server = uvicorn.Server(config)
+            running = asyncio.get_running_loop()
+
+            def stop() -> None:
+                server.should_exit = True
+
+            self._stop = lambda: running.call_soon_threadsafe(stop)
+            tasks = [asyncio.create_task(loop.run(agent)), asyncio.create_task(report.run(agent))]
+            started.set()
+            await server.serve()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if agent.engine is not None:
+                await agent.engine.close()
+
+        self._thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+        self._thread.start()
+        assert started.wait(10)
+        wait_for(self._answers, 10, "the agent's probes")
+        return self
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.settings.port)) == 0
+
+    def stop(self) -> None:
+        """Stop it and wait for its end."""
+        if self._stop is not None and self._thread is not None:
+            self._stop()
+            self._thread.join(20)
+            self._stop = None
+
+    def __enter__(self) -> "RunningAgent":
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

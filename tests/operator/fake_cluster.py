@@ -1,0 +1,178 @@
+"""Objects as the API server has them, and a fake cluster in which plans take effect."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from finetune_api.timestamps import format_timestamp
+from finetune_operator.kube.kinds import ATTEMPT_LABEL, ROLE_LABEL
+from finetune_operator.reconcile.finetunejob.model import Observed, Plan
+from finetune_operator.reconcile.finetunejob.plan import make_plan
+from finetune_operator.settings import Settings
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1", report_url="http://operator:8080")
+DIGEST = "sha256:" + "a" * 64
+SPEC: dict[str, Any] = {
+    "model": {"uri": "s3://models/smollm", "secretRef": {"name": "s3-credentials"}},
+    "dataset": {"uri": "configmap://texts/hamlet.txt"},
+    "method": {"lora": {"rank": 8}},
+    "output": {"s3": {"bucket": "adapters"}, "secretRef": {"name": "s3-credentials"}},
+}
+PREFLIGHT_PASSED = {
+    "kind": "PreflightResult",
+    "estimate": {"trainableParameters": 10, "totalParameters": 1010},
+    "modelRevision": "abc123",
+}
+ADAPTER = {
+    "uri": "s3://adapters/ns/a/11111111/adapter",
+    "digest": DIGEST,
+    "sizeBytes": 1000,
+    "baseModel": "smollm",
+    "peftType": "LORA",
+    "rank": 8,
+    "targetModules": ["q_proj"],
+    "servableBy": ["vllm"],
+}
+PROGRESS = {"step": 10, "totalSteps": 10, "percent": 100, "loss": 3.5, "updatedAt": "2026-01-01T12:00:00Z"}
+SUCCEEDED = {
+    "kind": "TrainerResult",
+    "reason": "Succeeded",
+    "adapter": ADAPTER,
+    "progress": PROGRESS,
+    "evaluation": {"baseLoss": 3.9, "loss": 3.6, "improvementPercent": 7.7, "rows": 20},
+    "report": {"uri": "s3://adapters/ns/a/11111111/adapter/report.html"},
+}
+
+
+def finetune_job(
+    spec: dict[str, Any] | None = None, status: dict[str, Any] | None = None, generation: int = 1
+) -> dict[str, Any]:
+    """A FineTuneJob named ns/a."""
+    meta = {"namespace": "ns", "name": "a", "uid": "11111111-2222", "generation": generation, "resourceVersion": "1"}
+    return {"metadata": meta, "spec": SPEC if spec is None else spec, "status": status or {}}
+
+
+def pod(
+    state: dict[str, Any] | None = None,
+    *,
+    phase: str = "Pending",
+    conditions: list[dict[str, str]] | None = None,
+    deleted: bool = False,
+    status: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A pod with one container in this state."""
+    meta = {"name": "a-pod", "uid": "pod-uid", "creationTimestamp": format_timestamp(NOW)}
+    if deleted:
+        meta["deletionTimestamp"] = format_timestamp(NOW)
+    statuses = [{"name": "trainer", "state": state}] if state is not None else []
+    return {
+        "metadata": meta,
+        "spec": {"nodeName": "node-1"},
+        "status": {
+            "phase": phase,
+            "conditions": conditions or [],
+            "containerStatuses": statuses,
+            "startTime": format_timestamp(NOW),
+            **(status or {}),
+        },
+    }
+
+
+def running() -> dict[str, Any]:
+    """A pod whose container runs."""
+    return pod({"running": {}}, phase="Running")
+
+
+def terminated(
+    exit_code: int, said: dict[str, Any] | str = "", *, reason: str = "", deleted: bool = False, at: datetime = NOW
+) -> dict[str, Any]:
+    """A pod whose container has ended."""
+    text = said if isinstance(said, str) else json.dumps(said)
+    state = {
+        "exitCode": exit_code,
+        "message": text,
+        "reason": reason or ("Error" if exit_code else "Completed"),
+        "finishedAt": format_timestamp(at),
+    }
+    return pod({"terminated": state}, phase="Failed" if exit_code else "Succeeded", deleted=deleted)
+
+
+class FakeCluster:
+    """Jobs and pods around one FineTuneJob; ``settle`` makes passes until one changes nothing."""
+
+    def __init__(self, spec: dict[str, Any] | None = None) -> None:
+        """Begin with a FineTuneJob that no pass has seen."""
+        self.resource = finetune_job(spec)
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.created: list[str] = []
+        self.events: list[str] = []
+        self.now = NOW
+        self.requeue_after: float | None = None
+        self.settings = SETTINGS
+
+    def observed(self) -> Observed:
+        """What a pass would see."""
+        return Observed(self.resource, list(self.jobs.values()), {name: [pod] for name, pod in self.pods.items()})
+
+    def apply(self, decided: Plan, *, only_children: bool = False) -> bool:
+        """Let the plan take effect; return whether it changed anything.
+
+        ``only_children``: the operator dies before the status write.
+        """
+        for job in decided.delete:
+            self.jobs.pop(job["metadata"]["name"], None)
+            self.pods.pop(job["metadata"]["name"], None)
+        if decided.create is not None:
+            name = decided.create["metadata"]["name"]
+            assert name not in self.jobs, "the API server would refuse it"
+            meta = {**decided.create["metadata"], "uid": name, "creationTimestamp": format_timestamp(self.now)}
+            self.jobs[name] = {"metadata": meta, "status": {}}
+            self.created.append(name)
+        changed = bool(decided.delete or decided.create or decided.status != self.resource["status"])
+        if not only_children:
+            self.resource = {**self.resource, "status": decided.status}
+            self.events += [event.reason for event in decided.events]
+        return changed
+
+    def settle(self, *, dies: bool = False) -> None:
+        """Make passes; with ``dies`` the first one is interrupted before its status write."""
+        for number in range(10):
+            decided = make_plan(self.observed(), self.now, self.settings)
+            self.requeue_after = decided.requeue_after
+            if not self.apply(decided, only_children=dies and number == 0) and not (dies and number == 0):
+                return
+        raise AssertionError("ten passes, and still something changes")
+
+    def job_of(self, role: str) -> str | None:
+        """Name of the newest Job of a role."""
+        names = [
+            (int(job["metadata"]["labels"][ATTEMPT_LABEL]), name)
+            for name, job in self.jobs.items()
+            if job["metadata"]["labels"][ROLE_LABEL] == role
+        ]
+        return max(names)[1] if names else None
+
+    def set_pod(self, pod: dict[str, Any]) -> None:
+        """The newest Job's pod is now this one."""
+        name = self.job_of("trainer") or self.job_of("preflight")
+        assert name is not None
+        self.pods[name] = pod
+
+    def wait(self, seconds: float) -> None:
+        """Time goes by."""
+        self.now += timedelta(seconds=seconds)
+
+    def condition(self, kind: str) -> tuple[str, str] | None:
+        """Status and reason of a condition."""
+        for item in self.resource["status"].get("conditions", []):
+            if item["type"] == kind:
+                return item["status"], item["reason"]
+        return None
+
+
+def with_settings(**changes: Any) -> Settings:
+    """The tests' settings, changed."""
+    return replace(SETTINGS, **changes)

@@ -1,0 +1,111 @@
+"""The local cache: the newest state wins, whatever the order of arrival."""
+
+from finetune_operator.cache import Cache
+from finetune_operator.kube.kinds import JOB, JOB_LABEL, POD, Object
+
+
+def item(name: str, version: int, uid: str = "", owner: str = "o", **labels: str) -> Object:
+    return {
+        "metadata": {
+            "namespace": "ns",
+            "name": name,
+            "uid": uid or f"uid-{name}",
+            "resourceVersion": str(version),
+            "labels": {f"finetune-operator.io/{label}": value for label, value in labels.items()},
+            "ownerReferences": [{"uid": owner, "controller": True}],
+            "managedFields": [{"manager": "somebody"}],
+        },
+        "status": {"version": version},
+    }
+
+
+def versions(items: list[Object]) -> dict[str, int]:
+    return {found["metadata"]["name"]: found["status"]["version"] for found in items}
+
+
+def test_an_older_state_never_replaces_a_newer_one() -> None:
+    cache = Cache()
+    assert cache.put(JOB, item("a", 9))
+    assert not cache.put(JOB, item("a", 8))
+    assert not cache.put(JOB, item("a", 9))
+    assert cache.put(JOB, item("a", 10)), "10 is newer than 9, though not as a string"
+    assert versions(cache.all(JOB)) == {"a": 10}
+
+
+def test_an_event_that_comes_after_the_deletion_does_not_bring_it_back() -> None:
+    cache = Cache()
+    cache.put(JOB, item("a", 1))
+    assert cache.remove(JOB, item("a", 3))
+    assert not cache.put(JOB, item("a", 2))
+    assert cache.get(JOB, "ns", "a") is None
+    assert cache.put(JOB, item("a", 4, uid="another")), "a new object of the same name is another one"
+
+
+def test_the_late_deletion_of_an_older_object_leaves_its_successor() -> None:
+    cache = Cache()
+    cache.put(JOB, item("a", 5, uid="new"))
+    assert not cache.remove(JOB, item("a", 3, uid="old"))
+    assert cache.get(JOB, "ns", "a") is not None
+
+
+def test_found_by_owner_and_by_our_labels_as_they_change() -> None:
+    cache = Cache()
+    cache.put(JOB, item("a", 1, owner="x", role="trainer"))
+    cache.put(JOB, item("b", 1, owner="x", role="preflight"))
+    cache.put(POD, item("p", 1, owner="x", role="trainer"))
+    assert versions(cache.owned(JOB, "x")) == {"a": 1, "b": 1}
+    assert versions(cache.labelled(JOB, "ns", "finetune-operator.io/role", "trainer")) == {"a": 1}
+    cache.put(JOB, item("a", 2, owner="y", role="other"))
+    assert versions(cache.owned(JOB, "x")) == {"b": 1}
+    assert versions(cache.owned(JOB, "y")) == {"a": 2}
+    assert cache.labelled(JOB, "ns", "finetune-operator.io/role", "trainer") == []
+
+
+def test_a_list_tells_what_was_deleted_unseen() -> None:
+    cache = Cache()
+    for name in ("kept", "changed", "gone"):
+        cache.put(JOB, item(name, 1))
+    cache.put(JOB, item("newer-than-the-list", 8))
+    changed = cache.replace(JOB, None, [item("kept", 1), item("changed", 2), item("unseen", 3)], "5")
+    assert sorted(found["metadata"]["name"] for found in changed) == ["changed", "gone", "unseen"]
+    assert versions(cache.all(JOB)) == {"kept": 1, "changed": 2, "unseen": 3, "newer-than-the-list": 8}
+
+
+def test_a_list_of_one_namespace_leaves_the_others() -> None:
+    cache = Cache()
+    cache.put(JOB, item("a", 1))
+    assert cache.replace(JOB, "elsewhere", [], "5") == []
+    assert cache.get(JOB, "ns", "a") is not None
+
+
+def test_it_keeps_no_managed_fields_and_no_pod_specs_of_our_jobs() -> None:
+    cache = Cache()
+    big = item("a", 1, finetunejob="x")
+    assert JOB_LABEL in big["metadata"]["labels"]
+    cache.put(JOB, {**big, "spec": {"template": {"spec": {}}}})
+    kept = cache.get(JOB, "ns", "a")
+    assert kept is not None
+    assert "managedFields" not in kept["metadata"]
+    assert kept["spec"] == {}
+
+
+def test_what_an_outcome_is_told_from_survives() -> None:
+    cache = Cache()
+    body = item("a", 1, finetunejob="x")
+    status = {
+        "phase": "Failed",
+        "reason": "Evicted",
+        "message": "disk",
+        "startTime": "2026-01-01T12:00:00Z",
+        "conditions": [{"type": "DisruptionTarget"}],
+        "containerStatuses": [{"name": "trainer", "image": "x", "state": {"terminated": {"exitCode": 1}}}],
+        "podIPs": [{"ip": "10.0.0.1"}],
+    }
+    cache.put(POD, {**body, "spec": {"nodeName": "node-1", "containers": []}, "status": status})
+    kept = cache.get(POD, "ns", "a")
+    assert kept is not None
+    assert kept["spec"] == {"nodeName": "node-1"}
+    assert kept["status"] == {
+        **{name: status[name] for name in ("phase", "reason", "message", "startTime", "conditions")},
+        "containerStatuses": [{"state": {"terminated": {"exitCode": 1}}}],
+    }

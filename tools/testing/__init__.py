@@ -1,0 +1,1 @@
+"""Fakes, servers and tiny models that tests and benchmarks share. Nothing here may import `tests` or `bench`."""

@@ -1,0 +1,89 @@
+"""The real vLLM on loopback: one process, which a test may kill and start again."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from devcluster.model import smollm2
+from devcluster.serving import PYTHON, engine_arguments, engine_variables, vllm_environment
+from tools.testing.waiting import free_port, wait_for
+
+START_SECONDS = 400
+
+
+class RealVllm:
+    """vLLM serving a model, SmolLM2 if no other is given, as ``base``."""
+
+    def __init__(self, directory: Path, model: Path | None = None) -> None:
+        self.model = model
+        self.port = free_port()
+        self.log = directory / "vllm.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it without waiting."""
+        assert sys.version.startswith(PYTHON), f"vLLM's packages are those of Python {PYTHON}"
+        # What it leaves in its temporary directory when it is killed goes with the test's own.
+        keep = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(self.log.parent)}
+        # one group: vLLM may have children, and all of them must end with it
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-S", *engine_arguments(str(self.model or smollm2()), port=self.port)],
+                env={**keep, **engine_variables(str(vllm_environment())), "PYTHONDONTWRITEBYTECODE": "1"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+
+        def answers() -> bool:
+            assert self.process is not None and self.process.poll() is None, self.log.read_text()[-3000:]
+            try:
+                return httpx.get(f"{self.url}/v1/models", timeout=5, trust_env=False).is_success
+            except httpx.TransportError:
+                return False
+
+        wait_for(answers, START_SECONDS, "vLLM")
+
+    def kill(self) -> None:
+        """End it as the kernel ends a process that is out of memory."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def complete(self, model: str, prompt: str, tokens: int) -> httpx.Response:
+        """Greedy tokens, as a stream of server-sent events."""
+        body = {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        return httpx.post(f"{self.url}/v1/completions", json=body, timeout=300, trust_env=False)
+
+
+@contextmanager
+def running_vllm(directory: Path, model: Path | None = None) -> Iterator[RealVllm]:
+    """A vLLM that answers, for the length of a with block."""
+    engine = RealVllm(directory, model)
+    try:
+        engine.start()
+        engine.wait()
+        yield engine
+    finally:
+        engine.kill()

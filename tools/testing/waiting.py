@@ -1,0 +1,31 @@
+"""Wait for something that another process or thread does."""
+
+import socket
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback on which nobody listens now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_for(ask: Callable[[], T | None], seconds: float, what: str) -> T:
+    """Call `ask` until its answer is true, and return that answer.
+
+    Raises:
+        AssertionError: it took longer than `seconds`; the message names `what` was waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = ask()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.05)

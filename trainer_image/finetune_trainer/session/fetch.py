@@ -1,0 +1,90 @@
+"""Fetch the files of an attempt side by side: model, dataset, starting adapter, and text for forgetting. Knows no torch."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from finetune_trainer.data import forgetting_text, sources
+from finetune_trainer.data.sources import DownloadedAdapter, Inputs, LocalData
+from finetune_trainer.methods import starting_adapter
+from finetune_trainer.models import base_files
+from finetune_trainer.runtime.logs import log, phase
+from finetune_trainer.runtime.settings import Settings
+
+LOG_EVERY_PERCENT = 10
+
+
+class InputsFetch:
+    """Downloads that run in threads from the start of the ``with`` block; leaving it gives up what is not done."""
+
+    def __init__(self, settings: Settings, patience_seconds: float) -> None:
+        """Start the downloads.
+
+        Args:
+            settings: The attempt's settings.
+            patience_seconds: How long a storage may be away before a download fails.
+        """
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="fetch")
+        self._adapter = self._pool.submit(fetch_adapter, settings, patience_seconds)
+        self._general = self._pool.submit(forgetting_text.download, settings, patience_seconds)
+        self._model = self._pool.submit(fetch_model, settings, patience_seconds)
+        self._data = self._pool.submit(fetch_data, settings, patience_seconds)
+
+    def __enter__(self) -> "InputsFetch":
+        """Return the running downloads."""
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give up downloads that have not begun, and wait for none."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def result(self) -> Inputs:
+        """Wait for all files.
+
+        Raises:
+            Failure: A source cannot be used, or the starting adapter belongs to another revision of the base.
+            ArtifactError: A storage fails or refuses.
+        """
+        with phase("waiting for the model and the data"):
+            dataset, validation = self._data.result()
+            directory, commit = self._model.result()
+        adapter = self._adapter.result()
+        if adapter and (refusal := starting_adapter.compare_base_revisions(adapter.base_revision, commit)):
+            raise refusal
+        return Inputs(directory, commit, dataset, validation, adapter=adapter, forgetting_text=self._general.result())
+
+
+def fetch_model(settings: Settings, patience_seconds: float) -> tuple[Path, str | None]:
+    """Return the base model's directory, and the commit of a hub model."""
+    logged = 0
+
+    def log_progress(done: int, total: int) -> None:
+        nonlocal logged
+        tenth = done * 100 // total // LOG_EVERY_PERCENT if total else 0
+        if tenth > logged:
+            logged = tenth
+            log.info("fetching the model: %d of %d MB", done // 1_000_000, total // 1_000_000)
+
+    return base_files.download_base(settings, settings.scratch / "model", patience_seconds, log_progress)
+
+
+def fetch_adapter(settings: Settings, patience_seconds: float) -> DownloadedAdapter | None:
+    """Fetch the adapter that the training starts from, if there is one."""
+    adapter = starting_adapter.find_adapter(settings, patience_seconds)
+    if adapter is None:
+        return None
+    directory = settings.scratch / "starting-adapter" / adapter.digest.removeprefix("sha256:")
+    path = starting_adapter.download(settings, adapter, directory, patience_seconds)
+    return DownloadedAdapter(path, adapter.digest, adapter.manifest.base_revision)
+
+
+def fetch_data(settings: Settings, patience_seconds: float) -> tuple[LocalData, LocalData | None]:
+    """Return the files of the dataset and, if it has files of its own, of the held-out data."""
+    training, held_out = sources.find_splits(settings.job.spec.dataset)
+    directory = settings.scratch / "data"
+    data = sources.download(settings, training, directory / "dataset", patience_seconds)
+    if held_out is None:
+        return data, None
+    return data, sources.download(settings, held_out, directory / "validation", patience_seconds)

@@ -18,8 +18,6 @@ PROGRESS_PATH = "/v1/progress"
 """POST ``ProgressReport`` here, with the pod's token as Bearer."""
 AGENT_PATH = "/v1/agents"
 """POST ``AgentReport`` here, with the pod's token as Bearer."""
-TERMINATION_MESSAGE_BYTES = 4096
-"""The kubelet keeps no more of a termination message."""
 
 
 class Problem(Lenient):

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from finetune_api.timestamps import parse_timestamp
+
 
 def duration(seconds: float) -> str:
     """``45s``, ``12m30s``, ``3h05m``, ``2d4h``."""
@@ -20,7 +22,7 @@ def age(timestamp: str | None) -> str:
     """The time since an RFC 3339 timestamp."""
     if not timestamp:
         return ""
-    return duration((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds())
+    return duration((datetime.now(UTC) - parse_timestamp(timestamp)).total_seconds())
 
 
 def size(number: float) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec
 from finetune_api.manifest import CheckpointManifest
+from finetune_api.timestamps import current_timestamp
 from finetune_api.uris import S3Uri
 from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
 from finetune_trainer.checkpoints import attempt_history, best_weights, template_date
@@ -20,7 +21,6 @@ from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.process import Process
-from finetune_trainer.runtime.settings import now
 from finetune_trainer.session.plan import Plan, learning_rate
 from finetune_trainer.session.session import Session
 
@@ -120,7 +120,7 @@ def choose_checkpoint(session: Session, fingerprint: RunFingerprint) -> Resume |
     run.attempts = attempt_history.append_attempt(
         history,
         number=settings.attempt,
-        started_at=now(),
+        started_at=current_timestamp(),
         resumed_from=resumed_from,
         device=device.device_name(),
         adjustments=[str(adjustment) for adjustment in settings.adjustments],

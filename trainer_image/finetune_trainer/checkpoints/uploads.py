@@ -11,11 +11,11 @@ from pathlib import Path
 
 from finetune_api.finetunejob import CheckpointStatus
 from finetune_api.manifest import CheckpointManifest, FileEntry, Origin
+from finetune_api.timestamps import current_timestamp
 from finetune_api.uris import S3Uri
 from finetune_artifacts.checkpoints import prune_checkpoints, upload_checkpoint
 from finetune_artifacts.errors import ArtifactError
 from finetune_artifacts.store import Place
-from finetune_trainer.runtime.settings import now
 
 log = logging.getLogger(__name__)
 RESUME_FILES = (
@@ -168,7 +168,7 @@ class CheckpointUploader:
                 step=pending.step,
                 total_steps=pending.total_steps,
                 fingerprint=self._fingerprint,
-                created_at=now(),
+                created_at=current_timestamp(),
                 files=files,
             )
 
@@ -177,7 +177,7 @@ class CheckpointUploader:
 
         uri = upload_checkpoint(self._store, self._checkpoints, pending.step, pending.directory, manifest, stopped)
         log.info("checkpoint of step %d is in %s (%.1f s)", pending.step, uri, time.monotonic() - start)
-        self._on_upload(CheckpointStatus(uri=str(uri), step=pending.step, saved_at=now()))
+        self._on_upload(CheckpointStatus(uri=str(uri), step=pending.step, saved_at=current_timestamp()))
         try:
             prune_checkpoints(self._store, self._checkpoints, self._keep)
         except ArtifactError as error:

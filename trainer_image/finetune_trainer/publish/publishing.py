@@ -9,6 +9,7 @@ from finetune_api.finetunejob import ReportStatus
 from finetune_api.manifest import REPORT_NAME, AdapterManifest, FileEntry, StoredFiles
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
+from finetune_api.timestamps import current_timestamp
 from finetune_artifacts.upload import put_manifest, upload_directory
 from finetune_trainer.data import dataset
 from finetune_trainer.evaluation import gate, samples, verification
@@ -20,7 +21,6 @@ from finetune_trainer.report.contents import Sample
 from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
-from finetune_trainer.runtime.settings import now
 from finetune_trainer.session.session import Session
 
 
@@ -86,7 +86,7 @@ def build_manifest(
     settings, config = session.settings, adapter_config(made.directory)
     return AdapterManifest(
         job=settings.origin,
-        created_at=now(),
+        created_at=current_timestamp(),
         base_model=canonical_name(settings),
         base_revision=session.inputs.model_commit,
         peft_type=str(config["peft_type"]),

@@ -8,6 +8,7 @@ import yaml
 
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.manifest import REPORT_NAME
+from finetune_api.timestamps import current_timestamp
 from finetune_api.uris import HfUri, parse_uri
 from finetune_trainer.data.dataset import Examples
 from finetune_trainer.models.base_files import canonical_name
@@ -15,7 +16,7 @@ from finetune_trainer.report import card, fields, tensorboard
 from finetune_trainer.report.contents import Report, Sample
 from finetune_trainer.report.render import render
 from finetune_trainer.runtime import libraries
-from finetune_trainer.runtime.settings import Settings, now
+from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import ParameterCounts, Run
 
 CARD_NAME, TENSORBOARD_NAME = "README.md", "tensorboard"
@@ -47,7 +48,7 @@ def assemble_report(
     return Report(
         name=job.metadata.name,
         namespace=job.metadata.namespace,
-        created_at=now(),
+        created_at=current_timestamp(),
         base_model=canonical_name(settings),
         base_revision=revision,
         base_on_hub=isinstance(parse_uri(spec.model.uri), HfUri),

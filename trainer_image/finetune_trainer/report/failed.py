@@ -14,6 +14,7 @@ from finetune_api.finetunejob import ReportStatus
 from finetune_api.manifest import REPORT_NAME
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
+from finetune_api.timestamps import current_timestamp
 from finetune_api.uris import S3Uri
 from finetune_artifacts.upload import upload_directory
 from finetune_trainer.models.base_files import canonical_name
@@ -24,7 +25,7 @@ from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.effective_settings import redact_credentials
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.logs import log
-from finetune_trainer.runtime.settings import Settings, now
+from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import Run
 
 LIMIT_SECONDS = 20.0
@@ -76,7 +77,7 @@ def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, t
     job, spec, progress = settings.job, settings.job.spec, run.progress
     return Failed(
         name=job.metadata.name,
-        created_at=now(),
+        created_at=current_timestamp(),
         base_model=canonical_name(settings),
         base_revision=settings.model_revision,
         dataset=spec.dataset.uri,

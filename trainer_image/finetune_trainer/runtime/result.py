@@ -5,7 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from finetune_api.messages import TERMINATION_MESSAGE_BYTES, PreflightResult, TrainerResult
+from finetune_api.limits import TERMINATION_MESSAGE_BYTES
+from finetune_api.messages import PreflightResult, TrainerResult
 
 log = logging.getLogger(__name__)
 NEVER_CUT = ("uri", "hub", "digest")

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune_api.base import S3Location, SecretRef
@@ -135,8 +134,3 @@ def read_settings(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
         token_file=Path(environment.get("FINETUNE_TOKEN_FILE", TOKEN_FILE)),
         termination_log=termination_log(environment),
     )
-
-
-def now() -> str:
-    """The time, as RFC 3339 in whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

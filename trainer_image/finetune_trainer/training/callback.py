@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from finetune_api.finetunejob import Progress
 from finetune_api.reasons import Reason
+from finetune_api.timestamps import current_timestamp
 from finetune_trainer.checkpoints.best_weights import BestWeights
 from finetune_trainer.checkpoints.uploads import CheckpointUploader
 from finetune_trainer.distributed import process_group
@@ -20,7 +21,6 @@ from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.logs import SHOWN_AS_BAR, log
-from finetune_trainer.runtime.settings import now
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
 from finetune_trainer.training.divergence import DivergenceWatch
@@ -176,7 +176,7 @@ class TrainingCallback(TrainerCallback):
             tokens_per_second=round(pace.tokens_per_second, 1) if pace.tokens_per_second is not None else None,
             eta_seconds=round(left * each) if each is not None else None,
             gpu_memory_peak_bytes=torch.cuda.max_memory_allocated() if device.has_gpu() else None,
-            updated_at=now(),
+            updated_at=current_timestamp(),
         )
         if report := self._run.report():
             self._reporter.report(report)

@@ -1,4 +1,4 @@
-"""A dataset of the hub: which of its files make up the split that is wanted, as its card says or, without one, as their names say."""
+"""Select the files of a dataset split on the hub, from its card or, without a card, from their names."""
 
 import re
 from collections.abc import Iterable
@@ -20,12 +20,12 @@ SPLIT_KEYWORDS = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""What a file's name says of its split (the rule of the datasets library)."""
+"""Words in a file's name that tell its split (the rule of the datasets library)."""
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset at one commit, its files, and the configurations that its card declares."""
+    """Hold a dataset at one commit, its files, and the configurations that its card declares."""
 
     repo: str
     commit: str
@@ -34,7 +34,11 @@ class HubDataset:
 
 
 def resolve_dataset(api: HfApi, repo: str, revision: str | None) -> HubDataset:
-    """The dataset at the commit that ``revision`` (None: the default branch) stands for now. Raises Failure."""
+    """Return the dataset at the commit that ``revision`` (None: the default branch) names now.
+
+    Raises:
+        Failure: The dataset does not exist, is not accessible, or the hub does not answer.
+    """
     info = client.call_hub(api, client.DATASET, repo, revision, lambda: api.dataset_info(repo, revision=revision))
     card = info.card_data
     configs = (card.get("configs") if card else None) or []
@@ -47,7 +51,7 @@ def resolve_dataset(api: HfApi, repo: str, revision: str | None) -> HubDataset:
 
 
 def download_file(api: HfApi, dataset: HubDataset, name: str, directory: Path) -> Path:
-    """One file, in ``directory``. Raises Failure."""
+    """Download one file into ``directory``."""
     return Path(
         client.call_hub(
             api,
@@ -62,21 +66,35 @@ def download_file(api: HfApi, dataset: HubDataset, name: str, directory: Path) -
 
 
 def open_file(api: HfApi, dataset: HubDataset, name: str) -> BinaryIO:
-    """One file, fetched block by block as it is read. Raises Failure."""
+    """Open one file, which is fetched in blocks while it is read.
+
+    Raises:
+        Failure: The hub refuses or does not answer.
+    """
     system = HfFileSystem(endpoint=api.endpoint, token=api.token, skip_instance_cache=True)
     path = f"datasets/{dataset.repo}@{dataset.commit}/{name}"
 
-    def opened() -> BinaryIO:
+    def open_and_probe() -> BinaryIO:
         file = system.open(path, "rb", block_size=1024 * 1024)
-        file.read(1)  # a refusal shows with the first byte
+        file.read(1)  # the hub refuses with the first byte
         file.seek(0)
         return cast(BinaryIO, file)
 
-    return client.call_hub(api, client.DATASET, dataset.repo, dataset.commit, opened)
+    return client.call_hub(api, client.DATASET, dataset.repo, dataset.commit, open_and_probe)
 
 
 def list_split_files(dataset: HubDataset, name: str | None, split: str, path: str) -> list[str]:
-    """The files of a split, sorted. ``path`` is the spec's field that named the split. Raises Failure(DATASET_NOT_FOUND)."""
+    """List the files of a split, sorted.
+
+    Args:
+        dataset: The dataset at its commit.
+        name: The configuration; None for the default one.
+        split: The name of the split.
+        path: The field of the spec that named the split, for messages.
+
+    Raises:
+        Failure: DATASET_NOT_FOUND if there is no such configuration or split.
+    """
     files = [file for file in dataset.files if is_data_file(file)]
     config = _select_config(dataset, name)
     if config is None and name is not None:
@@ -103,7 +121,7 @@ def list_split_files(dataset: HubDataset, name: str | None, split: str, path: st
 
 
 def is_data_file(name: str) -> bool:
-    """Whether a file's name says that rows are in it."""
+    """Return whether the name is that of a file with rows."""
     lower = name.lower()
     for packed in COMPRESSED_SUFFIXES:
         lower = lower.removesuffix(packed)
@@ -133,7 +151,7 @@ def _select_config(dataset: HubDataset, name: str | None) -> dict[str, Any] | No
 
 
 def _patterns_by_split(data_files: Any) -> dict[str, list[str]]:
-    """Patterns for each split, from the forms that a card may have: a text, a list of texts, or a list of splits with their paths."""
+    """Return the patterns of each split that a card declares."""
     if isinstance(data_files, str):
         return {"train": [data_files]}
     declared: dict[str, list[str]] = {}

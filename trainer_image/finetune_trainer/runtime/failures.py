@@ -1,4 +1,4 @@
-"""What ends an attempt: a reason and a sentence, and how other libraries' exceptions are told apart. Knows no torch."""
+"""Define why an attempt ends, and map other libraries' exceptions to these reasons. Knows no torch."""
 
 import errno
 import traceback
@@ -7,19 +7,20 @@ from finetune_api.reasons import Reason
 from finetune_artifacts.errors import ArtifactError
 
 DISK_FULL_MESSAGES = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded")
-"""What a full disk is called in the errors of libraries that are no OSError: safetensors, torch."""
+"""Texts by which safetensors and torch report a full disk without an OSError."""
 GPU_MEMORY_MESSAGES = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What a full GPU is called in the errors of libraries that do not allocate through torch."""
+"""Texts by which libraries that do not allocate through torch report a full GPU."""
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The numbers of an OSError that says that the disk is full."""
+"""Error numbers of an OSError for a full disk."""
 PROCESS_GROUP_MESSAGES = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
-"""What the errors of torch.distributed say of another process that is gone or does not answer."""
+"""Texts by which torch.distributed reports that another process is gone or does not answer."""
 
 
 class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attempt that failed
-    """The attempt, or the preflight, ends for this reason. ``field`` is the spec's field to look at, if there is one."""
+    """End an attempt or a preflight with a reason; ``field`` is the field of the spec to look at, if any."""
 
     def __init__(self, reason: Reason, message: str, field: str = "") -> None:
+        """Store the reason, the message for the user, and the field of the spec."""
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -27,11 +28,11 @@ class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attemp
 
 
 class Preempted(BaseException):
-    """The pod was asked to stop. No Exception, so that no library's handler swallows it."""
+    """Report that the pod was asked to stop. It is no Exception, so that no library's handler catches it."""
 
 
 def classify(error: BaseException) -> tuple[Reason, str]:
-    """The reason and the sentence for whatever was raised."""
+    """Return the reason and the message for any exception."""
     match error:
         case Preempted():
             return Reason.PREEMPTED, str(error) or "asked to stop"
@@ -68,7 +69,7 @@ def _disk_full_message(what: str) -> str:
 
 
 def describe_exception(error: BaseException) -> str:
-    """The end of the traceback: what was raised, and where."""
+    """Describe an exception in one line: its type, its message, and the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {_first_line(str(error))}{where}"

@@ -1,4 +1,4 @@
-"""The result of a pod, as JSON in its termination log: at most 4 KiB, whatever it has to say."""
+"""Write the result of a pod as JSON of at most 4 KiB into its termination log."""
 
 import json
 import logging
@@ -10,12 +10,16 @@ from finetune_api.messages import PreflightResult, TrainerResult
 
 log = logging.getLogger(__name__)
 NEVER_CUT = ("uri", "hub", "digest")
+"""Fields that are not cut: a part of an address or of a digest is of no use."""
 OPTIONAL_SECTIONS = ("data", "progress", "report", "warnings", "evaluation")
-"""What is left out, in this order, where even cut texts are too many."""
+"""Sections that are dropped, in this order, if the result is too long even with short texts."""
 
 
 def write(result: PreflightResult | TrainerResult, path: Path) -> None:
-    """Write the result where the kubelet looks for it. A place that cannot be written to is logged: the exit code still speaks."""
+    """Write the result to the termination log.
+
+    A failure to write is only logged, because the exit code still tells the reason.
+    """
     try:
         path.write_bytes(encode(result))
     except OSError as error:
@@ -23,7 +27,10 @@ def write(result: PreflightResult | TrainerResult, path: Path) -> None:
 
 
 def encode(result: PreflightResult | TrainerResult) -> bytes:
-    """The result as JSON of at most 4 KiB: long texts are cut, then the last items of lists are left out, and at last whole sections, the log has all of it."""
+    """Encode the result as JSON of at most 4 KiB.
+
+    Long texts are cut first, then the last items of lists are dropped, then whole sections. The log has all of it.
+    """
     content = _replace_surrogates(result.to_json())
     for limit in (2000, 1000, 600, 400, 300):
         if len(encoded := _dump(_cut(content, limit))) <= TERMINATION_MESSAGE_BYTES:
@@ -40,7 +47,7 @@ def encode(result: PreflightResult | TrainerResult) -> bytes:
 
 
 def _drop_last_items(content: dict[str, Any], key: str) -> None:
-    """Take as many of the last items out of a list as are too many, and say how many they were."""
+    """Drop the last items of a list until the result is short enough, and say how many were dropped."""
     items = content.get(key) or []
     dropped = 0
     while len(_dump(content)) > TERMINATION_MESSAGE_BYTES - 80 and len(items) > 1:
@@ -53,7 +60,7 @@ def _drop_last_items(content: dict[str, Any], key: str) -> None:
 
 
 def _replace_surrogates(value: Any) -> Any:
-    """A copy whose texts have no half characters, which are no UTF-8: a path or a row may have brought one along."""
+    """Copy a value and replace lone surrogates in its texts, which UTF-8 cannot encode."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, dict):
@@ -62,7 +69,7 @@ def _replace_surrogates(value: Any) -> Any:
 
 
 def _cut(value: Any, limit: int, key: str = "") -> Any:
-    """A copy in which no text takes more than ``limit`` bytes of JSON; addresses and digests, which are no use in part, stay whole."""
+    """Copy a value and cut its texts to ``limit`` bytes of JSON each, except for the fields in NEVER_CUT."""
     if isinstance(value, dict):
         return {name: _cut(item, limit, name) for name, item in value.items()}
     if isinstance(value, list):

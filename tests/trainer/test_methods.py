@@ -279,11 +279,11 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(bench: Workb
     lora = {"lora": SMALL}
     assert "the adapter was trained with r 4: set spec.method to the same" in message({"lora": SMALL | {"rank": 8}})
     assert "the adapter was trained with other modules" in message({"lora": SMALL | {"targetModules": ["q_proj"]}})
-    assert "is of type LORA, with which ia3 cannot go on" in message({"ia3": {}})
+    assert "is of type LORA, which ia3 cannot continue" in message({"ia3": {}})
     assert "expected sha256:000" in message(lora, digest="sha256:" + "0" * 64)
     path = bench.server.buckets / bench.bucket / "team/job/adapter/manifest.json"
     path.write_text(path.read_text().replace("pvc://models/tiny", "other/model"))
-    assert "was made for the base model other/model" in message(lora)
+    assert "was trained on the base model other/model" in message(lora)
 
 
 @pytest.mark.parametrize("name", ["LlamaConfig", "GPT2Config"])
@@ -319,7 +319,7 @@ def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path
 @pytest.mark.parametrize(
     ("method", "field", "message"),
     [
-        ({"qlora": {}}, "spec.method", "bitsandbytes quantises none of the layers of a model of type 'falcon'"),
+        ({"qlora": {}}, "spec.method", "bitsandbytes quantizes none of the layers of a model of type 'falcon'"),
         (
             {"prefixTuning": {}},
             "spec.method.prefixTuning",

@@ -1,4 +1,7 @@
-"""What AdaLoRA needs of the loop, which neither transformers nor TRL gives it: ranks taken away after each step, its regularisation, its state in checkpoints."""
+"""Run the parts of AdaLoRA that neither transformers nor TRL runs.
+
+These are the removal of ranks after each step, the regularization, and the state in checkpoints.
+"""
 
 import json
 from pathlib import Path
@@ -15,24 +18,28 @@ AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
 def find_adalora(model: Any) -> Any:
-    """The ``AdaLoraModel`` in a model; None if there is none."""
+    """Return the ``AdaLoraModel`` of a model; None if there is none."""
     part = model.base_model if isinstance(model, PeftModel) else None
     return part if isinstance(part, AdaLoraModel) else None
 
 
 class RankAllocationCallback(TrainerCallback):
-    """Takes ranks away after each optimizer step, while the gradients are still there."""
+    """Remove ranks after each optimizer step, while the gradients are still there."""
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
+        """Update the importance of each rank, and remove those of least importance."""
         part = find_adalora(model)
         if part is not None:
             part.update_and_allocate(state.global_step)
 
 
 def orthogonal_regularization(model: Any) -> torch.Tensor | None:
-    """How far the singular vectors are from being orthogonal, weighted (Zhang et al. 2023, equation 4): a part of the loss. None without AdaLoRA."""
+    """Compute the orthogonality loss of the singular vectors, weighted; None without AdaLoRA.
+
+    It is a part of the training loss (Zhang et al. 2023, equation 4).
+    """
     part = find_adalora(model)
     if part is None:
         return None
@@ -46,7 +53,7 @@ def orthogonal_regularization(model: Any) -> torch.Tensor | None:
 
 
 def save_allocator(model: Any, directory: Path) -> None:
-    """Write the allocator's running averages and the ranks that are left; nothing for another method."""
+    """Write the running averages and the remaining ranks; do nothing for another method."""
     part = find_adalora(model)
     if part is None:
         return
@@ -61,7 +68,7 @@ def save_allocator(model: Any, directory: Path) -> None:
 
 
 def load_allocator(model: Any, directory: Path) -> None:
-    """Read what ``save`` wrote."""
+    """Read what ``save_allocator`` wrote; do nothing for another method."""
     part = find_adalora(model)
     if part is None:
         return

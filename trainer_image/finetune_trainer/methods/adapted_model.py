@@ -1,4 +1,4 @@
-"""Put a fresh adapter onto the base model."""
+"""Add a fresh adapter to the base model."""
 
 from typing import Any
 
@@ -14,9 +14,10 @@ from finetune_trainer.runtime.failures import Failure
 
 
 def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> Any:
-    """The base with a fresh adapter; for ``full`` the base itself, all of it to be trained.
+    """Add a fresh adapter to the base; ``full`` adds none, and makes all weights trainable.
 
-    Raises Failure(TARGET_MODULES_NOT_FOUND) and, for a setting that the model or the run does not allow, Failure(SPEC_INVALID).
+    Raises:
+        Failure: TARGET_MODULES_NOT_FOUND, or SPEC_INVALID for a setting that the model or the run does not allow.
     """
     block = method.config
     if isinstance(block, api.Full):
@@ -38,7 +39,7 @@ def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> A
 
 
 def cast_inputs(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A module that is trained whole is held in fp32, whatever the base computes in."""
+    """Cast the inputs of a fully trained module to its own dtype, fp32, whatever the base computes in."""
     used = module.original_module if module.disable_adapters else module.modules_to_save["default"]
     return tuple(
         value.to(used.weight.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
@@ -47,20 +48,25 @@ def cast_inputs(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def check_prompt_learning(adapted: Any, method: api.Method) -> None:
-    """Answer once: PEFT finds only then that the learned tokens do not fit an architecture's attention. Raises Failure(MODEL_UNSUPPORTED)."""
+    """Run the model once: only then does PEFT find that learned tokens do not fit its attention.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED if they do not fit.
+    """
     try:
         with evaluation_mode(adapted):
             adapted(input_ids=torch.tensor([[0, 1]], device=adapted.device))
     except (RuntimeError, ValueError) as error:
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
-            f"PEFT's {method.peft.type if method.peft else method.name} does not fit the attention of a model of type {adapted.config.model_type!r} ({error}): use lora",
+            f"PEFT's {method.peft.type if method.peft else method.name} does not fit the attention of a model of type "
+            f"{adapted.config.model_type!r} ({error}): use lora",
             f"spec.method.{method.name}",
         ) from error
 
 
 def peft_failure(error: Exception, method: api.Method) -> Failure:
-    """What PEFT does not do with this model, in PEFT's words."""
+    """Return a Failure with PEFT's own words for what it cannot do with this model."""
     field = f"spec.method.{method.name}"
     if "target modules" in str(error).lower():
         return Failure(Reason.TARGET_MODULES_NOT_FOUND, str(error), f"{field}.targetModules")
@@ -68,7 +74,7 @@ def peft_failure(error: Exception, method: api.Method) -> Failure:
 
 
 def peft_type(model: Any) -> str:
-    """PEFT's name of the method, and for what PEFT does not have ``BOTTLENECK`` and ``FULL``."""
+    """Return PEFT's name of the method, or ``BOTTLENECK`` or ``FULL``, which PEFT does not have."""
     if isinstance(model, PeftModel):
         kind: Any = model.peft_config["default"].peft_type
         return str(kind.value)
@@ -76,7 +82,10 @@ def peft_type(model: Any) -> str:
 
 
 def to_float32(model: torch.nn.Module) -> None:
-    """Hold what is trained in fp32: an optimizer step is often smaller than bf16 can tell, and a resumed run must be exact."""
+    """Cast the trained weights to fp32: an optimizer step is often too small for bf16.
+
+    It also makes a resumed run exact.
+    """
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)

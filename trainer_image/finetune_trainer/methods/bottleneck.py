@@ -1,6 +1,7 @@
-"""Bottleneck adapters: a small two-layer network after a sublayer, added to what the sublayer gives. PEFT has none.
+"""Add bottleneck adapters: a small two-layer network after a sublayer, added to its output.
 
-Houlsby et al. 2019 put one after attention and one after the feed-forward network; Pfeiffer et al. 2020 only the second.
+PEFT has none. Houlsby et al. 2019 put one after attention and one after the feed-forward network; Pfeiffer et al. 2020
+only the second.
 """
 
 import json
@@ -25,9 +26,10 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class BottleneckLayer(torch.nn.Module):
-    """The last layer of a sublayer, and an adapter behind it. It begins as the layer alone: ``up`` is zero."""
+    """Wrap the last layer of a sublayer, and add an adapter's output; ``up`` starts at zero."""
 
     def __init__(self, base_layer: torch.nn.Module, width: int, block: Bottleneck) -> None:
+        """Create the adapter for a layer whose output has ``width`` features."""
         super().__init__()
         self.base_layer = base_layer
         size = max(int(width / block.reduction_factor), 1)
@@ -37,20 +39,24 @@ class BottleneckLayer(torch.nn.Module):
         torch.nn.init.zeros_(self.adapter_up.weight)
         torch.nn.init.zeros_(self.adapter_up.bias)
         self.activation = ACTIVATIONS[block.non_linearity]
-        # a module, as PEFT's: objectives that compare likelihoods are trained without dropout, and TRL turns off what it finds of this type
+        # a module, as in PEFT: for objectives that compare likelihoods TRL turns off the modules of this type
         self.dropout = torch.nn.Dropout(block.dropout)
 
     def forward(self, *arguments: Any, **named: Any) -> torch.Tensor:
-        """What the layer gives, and the adapter's correction of it."""
-        given: torch.Tensor = self.base_layer(*arguments, **named)
-        # the kind that the adapter is held in, so that bf16 layers keep an adapter in fp32
-        hidden = self.dropout(given.to(self.adapter_down.weight.dtype))
+        """Add the adapter's correction to the output of the layer."""
+        output: torch.Tensor = self.base_layer(*arguments, **named)
+        # the adapter's own dtype: bf16 layers have an adapter in fp32
+        hidden = self.dropout(output.to(self.adapter_down.weight.dtype))
         correction: torch.Tensor = self.adapter_up(self.activation(self.adapter_down(hidden)))
-        return given + correction.to(given.dtype)
+        return output + correction.to(output.dtype)
 
 
 def add_bottleneck(model: Any, block: Bottleneck) -> Any:
-    """The model with fresh adapters, which alone are trained. Raises Failure(MODEL_UNSUPPORTED) for an architecture whose sublayers are not known."""
+    """Add fresh adapters to the model, and freeze everything else.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED if the sublayers of the architecture are not known.
+    """
     model.requires_grad_(False)
     chosen = find_sublayers([name for name, _ in model.named_modules()], block)
     if not chosen:
@@ -66,17 +72,17 @@ def add_bottleneck(model: Any, block: Bottleneck) -> Any:
 
 
 def has_bottleneck(model: Any) -> bool:
-    """Whether the model has such adapters."""
+    """Return whether the model has bottleneck adapters."""
     return any(isinstance(module, BottleneckLayer) for module in model.modules())
 
 
 def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The adapters' weights, by name."""
+    """Return the weights of the adapters, by name."""
     return {name: value for name, value in model.state_dict().items() if ".adapter_" in name}
 
 
 def save(model: Any, directory: Path) -> None:
-    """Write the adapters into a directory: ``adapter_model.safetensors`` and ``adapter_config.json``."""
+    """Write the adapters as ``adapter_model.safetensors`` and ``adapter_config.json``."""
     directory.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: value.detach().cpu().contiguous() for name, value in adapter_weights(model).items()}, directory / WEIGHTS
@@ -86,7 +92,11 @@ def save(model: Any, directory: Path) -> None:
 
 
 def load(base: Any, directory: Path) -> Any:
-    """The base with the adapters that ``save`` wrote."""
+    """Add the adapters that ``save`` wrote to a base.
+
+    Raises:
+        Failure: VERIFICATION_FAILED if the weights belong to another model.
+    """
     config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     fields = {"placement", "reductionFactor", "nonLinearity", "dropout"}
     model = add_bottleneck(
@@ -95,5 +105,7 @@ def load(base: Any, directory: Path) -> Any:
     saved = load_file(directory / WEIGHTS)
     missing, unexpected = model.load_state_dict(saved, strict=False)
     if unexpected or [name for name in missing if ".adapter_" in name]:
-        raise Failure(Reason.VERIFICATION_FAILED, f"{directory / WEIGHTS} is of another model: {unexpected or missing}")
+        raise Failure(
+            Reason.VERIFICATION_FAILED, f"{directory / WEIGHTS} belongs to another model: {unexpected or missing}"
+        )
     return model.eval()

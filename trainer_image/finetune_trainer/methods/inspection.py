@@ -1,4 +1,4 @@
-"""Look at an adapted model: how many parameters are trained, in which modules, and whether it can be merged."""
+"""Report how many parameters of an adapted model are trained, and in which modules."""
 
 import copy
 from typing import Any
@@ -12,12 +12,12 @@ from finetune_trainer.runtime.failures import Failure
 
 
 def count_trainable(model: Any) -> int:
-    """How many parameters are trained."""
+    """Count the parameters that are trained."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def adapted_suffixes(model: Any) -> list[str]:
-    """The last parts of the names of the modules that carry an adapter, sorted."""
+    """Return the last parts of the names of the adapted modules, sorted."""
     return sorted(
         {
             name.rsplit(".", 1)[-1]

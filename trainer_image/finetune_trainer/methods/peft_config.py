@@ -1,4 +1,4 @@
-"""The block of ``spec.method`` as PEFT's configuration, one function for each method, and the base with its fresh adapter."""
+"""Convert each block of ``spec.method`` to PEFT's configuration, with one function for each method."""
 
 import math
 from collections.abc import Callable
@@ -20,17 +20,17 @@ INITS_THAT_CHANGE_BASE = ("pissa", "olora", "loftq")
 
 @dataclass(frozen=True)
 class BaseInfo:
-    """What the methods must know of the base model and the run."""
+    """Hold what the methods need to know of the base model and the run."""
 
     directory: Path
     revision: str | None
     total_steps: int
     scores: bool = False
-    """Whether it scores texts instead of writing them."""
+    """Whether the model scores texts instead of writing them."""
 
 
 def make_peft_config(method: api.Method, base: BaseInfo) -> PeftConfig:
-    """PEFT's configuration of the one method that is set."""
+    """Return PEFT's configuration of the method that is set."""
     block = method.config
     make = CONFIGURATIONS[type(block)]
     config: PeftConfig = make(block, base)
@@ -43,7 +43,7 @@ def make_peft_config(method: api.Method, base: BaseInfo) -> PeftConfig:
 
 
 def lora_config(block: api.LoraFields, base: BaseInfo) -> PeftConfig:
-    """LoRA and its kin."""
+    """Configure LoRA, QLoRA or DoRA."""
     first: str = getattr(block, "init", "default")
     return peft.LoraConfig(
         **target_options(block),
@@ -60,14 +60,19 @@ def lora_config(block: api.LoraFields, base: BaseInfo) -> PeftConfig:
 
 
 def adalora_config(block: api.Adalora, base: BaseInfo) -> PeftConfig:
-    """AdaLoRA, with a schedule that fits the run. Raises Failure(SPEC_INVALID) where none does."""
+    """Configure AdaLoRA with a schedule that fits the run.
+
+    Raises:
+        Failure: SPEC_INVALID if the schedule leaves no step for the removal of ranks.
+    """
     total = base.total_steps
     tinit = block.tinit if block.tinit is not None else total // 10
     tfinal = block.tfinal if block.tfinal is not None else max(3 * total // 10, 1)
     if tinit >= total - tfinal:
         raise Failure(
             Reason.SPEC_INVALID,
-            f"tinit {tinit} and tfinal {tfinal} leave no step of {total} to take ranks away in: lower them, or train for longer",
+            f"tinit {tinit} and tfinal {tfinal} leave no step of {total} for the removal of ranks: "
+            "lower them, or train for longer",
             "spec.method.adalora.tinit",
         )
     return peft.AdaLoraConfig(
@@ -87,12 +92,12 @@ def adalora_config(block: api.Adalora, base: BaseInfo) -> PeftConfig:
 
 
 def ia3_config(block: api.Ia3, base: BaseInfo) -> PeftConfig:
-    """IA³."""
+    """Configure IA³."""
     return peft.IA3Config(**target_options(block), feedforward_modules=block.feedforward_modules)
 
 
 def vera_config(block: api.Vera, base: BaseInfo) -> PeftConfig:
-    """VeRA."""
+    """Configure VeRA."""
     return peft.VeraConfig(
         **target_options(block),
         r=block.rank,
@@ -103,7 +108,7 @@ def vera_config(block: api.Vera, base: BaseInfo) -> PeftConfig:
 
 
 def loha_config(block: api.Loha, base: BaseInfo) -> PeftConfig:
-    """LoHa."""
+    """Configure LoHa."""
     return peft.LoHaConfig(
         **target_options(block),
         r=block.rank,
@@ -114,7 +119,7 @@ def loha_config(block: api.Loha, base: BaseInfo) -> PeftConfig:
 
 
 def lokr_config(block: api.Lokr, base: BaseInfo) -> PeftConfig:
-    """LoKr."""
+    """Configure LoKr."""
     return peft.LoKrConfig(
         **target_options(block),
         r=block.rank,
@@ -127,7 +132,7 @@ def lokr_config(block: api.Lokr, base: BaseInfo) -> PeftConfig:
 
 
 def oft_config(block: api.Oft, base: BaseInfo) -> PeftConfig:
-    """OFT."""
+    """Configure OFT."""
     config = peft.OFTConfig(
         **target_options(block),
         r=0,
@@ -142,12 +147,12 @@ def oft_config(block: api.Oft, base: BaseInfo) -> PeftConfig:
 
 
 def miss_config(block: api.Miss, base: BaseInfo) -> PeftConfig:
-    """MiSS."""
+    """Configure MiSS."""
     return peft.MissConfig(**target_options(block), r=block.rank, miss_dropout=block.dropout)
 
 
 def prefix_tuning_config(block: api.PrefixTuning, base: BaseInfo) -> PeftConfig:
-    """Prefix tuning."""
+    """Configure prefix tuning."""
     return peft.PrefixTuningConfig(
         num_virtual_tokens=block.num_virtual_tokens,
         prefix_projection=block.prefix_projection,
@@ -156,7 +161,7 @@ def prefix_tuning_config(block: api.PrefixTuning, base: BaseInfo) -> PeftConfig:
 
 
 def prompt_tuning_config(block: api.PromptTuning, base: BaseInfo) -> PeftConfig:
-    """Prompt tuning."""
+    """Configure prompt tuning."""
     first = {"random": "RANDOM", "sampleVocab": "SAMPLE_VOCAB", "text": "TEXT"}[block.prompt_tuning_init]
     return peft.PromptTuningConfig(
         task_type="CAUSAL_LM",
@@ -168,7 +173,7 @@ def prompt_tuning_config(block: api.PromptTuning, base: BaseInfo) -> PeftConfig:
 
 
 def p_tuning_config(block: api.PTuning, base: BaseInfo) -> PeftConfig:
-    """P-tuning."""
+    """Configure P-tuning."""
     return peft.PromptEncoderConfig(
         num_virtual_tokens=block.num_virtual_tokens,
         encoder_reparameterization_type=block.encoder_reparameterization_type,
@@ -179,7 +184,7 @@ def p_tuning_config(block: api.PTuning, base: BaseInfo) -> PeftConfig:
 
 
 def other_config(block: api.Peft, base: BaseInfo) -> PeftConfig:
-    """Whatever PEFT has. That the names are PEFT's was checked with the job; the values are PEFT's to judge."""
+    """Configure any other method of PEFT. The job's checks know its option names; PEFT checks the values."""
     config: PeftConfig = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(block.type)](
         **{"task_type": "CAUSAL_LM", **block.options}
     )
@@ -205,10 +210,10 @@ CONFIGURATIONS: dict[type[api.Block], Callable[[Any, BaseInfo], PeftConfig]] = {
 
 
 def target_options(block: api.Targeted) -> dict[str, Any]:
-    """The options that all methods with target modules have. None leaves the choice to PEFT, by architecture."""
+    """Return the options of all methods with target modules; None lets PEFT choose by architecture."""
     return {"target_modules": block.target_modules or None, "modules_to_save": block.modules_to_save or None}
 
 
 def plain_number(alpha: float) -> Any:
-    """PEFT writes alpha into its configuration as it gets it, and 32 reads better than 32.0."""
+    """Return 32 for 32.0, because PEFT writes alpha into its configuration as it is given."""
     return int(alpha) if math.isfinite(alpha) and float(alpha).is_integer() else alpha

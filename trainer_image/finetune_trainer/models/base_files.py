@@ -1,4 +1,7 @@
-"""The base model's files, wherever they are: looked at without the weights for the preflight, fetched whole for the training."""
+"""Read or download the files of the base model, wherever they are: hub, S3 or claim.
+
+The preflight reads configuration and headers only; the training downloads everything.
+"""
 
 import json
 from collections.abc import Callable
@@ -24,7 +27,7 @@ FIELD = "spec.model.uri"
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What is known of a model without its weights."""
+    """Describe a model without its weights: configuration, tensors, tokenizer, and commit."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -34,14 +37,19 @@ class ModelMetadata:
 
 
 def canonical_name(settings: Settings) -> str:
-    """The base model's name wherever it was loaded from: ``org/name`` of the hub, or its address."""
+    """Return the base model's name in manifests: ``org/name`` of the hub, or its address."""
     uri = settings.job.spec.model.uri
     parsed = parse_uri(uri)
     return parsed.repo if isinstance(parsed, HfUri) else uri.rstrip("/")
 
 
 def read_metadata(settings: Settings, patience_seconds: float) -> ModelMetadata:
-    """Read configuration and safetensors headers. Raises Failure and ArtifactError."""
+    """Read the configuration and the safetensors headers.
+
+    Raises:
+        Failure: There is no such model, or it cannot be used.
+        ArtifactError: S3 fails or refuses.
+    """
     parsed = parse_uri(settings.job.spec.model.uri)
     if isinstance(parsed, HfUri):
         return _inspect_hub(settings, parsed.repo)
@@ -53,15 +61,26 @@ def read_metadata(settings: Settings, patience_seconds: float) -> ModelMetadata:
 def download_base(
     settings: Settings, directory: Path, patience_seconds: float, report: Report
 ) -> tuple[Path, str | None]:
-    """The model's files in a local directory, and the commit of a hub model. Raises Failure and ArtifactError."""
-    fetched, commit = _fetch(settings, directory, patience_seconds, report)
-    read_local_tensors(fetched, settings.job.spec.model.uri)
-    config = _json_reader(lambda name: (fetched / name).read_bytes(), settings.job.spec.model.uri)("config.json")
+    """Download the model, and return its local directory and, for a hub model, its commit.
+
+    Args:
+        settings: The settings of the attempt.
+        directory: Where the files go. A model on a claim is used where it is, and a workstation uses its own cache.
+        patience_seconds: How long S3 may be away before the download fails.
+        report: Called with the bytes done and the bytes in all.
+
+    Raises:
+        Failure: There is no such model, or it cannot be used.
+        ArtifactError: S3 fails or refuses.
+    """
+    model, commit = _download(settings, directory, patience_seconds, report)
+    read_local_tensors(model, settings.job.spec.model.uri)
+    config = _json_reader(lambda name: (model / name).read_bytes(), settings.job.spec.model.uri)("config.json")
     remote_code.check_remote_code(config, settings.job.spec.model)
-    return fetched, commit
+    return model, commit
 
 
-def _fetch(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
+def _download(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
     spec = settings.job.spec.model
     parsed = parse_uri(spec.uri)
     if isinstance(parsed, PvcUri):
@@ -73,18 +92,26 @@ def _fetch(settings: Settings, directory: Path, patience_seconds: float, report:
     assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
     api = open_hub_client(settings)
     commit = settings.model_revision or client.resolve_model(api, parsed.repo, spec.revision).commit
-    place = None if settings.workstation else directory
-    return client.download_model(api, parsed.repo, commit, place, code=spec.trust_remote_code), commit
+    target = None if settings.workstation else directory
+    return client.download_model(api, parsed.repo, commit, target, code=spec.trust_remote_code), commit
 
 
 def open_hub_client(settings: Settings) -> HfApi:
-    """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
+    """Open the hub's client, with the token of the Secret that the user named.
+
+    Raises:
+        Failure: The Secret has no token.
+    """
     secret = settings.secret(settings.job.spec.model.secret_ref)
     return client.open_client(settings.hub_endpoint, secret, client.MODEL, signed_in=settings.workstation)
 
 
 def local_directory(settings: Settings) -> Path:
-    """Where a model on a claim is mounted. Raises Failure(MODEL_NOT_FOUND) if there is no model."""
+    """Return the directory of a model on a claim.
+
+    Raises:
+        Failure: MODEL_NOT_FOUND if there is no model, SPEC_INVALID if the path leads out of the claim.
+    """
     uri = settings.job.spec.model.uri
     parsed = parse_uri(uri)
     if not isinstance(parsed, PvcUri):
@@ -136,7 +163,11 @@ def _inspect_directory(directory: Path) -> ModelMetadata:
 
 
 def read_local_tensors(directory: Path, where: str) -> dict[str, Tensor]:
-    """The tensors of the weights in a directory. Raises Failure for what is no model, for pickled weights, and for files that are not whole."""
+    """Read the headers of all weights in a directory.
+
+    Raises:
+        Failure: The directory is no model, its weights are pickled, or a file is incomplete.
+    """
     files = {entry.name for entry in directory.iterdir()}
     _require(files, where)
     tensors: dict[str, Tensor] = {}
@@ -150,12 +181,13 @@ def _require(files: set[str], where: str) -> None:
     found = ", ".join(sorted(files)[:10])
     if "config.json" not in files:
         raise Failure(
-            Reason.MODEL_NOT_FOUND, f"{where} has no config.json: it is no transformers model; found: {found}", FIELD
+            Reason.MODEL_NOT_FOUND, f"{where} has no config.json: it is not a transformers model; found: {found}", FIELD
         )
     if not any(name.endswith(".safetensors") for name in files):
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
-            f"{where} has no *.safetensors file; pickled weights can run code and are not loaded; found: {found}. Save it with save_pretrained",
+            f"{where} has no *.safetensors file; pickled weights can run code and are not loaded; "
+            f"found: {found}. Save it with save_pretrained",
             FIELD,
         )
 
@@ -165,19 +197,19 @@ def _header(read: Callable[[], dict[str, Tensor]], name: str) -> dict[str, Tenso
         return read()
     except ValueError as error:
         raise Failure(
-            Reason.MODEL_UNSUPPORTED, f"{name} is not a whole safetensors file: {error}. Upload it again", FIELD
+            Reason.MODEL_UNSUPPORTED, f"{name} is not a complete safetensors file: {error}. Upload it again", FIELD
         ) from error
 
 
 def _json_reader(read: Callable[[str], bytes], where: str) -> Callable[[str], dict[str, Any]]:
-    def parsed(name: str) -> dict[str, Any]:
+    def read_json(name: str) -> dict[str, Any]:
         try:
             content = json.loads(read(name))
         except ValueError as error:
             raise Failure(Reason.MODEL_UNSUPPORTED, f"{name} of {where} is not JSON: {error}", FIELD) from error
         return content if isinstance(content, dict) else {}
 
-    return parsed
+    return read_json
 
 
 def _make_metadata(

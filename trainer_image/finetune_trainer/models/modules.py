@@ -1,4 +1,4 @@
-"""Which modules of a model can get an adapter, and how many parameters a LoRA has: from the names and shapes of the tensors."""
+"""List the modules of a model that can get an adapter, and count parameters, from the tensors' shapes."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ _NOT_LINEAR = re.compile(r"(^|\.)(embed\w*|\w*embeddings?|wte|wpe|shared|lm_head
 
 
 def list_linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Module name to the two sizes of its matrix, for each linear layer but the output head, in the model's order."""
+    """Map each linear layer but the output head to the two sizes of its matrix, in the model's order."""
     found = {}
     for name, tensor in tensors.items():
         module = name.removesuffix(".weight")
@@ -22,7 +22,7 @@ def list_linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, i
 
 
 def list_modules(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of all modules that have a weight, and of those that hold them."""
+    """List the names of all modules that have a weight, and of the modules that contain them."""
     found: dict[str, None] = {}
     for name in tensors:
         parts = name.split(".")[:-1]
@@ -31,12 +31,12 @@ def list_modules(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def count_lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:
-    """Parameters of a LoRA: ``rank * (in + out)`` for each adapted matrix (Hu et al. 2021, section 4.1)."""
+    """Count the parameters of a LoRA: ``rank * (in + out)`` for each matrix (Hu et al. 2021, section 4.1)."""
     return sum(of_module(block.rank_pattern, name, block.rank) * sum(modules[name]) for name in chosen)
 
 
 def count_parameters(tensors: Mapping[str, Tensor]) -> int:
-    """Numbers in all tensors; a tied output head is stored, and counted, once."""
+    """Count the numbers in all tensors; a tied output head is stored, and counted, once."""
     total = 0
     for tensor in tensors.values():
         size = 1

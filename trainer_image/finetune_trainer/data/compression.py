@@ -15,25 +15,37 @@ PEEK_BYTES = 1 << 16
 
 
 def damaged_file(name: str, what: str) -> Failure:
-    """The failure for a file that cannot be read as a whole."""
+    """Return the Failure for a file that cannot be read at all."""
     return Failure(Reason.DATASET_INVALID, f"{name} {what}", "spec.dataset.uri")
 
 
 class DecompressedFile(io.BufferedReader):
-    """What a compressed file holds; what its decompression raises says which file it is about."""
+    """Read a compressed file; errors of the decompression name the file."""
 
     def __init__(self, name: str, inner: BinaryIO, errors: tuple[type[Exception], ...]) -> None:
+        """Wrap a reader.
+
+        Args:
+            name: The file's name for messages.
+            inner: The reader that decompresses.
+            errors: What the reader raises for a damaged file.
+        """
         super().__init__(_Decompression(name, inner, errors), PEEK_BYTES)
 
 
 class _Decompression(io.RawIOBase):
+    """Turn the errors of a decompressing reader into a Failure that names the file."""
+
     def __init__(self, name: str, inner: BinaryIO, errors: tuple[type[Exception], ...]) -> None:
+        """Wrap a reader; the arguments are those of DecompressedFile."""
         self._name, self._inner, self._errors = name, inner, errors
 
     def readable(self) -> bool:
+        """Return True: this stream can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Read the next bytes into ``buffer``, and return their number."""
         try:
             piece = self._inner.read(len(buffer))
         except self._errors as error:
@@ -42,11 +54,13 @@ class _Decompression(io.RawIOBase):
         return len(piece)
 
     def close(self) -> None:
+        """Close the reader as well."""
         self._inner.close()
         super().close()
 
 
 def open_decompressed(file: DataFile) -> io.BufferedReader:
+    """Open a file, and decompress it if its first bytes are those of gzip or zstd."""
     stream = file.open()
     magic = stream.read(4)
     stream.seek(0)

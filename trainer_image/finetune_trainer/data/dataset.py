@@ -1,7 +1,4 @@
-"""The dataset as token sequences on disk, training rows and held-out rows apart, with counts of all that was made of the rows.
-
-Rows flow from file to file: neither they nor their tokens are ever held in memory as a whole.
-"""
+"""Prepare a dataset: tokenize it, split off the held-out rows, count and warn."""
 
 import random
 from dataclasses import dataclass, field
@@ -28,24 +25,24 @@ DEFAULT_FRACTION, DEFAULT_HELD_OUT = 0.1, 200
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence: token ids, and for each the label that the loss expects of it (``IGNORED`` for none)."""
+    """Hold one sequence: token ids, and the label of each that the loss expects (``IGNORED`` for none)."""
 
     input_ids: list[int]
     labels: list[int]
 
     @property
     def learned(self) -> int:
-        """How many tokens the loss looks at; the first has nothing before it."""
+        """Count the tokens that the loss uses; the first token has nothing before it."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 @dataclass(frozen=True)
 class Examples:
-    """All sequences of a run: ``train`` in a memory-mapped file, with the columns that TRL takes. ``digests`` are those of the files of rows, by
-    their names.
+    """Hold all sequences of a run.
 
-    ``held_out`` are at most ``evaluation.maxRows`` sequences as a language model sees them (of two answers the better one), and ``held_out_rows`` the
-    same with the columns of ``train``.
+    ``train`` is memory-mapped, with the columns of TRL. ``held_out`` are at most ``evaluation.maxRows`` sequences for a
+    language model (of two answers the better one), and ``held_out_rows`` the same rows with the columns of ``train``.
+    ``digests`` are those of the dataset's files, by name.
     """
 
     train: datasets.Dataset
@@ -55,14 +52,24 @@ class Examples:
     counts: Counts
     digests: list[tuple[str, str]]
     cache_key: str
-    """The key of all that decided the training sequences: rows, tokenizer, chat template, and what was to be made of them."""
+    """Hash of everything that determines the training sequences: rows, tokenizer, chat template, and request."""
     warnings: list[str] = field(default_factory=list)
     forgetting_text: list[Example] = field(default_factory=list)
-    """Those of the general text, where forgetting is measured."""
+    """Sequences of the text on which forgetting is measured."""
 
 
 def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenizer: Any, cache: Path) -> Examples:
-    """Read, check, tokenise and split the dataset; the sequences go below ``cache``, and are taken from there if they are there. Raises Failure."""
+    """Read, check, tokenize and split the dataset.
+
+    Args:
+        wanted: Which sequences to make.
+        inputs: The local files.
+        tokenizer: The model's tokenizer.
+        cache: Directory of the sequences; those that are there already are reused.
+
+    Raises:
+        Failure: DATASET_INVALID for bad rows, or if nothing can be learned.
+    """
     source = wanted.source
     reader = rows.make_reader(list_local_files(inputs.dataset), source, wanted.objective, inputs.dataset.uri)
     parts = [part for part in (inputs.dataset, inputs.validation) if part]
@@ -73,21 +80,24 @@ def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenize
     if not len(train.rows):
         raise Failure(
             Reason.DATASET_INVALID,
-            f"{source.uri} has no row that the loss can learn from ({_describe_counts(train.counts, wanted.max_length)})",
+            f"{source.uri} has no row that the loss can learn from "
+            f"({_describe_counts(train.counts, wanted.max_length)})",
             "spec.dataset.uri",
         )
     counts, warnings = train.counts, []
     counts.layout = reader.layout
     if inputs.validation is not None:
-        apart = token_cache.load_or_write_table(inputs.validation, digests[1], wanted, reader, tokenizer, cache, None)
-        learned, held_out, held_out_keys = train.rows, apart.rows, apart.keys
-        learned_keys = train.keys
-        if apart.counts.truncated or apart.counts.dropped or apart.counts.empty:
-            warnings.append(f"held-out data: {_describe_counts(apart.counts, wanted.max_length)}")
+        validation = token_cache.load_or_write_table(
+            inputs.validation, digests[1], wanted, reader, tokenizer, cache, None
+        )
+        learned, held_out, held_out_keys = train.rows, validation.rows, validation.row_hashes
+        learned_keys = train.row_hashes
+        if validation.counts.truncated or validation.counts.dropped or validation.counts.empty:
+            warnings.append(f"held-out data: {_describe_counts(validation.counts, wanted.max_length)}")
     else:
         chosen = _draw_held_out(len(train.rows), source.validation.fraction if source.validation else None, wanted.seed)
         learned, held_out = train.rows.select(numpy.flatnonzero(~chosen)), train.rows.select(numpy.flatnonzero(chosen))
-        learned_keys, held_out_keys = train.keys[~chosen], train.keys[chosen]
+        learned_keys, held_out_keys = train.row_hashes[~chosen], train.row_hashes[chosen]
     counts.sequences, counts.held_out = len(learned), len(held_out)
     counts.duplicates = len(learned_keys) - len(numpy.unique(learned_keys))
     counts.leaked = int(numpy.isin(held_out_keys, learned_keys).sum())
@@ -98,8 +108,8 @@ def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenize
     compared = [dict(row) for row in held_out.select(range(min(len(held_out), wanted.max_held_out)))]
     if len(held_out) > len(compared):
         warnings.append(
-            f"of {len(held_out)} held-out rows the first {len(compared)} are used: raise spec.evaluation.maxRows to use more, or lower "
-            "spec.dataset.validation.fraction to train on more"
+            f"of {len(held_out)} held-out rows the first {len(compared)} are used: "
+            "raise spec.evaluation.maxRows to use more, or lower spec.dataset.validation.fraction to train on more"
         )
     warnings += _list_warnings(counts, reader.layout, tokenizer, wanted)
     log.info(
@@ -125,13 +135,13 @@ def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenize
 
 
 def format_lengths(counts: Counts) -> str:
-    """How long the rows are, in one line: ``≤16: 3, ≤64: 40``."""
+    """Format the distribution of row lengths in one line: ``≤16: 3, ≤64: 40``."""
     names = [f"≤{end}" for end in LENGTHS] + [f">{LENGTHS[-1]}"]
     return ", ".join(f"{name}: {number}" for name, number in zip(names, counts.lengths, strict=True) if number)
 
 
 def _draw_held_out(number: int, fraction: float | None, seed: int) -> "numpy.ndarray[Any, numpy.dtype[numpy.bool_]]":
-    """Which sequences are held out, drawn by ``seed``; at least one to train on and one held out where there are two."""
+    """Draw the held-out sequences by ``seed``, at least one of two or more, and never all of them."""
     chosen = numpy.zeros(number, dtype=numpy.bool_)
     if number > 1:
         wanted = round(number * fraction) if fraction else min(round(number * DEFAULT_FRACTION), DEFAULT_HELD_OUT)
@@ -140,7 +150,7 @@ def _draw_held_out(number: int, fraction: float | None, seed: int) -> "numpy.nda
 
 
 def _count_tokens(table: datasets.Dataset) -> tuple[int, int]:
-    """How many tokens there are, and how many of them are learned."""
+    """Return how many tokens there are, and how many of them are learned."""
     total = learned = 0
     for some in table.with_format("arrow").iter(batch_size=1024):
         for name in some.column_names:
@@ -171,14 +181,15 @@ def _list_warnings(
         warnings.append("the tokenizer has no end-of-text token: the model does not learn where an answer ends")
     if counts.without_end and layout != "plain text":
         warnings.append(
-            f"{counts.without_end} of {counts.rows} rows do not end with the end-of-text token {tokenizer.eos_token!r}: the model may not learn where an "
-            "answer ends"
+            f"{counts.without_end} of {counts.rows} rows do not end with the end-of-text token {tokenizer.eos_token!r}: "
+            "the model may not learn where an answer ends"
         )
     if counts.duplicates:
         warnings.append(f"{counts.duplicates} of {counts.sequences} training rows are copies of another one")
     if counts.leaked:
         warnings.append(
-            f"{counts.leaked} of {counts.held_out} held-out rows are training rows too: the comparison with the base flatters the adapter"
+            f"{counts.leaked} of {counts.held_out} held-out rows are training rows too: "
+            "the comparison with the base flatters the adapter"
         )
     if wanted.source.format == "auto" and wanted.source.template is None:
         warnings.append(f"spec.dataset.format auto: the dataset is taken as {layout}")
@@ -190,6 +201,6 @@ def _describe_counts(counts: Counts, max_length: int) -> str:
         (counts.truncated, f"cut to maxLength {max_length} ({counts.cut_tokens} tokens cut off)"),
         (counts.dropped, "left out because nothing was left to learn from"),
         (counts.empty, "left out because they are empty"),
-        (counts.whole_conversation, "learned whole because the chat template does not tell the turns apart"),
+        (counts.whole_conversation, "learned whole because the chat template does not tell the turns validation"),
     ]
     return f"of {counts.rows} rows: " + ", ".join(f"{number} {what}" for number, what in parts if number)

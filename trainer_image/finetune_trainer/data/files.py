@@ -1,4 +1,7 @@
-"""A dataset file made into rows, each with its location: compression and kind are told from the content, with the name as a hint. Holds no file in memory."""
+"""Read the rows of a dataset file, each with its location, without the file in memory.
+
+The format is detected from the content, with the file's name as a hint.
+"""
 
 import csv
 import io
@@ -16,13 +19,13 @@ FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "text"]
 Row = dict[str, Any]
 CHUNK_CHARACTERS = 1 << 16
 MAX_ROW_CHARACTERS = 64 * 1024 * 1024
-"""No row of a JSON array is longer than so many characters; what is, lacks its end."""
+"""The longest row of a JSON array; an element without an end within it is treated as incomplete."""
 PARQUET_BATCH_ROWS = 256
 
 
 @dataclass(frozen=True)
 class FileRow:
-    """One row of a file, or what is wrong with it. ``location`` is for messages: file and line, or file and row."""
+    """Hold one row of a file, or the problem with it. ``location`` names file and line, or file and row."""
 
     location: str
     row: Row | None = None
@@ -31,13 +34,21 @@ class FileRow:
 
 @lru_cache(maxsize=64)
 def detect_format(file: DataFile) -> FileFormat:
-    """What kind of file it is, looked at once. Raises Failure for a damaged one."""
+    """Detect the format of a file; the result is cached.
+
+    Raises:
+        Failure: The file is damaged.
+    """
     with compression.open_decompressed(file) as stream:
         return _detect(_peek(stream), file.name)
 
 
 def read_rows(file: DataFile) -> Iterator[FileRow]:
-    """The rows of a file that is no plain text, good and bad. Raises Failure for a file that is damaged as a whole."""
+    """Read the rows of a file that is not plain text, valid and invalid ones.
+
+    Raises:
+        Failure: The whole file is damaged.
+    """
     with compression.open_decompressed(file) as stream:
         match _detect(_peek(stream), file.name):
             case "parquet":
@@ -53,7 +64,11 @@ def read_rows(file: DataFile) -> Iterator[FileRow]:
 
 
 def read_text(file: DataFile, size: int = CHUNK_CHARACTERS) -> Iterator[str]:
-    """Plain text in pieces of about ``size`` characters that end at a line's end. Raises Failure for what is no UTF-8."""
+    """Read plain text in pieces of about ``size`` characters that end with a line.
+
+    Raises:
+        Failure: The text is not UTF-8.
+    """
     with (
         compression.open_decompressed(file) as stream,
         io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text,
@@ -77,7 +92,7 @@ def read_text(file: DataFile, size: int = CHUNK_CHARACTERS) -> Iterator[str]:
 
 
 def _peek(stream: io.BufferedReader) -> bytes:
-    """The first bytes, which stay to be read."""
+    """Return the first bytes without consuming them."""
     return stream.peek(compression.PEEK_BYTES)
 
 
@@ -129,7 +144,7 @@ def _json_lines(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
 
 
 def _json_array(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
-    """The elements of a top-level array, decoded one after another as the file is read."""
+    """Decode the elements of a top-level array one after another while the file is read."""
     decoder, line = json.JSONDecoder(), 1
     with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
         buffer, size, at = _read_more(text, name, CHUNK_CHARACTERS), CHUNK_CHARACTERS, 0
@@ -146,7 +161,7 @@ def _json_array(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
             try:
                 value, end = decoder.raw_decode(buffer, at)
             except ValueError as error:
-                # what is read grows with what is held, so that a long row is not decoded over and over
+                # read as much again as is buffered, so that a long row is not decoded too often
                 more = _read_more(text, name, size) if len(buffer) - at <= MAX_ROW_CHARACTERS else ""
                 if not more:
                     what = buffer[at : at + 200]
@@ -223,6 +238,6 @@ def _parquet(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
 
 
 def quote(content: bytes) -> str:
-    """The beginning of what was found, for a message."""
+    """Quote the beginning of a content for a message."""
     text = content.decode("utf-8", errors="replace").strip()
     return repr(text if len(text) <= 60 else text[:59] + "…")

@@ -1,4 +1,4 @@
-"""Convert one row of each dataset format to the columns that training uses, or say what is wrong with it."""
+"""Convert a row of each dataset format to the columns that training uses, or return its problem."""
 
 import json
 from collections.abc import Callable
@@ -14,12 +14,13 @@ Message = dict[str, Any]
 
 
 class RowError(str):
-    """What is wrong with a row: a text, told apart from the texts of rows."""
+    """Describe the problem with a row; a subclass of str tells it from the texts of rows."""
 
     __slots__ = ()
 
 
 def read_text_column(row: Row, name: str) -> str:
+    """Return the text of a column."""
     if name not in row:
         return RowError(f"has no column {name!r}; found columns: {column_names(row)}")
     if not isinstance(row[name], str):
@@ -28,7 +29,7 @@ def read_text_column(row: Row, name: str) -> str:
 
 
 def _read_turns(row: Row, name: str) -> list[Message] | RowError:
-    """A column of chat messages, in which the fields that are null are left out: parquet gives each message the fields of all."""
+    """Return the chat messages of a column without their null fields, which parquet adds."""
     if name not in row:
         return RowError(f"has no column {name!r}; found columns: {column_names(row)}")
     found = _parse_json_list(row[name])
@@ -48,6 +49,7 @@ def _read_turns(row: Row, name: str) -> list[Message] | RowError:
 
 
 def read_messages(row: Row, columns: Columns) -> Row | RowError | None:
+    """Convert a row of chat messages; None if the assistant says nothing."""
     turns = _read_turns(row, columns.messages)
     if isinstance(turns, RowError):
         return turns
@@ -73,6 +75,7 @@ def _read_tools(row: Row, name: str) -> list[Any] | RowError | None:
 
 
 def read_instruction(row: Row, columns: Columns) -> Row | RowError | None:
+    """Convert a row with an instruction, an optional input, and an answer; None if the answer is empty."""
     instruction, answer = read_text_column(row, columns.instruction), read_text_column(row, answer_column(row, columns))
     if wrong := _first_error(instruction, answer):
         return wrong
@@ -84,12 +87,12 @@ def read_instruction(row: Row, columns: Columns) -> Row | RowError | None:
 
 
 def answer_column(row: Row, columns: Columns) -> str:
-    """The name of the answer's column: Alpaca's, unless only Dolly's is there."""
+    """Return the name of the answer's column: ``output`` (Alpaca), or ``response`` (Dolly)."""
     return columns.output or ("response" if "response" in row and "output" not in row else "output")
 
 
 def read_prompt_completion(row: Row, columns: Columns, *, labelled: bool) -> Row | RowError | None:
-    """A prompt and its completion: two texts, or two lists of messages."""
+    """Convert a prompt and its completion, as two texts or two lists of messages; None if it is empty."""
     chat = isinstance(row.get(columns.completion), list)
     prompt: Any = _read_turns(row, columns.prompt) if chat else read_text_column(row, columns.prompt)
     completion: Any = _read_turns(row, columns.completion) if chat else read_text_column(row, columns.completion)
@@ -115,7 +118,10 @@ def _read_label(row: Row, name: str) -> bool | RowError:
 
 
 def read_preference(row: Row, columns: Columns) -> Row | RowError | None:
-    """A prompt with a better and a worse answer, as texts or as messages; what both answers begin with is the prompt where there is none of its own."""
+    """Convert a prompt with a better and a worse answer; None if they are equal or empty.
+
+    If there is no prompt, it is what both answers have in common at their start.
+    """
     chat = isinstance(_parse_json_list(row.get(columns.chosen)), list)
     read: Callable[[Row, str], Any] = _read_turns if chat else read_text_column
     chosen, rejected = read(row, columns.chosen), read(row, columns.rejected)
@@ -153,7 +159,7 @@ def read_preference(row: Row, columns: Columns) -> Row | RowError | None:
 
 
 def _split_common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """What two texts begin with, up to the last whole word, and the rest of each."""
+    """Return what two texts share at their start, up to the last whole word, and the rest of each."""
     same = next(
         (n for n, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), min(len(chosen), len(rejected))
     )
@@ -169,7 +175,7 @@ def _is_nonempty(answer: str | list[Message]) -> bool:
 
 
 def _parse_json_list(value: Any) -> Any:
-    """A list that a file of texts, such as CSV, holds as JSON."""
+    """Parse a list that is stored as JSON, as in CSV files; return any other value as it is."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return json.loads(value)
@@ -183,6 +189,7 @@ def _first_error(*values: Any) -> RowError | None:
 
 
 def column_names(row: Row) -> str:
+    """Return the names of the first columns, for a message."""
     return ", ".join(list(row)[:20]) or "none"
 
 

@@ -1,4 +1,7 @@
-"""The rows of a dataset: what format they have, and what is wrong with them. Needs no tokenizer, so that the preflight can ask too."""
+"""Detect the format of a dataset and read its rows, with their problems.
+
+It needs no tokenizer, because the preflight uses it too.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,14 +18,14 @@ from finetune_trainer.runtime.failures import Failure
 
 Layout = Literal["plain text", "text", "promptCompletion", "messages", "instruction", "preference"]
 MAX_NAMED_ROWS = 5
-"""So many bad rows are named in a message."""
+"""How many bad rows a message names."""
 PAIRED_OBJECTIVES = ("dpo", "orpo", "reward")
 """Objectives that learn from a better and a worse answer."""
 
 
 @dataclass
 class Findings:
-    """What reading the rows brought: how many there were, and what is wrong with which."""
+    """Count the rows that were read, and the bad and the empty ones among them."""
 
     rows: int = 0
     bad: int = 0
@@ -30,7 +33,7 @@ class Findings:
     shown: list[str] = field(default_factory=list)
 
     def add(self, location: str, text: str) -> None:
-        """Note one bad row."""
+        """Add one bad row."""
         self.bad += 1
         if len(self.shown) < MAX_NAMED_ROWS:
             self.shown.append(f"{location}: {text}")
@@ -38,7 +41,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Reader:
-    """How the rows of a dataset are read: what they are, and the names that their columns have."""
+    """Read the rows of a dataset with a known format and known column names."""
 
     layout: Layout
     columns: Columns
@@ -46,12 +49,12 @@ class Reader:
     render: Callable[[row_formats.Row], row_formats.Row | str] | None = None
 
     def read(self, found: Iterable[FileRow], findings: Findings) -> Iterator[row_formats.Row]:
-        """The good rows, under the columns' usual names, while ``findings`` takes down the bad ones and the empty ones."""
+        """Yield the good rows with the standard column names, and count all rows in ``findings``."""
         for item in found:
             findings.rows += 1
-            row = self.canonical(item)
+            row = self.normalize(item)
             if isinstance(row, dict) and _has_surrogate(row):
-                row = "has half of a character that takes two (a lone surrogate such as \\ud83d): it was cut in the middle"
+                row = "has half of a character (a lone surrogate such as \\ud83d): its text was cut in the middle"
             if isinstance(row, str):
                 findings.add(item.location, row)
             elif row is None:
@@ -59,8 +62,8 @@ class Reader:
             else:
                 yield row
 
-    def canonical(self, item: FileRow) -> row_formats.Row | str | None:
-        """The row under the columns' usual names; what is wrong with it, as a text; or None where nothing can be learned from it."""
+    def normalize(self, item: FileRow) -> row_formats.Row | str | None:
+        """Return a row with the standard column names, its problem as a text, or None if it is empty."""
         if item.row is None:
             return item.problem
         row: row_formats.Row | str = self.render(item.row) if self.render else item.row
@@ -80,9 +83,10 @@ class Reader:
 
 
 def make_reader(files: list[DataFile], source: DatasetSource, objective: Objective, uri: str) -> Reader:
-    """How these files are to be read, within what ``spec.dataset.format`` allows, or told from the first row.
+    """Detect how the files are to be read, within what ``spec.dataset.format`` allows.
 
-    Raises Failure: DATASET_INVALID for files without a row and for rows of which nothing can be made, SPEC_INVALID for a wrong template.
+    Raises:
+        Failure: DATASET_INVALID for files without rows or in the wrong format, SPEC_INVALID for a wrong template.
     """
     render = make_renderer(source.template) if source.template else None
     file = next((one for one in files if _has_content(one)), None)
@@ -101,13 +105,14 @@ def make_reader(files: list[DataFile], source: DatasetSource, objective: Objecti
     if layout == "plain text" and (other := next((one for one in files if detect_format(one) != "text"), None)):
         raise _invalid(
             "uri",
-            f"{file.name} is plain text, but {other.name} is {detect_format(other)}: all files of {uri} must be of one kind",
+            f"{file.name} is plain text, but {other.name} is {detect_format(other)}: "
+            f"all files of {uri} must be of one kind",
         )
     if layout != "plain text" and detect_format(file) == "text":
         raise _invalid(
             "uri",
-            f"{file.name} must be jsonl, json, csv or parquet for {layout if source.template is None else 'a template'}, but it is plain text: "
-            f"its first line is {_first_line(file)}",
+            f"{file.name} must be jsonl, json, csv or parquet for {layout if source.template is None else 'a template'}, "
+            f"but it is plain text: its first line is {_first_line(file)}",
         )
     _check_objective(layout, objective)
     return Reader(layout, source.columns if render is None else Columns(label=source.columns.label), objective, render)
@@ -145,34 +150,42 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
         return "preference"
     raise _invalid(
         "columns",
-        f"{first.location} of {uri} has the columns {row_formats.column_names(row)}; expected {columns.messages} (chat messages), {columns.prompt} and "
-        f"{columns.completion}, {columns.instruction} and output or response, {columns.chosen} and {columns.rejected}, or {columns.text}: rename them, "
+        f"{first.location} of {uri} has the columns {row_formats.column_names(row)}; "
+        f"expected {columns.messages} (chat messages), {columns.prompt} and {columns.completion}, {columns.instruction} and "
+        f"output or response, {columns.chosen} and {columns.rejected}, or {columns.text}: rename them, "
         "name yours in spec.dataset.columns, or make a text of them with spec.dataset.template",
     )
 
 
 def _check_objective(layout: Layout, objective: Objective) -> None:
-    """Raise Failure where the objective cannot learn from such rows."""
+    """Check that the objective can learn from such rows.
+
+    Raises:
+        Failure: DATASET_INVALID if it cannot.
+    """
     if objective in PAIRED_OBJECTIVES and layout != "preference":
         raise _invalid(
             "format",
-            f"objective {objective} learns from a better and a worse answer (columns prompt, chosen and rejected), but the dataset is taken as {layout}",
+            f"objective {objective} learns from a better and a worse answer (columns prompt, chosen and rejected), "
+            f"but the dataset is taken as {layout}",
         )
     if objective == "kto" and layout != "promptCompletion":
         raise _invalid(
             "format",
-            f"objective kto learns from prompts, completions and a label that says whether the completion is wanted, but the dataset is taken as {layout}",
+            f"objective kto learns from prompts, completions and a label that says whether the completion is "
+            f"wanted, but the dataset is taken as {layout}",
         )
     if objective == "sft" and layout == "preference":
         raise _invalid(
             "format",
-            "the dataset has a better and a worse answer in each row, of which objective sft makes nothing: set spec.objective to dpo, orpo or reward, or "
-            "name the better answer's column as completion in spec.dataset.columns",
+            "the dataset has a better and a worse answer in each row, which objective sft cannot use: "
+            "set spec.objective to dpo, orpo or reward, or name the better answer's column as completion in "
+            "spec.dataset.columns",
         )
 
 
 def _has_surrogate(value: Any) -> bool:
-    """Whether a text in it is no Unicode text, which no tokenizer takes."""
+    """Return whether a text in a value has a lone surrogate, which no tokenizer accepts."""
     if isinstance(value, str):
         return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, dict):
@@ -181,12 +194,16 @@ def _has_surrogate(value: Any) -> bool:
 
 
 def is_chat(row: row_formats.Row) -> bool:
-    """Whether a row is made of messages, of which only a chat template can make a text."""
+    """Return whether a row has messages, which need a chat template."""
     return any(isinstance(row.get(name), list) for name in ("messages", "completion", "chosen"))
 
 
 def refuse_bad_rows(findings: Findings, layout: Layout, uri: str) -> None:
-    """Raise Failure(DATASET_INVALID) if there are bad rows, or no good one."""
+    """Check that there are good rows and no bad ones.
+
+    Raises:
+        Failure: DATASET_INVALID otherwise.
+    """
     if findings.bad:
         more = f"; {findings.bad - len(findings.shown)} more" if findings.bad > len(findings.shown) else ""
         raise _invalid(

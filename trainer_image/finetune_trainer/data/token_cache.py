@@ -1,4 +1,7 @@
-"""Write the token sequences of a dataset to disk, or take them from there if an earlier attempt wrote them."""
+"""Write the token sequences of a dataset to disk, and reuse those of an earlier attempt.
+
+Rows are streamed: neither they nor their tokens are in memory all at once.
+"""
 
 import hashlib
 import json
@@ -25,7 +28,7 @@ from finetune_trainer.data.tokens import Encoder, TokenizedRow, batched
 from finetune_trainer.runtime.logs import log
 
 CACHE_VERSION = 1
-"""Part of the cache's key: raised when the same rows would become other sequences."""
+"""Part of the cache's key; raise it if the same rows would become other sequences."""
 
 
 TOKENS_FILE = "tokens.arrow"
@@ -42,7 +45,7 @@ TOKEN_IDS = pyarrow.list_(pyarrow.int32())
 
 @dataclass(frozen=True)
 class DatasetRequest:
-    """What is to be made of the rows."""
+    """Describe which sequences are made from the rows."""
 
     source: DatasetSource
     objective: Objective
@@ -53,11 +56,11 @@ class DatasetRequest:
 
 @dataclass(frozen=True)
 class TokenTable:
-    """The sequences of one part of the data, and a hash of the row that each comes from."""
+    """Hold the sequences of a split, and the hash of the row of each."""
 
     key: str
     rows: datasets.Dataset
-    keys: "numpy.ndarray[Any, numpy.dtype[numpy.int64]]"
+    row_hashes: "numpy.ndarray[Any, numpy.dtype[numpy.int64]]"
     counts: Counts
 
 
@@ -68,43 +71,47 @@ def load_or_write_table(
     reader: rows_module.Reader,
     tokenizer: Any,
     cache: Path,
-    most: int | None,
+    max_rows: int | None,
 ) -> TokenTable:
-    """The sequences of a part, from the cache if they were made before. Raises Failure(DATASET_INVALID) for bad rows."""
-    key = _cache_key(digests, wanted, tokenizer, most)
+    """Return the sequences of a split, from the cache if they are there.
+
+    Raises:
+        Failure: DATASET_INVALID for bad rows.
+    """
+    key = _cache_key(digests, wanted, tokenizer, max_rows)
     directory = cache / key
     if not directory.is_dir():
         partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            write_table(data, wanted, reader, tokenizer, partial, most)
+            write_table(data, wanted, reader, tokenizer, partial, max_rows)
             partial.rename(directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     else:
-        log.info("the sequences of %s were made before: taken from %s", data.uri, directory)
+        log.info("reusing the sequences of %s in %s", data.uri, directory)
     counts = Counts.model_validate_json((directory / COUNTS_FILE).read_bytes())
     table = datasets.Dataset.from_file(str(directory / TOKENS_FILE))
     return TokenTable(key, table, numpy.load(directory / HASHES_FILE), counts)
 
 
-def _cache_key(digests: list[tuple[str, str]], wanted: DatasetRequest, tokenizer: Any, most: int | None) -> str:
-    """A name for all that decides the sequences: the rows, the tokenizer, and what is to be made of them."""
-    decisive = {
+def _cache_key(digests: list[tuple[str, str]], wanted: DatasetRequest, tokenizer: Any, max_rows: int | None) -> str:
+    """Hash everything that determines the sequences: the rows, the tokenizer, and the request."""
+    components = {
         "version": CACHE_VERSION,
-        "files": [digest for _, digest in digests],  # wherever they lie
+        "files": [digest for _, digest in digests],  # their location does not matter
         "source": wanted.source.model_dump(mode="json", include={"format", "columns", "template"}),
         "objective": wanted.objective,
         "max_length": wanted.max_length,
-        "most": most,
+        "most": max_rows,
         "template": tokenizer.chat_template,
         "end": tokenizer.eos_token_id,
         "tokenizer": tokenizer.backend_tokenizer.to_str()
         if tokenizer.is_fast
         else [type(tokenizer).__name__, tokenizer.get_vocab()],
     }
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write_table(
@@ -113,17 +120,23 @@ def write_table(
     reader: rows_module.Reader,
     tokenizer: Any,
     directory: Path,
-    most: int | None,
+    max_rows: int | None,
 ) -> None:
-    """Write sequences, hashes of their rows, and counts. Raises Failure."""
+    """Write the sequences, the hashes of their rows, and the counts.
+
+    Raises:
+        Failure: DATASET_INVALID for bad rows.
+    """
     counts, keys = Counts(), array("q")
     encoder = Encoder(tokenizer, reader.layout, wanted.max_length, counts)
     plain = reader.layout == "plain text"
     found = (
-        islice(_tokenize_text(data, encoder), most) if plain else _tokenize_rows(data, reader, encoder, counts, most)
+        islice(_tokenize_text(data, encoder), max_rows)
+        if plain
+        else _tokenize_rows(data, reader, encoder, counts, max_rows)
     )
 
-    def kept() -> Iterator[TokenizedRow]:
+    def collect() -> Iterator[TokenizedRow]:
         for key, sequence in found:
             keys.append(key)
             yield sequence
@@ -131,7 +144,7 @@ def write_table(
     with pyarrow.OSFile(str(directory / TOKENS_FILE), "wb") as sink:
         schema = _schema(reader)
         with pyarrow.ipc.new_stream(sink, schema) as writer:
-            for some in batched(kept(), 256):
+            for some in batched(collect(), 256):
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(some, schema))
     numpy.save(
         directory / HASHES_FILE, numpy.frombuffer(keys, dtype=numpy.int64) if keys else numpy.zeros(0, numpy.int64)
@@ -148,17 +161,17 @@ def _schema(reader: rows_module.Reader) -> pyarrow.Schema:
 
 
 def _tokenize_rows(
-    data: LocalData, reader: rows_module.Reader, encoder: Encoder, counts: Counts, most: int | None
+    data: LocalData, reader: rows_module.Reader, encoder: Encoder, counts: Counts, max_rows: int | None
 ) -> Iterator[tuple[int, TokenizedRow]]:
     findings = rows_module.Findings()
     found = chain.from_iterable(files.read_rows(file) for file in list_local_files(data))
 
-    def good() -> Iterator[row_formats.Row]:
+    def good_rows() -> Iterator[row_formats.Row]:
         for row in reader.read(found, findings):
-            if not findings.bad:  # rows are only counted from then on: nothing will be trained
+            if not findings.bad:  # after a bad row the others are only counted: nothing will be trained
                 yield row
 
-    for row, sequence in encoder.encode(islice(good(), most)):
+    for row, sequence in encoder.encode(islice(good_rows(), max_rows)):
         counts.rows, counts.empty = findings.rows, findings.empty
         yield _hash(json.dumps(row, sort_keys=True, default=str)), sequence
     counts.rows, counts.empty = findings.rows, findings.empty
@@ -167,7 +180,7 @@ def _tokenize_rows(
 
 def _tokenize_text(data: LocalData, encoder: Encoder) -> Iterator[tuple[int, TokenizedRow]]:
     text = chain.from_iterable(files.read_text(file) for file in list_local_files(data))
-    for sequence in encoder.blocks(text):
+    for sequence in encoder.encode_text(text):
         yield _hash(json.dumps(sequence["input_ids"])), sequence
 
 

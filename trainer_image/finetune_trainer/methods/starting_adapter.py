@@ -23,12 +23,12 @@ from finetune_trainer.runtime.settings import Settings
 
 FIELD = "spec.model.adapter"
 PEFT_TYPES = {
-    "lora": "LORA", "qlora": "LORA", "dora": "LORA", "ia3": "IA3", "vera": "VERA", "loha": "LOHA", "lokr": "LOKR", "oft": "OFT",
-    "miss": "MISS", "promptTuning": "PROMPT_TUNING", "prefixTuning": "PREFIX_TUNING", "bottleneck": "BOTTLENECK",
+    "lora": "LORA", "qlora": "LORA", "dora": "LORA", "ia3": "IA3", "vera": "VERA", "loha": "LOHA", "lokr": "LOKR",
+    "oft": "OFT", "miss": "MISS", "promptTuning": "PROMPT_TUNING", "prefixTuning": "PREFIX_TUNING", "bottleneck": "BOTTLENECK",
 }  # fmt: skip
 CONFIG_KEYS_TO_MATCH = (
-    "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "oft_block_size", "coft", "block_share",
-    "decompose_both", "decompose_factor", "projection_prng_key", "num_virtual_tokens",
+    "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "oft_block_size", "coft",
+    "block_share", "decompose_both", "decompose_factor", "projection_prng_key", "num_virtual_tokens",
 )  # fmt: skip
 """Options that must be equal for the same weights to mean the same update."""
 

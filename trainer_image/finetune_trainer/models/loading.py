@@ -18,8 +18,8 @@ from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 
 TOKENIZER_FILES = (
-    "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model", "chat_template",
-    "generation_config.json",
+    "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model",
+    "chat_template", "generation_config.json",
 )  # fmt: skip
 """Prefixes of the names of a tokenizer's files."""
 

@@ -24,7 +24,7 @@ def check_remote_code(config: dict[str, Any], model: ModelSource) -> None:
         Reason.MODEL_UNSUPPORTED,
         f"the model brings code of its own ({', '.join(names)[:200]}), which is not run, and transformers "
         f"{transformers_tables.version()} has none for models of type {model_type!r}: choose a model that "
-        f"transformers knows, or, if you trust whoever can change {model.uri}, set it to true, which the cluster's administrator "
-        "has to allow (chart value trainer.allowRemoteCode)",
+        f"transformers knows, or, if you trust whoever can change {model.uri}, set it to true, "
+        "which the cluster's administrator has to allow (chart value trainer.allowRemoteCode)",
         FIELD,
     )

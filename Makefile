@@ -7,7 +7,7 @@ export PATH := $(UV_DIR)/bin:$(PATH)
 RUN := uv run --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test lint types check generate bench bench-trainer sync uv
+.PHONY: help demo demo-down test test-fast test-all lint types check generate bench bench-trainer sync uv
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -18,8 +18,14 @@ demo: sync ## from one YAML to a tuned adapter that answers in vLLM (needs root)
 demo-down: sync ## take away everything that the demo made
 	@$(RUN) python -m devcluster.demo down
 
-test: check ## install what is needed, then all checks and all tests, the fast ones first (the node's tests need root)
-	$(RUN) python -m pytest
+test: check ## all checks, then all tests that a change must pass (the node's need root)
+	$(RUN) python -m tools.run_tests
+
+test-fast: sync ## the tests without torch and without a cluster: under a minute
+	$(RUN) python -m tools.run_tests --tiers unit
+
+test-all: check ## also the exhaustive matrices; writes the result to docs/tests.md
+	$(RUN) python -m tools.run_tests --all
 
 check: lint types ## the checks that run nothing: format, lint, types, import rules, generated files
 	$(RUN) lint-imports
@@ -31,7 +37,6 @@ lint: sync ## format and lint
 
 types: sync ## type check
 	$(RUN) mypy
-	$(RUN) mypy --package tools
 
 generate: sync ## write what is generated: CRDs, the chart's values and schema, the reference pages
 	$(RUN) python -m tools.generate

@@ -1,12 +1,14 @@
-"""Real clusters for every test that asks for one: started on first use, shared by the whole session, taken down at its end.
+"""Tiers of tests, and real clusters: started on first use, shared by the session, taken down at its end.
 
-`FINETUNE_TEST_CLUSTER=name[,name]` lends running clusters of these names instead and leaves them up; each is used where its mode fits.
+`FINETUNE_TEST_CLUSTER=name[,name]` lends running clusters of these names and leaves them up; each is used where its
+mode fits.
 """
 
 import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,29 +18,34 @@ import pytest
 from devcluster import cluster
 from devcluster.cluster import Cluster
 from devcluster.settings import Mode
+from tests import tiers
 
 NAME = "test-{mode}-{pid}"
 
 
-SPEED = ("cluster", "node", "slow")
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """Asked to stop, the session ends as by Ctrl-C: what its tests have started is ended first.
+    """Prepare the session: SIGTERM ends it as Ctrl-C does, and its temporary files are removed.
 
-    What killed processes leave among the temporary files goes with the session; pytest's own directories stay where they are, to be looked at.
+    pytest's own directories stay, to be looked at. A session of the unit tier cannot import torch.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="finetune-")
+    if config.option.markexpr == "unit":
+        sys.meta_path.insert(0, tiers.NoTorch())
     config.add_cleanup(lambda: shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without unit tests when only these run: importing the files would import torch."""
+    return True if config.option.markexpr == "unit" and not tiers.may_have_unit_tests(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast tests first, so that a failure shows early; within a group the order stays."""
-    items.sort(
-        key=lambda item: max((SPEED.index(mark) + 1 for mark in SPEED if item.get_closest_marker(mark)), default=0)
-    )
+    """Give each test its tier, and run the cheap tiers first, so that a failure shows early."""
+    for item in items:
+        tiers.assign(item)
+    items.sort(key=tiers.order)
 
 
 def _clusters(mode: Mode, *, gpus: int = 2, nodes: int = 10) -> Iterator[Cluster]:

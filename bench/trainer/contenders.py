@@ -63,7 +63,7 @@ class _Clock(Reporter):
         super().__init__(None, Path())
         self.seen: dict[int, tuple[float, float]] = {}
 
-    def report(self, report: ProgressReport) -> None:
+    def submit(self, report: ProgressReport) -> None:
         self.seen.setdefault(report.progress.step, _now())
 
 

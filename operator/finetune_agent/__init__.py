@@ -1,5 +1,5 @@
-"""The sidecar in inference pods: it fetches adapters, checks them, loads them into the engine, proves them, and is the pod's gate.
+"""Run in inference pods as a sidecar: download adapters, check and load them, prove their answers, and gate the pod.
 
-It has no Kubernetes permissions: what is wanted comes as a mounted file, what was found goes out over HTTP, and all work goes on while
-the operator is down.
+The agent has no Kubernetes permissions and must know nothing of the operator or the trainer: a mounted file says what to
+serve, reports go out over HTTP, and everything goes on while the operator is down.
 """

@@ -1,4 +1,4 @@
-"""``python -m finetune_agent``: the agent in its container. The environment is read here, and nowhere else."""
+"""Start the agent in its container (``python -m finetune_agent``). Only this file reads the environment."""
 
 import asyncio
 import logging
@@ -7,34 +7,38 @@ import time
 
 import uvicorn
 
-from finetune_agent import loop, report
-from finetune_agent.agent import new_agent
-from finetune_agent.server import application
+from finetune_agent.agent import Agent
+from finetune_agent.loop import run_loop
+from finetune_agent.reporting import send_reports
+from finetune_agent.server import build_application
 from finetune_agent.settings import Settings
 
 log = logging.getLogger("finetune_agent")
 
 
-def settings_of(environment: dict[str, str]) -> Settings:
-    """The settings from environment variables: POD_NAME, FINETUNE_REPORT_URL, FINETUNE_AGENT_PORT. Raises SystemExit with what is missing."""
+def read_settings(environment: dict[str, str]) -> Settings:
+    """Read the settings from POD_NAME, FINETUNE_REPORT_URL and FINETUNE_AGENT_PORT.
+
+    Raises:
+        SystemExit: If POD_NAME is missing.
+    """
     pod = environment.get("POD_NAME")
     if not pod:
         raise SystemExit("POD_NAME must be set to the pod's name (env valueFrom fieldRef metadata.name)")
-    plain = Settings(pod=pod)
     return Settings(
         pod=pod,
         report_url=environment.get("FINETUNE_REPORT_URL") or None,
-        port=int(environment.get("FINETUNE_AGENT_PORT", plain.port)),
+        port=int(environment.get("FINETUNE_AGENT_PORT", Settings.port)),
     )
 
 
 async def serve(settings: Settings) -> None:
-    """Run loop, reports and probes until SIGTERM."""
-    agent = new_agent(settings)
+    """Run the loop, the reports and the probes until SIGTERM."""
+    agent = Agent(settings)
     agent.heartbeat = time.monotonic()
     server = uvicorn.Server(
         uvicorn.Config(
-            application(agent),
+            build_application(agent),
             host=settings.host,
             port=settings.port,
             log_config=None,
@@ -42,15 +46,15 @@ async def serve(settings: Settings) -> None:
             lifespan="off",
         )
     )
-    tasks = [asyncio.create_task(loop.run(agent)), asyncio.create_task(report.run(agent))]
+    tasks = [asyncio.create_task(run_loop(agent)), asyncio.create_task(send_reports(agent))]
     try:
         await server.serve()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if agent.engine is not None:
-            await agent.engine.close()
+        if agent.driver is not None:
+            await agent.driver.close()
 
 
 def main() -> None:
@@ -59,7 +63,7 @@ def main() -> None:
         level=os.environ.get("FINETUNE_LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    asyncio.run(serve(settings_of(dict(os.environ))))
+    asyncio.run(serve(read_settings(dict(os.environ))))
 
 
 if __name__ == "__main__":

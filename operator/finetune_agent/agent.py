@@ -1,69 +1,89 @@
-"""The agent as a whole: its settings, its memory, the engine, and what runs at the moment. The steps are in loop.py and work.py."""
+"""Hold one running agent: its settings, its memory, and the engine that it drives. It decides nothing."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from finetune_agent.desired import DesiredFile
-from finetune_agent.engines import Engine, EngineView, open_engine
-from finetune_agent.readiness import Readiness, readiness
+from finetune_agent.readiness import Readiness, judge_readiness
 from finetune_agent.settings import Settings
 from finetune_agent.state import Memory
+from finetune_api.engines import EngineName
 from finetune_api.messages import DesiredState
+from finetune_engines import ENGINES
+from finetune_engines.base import Driver, EngineState
 
-API_KEY = "API_KEY"  # the key of the Secret that spec.target.apiKeySecretRef names
+API_KEY = "API_KEY"
+"""Key of the Secret that ``spec.target.apiKeySecretRef`` names."""
 
 
 @dataclass
 class Agent:
-    """One running agent. ``wake`` ends the pause between two ticks, ``changed`` that between two reports.
+    """One running agent. All times are monotonic seconds.
 
-    ``seen_at`` is when the engine was asked for ``view``, ``acted_at`` when a served name's last action ended (monotonic seconds): a
-    view from before an action says nothing about what it did.
+    Attributes:
+        settings: Paths, ports and patience.
+        memory: What the agent remembers from one tick to the next.
+        driver: Connection to the engine, once the desired state names one.
+        connection: Engine, URL and API key of ``driver``.
+        engine_state: What the engine serves; None while it does not answer.
+        inspected_at: When the engine was asked for ``engine_state``.
+        restored: The versions on the volume were found again.
+        tasks: The running action of each served name.
+        acted_at: When the last action for a served name ended. An older ``engine_state`` does not show its effect.
+        wake: Ends the pause between two ticks.
+        report_due: Ends the pause between two reports.
+        downloads: Threads for what blocks.
+        heartbeat: When the last tick ended.
     """
 
     settings: Settings
-    desired_file: DesiredFile
     memory: Memory = field(default_factory=Memory)
-    engine: Engine | None = None
-    engine_key: tuple[str, str, str | None] | None = None
-    view: EngineView | None = None
-    seen_at: float = 0.0
+    driver: Driver | None = None
+    connection: tuple[EngineName, str, str | None] | None = None
+    engine_state: EngineState | None = None
+    inspected_at: float = 0.0
+    restored: bool = False
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     acted_at: dict[str, float] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    report_due: asyncio.Event = field(default_factory=asyncio.Event)
     downloads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=2, thread_name_prefix="download")
     )
     heartbeat: float = 0.0
+    desired_file: DesiredFile = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.desired_file = DesiredFile(self.settings.desired_file)
 
     @property
     def desired(self) -> DesiredState | None:
-        """What is wanted; None until it was read for the first time."""
+        """The desired state; None until it was read for the first time."""
         return self.desired_file.state
 
-    def readiness(self, view: EngineView | None) -> Readiness:
-        """Whether the pod may take traffic, with what the engine has just said."""
-        return readiness(self.desired, self.settings.pod, view, self.memory, self.settings.adapters_directory)
+    def judge_readiness(self, engine_state: EngineState | None) -> Readiness:
+        """Tell whether the pod may take traffic, given the engine's latest answer."""
+        return judge_readiness(
+            self.desired, self.settings.pod, engine_state, self.memory, self.settings.adapters_directory
+        )
 
 
-def new_agent(settings: Settings) -> Agent:
-    """An agent that knows nothing yet."""
-    return Agent(settings, DesiredFile(settings.desired_file))
+async def connect_engine(agent: Agent, desired: DesiredState) -> Driver:
+    """Return the driver of the desired engine, and open a new one if engine, port or API key changed.
+
+    The API key is read each time, because a Secret may change.
+    """
+    url, api_key = f"http://{agent.settings.engine_host}:{desired.port}", _read_api_key(agent, desired)
+    connection = (desired.engine, url, api_key)
+    if agent.driver is None or agent.connection != connection:
+        if agent.driver is not None:
+            await agent.driver.close()
+        agent.driver, agent.connection = ENGINES[desired.engine].connect(url, api_key), connection
+    return agent.driver
 
 
-async def follow_engine(agent: Agent, desired: DesiredState) -> Engine:
-    """The driver for the engine that is wanted now. The API key is read each time: a Secret may change."""
-    key = (desired.engine, f"http://{agent.settings.engine_host}:{desired.port}", _api_key(agent, desired))
-    if agent.engine is None or agent.engine_key != key:
-        if agent.engine is not None:
-            await agent.engine.close()
-        agent.engine, agent.engine_key = open_engine(*key), key
-    return agent.engine
-
-
-def _api_key(agent: Agent, desired: DesiredState) -> str | None:
+def _read_api_key(agent: Agent, desired: DesiredState) -> str | None:
     if desired.api_key_secret is None:
         return None
     path = agent.settings.secrets_directory / desired.api_key_secret / API_KEY

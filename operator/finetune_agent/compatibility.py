@@ -1,9 +1,11 @@
-"""Whether vLLM can serve an adapter at all, found from its files before the engine is asked. One message per problem, with its remedy.
+"""Check from an adapter's files whether the engine can serve it, before the engine is asked.
 
-An engine says the same with a 500, in its own words, or not at all.
+Each problem is one message with its remedy. An engine answers the same problems with a status of 500, in its own words,
+or not at all. This module must know no particular engine.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,22 @@ from pydantic import ValidationError
 
 from finetune_api.manifest import GOLDEN_NAME, GoldenSamples
 from finetune_api.reasons import Reason
-from finetune_api.vllm import RANKS, features
 from finetune_artifacts.safetensors import read_file_header
+from finetune_engines.base import Engine
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-_BASE_LAYERS = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
-"""PEFT saves these beside an adapter of the embedding; vLLM passes over them."""
+MAX_PROBLEMS = 5
+"""Most problems of one file in a message."""
 
 
 class IncompatibleError(Exception):
-    """The adapter cannot be served. ``reason`` is RankTooHigh or AdapterUnsupported."""
+    """The engine cannot serve the adapter.
+
+    Attributes:
+        reason: RankTooHigh or AdapterUnsupported.
+        message: What is wrong, and what to do.
+    """
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -29,31 +36,44 @@ class IncompatibleError(Exception):
         self.message = message
 
 
-def check_files(directory: Path, max_lora_rank: int | None) -> GoldenSamples:
-    """Check the downloaded adapter in ``directory`` and give its golden samples. Raises IncompatibleError.
+def check_adapter(directory: Path, engine: Engine, max_rank: int | None) -> GoldenSamples:
+    """Check the downloaded adapter in ``directory``, and return its golden samples.
 
-    ``max_lora_rank`` is the engine's, None where it is not known.
+    Args:
+        directory: Directory of the adapter, as PEFT saves it.
+        engine: The engine that is to serve it.
+        max_rank: Highest rank that the running engine accepts; None if it is not known.
+
+    Raises:
+        IncompatibleError: If the engine cannot serve the adapter.
     """
-    config = _config(directory / CONFIG_NAME)
-    if found := features(config):
-        raise IncompatibleError(Reason.ADAPTER_UNSUPPORTED, "vLLM cannot serve this adapter: " + "; ".join(found))
+    config = _read_config(directory / CONFIG_NAME)
+    if problems := engine.find_unsupported(config):
+        raise IncompatibleError(
+            Reason.ADAPTER_UNSUPPORTED, f"{engine.title} cannot serve this adapter: {'; '.join(problems)}"
+        )
     rank = highest_rank(config)
-    if max_lora_rank is not None and rank > max_lora_rank:
-        raise IncompatibleError(Reason.RANK_TOO_HIGH, too_high(rank, max_lora_rank))
-    if found := tensors(_header(directory / WEIGHTS_NAME), rank):
-        raise IncompatibleError(Reason.ADAPTER_UNSUPPORTED, f"{WEIGHTS_NAME}: " + "; ".join(found))
-    return read_golden(directory)
+    if max_rank is not None and rank > max_rank:
+        raise IncompatibleError(
+            Reason.RANK_TOO_HIGH,
+            f"the adapter's rank is {rank}, the engine's maximum ({engine.max_rank_argument}) is {max_rank}: "
+            f"{engine.rank_remedy(rank, max_rank)}",
+        )
+    shapes = _read_shapes(directory / WEIGHTS_NAME)
+    if problems := find_tensor_problems(shapes, rank, engine.ignored_tensors):
+        raise IncompatibleError(Reason.ADAPTER_UNSUPPORTED, f"{WEIGHTS_NAME}: {'; '.join(problems)}")
+    return read_golden_samples(directory)
 
 
-def read_golden(directory: Path) -> GoldenSamples:
-    """The golden samples of the adapter in ``directory``. Raises IncompatibleError if it has none that can be used."""
+def read_golden_samples(directory: Path) -> GoldenSamples:
+    """Read the golden samples of the adapter in ``directory``. Raises IncompatibleError if they cannot be used."""
     path = directory / GOLDEN_NAME
     try:
         golden = GoldenSamples.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise IncompatibleError(
             Reason.ADAPTER_UNSUPPORTED,
-            f"the adapter has no {GOLDEN_NAME}, without which no pod can prove that it answers: train it with a FineTuneJob",
+            f"the adapter has no {GOLDEN_NAME}, and without it no pod can prove its answers: train it with a FineTuneJob",
         ) from error
     except ValidationError as error:
         raise IncompatibleError(
@@ -63,77 +83,74 @@ def read_golden(directory: Path) -> GoldenSamples:
         if not len(sample.base_logprobs) == len(sample.adapter_logprobs) == len(sample.token_ids) - 1:
             raise IncompatibleError(
                 Reason.ADAPTER_UNSUPPORTED,
-                f"{GOLDEN_NAME}: samples[{number}] has {len(sample.token_ids)} tokens, and so must have {len(sample.token_ids) - 1} log-probabilities of "
-                f"base and adapter each (found {len(sample.base_logprobs)} and {len(sample.adapter_logprobs)})",
+                f"{GOLDEN_NAME}: samples[{number}] has {len(sample.token_ids)} tokens, so it needs "
+                f"{len(sample.token_ids) - 1} log-probabilities of base and adapter each "
+                f"(found {len(sample.base_logprobs)} and {len(sample.adapter_logprobs)})",
             )
     return golden
 
 
-def highest_rank(config: dict[str, Any]) -> int:
-    """The largest rank of any module. Raises IncompatibleError if there is none."""
-    given = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-    ranks = [rank for rank in given if isinstance(rank, int) and rank > 0]
-    if ranks != given:
+def highest_rank(config: Mapping[str, Any]) -> int:
+    """Return the largest rank of any module. Raises IncompatibleError if a rank is not a positive integer."""
+    values = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    ranks = [rank for rank in values if isinstance(rank, int) and rank > 0]
+    if ranks != values:
         raise IncompatibleError(
-            Reason.ADAPTER_UNSUPPORTED, f"{CONFIG_NAME}: r and rank_pattern must be positive integers (found {given})"
+            Reason.ADAPTER_UNSUPPORTED, f"{CONFIG_NAME}: r and rank_pattern must be positive integers (found {values})"
         )
     return max(ranks)
 
 
-def too_high(rank: int, maximum: int) -> str:
-    """The message for RankTooHigh, with the value that --max-lora-rank must have."""
-    fitting = next((value for value in RANKS if value >= rank), None)
-    remedy = (
-        f"start vLLM with --max-lora-rank {fitting}, or train with rank {maximum} or less"
-        if fitting
-        else f"train with rank {maximum} or less"
-    )
-    return f"the adapter's rank is {rank}, the engine's maximum (--max-lora-rank) is {maximum}: {remedy}"
+def find_tensor_problems(shapes: Mapping[str, list[int]], rank: int, ignored: tuple[str, ...] = ()) -> list[str]:
+    """Return why the tensors are not a plain LoRA: unknown names, a missing factor, wrong shapes.
 
-
-def tensors(header: dict[str, list[int]], rank: int) -> list[str]:
-    """What in the weights cannot be a LoRA of at most this rank: tensor names without meaning, halves without the other, wrong shapes."""
-    found = []
-    pairs: dict[str, dict[str, list[int]]] = {}
-    for name, shape in sorted(header.items()):
-        if name.endswith(_BASE_LAYERS):
+    Args:
+        shapes: Shape of each tensor in the file, by its name.
+        rank: Highest rank that a module may have.
+        ignored: Endings of the names that the engine skips.
+    """
+    problems = []
+    modules: dict[str, dict[str, list[int]]] = {}
+    for name, shape in sorted(shapes.items()):
+        if ignored and name.endswith(ignored):
             continue
-        module, half = _half(name)
-        if half is None:
-            found.append(f"tensor {name} is no part of a plain LoRA")
+        module, factor = _split_name(name)
+        if factor is None:
+            problems.append(f"tensor {name} is no part of a plain LoRA")
         else:
-            pairs.setdefault(module, {})[half] = shape
-    for module, halves in pairs.items():
-        if len(halves) != 2:
-            found.append(f"{module} has only lora_{next(iter(halves))}")
+            modules.setdefault(module, {})[factor] = shape
+    for module, factors in modules.items():
+        if len(factors) != 2:
+            problems.append(f"{module} has only lora_{next(iter(factors))}")
             continue
-        inner_a, inner_b = _inner(halves["A"], 0), _inner(halves["B"], 1)
-        if inner_a is None or inner_a != inner_b or inner_a > rank:
-            found.append(
-                f"{module}: lora_A {halves['A']} and lora_B {halves['B']} do not share a rank of at most {rank}"
+        rank_a, rank_b = _size_of_axis(factors["A"], 0), _size_of_axis(factors["B"], 1)
+        if rank_a is None or rank_a != rank_b or rank_a > rank:
+            problems.append(
+                f"{module}: lora_A {factors['A']} and lora_B {factors['B']} do not share a rank of at most {rank}"
             )
-    if not header:
-        found.append("it has no tensors")
-    return found[:5]
+    if not shapes:
+        problems.append("it has no tensors")
+    return problems[:MAX_PROBLEMS]
 
 
-def _half(name: str) -> tuple[str, str | None]:
-    for ending, half in (
+def _split_name(name: str) -> tuple[str, str | None]:
+    """Return the module of a tensor, and which factor of it the tensor is: A, B or None."""
+    for ending, factor in (
         (".lora_A.weight", "A"),
         (".lora_B.weight", "B"),
         (".lora_embedding_A", "A"),
         (".lora_embedding_B", "B"),
     ):
         if name.endswith(ending):
-            return name.removesuffix(ending), half
+            return name.removesuffix(ending), factor
     return name, None
 
 
-def _inner(shape: list[int], axis: int) -> int | None:
+def _size_of_axis(shape: list[int], axis: int) -> int | None:
     return shape[axis] if len(shape) >= 2 else None
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -148,8 +165,8 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _header(path: Path) -> dict[str, list[int]]:
-    """Name and shape of each tensor."""
+def _read_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shape of each tensor in a safetensors file, by its name."""
     try:
         return {name: list(tensor.shape) for name, tensor in read_file_header(path).items()}
     except FileNotFoundError as error:

@@ -1,22 +1,22 @@
-"""What to do next for one adapter on one pod. Pure: what is wanted, on disk, in the engine and proven goes in, the next single action comes out.
+"""Decide the next action for one adapter on one pod. Pure: a situation in, one action out.
 
-Nothing is remembered here: whatever happened before, the same situation leads to the same action.
+Nothing is remembered here: the same situation leads to the same action, whatever happened before.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from finetune_agent.engines.base import EngineView
 from finetune_agent.paths import candidate_name, digest_of_path, served_name_of, version_directory
 from finetune_agent.state import Fault
 from finetune_api.messages import AgentState, DesiredVersion
 from finetune_api.reasons import Reason
+from finetune_engines.base import EngineState
 
 
-class Do(StrEnum):
-    """The next action."""
+class Action(StrEnum):
+    """What the agent can do next for one adapter."""
 
     NOTHING = "nothing"
     DOWNLOAD = "download"
@@ -30,18 +30,28 @@ class Do(StrEnum):
 
 @dataclass(frozen=True)
 class Situation:
-    """All that a decision depends on.
+    """Everything on which a decision depends. Sets and maps of digests hold those of this adapter only.
 
-    ``target`` is the version that this pod is to serve (None: none, now), ``fallbacks`` are older ones to serve while it cannot be, best first.
-    ``on_disk``, ``bases_proven``, ``refused`` and ``failed`` speak of digests of this adapter; ``proven`` of (name, path) in the engine.
-    ``engine`` is None while it does not answer. ``drained``: the served name may move now.
+    Attributes:
+        served_name: Name under which clients ask for the adapter.
+        root: Directory of all adapters.
+        target: Version that this pod is to serve; None: none.
+        fallbacks: Older versions to serve while the target cannot be served, best first.
+        engine: What the engine serves; None while it does not answer.
+        on_disk: Digests on the disk that were checked.
+        bases_proven: Digests whose base the engine was proven to serve.
+        proven: Name and path of each proven adapter in the engine.
+        refused: Digests that are never tried again.
+        failed: Digests that are tried again later.
+        drained: The served name may move now.
+        now: Monotonic seconds.
     """
 
     served_name: str
     root: Path
     target: DesiredVersion | None
     fallbacks: tuple[DesiredVersion, ...] = ()
-    engine: EngineView | None = None
+    engine: EngineState | None = None
     on_disk: frozenset[str] = frozenset()
     bases_proven: frozenset[str] = frozenset()
     proven: frozenset[tuple[str, str]] = frozenset()
@@ -53,9 +63,19 @@ class Situation:
 
 @dataclass(frozen=True)
 class Decision:
-    """The next action: on which version, and on which name in the engine; and how the adapter stands, for the report."""
+    """The next action, and the adapter's state for the report.
 
-    do: Do
+    Attributes:
+        action: What to do.
+        state: State of the adapter.
+        version: The version that the action is about.
+        name: The name in the engine that the action is about.
+        path: Directory of the version.
+        reason: Why the target is not served, if that is so.
+        message: The same as a sentence.
+    """
+
+    action: Action
     state: AgentState
     version: DesiredVersion | None = None
     name: str | None = None
@@ -64,139 +84,167 @@ class Decision:
     message: str = ""
 
 
-def decide(s: Situation) -> Decision:
-    """The next action for an adapter."""
-    if s.engine is not None and (foreign := _foreign(s, s.engine)):
-        return foreign
-    goal = choose(s)
-    decision = _remove(s) if goal is None else _serve(s, goal)
-    return _as_of_target(s, goal, decision)
+def decide(situation: Situation) -> Decision:
+    """Return the next action for an adapter."""
+    if situation.engine is not None and (refusal := _refuse_taken_name(situation, situation.engine)):
+        return refusal
+    version = choose_version(situation)
+    decision = _decide_removal(situation) if version is None else _decide_serving(situation, version)
+    return _report_on_target(situation, version, decision)
 
 
-def choose(s: Situation) -> DesiredVersion | None:
-    """The version to serve: the target, unless it was refused, or fails while nothing else is served; then the best fallback."""
-    if s.target is None:
+def choose_version(situation: Situation) -> DesiredVersion | None:
+    """Return the version to serve: the target, or the best fallback if the target cannot be served.
+
+    The target cannot be served if it was refused, or if it fails while nothing else is served.
+    """
+    if situation.target is None:
         return None
-    usable = [version for version in (s.target, *s.fallbacks) if version.digest not in s.refused]
+    candidates = (situation.target, *situation.fallbacks)
+    usable = [version for version in candidates if version.digest not in situation.refused]
     if not usable:
         return None
-    first = usable[0]
-    if _waits(s, first.digest) and not serving(s):
-        return next((version for version in usable if not _waits(s, version.digest)), first)
-    return first
+    best = usable[0]
+    if _backoff_fault(situation, best.digest) and not serving_digest(situation):
+        return next((version for version in usable if not _backoff_fault(situation, version.digest)), best)
+    return best
 
 
-def _waits(s: Situation, digest: str) -> Fault | None:
-    """The failure of a version whose time for another try has not come."""
-    fault = s.failed.get(digest)
-    return fault if fault and s.now < fault.not_before else None
+def serving_digest(situation: Situation) -> str | None:
+    """Return the digest that answers under the served name and is proven, if any."""
+    path = situation.engine.adapters.get(situation.served_name) if situation.engine else None
+    if path is None or (situation.served_name, path) not in situation.proven:
+        return None
+    return digest_of_path(situation.root, path)
 
 
-def serving(s: Situation) -> str | None:
-    """The digest that answers under the served name and is proven, if any."""
-    path = s.engine.adapters.get(s.served_name) if s.engine else None
-    return digest_of_path(s.root, path) if path is not None and (s.served_name, path) in s.proven else None
+def _backoff_fault(situation: Situation, digest: str) -> Fault | None:
+    """Return the last failure of a version, if it is too early for another attempt."""
+    fault = situation.failed.get(digest)
+    return fault if fault and situation.now < fault.not_before else None
 
 
-def _foreign(s: Situation, engine: EngineView) -> Decision | None:
-    """The served name belongs to someone else: the base, or an adapter that the engine was started with."""
-    path = engine.adapters.get(s.served_name)
-    if s.served_name in engine.bases:
-        message = f"the engine's base model is itself served as {s.served_name!r}: choose another servedName"
-    elif path is not None and digest_of_path(s.root, path) is None:
-        message = f"the engine already serves an adapter {s.served_name!r} from {path}, not loaded by the agent: choose another servedName, or take it out"
+def _refuse_taken_name(situation: Situation, engine: EngineState) -> Decision | None:
+    """Refuse a served name that is the base's, or an adapter's that the engine was started with."""
+    name = situation.served_name
+    path = engine.adapters.get(name)
+    if name in engine.bases:
+        message = f"the engine's base model is itself served as {name!r}: choose another servedName"
+    elif path is not None and digest_of_path(situation.root, path) is None:
+        message = (
+            f"the engine already serves an adapter {name!r} from {path}, not loaded by the agent: "
+            "choose another servedName, or take it out"
+        )
     else:
         return None
-    return Decision(Do.NOTHING, "Refused", reason=Reason.SERVED_NAME_TAKEN, message=message)
+    return Decision(Action.NOTHING, "Refused", reason=Reason.SERVED_NAME_TAKEN, message=message)
 
 
-def _remove(s: Situation) -> Decision:
-    """Nothing is to be served under the name."""
-    if s.engine is None:
-        return Decision(Do.NOTHING, "Pending")
-    if leftover := _leftover(s, s.engine, keep=None):
-        return Decision(Do.UNLOAD, "Pending", name=leftover)
-    if s.served_name in s.engine.adapters:
-        return Decision(Do.UNLOAD if s.drained or not serving(s) else Do.DRAIN, "Draining", name=s.served_name)
-    return Decision(Do.NOTHING, "Pending", message="" if s.target else "no version is to be served on this pod yet")
+def _decide_removal(situation: Situation) -> Decision:
+    """Decide the next action where no version is to be served under the name."""
+    if situation.engine is None:
+        return Decision(Action.NOTHING, "Pending")
+    if unneeded := _find_unneeded_candidate(situation, situation.engine, keep=None):
+        return Decision(Action.UNLOAD, "Pending", name=unneeded)
+    if situation.served_name in situation.engine.adapters:
+        action = Action.UNLOAD if situation.drained or not serving_digest(situation) else Action.DRAIN
+        return Decision(action, "Draining", name=situation.served_name)
+    message = "" if situation.target else "no version is to be served on this pod yet"
+    return Decision(Action.NOTHING, "Pending", message=message)
 
 
-def _serve(s: Situation, goal: DesiredVersion) -> Decision:
-    digest = goal.digest
-    path = str(version_directory(s.root, s.served_name, digest))
-    candidate = candidate_name(s.served_name, digest)
-    if fault := _waits(s, digest):
-        return Decision(Do.NOTHING, "Failed", goal, reason=fault.reason, message=fault.message)
-    if digest not in s.on_disk:
-        return Decision(Do.DOWNLOAD, "Downloading", goal, path=path)
-    if s.engine is None:
+def _decide_serving(situation: Situation, version: DesiredVersion) -> Decision:
+    """Decide the next action towards serving a version: download, then load, then swap."""
+    path = str(version_directory(situation.root, situation.served_name, version.digest))
+    if fault := _backoff_fault(situation, version.digest):
+        return Decision(Action.NOTHING, "Failed", version, reason=fault.reason, message=fault.message)
+    if version.digest not in situation.on_disk:
+        return Decision(Action.DOWNLOAD, "Downloading", version, path=path)
+    engine = situation.engine
+    if engine is None:
         return Decision(
-            Do.NOTHING, "Pending", goal, reason=Reason.ENGINE_UNREACHABLE, message="the engine does not answer yet"
+            Action.NOTHING,
+            "Pending",
+            version,
+            reason=Reason.ENGINE_UNREACHABLE,
+            message="the engine does not answer yet",
         )
-    loaded = s.engine.adapters.get(s.served_name)
+    loaded = engine.adapters.get(situation.served_name)
     if loaded == path:
-        if (s.served_name, path) not in s.proven:
-            return _prove(s, goal, s.served_name, path)
-        if leftover := _leftover(s, s.engine, keep=None):
-            return Decision(Do.UNLOAD, "Active", goal, name=leftover)
-        return Decision(Do.NOTHING, "Active", goal)
-    if loaded is not None and (s.served_name, loaded) not in s.proven and (old := _known(s, loaded)):
-        # the engine kept an older version over a restart of the agent: it may go on serving as soon as it is proven again
-        return _prove(s, old, s.served_name, loaded)
-    if leftover := _leftover(s, s.engine, keep=candidate):
-        return Decision(Do.UNLOAD, "Loading", goal, name=leftover)
-    beside = s.engine.adapters.get(candidate)
-    if beside is None:
-        if digest not in s.bases_proven:
-            return Decision(
-                Do.PROVE_BASE, "Proving", goal, name=s.engine.bases[0] if s.engine.bases else None, path=path
-            )
-        return Decision(Do.LOAD_CANDIDATE, "Loading", goal, name=candidate, path=path)
-    if beside != path:
-        return Decision(Do.UNLOAD, "Loading", goal, name=candidate)
-    if (candidate, path) not in s.proven:
-        return _prove(s, goal, candidate, path)
-    if serving(s) and not s.drained:
-        return Decision(Do.DRAIN, "Draining", goal, name=s.served_name)
-    return Decision(Do.SWAP, "Loading", goal, name=s.served_name, path=path)
+        return _decide_loaded(situation, engine, version, path)
+    unproven = loaded if (situation.served_name, loaded) not in situation.proven else None
+    # The engine kept an older version while the agent restarted. Once proven, it may go on serving.
+    if unproven and (old := _find_provable_version(situation, unproven)):
+        return _decide_proof(situation, engine, old, situation.served_name, unproven)
+    return _decide_candidate(situation, engine, version, path)
 
 
-def _prove(s: Situation, version: DesiredVersion, name: str, path: str) -> Decision:
-    """An adapter is compared with the engine's own base, so that is measured first."""
-    assert s.engine is not None  # noqa: S101 -- for the type checker
-    if version.digest not in s.bases_proven:
-        return Decision(
-            Do.PROVE_BASE, "Proving", version, name=s.engine.bases[0] if s.engine.bases else None, path=path
-        )
-    return Decision(Do.PROVE, "Proving", version, name=name, path=path)
+def _decide_loaded(situation: Situation, engine: EngineState, version: DesiredVersion, path: str) -> Decision:
+    """Decide the next action where the version has the served name: prove it, then unload its candidate."""
+    if (situation.served_name, path) not in situation.proven:
+        return _decide_proof(situation, engine, version, situation.served_name, path)
+    if unneeded := _find_unneeded_candidate(situation, engine, keep=None):
+        return Decision(Action.UNLOAD, "Active", version, name=unneeded)
+    return Decision(Action.NOTHING, "Active", version)
 
 
-def _known(s: Situation, path: str) -> DesiredVersion | None:
-    """The version that lies at a path, if it can be proven: its files are there, and it was not refused and does not fail now."""
-    digest = digest_of_path(s.root, path)
-    if digest is None or digest not in s.on_disk or digest in s.refused or _waits(s, digest):
+def _decide_candidate(situation: Situation, engine: EngineState, version: DesiredVersion, path: str) -> Decision:
+    """Decide the next action where the version has not the served name: load and prove it as a candidate, then swap."""
+    candidate = candidate_name(situation.served_name, version.digest)
+    if unneeded := _find_unneeded_candidate(situation, engine, keep=candidate):
+        return Decision(Action.UNLOAD, "Loading", version, name=unneeded)
+    candidate_path = engine.adapters.get(candidate)
+    if candidate_path is None:
+        if version.digest not in situation.bases_proven:
+            return _decide_proof_of_base(engine, version, path)
+        return Decision(Action.LOAD_CANDIDATE, "Loading", version, name=candidate, path=path)
+    if candidate_path != path:
+        return Decision(Action.UNLOAD, "Loading", version, name=candidate)
+    if (candidate, path) not in situation.proven:
+        return _decide_proof(situation, engine, version, candidate, path)
+    if serving_digest(situation) and not situation.drained:
+        return Decision(Action.DRAIN, "Draining", version, name=situation.served_name)
+    return Decision(Action.SWAP, "Loading", version, name=situation.served_name, path=path)
+
+
+def _decide_proof(situation: Situation, engine: EngineState, version: DesiredVersion, name: str, path: str) -> Decision:
+    """Prove an adapter; its base first, because the proof compares the two."""
+    if version.digest not in situation.bases_proven:
+        return _decide_proof_of_base(engine, version, path)
+    return Decision(Action.PROVE, "Proving", version, name=name, path=path)
+
+
+def _decide_proof_of_base(engine: EngineState, version: DesiredVersion, path: str) -> Decision:
+    base = engine.bases[0] if engine.bases else None
+    return Decision(Action.PROVE_BASE, "Proving", version, name=base, path=path)
+
+
+def _find_provable_version(situation: Situation, path: str) -> DesiredVersion | None:
+    """Return the version at a path, if its files are there, and it was neither refused nor failed just now."""
+    digest = digest_of_path(situation.root, path)
+    if digest is None or digest not in situation.on_disk:
         return None
-    return next((version for version in s.fallbacks if version.digest == digest), DesiredVersion(uri="", digest=digest))
+    if digest in situation.refused or _backoff_fault(situation, digest):
+        return None
+    fallbacks = (version for version in situation.fallbacks if version.digest == digest)
+    return next(fallbacks, DesiredVersion(uri="", digest=digest))
 
 
-def _leftover(s: Situation, engine: EngineView, keep: str | None) -> str | None:
-    """A candidate of ours that is not needed (any more)."""
-    return next(
-        (
-            name
-            for name in sorted(engine.adapters)
-            if name not in (s.served_name, keep) and served_name_of(name) == s.served_name
-        ),
-        None,
-    )
+def _find_unneeded_candidate(situation: Situation, engine: EngineState, keep: str | None) -> str | None:
+    """Return the name of a candidate of this adapter in the engine that is not needed, if there is one."""
+    for name in sorted(engine.adapters):
+        if name not in (situation.served_name, keep) and served_name_of(name) == situation.served_name:
+            return name
+    return None
 
 
-def _as_of_target(s: Situation, goal: DesiredVersion | None, decision: Decision) -> Decision:
-    """The report speaks of the target, also while a fallback takes its place."""
-    if s.target is None or (goal is not None and goal.digest == s.target.digest):
+def _report_on_target(situation: Situation, version: DesiredVersion | None, decision: Decision) -> Decision:
+    """Let the report tell why the target is not served, if a fallback is served in its place."""
+    target = situation.target
+    if target is None or (version is not None and version.digest == target.digest):
         return decision
-    state: AgentState = "Refused" if s.target.digest in s.refused else "Failed"
-    fault = s.refused.get(s.target.digest) or s.failed.get(s.target.digest)
+    state: AgentState = "Refused" if target.digest in situation.refused else "Failed"
+    fault = situation.refused.get(target.digest) or situation.failed.get(target.digest)
     if fault is None:
         return decision
-    return Decision(decision.do, state, decision.version, decision.name, decision.path, fault.reason, fault.message)
+    return replace(decision, state=state, reason=fault.reason, message=fault.message)

@@ -1,4 +1,4 @@
-"""Reading the mounted desired state. A file that cannot be read changes nothing: what was wanted last stays wanted."""
+"""Read the mounted desired state. A file that cannot be read changes nothing: the last one that could stays valid."""
 
 import logging
 from pathlib import Path
@@ -11,31 +11,30 @@ log = logging.getLogger(__name__)
 
 
 class DesiredFile:
-    """The file ``desired.json`` as the kubelet keeps it: it is exchanged as a whole, through a symbolic link."""
+    """The file ``desired.json``, which the kubelet replaces as a whole through a symbolic link."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._text: str | None = None
-        self._complaint = ""
+        self._last_warning = ""
         self.state: DesiredState | None = None
 
     def refresh(self) -> bool:
-        """Read the file if it changed; whether the desired state is another one now."""
+        """Read the file if it changed. Return whether the desired state is another one now."""
         try:
             text = self._path.read_text(encoding="utf-8")
             if text == self._text:
                 return False
             state = DesiredState.model_validate_json(text)
         except (OSError, ValidationError) as error:
-            self._complain(
-                f"{self._path} cannot be read: {' '.join(str(error).split())[:300]}; going on with what was wanted before"
-            )
+            problem = " ".join(str(error).split())[:300]
+            self._warn_once(f"{self._path} cannot be read: {problem}; the last desired state stays valid")
             return False
         changed = state != self.state
-        self._text, self._complaint, self.state = text, "", state
+        self._text, self._last_warning, self.state = text, "", state
         return changed
 
-    def _complain(self, text: str) -> None:
-        if text != self._complaint:
+    def _warn_once(self, text: str) -> None:
+        if text != self._last_warning:
             log.warning("%s", text)
-            self._complaint = text
+            self._last_warning = text

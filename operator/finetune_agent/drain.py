@@ -1,22 +1,23 @@
-"""When a served name may move, or go. Pure."""
+"""Decide when a served name may move to another version, or be unloaded. Pure."""
 
 from finetune_agent.settings import Settings
 from finetune_agent.state import Drain
 
-QUIET_CHECKS = 2
-"""So many looks in a row must find no request: the engine writes its numbers once per step."""
+IDLE_CHECKS = 2
+"""How many checks in a row must find no request: the engine updates its metrics once per step."""
 
 
-def out_of_service(drain: Drain, now: float, settings: Settings) -> bool:
-    """Whether new requests have had time to stop: a probe saw the pod unready, and the endpoints have had time to follow."""
+def has_left_service(drain: Drain, now: float, settings: Settings) -> bool:
+    """Tell whether new requests have stopped: a probe found the pod unready, and the endpoints had time to follow."""
     if not drain.leaves_service:
         return True
-    if drain.told_at is not None:
-        return now - drain.told_at >= settings.propagation_seconds
+    if drain.probed_at is not None:
+        return now - drain.probed_at >= settings.propagation_seconds
     return now - drain.since >= settings.probe_seconds + settings.propagation_seconds
 
 
-def drained(drain: Drain, now: float, settings: Settings) -> bool:
-    """Whether the name may move now: no request of it runs, or it was waited for long enough."""
+def is_drained(drain: Drain, now: float, settings: Settings) -> bool:
+    """Tell whether the name may move: no request of it runs, or the longest wait is over."""
     limit = settings.drain_seconds if drain.leaves_service else settings.removal_seconds
-    return out_of_service(drain, now, settings) and (drain.quiet_checks >= QUIET_CHECKS or now - drain.since >= limit)
+    waited = now - drain.since >= limit
+    return has_left_service(drain, now, settings) and (drain.idle_checks >= IDLE_CHECKS or waited)

@@ -1,73 +1,85 @@
-"""Whether the pod may take traffic. Pure: what is wanted, what the engine has now, and what was proven on this run of it."""
+"""Decide whether the pod may take traffic. Pure: desired state, engine and memory in, readiness out."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_agent.engines.base import EngineView
 from finetune_agent.paths import digest_of_path
-from finetune_agent.state import Memory, fallbacks_of, version_of
-from finetune_api.messages import DesiredState
+from finetune_agent.state import Memory, list_fallbacks, version_for_pod
+from finetune_api.messages import DesiredAdapter, DesiredState
+from finetune_engines.base import EngineState
 
 GIVE_WAY_AFTER = 5
-"""An adapter that has failed so often in a row keeps the pod's other adapters from traffic no longer."""
+"""After so many failures in a row, an adapter no longer keeps the pod's other adapters from traffic."""
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """``ready``, and the sentence for the one who asks why not."""
+    """Whether the pod may take traffic, and a sentence that says why not."""
 
     ready: bool
     message: str
 
 
-def proven_digest(memory: Memory, engine: EngineView, root: Path, served_name: str) -> str | None:
-    """The digest that answers under a served name and was proven on this run of the engine, if any."""
-    path = engine.adapters.get(served_name)
+def proven_digest(memory: Memory, engine_state: EngineState, root: Path, served_name: str) -> str | None:
+    """Return the digest that answers under a served name, if this process of the engine has proven it."""
+    path = engine_state.adapters.get(served_name)
     return digest_of_path(root, path) if path is not None and (served_name, path) in memory.proven else None
 
 
-def readiness(
-    desired: DesiredState | None, pod: str, engine: EngineView | None, memory: Memory, root: Path
+def judge_readiness(
+    desired: DesiredState | None, pod: str, engine_state: EngineState | None, memory: Memory, root: Path
 ) -> Readiness:
-    """Whether each adapter that this pod owes its clients is there and proven, and none is there that is not.
+    """Tell whether each required adapter is proven, and no other adapter answers under a served name.
 
-    An adapter that was refused, with no older version left, is not owed: base and other adapters go on. One that came after the pod took
-    traffic is owed once it was proven: its arrival takes nothing from the others. One that keeps failing gives way if another is proven.
+    An adapter is not required if all its versions were refused, or if it came after the pod took traffic and was never
+    proven. An adapter that fails again and again gives way as soon as another one is proven.
+
+    Args:
+        desired: The desired state; None if it was not read yet.
+        pod: Name of this pod.
+        engine_state: What the engine serves; None if it does not answer.
+        memory: The agent's memory.
+        root: Directory of all adapters.
     """
     if desired is None:
         return Readiness(False, "the desired state has not been read yet")
-    if engine is None:
+    if engine_state is None:
         return Readiness(False, "the engine does not answer")
     if leaving := sorted(name for name, drain in memory.draining.items() if drain.leaves_service):
         return Readiness(False, f"draining: {', '.join(leaving)}")
     missing: list[str] = []
-    lasting: list[str] = []
-    others = 0
+    failing: list[str] = []
+    proven = 0
     for adapter in desired.adapters:
         name = adapter.served_name
-        if proven_digest(memory, engine, root, name) or name in memory.swapping:
-            others += 1
+        if proven_digest(memory, engine_state, root, name) or name in memory.swapping:
+            proven += 1
+        elif _belongs_to_another(engine_state, root, name):
             continue
-        if _taken(engine, root, name):
-            continue
-        if name in engine.adapters:
+        elif name in engine_state.adapters:
             missing.append(name)
-            continue
-        target = version_of(adapter, pod)
-        if target is None or (memory.owed is not None and name not in memory.owed):
-            continue
-        if all(
-            (name, version.digest) in memory.refused for version in [target, *fallbacks_of(memory, adapter, target)]
-        ):
-            continue
-        fault = memory.failed.get((name, target.digest))
-        (lasting if fault and fault.attempts >= GIVE_WAY_AFTER else missing).append(name)
-    if missing or (lasting and not others):
-        return Readiness(False, f"not proven on this run of the engine: {', '.join(missing + lasting)}")
+        elif _is_required(memory, adapter, pod):
+            (failing if _fails_repeatedly(memory, adapter, pod) else missing).append(name)
+    if missing or (failing and not proven):
+        return Readiness(False, f"not proven on this run of the engine: {', '.join(missing + failing)}")
     return Readiness(True, "ready")
 
 
-def _taken(engine: EngineView, root: Path, served_name: str) -> bool:
-    """The name belongs to the base or to an adapter that the engine was started with: ours is refused."""
-    path = engine.adapters.get(served_name)
-    return served_name in engine.bases or (path is not None and digest_of_path(root, path) is None)
+def _belongs_to_another(engine_state: EngineState, root: Path, served_name: str) -> bool:
+    """Tell whether the name is the base's, or an adapter's that the engine was started with: then ours is refused."""
+    path = engine_state.adapters.get(served_name)
+    return served_name in engine_state.bases or (path is not None and digest_of_path(root, path) is None)
+
+
+def _is_required(memory: Memory, adapter: DesiredAdapter, pod: str) -> bool:
+    name, target = adapter.served_name, version_for_pod(adapter, pod)
+    if target is None or (memory.required is not None and name not in memory.required):
+        return False
+    versions = [target, *list_fallbacks(memory, adapter, target)]
+    return not all((name, version.digest) in memory.refused for version in versions)
+
+
+def _fails_repeatedly(memory: Memory, adapter: DesiredAdapter, pod: str) -> bool:
+    target = version_for_pod(adapter, pod)
+    fault = memory.failed.get((adapter.served_name, target.digest)) if target else None
+    return fault is not None and fault.attempts >= GIVE_WAY_AFTER

@@ -1,4 +1,4 @@
-"""The probes: ``/readyz`` is the pod's gate and asks the engine each time, ``/livez`` says whether the loop still turns."""
+"""Answer the kubelet's probes: ``/readyz`` asks the engine each time, ``/livez`` tells whether the loop still runs."""
 
 import time
 
@@ -8,40 +8,40 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from finetune_agent.agent import Agent
-from finetune_agent.engines.base import EngineError, EngineView
+from finetune_engines.base import EngineError, EngineState
 
 STUCK_SECONDS = 120.0
-"""A loop that has not turned for so long does not turn any more."""
+"""A loop without a tick for so long is stuck."""
 
 
-def application(agent: Agent) -> Starlette:
-    """The HTTP application."""
+def build_application(agent: Agent) -> Starlette:
+    """Build the HTTP application of the probes."""
 
     async def readyz(_: Request) -> Response:
-        found = agent.readiness(await _look(agent))
-        if not found.ready:
-            _tell(agent)
-        return PlainTextResponse(found.message + "\n", 200 if found.ready else 503)
+        readiness = agent.judge_readiness(await _ask_engine(agent))
+        if not readiness.ready:
+            _record_probe(agent)
+        return PlainTextResponse(readiness.message + "\n", 200 if readiness.ready else 503)
 
     async def livez(_: Request) -> Response:
         alive = time.monotonic() - agent.heartbeat < STUCK_SECONDS
-        return PlainTextResponse("ok\n" if alive else "the loop does not turn\n", 200 if alive else 503)
+        return PlainTextResponse("ok\n" if alive else "the loop is stuck\n", 200 if alive else 503)
 
     return Starlette(routes=[Route("/readyz", readyz), Route("/livez", livez)])
 
 
-async def _look(agent: Agent) -> EngineView | None:
-    """What the engine serves now; None if it does not answer."""
-    if agent.engine is None or agent.view is None:
+async def _ask_engine(agent: Agent) -> EngineState | None:
+    """Return what the engine serves now; None if it does not answer."""
+    if agent.driver is None or agent.engine_state is None:
         return None
     try:
-        return await agent.engine.models()
+        return await agent.driver.list_models()
     except EngineError:
         return None
 
 
-def _tell(agent: Agent) -> None:
-    """A probe was told that the pod is unready: from now on the endpoints follow."""
+def _record_probe(agent: Agent) -> None:
+    """Record that a probe found the pod unready: from now on the endpoints follow."""
     for drain in agent.memory.draining.values():
-        if drain.told_at is None:
-            drain.told_at = time.monotonic()
+        if drain.probed_at is None:
+            drain.probed_at = time.monotonic()

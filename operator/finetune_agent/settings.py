@@ -1,4 +1,4 @@
-"""The agent's settings: where its files are, how it reaches others, and how patient it is."""
+"""Define the agent's settings: where its files are, how it reaches other processes, and how long it waits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,16 +6,31 @@ from pathlib import Path
 from finetune_api.messages import ADAPTERS_DIRECTORY, DESIRED_DIRECTORY, DESIRED_KEY, SECRETS_DIRECTORY, TOKEN_FILE
 
 PORT = 9480
-"""Where the agent answers the kubelet's probes."""
+"""Default port of the agent's probes."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All times are in seconds.
+    """The agent's settings. All times are in seconds.
 
-    ``propagation_seconds``: from a probe that found the pod unready until no new request comes in (the kubelet's status, the endpoints, kube-proxy).
-    ``probe_seconds``: how long to wait for a probe at all. ``drain_seconds``: how long to wait for running requests; those that
-    are left finish on the old weights all the same. ``removal_seconds``: the same for a name that goes for good.
+    Attributes:
+        pod: Name of the agent's pod.
+        report_url: Address of the operator's report endpoint; None: no reports.
+        engine_host: Host of the engine, whose port the desired state names.
+        host: Address on which the probes listen.
+        port: Port on which the probes listen.
+        desired_file: The mounted desired state.
+        adapters_directory: The volume that agent and engine share.
+        secrets_directory: The mounted Secrets, a directory each.
+        token_file: The service account's token for reports.
+        tick_seconds: Pause between two ticks.
+        report_seconds: Longest pause between two reports.
+        propagation_seconds: From a probe that found the pod unready until no new request arrives
+            (the kubelet's status, the endpoints, kube-proxy).
+        probe_seconds: Longest wait for a probe.
+        drain_seconds: Longest wait for running requests. Those that still run finish on the old weights.
+        removal_seconds: The same for a served name that goes for good.
+        download_patience_seconds: How long a download waits for an S3 service that does not answer.
     """
 
     pod: str

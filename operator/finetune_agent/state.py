@@ -1,4 +1,4 @@
-"""What the agent remembers from one step to the next: what was proven, refused, or failed. All of it is lost on a restart, and found again."""
+"""Define what the agent remembers from one tick to the next. A restart loses all of it; the next ticks find it again."""
 
 from dataclasses import dataclass, field
 
@@ -6,15 +6,24 @@ from finetune_api.manifest import GoldenSamples
 from finetune_api.messages import AgentState, DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
 
-REFUSED_AFTER = 3
-"""So many unexplained refusals by the engine, or ends of it in mid-request: then the version is refused for good."""
-LONGEST_BACKOFF_SECONDS = 60.0
+MAX_STRIKES = 3
+"""After so many unexplained errors of the engine, or ends of it during a request, a version is refused for good."""
+MAX_BACKOFF_SECONDS = 60.0
+
+VersionKey = tuple[str, str]
+"""Served name and digest of a version."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a version is not served. ``attempts`` failures so far, ``strikes`` of them unexplained; the next try is not before ``not_before``
-    (monotonic seconds). It is forgotten when the version is proven.
+    """Why a version is not served. It is forgotten when the version is proven.
+
+    Attributes:
+        reason: Reason for the report.
+        message: What is wrong, and what to do.
+        attempts: How often it failed in a row.
+        strikes: How many of these failures were unexplained.
+        not_before: Earliest time of the next attempt, in monotonic seconds.
     """
 
     reason: Reason
@@ -26,17 +35,24 @@ class Fault:
 
 @dataclass
 class Drain:
-    """A served name that is about to move, or to go: since when, and when a probe was first told that the pod is unready."""
+    """A served name that is about to move to another version, or to be unloaded.
+
+    Attributes:
+        since: When the drain began, in monotonic seconds.
+        leaves_service: The pod leaves its Service while it drains.
+        probed_at: When a probe first found the pod unready.
+        idle_checks: How many checks in a row found no request.
+    """
 
     since: float
     leaves_service: bool
-    told_at: float | None = None
-    quiet_checks: int = 0
+    probed_at: float | None = None
+    idle_checks: int = 0
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How one adapter stands after the last step, for the report."""
+class AdapterState:
+    """The state of one adapter after the last tick, for the report."""
 
     state: AgentState
     reason: Reason | None = None
@@ -45,64 +61,89 @@ class Standing:
 
 @dataclass
 class Memory:
-    """The agent's memory. ``proven`` and ``bases_proven`` speak of one process of the engine, ``identity``, and end with it.
+    """The agent's memory.
 
-    ``proven`` holds (name, path) as the engine has them. Versions are known by (served name, digest): ``checked`` are those on disk.
-    ``owed`` are the served names that this pod must answer to be ready: all of them (None) until it is ready, then each that was proven.
-    ``good`` are the versions that were proven under the served name, the newest first. ``swapping`` names move without leaving the Service.
+    Attributes:
+        identity: The engine's process to which ``proven`` and ``base_logprobs`` apply.
+        proven: Name and path of each adapter that was proven in the engine.
+        base_logprobs: What the engine's base answered to the questions about a version, if that is proven.
+        required: Served names that the pod must answer to be ready. None until it was ready once: all of them.
+        samples: Golden samples of each version on the disk that was checked.
+        refused: Versions that are never tried again.
+        failed: Versions that are tried again later.
+        draining: Served names that drain.
+        swapping: Served names that move to another version without leaving the Service.
+        good_versions: Versions that were proven under each served name, the newest first.
+        started_at: When work on a version began, in monotonic seconds.
+        load_seconds: Time from there until the version was proven.
+        adapter_states: State of each served name, for the report.
     """
 
     identity: str = ""
     proven: set[tuple[str, str]] = field(default_factory=set)
-    bases_proven: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    owed: set[str] | None = None
-    checked: dict[tuple[str, str], GoldenSamples] = field(default_factory=dict)
-    refused: dict[tuple[str, str], Fault] = field(default_factory=dict)
-    failed: dict[tuple[str, str], Fault] = field(default_factory=dict)
+    base_logprobs: dict[VersionKey, list[float]] = field(default_factory=dict)
+    required: set[str] | None = None
+    samples: dict[VersionKey, GoldenSamples] = field(default_factory=dict)
+    refused: dict[VersionKey, Fault] = field(default_factory=dict)
+    failed: dict[VersionKey, Fault] = field(default_factory=dict)
     draining: dict[str, Drain] = field(default_factory=dict)
     swapping: set[str] = field(default_factory=set)
-    good: dict[str, list[DesiredVersion]] = field(default_factory=dict)
-    started: dict[tuple[str, str], float] = field(default_factory=dict)
-    load_seconds: dict[tuple[str, str], float] = field(default_factory=dict)
-    standings: dict[str, Standing] = field(default_factory=dict)
+    good_versions: dict[str, list[DesiredVersion]] = field(default_factory=dict)
+    started_at: dict[VersionKey, float] = field(default_factory=dict)
+    load_seconds: dict[VersionKey, float] = field(default_factory=dict)
+    adapter_states: dict[str, AdapterState] = field(default_factory=dict)
 
-    def forget_engine(self, identity: str) -> None:
-        """Another process of the engine: what the last one showed is worth nothing, and every adapter is owed again."""
+    def start_engine_process(self, identity: str) -> None:
+        """Forget what another process of the engine proved, and require every adapter again."""
         self.identity = identity
         self.proven.clear()
-        self.bases_proven.clear()
+        self.base_logprobs.clear()
         self.draining.clear()
         self.swapping.clear()
-        self.owed = None
+        self.required = None
 
 
-def version_of(adapter: DesiredAdapter, pod: str) -> DesiredVersion | None:
-    """The version that this pod is to serve: the operator moves pods one after another."""
+def version_for_pod(adapter: DesiredAdapter, pod: str) -> DesiredVersion | None:
+    """Return the version that this pod is to serve: the operator moves the pods one after another."""
     return adapter.version if adapter.pods is None or pod in adapter.pods else adapter.previous
 
 
-def fallbacks_of(memory: Memory, adapter: DesiredAdapter, target: DesiredVersion | None) -> list[DesiredVersion]:
-    """What to serve while the target cannot be: the operator's previous version, then what this pod served last."""
-    found = [adapter.previous] if adapter.previous else []
-    return [version for version in [*found, *memory.good.get(adapter.served_name, [])] if version != target]
+def list_fallbacks(memory: Memory, adapter: DesiredAdapter, target: DesiredVersion | None) -> list[DesiredVersion]:
+    """Return the versions to serve while the target cannot be served, best first.
+
+    The first is the operator's previous version; then come those that this pod served last.
+    """
+    previous = [adapter.previous] if adapter.previous else []
+    good_versions = memory.good_versions.get(adapter.served_name, [])
+    return [version for version in [*previous, *good_versions] if version != target]
 
 
-def remember_good(memory: Memory, served_name: str, version: DesiredVersion) -> None:
-    """A version answers under its served name. The one before it stays on disk, for a way back."""
-    others = [known for known in memory.good.get(served_name, []) if known.digest != version.digest]
-    memory.good[served_name] = [version, *others[:1]]
+def remember_good_version(memory: Memory, served_name: str, version: DesiredVersion) -> None:
+    """Remember that a version answers under its served name. The one before it stays on disk, for a rollback."""
+    others = [known for known in memory.good_versions.get(served_name, []) if known.digest != version.digest]
+    memory.good_versions[served_name] = [version, *others[:1]]
 
 
 def record_fault(
-    memory: Memory, key: tuple[str, str], reason: Reason, message: str, *, permanent: bool, strike: bool, now: float
+    memory: Memory, key: VersionKey, reason: Reason, message: str, *, permanent: bool, strike: bool, now: float
 ) -> None:
-    """Remember that a step failed. ``permanent``: refused at once; ``strike``: refused when that has happened ``REFUSED_AFTER`` times."""
+    """Remember that an action on a version failed.
+
+    Args:
+        memory: The agent's memory.
+        key: The version.
+        reason: Reason for the report.
+        message: What is wrong, and what to do.
+        permanent: Refuse the version at once.
+        strike: The failure is unexplained: refuse the version after ``MAX_STRIKES`` of them.
+        now: Monotonic seconds.
+    """
     before = memory.failed.get(key)
     attempts = (before.attempts if before else 0) + 1
     strikes = (before.strikes if before else 0) + (1 if strike else 0)
-    if permanent or strikes >= REFUSED_AFTER:
+    if permanent or strikes >= MAX_STRIKES:
         memory.refused[key] = Fault(reason, message, attempts, strikes)
         memory.failed.pop(key, None)
         return
-    backoff = min(2.0 ** min(attempts, 10), LONGEST_BACKOFF_SECONDS)
+    backoff = min(2.0 ** min(attempts, 10), MAX_BACKOFF_SECONDS)
     memory.failed[key] = Fault(reason, message, attempts, strikes, now + backoff)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from finetune_api.base import Lenient
 from finetune_api.dataset import Counts
+from finetune_api.engines import EngineName
 from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, Estimate, EvaluationStatus, Progress, ReportStatus
 from finetune_api.reasons import Reason
 
@@ -100,7 +101,7 @@ class DesiredAdapter(Lenient):
 class DesiredState(Lenient):
     """Key ``DESIRED_KEY`` of the ConfigMap that the agent has mounted: everything that its pods are to serve."""
 
-    engine: Literal["vllm"] = "vllm"
+    engine: EngineName = "vllm"
     port: int = 8000
     max_lora_rank: int | None = Field(None, description="The engine's maximum, as far as its arguments tell.")
     api_key_secret: str | None = Field(

@@ -1,6 +1,7 @@
 """The addresses that users write: ``hf://``, ``s3://``, ``pvc://``, ``configmap://`` and ``file://``, each parsed into its parts."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 
@@ -12,18 +13,46 @@ class HfUri:
 
 
 @dataclass(frozen=True)
-class S3Uri:
-    """``s3://bucket/key``: an object, or a prefix of objects; ``key`` has no leading and no trailing slash."""
+class StorageUri:
+    """Address of an object, or of a prefix of objects, in any storage: a key below a root.
 
-    bucket: str
+    Attributes:
+        root: Bucket, or path of a directory.
+        key: Has no leading and no trailing slash. Empty for the root itself.
+    """
+
+    root: str
     key: str
+
+    def child(self, name: str) -> Self:
+        """Return the address of ``name`` below this prefix."""
+        return replace(self, key=f"{self.key}/{name}" if self.key else name)
+
+
+@dataclass(frozen=True)
+class S3Uri(StorageUri):
+    """``s3://bucket/key``: an object, or a prefix of objects, in S3."""
+
+    @property
+    def bucket(self) -> str:
+        """Name of the bucket."""
+        return self.root
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
 
-    def child(self, name: str) -> Self:
-        """The object ``name`` below this prefix."""
-        return replace(self, key=f"{self.key}/{name}" if self.key else name)
+
+@dataclass(frozen=True)
+class DirectoryUri(StorageUri):
+    """A file, or a prefix of files, in a directory of this machine. Its text is the path."""
+
+    @property
+    def path(self) -> Path:
+        """Path of the file."""
+        return Path(self.root, self.key)
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""The S3 protocol: manifests, checkpoints, and verified upload and download.
+"""Move artifacts: manifests, checkpoints, and verified upload and download, in S3 or in a directory.
 
-Used by the trainer, the preflight, the agent and the command line. Nothing here knows torch or Kubernetes.
+Trainer, preflight, agent and command line use it. It must know neither torch nor Kubernetes, and none of its users.
 
-    store = open_store(location, secret_directory("s3-credentials"), Purpose.OUTPUT)
-    files = upload_directory(store, parse_s3_uri("s3://bucket/job/adapter"), directory)
-    digest = put_manifest(store, uri, AdapterManifest(..., files=files))
-    manifest = download_adapter(store, uri, digest, Path("/adapters/name/digest"))
+    storage = open_s3(location, secret_directory("s3-credentials"), Purpose.OUTPUT)
+    files = upload_directory(storage, parse_s3_uri("s3://bucket/job/adapter"), directory)
+    digest = put_manifest(storage, uri, AdapterManifest(..., files=files))
+    manifest = download_adapter(storage, uri, digest, Path("/adapters/name/digest"))
 
-Whatever goes wrong is an ``ArtifactError`` with a Reason.
+Every error is an ``ArtifactError`` with a Reason; a local disk that is full is an ``OSError``.
 """

@@ -1,6 +1,7 @@
-"""Checkpoints in S3, or in a directory: written whole or not at all, the newest whole one found again, old ones removed.
+"""Store checkpoints completely or not at all, find the newest complete one, and delete old ones.
 
-Each run has a directory of its own, called after its fingerprint: two jobs with the same prefix never touch each other's checkpoints.
+Each run has a directory of its own, named after its fingerprint: two jobs with the same prefix never touch each other's
+checkpoints.
 """
 
 import logging
@@ -12,11 +13,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.manifest import MANIFEST_NAME, CheckpointManifest, FileEntry
-from finetune_api.uris import S3Uri
-from finetune_artifacts.download import download_files, refuse_unsafe
+from finetune_api.uris import StorageUri
+from finetune_artifacts.download import download_files, refuse_unsafe_files
 from finetune_artifacts.errors import ArtifactError, Fault
-from finetune_artifacts.objects import delete_objects, list_objects, read_object
-from finetune_artifacts.store import Place
+from finetune_artifacts.objects import delete_objects, read_object
+from finetune_artifacts.storage import Storage
 from finetune_artifacts.upload import put_manifest, upload_directory
 
 log = logging.getLogger(__name__)
@@ -25,116 +26,144 @@ _RUN = re.compile(r"/(run-[0-9a-f]{12})/step-\d{8,}/.+$")
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One checkpoint's directory in S3; ``complete`` says that it has a manifest, not yet that the manifest tells the truth."""
+class StoredCheckpoint:
+    """One checkpoint in a storage.
 
-    uri: S3Uri
+    Attributes:
+        uri: Prefix of its objects.
+        step: Its step.
+        complete: It has a manifest. Whether the manifest is right is not known yet.
+        objects: All objects below the prefix.
+    """
+
+    uri: StorageUri
     step: int
     complete: bool
-    objects: tuple[S3Uri, ...]
+    objects: tuple[StorageUri, ...]
 
 
-def run_uri(checkpoints: S3Uri, fingerprint: str) -> S3Uri:
-    """``<checkpoints>/run-0123456789ab``: where the checkpoints of one run lie, and none of another's."""
+def run_uri(checkpoints: StorageUri, fingerprint: str) -> StorageUri:
+    """Return the prefix of one run's checkpoints: ``<checkpoints>/run-0123456789ab``."""
     return checkpoints.child(f"run-{fingerprint.removeprefix('sha256:')[:12]}")
 
 
-def list_runs(store: Place, checkpoints: S3Uri) -> list[S3Uri]:
-    """The directories of all runs that have left something below ``checkpoints``."""
-    keys = (item.uri.key for item in list_objects(store, checkpoints))
+def list_runs(storage: Storage, checkpoints: StorageUri) -> list[StorageUri]:
+    """Return the prefixes of all runs that have a checkpoint below ``checkpoints``."""
+    keys = (info.uri.key for info in storage.list_objects(checkpoints))
     names = {match[1] for key in keys if (match := _RUN.search(key))}
     return [checkpoints.child(name) for name in sorted(names)]
 
 
-def checkpoint_uri(run: S3Uri, step: int) -> S3Uri:
-    """``<run>/step-00000010``."""
+def checkpoint_uri(run: StorageUri, step: int) -> StorageUri:
+    """Return the prefix of one checkpoint: ``<run>/step-00000010``."""
     return run.child(f"step-{step:08d}")
 
 
-def list_checkpoints(store: Place, run: S3Uri) -> list[Stored]:
-    """Every checkpoint of a run, the newest first, torn ones included."""
-    found: dict[int, list[S3Uri]] = {}
-    for item in list_objects(store, run):
-        if match := _STEP.search(item.uri.key):
-            found.setdefault(int(match[1]), []).append(item.uri)
-    stored = []
-    for step in sorted(found, reverse=True):
+def list_checkpoints(storage: Storage, run: StorageUri) -> list[StoredCheckpoint]:
+    """Return every checkpoint of a run, the newest first, incomplete ones included."""
+    objects: dict[int, list[StorageUri]] = {}
+    for info in storage.list_objects(run):
+        if match := _STEP.search(info.uri.key):
+            objects.setdefault(int(match[1]), []).append(info.uri)
+    checkpoints = []
+    for step in sorted(objects, reverse=True):
         uri = checkpoint_uri(run, step)
-        stored.append(Stored(uri, step, uri.child(MANIFEST_NAME) in found[step], tuple(found[step])))
-    return stored
+        complete = uri.child(MANIFEST_NAME) in objects[step]
+        checkpoints.append(StoredCheckpoint(uri, step, complete, tuple(objects[step])))
+    return checkpoints
 
 
 def upload_checkpoint(
-    store: Place,
-    run: S3Uri,
+    storage: Storage,
+    run: StorageUri,
     step: int,
     directory: Path,
-    manifest: Callable[[list[FileEntry]], CheckpointManifest],
+    build_manifest: Callable[[list[FileEntry]], CheckpointManifest],
     stopped: Callable[[], bool] = lambda: False,
-) -> S3Uri:
-    """Upload ``directory`` as the checkpoint of ``step``, its manifest last. Raises ArtifactError.
+) -> StorageUri:
+    """Upload a directory as the checkpoint of ``step``, its manifest last, and return its prefix.
 
-    One of the same step that is there is removed first: the run would have resumed from it, were it whole.
+    An older checkpoint of the same step is deleted first: if it were complete, the run would have resumed from it.
+
+    Args:
+        storage: Where to.
+        run: Prefix of the run.
+        step: The step.
+        directory: The checkpoint's files.
+        build_manifest: Builds the manifest from the entries of the files.
+        stopped: Asked before each file: whether to give up.
+
+    Raises:
+        ArtifactError: Also if ``stopped()`` is true.
     """
     uri = checkpoint_uri(run, step)
-    for stored in list_checkpoints(store, run):
-        if stored.step == step:
-            delete_checkpoint(store, stored)
-    put_manifest(store, uri, manifest(upload_directory(store, uri, directory, stopped)))
+    for checkpoint in list_checkpoints(storage, run):
+        if checkpoint.step == step:
+            delete_checkpoint(storage, checkpoint)
+    put_manifest(storage, uri, build_manifest(upload_directory(storage, uri, directory, stopped)))
     return uri
 
 
-def newest_checkpoint(store: Place, run: S3Uri, fingerprint: str, directory: Path) -> CheckpointManifest | None:
-    """Fetch the newest complete checkpoint with this fingerprint into ``directory``; None if there is none.
+def download_newest_checkpoint(
+    storage: Storage, run: StorageUri, fingerprint: str, directory: Path
+) -> CheckpointManifest | None:
+    """Download the newest complete checkpoint with this fingerprint, and return its manifest; None if there is none.
 
-    Torn ones, ones whose manifest does not tell the truth, and ones of other settings are passed over with a warning.
-    Raises ArtifactError if S3 cannot be reached or refuses.
+    Incomplete and damaged checkpoints, and those of other settings, are skipped with a warning.
+
+    Raises:
+        ArtifactError: If the storage refuses or does not answer.
     """
-    for stored in list_checkpoints(store, run):
+    for checkpoint in list_checkpoints(storage, run):
         try:
-            manifest = read_manifest(store, stored)
+            manifest = read_checkpoint_manifest(storage, checkpoint)
             if manifest.fingerprint != fingerprint:
-                log.warning("%s was made with other settings, data or base model: passed over", stored.uri)
+                log.warning("%s was made with other settings, data or base model: skipped", checkpoint.uri)
                 continue
-            download_files(store, stored.uri, manifest.files, directory)
+            download_files(storage, checkpoint.uri, manifest.files, directory)
         except ArtifactError as error:
             if error.fault not in (Fault.CORRUPT, Fault.NO_OBJECT, Fault.UNSAFE):
                 raise
-            log.warning("checkpoint of step %d is not whole, taking an older one: %s", stored.step, error)
+            log.warning("the checkpoint of step %d is incomplete, trying an older one: %s", checkpoint.step, error)
             continue
         return manifest
     return None
 
 
-def read_manifest(store: Place, stored: Stored) -> CheckpointManifest:
-    """The manifest of a checkpoint. Raises ArtifactError (CORRUPT) for a torn one; whether the files are as it says is not looked at."""
-    place = stored.uri.child(MANIFEST_NAME)
-    if not stored.complete:
-        raise ArtifactError(store.purpose, Fault.CORRUPT, f"{place} is missing: its upload was interrupted")
+def read_checkpoint_manifest(storage: Storage, checkpoint: StoredCheckpoint) -> CheckpointManifest:
+    """Read the manifest of a checkpoint, without a look at the files that it names.
+
+    Raises:
+        ArtifactError: CORRUPT if the checkpoint is incomplete or its manifest invalid.
+    """
+    uri = checkpoint.uri.child(MANIFEST_NAME)
+    if not checkpoint.complete:
+        raise ArtifactError(storage.purpose, Fault.CORRUPT, f"{uri} is missing: its upload was interrupted")
     try:
-        manifest = CheckpointManifest.model_validate_json(read_object(store, place))
+        manifest = CheckpointManifest.model_validate_json(read_object(storage, uri))
     except ValidationError as error:
-        raise ArtifactError(store.purpose, Fault.CORRUPT, f"{place} is no manifest of a checkpoint") from error
-    if not manifest.files or manifest.step != stored.step:
-        raise ArtifactError(store.purpose, Fault.CORRUPT, f"{place} names no files, or another step")
-    refuse_unsafe(store, stored.uri, manifest.files, pickles=False)
+        raise ArtifactError(storage.purpose, Fault.CORRUPT, f"{uri} is no manifest of a checkpoint") from error
+    if not manifest.files or manifest.step != checkpoint.step:
+        raise ArtifactError(storage.purpose, Fault.CORRUPT, f"{uri} names no files, or another step")
+    refuse_unsafe_files(storage, checkpoint.uri, manifest.files, pickles=False)
     return manifest
 
 
-def prune_checkpoints(store: Place, run: S3Uri, keep: int) -> list[int]:
-    """Keep the ``keep`` newest complete checkpoints; remove the others, and torn ones older than the newest complete one.
+def prune_checkpoints(storage: Storage, run: StorageUri, keep: int) -> list[int]:
+    """Delete all but the ``keep`` newest complete checkpoints, and return the deleted steps.
 
-    Returns the removed steps. Raises ArtifactError.
+    Incomplete checkpoints are deleted too if they are older than the newest complete one. Raises ArtifactError.
     """
-    stored = list_checkpoints(store, run)
-    kept = [item.step for item in stored if item.complete][:keep]
-    removed = [item for item in stored if kept and item.step < kept[0] and item.step not in kept]
-    for item in removed:
-        delete_checkpoint(store, item)
-    return [item.step for item in removed]
+    checkpoints = list_checkpoints(storage, run)
+    kept = [checkpoint.step for checkpoint in checkpoints if checkpoint.complete][:keep]
+    old = [checkpoint for checkpoint in checkpoints if kept and checkpoint.step < kept[0]]
+    deleted = [checkpoint for checkpoint in old if checkpoint.step not in kept]
+    for checkpoint in deleted:
+        delete_checkpoint(storage, checkpoint)
+    return [checkpoint.step for checkpoint in deleted]
 
 
-def delete_checkpoint(store: Place, stored: Stored) -> None:
-    """Remove a checkpoint, its manifest first: from then on nobody takes the rest for a whole one."""
-    manifest = stored.uri.child(MANIFEST_NAME)
-    delete_objects(store, sorted(stored.objects, key=lambda uri: uri != manifest))
+def delete_checkpoint(storage: Storage, checkpoint: StoredCheckpoint) -> None:
+    """Delete a checkpoint, its manifest first: without it the rest is incomplete."""
+    manifest = checkpoint.uri.child(MANIFEST_NAME)
+    delete_objects(storage, sorted(checkpoint.objects, key=lambda uri: uri != manifest))

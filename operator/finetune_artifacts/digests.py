@@ -1,4 +1,4 @@
-"""SHA-256 in the two spellings that this project meets: ``sha256:<hex>`` in manifests, base64 in S3's headers."""
+"""Compute SHA-256 in the two spellings of this project: ``sha256:<hex>`` in manifests, base64 in S3's headers."""
 
 import base64
 import hashlib
@@ -6,21 +6,21 @@ from pathlib import Path
 
 
 def digest_of(content: bytes) -> str:
-    """``sha256:<hex>`` of some bytes."""
+    """Return ``sha256:<hex>`` of some bytes."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def digest_of_file(path: Path) -> str:
-    """``sha256:<hex>`` of a file, read in pieces."""
+    """Return ``sha256:<hex>`` of a file, without loading it as a whole."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def checksum_of(content: bytes) -> str:
-    """The value of S3's ``x-amz-checksum-sha256`` for some bytes."""
+    """Return the value of S3's ``x-amz-checksum-sha256`` for some bytes."""
     return base64.b64encode(hashlib.sha256(content).digest()).decode()
 
 
 def composite_checksum(parts: list[str]) -> str:
-    """S3's checksum of a multipart object: the SHA-256 of its parts' SHA-256, and their number."""
+    """Return S3's checksum of a multipart object: the SHA-256 of its parts' SHA-256, and the number of parts."""
     return f"{checksum_of(b''.join(base64.b64decode(part) for part in parts))}-{len(parts)}"

@@ -1,4 +1,4 @@
-"""The one exception of this package, and how it is told from what boto3 raises."""
+"""Define the exception of this package, and translate boto3's exceptions into it."""
 
 from enum import StrEnum
 
@@ -15,11 +15,11 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from finetune_api.reasons import Reason
-from finetune_api.uris import S3Uri
+from finetune_api.uris import StorageUri
 
 
 class Purpose(StrEnum):
-    """What a place in S3 is used for; with it the same fault gets the reason that fits."""
+    """What a storage is used for. It decides the reason of a fault."""
 
     OUTPUT = "output"
     DATASET = "dataset"
@@ -28,7 +28,7 @@ class Purpose(StrEnum):
 
 
 class Fault(StrEnum):
-    """What is wrong, whatever the place is used for."""
+    """What is wrong, whatever the storage is used for."""
 
     NO_BUCKET = "no bucket"
     NO_OBJECT = "no object"
@@ -57,9 +57,12 @@ _REASONS: dict[Purpose, dict[Fault, Reason]] = {
 
 
 class ArtifactError(Exception):
-    """Something in S3, or on the way to it, is wrong.
+    """A storage refused, did not answer, or holds something else than expected.
 
-    ``str()`` says what, at which endpoint, bucket and key, and what to do. It never contains a secret.
+    Attributes:
+        purpose: What the storage is used for.
+        fault: What is wrong.
+        message: What is wrong, at which endpoint, bucket and key, and what to do. Never contains a secret.
     """
 
     def __init__(self, purpose: Purpose, fault: Fault, message: str) -> None:
@@ -70,7 +73,7 @@ class ArtifactError(Exception):
 
     @property
     def reason(self) -> Reason:
-        """The reason for status and exit code."""
+        """Reason for the status and the exit code."""
         default = Reason.UPLOAD_FAILED if self.purpose is Purpose.OUTPUT else Reason.DOWNLOAD_FAILED
         return _REASONS[self.purpose].get(self.fault) or _COMMON.get(self.fault, default)
 
@@ -99,21 +102,21 @@ _TRANSIENT = {
 
 
 def status_of(error: BaseException) -> int:
-    """The HTTP status of a boto3 error; 0 if it has none."""
+    """Return the HTTP status of a boto3 error; 0 if it has none."""
     if isinstance(error, ClientError):
         return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     return 0
 
 
 def code_of(error: BaseException) -> str:
-    """The S3 error code of a boto3 error, for example ``NoSuchKey``; the exception's name if it has none."""
+    """Return the S3 error code of a boto3 error, such as ``NoSuchKey``; the exception's name if it has none."""
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "")) or str(status_of(error))
     return type(error).__name__
 
 
-def fault_of(error: BaseException) -> Fault:
-    """Sort what boto3 raised."""
+def classify_error(error: BaseException) -> Fault:
+    """Return the fault for an exception of boto3."""
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return Fault.DENIED
     if isinstance(error, ResponseParserError | SSLError):
@@ -140,36 +143,54 @@ def fault_of(error: BaseException) -> Fault:
     return Fault.OTHER
 
 
-def explain(
-    purpose: Purpose, endpoint: str, uri: S3Uri, error: ClientError | BotoCoreError | ResponseParserError
+def explain_error(
+    purpose: Purpose, endpoint: str, uri: StorageUri, error: ClientError | BotoCoreError | ResponseParserError
 ) -> ArtifactError:
-    """What boto3 raised for ``uri``, as an ``ArtifactError`` that names the remedy."""
-    fault, code = fault_of(error), code_of(error)
+    """Return the ArtifactError for an exception that boto3 raised for ``uri``. Its message names the remedy."""
+    fault, code = classify_error(error), code_of(error)
     if fault is Fault.NO_OBJECT and not uri.key:
         fault = Fault.NO_BUCKET
     where = f"at {endpoint}"
     match fault:
         case Fault.NO_BUCKET:
             text = (
-                f"bucket {uri.bucket!r} does not exist {where}: create it, or correct the bucket's name or the endpoint"
+                f"bucket {uri.root!r} does not exist {where}: create it, or correct the bucket's name or the endpoint"
             )
         case Fault.NO_OBJECT:
             text = f"{uri} does not exist {where}: put it there, or correct the address"
         case Fault.DENIED if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            text = f"no credentials for {uri} {where}: name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in secretRef"
+            text = (
+                f"no credentials for {uri} {where}: "
+                "name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in secretRef"
+            )
         case Fault.DENIED if code in _INVALID_CREDENTIALS:
-            text = f"the credentials are not valid for {uri} {where} ({code}): correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the Secret"
+            text = (
+                f"the credentials are not valid for {uri} {where} ({code}): "
+                "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the Secret"
+            )
         case Fault.DENIED:
-            text = f"access to {uri} is denied {where} ({code}): allow it for these credentials, or name another Secret in secretRef"
+            text = (
+                f"access to {uri} is denied {where} ({code}): "
+                "allow it for these credentials, or name another Secret in secretRef"
+            )
         case Fault.UNREACHABLE if code.isdigit():
             # an answer without an S3 error code, such as a web page
-            text = f"what answers {where} for {uri} is no S3 service, or one that is out of order ({code}): correct the endpoint, or try again later"
+            text = (
+                f"the service {where} that answers for {uri} is no S3 service, or is out of order ({code}): "
+                "correct the endpoint, or try again later"
+            )
         case Fault.UNREACHABLE:
-            text = f"the S3 service {where} does not answer for {uri} ({code}): check that it runs and that the endpoint can be reached from the pod"
+            text = (
+                f"the S3 service {where} does not answer for {uri} ({code}): "
+                "check that it runs and that the endpoint can be reached from the pod"
+            )
         case Fault.NOT_S3:
-            text = f"what answers {where} is no S3 service ({code}): correct the endpoint, for example https://minio.example.com:9000"
+            text = (
+                f"the service {where} is no S3 service ({code}): "
+                "correct the endpoint, for example https://minio.example.com:9000"
+            )
         case Fault.WRONG_REGION:
-            text = f"bucket {uri.bucket!r} is in another region ({code}, {where}): set s3.region to the bucket's region"
+            text = f"bucket {uri.root!r} is in another region ({code}, {where}): set s3.region to the bucket's region"
         case Fault.NO_SPACE:
             text = f"there is no space left for {uri} {where} ({code}): free some, or raise the quota"
         case Fault.CORRUPT:

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: names, types and shapes of its tensors, read without the weights and without torch."""
+"""Read the header of a safetensors file: names, types and shapes of its tensors, without the weights and torch."""
 
 import json
 import struct
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_artifacts.objects import ObjectInfo, read_range
-from finetune_artifacts.store import Store
+from finetune_artifacts.storage import ObjectInfo, Storage
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
 """The format's own limit."""
-_FIRST_READ = 512 * 1024
+FIRST_READ_BYTES = 512 * 1024
+"""Length of the first read, which is enough for most headers."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,22 @@ class Tensor:
 
 
 def read_header(read: Callable[[int, int], bytes], size: int | None = None) -> dict[str, Tensor]:
-    """The tensors of the file from which ``read(start, length)`` reads bytes. Raises ValueError if it is no safetensors file.
+    """Read the tensors of a safetensors file, by their names.
 
-    Where its ``size`` in bytes is known, also if it is not whole.
+    Args:
+        read: ``read(start, length)`` returns bytes of the file.
+        size: Size of the file in bytes, if it is known.
+
+    Raises:
+        ValueError: If it is no safetensors file, or has another size than its header says.
     """
-    beginning = read(0, _FIRST_READ)
-    if len(beginning) < 8:
+    content = read(0, FIRST_READ_BYTES)
+    if len(content) < 8:
         raise ValueError("the file is too short for safetensors")
-    (length,) = struct.unpack("<Q", beginning[:8])
+    (length,) = struct.unpack("<Q", content[:8])
     if not 2 <= length <= MAX_HEADER_BYTES:
         raise ValueError("the file does not begin with a safetensors header")
-    header = beginning[8 : 8 + length]
+    header = content[8 : 8 + length]
     if len(header) < length:
         header += read(8 + len(header), length - len(header))
     try:
@@ -46,12 +51,12 @@ def read_header(read: Callable[[int, int], bytes], size: int | None = None) -> d
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("the file does not begin with a safetensors header") from error
     if size is not None and size != end:
-        raise ValueError(f"it has {size} bytes, and its header promises {end}: it was cut off, or is damaged")
+        raise ValueError(f"it has {size} bytes, but its header says {end}: it was cut off, or is damaged")
     return tensors
 
 
 def read_file_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a local file. Raises ValueError and OSError."""
+    """Read the tensors of a local file. Raises ValueError and OSError."""
     with path.open("rb") as file:
 
         def read(start: int, length: int) -> bytes:
@@ -61,6 +66,6 @@ def read_file_header(path: Path) -> dict[str, Tensor]:
         return read_header(read, path.stat().st_size)
 
 
-def read_s3_header(store: Store, info: ObjectInfo) -> dict[str, Tensor]:
-    """The tensors of an object in S3, by range reads. Raises ValueError and ArtifactError."""
-    return read_header(lambda start, length: read_range(store, info.uri, start, length), info.size)
+def read_object_header(storage: Storage, info: ObjectInfo) -> dict[str, Tensor]:
+    """Read the tensors of an object, by range reads. Raises ValueError and ArtifactError."""
+    return read_header(lambda start, length: storage.read_range(info.uri, start, length), info.size)

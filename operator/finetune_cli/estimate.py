@@ -195,10 +195,10 @@ def _from_s3(uri: S3Uri, spec: FineTuneJobSpec) -> bytes:
     """With the credentials of the environment: the job's Secrets are in the cluster."""
     from finetune_artifacts.errors import ArtifactError, Purpose
     from finetune_artifacts.objects import read_object
-    from finetune_artifacts.store import open_store
+    from finetune_artifacts.s3 import open_s3
 
     try:
-        store = open_store(spec.model.s3 or spec.output.s3, None, Purpose.MODEL, PATIENCE_SECONDS)
+        store = open_s3(spec.model.s3 or spec.output.s3, None, Purpose.MODEL, PATIENCE_SECONDS)
         return read_object(store, uri.child(CONFIG))
     except ArtifactError as error:
         raise CliError(f"{error}. Or give the model's config.json with --model-config PATH") from error

@@ -12,10 +12,11 @@ from finetune_api.base import S3Location
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.uris import S3Uri, parse_s3_uri
 from finetune_artifacts.digests import digest_of
-from finetune_artifacts.download import download_adapter, download_model
+from finetune_artifacts.download import download_adapter
 from finetune_artifacts.errors import ArtifactError, Purpose
-from finetune_artifacts.objects import head, read_object
-from finetune_artifacts.store import Store, open_store
+from finetune_artifacts.models import download_model
+from finetune_artifacts.objects import read_object
+from finetune_artifacts.s3 import S3Storage, open_s3
 from finetune_cli.errors import CliError
 from finetune_cli.text import size
 
@@ -37,7 +38,7 @@ def fetch(source: Source, directory: Path, output: str) -> None:
     """Download an adapter (a directory with a manifest.json) or a model. Raises CliError; the directory then is as it was."""
     try:
         uri = parse_s3_uri(source.uri)
-        store = open_store(
+        store = open_s3(
             S3Location(endpoint=source.endpoint_url, region=source.region),
             source.secret_directory,
             Purpose.ADAPTER if source.digest else Purpose.MODEL,
@@ -55,9 +56,9 @@ def fetch(source: Source, directory: Path, output: str) -> None:
         sys.stdout.write(f"{source.uri} → {directory} ({size(total)}){f', {digest}' if digest else ''}\n")
 
 
-def _fetch(store: Store, uri: S3Uri, digest: str | None, directory: Path) -> str | None:
+def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) -> str | None:
     """The digest of the adapter that is now in the directory; None for a model, which has no manifest."""
-    if digest is None and head(store, uri.child(MANIFEST_NAME)) is not None:
+    if digest is None and store.head(uri.child(MANIFEST_NAME)) is not None:
         digest = digest_of(read_object(store, uri.child(MANIFEST_NAME)))
     if digest is not None:
         download_adapter(store, uri, digest, directory)

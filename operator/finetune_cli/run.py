@@ -195,7 +195,7 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
 
     def leave() -> NoReturn:
         # the signal may have come in the middle of a line, whose stream must not be entered twice
-        ended = state.ended or state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
+        ended = state.failure or state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
         os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in told(ended, request)).encode())
         os._exit(code_of(ended))
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from finetune_engines import ENGINES
 from finetune_operator.policies.engine_args import EngineArgs, read_engine_args
 
 SERVE = ["vllm", "serve", "/models/base"]
@@ -37,4 +38,4 @@ CASES = {
 
 @pytest.mark.parametrize(("container", "expected"), CASES.values(), ids=CASES.keys())
 def test_read_engine_args(container: dict[str, list[str]], expected: EngineArgs) -> None:
-    assert read_engine_args(container) == expected
+    assert read_engine_args(container, ENGINES["vllm"]) == expected

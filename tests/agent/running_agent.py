@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 import uvicorn
 
-from finetune_agent import loop, report
-from finetune_agent.agent import Agent, new_agent
-from finetune_agent.server import application
+from finetune_agent.agent import Agent
+from finetune_agent.loop import run_loop
+from finetune_agent.reporting import build_report, send_reports
+from finetune_agent.server import build_application
 from finetune_agent.settings import Settings
 from finetune_api.manifest import AdapterManifest, Origin
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState, DesiredVersion
@@ -111,7 +112,7 @@ class RunningAgent:
     def report(self) -> AgentReport:
         """What the agent reports now."""
         assert self.agent is not None
-        return report.build(self.agent)
+        return build_report(self.agent)
 
     def standing(self, name: str) -> AgentAdapter:
         """The report of one adapter, which the agent may just be reading of."""
@@ -152,11 +153,11 @@ class RunningAgent:
         started = threading.Event()
 
         async def main() -> None:
-            agent = new_agent(self.settings)
+            agent = Agent(self.settings)
             agent.heartbeat = time.monotonic()
             self.agent = agent
             config = uvicorn.Config(
-                application(agent), host="127.0.0.1", port=self.settings.port, log_config=None, lifespan="off"
+                build_application(agent), host="127.0.0.1", port=self.settings.port, log_config=None, lifespan="off"
             )
             server = uvicorn.Server(config)
             running = asyncio.get_running_loop()
@@ -165,14 +166,14 @@ class RunningAgent:
                 server.should_exit = True
 
             self._stop = lambda: running.call_soon_threadsafe(stop)
-            tasks = [asyncio.create_task(loop.run(agent)), asyncio.create_task(report.run(agent))]
+            tasks = [asyncio.create_task(run_loop(agent)), asyncio.create_task(send_reports(agent))]
             started.set()
             await server.serve()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if agent.engine is not None:
-                await agent.engine.close()
+            if agent.driver is not None:
+                await agent.driver.close()
 
         self._thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
         self._thread.start()

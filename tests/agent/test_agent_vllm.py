@@ -18,7 +18,7 @@ from tools.testing.s3_server import S3Server
 from tools.testing.vllm_server import START_SECONDS, RealVllm, running_vllm
 from tools.testing.waiting import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.trains, pytest.mark.timeout(1500)]
 
 BOT = "support-bot"
 PROMPT = "Once upon a time there was a king who"

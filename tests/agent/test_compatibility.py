@@ -5,19 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from finetune_agent.compatibility import IncompatibleError, check_files, tensors
+from finetune_agent.compatibility import IncompatibleError, check_adapter, find_tensor_problems
 from finetune_api.reasons import Reason
+from finetune_engines import ENGINES
 from tests.agent.fake_engine import write_adapter
+
+VLLM = ENGINES["vllm"]
 
 
 def refused(directory: Path, maximum: int | None = 16) -> IncompatibleError:
     with pytest.raises(IncompatibleError) as caught:
-        check_files(directory, maximum)
+        check_adapter(directory, VLLM, maximum)
     return caught.value
 
 
 def test_a_plain_lora_passes(tmp_path: Path) -> None:
-    assert len(check_files(write_adapter(tmp_path / "a", 0.5), 16).samples) == 2
+    assert len(check_adapter(write_adapter(tmp_path / "a", 0.5), VLLM, 16).samples) == 2
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
     "config", [{"init_lora_weights": "gaussian"}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 4}}]
 )
 def test_what_vllm_does_serve_passes(tmp_path: Path, config: dict[str, object]) -> None:
-    check_files(write_adapter(tmp_path / "a", 0.5, **config), 16)
+    check_adapter(write_adapter(tmp_path / "a", 0.5, **config), VLLM, 16)
 
 
 def test_a_rank_pattern_counts(tmp_path: Path) -> None:
@@ -62,7 +65,7 @@ def test_a_rank_pattern_counts(tmp_path: Path) -> None:
 
 
 def test_the_rank_is_left_to_the_engine_where_its_maximum_is_not_known(tmp_path: Path) -> None:
-    check_files(write_adapter(tmp_path / "a", 0.5, rank=64), None)
+    check_adapter(write_adapter(tmp_path / "a", 0.5, rank=64), VLLM, None)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +82,12 @@ def test_the_rank_is_left_to_the_engine_where_its_maximum_is_not_known(tmp_path:
     ],
 )
 def test_tensors_that_are_no_lora(header: dict[str, list[int]], said: str) -> None:
-    assert said in "; ".join(tensors(header, 8))
+    assert said in "; ".join(find_tensor_problems(header, 8, VLLM.ignored_tensors))
 
 
 def test_saved_embeddings_beside_an_adapter_are_passed_over() -> None:
     header = {"m.lora_A.weight": [8, 4], "m.lora_B.weight": [4, 8], "model.embed_tokens.base_layer.weight": [100, 4]}
-    assert tensors(header, 8) == []
+    assert find_tensor_problems(header, 8, VLLM.ignored_tensors) == []
 
 
 def test_weights_in_another_format_are_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from finetune_agent.proof import QUESTIONS_PER_SAMPLE, Question, judge_adapter, judge_base, questions
+from finetune_agent.proof import QUESTIONS_PER_SAMPLE, Question, choose_questions, judge_adapter, judge_base
 from finetune_api.manifest import GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
 
@@ -69,7 +69,7 @@ def test_asked_is_where_the_adapter_makes_the_greatest_difference() -> None:
     for position in changed:
         adapter[position] = -0.5
     tokens = [100 + position for position in range(TOKENS + 1)]
-    found = questions(
+    found = choose_questions(
         GoldenSamples(samples=[GoldenSample(token_ids=tokens, base_logprobs=base, adapter_logprobs=adapter)])
     )
     assert [question.token for question in found] == [101 + position for position in changed]

@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from finetune_agent.engines.vllm import refusal
 from finetune_api.reasons import Reason
+from finetune_engines.vllm.refusals import explain_refusal
 
 LOAD, COMPLETE, UNLOAD = "/v1/load_lora_adapter", "/v1/completions", "/v1/unload_lora_adapter"
 
@@ -102,7 +102,7 @@ CASES = {
 def test_refusal(path: str, status: int, body: object, reason: Reason, permanent: bool, unexplained: bool) -> None:
     request = httpx.Request("POST", f"http://127.0.0.1:8000{path}")
     answer = httpx.Response(status, request=request, **({"text": body} if isinstance(body, str) else {"json": body}))  # type: ignore[arg-type]
-    error = refusal(path, answer)
+    error = explain_refusal(path, answer)
     assert (error.reason, error.permanent, error.unexplained) == (reason, permanent, unexplained)
     assert error.message
 
@@ -111,4 +111,4 @@ def test_a_missing_key_is_told_with_the_field() -> None:
     answer = httpx.Response(
         401, json={"error": "Unauthorized"}, request=httpx.Request("GET", "http://127.0.0.1/v1/models")
     )
-    assert "spec.target.apiKeySecretRef" in refusal("/v1/models", answer).message
+    assert "spec.target.apiKeySecretRef" in explain_refusal("/v1/models", answer).message

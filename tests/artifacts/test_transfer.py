@@ -13,13 +13,14 @@ import pytest
 from finetune_api.base import S3Location
 from finetune_api.manifest import AdapterManifest, FileEntry, Origin
 from finetune_api.reasons import Reason
-from finetune_api.uris import S3Uri
-from finetune_artifacts import upload
+from finetune_api.uris import S3Uri, StorageUri
+from finetune_artifacts import s3_transfer
 from finetune_artifacts.digests import checksum_of, digest_of
-from finetune_artifacts.download import download_adapter, download_file, download_files, download_model
+from finetune_artifacts.download import download_adapter, download_file, download_files
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
-from finetune_artifacts.objects import check_bucket, head, list_objects, open_object, probe_write, read_object
-from finetune_artifacts.store import open_store
+from finetune_artifacts.models import download_model
+from finetune_artifacts.objects import open_object, read_object
+from finetune_artifacts.s3 import open_s3
 from finetune_artifacts.upload import manifest_bytes, put_manifest, upload_directory
 from tests.artifacts.conftest import Server, put
 from tools.testing.faulty_proxy import Harm, way_to
@@ -42,15 +43,15 @@ def manifest_of(files: list[FileEntry], base: str = "org/base") -> AdapterManife
     )
 
 
-def publish(server: Server, place: S3Uri, directory: Path) -> str:
+def publish(server: Server, uri: StorageUri, directory: Path) -> str:
     """Upload an adapter, and return its digest."""
     store = server.store()
-    return put_manifest(store, place, manifest_of(upload_directory(store, place, directory)))
+    return put_manifest(store, uri, manifest_of(upload_directory(store, uri, directory)))
 
 
-def stored(server: Server, place: S3Uri, name: str) -> Path:
+def stored(server: Server, uri: StorageUri, name: str) -> Path:
     """Where the server keeps an object."""
-    return server.buckets / place.bucket / place.key / name
+    return server.buckets / uri.root / uri.key / name
 
 
 def damage(path: Path, content: bytes) -> None:
@@ -61,11 +62,11 @@ def damage(path: Path, content: bytes) -> None:
         os.setxattr(path, name, value)
 
 
-def test_an_adapter_arrives_as_it_was_sent(server: Server, place: S3Uri, tmp_path: Path) -> None:
+def test_an_adapter_arrives_as_it_was_sent(server: Server, uri: StorageUri, tmp_path: Path) -> None:
     source = make_adapter(tmp_path / "source", size=40 * 1024 * 1024)
-    digest = publish(server, place, source)
+    digest = publish(server, uri, source)
     target = tmp_path / "adapters" / "name" / digest
-    manifest = download_adapter(server.store(Purpose.ADAPTER), place, digest, target)
+    manifest = download_adapter(server.store(Purpose.ADAPTER), uri, digest, target)
     assert sorted(entry.path for entry in manifest.files) == [
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -77,118 +78,118 @@ def test_an_adapter_arrives_as_it_was_sent(server: Server, place: S3Uri, tmp_pat
     assert [entry.name for entry in target.parent.iterdir()] == [digest], "no temporary directory may stay"
 
 
-def test_an_adapter_that_is_there_is_not_fetched_again(server: Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(server, place, make_adapter(tmp_path / "source"))
+def test_an_adapter_that_is_there_is_not_fetched_again(server: Server, uri: StorageUri, tmp_path: Path) -> None:
+    digest = publish(server, uri, make_adapter(tmp_path / "source"))
     store = server.store(Purpose.ADAPTER)
-    download_adapter(store, place, digest, tmp_path / "target")
-    stored(server, place, "adapter_config.json").unlink()
-    download_adapter(store, place, digest, tmp_path / "target")
+    download_adapter(store, uri, digest, tmp_path / "target")
+    stored(server, uri, "adapter_config.json").unlink()
+    download_adapter(store, uri, digest, tmp_path / "target")
 
 
-def test_the_very_same_manifest_may_be_written_twice_but_no_other(server: Server, place: S3Uri) -> None:
+def test_the_very_same_manifest_may_be_written_twice_but_no_other(server: Server, uri: StorageUri) -> None:
     store = server.store()
-    assert put_manifest(store, place, manifest_of([])) == put_manifest(store, place, manifest_of([]))
+    assert put_manifest(store, uri, manifest_of([])) == put_manifest(store, uri, manifest_of([]))
     with pytest.raises(ArtifactError) as caught:
-        put_manifest(store, place, manifest_of([], base="org/other"))
+        put_manifest(store, uri, manifest_of([], base="org/other"))
     assert caught.value.reason is Reason.OUTPUT_EXISTS
 
 
-def test_nothing_below_a_manifest_is_overwritten(server: Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(server, place, make_adapter(tmp_path / "source"))
+def test_nothing_below_a_manifest_is_overwritten(server: Server, uri: StorageUri, tmp_path: Path) -> None:
+    digest = publish(server, uri, make_adapter(tmp_path / "source"))
     with pytest.raises(ArtifactError) as caught:
-        upload_directory(server.store(), place, make_adapter(tmp_path / "other"))
+        upload_directory(server.store(), uri, make_adapter(tmp_path / "other"))
     assert caught.value.reason is Reason.OUTPUT_EXISTS
-    download_adapter(server.store(), place, digest, tmp_path / "target")
+    download_adapter(server.store(), uri, digest, tmp_path / "target")
 
 
-def refused(server: Server, place: S3Uri, digest: str, target: Path) -> ArtifactError:
+def refused(server: Server, uri: StorageUri, digest: str, target: Path) -> ArtifactError:
     """What a download is refused with; it must leave nothing behind."""
     with pytest.raises(ArtifactError) as caught:
-        download_adapter(server.store(Purpose.ADAPTER, patience_seconds=1), place, digest, target)
+        download_adapter(server.store(Purpose.ADAPTER, patience_seconds=1), uri, digest, target)
     assert not target.exists()
     assert not [entry for entry in target.parent.iterdir() if entry.name.endswith(".partial")]
     return caught.value
 
 
-def test_another_digest_than_the_expected_is_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(server, place, make_adapter(tmp_path / "source"))
+def test_another_digest_than_the_expected_is_refused(server: Server, uri: StorageUri, tmp_path: Path) -> None:
+    digest = publish(server, uri, make_adapter(tmp_path / "source"))
     wrong = f"sha256:{'0' * 64}"
-    error = refused(server, place, wrong, tmp_path / "target")
+    error = refused(server, uri, wrong, tmp_path / "target")
     assert error.reason is Reason.DIGEST_MISMATCH
     assert digest in error.message
     assert wrong in error.message
     assert server.endpoint in error.message
 
 
-def test_a_flipped_bit_is_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(server, place, make_adapter(tmp_path / "source"))
-    weights = stored(server, place, "adapter_model.safetensors")
+def test_a_flipped_bit_is_refused(server: Server, uri: StorageUri, tmp_path: Path) -> None:
+    digest = publish(server, uri, make_adapter(tmp_path / "source"))
+    weights = stored(server, uri, "adapter_model.safetensors")
     content = bytearray(weights.read_bytes())
     content[1000] ^= 1
     damage(weights, bytes(content))
-    error = refused(server, place, digest, tmp_path / "target")
+    error = refused(server, uri, digest, tmp_path / "target")
     assert error.reason is Reason.DIGEST_MISMATCH
     assert "adapter_model.safetensors" in error.message
 
 
-def test_a_truncated_object_is_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(server, place, make_adapter(tmp_path / "source"))
-    weights = stored(server, place, "adapter_model.safetensors")
+def test_a_truncated_object_is_refused(server: Server, uri: StorageUri, tmp_path: Path) -> None:
+    digest = publish(server, uri, make_adapter(tmp_path / "source"))
+    weights = stored(server, uri, "adapter_model.safetensors")
     damage(weights, weights.read_bytes()[:-1])
-    error = refused(server, place, digest, tmp_path / "target")
+    error = refused(server, uri, digest, tmp_path / "target")
     assert error.reason is Reason.DIGEST_MISMATCH
     assert "has 2999 bytes, the manifest says 3000" in error.message
 
 
-def test_a_missing_object_is_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(server, place, make_adapter(tmp_path / "source"))
-    stored(server, place, "adapter_config.json").unlink()
-    assert refused(server, place, digest, tmp_path / "target").reason is Reason.DIGEST_MISMATCH
+def test_a_missing_object_is_refused(server: Server, uri: StorageUri, tmp_path: Path) -> None:
+    digest = publish(server, uri, make_adapter(tmp_path / "source"))
+    stored(server, uri, "adapter_config.json").unlink()
+    assert refused(server, uri, digest, tmp_path / "target").reason is Reason.DIGEST_MISMATCH
 
 
 @pytest.mark.parametrize("path", ["../outside.json", "inside/../../outside.json", "./manifest.json", "manifest.json"])
 def test_a_manifest_that_leads_out_of_its_directory_is_refused(
-    server: Server, place: S3Uri, tmp_path: Path, path: str
+    server: Server, uri: StorageUri, tmp_path: Path, path: str
 ) -> None:
     store = server.store()
-    digest = put_manifest(store, place, manifest_of([FileEntry(path=path, size_bytes=1, sha256=digest_of(b"x"))]))
-    error = refused(server, place, digest, tmp_path / "target")
+    digest = put_manifest(store, uri, manifest_of([FileEntry(path=path, size_bytes=1, sha256=digest_of(b"x"))]))
+    error = refused(server, uri, digest, tmp_path / "target")
     assert error.reason is Reason.ADAPTER_UNSUPPORTED
     assert not (tmp_path / "outside.json").exists()
 
 
 def test_files_that_lead_out_of_the_directory_are_refused_whoever_names_them(
-    server: Server, place: S3Uri, tmp_path: Path
+    server: Server, uri: StorageUri, tmp_path: Path
 ) -> None:
-    put(server, place.child("inside"), b"x")
+    put(server, uri.child("inside"), b"x")
     entry = FileEntry(path="../outside.json", size_bytes=1, sha256=digest_of(b"x"))
     with pytest.raises(ArtifactError, match="leads out of the directory"):
-        download_files(server.store(), place, [entry], tmp_path / "target")
+        download_files(server.store(), uri, [entry], tmp_path / "target")
     assert not (tmp_path / "outside.json").exists()
 
 
-def test_pickled_weights_are_refused(server: Server, place: S3Uri, tmp_path: Path) -> None:
+def test_pickled_weights_are_refused(server: Server, uri: StorageUri, tmp_path: Path) -> None:
     source = make_adapter(tmp_path / "source")
     (source / "adapter_model.bin").write_bytes(b"\x80\x04")
-    error = refused(server, place, publish(server, place, source), tmp_path / "target")
+    error = refused(server, uri, publish(server, uri, source), tmp_path / "target")
     assert error.reason is Reason.ADAPTER_UNSUPPORTED
     assert "adapter_model.bin" in error.message
 
 
 @pytest.mark.parametrize("content", [b"{}", b"not json", b'{"kind": "Checkpoint"}', manifest_bytes(manifest_of([]))])
-def test_a_manifest_that_is_none_is_refused(server: Server, place: S3Uri, tmp_path: Path, content: bytes) -> None:
-    put(server, place.child("manifest.json"), content)
-    assert refused(server, place, digest_of(content), tmp_path / "target").reason is Reason.DIGEST_MISMATCH
+def test_a_manifest_that_is_none_is_refused(server: Server, uri: StorageUri, tmp_path: Path, content: bytes) -> None:
+    put(server, uri.child("manifest.json"), content)
+    assert refused(server, uri, digest_of(content), tmp_path / "target").reason is Reason.DIGEST_MISMATCH
 
 
-def test_a_disk_that_is_full_leaves_nothing_behind(server: Server, place: S3Uri, tmp_path: Path) -> None:
-    digest = publish(server, place, make_adapter(tmp_path / "source", size=5_000_000))
+def test_a_disk_that_is_full_leaves_nothing_behind(server: Server, uri: StorageUri, tmp_path: Path) -> None:
+    digest = publish(server, uri, make_adapter(tmp_path / "source", size=5_000_000))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
         with pytest.raises(OSError, match="File too large"):
-            download_adapter(server.store(), place, digest, tmp_path / "target")
+            download_adapter(server.store(), uri, digest, tmp_path / "target")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -200,7 +201,7 @@ def test_a_server_that_is_away_in_the_middle_of_an_upload_only_costs_time(
 ) -> None:
     source = make_adapter(tmp_path / "source", size=150 * 1024 * 1024)
     with S3Server(tmp_path / "own-s3") as server:
-        place = S3Uri(server.create_bucket("mine"), "job/adapter")
+        uri = S3Uri(server.create_bucket("mine"), "job/adapter")
         parts = itertools.count(1)
         back = threading.Timer(4, server.start)
 
@@ -210,11 +211,11 @@ def test_a_server_that_is_away_in_the_middle_of_an_upload_only_costs_time(
                 back.start()
             return checksum_of(content)
 
-        monkeypatch.setattr(upload, "checksum_of", checksum)
-        digest = publish(server, place, source)
+        monkeypatch.setattr(s3_transfer, "checksum_of", checksum)
+        digest = publish(server, uri, source)
         back.join()
         assert next(parts) > 11, "the parts before and after the break were sent"
-        download_adapter(server.store(), place, digest, tmp_path / "target")
+        download_adapter(server.store(), uri, digest, tmp_path / "target")
     assert (tmp_path / "target" / "adapter_model.safetensors").read_bytes() == (
         source / "adapter_model.safetensors"
     ).read_bytes()
@@ -225,7 +226,7 @@ def test_a_server_that_stays_away_is_named(tmp_path: Path) -> None:
         server.create_bucket("mine")
         server.stop()
         with pytest.raises(ArtifactError) as caught:
-            check_bucket(server.store(patience_seconds=1), "mine")
+            server.store(patience_seconds=1).check_root(S3Uri("mine", ""))
         server.start()
     assert caught.value.fault is Fault.UNREACHABLE
     assert caught.value.reason is Reason.UPLOAD_FAILED
@@ -248,7 +249,7 @@ def test_what_answers_but_is_no_s3_service_is_named(tmp_path: Path, status: int,
         location = S3Location(endpoint=f"http://127.0.0.1:{server.server_port}")
         secret = write_secret(tmp_path / "secret", "a", "b")
         with pytest.raises(ArtifactError) as caught:
-            check_bucket(open_store(location, secret, Purpose.OUTPUT, 1), "mine")
+            open_s3(location, secret, Purpose.OUTPUT, 1).check_root(S3Uri("mine", ""))
         server.shutdown()
     assert expected in caught.value.message
     assert f"http://127.0.0.1:{server.server_port}" in caught.value.message
@@ -264,20 +265,20 @@ def test_the_same_fault_has_the_reason_that_fits_the_purpose(s3_server: S3Server
     }
     for purpose, reason in expected.items():
         with pytest.raises(ArtifactError) as caught:
-            check_bucket(open_store(s3_server.location, secret, purpose, 1), "mine")
+            open_s3(s3_server.location, secret, purpose, 1).check_root(S3Uri("mine", ""))
         assert caught.value.reason is reason
         assert "wrong-key" not in str(caught.value)
 
 
-def test_the_write_probe_leaves_nothing_behind(server: Server, place: S3Uri) -> None:
-    assert probe_write(server.store(), place) is True
-    assert list_objects(server.store(), S3Uri(place.bucket, "")) == []
+def test_the_write_probe_leaves_nothing_behind(server: Server, uri: StorageUri) -> None:
+    assert server.store().probe_write(uri) is True
+    assert server.store().list_objects(S3Uri(uri.root, "")) == []
 
 
-def test_a_probe_without_the_right_to_write_is_refused(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
+def test_a_probe_without_the_right_to_write_is_refused(s3_server: S3Server, uri: StorageUri, tmp_path: Path) -> None:
     secret = write_secret(tmp_path / "secret", "test-access", "wrong-key")
     with pytest.raises(ArtifactError) as caught:
-        probe_write(open_store(s3_server.location, secret, Purpose.OUTPUT, 1), place)
+        open_s3(s3_server.location, secret, Purpose.OUTPUT, 1).probe_write(uri)
     assert caught.value.fault is Fault.DENIED
 
 
@@ -314,7 +315,7 @@ def test_a_file_and_its_lines(s3_server: S3Server, bucket: str, tmp_path: Path) 
     lines = [b"x" * size for size in (0, 1, 70, 700, 5)]
     store.client.put_object(Bucket=bucket, Key="data.jsonl", Body=b"\n".join(lines))
     uri = S3Uri(bucket, "data.jsonl")
-    info = head(store, uri)
+    info = store.head(uri)
     assert info is not None
     with open_object(store, info, block=64) as file:
         assert file.read().split(b"\n") == lines
@@ -322,7 +323,7 @@ def test_a_file_and_its_lines(s3_server: S3Server, bucket: str, tmp_path: Path) 
         assert file.read() == b"xxxxx"
     assert download_file(store, uri, tmp_path / "data.jsonl").size == 780
     assert (tmp_path / "data.jsonl").read_bytes() == b"\n".join(lines)
-    assert head(store, S3Uri(bucket, "nothing")) is None
+    assert store.head(S3Uri(bucket, "nothing")) is None
     with pytest.raises(ArtifactError) as caught:
         download_file(store, S3Uri(bucket, "nothing"), tmp_path / "nothing")
     assert caught.value.reason is Reason.DATASET_NOT_FOUND
@@ -331,11 +332,11 @@ def test_a_file_and_its_lines(s3_server: S3Server, bucket: str, tmp_path: Path) 
     assert caught.value.reason is Reason.BUCKET_NOT_FOUND
 
 
-def test_half_an_answer_is_asked_for_again(s3_server: S3Server, place: S3Uri, tmp_path: Path) -> None:
-    s3_server.store().client.put_object(Bucket=place.bucket, Key=place.child("manifest.json").key, Body=b"x" * 1000)
+def test_half_an_answer_is_asked_for_again(s3_server: S3Server, uri: StorageUri, tmp_path: Path) -> None:
+    s3_server.store().client.put_object(Bucket=uri.root, Key=uri.child("manifest.json").key, Body=b"x" * 1000)
     cuts: list[Harm] = ["cut", "cut"]
     with way_to(s3_server.port) as way:
         way.harm = lambda method, _: cuts.pop() if method == "GET" and cuts else None
-        store = open_store(S3Location(endpoint=way.endpoint, region="us-east-1"), s3_server.secret, Purpose.OUTPUT, 10)
-        assert read_object(store, place.child("manifest.json")) == b"x" * 1000
+        store = open_s3(S3Location(endpoint=way.endpoint, region="us-east-1"), s3_server.secret, Purpose.OUTPUT, 10)
+        assert read_object(store, uri.child("manifest.json")) == b"x" * 1000
     assert not cuts

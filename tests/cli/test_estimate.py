@@ -332,6 +332,7 @@ def test_the_hub_says_why_not(hub: Hub) -> None:
     assert "--model-config PATH" in unreachable.err
 
 
+@pytest.mark.cluster
 def test_the_configuration_comes_from_s3(config: Path, tmp_path: Path) -> None:
     with running_s3(tmp_path / "s3") as server:
         bucket = server.create_bucket("models")

@@ -32,7 +32,7 @@ def test_hamlet_is_held_out() -> None:
     assert "Now is the winter of our discontent" in texts.train.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.trains
 def test_the_model_knows_the_capital_of_france() -> None:
     # The imports take seconds, which nobody else should wait for.
     from transformers import pipeline
@@ -41,7 +41,7 @@ def test_the_model_knows_the_capital_of_france() -> None:
     assert answer[0]["generated_text"].startswith("The capital of France is Paris")
 
 
-@pytest.mark.slow
+@pytest.mark.trains
 def test_the_tiny_model_has_the_tokenizer_of_the_real_one() -> None:
     tiny, real = model.tiny_llama(), model.smollm2()
     assert (tiny / "tokenizer.json").read_bytes() == (real / "tokenizer.json").read_bytes()

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from finetune_agent.compatibility import tensors
+from finetune_agent.compatibility import find_tensor_problems
 from finetune_artifacts.safetensors import read_file_header
 from finetune_trainer.combine import COMBINATIONS, main
 from finetune_trainer.methods.conversion import lora_factors
@@ -54,7 +54,7 @@ def test_adapters_become_one(
     rank = 8 if combination == "cat" else 4
     assert f"2 adapters in one of rank {rank}" in capsys.readouterr().out
     assert (
-        tensors(
+        find_tensor_problems(
             {
                 name: list(tensor.shape)
                 for name, tensor in read_file_header(output / "adapter_model.safetensors").items()

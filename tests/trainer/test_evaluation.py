@@ -27,17 +27,17 @@ MEASURED = EvaluationStatus(
     ("limits", "refusal"),
     [
         ({"max": 3.0}, None),
-        ({"max": 2.9}, "the held-out loss is 3, wanted at most 2.9"),
+        ({"max": 2.9}, "the held-out loss is 3, the gate allows at most 2.9"),
         ({"minImprovementPercent": 25.0}, None),
         (
             {"minImprovementPercent": 30.0},
-            "the held-out loss is 25 % lower than the base's 4, wanted at least 30 % lower",
+            "the held-out loss is 25 % lower than the base's 4, the gate requires at least 30 % lower",
         ),
-        ({"metric": "perplexity", "max": 20.0}, "the held-out perplexity is 20.0855, wanted at most 20"),
+        ({"metric": "perplexity", "max": 20.0}, "the held-out perplexity is 20.0855, the gate allows at most 20"),
         ({"metric": "perplexity", "minImprovementPercent": 60.0}, None),
         (
             {"max": 1.0, "minImprovementPercent": 50.0},
-            "the held-out loss is 3, wanted at most 1, and is 25 % lower than the base's 4, wanted at least 50 % lower",
+            "the held-out loss is 3, the gate allows at most 1, and is 25 % lower than the base's 4, the gate requires at least 50 % lower",
         ),
     ],
 )
@@ -50,7 +50,7 @@ def test_the_gate_says_what_was_found_and_what_was_wanted(limits: dict[str, Any]
 def test_an_adapter_that_is_worse_than_its_base_passes_no_improvement() -> None:
     worse = EvaluationStatus(base_loss=2.0, loss=2.5, improvement_percent=-25.0, rows=20)
     _, said = gate.apply_gate(Gate(min_improvement_percent=0), worse)
-    assert said == "the held-out loss is 25 % higher than the base's 2, wanted at least 0 % lower"
+    assert said == "the held-out loss is 25 % higher than the base's 2, the gate requires at least 0 % lower"
 
 
 def test_without_a_gate_nothing_is_judged() -> None:
@@ -68,7 +68,10 @@ def test_a_rejected_adapter_is_kept_but_not_published_and_a_milder_gate_lets_it_
     assert result.evaluation.base_perplexity == pytest.approx(math.exp(result.evaluation.base_loss), rel=1e-4)
     place = f"s3://{bench.bucket}/team/job/rejected"
     assert f"spec.evaluation.gate: the held-out perplexity is {result.evaluation.perplexity:.6g}" in result.message
-    assert f"wanted at most 1.01: the adapter is not published, but kept with its report in {place}" in result.message
+    assert (
+        f"the gate allows at most 1.01: the adapter is not published, but kept with its report in {place}"
+        in result.message
+    )
     assert result.report is not None
     assert result.report.uri == f"{place}/report.html"
     kept = [key.removeprefix("team/job/") for key in bench.objects() if "/checkpoints/" not in key]
@@ -172,7 +175,9 @@ def test_the_last_weights_may_be_the_best(bench: Workbench) -> None:
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
     assert result.evaluation.step == 6
-    assert b"The weights are those of step 6, the best of those" in bench.read("team/job/adapter/report.html")
+    assert b"The weights are those of step 6, which had the lowest loss on" in bench.read(
+        "team/job/adapter/report.html"
+    )
 
 
 def test_what_the_training_cost_is_measured_on_a_general_text(bench: Workbench) -> None:
@@ -202,10 +207,11 @@ def test_the_text_that_comes_with_the_trainer_is_long_enough_to_say_something(be
 
     settings = bench.settings(evaluation={"forgetting": {"maxSequences": 1000}})
     tokenizer = AutoTokenizer.from_pretrained(bench.mounts / "claims" / "models" / "tiny")
-    found = forgetting.sequences(settings.job.spec, forgetting_text.download(settings, 1), tokenizer)
+    found = forgetting.encode_text(settings.job.spec, forgetting_text.download(settings, 1), tokenizer)
     assert sum(example.learned for example in found) > 1000
     assert (
-        forgetting.sequences(bench.settings().job.spec, forgetting_text.download(bench.settings(), 1), tokenizer) == []
+        forgetting.encode_text(bench.settings().job.spec, forgetting_text.download(bench.settings(), 1), tokenizer)
+        == []
     )
 
 

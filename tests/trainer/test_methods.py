@@ -13,9 +13,10 @@ from peft import PeftModel
 from peft.utils.integrations import dequantize_bnb_weight
 from transformers import AutoModelForCausalLM
 
-from finetune_agent.compatibility import IncompatibleError, check_files
+from finetune_agent.compatibility import IncompatibleError, check_adapter
 from finetune_api.methods import Method, Vera
 from finetune_api.reasons import Reason
+from finetune_engines import ENGINES
 from finetune_trainer.methods.adapted_model import add_adapter
 from finetune_trainer.methods.conversion import lora_factors
 from finetune_trainer.methods.peft_config import BaseInfo
@@ -153,10 +154,10 @@ def test_a_method_trains_and_resumes_bit_identical(workbench: Callable[[], Workb
     assert manifest.verification["meanAdapterEffect"] > 0.001
     directory = whole.server.buckets / whole.bucket / "team" / "job" / "adapter"
     if case.served:
-        check_files(directory, 64)
+        check_adapter(directory, ENGINES["vllm"], 64)
     else:
         with pytest.raises(IncompatibleError):
-            check_files(directory, 64)
+            check_adapter(directory, ENGINES["vllm"], 64)
     if not case.resumed:
         return
     interrupted = train_until(pieces.settings(**spec), 3)

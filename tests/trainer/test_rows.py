@@ -23,6 +23,8 @@ from finetune_trainer.data.files import detect_format, read_rows, read_text
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.runtime.failures import Failure
 
+pytestmark = pytest.mark.unit
+
 ROWS = [
     {"prompt": f"Question {number}, “quoted”,\nin two lines?", "completion": f"Answer {number}."} for number in range(7)
 ]

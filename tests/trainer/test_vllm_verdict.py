@@ -11,7 +11,7 @@ from tests.trainer.test_methods import CASES, PIECES
 from tools.testing.trainer_jobs import Workbench, train
 from tools.testing.vllm_server import RealVllm, running_vllm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.trains, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from types import TracebackType
 from devcluster.binaries import program
 from finetune_api.base import S3Location
 from finetune_artifacts.errors import Purpose
-from finetune_artifacts.store import Store, open_store
+from finetune_artifacts.s3 import S3Storage, open_s3
 
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-key"
 
@@ -39,8 +39,8 @@ class S3Server:
     def location(self) -> S3Location:
         return S3Location(endpoint=self.endpoint, region="us-east-1")
 
-    def store(self, purpose: Purpose = Purpose.OUTPUT, patience_seconds: float = 60) -> Store:
-        return open_store(self.location, self.secret, purpose, patience_seconds)
+    def store(self, purpose: Purpose = Purpose.OUTPUT, patience_seconds: float = 60) -> S3Storage:
+        return open_s3(self.location, self.secret, purpose, patience_seconds)
 
     def create_bucket(self, name: str) -> str:
         self.store().client.create_bucket(Bucket=name)

@@ -19,7 +19,6 @@ from finetune_api.messages import ProgressReport
 from finetune_api.methods import Full, Method
 from finetune_api.reasons import Reason
 from finetune_api.tracking import Tracking
-from finetune_artifacts.objects import head
 from finetune_artifacts.upload import upload_directory
 from finetune_trainer.checkpoints import best_weights
 from finetune_trainer.data.dataset import Examples
@@ -32,7 +31,7 @@ from finetune_trainer.publish.trained_adapter import TrainedAdapter
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import COMPARISON_PREFIX
-from finetune_trainer.session.plan import learning_rate
+from finetune_trainer.session.plan import choose_learning_rate
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
 from finetune_trainer.session.session import Session
@@ -99,7 +98,7 @@ def compare(
         **read_costs(adapter.directory / "metrics.jsonl"),
     )
     comparison = Comparison(
-        learning_rate=learning_rate(full.settings.job.spec),
+        learning_rate=choose_learning_rate(full.settings.job.spec),
         memory="gpu" if device.has_gpu() else "process",
         rows=[base_row, adapter_row, full_row],
         message=message,
@@ -151,7 +150,7 @@ class LogReporter(Reporter):
         super().__init__(None, Path())
         self._tenth = 0
 
-    def report(self, report: ProgressReport) -> None:
+    def submit(self, report: ProgressReport) -> None:
         """Log the step if another tenth is done."""
         progress = report.progress
         if progress.percent // 10 > self._tenth:
@@ -187,7 +186,7 @@ def train_and_measure(
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     model.to(adapter.serving_dtype)
     device.free_memory()
-    measured, general_loss = measure(model), forgetting.loss(model, examples.forgetting_text)
+    measured, general_loss = measure(model), forgetting.measure_loss(model, examples.forgetting_text)
     base = evaluation.base_loss
     improvement = 100 * (base - measured.loss) / base if base else 0.0
     log.info("held-out loss: base %.4f, adapter %.4f, full fine-tuning %.4f", base, evaluation.loss, measured.loss)
@@ -248,7 +247,7 @@ def record_attempt(session: Session, fingerprint: str, step: int) -> None:
     directory_uri = session.settings.output.child("begun")
     prefix = fingerprint.removeprefix("sha256:")[:16]
     names = [f"{prefix}-{step}-{number}" for number in range(1, MAX_ATTEMPTS + 1)]
-    name = next((name for name in names if head(session.output, directory_uri.child(name)) is None), None)
+    name = next((name for name in names if session.output.head(directory_uri.child(name)) is None), None)
     if name is None:
         raise Failure(
             Reason.TRAINER_ERROR,
@@ -267,5 +266,5 @@ def explain_failure(reason: Reason, message: str, full: Session) -> str:
     if reason is Reason.LOSS_DIVERGED:
         # the message advises to lower the learning rate, which is not the user's here
         at = f" at step {full.run.progress.step}" if full.run.progress else ""
-        return f"full fine-tuning diverged{at}, with its learning rate {learning_rate(full.settings.job.spec):g}"
+        return f"full fine-tuning diverged{at}, with its learning rate {choose_learning_rate(full.settings.job.spec):g}"
     return f"full fine-tuning did not come to its end: {message}"

@@ -18,8 +18,8 @@ from finetune_api.methods import Bottleneck, Ia3, Loha, Lokr, Lora, Miss, Oft, Q
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
-from finetune_artifacts.objects import check_bucket, head, probe_write, read_object
-from finetune_artifacts.store import missing_keys
+from finetune_artifacts.objects import read_object
+from finetune_artifacts.s3_connection import find_missing_keys
 from finetune_trainer.checkpoints import run_fingerprint
 from finetune_trainer.data import files, forgetting_text, rows, sources, tokens
 from finetune_trainer.hub import push
@@ -158,7 +158,7 @@ def check_settings(settings: Settings, report: Report, patience_seconds: float) 
 def require_keys(settings: Settings, reference: SecretRef | None, path: str, reason: Reason) -> None:
     """Raise Failure if the Secret that the user named lacks a key that S3 needs."""
     secret = settings.secret(reference)
-    if secret is None or not (missing := missing_keys(secret)):
+    if secret is None or not (missing := find_missing_keys(secret)):
         return
     found = (
         sorted(entry.name for entry in secret.iterdir() if not entry.name.startswith(".")) if secret.is_dir() else []
@@ -174,9 +174,9 @@ def require_keys(settings: Settings, reference: SecretRef | None, path: str, rea
 def check_output(settings: Settings, report: Report, patience_seconds: float) -> None:
     """The bucket is there, may be written to, and holds no other job's adapter at this prefix."""
     require_keys(settings, settings.job.spec.output.secret_ref, "spec.output.secretRef", Reason.OUTPUT_ACCESS_DENIED)
-    store = settings.output_place(patience_seconds)
-    check_bucket(store, settings.output.bucket)
-    if not probe_write(store, settings.output):
+    store = settings.output_storage(patience_seconds)
+    store.check_root(settings.output)
+    if not store.probe_write(settings.output):
         report.warnings.append(
             f"the S3 service at {store.endpoint} does not honour If-None-Match: two jobs with the same prefix could overwrite each other's adapter"
         )
@@ -187,7 +187,7 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
             f"{settings.output} has checkpoints of FineTuneJob {', '.join(others)} too: they are left alone, but only the first to finish can publish its adapter there"
         )
     place = settings.adapter.child(MANIFEST_NAME)
-    if head(store, place) is None:
+    if store.head(place) is None:
         return
     try:
         manifest = AdapterManifest.model_validate_json(read_object(store, place))

@@ -144,7 +144,7 @@ def train_in_worker(
 
         run, reporter = Run(), Reporter(None, Path())
         interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, _exit_preempted)
-        output, trackers = settings.output_place(patience_seconds), tracking.Trackers(settings)
+        output, trackers = settings.output_storage(patience_seconds), tracking.Trackers(settings)
         recipe.train_adapter(Session(settings, inputs, output, run, interruption, reporter, trackers, process))
         return 0
     except BaseException as error:  # noqa: BLE001 -- every end has a reason

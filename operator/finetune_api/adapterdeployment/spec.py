@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from finetune_api.base import DnsLabel, Model, S3Location, SecretRef, Sha256
+from finetune_api.engines import EngineName
 
 
 class NameRef(Model):
@@ -60,7 +61,7 @@ class Target(Model):
 
     deployment_ref: NameRef = Field(description="The Deployment.")
     container: DnsLabel = Field("vllm", description="Its container that runs the engine.")
-    engine: Literal["vllm"] = Field("vllm", description="The inference engine.")
+    engine: EngineName = Field("vllm", description="The inference engine.")
     port: int = Field(8000, description="Port of the engine's HTTP interface.", ge=1, le=65535)
     api_key_secret_ref: SecretRef | None = Field(
         None, description="Secret with API_KEY, if the engine asks for one (vLLM's --api-key)."

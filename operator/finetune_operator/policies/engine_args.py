@@ -1,4 +1,4 @@
-"""Read from the arguments of a vLLM container whether it serves LoRA adapters. Pure.
+"""Read from an engine's command line whether it serves LoRA adapters. Pure.
 
 What the arguments do not tell is unknown.
 """
@@ -8,37 +8,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-DEFAULT_MAX_LORA_RANK = 16
+from finetune_engines.base import Engine
+
 _SHELLS = ("sh", "bash", "ash", "dash")
-_OPEN_ENDED = ("--config",)
-"""Arguments that name a file with further arguments."""
 
 
 @dataclass(frozen=True)
 class EngineArgs:
-    """``lora``: whether --enable-lora is given; ``max_lora_rank``: the engine's maximum. None: unknown."""
+    """``lora``: LoRA is turned on; ``max_lora_rank``: the engine's maximum. None: unknown."""
 
     lora: bool | None
     max_lora_rank: int | None
 
 
-def read_engine_args(container: dict[str, Any]) -> EngineArgs:
-    """Read ``command`` and ``args`` of a container.
+def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
+    """Read ``command`` and ``args`` of the engine's container.
 
     The image's entry point, a shell variable or a configuration file may add arguments that are not visible here. Then
     an argument that is missing counts as unknown.
     """
     words = _split_words([*(container.get("command") or []), *(container.get("args") or [])])
+    names = _list_names(words)
     complete = (
-        ("--model" in _list_names(words) or "serve" in words)
+        not set(engine.start_words).isdisjoint([*words, *names])
         and not any("$" in word for word in words)
-        and not set(_OPEN_ENDED) & set(_list_names(words))
+        and set(engine.config_arguments).isdisjoint(names)
     )
-    given = "--enable-lora" in _list_names(words)
-    text = _read_value(words, "--max-lora-rank")
+    given = engine.lora_argument in names
+    text = _read_value(words, engine.max_rank_argument)
     rank = int(text) if text is not None and text.isdigit() else None
     if rank is None and text is None and complete and given:
-        rank = DEFAULT_MAX_LORA_RANK
+        rank = engine.default_max_rank
     return EngineArgs(lora=True if given else (False if complete else None), max_lora_rank=rank)
 
 
@@ -59,7 +59,7 @@ def _split_words(arguments: Sequence[str]) -> list[str]:
 
 
 def _list_names(words: Sequence[str]) -> list[str]:
-    """List the names of the arguments; vLLM reads an underscore as a dash."""
+    """List the names of the arguments; an underscore in a name counts as a dash."""
     return [_read_name(word) for word in words if word.startswith("--")]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune_api import GROUP
 from finetune_api.messages import ADAPTERS_DIRECTORY, DESIRED_DIRECTORY, SECRETS_DIRECTORY
+from finetune_engines.base import Engine
 from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, ROLE_LABEL
 from finetune_operator.resources.names import fit
 from finetune_operator.resources.ownership import field_step, find_owners, item_step
@@ -24,8 +25,6 @@ INJECTION_ANNOTATION = f"{GROUP}/injection"
 """On the Deployment: digest of what was applied to it."""
 ADAPTERS_VOLUME, DESIRED_VOLUME, SCRATCH_VOLUME = "finetune-adapters", "finetune-desired", "finetune-scratch"
 AGENT_PORT = 9480
-LORA_VARIABLE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
-_TRUE = ("1", "true")
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class AgentParameters:
     """The parameters of the agent in one Deployment."""
 
     container: str
+    engine: Engine
     secrets: tuple[str, ...]
     image: str
     pull_policy: str
@@ -52,8 +52,13 @@ def build_injection(deployment: dict[str, Any], parameters: AgentParameters) -> 
         "name": parameters.container,
         "volumeMounts": [{"name": ADAPTERS_VOLUME, "mountPath": ADAPTERS_DIRECTORY, "readOnly": True}],
     }
-    if not _user_allows_loading(deployment, parameters.container):
-        engine["env"] = [{"name": LORA_VARIABLE, "value": "1"}]
+    variables = [
+        {"name": name, "value": values[0]}
+        for name, values in parameters.engine.environment.items()
+        if not _user_sets(deployment, parameters.container, name, values)
+    ]
+    if variables:
+        engine["env"] = variables
     template = {
         "metadata": {"labels": {ROLE_LABEL: AGENT_ROLE}, "annotations": {DEPLOYMENT_ANNOTATION: name}},
         "spec": {
@@ -112,24 +117,22 @@ def find_container(deployment: dict[str, Any], name: str) -> dict[str, Any] | No
     return next((container for container in containers if container["name"] == name), None)
 
 
-def _user_allows_loading(deployment: dict[str, Any], container: str) -> bool:
-    """Return whether another manager allows the loading of adapters, or may allow it.
+def _user_sets(deployment: dict[str, Any], container: str, variable: str, values: Sequence[str]) -> bool:
+    """Return whether another manager sets the variable to one of ``values``, or to what only the pod will know.
 
-    It does if it sets the variable to true, or to a value that only the pod will know.
-
-    Otherwise we set it ourselves. A manager that has set it to false then appears as a conflict, with its name.
+    Otherwise we set it ourselves. A manager that has set another value then appears as a conflict, with its name.
     """
     path = [
         *(field_step(name) for name in ("spec", "template", "spec", "containers")),
         item_step(name=container),
         field_step("env"),
-        item_step(name=LORA_VARIABLE),
+        item_step(name=variable),
     ]
     if not find_owners(deployment, path) - {FIELD_MANAGER}:
         return False
     engine = find_container(deployment, container) or {}
-    entry: dict[str, Any] = next((entry for entry in engine.get("env") or [] if entry["name"] == LORA_VARIABLE), {})
-    return "valueFrom" in entry or str(entry.get("value", "")).strip().lower() in _TRUE
+    entry: dict[str, Any] = next((entry for entry in engine.get("env") or [] if entry["name"] == variable), {})
+    return "valueFrom" in entry or str(entry.get("value", "")).strip().lower() in values
 
 
 def _identity(deployment: dict[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,17 @@
 """Delete what the comparison with full fine-tuning kept in the storage on its way. Knows no torch."""
 
 from finetune_artifacts.errors import ArtifactError
-from finetune_artifacts.objects import delete_objects, list_objects
-from finetune_artifacts.store import Place
+from finetune_artifacts.objects import delete_objects
+from finetune_artifacts.storage import Storage
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import Settings
 
 
-def delete_comparison_files(settings: Settings, output: Place) -> None:
+def delete_comparison_files(settings: Settings, output: Storage) -> None:
     """Delete the comparison's files once its figures are in the manifest; a refusal is only logged."""
     if not settings.job.spec.evaluation.compare_with_full:
         return
     try:
-        delete_objects(output, [item.uri for item in list_objects(output, settings.comparison)])
+        delete_objects(output, [item.uri for item in output.list_objects(settings.comparison)])
     except ArtifactError as error:
         log.warning("%s could not be deleted, though it is of no more use: %s", settings.comparison, error)

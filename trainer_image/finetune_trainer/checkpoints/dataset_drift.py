@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from finetune_api.manifest import MANIFEST_NAME, CheckpointManifest, Origin
 from finetune_api.reasons import Reason
-from finetune_api.uris import S3Uri
+from finetune_api.uris import StorageUri
 from finetune_artifacts.checkpoints import list_checkpoints, list_runs
-from finetune_artifacts.objects import head, read_object
-from finetune_artifacts.store import Place
+from finetune_artifacts.objects import read_object
+from finetune_artifacts.storage import Storage
 from finetune_trainer.runtime.failures import Failure
 
 DIGESTS_FILE = "dataset.json"
@@ -25,7 +25,7 @@ def encode_digests(digests: Digests) -> bytes:
     return json.dumps(digests).encode()
 
 
-def refuse_changed_data(output: Place, checkpoints: S3Uri, origin: Origin, digests: Digests) -> None:
+def refuse_changed_data(output: Storage, checkpoints: StorageUri, origin: Origin, digests: Digests) -> None:
     """Compare the dataset with the one that the newest checkpoint of each of this job's runs was made from.
 
     Raises:
@@ -36,9 +36,9 @@ def refuse_changed_data(output: Place, checkpoints: S3Uri, origin: Origin, diges
         _refuse_changed_data_of_run(output, run, origin, digests)
 
 
-def _refuse_changed_data_of_run(output: Place, run: S3Uri, origin: Origin, digests: Digests) -> None:
+def _refuse_changed_data_of_run(output: Storage, run: StorageUri, origin: Origin, digests: Digests) -> None:
     for checkpoint in list_checkpoints(output, run):
-        if not checkpoint.complete or head(output, checkpoint.uri.child(DIGESTS_FILE)) is None:
+        if not checkpoint.complete or output.head(checkpoint.uri.child(DIGESTS_FILE)) is None:
             continue
         try:
             manifest = CheckpointManifest.model_validate_json(read_object(output, checkpoint.uri.child(MANIFEST_NAME)))

@@ -10,8 +10,13 @@ import torch
 from finetune_api.finetunejob import CheckpointStatus, FineTuneJobSpec
 from finetune_api.manifest import CheckpointManifest
 from finetune_api.timestamps import current_timestamp
-from finetune_api.uris import S3Uri
-from finetune_artifacts.checkpoints import checkpoint_uri, delete_checkpoint, list_checkpoints, newest_checkpoint
+from finetune_api.uris import StorageUri
+from finetune_artifacts.checkpoints import (
+    checkpoint_uri,
+    delete_checkpoint,
+    download_newest_checkpoint,
+    list_checkpoints,
+)
 from finetune_trainer.checkpoints import attempt_history, best_weights, template_date
 from finetune_trainer.checkpoints.run_fingerprint import RunFingerprint, warn_of_unused_runs
 from finetune_trainer.data import dataset
@@ -21,7 +26,7 @@ from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.process import Process
-from finetune_trainer.session.plan import Plan, learning_rate
+from finetune_trainer.session.plan import Plan, choose_learning_rate
 from finetune_trainer.session.session import Session
 
 ENVIRONMENT_FILE = "surroundings.json"
@@ -67,8 +72,8 @@ def fingerprint_run(session: Session, plan: Plan, examples: dataset.Examples, ba
     }
     if best_weights.chooses_best_weights(spec):
         components["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
-    if session.run.day:
-        components[template_date.DATE_COMPONENT] = session.run.day
+    if session.run.template_date:
+        components[template_date.DATE_COMPONENT] = session.run.template_date
     return RunFingerprint(components)
 
 
@@ -78,7 +83,7 @@ def fingerprint_training(spec: FineTuneJobSpec) -> dict[str, Any]:
     How a step's sequences are spread over processes and micro-batches, gradient checkpointing and sharding do not:
     the out-of-memory ladder changes them between attempts.
     """
-    training = spec.training.to_json() | {"learningRate": learning_rate(spec)}
+    training = spec.training.to_json() | {"learningRate": choose_learning_rate(spec)}
     del training["gradientCheckpointing"], training["sharding"]
     sequences = training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")
     return training | {"sequences": sequences * spec.resources.processes}
@@ -114,7 +119,7 @@ def choose_checkpoint(session: Session, fingerprint: RunFingerprint) -> Resume |
     settings, output, run = session.settings, session.output, session.run
     directory = session.scratch / "resume"
     run_uri = fingerprint.run_uri(settings.checkpoints)
-    manifest = newest_checkpoint(output, run_uri, fingerprint.digest, directory)
+    manifest = download_newest_checkpoint(output, run_uri, fingerprint.digest, directory)
     history = attempt_history.read_history(directory) if manifest else []
     resumed_from = manifest.step if manifest else None
     run.attempts = attempt_history.append_attempt(
@@ -142,7 +147,7 @@ def choose_checkpoint(session: Session, fingerprint: RunFingerprint) -> Resume |
     return Resume(manifest.step, directory)
 
 
-def checkpoint_status(run: S3Uri, manifest: CheckpointManifest) -> CheckpointStatus:
+def checkpoint_status(run: StorageUri, manifest: CheckpointManifest) -> CheckpointStatus:
     """Return ``status.checkpoint`` for a checkpoint."""
     return CheckpointStatus(
         uri=str(checkpoint_uri(run, manifest.step)), step=manifest.step, saved_at=manifest.created_at

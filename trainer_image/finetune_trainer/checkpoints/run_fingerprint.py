@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.manifest import CheckpointManifest, Origin
-from finetune_api.uris import S3Uri
-from finetune_artifacts.checkpoints import list_checkpoints, list_runs, read_manifest, run_uri
+from finetune_api.uris import StorageUri
+from finetune_artifacts.checkpoints import list_checkpoints, list_runs, read_checkpoint_manifest, run_uri
 from finetune_artifacts.errors import ArtifactError, Fault
 from finetune_artifacts.objects import read_object
-from finetune_artifacts.store import Place
+from finetune_artifacts.storage import Storage
 from finetune_trainer.runtime.logs import log
 
 COMPONENTS_FILE = "decisive.json"
@@ -38,7 +38,7 @@ class RunFingerprint:
         """Encode the components as the JSON that lies beside a checkpoint."""
         return json.dumps(self.components, sort_keys=True).encode()
 
-    def run_uri(self, checkpoints: S3Uri) -> S3Uri:
+    def run_uri(self, checkpoints: StorageUri) -> StorageUri:
         """Return the URI of the run's checkpoints below those of the job."""
         return run_uri(checkpoints, self.digest)
 
@@ -47,12 +47,12 @@ class RunFingerprint:
 class PreviousRun:
     """A run with checkpoints at the same prefix: its newest complete manifest and its fingerprint's components."""
 
-    uri: S3Uri
+    uri: StorageUri
     manifest: CheckpointManifest
     components: dict[str, Any]
 
 
-def list_previous_runs(output: Place, checkpoints: S3Uri) -> Iterator[PreviousRun]:
+def list_previous_runs(output: Storage, checkpoints: StorageUri) -> Iterator[PreviousRun]:
     """List the runs that have a complete checkpoint below ``checkpoints``.
 
     Raises:
@@ -61,7 +61,7 @@ def list_previous_runs(output: Place, checkpoints: S3Uri) -> Iterator[PreviousRu
     for uri in list_runs(output, checkpoints):
         for checkpoint in list_checkpoints(output, uri):
             try:
-                manifest = read_manifest(output, checkpoint)
+                manifest = read_checkpoint_manifest(output, checkpoint)
                 components = json.loads(read_object(output, checkpoint.uri.child(COMPONENTS_FILE)))
             except (ArtifactError, ValueError) as error:
                 if isinstance(error, ArtifactError) and error.fault in (Fault.UNREACHABLE, Fault.DENIED):
@@ -71,13 +71,15 @@ def list_previous_runs(output: Place, checkpoints: S3Uri) -> Iterator[PreviousRu
             break
 
 
-def list_other_jobs(output: Place, checkpoints: S3Uri, origin: Origin) -> list[str]:
+def list_other_jobs(output: Storage, checkpoints: StorageUri, origin: Origin) -> list[str]:
     """List the jobs of other names, as ``namespace/name``, that have checkpoints at this prefix."""
     jobs = (run.manifest.job for run in list_previous_runs(output, checkpoints))
     return sorted({f"{job.namespace}/{job.name}" for job in jobs} - {f"{origin.namespace}/{origin.name}"})
 
 
-def warn_of_unused_runs(output: Place, checkpoints: S3Uri, origin: Origin, fingerprint: RunFingerprint) -> list[str]:
+def warn_of_unused_runs(
+    output: Storage, checkpoints: StorageUri, origin: Origin, fingerprint: RunFingerprint
+) -> list[str]:
     """Return a warning for each earlier run of this job that is not continued, with what differs.
 
     Runs of other jobs are only logged, since they are none of this job's business.

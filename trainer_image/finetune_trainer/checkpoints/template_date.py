@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, time
 from typing import Any
 
 from finetune_api.manifest import Origin
-from finetune_api.uris import S3Uri
-from finetune_artifacts.store import Place
+from finetune_api.uris import StorageUri
+from finetune_artifacts.storage import Storage
 from finetune_trainer.checkpoints.run_fingerprint import list_previous_runs
 from finetune_trainer.runtime.logs import log
 
@@ -19,7 +19,7 @@ _CALL = re.compile(rf"""{CLOCK}\(\s*(["'])(.*?)\1\s*\)""")
 
 
 def pin_template_date(
-    tokenizer: Any, output: Place, checkpoints: S3Uri, origin: Origin, pinned: str | None = None
+    tokenizer: Any, output: Storage, checkpoints: StorageUri, origin: Origin, pinned: str | None = None
 ) -> tuple[str | None, list[str]]:
     """Replace each call of the clock in the tokenizer's chat template by a fixed date.
 
@@ -61,7 +61,7 @@ def write_date(template: str, day: date) -> str:
     return _CALL.sub(lambda call: json.dumps(midnight.strftime(call[2])), template)
 
 
-def first_date(output: Place, checkpoints: S3Uri, origin: Origin) -> date:
+def first_date(output: Storage, checkpoints: StorageUri, origin: Origin) -> date:
     """Return the date of the newest run at this prefix, this job's before others'; today if there is none.
 
     A job that was deleted and created again can so continue, too.

@@ -12,10 +12,10 @@ from pathlib import Path
 from finetune_api.finetunejob import CheckpointStatus
 from finetune_api.manifest import CheckpointManifest, FileEntry, Origin
 from finetune_api.timestamps import current_timestamp
-from finetune_api.uris import S3Uri
+from finetune_api.uris import StorageUri
 from finetune_artifacts.checkpoints import prune_checkpoints, upload_checkpoint
 from finetune_artifacts.errors import ArtifactError
-from finetune_artifacts.store import Place
+from finetune_artifacts.storage import Storage
 
 log = logging.getLogger(__name__)
 RESUME_FILES = (
@@ -46,8 +46,8 @@ class CheckpointUploader:
 
     def __init__(
         self,
-        store: Place,
-        checkpoints: S3Uri,
+        store: Storage,
+        checkpoints: StorageUri,
         origin: Origin,
         fingerprint: str,
         keep: int,

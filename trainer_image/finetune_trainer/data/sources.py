@@ -13,7 +13,8 @@ from finetune_api.reasons import Reason
 from finetune_api.uris import ConfigMapUri, FileUri, HfUri, PvcUri, S3Uri, parse_uri
 from finetune_artifacts.download import download_file
 from finetune_artifacts.errors import Purpose
-from finetune_artifacts.objects import check_bucket, head, list_objects, missing, open_object
+from finetune_artifacts.objects import open_object
+from finetune_artifacts.storage import missing_object_error
 from finetune_trainer.hub import client, dataset_files
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
@@ -151,11 +152,11 @@ def _list_directory(path: Path, split: SplitSource) -> list[DataFile]:
 def _list_s3_files(settings: Settings, uri: S3Uri, patience_seconds: float) -> list[DataFile]:
     """List an object, or all data objects below a prefix."""
     store = settings.store(Purpose.DATASET, patience_seconds)
-    info = head(store, uri)
-    found = [info] if info else [item for item in list_objects(store, uri) if dataset_files.is_data_file(item.uri.key)]
+    info = store.head(uri)
+    found = [info] if info else [item for item in store.list_objects(uri) if dataset_files.is_data_file(item.uri.key)]
     if not found:
-        check_bucket(store, uri.bucket)
-        raise missing(store, uri)
+        store.check_root(uri)
+        raise missing_object_error(store, uri)
 
     def download_object(uri: S3Uri, directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,7 @@ import pyarrow.compute  # type: ignore[import-untyped]
 
 from finetune_api.dataset import Counts, DatasetSource
 from finetune_api.finetunejob import Objective
-from finetune_trainer.data import files, row_formats
-from finetune_trainer.data import rows as rows_module
+from finetune_trainer.data import files, row_formats, rows
 from finetune_trainer.data.sources import LocalData, list_local_files
 from finetune_trainer.data.tokens import Encoder, TokenizedRow, batched
 from finetune_trainer.runtime.logs import log
@@ -68,7 +67,7 @@ def load_or_write_table(
     data: LocalData,
     digests: list[tuple[str, str]],
     wanted: DatasetRequest,
-    reader: rows_module.Reader,
+    reader: rows.Reader,
     tokenizer: Any,
     cache: Path,
     max_rows: int | None,
@@ -117,7 +116,7 @@ def _cache_key(digests: list[tuple[str, str]], wanted: DatasetRequest, tokenizer
 def write_table(
     data: LocalData,
     wanted: DatasetRequest,
-    reader: rows_module.Reader,
+    reader: rows.Reader,
     tokenizer: Any,
     directory: Path,
     max_rows: int | None,
@@ -152,7 +151,7 @@ def write_table(
     (directory / COUNTS_FILE).write_text(counts.model_dump_json(), encoding="utf-8")
 
 
-def _schema(reader: rows_module.Reader) -> pyarrow.Schema:
+def _schema(reader: rows.Reader) -> pyarrow.Schema:
     if reader.layout == "preference":
         return pyarrow.schema({"prompt_ids": TOKEN_IDS, "chosen_ids": TOKEN_IDS, "rejected_ids": TOKEN_IDS})
     if reader.objective == "kto":
@@ -161,9 +160,9 @@ def _schema(reader: rows_module.Reader) -> pyarrow.Schema:
 
 
 def _tokenize_rows(
-    data: LocalData, reader: rows_module.Reader, encoder: Encoder, counts: Counts, max_rows: int | None
+    data: LocalData, reader: rows.Reader, encoder: Encoder, counts: Counts, max_rows: int | None
 ) -> Iterator[tuple[int, TokenizedRow]]:
-    findings = rows_module.Findings()
+    findings = rows.Findings()
     found = chain.from_iterable(files.read_rows(file) for file in list_local_files(data))
 
     def good_rows() -> Iterator[row_formats.Row]:
@@ -175,7 +174,7 @@ def _tokenize_rows(
         counts.rows, counts.empty = findings.rows, findings.empty
         yield _hash(json.dumps(row, sort_keys=True, default=str)), sequence
     counts.rows, counts.empty = findings.rows, findings.empty
-    rows_module.refuse_bad_rows(findings, reader.layout, data.uri)
+    rows.refuse_bad_rows(findings, reader.layout, data.uri)
 
 
 def _tokenize_text(data: LocalData, encoder: Encoder) -> Iterator[tuple[int, TokenizedRow]]:

@@ -15,13 +15,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
 from finetune_api.targets import suffixes
+from finetune_engines import highest_rank
 
 Factors = tuple[torch.Tensor, torch.Tensor]
 """A of shape (rank, in) and B of shape (out, rank), in fp32 on the CPU: the update is B·A, with no further scale."""
 Initial = Mapping[str, Factors]
 """The initial factors of an adapter that PiSSA, OLoRA or LoftQ took out of the base or its quantization error."""
-MAX_RANK = 512
-"""The highest rank that vLLM serves."""
+MAX_RANK = highest_rank()
+"""The highest rank that an engine serves."""
 
 
 def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[str, Factors] | None:

@@ -14,7 +14,7 @@ from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_api.uris import S3Uri, parse_uri
 from finetune_artifacts.digests import digest_of
-from finetune_artifacts.download import download_adapter, download_files, parse_adapter_manifest, refuse_unsafe
+from finetune_artifacts.download import download_adapter, download_files, parse_adapter_manifest, refuse_unsafe_files
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.objects import read_object
 from finetune_trainer.models.base_files import canonical_name
@@ -97,7 +97,7 @@ def download(settings: Settings, adapter: StartingAdapter, directory: Path, pati
     if adapter.is_trained_form and adapter.manifest.trained is not None:
         uri = parse_uri(adapter.manifest.trained.uri)
         assert isinstance(uri, S3Uri), "the operator's manifests name S3"  # noqa: S101
-        refuse_unsafe(store, uri, adapter.manifest.trained.files, pickles=True)
+        refuse_unsafe_files(store, uri, adapter.manifest.trained.files, pickles=True)
         download_files(store, uri, adapter.manifest.trained.files, directory)
     else:
         download_adapter(store, _adapter_uri(settings.job.spec.model), adapter.digest, directory)

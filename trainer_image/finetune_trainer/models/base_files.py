@@ -13,10 +13,11 @@ from huggingface_hub import HfApi
 
 from finetune_api.reasons import Reason
 from finetune_api.uris import HfUri, PvcUri, S3Uri, parse_uri
-from finetune_artifacts.download import Report, download_model, list_model_files
 from finetune_artifacts.errors import Purpose
+from finetune_artifacts.models import download_model, list_model_files
 from finetune_artifacts.objects import read_object
-from finetune_artifacts.safetensors import Tensor, read_file_header, read_s3_header
+from finetune_artifacts.safetensors import Tensor, read_file_header, read_object_header
+from finetune_artifacts.storage import ProgressCallback
 from finetune_trainer.hub import client
 from finetune_trainer.models import remote_code
 from finetune_trainer.runtime.failures import Failure
@@ -59,7 +60,7 @@ def read_metadata(settings: Settings, patience_seconds: float) -> ModelMetadata:
 
 
 def download_base(
-    settings: Settings, directory: Path, patience_seconds: float, report: Report
+    settings: Settings, directory: Path, patience_seconds: float, report: ProgressCallback
 ) -> tuple[Path, str | None]:
     """Download the model, and return its local directory and, for a hub model, its commit.
 
@@ -80,7 +81,9 @@ def download_base(
     return model, commit
 
 
-def _download(settings: Settings, directory: Path, patience_seconds: float, report: Report) -> tuple[Path, str | None]:
+def _download(
+    settings: Settings, directory: Path, patience_seconds: float, report: ProgressCallback
+) -> tuple[Path, str | None]:
     spec = settings.job.spec.model
     parsed = parse_uri(spec.uri)
     if isinstance(parsed, PvcUri):
@@ -150,7 +153,7 @@ def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> Mode
     tensors: dict[str, Tensor] = {}
     for name, info in objects.items():
         if name.endswith(".safetensors"):
-            tensors |= _header(lambda info=info: read_s3_header(store, info), str(info.uri))  # type: ignore[misc]
+            tensors |= _header(lambda info=info: read_object_header(store, info), str(info.uri))  # type: ignore[misc]
     return _make_metadata(
         set(objects), _json_reader(lambda name: read_object(store, objects[name].uri), str(uri)), tensors
     )

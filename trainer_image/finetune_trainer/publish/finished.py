@@ -7,15 +7,15 @@ from finetune_api.manifest import MANIFEST_NAME, REPORT_NAME, AdapterManifest
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of
-from finetune_artifacts.objects import head, read_object
-from finetune_artifacts.store import Place
+from finetune_artifacts.objects import read_object
+from finetune_artifacts.storage import Storage
 from finetune_trainer.evaluation import gate
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import Settings
 
 
-def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:
+def finished_adapter(settings: Settings, output: Storage) -> TrainerResult | None:
     """Return the success of an earlier attempt that was cut off after it had written the manifest, if there is one.
 
     Raises:
@@ -23,7 +23,7 @@ def finished_adapter(settings: Settings, output: Place) -> TrainerResult | None:
         ArtifactError: The storage fails or refuses.
     """
     manifest_uri = settings.adapter.child(MANIFEST_NAME)
-    if head(output, manifest_uri) is None:
+    if output.head(manifest_uri) is None:
         return None
     content = read_object(output, manifest_uri)
     try:

@@ -9,10 +9,11 @@ from finetune_api.base import S3Location, SecretRef
 from finetune_api.finetunejob import Adjustment, FineTuneJob
 from finetune_api.manifest import Origin
 from finetune_api.messages import TOKEN_FILE
-from finetune_api.uris import S3Uri
-from finetune_artifacts.directory import Directory, LocalUri
+from finetune_api.uris import DirectoryUri, S3Uri, StorageUri
+from finetune_artifacts.directory import DirectoryStorage
 from finetune_artifacts.errors import Purpose
-from finetune_artifacts.store import Place, Store, open_store
+from finetune_artifacts.s3 import S3Storage, open_s3
+from finetune_artifacts.storage import Storage
 from finetune_trainer.runtime.configuration import termination_log
 from finetune_trainer.runtime.process import Process
 
@@ -59,34 +60,34 @@ class Settings:
         return Origin(namespace=meta.namespace, name=meta.name, uid=meta.uid)
 
     @property
-    def output(self) -> S3Uri:
+    def output(self) -> StorageUri:
         """Return the prefix of everything that this job writes."""
         local, bucket = self.output_directory, self.job.spec.output.s3.bucket
-        root = LocalUri(str(local), "") if local else S3Uri(bucket, self.job.prefix)
+        root: StorageUri = DirectoryUri(str(local), "") if local else S3Uri(bucket, self.job.prefix)
         return root.child(self.subprefix) if self.subprefix else root
 
     @property
-    def adapter(self) -> S3Uri:
+    def adapter(self) -> StorageUri:
         """Return the prefix of the finished adapter."""
         return self.output.child("adapter")
 
     @property
-    def rejected(self) -> S3Uri:
+    def rejected(self) -> StorageUri:
         """Return the prefix of an adapter that failed its gate, which is stored but not published."""
         return self.output.child("rejected")
 
     @property
-    def failed(self) -> S3Uri:
+    def failed(self) -> StorageUri:
         """Return the prefix of a failed attempt's report; in an output directory that is the directory itself."""
         return self.output if self.output_directory else self.output.child("failed")
 
     @property
-    def comparison(self) -> S3Uri:
+    def comparison(self) -> StorageUri:
         """Return the prefix of the full fine-tuning's files, which are deleted at the end."""
         return self.output.child(COMPARISON_PREFIX)
 
     @property
-    def checkpoints(self) -> S3Uri:
+    def checkpoints(self) -> StorageUri:
         """Return the prefix of the checkpoints."""
         return self.output.child("checkpoints")
 
@@ -99,13 +100,17 @@ class Settings:
         """Return the option or field with which the user changes the output location."""
         return "--output" if self.output_directory else "spec.output.s3.prefix"
 
-    def output_place(self, patience_seconds: float) -> Place:
-        """Where checkpoints and adapter are kept. Raises ArtifactError if the Secret lacks a key."""
+    def output_storage(self, patience_seconds: float) -> Storage:
+        """Open the storage of checkpoints and adapter.
+
+        Raises:
+            ArtifactError: The Secret lacks a key.
+        """
         if self.output_directory:
-            return Directory(Purpose.OUTPUT)
+            return DirectoryStorage(Purpose.OUTPUT)
         return self.store(Purpose.OUTPUT, patience_seconds)
 
-    def store(self, purpose: Purpose, patience_seconds: float) -> Store:
+    def store(self, purpose: Purpose, patience_seconds: float) -> S3Storage:
         """Open the object store of the output, dataset, model or starting adapter.
 
         Raises:
@@ -121,7 +126,7 @@ class Settings:
         elif purpose is Purpose.ADAPTER and spec.model.adapter is not None:
             location, reference = spec.model.adapter.s3, spec.model.adapter.secret_ref
         secret = self.secret(reference or spec.output.secret_ref)
-        return open_store(location or spec.output.s3, secret, purpose, patience_seconds)
+        return open_s3(location or spec.output.s3, secret, purpose, patience_seconds)
 
 
 def read_settings(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:

@@ -1,9 +1,9 @@
-"""What the whole attempt has in hand."""
+"""The objects that every part of one attempt uses: settings, inputs, storage, state and reporters."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_artifacts.store import Place
+from finetune_artifacts.storage import Storage
 from finetune_trainer.data.sources import Inputs
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.process import Process
@@ -15,11 +15,11 @@ from finetune_trainer.session.tracking import Trackers
 
 @dataclass(frozen=True)
 class Session:
-    """What the whole attempt has in hand."""
+    """The objects that every part of one attempt uses."""
 
     settings: Settings
     inputs: Inputs
-    output: Place
+    output: Storage
     run: Run
     interruption: Interruption
     reporter: Reporter
@@ -28,5 +28,5 @@ class Session:
 
     @property
     def scratch(self) -> Path:
-        """Directory for the files of this attempt."""
+        """Return the directory for the files of this attempt."""
         return self.settings.scratch / "run"

@@ -23,7 +23,7 @@ def load_base(session: Session, tokenizer: Any, *, reload: bool = False) -> Any:
     spec = session.settings.job.spec
     precision = device.choose_precision(spec.training)
     if not reload:
-        session.run.meter = memory.MemoryMeter()
+        session.run.memory_meter = memory.MemoryMeter()
     return loading.load_base(
         session.inputs.model,
         device.DTYPES[precision],

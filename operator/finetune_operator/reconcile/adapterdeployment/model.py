@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
+from finetune_engines.base import Engine
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.engine_args import EngineArgs
@@ -54,12 +55,13 @@ class ServingTarget:
     container: str
     port: int
     api_key_secret: str | None
-    engine: EngineArgs
+    engine: Engine
+    engine_args: EngineArgs
 
     def shares_engine(self, other: "ServingTarget") -> bool:
         """Return whether both mean the same engine, reached in the same way."""
-        mine = (self.container, self.port, self.api_key_secret)
-        return mine == (other.container, other.port, other.api_key_secret)
+        mine = (self.engine.name, self.container, self.port, self.api_key_secret)
+        return mine == (other.engine.name, other.container, other.port, other.api_key_secret)
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,16 @@ def make_plan(observed: Observed, settings: Settings) -> Plan:
     if observed.deployment is None or lead is None or (not adapters and not is_injected(observed.deployment)):
         return plan
     state = DesiredState(
-        port=lead.port, max_lora_rank=lead.engine.max_lora_rank, api_key_secret=lead.api_key_secret, adapters=adapters
+        engine=lead.engine.name,
+        port=lead.port,
+        max_lora_rank=lead.engine_args.max_lora_rank,
+        api_key_secret=lead.api_key_secret,
+        adapters=adapters,
     )
     secrets = {entry.secret for entry in adapters} | {lead.api_key_secret}
     agent = AgentParameters(
         container=lead.container,
+        engine=lead.engine,
         secrets=tuple(sorted(secret for secret in secrets if secret is not None)),
         image=settings.operator_image,
         pull_policy=settings.image_pull_policy,

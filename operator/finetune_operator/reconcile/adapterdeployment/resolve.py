@@ -11,7 +11,7 @@ from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import AdapterStatus, FineTuneJobStatus, Output
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
-from finetune_api.vllm import RANKS
+from finetune_engines import ENGINES
 from finetune_operator.conditions import find
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.engine_args import read_engine_args
@@ -36,8 +36,13 @@ def find_target(deployment: Object | None, name: str, spec: AdapterDeploymentSpe
             f"spec.target.container: Deployment {name!r} has no container {spec.target.container!r}; it has {names}",
         )
     secret = spec.target.api_key_secret_ref
+    engine = ENGINES[spec.target.engine]
     return ServingTarget(
-        spec.target.container, spec.target.port, secret.name if secret else None, read_engine_args(container)
+        spec.target.container,
+        spec.target.port,
+        secret.name if secret else None,
+        engine,
+        read_engine_args(container, engine),
     )
 
 
@@ -83,29 +88,28 @@ def check_target(adapter: AdapterStatus | None, target: ServingTarget, deploymen
 
     The engine's arguments and the FineTuneJob's status may leave something unknown; that is not checked.
     """
-    if target.engine.lora is False:
+    engine = target.engine
+    if target.engine_args.lora is False:
         return Obstacle(
             Reason.LORA_DISABLED,
-            f"container {target.container!r} of Deployment {deployment!r} starts vLLM without --enable-lora, so it can "
-            "serve no adapter: add the argument",
+            f"container {target.container!r} of Deployment {deployment!r} starts {engine.title} without "
+            f"{engine.lora_argument}, so it can serve no adapter: add the argument",
         )
     if adapter is None:
         return None
-    if "vllm" not in adapter.servable_by:
+    if engine.name not in adapter.servable_by:
         engines = ", ".join(adapter.servable_by) or "no engine"
         return Obstacle(
             Reason.ADAPTER_UNSUPPORTED,
-            f"vLLM cannot serve this adapter (method {adapter.peft_type}; it can be served by {engines}): "
+            f"{engine.title} cannot serve this adapter (method {adapter.peft_type}; it can be served by {engines}): "
             "train it with lora or qlora",
         )
-    maximum = target.engine.max_lora_rank
+    maximum = target.engine_args.max_lora_rank
     if maximum is not None and adapter.rank is not None and adapter.rank > maximum:
-        fitting = next((rank for rank in RANKS if rank >= adapter.rank), None)
-        remedy = f"start vLLM with --max-lora-rank {fitting}, or " if fitting else ""
         return Obstacle(
             Reason.RANK_TOO_HIGH,
-            f"the adapter's rank is {adapter.rank}, the maximum of container {target.container!r} (--max-lora-rank) is "
-            f"{maximum}: {remedy}train with rank {maximum} or less",
+            f"the adapter's rank is {adapter.rank}, the maximum of container {target.container!r} "
+            f"({engine.max_rank_argument}) is {maximum}: {engine.rank_remedy(adapter.rank, maximum)}",
         )
     return None
 

@@ -1,0 +1,184 @@
+"""Carry out one decided action for one adapter, and remember its result. The next tick decides about a failure."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from finetune_agent.agent import Agent
+from finetune_agent.compatibility import IncompatibleError
+from finetune_agent.decide import Action, Decision
+from finetune_agent.download import download_version
+from finetune_agent.paths import version_directory
+from finetune_agent.proof import Question, Verdict, choose_questions, judge_adapter, judge_base
+from finetune_agent.state import VersionKey, record_fault, remember_good_version
+from finetune_api.messages import DesiredAdapter, DesiredVersion
+from finetune_api.reasons import Reason
+from finetune_artifacts.errors import ArtifactError
+from finetune_engines import ENGINES
+from finetune_engines.base import Driver, EngineError
+
+log = logging.getLogger(__name__)
+
+PERMANENT_REASONS = frozenset({Reason.DIGEST_MISMATCH, Reason.ADAPTER_UNSUPPORTED})
+"""Reasons that another download cannot change, because the digest pins the version."""
+
+
+class NotProvenError(Exception):
+    """The engine's answers are not those of the adapter, or not those of its base."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a proof needs: the agent, the driver, the version, and the largest allowed difference in nats per token."""
+
+    agent: Agent
+    driver: Driver
+    served_name: str
+    version: DesiredVersion
+    tolerance: float
+
+    @property
+    def key(self) -> VersionKey:
+        """Served name and digest of the version."""
+        return self.served_name, self.version.digest
+
+    @property
+    def questions(self) -> list[Question]:
+        """Questions about the version's golden samples."""
+        return choose_questions(self.agent.memory.samples[self.key])
+
+
+async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: str, decision: Decision) -> None:
+    """Carry out a decision. Never raises: a failure is remembered against the version, and delays or refuses only it.
+
+    Args:
+        agent: The agent.
+        adapter: The desired adapter; None if the adapter is to be removed.
+        served_name: Its served name.
+        decision: What to do.
+    """
+    digest = decision.version.digest if decision.version else ""
+    key = (served_name, digest)
+    memory = agent.memory
+    title = f"{served_name} ({digest[7:19]}): {decision.action}" + (f" {decision.name}" if decision.name else "")
+    memory.started_at.setdefault(key, time.monotonic())
+    permanent = strike = False
+    try:
+        log.info("%s", title)
+        await _act(agent, adapter, served_name, decision)
+        return
+    except ArtifactError as error:
+        reason, message, permanent = error.reason, error.message, error.reason in PERMANENT_REASONS
+    except (IncompatibleError, NotProvenError) as error:
+        reason, message, permanent = error.reason, error.message, True
+    except EngineError as error:
+        reason, message, permanent, strike = error.reason, error.message, error.permanent, error.unexplained
+    except OSError as error:
+        reason, message = Reason.DOWNLOAD_FAILED, f"the adapter cannot be written to disk: {error.strerror}"
+    except Exception as error:  # an error of ours must neither end the agent nor block the other adapters
+        log.exception("%s: unexpected", title)
+        message = f"unexpected {type(error).__name__}, see the log of the agent"
+        reason, strike = Reason.ENGINE_REFUSED, True
+    log.warning("%s failed: %s: %s", title, reason, message)
+    record_fault(memory, key, reason, message, permanent=permanent, strike=strike, now=time.monotonic())
+
+
+async def _act(agent: Agent, adapter: DesiredAdapter | None, served_name: str, decision: Decision) -> None:
+    driver, version, name, path = agent.driver, decision.version, decision.name or "", decision.path or ""
+    if decision.action is Action.DOWNLOAD:
+        assert adapter is not None and version is not None  # noqa: S101 -- only a desired version is downloaded
+        await _download(agent, adapter, version)
+        return
+    assert driver is not None  # noqa: S101 -- the other actions follow an answer of the engine
+    if decision.action is Action.UNLOAD:
+        await driver.unload_adapter(name)
+        agent.memory.draining.pop(served_name, None)
+        return
+    if decision.action is Action.LOAD_CANDIDATE:
+        await driver.load_adapter(name, path)
+        return
+    assert version is not None  # noqa: S101 -- a proof is one of a version
+    tolerance = adapter.tolerance if adapter else DesiredAdapter.model_fields["tolerance"].default
+    proof = Proof(agent, driver, served_name, version, tolerance)
+    if decision.action is Action.PROVE_BASE:
+        await _prove_base(proof, name)
+    elif decision.action is Action.PROVE:
+        await _prove_adapter(proof, name, path)
+    elif decision.action is Action.SWAP:
+        await _swap(proof, name, path)
+
+
+async def _download(agent: Agent, adapter: DesiredAdapter, version: DesiredVersion) -> None:
+    desired = agent.desired
+    assert desired is not None  # noqa: S101 -- an adapter is part of a desired state
+    directory = version_directory(agent.settings.adapters_directory, adapter.served_name, version.digest)
+    samples = await asyncio.get_running_loop().run_in_executor(
+        agent.downloads,
+        download_version,
+        agent.settings,
+        adapter,
+        version,
+        directory,
+        ENGINES[desired.engine],
+        desired.max_lora_rank,
+    )
+    agent.memory.samples[adapter.served_name, version.digest] = samples
+    agent.memory.failed.pop((adapter.served_name, version.digest), None)
+
+
+async def _prove_base(proof: Proof, base: str) -> None:
+    questions = proof.questions
+    measured = await _ask(proof.driver, base, questions)
+    _require_proof(judge_base(measured, questions, proof.tolerance), base)
+    proof.agent.memory.base_logprobs[proof.key] = measured
+
+
+async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
+    memory, key = proof.agent.memory, proof.key
+    identity, questions, base = memory.identity, proof.questions, memory.base_logprobs.get(key)
+    if base is None:  # the engine has restarted, so everything is proven anew
+        return
+    measured = await _ask(proof.driver, name, questions)
+    _require_proof(judge_adapter(measured, base, questions, proof.tolerance), name)
+    if memory.identity != identity:
+        return
+    memory.proven.add((name, path))
+    if name == proof.served_name:
+        remember_good_version(memory, proof.served_name, proof.version)
+        memory.failed.pop(key, None)
+        if key in memory.started_at:  # otherwise the version is not desired any more
+            memory.load_seconds.setdefault(key, time.monotonic() - memory.started_at[key])
+
+
+async def _swap(proof: Proof, name: str, path: str) -> None:
+    """Move the served name to another version: unload and load, never in place.
+
+    Running requests keep the weights with which they began.
+    """
+    memory = proof.agent.memory
+    if name not in memory.draining:
+        memory.swapping.add(name)
+    try:
+        if name in (await proof.driver.list_models()).adapters:
+            await proof.driver.unload_adapter(name)
+        await proof.driver.load_adapter(name, path)
+        await _prove_adapter(proof, name, path)
+        memory.draining.pop(name, None)
+    finally:
+        memory.swapping.discard(name)
+
+
+async def _ask(driver: Driver, model: str, questions: list[Question]) -> list[float]:
+    return await driver.logprobs(model, [(question.prompt, question.token) for question in questions])
+
+
+def _require_proof(verdict: Verdict, name: str) -> None:
+    if verdict.reason is not None:
+        raise NotProvenError(verdict.reason, verdict.message)
+    log.info("%s is proven: %s", name, verdict.message)

@@ -1,0 +1,5 @@
+"""Name the inference engines. What is true of each is in the module of that name in ``finetune_engines``."""
+
+from typing import Literal
+
+EngineName = Literal["vllm"]

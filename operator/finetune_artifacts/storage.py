@@ -1,0 +1,107 @@
+"""Define what a storage of objects can do, so that S3 and a directory are used in the same way.
+
+This module must know no particular storage: ``s3`` and ``directory`` implement the protocol.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from finetune_api.uris import StorageUri
+from finetune_artifacts.errors import ArtifactError, Fault, Purpose
+
+SMALL_OBJECT_BYTES = 16 * 1024 * 1024
+"""Largest object that ``read_object`` reads by default."""
+
+ProgressCallback = Callable[[int, int], None]
+"""Receives from time to time how many bytes are there, and how many there will be."""
+
+
+def ignore_progress(_done: int, _total: int) -> None:
+    """Ignore the progress of a download."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """Describes one object.
+
+    Attributes:
+        uri: Its address.
+        size: Its size in bytes.
+        etag: Its entity tag; empty in a directory.
+    """
+
+    uri: StorageUri
+    size: int
+    etag: str
+
+
+class Storage(Protocol):
+    """Keeps objects at addresses. Every method raises ArtifactError if the storage refuses or does not answer.
+
+    A new object appears at once and complete, or not at all.
+    """
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the storage is used for, which decides the reason of an error."""
+        ...
+
+    @property
+    def endpoint(self) -> str:
+        """Name of the storage in messages."""
+        ...
+
+    def check_root(self, uri: StorageUri) -> None:
+        """Check that the bucket exists and may be listed. A missing directory is created."""
+        ...
+
+    def head(self, uri: StorageUri) -> ObjectInfo | None:
+        """Describe an object; None if it does not exist."""
+        ...
+
+    def list_objects(self, prefix: StorageUri) -> list[ObjectInfo]:
+        """Describe every object below ``prefix``, in the order of their keys."""
+        ...
+
+    def read(self, uri: StorageUri, max_bytes: int) -> bytes:
+        """Read the first ``max_bytes`` bytes of an object, or all if it has fewer."""
+        ...
+
+    def read_range(self, uri: StorageUri, start: int, length: int) -> bytes:
+        """Read at most ``length`` bytes of an object, from byte ``start``."""
+        ...
+
+    def put_file(self, uri: StorageUri, path: Path, sha256: str) -> None:
+        """Upload a file, and check that it arrived. ``sha256`` is the file's digest."""
+        ...
+
+    def put_new(self, uri: StorageUri, content: bytes) -> bool:
+        """Write an object unless there is one. Return whether it was written."""
+        ...
+
+    def delete(self, uri: StorageUri) -> None:
+        """Delete an object; one that does not exist is no error."""
+        ...
+
+    def download(self, files: list[tuple[ObjectInfo, Path]], on_progress: ProgressCallback) -> None:
+        """Download objects into files. Raises OSError if the disk is full, for example."""
+        ...
+
+    def probe_write(self, prefix: StorageUri) -> bool:
+        """Write and delete a small object below ``prefix``.
+
+        Returns:
+            Whether ``put_new`` is atomic: without that, two writers can replace each other's manifest.
+        """
+        ...
+
+
+def missing_object_error(storage: Storage, uri: StorageUri) -> ArtifactError:
+    """Return the error for an object that does not exist."""
+    return ArtifactError(
+        storage.purpose,
+        Fault.NO_OBJECT,
+        f"{uri} does not exist at {storage.endpoint}: put it there, or correct the address",
+    )

@@ -1,0 +1,28 @@
+"""Register the inference engines: for each, its facts (arguments, limits, features) and the driver that talks to it.
+
+Operator, agent, trainer and command line read engines from here; this package must know none of them, nor Kubernetes or S3.
+
+To add an engine, add its name to ``finetune_api.engines.EngineName`` and a module of that name here, which defines
+``ENGINE``. The module must import its HTTP client only when a driver is opened: the operator has none.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, get_args
+
+from finetune_api.engines import EngineName
+from finetune_engines.base import Engine
+
+ENGINES: dict[EngineName, Engine] = {
+    name: import_module(f"finetune_engines.{name}").ENGINE for name in get_args(EngineName)
+}
+
+
+def engines_that_serve(adapter_config: Mapping[str, Any]) -> list[str]:
+    """Return the engines that can serve an adapter, told by its adapter_config.json."""
+    return [name for name, engine in ENGINES.items() if not engine.find_unsupported(adapter_config)]
+
+
+def highest_rank() -> int:
+    """Return the highest LoRA rank that any engine serves."""
+    return max(engine.ranks[-1] for engine in ENGINES.values())

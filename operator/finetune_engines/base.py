@@ -1,0 +1,154 @@
+"""Describe an inference engine: the facts that the project needs of one, and what a driver of it must do.
+
+This module must not know any particular engine, Kubernetes or S3.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from finetune_api.engines import EngineName
+from finetune_api.reasons import Reason
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What an engine serves at one moment.
+
+    Attributes:
+        bases: Names of the base model.
+        adapters: Path of each loaded adapter, by the name under which it is loaded.
+        identity: Differs for each process of the engine. Empty if the engine does not tell.
+    """
+
+    bases: tuple[str, ...]
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    identity: str = ""
+
+
+class EngineError(Exception):
+    """The engine answered with an error.
+
+    Attributes:
+        reason: Reason for the status.
+        message: What is wrong, and what to do.
+        permanent: The engine will refuse the same request again.
+        unexplained: Nobody can tell whether a repetition helps, so the agent tries it a few times only.
+    """
+
+    def __init__(self, reason: Reason, message: str, *, permanent: bool, unexplained: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.permanent = permanent
+        self.unexplained = unexplained
+
+
+class EngineUnreachableError(EngineError):
+    """The engine did not answer.
+
+    An engine that ends during a request is unexplained: the adapter may be the cause, each time.
+
+    Attributes:
+        ended: Nothing listens at the address, so the engine's process has ended.
+    """
+
+    def __init__(self, message: str, *, ended: bool = False, unexplained: bool = False) -> None:
+        super().__init__(Reason.ENGINE_UNREACHABLE, message, permanent=False, unexplained=unexplained)
+        self.ended = ended
+
+
+class Driver(Protocol):
+    """Talks to one running engine.
+
+    Each method raises EngineError, and EngineUnreachableError if the engine does not answer.
+    """
+
+    async def inspect(self) -> EngineState:
+        """Return the models that the engine serves, and the identity of its process."""
+        ...
+
+    async def list_models(self) -> EngineState:
+        """Return the models that the engine serves. Cheap enough for a probe that asks each second."""
+        ...
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Load the adapter at ``path`` under a name that is not in use."""
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """Remove an adapter; a name that is not loaded is no error.
+
+        Running requests finish on the weights with which they began.
+        """
+        ...
+
+    async def logprobs(self, model: str, questions: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+        """Return the log-probability of a token after a prompt, for each pair of prompt and token.
+
+        Must be safe while clients use the engine.
+
+        Args:
+            model: Name of the base model or of an adapter.
+            questions: Pairs of a prompt, as token ids, and the id of the token that follows it.
+        """
+        ...
+
+    async def busy_adapters(self) -> frozenset[str]:
+        """Return the adapters that have running or waiting requests."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Everything that the project knows of one inference engine.
+
+    Attributes:
+        name: Value of ``spec.target.engine``.
+        title: How the engine writes its own name.
+        port: Default port of its HTTP interface.
+        start_words: Words in a container's command that start the engine, so that all its arguments are visible.
+        config_arguments: Arguments that read further arguments from a file.
+        lora_argument: Argument that turns LoRA on.
+        max_rank_argument: Argument for the highest rank.
+        default_max_rank: Highest rank without that argument.
+        ranks: Values that ``max_rank_argument`` may have, in ascending order.
+        environment: Variables that must be set before adapters can be loaded at run time, with the values that do so.
+            The operator sets the first value, and leaves any of them that the user has set.
+        ignored_tensors: Endings of tensor names that the engine skips when it loads an adapter.
+        find_unsupported: Returns what the engine cannot serve of an adapter_config.json, one sentence each.
+        adapter_command: Returns the shell command that serves a base with one adapter:
+            ``(base, adapter directory, served name, rank)``.
+        model_command: Returns the shell command that serves a whole model: ``(model directory, served name)``.
+        connect: Opens a driver: ``(URL, API key)``.
+    """
+
+    name: EngineName
+    title: str
+    port: int
+    start_words: tuple[str, ...]
+    config_arguments: tuple[str, ...]
+    lora_argument: str
+    max_rank_argument: str
+    default_max_rank: int
+    ranks: tuple[int, ...]
+    environment: Mapping[str, tuple[str, ...]]
+    ignored_tensors: tuple[str, ...]
+    find_unsupported: Callable[[Mapping[str, Any]], list[str]]
+    adapter_command: Callable[[str, str, str, int], str]
+    model_command: Callable[[str, str], str]
+    connect: Callable[[str, str | None], Driver]
+
+    def fitting_rank(self, rank: int) -> int | None:
+        """Return the smallest value of ``max_rank_argument`` that admits ``rank``; None if there is none."""
+        return next((value for value in self.ranks if value >= rank), None)
+
+    def rank_remedy(self, rank: int, maximum: int) -> str:
+        """Say what to do about an adapter whose rank is above the engine's maximum."""
+        fitting = self.fitting_rank(rank)
+        restart = f"start {self.title} with {self.max_rank_argument} {fitting}, or " if fitting else ""
+        return f"{restart}train with rank {maximum} or less"

@@ -1,0 +1,90 @@
+"""Tell what an error answer of vLLM means.
+
+Old releases answer flat (``{"object": "error", "message": …}``), new ones nested (``{"error": {…}}``): both are read.
+"""
+
+from typing import TYPE_CHECKING
+
+from finetune_api.reasons import Reason
+from finetune_engines.base import EngineError
+
+if TYPE_CHECKING:
+    import httpx
+
+_UNSUPPORTED = (
+    "does not yet support",
+    "does not support",
+    "only supports",
+    "unsupported",
+    "expected target modules",
+    "must be consistent with the base model",
+    "doesn't contain tensors",
+    "size mismatch",
+    "shape",
+    "must match the size of tensor",
+    "rank_pattern",
+    "modules_to_save",
+)
+"""Parts of vLLM's messages about an adapter that it can never serve."""
+
+
+def explain_refusal(path: str, answer: "httpx.Response") -> EngineError:
+    """Turn an error answer into an EngineError: its reason, a message with the remedy, and whether it is permanent.
+
+    Args:
+        path: Path of the request, for example ``/v1/load_lora_adapter``.
+        answer: The answer, with a status of 400 or above.
+    """
+    kind, message = _read_error(answer)
+    status = answer.status_code
+    full = f"the engine answered {status} to {path}: {message}"
+    if status in (401, 403):
+        return EngineError(
+            Reason.ENGINE_REFUSED,
+            f"{full}; name the Secret that has the engine's API_KEY in spec.target.apiKeySecretRef",
+            permanent=False,
+        )
+    if status in (404, 405) and path.endswith("lora_adapter") and kind != "NotFoundError":
+        return EngineError(
+            Reason.LORA_DISABLED,
+            "the engine has no route for loading adapters: "
+            "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",
+            permanent=True,
+        )
+    if "greater than max_lora_rank" in message:
+        return EngineError(
+            Reason.RANK_TOO_HIGH,
+            f"{message}; start vLLM with a higher --max-lora-rank, or train with a lower rank",
+            permanent=True,
+        )
+    if "conflicts with a served base model" in message:
+        return EngineError(Reason.SERVED_NAME_TAKEN, f"{message}; choose another servedName", permanent=True)
+    if "out of vocabulary" in message or "maximum context length" in message:
+        return EngineError(
+            Reason.BASE_MODEL_MISMATCH,
+            f"the engine's base cannot read the adapter's golden samples ({message}): "
+            "serve the base model that the adapter was trained on",
+            permanent=True,
+        )
+    if status == 404 and "No adapter found" in message:
+        return EngineError(
+            Reason.ENGINE_REFUSED,
+            f"{full}; the engine's container must be able to read the volume at that path",
+            permanent=False,
+        )
+    if path.endswith("load_lora_adapter") and any(part in message.lower() for part in _UNSUPPORTED):
+        return EngineError(Reason.ADAPTER_UNSUPPORTED, f"vLLM cannot serve this adapter: {message}", permanent=True)
+    return EngineError(Reason.ENGINE_REFUSED, full, permanent=False, unexplained=status not in (408, 429, 503))
+
+
+def _read_error(answer: "httpx.Response") -> tuple[str, str]:
+    """Return type and message of an error answer; the start of its text if it is no JSON object."""
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        return "", answer.text.strip()[:300] or answer.reason_phrase
+    error = body["error"] if isinstance(body.get("error"), dict) else body
+    message = error.get("message") or error.get("detail") or error.get("error") or answer.text
+    return str(error.get("type") or ""), " ".join(str(message).split())[:1000]

@@ -1,0 +1,163 @@
+"""Run the tests tier by tier, and print one summary: `make test`, `make test-fast` and `make test-all`.
+
+Tests of torch and tests that wait for a cluster use the processors differently, so that each tier runs by itself.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "build" / "test-results"
+PAGE = ROOT / "docs" / "tests.md"
+MOST_WORKERS = 8
+"""Workers of a parallel tier at most: each of the trainer's needs 2 GiB of memory."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A tier of tests.
+
+    Attributes:
+        name: its marker.
+        distribution: how pytest-xdist shares its tests between workers; None runs them one after another.
+    """
+
+    name: str
+    distribution: str | None
+
+
+TIERS = (
+    Tier("unit", "worksteal"),
+    Tier("trains", "worksteal"),
+    Tier("cluster", "loadfile"),  # the tests of a file share an operator
+    Tier("node", None),  # one node has the processors and simulated GPUs for one job at a time
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of a tier reported.
+
+    Attributes:
+        skipped: how many tests were skipped for each reason.
+        matrices: how many rows of each parametrized test ran.
+    """
+
+    tier: str
+    exit_code: int
+    seconds: float
+    tests: int
+    failed: list[str]
+    skipped: Counter[str]
+    matrices: Counter[str]
+
+
+def main() -> int:
+    """Run the tiers that the command line names; return 1 if any of them failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiers", default=",".join(tier.name for tier in TIERS), help="default: %(default)s")
+    parser.add_argument("--all", action="store_true", help=f"run exhaustive matrices too, and write {PAGE.name}")
+    arguments = parser.parse_args()
+    chosen = arguments.tiers.split(",")
+    if unknown := set(chosen) - {tier.name for tier in TIERS}:
+        parser.error(f"unknown tiers: {', '.join(sorted(unknown))}")
+    results = [run(tier, exhaustive=arguments.all) for tier in TIERS if tier.name in chosen]
+    print("\n" + "\n".join(summary(results)))
+    if arguments.all:
+        PAGE.write_text(page(results))
+    return int(any(result.exit_code for result in results))
+
+
+def run(tier: Tier, *, exhaustive: bool) -> Result:
+    """Run one tier with pytest."""
+    report = RESULTS / f"{tier.name}.xml"
+    report.unlink(missing_ok=True)
+    markers = tier.name if exhaustive or tier.name == "unit" else f"{tier.name} and not exhaustive"
+    command = [sys.executable, "-m", "pytest", "-m", markers, f"--junitxml={report}"]
+    if tier.distribution:
+        command += ["-n", str(workers()), "--dist", tier.distribution]
+    began = time.monotonic()
+    exit_code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    return read(report, tier.name, exit_code, time.monotonic() - began)
+
+
+def workers() -> int:
+    """Return how many workers share a parallel tier: one for each processor that this process may use."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, MOST_WORKERS)
+
+
+def read(report: Path, tier: str, exit_code: int, seconds: float) -> Result:
+    """Read the JUnit report of a tier. A run that was killed has none."""
+    cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
+    failed = [name_of(case) for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skips = [skip for case in cases if (skip := case.find("skipped")) is not None]
+    skipped = Counter(skip.get("message", "no reason") for skip in skips)
+    matrices = Counter(name_of(case).partition("[")[0] for case in cases if "[" in case.get("name", ""))
+    return Result(tier, exit_code, seconds, len(cases), failed, skipped, matrices)
+
+
+def name_of(case: ElementTree.Element) -> str:
+    """Return module and name of a test."""
+    return f"{case.get('classname')}.{case.get('name')}"
+
+
+def summary(results: list[Result]) -> list[str]:
+    """Make the lines of the closing summary: a line for each tier, then failures, then reasons of skipped tests."""
+    lines = [f"{'tier':10}{'tests':>8}{'failed':>8}{'skipped':>9}{'minutes':>9}"]
+    for result in results:
+        counts = f"{result.tests:8}{len(result.failed):8}{result.skipped.total():9}{result.seconds / 60:9.1f}"
+        crashed = f"  pytest ended with exit code {result.exit_code}" if result.exit_code and not result.failed else ""
+        lines.append(f"{result.tier:10}{counts}{crashed}")
+    lines.append(f"{'all':10}{sum(result.tests for result in results):8}{'':17}{minutes(results):9.1f}")
+    lines += [f"FAILED {name}" for result in results for name in result.failed]
+    lines += [
+        f"skipped {count} of tier {result.tier}: {reason}"
+        for result in results
+        for reason, count in result.skipped.items()
+    ]
+    return lines
+
+
+def minutes(results: list[Result]) -> float:
+    """Return the minutes that all tiers took."""
+    return sum(result.seconds for result in results) / 60
+
+
+def page(results: list[Result]) -> str:
+    """Make the page with the result of a run of all tests."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    outcome = "no test failed" if not any(result.exit_code for result in results) else "some tests failed"
+    matrices = sum((result.matrices for result in results), Counter[str]())
+    return "\n".join(
+        [
+            "# The last run of all tests",
+            "",
+            "<!-- Generated by `make test-all`. Do not edit. -->",
+            "",
+            f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {workers()} processors: {outcome}.",
+            "",
+            "```text",
+            *summary(results),
+            "```",
+            "",
+            "The largest matrices, each with the number of its rows:",
+            "",
+            *[f"- `{name}`: {rows}" for name, rows in matrices.most_common(20)],
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

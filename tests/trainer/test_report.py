@@ -384,7 +384,7 @@ def test_parameters_are_counted_as_they_are_and_where_they_are(bench: Workbench)
     ],
 )
 def test_a_weight_belongs_to_a_module(name: str, module: str) -> None:
-    from finetune_trainer.report.assemble import find_module
+    from finetune_trainer.training.parameters import find_module
 
     assert find_module(name) == module
 

@@ -50,7 +50,7 @@ class Report:
     """What one check found."""
 
     problems: list[Problem] = field(default_factory=list)
-    list_warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     chats: bool = False
     facts: ModelMetadata | None = None
     made_for: str | None = None

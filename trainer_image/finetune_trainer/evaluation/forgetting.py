@@ -34,7 +34,7 @@ def encode_text(spec: FineTuneJobSpec, text: LocalData | None, tokenizer: Any) -
     if settings is None or text is None:
         return []
     encoder = Encoder(tokenizer, "plain text", spec.training.max_length, Counts())
-    blocks = encoder.blocks(forgetting_text.read_text(list_local_files(text)))
+    blocks = encoder.encode_text(forgetting_text.read_text(list_local_files(text)))
     sequences = [Example(block["input_ids"], block["labels"]) for block in islice(blocks, settings.max_sequences)]
     if not sequences:
         raise Failure(Reason.DATASET_INVALID, f"{text.uri} holds no text: name one that does", forgetting_text.FIELD)

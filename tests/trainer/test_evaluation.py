@@ -146,6 +146,7 @@ def test_an_early_stop_publishes_the_best_weights_bit_for_bit_also_after_interru
     assert result.evaluation is not None
     assert run.progress is not None
     best, stopped = result.evaluation.step, run.progress.step
+    assert best is not None
     history = [json.loads(line) for line in whole.read("team/job/adapter/metrics.jsonl").splitlines()]
     losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
     assert best == min(losses, key=lambda step: losses[step])

@@ -11,7 +11,7 @@ import numpy
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.compute  # type: ignore[import-untyped]
 
-from finetune_api.dataset import LENGTHS, Counts
+from finetune_api.data_counts import LENGTHS, Counts
 from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.data import rows, token_cache
@@ -181,8 +181,8 @@ def _list_warnings(
         warnings.append("the tokenizer has no end-of-text token: the model does not learn where an answer ends")
     if counts.without_end and layout != "plain text":
         warnings.append(
-            f"{counts.without_end} of {counts.rows} rows do not end with the end-of-text token {tokenizer.eos_token!r}: "
-            "the model may not learn where an answer ends"
+            f"{counts.without_end} of {counts.rows} rows do not end with the end-of-text token "
+            f"{tokenizer.eos_token!r}: the model may not learn where an answer ends"
         )
     if counts.duplicates:
         warnings.append(f"{counts.duplicates} of {counts.sequences} training rows are copies of another one")

@@ -111,8 +111,8 @@ def make_reader(files: list[DataFile], source: DatasetSource, objective: Objecti
     if layout != "plain text" and detect_format(file) == "text":
         raise _invalid(
             "uri",
-            f"{file.name} must be jsonl, json, csv or parquet for {layout if source.template is None else 'a template'}, "
-            f"but it is plain text: its first line is {_first_line(file)}",
+            f"{file.name} must be jsonl, json, csv or parquet for "
+            f"{layout if source.template is None else 'a template'}, but it is plain text: its first line is {_first_line(file)}",
         )
     _check_objective(layout, objective)
     return Reader(layout, source.columns if render is None else Columns(label=source.columns.label), objective, render)
@@ -151,8 +151,8 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
     raise _invalid(
         "columns",
         f"{first.location} of {uri} has the columns {row_formats.column_names(row)}; "
-        f"expected {columns.messages} (chat messages), {columns.prompt} and {columns.completion}, {columns.instruction} and "
-        f"output or response, {columns.chosen} and {columns.rejected}, or {columns.text}: rename them, "
+        f"expected {columns.messages} (chat messages), {columns.prompt} and {columns.completion}, "
+        f"{columns.instruction} and output or response, {columns.chosen} and {columns.rejected}, or {columns.text}: rename them, "
         "name yours in spec.dataset.columns, or make a text of them with spec.dataset.template",
     )
 

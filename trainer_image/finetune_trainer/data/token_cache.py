@@ -19,7 +19,8 @@ import numpy
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.compute  # type: ignore[import-untyped]
 
-from finetune_api.dataset import Counts, DatasetSource
+from finetune_api.data_counts import Counts
+from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import Objective
 from finetune_trainer.data import files, row_formats, rows
 from finetune_trainer.data.sources import LocalData, list_local_files

@@ -20,7 +20,7 @@ def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> A
         Failure: TARGET_MODULES_NOT_FOUND, or SPEC_INVALID for a setting that the model or the run does not allow.
     """
     block = method.config
-    if isinstance(block, api.Full):
+    if block.trains_all_weights:
         return model.requires_grad_(True)
     if isinstance(block, api.Bottleneck):
         return bottleneck.add_bottleneck(model, block)

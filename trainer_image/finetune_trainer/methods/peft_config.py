@@ -14,9 +14,6 @@ from finetune_api.reasons import Reason
 from finetune_trainer.models.loading import SCORE_HEAD
 from finetune_trainer.runtime.failures import Failure
 
-INITS_THAT_CHANGE_BASE = ("pissa", "olora", "loftq")
-"""Values of ``init`` with which the adapter takes over a part of the base, or of what its quantisation lost."""
-
 
 @dataclass(frozen=True)
 class BaseInfo:

@@ -12,10 +12,9 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_api.estimate.architecture import architecture_of
-from finetune_api.estimate.recomputing import settled
+from finetune_api.estimate.checkpointing import resolve_checkpointing
 from finetune_api.estimate.speed import operations_per_token, tokens_per_step
 from finetune_api.finetunejob import FineTuneJobSpec, Training
-from finetune_api.methods import Full, Lora, Qlora
 from finetune_api.reasons import Reason
 from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
@@ -33,7 +32,7 @@ def uses_gradient_checkpointing(spec: FineTuneJobSpec, model: Path) -> bool:
         return mode == "always"
     try:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
-        return settled(spec, architecture, device.gpu_bytes()).training.gradient_checkpointing == "always"
+        return resolve_checkpointing(spec, architecture, device.gpu_bytes()).training.gradient_checkpointing == "always"
     except ValueError as error:
         log.info("gradientCheckpointing auto is off, because there is no estimate of the memory: %s", error)
         return False
@@ -62,7 +61,7 @@ def uses_compile(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
             "choose auto, or an image that has g++ (spec.podTemplate.image)",
             "spec.training.compile",
         )
-    if mode != "auto" or not device.has_gpu() or find_compiler() is None or not isinstance(method, Lora | Qlora | Full):
+    if mode != "auto" or not device.has_gpu() or find_compiler() is None or not method.gains_from_compilation:
         return mode == "always"
     try:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))

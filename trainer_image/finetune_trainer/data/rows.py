@@ -112,7 +112,8 @@ def make_reader(files: list[DataFile], source: DatasetSource, objective: Objecti
         raise _invalid(
             "uri",
             f"{file.name} must be jsonl, json, csv or parquet for "
-            f"{layout if source.template is None else 'a template'}, but it is plain text: its first line is {_first_line(file)}",
+            f"{layout if source.template is None else 'a template'}, but it is plain text: "
+            f"its first line is {_first_line(file)}",
         )
     _check_objective(layout, objective)
     return Reader(layout, source.columns if render is None else Columns(label=source.columns.label), objective, render)
@@ -152,8 +153,8 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
         "columns",
         f"{first.location} of {uri} has the columns {row_formats.column_names(row)}; "
         f"expected {columns.messages} (chat messages), {columns.prompt} and {columns.completion}, "
-        f"{columns.instruction} and output or response, {columns.chosen} and {columns.rejected}, or {columns.text}: rename them, "
-        "name yours in spec.dataset.columns, or make a text of them with spec.dataset.template",
+        f"{columns.instruction} and output or response, {columns.chosen} and {columns.rejected}, or {columns.text}: "
+        "rename them, name yours in spec.dataset.columns, or make a text of them with spec.dataset.template",
     )
 
 

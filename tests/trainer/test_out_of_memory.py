@@ -141,6 +141,6 @@ def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_verified_on_the
 def test_weights_in_4_bits_count_in_full_when_the_serving_layout_is_chosen(base_model: Path, quantised: bool) -> None:
     quantization = loading.quantization_config(Method(qlora=Qlora()), "fp32") if quantised else None
     loaded = loading.load_base(base_model, torch.float32, quantization)
-    assert sum(loading.unpacked(weight) for weight in loaded.parameters()) == sum(
+    assert sum(loading.count_weights(weight) for weight in loaded.parameters()) == sum(
         weight.numel() for weight in loading.load_base(base_model, torch.float32).parameters()
     )

@@ -85,6 +85,11 @@ def _compare(call: Call, adapter: str, request: Request, output: str) -> None:
     if output == "json":
         sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         return
+    print_answers(rows, base, adapter)
+
+
+def print_answers(rows: list[dict[str, str]], base: str, adapter: str) -> None:
+    """Print a table of prompts with the answers of base and adapter side by side."""
     table = Table(show_lines=True)
     for header, ratio in (("prompt", 1), (f"{base} (base)", 2), (f"{adapter} (adapter)", 2)):
         table.add_column(header, ratio=ratio)

@@ -196,7 +196,7 @@ def check_and_train(settings: "Settings", request: Request, environment: Mapping
 
     def leave() -> NoReturn:
         # the signal may have come in the middle of a line, whose stream must not be entered twice
-        ended = state.ended or state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
+        ended = state.failure or state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
         os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in result_lines(ended, request)).encode())
         os._exit(exit_code(ended))
 
@@ -226,13 +226,13 @@ def train_until_it_fits(settings: "Settings", attempt: "Callable[[Settings], Tra
 
     spec, rungs = settings.job.spec, 0
     result = attempt(settings)
-    while ladder.mends(spec, result.reason) and rungs < spec.failure_policy.retries.on_out_of_memory:
+    while ladder.needs_less_memory(spec, result.reason) and rungs < spec.failure_policy.retries.on_out_of_memory:
         rungs += 1
-        smaller = ladder.adjusted(spec, rungs)
+        smaller = ladder.reduce_memory(spec, rungs)
         if smaller is None:
-            end = ladder.at_its_end(spec, rungs)
+            end = ladder.explain_end(spec, rungs)
             return result.model_copy(update={"message": f"{result.message}. Not tried again: {end}"})
-        changes = tuple(ladder.adjustments(spec, smaller))
+        changes = tuple(ladder.list_adjustments(spec, smaller))
         log.warning("trying again with %s", ", ".join(str(change) for change in changes))
         job = settings.job.model_copy(update={"spec": smaller})
         result = attempt(replace(settings, job=job, adjustments=changes))

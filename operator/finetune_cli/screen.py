@@ -25,7 +25,7 @@ class Screen(Reporter):
         self._task: TaskID | None = None
         self.handler = LogHandler(self._console) if self._bar else logging.StreamHandler(sys.stderr)
 
-    def report(self, report: ProgressReport) -> None:
+    def submit(self, report: ProgressReport) -> None:
         """Move the bar."""
         if self._bar is None:
             return

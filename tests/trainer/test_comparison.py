@@ -91,7 +91,7 @@ def test_the_sentence_says_what_the_numbers_say(adapter: float, full: float, sai
         ComparisonRow(name="adapter", improvement_percent=adapter, trainable_parameters=10),
         ComparisonRow(name="full", improvement_percent=full, trainable_parameters=100),
     ]
-    assert comparison.verdict(Comparison(learning_rate=1e-5, memory="gpu", rows=rows)) == said
+    assert comparison.describe_verdict(Comparison(learning_rate=1e-5, memory="gpu", rows=rows)) == said
 
 
 def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
@@ -99,16 +99,16 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
 ) -> None:
     bench, whole = workbench(), workbench()
     uninterrupted, _ = train(whole.settings(evaluation=WANTED))
-    original, stop_at = full_comparison.LogReporter.report, 4
+    original, stop_at = full_comparison.LogReporter.submit, 4
     with monkeypatch.context() as patched:
 
         def reporter(interruption: Any) -> Any:
-            def report(self: Any, sent: Any) -> None:
+            def submit(self: Any, sent: Any) -> None:
                 original(self, sent)
                 if sent.progress.step >= stop_at:
                     interruption.request()
 
-            patched.setattr(full_comparison.LogReporter, "report", report)
+            patched.setattr(full_comparison.LogReporter, "submit", submit)
             return Reporter(None, Path())
 
         result, _ = train(bench.settings(evaluation=WANTED), reporter)
@@ -120,7 +120,7 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
     assert "adapter" not in published(bench)
 
     steps: list[int] = []
-    monkeypatch.setattr(full_comparison.LogReporter, "report", lambda self, sent: steps.append(sent.progress.step))
+    monkeypatch.setattr(full_comparison.LogReporter, "submit", lambda self, sent: steps.append(sent.progress.step))
     result, _ = train(bench.settings(evaluation=WANTED))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
     assert sorted(set(steps)) == [4, 5, 6]
@@ -150,7 +150,12 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
 
     begun: list[bool] = []
     session_of = full_comparison.full_session
-    monkeypatch.setattr(full_comparison, "full_session", lambda session: begun.append(True) or session_of(session))
+
+    def full_session(session: Any) -> Any:
+        begun.append(True)
+        return session_of(session)
+
+    monkeypatch.setattr(full_comparison, "full_session", full_session)
     monkeypatch.setattr(loading, "load_base", load)
     settings = bench.settings(evaluation=WANTED)
     result, _ = train(settings)
@@ -169,7 +174,7 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
     monkeypatch.undo()
 
     class Diverging(full_comparison.LogReporter):
-        def report(self, report: ProgressReport) -> None:
+        def submit(self, report: ProgressReport) -> None:
             if report.progress.step == 3:
                 raise Failure(Reason.LOSS_DIVERGED, "lower it", "spec.training.learningRate")
 
@@ -198,7 +203,7 @@ def test_a_comparison_that_kills_its_process_is_not_tried_a_third_time(
         """Stands for SIGKILL, after which nothing is written any more."""
 
     class Watched(full_comparison.LogReporter):
-        def report(self, report: Any) -> None:
+        def submit(self, report: Any) -> None:
             raise Killed
 
     output = bench.directory / "output"

@@ -10,7 +10,7 @@ import pytest
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.attempt import exit_code
 from finetune_trainer.training import callback
-from finetune_trainer.training.divergence import IN_A_ROW, DivergenceWatch
+from finetune_trainer.training.divergence import BAD_LOSSES_IN_A_ROW, DivergenceWatch
 from tools.testing.trainer_jobs import Workbench, train, train_until
 
 LLAMA = 128_256
@@ -30,13 +30,13 @@ def falling(start: float, end: float, steps: int = 60) -> list[float]:
         (falling(0.9, 0.01), LLAMA, None),
         (falling(5.9, 5.6), 350, None),
         ([0.02, *([2.4, 0.1, 3.1, 1.9, 4.0] * 20)], LLAMA, None),
-        ([*falling(2.4, 1.3), *[11.0] * (IN_A_ROW - 1), *falling(2.4, 1.3)], LLAMA, None),
+        ([*falling(2.4, 1.3), *[11.0] * (BAD_LOSSES_IN_A_ROW - 1), *falling(2.4, 1.3)], LLAMA, None),
         ([*falling(0.9, 0.01), *[1.0] * 40], LLAMA, None),
-        ([*falling(2.4, 1.3), *[7.5] * 40], LLAMA, 60 + IN_A_ROW),
-        ([*falling(2.4, 1.3), *range(2, 40)], LLAMA, 60 + 5 + IN_A_ROW),
-        ([2.1, *[9.0] * 40], LLAMA, 1 + IN_A_ROW),
-        ([*falling(11.8, 0.4), *[11.7] * 40], LLAMA, 60 + IN_A_ROW),
-        ([*falling(5.9, 3.0), *[30.0] * 40], 350, 60 + IN_A_ROW),
+        ([*falling(2.4, 1.3), *[7.5] * 40], LLAMA, 60 + BAD_LOSSES_IN_A_ROW),
+        ([*falling(2.4, 1.3), *range(2, 40)], LLAMA, 60 + 5 + BAD_LOSSES_IN_A_ROW),
+        ([2.1, *[9.0] * 40], LLAMA, 1 + BAD_LOSSES_IN_A_ROW),
+        ([*falling(11.8, 0.4), *[11.7] * 40], LLAMA, 60 + BAD_LOSSES_IN_A_ROW),
+        ([*falling(5.9, 3.0), *[30.0] * 40], 350, 60 + BAD_LOSSES_IN_A_ROW),
     ],
     ids=[
         "a usual run",
@@ -56,7 +56,7 @@ def falling(start: float, end: float, steps: int = 60) -> list[float]:
 def test_only_a_loss_that_stays_up_has_diverged(losses: list[float], vocabulary: int, at: int | None) -> None:
     watch, found = DivergenceWatch(vocabulary), None
     for number, loss in enumerate(losses, start=1):
-        watch.see(loss)
+        watch.add_loss(loss)
         if watch.diverged and found is None:
             found = number
     assert found == at
@@ -66,11 +66,11 @@ def test_an_attempt_that_goes_on_judges_as_the_one_before(tmp_path: Path) -> Non
     losses = [*falling(2.4, 1.3), *[7.5] * 3]
     before, after = DivergenceWatch(LLAMA), DivergenceWatch(LLAMA)
     for loss in losses:
-        before.see(loss)
+        before.add_loss(loss)
     history: list[dict[str, Any]] = [{"loss": loss, "step": step} for step, loss in enumerate(losses)]
-    after.see_history([{"eval_loss": 1.0, "step": 0}, *history, {"train_runtime": 3.0, "step": 62}])
+    after.replay_history([{"eval_loss": 1.0, "step": 0}, *history, {"train_runtime": 3.0, "step": 62}])
     assert after == before
-    assert after.doubtful
+    assert after.last_loss_was_bad
     assert not after.diverged
 
 
@@ -89,7 +89,7 @@ def test_a_run_that_explodes_stops_and_keeps_the_good_checkpoints(workbench: Cal
     assert "than to its best" in result.message
     assert run.progress is not None
     assert result.checkpoint is not None
-    assert result.checkpoint.step <= run.progress.step - (IN_A_ROW - 1)
+    assert result.checkpoint.step <= run.progress.step - (BAD_LOSSES_IN_A_ROW - 1)
     stored = {key.split("/step-")[1][:8] for key in whole.objects() if "/step-" in key}
     assert int(max(stored)) == result.checkpoint.step, "no checkpoint of bad weights took its place"
 
@@ -102,7 +102,7 @@ def test_a_run_that_explodes_stops_and_keeps_the_good_checkpoints(workbench: Cal
 
 
 def test_without_the_criterion_it_would_burn_on(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callback, "refuse_explosion", lambda *_: None)
+    monkeypatch.setattr(callback, "refuse_divergence", lambda *_: None)
     result, run = train(bench.settings(**exploding(bench)))
     assert run.progress is not None
     assert run.progress.step == 30, result.message

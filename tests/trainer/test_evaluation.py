@@ -12,7 +12,7 @@ from finetune_api.gate import Gate
 from finetune_api.manifest import AdapterManifest
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.attempt import exit_code
-from finetune_trainer.checkpoints.best_weights import EvaluationHistory, after
+from finetune_trainer.checkpoints.best_weights import EvaluationHistory, add_evaluation
 from finetune_trainer.data import forgetting_text
 from finetune_trainer.evaluation import forgetting, gate
 from finetune_trainer.preflight import check
@@ -27,17 +27,17 @@ MEASURED = EvaluationStatus(
     ("limits", "refusal"),
     [
         ({"max": 3.0}, None),
-        ({"max": 2.9}, "the held-out loss is 3, wanted at most 2.9"),
+        ({"max": 2.9}, "the held-out loss is 3, the gate allows at most 2.9"),
         ({"minImprovementPercent": 25.0}, None),
         (
             {"minImprovementPercent": 30.0},
-            "the held-out loss is 25 % lower than the base's 4, wanted at least 30 % lower",
+            "the held-out loss is 25 % lower than the base's 4, the gate requires at least 30 % lower",
         ),
-        ({"metric": "perplexity", "max": 20.0}, "the held-out perplexity is 20.0855, wanted at most 20"),
+        ({"metric": "perplexity", "max": 20.0}, "the held-out perplexity is 20.0855, the gate allows at most 20"),
         ({"metric": "perplexity", "minImprovementPercent": 60.0}, None),
         (
             {"max": 1.0, "minImprovementPercent": 50.0},
-            "the held-out loss is 3, wanted at most 1, and is 25 % lower than the base's 4, wanted at least 50 % lower",
+            "the held-out loss is 3, the gate allows at most 1, and is 25 % lower than the base's 4, the gate requires at least 50 % lower",
         ),
     ],
 )
@@ -50,7 +50,7 @@ def test_the_gate_says_what_was_found_and_what_was_wanted(limits: dict[str, Any]
 def test_an_adapter_that_is_worse_than_its_base_passes_no_improvement() -> None:
     worse = EvaluationStatus(base_loss=2.0, loss=2.5, improvement_percent=-25.0, rows=20)
     _, said = gate.apply_gate(Gate(min_improvement_percent=0), worse)
-    assert said == "the held-out loss is 25 % higher than the base's 2, wanted at least 0 % lower"
+    assert said == "the held-out loss is 25 % higher than the base's 2, the gate requires at least 0 % lower"
 
 
 def test_without_a_gate_nothing_is_judged() -> None:
@@ -68,7 +68,10 @@ def test_a_rejected_adapter_is_kept_but_not_published_and_a_milder_gate_lets_it_
     assert result.evaluation.base_perplexity == pytest.approx(math.exp(result.evaluation.base_loss), rel=1e-4)
     place = f"s3://{bench.bucket}/team/job/rejected"
     assert f"spec.evaluation.gate: the held-out perplexity is {result.evaluation.perplexity:.6g}" in result.message
-    assert f"wanted at most 1.01: the adapter is not published, but kept with its report in {place}" in result.message
+    assert (
+        f"the gate allows at most 1.01: the adapter is not published, but kept with its report in {place}"
+        in result.message
+    )
     assert result.report is not None
     assert result.report.uri == f"{place}/report.html"
     kept = [key.removeprefix("team/job/") for key in bench.objects() if "/checkpoints/" not in key]
@@ -105,7 +108,7 @@ def test_the_best_evaluation_and_the_patience(
 ) -> None:
     seen = EvaluationHistory()
     for step, loss in enumerate(losses, start=1):
-        seen = after(seen, step, loss, min_delta)
+        seen = add_evaluation(seen, step, loss, min_delta)
     assert seen == expected, name
 
 
@@ -143,6 +146,7 @@ def test_an_early_stop_publishes_the_best_weights_bit_for_bit_also_after_interru
     assert result.evaluation is not None
     assert run.progress is not None
     best, stopped = result.evaluation.step, run.progress.step
+    assert best is not None
     history = [json.loads(line) for line in whole.read("team/job/adapter/metrics.jsonl").splitlines()]
     losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
     assert best == min(losses, key=lambda step: losses[step])
@@ -172,7 +176,9 @@ def test_the_last_weights_may_be_the_best(bench: Workbench) -> None:
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
     assert result.evaluation.step == 6
-    assert b"The weights are those of step 6, the best of those" in bench.read("team/job/adapter/report.html")
+    assert b"The weights are those of step 6, which had the lowest loss on" in bench.read(
+        "team/job/adapter/report.html"
+    )
 
 
 def test_what_the_training_cost_is_measured_on_a_general_text(bench: Workbench) -> None:
@@ -202,9 +208,11 @@ def test_the_text_that_comes_with_the_trainer_is_long_enough_to_say_something(be
 
     settings = bench.settings(evaluation={"forgetting": {"maxSequences": 1000}})
     tokenizer = AutoTokenizer.from_pretrained(bench.mounts / "claims" / "models" / "tiny")
-    found = forgetting.sequences(settings.job.spec, forgetting_text.fetch(settings, 1), tokenizer)
+    found = forgetting.encode_text(settings.job.spec, forgetting_text.fetch(settings, 1), tokenizer)
     assert sum(example.learned for example in found) > 1000
-    assert forgetting.sequences(bench.settings().job.spec, forgetting_text.fetch(bench.settings(), 1), tokenizer) == []
+    assert (
+        forgetting.encode_text(bench.settings().job.spec, forgetting_text.fetch(bench.settings(), 1), tokenizer) == []
+    )
 
 
 @pytest.mark.parametrize(

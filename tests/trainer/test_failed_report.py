@@ -58,10 +58,10 @@ def test_a_failed_attempt_leaves_its_curves_and_settings_where_nobody_takes_them
         assert absent not in page
     steps = [json.loads(line)["step"] for line in bench.read("team/job/failed/metrics.jsonl").splitlines()]
     assert steps == [1, 2, 3]
-    assert run.ended is not None
+    assert run.failure is not None
 
     again, run = train(bench.settings())
-    assert (again.reason, run.ended) == ("Succeeded", None)
+    assert (again.reason, run.failure) == ("Succeeded", None)
     assert again.report is not None
     assert again.report.uri.endswith("/adapter/report.html")
 
@@ -142,7 +142,7 @@ def test_a_pod_that_is_asked_to_stop_meanwhile_still_ends_with_its_own_reason(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, said = Run(), []
-    interruption = Interruption(60, lambda: said.append(run.ended))
+    interruption = Interruption(60, lambda: said.append(run.failure))
     monkeypatch.setattr(failed, "upload_directory", lambda *_: interruption.request())
     monkeypatch.setattr(recipe, "train", lambda *_: (_ for _ in ()).throw(DIVERGED))
     run_attempt(bench.settings(), run, interruption, Reporter(None, Path()), alone)
@@ -155,7 +155,7 @@ def test_a_pod_that_is_asked_to_stop_meanwhile_still_ends_with_its_own_reason(
     interruption = Interruption(6, lambda: None)
     interruption.request()
     monkeypatch.setattr(threading.Thread, "join", lambda _, timeout=None: within.append(timeout))
-    run.begun = True
+    run.owns_output = True
     failed.publish_failed_report(bench.settings(), run, DIVERGED, interruption)
     assert 0 < within[0] <= 1, "of a grace period of 6 seconds 5 are for the result"
 
@@ -167,7 +167,7 @@ def test_it_can_be_read_on_a_phone_and_in_the_dark(bench: Workbench, tmp_path: P
         pytest.skip(str(error))
 
     class Ending(Reporter):
-        def report(self, report: ProgressReport) -> None:
+        def submit(self, report: ProgressReport) -> None:
             if report.progress.step == 4:
                 raise Failure(Reason.TRAINER_ERROR, HOSTILE)
 
@@ -187,7 +187,7 @@ def test_it_can_be_read_on_a_phone_and_in_the_dark(bench: Workbench, tmp_path: P
         assert page.evaluate("document.title") == "job: fine-tuning report", "no script of the message ran"
         titles = page.evaluate("[...document.querySelectorAll('h2')].map(e => e.textContent)")
         assert titles == [
-            "The attempt failed", "Worth a look", "Curves", "Data", "Trained parameters", "Settings in force", "Attempts",
+            "The attempt failed", "Warnings", "Curves", "Data", "Trained parameters", "Settings", "Attempts",
         ]  # fmt: skip
         curves = page.evaluate("[...document.querySelectorAll('figcaption')].map(e => e.firstChild.textContent.trim())")
         assert curves == ["Loss", "Learning rate", "Gradient norm", "Speed", "Memory"]

@@ -41,7 +41,7 @@ def test_models_that_keep_packed_examples_apart_pass(kind: str, dtype: torch.dty
 
 
 def test_a_model_that_mixes_packed_examples_is_refused() -> None:
-    with pytest.raises(Failure, match="'bloom' lets packed examples look at one another") as raised:
+    with pytest.raises(Failure, match="'bloom' lets packed examples attend to one another") as raised:
         refuse_contamination(tiny("bloom"), ROWS)
     assert (raised.value.reason, raised.value.field) == (Reason.MODEL_UNSUPPORTED, "spec.training.packing")
 
@@ -95,7 +95,7 @@ def test_progress_comes_back_after_an_outage_of_days(tmp_path: Path) -> None:
     reporter = Reporter("http://127.0.0.1:9", tmp_path / "token")
     reporter._failures = 5000
     report = ProgressReport.model_validate({"progress": {"step": 1, "totalSteps": 2, "percent": 50, "updatedAt": ""}})
-    reporter.report(report)
+    reporter.submit(report)
     reporter._closing.wait(0.5)
     assert reporter._thread.is_alive()
     reporter.close()

@@ -18,8 +18,8 @@ from finetune_api.forgetting import ForgettingStatus
 from finetune_api.messages import TrainerResult
 from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.report import card, charts, serving
-from finetune_trainer.report.contents import Attempt, Bar, Data, Report, Sample
-from finetune_trainer.report.render import render
+from finetune_trainer.report.contents import Attempt, Bar, DataShape, Report, Sample
+from finetune_trainer.report.render import render_report
 from finetune_trainer.runtime.effective_settings import Setting, settings_in_force
 from finetune_trainer.session.run import ParameterCounts
 from tests.api.objects import FINETUNE_JOB
@@ -60,12 +60,12 @@ def a_report(**changes: Any) -> Report:
         ),
         samples=[Sample("Prompt", "expected", "of the base", "of the adapter")],
         history=[{"step": step, "loss": 3.0 - step / 10, "learning_rate": 1e-4} for step in range(1, 11)],
-        data=Data([("Rows", "40")], [Bar("17–32", 36)]),
+        data=DataShape([("Rows", "40")], [Bar("17–32", 36)]),
         settings=settings_in_force(spec, ["spec.training.maxSteps"]),
         parameters=ParameterCounts(100, 10_000, [("q_proj", 100)]),
         attempts=[Attempt(1, "2026-01-01T11:00:00Z", None, "a GPU"), Attempt(2, "2026-01-01T11:30:00Z", 4, "a GPU")],
         versions={"torch": "2.13.0"},
-        measured={"maxLogitDifference": 1e-7},
+        verification={"maxLogitDifference": 1e-7},
     )
     return replace(report, **changes)
 
@@ -87,41 +87,41 @@ class Text(HTMLParser):
 
 
 def test_the_verdict_is_what_was_measured() -> None:
-    better = Text(render(a_report())).text
+    better = Text(render_report(a_report())).text
     assert "The adapter is better than its base on held-out data: the loss is 33.3 % lower." in better
-    assert "so few are an indication" not in better
+    assert "so few are only an indication" not in better
     assert "gate" not in better
     same = EvaluationStatus(base_loss=2.0, loss=2.5, improvement_percent=-25.0, rows=4)
-    worse = Text(render(a_report(evaluation=same))).text
+    worse = Text(render_report(a_report(evaluation=same))).text
     assert "The adapter is no better than its base" in worse
-    page = render(a_report(evaluation=same.model_copy(update={"passed": False})))
+    page = render_report(a_report(evaluation=same.model_copy(update={"passed": False})))
     assert "It did not pass the gate, and is not published." in Text(page).text
-    assert "kind: AdapterDeployment" in render(a_report())
+    assert "kind: AdapterDeployment" in render_report(a_report())
     assert "kind: AdapterDeployment" not in page, "nobody is told how to serve it"
-    assert "on 4 held-out sequences: so few are an indication, no proof" in worse
+    assert "on 4 held-out sequences: so few are only an indication" in worse
 
 
 @pytest.mark.parametrize(
     ("loss", "said"),
-    [(2.6, "4 % higher than the base's"), (2.4, "4 % lower than the base's"), (2.5, "that of the base")],
+    [(2.6, "4 % higher than the base's"), (2.4, "4 % lower than the base's"), (2.5, "equal to the base's")],
 )
 def test_forgetting_is_drawn_over_the_steps_or_as_bars(loss: float, said: str) -> None:
     general = ForgettingStatus(
         base_loss=2.5, loss=loss, increase_percent=40 * (loss - 2.5), base_perplexity=12.2, perplexity=12.9, sequences=5
     )
     measured = a_report().evaluation.model_copy(update={"forgetting": general})
-    bars = render(a_report(evaluation=measured))
+    bars = render_report(a_report(evaluation=measured))
     assert said in Text(bars).text
-    assert "on the way as well" in bars
+    assert "during the training as well" in bars
     assert "Loss on a general text over the steps" not in bars
     history = [*a_report().history, {"step": 4, "general_loss": 2.55}]
-    drawn = render(a_report(evaluation=measured, history=history))
+    drawn = render_report(a_report(evaluation=measured, history=history))
     assert (
         "Loss on a general text over the steps. adapter: 2.5 at step 0, "
-        f"{charts.number(loss)} at step 10, between {charts.number(min(2.5, loss))} and" in drawn
+        f"{charts.format_number(loss)} at step 10, between {charts.format_number(min(2.5, loss))} and" in drawn
     )
     assert "base: 2.5 at step 0, 2.5 at step 10" in drawn
-    assert "on the way as well" not in drawn
+    assert "during the training as well" not in drawn
 
 
 def test_what_users_wrote_stays_text() -> None:
@@ -134,10 +134,10 @@ def test_what_users_wrote_stays_text() -> None:
         warnings=[HOSTILE],
         settings=[Setting("spec.x", HOSTILE, "your file")],
     )
-    page = Text(render(hostile))
+    page = Text(render_report(hostile))
     assert "script" not in page.tags
     assert page.text.count("{{ 7 * 7 }}") >= 8, "shown as it is, not evaluated"
-    shown = card.render(hostile)
+    shown = card.render_card(hostile)
     front, body = shown.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(front)["model-index"][0]["name"] == HOSTILE
     outside = re.sub(r"(?ms)^(`{4,})\w*\n.*?^\1$", "", body)
@@ -149,16 +149,16 @@ def test_what_users_wrote_stays_text() -> None:
     ("low", "high"), [(0.0, 1.0), (1.23, 1.24), (0.0, 2e-4), (0.0, 31.6e9), (5.0, 5.0), (0.0, 0.0)]
 )
 def test_an_axis_has_round_numbers_around_the_values(low: float, high: float) -> None:
-    found = charts.ticks(low, high, 4)
+    found = charts.choose_ticks(low, high, 4)
     assert 2 <= len(found) <= 8
     assert found[0] <= low
     assert found[-1] >= high
-    assert len(set(charts.labels(found))) == len(found)
+    assert len(set(charts.label_ticks(found))) == len(found)
 
 
 def test_a_long_run_has_no_more_points_than_can_be_seen() -> None:
     history = [{"step": step, "loss": 2.0, "memory_bytes": 3e9} for step in range(1, 5001)]
-    found = charts.curves(history, (3.0, 2.0), [100], "sft")
+    found = charts.make_charts(history, (3.0, 2.0), [100], "sft")
     assert [chart.title for chart in found] == ["Loss", "Memory"]
     assert all(len(line.points) <= charts.MOST_POINTS for chart in found for line in chart.lines)
     assert found[0].lines[0].points[-1].title == "step 5000: training 2 nats per token"
@@ -191,21 +191,22 @@ def test_no_credential_in_the_spec_is_published() -> None:
 def test_the_model_card_is_what_the_hub_reads() -> None:
     from huggingface_hub import ModelCard
 
-    shown = ModelCard(card.render(a_report()))
-    facts = shown.data.to_dict()
+    shown = ModelCard(card.render_card(a_report()))
+    data: Any = shown.data  # its attributes are those of the card's header
+    facts = data.to_dict()
     assert facts["base_model"] == "org/base"
     assert facts["library_name"] == "peft"
     assert facts["license"] == "apache-2.0"
     assert facts["datasets"] == ["org/rows"]
     assert "base_model:adapter:org/base" in facts["tags"]
-    assert shown.data.eval_results is not None
-    assert {(result.metric_type, result.metric_value) for result in shown.data.eval_results} == {
+    assert data.eval_results is not None
+    assert {(result.metric_type, result.metric_value) for result in data.eval_results} == {
         ("loss", 2.0),
         ("perplexity", 7.389),
     }
     assert "vllm serve org/base --enable-lora" in shown.text
     elsewhere = ModelCard(
-        card.render(a_report(base_model="s3://models/x", base_on_hub=False, dataset="s3://d/x", license=None))
+        card.render_card(a_report(base_model="s3://models/x", base_on_hub=False, dataset="s3://d/x", license=None))
     )
     assert not {"base_model", "datasets", "license"} & set(elsewhere.data.to_dict()), "names that the hub would refuse"
 
@@ -218,7 +219,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_the_colours_can_be_told_apart(scheme: int) -> None:
-    blocks = re.findall(r":root \{(.*?)\}", render(a_report()), re.DOTALL)
+    blocks = re.findall(r":root \{(.*?)\}", render_report(a_report()), re.DOTALL)
     colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", blocks[scheme]))
     for front in ("text", "muted", "one", "two", "good", "bad", "note"):
         for back in ("page", "card", "code"):
@@ -290,7 +291,7 @@ def test_a_runs_report_on_a_phone_and_on_a_desk_by_day_and_by_night(bench: Workb
 
 def events(file: Path) -> list[Any]:
     """The records of a TensorBoard file: each has its length, two checksums and a message."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
     content, found = file.read_bytes(), []
     while content:
@@ -330,10 +331,10 @@ def test_what_the_report_says_to_type_works(
 ) -> None:
     _, adapter = leave(bench)
     written = a_report(adapter_uri=str(adapter), base_model="pvc://models/tiny", base_on_hub=False, base_revision=None)
-    load, merge = serving.load_snippet(written), serving.merge_snippet(written)
+    load, merge = serving.build_load_snippet(written), serving.build_merge_snippet(written)
     assert load is not None
     assert merge is not None
-    assert f"<code>{load}" in render(written).replace("&#39;", "'").replace("&#34;", '"')
+    assert f"<code>{load}" in render_report(written).replace("&#39;", "'").replace("&#34;", '"')
     monkeypatch.chdir(bench.directory)
     scope: dict[str, Any] = {}
     exec(f"{load.replace('/path/to/base', str(base_model))}\n{merge}", scope)
@@ -355,7 +356,7 @@ def test_no_way_is_offered_that_does_not_lead_there(
     kind: str, servable: list[str], loads: bool, merges: bool, serves: bool
 ) -> None:
     written = a_report(peft_type=kind, servable_by=servable)
-    text, page = card.render(written), Text(render(written)).text
+    text, page = card.render_card(written), Text(render_report(written)).text
     for shown in (text, page):
         assert ("from_pretrained" in shown) == loads
         assert ("merge_and_unload" in shown) == merges
@@ -383,9 +384,9 @@ def test_parameters_are_counted_as_they_are_and_where_they_are(bench: Workbench)
     ],
 )
 def test_a_weight_belongs_to_a_module(name: str, module: str) -> None:
-    from finetune_trainer.report.assemble import module_of
+    from finetune_trainer.training.parameters import find_module
 
-    assert module_of(name) == module
+    assert find_module(name) == module
 
 
 def test_without_samples_nothing_is_generated(bench: Workbench) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Training
 from finetune_api.reasons import Reason
-from finetune_trainer.models import performance
+from finetune_trainer.models import device, performance
 from tests.api.objects import FINETUNE_JOB, changed
 from tests.estimate.models import LLAMA_8B
 from tools.testing.trainer_jobs import Workbench, train, train_until
@@ -22,8 +22,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes this machine one with a GPU of so many bytes."""
 
     def make(size: int) -> None:
-        monkeypatch.setattr(performance.device, "has_gpu", lambda: True)
-        monkeypatch.setattr(performance.device, "gpu_bytes", lambda: size)
+        monkeypatch.setattr(device, "has_gpu", lambda: True)
+        monkeypatch.setattr(device, "gpu_bytes", lambda: size)
 
     return make
 
@@ -99,7 +99,7 @@ def test_a_compiled_run_learns_the_same_and_resumes_bit_identical(workbench: Cal
     plain, whole, pieces = workbench(), workbench(), workbench()
     train(plain.settings(training=training))
     result, run = train(whole.settings(training=compiled))
-    assert (result.reason, run.derived["compiled"]) == ("Succeeded", "yes"), result.message
+    assert (result.reason, run.derived_settings["compiled"]) == ("Succeeded", "yes"), result.message
     assert losses(whole)[0] == pytest.approx(losses(plain)[0], rel=1e-5), (
         "dropout draws other numbers, but it acts from the second step on"
     )
@@ -117,4 +117,4 @@ def losses(bench: Workbench) -> list[float]:
 def test_what_was_chosen_is_in_the_report(bench: Workbench) -> None:
     result, run = train(bench.settings())
     assert result.reason == "Succeeded", result.message
-    assert (run.derived["gradient checkpointing"], run.derived["optimizer"]) == ("off", "adamw_torch")
+    assert (run.derived_settings["gradient checkpointing"], run.derived_settings["optimizer"]) == ("off", "adamw_torch")

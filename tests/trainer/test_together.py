@@ -128,4 +128,4 @@ def test_a_pass_that_does_not_come_out_even_is_filled_up_and_said(bench: Workben
     assert result.reason == "Succeeded", result.message
     assert run.progress is not None
     assert run.progress.total_steps == 4
-    assert run.derived["sequences trained twice in a pass"] == "4"
+    assert run.derived_settings["sequences trained twice in a pass"] == "4"

@@ -222,7 +222,7 @@ def test_progress_counts_useful_tokens_and_the_way_to_go(bench: Workbench) -> No
     seen: list[tuple[int, int, float | None]] = []
 
     class Listener(Reporter):
-        def report(self, report: Any) -> None:
+        def submit(self, report: Any) -> None:
             seen.append((report.progress.step, report.progress.total_steps, report.progress.loss))
 
     def listen(interruption: Interruption) -> Reporter:

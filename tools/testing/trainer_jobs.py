@@ -49,7 +49,8 @@ class AtStep(Reporter):
         super().__init__(None, Path())
         self._step, self._action, self._done = step, action, False
 
-    def report(self, report: ProgressReport) -> None:
+    def submit(self, report: ProgressReport) -> None:
+        """Act if the step is reached for the first time."""
         if report.progress.step >= self._step and not self._done:
             self._done = True
             self._action()
@@ -62,7 +63,8 @@ class AtCheckpoint(Reporter):
         super().__init__(None, Path())
         self._action: Callable[[], None] | None = action
 
-    def report(self, report: ProgressReport) -> None:
+    def submit(self, report: ProgressReport) -> None:
+        """Act if this is the first report with a checkpoint."""
         if report.checkpoint and self._action:
             action, self._action = self._action, None
             action()

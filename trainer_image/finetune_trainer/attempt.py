@@ -31,7 +31,7 @@ def main(settings: Settings) -> int:
     run = Run()
 
     def leave() -> None:
-        outcome = run.ended or run.result(Reason.PREEMPTED, "asked to stop")
+        outcome = run.failure or run.result(Reason.PREEMPTED, "asked to stop")
         result.write(outcome, settings.termination_log)
         # the signal may have come in the middle of a log line, whose stream must not be entered twice
         os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
@@ -73,13 +73,13 @@ def run_attempt(
         reporter: Tells the operator of the progress.
         abandon: Ends this process while it waits for another one that has failed; must not return.
     """
-    run.ended = run.page = None
+    run.failure = run.report = None
 
     def give_up(reason: Reason, message: str) -> None:
         log.error("%s: %s", reason, message)
-        run.ended = run.result(reason, message)
-        run.page = failed.publish_failed_report(settings, run, Failure(reason, message), interruption)
-        abandon(run.ended.model_copy(update={"report": run.page}))
+        run.failure = run.result(reason, message)
+        run.report = failed.publish_failed_report(settings, run, Failure(reason, message), interruption)
+        abandon(run.failure.model_copy(update={"report": run.report}))
 
     workers = Workers(give_up, interruption)
     try:
@@ -96,9 +96,9 @@ def run_attempt(
             log.error("%s: %s", reason, message)
         ended = run.result(reason, message)
         if reason is not Reason.PREEMPTED:
-            run.ended = ended
-            run.page = run.page or failed.publish_failed_report(settings, run, error, interruption)
-        return ended.model_copy(update={"report": run.page})
+            run.failure = ended
+            run.report = run.report or failed.publish_failed_report(settings, run, error, interruption)
+        return ended.model_copy(update={"report": run.report})
     finally:
         workers.close()
 
@@ -127,7 +127,7 @@ def fetch_and_train(
     if finished := finished_adapter(settings, output):
         comparison_cleanup.delete_comparison_files(settings, output)
         return finished
-    run.begun = True
+    run.owns_output = True
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         (settings.scratch / "run").mkdir(parents=True)
@@ -144,5 +144,5 @@ def fetch_and_train(
         return outcome
     finally:
         # the rest of a grace period belongs to the result
-        seconds = interruption.seconds_left() if interruption.requested else tracking.FAREWELL_SECONDS
-        trackers.close(succeeded=succeeded, within=seconds)
+        seconds = interruption.seconds_left() if interruption.requested else tracking.CLOSE_SECONDS
+        trackers.close(succeeded=succeeded, timeout=seconds)

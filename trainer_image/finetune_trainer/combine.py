@@ -28,14 +28,16 @@ COMBINATIONS = (
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightedAdapter:
     """An adapter's directory, and how much it counts."""
 
     directory: Path
     weight: float = 1.0
 
 
-def combine(base: Path, parts: Sequence[Part], combination: str, directory: Path, density: float, seed: int) -> int:
+def combine(
+    base: Path, parts: Sequence[WeightedAdapter], combination: str, directory: Path, density: float, seed: int
+) -> int:
     """Write the combined adapter into ``directory`` and return its rank.
 
     ``density`` is the part of each update that TIES and DARE leave. Raises Failure(SPEC_INVALID) for adapters that do not go together.
@@ -46,10 +48,10 @@ def combine(base: Path, parts: Sequence[Part], combination: str, directory: Path
     from finetune_trainer.methods import conversion
     from finetune_trainer.models import loading
 
-    configs = [_config(part.directory) for part in parts]
+    configs = [_read_config(part.directory) for part in parts]
     names = {str(config["base_model_name_or_path"]) for config in configs}
     if len(names) != 1:
-        raise _refused(f"they are of {len(names)} base models: {', '.join(sorted(names))}")
+        raise _refusal(f"they are of {len(names)} base models: {', '.join(sorted(names))}")
     # no bare numbers: PEFT would take the layers of that number for the adapter's
     adapters, weights = [f"adapter{number}" for number in range(len(parts))], [part.weight for part in parts]
     torch.manual_seed(seed)
@@ -69,7 +71,7 @@ def combine(base: Path, parts: Sequence[Part], combination: str, directory: Path
     try:
         tuned.add_weighted_adapter(adapters, weights, "combined", combination_type=combination, **options)
     except ValueError as error:
-        raise _refused(str(error)) from error
+        raise _refusal(str(error)) from error
     tuned.set_adapter("combined")
     tuned.save_pretrained(str(directory), selected_adapters=["combined"], safe_serialization=True)
     for path in (directory / "combined").iterdir():
@@ -81,18 +83,18 @@ def combine(base: Path, parts: Sequence[Part], combination: str, directory: Path
     return rank
 
 
-def _config(directory: Path) -> dict[str, Any]:
+def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "adapter_config.json"
     if not path.is_file():
-        raise _refused(f"{directory} has no adapter_config.json: give the directory of an adapter")
+        raise _refusal(f"{directory} has no adapter_config.json: give the directory of an adapter")
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     plain = config["peft_type"] == "LORA" and not config.get("use_dora") and not config.get("modules_to_save")
     if not plain or config.get("bias", "none") != "none":
-        raise _refused(f"{directory} is no plain LoRA (type {config['peft_type']}): merge it into the base instead")
+        raise _refusal(f"{directory} is no plain LoRA (type {config['peft_type']}): merge it into the base instead")
     return config
 
 
-def _refused(what: str) -> Failure:
+def _refusal(what: str) -> Failure:
     return Failure(Reason.SPEC_INVALID, f"the adapters cannot be combined: {what}")
 
 
@@ -111,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="directory of the combined adapter")
     given = parser.parse_args(arguments)
     try:
-        parts = [part_of(text) for text in given.adapter]
+        parts = [parse_adapter(text) for text in given.adapter]
         rank = combine(given.base, parts, given.combination, given.output, given.density, given.seed)
     except Failure as error:
         sys.stderr.write(f"{error.message}\n")
@@ -120,15 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def part_of(text: str) -> Part:
+def parse_adapter(text: str) -> WeightedAdapter:
     """``DIRECTORY`` or ``DIRECTORY=WEIGHT``. Raises Failure(SPEC_INVALID)."""
     directory, equals, weight = text.rpartition("=")
     if not equals:
-        return Part(Path(text))
+        return WeightedAdapter(Path(text))
     try:
-        return Part(Path(directory), float(weight))
+        return WeightedAdapter(Path(directory), float(weight))
     except ValueError as error:
-        raise _refused(f"{text!r} must be DIRECTORY or DIRECTORY=WEIGHT, where the weight is a number") from error
+        raise _refusal(f"{text!r} must be DIRECTORY or DIRECTORY=WEIGHT, where the weight is a number") from error
 
 
 if __name__ == "__main__":

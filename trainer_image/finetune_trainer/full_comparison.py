@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune_api.comparison import Comparison, ComparisonRow
 from finetune_api.finetunejob import EvaluationStatus, FineTuneJobSpec
+from finetune_api.improvement import improvement_percent
 from finetune_api.messages import ProgressReport
 from finetune_api.methods import Full, Method
 from finetune_api.reasons import Reason
@@ -31,7 +32,7 @@ from finetune_trainer.publish.trained_adapter import TrainedAdapter
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import COMPARISON
-from finetune_trainer.session.plan import learning_rate
+from finetune_trainer.session.plan import choose_learning_rate
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
 from finetune_trainer.session.session import Session
@@ -98,7 +99,7 @@ def compare(
         **read_costs(adapter.directory / "metrics.jsonl"),
     )
     comparison = Comparison(
-        learning_rate=learning_rate(full.settings.job.spec),
+        learning_rate=choose_learning_rate(full.settings.job.spec),
         memory="gpu" if device.has_gpu() else "process",
         rows=[base_row, adapter_row, full_row],
         message=message,
@@ -150,7 +151,7 @@ class LogReporter(Reporter):
         super().__init__(None, Path())
         self._tenth = 0
 
-    def report(self, report: ProgressReport) -> None:
+    def submit(self, report: ProgressReport) -> None:
         """Log the step if another tenth is done."""
         progress = report.progress
         if progress.percent // 10 > self._tenth:
@@ -186,14 +187,13 @@ def train_and_measure(
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     model.to(adapter.serving_dtype)
     device.free_memory()
-    measured, general_loss = measure(model), forgetting.loss(model, examples.general)
+    measured, general_loss = measure(model), forgetting.measure_loss(model, examples.general)
     base = evaluation.base_loss
-    improvement = 100 * (base - measured.loss) / base if base else 0.0
     log.info("held-out loss: base %.4f, adapter %.4f, full fine-tuning %.4f", base, evaluation.loss, measured.loss)
     return ComparisonRow(
         name="full",
         loss=round(measured.loss, 5),
-        improvement_percent=round(improvement, 2),
+        improvement_percent=round(improvement_percent(base, measured.loss), 2),
         perplexity=measured.perplexity and round(measured.perplexity, 5),
         accuracy=None if measured.accuracy is None else round(measured.accuracy, 5),
         general_perplexity=None if general_loss is None else round(perplexity(general_loss), 5),
@@ -266,5 +266,5 @@ def explain_failure(reason: Reason, message: str, full: Session) -> str:
     if reason is Reason.LOSS_DIVERGED:
         # the message advises to lower the learning rate, which is not the user's here
         at = f" at step {full.run.progress.step}" if full.run.progress else ""
-        return f"full fine-tuning diverged{at}, with its learning rate {learning_rate(full.settings.job.spec):g}"
+        return f"full fine-tuning diverged{at}, with its learning rate {choose_learning_rate(full.settings.job.spec):g}"
     return f"full fine-tuning did not come to its end: {message}"

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from finetune_api import targets
 from finetune_api.base import SecretRef
 from finetune_api.finetunejob import Estimate
+from finetune_api.linear import CONV1D_MODEL_TYPES
 from finetune_api.manifest import MANIFEST_NAME, AdapterManifest
 from finetune_api.messages import PreflightResult, Problem
-from finetune_api.methods import Bottleneck, Ia3, Loha, Lokr, Lora, Miss, Oft, Qlora, Targeted
+from finetune_api.methods import Bottleneck, Ia3, Lora, Qlora, Targeted
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
@@ -37,10 +38,6 @@ from finetune_trainer.session import tracking
 T = TypeVar("T")
 PATIENCE_SECONDS = 45.0
 """How long a service that does not answer is given before that is called a problem."""
-CONV1D = ("gpt2", "openai-gpt")
-"""Architectures whose linear layers are transposed, as ``transformers.pytorch_utils.Conv1D``."""
-NO_CONV1D = (Loha, Lokr, Oft, Miss)
-"""Methods that PEFT has for ``torch.nn.Linear`` only."""
 ROWS, BYTES = 1000, 4 * 1024 * 1024
 """So much of a dataset is looked at: whichever of the two is more, so small ones are read whole."""
 
@@ -305,7 +302,7 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
     linear = modules.linear_modules(facts.tensors)
     if isinstance(block, Bottleneck) and not sublayers(linear, block):
         report.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN.format(model_type))
-    if model_type in CONV1D and isinstance(block, NO_CONV1D):
+    if model_type in CONV1D_MODEL_TYPES and isinstance(block, Targeted) and not block.adapts_conv1d:
         report.add(
             Reason.MODEL_UNSUPPORTED,
             path,
@@ -321,9 +318,9 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
         )
         return
     try:
-        chosen = targets.adapted(list(linear), block, method.name, model_type)
+        chosen = targets.select_modules(list(linear), block, method.name, model_type)
         if isinstance(block, Ia3):
-            targets.feedforward(chosen, block, model_type)
+            targets.select_feedforward(chosen, block, model_type)
         targets.check_expression(modules.all_modules(facts.tensors), linear, block.target_modules)
         targets.check_saved(modules.all_modules(facts.tensors), block.modules_to_save)
     except targets.TargetError as error:

@@ -79,7 +79,7 @@ def prepare(session: Session) -> Prepared:
         with phase("preparing the data while the model loads"):
             examples = prepare_data(session, tokenizer, date)
     if not process.local_rank:
-        process_group.broadcast(session.run.day)
+        process_group.broadcast(session.run.template_date)
     return Prepared(tokenizer=tokenizer, examples=examples, base=base)
 
 
@@ -92,14 +92,14 @@ def prepare_data(session: Session, tokenizer: Any, date: str | None) -> dataset.
         date: The date that the main process of the node pinned, as ISO 8601; None in that process.
     """
     settings, spec, run = session.settings, session.settings.job.spec, session.run
-    run.day, date_warnings = template_date.pin_template_date(
+    run.template_date, date_warnings = template_date.pin_template_date(
         tokenizer, session.output, settings.checkpoints, settings.origin, date
     )
     request = dataset.DatasetRequest(
         spec.dataset, spec.objective, spec.training.max_length, spec.training.seed, spec.evaluation.max_rows
     )
     examples = dataset.prepare(request, session.inputs, tokenizer, settings.scratch / "tokens")
-    examples = replace(examples, general=forgetting.sequences(spec, session.inputs.general, tokenizer))
+    examples = replace(examples, general=forgetting.encode_text(spec, session.inputs.general, tokenizer))
     run.counts = examples.counts
     found = [*date_warnings, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
     # on a workstation the preflight runs in the same process and has given some of these warnings already
@@ -147,7 +147,7 @@ def verify(session: Session, prepared: Prepared, adapter: trained_adapter.Traine
         run.warnings += verification_result.warnings
         if run.progress:
             losses = {"base_eval_loss": evaluation.base_loss, "eval_loss": evaluation.loss}
-            session.trackers.tell(run.progress.step, losses)
+            session.trackers.log_metrics(run.progress.step, losses)
     return Verified(
         verification=replace(verification_result, evaluation=evaluation),
         measure=measure,
@@ -178,7 +178,7 @@ def verify_on_fresh_base(
     result = verification.verify(
         session.inputs.model,
         adapter.directory,
-        adapter.trained,
+        adapter.answers,
         measure,
         len(examples.held_out),
         examples.general,
@@ -219,7 +219,7 @@ def publish(
     device.free_memory()
     result = verified.verification
     if session.settings.job.spec.output.merged_model and verified.refusal is None:
-        result = replace(result, measured=result.measured | merge(session, adapter))
+        result = replace(result, differences=result.differences | merge(session, adapter))
     with phase("writing the report"):
         publishing.write_report(session, adapter, result, prepared.examples, verified.prompts)
     with phase("uploading the adapter"):
@@ -249,7 +249,7 @@ def merge(session: Session, adapter: trained_adapter.TrainedAdapter) -> dict[str
                 session.inputs.model,
                 adapter.directory,
                 partial(load_base, on_cpu=on_cpu),
-                adapter.trained,
+                adapter.answers,
                 publishing.merged_directory(session),
             )
         )

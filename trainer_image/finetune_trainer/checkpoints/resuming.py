@@ -26,7 +26,7 @@ from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.process import Process
-from finetune_trainer.session.plan import Plan, learning_rate
+from finetune_trainer.session.plan import Plan, choose_learning_rate
 from finetune_trainer.session.session import Session
 
 ENVIRONMENT_FILE = "surroundings.json"
@@ -72,8 +72,8 @@ def fingerprint_run(session: Session, plan: Plan, examples: dataset.Examples, ba
     }
     if best_weights.chooses_best_weights(spec):
         components["evaluation"] = spec.evaluation.to_json()["everySteps"], spec.evaluation.max_rows
-    if session.run.day:
-        components[template_date.DATE_COMPONENT] = session.run.day
+    if session.run.template_date:
+        components[template_date.DATE_COMPONENT] = session.run.template_date
     return RunFingerprint(components)
 
 
@@ -83,7 +83,7 @@ def fingerprint_training(spec: FineTuneJobSpec) -> dict[str, Any]:
     How a step's sequences are spread over processes and micro-batches, gradient checkpointing and sharding do not:
     the out-of-memory ladder changes them between attempts.
     """
-    training = spec.training.to_json() | {"learningRate": learning_rate(spec)}
+    training = spec.training.to_json() | {"learningRate": choose_learning_rate(spec)}
     del training["gradientCheckpointing"], training["sharding"]
     sequences = training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")
     return training | {"sequences": sequences * spec.resources.processes}

@@ -1,11 +1,12 @@
-"""What the training has cost: the loss of base and adapter on a general text, which the adapter was not trained for."""
+"""Measure forgetting: the loss of base and adapter on a general text that the adapter was not trained on."""
 
 from itertools import islice
 from typing import Any
 
-from finetune_api.dataset import Counts
+from finetune_api.data_counts import Counts
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.forgetting import ForgettingStatus
+from finetune_api.improvement import improvement_percent
 from finetune_api.reasons import Reason
 from finetune_trainer.data import forgetting_text
 from finetune_trainer.data.dataset import Example
@@ -16,29 +17,47 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
 
-def sequences(spec: FineTuneJobSpec, text: Data | None, tokenizer: Any) -> list[Example]:
-    """The text in sequences of ``training.maxLength`` tokens, as plain text is trained on; none where forgetting is not measured. Raises Failure."""
-    wanted = spec.evaluation.forgetting
-    if wanted is None or text is None:
+def encode_text(spec: FineTuneJobSpec, text: Data | None, tokenizer: Any) -> list[Example]:
+    """Cut the general text into sequences of ``training.maxLength`` tokens.
+
+    Args:
+        spec: The job; ``evaluation.forgetting`` limits the number of sequences.
+        text: The files of the general text.
+        tokenizer: The model's tokenizer.
+
+    Returns:
+        The sequences; an empty list if forgetting is not measured.
+
+    Raises:
+        Failure: DatasetInvalid, if the files hold no text.
+    """
+    settings = spec.evaluation.forgetting
+    if settings is None or text is None:
         return []
     encoder = Encoder(tokenizer, "plain text", spec.training.max_length, Counts())
     blocks = encoder.blocks(forgetting_text.pieces(local_files(text)))
-    found = [Example(block["input_ids"], block["labels"]) for block in islice(blocks, wanted.max_sequences)]
-    if not found:
+    sequences = [Example(block["input_ids"], block["labels"]) for block in islice(blocks, settings.max_sequences)]
+    if not sequences:
         raise Failure(Reason.DATASET_INVALID, f"{text.uri} holds no text: name one that does", forgetting_text.FIELD)
-    return found
+    return sequences
 
 
-def loss(model: Any, text: list[Example]) -> float | None:
-    """Mean negative log-likelihood per token, in nats; None without a text."""
+def measure_loss(model: Any, text: list[Example]) -> float | None:
+    """Compute the mean negative log-likelihood per token, in nats; None without a text."""
     return mean_loss(model, text) if text else None
 
 
-def compare(base_loss: float | None, tuned_loss: float | None, number: int) -> ForgettingStatus | None:
-    """The two beside each other; None where they were not measured."""
+def compare_losses(base_loss: float | None, tuned_loss: float | None, number: int) -> ForgettingStatus | None:
+    """Compare the losses of base and adapter on the general text; None if they were not measured.
+
+    Args:
+        base_loss: Nats per token of the base.
+        tuned_loss: Nats per token of the adapter.
+        number: Number of measured sequences.
+    """
     if base_loss is None or tuned_loss is None:
         return None
-    increase = 100 * (tuned_loss - base_loss) / base_loss if base_loss else 0.0
+    increase = 0.0 - improvement_percent(base_loss, tuned_loss)
     log.info("loss on the general text: base %.4f, adapter %.4f (%+.1f %%)", base_loss, tuned_loss, increase)
     return ForgettingStatus(
         base_loss=round(base_loss, 5),

@@ -1,4 +1,4 @@
-"""How likely a model finds given tokens: held-out loss, log-probabilities and logits, each sequence by itself and in float32."""
+"""Compute losses, log-probabilities and logits of given tokens, one sequence at a time and in float32."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from finetune_trainer.models import eval_mode
 
 
 def mean_loss(model: Any, examples: Sequence[Example]) -> float:
-    """Mean negative log-likelihood, in nats per learned token, over all tokens of all examples."""
+    """Compute the mean negative log-likelihood of all learned tokens, in nats per token."""
     total, count = 0.0, 0
     with eval_mode.evaluating(model):
         for example in examples:
@@ -23,27 +23,29 @@ def mean_loss(model: Any, examples: Sequence[Example]) -> float:
 
 
 def perplexity(loss: float) -> float:
-    """exp of the mean negative log-likelihood per token, in nats: between how many tokens the model is torn.
+    """Return the perplexity: exp of the mean negative log-likelihood per token.
 
-    Jelinek, Mercer, Bahl and Baker, "Perplexity, a measure of the difficulty of speech recognition tasks" (1977). Of a loss above 700, whose exp is no
-    float any more, that of 700.
+    Jelinek, Mercer, Bahl and Baker, "Perplexity, a measure of the difficulty of speech recognition tasks" (1977).
+
+    Args:
+        loss: Nats per token. A loss above 700 counts as 700, since the exp of more is no float.
     """
     return math.exp(min(loss, 700.0))
 
 
-def logits_of(model: Any, token_ids: list[int]) -> torch.Tensor:
-    """Logits after each token, in float32 on the CPU: shape (length, vocabulary)."""
+def compute_logits(model: Any, token_ids: list[int]) -> torch.Tensor:
+    """Compute the logits after each token: shape (length, vocabulary), float32, on the CPU."""
     with eval_mode.evaluating(model):
         return _logits(model, token_ids).float().cpu()
 
 
-def logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
-    """Log-probability of token i+1 after the tokens 0..i: one entry fewer than ``token_ids``."""
+def token_logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
+    """Return the log-probability of each token after the tokens before it: one fewer than ``token_ids``."""
     following = torch.tensor(token_ids[1:]).unsqueeze(-1)
     return [float(value) for value in torch.log_softmax(logits[:-1], dim=-1).gather(-1, following).squeeze(-1)]
 
 
 def _logits(model: Any, token_ids: list[int]) -> torch.Tensor:
-    """One row for each token: those of a prompt's learned tokens, which come first, are left out."""
-    given: torch.Tensor = model(input_ids=torch.tensor([token_ids], device=model.device)).logits[0]
-    return given[-len(token_ids) :]
+    """Return one row of logits for each token; drop those of prompt tuning's virtual tokens, which come first."""
+    logits: torch.Tensor = model(input_ids=torch.tensor([token_ids], device=model.device)).logits[0]
+    return logits[-len(token_ids) :]

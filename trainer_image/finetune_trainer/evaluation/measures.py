@@ -15,111 +15,133 @@ from finetune_trainer.models.eval_mode import evaluating
 
 
 @dataclass(frozen=True)
-class Measured:
-    """How good a model is on the held-out rows: the objective's own loss and, where answers are compared, how often it is right."""
+class HeldOutMetrics:
+    """A model's metrics on the held-out rows.
+
+    ``loss`` is the objective's own, ``accuracy`` the share of answers that are judged correctly (only for objectives
+    that compare answers), ``perplexity`` is set only if the loss is that of single tokens.
+    """
 
     loss: float
     accuracy: float | None = None
     perplexity: float | None = None
-    """Only where the loss is that of single tokens."""
 
 
-Measure = Callable[[Any], Measured]
-"""Measures a model. The first one that it is given is the reference of those objectives that have one."""
+Measure = Callable[[Any], HeldOutMetrics]
+"""Measures a model. For objectives with a reference model, the first model that is measured is the reference."""
 
 
 def make_measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[Sequence]) -> Measure:
-    """How models are measured by the job's objective: ``held_out`` as texts, or ``rows`` with the answers to be compared."""
+    """Make the function that measures models by the job's objective.
+
+    Args:
+        spec: The job.
+        held_out: Held-out sequences, for objective ``sft``.
+        rows: Held-out rows with the answers to compare, for the other objectives.
+    """
     beta = (spec.preference or Preference()).beta
     match spec.objective:
         case "sft":
-            return lambda model: _likelihood(model, held_out)
+            return lambda model: _measure_sft(model, held_out)
         case "orpo":
-            return lambda model: _orpo(model, rows, beta)
+            return lambda model: _measure_orpo(model, rows, beta)
         case "reward":
-            return lambda model: _reward(model, rows)
+            return lambda model: _measure_reward(model, rows)
         case "dpo":
-            return _against_reference(rows, ("chosen_ids", "rejected_ids"), lambda now, then: _dpo(now, then, beta))
+            return _measure_with_reference(
+                rows, ("chosen_ids", "rejected_ids"), lambda logps, reference: _dpo_metrics(logps, reference, beta)
+            )
         case "kto":
             mixed = [
                 row | {"KL_ids": other["completion_ids"]}
                 for row, other in zip(rows, [rows[-1], *rows[:-1]], strict=True)
             ]
             labels = torch.tensor([row["label"] for row in rows])
-            return _against_reference(
-                mixed, ("completion_ids", "KL_ids"), lambda now, then: _kto(now, then, labels, beta)
+            return _measure_with_reference(
+                mixed,
+                ("completion_ids", "KL_ids"),
+                lambda logps, reference: _kto_metrics(logps, reference, labels, beta),
             )
 
 
-def _likelihood(model: Any, held_out: list[Example]) -> Measured:
+def _measure_sft(model: Any, held_out: list[Example]) -> HeldOutMetrics:
     loss = mean_loss(model, held_out)
-    return Measured(loss, perplexity=perplexity(loss))
+    return HeldOutMetrics(loss, perplexity=perplexity(loss))
 
 
-def _against_reference(
-    rows: list[Sequence], names: tuple[str, str], judge: Callable[[torch.Tensor, torch.Tensor], Measured]
+def _measure_with_reference(
+    rows: list[Sequence], names: tuple[str, str], compute: Callable[[torch.Tensor, torch.Tensor], HeldOutMetrics]
 ) -> Measure:
-    """Compare the answers' log-probabilities with those of the first model that is given."""
+    """Make a function that compares the answers' log-probabilities with those of the first measured model."""
     reference: list[torch.Tensor] = []
 
-    def measured(model: Any) -> Measured:
+    def measure(model: Any) -> HeldOutMetrics:
         with evaluating(model):
-            sums = [[_answer(model, row["prompt_ids"], row[name]).sum() for name in names] for row in rows]
-        now = torch.tensor(sums)
+            sums = [[_answer_logprobs(model, row["prompt_ids"], row[name]).sum() for name in names] for row in rows]
+        logps = torch.tensor(sums)
         if not reference:
-            reference.append(now)
-        return judge(now, reference[0])
+            reference.append(logps)
+        return compute(logps, reference[0])
 
-    return measured
+    return measure
 
 
-def _dpo(now: torch.Tensor, then: torch.Tensor, beta: float) -> Measured:
-    """Equation 7 of Direct Preference Optimization (arXiv 2305.18290)."""
-    rewards = beta * (now - then)
+def _dpo_metrics(logps: torch.Tensor, reference: torch.Tensor, beta: float) -> HeldOutMetrics:
+    """Compute the DPO loss: equation 7 of Direct Preference Optimization (arXiv 2305.18290)."""
+    rewards = beta * (logps - reference)
     margins = rewards[:, 0] - rewards[:, 1]
-    return Measured(float(-logsigmoid(margins).mean()), float((margins > 0).float().mean()))
+    return HeldOutMetrics(float(-logsigmoid(margins).mean()), float((margins > 0).float().mean()))
 
 
-def _kto(now: torch.Tensor, then: torch.Tensor, labels: torch.Tensor, beta: float) -> Measured:
-    """Equation 8 of KTO (arXiv 2402.01306), without its weights; the divergence is estimated over all held-out rows."""
-    ratios, divergence = (now - then)[:, 0], (now - then)[:, 1].mean().clamp(min=0)
+def _kto_metrics(logps: torch.Tensor, reference: torch.Tensor, labels: torch.Tensor, beta: float) -> HeldOutMetrics:
+    """Compute the KTO loss: equation 8 of arXiv 2402.01306, without weights.
+
+    The divergence is estimated over all held-out rows.
+    """
+    ratios, divergence = (logps - reference)[:, 0], (logps - reference)[:, 1].mean().clamp(min=0)
     signs = torch.where(labels, 1.0, -1.0)
     losses = 1 - torch.sigmoid(beta * signs * (ratios - divergence))
-    return Measured(float(losses.mean()), float((signs * ratios > 0).float().mean()))
+    return HeldOutMetrics(float(losses.mean()), float((signs * ratios > 0).float().mean()))
 
 
-def _orpo(model: Any, rows: list[Sequence], beta: float) -> Measured:
-    """Equations 6 and 7 of ORPO (arXiv 2403.07691); as in TRL, the likelihood is that of prompt and answer."""
+def _measure_orpo(model: Any, rows: list[Sequence], beta: float) -> HeldOutMetrics:
+    """Compute the ORPO loss: equations 6 and 7 of arXiv 2403.07691.
+
+    As in TRL, the likelihood is that of prompt and answer.
+    """
     losses, right = [], []
     with evaluating(model):
         for row in rows:
             chosen, rejected = (
-                _answer(model, row["prompt_ids"], row[name]).mean() for name in ("chosen_ids", "rejected_ids")
+                _answer_logprobs(model, row["prompt_ids"], row[name]).mean() for name in ("chosen_ids", "rejected_ids")
             )
             odds = (chosen - rejected) - (torch.log1p(-torch.exp(chosen)) - torch.log1p(-torch.exp(rejected)))
-            whole = _answer(model, [], row["prompt_ids"] + row["chosen_ids"]).mean()
-            losses.append(float(-whole - beta * logsigmoid(odds)))
+            sequence = _answer_logprobs(model, [], row["prompt_ids"] + row["chosen_ids"]).mean()
+            losses.append(float(-sequence - beta * logsigmoid(odds)))
             right.append(float(chosen > rejected))
-    return Measured(sum(losses) / len(losses), sum(right) / len(right))
+    return HeldOutMetrics(sum(losses) / len(losses), sum(right) / len(right))
 
 
-def _reward(model: Any, rows: list[Sequence]) -> Measured:
-    """The log-likelihood of the preferences under Bradley and Terry's model, as in InstructGPT (arXiv 2203.02155)."""
+def _measure_reward(model: Any, rows: list[Sequence]) -> HeldOutMetrics:
+    """Compute the reward loss: Bradley and Terry's model, as in InstructGPT (arXiv 2203.02155)."""
     with evaluating(model):
         scores = torch.tensor(
-            [[_score(model, row["prompt_ids"] + row[name]) for name in ("chosen_ids", "rejected_ids")] for row in rows]
+            [
+                [_score_text(model, row["prompt_ids"] + row[name]) for name in ("chosen_ids", "rejected_ids")]
+                for row in rows
+            ]
         )
     margins = scores[:, 0] - scores[:, 1]
-    return Measured(float(-logsigmoid(margins).mean()), float((margins > 0).float().mean()))
+    return HeldOutMetrics(float(-logsigmoid(margins).mean()), float((margins > 0).float().mean()))
 
 
-def _score(model: Any, ids: list[int]) -> float:
+def _score_text(model: Any, ids: list[int]) -> float:
     return float(model(input_ids=torch.tensor([ids], device=model.device)).logits[0, 0])
 
 
-def _answer(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """Log-probability of each token of the answer; of an answer without a prompt, from its second token on."""
+def _answer_logprobs(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """Return the log-probability of each token of the answer; without a prompt, from its second token on."""
     ids = torch.tensor([prompt + answer], device=model.device)
-    # a prompt's learned tokens, which some methods put first, have logits too
+    # the virtual tokens that prompt methods put first have logits too
     logits = model(input_ids=ids).logits[0, -ids.shape[1] : -1].float()
     return -cross_entropy(logits, ids[0, 1:], reduction="none")[max(len(prompt) - 1, 0) :].cpu()

@@ -1,4 +1,4 @@
-"""A few held-out prompts and what a model makes of them, for people to compare base and adapter by."""
+"""Choose a few held-out prompts and generate answers, so that people can compare base and adapter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,27 +13,30 @@ from finetune_trainer.models.eval_mode import evaluating
 from finetune_trainer.runtime.logs import log
 
 PROMPT_TOKENS, ANSWER_TOKENS = 256, 48
-"""Longest prompt (its end counts) and longest answer."""
+"""Longest prompt, of which the end is used, and longest answer."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The beginning of a held-out sequence, and what follows it there."""
+    """The beginning of a held-out sequence, and the text that follows it there."""
 
     token_ids: list[int]
     text: str
     expected: str
 
 
-def choose_prompts(tokenizer: Any, held_out: Sequence[Example], wanted: int) -> list[Prompt]:
-    """The first so many prompts: what comes before the learned part or, where all is learned, the first half, of at most 24 tokens."""
+def choose_prompts(tokenizer: Any, held_out: Sequence[Example], count: int) -> list[Prompt]:
+    """Choose the prompts of the first ``count`` suitable sequences.
+
+    A prompt is what comes before the learned part. If everything is learned, it is the first half, at most 24 tokens.
+    """
     prompts: list[Prompt] = []
     for example in held_out:
         ids = example.input_ids
         begin = next((index for index, label in enumerate(example.labels) if label != IGNORED), len(ids))
         if begin < 1:
             begin = min(len(ids) // 2, 24)
-        if 1 <= begin < len(ids) and len(prompts) < wanted:
+        if 1 <= begin < len(ids) and len(prompts) < count:
             text = tokenizer.decode(ids[:begin], skip_special_tokens=True)
             expected = tokenizer.decode(ids[begin : begin + ANSWER_TOKENS], skip_special_tokens=True)
             prompts.append(Prompt(ids[max(begin - PROMPT_TOKENS, 0) : begin], text, expected))
@@ -41,26 +44,27 @@ def choose_prompts(tokenizer: Any, held_out: Sequence[Example], wanted: int) -> 
 
 
 def generate_answers(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> list[str]:
-    """What the model makes of each prompt, always taking the likeliest token.
+    """Generate an answer to each prompt by greedy decoding.
 
-    A model that cannot generate has no answers: an illustration must not fail an adapter that is trained and verified.
+    Returns:
+        The answers; an empty list if the model cannot generate. Samples only illustrate, so they never fail a job.
     """
-    chosen = GenerationConfig(  # type: ignore[no-untyped-call]
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         max_new_tokens=ANSWER_TOKENS,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    found = []
+    answers = []
     with evaluating(model):
         for prompt in prompts:
             ids = torch.tensor([prompt.token_ids], device=model.device)
             try:
-                whole = model.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=chosen, use_cache=True
+                output = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, use_cache=True
                 )
             except (ValueError, RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
-                log.warning("the model does not generate, so the report has no samples: %s", error)
+                log.warning("the model cannot generate text, so the report has no samples: %s", error)
                 return []
-            found.append(tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True))
-    return found
+            answers.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
+    return answers

@@ -1,4 +1,4 @@
-"""The finished adapter is loaded back onto a fresh base, as an inference engine would, and shown to be the one that was trained."""
+"""Load the saved adapter onto a fresh base, as an engine would, and prove that it is the trained one."""
 
 import json
 import math
@@ -12,11 +12,12 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from finetune_api.finetunejob import EvaluationStatus
+from finetune_api.improvement import improvement_percent
 from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
 from finetune_trainer.data.dataset import Example
 from finetune_trainer.evaluation import forgetting
-from finetune_trainer.evaluation.likelihood import logits_of, logprobs
+from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
 from finetune_trainer.evaluation.measures import Measure
 from finetune_trainer.methods import bottleneck
 from finetune_trainer.models.eval_mode import evaluating
@@ -25,14 +26,17 @@ from finetune_trainer.runtime.logs import log
 
 CANDIDATES, SAMPLES, SAMPLE_TOKENS = 12, 4, 48
 EXACT_TOLERANCE = 1e-3
-"""Largest difference of a logit when nothing but the loading lies between: same data type, same base."""
+"""Largest allowed difference of a logit if base and data type are the same."""
 LAYOUT_TOLERANCE = 0.25
-"""Largest mean difference, in nats per token, when the base was trained on in 4 bits or in bf16."""
+"""Largest allowed mean difference, in nats per token, if the base was held in 4 bits or bf16 during training."""
 
 
 @dataclass(frozen=True)
 class TrainedAnswers:
-    """What the model answered at the end of the training: logits for each candidate's tokens."""
+    """The trained model's logits of each candidate sequence.
+
+    ``exact`` says that the fresh base has the same weights in the same data type, so that the logits must agree.
+    """
 
     token_ids: list[list[int]]
     logits: list[torch.Tensor]
@@ -41,27 +45,41 @@ class TrainedAnswers:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured on the fresh base."""
+    """The result of the verification on a fresh base.
+
+    ``golden`` is None for a model that scores texts; ``differences`` are the measured distances, by name;
+    ``sample_answers`` are the answers of base and adapter to the sample prompts.
+    """
 
     evaluation: EvaluationStatus
     golden: GoldenSamples | None
-    """None for a model that scores texts: it writes none."""
-    measured: dict[str, float]
+    differences: dict[str, float]
     warnings: list[str]
-    answers: tuple[list[str], list[str]]
-    """What base and adapter said to the prompts that they were asked."""
+    sample_answers: tuple[list[str], list[str]]
 
 
 def record_answers(model: Any, held_out: Sequence[Example], *, exact: bool) -> TrainedAnswers:
-    """The logits of the model as it was trained. ``exact``: the fresh base will have the same weights in the same data type."""
+    """Record the trained model's logits of the first held-out sequences.
+
+    Args:
+        model: The trained model.
+        held_out: Held-out sequences.
+        exact: Whether the fresh base will have the same weights in the same data type.
+    """
     texts = [example.input_ids[:SAMPLE_TOKENS] for example in held_out[:CANDIDATES] if len(example.input_ids) > 1]
-    return TrainedAnswers(texts, [logits_of(model, ids) for ids in texts], exact)
+    return TrainedAnswers(texts, [compute_logits(model, ids) for ids in texts], exact)
 
 
-def save(model: Any, directory: Path, dtype: torch.dtype) -> None:
-    """Write what was trained, and see that the files hold it bit for bit: an adapter, or a whole model in ``dtype``.
+def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
+    """Save the trained weights, and check that the files hold them bit for bit.
 
-    Raises Failure(VERIFICATION_FAILED), and Failure(LOSS_DIVERGED) for a weight that is no finite number.
+    Args:
+        model: A model with an adapter, or a model of which all weights were trained.
+        directory: Receives the files.
+        dtype: Data type in which a whole model is saved.
+
+    Raises:
+        Failure: VerificationFailed if the files differ from the model, LossDiverged for a weight that is not finite.
     """
     if isinstance(model, PeftModel):
         with evaluating(model):
@@ -79,15 +97,19 @@ def save(model: Any, directory: Path, dtype: torch.dtype) -> None:
 
 
 def check_saved(trained: Mapping[str, torch.Tensor], directory: Path) -> None:
-    """Raise Failure(VERIFICATION_FAILED) if the saved weights are not, bit for bit, those in memory, or not finite."""
+    """Check that the saved weights equal those in memory, bit for bit.
+
+    Raises:
+        Failure: VerificationFailed if they differ, LossDiverged for a weight that is not finite.
+    """
     saved: dict[str, torch.Tensor] = {}
     for path in sorted(directory.glob("*.safetensors")):
         saved |= load_file(path)
     if len(saved) != len(trained) or not trained:
-        raise _failed(f"{len(saved)} tensors were saved, {len(trained)} were trained")
+        raise _mismatch(f"{len(saved)} tensors were saved, {len(trained)} were trained")
     for key, weight in trained.items():
         if key not in saved or not torch.equal(saved[key], weight.detach().cpu()):
-            raise _failed(f"the saved {key} is not what was trained")
+            raise _mismatch(f"the saved {key} differs from the trained one")
         if not torch.isfinite(saved[key]).all():
             raise Failure(
                 Reason.LOSS_DIVERGED,
@@ -97,7 +119,7 @@ def check_saved(trained: Mapping[str, torch.Tensor], directory: Path) -> None:
 
 
 def load_tuned(base: Any, directory: Path, load_base: Callable[[Path], Any]) -> Any:
-    """What ``save`` wrote, on the given base; a model that was trained whole takes the base's place."""
+    """Load what ``save_weights`` wrote onto the base; a whole model replaces the base."""
     if not (directory / "adapter_config.json").is_file():
         return load_base(directory)
     kind = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
@@ -116,25 +138,36 @@ def verify(
     load_base: Callable[[Path], Any],
     ask: Callable[[Any], list[str]],
 ) -> Verification:
-    """Load base and adapter afresh, compare with what was trained, evaluate both on the ``held_out`` rows and the ``general`` text, and choose golden samples.
+    """Load base and adapter afresh, compare with the trained model, evaluate both, and choose golden samples.
 
-    ``ask`` has each of the two answer some prompts. Raises Failure(VERIFICATION_FAILED).
+    Args:
+        base_directory: The base model.
+        adapter: Directory of the saved adapter.
+        trained: The logits that the trained model gave.
+        measure: Measures a model on the held-out rows; the base is its reference.
+        held_out: Number of held-out sequences.
+        general: Sequences of the general text; empty if forgetting is not measured.
+        load_base: Loads a model from a directory.
+        ask: Returns a model's answers to the sample prompts.
+
+    Raises:
+        Failure: VerificationFailed, if the loaded adapter is not the trained one.
     """
     base = load_base(base_directory)
-    base_answers = [_answers(logits_of(base, ids), ids) for ids in trained.token_ids]
-    base_measured, base_general = measure(base), forgetting.loss(base, general)
+    base_answers = [_logprobs_or_scores(compute_logits(base, ids), ids) for ids in trained.token_ids]
+    base_measured, base_general = measure(base), forgetting.measure_loss(base, general)
     base_texts = ask(base)
     tuned = load_tuned(base, adapter, load_base)
     answers, logit_difference, logprob_difference = [], 0.0, 0.0
     for ids, expected, before in zip(trained.token_ids, trained.logits, base_answers, strict=True):
-        logits = logits_of(tuned, ids)
-        after = _answers(logits, ids)
+        logits = compute_logits(tuned, ids)
+        after = _logprobs_or_scores(logits, ids)
         logit_difference = max(logit_difference, float((logits - expected).abs().max()))
-        logprob_difference = max(logprob_difference, _mean_difference(after, _answers(expected, ids)))
+        logprob_difference = max(logprob_difference, _mean_difference(after, _logprobs_or_scores(expected, ids)))
         answers.append((ids, before, after))
     measured = measure(tuned)
     base_loss, loss = base_measured.loss, measured.loss
-    _judge(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
+    _refuse_mismatch(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
     answers.sort(key=lambda answer: _mean_difference(answer[1], answer[2]), reverse=True)
     effect = _mean_difference(answers[0][1], answers[0][2])
     samples = [
@@ -145,13 +178,13 @@ def verify(
     evaluation = EvaluationStatus(
         base_loss=round(base_loss, 5),
         loss=round(loss, 5),
-        improvement_percent=round(100 * (base_loss - loss) / base_loss, 2) if base_loss else 0.0,
+        improvement_percent=round(improvement_percent(base_loss, loss), 2),
         rows=held_out,
         base_perplexity=_rounded(base_measured.perplexity),
         perplexity=_rounded(measured.perplexity),
         base_accuracy=_rounded(base_measured.accuracy),
         accuracy=_rounded(measured.accuracy),
-        forgetting=forgetting.compare(base_general, forgetting.loss(tuned, general), len(general)),
+        forgetting=forgetting.compare_losses(base_general, forgetting.measure_loss(tuned, general), len(general)),
     )
     log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
     warnings = (
@@ -179,38 +212,39 @@ def _rounded(value: float | None) -> float | None:
 
 
 def write_golden(golden: GoldenSamples, adapter: Path) -> None:
-    """``golden.json`` beside the adapter."""
+    """Write ``golden.json`` into the adapter's directory."""
     (adapter / GOLDEN_NAME).write_text(json.dumps(golden.to_json()), encoding="utf-8")
 
 
-def _judge(exact: bool, logit_difference: float, logprob_difference: float, losses: list[float]) -> None:
+def _refuse_mismatch(exact: bool, logit_difference: float, logprob_difference: float, losses: list[float]) -> None:
     log.info(
         "reloaded on a fresh base: largest logit difference %.2g, mean log-probability difference %.2g",
         logit_difference,
         logprob_difference,
     )
     if not all(math.isfinite(value) for value in (*losses, logit_difference, logprob_difference)):
-        raise _failed("its answers are not finite numbers")
+        raise _mismatch("its logits are not finite")
     if exact and logit_difference > EXACT_TOLERANCE:
-        raise _failed(
-            f"its logits differ by {logit_difference:.3g} from the trained model's, expected at most {EXACT_TOLERANCE}"
+        raise _mismatch(
+            f"its logits differ by {logit_difference:.3g} from the trained model's, allowed are {EXACT_TOLERANCE}"
         )
     if logprob_difference > LAYOUT_TOLERANCE:
-        raise _failed(
-            f"its log-probabilities differ by {logprob_difference:.3g} nats from the trained model's, expected at most {LAYOUT_TOLERANCE}"
+        raise _mismatch(
+            f"its log-probabilities differ by {logprob_difference:.3g} nats from the trained model's, "
+            f"allowed are {LAYOUT_TOLERANCE}"
         )
 
 
-def _failed(what: str) -> Failure:
+def _mismatch(what: str) -> Failure:
     return Failure(
         Reason.VERIFICATION_FAILED,
-        f"the adapter, loaded back onto a fresh base, is not the one that was trained: {what}",
+        f"the saved adapter, loaded onto a fresh base, is not the trained one: {what}",
     )
 
 
-def _answers(logits: torch.Tensor, ids: list[int]) -> list[float]:
-    """Log-probabilities of a text's tokens; of a model that scores texts, its score."""
-    return logprobs(logits, ids) if logits.dim() == 2 else [float(score) for score in logits]
+def _logprobs_or_scores(logits: torch.Tensor, ids: list[int]) -> list[float]:
+    """Return the log-probabilities of a text's tokens or, of a model that scores texts, its score."""
+    return token_logprobs(logits, ids) if logits.dim() == 2 else [float(score) for score in logits]
 
 
 def _mean_difference(some: list[float], others: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""The finished adapter's way into the storage: its files, the merged model, and the manifest, which comes last.
+"""Publish the adapter: its files, the merged model, and last the manifest.
 
 It knows neither the training loop nor the order in which an attempt does things.
 """

@@ -1,4 +1,4 @@
-"""The way of a finished adapter into the storage: what is uploaded, in which order, and the manifest that makes it whole."""
+"""Upload a finished adapter: its files first, then the manifest, without which nobody takes it for complete."""
 
 import json
 from pathlib import Path
@@ -25,12 +25,12 @@ from finetune_trainer.session.session import Session
 
 
 def merged_directory(session: Session) -> Path:
-    """Where the merged model is, if there is one."""
+    """Return the directory of the merged model."""
     return session.scratch / "merged"
 
 
 def adapter_config(directory: Path) -> dict[str, Any]:
-    """The configuration beside a saved adapter; for a whole model only its kind."""
+    """Read the saved adapter's configuration; of a whole model only its type, FULL."""
     path = directory / "adapter_config.json"
     if not path.is_file():
         return {"peft_type": "FULL"}
@@ -39,62 +39,64 @@ def adapter_config(directory: Path) -> dict[str, Any]:
 
 
 def upload_extra(session: Session, name: str, directory: Path | None) -> StoredFiles | None:
-    """Upload what goes beside the adapter. It is whole when the adapter's manifest, which names it, is there."""
+    """Upload a further directory of the output; it has no manifest, since the adapter's lists its files."""
     if directory is None or not directory.is_dir():
         return None
-    place = session.settings.output.child(name)
-    return StoredFiles(uri=str(place), files=upload_directory(session.output, place, directory))
+    uri = session.settings.output.child(name)
+    return StoredFiles(uri=str(uri), files=upload_directory(session.output, uri, directory))
 
 
 def write_report(
     session: Session,
-    made: TrainedAdapter,
+    adapter: TrainedAdapter,
     verified: verification.Verification,
     examples: dataset.Examples,
     prompts: list[samples.Prompt],
 ) -> None:
-    """Report, model card and TensorBoard's files, in the adapter's directory and so in its manifest."""
-    config = adapter_config(made.directory)
+    """Write report, model card and TensorBoard's events into the adapter's directory, before it is uploaded."""
+    config = adapter_config(adapter.directory)
     for engine in ENGINES.values():
         if problems := engine.find_unsupported(config):
             session.run.warnings.append(f"{engine.title} cannot serve the adapter: {'; '.join(problems)}")
-    base, adapter = verified.answers
     report = assemble.assemble_report(
         session.settings,
         session.run,
-        examples,
-        [Sample(p.text, p.expected, one, other) for p, one, other in zip(prompts, base, adapter, strict=False)],
-        verified.evaluation,
-        verified.measured,
-        session.inputs.model_commit,
-        assemble.read_license(session.inputs.model),
-        made.directory / "metrics.jsonl",
-        str(config["peft_type"]),
-        config.get("r"),
-        engines_that_serve(adapter_config(made.directory)),
+        examples=examples,
+        samples=[
+            Sample(prompt.text, prompt.expected, base, tuned)
+            for prompt, base, tuned in zip(prompts, *verified.sample_answers, strict=False)
+        ],
+        evaluation=verified.evaluation,
+        verification=verified.differences,
+        revision=session.inputs.model_commit,
+        license_name=assemble.read_license(session.inputs.model),
+        metrics=adapter.directory / "metrics.jsonl",
+        peft_type=str(config["peft_type"]),
+        rank=config.get("r"),
+        servable_by=engines_that_serve(config),
     )
-    assemble.write_files(made.directory, report)
+    assemble.write_files(adapter.directory, report)
 
 
 def build_manifest(
-    session: Session, made: TrainedAdapter, verified: verification.Verification, files: list[FileEntry]
+    session: Session, adapter: TrainedAdapter, verified: verification.Verification, files: list[FileEntry]
 ) -> AdapterManifest:
-    """What there is to know of an adapter whose files are uploaded."""
-    settings, config = session.settings, adapter_config(made.directory)
+    """Build the manifest of an adapter whose files are uploaded."""
+    settings, config = session.settings, adapter_config(adapter.directory)
     return AdapterManifest(
         job=settings.origin,
         created_at=current_timestamp(),
         base_model=canonical_name(settings),
         base_revision=session.inputs.model_commit,
         peft_type=str(config["peft_type"]),
-        trained_peft_type=made.peft_type,
+        trained_peft_type=adapter.peft_type,
         rank=config.get("r") or None,
         alpha=config.get("lora_alpha", config.get("alpha")),
-        target_modules=made.target_modules,
-        trainable_parameters=made.trainable_parameters,
-        servable_by=engines_that_serve(adapter_config(made.directory)),
-        base_weights_sha256=made.base_digest if settings.job.spec.method.full is None else None,
-        verification=verified.measured,
+        target_modules=adapter.target_modules,
+        trainable_parameters=adapter.trainable_parameters,
+        servable_by=engines_that_serve(config),
+        base_weights_sha256=adapter.base_digest if settings.job.spec.method.full is None else None,
+        verification=verified.differences,
         evaluation=verified.evaluation,
         versions=libraries.library_versions(),
         files=files,
@@ -102,35 +104,50 @@ def build_manifest(
 
 
 def publish_rejected(
-    session: Session, made: TrainedAdapter, verified: verification.Verification, refusal: str
+    session: Session, adapter: TrainedAdapter, verified: verification.Verification, refusal: str
 ) -> Failure:
-    """Upload an adapter that did not pass its gate to where nobody takes it for a published one; what there is to say of it. Raises ArtifactError."""
-    place = session.settings.rejected
-    gate.make_room(session.output, place)
+    """Upload an adapter that did not pass its gate to a location of its own, and return the failure.
+
+    Args:
+        session: The attempt.
+        adapter: The trained adapter.
+        verified: Its verification.
+        refusal: Why the gate refused it.
+
+    Raises:
+        ArtifactError: The upload failed.
+    """
+    uri = session.settings.rejected
+    gate.delete_rejected(session.output, uri)
     put_manifest(
         session.output,
-        place,
-        build_manifest(session, made, verified, upload_directory(session.output, place, made.directory)),
+        uri,
+        build_manifest(session, adapter, verified, upload_directory(session.output, uri, adapter.directory)),
     )
-    session.run.page = ReportStatus(uri=str(place.child(REPORT_NAME)))
-    text = f"{refusal}: the adapter is not published, but kept with its report in {place}"
+    session.run.report = ReportStatus(uri=str(uri.child(REPORT_NAME)))
+    text = f"{refusal}: the adapter is not published, but kept with its report in {uri}"
     return Failure(Reason.GATE_FAILED, text, gate.FIELD)
 
 
-def publish(session: Session, made: TrainedAdapter, verified: verification.Verification) -> TrainerResult:
-    """Upload the adapter, its manifest last. Raises ArtifactError and Failure.
+def publish(session: Session, adapter: TrainedAdapter, verified: verification.Verification) -> TrainerResult:
+    """Upload the adapter, push it to the hub if the job asks for it, and write the manifest last.
 
-    The hub comes before the manifest, which names its commit and can never be changed: an attempt that dies in between has not succeeded, and the next one,
-    which goes on from the last checkpoint, pushes what has changed since and names that commit. The other way round a job could count as finished without it.
+    The manifest names the hub's commit and cannot be changed, so the push comes first. If an attempt dies in between,
+    the next one resumes from the last checkpoint, pushes again and names the new commit. In the other order a job
+    could count as finished without its push.
+
+    Raises:
+        ArtifactError: An upload failed.
+        Failure: The hub refused the push.
     """
     settings, run = session.settings, session.run
     hub = settings.job.spec.output.hub
-    files = upload_directory(session.output, settings.adapter, made.directory)
-    manifest = build_manifest(session, made, verified, files).model_copy(
+    files = upload_directory(session.output, settings.adapter, adapter.directory)
+    manifest = build_manifest(session, adapter, verified, files).model_copy(
         update={
-            "trained": upload_extra(session, "trained", made.kept),
+            "trained": upload_extra(session, "trained", adapter.original_directory),
             "merged": upload_extra(session, "merged", merged_directory(session)),
-            "hub": push.push(settings, hub, made.directory) if hub else None,
+            "hub": push.push(settings, hub, adapter.directory) if hub else None,
         }
     )
     digest = put_manifest(session.output, settings.adapter, manifest)

@@ -22,14 +22,14 @@ from finetune_trainer.training.train import TrainedModel
 class TrainedAdapter:
     """A trained adapter, saved in ``directory`` as it is published.
 
-    ``kept`` is the form in which it was trained, if it is published in another; ``peft_type`` is PEFT's name of the
-    method that it was trained with; ``trained`` holds the answers that the model gave before it was let go.
+    ``original_directory`` has the form in which it was trained, if it is published in another. ``peft_type`` is PEFT's
+    name of its training method. ``answers`` are the logits of the trained model, whose memory is freed by then.
     """
 
     directory: Path
-    kept: Path | None
+    original_directory: Path | None
     peft_type: str
-    trained: verification.TrainedAnswers
+    answers: verification.TrainedAnswers
     serving_dtype: torch.dtype
     target_modules: list[str]
     trainable_parameters: int
@@ -52,19 +52,19 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
     answers = verification.record_answers(model, examples.held_out, exact=is_exact)
     peft_type = peft_config.peft_type(model)
     target_modules, parameters = inspection.adapted_suffixes(model), inspection.count_trainable(model)
-    verification.save(model, trained_directory, device.DTYPES[trained.plan.precision])
+    verification.save_weights(model, trained_directory, device.DTYPES[trained.plan.precision])
     lora = conversion.factors(model, initial) if isinstance(model, PeftModel) else None
-    kept: Path | None = trained_directory
+    original_directory: Path | None = trained_directory
     if lora is None:
         trained_directory.rename(directory)
-        kept = None
+        original_directory = None
     else:
         names = [name for name, _ in model.get_base_model().named_modules()]
         rank = conversion.write_lora(lora, names, directory)
         log.info("%s is published as a plain LoRA of rank %d", peft_type, rank)
         if initial is not None:
-            kept = None  # nobody could load it without the very same decomposition of the base
-    for path in filter(None, (directory, kept)):
+            original_directory = None  # nobody could load it without the very same decomposition of the base
+    for path in filter(None, (directory, original_directory)):
         if (path / "adapter_config.json").is_file():
             conversion.set_base(path, canonical_name(session.settings), inputs.model_commit)
     if peft_type == "FULL":
@@ -72,9 +72,9 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
     shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
     return TrainedAdapter(
         directory=directory,
-        kept=kept,
+        original_directory=original_directory,
         peft_type=peft_type,
-        trained=answers,
+        answers=answers,
         serving_dtype=serving_dtype,
         target_modules=target_modules,
         trainable_parameters=parameters,

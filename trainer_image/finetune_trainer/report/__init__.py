@@ -1,4 +1,4 @@
-"""What a run leaves for people: ``report.html``, the model card and TensorBoard's files.
+"""Write what people read about a run: ``report.html``, the model card and TensorBoard's files.
 
 Charts, tables and pages are pure (values in, text out); only ``assemble`` looks at a model. It uploads nothing.
 """

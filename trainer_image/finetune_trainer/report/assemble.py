@@ -1,4 +1,4 @@
-"""What lies beside the weights for people and their tools: report, model card and TensorBoard's files, gathered from the whole run."""
+"""Assemble a run's report and write the files that people read: report, model card and TensorBoard's events."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from finetune_trainer.data.dataset import Examples
 from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.report import card, fields, tensorboard
 from finetune_trainer.report.contents import Report, Sample
-from finetune_trainer.report.render import render
+from finetune_trainer.report.render import render_report
 from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import ParameterCounts, Run
@@ -23,19 +23,20 @@ CARD_NAME, TENSORBOARD_NAME = "README.md", "tensorboard"
 
 
 def write_files(directory: Path, report: Report) -> None:
-    """Put everything into the adapter's directory."""
-    (directory / REPORT_NAME).write_text(render(report), encoding="utf-8")
-    (directory / CARD_NAME).write_text(card.render(report), encoding="utf-8")
-    tensorboard.write(report.history, directory / TENSORBOARD_NAME)
+    """Write report, model card and TensorBoard's events into the adapter's directory."""
+    (directory / REPORT_NAME).write_text(render_report(report), encoding="utf-8")
+    (directory / CARD_NAME).write_text(card.render_card(report), encoding="utf-8")
+    tensorboard.write_events(report.history, directory / TENSORBOARD_NAME)
 
 
 def assemble_report(
     settings: Settings,
     run: Run,
+    *,
     examples: Examples,
     samples: list[Sample],
     evaluation: EvaluationStatus,
-    measured: dict[str, float],
+    verification: dict[str, float],
     revision: str | None,
     license_name: str | None,
     metrics: Path,
@@ -43,7 +44,22 @@ def assemble_report(
     rank: int | None,
     servable_by: list[str],
 ) -> Report:
-    """All that there is to say of a run that is done."""
+    """Gather what the report of a finished run shows.
+
+    Args:
+        settings: The attempt's settings.
+        run: The state of the attempt.
+        examples: The prepared dataset.
+        samples: Sample prompts with the answers of base and adapter.
+        evaluation: The held-out metrics.
+        verification: Differences that the verification measured, by name.
+        revision: Commit of a base from the hub.
+        license_name: The base's licence.
+        metrics: ``metrics.jsonl``, with the logged entries of all attempts.
+        peft_type: PEFT's name of the published type.
+        rank: LoRA rank, if there is one.
+        servable_by: Engines that can load the adapter.
+    """
     job, spec = settings.job, settings.job.spec
     return Report(
         name=job.metadata.name,
@@ -68,21 +84,21 @@ def assemble_report(
         parameters=run.parameters or ParameterCounts(0, 0, []),
         attempts=fields.list_attempts(run),
         versions=libraries.library_versions(),
-        measured=measured,
+        verification=verification,
         quantised=spec.method.quantization is not None,
         warnings=list(dict.fromkeys(run.warnings)),
     )
 
 
 def read_license(model: Path) -> str | None:
-    """The licence that the base's own model card names, where it came with one."""
+    """Read the licence from the base's own model card; None if it names none."""
     path = model / CARD_NAME
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     _, _, rest = text.partition("---\n")
     front, separator, _ = rest.partition("\n---")
     try:
-        found: Any = yaml.safe_load(front) if separator and text.startswith("---\n") else None
+        metadata: Any = yaml.safe_load(front) if separator and text.startswith("---\n") else None
     except yaml.YAMLError:
         return None
-    named = found.get("license") if isinstance(found, dict) else None
-    return named if isinstance(named, str) else None
+    name = metadata.get("license") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else None

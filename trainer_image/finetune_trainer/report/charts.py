@@ -1,4 +1,4 @@
-"""Curves and bars as coordinates: what an SVG needs, and the words that say the same to those who cannot see it."""
+"""Lay out curves as SVG coordinates, with a text of each for people who cannot see it."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 WIDTH, HEIGHT = 360.0, 200.0
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 10.0, 10.0, 24.0
 MOST_POINTS = 150
-"""Longer series are averaged piece by piece: more points cannot be told apart, and would only swell the file."""
+"""Longer series are averaged in pieces: more points cannot be seen, and would only enlarge the file."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Point:
-    """One measured value, and the words that a pointer over it shows."""
+    """One measured value, and the text that a pointer over it shows."""
 
     x: float
     y: float
@@ -39,13 +39,13 @@ class Line:
 
     @property
     def path(self) -> str:
-        """The ``d`` of an SVG path."""
+        """Return the ``d`` attribute of the SVG path."""
         return "M" + "L".join(f"{point.x:.1f} {point.y:.1f}" for point in self.points)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Some curves over the steps of the training."""
+    """Curves over the steps of the training; ``marks`` are the positions where an attempt resumed."""
 
     title: str
     unit: str
@@ -54,7 +54,6 @@ class Chart:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     marks: list[float] = field(default_factory=list)
-    """Where an attempt continued from a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,17 @@ class Series:
     dotted: bool = False
 
 
-def chart(title: str, unit: str, series: Sequence[Series], marks: Sequence[int], *, from_zero: bool) -> Chart | None:
-    """Lay out the curves; None if there is nothing to show."""
-    shown = [Series(one.name, thinned(one.values), one.dotted) for one in series if one.values]
+def make_chart(
+    title: str, unit: str, series: Sequence[Series], marks: Sequence[int], *, from_zero: bool
+) -> Chart | None:
+    """Lay out the curves; None if no series has values."""
+    shown = [Series(one.name, thin_out(one.values), one.dotted) for one in series if one.values]
     if not shown:
         return None
     values = [value for one in shown for _, value in one.values]
     steps = [step for one in shown for step, _ in one.values]
-    y_ticks = ticks(0.0 if from_zero else min(values), max(values), 4)
-    x_ticks = [tick for tick in ticks(0.0, float(max(steps)), 4) if tick.is_integer()]
+    y_ticks = choose_ticks(0.0 if from_zero else min(values), max(values), 4)
+    x_ticks = [tick for tick in choose_ticks(0.0, float(max(steps)), 4) if tick.is_integer()]
     right = max(float(max(steps)), 1.0)
 
     def x(step: float) -> float:
@@ -87,7 +88,7 @@ def chart(title: str, unit: str, series: Sequence[Series], marks: Sequence[int],
         Line(
             one.name,
             [
-                Point(x(step), y(value), f"step {step}: {one.name} {number(value)} {unit}".strip())
+                Point(x(step), y(value), f"step {step}: {one.name} {format_number(value)} {unit}".strip())
                 for step, value in one.values
             ],
             one.dotted,
@@ -97,52 +98,58 @@ def chart(title: str, unit: str, series: Sequence[Series], marks: Sequence[int],
     return Chart(
         title,
         unit,
-        ". ".join(summary(one, unit) for one in shown),
+        ". ".join(summarize(one, unit) for one in shown),
         lines,
-        [Tick(x(tick), label) for tick, label in zip(x_ticks, labels(x_ticks), strict=True) if tick <= right],
-        [Tick(y(tick), label) for tick, label in zip(y_ticks, labels(y_ticks), strict=True)],
+        [Tick(x(tick), label) for tick, label in zip(x_ticks, label_ticks(x_ticks), strict=True) if tick <= right],
+        [Tick(y(tick), label) for tick, label in zip(y_ticks, label_ticks(y_ticks), strict=True)],
         [x(step) for step in marks],
     )
 
 
-def summary(series: Series, unit: str) -> str:
-    """A curve in one sentence."""
+def summarize(series: Series, unit: str) -> str:
+    """Describe a curve in one sentence."""
     (first, begin), (last, end) = series.values[0], series.values[-1]
     values = [value for _, value in series.values]
-    ends = f"{series.name}: {number(begin)} at step {first}, {number(end)} at step {last}"
-    return f"{ends}, between {number(min(values))} and {number(max(values))} {unit}".strip()
+    ends = f"{series.name}: {format_number(begin)} at step {first}, {format_number(end)} at step {last}"
+    return f"{ends}, between {format_number(min(values))} and {format_number(max(values))} {unit}".strip()
 
 
-def thinned(values: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most ``MOST_POINTS`` of them: means of neighbours, each at the last step of its piece."""
+def thin_out(values: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Average neighbours to at most ``MOST_POINTS`` values, each at the last step of its piece."""
     size = -(-len(values) // MOST_POINTS)
     pieces = [values[start : start + size] for start in range(0, len(values), size)] if size > 1 else []
     return [(piece[-1][0], sum(value for _, value in piece) / len(piece)) for piece in pieces] or values
 
 
-def ticks(low: float, high: float, wanted: int) -> list[float]:
-    """Round numbers that span ``low`` to ``high``, at least two."""
+def choose_ticks(low: float, high: float, count: int) -> list[float]:
+    """Choose at least two round numbers that span ``low`` to ``high``.
+
+    Args:
+        low: Lowest value.
+        high: Highest value.
+        count: Approximate number of intervals.
+    """
     if not high > low:
         low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
-    rough = (high - low) / wanted
+    rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(f"{step * index:.10g}") for index in range(first, last + 1)]
 
 
-def labels(found: Sequence[float]) -> list[str]:
-    """Ticks in words, with as many digits as it takes to tell them apart."""
-    shown = [number(tick) for tick in found]
+def label_ticks(ticks: Sequence[float]) -> list[str]:
+    """Format ticks, with as many digits as it takes to distinguish them."""
+    shown = [format_number(tick) for tick in ticks]
     for digits in range(4, 10):
         if len(set(shown)) == len(shown):
             break
-        shown = [f"{tick:.{digits}g}" for tick in found]
+        shown = [f"{tick:.{digits}g}" for tick in ticks]
     return shown
 
 
-def number(value: float) -> str:
-    """A number in few characters: ``1234``, ``12.5k``, ``0.35``, ``2e-4``."""
+def format_number(value: float) -> str:
+    """Format a number in few characters: ``1234``, ``12.5k``, ``0.35``, ``2e-4``."""
     size = abs(value)
     if size == 0:
         return "0"
@@ -158,51 +165,60 @@ def number(value: float) -> str:
     return f"{value:.0f}" if size >= 1000 else f"{value:.3g}" if size < 100 else f"{value:.0f}"
 
 
-def by_step(history: list[dict[str, Any]], key: str, scale: float = 1.0) -> list[tuple[int, float]]:
-    """The finite values that were logged under a name, each with its step."""
-    found = [(int(entry["step"]), float(entry[key]) / scale) for entry in history if entry.get(key) is not None]
-    return [(step, value) for step, value in found if math.isfinite(value)]
+def select_values(history: list[dict[str, Any]], key: str, scale: float = 1.0) -> list[tuple[int, float]]:
+    """Return the finite values that were logged under a name, each with its step, divided by ``scale``."""
+    values = [(int(entry["step"]), float(entry[key]) / scale) for entry in history if entry.get(key) is not None]
+    return [(step, value) for step, value in values if math.isfinite(value)]
 
 
-def between(history: list[dict[str, Any]], key: str, base: float, adapter: float) -> list[tuple[int, float]]:
-    """What was measured on the way, between what was measured of base and finished adapter on a fresh base."""
-    training = by_step(history, "loss")
+def add_endpoints(history: list[dict[str, Any]], key: str, base: float, adapter: float) -> list[tuple[int, float]]:
+    """Put the values of base and finished adapter before and after those measured during the training."""
+    training = select_values(history, "loss")
     last = training[-1][0] if training else 1
-    return [(0, base), *[point for point in by_step(history, key) if 0 < point[0] < last], (last, adapter)]
+    return [(0, base), *[point for point in select_values(history, key) if 0 < point[0] < last], (last, adapter)]
 
 
-def forgetting(history: list[dict[str, Any]], base_loss: float, loss: float, resumed_at: Sequence[int]) -> Chart | None:
-    """How the loss on the general text went, against that of the base; None where it was not measured on the way."""
-    if not by_step(history, "general_loss"):
+def make_forgetting_chart(
+    history: list[dict[str, Any]], base_loss: float, loss: float, resumed_at: Sequence[int]
+) -> Chart | None:
+    """Chart the loss on the general text against the base's; None if the training did not measure it."""
+    if not select_values(history, "general_loss"):
         return None
-    adapter = between(history, "general_loss", base_loss, loss)
+    adapter = add_endpoints(history, "general_loss", base_loss, loss)
     base = [(step, base_loss) for step, _ in (adapter[0], adapter[-1])]
     lines = [Series("adapter", adapter), Series("base", base, dotted=True)]
-    return chart("Loss on a general text", "nats per token", lines, resumed_at, from_zero=False)
+    return make_chart("Loss on a general text", "nats per token", lines, resumed_at, from_zero=False)
 
 
-def curves(
+def make_charts(
     history: list[dict[str, Any]],
     held_out_losses: tuple[float, float] | None,
     resumed_at: Sequence[int],
     objective: str,
 ) -> list[Chart]:
-    """The curves of a run, of those that were measured. ``held_out_losses`` are those of base and adapter, of a run that has come so far."""
-    of = partial(by_step, history)
-    held_out = between(history, "eval_loss", *held_out_losses) if held_out_losses else of("eval_loss")
+    """Chart the curves that a run measured.
+
+    Args:
+        history: The logged entries.
+        held_out_losses: Those of base and adapter; None for a run that was not verified.
+        resumed_at: Steps at which an attempt resumed.
+        objective: The job's objective.
+    """
+    of = partial(select_values, history)
+    held_out = add_endpoints(history, "eval_loss", *held_out_losses) if held_out_losses else of("eval_loss")
     memory = [value for _, value in of("memory_bytes")]
     scale, unit = (1e9, "GB") if memory and max(memory) >= 1e9 else (1e6, "MB")
-    made = [
-        chart(
+    charts = [
+        make_chart(
             "Loss",
             "nats per token" if objective == "sft" else "",
             [Series("training", of("loss")), Series("held out", held_out, True)],
             resumed_at,
             from_zero=False,
         ),
-        chart("Learning rate", "", [Series("learning rate", of("learning_rate"))], resumed_at, from_zero=True),
-        chart("Gradient norm", "", [Series("gradient norm", of("grad_norm"))], resumed_at, from_zero=True),
-        chart("Speed", "tokens/s", [Series("speed", of("tokens_per_second"))], resumed_at, from_zero=True),
-        chart("Memory", unit, [Series("memory", of("memory_bytes", scale))], resumed_at, from_zero=True),
+        make_chart("Learning rate", "", [Series("learning rate", of("learning_rate"))], resumed_at, from_zero=True),
+        make_chart("Gradient norm", "", [Series("gradient norm", of("grad_norm"))], resumed_at, from_zero=True),
+        make_chart("Speed", "tokens/s", [Series("speed", of("tokens_per_second"))], resumed_at, from_zero=True),
+        make_chart("Memory", unit, [Series("memory", of("memory_bytes", scale))], resumed_at, from_zero=True),
     ]
-    return [one for one in made if one]
+    return [one for one in charts if one]

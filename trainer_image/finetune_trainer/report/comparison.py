@@ -1,4 +1,4 @@
-"""The adapter beside full fine-tuning, as a table of words and a sentence that sums it up."""
+"""Describe the comparison of adapter and full fine-tuning: a table, a verdict and the conditions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,41 +9,43 @@ from finetune_trainer.report import charts
 UNKNOWN = "–"
 MEASURED_ON = {
     "gpu": "Memory is the peak of PyTorch's tensors on the GPU",
-    "process": "Memory is by how much the process grew, for there was no GPU",
+    "process": "Memory is the growth of the process, since there was no GPU",
 }
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: what it is about, and the cells of base, adapter and full fine-tuning."""
+    """One line of the table: its name, and the cells of base, adapter and full fine-tuning."""
 
     name: str
     cells: list[str]
 
 
-def table(comparison: Comparison) -> list[Line]:
-    """The lines of which anything is known."""
+def build_table(comparison: Comparison) -> list[Line]:
+    """Build the table; lines without any value are left out."""
     lines = [
-        _line(comparison, "Loss", lambda row: _fixed(row.loss, 4)),
-        _line(comparison, "Better than base", lambda row: _with(_fixed(row.improvement_percent, 1), "%")),
-        _line(comparison, "Perplexity", lambda row: _short(row.perplexity)),
-        _line(comparison, "Judged rightly", lambda row: _with(_fixed(row.accuracy, 1, 100), "%")),
-        _line(comparison, "Perplexity, general text", lambda row: _short(row.general_perplexity)),
-        _line(comparison, "Trained parameters", lambda row: _short(row.trainable_parameters)),
-        _line(comparison, "Peak memory", lambda row: size(row.peak_memory_bytes)),
-        _line(comparison, "Tokens/s", lambda row: _short(row.tokens_per_second)),
-        _line(comparison, "Size on disk", lambda row: size(row.size_bytes)),
+        _build_line(comparison, "Loss", lambda row: _format_fixed(row.loss, 4)),
+        _build_line(
+            comparison, "Better than base", lambda row: _add_unit(_format_fixed(row.improvement_percent, 1), "%")
+        ),
+        _build_line(comparison, "Perplexity", lambda row: _format_short(row.perplexity)),
+        _build_line(comparison, "Judged correctly", lambda row: _add_unit(_format_fixed(row.accuracy, 1, 100), "%")),
+        _build_line(comparison, "Perplexity, general text", lambda row: _format_short(row.general_perplexity)),
+        _build_line(comparison, "Trained parameters", lambda row: _format_short(row.trainable_parameters)),
+        _build_line(comparison, "Peak memory", lambda row: format_bytes(row.peak_memory_bytes)),
+        _build_line(comparison, "Tokens/s", lambda row: _format_short(row.tokens_per_second)),
+        _build_line(comparison, "Size on disk", lambda row: format_bytes(row.size_bytes)),
     ]
     return [line for line in lines if set(line.cells) != {UNKNOWN}]
 
 
-def verdict(comparison: Comparison) -> str:
-    """What the numbers say."""
+def describe_verdict(comparison: Comparison) -> str:
+    """Describe the result in one sentence."""
     rows = {row.name: row for row in comparison.rows}
     adapter, full = rows["adapter"], rows["full"]
     if comparison.message is not None:
         return f"{comparison.message[0].upper()}{comparison.message[1:].rstrip('.')}."
-    share = _share(adapter, full)
+    share = _describe_share(adapter, full)
     ours, theirs = adapter.improvement_percent or 0.0, full.improvement_percent or 0.0
     if theirs <= 0:
         return f"Full fine-tuning is no better than the base here{', the adapter is' if ours > 0 else ''}."
@@ -54,21 +56,25 @@ def verdict(comparison: Comparison) -> str:
     return f"The adapter has {100 * ours / theirs:.0f} % of the improvement of full fine-tuning{share}."
 
 
-def conditions(comparison: Comparison, *, quantised: bool) -> str:
-    """Under which conditions it was measured."""
+def describe_conditions(comparison: Comparison, *, quantised: bool) -> str:
+    """Describe the conditions of the measurement."""
     rate = f"that method's default learning rate {comparison.learning_rate:g}"
-    costs = f"{MEASURED_ON[comparison.memory]}; tokens/s are the median of the logged steps; the size is that of the weights."
+    costs = (
+        f"{MEASURED_ON[comparison.memory]}; tokens/s are the median of the logged steps; "
+        "the size is that of the weights."
+    )
     if comparison.message is not None:
-        return f"It was to have the adapter's data, steps, effective batch, schedule and seed, and {rate}. {costs}"
+        return f"It was to use the adapter's data, steps, effective batch, schedule and seed, and {rate}. {costs}"
     base = " The base of full fine-tuning is not quantised." if quantised else ""
     return (
-        "Both were trained on the same data with the same steps, effective batch, schedule and seed, and measured on the same held-out rows; full fine-tuning "
-        f"with {rate}, which nobody has tuned for this data.{base} {costs} The model of full fine-tuning is not kept."
+        "Both were trained on the same data with the same steps, effective batch, schedule and seed, and measured on "
+        f"the same held-out rows; full fine-tuning used {rate}, which is not tuned for this data.{base} {costs} "
+        "The model of full fine-tuning is not kept."
     )
 
 
-def size(number: float | None) -> str:
-    """Bytes in powers of 1000: ``512 B``, ``4.9 MB``."""
+def format_bytes(number: float | None) -> str:
+    """Format bytes in powers of 1000: ``512 B``, ``4.9 MB``."""
     if number is None:
         return UNKNOWN
     for unit in ("B", "kB", "MB", "GB"):
@@ -78,23 +84,23 @@ def size(number: float | None) -> str:
     return f"{number:.3g} TB"
 
 
-def _share(adapter: ComparisonRow, full: ComparisonRow) -> str:
+def _describe_share(adapter: ComparisonRow, full: ComparisonRow) -> str:
     if not adapter.trainable_parameters or not full.trainable_parameters:
         return ""
     return f", with {100 * adapter.trainable_parameters / full.trainable_parameters:.2g} % of its trained parameters"
 
 
-def _line(comparison: Comparison, name: str, cell: Callable[[ComparisonRow], str]) -> Line:
+def _build_line(comparison: Comparison, name: str, cell: Callable[[ComparisonRow], str]) -> Line:
     return Line(name, [cell(row) for row in comparison.rows])
 
 
-def _fixed(value: float | None, digits: int, scale: float = 1.0) -> str:
+def _format_fixed(value: float | None, digits: int, scale: float = 1.0) -> str:
     return UNKNOWN if value is None else f"{scale * value:.{digits}f}"
 
 
-def _with(text: str, unit: str) -> str:
+def _add_unit(text: str, unit: str) -> str:
     return text if text == UNKNOWN else f"{text} {unit}"
 
 
-def _short(value: float | None) -> str:
-    return UNKNOWN if value is None else charts.number(value).replace("G", "B")
+def _format_short(value: float | None) -> str:
+    return UNKNOWN if value is None else charts.format_number(value).replace("G", "B")

@@ -1,4 +1,4 @@
-"""All that the report and the model card say of a run, as values."""
+"""The values that reports and model card show of a run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from finetune_trainer.session.run import ParameterCounts
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out prompt, what its row goes on with, and what base and adapter make of it."""
+    """One held-out prompt, the text that follows it in its row, and the answers of base and adapter."""
 
     prompt: str
     expected: str
@@ -27,8 +27,8 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Data:
-    """The shape of the data: facts in words, and how long the training sequences are, in tokens."""
+class DataShape:
+    """The shape of the data: named facts, and a histogram of the sequences' lengths in tokens."""
 
     facts: list[tuple[str, str]]
     lengths: list[Bar]
@@ -36,7 +36,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt; ``resumed_from`` is the step of the checkpoint that it continued from, ``adjustments`` what was changed for it to fit into memory."""
+    """One attempt.
+
+    ``resumed_from`` is the step of the checkpoint from which it continued; ``adjustments`` are the settings that the
+    out-of-memory ladder changed for it.
+    """
 
     number: int
     started_at: str
@@ -46,8 +50,12 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """One attempt that failed, as far as it came. The names are those of ``Report``, whose page it shares."""
+class FailedReport:
+    """One failed attempt, as far as it came. The names are those of ``Report``, because both share a template.
+
+    ``checkpoint`` is the address of the newest complete checkpoint, ``evaluation`` that of an adapter that was
+    verified before the failure, ``trace`` the traceback of an unexpected error.
+    """
 
     name: str
     created_at: str
@@ -63,13 +71,10 @@ class Failed:
     total_steps: int | None
     resumed_from: int | None
     checkpoint: str | None
-    """Where the newest complete checkpoint is."""
     evaluation: EvaluationStatus | None
-    """Of an adapter that was trained and measured, before something else went wrong."""
     trace: str
-    """The traceback of an error that nobody expected."""
     history: list[dict[str, Any]]
-    data: Data | None
+    data: DataShape | None
     parameters: ParameterCounts | None
     settings: list[Setting]
     attempts: list[Attempt]
@@ -79,7 +84,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Report:
-    """One finished run."""
+    """One finished run.
+
+    ``peft_type`` is PEFT's name of what is published; FULL for a whole model, BOTTLENECK for layers that PEFT does not
+    have. ``quantised`` says whether the base was held in fewer bits during the training.
+    """
 
     name: str
     namespace: str
@@ -92,19 +101,17 @@ class Report:
     method: str
     objective: str
     peft_type: str
-    """PEFT's name of what is published; FULL for a whole model, BOTTLENECK for layers that PEFT does not know."""
     rank: int | None
     adapter_uri: str
     servable_by: list[str]
     evaluation: EvaluationStatus
     samples: list[Sample]
     history: list[dict[str, Any]]
-    data: Data
+    data: DataShape
     settings: list[Setting]
     parameters: ParameterCounts
     attempts: list[Attempt]
     versions: dict[str, str]
-    measured: dict[str, float]
+    verification: dict[str, float]
     quantised: bool = False
-    """Whether the base was held in fewer bits while the adapter was trained."""
     warnings: list[str] = field(default_factory=list)

@@ -1,6 +1,6 @@
-"""``report.html`` of an attempt that failed: why, how far it came, the curves up to there and every setting. Knows no torch.
+"""Publish the report of a failed attempt: the reason, the last step, the curves up to there and every setting.
 
-Whatever goes wrong with it, and however long it takes, the attempt ends with its own reason.
+An error or a delay here never changes how the attempt ends. This module does not know torch.
 """
 
 import json
@@ -19,7 +19,7 @@ from finetune_api.uris import StorageUri
 from finetune_artifacts.upload import upload_directory
 from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.report import fields
-from finetune_trainer.report.contents import Failed
+from finetune_trainer.report.contents import FailedReport
 from finetune_trainer.report.render import render_failed
 from finetune_trainer.runtime import libraries
 from finetune_trainer.runtime.effective_settings import without_credentials
@@ -29,53 +29,68 @@ from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import Run
 
 LIMIT_SECONDS = 20.0
-"""How long the end of an attempt waits for its report; what is left of a grace period, if that is less."""
+"""How long the end of an attempt waits for its report; never longer than the rest of a grace period."""
 METRICS_NAME = "metrics.jsonl"
 
 
 def publish_failed_report(
     settings: Settings, run: Run, error: BaseException, interruption: Interruption
 ) -> ReportStatus | None:
-    """Write and upload the report of an attempt that ended as ``run.ended`` says; where it is, or None if there is none. Raises nothing."""
-    if run.ended is None or not run.begun:
-        return None  # what lies at the output's place may be another job's
+    """Write and upload the report of the attempt that ended with ``run.failure``; raises nothing.
+
+    Args:
+        settings: The attempt's settings.
+        run: The state of the attempt.
+        error: The error that ended it; its traceback is shown if nobody expected it.
+        interruption: The request to stop, whose grace period limits the time.
+
+    Returns:
+        The report's address; None if there is no report.
+    """
+    if run.failure is None or not run.owns_output:
+        return None  # the files at the output location may be another job's
     seconds = min(LIMIT_SECONDS, interruption.seconds_left()) if interruption.requested else LIMIT_SECONDS
-    # of the error only the words: it holds the frames in which the model is
-    trace = "".join(traceback.format_exception(error)) if run.ended.reason is Reason.TRAINER_ERROR else ""
-    left: list[ReportStatus] = []
+    # only the text: the error itself holds the frames, and with them the model
+    trace = "".join(traceback.format_exception(error)) if run.failure.reason is Reason.TRAINER_ERROR else ""
+    published: list[ReportStatus] = []
     thread = threading.Thread(
-        target=_leave, args=(settings, run, run.ended, trace, seconds, left), name="failed-report", daemon=True
+        target=_write_and_upload,
+        args=(settings, run, run.failure, trace, seconds, published),
+        name="failed-report",
+        daemon=True,
     )
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        log.warning("the report of the failed attempt is not written after %.0f s: going on without it", seconds)
-    return left[0] if left else None
+        log.warning(
+            "the report of the failed attempt was not written within %.0f s: the attempt ends without it", seconds
+        )
+    return published[0] if published else None
 
 
-def _leave(
-    settings: Settings, run: Run, ended: TrainerResult, trace: str, seconds: float, left: list[ReportStatus]
+def _write_and_upload(
+    settings: Settings, run: Run, failure: TrainerResult, trace: str, seconds: float, published: list[ReportStatus]
 ) -> None:
     try:
         directory = settings.scratch / "failed"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        report = assemble_failed_report(settings, run, ended, trace)
+        report = assemble_failed_report(settings, run, failure, trace)
         (directory / REPORT_NAME).write_text(render_failed(report), encoding="utf-8")
-        lines = "".join(json.dumps(_finite(entry)) + "\n" for entry in report.history)
+        lines = "".join(json.dumps(_replace_nonfinite(entry)) + "\n" for entry in report.history)
         (directory / METRICS_NAME).write_text(lines, encoding="utf-8")
         upload_directory(settings.output_storage(seconds / 2), settings.failed, directory)
-        place: StorageUri = settings.failed.child(REPORT_NAME)
-        log.info("the report of the failed attempt is %s", place)
-        left.append(ReportStatus(uri=str(place)))
+        uri: StorageUri = settings.failed.child(REPORT_NAME)
+        log.info("the report of the failed attempt is %s", uri)
+        published.append(ReportStatus(uri=str(uri)))
     except BaseException as problem:  # noqa: BLE001 -- the attempt has failed already, and for another reason
-        log.warning("the report of the failed attempt could not be left: %s", without_credentials(str(problem)))
+        log.warning("the report of the failed attempt could not be written: %s", without_credentials(str(problem)))
 
 
-def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, trace: str) -> Failed:
-    """All that there is to say of it."""
+def assemble_failed_report(settings: Settings, run: Run, failure: TrainerResult, trace: str) -> FailedReport:
+    """Gather what the report of a failed attempt shows."""
     job, spec, progress = settings.job, settings.job.spec, run.progress
-    return Failed(
+    return FailedReport(
         name=job.metadata.name,
         created_at=current_timestamp(),
         base_model=canonical_name(settings),
@@ -83,8 +98,8 @@ def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, t
         dataset=spec.dataset.uri,
         method=spec.method.name,
         objective=spec.objective,
-        reason=str(ended.reason),
-        message=without_credentials(ended.message),
+        reason=str(failure.reason),
+        message=without_credentials(failure.message),
         attempt=run.attempts[-1]["number"] if run.attempts else settings.attempt,
         step=progress.step if progress else None,
         total_steps=progress.total_steps if progress else None,
@@ -92,7 +107,7 @@ def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, t
         checkpoint=run.checkpoint.uri if run.checkpoint else None,
         evaluation=run.evaluation,
         trace=without_credentials(trace),
-        # transformers' summary at the end speaks of the last attempt alone
+        # transformers' summary at the end is of the last attempt only
         history=[entry for entry in run.history if "train_runtime" not in entry],
         data=fields.describe_shape(run.counts) if run.counts else None,
         parameters=run.parameters,
@@ -103,8 +118,8 @@ def assemble_failed_report(settings: Settings, run: Run, ended: TrainerResult, t
     )
 
 
-def _finite(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of the history as JSON knows it: what is no number is null."""
+def _replace_nonfinite(entry: dict[str, Any]) -> dict[str, Any]:
+    """Replace values that JSON does not have (NaN, infinity) by null."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
     }

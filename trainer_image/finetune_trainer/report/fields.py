@@ -1,32 +1,32 @@
-"""What the reports of finished and of failed runs have in common, as values. Knows no torch."""
+"""Build the values that the reports of finished and failed runs share. It does not know torch."""
 
 import itertools
 
-from finetune_api.dataset import LENGTHS, Counts
-from finetune_trainer.report.contents import Attempt, Bar, Data
+from finetune_api.data_counts import LENGTHS, Counts
+from finetune_trainer.report.contents import Attempt, Bar, DataShape
 from finetune_trainer.runtime.effective_settings import Setting, settings_in_force
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import Run
 
 
 def list_settings(settings: Settings, run: Run) -> list[Setting]:
-    """Every setting: the spec's, and what followed from them in the run."""
+    """List every setting: the spec's, and the values that followed from them in the run."""
     return [
         *settings_in_force(settings.job.spec, settings.changes, settings.adjustments),
-        *(Setting(*item, "the run") for item in run.derived.items()),
+        *(Setting(*item, "the run") for item in run.derived_settings.items()),
     ]
 
 
 def list_attempts(run: Run) -> list[Attempt]:
-    """The attempts, as far as a checkpoint tells of those before this one."""
+    """List the attempts; earlier ones as far as the checkpoint has them."""
     return [
         Attempt(item["number"], item["startedAt"], item["resumedFromStep"], item["device"], item.get("adjustments", []))
         for item in run.attempts
     ]
 
 
-def describe_shape(counts: Counts) -> Data:
-    """Counts of the data, and how long its rows are."""
+def describe_shape(counts: Counts) -> DataShape:
+    """Describe the data: counts, and the lengths of its sequences."""
     left_out = counts.dropped + counts.empty
     facts = [
         ("Taken as", counts.layout),
@@ -46,4 +46,4 @@ def describe_shape(counts: Counts) -> Data:
     names = [f"{low + 1}–{high}" for low, high in itertools.pairwise([0, *LENGTHS])] + [f"over {LENGTHS[-1]}"]
     bars = [Bar(name, number) for name, number in zip(names, counts.lengths, strict=True)]
     filled = [index for index, bar in enumerate(bars) if bar.count]
-    return Data(facts, bars[filled[0] : filled[-1] + 1] if filled else [])
+    return DataShape(facts, bars[filled[0] : filled[-1] + 1] if filled else [])

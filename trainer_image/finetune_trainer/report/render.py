@@ -1,51 +1,52 @@
-"""``report.html``: one file that needs nothing else, on any screen. Everything that users wrote is escaped by the template engine."""
+"""Render ``report.html``: one self-contained file, in which the template engine escapes all users' texts."""
 
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finetune_trainer.report import charts, comparison, serving
-from finetune_trainer.report.contents import Data, Failed, Report
+from finetune_trainer.report.contents import DataShape, FailedReport, Report
 from finetune_trainer.runtime.effective_settings import DEFAULT
 
 FEW_ROWS = 20
-"""Fewer held-out sequences than this say little."""
+"""With fewer held-out sequences the report warns that they are only an indication."""
 
 
-def render(report: Report) -> str:
-    """The whole document of a run that is done."""
+def render_report(report: Report) -> str:
+    """Render the report of a finished run."""
     evaluation = report.evaluation
     forgetting = evaluation.forgetting
-    steps = resumed_at(report)
-    return document(
+    steps = list_resumed_steps(report)
+    return fill_template(
         "report.html.j2",
         report,
         comparison=comparison,
         better=evaluation.loss < evaluation.base_loss,
         few=evaluation.rows < FEW_ROWS,
         unit="nats per token" if report.objective == "sft" else f"of {report.objective}",
-        forgetting=forgetting and charts.forgetting(report.history, forgetting.base_loss, forgetting.loss, steps),
-        charts=charts.curves(report.history, (evaluation.base_loss, evaluation.loss), steps, report.objective),
-        serving_commands=serving.serving_commands(report),
-        deployment=serving.deployment(report),
-        load_snippet=serving.load_snippet(report),
-        merge_snippet=serving.merge_snippet(report),
-        longest_bar=longest_bar(report.data),
+        forgetting=forgetting
+        and charts.make_forgetting_chart(report.history, forgetting.base_loss, forgetting.loss, steps),
+        charts=charts.make_charts(report.history, (evaluation.base_loss, evaluation.loss), steps, report.objective),
+        serving_commands=serving.list_serving_commands(report),
+        deployment=serving.build_deployment(report),
+        load_snippet=serving.build_load_snippet(report),
+        merge_snippet=serving.build_merge_snippet(report),
+        longest_bar=find_longest_bar(report.data),
     )
 
 
-def render_failed(report: Failed) -> str:
-    """The whole document of an attempt that failed."""
-    return document(
+def render_failed(report: FailedReport) -> str:
+    """Render the report of a failed attempt."""
+    return fill_template(
         "failed.html.j2",
         report,
-        charts=charts.curves(report.history, None, resumed_at(report), report.objective),
-        longest_bar=longest_bar(report.data) if report.data else 1,
+        charts=charts.make_charts(report.history, None, list_resumed_steps(report), report.objective),
+        longest_bar=find_longest_bar(report.data) if report.data else 1,
     )
 
 
-def document(name: str, report: Report | Failed, **values: Any) -> str:
-    """A template, filled in."""
+def fill_template(name: str, report: Report | FailedReport, **values: Any) -> str:
+    """Fill in a template."""
     environment = Environment(
         loader=PackageLoader("finetune_trainer.report", "."),
         autoescape=True,
@@ -53,7 +54,7 @@ def document(name: str, report: Report | Failed, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["short"] = charts.number
+    environment.filters["short"] = charts.format_number
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment.get_template(name).render(
         report=report,
@@ -64,11 +65,11 @@ def document(name: str, report: Report | Failed, **values: Any) -> str:
     )
 
 
-def resumed_at(report: Report | Failed) -> list[int]:
-    """The steps from which attempts went on."""
+def list_resumed_steps(report: Report | FailedReport) -> list[int]:
+    """List the steps at which attempts resumed."""
     return [attempt.resumed_from for attempt in report.attempts if attempt.resumed_from]
 
 
-def longest_bar(data: Data) -> int:
-    """What the bars of a histogram are measured by."""
+def find_longest_bar(data: DataShape) -> int:
+    """Return the count of the longest bar, at least 1."""
     return max((bar.count for bar in data.lengths), default=0) or 1

@@ -1,4 +1,4 @@
-"""How the adapter is served, loaded and merged: commands and files to copy."""
+"""Write commands and snippets to copy: how to serve, load and merge the adapter."""
 
 import shlex
 from typing import Any
@@ -7,53 +7,50 @@ import yaml
 
 from finetune_api import API_VERSION
 from finetune_api.adapterdeployment import Target
-from finetune_api.combinations import PROMPT_TYPES
+from finetune_api.methods import is_mergeable
 from finetune_engines import ENGINES
 from finetune_engines.base import Engine
 from finetune_trainer.report.contents import Report
 
-UNMERGEABLE = (*PROMPT_TYPES, "FULL", "BOTTLENECK")
-"""What does not merge into a base's weights, or is a whole model already."""
 
-
-def local(report: Report) -> str:
-    """The adapter's directory on the reader's machine; S3 addresses are fetched to one first."""
+def local_adapter(report: Report) -> str:
+    """Return the adapter's directory on the reader's machine; an adapter in S3 is downloaded there first."""
     return "./adapter" if report.adapter_uri.startswith("s3://") else report.adapter_uri
 
 
 def local_base(report: Report) -> str:
-    """The base as engines and transformers take it: its name on the hub, or a directory."""
+    """Return the base as engines and transformers take it: a name on the hub, or a directory."""
     if report.base_on_hub:
         return report.base_model
     return "./base" if report.base_model.startswith("s3://") else "/path/to/base"
 
 
-def preparation(report: Report, *, base: bool = True) -> list[str]:
-    """The lines before a command that bring the adapter and its ``base`` to the reader's machine, or say what is meant."""
-    wanted = ((report.base_model if base else "", "./base"), (report.adapter_uri, "./adapter"))
-    lines = [f"finetune fetch {shlex.quote(uri)} {target}" for uri, target in wanted if uri.startswith("s3://")]
+def list_preparations(report: Report, *, base: bool = True) -> list[str]:
+    """List the lines before a command that download adapter and base, or say which directory is meant."""
+    downloads = ((report.base_model if base else "", "./base"), (report.adapter_uri, "./adapter"))
+    lines = [f"finetune fetch {shlex.quote(uri)} {target}" for uri, target in downloads if uri.startswith("s3://")]
     if base and local_base(report) == "/path/to/base":
         lines.insert(0, f"# /path/to/base: the directory that is {report.base_model}")
     return lines
 
 
-def serving_commands(report: Report) -> dict[str, str | None]:
+def list_serving_commands(report: Report) -> dict[str, str | None]:
     """Return, by the title of each engine, the command that serves the result; None if the engine cannot serve it."""
-    return {engine.title: _serving_command(engine, report) for engine in ENGINES.values()}
+    return {engine.title: _build_serving_command(engine, report) for engine in ENGINES.values()}
 
 
-def _serving_command(engine: Engine, report: Report) -> str | None:
+def _build_serving_command(engine: Engine, report: Report) -> str | None:
     if report.peft_type == "FULL" and report.objective != "reward":
-        command = engine.model_command(local(report), report.name)
-        return "\n".join([*preparation(report, base=False), command])
+        command = engine.model_command(local_adapter(report), report.name)
+        return "\n".join([*list_preparations(report, base=False), command])
     if engine.name not in report.servable_by:
         return None
-    command = engine.adapter_command(local_base(report), local(report), report.name, report.rank or 1)
-    return "\n".join([*preparation(report), command])
+    command = engine.adapter_command(local_base(report), local_adapter(report), report.name, report.rank or 1)
+    return "\n".join([*list_preparations(report), command])
 
 
-def deployment(report: Report) -> str | None:
-    """Return an AdapterDeployment of the job's adapter; None if no engine can serve it."""
+def build_deployment(report: Report) -> str | None:
+    """Build the AdapterDeployment of the job's adapter; None if no engine can serve it."""
     published = report.evaluation.passed is not False and report.adapter_uri.startswith("s3://")
     if not report.servable_by or not published:
         return None
@@ -74,8 +71,8 @@ def deployment(report: Report) -> str | None:
     return yaml.safe_dump(item, sort_keys=False).strip()
 
 
-def load_snippet(report: Report) -> str | None:
-    """Loads what was trained in Python; None for layers that PEFT does not know."""
+def build_load_snippet(report: Report) -> str | None:
+    """Build the Python code that loads the result; None for layers that PEFT does not have."""
     if report.peft_type == "BOTTLENECK":
         return None
     whole, task = report.peft_type == "FULL", "SequenceClassification" if report.objective == "reward" else "CausalLM"
@@ -85,16 +82,16 @@ def load_snippet(report: Report) -> str | None:
         *([] if whole else ["from peft import PeftModel"]),
         f"from transformers import AutoModelFor{task}, AutoTokenizer",
         "",
-        f"base = {(local(report) if whole else local_base(report))!r}",
+        f"base = {(local_adapter(report) if whole else local_base(report))!r}",
         f'model = AutoModelFor{task}.from_pretrained(base{revision}{labels}, dtype="auto")',
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
-        *([] if whole else [f"model = PeftModel.from_pretrained(model, {local(report)!r})"]),
+        *([] if whole else [f"model = PeftModel.from_pretrained(model, {local_adapter(report)!r})"]),
     ]
     return "\n".join(lines)
 
 
-def merge_snippet(report: Report) -> str | None:
-    """Merges the adapter into the loaded base, and saves a model that needs no PEFT; None for what cannot be merged."""
-    if report.peft_type in UNMERGEABLE:
+def build_merge_snippet(report: Report) -> str | None:
+    """Build the Python code that merges the adapter into the base; None if it cannot be merged."""
+    if not is_mergeable(report.peft_type):
         return None
     return 'model = model.merge_and_unload()\nmodel.save_pretrained("merged")\ntokenizer.save_pretrained("merged")'

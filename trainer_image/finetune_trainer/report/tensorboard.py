@@ -1,4 +1,4 @@
-"""TensorBoard's files, made of what was logged over all attempts: one file, however often the run was interrupted."""
+"""Write one TensorBoard event file with the metrics of all attempts."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ SCALARS = {
     "eval_loss": "eval/loss",
     "general_loss": "eval/general_loss",
 }
-"""The names under which transformers shows the same values."""
+"""TensorBoard's tag of each value: the names that transformers uses."""
 
 
-def write(history: list[dict[str, Any]], directory: Path) -> None:
+def write_events(history: list[dict[str, Any]], directory: Path) -> None:
     """Write the event file of a run."""
     with SummaryWriter(str(directory)) as writer:
         for entry in history:

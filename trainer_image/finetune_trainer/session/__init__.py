@@ -1,4 +1,4 @@
-"""What one attempt works with (settings, inputs, plan) and what it has achieved, and who is told of it.
+"""The state of one attempt: settings, inputs, plan and results, and the reporters of its progress.
 
 It holds values and reporters only; it decides nothing about training.
 """

@@ -1,4 +1,4 @@
-"""Fetch the files of an attempt side by side: model, dataset, starting adapter, and text for forgetting. Knows no torch."""
+"""Fetch the files of an attempt in parallel: model, dataset, starting adapter and general text. No torch here."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

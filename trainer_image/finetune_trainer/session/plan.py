@@ -1,4 +1,4 @@
-"""What follows from settings, data and machine before the first step."""
+"""Plan the training before its first step: number of steps, intervals, precision and optimizer."""
 
 import math
 from dataclasses import dataclass
@@ -13,47 +13,59 @@ from finetune_trainer.runtime.settings import Settings
 
 @dataclass(frozen=True)
 class Plan:
-    """What follows from settings, data and machine before the first step."""
+    """The training's numbers, as they follow from settings, data and machine.
+
+    ``gradient_checkpointing`` and ``compile`` say whether they are on, by the user's choice or by ours.
+    ``repeated_sequences`` are taken twice in an epoch, so that each process has the same number of batches.
+    """
 
     precision: str
     total_steps: int
     warmup_steps: int
-    save_every: int
-    log_every: int
+    save_steps: int
+    logging_steps: int
     gradient_checkpointing: bool
-    """Whether it is on, whoever decided that."""
     optimizer: str
     compile: bool
-    """Whether the layers are compiled, likewise."""
-    trained_twice: int = 0
-    """Sequences that several processes take from a pass's beginning at its end, so that each of them has as many batches."""
+    repeated_sequences: int = 0
 
 
 def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
-    """Steps, intervals and switches; ``model`` is the base's directory. A step is one update of the adapter: accumulation × batch sequences of each process."""
+    """Plan steps, intervals and performance options.
+
+    A step is one update of the adapter. In a step each process takes batch size × accumulation steps sequences.
+
+    Args:
+        settings: The attempt's settings.
+        sequences: Number of training sequences.
+        model: Directory of the base model.
+
+    Raises:
+        Failure: SpecInvalid, for an optimizer that needs a GPU where there is none.
+    """
     spec, training = settings.job.spec, settings.job.spec.training
     if training.optimizer == "paged_adamw_8bit" and not device.has_gpu():
         raise Failure(Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose auto", "spec.training.optimizer")
     processes = spec.resources.processes
-    together = training.per_device_batch_size * processes
-    batches = math.ceil(sequences / together)
+    global_batch = training.per_device_batch_size * processes
+    batches = math.ceil(sequences / global_batch)
     per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
     total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
-    save_every = spec.checkpoint.every_steps or min(max(total // 10, 1), 500)
+    save_steps = spec.checkpoint.every_steps or min(max(total // 10, 1), 500)
     return Plan(
         precision=device.choose_precision(training),
         total_steps=total,
         warmup_steps=math.ceil(training.warmup_ratio * total),
-        save_every=save_every,
-        # no checkpoint is saved whose loss has not been looked at
-        log_every=max(1, min(total // 100, 50, save_every)),
+        save_steps=save_steps,
+        # the loss is logged, and checked, at least once before each checkpoint
+        logging_steps=max(1, min(total // 100, 50, save_steps)),
         gradient_checkpointing=performance.uses_gradient_checkpointing(spec, model),
         optimizer=performance.choose_optimizer(training),
         compile=performance.uses_compile(spec, model, total),
-        trained_twice=batches * together - sequences if processes > 1 else 0,
+        repeated_sequences=batches * global_batch - sequences if processes > 1 else 0,
     )
 
 
-def learning_rate(spec: FineTuneJobSpec) -> float:
-    """The one that the user chose, or the method's own."""
+def choose_learning_rate(spec: FineTuneJobSpec) -> float:
+    """Return the user's learning rate or, if there is none, the method's default."""
     return spec.training.learning_rate or spec.method.config.default_learning_rate

@@ -1,4 +1,4 @@
-"""Tells the operator how far the training is, from a thread of its own: it never holds up the training, and never fails it."""
+"""Report progress to the operator from a separate thread, which neither delays nor fails the training."""
 
 import logging
 import threading
@@ -14,9 +14,15 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Reporter:
-    """Sends the newest report at most once a second; what is overtaken meanwhile is not sent."""
+    """Sends the newest progress report, at most one a second; older ones are dropped."""
 
     def __init__(self, url: str | None, token_file: Path) -> None:
+        """Start the thread that sends.
+
+        Args:
+            url: The operator's address; None sends nothing.
+            token_file: The service account's token, which the kubelet renews.
+        """
         self._url = f"{url.rstrip('/')}{PROGRESS_PATH}" if url else None
         self._token_file = token_file
         self._latest: ProgressReport | None = None
@@ -27,13 +33,13 @@ class Reporter:
         if self._url:
             self._thread.start()
 
-    def report(self, report: ProgressReport) -> None:
-        """Take note of the newest state; returns at once."""
+    def submit(self, report: ProgressReport) -> None:
+        """Queue a report in place of the one that waits; returns at once."""
         self._latest = report
         self._changed.set()
 
     def close(self) -> None:
-        """Send what is left, if the operator answers within two seconds."""
+        """Send the last report; wait at most two seconds."""
         self._closing.set()
         self._changed.set()
         if self._thread.is_alive():
@@ -54,14 +60,13 @@ class Reporter:
 
     def _send(self, client: httpx.Client, report: ProgressReport) -> None:
         try:
-            token = self._token_file.read_text(
-                encoding="utf-8"
-            ).strip()  # the kubelet renews it, so it is read each time
+            # read each time, because the kubelet renews it
+            token = self._token_file.read_text(encoding="utf-8").strip()
             headers = {"Authorization": f"Bearer {token}"}
             client.post(str(self._url), json=report.to_json(), headers=headers).raise_for_status()
         except (httpx.HTTPError, OSError) as error:
             if self._failures == 0:
-                log.warning("progress could not be reported (%s); training goes on", _what(error))
+                log.warning("progress could not be reported (%s); training goes on", _describe_error(error))
             self._failures += 1
             if self._latest is None:
                 self._latest = report
@@ -70,7 +75,7 @@ class Reporter:
             self._failures = 0
 
 
-def _what(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         return f"the operator answered {error.response.status_code}"
     return type(error).__name__

@@ -1,9 +1,9 @@
-"""What an attempt has achieved so far: filled while it runs, and made into its result however it ends."""
+"""The state of an attempt: filled while it runs, and turned into its result however it ends."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.dataset import Counts
+from finetune_api.data_counts import Counts
 from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress, ReportStatus
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """What is trained: in all, and by the kind of module that carries it."""
+    """Numbers of trained parameters: in total, and by the name of their module."""
 
     trainable: int
     total: int
@@ -22,42 +22,42 @@ class ParameterCounts:
 
     @property
     def percent(self) -> float:
-        """The trained part of all parameters."""
+        """Return the share of trained parameters in percent."""
         return 100 * self.trainable / max(self.total, 1)
 
 
 @dataclass
 class Run:
-    """The state of one attempt that status and log speak of."""
+    """The state of one attempt, as status, log and report show it."""
 
     progress: Progress | None = None
     checkpoint: CheckpointStatus | None = None
     resumed_from_step: int | None = None
     evaluation: EvaluationStatus | None = None
     published_step: int | None = None
-    """The step whose weights are published, if they were chosen."""
-    page: ReportStatus | None = None
-    """The report beside an adapter that is kept but not published."""
-    day: str | None = None
-    """The day that the chat template writes, if it writes one."""
-    ended: TrainerResult | None = None
-    """How the attempt failed, from then on: what is still done with it changes nothing of that."""
-    begun: bool = False
-    """Whether there is no finished adapter yet: from then on what lies at the output's place is this job's."""
+    """Step of the published weights, if the best weights are chosen."""
+    report: ReportStatus | None = None
+    """The HTML report of an attempt that publishes no adapter."""
+    template_date: str | None = None
+    """The date that the chat template writes, if it writes one."""
+    failure: TrainerResult | None = None
+    """The result of a failed attempt; set once, whatever happens afterwards."""
+    owns_output: bool = False
+    """Whether files at the output location are this job's: set once no finished adapter was found there."""
     history: list[dict[str, Any]] = field(default_factory=list)
-    """All that was logged of single steps, over all attempts."""
+    """The entries that were logged for single steps, over all attempts."""
     counts: Counts | None = None
     warnings: list[str] = field(default_factory=list)
-    derived: dict[str, str] = field(default_factory=dict)
-    """Settings that followed from others, the data and the machine."""
+    derived_settings: dict[str, str] = field(default_factory=dict)
+    """Values that follow from the settings, the data and the machine."""
     parameters: ParameterCounts | None = None
-    meter: "MemoryMeter | None" = None
-    """Of the training's memory, from before the model was loaded."""
+    memory_meter: "MemoryMeter | None" = None
+    """Measures the training's memory; started before the model is loaded."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
-    """Those before this one, as far as a checkpoint tells, and this one."""
+    """This attempt and, as far as the checkpoint lists them, those before it."""
 
     def result(self, reason: Reason, message: str) -> TrainerResult:
-        """The result of an attempt that ended before its adapter was finished."""
+        """Build the result of an attempt that ended without a published adapter."""
         return TrainerResult(
             reason=reason,
             message=message,
@@ -66,12 +66,12 @@ class Run:
             evaluation=self.evaluation,
             progress=self.progress,
             data=self.counts,
-            report=self.page,
+            report=self.report,
             warnings=self.warnings,
         )
 
-    def report(self) -> ProgressReport | None:
-        """What the operator is told now and then; None before the first step."""
+    def progress_report(self) -> ProgressReport | None:
+        """Build the report for the operator; None before the first step."""
         if self.progress is None:
             return None
         return ProgressReport(

@@ -1,4 +1,4 @@
-"""What the whole attempt has in hand."""
+"""The objects that every part of one attempt uses: settings, inputs, storage, state and reporters."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from finetune_trainer.session.tracking import Trackers
 
 @dataclass(frozen=True)
 class Session:
-    """What the whole attempt has in hand."""
+    """The objects that every part of one attempt uses."""
 
     settings: Settings
     inputs: Inputs
@@ -28,5 +28,5 @@ class Session:
 
     @property
     def scratch(self) -> Path:
-        """Directory for the files of this attempt."""
+        """Return the directory for the files of this attempt."""
         return self.settings.scratch / "run"

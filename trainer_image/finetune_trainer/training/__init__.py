@@ -1,4 +1,4 @@
-"""The training loop: TRL's trainer for each objective, and what happens beside its steps.
+"""The training loop: TRL's trainer for each objective, and a callback that reports, evaluates and saves.
 
 It knows neither how an adapter is verified nor how it is published.
 """

@@ -1,4 +1,4 @@
-"""What happens beside the training loop: progress, held-out loss, divergence, checkpoints on their way to S3, and the request to stop."""
+"""The Trainer callback: reports progress, measures the held-out loss, detects divergence, uploads checkpoints."""
 
 import math
 import os
@@ -28,7 +28,10 @@ from finetune_trainer.training.divergence import DivergenceWatch
 
 @dataclass
 class Pace:
-    """How fast this attempt is: where it began, and what it last saw."""
+    """The speed of this attempt; times are those of the monotonic clock, in seconds.
+
+    ``started`` and ``first_step`` are where the attempt began, ``logged`` and ``tokens`` those of the last log entry.
+    """
 
     started: float
     first_step: int
@@ -38,53 +41,66 @@ class Pace:
 
 
 class TrainingCallback(TrainerCallback):
-    """One callback of transformers' Trainer.
-
-    ``losses`` is asked every ``evaluate_every`` steps, if that is set, for eval_loss and, where forgetting is measured, general_loss; ``told`` hears of
-    what is logged, ``best`` of each evaluation. Where several processes train together each has its own, and all of them do the same; only the one that
-    speaks for the run has an ``uploader``.
-    """
+    """Our callback of transformers' Trainer; each process has one, and all of them take the same decisions."""
 
     def __init__(
         self,
+        *,
         run: Run,
         reporter: Reporter,
-        uploader: CheckpointUploader | None,
         interruption: Interruption,
-        evaluate_every: int | None,
-        losses: Callable[[], dict[str, float]],
-        beside_checkpoint: dict[str, bytes],
-        told: Callable[[int, dict[str, Any]], None],
-        best: BestWeights | None,
-        watch: DivergenceWatch | None = None,
+        uploader: CheckpointUploader | None,
+        checkpoint_extras: dict[str, bytes],
+        eval_steps: int | None,
+        evaluate: Callable[[], dict[str, float]],
+        on_metrics: Callable[[int, dict[str, Any]], None],
+        best_weights: BestWeights | None,
+        divergence_watch: DivergenceWatch | None,
     ) -> None:
-        self._run, self._reporter, self._uploader, self._interruption = run, reporter, uploader, interruption
-        self._evaluate_every, self._losses, self._beside = evaluate_every, losses, beside_checkpoint
-        self._told, self._best, self._watch = told, best, watch
+        """Take what the callback works with.
+
+        Args:
+            run: Receives progress and history.
+            reporter: Sends the progress to the operator.
+            interruption: The request to stop.
+            uploader: Uploads checkpoints; only in the main process.
+            checkpoint_extras: Contents of further files of each checkpoint, by name.
+            eval_steps: Number of steps between evaluations; None for no evaluation.
+            evaluate: Returns ``eval_loss`` and, if forgetting is measured, ``general_loss``.
+            on_metrics: Called with the step and its metrics, for each log entry and each evaluation.
+            best_weights: Keeps the weights with the lowest loss, and decides on early stopping.
+            divergence_watch: Judges the logged losses.
+        """
+        self._run, self._reporter, self._interruption = run, reporter, interruption
+        self._uploader, self._checkpoint_extras = uploader, checkpoint_extras
+        self._eval_steps, self._evaluate, self._on_metrics = eval_steps, evaluate, on_metrics
+        self._best, self._watch = best_weights, divergence_watch
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock; replay the losses of earlier attempts."""
         self._pace = Pace(time.monotonic(), state.global_step, time.monotonic())
         if self._watch:
-            self._watch.see_history(state.log_history)
-        self._tell(state)
+            self._watch.replay_history(state.log_history)
+        self._report_progress(state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
+        """Report progress, evaluate if it is time, and stop if that was asked for."""
         if self._uploader:
             self._uploader.check()
-        last = self._best is not None and state.global_step == state.max_steps  # the last weights may be the best
-        if self._evaluate_every and (state.global_step % self._evaluate_every == 0 or last):
-            losses = process_group.broadcast(self._losses())  # one number decides for all
+        last = self._best is not None and state.global_step == state.max_steps  # they may be the best
+        if self._eval_steps and (state.global_step % self._eval_steps == 0 or last):
+            losses = process_group.broadcast(self._evaluate())  # every process decides by the same numbers
             loss = self._last["eval_loss"] = losses["eval_loss"]
             state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **losses})
-            self._told(state.global_step, losses)
+            self._on_metrics(state.global_step, losses)
             log.info("step %d: held-out loss %.4f", state.global_step, loss)
             if self._best:
                 self._best.record(model, state.global_step, loss)
-        self._tell(state)
+        self._report_progress(state)
         if state.global_step >= state.max_steps or self._stopped:
             control.should_log = control.should_save = True
             control.should_training_stop = control.should_training_stop or self._stopped
@@ -101,27 +117,28 @@ class TrainingCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
+        """Check the logged loss, and pass the metrics on."""
         if not logs or "loss" not in logs:
             return
-        # in fp16 a step whose gradients overflow is left out, and the loss scaled down: that is no divergence
-        refuse_divergence(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
+        # in fp16 gradients may overflow: the step is skipped and the loss scale lowered, which is no divergence
+        refuse_nonfinite_loss(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
         if self._watch:
-            self._watch.see(logs["loss"])
-            refuse_explosion(state.global_step, logs["loss"], self._watch)
+            self._watch.add_loss(logs["loss"])
+            refuse_divergence(state.global_step, logs["loss"], self._watch)
         moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
-        if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts them
+        if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts tokens
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
         self._pace.logged, self._pace.tokens = moment, tokens
-        # the Trainer has just taken this entry into its history, which goes into metrics.jsonl and the checkpoints
+        # the Trainer has just added this entry to its history, which goes into metrics.jsonl and the checkpoints
         state.log_history[-1] |= {
             "tokens_per_second": round(self._pace.tokens_per_second or 0.0, 1),
-            "memory_bytes": memory_in_use(),
+            "memory_bytes": measure_memory(),
         }
-        if self._run.meter and (peak := self._run.meter.peak()) is not None:
+        if self._run.memory_meter and (peak := self._run.memory_meter.peak()) is not None:
             state.log_history[-1]["memory_peak_bytes"] = peak
-        self._told(state.global_step, state.log_history[-1])
+        self._on_metrics(state.global_step, state.log_history[-1])
         self._last["loss"], self._last["learning_rate"] = logs["loss"], logs.get("learning_rate")
-        self._tell(state)
+        self._report_progress(state)
         progress = self._run.progress
         if progress:
             log.info(
@@ -131,18 +148,20 @@ class TrainingCallback(TrainerCallback):
                 progress.percent,
                 logs["loss"],
                 progress.tokens_per_second or 0.0,
-                duration(progress.eta_seconds or 0),
+                format_duration(progress.eta_seconds or 0),
                 extra={SHOWN_AS_BAR: True},
             )
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        refuse_infinite(model, state.global_step)
+        """Check the weights, and upload the checkpoint."""
+        refuse_nonfinite_weights(model, state.global_step)
         at_the_end = state.global_step >= state.max_steps or self._stopped or self._interruption.requested
-        if self._watch and self._watch.doubtful and not at_the_end:
+        if self._watch and self._watch.last_loss_was_bad and not at_the_end:
             log.warning(
-                "step %d: the loss has gone up: the good checkpoints are kept in place of this one", state.global_step
+                "step %d: the loss has risen: this checkpoint is not uploaded, the earlier ones are kept",
+                state.global_step,
             )
             return
         if self._uploader is None:
@@ -152,7 +171,7 @@ class TrainingCallback(TrainerCallback):
             state.global_step,
             state.max_steps,
             checkpoint,
-            {**self._beside, **(self._best.checkpoint_files() if self._best else {})},
+            {**self._checkpoint_extras, **(self._best.checkpoint_files() if self._best else {})},
             urgent=self._interruption.requested,
         )
 
@@ -160,7 +179,7 @@ class TrainingCallback(TrainerCallback):
     def _stopped(self) -> bool:
         return self._best is not None and self._best.stopped
 
-    def _tell(self, state: TrainerState) -> None:
+    def _report_progress(self, state: TrainerState) -> None:
         self._run.history = state.log_history
         done, pace = state.global_step - self._pace.first_step, self._pace
         left = 0 if self._stopped else state.max_steps - state.global_step
@@ -178,12 +197,12 @@ class TrainingCallback(TrainerCallback):
             gpu_memory_peak_bytes=torch.cuda.max_memory_allocated() if device.has_gpu() else None,
             updated_at=current_timestamp(),
         )
-        if report := self._run.report():
-            self._reporter.report(report)
+        if report := self._run.progress_report():
+            self._reporter.submit(report)
 
 
-def memory_in_use() -> int:
-    """Bytes: of the GPU what PyTorch holds of it, without one the whole process."""
+def measure_memory() -> int:
+    """Return the bytes that PyTorch reserves on the GPU or, without one, that the process uses."""
     if device.has_gpu():
         return torch.cuda.memory_reserved()
     pages = (
@@ -194,33 +213,34 @@ def memory_in_use() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def refuse_divergence(step: int, loss: float, grad_norm: float | None) -> None:
-    """Raise Failure(LOSS_DIVERGED) for a loss or a gradient that is no finite number."""
+def refuse_nonfinite_loss(step: int, loss: float, grad_norm: float | None) -> None:
+    """Raise Failure(LossDiverged) for a loss or a gradient norm that is not finite."""
     if math.isfinite(loss) and (grad_norm is None or math.isfinite(grad_norm)):
         return
     raise Failure(
         Reason.LOSS_DIVERGED,
-        f"at step {step} the loss was {loss} and the gradient norm {grad_norm}: lower it (or raise warmupRatio), and look for extreme rows in the data; the "
-        "checkpoints before this step are kept",
+        f"at step {step} the loss was {loss} and the gradient norm {grad_norm}: lower it (or raise warmupRatio), and "
+        "look for extreme rows in the data; the checkpoints before this step are kept",
         "spec.training.learningRate",
     )
 
 
-def refuse_explosion(step: int, loss: float, watch: DivergenceWatch) -> None:
-    """Raise Failure(LOSS_DIVERGED) for a loss that went up and stayed there."""
+def refuse_divergence(step: int, loss: float, watch: DivergenceWatch) -> None:
+    """Raise Failure(LossDiverged) for a loss that has risen and stays there."""
     if not watch.diverged:
         return
     raise Failure(
         Reason.LOSS_DIVERGED,
-        f"at step {step} the loss was {loss:.2f}, and for {watch.bad} logged steps it has been nearer to that of a guess among the {watch.vocabulary} tokens of "
-        f"the vocabulary ({math.log(watch.vocabulary):.2f}) than to its best ({watch.best:.2f}): lower it (or raise warmupRatio), and look for extreme rows in "
-        "the data; the checkpoints before it went up are kept",
+        f"at step {step} the loss was {loss:.2f}: for {watch.bad_in_a_row} logged steps it has been nearer to that of "
+        f"a guess among the {watch.vocabulary} tokens of the vocabulary ({math.log(watch.vocabulary):.2f}) than to its "
+        f"best ({watch.best:.2f}): lower it (or raise warmupRatio), and look for extreme rows in the data; the "
+        "checkpoints before the loss rose are kept",
         "spec.training.learningRate",
     )
 
 
-def refuse_infinite(model: Any, step: int) -> None:
-    """Raise Failure(LOSS_DIVERGED) if a trained weight is no finite number: such a checkpoint must not replace a good one."""
+def refuse_nonfinite_weights(model: Any, step: int) -> None:
+    """Raise Failure(LossDiverged) if a trained weight is not finite, before the checkpoint replaces a good one."""
     for name, weight in model.named_parameters():
         if weight.requires_grad and not torch.isfinite(weight).all():
             raise Failure(
@@ -232,11 +252,11 @@ def _rounded(value: float | None) -> float | None:
     return round(value, 5) if value is not None and math.isfinite(value) else None
 
 
-def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+def format_duration(seconds: float) -> str:
+    """Format a duration as ``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    return f"{total // 3600} h {total % 3600 // 60} min"

@@ -1,4 +1,4 @@
-"""Whether a model keeps packed examples apart: some architectures take no positions, and would let each example look at those before it."""
+"""Check that a model keeps packed examples apart: some architectures let each attend to those before it."""
 
 from typing import Any
 
@@ -8,30 +8,40 @@ from finetune_api.reasons import Reason
 from finetune_trainer.models.eval_mode import evaluating
 from finetune_trainer.runtime.failures import Failure
 
-TOKENS = 16
-"""So many tokens of each of two examples are compared."""
+COMPARED_TOKENS = 16
+"""Number of tokens of each of the two examples that are compared."""
 LARGEST_SHARE = 0.05
-"""Of the logits' own spread: rounding in bf16 moves them by less than a hundredth, the sight of another example by a tenth and more."""
+"""Largest allowed mean difference, as a share of the logits' standard deviation.
+
+Rounding in bf16 moves the logits by less than 0.01 of it, attention to another example by 0.1 and more.
+"""
 
 
 def refuse_contamination(model: Any, sequences: Any) -> None:
-    """Raise Failure(MODEL_UNSUPPORTED) if an example's logits depend on the one that is packed before it.
+    """Check that an example's logits do not depend on the example that is packed before it.
 
-    ``sequences``: rows with ``input_ids``, before they are packed. The two are given as TRL gives them: in one row without an attention mask,
-    with positions that begin anew.
+    The two examples are given as TRL gives them: in one row, without an attention mask, with positions that restart.
+
+    Args:
+        model: The model that will be trained.
+        sequences: Rows with ``input_ids``, before packing.
+
+    Raises:
+        Failure: ModelUnsupported, if they depend on it.
     """
     if len(sequences) < 2:
         return
-    first, second = (list(sequences[index]["input_ids"][:TOKENS]) for index in (0, 1))
-    together = torch.tensor([first + second], device=model.device)
+    first, second = (list(sequences[index]["input_ids"][:COMPARED_TOKENS]) for index in (0, 1))
+    packed_ids = torch.tensor([first + second], device=model.device)
     positions = torch.tensor([[*range(len(first)), *range(len(second))]], device=model.device)
     with evaluating(model):
-        alone = model(input_ids=together[:, len(first) :], use_cache=False).logits.float()
-        packed = model(input_ids=together, position_ids=positions, use_cache=False).logits[:, len(first) :].float()
+        alone = model(input_ids=packed_ids[:, len(first) :], use_cache=False).logits.float()
+        packed = model(input_ids=packed_ids, position_ids=positions, use_cache=False).logits[:, len(first) :].float()
     share = float((alone - packed).abs().mean() / alone.std())
     if not share <= LARGEST_SHARE:
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
-            f"a model of type {model.config.model_type!r} lets packed examples look at one another (its logits move by {share:.0%} of their spread): set it to false",
+            f"a model of type {model.config.model_type!r} lets packed examples attend to one another (its logits "
+            f"differ by {share:.0%} of their spread): set it to false",
             "spec.training.packing",
         )

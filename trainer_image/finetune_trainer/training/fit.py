@@ -1,4 +1,4 @@
-"""The training loop of one attempt: from a fresh adapter or a checkpoint to the last step, with checkpoints on the way."""
+"""Run the training loop of one attempt, from a fresh adapter or a checkpoint to the last step."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ LAST_UPLOAD_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Fitted:
-    """What the loop leaves beside the trained weights.
+    """The results of the loop, apart from the trained weights.
 
     ``history`` has one entry for each logged step, over all attempts; ``best`` the best weights, where they are chosen.
     """
@@ -72,16 +72,16 @@ def fit(
         resume = replace(resume, stopped=True)
     uploader = start_uploader(session, fingerprint) if process.is_main_process else None
     callback = TrainingCallback(
-        session.run,
-        session.reporter,
-        uploader,
-        session.interruption,
-        spec.evaluation.every_steps,
-        make_held_out_losses(session, model, examples),
-        checkpoint_extras(session, examples, fingerprint),
-        session.trackers.tell if process.is_main_process else lambda *_: None,
-        best,
-        divergence.make_divergence_watch(spec, tokenizer),
+        run=session.run,
+        reporter=session.reporter,
+        interruption=session.interruption,
+        uploader=uploader,
+        checkpoint_extras=checkpoint_extras(session, examples, fingerprint),
+        eval_steps=spec.evaluation.every_steps,
+        evaluate=make_held_out_losses(session, model, examples),
+        on_metrics=session.trackers.log_metrics if process.is_main_process else lambda *_: None,
+        best_weights=best,
+        divergence_watch=divergence.make_divergence_watch(spec, tokenizer),
     )
     trainer = make_trainer(session, plan, model=model, tokenizer=tokenizer, rows=rows, callback=callback)
     try:
@@ -123,8 +123,8 @@ def start_uploader(session: Session, fingerprint: run_fingerprint.RunFingerprint
 
     def report_checkpoint(checkpoint: CheckpointStatus) -> None:
         run.checkpoint = checkpoint
-        if report := run.report():
-            session.reporter.report(report)
+        if report := run.progress_report():
+            session.reporter.submit(report)
 
     return CheckpointUploader(
         session.output,
@@ -140,7 +140,7 @@ def start_uploader(session: Session, fingerprint: run_fingerprint.RunFingerprint
 def checkpoint_extras(
     session: Session, examples: dataset.Examples, fingerprint: run_fingerprint.RunFingerprint
 ) -> dict[str, bytes]:
-    """Return the files that lie beside each checkpoint, by name: what the next attempt checks before it goes on."""
+    """Return further files of each checkpoint, by name; the next attempt checks them before it resumes."""
     environment = resuming.describe_environment(session.process)
     return {
         resuming.ENVIRONMENT_FILE: json.dumps(environment).encode(),
@@ -151,17 +151,17 @@ def checkpoint_extras(
 
 
 def make_held_out_losses(session: Session, model: Any, examples: dataset.Examples) -> Callable[[], dict[str, float]]:
-    """Return a function that measures the model: ``eval_loss`` and, with ``evaluation.forgetting``, ``general_loss``."""
+    """Make the function that measures ``eval_loss`` and, with ``evaluation.forgetting``, ``general_loss``."""
     spec = session.settings.job.spec
     measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
     if spec.evaluation.every_steps and spec.objective != "sft":
         measure(model)  # before its first step the model is its own reference
-    if warning := objectives.drops_dropout(spec):
+    if warning := objectives.check_dropout(spec):
         session.run.warnings.append(warning)
     general = examples.general if spec.evaluation.forgetting else []
 
     def held_out_losses() -> dict[str, float]:
-        general_loss = forgetting.loss(model, general)
+        general_loss = forgetting.measure_loss(model, general)
         losses = {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
         sharding.free_gathered_layers(model)
         return losses

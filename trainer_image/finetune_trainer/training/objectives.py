@@ -1,4 +1,4 @@
-"""Each training objective: which of TRL's trainers learns it from our sequences, and how a model is measured by it on held-out rows."""
+"""The training objectives: TRL's trainer and configuration of each, fed with our own sequences."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +18,13 @@ from trl.trainer.sft_trainer import SFTTrainer
 from finetune_api.finetunejob import FineTuneJobSpec, Preference
 from finetune_trainer.data.tokens import IGNORED
 
-REFERENCE = "ref"
-"""TRL's name of the frozen copy of the adapter that dpo and kto measure themselves against."""
+REFERENCE_ADAPTER = "ref"
+"""TRL's name of the frozen copy of the adapter that is the reference model of dpo and kto."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A trainer of TRL, its configuration class, and the settings that only it has."""
+    """A trainer of TRL, its configuration class, and the settings that only this trainer has."""
 
     trainer: type[Any]
     config: type[Any]
@@ -32,7 +32,10 @@ class Objective:
 
 
 def objective_of(spec: FineTuneJobSpec) -> Objective:
-    """How TRL trains the objective. Its sequences are ours, so its own preparation of the data, which may cut and drop rows unseen, is left out."""
+    """Return TRL's trainer of the objective.
+
+    The sequences are ours. TRL's own preparation is skipped, because it may cut and drop rows without a word.
+    """
     preference, length = spec.preference or Preference(), spec.training.max_length
     match spec.objective:
         case "sft":
@@ -54,18 +57,19 @@ def objective_of(spec: FineTuneJobSpec) -> Objective:
             return Objective(_Reward, RewardConfig, {"max_length": None})
 
 
-def drops_dropout(spec: FineTuneJobSpec) -> str | None:
-    """A warning where TRL trains without the dropout that the user set: the answers' likelihoods would be too noisy to compare."""
+def check_dropout(spec: FineTuneJobSpec) -> str | None:
+    """Return a warning if the user's dropout has no effect: TRL disables it where likelihoods are compared."""
     dropout = getattr(spec.method.config, "dropout", 0)
     if spec.objective == "sft" or not dropout:
         return None
-    return f"objective {spec.objective} is trained without dropout: spec.method.{spec.method.name}.dropout {dropout} has no effect"
+    field = f"spec.method.{spec.method.name}.dropout"
+    return f"objective {spec.objective} is trained without dropout: {field} {dropout} has no effect"
 
 
-def without_reference(model: Any) -> None:
-    """Take TRL's frozen copy of the adapter out of the model, once it is trained."""
-    if isinstance(model, PeftModel) and REFERENCE in model.peft_config:
-        model.delete_adapter(REFERENCE)
+def delete_reference_adapter(model: Any) -> None:
+    """Delete TRL's frozen copy of the adapter from the trained model."""
+    if isinstance(model, PeftModel) and REFERENCE_ADAPTER in model.peft_config:
+        model.delete_adapter(REFERENCE_ADAPTER)
 
 
 class _Dpo(DPOTrainer):
@@ -75,19 +79,22 @@ class _Dpo(DPOTrainer):
 
 class _Kto(KTOTrainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: KTOConfig, dataset_name: str) -> Any:
-        """With each row the answer to another prompt of its batch, from which the divergence from the reference is estimated. TRL takes the rows in order."""
+        """Add to each row the answer of another prompt of its batch, to estimate the KL divergence.
 
-        def rotated(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        The rows are shuffled here, because TRL's trainer takes them in order.
+        """
+
+        def rotate(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
             answers = rows["completion_ids"]
             return {"KL_completion_ids": [answers[-1], *answers[:-1]]}
 
         shuffled = dataset.shuffle(seed=args.data_seed)
-        return shuffled.map(rotated, batched=True, batch_size=args.per_device_train_batch_size)
+        return shuffled.map(rotate, batched=True, batch_size=args.per_device_train_batch_size)
 
 
 class _Orpo(ORPOTrainer):
     def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
-        """Our tokens under the names that this older trainer of TRL gives them."""
+        """Rename our tokens to the names of this older trainer of TRL."""
         prompt = feature["prompt_ids"]
         row = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
         for name in ("chosen", "rejected"):
@@ -102,18 +109,19 @@ class _Orpo(ORPOTrainer):
 
 class _Reward(RewardTrainer):
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        """Each answer with its prompt before it."""
+        """Put the prompt before each answer."""
 
-        def whole(row: dict[str, Any]) -> dict[str, Any]:
+        def join(row: dict[str, Any]) -> dict[str, Any]:
             return {name: row["prompt_ids"] + row[name] for name in ("chosen_ids", "rejected_ids")}
 
-        return dataset.map(whole, remove_columns=["prompt_ids"])
+        return dataset.map(join, remove_columns=["prompt_ids"])
 
 
 def check_sequences(spec: FineTuneJobSpec, train: datasets.Dataset) -> list[str]:
-    """Warnings about data of which the objective makes little."""
+    """Return warnings about data from which the objective learns little."""
     if spec.objective == "kto" and len(labels := set(train.unique("label"))) == 1:
         return [
-            f"every completion has the label {str(labels.pop()).lower()}: objective kto learns from wanted and unwanted ones"
+            f"every completion has the label {str(labels.pop()).lower()}: objective kto learns from desirable and "
+            "undesirable ones"
         ]
     return []

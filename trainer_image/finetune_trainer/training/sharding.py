@@ -1,6 +1,7 @@
-"""A base that fits no single GPU: each process holds a part of every layer, and has the others' parts for as long as the layer runs.
+"""Shard a base that is too large for one GPU over the processes, with FSDP2.
 
-What is trained stays whole in each process, as without sharding: it is small, and so are its gradients. So checkpoints, and with them resuming, are the same.
+Each process holds a part of every layer and gathers the others' parts while the layer runs. The adapter is not
+sharded: it is small, and its checkpoints are the same as without sharding.
 """
 
 from typing import Any
@@ -15,7 +16,12 @@ from finetune_trainer.models.device import has_gpu
 
 
 def shard_base(model: Any, processes: int) -> None:
-    """Move the model to this process's GPU, part by part, with FSDP2. Every process calls it, with the same model in main memory."""
+    """Move this process's part of the model to its GPU.
+
+    Args:
+        model: The model in main memory, the same in every process; each process calls this.
+        processes: Number of processes.
+    """
     mesh = init_device_mesh("cuda" if has_gpu() else "cpu", (processes,))
     trained = {weight for weight in model.parameters() if weight.requires_grad}
     for weight in trained:
@@ -26,20 +32,23 @@ def shard_base(model: Any, processes: int) -> None:
         if type(module).__name__ in layers:
             fully_shard(module, mesh=mesh, ignored_params=trained)
     fully_shard(model, mesh=mesh, ignored_params=trained)
-    # the gradients of what is trained are averaged by DDP, which must not touch the rest
+    # DDP averages the adapter's gradients, and must ignore the frozen weights
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)  # type: ignore[no-untyped-call]
 
 
 def load_trained_weights(fresh: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Put what was trained into a fresh adapter on a base that is whole."""
+    """Copy the trained weights into a fresh adapter on an unsharded base."""
     with torch.no_grad():
         for name, weight in exact_resume.trained_weights(fresh).items():
             weight.copy_(weights[name])
 
 
 def free_gathered_layers(model: Any) -> None:
-    """Give back the others' parts, which an evaluation keeps for a backward pass that does not come: the process that saves would do so by itself, alone."""
+    """Free the gathered parts that an evaluation keeps for a backward pass that does not come.
+
+    Every process must do so together, before one of them alone saves a checkpoint.
+    """
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -13,7 +13,7 @@ from finetune_trainer.distributed import process_group
 from finetune_trainer.models import device, loading
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log, phase
-from finetune_trainer.session.plan import Plan, learning_rate, make_plan
+from finetune_trainer.session.plan import Plan, choose_learning_rate, make_plan
 from finetune_trainer.session.session import Session
 from finetune_trainer.training import contamination, objectives, sharding
 from finetune_trainer.training.fit import Fitted, fit
@@ -101,12 +101,12 @@ def train_model(
 
 def finish(session: Session, fitted: Fitted, model: Any) -> None:
     """Put the weights that are published into the model, and write the metrics of all steps."""
-    objectives.without_reference(model)
+    objectives.delete_reference_adapter(model)
     if fitted.best is not None:
         fitted.best.restore(model)
         best_step = fitted.best.history.step
         session.run.published_step = best_step
-        session.run.derived["published weights"] = f"of step {best_step}, after {fitted.last_step} steps"
+        session.run.derived_settings["published weights"] = f"of step {best_step}, after {fitted.last_step} steps"
     write_metrics(fitted.history, session.scratch / "metrics.jsonl")
 
 
@@ -122,22 +122,22 @@ def describe_training(session: Session, plan: Plan, model: Any) -> None:
     spec, run, processes = session.settings.job.spec, session.run, session.process.world_size
     training = spec.training
     run.parameters = count_parameters(model)
-    run.derived = {
+    run.derived_settings = {
         "device": device.device_name(),
         "precision": plan.precision,
         "gradient checkpointing": "on" if plan.gradient_checkpointing else "off",
         "optimizer": plan.optimizer,
         "compiled": "yes" if plan.compile else "no",
-        "learning rate": f"{learning_rate(spec):g}",
+        "learning rate": f"{choose_learning_rate(spec):g}",
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
         "sequences per step": str(training.per_device_batch_size * training.gradient_accumulation_steps * processes),
-        "a checkpoint every": f"{plan.save_every} steps",
+        "a checkpoint every": f"{plan.save_steps} steps",
     }
     if processes > 1:
-        run.derived |= {
+        run.derived_settings |= {
             "processes": str(processes),
-            "sequences trained twice in a pass": str(plan.trained_twice),
+            "sequences trained twice in a pass": str(plan.repeated_sequences),
         }
     log.info(
         "%s trainable parameters; %d steps of %d × %d × %d sequences of at most %d tokens, learning rate %g, %s on %s",
@@ -147,7 +147,7 @@ def describe_training(session: Session, plan: Plan, model: Any) -> None:
         training.per_device_batch_size,
         training.gradient_accumulation_steps,
         training.max_length,
-        learning_rate(spec),
+        choose_learning_rate(spec),
         plan.precision,
         device.device_name(),
     )

@@ -12,7 +12,7 @@ from finetune_trainer.data import dataset
 from finetune_trainer.methods import adalora, peft_config
 from finetune_trainer.models import device
 from finetune_trainer.runtime.logs import log
-from finetune_trainer.session.plan import Plan, learning_rate
+from finetune_trainer.session.plan import Plan, choose_learning_rate
 from finetune_trainer.session.session import Session
 from finetune_trainer.training import objectives
 from finetune_trainer.training.callback import TrainingCallback
@@ -39,7 +39,7 @@ def make_trainer(
         per_device_train_batch_size=training.per_device_batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         max_steps=plan.total_steps,
-        learning_rate=learning_rate(spec),
+        learning_rate=choose_learning_rate(spec),
         lr_scheduler_type=training.scheduler,
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
@@ -52,10 +52,10 @@ def make_trainer(
         use_cpu=not device.has_gpu(),
         gradient_checkpointing=plan.gradient_checkpointing,
         dataloader_pin_memory=device.has_gpu(),
-        logging_steps=plan.log_every,
+        logging_steps=plan.logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=plan.save_every,
+        save_steps=plan.save_steps,
         save_total_limit=1,
         eval_strategy="no",
         report_to="none",

@@ -147,7 +147,9 @@ def test_files_that_leave_out_the_first_part_of_the_names() -> None:
 def test_what_peft_does_not_do_is_said_in_its_words() -> None:
     model, _ = fresh("GPT2Config")
     with pytest.raises(Failure, match="not supported") as caught:
-        add_adapter(model, Method.model_validate({"loha": {"targetModules": ["c_attn"]}}), BaseInfo(Path("base"), None, 10))
+        add_adapter(
+            model, Method.model_validate({"loha": {"targetModules": ["c_attn"]}}), BaseInfo(Path("base"), None, 10)
+        )
     assert caught.value.field == "spec.method.loha"
 
 

@@ -1,5 +1,5 @@
-"""What runs in the preflight pod and in the trainer pod: a FineTuneJob in, a verified adapter in S3 out.
+"""What runs in the preflight pod and in the trainer pod: a FineTuneJob in, a verified adapter in the storage out.
 
-Read ``train.py`` and ``recipe.py`` from the top down. Nothing here knows Kubernetes. Only ``recipe.py`` and what it imports need torch;
-the preflight runs without it.
+Read ``attempt.py``, ``workers.py`` and ``recipe.py`` from the top down, then the room that you need. Nothing here
+knows Kubernetes. Only ``recipe.py`` and what it imports need torch, so that a wrong job ends before torch is imported.
 """

@@ -26,11 +26,11 @@ from finetune_trainer.data import files, forgetting_text, rows, sources, tokens
 from finetune_trainer.hub import push
 from finetune_trainer.methods import starting_adapter
 from finetune_trainer.models import base_files, modules, remote_code
-from finetune_trainer.models.base_files import ModelFacts
-from finetune_trainer.models.estimate import estimate_of, warnings
-from finetune_trainer.models.sublayers import UNKNOWN, sublayers
+from finetune_trainer.models.base_files import ModelMetadata
+from finetune_trainer.models.estimate import list_warnings, make_estimate
+from finetune_trainer.models.sublayers import UNKNOWN_SUBLAYERS, find_sublayers
 from finetune_trainer.runtime import result
-from finetune_trainer.runtime.failures import Failure, last_line
+from finetune_trainer.runtime.failures import Failure, describe_exception
 from finetune_trainer.runtime.logs import log, phase
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session import tracking
@@ -49,7 +49,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     chats: bool = False
-    facts: ModelFacts | None = None
+    facts: ModelMetadata | None = None
     made_for: str | None = None
     """The commit of the base for which the adapter was made that the training is to go on from."""
     estimate: Estimate | None = None
@@ -111,7 +111,7 @@ def guarded(section: str, one: Check, settings: Settings, patience_seconds: floa
         report.add(error.reason, settings.output_field if local else field_of(error, section), error.message)
     except Exception as error:
         logging.getLogger(__name__).exception("the check of %s failed", section)
-        report.add(Reason.PREFLIGHT_ERROR, section, f"the check itself failed: {last_line(error)}")
+        report.add(Reason.PREFLIGHT_ERROR, section, f"the check itself failed: {describe_exception(error)}")
     return report
 
 
@@ -178,7 +178,7 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
             f"the S3 service at {store.endpoint} does not honour If-None-Match: two jobs with the same prefix could overwrite each other's adapter"
         )
     if settings.job.spec.output.hub:
-        push.check(settings, settings.job.spec.output.hub)
+        push.check_write_access(settings, settings.job.spec.output.hub)
     if others := run_fingerprint.list_other_jobs(store, settings.checkpoints, settings.origin):
         report.warnings.append(
             f"{settings.output} has checkpoints of FineTuneJob {', '.join(others)} too: they are left alone, but only the first to finish can publish its adapter there"
@@ -204,33 +204,33 @@ def check_output(settings: Settings, report: Report, patience_seconds: float) ->
 def check_dataset(settings: Settings, report: Report, patience_seconds: float) -> None:
     """The dataset can be read, and its first rows have what format and objective need."""
     source = settings.job.spec.dataset
-    train, held_out = sources.parts(source)
-    apart = (held_out, forgetting_text.locate(settings.job.spec))
+    train, held_out = sources.find_splits(source)
+    apart = (held_out, forgetting_text.find_source(settings.job.spec))
     if any(isinstance(parse_uri(part.uri), S3Uri) for part in (train, *apart) if part):
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
-    found = sources.files(settings, train, patience_seconds)
-    reader = rows.reader(found, source, settings.job.spec.objective, train.uri)
+    found = sources.list_files(settings, train, patience_seconds)
+    reader = rows.make_reader(found, source, settings.job.spec.objective, train.uri)
     report.chats = check_rows(reader, found, train.uri)
     if source.format == "auto" and source.template is None:
         report.warnings.append(f"spec.dataset.format auto: the dataset is taken as {reader.layout}")
     if held_out:
-        report.chats |= check_rows(reader, sources.files(settings, held_out, patience_seconds), held_out.uri)
-    forgetting_text.check(settings, patience_seconds)
+        report.chats |= check_rows(reader, sources.list_files(settings, held_out, patience_seconds), held_out.uri)
+    forgetting_text.check_readable(settings, patience_seconds)
 
 
 def check_rows(reader: rows.Reader, found: list[sources.DataFile], uri: str) -> bool:
     """Look at the first rows, and say whether there are chats among them. Raises Failure(DATASET_INVALID) with their places and what was found."""
     if reader.layout == "plain text":
-        for _ in first(itertools.chain.from_iterable(files.pieces(file) for file in found)):
+        for _ in first(itertools.chain.from_iterable(files.read_text(file) for file in found)):
             pass
         return False
     findings = rows.Findings()
-    looked_at = first(itertools.chain.from_iterable(files.items(file) for file in found))
+    looked_at = first(itertools.chain.from_iterable(files.read_rows(file) for file in found))
     usable, chats = 0, False
     for row in reader.read(looked_at, findings):
         usable += 1
         chats |= rows.is_chat(row)
-    rows.refuse(findings, reader.layout, uri)
+    rows.refuse_bad_rows(findings, reader.layout, uri)
     log.info("dataset %s: %s, %d rows looked at, %d of them usable", uri, reader.layout, findings.rows, usable)
     return chats
 
@@ -250,10 +250,9 @@ def check_model(settings: Settings, report: Report, patience_seconds: float) -> 
     spec = settings.job.spec
     if isinstance(parse_uri(spec.model.uri), S3Uri):
         require_keys(settings, spec.model.secret_ref, "spec.model.secretRef", Reason.MODEL_ACCESS_DENIED)
-    facts = base_files.inspect(settings, patience_seconds)
+    facts = base_files.read_metadata(settings, patience_seconds)
     report.facts = facts
-    if refused := remote_code.refusal(facts.config, spec.model):
-        raise refused
+    remote_code.check_remote_code(facts.config, spec.model)
     if problem := unsupported(facts, quantised=spec.method.quantization is not None):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
     longest = facts.config.get("max_position_embeddings")
@@ -273,7 +272,7 @@ def check_adapter(settings: Settings, report: Report, patience_seconds: float) -
     if source is None:
         return
     require_keys(settings, source.secret_ref, f"{starting_adapter.FIELD}.secretRef", Reason.ADAPTER_ACCESS_DENIED)
-    found = starting_adapter.find(settings, patience_seconds)
+    found = starting_adapter.find_adapter(settings, patience_seconds)
     report.made_for = found.manifest.base_revision if found else None
     if found and source.digest is None:
         report.warnings.append(
@@ -281,7 +280,7 @@ def check_adapter(settings: Settings, report: Report, patience_seconds: float) -
         )
 
 
-def unsupported(facts: ModelFacts, *, quantised: bool) -> str | None:
+def unsupported(facts: ModelMetadata, *, quantised: bool) -> str | None:
     """Why this model cannot be trained, or None. ``quantised``: the method holds the base so."""
     config = facts.config
     if config.get("is_encoder_decoder"):
@@ -294,14 +293,14 @@ def unsupported(facts: ModelFacts, *, quantised: bool) -> str | None:
     return None
 
 
-def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None:
+def check_modules(settings: Settings, facts: ModelMetadata, report: Report) -> None:
     """The modules that the method names exist; from their shapes follows how much is trained."""
     method = settings.job.spec.method
     block, path = method.config, f"spec.method.{method.name}"
     model_type = str(facts.config.get("model_type"))
-    linear = modules.linear_modules(facts.tensors)
-    if isinstance(block, Bottleneck) and not sublayers(linear, block):
-        report.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN.format(model_type))
+    linear = modules.list_linear_modules(facts.tensors)
+    if isinstance(block, Bottleneck) and not find_sublayers(linear, block):
+        report.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN_SUBLAYERS.format(model_type))
     if model_type in CONV1D_MODEL_TYPES and isinstance(block, Targeted) and not block.adapts_conv1d:
         report.add(
             Reason.MODEL_UNSUPPORTED,
@@ -321,26 +320,26 @@ def check_modules(settings: Settings, facts: ModelFacts, report: Report) -> None
         chosen = targets.select_modules(list(linear), block, method.name, model_type)
         if isinstance(block, Ia3):
             targets.select_feedforward(chosen, block, model_type)
-        targets.check_expression(modules.all_modules(facts.tensors), linear, block.target_modules)
-        targets.check_saved(modules.all_modules(facts.tensors), block.modules_to_save)
+        targets.check_expression(modules.list_modules(facts.tensors), linear, block.target_modules)
+        targets.check_saved(modules.list_modules(facts.tensors), block.modules_to_save)
     except targets.TargetError as error:
         report.add(Reason.TARGET_MODULES_NOT_FOUND, f"{path}.{error.field}", str(error))
         return
     log.info("%d modules get an adapter: %s", len(chosen), ", ".join(targets.suffixes(chosen)))
     if isinstance(block, Lora | Qlora) and block.bias == "none" and not block.modules_to_save:
-        trainable = modules.lora_parameters(linear, chosen, block)
-        total = modules.total_parameters(facts.tensors) + trainable
+        trainable = modules.count_lora_parameters(linear, chosen, block)
+        total = modules.count_parameters(facts.tensors) + trainable
         report.estimate = Estimate(trainable_parameters=trainable, total_parameters=total)
         log.info("%s parameters, %s of them trainable", f"{total:,}", f"{trainable:,}")
 
 
-def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:
+def add_estimate(settings: Settings, facts: ModelMetadata, report: Report) -> None:
     """What the job needs, where it can be calculated. A model that the estimate does not know can be trained all the same."""
     if report.problems:
         return
     try:
-        report.estimate = estimate_of(settings.job.spec, facts)
-        report.warnings += warnings(report.estimate)
+        report.estimate = make_estimate(settings.job.spec, facts)
+        report.warnings += list_warnings(report.estimate)
     except ValueError as error:
         report.warnings.append(f"GPU memory is not estimated: {error}")
 
@@ -348,12 +347,12 @@ def add_estimate(settings: Settings, facts: ModelFacts, report: Report) -> None:
 def check_chat_template(dataset: Report, model: Report) -> None:
     """Chat messages need a template, which comes with the model."""
     if dataset.chats and model.facts and not model.facts.has_chat_template:
-        missing = tokens.no_chat_template()
+        missing = tokens.missing_chat_template()
         dataset.add(missing.reason, missing.field, missing.message)
 
 
 def check_revision(adapter: Report, model: Report) -> None:
     """The adapter to go on from was made for the very commit of the base."""
-    refusal = starting_adapter.other_revision(adapter.made_for, model.facts.commit if model.facts else None)
+    refusal = starting_adapter.compare_base_revisions(adapter.made_for, model.facts.commit if model.facts else None)
     if refusal:
         adapter.add(refusal.reason, refusal.field, refusal.message)

@@ -1,5 +1,5 @@
-"""What runs in the preflight pod and in the trainer pod: a FineTuneJob in, a verified adapter in S3 out.
+"""The program of the preflight pod and the trainer pod: from a FineTuneJob to a verified adapter in the storage.
 
-Read ``train.py`` and ``recipe.py`` from the top down. Nothing here knows Kubernetes. Only ``recipe.py`` and what it imports need torch;
-the preflight runs without it.
+Read ``attempt.py`` and ``recipe.py`` from the top down. Nothing here knows Kubernetes. Only ``recipe.py`` and what it
+imports need torch; the preflight runs without it.
 """

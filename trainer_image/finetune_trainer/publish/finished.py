@@ -34,7 +34,7 @@ def finished_adapter(settings: Settings, output: Storage) -> TrainerResult | Non
         owner = f"FineTuneJob {manifest.job.namespace}/{manifest.job.name}" if manifest else "something else"
         raise Failure(
             Reason.OUTPUT_EXISTS,
-            f"{manifest_uri} is there already, of {owner}: choose another one, or delete what lies there",
+            f"{manifest_uri} is there already, of {owner}: choose another location, or delete what is there",
             settings.output_field,
         )
     refuse_incomplete(settings, manifest)

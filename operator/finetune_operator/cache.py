@@ -29,16 +29,16 @@ class Cache:
         """Return an object, or None."""
         return self._objects[kind.name].get((kind.name, namespace, name))
 
-    def all(self, kind: Kind, namespace: str | None = None) -> list[Object]:
+    def list_all(self, kind: Kind, namespace: str | None = None) -> list[Object]:
         """List the objects of a kind, by name."""
         objects = self._objects[kind.name]
         return [objects[key] for key in sorted(objects) if namespace in (None, key[1])]
 
-    def owned(self, kind: Kind, uid: str) -> list[Object]:
+    def list_owned(self, kind: Kind, uid: str) -> list[Object]:
         """List the objects of a kind whose controller has this uid, by name."""
         return self._find((kind.name, "owner", uid))
 
-    def labelled(self, kind: Kind, namespace: str, label: str, value: str) -> list[Object]:
+    def list_labelled(self, kind: Kind, namespace: str, label: str, value: str) -> list[Object]:
         """List the objects of a kind with this value of one of our own labels, by name."""
         return self._find((kind.name, "label", namespace, label, value))
 
@@ -80,7 +80,7 @@ class Cache:
         changed = [resource for resource in listed.values() if self.put(kind, resource)]
         gone = [
             resource
-            for resource in self.all(kind, namespace)
+            for resource in self.list_all(kind, namespace)
             if resource["metadata"]["uid"] not in listed and _read_version(resource) <= int(version)
         ]
         return changed + [resource for resource in gone if self.remove(kind, resource)]
@@ -121,10 +121,10 @@ def _read_version(resource: Object) -> int:
 
 def _list_indexes(kind: Kind, resource: Object) -> list[Index]:
     meta = resource["metadata"]
-    found: list[Index] = [
+    indexes: list[Index] = [
         (kind.name, "label", meta.get("namespace", ""), label, value)
         for label, value in meta.get("labels", {}).items()
         if label.startswith(f"{GROUP}/")
     ]
     owner = controller_uid(resource)
-    return [*found, (kind.name, "owner", owner)] if owner else found
+    return [*indexes, (kind.name, "owner", owner)] if owner else indexes

@@ -27,47 +27,49 @@ def enqueue(kind: Kind, resource: Object, context: Context) -> None:
 
     A finished FineTuneJob is left out: a pass would change nothing.
     """
-    for key in concerned_keys(kind, resource, context.cache):
+    for key in find_keys(kind, resource, context.cache):
         if not _is_up_to_date(key, context.cache):
             context.queue.add(key)
 
 
 def enqueue_serving_groups(kind: Kind, resource: Object, context: Context) -> None:
     """Enqueue only the serving groups that this object may concern."""
-    for key in serving_group_keys(kind, resource, context.cache):
+    for key in find_serving_groups(kind, resource, context.cache):
         context.queue.add(key)
 
 
-def concerned_keys(kind: Kind, resource: Object, cache: Cache) -> list[Key]:
+def find_keys(kind: Kind, resource: Object, cache: Cache) -> list[Key]:
     """List the keys that an object may concern after it changed, appeared or was deleted."""
     parent = finetune_job_of(resource) if kind in (JOB, POD) else None
     if parent is not None:
         return [(FINETUNE_JOB.name, resource["metadata"]["namespace"], parent)]
     own = [key_of(kind, resource)] if kind is FINETUNE_JOB else []
-    return own + serving_group_keys(kind, resource, cache)
+    return own + find_serving_groups(kind, resource, cache)
 
 
-def serving_group_keys(kind: Kind, resource: Object, cache: Cache) -> list[Key]:
+def find_serving_groups(kind: Kind, resource: Object, cache: Cache) -> list[Key]:
     """List the keys of the serving groups (see ``SERVING_GROUP``) that an object may concern."""
     meta = resource["metadata"]
     namespace = meta["namespace"]
     if kind is ADAPTER_DEPLOYMENT:
-        return _target_key(resource)
+        return _find_target(resource)
     if kind is FINETUNE_JOB:
-        users = [user for user in cache.all(ADAPTER_DEPLOYMENT, namespace) if _source_job(user) == meta["name"]]
-        return [key for user in users for key in _target_key(user)]
+        users = [
+            user for user in cache.list_all(ADAPTER_DEPLOYMENT, namespace) if _find_source_job(user) == meta["name"]
+        ]
+        return [key for user in users for key in _find_target(user)]
     if kind is DEPLOYMENT:
         return [(SERVING_GROUP, namespace, meta["name"])]
     name = meta.get("annotations", {}).get(DEPLOYMENT_ANNOTATION)
     return [(SERVING_GROUP, namespace, name)] if name else []
 
 
-def _target_key(adapter_deployment: Object) -> list[Key]:
+def _find_target(adapter_deployment: Object) -> list[Key]:
     name = adapter_deployment.get("spec", {}).get("target", {}).get("deploymentRef", {}).get("name")
     return [(SERVING_GROUP, adapter_deployment["metadata"]["namespace"], name)] if name else []
 
 
-def _source_job(adapter_deployment: Object) -> str | None:
+def _find_source_job(adapter_deployment: Object) -> str | None:
     name: str | None = adapter_deployment.get("spec", {}).get("adapter", {}).get("fineTuneJobRef", {}).get("name")
     return name
 

@@ -79,7 +79,7 @@ class NoDiffBase(kopf.DiffBaseStorage):
 
 
 class NoProgress(kopf.ProgressStorage):
-    """Handlers that only nudge have no progress to keep."""
+    """Keep kopf from storing the progress of handlers: they have none."""
 
     def fetch(self, *, key: Any, body: kopf.Body) -> None:
         """Return nothing: nothing is stored."""
@@ -88,7 +88,7 @@ class NoProgress(kopf.ProgressStorage):
         """Write nothing on the object."""
 
     def purge(self, *, key: Any, body: kopf.Body, patch: kopf.Patch) -> None:
-        """Nothing is there."""
+        """Delete nothing: nothing is stored."""
 
     def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
         """Write nothing on the object."""

@@ -29,7 +29,7 @@ def test_an_older_state_never_replaces_a_newer_one() -> None:
     assert not cache.put(JOB, item("a", 8))
     assert not cache.put(JOB, item("a", 9))
     assert cache.put(JOB, item("a", 10)), "10 is newer than 9, though not as a string"
-    assert versions(cache.all(JOB)) == {"a": 10}
+    assert versions(cache.list_all(JOB)) == {"a": 10}
 
 
 def test_an_event_that_comes_after_the_deletion_does_not_bring_it_back() -> None:
@@ -53,12 +53,12 @@ def test_found_by_owner_and_by_our_labels_as_they_change() -> None:
     cache.put(JOB, item("a", 1, owner="x", role="trainer"))
     cache.put(JOB, item("b", 1, owner="x", role="preflight"))
     cache.put(POD, item("p", 1, owner="x", role="trainer"))
-    assert versions(cache.owned(JOB, "x")) == {"a": 1, "b": 1}
-    assert versions(cache.labelled(JOB, "ns", "finetune-operator.io/role", "trainer")) == {"a": 1}
+    assert versions(cache.list_owned(JOB, "x")) == {"a": 1, "b": 1}
+    assert versions(cache.list_labelled(JOB, "ns", "finetune-operator.io/role", "trainer")) == {"a": 1}
     cache.put(JOB, item("a", 2, owner="y", role="other"))
-    assert versions(cache.owned(JOB, "x")) == {"b": 1}
-    assert versions(cache.owned(JOB, "y")) == {"a": 2}
-    assert cache.labelled(JOB, "ns", "finetune-operator.io/role", "trainer") == []
+    assert versions(cache.list_owned(JOB, "x")) == {"b": 1}
+    assert versions(cache.list_owned(JOB, "y")) == {"a": 2}
+    assert cache.list_labelled(JOB, "ns", "finetune-operator.io/role", "trainer") == []
 
 
 def test_a_list_tells_what_was_deleted_unseen() -> None:
@@ -68,7 +68,7 @@ def test_a_list_tells_what_was_deleted_unseen() -> None:
     cache.put(JOB, item("newer-than-the-list", 8))
     changed = cache.replace(JOB, None, [item("kept", 1), item("changed", 2), item("unseen", 3)], "5")
     assert sorted(found["metadata"]["name"] for found in changed) == ["changed", "gone", "unseen"]
-    assert versions(cache.all(JOB)) == {"kept": 1, "changed": 2, "unseen": 3, "newer-than-the-list": 8}
+    assert versions(cache.list_all(JOB)) == {"kept": 1, "changed": 2, "unseen": 3, "newer-than-the-list": 8}
 
 
 def test_a_list_of_one_namespace_leaves_the_others() -> None:

@@ -18,6 +18,11 @@ def trainer(reason: str) -> dict[str, Any]:
     return {"kind": "TrainerResult", "reason": reason, "message": "as the trainer says"}
 
 
+def await_first_reason(api: Api, name: str) -> str:
+    """Wait for the reason of the first attempt: the next Job is created before the status is written."""
+    return until("a reason", lambda: api.finetune_job(name)["status"]["attempts"][0].get("reason"))
+
+
 def test_a_good_run(api: Api, operator: Operator) -> None:
     api.create_job("good")
     until("the preflight's Job", lambda: api.job_names("good") == ["good-preflight"])
@@ -118,8 +123,7 @@ def test_a_deleted_pod_ends_the_attempt(api: Api, operator: Operator) -> None:
     pod = api.run_pod("pod-deleted-train-1")
     api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
     api.run_pod("pod-deleted-train-2")
-    status = api.finetune_job("pod-deleted")["status"]
-    assert status["attempts"][0]["reason"] == "Preempted"
+    assert await_first_reason(api, "pod-deleted") == "Preempted"
 
 
 def test_a_deleted_job_ends_the_attempt(api: Api, operator: Operator) -> None:
@@ -133,7 +137,7 @@ def test_a_deleted_job_ends_the_attempt(api: Api, operator: Operator) -> None:
         with contextlib.suppress(NotFoundException):  # the garbage collector was first
             api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
     api.await_pod("job-deleted-train-2")
-    assert api.finetune_job("job-deleted")["status"]["attempts"][0]["reason"] == "Preempted"
+    assert await_first_reason(api, "job-deleted") == "Preempted"
 
 
 def test_errors_use_up_the_budget(api: Api, operator: Operator) -> None:

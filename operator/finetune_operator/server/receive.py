@@ -55,7 +55,7 @@ def find_trained_job(pod: Object, context: Context) -> Key | None:
     if labels.get(ROLE_LABEL) != TRAINER:
         return None
     resource = context.cache.get(FINETUNE_JOB, pod["metadata"]["namespace"], finetune_job_of(pod) or "")
-    batch_jobs = context.cache.owned(JOB, resource["metadata"]["uid"]) if resource else []
+    batch_jobs = context.cache.list_owned(JOB, resource["metadata"]["uid"]) if resource else []
     if resource is None or controller_uid(pod) not in [batch_job["metadata"]["uid"] for batch_job in batch_jobs]:
         return None
     return key_of(FINETUNE_JOB, resource)

@@ -26,13 +26,13 @@ async def gather(key: Key, context: Context) -> Observed:
     cache = context.cache
     resources = [
         resource
-        for resource in cache.all(ADAPTER_DEPLOYMENT, namespace)
+        for resource in cache.list_all(ADAPTER_DEPLOYMENT, namespace)
         if resource["spec"]["target"]["deploymentRef"]["name"] == name
         and not resource["metadata"].get("deletionTimestamp")
     ]
     resources.sort(key=lambda resource: (resource["metadata"]["creationTimestamp"], resource["metadata"]["name"]))
     deployment = await context.kube.get(DEPLOYMENT, namespace, name)
-    pods = [pod for pod in cache.labelled(POD, namespace, ROLE_LABEL, AGENT_ROLE) if _belongs(pod, name)]
+    pods = [pod for pod in cache.list_labelled(POD, namespace, ROLE_LABEL, AGENT_ROLE) if _belongs(pod, name)]
     reports = {
         pod["metadata"]["name"]: context.pod_reports.agent((namespace, pod["metadata"]["name"], pod["metadata"]["uid"]))
         for pod in pods
@@ -42,7 +42,7 @@ async def gather(key: Key, context: Context) -> Observed:
         name=name,
         deployment=deployment,
         resources=tuple(resources),
-        finetune_jobs={job["metadata"]["name"]: job for job in cache.all(FINETUNE_JOB, namespace)},
+        finetune_jobs={job["metadata"]["name"]: job for job in cache.list_all(FINETUNE_JOB, namespace)},
         pods=tuple(pods),
         agent_reports={pod: report for pod, report in reports.items() if report is not None},
         config_map=cache.get(CONFIG_MAP, namespace, config_map_name(name)),

@@ -24,7 +24,7 @@ async def gather(key: Key, context: Context) -> Observed | None:
     if resource is None or resource["metadata"].get("deletionTimestamp"):
         return None
     await _look_up_missing_job(resource, context)
-    batch_jobs = context.cache.owned(JOB, resource["metadata"]["uid"])
+    batch_jobs = context.cache.list_owned(JOB, resource["metadata"]["uid"])
     names = {batch_job["metadata"]["uid"]: batch_job["metadata"]["name"] for batch_job in batch_jobs}
     pods = _group_pods(resource, names, context)
     progress_reports = {}
@@ -43,7 +43,7 @@ def _group_pods(resource: Object, names: dict[str, str], context: Context) -> di
     """
     meta = resource["metadata"]
     groups: dict[str, list[Object]] = {}
-    for pod in context.cache.labelled(POD, meta["namespace"], JOB_LABEL, short(meta["name"])):
+    for pod in context.cache.list_labelled(POD, meta["namespace"], JOB_LABEL, short(meta["name"])):
         owner = controller_uid(pod)
         name = names.get(owner or "")
         if name is None and owner is not None and _is_younger(pod, resource):

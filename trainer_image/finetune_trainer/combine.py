@@ -1,4 +1,4 @@
-"""Combine several LoRAs of one base into one, by PEFT's ``add_weighted_adapter``: a command of its own."""
+"""Combine several LoRAs of one base into one, by PEFT's ``add_weighted_adapter``."""
 
 import argparse
 import json

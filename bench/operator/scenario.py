@@ -8,8 +8,10 @@ from pathlib import Path
 
 from bench.operator import audit
 from devcluster.cluster import Cluster
-from tests.operator.fake_cluster import PREFLIGHT_PASSED, SUCCEEDED
-from tests.operator.harness import Api, Operator, until
+from tools.testing.kubernetes_api import Api
+from tools.testing.operator_messages import PREFLIGHT_PASSED, SUCCEEDED
+from tools.testing.operator_process import Operator
+from tools.testing.waiting import until
 
 PAUSE_SECONDS = 0.3
 EXIT_CODE = "devcluster.finetune-operator.io/exit-code"

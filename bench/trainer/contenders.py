@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.trainer.world import World
+from bench.trainer.data import BenchData
 from finetune_api.messages import ProgressReport
 from finetune_trainer.session.progress import Reporter
 from tools.testing.s3_server import S3Server
@@ -67,11 +67,11 @@ class _Clock(Reporter):
         self.seen.setdefault(report.progress.step, _now())
 
 
-def ours(world: World, server: S3Server, scratch: Path, shape: Shape, **training: Any) -> Course:
+def ours(data: BenchData, server: S3Server, scratch: Path, shape: Shape, **training: Any) -> Course:
     """One whole attempt at a FineTuneJob: checkpoints go to S3 beside the steps. Raises RuntimeError if it does not succeed."""
-    bench = Workbench(server, server.create_bucket(f"bench-{uuid.uuid4().hex[:12]}"), world.model, scratch / "ours")
-    bench.dataset(World.jsonl(world.texts))
-    bench.dataset(World.jsonl(world.held_out), "held-out.jsonl")
+    bench = Workbench(server, server.create_bucket(f"bench-{uuid.uuid4().hex[:12]}"), data.model, scratch / "ours")
+    bench.dataset(BenchData.jsonl(data.texts))
+    bench.dataset(BenchData.jsonl(data.held_out), "held-out.jsonl")
     settings = bench.settings(
         dataset={
             "uri": "configmap://data/train.jsonl",
@@ -82,7 +82,7 @@ def ours(world: World, server: S3Server, scratch: Path, shape: Shape, **training
         training={
             "perDeviceBatchSize": shape.batch,
             "gradientAccumulationSteps": shape.accumulation,
-            "maxLength": world.size.max_length,
+            "maxLength": data.size.max_length,
             "learningRate": RATE,
             "scheduler": "constant",
             "packing": shape.packing,
@@ -105,39 +105,39 @@ def ours(world: World, server: S3Server, scratch: Path, shape: Shape, **training
     )
 
 
-def bare(world: World, scratch: Path, shape: Shape) -> Course:
+def bare(data: BenchData, scratch: Path, shape: Shape) -> Course:
     """TRL's SFTTrainer with the same settings over the same sequences, its checkpoints on the disk."""
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
     arguments = SFTConfig(
         **_arguments(scratch / "bare", shape),
-        max_length=world.size.max_length,
+        max_length=data.size.max_length,
         packing=shape.packing,
         gradient_checkpointing=False,
         bf16=False,
     )
-    rows = _rows(world.texts)
+    rows = _rows(data.texts)
     made = partial(
-        SFTTrainer, model=_model(world), args=arguments, train_dataset=rows, processing_class=_tokenizer(world)
+        SFTTrainer, model=_model(data), args=arguments, train_dataset=rows, processing_class=_tokenizer(data)
     )
     return _run(made, scratch / "bare", lambda state: _logged(state, "num_tokens"))
 
 
-def script(world: World, scratch: Path, shape: Shape) -> Course:
+def script(data: BenchData, scratch: Path, shape: Shape) -> Course:
     """The script of the tutorials: every row padded to max_length by the tokenizer, transformers' Trainer, nothing packed."""
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-    tokenizer = _tokenizer(world)
+    tokenizer = _tokenizer(data)
 
     def encoded(rows: dict[str, list[str]]) -> Any:
         texts = [text + tokenizer.eos_token for text in rows["text"]]
-        return tokenizer(texts, truncation=True, max_length=world.size.max_length, padding="max_length")
+        return tokenizer(texts, truncation=True, max_length=data.size.max_length, padding="max_length")
 
-    rows = _rows(world.texts).map(encoded, batched=True, remove_columns=["text"])
+    rows = _rows(data.texts).map(encoded, batched=True, remove_columns=["text"])
     # the collator takes the end of text out of the loss where it is the padding token too; here it is another one
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
     arguments = TrainingArguments(**_arguments(scratch / "script", shape), include_num_input_tokens_seen="non_padding")
-    made = partial(Trainer, model=_model(world), args=arguments, train_dataset=rows, data_collator=collator)
+    made = partial(Trainer, model=_model(data), args=arguments, train_dataset=rows, data_collator=collator)
     return _run(made, scratch / "script", lambda state: _logged(state, "num_input_tokens_seen"))
 
 
@@ -169,20 +169,20 @@ def _rows(texts: list[str]) -> Any:
     return datasets.Dataset.from_list([{"text": text} for text in texts])
 
 
-def _tokenizer(world: World) -> Any:
+def _tokenizer(data: BenchData) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(world.model)
+    return AutoTokenizer.from_pretrained(data.model)
 
 
-def _model(world: World) -> Any:
+def _model(data: BenchData) -> Any:
     """The base in fp32 with the LoRA that our job asks for."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
     set_seed(SEED)
-    base = AutoModelForCausalLM.from_pretrained(world.model, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(data.model, dtype=torch.float32)
     base.config.use_cache = False
     wanted = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(base, wanted)

@@ -4,13 +4,14 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.trainer import contenders
 from bench.trainer.contenders import Course, Shape
+from bench.trainer.data import BenchData, Size, make
 from bench.trainer.startup import Start, Starts
-from bench.trainer.world import Size, World, make
 from tools.testing.s3_server import S3Server, running_s3
 
 WARM_UP = 2
@@ -27,13 +28,13 @@ def measure(size: Size, start: Size, parts: tuple[str, ...], told: Told) -> dict
     with tempfile.TemporaryDirectory() as temporary, running_s3(Path(temporary) / "s3") as server:
         directory = Path(temporary)
         told("making a model")
-        world = make(directory / "small", size)
+        data = make(directory / "small", size)
         if "overhead" in parts:
-            found["overhead"] = _overhead(world, server, directory, told)
+            found["overhead"] = _overhead(data, server, directory, told)
         if "script" in parts:
-            found["script"] = _script(world, server, directory, told)
+            found["script"] = _script(data, server, directory, told)
         if "switches" in parts:
-            found["switches"] = _switches(world, server, directory, told)
+            found["switches"] = _switches(data, server, directory, told)
         if "start" in parts:
             told("making a larger model")
             found["start"] = _start(make(directory / "large", start), server, directory, told)
@@ -45,14 +46,14 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _overhead(world: World, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
+def _overhead(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
     """Our loop with checkpoints to S3, over the bare trainer of TRL with its checkpoints on the disk."""
-    size = world.size
+    size = data.size
     shape = Shape(1, MICRO_STEPS, True, size.overhead_steps, size.checkpoint_every)
     pairs = _alternate(
         size.rounds,
-        lambda: contenders.ours(world, server, directory, shape),
-        lambda: contenders.bare(world, directory, shape),
+        lambda: contenders.ours(data, server, directory, shape),
+        lambda: contenders.bare(data, directory, shape),
         lambda number: told(f"our loop and TRL's, round {number}"),
     )
     steps = size.overhead_steps - WARM_UP
@@ -77,14 +78,14 @@ def _undisturbed(courses: list[Course]) -> float:
     )
 
 
-def _script(world: World, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
+def _script(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
     """Once through the rows, packed by us and padded by the script, with about as many tokens in a step."""
-    size = world.size
+    size = data.size
     often = 10_000  # neither saves on the way: this is about the rows
     pairs = _alternate(
         size.rounds,
-        lambda: contenders.ours(world, server, directory, Shape(1, PACKED_ROWS, True, None, often)),
-        lambda: contenders.script(world, directory, Shape(SCRIPT_BATCH, 1, False, None, often)),
+        lambda: contenders.ours(data, server, directory, Shape(1, PACKED_ROWS, True, None, often)),
+        lambda: contenders.script(data, directory, Shape(SCRIPT_BATCH, 1, False, None, often)),
         lambda number: told(f"packed and padded, round {number}"),
     )
     ours, theirs = pairs[0]
@@ -122,24 +123,24 @@ def _late(course: Course) -> float:
     return _quarter(course, 3)
 
 
-def _switches(world: World, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
+def _switches(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
     """Useful tokens per second with a switch over those without it, everything else alike."""
     rows = MICRO_STEPS
-    whole = world.size.overhead_steps
+    whole = data.size.overhead_steps
     packed, padded = Shape(1, rows, True, whole, 10_000), Shape(rows, 1, False, whole, 10_000)
     compared: dict[str, tuple[Shape, dict[str, Any], Shape, dict[str, Any]]] = {
         "packing": (packed, {}, padded, {}),
         "gradientCheckpointing": (packed, {"gradientCheckpointing": "always"}, packed, {}),
     }
-    if world.size.compiled:
+    if data.size.compiled:
         compared["compile"] = packed, {"compile": "always"}, packed, {"compile": "never"}
     found = {}
     for name, (shape, changed, other, unchanged) in compared.items():
         pairs = _alternate(
-            world.size.rounds,
-            lambda shape=shape, changed=changed: contenders.ours(world, server, directory, shape, **changed),
-            lambda other=other, unchanged=unchanged: contenders.ours(world, server, directory, other, **unchanged),
-            lambda number, name=name: told(f"{name}, round {number}"),
+            data.size.rounds,
+            partial(contenders.ours, data, server, directory, shape, **changed),
+            partial(contenders.ours, data, server, directory, other, **unchanged),
+            partial(_tell_round, told, name),
         )
         found[name] = {
             "ratio": spread([a.tokens_per_second(WARM_UP) / b.tokens_per_second(WARM_UP) for a, b in pairs]),
@@ -150,14 +151,18 @@ def _switches(world: World, server: S3Server, directory: Path, told: Told) -> di
     return found
 
 
-def _start(world: World, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
+def _tell_round(told: Told, name: str, number: int) -> None:
+    told(f"{name}, round {number}")
+
+
+def _start(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
     """Processes of their own: a first attempt, a second one that finds the tokens of the first, and one with a wrong field."""
     firsts: list[Start] = []
     seconds: list[Start] = []
     refusals = []
-    for number in range(world.size.starts):
+    for number in range(data.size.starts):
         told(f"from the start to the first step, round {number + 1}")
-        starts = Starts(world, server, directory, f"start-{number}")
+        starts = Starts(data, server, directory, f"start-{number}")
         firsts.append(starts.attempt())
         seconds.append(starts.attempt())
         refusals.append(starts.refusal())

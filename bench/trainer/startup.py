@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.trainer.world import World
+from bench.trainer.data import BenchData
 from tools.testing.s3_server import S3Server
 from tools.testing.trainer_jobs import Workbench
 
@@ -29,13 +29,13 @@ class Start:
 class Starts:
     """A job on a disk that stays, as a workstation's does, so that a second attempt finds what the first one made."""
 
-    def __init__(self, world: World, server: S3Server, directory: Path, name: str) -> None:
-        self._bench = Workbench(server, server.create_bucket(f"bench-{name}"), world.model, directory / name)
-        self._bench.dataset(World.jsonl(world.texts))
+    def __init__(self, data: BenchData, server: S3Server, directory: Path, name: str) -> None:
+        self._bench = Workbench(server, server.create_bucket(f"bench-{name}"), data.model, directory / name)
+        self._bench.dataset(BenchData.jsonl(data.texts))
         self._scratch = directory / name / "scratch"
         self._job = self._bench.job(
             dataset={"uri": "configmap://data/train.jsonl", "format": "text"},
-            training={"maxSteps": 2, "maxLength": world.size.max_length, "packing": True},
+            training={"maxSteps": 2, "maxLength": data.size.max_length, "packing": True},
         )
 
     def attempt(self) -> Start:

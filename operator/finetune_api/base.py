@@ -1,4 +1,4 @@
-"""The base class of every model: frozen, camelCase on the wire, and strict about unknown fields."""
+"""The base class of every model: frozen, camelCase in YAML and JSON, and strict about unknown fields."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -12,8 +12,8 @@ Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 class Model(BaseModel):
     """A value that is read from, or written to, YAML and JSON with camelCase names.
 
-    ``cel_rules`` are the cross-field rules of the class as Kubernetes CEL validations; a pydantic validator says the same for files
-    that never meet an API server (``finetune run``, ``finetune render``).
+    ``cel_rules`` are the cross-field rules of the class as Kubernetes CEL validations. A pydantic validator checks the
+    same for files that never meet an API server (``finetune run``, ``finetune render``).
     """
 
     model_config = ConfigDict(
@@ -22,7 +22,7 @@ class Model(BaseModel):
     cel_rules: ClassVar[list[dict[str, str]]] = []
 
     def to_json(self) -> dict[str, Any]:
-        """The camelCase JSON form, without the fields that are unset (None)."""
+        """Return the camelCase JSON form, without the fields that are unset (None)."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -33,13 +33,13 @@ class Lenient(Model):
 
 
 class SecretRef(Model):
-    """The name of a Secret in the namespace of the object that names it."""
+    """The name of a Secret in the namespace of the object that refers to it."""
 
     name: DnsLabel = Field(description="Name of the Secret, in the same namespace.")
 
 
 class S3Location(Model):
-    """An S3 service other than the default one of AWS."""
+    """An S3 service that is not AWS's default one."""
 
     endpoint: str | None = Field(
         None,
@@ -49,4 +49,4 @@ class S3Location(Model):
     region: str | None = Field(None, description="Region of the bucket.")
 
 
-S3_DESCRIPTION = "Where the object store is, if it is not the one of spec.output.s3."
+S3_DESCRIPTION = "S3 service of the URI, if it is not that of spec.output.s3."

@@ -1,4 +1,4 @@
-"""When a training ends before its last step, because it has ceased to get better."""
+"""``spec.training.earlyStopping``: when a training ends before its last step."""
 
 from typing import Annotated
 
@@ -8,11 +8,13 @@ from finetune_api.base import Model
 
 
 class EarlyStopping(Model):
-    """The end of a training whose held-out loss falls no more; as in transformers' EarlyStoppingCallback."""
+    """The end of a training whose held-out loss stops falling, as in transformers.EarlyStoppingCallback."""
 
     patience: Annotated[int, Field(ge=1)] = Field(
-        description="Stop after so many evaluations (evaluation.everySteps) in a row without improvement."
+        description="Stop after so many consecutive evaluations (evaluation.everySteps) without improvement."
     )
     min_delta: float = Field(
-        0.0, description="By how much the held-out loss must fall below the lowest one to be an improvement.", ge=0
+        0.0,
+        description="By how much the held-out loss must be below the lowest one so far to count as an improvement.",
+        ge=0,
     )

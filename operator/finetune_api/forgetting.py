@@ -1,14 +1,15 @@
-"""How much of what a base model knew is lost in the training: measured on a text that has nothing to do with it."""
+"""``spec.evaluation.forgetting``: how much of the base model's knowledge the training loses, on an unrelated text."""
 
 from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from finetune_api.base import Model
-from finetune_api.dataset import check_address
+from finetune_api.dataset import check_uri
 
 NO_HUB = (
-    "a general text is a file, and hf:// is a dataset: write s3://bucket/key, pvc://claim/path or configmap://name/key"
+    "a general text is a file, and hf:// names a dataset: write s3://bucket/key, pvc://claim/path "
+    "or configmap://name/key"
 )
 
 
@@ -17,30 +18,31 @@ class Forgetting(Model):
 
     uri: str | None = Field(
         None,
-        description="A plain text in UTF-8: s3://bucket/key, pvc://claim/path or configmap://name/key, read as the dataset is, with its credentials; gzip "
-        "and zstd are seen through. Unset: a short English text that comes with the trainer.",
+        description="URI of a plain text in UTF-8: s3://bucket/key, pvc://claim/path or configmap://name/key. It is "
+        "read with the dataset's credentials; gzip and zstd are decompressed. Unset: a short English text that comes "
+        "with the trainer.",
         json_schema_extra={"pattern": "^(s3|pvc|configmap)://[^/]+/.+$"},
     )
     max_sequences: Annotated[int, Field(ge=1)] = Field(
-        50, description="Use at most so many sequences of training.maxLength tokens."
+        50, description="Maximum number of sequences of training.maxLength tokens to use."
     )
 
     @field_validator("uri")
     @classmethod
-    def _address(cls, uri: str | None, info: ValidationInfo) -> str | None:
+    def _check_uri(cls, uri: str | None, info: ValidationInfo) -> str | None:
         if uri is not None and uri.startswith("hf://"):
             raise ValueError(NO_HUB)
-        return check_address(uri, info) if uri is not None else None
+        return check_uri(uri, info) if uri is not None else None
 
 
 class ForgettingStatus(Model):
-    """Base and adapter on the general text: mean negative log-likelihood per token, in nats, and its exp."""
+    """Base and adapter on the general text: mean negative log-likelihood per token in nats, and its exp."""
 
     base_loss: float = Field(description="Loss of the base model.")
     loss: float = Field(description="Loss of the finished adapter.")
     increase_percent: float = Field(
-        description="By how much the adapter's loss is higher, in percent of the base's; below zero where it is lower."
+        description="By how much the adapter's loss is higher, in percent of the base's. Negative if it is lower."
     )
     base_perplexity: float = Field(description="exp(baseLoss).")
     perplexity: float = Field(description="exp(loss).")
-    sequences: int = Field(description="Sequences that were used.", ge=0)
+    sequences: int = Field(description="Number of sequences that were used.", ge=0)

@@ -1,4 +1,4 @@
-"""What the held-out rows must show of an adapter before it is published."""
+"""``spec.evaluation.gate``: the limits that an adapter must reach on the held-out rows to be published."""
 
 from typing import ClassVar, Literal
 
@@ -10,16 +10,17 @@ NO_LIMIT = "a gate needs a limit: set max, minImprovementPercent or both"
 
 
 class Gate(Model):
-    """Limits that the finished adapter must keep on the held-out rows. One that does not is kept, but not published."""
+    """Limits for the finished adapter on the held-out rows. An adapter that misses one is stored, but not published."""
 
     metric: Literal["loss", "perplexity"] = Field(
         "loss",
-        description="What is judged: loss, the objective's own; or perplexity, for objective sft (exp of its loss).",
+        description="Metric with limits. loss: the objective's own loss. perplexity: exp of the loss, for objective "
+        "sft.",
     )
     max: float | None = Field(None, description="Highest value of the metric that passes.", gt=0)
     min_improvement_percent: float | None = Field(
         None,
-        description="By how much the metric must at least be lower than the base's, in percent of the base's.",
+        description="Least amount by which the metric must be lower than the base's, in percent of the base's.",
         ge=0,
         lt=100,
     )
@@ -29,7 +30,7 @@ class Gate(Model):
     ]
 
     @model_validator(mode="after")
-    def _limited(self) -> "Gate":
+    def _check_limit(self) -> "Gate":
         if self.max is None and self.min_improvement_percent is None:
             raise ValueError(NO_LIMIT)
         return self

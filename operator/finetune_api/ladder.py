@@ -1,100 +1,73 @@
-"""What is changed in a job that ran out of memory: one step of a ladder each time, none of which changes how many sequences an optimizer step has."""
+"""What the operator changes in a job that ran out of memory: one reduction per attempt.
 
-from collections.abc import Iterator
-from typing import Any
+No reduction changes how many sequences an optimizer step has.
+"""
 
 from finetune_api import combinations
 from finetune_api.finetunejob import Adjustment, FineTuneJobSpec
-from finetune_api.methods import Dora, Lora, Method, Qlora, Quantization
 from finetune_api.reasons import Reason
+from finetune_api.reductions import REDUCTIONS, Reduction, Settings
 
 
-def mends(spec: FineTuneJobSpec, reason: str) -> bool:
-    """Whether less memory of the device is what an attempt that ended for this reason needs. Without a GPU the container's memory is the device's."""
+def needs_less_memory(spec: FineTuneJobSpec, reason: str) -> bool:
+    """Return whether an attempt that ended for this reason needs less memory of its device.
+
+    Without a GPU the container's memory is the device's.
+    """
     return reason == Reason.OUT_OF_MEMORY or (reason == Reason.HOST_OUT_OF_MEMORY and spec.resources.gpus_per_node == 0)
 
 
-def adjusted(spec: FineTuneJobSpec, times: int) -> FineTuneJobSpec | None:
-    """The spec after this many steps; None if the ladder has fewer."""
+def reduce_memory(spec: FineTuneJobSpec, times: int) -> FineTuneJobSpec | None:
+    """Return the spec after so many reductions; None if there are fewer."""
     for _ in range(times):
-        following = _next(spec)
-        if following is None:
+        reduced = _reduce_once(spec)
+        if reduced is None:
             return None
-        spec = following
+        spec = reduced
     return spec
 
 
-def adjustments(spec: FineTuneJobSpec, changed: FineTuneJobSpec) -> list[Adjustment]:
-    """What the ladder has changed in a spec."""
+def list_adjustments(spec: FineTuneJobSpec, reduced: FineTuneJobSpec) -> list[Adjustment]:
+    """List the fields that reductions have changed in a spec."""
     return [
         Adjustment(field=field, before=before, after=after)
-        for (field, before), (_, after) in zip(_touched(spec), _touched(changed), strict=True)
+        for (field, before), (_, after) in zip(_reducible_fields(spec), _reducible_fields(reduced), strict=True)
         if before != after
     ]
 
 
-def at_its_end(spec: FineTuneJobSpec, times: int) -> str:
-    """Why there is no step after this many, and what is left to the user."""
+def explain_end(spec: FineTuneJobSpec, times: int) -> str:
+    """Explain why no reduction is left after so many, and what the user can do."""
     last = spec
     for _ in range(times):
-        last = _next(last) or last
-    state = ", ".join(f"{field} is {value}" for field, value in _touched(last))
-    policy = spec.failure_policy.out_of_memory
-    off = [
-        name
-        for name, allowed in (
-            ("reduceBatchSize", policy.reduce_batch_size),
-            ("enableGradientCheckpointing", policy.enable_gradient_checkpointing),
-            ("quantize", policy.quantize),
-        )
-        if not allowed
-    ]
-    remedy = f"allow {', '.join(off)} in failurePolicy.outOfMemory, " if off else ""
-    return f"there is nothing left that could be made smaller ({state}): {remedy}lower training.maxLength, or give it a device with more memory"
+        last = _reduce_once(last) or last
+    state = ", ".join(f"{field} is {value}" for field, value in _reducible_fields(last))
+    forbidden = [reduction.policy for reduction in REDUCTIONS if reduction.policy and not _is_allowed(reduction, spec)]
+    remedy = f"allow {', '.join(forbidden)} in failurePolicy.outOfMemory, " if forbidden else ""
+    return (
+        f"the operator has no change left that would lower the need of memory ({state}): {remedy}lower "
+        "training.maxLength, or use a device with more memory"
+    )
 
 
-def _next(spec: FineTuneJobSpec) -> FineTuneJobSpec | None:
-    """The spec after the first step that it does not have behind it; None after the last."""
-    return next(_steps(spec), None)
-
-
-def _steps(spec: FineTuneJobSpec) -> Iterator[FineTuneJobSpec]:
-    policy, training = spec.failure_policy.out_of_memory, spec.training
-    if policy.reduce_batch_size and (batch := _smaller(training.per_device_batch_size, spec.objective)):
-        more = training.gradient_accumulation_steps * training.per_device_batch_size // batch
-        yield _with(spec, training={"per_device_batch_size": batch, "gradient_accumulation_steps": more})
-    if policy.enable_gradient_checkpointing and training.gradient_checkpointing != "always":
-        changed = _with(spec, training={"gradient_checkpointing": "always"})
-        if combinations.allows(changed):
-            yield changed
-    if policy.quantize and (method := _quantised(spec.method)):
-        changed = spec.model_copy(update={"method": method})
-        if combinations.allows(changed):
-            yield changed
-
-
-def _smaller(batch: int, objective: str) -> int | None:
-    """The largest divisor of a batch that is at most half of it: accumulation can make up for it exactly. kto compares the rows of a batch: it needs two."""
-    least = 2 if objective == "kto" else 1
-    return next((size for size in range(batch // 2, least - 1, -1) if batch % size == 0), None)
-
-
-def _quantised(method: Method) -> Method | None:
-    """The same adapter on a base in 4 bits; None where there is none, or it is already."""
-    block = method.config
-    if isinstance(block, Lora) and block.init not in ("pissa", "olora"):
-        return Method(qlora=Qlora.model_validate(block.model_dump()))
-    if isinstance(block, Dora) and block.quantization is None:
-        return Method(dora=block.model_copy(update={"quantization": Quantization()}))
+def _reduce_once(spec: FineTuneJobSpec) -> FineTuneJobSpec | None:
+    """Return the spec after the first reduction that has a step left and breaks no rule; None if there is none."""
+    settings = Settings(spec.method, spec.training, smallest_batch=2 if spec.objective == "kto" else 1)
+    for reduction in REDUCTIONS:
+        if _is_allowed(reduction, spec) and (reduced := reduction.apply(settings)):
+            changed = spec.model_copy(update={"method": reduced.method, "training": reduced.training})
+            if combinations.allows(changed):
+                return changed
     return None
 
 
-def _with(spec: FineTuneJobSpec, training: dict[str, Any]) -> FineTuneJobSpec:
-    return spec.model_copy(update={"training": spec.training.model_copy(update=training)})
+def _is_allowed(reduction: Reduction, spec: FineTuneJobSpec) -> bool:
+    policies = spec.failure_policy.out_of_memory.to_json()
+    return bool(policies.get(reduction.policy))
 
 
-def _touched(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
-    """The fields that the ladder may change, and their values as they are written in YAML."""
+def _reducible_fields(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
+    """List the fields that reductions change, with their values as they are written in YAML."""
     training, quantization = spec.training, spec.method.quantization
     return [
         ("training.perDeviceBatchSize", str(training.per_device_batch_size)),

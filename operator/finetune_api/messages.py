@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.base import Lenient
-from finetune_api.dataset import Counts
+from finetune_api.data_counts import Counts
 from finetune_api.engines import EngineName
 from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, Estimate, EvaluationStatus, Progress, ReportStatus
 from finetune_api.reasons import Reason

@@ -17,13 +17,17 @@ def version() -> str:
     return str(_table()["version"])
 
 
-def default_targets(method: str, model_type: str) -> list[str] | str | None:
-    """The modules that PEFT adapts in such a model when none are named: suffixes, or a regular expression. None: PEFT has no default.
+def default_targets(peft_type: str, model_type: str) -> list[str] | str | None:
+    """Return the modules that PEFT adapts in an architecture when the user names none.
 
-    ``method`` is the field of ``spec.method``; ``model_type`` that of the model's config.json.
+    Args:
+        peft_type: Name in ``peft.PeftType``, for example LORA.
+        model_type: ``model_type`` of the model's config.json.
+
+    Returns:
+        Module name suffixes or a regular expression; None if PEFT has no default.
     """
-    known = {"qlora": "lora", "dora": "lora"}.get(method, method)
-    found: list[str] | str | None = _table()["targetModules"][known].get(model_type)
+    found: list[str] | str | None = _table()["targetModules"][peft_type.lower()].get(model_type)
     return found
 
 

@@ -1,5 +1,7 @@
-"""Before an uninstall: every AdapterDeployment is deleted, and the operator, which still runs, takes its agents out of the Deployments; then
-every FineTuneJob and its Jobs, for the garbage collector may not know a kind that is a few seconds old, and loses it with the CRD.
+"""Delete all custom resources before the chart is uninstalled.
+
+First every AdapterDeployment: the operator, which still runs, takes its agents out of the Deployments. Then every
+FineTuneJob and its Jobs: the garbage collector may not know a kind that is a few seconds old, and loses it with the CRD.
 """
 
 import contextlib

@@ -223,13 +223,13 @@ def until_it_fits(settings: "Settings", attempt: "Callable[[Settings], TrainerRe
 
     spec, made = settings.job.spec, 0
     result = attempt(settings)
-    while ladder.mends(spec, result.reason) and made < spec.failure_policy.retries.on_out_of_memory:
+    while ladder.needs_less_memory(spec, result.reason) and made < spec.failure_policy.retries.on_out_of_memory:
         made += 1
-        smaller = ladder.adjusted(spec, made)
+        smaller = ladder.reduce_memory(spec, made)
         if smaller is None:
-            end = ladder.at_its_end(spec, made)
+            end = ladder.explain_end(spec, made)
             return result.model_copy(update={"message": f"{result.message}. Not tried again: {end}"})
-        changes = tuple(ladder.adjustments(spec, smaller))
+        changes = tuple(ladder.list_adjustments(spec, smaller))
         log.warning("trying again with %s", ", ".join(str(change) for change in changes))
         job = settings.job.model_copy(update={"spec": smaller})
         result = attempt(replace(settings, job=job, adjustments=changes))

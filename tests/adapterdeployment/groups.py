@@ -114,7 +114,7 @@ def report(
         served_name=f"{name}-name",
         digest=assigned,
         active_digest=active,
-        state=state,  # type: ignore[arg-type]  # the cases name valid ones
+        state=state,
         reason=reason,
         message=message,
     )

@@ -12,7 +12,9 @@ import pytest
 from devcluster.cluster import Cluster
 from finetune_api.timestamps import current_timestamp
 from tests.adapterdeployment.groups import V1, V2, uri
-from tests.operator.harness import Api, Object, Operator, install_crds, until
+from tools.testing.kubernetes_api import Api, Object
+from tools.testing.operator_process import Operator, install_crds
+from tools.testing.waiting import until
 
 pytestmark = [pytest.mark.cluster]
 

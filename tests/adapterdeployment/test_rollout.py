@@ -1,6 +1,7 @@
 """Which pods may move now: a table, and a roll-out played to its end."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,8 @@ def pod(name: str, **fields: bool) -> PodView:
 
 
 A, B, C = pod("a"), pod("b"), pod("c")
-DONE = {"proven": True, "on_previous": False}
-AWAY = {"available": False}
+DONE: dict[str, Any] = {"proven": True, "on_previous": False}
+AWAY: dict[str, Any] = {"available": False}
 
 CASES: dict[str, tuple[list[PodView], list[str] | None, int, frozenset[str], list[str] | None]] = {
     "one begins": ([A, B, C], [], 1, frozenset(), ["a"]),

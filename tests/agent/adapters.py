@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from devcluster.cache import cached
 from devcluster.model import smollm2, tiny_llama
@@ -47,7 +48,7 @@ def make(target: Path, model: str, wanted: dict[str, tuple[int, int]]) -> None:
 
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model)
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     samples = [{"tokenIds": tokenizer(prompt)["input_ids"]} for prompt in PROMPTS]
     for sample in samples:
         sample["baseLogprobs"] = _logprobs(base, sample["tokenIds"])
@@ -62,7 +63,7 @@ def make(target: Path, model: str, wanted: dict[str, tuple[int, int]]) -> None:
         adapted.eval()
         for sample in samples:
             sample["adapterLogprobs"] = _logprobs(adapted, sample["tokenIds"])
-        adapted.save_pretrained(target / name)
+        adapted.save_pretrained(str(target / name))
         (target / name / "README.md").unlink(missing_ok=True)
         (target / name / "golden.json").write_text(json.dumps({"samples": samples}))
         base = adapted.unload()

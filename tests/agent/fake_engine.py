@@ -163,7 +163,7 @@ class Double:
     def _die(self) -> None:
         assert self._server is not None
         for connection in list(self._server.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]  # typed as any kind of protocol
+            connection.transport.abort()
         self._server.should_exit = self._server.force_exit = True
 
     def __enter__(self) -> "Double":

@@ -6,7 +6,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -53,7 +55,7 @@ class RunningAgent:
         if not (secrets / SECRET).exists():
             secrets.mkdir(parents=True)
             shutil.copytree(s3.secret, secrets / SECRET)
-        given = {
+        given: dict[str, Any] = {
             "pod": POD,
             "host": "127.0.0.1",
             "port": free_port(),
@@ -69,16 +71,16 @@ class RunningAgent:
             "download_patience_seconds": 2.0,
             **settings,
         }
-        self.settings = Settings(**given)  # type: ignore[arg-type]  # fields by name
+        self.settings = Settings(**given)
         self.settings.adapters_directory.mkdir(parents=True, exist_ok=True)
         self.settings.token_file.write_text("the-token")
         self.agent: Agent | None = None
-        self._stop: Callable[[], None] | None = None
+        self._stop: Callable[[], object] | None = None
         self._thread: threading.Thread | None = None
 
     def want(self, *adapters: DesiredAdapter, **state: object) -> None:
         """Write the desired state as the kubelet does: a new directory, and one exchange of a link."""
-        text = DesiredState(port=self.engine_port, adapters=list(adapters), **state)  # type: ignore[arg-type]
+        text = DesiredState(port=self.engine_port, adapters=list(adapters), **state)
         mount = self.settings.desired_file.parent
         mount.mkdir(exist_ok=True)
         data = mount / f"..{time.monotonic_ns()}"
@@ -98,7 +100,7 @@ class RunningAgent:
             "region": "us-east-1",
             "secret": SECRET,
         }
-        return DesiredAdapter(version=version, **{**given, **fields})  # type: ignore[arg-type]
+        return DesiredAdapter(version=version, **{**given, **fields})
 
     def probe(self) -> tuple[int, str]:
         """What the kubelet's readiness probe gets."""
@@ -165,7 +167,7 @@ class RunningAgent:
             def stop() -> None:
                 server.should_exit = True
 
-            self._stop = lambda: running.call_soon_threadsafe(stop)
+            self._stop = partial(running.call_soon_threadsafe, stop)
             tasks = [asyncio.create_task(run_loop(agent)), asyncio.create_task(send_reports(agent))]
             started.set()
             await server.serve()

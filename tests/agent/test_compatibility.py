@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_a_plain_lora_passes(tmp_path: Path) -> None:
         ({"r": 0}, "positive integers"),
     ],
 )
-def test_features_that_vllm_does_not_serve(tmp_path: Path, config: dict[str, object], said: str) -> None:
+def test_features_that_vllm_does_not_serve(tmp_path: Path, config: dict[str, Any], said: str) -> None:
     error = refused(write_adapter(tmp_path / "a", 0.5, **config))
     assert error.reason is Reason.ADAPTER_UNSUPPORTED
     assert said in error.message
@@ -53,7 +54,7 @@ def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config", [{"init_lora_weights": "gaussian"}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 4}}]
 )
-def test_what_vllm_does_serve_passes(tmp_path: Path, config: dict[str, object]) -> None:
+def test_what_vllm_does_serve_passes(tmp_path: Path, config: dict[str, Any]) -> None:
     check_adapter(write_adapter(tmp_path / "a", 0.5, **config), VLLM, 16)
 
 

@@ -101,7 +101,7 @@ CASES = {
 )
 def test_refusal(path: str, status: int, body: object, reason: Reason, permanent: bool, unexplained: bool) -> None:
     request = httpx.Request("POST", f"http://127.0.0.1:8000{path}")
-    answer = httpx.Response(status, request=request, **({"text": body} if isinstance(body, str) else {"json": body}))  # type: ignore[arg-type]
+    answer = httpx.Response(status, request=request, **({"text": body} if isinstance(body, str) else {"json": body}))
     error = explain_refusal(path, answer)
     assert (error.reason, error.permanent, error.unexplained) == (reason, permanent, unexplained)
     assert error.message

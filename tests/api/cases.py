@@ -5,29 +5,45 @@ from typing import Any
 
 import pytest
 
-from finetune_api.combinations import (
+from finetune_api.combinations.evaluation import (
     COMPARED_ALONE,
     COMPARED_WITH_ITSELF,
-    KTO_BATCH,
-    LABELS,
     NO_EVALUATIONS,
     NO_FULL_SCORES,
-    NO_MERGED_SCORES,
-    NO_PACKING,
-    NO_PAIRS,
     NO_PERPLEXITY,
-    NO_PREFERENCE,
-    NO_PROMPTS,
     NO_SAME_BUDGET,
     NO_TEXTS,
     NOTHING_TO_SELECT,
+)
+from finetune_api.combinations.method import (
+    MERGED_FULL,
+    MERGED_PROMPT,
+    PACKED_PROMPT,
+    RECOMPUTED_PREFIX,
+    SHARDED,
+    STARTED_INCOMPLETE,
+    STARTED_WITH_INIT,
+)
+from finetune_api.combinations.objective import (
+    KTO_BATCH,
+    LABELS,
+    NO_MERGED_SCORES,
+    NO_PACKING,
+    NO_PAIRS,
+    NO_PREFERENCE,
+    NO_PROMPTS,
+    ONE_ADAPTER,
     PAIRS,
     SCORES,
-    SHARDED,
 )
-from finetune_api.combinations import ONE_ADAPTER as ONE_COPY
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
+from finetune_api.finetunejob.spec import IMMUTABLE
 from finetune_api.gate import NO_LIMIT
+from finetune_api.methods.adalora import RANKS_FALL
+from finetune_api.methods.lora import EVEN_RANK, PLAIN_LORA_ONLY
+from finetune_api.methods.lycoris import FACTOR_NOT_ZERO
+from finetune_api.methods.method import ONE_METHOD
+from finetune_api.methods.prompts import TEXT_WITH_ITS_INIT, WIDTH_NEEDS_PROJECTION
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, REMOVE, Object, changed
 
 
@@ -60,27 +76,11 @@ def _adapter(name: str, changes: dict[str, Any], path: str, server: str, models:
 
 
 BOTH_LENGTHS = "epochs and maxSteps are both set: remove one of them"
-BEGINNING = "init pissa, olora and loftq go with neither bias nor modulesToSave: the adapter is published as a plain LoRA, which has none"
-PACKED_PROMPT = (
-    "packing does not go with promptTuning, prefixTuning and pTuning, which put their tokens before each sequence and not before each packed example: "
-    "set packing to false"
-)
-RECOMPUTED_PREFIX = "gradientCheckpointing does not go with prefixTuning, whose keys and values would be lost in the second pass: set gradientCheckpointing to auto"
-MERGED_PROMPT = "mergedModel does not go with promptTuning, prefixTuning, pTuning and bottleneck, which are no update of the base's weights: set mergedModel to false"
-MERGED_MODEL = "mergedModel does not go with full, which gives a whole model already: set mergedModel to false"
-STARTED_WHOLE = "model.adapter does not go with full, adalora, pTuning and prefixProjection, whose adapters do not hold all that was trained: remove it, or choose lora"
-STARTED_TWICE = (
-    "model.adapter does not go with init pissa, olora and loftq, which are other beginnings: set init to default"
-)
 STARTED = {"uri": "s3://adapters/first"}
-ONE_METHOD = "exactly one method must be set: lora, qlora, dora, adalora, ia3, vera, loha, lokr, oft, miss, prefixTuning, promptTuning, pTuning, bottleneck, full or peft"
-RANKS = "targetRank must be below initRank: AdaLoRA takes ranks away"
-PROJECTION = "encoderHiddenSize belongs to prefixProjection: set it to true, or remove encoderHiddenSize"
-PROMPT_TEXT = "promptTuningInit text and promptTuningInitText belong together: set both, or neither"
 REVISION = "revision belongs to hf:// models only: remove it, or name the model on the hub"
 ONE_VALIDATION = "exactly one of uri, fraction and split must be set"
 ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must be set"
-ONE_ADAPTER = "exactly one of fineTuneJobRef and uri must be set"
+ONE_SOURCE = "exactly one of fineTuneJobRef and uri must be set"
 DIGEST_AND_URI = "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json"
 S3_AND_URI = "s3 belongs to uri: a FineTuneJob knows its own object store"
 METRIC = "spec.evaluation.gate.metric"
@@ -106,21 +106,21 @@ CASES = [
     ),
     _job("epochs and maxSteps", {"spec.training.epochs": 1}, "spec.training", BOTH_LENGTHS),
     _job("two methods", {"spec.method.qlora": {}}, "spec.method", ONE_METHOD),
-    _job("an odd rank for orthogonal matrices", {"spec.method": {"lora": {"rank": 5, "init": "orthogonal"}}}, "spec.method.lora", "init orthogonal needs an even rank"),
+    _job("an odd rank for orthogonal matrices", {"spec.method": {"lora": {"rank": 5, "init": "orthogonal"}}}, "spec.method.lora", EVEN_RANK),
     _job("loftq without a quantised base", {"spec.method.lora.init": "loftq"}, "spec.method.lora.init", "supported values", "'default', 'gaussian'"),
-    _job("a rank that rises", {"spec.method": {"adalora": {"initRank": 4}}}, "spec.method.adalora", RANKS),
-    _job("no factor", {"spec.method": {"lokr": {"decomposeFactor": 0}}}, "spec.method.lokr", "decomposeFactor must be -1 or at least 1"),
-    _job("a network that is not used", {"spec.method": {"prefixTuning": {"encoderHiddenSize": 8}}}, "spec.method.prefixTuning", PROJECTION),
-    _job("a text that is not used", {"spec.method": {"promptTuning": {"promptTuningInitText": "Hello"}}}, "spec.method.promptTuning", PROMPT_TEXT),
-    _job("no text to begin with", {"spec.method": {"promptTuning": {"promptTuningInit": "text"}}}, "spec.method.promptTuning", PROMPT_TEXT),
+    _job("a rank that rises", {"spec.method": {"adalora": {"initRank": 4}}}, "spec.method.adalora", RANKS_FALL),
+    _job("no factor", {"spec.method": {"lokr": {"decomposeFactor": 0}}}, "spec.method.lokr", FACTOR_NOT_ZERO),
+    _job("a network that is not used", {"spec.method": {"prefixTuning": {"encoderHiddenSize": 8}}}, "spec.method.prefixTuning", WIDTH_NEEDS_PROJECTION),
+    _job("a text that is not used", {"spec.method": {"promptTuning": {"promptTuningInitText": "Hello"}}}, "spec.method.promptTuning", TEXT_WITH_ITS_INIT),
+    _job("no text to begin with", {"spec.method": {"promptTuning": {"promptTuningInit": "text"}}}, "spec.method.promptTuning", TEXT_WITH_ITS_INIT),
     _job("packed prompts", {"spec.method": {"pTuning": {}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
     _job("packed prompts by PEFT's name", {"spec.method": {"peft": {"type": "P_TUNING"}}, "spec.training.packing": True}, "spec", PACKED_PROMPT),
     _job("a prefix that is computed twice", {"spec.method": {"prefixTuning": {}}, "spec.training.gradientCheckpointing": "always"}, "spec", RECOMPUTED_PREFIX),
     _job("a merged prompt", {"spec.method": {"promptTuning": {}}, "spec.output.mergedModel": True}, "spec", MERGED_PROMPT),
-    _job("a merged model", {"spec.method": {"full": {}}, "spec.output.mergedModel": True}, "spec", MERGED_MODEL),
-    _job("an adapter to train whole", {"spec.method": {"full": {}}, "spec.model.adapter": STARTED}, "spec", STARTED_WHOLE),
-    _job("two beginnings", {"spec.method": {"lora": {"init": "pissa"}}, "spec.model.adapter": STARTED}, "spec", STARTED_TWICE),
-    _job("a beginning beside trained modules", {"spec.method": {"lora": {"init": "olora", "modulesToSave": ["lm_head"]}}}, "spec.method.lora", BEGINNING),
+    _job("a merged model", {"spec.method": {"full": {}}, "spec.output.mergedModel": True}, "spec", MERGED_FULL),
+    _job("an adapter to train whole", {"spec.method": {"full": {}}, "spec.model.adapter": STARTED}, "spec", STARTED_INCOMPLETE),
+    _job("two beginnings", {"spec.method": {"lora": {"init": "pissa"}}, "spec.model.adapter": STARTED}, "spec", STARTED_WITH_INIT),
+    _job("a beginning beside trained modules", {"spec.method": {"lora": {"init": "olora", "modulesToSave": ["lm_head"]}}}, "spec.method.lora", PLAIN_LORA_ONLY),
     _job("no method in the choice", {"spec.method.lora": REMOVE}, "spec.method", ONE_METHOD),
     _job(
         "revision of an s3 model",
@@ -140,8 +140,8 @@ CASES = [
     _job("preferences without their objective", {"spec.preference": {"beta": 0.2}}, "spec", NO_PREFERENCE),
     _job("packed pairs", {"spec.objective": "dpo", "spec.training.packing": True}, "spec", NO_PACKING),
     _job("kto one row at a time", {"spec.objective": "kto"}, "spec", KTO_BATCH),
-    _job("dpo with a method of one adapter", {"spec.objective": "dpo", "spec.method": {"adalora": {}}}, "spec", ONE_COPY),
-    _job("dpo with an initialisation that changes the base", {"spec.objective": "dpo", "spec.method.lora.init": "pissa"}, "spec", ONE_COPY),
+    _job("dpo with a method of one adapter", {"spec.objective": "dpo", "spec.method": {"adalora": {}}}, "spec", ONE_ADAPTER),
+    _job("dpo with an initialisation that changes the base", {"spec.objective": "dpo", "spec.method.lora.init": "pissa"}, "spec", ONE_ADAPTER),
     _job("orpo with a learned prompt", {"spec.objective": "orpo", "spec.method": {"pTuning": {}}}, "spec", NO_PROMPTS),
     _job("reward with a method without a head", {"spec.objective": "reward", "spec.method": {"ia3": {}}}, "spec", SCORES),
     _job("reward, merged", {"spec.objective": "reward", "spec.output.mergedModel": True}, "spec", NO_MERGED_SCORES),
@@ -182,8 +182,8 @@ CASES = [
         "spec.resources.gpusPerNode",
         "less than or equal to 16",
     ),
-    _adapter("a job and an address", {"spec.adapter": {"fineTuneJobRef": {"name": "a"}, **S3_ADAPTER}}, "spec.adapter", ONE_ADAPTER),
-    _adapter("no adapter", {"spec.adapter": {}}, "spec.adapter", ONE_ADAPTER),
+    _adapter("a job and an address", {"spec.adapter": {"fineTuneJobRef": {"name": "a"}, **S3_ADAPTER}}, "spec.adapter", ONE_SOURCE),
+    _adapter("no adapter", {"spec.adapter": {}}, "spec.adapter", ONE_SOURCE),
     _adapter("an address without a digest", {"spec.adapter": {"uri": "s3://adapters/a"}}, "spec.adapter", DIGEST_AND_URI),
     _adapter("an object store without an address", {"spec.adapter.s3": {"region": "eu-1"}}, "spec.adapter", S3_AND_URI),
     _adapter("a digest that is none", {"spec.adapter": {**S3_ADAPTER, "digest": "sha256:12"}}, "spec.adapter.digest", "should match"),
@@ -207,7 +207,7 @@ class Change:
 
 
 def _cannot(name: str) -> str:
-    return f"{name} cannot be changed: delete the FineTuneJob, or create one of another name"
+    return IMMUTABLE.format(name)
 
 
 CHANGES = [

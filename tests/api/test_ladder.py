@@ -25,7 +25,7 @@ def spec(**more: Any) -> FineTuneJobSpec:
 def climbed(start: FineTuneJobSpec) -> list[FineTuneJobSpec]:
     """The spec, and what it is after each step."""
     found, times = [start], 1
-    while (following := ladder.adjusted(start, times)) is not None:
+    while (following := ladder.reduce_memory(start, times)) is not None:
         found.append(following)
         times += 1
     return found
@@ -66,7 +66,7 @@ def test_then_gradient_checkpointing_then_quantisation_and_each_is_told() -> Non
         method={"lora": {"rank": 8, "targetModules": ["q_proj"], "dropout": 0.1}},
         failurePolicy=ALL,
     )
-    told = [[str(change) for change in ladder.adjustments(start, step)] for step in climbed(start)]
+    told = [[str(change) for change in ladder.list_adjustments(start, step)] for step in climbed(start)]
     batch = ["training.perDeviceBatchSize 2 → 1", "training.gradientAccumulationSteps 3 → 6"]
     checkpointing = [*batch, "training.gradientCheckpointing auto → always"]
     assert told == [[], batch, checkpointing, [*checkpointing, "method.quantization none → nf4"]]
@@ -106,7 +106,7 @@ def test_quantisation_is_only_for_who_allowed_it() -> None:
 def test_a_step_that_is_switched_off_is_left_out_and_named_at_the_end(policy: dict[str, bool]) -> None:
     start = spec(training={"perDeviceBatchSize": 2}, failurePolicy={"outOfMemory": policy})
     assert len(climbed(start)) == 1 + ("reduceBatchSize" not in policy)
-    end = ladder.at_its_end(start, 2)
+    end = ladder.explain_end(start, 2)
     assert f"allow {', '.join(policy)}, quantize in failurePolicy.outOfMemory" in end
 
 
@@ -117,7 +117,7 @@ def test_checkpointing_is_not_turned_on_where_it_does_not_go() -> None:
 
 def test_the_end_says_what_was_reached_and_what_is_left_to_do() -> None:
     start = spec(training={"perDeviceBatchSize": 4}, failurePolicy=ALL)
-    end = ladder.at_its_end(start, 5)
+    end = ladder.explain_end(start, 5)
     assert "perDeviceBatchSize is 1, training.gradientAccumulationSteps is 4" in end
     assert "method.quantization is nf4" in end
     assert "allow" not in end
@@ -134,7 +134,7 @@ def test_the_end_says_what_was_reached_and_what_is_left_to_do() -> None:
     ],
 )
 def test_what_less_memory_can_mend(reason: Reason, gpus: int, mended: bool) -> None:
-    assert ladder.mends(spec(resources={"gpusPerNode": gpus}), reason) == mended
+    assert ladder.needs_less_memory(spec(resources={"gpusPerNode": gpus}), reason) == mended
 
 
 def test_a_base_that_is_sharded_is_not_quantised() -> None:

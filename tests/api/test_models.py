@@ -54,11 +54,11 @@ def rules(model: type[Model]) -> list[dict[str, str]]:
     [
         (
             "q_proj",
-            "'q_proj' would be a regular expression for a whole module name, and matches none: write a list, for example [q_proj]",
+            "'q_proj' is read as a regular expression for full module names, and matches none: write a list, for example [q_proj]",
         ),
         ("", "write a list, for example [q_proj]"),
         ("(q_proj", "is neither all-linear nor a regular expression (missing )"),
-        (["q_proj", ""], "the list has an empty name"),
+        (["q_proj", ""], "the list contains an empty name"),
     ],
 )
 def test_target_modules_that_name_nothing(value: object, message: str) -> None:

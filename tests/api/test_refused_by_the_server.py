@@ -110,8 +110,8 @@ def test_an_object_looks_unready_before_the_operator_saw_it(cluster: Cluster, na
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [
-        ("finetunejob.spec.training.maxSteps", "Optimizer steps, instead of epochs."),
-        ("ftj.spec.method.qlora.quantization.type", "The data type of the weights"),
+        ("finetunejob.spec.training.maxSteps", "Number of optimizer steps, instead of epochs."),
+        ("ftj.spec.method.qlora.quantization.type", "Data type of the weights"),
         ("adp.spec.strategy.maxUnavailable", "How many pods may leave the Service at once"),
         ("adp.status.podStatus.state", "Pending, Downloading, Loading"),
     ],

@@ -8,7 +8,7 @@ CTR = ("ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io")
 
 
 def kill(cluster: Cluster, pod: Object, container: str) -> None:
-    """kill -9 of a container's process."""
+    """Send SIGKILL to a container's process."""
     process = process_id(cluster, container_id(pod, container))
     finished = cluster.exec_in_node(["kill", "-9", process])
     assert finished.returncode == 0, finished.stderr

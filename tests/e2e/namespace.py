@@ -30,7 +30,7 @@ class Namespace:
         return self.cluster.kubectl(arguments[0], f"--namespace={self.name}", *arguments[1:], stdin=stdin)
 
     def apply(self, *objects: Object) -> None:
-        """kubectl apply."""
+        """Apply objects with kubectl."""
         self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(objects))
 
     def find(self, kind: str, name: str) -> Object | None:

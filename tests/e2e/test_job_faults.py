@@ -115,7 +115,10 @@ def test_the_s3_server_is_away_during_an_upload(workshop: Workshop, undisturbed:
 
 
 def kill_operator(workshop: Workshop) -> None:
-    """kill -9 of the operator's process. A new pod takes its place, because the kubelet makes a container that dies often wait for minutes."""
+    """Kill the operator's process, and start a new pod.
+
+    The kubelet makes a container that dies often wait for minutes.
+    """
     await_operator(workshop.system)
     (pod,) = [found for found in workshop.system.all("pods") if not found["metadata"].get("deletionTimestamp")]
     containers.kill(workshop.namespace.cluster, pod, "operator")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import pytest
 
@@ -55,7 +55,7 @@ TINY = replace(
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register a second engine for the length of a test."""
-    monkeypatch.setitem(ENGINES, "tiny", TINY)
+    monkeypatch.setitem(cast(dict[str, Any], ENGINES), "tiny", TINY)
 
 
 def read_target(args: list[str]) -> tuple[AdapterDeploymentSpec, object]:
@@ -151,5 +151,5 @@ def test_the_trainers_report_has_a_command_for_each_engine() -> None:
         "rank": 4,
     }
     report = cast(Report, SimpleNamespace(**facts))
-    commands = serving.serving_commands(report)
+    commands = serving.list_serving_commands(report)
     assert commands == {"vLLM": None, "Tiny": "tiny-server org/base --adapters bot=/out/adapter"}

@@ -18,11 +18,11 @@ class Measured:
     peak: int
 
 
-class Storages(TorchDispatchMode):  # type: ignore[misc]
+class Storages(TorchDispatchMode):
     """Counts the bytes of all storages that are alive, but not those of the given tensors."""
 
     def __init__(self, known: list[torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._alive = {tensor.untyped_storage()._cdata: 0 for tensor in known}
         self.now = self.peak = 0
 

@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from finetune_api.estimate.activations import Step, layer_activations
+from finetune_api.estimate.activations import layer_activations
 from finetune_api.estimate.architecture import architecture_of
 from finetune_api.estimate.memory import GIB, evaluation_bytes, memory, optimizer_bytes, outside_bytes, quantised_bytes
 from finetune_api.estimate.modules import Architecture, Module
+from finetune_api.estimate.step import Step
 from finetune_api.finetunejob import Training
 from finetune_api.methods import Method, Quantization
 from finetune_trainer.data.dataset import Example

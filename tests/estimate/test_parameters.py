@@ -12,7 +12,8 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.estimate.architecture import architecture_of
-from finetune_api.estimate.parameters import Counts, NotCountedError, count
+from finetune_api.estimate.modules import NotCountedError
+from finetune_api.estimate.parameters import Counts, count
 from finetune_api.estimate.shapes import UnknownArchitectureError
 from finetune_api.methods import METHODS, Method
 from finetune_api.targets import TargetError

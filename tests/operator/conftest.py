@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from devcluster.cluster import Cluster
-from tests.operator.harness import Api, Operator, install_crds
+from tools.testing.kubernetes_api import Api
+from tools.testing.operator_process import Operator, install_crds
 
 
 @pytest.fixture(scope="session")

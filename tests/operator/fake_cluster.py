@@ -10,40 +10,10 @@ from finetune_operator.kube.kinds import ATTEMPT_LABEL, ROLE_LABEL
 from finetune_operator.reconcile.finetunejob.model import Observed, Plan
 from finetune_operator.reconcile.finetunejob.plan import make_plan
 from finetune_operator.settings import Settings
+from tools.testing.operator_messages import SPEC
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1", report_url="http://operator:8080")
-DIGEST = "sha256:" + "a" * 64
-SPEC: dict[str, Any] = {
-    "model": {"uri": "s3://models/smollm", "secretRef": {"name": "s3-credentials"}},
-    "dataset": {"uri": "configmap://texts/hamlet.txt"},
-    "method": {"lora": {"rank": 8}},
-    "output": {"s3": {"bucket": "adapters"}, "secretRef": {"name": "s3-credentials"}},
-}
-PREFLIGHT_PASSED = {
-    "kind": "PreflightResult",
-    "estimate": {"trainableParameters": 10, "totalParameters": 1010},
-    "modelRevision": "abc123",
-}
-ADAPTER = {
-    "uri": "s3://adapters/ns/a/11111111/adapter",
-    "digest": DIGEST,
-    "sizeBytes": 1000,
-    "baseModel": "smollm",
-    "peftType": "LORA",
-    "rank": 8,
-    "targetModules": ["q_proj"],
-    "servableBy": ["vllm"],
-}
-PROGRESS = {"step": 10, "totalSteps": 10, "percent": 100, "loss": 3.5, "updatedAt": "2026-01-01T12:00:00Z"}
-SUCCEEDED = {
-    "kind": "TrainerResult",
-    "reason": "Succeeded",
-    "adapter": ADAPTER,
-    "progress": PROGRESS,
-    "evaluation": {"baseLoss": 3.9, "loss": 3.6, "improvementPercent": 7.7, "rows": 20},
-    "report": {"uri": "s3://adapters/ns/a/11111111/adapter/report.html"},
-}
 
 
 def finetune_job(

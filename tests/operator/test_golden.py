@@ -13,16 +13,8 @@ import yaml
 
 from finetune_api.finetunejob import FineTuneJobStatus
 from finetune_operator.reconcile.finetunejob.plan import make_plan
-from tests.operator.fake_cluster import (
-    PREFLIGHT_PASSED,
-    PROGRESS,
-    SETTINGS,
-    SPEC,
-    SUCCEEDED,
-    FakeCluster,
-    running,
-    terminated,
-)
+from tests.operator.fake_cluster import SETTINGS, FakeCluster, running, terminated
+from tools.testing.operator_messages import PREFLIGHT_PASSED, PROGRESS, SPEC, SUCCEEDED
 
 GOLDEN = Path(__file__).parent / "golden"
 FULL_SPEC: dict[str, Any] = {

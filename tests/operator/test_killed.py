@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from devcluster.cluster import Cluster
-from tests.operator.fake_cluster import PREFLIGHT_PASSED, SUCCEEDED
-from tests.operator.harness import Api, Kubelet, Operator, until
 from tests.operator.proxy import Proxy
+from tools.testing.fake_kubelet import Kubelet
+from tools.testing.kubernetes_api import Api
+from tools.testing.operator_messages import PREFLIGHT_PASSED, SUCCEEDED
+from tools.testing.operator_process import Operator
+from tools.testing.waiting import until
 
 pytestmark = pytest.mark.cluster
 TIMES = ("lastTransitionTime", "startedAt", "finishedAt")

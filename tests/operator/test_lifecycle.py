@@ -8,8 +8,11 @@ import pytest
 from kubernetes.client.exceptions import NotFoundException
 
 from finetune_operator.kube.kinds import ROLE_LABEL
-from tests.operator.fake_cluster import PREFLIGHT_PASSED, SUCCEEDED
-from tests.operator.harness import Api, Kubelet, Operator, good_run, until
+from tools.testing.fake_kubelet import Kubelet, good_run
+from tools.testing.kubernetes_api import Api
+from tools.testing.operator_messages import PREFLIGHT_PASSED, SUCCEEDED
+from tools.testing.operator_process import Operator
+from tools.testing.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -20,7 +23,8 @@ def trainer(reason: str) -> dict[str, Any]:
 
 def await_first_reason(api: Api, name: str) -> str:
     """Wait for the reason of the first attempt: the next Job is created before the status is written."""
-    return until("a reason", lambda: api.finetune_job(name)["status"]["attempts"][0].get("reason"))
+    reason: str = until("a reason", lambda: api.finetune_job(name)["status"]["attempts"][0].get("reason"))
+    return reason
 
 
 def test_a_good_run(api: Api, operator: Operator) -> None:

@@ -6,7 +6,8 @@ from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.outcome import Ended, Running, Waiting, classify_pod
-from tests.operator.fake_cluster import NOW, PREFLIGHT_PASSED, SUCCEEDED, pod, running, terminated
+from tests.operator.fake_cluster import NOW, pod, running, terminated
+from tools.testing.operator_messages import PREFLIGHT_PASSED, SUCCEEDED
 
 UNSCHEDULABLE = {
     "type": "PodScheduled",

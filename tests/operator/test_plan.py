@@ -13,18 +13,8 @@ from hypothesis import strategies as st
 from finetune_operator.policies.finished import is_finished, is_up_to_date
 from finetune_operator.reconcile.finetunejob.apply import is_urgent
 from finetune_operator.reconcile.finetunejob.plan import make_plan, plan_blocked, plan_refused
-from tests.operator.fake_cluster import (
-    NOW,
-    PREFLIGHT_PASSED,
-    PROGRESS,
-    SETTINGS,
-    SPEC,
-    SUCCEEDED,
-    FakeCluster,
-    pod,
-    running,
-    terminated,
-)
+from tests.operator.fake_cluster import NOW, SETTINGS, FakeCluster, pod, running, terminated
+from tools.testing.operator_messages import PREFLIGHT_PASSED, PROGRESS, SPEC, SUCCEEDED
 
 BACKOFF = {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}
 

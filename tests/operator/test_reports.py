@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from finetune_api.messages import AGENT_PATH, PROGRESS_PATH
-from tests.operator.fake_cluster import PREFLIGHT_PASSED, PROGRESS, SUCCEEDED
-from tests.operator.harness import GROUP, Api, Kubelet, Operator, good_run, until
+from tools.testing.fake_kubelet import Kubelet, good_run
+from tools.testing.kubernetes_api import GROUP, Api
+from tools.testing.operator_messages import PREFLIGHT_PASSED, PROGRESS, SUCCEEDED
+from tools.testing.operator_process import Operator
+from tools.testing.waiting import until
 
 pytestmark = pytest.mark.cluster
 CHECKPOINT = {"uri": "s3://adapters/checkpoints/step-3", "step": 3, "savedAt": "2026-01-01T12:00:00Z"}

@@ -9,7 +9,8 @@ from finetune_api.adapterdeployment import AdapterDeploymentStatus
 from finetune_api.finetunejob import FineTuneJobStatus
 from finetune_operator.reconcile.finetunejob.plan import make_plan
 from finetune_operator.reconcile.status_builder import StatusBuilder, read_status
-from tests.operator.fake_cluster import NOW, PREFLIGHT_PASSED, PROGRESS, SETTINGS, FakeCluster, finetune_job, terminated
+from tests.operator.fake_cluster import NOW, SETTINGS, FakeCluster, finetune_job, terminated
+from tools.testing.operator_messages import PREFLIGHT_PASSED, PROGRESS
 
 
 def build(status: dict[str, Any]) -> StatusBuilder[FineTuneJobStatus]:

@@ -57,7 +57,7 @@ class Second:
 
 def forget() -> None:
     """Let this process be one by itself again."""
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.state import AcceleratorState, PartialState  # type: ignore[import-untyped]
 
     for name in library_variables(Process(world_size=2, local_world_size=2)):
         os.environ.pop(name, None)

@@ -150,7 +150,12 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
 
     begun: list[bool] = []
     session_of = full_comparison.full_session
-    monkeypatch.setattr(full_comparison, "full_session", lambda session: begun.append(True) or session_of(session))
+
+    def full_session(session: Any) -> Any:
+        begun.append(True)
+        return session_of(session)
+
+    monkeypatch.setattr(full_comparison, "full_session", full_session)
     monkeypatch.setattr(loading, "load_base", load)
     settings = bench.settings(evaluation=WANTED)
     result, _ = train(settings)

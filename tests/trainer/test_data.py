@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.dataset import LENGTHS, DatasetSource
+from finetune_api.data_counts import LENGTHS
+from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
 from finetune_trainer.data import dataset

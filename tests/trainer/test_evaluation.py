@@ -12,7 +12,7 @@ from finetune_api.gate import Gate
 from finetune_api.manifest import AdapterManifest
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.attempt import exit_code
-from finetune_trainer.checkpoints.best_weights import EvaluationHistory, after
+from finetune_trainer.checkpoints.best_weights import EvaluationHistory, add_evaluation
 from finetune_trainer.data import forgetting_text
 from finetune_trainer.evaluation import forgetting, gate
 from finetune_trainer.preflight import check
@@ -108,7 +108,7 @@ def test_the_best_evaluation_and_the_patience(
 ) -> None:
     seen = EvaluationHistory()
     for step, loss in enumerate(losses, start=1):
-        seen = after(seen, step, loss, min_delta)
+        seen = add_evaluation(seen, step, loss, min_delta)
     assert seen == expected, name
 
 
@@ -146,6 +146,7 @@ def test_an_early_stop_publishes_the_best_weights_bit_for_bit_also_after_interru
     assert result.evaluation is not None
     assert run.progress is not None
     best, stopped = result.evaluation.step, run.progress.step
+    assert best is not None
     history = [json.loads(line) for line in whole.read("team/job/adapter/metrics.jsonl").splitlines()]
     losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
     assert best == min(losses, key=lambda step: losses[step])

@@ -50,7 +50,7 @@ def test_the_adapter_its_card_and_its_report_are_on_the_hub(bench: Workbench, hu
     assert hub.pushed["org/adapter/adapter_model.safetensors"] == bench.weights()
     for entry in bench.manifest().files:
         assert hub.pushed[f"org/adapter/{entry.path}"] == bench.read(f"team/job/adapter/{entry.path}")
-    assert ModelCard(hub.pushed["org/adapter/README.md"].decode()).data.library_name == "peft"
+    assert ModelCard(hub.pushed["org/adapter/README.md"].decode()).data.to_dict()["library_name"] == "peft"
 
 
 @pytest.mark.parametrize(

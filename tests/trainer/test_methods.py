@@ -290,7 +290,7 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(bench: Workb
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path, name: str, kind: str) -> None:
     config = transformers.AutoConfig.for_model("llama" if name == "LlamaConfig" else "gpt2")
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": 64,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,

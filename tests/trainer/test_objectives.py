@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
+import datasets  # type: ignore[import-untyped]
 import pytest
 import torch
 

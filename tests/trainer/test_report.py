@@ -192,14 +192,15 @@ def test_the_model_card_is_what_the_hub_reads() -> None:
     from huggingface_hub import ModelCard
 
     shown = ModelCard(card.render_card(a_report()))
-    facts = shown.data.to_dict()
+    data: Any = shown.data  # its attributes are those of the card's header
+    facts = data.to_dict()
     assert facts["base_model"] == "org/base"
     assert facts["library_name"] == "peft"
     assert facts["license"] == "apache-2.0"
     assert facts["datasets"] == ["org/rows"]
     assert "base_model:adapter:org/base" in facts["tags"]
-    assert shown.data.eval_results is not None
-    assert {(result.metric_type, result.metric_value) for result in shown.data.eval_results} == {
+    assert data.eval_results is not None
+    assert {(result.metric_type, result.metric_value) for result in data.eval_results} == {
         ("loss", 2.0),
         ("perplexity", 7.389),
     }
@@ -290,7 +291,7 @@ def test_a_runs_report_on_a_phone_and_on_a_desk_by_day_and_by_night(bench: Workb
 
 def events(file: Path) -> list[Any]:
     """The records of a TensorBoard file: each has its length, two checksums and a message."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
     content, found = file.read_bytes(), []
     while content:
@@ -383,7 +384,7 @@ def test_parameters_are_counted_as_they_are_and_where_they_are(bench: Workbench)
     ],
 )
 def test_a_weight_belongs_to_a_module(name: str, module: str) -> None:
-    from finetune_trainer.report.assemble import find_module
+    from finetune_trainer.training.parameters import find_module
 
     assert find_module(name) == module
 

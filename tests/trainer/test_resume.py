@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file
-from finetune_trainer.checkpoints import resuming
+from finetune_trainer.models import device
 from tools.testing.trainer_jobs import ROWS, Workbench, jsonl, train, train_until
 
 TRAINING: dict[str, Any] = {
@@ -102,7 +102,7 @@ def test_another_job_at_the_same_place_may_have_other_data(bench: Workbench) -> 
 
 def test_a_resume_on_other_surroundings_is_noted(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     train_until(bench.settings(), 4)
-    monkeypatch.setattr(resuming.device, "device_name", lambda: "another device")
+    monkeypatch.setattr(device, "device_name", lambda: "another device")
     result, _ = train(bench.settings())
     assert result.reason == "Succeeded"
     assert any("device CPU (1 threads) → another device" in warning for warning in result.warnings)

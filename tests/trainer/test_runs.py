@@ -9,8 +9,8 @@ import pytest
 
 from finetune_api.reasons import Reason
 from finetune_trainer.checkpoints import run_fingerprint, template_date
+from finetune_trainer.models import device
 from finetune_trainer.preflight import check
-from finetune_trainer.session import plan
 from tools.testing.tiny_model import TEMPLATE
 from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train, train_until
 
@@ -56,7 +56,7 @@ def test_an_attempt_in_another_precision_says_so_and_keeps_what_was_trained(
     first = train_until(bench.settings(), 4)
     assert first.checkpoint is not None
     with monkeypatch.context() as other_gpu:
-        other_gpu.setattr(plan.device, "choose_precision", lambda _: "bf16")
+        other_gpu.setattr(device, "choose_precision", lambda _: "bf16")
         second = train_until(bench.settings(), 1)
     assert (second.reason, second.resumed_from_step) == (Reason.PREEMPTED, None)
     (warning,) = (text for text in second.warnings if "begins at step 0" in text)

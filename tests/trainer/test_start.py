@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer import recipe
 from finetune_trainer.data import dataset
+from finetune_trainer.models import loading
 from finetune_trainer.runtime.background import start_thread
 from tools.testing.trainer_jobs import Workbench, train, train_until
 
@@ -33,7 +33,7 @@ def test_a_package_that_is_left_out_is_not_found() -> None:
 
 
 def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, load, prepare = threading.Event(), recipe.loading.load_base, recipe.dataset.prepare
+    begun, load, prepare = threading.Event(), loading.load_base, dataset.prepare
 
     def loaded(*given: Any, **named: Any) -> Any:
         begun.set()
@@ -43,8 +43,8 @@ def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkey
         assert begun.wait(60), "the model waits for the data"
         return prepare(*given)
 
-    monkeypatch.setattr(recipe.loading, "load_base", loaded)
-    monkeypatch.setattr(recipe.dataset, "prepare", prepared)
+    monkeypatch.setattr(loading, "load_base", loaded)
+    monkeypatch.setattr(dataset, "prepare", prepared)
     result, _ = train(bench.settings())
     assert result.reason == "Succeeded", result.message
 

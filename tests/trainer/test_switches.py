@@ -9,7 +9,7 @@ import pytest
 
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Training
 from finetune_api.reasons import Reason
-from finetune_trainer.models import performance
+from finetune_trainer.models import device, performance
 from tests.api.objects import FINETUNE_JOB, changed
 from tests.estimate.models import LLAMA_8B
 from tools.testing.trainer_jobs import Workbench, train, train_until
@@ -22,8 +22,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes this machine one with a GPU of so many bytes."""
 
     def make(size: int) -> None:
-        monkeypatch.setattr(performance.device, "has_gpu", lambda: True)
-        monkeypatch.setattr(performance.device, "gpu_bytes", lambda: size)
+        monkeypatch.setattr(device, "has_gpu", lambda: True)
+        monkeypatch.setattr(device, "gpu_bytes", lambda: size)
 
     return make
 

@@ -76,7 +76,7 @@ def test_the_chosen_modules_are_those_that_peft_adapts(name: str, way: str | lis
         target_modules=existing(way, list(linear)),
         rank_pattern={r".*\.1\..*": 6} if way == "all-linear" else {},
     )
-    chosen = targets.adapted(list(linear), block, "lora", model.config.model_type)
+    chosen = targets.select_modules(list(linear), block, "lora", model.config.model_type)
     tuned = add_adapter(model, Method(lora=block), Base(TABLE, None, 10))
     assert set(chosen) == adapted(tuned)
     trainable, _ = tuned.get_nb_trainable_parameters()
@@ -89,8 +89,8 @@ def test_the_chosen_modules_are_those_that_peft_adapts(name: str, way: str | lis
 def test_ia3_scales_what_peft_scales(name: str) -> None:
     model, tensors = fresh(name)
     linear = list(modules.linear_modules(tensors))
-    chosen = targets.adapted(linear, Ia3(), "ia3", model.config.model_type)
-    scaled = set(targets.feedforward(chosen, Ia3(), model.config.model_type))
+    chosen = targets.select_modules(linear, Ia3(), "ia3", model.config.model_type)
+    scaled = set(targets.select_feedforward(chosen, Ia3(), model.config.model_type))
     tuned = add_adapter(model, Method(ia3=Ia3()), Base(TABLE, None, 10))
     assert set(chosen) == adapted(tuned)
     found = {key for key, module in tuned.base_model.model.named_modules() if getattr(module, "is_feedforward", False)}
@@ -101,7 +101,7 @@ def test_ia3_scales_what_peft_scales(name: str) -> None:
     ("block", "field", "message"),
     [
         (Lora(target_modules=["q_attn"]), "targetModules", "no linear module named q_attn; it has: down_proj, gate_proj, up_proj, k_proj, o_proj, q_proj, v_proj"),
-        (Lora(target_modules=r".*\.q_attn"), "targetModules", "matches the whole name of no linear module; names look like model.layers.0."),
+        (Lora(target_modules=r".*\.q_attn"), "targetModules", "matches the full name of no linear module. Full names look like model.layers.0."),
         (Lora(rank_pattern={"q_attn": 8}), "rankPattern", "'q_attn' matches none of the adapted modules"),
         (Lora(alpha_pattern={"(q": 8}), "alphaPattern", "is no regular expression"),
         (Lora(target_modules=["q_proj"], modules_to_save=["self_attn"]), "modulesToSave", "so that none is adapted"),
@@ -113,9 +113,9 @@ def test_names_that_the_model_does_not_have(block: Targeted, field: str, message
     model, tensors = fresh("MistralConfig")
     linear = list(modules.linear_modules(tensors))
     with pytest.raises(targets.TargetError) as caught:
-        chosen = targets.adapted(linear, block, type(block).__name__.lower(), model.config.model_type)
+        chosen = targets.select_modules(linear, block, type(block).__name__.lower(), model.config.model_type)
         assert isinstance(block, Ia3)
-        targets.feedforward(chosen, block, model.config.model_type)
+        targets.select_feedforward(chosen, block, model.config.model_type)
     assert caught.value.field == field
     assert message in str(caught.value)
 
@@ -138,7 +138,7 @@ def test_an_expression_must_not_match_what_holds_the_layers() -> None:
 def test_files_that_leave_out_the_first_part_of_the_names() -> None:
     linear = ["h.0.attn.c_attn", "h.1.attn.c_attn"]
     block = Lora(target_modules=r"transformer\.h\.0\..*c_attn")
-    assert targets.adapted(linear, block, "lora", "gpt2") == ["h.0.attn.c_attn"]
+    assert targets.select_modules(linear, block, "lora", "gpt2") == ["h.0.attn.c_attn"]
 
 
 def test_what_peft_does_not_do_is_said_in_its_words() -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch.distributed
 
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.distributed import process_group
@@ -59,9 +60,10 @@ def test_a_pod_of_two_processes_saves_and_goes_on_and_outlives_none_of_them(
     assert "Traceback" not in log
     assert "Warning" not in log
 
+    stopped_at = result.checkpoint.step
     pod = Pod(bench, job, listener, 2)
-    report = listener.wait_for(lambda report: report.progress.step >= result.checkpoint.step + 2)
-    assert report.resumed_from_step == result.checkpoint.step
+    report = listener.wait_for(lambda report: report.progress.step >= stopped_at + 2)
+    assert report.resumed_from_step == stopped_at
     (worker,) = children(pod.process.pid)
     os.kill(worker, signal.SIGKILL)
     began = time.monotonic()
@@ -94,8 +96,8 @@ def test_the_one_that_failed_by_itself_is_told_of_many_that_only_lost_it(tmp_pat
 
 def test_a_process_waits_for_the_data_however_long_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[int] = []
-    monkeypatch.setattr(process_group.dist, "init_process_group", lambda *_, rank, **__: met.append(rank))
-    monkeypatch.setattr(process_group.dist, "barrier", lambda: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, rank, **__: met.append(rank))
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     second = threading.Thread(
         target=process_group.init, args=(Process(rank=1, world_size=2, local_rank=1, local_world_size=2), tmp_path)

@@ -80,14 +80,13 @@ def records(content: bytes) -> Iterator[bytes]:
 
 
 def test_weights_and_biases_has_the_runs_id_and_every_step(bench: Workbench) -> None:
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    record_type = importlib.import_module("wandb.proto.wandb_internal_pb2").Record  # not declared for type checkers
     followed = settings(bench, wandb={"project": "tests", "secretRef": {"name": "wandb"}})
     result, _ = train(followed)
     assert result.reason == "Succeeded", result.message
     (file,) = (followed.scratch / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert followed.job.metadata.uid in file.name
-    found = list(map(Record.FromString, records(file.read_bytes())))
+    found = list(map(record_type.FromString, records(file.read_bytes())))
     assert found[-1].WhichOneof("record_type") == "exit"
     losses = [
         (entry.step.num, float(item.value_json))

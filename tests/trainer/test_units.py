@@ -132,11 +132,11 @@ def test_linear_modules_are_told_from_embeddings_and_heads() -> None:
     }
     linear = modules.linear_modules(tensors)
     assert list(linear) == ["transformer.h.2.attn.c_attn", "transformer.h.10.attn.c_attn"]
-    chosen = targets.adapted(list(linear), Lora(target_modules=["attn.c_attn"]), "lora", "gpt2")
+    chosen = targets.select_modules(list(linear), Lora(target_modules=["attn.c_attn"]), "lora", "gpt2")
     assert modules.lora_parameters(linear, chosen, Lora(rank=4)) == 2 * 4 * (8 + 24)
     for missing in ("attn", "lm_head"):
         with pytest.raises(targets.TargetError, match=f"no linear module named {missing}; it has: c_attn"):
-            targets.adapted(list(linear), Lora(target_modules=["c_attn", missing]), "lora", "gpt2")
+            targets.select_modules(list(linear), Lora(target_modules=["c_attn", missing]), "lora", "gpt2")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.trains, pytest.mark.timeout(1500)]
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Iterator[RealVllm]:
-    """vLLM with the base that the adapters are trained on."""
+    """A vLLM with the base that the adapters are trained on."""
     with running_vllm(tmp_path_factory.mktemp("vllm"), base_model) as engine:
         yield engine
 

@@ -33,20 +33,25 @@ class S3Server:
 
     @property
     def endpoint(self) -> str:
+        """URL of the service."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def location(self) -> S3Location:
+        """Endpoint and region, as a spec gives them."""
         return S3Location(endpoint=self.endpoint, region="us-east-1")
 
     def store(self, purpose: Purpose = Purpose.OUTPUT, patience_seconds: float = 60) -> S3Storage:
+        """Open the service as the product does."""
         return open_s3(self.location, self.secret, purpose, patience_seconds)
 
     def create_bucket(self, name: str) -> str:
+        """Create a bucket, and return its name."""
         self.store().client.create_bucket(Bucket=name)
         return name
 
     def start(self) -> None:
+        """Start the process, and wait until it listens. Raises RuntimeError with the end of its log."""
         with (self.directory / "versitygw.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [program("versitygw"), "--port", f"127.0.0.1:{self.port}", "posix", str(self.buckets)],

@@ -50,6 +50,7 @@ class AtStep(Reporter):
         self._step, self._action, self._done = step, action, False
 
     def submit(self, report: ProgressReport) -> None:
+        """Act if the step is reached for the first time."""
         if report.progress.step >= self._step and not self._done:
             self._done = True
             self._action()
@@ -63,6 +64,7 @@ class AtCheckpoint(Reporter):
         self._action: Callable[[], None] | None = action
 
     def submit(self, report: ProgressReport) -> None:
+        """Act if this is the first report with a checkpoint."""
         if report.checkpoint and self._action:
             action, self._action = self._action, None
             action()

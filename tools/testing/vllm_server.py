@@ -28,6 +28,7 @@ class RealVllm:
 
     @property
     def url(self) -> str:
+        """URL of its HTTP interface."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:

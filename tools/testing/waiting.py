@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+OPERATOR_SECONDS = 60.0
+"""How long a test waits for the operator; it takes milliseconds on an idle machine."""
 
 
 def free_port() -> int:
@@ -14,6 +16,11 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def until(what: str, ask: Callable[[], T | None], within: float = OPERATOR_SECONDS) -> T:
+    """Call `ask` until its answer is true, as `wait_for` does, for as long as the operator may take."""
+    return wait_for(ask, within, what)
 
 
 def wait_for(ask: Callable[[], T | None], seconds: float, what: str) -> T:
@@ -28,4 +35,4 @@ def wait_for(ask: Callable[[], T | None], seconds: float, what: str) -> T:
         if answer:
             return answer
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.05)
+        time.sleep(0.02)

@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune_api.comparison import Comparison, ComparisonRow
 from finetune_api.finetunejob import EvaluationStatus, FineTuneJobSpec
+from finetune_api.improvement import improvement_percent
 from finetune_api.messages import ProgressReport
 from finetune_api.methods import Full, Method
 from finetune_api.reasons import Reason
@@ -188,12 +189,11 @@ def train_and_measure(
     device.free_memory()
     measured, general_loss = measure(model), forgetting.measure_loss(model, examples.general)
     base = evaluation.base_loss
-    improvement = 100 * (base - measured.loss) / base if base else 0.0
     log.info("held-out loss: base %.4f, adapter %.4f, full fine-tuning %.4f", base, evaluation.loss, measured.loss)
     return ComparisonRow(
         name="full",
         loss=round(measured.loss, 5),
-        improvement_percent=round(improvement, 2),
+        improvement_percent=round(improvement_percent(base, measured.loss), 2),
         perplexity=measured.perplexity and round(measured.perplexity, 5),
         accuracy=None if measured.accuracy is None else round(measured.accuracy, 5),
         general_perplexity=None if general_loss is None else round(perplexity(general_loss), 5),

@@ -2,62 +2,73 @@
 
 from dataclasses import dataclass
 
-from finetune_api.estimate.activations import (
-    Step,
-    casts,
-    layer_activations,
-    mask_bytes,
-    norm_bytes,
-    residual_bytes,
-    virtual_tokens,
-)
+from finetune_api.estimate.activations import layer_activations, mask_bytes, norm_bytes, residual_bytes
 from finetune_api.estimate.modules import Architecture, Module
 from finetune_api.estimate.parameters import count
-from finetune_api.estimate.targets import is_saved, targets
+from finetune_api.estimate.step import Step, cast_bytes
+from finetune_api.estimate.targets import adapted_modules
 from finetune_api.finetunejob import Training
-from finetune_api.methods import Adalora, Full, Method, Quantization, Targeted, Vera, VirtualTokens
+from finetune_api.methods import Block, Full, Method, Quantization, Targeted
+from finetune_api.targets import is_saved
 
 GIB = 2**30
 CONTEXT_BYTES = 1.5 * GIB
-"""CUDA context, cuBLAS workspaces and what the allocator cannot use: the figure of the project's reference, which was not measured on a GPU yet."""
+"""CUDA context, cuBLAS workspaces and memory that the allocator cannot use.
+
+The figure of the project's reference, which was not measured on a GPU yet.
+"""
 ADAM_BYTES = 8
 """Two moments in fp32: Kingma and Ba 2015, algorithm 1."""
 ADAM_8BIT_BYTES = 2 * (1 + 4 / 256)
-"""Two moments of one byte, and an fp32 maximum for each block of 256: Dettmers et al. 2021, section 2; bitsandbytes/optim/optimizer.py."""
+"""Two moments of one byte, and an fp32 maximum for each block of 256.
+
+Source: Dettmers et al. 2021, section 2; bitsandbytes/optim/optimizer.py.
+"""
 FOREACH_BYTES = 4
-"""torch.optim.AdamW without ``fused`` holds the square roots of all second moments at once (torch/optim/adamw.py, ``_multi_tensor_adamw``)."""
+"""torch.optim.AdamW without ``fused`` holds the square roots of all second moments at once.
+
+Source: torch/optim/adamw.py, ``_multi_tensor_adamw``.
+"""
 NF4_BLOCK, DOUBLE_BLOCK = 64, 256
-"""Weights that share a maximum, and maxima that share one when they are quantised too: Dettmers et al. 2023 (QLoRA), sections 2 and 3."""
-ALLOCATOR_BYTES = 12
-"""AdaLoRA's rank allocator holds three fp32 numbers for each trained one (peft/tuners/adalora/layer.py, ``RankAllocator``)."""
+"""Weights that share a maximum, and maxima that share one when they are quantised too.
+
+Source: Dettmers et al. 2023 (QLoRA), sections 2 and 3.
+"""
 TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
-"""TRL computes the loss in tiles of so many tokens and words (trl/kernels/chunked_logprob.py, trl/trainer/utils.py)."""
+"""Tokens and words of the tiles in which TRL computes the loss.
 
-
+Source: trl/kernels/chunked_logprob.py, trl/trainer/utils.py.
+"""
 SERVED_BYTES = 2
-"""A weight of the fresh base in bf16; the trainer takes fp32 only where that is less than a third of the GPU (finetune_trainer/model.py)."""
+"""Bytes of a weight of the fresh base in bf16.
+
+The trainer takes fp32 only where that is less than a third of the GPU (finetune_trainer/models).
+"""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU at the highest moment of a training step, by part; and when the finished adapter is verified."""
+    """Bytes on one GPU by part, at the highest moment of a training step and during the verification."""
 
     weights: int
     """The base."""
     adapter: int
-    """What is trained beside the base, in fp32, and what the method keeps with it."""
+    """The trained parameters in fp32, in addition to the base, and the method's own state."""
     gradients: int
     optimizer: int
     activations: int
-    """What the backward pass needs, and the scratch of the layer that runs."""
+    """Tensors for the backward pass, and the scratch of the layer that runs."""
     loss: int
     overhead: int
     verification: int
-    """All that is there after the training, when the base is loaded afresh, in bf16, and evaluated with and without the adapter."""
+    """Everything after the training, when a fresh base in bf16 is evaluated with and without the adapter."""
 
     @property
     def total(self) -> int:
-        """All parts of the training step: what the GPU must have. The verification runs on the CPU where it needs more than there is."""
+        """Return the sum of all parts of the training step, which the GPU must have.
+
+        The verification runs on the CPU where the GPU has too little memory for it.
+        """
         return sum(getattr(self, part) for part in PARTS)
 
 
@@ -67,39 +78,48 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", 
 def memory(
     architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False, processes: int = 1
 ) -> Memory:
-    """The parts for one GPU, of ``processes`` that train together; gradientCheckpointing auto is off. Raises TargetError and NotCountedError.
+    """Compute the parts for one GPU. gradientCheckpointing auto counts as off.
 
-    ``evaluates``: on held-out rows between the steps.
+    Args:
+        architecture: The base model.
+        method: The method.
+        training: The training section of the spec.
+        evaluates: Whether held-out rows are evaluated between the steps.
+        processes: GPUs that train together.
+
+    Raises:
+        TargetError: The method names a module that the model does not have.
+        NotCountedError: There is no closed form for the method on this model.
     """
-    step = step_of(training)
+    step, block = step_of(training), method.config
     trainable = count(architecture, method).trainable
-    full = isinstance(method.config, Full)
     weights, scratch = _weights(architecture, method, step)
     sharers = processes if training.sharding == "full" else 1
     if sharers > 1:
-        weights = _sharded(architecture, step, weights, sharers)
+        weights = _sharded_weights(architecture, step, weights, sharers)
     activations, loss, temporary = _highest_moment(architecture, method, training, evaluates, trainable)
+    verification = _verification(architecture, method, training.max_length, trainable, sharers)
     return Memory(
         weights=round(weights),
-        adapter=0 if full else round(4 * trainable + _beside(architecture, method, trainable)),
+        adapter=0
+        if block.trains_all_weights
+        else round(4 * trainable + _method_state(architecture, method, trainable)),
         gradients=4 * trainable,
         optimizer=round(trainable * optimizer_bytes(training.optimizer)) + temporary,
         activations=round(activations + scratch),
         loss=round(loss),
         overhead=round(CONTEXT_BYTES),
-        verification=round(
-            CONTEXT_BYTES + _verification(architecture, method, training.max_length, trainable, sharers)
-        ),
+        verification=round(CONTEXT_BYTES + verification),
     )
 
 
-def whole(architecture: Architecture, training: Training) -> Memory:
-    """The parts of full fine-tuning with the settings of an adapter's training, which ``evaluation.compareWithFull`` compares it with."""
+def full_memory(architecture: Architecture, training: Training) -> Memory:
+    """Compute the parts of full fine-tuning with these settings, for ``evaluation.compareWithFull``."""
     return memory(architecture, Method(full=Full()), training)
 
 
 def step_of(training: Training) -> Step:
-    """The shape of a micro-step on a GPU: precision auto is bf16 there, and every row is as long as it may be."""
+    """Return the shape of a micro-step on a GPU: precision auto is bf16, and every row has maxLength tokens."""
     batch = training.per_device_batch_size
     return Step(
         batch,
@@ -111,12 +131,15 @@ def step_of(training: Training) -> Step:
 
 
 def optimizer_bytes(name: str) -> float:
-    """Bytes of the optimizer's state for each trained parameter."""
+    """Return the bytes of the optimizer's state for each trained parameter."""
     return ADAM_8BIT_BYTES if "8bit" in name else ADAM_BYTES
 
 
 def quantised_bytes(module: Module, quantization: Quantization) -> float:
-    """A weight as bitsandbytes holds it: int8 with a scale for each output, or 4 bits with a maximum for each block."""
+    """Return the bytes of a weight in bitsandbytes.
+
+    int8 has a scale for each output, 4 bits have a maximum for each block.
+    """
     size = module.inputs * module.outputs
     if quantization.type == "int8":
         return size + 4 * module.outputs
@@ -124,9 +147,33 @@ def quantised_bytes(module: Module, quantization: Quantization) -> float:
     return size / 2 + (maxima * (1 + 4 / DOUBLE_BLOCK) if quantization.double_quantization else 4 * maxima)
 
 
+def evaluation_bytes(architecture: Architecture, length: int) -> int:
+    """Return the bytes of one row's logits in fp32, before and after their softmax (the trainer's ``mean_loss``)."""
+    return 8 * length * architecture.vocabulary
+
+
+def outside_bytes(architecture: Architecture, method: Method, step: Step) -> float:
+    """Return the bytes kept outside the layers.
+
+    They are the last norm's tensors, the hidden states after it, the mask, and the tensors that make learned tokens.
+    """
+    block = method.config
+    tokens = step.batch * (step.length + block.prepended_tokens)
+    hidden = residual_bytes(block, step) * architecture.hidden
+    norm = norm_bytes(architecture.hidden, architecture.modules[-2].kind, trained=block.trains_all_weights)
+    kept = tokens * (norm + hidden)
+    if architecture.attention.quadratic:
+        kept += tokens * mask_bytes(step)
+    elif step.masked:
+        kept += tokens * mask_bytes(step) // step.element  # truth values, of which each layer makes numbers
+    if block.is_prompt_learning:
+        kept += tokens * hidden + cast_bytes(count(architecture, method).trainable, step)
+    return kept
+
+
 def _weights(architecture: Architecture, method: Method, step: Step) -> tuple[float, float]:
-    """Bytes of the base; and of the largest layer that is dequantised while it multiplies."""
-    element = 4 if isinstance(method.config, Full) else step.element
+    """Return the bytes of the base, and of the largest layer that is dequantised while it multiplies."""
+    element = 4 if method.config.trains_all_weights else step.element
     quantization = method.quantization
     total, scratch = 0.0, 0.0
     for module in architecture.modules:
@@ -138,36 +185,35 @@ def _weights(architecture: Architecture, method: Method, step: Step) -> tuple[fl
     return total, scratch
 
 
-def _sharded(architecture: Architecture, step: Step, weights: float, sharers: int) -> float:
-    """A part of the base, and whole: what is in no layer, while a step runs, and two layers, of which one is fetched ahead (finetune_trainer/sharding.py)."""
+def _sharded_weights(architecture: Architecture, step: Step, weights: float, sharers: int) -> float:
+    """Return the bytes of a sharded base on one GPU while a step runs.
+
+    They are its part of the base, everything outside the layers, and two gathered layers, one of them prefetched.
+    """
     layer = step.element * sum(module.parameters for module in architecture.layer(0))
     return weights / sharers + (weights - architecture.layers * layer) + 2 * layer
 
 
-def _beside(architecture: Architecture, method: Method, trainable: int) -> float:
-    """What a method keeps in fp32 beside the trained parameters."""
+def _method_state(architecture: Architecture, method: Method, trainable: int) -> float:
+    """Return the bytes of fp32 state that a method keeps in addition to the trained parameters."""
     block = method.config
-    if isinstance(block, Adalora):
-        return ALLOCATOR_BYTES * trainable
-    if isinstance(block, Vera):
-        adapted = targets(architecture, method)
-        return 4 * block.rank * (max(m.inputs for m in adapted) + max(m.outputs for m in adapted))
-    return 0.0
+    return block.state_bytes(trainable, adapted_modules(architecture, method)) if isinstance(block, Targeted) else 0.0
 
 
 def _highest_moment(
     architecture: Architecture, method: Method, training: Training, evaluates: bool, trainable: int
 ) -> tuple[float, float, int]:
-    """Activations, loss and optimizer scratch at whichever moment needs most: the loss, a layer's backward pass, the optimizer's step, or an evaluation."""
-    step = step_of(training)
+    """Return activations, loss and optimizer scratch at the moment that needs most.
+
+    The moments are the loss, a layer's backward pass, the optimizer's step and an evaluation.
+    """
+    step, block = step_of(training), method.config
     layer = layer_activations(architecture, method, step)
-    block = method.config
-    tokens = step.batch * (step.length + virtual_tokens(block))
-    full = isinstance(block, Full)
+    tokens = step.batch * (step.length + block.prepended_tokens)
     recomputes = training.gradient_checkpointing == "always"
     kept = architecture.layers * (layer.entry if recomputes else layer.saved)
     kept += outside_bytes(architecture, method, step)
-    cached = casts(trainable, step) if full and recomputes else 0
+    cached = cast_bytes(trainable, step) if block.trains_all_weights and recomputes else 0
     loss = _loss(architecture, block, tokens, step)
     recomputed = layer.saved if recomputes else 0.0
     scratch = FOREACH_BYTES * trainable if training.optimizer == "adamw_torch" else 0
@@ -180,41 +226,23 @@ def _highest_moment(
     return max(moments, key=sum)
 
 
-def evaluation_bytes(architecture: Architecture, length: int) -> int:
-    """All logits of one row in fp32, before and after their softmax (finetune_trainer/evaluation.py, ``mean_loss``)."""
-    return 8 * length * architecture.vocabulary
-
-
 def _verification(architecture: Architecture, method: Method, length: int, trainable: int, sharers: int) -> float:
-    """The base, beside it the adapter or the model that was trained whole, and the logits of one row (finetune_trainer/verification.py, ``verify``).
+    """Return the bytes of the base, of the adapter or the trained model, and of one row's logits.
 
     A base that was sharded is spread over as many GPUs by its layers.
     """
     base = SERVED_BYTES * architecture.parameters / sharers
-    trained = base if isinstance(method.config, Full) else 4 * trainable
+    trained = base if method.config.trains_all_weights else 4 * trainable
     return base + trained + evaluation_bytes(architecture, length)
 
 
-def outside_bytes(architecture: Architecture, method: Method, step: Step) -> float:
-    """What is kept beside the layers: the last norm's tensors, the hidden states that it gives, the mask, and of learned tokens what makes them."""
-    block = method.config
-    tokens = step.batch * (step.length + virtual_tokens(block))
-    hidden = residual_bytes(block, step) * architecture.hidden
-    kept = tokens * (norm_bytes(architecture.hidden, architecture.modules[-2].kind, isinstance(block, Full)) + hidden)
-    if architecture.attention.quadratic:
-        kept += tokens * mask_bytes(step)
-    elif step.masked:
-        kept += tokens * mask_bytes(step) // step.element  # of truth values: each layer makes numbers of them
-    if isinstance(block, VirtualTokens):
-        kept += tokens * hidden + casts(count(architecture, method).trainable, step)
-    return kept
+def _loss(architecture: Architecture, block: Block, tokens: int, step: Step) -> float:
+    """Return the bytes of TRL's chunked loss.
 
-
-def _loss(architecture: Architecture, block: object, tokens: int, step: Step) -> float:
-    """TRL's chunked loss: a tile of logits, the hidden states and their gradient in fp32, and that of a head that is trained."""
-    hidden, element = architecture.hidden, step.element
+    They are a tile of logits, the hidden states and their gradient in fp32, and the gradient of a trained head.
+    """
+    hidden, element, head = architecture.hidden, step.element, architecture.head
     tile = element * min(tokens, TOKEN_TILE) * min(architecture.vocabulary, VOCABULARY_TILE)
-    head = architecture.head
-    trained = isinstance(block, Full) or (isinstance(block, Targeted) and is_saved(head, block.modules_to_save))
-    gradient = (4 + element) * head.inputs * head.outputs if trained else 0
+    saved = isinstance(block, Targeted) and is_saved(head.name, block.modules_to_save)
+    gradient = (4 + element) * head.inputs * head.outputs if block.trains_all_weights or saved else 0
     return tile + tokens * hidden * (4 + 2 * element) + gradient

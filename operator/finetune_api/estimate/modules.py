@@ -3,6 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune_api.linear import LINEAR_KINDS
+
+
+class NotCountedError(ValueError):
+    """There is no closed form for what a method does to a model."""
+
+
 Kind = Literal["linear", "conv1d", "embedding", "rmsNorm", "layerNorm"]
 
 
@@ -33,7 +40,7 @@ class Module:
     @property
     def is_linear(self) -> bool:
         """Whether PEFT takes it for a linear layer: ``nn.Linear``, or GPT-2's ``Conv1D``, which stores its weight transposed."""
-        return self.kind in ("linear", "conv1d")
+        return self.kind in LINEAR_KINDS
 
 
 @dataclass(frozen=True)

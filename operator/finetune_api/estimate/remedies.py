@@ -1,134 +1,74 @@
-"""What to change in a job so that it needs less memory: one change after another, what costs least first."""
+"""Which changes lower a job's need of memory, and by how much: the reductions, one after another."""
 
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.base import Model
 from finetune_api.estimate.memory import memory
 from finetune_api.estimate.modules import Architecture
 from finetune_api.finetunejob import Training
-from finetune_api.methods import Dora, Full, Lora, Method, PrefixTuning, Qlora, Quantization
+from finetune_api.methods import Method
+from finetune_api.reductions import REDUCTIONS, Settings
 
-SMALL_OPTIMIZER = "paged_adamw_8bit"
-SHORTEST = 512
-"""maxLength is not proposed below this."""
-WORTH = 0.97
-"""A change that leaves more of the memory than this is not worth saying."""
+WORTHWHILE = 0.97
+"""A change that leaves more than this part of the memory is not proposed."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change on top of those before it: fields of the spec with their new values, why it is harmless or not, and the bytes that are needed then."""
+    """One change, in addition to those before it."""
 
     fields: dict[str, Any]
+    """Fields of the job with their new values."""
     effect: str
+    """What else it changes."""
     bytes: int
+    """Memory that the job needs then."""
 
 
-def changes(
+def propose_changes(
     architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False, processes: int = 1
 ) -> list[Change]:
-    """The changes that lower the memory, each with all that precede it. Raises TargetError and NotCountedError."""
-    found: list[Change] = []
-    needed = memory(architecture, method, training, evaluates=evaluates, processes=processes).total
-    for propose in (
-        _smaller_batch,
-        _checkpointing,
-        _small_optimizer,
-        _shorter,
-        _adapter,
-        _quantised,
-    ):
-        while proposal := propose(method, training):
-            total = memory(
-                architecture, proposal.method, proposal.training, evaluates=evaluates, processes=processes
-            ).total
-            if total > WORTH * needed:
+    """List the changes that lower the memory, each in addition to those before it.
+
+    Raises:
+        TargetError: The method names a module that the model does not have.
+        NotCountedError: There is no closed form for the method on this model.
+    """
+
+    def bytes_of(settings: Settings) -> int:
+        return memory(architecture, settings.method, settings.training, evaluates=evaluates, processes=processes).total
+
+    changes: list[Change] = []
+    settings = Settings(method, training)
+    needed = bytes_of(settings)
+    for reduction in REDUCTIONS:
+        while reduced := reduction.apply(settings):
+            total = bytes_of(reduced)
+            if total > WORTHWHILE * needed:
                 break
-            found.append(Change(proposal.fields, proposal.effect, total))
-            method, training, needed = proposal.method, proposal.training, total
-    return found
+            changes.append(Change(_changed_fields(settings, reduced), reduction.effect, total))
+            settings, needed = reduced, total
+    return changes
 
 
-@dataclass(frozen=True)
-class _Proposal:
-    fields: dict[str, Any]
-    effect: str
-    method: Method
-    training: Training
+def _changed_fields(before: Settings, after: Settings) -> dict[str, Any]:
+    """Return the changed fields by their path in the job; another method as a whole."""
+    fields = _differences(before.training, after.training, "spec.training")
+    old, new = before.method, after.method
+    if new.name == old.name:
+        return fields | _differences(old.config, new.config, f"spec.method.{new.name}")
+    block = new.config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return fields | {"spec.method": {new.name: block}}
 
 
-def _smaller_batch(method: Method, training: Training) -> _Proposal | None:
-    """The next divisor of the batch, and as much more accumulation."""
-    batch = training.per_device_batch_size
-    if batch == 1:
-        return None
-    smaller = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
-    accumulation = training.gradient_accumulation_steps * (batch // smaller)
-    return _Proposal(
-        {"spec.training.perDeviceBatchSize": smaller, "spec.training.gradientAccumulationSteps": accumulation},
-        "the same effective batch, somewhat slower",
-        method,
-        _with(training, per_device_batch_size=smaller, gradient_accumulation_steps=accumulation),
-    )
-
-
-def _checkpointing(method: Method, training: Training) -> _Proposal | None:
-    """Prefix tuning does not work with it (peft/peft_model.py, ``_setup_prompt_encoder``)."""
-    if training.gradient_checkpointing == "always" or isinstance(method.config, PrefixTuning):
-        return None
-    return _Proposal(
-        {"spec.training.gradientCheckpointing": "always"},
-        "the same result, about a third slower",
-        method,
-        _with(training, gradient_checkpointing="always"),
-    )
-
-
-def _small_optimizer(method: Method, training: Training) -> _Proposal | None:
-    if training.optimizer == SMALL_OPTIMIZER:
-        return None
-    return _Proposal(
-        {"spec.training.optimizer": SMALL_OPTIMIZER},
-        "nearly the same result: the optimizer's moments are rounded to 8 bits",
-        method,
-        _with(training, optimizer=SMALL_OPTIMIZER),
-    )
-
-
-def _shorter(method: Method, training: Training) -> _Proposal | None:
-    if training.max_length < 2 * SHORTEST:
-        return None
-    length = training.max_length // 2
-    return _Proposal(
-        {"spec.training.maxLength": length},
-        "longer rows are cut: look at the dataset's token lengths first",
-        method,
-        _with(training, max_length=length),
-    )
-
-
-def _adapter(method: Method, training: Training) -> _Proposal | None:
-    if not isinstance(method.config, Full):
-        return None
-    effect = "an adapter instead of all weights: often as good, and far smaller"
-    return _Proposal({"spec.method": {"lora": {}}}, effect, Method(lora=Lora()), training)
-
-
-def _quantised(method: Method, training: Training) -> _Proposal | None:
-    """LoRA and DoRA can be trained on a quantised base; PiSSA and OLoRA begin with the base's own weights, so they cannot. Nor can it be sharded."""
-    if training.sharding != "none":
-        return None
-    block = method.config
-    effect = "the base is rounded to 4 bits: slightly worse, and slower"
-    if isinstance(block, Dora) and block.quantization is None:
-        quantised = block.model_copy(update={"quantization": Quantization()})
-        return _Proposal({"spec.method.dora.quantization": {}}, effect, Method(dora=quantised), training)
-    if isinstance(block, Lora) and block.init in ("default", "gaussian", "orthogonal"):
-        qlora = Qlora.model_validate(block.model_dump())
-        fields = qlora.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        return _Proposal({"spec.method": {"qlora": fields}}, effect, Method(qlora=qlora), training)
-    return None
-
-
-def _with(training: Training, **values: Any) -> Training:
-    return training.model_copy(update=values)
+def _differences(before: Model, after: Model, path: str) -> dict[str, Any]:
+    """Return the fields of ``after`` that differ, a section with those of its values that are no defaults."""
+    changed = {name for name in type(after).model_fields if getattr(before, name) != getattr(after, name)}
+    values = after.model_dump(mode="json", by_alias=True, include=changed, exclude_none=True)
+    sections = {
+        str(type(after).model_fields[name].alias): section.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        for name in changed
+        if isinstance(section := getattr(after, name), Model)
+    }
+    return {f"{path}.{name}": value for name, value in (values | sections).items()}

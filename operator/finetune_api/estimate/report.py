@@ -6,12 +6,12 @@ from pydantic import Field
 
 from finetune_api.base import Model
 from finetune_api.estimate.architecture import architecture_of
+from finetune_api.estimate.checkpointing import TIGHT, resolve_checkpointing
 from finetune_api.estimate.gpus import GPUS, Gpu
-from finetune_api.estimate.memory import GIB, Memory, memory, whole
+from finetune_api.estimate.memory import GIB, Memory, full_memory, memory
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.parameters import count
-from finetune_api.estimate.recomputing import TIGHT, settled
-from finetune_api.estimate.remedies import Change, changes
+from finetune_api.estimate.remedies import Change, propose_changes
 from finetune_api.estimate.shapes import Config
 from finetune_api.estimate.speed import (
     QUANTISED_SPEED,
@@ -108,7 +108,7 @@ def estimate(
     """
     architecture = architecture_of(config)
     if gpu is not None:
-        spec = settled(spec, architecture, gpu.bytes)
+        spec = resolve_checkpointing(spec, architecture, gpu.bytes)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
     processes = spec.resources.processes
@@ -116,8 +116,8 @@ def estimate(
     learned, said = _training_rows(spec, rows, tokens)
     steps = total_steps(spec.training, learned, processes)
     shown = GPUS if gpu is None else (gpu,)
-    proposed = changes(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
-    compared = whole(architecture, spec.training).total if spec.evaluation.compare_with_full else None
+    proposed = propose_changes(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
+    compared = full_memory(architecture, spec.training).total if spec.evaluation.compare_with_full else None
     return JobEstimate(
         model=spec.model.uri,
         model_type=architecture.model_type,
@@ -125,7 +125,10 @@ def estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
         memory=MemoryEstimate.model_validate(parts, from_attributes=True),
-        gpus=[_gpu(settled(spec, architecture, one.bytes), architecture, one, steps, price_per_hour) for one in shown],
+        gpus=[
+            _gpu(resolve_checkpointing(spec, architecture, one.bytes), architecture, one, steps, price_per_hour)
+            for one in shown
+        ],
         comparison_bytes=compared,
         tokens_per_step=tokens_per_step(spec.training, processes),
         total_steps=steps,

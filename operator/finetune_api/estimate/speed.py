@@ -1,22 +1,24 @@
-"""How many steps, and how long they take: counted operations over what a GPU is known to reach."""
+"""How many steps a job has, and how long they take: counted operations over the speed that a GPU is known to reach."""
 
 import math
 
 from finetune_api.dataset import DatasetSource
-from finetune_api.estimate.activations import virtual_tokens
 from finetune_api.estimate.gpus import Gpu
 from finetune_api.estimate.modules import Architecture
 from finetune_api.finetunejob import Training
-from finetune_api.methods import Full, Method
+from finetune_api.methods import Method
 
 UTILISATION = 0.33
-"""Part of a GPU's dense bf16 products that a fine-tuning reaches: LoRA on Llama-3.1-8B at 3,200 tokens/s, and on Llama-3.2-3B at 8,210, both on an A100."""
+"""Part of a GPU's dense bf16 products that a fine-tuning reaches.
+
+Source: LoRA on Llama-3.1-8B at 3,200 tokens/s, and on Llama-3.2-3B at 8,210, both on an A100.
+"""
 QUANTISED_SPEED = 0.66
 """QLoRA against LoRA on the same GPU: 2,100 and 3,200 tokens/s on an A100."""
 
 
 def total_steps(training: Training, rows: int | None, processes: int = 1) -> int | None:
-    """Optimizer steps, as the trainer counts them; None if they depend on a number of rows that is not known."""
+    """Count the optimizer steps, as the trainer does; None if they depend on an unknown number of rows."""
     if training.max_steps is not None:
         return training.max_steps
     if rows is None:
@@ -27,7 +29,10 @@ def total_steps(training: Training, rows: int | None, processes: int = 1) -> int
 
 
 def held_out_rows(rows: int, dataset: DatasetSource) -> int:
-    """How many of a dataset's rows are not trained on: at least one, unless the held-out rows come from elsewhere (finetune_trainer/data.py)."""
+    """Count the rows of a dataset that are held out, as the trainer does.
+
+    At least one row is, unless the held-out rows come from another file or split.
+    """
     validation = dataset.validation
     if rows < 2 or (validation is not None and validation.fraction is None):
         return 0
@@ -36,31 +41,32 @@ def held_out_rows(rows: int, dataset: DatasetSource) -> int:
 
 
 def packed_rows(tokens: int, training: Training) -> int:
-    """Rows that so many tokens make when they are packed without loss."""
+    """Count the rows that so many tokens fill when they are packed without loss."""
     return math.ceil(tokens / training.max_length)
 
 
 def tokens_per_step(training: Training, processes: int = 1) -> int:
-    """Tokens of one optimizer step when every row is as long as it may be."""
+    """Count the tokens of one optimizer step when every row has maxLength tokens."""
     return processes * training.per_device_batch_size * training.gradient_accumulation_steps * training.max_length
 
 
 def operations_per_token(architecture: Architecture, method: Method, training: Training) -> float:
-    """Products and sums for one trained token: two for each weight forward, two for the gradients of activations, two for those of trained weights.
+    """Count the floating-point operations for one trained token.
 
-    Kaplan et al. 2020, section 2.1; of attention the causal half. Frozen weights need no gradient, so LoRA takes two thirds of full fine-tuning.
+    Each weight takes two operations forward, two for the gradient of its activations and, if it is trained, two for its
+    own gradient (Kaplan et al. 2020, section 2.1); attention counts with its causal half. Frozen weights need no
+    gradient, so that LoRA takes two thirds of full fine-tuning.
     """
+    block = method.config
     weights = sum(module.inputs * module.outputs for module in architecture.modules if module.is_linear)
-    length = training.max_length + virtual_tokens(method.config)
+    length = training.max_length + block.prepended_tokens
     attention = 2 * architecture.layers * length * architecture.attention.query
-    passes = (
-        2 + (1 if isinstance(method.config, Full) else 0) + (1 if training.gradient_checkpointing == "always" else 0)
-    )
+    passes = 2 + (1 if block.trains_all_weights else 0) + (1 if training.gradient_checkpointing == "always" else 0)
     return passes * (2 * weights + attention)
 
 
 def tokens_per_second(architecture: Architecture, method: Method, training: Training, gpu: Gpu) -> float | None:
-    """Tokens that one GPU trains in a second; None in fp32, for which there is no figure."""
+    """Estimate the tokens that one GPU trains in a second; None in fp32, for which there is no figure."""
     if training.precision == "fp32":
         return None
     speed = UTILISATION * gpu.flops / operations_per_token(architecture, method, training)

@@ -1,26 +1,12 @@
 """``FineTuneJob``: trains an adapter from a model, a dataset and a method, and publishes it to S3."""
 
+from finetune_api.finetunejob.evaluation import Checkpoint, Evaluation
+from finetune_api.finetunejob.failure import FailurePolicy, OutOfMemory, Retries
 from finetune_api.finetunejob.job import FineTuneJob, ObjectMeta
-from finetune_api.finetunejob.spec import (
-    Checkpoint,
-    EnvVar,
-    Evaluation,
-    FailurePolicy,
-    FineTuneJobSpec,
-    HubOutput,
-    ModelSource,
-    Objective,
-    OutOfMemory,
-    Output,
-    PodTemplate,
-    Preference,
-    Resources,
-    Retries,
-    S3Output,
-    StartingAdapter,
-    Toleration,
-    Training,
-)
+from finetune_api.finetunejob.model import ModelSource, StartingAdapter
+from finetune_api.finetunejob.output import HubOutput, Output, S3Output
+from finetune_api.finetunejob.pod import EnvVar, PodTemplate, Resources, Toleration
+from finetune_api.finetunejob.spec import FineTuneJobSpec
 from finetune_api.finetunejob.status import (
     AdapterStatus,
     Adjustment,
@@ -33,6 +19,7 @@ from finetune_api.finetunejob.status import (
     Progress,
     ReportStatus,
 )
+from finetune_api.finetunejob.training import Objective, Preference, Training
 
 __all__ = [
     "AdapterStatus",

@@ -20,7 +20,8 @@ import numpy
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.compute  # type: ignore[import-untyped]
 
-from finetune_api.dataset import LENGTHS, Counts, DatasetSource
+from finetune_api.data_counts import LENGTHS, Counts
+from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file
@@ -64,11 +65,11 @@ class DatasetRequest:
 
 @dataclass(frozen=True)
 class Examples:
-    """All sequences of a run: ``train`` in a memory-mapped file, with the columns that TRL takes. ``digests`` are those of the files of rows, by
-    their names.
+    """All sequences of a run.
 
-    ``held_out`` are at most ``evaluation.maxRows`` sequences as a language model sees them (of two answers the better one), and ``held_out_rows`` the
-    same with the columns of ``train``.
+    ``train`` is a memory-mapped file with the columns that TRL takes. ``digests`` are those of the files of rows, by
+    their names. ``held_out`` are at most ``evaluation.maxRows`` sequences as a language model sees them (of two answers
+    the better one), and ``held_out_rows`` the same with the columns of ``train``.
     """
 
     train: datasets.Dataset

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import jinja2
 
-from finetune_api.dataset import LENGTHS, Counts
+from finetune_api.data_counts import LENGTHS, Counts
 from finetune_api.reasons import Reason
 from finetune_trainer.data.rows import Layout, Message, Row
 from finetune_trainer.runtime.failures import Failure

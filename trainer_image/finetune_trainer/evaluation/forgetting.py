@@ -3,9 +3,10 @@
 from itertools import islice
 from typing import Any
 
-from finetune_api.dataset import Counts
+from finetune_api.data_counts import Counts
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.forgetting import ForgettingStatus
+from finetune_api.improvement import improvement_percent
 from finetune_api.reasons import Reason
 from finetune_trainer.data import forgetting_text
 from finetune_trainer.data.dataset import Example
@@ -56,7 +57,7 @@ def compare_losses(base_loss: float | None, tuned_loss: float | None, number: in
     """
     if base_loss is None or tuned_loss is None:
         return None
-    increase = 100 * (tuned_loss - base_loss) / base_loss if base_loss else 0.0
+    increase = 0.0 - improvement_percent(base_loss, tuned_loss)
     log.info("loss on the general text: base %.4f, adapter %.4f (%+.1f %%)", base_loss, tuned_loss, increase)
     return ForgettingStatus(
         base_loss=round(base_loss, 5),

@@ -5,6 +5,7 @@ It does not know torch.
 
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.gate import Gate
+from finetune_api.improvement import describe_improvement, improvement_percent
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.uris import StorageUri
 from finetune_artifacts.objects import delete_objects
@@ -28,9 +29,9 @@ def apply_gate(gate: Gate | None, evaluation: EvaluationStatus) -> tuple[Evaluat
     reasons = []
     if gate.max is not None and not value <= gate.max:
         reasons.append(f"is {value:.6g}, the gate allows at most {gate.max:g}")
-    required, improvement = gate.min_improvement_percent, 100 * (base - value) / base if base else 0.0
+    required, improvement = gate.min_improvement_percent, improvement_percent(base, value)
     if required is not None and not improvement >= required:
-        change = f"{abs(improvement):.4g} % {'lower' if improvement >= 0 else 'higher'} than the base's {base:.6g}"
+        change = f"{describe_improvement(improvement, 4)} than the base's {base:.6g}"
         reasons.append(f"is {change}, the gate requires at least {required:g} % lower")
     refusal = f"the held-out {gate.metric} {', and '.join(reasons)}" if reasons else None
     return evaluation.model_copy(update={"passed": refusal is None}), refusal

@@ -12,6 +12,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from finetune_api.finetunejob import EvaluationStatus
+from finetune_api.improvement import improvement_percent
 from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
 from finetune_trainer.data.dataset import Example
@@ -178,7 +179,7 @@ def verify(
     evaluation = EvaluationStatus(
         base_loss=round(base_loss, 5),
         loss=round(loss, 5),
-        improvement_percent=round(100 * (base_loss - loss) / base_loss, 2) if base_loss else 0.0,
+        improvement_percent=round(improvement_percent(base_loss, loss), 2),
         rows=held_out,
         base_perplexity=_rounded(base_measured.perplexity),
         perplexity=_rounded(measured.perplexity),

@@ -26,6 +26,7 @@ class Pruning(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
+        """Take ranks away as the schedule of AdaLoRA says for this step."""
         part = of(model)
         if part is not None:
             part.update_and_allocate(state.global_step)

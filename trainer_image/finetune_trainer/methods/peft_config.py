@@ -18,9 +18,6 @@ from finetune_trainer.models.eval_mode import evaluating
 from finetune_trainer.models.loading import SCORE
 from finetune_trainer.runtime.failures import Failure
 
-BEGIN_WITH_AN_UPDATE = ("pissa", "olora", "loftq")
-"""Values of ``init`` with which the adapter takes over a part of the base, or of what its quantisation lost."""
-
 
 @dataclass(frozen=True)
 class Base:
@@ -39,7 +36,7 @@ def add_adapter(model: Any, method: api.Method, base: Base) -> Any:
     Raises Failure(TARGET_MODULES_NOT_FOUND) and, for a setting that the model or the run does not allow, Failure(SPEC_INVALID).
     """
     block = method.config
-    if isinstance(block, api.Full):
+    if block.trains_all_weights:
         return model.requires_grad_(True)
     if isinstance(block, api.Bottleneck):
         return bottleneck.add(model, block)

@@ -19,10 +19,6 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 
 FIELD = "spec.model.adapter"
-PEFT_TYPES = {
-    "lora": "LORA", "qlora": "LORA", "dora": "LORA", "ia3": "IA3", "vera": "VERA", "loha": "LOHA", "lokr": "LOKR", "oft": "OFT", "miss": "MISS",
-    "promptTuning": "PROMPT_TUNING", "prefixTuning": "PREFIX_TUNING", "bottleneck": "BOTTLENECK",
-}  # fmt: skip
 DECISIVE = (
     "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "oft_block_size", "coft", "block_share", "decompose_both",
     "decompose_factor", "projection_prng_key", "num_virtual_tokens",
@@ -130,7 +126,7 @@ def _place(model: ModelSource) -> S3Uri:
 
 
 def _kept(method: Method, manifest: AdapterManifest, place: S3Uri) -> bool:
-    wanted = method.peft.type if method.peft else PEFT_TYPES[method.name]
+    wanted = method.peft_type
     if manifest.peft_type == wanted:
         return False
     if manifest.trained is not None and manifest.trained_peft_type == wanted:

@@ -1,11 +1,11 @@
 """``status.estimate``: what the preflight calculates from the model's config.json before any GPU is asked for."""
 
 from finetune_api.estimate.architecture import architecture_of
+from finetune_api.estimate.checkpointing import resolve_checkpointing
 from finetune_api.estimate.gpus import GPUS
-from finetune_api.estimate.memory import memory, whole
+from finetune_api.estimate.memory import full_memory, memory
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.parameters import count
-from finetune_api.estimate.recomputing import settled
 from finetune_api.estimate.speed import total_steps
 from finetune_api.finetunejob import Estimate, FineTuneJobSpec
 from finetune_trainer.models.base_files import ModelFacts
@@ -22,9 +22,9 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
     processes = spec.resources.processes
-    least = settled(spec, architecture, gpu_bytes=0)
+    least = resolve_checkpointing(spec, architecture, gpu_bytes=0)
     needed = memory(architecture, spec.method, least.training, evaluates=evaluates, processes=processes).total
-    compared = whole(architecture, least.training).total if spec.evaluation.compare_with_full else None
+    compared = full_memory(architecture, least.training).total if spec.evaluation.compare_with_full else None
     return Estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,

@@ -1,14 +1,10 @@
 """Which modules of a model can get an adapter, and how many parameters a LoRA has: from the names and shapes of the tensors."""
 
-import re
 from collections.abc import Iterable, Mapping
 
+from finetune_api.linear import is_embedding_or_head
 from finetune_api.methods import LoraFields
-from finetune_api.targets import of_module
 from finetune_artifacts.safetensors import Tensor
-
-_NOT_LINEAR = re.compile(r"(^|\.)(embed\w*|\w*embeddings?|wte|wpe|shared|lm_head|embed_out|score|classifier)$")
-"""Matrices that are no linear layer for PEFT's all-linear: embeddings and the output head."""
 
 
 def linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
@@ -16,7 +12,7 @@ def linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     found = {}
     for name, tensor in tensors.items():
         module = name.removesuffix(".weight")
-        if module != name and len(tensor.shape) == 2 and not _NOT_LINEAR.search(module):
+        if module != name and len(tensor.shape) == 2 and not is_embedding_or_head(module):
             found[module] = (tensor.shape[0], tensor.shape[1])
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 
@@ -32,7 +28,7 @@ def all_modules(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:
     """Parameters of a LoRA: ``rank * (in + out)`` for each adapted matrix (Hu et al. 2021, section 4.1)."""
-    return sum(of_module(block.rank_pattern, name, block.rank) * sum(modules[name]) for name in chosen)
+    return sum(block.rank_of(name) * sum(modules[name]) for name in chosen)
 
 
 def total_parameters(tensors: Mapping[str, Tensor]) -> int:

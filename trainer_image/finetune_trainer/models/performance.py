@@ -12,10 +12,9 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_api.estimate.architecture import architecture_of
-from finetune_api.estimate.recomputing import settled
+from finetune_api.estimate.checkpointing import resolve_checkpointing
 from finetune_api.estimate.speed import operations_per_token, tokens_per_step
 from finetune_api.finetunejob import FineTuneJobSpec, Training
-from finetune_api.methods import Full, Lora, Qlora
 from finetune_api.reasons import Reason
 from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
@@ -32,14 +31,14 @@ def uses_gradient_checkpointing(spec: FineTuneJobSpec, model: Path) -> bool:
         return wanted == "always"
     try:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
-        return settled(spec, architecture, device.gpu_bytes()).training.gradient_checkpointing == "always"
+        return resolve_checkpointing(spec, architecture, device.gpu_bytes()).training.gradient_checkpointing == "always"
     except ValueError as error:
         log.info("gradientCheckpointing auto is off, because there is no estimate of the memory: %s", error)
         return False
 
 
 def choose_optimizer(training: Training) -> str:
-    """transformers' name of the optimizer: AdamW in one kernel on a GPU, which needs no memory while it steps."""
+    """Return the name of the optimizer in transformers: for `auto` AdamW in one kernel on a GPU."""
     if training.optimizer != "auto":
         return training.optimizer
     return "adamw_torch_fused" if device.has_gpu() else "adamw_torch"
@@ -56,7 +55,7 @@ def uses_compile(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
             "torch.compile needs a C++ compiler, and there is none here: choose auto, or an image that has g++ (spec.podTemplate.image)",
             "spec.training.compile",
         )
-    if wanted != "auto" or not device.has_gpu() or compiler() is None or not isinstance(method, Lora | Qlora | Full):
+    if wanted != "auto" or not device.has_gpu() or compiler() is None or not method.gains_from_compilation:
         return wanted == "always"
     try:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))

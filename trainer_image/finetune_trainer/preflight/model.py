@@ -2,7 +2,8 @@
 
 from finetune_api import targets
 from finetune_api.finetunejob import Estimate
-from finetune_api.methods import Bottleneck, Ia3, Loha, Lokr, Lora, Miss, Oft, Qlora, Targeted
+from finetune_api.linear import CONV1D_MODEL_TYPES
+from finetune_api.methods import Bottleneck, Ia3, Lora, Qlora, Targeted
 from finetune_api.reasons import Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_trainer.models import base_files, modules, remote_code
@@ -14,11 +15,6 @@ from finetune_trainer.preflight.findings import CheckResult
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import Settings
-
-CONV1D = ("gpt2", "openai-gpt")
-"""Architectures whose linear layers are transposed, as ``transformers.pytorch_utils.Conv1D``."""
-NO_CONV1D = (Loha, Lokr, Oft, Miss)
-"""Methods that PEFT implements for ``torch.nn.Linear`` only."""
 
 
 def check_model(settings: Settings, result: CheckResult, patience_seconds: float) -> None:
@@ -70,7 +66,7 @@ def check_modules(settings: Settings, facts: ModelFacts, result: CheckResult) ->
     linear = modules.linear_modules(facts.tensors)
     if isinstance(block, Bottleneck) and not sublayers(linear, block):
         result.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN.format(model_type))
-    if model_type in CONV1D and isinstance(block, NO_CONV1D):
+    if model_type in CONV1D_MODEL_TYPES and isinstance(block, Targeted) and not block.adapts_conv1d:
         result.add(
             Reason.MODEL_UNSUPPORTED,
             path,
@@ -87,9 +83,9 @@ def check_modules(settings: Settings, facts: ModelFacts, result: CheckResult) ->
         )
         return
     try:
-        chosen = targets.adapted(list(linear), block, method.name, model_type)
+        chosen = targets.select_modules(list(linear), block, method.name, model_type)
         if isinstance(block, Ia3):
-            targets.feedforward(chosen, block, model_type)
+            targets.select_feedforward(chosen, block, model_type)
         targets.check_expression(modules.all_modules(facts.tensors), linear, block.target_modules)
         targets.check_saved(modules.all_modules(facts.tensors), block.modules_to_save)
     except targets.TargetError as error:

@@ -2,7 +2,7 @@
 
 import itertools
 
-from finetune_api.dataset import LENGTHS, Counts
+from finetune_api.data_counts import LENGTHS, Counts
 from finetune_trainer.report.contents import Attempt, Bar, DataShape
 from finetune_trainer.runtime.effective_settings import Setting, settings_in_force
 from finetune_trainer.runtime.settings import Settings

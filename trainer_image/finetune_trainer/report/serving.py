@@ -7,13 +7,10 @@ import yaml
 
 from finetune_api import API_VERSION
 from finetune_api.adapterdeployment import Target
-from finetune_api.combinations import PROMPT_TYPES
+from finetune_api.methods import is_mergeable
 from finetune_engines import ENGINES
 from finetune_engines.base import Engine
 from finetune_trainer.report.contents import Report
-
-UNMERGEABLE = (*PROMPT_TYPES, "FULL", "BOTTLENECK")
-"""Types that cannot be merged into the base's weights, or are whole models already."""
 
 
 def local_adapter(report: Report) -> str:
@@ -95,6 +92,6 @@ def build_load_snippet(report: Report) -> str | None:
 
 def build_merge_snippet(report: Report) -> str | None:
     """Build the Python code that merges the adapter into the base; None if it cannot be merged."""
-    if report.peft_type in UNMERGEABLE:
+    if not is_mergeable(report.peft_type):
         return None
     return 'model = model.merge_and_unload()\nmodel.save_pretrained("merged")\ntokenizer.save_pretrained("merged")'

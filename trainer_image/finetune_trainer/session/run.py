@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.dataset import Counts
+from finetune_api.data_counts import Counts
 from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress, ReportStatus
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason

@@ -52,7 +52,7 @@ def add_adapter(session: Session, plan: Plan, base: Any) -> Any:
         inspection.refuse_unmergeable(model)
     if inputs.adapter is not None:
         starting_adapter.load(model, inputs.adapter.directory, spec.method)
-    if getattr(spec.method.config, "init", None) in peft_config.BEGIN_WITH_AN_UPDATE:
+    if spec.method.config.changes_base:
         conversion.save_factors(conversion.lora_factors(model), initial_factors_path(session))
     return model
 

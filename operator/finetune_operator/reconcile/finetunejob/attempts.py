@@ -57,15 +57,15 @@ class AttemptContext:
                 attempt.number,
                 _read_reason(attempt),
                 parse_timestamp(attempt.finished_at or ""),
-                ladder.mends(spec, attempt.reason or ""),
+                ladder.needs_less_memory(spec, attempt.reason or ""),
             )
             for attempt in finished
         ]
         steps = sum(ending.too_large for ending in endings)
-        smaller = ladder.adjusted(spec, steps)
+        smaller = ladder.reduce_memory(spec, steps)
         decision = None
         if endings:
-            end_of_ladder = None if smaller else ladder.at_its_end(spec, steps)
+            end_of_ladder = None if smaller else ladder.explain_end(spec, steps)
             backoff = context.settings.retry_backoff_seconds
             decision = decide(endings, spec.failure_policy.retries, backoff, end_of_ladder)
         return cls(
@@ -73,7 +73,7 @@ class AttemptContext:
             number=finished[-1].number + 1 if finished else 1,
             decision=decision,
             job=context.job.model_copy(update={"spec": smaller or spec}),
-            adjustments=tuple(ladder.adjustments(spec, smaller or spec)),
+            adjustments=tuple(ladder.list_adjustments(spec, smaller or spec)),
         )
 
 

@@ -30,7 +30,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class World:
+class BenchData:
     """Files on the disk: the model with its tokenizer, rows to train on, and rows to hold out."""
 
     size: Size
@@ -63,7 +63,7 @@ def docstrings() -> Iterator[str]:
                 yield f"def {node.name}({ast.unparse(node.args)}):\n{text}"
 
 
-def make(directory: Path, size: Size) -> World:
+def make(directory: Path, size: Size) -> BenchData:
     """Write the model and its tokenizer, and choose the rows evenly over the whole library."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -96,4 +96,4 @@ def make(directory: Path, size: Size) -> World:
     )
     LlamaForCausalLM(config).save_pretrained(model)
     evenly = texts[:: max(len(texts) // (size.rows + 8), 1)]
-    return World(size, model, evenly[: size.rows], evenly[size.rows : size.rows + 4])
+    return BenchData(size, model, evenly[: size.rows], evenly[size.rows : size.rows + 4])

@@ -1,0 +1,39 @@
+"""The counts of a dataset: how many rows were read, cut or left out."""
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.base import Lenient
+
+LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+"""Upper bounds in tokens of the buckets in which sequences are counted; one more bucket counts longer ones."""
+
+
+class Counts(Lenient):
+    """The counts that the trainer makes while it reads the rows, as a part of the run's result.
+
+    Every row that is cut or left out is counted.
+    """
+
+    model_config = ConfigDict(frozen=False)
+
+    layout: str = Field("", description="Format as which the rows were read.")
+    rows: int = Field(0, description="Rows that were read to train on; of plain text its blocks.")
+    empty: int = Field(0, description="Rows that were left out because they contain no text to learn from.")
+    truncated: int = Field(0, description="Sequences that were cut to maxLength.")
+    cut_tokens: int = Field(0, description="Tokens that were cut off these sequences.")
+    dropped: int = Field(0, description="Rows that were left out because the cut left nothing to learn from.")
+    without_end: int = Field(0, description="Sequences that do not end with the end-of-text token.")
+    whole_conversation: int = Field(
+        0, description="Chats whose every turn is learned, because the chat template does not mark the answers."
+    )
+    duplicates: int = Field(0, description="Training rows that are copies of another one.")
+    leaked: int = Field(0, description="Held-out rows that are training rows as well.")
+    sequences: int = Field(0, description="Sequences to train on.")
+    held_out: int = Field(0, description="Sequences that are held out.")
+    tokens: int = Field(0, description="Tokens of the training sequences.")
+    learned_tokens: int = Field(0, description="Tokens of the training sequences that the loss covers.")
+    longest: int = Field(0, description="Tokens of the longest row, before it was cut.")
+    lengths: list[int] = Field(
+        [0] * (len(LENGTHS) + 1),
+        description="Number of rows with at most 16, 32, 64 … 131072 tokens, and with more, before they were cut.",
+    )

@@ -1,0 +1,33 @@
+"""Whether a job uses gradient checkpointing: with ``auto`` only where the GPU's memory is too small without it."""
+
+from finetune_api import combinations
+from finetune_api.estimate.memory import memory
+from finetune_api.estimate.modules import Architecture
+from finetune_api.finetunejob import FineTuneJobSpec
+
+TIGHT = 0.9
+"""A need above this part of a GPU's memory is called tight, because the estimate is not exact."""
+
+
+def resolve_checkpointing(spec: FineTuneJobSpec, architecture: Architecture, gpu_bytes: int) -> FineTuneJobSpec:
+    """Return the spec with gradientCheckpointing always or never, as it is on a GPU of so much memory.
+
+    Raises:
+        TargetError: The method names a module that the model does not have.
+        NotCountedError: There is no closed form for the method on this model.
+    """
+    if spec.training.gradient_checkpointing != "auto":
+        return spec
+    enabled, disabled = with_checkpointing(spec, enabled=True), with_checkpointing(spec, enabled=False)
+    if not combinations.allows(enabled):
+        return disabled
+    evaluates = spec.evaluation.every_steps is not None
+    processes = spec.resources.processes
+    needed = memory(architecture, spec.method, disabled.training, evaluates=evaluates, processes=processes).total
+    return enabled if needed > TIGHT * gpu_bytes else disabled
+
+
+def with_checkpointing(spec: FineTuneJobSpec, *, enabled: bool) -> FineTuneJobSpec:
+    """Return the spec with gradientCheckpointing always, or never."""
+    training = spec.training.model_copy(update={"gradient_checkpointing": "always" if enabled else "never"})
+    return spec.model_copy(update={"training": training})

@@ -1,0 +1,56 @@
+"""``spec.evaluation`` and ``spec.checkpoint``: what is measured, and what is saved during the training."""
+
+from pydantic import Field
+
+from finetune_api.base import Model
+from finetune_api.finetunejob.training import Positive
+from finetune_api.forgetting import Forgetting
+from finetune_api.gate import Gate
+
+
+class Evaluation(Model):
+    """The comparison of base and adapter on the held-out rows, which always runs at the end of the training."""
+
+    every_steps: Positive | None = Field(
+        None, description="Also evaluate the adapter every so many steps. Unset: only at the end."
+    )
+    max_rows: Positive = Field(200, description="Maximum number of held-out rows to use.")
+    samples: int = Field(
+        3,
+        description="Number of held-out prompts that base and adapter complete, side by side in the report.",
+        ge=0,
+        le=20,
+    )
+    select_best: bool = Field(
+        False,
+        description="Publish the weights of the evaluated step with the lowest held-out loss, instead of the last "
+        "ones. training.earlyStopping implies it.",
+    )
+    forgetting: Forgetting | None = Field(
+        None,
+        description="Also compare base and adapter on a general text, to measure forgetting. Unset: no comparison; "
+        "{}: on the trainer's own text.",
+    )
+    gate: Gate | None = Field(
+        None,
+        description="Limits that the adapter must reach to be published. Unset: a warning if the adapter is no better "
+        "than its base.",
+    )
+    compare_with_full: bool = Field(
+        False,
+        description="After the adapter is finished, also train all weights of the base, with the same data, steps, "
+        "effective batch and seed and with the learning rate of method full, and compare quality, memory, speed and "
+        "size. That model is measured, not published.",
+    )
+
+
+class Checkpoint(Model):
+    """Checkpoints, which limit what an interruption costs. One is also saved when the pod is asked to stop."""
+
+    every_steps: Positive | None = Field(
+        None,
+        description="Save and upload a checkpoint every so many steps. Unset: a tenth of the run, at most 500 steps.",
+    )
+    keep: Positive = Field(
+        2, description="Number of the newest complete checkpoints that stay in S3 while the job runs."
+    )

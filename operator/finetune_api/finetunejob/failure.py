@@ -1,0 +1,47 @@
+"""``spec.failurePolicy``: what happens after a failed attempt."""
+
+from pydantic import Field
+
+from finetune_api.base import Model
+
+
+class Retries(Model):
+    """How many further attempts are made, by the cause of the failure. User errors are never retried."""
+
+    on_error: int = Field(2, description="Attempts after an unexpected error or a failed upload.", ge=0, le=20)
+    on_out_of_memory: int = Field(
+        10, description="Attempts that use less memory, after the device had too little memory.", ge=0, le=50
+    )
+    on_preemption: int = Field(
+        20, description="Attempts after the pod was deleted, evicted or preempted.", ge=0, le=1000
+    )
+
+
+class OutOfMemory(Model):
+    """What the operator may change after an attempt that ran out of memory: one step per attempt, in this order.
+
+    The memory is the GPU's, or for a job without GPUs the container's. The sequences per optimizer step,
+    perDeviceBatchSize × gradientAccumulationSteps, stay the same.
+    """
+
+    reduce_batch_size: bool = Field(
+        True,
+        description="Halve perDeviceBatchSize and double gradientAccumulationSteps, down to a batch of 1 (kto: 2).",
+    )
+    enable_gradient_checkpointing: bool = Field(
+        True, description="Then enable gradient checkpointing. The result is the same, but the training is slower."
+    )
+    quantize: bool = Field(
+        False,
+        description="Then hold the base of lora and dora in 4 bits (nf4). This changes the result, and the training "
+        "starts again from the first step.",
+    )
+
+
+class FailurePolicy(Model):
+    """What happens after a failed attempt."""
+
+    retries: Retries = Field(default_factory=Retries, description="How many further attempts are made.")
+    out_of_memory: OutOfMemory = Field(
+        default_factory=OutOfMemory, description="What may be changed so that an attempt fits into memory."
+    )

@@ -1,0 +1,88 @@
+"""``spec.objective`` with its preferences, and ``spec.training``: how the weights are optimised."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from finetune_api.base import Model
+from finetune_api.early_stopping import EarlyStopping
+
+Positive = Annotated[int, Field(ge=1)]
+Objective = Literal["sft", "dpo", "kto", "orpo", "reward"]
+ONE_LENGTH = "epochs and maxSteps are both set: remove one of them"
+
+
+class Training(Model):
+    """Hyperparameters, named as in transformers.TrainingArguments and trl.SFTConfig."""
+
+    epochs: float | None = Field(
+        None, description="Number of passes over the dataset. Default: 1, if maxSteps is unset.", gt=0
+    )
+    max_steps: Positive | None = Field(None, description="Number of optimizer steps, instead of epochs.")
+    learning_rate: float | None = Field(
+        None, description="Peak learning rate. Unset: the method's own default, listed in docs/methods.md.", gt=0
+    )
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="Learning-rate schedule."
+    )
+    warmup_ratio: float = Field(
+        0.0, description="Fraction of the steps during which the learning rate rises from zero.", ge=0, lt=1
+    )
+    per_device_batch_size: Positive = Field(1, description="Sequences per device (GPU) and micro-step.")
+    gradient_accumulation_steps: Positive = Field(1, description="Micro-steps per optimizer step.")
+    max_length: Annotated[int, Field(ge=8)] = Field(1024, description="Maximum sequence length in tokens.")
+    packing: bool = Field(
+        False, description="Pack several short examples into one sequence, without attention between them."
+    )
+    gradient_checkpointing: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Recompute activations in the backward pass: less memory, more time, the same result. auto: only "
+        "if the estimate says that the GPU has too little memory without it.",
+    )
+    sharding: Literal["none", "full"] = Field(
+        "none",
+        description="none: each GPU holds the complete base. full: each of several GPUs holds a part of every layer "
+        "of the base (FSDP), for a base that fits on no single GPU.",
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="Precision of the computation. auto: bf16 if the GPU supports it, else fp32."
+    )
+    optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
+        "auto", description="Optimizer, by its transformers name. auto: adamw_torch_fused on a GPU, else adamw_torch."
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Compile the model's layers with torch.compile: faster steps after one or two minutes. auto: on a "
+        "GPU, with lora, qlora and full, if the run is long enough to benefit and the image has a C compiler.",
+    )
+    weight_decay: float = Field(0.0, description="Decoupled weight decay.", ge=0)
+    max_grad_norm: float = Field(1.0, description="Norm to which gradients are clipped.", gt=0)
+    seed: int = Field(42, description="Seed of all random choices.", ge=0)
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="Stop before the last step if the held-out loss stops falling, and publish the weights of the "
+        "best evaluated step. Unset: never.",
+    )
+
+    cel_rules: ClassVar[list[dict[str, str]]] = [
+        {"rule": "!(has(self.epochs) && has(self.maxSteps))", "message": ONE_LENGTH, "fieldPath": ".maxSteps"}
+    ]
+
+    @model_validator(mode="after")
+    def _check_length(self) -> "Training":
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError(ONE_LENGTH)
+        return self
+
+
+class Preference(Model):
+    """Settings of the objectives that learn from preferences."""
+
+    beta: float = Field(
+        0.1,
+        description="TRL's beta. dpo and kto: how strongly the model is kept close to the base. orpo: weight of the "
+        "preference term in the loss.",
+        gt=0,
+    )
+    desirable_weight: float = Field(1.0, description="kto: weight of the desirable completions.", gt=0)
+    undesirable_weight: float = Field(1.0, description="kto: weight of the undesirable completions.", gt=0)

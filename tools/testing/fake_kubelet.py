@@ -1,0 +1,59 @@
+"""A thread that lets the pods of one FineTuneJob run and end, as a kubelet would report it."""
+
+import threading
+from collections.abc import Callable
+
+from kubernetes.client.exceptions import ApiException
+
+from finetune_api.timestamps import current_timestamp
+from tools.testing.kubernetes_api import GROUP, Api, Object
+from tools.testing.operator_messages import PREFLIGHT_PASSED, SUCCEEDED
+
+
+class Kubelet(threading.Thread):
+    """Let the pods of one FineTuneJob run and end, while the ``with`` block lasts."""
+
+    def __init__(self, api: Api, parent: str, script: Callable[[str], tuple[int, Object] | None]) -> None:
+        """``script(job name)`` gives exit code and termination message; None: the pod goes on running."""
+        super().__init__(daemon=True)
+        self.api = api
+        self.parent = parent
+        self.script = script
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Poll; a pod may vanish or change between two calls."""
+        while not self.stopping.wait(0.05):
+            try:
+                for pod in self.api.pods():
+                    if pod["metadata"].get("annotations", {}).get(f"{GROUP}/finetunejob") == self.parent:
+                        self.move(pod)
+            except ApiException as error:
+                if error.status not in (404, 409):
+                    raise
+
+    def move(self, pod: Object) -> None:
+        """One step of one pod."""
+        phase = pod["status"].get("phase")
+        job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+        if phase == "Pending":
+            self.api.set_pod(pod, "Running", {"running": {"startedAt": current_timestamp()}})
+        elif phase == "Running":
+            ending = self.script(job)
+            if ending is not None:
+                self.api.end_pod(job, *ending)
+
+    def __enter__(self) -> "Kubelet":
+        """Begin."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread."""
+        self.stopping.set()
+        self.join()
+
+
+def good_run(job: str) -> tuple[int, Object]:
+    """Every pod does what it should."""
+    return 0, PREFLIGHT_PASSED if "preflight" in job else SUCCEEDED

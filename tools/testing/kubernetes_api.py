@@ -1,0 +1,136 @@
+"""The API server as tests see it: resources as plain JSON, and pods that change as a kubelet would change them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client, config
+
+from finetune_api.timestamps import current_timestamp
+from tools.testing.operator_messages import SPEC
+from tools.testing.waiting import until
+
+GROUP, VERSION, PLURAL = "finetune-operator.io", "v1alpha1", "finetunejobs"
+Object = dict[str, Any]
+
+
+class Api:
+    """The official synchronous client, its answers as plain JSON."""
+
+    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        """Connect to the API server of a kubeconfig; `namespace` is where all calls look."""
+        self.client: Any = config.new_client_from_config(str(kubeconfig))
+        # The generated types refuse plain JSON as a body, which the client accepts.
+        self.core: Any = client.CoreV1Api(self.client)
+        self.batch: Any = client.BatchV1Api(self.client)
+        self.custom: Any = client.CustomObjectsApi(self.client)
+        self.namespace = namespace
+
+    def plain(self, answer: Any) -> Any:
+        """A model of the client as JSON."""
+        return self.client.sanitize_for_serialization(answer)
+
+    def create_job(self, name: str, **spec: Any) -> Object:
+        """Create a FineTuneJob."""
+        body = {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "FineTuneJob",
+            "metadata": {"name": name},
+            "spec": {**SPEC, **spec},
+        }
+        created: Object = self.custom.create_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, body)
+        return created
+
+    def finetune_job(self, name: str) -> Object:
+        """Read a FineTuneJob."""
+        found: Object = self.custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
+        return found
+
+    def condition(self, name: str, kind: str) -> tuple[str, str] | None:
+        """Status and reason of a condition of a FineTuneJob."""
+        for item in self.finetune_job(name).get("status", {}).get("conditions", []):
+            if item["type"] == kind:
+                return item["status"], item["reason"]
+        return None
+
+    def await_condition(self, name: str, kind: str, status: str, reason: str | None = None) -> Object:
+        """Wait for a condition of a FineTuneJob; returns the status it came with."""
+
+        def ask() -> Object | None:
+            found = self.condition(name, kind)
+            if found is None or found[0] != status or reason not in (None, found[1]):
+                return None
+            return dict(self.finetune_job(name)["status"])
+
+        return until(f"{name}: {kind}={status} {reason or ''}", ask)
+
+    def jobs(self, parent: str) -> list[Object]:
+        """The batch/v1 Jobs that belong to a FineTuneJob."""
+        found = self.plain(self.batch.list_namespaced_job(self.namespace).items)
+        return [
+            job for job in found if any(owner["name"] == parent for owner in job["metadata"].get("ownerReferences", ()))
+        ]
+
+    def job_names(self, parent: str) -> list[str]:
+        """Their names."""
+        return sorted(job["metadata"]["name"] for job in self.jobs(parent))
+
+    def pods(self, job: str | None = None) -> list[Object]:
+        """The pods of the namespace, or of one Job."""
+        selector = f"batch.kubernetes.io/job-name={job}" if job else ""
+        return list(self.plain(self.core.list_namespaced_pod(self.namespace, label_selector=selector).items))
+
+    def await_pod(self, job: str) -> Object:
+        """The pod of a Job, once the Job controller has made it."""
+        return until(f"a pod of {job}", lambda: self.pods(job))[0]
+
+    def set_pod(self, pod: Object, phase: str, state: Object) -> None:
+        """Say what the kubelet would say about a pod."""
+        meta = pod["metadata"]
+        container = pod["spec"]["containers"][0]
+        status = {
+            "phase": phase,
+            "startTime": current_timestamp(),
+            "containerStatuses": [
+                {
+                    "name": container["name"],
+                    "image": container["image"],
+                    "imageID": "x",
+                    "ready": phase == "Running",
+                    "restartCount": 0,
+                    "state": state,
+                }
+            ],
+        }
+        self.core.patch_namespaced_pod_status(meta["name"], meta["namespace"], {"status": status})
+
+    def events(self) -> list[Object]:
+        """The events that the operator wrote."""
+        answer = self.custom.list_namespaced_custom_object("events.k8s.io", "v1", self.namespace, "events")
+        return [item for item in answer["items"] if item.get("reportingController", "").startswith("finetune-operator")]
+
+    def run_pod(self, job: str) -> Object:
+        """The pod of a Job runs."""
+        pod = self.await_pod(job)
+        self.set_pod(pod, "Running", {"running": {"startedAt": current_timestamp()}})
+        return pod
+
+    def end_pod(self, job: str, exit_code: int, said: Object | str) -> None:
+        """The pod of a Job ends, with this termination message."""
+        text = said if isinstance(said, str) else json.dumps(said)
+        terminated = {
+            "exitCode": exit_code,
+            "message": text,
+            "startedAt": current_timestamp(),
+            "finishedAt": current_timestamp(),
+            "reason": "Error" if exit_code else "Completed",
+        }
+        self.set_pod(self.await_pod(job), "Failed" if exit_code else "Succeeded", {"terminated": terminated})
+
+    def pod_token(self, pod: Object, audience: str = GROUP) -> str:
+        """The token that the kubelet would project into a pod."""
+        meta = pod["metadata"]
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}
+        request = {"spec": {"audiences": [audience], "boundObjectRef": bound, "expirationSeconds": 3600}}
+        answer = self.core.create_namespaced_service_account_token("default", self.namespace, request)
+        return str(answer.status.token)

@@ -7,10 +7,14 @@ export PATH := $(UV_DIR)/bin:$(PATH)
 RUN := uv run --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast test-all lint types check generate bench bench-trainer sync uv
+.PHONY: help try demo demo-down test test-fast test-all lint types check generate bench bench-trainer sync uv
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+try: uv ## a first taste without a cluster: train an adapter on this machine, and see it answer beside its base
+	@uv sync --locked --inexact --no-dev --extra trainer --extra demo
+	@$(RUN) python -m devcluster.tryout
 
 demo: sync ## from one YAML to a tuned adapter that answers in vLLM (needs root)
 	@$(RUN) python -m devcluster.demo up

@@ -1,4 +1,4 @@
-"""The command line: python -m devcluster up|down|status|kubeconfig|load-image."""
+"""Run the command line: python -m devcluster up|down|status|kubeconfig|load-image."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from devcluster.settings import MODES
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return the exit status: 0, or 1 after an error that was told on standard error."""
+    """Run one command and return the exit status: 0, or 1 after an error, which is on standard error."""
     chosen = _parser().parse_args(arguments)
     if chosen.state_dir:
         os.environ["FINETUNE_DEVCLUSTER_STATE"] = chosen.state_dir

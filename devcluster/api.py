@@ -1,4 +1,4 @@
-"""The few calls that bringing a cluster up makes to its API server, with nothing but the standard library."""
+"""Make the few calls to an API server that bringing a cluster up needs, with the standard library alone."""
 
 import http.client
 import json

@@ -1,12 +1,12 @@
-"""Keeps what is slow to make (a model, a corpus, an environment) in the cache, each under the hash of what it is made from."""
+"""Keep what is slow to make (a model, a corpus, an environment) in the cache, each under the hash of its recipe."""
 
 import hashlib
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from devcluster import commands
 from devcluster.binaries import locked
 from devcluster.errors import DevClusterError
 from devcluster.paths import cache_dir
@@ -14,9 +14,16 @@ from devcluster.progress import step
 
 
 def cached(name: str, recipe: str, title: str, hint: str, make: Callable[[Path], None]) -> Path:
-    """Return the directory `<cache>/<name>-<hash of recipe>`; where it is missing, `make(empty directory)` fills it first.
+    """Return the directory `<cache>/<name>-<hash of recipe>`, and fill it first where it is missing.
 
-    It appears by a rename once it is complete, so that a kill in between leaves nothing half; two callers at once make it once.
+    A rename makes it appear when it is complete, so that a kill leaves nothing half-made. Two callers make it once.
+
+    Args:
+        name: The beginning of the directory's name.
+        recipe: All that the content depends on.
+        title: What the display says while it is made.
+        hint: How long that usually takes.
+        make: Fills the empty directory that it is given.
     """
     directory = cache_dir() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if directory.is_dir():
@@ -35,15 +42,16 @@ def cached(name: str, recipe: str, title: str, hint: str, make: Callable[[Path],
 
 
 def install_packages(target: Path, *arguments: str) -> None:
-    """Install packages from PyPI into the directory `target` with `uv pip install --target`, without touching any environment.
+    """Install packages from PyPI into a directory with `uv pip install --target`; no environment changes.
 
-    Raises DevClusterError with uv's last lines when it fails.
+    Args:
+        target: The directory.
+        arguments: Further arguments of uv, among them the packages.
+
+    Raises:
+        DevClusterError: uv is not there, or failed.
     """
     uv = shutil.which("uv")
     if uv is None:
         raise DevClusterError("uv is needed to fetch packages from PyPI, and is not on PATH: pip install uv")
-    command = [uv, "pip", "install", "--quiet", "--target", str(target), *arguments]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
-        tail = "\n".join(finished.stderr.splitlines()[-20:])
-        raise DevClusterError(f"`{' '.join(command)}` failed:\n{tail}")
+    commands.run([uv, "pip", "install", "--quiet", "--target", str(target), *arguments])

@@ -1,4 +1,4 @@
-"""The control group of a cluster's pods, in every hierarchy of cgroup v1 or in the only one of v2."""
+"""Make and remove the control group of a cluster's pods, in every hierarchy of cgroup v1 or in the only one of v2."""
 
 import hashlib
 import os

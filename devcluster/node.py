@@ -1,16 +1,15 @@
-"""The host's side of a real node: its namespaces (network, mounts, processes), the link to them, and their end.
+"""Manage the host's side of a real node: its namespaces (network, mounts, processes) and the link to them.
 
-A whole cluster with a real node lives in namespaces of its own, kept open by one process. So its ports never collide, the host's bridges
-and iptables are never touched, several such clusters run side by side, and ending that one process ends everything. The host reaches the
-node, its pods and its services through a pair of virtual interfaces and one route. Pods reach the host by its end of that link; further out
-they cannot, since that would need rules in the host's iptables.
+A cluster with a real node lives in namespaces of its own, which one process keeps open. So its ports never collide,
+several such clusters run side by side, the host's bridges and iptables are never touched, and that process ends all
+with it. The host reaches the node, its pods and its services through a pair of virtual interfaces and one route. Pods
+reach the host's end of that link and nothing beyond it, which would need rules in the host's iptables.
 """
 
 import hashlib
 import ipaddress
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,16 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from devcluster import cgroups, processes
-from devcluster.binaries import locked, program
+from devcluster import cgroups, debian, processes
+from devcluster.binaries import existing, locked, program
+from devcluster.cache import cached
 from devcluster.errors import DevClusterError
 from devcluster.paths import cache_dir, state_root
 from devcluster.processes import Daemon
-from devcluster.progress import step
+from devcluster.progress import say, step
 from devcluster.settings import PORTS, Settings, load, new_tokens
 
-PROGRAMS = ("kubelet", "kube-proxy", "coredns", "registry", "pause")
+PROGRAMS = ("kubelet", "kube-proxy", "coredns", "pause")
 REGISTRY_PORT = 5000
+REGISTRY_PACKAGE = "docker-registry"
 HOLDER = "node"
 
 # What is needed on PATH (or at a path), and the Debian package that has it.
@@ -45,30 +46,37 @@ PACKAGES = {
 
 
 def check_machine() -> None:
-    """Install the Debian packages that a real node needs. Raises DevClusterError where that cannot be: not root, not Debian."""
+    """Install the Debian packages that a real node needs.
+
+    Raises:
+        DevClusterError: This user is not root, or this machine is not Debian and lacks some of them.
+    """
     if os.geteuid() != 0:
         raise DevClusterError(
-            "--mode node starts a kubelet and containers and so needs root; without it there are --mode control-plane and --mode kwok"
+            "--mode node starts a kubelet and containers and so needs root; "
+            "without it there are --mode control-plane and --mode kwok"
         )
     _use_sbin()
-    missing = sorted({package for needed, package in PACKAGES.items() if shutil.which(needed) is None})
-    if not missing:
-        return
-    if shutil.which("apt-get") is None:
-        raise DevClusterError(
-            f"--mode node needs {', '.join(missing)}, and this machine has no apt-get to install them with; please install them by hand"
-        )
-    # Offline, systemd does not start the package's own containerd: every cluster has one of its own.
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1"}
-    with step(f"installing {' '.join(missing)}"):
-        for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", *missing]):
-            finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if finished.returncode != 0:
-                raise DevClusterError(f"`{' '.join(command)}` failed:\n{(finished.stdout + finished.stderr)[-2000:]}")
+    debian.install(PACKAGES, "--mode node")
+    registry_program()
+
+
+def registry_program() -> Path:
+    """Return the image registry's program: from PATH, else from Debian's package, which is unpacked into the cache."""
+    for name in ("registry", REGISTRY_PACKAGE):
+        if found := existing(name):
+            return found
+    recipe = f"{REGISTRY_PACKAGE} 1"
+    directory = cached(REGISTRY_PACKAGE, recipe, "fetching the image registry", "seconds", _unpack_registry)
+    return directory / "usr" / "bin" / REGISTRY_PACKAGE
+
+
+def _unpack_registry(target: Path) -> None:
+    debian.unpack(REGISTRY_PACKAGE, target)
 
 
 def new_settings(name: str) -> Settings:
-    """Return (and save) settings for a new cluster with a real node, with addresses and an image store that no other one uses."""
+    """Return and save settings for a new cluster with a real node; no other one uses its addresses and image store."""
     with locked(cache_dir() / "containerd" / "lock"):
         network = _free_network()
         address, host_address = str(network[-2]), str(network[-3])
@@ -89,7 +97,11 @@ def new_settings(name: str) -> Settings:
 
 
 def bring_up(settings: Settings, *, gpus: int) -> None:
-    """Make the namespaces, the link and everything inside run. Raises DevClusterError with the reason and a log's tail."""
+    """Start the namespaces, the link and everything inside.
+
+    Raises:
+        DevClusterError: A part does not come up; the message has the reason and the end of a log.
+    """
     _use_sbin()
     with step(f"namespaces and link of {settings.name!r}"):
         processes.ensure(_host_dir(settings.state_dir), [_holder()])
@@ -99,26 +111,18 @@ def bring_up(settings: Settings, *, gpus: int) -> None:
                 f"the node's namespaces did not open; {processes.log_tail(_host_dir(settings.state_dir), HOLDER)}"
             )
         _connect(settings, first)
-    finished = _inside(
-        first,
-        [sys.executable, "-m", "devcluster.inside", settings.name, str(gpus)],
-        # Standard error is shown as it comes: it carries the progress.
-        stderr=None,
-    )
-    if finished.returncode != 0:
-        raise DevClusterError(
-            finished.stdout.strip() or f"bringing the node up ended with status {finished.returncode}"
-        )
+    _bring_up_inside(first, settings, gpus)
 
 
 def tear_down(state_dir: Path) -> bool:
-    """End the node whose state is in `state_dir` and all that it left on the host; return False when there never was one there."""
+    """End the node of a state directory and clean the host up; return False where there never was one."""
     host_dir = _host_dir(state_dir)
     if not host_dir.exists():
         return False
     _use_sbin()
     first = _first_process(state_dir)
-    # The kernel ends every process of a process namespace with its first one; mounts and interfaces go with the namespaces.
+    # The kernel ends every process of a process namespace with its first one; mounts and interfaces go with the
+    # namespaces.
     processes.stop(host_dir, HOLDER, gently=False)
     _await_gone(first)
     subprocess.run(["ip", "link", "delete", _link_name(state_dir)], capture_output=True, check=False)
@@ -134,13 +138,21 @@ def run_inside(settings: Settings, argv: Sequence[str]) -> subprocess.CompletedP
     first = _first_process(settings.state_dir)
     if first is None:
         raise DevClusterError(
-            f"the node of {settings.name!r} does not run; repair it by: python -m devcluster up --name {settings.name} --mode node"
+            f"the node of {settings.name!r} does not run; "
+            f"repair it by: python -m devcluster up --name {settings.name} --mode node"
         )
-    return _inside(first, argv, stderr=subprocess.PIPE)
+    return subprocess.run(
+        _inside(first, argv),
+        env={**os.environ, **_python_path()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def process_ids(settings: Settings) -> dict[str, int | None]:
-    """Return, for each process of the cluster, its pid as the host sees it, None where it does not run."""
+    """Return the pid of each process as the host sees it; None where it does not run."""
     holder = processes.pid_of(_host_dir(settings.state_dir), HOLDER)
     found: dict[str, int | None] = {HOLDER: holder}
     seen_inside = {local: pid for pid, local in _members(_first_process(settings.state_dir)).items()}
@@ -191,17 +203,31 @@ def _first_process(state_dir: Path) -> int | None:
     return None
 
 
-def _inside(first: int, argv: Sequence[str], *, stderr: int | None) -> subprocess.CompletedProcess[str]:
-    python_path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run(
-        ["nsenter", f"--target={first}", "--net", "--mount", "--pid", "--", *argv],
-        env={**os.environ, "PYTHONPATH": python_path},
+def _bring_up_inside(first: int, settings: Settings, gpus: int) -> None:
+    """Run `devcluster.inside` in the namespaces: error output is progress, standard output a failure's reason."""
+    command = _inside(first, [sys.executable, "-m", "devcluster.inside", settings.name, str(gpus)])
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **_python_path()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=stderr,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
+    ) as process:
+        for line in process.stderr or ():
+            say(line.rstrip("\n"))
+        reason = process.stdout.read().strip() if process.stdout else ""
+    if process.returncode != 0:
+        raise DevClusterError(reason or f"bringing the node up ended with status {process.returncode}")
+
+
+def _inside(first: int, argv: Sequence[str]) -> list[str]:
+    return ["nsenter", f"--target={first}", "--net", "--mount", "--pid", "--", *argv]
+
+
+def _python_path() -> dict[str, str]:
+    entries = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(entries)}
 
 
 def _connect(settings: Settings, first: int) -> None:
@@ -258,7 +284,7 @@ def _ip_json(subject: str) -> list[dict[str, Any]]:
 
 
 def _free_image_store(state_dir: Path) -> Path:
-    """Return a directory of unpacked images that no living cluster uses, and take it; a later cluster finds the images there again."""
+    """Claim a directory of unpacked images that no living cluster uses; a later cluster may use them again."""
     for number in range(100):
         store = cache_dir() / "containerd" / str(number)
         owner = store / "owner"
@@ -270,7 +296,7 @@ def _free_image_store(state_dir: Path) -> Path:
 
 
 def _members(first: int | None) -> dict[int, int]:
-    """Return the pid on the host of each process directly in the process namespace of `first` (not of its pods), and its pid inside."""
+    """Return host pid and inner pid of each process directly in the process namespace of `first` (not of its pods)."""
     members: dict[int, int] = {}
     if first is None:
         return members
@@ -290,7 +316,7 @@ def _members(first: int | None) -> dict[int, int]:
 
 
 def _await_gone(first: int | None) -> None:
-    """Wait until the first process has ended, which the kernel lets happen only after all others of its namespace have."""
+    """Wait until the first process has ended, which the kernel allows only after all others of its namespace."""
     deadline = time.monotonic() + 30.0
     while first is not None and processes.start_time(first) is not None:
         if time.monotonic() > deadline:
@@ -310,6 +336,6 @@ def _host_dir(state_dir: Path) -> Path:
 
 
 def _use_sbin() -> None:
-    """Make iptables, ip and the like found although an ordinary shell's PATH may lack their directories."""
+    """Add the directories of iptables and ip to PATH, which an ordinary shell may lack."""
     entries = os.environ.get("PATH", "").split(os.pathsep)
     os.environ["PATH"] = os.pathsep.join([*entries, *(path for path in ("/usr/sbin", "/sbin") if path not in entries)])

@@ -1,4 +1,4 @@
-"""The configuration files of a real node, as pure functions of the cluster's settings: kubelet, containerd, CNI, DNS, registry."""
+"""Write the configuration files of a real node (kubelet, containerd, CNI, DNS, registry) from its settings."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,10 @@ from devcluster.node import REGISTRY_PORT, registry_address
 from devcluster.paths import cache_dir
 from devcluster.settings import Settings
 
-# Below /run, which is the node's own: short enough for the sockets in them, whose paths may have no more than 107 characters.
+# Below /run, which is the node's own: short enough for sockets, whose paths may have at most 107 characters.
 KUBELET_ROOT = "/run/kubelet"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+DISABLED_PLUGINS = ("internal.v1.opt", "snapshotter.v1.btrfs", "snapshotter.v1.devmapper")
 
 
 def write_files(settings: Settings) -> None:
@@ -34,7 +35,7 @@ def write_files(settings: Settings) -> None:
 
 
 def kubelet(settings: Settings) -> str:
-    """Return the KubeletConfiguration; it also works with cgroup v1, with swap, and beside other kubelets."""
+    """Return the KubeletConfiguration; it works with cgroup v1, with swap, and next to other kubelets."""
     return yaml.safe_dump(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -72,11 +73,12 @@ def kubelet(settings: Settings) -> str:
 
 
 def containerd(settings: Settings) -> str:
-    """Return containerd's configuration; images go to the image store, everything short-lived below the node's own /run."""
+    """Return containerd's configuration: images are in the image store, short-lived files below the node's own /run."""
+    disabled = ", ".join(f'"io.containerd.{plugin}"' for plugin in DISABLED_PLUGINS)
     return f"""version = 2
 root = "{settings.image_store}"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper"]
+disabled_plugins = [{disabled}]
 
 [grpc]
 address = "{CONTAINERD_SOCKET}"
@@ -86,7 +88,7 @@ sandbox_image = "{pause_image()}"
 restrict_oom_score_adj = true
 
 [plugins."io.containerd.grpc.v1.cri".containerd]
-# The registry next door still has them; an image of 6 GB need not be here packed and unpacked.
+# The registry still has them; an image of 6 GB need not be here packed and unpacked.
 discard_unpacked_layers = true
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
@@ -135,7 +137,7 @@ def cni(settings: Settings) -> str:
 
 
 def corefile(settings: Settings) -> str:
-    """Return the DNS configuration; whatever is not in the cluster does not exist, which is answered at once."""
+    """Return the DNS configuration; names outside of the cluster get an immediate NXDOMAIN."""
     return f"""cluster.local in-addr.arpa {{
     bind {settings.address}
     errors
@@ -156,7 +158,7 @@ def corefile(settings: Settings) -> str:
 
 
 def registry() -> str:
-    """Return the registry's configuration; all clusters share its store, so that what one has been given, all have."""
+    """Return the registry's configuration; all clusters share its storage."""
     return yaml.safe_dump(
         {
             "version": 0.1,

@@ -1,7 +1,9 @@
-"""Where the dev cluster keeps what it builds (cache, shared by all clusters) and what it runs (state, one directory a cluster)."""
+"""Say where things are: the repository, the cache of all clusters, the state with a directory for each cluster."""
 
 import os
 from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
 
 
 def cache_dir() -> Path:

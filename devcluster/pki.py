@@ -1,4 +1,4 @@
-"""Makes a cluster's certificates and keys: a CA, the API server's certificate, its client certificate towards kubelets, the token key pair."""
+"""Make a cluster's certificates and keys: CA, API server, its client certificate for kubelets, token key pair."""
 
 import datetime
 import ipaddress
@@ -20,7 +20,14 @@ SERVICE_NAMES = (
 
 
 def ensure(directory: Path, addresses: list[str]) -> None:
-    """Make what is missing in `directory`: ca, apiserver (valid for `addresses`), kubelet-client (.crt and .key each), sa.key and sa.pub."""
+    """Make the certificates and keys of a cluster in `directory`, unless it is complete.
+
+    The files are ca, apiserver and kubelet-client (.crt and .key each), sa.key and sa.pub.
+
+    Args:
+        directory: Where they are.
+        addresses: The IP addresses that the API server's certificate is valid for.
+    """
     if (directory / "complete").exists():
         return
     directory.mkdir(parents=True, exist_ok=True)

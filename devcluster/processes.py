@@ -1,4 +1,4 @@
-"""Starts, finds again, checks and stops the processes of a cluster; a process is known by pid, start time and boot, never by name."""
+"""Start, find, check and stop the processes of a cluster, by pid, start time and boot, never by name."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ STOP_WITHIN_SECONDS = 10.0
 # A Go program that panics says why some 25 lines before its end.
 LOG_TAIL_LINES = 30
 
-# The shell records who it is and becomes the program: however the caller dies, a started process is never an unknown one.
+# The shell writes its pid and becomes the program: a started process is on record however its starter dies.
 _RECORD_AND_EXEC = """
 read -r boot < /proc/sys/kernel/random/boot_id
 read -r stat < /proc/$$/stat
@@ -31,8 +31,8 @@ printf '%s\\n%s\\n' "$boot" "$stat" > "$0.new" && mv "$0.new" "$0" && exec "$@"
 class Daemon:
     """A long-running process of a cluster.
 
-    `problem` returns None once the process does its work, else what is wrong with it. `configuration` is whatever else than the command
-    line the process was started with: when it or the command line changes, the next `ensure` restarts the process.
+    `problem` returns None when the process works, else what is wrong. `configuration` is what the process was started
+    with besides the command line: when either changes, the next `ensure` restarts the process.
     """
 
     name: str
@@ -49,9 +49,10 @@ class Daemon:
 
 
 def ensure(state_dir: Path, daemons: Sequence[Daemon]) -> list[str]:
-    """Make each of `daemons` run and be healthy: keep what is, (re)start what is not; return the names of those started.
+    """Start those of `daemons` that do not run or are not healthy; return the names of those started.
 
-    Raises DevClusterError with the tail of the log of the first that does not come up.
+    Raises:
+        DevClusterError: One does not come up; the message has the end of its log.
     """
     started = [daemon for daemon in daemons if not _keeps_running(state_dir, daemon)]
     for daemon in started:
@@ -69,7 +70,7 @@ def pid_of(state_dir: Path, name: str) -> int | None:
 
 
 def recorded(state_dir: Path, name: str) -> tuple[int, str] | None:
-    """Return pid and start time that the process `name` had when it was started in this boot of the machine, None when it was not."""
+    """Return pid and start time that the process `name` was started with in this boot; None where it was not."""
     try:
         boot, stat = _record(state_dir, name).read_text().splitlines()
     except (FileNotFoundError, ValueError):
@@ -80,7 +81,7 @@ def recorded(state_dir: Path, name: str) -> tuple[int, str] | None:
 
 
 def start_time(pid: int) -> str | None:
-    """Return when the process started (ticks since boot), None when there is no such process or it is dead and not yet reaped."""
+    """Return when the process started (ticks since boot); None where it has ended."""
     try:
         state, started = _fields(Path(f"/proc/{pid}/stat").read_text())
     except (FileNotFoundError, ProcessLookupError):
@@ -94,7 +95,7 @@ def names(state_dir: Path) -> list[str]:
 
 
 def stop(state_dir: Path, name: str, *, gently: bool = True) -> None:
-    """End the process `name` (SIGTERM first when `gently`, SIGKILL after ten seconds) and forget it; nothing when it is gone already."""
+    """End the process `name`: SIGTERM first when `gently`, SIGKILL after ten seconds; nothing where it has ended."""
     for signal_number, patience in ((signal.SIGTERM, STOP_WITHIN_SECONDS), (signal.SIGKILL, STOP_WITHIN_SECONDS)):
         if signal_number == signal.SIGTERM and not gently:
             continue
@@ -120,7 +121,7 @@ def log_file(state_dir: Path, name: str) -> Path:
 
 
 def log_tail(state_dir: Path, name: str) -> str:
-    """Return the last lines of the log of `name`, and where the rest is, for an error message."""
+    """Return the last lines of a process's log and where the rest is, for an error message."""
     file = log_file(state_dir, name)
     lines = file.read_text(errors="replace").splitlines() if file.exists() else []
     tail = "\n".join(f"    {line[:400]}" for line in lines[-LOG_TAIL_LINES:]) or "    (empty)"
@@ -174,7 +175,8 @@ def _await_healthy(state_dir: Path, daemon: Daemon) -> None:
             raise DevClusterError(f"{daemon.name} ended right after its start; {log_tail(state_dir, daemon.name)}")
         if time.monotonic() > deadline:
             raise DevClusterError(
-                f"{daemon.name} runs but is not healthy after {HEALTHY_WITHIN_SECONDS:.0f} s ({problem}); {log_tail(state_dir, daemon.name)}"
+                f"{daemon.name} runs but is not healthy after {HEALTHY_WITHIN_SECONDS:.0f} s ({problem}); "
+                f"{log_tail(state_dir, daemon.name)}"
             )
         time.sleep(0.05)
     # Something else may answer on the port while our process has died of finding it taken.
@@ -187,6 +189,6 @@ def _record(state_dir: Path, name: str) -> Path:
 
 
 def _fields(stat: str) -> tuple[str, str]:
-    """Return state and start time (ticks since boot) from a line of /proc/PID/stat, whose second field may hold blanks."""
+    """Return state and start time (ticks since boot) from /proc/PID/stat, whose second field may contain blanks."""
     after_name = stat.rsplit(")", 1)[1].split()
     return after_name[0], after_name[19]

@@ -1,4 +1,4 @@
-"""Prepares the inside of a node's namespaces and runs containerd and the image registry there."""
+"""Prepare the inside of a node's namespaces, and run containerd and the image registry there."""
 
 import hashlib
 import io
@@ -12,13 +12,13 @@ from devcluster import cgroups, nodeconfig, processes
 from devcluster.api import http_problem
 from devcluster.binaries import program
 from devcluster.errors import DevClusterError
-from devcluster.node import REGISTRY_PORT
+from devcluster.node import REGISTRY_PORT, registry_program
 from devcluster.processes import Daemon
 from devcluster.settings import Settings
 
 PREPARED = Path("/run/devcluster-prepared")
 
-# The kubelet sets these for the whole machine. It is shown what it wants to see, and the machine stays as it is.
+# The kubelet sets these for the machine. It gets files with the values that it expects, and the machine is not changed.
 SHOWN_TO_KUBELET = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -31,7 +31,7 @@ NODE_SYSCTLS = {"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables"
 
 
 def prepare_namespace(settings: Settings) -> None:
-    """Give the node its own /run and logs, its network settings and its control group. Once for each life of the namespaces."""
+    """Give the node its own /run, logs, network settings and control group, once for each life of the namespaces."""
     if PREPARED.exists():
         return
     # The kubelet waits for containers that it finds groups of, and those of an earlier life never come.
@@ -69,7 +69,7 @@ def prepare_namespace(settings: Settings) -> None:
 
 
 def bring_up(settings: Settings) -> None:
-    """Make the registry and containerd run, with the sandbox image in place and nothing of an earlier cluster but its images."""
+    """Start the registry and containerd, with the sandbox image and without the containers of an earlier cluster."""
     processes.ensure(settings.state_dir, [registry(settings)])
     emptied = settings.state_dir / "image-store-emptied"
     if not emptied.exists():
@@ -83,7 +83,7 @@ def registry(settings: Settings) -> Daemon:
     """Return the image registry's process."""
     return Daemon(
         "registry",
-        [str(program("registry")), "serve", str(settings.state_dir / "registry.yaml")],
+        [str(registry_program()), "serve", str(settings.state_dir / "registry.yaml")],
         lambda: http_problem(f"http://127.0.0.1:{REGISTRY_PORT}/v2/"),
         environment={"OTEL_TRACES_EXPORTER": "none"},
         configuration=nodeconfig.registry(),
@@ -108,13 +108,13 @@ def _containerd_problem() -> str | None:
 
 
 def _cri_problem(log: Path) -> str | None:
-    """Say that the part which serves the kubelet is not there yet, in which case a kubelet ends at once. Only the log tells."""
+    """Return a problem until containerd's CRI server is up, without which a kubelet ends; only the log tells."""
     since_start = log.read_text(errors="replace").rpartition('msg="starting containerd"')[2]
     return None if 'msg="Start streaming server"' in since_start else "its CRI server is not initialized yet"
 
 
 def _remove_containers(settings: Settings) -> None:
-    """Remove the containers that an earlier cluster left in this image store, before containerd's CRI part takes them for the kubelet's."""
+    """Remove containers of an earlier cluster from the image store, before the CRI part adopts them."""
     without_cri = settings.state_dir / "containerd-without-cri.toml"
     plain = nodeconfig.containerd(settings)
     without_cri.write_text(
@@ -138,7 +138,13 @@ def _import_pause_image(settings: Settings) -> None:
 
 
 def write_scratch_image(archive: Path, binary: Path, reference: str) -> None:
-    """Write to `archive`, in the layout of `docker save`, an image named `reference` with nothing in it but the static program `binary`."""
+    """Write an image in the layout of `docker save` that contains nothing but one static program.
+
+    Args:
+        archive: The tar file to write.
+        binary: The program.
+        reference: The image's name.
+    """
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as files:
         entry = tarfile.TarInfo(binary.name)

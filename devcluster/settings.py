@@ -1,4 +1,4 @@
-"""What is fixed when a cluster is first brought up (addresses, ports, tokens) and kept in its state directory for every later `up`."""
+"""Keep what is fixed when a cluster is first brought up (addresses, ports, tokens) for every later `up`."""
 
 import dataclasses
 import json
@@ -36,10 +36,11 @@ PORTS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """A cluster's fixed facts.
+    """A cluster's settings.
 
-    `address` is where the API server listens; in mode `node` it is the node's own address, the host's end of the link is `host_address`,
-    `cidr` is the /16 out of which pods, services and the link have their addresses, and `image_store` is where containerd keeps images.
+    `address` is where the API server listens. In mode `node` it is the node's own address, `host_address` the host's
+    end of the link, `cidr` the /16 with the addresses of pods, services and link, and `image_store` is where
+    containerd keeps images.
     """
 
     name: str
@@ -105,7 +106,8 @@ def checked_name(name: str) -> str:
     """Return `name` if it can be a cluster's name. Raises DevClusterError otherwise."""
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", name):
         raise DevClusterError(
-            f"cluster name {name!r}: use up to 40 lower-case letters, digits and dashes, beginning and ending without a dash"
+            f"cluster name {name!r}: use up to 40 lower-case letters, digits and dashes, "
+            "beginning and ending without a dash"
         )
     return name
 

@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 ROOT_ENTRIES = {
     ".ci", ".dockerignore", ".editorconfig", ".gitignore", ".pre-commit-config.yaml",
-    "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "RELEASE.md", "SECURITY.md",
+    "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md", "RELEASE.md", "SECURITY.md",
     "bench", "charts", "crds", "devcluster", "docs", "examples", "operator", "pyproject.toml", "tests", "tools",
     "trainer_image", "uv.lock",
 }  # fmt: skip
@@ -45,7 +45,7 @@ def test_the_lock_file_has_the_version_of_the_project() -> None:
     assert [package["version"] for package in packages if package["name"] == "finetune-operator"] == [VERSION]
 
 
-@pytest.mark.parametrize("file", ["operator/Dockerfile", "trainer_image/Dockerfile", "docs/install.md", "README.md"])
+@pytest.mark.parametrize("file", ["Dockerfile", "docs/install.md", "README.md"])
 def test_no_other_file_repeats_the_version(file: str) -> None:
     assert VERSION not in (ROOT / file).read_text()
 

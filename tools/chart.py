@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from tools.values import ChartValues, Section
 
-HEADER = "# Generated from tools/values.py by `make generate`: do not edit.\n"
+MARKER = "Generated from tools/values.py by `make generate`: do not edit."
+HEADER = f"# {MARKER}\n"
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 CHART = """\
 # Generated from tools/chart.py by `make generate`: do not edit. The version is that of pyproject.toml.
@@ -55,7 +56,7 @@ def _lines(section: BaseModel, depth: int) -> list[str]:
 
 def values_schema() -> str:
     """The JSON schema of the values."""
-    schema: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#"}
+    schema: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": MARKER}
     schema |= _without_titles(ChartValues.model_json_schema(by_alias=True, ref_template="#/definitions/{model}"))
     schema["definitions"] = schema.pop("$defs")
     return json.dumps(schema, indent=2) + "\n"

@@ -113,9 +113,9 @@ class ChartValues(Section):
 
     image: OperatorImage = Field(
         OperatorImage(),
-        description="The operator's image: also that of preflight pods and agents. Built from operator/Dockerfile.",
+        description="The operator's image: also that of preflight pods and agents. Built from Dockerfile, target operator.",
     )
-    trainer_image: Image = Field(Image(), description="The trainer's image. Built from trainer_image/Dockerfile.")
+    trainer_image: Image = Field(Image(), description="The trainer's image. Built from Dockerfile, target trainer.")
     trainer: Trainer = Field(Trainer(), description="What trainer pods may do.")
     image_pull_secrets: list[KubernetesObject] = Field(
         [],

@@ -28,6 +28,7 @@ class NotProvenError(Exception):
     """The engine's answers are not those of the adapter, or not those of its base."""
 
     def __init__(self, reason: Reason, message: str) -> None:
+        """Keep the reason and the message."""
         super().__init__(message)
         self.reason = reason
         self.message = message

@@ -55,6 +55,7 @@ class Agent:
     desired_file: DesiredFile = field(init=False)
 
     def __post_init__(self) -> None:
+        """Find the file of the desired state."""
         self.desired_file = DesiredFile(self.settings.desired_file)
 
     @property

@@ -31,6 +31,7 @@ class IncompatibleError(Exception):
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
+        """Keep the reason and the message."""
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -73,7 +74,8 @@ def read_golden_samples(directory: Path) -> GoldenSamples:
     except FileNotFoundError as error:
         raise IncompatibleError(
             Reason.ADAPTER_UNSUPPORTED,
-            f"the adapter has no {GOLDEN_NAME}, and without it no pod can prove its answers: train it with a FineTuneJob",
+            f"the adapter has no {GOLDEN_NAME}, and without it no pod can prove its answers: "
+            "train it with a FineTuneJob",
         ) from error
     except ValidationError as error:
         raise IncompatibleError(

@@ -14,6 +14,7 @@ class DesiredFile:
     """The file ``desired.json``, which the kubelet replaces as a whole through a symbolic link."""
 
     def __init__(self, path: Path) -> None:
+        """Begin without a desired state."""
         self._path = path
         self._text: str | None = None
         self._last_warning = ""

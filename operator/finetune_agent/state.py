@@ -1,4 +1,4 @@
-"""Define what the agent remembers from one tick to the next. A restart loses all of it; the next ticks find it again."""
+"""Define what the agent remembers between two ticks. A restart loses all of it, and the next ticks find it again."""
 
 from dataclasses import dataclass, field
 

@@ -66,6 +66,7 @@ class ArtifactError(Exception):
     """
 
     def __init__(self, purpose: Purpose, fault: Fault, message: str) -> None:
+        """Keep what is wrong, and what the storage is used for."""
         super().__init__(message)
         self.purpose = purpose
         self.fault = fault

@@ -1,4 +1,4 @@
-"""``--set PATH=VALUE``: a field of a FineTuneJob's file is replaced, and a path that the API does not have is refused."""
+"""Apply ``--set PATH=VALUE`` to a FineTuneJob's file, and refuse paths that the API does not have."""
 
 import copy
 import difflib
@@ -16,9 +16,9 @@ from finetune_cli.errors import CliError
 ROOTS = ("metadata", "spec")
 
 
-def changed(document: dict[str, Any], changes: tuple[str, ...], code: int) -> dict[str, Any]:
-    """A copy of the object with every change made, in their order. Raises CliError with exit status ``code``."""
-    made = copy.deepcopy(document)
+def apply_changes(document: dict[str, Any], changes: tuple[str, ...], code: int) -> dict[str, Any]:
+    """Return a copy of the object with all changes, in their order. Raises CliError with exit status ``code``."""
+    copied = copy.deepcopy(document)
     for change in changes:
         path, separator, text = change.partition("=")
         if not separator:
@@ -27,12 +27,12 @@ def changed(document: dict[str, Any], changes: tuple[str, ...], code: int) -> di
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise CliError(f"--set {change}: the value is not YAML: {error}", code) from error
-        _put(made, _keys(path, code), value)
-    return made
+        _put(copied, _split_path(path, code), value)
+    return copied
 
 
 def _put(document: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Set the field, or remove it where the value is null, as in a YAML merge patch."""
+    """Set the field, or remove it if the value is null, as in a JSON merge patch."""
     for key in keys[:-1]:
         if not isinstance(document.get(key), dict):
             document[key] = {}
@@ -43,8 +43,8 @@ def _put(document: dict[str, Any], keys: list[str], value: Any) -> None:
         document[keys[-1]] = value
 
 
-def _keys(path: str, code: int) -> list[str]:
-    """The parts of a path that the API has. Raises CliError, which names the first that it has not and those like it."""
+def _split_path(path: str, code: int) -> list[str]:
+    """Split a path into its fields. Raises CliError, which names the first unknown field and similar ones."""
     model: type[Model] | None = FineTuneJob
     keys: list[str] = []
     rest = path
@@ -57,7 +57,7 @@ def _keys(path: str, code: int) -> list[str]:
         if not keys:
             fields = {name: fields[name] for name in ROOTS}
         if key not in fields:
-            raise CliError(_unknown(path, ".".join(keys), key, list(fields)), code)
+            raise CliError(_describe_unknown(path, ".".join(keys), key, list(fields)), code)
         keys.append(key)
         model = _model_of(fields[key])
         if rest and model is None and not _is_map(fields[key]):
@@ -65,7 +65,7 @@ def _keys(path: str, code: int) -> list[str]:
     return keys
 
 
-def _unknown(path: str, parent: str, key: str, names: list[str]) -> str:
+def _describe_unknown(path: str, parent: str, key: str, names: list[str]) -> str:
     where = parent or "a FineTuneJob"
     like = difflib.get_close_matches(key, names, 3, 0.5)
     hint = f"did you mean {' or '.join(like)}?" if like else f"it has {', '.join(names)}"
@@ -73,7 +73,7 @@ def _unknown(path: str, parent: str, key: str, names: list[str]) -> str:
 
 
 def _arguments(annotation: Any) -> list[Any]:
-    """The types that a field takes."""
+    """Return the types that a field accepts."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         return [part for argument in typing.get_args(annotation) for part in _arguments(argument)]
     return [annotation]

@@ -1,7 +1,7 @@
-"""Delete all custom resources before the chart is uninstalled.
+"""Delete everything of finetune-operator before an uninstall, while the operator still runs.
 
-First every AdapterDeployment: the operator, which still runs, takes its agents out of the Deployments. Then every
-FineTuneJob and its Jobs: the garbage collector may not know a kind that is a few seconds old, and loses it with the CRD.
+First every AdapterDeployment: the operator removes its agents from the Deployments. Then every FineTuneJob and its
+Jobs: the garbage collector may not know a kind that is a few seconds old, and loses it with the CRD.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from finetune_api import GROUP
-from finetune_cli.cluster import Cluster, NotFoundError, Object, collection
+from finetune_cli.cluster import Cluster, NotFoundError, Object, collection_path
 from finetune_cli.errors import CliError
 
 ROLE_LABEL = f"{GROUP}/role"
@@ -18,25 +18,31 @@ PAUSE_SECONDS = 0.5
 
 
 def clean_up(cluster: Cluster, namespaces: list[str], timeout: float) -> None:
-    """Delete the AdapterDeployments of the namespaces (none: of all), wait until nothing of theirs is left, and then do so with the FineTuneJobs.
+    """Delete the AdapterDeployments, wait until nothing of theirs is left, then do the same with the FineTuneJobs.
 
-    Raises CliError after ``timeout`` seconds, with what is still there.
+    Args:
+        cluster: The cluster.
+        namespaces: Only these; all if it is empty.
+        timeout: Seconds to wait.
+
+    Raises:
+        CliError: After ``timeout`` seconds, with what still exists.
     """
-    places: list[str | None] = [*namespaces] or [None]
+    scopes: list[str | None] = [*namespaces] or [None]
     deadline = time.monotonic() + timeout
-    _delete_all(cluster, "AdapterDeployment", places)
-    _wait(lambda: [name for place in places for name in _with_agents(cluster, place)], deadline, timeout)
-    _delete_all(cluster, "FineTuneJob", places)
-    _wait(lambda: [name for place in places for name in _jobs(cluster, place)], deadline, timeout)
+    _delete_all(cluster, "AdapterDeployment", scopes)
+    _wait(lambda: [name for scope in scopes for name in _list_with_agents(cluster, scope)], deadline, timeout)
+    _delete_all(cluster, "FineTuneJob", scopes)
+    _wait(lambda: [name for scope in scopes for name in _delete_jobs(cluster, scope)], deadline, timeout)
     sys.stdout.write("nothing of any AdapterDeployment or FineTuneJob is left\n")
 
 
-def _delete_all(cluster: Cluster, kind: str, places: list[str | None]) -> None:
-    for place in places:
-        for item in cluster.objects(kind, place):
+def _delete_all(cluster: Cluster, kind: str, scopes: list[str | None]) -> None:
+    for scope in scopes:
+        for item in cluster.objects(kind, scope):
             meta = item["metadata"]
             sys.stdout.write(f"deleting {kind} {meta['namespace']}/{meta['name']}\n")
-            _delete(cluster, f"{collection(kind, meta['namespace'])}/{meta['name']}")
+            _delete(cluster, f"{collection_path(kind, meta['namespace'])}/{meta['name']}")
 
 
 def _wait(left_now: Callable[[], list[str]], deadline: float, timeout: float) -> None:
@@ -44,7 +50,8 @@ def _wait(left_now: Callable[[], list[str]], deadline: float, timeout: float) ->
         if time.monotonic() >= deadline:
             raise CliError(
                 f"after {timeout:.0f} s these still have what finetune-operator put in: {', '.join(left)}. "
-                "Does the operator run? See its log, or uninstall with --no-hooks and take it out by hand (docs/troubleshooting.md)"
+                "Does the operator run? See its log, or uninstall with --no-hooks and remove it by hand "
+                "(docs/troubleshooting.md)"
             )
         time.sleep(PAUSE_SECONDS)
 
@@ -54,23 +61,23 @@ def _delete(cluster: Cluster, path: str) -> None:
         cluster.call("DELETE", path, {"propagationPolicy": "Background"})
 
 
-def _jobs(cluster: Cluster, namespace: str | None) -> list[str]:
-    """The Jobs of FineTuneJobs, each deleted once more: a pass of the operator may have been under way when its FineTuneJob went."""
-    place = f"/namespaces/{namespace}" if namespace else ""
-    items: list[Object] = cluster.call("GET", f"/apis/batch/v1{place}/jobs", {"labelSelector": ROLE_LABEL})["items"]
+def _delete_jobs(cluster: Cluster, namespace: str | None) -> list[str]:
+    """Delete the Jobs of FineTuneJobs once more, because the operator may just have created one, and list them."""
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    items: list[Object] = cluster.call("GET", f"/apis/batch/v1{scope}/jobs", {"labelSelector": ROLE_LABEL})["items"]
     for item in items:
         meta = item["metadata"]
         _delete(cluster, f"/apis/batch/v1/namespaces/{meta['namespace']}/jobs/{meta['name']}")
     return [f"Job {item['metadata']['namespace']}/{item['metadata']['name']}" for item in items]
 
 
-def _with_agents(cluster: Cluster, namespace: str | None) -> list[str]:
-    """The Deployments with an agent of ours and the ConfigMaps with desired state."""
-    place = f"/namespaces/{namespace}" if namespace else ""
+def _list_with_agents(cluster: Cluster, namespace: str | None) -> list[str]:
+    """List the Deployments with an agent of ours, and the ConfigMaps with desired state."""
+    scope = f"/namespaces/{namespace}" if namespace else ""
     found: list[str] = []
     for kind, path in (
-        ("Deployment", f"/apis/apps/v1{place}/deployments"),
-        ("ConfigMap", f"/api/v1{place}/configmaps"),
+        ("Deployment", f"/apis/apps/v1{scope}/deployments"),
+        ("ConfigMap", f"/api/v1{scope}/configmaps"),
     ):
         items: list[Object] = cluster.call("GET", path, {"labelSelector": ROLE_LABEL})["items"]
         found += [f"{kind} {item['metadata']['namespace']}/{item['metadata']['name']}" for item in items]

@@ -1,4 +1,4 @@
-"""The Kubernetes API as the command line uses it: plain dictionaries in and out, errors in words."""
+"""Call the Kubernetes API with plain dictionaries, and turn its errors into sentences."""
 
 import contextlib
 import json
@@ -22,23 +22,23 @@ KIND_WORDS = {
     "FineTuneJob": ("ftj", "finetunejob", "finetunejobs"),
     "AdapterDeployment": ("adp", "adapterdeployment", "adapterdeployments"),
 }
-"""What may stand before a name, as with kubectl."""
+"""What may precede a name and a slash, as with kubectl."""
 POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONNECT_SECONDS = 10
 READ_SECONDS = 60
 
 
 class NotFoundError(CliError):
-    """The object is not there."""
+    """The object does not exist."""
 
 
 class GoneError(CliError):
-    """A watch cannot go on from where it was: list again."""
+    """A watch cannot continue, so the objects must be listed again."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connection to an API server, and the namespace that is meant where none is given."""
+    """A connection to an API server, and the default namespace."""
 
     api: ApiClient
     namespace: str
@@ -46,19 +46,19 @@ class Cluster:
     def call(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Object | None = None
     ) -> Object:
-        """One call. Raises CliError with the server's own words; ``NotFoundError`` for 404."""
+        """Send one request. Raises CliError with the server's message, NotFoundError for a status of 404."""
         response = self._send(method, path, query, body)
         answer: Object = json.loads(response.data)
         return answer
 
     def lines(self, path: str, query: Mapping[str, Any], read_seconds: int | None) -> Iterator[str]:
-        """The lines of an answer that comes bit by bit: a watch, or a log that is followed. Raises like ``call``."""
+        """Yield the lines of an answer as they arrive: of a watch, or of a log. Raises as ``call``."""
         response = self._send("GET", path, query, None, read_seconds)
         rest = b""
         try:
             for block in response.stream(65536, decode_content=True):
-                *whole, rest = (rest + block).split(b"\n")
-                yield from (line.decode(errors="replace") for line in whole)
+                *complete, rest = (rest + block).split(b"\n")
+                yield from (line.decode(errors="replace") for line in complete)
             if rest:
                 yield rest.decode(errors="replace")
         except urllib3.exceptions.HTTPError as error:
@@ -67,16 +67,16 @@ class Cluster:
             response.close()
 
     def objects(self, kind: str, namespace: str | None) -> list[Object]:
-        """All objects of one of our kinds in a namespace; None: in all."""
-        found = self.call("GET", collection(kind, namespace))["items"]
+        """List all objects of one of our kinds in a namespace; None: in all namespaces."""
+        found = self.call("GET", collection_path(kind, namespace))["items"]
         return cast(list[Object], found)
 
     def object(self, kind: str, namespace: str, name: str) -> Object:
-        """One object of ours. Raises ``NotFoundError``."""
-        return self.call("GET", f"{collection(kind, namespace)}/{name}")
+        """Read one object of ours. Raises NotFoundError."""
+        return self.call("GET", f"{collection_path(kind, namespace)}/{name}")
 
     def find(self, what: str) -> list[Object]:
-        """The objects that ``what`` names: ``ftj/NAME``, ``adp/NAME``, or a NAME, which both kinds may have. Raises ``NotFoundError``."""
+        """Return the objects of a name: ``ftj/NAME``, ``adp/NAME``, or NAME for both kinds. Raises NotFoundError."""
         prefix, slash, name = what.rpartition("/")
         kinds = [kind for kind, words in KIND_WORDS.items() if not slash or prefix.lower() in words]
         if not kinds:
@@ -90,7 +90,7 @@ class Cluster:
         return found
 
     def one(self, kind: str, what: str) -> Object:
-        """The object of this kind that ``what`` names. Raises ``NotFoundError``."""
+        """Return the object of one kind with a name, which may have the kind before it. Raises NotFoundError."""
         name = what.rpartition("/")[2]
         for item in self.find(what):
             if item["kind"] == kind:
@@ -125,26 +125,26 @@ class Cluster:
 
 
 def connect(context: str | None, namespace: str | None) -> Cluster:
-    """The cluster of the kubeconfig (``$KUBECONFIG``), or the one that this pod runs in. Raises CliError if there is neither."""
-    settings = Configuration()
+    """Connect to the cluster of the kubeconfig, or else of this pod. Raises CliError if there is neither."""
+    configuration = Configuration()
     try:
         if context is None and not _kubeconfig_is_there() and POD_NAMESPACE_FILE.is_file():
-            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             own = POD_NAMESPACE_FILE.read_text().strip()
         else:
-            config.load_kube_config(context=context, client_configuration=settings)  # type: ignore[no-untyped-call]
+            config.load_kube_config(context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
             own = _context_namespace(context)
     except config.ConfigException as error:
         raise CliError(
             f"no cluster: {str(error).rstrip('.')}. Set KUBECONFIG to your cluster's kubeconfig file"
         ) from error
-    return Cluster(ApiClient(settings), namespace or own)
+    return Cluster(ApiClient(configuration), namespace or own)
 
 
-def collection(kind: str, namespace: str | None) -> str:
-    """The path of one of our kinds."""
-    place = f"/namespaces/{namespace}" if namespace else ""
-    return f"/apis/{GROUP}/{VERSION}{place}/{PLURALS[kind]}"
+def collection_path(kind: str, namespace: str | None) -> str:
+    """Return the API path of one of our kinds."""
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"/apis/{GROUP}/{VERSION}{scope}/{PLURALS[kind]}"
 
 
 def _kubeconfig_is_there() -> bool:
@@ -164,7 +164,7 @@ def _error(response: urllib3.BaseHTTPResponse, path: str) -> CliError:
         message = str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
         message = text.strip() or response.reason or ""
-    # An unknown kind is told in JSON; an unknown group, once nothing else of it is known, as a bare page.
+    # The server answers in JSON for an unknown kind, and with a plain page for an unknown group.
     unknown = message.startswith("the server could not find") or message == "404 page not found"
     if response.status == 404 and path.startswith(f"/apis/{GROUP}/") and unknown:
         raise CliError("finetune-operator is not installed in this cluster: its CRDs are missing (docs/install.md)")

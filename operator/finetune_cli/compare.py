@@ -1,4 +1,4 @@
-"""``finetune compare``: the same prompt, answered by the base and by the adapter, side by side."""
+"""Run ``finetune compare``: let base and adapter answer the same prompts, side by side."""
 
 import json
 import os
@@ -11,17 +11,19 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from finetune_api.adapterdeployment import Target
 from finetune_cli.cluster import Cluster, Object
 from finetune_cli.errors import CliError
+from finetune_engines import ENGINES
 
 ANSWER_SECONDS = 120.0
 Call = Callable[[str, Object | None], Object]
-"""Calls a path of the engine: POST with a body, GET without."""
+"""Sends a request to a path of the engine: POST with a body, GET without."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What both models are asked; ``base`` None: the adapter's parent."""
+    """The options of the command; ``base`` None: the adapter's parent."""
 
     prompts: list[str]
     base: str | None
@@ -30,12 +32,12 @@ class Request:
 
 
 def compare_pod(cluster: Cluster, name: str, request: Request, output: str) -> None:
-    """Ask a pod on which the AdapterDeployment's version is active, through the API server. Raises CliError if there is none."""
+    """Ask a pod that serves the AdapterDeployment, through the API server. Raises CliError if there is none."""
     item = cluster.one("AdapterDeployment", name)
     active = [pod["name"] for pod in item.get("status", {}).get("podStatus") or [] if pod["state"] == "Active"]
     if not active:
         raise CliError(f"no pod serves {item['spec']['servedName']!r} yet; see: finetune status {name}")
-    port = item["spec"]["target"].get("port", 8000)
+    port = _read_port(item["spec"]["target"])
     root = f"/api/v1/namespaces/{cluster.namespace}/pods/{active[0]}:{port}/proxy"
     _compare(
         lambda path, body: cluster.call("POST" if body else "GET", root + path, None, body),
@@ -45,8 +47,14 @@ def compare_pod(cluster: Cluster, name: str, request: Request, output: str) -> N
     )
 
 
+def _read_port(target: Object) -> int:
+    """Return the engine's port, also of an object that was written without its defaults."""
+    engine = ENGINES[target.get("engine", Target.model_fields["engine"].default)]
+    return int(target.get("port", engine.port))
+
+
 def compare_url(url: str, model: str, request: Request, output: str) -> None:
-    """Ask the service at the address, with ``$OPENAI_API_KEY`` if it is set. Raises CliError."""
+    """Ask the service at an address, with ``$OPENAI_API_KEY`` if it is set. Raises CliError."""
     key = os.environ.get("OPENAI_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=url.rstrip("/").removesuffix("/v1"), headers=headers, timeout=ANSWER_SECONDS) as client:
@@ -77,6 +85,11 @@ def _compare(call: Call, adapter: str, request: Request, output: str) -> None:
     if output == "json":
         sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         return
+    print_answers(rows, base, adapter)
+
+
+def print_answers(rows: list[dict[str, str]], base: str, adapter: str) -> None:
+    """Print a table of prompts with the answers of base and adapter side by side."""
     table = Table(show_lines=True)
     for header, ratio in (("prompt", 1), (f"{base} (base)", 2), (f"{adapter} (adapter)", 2)):
         table.add_column(header, ratio=ratio)
@@ -86,7 +99,7 @@ def _compare(call: Call, adapter: str, request: Request, output: str) -> None:
 
 
 def base_of(models: Object, adapter: str) -> str:
-    """The name of the base that the engine's list of models gives for an adapter. Raises CliError."""
+    """Return the base's name from the engine's list of models. Raises CliError if the adapter is not in it."""
     cards: list[dict[str, Any]] = models.get("data", [])
     for card in cards:
         if card["id"] == adapter and card.get("parent"):

@@ -1,4 +1,4 @@
-"""``finetune estimate``: what a job needs, from its file and the model's config.json alone."""
+"""Run ``finetune estimate``: calculate what a job needs, from its file and the model's config.json."""
 
 import json
 import sys
@@ -17,15 +17,15 @@ from finetune_api.estimate.report import estimate as calculate
 from finetune_api.finetunejob import FineTuneJobSpec, ModelSource
 from finetune_api.uris import ConfigMapUri, HfUri, S3Uri, parse_uri
 from finetune_cli.errors import CliError
-from finetune_cli.render import read_documents, rendered_object
+from finetune_cli.render import read_documents, render_object
 from finetune_cli.text import duration
 
 CONFIG = "config.json"
-BESIDE = ("AdapterDeployment", "ConfigMap", "Secret")
-"""Kinds that a file may have beside its jobs."""
+OTHER_KINDS = ("AdapterDeployment", "ConfigMap", "Secret")
+"""Further kinds that a file may contain."""
 PATIENCE_SECONDS = 20.0
 PIPE_WIDTH = 1000
-"""Wide enough that no line is broken where nobody looks at a screen."""
+"""Wide enough that no line of a pipe is broken."""
 PARTS = {
     "weights": "weights",
     "adapter": "adapter",
@@ -40,8 +40,8 @@ PARTS = {
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the command line says beside the file: see the options of ``finetune estimate``."""
+class Options:
+    """The options of ``finetune estimate``."""
 
     rows: int | None
     tokens: int | None
@@ -49,15 +49,15 @@ class Question:
     price_per_hour: float | None
 
 
-def estimate(file: str, model_config: str | None, question: Question, output: str) -> None:
-    """Print the estimate of each FineTuneJob of the file. Raises CliError, also if one does not fit on the GPU that was named."""
-    gpu = _gpu(question)
+def estimate(file: str, model_config: str | None, options: Options, output: str) -> None:
+    """Print the estimate of each FineTuneJob in a file. Raises CliError, also if one does not fit on the named GPU."""
+    gpu = _gpu(options)
     documents = read_documents(file)
-    jobs = [_spec(file, document) for document in documents if _kind(document) not in BESIDE]
+    jobs = [_spec(file, document) for document in documents if _kind(document) not in OTHER_KINDS]
     if not jobs:
         raise CliError(f"{file} has no FineTuneJob in it")
     found = [
-        (name, _calculate(spec, model_config, question, question.rows or _rows_in(documents, spec), gpu))
+        (name, _calculate(spec, model_config, options, options.rows or _count_rows(documents, spec), gpu))
         for name, spec in jobs
     ]
     if output == "json":
@@ -72,15 +72,16 @@ def estimate(file: str, model_config: str | None, question: Question, output: st
         for name, result in found:
             if result.gpus[0].fits == "no":
                 raise CliError(
-                    f"{name} needs {_gib(result.memory.total)}, and {gpu.name} has {_gib(gpu.bytes)}: see what to change"
+                    f"{name} needs {_gib(result.memory.total)}, and {gpu.name} has {_gib(gpu.bytes)}: "
+                    "see what to change"
                 )
 
 
-def _gpu(question: Question) -> Gpu | None:
-    if question.price_per_hour is not None and question.gpu is None:
+def _gpu(options: Options) -> Gpu | None:
+    if options.price_per_hour is not None and options.gpu is None:
         raise CliError("--gpu-price-per-hour is the price of --gpu: give that too")
     try:
-        return gpu_named(question.gpu) if question.gpu else None
+        return gpu_named(options.gpu) if options.gpu else None
     except ValueError as error:
         raise CliError(f"--gpu: {error}") from error
 
@@ -89,8 +90,8 @@ def _kind(document: Any) -> Any:
     return document.get("kind") if isinstance(document, dict) else None
 
 
-def _rows_in(documents: list[Any], spec: FineTuneJobSpec) -> int | None:
-    """The rows of a dataset that is a ConfigMap in the same file; None if there is none, or if it is not in rows of JSON."""
+def _count_rows(documents: list[Any], spec: FineTuneJobSpec) -> int | None:
+    """Count the rows of a dataset that is a ConfigMap in the same file; None if it is not, or is not JSON lines."""
     uri = parse_uri(spec.dataset.uri)
     if not isinstance(uri, ConfigMapUri) or not uri.key.endswith(".jsonl"):
         return None
@@ -103,7 +104,7 @@ def _rows_in(documents: list[Any], spec: FineTuneJobSpec) -> int | None:
 
 def _spec(file: str, document: Any) -> tuple[str, FineTuneJobSpec]:
     context = {WORKSTATION: True}
-    rendered, wrong = rendered_object(document, context)
+    rendered, wrong = render_object(document, context)
     if wrong:
         raise CliError("\n       ".join(f"{file}: {problem}" for problem in wrong))
     metadata = rendered["metadata"]
@@ -113,44 +114,44 @@ def _spec(file: str, document: Any) -> tuple[str, FineTuneJobSpec]:
 
 
 def _calculate(
-    spec: FineTuneJobSpec, model_config: str | None, question: Question, rows: int | None, gpu: Gpu | None
+    spec: FineTuneJobSpec, model_config: str | None, options: Options, rows: int | None, gpu: Gpu | None
 ) -> JobEstimate:
-    config = _local_config(Path(model_config)) if model_config else _config_of(spec)
+    config = _read_local_config(Path(model_config)) if model_config else _read_config(spec)
     try:
         return calculate(
             spec,
             config,
             rows=rows,
-            tokens=question.tokens,
+            tokens=options.tokens,
             gpu=gpu,
-            price_per_hour=question.price_per_hour,
+            price_per_hour=options.price_per_hour,
         )
     except ValueError as error:
         raise CliError(f"{spec.model.uri}: {error}") from error
 
 
-def _local_config(path: Path) -> dict[str, Any]:
+def _read_local_config(path: Path) -> dict[str, Any]:
     file = path / CONFIG if path.is_dir() else path
     try:
-        return _parsed(file.read_bytes(), str(file))
+        return _parse_config(file.read_bytes(), str(file))
     except OSError as error:
         raise CliError(f"cannot read the model's configuration: {error}") from error
 
 
-def _config_of(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """The model's config.json from where the model is. Raises CliError."""
+def _read_config(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """Read the model's config.json from the model's address. Raises CliError."""
     parsed = parse_uri(spec.model.uri)
     if isinstance(parsed, HfUri):
-        return _parsed(_from_hub(parsed.repo, spec.model), spec.model.uri)
+        return _parse_config(_read_from_hub(parsed.repo, spec.model), spec.model.uri)
     if isinstance(parsed, S3Uri):
-        return _parsed(_from_s3(parsed, spec), spec.model.uri)
+        return _parse_config(_read_from_s3(parsed, spec), spec.model.uri)
     raise CliError(
         f"{spec.model.uri} can be read in the cluster only: give the model's config.json with --model-config PATH"
     )
 
 
-def _from_hub(repo: str, model: ModelSource) -> bytes:
-    """By the hub's own client, with HF_TOKEN of the environment if it is set."""
+def _read_from_hub(repo: str, model: ModelSource) -> bytes:
+    """Read config.json with the hub's client, and with HF_TOKEN of the environment if it is set."""
     import httpx2
     from huggingface_hub import get_session, get_token, hf_hub_url, hf_raise_for_status
     from huggingface_hub.errors import (
@@ -186,13 +187,14 @@ def _from_hub(repo: str, model: ModelSource) -> bytes:
         raise CliError(f"the model hub answered {status} for {url}: check HF_TOKEN and the name, {remedy}") from error
     except httpx2.HTTPError as error:
         raise CliError(
-            f"the model hub cannot be reached at {url} ({type(error).__name__}): check HF_ENDPOINT and the network, {remedy}"
+            f"the model hub cannot be reached at {url} ({type(error).__name__}): "
+            f"check HF_ENDPOINT and the network, {remedy}"
         ) from error
     return bytes(response.content)
 
 
-def _from_s3(uri: S3Uri, spec: FineTuneJobSpec) -> bytes:
-    """With the credentials of the environment: the job's Secrets are in the cluster."""
+def _read_from_s3(uri: S3Uri, spec: FineTuneJobSpec) -> bytes:
+    """Read config.json with the credentials of the environment; the job's Secrets are in the cluster."""
     from finetune_artifacts.errors import ArtifactError, Purpose
     from finetune_artifacts.objects import read_object
     from finetune_artifacts.s3 import open_s3
@@ -204,7 +206,7 @@ def _from_s3(uri: S3Uri, spec: FineTuneJobSpec) -> bytes:
         raise CliError(f"{error}. Or give the model's config.json with --model-config PATH") from error
 
 
-def _parsed(content: bytes, where: str) -> dict[str, Any]:
+def _parse_config(content: bytes, where: str) -> dict[str, Any]:
     try:
         config = json.loads(content)
     except ValueError as error:
@@ -272,7 +274,7 @@ def _gib(number: int) -> str:
 
 
 def _table(console: Console, headers: list[str], rows: list[list[str]], sides: str) -> None:
-    """``sides`` says for each column whether it is set left or right; only the last one may be broken."""
+    """Print a table. ``sides`` has l (left) or r (right) for each column; only the last column may be broken."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, (header, side) in enumerate(zip(headers, sides, strict=True)):
         table.add_column(

@@ -1,4 +1,4 @@
-"""``finetune fetch``: a verified download from S3; as an init container it brings a model to an inference pod."""
+"""Run ``finetune fetch``: download an adapter or a model from S3, also as an init container."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Source:
-    """What is fetched, and from which S3 service with whose keys."""
+    """What to download, from which S3 service, with which credentials."""
 
     uri: str
     digest: str | None
@@ -35,7 +35,7 @@ class Source:
 
 
 def fetch(source: Source, directory: Path, output: str) -> None:
-    """Download an adapter (a directory with a manifest.json) or a model. Raises CliError; the directory then is as it was."""
+    """Download an adapter, which has a manifest.json, or a model. Raises CliError, and then writes no adapter."""
     try:
         uri = parse_s3_uri(source.uri)
         store = open_s3(
@@ -57,7 +57,7 @@ def fetch(source: Source, directory: Path, output: str) -> None:
 
 
 def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) -> str | None:
-    """The digest of the adapter that is now in the directory; None for a model, which has no manifest."""
+    """Download, and return the digest of the adapter; None for a model, which has no manifest."""
     if digest is None and store.head(uri.child(MANIFEST_NAME)) is not None:
         digest = digest_of(read_object(store, uri.child(MANIFEST_NAME)))
     if digest is not None:

@@ -1,4 +1,4 @@
-"""``finetune logs``: the log of a FineTuneJob's preflight or trainer pod."""
+"""Run ``finetune logs``: print the log of a FineTuneJob's preflight or trainer pod."""
 
 import sys
 import time
@@ -12,7 +12,17 @@ PAUSE_SECONDS = 1.0
 
 
 def logs(cluster: Cluster, name: str, which: int | str | None, follow: bool) -> None:
-    """Print the log of attempt ``which``, of the ``preflight``, or (None) of the newest pod. Raises CliError if there is none."""
+    """Print the log of one pod.
+
+    Args:
+        cluster: The cluster.
+        name: Name of the FineTuneJob.
+        which: Number of an attempt, ``preflight``, or None for the newest pod.
+        follow: Go on until the pod ends.
+
+    Raises:
+        CliError: If there is no such pod.
+    """
     job = cluster.one("FineTuneJob", name)
     pod = _pod(cluster, job, which)
     while follow and not _started(pod):
@@ -40,7 +50,8 @@ def _pod(cluster: Cluster, job: Object, which: int | str | None) -> Object:
     pods = cluster.call("GET", f"/api/v1/namespaces/{cluster.namespace}/pods", {"labelSelector": selector})["items"]
     if not pods:
         raise CliError(
-            f"FineTuneJob {name} has no such pod (any more). Its state: {job.get('status', {}).get('phase') or 'Pending'}; see: finetune status {name}"
+            f"FineTuneJob {name} has no such pod (any more). "
+            f"Its state: {job.get('status', {}).get('phase') or 'Pending'}; see: finetune status {name}"
         )
     newest: Object = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
     return newest

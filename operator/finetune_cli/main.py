@@ -1,4 +1,4 @@
-"""The commands and their options. Nothing heavy is imported before a command runs, so that ``--help`` is instant."""
+"""Define the commands and their options. A command imports its code when it runs, so that ``--help`` is instant."""
 
 import sys
 from pathlib import Path
@@ -24,13 +24,13 @@ Context = Annotated[str | None, typer.Option("--context", help="Context of the k
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="A FineTuneJob or an AdapterDeployment; ftj/NAME or adp/NAME, where both have it."
+        metavar="NAME", help="A FineTuneJob or an AdapterDeployment; ftj/NAME or adp/NAME if both have the name."
     ),
 ]
 
 
 def app() -> NoReturn:
-    """Entry point: errors in words on standard error, exit status 1 (``run``: that of the reason); 130 after Ctrl-C."""
+    """Run the command line. An error is a sentence on standard error; the exit status is 1, after Ctrl-C 130."""
     try:
         cli()
     except CliError as error:
@@ -51,7 +51,7 @@ def render(
 ) -> None:
     """Check a file, and print it with its defaults.
 
-    Needs no cluster. Each problem is named with the path of its field; the exit status then is 1.
+    Needs no cluster. Each problem names the path of its field; the exit status is 1 then.
     """
     from finetune_cli.render import render as run
 
@@ -90,28 +90,28 @@ def estimate(
         Literal["text", "json"], typer.Option(help="json: for scripts; docs/estimate.md says what is in it.")
     ] = "text",
 ) -> None:
-    """Calculate what a FineTuneJob needs: parameters, GPU memory by part, the GPUs that it fits on, steps, time and cost.
+    """Calculate what a FineTuneJob needs: parameters, GPU memory, fitting GPUs, steps, time and cost.
 
     Needs no cluster, no GPU and no weights, only the model's config.json.
     """
-    from finetune_cli.estimate import Question
+    from finetune_cli.estimate import Options
     from finetune_cli.estimate import estimate as run
 
-    run(file, model_config, Question(rows, tokens, gpu, gpu_price_per_hour), output)
+    run(file, model_config, Options(rows, tokens, gpu, gpu_price_per_hour), output)
 
 
 @cli.command()
 def status(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="All that is known of what has this name; also ftj/NAME, adp/NAME."),
+        typer.Argument(metavar="[NAME]", help="Show only the objects of this name; also ftj/NAME, adp/NAME."),
     ] = None,
     namespace: Namespace = None,
-    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Show every namespace.")] = False,
     context: Context = None,
     output: Annotated[Literal["text", "json"], typer.Option(help="json: the API objects, for scripts.")] = "text",
 ) -> None:
-    """Show FineTuneJobs and AdapterDeployments and how they are."""
+    """Show FineTuneJobs and AdapterDeployments and their state."""
     from finetune_cli.cluster import connect
     from finetune_cli.status import show, show_all
 
@@ -127,7 +127,7 @@ def watch(
     name: Name,
     namespace: Namespace = None,
     context: Context = None,
-    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.", min=0)] = None,
+    timeout: Annotated[float | None, typer.Option(help="Stop after so many seconds.", min=0)] = None,
 ) -> None:
     """Follow one object until it is Ready or has failed.
 
@@ -143,7 +143,7 @@ def watch(
 def logs(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A FineTuneJob.")],
     attempt: Annotated[int | None, typer.Option(help="Number of the attempt. Default: the newest.", min=1)] = None,
-    preflight: Annotated[bool, typer.Option("--preflight", help="The log of the preflight.")] = False,
+    preflight: Annotated[bool, typer.Option("--preflight", help="Print the log of the preflight.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the pod ends.")] = False,
     namespace: Namespace = None,
     context: Context = None,
@@ -158,7 +158,9 @@ def logs(
 @cli.command()
 def fetch(
     uri: Annotated[str, typer.Argument(metavar="URI", help="s3:// address of an adapter's or a model's directory.")],
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="It appears whole, or not at all.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Directory to create; it appears complete, or not at all.")
+    ],
     digest: Annotated[str | None, typer.Option(help="sha256:… that the adapter's manifest.json must have.")] = None,
     endpoint_url: Annotated[
         str | None, typer.Option(help="URL of the S3 service. Default: AWS.", envvar="AWS_ENDPOINT_URL")
@@ -176,7 +178,8 @@ def fetch(
 ) -> None:
     """Download an adapter or a model from S3.
 
-    Every file of an adapter is checked against its manifest, and that against --digest. As an init container it brings a model to a pod.
+    Every file of an adapter is checked against its manifest, and the manifest against --digest. As an init container,
+    the command brings a model to a pod.
     """
     from finetune_cli.fetch import Source
     from finetune_cli.fetch import fetch as run
@@ -190,24 +193,25 @@ def compare(
         str | None, typer.Argument(metavar="[NAME]", help="An AdapterDeployment; without it, --url and --model.")
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="What both are asked; may be repeated.")
+        list[str] | None, typer.Option("--prompt", "-p", help="Prompt for both; may be repeated.")
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="An OpenAI-compatible service, for example http://localhost:8000.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The adapter's served name, with --url.")] = None,
     base: Annotated[
-        str | None, typer.Option(help="The base's name. Default: what the service says is the adapter's parent.")
+        str | None, typer.Option(help="The base's name. Default: the adapter's parent, as the service names it.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 80,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 80,
     chat: Annotated[
-        bool, typer.Option("--chat/--completion", help="Ask as a chat, or let both continue the text.")
+        bool,
+        typer.Option("--chat/--completion", help="Send the prompt as a chat message, or let both continue the text."),
     ] = False,
     namespace: Namespace = None,
     context: Context = None,
     output: Annotated[Literal["text", "json"], typer.Option(help="json: a list of prompt, base and adapter.")] = "text",
 ) -> None:
-    """Ask base and adapter the same, side by side."""
+    """Show the answers of base and adapter to the same prompts, side by side."""
     from finetune_cli.compare import Request, compare_pod, compare_url
 
     request = Request(prompt or ["To be, or not to be,"], base, max_tokens, chat)
@@ -251,16 +255,16 @@ def run(
         typer.Option(
             "--mount",
             metavar="NAME=DIR",
-            help="Directory that stands for the PersistentVolumeClaim or ConfigMap of this name. May be repeated.",
+            help="Directory in place of the PersistentVolumeClaim or ConfigMap of this name. May be repeated.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, for scripts.")] = False,
 ) -> None:
     """Train a FineTuneJob on this machine, without a cluster.
 
-    Credentials come from the environment (AWS_*, ~/.aws, HF_TOKEN, `hf auth login`), not from the Secrets that the file names. Ctrl-C
-    saves a checkpoint; the same command then goes on from there. The exit status says the reason of a failure, as in a pod: 10 for a
-    file that is wrong, 40 for a run that was stopped.
+    Credentials come from the environment (AWS_*, ~/.aws, HF_TOKEN, `hf auth login`), not from the Secrets that the
+    file names. Ctrl-C saves a checkpoint, and the same command resumes from it. The exit status gives the reason of a
+    failure, as in a pod: 10 for an invalid file, 40 for a run that was stopped.
     """
     import os
 
@@ -276,7 +280,7 @@ def clean_up(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the operator.", min=0)] = 180,
     context: Context = None,
 ) -> None:
-    """Delete every AdapterDeployment, wait until the operator took its agents out, then every FineTuneJob: the chart runs this before an uninstall."""
+    """Delete every AdapterDeployment and FineTuneJob, and wait for the operator. Part of an uninstall."""
     from finetune_cli.clean_up import clean_up as run
     from finetune_cli.cluster import connect
 

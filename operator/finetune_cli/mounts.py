@@ -1,4 +1,4 @@
-"""What a pod finds mounted, for ``finetune run``: directories in place of claims and ConfigMaps, and the ConfigMaps of the file itself."""
+"""Mount for ``finetune run`` what a pod has mounted: directories for claims, and the ConfigMaps of the file."""
 
 import base64
 import shutil
@@ -13,8 +13,8 @@ Content = dict[str, dict[str, bytes]]
 """The files of each ConfigMap."""
 
 
-def directories(mounts: tuple[str, ...], spec: FineTuneJobSpec, content: Content, code: int) -> dict[str, Path]:
-    """``NAME=DIR`` as it was typed. Raises CliError for one that is no directory, and for an address that nothing stands for."""
+def parse_mounts(mounts: tuple[str, ...], spec: FineTuneJobSpec, content: Content, code: int) -> dict[str, Path]:
+    """Parse the ``--mount NAME=DIR`` options. Raises CliError for a missing directory, and for a missing mount."""
     found = {}
     for text in mounts:
         name, separator, path = text.partition("=")
@@ -24,25 +24,25 @@ def directories(mounts: tuple[str, ...], spec: FineTuneJobSpec, content: Content
         if not directory.is_dir():
             raise CliError(f"--mount {text}: {directory} is no directory", code)
         found[name] = directory
-    for field, uri in addresses(spec).items():
-        place = parse_uri(uri)
-        if isinstance(place, PvcUri) and place.claim not in found:
+    for field, uri in list_addresses(spec).items():
+        parsed = parse_uri(uri)
+        if isinstance(parsed, PvcUri) and parsed.claim not in found:
             raise CliError(
-                f"{field}: {uri} is on a PersistentVolumeClaim, which is not here: name the directory that stands for it with "
-                f"--mount {place.claim}=DIR",
+                f"{field}: {uri} is on a PersistentVolumeClaim, which is not here: "
+                f"name the directory that stands for it with --mount {parsed.claim}=DIR",
                 code,
             )
-        if isinstance(place, ConfigMapUri) and place.name not in {*found, *content}:
+        if isinstance(parsed, ConfigMapUri) and parsed.name not in {*found, *content}:
             raise CliError(
-                f"{field}: {uri} is in a ConfigMap, which is not here: put it into the file, or name the directory that stands for it with "
-                f"--mount {place.name}=DIR",
+                f"{field}: {uri} is in a ConfigMap, which is not here: put it into the file, "
+                f"or name the directory that stands for it with --mount {parsed.name}=DIR",
                 code,
             )
     return found
 
 
-def addresses(spec: FineTuneJobSpec) -> dict[str, str]:
-    """What the trainer reads, by the field that names it."""
+def list_addresses(spec: FineTuneJobSpec) -> dict[str, str]:
+    """Return the addresses that the trainer reads, by their fields."""
     found = {"spec.model.uri": spec.model.uri, "spec.dataset.uri": spec.dataset.uri}
     if spec.dataset.validation and spec.dataset.validation.uri:
         found["spec.dataset.validation.uri"] = spec.dataset.validation.uri
@@ -51,8 +51,8 @@ def addresses(spec: FineTuneJobSpec) -> dict[str, str]:
     return found
 
 
-def config_maps(documents: list[Any]) -> Content:
-    """The ConfigMaps that the file has beside the job."""
+def read_config_maps(documents: list[Any]) -> Content:
+    """Return the content of the ConfigMaps in the file."""
     return {
         item["metadata"]["name"]: {
             **{key: str(text).encode() for key, text in (item.get("data") or {}).items()},
@@ -64,7 +64,7 @@ def config_maps(documents: list[Any]) -> Content:
 
 
 def mount(root: Path, mounted: dict[str, Path], content: Content) -> None:
-    """Make ``root`` look as the mounts of a pod do. A directory that was named goes before a ConfigMap of the file."""
+    """Create the mounts of a pod below ``root``. A directory of ``--mount`` replaces a ConfigMap of the file."""
     shutil.rmtree(root, ignore_errors=True)
     for kind in ("claims", "configmaps"):
         (root / kind).mkdir(parents=True)

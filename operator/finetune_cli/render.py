@@ -1,4 +1,4 @@
-"""``finetune render``: a file is checked as the API server and the operator would, and printed with its defaults."""
+"""Run ``finetune render``: check a file as the API server and the operator do, and print it with its defaults."""
 
 import json
 import sys
@@ -25,9 +25,9 @@ def render(file: str, output: str) -> None:
     found: list[str] = []
     objects = []
     for number, document in enumerate(documents, 1):
-        rendered, wrong = rendered_object(document)
-        place = file if len(documents) == 1 else f"{file}, document {number}"
-        found += [f"{place}: {problem}" for problem in wrong]
+        rendered, wrong = render_object(document)
+        where = file if len(documents) == 1 else f"{file}, document {number}"
+        found += [f"{where}: {problem}" for problem in wrong]
         objects.append(rendered)
     if found:
         raise CliError("\n       ".join(found))
@@ -37,13 +37,19 @@ def render(file: str, output: str) -> None:
         sys.stdout.write(yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True))
 
 
-def rendered_object(document: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The object with its defaults, or an empty one and what is wrong with it. ``context`` is what its validators are told."""
+def render_object(document: Any, context: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Return the object with its defaults, or an empty one and its problems.
+
+    Args:
+        document: The parsed YAML.
+        context: Context for the validators.
+    """
     if not isinstance(document, dict):
         return {}, [f"is not a Kubernetes object: found {type(document).__name__}"]
     if document.get("apiVersion") != API_VERSION or document.get("kind") not in SPECS:
         return {}, [
-            f"apiVersion, kind: found {document.get('apiVersion')!r}, {document.get('kind')!r}: write {API_VERSION} and {' or '.join(SPECS)}"
+            f"apiVersion, kind: found {document.get('apiVersion')!r}, {document.get('kind')!r}: "
+            f"write {API_VERSION} and {' or '.join(SPECS)}"
         ]
     wrong = [f"{key}: unknown field: remove it" for key in document if key not in KNOWN]
     metadata = document.get("metadata")
@@ -61,7 +67,7 @@ def rendered_object(document: Any, context: dict[str, Any] | None = None) -> tup
 
 
 def read_documents(file: str) -> list[Any]:
-    """The YAML documents of a file; - is standard input. Raises CliError."""
+    """Read the YAML documents of a file; - is standard input. Raises CliError."""
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
         documents = [document for document in yaml.safe_load_all(text) if document is not None]

@@ -1,4 +1,4 @@
-"""``finetune run``: the trainer of the pods, in this process, with a person before it instead of an operator."""
+"""Run ``finetune run``: preflight and training in this process, with retries as the operator makes them."""
 
 import contextlib
 import fcntl
@@ -22,16 +22,16 @@ from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.validation import problems
-from finetune_cli.changes import changed
+from finetune_cli.changes import apply_changes
 from finetune_cli.errors import CliError
-from finetune_cli.mounts import config_maps, directories, mount
-from finetune_cli.render import read_documents, rendered_object
+from finetune_cli.mounts import mount, parse_mounts, read_config_maps
+from finetune_cli.render import read_documents, render_object
 from finetune_cli.text import outcome
 
 if TYPE_CHECKING:
     from finetune_trainer.runtime.settings import Settings
 
-NEEDED = (
+TRAINER_PACKAGES = (
     "torch",
     "transformers",
     "peft",
@@ -42,18 +42,18 @@ NEEDED = (
     "huggingface_hub",
     "finetune_trainer",
 )
-"""What the extra ``trainer`` brings, as far as the trainer imports it."""
-DECISIVE = ("model", "dataset", "objective", "preference", "method", "training")
-"""The sections of a spec that decide what comes out, as the cluster refuses to change them."""
-BESIDE = ("report.html", "metrics.jsonl")
-"""Files of the adapter that people look for first: they lie beside it as well."""
+"""Packages of the extra ``trainer`` that the trainer imports."""
+IDENTITY_SECTIONS = ("model", "dataset", "objective", "preference", "method", "training")
+"""Sections of a spec that decide the result, and so the identity of a run."""
+COPIED_FILES = ("report.html", "metrics.jsonl")
+"""Files of the adapter that are also copied to the output directory."""
 INVALID = EXIT_CODES[Reason.SPEC_INVALID]
 CREDENTIALS = "AWS_* variables, ~/.aws, HF_TOKEN or `hf auth login`"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was typed."""
+    """The options of the command."""
 
     file: str
     output: Path | None
@@ -63,48 +63,49 @@ class Request:
 
 
 def run(request: Request, environment: Mapping[str, str]) -> NoReturn:
-    """Check the file, train, and end the process with the exit status of the result. Raises CliError for a wrong file."""
+    """Check the file, train, and exit with the status of the result. Raises CliError for an invalid file."""
     documents = read_documents(request.file)
-    job = job_of(request, documents)
-    content = config_maps(documents)
-    mounted = directories(request.mounts, job.spec, content, INVALID)
+    job = read_job(request, documents)
+    content = read_config_maps(documents)
+    mounted = parse_mounts(request.mounts, job.spec, content, INVALID)
     require_trainer()
     work = work_directory(request.output, job, environment)
-    with only_one(work):
+    with lock_directory(work):
         mount(work / "mounts", mounted, content)
-        settings = settings_of(job, request.output, request.changes, work, environment)
-        result = follow(settings, request, environment)
+        settings = build_settings(job, request.output, request.changes, work, environment)
+        result = check_and_train(settings, request, environment)
         finish(result, request, work)
     sys.stdout.flush()
     sys.stderr.flush()
     # a thread that is still waiting for a service that is away must not hold up the end
-    os._exit(code_of(result))
+    os._exit(exit_code(result))
 
 
-def job_of(request: Request, documents: list[Any]) -> FineTuneJob:
-    """The one FineTuneJob of the file, with the changes made. Raises CliError with every problem and its field.
+def read_job(request: Request, documents: list[Any]) -> FineTuneJob:
+    """Read the one FineTuneJob of the file, with the changes of ``--set``. Raises CliError with every problem.
 
-    Its uid stands for what decides the result, so that another run is never taken for this one.
+    Its uid is a digest of what decides the result, so that another run never resumes from its checkpoints.
     """
-    found = [item for item in documents if isinstance(item, dict) and item.get("kind") == "FineTuneJob"]
-    if len(found) != 1:
+    jobs = [item for item in documents if isinstance(item, dict) and item.get("kind") == "FineTuneJob"]
+    if len(jobs) != 1:
         kinds = ", ".join(
             str(item.get("kind")) if isinstance(item, dict) else type(item).__name__ for item in documents
         )
         raise CliError(f"{request.file} must have exactly one FineTuneJob, found: {kinds}", INVALID)
-    document = changed(found[0], request.changes, INVALID)
-    rendered, wrong = rendered_object(document, {WORKSTATION: True})
+    document = apply_changes(jobs[0], request.changes, INVALID)
+    rendered, wrong = render_object(document, {WORKSTATION: True})
     if wrong:
         raise CliError("\n       ".join(f"{request.file}: {problem}" for problem in wrong), INVALID)
     meta = rendered["metadata"]
     spec = rendered["spec"]
-    decisive = json.dumps(
-        {name: spec.get(name) for name in DECISIVE} | {"selectBest": spec["evaluation"]["selectBest"]}, sort_keys=True
+    identity = json.dumps(
+        {name: spec.get(name) for name in IDENTITY_SECTIONS} | {"selectBest": spec["evaluation"]["selectBest"]},
+        sort_keys=True,
     )
     rendered["metadata"] = {
         "namespace": meta.get("namespace") or "default",
         "name": meta.get("name") or str(meta["generateName"]).rstrip("-"),
-        "uid": hashlib.sha256(decisive.encode()).hexdigest()[:32],
+        "uid": hashlib.sha256(identity.encode()).hexdigest()[:32],
     }
     try:
         return FineTuneJob.of(rendered, workstation=True)
@@ -115,8 +116,8 @@ def job_of(request: Request, documents: list[Any]) -> FineTuneJob:
 
 
 def require_trainer() -> None:
-    """Raise CliError if the libraries that train are not installed. Nothing is imported."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    """Raise CliError if the trainer's packages are not installed. Imports none of them."""
+    missing = [name for name in TRAINER_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise CliError(
             f"this installation cannot train: {', '.join(missing)} not found. Install the trainer's libraries with: "
@@ -125,7 +126,7 @@ def require_trainer() -> None:
 
 
 def work_directory(output: Path | None, job: FineTuneJob, environment: Mapping[str, str]) -> Path:
-    """Where what is not finished lies: below the output, or in the user's cache."""
+    """Return the directory for unfinished files: below the output, or in the user's cache."""
     if output is not None:
         from finetune_artifacts.directory import WORK
 
@@ -135,8 +136,8 @@ def work_directory(output: Path | None, job: FineTuneJob, environment: Mapping[s
 
 
 @contextlib.contextmanager
-def only_one(work: Path) -> Iterator[None]:
-    """Hold the directory for this process; one that is killed lets go of it. Raises CliError if another one has it."""
+def lock_directory(work: Path) -> Iterator[None]:
+    """Lock a directory for this process, also against its sudden end. Raises CliError if another one has it."""
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock = (work / "lock").open("a")
@@ -152,10 +153,10 @@ def only_one(work: Path) -> Iterator[None]:
         yield
 
 
-def settings_of(
+def build_settings(
     job: FineTuneJob, output: Path | None, changes: tuple[str, ...], work: Path, environment: Mapping[str, str]
 ) -> "Settings":
-    """What the trainer is told."""
+    """Build the trainer's settings."""
     from finetune_trainer.runtime.settings import Settings
 
     return Settings(
@@ -169,8 +170,8 @@ def settings_of(
     )
 
 
-def follow(settings: "Settings", request: Request, environment: Mapping[str, str]) -> TrainerResult:
-    """The preflight's checks, then the training."""
+def check_and_train(settings: "Settings", request: Request, environment: Mapping[str, str]) -> TrainerResult:
+    """Run the preflight's checks, then the training with its retries."""
     from finetune_trainer.runtime.libraries import library_environment
 
     os.environ.update(library_environment(environment, settings.job.spec.resources.processes))
@@ -196,38 +197,40 @@ def follow(settings: "Settings", request: Request, environment: Mapping[str, str
     def leave() -> NoReturn:
         # the signal may have come in the middle of a line, whose stream must not be entered twice
         ended = state.failure or state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
-        os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in told(ended, request)).encode())
-        os._exit(code_of(ended))
+        os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in result_lines(ended, request)).encode())
+        os._exit(exit_code(ended))
 
     def abandon(ended: TrainerResult) -> NoReturn:
         screen.close()
-        sys.stdout.write("".join(f"{line}\n" for line in told(ended, request)))
+        sys.stdout.write("".join(f"{line}\n" for line in result_lines(ended, request)))
         sys.stdout.flush()
-        os._exit(code_of(ended))
+        os._exit(exit_code(ended))
 
     interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
     interruption.install()
-    signal.signal(signal.SIGINT, lambda *_: at_once() if interruption.requested else interruption.request())
+    signal.signal(signal.SIGINT, lambda *_: exit_at_once() if interruption.requested else interruption.request())
     try:
         settings = replace(settings, model_revision=found.model_revision)
-        result = until_it_fits(settings, lambda smaller: run_attempt(smaller, state, interruption, screen, abandon))
+        result = train_until_it_fits(
+            settings, lambda smaller: run_attempt(smaller, state, interruption, screen, abandon)
+        )
         # preflight and trainer may say the same
         return result.model_copy(update={"warnings": list(dict.fromkeys(result.warnings))})
     finally:
         screen.close()
 
 
-def until_it_fits(settings: "Settings", attempt: "Callable[[Settings], TrainerResult]") -> TrainerResult:
-    """Attempts at a job, each with less memory than the one before, as the operator makes them; the result of the last."""
+def train_until_it_fits(settings: "Settings", attempt: "Callable[[Settings], TrainerResult]") -> TrainerResult:
+    """Try a job with less memory each time, as the operator does, and return the result of the last attempt."""
     from finetune_trainer.runtime.logs import log
 
-    spec, made = settings.job.spec, 0
+    spec, rungs = settings.job.spec, 0
     result = attempt(settings)
-    while ladder.needs_less_memory(spec, result.reason) and made < spec.failure_policy.retries.on_out_of_memory:
-        made += 1
-        smaller = ladder.reduce_memory(spec, made)
+    while ladder.needs_less_memory(spec, result.reason) and rungs < spec.failure_policy.retries.on_out_of_memory:
+        rungs += 1
+        smaller = ladder.reduce_memory(spec, rungs)
         if smaller is None:
-            end = ladder.explain_end(spec, made)
+            end = ladder.explain_end(spec, rungs)
             return result.model_copy(update={"message": f"{result.message}. Not tried again: {end}"})
         changes = tuple(ladder.list_adjustments(spec, smaller))
         log.warning("trying again with %s", ", ".join(str(change) for change in changes))
@@ -236,13 +239,13 @@ def until_it_fits(settings: "Settings", attempt: "Callable[[Settings], TrainerRe
     return result
 
 
-def at_once() -> NoReturn:
-    """The second Ctrl-C: end without waiting for the checkpoint."""
+def exit_at_once() -> NoReturn:
+    """Exit without a checkpoint, after the second Ctrl-C."""
     os._exit(128 + signal.SIGINT)
 
 
 def names_secrets(job: FineTuneJob) -> bool:
-    """Whether the job names a Secret, which only a pod can read."""
+    """Tell whether the job names a Secret, which only a pod can read."""
     spec = job.spec
     services = (spec.model.adapter, spec.output.hub, spec.tracking.mlflow, spec.tracking.wandb)
     return any(
@@ -256,40 +259,40 @@ def names_secrets(job: FineTuneJob) -> bool:
 
 
 def finish(result: TrainerResult, request: Request, work: Path) -> None:
-    """Clear up, put beside the adapter what people look for first, and say what came out."""
+    """Copy the report next to the adapter, print the result, and delete unfinished files."""
     if request.output and result.adapter:
-        for name in BESIDE:
-            if (made := request.output / "adapter" / name).is_file():
-                shutil.copyfile(made, request.output / name)
-    for line in told(result, request):
+        for name in COPIED_FILES:
+            if (source := request.output / "adapter" / name).is_file():
+                shutil.copyfile(source, request.output / name)
+    for line in result_lines(result, request):
         sys.stdout.write(f"{line}\n")
     shutil.rmtree(work, ignore_errors=True)
 
 
-def told(result: TrainerResult, request: Request) -> list[str]:
-    """The result for standard output: for people, or one line of JSON."""
-    return [json.dumps(result.to_json(), ensure_ascii=False)] if request.as_json else lines(result, request)
+def result_lines(result: TrainerResult, request: Request) -> list[str]:
+    """Return the result for standard output: sentences, or one line of JSON."""
+    return [json.dumps(result.to_json(), ensure_ascii=False)] if request.as_json else describe_result(result, request)
 
 
-def lines(result: TrainerResult, request: Request) -> list[str]:
-    """What came out, and what can be done next, a line each."""
+def describe_result(result: TrainerResult, request: Request) -> list[str]:
+    """Return the result and the next steps, one sentence per line."""
     if result.adapter:
         report = [f"report {request.output / 'report.html'}"] if request.output else []
         return [*outcome({"status": result.to_json()}), *report]
     if result.reason == Reason.PREEMPTED:
         return [result.message, "run the same command again to go on"]
-    said = [f"failed: {result.reason}: {result.message}"]
+    lines = [f"failed: {result.reason}: {result.message}"]
     if str(result.reason).endswith("AccessDenied"):
-        said.append(f"on a workstation credentials come from {CREDENTIALS}, not from Secrets")
+        lines.append(f"on a workstation credentials come from {CREDENTIALS}, not from Secrets")
     if result.reason == Reason.GATE_FAILED:
-        said += outcome({"status": result.to_json()})
+        lines += outcome({"status": result.to_json()})
     elif result.checkpoint:
-        said.append(f"the checkpoint of step {result.checkpoint.step} is kept in {result.checkpoint.uri}")
+        lines.append(f"the checkpoint of step {result.checkpoint.step} is kept in {result.checkpoint.uri}")
     if result.report:
-        said.append(f"report {result.report.uri}")
-    return said
+        lines.append(f"report {result.report.uri}")
+    return lines
 
 
-def code_of(result: TrainerResult) -> int:
-    """The exit status that says the reason, as in a pod."""
+def exit_code(result: TrainerResult) -> int:
+    """Return the exit status for the result's reason, as in a pod."""
     return 0 if result.adapter else EXIT_CODES.get(Reason(result.reason), EXIT_CODES[Reason.TRAINER_ERROR])

@@ -1,4 +1,4 @@
-"""How a running training looks: a progress bar under the log on a terminal, the log alone in a pipe. All of it on standard error."""
+"""Show a running training on standard error: the log, and on a terminal a progress bar below it."""
 
 import logging
 import sys
@@ -14,15 +14,16 @@ from finetune_trainer.session.progress import Reporter
 
 
 class Screen(Reporter):
-    """Shows each report at once, and sends it nowhere."""
+    """Shows each progress report, and sends it nowhere."""
 
     def __init__(self) -> None:
+        """Show a bar only on a terminal."""
         super().__init__(None, Path())
         self._console = Console(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}")
         self._bar = Progress(*columns, console=self._console) if self._console.is_terminal else None
         self._task: TaskID | None = None
-        self.handler = Lines(self._console) if self._bar else logging.StreamHandler(sys.stderr)
+        self.handler = LogHandler(self._console) if self._bar else logging.StreamHandler(sys.stderr)
 
     def submit(self, report: ProgressReport) -> None:
         """Move the bar."""
@@ -44,15 +45,16 @@ class Screen(Reporter):
             self.close()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop the bar."""
         if self._bar is not None:
             self._bar.stop()
 
 
-class Lines(logging.Handler):
-    """Log lines above the bar; those that say no more than the bar are left out."""
+class LogHandler(logging.Handler):
+    """Prints log lines above the bar, except those that the bar shows already."""
 
     def __init__(self, console: Console) -> None:
+        """Print to ``console``."""
         super().__init__()
         self._console = console
 

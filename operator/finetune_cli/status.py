@@ -1,4 +1,4 @@
-"""``finetune status``: what there is and how it is, as tables for people or as API objects for scripts."""
+"""Run ``finetune status``: show objects and their state, as tables for people or as JSON for scripts."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from finetune_cli.text import age, condition, duration, outcome, phase, progress
 
 
 def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
-    """Print every FineTuneJob and AdapterDeployment of the namespace, or of all."""
+    """Print every FineTuneJob and AdapterDeployment of the namespace, or of all namespaces."""
     namespace = None if all_namespaces else cluster.namespace
     found = {kind: cluster.objects(kind, namespace) for kind in PLURALS}
     if output == "json":
@@ -21,7 +21,8 @@ def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
     console = Console(soft_wrap=not sys.stdout.isatty())
     if not any(found.values()):
         console.print(
-            f"no FineTuneJobs and no AdapterDeployments in {'any namespace' if all_namespaces else f'namespace {namespace}'}"
+            "no FineTuneJobs and no AdapterDeployments in "
+            + ("any namespace" if all_namespaces else f"namespace {namespace}")
         )
         return
     if found["FineTuneJob"]:
@@ -41,7 +42,7 @@ def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
 
 
 def show(cluster: Cluster, name: str, output: str) -> None:
-    """Print all that is known of what has this name. Raises NotFoundError."""
+    """Print the objects of a name with all details. Raises NotFoundError."""
     items = cluster.find(name)
     if output == "json":
         _json(items[0] if len(items) == 1 else {"items": items})

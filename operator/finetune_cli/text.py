@@ -1,4 +1,4 @@
-"""How durations, sizes and states are written for people."""
+"""Write durations, sizes and states for people."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,7 +7,7 @@ from finetune_api.timestamps import parse_timestamp
 
 
 def duration(seconds: float) -> str:
-    """``45s``, ``12m30s``, ``3h05m``, ``2d4h``."""
+    """Write a duration: ``45s``, ``12m30s``, ``3h05m``, ``2d4h``."""
     whole = max(0, round(seconds))
     if whole < 120:
         return f"{whole}s"
@@ -19,14 +19,14 @@ def duration(seconds: float) -> str:
 
 
 def age(timestamp: str | None) -> str:
-    """The time since an RFC 3339 timestamp."""
+    """Write the time since an RFC 3339 timestamp."""
     if not timestamp:
         return ""
     return duration((datetime.now(UTC) - parse_timestamp(timestamp)).total_seconds())
 
 
 def size(number: float) -> str:
-    """Bytes in powers of 1000, with three digits at most: ``512 B``, ``4.9 MB``."""
+    """Write a number of bytes in powers of 1000: ``512 B``, ``4.9 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
@@ -35,18 +35,18 @@ def size(number: float) -> str:
 
 
 def condition(item: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The condition of a type; an empty one if it is not there."""
+    """Return the condition of a type; an empty one if the object has none."""
     found = item.get("status", {}).get("conditions") or []
     return next((entry for entry in found if entry["type"] == kind), {})
 
 
 def phase(item: dict[str, Any]) -> str:
-    """One word for how a FineTuneJob or an AdapterDeployment is."""
+    """Return the state of a FineTuneJob or an AdapterDeployment in one word."""
     return item.get("status", {}).get("phase") or condition(item, "Ready").get("reason") or "Pending"
 
 
 def progress(item: dict[str, Any]) -> str:
-    """``step 12/100 (12%), loss 3.41, 120 tok/s, 5m10s left``; empty if the object has no progress."""
+    """Write the progress: ``step 12/100 (12%), loss 3.41, 120 tok/s, 5m10s left``; empty if there is none."""
     found = item.get("status", {}).get("progress")
     if not found:
         return ""
@@ -61,7 +61,7 @@ def progress(item: dict[str, Any]) -> str:
 
 
 def outcome(item: dict[str, Any]) -> list[str]:
-    """What came of a finished object, a line each."""
+    """Return the results of a finished object, one per line."""
     found = item.get("status", {})
     lines = []
     if evaluation := found.get("evaluation"):
@@ -93,9 +93,10 @@ def outcome(item: dict[str, Any]) -> list[str]:
 
 
 def comparison(found: dict[str, Any]) -> list[str]:
-    """The model that was trained whole, beside which the adapter is to be judged; a warning says why there is none."""
+    """Return the result of full fine-tuning for comparison; a warning says why there is none."""
     return [
-        f"full fine-tuning: held-out loss {row['loss']:.3f} ({row['improvementPercent']:.1f}% lower), weights of {size(row['sizeBytes'])}"
+        f"full fine-tuning: held-out loss {row['loss']:.3f} ({row['improvementPercent']:.1f}% lower), "
+        f"weights of {size(row['sizeBytes'])}"
         for row in found.get("rows", [])
         if row["name"] == "full" and row.get("loss") is not None
     ]

@@ -1,4 +1,4 @@
-"""``finetune watch``: follow one object until it is Ready or has failed; a live line on a terminal, a line per change in a pipe."""
+"""Run ``finetune watch``: follow one object until it is Ready or has failed."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from finetune_cli.cluster import Cluster, GoneError, NotFoundError, Object, collection
+from finetune_cli.cluster import Cluster, GoneError, NotFoundError, Object, collection_path
 from finetune_cli.errors import CliError
 from finetune_cli.text import condition, outcome, phase, progress
 
@@ -17,9 +17,10 @@ PAUSE_SECONDS = 1.0
 
 
 def watch(cluster: Cluster, name: str, timeout: float | None) -> None:
-    """Return when what has this name is Ready; a job first, then the AdapterDeployment of the same name.
+    """Return when the object of this name is Ready: the job first, then the AdapterDeployment of the same name.
 
-    Raises CliError with the reason if it failed, was deleted or did not finish in ``timeout`` seconds.
+    Raises:
+        CliError: With the reason, if it failed, was deleted, or took longer than ``timeout`` seconds.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     for item in cluster.find(name):
@@ -27,14 +28,14 @@ def watch(cluster: Cluster, name: str, timeout: float | None) -> None:
 
 
 def follow(cluster: Cluster, item: Object, deadline: float | None) -> None:
-    """Show one object until it is Ready, and what came of it. Raises CliError."""
+    """Show one object until it is Ready, then its results. Raises CliError."""
     name = f"{item['kind']} {item['metadata']['name']}"
     view = Live(name) if sys.stdout.isatty() else Lines(name)
     last = item
     with view:
-        for last in versions(cluster, item, deadline):
+        for last in watch_object(cluster, item, deadline):
             view.show(last)
-            if ended(last):
+            if has_ended(last):
                 break
     for line in outcome(last):
         sys.stdout.write(f"{line}\n")
@@ -44,17 +45,17 @@ def follow(cluster: Cluster, item: Object, deadline: float | None) -> None:
         raise CliError(f"{name}: {stalled.get('reason')}: {stalled.get('message')}")
 
 
-def ended(item: Object) -> bool:
-    """Whether the object is Ready or has failed for good, and its status speaks of the present spec."""
+def has_ended(item: Object) -> bool:
+    """Tell whether the object is Ready or has failed for good, by a status of the present spec."""
     if item.get("status", {}).get("observedGeneration") != item["metadata"]["generation"]:
         return False
     return condition(item, "Ready").get("status") == "True" or condition(item, "Stalled").get("status") == "True"
 
 
-def versions(cluster: Cluster, item: Object, deadline: float | None) -> Iterator[Object]:
-    """The object now, and again after each change. Raises CliError when it is deleted, or at the deadline (of time.monotonic)."""
+def watch_object(cluster: Cluster, item: Object, deadline: float | None) -> Iterator[Object]:
+    """Yield the object now and after each change. Raises CliError if it is deleted, and at the deadline (monotonic)."""
     kind, name, uid = item["kind"], item["metadata"]["name"], item["metadata"]["uid"]
-    path = collection(kind, cluster.namespace)
+    path = collection_path(kind, cluster.namespace)
     while True:
         yield item
         try:
@@ -93,20 +94,23 @@ def _events(cluster: Cluster, path: str, item: Object, deadline: float | None) -
 
 
 class Lines:
-    """For pipes and logs: one plain line whenever the state or the step is another one."""
+    """Prints one plain line after each change, for pipes and logs."""
 
     def __init__(self, name: str) -> None:
+        """Begin without a state."""
         self._name = name
         self._last = ""
 
     def __enter__(self) -> "Lines":
+        """Start."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stop."""
         return
 
     def show(self, item: Object) -> None:
-        """Print the object's state, if it is news."""
+        """Print the object's state if it changed."""
         text = summary(item)
         if text != self._last:
             sys.stdout.write(f"{self._name}: {text}\n")
@@ -115,9 +119,10 @@ class Lines:
 
 
 class Live:
-    """For terminals: one line that moves."""
+    """Shows one line that changes, for terminals."""
 
     def __init__(self, name: str) -> None:
+        """Prepare the line."""
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -129,21 +134,23 @@ class Live:
         self._task = self._progress.add_task(name, total=None, text="")
 
     def __enter__(self) -> "Live":
+        """Start the line."""
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stop."""
         self._progress.stop()
 
     def show(self, item: Object) -> None:
-        """Move the line to the object's state."""
+        """Update the line."""
         found = item.get("status", {}).get("progress") or item.get("status", {}).get("pods") or {}
         total, done = found.get("totalSteps", found.get("total")), found.get("step", found.get("updated"))
         self._progress.update(self._task, total=total or None, completed=done or 0, text=summary(item))
 
 
 def summary(item: Object) -> str:
-    """The state in one line."""
+    """Write the state in one line."""
     ready = condition(item, "Ready")
     details = progress(item)
     if pods := item.get("status", {}).get("pods"):

@@ -1,6 +1,7 @@
 """Register the inference engines: for each, its facts (arguments, limits, features) and the driver that talks to it.
 
-Operator, agent, trainer and command line read engines from here; this package must know none of them, nor Kubernetes or S3.
+Operator, agent, trainer and command line read engines from here. This package must know none of them, nor Kubernetes
+or S3.
 
 To add an engine, add its name to ``finetune_api.engines.EngineName`` and a module of that name here, which defines
 ``ENGINE``. The module must import its HTTP client only when a driver is opened: the operator has none.

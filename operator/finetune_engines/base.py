@@ -37,6 +37,7 @@ class EngineError(Exception):
     """
 
     def __init__(self, reason: Reason, message: str, *, permanent: bool, unexplained: bool = False) -> None:
+        """Keep what is wrong, and whether a repetition can help."""
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -54,6 +55,7 @@ class EngineUnreachableError(EngineError):
     """
 
     def __init__(self, message: str, *, ended: bool = False, unexplained: bool = False) -> None:
+        """Keep what is wrong, and whether a repetition can help."""
         super().__init__(Reason.ENGINE_UNREACHABLE, message, permanent=False, unexplained=unexplained)
         self.ended = ended
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.adapterdeployment import AdapterDeploymentStatus
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
 from finetune_operator.kube.kinds import Object
@@ -39,7 +40,9 @@ def entries(decided: Plan) -> list[DesiredAdapter]:
 
 
 def status(observed: Observed, injection: Obstacle | None = None, index: int = 0) -> Object:
-    return build_updates(observed, plan(observed), injection, NOW)[index].status
+    found = build_updates(observed, plan(observed), injection, NOW)[index].status
+    AdapterDeploymentStatus.model_validate(found)  # it has only fields of the model
+    return found
 
 
 def conditions(found: Object) -> dict[str, tuple[str, str]]:

@@ -82,7 +82,7 @@ ONE_VALIDATION = "exactly one of uri, fraction and split must be set"
 ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must be set"
 ONE_SOURCE = "exactly one of fineTuneJobRef and uri must be set"
 DIGEST_AND_URI = "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json"
-S3_AND_URI = "s3 belongs to uri: a FineTuneJob knows its own object store"
+S3_AND_URI = "s3 belongs to uri: remove it, because a FineTuneJob names its own S3 service"
 METRIC = "spec.evaluation.gate.metric"
 S3_ADAPTER = {"uri": "s3://adapters/a", "digest": DIGEST}
 
@@ -230,6 +230,11 @@ CHANGES = [
     ),
     Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output")),
     Change("servedName", ADAPTER_DEPLOYMENT, {"spec.servedName": "other"}, "servedName cannot be changed"),
-    Change("target", ADAPTER_DEPLOYMENT, {"spec.target.deploymentRef.name": "other"}, "the target cannot be changed"),
+    Change(
+        "target",
+        ADAPTER_DEPLOYMENT,
+        {"spec.target.deploymentRef.name": "other"},
+        "target.deploymentRef cannot be changed",
+    ),
 ]
 every_change = pytest.mark.parametrize("change", CHANGES, ids=[change.name for change in CHANGES])

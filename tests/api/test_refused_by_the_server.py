@@ -112,7 +112,7 @@ def test_an_object_looks_unready_before_the_operator_saw_it(cluster: Cluster, na
     [
         ("finetunejob.spec.training.maxSteps", "Number of optimizer steps, instead of epochs."),
         ("ftj.spec.method.qlora.quantization.type", "Data type of the weights"),
-        ("adp.spec.strategy.maxUnavailable", "How many pods may leave the Service at once"),
+        ("adp.spec.strategy.maxUnavailable", "Maximum number of pods that may be out of the Service at once"),
         ("adp.status.podStatus.state", "Pending, Downloading, Loading"),
     ],
 )

@@ -9,7 +9,7 @@ import yaml
 
 from devcluster import images
 from devcluster.cluster import Cluster
-from devcluster.place import DOCKERFILES, ROOT
+from devcluster.targets import build_image
 from tests.chart.helm import CHART, HelmError, Object, helm
 from tests.chart.inventory import REPLACED, eventually_same, inventory
 from tests.chart.test_permissions import ADAPTER, JOB
@@ -34,10 +34,7 @@ def cluster(node_cluster: Cluster) -> Iterator[Cluster]:
 def image(cluster: Cluster) -> str:
     """The operator's image, in the node's registry, by digest."""
     assert cluster.registry
-    built = images.build(
-        DOCKERFILES["finetune-operator"], ROOT, "finetune-operator", {"UV_NO_CACHE": "0"}, images.base_image()
-    )
-    return images.push(built, cluster.registry)
+    return images.push(build_image("finetune-operator", images.base_image()), cluster.registry)
 
 
 def engine(image: str) -> Object:

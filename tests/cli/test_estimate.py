@@ -248,8 +248,8 @@ def test_the_rows_of_a_configmap_in_the_file_are_counted(
 def test_nothing_heavy_is_imported(config: Path, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
     code = (
-        "import sys\nfrom finetune_cli.estimate import Question, estimate\n"
-        f"estimate({str(tmp_path / 'job.yaml')!r}, {str(config)!r}, Question(None, None, None, None), 'json')\n"
+        "import sys\nfrom finetune_cli.estimate import Options, estimate\n"
+        f"estimate({str(tmp_path / 'job.yaml')!r}, {str(config)!r}, Options(None, None, None, None), 'json')\n"
         f"sys.stderr.write(repr([name for name in {HEAVY} if name in sys.modules]))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

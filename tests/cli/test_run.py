@@ -13,7 +13,7 @@ from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_cli import run
-from finetune_cli.changes import changed
+from finetune_cli.changes import apply_changes
 from finetune_cli.errors import CliError
 from tests.api.objects import FINETUNE_JOB
 from tests.cli.run import finetune
@@ -38,11 +38,11 @@ def file(tmp_path: Path) -> Path:
     ],
 )
 def test_a_value_has_the_type_that_yaml_gives_it(change: str, path: str, value: object) -> None:
-    assert changed(FINETUNE_JOB, (change,), 1)["spec"]["training"][path] == value
+    assert apply_changes(FINETUNE_JOB, (change,), 1)["spec"]["training"][path] == value
 
 
 def test_sections_lists_maps_and_null() -> None:
-    made = changed(
+    made = apply_changes(
         FINETUNE_JOB,
         (
             "spec.method={qlora: {rank: 4}}",
@@ -126,7 +126,7 @@ def test_without_the_trainers_libraries_it_says_how_to_install_them(monkeypatch:
 def test_the_file_is_checked_before_anything_heavy_is_imported(file: Path) -> None:
     code = (
         "import json, sys; from finetune_cli import run; from finetune_cli.render import read_documents;"
-        f"r = run.Request({str(file)!r}, None, (), (), False); run.job_of(r, read_documents(r.file)); run.require_trainer();"
+        f"r = run.Request({str(file)!r}, None, (), (), False); run.read_job(r, read_documents(r.file)); run.require_trainer();"
         "print(json.dumps([n for n in ('torch', 'transformers', 'boto3', 'finetune_trainer.runtime.settings') if n in sys.modules]))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -136,7 +136,7 @@ def test_the_file_is_checked_before_anything_heavy_is_imported(file: Path) -> No
 def test_another_job_is_never_taken_for_the_same(file: Path) -> None:
     def uid(*changes: str) -> str:
         request = run.Request(str(file), None, changes, (), False)
-        return run.job_of(request, [FINETUNE_JOB]).metadata.uid
+        return run.read_job(request, [FINETUNE_JOB]).metadata.uid
 
     assert uid() == uid("spec.checkpoint.everySteps=3", "metadata.name=other")
     assert uid() != uid("spec.training.seed=3")
@@ -151,9 +151,9 @@ def test_a_rejected_adapter_is_told_with_what_was_found(file: Path) -> None:
         message="spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3",
         evaluation=EvaluationStatus(base_loss=3.9, loss=3.6, improvement_percent=7.7, rows=20, passed=False),
     )
-    assert run.lines(result, run.Request(str(file), None, (), (), False)) == [
+    assert run.describe_result(result, run.Request(str(file), None, (), (), False)) == [
         "failed: GateFailed: spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3",
         "held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)",
         "did not pass the gate: not published",
     ]
-    assert run.code_of(result) == EXIT_CODES[Reason.GATE_FAILED]
+    assert run.exit_code(result) == EXIT_CODES[Reason.GATE_FAILED]

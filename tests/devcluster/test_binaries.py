@@ -1,4 +1,4 @@
-"""Programs come from where they are if their version suits, else from a build that is made once and is never half there."""
+"""Programs come from this machine if their version suits, else from a build that happens once and is complete."""
 
 import subprocess
 import sys
@@ -16,9 +16,9 @@ REPOSITORY = Path(binaries.__file__).parent.parent
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("FINETUNE_CACHE_DIR", str(tmp_path / "cache"))
-    binaries._already_there.cache_clear()
+    binaries.existing.cache_clear()
     yield tmp_path / "cache"
-    binaries._already_there.cache_clear()
+    binaries.existing.cache_clear()
 
 
 def fake(directory: Path, name: str, prints: str) -> Path:
@@ -70,37 +70,50 @@ def test_two_callers_at_once_build_once(cache: Path) -> None:
 
 
 def test_what_a_killed_build_left_is_not_taken_for_a_build(cache: Path) -> None:
-    directory = next(build for build in binaries.BUILDS if build.name == "pause").directory()
-    half = directory.parent / f"{directory.name}.partial-1"
+    half = cache / "bin" / "partial-1"
     half.mkdir(parents=True)
     (half / "pause").write_text("half")
-    assert binaries.built("pause").stat().st_size > 1_000_000
+    assert binaries.built("pause").stat().st_size > 500_000
     assert not half.exists()
 
 
-def test_a_failed_build_says_why_and_leaves_nothing(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = tmp_path / "go" / "broken"
-    module.mkdir(parents=True)
-    (module / "go.mod").write_text("module broken\n\ngo 1.26\n")
-    (module / "main.go").write_text("package main\n\nfunc main() { undefinedName() }\n")
-    broken = binaries.Build("broken", ("broken",), "seconds", module="broken")
-    monkeypatch.setattr(binaries, "GO_SOURCES", tmp_path / "go")
-    monkeypatch.setattr(binaries, "BUILDS", (broken,))
-    with pytest.raises(DevClusterError, match="undefined: undefinedName"):
-        binaries.program("broken")
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Go module of two programs, in place of ours."""
+    directory = tmp_path / "go"
+    for name in ("one", "two"):
+        (directory / name).mkdir(parents=True)
+        (directory / name / "main.go").write_text('package main\n\nfunc main() { println("here") }\n')
+    (directory / "go.mod").write_text("module module\n\ngo 1.26\n")
+    (directory / "go.sum").touch()
+    builds = (binaries.Build("one", "./one", ("one", "uno")), binaries.Build("two", "./two", ("two",)))
+    monkeypatch.setattr(binaries, "GO_MODULE", directory)
+    monkeypatch.setattr(binaries, "BUILDS", builds)
+    return directory
+
+
+def test_one_run_of_go_builds_all_that_is_missing(cache: Path, module: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    binaries.ensure(["one", "two"])
+    assert capfd.readouterr().err.count("building one, two: done") == 1
+    for name in ("one", "uno", "two"):
+        shown = subprocess.run([binaries.program(name)], capture_output=True, text=True, check=True)
+        assert shown.stderr == "here\n"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_failed_build_says_why_where_its_log_is_and_what_to_do(cache: Path, module: Path) -> None:
+    (module / "two" / "main.go").write_text("package main\n\nfunc main() { undefinedName() }\n")
+    with pytest.raises(DevClusterError, match=r"(?s)undefined: undefinedName.*build\.log.*the same command goes on"):
+        binaries.program("two")
     assert not [left for left in (cache / "bin").iterdir() if left.is_dir()]
 
 
-def test_a_changed_source_is_another_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binaries, "GO_SOURCES", tmp_path)
-    (tmp_path / "some").mkdir()
-    (tmp_path / "some" / "main.go").write_text("package main")
-    build = binaries.Build("some", ("some",), "seconds", module="some")
-    before = build.directory()
-    (tmp_path / "some" / "main.go").write_text("package main // changed")
-    assert build.directory() != before
+def test_a_changed_source_is_another_build_of_that_program_alone(module: Path) -> None:
+    before = [build.directory() for build in binaries.BUILDS]
+    (module / "one" / "main.go").write_text("package main // changed")
+    assert [build.directory() == old for build, old in zip(binaries.BUILDS, before, strict=True)] == [False, True]
+    (module / "go.sum").write_text("changed")
+    assert [build.directory() == old for build, old in zip(binaries.BUILDS, before, strict=True)] == [False, False]
 
 
 def test_an_unknown_program_is_refused_with_the_known_ones() -> None:

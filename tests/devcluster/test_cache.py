@@ -1,4 +1,4 @@
-"""What is slow to make is made once, and a kill in the middle leaves nothing that would be taken for whole."""
+"""The cache makes each thing once, and a kill in the middle leaves nothing that looks complete."""
 
 import os
 import signal

@@ -156,7 +156,8 @@ def test_corrupt_data_is_told_with_the_end_of_the_log(home: Path) -> None:
     log.write_bytes(b"not a log" * 100)
     with pytest.raises(
         DevClusterError,
-        match=r"(?s)etcd ended right after its start; the end of .*etcd\.log:.*\.wal\.broken.*panic: .*devcluster down --name corrupt",
+        match=r"(?s)etcd ended right after its start; the end of .*etcd\.log:.*\.wal\.broken.*panic: .*"
+        r"devcluster down --name corrupt",
     ):
         cluster.up("corrupt", "control-plane")
 

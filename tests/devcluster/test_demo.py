@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from devcluster import corpus, model, place
+from devcluster import corpus, model, targets
 from devcluster.demo import EXAMPLES, image_values, set_images
-from devcluster.place import PACKAGES_AT, Images
+from devcluster.targets import PACKAGES_AT, Images
 
 DIGEST = f"sha256:{'0' * 64}"
 
@@ -99,11 +99,14 @@ def test_on_the_users_own_cluster_the_images_come_from_their_base_and_go_to_thei
     docker.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(place.Place, "kubectl", lambda *_: "")
-    found = place.own_place("registry.example.com/team", "kind-kind", "their/vllm:2", "mirror.example.com/python:3.11")
+    monkeypatch.setattr(targets.ClusterTarget, "kubectl", lambda *_: "")
+    monkeypatch.setattr("devcluster.binaries.ensure", lambda _: None)
+    found = targets.own_target(
+        "registry.example.com/team", "kind-kind", "their/vllm:2", "mirror.example.com/python:3.11"
+    )
     (operator_build, operator_push, trainer_build, _) = asked.read_text().splitlines()
     assert operator_build.startswith("build --build-arg=BASE_IMAGE=mirror.example.com/python:3.11 --file")
-    assert "trainer_image/Dockerfile" in trainer_build
+    assert "/Dockerfile --target trainer --tag" in trainer_build
     assert operator_push == f"push {found.images.operator}"
     assert found.images.operator.startswith("registry.example.com/team/finetune-operator:")
     assert found.images.engine == "their/vllm:2"

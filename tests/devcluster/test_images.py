@@ -1,4 +1,4 @@
-"""Images are built from ordinary Dockerfiles, only their changed layers again, and leave nothing of this machine in them."""
+"""Images come from ordinary Dockerfiles, rebuild only changed layers, and contain nothing of this machine."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_what_the_build_borrows_of_this_machine_is_not_in_the_image(context: Pat
 @needs_root
 def test_a_failed_build_shows_the_end_of_its_output(context: Path) -> None:
     (context / "Dockerfile").write_text("ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nRUN echo the reason >&2 && false\n")
-    with pytest.raises(DevClusterError, match=r"(?s)buildah .* failed:.*the reason"):
+    with pytest.raises(DevClusterError, match=r"(?s)buildah .* failed with exit status 1:.*the reason"):
         build(context)
 
 

@@ -111,7 +111,10 @@ def test_logs_are_read(kubectl: Any, web: str) -> None:
 
 
 def test_an_unknown_name_is_refused_at_once(kubectl: Any, web: str) -> None:
-    look_up = "import socket\ntry: socket.getaddrinfo('no-such-host.example', 80)\nexcept socket.gaierror as e: print(e.errno == socket.EAI_NONAME)"
+    look_up = (
+        "import socket\ntry: socket.getaddrinfo('no-such-host.example', 80)\n"
+        "except socket.gaierror as e: print(e.errno == socket.EAI_NONAME)"
+    )
     assert kubectl("exec", "web", "--", "python3", "-c", look_up) == "True\n"
 
 
@@ -120,7 +123,8 @@ def test_a_pod_speaks_to_the_api_server_with_its_own_token(kubectl: Any, web: st
         "import ssl, urllib.request, urllib.error\n"
         "at = '/var/run/secrets/kubernetes.io/serviceaccount/'\n"
         "trusted = ssl.create_default_context(cafile=at + 'ca.crt')\n"
-        "request = urllib.request.Request('https://kubernetes.default.svc/api/v1/secrets', headers={'Authorization': 'Bearer ' + open(at + 'token').read()})\n"
+        "request = urllib.request.Request('https://kubernetes.default.svc/api/v1/secrets',"
+        " headers={'Authorization': 'Bearer ' + open(at + 'token').read()})\n"
         "try: urllib.request.urlopen(request, context=trusted)\n"
         "except urllib.error.HTTPError as refused: print(refused.code, refused.read().decode())"
     )
@@ -174,7 +178,7 @@ def kill(pid: int) -> None:
 
 
 def traces(own_home: Path) -> dict[str, object]:
-    """Return all that the clusters below `own_home` could leave behind on the machine; others may come and go meanwhile."""
+    """Return all that the clusters below `own_home` could leave on the machine; others may come and go meanwhile."""
 
     def shown(*command: str) -> list[str]:
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -15,7 +15,7 @@ CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", 
 
 
 def adapter_deployment(name: str, uri: str, digest: str, endpoint: str) -> Object:
-    """An AdapterDeployment of the same name as its served name, onto the demo's inference Deployment."""
+    """Return an AdapterDeployment of the same name as its served name, for the demo's inference Deployment."""
     return {
         "apiVersion": "finetune-operator.io/v1alpha1",
         "kind": "AdapterDeployment",
@@ -29,7 +29,7 @@ def adapter_deployment(name: str, uri: str, digest: str, endpoint: str) -> Objec
 
 
 def with_higher_rank(client: Any, source: str, target: str, rank: int) -> str:
-    """Copy the adapter below `source` to below `target`, its matrices filled up with zeros to a rank; returns its digest.
+    """Copy an adapter, with its matrices filled up with zeros to a higher rank; return the copy's digest.
 
     It computes the same as the original, so that nothing but its rank is wrong with it.
     """

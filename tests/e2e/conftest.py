@@ -1,4 +1,4 @@
-"""The demo, run once for all of these tests on one cluster, and beside it a namespace with its own S3 server for jobs that are disturbed."""
+"""Run the demo once for all of these tests on one cluster, and add a namespace with an S3 server for disturbed jobs."""
 
 import signal
 import subprocess
@@ -27,7 +27,7 @@ UNDISTURBED = "undisturbed"
 
 @dataclass(frozen=True)
 class Demo:
-    """A cluster after `make demo`, and all that was to be seen while it ran."""
+    """A cluster after `make demo`, and a record of what happened while it ran."""
 
     cluster: Cluster
     namespace: Namespace
@@ -39,12 +39,12 @@ class Demo:
 
     @property
     def engine(self) -> Engine:
-        """The inference Service."""
+        """Return the inference Service."""
         return engine_of(self.namespace)
 
     @property
     def system(self) -> Namespace:
-        """Where the operator runs."""
+        """Return the namespace in which the operator runs."""
         return Namespace(self.cluster, SYSTEM_NAMESPACE)
 
 
@@ -60,7 +60,7 @@ class Workshop:
 
 @pytest.fixture(scope="session")
 def demo_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The user's own cluster, where one is given, else the dev cluster's real node."""
+    """Yield the user's own cluster where one is given, else the dev cluster's real node."""
     if not own.is_given():
         yield request.getfixturevalue("node_cluster")
         return
@@ -72,7 +72,7 @@ def demo_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def demo(demo_cluster: Cluster) -> Iterator[Demo]:
-    """`python -m devcluster.demo up` has ended well."""
+    """Run `python -m devcluster.demo up`, which must succeed."""
     namespace = Namespace(demo_cluster, script.NAMESPACE)
     # A lent cluster may have the release already.
     before = cluster_wide(demo_cluster) - cluster_wide(demo_cluster, "app.kubernetes.io/name=finetune-operator")
@@ -84,7 +84,7 @@ def demo(demo_cluster: Cluster) -> Iterator[Demo]:
 
 
 def run_demo(namespace: Namespace) -> str:
-    """Run the demo as `make demo` does; returns what it printed."""
+    """Run the demo as `make demo` does, and return its output."""
     command = [sys.executable, "-m", "devcluster.demo", "up", "--name", namespace.cluster.name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         try:
@@ -99,7 +99,7 @@ def run_demo(namespace: Namespace) -> str:
 
 @pytest.fixture(scope="session")
 def dev_node(demo: Demo) -> Cluster:
-    """The demo's cluster, where the processes on its node may be killed."""
+    """Return the demo's cluster for tests that kill processes on the node."""
     if own.is_given():
         pytest.skip("kills processes on the node, which is not done to a cluster of the user's own")
     return demo.cluster
@@ -107,7 +107,7 @@ def dev_node(demo: Demo) -> Cluster:
 
 @pytest.fixture(scope="session")
 def workshop(demo: Demo, dev_node: Cluster) -> Iterator[Workshop]:
-    """The namespace `e2e`; it is gone afterwards."""
+    """Yield the namespace `e2e` and delete it afterwards."""
     namespace = Namespace(demo.cluster, WORKSHOP)
     remove(namespace)
     namespace.cluster.kubectl("create", "namespace", WORKSHOP)
@@ -127,18 +127,18 @@ def workshop(demo: Demo, dev_node: Cluster) -> Iterator[Workshop]:
 
 
 def remove(namespace: Namespace) -> None:
-    """Delete a namespace and all that is in it; a trainer that finds its S3 service gone uses up its grace period of 120 s."""
+    """Delete a namespace; a trainer whose S3 service is gone uses up its grace period of 120 s."""
     namespace.cluster.kubectl("delete", "namespace", namespace.name, "--ignore-not-found", "--timeout=180s")
 
 
 @pytest.fixture(scope="session")
 def undisturbed(workshop: Workshop) -> Object:
-    """A job of the tiny Llama that nothing happens to."""
+    """Return a finished job of the tiny Llama that nothing disturbed."""
     return succeeded(workshop.namespace, UNDISTURBED)
 
 
 def cluster_wide(cluster: Cluster, selector: str = "") -> frozenset[str]:
-    """The names of everything outside of namespaces that an installation could leave behind."""
+    """Return the names of all objects outside of namespaces that an installation could leave behind."""
     kinds = (
         "customresourcedefinitions,clusterroles,clusterrolebindings,priorityclasses,persistentvolumes,apiservices,"
         "mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies"

@@ -1,4 +1,4 @@
-"""Kills containers as the kernel's out-of-memory killer would: by SIGKILL to their process on the node, behind Kubernetes' back."""
+"""Kill containers as the kernel's out-of-memory killer would: by SIGKILL on the node, without Kubernetes."""
 
 from devcluster.cluster import Cluster
 from devcluster.nodeconfig import CONTAINERD_SOCKET
@@ -15,7 +15,7 @@ def kill(cluster: Cluster, pod: Object, container: str) -> None:
 
 
 def container_id(pod: Object, container: str) -> str:
-    """The id of a pod's running container, the same for as long as it is not restarted."""
+    """Return the id of a pod's running container, which a restart changes."""
     for status in [*pod["status"].get("containerStatuses", []), *pod["status"].get("initContainerStatuses", [])]:
         if status["name"] == container and "running" in status["state"]:
             return str(status["containerID"].removeprefix("containerd://"))
@@ -23,7 +23,7 @@ def container_id(pod: Object, container: str) -> str:
 
 
 def process_id(cluster: Cluster, container: str) -> str:
-    """The process id, on the node, of a container's first process."""
+    """Return the process id, on the node, of a container's first process."""
     listed = cluster.exec_in_node([*CTR, "task", "ls"])
     for line in listed.stdout.splitlines():
         fields = line.split()

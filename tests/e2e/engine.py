@@ -1,4 +1,4 @@
-"""The inference Service as its clients use it."""
+"""Use the inference Service as its clients do."""
 
 import json
 import threading
@@ -26,14 +26,14 @@ class Engine:
     address: str
 
     def answer(self, model: str, prompt: str = PROMPT, tokens: int = 24) -> str:
-        """What the model makes of the prompt, its most likely token each time. Raises httpx.HTTPError."""
+        """Return how the model continues a prompt, with the likeliest token each time. Raises httpx.HTTPError."""
         with self._client() as client:
             answer = client.post("/v1/completions", json=_body(model, prompt, tokens))
             answer.raise_for_status()
             return str(answer.json()["choices"][0]["text"])
 
     def stream(self, model: str, prompt: str = PROMPT, tokens: int = 24) -> "Streamed":
-        """The same, token by token as it is made. Raises nothing: what went wrong is in the result."""
+        """Return the same as it is streamed token by token; an error is in the result, not raised."""
         result = Streamed()
         try:
             with (
@@ -48,7 +48,7 @@ class Engine:
         return result
 
     def models(self) -> list[str]:
-        """The names that it serves."""
+        """Return the names of the served models."""
         with self._client() as client:
             return [model["id"] for model in client.get("/v1/models").json()["data"]]
 
@@ -59,7 +59,7 @@ class Engine:
 
 @dataclass
 class Streamed:
-    """One streamed answer: HTTP status (0: no connection), text, why it ended, and the error that cut it off, if one did."""
+    """One streamed answer: HTTP status (0: no connection), text, finish reason, and the error that cut it off."""
 
     status: int = 0
     text: str = ""
@@ -92,24 +92,24 @@ def _body(model: str, prompt: str, tokens: int, *, stream: bool = False) -> dict
 
 @dataclass
 class Clients:
-    """What clients got that ask again and again."""
+    """The answers that clients got which ask again and again."""
 
     answers: list[Streamed] = field(default_factory=list)
 
     @property
     def whole(self) -> list[str]:
-        """The texts of the answers that came to their end."""
+        """Return the texts of the complete answers."""
         return [answer.text for answer in self.answers if answer.finish]
 
     @property
     def cut_off(self) -> list[Streamed]:
-        """The answers that began and did not end."""
+        """Return the answers that began and did not end."""
         return [answer for answer in self.answers if answer.text and not answer.finish]
 
 
 @contextmanager
 def clients(engine: Engine, model: str, number: int, tokens: int) -> Iterator[Clients]:
-    """So many clients stream answers, one after another, for the block; each finishes its last one."""
+    """Let a number of clients stream answers for the block, one after another; each finishes its last one."""
     found, ended = Clients(), threading.Event()
 
     def work() -> None:
@@ -129,5 +129,5 @@ def clients(engine: Engine, model: str, number: int, tokens: int) -> Iterator[Cl
 
 
 def engine_of(namespace: Namespace, service: str = "vllm") -> Engine:
-    """The engine behind a Service."""
+    """Return the engine of a Service."""
     return Engine(address(namespace, service, 8000))

@@ -1,4 +1,4 @@
-"""FineTuneJobs of the tiny Llama, long enough to be interrupted and short enough to wait for."""
+"""Make FineTuneJobs of the tiny Llama, long enough to be interrupted and short enough to wait for."""
 
 import json
 from typing import Any
@@ -19,12 +19,12 @@ ROWS = [
 
 
 def jsonl(rows: list[dict[str, str]]) -> str:
-    """Rows as a jsonl file."""
+    """Return rows as the text of a jsonl file."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def job(name: str, store: ObjectStore, **sections: Any) -> Object:
-    """A FineTuneJob; ``sections`` replace whole sections of its spec."""
+    """Return a FineTuneJob; `sections` replace complete sections of its spec."""
     spec: dict[str, Any] = {
         "model": {"uri": f"s3://{BUCKET}/models/tiny-llama"},
         "dataset": {"uri": f"s3://{BUCKET}/data/rows.jsonl", "validation": {"fraction": 0.05}},
@@ -44,18 +44,18 @@ def job(name: str, store: ObjectStore, **sections: Any) -> Object:
 
 
 def prefix_of(item: Object) -> str:
-    """Where the objects of a FineTuneJob lie in the bucket."""
+    """Return the prefix of a FineTuneJob's objects in the bucket."""
     meta = item["metadata"]
     return f"{meta['namespace']}/{meta['name']}/{meta['uid'][:8]}"
 
 
 def succeeded(namespace: Namespace, name: str, within: float = JOB_SECONDS) -> Object:
-    """The FineTuneJob, once it is Ready."""
+    """Wait until a FineTuneJob is Ready, and return it."""
     return namespace.await_condition("finetunejob", name, "Ready", "True", within)
 
 
 def refused(namespace: Namespace, name: str, within: float = 120) -> Object:
-    """The FineTuneJob, once it has failed for good."""
+    """Wait until a FineTuneJob has failed permanently, and return it."""
 
     def ask() -> Object | None:
         found = namespace.get("finetunejob", name)
@@ -65,7 +65,7 @@ def refused(namespace: Namespace, name: str, within: float = 120) -> Object:
 
 
 def trainer_pod(namespace: Namespace, name: str, attempt: int, within: float = 120) -> Object:
-    """The pod of an attempt, once it runs."""
+    """Wait until the pod of an attempt runs, and return it."""
 
     def ask() -> Object | None:
         pods = namespace.all("pods", f"batch.kubernetes.io/job-name={name}-train-{attempt}")
@@ -75,14 +75,14 @@ def trainer_pod(namespace: Namespace, name: str, attempt: int, within: float = 1
 
 
 def checkpoint_step(store: ObjectStore, prefix: str) -> int:
-    """The step of the newest complete checkpoint in S3; 0 where there is none."""
+    """Return the step of the newest complete checkpoint in S3; 0 where there is none."""
     keys = store.keys(f"{prefix}/checkpoints")
     steps = [int(key.split("/step-")[1].split("/")[0]) for key in keys if key.endswith("/manifest.json")]
     return max(steps, default=0)
 
 
 def await_checkpoint(namespace: Namespace, store: ObjectStore, name: str, step: int, within: float = 240) -> int:
-    """Wait for a complete checkpoint of this step or a later one; returns its step."""
+    """Wait for a complete checkpoint of this step or a later one, and return its step."""
     prefix = prefix_of(namespace.get("finetunejob", name))
 
     def ask() -> int | None:

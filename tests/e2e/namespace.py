@@ -1,4 +1,4 @@
-"""One namespace of a real cluster as its users see it, and what an engineer wants to read when something they wait for does not come."""
+"""Use one namespace of a real cluster as its users do, and explain a wait that fails."""
 
 import json
 import time
@@ -26,7 +26,7 @@ class Namespace:
     name: str
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """What kubectl prints. Raises DevClusterError with its error output."""
+        """Run kubectl and return its output. Raises DevClusterError with its error output."""
         return self.cluster.kubectl(arguments[0], f"--namespace={self.name}", *arguments[1:], stdin=stdin)
 
     def apply(self, *objects: Object) -> None:
@@ -34,26 +34,26 @@ class Namespace:
         self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(objects))
 
     def find(self, kind: str, name: str) -> Object | None:
-        """The object; None where there is none."""
+        """Return an object, or None where there is none."""
         found = self.kubectl("get", kind, name, "--ignore-not-found", "--output=json")
         return dict(json.loads(found)) if found.strip() else None
 
     def get(self, kind: str, name: str) -> Object:
-        """The object, which is there."""
+        """Return an object that must exist."""
         found = self.find(kind, name)
         assert found is not None, f"there is no {kind} {name} in {self.name}"
         return found
 
     def all(self, kind: str, selector: str = "") -> list[Object]:
-        """The objects of a kind, by labels."""
+        """Return the objects of a kind, by labels."""
         return list(json.loads(self.kubectl("get", kind, f"--selector={selector}", "--output=json"))["items"])
 
     def pods_of(self, job: str) -> list[Object]:
-        """The pods that belong to a FineTuneJob and are still there."""
+        """Return the existing pods of a FineTuneJob."""
         return self.all("pods", f"finetune-operator.io/finetunejob={job}")
 
     def until(self, what: str, ask: Callable[[], T | None], within: float, pause: float = 0.5) -> T:
-        """Ask until there is an answer. At the deadline everything that explains why there is none is in the failure's message."""
+        """Ask until there is an answer; fail at the deadline with the state, events and logs that explain it."""
         deadline = time.monotonic() + within
         while True:
             answer = ask()
@@ -64,7 +64,7 @@ class Namespace:
             time.sleep(pause)
 
     def await_condition(self, kind: str, name: str, type_: str, status: str, within: float) -> Object:
-        """Wait for a condition that speaks of the present spec; returns the object. Fails at once where the object has failed for good."""
+        """Wait for a condition of the present generation, and return the object; fail at once where it is Stalled."""
 
         def ask() -> Object | None:
             found = self.get(kind, name)
@@ -79,7 +79,7 @@ class Namespace:
         return self.until(f"{kind} {name}: {type_}={status}", ask, within)
 
     def diagnosis(self) -> str:
-        """State, events and logs of the namespace and of the operator."""
+        """Return state, events and logs of the namespace and of the operator."""
         parts = [
             self._part("get", "jobs,pods,deployments", "--output=wide"),
             self._part("describe", "ftj"),
@@ -105,7 +105,7 @@ class Namespace:
 
 
 def condition(item: Object, type_: str) -> Object:
-    """A condition of an object; one of status Unknown where there is none."""
+    """Return a condition of an object; one of status Unknown where it has none."""
     for found in item.get("status", {}).get("conditions", []):
         if found["type"] == type_:
             return dict(found)
@@ -113,21 +113,21 @@ def condition(item: Object, type_: str) -> Object:
 
 
 def conditions(item: Object) -> dict[str, str]:
-    """The status of each condition that the object has."""
+    """Return the status of each condition of an object."""
     return {found["type"]: found["status"] for found in item.get("status", {}).get("conditions", [])}
 
 
 def is_current(item: Object) -> bool:
-    """Whether the status speaks of the present spec."""
+    """Return whether the status is of the present generation."""
     return bool(item.get("status", {}).get("observedGeneration") == item["metadata"]["generation"])
 
 
 def is_ready(pod: Object) -> bool:
-    """Whether a pod takes traffic."""
+    """Return whether a pod takes traffic."""
     return bool(condition(pod, "Ready")["status"] == "True")
 
 
 def gpus(pod: Object) -> int:
-    """How many GPUs a pod asks for."""
+    """Return how many GPUs a pod requests."""
     containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
     return sum(int(container.get("resources", {}).get("limits", {}).get(GPU, 0)) for container in containers)

@@ -1,4 +1,4 @@
-"""The S3 server of the fault tests, in the cluster: unlike the demo's, its buckets outlive its pod, so that it can be stopped and started."""
+"""Run the S3 server of the fault tests in the cluster; its buckets outlive its pod, so that it can be stopped."""
 
 import os
 import shutil
@@ -21,13 +21,14 @@ BUCKET = "work"
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A Deployment `s3` over a directory of the node. ``address`` is the one for pods."""
+    """A Deployment `s3` over a directory of the node. `address` is the one for pods."""
 
     namespace: Namespace
     directory: Path
 
     @property
     def address(self) -> str:
+        """Return the server's URL for pods."""
         return f"http://s3.{self.namespace.name}:9000"
 
     def install(self, image: str) -> None:
@@ -46,40 +47,41 @@ class ObjectStore:
         self.client().create_bucket(Bucket=BUCKET)
 
     def stop(self) -> None:
-        """Take the server away; connections are cut off in the middle of whatever they carry."""
+        """Stop the server, which cuts off its connections."""
         self.namespace.kubectl("scale", "deployment/s3", "--replicas=0")
         self.namespace.until("the S3 server's pod is gone", lambda: not self._pods(), 60)
 
     def start(self) -> None:
-        """Bring the server back, with its data."""
+        """Start the server again, with its data."""
         self.namespace.kubectl("scale", "deployment/s3", "--replicas=1")
         self.await_ready()
 
     def await_ready(self) -> None:
+        """Wait until the server answers."""
         self.namespace.kubectl("rollout", "status", "deployment/s3", "--timeout=120s")
 
     def client(self) -> Any:
-        """A boto3 client that reaches it from this machine, by its Service's address."""
+        """Return a boto3 client that reaches the server from this machine."""
         return _client(self.namespace, "s3")
 
     def upload(self, directory: Path, prefix: str) -> str:
-        """Upload the files of a directory; returns their address."""
+        """Upload the files of a directory and return their URI."""
         client = self.client()
         for file in sorted(directory.iterdir()):
             client.upload_file(str(file), BUCKET, f"{prefix}/{file.name}")
         return f"s3://{BUCKET}/{prefix}"
 
     def put(self, key: str, text: str) -> str:
-        """Write one object; returns its address."""
+        """Write one object and return its URI."""
         self.client().put_object(Bucket=BUCKET, Key=key, Body=text.encode())
         return f"s3://{BUCKET}/{key}"
 
     def read(self, key: str) -> bytes:
-        """One object."""
+        """Return the content of one object."""
         return bytes(self.client().get_object(Bucket=BUCKET, Key=key)["Body"].read())
 
     def keys(self, prefix: str) -> list[str]:
-        """The keys below a prefix, as they lie in the server's directory: also while the server is away."""
+        """Return the keys below a prefix from the server's directory, which works while the server is stopped too."""
         root = self.directory / BUCKET
         found = (path.relative_to(root).as_posix() for path in (root / prefix).rglob("*") if path.is_file())
         return sorted(found)
@@ -105,5 +107,5 @@ def _client(namespace: Namespace, service: str) -> Any:
 
 
 def demo_client(namespace: Namespace) -> Any:
-    """A boto3 client for the demo's own S3 server."""
+    """Return a boto3 client for the demo's own S3 server."""
     return _client(namespace, "s3")

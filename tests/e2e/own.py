@@ -1,4 +1,4 @@
-"""The user's own cluster in place of the dev cluster: REGISTRY, and CONTEXT where it is not the current one, as `make demo` takes them."""
+"""Use the user's own cluster in place of the dev cluster: REGISTRY and CONTEXT, as `make demo` takes them."""
 
 import atexit
 import contextlib
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from devcluster.binaries import program
 from devcluster.cluster import Cluster
-from devcluster.place import Images, Place
+from devcluster.targets import ClusterTarget, Images
 from tests.e2e.namespace import Namespace
 
 FORWARDS = contextlib.ExitStack()
@@ -17,12 +17,12 @@ atexit.register(FORWARDS.close)
 
 
 def is_given() -> bool:
-    """Whether the tests are to use the user's own cluster."""
+    """Return whether the tests use the user's own cluster."""
     return bool(os.environ.get("REGISTRY"))
 
 
 def own_cluster(directory: Path) -> Cluster:
-    """The cluster of the chosen context, by a kubeconfig in ``directory`` that has it alone."""
+    """Return the cluster of the chosen context, with a kubeconfig in `directory` that contains it alone."""
     context = os.environ.get("CONTEXT")
     chosen = [f"--context={context}"] if context else []
     command = [str(program("kubectl")), *chosen, "config", "view", "--minify", "--raw", "--flatten"]
@@ -35,8 +35,8 @@ def own_cluster(directory: Path) -> Cluster:
 
 
 def address(namespace: Namespace, service: str, port: int) -> str:
-    """A Service's address for this machine: its own where the node is here, else one that kubectl forwards until the tests end."""
+    """Return a Service's URL for this machine; kubectl forwards it until the tests end where the node is elsewhere."""
     if namespace.cluster.node_address:
         return f"http://{namespace.get('service', service)['spec']['clusterIP']}:{port}"
-    reached = Place("the user's own", Images("", ""), options=(f"--kubeconfig={namespace.cluster.kubeconfig}",))
+    reached = ClusterTarget("the user's own", Images("", ""), options=(f"--kubeconfig={namespace.cluster.kubeconfig}",))
     return FORWARDS.enter_context(reached.forwarded(namespace.name, service, port))

@@ -1,4 +1,4 @@
-"""Everything that happens to the objects of a kind, recorded by a watch: polling would miss what comes and goes."""
+"""Record by a watch all versions of the objects of a kind; polling would miss some."""
 
 import json
 import subprocess
@@ -12,9 +12,10 @@ RETRY_SECONDS = 0.5
 
 
 class Record:
-    """The versions that the API server told of, the oldest first; deletions too."""
+    """The versions that the API server reported, the oldest first; deletions too."""
 
     def __init__(self, namespace: Namespace, kind: str) -> None:
+        """Prepare the watch of a kind in a namespace."""
         self.versions: list[Object] = []
         self._command = [
             *(str(namespace.cluster.bin("kubectl")), f"--kubeconfig={namespace.cluster.kubeconfig}", "get", kind),
@@ -25,11 +26,11 @@ class Record:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def of(self, name: str) -> list[Object]:
-        """The versions of one object."""
+        """Return the versions of one object."""
         return [item for item in list(self.versions) if item["metadata"]["name"] == name]
 
     def pods_of(self, job: str) -> dict[str, Object]:
-        """Each pod that there ever was of a FineTuneJob, by name, as it was last seen."""
+        """Return each pod that a FineTuneJob ever had, by name, in its last version."""
         return {
             item["metadata"]["name"]: item
             for item in list(self.versions)
@@ -37,7 +38,7 @@ class Record:
         }
 
     def start(self) -> None:
-        """Begin; where the kind is not known yet, as soon as it is."""
+        """Start the watch; it waits for a kind that is not known yet."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -66,7 +67,7 @@ class Record:
 
 @contextmanager
 def recording(namespace: Namespace, kind: str) -> Iterator[Record]:
-    """Watch the objects of a kind for the block."""
+    """Record the objects of a kind for the block."""
     record = Record(namespace, kind)
     record.start()
     try:

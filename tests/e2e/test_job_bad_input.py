@@ -1,4 +1,4 @@
-"""What is wrong with a job is told by the preflight against the real thing, before any pod that asks for a GPU exists."""
+"""The preflight finds what is wrong with a job in the real model and data, before a pod asks for a GPU."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

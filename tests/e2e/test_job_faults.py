@@ -1,4 +1,4 @@
-"""Operator, trainer pods and S3 server are killed under running jobs: each job ends with the weights of one that nothing happened to."""
+"""Kill operator, trainer pods and S3 server under running jobs: each ends with the weights of an undisturbed one."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""QLoRA on a model from a PersistentVolumeClaim, with plain text from a ConfigMap; and a training that compiles its layers."""
+"""QLoRA on a model from a PersistentVolumeClaim with text from a ConfigMap, and a training that compiles its layers."""
 
 from collections.abc import Iterator
 

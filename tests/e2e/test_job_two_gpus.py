@@ -1,4 +1,4 @@
-"""Two GPUs in a pod: two processes train together, save together when the pod is deleted, and the next pod goes on with both."""
+"""With two GPUs two processes train together, save together when the pod is deleted, and go on in the next pod."""
 
 import pytest
 

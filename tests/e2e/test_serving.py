@@ -1,4 +1,4 @@
-"""Adapters on the real vLLM: bad ones are refused one by one, a new version never mixes with the old, a killed engine serves nobody half."""
+"""Adapters on the real vLLM: it refuses bad ones, never mixes versions, and a killed engine gives no wrong answer."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What was put in is taken out again: by deleting an AdapterDeployment, and by `helm uninstall`. Runs last, because of its name."""
+"""Deleting an AdapterDeployment, and `helm uninstall`, remove all that they added. Runs last, because of its name."""
 
 import subprocess
 

@@ -20,7 +20,8 @@ from finetune_api.finetunejob import Training
 from finetune_api.methods import Method, Quantization
 from finetune_trainer.data.dataset import Example
 from finetune_trainer.evaluation.likelihood import mean_loss
-from finetune_trainer.methods.peft_config import Base, add_adapter, to_float32
+from finetune_trainer.methods.adapted_model import add_adapter, to_float32
+from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.models.loading import load_base, quantization_config
 from tests.estimate.measure import Measured, Storages, measure
 from tests.estimate.models import LLAMA_8B
@@ -74,7 +75,7 @@ def measured(
     if base is None:
         base = AutoModelForCausalLM.from_config(config, dtype=dtype)
     base.config.use_cache = False
-    model = add_adapter(base, Method.model_validate(METHODS[method]), Base(Path(), None, total_steps=100))
+    model = add_adapter(base, Method.model_validate(METHODS[method]), BaseInfo(Path(), None, total_steps=100))
     to_float32(model)
     if checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -200,7 +201,7 @@ def test_the_activations_with_a_mask(packed: bool) -> None:
     base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     base.config.use_cache = False
     block = Method.model_validate(METHODS["lora"])
-    model = add_adapter(base, block, Base(Path(), None, total_steps=100)).train()
+    model = add_adapter(base, block, BaseInfo(Path(), None, total_steps=100)).train()
     to_float32(model)
     padding = torch.ones(BATCH, LENGTH, dtype=torch.long)
     padding[0, LENGTH // 2 :] = 0

@@ -17,7 +17,8 @@ from finetune_api.estimate.parameters import Counts, count
 from finetune_api.estimate.shapes import UnknownArchitectureError
 from finetune_api.methods import METHODS, Method
 from finetune_api.targets import TargetError
-from finetune_trainer.methods.peft_config import Base, add_adapter
+from finetune_trainer.methods.adapted_model import add_adapter
+from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.runtime.failures import Failure
 from tests.estimate.models import LLAMA_8B, MODELS
 
@@ -94,7 +95,7 @@ def test_the_counts_are_those_of_what_the_trainer_builds(model: str, case: str) 
     # on the meta device PEFT 0.21 forgets that AdaLoRA's ranknum is frozen
     fresh = copy.deepcopy(built(model, "cpu" if case == "adalora" else "meta"))
     try:
-        tuned = add_adapter(fresh, method, Base(Path(), None, total_steps=100))
+        tuned = add_adapter(fresh, method, BaseInfo(Path(), None, total_steps=100))
     except Failure:
         with pytest.raises((TargetError, NotCountedError)):
             count(architecture, method)
@@ -112,7 +113,7 @@ def test_llama_8b_is_counted_as_peft_counts_it() -> None:
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA_8B))
     method = Method.model_validate({"lora": {"targetModules": ["q_proj", "k_proj", "v_proj", "o_proj"]}})
-    tuned = add_adapter(base, method, Base(Path(), None, total_steps=100))
+    tuned = add_adapter(base, method, BaseInfo(Path(), None, total_steps=100))
     counted = count(architecture_of(LLAMA_8B), method)
     assert (counted.trainable, counted.total) == tuned.get_nb_trainable_parameters() == (13_631_488, 8_043_892_736)
 

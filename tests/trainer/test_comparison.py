@@ -285,7 +285,7 @@ def test_the_preflight_says_what_the_comparison_needs(bench: Workbench) -> None:
     assert found.estimate.comparison_gpu_memory_bytes > found.estimate.gpu_memory_bytes
     assert not any("compareWithFull" in warning for warning in found.warnings)
     large = found.estimate.model_copy(update={"comparison_gpu_memory_bytes": 201 * 2**30})
-    (said,) = estimate.warnings(large)
+    (said,) = estimate.list_warnings(large)
     assert "needs about 201 GiB of GPU memory, more than the 178 GiB of a B200" in said
     without = check(bench.settings(resources={"gpusPerNode": 1}), patience_seconds=1)
     assert without.estimate is not None

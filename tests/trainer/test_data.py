@@ -13,8 +13,8 @@ from finetune_api.data_counts import LENGTHS
 from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
-from finetune_trainer.data import dataset
-from finetune_trainer.data.sources import Data, Inputs
+from finetune_trainer.data import dataset, token_cache
+from finetune_trainer.data.sources import Inputs, LocalData
 from finetune_trainer.data.tokens import IGNORED
 from finetune_trainer.models.loading import load_tokenizer
 from finetune_trainer.runtime.failures import Failure
@@ -45,18 +45,18 @@ class Desk:
         if held_out:
             source |= {"validation": {"uri": "s3://data/held-out.jsonl"}}
         spec = DatasetSource.model_validate({"uri": "s3://data/train.jsonl"} | source)
-        wanted = dataset.DatasetRequest(spec, objective, max_length, 1, 200)
+        wanted = token_cache.DatasetRequest(spec, objective, max_length, 1, 200)
         inputs = Inputs(self.model, None, parts[0], parts[1])
-        return dataset.prepare(wanted, inputs, self.tokenizer, self.directory / "tokens")
+        return dataset.prepare_dataset(wanted, inputs, self.tokenizer, self.directory / "tokens")
 
     def text(self, ids: list[int]) -> str:
         """Tokens as text, the special ones too."""
         return str(self.tokenizer.decode([token for token in ids if token != IGNORED]))
 
-    def _part(self, name: str, rows: list[Row] | str) -> Data:
+    def _part(self, name: str, rows: list[Row] | str) -> LocalData:
         path = self.directory / f"{name}.{'txt' if isinstance(rows, str) else 'jsonl'}"
         path.write_text(rows if isinstance(rows, str) else jsonl(rows))
-        return Data(f"s3://data/{path.name}", (path,))
+        return LocalData(f"s3://data/{path.name}", (path,))
 
 
 @pytest.fixture
@@ -194,13 +194,13 @@ def test_only_the_first_rows_are_used_where_that_is_asked_for(desk: Desk) -> Non
 
 def test_sequences_are_made_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    write = dataset._write
+    write = token_cache.write_table
 
     def counted(*arguments: Any) -> None:
         made.append(1)
         write(*arguments)
 
-    monkeypatch.setattr(dataset, "_write", counted)
+    monkeypatch.setattr(token_cache, "write_table", counted)
     first, again = desk.prepare(ROWS), desk.prepare(ROWS)
     assert len(made) == 1
     assert (again.counts, again.warnings, again.train[:]) == (first.counts, first.warnings, first.train[:])
@@ -266,11 +266,11 @@ def test_data_larger_than_what_may_be_held_is_streamed(desk: Desk, make: Callabl
     size = len(text)
     del text
     spec = DatasetSource.model_validate({"uri": f"s3://data/{path.name}"})
-    wanted = dataset.DatasetRequest(spec, "sft", 512, 1, 200)
-    inputs = Inputs(desk.model, None, Data(spec.uri, (path,)), None)
+    wanted = token_cache.DatasetRequest(spec, "sft", 512, 1, 200)
+    inputs = Inputs(desk.model, None, LocalData(spec.uri, (path,)), None)
     tracemalloc.start()
     try:
-        examples = dataset.prepare(wanted, inputs, desk.tokenizer, desk.directory / "tokens")
+        examples = dataset.prepare_dataset(wanted, inputs, desk.tokenizer, desk.directory / "tokens")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -208,10 +208,11 @@ def test_the_text_that_comes_with_the_trainer_is_long_enough_to_say_something(be
 
     settings = bench.settings(evaluation={"forgetting": {"maxSequences": 1000}})
     tokenizer = AutoTokenizer.from_pretrained(bench.mounts / "claims" / "models" / "tiny")
-    found = forgetting.encode_text(settings.job.spec, forgetting_text.fetch(settings, 1), tokenizer)
+    found = forgetting.encode_text(settings.job.spec, forgetting_text.download(settings, 1), tokenizer)
     assert sum(example.learned for example in found) > 1000
     assert (
-        forgetting.encode_text(bench.settings().job.spec, forgetting_text.fetch(bench.settings(), 1), tokenizer) == []
+        forgetting.encode_text(bench.settings().job.spec, forgetting_text.download(bench.settings(), 1), tokenizer)
+        == []
     )
 
 

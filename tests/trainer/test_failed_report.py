@@ -80,7 +80,7 @@ def test_on_a_workstation_it_is_where_the_report_is_looked_for(bench: Workbench)
     assert "hidden" not in page
     assert (output / "metrics.jsonl").is_file()
     assert not (output / "adapter").exists()
-    told = cli.lines(result, cli.Request("job.yaml", output, (), (), False))
+    told = cli.describe_result(result, cli.Request("job.yaml", output, (), (), False))
     assert told[0].startswith("failed: TrainerError: ")
     assert told[-1] == f"report {output / 'report.html'}"
 

@@ -20,9 +20,9 @@ from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import PreflightResult, TrainerResult
 from finetune_api.reasons import EXIT_CODES, USER_ERRORS, Reason
 from finetune_trainer import attempt, preflight
-from finetune_trainer.runtime.configuration import job_of
+from finetune_trainer.runtime.configuration import read_job
 from finetune_trainer.runtime.interruption import Interruption
-from finetune_trainer.runtime.settings import Settings, read
+from finetune_trainer.runtime.settings import Settings, read_settings
 from tools.testing.faulty_proxy import Harm, Way, way_to
 from tools.testing.hub_server import Hub, running_hub
 from tools.testing.tiny_model import make_tiny_model
@@ -72,9 +72,9 @@ class Pod:
             "FINETUNE_TERMINATION_LOG": str(log),
             "HF_ENDPOINT": self.hub.endpoint,
         }
-        job = job_of(environment)
+        job = read_job(environment)
         assert isinstance(job, FineTuneJob), job
-        return main(read(job, environment)), log.read_bytes()
+        return main(read_settings(job, environment)), log.read_bytes()
 
     def train(self, scratch: Path | None = None) -> tuple[int, TrainerResult]:
         """Run the trainer; exit code and result."""

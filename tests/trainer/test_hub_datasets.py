@@ -62,13 +62,13 @@ def test_a_split_is_looked_at_where_it_is(bench: Workbench, hub: Hub, revision: 
 
 def test_the_files_of_each_split_are_fetched(bench: Workbench, hub: Hub) -> None:
     job = settings(bench, hub, validation={"split": "test"})
-    train, held_out = sources.parts(job.job.spec.dataset)
+    train, held_out = sources.find_splits(job.job.spec.dataset)
     assert held_out is not None
     for part, names in (
         (train, ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]),
         (held_out, ["test.jsonl"]),
     ):
-        found = sources.fetch(job, part, bench.directory / part.split, 5)
+        found = sources.download(job, part, bench.directory / part.split, 5)
         assert [path.name for path in found.files] == names
         assert all(path.is_file() for path in found.files)
 
@@ -153,19 +153,21 @@ def test_the_rules_by_which_files_make_a_split(
     configs: tuple[dict[str, Any], ...], name: str | None, split: str, expected: list[str]
 ) -> None:
     assert (
-        dataset_files.split_files(HubDataset("acme/rows", COMMIT, FILES, configs), name, split, "spec.dataset.split")
+        dataset_files.list_split_files(
+            HubDataset("acme/rows", COMMIT, FILES, configs), name, split, "spec.dataset.split"
+        )
         == expected
     )
 
 
 def test_files_whose_names_tell_no_split_are_all_to_train_on() -> None:
     dataset = HubDataset("acme/rows", COMMIT, ("a.jsonl", "b/c.csv.gz", "picture.png"), ())
-    assert dataset_files.split_files(dataset, None, "train", "spec.dataset.split") == ["a.jsonl", "b/c.csv.gz"]
+    assert dataset_files.list_split_files(dataset, None, "train", "spec.dataset.split") == ["a.jsonl", "b/c.csv.gz"]
 
 
 def test_several_configurations_must_be_chosen_from() -> None:
     dataset = HubDataset("acme/rows", COMMIT, FILES, (CONFIGS[0], CONFIGS[2]))
     with pytest.raises(Failure) as caught:
-        dataset_files.split_files(dataset, None, "train", "spec.dataset.split")
+        dataset_files.list_split_files(dataset, None, "train", "spec.dataset.split")
     assert (caught.value.reason, caught.value.field) == (Reason.DATASET_NOT_FOUND, "spec.dataset.name")
     assert "choose one of en, all" in caught.value.message

@@ -38,7 +38,7 @@ def test_the_adapter_its_card_and_its_report_are_on_the_hub(bench: Workbench, hu
     hub.broken = True
     failed, _ = train(settings(bench, hub))
     assert failed.reason is Reason.UPLOAD_FAILED
-    assert f"the model hub at {hub.endpoint} answered 422 for org/adapter" in failed.message
+    assert f"the hub at {hub.endpoint} answered 422 for org/adapter" in failed.message
     assert not [key for key in bench.objects() if key.endswith("adapter/manifest.json")], "not finished without the hub"
 
     hub.broken = False
@@ -57,7 +57,7 @@ def test_the_adapter_its_card_and_its_report_are_on_the_hub(bench: Workbench, hu
     ("token", "message"),
     [
         (None, "Secret 'hub' must have the key HF_TOKEN: it has no such key"),
-        ("hf_unknown", "lets nothing be put into org/adapter (401)"),
+        ("hf_unknown", "refuses to write to org/adapter (401)"),
         (READ_TOKEN, "the token of someone at {endpoint} may only read"),
     ],
 )

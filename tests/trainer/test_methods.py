@@ -17,8 +17,9 @@ from finetune_agent.compatibility import IncompatibleError, check_adapter
 from finetune_api.methods import Method, Vera
 from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
+from finetune_trainer.methods.adapted_model import add_adapter
 from finetune_trainer.methods.conversion import lora_factors
-from finetune_trainer.methods.peft_config import Base, add_adapter
+from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.models.loading import load_base, quantization_config
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.failures import Failure
@@ -126,9 +127,14 @@ CASES = {
     "full": Case({"full": {}}, "FULL", target_modules=0, learning_rate=1e-3),
     "boft": Case({"peft": {"type": "BOFT", "options": {"boft_block_size": 4, "target_modules": ["q_proj"]}}}, "BOFT", target_modules=1),
 }  # fmt: skip
+VARIANTS = {
+    "orthogonal", "olora", "qlora-fp4", "qdora", "prefixProjection", "promptText", "pTuningLstm", "pfeiffer",
+}  # fmt: skip
+"""Cases that differ from another one in a single option of the same method."""
+METHODS = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in VARIANTS else []) for name in CASES]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_trains_and_resumes_bit_identical(workbench: Callable[[], Workbench], name: str) -> None:
     case = CASES[name]
     spec = {
@@ -279,11 +285,11 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(bench: Workb
     lora = {"lora": SMALL}
     assert "the adapter was trained with r 4: set spec.method to the same" in message({"lora": SMALL | {"rank": 8}})
     assert "the adapter was trained with other modules" in message({"lora": SMALL | {"targetModules": ["q_proj"]}})
-    assert "is of type LORA, with which ia3 cannot go on" in message({"ia3": {}})
+    assert "is of type LORA, which ia3 cannot continue" in message({"ia3": {}})
     assert "expected sha256:000" in message(lora, digest="sha256:" + "0" * 64)
     path = bench.server.buckets / bench.bucket / "team/job/adapter/manifest.json"
     path.write_text(path.read_text().replace("pvc://models/tiny", "other/model"))
-    assert "was made for the base model other/model" in message(lora)
+    assert "was trained on the base model other/model" in message(lora)
 
 
 @pytest.mark.parametrize("name", ["LlamaConfig", "GPT2Config"])
@@ -305,7 +311,7 @@ def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path
     original = dict(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).named_modules())
     method = Method.model_validate({"qlora": {"rank": 8, "init": "loftq", "quantization": {"type": kind}}})
     base = load_base(tmp_path, torch.float32, quantization_config(method, "fp32"))
-    model = add_adapter(base, method, Base(tmp_path, None, 10))
+    model = add_adapter(base, method, BaseInfo(tmp_path, None, 10))
     factors = lora_factors(model)
     assert len(factors) == (7 if name == "LlamaConfig" else 4)
     for module, (a, b) in factors.items():
@@ -319,7 +325,7 @@ def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path
 @pytest.mark.parametrize(
     ("method", "field", "message"),
     [
-        ({"qlora": {}}, "spec.method", "bitsandbytes quantises none of the layers of a model of type 'falcon'"),
+        ({"qlora": {}}, "spec.method", "bitsandbytes quantizes none of the layers of a model of type 'falcon'"),
         (
             {"prefixTuning": {}},
             "spec.method.prefixTuning",
@@ -335,7 +341,7 @@ def test_what_an_architecture_cannot_do_is_said_before_the_training(
     with pytest.raises(Failure, match=message) as caught:
         wanted = Method.model_validate(method)
         base = load_base(tmp_path, torch.float32, quantization_config(wanted, "fp32"))
-        add_adapter(base, wanted, Base(tmp_path, None, 10))
+        add_adapter(base, wanted, BaseInfo(tmp_path, None, 10))
     assert (caught.value.reason, caught.value.field) == (Reason.MODEL_UNSUPPORTED, field)
 
 

@@ -11,8 +11,8 @@ import torch
 
 from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import FineTuneJob, Objective
-from finetune_trainer.data import dataset
-from finetune_trainer.data.sources import Data, Inputs
+from finetune_trainer.data import dataset, token_cache
+from finetune_trainer.data.sources import Inputs, LocalData
 from finetune_trainer.evaluation import measures
 from finetune_trainer.models.loading import load_base, load_tokenizer
 from finetune_trainer.training import objectives
@@ -54,13 +54,13 @@ def spec(bench: Workbench, objective: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "method",
     [
-        {"dora": {"rank": 4}},
         {"ia3": {}},
-        {"vera": {"rank": 16}},
         {"prefixTuning": {"numVirtualTokens": 4}},
-        {"promptTuning": {"numVirtualTokens": 4}},
-        {"bottleneck": {}},
         {"full": {}},
+        pytest.param({"dora": {"rank": 4}}, marks=pytest.mark.exhaustive),
+        pytest.param({"vera": {"rank": 16}}, marks=pytest.mark.exhaustive),
+        pytest.param({"promptTuning": {"numVirtualTokens": 4}}, marks=pytest.mark.exhaustive),
+        pytest.param({"bottleneck": {}}, marks=pytest.mark.exhaustive),
     ],
     ids=lambda method: next(iter(method)),
 )
@@ -121,9 +121,9 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
     source = DatasetSource.model_validate(
         {"uri": "configmap://data/train.jsonl", "validation": {"uri": "configmap://data/train.jsonl"}}
     )
-    part = Data(source.uri, (path,))
-    wanted = dataset.DatasetRequest(source, cast(Objective, objective), 64, 1, 200)
-    examples = dataset.prepare(wanted, Inputs(base_model, None, part, part), tokenizer, tmp_path / "tokens")
+    part = LocalData(source.uri, (path,))
+    wanted = token_cache.DatasetRequest(source, cast(Objective, objective), 64, 1, 200)
+    examples = dataset.prepare_dataset(wanted, Inputs(base_model, None, part, part), tokenizer, tmp_path / "tokens")
     rows: datasets.Dataset = examples.train
     reward = objective == "reward"
     base = load_base(base_model, torch.float32, scores_padded_with=tokenizer.pad_token_id if reward else None)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from finetune_api.messages import TrainerResult
 from finetune_api.methods import Method, Qlora
 from finetune_api.reasons import Reason
-from finetune_cli.run import until_it_fits
+from finetune_cli.run import train_until_it_fits
 from finetune_trainer.models import loading
 from finetune_trainer.runtime.settings import Settings
 from tools.testing.trainer_jobs import Workbench, jsonl, train
@@ -77,7 +77,7 @@ def test_a_smaller_batch_goes_on_from_the_checkpoint_and_learns_the_same(
     first = trained(pieces.settings(**spec))
     assert first.reason == Reason.OUT_OF_MEMORY
     assert first.checkpoint is not None
-    result = until_it_fits(pieces.settings(**spec), trained)
+    result = train_until_it_fits(pieces.settings(**spec), trained)
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 2), result.message
     expected, found = tensors(whole, tmp_path), tensors(pieces, tmp_path)
     for name, tensor in expected.items():
@@ -95,7 +95,7 @@ def test_gradient_checkpointing_is_turned_on_in_mid_run_and_changes_no_bit(
     whole, pieces = workbench(), workbench()
     assert trained(whole.settings(**spec)).reason == "Succeeded"
     small_device(monkeypatch, lambda model, _: bool(model.is_gradient_checkpointing), 3)
-    result = until_it_fits(pieces.settings(**spec), trained)
+    result = train_until_it_fits(pieces.settings(**spec), trained)
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 2), result.message
     assert pieces.weights() == whole.weights()
 
@@ -110,7 +110,7 @@ def test_what_never_fits_ends_with_what_was_tried(
         attempts.append(settings)
         return trained(settings)
 
-    result = until_it_fits(workbench().settings(), counted)
+    result = train_until_it_fits(workbench().settings(), counted)
     assert result.reason == Reason.OUT_OF_MEMORY
     assert [len(settings.adjustments) for settings in attempts] == [0, 2, 3]
     assert "training.perDeviceBatchSize is 1, training.gradientAccumulationSteps is 4" in result.message
@@ -141,6 +141,6 @@ def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_verified_on_the
 def test_weights_in_4_bits_count_in_full_when_the_serving_layout_is_chosen(base_model: Path, quantised: bool) -> None:
     quantization = loading.quantization_config(Method(qlora=Qlora()), "fp32") if quantised else None
     loaded = loading.load_base(base_model, torch.float32, quantization)
-    assert sum(loading.unpacked(weight) for weight in loaded.parameters()) == sum(
+    assert sum(loading.count_weights(weight) for weight in loaded.parameters()) == sum(
         weight.numel() for weight in loading.load_base(base_model, torch.float32).parameters()
     )

@@ -235,9 +235,9 @@ def test_a_bad_row_of_parquet_is_named_by_its_number(bench: Workbench) -> None:
     [
         (
             "pvc://rows/nothing.jsonl",
-            "pvc://rows/nothing.jsonl is no file, and no directory of data files: rows has: other.jsonl",
+            "pvc://rows/nothing.jsonl is neither a file nor a directory of data files: rows has: other.jsonl",
         ),
-        ("pvc://nobody/rows.jsonl", "there is nothing at its place"),
+        ("pvc://nobody/rows.jsonl", "nothing exists there"),
         ("pvc://rows/../../secrets/s3-credentials/AWS_SECRET_ACCESS_KEY", "leads out of the claim"),
     ],
 )

@@ -20,7 +20,7 @@ from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.report import card, charts, serving
 from finetune_trainer.report.contents import Attempt, Bar, DataShape, Report, Sample
 from finetune_trainer.report.render import render_report
-from finetune_trainer.runtime.effective_settings import Setting, settings_in_force
+from finetune_trainer.runtime.effective_settings import Setting, list_effective_settings
 from finetune_trainer.session.run import ParameterCounts
 from tests.api.objects import FINETUNE_JOB
 from tools.testing.browser import Browser, NotInstalledError, chromium, running_browser
@@ -61,7 +61,7 @@ def a_report(**changes: Any) -> Report:
         samples=[Sample("Prompt", "expected", "of the base", "of the adapter")],
         history=[{"step": step, "loss": 3.0 - step / 10, "learning_rate": 1e-4} for step in range(1, 11)],
         data=DataShape([("Rows", "40")], [Bar("17–32", 36)]),
-        settings=settings_in_force(spec, ["spec.training.maxSteps"]),
+        settings=list_effective_settings(spec, ["spec.training.maxSteps"]),
         parameters=ParameterCounts(100, 10_000, [("q_proj", 100)]),
         attempts=[Attempt(1, "2026-01-01T11:00:00Z", None, "a GPU"), Attempt(2, "2026-01-01T11:30:00Z", 4, "a GPU")],
         versions={"torch": "2.13.0"},
@@ -168,7 +168,8 @@ def test_a_long_run_has_no_more_points_than_can_be_seen() -> None:
 def test_every_setting_says_where_it_came_from() -> None:
     spec = FineTuneJobSpec.model_validate(FINETUNE_JOB["spec"])
     found = {
-        setting.path: (setting.value, setting.origin) for setting in settings_in_force(spec, ["spec.training.maxSteps"])
+        setting.path: (setting.value, setting.origin)
+        for setting in list_effective_settings(spec, ["spec.training.maxSteps"])
     }
     assert found["spec.method.lora.rank"] == ("8", "your file")
     assert found["spec.method.lora.alpha"] == ("32", "default")
@@ -182,7 +183,7 @@ def test_no_credential_in_the_spec_is_published() -> None:
     spec = copy.deepcopy(FINETUNE_JOB["spec"])
     spec["podTemplate"] = {"env": [{"name": "HTTPS_PROXY_PASSWORD", "value": "not-for-others"}]}
     spec["tracking"] = {"mlflow": {"uri": "https://me:not-for-others@mlflow.example.com/"}}
-    found = {item.path: item.value for item in settings_in_force(FineTuneJobSpec.model_validate(spec), [])}
+    found = {item.path: item.value for item in list_effective_settings(FineTuneJobSpec.model_validate(spec), [])}
     assert found["spec.podTemplate.env"] == '["HTTPS_PROXY_PASSWORD"]'
     assert found["spec.tracking.mlflow.uri"] == "https://…@mlflow.example.com/"
     assert "not-for-others" not in str(found)

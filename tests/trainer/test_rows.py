@@ -19,7 +19,7 @@ from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import FineTuneJobSpec, Objective
 from finetune_api.reasons import Reason
 from finetune_trainer.data import rows
-from finetune_trainer.data.files import items, kind_of, pieces
+from finetune_trainer.data.files import detect_format, read_rows, read_text
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.runtime.failures import Failure
 
@@ -88,22 +88,24 @@ PACKED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 )
 def test_every_kind_of_file_has_the_same_rows(name: str, packed: str) -> None:
     (label, content), (suffix, pack) = FILES[name], PACKED[packed]
-    assert [item.row for item in items(file(pack(content), label + suffix))] == ROWS
+    assert [item.row for item in read_rows(file(pack(content), label + suffix))] == ROWS
 
 
 def test_a_row_is_named_by_its_line_and_in_parquet_by_its_number() -> None:
-    assert [item.place for item in items(file(JSONL.replace(b"\n", b"\n\n"), "a.jsonl"))][:2] == [
+    assert [item.location for item in read_rows(file(JSONL.replace(b"\n", b"\n\n"), "a.jsonl"))][:2] == [
         "a.jsonl line 1",
         "a.jsonl line 3",
     ]
     array = b'[\n{"a": 1},\n\n{"a": 2}, {"a": 3},\n{"a":\n4}, {"a": 5}]'
-    assert [item.place for item in items(file(array, "a.json"))] == [f"a.json line {line}" for line in (2, 4, 4, 5, 6)]
-    assert [item.place for item in items(file(table(","), "a.csv"))][:3] == [
+    assert [item.location for item in read_rows(file(array, "a.json"))] == [
+        f"a.json line {line}" for line in (2, 4, 4, 5, 6)
+    ]
+    assert [item.location for item in read_rows(file(table(","), "a.csv"))][:3] == [
         "a.csv line 2",
         "a.csv line 4",
         "a.csv line 6",
     ]
-    assert [item.place for item in items(file(parquet(ROWS), "a.parquet"))][-1] == "a.parquet row 7"
+    assert [item.location for item in read_rows(file(parquet(ROWS), "a.parquet"))][-1] == "a.parquet row 7"
 
 
 @pytest.mark.parametrize(
@@ -120,8 +122,8 @@ def test_a_row_is_named_by_its_line_and_in_parquet_by_its_number() -> None:
     ],
 )  # fmt: skip
 def test_a_bad_row_is_found_where_it_is(name: str, content: bytes, place: str, problem: str) -> None:
-    bad = [item for item in items(file(content, name)) if item.row is None]
-    assert [item.place for item in bad] == [place]
+    bad = [item for item in read_rows(file(content, name)) if item.row is None]
+    assert [item.location for item in bad] == [place]
     assert problem in bad[0].problem
 
 
@@ -138,20 +140,20 @@ def test_a_bad_row_is_found_where_it_is(name: str, content: bytes, place: str, p
 )
 def test_a_damaged_file_is_named(name: str, content: bytes, message: str) -> None:
     with pytest.raises(Failure) as caught:
-        list(items(file(content, name)))
+        list(read_rows(file(content, name)))
     assert caught.value.reason is Reason.DATASET_INVALID
     assert message in caught.value.message
 
 
 def test_plain_text_comes_in_pieces_that_end_with_a_line() -> None:
     text = "".join(f"Line {number} of the play, “as it is”.\r\n" for number in range(5000))
-    found = list(pieces(file(text.encode(), "play.txt")))
+    found = list(read_text(file(text.encode(), "play.txt")))
     assert "".join(found) == text
     assert len(found) > 1
     assert all(piece.endswith("\n") for piece in found)
-    assert kind_of(file(gzip.compress(text.encode()))) == "text"
+    assert detect_format(file(gzip.compress(text.encode()))) == "text"
     with pytest.raises(Failure, match="is no UTF-8 text after line 0"):
-        list(pieces(file(b"caf\xe9", "latin.txt")))
+        list(read_text(file(b"caf\xe9", "latin.txt")))
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "play.txt"])
@@ -203,7 +205,7 @@ def test_a_large_file_is_never_held_in_memory(name: str) -> None:
     one = DataFile(name, opened, lambda _: pytest.fail("nothing is to be fetched"))
     tracemalloc.start()
     try:
-        seen = sum(len(piece) for piece in pieces(one)) if name == "play.txt" else sum(1 for _ in items(one))
+        seen = sum(len(piece) for piece in read_text(one)) if name == "play.txt" else sum(1 for _ in read_rows(one))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -250,8 +252,8 @@ def read(found: list[Row], objective: Objective = "sft", **source: Any) -> tuple
     content = "".join(json.dumps(row) + "\n" for row in found).encode()
     spec = DatasetSource.model_validate({"uri": "s3://data/rows.jsonl"} | source)
     one = file(content, "rows.jsonl")
-    reader, findings = rows.reader([one], spec, objective, spec.uri), rows.Findings()
-    return list(reader.read(items(one), findings)), findings, reader.layout
+    reader, findings = rows.make_reader([one], spec, objective, spec.uri), rows.Findings()
+    return list(reader.read(read_rows(one), findings)), findings, reader.layout
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -308,13 +310,13 @@ def test_plain_text_and_rows_are_not_mixed() -> None:
     with pytest.raises(
         Failure, match=r"a.txt is plain text, but b.jsonl is jsonl: all files of s3://data/all must be of one kind"
     ):
-        rows.reader(found, DatasetSource(uri="s3://data/all"), "sft", "s3://data/all")
+        rows.make_reader(found, DatasetSource(uri="s3://data/all"), "sft", "s3://data/all")
 
 
 def test_five_bad_rows_are_shown_and_all_are_counted() -> None:
     _, findings, layout = read([{"text": "a"}, *({"text": number} for number in range(7)), {"text": " "}])
     with pytest.raises(Failure) as caught:
-        rows.refuse(findings, "text", "s3://data/rows.jsonl")
+        rows.refuse_bad_rows(findings, "text", "s3://data/rows.jsonl")
     assert (findings.rows, findings.bad, findings.empty, layout) == (9, 7, 1, "text")
     assert caught.value.message.startswith(
         "7 of 9 rows of s3://data/rows.jsonl cannot be used: rows.jsonl line 2: column 'text'"
@@ -415,10 +417,12 @@ def test_the_examples_of_the_page_are_true() -> None:
         if not content:
             continue
         one, findings = file(content.encode(), "rows.jsonl"), rows.Findings()
-        reader = rows.reader([one], spec.dataset, spec.objective, spec.dataset.uri)
-        assert list(reader.read(items(one), findings)), text
+        reader = rows.make_reader([one], spec.dataset, spec.objective, spec.dataset.uri)
+        assert list(reader.read(read_rows(one), findings)), text
         assert findings.shown == [], text
-        told = rows.reader([one], spec.dataset.model_copy(update={"format": "auto"}), spec.objective, spec.dataset.uri)
+        told = rows.make_reader(
+            [one], spec.dataset.model_copy(update={"format": "auto"}), spec.objective, spec.dataset.uri
+        )
         assert told.layout == reader.layout, "auto takes it so too"
         checked, content = checked + 1, ""
     assert checked == 7

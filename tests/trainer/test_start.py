@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.data import dataset
+from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.models import loading
 from finetune_trainer.runtime.background import start_thread
 from tools.testing.trainer_jobs import Workbench, train, train_until
@@ -33,7 +33,7 @@ def test_a_package_that_is_left_out_is_not_found() -> None:
 
 
 def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, load, prepare = threading.Event(), loading.load_base, dataset.prepare
+    begun, load, prepare = threading.Event(), loading.load_base, dataset.prepare_dataset
 
     def loaded(*given: Any, **named: Any) -> Any:
         begun.set()
@@ -44,7 +44,7 @@ def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkey
         return prepare(*given)
 
     monkeypatch.setattr(loading, "load_base", loaded)
-    monkeypatch.setattr(dataset, "prepare", prepared)
+    monkeypatch.setattr(dataset, "prepare_dataset", prepared)
     result, _ = train(bench.settings())
     assert result.reason == "Succeeded", result.message
 
@@ -75,6 +75,6 @@ def test_a_second_attempt_takes_the_tokens_of_the_first(bench: Workbench, monkey
     def again(*_: Any) -> None:
         raise AssertionError("the rows are tokenised a second time")
 
-    monkeypatch.setattr(dataset, "_write", again)
+    monkeypatch.setattr(token_cache, "write_table", again)
     result, _ = train(replace(settings, attempt=2))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 2)

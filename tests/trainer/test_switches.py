@@ -73,12 +73,12 @@ def test_the_fused_optimizer_is_taken_on_a_gpu(gpu: Any) -> None:
 def test_compiling_is_for_long_runs_on_a_gpu(gpu: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not performance.uses_compile(spec(), model, 100_000), "there is no GPU"
     gpu(139 * GIB)
-    monkeypatch.setattr(performance, "compiler", lambda: "/usr/bin/gcc")
+    monkeypatch.setattr(performance, "find_compiler", lambda: "/usr/bin/gcc")
     assert performance.uses_compile(spec(), model, 100_000)
     assert not performance.uses_compile(spec(), model, 100)
     assert not performance.uses_compile(spec(method={"dora": {}}), model, 100_000)
     assert not performance.uses_compile(spec(**{"training.compile": "never"}), model, 100_000)
-    monkeypatch.setattr(performance, "compiler", lambda: None)
+    monkeypatch.setattr(performance, "find_compiler", lambda: None)
     assert not performance.uses_compile(spec(), model, 100_000)
 
 
@@ -92,7 +92,7 @@ def test_compiling_without_a_compiler_is_refused(bench: Workbench, monkeypatch: 
 
 
 def test_a_compiled_run_learns_the_same_and_resumes_bit_identical(workbench: Callable[[], Workbench]) -> None:
-    if performance.compiler() is None:
+    if performance.find_compiler() is None:
         return  # the refusal above is all that such a machine can show
     training = {"maxSteps": 3, "maxLength": 48, "perDeviceBatchSize": 2, "learningRate": 2e-3}
     compiled = training | {"compile": "always"}

@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ import transformers
 from finetune_api import peft_tables, targets
 from finetune_api.methods import Adalora, Ia3, Lora, Method, Targeted
 from finetune_artifacts.safetensors import Tensor
-from finetune_trainer.methods.peft_config import Base, add_adapter
+from finetune_trainer.methods.adapted_model import add_adapter
+from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.models import modules
 from finetune_trainer.runtime.failures import Failure
-from tools.peft_tables import TABLE, table
+from tools.generate import find_stale
+from tools.peft_tables import table
 
 SIZES: dict[str, dict[str, Any]] = {
     "LlamaConfig": {"num_key_value_heads": 1},
@@ -70,17 +73,17 @@ def existing(way: str | list[str], linear: list[str]) -> str | list[str]:
 @pytest.mark.parametrize("name", SIZES)
 def test_the_chosen_modules_are_those_that_peft_adapts(name: str, way: str | list[str]) -> None:
     model, tensors = fresh(name)
-    linear = modules.linear_modules(tensors)
+    linear = modules.list_linear_modules(tensors)
     block = Lora(
         rank=4,
         target_modules=existing(way, list(linear)),
         rank_pattern={r".*\.1\..*": 6} if way == "all-linear" else {},
     )
     chosen = targets.select_modules(list(linear), block, "lora", model.config.model_type)
-    tuned = add_adapter(model, Method(lora=block), Base(TABLE, None, 10))
+    tuned = add_adapter(model, Method(lora=block), BaseInfo(Path("base"), None, 10))
     assert set(chosen) == adapted(tuned)
     trainable, _ = tuned.get_nb_trainable_parameters()
-    assert modules.lora_parameters(linear, chosen, block) == trainable
+    assert modules.count_lora_parameters(linear, chosen, block) == trainable
 
 
 @pytest.mark.parametrize(
@@ -88,10 +91,10 @@ def test_the_chosen_modules_are_those_that_peft_adapts(name: str, way: str | lis
 )
 def test_ia3_scales_what_peft_scales(name: str) -> None:
     model, tensors = fresh(name)
-    linear = list(modules.linear_modules(tensors))
+    linear = list(modules.list_linear_modules(tensors))
     chosen = targets.select_modules(linear, Ia3(), "ia3", model.config.model_type)
     scaled = set(targets.select_feedforward(chosen, Ia3(), model.config.model_type))
-    tuned = add_adapter(model, Method(ia3=Ia3()), Base(TABLE, None, 10))
+    tuned = add_adapter(model, Method(ia3=Ia3()), BaseInfo(Path("base"), None, 10))
     assert set(chosen) == adapted(tuned)
     found = {key for key, module in tuned.base_model.model.named_modules() if getattr(module, "is_feedforward", False)}
     assert scaled == found != set()
@@ -111,7 +114,7 @@ def test_ia3_scales_what_peft_scales(name: str) -> None:
 )  # fmt: skip
 def test_names_that_the_model_does_not_have(block: Targeted, field: str, message: str) -> None:
     model, tensors = fresh("MistralConfig")
-    linear = list(modules.linear_modules(tensors))
+    linear = list(modules.list_linear_modules(tensors))
     with pytest.raises(targets.TargetError) as caught:
         chosen = targets.select_modules(linear, block, type(block).__name__.lower(), model.config.model_type)
         assert isinstance(block, Ia3)
@@ -121,7 +124,7 @@ def test_names_that_the_model_does_not_have(block: Targeted, field: str, message
 
 
 def test_modules_that_are_saved_whole_must_exist() -> None:
-    names = modules.all_modules(fresh("LlamaConfig")[1])
+    names = modules.list_modules(fresh("LlamaConfig")[1])
     targets.check_saved(names, ["lm_head", "norm", "embed_tokens"])
     with pytest.raises(targets.TargetError, match="no module named head with weights of its own; it has: "):
         targets.check_saved(names, ["lm_head", "head"])
@@ -129,7 +132,7 @@ def test_modules_that_are_saved_whole_must_exist() -> None:
 
 def test_an_expression_must_not_match_what_holds_the_layers() -> None:
     tensors = fresh("LlamaConfig")[1]
-    linear, names = list(modules.linear_modules(tensors)), modules.all_modules(tensors)
+    linear, names = list(modules.list_linear_modules(tensors)), modules.list_modules(tensors)
     targets.check_expression(names, linear, r".*mlp\..*_proj")
     with pytest.raises(targets.TargetError, match=r"also matches model\.layers\.0\.mlp, which is no linear module"):
         targets.check_expression(names, linear, r".*\.mlp.*")
@@ -144,16 +147,18 @@ def test_files_that_leave_out_the_first_part_of_the_names() -> None:
 def test_what_peft_does_not_do_is_said_in_its_words() -> None:
     model, _ = fresh("GPT2Config")
     with pytest.raises(Failure, match="not supported") as caught:
-        add_adapter(model, Method.model_validate({"loha": {"targetModules": ["c_attn"]}}), Base(TABLE, None, 10))
+        add_adapter(
+            model, Method.model_validate({"loha": {"targetModules": ["c_attn"]}}), BaseInfo(Path("base"), None, 10)
+        )
     assert caught.value.field == "spec.method.loha"
 
 
 def test_a_schedule_without_room_for_adalora_is_refused() -> None:
     model, _ = fresh("LlamaConfig")
     with pytest.raises(Failure, match="tinit 6 and tfinal 2 leave no step of 8"):
-        add_adapter(model, Method(adalora=Adalora(tinit=6)), Base(TABLE, None, 8))
+        add_adapter(model, Method(adalora=Adalora(tinit=6)), BaseInfo(Path("base"), None, 8))
 
 
 def test_the_table_of_what_peft_has_is_that_of_the_installed_one() -> None:
-    assert TABLE.read_text() == table(), "run `python -m tools.peft_tables` and commit the result"
-    assert peft_tables.default_targets("qlora", "llama") == ["q_proj", "v_proj"]
+    assert find_stale({"operator/finetune_api/peft.json": table()}) == [], "run `make generate` and commit the result"
+    assert peft_tables.default_targets("LORA", "llama") == ["q_proj", "v_proj"]

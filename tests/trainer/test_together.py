@@ -60,7 +60,7 @@ def difference(one: Workbench, two: Workbench) -> float:
         {},
         {"training": {"gradientCheckpointing": "always", "packing": True, "maxSteps": 4, "epochs": None}},
         {"method": {"qlora": {"rank": 4}}},
-        {"method": {"adalora": {"initRank": 6, "targetRank": 3}}},
+        pytest.param({"method": {"adalora": {"initRank": 6, "targetRank": 3}}}, marks=pytest.mark.exhaustive),
         {"method": {"full": {}}, "training": {"learningRate": 1e-4}},
         {"evaluation": {"everySteps": 3, "selectBest": True}},
         {"objective": "dpo"},

@@ -17,8 +17,8 @@ from finetune_api.methods import Lora
 from finetune_api.reasons import Reason
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.safetensors import Tensor
-from finetune_trainer.data import dataset
-from finetune_trainer.data.sources import Data, Inputs
+from finetune_trainer.data import dataset, token_cache
+from finetune_trainer.data.sources import Inputs, LocalData
 from finetune_trainer.data.tokens import IGNORED
 from finetune_trainer.models import modules
 from finetune_trainer.models.loading import load_tokenizer
@@ -130,10 +130,10 @@ def test_linear_modules_are_told_from_embeddings_and_heads() -> None:
         "model.word_embeddings.weight": Tensor("F32", (100, 8)),
         "lm_head.weight": Tensor("F32", (100, 8)),
     }
-    linear = modules.linear_modules(tensors)
+    linear = modules.list_linear_modules(tensors)
     assert list(linear) == ["transformer.h.2.attn.c_attn", "transformer.h.10.attn.c_attn"]
     chosen = targets.select_modules(list(linear), Lora(target_modules=["attn.c_attn"]), "lora", "gpt2")
-    assert modules.lora_parameters(linear, chosen, Lora(rank=4)) == 2 * 4 * (8 + 24)
+    assert modules.count_lora_parameters(linear, chosen, Lora(rank=4)) == 2 * 4 * (8 + 24)
     for missing in ("attn", "lm_head"):
         with pytest.raises(targets.TargetError, match=f"no linear module named {missing}; it has: c_attn"):
             targets.select_modules(list(linear), Lora(target_modules=["c_attn", missing]), "lora", "gpt2")
@@ -148,9 +148,9 @@ def prepare(base_model: Path, tmp_path: Path) -> Callable[..., dataset.Examples]
         path = tmp_path / name
         path.write_text(text)
         spec = DatasetSource.model_validate({"uri": f"configmap://data/{name}"} | source)
-        inputs = Inputs(base_model, None, Data(spec.uri, (path,)), None)
-        return dataset.prepare(
-            dataset.DatasetRequest(spec, "sft", max_length, 1, 200), inputs, tokenizer, tmp_path / "tokens"
+        inputs = Inputs(base_model, None, LocalData(spec.uri, (path,)), None)
+        return dataset.prepare_dataset(
+            token_cache.DatasetRequest(spec, "sft", max_length, 1, 200), inputs, tokenizer, tmp_path / "tokens"
         )
 
     return make
@@ -188,9 +188,9 @@ def test_a_template_that_hides_the_turns_is_reported(
     path = tmp_path / "chats.jsonl"
     path.write_text(jsonl(CHATS))
     source = DatasetSource.model_validate({"uri": "configmap://data/chats.jsonl"})
-    inputs = Inputs(base_model, None, Data(source.uri, (path,)), None)
-    examples = dataset.prepare(
-        dataset.DatasetRequest(source, "sft", 100, 1, 200), inputs, tokenizer, tmp_path / "tokens"
+    inputs = Inputs(base_model, None, LocalData(source.uri, (path,)), None)
+    examples = dataset.prepare_dataset(
+        token_cache.DatasetRequest(source, "sft", 100, 1, 200), inputs, tokenizer, tmp_path / "tokens"
     )
     assert examples.counts.whole_conversation == len(CHATS)
     assert any("learned whole" in warning for warning in examples.warnings)

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from devcluster import debian
+from devcluster.errors import DevClusterError
+
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -37,13 +40,10 @@ def chromium() -> str:
     names = ("chromium", "chromium-browser", "google-chrome")
     if found := next(filter(None, map(shutil.which, names)), None):
         return found
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise NotInstalledError("a test in a browser needs Chromium: install it, or run as root on Debian")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"]):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"`{' '.join(command)}` failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    try:
+        debian.install({"chromium": "chromium"}, "a test in a browser")
+    except DevClusterError as error:
+        raise NotInstalledError(str(error)) from error
     return chromium()
 
 

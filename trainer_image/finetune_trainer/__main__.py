@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from finetune_trainer.runtime import configuration, logs
-from finetune_trainer.runtime.libraries import leave_out, library_environment
+from finetune_trainer.runtime.libraries import hide_package, library_environment
 
 if TYPE_CHECKING:
     from finetune_trainer.runtime.settings import Settings
@@ -45,15 +45,15 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     )
     command = parser.parse_args(arguments).command
     logs.configure()
-    job = configuration.job_of(environment)
+    job = configuration.read_job(environment)
     if isinstance(job, list):
-        return configuration.refuse(command, job, configuration.termination_log(environment))
+        return configuration.write_problems(command, job, configuration.termination_log(environment))
     os.environ.update(library_environment(environment, job.spec.resources.processes))
     if job.spec.tracking.wandb is None:
-        leave_out("wandb")
-    from finetune_trainer.runtime.settings import read
+        hide_package("wandb")
+    from finetune_trainer.runtime.settings import read_settings
 
-    return _command(command)(read(job, environment))
+    return _command(command)(read_settings(job, environment))
 
 
 def _command(name: str) -> "Callable[[Settings], int]":

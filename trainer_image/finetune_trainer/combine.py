@@ -91,7 +91,7 @@ def combine(
         path.rename(directory / path.name)
     (directory / "combined").rmdir()
     (directory / "README.md").unlink(missing_ok=True)
-    conversion.set_base(directory, names.pop(), configs[0].get("revision"))
+    conversion.set_base_name(directory, names.pop(), configs[0].get("revision"))
     rank: int = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     return rank
 

@@ -31,7 +31,7 @@ from finetune_trainer.models import device, memory
 from finetune_trainer.publish.trained_adapter import TrainedAdapter
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
 from finetune_trainer.runtime.logs import log
-from finetune_trainer.runtime.settings import COMPARISON
+from finetune_trainer.runtime.settings import COMPARISON_PREFIX
 from finetune_trainer.session.plan import choose_learning_rate
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
@@ -112,11 +112,11 @@ def full_session(session: Session) -> Session:
 
     Only the log tells of its progress, since the status speaks of the adapter.
     """
-    job, scratch = session.settings.job, session.scratch / COMPARISON
+    job, scratch = session.settings.job, session.scratch / COMPARISON_PREFIX
     settings = replace(
         session.settings,
         job=job.model_copy(update={"spec": full_spec(job.spec)}),
-        below=COMPARISON,
+        subprefix=COMPARISON_PREFIX,
         scratch=scratch,
     )
     (scratch / "run").mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ def train_and_measure(
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     model.to(adapter.serving_dtype)
     device.free_memory()
-    measured, general_loss = measure(model), forgetting.measure_loss(model, examples.general)
+    measured, general_loss = measure(model), forgetting.measure_loss(model, examples.forgetting_text)
     base = evaluation.base_loss
     log.info("held-out loss: base %.4f, adapter %.4f, full fine-tuning %.4f", base, evaluation.loss, measured.loss)
     return ComparisonRow(

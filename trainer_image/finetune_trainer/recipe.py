@@ -15,7 +15,7 @@ from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_trainer import full_comparison
 from finetune_trainer.checkpoints import comparison_cleanup, dataset_drift, template_date
-from finetune_trainer.data import dataset
+from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.distributed import process_group
 from finetune_trainer.evaluation import forgetting, gate, measures, samples, verification
 from finetune_trainer.models import device, loading
@@ -95,11 +95,13 @@ def prepare_data(session: Session, tokenizer: Any, date: str | None) -> dataset.
     run.template_date, date_warnings = template_date.pin_template_date(
         tokenizer, session.output, settings.checkpoints, settings.origin, date
     )
-    request = dataset.DatasetRequest(
+    request = token_cache.DatasetRequest(
         spec.dataset, spec.objective, spec.training.max_length, spec.training.seed, spec.evaluation.max_rows
     )
-    examples = dataset.prepare(request, session.inputs, tokenizer, settings.scratch / "tokens")
-    examples = replace(examples, general=forgetting.encode_text(spec, session.inputs.general, tokenizer))
+    examples = dataset.prepare_dataset(request, session.inputs, tokenizer, settings.scratch / "tokens")
+    examples = replace(
+        examples, forgetting_text=forgetting.encode_text(spec, session.inputs.forgetting_text, tokenizer)
+    )
     run.counts = examples.counts
     found = [*date_warnings, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
     # on a workstation the preflight runs in the same process and has given some of these warnings already
@@ -181,7 +183,7 @@ def verify_on_fresh_base(
         trained=adapter.answers,
         measure=measure,
         held_out=len(examples.held_out),
-        general=examples.general,
+        general=examples.forgetting_text,
         load_base=load_base,
         ask=partial(samples.generate_answers, tokenizer=prepared.tokenizer, prompts=prompts),
     )

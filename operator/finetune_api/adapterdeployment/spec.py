@@ -15,17 +15,18 @@ class NameRef(Model):
 
 
 class AdapterSource(Model):
-    """The adapter to serve: that of a FineTuneJob, or any directory in S3 that has a manifest.json."""
+    """The adapter to serve: that of a FineTuneJob, or an S3 directory with a manifest.json."""
 
     finetune_job_ref: NameRef | None = Field(
         None, alias="fineTuneJobRef", description="Serve the adapter of this FineTuneJob, once it is Ready."
     )
-    uri: str | None = Field(None, description="s3:// address of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
-    digest: Sha256 | None = Field(None, description="sha256 of the directory's manifest.json; with uri.")
-    s3: S3Location | None = Field(None, description="Where the object store of uri is. Unset: AWS.")
+    uri: str | None = Field(None, description="s3:// URI of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
+    digest: Sha256 | None = Field(None, description="sha256 of the directory's manifest.json. Required with uri.")
+    s3: S3Location | None = Field(None, description="S3 service of uri. Unset: AWS.")
     secret_ref: SecretRef | None = Field(
         None,
-        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Unset: spec.output.secretRef of the FineTuneJob, or the pod's own identity.",
+        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Unset: spec.output.secretRef of the "
+        "FineTuneJob, or the pod's own identity.",
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
@@ -40,66 +41,67 @@ class AdapterSource(Model):
         },
         {
             "rule": "!has(self.s3) || has(self.uri)",
-            "message": "s3 belongs to uri: a FineTuneJob knows its own object store",
+            "message": "s3 belongs to uri: remove it, because a FineTuneJob names its own S3 service",
             "fieldPath": ".s3",
         },
     ]
 
     @model_validator(mode="after")
-    def _one(self) -> "AdapterSource":
+    def _check_source(self) -> "AdapterSource":
         if (self.finetune_job_ref is None) == (self.uri is None):
             raise ValueError("exactly one of fineTuneJobRef and uri must be set")
         if (self.uri is None) != (self.digest is None):
             raise ValueError("uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json")
         if self.s3 is not None and self.uri is None:
-            raise ValueError("s3 belongs to uri: a FineTuneJob knows its own object store")
+            raise ValueError("s3 belongs to uri: remove it, because a FineTuneJob names its own S3 service")
         return self
 
 
 class Target(Model):
-    """The inference Deployment whose pods are to serve the adapter."""
+    """The inference Deployment whose pods serve the adapter."""
 
-    deployment_ref: NameRef = Field(description="The Deployment.")
-    container: DnsLabel = Field("vllm", description="Its container that runs the engine.")
-    engine: EngineName = Field("vllm", description="The inference engine.")
+    deployment_ref: NameRef = Field(description="Deployment whose pods serve the adapter.")
+    container: DnsLabel = Field("vllm", description="Container that runs the inference engine.")
+    engine: EngineName = Field("vllm", description="Inference engine.")
     port: int = Field(8000, description="Port of the engine's HTTP interface.", ge=1, le=65535)
     api_key_secret_ref: SecretRef | None = Field(
-        None, description="Secret with API_KEY, if the engine asks for one (vLLM's --api-key)."
+        None, description="Secret with API_KEY, if the engine requires one (vLLM's --api-key)."
     )
 
 
 class Strategy(Model):
-    """How a version takes the place of another."""
+    """How a new version of the adapter replaces the old one."""
 
-    type: Literal["Hot"] = Field("Hot", description="Hot: into the running engine, without a restart of the pod.")
+    type: Literal["Hot"] = Field("Hot", description="Hot: load it into the running engine, without restarting the pod.")
     max_unavailable: Annotated[int, Field(ge=1)] = Field(
-        1, description="How many pods may leave the Service at once while they change the version."
+        1, description="Maximum number of pods that may be out of the Service at once while they change the version."
     )
 
 
 class Verification(Model):
-    """How strictly a pod must show that the right weights answer."""
+    """How strictly a pod must prove that it answers with the right weights."""
 
     tolerance: float = Field(
         0.25,
-        description="Largest mean difference, in nats per token, between the pod's log-probabilities and the trainer's.",
+        description="Largest mean difference, in nats per token, between the pod's log-probabilities and the "
+        "trainer's.",
         gt=0,
     )
 
 
 class AdapterDeploymentSpec(Model):
-    """Which adapter is to answer under which name, on which Deployment."""
+    """Which adapter is served under which name, on which Deployment."""
 
-    adapter: AdapterSource = Field(description="The adapter.")
+    adapter: AdapterSource = Field(description="Adapter to serve.")
     served_name: str = Field(
-        description="The model name that clients send.",
+        description="Model name that clients send.",
         min_length=1,
         max_length=128,
         pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$",
     )
-    target: Target = Field(description="Where it is served.")
-    strategy: Strategy = Field(default_factory=Strategy, description="How a version takes the place of another.")
-    verification: Verification = Field(default_factory=Verification, description="How strictly the weights are proven.")
+    target: Target = Field(description="Deployment that serves it.")
+    strategy: Strategy = Field(default_factory=Strategy, description="How a new version replaces the old one.")
+    verification: Verification = Field(default_factory=Verification, description="How strictly the weights are proved.")
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {
@@ -109,7 +111,7 @@ class AdapterDeploymentSpec(Model):
         },
         {
             "rule": "self.target.deploymentRef == oldSelf.target.deploymentRef",
-            "message": "the target cannot be changed: create another AdapterDeployment",
+            "message": "target.deploymentRef cannot be changed: create another AdapterDeployment",
             "fieldPath": ".target",
         },
     ]

@@ -28,6 +28,7 @@ class VllmDriver:
     """Driver of one vLLM server."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
+        """Prepare connections to ``url``; the API key is sent with each request."""
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         # the engine is in the same pod: proxies of the environment are for other services
         self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=QUICK_SECONDS, trust_env=False)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from finetune_api.reasons import Reason
 from finetune_trainer.distributed import random_state
 from finetune_trainer.methods import adalora
-from finetune_trainer.models.eval_mode import evaluating
+from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 
 PEFT_FILE, REST_FILE = "adapter_model.safetensors", "trained.safetensors"
@@ -35,7 +35,7 @@ class ExactResumeMixin:
         directory.mkdir(parents=True, exist_ok=True)
         if isinstance(self.model, PeftModel):
             # PEFT saves what a prompt's encoder gives: without its dropout, and without drawing a random number
-            with evaluating(self.model):
+            with evaluation_mode(self.model):
                 super()._save(output_dir, state_dict)  # type: ignore[misc]
         save(self.model, directory)
 
@@ -63,7 +63,7 @@ class ExactResumeMixin:
     ) -> Any:
         """Add AdaLoRA's regularisation to the loss, in training only."""
         outcome = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
-        extra = adalora.regularisation(self.model) if self.model.training else None
+        extra = adalora.orthogonal_regularization(self.model) if self.model.training else None
         if extra is None:
             return outcome
         # with a count of tokens given, the micro-steps' losses are added up
@@ -85,7 +85,7 @@ def save(model: Any, directory: Path) -> None:
             rest[name] = value
     if rest:
         save_file(rest, directory / REST_FILE)
-    adalora.save(model, directory)
+    adalora.save_allocator(model, directory)
 
 
 def load(model: Any, directory: Path) -> None:
@@ -110,7 +110,7 @@ def load(model: Any, directory: Path) -> None:
                     f"the training cannot continue from the checkpoint in {directory}: {name} is {problem}",
                 )
             weight.copy_(value)
-    adalora.restore(model, directory)
+    adalora.load_allocator(model, directory)
 
 
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:

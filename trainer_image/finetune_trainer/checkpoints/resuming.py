@@ -65,7 +65,7 @@ def fingerprint_run(session: Session, plan: Plan, examples: dataset.Examples, ba
             mode="json", include={"format", "columns", "template", "validation", "max_samples"}
         ),
         "dataset's files": [digest for _, digest in examples.digests],
-        "tokens": examples.tokens,
+        "tokens": examples.cache_key,
         "objective": [spec.objective, spec.preference.to_json() if spec.preference else None],
         "method": spec.method.to_json(),
         "training": fingerprint_training(spec),

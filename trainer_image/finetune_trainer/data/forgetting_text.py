@@ -1,6 +1,7 @@
-"""The general text on which forgetting is measured: where it is, and whether it can be read. Knows no torch.
+"""Find and read the general text on which forgetting is measured. Knows no torch.
 
-``general.txt``, the text that is taken where the user names none, was written for this project: prose, dialogue, facts, arithmetic and code.
+``general.txt`` is the text for users who name none. It was written for this project: prose, dialogue, facts, arithmetic
+and code.
 """
 
 from collections.abc import Iterator
@@ -9,37 +10,55 @@ from pathlib import Path
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_trainer.data import files, sources
-from finetune_trainer.data.sources import Data, DataFile, Part
+from finetune_trainer.data.sources import DataFile, LocalData, SplitSource
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 
 FIELD = "spec.evaluation.forgetting.uri"
-OWN = Data("the trainer's own text", (Path(__file__).with_name("general.txt"),))
+DEFAULT_TEXT = LocalData("the trainer's own text", (Path(__file__).with_name("general.txt"),))
 
 
-def locate(spec: FineTuneJobSpec) -> Part | None:
-    """The text that the user names, if one is named."""
+def find_source(spec: FineTuneJobSpec) -> SplitSource | None:
+    """Return the text that the user names; None if the user names none."""
     wanted = spec.evaluation.forgetting
-    return Part(wanted.uri, "train", FIELD, FIELD) if wanted and wanted.uri else None
+    return SplitSource(wanted.uri, "train", FIELD, FIELD) if wanted and wanted.uri else None
 
 
-def check(settings: Settings, patience_seconds: float) -> None:
-    """Read the beginning of the text. Raises Failure and ArtifactError."""
-    if named := locate(settings.job.spec):
-        next(pieces(sources.files(settings, named, patience_seconds)), None)
+def check_readable(settings: Settings, patience_seconds: float) -> None:
+    """Read the beginning of the user's text.
+
+    Raises:
+        Failure: There is no such text, or it is not UTF-8.
+        ArtifactError: S3 fails or refuses.
+    """
+    if named := find_source(settings.job.spec):
+        next(read_text(sources.list_files(settings, named, patience_seconds)), None)
 
 
-def fetch(settings: Settings, patience_seconds: float) -> Data | None:
-    """The text on the local disk; None where forgetting is not measured. Raises Failure and ArtifactError."""
+def download(settings: Settings, patience_seconds: float) -> LocalData | None:
+    """Download the text; None if forgetting is not measured.
+
+    Raises:
+        Failure: There is no such text.
+        ArtifactError: S3 fails or refuses.
+    """
     if settings.job.spec.evaluation.forgetting is None:
         return None
-    named = locate(settings.job.spec)
-    return sources.fetch(settings, named, settings.scratch / "data" / "general", patience_seconds) if named else OWN
+    named = find_source(settings.job.spec)
+    return (
+        sources.download(settings, named, settings.scratch / "data" / "general", patience_seconds)
+        if named
+        else DEFAULT_TEXT
+    )
 
 
-def pieces(found: list[DataFile]) -> Iterator[str]:
-    """The text, piece by piece. Raises Failure, which names our field, for what is no text."""
+def read_text(found: list[DataFile]) -> Iterator[str]:
+    """Read the text in pieces.
+
+    Raises:
+        Failure: A file is not text; it names the field of the forgetting text.
+    """
     try:
-        yield from chain.from_iterable(files.pieces(file) for file in found)
+        yield from chain.from_iterable(files.read_text(file) for file in found)
     except Failure as failure:
         raise Failure(failure.reason, failure.message, FIELD) from failure

@@ -1,4 +1,7 @@
-"""Where a dataset's files are: the hub, S3, a claim, a ConfigMap or the workstation; looked at in place, or fetched for training."""
+"""List and open the files of a dataset where they are, or download them for the training.
+
+They are on the hub, in S3, on a claim, in a ConfigMap, or on the workstation.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +21,8 @@ from finetune_trainer.runtime.settings import Settings
 
 
 @dataclass(frozen=True)
-class Part:
-    """The rows to train on, or those held out: their address, and the spec's fields that say so."""
+class SplitSource:
+    """Name the source of the training or held-out rows, and the spec's fields for messages."""
 
     uri: str
     split: str
@@ -29,24 +32,28 @@ class Part:
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file: its name for messages, how it is opened where it is, and how it becomes a local one (below a directory, if it is none)."""
+    """Open or download one file.
+
+    ``name`` is for messages. ``open`` opens the file where it is. ``download`` returns a local copy below a directory,
+    or the file itself if it is local.
+    """
 
     name: str
     open: Callable[[], BinaryIO]
-    fetch: Callable[[Path], Path]
+    download: Callable[[Path], Path]
 
 
 @dataclass(frozen=True)
-class Data:
-    """The local files of a part, and its address for messages."""
+class LocalData:
+    """Hold the local files of a split, and its address for messages."""
 
     uri: str
     files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
-class StartedFrom:
-    """The adapter that the training goes on from, the digest that it is pinned by, and the commit of the base that it was made for."""
+class DownloadedAdapter:
+    """Hold the starting adapter's directory, its digest, and the commit of the base it was trained on."""
 
     directory: Path
     digest: str
@@ -55,24 +62,24 @@ class StartedFrom:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files that one attempt trains with, on the local disk."""
+    """Hold the local files that an attempt trains with."""
 
     model: Path
     model_commit: str | None
-    dataset: Data
-    validation: Data | None
-    adapter: StartedFrom | None = None
-    general: Data | None = None
+    dataset: LocalData
+    validation: LocalData | None
+    adapter: DownloadedAdapter | None = None
+    forgetting_text: LocalData | None = None
     """The text on which forgetting is measured."""
 
 
-def parts(source: DatasetSource) -> tuple[Part, Part | None]:
-    """The rows to train on and, where they have an address or a split of their own, the held-out ones."""
-    train = Part(source.uri, source.split or "train", "spec.dataset.uri", "spec.dataset.split")
+def find_splits(source: DatasetSource) -> tuple[SplitSource, SplitSource | None]:
+    """Return the source of the training rows and, if they have one of their own, of the held-out rows."""
+    train = SplitSource(source.uri, source.split or "train", "spec.dataset.uri", "spec.dataset.split")
     held_out = source.validation
     if held_out is None or held_out.fraction is not None:
         return train, None
-    return train, Part(
+    return train, SplitSource(
         held_out.uri or source.uri,
         held_out.split or "train",
         "spec.dataset.validation.uri",
@@ -80,101 +87,117 @@ def parts(source: DatasetSource) -> tuple[Part, Part | None]:
     )
 
 
-def files(settings: Settings, part: Part, patience_seconds: float) -> list[DataFile]:
-    """The files of a part, in the order in which they are read. Raises Failure and ArtifactError."""
-    parsed = parse_uri(part.uri)
+def list_files(settings: Settings, split: SplitSource, patience_seconds: float) -> list[DataFile]:
+    """List the files of a split in the order in which they are read.
+
+    Raises:
+        Failure: There are no such files.
+        ArtifactError: S3 fails or refuses.
+    """
+    parsed = parse_uri(split.uri)
     match parsed:
         case HfUri():
-            return _on_the_hub(settings, parsed, part)
+            return _list_hub_files(settings, parsed, split)
         case S3Uri():
-            return _in_s3(settings, parsed, patience_seconds)
+            return _list_s3_files(settings, parsed, patience_seconds)
         case ConfigMapUri():
-            return [_local(_of_config_map(settings, parsed, part.uri_field))]
+            return [_local_file(_find_config_map_file(settings, parsed, split.uri_field))]
         case PvcUri():
             claim = (settings.mounts / "claims" / parsed.claim).resolve()
             path = (claim / parsed.path).resolve()
             if not path.is_relative_to(claim):
-                raise Failure(Reason.SPEC_INVALID, f"{part.uri!r} leads out of the claim", part.uri_field)
-            return _below(path, part)
+                raise Failure(Reason.SPEC_INVALID, f"{split.uri!r} leads out of the claim", split.uri_field)
+            return _list_directory(path, split)
         case FileUri():
-            return _below(Path(parsed.path).expanduser(), part)
+            return _list_directory(Path(parsed.path).expanduser(), split)
 
 
-def fetch(settings: Settings, part: Part, directory: Path, patience_seconds: float) -> Data:
-    """Local copies of a part's files below ``directory``; those that are local are taken where they are. Raises Failure and ArtifactError."""
-    found = files(settings, part, patience_seconds)
-    return Data(part.uri, tuple(file.fetch(directory / f"{number:05d}") for number, file in enumerate(found)))
+def download(settings: Settings, split: SplitSource, directory: Path, patience_seconds: float) -> LocalData:
+    """Download the files of a split below ``directory``; local files are used where they are.
+
+    Raises:
+        Failure: There are no such files.
+        ArtifactError: S3 fails or refuses.
+    """
+    found = list_files(settings, split, patience_seconds)
+    return LocalData(split.uri, tuple(file.download(directory / f"{number:05d}") for number, file in enumerate(found)))
 
 
-def local_files(data: Data) -> list[DataFile]:
-    """The fetched files, to be read."""
-    return [_local(path) for path in data.files]
+def list_local_files(data: LocalData) -> list[DataFile]:
+    """Return downloaded files, ready to be opened."""
+    return [_local_file(path) for path in data.files]
 
 
-def _local(path: Path) -> DataFile:
+def _local_file(path: Path) -> DataFile:
     return DataFile(path.name, lambda: path.open("rb"), lambda _directory: path)
 
 
-def _below(path: Path, part: Part) -> list[DataFile]:
-    """A file, or all files of data in a directory and those below it."""
+def _list_directory(path: Path, split: SplitSource) -> list[DataFile]:
+    """List a file, or all data files in a directory and its subdirectories."""
     if path.is_file():
-        return [_local(path)]
-    found = sorted(entry for entry in path.rglob("*") if entry.is_file() and dataset_files.is_data(entry.name))
+        return [_local_file(path)]
+    found = sorted(entry for entry in path.rglob("*") if entry.is_file() and dataset_files.is_data_file(entry.name))
     if found:
-        return [_local(entry) for entry in found]
+        return [_local_file(entry) for entry in found]
     nearest = path if path.is_dir() else path.parent
     there = sorted(entry.name for entry in nearest.iterdir())[:20] if nearest.is_dir() else []
-    what = f"{nearest.name or nearest} has: {', '.join(there)}" if there else "there is nothing at its place"
+    what = f"{nearest.name or nearest} has: {', '.join(there)}" if there else "nothing exists there"
     raise Failure(
-        Reason.DATASET_NOT_FOUND, f"{part.uri} is no file, and no directory of data files: {what}", part.uri_field
+        Reason.DATASET_NOT_FOUND,
+        f"{split.uri} is neither a file nor a directory of data files: {what}",
+        split.uri_field,
     )
 
 
-def _in_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> list[DataFile]:
-    """An object, or all objects of data below a prefix."""
+def _list_s3_files(settings: Settings, uri: S3Uri, patience_seconds: float) -> list[DataFile]:
+    """List an object, or all data objects below a prefix."""
     store = settings.store(Purpose.DATASET, patience_seconds)
     info = store.head(uri)
-    found = [info] if info else [item for item in store.list_objects(uri) if dataset_files.is_data(item.uri.key)]
+    found = [info] if info else [item for item in store.list_objects(uri) if dataset_files.is_data_file(item.uri.key)]
     if not found:
         store.check_root(uri)
         raise missing_object_error(store, uri)
 
-    def fetched(place: S3Uri, directory: Path) -> Path:
+    def download_object(uri: S3Uri, directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / place.key.rsplit("/", 1)[-1]
-        download_file(store, place, path)
+        path = directory / uri.key.rsplit("/", 1)[-1]
+        download_file(store, uri, path)
         return path
 
     return [
         DataFile(
             item.uri.key.rsplit("/", 1)[-1],
             lambda item=item: open_object(store, item),  # type: ignore[misc]
-            lambda directory, item=item: fetched(item.uri, directory),  # type: ignore[misc]
+            lambda directory, item=item: download_object(item.uri, directory),  # type: ignore[misc]
         )
         for item in found
     ]
 
 
-def _on_the_hub(settings: Settings, uri: HfUri, part: Part) -> list[DataFile]:
+def _list_hub_files(settings: Settings, uri: HfUri, split: SplitSource) -> list[DataFile]:
     source = settings.job.spec.dataset
     own = uri.repo == source.uri.partition("://")[2].strip("/")
-    api = client.client(
+    api = client.open_client(
         settings.hub_endpoint, settings.secret(source.secret_ref), client.DATASET, signed_in=settings.workstation
     )
-    dataset = dataset_files.resolve(api, uri.repo, source.revision if own else None)
-    names = dataset_files.split_files(dataset, source.name if own else None, part.split, part.split_field)
+    dataset = dataset_files.resolve_dataset(api, uri.repo, source.revision if own else None)
+    names = dataset_files.list_split_files(dataset, source.name if own else None, split.split, split.split_field)
     return [
         DataFile(
             name,
             lambda name=name: dataset_files.open_file(api, dataset, name),  # type: ignore[misc]
-            lambda directory, name=name: dataset_files.fetch(api, dataset, name, directory),  # type: ignore[misc]
+            lambda directory, name=name: dataset_files.download_file(api, dataset, name, directory),  # type: ignore[misc]
         )
         for name in names
     ]
 
 
-def _of_config_map(settings: Settings, uri: ConfigMapUri, field: str) -> Path:
-    """The mounted file of a key. Raises Failure(DATASET_NOT_FOUND), which names the keys that are there."""
+def _find_config_map_file(settings: Settings, uri: ConfigMapUri, field: str) -> Path:
+    """Return the mounted file of a key.
+
+    Raises:
+        Failure: DATASET_NOT_FOUND with the keys that exist.
+    """
     directory = settings.mounts / "configmaps" / uri.name
     path = directory / uri.key
     if path.is_file():

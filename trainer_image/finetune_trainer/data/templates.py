@@ -1,4 +1,4 @@
-"""The user's own Jinja templates, which make a text, or a prompt and its completion, of a row. Sandboxed: they come from outside."""
+"""Render rows with the user's Jinja templates, in a sandbox because the templates are not trusted."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,13 @@ from finetune_trainer.runtime.failures import Failure
 Row = dict[str, Any]
 
 
-def renderer(template: Template) -> Callable[[Row], Row | str]:
-    """Makes of a row one with text, or with prompt and completion; or says, as a text, what is wrong with it.
+def make_renderer(template: Template) -> Callable[[Row], Row | str]:
+    """Return a function that renders a row as text, or as prompt and completion.
 
-    Raises Failure(SPEC_INVALID) for a template that is none.
+    The function returns a text instead of a row if the template fails: the problem, for the user.
+
+    Raises:
+        Failure: SPEC_INVALID if a template has a syntax error.
     """
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     del environment.filters["random"]  # each attempt at a job must make the same texts of the same rows

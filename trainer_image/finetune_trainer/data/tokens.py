@@ -1,4 +1,4 @@
-"""Rows made into token sequences, with a label for each token that the loss looks at; whatever is cut or left out is counted."""
+"""Tokenize rows, with a label for each token that the loss uses, and count what is cut or dropped."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,53 +9,62 @@ import jinja2
 
 from finetune_api.data_counts import LENGTHS, Counts
 from finetune_api.reasons import Reason
-from finetune_trainer.data.rows import Layout, Message, Row
+from finetune_trainer.data.row_formats import Message, Row
+from finetune_trainer.data.rows import Layout
 from finetune_trainer.runtime.failures import Failure
 
 IGNORED = -100
-"""Label of a token that the loss leaves out (torch.nn.CrossEntropyLoss's ignore_index)."""
-SHORTEST_BLOCK = 8
-"""A rest of plain text shorter than this is left out."""
-TOGETHER = 64
-"""So many rows are given to the tokenizer at once, which works on them side by side."""
-END_WITHIN = 4
-"""An end-of-text token among so many last ones counts as the end: templates add a line's end to it."""
-WITHOUT_INPUT = (
+"""Label of a token that the loss ignores (torch.nn.CrossEntropyLoss's ignore_index)."""
+MIN_BLOCK_TOKENS = 8
+"""The last block of plain text is dropped if it is shorter."""
+TOKENIZER_BATCH = 64
+"""How many rows the tokenizer gets at once; it processes them in parallel."""
+END_WINDOW = 4
+"""An end-of-text token within this many last tokens counts as the end, because templates add a newline to it."""
+ALPACA_PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
-WITH_INPUT = (
+ALPACA_PROMPT_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
-"""The prompts of Stanford's Alpaca, for models that have no chat template of their own."""
-Sequence = dict[str, Any]
-"""Columns as TRL takes them: input_ids and labels, or prompt_ids and an answer's ids."""
-Ids = list[int]
+"""The prompts of Stanford's Alpaca, for models without a chat template."""
+TokenizedRow = dict[str, Any]
+"""Columns of TRL: input_ids and labels, or prompt_ids and the ids of each answer."""
+TokenIds = list[int]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Work:
-    """The texts of one row that are to be tokenised, and what makes a sequence of their tokens."""
+class _PendingRow:
+    """Hold the texts of a row that are to be tokenized, and how their tokens become a sequence."""
 
     texts: list[str]
     special: bool
-    finish: Callable[[list[Ids]], Sequence]
+    finish: Callable[[list[TokenIds]], TokenizedRow]
 
 
 class Encoder:
-    """Makes sequences of at most ``max_length`` tokens. ``counts`` takes down what was made of the rows."""
+    """Tokenize rows into sequences of at most ``max_length`` tokens."""
 
     def __init__(self, tokenizer: Any, layout: Layout, max_length: int, counts: Counts) -> None:
+        """Create an encoder for one dataset.
+
+        Args:
+            tokenizer: The model's tokenizer.
+            layout: What the rows are.
+            max_length: The most tokens in a sequence.
+            counts: Updated with what happens to each row.
+        """
         self._tokenizer, self._layout, self._max_length, self._counts = tokenizer, layout, max_length, counts
         self._end = tokenizer.eos_token_id
 
-    def encode(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Sequence]]:
-        """The rows from which something can be learned, with their sequences, in their order."""
-        for some in batched(rows, TOGETHER):
-            work = [self._work(row) for row in some]
+    def encode(self, rows: Iterable[Row]) -> Iterator[tuple[Row, TokenizedRow]]:
+        """Tokenize rows in their order, without those that the loss cannot learn from."""
+        for some in batched(rows, TOKENIZER_BATCH):
+            work = [self._prepare(row) for row in some]
             tokens = {
                 special: self._tokenize([t for w in work if w.special is special for t in w.texts], special)
                 for special in (True, False)
@@ -66,58 +75,58 @@ class Encoder:
                 if fitted := self._fit(whole):
                     yield row, fitted
 
-    def blocks(self, pieces: Iterable[str]) -> Iterator[Sequence]:
-        """Plain text as one stream of tokens, cut into blocks of ``max_length``."""
+    def encode_text(self, pieces: Iterable[str]) -> Iterator[TokenizedRow]:
+        """Tokenize plain text as one stream, and cut it into blocks of ``max_length`` tokens."""
         start = [self._tokenizer.bos_token_id] if self._adds_bos() else []
         length = self._max_length - len(start)
-        held: Ids = []
+        held: TokenIds = []
         for some in batched(pieces, 4):
             held += chain.from_iterable(self._tokenize(list(some), special=False))
             whole = len(held) - len(held) % length
-            # the last block stays until more is known: a rest too short to learn from is left out
+            # hold the last block back: if it stays the last one, it may be too short to learn from
             whole -= length if whole == len(held) and whole else 0
             for at in range(0, whole, length):
                 yield self._block(start + held[at : at + length])
             held = held[whole:]
-        if len(held) >= SHORTEST_BLOCK or (self._counts.rows == 0 and len(start) + len(held) > 1):
+        if len(held) >= MIN_BLOCK_TOKENS or (self._counts.rows == 0 and len(start) + len(held) > 1):
             yield self._block(start + held)
         elif held:
             self._counts.rows += 1
             self._counts.dropped += 1
 
-    def _block(self, ids: Ids) -> Sequence:
+    def _block(self, ids: TokenIds) -> TokenizedRow:
         self._counts.rows += 1
-        self._measure(len(ids))
+        self._count_length(len(ids))
         return {"input_ids": ids, "labels": ids}
 
-    def _tokenize(self, texts: list[str], special: bool) -> Iterator[Ids]:
+    def _tokenize(self, texts: list[str], special: bool) -> Iterator[TokenIds]:
         return iter(self._tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else [])
 
     def _adds_bos(self) -> bool:
         bos = self._tokenizer.bos_token_id
         return bos is not None and self._tokenizer("a")["input_ids"][:1] == [bos]
 
-    def _work(self, row: Row) -> _Work:
+    def _prepare(self, row: Row) -> _PendingRow:
         match self._layout:
             case "messages":
-                return self._chat(row["messages"], row.get("tools"))
+                return self._prepare_chat(row["messages"], row.get("tools"))
             case "instruction" if self._tokenizer.chat_template:
                 asked = f"{row['instruction']}\n\n{row['input']}" if row["input"].strip() else row["instruction"]
-                return self._chat(
+                return self._prepare_chat(
                     [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}], None
                 )
             case "instruction":
-                prompt = (WITH_INPUT if row["input"].strip() else WITHOUT_INPUT).format(**row)
-                return self._answers(prompt, {"completion": row["output"]}, {})
+                prompt = (ALPACA_PROMPT_WITH_INPUT if row["input"].strip() else ALPACA_PROMPT).format(**row)
+                return self._prepare_answers(prompt, {"completion": row["output"]}, {})
             case "promptCompletion":
                 extra = {"label": row["label"]} if "label" in row else {}
-                return self._answers(row["prompt"], {"completion": row["completion"]}, extra)
+                return self._prepare_answers(row["prompt"], {"completion": row["completion"]}, extra)
             case "preference":
-                return self._answers(row["prompt"], {"chosen": row["chosen"], "rejected": row["rejected"]}, {})
-        return _Work([row["text"]], True, lambda ids: self._all(self._with_end(ids[0])))
+                return self._prepare_answers(row["prompt"], {"chosen": row["chosen"], "rejected": row["rejected"]}, {})
+        return _PendingRow([row["text"]], True, lambda ids: self._learn_all(self._add_end(ids[0])))
 
-    def _answers(self, prompt: Any, answers: dict[str, Any], extra: dict[str, Any]) -> _Work:
-        """A prompt, which is not learned, and each answer to it."""
+    def _prepare_answers(self, prompt: Any, answers: dict[str, Any], extra: dict[str, Any]) -> _PendingRow:
+        """Prepare a prompt, which is not learned, and each answer to it."""
         chat = any(isinstance(answer, list) for answer in answers.values())
         if chat:
             texts = [self._render(prompt, None, generation_prompt=True) if prompt else ""]
@@ -125,49 +134,52 @@ class Encoder:
         else:
             texts = [prompt, *(prompt + answer for answer in answers.values())]
 
-        def finish(ids: list[Ids]) -> Sequence:
+        def finish(ids: list[TokenIds]) -> TokenizedRow:
             before = ids[0] if texts[0] else []
             if chat:
-                # a template may render the prompt alone differently at its end: the answer begins where they part
-                before = before[: min(_common(before, whole) for whole in ids[1:])]
-            after: dict[str, Ids] = {}
+                # a template may end a prompt without an answer differently: the answer starts where they differ
+                before = before[: min(_common_prefix_length(before, whole) for whole in ids[1:])]
+            after: dict[str, TokenIds] = {}
             for name, text, whole in zip(answers, texts[1:], ids[1:], strict=True):
                 rest = whole[len(before) :]
                 if whole[: len(before)] != before:
-                    # tokens would merge across the border: the two are tokenised apart
+                    # a token would span prompt and answer: tokenize the answer alone
                     rest = next(self._tokenize([text.removeprefix(texts[0])], special=False))
-                after[name] = rest if chat else self._with_end(rest)
+                after[name] = rest if chat else self._add_end(rest)
             if "completion" in after and "label" not in extra:
                 ids_of = before + after["completion"]
                 return {"input_ids": ids_of, "labels": [IGNORED] * len(before) + after["completion"]}
             return {"prompt_ids": before, **{f"{name}_ids": found for name, found in after.items()}, **extra}
 
-        return _Work(texts, not chat, finish)
+        return _PendingRow(texts, not chat, finish)
 
-    def _chat(self, messages: list[Message], tools: list[Any] | None) -> _Work:
-        """The loss looks at the assistant's turns only: at what the template adds after the prompt for them."""
+    def _prepare_chat(self, messages: list[Message], tools: list[Any] | None) -> _PendingRow:
+        """Prepare a chat, of which only the assistant's turns are learned.
+
+        These are the tokens that the chat template adds to the prompt of each such turn.
+        """
         turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         texts = [self._render(messages, tools, generation_prompt=False)]
         for index in turns:
             texts.append(self._render(messages[:index], tools, generation_prompt=True) if index else "")
             texts.append(self._render(messages[: index + 1], tools, generation_prompt=False))
 
-        def finish(ids: list[Ids]) -> Sequence:
+        def finish(ids: list[TokenIds]) -> TokenizedRow:
             whole = ids[0]
             labels = [IGNORED] * len(whole)
             for before, after in zip(ids[1::2], ids[2::2], strict=True):
                 if whole[: len(before)] != before or whole[: len(after)] != after:
-                    # a template that renders a turn differently once others follow does not tell which tokens are whose
+                    # the template renders this turn differently if others follow: its tokens are not known
                     self._counts.whole_conversation += 1
-                    return self._all(whole)
+                    return self._learn_all(whole)
                 labels[len(before) : len(after)] = whole[len(before) : len(after)]
             return {"input_ids": whole, "labels": labels}
 
-        return _Work(texts, False, finish)
+        return _PendingRow(texts, False, finish)
 
     def _render(self, messages: list[Message], tools: list[Any] | None, *, generation_prompt: bool) -> str:
         if not self._tokenizer.chat_template:
-            raise no_chat_template()
+            raise missing_chat_template()
         try:
             return str(
                 self._tokenizer.apply_chat_template(
@@ -178,24 +190,24 @@ class Encoder:
             roles = ", ".join(message["role"] for message in messages)
             raise Failure(
                 Reason.DATASET_INVALID,
-                f"the model's chat template refuses a chat of the roles {roles} ({error}), which begins with {messages[0]['content'][:60]!r}: change such rows, or "
-                "make texts of them with spec.dataset.template",
+                f"the model's chat template refuses a chat of the roles {roles} ({error}), which begins with "
+                f"{messages[0]['content'][:60]!r}: change such rows, or make texts of them with spec.dataset.template",
                 "spec.dataset.uri",
             ) from error
 
-    def _all(self, ids: Ids) -> Sequence:
+    def _learn_all(self, ids: TokenIds) -> TokenizedRow:
         return {"input_ids": ids, "labels": list(ids)}
 
-    def _with_end(self, ids: Ids) -> Ids:
-        """The ids with an end-of-text token, so that the model learns to stop."""
+    def _add_end(self, ids: TokenIds) -> TokenIds:
+        """Append the end-of-text token if it is missing, so that the model learns to stop."""
         return ids if self._end is None or ids[-1:] == [self._end] else [*ids, self._end]
 
-    def _fit(self, whole: Sequence) -> Sequence | None:
-        """Cut what is too long; None if then nothing is left to learn from."""
+    def _fit(self, whole: TokenizedRow) -> TokenizedRow | None:
+        """Cut a sequence that is too long; return None if nothing to learn is left."""
         if "input_ids" in whole:
             longest, ends = (
                 len(whole["input_ids"]),
-                [[label for label in whole["labels"][-END_WITHIN:] if label != IGNORED]],
+                [[label for label in whole["labels"][-END_WINDOW:] if label != IGNORED]],
             )
             fitted = {name: ids[: self._max_length] for name, ids in whole.items()}
             learns = any(label != IGNORED for label in fitted["labels"][1:])
@@ -203,12 +215,12 @@ class Encoder:
             before = len(whole["prompt_ids"])
             answers = [name for name in whole if name.endswith("_ids") and name != "prompt_ids"]
             longest = before + max(len(whole[name]) for name in answers)
-            ends = [whole[name][-END_WITHIN:] for name in answers]
+            ends = [whole[name][-END_WINDOW:] for name in answers]
             room = max(self._max_length - before, 0)
             fitted = whole | {name: whole[name][:room] for name in answers}
             learns = all(fitted[name] and before + len(fitted[name]) > 1 for name in answers)
             learns = learns and (len(answers) == 1 or fitted[answers[0]] != fitted[answers[1]])
-        self._measure(longest)
+        self._count_length(longest)
         cut = longest > self._max_length
         self._counts.truncated += cut
         self._counts.cut_tokens += max(longest - self._max_length, 0)
@@ -218,30 +230,30 @@ class Encoder:
         self._counts.without_end += not cut and self._end is not None and not all(self._end in end for end in ends)
         return fitted
 
-    def _measure(self, length: int) -> None:
+    def _count_length(self, length: int) -> None:
         counts = self._counts
         bucket = next((number for number, end in enumerate(LENGTHS) if length <= end), len(LENGTHS))
         counts.lengths[bucket] += 1
         counts.longest = max(counts.longest, length)
 
 
-def no_chat_template() -> Failure:
-    """The failure for chats that the model's tokenizer cannot make a text of."""
+def missing_chat_template() -> Failure:
+    """Return the Failure for chats if the model's tokenizer has no chat template."""
     return Failure(
         Reason.MODEL_UNSUPPORTED,
-        "the dataset has chat messages, but the model's tokenizer has no chat template: take an instruct model, give prompts and completions as texts, or "
-        "make texts of the messages with spec.dataset.template",
+        "the dataset has chat messages, but the model's tokenizer has no chat template: choose an instruct model, "
+        "give prompts and completions as texts, or make texts of the messages with spec.dataset.template",
         "spec.dataset.format",
     )
 
 
-def _common(some: Ids, others: Ids) -> int:
-    """How many tokens two sequences begin with alike."""
+def _common_prefix_length(some: TokenIds, others: TokenIds) -> int:
+    """Count the tokens that two sequences share at their start."""
     return next((n for n, (a, b) in enumerate(zip(some, others, strict=False)) if a != b), min(len(some), len(others)))
 
 
 def batched(things: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of ``size`` things, the last one shorter (itertools.batched, which Python 3.11 lacks)."""
+    """Yield lists of ``size`` items, the last one shorter (itertools.batched, which Python 3.11 lacks)."""
     iterator = iter(things)
     while some := list(islice(iterator, size)):
         yield some

@@ -10,14 +10,14 @@ from finetune_api.improvement import improvement_percent
 from finetune_api.reasons import Reason
 from finetune_trainer.data import forgetting_text
 from finetune_trainer.data.dataset import Example
-from finetune_trainer.data.sources import Data, local_files
+from finetune_trainer.data.sources import LocalData, list_local_files
 from finetune_trainer.data.tokens import Encoder
 from finetune_trainer.evaluation.likelihood import mean_loss, perplexity
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
 
-def encode_text(spec: FineTuneJobSpec, text: Data | None, tokenizer: Any) -> list[Example]:
+def encode_text(spec: FineTuneJobSpec, text: LocalData | None, tokenizer: Any) -> list[Example]:
     """Cut the general text into sequences of ``training.maxLength`` tokens.
 
     Args:
@@ -35,7 +35,7 @@ def encode_text(spec: FineTuneJobSpec, text: Data | None, tokenizer: Any) -> lis
     if settings is None or text is None:
         return []
     encoder = Encoder(tokenizer, "plain text", spec.training.max_length, Counts())
-    blocks = encoder.blocks(forgetting_text.pieces(local_files(text)))
+    blocks = encoder.encode_text(forgetting_text.read_text(list_local_files(text)))
     sequences = [Example(block["input_ids"], block["labels"]) for block in islice(blocks, settings.max_sequences)]
     if not sequences:
         raise Failure(Reason.DATASET_INVALID, f"{text.uri} holds no text: name one that does", forgetting_text.FIELD)

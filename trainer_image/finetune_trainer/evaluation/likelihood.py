@@ -13,7 +13,7 @@ from finetune_trainer.models import eval_mode
 def mean_loss(model: Any, examples: Sequence[Example]) -> float:
     """Compute the mean negative log-likelihood of all learned tokens, in nats per token."""
     total, count = 0.0, 0
-    with eval_mode.evaluating(model):
+    with eval_mode.evaluation_mode(model):
         for example in examples:
             logits = _logits(model, example.input_ids)[:-1].float()
             labels = torch.tensor(example.labels[1:], device=logits.device)
@@ -35,7 +35,7 @@ def perplexity(loss: float) -> float:
 
 def compute_logits(model: Any, token_ids: list[int]) -> torch.Tensor:
     """Compute the logits after each token: shape (length, vocabulary), float32, on the CPU."""
-    with eval_mode.evaluating(model):
+    with eval_mode.evaluation_mode(model):
         return _logits(model, token_ids).float().cpu()
 
 

@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 from finetune_api.finetunejob import FineTuneJobSpec, Preference
 from finetune_trainer.data.dataset import Example
-from finetune_trainer.data.tokens import Sequence
+from finetune_trainer.data.tokens import TokenizedRow
 from finetune_trainer.evaluation.likelihood import mean_loss, perplexity
-from finetune_trainer.models.eval_mode import evaluating
+from finetune_trainer.models.eval_mode import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ Measure = Callable[[Any], HeldOutMetrics]
 """Measures a model. For objectives with a reference model, the first model that is measured is the reference."""
 
 
-def make_measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[Sequence]) -> Measure:
+def make_measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[TokenizedRow]) -> Measure:
     """Make the function that measures models by the job's objective.
 
     Args:
@@ -70,13 +70,13 @@ def _measure_sft(model: Any, held_out: list[Example]) -> HeldOutMetrics:
 
 
 def _measure_with_reference(
-    rows: list[Sequence], names: tuple[str, str], compute: Callable[[torch.Tensor, torch.Tensor], HeldOutMetrics]
+    rows: list[TokenizedRow], names: tuple[str, str], compute: Callable[[torch.Tensor, torch.Tensor], HeldOutMetrics]
 ) -> Measure:
     """Make a function that compares the answers' log-probabilities with those of the first measured model."""
     reference: list[torch.Tensor] = []
 
     def measure(model: Any) -> HeldOutMetrics:
-        with evaluating(model):
+        with evaluation_mode(model):
             sums = [[_answer_logprobs(model, row["prompt_ids"], row[name]).sum() for name in names] for row in rows]
         logps = torch.tensor(sums)
         if not reference:
@@ -104,13 +104,13 @@ def _kto_metrics(logps: torch.Tensor, reference: torch.Tensor, labels: torch.Ten
     return HeldOutMetrics(float(losses.mean()), float((signs * ratios > 0).float().mean()))
 
 
-def _measure_orpo(model: Any, rows: list[Sequence], beta: float) -> HeldOutMetrics:
+def _measure_orpo(model: Any, rows: list[TokenizedRow], beta: float) -> HeldOutMetrics:
     """Compute the ORPO loss: equations 6 and 7 of arXiv 2403.07691.
 
     As in TRL, the likelihood is that of prompt and answer.
     """
     losses, right = [], []
-    with evaluating(model):
+    with evaluation_mode(model):
         for row in rows:
             chosen, rejected = (
                 _answer_logprobs(model, row["prompt_ids"], row[name]).mean() for name in ("chosen_ids", "rejected_ids")
@@ -122,9 +122,9 @@ def _measure_orpo(model: Any, rows: list[Sequence], beta: float) -> HeldOutMetri
     return HeldOutMetrics(sum(losses) / len(losses), sum(right) / len(right))
 
 
-def _measure_reward(model: Any, rows: list[Sequence]) -> HeldOutMetrics:
+def _measure_reward(model: Any, rows: list[TokenizedRow]) -> HeldOutMetrics:
     """Compute the reward loss: Bradley and Terry's model, as in InstructGPT (arXiv 2203.02155)."""
-    with evaluating(model):
+    with evaluation_mode(model):
         scores = torch.tensor(
             [
                 [_score_text(model, row["prompt_ids"] + row[name]) for name in ("chosen_ids", "rejected_ids")]

@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from finetune_trainer.data.dataset import Example
 from finetune_trainer.data.tokens import IGNORED
-from finetune_trainer.models.eval_mode import evaluating
+from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.logs import log
 
 PROMPT_TOKENS, ANSWER_TOKENS = 256, 48
@@ -56,7 +56,7 @@ def generate_answers(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> l
         eos_token_id=tokenizer.eos_token_id,
     )
     answers = []
-    with evaluating(model):
+    with evaluation_mode(model):
         for prompt in prompts:
             ids = torch.tensor([prompt.token_ids], device=model.device)
             try:

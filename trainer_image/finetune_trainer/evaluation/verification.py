@@ -20,7 +20,7 @@ from finetune_trainer.evaluation import forgetting
 from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
 from finetune_trainer.evaluation.measures import Measure
 from finetune_trainer.methods import bottleneck
-from finetune_trainer.models.eval_mode import evaluating
+from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
@@ -82,13 +82,13 @@ def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
         Failure: VerificationFailed if the files differ from the model, LossDiverged for a weight that is not finite.
     """
     if isinstance(model, PeftModel):
-        with evaluating(model):
+        with evaluation_mode(model):
             model.save_pretrained(str(directory), safe_serialization=True)
             (directory / "README.md").unlink(missing_ok=True)
             check_saved(get_peft_model_state_dict(model), directory)
-    elif bottleneck.is_in(model):
+    elif bottleneck.has_bottleneck(model):
         bottleneck.save(model, directory)
-        check_saved(bottleneck.weights(model), directory)
+        check_saved(bottleneck.adapter_weights(model), directory)
     else:
         model.to(dtype)
         model.save_pretrained(str(directory), safe_serialization=True)

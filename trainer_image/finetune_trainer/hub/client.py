@@ -1,4 +1,4 @@
-"""The hub, through its own client: a revision resolved to a commit, files listed, headers read by range, files fetched."""
+"""Use the Hugging Face hub through its client: resolve revisions, list and download files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ from huggingface_hub.errors import (
 
 from finetune_api.reasons import Reason
 from finetune_artifacts.safetensors import Tensor
-from finetune_trainer.runtime.failures import FULL, Failure
+from finetune_trainer.runtime.failures import DISK_FULL_ERRNOS, Failure
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a repository of the hub holds, and how its faults are told."""
+class RepositoryKind:
+    """Describe the models or the datasets of the hub: words, fields of the spec and reasons for messages."""
 
     noun: str
     section: str
     pages: str
     not_found: Reason
     denied: Reason
-    elsewhere: str
+    alternatives: str
 
 
-MODEL = Kind("model", "spec.model", "", Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, "s3:// or pvc://")
-DATASET = Kind(
+MODEL = RepositoryKind("model", "spec.model", "", Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED, "s3:// or pvc://")
+DATASET = RepositoryKind(
     "dataset",
     "spec.dataset",
     "datasets/",
@@ -43,28 +43,37 @@ DATASET = Kind(
     Reason.DATASET_ACCESS_DENIED,
     "s3://, pvc:// or configmap://",
 )
-WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+"""Patterns of the files that a model needs."""
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model at one commit, and the names of its files."""
+    """Hold a model at one commit, and the names of its files."""
 
     repo: str
     commit: str
     files: tuple[str, ...]
 
 
-def resolve(api: HfApi, repo: str, revision: str | None) -> HubModel:
-    """The model at the commit that ``revision`` (None: the default branch) stands for now. Raises Failure."""
-    info = ask(api, MODEL, repo, revision, lambda: api.model_info(repo, revision=revision))
+def resolve_model(api: HfApi, repo: str, revision: str | None) -> HubModel:
+    """Return the model at the commit that ``revision`` (None: the default branch) names now.
+
+    Raises:
+        Failure: The model does not exist, is not accessible, or the hub does not answer.
+    """
+    info = call_hub(api, MODEL, repo, revision, lambda: api.model_info(repo, revision=revision))
     return HubModel(repo, info.sha or "", tuple(sibling.rfilename for sibling in info.siblings or []))
 
 
-def tensors(api: HfApi, model: HubModel) -> dict[str, Tensor]:
-    """Names, types and shapes of all tensors, from the headers alone. Raises Failure."""
+def read_tensors(api: HfApi, model: HubModel) -> dict[str, Tensor]:
+    """Read names, types and shapes of all tensors from the headers alone.
+
+    Raises:
+        Failure: A safetensors file is damaged, or the hub refuses.
+    """
     try:
-        metadata = ask(
+        metadata = call_hub(
             api,
             MODEL,
             model.repo,
@@ -84,10 +93,10 @@ def tensors(api: HfApi, model: HubModel) -> dict[str, Tensor]:
     }
 
 
-def file(api: HfApi, model: HubModel, name: str, directory: Path) -> Path:
-    """Fetch one small file. Raises Failure."""
+def download_file(api: HfApi, model: HubModel, name: str, directory: Path) -> Path:
+    """Download one small file of a model."""
     return Path(
-        ask(
+        call_hub(
             api,
             MODEL,
             model.repo,
@@ -97,31 +106,42 @@ def file(api: HfApi, model: HubModel, name: str, directory: Path) -> Path:
     )
 
 
-def download(api: HfApi, repo: str, commit: str, directory: Path | None, *, code: bool = False) -> Path:
-    """Fetch configuration, tokenizer and safetensors, and with ``code`` Python files, into ``directory`` (None: the user's cache of the hub). Raises Failure."""
-    wanted = [*WANTED, "*.py"] if code else WANTED
+def download_model(api: HfApi, repo: str, commit: str, directory: Path | None, *, code: bool = False) -> Path:
+    """Download configuration, tokenizer and safetensors of a model.
+
+    Args:
+        api: The hub's client.
+        repo: ``org/name``.
+        commit: The commit to download.
+        directory: Where the files go; None for the user's own cache of the hub.
+        code: Whether Python files are downloaded as well.
+
+    Raises:
+        Failure: The hub refuses or does not answer.
+    """
+    patterns = [*MODEL_FILES, "*.py"] if code else MODEL_FILES
     return Path(
-        ask(
+        call_hub(
             api,
             MODEL,
             repo,
             commit,
-            lambda: api.snapshot_download(repo, revision=commit, local_dir=directory, allow_patterns=wanted),
+            lambda: api.snapshot_download(repo, revision=commit, local_dir=directory, allow_patterns=patterns),
         )
     )
 
 
-def ask(api: HfApi, kind: Kind, repo: str, revision: str | None, action: Callable[[], T]) -> T:
-    """Do something with a repository; what its client raises becomes a Failure that names the remedy."""
+def call_hub(api: HfApi, kind: RepositoryKind, repo: str, revision: str | None, action: Callable[[], T]) -> T:
+    """Run an action on a repository, and turn the client's exceptions into a Failure with a remedy."""
     page, field = f"{api.endpoint}/{kind.pages}{repo}", f"{kind.section}.uri"
-    at = f" at revision {revision!r}" if revision else ""
+    at_revision = f" at revision {revision!r}" if revision else ""
     try:
         return action()
     except GatedRepoError as error:
         raise Failure(
             kind.denied,
-            f"hf://{repo} is a gated {kind.noun}: accept its licence at {page} with the account of the token, and name a Secret with that HF_TOKEN in "
-            f"{kind.section}.secretRef",
+            f"hf://{repo} is a gated {kind.noun}: accept its licence at {page} with the account of the "
+            f"token, and name a Secret with that HF_TOKEN in {kind.section}.secretRef",
             field,
         ) from error
     except RevisionNotFoundError as error:
@@ -133,31 +153,31 @@ def ask(api: HfApi, kind: Kind, repo: str, revision: str | None, action: Callabl
     except RepositoryNotFoundError as error:
         raise Failure(
             kind.not_found,
-            f"hf://{repo} does not exist at {api.endpoint}, or is private: correct the name, or name a Secret with an HF_TOKEN that may read it in "
-            f"{kind.section}.secretRef",
+            f"hf://{repo} does not exist at {api.endpoint}, or is private: correct the name, or name a Secret "
+            f"with an HF_TOKEN that may read it in {kind.section}.secretRef",
             field,
         ) from error
     except HfHubHTTPError as error:
-        raise _refused(api, kind, repo, page, error) from error
+        raise _http_failure(api, kind, repo, page, error) from error
     except (httpx2.HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise  # the disk, not the hub
+        if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
+            raise  # the disk is full: the hub is not at fault
         raise Failure(
             Reason.DOWNLOAD_FAILED,
-            f"the hub at {api.endpoint} does not answer for hf://{repo}{at} ({type(error).__name__}): check HF_ENDPOINT and the network, or take the "
-            f"{kind.noun} from {kind.elsewhere}",
+            f"the hub at {api.endpoint} does not answer for hf://{repo}{at_revision} ({type(error).__name__}): check "
+            f"HF_ENDPOINT and the network, or take the {kind.noun} from {kind.alternatives}",
             field,
         ) from error
 
 
-def _refused(api: HfApi, kind: Kind, repo: str, page: str, error: HfHubHTTPError) -> Failure:
+def _http_failure(api: HfApi, kind: RepositoryKind, repo: str, page: str, error: HfHubHTTPError) -> Failure:
     field = f"{kind.section}.uri"
     status = error.response.status_code if error.response is not None else 0
     if status in (401, 403):
         return Failure(
             kind.denied,
-            f"the hub at {api.endpoint} refuses hf://{repo} ({status}): check that HF_TOKEN in {kind.section}.secretRef is valid, and that its account "
-            f"has accepted the licence at {page}",
+            f"the hub at {api.endpoint} refuses hf://{repo} ({status}): check that HF_TOKEN in "
+            f"{kind.section}.secretRef is valid, and that its account has accepted the licence at {page}",
             field,
         )
     if status == 404:
@@ -167,10 +187,17 @@ def _refused(api: HfApi, kind: Kind, repo: str, page: str, error: HfHubHTTPError
     )
 
 
-def client(endpoint: str | None, secret: Path | None, kind: Kind, *, signed_in: bool = False) -> HfApi:
-    """The hub's own client, with the token in the Secret that the user named. Raises Failure if the Secret has none.
+def open_client(endpoint: str | None, secret: Path | None, kind: RepositoryKind, *, signed_in: bool = False) -> HfApi:
+    """Open the hub's client, with the token of the Secret that the user named.
 
-    Without a Secret nobody is asked for a token, unless the user is ``signed_in``: then the environment has it, or `hf auth login` has kept it.
+    Args:
+        endpoint: The hub's URL; None for the public one.
+        secret: The directory of the Secret; None without one.
+        kind: Models or datasets.
+        signed_in: Whether to use the user's own token, from the environment or `hf auth login`, if there is no Secret.
+
+    Raises:
+        Failure: The Secret has no token.
     """
     if secret is None:
         return HfApi(endpoint=endpoint, token=None if signed_in else False)

@@ -1,4 +1,4 @@
-"""A dataset of the hub: which of its files make up the split that is wanted, as its card says or, without one, as their names say."""
+"""Select the files of a dataset split on the hub, from its card or, without a card, from their names."""
 
 import re
 from collections.abc import Iterable
@@ -13,19 +13,19 @@ from finetune_api.reasons import Reason
 from finetune_trainer.hub import client
 from finetune_trainer.runtime.failures import Failure
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
-PACKED = (".gz", ".zst", ".zstd")
-WORDS = {
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".zstd")
+SPLIT_KEYWORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""What a file's name says of its split (the rule of the datasets library)."""
+"""Words in a file's name that tell its split (the rule of the datasets library)."""
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset at one commit, its files, and the configurations that its card declares."""
+    """Hold a dataset at one commit, its files, and the configurations that its card declares."""
 
     repo: str
     commit: str
@@ -33,9 +33,13 @@ class HubDataset:
     configs: tuple[dict[str, Any], ...]
 
 
-def resolve(api: HfApi, repo: str, revision: str | None) -> HubDataset:
-    """The dataset at the commit that ``revision`` (None: the default branch) stands for now. Raises Failure."""
-    info = client.ask(api, client.DATASET, repo, revision, lambda: api.dataset_info(repo, revision=revision))
+def resolve_dataset(api: HfApi, repo: str, revision: str | None) -> HubDataset:
+    """Return the dataset at the commit that ``revision`` (None: the default branch) names now.
+
+    Raises:
+        Failure: The dataset does not exist, is not accessible, or the hub does not answer.
+    """
+    info = client.call_hub(api, client.DATASET, repo, revision, lambda: api.dataset_info(repo, revision=revision))
     card = info.card_data
     configs = (card.get("configs") if card else None) or []
     return HubDataset(
@@ -46,10 +50,10 @@ def resolve(api: HfApi, repo: str, revision: str | None) -> HubDataset:
     )
 
 
-def fetch(api: HfApi, dataset: HubDataset, name: str, directory: Path) -> Path:
-    """One file, in ``directory``. Raises Failure."""
+def download_file(api: HfApi, dataset: HubDataset, name: str, directory: Path) -> Path:
+    """Download one file into ``directory``."""
     return Path(
-        client.ask(
+        client.call_hub(
             api,
             client.DATASET,
             dataset.repo,
@@ -62,51 +66,71 @@ def fetch(api: HfApi, dataset: HubDataset, name: str, directory: Path) -> Path:
 
 
 def open_file(api: HfApi, dataset: HubDataset, name: str) -> BinaryIO:
-    """One file, fetched block by block as it is read. Raises Failure."""
+    """Open one file, which is fetched in blocks while it is read.
+
+    Raises:
+        Failure: The hub refuses or does not answer.
+    """
     system = HfFileSystem(endpoint=api.endpoint, token=api.token, skip_instance_cache=True)
     path = f"datasets/{dataset.repo}@{dataset.commit}/{name}"
 
-    def opened() -> BinaryIO:
+    def open_and_probe() -> BinaryIO:
         file = system.open(path, "rb", block_size=1024 * 1024)
-        file.read(1)  # a refusal shows with the first byte
+        file.read(1)  # the hub refuses with the first byte
         file.seek(0)
         return cast(BinaryIO, file)
 
-    return client.ask(api, client.DATASET, dataset.repo, dataset.commit, opened)
+    return client.call_hub(api, client.DATASET, dataset.repo, dataset.commit, open_and_probe)
 
 
-def split_files(dataset: HubDataset, name: str | None, split: str, path: str) -> list[str]:
-    """The files of a split, sorted. ``path`` is the spec's field that named the split. Raises Failure(DATASET_NOT_FOUND)."""
-    files = [file for file in dataset.files if is_data(file)]
-    config = _config(dataset, name)
+def list_split_files(dataset: HubDataset, name: str | None, split: str, path: str) -> list[str]:
+    """List the files of a split, sorted.
+
+    Args:
+        dataset: The dataset at its commit.
+        name: The configuration; None for the default one.
+        split: The name of the split.
+        path: The field of the spec that named the split, for messages.
+
+    Raises:
+        Failure: DATASET_NOT_FOUND if there is no such configuration or split.
+    """
+    files = [file for file in dataset.files if is_data_file(file)]
+    config = _select_config(dataset, name)
     if config is None and name is not None:
         files = [file for file in files if file.startswith(f"{name}/")]
         if not files:
             raise _not_found(dataset, f"has no configuration {name!r}", "spec.dataset.name")
     elif config is not None and config.get("data_files"):
-        declared = _declared(config["data_files"])
+        declared = _patterns_by_split(config["data_files"])
         if split not in declared:
             raise _not_found(dataset, f"has no split {split!r}; its splits are: {', '.join(declared)}", path)
         return sorted(cast(Iterable[str], filter_repo_objects(files, allow_patterns=declared[split])))
     elif config is not None and config.get("data_dir"):
         files = [file for file in files if file.startswith(f"{str(config['data_dir']).strip('/')}/")]
-    found = [file for file in files if _says(file, split)]
-    if not found and split == "train" and not any(_says(file, other) for file in files for other in WORDS):
+    found = [file for file in files if _names_split(file, split)]
+    if (
+        not found
+        and split == "train"
+        and not any(_names_split(file, other) for file in files for other in SPLIT_KEYWORDS)
+    ):
         found = files
     if not found:
         raise _not_found(dataset, f"has no file of the split {split!r}", path)
     return sorted(found)
 
 
-def is_data(name: str) -> bool:
-    """Whether a file's name says that rows are in it."""
+def is_data_file(name: str) -> bool:
+    """Return whether the name is that of a file with rows."""
     lower = name.lower()
-    for packed in PACKED:
+    for packed in COMPRESSED_SUFFIXES:
         lower = lower.removesuffix(packed)
-    return lower.endswith(SUFFIXES) and not lower.endswith(("dataset_infos.json", "dataset_info.json", "readme.txt"))
+    return lower.endswith(DATA_SUFFIXES) and not lower.endswith(
+        ("dataset_infos.json", "dataset_info.json", "readme.txt")
+    )
 
 
-def _config(dataset: HubDataset, name: str | None) -> dict[str, Any] | None:
+def _select_config(dataset: HubDataset, name: str | None) -> dict[str, Any] | None:
     if not dataset.configs:
         return None
     by_name = {str(config.get("config_name", "default")): config for config in dataset.configs}
@@ -126,8 +150,8 @@ def _config(dataset: HubDataset, name: str | None) -> dict[str, Any] | None:
     return chosen[0]
 
 
-def _declared(data_files: Any) -> dict[str, list[str]]:
-    """Patterns for each split, from the forms that a card may have: a text, a list of texts, or a list of splits with their paths."""
+def _patterns_by_split(data_files: Any) -> dict[str, list[str]]:
+    """Return the patterns of each split that a card declares."""
     if isinstance(data_files, str):
         return {"train": [data_files]}
     declared: dict[str, list[str]] = {}
@@ -139,8 +163,8 @@ def _declared(data_files: Any) -> dict[str, list[str]]:
     return declared
 
 
-def _says(file: str, split: str) -> bool:
-    words = "|".join(WORDS.get(split, (re.escape(split.lower()),)))
+def _names_split(file: str, split: str) -> bool:
+    words = "|".join(SPLIT_KEYWORDS.get(split, (re.escape(split.lower()),)))
     return re.search(rf"(^|[^a-z0-9])({words})([^a-z0-9]|$)", file.lower()) is not None
 
 

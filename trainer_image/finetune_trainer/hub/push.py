@@ -1,4 +1,4 @@
-"""The finished adapter goes to the model hub as well, if the job asks for it: whether it may is known before any GPU is."""
+"""Push the finished adapter to the hub if the job asks for it; check the access before a GPU is used."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,33 +20,41 @@ SECTION = "spec.output.hub"
 KIND = replace(client.MODEL, section=SECTION, denied=Reason.OUTPUT_ACCESS_DENIED)
 
 
-def open_client(settings: Settings, output: HubOutput) -> HfApi:
-    """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
-    return client.client(
+def _open_client(settings: Settings, output: HubOutput) -> HfApi:
+    """Open the hub's client, with the token of the Secret that the user named."""
+    return client.open_client(
         settings.hub_endpoint, settings.secret(output.secret_ref), KIND, signed_in=settings.workstation
     )
 
 
-def check(settings: Settings, output: HubOutput) -> None:
-    """See that the hub knows the token, and that it is one to write with. Raises Failure."""
-    api = open_client(settings, output)
-    account = _ask(api, output, api.whoami)
+def check_write_access(settings: Settings, output: HubOutput) -> None:
+    """Check that the hub accepts the token, and that the token may write.
+
+    Raises:
+        Failure: The token is missing, unknown or read-only, or the hub does not answer.
+    """
+    api = _open_client(settings, output)
+    account = _call_hub(api, output, api.whoami)
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise Failure(
             Reason.OUTPUT_ACCESS_DENIED,
-            f"the token of {account.get('name')} at {api.endpoint} may only read: make one that may write to {output.repo}",
+            f"the token of {account.get('name')} at {api.endpoint} may only read: "
+            f"create one that may write to {output.repo}",
             f"{SECTION}.secretRef",
         )
 
 
 def push(settings: Settings, output: HubOutput, directory: Path) -> str:
-    """Put the files of ``directory`` into the repository, and return where they are: ``hf://org/name@commit``. Raises Failure.
+    """Upload the files of ``directory``, and return their address: ``hf://org/name@commit``.
 
-    Files that are there already, as they are, are not sent again.
+    Files that the repository has already are not sent again.
+
+    Raises:
+        Failure: The hub refuses or does not answer.
     """
-    api = open_client(settings, output)
-    _ask(api, output, lambda: api.create_repo(output.repo, private=output.private, exist_ok=True))
-    commit = _ask(
+    api = _open_client(settings, output)
+    _call_hub(api, output, lambda: api.create_repo(output.repo, private=output.private, exist_ok=True))
+    commit = _call_hub(
         api,
         output,
         lambda: api.upload_folder(
@@ -58,7 +66,7 @@ def push(settings: Settings, output: HubOutput, directory: Path) -> str:
     return f"hf://{output.repo}@{commit.oid}"
 
 
-def _ask(api: HfApi, output: HubOutput, action: Callable[[], T]) -> T:
+def _call_hub(api: HfApi, output: HubOutput, action: Callable[[], T]) -> T:
     try:
         return action()
     except HfHubHTTPError as error:
@@ -66,15 +74,16 @@ def _ask(api: HfApi, output: HubOutput, action: Callable[[], T]) -> T:
         if status in (401, 403, 404):
             raise Failure(
                 Reason.OUTPUT_ACCESS_DENIED,
-                f"the model hub at {api.endpoint} lets nothing be put into {output.repo} ({status}): check that HF_TOKEN is valid and may write to it",
+                f"the hub at {api.endpoint} refuses to write to {output.repo} ({status}): "
+                "check that HF_TOKEN is valid and may write to it",
                 f"{SECTION}.secretRef",
             ) from error
         raise Failure(
-            Reason.UPLOAD_FAILED, f"the model hub at {api.endpoint} answered {status} for {output.repo}", SECTION
+            Reason.UPLOAD_FAILED, f"the hub at {api.endpoint} answered {status} for {output.repo}", SECTION
         ) from error
     except (httpx2.HTTPError, OSError) as error:
         raise Failure(
             Reason.UPLOAD_FAILED,
-            f"the model hub at {api.endpoint} does not answer ({type(error).__name__}): check HF_ENDPOINT and the network",
+            f"the hub at {api.endpoint} does not answer ({type(error).__name__}): check HF_ENDPOINT and the network",
             SECTION,
         ) from error

@@ -1,4 +1,7 @@
-"""What AdaLoRA needs of the loop, which neither transformers nor TRL gives it: ranks taken away after each step, its regularisation, its state in checkpoints."""
+"""Run the parts of AdaLoRA that neither transformers nor TRL runs.
+
+These are the removal of ranks after each step, the regularization, and the state in checkpoints.
+"""
 
 import json
 from pathlib import Path
@@ -10,31 +13,34 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-STATE = "allocator.safetensors"
+ALLOCATOR_FILE = "allocator.safetensors"
 AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
-def of(model: Any) -> Any:
-    """The ``AdaLoraModel`` in a model; None if there is none."""
+def find_adalora(model: Any) -> Any:
+    """Return the ``AdaLoraModel`` of a model; None if there is none."""
     part = model.base_model if isinstance(model, PeftModel) else None
     return part if isinstance(part, AdaLoraModel) else None
 
 
-class Pruning(TrainerCallback):
-    """Takes ranks away after each optimizer step, while the gradients are still there."""
+class RankAllocationCallback(TrainerCallback):
+    """Remove ranks after each optimizer step, while the gradients are still there."""
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        """Take ranks away as the schedule of AdaLoRA says for this step."""
-        part = of(model)
+        """Update the importance of each rank, and remove those of least importance."""
+        part = find_adalora(model)
         if part is not None:
             part.update_and_allocate(state.global_step)
 
 
-def regularisation(model: Any) -> torch.Tensor | None:
-    """How far the singular vectors are from being orthogonal, weighted (Zhang et al. 2023, equation 4): a part of the loss. None without AdaLoRA."""
-    part = of(model)
+def orthogonal_regularization(model: Any) -> torch.Tensor | None:
+    """Compute the orthogonality loss of the singular vectors, weighted; None without AdaLoRA.
+
+    It is a part of the training loss (Zhang et al. 2023, equation 4).
+    """
+    part = find_adalora(model)
     if part is None:
         return None
     terms = []
@@ -46,9 +52,9 @@ def regularisation(model: Any) -> torch.Tensor | None:
     return weighted
 
 
-def save(model: Any, directory: Path) -> None:
-    """Write the allocator's running averages and the ranks that are left; nothing for another method."""
-    part = of(model)
+def save_allocator(model: Any, directory: Path) -> None:
+    """Write the running averages and the remaining ranks; do nothing for another method."""
+    part = find_adalora(model)
     if part is None:
         return
     allocator = part.rankallocator
@@ -58,18 +64,18 @@ def save(model: Any, directory: Path) -> None:
         for name, value in getattr(allocator, kind).items()
     }
     pattern = part.peft_config["default"].rank_pattern
-    save_file(tensors, directory / STATE, metadata={"rank_pattern": json.dumps(pattern)})
+    save_file(tensors, directory / ALLOCATOR_FILE, metadata={"rank_pattern": json.dumps(pattern)})
 
 
-def restore(model: Any, directory: Path) -> None:
-    """Read what ``save`` wrote."""
-    part = of(model)
+def load_allocator(model: Any, directory: Path) -> None:
+    """Read what ``save_allocator`` wrote; do nothing for another method."""
+    part = find_adalora(model)
     if part is None:
         return
     allocator = part.rankallocator
     allocator.reset_ipt()
     device = next(part.parameters()).device
-    with safe_open(directory / STATE, framework="pt") as file:
+    with safe_open(directory / ALLOCATOR_FILE, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 -- the file is no mapping
             kind, _, name = key.partition("/")
             getattr(allocator, kind)[name] = file.get_tensor(key).to(device)

@@ -1,6 +1,7 @@
-"""Bottleneck adapters: a small two-layer network after a sublayer, added to what the sublayer gives. PEFT has none.
+"""Add bottleneck adapters: a small two-layer network after a sublayer, added to its output.
 
-Houlsby et al. 2019 put one after attention and one after the feed-forward network; Pfeiffer et al. 2020 only the second.
+PEFT has none. Houlsby et al. 2019 put one after attention and one after the feed-forward network; Pfeiffer et al. 2020
+only the second.
 """
 
 import json
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune_api.methods import Bottleneck
 from finetune_api.reasons import Reason
-from finetune_trainer.models.sublayers import UNKNOWN, sublayers
+from finetune_trainer.models.sublayers import UNKNOWN_SUBLAYERS, find_sublayers
 from finetune_trainer.runtime.failures import Failure
 
 CONFIG, WEIGHTS, TYPE = "adapter_config.json", "adapter_model.safetensors", "BOTTLENECK"
@@ -24,10 +25,11 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-class Adapted(torch.nn.Module):
-    """The last layer of a sublayer, and an adapter behind it. It begins as the layer alone: ``up`` is zero."""
+class BottleneckLayer(torch.nn.Module):
+    """Wrap the last layer of a sublayer, and add an adapter's output; ``up`` starts at zero."""
 
     def __init__(self, base_layer: torch.nn.Module, width: int, block: Bottleneck) -> None:
+        """Create the adapter for a layer whose output has ``width`` features."""
         super().__init__()
         self.base_layer = base_layer
         size = max(int(width / block.reduction_factor), 1)
@@ -37,57 +39,73 @@ class Adapted(torch.nn.Module):
         torch.nn.init.zeros_(self.adapter_up.weight)
         torch.nn.init.zeros_(self.adapter_up.bias)
         self.activation = ACTIVATIONS[block.non_linearity]
-        # a module, as PEFT's: objectives that compare likelihoods are trained without dropout, and TRL turns off what it finds of this type
+        # a module, as in PEFT: for objectives that compare likelihoods TRL turns off the modules of this type
         self.dropout = torch.nn.Dropout(block.dropout)
 
     def forward(self, *arguments: Any, **named: Any) -> torch.Tensor:
-        """What the layer gives, and the adapter's correction of it."""
-        given: torch.Tensor = self.base_layer(*arguments, **named)
-        # the kind that the adapter is held in, so that bf16 layers keep an adapter in fp32
-        hidden = self.dropout(given.to(self.adapter_down.weight.dtype))
+        """Add the adapter's correction to the output of the layer."""
+        output: torch.Tensor = self.base_layer(*arguments, **named)
+        # the adapter's own dtype: bf16 layers have an adapter in fp32
+        hidden = self.dropout(output.to(self.adapter_down.weight.dtype))
         correction: torch.Tensor = self.adapter_up(self.activation(self.adapter_down(hidden)))
-        return given + correction.to(given.dtype)
+        return output + correction.to(output.dtype)
 
 
-def add(model: Any, block: Bottleneck) -> Any:
-    """The model with fresh adapters, which alone are trained. Raises Failure(MODEL_UNSUPPORTED) for an architecture whose sublayers are not known."""
+def add_bottleneck(model: Any, block: Bottleneck) -> Any:
+    """Add fresh adapters to the model, and freeze everything else.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED if the sublayers of the architecture are not known.
+    """
     model.requires_grad_(False)
-    chosen = sublayers([name for name, _ in model.named_modules()], block)
+    chosen = find_sublayers([name for name, _ in model.named_modules()], block)
     if not chosen:
-        raise Failure(Reason.MODEL_UNSUPPORTED, UNKNOWN.format(model.config.model_type), "spec.method.bottleneck")
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED, UNKNOWN_SUBLAYERS.format(model.config.model_type), "spec.method.bottleneck"
+        )
     for name in chosen:
         parent, _, last = name.rpartition(".")
         holder = model.get_submodule(parent)
-        setattr(holder, last, Adapted(getattr(holder, last), model.config.hidden_size, block))
+        setattr(holder, last, BottleneckLayer(getattr(holder, last), model.config.hidden_size, block))
     model.bottleneck = block
     return model
 
 
-def is_in(model: Any) -> bool:
-    """Whether the model has such adapters."""
-    return any(isinstance(module, Adapted) for module in model.modules())
+def has_bottleneck(model: Any) -> bool:
+    """Return whether the model has bottleneck adapters."""
+    return any(isinstance(module, BottleneckLayer) for module in model.modules())
 
 
-def weights(model: Any) -> dict[str, torch.Tensor]:
-    """The adapters' weights, by name."""
+def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Return the weights of the adapters, by name."""
     return {name: value for name, value in model.state_dict().items() if ".adapter_" in name}
 
 
 def save(model: Any, directory: Path) -> None:
-    """Write the adapters into a directory: ``adapter_model.safetensors`` and ``adapter_config.json``."""
+    """Write the adapters as ``adapter_model.safetensors`` and ``adapter_config.json``."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights(model).items()}, directory / WEIGHTS)
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in adapter_weights(model).items()}, directory / WEIGHTS
+    )
     config = {"peft_type": TYPE, **model.bottleneck.to_json()}
     (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load(base: Any, directory: Path) -> Any:
-    """The base with the adapters that ``save`` wrote."""
+    """Add the adapters that ``save`` wrote to a base.
+
+    Raises:
+        Failure: VERIFICATION_FAILED if the weights belong to another model.
+    """
     config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     fields = {"placement", "reductionFactor", "nonLinearity", "dropout"}
-    model = add(base, Bottleneck.model_validate({key: value for key, value in config.items() if key in fields}))
+    model = add_bottleneck(
+        base, Bottleneck.model_validate({key: value for key, value in config.items() if key in fields})
+    )
     saved = load_file(directory / WEIGHTS)
     missing, unexpected = model.load_state_dict(saved, strict=False)
     if unexpected or [name for name in missing if ".adapter_" in name]:
-        raise Failure(Reason.VERIFICATION_FAILED, f"{directory / WEIGHTS} is of another model: {unexpected or missing}")
+        raise Failure(
+            Reason.VERIFICATION_FAILED, f"{directory / WEIGHTS} belongs to another model: {unexpected or missing}"
+        )
     return model.eval()

@@ -1,4 +1,7 @@
-"""Adapters that are a low-rank update under another name, written as the plain LoRA that inference engines serve: exactly, without a decomposition."""
+"""Write adapters whose update has a low rank as plain LoRA, which inference engines serve.
+
+The conversion is exact; it needs no decomposition.
+"""
 
 import json
 import math
@@ -17,14 +20,18 @@ from finetune_engines import highest_rank
 Factors = tuple[torch.Tensor, torch.Tensor]
 """A of shape (rank, in) and B of shape (out, rank), in fp32 on the CPU: the update is B·A, with no further scale."""
 Initial = Mapping[str, Factors]
-"""The factors with which an adapter began that took its beginning out of the base, or out of the quantisation's error."""
+"""The initial factors of an adapter that PiSSA, OLoRA or LoftQ took out of the base or its quantization error."""
 MAX_RANK = highest_rank()
+"""The highest rank that an engine serves."""
 
 
-def factors(model: PeftModel, initial: Initial | None = None) -> dict[str, Factors] | None:
-    """The update of each adapted module; None for a method whose update is no low-rank matrix, or one of too high a rank.
+def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[str, Factors] | None:
+    """Return the update of each adapted module as factors; None if its rank is not low.
 
-    ``initial``, for PiSSA, OLoRA and LoftQ: B·A − B₀·A₀, of twice the rank, on the base as it was before.
+    Args:
+        model: The adapted model.
+        initial: The initial factors with PiSSA, OLoRA or LoftQ. The result is then B·A − B₀·A₀, of twice the rank, on
+            the base as it was before.
     """
     config: Any = model.peft_config["default"]
     kind = config.peft_type.value
@@ -47,7 +54,7 @@ def factors(model: PeftModel, initial: Initial | None = None) -> dict[str, Facto
 
 
 def lora_factors(model: PeftModel) -> dict[str, Factors]:
-    """The update of each module of a LoRA as it is now."""
+    """Return the update of each module of a LoRA as it is now."""
     return {
         name.removeprefix("base_model.model."): tuple(part.detach().float().cpu().clone() for part in _lora(module))  # type: ignore[misc]
         for name, module in model.named_modules()
@@ -56,7 +63,7 @@ def lora_factors(model: PeftModel) -> dict[str, Factors]:
 
 
 def save_factors(found: Mapping[str, Factors], path: Path) -> None:
-    """Keep factors in a file."""
+    """Write factors into a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(
         {
@@ -75,15 +82,21 @@ def load_factors(path: Path) -> dict[str, Factors]:
 
 
 def write_lora(found: Mapping[str, Factors], linear: list[str], directory: Path) -> int:
-    """Write a plain LoRA that PEFT and vLLM load, and return its rank: that of the largest module, to which the others are filled up with zeros.
+    """Write a plain LoRA that PEFT and vLLM load, and return its rank.
 
-    ``linear`` are the names of all linear layers: where the last parts of the names tell the adapted ones from the others, those are written.
+    The rank is that of the largest module; the others are padded with zeros.
+
+    Args:
+        found: The factors of each adapted module.
+        linear: The names of all linear layers. If the last parts of the names distinguish the adapted ones, only these
+            parts are written.
+        directory: Where the LoRA goes.
     """
     rank = max(len(a) for a, _ in found.values())
     tensors = {}
     for name, (a, b) in found.items():
         gap = rank - len(a)
-        # B·A = (B·s)·(A/s): both halves of like size are kinder to an engine that holds them in bf16
+        # B·A = (B·s)·(A/s): factors of the same size lose less in an engine that stores bf16
         size = math.sqrt(float(b.norm()) / float(a.norm())) if a.norm() and b.norm() else 1.0
         tensors[f"base_model.model.{name}.lora_A.weight"] = torch.nn.functional.pad(
             a * size, (0, 0, 0, gap)
@@ -104,8 +117,8 @@ def write_lora(found: Mapping[str, Factors], linear: list[str], directory: Path)
     return rank
 
 
-def set_base(directory: Path, base: str, revision: str | None) -> None:
-    """Name the base as the user knows it, not by the local path that it was loaded from; and list modules in one order always."""
+def set_base_name(directory: Path, base: str, revision: str | None) -> None:
+    """Write the base's public name in place of its local path, and sort the lists of modules."""
     path = directory / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base, "revision": revision}
@@ -126,7 +139,7 @@ def _adalora(module: Any) -> Factors:
     left = (e != 0).flatten()
     scale = module.scaling["default"] / (module.ranknum["default"] + 1e-5)
     if not left.any():
-        left[0] = True  # a module that lost all its ranks: its update is zero
+        left[0] = True  # a module without ranks has the update zero
     return (module.lora_A["default"] * e * scale)[left], module.lora_B["default"][:, left]
 
 
@@ -156,7 +169,7 @@ def _lokr(module: Any) -> Factors:
 
 
 def _lokr_half(module: Any, name: str) -> Factors:
-    """One of the two factors of the Kronecker product as B·A; a whole one with the identity on its shorter side."""
+    """Return a factor of the Kronecker product as B·A; an undivided one is multiplied by the identity."""
     if "default" not in getattr(module, name):
         return getattr(module, f"{name}_b")["default"], getattr(module, f"{name}_a")["default"]
     whole = getattr(module, name)["default"]

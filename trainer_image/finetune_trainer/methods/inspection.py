@@ -1,4 +1,4 @@
-"""Look at an adapted model: how many parameters are trained, in which modules, and whether it can be merged."""
+"""Report how many parameters of an adapted model are trained, and in which modules."""
 
 import copy
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from finetune_api.reasons import Reason
-from finetune_trainer.methods import peft_config
-from finetune_trainer.methods.bottleneck import Adapted
+from finetune_trainer.methods import adapted_model
+from finetune_trainer.methods.bottleneck import BottleneckLayer
 from finetune_trainer.runtime.failures import Failure
 
 
 def count_trainable(model: Any) -> int:
-    """How many parameters are trained."""
+    """Count the parameters that are trained."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def adapted_suffixes(model: Any) -> list[str]:
-    """The last parts of the names of the modules that carry an adapter, sorted."""
+    """Return the last parts of the names of the adapted modules, sorted."""
     return sorted(
         {
             name.rsplit(".", 1)[-1]
             for name, module in model.named_modules()
-            if isinstance(module, BaseTunerLayer | Adapted)
+            if isinstance(module, BaseTunerLayer | BottleneckLayer)
         }
     )
 
@@ -37,7 +37,7 @@ def refuse_unmergeable(model: Any) -> None:
     try:
         copy.deepcopy(layer).merge(safe_merge=True)  # type: ignore[union-attr]
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-        kind = peft_config.peft_type(model)
+        kind = adapted_model.peft_type(model)
         raise Failure(
             Reason.SPEC_INVALID, f"PEFT cannot merge {kind} ({error}): set it to false", "spec.output.mergedModel"
         ) from error

@@ -1,4 +1,4 @@
-"""LoftQ's initialisation where PEFT's needs CUDA: the adapter begins with the best low-rank approximation of what the quantisation lost."""
+"""Initialize LoftQ where PEFT's own initialization needs CUDA."""
 
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,19 @@ from peft.utils.integrations import dequantize_bnb_weight
 from safetensors import safe_open
 from transformers.pytorch_utils import Conv1D
 
-from finetune_trainer.models.loading import QUANTISED
+from finetune_trainer.models.loading import QUANTIZED_PARAMETERS
 
 
 @torch.no_grad()
-def initialise(model: Any, directory: Path) -> None:
-    """Set A and B of each adapted module so that B·A, scaled, is nearest to the original weight less the quantised one (Li et al. 2023, T = 1)."""
+def initialize(model: Any, directory: Path) -> None:
+    """Set A and B so that B·A, scaled, best approximates the quantization error (Li et al. 2023, T = 1)."""
     files = _files(directory)
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     module: Any
     for name, module in layers:
         base: Any = module.get_base_layer()
-        if type(base.weight).__name__ not in QUANTISED:
-            continue  # left as it is, so that nothing was lost
+        if type(base.weight).__name__ not in QUANTIZED_PARAMETERS:
+            continue  # not quantized, so there is no error
         held = dequantize_bnb_weight(base.weight, state=getattr(base, "state", None)).float()
         original = _original(files, name.removeprefix("base_model.model.")).to(held.device, torch.float32)
         if getattr(base, "source_cls", None) is Conv1D:
@@ -34,7 +34,7 @@ def initialise(model: Any, directory: Path) -> None:
 
 
 def _files(directory: Path) -> dict[str, Path]:
-    """The file of each tensor of the model."""
+    """Map each tensor of the model to its file."""
     found: dict[str, Path] = {}
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -43,7 +43,7 @@ def _files(directory: Path) -> dict[str, Path]:
 
 
 def _original(files: dict[str, Path], module: str) -> torch.Tensor:
-    """The module's weight as it is on disk; files of GPT-2's time leave out the first part of its name."""
+    """Read a module's weight from disk; old GPT-2 files leave out the first part of its name."""
     names = (f"{module}.weight", f"{module.split('.', 1)[-1]}.weight")
     name = next(name for name in names if name in files)
     with safe_open(files[name], framework="pt") as file:

@@ -1,4 +1,7 @@
-"""An adapter in S3 from which the training goes on: found, checked against the job, fetched, and put into the fresh one's place. Imports torch only to load."""
+"""Start the training from an adapter in S3: find it, check it against the job, download and load it.
+
+Imports torch only to load.
+"""
 
 import json
 from dataclasses import dataclass
@@ -19,74 +22,90 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 
 FIELD = "spec.model.adapter"
-DECISIVE = (
-    "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "oft_block_size", "coft", "block_share", "decompose_both",
-    "decompose_factor", "projection_prng_key", "num_virtual_tokens",
+CONFIG_KEYS_TO_MATCH = (
+    "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "oft_block_size", "coft",
+    "block_share", "decompose_both", "decompose_factor", "projection_prng_key", "num_virtual_tokens",
 )  # fmt: skip
-"""Options with which the same weights mean the same update."""
+"""Options that must be equal for the same weights to mean the same update."""
 
 
 @dataclass(frozen=True)
 class StartingAdapter:
-    """The adapter, and which of its forms the method can go on with."""
+    """Hold the manifest of the starting adapter, and which of its forms the method can train."""
 
     manifest: AdapterManifest
     digest: str
-    kept: bool
-    """Whether it is the form in which it was trained, beside the published one."""
+    is_trained_form: bool
+    """Whether the form is that of the training, which is stored in addition to the published one."""
 
 
-def find(settings: Settings, patience_seconds: float) -> StartingAdapter | None:
-    """What ``spec.model.adapter`` names; None if it is not set. Raises Failure and ArtifactError."""
+def find_adapter(settings: Settings, patience_seconds: float) -> StartingAdapter | None:
+    """Read and check the manifest of ``spec.model.adapter``; None if it is not set.
+
+    Raises:
+        Failure: The adapter does not fit the job.
+        ArtifactError: S3 fails or refuses.
+    """
     source = settings.job.spec.model.adapter
     if source is None:
         return None
-    store, place = settings.store(Purpose.ADAPTER, patience_seconds), _place(settings.job.spec.model)
-    content = read_object(store, place.child(MANIFEST_NAME))
+    store, uri = settings.store(Purpose.ADAPTER, patience_seconds), _adapter_uri(settings.job.spec.model)
+    content = read_object(store, uri.child(MANIFEST_NAME))
     digest = digest_of(content)
     if source.digest is not None and source.digest != digest:
         raise Failure(
             Reason.SPEC_INVALID,
-            f"the adapter in {place} has the digest {digest}, expected {source.digest}: correct the digest, or name the adapter that it belongs to",
+            f"the adapter in {uri} has the digest {digest}, expected {source.digest}: "
+            "correct the digest, or name the adapter that it belongs to",
             f"{FIELD}.digest",
         )
-    manifest = parse_adapter_manifest(store, place, content)
+    manifest = parse_adapter_manifest(store, uri, content)
     base = canonical_name(settings)
     if manifest.base_model != base:
         raise Failure(
             Reason.SPEC_INVALID,
-            f"the adapter in {place} was made for the base model {manifest.base_model}, and spec.model.uri is {base}: name the model that it was made for",
+            f"the adapter in {uri} was trained on the base model {manifest.base_model}, and spec.model.uri is {base}: "
+            "name the model that it was trained on",
             FIELD,
         )
-    return StartingAdapter(manifest, digest, _kept(settings.job.spec.method, manifest, place))
+    return StartingAdapter(manifest, digest, _select_form(settings.job.spec.method, manifest, uri))
 
 
-def other_revision(made_for: str | None, commit: str | None) -> Failure | None:
-    """Why an adapter made for one commit of its base cannot go on with another; None where they are the same, or one of them has none."""
-    if made_for is None or commit is None or made_for == commit:
+def compare_base_revisions(trained_on: str | None, commit: str | None) -> Failure | None:
+    """Return a Failure if the adapter was trained on another commit of its base, otherwise None."""
+    if trained_on is None or commit is None or trained_on == commit:
         return None
     return Failure(
         Reason.SPEC_INVALID,
-        f"the adapter of spec.model.adapter was made for the base model's commit {made_for}, and this job would train on {commit}: set the revision to {made_for}",
+        f"the adapter of spec.model.adapter was trained on the base model's commit {trained_on}, and this job would "
+        f"train on {commit}: set the revision to {trained_on}",
         "spec.model.revision",
     )
 
 
-def fetch(settings: Settings, found: StartingAdapter, directory: Path, patience_seconds: float) -> Path:
-    """The adapter's files on the local disk. Raises ArtifactError."""
+def download(settings: Settings, adapter: StartingAdapter, directory: Path, patience_seconds: float) -> Path:
+    """Download the adapter's files, and return their directory.
+
+    Raises:
+        ArtifactError: S3 fails or refuses.
+    """
     store = settings.store(Purpose.ADAPTER, patience_seconds)
-    if found.kept and found.manifest.trained is not None:
-        place = parse_uri(found.manifest.trained.uri)
-        assert isinstance(place, S3Uri), "a manifest of ours names S3"  # noqa: S101
-        refuse_unsafe_files(store, place, found.manifest.trained.files, pickles=True)
-        download_files(store, place, found.manifest.trained.files, directory)
+    if adapter.is_trained_form and adapter.manifest.trained is not None:
+        uri = parse_uri(adapter.manifest.trained.uri)
+        assert isinstance(uri, S3Uri), "the operator's manifests name S3"  # noqa: S101
+        refuse_unsafe_files(store, uri, adapter.manifest.trained.files, pickles=True)
+        download_files(store, uri, adapter.manifest.trained.files, directory)
     else:
-        download_adapter(store, _place(settings.job.spec.model), found.digest, directory)
+        download_adapter(store, _adapter_uri(settings.job.spec.model), adapter.digest, directory)
     return directory
 
 
-def load(model: Any, directory: Path, method: Method) -> None:
-    """Put the adapter's weights into the place of the fresh ones. Raises Failure(SPEC_INVALID), which says what does not fit."""
+def load_weights(model: Any, directory: Path, method: Method) -> None:
+    """Load the weights of the starting adapter into the fresh adapter.
+
+    Raises:
+        Failure: SPEC_INVALID if its options or modules differ from the method's.
+    """
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -104,7 +123,9 @@ def load(model: Any, directory: Path, method: Method) -> None:
         model.load_state_dict(weights, strict=False)
         return
     ours = model.peft_config["default"].to_dict()
-    _refuse([f"{key} {config.get(key)}" for key in DECISIVE if key in ours and config.get(key) != ours[key]])
+    _refuse(
+        [f"{key} {config.get(key)}" for key in CONFIG_KEYS_TO_MATCH if key in ours and config.get(key) != ours[key]]
+    )
     if other := sorted(set(get_peft_model_state_dict(model)) ^ set(weights)):
         _refuse([f"other modules, for example {other[0]}"])
     set_peft_model_state_dict(model, weights)
@@ -114,26 +135,28 @@ def _refuse(differences: list[str]) -> None:
     if differences:
         raise Failure(
             Reason.SPEC_INVALID,
-            f"the adapter was trained with {', '.join(differences)}: set spec.method to the same, or remove spec.model.adapter",
+            f"the adapter was trained with {', '.join(differences)}: "
+            "set spec.method to the same, or remove spec.model.adapter",
             FIELD,
         )
 
 
-def _place(model: ModelSource) -> S3Uri:
-    place = parse_uri(model.adapter.uri) if model.adapter else None
-    assert isinstance(place, S3Uri), "the adapter's address was checked"  # noqa: S101
-    return place
+def _adapter_uri(model: ModelSource) -> S3Uri:
+    uri = parse_uri(model.adapter.uri) if model.adapter else None
+    assert isinstance(uri, S3Uri), "the job's checks allow S3 only"  # noqa: S101
+    return uri
 
 
-def _kept(method: Method, manifest: AdapterManifest, place: S3Uri) -> bool:
-    wanted = method.peft_type
-    if manifest.peft_type == wanted:
+def _select_form(method: Method, manifest: AdapterManifest, uri: S3Uri) -> bool:
+    peft_type = method.peft_type
+    if manifest.peft_type == peft_type:
         return False
-    if manifest.trained is not None and manifest.trained_peft_type == wanted:
+    if manifest.trained is not None and manifest.trained_peft_type == peft_type:
         return True
     kinds = " and ".join(dict.fromkeys(filter(None, (manifest.peft_type, manifest.trained_peft_type))))
     raise Failure(
         Reason.SPEC_INVALID,
-        f"the adapter in {place} is of type {kinds}, with which {method.name} cannot go on: choose the method that it was trained with",
+        f"the adapter in {uri} is of type {kinds}, which {method.name} cannot continue: "
+        "choose the method that it was trained with",
         FIELD,
     )

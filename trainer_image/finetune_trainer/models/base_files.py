@@ -1,4 +1,7 @@
-"""The base model's files, wherever they are: looked at without the weights for the preflight, fetched whole for the training."""
+"""Read or download the files of the base model, wherever they are: hub, S3 or claim.
+
+The preflight reads configuration and headers only; the training downloads everything.
+"""
 
 import json
 from collections.abc import Callable
@@ -24,8 +27,8 @@ FIELD = "spec.model.uri"
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """What is known of a model without its weights."""
+class ModelMetadata:
+    """Describe a model without its weights: configuration, tensors, tokenizer, and commit."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -35,14 +38,19 @@ class ModelFacts:
 
 
 def canonical_name(settings: Settings) -> str:
-    """The base model's name wherever it was loaded from: ``org/name`` of the hub, or its address."""
+    """Return the base model's name in manifests: ``org/name`` of the hub, or its address."""
     uri = settings.job.spec.model.uri
     parsed = parse_uri(uri)
     return parsed.repo if isinstance(parsed, HfUri) else uri.rstrip("/")
 
 
-def inspect(settings: Settings, patience_seconds: float) -> ModelFacts:
-    """Read configuration and safetensors headers. Raises Failure and ArtifactError."""
+def read_metadata(settings: Settings, patience_seconds: float) -> ModelMetadata:
+    """Read the configuration and the safetensors headers.
+
+    Raises:
+        Failure: There is no such model, or it cannot be used.
+        ArtifactError: S3 fails or refuses.
+    """
     parsed = parse_uri(settings.job.spec.model.uri)
     if isinstance(parsed, HfUri):
         return _inspect_hub(settings, parsed.repo)
@@ -51,19 +59,29 @@ def inspect(settings: Settings, patience_seconds: float) -> ModelFacts:
     return _inspect_directory(local_directory(settings))
 
 
-def fetch(
+def download_base(
     settings: Settings, directory: Path, patience_seconds: float, report: ProgressCallback
 ) -> tuple[Path, str | None]:
-    """The model's files in a local directory, and the commit of a hub model. Raises Failure and ArtifactError."""
-    fetched, commit = _fetch(settings, directory, patience_seconds, report)
-    local_tensors(fetched, settings.job.spec.model.uri)
-    config = _json_reader(lambda name: (fetched / name).read_bytes(), settings.job.spec.model.uri)("config.json")
-    if refused := remote_code.refusal(config, settings.job.spec.model):
-        raise refused
-    return fetched, commit
+    """Download the model, and return its local directory and, for a hub model, its commit.
+
+    Args:
+        settings: The settings of the attempt.
+        directory: Where the files go. A model on a claim is used where it is, and a workstation uses its own cache.
+        patience_seconds: How long S3 may be away before the download fails.
+        report: Called with the bytes done and the bytes in all.
+
+    Raises:
+        Failure: There is no such model, or it cannot be used.
+        ArtifactError: S3 fails or refuses.
+    """
+    model, commit = _download(settings, directory, patience_seconds, report)
+    read_local_tensors(model, settings.job.spec.model.uri)
+    config = _json_reader(lambda name: (model / name).read_bytes(), settings.job.spec.model.uri)("config.json")
+    remote_code.check_remote_code(config, settings.job.spec.model)
+    return model, commit
 
 
-def _fetch(
+def _download(
     settings: Settings, directory: Path, patience_seconds: float, report: ProgressCallback
 ) -> tuple[Path, str | None]:
     spec = settings.job.spec.model
@@ -75,20 +93,28 @@ def _fetch(
         download_model(store, parsed, directory, report, code=spec.trust_remote_code)
         return directory, None
     assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
-    api = hub_client(settings)
-    commit = settings.model_revision or client.resolve(api, parsed.repo, spec.revision).commit
-    place = None if settings.workstation else directory
-    return client.download(api, parsed.repo, commit, place, code=spec.trust_remote_code), commit
+    api = open_hub_client(settings)
+    commit = settings.model_revision or client.resolve_model(api, parsed.repo, spec.revision).commit
+    target = None if settings.workstation else directory
+    return client.download_model(api, parsed.repo, commit, target, code=spec.trust_remote_code), commit
 
 
-def hub_client(settings: Settings) -> HfApi:
-    """The hub's own client, with the token that the user named. Raises Failure if the Secret has none."""
+def open_hub_client(settings: Settings) -> HfApi:
+    """Open the hub's client, with the token of the Secret that the user named.
+
+    Raises:
+        Failure: The Secret has no token.
+    """
     secret = settings.secret(settings.job.spec.model.secret_ref)
-    return client.client(settings.hub_endpoint, secret, client.MODEL, signed_in=settings.workstation)
+    return client.open_client(settings.hub_endpoint, secret, client.MODEL, signed_in=settings.workstation)
 
 
 def local_directory(settings: Settings) -> Path:
-    """Where a model on a claim is mounted. Raises Failure(MODEL_NOT_FOUND) if there is no model."""
+    """Return the directory of a model on a claim.
+
+    Raises:
+        Failure: MODEL_NOT_FOUND if there is no model, SPEC_INVALID if the path leads out of the claim.
+    """
     uri = settings.job.spec.model.uri
     parsed = parse_uri(uri)
     if not isinstance(parsed, PvcUri):
@@ -112,33 +138,39 @@ def local_directory(settings: Settings) -> Path:
     return directory
 
 
-def _inspect_hub(settings: Settings, repo: str) -> ModelFacts:
-    api = hub_client(settings)
-    model = client.resolve(api, repo, settings.model_revision or settings.job.spec.model.revision)
+def _inspect_hub(settings: Settings, repo: str) -> ModelMetadata:
+    api = open_hub_client(settings)
+    model = client.resolve_model(api, repo, settings.model_revision or settings.job.spec.model.revision)
     _require(set(model.files), f"hf://{repo}")
     directory = settings.scratch / "hub"
-    read = _json_reader(lambda name: client.file(api, model, name, directory).read_bytes(), f"hf://{repo}")
-    return _facts(set(model.files), read, client.tensors(api, model), model.commit)
+    read = _json_reader(lambda name: client.download_file(api, model, name, directory).read_bytes(), f"hf://{repo}")
+    return _make_metadata(set(model.files), read, client.read_tensors(api, model), model.commit)
 
 
-def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> ModelFacts:
+def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> ModelMetadata:
     store = settings.store(Purpose.MODEL, patience_seconds)
     objects = {info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, uri)}
     tensors: dict[str, Tensor] = {}
     for name, info in objects.items():
         if name.endswith(".safetensors"):
             tensors |= _header(lambda info=info: read_object_header(store, info), str(info.uri))  # type: ignore[misc]
-    return _facts(set(objects), _json_reader(lambda name: read_object(store, objects[name].uri), str(uri)), tensors)
+    return _make_metadata(
+        set(objects), _json_reader(lambda name: read_object(store, objects[name].uri), str(uri)), tensors
+    )
 
 
-def _inspect_directory(directory: Path) -> ModelFacts:
-    tensors = local_tensors(directory, str(directory))
+def _inspect_directory(directory: Path) -> ModelMetadata:
+    tensors = read_local_tensors(directory, str(directory))
     files = {entry.name for entry in directory.iterdir()}
-    return _facts(files, _json_reader(lambda name: (directory / name).read_bytes(), str(directory)), tensors)
+    return _make_metadata(files, _json_reader(lambda name: (directory / name).read_bytes(), str(directory)), tensors)
 
 
-def local_tensors(directory: Path, where: str) -> dict[str, Tensor]:
-    """The tensors of the weights in a directory. Raises Failure for what is no model, for pickled weights, and for files that are not whole."""
+def read_local_tensors(directory: Path, where: str) -> dict[str, Tensor]:
+    """Read the headers of all weights in a directory.
+
+    Raises:
+        Failure: The directory is no model, its weights are pickled, or a file is incomplete.
+    """
     files = {entry.name for entry in directory.iterdir()}
     _require(files, where)
     tensors: dict[str, Tensor] = {}
@@ -152,12 +184,13 @@ def _require(files: set[str], where: str) -> None:
     found = ", ".join(sorted(files)[:10])
     if "config.json" not in files:
         raise Failure(
-            Reason.MODEL_NOT_FOUND, f"{where} has no config.json: it is no transformers model; found: {found}", FIELD
+            Reason.MODEL_NOT_FOUND, f"{where} has no config.json: it is not a transformers model; found: {found}", FIELD
         )
     if not any(name.endswith(".safetensors") for name in files):
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
-            f"{where} has no *.safetensors file; pickled weights can run code and are not loaded; found: {found}. Save it with save_pretrained",
+            f"{where} has no *.safetensors file; pickled weights can run code and are not loaded; "
+            f"found: {found}. Save it with save_pretrained",
             FIELD,
         )
 
@@ -167,26 +200,26 @@ def _header(read: Callable[[], dict[str, Tensor]], name: str) -> dict[str, Tenso
         return read()
     except ValueError as error:
         raise Failure(
-            Reason.MODEL_UNSUPPORTED, f"{name} is not a whole safetensors file: {error}. Upload it again", FIELD
+            Reason.MODEL_UNSUPPORTED, f"{name} is not a complete safetensors file: {error}. Upload it again", FIELD
         ) from error
 
 
 def _json_reader(read: Callable[[str], bytes], where: str) -> Callable[[str], dict[str, Any]]:
-    def parsed(name: str) -> dict[str, Any]:
+    def read_json(name: str) -> dict[str, Any]:
         try:
             content = json.loads(read(name))
         except ValueError as error:
             raise Failure(Reason.MODEL_UNSUPPORTED, f"{name} of {where} is not JSON: {error}", FIELD) from error
         return content if isinstance(content, dict) else {}
 
-    return parsed
+    return read_json
 
 
-def _facts(
+def _make_metadata(
     files: set[str], read: Callable[[str], dict[str, Any]], tensors: dict[str, Tensor], commit: str | None = None
-) -> ModelFacts:
+) -> ModelMetadata:
     template = "chat_template.jinja" in files or "chat_template.json" in files
     if not template and "tokenizer_config.json" in files:
         template = bool(read("tokenizer_config.json").get("chat_template"))
     tokenizer = bool({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"} & files)
-    return ModelFacts(read("config.json"), tensors, tokenizer, template, commit)
+    return ModelMetadata(read("config.json"), tensors, tokenizer, template, commit)

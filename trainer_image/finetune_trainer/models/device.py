@@ -1,4 +1,4 @@
-"""Which device there is, in which precision it computes, and what to do where its memory is too small."""
+"""Find the device and its precision, and free its memory or go on without it if it is full."""
 
 import gc
 from collections.abc import Callable
@@ -18,22 +18,26 @@ Result = TypeVar("Result")
 
 
 def has_gpu() -> bool:
-    """Whether this process has an NVIDIA GPU."""
+    """Return whether this process has an NVIDIA GPU."""
     return torch.cuda.is_available()
 
 
 def gpu_bytes() -> int:
-    """The GPU's memory."""
+    """Return the size of the GPU's memory."""
     return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
 def device_name() -> str:
-    """The device for people."""
+    """Return the name of the device for people."""
     return torch.cuda.get_device_name() if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
 
 
 def choose_precision(training: Training) -> str:
-    """``bf16``, ``fp16`` or ``fp32``. Raises Failure for fp16 without a GPU."""
+    """Return the precision of the training: ``bf16``, ``fp16`` or ``fp32``.
+
+    Raises:
+        Failure: The job asks for fp16 without a GPU.
+    """
     if training.precision == "auto":
         return "bf16" if has_gpu() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if training.precision == "fp16" and not has_gpu():
@@ -42,10 +46,10 @@ def choose_precision(training: Training) -> str:
 
 
 def run_on_gpu_or_cpu(work: Callable[[bool], Result]) -> Result:
-    """What ``work`` makes, told whether to keep to the CPU: only where the GPU is too small.
+    """Call ``work(False)``, and ``work(True)``, which must use the CPU, if the GPU is too small.
 
-    For what follows the training, where a smaller batch would not help and another attempt would only come here again: a base that was trained quantised is
-    larger as it is served.
+    This is for the steps after the training: another attempt with a smaller batch would fail in the same way, because a
+    base that was trained quantized is larger when it is served.
     """
     try:
         return work(False)
@@ -56,7 +60,7 @@ def run_on_gpu_or_cpu(work: Callable[[bool], Result]) -> Result:
 
 
 def free_memory() -> None:
-    """Give memory back that is no longer referred to."""
+    """Free memory that nothing refers to any more."""
     gc.collect()
     if has_gpu():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""``status.estimate``: what the preflight calculates from the model's config.json before any GPU is asked for."""
+"""Calculate ``status.estimate`` from the model's config.json, before a GPU is requested."""
 
 from finetune_api.estimate.architecture import architecture_of
 from finetune_api.estimate.checkpointing import resolve_checkpointing
@@ -8,14 +8,17 @@ from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.parameters import count
 from finetune_api.estimate.speed import total_steps
 from finetune_api.finetunejob import Estimate, FineTuneJobSpec
-from finetune_trainer.models.base_files import ModelFacts
-from finetune_trainer.models.modules import linear_modules
+from finetune_trainer.models.base_files import ModelMetadata
+from finetune_trainer.models.modules import list_linear_modules
 
 
-def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
-    """Parameters; the GPU's memory, for a job that asks for one; and the steps, if the spec says them.
+def make_estimate(spec: FineTuneJobSpec, facts: ModelMetadata) -> Estimate:
+    """Estimate the parameters, the GPU memory if the job uses GPUs, and the steps if the spec gives them.
 
-    Raises UnknownArchitectureError, TargetError and NotCountedError, all of them ValueErrors.
+    Raises:
+        UnknownArchitectureError: The architecture is not known.
+        TargetError: The target modules do not exist.
+        NotCountedError: The parameters of this method cannot be counted. All three are ValueErrors.
     """
     architecture = architecture_of(facts.config)
     check_sizes(architecture, facts)
@@ -34,23 +37,28 @@ def estimate_of(spec: FineTuneJobSpec, facts: ModelFacts) -> Estimate:
     )
 
 
-def warnings(found: Estimate) -> list[str]:
-    """What is worth a look in an estimate."""
-    needed, largest = found.comparison_gpu_memory_bytes or 0, GPUS[-1]
+def list_warnings(estimate: Estimate) -> list[str]:
+    """List warnings for the user about an estimate."""
+    needed, largest = estimate.comparison_gpu_memory_bytes or 0, GPUS[-1]
     if needed <= largest.bytes:
         return []
     return [
-        f"spec.evaluation.compareWithFull: full fine-tuning needs about {needed / 2**30:.0f} GiB of GPU memory, more than the {largest.bytes / 2**30:.0f} GiB of a "
-        f"{largest.name}: on one GPU the report will most likely say that it did not fit. The adapter is published all the same"
+        f"spec.evaluation.compareWithFull: full fine-tuning needs about {needed / 2**30:.0f} GiB of GPU memory, "
+        f"more than the {largest.bytes / 2**30:.0f} GiB of a {largest.name}: on one GPU the report will most likely "
+        "say that it did not fit. The adapter is published all the same"
     ]
 
 
-def check_sizes(architecture: Architecture, facts: ModelFacts) -> None:
-    """The weights are those that config.json describes. Raises ValueError where the linear layers are of another size."""
+def check_sizes(architecture: Architecture, facts: ModelMetadata) -> None:
+    """Check that the files have the linear layers that config.json describes.
+
+    Raises:
+        ValueError: The sizes differ.
+    """
     if facts.config.get("quantization_config"):
         return
     described = sum(m.weight for m in architecture.modules if m.is_linear and m is not architecture.head)
-    stored = sum(inputs * outputs for inputs, outputs in linear_modules(facts.tensors).values())
+    stored = sum(inputs * outputs for inputs, outputs in list_linear_modules(facts.tensors).values())
     if described != stored:
         raise ValueError(
             f"by config.json the model's linear layers have {described:,} weights, but the files have {stored:,}"

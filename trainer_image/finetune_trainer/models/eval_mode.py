@@ -8,8 +8,11 @@ import torch
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Without dropout and gradients, and as before afterwards. No random number is drawn, so that training goes on as if nothing had been."""
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Turn off dropout and gradients within this block.
+
+    It draws no random number, so the training is unaffected.
+    """
     was_training = model.training
     model.eval()
     try:

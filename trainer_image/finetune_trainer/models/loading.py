@@ -1,4 +1,4 @@
-"""The base model on its device, in the data type that fits, quantised where the method asks for it, and its adapter."""
+"""Load the tokenizer and the base model onto its device, quantized if the method asks for it."""
 
 import errno
 import hashlib
@@ -18,14 +18,15 @@ from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 
 TOKENIZER_FILES = (
-    "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model", "chat_template", "generation_config.json",
+    "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model",
+    "chat_template", "generation_config.json",
 )  # fmt: skip
-"""How the names of a tokenizer's files begin."""
+"""Prefixes of the names of a tokenizer's files."""
 
 
-SCORE = "score"
+SCORE_HEAD = "score"
 """transformers' name of the head of a decoder that scores texts."""
-QUANTISED = ("Params4bit", "Int8Params")
+QUANTIZED_PARAMETERS = ("Params4bit", "Int8Params")
 """The types of weights that bitsandbytes holds."""
 
 
@@ -53,14 +54,25 @@ def load_base(
     spread: bool = False,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The base model from its directory, on the GPU of this number if there is one. Raises Failure(MODEL_UNSUPPORTED) for a model that transformers cannot load as it is.
+    """Load the base model from its directory, onto a GPU if there is one.
 
-    ``spread``: over all GPUs, some of the layers on each.
-    With the id of a padding token it has a head of one number, zero at first, with which it scores texts instead of writing them.
+    Args:
+        directory: The directory of the model.
+        dtype: The data type of the weights.
+        quantization: How bitsandbytes quantizes the weights; None for not at all.
+        scores_padded_with: The id of the padding token, for a model that scores texts: it gets a head with one output,
+            which starts at zero. None for a model that writes texts.
+        on_cpu: Whether to load into main memory although there is a GPU.
+        gpu: The number of the GPU.
+        spread: Whether to distribute the layers over all GPUs.
+        trust_remote_code: Whether Python code of the model may run.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED if transformers cannot load the model as it is.
     """
     scores = scores_padded_with is not None
     if scores and quantization is not None:
-        quantization.llm_int8_skip_modules = [SCORE]
+        quantization.llm_int8_skip_modules = [SCORE_HEAD]
     try:
         loaded: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
             directory,
@@ -75,44 +87,48 @@ def load_base(
         )
     except (ValueError, KeyError, OSError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise  # the disk, not the model
+            raise  # the disk is at fault, not the model
         raise Failure(
             Reason.MODEL_UNSUPPORTED, f"transformers cannot load the model: {error}", "spec.model.uri"
         ) from error
     model, loading = loaded
-    missing = sorted(name for name in loading["missing_keys"] if not (scores and name.startswith(SCORE)))
+    missing = sorted(name for name in loading["missing_keys"] if not (scores and name.startswith(SCORE_HEAD)))
     if missing:
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
-            f"the model's files lack {len(missing)} of its weights, {missing[0]} among them: they are not complete, or those of another kind of model",
+            f"the model's files lack {len(missing)} of its weights, {missing[0]} among them: "
+            "they are incomplete, or belong to another kind of model",
             "spec.model.uri",
         )
     if scores:
-        torch.nn.init.zeros_(model.get_submodule(SCORE).weight)
-    if quantization is not None and not any(type(weight).__name__ in QUANTISED for weight in model.parameters()):
+        torch.nn.init.zeros_(model.get_submodule(SCORE_HEAD).weight)
+    if quantization is not None and not any(
+        type(weight).__name__ in QUANTIZED_PARAMETERS for weight in model.parameters()
+    ):
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
-            f"bitsandbytes quantises none of the layers of a model of type {model.config.model_type!r}: choose lora, or dora without quantization",
+            f"bitsandbytes quantizes none of the layers of a model of type {model.config.model_type!r}: "
+            "choose lora, or dora without quantization",
             "spec.method",
         )
     model.config.use_cache = False
     layers: Any = model.modules()
     for module in layers:
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes would repack the frozen weights for a bf16 kernel without gradients as soon as a model in training is evaluated
+            # bitsandbytes would repack the frozen weights for a kernel without gradients at the first evaluation
             module.support_avx512bf16_for_cpu = False
     return model
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
-    """Put the model's tokenizer beside weights, so that they are a model by themselves."""
+    """Copy the model's tokenizer into a directory of weights, so that it can be used as a model."""
     for path in sorted(source.iterdir()):
         if path.name.startswith(TOKENIZER_FILES) and path.is_file():
             shutil.copyfile(path, directory / path.name)
 
 
 def quantization_config(method: Method, precision: str) -> BitsAndBytesConfig | None:
-    """How bitsandbytes is to hold the base weights; None for a method that leaves them as they are."""
+    """Return how bitsandbytes quantizes the base weights; None for a method that does not quantize them."""
     quantization = method.quantization
     if quantization is None:
         return None
@@ -128,9 +144,10 @@ def quantization_config(method: Method, precision: str) -> BitsAndBytesConfig | 
 
 
 def base_digest(model: Any) -> str:
-    """``sha256:<hex>`` over names and bytes of all frozen weights, as they lie in memory (quantised ones: the quantised bytes).
+    """Compute ``sha256:<hex>`` over names and bytes of all frozen weights as they are in memory.
 
-    Of a model that is trained whole, and so has none, it is the digest of all weights; of one that is sharded that of this process's part.
+    Of a fully trained model, which has no frozen weights, it is the digest of all weights; of a sharded model, that of
+    this process's shard. Quantized weights count with their quantized bytes.
     """
     named = [(_plain(name), weight) for name, weight in model.named_parameters()]
     frozen = [(name, weight.detach()) for name, weight in named if not weight.requires_grad] or named
@@ -151,17 +168,17 @@ def _plain(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".base_layer", "")
 
 
-def serving_dtype(model: Any) -> torch.dtype:
-    """fp32, in which comparisons are sharpest; bf16 for a model that would fill more than a third of the GPU so."""
+def choose_serving_dtype(model: Any) -> torch.dtype:
+    """Return fp32 for precise comparisons, or bf16 if fp32 weights need over a third of the GPU."""
     if not device.has_gpu():
         return torch.float32
     torch.set_float32_matmul_precision("high")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    size = 4 * sum(unpacked(weight) for weight in base.parameters())
+    size = 4 * sum(count_weights(weight) for weight in base.parameters())
     return torch.float32 if size * 3 < device.gpu_bytes() else torch.bfloat16
 
 
-def unpacked(weight: Any) -> int:
-    """The numbers that a weight stands for; bitsandbytes keeps two of 4 bits in each element."""
+def count_weights(weight: Any) -> int:
+    """Count the numbers in a weight; bitsandbytes stores two numbers of 4 bits in each element."""
     state = getattr(weight, "quant_state", None)
     return int((weight if state is None else state.shape).numel())

@@ -1,4 +1,4 @@
-"""How much memory a training takes at its highest moment, and how much there is: of the GPU, or without one of this process."""
+"""Measure the peak memory of a training and the free memory: of the GPU or, without one, of the host."""
 
 import ctypes
 from pathlib import Path
@@ -13,9 +13,10 @@ OLD_CGROUP = CGROUP / "memory"
 
 
 class MemoryMeter:
-    """Measures from the moment at which it is made."""
+    """Measure the peak memory from the moment at which the meter is created."""
 
     def __init__(self) -> None:
+        """Start to measure."""
         device.free_memory()
         self._before = 0
         if device.has_gpu():
@@ -29,21 +30,30 @@ class MemoryMeter:
             self._before = -1
 
     def peak(self) -> int | None:
-        """Bytes since then: of the GPU what PyTorch's tensors took at most, without one by how much the process grew; None where that cannot be known."""
+        """Return the peak in bytes; None if it cannot be measured.
+
+        With a GPU this is what PyTorch's tensors took, without one by how much the process grew.
+        """
         if device.has_gpu():
             return torch.cuda.max_memory_allocated()
         return max(_kilobytes(STATUS, "VmHWM") - self._before, 0) if self._before >= 0 else None
 
 
 def _give_back() -> None:
-    """Have glibc return what was freed (malloc_trim(3)): a process that has kept it does not grow when the next training takes it again."""
+    """Have glibc return freed memory to the system (malloc_trim(3)).
+
+    A process that keeps it would not grow when the next training allocates it again.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
 
 
 def free_bytes() -> int | None:
-    """Bytes that this process may still take of the machine, and of its container's limit; None where that cannot be known."""
+    """Return how many bytes this process may still allocate; None if that is not known.
+
+    The limit is that of the machine or of the container, whichever is lower.
+    """
     machine = Path("/proc/meminfo")
     found = [_kilobytes(machine, "MemAvailable")] if machine.is_file() else []
     for limit, used, name in (
@@ -61,6 +71,6 @@ def _kilobytes(path: Path, name: str) -> int:
 
 
 def _number(path: Path, name: str) -> int:
-    """The number behind a name at the beginning of a line; 0 without one."""
+    """Return the number after a name at the start of a line; 0 if there is no such line."""
     lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
     return next((int(words[1]) for words in lines if words and words[0] == name), 0)

@@ -1,4 +1,4 @@
-"""Which modules of a model can get an adapter, and how many parameters a LoRA has: from the names and shapes of the tensors."""
+"""List the modules of a model that can get an adapter, and count parameters, from the tensors' shapes."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,8 +7,8 @@ from finetune_api.methods import LoraFields
 from finetune_artifacts.safetensors import Tensor
 
 
-def linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Module name to the two sizes of its matrix, for each linear layer but the output head, in the model's order."""
+def list_linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Map each linear layer but the output head to the two sizes of its matrix, in the model's order."""
     found = {}
     for name, tensor in tensors.items():
         module = name.removesuffix(".weight")
@@ -17,8 +17,8 @@ def linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 
 
-def all_modules(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of all modules that have a weight, and of those that hold them."""
+def list_modules(tensors: Mapping[str, Tensor]) -> list[str]:
+    """List the names of all modules that have a weight, and of the modules that contain them."""
     found: dict[str, None] = {}
     for name in tensors:
         parts = name.split(".")[:-1]
@@ -26,13 +26,13 @@ def all_modules(tensors: Mapping[str, Tensor]) -> list[str]:
     return list(found)
 
 
-def lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:
-    """Parameters of a LoRA: ``rank * (in + out)`` for each adapted matrix (Hu et al. 2021, section 4.1)."""
+def count_lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:
+    """Count the parameters of a LoRA: ``rank * (in + out)`` for each matrix (Hu et al. 2021, section 4.1)."""
     return sum(block.rank_of(name) * sum(modules[name]) for name in chosen)
 
 
-def total_parameters(tensors: Mapping[str, Tensor]) -> int:
-    """Numbers in all tensors; a tied output head is stored, and counted, once."""
+def count_parameters(tensors: Mapping[str, Tensor]) -> int:
+    """Count the numbers in all tensors; a tied output head is stored, and counted, once."""
     total = 0
     for tensor in tensors.values():
         size = 1

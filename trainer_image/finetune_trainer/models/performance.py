@@ -1,4 +1,4 @@
-"""What makes a step faster, or smaller, and leaves its result alone: which of it this job gets on this machine."""
+"""Choose the options that make a step faster or smaller without a change to its result."""
 
 import json
 import os
@@ -20,15 +20,16 @@ from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
-WORTH_COMPILING = 2e17
-"""Operations of a run that repays one or two minutes of compiling: ten minutes of an H100 at the third of its peak that fine-tuning reaches."""
+MIN_OPERATIONS_TO_COMPILE = 2e17
+"""Operations of a run that is worth one or two minutes of compilation: ten minutes of an H100 at a third of its peak,
+which fine-tuning reaches."""
 
 
 def uses_gradient_checkpointing(spec: FineTuneJobSpec, model: Path) -> bool:
-    """Whether activations are recomputed in the backward pass: of itself only where the estimate says that the GPU is too small without it."""
-    wanted = spec.training.gradient_checkpointing
-    if wanted != "auto" or not device.has_gpu():
-        return wanted == "always"
+    """Return whether activations are recomputed; ``auto`` does so only if the GPU would be too small."""
+    mode = spec.training.gradient_checkpointing
+    if mode != "auto" or not device.has_gpu():
+        return mode == "always"
     try:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
         return resolve_checkpointing(spec, architecture, device.gpu_bytes()).training.gradient_checkpointing == "always"
@@ -38,47 +39,52 @@ def uses_gradient_checkpointing(spec: FineTuneJobSpec, model: Path) -> bool:
 
 
 def choose_optimizer(training: Training) -> str:
-    """Return the name of the optimizer in transformers: for `auto` AdamW in one kernel on a GPU."""
+    """Return transformers' name of the optimizer; ``auto`` is AdamW, on a GPU in one fused kernel."""
     if training.optimizer != "auto":
         return training.optimizer
     return "adamw_torch_fused" if device.has_gpu() else "adamw_torch"
 
 
 def uses_compile(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
-    """Whether the layers are compiled: of itself only on a GPU, in a run that is long enough. Raises Failure where it is asked for and cannot be."""
-    wanted, method = spec.training.compile, spec.method.config
+    """Return whether the layers are compiled; ``auto`` does so only on a GPU in a run that is long enough.
+
+    Raises:
+        Failure: The job asks for compilation, and there is no compiler.
+    """
+    mode, method = spec.training.compile, spec.method.config
     if spec.training.sharding != "none":
-        return False  # compiled layers were not tried with weights that come and go
-    if wanted == "always" and compiler() is None:
+        return False  # compiled layers were not tested with sharded weights
+    if mode == "always" and find_compiler() is None:
         raise Failure(
             Reason.SPEC_INVALID,
-            "torch.compile needs a C++ compiler, and there is none here: choose auto, or an image that has g++ (spec.podTemplate.image)",
+            "torch.compile needs a C++ compiler, and there is none here: "
+            "choose auto, or an image that has g++ (spec.podTemplate.image)",
             "spec.training.compile",
         )
-    if wanted != "auto" or not device.has_gpu() or compiler() is None or not method.gains_from_compilation:
-        return wanted == "always"
+    if mode != "auto" or not device.has_gpu() or find_compiler() is None or not method.gains_from_compilation:
+        return mode == "always"
     try:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
     except ValueError:
         return False
-    # without what is recomputed, so that the ladder does not change it in the middle of a run
+    # recomputation does not count: it may change when an attempt runs out of memory
     plain = spec.training.model_copy(update={"gradient_checkpointing": "never"})
     operations = operations_per_token(architecture, spec.method, plain)
-    return steps * tokens_per_step(spec.training) * operations >= WORTH_COMPILING
+    return steps * tokens_per_step(spec.training) * operations >= MIN_OPERATIONS_TO_COMPILE
 
 
-def compiler() -> str | None:
-    """The compiler that torch.compile would call: of C++ for a CPU; a GPU's kernels are made by Triton, which needs one of C."""
+def find_compiler() -> str | None:
+    """Return the compiler that torch.compile uses: C++ on a CPU, or C on a GPU, where Triton needs it."""
     named = ("CC", "gcc", "clang") if device.has_gpu() else ("CXX", "g++", "clang++")
     return shutil.which(os.environ.get(named[0]) or named[1]) or shutil.which(named[2])
 
 
 @contextmanager
-def compiled_layers(model: Any, *, on: bool, required: bool) -> Iterator[None]:
-    """Within it the layers run compiled, one by one, so that all of them share one short compilation; names and weights stay as they are.
+def compile_layers(model: Any, *, on: bool, required: bool) -> Iterator[None]:
+    """Compile the layers one by one within this block; their names and weights do not change.
 
-    Lengths are no part of what is compiled, so that it does not hang on which batch comes first. A layer that cannot be compiled runs as it is, unless
-    that is ``required``.
+    The layers share one compilation. Sequence lengths are dynamic, so that the result does not depend on which batch
+    comes first. A layer that cannot be compiled runs as it is, unless compilation is ``required``.
     """
     layers = [module for module in model.modules() if on and isinstance(module, GradientCheckpointingLayer)]
     before = torch._dynamo.config.suppress_errors if layers else False

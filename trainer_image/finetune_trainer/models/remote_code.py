@@ -1,4 +1,4 @@
-"""A model that brings Python code of its own: refused, unless the user asks for it to run. Decided from its configuration alone; nothing is imported or run."""
+"""Refuse a model that needs Python code of its own, unless the user trusts it. Nothing is run here."""
 
 from typing import Any
 
@@ -10,16 +10,21 @@ from finetune_trainer.runtime.failures import Failure
 FIELD = "spec.model.trustRemoteCode"
 
 
-def refusal(config: dict[str, Any], model: ModelSource) -> Failure | None:
-    """Why a model with this config.json is not loaded; None for one that needs no code of its own, or whose code is trusted."""
+def check_remote_code(config: dict[str, Any], model: ModelSource) -> None:
+    """Check by the config.json that the model needs no code of its own, or that the user trusts it.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED if the model needs code that is not trusted.
+    """
     brought, model_type = config.get("auto_map"), str(config.get("model_type"))
     if not brought or model.trust_remote_code or transformers_tables.is_known(model_type):
-        return None
+        return
     names = sorted(str(name) for name in brought.values()) if isinstance(brought, dict) else [str(brought)]
-    return Failure(
+    raise Failure(
         Reason.MODEL_UNSUPPORTED,
-        f"the model brings code of its own ({', '.join(names)[:200]}), which is not run, and transformers {transformers_tables.version()} has none for models of "
-        f"type {model_type!r}: choose a model that transformers knows, or, if you trust whoever can change {model.uri}, set it to true, which the cluster's "
-        "administrator has to allow (chart value trainer.allowRemoteCode)",
+        f"the model brings code of its own ({', '.join(names)[:200]}), which is not run, and transformers "
+        f"{transformers_tables.version()} has none for models of type {model_type!r}: choose a model that "
+        f"transformers knows, or, if you trust whoever can change {model.uri}, set it to true, "
+        "which the cluster's administrator has to allow (chart value trainer.allowRemoteCode)",
         FIELD,
     )

@@ -20,18 +20,18 @@ ROWS, BYTES = 1000, 4 * 1024 * 1024
 def check_dataset(settings: Settings, result: CheckResult, patience_seconds: float) -> None:
     """Check the first rows of the dataset, of the held-out data and of the general text."""
     source = settings.job.spec.dataset
-    train, held_out = sources.parts(source)
-    separate = (held_out, forgetting_text.locate(settings.job.spec))
+    train, held_out = sources.find_splits(source)
+    separate = (held_out, forgetting_text.find_source(settings.job.spec))
     if any(isinstance(parse_uri(part.uri), S3Uri) for part in (train, *separate) if part):
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
-    data_files = sources.files(settings, train, patience_seconds)
-    reader = rows.reader(data_files, source, settings.job.spec.objective, train.uri)
+    data_files = sources.list_files(settings, train, patience_seconds)
+    reader = rows.make_reader(data_files, source, settings.job.spec.objective, train.uri)
     result.chats = check_rows(reader, data_files, train.uri)
     if source.format == "auto" and source.template is None:
         result.warnings.append(f"spec.dataset.format auto: the dataset is taken as {reader.layout}")
     if held_out:
-        result.chats |= check_rows(reader, sources.files(settings, held_out, patience_seconds), held_out.uri)
-    forgetting_text.check(settings, patience_seconds)
+        result.chats |= check_rows(reader, sources.list_files(settings, held_out, patience_seconds), held_out.uri)
+    forgetting_text.check_readable(settings, patience_seconds)
 
 
 def check_rows(reader: rows.Reader, data_files: list[sources.DataFile], uri: str) -> bool:
@@ -41,16 +41,16 @@ def check_rows(reader: rows.Reader, data_files: list[sources.DataFile], uri: str
         Failure: DatasetInvalid, with the locations and the contents of the bad rows.
     """
     if reader.layout == "plain text":
-        for _ in take_first(itertools.chain.from_iterable(files.pieces(file) for file in data_files)):
+        for _ in take_first(itertools.chain.from_iterable(files.read_text(file) for file in data_files)):
             pass
         return False
     findings = rows.Findings()
-    first_rows = take_first(itertools.chain.from_iterable(files.items(file) for file in data_files))
+    first_rows = take_first(itertools.chain.from_iterable(files.read_rows(file) for file in data_files))
     usable, chats = 0, False
     for row in reader.read(first_rows, findings):
         usable += 1
         chats |= rows.is_chat(row)
-    rows.refuse(findings, reader.layout, uri)
+    rows.refuse_bad_rows(findings, reader.layout, uri)
     log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, reader.layout, findings.rows, usable)
     return chats
 

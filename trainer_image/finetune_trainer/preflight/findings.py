@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from finetune_api.finetunejob import Estimate
 from finetune_api.messages import Problem
 from finetune_api.reasons import Reason
-from finetune_trainer.models.base_files import ModelFacts
+from finetune_trainer.models.base_files import ModelMetadata
 
 
 @dataclass
@@ -20,7 +20,7 @@ class CheckResult:
     problems: list[Problem] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     chats: bool = False
-    facts: ModelFacts | None = None
+    facts: ModelMetadata | None = None
     made_for: str | None = None
     estimate: Estimate | None = None
 

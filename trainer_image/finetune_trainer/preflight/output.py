@@ -23,7 +23,7 @@ def check_output(settings: Settings, result: CheckResult, patience_seconds: floa
             "overwrite each other's adapter"
         )
     if settings.job.spec.output.hub:
-        push.check(settings, settings.job.spec.output.hub)
+        push.check_write_access(settings, settings.job.spec.output.hub)
     if others := run_fingerprint.list_other_jobs(store, settings.checkpoints, settings.origin):
         result.warnings.append(
             f"{settings.output} has checkpoints of FineTuneJob {', '.join(others)} too: they are not touched, but only "

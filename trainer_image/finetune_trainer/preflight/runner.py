@@ -16,7 +16,7 @@ from finetune_trainer.preflight.hardware import check_settings
 from finetune_trainer.preflight.model import check_model
 from finetune_trainer.preflight.output import check_output
 from finetune_trainer.runtime import result
-from finetune_trainer.runtime.failures import Failure, last_line
+from finetune_trainer.runtime.failures import Failure, describe_exception
 from finetune_trainer.runtime.logs import log, phase
 from finetune_trainer.runtime.settings import Settings
 
@@ -75,7 +75,7 @@ def run_check(section: str, check_section: Check, settings: Settings, patience_s
         findings.add(error.reason, settings.output_field if local else field_of_fault(error, section), error.message)
     except Exception as error:
         logging.getLogger(__name__).exception("the check of %s failed", section)
-        findings.add(Reason.PREFLIGHT_ERROR, section, f"the check itself failed: {last_line(error)}")
+        findings.add(Reason.PREFLIGHT_ERROR, section, f"the check itself failed: {describe_exception(error)}")
     return findings
 
 
@@ -99,12 +99,12 @@ def field_of_fault(error: ArtifactError, section: str) -> str:
 def check_chat_template(dataset: CheckResult, model: CheckResult) -> None:
     """Add a problem if the dataset has chat messages and the model has no chat template."""
     if dataset.chats and model.facts and not model.facts.has_chat_template:
-        missing = tokens.no_chat_template()
+        missing = tokens.missing_chat_template()
         dataset.add(missing.reason, missing.field, missing.message)
 
 
 def check_revision(adapter: CheckResult, model: CheckResult) -> None:
     """Add a problem if the starting adapter was made for another commit of the base."""
-    refusal = starting_adapter.other_revision(adapter.made_for, model.facts.commit if model.facts else None)
+    refusal = starting_adapter.compare_base_revisions(adapter.made_for, model.facts.commit if model.facts else None)
     if refusal:
         adapter.add(refusal.reason, refusal.field, refusal.message)

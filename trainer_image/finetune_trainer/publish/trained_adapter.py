@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from finetune_trainer.data import dataset
 from finetune_trainer.evaluation import verification
-from finetune_trainer.methods import conversion, inspection, peft_config
+from finetune_trainer.methods import adapted_model, conversion, inspection
 from finetune_trainer.models import device, loading
 from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.runtime.logs import log
@@ -42,7 +42,7 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
     trained_directory, directory = session.scratch / "trained", session.scratch / "adapter"
     factors_path = initial_factors_path(session)
     initial = conversion.load_factors(factors_path) if factors_path.is_file() else None
-    serving_dtype = loading.serving_dtype(model)
+    serving_dtype = loading.choose_serving_dtype(model)
     is_exact = (
         serving_dtype == device.DTYPES[trained.plan.precision]
         and method.quantization is None
@@ -50,10 +50,10 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
         and initial is None
     )
     answers = verification.record_answers(model, examples.held_out, exact=is_exact)
-    peft_type = peft_config.peft_type(model)
+    peft_type = adapted_model.peft_type(model)
     target_modules, parameters = inspection.adapted_suffixes(model), inspection.count_trainable(model)
     verification.save_weights(model, trained_directory, device.DTYPES[trained.plan.precision])
-    lora = conversion.factors(model, initial) if isinstance(model, PeftModel) else None
+    lora = conversion.low_rank_factors(model, initial) if isinstance(model, PeftModel) else None
     original_directory: Path | None = trained_directory
     if lora is None:
         trained_directory.rename(directory)
@@ -66,7 +66,7 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
             original_directory = None  # nobody could load it without the very same decomposition of the base
     for path in filter(None, (directory, original_directory)):
         if (path / "adapter_config.json").is_file():
-            conversion.set_base(path, canonical_name(session.settings), inputs.model_commit)
+            conversion.set_base_name(path, canonical_name(session.settings), inputs.model_commit)
     if peft_type == "FULL":
         loading.copy_tokenizer(inputs.model, directory)
     shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")

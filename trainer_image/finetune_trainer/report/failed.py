@@ -22,7 +22,7 @@ from finetune_trainer.report import fields
 from finetune_trainer.report.contents import FailedReport
 from finetune_trainer.report.render import render_failed
 from finetune_trainer.runtime import libraries
-from finetune_trainer.runtime.effective_settings import without_credentials
+from finetune_trainer.runtime.effective_settings import redact_credentials
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import Settings
@@ -84,7 +84,7 @@ def _write_and_upload(
         log.info("the report of the failed attempt is %s", uri)
         published.append(ReportStatus(uri=str(uri)))
     except BaseException as problem:  # noqa: BLE001 -- the attempt has failed already, and for another reason
-        log.warning("the report of the failed attempt could not be written: %s", without_credentials(str(problem)))
+        log.warning("the report of the failed attempt could not be written: %s", redact_credentials(str(problem)))
 
 
 def assemble_failed_report(settings: Settings, run: Run, failure: TrainerResult, trace: str) -> FailedReport:
@@ -99,14 +99,14 @@ def assemble_failed_report(settings: Settings, run: Run, failure: TrainerResult,
         method=spec.method.name,
         objective=spec.objective,
         reason=str(failure.reason),
-        message=without_credentials(failure.message),
+        message=redact_credentials(failure.message),
         attempt=run.attempts[-1]["number"] if run.attempts else settings.attempt,
         step=progress.step if progress else None,
         total_steps=progress.total_steps if progress else None,
         resumed_from=run.resumed_from_step,
         checkpoint=run.checkpoint.uri if run.checkpoint else None,
         evaluation=run.evaluation,
-        trace=without_credentials(trace),
+        trace=redact_credentials(trace),
         # transformers' summary at the end is of the last attempt only
         history=[entry for entry in run.history if "train_runtime" not in entry],
         data=fields.describe_shape(run.counts) if run.counts else None,

@@ -4,7 +4,7 @@ import itertools
 
 from finetune_api.data_counts import LENGTHS, Counts
 from finetune_trainer.report.contents import Attempt, Bar, DataShape
-from finetune_trainer.runtime.effective_settings import Setting, settings_in_force
+from finetune_trainer.runtime.effective_settings import Setting, list_effective_settings
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import Run
 
@@ -12,7 +12,7 @@ from finetune_trainer.session.run import Run
 def list_settings(settings: Settings, run: Run) -> list[Setting]:
     """List every setting: the spec's, and the values that followed from them in the run."""
     return [
-        *settings_in_force(settings.job.spec, settings.changes, settings.adjustments),
+        *list_effective_settings(settings.job.spec, settings.changes, settings.adjustments),
         *(Setting(*item, "the run") for item in run.derived_settings.items()),
     ]
 

@@ -1,4 +1,4 @@
-"""Work that is begun in a thread of its own, because what it is needed for has to wait for other things anyway."""
+"""Run a function in a thread while the caller prepares something else."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,9 +8,10 @@ T = TypeVar("T")
 
 
 def start_thread(load: Callable[[], T]) -> Callable[[], T]:
-    """Begin at once; what is returned waits for the end and hands the result over, or raises what ``load`` raised.
+    """Start ``load`` in a thread and return a function that waits for its result.
 
-    It can be called once: nothing here keeps the result, which may be a model whose memory is needed later.
+    The returned function raises what ``load`` raised. Call it once: this module keeps no reference to the result,
+    because it may be a model whose memory is needed later.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="load")
     begun: list[Future[T]] = [pool.submit(load)]

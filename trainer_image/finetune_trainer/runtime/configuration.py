@@ -1,4 +1,7 @@
-"""The job in the environment, checked before anything heavy is imported: this file and what it imports must know neither S3 nor torch."""
+"""Read the job from the environment and check it, before anything heavy is imported.
+
+This file and what it imports must know neither S3 nor torch.
+"""
 
 import json
 from collections.abc import Mapping
@@ -14,8 +17,8 @@ from finetune_trainer.runtime import result
 from finetune_trainer.runtime.logs import log
 
 
-def job_of(environment: Mapping[str, str]) -> FineTuneJob | list[Problem]:
-    """The FineTuneJob, or all that is wrong with it."""
+def read_job(environment: Mapping[str, str]) -> FineTuneJob | list[Problem]:
+    """Read the FineTuneJob from the environment, or return everything that is wrong with it."""
     try:
         return FineTuneJob.of(json.loads(environment.get("FINETUNE_JOB", "")))
     except ValidationError as error:
@@ -29,12 +32,12 @@ def job_of(environment: Mapping[str, str]) -> FineTuneJob | list[Problem]:
 
 
 def termination_log(environment: Mapping[str, str]) -> Path:
-    """Where the result goes; needed even when the job cannot be read."""
+    """Return the path that the result is written to; it is needed even if the job cannot be read."""
     return Path(environment.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log"))
 
 
-def refuse(command: str, found: list[Problem], path: Path) -> int:
-    """Leave what is wrong as the command's result, and return the exit code."""
+def write_problems(command: str, found: list[Problem], path: Path) -> int:
+    """Write the problems as the result of the command, and return the exit code."""
     for problem in found:
         log.error("%s: %s", problem.reason, problem)
     message = "; ".join(str(problem) for problem in found)

@@ -1,4 +1,4 @@
-"""Every setting that was in force, and where it came from: the user's file, ``--set``, a default, or the run itself."""
+"""List every setting of a run with its origin: the user's file, ``--set``, a default, or the run."""
 
 import json
 import re
@@ -12,51 +12,58 @@ from finetune_api.finetunejob import Adjustment
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting that was in force; ``origin`` says where it came from."""
+    """Hold one setting of a run; ``origin`` says where its value came from."""
 
     path: str
     value: str
     origin: str
 
 
-ENVIRONMENT = "spec.podTemplate.env"
-YOURS, TYPED, DEFAULT, FITTED = "your file", "--set", "default", "out of memory"
+ENVIRONMENT_PATH = "spec.podTemplate.env"
+USER_FILE, COMMAND_LINE, DEFAULT, OUT_OF_MEMORY = "your file", "--set", "default", "out of memory"
 
 
-def settings_in_force(spec: Model, changes: Sequence[str], adjustments: Sequence[Adjustment] = ()) -> list[Setting]:
-    """The leaves of the spec with their origin. What equals its default is called a default, whoever wrote it.
+def list_effective_settings(
+    spec: Model, changes: Sequence[str], adjustments: Sequence[Adjustment] = ()
+) -> list[Setting]:
+    """List the fields of the spec that have a value, each with its origin.
 
-    ``changes`` are the paths of fields that the command line replaced, ``adjustments`` what the ladder replaced (finetune_api.ladder).
+    A value that equals the default has the origin default, also if the user wrote it.
+
+    Args:
+        spec: The spec, or another model of settings.
+        changes: Paths of the fields that the command line replaced.
+        adjustments: Changes after an earlier attempt ran out of memory (``finetune_api.ladder``).
     """
-    found, fitted = [], {f"spec.{change.field}" for change in adjustments}
+    settings, adjusted = [], {f"spec.{change.field}" for change in adjustments}
     for path, value, default in _leaves(spec, "spec"):
-        origin = DEFAULT if default is not None and value == default[0] else YOURS
+        origin = DEFAULT if default is not None and value == default[0] else USER_FILE
         if any(path == change or path.startswith(f"{change}.") for change in changes):
-            origin = TYPED
-        # a method's settings have its name in their path: spec.method.qlora.quantization.type
-        if {path, re.sub(r"^spec\.method\.\w+\.(quantization)\..*", r"spec.method.\1", path)} & fitted:
-            origin = FITTED
+            origin = COMMAND_LINE
+        # the path of a method's field contains the method's name: spec.method.qlora.quantization.type
+        if {path, re.sub(r"^spec\.method\.\w+\.(quantization)\..*", r"spec.method.\1", path)} & adjusted:
+            origin = OUT_OF_MEMORY
         # an environment variable's value may be anything, a credential too
-        shown = [variable["name"] for variable in value] if path == ENVIRONMENT else value
-        found.append(Setting(path, without_credentials(text(shown)), origin))
-    return found
+        shown = [variable["name"] for variable in value] if path == ENVIRONMENT_PATH else value
+        settings.append(Setting(path, redact_credentials(format_value(shown)), origin))
+    return settings
 
 
-def without_credentials(value: str) -> str:
-    """A text in which no address names a user and a password: what is reported may be published."""
+def redact_credentials(value: str) -> str:
+    """Remove user names and passwords from the URLs in a text, because reports may be published."""
     return re.sub(r"://[^/@\s]+@", "://…@", value)
 
 
 def _leaves(model: Model, path: str) -> Iterator[tuple[str, Any, tuple[Any] | None]]:
-    """Path, value and default (None: there is none) of each field that has a value."""
+    """Yield path, value and default (None if there is none) of each field that has a value."""
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        place = f"{path}.{field.alias or name}"
+        field_path = f"{path}.{field.alias or name}"
         if isinstance(value, Model):
-            yield from _leaves(value, place)
+            yield from _leaves(value, field_path)
         elif value not in (None, {}, []):
             yield (
-                place,
+                field_path,
                 _plain(value),
                 None if field.is_required() else (_plain(field.get_default(call_default_factory=True)),),
             )
@@ -68,8 +75,8 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def text(value: Any) -> str:
-    """A value as one would write it in YAML."""
+def format_value(value: Any) -> str:
+    """Format a value as one would write it in YAML."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What ends an attempt: a reason and a sentence, and how other libraries' exceptions are told apart. Knows no torch."""
+"""Define why an attempt ends, and map other libraries' exceptions to these reasons. Knows no torch."""
 
 import errno
 import traceback
@@ -6,20 +6,21 @@ import traceback
 from finetune_api.reasons import Reason
 from finetune_artifacts.errors import ArtifactError
 
-NO_SPACE = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded")
-"""What a full disk is called in the errors of libraries that are no OSError: safetensors, torch."""
-NO_GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What a full GPU is called in the errors of libraries that do not allocate through torch."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The numbers of an OSError that says that the disk is full."""
-LOST = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
-"""What the errors of torch.distributed say of another process that is gone or does not answer."""
+DISK_FULL_MESSAGES = ("No space left on device", "os error 28", "StorageFull", "Disk quota exceeded")
+"""Texts by which safetensors and torch report a full disk without an OSError."""
+GPU_MEMORY_MESSAGES = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""Texts by which libraries that do not allocate through torch report a full GPU."""
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of an OSError for a full disk."""
+PROCESS_GROUP_MESSAGES = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+"""Texts by which torch.distributed reports that another process is gone or does not answer."""
 
 
 class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attempt that failed
-    """The attempt, or the preflight, ends for this reason. ``field`` is the spec's field to look at, if there is one."""
+    """End an attempt or a preflight with a reason; ``field`` is the field of the spec to look at, if any."""
 
     def __init__(self, reason: Reason, message: str, field: str = "") -> None:
+        """Store the reason, the message for the user, and the field of the spec."""
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -27,11 +28,11 @@ class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attemp
 
 
 class Preempted(BaseException):
-    """The pod was asked to stop. No Exception, so that no library's handler swallows it."""
+    """Report that the pod was asked to stop. It is no Exception, so that no library's handler catches it."""
 
 
 def classify(error: BaseException) -> tuple[Reason, str]:
-    """The reason and the sentence for whatever was raised."""
+    """Return the reason and the message for any exception."""
     match error:
         case Preempted():
             return Reason.PREEMPTED, str(error) or "asked to stop"
@@ -44,14 +45,14 @@ def classify(error: BaseException) -> tuple[Reason, str]:
                 Reason.HOST_OUT_OF_MEMORY,
                 "the trainer container ran out of memory: raise spec.resources.limits.memory",
             )
-        case OSError(errno=number) if number in FULL:
-            return Reason.TRAINER_ERROR, _disk_full(f"{error.filename or 'a file'} ({error.strerror})")
+        case OSError(errno=number) if number in DISK_FULL_ERRNOS:
+            return Reason.TRAINER_ERROR, _disk_full_message(f"{error.filename or 'a file'} ({error.strerror})")
     name, text = type(error).__name__, str(error)
-    if any(sign in text for sign in NO_SPACE):
-        return Reason.TRAINER_ERROR, _disk_full(f"a file ({_first_line(text)})")
-    if name == "OutOfMemoryError" or any(sign in text for sign in NO_GPU_MEMORY):
+    if any(sign in text for sign in DISK_FULL_MESSAGES):
+        return Reason.TRAINER_ERROR, _disk_full_message(f"a file ({_first_line(text)})")
+    if name == "OutOfMemoryError" or any(sign in text for sign in GPU_MEMORY_MESSAGES):
         return Reason.OUT_OF_MEMORY, f"the GPU has too little memory: {_first_line(text)}"
-    if name.startswith("Dist") or (name == "RuntimeError" and any(sign in text for sign in LOST)):
+    if name.startswith("Dist") or (name == "RuntimeError" and any(sign in text for sign in PROCESS_GROUP_MESSAGES)):
         return Reason.NCCL_ERROR, f"the processes of the training lost one another: {_first_line(text)}"
     if "DefaultCPUAllocator" in text or "can't allocate memory" in text.lower():
         return Reason.HOST_OUT_OF_MEMORY, "the trainer container ran out of memory: raise spec.resources.limits.memory"
@@ -60,15 +61,15 @@ def classify(error: BaseException) -> tuple[Reason, str]:
             Reason.MODEL_UNSUPPORTED,
             f"a weights file of the model cannot be read ({_first_line(text)}): it is damaged, upload it again",
         )
-    return Reason.TRAINER_ERROR, last_line(error)
+    return Reason.TRAINER_ERROR, describe_exception(error)
 
 
-def _disk_full(what: str) -> str:
+def _disk_full_message(what: str) -> str:
     return f"there is no space left for {what}: give the pod more ephemeral storage"
 
 
-def last_line(error: BaseException) -> str:
-    """The end of the traceback: what was raised, and where."""
+def describe_exception(error: BaseException) -> str:
+    """Describe an exception in one line: its type, its message, and the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {_first_line(str(error))}{where}"

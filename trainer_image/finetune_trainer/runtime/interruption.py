@@ -1,4 +1,4 @@
-"""SIGTERM: in the training loop a flag that asks for a checkpoint; anywhere else, where nothing would be lost, the end at once."""
+"""Handle SIGTERM: ask the training loop for a checkpoint, and end the process at once everywhere else."""
 
 import signal
 import time
@@ -6,13 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MARGIN_SECONDS = 5.0
-"""Kept back from the grace period for writing the result."""
+"""The part of the grace period that is reserved for writing the result."""
 
 
 class Interruption:
-    """Whether the pod was asked to stop, and until when it may still work. ``leave`` ends the process; it must not return."""
+    """Record whether the pod was asked to stop, and how long it may still work."""
 
     def __init__(self, grace_seconds: float, leave: Callable[[], None]) -> None:
+        """Set the grace period.
+
+        Args:
+            grace_seconds: Seconds between SIGTERM and SIGKILL.
+            leave: Ends the process; it must not return.
+        """
         self.requested = False
         self._grace = max(grace_seconds - MARGIN_SECONDS, 1.0)
         self._leave = leave
@@ -20,11 +26,11 @@ class Interruption:
         self._deadline = 0.0
 
     def install(self) -> None:
-        """Listen for SIGTERM. Only the main thread may call this."""
+        """Install the handler of SIGTERM. Only the main thread may call this."""
         signal.signal(signal.SIGTERM, lambda *_: self.request())
 
     def request(self) -> None:
-        """Stop as soon as nothing is lost by it. A second request changes nothing."""
+        """Ask the process to stop. A second request changes nothing."""
         if self.requested:
             return
         self.requested = True
@@ -33,12 +39,12 @@ class Interruption:
             self._leave()
 
     def seconds_left(self) -> float:
-        """What is left of the grace period; meaningful once ``requested``."""
+        """Return the seconds that are left of the grace period; call it only after a request."""
         return max(self._deadline - time.monotonic(), 0.0)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within this block a request only sets the flag; one that nobody heeded is heeded at its end."""
+        """Delay the end of the process to the end of this block; within it a request only sets a flag."""
         self._deferred = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""What other libraries must find in the environment, and what not, before they are imported: threads, silence, and no more than is needed."""
+"""Prepare the environment before other libraries are imported: threads, GPUs, and quiet logs."""
 
 import importlib.metadata
 import os
@@ -8,12 +8,17 @@ from pathlib import Path
 
 
 def library_environment(environment: Mapping[str, str], processes: int = 1) -> dict[str, str]:
-    """What the libraries must find in the environment before they are imported, where so many processes train together on this machine."""
+    """Return the environment variables that the libraries must find before they are imported.
+
+    Args:
+        environment: The variables as they are now.
+        processes: How many processes train together on this machine.
+    """
     threads = environment.get("OMP_NUM_THREADS") or str(max(cpu_limit() // processes, 1))
     gpus = environment.get("CUDA_VISIBLE_DEVICES", ",".join(str(number) for number in range(processes)))
     return {
         "OMP_NUM_THREADS": threads,
-        # one GPU for each process, also where a workstation has more: transformers would take them all, each with a batch of its own
+        # transformers would use all GPUs of a workstation, each with a batch of its own
         "CUDA_VISIBLE_DEVICES": ",".join(gpus.split(",")[:processes]),
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -24,18 +29,24 @@ def library_environment(environment: Mapping[str, str], processes: int = 1) -> d
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "WANDB_ERROR_REPORTING": "false",
         "TRL_EXPERIMENTAL_SILENCE": "1",
-        # DistributedDataParallel would tell each process that all parameters are used, which most models' are
+        # DistributedDataParallel warns in each process if all parameters are used, as they are in most models
         "TORCH_CPP_LOG_LEVEL": environment.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
 
 
-def leave_out(name: str) -> None:
-    """Have this process find no package of this name: transformers and TRL import wandb wherever it is installed, which takes a second of each start."""
+def hide_package(name: str) -> None:
+    """Hide a package from this process.
+
+    Transformers and TRL import wandb wherever they find it, which takes a second.
+    """
     sys.modules[name] = None  # type: ignore[assignment]
 
 
 def cpu_limit() -> int:
-    """How many threads this container can keep busy: its CPU limit, and no more than it may be scheduled on. At least 1."""
+    """Return how many threads this container can keep busy, at least 1.
+
+    This is its CPU limit, or the number of CPUs that it may use if that is lower.
+    """
     allowed = len(os.sched_getaffinity(0))
     quota = _quota(Path("/sys/fs/cgroup/cpu.max")) or _old_quota(Path("/sys/fs/cgroup/cpu"))
     return max(1, min(allowed, quota)) if quota else allowed
@@ -56,6 +67,6 @@ def _old_quota(directory: Path) -> int | None:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that make the adapter."""
+    """Return the versions of the libraries that determine the adapter."""
     names = ("accelerate", "bitsandbytes", "finetune-operator", "peft", "tokenizers", "torch", "transformers", "trl")
     return {name: importlib.metadata.version(name) for name in names}

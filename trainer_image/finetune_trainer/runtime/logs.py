@@ -1,4 +1,4 @@
-"""The log that people read with kubectl logs: one plain line for each event, with the seconds since the start."""
+"""Write the log for ``kubectl logs``: one plain line for each event, with the seconds since the start."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 _START = time.monotonic()
 log = logging.getLogger("finetune_trainer")
 SHOWN_AS_BAR = "shown_as_bar"
-"""Attribute of a record that says no more than a progress bar does."""
+"""Attribute of a log record whose content a progress bar shows as well."""
 
 
 class _Formatter(logging.Formatter):
@@ -24,14 +24,17 @@ class _Formatter(logging.Formatter):
 
 
 def elapsed() -> float:
-    """Seconds since this process began to work."""
+    """Return the seconds since this process started to work."""
     return time.monotonic() - _START
 
 
 def configure(destination: logging.Handler | None = None, *, worker: str = "") -> None:
-    """Send our lines, and other libraries' warnings, to standard output, or to where ``destination`` puts them.
+    """Send our log lines, and other libraries' warnings, to standard output or to ``destination``.
 
-    A ``worker`` of this name says the same as the process that started it: only what goes wrong is heard of it.
+    Args:
+        destination: A handler that takes the place of standard output.
+        worker: The name of a worker process. It logs warnings and errors only, because the process that started it logs
+            the rest.
     """
     handler = destination or logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Formatter(worker))
@@ -40,13 +43,13 @@ def configure(destination: logging.Handler | None = None, *, worker: str = "") -
     root.setLevel(logging.WARNING)
     for name in ("finetune_trainer", "finetune_artifacts"):
         logging.getLogger(name).setLevel(logging.WARNING if worker else logging.INFO)
-    # it wants a kernel from the network where a CPU could use one
+    # it reports an error if it cannot download a kernel for the CPU
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Log the beginning of a phase, and how long it took."""
+    """Log the start of a phase, and how long it took."""
     log.info("%s …", name)
     start = time.monotonic()
     yield

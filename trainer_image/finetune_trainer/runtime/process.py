@@ -1,14 +1,17 @@
-"""Which of the training's processes this one is: one process for each GPU, on one node or on several. Knows no torch."""
+"""Describe this process among those that train together: one for each GPU, on one or more nodes.
+
+Knows no torch.
+"""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Process:
-    """One of ``world_size`` processes. The main process, rank 0, alone reports, uploads, verifies and writes the result.
+    """Identify one of ``world_size`` processes.
 
-    ``address`` is the ``host:port`` where the processes of several nodes meet; None if all are on one node, where they
-    meet in a file.
+    The main process, rank 0, alone reports, uploads, verifies and writes the result. ``address`` is the ``host:port``
+    where the processes of several nodes meet; None if all are on one node, where they meet in a file.
     """
 
     rank: int = 0
@@ -19,12 +22,12 @@ class Process:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process speaks for the run."""
+        """Return whether this process acts for the whole run."""
         return self.rank == 0
 
     @property
     def name(self) -> str:
-        """Return the process's name for people, who count the GPUs of a node from 0 as well."""
+        """Return the name of the process for people."""
         return f"process {self.rank} of {self.world_size}"
 
     def local_workers(self) -> list["Process"]:

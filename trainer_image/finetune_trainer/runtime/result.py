@@ -1,4 +1,4 @@
-"""The result of a pod, as JSON in its termination log: at most 4 KiB, whatever it has to say."""
+"""Write the result of a pod as JSON of at most 4 KiB into its termination log."""
 
 import json
 import logging
@@ -9,13 +9,17 @@ from finetune_api.limits import TERMINATION_MESSAGE_BYTES
 from finetune_api.messages import PreflightResult, TrainerResult
 
 log = logging.getLogger(__name__)
-WHOLE = ("uri", "hub", "digest")
-DISPENSABLE = ("data", "progress", "report", "warnings", "evaluation")
-"""What is left out, in this order, where even cut texts are too many."""
+NEVER_CUT = ("uri", "hub", "digest")
+"""Fields that are not cut: a part of an address or of a digest is of no use."""
+OPTIONAL_SECTIONS = ("data", "progress", "report", "warnings", "evaluation")
+"""Sections that are dropped, in this order, if the result is too long even with short texts."""
 
 
 def write(result: PreflightResult | TrainerResult, path: Path) -> None:
-    """Write the result where the kubelet looks for it. A place that cannot be written to is logged: the exit code still speaks."""
+    """Write the result to the termination log.
+
+    A failure to write is only logged, because the exit code still tells the reason.
+    """
     try:
         path.write_bytes(encode(result))
     except OSError as error:
@@ -23,15 +27,18 @@ def write(result: PreflightResult | TrainerResult, path: Path) -> None:
 
 
 def encode(result: PreflightResult | TrainerResult) -> bytes:
-    """The result as JSON of at most 4 KiB: long texts are cut, then the last items of lists are left out, and at last whole sections, the log has all of it."""
-    content = _valid(result.to_json())
+    """Encode the result as JSON of at most 4 KiB.
+
+    Long texts are cut first, then the last items of lists are dropped, then whole sections. The log has all of it.
+    """
+    content = _replace_surrogates(result.to_json())
     for limit in (2000, 1000, 600, 400, 300):
         if len(encoded := _dump(_cut(content, limit))) <= TERMINATION_MESSAGE_BYTES:
             return encoded
     content = _cut(content, 300)
     for key in ("warnings", "problems"):
-        _leave_out(content, key)
-    for key in DISPENSABLE:
+        _drop_last_items(content, key)
+    for key in OPTIONAL_SECTIONS:
         if len(_dump(content)) > TERMINATION_MESSAGE_BYTES:
             content.pop(key, None)
     if len(_dump(content)) > TERMINATION_MESSAGE_BYTES and content.get("adapter"):
@@ -39,8 +46,8 @@ def encode(result: PreflightResult | TrainerResult) -> bytes:
     return _dump(content)
 
 
-def _leave_out(content: dict[str, Any], key: str) -> None:
-    """Take as many of the last items out of a list as are too many, and say how many they were."""
+def _drop_last_items(content: dict[str, Any], key: str) -> None:
+    """Drop the last items of a list until the result is short enough, and say how many were dropped."""
     items = content.get(key) or []
     dropped = 0
     while len(_dump(content)) > TERMINATION_MESSAGE_BYTES - 80 and len(items) > 1:
@@ -52,22 +59,22 @@ def _leave_out(content: dict[str, Any], key: str) -> None:
         items[-1] = f"and {dropped + 1} more, see the pod's log"
 
 
-def _valid(value: Any) -> Any:
-    """A copy whose texts have no half characters, which are no UTF-8: a path or a row may have brought one along."""
+def _replace_surrogates(value: Any) -> Any:
+    """Copy a value and replace lone surrogates in its texts, which UTF-8 cannot encode."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, dict):
-        return {key: _valid(item) for key, item in value.items()}
-    return [_valid(item) for item in value] if isinstance(value, list) else value
+        return {key: _replace_surrogates(item) for key, item in value.items()}
+    return [_replace_surrogates(item) for item in value] if isinstance(value, list) else value
 
 
 def _cut(value: Any, limit: int, key: str = "") -> Any:
-    """A copy in which no text takes more than ``limit`` bytes of JSON; addresses and digests, which are no use in part, stay whole."""
+    """Copy a value and cut its texts to ``limit`` bytes of JSON each, except for the fields in NEVER_CUT."""
     if isinstance(value, dict):
         return {name: _cut(item, limit, name) for name, item in value.items()}
     if isinstance(value, list):
         return [_cut(item, limit, key) for item in value]
-    if not isinstance(value, str) or key in WHOLE or len(_dump(value)) <= limit:
+    if not isinstance(value, str) or key in NEVER_CUT or len(_dump(value)) <= limit:
         return value
     kept = value[:limit]
     while len(_dump(kept)) > limit - 4:

@@ -1,4 +1,4 @@
-"""What the operator put into the pod, or ``finetune run`` was told, as one value: the job, and where its Secrets, files and messages are."""
+"""Hold the settings of one attempt: the job, and where its Secrets, files and messages are."""
 
 import json
 from collections.abc import Mapping
@@ -17,14 +17,16 @@ from finetune_artifacts.storage import Storage
 from finetune_trainer.runtime.configuration import termination_log
 from finetune_trainer.runtime.process import Process
 
-COMPARISON = "comparison"
+COMPARISON_PREFIX = "comparison"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One attempt at one job. Directories: ``mounts`` has secrets/, configmaps/ and claims/; ``scratch`` is ours to fill.
+    """Hold the settings of one attempt at a job, from the operator or from ``finetune run``.
 
-    ``workstation``: there is no cluster, so credentials come from the environment. ``output_directory`` then takes the place of S3.
+    ``mounts`` has the directories secrets/, configmaps/ and claims/. ``scratch`` is an empty directory for this
+    attempt. With ``workstation`` there is no cluster: credentials come from the environment, and ``output_directory``
+    takes the place of S3.
     """
 
     job: FineTuneJob
@@ -39,73 +41,81 @@ class Settings:
     workstation: bool = False
     output_directory: Path | None = None
     changes: tuple[str, ...] = ()
-    """Paths of the fields that were replaced with ``--set``."""
-    below: str = ""
-    """Where below the job's own place everything goes, for a training that is not the job's own."""
+    """Paths of the fields that ``--set`` replaced."""
+    subprefix: str = ""
+    """Prefix below that of the job for everything that this training writes; empty for the job's own training."""
     adjustments: tuple[Adjustment, ...] = ()
-    """What the job holds in place of what the user wrote, because earlier attempts ran out of memory."""
+    """Changes to the user's job because earlier attempts ran out of memory."""
 
     @property
     def process(self) -> Process:
-        """The process that begins here, and how many train together."""
+        """Return the first process, with the number of processes that train together."""
         processes = self.job.spec.resources.processes
         return Process(world_size=processes, local_world_size=processes)
 
     @property
     def origin(self) -> Origin:
-        """The job as manifests name it."""
+        """Return the job as manifests name it."""
         meta = self.job.metadata
         return Origin(namespace=meta.namespace, name=meta.name, uid=meta.uid)
 
     @property
     def output(self) -> StorageUri:
-        """The prefix of everything that this job writes."""
+        """Return the prefix of everything that this job writes."""
         local, bucket = self.output_directory, self.job.spec.output.s3.bucket
         root: StorageUri = DirectoryUri(str(local), "") if local else S3Uri(bucket, self.job.prefix)
-        return root.child(self.below) if self.below else root
+        return root.child(self.subprefix) if self.subprefix else root
 
     @property
     def adapter(self) -> StorageUri:
-        """Where the finished adapter goes."""
+        """Return the prefix of the finished adapter."""
         return self.output.child("adapter")
 
     @property
     def rejected(self) -> StorageUri:
-        """Where an adapter goes that did not pass its gate: kept to be looked at, not published."""
+        """Return the prefix of an adapter that failed its gate, which is stored but not published."""
         return self.output.child("rejected")
 
     @property
     def failed(self) -> StorageUri:
-        """Where the report of an attempt that failed goes; in a directory it is what people look for first there."""
+        """Return the prefix of a failed attempt's report; in an output directory that is the directory itself."""
         return self.output if self.output_directory else self.output.child("failed")
 
     @property
     def comparison(self) -> StorageUri:
-        """Where the comparison with full fine-tuning keeps what it needs, until the adapter is published."""
-        return self.output.child(COMPARISON)
+        """Return the prefix of the full fine-tuning's files, which are deleted at the end."""
+        return self.output.child(COMPARISON_PREFIX)
 
     @property
     def checkpoints(self) -> StorageUri:
-        """Where checkpoints go."""
+        """Return the prefix of the checkpoints."""
         return self.output.child("checkpoints")
 
     def secret(self, reference: SecretRef | None) -> Path | None:
-        """The directory of a Secret's keys; None where the environment has the credentials."""
+        """Return the directory with the keys of a Secret; None if the credentials come from the environment."""
         return self.mounts / "secrets" / reference.name if reference and not self.workstation else None
 
     @property
     def output_field(self) -> str:
-        """What the user writes to have the output elsewhere."""
+        """Return the option or field with which the user changes the output location."""
         return "--output" if self.output_directory else "spec.output.s3.prefix"
 
     def output_storage(self, patience_seconds: float) -> Storage:
-        """Where checkpoints and adapter are kept. Raises ArtifactError if the Secret lacks a key."""
+        """Open the storage of checkpoints and adapter.
+
+        Raises:
+            ArtifactError: The Secret lacks a key.
+        """
         if self.output_directory:
             return DirectoryStorage(Purpose.OUTPUT)
         return self.store(Purpose.OUTPUT, patience_seconds)
 
     def store(self, purpose: Purpose, patience_seconds: float) -> S3Storage:
-        """The object store of the output, the dataset or the model. Raises ArtifactError if the Secret lacks a key."""
+        """Open the object store of the output, dataset, model or starting adapter.
+
+        Raises:
+            ArtifactError: The Secret lacks a key.
+        """
         spec = self.job.spec
         location: S3Location | None = None
         reference: SecretRef | None = None
@@ -119,8 +129,8 @@ class Settings:
         return open_s3(location or spec.output.s3, secret, purpose, patience_seconds)
 
 
-def read(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
-    """The settings of an attempt at the job, as the environment holds them."""
+def read_settings(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
+    """Read the settings of an attempt at the job from the environment."""
     return Settings(
         job=job,
         attempt=int(environment.get("FINETUNE_ATTEMPT", "1")),

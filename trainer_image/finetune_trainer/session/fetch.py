@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 from finetune_trainer.data import forgetting_text, sources
-from finetune_trainer.data.sources import Data, Inputs, StartedFrom
+from finetune_trainer.data.sources import DownloadedAdapter, Inputs, LocalData
 from finetune_trainer.methods import starting_adapter
 from finetune_trainer.models import base_files
 from finetune_trainer.runtime.logs import log, phase
@@ -26,7 +26,7 @@ class InputsFetch:
         """
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="fetch")
         self._adapter = self._pool.submit(fetch_adapter, settings, patience_seconds)
-        self._general = self._pool.submit(forgetting_text.fetch, settings, patience_seconds)
+        self._general = self._pool.submit(forgetting_text.download, settings, patience_seconds)
         self._model = self._pool.submit(fetch_model, settings, patience_seconds)
         self._data = self._pool.submit(fetch_data, settings, patience_seconds)
 
@@ -51,9 +51,9 @@ class InputsFetch:
             dataset, validation = self._data.result()
             directory, commit = self._model.result()
         adapter = self._adapter.result()
-        if adapter and (refusal := starting_adapter.other_revision(adapter.base_revision, commit)):
+        if adapter and (refusal := starting_adapter.compare_base_revisions(adapter.base_revision, commit)):
             raise refusal
-        return Inputs(directory, commit, dataset, validation, adapter=adapter, general=self._general.result())
+        return Inputs(directory, commit, dataset, validation, adapter=adapter, forgetting_text=self._general.result())
 
 
 def fetch_model(settings: Settings, patience_seconds: float) -> tuple[Path, str | None]:
@@ -67,24 +67,24 @@ def fetch_model(settings: Settings, patience_seconds: float) -> tuple[Path, str 
             logged = tenth
             log.info("fetching the model: %d of %d MB", done // 1_000_000, total // 1_000_000)
 
-    return base_files.fetch(settings, settings.scratch / "model", patience_seconds, log_progress)
+    return base_files.download_base(settings, settings.scratch / "model", patience_seconds, log_progress)
 
 
-def fetch_adapter(settings: Settings, patience_seconds: float) -> StartedFrom | None:
+def fetch_adapter(settings: Settings, patience_seconds: float) -> DownloadedAdapter | None:
     """Fetch the adapter that the training starts from, if there is one."""
-    adapter = starting_adapter.find(settings, patience_seconds)
+    adapter = starting_adapter.find_adapter(settings, patience_seconds)
     if adapter is None:
         return None
     directory = settings.scratch / "starting-adapter" / adapter.digest.removeprefix("sha256:")
-    path = starting_adapter.fetch(settings, adapter, directory, patience_seconds)
-    return StartedFrom(path, adapter.digest, adapter.manifest.base_revision)
+    path = starting_adapter.download(settings, adapter, directory, patience_seconds)
+    return DownloadedAdapter(path, adapter.digest, adapter.manifest.base_revision)
 
 
-def fetch_data(settings: Settings, patience_seconds: float) -> tuple[Data, Data | None]:
+def fetch_data(settings: Settings, patience_seconds: float) -> tuple[LocalData, LocalData | None]:
     """Return the files of the dataset and, if it has files of its own, of the held-out data."""
-    training, held_out = sources.parts(settings.job.spec.dataset)
+    training, held_out = sources.find_splits(settings.job.spec.dataset)
     directory = settings.scratch / "data"
-    data = sources.fetch(settings, training, directory / "dataset", patience_seconds)
+    data = sources.download(settings, training, directory / "dataset", patience_seconds)
     if held_out is None:
         return data, None
-    return data, sources.fetch(settings, held_out, directory / "validation", patience_seconds)
+    return data, sources.download(settings, held_out, directory / "validation", patience_seconds)

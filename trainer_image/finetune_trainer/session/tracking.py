@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from finetune_api.reasons import Reason
 from finetune_api.tracking import Mlflow, Wandb
-from finetune_trainer.runtime.effective_settings import settings_in_force, without_credentials
+from finetune_trainer.runtime.effective_settings import list_effective_settings, redact_credentials
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 
@@ -146,7 +146,7 @@ class ServiceThread:
                     "no more metrics are sent to %s (%s: %s); training goes on",
                     self._name,
                     type(error).__name__,
-                    without_credentials(str(error)),
+                    redact_credentials(str(error)),
                 )
                 return
 
@@ -154,7 +154,7 @@ class ServiceThread:
 def _list_parameters(settings: Settings) -> dict[str, str]:
     return {
         setting.path: setting.value
-        for setting in settings_in_force(settings.job.spec, settings.changes, settings.adjustments)
+        for setting in list_effective_settings(settings.job.spec, settings.changes, settings.adjustments)
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from finetune_api.reasons import Reason
-from finetune_trainer.models.eval_mode import evaluating
+from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 
 COMPARED_TOKENS = 16
@@ -34,7 +34,7 @@ def refuse_contamination(model: Any, sequences: Any) -> None:
     first, second = (list(sequences[index]["input_ids"][:COMPARED_TOKENS]) for index in (0, 1))
     packed_ids = torch.tensor([first + second], device=model.device)
     positions = torch.tensor([[*range(len(first)), *range(len(second))]], device=model.device)
-    with evaluating(model):
+    with evaluation_mode(model):
         alone = model(input_ids=packed_ids[:, len(first) :], use_cache=False).logits.float()
         packed = model(input_ids=packed_ids, position_ids=positions, use_cache=False).logits[:, len(first) :].float()
     share = float((alone - packed).abs().mean() / alone.std())

@@ -88,7 +88,7 @@ def fit(
         with (
             session.interruption.deferred(),
             phase("training"),
-            performance.compiled_layers(model, on=plan.compile, required=spec.training.compile == "always"),
+            performance.compile_layers(model, on=plan.compile, required=spec.training.compile == "always"),
         ):
             if process.world_size > 1:
                 random_state.seed_process(spec.training.seed, 0, process.rank)
@@ -158,7 +158,7 @@ def make_held_out_losses(session: Session, model: Any, examples: dataset.Example
         measure(model)  # before its first step the model is its own reference
     if warning := objectives.check_dropout(spec):
         session.run.warnings.append(warning)
-    general = examples.general if spec.evaluation.forgetting else []
+    general = examples.forgetting_text if spec.evaluation.forgetting else []
 
     def held_out_losses() -> dict[str, float]:
         general_loss = forgetting.measure_loss(model, general)

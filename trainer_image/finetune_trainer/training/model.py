@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from finetune_trainer.methods import conversion, inspection, peft_config, starting_adapter
+from finetune_trainer.methods import adapted_model, conversion, inspection, peft_config, starting_adapter
 from finetune_trainer.models import device, loading, memory
 from finetune_trainer.session.plan import Plan
 from finetune_trainer.session.session import Session
@@ -43,15 +43,15 @@ def add_adapter(session: Session, plan: Plan, base: Any) -> Any:
     """
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
-    model = peft_config.add_adapter(
+    model = adapted_model.add_adapter(
         base,
         spec.method,
-        peft_config.Base(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward"),
+        peft_config.BaseInfo(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward"),
     )
     if spec.output.merged_model:
         inspection.refuse_unmergeable(model)
     if inputs.adapter is not None:
-        starting_adapter.load(model, inputs.adapter.directory, spec.method)
+        starting_adapter.load_weights(model, inputs.adapter.directory, spec.method)
     if spec.method.config.changes_base:
         conversion.save_factors(conversion.lora_factors(model), initial_factors_path(session))
     return model

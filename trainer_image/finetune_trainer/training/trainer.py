@@ -9,7 +9,7 @@ from trl.data_utils import pack_dataset
 from finetune_api.finetunejob import Training
 from finetune_trainer.checkpoints.exact_resume import with_exact_resume
 from finetune_trainer.data import dataset
-from finetune_trainer.methods import adalora, peft_config
+from finetune_trainer.methods import adalora, adapted_model
 from finetune_trainer.models import device
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.session.plan import Plan, choose_learning_rate
@@ -67,8 +67,8 @@ def make_trainer(
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
-        callbacks=[adalora.Pruning(), callback],
+        callbacks=[adalora.RankAllocationCallback(), callback],
     )
     trainer.remove_callback(PrinterCallback)
-    peft_config.to_float32(trainer.model)
+    adapted_model.to_float32(trainer.model)
     return trainer

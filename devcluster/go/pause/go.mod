@@ -1,3 +1,0 @@
-module devcluster/pause
-
-go 1.26

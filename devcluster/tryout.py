@@ -1,0 +1,151 @@
+"""`make try`: train the demo's example on this machine, without cluster and root, and compare base and adapter.
+
+What is there is used again: an interrupted training goes on from its checkpoint, and a finished one is only shown.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from devcluster import corpus, model
+from devcluster.errors import DevClusterError
+from devcluster.paths import REPOSITORY
+from devcluster.progress import say, step
+from devcluster.taskgroup import TaskGroup
+from finetune_cli.compare import print_answers
+
+JOB_FILE = REPOSITORY / "examples" / "shakespeare.yaml"
+OUTPUT = REPOSITORY / "build" / "try"
+STEPS = 10
+PROMPTS = ("To be, or not to be, that is", "KING HENRY.\n", "My lord, the moon is")
+MAX_NEW_TOKENS = 48
+
+Answers = list[dict[str, str]]
+
+
+def run(output: Path, steps: int, base: str) -> None:
+    """Train and compare, or show what an earlier run left, and say where the results are.
+
+    Args:
+        output: The directory of the results.
+        steps: How many steps to train.
+        base: The model, `smollm2` or `tiny-llama`.
+
+    Raises:
+        DevClusterError: A download or the training failed.
+    """
+    with TaskGroup() as group:
+        model_task = group.start("model", model.smollm2 if base == "smollm2" else model.tiny_llama)
+        texts_task = group.start("texts", corpus.shakespeare)
+    model_directory, texts = model_task.result(), texts_task.result()
+    arguments = training_arguments(model_directory, texts.train.parent, output, steps)
+    answers = load_answers(output, arguments)
+    if answers is None:
+        train(arguments)
+        with step("asking base and adapter", "about 20 s"):
+            answers = generate_answers(model_directory, output / "adapter")
+        save_answers(output, arguments, answers)
+    print_answers(answers, base, "shakespeare")
+    say(f"The adapter is in {output / 'adapter'}, and {output / 'report.html'} shows how it was trained.")
+    say("Next, as root: `make demo` trains the same example on a real Kubernetes and serves it from vLLM.")
+
+
+def training_arguments(model_directory: Path, texts: Path, output: Path, steps: int) -> list[str]:
+    """Return the arguments of `finetune` that train the example from directories of this machine."""
+    changes = {
+        "spec.model.uri": f"pvc://models/{model_directory.name}",
+        "spec.dataset.uri": "pvc://texts/train.txt",
+        "spec.dataset.validation.uri": "pvc://texts/validation.txt",
+        "spec.output.secretRef": "null",
+        "spec.training.maxSteps": str(steps),
+    }
+    return [
+        *("run", str(JOB_FILE), f"--output={output}"),
+        *(f"--mount=models={model_directory.parent}", f"--mount=texts={texts}"),
+        *(f"--set={path}={value}" for path, value in changes.items()),
+    ]
+
+
+def train(arguments: list[str]) -> None:
+    """Run `finetune run` on the user's terminal. Raises DevClusterError when it fails; it has said why by then."""
+    command = [sys.executable, "-m", "finetune_cli.main", *arguments]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise DevClusterError("the training failed for the reason above; `make try` goes on from the last checkpoint")
+
+
+def generate_answers(base: Path, adapter: Path) -> Answers:
+    """Return for each prompt how the base and the adapter continue it, with the likeliest token each time."""
+    os.environ |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    # Seconds to import, and not needed to show an earlier run.
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).eval()
+
+    def continue_prompt(prompt: str) -> str:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        with torch.inference_mode():
+            ids = adapted.generate(  # type: ignore[no-untyped-call]
+                **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id
+            )
+        return str(tokenizer.decode(ids[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+
+    answers = []
+    for prompt in PROMPTS:
+        with adapted.disable_adapter():
+            base_answer = continue_prompt(prompt)
+        answers.append({"prompt": prompt, "base": base_answer, "adapter": continue_prompt(prompt)})
+    return answers
+
+
+def load_answers(output: Path, arguments: list[str]) -> Answers | None:
+    """Return the answers of a finished run with the same arguments, or None."""
+    try:
+        saved = json.loads((output / "answers.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    if saved["arguments"] != _digest(arguments) or not (output / "adapter" / "manifest.json").exists():
+        return None
+    answers: Answers = saved["answers"]
+    return answers
+
+
+def save_answers(output: Path, arguments: list[str], answers: Answers) -> None:
+    """Keep the answers for the next run."""
+    partial = output / "answers.json.partial"
+    partial.write_text(json.dumps({"arguments": _digest(arguments), "answers": answers}, indent=2))
+    partial.rename(output / "answers.json")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m devcluster.tryout", description=__doc__)
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the results go (default: build/try)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of training (default: %(default)s)")
+    parser.add_argument(
+        "--model", choices=("smollm2", "tiny-llama"), default="smollm2", help="what is trained (default: %(default)s)"
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        run(chosen.output.absolute(), chosen.steps, chosen.model)
+    except DevClusterError as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; `make try` goes on from here")
+        return 130
+    return 0
+
+
+def _digest(arguments: list[str]) -> str:
+    return hashlib.sha256("\0".join([JOB_FILE.read_text(), *arguments]).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

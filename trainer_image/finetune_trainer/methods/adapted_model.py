@@ -1,0 +1,91 @@
+"""Add a fresh adapter to the base model."""
+
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from peft.utils import ModulesToSaveWrapper
+
+from finetune_api import methods as api
+from finetune_api.reasons import Reason
+from finetune_trainer.methods import bottleneck, loftq, peft_config
+from finetune_trainer.models.eval_mode import evaluation_mode
+from finetune_trainer.runtime.failures import Failure
+
+
+def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> Any:
+    """Add a fresh adapter to the base; ``full`` adds none, and makes all weights trainable.
+
+    Raises:
+        Failure: TARGET_MODULES_NOT_FOUND, or SPEC_INVALID for a setting that the model or the run does not allow.
+    """
+    block = method.config
+    if block.trains_all_weights:
+        return model.requires_grad_(True)
+    if isinstance(block, api.Bottleneck):
+        return bottleneck.add_bottleneck(model, block)
+    try:
+        adapted = get_peft_model(model, peft_config.make_peft_config(method, base))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise peft_failure(error, method) from error
+    for module in adapted.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.register_forward_pre_hook(cast_inputs)
+    if isinstance(block, api.Qlora) and block.init == "loftq":
+        loftq.initialize(adapted, base.directory)
+    if adapted.active_peft_config.is_prompt_learning:
+        check_prompt_learning(adapted, method)
+    return adapted
+
+
+def cast_inputs(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cast the inputs of a fully trained module to its own dtype, fp32, whatever the base computes in."""
+    used = module.original_module if module.disable_adapters else module.modules_to_save["default"]
+    return tuple(
+        value.to(used.weight.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+        for value in given
+    )
+
+
+def check_prompt_learning(adapted: Any, method: api.Method) -> None:
+    """Run the model once: only then does PEFT find that learned tokens do not fit its attention.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED if they do not fit.
+    """
+    try:
+        with evaluation_mode(adapted):
+            adapted(input_ids=torch.tensor([[0, 1]], device=adapted.device))
+    except (RuntimeError, ValueError) as error:
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"PEFT's {method.peft.type if method.peft else method.name} does not fit the attention of a model of type "
+            f"{adapted.config.model_type!r} ({error}): use lora",
+            f"spec.method.{method.name}",
+        ) from error
+
+
+def peft_failure(error: Exception, method: api.Method) -> Failure:
+    """Return a Failure with PEFT's own words for what it cannot do with this model."""
+    field = f"spec.method.{method.name}"
+    if "target modules" in str(error).lower():
+        return Failure(Reason.TARGET_MODULES_NOT_FOUND, str(error), f"{field}.targetModules")
+    return Failure(Reason.SPEC_INVALID, f"PEFT cannot apply it to this model: {error}", field)
+
+
+def peft_type(model: Any) -> str:
+    """Return PEFT's name of the method, or ``BOTTLENECK`` or ``FULL``, which PEFT does not have."""
+    if isinstance(model, PeftModel):
+        kind: Any = model.peft_config["default"].peft_type
+        return str(kind.value)
+    return "BOTTLENECK" if bottleneck.has_bottleneck(model) else "FULL"
+
+
+def to_float32(model: torch.nn.Module) -> None:
+    """Cast the trained weights to fp32: an optimizer step is often too small for bf16.
+
+    It also makes a resumed run exact.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)

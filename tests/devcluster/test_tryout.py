@@ -10,7 +10,7 @@ import pytest
 
 from devcluster.paths import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.trains
 
 
 def run_tryout(output: Path) -> tuple[str, str]:

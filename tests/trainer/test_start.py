@@ -28,8 +28,8 @@ def test_a_job_is_checked_before_anything_heavy_is_imported() -> None:
 
 def test_a_package_that_is_left_out_is_not_found() -> None:
     find = "import importlib.util; assert importlib.util.find_spec('wandb') is None"
-    leave_out = "from finetune_trainer.runtime.libraries import leave_out; leave_out('wandb')"
-    subprocess.run([sys.executable, "-c", f"{leave_out}; {find}"], check=True)
+    hide = "from finetune_trainer.runtime.libraries import hide_package; hide_package('wandb')"
+    subprocess.run([sys.executable, "-c", f"{hide}; {find}"], check=True)
 
 
 def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest's own directories stay, to be looked at. A session of the unit tier cannot import torch.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Sums depend on the number of threads in their last bits. One thread: two workers share two processors.
+    os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="finetune-")
     if config.option.markexpr == "unit":

@@ -14,7 +14,7 @@ from devcluster.model import smollm2
 from devcluster.serving import PYTHON, engine_arguments, engine_variables, vllm_environment
 from tools.testing.waiting import free_port, wait_for
 
-START_SECONDS = 400
+START_SECONDS = 900
 
 
 class RealVllm:

@@ -52,7 +52,7 @@ def test_adapters_become_one(
     ]
     assert main(given) == 0
     rank = 8 if combination == "cat" else 4
-    assert f"2 adapters in one of rank {rank}" in capsys.readouterr().out
+    assert f"2 adapters combined into one of rank {rank}" in capsys.readouterr().out
     assert (
         find_tensor_problems(
             {

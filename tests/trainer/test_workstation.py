@@ -130,7 +130,7 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
     other = finetune(*station.arguments("--set", "spec.training.maxSteps=10"))
     assert other.code == EXIT_CODES[Reason.OUTPUT_EXISTS]
     assert "--output: " in other.out
-    assert "choose another one, or delete what lies there" in other.out
+    assert "choose another location, or delete" in other.out
 
 
 def test_without_output_the_adapter_goes_to_s3_with_the_environments_keys(

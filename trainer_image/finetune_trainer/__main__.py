@@ -1,4 +1,7 @@
-"""``python -m finetune_trainer preflight|train``: the only place that reads the environment. Heavy imports come after the checks."""
+"""Run ``python -m finetune_trainer preflight|train``.
+
+Only this module reads the environment. Heavy imports come after the configuration is validated.
+"""
 
 import argparse
 import logging
@@ -17,7 +20,7 @@ ENVIRONMENT = """\
 environment:
   FINETUNE_JOB              the FineTuneJob (metadata and spec) as JSON; required
   FINETUNE_ATTEMPT          number of this attempt, from 1
-  FINETUNE_ADJUSTMENTS      what the job has in place of the user's values, as JSON, after attempts that ran out of memory
+  FINETUNE_ADJUSTMENTS      settings that replace the user's after attempts that ran out of memory, as JSON
   FINETUNE_MODEL_REVISION   commit of an hf:// model, as the preflight resolved it
   FINETUNE_REPORT_URL       where progress is reported; unset: nowhere
   FINETUNE_MOUNTS           directory with secrets/, configmaps/ and claims/ (/etc/finetune)
@@ -68,5 +71,5 @@ if __name__ == "__main__":
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # a thread that is still waiting for a service that is away must not hold up the end
+    # do not wait for a thread that waits for an unavailable service
     os._exit(code)

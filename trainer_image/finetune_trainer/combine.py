@@ -1,4 +1,4 @@
-"""``python -m finetune_trainer.combine``: several LoRAs of one base made into one, by PEFT's ``add_weighted_adapter``."""
+"""Combine several LoRAs of one base into one, by PEFT's ``add_weighted_adapter``."""
 
 import argparse
 import json
@@ -23,24 +23,37 @@ COMBINATIONS = (
     "dare_linear_svd",
     "dare_ties_svd",
 )
-"""PEFT's names. ``cat`` is exact and adds the ranks; ``svd`` is the nearest of the largest rank; ``linear`` mixes A and B by themselves, roughly; TIES
-(Yadav et al. 2023) and DARE (Yu et al. 2024) leave a part of each update out, so that the updates disturb each other less."""
+"""PEFT's names.
+
+``cat`` is exact and adds the ranks. ``svd`` is the nearest adapter of the largest rank. ``linear`` mixes the A and the
+B matrices separately, which is only an approximation. TIES (Yadav et al. 2023) and DARE (Yu et al. 2024) drop a part
+of each update, so that the updates disturb each other less.
+"""
 
 
 @dataclass(frozen=True)
 class WeightedAdapter:
-    """An adapter's directory, and how much it counts."""
+    """An adapter's directory and its weight."""
 
     directory: Path
     weight: float = 1.0
 
 
 def combine(
-    base: Path, parts: Sequence[WeightedAdapter], combination: str, directory: Path, density: float, seed: int
+    base: Path, parts: Sequence[WeightedAdapter], *, combination: str, directory: Path, density: float, seed: int
 ) -> int:
-    """Write the combined adapter into ``directory`` and return its rank.
+    """Write the combined adapter and return its rank.
 
-    ``density`` is the part of each update that TIES and DARE leave. Raises Failure(SPEC_INVALID) for adapters that do not go together.
+    Args:
+        base: Directory of the base model.
+        parts: The adapters and their weights.
+        combination: One of ``COMBINATIONS``.
+        directory: Receives the combined adapter.
+        density: Share of each update that TIES and DARE keep.
+        seed: Seed of DARE's random choice.
+
+    Raises:
+        Failure: SpecInvalid, for adapters that cannot be combined.
     """
     import torch
     from peft import PeftModel
@@ -52,21 +65,21 @@ def combine(
     names = {str(config["base_model_name_or_path"]) for config in configs}
     if len(names) != 1:
         raise _refusal(f"they are of {len(names)} base models: {', '.join(sorted(names))}")
-    # no bare numbers: PEFT would take the layers of that number for the adapter's
+    # PEFT would confuse an adapter whose name is a number with the layer of that number
     adapters, weights = [f"adapter{number}" for number in range(len(parts))], [part.weight for part in parts]
     torch.manual_seed(seed)
     loaded = loading.load_base(base, torch.float32)
     with tempfile.TemporaryDirectory() as scratch:
         plain = [Path(scratch, name) for name in adapters]
-        for part, place in zip(parts, plain, strict=True):
-            # with the scale within the weights, neither alphas nor rank-stabilised scaling are in the way
+        for part, path in zip(parts, plain, strict=True):
+            # the scale becomes part of the weights, so that different alphas do not matter
             tuned = PeftModel.from_pretrained(loaded, str(part.directory))
             modules = [name for name, _ in tuned.get_base_model().named_modules()]
-            conversion.write_lora(conversion.lora_factors(tuned), modules, place)
+            conversion.write_lora(conversion.lora_factors(tuned), modules, path)
             loaded = tuned.unload()
         tuned = PeftModel.from_pretrained(loaded, str(plain[0]), adapter_name=adapters[0])
-        for name, place in zip(adapters[1:], plain[1:], strict=True):
-            tuned.load_adapter(str(place), adapter_name=name)
+        for name, path in zip(adapters[1:], plain[1:], strict=True):
+            tuned.load_adapter(str(path), adapter_name=name)
     options = {"density": density} if combination.startswith(("ties", "dare")) else {}
     try:
         tuned.add_weighted_adapter(adapters, weights, "combined", combination_type=combination, **options)
@@ -99,31 +112,38 @@ def _refusal(what: str) -> Failure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; the exit code is 1 for adapters that do not go together."""
+    """Run the command; the exit code is 1 for adapters that cannot be combined."""
     parser = argparse.ArgumentParser(prog="python -m finetune_trainer.combine", description=__doc__)
     parser.add_argument(
-        "adapter", nargs="+", help="directory of an adapter; DIRECTORY=WEIGHT for another weight than 1"
+        "adapter", nargs="+", help="directory of an adapter; DIRECTORY=WEIGHT for a weight other than 1"
     )
     parser.add_argument("--base", type=Path, required=True, help="directory of the base model")
     parser.add_argument("--combination", choices=COMBINATIONS, default="cat", help="how (default: cat, which is exact)")
     parser.add_argument(
-        "--density", type=float, default=0.5, help="part of each update that TIES and DARE leave (default: 0.5)"
+        "--density", type=float, default=0.5, help="share of each update that TIES and DARE keep (default: 0.5)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of DARE's random choice (default: 0)")
     parser.add_argument("--output", type=Path, required=True, help="directory of the combined adapter")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        parts = [parse_adapter(text) for text in given.adapter]
-        rank = combine(given.base, parts, given.combination, given.output, given.density, given.seed)
+        parts = [parse_adapter(text) for text in options.adapter]
+        rank = combine(
+            options.base,
+            parts,
+            combination=options.combination,
+            directory=options.output,
+            density=options.density,
+            seed=options.seed,
+        )
     except Failure as error:
         sys.stderr.write(f"{error.message}\n")
         return 1
-    sys.stdout.write(f"{given.output}: {len(parts)} adapters in one of rank {rank}\n")
+    sys.stdout.write(f"{options.output}: {len(parts)} adapters combined into one of rank {rank}\n")
     return 0
 
 
 def parse_adapter(text: str) -> WeightedAdapter:
-    """``DIRECTORY`` or ``DIRECTORY=WEIGHT``. Raises Failure(SPEC_INVALID)."""
+    """Parse ``DIRECTORY`` or ``DIRECTORY=WEIGHT``; raises Failure(SpecInvalid)."""
     directory, equals, weight = text.rpartition("=")
     if not equals:
         return WeightedAdapter(Path(text))

@@ -180,12 +180,12 @@ def verify_on_fresh_base(
     result = verification.verify(
         session.inputs.model,
         adapter.directory,
-        adapter.answers,
-        measure,
-        len(examples.held_out),
-        examples.forgetting_text,
-        load_base,
-        partial(samples.generate_answers, tokenizer=prepared.tokenizer, prompts=prompts),
+        trained=adapter.answers,
+        measure=measure,
+        held_out=len(examples.held_out),
+        general=examples.forgetting_text,
+        load_base=load_base,
+        ask=partial(samples.generate_answers, tokenizer=prepared.tokenizer, prompts=prompts),
     )
     return result, measure
 
@@ -250,9 +250,9 @@ def merge(session: Session, adapter: trained_adapter.TrainedAdapter) -> dict[str
             lambda on_cpu: merging.merge(
                 session.inputs.model,
                 adapter.directory,
-                partial(load_base, on_cpu=on_cpu),
-                adapter.answers,
-                publishing.merged_directory(session),
+                load_base=partial(load_base, on_cpu=on_cpu),
+                trained=adapter.answers,
+                directory=publishing.merged_directory(session),
             )
         )
 

@@ -1,4 +1,4 @@
-"""Measure models: held-out loss, forgetting, sample answers, the gate, and the verification of the saved adapter.
+"""Measure models (held-out loss, forgetting, samples), apply the gate, and verify the saved adapter.
 
 It knows neither the training loop nor where adapters are stored.
 """

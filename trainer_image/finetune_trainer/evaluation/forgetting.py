@@ -1,4 +1,4 @@
-"""Measure forgetting: the loss of base and adapter on a general text that the adapter was not trained on."""
+"""Measure forgetting: the losses of base and adapter on a text that is not in the training data."""
 
 from itertools import islice
 from typing import Any

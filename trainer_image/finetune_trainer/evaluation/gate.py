@@ -1,4 +1,4 @@
-"""Decide whether a verified adapter may be published: its held-out metrics against ``spec.evaluation.gate``.
+"""Decide by ``spec.evaluation.gate`` and the held-out metrics whether an adapter is published.
 
 It does not know torch.
 """

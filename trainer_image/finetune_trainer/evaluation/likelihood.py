@@ -46,6 +46,6 @@ def token_logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
 
 
 def _logits(model: Any, token_ids: list[int]) -> torch.Tensor:
-    """Return one row of logits for each token; drop those of prompt tuning's virtual tokens, which come first."""
+    """Return one row of logits for each token, without those of prompt tuning's virtual tokens."""
     logits: torch.Tensor = model(input_ids=torch.tensor([token_ids], device=model.device)).logits[0]
     return logits[-len(token_ids) :]

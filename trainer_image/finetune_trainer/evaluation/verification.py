@@ -131,6 +131,7 @@ def load_tuned(base: Any, directory: Path, load_base: Callable[[Path], Any]) -> 
 def verify(
     base_directory: Path,
     adapter: Path,
+    *,
     trained: TrainedAnswers,
     measure: Measure,
     held_out: int,
@@ -138,7 +139,7 @@ def verify(
     load_base: Callable[[Path], Any],
     ask: Callable[[Any], list[str]],
 ) -> Verification:
-    """Load base and adapter afresh, compare with the trained model, evaluate both, and choose golden samples.
+    """Load base and adapter afresh, compare them with the trained model, and evaluate both.
 
     Args:
         base_directory: The base model.

@@ -16,7 +16,7 @@ from finetune_trainer.runtime.settings import Settings
 
 
 def finished_adapter(settings: Settings, output: Storage) -> TrainerResult | None:
-    """Return the success of an earlier attempt that was cut off after it had written the manifest, if there is one.
+    """Return the result of an earlier attempt that was cut off after its manifest was written, if any.
 
     Raises:
         Failure: OutputExists, if the adapter there is another job's, or lacks what the job asks for now.
@@ -34,7 +34,7 @@ def finished_adapter(settings: Settings, output: Storage) -> TrainerResult | Non
         owner = f"FineTuneJob {manifest.job.namespace}/{manifest.job.name}" if manifest else "something else"
         raise Failure(
             Reason.OUTPUT_EXISTS,
-            f"{manifest_uri} is there already, of {owner}: choose another one, or delete what lies there",
+            f"{manifest_uri} is there already, of {owner}: choose another location, or delete what is there",
             settings.output_field,
         )
     refuse_incomplete(settings, manifest)

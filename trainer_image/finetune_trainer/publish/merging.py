@@ -12,7 +12,7 @@ from finetune_trainer.runtime.failures import Failure
 
 
 def merge(
-    base_directory: Path, adapter: Path, load_base: Callable[[Path], Any], trained: TrainedAnswers, directory: Path
+    base_directory: Path, adapter: Path, *, load_base: Callable[[Path], Any], trained: TrainedAnswers, directory: Path
 ) -> dict[str, float]:
     """Merge the adapter into the base, save the model, load it again, and compare it with the trained one.
 

@@ -1,4 +1,4 @@
-"""Upload a finished adapter: its files first, then the manifest, without which nobody takes it for complete."""
+"""Upload a finished adapter: its files first, then the manifest that marks it as complete."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def write_report(
     examples: dataset.Examples,
     prompts: list[samples.Prompt],
 ) -> None:
-    """Write report, model card and TensorBoard's events into the adapter's directory, before it is uploaded."""
+    """Write report, model card and TensorBoard's events into the adapter's directory."""
     config = adapter_config(adapter.directory)
     for engine in ENGINES.values():
         if problems := engine.find_unsupported(config):

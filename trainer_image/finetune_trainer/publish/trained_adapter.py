@@ -1,4 +1,4 @@
-"""The trained adapter on the local disk: saved as it is published, with what must be known of it without its model."""
+"""Save the trained adapter to the local disk, with the facts that need the trained model."""
 
 import shutil
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Assemble a run's report and write the files that people read: report, model card and TensorBoard's events."""
+"""Assemble a run's report, and write it with the model card and TensorBoard's events."""
 
 import json
 from pathlib import Path

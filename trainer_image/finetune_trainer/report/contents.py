@@ -51,7 +51,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class FailedReport:
-    """One failed attempt, as far as it came. The names are those of ``Report``, because both share a template.
+    """One failed attempt, as far as it came; named like ``Report``, whose template it shares.
 
     ``checkpoint`` is the address of the newest complete checkpoint, ``evaluation`` that of an adapter that was
     verified before the failure, ``trace`` the traceback of an unexpected error.

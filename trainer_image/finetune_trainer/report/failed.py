@@ -1,4 +1,4 @@
-"""Publish the report of a failed attempt: the reason, the last step, the curves up to there and every setting.
+"""Publish the report of a failed attempt: its reason, last step, curves and settings.
 
 An error or a delay here never changes how the attempt ends. This module does not know torch.
 """

@@ -1,4 +1,4 @@
-"""Render ``report.html``: one self-contained file, in which the template engine escapes all users' texts."""
+"""Render ``report.html``: one self-contained file in which all users' texts are escaped."""
 
 from typing import Any
 

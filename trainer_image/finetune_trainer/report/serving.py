@@ -35,7 +35,7 @@ def list_preparations(report: Report, *, base: bool = True) -> list[str]:
 
 
 def list_serving_commands(report: Report) -> dict[str, str | None]:
-    """Return, by the title of each engine, the command that serves the result; None if the engine cannot serve it."""
+    """Return each engine's serving command by the engine's title; None if it cannot serve the result."""
     return {engine.title: _build_serving_command(engine, report) for engine in ENGINES.values()}
 
 
@@ -75,17 +75,17 @@ def build_load_snippet(report: Report) -> str | None:
     """Build the Python code that loads the result; None for layers that PEFT does not have."""
     if report.peft_type == "BOTTLENECK":
         return None
-    whole, task = report.peft_type == "FULL", "SequenceClassification" if report.objective == "reward" else "CausalLM"
-    revision = f", revision={report.base_revision!r}" if report.base_revision and not whole else ""
-    labels = ", num_labels=1" if report.objective == "reward" and not whole else ""
+    is_full, task = report.peft_type == "FULL", "SequenceClassification" if report.objective == "reward" else "CausalLM"
+    revision = f", revision={report.base_revision!r}" if report.base_revision and not is_full else ""
+    labels = ", num_labels=1" if report.objective == "reward" and not is_full else ""
     lines = [
-        *([] if whole else ["from peft import PeftModel"]),
+        *([] if is_full else ["from peft import PeftModel"]),
         f"from transformers import AutoModelFor{task}, AutoTokenizer",
         "",
-        f"base = {(local_adapter(report) if whole else local_base(report))!r}",
+        f"base = {(local_adapter(report) if is_full else local_base(report))!r}",
         f'model = AutoModelFor{task}.from_pretrained(base{revision}{labels}, dtype="auto")',
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})",
-        *([] if whole else [f"model = PeftModel.from_pretrained(model, {local_adapter(report)!r})"]),
+        *([] if is_full else [f"model = PeftModel.from_pretrained(model, {local_adapter(report)!r})"]),
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Fetch the files of an attempt in parallel: model, dataset, starting adapter and general text. No torch here."""
+"""Fetch an attempt's files in parallel: model, dataset, starting adapter and general text."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ LOG_EVERY_PERCENT = 10
 
 
 class InputsFetch:
-    """Downloads that run in threads from the start of the ``with`` block; leaving it gives up what is not done."""
+    """Downloads that run in threads during a ``with`` block, whose end cancels what is not done."""
 
     def __init__(self, settings: Settings, patience_seconds: float) -> None:
         """Start the downloads.

@@ -1,4 +1,4 @@
-"""Report progress to the operator from a separate thread, which neither delays nor fails the training."""
+"""Report progress to the operator from a thread that never delays or fails the training."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""Log metrics to MLflow and Weights & Biases from separate threads, which neither delay nor fail the training."""
+"""Log metrics to MLflow and Weights & Biases from threads that never delay or fail the training."""
 
 import importlib.util
 import logging
@@ -51,10 +51,12 @@ def check(settings: Settings, *, installed: bool) -> None:
     for name, service in _configured_services(settings):
         secret = settings.secret(service.secret_ref)
         if secret and not any((secret / key).is_file() for key in SECRET_KEYS[name]):
-            found = "the Secret has other keys" if secret.is_dir() else "there is no such Secret in the job's namespace"
+            details = (
+                "the Secret has other keys" if secret.is_dir() else "there is no such Secret in the job's namespace"
+            )
             raise Failure(
                 Reason.SPEC_INVALID,
-                f"Secret {secret.name!r} must have {' or '.join(SECRET_KEYS[name])}: {found}",
+                f"Secret {secret.name!r} must have {' or '.join(SECRET_KEYS[name])}: {details}",
                 f"spec.tracking.{name}.secretRef",
             )
         if installed and importlib.util.find_spec(name) is None:

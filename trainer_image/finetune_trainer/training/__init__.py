@@ -1,4 +1,4 @@
-"""The training loop: TRL's trainer for each objective, and a callback that reports, evaluates and saves.
+"""Train the adapter: TRL's trainer of the objective, with a callback that reports and evaluates.
 
 It knows neither how an adapter is verified nor how it is published.
 """

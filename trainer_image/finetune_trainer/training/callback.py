@@ -1,4 +1,4 @@
-"""The Trainer callback: reports progress, measures the held-out loss, detects divergence, uploads checkpoints."""
+"""Report progress, evaluate, detect divergence and upload checkpoints: the Trainer's callback."""
 
 import math
 import os
@@ -41,7 +41,7 @@ class Pace:
 
 
 class TrainingCallback(TrainerCallback):
-    """Our callback of transformers' Trainer; each process has one, and all of them take the same decisions."""
+    """Our callback of transformers' Trainer; each process has one, and all decide alike."""
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ def refuse_divergence(step: int, loss: float, watch: DivergenceWatch) -> None:
 
 
 def refuse_nonfinite_weights(model: Any, step: int) -> None:
-    """Raise Failure(LossDiverged) if a trained weight is not finite, before the checkpoint replaces a good one."""
+    """Raise Failure(LossDiverged) if a trained weight of this checkpoint is not finite."""
     for name, weight in model.named_parameters():
         if weight.requires_grad and not torch.isfinite(weight).all():
             raise Failure(

@@ -1,4 +1,4 @@
-"""Check that a model keeps packed examples apart: some architectures let each attend to those before it."""
+"""Check that a model keeps packed examples apart; some let each attend to those before it."""
 
 from typing import Any
 

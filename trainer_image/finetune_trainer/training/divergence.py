@@ -1,4 +1,4 @@
-"""Detect a training that has diverged although its loss is still finite, before it wastes more GPU time."""
+"""Detect a training that has diverged although its loss is still finite."""
 
 import math
 from collections import deque

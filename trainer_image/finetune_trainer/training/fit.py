@@ -107,7 +107,7 @@ def fit(
 
 
 def run_loop(trainer: Any, plan: Plan, resume: resuming.Resume | None) -> None:
-    """Run the Trainer's loop; only load the weights if the last step, or an early stop, was reached before."""
+    """Run the Trainer's loop, or only load the weights if an earlier attempt finished it."""
     if resume and (resume.stopped or resume.step >= plan.total_steps):
         trainer._load_from_checkpoint(str(resume.directory))
         trainer.state.global_step = resume.step

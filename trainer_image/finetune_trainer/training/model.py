@@ -1,4 +1,4 @@
-"""The model that is trained: the base in the training's precision, with a fresh adapter on it."""
+"""Load the model that is trained: the base in the training's precision, with an adapter on it."""
 
 from pathlib import Path
 from typing import Any

@@ -58,7 +58,7 @@ def objective_of(spec: FineTuneJobSpec) -> Objective:
 
 
 def check_dropout(spec: FineTuneJobSpec) -> str | None:
-    """Return a warning if the user's dropout has no effect: TRL disables it where likelihoods are compared."""
+    """Return a warning if the user's dropout has no effect; TRL disables it for most objectives."""
     dropout = getattr(spec.method.config, "dropout", 0)
     if spec.objective == "sft" or not dropout:
         return None

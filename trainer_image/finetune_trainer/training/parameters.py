@@ -12,7 +12,7 @@ NOT_MODULES = ("default", "weight", "bias", "modules_to_save", "original_module"
 
 
 def count_parameters(model: Any) -> ParameterCounts:
-    """Count all and the trained parameters, the latter also by the last name of their module, largest first."""
+    """Count all parameters, the trained ones, and the trained ones of each kind of module."""
     modules: dict[str, int] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:

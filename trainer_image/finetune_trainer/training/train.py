@@ -1,4 +1,4 @@
-"""One training, from a base to the trained model: the adapter's own, or the full fine-tuning it is compared with."""
+"""Train one model from its base: the adapter, or the full fine-tuning that it is compared with."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""TRL's trainer for the job's objective, with the settings of the plan and our own checkpoints."""
+"""Make TRL's trainer for the job's objective, with the plan's settings and exact checkpoints."""
 
 from typing import Any
 

@@ -1,0 +1,65 @@
+"""Check the dataset: it can be read, and its first rows have what format and objective need."""
+
+import itertools
+from collections.abc import Iterator
+from typing import TypeVar
+
+from finetune_api.reasons import Reason
+from finetune_api.uris import S3Uri, parse_uri
+from finetune_trainer.data import files, forgetting_text, rows, sources
+from finetune_trainer.preflight.credentials import require_keys
+from finetune_trainer.preflight.findings import CheckResult
+from finetune_trainer.runtime.logs import log
+from finetune_trainer.runtime.settings import Settings
+
+T = TypeVar("T")
+ROWS, BYTES = 1000, 4 * 1024 * 1024
+"""At least this many rows and about this many bytes are checked; a smaller dataset is read whole."""
+
+
+def check_dataset(settings: Settings, result: CheckResult, patience_seconds: float) -> None:
+    """Check the first rows of the dataset, of the held-out data and of the general text."""
+    source = settings.job.spec.dataset
+    train, held_out = sources.find_splits(source)
+    separate = (held_out, forgetting_text.find_source(settings.job.spec))
+    if any(isinstance(parse_uri(part.uri), S3Uri) for part in (train, *separate) if part):
+        require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
+    data_files = sources.list_files(settings, train, patience_seconds)
+    reader = rows.make_reader(data_files, source, settings.job.spec.objective, train.uri)
+    result.chats = check_rows(reader, data_files, train.uri)
+    if source.format == "auto" and source.template is None:
+        result.warnings.append(f"spec.dataset.format auto: the dataset is taken as {reader.layout}")
+    if held_out:
+        result.chats |= check_rows(reader, sources.list_files(settings, held_out, patience_seconds), held_out.uri)
+    forgetting_text.check_readable(settings, patience_seconds)
+
+
+def check_rows(reader: rows.Reader, data_files: list[sources.DataFile], uri: str) -> bool:
+    """Check the first rows, and return whether there are chats among them.
+
+    Raises:
+        Failure: DatasetInvalid, with the locations and the contents of the bad rows.
+    """
+    if reader.layout == "plain text":
+        for _ in take_first(itertools.chain.from_iterable(files.read_text(file) for file in data_files)):
+            pass
+        return False
+    findings = rows.Findings()
+    first_rows = take_first(itertools.chain.from_iterable(files.read_rows(file) for file in data_files))
+    usable, chats = 0, False
+    for row in reader.read(first_rows, findings):
+        usable += 1
+        chats |= rows.is_chat(row)
+    rows.refuse_bad_rows(findings, reader.layout, uri)
+    log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, reader.layout, findings.rows, usable)
+    return chats
+
+
+def take_first(items: Iterator[T]) -> Iterator[T]:
+    """Yield the first ``ROWS`` rows or about ``BYTES`` bytes, whichever is more."""
+    size = 0
+    for number, item in enumerate(items):
+        if number >= ROWS and size >= BYTES:
+            return
+        size += len(str(item))
+        yield item

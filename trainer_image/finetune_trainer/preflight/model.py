@@ -1,0 +1,109 @@
+"""Check the model: it can be read and trained, and has the modules that get an adapter."""
+
+from finetune_api import targets
+from finetune_api.finetunejob import Estimate
+from finetune_api.linear import CONV1D_MODEL_TYPES
+from finetune_api.methods import Bottleneck, Ia3, Lora, Qlora, Targeted
+from finetune_api.reasons import Reason
+from finetune_api.uris import HfUri, S3Uri, parse_uri
+from finetune_trainer.models import base_files, modules, remote_code
+from finetune_trainer.models.base_files import ModelMetadata
+from finetune_trainer.models.estimate import list_warnings, make_estimate
+from finetune_trainer.models.sublayers import UNKNOWN_SUBLAYERS, find_sublayers
+from finetune_trainer.preflight.credentials import require_keys
+from finetune_trainer.preflight.findings import CheckResult
+from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.runtime.logs import log
+from finetune_trainer.runtime.settings import Settings
+
+
+def check_model(settings: Settings, result: CheckResult, patience_seconds: float) -> None:
+    """Check that the model can be trained and has the modules that get an adapter; estimate the memory."""
+    spec = settings.job.spec
+    if isinstance(parse_uri(spec.model.uri), S3Uri):
+        require_keys(settings, spec.model.secret_ref, "spec.model.secretRef", Reason.MODEL_ACCESS_DENIED)
+    facts = base_files.read_metadata(settings, patience_seconds)
+    result.facts = facts
+    remote_code.check_remote_code(facts.config, spec.model)
+    if problem := describe_unsupported(facts, quantised=spec.method.quantization is not None):
+        raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
+    longest = facts.config.get("max_position_embeddings")
+    if isinstance(longest, int) and spec.training.max_length > longest:
+        result.warnings.append(
+            f"spec.training.maxLength {spec.training.max_length} is more than the model's {longest} positions"
+        )
+    check_modules(settings, facts, result)
+    add_estimate(settings, facts, result)
+    if isinstance(parse_uri(spec.model.uri), HfUri):
+        log.info("model %s at commit %s", spec.model.uri, facts.commit)
+
+
+def describe_unsupported(facts: ModelMetadata, *, quantised: bool) -> str | None:
+    """Describe why this model cannot be trained; None if it can.
+
+    Args:
+        facts: What the model's files say.
+        quantised: Whether the method quantises the base.
+    """
+    config = facts.config
+    if config.get("is_encoder_decoder"):
+        model_type = config.get("model_type")
+        return f"the model ({model_type}) has an encoder and a decoder: objective sft needs a causal language model"
+    if not facts.has_tokenizer:
+        return "the model's directory has no tokenizer (tokenizer.json or tokenizer.model): add it next to config.json"
+    quant_method = (config.get("quantization_config") or {}).get("quant_method")
+    if quant_method and not (quant_method == "bitsandbytes" and quantised):
+        return f"the model's weights are quantised already ({quant_method}): use the original model"
+    return None
+
+
+def check_modules(settings: Settings, facts: ModelMetadata, result: CheckResult) -> None:
+    """Check that the modules that the method names exist, and count the parameters that it trains."""
+    method = settings.job.spec.method
+    block, path = method.config, f"spec.method.{method.name}"
+    model_type = str(facts.config.get("model_type"))
+    linear = modules.list_linear_modules(facts.tensors)
+    if isinstance(block, Bottleneck) and not find_sublayers(linear, block):
+        result.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN_SUBLAYERS.format(model_type))
+    if model_type in CONV1D_MODEL_TYPES and isinstance(block, Targeted) and not block.adapts_conv1d:
+        result.add(
+            Reason.MODEL_UNSUPPORTED,
+            path,
+            f"PEFT's {method.name} does not adapt the Conv1D layers of a model of type {model_type!r}: use lora, dora, "
+            "adalora, ia3 or vera",
+        )
+    if not isinstance(block, Targeted):
+        return
+    if not linear:
+        result.add(
+            Reason.TARGET_MODULES_NOT_FOUND,
+            f"{path}.targetModules",
+            "the model has no linear layers that could get an adapter",
+        )
+        return
+    try:
+        chosen = targets.select_modules(list(linear), block, method.name, model_type)
+        if isinstance(block, Ia3):
+            targets.select_feedforward(chosen, block, model_type)
+        targets.check_expression(modules.list_modules(facts.tensors), linear, block.target_modules)
+        targets.check_saved(modules.list_modules(facts.tensors), block.modules_to_save)
+    except targets.TargetError as error:
+        result.add(Reason.TARGET_MODULES_NOT_FOUND, f"{path}.{error.field}", str(error))
+        return
+    log.info("%d modules get an adapter: %s", len(chosen), ", ".join(targets.suffixes(chosen)))
+    if isinstance(block, Lora | Qlora) and block.bias == "none" and not block.modules_to_save:
+        trainable = modules.count_lora_parameters(linear, chosen, block)
+        total = modules.count_parameters(facts.tensors) + trainable
+        result.estimate = Estimate(trainable_parameters=trainable, total_parameters=total)
+        log.info("%s parameters, %s of them trainable", f"{total:,}", f"{trainable:,}")
+
+
+def add_estimate(settings: Settings, facts: ModelMetadata, result: CheckResult) -> None:
+    """Add the estimate of the job's memory; without one the model can still be trained."""
+    if result.problems:
+        return
+    try:
+        result.estimate = make_estimate(settings.job.spec, facts)
+        result.warnings += list_warnings(result.estimate)
+    except ValueError as error:
+        result.warnings.append(f"GPU memory is not estimated: {error}")

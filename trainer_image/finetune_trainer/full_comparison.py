@@ -1,4 +1,4 @@
-"""``evaluation.compareWithFull``: train the same base whole, with the same data and steps, and measure it beside the adapter.
+"""``evaluation.compareWithFull``: train the same base whole, on the same data, and measure it beside the adapter.
 
 An error here never costs the adapter, which is finished and has its last checkpoint in S3. It becomes a sentence in
 the comparison's table.

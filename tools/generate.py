@@ -20,6 +20,7 @@ def generate() -> dict[str, str]:
         files[f"crds/{name}"] = to_yaml(crd)
         files[f"charts/finetune-operator/files/crds/{name}"] = to_yaml(crd)
         files[f"docs/reference/{crd['spec']['names']['singular']}.md"] = reference.kind_page(crd)
+    files["charts/finetune-operator/Chart.yaml"] = chart.chart_yaml()
     files["charts/finetune-operator/values.yaml"] = chart.values_yaml()
     files["charts/finetune-operator/values.schema.json"] = chart.values_schema()
     files["docs/reference/values.md"] = reference.values_page()

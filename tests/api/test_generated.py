@@ -1,5 +1,6 @@
 """What is generated is committed as its source says, and says something about every field."""
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,13 +8,24 @@ import pytest
 
 from finetune_api.crd import adapterdeployment_crd, finetunejob_crd
 from finetune_api.reasons import EXIT_CODES, USER_ERRORS, Reason, reason_of_exit_code
-from tools.generate import find_stale, generate
+from tools.generate import ROOT, TABLES, find_stale, generate
 
 Schema = dict[str, Any]
 
 
 def test_every_generated_file_is_as_its_source_says() -> None:
     assert find_stale(generate()) == []
+
+
+def test_every_file_with_the_marker_is_written_by_make_generate() -> None:
+    marked = subprocess.run(
+        ["git", "grep", "-lE", "[Gg]enerated (from|by) .*make generate", "--", "*.yaml", "*.json", "docs/reference"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert sorted(marked) == sorted([*generate(), *TABLES])
 
 
 @pytest.mark.parametrize("crd", [finetunejob_crd(), adapterdeployment_crd()], ids=["FineTuneJob", "AdapterDeployment"])

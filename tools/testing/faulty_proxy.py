@@ -2,12 +2,13 @@
 
 import http.client
 import http.server
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
+
+from tools.testing.http_server import serving
 
 Harm = tuple[int, str] | Literal["cut", "slow"] | None
 """A status with its S3 code; a connection that breaks off in the middle of what is sent; an answer that takes its time."""
@@ -85,13 +86,6 @@ def way_to(port: int) -> Iterator[Way]:
             if not whole:
                 self.close_connection = True
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class names it so
-            return
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        way = Way(f"http://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield way
-        finally:
-            server.shutdown()
+    with serving(Handler) as url:
+        way = Way(url)
+        yield way

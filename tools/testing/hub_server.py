@@ -4,13 +4,14 @@ import base64
 import hashlib
 import http.server
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tools.testing.http_server import serving
 
 COMMIT = "1f0e2d3c4b5a69788796a5b4c3d2e1f001234567"
 TOKEN, READ_TOKEN = "hf_goodtoken", "hf_readtoken"
@@ -83,9 +84,6 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
 
         def _json(self, content: Any, status: int = 200) -> None:
             self._send(status, json.dumps(content).encode(), {"Content-Type": "application/json"}, body=True)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class names it so
-            return
 
         def _answer(self, *, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
@@ -175,10 +173,6 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
                 self.wfile.write(content)
                 hub.sent[name] = hub.sent.get(name, 0) + len(content)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        hub = Hub(f"http://127.0.0.1:{server.server_port}", repositories, gated)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
+    with serving(Handler) as url:
+        hub = Hub(url, repositories, gated)
+        yield hub

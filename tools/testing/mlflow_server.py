@@ -2,12 +2,13 @@
 
 import http.server
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tools.testing.http_server import serving
 
 
 @dataclass
@@ -35,9 +36,6 @@ def running_mlflow() -> Iterator[Server]:
 
         def do_POST(self) -> None:
             self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class names it so
-            return
 
         def _answer(self, sent: dict[str, Any]) -> None:
             server.keys.add(self.headers.get("Authorization") or "")
@@ -81,10 +79,6 @@ def running_mlflow() -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(body)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        server = Server(f"http://127.0.0.1:{running.server_port}")
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        try:
-            yield server
-        finally:
-            running.shutdown()
+    with serving(Handler) as url:
+        server = Server(url)
+        yield server

@@ -5,13 +5,13 @@ import json
 import queue
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.messages import PROGRESS_PATH, ProgressReport, TrainerResult
+from tools.testing.http_server import serving
 from tools.testing.trainer_jobs import Workbench
 
 
@@ -45,13 +45,8 @@ def listening() -> Iterator[Listener]:
             self.end_headers()
             reports.put(ProgressReport.model_validate_json(body))
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the base class names it so
-            return
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Listener(f"http://127.0.0.1:{server.server_port}", reports, tokens)
-        server.shutdown()
+    with serving(Handler) as url:
+        yield Listener(url, reports, tokens)
 
 
 class Pod:

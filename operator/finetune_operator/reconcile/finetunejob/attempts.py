@@ -218,17 +218,14 @@ def _replace(
     resumed_from_step: int | None = None,
 ) -> Attempt:
     """Return the attempt with these values; None keeps what it has."""
-    return Attempt(
-        number=attempt.number,
-        job_name=attempt.job_name,
-        started_at=attempt.started_at,
-        finished_at=finished_at or attempt.finished_at,
-        reason=reason or attempt.reason,
-        message=message or attempt.message,
-        exit_code=attempt.exit_code if exit_code is None else exit_code,
-        resumed_from_step=attempt.resumed_from_step if resumed_from_step is None else resumed_from_step,
-        adjustments=attempt.adjustments,
-    )
+    changes = {
+        "finished_at": finished_at,
+        "reason": reason,
+        "message": message,
+        "exit_code": exit_code,
+        "resumed_from_step": resumed_from_step,
+    }
+    return attempt.model_copy(update={name: value for name, value in changes.items() if value is not None})
 
 
 def _read_reason(attempt: Attempt) -> Reason:

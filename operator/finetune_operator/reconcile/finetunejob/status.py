@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import Adjustment, Attempt, EvaluationStatus, FineTuneJobStatus, Phase
+from finetune_api.improvement import describe_improvement
 from finetune_api.messages import PreflightResult, ProgressReport, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason
 from finetune_operator.event_record import EventRecord
@@ -181,10 +182,9 @@ def _describe_end(attempt: Attempt) -> str:
 
 def _describe_evaluation(evaluation: EvaluationStatus) -> str:
     """Compare base and adapter in one sentence, then say what the gate decided, if there is one."""
-    change = evaluation.improvement_percent
     text = (
         f"The held-out loss is {evaluation.loss:.4g} with the adapter and {evaluation.base_loss:.4g} without it "
-        f"({abs(change):.3g} % {'lower' if change >= 0 else 'higher'})."
+        f"({describe_improvement(evaluation.improvement_percent)})."
     )
     if evaluation.step is not None:
         text = f"{text} The weights are those of step {evaluation.step}, the best of those that were evaluated."

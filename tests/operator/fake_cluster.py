@@ -1,7 +1,6 @@
 """Objects as the API server has them, and a fake cluster in which plans take effect."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -141,8 +140,3 @@ class FakeCluster:
             if item["type"] == kind:
                 return item["status"], item["reason"]
         return None
-
-
-def with_settings(**changes: Any) -> Settings:
-    """The tests' settings, changed."""
-    return replace(SETTINGS, **changes)

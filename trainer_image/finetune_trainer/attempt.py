@@ -16,7 +16,7 @@ from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.logs import log, phase
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session import tracking
-from finetune_trainer.session.fetch import InputsFetch
+from finetune_trainer.session.fetch import fetch_inputs
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
 from finetune_trainer.session.session import Session
@@ -131,10 +131,10 @@ def fetch_and_train(
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         (settings.scratch / "run").mkdir(parents=True)
-    with InputsFetch(settings, PATIENCE_SECONDS) as fetch:
+    with fetch_inputs(settings, PATIENCE_SECONDS) as wait_for_inputs:
         with phase("importing torch, transformers, peft and trl"):
             from finetune_trainer import recipe
-        inputs = fetch.result()
+        inputs = wait_for_inputs()
     trackers, succeeded = tracking.Trackers(settings), False
     workers.start(settings, inputs, PATIENCE_SECONDS)
     try:

@@ -169,14 +169,8 @@ def verify_on_fresh_base(
     """Verify the adapter on a base in the serving dtype, on the GPU or the CPU."""
     spec, examples = session.settings.job.spec, prepared.examples
     measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
-    load_base = partial(
-        loading.load_base,
-        dtype=adapter.serving_dtype,
-        scores_padded_with=training_model.score_padding_id(session, prepared.tokenizer),
-        spread=training_model.is_sharded(session),
-        trust_remote_code=spec.model.trust_remote_code,
-        on_cpu=on_cpu,
-    )
+    padding_id = training_model.score_padding_id(session, prepared.tokenizer)
+    load_base = training_model.fresh_base_loader(session, adapter.serving_dtype, scores_padded_with=padding_id)
     result = verification.verify(
         session.inputs.model,
         adapter.directory,
@@ -184,7 +178,7 @@ def verify_on_fresh_base(
         measure=measure,
         held_out=len(examples.held_out),
         general=examples.forgetting_text,
-        load_base=load_base,
+        load_base=partial(load_base, on_cpu=on_cpu),
         ask=partial(samples.generate_answers, tokenizer=prepared.tokenizer, prompts=prompts),
     )
     return result, measure
@@ -238,13 +232,8 @@ def publish(
 
 def merge(session: Session, adapter: trained_adapter.TrainedAdapter) -> dict[str, float]:
     """Merge the adapter into the base in the training's precision; returns how far the result differs."""
-    spec = session.settings.job.spec
-    load_base = partial(
-        loading.load_base,
-        dtype=device.DTYPES[device.choose_precision(spec.training)],
-        spread=training_model.is_sharded(session),
-        trust_remote_code=spec.model.trust_remote_code,
-    )
+    precision = device.choose_precision(session.settings.job.spec.training)
+    load_base = training_model.fresh_base_loader(session, device.DTYPES[precision])
     with phase("merging the adapter into the base"):
         return device.run_on_gpu_or_cpu(
             lambda on_cpu: merging.merge(

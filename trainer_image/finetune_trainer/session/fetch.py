@@ -1,8 +1,9 @@
 """Fetch an attempt's files in parallel: model, dataset, starting adapter and general text."""
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from finetune_trainer.data import forgetting_text, sources
 from finetune_trainer.data.sources import DownloadedAdapter, Inputs, LocalData
@@ -14,46 +15,37 @@ from finetune_trainer.runtime.settings import Settings
 LOG_EVERY_PERCENT = 10
 
 
-class InputsFetch:
-    """Downloads that run in threads during a ``with`` block, whose end cancels what is not done."""
+@contextmanager
+def fetch_inputs(settings: Settings, patience_seconds: float) -> Iterator[Callable[[], Inputs]]:
+    """Download an attempt's files in threads during a ``with`` block, whose end cancels what is not done.
 
-    def __init__(self, settings: Settings, patience_seconds: float) -> None:
-        """Start the downloads.
+    Args:
+        settings: The attempt's settings.
+        patience_seconds: How long a storage may be away before a download fails.
 
-        Args:
-            settings: The attempt's settings.
-            patience_seconds: How long a storage may be away before a download fails.
-        """
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="fetch")
-        self._adapter = self._pool.submit(fetch_adapter, settings, patience_seconds)
-        self._general = self._pool.submit(forgetting_text.download, settings, patience_seconds)
-        self._model = self._pool.submit(fetch_model, settings, patience_seconds)
-        self._data = self._pool.submit(fetch_data, settings, patience_seconds)
+    Yields:
+        A function that waits for all files. It raises Failure if a source cannot be used, or if the starting adapter
+        belongs to another revision of the base, and ArtifactError if a storage fails or refuses.
+    """
+    pool = ThreadPoolExecutor(4, thread_name_prefix="fetch")
+    try:
+        adapter = pool.submit(fetch_adapter, settings, patience_seconds)
+        general = pool.submit(forgetting_text.download, settings, patience_seconds)
+        model = pool.submit(fetch_model, settings, patience_seconds)
+        data = pool.submit(fetch_data, settings, patience_seconds)
 
-    def __enter__(self) -> "InputsFetch":
-        """Return the running downloads."""
-        return self
+        def wait_for_inputs() -> Inputs:
+            with phase("waiting for the model and the data"):
+                dataset, validation = data.result()
+                directory, commit = model.result()
+            start = adapter.result()
+            if start and (refusal := starting_adapter.compare_base_revisions(start.base_revision, commit)):
+                raise refusal
+            return Inputs(directory, commit, dataset, validation, adapter=start, forgetting_text=general.result())
 
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Give up downloads that have not begun, and wait for none."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def result(self) -> Inputs:
-        """Wait for all files.
-
-        Raises:
-            Failure: A source cannot be used, or the starting adapter belongs to another revision of the base.
-            ArtifactError: A storage fails or refuses.
-        """
-        with phase("waiting for the model and the data"):
-            dataset, validation = self._data.result()
-            directory, commit = self._model.result()
-        adapter = self._adapter.result()
-        if adapter and (refusal := starting_adapter.compare_base_revisions(adapter.base_revision, commit)):
-            raise refusal
-        return Inputs(directory, commit, dataset, validation, adapter=adapter, forgetting_text=self._general.result())
+        yield wait_for_inputs
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def fetch_model(settings: Settings, patience_seconds: float) -> tuple[Path, str | None]:

@@ -1,8 +1,11 @@
 """Load the model that is trained: the base in the training's precision, with an adapter on it."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import set_seed
 
 from finetune_trainer.methods import adapted_model, conversion, inspection, peft_config, starting_adapter
@@ -33,6 +36,19 @@ def load_base(session: Session, tokenizer: Any, *, reload: bool = False) -> Any:
         gpu=session.process.local_rank,
         spread=reload,
         trust_remote_code=spec.model.trust_remote_code,
+    )
+
+
+def fresh_base_loader(
+    session: Session, dtype: torch.dtype, *, scores_padded_with: int | None = None
+) -> Callable[..., Any]:
+    """Return a function that loads the base unquantised, as it is served: ``(directory, *, on_cpu)``."""
+    return partial(
+        loading.load_base,
+        dtype=dtype,
+        scores_padded_with=scores_padded_with,
+        spread=is_sharded(session),
+        trust_remote_code=session.settings.job.spec.model.trust_remote_code,
     )
 
 

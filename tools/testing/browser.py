@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,9 +148,10 @@ def running_browser(directory: Path) -> Iterator[Browser]:
         profile,
         "about:blank",
     ]
+    # its locks and sockets go with a directory of a short name: a socket's path has at most 107 characters
+    sockets = tempfile.mkdtemp(prefix="browser-")
     with (directory / "chromium.log").open("wb") as log:
-        # its locks and sockets too are to go with the directory
-        environment = {**os.environ, "TMPDIR": str(directory)}
+        environment = {**os.environ, "TMPDIR": sockets}
         process = subprocess.Popen(wrapped, pass_fds=(theirs_in, theirs_out), stdout=log, stderr=log, env=environment)
     os.close(theirs_in)
     os.close(theirs_out)
@@ -164,3 +166,4 @@ def running_browser(directory: Path) -> Iterator[Browser]:
             process.wait()
         os.close(ours_in)
         os.close(ours_out)
+        shutil.rmtree(sockets, ignore_errors=True)

@@ -80,7 +80,7 @@ def control_plane() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def kwok_cluster() -> Iterator[Cluster]:
-    """A control plane with ten fake nodes of eight GPUs; devcluster/kwok-stages.yaml says how pods run and end there."""
+    """A control plane with ten fake nodes of eight GPUs; devcluster/kwok-stages.yaml says how pods run and end."""
     yield from _clusters("kwok", gpus=8)
 
 

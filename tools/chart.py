@@ -1,4 +1,4 @@
-"""Generate the chart's Chart.yaml, its values.yaml with comments, and the JSON schema that Helm checks values against."""
+"""Generate the chart's Chart.yaml, its values.yaml with comments, and the JSON schema with which Helm checks values."""
 
 import json
 import textwrap

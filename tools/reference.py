@@ -23,7 +23,8 @@ def kind_page(crd: Schema) -> str:
         "",
         schema["description"],
         "",
-        f"`apiVersion: {crd['spec']['group']}/{version['name']}`, `kind: {names['kind']}`; short name `{names['shortNames'][0]}`. "
+        f"`apiVersion: {crd['spec']['group']}/{version['name']}`, `kind: {names['kind']}`; "
+        f"short name `{names['shortNames'][0]}`. "
         f"The same with kubectl: `kubectl explain {names['singular']}.spec --recursive`.",
     ]
     for part in ("spec", "status"):
@@ -55,8 +56,9 @@ def reasons_page() -> str:
                 HEADER,
                 "# Reasons",
                 "",
-                "The `reason` of a condition, of an attempt (`status.attempts[]`) or of a pod (`status.podStatus[]`); what each means and what to do is in "
-                "[troubleshooting](../troubleshooting.md). The exit code is that of the preflight's or the trainer's container.",
+                "The `reason` of a condition, of an attempt (`status.attempts[]`) or of a pod (`status.podStatus[]`). "
+                "[Troubleshooting](../troubleshooting.md) says what each means and what to do. "
+                "The exit code is that of the preflight's or the trainer's container.",
                 "",
                 "| reason | exit code | after an attempt that ended so |",
                 "|---|---|---|",
@@ -73,7 +75,10 @@ def _repeated(reason: Reason) -> str:
     if reason is Reason.PREEMPTED:
         return "another one at once, up to `failurePolicy.retries.onPreemption`"
     if reason is Reason.OUT_OF_MEMORY:
-        return "another one at once with less memory (`failurePolicy.outOfMemory`), up to `failurePolicy.retries.onOutOfMemory`"
+        return (
+            "another one at once with less memory (`failurePolicy.outOfMemory`), "
+            "up to `failurePolicy.retries.onOutOfMemory`"
+        )
     if reason in EXIT_CODES or reason in (Reason.IMAGE_PULL_FAILED, Reason.PREFLIGHT_ERROR):
         return "another one after a pause, up to `failurePolicy.retries.onError`"
     return ""
@@ -92,7 +97,8 @@ def _objects(node: Schema, path: str) -> Iterator[tuple[str, Schema]]:
 def _table(node: Schema) -> list[str]:
     required = node.get("required", [])
     rows = [
-        f"| `{name}`{' (required)' if name in required else ''} | {_type(child)} | {_default(child)} | {_escape(child['description'])} |"
+        f"| `{name}`{' (required)' if name in required else ''} | {_type(child)} | {_default(child)} "
+        f"| {_escape(child['description'])} |"
         for name, child in node["properties"].items()
     ]
     return ["| field | type | default | meaning |", "|---|---|---|---|", *rows]

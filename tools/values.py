@@ -42,8 +42,8 @@ class Trainer(Section):
 
     allow_remote_code: bool = Field(
         False,
-        description="Let FineTuneJobs set spec.model.trustRemoteCode: then Python code that a model brings runs in trainer pods, with their Secrets and network. "
-        "False: such a job is refused with Accepted=False.",
+        description="Let FineTuneJobs set spec.model.trustRemoteCode: then Python code of a model runs in trainer "
+        "pods, with their Secrets and network. False: such a job is refused with Accepted=False.",
     )
 
 
@@ -53,8 +53,8 @@ class Crds(Section):
     enabled: bool = Field(True, description="Install and upgrade them with the release.")
     keep: bool = Field(
         False,
-        description="Leave them, and with them every FineTuneJob and AdapterDeployment, when the release is uninstalled. "
-        "False: `helm uninstall` leaves the cluster as `helm install` found it.",
+        description="Keep them, and with them every FineTuneJob and AdapterDeployment, when the release is "
+        "uninstalled. False: `helm uninstall` leaves the cluster as `helm install` found it.",
     )
 
 
@@ -71,7 +71,8 @@ class UserRoles(Section):
 
     aggregate: bool = Field(
         True,
-        description="Add both kinds to Kubernetes' own roles admin, edit and view, for those who hold these in a namespace.",
+        description="Add both kinds to Kubernetes' own roles admin, edit and view, for users who have these in a "
+        "namespace.",
     )
 
 
@@ -100,11 +101,12 @@ class Uninstall(Section):
 
     clean_up: bool = Field(
         True,
-        description="Run a Job (pre-delete hook) that deletes the AdapterDeployments and waits until the operator took its agents out of the inference Deployments.",
+        description="Run a Job (pre-delete hook) that deletes the AdapterDeployments and waits until the operator has "
+        "removed its agents from the inference Deployments.",
     )
     timeout_seconds: Annotated[int, Field(ge=10)] = Field(
         180,
-        description="How long it may take. After that the uninstall fails, and deletes nothing; --no-hooks goes past it.",
+        description="How long it may take. After that the uninstall fails and deletes nothing; --no-hooks skips it.",
     )
 
 
@@ -113,13 +115,14 @@ class ChartValues(Section):
 
     image: OperatorImage = Field(
         OperatorImage(),
-        description="The operator's image: also that of preflight pods and agents. Built from Dockerfile, target operator.",
+        description="The operator's image, also for preflight pods and agents. Built from Dockerfile, target operator.",
     )
     trainer_image: Image = Field(Image(), description="The trainer's image. Built from Dockerfile, target trainer.")
     trainer: Trainer = Field(Trainer(), description="What trainer pods may do.")
     image_pull_secrets: list[KubernetesObject] = Field(
         [],
-        description="Secrets for pulling the operator's image, in the release's namespace: [{name: …}]. Jobs have spec.podTemplate.imagePullSecrets.",
+        description="Secrets for pulling the operator's image, in the release's namespace: [{name: …}]. "
+        "Jobs have spec.podTemplate.imagePullSecrets.",
     )
     watch_namespaces: list[DnsLabel] = Field(
         [], description="Namespaces to look after, with Roles in each of them. Empty: all, with a ClusterRole."
@@ -150,7 +153,8 @@ class ChartValues(Section):
     pod_labels: dict[str, str] = Field({}, description="Labels of the operator's pod, beside ours.")
     extra_env: list[KubernetesObject] = Field(
         [],
-        description="More environment variables of the operator, for example HTTPS_PROXY, or a FINETUNE_OPERATOR_… of docs/install.md.",
+        description="More environment variables of the operator, for example HTTPS_PROXY, or a FINETUNE_OPERATOR_… "
+        "of docs/install.md.",
     )
     name_override: str = Field("", description="In place of the chart's name.")
     fullname_override: str = Field("", description="In place of the name of everything that the chart makes.")

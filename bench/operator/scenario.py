@@ -88,7 +88,7 @@ def _to_preflight(log: list[audit.Write], name: str) -> float:
 
 
 def _to_trainer(log: list[audit.Write], name: str) -> float:
-    """From the moment when the API server learns that the preflight's pod has ended to the moment when it has the trainer's Job."""
+    """Return the milliseconds from the write that ends the preflight's pod to the trainer's Job in the API server."""
     made = audit.first(log, "create", "jobs", f"{name}-train-1")
     ended = [
         write

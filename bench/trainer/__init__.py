@@ -1,1 +1,1 @@
-"""How fast the trainer is: against the bare library, against the scripts that people write, and from its start to its first step."""
+"""Measure the trainer's speed: against the bare library, against common scripts, and from start to first step."""

@@ -1,4 +1,4 @@
-"""``python -m bench.trainer``: the trainer against the bare library and against the scripts that people write, as ratios on one machine."""
+"""``python -m bench.trainer``: compare the trainer with the bare library and with common scripts, on one machine."""
 
 import argparse
 import json

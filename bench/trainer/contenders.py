@@ -1,4 +1,4 @@
-"""The same training three times: by our trainer, by the bare TRL trainer, and by the kind of script that people write. Each leaves its course."""
+"""Run the same training with our trainer, with the bare TRL trainer and with a common script; record each course."""
 
 import json
 import shutil
@@ -21,7 +21,14 @@ RANK, ALPHA, RATE, SEED = 8, 16, 1e-3, 42
 
 @dataclass(frozen=True)
 class Course:
-    """When each step ended, by the clock and by what the process had computed; its loss; and how many tokens that were no padding had been seen by then."""
+    """What each step recorded.
+
+    Attributes:
+        ends: When the step ended, in seconds of the clock.
+        cpu: When it ended, in CPU seconds of the process.
+        losses: Loss of the step.
+        tokens: Tokens seen so far, without padding.
+    """
 
     ends: list[float]
     cpu: list[float]
@@ -68,7 +75,11 @@ class _Clock(Reporter):
 
 
 def ours(data: BenchData, server: S3Server, scratch: Path, shape: Shape, **training: Any) -> Course:
-    """One whole attempt at a FineTuneJob: checkpoints go to S3 beside the steps. Raises RuntimeError if it does not succeed."""
+    """Run one attempt at a FineTuneJob, with checkpoints in S3.
+
+    Raises:
+        RuntimeError: The attempt did not succeed.
+    """
     bench = Workbench(server, server.create_bucket(f"bench-{uuid.uuid4().hex[:12]}"), data.model, scratch / "ours")
     bench.dataset(BenchData.jsonl(data.texts))
     bench.dataset(BenchData.jsonl(data.held_out), "held-out.jsonl")
@@ -124,7 +135,7 @@ def bare(data: BenchData, scratch: Path, shape: Shape) -> Course:
 
 
 def script(data: BenchData, scratch: Path, shape: Shape) -> Course:
-    """The script of the tutorials: every row padded to max_length by the tokenizer, transformers' Trainer, nothing packed."""
+    """Train as tutorials do: transformers' Trainer, each row padded to max_length by the tokenizer, nothing packed."""
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
     tokenizer = _tokenizer(data)

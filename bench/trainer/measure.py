@@ -1,4 +1,4 @@
-"""What is compared with what: each comparison is a ratio of runs that take turns in one process, so that a busy machine slows both."""
+"""Compare runs as ratios. The runs of a ratio take turns in one process, so that a busy machine slows both."""
 
 import os
 import statistics
@@ -18,7 +18,7 @@ WARM_UP = 2
 """Steps at the beginning that are not timed: memory is fetched for the first time there."""
 MICRO_STEPS = 4
 SCRIPT_BATCH, PACKED_ROWS = 8, 2
-"""Rows of a step: 8 texts hold about as many tokens as 2 packed rows, so that both trainings learn as much in a step and in a token."""
+"""Rows of a step: 8 texts hold about as many tokens as 2 packed rows, so that both trainings learn as much per step."""
 Told = Callable[[str], None]
 
 
@@ -71,7 +71,7 @@ def _overhead(data: BenchData, server: S3Server, directory: Path, told: Told) ->
 
 
 def _undisturbed(courses: list[Course]) -> float:
-    """Seconds of all steps, each as fast as it was in its fastest round: what is left of them when other programs disturb other steps each time."""
+    """Return the seconds of all steps, each taken from its fastest round: other programs disturb different steps."""
     return sum(
         min(course.ends[step] - course.ends[step - 1] for course in courses)
         for step in range(WARM_UP, len(courses[0].ends))
@@ -102,7 +102,7 @@ def _script(data: BenchData, server: S3Server, directory: Path, told: Told) -> d
 
 
 def loss_difference(some: Course, others: Course) -> float:
-    """How far apart the losses per token are at most: each quarter of the tokens has its mean, and the difference is relative to the others'."""
+    """Return the largest relative difference between the mean losses per token of the four quarters of a training."""
     quarters = [(_quarter(some, number), _quarter(others, number)) for number in range(4)]
     return max(abs(a - b) / b for a, b in quarters)
 
@@ -156,7 +156,7 @@ def _tell_round(told: Told, name: str, number: int) -> None:
 
 
 def _start(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
-    """Processes of their own: a first attempt, a second one that finds the tokens of the first, and one with a wrong field."""
+    """Time new processes: a first attempt, a second one that reuses its tokens, and one with a wrong field."""
     firsts: list[Start] = []
     seconds: list[Start] = []
     refusals = []

@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 
 WIDTH, ROW, LEFT, RIGHT, TOP = 640, 36, 230, 90, 34
 STYLE = (
-    "text { font: 14px system-ui, sans-serif; fill: #1f2328 } rect { fill: #2f6fd0 } line { stroke: #1f2328; stroke-width: 2 } "
+    "text { font: 14px system-ui, sans-serif; fill: #1f2328 } "
+    "rect { fill: #2f6fd0 } line { stroke: #1f2328; stroke-width: 2 } "
     "@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } rect { fill: #5b9bf5 } line { stroke: #e6edf3 } }"
 )
 

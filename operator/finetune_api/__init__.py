@@ -1,6 +1,6 @@
-"""The words that every part of finetune-operator shares: both kinds, their reasons, and each message between processes.
+"""Models that all processes share: both kinds, their reasons, and each message between processes.
 
-Nothing here knows kopf, the Kubernetes client, torch or S3: it is what one process may say to another, and how it is checked.
+Nothing here knows kopf, the Kubernetes client, torch or S3.
 """
 
 GROUP = "finetune-operator.io"

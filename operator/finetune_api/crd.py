@@ -1,6 +1,7 @@
-"""The CustomResourceDefinitions, made from the pydantic models; ``make generate`` writes them.
+"""Build the CustomResourceDefinitions from the pydantic models; ``make generate`` writes them.
 
-A structural schema has no references, no nullable unions and no titles: what pydantic emits is inlined and stripped accordingly.
+Kubernetes requires a structural schema, without references, nullable unions and titles. Pydantic's schema has all
+three, so it is inlined and stripped.
 """
 
 from typing import Any, get_args
@@ -19,7 +20,7 @@ UNKNOWN_READY = {
     "message": "waiting for the operator",
     "lastTransitionTime": "1970-01-01T00:00:00Z",
 }
-"""Until the first status write an object must not look current to GitOps tools."""
+"""Default condition: until the first status write an object must not look current to GitOps tools."""
 
 _KEPT = (
     "type", "description", "enum", "default", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
@@ -28,11 +29,11 @@ _KEPT = (
 
 
 def finetunejob_crd() -> dict[str, Any]:
-    """The CustomResourceDefinition of FineTuneJob."""
+    """Return the CustomResourceDefinition of FineTuneJob."""
     return _crd(
         "FineTuneJob",
         "ftj",
-        "A model, a dataset and a method in, a verified adapter in S3 out.",
+        "Trains an adapter from a model, a dataset and a method, verifies it, and stores it in S3.",
         FineTuneJobSpec,
         FineTuneJobStatus,
         [
@@ -50,11 +51,11 @@ def finetunejob_crd() -> dict[str, Any]:
 
 
 def adapterdeployment_crd() -> dict[str, Any]:
-    """The CustomResourceDefinition of AdapterDeployment."""
+    """Return the CustomResourceDefinition of AdapterDeployment."""
     return _crd(
         "AdapterDeployment",
         "adp",
-        "A finished adapter in, the same adapter proven on every serving pod out.",
+        "Serves a finished adapter on every pod of an inference Deployment, and proves it on each.",
         AdapterDeploymentSpec,
         AdapterDeploymentStatus,
         [
@@ -70,13 +71,13 @@ def adapterdeployment_crd() -> dict[str, Any]:
 
 
 def to_yaml(resource: dict[str, Any]) -> str:
-    """YAML with the keys in the order in which they were built."""
+    """Return the resource as YAML, with its keys in the order in which they were built."""
     text = yaml.dump(resource, Dumper=_PlainDumper, sort_keys=False, width=140, allow_unicode=True)
     return f"# Generated from operator/finetune_api by `make generate`: do not edit.\n{text}"
 
 
 class _PlainDumper(yaml.SafeDumper):
-    """Writes equal parts out each time: Kubernetes' YAML has no anchors by custom."""
+    """YAML dumper that repeats equal parts in place of anchors, as Kubernetes' own YAML does."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -144,9 +145,14 @@ def _column(name: str, kind: str, path: str, description: str = "", priority: in
 
 
 def _schema(model: type[Model], defaults: bool = True) -> dict[str, Any]:
-    """The structural schema of a model, with its CEL rules; ``defaults=False`` for a status, which nobody defaults."""
+    """Return the structural schema of a model, with its CEL rules.
+
+    Args:
+        model: The model.
+        defaults: Write default values. False for a status, which has none.
+    """
     raw = model.model_json_schema(by_alias=True)
-    models = {found.__name__: found for found in models_of(model)}
+    models = {part.__name__: part for part in models_of(model)}
     return _structural(raw, raw.get("$defs", {}), models, model.__name__, defaults)
 
 
@@ -199,7 +205,7 @@ def _structural(
 
 
 def _list_type(node: dict[str, Any]) -> None:
-    """Conditions are a list-map, so that two writers of one list do not overwrite each other."""
+    """Declare a list of conditions as a list-map, so that two writers do not overwrite each other."""
     properties = node["items"].get("properties", {})
     if {"type", "status", "lastTransitionTime"} <= properties.keys():
         node |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
@@ -210,21 +216,21 @@ def _all_optional(model: type[Model]) -> bool:
 
 
 def _exactly_one(model: type[Model]) -> bool:
-    """A choice between fields has no default: an empty object would break its own rule."""
+    """Return whether the model is a choice of one field. It has no default: an empty object would break its rule."""
     return any("exactly one" in rule["message"] for rule in model.cel_rules)
 
 
 def models_of(model: type[Model]) -> list[type[Model]]:
-    """The model and every model that can be part of it."""
-    found: list[type[Model]] = [model]
-    for part in found:
+    """Return the model and every model that can be part of it."""
+    models: list[type[Model]] = [model]
+    for part in models:
         kinds = [kind for field in part.model_fields.values() for kind in _kinds(field.annotation)]
-        found.extend(kind for kind in dict.fromkeys(kinds) if kind not in found)
-    return found
+        models.extend(kind for kind in dict.fromkeys(kinds) if kind not in models)
+    return models
 
 
 def _kinds(annotation: Any) -> list[type[Model]]:
-    """The models that an annotation such as ``list[Toleration] | None`` names."""
+    """Return the models that an annotation names, for example ``Toleration`` for ``list[Toleration] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return [annotation]
     return [kind for argument in get_args(annotation) for kind in _kinds(argument)]

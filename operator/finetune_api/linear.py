@@ -1,4 +1,4 @@
-"""What a linear layer is: the layers that PEFT's ``all-linear`` adapts, by the kind, name or architecture of a module."""
+"""Tell which modules are linear layers, as PEFT's ``all-linear`` does: by kind, name or architecture."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The manifest that makes a set of objects in S3 a whole: it is written last, and names the sha256 of each file."""
+"""The manifest of a directory in storage: the sha256 of each file. It is written last, so the directory is complete."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ REPORT_NAME = "report.html"
 
 
 class FileEntry(Lenient):
-    """One file, by its path below the manifest."""
+    """A file; ``path`` is relative to the manifest."""
 
     path: str = Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
     size_bytes: int = Field(ge=0)
@@ -21,7 +21,7 @@ class FileEntry(Lenient):
 
 
 class Origin(Lenient):
-    """The FineTuneJob that made it."""
+    """The FineTuneJob that wrote a directory."""
 
     namespace: str
     name: str
@@ -29,28 +29,32 @@ class Origin(Lenient):
 
 
 class CheckpointManifest(Lenient):
-    """``checkpoints/run-0123456789ab/step-00000010/manifest.json``: a checkpoint is complete when it is there and every digest matches."""
+    """``checkpoints/run-0123456789ab/step-00000010/manifest.json``.
+
+    A checkpoint is complete if this file exists and every digest matches.
+    """
 
     kind: Literal["Checkpoint"] = "Checkpoint"
     job: Origin
     step: int
     total_steps: int
     fingerprint: str = Field(
-        description="sha256 of all that decides the next step: settings, base model and data. Another one must not resume from it."
+        description="sha256 of everything that decides the next step: settings, base model and data. "
+        "A run with another fingerprint must not resume from this checkpoint."
     )
     created_at: str
     files: list[FileEntry]
 
 
 class StoredFiles(Lenient):
-    """What lies beside the adapter, whole because the adapter's manifest names it."""
+    """A directory beside the adapter. The adapter's manifest lists its files, so it is complete."""
 
     uri: str
     files: list[FileEntry]
 
 
 class AdapterManifest(Lenient):
-    """``adapter/manifest.json``. Its own sha256 is the adapter's digest."""
+    """``adapter/manifest.json``. The sha256 of this file is the adapter's digest."""
 
     kind: Literal["Adapter"] = "Adapter"
     job: Origin
@@ -60,32 +64,32 @@ class AdapterManifest(Lenient):
     peft_type: str
     trained_peft_type: str = Field(
         "",
-        description="PEFT's name of the method that it was trained with; another one than peftType for an adapter that was converted.",
+        description="PEFT's name of the training method. It differs from peftType if the adapter was converted.",
     )
     rank: int | None = None
     alpha: float | None = None
     target_modules: list[str] = []
     trainable_parameters: int = 0
     servable_by: list[str] = []
-    hub: str | None = Field(None, description="Where it is on the model hub as well: hf://org/name@commit.")
+    hub: str | None = Field(None, description="Address of its copy on the model hub: hf://org/name@commit.")
     base_weights_sha256: Sha256 | None = Field(
-        None, description="Digest of the frozen base weights, equal before and after the training."
+        None, description="Digest of the frozen base weights, equal before and after training."
     )
     verification: dict[str, float] = Field(
-        {}, description="Measured on a fresh base: the largest logit difference after the reload."
+        {}, description="Differences between the published and the trained adapter, measured on a fresh base."
     )
     evaluation: EvaluationStatus | None = None
     versions: dict[str, str] = Field({}, description="Versions of the libraries that made it.")
     trained: StoredFiles | None = Field(
-        None, description="The adapter as it was trained, where it is published as a plain LoRA."
+        None, description="The adapter as it was trained. Only if it is published as a plain LoRA."
     )
     merged: StoredFiles | None = Field(
-        None, description="Base and adapter as one model, where spec.output.mergedModel asked for it."
+        None, description="Base and adapter as one model. Only with spec.output.mergedModel."
     )
     files: list[FileEntry]
 
     def status(self, uri: str, digest: str) -> AdapterStatus:
-        """``FineTuneJob.status.adapter`` for an adapter of this manifest."""
+        """Return ``FineTuneJob.status.adapter`` for the adapter of this manifest."""
         return AdapterStatus(
             uri=uri,
             digest=digest,
@@ -101,9 +105,10 @@ class AdapterManifest(Lenient):
 
 
 class GoldenSample(Lenient):
-    """A prompt of known tokens with what base and adapter make of it in the serving layout, in float32.
+    """A sequence of tokens with the log-probabilities that base and adapter give it, as they are served, in float32.
 
-    Each list of log-probabilities has one entry fewer than ``token_ids``: the log-probability of token i+1 after the tokens 0..i.
+    Each list of log-probabilities is one entry shorter than ``token_ids``: entry i is that of token i+1 after the
+    tokens 0..i.
     """
 
     token_ids: list[int] = Field(min_length=2)
@@ -112,6 +117,6 @@ class GoldenSample(Lenient):
 
 
 class GoldenSamples(Lenient):
-    """``adapter/golden.json``: with these a pod can prove that the right base and the right adapter answer."""
+    """``adapter/golden.json``: samples with which a pod proves that the right base and adapter answer."""
 
     samples: list[GoldenSample] = Field(min_length=1)

@@ -1,6 +1,6 @@
 """Every message between processes: results in termination messages, reports over HTTP, desired state in a ConfigMap.
 
-Whoever reads one must expect that its writer is of another version: readers ignore fields that they do not know.
+Writer and reader may be of different versions: readers ignore fields that they do not know.
 """
 
 from typing import Literal
@@ -22,7 +22,7 @@ AGENT_PATH = "/v1/agents"
 
 
 class Problem(Lenient):
-    """One thing that is wrong, where, what was found, and what to do."""
+    """A problem of a job: its field, what was found there, and what to do."""
 
     reason: Reason = Reason.SPEC_INVALID
     field: str = Field(description="Path of the field, for example spec.output.s3.bucket.")
@@ -40,7 +40,7 @@ class PreflightResult(Lenient):
     warnings: list[str] = []
     estimate: Estimate | None = None
     model_revision: str | None = Field(
-        None, description="Commit that an hf:// model's revision was resolved to; the trainer uses this one."
+        None, description="Commit of an hf:// model's revision. The trainer uses this commit."
     )
 
 
@@ -61,7 +61,7 @@ class TrainerResult(Lenient):
 
 
 class ProgressReport(Lenient):
-    """What a trainer says while it runs. The operator learns the pod, and so the job, from the token."""
+    """Progress of a running trainer. The token tells the operator the pod, and so the job."""
 
     progress: Progress
     checkpoint: CheckpointStatus | None = None
@@ -76,9 +76,10 @@ class DesiredVersion(Lenient):
 
 
 class DesiredAdapter(Lenient):
-    """What one AdapterDeployment wants of the pods of a Deployment.
+    """The adapter that one AdapterDeployment serves on the pods of a Deployment.
 
-    A pod serves ``version``, if ``pods`` is None or names it, else ``previous`` (nothing, if that is None): so the operator moves pods one after another.
+    A pod serves ``version`` if ``pods`` is None or names the pod. Otherwise it serves ``previous``, or nothing if that
+    is None. In this way the operator moves one pod after another.
     """
 
     deployment: str = Field(description="Name of the AdapterDeployment.")
@@ -89,23 +90,23 @@ class DesiredAdapter(Lenient):
     endpoint: str | None = None
     region: str | None = None
     secret: str | None = Field(
-        None, description="Name of the credentials' Secret: its keys are files below SECRETS_DIRECTORY/<name>."
+        None, description="Name of the Secret with S3 credentials. Its keys are files below SECRETS_DIRECTORY/<name>."
     )
     tolerance: float = 0.25
     drain: bool = Field(
         True,
-        description="Leave the Service while the served name moves. False where no other pod could answer meanwhile.",
+        description="Leave the Service while the served name moves. False if no other pod could answer meanwhile.",
     )
 
 
 class DesiredState(Lenient):
-    """Key ``DESIRED_KEY`` of the ConfigMap that the agent has mounted: everything that its pods are to serve."""
+    """Everything that the pods are to serve: key ``DESIRED_KEY`` of the ConfigMap that agents have mounted."""
 
     engine: EngineName = "vllm"
     port: int = 8000
-    max_lora_rank: int | None = Field(None, description="The engine's maximum, as far as its arguments tell.")
+    max_lora_rank: int | None = Field(None, description="Maximum rank of the engine. None if its arguments do not say.")
     api_key_secret: str | None = Field(
-        None, description="Name of the Secret whose API_KEY the engine asks for, a file as that of the credentials."
+        None, description="Name of the Secret with the engine's API_KEY, a file below SECRETS_DIRECTORY/<name>."
     )
     adapters: list[DesiredAdapter] = []
 
@@ -113,13 +114,13 @@ class DesiredState(Lenient):
 DESIRED_KEY = "desired.json"
 DESIRED_DIRECTORY = "/etc/finetune/desired"
 SECRETS_DIRECTORY = "/etc/finetune/secrets"
-"""Each Secret is a directory of its name below this one; each key is a file."""
+"""Each Secret is a directory below this one; each of its keys is a file."""
 TOKEN_FILE = "/var/run/secrets/finetune-operator.io/token"  # noqa: S105 -- a path, not a secret
 ADAPTERS_DIRECTORY = "/adapters"
 """The volume that agent and engine share: ``/adapters/<servedName>/<digest>/``."""
 
 AgentState = Literal["Pending", "Downloading", "Loading", "Proving", "Draining", "Active", "Refused", "Failed"]
-"""Refused: for good, until the desired version changes. Failed: tried again."""
+"""Refused is final until the desired version changes. Failed is tried again."""
 
 
 class AgentAdapter(Lenient):
@@ -127,8 +128,8 @@ class AgentAdapter(Lenient):
 
     deployment: str
     served_name: str
-    digest: str = Field(description="The version that this speaks of: the one this pod was told to serve.")
-    active_digest: str | None = Field(None, description="The version that answers under the served name now.")
+    digest: str = Field(description="The version that this pod is to serve.")
+    active_digest: str | None = Field(None, description="The version that now answers under the served name.")
     state: AgentState
     reason: Reason | None = None
     message: str = ""
@@ -136,7 +137,7 @@ class AgentAdapter(Lenient):
 
 
 class AgentReport(Lenient):
-    """What the agent of one pod found: sent at each change, and every few seconds. The operator learns the pod from the token."""
+    """State of one pod, which its agent sends at each change and every few seconds. The token tells the pod."""
 
     engine_ready: bool
     ready: bool = Field(description="Whether the pod may take traffic: every adapter that it is to serve is proven.")

@@ -1,4 +1,4 @@
-"""What PEFT knows of architectures and of its own options, from a table that is generated, so that nobody needs torch to ask."""
+"""Read what PEFT knows of architectures and of its own options from a generated table, without torch."""
 
 import json
 from functools import cache

@@ -1,12 +1,12 @@
-"""Every reason that a condition, an attempt or a pod of ours can carry, and the exit code that stands for it in a pod."""
+"""Every reason that a condition, an attempt or a pod of ours can have, and its exit code in a pod."""
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """A CamelCase word for a program; the message beside it is for a person."""
+    """A CamelCase word for programs. The message beside it is for people."""
 
-    # FineTuneJob, in the order in which they can happen
+    # FineTuneJob, in order of time
     PENDING = "Pending"
     ACCEPTED = "Accepted"
     SPEC_INVALID = "SpecInvalid"
@@ -88,7 +88,7 @@ EXIT_CODES: dict[Reason, int] = {
     Reason.PREEMPTED: 40,
     Reason.HOST_OUT_OF_MEMORY: 137,
 }
-"""The exit code with which a preflight or trainer pod says its reason, for the case that its termination message is lost."""
+"""Exit code of a preflight or trainer pod for each reason, in case its termination message is lost."""
 
 USER_ERRORS: frozenset[Reason] = frozenset(
     {
@@ -109,12 +109,12 @@ USER_ERRORS: frozenset[Reason] = frozenset(
         Reason.GATE_FAILED,
     }
 )
-"""Reasons that another attempt with the same spec cannot mend: they are never retried."""
+"""Reasons that another attempt with the same spec cannot fix: they are never retried."""
 
 
 def reason_of_exit_code(code: int) -> Reason:
-    """The reason that an exit code stands for; ``TrainerError`` for a code that is not ours."""
-    for reason, known in EXIT_CODES.items():
-        if known == code:
+    """Return the reason of an exit code; ``TrainerError`` for a code that is not ours."""
+    for reason, exit_code in EXIT_CODES.items():
+        if exit_code == code:
             return reason
     return Reason.PREEMPTED if code == 143 else Reason.TRAINER_ERROR

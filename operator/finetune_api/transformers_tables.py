@@ -1,4 +1,4 @@
-"""For which models transformers has code of its own, from a table that is generated, so that nobody needs torch to ask."""
+"""Tell for which models transformers has code of its own, from a generated table, without torch."""
 
 import json
 from functools import cache

@@ -1,4 +1,4 @@
-"""The addresses that users write: ``hf://``, ``s3://``, ``pvc://``, ``configmap://`` and ``file://``, each parsed into its parts."""
+"""Parse the addresses that users write: ``hf://``, ``s3://``, ``pvc://``, ``configmap://`` and ``file://``."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class HfUri:
-    """``hf://org/name``: a repository of the model hub (``org`` may be missing for the hub's canonical repositories)."""
+    """``hf://org/name``: a repository of the model hub. The hub's canonical repositories have no ``org``."""
 
     repo: str
 
@@ -82,13 +82,17 @@ Uri = HfUri | S3Uri | PvcUri | ConfigMapUri | FileUri
 
 
 def parse_uri(text: str) -> Uri:
-    """Parse one of the kinds of address. Raises ValueError, with the form that was expected, for anything else."""
+    """Parse an address.
+
+    Raises:
+        ValueError: The text is no address; the message says which form is expected.
+    """
     scheme, separator, rest = text.partition("://")
     first, _, remainder = rest.strip("/").partition("/")
     if not separator or not first:
         raise ValueError(
-            f"{text!r} is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or configmap://name/key, for the data of "
-            "`finetune run` also file:///path"
+            f"{text!r} is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or "
+            "configmap://name/key, for the data of `finetune run` also file:///path"
         )
     match scheme:
         case "file":
@@ -107,7 +111,11 @@ def parse_uri(text: str) -> Uri:
 
 
 def parse_s3_uri(text: str) -> S3Uri:
-    """Parse ``s3://bucket/key``. Raises ValueError for another scheme."""
+    """Parse ``s3://bucket/key``.
+
+    Raises:
+        ValueError: The text is no address, or has another scheme.
+    """
     uri = parse_uri(text)
     if not isinstance(uri, S3Uri):
         raise ValueError(f"{text!r} must have the form s3://bucket/key")

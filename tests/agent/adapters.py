@@ -1,4 +1,4 @@
-"""Real LoRA adapters on SmolLM2 for the real engine, made by PEFT with large random weights, with golden samples by transformers.
+"""Make LoRA adapters for the real engine: PEFT with large random weights on SmolLM2, golden samples by transformers.
 
 Run as a program (``python -m tests.agent.adapters DIRECTORY``) it makes them all: torch stays out of the test process.
 """
@@ -21,7 +21,10 @@ PROMPTS = [
 
 
 def adapters() -> Path:
-    """A directory with the adapters ``first``, ``second``, ``other``, ``rank32``, ``unmatched`` and ``tiny`` (of another base)."""
+    """Return the directory of the adapters ``first``, ``second``, ``other``, ``rank32``, ``unmatched`` and ``tiny``.
+
+    The base of ``tiny`` differs from that of the others.
+    """
     return cached(
         "test-adapters", RECIPE + str(smollm2()) + str(tiny_llama()), "making the tests' adapters", "1 min", _make
     )
@@ -40,7 +43,7 @@ def main(target: Path, model: str, tiny: str) -> None:
 
 
 def make(target: Path, model: str, wanted: dict[str, tuple[int, int]]) -> None:
-    """Adapters by name, with seed and rank. Their B matrices are not zero, so that they change the answers without any training."""
+    """Make adapters by name, with seed and rank. Their B matrices are random, so that they change the answers."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -79,7 +82,7 @@ def _logprobs(model, token_ids: list[int]) -> list[float]:  # type: ignore[no-un
 
 
 def _rename_modules(directory: Path) -> None:
-    """Tensors of modules that end like those of the model and are not there: vLLM loads such an adapter, and the base answers."""
+    """Rename the tensors after modules that the model lacks: vLLM loads such an adapter, and the base answers."""
     from safetensors.torch import load_file, save_file
 
     path = directory / "adapter_model.safetensors"

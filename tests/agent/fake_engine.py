@@ -1,8 +1,9 @@
-"""A strict double of vLLM's HTTP interface, for races and failures that a real engine cannot be made to produce on demand.
+"""Serve a strict fake of vLLM's HTTP interface, for races and failures that no real engine produces on demand.
 
-Its shapes are those recorded from vLLM 0.32. Its "model" is arithmetic: the log-probability of a token depends on the base's seed and,
-for an adapter, on the number in its weights' metadata. It keeps what real engines do wrong: a load in place changes running requests, the
-prefix cache is keyed by name and path, an adapter whose modules match nothing answers as the base, /health knows nothing of adapters.
+Its answers have the shapes recorded from vLLM 0.32. Its "model" is arithmetic: the log-probability of a token depends
+on the base's seed and, for an adapter, on the number in its weights' metadata. It keeps what real engines do wrong:
+a load in place changes running requests, the prefix cache is keyed by name and path, an adapter whose modules match
+nothing answers as the base, and /health knows nothing of adapters.
 """
 
 import asyncio
@@ -216,8 +217,8 @@ class Double:
             return self._error(f"Loading lora {name} failed: No adapter found for <path>", "NotFoundError", 404)
         config = json.loads((Path(path) / "adapter_config.json").read_text())
         if config["r"] > self.max_lora_rank:
-            text = f"Call to add_lora method failed: LoRA rank {config['r']} is greater than max_lora_rank {self.max_lora_rank}."
-            return self._error(text, "InternalServerError", 500)
+            text = f"LoRA rank {config['r']} is greater than max_lora_rank {self.max_lora_rank}."
+            return self._error(f"Call to add_lora method failed: {text}", "InternalServerError", 500)
         if config.get("use_dora"):
             return self._error(
                 "Call to add_lora method failed: vLLM does not yet support DoRA.", "InternalServerError", 500

@@ -1,4 +1,4 @@
-"""Runs the agent in this process as a pod would have it: a mounted desired state, a volume, a Secret, probes and a report endpoint."""
+"""Run the agent in this process with what a pod has: mounted desired state, volume, Secret, probes, report endpoint."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""The agent beside a double of the engine: the races and failures that users of other systems complain of, one test each."""
+"""The agent beside a fake engine: the races and failures that users of other systems complain of, one test each."""
 
 import json
 import shutil

@@ -17,7 +17,10 @@ def flat(message: str, kind: str, code: int) -> dict[str, object]:
     return {"object": "error", "message": message, "type": kind, "param": None, "code": code}
 
 
-RANK = "Call to add_lora method failed: Worker failed with error 'LoRA rank 32 is greater than max_lora_rank 16.', please check"
+RANK = (
+    "Call to add_lora method failed: "
+    "Worker failed with error 'LoRA rank 32 is greater than max_lora_rank 16.', please check"
+)
 CASES = {
     "rank": (LOAD, 500, nested(RANK, "InternalServerError", 500), Reason.RANK_TOO_HIGH, True, False),
     "rank, old shape": (LOAD, 500, flat(RANK, "InternalServerError", 500), Reason.RANK_TOO_HIGH, True, False),

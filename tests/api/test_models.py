@@ -1,4 +1,4 @@
-"""The models refuse what the API server refuses, with the path of the field: files that never meet a server are judged alike."""
+"""The models refuse what the API server refuses, with the path of the field."""
 
 import pytest
 from pydantic import ValidationError
@@ -54,7 +54,8 @@ def rules(model: type[Model]) -> list[dict[str, str]]:
     [
         (
             "q_proj",
-            "'q_proj' is read as a regular expression for full module names, and matches none: write a list, for example [q_proj]",
+            "'q_proj' is read as a regular expression for full module names, and matches none: "
+            "write a list, for example [q_proj]",
         ),
         ("", "write a list, for example [q_proj]"),
         ("(q_proj", "is neither all-linear nor a regular expression (missing )"),

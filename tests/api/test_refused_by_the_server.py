@@ -1,4 +1,4 @@
-"""What `kubectl apply` refuses, with which words, and what the API server makes of an accepted object: the CRDs on a real API server."""
+"""The CRDs on a real API server: what `kubectl apply` refuses, in which words, and the defaults of what it accepts."""
 
 import json
 import time

@@ -22,7 +22,7 @@ def inventory(cluster: Cluster) -> set[tuple[str, ...]]:
 
 
 def eventually_same(cluster: Cluster, expected: set[tuple[str, ...]], but: tuple[str, ...] = ()) -> None:
-    """Wait until the cluster holds what is expected and nothing else, apart from some kinds: garbage collection takes its time."""
+    """Wait until the cluster holds exactly what is expected, apart from some kinds: garbage collection takes time."""
 
     def compared(items: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
         return {item for item in items if item[0] not in but}

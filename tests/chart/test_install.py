@@ -1,4 +1,4 @@
-"""`helm install`, upgrade and uninstall on a real API server, without a node: what is there before, during and after."""
+"""`helm install`, upgrade and uninstall on a real API server without a node: what is there before and after each."""
 
 import json
 import time

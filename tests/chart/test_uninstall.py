@@ -1,4 +1,4 @@
-"""`helm uninstall` on a real node while a job and an agent are there: the operator's own image cleans up, and nothing of it is left."""
+"""`helm uninstall` on a real node with a job and an agent: the operator's image cleans up, and nothing is left."""
 
 import json
 import time

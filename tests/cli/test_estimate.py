@@ -1,4 +1,4 @@
-"""``finetune estimate``: numbers that can be checked by hand, where the configuration comes from, and what is said when there is none."""
+"""``finetune estimate``: numbers to check by hand, where the configuration comes from, and the error without one."""
 
 import json
 import subprocess
@@ -105,7 +105,7 @@ def test_the_verification_of_a_quantised_job_is_in_bf16_on_the_cpu_if_need_be(co
     memory = shown["memory"]
     assert memory["total"] < 10e9 < 16e9 < memory["verification"]
     assert {gpu["name"]: gpu["fits"] for gpu in shown["gpus"]}["A10"] == "yes"
-    assert any(text.startswith("The verification needs more than the training") for text in shown["assumptions"])
+    assert any(text.startswith("The verification needs more memory than the training") for text in shown["assumptions"])
 
 
 def test_a_comparison_with_full_fine_tuning_is_told_beforehand(config: Path) -> None:
@@ -142,7 +142,8 @@ def test_a_price_makes_a_cost(config: Path) -> None:
 def test_several_gpus_share_the_rows_and_are_all_paid_for(config: Path) -> None:
     two = changed(JOB, {"spec.resources": {"gpusPerNode": 2}})
     arguments = (
-        "--model-config", str(config), "--rows", "10000", "--gpu", "a100-80gb", "--gpu-price-per-hour", "2", "--output", "json",
+        "--model-config", str(config), "--rows", "10000", "--gpu", "a100-80gb", "--gpu-price-per-hour", "2",
+        "--output", "json",
     )  # fmt: skip
     one, both = (json.loads(estimate(job, *arguments).out) for job in (JOB, two))
     assert both["totalSteps"] == one["totalSteps"] / 2

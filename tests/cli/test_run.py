@@ -126,8 +126,10 @@ def test_without_the_trainers_libraries_it_says_how_to_install_them(monkeypatch:
 def test_the_file_is_checked_before_anything_heavy_is_imported(file: Path) -> None:
     code = (
         "import json, sys; from finetune_cli import run; from finetune_cli.render import read_documents;"
-        f"r = run.Request({str(file)!r}, None, (), (), False); run.read_job(r, read_documents(r.file)); run.require_trainer();"
-        "print(json.dumps([n for n in ('torch', 'transformers', 'boto3', 'finetune_trainer.runtime.settings') if n in sys.modules]))"
+        f"r = run.Request({str(file)!r}, None, (), (), False);"
+        "run.read_job(r, read_documents(r.file)); run.require_trainer();"
+        "heavy = ('torch', 'transformers', 'boto3', 'finetune_trainer.runtime.settings');"
+        "print(json.dumps([n for n in heavy if n in sys.modules]))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(loaded.stdout) == []

@@ -1,4 +1,4 @@
-"""The bytes that a forward and a backward pass really hold on this machine: every storage that an operation makes, until it is freed."""
+"""Measure the bytes that a forward and a backward pass hold: each storage from its operation until it is freed."""
 
 import weakref
 from collections.abc import Callable
@@ -44,7 +44,10 @@ class Storages(TorchDispatchMode):
 def measure(
     model: Any, backbone: Callable[[torch.Tensor], torch.Tensor], *, batch: int, length: int, mixed: bool
 ) -> Measured:
-    """Run the model without its head once, as TRL does, and back from a gradient of its hidden states. Gradients of weights are there before."""
+    """Run the model without its head once, as TRL does, and back from a gradient of its hidden states.
+
+    The gradients of the weights exist before.
+    """
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)

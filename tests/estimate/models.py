@@ -1,4 +1,4 @@
-"""Configurations of every architecture that the estimate knows: two layers each, every size different, and what changes the modules switched on."""
+"""Configurations of each architecture that the estimate knows: two layers, all sizes different, all options on."""
 
 from typing import Any
 

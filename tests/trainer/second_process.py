@@ -1,4 +1,4 @@
-"""Two processes that train together, the first of them this one: the second is kept between attempts, for it takes long to import torch."""
+"""Train with this process and a second one, which is kept between attempts: to import torch takes long."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""``evaluation.compareWithFull``: the numbers beside each other, and that nothing which befalls the comparison costs the adapter."""
+"""``evaluation.compareWithFull``: the numbers side by side, and that no failure of the comparison costs the adapter."""
 
 import json
 from dataclasses import replace

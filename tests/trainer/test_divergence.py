@@ -1,4 +1,4 @@
-"""When a loss that is still a number has exploded: not for noise, spikes, short rows or a model that begins by guessing; and a run that has stops."""
+"""When a finite loss has diverged: not for noise, spikes, short rows or an untrained model; and that the run stops."""
 
 import math
 from collections.abc import Callable

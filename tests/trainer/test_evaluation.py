@@ -37,7 +37,8 @@ MEASURED = EvaluationStatus(
         ({"metric": "perplexity", "minImprovementPercent": 60.0}, None),
         (
             {"max": 1.0, "minImprovementPercent": 50.0},
-            "the held-out loss is 3, the gate allows at most 1, and is 25 % lower than the base's 4, the gate requires at least 50 % lower",
+            "the held-out loss is 3, the gate allows at most 1, "
+            "and is 25 % lower than the base's 4, the gate requires at least 50 % lower",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What an attempt that fails leaves for people: a report of its own, where nobody takes it for an adapter's, and never at the cost of its reason."""
+"""The report of a failed attempt: nobody can take it for an adapter's, and it never hides the attempt's reason."""
 
 import json
 import threading

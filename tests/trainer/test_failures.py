@@ -1,4 +1,4 @@
-"""Each way in which an attempt fails, from outside: the exit code and at most 4 KiB of JSON say why, and what to do; what preflight can see, it sees."""
+"""Each failure of an attempt, from outside: exit code and 4 KiB of JSON say why and what to do, early if possible."""
 
 import errno
 import json
@@ -223,7 +223,12 @@ TABLE: list[tuple[Callable[[Pod], None], Reason, list[str], bool]] = [
     (nothing_at_the_address, Reason.MODEL_NOT_FOUND, ["/models/nothing", "config.json"], True),
     (nothing_on_the_claim, Reason.MODEL_NOT_FOUND, ["pvc://models/nothing has no config.json"], True),
     (gated_without_a_token, Reason.MODEL_ACCESS_DENIED, ["{hub}/acme/gated", "HF_TOKEN", "spec.model.secretRef"], True),
-    (gated_with_a_wrong_token, Reason.MODEL_ACCESS_DENIED, ["{hub}/acme/gated", "check that HF_TOKEN in spec.model.secretRef is valid"], True),
+    (
+        gated_with_a_wrong_token,
+        Reason.MODEL_ACCESS_DENIED,
+        ["{hub}/acme/gated", "check that HF_TOKEN in spec.model.secretRef is valid"],
+        True,
+    ),
     (full_for_uploads(507, "XMinioStorageFull"), Reason.UPLOAD_FAILED, ["no space left for s3://", "quota"], True),
     (full_for_uploads(403, "QuotaExceeded"), Reason.UPLOAD_FAILED, ["no space left for s3://", "quota"], True),
     (cut_off_weights, Reason.MODEL_UNSUPPORTED, ["spec.model.uri", "model.safetensors", "cut off"], True),
@@ -234,8 +239,8 @@ TABLE: list[tuple[Callable[[Pod], None], Reason, list[str], bool]] = [
     (remote_code, Reason.MODEL_UNSUPPORTED, ["spec.model.trustRemoteCode", "modeling_novel.NovelForCausalLM"], True),
     (chats_without_a_template, Reason.MODEL_UNSUPPORTED, ["no chat template", "spec.dataset.template"], True),
     (diverging, Reason.LOSS_DIVERGED, ["spec.training.learningRate", "at step", "checkpoints before"], False),
-]  # fmt: skip
-"""What is spoilt, the reason, what the message must say, and whether the preflight sees it before a GPU is asked for."""
+]
+"""What is spoilt, the reason, what the message must say, and whether preflight finds it before a GPU is requested."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is noticed before a GPU's time is spent on it: mixed examples, a model that lacks weights, rows that its template refuses."""
+"""What is found before it costs GPU time: mixed examples, a model that lacks weights, rows that a template refuses."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Datasets from the hub, through its own client, against a stand-in of its HTTP interface: the right files of the right split, and each refusal."""
+"""Datasets from a fake hub, through the hub's own client: the right files of the right split, and each refusal."""
 
 import dataclasses
 import json
@@ -130,10 +130,16 @@ def test_a_card_says_which_files_make_a_split(bench: Workbench, hub: Hub) -> Non
 
 FILES = ("README.md", "en/train-0.parquet", "en/test.parquet", "de/train.jsonl.zst", "de/dev.json", "de/trainable.csv")
 CONFIGS = (
-    {"config_name": "en", "data_files": [{"split": "train", "path": ["en/train-*.parquet"]}, {"split": "test", "path": "en/test.parquet"}]},
+    {
+        "config_name": "en",
+        "data_files": [
+            {"split": "train", "path": ["en/train-*.parquet"]},
+            {"split": "test", "path": "en/test.parquet"},
+        ],
+    },
     {"config_name": "de", "data_dir": "de", "default": True},
     {"config_name": "all", "data_files": "*/t*"},
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The finished adapter on the hub, by the hub's own client against a stand-in: all of it there, or the attempt fails and can be repeated."""
+"""Push the finished adapter to a fake hub: all of it is there, or the attempt fails and can be repeated."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Every method trains, is published in a form that was shown to be what was trained, and says what it can be served by."""
+"""Every method trains, is published in a form that is proven to equal what was trained, and says what can serve it."""
 
 import json
 from collections.abc import Callable
@@ -81,7 +81,9 @@ CASES = {
     "olora": Case({"lora": SMALL | {"init": "olora"}}, "LORA", True, 8, tolerance=1e-4),
     "modulesToSave": Case({"lora": SMALL | {"modulesToSave": ["norm"]}}, "LORA", False, 4, resumed=False),
     "qlora": Case({"qlora": SMALL}, "LORA", True, 4, tolerance=2.0),
-    "qlora-fp4": Case({"qlora": SMALL | {"quantization": {"type": "fp4"}}}, "LORA", True, 4, tolerance=4.0, resumed=False),
+    "qlora-fp4": Case(
+        {"qlora": SMALL | {"quantization": {"type": "fp4"}}}, "LORA", True, 4, tolerance=4.0, resumed=False
+    ),
     "qlora-int8": Case({"qlora": SMALL | {"quantization": {"type": "int8"}}}, "LORA", True, 4, tolerance=1.0),
     "loftq": Case({"qlora": SMALL | {"init": "loftq"}}, "LORA", True, 8, tolerance=2.0),
     "dora": Case({"dora": SMALL}, "LORA", False, 4),
@@ -114,7 +116,9 @@ CASES = {
         "PROMPT_TUNING",
         packing=False,
         target_modules=0,
-        learning_rate=5e-2, resumed=False),
+        learning_rate=5e-2,
+        resumed=False,
+    ),
     "pTuning": Case({"pTuning": {"numVirtualTokens": 4}}, "P_TUNING", packing=False, target_modules=0),
     "pTuningLstm": Case(
         {"pTuning": {"numVirtualTokens": 4, "encoderReparameterizationType": "LSTM", "encoderDropout": 0.1}},
@@ -125,8 +129,12 @@ CASES = {
     "houlsby": Case({"bottleneck": {"dropout": 0.1}}, "BOTTLENECK", target_modules=2),
     "pfeiffer": Case({"bottleneck": {"placement": "pfeiffer"}}, "BOTTLENECK", target_modules=1),
     "full": Case({"full": {}}, "FULL", target_modules=0, learning_rate=1e-3),
-    "boft": Case({"peft": {"type": "BOFT", "options": {"boft_block_size": 4, "target_modules": ["q_proj"]}}}, "BOFT", target_modules=1),
-}  # fmt: skip
+    "boft": Case(
+        {"peft": {"type": "BOFT", "options": {"boft_block_size": 4, "target_modules": ["q_proj"]}}},
+        "BOFT",
+        target_modules=1,
+    ),
+}
 VARIANTS = {
     "orthogonal", "olora", "qlora-fp4", "qdora", "prefixProjection", "promptText", "pTuningLstm", "pfeiffer",
 }  # fmt: skip
@@ -214,7 +222,7 @@ def test_adaloras_regularisation_is_a_part_of_the_loss_once_a_step(bench: Workbe
         loss: float = json.loads(bench.read(f"orthogonality/{weight}/adapter/metrics.jsonl").splitlines()[0])["loss"]
         return loss
 
-    # four vectors of 64 numbers about 0.02 have a Gram matrix near zero, so that its distance from the identity is almost 2
+    # Four vectors of 64 numbers about 0.02 have a Gram matrix near zero: its distance from the identity is almost 2.
     assert first_loss(3.0) - first_loss(1.0) == pytest.approx(2 * 1.95, abs=0.1)
 
 

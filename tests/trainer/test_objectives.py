@@ -132,8 +132,8 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
     )
     kind = objectives.objective_of(job.spec)
     arguments = kind.config(
-        output_dir=str(tmp_path), per_device_train_batch_size=6, use_cpu=True, bf16=False, report_to="none", data_seed=1,
-        disable_tqdm=True, **kind.settings,
+        output_dir=str(tmp_path), per_device_train_batch_size=6, use_cpu=True, bf16=False, report_to="none",
+        data_seed=1, disable_tqdm=True, **kind.settings,
     )  # fmt: skip
     trainer = kind.trainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
     batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])

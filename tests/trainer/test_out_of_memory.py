@@ -57,7 +57,7 @@ def tensors(bench: Workbench, directory: Path) -> dict[str, torch.Tensor]:
 def test_a_smaller_batch_goes_on_from_the_checkpoint_and_learns_the_same(
     workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, objective: str
 ) -> None:
-    # of the preference objectives the last, incomplete step of an epoch weighs its pairs by micro-step: here there is none
+    # Preference objectives weigh the pairs of an epoch's last, incomplete step by micro-step: whole steps avoid it.
     more = {} if objective == "sft" else {"epochs": None, "maxSteps": 4}
     spec: dict[str, Any] = {
         "method": {"lora": {"rank": 4, "alpha": 8}},

@@ -1,4 +1,4 @@
-"""Which switches a job gets: recomputing only on a GPU that the estimate calls too small, the fused optimizer only on a GPU."""
+"""Performance options of a job: recomputing only on a GPU that is too small, the fused optimizer only on a GPU."""
 
 import json
 from collections.abc import Callable

@@ -295,7 +295,8 @@ def test_target_modules_that_the_model_lacks(bench: Workbench) -> None:
     )
     assert (reason, path) == (Reason.TARGET_MODULES_NOT_FOUND, "spec.method.qlora.targetModules")
     assert message == (
-        "the model has no linear module named q_attn, v_attn; it has: down_proj, gate_proj, up_proj, k_proj, o_proj, q_proj, v_proj. "
+        "the model has no linear module named q_attn, v_attn; "
+        "it has: down_proj, gate_proj, up_proj, k_proj, o_proj, q_proj, v_proj. "
         "Choose among these, or write all-linear"
     )
 

@@ -1,4 +1,4 @@
-"""The processes of a pod as they are: the first one starts the others, and whatever becomes of one of them, the pod says one reason in time."""
+"""Several processes of one pod: the first starts the others, and whatever happens to one, the pod gives one reason."""
 
 import json
 import os

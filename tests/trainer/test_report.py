@@ -1,4 +1,4 @@
-"""What a run leaves for people: its report in a real browser, its model card, its metrics, and what of them is the user's own text."""
+"""What a run leaves for people: its report in a real browser, its model card, its metrics, and the user's own texts."""
 
 import copy
 import json
@@ -277,8 +277,8 @@ def test_a_runs_report_on_a_phone_and_on_a_desk_by_day_and_by_night(bench: Workb
     assert page.evaluate("document.title") == "job: fine-tuning report"
     titles = page.evaluate("[...document.querySelectorAll('figcaption')].map(e => e.firstChild.textContent.trim())")
     assert titles == ["Loss", "Learning rate", "Gradient norm", "Speed", "Memory"]
-    named = "[...document.querySelectorAll('svg')].every(e => e.getAttribute('role') == 'img' && e.getAttribute('aria-label'))"
-    assert page.evaluate(named)
+    named = "e => e.getAttribute('role') == 'img' && e.getAttribute('aria-label')"
+    assert page.evaluate(f"[...document.querySelectorAll('svg')].every({named})")
     text = page.evaluate("document.body.innerText")
     assert "The adapter is better than its base" in text
     assert text.count("Question ") >= 2, "two prompts"

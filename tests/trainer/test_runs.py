@@ -1,4 +1,4 @@
-"""Runs that share a prefix: each keeps its checkpoints, one that begins anew says why, and no attempt learns other tokens than the one before."""
+"""Runs that share a prefix: each keeps its checkpoints, a new one says why, and all attempts learn the same tokens."""
 
 import shutil
 from collections.abc import Callable
@@ -95,7 +95,10 @@ def test_a_run_resumed_after_midnight_learns_the_date_that_it_began_with(
 
 
 def test_each_call_for_the_time_is_replaced() -> None:
-    template = """{{ strftime_now("%Y-%m-%d") }} {{ strftime_now( '%d %b %Y' ) }} {{ strftime_now is defined }} {{ strftime_now(form) }}"""
+    template = (
+        """{{ strftime_now("%Y-%m-%d") }} {{ strftime_now( '%d %b %Y' ) }} """
+        "{{ strftime_now is defined }} {{ strftime_now(form) }}"
+    )
     assert template_date.write_date(template, date(2026, 7, 4)) == (
         '{{ "2026-07-04" }} {{ "04 Jul 2026" }} {{ strftime_now is defined }} {{ strftime_now(form) }}'
     )

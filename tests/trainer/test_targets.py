@@ -1,4 +1,4 @@
-"""The modules that get an adapter, told from names alone, are those that PEFT adapts: for each way to name them, in each architecture."""
+"""The modules chosen by name are those that PEFT adapts: for each way to name them, in each architecture."""
 
 import re
 from functools import cache
@@ -103,15 +103,31 @@ def test_ia3_scales_what_peft_scales(name: str) -> None:
 @pytest.mark.parametrize(
     ("block", "field", "message"),
     [
-        (Lora(target_modules=["q_attn"]), "targetModules", "no linear module named q_attn; it has: down_proj, gate_proj, up_proj, k_proj, o_proj, q_proj, v_proj"),
-        (Lora(target_modules=r".*\.q_attn"), "targetModules", "matches the full name of no linear module. Full names look like model.layers.0."),
+        (
+            Lora(target_modules=["q_attn"]),
+            "targetModules",
+            "no linear module named q_attn; it has: down_proj, gate_proj, up_proj, k_proj, o_proj, q_proj, v_proj",
+        ),
+        (
+            Lora(target_modules=r".*\.q_attn"),
+            "targetModules",
+            "matches the full name of no linear module. Full names look like model.layers.0.",
+        ),
         (Lora(rank_pattern={"q_attn": 8}), "rankPattern", "'q_attn' matches none of the adapted modules"),
         (Lora(alpha_pattern={"(q": 8}), "alphaPattern", "is no regular expression"),
         (Lora(target_modules=["q_proj"], modules_to_save=["self_attn"]), "modulesToSave", "so that none is adapted"),
-        (Ia3(target_modules=["k_proj"], feedforward_modules=["up_proj"]), "feedforwardModules", "up_proj is none of the adapted modules, which are: k_proj"),
-        (Adalora(target_modules=[]), "targetModules", "has no default modules of adalora for a model of type 'mistral'"),
+        (
+            Ia3(target_modules=["k_proj"], feedforward_modules=["up_proj"]),
+            "feedforwardModules",
+            "up_proj is none of the adapted modules, which are: k_proj",
+        ),
+        (
+            Adalora(target_modules=[]),
+            "targetModules",
+            "has no default modules of adalora for a model of type 'mistral'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_names_that_the_model_does_not_have(block: Targeted, field: str, message: str) -> None:
     model, tensors = fresh("MistralConfig")
     linear = list(modules.list_linear_modules(tensors))

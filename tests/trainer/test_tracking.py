@@ -20,7 +20,7 @@ from tools.testing.trainer_jobs import Workbench, train, train_until
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The keys that a run takes out of its Secrets go with the test; Weights & Biases writes files instead of asking its service."""
+    """Remove the keys that a run reads from its Secrets, and let Weights & Biases write files without its service."""
     for key in ("MLFLOW_TRACKING_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(key, "")
     monkeypatch.setenv("WANDB_MODE", "offline")

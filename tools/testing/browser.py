@@ -1,4 +1,4 @@
-"""A real headless Chromium for tests, over its own protocol on two pipes: a page on a given screen, and all that it asked for or complained of."""
+"""Drive a headless Chromium in tests, over its own protocol: show a page, and record its requests and complaints."""
 
 import base64
 import json
@@ -50,7 +50,7 @@ def chromium() -> str:
 
 @dataclass
 class Page:
-    """One page as it was shown: what a script on it says, its picture, its requests beside itself, and its complaints."""
+    """A page that is shown, with the requests that it made beside itself, and its complaints."""
 
     browser: "Browser"
     session: str

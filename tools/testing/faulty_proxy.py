@@ -11,7 +11,7 @@ from typing import Literal
 from tools.testing.http_server import serving
 
 Harm = tuple[int, str] | Literal["cut", "slow"] | None
-"""A status with its S3 code; a connection that breaks off in the middle of what is sent; an answer that takes its time."""
+"""A status with its S3 code; a connection that is cut in the middle of a transfer; an answer that is slow."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A stand-in for the hub: the part of its HTTP interface that the hub's own client uses, for models and datasets, gated and missing ones too."""
+"""Serve a fake Hugging Face hub: what its client asks for models and datasets, gated and missing ones too."""
 
 import base64
 import hashlib
@@ -21,7 +21,8 @@ TOKEN, READ_TOKEN = "hf_goodtoken", "hf_readtoken"
 class Hub:
     """What the stand-in has, and what it was asked for: directories by ``org/name``, or ``datasets/org/name``.
 
-    ``gated`` repositories show their metadata but no file without ``TOKEN``. A dataset's card is the JSON in its ``card.json``.
+    ``gated`` repositories show their metadata but no file without ``TOKEN``. A dataset's card is the JSON in its
+    ``card.json``.
     """
 
     endpoint: str

@@ -1,4 +1,4 @@
-"""A real S3 service on loopback for tests: versitygw over a directory, which can be stopped and started again on the same port."""
+"""Run a real S3 service on loopback for tests: versitygw over a directory, to stop and start again on one port."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-key"
 
 
 class S3Server:
-    """One versitygw process; ``directory`` holds its buckets as plain directories, where a test may damage what lies there."""
+    """A versitygw process. ``directory`` holds its buckets as plain directories, where a test may damage files."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

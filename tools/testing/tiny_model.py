@@ -1,4 +1,4 @@
-"""A Llama of a few thousand random weights with a small tokenizer of its own, made in a second: what trainer tests train."""
+"""Make the model that trainer tests train: a Llama with a few thousand random weights and a small tokenizer."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 
 
 def make_tiny_model(directory: Path, *, chat: bool = True) -> Path:
-    """Write model and tokenizer into ``directory`` as save_pretrained does: 2 layers of hidden size 64, about 350 tokens."""
+    """Save a model and its tokenizer in ``directory``: 2 layers of hidden size 64, and about 350 tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

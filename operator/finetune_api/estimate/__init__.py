@@ -1,1 +1,4 @@
-"""What a job will need, from its spec and the model's config.json alone: parameters, memory, steps, time. Closed forms; no torch, no weights."""
+"""Estimate parameters, memory, steps and time of a job from its spec and the model's config.json.
+
+Everything is a closed form: no torch, no weights.
+"""

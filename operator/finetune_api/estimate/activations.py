@@ -98,7 +98,7 @@ def _norms(architecture: Architecture, block: Block, step: Step) -> float:
 
 
 def _attention(architecture: Architecture, block: Block, step: Step) -> float:
-    """Return the bytes per token of queries, keys, values and result, with fused attention's logarithms or all scores."""
+    """Return the bytes per token of queries, keys, values and result, and of fused attention's logarithms or scores."""
     attention, element = architecture.attention, step.element
     prefix = block.prefix_tokens
     keys = 1 + prefix / step.length
@@ -127,7 +127,7 @@ def _feed_forward(architecture: Architecture, step: Step) -> float:
 
 
 def _own_copies(modules: list[Module], step: Step) -> float:
-    """Return the bytes per token of each module's cast input; attention's result is kept already where nothing casts it."""
+    """Return the bytes per token of each module's cast input, without attention's result, which is kept already."""
     return step.element * sum(module.inputs for module in modules if not is_attention_output(module))
 
 

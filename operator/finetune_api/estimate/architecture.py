@@ -1,4 +1,4 @@
-"""From a model's config.json to its modules with their shapes, in closed form: what transformers would build, without building it."""
+"""Derive a model's modules and their shapes from its config.json: what transformers would build."""
 
 from collections.abc import Callable
 
@@ -19,12 +19,16 @@ _BUILDERS: dict[str, Callable[[Config], Architecture]] = dict.fromkeys(llama.LLA
 
 
 def known() -> list[str]:
-    """The values of ``model_type`` that have a closed form."""
+    """Return the values of ``model_type`` that have a closed form."""
     return sorted(_BUILDERS)
 
 
 def architecture_of(config: Config) -> Architecture:
-    """The architecture that a config.json describes. Raises UnknownArchitectureError, which names the known ones."""
+    """Return the architecture that a config.json describes.
+
+    Raises:
+        UnknownArchitectureError: There is no closed form for its ``model_type``; the message names those there are.
+    """
     model_type = config.get("model_type")
     builder = _BUILDERS.get(model_type) if isinstance(model_type, str) else None
     if builder is None:

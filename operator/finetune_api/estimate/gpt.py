@@ -1,4 +1,4 @@
-"""The architectures without a gate in their feed-forward network: GPT-2 and what came after it."""
+"""Architectures without a gate in their feed-forward network: GPT-2 and its successors."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from finetune_api.estimate.shapes import Config, embedding, flag, head, linear, 
 
 
 def gpt2(config: Config) -> Architecture:
-    """GPT-2: learned positions, and ``Conv1D`` for every linear layer."""
+    """Return GPT-2's architecture: learned positions, and ``Conv1D`` for every linear layer."""
     hidden, layers = size(config, "n_embd", "hidden_size"), size(config, "n_layer", "num_hidden_layers")
     inner = size_or(config, 4 * hidden, "n_inner")
     vocabulary, positions = size(config, "vocab_size"), size(config, "n_positions", "max_position_embeddings")
@@ -29,7 +29,7 @@ def gpt2(config: Config) -> Architecture:
 
 
 def gpt_neo(config: Config) -> Architecture:
-    """GPT-Neo: learned positions, linear layers without bias around attention."""
+    """Return GPT-Neo's architecture: learned positions, and queries, keys and values without bias."""
     hidden, layers = size(config, "hidden_size"), size(config, "num_layers", "num_hidden_layers")
     inner = size_or(config, 4 * hidden, "intermediate_size")
     vocabulary, positions = size(config, "vocab_size"), size(config, "max_position_embeddings")
@@ -53,7 +53,7 @@ def gpt_neo(config: Config) -> Architecture:
 
 
 def gptj(config: Config) -> Architecture:
-    """GPT-J: rotary positions, attention and feed-forward in parallel behind one norm, an output head with bias."""
+    """Return GPT-J's architecture: attention and feed-forward in parallel after one norm, an output head with bias."""
     hidden, layers = size(config, "n_embd", "hidden_size"), size(config, "n_layer", "num_hidden_layers")
     inner, vocabulary = size_or(config, 4 * hidden, "n_inner"), size(config, "vocab_size")
     modules = [embedding("transformer.wte", vocabulary, hidden)]
@@ -74,7 +74,7 @@ def gptj(config: Config) -> Architecture:
 
 
 def gpt_neox(config: Config) -> Architecture:
-    """GPT-NeoX and Pythia: fused queries, keys and values."""
+    """Return the architecture of GPT-NeoX and Pythia: fused queries, keys and values."""
     hidden, layers = size(config, "hidden_size"), size(config, "num_hidden_layers")
     inner, vocabulary = size(config, "intermediate_size"), size(config, "vocab_size")
     bias = flag(config, "attention_bias", True)
@@ -96,7 +96,7 @@ def gpt_neox(config: Config) -> Architecture:
 
 
 def phi(config: Config) -> Architecture:
-    """Phi-1 and Phi-2: attention and feed-forward in parallel behind one norm, biases everywhere."""
+    """Return the architecture of Phi-1 and Phi-2: attention and feed-forward in parallel after one norm, all biases."""
     hidden, layers = size(config, "hidden_size"), size(config, "num_hidden_layers")
     inner, vocabulary = size(config, "intermediate_size"), size(config, "vocab_size")
     heads = size(config, "num_attention_heads")
@@ -137,7 +137,10 @@ def phi(config: Config) -> Architecture:
 
 
 def opt(config: Config) -> Architecture:
-    """OPT: learned positions (two more than it has), and projections where its embeddings are narrower than its layers."""
+    """Return OPT's architecture: learned positions, and projections where the embeddings are narrower than the layers.
+
+    The table of positions has two rows more than ``max_position_embeddings``.
+    """
     hidden, layers = size(config, "hidden_size"), size(config, "num_hidden_layers")
     inner, vocabulary = size(config, "ffn_dim"), size(config, "vocab_size")
     width = size_or(config, hidden, "word_embed_proj_dim")
@@ -168,7 +171,7 @@ def opt(config: Config) -> Architecture:
 
 
 def falcon(config: Config) -> Architecture:
-    """Falcon: one group of keys and values (7B), several (40B), or one for each head (RW)."""
+    """Return Falcon's architecture: one group of keys and values (7B), several (40B), or one for each head (RW)."""
     hidden, layers = size(config, "hidden_size"), size(config, "num_hidden_layers", "n_layer")
     heads, vocabulary = size(config, "num_attention_heads", "n_head"), size(config, "vocab_size")
     inner = size_or(config, 4 * hidden, "ffn_hidden_size")
@@ -204,7 +207,7 @@ def _falcon_norms(config: Config, new: bool) -> list[str]:
 
 
 def bloom(config: Config) -> Architecture:
-    """BLOOM: ALiBi positions, a norm behind the embeddings."""
+    """Return BLOOM's architecture: ALiBi positions, and a norm after the embeddings."""
     hidden, layers = size(config, "hidden_size", "n_embed"), size(config, "n_layer", "num_hidden_layers")
     heads, vocabulary = size(config, "n_head", "num_attention_heads"), size(config, "vocab_size")
     modules = [
@@ -243,7 +246,22 @@ def _plain(
     grouped: bool = False,
     quadratic: bool = False,
 ) -> Architecture:
-    """An architecture without a gate. ``grouped``: config.json says num_key_value_heads, so PEFT's prefix is as wide as those."""
+    """Return an architecture without a gate.
+
+    Args:
+        config: The model's config.json.
+        hidden: Width of the hidden states.
+        layers: Number of layers.
+        inner: Width of the feed-forward network.
+        vocabulary: Number of words.
+        heads: Number of attention heads.
+        modules: All modules, embeddings first, output head last.
+        layer_prefix: The modules of layer ``n`` are named ``{layer_prefix}{n}.…``.
+        activation: Activation of the feed-forward network.
+        key_value_heads: Heads of keys and values. None: as many as ``heads``.
+        grouped: Whether config.json has ``num_key_value_heads``. PEFT's prefix is then as wide as these heads.
+        quadratic: Whether the scores of all pairs of tokens are kept.
+    """
     attention = Attention(heads, key_value_heads or heads, hidden // heads, quadratic)
     return Architecture(
         model_type=config["model_type"],

@@ -1,4 +1,4 @@
-"""The GPUs that people train on: how much memory a process sees, and how fast they multiply."""
+"""The GPUs that people train on: usable memory and speed of each."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,13 @@ from finetune_api.estimate.memory import GIB
 
 @dataclass(frozen=True)
 class Gpu:
-    """``bytes`` is what torch can use, which is less than the product's name says; ``flops`` are dense bf16 products with fp32 sums per second."""
+    """A GPU.
+
+    Attributes:
+        name: Name of the product.
+        bytes: Memory that torch can use, which is less than the product's name says.
+        flops: Dense bf16 operations per second, summed in fp32.
+    """
 
     name: str
     bytes: int
@@ -31,18 +37,24 @@ GPUS = (
     _gpu("H200", 139.7, 989),
     _gpu("B200", 178.3, 2250),
 )
-"""Memory: the total capacity in torch's out-of-memory errors that users of these GPUs published, the lowest. Speed: NVIDIA's data sheets, without sparsity; of
-H100, H200 and B200 the SXM ones."""
+"""Usable memory (GiB) and speed (Tflop/s).
+
+The memory is the lowest total capacity in out-of-memory errors of torch that users published. The speed is that of
+NVIDIA's data sheets, without sparsity; for H100, H200 and B200 that of the SXM versions.
+"""
 
 
 def gpu_named(name: str) -> Gpu:
-    """The GPU of a name, in any case, with or without spaces. Raises ValueError, which lists the names."""
-    wanted = _plain(name)
+    """Return the GPU of a name, in upper or lower case, with or without spaces.
+
+    Raises:
+        ValueError: The table has no such GPU; the message lists the names.
+    """
     for gpu in GPUS:
-        if wanted == _plain(gpu.name):
+        if _letters(name) == _letters(gpu.name):
             return gpu
     raise ValueError(f"there is no GPU named {name!r} in the table; it has: {', '.join(gpu.name for gpu in GPUS)}")
 
 
-def _plain(name: str) -> str:
+def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -1,4 +1,4 @@
-"""Llama and its relatives: one description, and how each differs."""
+"""Llama and the architectures that differ from it in a few points."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class _Llama:
     key_value_heads: int | None = None
     tied: bool = False
     qkv_bias: bool | None = None
-    """None: what ``attention_bias`` says, for all four projections."""
+    """Bias of queries, keys and values. None: all four projections follow ``attention_bias``."""
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     qk_norm: Literal["none", "head", "whole"] = "none"
     fused: bool = False
@@ -57,7 +57,7 @@ LLAMAS = {
 
 
 def llama(config: Config) -> Architecture:
-    """Llama and its relatives: RMSNorm, rotary positions, grouped queries and a gated feed-forward network."""
+    """Return an architecture like Llama's: RMSNorm, rotary positions, grouped queries, gated feed-forward network."""
     kind = LLAMAS[config["model_type"]]
     hidden, inner = size(config, "hidden_size"), size(config, "intermediate_size")
     heads = size(config, "num_attention_heads")
@@ -103,9 +103,9 @@ def _llama_layer(
         yield linear(f"{prefix}self_attn.v_proj", hidden, key_value, qkv_bias)
     yield linear(f"{prefix}self_attn.o_proj", query, hidden, bias)
     if kind.qk_norm != "none":
-        whole = kind.qk_norm == "whole"
-        yield rms(f"{prefix}self_attn.q_norm", query if whole else attention.head_dim)
-        yield rms(f"{prefix}self_attn.k_norm", key_value if whole else attention.head_dim)
+        per_head = kind.qk_norm == "head"
+        yield rms(f"{prefix}self_attn.q_norm", attention.head_dim if per_head else query)
+        yield rms(f"{prefix}self_attn.k_norm", attention.head_dim if per_head else key_value)
     if kind.fused:
         yield linear(f"{prefix}mlp.gate_up_proj", hidden, 2 * inner)
     else:

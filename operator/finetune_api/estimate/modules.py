@@ -1,4 +1,4 @@
-"""What a model consists of, for counting: modules with their shapes, and how its layers attend."""
+"""The parts of a model that the estimate counts: modules with their shapes, and the attention of its layers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ from finetune_api.linear import LINEAR_KINDS
 
 
 class NotCountedError(ValueError):
-    """There is no closed form for what a method does to a model."""
+    """The estimate has no closed form for this method on this model."""
 
 
 Kind = Literal["linear", "conv1d", "embedding", "rmsNorm", "layerNorm"]
@@ -15,7 +15,16 @@ Kind = Literal["linear", "conv1d", "embedding", "rmsNorm", "layerNorm"]
 
 @dataclass(frozen=True)
 class Module:
-    """One module with weights. A linear layer has ``inputs`` and ``outputs``; an embedding has rows and width there; a norm has its width in both."""
+    """A module with weights.
+
+    Attributes:
+        name: Its full name in transformers.
+        kind: Its type.
+        inputs: Input features of a linear layer, rows of an embedding, or width of a norm.
+        outputs: Output features of a linear layer, width of an embedding, or width of a norm.
+        bias: Whether it has a bias.
+        tied: Whether its weight is that of the input embeddings.
+    """
 
     name: str
     kind: Kind
@@ -23,50 +32,55 @@ class Module:
     outputs: int
     bias: bool = False
     tied: bool = False
-    """Its weight is that of the input embeddings."""
 
     @property
     def weight(self) -> int:
-        """Numbers in its weight; 0 for a tied one, which is counted where it is stored."""
+        """Return the size of its weight; 0 for a tied one, which is counted with the embeddings."""
         if self.tied:
             return 0
         return self.outputs if self.kind.endswith("Norm") else self.inputs * self.outputs
 
     @property
     def parameters(self) -> int:
-        """Numbers in its weight and bias."""
+        """Return the size of its weight and bias together."""
         return self.weight + (self.outputs if self.bias else 0)
 
     @property
     def is_linear(self) -> bool:
-        """Whether PEFT takes it for a linear layer: ``nn.Linear``, or GPT-2's ``Conv1D``, which stores its weight transposed."""
+        """Return whether PEFT treats it as a linear layer: ``nn.Linear``, or GPT-2's ``Conv1D``."""
         return self.kind in LINEAR_KINDS
 
 
 @dataclass(frozen=True)
 class Attention:
-    """How a layer attends: ``query`` and ``key_value`` are the widths of the projected queries, and of keys and values each."""
+    """The attention of a layer.
+
+    Attributes:
+        heads: Number of query heads.
+        key_value_heads: Number of heads of the keys, and of the values.
+        head_dim: Width of a head.
+        quadratic: Whether the scores of all pairs of tokens are kept: transformers has no fused attention for it.
+    """
 
     heads: int
     key_value_heads: int
     head_dim: int
     quadratic: bool = False
-    """The scores of all pairs of tokens are held, because the architecture has no fused attention in transformers."""
 
     @property
     def query(self) -> int:
-        """Width of the queries, and of what attention gives."""
+        """Return the width of the queries, and of attention's result."""
         return self.heads * self.head_dim
 
     @property
     def key_value(self) -> int:
-        """Width of the keys, and of the values."""
+        """Return the width of the keys, which is also that of the values."""
         return self.key_value_heads * self.head_dim
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A causal language model: sizes, and every module that has weights, by the names that transformers gives them."""
+    """A causal language model: its sizes, and every module with weights under its name in transformers."""
 
     model_type: str
     vocabulary: int
@@ -78,26 +92,30 @@ class Architecture:
     layer_prefix: str
     """The modules of layer ``n`` are named ``{layer_prefix}{n}.…``."""
     activation: Literal["gated", "gelu", "relu", "tanhGelu"]
-    """The feed-forward network: gated; or one that computes its activation from a saved input, or tanhGelu, in single steps that each save theirs."""
+    """Activation of the feed-forward network.
+
+    ``gelu`` and ``relu`` save their input. ``tanhGelu`` is computed in single operations, each of which saves its own.
+    """
     prefix_heads: int
+    """Heads of the keys and values that prefix tuning adds (peft/utils/other.py, _prepare_prompt_learning_config)."""
     prefix_width: int
-    """Heads, and width, of what prefix tuning puts before keys and values (peft/utils/other.py, _prepare_prompt_learning_config)."""
+    """Width of these keys, and of these values."""
 
     @property
     def embeddings(self) -> Module:
-        """The input embeddings."""
+        """Return the input embeddings."""
         return self.modules[0]
 
     @property
     def head(self) -> Module:
-        """The output head."""
+        """Return the output head."""
         return self.modules[-1]
 
     @property
     def parameters(self) -> int:
-        """Numbers in all weights; a tied output head is counted once."""
+        """Return the number of parameters; a tied output head is counted once."""
         return sum(module.parameters for module in self.modules)
 
     def layer(self, number: int) -> list[Module]:
-        """The modules of one layer."""
+        """Return the modules of the layer with this number."""
         return [module for module in self.modules if module.name.startswith(f"{self.layer_prefix}{number}.")]

@@ -1,4 +1,4 @@
-"""The whole estimate of a job, as one value that is printed for people or as JSON."""
+"""Build the complete estimate of a job: a value to print for people or as JSON."""
 
 from typing import Any, Literal
 
@@ -28,20 +28,21 @@ Fits = Literal["yes", "tight", "no"]
 
 
 class MemoryEstimate(Model):
-    """Bytes on one GPU, by part, at the highest moment of a step."""
+    """Bytes on one GPU, by part, at the moment of a step that needs the most."""
 
-    weights: int = Field(description="The base's weights; of full fine-tuning the trained ones.")
-    adapter: int = Field(description="What is trained beside the base, in fp32, and what the method keeps with it.")
-    gradients: int = Field(description="Gradients of what is trained, in fp32.")
-    optimizer: int = Field(description="The optimizer's state.")
-    activations: int = Field(description="What the backward pass needs, and the scratch of the layer that runs.")
+    weights: int = Field(description="The base's weights. With full fine-tuning, the trained weights.")
+    adapter: int = Field(description="Trained parameters beside the base, in fp32, and the method's own buffers.")
+    gradients: int = Field(description="Gradients of the trained parameters, in fp32.")
+    optimizer: int = Field(description="State of the optimizer.")
+    activations: int = Field(description="Saved for the backward pass, and scratch of the layer that runs.")
     loss: int = Field(
-        description="A tile of logits, and the gradient of the last hidden states; 0 if another moment needs more."
+        description="A tile of logits, and the gradient of the last hidden states. 0 if another moment needs more."
     )
-    overhead: int = Field(description="CUDA context, workspaces and what the allocator cannot use.")
-    total: int = Field(description="All parts: what the GPU must have.")
+    overhead: int = Field(description="CUDA context, workspaces and fragmentation of the allocator.")
+    total: int = Field(description="Sum of the parts: the GPU must have this much.")
     verification: int = Field(
-        description="What is needed after the training, when the base is loaded afresh in bf16 and evaluated; on the CPU if the GPU has less."
+        description="Needed after training, to load the base again in bf16 and evaluate it. "
+        "If the GPU has less, the CPU does this."
     )
 
 
@@ -52,24 +53,24 @@ class GpuEstimate(Model):
     bytes: int = Field(description="Memory that a process can use.")
     fits: Fits = Field(description="tight: the job needs more than nine tenths of it, and the estimate is not exact.")
     gradient_checkpointing: bool = Field(
-        description="Whether activations are recomputed there: with auto only where it does not fit without."
+        description="Whether activations are recomputed. auto does so only if the job does not fit otherwise."
     )
     tokens_per_second: int | None = Field(
-        None, description="Tokens trained in a second by all GPUs of the job, if every row is full."
+        None, description="Tokens per second of all GPUs of the job, if every row is full."
     )
-    seconds: int | None = Field(None, description="Time of all steps; unset if their number is not known.")
+    seconds: int | None = Field(None, description="Time of all steps. Unset if their number is unknown.")
     cost: float | None = Field(
-        None, description="Price of that time, for all GPUs of the job, where the price of one was given."
+        None, description="Price of this time for all GPUs of the job. Unset if no price was given."
     )
 
 
 class ChangeEstimate(Model):
-    """One way to need less memory, on top of those before it."""
+    """A change that needs less memory, on top of the changes before it in the list."""
 
     fields: dict[str, Any] = Field(description="Fields of the job with their new values.")
     effect: str = Field(description="What else it changes.")
-    bytes: int = Field(description="Memory that the job needs then.")
-    fits: list[str] = Field(description="The GPUs of the table that this fits on, tight ones too.")
+    bytes: int = Field(description="Memory that the job then needs.")
+    fits: list[str] = Field(description="GPUs of the table on which the job then fits, tight ones included.")
 
 
 class JobEstimate(Model):
@@ -83,14 +84,14 @@ class JobEstimate(Model):
     memory: MemoryEstimate = Field(description="Memory on one GPU.")
     gpus: list[GpuEstimate] = Field(description="The table of GPUs, the smallest first.")
     comparison_bytes: int | None = Field(
-        None, description="Memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it."
+        None, description="Memory that full fine-tuning needs. Only with spec.evaluation.compareWithFull."
     )
     tokens_per_step: int = Field(description="Tokens of one optimizer step, if every row is full.")
-    total_steps: int | None = Field(None, description="Optimizer steps; unset if the number of rows is not known.")
+    total_steps: int | None = Field(None, description="Optimizer steps. Unset if the number of rows is unknown.")
     changes: list[ChangeEstimate] = Field(
-        description="What to change to need less memory, what costs least first; for one GPU as much as it takes to fit."
+        description="Changes that need less memory, the cheapest first. For one GPU, only those needed to fit on it."
     )
-    assumptions: list[str] = Field(description="What was taken for granted.")
+    assumptions: list[str] = Field(description="What the estimate assumes.")
 
 
 def estimate(
@@ -102,9 +103,20 @@ def estimate(
     gpu: Gpu | None = None,
     price_per_hour: float | None = None,
 ) -> JobEstimate:
-    """The estimate. ``rows`` are those of the dataset, ``tokens`` those to train on; ``price_per_hour`` is that of ``gpu``.
+    """Estimate what a job needs.
 
-    Raises UnknownArchitectureError, TargetError and NotCountedError.
+    Args:
+        spec: The job's spec.
+        config: The model's config.json.
+        rows: Rows of the dataset, if known.
+        tokens: Tokens to train on, if known.
+        gpu: The GPU to estimate for. None: all GPUs of the table.
+        price_per_hour: Price of one such GPU.
+
+    Raises:
+        UnknownArchitectureError: There is no closed form for the model.
+        TargetError: The model has no module of a name that the method adapts.
+        NotCountedError: There is no closed form for the method on this model.
     """
     architecture = architecture_of(config)
     if gpu is not None:
@@ -113,11 +125,11 @@ def estimate(
     evaluates = spec.evaluation.every_steps is not None
     processes = spec.resources.processes
     parts = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
-    learned, said = _training_rows(spec, rows, tokens)
-    steps = total_steps(spec.training, learned, processes)
-    shown = GPUS if gpu is None else (gpu,)
+    training_rows, rows_assumption = _training_rows(spec, rows, tokens)
+    steps = total_steps(spec.training, training_rows, processes)
+    gpus = GPUS if gpu is None else (gpu,)
     proposed = propose_changes(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
-    compared = full_memory(architecture, spec.training).total if spec.evaluation.compare_with_full else None
+    full = full_memory(architecture, spec.training).total if spec.evaluation.compare_with_full else None
     return JobEstimate(
         model=spec.model.uri,
         model_type=architecture.model_type,
@@ -126,24 +138,24 @@ def estimate(
         total_parameters=counts.total,
         memory=MemoryEstimate.model_validate(parts, from_attributes=True),
         gpus=[
-            _gpu(resolve_checkpointing(spec, architecture, one.bytes), architecture, one, steps, price_per_hour)
-            for one in shown
+            _gpu(resolve_checkpointing(spec, architecture, each.bytes), architecture, each, steps, price_per_hour)
+            for each in gpus
         ],
-        comparison_bytes=compared,
+        comparison_bytes=full,
         tokens_per_step=tokens_per_step(spec.training, processes),
         total_steps=steps,
-        changes=[_change(change, shown) for change in _enough(parts, proposed, gpu)],
-        assumptions=[*_assumptions(spec, parts), *_compared(compared, shown), said],
+        changes=[_change(change, gpus) for change in _enough(parts, proposed, gpu)],
+        assumptions=[*_assumptions(spec, parts), *_comparison(full, gpus), rows_assumption],
     )
 
 
 def fits(needed: int, gpu: Gpu) -> Fits:
-    """Whether so many bytes fit on a GPU."""
+    """Return whether this many bytes fit on a GPU."""
     return "yes" if needed <= TIGHT * gpu.bytes else "tight" if needed <= gpu.bytes else "no"
 
 
 def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Change]:
-    """All changes; or, for one GPU, as many as are needed for it."""
+    """Return all changes or, for one GPU, as many as it takes to fit on it."""
     if gpu is None:
         return proposed
     needs = [parts.total, *(change.bytes for change in proposed)]
@@ -175,61 +187,64 @@ def _change(change: Change, gpus: tuple[Gpu, ...]) -> ChangeEstimate:
 
 
 def _training_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None) -> tuple[int | None, str]:
-    """The rows of an epoch, and how they came about."""
+    """Return the rows of an epoch, None if unknown, and a sentence that says how they were counted."""
     training = spec.training
     if training.max_steps is not None:
-        return None, "The number of steps is that of maxSteps."
+        return None, "maxSteps sets the number of steps."
     if tokens is not None:
         full = packed_rows(tokens, training)
         return full, f"{tokens} tokens fill {full} rows: the dataset is plain text, or is packed without loss."
     if training.packing:
-        return None, "The number of steps is not known: give --tokens, or set spec.training.maxSteps."
+        return None, "The number of steps is unknown: give --tokens, or set spec.training.maxSteps."
     if rows is None:
-        return None, "The number of steps is not known: give --rows, or set spec.training.maxSteps."
+        return None, "The number of steps is unknown: give --rows, or set spec.training.maxSteps."
     used = min(rows, spec.dataset.max_samples or rows)
     held_out = held_out_rows(used, spec.dataset)
-    return used - held_out, f"Of {used} rows {held_out} are held out, and none is left out as empty."
+    return used - held_out, f"{held_out} of {used} rows are held out, and no row is left out as empty."
 
 
-def _compared(needed: int | None, gpus: tuple[Gpu, ...]) -> list[str]:
-    """What the comparison with full fine-tuning asks for."""
+def _comparison(needed: int | None, gpus: tuple[Gpu, ...]) -> list[str]:
+    """Return a sentence about the memory of the comparison with full fine-tuning; none without a comparison."""
     if needed is None:
         return []
     names = [gpu.name for gpu in gpus if fits(needed, gpu) != "no"]
     where = f"fits on {', '.join(names)}" if names else "fits on none of these GPUs"
     return [
-        f"compareWithFull: full fine-tuning needs {needed / GIB:.1f} GiB and {where}; where it does not fit, the report says so and the adapter is published "
-        "all the same. Its time is not in the table."
+        f"compareWithFull: full fine-tuning needs {needed / GIB:.1f} GiB and {where}. If it does not fit, the report "
+        "says so, and the adapter is published without it. Its time is not in the table."
     ]
 
 
 def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
     training = spec.training
-    found = ["The memory was calculated; it has not been compared with a peak measured on a GPU yet."]
-    found.append(f"Every row has maxLength {training.max_length} tokens: shorter ones need less memory and time.")
+    assumptions = ["The memory is calculated; it has not been compared with a peak measured on a GPU yet."]
+    assumptions.append(f"Every row has maxLength {training.max_length} tokens: shorter ones need less memory and time.")
     if parts.verification > parts.total:
-        found.append(
-            "The verification needs more than the training: a GPU with less than that leaves it to the CPU, which takes longer."
+        assumptions.append(
+            "The verification needs more memory than the training. If the GPU has less, the CPU verifies, which takes "
+            "longer."
         )
     if training.gradient_checkpointing == "auto":
-        found.append(
-            "gradientCheckpointing auto is off in this memory, and on where a GPU of the table is too small without it."
+        assumptions.append(
+            "gradientCheckpointing auto is off in this memory, and on for each GPU of the table that is too small "
+            "without it."
         )
     if training.precision == "auto":
-        found.append("precision auto is bf16 on a GPU.")
+        assumptions.append("precision auto is bf16 on a GPU.")
     if not spec.resources.gpus_per_node:
-        found.append(
+        assumptions.append(
             "resources.gpusPerNode is 0: memory and time are those of a GPU, not of the CPU that the job asks for."
         )
     if spec.resources.processes > 1:
         holds = "hold the whole model" if training.sharding == "none" else "share the base's layers"
-        found.append(
-            f"Memory is that of each of the {spec.resources.processes} GPUs, which {holds}; what they say to one another takes no time."
+        assumptions.append(
+            f"Memory is that of each of the {spec.resources.processes} GPUs, which {holds}; "
+            "communication between GPUs takes no time."
         )
     if training.precision == "fp32":
-        found.append("There is no estimate of the time in fp32.")
+        assumptions.append("There is no estimate of the time in fp32.")
     else:
-        speed = f"The GPU reaches {UTILISATION:.0%} of its dense bf16 products"
+        speed = f"The GPU reaches {UTILISATION:.0%} of its dense bf16 speed"
         slower = f", and {QUANTISED_SPEED:.0%} of that with a quantised base" if spec.method.quantization else ""
-        found.append(f"{speed}{slower}; loading, evaluation and uploads are not in the time.")
-    return found
+        assumptions.append(f"{speed}{slower}; loading, evaluation and uploads are not in the time.")
+    return assumptions

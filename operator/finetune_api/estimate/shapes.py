@@ -1,4 +1,4 @@
-"""The values of a config.json, and the modules that are made of them."""
+"""Read sizes from a config.json, and make modules of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,15 @@ Config = Mapping[str, Any]
 
 
 class UnknownArchitectureError(ValueError):
-    """The model is of an architecture that has no closed form here, or its config.json lacks a size."""
+    """The model's architecture has no closed form here, or its config.json lacks a size."""
 
 
 def size(config: Config, *names: str) -> int:
-    """A size, under the first of its names that config.json has."""
+    """Return a size, under the first of its names that config.json has.
+
+    Raises:
+        UnknownArchitectureError: config.json has none of the names, or its value is no positive whole number.
+    """
     for name in names:
         value = config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -24,36 +28,36 @@ def size(config: Config, *names: str) -> int:
 
 
 def size_or(config: Config, default: int, *names: str) -> int:
-    """A size that config.json may leave out."""
+    """Return a size, or ``default`` if config.json has none of the names."""
     return size(config, *names) if any(config.get(name) is not None for name in names) else default
 
 
 def flag(config: Config, name: str, default: bool) -> bool:
-    """A switch that config.json may leave out."""
+    """Return a switch, or ``default`` if config.json does not have it."""
     value = config.get(name)
     return default if value is None else bool(value)
 
 
 def linear(name: str, inputs: int, outputs: int, bias: bool = False) -> Module:
-    """An ``nn.Linear``."""
+    """Return an ``nn.Linear``."""
     return Module(name, "linear", inputs, outputs, bias)
 
 
 def embedding(name: str, rows: int, width: int) -> Module:
-    """An ``nn.Embedding``."""
+    """Return an ``nn.Embedding``."""
     return Module(name, "embedding", rows, width)
 
 
 def rms(name: str, width: int) -> Module:
-    """An RMSNorm."""
+    """Return an RMSNorm."""
     return Module(name, "rmsNorm", width, width)
 
 
 def norm(name: str, width: int) -> Module:
-    """An ``nn.LayerNorm``."""
+    """Return an ``nn.LayerNorm``."""
     return Module(name, "layerNorm", width, width, bias=True)
 
 
 def head(name: str, hidden: int, vocabulary: int, tied: bool, bias: bool = False) -> Module:
-    """The output head; ``tied`` to the input embeddings or with a weight of its own."""
+    """Return the output head; if ``tied``, its weight is that of the input embeddings."""
     return Module(name, "linear", hidden, vocabulary, bias, tied)

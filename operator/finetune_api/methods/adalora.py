@@ -50,7 +50,7 @@ class Adalora(Targeted):
         return self
 
     def count_module_parameters(self, module: Module, scaled: Container[str]) -> int:
-        """Return the numbers in P (out × r), Λ (r) and Q (r × in) at the initial rank: Zhang et al. 2023, section 3.1."""
+        """Return the size of P (out × r), Λ (r) and Q (r × in) at the initial rank (Zhang et al. 2023, section 3.1)."""
         return self.init_rank * (module.inputs + module.outputs + 1)
 
     def saved_bytes_per_token(self, adapted: Sequence[Module], scaled: Container[str], step: Step) -> float:

@@ -1,4 +1,4 @@
-"""The base classes of the methods: the facts that each method states about itself, and the fields that several share."""
+"""Base classes of the methods: facts that each method states about itself, and fields that several share."""
 
 import re
 from collections.abc import Container, Sequence
@@ -48,7 +48,7 @@ class Block(Model):
     base_changing_inits: ClassVar[tuple[str, ...]] = ()
     """Values of ``init`` that move a part of the base, or of its quantisation error, into the adapter."""
     transient_bytes: ClassVar[int] = 9
-    """Scratch while one layer runs, in bytes per token and feed-forward feature in mixed precision: measured on a CPU."""
+    """Scratch of a layer in mixed precision, in bytes per token and feed-forward feature: measured on a CPU."""
 
     @property
     def changes_base(self) -> bool:

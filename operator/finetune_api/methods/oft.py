@@ -35,13 +35,16 @@ class Oft(Targeted):
     block_share: bool = Field(False, description="Rotate all blocks of a module alike.")
 
     def block_size_of(self, module: Module) -> int:
-        """Return the divisor of the module's input nearest to ``oftBlockSize``, the smaller of two (PEFT's oft/layer.py)."""
-        wanted, inputs = self.oft_block_size, module.inputs
-        if wanted >= inputs:
+        """Return the divisor of the module's input that is nearest to ``oftBlockSize`` (PEFT's oft/layer.py).
+
+        Of two equally near ones it is the smaller.
+        """
+        target, inputs = self.oft_block_size, module.inputs
+        if target >= inputs:
             return inputs
-        lower = next(size for size in range(wanted, 0, -1) if inputs % size == 0)
-        higher = next(size for size in range(wanted, inputs + 1) if inputs % size == 0)
-        return lower if wanted - lower <= higher - wanted else higher
+        lower = next(size for size in range(target, 0, -1) if inputs % size == 0)
+        higher = next(size for size in range(target, inputs + 1) if inputs % size == 0)
+        return lower if target - lower <= higher - target else higher
 
     def count_module_parameters(self, module: Module, scaled: Container[str]) -> int:
         """Return half of a skew-symmetric b × b matrix for each block, or one for all: Qiu et al. 2023, section 3."""

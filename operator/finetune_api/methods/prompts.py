@@ -119,7 +119,7 @@ class PTuning(VirtualTokens):
     encoder_dropout: Rate = Field(0.0, description="Dropout of an LSTM.")
 
     def count_parameters(self, architecture: Architecture) -> int:
-        """Return the numbers in the embeddings and the network: Liu et al. 2021, section 3; PEFT's p_tuning/model.py."""
+        """Return the size of the embeddings and the network (Liu et al. 2021, section 3; PEFT's p_tuning/model.py)."""
         self.check_width(architecture)
         width = architecture.hidden
         inner = self.encoder_hidden_size or width

@@ -23,7 +23,7 @@ class Vera(Targeted):
     projection_prng_key: int = Field(0, description="Seed of the shared random matrices.", ge=0)
 
     def count_module_parameters(self, module: Module, scaled: Container[str]) -> int:
-        """Return the numbers in d (r) and b (out); the shared matrices are frozen: Kopiczko et al. 2023, section 3.1."""
+        """Return the size of d (r) and b (out). The shared matrices are frozen (Kopiczko et al. 2023, section 3.1)."""
         return self.rank + module.outputs
 
     def saved_bytes_per_token(self, adapted: Sequence[Module], scaled: Container[str], step: Step) -> float:

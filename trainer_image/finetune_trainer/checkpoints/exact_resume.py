@@ -1,4 +1,4 @@
-"""Checkpoints that hold exactly what is trained, whatever the method, so that a resumed run ends with the same weights."""
+"""Save exactly what is trained, whatever the method, so that a resumed run ends with the same weights."""
 
 from pathlib import Path
 from typing import Any

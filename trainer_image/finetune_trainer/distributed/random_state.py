@@ -1,4 +1,4 @@
-"""The random state of each process: saved in checkpoints, and seeded apart, so that no two processes draw the same dropout."""
+"""Save the random state of each process, and seed processes apart, so that no two draw the same dropout."""
 
 import random
 from pathlib import Path

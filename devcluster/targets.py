@@ -50,6 +50,8 @@ class ClusterTarget:
     """Options by which kubectl finds the cluster."""
     variables: Mapping[str, str] = field(default_factory=dict)
     context: str | None = None
+    simulated_gpus: bool = False
+    """Whether its nodes only pretend to have GPUs."""
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl and return what it prints. Raises DevClusterError with its error output."""
@@ -148,6 +150,7 @@ def dev_target(name: str) -> ClusterTarget:
         ),
         options=(f"--kubeconfig={kubeconfig}",),
         variables={"KUBECONFIG": str(kubeconfig)},
+        simulated_gpus=True,
     )
 
 

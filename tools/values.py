@@ -45,6 +45,11 @@ class Trainer(Section):
         description="Let FineTuneJobs set spec.model.trustRemoteCode: then Python code of a model runs in trainer "
         "pods, with their Secrets and network. False: such a job is refused with Accepted=False.",
     )
+    simulated_gpus: bool = Field(
+        False,
+        description="The nodes only pretend to have GPUs, as those of the dev cluster do: trainer pods use the CPU. "
+        "False: a trainer pod that does not see its GPUs fails with the reason GpuNotVisible.",
+    )
 
 
 class Crds(Section):

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     UPLOAD_FAILED = "UploadFailed"
     OUT_OF_MEMORY = "OutOfMemory"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    GPU_NOT_VISIBLE = "GpuNotVisible"
     LOSS_DIVERGED = "LossDiverged"
     NCCL_ERROR = "NcclError"
     VERIFICATION_FAILED = "VerificationFailed"
@@ -85,6 +86,7 @@ EXIT_CODES: dict[Reason, int] = {
     Reason.VERIFICATION_FAILED: 33,
     Reason.GATE_FAILED: 34,
     Reason.NCCL_ERROR: 35,
+    Reason.GPU_NOT_VISIBLE: 36,
     Reason.PREEMPTED: 40,
     Reason.HOST_OUT_OF_MEMORY: 137,
 }

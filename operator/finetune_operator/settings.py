@@ -29,6 +29,9 @@ class Settings:
     """Namespaces to watch. Empty: all."""
     allow_remote_code: bool = False
     """Whether spec.model.trustRemoteCode may be set: then a model's own Python code runs in trainer pods."""
+    simulated_gpus: bool = False
+    """Whether the nodes only pretend to have GPUs, as in the dev cluster: then trainer pods use the CPU. False: a pod
+    that does not see its GPUs fails."""
     image_pull_policy: str = "IfNotPresent"
     """Pull policy of every container of ours."""
     log_level: str = "INFO"
@@ -74,7 +77,7 @@ def _parse(field: str, text: str) -> object:
     match field:
         case "namespaces":
             return tuple(part.strip() for part in text.split(",") if part.strip())
-        case "allow_remote_code":
+        case "allow_remote_code" | "simulated_gpus":
             if text not in ("true", "false"):
                 raise ValueError("it must be true or false")
             return text == "true"

@@ -149,6 +149,8 @@ def test_the_operator_understands_its_environment() -> None:
     assert read.namespaces == ("a", "b")
     assert read.allow_remote_code is False
     assert Settings.of(environment({"trainer.allowRemoteCode": "true"})).allow_remote_code is True
+    assert read.simulated_gpus is False
+    assert Settings.of(environment({"trainer.simulatedGpus": "true"})).simulated_gpus is True
     assert (read.log_level, read.image_pull_policy) == ("DEBUG", "Always")
     assert container()["ports"][0]["containerPort"] == read.listen_port
 

@@ -110,6 +110,7 @@ class Workbench:
                 "secretRef": {"name": "s3-credentials"},
             },
             "checkpoint": {"everySteps": 2},
+            "evaluation": {"samples": 1},
             "resources": {"gpusPerNode": 0},
         }
         meta = {"namespace": "team", "name": "job", "uid": "0a1b2c3d-0000-4000-8000-000000000000"}
@@ -127,6 +128,7 @@ class Workbench:
             mounts=self.mounts,
             scratch=self.directory / f"scratch-{self.scratches}",
             termination_log=self.directory / "termination-log",
+            simulated_gpus=True,
         )
 
     def read(self, key: str) -> bytes:

@@ -66,6 +66,7 @@ class Pod:
                 "FINETUNE_TERMINATION_LOG": str(self.termination_log),
                 "FINETUNE_TOKEN_FILE": str(token),
                 "FINETUNE_REPORT_URL": listener.url,
+                "FINETUNE_SIMULATED_GPUS": "true",
                 "HOME": str(bench.directory),
                 "OMP_NUM_THREADS": "1",
             },

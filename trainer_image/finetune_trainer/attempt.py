@@ -127,6 +127,10 @@ def fetch_and_train(
     if finished := finished_adapter(settings, output):
         comparison_cleanup.delete_comparison_files(settings, output)
         return finished
+    if settings.expects_gpus:
+        with phase("looking for the GPUs"):
+            from finetune_trainer.models.visible_gpus import require_gpus
+        require_gpus(job.spec.resources)
     run.owns_output = True
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)

@@ -152,6 +152,7 @@ def _build_environment(
         "FINETUNE_MODEL_REVISION": revision,
         "FINETUNE_ADJUSTMENTS": _dump_compact(list(adjustments)) if adjustments else None,
         "FINETUNE_REPORT_URL": settings.report_url,
+        "FINETUNE_SIMULATED_GPUS": "true" if settings.simulated_gpus else None,
     }
     return [{"name": name, "value": value} for name, value in variables.items() if value]
 

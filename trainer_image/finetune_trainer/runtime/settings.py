@@ -39,6 +39,8 @@ class Settings:
     token_file: Path = Path(TOKEN_FILE)
     termination_log: Path = Path("/dev/termination-log")
     workstation: bool = False
+    simulated_gpus: bool = False
+    """Whether the cluster only pretends to have GPUs, so that the job trains on a CPU in their place."""
     output_directory: Path | None = None
     changes: tuple[str, ...] = ()
     """Paths of the fields that ``--set`` replaced."""
@@ -46,6 +48,11 @@ class Settings:
     """Prefix below that of the job for everything that this training writes; empty for the job's own training."""
     adjustments: tuple[Adjustment, ...] = ()
     """Changes to the user's job because earlier attempts ran out of memory."""
+
+    @property
+    def expects_gpus(self) -> bool:
+        """Return whether the job must not train without the GPUs that it asks for."""
+        return self.job.spec.resources.gpus_per_node > 0 and not self.workstation and not self.simulated_gpus
 
     @property
     def process(self) -> Process:
@@ -144,4 +151,5 @@ def read_settings(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
         scratch=Path(environment.get("FINETUNE_SCRATCH", "/tmp/finetune")),  # noqa: S108 -- as above
         token_file=Path(environment.get("FINETUNE_TOKEN_FILE", TOKEN_FILE)),
         termination_log=termination_log(environment),
+        simulated_gpus=environment.get("FINETUNE_SIMULATED_GPUS") == "true",
     )

@@ -83,9 +83,9 @@ class ServingNamespace:
         return until(f"{name}: {kind}={status} {reason}", ask)
 
     def desired(self) -> list[Object]:
-        """Return what the ConfigMap tells the agents to serve."""
-        found: Object = json.loads(self.get("configmap", "finetune-adapters-web")["data"]["desired.json"])
-        return list(found["adapters"])
+        """Return what the ConfigMap tells the agents to serve: nothing before it exists."""
+        told = self.kubectl("get", "configmap", "finetune-adapters-web", "-o", "json", "--ignore-not-found")
+        return list(json.loads(json.loads(told)["data"]["desired.json"])["adapters"]) if told else []
 
     def pods(self) -> list[Object]:
         """The pods with an agent, all running, once the Deployment has all of them."""

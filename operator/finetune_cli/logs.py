@@ -31,7 +31,7 @@ def logs(cluster: Cluster, name: str, which: int | str | None, follow: bool) -> 
     if not _started(pod):
         raise CliError(f"pod {pod['metadata']['name']} has not started: {_waiting(pod)}")
     path = f"/api/v1/namespaces/{cluster.namespace}/pods/{pod['metadata']['name']}/log"
-    query = {"follow": "true"} if follow else {}
+    query = {"container": _container(pod), **({"follow": "true"} if follow else {})}
     try:
         for line in cluster.lines(path, query, None):
             sys.stdout.write(f"{line}\n")
@@ -58,9 +58,16 @@ def _pod(cluster: Cluster, job: Object, which: int | str | None) -> Object:
 
 
 def _state(pod: Object) -> Object:
-    found = pod.get("status", {}).get("containerStatuses") or [{}]
-    state: Object = found[0].get("state") or {}
-    return state
+    for entry in pod.get("status", {}).get("containerStatuses") or ():
+        if entry["name"] == _container(pod):
+            return dict(entry.get("state") or {})
+    return {}
+
+
+def _container(pod: Object) -> str:
+    """Return the name of our container, which is the pod's role; others may have added containers."""
+    role: str = pod["metadata"]["labels"][ROLE_LABEL]
+    return role
 
 
 def _started(pod: Object) -> bool:

@@ -11,6 +11,8 @@ from finetune_operator.kube.kinds import JOB, JOB_LABEL, POD, Key, Kind, Object,
 
 TOMBSTONES = 10_000
 """Uids of deleted objects that are remembered."""
+POD_SPEC = ("nodeName", "activeDeadlineSeconds")
+"""Fields of the spec of a FineTuneJob's pod that are kept."""
 POD_STATUS = ("phase", "reason", "message", "startTime", "conditions")
 """Fields of the status of a FineTuneJob's pod that are kept, and the states of its containers."""
 Index = tuple[str, ...]
@@ -103,10 +105,12 @@ def slim(kind: Kind, resource: Object) -> Object:
     if JOB_LABEL in meta.get("labels", {}):
         status = resource.get("status", {})
         if kind is POD:
-            small["spec"] = {"nodeName": resource.get("spec", {}).get("nodeName")}
+            spec = resource.get("spec", {})
+            small["spec"] = {name: spec[name] for name in POD_SPEC if name in spec}
             small["status"] = {name: value for name, value in status.items() if name in POD_STATUS}
             small["status"]["containerStatuses"] = [
-                {"state": entry.get("state", {})} for entry in status.get("containerStatuses", ())
+                {"name": entry["name"], "state": entry.get("state", {})}
+                for entry in status.get("containerStatuses", ())
             ]
         elif kind is JOB:
             small["spec"] = {}

@@ -30,12 +30,14 @@ def pod(
     conditions: list[dict[str, str]] | None = None,
     deleted: bool = False,
     status: dict[str, Any] | None = None,
+    sidecar: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A pod with one container in this state."""
+    """A pod with our container in this state, after a sidecar that somebody injected if its state is given."""
     meta = {"name": "a-pod", "uid": "pod-uid", "creationTimestamp": format_timestamp(NOW)}
     if deleted:
         meta["deletionTimestamp"] = format_timestamp(NOW)
-    statuses = [{"name": "trainer", "state": state}] if state is not None else []
+    statuses = [{"name": "istio-proxy", "state": sidecar}] if sidecar is not None else []
+    statuses += [{"name": "trainer", "state": state}] if state is not None else []
     return {
         "metadata": meta,
         "spec": {"nodeName": "node-1"},
@@ -49,15 +51,21 @@ def pod(
     }
 
 
-def running() -> dict[str, Any]:
+def running(sidecar: dict[str, Any] | None = None) -> dict[str, Any]:
     """A pod whose container runs."""
-    return pod({"running": {}}, phase="Running")
+    return pod({"running": {}}, phase="Running", sidecar=sidecar)
 
 
 def terminated(
-    exit_code: int, said: dict[str, Any] | str = "", *, reason: str = "", deleted: bool = False, at: datetime = NOW
+    exit_code: int,
+    said: dict[str, Any] | str = "",
+    *,
+    reason: str = "",
+    deleted: bool = False,
+    at: datetime = NOW,
+    sidecar: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A pod whose container has ended."""
+    """A pod whose container has ended; a sidecar that has not ended keeps the pod running."""
     text = said if isinstance(said, str) else json.dumps(said)
     state = {
         "exitCode": exit_code,
@@ -65,7 +73,8 @@ def terminated(
         "reason": reason or ("Error" if exit_code else "Completed"),
         "finishedAt": format_timestamp(at),
     }
-    return pod({"terminated": state}, phase="Failed" if exit_code else "Succeeded", deleted=deleted)
+    phase = "Running" if sidecar and "terminated" not in sidecar else "Failed" if exit_code else "Succeeded"
+    return pod({"terminated": state}, phase=phase, deleted=deleted, sidecar=sidecar)
 
 
 class FakeCluster:
@@ -91,6 +100,10 @@ class FakeCluster:
 
         ``only_children``: the operator dies before the status write.
         """
+        for ended in decided.end_pods:
+            assert ended in self.pods.values()
+            ended["spec"]["activeDeadlineSeconds"] = 1
+            ended["status"] |= {"phase": "Failed", "reason": "DeadlineExceeded"}
         for job in decided.delete:
             self.jobs.pop(job["metadata"]["name"], None)
             self.pods.pop(job["metadata"]["name"], None)
@@ -100,7 +113,9 @@ class FakeCluster:
             meta = {**decided.create["metadata"], "uid": name, "creationTimestamp": format_timestamp(self.now)}
             self.jobs[name] = {"metadata": meta, "status": {}}
             self.created.append(name)
-        changed = bool(decided.delete or decided.create or decided.status != self.resource["status"])
+        changed = bool(
+            decided.end_pods or decided.delete or decided.create or decided.status != self.resource["status"]
+        )
         if not only_children:
             self.resource = {**self.resource, "status": decided.status}
             self.events += [event.reason for event in decided.events]
@@ -128,6 +143,9 @@ class FakeCluster:
         """The newest Job's pod is now this one."""
         name = self.job_of("trainer") or self.job_of("preflight")
         assert name is not None
+        for entry in pod["status"]["containerStatuses"]:
+            if entry["name"] == "trainer":
+                entry["name"] = self.jobs[name]["metadata"]["labels"][ROLE_LABEL]
         self.pods[name] = pod
 
     def wait(self, seconds: float) -> None:

@@ -107,5 +107,5 @@ def test_what_an_outcome_is_told_from_survives() -> None:
     assert kept["spec"] == {"nodeName": "node-1"}
     assert kept["status"] == {
         **{name: status[name] for name in ("phase", "reason", "message", "startTime", "conditions")},
-        "containerStatuses": [{"state": {"terminated": {"exitCode": 1}}}],
+        "containerStatuses": [{"name": "trainer", "state": {"terminated": {"exitCode": 1}}}],
     }

@@ -48,6 +48,24 @@ def test_a_good_run(api: Api, operator: Operator) -> None:
     assert [event["reason"] for event in until("an event", api.events)] == ["Succeeded"]
 
 
+def test_injected_sidecars_neither_end_an_attempt_nor_keep_its_gpu(api: Api, operator: Operator) -> None:
+    def is_ended(job: str) -> bool:
+        return bool(api.await_pod(job)["spec"].get("activeDeadlineSeconds") == 1)
+
+    api.create_job("meshed")
+    api.end_pod("meshed-preflight", 0, PREFLIGHT_PASSED, {"istio-proxy": {"running": {}}})
+    until("the preflight's pod is ended", lambda: is_ended("meshed-preflight"))
+    pod = api.await_pod("meshed-train-1")
+    sidecars = {"vault-agent": {"terminated": {"exitCode": 0}}, "istio-proxy": {"running": {}}}
+    api.set_pod(pod, "Running", {"running": {}}, sidecars)
+    api.await_condition("meshed", "Running", "True")
+    assert not is_ended("meshed-train-1")
+    api.end_pod("meshed-train-1", 0, SUCCEEDED, sidecars)
+    api.await_condition("meshed", "Ready", "True")
+    assert is_ended("meshed-train-1"), "before the job has finished, after which nobody looks at it"
+    assert api.job_names("meshed") == ["meshed-preflight", "meshed-train-1"]
+
+
 def test_pods_that_ask_for_a_gpu_come_after_the_preflight_only(api: Api, operator: Operator) -> None:
     api.create_job("wrong-bucket")
     problem = {

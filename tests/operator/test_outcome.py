@@ -110,7 +110,7 @@ PROBLEMS = {
     ],
 )
 def test_ended(name: str, item: Object, reason: Reason, text: str) -> None:
-    outcome = classify_pod(JOB, [item], NOW, 120)
+    outcome = classify_pod(JOB, [item], "trainer", NOW, 120)
     assert isinstance(outcome, Ended), name
     assert (outcome.reason, outcome.at) == (reason, NOW), name
     assert text in outcome.message, name
@@ -118,7 +118,7 @@ def test_ended(name: str, item: Object, reason: Reason, text: str) -> None:
 
 @pytest.mark.parametrize("said", [SUCCEEDED, PREFLIGHT_PASSED])
 def test_ended_well(said: Object) -> None:
-    outcome = classify_pod(JOB, [terminated(0, said)], NOW, 120)
+    outcome = classify_pod(JOB, [terminated(0, said)], "trainer", NOW, 120)
     assert isinstance(outcome, Ended)
     assert outcome.reason is None
     assert outcome.result is not None
@@ -126,7 +126,7 @@ def test_ended_well(said: Object) -> None:
 
 
 def test_a_trainer_that_was_killed_after_its_result_has_succeeded() -> None:
-    outcome = classify_pod(JOB, [terminated(137, SUCCEEDED, deleted=True)], NOW, 120)
+    outcome = classify_pod(JOB, [terminated(137, SUCCEEDED, deleted=True)], "trainer", NOW, 120)
     assert isinstance(outcome, Ended)
     assert outcome.reason is None
 
@@ -144,7 +144,7 @@ def test_a_trainer_that_was_killed_after_its_result_has_succeeded() -> None:
     ],
 )
 def test_ended_without_a_pod(name: str, jobs: Object | None, text: str) -> None:
-    outcome = classify_pod(jobs, [], NOW, 120)
+    outcome = classify_pod(jobs, [], "trainer", NOW, 120)
     assert isinstance(outcome, Ended), name
     assert outcome.reason is Reason.PREEMPTED
     assert text in outcome.message
@@ -166,23 +166,31 @@ def test_ended_without_a_pod(name: str, jobs: Object | None, text: str) -> None:
     ],
 )
 def test_waiting(name: str, pods: list[Object], reason: Reason, text: str) -> None:
-    outcome = classify_pod(JOB, pods, NOW, 120)
+    outcome = classify_pod(JOB, pods, "trainer", NOW, 120)
     assert isinstance(outcome, Waiting), name
     assert outcome.reason is reason
     assert text in outcome.message
 
 
 def test_an_image_that_cannot_be_pulled_for_long_ends_the_attempt() -> None:
-    outcome = classify_pod(JOB, [pod(BACKOFF)], NOW, 0)
+    outcome = classify_pod(JOB, [pod(BACKOFF)], "trainer", NOW, 0)
     assert isinstance(outcome, Ended)
     assert outcome.reason is Reason.IMAGE_PULL_FAILED
 
 
 def test_a_running_container_runs_though_its_pod_is_being_deleted() -> None:
     item = pod({"running": {}}, phase="Running", deleted=True)
-    assert isinstance(classify_pod(job("Failed"), [item], NOW, 120), Running)
+    assert isinstance(classify_pod(job("Failed"), [item], "trainer", NOW, 120), Running)
 
 
 def test_the_pod_that_still_runs_decides() -> None:
-    assert isinstance(classify_pod(JOB, [terminated(1), running()], NOW, 120), Running)
-    assert isinstance(classify_pod(JOB, [running(), terminated(1)], NOW, 120), Running)
+    assert isinstance(classify_pod(JOB, [terminated(1), running()], "trainer", NOW, 120), Running)
+    assert isinstance(classify_pod(JOB, [running(), terminated(1)], "trainer", NOW, 120), Running)
+
+
+@pytest.mark.parametrize("sidecar", [{"running": {}}, {"terminated": {"exitCode": 0}}, {"waiting": {"reason": "x"}}])
+def test_only_our_own_container_counts(sidecar: Object) -> None:
+    assert isinstance(classify_pod(JOB, [running(sidecar=sidecar)], "trainer", NOW, 120), Running)
+    outcome = classify_pod(JOB, [terminated(31, trainer("OutOfMemory"), sidecar=sidecar)], "trainer", NOW, 120)
+    assert isinstance(outcome, Ended)
+    assert (outcome.reason, outcome.exit_code) == (Reason.OUT_OF_MEMORY, 31)

@@ -1,7 +1,6 @@
 """The life of a FineTuneJob: plans that take effect in a fake cluster, and the status after each."""
 
 import json
-import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,12 +9,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from finetune_operator.kube.kinds import ROLE_LABEL
 from finetune_operator.policies.finished import is_finished, is_up_to_date
+from finetune_operator.policies.pod_state import has_ended
 from finetune_operator.reconcile.finetunejob.apply import is_urgent
 from finetune_operator.reconcile.finetunejob.plan import make_plan, plan_blocked, plan_refused
 from tests.operator.fake_cluster import NOW, SETTINGS, FakeCluster, pod, running, terminated
 from tools.testing.operator_messages import PREFLIGHT_PASSED, PROGRESS, SPEC, SUCCEEDED
 
+ENDED_SIDECAR = {"terminated": {"exitCode": 0}}
 BACKOFF = {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}
 
 
@@ -226,6 +228,44 @@ def test_the_pod_of_a_deleted_job_must_have_stopped_before_the_next_attempt() ->
     assert cluster.created[-1] == "a-train-2"
 
 
+def test_a_sidecar_that_ends_first_does_not_end_the_attempt() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(running(sidecar=ENDED_SIDECAR))
+    cluster.settle()
+    assert cluster.condition("Running") == ("True", "Training")
+    assert cluster.created == ["a-preflight", "a-train-1"]
+
+
+def test_a_pod_that_only_a_sidecar_keeps_is_ended_and_its_result_counts() -> None:
+    cluster = FakeCluster()
+    cluster.settle()
+    cluster.set_pod(terminated(0, PREFLIGHT_PASSED, sidecar={"running": {}}))
+    cluster.settle()
+    assert cluster.pods["a-preflight"]["status"]["phase"] == "Failed"
+    assert cluster.created == ["a-preflight", "a-train-1"]
+    cluster.set_pod(terminated(0, SUCCEEDED, sidecar={"running": {}}))
+    decided = make_plan(cluster.observed(), cluster.now, SETTINGS)
+    assert [item["metadata"]["name"] for item in decided.end_pods] == ["a-pod"], "ended before the job has finished"
+    cluster.settle()
+    assert cluster.condition("Succeeded") == ("True", "AdapterVerified")
+    assert cluster.pods["a-train-1"]["status"]["phase"] == "Failed", "it holds no GPU"
+
+
+def test_a_failed_trainer_beside_a_sidecar_is_followed_by_one_attempt() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(terminated(31, trainer("OutOfMemory"), sidecar={"running": {}}))
+    cluster.settle()
+    assert reasons(cluster) == ["OutOfMemory", None]
+    assert cluster.pods["a-train-1"]["status"]["phase"] == "Failed"
+    assert cluster.created == ["a-preflight", "a-train-1", "a-train-2"]
+
+
+def test_a_pod_whose_sidecars_have_ended_ends_by_itself() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(terminated(0, SUCCEEDED, sidecar=ENDED_SIDECAR))
+    assert make_plan(cluster.observed(), cluster.now, SETTINGS).end_pods == ()
+
+
 def test_an_image_that_cannot_be_pulled_is_waited_for_then_given_up() -> None:
     cluster = after_preflight(failurePolicy={"retries": {"onError": 0}})
     cluster.set_pod(pod(BACKOFF))
@@ -321,6 +361,9 @@ PODS = [
     lambda now: terminated(137, reason="OOMKilled", at=now),
     lambda now: terminated(0, "nonsense", at=now),
     lambda now: pod(phase="Failed", status={"reason": "Evicted"}),
+    lambda now: running(sidecar=ENDED_SIDECAR),
+    lambda now: terminated(1, trainer("TrainerError"), at=now, sidecar={"running": {}}),
+    lambda now: terminated(0, SUCCEEDED, at=now, sidecar={"running": {}}),
 ]
 EVENTS = st.one_of(
     st.tuples(st.just("pod"), st.integers(0, len(PODS) - 1)),
@@ -343,9 +386,10 @@ def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_aft
     for event, number in events:
         newest = cluster.job_of("trainer") or cluster.job_of("preflight")
         if event == "pod" and newest is not None:
-            ended = newest in cluster.pods and re.search("terminated|'phase': 'Failed'", str(cluster.pods[newest]))
+            role = cluster.jobs[newest]["metadata"]["labels"][ROLE_LABEL]
+            ended = newest in cluster.pods and has_ended(cluster.pods[newest], role)
             if not ended:  # neither a container that has ended nor a pod that has failed starts again
-                cluster.pods[newest] = PODS[number](cluster.now)
+                cluster.set_pod(PODS[number](cluster.now))
         elif event == "wait":
             cluster.now += timedelta(seconds=number)
         elif event == "pod gone" and newest is not None:
@@ -379,7 +423,7 @@ def check(cluster: FakeCluster) -> None:
     assert trainers == [f"a-train-{number}" for number in range(1, len(trainers) + 1)], "no number twice, none left out"
     if trainers:
         assert cluster.condition("PreflightPassed") == ("True", "PreflightPassed")
-    alive = [name for name, item in cluster.pods.items() if "-train-" in name and "running" in str(item)]
+    alive = [name for name, item in cluster.pods.items() if "-train-" in name and not has_ended(item, "trainer")]
     assert len(alive) <= 1, "two trainers would write to the same place"
     shown = {item["type"]: item["status"] for item in status["conditions"]}
     assert shown["Ready"] == (

@@ -84,22 +84,23 @@ class Api:
         """The pod of a Job, once the Job controller has made it."""
         return until(f"a pod of {job}", lambda: self.pods(job))[0]
 
-    def set_pod(self, pod: Object, phase: str, state: Object) -> None:
-        """Say what the kubelet would say about a pod."""
+    def set_pod(self, pod: Object, phase: str, state: Object, sidecars: Object | None = None) -> None:
+        """Say what the kubelet would say about a pod, and about sidecars whose states are given by name."""
         meta = pod["metadata"]
-        container = pod["spec"]["containers"][0]
+        states = {**(sidecars or {}), pod["spec"]["containers"][0]["name"]: state}
         status = {
             "phase": phase,
             "startTime": current_timestamp(),
             "containerStatuses": [
                 {
-                    "name": container["name"],
-                    "image": container["image"],
+                    "name": name,
+                    "image": "x",
                     "imageID": "x",
                     "ready": phase == "Running",
                     "restartCount": 0,
-                    "state": state,
+                    "state": found,
                 }
+                for name, found in states.items()
             ],
         }
         self.core.patch_namespaced_pod_status(meta["name"], meta["namespace"], {"status": status})
@@ -115,8 +116,8 @@ class Api:
         self.set_pod(pod, "Running", {"running": {"startedAt": current_timestamp()}})
         return pod
 
-    def end_pod(self, job: str, exit_code: int, said: Object | str) -> None:
-        """The pod of a Job ends, with this termination message."""
+    def end_pod(self, job: str, exit_code: int, said: Object | str, sidecars: Object | None = None) -> None:
+        """The container of a Job ends, with this termination message, and its pod unless sidecars keep it."""
         text = said if isinstance(said, str) else json.dumps(said)
         terminated = {
             "exitCode": exit_code,
@@ -125,7 +126,8 @@ class Api:
             "finishedAt": current_timestamp(),
             "reason": "Error" if exit_code else "Completed",
         }
-        self.set_pod(self.await_pod(job), "Failed" if exit_code else "Succeeded", {"terminated": terminated})
+        phase = "Running" if sidecars else "Failed" if exit_code else "Succeeded"
+        self.set_pod(self.await_pod(job), phase, {"terminated": terminated}, sidecars)
 
     def pod_token(self, pod: Object, audience: str = GROUP) -> str:
         """The token that the kubelet would project into a pod."""

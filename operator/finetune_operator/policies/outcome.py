@@ -13,6 +13,7 @@ from finetune_api.messages import PreflightResult, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason, reason_of_exit_code
 from finetune_api.timestamps import parse_timestamp
 from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.pod_state import has_ended, read_state
 
 PodResult = PreflightResult | TrainerResult
 PULL_FAILURES = frozenset(
@@ -52,21 +53,25 @@ class Ended:
 
 
 def classify_pod(
-    batch_job: Object | None, pods: Sequence[Object], now: datetime, pull_grace: float
+    batch_job: Object | None, pods: Sequence[Object], container: str, now: datetime, pull_grace: float
 ) -> Waiting | Running | Ended:
     """Classify the newest pod of a Job that does not have ended, or else the newest.
+
+    Only our own container counts: a service mesh or a secret injector may have added others.
 
     Args:
         batch_job: The Job; None if it was deleted.
         pods: The Job's pods.
+        container: Name of our container.
         now: The current time.
         pull_grace: Seconds after which a pod that cannot pull its image counts as ended.
     """
     if pods:
-        pod = max(pods, key=lambda pod: (not _is_terminated(pod), pod["metadata"].get("creationTimestamp", "")))
-        if _is_terminated(pod) or pod["status"].get("phase") in ("Failed", "Succeeded"):
-            return _classify_ended(pod, now)
-        return _classify_unfinished(pod, now, pull_grace)
+        pod = max(pods, key=lambda pod: (not has_ended(pod, container), pod["metadata"].get("creationTimestamp", "")))
+        state = read_state(pod, container)
+        if has_ended(pod, container):
+            return _classify_ended(pod, state.get("terminated") or {}, now)
+        return _classify_unfinished(pod, state, now, pull_grace)
     if batch_job is None:
         return Ended(Reason.PREEMPTED, "Its Job was deleted.", now)
     finished = _find_finished_condition(batch_job)
@@ -78,9 +83,8 @@ def classify_pod(
     return Ended(Reason.PREEMPTED, f"Its pod is gone ({finished.get('message', finished.get('reason', ''))}).", at)
 
 
-def _classify_unfinished(pod: Object, now: datetime, pull_grace: float) -> Waiting | Running | Ended:
+def _classify_unfinished(pod: Object, state: Object, now: datetime, pull_grace: float) -> Waiting | Running | Ended:
     status = pod["status"]
-    state = _read_state(pod)
     if "running" in state:
         return Running(pod)
     waiting = state.get("waiting", {})
@@ -96,9 +100,8 @@ def _classify_unfinished(pod: Object, now: datetime, pull_grace: float) -> Waiti
     return Waiting(Reason.PENDING, "The pod is starting.")
 
 
-def _classify_ended(pod: Object, now: datetime) -> Ended:
+def _classify_ended(pod: Object, terminated: Object, now: datetime) -> Ended:
     status = pod["status"]
-    terminated = _read_state(pod).get("terminated") or {}
     at = parse_timestamp(terminated["finishedAt"]) if terminated.get("finishedAt") else now
     exit_code: int | None = terminated.get("exitCode")
     output = str(terminated.get("message") or "").strip()
@@ -164,16 +167,6 @@ def _find_interruption(pod: Object) -> str | None:
     if pod["status"].get("reason") in ("Evicted", "Preempting", "NodeLost", "Shutdown", "Terminated"):
         return f"{pod['status']['reason']}: {pod['status'].get('message', 'the pod was taken away')}"
     return "The pod was deleted." if pod["metadata"].get("deletionTimestamp") else None
-
-
-def _read_state(pod: Object) -> Object:
-    statuses = pod["status"].get("containerStatuses") or [{}]
-    state: Object = statuses[0].get("state", {})
-    return state
-
-
-def _is_terminated(pod: Object) -> bool:
-    return "terminated" in _read_state(pod)
 
 
 def _find_finished_condition(batch_job: Object) -> Object | None:

@@ -21,6 +21,8 @@ from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name, shor
 from finetune_operator.resources.security import container_security_context, pod_security_context
 from finetune_operator.settings import Settings
 
+DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
+"""Container that ``kubectl logs`` shows, also beside sidecars that somebody injects."""
 PREFLIGHT_RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
 
 
@@ -95,6 +97,7 @@ def _build_job(
     }
     template = job.spec.pod_template
     annotations = {JOB_LABEL: job.metadata.name}
+    pod_annotations = annotations | {DEFAULT_CONTAINER_ANNOTATION: container["name"]}
     pod_volumes, mounts = build_volumes(job.spec)
     if role == TRAINER:
         more_volumes, more_mounts = build_shared_memory(job.spec)
@@ -114,7 +117,7 @@ def _build_job(
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             "template": {
-                "metadata": {"labels": template.labels | labels, "annotations": template.annotations | annotations},
+                "metadata": {"labels": template.labels | labels, "annotations": template.annotations | pod_annotations},
                 "spec": {
                     **pod,
                     "restartPolicy": "Never",

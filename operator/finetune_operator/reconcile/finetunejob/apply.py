@@ -1,17 +1,20 @@
 """Apply the plan for a FineTuneJob: delete and create Jobs, then write the status."""
 
+import logging
 import time
 from datetime import datetime
 
 from finetune_operator.context import Context
 from finetune_operator.enqueue import enqueue_serving_groups
 from finetune_operator.kube.errors import AlreadyExistsError, ForbiddenError, InvalidError
-from finetune_operator.kube.kinds import FINETUNE_JOB, JOB, Object, controller_uid, key_of
+from finetune_operator.kube.kinds import FINETUNE_JOB, JOB, POD, Object, controller_uid, key_of
+from finetune_operator.policies.pod_state import END_NOW
 from finetune_operator.reconcile.finetunejob.model import Observed, Plan
 from finetune_operator.reconcile.finetunejob.plan import plan_blocked, plan_refused
 from finetune_operator.reconcile.result import Result
 from finetune_operator.reconcile.write_status import differs, write_status
 
+logger = logging.getLogger(__name__)
 BLOCKED_SECONDS = 15.0
 """How often a Job is tried that cannot be created, for a reason outside of the spec."""
 SLOW_FIELDS = ("progress", "checkpoint")
@@ -29,6 +32,8 @@ class BlockedError(Exception):
 async def apply(observed: Observed, plan: Plan, now: datetime, context: Context) -> Result:
     """Apply the plan. Raises ``KubeError`` if a call failed that may succeed later."""
     meta = observed.resource["metadata"]
+    for pod in plan.end_pods:
+        await _end_pod(pod, context)
     for batch_job in plan.delete:
         await context.kube.delete(JOB, meta["namespace"], batch_job["metadata"]["name"], batch_job["metadata"]["uid"])
     try:
@@ -40,6 +45,21 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
         await _write(observed.resource, plan_blocked(observed, now, str(error)), context)
         return Result(BLOCKED_SECONDS)
     return await _write(observed.resource, plan, context)
+
+
+async def _end_pod(pod: Object, context: Context) -> None:
+    """End a pod whose result is known.
+
+    A cluster that does not allow this keeps the pod, but must not keep the result out of the status.
+    """
+    meta = pod["metadata"]
+    try:
+        written = await context.kube.merge(POD, meta["namespace"], meta["name"], END_NOW)
+    except (ForbiddenError, InvalidError) as error:
+        logger.warning("Cannot end pod %s/%s, which a sidecar keeps: %s", meta["namespace"], meta["name"], error)
+    else:
+        if written is not None:
+            context.cache.put(POD, written)
 
 
 async def _create(batch_job: Object, owner: str, context: Context) -> bool:

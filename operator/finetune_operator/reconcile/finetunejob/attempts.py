@@ -100,7 +100,7 @@ def plan_attempts(context: PlanContext, revision: str | None, status: JobStatusB
                 return _plan_start(current, following, revision, context, status, delete)
         batch_job = batch_jobs.get(current.number)
         pods = context.observed.pods_of(current.job_name)
-        outcome = classify_pod(batch_job, pods, context.now, context.settings.image_pull_grace_seconds)
+        outcome = classify_pod(batch_job, pods, TRAINER, context.now, context.settings.image_pull_grace_seconds)
         if not isinstance(outcome, Ended):
             return _plan_continuation(current, following, outcome, context, status)
         attempt, succeeded = _end_attempt(current, outcome, status)

@@ -52,10 +52,15 @@ class PlanContext:
 
 @dataclass(frozen=True)
 class Plan:
-    """The changes to make, in this order: ``delete``, ``create``, ``status`` (if it differs), ``events``."""
+    """The changes to make.
+
+    Their order is ``end_pods``, ``delete``, ``create``, ``status`` (if it differs), ``events``.
+    """
 
     status: Object
     delete: tuple[Object, ...] = ()
     create: Object | None = None
     events: tuple[EventRecord, ...] = ()
     requeue_after: float | None = None
+    end_pods: tuple[Object, ...] = ()
+    """Pods whose own container has ended while a sidecar keeps them running."""

@@ -1,5 +1,7 @@
 """Plan a pass over a FineTuneJob. Pure."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -10,8 +12,9 @@ from finetune_api.messages import PreflightResult
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
 from finetune_operator.conditions import find
-from finetune_operator.kube.kinds import Object
+from finetune_operator.kube.kinds import ROLE_LABEL, Object
 from finetune_operator.policies.finished import is_finished
+from finetune_operator.policies.pod_state import is_being_ended, is_held_by_sidecar
 from finetune_operator.reconcile.finetunejob.attempts import plan_attempts
 from finetune_operator.reconcile.finetunejob.model import Observed, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.preflight import plan_preflight
@@ -27,6 +30,10 @@ REMOTE_CODE = (
 
 def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     """Plan one pass. A finished FineTuneJob is never run again; only its observedGeneration follows."""
+    return replace(_plan_job(observed, now, settings), end_pods=tuple(_find_held_pods(observed)))
+
+
+def _plan_job(observed: Observed, now: datetime, settings: Settings) -> Plan:
     resource = observed.resource
     status = StatusBuilder(FineTuneJobStatus, resource, now)
     if is_finished(resource):
@@ -66,6 +73,15 @@ def plan_blocked(observed: Observed, now: datetime, message: str) -> Plan:
     status = StatusBuilder(FineTuneJobStatus, observed.resource, now)
     set_blocked(status, message)
     return Plan(status.as_json())
+
+
+def _find_held_pods(observed: Observed) -> Iterator[Object]:
+    """Find the pods that only a sidecar keeps, and that nobody has ended yet. Our container is named by its role."""
+    for batch_job in observed.batch_jobs:
+        container = batch_job["metadata"]["labels"].get(ROLE_LABEL, "")
+        for pod in observed.pods_of(batch_job["metadata"]["name"]):
+            if is_held_by_sidecar(pod, container) and not is_being_ended(pod):
+                yield pod
 
 
 def _has_passed_preflight(resource: Object) -> bool:

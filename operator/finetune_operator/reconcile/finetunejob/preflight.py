@@ -24,7 +24,7 @@ def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | Pre
     for number, batch_job in enumerate(observed.batch_jobs_of(PREFLIGHT).values(), start=1):
         # A preflight that waits for its image costs no GPU, so it waits until somebody repairs image or credentials.
         pods = observed.pods_of(batch_job["metadata"]["name"])
-        outcome = classify_pod(batch_job, pods, context.now, pull_grace=math.inf)
+        outcome = classify_pod(batch_job, pods, PREFLIGHT, context.now, pull_grace=math.inf)
         if not isinstance(outcome, Ended):
             set_preflight_progress(status, outcome)
             return Plan(status.as_json())

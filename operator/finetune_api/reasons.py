@@ -32,6 +32,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     GPU_NOT_VISIBLE = "GpuNotVisible"
+    STALLED = "Stalled"
     LOSS_DIVERGED = "LossDiverged"
     NCCL_ERROR = "NcclError"
     VERIFICATION_FAILED = "VerificationFailed"
@@ -87,6 +88,7 @@ EXIT_CODES: dict[Reason, int] = {
     Reason.GATE_FAILED: 34,
     Reason.NCCL_ERROR: 35,
     Reason.GPU_NOT_VISIBLE: 36,
+    Reason.STALLED: 37,
     Reason.PREEMPTED: 40,
     Reason.HOST_OUT_OF_MEMORY: 137,
 }

@@ -34,6 +34,10 @@ def endings(*reasons: Reason) -> list[Ending]:
         ("an image that cannot be pulled is an error", [Reason.IMAGE_PULL_FAILED], 10),
         ("a failed upload is an error", [Reason.UPLOAD_FAILED], 10),
         ("processes that lost one another are an error", [Reason.NCCL_ERROR], 10),
+        ("a stall waits as an error does", [Reason.STALLED, Reason.STALLED], 20),
+        ("errors do not lengthen the backoff of stalls", [E, E, Reason.STALLED], 10),
+        ("stalls do not lengthen the backoff of errors", [Reason.STALLED, Reason.STALLED, E], 10),
+        ("stalls do not spend the budget of preemptions", [*[Reason.STALLED] * 3, *[P] * 20], 0),
         ("host memory is an error", [Reason.HOST_OUT_OF_MEMORY], 10),
     ],
 )
@@ -48,6 +52,7 @@ def test_repeated(name: str, reasons: list[Reason], seconds: float) -> None:
         ("no retries at all", [E], Retries(on_error=0), "onError"),
         ("preemptions do not spend the budget of errors", [P, E, P, E, E], Retries(), "onError"),
         ("preemptions have a budget of their own", [P, E, P], Retries(on_preemption=1), "onPreemption"),
+        ("stalls have a budget of their own", [Reason.STALLED] * 4, Retries(), "onStall"),
         ("a user's error", [U], Retries(on_error=20), "same spec"),
         ("a user's error after a preemption", [P, U], Retries(), "same spec"),
     ],

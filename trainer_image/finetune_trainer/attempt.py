@@ -83,7 +83,7 @@ def run_attempt(
 
     workers = Workers(give_up, interruption)
     try:
-        return fetch_and_train(settings, run, interruption, reporter, workers)
+        return fetch_and_train(settings, run, interruption, reporter, workers, give_up)
     except BaseException as error:  # noqa: BLE001 -- every end of an attempt has a reason
         reason, message = classify(error)
         if reason is Reason.NCCL_ERROR and (cause := workers.failure(CAUSE_SECONDS)):
@@ -104,7 +104,12 @@ def run_attempt(
 
 
 def fetch_and_train(
-    settings: Settings, run: Run, interruption: Interruption, reporter: Reporter, workers: Workers
+    settings: Settings,
+    run: Run,
+    interruption: Interruption,
+    reporter: Reporter,
+    workers: Workers,
+    give_up: Callable[[Reason, str], None],
 ) -> TrainerResult:
     """Fetch the inputs while torch is imported, start the other processes, and follow the recipe.
 
@@ -142,7 +147,7 @@ def fetch_and_train(
     trackers, succeeded = tracking.Trackers(settings), False
     workers.start(settings, inputs, PATIENCE_SECONDS)
     try:
-        session = Session(settings, inputs, output, run, interruption, reporter, trackers, settings.process)
+        session = Session(settings, inputs, output, run, interruption, reporter, trackers, settings.process, give_up)
         outcome = recipe.train_adapter(session)
         succeeded = True
         return outcome

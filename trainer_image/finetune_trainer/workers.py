@@ -145,7 +145,9 @@ def train_in_worker(
         run, reporter = Run(), Reporter(None, Path())
         interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, _exit_preempted)
         output, trackers = settings.output_storage(patience_seconds), tracking.Trackers(settings)
-        recipe.train_adapter(Session(settings, inputs, output, run, interruption, reporter, trackers, process))
+        recipe.train_adapter(
+            Session(settings, inputs, output, run, interruption, reporter, trackers, process, _abandon_worker)
+        )
         return 0
     except BaseException as error:  # noqa: BLE001 -- every end has a reason
         reason, message = classify(error)
@@ -160,6 +162,12 @@ def train_in_worker(
 def _exit_preempted() -> NoReturn:
     """End this process where a request to stop loses nothing."""
     os._exit(EXIT_CODES[Reason.PREEMPTED])
+
+
+def _abandon_worker(reason: Reason, message: str) -> NoReturn:
+    """End this process with the reason's exit code."""
+    log.error("%s: %s", reason, message)
+    os._exit(EXIT_CODES[reason])
 
 
 def _end_with_parent() -> None:

@@ -12,6 +12,7 @@ class Retries(Model):
     on_out_of_memory: int = Field(
         10, description="Attempts that use less memory, after the device had too little memory.", ge=0, le=50
     )
+    on_stall: int = Field(3, description="Attempts after a training loop that made no progress for long.", ge=0, le=20)
     on_preemption: int = Field(
         20, description="Attempts after the pod was deleted, evicted or preempted.", ge=0, le=1000
     )

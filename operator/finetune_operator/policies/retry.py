@@ -56,12 +56,17 @@ def decide(
         if too_large > retries.on_out_of_memory:
             return GiveUp(f"failurePolicy.retries.onOutOfMemory ({retries.on_out_of_memory}) is used up")
         return RetryAt(last.at)
-    errors = sum(ending.reason is not Reason.PREEMPTED for ending in endings) - too_large
+    stalls = sum(ending.reason is Reason.STALLED for ending in endings)
+    errors = sum(ending.reason is not Reason.PREEMPTED for ending in endings) - too_large - stalls
     if last.reason is Reason.PREEMPTED:
-        preemptions = last.number - errors - too_large
+        preemptions = last.number - errors - too_large - stalls
         if preemptions > retries.on_preemption:
             return GiveUp(f"failurePolicy.retries.onPreemption ({retries.on_preemption}) is used up")
         return RetryAt(last.at)
-    if errors > retries.on_error:
-        return GiveUp(f"failurePolicy.retries.onError ({retries.on_error}) is used up")
-    return RetryAt(last.at + timedelta(seconds=min(first_backoff * 2 ** (errors - 1), LAST_BACKOFF_SECONDS)))
+    if last.reason is Reason.STALLED:
+        repeated, allowed, name = stalls, retries.on_stall, "onStall"
+    else:
+        repeated, allowed, name = errors, retries.on_error, "onError"
+    if repeated > allowed:
+        return GiveUp(f"failurePolicy.retries.{name} ({allowed}) is used up")
+    return RetryAt(last.at + timedelta(seconds=min(first_backoff * 2 ** (repeated - 1), LAST_BACKOFF_SECONDS)))

@@ -40,6 +40,8 @@ class Run:
     """The HTML report of an attempt that publishes no adapter."""
     template_date: str | None = None
     """The date that the chat template writes, if it writes one."""
+    stalled: str | None = None
+    """Why the watchdog asked the training loop to stop."""
     failure: TrainerResult | None = None
     """The result of a failed attempt; set once, whatever happens afterwards."""
     owns_output: bool = False

@@ -1,8 +1,10 @@
 """The objects that every part of one attempt uses: settings, inputs, storage, state and reporters."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_api.reasons import Reason
 from finetune_artifacts.storage import Storage
 from finetune_trainer.data.sources import Inputs
 from finetune_trainer.runtime.interruption import Interruption
@@ -15,7 +17,10 @@ from finetune_trainer.session.tracking import Trackers
 
 @dataclass(frozen=True)
 class Session:
-    """The objects that every part of one attempt uses."""
+    """The objects that every part of one attempt uses.
+
+    ``abandon`` ends the process from another thread, for a main thread that hangs.
+    """
 
     settings: Settings
     inputs: Inputs
@@ -25,6 +30,7 @@ class Session:
     reporter: Reporter
     trackers: Trackers
     process: Process
+    abandon: Callable[[Reason, str], None]
 
     @property
     def scratch(self) -> Path:

@@ -24,6 +24,7 @@ from finetune_trainer.runtime.logs import SHOWN_AS_BAR, log
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
 from finetune_trainer.training.divergence import DivergenceWatch
+from finetune_trainer.training.watchdog import Watchdog
 
 
 @dataclass
@@ -52,10 +53,11 @@ class TrainingCallback(TrainerCallback):
         uploader: CheckpointUploader | None,
         checkpoint_extras: dict[str, bytes],
         eval_steps: int | None,
-        evaluate: Callable[[], dict[str, float]],
+        evaluate: Callable[[], dict[str, float] | None],
         on_metrics: Callable[[int, dict[str, Any]], None],
         best_weights: BestWeights | None,
         divergence_watch: DivergenceWatch | None,
+        watchdog: Watchdog,
     ) -> None:
         """Take what the callback works with.
 
@@ -66,15 +68,17 @@ class TrainingCallback(TrainerCallback):
             uploader: Uploads checkpoints; only in the main process.
             checkpoint_extras: Contents of further files of each checkpoint, by name.
             eval_steps: Number of steps between evaluations; None for no evaluation.
-            evaluate: Returns ``eval_loss`` and, if forgetting is measured, ``general_loss``.
+            evaluate: Returns ``eval_loss`` and, if forgetting is measured, ``general_loss``; None if the pod is asked to
+                stop meanwhile.
             on_metrics: Called with the step and its metrics, for each log entry and each evaluation.
             best_weights: Keeps the weights with the lowest loss, and decides on early stopping.
             divergence_watch: Judges the logged losses.
+            watchdog: Hears of each step, and of each row of an evaluation.
         """
         self._run, self._reporter, self._interruption = run, reporter, interruption
         self._uploader, self._checkpoint_extras = uploader, checkpoint_extras
         self._eval_steps, self._evaluate, self._on_metrics = eval_steps, evaluate, on_metrics
-        self._best, self._watch = best_weights, divergence_watch
+        self._best, self._watch, self._watchdog = best_weights, divergence_watch, watchdog
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
 
@@ -89,25 +93,39 @@ class TrainingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Report progress, evaluate if it is time, and stop if that was asked for."""
+        self._watchdog.step()
         if self._uploader:
             self._uploader.check()
-        last = self._best is not None and state.global_step == state.max_steps  # they may be the best
-        if self._eval_steps and (state.global_step % self._eval_steps == 0 or last):
-            losses = process_group.broadcast(self._evaluate())  # every process decides by the same numbers
-            loss = self._last["eval_loss"] = losses["eval_loss"]
-            state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **losses})
-            self._on_metrics(state.global_step, losses)
-            log.info("step %d: held-out loss %.4f", state.global_step, loss)
-            if self._best:
-                self._best.record(model, state.global_step, loss)
+        if self.lacks_evaluation(state):
+            self.evaluate(state, model)
         self._report_progress(state)
-        if state.global_step >= state.max_steps or self._stopped:
+        if state.global_step >= state.max_steps or self.stopped:
             control.should_log = control.should_save = True
-            control.should_training_stop = control.should_training_stop or self._stopped
+            control.should_training_stop = control.should_training_stop or self.stopped
         if process_group.any_rank(self._interruption.requested):
             self._interruption.request()
             log.info("asked to stop: saving a checkpoint of step %d", state.global_step)
             control.should_log = control.should_save = control.should_training_stop = True
+
+    def lacks_evaluation(self, state: TrainerState) -> bool:
+        """Return whether the step has to be evaluated and is not: because it is new, or its evaluation was cut short."""
+        step = state.global_step
+        last = self._best is not None and step == state.max_steps  # its weights may be the best
+        due = self._eval_steps is not None and step > 0 and (step % self._eval_steps == 0 or last)
+        return due and not any(entry.get("step") == step and "eval_loss" in entry for entry in state.log_history)
+
+    def evaluate(self, state: TrainerState, model: Any) -> None:
+        """Measure the losses of the step. If the pod is asked to stop meanwhile, the next attempt does it."""
+        losses = process_group.broadcast(self._evaluate())  # every process decides by the same numbers
+        if losses is None:
+            log.info("step %d: asked to stop, so the next attempt evaluates it", state.global_step)
+            return
+        loss = self._last["eval_loss"] = losses["eval_loss"]
+        state.log_history.append({"step": state.global_step, "epoch": state.epoch or 0.0, **losses})
+        self._on_metrics(state.global_step, losses)
+        log.info("step %d: held-out loss %.4f", state.global_step, loss)
+        if self._best:
+            self._best.record(model, state.global_step, loss)
 
     def on_log(
         self,
@@ -157,7 +175,7 @@ class TrainingCallback(TrainerCallback):
     ) -> None:
         """Check the weights, and upload the checkpoint."""
         refuse_nonfinite_weights(model, state.global_step)
-        at_the_end = state.global_step >= state.max_steps or self._stopped or self._interruption.requested
+        at_the_end = state.global_step >= state.max_steps or self.stopped or self._interruption.requested
         if self._watch and self._watch.last_loss_was_bad and not at_the_end:
             log.warning(
                 "step %d: the loss has risen: this checkpoint is not uploaded, the earlier ones are kept",
@@ -176,13 +194,14 @@ class TrainingCallback(TrainerCallback):
         )
 
     @property
-    def _stopped(self) -> bool:
+    def stopped(self) -> bool:
+        """Return whether the early stop has ended the training."""
         return self._best is not None and self._best.stopped
 
     def _report_progress(self, state: TrainerState) -> None:
         self._run.history = state.log_history
         done, pace = state.global_step - self._pace.first_step, self._pace
-        left = 0 if self._stopped else state.max_steps - state.global_step
+        left = 0 if self.stopped else state.max_steps - state.global_step
         each = (time.monotonic() - pace.started) / done if done else None
         self._run.progress = Progress(
             step=state.global_step,

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
+from transformers import TrainerState
 
 from finetune_api.finetunejob import CheckpointStatus
 from finetune_api.reasons import Reason
 from finetune_trainer.checkpoints import attempt_history, best_weights, dataset_drift, resuming, run_fingerprint
 from finetune_trainer.checkpoints.uploads import CheckpointUploader
 from finetune_trainer.data import dataset
-from finetune_trainer.distributed import random_state
+from finetune_trainer.distributed import process_group, random_state
 from finetune_trainer.evaluation import forgetting, measures
 from finetune_trainer.models import performance
 from finetune_trainer.runtime.failures import Failure, Preempted
@@ -22,6 +24,7 @@ from finetune_trainer.session.session import Session
 from finetune_trainer.training import divergence, objectives, sharding
 from finetune_trainer.training.callback import TrainingCallback
 from finetune_trainer.training.trainer import make_trainer
+from finetune_trainer.training.watchdog import Watchdog
 
 LAST_UPLOAD_SECONDS = 60.0
 """How long a failed training waits for the upload of the last good checkpoint."""
@@ -54,7 +57,7 @@ def fit(
 
     Raises:
         Preempted: The pod is asked to stop; the checkpoint of the last step is saved.
-        Failure: The loss diverged, or the loop ended early.
+        Failure: The loss diverged, the loop stalled, or it ended early.
         ArtifactError: A checkpoint could not be uploaded.
     """
     spec, process = session.settings.job.spec, session.process
@@ -71,6 +74,7 @@ def fit(
     if resume and best and best.stopped:
         resume = replace(resume, stopped=True)
     uploader = start_uploader(session, fingerprint) if process.is_main_process else None
+    watchdog = make_watchdog(session)
     callback = TrainingCallback(
         run=session.run,
         reporter=session.reporter,
@@ -78,10 +82,11 @@ def fit(
         uploader=uploader,
         checkpoint_extras=checkpoint_extras(session, examples, fingerprint),
         eval_steps=spec.evaluation.every_steps,
-        evaluate=make_held_out_losses(session, model, examples),
+        evaluate=make_held_out_losses(session, model, examples, on_row=watchdog.beat),
         on_metrics=session.trackers.log_metrics if process.is_main_process else lambda *_: None,
         best_weights=best,
         divergence_watch=divergence.make_divergence_watch(spec, tokenizer),
+        watchdog=watchdog,
     )
     trainer = make_trainer(session, plan, model=model, tokenizer=tokenizer, rows=rows, callback=callback)
     try:
@@ -92,7 +97,11 @@ def fit(
         ):
             if process.world_size > 1:
                 random_state.seed_process(spec.training.seed, 0, process.rank)
+            watchdog.start()
+            if resume:
+                resume = evaluate_resumed_step(session, trainer, resume, callback)
             run_loop(trainer, plan, resume)
+            watchdog.close()
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
     except Exception:
@@ -101,9 +110,41 @@ def fit(
             uploader.settle(LAST_UPLOAD_SECONDS)
         raise
     finally:
+        watchdog.close()
         if uploader:
             uploader.close()
     return Fitted(history=trainer.state.log_history, last_step=trainer.state.global_step, best=best)
+
+
+def make_watchdog(session: Session) -> Watchdog:
+    """Make the watchdog that ends the attempt with the reason Stalled."""
+
+    def ask_to_stop(message: str) -> None:
+        session.run.stalled = message
+        session.interruption.request()
+
+    return Watchdog(ask_to_stop, partial(session.abandon, Reason.STALLED))
+
+
+def evaluate_resumed_step(
+    session: Session, trainer: Any, resume: resuming.Resume, callback: TrainingCallback
+) -> resuming.Resume:
+    """Make up the evaluation that the end of the last attempt cut short, and add it to the checkpoint's state.
+
+    Raises:
+        Preempted: The pod is asked to stop meanwhile.
+    """
+    state_file = resume.directory / "trainer_state.json"
+    state = TrainerState.load_from_json(str(state_file))
+    if not callback.lacks_evaluation(state):
+        return resume
+    trainer._load_from_checkpoint(str(resume.directory))
+    callback.evaluate(state, trainer.model)
+    if callback.lacks_evaluation(state):
+        session.interruption.request()
+        raise Preempted(f"asked to stop; the checkpoint of step {resume.step} is saved")
+    state.save_to_json(str(state_file))
+    return replace(resume, stopped=callback.stopped)
 
 
 def run_loop(trainer: Any, plan: Plan, resume: resuming.Resume | None) -> None:
@@ -150,8 +191,17 @@ def checkpoint_extras(
     }
 
 
-def make_held_out_losses(session: Session, model: Any, examples: dataset.Examples) -> Callable[[], dict[str, float]]:
-    """Make the function that measures ``eval_loss`` and, with ``evaluation.forgetting``, ``general_loss``."""
+class EvaluationCutShort(Exception):  # noqa: N818 -- it is no error
+    """End an evaluation because the pod is asked to stop."""
+
+
+def make_held_out_losses(
+    session: Session, model: Any, examples: dataset.Examples, *, on_row: Callable[[], None]
+) -> Callable[[], dict[str, float] | None]:
+    """Make the function that measures ``eval_loss`` and, with ``evaluation.forgetting``, ``general_loss``.
+
+    It calls ``on_row`` before each forward pass, and returns None if the pod is asked to stop meanwhile.
+    """
     spec = session.settings.job.spec
     measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
     if spec.evaluation.every_steps and spec.objective != "sft":
@@ -160,11 +210,22 @@ def make_held_out_losses(session: Session, model: Any, examples: dataset.Example
         session.run.warnings.append(warning)
     general = examples.forgetting_text if spec.evaluation.forgetting else []
 
-    def held_out_losses() -> dict[str, float]:
-        general_loss = forgetting.measure_loss(model, general)
-        losses = {"eval_loss": measure(model).loss} | ({} if general_loss is None else {"general_loss": general_loss})
-        sharding.free_gathered_layers(model)
-        return losses
+    def before_forward(*_: Any) -> None:
+        on_row()
+        if process_group.any_rank(session.interruption.requested):
+            raise EvaluationCutShort
+
+    def held_out_losses() -> dict[str, float] | None:
+        hook = model.register_forward_pre_hook(before_forward)
+        try:
+            general_loss = forgetting.measure_loss(model, general)
+            loss = measure(model).loss
+        except EvaluationCutShort:
+            return None
+        finally:
+            hook.remove()
+            sharding.free_gathered_layers(model)
+        return {"eval_loss": loss} | ({} if general_loss is None else {"general_loss": general_loss})
 
     return held_out_losses
 
@@ -174,7 +235,7 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, f
 
     Raises:
         Preempted: The pod is asked to stop.
-        Failure: TrainerError, if the loop ended before its last step for no reason that we know.
+        Failure: Stalled, if the watchdog asked the loop to stop; TrainerError, if the loop ended before its last step for no reason that we know.
     """
     interruption = session.interruption
     while uploader and not interruption.requested and not uploader.wait(seconds=1):
@@ -183,6 +244,8 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, f
         uploaded = uploader is None or uploader.wait(seconds=interruption.seconds_left())
         step = session.run.progress.step if session.run.progress else 0
         how = "is saved" if uploaded else "could not be uploaded within the grace period"
+        if session.run.stalled:
+            raise Failure(Reason.STALLED, f"{session.run.stalled}; then the checkpoint of step {step} {how}")
         raise Preempted(f"asked to stop; the checkpoint of step {step} {how}")
     if not finished:
         raise Failure(Reason.TRAINER_ERROR, "the training loop ended before its last step")

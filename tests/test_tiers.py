@@ -1,10 +1,14 @@
-"""Each test has one tier, and the unit tier runs without torch."""
+"""Each test has one tier, the unit tier runs without torch, and the node's tier runs beside the others."""
 
 import sys
+import threading
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.tiers import NoTorch, tiers_of
+from tools import run_tests
 
 
 def test_every_collected_test_has_exactly_one_tier(request: pytest.FixtureRequest) -> None:
@@ -21,3 +25,37 @@ def test_the_import_hook_refuses_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", [NoTorch(), *sys.meta_path])
     with pytest.raises(ImportError, match=r"Mark the test with pytest\.mark\.trains"):
         import torch  # noqa: F401 -- the import is what is tested
+
+
+def test_the_node_runs_beside_the_other_tiers_and_alone_it_writes_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    both, outputs = threading.Barrier(2, timeout=30), dict[str, Path | None]()
+
+    def run(tier: run_tests.Tier, *, exhaustive: bool, output: Path | None = None) -> run_tests.Result:
+        outputs[tier.name] = output
+        if output:
+            output.write_text("seen")
+        if len(tiers) > 1:
+            both.wait()
+        return run_tests.Result(tier.name, 0, 1.0, 1, [], Counter(), Counter())
+
+    monkeypatch.setattr(run_tests, "run", run)
+    monkeypatch.setattr(run_tests, "ROOT", tmp_path)
+    monkeypatch.setattr(run_tests, "RESULTS", tmp_path)
+    tiers = [run_tests.Tier("trains", "worksteal"), run_tests.Tier("node", None, beside=True)]
+    assert [result.tier for result in run_tests.run_all(tiers, exhaustive=False)] == ["trains", "node"]
+    assert outputs == {"trains": None, "node": tmp_path / "node.log"}
+    tiers = tiers[1:]
+    run_tests.run_all(tiers, exhaustive=False)
+    assert outputs["node"] is None
+
+
+def test_the_summary_has_the_time_of_all_tiers_together() -> None:
+    results = [
+        run_tests.Result("unit", 0, 120.0, 5, [], Counter(), Counter()),
+        run_tests.Result("node", 1, 600.0, 2, ["tests.e2e.test_a"], Counter({"a real node needs root": 1}), Counter()),
+    ]
+    lines = run_tests.summary(results, 660.0)
+    assert lines[3].split() == ["all", "7", "11.0"]
+    assert lines[4:] == ["FAILED tests.e2e.test_a", "skipped 1 of tier node: a real node needs root"]

@@ -1,6 +1,6 @@
 """Run the tests tier by tier, and print one summary: `make test`, `make test-fast` and `make test-all`.
 
-Tests of torch and tests that wait for a cluster use the processors differently, so that each tier runs by itself.
+The tier of the node runs beside the others, because it mostly waits: for downloads, for images, for pods.
 """
 
 import argparse
@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,17 +30,24 @@ class Tier:
     Attributes:
         name: its marker.
         distribution: how pytest-xdist shares its tests between workers; None runs them one after another.
+        beside: whether it runs beside the other tiers, with its output in a file.
     """
 
     name: str
     distribution: str | None
+    beside: bool = False
+
+    @property
+    def log(self) -> Path:
+        """Return the file of its output where it runs beside other tiers."""
+        return RESULTS / f"{self.name}.log"
 
 
 TIERS = (
     Tier("unit", "worksteal"),
     Tier("trains", "worksteal"),
     Tier("cluster", "loadfile"),  # the tests of a file share an operator
-    Tier("node", None),  # one node has the processors and simulated GPUs for one job at a time
+    Tier("node", None, beside=True),  # one node has the processors and simulated GPUs for one job at a time
 )
 
 
@@ -69,15 +78,36 @@ def main() -> int:
     chosen = arguments.tiers.split(",")
     if unknown := set(chosen) - {tier.name for tier in TIERS}:
         parser.error(f"unknown tiers: {', '.join(sorted(unknown))}")
-    results = [run(tier, exhaustive=arguments.all) for tier in TIERS if tier.name in chosen]
-    print("\n" + "\n".join(summary(results)))
+    began = time.monotonic()
+    results = run_all([tier for tier in TIERS if tier.name in chosen], exhaustive=arguments.all)
+    seconds = time.monotonic() - began
+    print("\n" + "\n".join(summary(results, seconds)))
     if arguments.all:
-        PAGE.write_text(page(results))
+        PAGE.write_text(page(results, seconds))
     return int(any(result.exit_code for result in results))
 
 
-def run(tier: Tier, *, exhaustive: bool) -> Result:
-    """Run one tier with pytest."""
+def run_all(tiers: list[Tier], *, exhaustive: bool) -> list[Result]:
+    """Run tiers one after another, and beside them those that may; show the output of these at the end."""
+    others = [tier for tier in tiers if not tier.beside]
+    beside = [tier for tier in tiers if tier.beside and others]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(max_workers=max(len(beside), 1)) as pool:
+        for tier in beside:
+            print(
+                f"The tier {tier.name} runs beside the others; its output is in {tier.log.relative_to(ROOT)}",
+                flush=True,
+            )
+        waiting = [pool.submit(run, tier, exhaustive=exhaustive, output=tier.log) for tier in beside]
+        results = [run(tier, exhaustive=exhaustive) for tier in tiers if tier not in beside]
+        for tier, future in zip(beside, waiting, strict=True):
+            results.append(future.result())
+            print(f"\nOutput of the tier {tier.name}:\n{tier.log.read_text()}")
+    return results
+
+
+def run(tier: Tier, *, exhaustive: bool, output: Path | None = None) -> Result:
+    """Run one tier with pytest, with its output in a file if one is given."""
     report = RESULTS / f"{tier.name}.xml"
     report.unlink(missing_ok=True)
     markers = tier.name if exhaustive or tier.name == "unit" else f"{tier.name} and not exhaustive"
@@ -85,7 +115,8 @@ def run(tier: Tier, *, exhaustive: bool) -> Result:
     if tier.distribution:
         command += ["-n", str(workers()), "--dist", tier.distribution]
     began = time.monotonic()
-    exit_code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    with output.open("w") if output else nullcontext() as file:
+        exit_code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, check=False).returncode
     return read(report, tier.name, exit_code, time.monotonic() - began)
 
 
@@ -110,14 +141,17 @@ def name_of(case: ElementTree.Element) -> str:
     return f"{case.get('classname')}.{case.get('name')}"
 
 
-def summary(results: list[Result]) -> list[str]:
-    """Make the lines of the closing summary: a line for each tier, then failures, then reasons of skipped tests."""
+def summary(results: list[Result], seconds: float) -> list[str]:
+    """Make the lines of the closing summary: a line for each tier, then failures, then reasons of skipped tests.
+
+    ``seconds`` is what all tiers took together, which is less than their sum.
+    """
     lines = [f"{'tier':10}{'tests':>8}{'failed':>8}{'skipped':>9}{'minutes':>9}"]
     for result in results:
         counts = f"{result.tests:8}{len(result.failed):8}{result.skipped.total():9}{result.seconds / 60:9.1f}"
         crashed = f"  pytest ended with exit code {result.exit_code}" if result.exit_code and not result.failed else ""
         lines.append(f"{result.tier:10}{counts}{crashed}")
-    lines.append(f"{'all':10}{sum(result.tests for result in results):8}{'':17}{minutes(results):9.1f}")
+    lines.append(f"{'all':10}{sum(result.tests for result in results):8}{'':17}{seconds / 60:9.1f}")
     lines += [f"FAILED {name}" for result in results for name in result.failed]
     lines += [
         f"skipped {count} of tier {result.tier}: {reason}"
@@ -127,13 +161,8 @@ def summary(results: list[Result]) -> list[str]:
     return lines
 
 
-def minutes(results: list[Result]) -> float:
-    """Return the minutes that all tiers took."""
-    return sum(result.seconds for result in results) / 60
-
-
-def page(results: list[Result]) -> str:
-    """Make the page with the result of a run of all tests."""
+def page(results: list[Result], seconds: float) -> str:
+    """Make the page with the result of a run of all tests, which took ``seconds``."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -148,7 +177,7 @@ def page(results: list[Result]) -> str:
             f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {workers()} processors: {outcome}.",
             "",
             "```text",
-            *summary(results),
+            *summary(results, seconds),
             "```",
             "",
             "The largest matrices, each with the number of its rows:",

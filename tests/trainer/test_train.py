@@ -178,6 +178,14 @@ def test_divergence_stops_the_run_and_spares_the_good_checkpoints(bench: Workben
             assert all(torch.isfinite(tensor).all() for tensor in load(bench.read(key)).values())
 
 
+def test_an_adapter_without_any_effect_is_not_published(bench: Workbench) -> None:
+    training = bench.job()["spec"]["training"] | {"learningRate": 1e-30}
+    result, _ = train(bench.settings(training=training))
+    assert result.reason is Reason.VERIFICATION_FAILED
+    assert result.message.startswith("spec.training.learningRate: the adapter changes nothing")
+    assert not any("/adapter/" in key for key in bench.objects())
+
+
 def test_a_base_that_changes_is_noticed(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     untouched = fit.run_loop
 

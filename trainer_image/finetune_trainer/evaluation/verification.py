@@ -152,7 +152,7 @@ def verify(
         ask: Returns a model's answers to the sample prompts.
 
     Raises:
-        Failure: VerificationFailed, if the loaded adapter is not the trained one.
+        Failure: VerificationFailed, if the loaded adapter is not the trained one or changes no answer of the base.
     """
     base = load_base(base_directory)
     base_answers = [_logprobs_or_scores(compute_logits(base, ids), ids) for ids in trained.token_ids]
@@ -171,6 +171,7 @@ def verify(
     _refuse_mismatch(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
     answers.sort(key=lambda answer: _mean_difference(answer[1], answer[2]), reverse=True)
     effect = _mean_difference(answers[0][1], answers[0][2])
+    _refuse_no_effect(effect, len(answers))
     samples = [
         GoldenSample(token_ids=ids, base_logprobs=before, adapter_logprobs=after)
         for ids, before, after in answers[:SAMPLES]
@@ -193,8 +194,6 @@ def verify(
         if loss < base_loss
         else [f"the adapter is no better than the base on the held-out rows: loss {loss:.4f} against {base_loss:.4f}"]
     )
-    if effect == 0:
-        warnings.append("the adapter changes no answer: the learning rate may be too low")
     return Verification(
         evaluation,
         GoldenSamples(samples=samples) if samples else None,
@@ -233,6 +232,16 @@ def _refuse_mismatch(exact: bool, logit_difference: float, logprob_difference: f
         raise _mismatch(
             f"its log-probabilities differ by {logprob_difference:.3g} nats from the trained model's, "
             f"allowed are {LAYOUT_TOLERANCE}"
+        )
+
+
+def _refuse_no_effect(effect: float, texts: int) -> None:
+    if effect == 0:
+        raise Failure(
+            Reason.VERIFICATION_FAILED,
+            f"the adapter changes nothing: base and adapter give the same log-probabilities for all {texts} held-out "
+            "texts. Raise it, or train for more steps",
+            "spec.training.learningRate",
         )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef
+from finetune_api.limits import MAX_COUNT
 from finetune_api.uris import FileUri, HfUri, parse_uri
 
 WORKSTATION = "workstation"
@@ -159,7 +160,9 @@ class DatasetSource(Model):
     validation: Validation | None = Field(
         None, description="Held-out rows. Unset: a tenth of the dataset, at most 200 rows."
     )
-    max_samples: Annotated[int, Field(ge=1)] | None = Field(None, description="Use only the first so many rows.")
+    max_samples: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = Field(
+        None, description="Use only the first so many rows."
+    )
     secret_ref: SecretRef | None = Field(
         None,
         description="Secret with HF_TOKEN (hf://) or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (s3://). Unset for "

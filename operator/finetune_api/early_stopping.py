@@ -5,16 +5,18 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Model
+from finetune_api.limits import MAX_COUNT, MAX_NUMBER
 
 
 class EarlyStopping(Model):
     """The end of a training whose held-out loss stops falling, as in transformers.EarlyStoppingCallback."""
 
-    patience: Annotated[int, Field(ge=1)] = Field(
+    patience: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
         description="Stop after so many consecutive evaluations (evaluation.everySteps) without improvement."
     )
     min_delta: float = Field(
         0.0,
         description="By how much the held-out loss must be below the lowest one so far to count as an improvement.",
         ge=0,
+        le=MAX_NUMBER,
     )

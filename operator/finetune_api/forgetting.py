@@ -6,6 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from finetune_api.base import Model
 from finetune_api.dataset import check_uri
+from finetune_api.limits import MAX_COUNT
 
 NO_HUB = (
     "a general text is a file, and hf:// names a dataset: write s3://bucket/key, pvc://claim/path "
@@ -23,7 +24,7 @@ class Forgetting(Model):
         "with the trainer.",
         json_schema_extra={"pattern": "^(s3|pvc|configmap)://[^/]+/.+$"},
     )
-    max_sequences: Annotated[int, Field(ge=1)] = Field(
+    max_sequences: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
         50, description="Maximum number of sequences of training.maxLength tokens to use."
     )
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from finetune_api.base import Model
+from finetune_api.limits import MAX_NUMBER
 
 NO_LIMIT = "a gate needs a limit: set max, minImprovementPercent or both"
 
@@ -17,7 +18,7 @@ class Gate(Model):
         description="Metric with limits. loss: the objective's own loss. perplexity: exp of the loss, for objective "
         "sft.",
     )
-    max: float | None = Field(None, description="Highest value of the metric that passes.", gt=0)
+    max: float | None = Field(None, description="Highest value of the metric that passes.", gt=0, le=MAX_NUMBER)
     min_improvement_percent: float | None = Field(
         None,
         description="Least amount by which the metric must be lower than the base's, in percent of the base's.",

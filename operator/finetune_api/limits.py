@@ -1,4 +1,4 @@
-"""The longest messages and lists that status, events and termination messages may carry."""
+"""The longest messages and lists of status, events and termination messages, and the highest numbers of a spec."""
 
 TERMINATION_MESSAGE_BYTES = 4096
 """The kubelet keeps no more of a termination message."""
@@ -19,3 +19,11 @@ STATUS_ATTEMPTS = 20
 def truncate(text: str, characters: int) -> str:
     """Cut a text to this many characters; the last one is then an ellipsis."""
     return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+MAX_COUNT = 2**31 - 1
+"""Highest value of a count in a spec: what a signed integer of 32 bits holds, because libraries keep counts in one."""
+MAX_SEED = 2**32 - 1
+"""Highest seed that NumPy takes."""
+MAX_NUMBER = 1e9
+"""Highest value of a factor or weight in a spec: no sensible one is near it."""

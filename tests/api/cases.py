@@ -104,6 +104,13 @@ CASES = [
         "should be less than 1",
         "less than 1",
     ),
+    _job("a seed of 33 bits", {"spec.training.seed": 2**32}, "spec.training.seed", "less than or equal to 4294967295"),
+    _job(
+        "a length beyond 32 bits",
+        {"spec.training.maxLength": 2**31},
+        "spec.training.maxLength",
+        "less than or equal to 2147483647",
+    ),
     _job("epochs and maxSteps", {"spec.training.epochs": 1}, "spec.training", BOTH_LENGTHS),
     _job("two methods", {"spec.method.qlora": {}}, "spec.method", ONE_METHOD),
     _job(

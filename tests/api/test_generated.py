@@ -39,6 +39,14 @@ def test_every_field_has_a_sentence(crd: Schema) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("crd", [finetunejob_crd(), adapterdeployment_crd()], ids=["FineTuneJob", "AdapterDeployment"])
+def test_every_number_of_a_spec_has_a_highest_value(crd: Schema) -> None:
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    numbers = [(path, node) for path, node in _fields(spec, "spec") if node.get("type") in ("integer", "number")]
+    assert numbers
+    assert [path for path, node in numbers if "maximum" not in node] == []
+
+
 def _fields(node: Schema, path: str) -> Iterator[tuple[str, Schema]]:
     yield path, node
     for name, child in node.get("properties", {}).items():

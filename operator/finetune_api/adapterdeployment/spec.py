@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from finetune_api.base import DnsLabel, Model, S3Location, SecretRef, Sha256
 from finetune_api.engines import EngineName
+from finetune_api.limits import MAX_COUNT, MAX_NUMBER
 
 
 class NameRef(Model):
@@ -73,7 +74,7 @@ class Strategy(Model):
     """How a new version of the adapter replaces the old one."""
 
     type: Literal["Hot"] = Field("Hot", description="Hot: load it into the running engine, without restarting the pod.")
-    max_unavailable: Annotated[int, Field(ge=1)] = Field(
+    max_unavailable: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
         1, description="Maximum number of pods that may be out of the Service at once while they change the version."
     )
 
@@ -86,6 +87,7 @@ class Verification(Model):
         description="Largest mean difference, in nats per token, between the pod's log-probabilities and the "
         "trainer's.",
         gt=0,
+        le=MAX_NUMBER,
     )
 
 

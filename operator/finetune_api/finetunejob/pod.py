@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.base import Model, SecretRef
+from finetune_api.limits import MAX_COUNT
 
 
 class Resources(Model):
@@ -44,7 +45,9 @@ class Toleration(Model):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         None, description="Taint effect. Unset: all effects."
     )
-    toleration_seconds: int | None = Field(None, description="Seconds for which a NoExecute taint is tolerated.")
+    toleration_seconds: int | None = Field(
+        None, description="Seconds for which a NoExecute taint is tolerated.", le=MAX_COUNT
+    )
 
 
 class EnvVar(Model):
@@ -76,4 +79,5 @@ class PodTemplate(Model):
         120,
         description="Seconds in which a pod that is asked to stop can save and upload a checkpoint.",
         ge=10,
+        le=MAX_COUNT,
     )

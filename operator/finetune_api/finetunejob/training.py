@@ -6,8 +6,9 @@ from pydantic import Field, model_validator
 
 from finetune_api.base import Model
 from finetune_api.early_stopping import EarlyStopping
+from finetune_api.limits import MAX_COUNT, MAX_NUMBER, MAX_SEED
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Objective = Literal["sft", "dpo", "kto", "orpo", "reward"]
 ONE_LENGTH = "epochs and maxSteps are both set: remove one of them"
 
@@ -16,11 +17,14 @@ class Training(Model):
     """Hyperparameters, named as in transformers.TrainingArguments and trl.SFTConfig."""
 
     epochs: float | None = Field(
-        None, description="Number of passes over the dataset. Default: 1, if maxSteps is unset.", gt=0
+        None, description="Number of passes over the dataset. Default: 1, if maxSteps is unset.", gt=0, le=MAX_NUMBER
     )
     max_steps: Positive | None = Field(None, description="Number of optimizer steps, instead of epochs.")
     learning_rate: float | None = Field(
-        None, description="Peak learning rate. Unset: the method's own default, listed in docs/methods.md.", gt=0
+        None,
+        description="Peak learning rate. Unset: the method's own default, listed in docs/methods.md.",
+        gt=0,
+        le=100,
     )
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="Learning-rate schedule."
@@ -30,7 +34,9 @@ class Training(Model):
     )
     per_device_batch_size: Positive = Field(1, description="Sequences per device (GPU) and micro-step.")
     gradient_accumulation_steps: Positive = Field(1, description="Micro-steps per optimizer step.")
-    max_length: Annotated[int, Field(ge=8)] = Field(1024, description="Maximum sequence length in tokens.")
+    max_length: Annotated[int, Field(ge=8, le=MAX_COUNT)] = Field(
+        1024, description="Maximum sequence length in tokens."
+    )
     packing: bool = Field(
         False, description="Pack several short examples into one sequence, without attention between them."
     )
@@ -55,9 +61,9 @@ class Training(Model):
         description="Compile the model's layers with torch.compile: faster steps after one or two minutes. auto: on a "
         "GPU, with lora, qlora and full, if the run is long enough to benefit and the image has a C compiler.",
     )
-    weight_decay: float = Field(0.0, description="Decoupled weight decay.", ge=0)
-    max_grad_norm: float = Field(1.0, description="Norm to which gradients are clipped.", gt=0)
-    seed: int = Field(42, description="Seed of all random choices.", ge=0)
+    weight_decay: float = Field(0.0, description="Decoupled weight decay.", ge=0, le=MAX_NUMBER)
+    max_grad_norm: float = Field(1.0, description="Norm to which gradients are clipped.", gt=0, le=MAX_NUMBER)
+    seed: int = Field(42, description="Seed of all random choices.", ge=0, le=MAX_SEED)
     early_stopping: EarlyStopping | None = Field(
         None,
         description="Stop before the last step if the held-out loss stops falling, and publish the weights of the "
@@ -83,6 +89,9 @@ class Preference(Model):
         description="TRL's beta. dpo and kto: how strongly the model is kept close to the base. orpo: weight of the "
         "preference term in the loss.",
         gt=0,
+        le=MAX_NUMBER,
     )
-    desirable_weight: float = Field(1.0, description="kto: weight of the desirable completions.", gt=0)
-    undesirable_weight: float = Field(1.0, description="kto: weight of the undesirable completions.", gt=0)
+    desirable_weight: float = Field(1.0, description="kto: weight of the desirable completions.", gt=0, le=MAX_NUMBER)
+    undesirable_weight: float = Field(
+        1.0, description="kto: weight of the undesirable completions.", gt=0, le=MAX_NUMBER
+    )

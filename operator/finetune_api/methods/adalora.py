@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from finetune_api.estimate.modules import Module
 from finetune_api.estimate.step import Step, input_bytes
+from finetune_api.limits import MAX_COUNT, MAX_NUMBER
 from finetune_api.methods.block import Positive, Rate, Targeted
 
 RANKS_FALL = "targetRank must be below initRank, because AdaLoRA only removes ranks: lower targetRank or raise initRank"
@@ -26,18 +27,20 @@ class Adalora(Targeted):
 
     init_rank: int = Field(12, description="Rank of each module at the start (init_r).", ge=1, le=512)
     target_rank: int = Field(8, description="Mean rank of the modules at the end (target_r).", ge=1, le=512)
-    alpha: float = Field(32, description="Scaling numerator of the update.", gt=0)
+    alpha: float = Field(32, description="Scaling numerator of the update.", gt=0, le=MAX_NUMBER)
     dropout: Rate = Field(0.0, description="Dropout on the adapter's input.")
     tinit: int | None = Field(
-        None, description="Steps at the start with the initial rank. Unset: a tenth of the steps.", ge=0
+        None, description="Steps at the start with the initial rank. Unset: a tenth of the steps.", ge=0, le=MAX_COUNT
     )
     tfinal: int | None = Field(
-        None, description="Steps at the end with the final rank. Unset: three tenths of the steps.", ge=0
+        None, description="Steps at the end with the final rank. Unset: three tenths of the steps.", ge=0, le=MAX_COUNT
     )
     delta_t: Positive = Field(1, description="Steps between two changes of the ranks (deltaT).")
     beta1: float = Field(0.85, description="Smoothing of the sensitivity.", gt=0, lt=1)
     beta2: float = Field(0.85, description="Smoothing of the sensitivity's uncertainty.", gt=0, lt=1)
-    orth_reg_weight: float = Field(0.5, description="Weight of the orthogonality term in the loss.", gt=0)
+    orth_reg_weight: float = Field(
+        0.5, description="Weight of the orthogonality term in the loss.", gt=0, le=MAX_NUMBER
+    )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {"rule": "self.targetRank < self.initRank", "message": RANKS_FALL, "fieldPath": ".targetRank"}

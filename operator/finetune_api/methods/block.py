@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from finetune_api.base import Model
 from finetune_api.estimate.modules import Architecture, Module, NotCountedError
 from finetune_api.estimate.step import Step, cast_bytes, input_bytes
+from finetune_api.limits import MAX_COUNT
 
 if TYPE_CHECKING:
     from finetune_api.methods.lora import Quantization
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 ALL_LINEAR = "all-linear"
 """PEFT's word for every linear layer except the output head."""
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 

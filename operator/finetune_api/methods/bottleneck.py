@@ -7,6 +7,7 @@ from pydantic import Field
 
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.step import Step, cast_bytes
+from finetune_api.limits import MAX_NUMBER
 from finetune_api.methods.block import Block, Rate
 
 
@@ -21,7 +22,7 @@ class Bottleneck(Block):
         "houlsby", description="houlsby: after attention and feed-forward; pfeiffer: after feed-forward only."
     )
     reduction_factor: float = Field(
-        16, description="Hidden size of the model divided by that of the adapter layer.", ge=1
+        16, description="Hidden size of the model divided by that of the adapter layer.", ge=1, le=MAX_NUMBER
     )
     non_linearity: Literal["relu", "gelu", "silu"] = Field("relu", description="Activation between the two matrices.")
     dropout: Rate = Field(0.0, description="Dropout on the adapter layer's input.")

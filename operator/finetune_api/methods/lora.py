@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from finetune_api.base import Model
 from finetune_api.estimate.modules import Module
 from finetune_api.estimate.step import Step, input_bytes
+from finetune_api.limits import MAX_NUMBER
 from finetune_api.methods.block import Rate, Targeted
 
 PLAIN_LORA_ONLY = (
@@ -35,7 +36,9 @@ class LoraFields(Targeted):
     supports_reward: ClassVar[bool] = True
 
     rank: int = Field(16, description="Rank r of the update matrices.", ge=1, le=512)
-    alpha: float = Field(32, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0)
+    alpha: float = Field(
+        32, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0, le=MAX_NUMBER
+    )
     dropout: Rate = Field(0.0, description="Dropout on the adapter's input.")
     bias: Literal["none", "all", "lora_only"] = Field(
         "none",
@@ -48,7 +51,7 @@ class LoraFields(Targeted):
         description="Ranks of some modules that differ from rank, by a module name suffix or a regular expression for "
         "it, for example {down_proj: 32}.",
     )
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0, le=MAX_NUMBER)]] = Field(
         default_factory=dict,
         description="Alphas of some modules that differ from alpha, with keys as in rankPattern.",
     )

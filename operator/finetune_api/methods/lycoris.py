@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from finetune_api.estimate.modules import Module
 from finetune_api.estimate.step import Step, shared_input_bytes
+from finetune_api.limits import MAX_COUNT, MAX_NUMBER
 from finetune_api.methods.block import Rate, Targeted
 
 FACTOR_NOT_ZERO = "decomposeFactor must be -1 or at least 1"
@@ -32,7 +33,7 @@ class Loha(Lycoris):
     default_learning_rate: ClassVar[float] = 1e-4
 
     rank: int = Field(8, description="Rank r of each of the two factors.", ge=1, le=512)
-    alpha: float = Field(8, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0)
+    alpha: float = Field(8, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0, le=MAX_NUMBER)
 
     def count_module_parameters(self, module: Module, scaled: Container[str]) -> int:
         """Return the numbers in two low-rank products: Hyeon-Woo et al. 2021 (FedPara), section 2.2."""
@@ -50,10 +51,15 @@ class Lokr(Lycoris):
     default_learning_rate: ClassVar[float] = 3e-3
 
     rank: int = Field(32, description="Rank r of the right factor.", ge=1, le=512)
-    alpha: float = Field(64, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0)
+    alpha: float = Field(
+        64, description="Scaling numerator: the update is scaled by alpha / rank.", gt=0, le=MAX_NUMBER
+    )
     decompose_both: bool = Field(False, description="Also decompose the left factor of the Kronecker product.")
     decompose_factor: int = Field(
-        4, description="Size of the left factor. -1: the size with which both factors are most alike.", ge=-1
+        4,
+        description="Size of the left factor. -1: the size with which both factors are most alike.",
+        ge=-1,
+        le=MAX_COUNT,
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from finetune_api.estimate.modules import Module
 from finetune_api.estimate.step import Step
+from finetune_api.limits import MAX_COUNT, MAX_NUMBER
 from finetune_api.methods.block import Rate, Targeted
 
 CAYLEY_COPIES = 7
@@ -26,11 +27,15 @@ class Oft(Targeted):
         description="Size of the rotated blocks. For a module whose input it does not divide, the nearest divisor of "
         "the input is used.",
         ge=2,
+        le=MAX_COUNT,
     )
     module_dropout: Rate = Field(0.0, description="Probability that a block is not rotated in a step.")
     coft: bool = Field(False, description="Keep the rotations close to the identity (constrained OFT).")
     eps: float | None = Field(
-        None, description="With coft: allowed distance from the identity. Unset: PEFT's default, 0.00006.", gt=0
+        None,
+        description="With coft: allowed distance from the identity. Unset: PEFT's default, 0.00006.",
+        gt=0,
+        le=MAX_NUMBER,
     )
     block_share: bool = Field(False, description="Rotate all blocks of a module alike.")
 

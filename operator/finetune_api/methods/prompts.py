@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from finetune_api.estimate.modules import Architecture, NotCountedError
+from finetune_api.limits import MAX_COUNT
 from finetune_api.methods.block import Positive, Rate, VirtualTokens
 
 WIDTH_NEEDS_PROJECTION = (
@@ -23,7 +24,7 @@ class PrefixTuning(VirtualTokens):
 
     prefix_projection: bool = Field(False, description="Train the prefix through a two-layer network.")
     encoder_hidden_size: int | None = Field(
-        None, description="Width of that network. Unset: the model's hidden size.", ge=1
+        None, description="Width of that network. Unset: the model's hidden size.", ge=1, le=MAX_COUNT
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
@@ -113,7 +114,7 @@ class PTuning(VirtualTokens):
 
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field("MLP", description="Kind of that network.")
     encoder_hidden_size: int | None = Field(
-        None, description="Width of that network. Unset: the model's hidden size.", ge=1
+        None, description="Width of that network. Unset: the model's hidden size.", ge=1, le=MAX_COUNT
     )
     encoder_num_layers: Positive = Field(2, description="Layers of an LSTM; an MLP always has three.")
     encoder_dropout: Rate = Field(0.0, description="Dropout of an LSTM.")

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from finetune_api.estimate.modules import Module
 from finetune_api.estimate.step import Step
+from finetune_api.limits import MAX_NUMBER, MAX_SEED
 from finetune_api.methods.block import Rate, Targeted
 
 
@@ -19,8 +20,8 @@ class Vera(Targeted):
 
     rank: int = Field(256, description="Rank r of the shared random matrices.", ge=1, le=4096)
     dropout: Rate = Field(0.0, description="Dropout on the adapter's input.")
-    d_initial: float = Field(0.1, description="Initial value of the trained vector d.", gt=0)
-    projection_prng_key: int = Field(0, description="Seed of the shared random matrices.", ge=0)
+    d_initial: float = Field(0.1, description="Initial value of the trained vector d.", gt=0, le=MAX_NUMBER)
+    projection_prng_key: int = Field(0, description="Seed of the shared random matrices.", ge=0, le=MAX_SEED)
 
     def count_module_parameters(self, module: Module, scaled: Container[str]) -> int:
         """Return the size of d (r) and b (out). The shared matrices are frozen (Kopiczko et al. 2023, section 3.1)."""

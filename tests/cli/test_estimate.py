@@ -260,7 +260,7 @@ def test_nothing_heavy_is_imported(config: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({}, ["--gpu", "H1000"], "--gpu: there is no GPU named 'H1000' in the table; it has: A10, "),
+        ({}, ["--gpu", "H1000"], "--gpu: there is no GPU named 'H1000' in the table; it has: T4, "),
         ({}, ["--gpu-price-per-hour", "2"], "--gpu-price-per-hour is the price of --gpu: give that too"),
         ({}, ["--model-config", "/no/such/config.json"], "cannot read the model's configuration"),
         ({"spec.model": {"uri": "pvc://models/llama"}}, [], "give the model's config.json with --model-config PATH"),

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from finetune_api import targets
 from finetune_api.dataset import DatasetSource
-from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, ReportStatus
+from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, ReportStatus, Training
 from finetune_api.messages import PreflightResult, Problem, TrainerResult
 from finetune_api.methods import Lora
 from finetune_api.reasons import Reason
@@ -20,7 +20,7 @@ from finetune_artifacts.safetensors import Tensor
 from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.data.sources import Inputs, LocalData
 from finetune_trainer.data.tokens import IGNORED
-from finetune_trainer.models import modules
+from finetune_trainer.models import device, modules
 from finetune_trainer.models.loading import load_tokenizer
 from finetune_trainer.runtime import result
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
@@ -234,3 +234,32 @@ def test_nothing_to_learn_from_is_refused(prepare: Callable[..., dataset.Example
         prepare(jsonl([{"prompt": "a " * 200, "completion": "b"}]), max_length=16)
     assert caught.value.reason is Reason.DATASET_INVALID
     assert "no row that the loss can learn from" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "bf16", "expected"),
+    [
+        ("auto", True, True, "bf16"),
+        ("auto", True, False, "fp16"),
+        ("auto", False, False, "fp32"),
+        ("bf16", False, False, "bf16"),
+        ("fp32", True, False, "fp32"),
+    ],
+    ids=["Ampere", "T4 and V100", "a CPU", "a CPU computes bf16", "as asked"],
+)
+def test_the_precision_is_what_the_device_has(
+    monkeypatch: pytest.MonkeyPatch, asked: str, gpu: bool, bf16: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
+    assert device.choose_precision(Training.model_validate({"precision": asked})) == expected
+
+
+@pytest.mark.parametrize(("asked", "gpu"), [("fp16", False), ("bf16", True)])
+def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, asked: str, gpu: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(Failure, match=r"fp16 needs a GPU|Tesla T4 has no bf16: choose auto or fp16") as caught:
+        device.choose_precision(Training.model_validate({"precision": asked}))
+    assert caught.value.field == "spec.training.precision"

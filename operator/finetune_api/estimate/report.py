@@ -230,7 +230,7 @@ def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
             "without it."
         )
     if training.precision == "auto":
-        assumptions.append("precision auto is bf16 on a GPU.")
+        assumptions.append("precision auto is bf16, or fp16 on a GPU that has no bf16.")
     if not spec.resources.gpus_per_node:
         assumptions.append(
             "resources.gpusPerNode is 0: memory and time are those of a GPU, not of the CPU that the job asks for."

@@ -51,7 +51,7 @@ class Training(Model):
         "of the base (FSDP), for a base that fits on no single GPU.",
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", description="Precision of the computation. auto: bf16 if the GPU supports it, else fp32."
+        "auto", description="Precision of the computation. auto: bf16 if the GPU has it, else fp16; fp32 on a CPU."
     )
     optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
         "auto", description="Optimizer, by its transformers name. auto: adamw_torch_fused on a GPU, else adamw_torch."

@@ -36,12 +36,19 @@ def choose_precision(training: Training) -> str:
     """Return the precision of the training: ``bf16``, ``fp16`` or ``fp32``.
 
     Raises:
-        Failure: The job asks for fp16 without a GPU.
+        Failure: The job asks for fp16 without a GPU, or for bf16 on a GPU that has none.
     """
+    has_bf16 = has_gpu() and torch.cuda.is_bf16_supported(including_emulation=False)
     if training.precision == "auto":
-        return "bf16" if has_gpu() and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if has_bf16 else "fp16" if has_gpu() else "fp32"
     if training.precision == "fp16" and not has_gpu():
         raise Failure(Reason.SPEC_INVALID, "fp16 needs a GPU: choose auto, bf16 or fp32", "spec.training.precision")
+    if training.precision == "bf16" and has_gpu() and not has_bf16:
+        raise Failure(
+            Reason.SPEC_INVALID,
+            f"{device_name()} has no bf16: choose auto or fp16, or a GPU since Ampere",
+            "spec.training.precision",
+        )
     return training.precision
 
 

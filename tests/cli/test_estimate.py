@@ -58,7 +58,7 @@ def test_json_has_the_documented_shape_and_pefts_numbers(config: Path) -> None:
     parts = found.memory.model_dump()
     total, _ = parts.pop("total"), parts.pop("verification")
     assert total == sum(parts.values())
-    assert [gpu.name for gpu in found.gpus][:1] + [gpu.name for gpu in found.gpus][-1:] == ["A10", "B200"]
+    assert [gpu.name for gpu in found.gpus][:1] + [gpu.name for gpu in found.gpus][-1:] == ["T4", "B200"]
     assert {gpu.name: gpu.fits for gpu in found.gpus}["A10"] == "no"
     assert {gpu.name: gpu.fits for gpu in found.gpus}["H200"] == "yes"
 

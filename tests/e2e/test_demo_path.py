@@ -14,7 +14,7 @@ from tests.e2e.jobs import prefix_of
 from tests.e2e.namespace import Object, condition, conditions, gpus, is_ready
 from tests.e2e.objectstore import demo_client
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 BUCKET = "adapters"
 
 

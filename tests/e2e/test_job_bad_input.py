@@ -11,7 +11,7 @@ from tests.e2e.jobs import ROWS, job, jsonl, refused
 from tests.e2e.namespace import Object, condition, gpus
 from tests.e2e.objectstore import BUCKET
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tests.e2e.jobs import (
 from tests.e2e.namespace import Object, condition, gpus
 from tests.e2e.objectstore import ObjectStore
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 AWAY_SECONDS = 20.0
 
 

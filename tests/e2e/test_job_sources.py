@@ -9,7 +9,7 @@ from tests.e2e.conftest import Workshop
 from tests.e2e.jobs import job, prefix_of, succeeded
 from tests.e2e.namespace import Namespace
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 CLAIM = "models"
 VOLUME = "e2e-models"
 CHARACTERS = 60_000

@@ -6,7 +6,7 @@ from tests.e2e.conftest import Workshop
 from tests.e2e.jobs import JOB_SECONDS, await_checkpoint, checkpoint_step, job, prefix_of, succeeded, trainer_pod
 from tests.e2e.namespace import Object, gpus
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 
 
 def test_two_processes_are_stopped_with_their_pod_and_go_on_in_the_next(

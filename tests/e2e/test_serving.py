@@ -15,7 +15,7 @@ from tests.e2e.jobs import prefix_of, succeeded
 from tests.e2e.namespace import Namespace, Object, condition, is_ready
 from tests.e2e.objectstore import demo_client
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 ENDPOINT = "http://s3:9000"
 REFUSED = {
     "wrong-digest": ("DigestMismatch", "sha256"),

@@ -8,7 +8,7 @@ from devcluster.demo import RELEASE
 from tests.e2e.conftest import Demo, cluster_wide
 from tests.e2e.namespace import SYSTEM_NAMESPACE, Object
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 AGENT = "finetune-agent"
 REVISION = "deployment.kubernetes.io/revision"
 

@@ -1,1 +1,1 @@
-"""What writes the generated files of this repository; nothing here is installed."""
+"""Write the generated files of this repository, and run its tests. Nothing here is installed."""

@@ -33,29 +33,29 @@ def chart_yaml() -> str:
 
 
 def values_yaml() -> str:
-    """Every value with its default, its description above it."""
+    """Return values.yaml: each value with its default, and its description as a comment."""
     return HEADER + "\n" + "\n".join(_lines(ChartValues(), 0)) + "\n"
 
 
 def _lines(section: BaseModel, depth: int) -> list[str]:
     indent = "  " * depth
-    found: list[str] = []
+    lines: list[str] = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if depth == 0 and found:
-            found.append("")
-        found += [f"{indent}# {line}" for line in textwrap.wrap(field.description or "", 110)]
+        if depth == 0 and lines:
+            lines.append("")
+        lines += [f"{indent}# {line}" for line in textwrap.wrap(field.description or "", 110)]
         if isinstance(value, Section):
-            found.append(f"{indent}{field.alias}:")
-            found += _lines(value, depth + 1)
+            lines.append(f"{indent}{field.alias}:")
+            lines += _lines(value, depth + 1)
         else:
             text = yaml.safe_dump({field.alias: value}, sort_keys=False).strip()
-            found += [indent + line for line in text.splitlines()]
-    return found
+            lines += [indent + line for line in text.splitlines()]
+    return lines
 
 
 def values_schema() -> str:
-    """The JSON schema of the values."""
+    """Return values.schema.json."""
     schema: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": MARKER}
     schema |= _without_titles(ChartValues.model_json_schema(by_alias=True, ref_template="#/definitions/{model}"))
     schema["definitions"] = schema.pop("$defs")

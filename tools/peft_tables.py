@@ -1,4 +1,4 @@
-"""The table finetune_api/peft.json: what PEFT knows of architectures and of its options, for readers without torch."""
+"""Generate finetune_api/peft.json: PEFT's default modules and options, for code that runs without torch."""
 
 import dataclasses
 import json

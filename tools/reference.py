@@ -1,4 +1,4 @@
-"""The reference pages below docs/reference, in Markdown, from the same models as the CRDs and the chart."""
+"""Generate the pages below docs/reference from the same models as the CRDs and the chart."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Schema = dict[str, Any]
 
 
 def kind_page(crd: Schema) -> str:
-    """Every field of a kind: a table for each object in it."""
+    """Return the page of a kind: a table for each of its objects, a row for each field."""
     names, version = crd["spec"]["names"], crd["spec"]["versions"][0]
     schema = version["schema"]["openAPIV3Schema"]
     lines = [
@@ -34,7 +34,7 @@ def kind_page(crd: Schema) -> str:
 
 
 def values_page() -> str:
-    """Every value of the chart."""
+    """Return the page with every value of the chart."""
     rows = [
         f"| `{path}` | {_cell(default)} | {_escape(description)} |"
         for path, default, description in _values(ChartValues())
@@ -45,7 +45,7 @@ def values_page() -> str:
 
 
 def reasons_page() -> str:
-    """Every reason, with its exit code and whether an attempt that ended with it is repeated."""
+    """Return the page with every reason, its exit code, and what happens after an attempt that ended with it."""
     rows = [
         f"| [{reason}](../troubleshooting.md#{reason.lower()}) | {EXIT_CODES.get(reason, '')} | {_repeated(reason)} |"
         for reason in Reason
@@ -60,7 +60,7 @@ def reasons_page() -> str:
                 "[Troubleshooting](../troubleshooting.md) says what each means and what to do. "
                 "The exit code is that of the preflight's or the trainer's container.",
                 "",
-                "| reason | exit code | after an attempt that ended so |",
+                "| reason | exit code | after an attempt that ended with it |",
                 "|---|---|---|",
                 *rows,
             ]
@@ -87,7 +87,7 @@ def _repeated(reason: Reason) -> str:
 
 
 def _objects(node: Schema, path: str) -> Iterator[tuple[str, Schema]]:
-    """Every object that has fields of its own, from the outside in."""
+    """Yield path and schema of each object that has fields of its own, from the outside in."""
     yield path, node
     for name, child in node["properties"].items():
         inner, suffix = (child["items"], "[]") if child.get("type") == "array" else (child, "")
@@ -126,12 +126,12 @@ def _type(node: Schema) -> str:
 
 
 def _bounds(node: Schema) -> str:
-    found = []
+    bounds = []
     if "minimum" in node:
-        found.append(f"{'>' if node.get('exclusiveMinimum') else '≥'} {node['minimum']}")
+        bounds.append(f"{'>' if node.get('exclusiveMinimum') else '≥'} {node['minimum']}")
     if "maximum" in node:
-        found.append(f"{'<' if node.get('exclusiveMaximum') else '≤'} {node['maximum']}")
-    return f", {', '.join(found)}" if found else ""
+        bounds.append(f"{'<' if node.get('exclusiveMaximum') else '≤'} {node['maximum']}")
+    return f", {', '.join(bounds)}" if bounds else ""
 
 
 def _default(node: Schema) -> str:

@@ -1,4 +1,4 @@
-"""The table finetune_api/transformers.json: which models transformers has code for, for readers without torch."""
+"""Generate finetune_api/transformers.json: the models that transformers has code for, to read without torch."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The chart's values as a typed model: values.yaml, values.schema.json and the reference page are made from it."""
+"""The chart's values as a typed model, from which values.yaml, values.schema.json and the reference are generated."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,11 +8,11 @@ from pydantic.alias_generators import to_camel
 from finetune_api.base import DnsLabel
 
 KubernetesObject = dict[str, Any]
-"""A part of a pod that is handed on as it is: the API server checks it."""
+"""A part of a pod, passed on unchanged: the API server checks it."""
 
 
 class Section(BaseModel):
-    """Base of every section: an unknown value is refused by `helm install`, with its path."""
+    """Base of every section. `helm install` refuses an unknown value, with its path."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
@@ -30,7 +30,7 @@ class Image(Section):
 
 
 class OperatorImage(Image):
-    """The small image, and what holds for all of them."""
+    """The operator's image, and the pull policy of all images."""
 
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         "IfNotPresent", description="Pull policy of every container that the chart or the operator makes."

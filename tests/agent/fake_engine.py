@@ -31,7 +31,13 @@ VOCABULARY = 50
 
 
 def logprobs(seed: int, effect: float, tokens: list[int]) -> list[float]:
-    """Log-probability of each token after the first, under a base and an adapter."""
+    """Return the log-probability of each token after the first.
+
+    Args:
+        seed: Seed of the base.
+        effect: Strength of the adapter; 0 for the base alone.
+        tokens: The tokens.
+    """
     return [
         -1.0 - ((seed * 31 + left * 7 + right * 3) % 17) / 10 + effect * (0.2 + ((left + right) % 5) / 10)
         for left, right in pairwise(tokens)
@@ -39,7 +45,7 @@ def logprobs(seed: int, effect: float, tokens: list[int]) -> list[float]:
 
 
 def golden(seed: int, effect: float) -> GoldenSamples:
-    """What a trainer would have written for this base and this adapter."""
+    """Return the golden samples that a trainer would have written for this base and this adapter."""
     return GoldenSamples(
         samples=[
             GoldenSample(
@@ -55,7 +61,16 @@ def golden(seed: int, effect: float) -> GoldenSamples:
 def write_adapter(
     directory: Path, effect: float, *, seed: int = 1, rank: int = 8, applied: float | None = None, **config: Any
 ) -> Path:
-    """An adapter's directory. ``applied``: what the engine makes of it, if not what the trainer measured."""
+    """Write an adapter's directory.
+
+    Args:
+        directory: Where to write it.
+        effect: Strength of the adapter in its golden samples.
+        seed: Seed of its base.
+        rank: Its rank.
+        applied: Strength of the adapter in the engine. None: the same as in its golden samples.
+        config: More fields of adapter_config.json.
+    """
     directory.mkdir(parents=True)
     settings = {
         "peft_type": "LORA",
@@ -85,8 +100,8 @@ def _effect(path: Path) -> float:
     return float(json.loads(content[8 : 8 + length])["__metadata__"]["effect"])
 
 
-class Double:
-    """One engine. ``start`` and ``kill`` are those of its process: what was loaded is lost."""
+class FakeEngine:
+    """A fake engine. ``start`` and ``kill`` act as on its process: loaded adapters are lost."""
 
     def __init__(
         self, seed: int = 1, max_lora_rank: int = 16, api_key: str | None = None, flat_errors: bool = False
@@ -108,8 +123,8 @@ class Double:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self) -> "Double":
-        """A new process of the engine."""
+    def start(self) -> "FakeEngine":
+        """Start a new process of the engine."""
         self.loaded, self.effects, self.streams, self.history = {}, {}, [], []
         self.started = time.time()
         routes = [
@@ -144,16 +159,16 @@ class Double:
 
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         self._thread.start()
-        wait_for(lambda: server.started, 10, "the double")
+        wait_for(lambda: server.started, 10, "the fake engine")
         return self
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
+        """Return whether the process runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def kill(self) -> None:
-        """End the process, in the middle of whatever it does."""
+        """Kill the process, whatever it does at the moment."""
         if self._server is not None and self._thread is not None and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
                 self._loop.call_soon_threadsafe(self._die)
@@ -167,7 +182,7 @@ class Double:
             connection.transport.abort()
         self._server.should_exit = self._server.force_exit = True
 
-    def __enter__(self) -> "Double":
+    def __enter__(self) -> "FakeEngine":
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -175,7 +190,7 @@ class Double:
         self.kill()
 
     def finish(self, count: int | None = None) -> None:
-        """Let running requests end."""
+        """Let the oldest ``count`` running requests end, or all of them."""
         for _, event, running in self.streams[:count]:
             running.call_soon_threadsafe(event.set)
         self.streams = self.streams[count:] if count is not None else []

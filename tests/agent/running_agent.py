@@ -45,7 +45,7 @@ def publish(server: S3Server, bucket: str, name: str, directory: Path) -> Desire
 
 
 class RunningAgent:
-    """The agent's loop, probes and reports on a thread with an event loop of its own."""
+    """The agent's loop, probes and reports, on a thread with its own event loop."""
 
     def __init__(self, directory: Path, s3: S3Server, engine_port: int, **settings: object) -> None:
         self.directory = directory
@@ -79,7 +79,7 @@ class RunningAgent:
         self._thread: threading.Thread | None = None
 
     def want(self, *adapters: DesiredAdapter, **state: object) -> None:
-        """Write the desired state as the kubelet does: a new directory, and one exchange of a link."""
+        """Write the desired state as the kubelet does: a new directory, then an atomic change of a link."""
         text = DesiredState(port=self.engine_port, adapters=list(adapters), **state)
         mount = self.settings.desired_file.parent
         mount.mkdir(exist_ok=True)
@@ -92,7 +92,7 @@ class RunningAgent:
             self.settings.desired_file.symlink_to("..data/desired.json")
 
     def adapter(self, name: str, version: DesiredVersion, **fields: object) -> DesiredAdapter:
-        """A desired adapter in this test's S3."""
+        """Return a desired adapter in the test's S3."""
         given = {
             "deployment": f"{name}-adp",
             "served_name": name,
@@ -103,21 +103,21 @@ class RunningAgent:
         return DesiredAdapter(version=version, **{**given, **fields})
 
     def probe(self) -> tuple[int, str]:
-        """What the kubelet's readiness probe gets."""
+        """Return HTTP status and body of the readiness probe."""
         answer = httpx.get(f"http://127.0.0.1:{self.settings.port}/readyz", timeout=20, trust_env=False)
         return answer.status_code, answer.text
 
     def ready(self) -> bool:
-        """Whether the probe passes."""
+        """Return whether the readiness probe passes."""
         return self.probe()[0] == 200
 
     def report(self) -> AgentReport:
-        """What the agent reports now."""
+        """Return what the agent reports now."""
         assert self.agent is not None
         return build_report(self.agent)
 
     def standing(self, name: str) -> AgentAdapter:
-        """The report of one adapter, which the agent may just be reading of."""
+        """Return the report of one adapter; wait for it, for the agent may not have read its desired state yet."""
 
         def look() -> AgentAdapter | None:
             return next((adapter for adapter in self.report().adapters if adapter.served_name == name), None)
@@ -128,10 +128,8 @@ class RunningAgent:
         """Wait until an adapter is in this state."""
 
         def look() -> AgentAdapter | None:
-            found = [
-                adapter for adapter in self.report().adapters if adapter.served_name == name and adapter.state == state
-            ]
-            return found[0] if found else None
+            adapters = self.report().adapters
+            return next((one for one in adapters if one.served_name == name and one.state == state), None)
 
         try:
             return wait_for(look, seconds, f"{name} {state}")
@@ -147,11 +145,11 @@ class RunningAgent:
         )
 
     def wait_ready(self, seconds: float = 30) -> None:
-        """Wait until the probe passes."""
+        """Wait until the readiness probe passes."""
         wait_for(self.ready, seconds, "ready")
 
     def start(self) -> "RunningAgent":
-        """Start it; a stopped one begins with an empty memory, on the volume that is there."""
+        """Start the agent. It begins without memory; the volume keeps its files."""
         started = threading.Event()
 
         async def main() -> None:
@@ -188,7 +186,7 @@ class RunningAgent:
             return probe.connect_ex(("127.0.0.1", self.settings.port)) == 0
 
     def stop(self) -> None:
-        """Stop it and wait for its end."""
+        """Stop the agent, and wait for its end."""
         if self._stop is not None and self._thread is not None:
             self._stop()
             self._thread.join(20)

@@ -14,7 +14,7 @@ from finetune_api.messages import DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_api.uris import parse_s3_uri
 from tests.agent.conftest import Make
-from tests.agent.fake_engine import Double
+from tests.agent.fake_engine import FakeEngine
 from tests.agent.running_agent import POD, RunningAgent
 from tools.testing.s3_server import S3Server, write_secret
 from tools.testing.waiting import wait_for
@@ -22,12 +22,12 @@ from tools.testing.waiting import wait_for
 BOT = "support-bot"
 
 
-def ask(engine: Double, model: str, **fields: object) -> httpx.Response:
+def ask(engine: FakeEngine, model: str, **fields: object) -> httpx.Response:
     body = {"model": model, "prompt": [1, 2], **fields}
     return httpx.post(f"http://127.0.0.1:{engine.port}/v1/completions", json=body, timeout=60, trust_env=False)
 
 
-def answer(engine: Double, model: str) -> float:
+def answer(engine: FakeEngine, model: str) -> float:
     found = ask(engine, model)
     assert found.status_code == 200, found.text
     return float(found.json()["choices"][0]["text"])
@@ -37,7 +37,7 @@ def short(version: DesiredVersion) -> str:
     return version.digest[7:19]
 
 
-def test_the_name_appears_only_after_the_proof_beside_it(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_the_name_appears_only_after_the_proof_beside_it(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     version = make(0.7)
     agent.want(agent.adapter(BOT, version))
     agent.wait_ready()
@@ -50,7 +50,7 @@ def test_the_name_appears_only_after_the_proof_beside_it(agent: RunningAgent, en
     wait_for(lambda: sorted(engine.loaded) == [BOT], 5, "the candidate is gone again")
 
 
-def test_200_from_the_engine_is_no_proof(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_200_from_the_engine_is_no_proof(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     agent.want(agent.adapter(BOT, make(0.7, applied=0.0)))
     standing = agent.wait_state(BOT, "Refused")
     assert standing.reason is Reason.PROOF_FAILED
@@ -60,7 +60,7 @@ def test_200_from_the_engine_is_no_proof(agent: RunningAgent, engine: Double, ma
     agent.wait_ready()  # the base goes on serving
 
 
-def test_another_base_is_refused_before_anything_is_loaded(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_another_base_is_refused_before_anything_is_loaded(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     agent.want(agent.adapter(BOT, make(0.7, seed=2)))
     standing = agent.wait_state(BOT, "Refused")
     assert standing.reason is Reason.BASE_MODEL_MISMATCH
@@ -68,7 +68,7 @@ def test_another_base_is_refused_before_anything_is_loaded(agent: RunningAgent, 
 
 
 def test_tokens_that_the_base_does_not_have_are_another_base(
-    agent: RunningAgent, engine: Double, make: Make, monkeypatch: pytest.MonkeyPatch
+    agent: RunningAgent, engine: FakeEngine, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.agent.fake_engine.VOCABULARY", 5)
     agent.want(agent.adapter(BOT, make(0.7)))
@@ -91,7 +91,7 @@ def test_tokens_that_the_base_does_not_have_are_another_base(
     ],
 )
 def test_what_the_engine_cannot_serve_never_reaches_it(
-    agent: RunningAgent, engine: Double, make: Make, settings: dict[str, object], reason: Reason, said: str
+    agent: RunningAgent, engine: FakeEngine, make: Make, settings: dict[str, object], reason: Reason, said: str
 ) -> None:
     agent.want(agent.adapter(BOT, make(0.7, **settings)), max_lora_rank=16)
     standing = agent.wait_state(BOT, "Refused")
@@ -100,8 +100,8 @@ def test_what_the_engine_cannot_serve_never_reaches_it(
     assert engine.calls == []
 
 
-def test_the_engines_own_refusal_of_a_rank_is_final(agent: RunningAgent, engine: Double, make: Make) -> None:
-    """Where the arguments did not tell the maximum, the engine says it with a 500, which must not be tried for ever."""
+def test_the_engines_own_refusal_of_a_rank_is_final(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
+    """If the arguments do not say the maximum, the engine answers 500, which must not be tried for ever."""
     agent.want(agent.adapter(BOT, make(0.7, rank=32)))
     standing = agent.wait_state(BOT, "Refused")
     assert standing.reason is Reason.RANK_TOO_HIGH
@@ -110,12 +110,12 @@ def test_the_engines_own_refusal_of_a_rank_is_final(agent: RunningAgent, engine:
 
 
 def test_errors_of_older_releases_mean_the_same(tmp_path: Path, s3_server: S3Server, make: Make) -> None:
-    with Double(flat_errors=True) as engine, RunningAgent(tmp_path / "pod", s3_server, engine.port) as agent:
+    with FakeEngine(flat_errors=True) as engine, RunningAgent(tmp_path / "pod", s3_server, engine.port) as agent:
         agent.want(agent.adapter(BOT, make(0.7, rank=32)))
         assert agent.wait_state(BOT, "Refused").reason is Reason.RANK_TOO_HIGH
 
 
-def test_one_bad_adapter_blocks_no_other(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_one_bad_adapter_blocks_no_other(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     bad, good = make(0.7, applied=0.0), make(0.4)
     agent.want(agent.adapter("bad", bad), agent.adapter("good", good))
     agent.wait_state("bad", "Refused")
@@ -126,7 +126,7 @@ def test_one_bad_adapter_blocks_no_other(agent: RunningAgent, engine: Double, ma
 
 
 def test_a_changed_object_is_refused_and_the_version_before_goes_on(
-    agent: RunningAgent, engine: Double, make: Make, s3_server: S3Server
+    agent: RunningAgent, engine: FakeEngine, make: Make, s3_server: S3Server
 ) -> None:
     first, second = make(0.7), make(0.9)
     agent.want(agent.adapter(BOT, first))
@@ -151,7 +151,9 @@ def test_a_digest_that_is_not_the_manifests_is_refused(agent: RunningAgent, make
     assert agent.wait_state(BOT, "Refused").reason is Reason.DIGEST_MISMATCH
 
 
-def test_a_new_version_waits_for_the_requests_of_the_old_one(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_a_new_version_waits_for_the_requests_of_the_old_one(
+    agent: RunningAgent, engine: FakeEngine, make: Make
+) -> None:
     first, second = make(0.7), make(0.9)
     agent.want(agent.adapter(BOT, first))
     agent.wait_ready()
@@ -174,7 +176,7 @@ def test_a_new_version_waits_for_the_requests_of_the_old_one(agent: RunningAgent
 
 
 def test_a_request_that_never_ends_does_not_hold_up_the_swap_for_ever(
-    tmp_path: Path, s3_server: S3Server, engine: Double, make: Make
+    tmp_path: Path, s3_server: S3Server, engine: FakeEngine, make: Make
 ) -> None:
     first, second = make(0.7), make(0.9)
     with RunningAgent(tmp_path / "pod", s3_server, engine.port, drain_seconds=2.0) as agent:
@@ -188,7 +190,9 @@ def test_a_request_that_never_ends_does_not_hold_up_the_swap_for_ever(
         assert (agent.settings.adapters_directory / BOT / first.digest[7:]).is_dir()  # the request may still need it
 
 
-def test_an_only_pod_stays_in_the_service_while_the_name_moves(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_an_only_pod_stays_in_the_service_while_the_name_moves(
+    agent: RunningAgent, engine: FakeEngine, make: Make
+) -> None:
     first, second = make(0.7), make(0.9)
     agent.want(agent.adapter(BOT, first, drain=False))
     agent.wait_ready()
@@ -201,7 +205,7 @@ def test_an_only_pod_stays_in_the_service_while_the_name_moves(agent: RunningAge
 
 
 def test_a_version_that_fails_under_the_served_name_gives_way_to_the_one_before(
-    agent: RunningAgent, engine: Double, make: Make
+    agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     first, second = make(0.7), make(0.9)
     agent.want(agent.adapter(BOT, first))
@@ -223,7 +227,7 @@ def test_a_version_that_fails_under_the_served_name_gives_way_to_the_one_before(
 
 
 def test_a_first_version_that_fails_under_the_served_name_does_not_keep_it(
-    agent: RunningAgent, engine: Double, make: Make
+    agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     version = make(0.7)
     engine.effect_as[BOT, version.digest[7:]] = 0.0
@@ -234,7 +238,7 @@ def test_a_first_version_that_fails_under_the_served_name_does_not_keep_it(
 
 
 def test_after_a_restart_of_the_engine_everything_is_proven_again(
-    agent: RunningAgent, engine: Double, make: Make
+    agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     agent.want(agent.adapter("one", make(0.7)), agent.adapter("two", make(0.4)))
     agent.wait_ready()
@@ -248,8 +252,8 @@ def test_after_a_restart_of_the_engine_everything_is_proven_again(
     assert answer(engine, "two") == 0.4
 
 
-def test_a_restart_that_nobody_saw_is_noticed(agent: RunningAgent, engine: Double, make: Make) -> None:
-    """The names are there again, loaded by the engine itself, yet this process of it has proven nothing."""
+def test_a_restart_that_nobody_saw_is_noticed(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
+    """The engine itself has loaded the names again, but its new process has proven nothing."""
     version = make(0.7)
     agent.want(agent.adapter(BOT, version))
     agent.wait_ready()
@@ -260,7 +264,7 @@ def test_a_restart_that_nobody_saw_is_noticed(agent: RunningAgent, engine: Doubl
 
 
 def test_a_name_that_somebody_unloaded_makes_the_pod_unready_at_once(
-    agent: RunningAgent, engine: Double, make: Make
+    agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     agent.want(agent.adapter(BOT, make(0.7)))
     agent.wait_ready()
@@ -272,7 +276,7 @@ def test_a_name_that_somebody_unloaded_makes_the_pod_unready_at_once(
 
 
 def test_after_a_restart_of_the_agent_the_pod_serves_on_after_a_new_proof(
-    agent: RunningAgent, engine: Double, make: Make
+    agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     agent.want(agent.adapter(BOT, make(0.7)))
     agent.wait_ready()
@@ -283,7 +287,9 @@ def test_after_a_restart_of_the_agent_the_pod_serves_on_after_a_new_proof(
     assert engine.calls == calls  # proven where it was: nothing was loaded again
 
 
-def test_an_engine_that_an_adapter_ends_is_not_ended_for_ever(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_an_engine_that_an_adapter_ends_is_not_ended_for_ever(
+    agent: RunningAgent, engine: FakeEngine, make: Make
+) -> None:
     """A kernel that crashes on one adapter would take the pod down at every restart."""
     good, deadly = make(0.4), make(0.7)
     agent.want(agent.adapter("good", good))
@@ -304,7 +310,7 @@ def test_an_engine_that_an_adapter_ends_is_not_ended_for_ever(agent: RunningAgen
     assert [name.partition("@")[0] for _, name in engine.calls].count(BOT) == 3
 
 
-def test_s3_away_is_tried_again(agent: RunningAgent, engine: Double, make: Make, tmp_path: Path) -> None:
+def test_s3_away_is_tried_again(agent: RunningAgent, engine: FakeEngine, make: Make, tmp_path: Path) -> None:
     own = S3Server(tmp_path / "other-s3")
     version = make(0.7)
     shutil.copytree(agent.s3.buckets, own.buckets, dirs_exist_ok=True)
@@ -345,7 +351,7 @@ def test_an_adapter_that_keeps_failing_gives_way_to_one_that_is_proven(
     assert agent.standing("lost").state in ("Failed", "Downloading")
 
 
-def test_a_new_adapter_takes_nothing_from_those_that_serve(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_a_new_adapter_takes_nothing_from_those_that_serve(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     first = make(0.7)
     agent.want(agent.adapter(BOT, first))
     agent.wait_ready()
@@ -357,7 +363,7 @@ def test_a_new_adapter_takes_nothing_from_those_that_serve(agent: RunningAgent, 
     assert answer(engine, "late") == 0.4
 
 
-def test_a_removed_adapter_is_unloaded_and_its_files_go(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_a_removed_adapter_is_unloaded_and_its_files_go(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     keep = make(0.4)
     agent.want(agent.adapter("keep", keep), agent.adapter(BOT, make(0.7)))
     agent.wait_ready()
@@ -367,7 +373,7 @@ def test_a_removed_adapter_is_unloaded_and_its_files_go(agent: RunningAgent, eng
     assert agent.ready()
 
 
-def test_files_stay_as_long_as_the_engine_may_read_them(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_files_stay_as_long_as_the_engine_may_read_them(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     versions = [make(effect) for effect in (0.5, 0.7, 0.9)]
     before = None
     for version in versions:
@@ -384,7 +390,7 @@ def test_files_stay_as_long_as_the_engine_may_read_them(agent: RunningAgent, eng
     )
 
 
-def test_pods_move_only_when_they_are_named(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_pods_move_only_when_they_are_named(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     first, second = make(0.7), make(0.9)
     agent.want(agent.adapter(BOT, first))
     agent.wait_ready()
@@ -396,7 +402,9 @@ def test_pods_move_only_when_they_are_named(agent: RunningAgent, engine: Double,
     agent.wait_active(BOT, second)
 
 
-def test_a_name_of_the_users_own_is_left_alone(agent: RunningAgent, engine: Double, make: Make, tmp_path: Path) -> None:
+def test_a_name_of_the_users_own_is_left_alone(
+    agent: RunningAgent, engine: FakeEngine, make: Make, tmp_path: Path
+) -> None:
     engine.loaded[BOT], engine.effects[BOT] = "/models/by-hand", 0.1
     agent.want(agent.adapter(BOT, make(0.7)), agent.adapter("base", make(0.8)))
     assert agent.wait_state(BOT, "Refused").reason is Reason.SERVED_NAME_TAKEN
@@ -406,7 +414,7 @@ def test_a_name_of_the_users_own_is_left_alone(agent: RunningAgent, engine: Doub
 
 
 def test_an_engine_without_lora_is_told_with_the_remedy(tmp_path: Path, s3_server: S3Server, make: Make) -> None:
-    engine = Double()
+    engine = FakeEngine()
     engine.lora_routes = False
     with engine, RunningAgent(tmp_path / "pod", s3_server, engine.port) as agent:
         agent.want(agent.adapter(BOT, make(0.7)))
@@ -417,7 +425,7 @@ def test_an_engine_without_lora_is_told_with_the_remedy(tmp_path: Path, s3_serve
 
 
 def test_an_engine_that_tells_only_of_what_is_allowed_is_no_proof(
-    agent: RunningAgent, engine: Double, make: Make
+    agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     engine.raw_logprobs = False
     agent.want(agent.adapter(BOT, make(0.7)))
@@ -427,7 +435,7 @@ def test_an_engine_that_tells_only_of_what_is_allowed_is_no_proof(
 
 
 def test_an_engine_that_asks_for_a_key_gets_it(tmp_path: Path, s3_server: S3Server, make: Make) -> None:
-    with Double(api_key="sesame") as engine, RunningAgent(tmp_path / "pod", s3_server, engine.port) as agent:
+    with FakeEngine(api_key="sesame") as engine, RunningAgent(tmp_path / "pod", s3_server, engine.port) as agent:
         agent.want(agent.adapter(BOT, make(0.7)), api_key_secret="engine-key")
         time.sleep(0.5)
         assert not agent.ready()
@@ -437,7 +445,7 @@ def test_an_engine_that_asks_for_a_key_gets_it(tmp_path: Path, s3_server: S3Serv
         agent.wait_ready()
 
 
-def test_a_broken_desired_state_changes_nothing(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_a_broken_desired_state_changes_nothing(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     agent.want(agent.adapter(BOT, make(0.7)))
     agent.wait_ready()
     agent.settings.desired_file.write_text("{nonsense")
@@ -449,7 +457,7 @@ def test_a_broken_desired_state_changes_nothing(agent: RunningAgent, engine: Dou
     assert BOT in engine.loaded
 
 
-def test_no_name_reaches_out_of_the_volume(agent: RunningAgent, engine: Double, make: Make) -> None:
+def test_no_name_reaches_out_of_the_volume(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     name = "a/../../escape"
     agent.want(agent.adapter(name, make(0.7)))
     agent.wait_ready()
@@ -457,7 +465,7 @@ def test_no_name_reaches_out_of_the_volume(agent: RunningAgent, engine: Double, 
 
 
 def test_the_report_reaches_the_operator_with_the_pods_token(
-    tmp_path: Path, s3_server: S3Server, engine: Double, make: Make
+    tmp_path: Path, s3_server: S3Server, engine: FakeEngine, make: Make
 ) -> None:
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 

@@ -27,14 +27,14 @@ TOKENS = 40
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm]:
-    """One vLLM for all tests of this file: it takes long to start."""
+    """Run one vLLM for all tests of this file: it takes long to start."""
     with running_vllm(tmp_path_factory.mktemp("vllm")) as engine:
         yield engine
 
 
 @pytest.fixture
 def agent(tmp_path: Path, s3_server: S3Server, vllm: RealVllm) -> Iterator[RunningAgent]:
-    """An agent with an empty volume; what it loaded is unloaded at the end."""
+    """Run an agent with an empty volume; unload its adapters at the end."""
     with RunningAgent(
         tmp_path / "pod", s3_server, vllm.port, tick_seconds=0.2, propagation_seconds=1.0, removal_seconds=0.5
     ) as running:
@@ -45,7 +45,7 @@ def agent(tmp_path: Path, s3_server: S3Server, vllm: RealVllm) -> Iterator[Runni
 
 @pytest.fixture
 def version(s3_server: S3Server, bucket: str) -> "Publish":
-    """Puts one of the adapters into S3."""
+    """Return a function that puts one of the adapters into S3."""
     return Publish(s3_server, bucket)
 
 
@@ -58,13 +58,13 @@ class Publish:
 
 
 def loaded(vllm: RealVllm) -> dict[str, str]:
-    """Name and path of what the engine serves."""
+    """Return name and path of each model that the engine serves."""
     cards = httpx.get(f"{vllm.url}/v1/models", timeout=20, trust_env=False).json()["data"]
     return {card["id"]: card["root"] for card in cards}
 
 
 def text(vllm: RealVllm, model: str, tokens: int = TOKENS) -> str:
-    """The whole answer to one streamed request. Raises AssertionError for an answer that is none."""
+    """Return the text of one streamed answer; fail if the status is not 200."""
     answer = vllm.complete(model, PROMPT, tokens)
     assert answer.status_code == 200, answer.text
     events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
@@ -104,7 +104,7 @@ def test_load_prove_and_serve_while_bad_ones_are_refused(
 
 
 def test_no_answer_mixes_two_versions_and_none_fails(agent: RunningAgent, vllm: RealVllm, version: Publish) -> None:
-    """Clients stream through a Service that sends to ready pods only, while the second version takes the name."""
+    """Clients stream through a Service, which sends to ready pods only, while the served name gets a new version."""
     first, second = version("first"), version("second")
     agent.want(agent.adapter(BOT, first), agent.adapter("reference", second))
     agent.wait_ready(120)

@@ -1,4 +1,4 @@
-"""What is found in an adapter's files before the engine is asked."""
+"""What the agent refuses by an adapter's files alone, before it asks the engine."""
 
 import json
 from pathlib import Path

@@ -153,7 +153,7 @@ def test_a_refusal_is_told_while_the_old_version_serves() -> None:
 
 
 def test_each_step_leads_on_until_all_is_done() -> None:
-    """Carrying out what is decided, and nothing else, ends with the new version served and nothing left to do."""
+    """Carry out each decision, and nothing else: at the end the new version is served, and nothing is left to do."""
     situation = replace(SERVING_OLD, on_disk=frozenset({OLD.digest}), bases_proven=frozenset())
     adapters, steps = {BOT: OLD_PATH}, []
     for _ in range(20):

@@ -38,7 +38,7 @@ def test_another_base_fails() -> None:
 
 @pytest.mark.parametrize("scale", [0.1, 0.3, 1.0])
 def test_the_base_under_the_adapters_name_fails_however_small_the_effect(scale: float) -> None:
-    """A weak adapter is within the tolerance of its base: only its missing effect tells."""
+    """A weak adapter is within the tolerance of its base: only the missing effect shows that the base answers."""
     assert judge_adapter(BASE, BASE, asked(scale), 0.25).reason is Reason.PROOF_FAILED
 
 
@@ -58,7 +58,7 @@ def test_an_adapter_that_answers_far_off_fails() -> None:
 
 
 def test_an_adapter_without_any_effect_is_no_failure() -> None:
-    """Zero training steps: there is nothing by which it could be told from the base."""
+    """After zero training steps an adapter equals its base, so that its effect cannot be required."""
     assert judge_adapter(BASE, BASE, asked(0.0), 0.25).reason is None
 
 

@@ -23,7 +23,7 @@ from finetune_artifacts.objects import open_object, read_object
 from finetune_artifacts.s3 import open_s3
 from finetune_artifacts.upload import manifest_bytes, put_manifest, upload_directory
 from tests.artifacts.conftest import Server, put
-from tools.testing.faulty_proxy import Harm, way_to
+from tools.testing.faulty_proxy import ProxyFault, running_faulty_proxy
 from tools.testing.s3_server import S3Server, write_secret
 
 
@@ -334,9 +334,9 @@ def test_a_file_and_its_lines(s3_server: S3Server, bucket: str, tmp_path: Path) 
 
 def test_half_an_answer_is_asked_for_again(s3_server: S3Server, uri: StorageUri, tmp_path: Path) -> None:
     s3_server.store().client.put_object(Bucket=uri.root, Key=uri.child("manifest.json").key, Body=b"x" * 1000)
-    cuts: list[Harm] = ["cut", "cut"]
-    with way_to(s3_server.port) as way:
-        way.harm = lambda method, _: cuts.pop() if method == "GET" and cuts else None
-        store = open_s3(S3Location(endpoint=way.endpoint, region="us-east-1"), s3_server.secret, Purpose.OUTPUT, 10)
+    cuts: list[ProxyFault] = ["cut", "cut"]
+    with running_faulty_proxy(s3_server.port) as proxy:
+        proxy.choose_fault = lambda method, _: cuts.pop() if method == "GET" and cuts else None
+        store = open_s3(S3Location(endpoint=proxy.endpoint, region="us-east-1"), s3_server.secret, Purpose.OUTPUT, 10)
         assert read_object(store, uri.child("manifest.json")) == b"x" * 1000
     assert not cuts

@@ -1,4 +1,4 @@
-"""The command line as a user runs it: a process, its output in pipes."""
+"""Run the command line as a user does: as a process, with its output in pipes."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ COMMAND = [sys.executable, "-m", "finetune_cli.main"]
 
 @dataclass(frozen=True)
 class Ran:
-    """How it ended and what it printed."""
+    """Exit status and output of the command line."""
 
     code: int
     out: str
@@ -19,7 +19,7 @@ class Ran:
 
 
 def finetune(*arguments: str, stdin: str | None = None, environment: Mapping[str, str] | None = None) -> Ran:
-    """Run it until it ends."""
+    """Run the command line until it ends."""
     chosen = {**os.environ, "COLUMNS": "160", **(environment or {})}
     finished = subprocess.run(
         [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, env=chosen, check=False

@@ -36,7 +36,7 @@ HEAVY = ("torch", "transformers", "peft", "boto3", "huggingface_hub", "kubernete
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Llama-3.1-8B's config.json."""
+    """Write Llama-3.1-8B's config.json."""
     path = tmp_path / "model" / "config.json"
     path.parent.mkdir()
     path.write_text(json.dumps(LLAMA_8B))
@@ -44,7 +44,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def estimate(job: dict[str, Any], *arguments: str, environment: dict[str, str] | None = None) -> Ran:
-    """Run it on a job."""
+    """Run ``finetune estimate`` on a job."""
     return finetune("estimate", "-", *arguments, stdin=yaml.safe_dump(job), environment=environment)
 
 
@@ -304,13 +304,13 @@ def test_a_file_without_a_job(config: Path) -> None:
 
 @pytest.fixture
 def hub(config: Path) -> Iterator[Hub]:
-    """A hub with the model, and the same behind a licence."""
+    """Run a hub with the model, and with the same model gated."""
     with running_hub({"acme/open": config.parent, "acme/gated": config.parent}, gated={"acme/gated"}) as running:
         yield running
 
 
 def from_hub(hub: Hub, repo: str, revision: str | None = None, token: str = "") -> Ran:
-    """The estimate of a job on a model of the hub."""
+    """Estimate a job on a model of the hub."""
     model = {"uri": f"hf://{repo}"} | ({"revision": revision} if revision else {})
     environment = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
     return estimate(changed(JOB, {"spec.model": model}), "--output", "json", environment=environment)

@@ -1,4 +1,4 @@
-"""Downloads from a real S3 service."""
+"""``finetune fetch``: downloads from a real S3 service."""
 
 import json
 import uuid
@@ -18,20 +18,20 @@ pytestmark = pytest.mark.cluster  # the S3 server is one of the dev cluster's pr
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A running S3 service."""
+    """Run an S3 service."""
     with running_s3(tmp_path_factory.mktemp("s3")) as running:
         yield running
 
 
 @pytest.fixture
 def place(server: S3Server) -> S3Uri:
-    """A prefix in an empty bucket."""
+    """Return a prefix in an empty bucket."""
     return S3Uri(server.create_bucket(f"cli-{uuid.uuid4().hex[:12]}"), "a")
 
 
 @pytest.fixture
 def adapter(server: S3Server, place: S3Uri, tmp_path: Path) -> str:
-    """Digest of an adapter at the place."""
+    """Put an adapter there, and return its digest."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "adapter_model.safetensors").write_bytes(b"weights")

@@ -42,7 +42,7 @@ SUCCEEDED = {
 
 
 class Team:
-    """A namespace of the test's own, and the command line in it."""
+    """A namespace for one test, and the command line in it."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -57,7 +57,7 @@ class Team:
 
     def status(self, kind: str, *conditions: tuple[str, str, str, str], **fields: Any) -> None:
         """Write the status of `shakespeare`: conditions as type, status, reason and message."""
-        whole = [
+        items = [
             {
                 "type": kind,
                 "status": status,
@@ -67,7 +67,7 @@ class Team:
             }
             for kind, status, reason, message in conditions
         ]
-        body = json.dumps({"status": {"observedGeneration": 1, "conditions": whole, **fields}})
+        body = json.dumps({"status": {"observedGeneration": 1, "conditions": items, **fields}})
         self.kubectl("patch", kind, "shakespeare", "--subresource=status", "--type=merge", "-p", body)
 
     def finetune(self, *arguments: str) -> Ran:
@@ -85,7 +85,7 @@ class Team:
 
 @pytest.fixture(scope="module")
 def cluster(control_plane: Cluster) -> Cluster:
-    """A control plane with both CRDs."""
+    """Install both CRDs in a control plane."""
     control_plane.kubectl("apply", "--server-side", "-f", "crds/")
     wait_until_served(control_plane)
     return control_plane
@@ -93,11 +93,11 @@ def cluster(control_plane: Cluster) -> Cluster:
 
 @pytest.fixture
 def team(cluster: Cluster) -> Iterator[Team]:
-    """A namespace."""
-    made = Team(cluster)
-    cluster.kubectl("create", "namespace", made.name)
-    yield made
-    cluster.kubectl("delete", "namespace", made.name, "--wait=false")
+    """Create a namespace for the test."""
+    namespace = Team(cluster)
+    cluster.kubectl("create", "namespace", namespace.name)
+    yield namespace
+    cluster.kubectl("delete", "namespace", namespace.name, "--wait=false")
 
 
 def test_an_empty_namespace_is_said_to_be_empty(team: Team) -> None:

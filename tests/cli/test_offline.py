@@ -1,4 +1,4 @@
-"""What needs no cluster: help, and checking a file."""
+"""Commands that need no cluster: help, and checking a file."""
 
 import json
 import subprocess

@@ -116,8 +116,8 @@ def test_a_mount_is_a_directory(file: Path, tmp_path: Path) -> None:
 
 
 def test_without_the_trainers_libraries_it_says_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "trl") else found(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("torch", "trl") else find(name))
     with pytest.raises(CliError, match="torch, trl not found") as caught:
         run.require_trainer()
     assert "uv pip install 'finetune-operator[trainer]'" in str(caught.value)

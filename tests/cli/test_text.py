@@ -1,4 +1,4 @@
-"""How durations and sizes are written."""
+"""Durations and sizes as text."""
 
 from typing import Any
 

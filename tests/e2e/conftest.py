@@ -12,7 +12,7 @@ import pytest
 from devcluster import demo as script
 from devcluster import model
 from devcluster.cluster import Cluster
-from tests.e2e import own
+from tests.e2e import users_cluster
 from tests.e2e.engine import Engine, engine_of
 from tests.e2e.jobs import ROWS, job, jsonl, succeeded
 from tests.e2e.namespace import SYSTEM_NAMESPACE, Namespace, Object
@@ -61,11 +61,11 @@ class Workshop:
 @pytest.fixture(scope="session")
 def demo_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Yield the user's own cluster where one is given, else the dev cluster's real node."""
-    if not own.is_given():
+    if not users_cluster.is_given():
         yield request.getfixturevalue("node_cluster")
         return
     try:
-        yield own.own_cluster(tmp_path_factory.mktemp("own"))
+        yield users_cluster.load_cluster(tmp_path_factory.mktemp("own"))
     finally:
         subprocess.run([sys.executable, "-m", "devcluster.demo", "down"], check=True)
 
@@ -100,7 +100,7 @@ def run_demo(namespace: Namespace) -> str:
 @pytest.fixture(scope="session")
 def dev_node(demo: Demo) -> Cluster:
     """Return the demo's cluster for tests that kill processes on the node."""
-    if own.is_given():
+    if users_cluster.is_given():
         pytest.skip("kills processes on the node, which is not done to a cluster of the user's own")
     return demo.cluster
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from tests.e2e.namespace import Namespace
-from tests.e2e.own import address
+from tests.e2e.users_cluster import address
 
 PROMPT = "KING HENRY.\n"
 BASE = "smollm2"

@@ -12,7 +12,7 @@ from botocore.config import Config
 
 from devcluster.demo import EXAMPLES
 from tests.e2e.namespace import Namespace, Object
-from tests.e2e.own import address
+from tests.e2e.users_cluster import address
 
 USER = 65532
 SECRET = "s3-credentials"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from devcluster.cluster import Cluster
-from tests.operator.proxy import Proxy
+from tests.operator.api_server_proxy import ApiServerProxy
 from tools.testing.fake_kubelet import Kubelet
 from tools.testing.kubernetes_api import Api
 from tools.testing.operator_messages import PREFLIGHT_PASSED, SUCCEEDED
@@ -39,7 +39,9 @@ def timeless(value: Any) -> Any:
 
 
 @contextmanager
-def proxied(cluster: Cluster, deadly: int, directory: Path) -> Iterator[tuple[Proxy, Operator, threading.Event]]:
+def proxied(
+    cluster: Cluster, deadly: int, directory: Path
+) -> Iterator[tuple[ApiServerProxy, Operator, threading.Event]]:
     """Run the operator behind a proxy that kills it after its ``deadly``-th write.
 
     The event is set when it was killed.
@@ -51,7 +53,7 @@ def proxied(cluster: Cluster, deadly: int, directory: Path) -> Iterator[tuple[Pr
             operator.kill()
             killed.set()
 
-    proxy = Proxy(cluster.kubeconfig, after_write)
+    proxy = ApiServerProxy(cluster.kubeconfig, after_write)
     serving = threading.Thread(target=proxy.serve_forever, daemon=True)
     serving.start()
     operator = Operator(proxy.kubeconfig(directory), f"killed-{uuid.uuid4().hex[:8]}", directory / "log")

@@ -1,4 +1,4 @@
-"""Rows made into token sequences on disk: what is learned of each format, what is counted, what is kept, and how much memory that takes."""
+"""Make token sequences of rows: what is learned of each format, what is counted and kept, and the memory it takes."""
 
 import json
 import logging

@@ -23,7 +23,7 @@ from finetune_trainer import attempt, preflight
 from finetune_trainer.runtime.configuration import read_job
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.settings import Settings, read_settings
-from tools.testing.faulty_proxy import Harm, Way, way_to
+from tools.testing.faulty_proxy import FaultyProxy, ProxyFault, running_faulty_proxy
 from tools.testing.hub_server import Hub, running_hub
 from tools.testing.tiny_model import make_tiny_model
 from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train
@@ -37,15 +37,15 @@ class Pod:
 
     bench: Workbench
     hub: Hub
-    way: Way
+    proxy: FaultyProxy
     patch: pytest.MonkeyPatch
     spec: dict[str, Any] = field(default_factory=dict)
     starts: int = 0
 
     def job(self) -> dict[str, Any]:
-        """The job, whose bucket is at the end of a way that can be spoilt."""
+        """Return the job. It reaches its bucket through the proxy."""
         job = self.bench.job(**self.spec)
-        job["spec"]["output"]["s3"]["endpoint"] = self.way.endpoint
+        job["spec"]["output"]["s3"]["endpoint"] = self.proxy.endpoint
         return job
 
     def model(self, copy_of: str = "tiny") -> Path:
@@ -93,8 +93,8 @@ def pod(bench: Workbench, base_model: Path, tmp_path: Path, monkeypatch: pytest.
     shutil.copytree(base_model, pickled, ignore=shutil.ignore_patterns("*.safetensors"))
     (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04")
     repositories = {"acme/tiny": base_model, "acme/gated": base_model, "acme/pickled": pickled}
-    with running_hub(repositories, gated={"acme/gated"}) as hub, way_to(bench.server.port) as way:
-        yield Pod(bench, hub, way, monkeypatch)
+    with running_hub(repositories, gated={"acme/gated"}) as hub, running_faulty_proxy(bench.server.port) as proxy:
+        yield Pod(bench, hub, proxy, monkeypatch)
 
 
 def at_each_step(pod: Pod, action: Callable[[], object]) -> None:
@@ -156,7 +156,7 @@ def gated_with_a_wrong_token(pod: Pod) -> None:
 
 def full_for_uploads(status: int, code: str) -> Callable[[Pod], None]:
     def full(pod: Pod) -> None:
-        pod.way.harm = lambda method, _: (status, code) if method in ("PUT", "POST") else None
+        pod.proxy.choose_fault = lambda method, _: (status, code) if method in ("PUT", "POST") else None
 
     full.__name__ = code
     return full
@@ -320,28 +320,28 @@ def test_a_disk_without_room_for_the_model_is_told_as_such(pod: Pod, tmp_path: P
     assert "there is no space left for" in result.message
 
 
-def first(number: int, harm: Harm, part: str, *methods: str) -> Callable[[str, str], Harm]:
-    """The first requests for objects of a name are harmed."""
+def first(number: int, fault: ProxyFault, part: str, *methods: str) -> Callable[[str, str], ProxyFault]:
+    """Return a choice of faults: this one for the first requests of these methods whose path contains ``part``."""
     left = [number]
 
-    def harmed(method: str, path: str) -> Harm:
+    def choose_fault(method: str, path: str) -> ProxyFault:
         if part not in path or method not in methods or not left[0]:
             return None
         left[0] -= 1
-        return harm
+        return fault
 
-    return harmed
+    return choose_fault
 
 
-@pytest.mark.parametrize(("harm", "times"), [("cut", 4), ((503, "SlowDown"), 4), ("slow", 2)])
-def test_an_s3_service_that_stumbles_only_costs_time(pod: Pod, harm: Harm, times: int) -> None:
-    way = pod.way
-    weights = first(times, harm, "adapter_model.safetensors", "PUT")
-    manifests = first(times, harm, "manifest.json", "PUT")
-    way.harm = lambda method, path: weights(method, path) or manifests(method, path)
+@pytest.mark.parametrize(("fault", "times"), [("cut", 4), ((503, "SlowDown"), 4), ("slow", 2)])
+def test_an_s3_service_that_stumbles_only_costs_time(pod: Pod, fault: ProxyFault, times: int) -> None:
+    proxy = pod.proxy
+    weights = first(times, fault, "adapter_model.safetensors", "PUT")
+    manifests = first(times, fault, "manifest.json", "PUT")
+    proxy.choose_fault = lambda method, path: weights(method, path) or manifests(method, path)
     _, result = pod.train()
     assert result.reason == "Succeeded", result.message
-    assert len([harm for *_, harm in way.seen if harm]) == 2 * times, "boto3 itself tries three times"
+    assert len([fault for *_, fault in proxy.requests if fault]) == 2 * times, "boto3 itself tries three times"
     manifest = pod.bench.manifest()
     for entry in manifest.files:
         assert len(pod.bench.read(f"team/job/adapter/{entry.path}")) == entry.size_bytes
@@ -349,14 +349,16 @@ def test_an_s3_service_that_stumbles_only_costs_time(pod: Pod, harm: Harm, times
 
 def test_a_torn_upload_is_never_taken_for_a_whole_one(pod: Pod) -> None:
     pod.patch.setattr(attempt, "PATIENCE_SECONDS", 1.0)
-    pod.way.harm = lambda method, path: "cut" if method == "PUT" and "step-00000006/optimizer.pt" in path else None
+    pod.proxy.choose_fault = lambda method, path: (
+        "cut" if method == "PUT" and "step-00000006/optimizer.pt" in path else None
+    )
     _, failed = pod.train()
     assert failed.reason is Reason.UPLOAD_FAILED
-    assert f"the S3 service at {pod.way.endpoint} does not answer" in failed.message
+    assert f"the S3 service at {pod.proxy.endpoint} does not answer" in failed.message
     stored = [key for key in pod.bench.objects() if "/step-00000006/" in key]
     assert stored
     assert not [key for key in stored if key.endswith("manifest.json")]
-    pod.way.harm = first(2, "cut", "/checkpoints/run-", "GET")
+    pod.proxy.choose_fault = first(2, "cut", "/checkpoints/run-", "GET")
     _, result = pod.train()
     assert result.reason == "Succeeded", result.message
     assert failed.checkpoint is not None

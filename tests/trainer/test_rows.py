@@ -1,4 +1,4 @@
-"""Files made into rows, and rows told apart, checked and brought under the usual names: all that the preflight knows of data. Needs no torch."""
+"""Read files as rows; detect their format, check them, and give columns the usual names, as the preflight does."""
 
 import gzip
 import io
@@ -220,31 +220,111 @@ CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"n
 
 GOOD: dict[str, tuple[Objective, Row, str, Row]] = {
     "text": ("sft", {"text": "a"}, "text", {"text": "a"}),
-    "prompt and completion": ("sft", {"prompt": "a", "completion": "b", "id": 7}, "promptCompletion", {"prompt": "a", "completion": "b"}),
-    "prompt and completion as chats": ("sft", {"prompt": [USER], "completion": [ANSWER]}, "promptCompletion", {"prompt": [USER], "completion": [ANSWER]}),
+    "prompt and completion": (
+        "sft",
+        {"prompt": "a", "completion": "b", "id": 7},
+        "promptCompletion",
+        {"prompt": "a", "completion": "b"},
+    ),
+    "prompt and completion as chats": (
+        "sft",
+        {"prompt": [USER], "completion": [ANSWER]},
+        "promptCompletion",
+        {"prompt": [USER], "completion": [ANSWER]},
+    ),
     "messages": ("sft", {"messages": [USER, ANSWER]}, "messages", {"messages": [USER, ANSWER]}),
-    "messages before other columns": ("sft", {"prompt": "a", "completion": "b", "messages": [USER, ANSWER]}, "messages", {"messages": [USER, ANSWER]}),
+    "messages before other columns": (
+        "sft",
+        {"prompt": "a", "completion": "b", "messages": [USER, ANSWER]},
+        "messages",
+        {"messages": [USER, ANSWER]},
+    ),
     "messages as JSON": ("sft", {"messages": json.dumps([USER, ANSWER])}, "messages", {"messages": [USER, ANSWER]}),
-    "messages with tools": ("sft", {"messages": [USER, CALL], "tools": TOOLS}, "messages", {"messages": [USER, {"content": "", **CALL}], "tools": TOOLS}),
-    "tools as JSON": ("sft", {"messages": [USER, ANSWER], "tools": json.dumps(TOOLS)}, "messages", {"messages": [USER, ANSWER], "tools": TOOLS}),
-    "nulls of parquet": ("sft", {"messages": [USER, ANSWER | {"tool_calls": None}], "tools": None}, "messages", {"messages": [USER, ANSWER]}),
-    "Alpaca": ("sft", {"instruction": "a", "input": "b", "output": "c"}, "instruction", {"instruction": "a", "input": "b", "output": "c"}),
-    "Alpaca without input": ("sft", {"instruction": "a", "output": "c"}, "instruction", {"instruction": "a", "input": "", "output": "c"}),
-    "Dolly": ("sft", {"instruction": "a", "context": "b", "response": "c", "category": "d"}, "instruction", {"instruction": "a", "input": "b", "output": "c"}),
-    "preference": ("dpo", {"prompt": "a", "chosen": "b", "rejected": "c"}, "preference", {"prompt": "a", "chosen": "b", "rejected": "c"}),
-    "preference without a prompt": ("orpo", {"chosen": "Is it so? Yes.", "rejected": "Is it so? Yellow."}, "preference",
-                                    {"prompt": "Is it so? ", "chosen": "Yes.", "rejected": "Yellow."}),
-    "preference as chats": ("dpo", {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]}, "preference",
-                            {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]}),
-    "preference of whole chats": ("dpo", {"chosen": [USER, ANSWER], "rejected": [USER, WRONG_ANSWER]}, "preference",
-                                  {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]}),
-    "preference of whole chats beside their prompt": ("dpo", {"prompt": USER["content"], "chosen": [USER, ANSWER], "rejected": [USER, WRONG_ANSWER]},
-                                                      "preference", {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]}),
-    "preference of answers as chats": ("dpo", {"prompt": USER["content"], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]}, "preference",
-                                       {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]}),
-    "label": ("kto", {"prompt": "a", "completion": "b", "label": False}, "promptCompletion", {"prompt": "a", "completion": "b", "label": False}),
-    "label of a table": ("kto", {"prompt": "a", "completion": "b", "label": "TRUE"}, "promptCompletion", {"prompt": "a", "completion": "b", "label": True}),
-}  # fmt: skip
+    "messages with tools": (
+        "sft",
+        {"messages": [USER, CALL], "tools": TOOLS},
+        "messages",
+        {"messages": [USER, {"content": "", **CALL}], "tools": TOOLS},
+    ),
+    "tools as JSON": (
+        "sft",
+        {"messages": [USER, ANSWER], "tools": json.dumps(TOOLS)},
+        "messages",
+        {"messages": [USER, ANSWER], "tools": TOOLS},
+    ),
+    "nulls of parquet": (
+        "sft",
+        {"messages": [USER, ANSWER | {"tool_calls": None}], "tools": None},
+        "messages",
+        {"messages": [USER, ANSWER]},
+    ),
+    "Alpaca": (
+        "sft",
+        {"instruction": "a", "input": "b", "output": "c"},
+        "instruction",
+        {"instruction": "a", "input": "b", "output": "c"},
+    ),
+    "Alpaca without input": (
+        "sft",
+        {"instruction": "a", "output": "c"},
+        "instruction",
+        {"instruction": "a", "input": "", "output": "c"},
+    ),
+    "Dolly": (
+        "sft",
+        {"instruction": "a", "context": "b", "response": "c", "category": "d"},
+        "instruction",
+        {"instruction": "a", "input": "b", "output": "c"},
+    ),
+    "preference": (
+        "dpo",
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        "preference",
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+    ),
+    "preference without a prompt": (
+        "orpo",
+        {"chosen": "Is it so? Yes.", "rejected": "Is it so? Yellow."},
+        "preference",
+        {"prompt": "Is it so? ", "chosen": "Yes.", "rejected": "Yellow."},
+    ),
+    "preference as chats": (
+        "dpo",
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]},
+        "preference",
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]},
+    ),
+    "preference of whole chats": (
+        "dpo",
+        {"chosen": [USER, ANSWER], "rejected": [USER, WRONG_ANSWER]},
+        "preference",
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]},
+    ),
+    "preference of whole chats beside their prompt": (
+        "dpo",
+        {"prompt": USER["content"], "chosen": [USER, ANSWER], "rejected": [USER, WRONG_ANSWER]},
+        "preference",
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]},
+    ),
+    "preference of answers as chats": (
+        "dpo",
+        {"prompt": USER["content"], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]},
+        "preference",
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]},
+    ),
+    "label": (
+        "kto",
+        {"prompt": "a", "completion": "b", "label": False},
+        "promptCompletion",
+        {"prompt": "a", "completion": "b", "label": False},
+    ),
+    "label of a table": (
+        "kto",
+        {"prompt": "a", "completion": "b", "label": "TRUE"},
+        "promptCompletion",
+        {"prompt": "a", "completion": "b", "label": True},
+    ),
+}
 
 
 def read(found: list[Row], objective: Objective = "sft", **source: Any) -> tuple[list[Row], rows.Findings, str]:
@@ -270,30 +350,89 @@ def test_the_format_is_told_from_the_first_row_and_rows_get_the_usual_names(name
     [
         ({"prompt": "q", "completion": "a"}, {"q": "x", "a": "y"}, {"prompt": "x", "completion": "y"}),
         ({"messages": "chat"}, {"chat": [USER, ANSWER]}, {"messages": [USER, ANSWER]}),
-        ({"instruction": "task", "input": "about", "output": "done"}, {"task": "x", "about": "y", "done": "z"}, {"instruction": "x", "input": "y", "output": "z"}),
+        (
+            {"instruction": "task", "input": "about", "output": "done"},
+            {"task": "x", "about": "y", "done": "z"},
+            {"instruction": "x", "input": "y", "output": "z"},
+        ),
         ({"text": "content"}, {"content": "x"}, {"text": "x"}),
     ],
-)  # fmt: skip
+)
 def test_columns_of_other_names(columns: Row, row: Row, expected: Row) -> None:
     assert read([row], columns=columns)[0] == [expected]
 
 
 BAD: dict[str, tuple[Objective, str, Row, str]] = {
-    "no column": ("sft", "promptCompletion", {"prompt": "a", "answer": "b"}, "has no column 'completion'; found columns: prompt, answer"),
+    "no column": (
+        "sft",
+        "promptCompletion",
+        {"prompt": "a", "answer": "b"},
+        "has no column 'completion'; found columns: prompt, answer",
+    ),
     "no text": ("sft", "text", {"text": None}, "column 'text' must be text, found null"),
     "no list": ("sft", "messages", {"messages": "hi"}, "column 'messages' must be a list of messages, found a text"),
-    "no role": ("sft", "messages", {"messages": [{"content": "hi"}]}, "message 1 in column 'messages' must have the texts role and content"),
-    "no content": ("sft", "messages", {"messages": [USER, {"role": "assistant"}]}, "message 2 in column 'messages' must have the texts role and content"),
-    "no answer": ("sft", "messages", {"messages": [USER]}, "has no message of the role assistant to learn from; found roles: user"),
-    "tools that are none": ("sft", "messages", {"messages": [USER, ANSWER], "tools": {"a": 1}}, "column 'tools' must be a list of tools, found an object"),
+    "no role": (
+        "sft",
+        "messages",
+        {"messages": [{"content": "hi"}]},
+        "message 1 in column 'messages' must have the texts role and content",
+    ),
+    "no content": (
+        "sft",
+        "messages",
+        {"messages": [USER, {"role": "assistant"}]},
+        "message 2 in column 'messages' must have the texts role and content",
+    ),
+    "no answer": (
+        "sft",
+        "messages",
+        {"messages": [USER]},
+        "has no message of the role assistant to learn from; found roles: user",
+    ),
+    "tools that are none": (
+        "sft",
+        "messages",
+        {"messages": [USER, ANSWER], "tools": {"a": 1}},
+        "column 'tools' must be a list of tools, found an object",
+    ),
     "no instruction": ("sft", "instruction", {"output": "a"}, "has no column 'instruction'; found columns: output"),
-    "an input that is none": ("sft", "instruction", {"instruction": "a", "input": 1, "output": "b"}, "column 'input' must be text, found a number"),
-    "no rejected": ("dpo", "preference", {"prompt": "a", "chosen": "b"}, "has no column 'rejected'; found columns: prompt, chosen"),
-    "a text and a chat": ("dpo", "preference", {"prompt": "a", "chosen": [USER, ANSWER], "rejected": "c"}, "column 'rejected' must be a list of messages"),
-    "an answer of the user": ("dpo", "preference", {"chosen": [USER, ANSWER], "rejected": [USER, USER]}, "must end with a message of the role assistant"),
-    "no label": ("kto", "promptCompletion", {"prompt": "a", "completion": "b"}, "has no column 'label'; found columns: prompt, completion"),
-    "a label that is none": ("kto", "promptCompletion", {"prompt": "a", "completion": "b", "label": 3}, "column 'label' must be true or false, found '3'"),
-}  # fmt: skip
+    "an input that is none": (
+        "sft",
+        "instruction",
+        {"instruction": "a", "input": 1, "output": "b"},
+        "column 'input' must be text, found a number",
+    ),
+    "no rejected": (
+        "dpo",
+        "preference",
+        {"prompt": "a", "chosen": "b"},
+        "has no column 'rejected'; found columns: prompt, chosen",
+    ),
+    "a text and a chat": (
+        "dpo",
+        "preference",
+        {"prompt": "a", "chosen": [USER, ANSWER], "rejected": "c"},
+        "column 'rejected' must be a list of messages",
+    ),
+    "an answer of the user": (
+        "dpo",
+        "preference",
+        {"chosen": [USER, ANSWER], "rejected": [USER, USER]},
+        "must end with a message of the role assistant",
+    ),
+    "no label": (
+        "kto",
+        "promptCompletion",
+        {"prompt": "a", "completion": "b"},
+        "has no column 'label'; found columns: prompt, completion",
+    ),
+    "a label that is none": (
+        "kto",
+        "promptCompletion",
+        {"prompt": "a", "completion": "b", "label": 3},
+        "column 'label' must be true or false, found '3'",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BAD)

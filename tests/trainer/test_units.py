@@ -1,4 +1,4 @@
-"""Parts that decide something by themselves: reasons of failures, results of 4 KiB, module names, and rows made into tokens."""
+"""Parts that decide something on their own: reasons of failures, results of 4 KiB, module names, tokens of rows."""
 
 import errno
 from collections.abc import Callable
@@ -212,7 +212,8 @@ def test_what_is_cut_or_left_out_is_counted(prepare: Callable[..., dataset.Examp
         1,
     )
     assert examples.warnings[:1] == [
-        "of 5 rows: 2 cut to maxLength 16 (772 tokens cut off), 1 left out because nothing was left to learn from, 1 left out because they are empty"
+        "of 5 rows: 2 cut to maxLength 16 (772 tokens cut off), 1 left out because nothing was left to learn from, "
+        "1 left out because they are empty"
     ]
     assert max(len(example.input_ids) for example in sequences(examples) + examples.held_out) == 16
 

@@ -33,11 +33,15 @@ PATIENCE_SECONDS = 120.0
 
 
 class NotInstalledError(Exception):
-    """There is no Chromium, and this user may not install one."""
+    """There is no Chromium, and this user cannot install one."""
 
 
 def chromium() -> str:
-    """The browser's program; on a Debian machine where we are root it is installed first. Raises NotInstalledError."""
+    """Return the browser's program. On a Debian machine, root installs it first.
+
+    Raises:
+        NotInstalledError: There is no Chromium, and it cannot be installed.
+    """
     names = ("chromium", "chromium-browser", "google-chrome")
     if found := next(filter(None, map(shutil.which, names)), None):
         return found
@@ -58,13 +62,13 @@ class Page:
     complaints: list[str] = field(default_factory=list)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         answer = self.browser.call("Runtime.evaluate", {"expression": expression, "returnByValue": True}, self.session)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def picture(self, path: Path) -> None:
-        """A PNG of the whole page."""
+        """Save a PNG of the complete page."""
         answer = self.browser.call(
             "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True}, self.session
         )
@@ -72,7 +76,7 @@ class Page:
 
 
 class Browser:
-    """One Chromium."""
+    """A running Chromium."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", reader: int, writer: int) -> None:
         self._process, self._reader, self._writer = process, reader, writer
@@ -104,7 +108,7 @@ class Browser:
         return page
 
     def call(self, method: str, parameters: dict[str, Any], session: str | None = None) -> dict[str, Any]:
-        """Send one command and wait for its answer; events that come meanwhile are kept."""
+        """Send a command and wait for its answer. Events that come meanwhile are kept."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if session:
@@ -132,7 +136,7 @@ class Browser:
 
 @contextmanager
 def running_browser(directory: Path) -> Iterator[Browser]:
-    """A Chromium with a profile of its own below ``directory``, for the length of a with block."""
+    """Run a Chromium with a new profile below ``directory``, for the length of a ``with`` block."""
     program = chromium()
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()

@@ -1,4 +1,4 @@
-"""A thread that lets the pods of one FineTuneJob run and end, as a kubelet would report it."""
+"""Let the pods of a FineTuneJob run and end, as a kubelet would report it."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,13 @@ class Kubelet(threading.Thread):
     """Let the pods of one FineTuneJob run and end, while the ``with`` block lasts."""
 
     def __init__(self, api: Api, parent: str, script: Callable[[str], tuple[int, Object] | None]) -> None:
-        """``script(job name)`` gives exit code and termination message; None: the pod goes on running."""
+        """Prepare the thread.
+
+        Args:
+            api: The API server.
+            parent: Name of the FineTuneJob.
+            script: Returns exit code and termination message of a Job's pod, by the Job's name. None: the pod runs on.
+        """
         super().__init__(daemon=True)
         self.api = api
         self.parent = parent
@@ -22,7 +28,7 @@ class Kubelet(threading.Thread):
         self.stopping = threading.Event()
 
     def run(self) -> None:
-        """Poll; a pod may vanish or change between two calls."""
+        """Poll the pods. A pod may vanish or change between two calls."""
         while not self.stopping.wait(0.05):
             try:
                 for pod in self.api.pods():
@@ -33,7 +39,7 @@ class Kubelet(threading.Thread):
                     raise
 
     def move(self, pod: Object) -> None:
-        """One step of one pod."""
+        """Move a pod to its next phase."""
         phase = pod["status"].get("phase")
         job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
         if phase == "Pending":
@@ -44,7 +50,7 @@ class Kubelet(threading.Thread):
                 self.api.end_pod(job, *ending)
 
     def __enter__(self) -> "Kubelet":
-        """Begin."""
+        """Start the thread."""
         self.start()
         return self
 
@@ -55,5 +61,5 @@ class Kubelet(threading.Thread):
 
 
 def good_run(job: str) -> tuple[int, Object]:
-    """Every pod does what it should."""
+    """Return what a successful pod of this Job reports."""
     return 0, PREFLIGHT_PASSED if "preflight" in job else SUCCEEDED

@@ -1,4 +1,4 @@
-"""A way to the real S3 service of the tests on which things go wrong: refusals, answers that break off, slowness."""
+"""Run a proxy to the tests' S3 service that makes faults: refusals, transfers that are cut, slow answers."""
 
 import http.client
 import http.server
@@ -10,34 +10,40 @@ from typing import Literal
 
 from tools.testing.http_server import serving
 
-Harm = tuple[int, str] | Literal["cut", "slow"] | None
+ProxyFault = tuple[int, str] | Literal["cut", "slow"] | None
 """A status with its S3 code; a connection that is cut in the middle of a transfer; an answer that is slow."""
 
 
 @dataclass
-class Way:
-    """Everything passes, except what ``harm(method, path)`` says otherwise of."""
+class FaultyProxy:
+    """A proxy that runs.
+
+    Attributes:
+        endpoint: Its URL.
+        choose_fault: Returns the fault for a request, by its method and path; None passes it on.
+        requests: Method, path and fault of each request so far.
+    """
 
     endpoint: str
-    harm: Callable[[str, str], Harm] = lambda _method, _path: None
-    seen: list[tuple[str, str, Harm]] = field(default_factory=list)
+    choose_fault: Callable[[str, str], ProxyFault] = lambda _method, _path: None
+    requests: list[tuple[str, str, ProxyFault]] = field(default_factory=list)
 
 
 @contextmanager
-def way_to(port: int) -> Iterator[Way]:
-    """A proxy on loopback before the service at ``port``, for the length of a with block."""
+def running_faulty_proxy(port: int) -> Iterator[FaultyProxy]:
+    """Run a proxy on loopback for the service at ``port``, for the length of a ``with`` block."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def _pass(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            harm = way.harm(self.command, self.path)
-            way.seen.append((self.command, self.path, harm))
-            if isinstance(harm, tuple):
-                status, code = harm
+            fault = proxy.choose_fault(self.command, self.path)
+            proxy.requests.append((self.command, self.path, fault))
+            if isinstance(fault, tuple):
+                status, code = fault
                 return self._answer(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode(), {})
-            if harm == "slow":
+            if fault == "slow":
                 time.sleep(0.5)
             upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -45,7 +51,7 @@ def way_to(port: int) -> Iterator[Way]:
                 if name.lower() not in ("expect", "connection"):
                     upstream.putheader(name, value)
             upstream.endheaders()
-            if harm == "cut" and body:
+            if fault == "cut" and body:
                 upstream.send(body[: len(body) // 2])
                 upstream.close()
                 self.close_connection = True
@@ -59,7 +65,7 @@ def way_to(port: int) -> Iterator[Way]:
                 if name.lower() not in ("connection", "transfer-encoding")
             }
             upstream.close()
-            return self._answer(answer.status, content, headers, whole=harm != "cut")
+            return self._answer(answer.status, content, headers, cut=fault == "cut")
 
         def do_GET(self) -> None:
             self._pass()
@@ -76,16 +82,16 @@ def way_to(port: int) -> Iterator[Way]:
         def do_DELETE(self) -> None:
             self._pass()
 
-        def _answer(self, status: int, content: bytes, headers: dict[str, str], *, whole: bool = True) -> None:
+        def _answer(self, status: int, content: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
             self.send_response(status)
             for name, value in ({"Content-Length": str(len(content))} | headers).items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(content if whole else content[: len(content) // 2])
-            if not whole:
+                self.wfile.write(content[: len(content) // 2] if cut else content)
+            if cut:
                 self.close_connection = True
 
     with serving(Handler) as url:
-        way = Way(url)
-        yield way
+        proxy = FaultyProxy(url)
+        yield proxy

@@ -19,7 +19,7 @@ TOKEN, READ_TOKEN = "hf_goodtoken", "hf_readtoken"
 
 @dataclass
 class Hub:
-    """What the stand-in has, and what it was asked for: directories by ``org/name``, or ``datasets/org/name``.
+    """A fake hub: its repositories as directories by ``org/name`` or ``datasets/org/name``, and what it received.
 
     ``gated`` repositories show their metadata but no file without ``TOKEN``. A dataset's card is the JSON in its
     ``card.json``.
@@ -29,9 +29,9 @@ class Hub:
     repositories: dict[str, Path]
     gated: set[str] = field(default_factory=set)
     pushed: dict[str, bytes] = field(default_factory=dict)
-    """What was committed, by repository and path."""
+    """Content of each committed file, by repository and path."""
     made: dict[str, str] = field(default_factory=dict)
-    """Visibility of the repositories that were made."""
+    """Visibility of each repository that was created."""
     broken: bool = False
     """Refuse every commit."""
     sent: dict[str, int] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Hub:
 
 @contextmanager
 def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]:
-    """A hub on loopback for the length of a with block."""
+    """Run a hub on loopback for the length of a ``with`` block."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""The API server as tests see it: resources as plain JSON, and pods that change as a kubelet would change them."""
+"""Use the API server in tests: resources as plain JSON, and pods that change as a kubelet would change them."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ Object = dict[str, Any]
 
 
 class Api:
-    """The official synchronous client, its answers as plain JSON."""
+    """The official synchronous client, with answers as plain JSON."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
-        """Connect to the API server of a kubeconfig; `namespace` is where all calls look."""
+        """Connect to the API server of a kubeconfig. All calls use this namespace."""
         self.client: Any = config.new_client_from_config(str(kubeconfig))
         # The generated types refuse plain JSON as a body, which the client accepts.
         self.core: Any = client.CoreV1Api(self.client)
@@ -27,7 +27,7 @@ class Api:
         self.namespace = namespace
 
     def plain(self, answer: Any) -> Any:
-        """A model of the client as JSON."""
+        """Return a model of the client as JSON."""
         return self.client.sanitize_for_serialization(answer)
 
     def create_job(self, name: str, **spec: Any) -> Object:
@@ -43,49 +43,49 @@ class Api:
 
     def finetune_job(self, name: str) -> Object:
         """Read a FineTuneJob."""
-        found: Object = self.custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
-        return found
+        job: Object = self.custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
+        return job
 
     def condition(self, name: str, kind: str) -> tuple[str, str] | None:
-        """Status and reason of a condition of a FineTuneJob."""
+        """Return status and reason of a condition of a FineTuneJob; None without this condition."""
         for item in self.finetune_job(name).get("status", {}).get("conditions", []):
             if item["type"] == kind:
                 return item["status"], item["reason"]
         return None
 
     def await_condition(self, name: str, kind: str, status: str, reason: str | None = None) -> Object:
-        """Wait for a condition of a FineTuneJob; returns the status it came with."""
+        """Wait for a condition of a FineTuneJob, and return the status of the job."""
 
         def ask() -> Object | None:
-            found = self.condition(name, kind)
-            if found is None or found[0] != status or reason not in (None, found[1]):
+            condition = self.condition(name, kind)
+            if condition is None or condition[0] != status or reason not in (None, condition[1]):
                 return None
             return dict(self.finetune_job(name)["status"])
 
         return until(f"{name}: {kind}={status} {reason or ''}", ask)
 
     def jobs(self, parent: str) -> list[Object]:
-        """The batch/v1 Jobs that belong to a FineTuneJob."""
-        found = self.plain(self.batch.list_namespaced_job(self.namespace).items)
+        """Return the batch/v1 Jobs that belong to a FineTuneJob."""
+        jobs = self.plain(self.batch.list_namespaced_job(self.namespace).items)
         return [
-            job for job in found if any(owner["name"] == parent for owner in job["metadata"].get("ownerReferences", ()))
+            job for job in jobs if any(owner["name"] == parent for owner in job["metadata"].get("ownerReferences", ()))
         ]
 
     def job_names(self, parent: str) -> list[str]:
-        """Their names."""
+        """Return the names of the batch/v1 Jobs that belong to a FineTuneJob."""
         return sorted(job["metadata"]["name"] for job in self.jobs(parent))
 
     def pods(self, job: str | None = None) -> list[Object]:
-        """The pods of the namespace, or of one Job."""
+        """Return the pods of the namespace, or of one Job."""
         selector = f"batch.kubernetes.io/job-name={job}" if job else ""
         return list(self.plain(self.core.list_namespaced_pod(self.namespace, label_selector=selector).items))
 
     def await_pod(self, job: str) -> Object:
-        """The pod of a Job, once the Job controller has made it."""
+        """Wait until the Job controller has created the pod of a Job, and return it."""
         return until(f"a pod of {job}", lambda: self.pods(job))[0]
 
     def set_pod(self, pod: Object, phase: str, state: Object, sidecars: Object | None = None) -> None:
-        """Say what the kubelet would say about a pod, and about sidecars whose states are given by name."""
+        """Write the status that the kubelet would write for a pod. ``sidecars`` are states by container name."""
         meta = pod["metadata"]
         states = {**(sidecars or {}), pod["spec"]["containers"][0]["name"]: state}
         status = {
@@ -98,26 +98,26 @@ class Api:
                     "imageID": "x",
                     "ready": phase == "Running",
                     "restartCount": 0,
-                    "state": found,
+                    "state": container_state,
                 }
-                for name, found in states.items()
+                for name, container_state in states.items()
             ],
         }
         self.core.patch_namespaced_pod_status(meta["name"], meta["namespace"], {"status": status})
 
     def events(self) -> list[Object]:
-        """The events that the operator wrote."""
+        """Return the events that the operator wrote."""
         answer = self.custom.list_namespaced_custom_object("events.k8s.io", "v1", self.namespace, "events")
         return [item for item in answer["items"] if item.get("reportingController", "").startswith("finetune-operator")]
 
     def run_pod(self, job: str) -> Object:
-        """The pod of a Job runs."""
+        """Let the pod of a Job run."""
         pod = self.await_pod(job)
         self.set_pod(pod, "Running", {"running": {"startedAt": current_timestamp()}})
         return pod
 
     def end_pod(self, job: str, exit_code: int, said: Object | str, sidecars: Object | None = None) -> None:
-        """The container of a Job ends, with this termination message, and its pod unless sidecars keep it."""
+        """End the container of a Job with this termination message, and its pod unless sidecars keep it."""
         text = said if isinstance(said, str) else json.dumps(said)
         terminated = {
             "exitCode": exit_code,
@@ -130,7 +130,7 @@ class Api:
         self.set_pod(self.await_pod(job), phase, {"terminated": terminated}, sidecars)
 
     def pod_token(self, pod: Object, audience: str = GROUP) -> str:
-        """The token that the kubelet would project into a pod."""
+        """Return the token that the kubelet would project into a pod."""
         meta = pod["metadata"]
         bound = {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}
         request = {"spec": {"audiences": [audience], "boundObjectRef": bound, "expirationSeconds": 3600}}

@@ -1,4 +1,4 @@
-"""A stand-in for an MLflow tracking server: the part of its REST interface that its own client uses for one run."""
+"""Serve a fake MLflow tracking server: the part of its REST interface that the client uses for one run."""
 
 import http.server
 import json
@@ -13,14 +13,14 @@ from tools.testing.http_server import serving
 
 @dataclass
 class Server:
-    """What it was told."""
+    """A fake server, with everything that clients sent to it."""
 
     uri: str
     experiments: list[str] = field(default_factory=list)
     runs: dict[str, dict[str, str]] = field(default_factory=dict)
     """Tags of each run."""
     states: list[str] = field(default_factory=list)
-    """Each state that a run was given, in their order."""
+    """Each status that a run was given, in order of time."""
     metrics: list[tuple[str, int, float]] = field(default_factory=list)
     parameters: dict[str, str] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
@@ -28,7 +28,7 @@ class Server:
 
 @contextmanager
 def running_mlflow() -> Iterator[Server]:
-    """A server on loopback for the length of a with block."""
+    """Run a server on loopback for the length of a ``with`` block."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -50,9 +50,9 @@ def running_mlflow() -> Iterator[Server]:
                     server.experiments.append(sent["name"])
                     answer = {"experiment_id": "1"}
                 case "runs/search":
-                    wanted = sent["filter"].partition("= ")[2].strip("'")
-                    found = [name for name, tags in server.runs.items() if wanted in tags.values()]
-                    answer = {"runs": [self._run(name) for name in found]}
+                    tag = sent["filter"].partition("= ")[2].strip("'")
+                    names = [name for name, tags in server.runs.items() if tag in tags.values()]
+                    answer = {"runs": [self._run(name) for name in names]}
                 case "runs/create":
                     name = f"run-{len(server.runs) + 1}"
                     server.runs[name] = {tag["key"]: tag["value"] for tag in sent["tags"]}

@@ -1,4 +1,4 @@
-"""Messages of a job that succeeds, as its pods write them, and the spec of such a job."""
+"""The spec of a job that succeeds, and the messages that its pods write."""
 
 from typing import Any
 

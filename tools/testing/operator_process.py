@@ -1,4 +1,4 @@
-"""The operator as a process against a real API server."""
+"""Run the operator as a process against a real API server."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Operator:
-    """``python -m finetune_operator`` as a process of its own."""
+    """A process of ``python -m finetune_operator``."""
 
     kubeconfig: Path
     namespace: str
@@ -29,7 +29,7 @@ class Operator:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait: bool = True) -> "Operator":
-        """Start it and, unless told otherwise, wait until it is ready."""
+        """Start it, and wait until it is ready unless ``wait`` is False."""
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT / "operator"),
@@ -57,21 +57,21 @@ class Operator:
         return self.get("/readyz")[0] == 200
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """End it with SIGKILL."""
         self.stop(signal.SIGKILL)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """End it; its exit status."""
+        """End it with a signal, and return its exit status."""
         assert self.process is not None
         self.process.send_signal(how)
         return self.process.wait(timeout=30)
 
     def get(self, path: str) -> tuple[int, str]:
-        """HTTP status and body; 0 when nobody answers."""
+        """Return HTTP status and body of a path; status 0 if nobody answers."""
         return self.request("GET", path)
 
     def post(self, path: str, body: Object | bytes, token: str | None) -> tuple[int, Object]:
-        """POST a report; HTTP status and the answer."""
+        """Post a report, and return HTTP status and answer."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         status, text = self.request("POST", path, content, {"Authorization": f"Bearer {token}"} if token else {})
         return status, json.loads(text)
@@ -79,7 +79,7 @@ class Operator:
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, str]:
-        """One HTTP request."""
+        """Send a request, and return HTTP status and body; status 0 if nobody answers."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers or {}, method=method)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
@@ -90,7 +90,7 @@ class Operator:
             return 0, ""
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric over all samples that have these labels."""
+        """Return the sum of a metric over all samples with these labels."""
         total = 0.0
         for line in self.get("/metrics")[1].splitlines():
             if line.startswith(name) and all(f'{label}="{value}"' in line for label, value in labels.items()):
@@ -99,6 +99,6 @@ class Operator:
 
 
 def install_crds(cluster: Cluster) -> None:
-    """Both CRDs, served."""
+    """Install both CRDs, and wait until they are served."""
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))

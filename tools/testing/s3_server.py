@@ -33,12 +33,12 @@ class S3Server:
 
     @property
     def endpoint(self) -> str:
-        """URL of the service."""
+        """Return the URL of the service."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def location(self) -> S3Location:
-        """Endpoint and region, as a spec gives them."""
+        """Return endpoint and region, as a spec has them."""
         return S3Location(endpoint=self.endpoint, region="us-east-1")
 
     def store(self, purpose: Purpose = Purpose.OUTPUT, patience_seconds: float = 60) -> S3Storage:
@@ -51,7 +51,11 @@ class S3Server:
         return name
 
     def start(self) -> None:
-        """Start the process, and wait until it listens. Raises RuntimeError with the end of its log."""
+        """Start the process, and wait until it listens.
+
+        Raises:
+            RuntimeError: It ended; the message is the end of its log.
+        """
         with (self.directory / "versitygw.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [program("versitygw"), "--port", f"127.0.0.1:{self.port}", "posix", str(self.buckets)],
@@ -69,7 +73,7 @@ class S3Server:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Kill it in the middle of whatever it does."""
+        """Kill it, whatever it does at the moment."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -87,7 +91,7 @@ class S3Server:
 
 
 def write_secret(directory: Path, access_key: str, secret_key: str) -> Path:
-    """A Secret as a pod sees it: a file for each key."""
+    """Write a Secret as a pod sees it: a file for each key."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "AWS_ACCESS_KEY_ID").write_text(access_key)
     (directory / "AWS_SECRET_ACCESS_KEY").write_text(secret_key)
@@ -96,6 +100,6 @@ def write_secret(directory: Path, access_key: str, secret_key: str) -> Path:
 
 @contextmanager
 def running_s3(directory: Path) -> Iterator[S3Server]:
-    """An ``S3Server`` below ``directory`` for the length of a with block."""
+    """Run an ``S3Server`` below ``directory`` for the length of a ``with`` block."""
     with S3Server(directory) as server:
         yield server

@@ -1,4 +1,4 @@
-"""Jobs for tests: mounts as a pod has them, settings over them, and attempts in this process."""
+"""Run attempts in this process, on the mounts that a pod would have."""
 
 import json
 from collections.abc import Callable
@@ -38,40 +38,40 @@ CHATS = [
 
 
 def jsonl(rows: list[dict[str, Any]]) -> str:
-    """Rows as a jsonl file."""
+    """Return the text of a jsonl file with these rows."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 class AtStep(Reporter):
-    """Does something once the training has reached a step."""
+    """A reporter that calls a function once the training has reached a step."""
 
     def __init__(self, step: int, action: Callable[[], None]) -> None:
         super().__init__(None, Path())
         self._step, self._action, self._done = step, action, False
 
     def submit(self, report: ProgressReport) -> None:
-        """Act if the step is reached for the first time."""
+        """Call the function if the step is reached for the first time."""
         if report.progress.step >= self._step and not self._done:
             self._done = True
             self._action()
 
 
 class AtCheckpoint(Reporter):
-    """Does something once the first checkpoint is in S3."""
+    """A reporter that calls a function once the first checkpoint is in S3."""
 
     def __init__(self, action: Callable[[], None]) -> None:
         super().__init__(None, Path())
         self._action: Callable[[], None] | None = action
 
     def submit(self, report: ProgressReport) -> None:
-        """Act if this is the first report with a checkpoint."""
+        """Call the function if this is the first report with a checkpoint."""
         if report.checkpoint and self._action:
             action, self._action = self._action, None
             action()
 
 
 class Workbench:
-    """A bucket, and the mounts of a pod that may use it."""
+    """A bucket, and the mounts of a pod that has its credentials."""
 
     def __init__(self, server: S3Server, bucket: str, model: Path, directory: Path) -> None:
         self.server, self.bucket, self.directory = server, bucket, directory
@@ -93,7 +93,7 @@ class Workbench:
         return f"configmap://data/{key}"
 
     def job(self, **spec: Any) -> dict[str, Any]:
-        """A FineTuneJob of few and small steps; ``spec`` replaces whole sections."""
+        """Return a FineTuneJob with few and small steps; each section in ``spec`` replaces the default one."""
         defaults: dict[str, Any] = {
             "model": {"uri": self.model_uri},
             "dataset": {"uri": "configmap://data/train.jsonl"},
@@ -117,11 +117,11 @@ class Workbench:
         return {"metadata": meta, "spec": defaults | spec}
 
     def settings(self, **spec: Any) -> Settings:
-        """Settings of an attempt with scratch space of its own, as each pod has."""
+        """Return the settings of an attempt at a job with these sections, with new scratch space."""
         return self.settings_of(self.job(**spec))
 
     def settings_of(self, job: dict[str, Any]) -> Settings:
-        """Settings of an attempt at a given job."""
+        """Return the settings of an attempt at a job, with new scratch space, as each pod has."""
         self.scratches += 1
         return Settings(
             job=FineTuneJob.of(job),
@@ -132,41 +132,41 @@ class Workbench:
         )
 
     def read(self, key: str) -> bytes:
-        """An object of the bucket."""
+        """Return the content of an object in the bucket."""
         return read_object(self.server.store(), S3Uri(self.bucket, key))
 
     def objects(self) -> list[str]:
-        """All keys of the bucket, as they lie in the server's directory."""
+        """Return all keys of the bucket, read from the server's directory."""
         root = self.server.buckets / self.bucket
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
     def manifest(self) -> AdapterManifest:
-        """The finished adapter's manifest."""
+        """Return the finished adapter's manifest."""
         return AdapterManifest.model_validate_json(self.read("team/job/adapter/manifest.json"))
 
     def weights(self) -> bytes:
-        """The finished adapter's weights."""
+        """Return the finished adapter's weights."""
         return self.read("team/job/adapter/adapter_model.safetensors")
 
 
 def never() -> None:
-    """What a test's interruption does where nothing is to be interrupted."""
+    """Fail the test: an interruption must not end the process outside the training loop."""
     raise AssertionError("asked to stop outside the training loop")
 
 
 def alone(result: TrainerResult) -> None:
-    """What a test's attempt does when it waits for another process in vain."""
+    """Fail the test: an attempt of one process must not wait for another one."""
     raise AssertionError(result.message)
 
 
 def train(settings: Settings, reporter: Callable[[Interruption], Reporter] | None = None) -> tuple[TrainerResult, Run]:
-    """One attempt in this process."""
+    """Run one attempt in this process."""
     run, interruption = Run(), Interruption(60, never)
     chosen = reporter(interruption) if reporter else Reporter(None, Path())
     return run_attempt(settings, run, interruption, chosen, alone), run
 
 
 def train_until(settings: Settings, step: int) -> TrainerResult:
-    """One attempt that is asked to stop once it has done ``step`` steps."""
+    """Run one attempt that is asked to stop after ``step`` steps."""
     result, _ = train(settings, lambda interruption: AtStep(step, interruption.request))
     return result

@@ -1,4 +1,4 @@
-"""The trainer as its pod runs it, and what stands in for the operator that it reports to."""
+"""Run the trainer as its pod does, and a fake of the operator's report endpoint."""
 
 import http.server
 import json
@@ -17,23 +17,23 @@ from tools.testing.trainer_jobs import Workbench
 
 @dataclass
 class Listener:
-    """What stands in for the operator's report endpoint: the reports that came, and with which token."""
+    """A fake report endpoint: the reports that came, and their tokens."""
 
     url: str
     reports: "queue.Queue[ProgressReport]"
     tokens: set[str]
 
-    def wait_for(self, wanted: Callable[[ProgressReport], bool]) -> ProgressReport:
-        """The next report that is as wanted."""
+    def wait_for(self, condition: Callable[[ProgressReport], bool]) -> ProgressReport:
+        """Return the next report for which the condition holds."""
         while True:
             report = self.reports.get(timeout=240)
-            if wanted(report):
+            if condition(report):
                 return report
 
 
 @contextmanager
 def listening() -> Iterator[Listener]:
-    """A report endpoint on loopback."""
+    """Run a report endpoint on loopback for the length of a ``with`` block."""
     reports: queue.Queue[ProgressReport] = queue.Queue()
     tokens: set[str] = set()
 
@@ -50,7 +50,7 @@ def listening() -> Iterator[Listener]:
 
 
 class Pod:
-    """One trainer process."""
+    """A trainer process."""
 
     def __init__(self, bench: Workbench, job: dict[str, Any], listener: Listener, attempt: int) -> None:
         token = bench.directory / "token"
@@ -76,12 +76,12 @@ class Pod:
         )
 
     def end(self) -> tuple[int, str]:
-        """Wait for the end; exit code and log."""
+        """Wait for its end, and return exit code and log."""
         output, _ = self.process.communicate(timeout=240)
         return self.process.returncode, output
 
     def result(self) -> TrainerResult:
-        """Its termination message."""
+        """Return its termination message."""
         content = self.termination_log.read_bytes()
         assert len(content) <= 4096
         return TrainerResult.model_validate_json(content)

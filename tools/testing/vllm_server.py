@@ -1,4 +1,4 @@
-"""The real vLLM on loopback: one process, which a test may kill and start again."""
+"""Run the real vLLM on loopback: a process that a test may kill and start again."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ START_SECONDS = 900
 
 
 class RealVllm:
-    """vLLM serving a model, SmolLM2 if no other is given, as ``base``."""
+    """A vLLM that serves a model as ``base``; the default is SmolLM2."""
 
     def __init__(self, directory: Path, model: Path | None = None) -> None:
         self.model = model
@@ -28,7 +28,7 @@ class RealVllm:
 
     @property
     def url(self) -> str:
-        """URL of its HTTP interface."""
+        """Return the URL of its HTTP interface."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -59,14 +59,14 @@ class RealVllm:
         wait_for(answers, START_SECONDS, "vLLM")
 
     def kill(self) -> None:
-        """End it as the kernel ends a process that is out of memory."""
+        """Kill it as the kernel kills a process that is out of memory."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
 
     def complete(self, model: str, prompt: str, tokens: int) -> httpx.Response:
-        """Greedy tokens, as a stream of server-sent events."""
+        """Request greedy tokens, which come as a stream of server-sent events."""
         body = {
             "model": model,
             "prompt": prompt,
@@ -80,7 +80,7 @@ class RealVllm:
 
 @contextmanager
 def running_vllm(directory: Path, model: Path | None = None) -> Iterator[RealVllm]:
-    """A vLLM that answers, for the length of a with block."""
+    """Run a vLLM that answers, for the length of a ``with`` block."""
     engine = RealVllm(directory, model)
     try:
         engine.start()

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 OPERATOR_SECONDS = 60.0
-"""How long a test waits for the operator; it takes milliseconds on an idle machine."""
+"""How long a test waits for the operator, which takes milliseconds on an idle machine."""
 
 
 def free_port() -> int:

@@ -3,7 +3,7 @@
 from finetune_operator.kube.kinds import Object
 
 END_NOW = {"spec": {"activeDeadlineSeconds": 1}}
-"""Patch with which the kubelet ends a pod, but keeps its status and its log. A pod's deadline may be set at any time."""
+"""Patch with which the kubelet ends a pod but keeps its status and log. A pod's deadline may be set at any time."""
 ENDED_PHASES = ("Failed", "Succeeded")
 
 

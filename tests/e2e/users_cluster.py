@@ -21,7 +21,7 @@ def is_given() -> bool:
     return bool(os.environ.get("REGISTRY"))
 
 
-def own_cluster(directory: Path) -> Cluster:
+def load_cluster(directory: Path) -> Cluster:
     """Return the cluster of the chosen context, with a kubeconfig in `directory` that contains it alone."""
     context = os.environ.get("CONTEXT")
     chosen = [f"--context={context}"] if context else []

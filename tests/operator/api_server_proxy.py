@@ -1,4 +1,4 @@
-"""A proxy in front of the API server that lets the operator die between any two of its writes."""
+"""Run a proxy in front of the API server, so that a test can kill the operator between any two of its writes."""
 
 import json
 import ssl
@@ -13,18 +13,19 @@ from urllib.parse import urlsplit
 from kubernetes import client, config
 
 
-class Proxy(ThreadingHTTPServer):
-    """A proxy that takes plain HTTP and sends requests on with the kubeconfig's credentials.
-
-    ``after_write(number)`` is called when the server has carried out a write.
-
-    The answer to the write goes back only after that: whoever is killed in it never learns of it.
-    """
+class ApiServerProxy(ThreadingHTTPServer):
+    """A proxy that takes plain HTTP and sends requests on with the kubeconfig's credentials."""
 
     daemon_threads = True
 
     def __init__(self, kubeconfig: Path, after_write: Callable[[int], None]) -> None:
-        """Listen on a free port."""
+        """Listen on a free port.
+
+        Args:
+            kubeconfig: Address and credentials of the API server.
+            after_write: Called with the number of each write, once the server has carried it out. The answer to the
+                write goes back after this call: an operator that is killed in it does not learn that it wrote.
+        """
         super().__init__(("127.0.0.1", 0), Handler)
         settings = client.Configuration()
         config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
@@ -38,7 +39,7 @@ class Proxy(ThreadingHTTPServer):
         self.lock = threading.Lock()
 
     def kubeconfig(self, directory: Path) -> Path:
-        """A kubeconfig that leads here."""
+        """Write a kubeconfig for this proxy, and return its path."""
         file = directory / "kubeconfig"
         named = {"name": "proxy"}
         content = {
@@ -59,14 +60,14 @@ class Proxy(ThreadingHTTPServer):
             self.after_write(len(self.writes))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """The operator's end of the connection may be gone: that is what this proxy is for."""
+        """Ignore errors of the connection: the operator may have been killed."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Hands one request on, and its answer back."""
+    """Send one request on, and its answer back."""
 
     protocol_version = "HTTP/1.1"
-    server: Proxy
+    server: ApiServerProxy
 
     def _forward(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -103,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _stream(self, answer: Any) -> None:
-        """Lists end, watches go on: both are passed on as they come."""
+        """Pass an answer on as it comes: a list ends, a watch goes on."""
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.getheader("Content-Type", ""))
         self.send_header("Transfer-Encoding", "chunked")
@@ -114,4 +115,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the name of the base class
-        """Silent."""
+        """Write no log."""

@@ -68,8 +68,8 @@ class TrainingCallback(TrainerCallback):
             uploader: Uploads checkpoints; only in the main process.
             checkpoint_extras: Contents of further files of each checkpoint, by name.
             eval_steps: Number of steps between evaluations; None for no evaluation.
-            evaluate: Returns ``eval_loss`` and, if forgetting is measured, ``general_loss``; None if the pod is asked to
-                stop meanwhile.
+            evaluate: Returns ``eval_loss`` and, if forgetting is measured, ``general_loss``; None if the pod is asked
+                to stop meanwhile.
             on_metrics: Called with the step and its metrics, for each log entry and each evaluation.
             best_weights: Keeps the weights with the lowest loss, and decides on early stopping.
             divergence_watch: Judges the logged losses.
@@ -108,7 +108,7 @@ class TrainingCallback(TrainerCallback):
             control.should_log = control.should_save = control.should_training_stop = True
 
     def lacks_evaluation(self, state: TrainerState) -> bool:
-        """Return whether the step has to be evaluated and is not: because it is new, or its evaluation was cut short."""
+        """Return whether the step still has to be evaluated: it is new, or its evaluation was cut short."""
         step = state.global_step
         last = self._best is not None and step == state.max_steps  # its weights may be the best
         due = self._eval_steps is not None and step > 0 and (step % self._eval_steps == 0 or last)

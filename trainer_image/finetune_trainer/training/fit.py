@@ -235,7 +235,8 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, f
 
     Raises:
         Preempted: The pod is asked to stop.
-        Failure: Stalled, if the watchdog asked the loop to stop; TrainerError, if the loop ended before its last step for no reason that we know.
+        Failure: Stalled, if the watchdog asked the loop to stop; TrainerError, if the loop ended before its last step
+            for no reason that we know.
     """
     interruption = session.interruption
     while uploader and not interruption.requested and not uploader.wait(seconds=1):

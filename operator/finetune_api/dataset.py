@@ -44,14 +44,33 @@ class Columns(Model):
     """The names of the dataset's columns, if they are not the usual ones."""
 
     text: str = Field("text", description="Column with the text, for format text.")
-    prompt: str = Field("prompt", description="Column with the prompt, for formats promptCompletion and preference.")
+    prompt: str | None = Field(
+        None,
+        description="Column with the prompt, for formats promptCompletion and preference. Unset: prompt; for "
+        "preference also question or query.",
+    )
     completion: str = Field("completion", description="Column with the completion, for format promptCompletion.")
-    messages: str = Field("messages", description="Column with the chat messages, for format messages.")
-    tools: str = Field(
-        "tools",
-        description="Column with the tools that the chat template receives, for format messages. It may be missing.",
+    messages: str | None = Field(
+        None,
+        description="Column with the chat, for format messages: OpenAI's messages or ShareGPT's turns. Unset: "
+        "messages, conversations or conversation.",
+    )
+    tools: str | None = Field(
+        None,
+        description="Column with the tools that the chat template receives, for chats. It may be missing. Unset: tools "
+        "or functions.",
+    )
+    system: str | None = Field(
+        None,
+        description="Column with the system prompt, for all formats but text. It may be missing or empty. Unset: "
+        "system, system_prompt or system_message.",
     )
     instruction: str = Field("instruction", description="Column with the instruction, for format instruction.")
+    history: str = Field(
+        "history",
+        description="Column with the earlier questions and answers, a list of pairs, for format instruction. It may be "
+        "missing or empty.",
+    )
     input: str | None = Field(
         None,
         description="Column with the instruction's input, for format instruction. It may be missing or empty. Unset: "
@@ -64,6 +83,11 @@ class Columns(Model):
     chosen: str = Field("chosen", description="Column with the better answer, for format preference.")
     rejected: str = Field("rejected", description="Column with the worse answer, for format preference.")
     label: str = Field("label", description="Column that says whether the completion is desirable, for objective kto.")
+    ignored: list[str] = Field(
+        default_factory=list,
+        description="Columns that are left out on purpose, though a column of this name usually matters, for example "
+        "weight or images.",
+    )
 
 
 class Template(Model):

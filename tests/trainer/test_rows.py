@@ -217,6 +217,11 @@ USER, ANSWER = {"role": "user", "content": "What follows 1?"}, {"role": "assista
 WRONG_ANSWER = {"role": "assistant", "content": "7."}
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
 CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": "{}"}}]}
+CALLED = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {}}}],
+}
 
 GOOD: dict[str, tuple[Objective, Row, str, Row]] = {
     "text": ("sft", {"text": "a"}, "text", {"text": "a"}),
@@ -244,7 +249,7 @@ GOOD: dict[str, tuple[Objective, Row, str, Row]] = {
         "sft",
         {"messages": [USER, CALL], "tools": TOOLS},
         "messages",
-        {"messages": [USER, {"content": "", **CALL}], "tools": TOOLS},
+        {"messages": [USER, CALLED], "tools": TOOLS},
     ),
     "tools as JSON": (
         "sft",
@@ -430,7 +435,7 @@ BAD: dict[str, tuple[Objective, str, Row, str]] = {
         "kto",
         "promptCompletion",
         {"prompt": "a", "completion": "b", "label": 3},
-        "column 'label' must be true or false, found '3'",
+        "column 'label' must be true or false, found 3",
     ),
 }
 

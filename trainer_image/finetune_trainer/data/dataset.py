@@ -15,6 +15,7 @@ from finetune_api.data_counts import LENGTHS, Counts
 from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.data import rows, token_cache
+from finetune_trainer.data.columns import Layout
 from finetune_trainer.data.sources import Inputs, list_local_files
 from finetune_trainer.data.tokens import IGNORED, TokenizedRow
 from finetune_trainer.runtime.failures import Failure
@@ -48,7 +49,7 @@ class Examples:
     train: datasets.Dataset
     held_out: list[Example]
     held_out_rows: list[TokenizedRow]
-    layout: rows.Layout
+    layout: Layout
     counts: Counts
     digests: list[tuple[str, str]]
     cache_key: str
@@ -171,9 +172,7 @@ def _to_example(row: TokenizedRow) -> Example:
     return Example(row["prompt_ids"] + answer, [IGNORED] * len(row["prompt_ids"]) + answer)
 
 
-def _list_warnings(
-    counts: Counts, layout: rows.Layout, tokenizer: Any, wanted: token_cache.DatasetRequest
-) -> list[str]:
+def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, wanted: token_cache.DatasetRequest) -> list[str]:
     warnings = []
     if counts.truncated or counts.dropped or counts.empty or counts.whole_conversation:
         warnings.append(_describe_counts(counts, wanted.max_length))

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from finetune_trainer.data import compression
 from finetune_trainer.data.sources import DataFile
+from finetune_trainer.data.values import Row, quote
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "text"]
-Row = dict[str, Any]
 CHUNK_CHARACTERS = 1 << 16
 MAX_ROW_CHARACTERS = 64 * 1024 * 1024
 """The longest row of a JSON array; an element without an end within it is treated as incomplete."""
@@ -235,9 +235,3 @@ def _parquet(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
         raise compression.damaged_file(
             name, f"cannot be read as parquet, it is damaged or cut off ({error})"
         ) from error
-
-
-def quote(content: bytes) -> str:
-    """Quote the beginning of a content for a message."""
-    text = content.decode("utf-8", errors="replace").strip()
-    return repr(text if len(text) <= 60 else text[:59] + "…")

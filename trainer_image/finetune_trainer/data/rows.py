@@ -5,18 +5,19 @@ It needs no tokenizer, because the preflight uses it too.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from finetune_api.dataset import Columns, DatasetSource
 from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
-from finetune_trainer.data import row_formats
-from finetune_trainer.data.files import FileRow, detect_format, quote, read_rows, read_text
+from finetune_trainer.data import answers, row_formats
+from finetune_trainer.data.columns import Layout, ask_about_unused, detect_layout, find_columns, find_unused
+from finetune_trainer.data.files import FileRow, detect_format, read_rows, read_text
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.data.templates import make_renderer
+from finetune_trainer.data.values import Row, RowError, column_names, quote
 from finetune_trainer.runtime.failures import Failure
 
-Layout = Literal["plain text", "text", "promptCompletion", "messages", "instruction", "preference"]
 MAX_NAMED_ROWS = 5
 """How many bad rows a message names."""
 PAIRED_OBJECTIVES = ("dpo", "orpo", "reward")
@@ -31,6 +32,10 @@ class Findings:
     bad: int = 0
     empty: int = 0
     shown: list[str] = field(default_factory=list)
+    used: dict[str, None] = field(default_factory=dict)
+    """Columns that the format uses, in the order in which they were found."""
+    unused: dict[str, None] = field(default_factory=dict)
+    """Columns that it does not use."""
 
     def add(self, location: str, text: str) -> None:
         """Add one bad row."""
@@ -41,18 +46,22 @@ class Findings:
 
 @dataclass(frozen=True)
 class Reader:
-    """Read the rows of a dataset with a known format and known column names."""
+    """Read the rows of a dataset with a known format and known column names.
+
+    ``as_chat`` says that texts become messages, because the first row has a column for the system prompt.
+    """
 
     layout: Layout
     columns: Columns
     objective: Objective
-    render: Callable[[row_formats.Row], row_formats.Row | str] | None = None
+    render: Callable[[Row], Row | str] | None = None
+    as_chat: bool = False
 
-    def read(self, found: Iterable[FileRow], findings: Findings) -> Iterator[row_formats.Row]:
+    def read(self, found: Iterable[FileRow], findings: Findings) -> Iterator[Row]:
         """Yield the good rows with the standard column names, and count all rows in ``findings``."""
         for item in found:
             findings.rows += 1
-            row = self.normalize(item)
+            row = self.normalize(item, findings)
             if isinstance(row, dict) and _has_surrogate(row):
                 row = "has half of a character (a lone surrogate such as \\ud83d): its text was cut in the middle"
             if isinstance(row, str):
@@ -62,24 +71,34 @@ class Reader:
             else:
                 yield row
 
-    def normalize(self, item: FileRow) -> row_formats.Row | str | None:
+    def normalize(self, item: FileRow, findings: Findings) -> Row | str | None:
         """Return a row with the standard column names, its problem as a text, or None if it is empty."""
         if item.row is None:
             return item.problem
-        row: row_formats.Row | str = self.render(item.row) if self.render else item.row
+        row: Row | str = self.render(item.row) if self.render else item.row
         if isinstance(row, str):
             return row
+        names = find_columns(row, self.columns, self.layout, labelled=self.objective == "kto")
+        made = self._read(row, names)
+        if self.render is not None or isinstance(made, str):
+            return made
+        findings.used.update(dict.fromkeys(name for name in names.values() if name in row))
+        findings.unused.update(dict.fromkeys(find_unused(row, names)))
+        return ask_about_unused(row, names, self.columns, self.layout, made) or made
+
+    def _read(self, row: Row, names: dict[str, str]) -> Row | RowError | None:
         match self.layout:
             case "messages":
-                return row_formats.read_messages(row, self.columns)
+                return row_formats.read_messages(row, names)
             case "instruction":
-                return row_formats.read_instruction(row, self.columns)
+                return row_formats.read_instruction(row, names)
             case "preference":
-                return row_formats.read_preference(row, self.columns)
+                return answers.read_preference(row, names, as_chat=self.as_chat)
             case "promptCompletion":
-                return row_formats.read_prompt_completion(row, self.columns, labelled=self.objective == "kto")
-        text = row_formats.read_text_column(row, self.columns.text)
-        return text if isinstance(text, row_formats.RowError) else {"text": text} if text.strip() else None
+                return answers.read_prompt_completion(
+                    row, names, labelled=self.objective == "kto", as_chat=self.as_chat
+                )
+        return row_formats.read_text(row, names)
 
 
 def make_reader(files: list[DataFile], source: DatasetSource, objective: Objective, uri: str) -> Reader:
@@ -116,7 +135,16 @@ def make_reader(files: list[DataFile], source: DatasetSource, objective: Objecti
             f"its first line is {_first_line(file)}",
         )
     _check_objective(layout, objective)
-    return Reader(layout, source.columns if render is None else Columns(label=source.columns.label), objective, render)
+    columns = source.columns if render is None else Columns(label=source.columns.label)
+    return Reader(layout, columns, objective, render, as_chat=render is None and _has_system(file, columns, layout))
+
+
+def _has_system(file: DataFile, columns: Columns, layout: Layout) -> bool:
+    """Return whether texts of prompts and answers have a system prompt beside them."""
+    if layout not in ("promptCompletion", "preference"):
+        return False
+    first = next(read_rows(file)).row or {}
+    return find_columns(first, columns, layout)["system"] in first
 
 
 def _has_content(file: DataFile) -> bool:
@@ -137,23 +165,13 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
             "uri",
             f"{first.location} of {uri} {first.problem}: write a JSON object on each line, or a JSON array of objects",
         )
-    if columns.chosen in row and columns.rejected in row and objective != "sft":
-        return "preference"
-    if columns.messages in row:
-        return "messages"
-    if columns.prompt in row and columns.completion in row:
-        return "promptCompletion"
-    if columns.instruction in row and row_formats.answer_column(row, columns) in row:
-        return "instruction"
-    if columns.text in row:
-        return "text"
-    if columns.chosen in row and columns.rejected in row:
-        return "preference"
+    if layout := detect_layout(row, columns, objective):
+        return layout
     raise _invalid(
         "columns",
-        f"{first.location} of {uri} has the columns {row_formats.column_names(row)}; "
-        f"expected {columns.messages} (chat messages), {columns.prompt} and {columns.completion}, "
-        f"{columns.instruction} and output or response, {columns.chosen} and {columns.rejected}, or {columns.text}: "
+        f"{first.location} of {uri} has the columns {column_names(row)}; "
+        "expected messages or conversations (a chat), prompt and completion, instruction and output or response, "
+        "chosen and rejected, or text: "
         "rename them, name yours in spec.dataset.columns, or make a text of them with spec.dataset.template",
     )
 
@@ -194,7 +212,7 @@ def _has_surrogate(value: Any) -> bool:
     return isinstance(value, list) and any(map(_has_surrogate, value))
 
 
-def is_chat(row: row_formats.Row) -> bool:
+def is_chat(row: Row) -> bool:
     """Return whether a row has messages, which need a chat template."""
     return any(isinstance(row.get(name), list) for name in ("messages", "completion", "chosen"))
 

@@ -1,7 +1,6 @@
 """Render rows with the user's Jinja templates, in a sandbox because the templates are not trusted."""
 
 from collections.abc import Callable
-from typing import Any
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError
 from jinja2.exceptions import SecurityError
@@ -9,9 +8,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetune_api.dataset import Template
 from finetune_api.reasons import Reason
+from finetune_trainer.data.values import Row
 from finetune_trainer.runtime.failures import Failure
-
-Row = dict[str, Any]
 
 
 def make_renderer(template: Template) -> Callable[[Row], Row | str]:

@@ -22,12 +22,13 @@ import pyarrow.compute  # type: ignore[import-untyped]
 from finetune_api.data_counts import Counts
 from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import Objective
-from finetune_trainer.data import files, row_formats, rows
+from finetune_trainer.data import files, rows
 from finetune_trainer.data.sources import LocalData, list_local_files
 from finetune_trainer.data.tokens import Encoder, TokenizedRow, batched
+from finetune_trainer.data.values import Row
 from finetune_trainer.runtime.logs import log
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Part of the cache's key; raise it if the same rows would become other sequences."""
 
 
@@ -166,7 +167,7 @@ def _tokenize_rows(
     findings = rows.Findings()
     found = chain.from_iterable(files.read_rows(file) for file in list_local_files(data))
 
-    def good_rows() -> Iterator[row_formats.Row]:
+    def good_rows() -> Iterator[Row]:
         for row in reader.read(found, findings):
             if not findings.bad:  # after a bad row the others are only counted: nothing will be trained
                 yield row

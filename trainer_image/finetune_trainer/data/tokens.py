@@ -9,8 +9,9 @@ import jinja2
 
 from finetune_api.data_counts import LENGTHS, Counts
 from finetune_api.reasons import Reason
-from finetune_trainer.data.row_formats import Message, Row
-from finetune_trainer.data.rows import Layout
+from finetune_trainer.data import alpaca
+from finetune_trainer.data.columns import Layout
+from finetune_trainer.data.values import Message, Row
 from finetune_trainer.runtime.failures import Failure
 
 IGNORED = -100
@@ -21,16 +22,6 @@ TOKENIZER_BATCH = 64
 """How many rows the tokenizer gets at once; it processes them in parallel."""
 END_WINDOW = 4
 """An end-of-text token within this many last tokens counts as the end, because templates add a newline to it."""
-ALPACA_PROMPT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:\n"
-)
-ALPACA_PROMPT_WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-)
-"""The prompts of Stanford's Alpaca, for models without a chat template."""
 TokenizedRow = dict[str, Any]
 """Columns of TRL: input_ids and labels, or prompt_ids and the ids of each answer."""
 TokenIds = list[int]
@@ -111,13 +102,9 @@ class Encoder:
             case "messages":
                 return self._prepare_chat(row["messages"], row.get("tools"))
             case "instruction" if self._tokenizer.chat_template:
-                asked = f"{row['instruction']}\n\n{row['input']}" if row["input"].strip() else row["instruction"]
-                return self._prepare_chat(
-                    [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}], None
-                )
+                return self._prepare_chat(alpaca.to_messages(row), None)
             case "instruction":
-                prompt = (ALPACA_PROMPT_WITH_INPUT if row["input"].strip() else ALPACA_PROMPT).format(**row)
-                return self._prepare_answers(prompt, {"completion": row["output"]}, {})
+                return self._prepare_answers(alpaca.to_prompt(row), {"completion": row["output"]}, {})
             case "promptCompletion":
                 extra = {"label": row["label"]} if "label" in row else {}
                 return self._prepare_answers(row["prompt"], {"completion": row["completion"]}, extra)
@@ -158,7 +145,7 @@ class Encoder:
 
         These are the tokens that the chat template adds to the prompt of each such turn.
         """
-        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        turns = [n for n, turn in enumerate(messages) if turn["role"] == "assistant" and turn.get("train", True)]
         texts = [self._render(messages, tools, generation_prompt=False)]
         for index in turns:
             texts.append(self._render(messages[:index], tools, generation_prompt=True) if index else "")

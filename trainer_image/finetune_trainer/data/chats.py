@@ -1,0 +1,146 @@
+"""Bring chats of any origin into one normal form: OpenAI's messages, ShareGPT's turns, parquet's nulls."""
+
+from typing import Any
+
+from finetune_trainer.data.tool_calls import normalize_calls, read_calls
+from finetune_trainer.data.turn_flags import FLAGS, read_flag
+from finetune_trainer.data.values import (
+    Message,
+    RowError,
+    describe_type,
+    drop_nulls,
+    is_blank,
+    is_null,
+    parse_stored,
+    quote_value,
+)
+
+ROLES = {
+    "user": ("human", "prompter"),
+    "assistant": ("gpt", "chatgpt", "bing", "bard", "model", "bot", "ai"),
+    "system": (),
+    "developer": (),
+    "tool": ("observation", "function", "function_response", "tool_response"),
+    "function_call": ("tool_call",),
+}
+"""Other names of each role. A turn of ShareGPT's role function_call becomes a tool call of the assistant."""
+BY_ALIAS = {alias: role for role, aliases in ROLES.items() for alias in (role, *aliases)}
+TEXT_PARTS = ("text", "input_text", "output_text")
+REPLACED_KEYS = ("from", "value", "role", "content", "tool_calls", "function_call", *FLAGS)
+"""Keys of a message that the normal form says in its own way; all others are kept as they are."""
+
+
+def read_chat(value: Any, what: str) -> list[Message] | RowError:
+    """Return the messages of a column in the normal form.
+
+    Each has ``role`` and ``content``, which is always a text. ``tool_calls`` have objects as arguments, and ``train``
+    is there where the data say whether the turn is learned. Keys that are null are absent.
+
+    Args:
+        value: The column's value: a list of messages, one message, or JSON.
+        what: The column's name for messages to the user, for example ``column 'messages'``.
+    """
+    found = parse_stored(value, what)
+    if isinstance(found, RowError):
+        return found
+    if isinstance(found, dict):
+        found = _transpose(found)
+    if not isinstance(found, list) or not found:
+        return RowError(f"{what} must be a list of messages, found {describe_type(found)}")
+    turns = []
+    for number, message in enumerate(found, start=1):
+        turn = _read_message(drop_nulls(message), f"message {number} in {what}")
+        if isinstance(turn, RowError):
+            return turn
+        turns.append(turn)
+    return turns
+
+
+def says_something(turns: list[Message]) -> bool:
+    """Return whether the assistant says or calls something that is learned."""
+    return any(
+        turn["role"] == "assistant" and turn.get("train", True) and (turn["content"].strip() or "tool_calls" in turn)
+        for turn in turns
+    )
+
+
+def put_system_first(turns: list[Message], system: Any, name: str) -> list[Message] | RowError:
+    """Return a chat that begins with the system prompt of a column of its own."""
+    if is_blank(system):
+        return turns
+    if not isinstance(system, str):
+        return RowError(f"column {name!r} must be text, found {describe_type(system)}")
+    if turns[:1] and turns[0]["role"] in ("system", "developer"):
+        if turns[0]["content"].strip() == system.strip():
+            return turns
+        return RowError(
+            f"the chat begins with a {turns[0]['role']} message, and column {name!r} has another text: which one is "
+            "the system prompt? Remove the other one"
+        )
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _transpose(found: dict[str, Any]) -> list[Any]:
+    """Return the messages of an object of lists, the Sequence of the datasets library, or the one message."""
+    columns = {key: values for key, values in found.items() if not is_null(values)}
+    if (
+        columns
+        and all(isinstance(values, list) for values in columns.values())
+        and not {"role", "from"}.isdisjoint(columns)
+    ):
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=False)]
+    return [found]
+
+
+def _read_message(message: Any, where: str) -> Message | RowError:
+    given = message if isinstance(message, dict) else {}
+    name, content = given.get("role", given.get("from")), given.get("content", given.get("value"))
+    role = BY_ALIAS.get(name.strip().lower(), name) if isinstance(name, str) else None
+    if role is not None and "role" not in given and role not in ROLES:
+        return RowError(f"{where} is from {name!r}, an unknown role; known are: {', '.join(BY_ALIAS)}")
+    if role == "function_call":
+        calls = _read_call_turn(content, where)
+        role, content = "assistant", None
+    else:
+        calls = read_calls(given, where)
+    text = _join_parts(content, where)
+    if wrong := next((found for found in (calls, text) if isinstance(found, RowError)), None):
+        return wrong
+    if role is None or (text is None and not calls):
+        return RowError(f"{where} must have the texts role and content, found {quote_value(message)}")
+    flag = read_flag({**given, "role": role}, where)
+    if isinstance(flag, RowError):
+        return flag
+    return {
+        "role": role,
+        "content": text or "",
+        **({"tool_calls": calls} if calls else {}),
+        **({"train": flag} if flag is not None and role == "assistant" else {}),
+        **{key: value for key, value in given.items() if key not in REPLACED_KEYS},
+    }
+
+
+def _read_call_turn(content: Any, where: str) -> list[dict[str, Any]] | RowError:
+    """Return the calls of a turn whose text is one tool call, or a list of them, as JSON."""
+    found = parse_stored(content, where)
+    return (
+        found if isinstance(found, RowError) else normalize_calls(found if isinstance(found, list) else [found], where)
+    )
+
+
+def _join_parts(content: Any, where: str) -> str | RowError | None:
+    """Return a message's text. Parts are joined by newlines, as vLLM does it for the same request."""
+    if content is None or isinstance(content, str):
+        return content
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        text = part.get("text") if isinstance(part, dict) else part
+        if kind not in TEXT_PARTS:
+            return RowError(
+                f"{where} has a part of the type {kind!r}, which is not supported: only parts that are text are learned"
+            )
+        if not isinstance(text, str):
+            return RowError(f"{where} must have the texts role and content, found {quote_value(content)} as content")
+        texts.append(text)
+    return "\n".join(texts)

@@ -1,0 +1,130 @@
+"""Find which columns of a row its format uses, and ask about those that it would leave out to the user's harm."""
+
+from typing import Any, Literal
+
+from finetune_api.dataset import Columns
+from finetune_api.finetunejob import Objective
+from finetune_trainer.data.values import Row, RowError, is_blank, is_chat, quote_value
+
+Layout = Literal["plain text", "text", "promptCompletion", "messages", "instruction", "preference"]
+USUAL = {
+    "text": ("text",),
+    "messages": ("messages", "conversations", "conversation"),
+    "tools": ("tools", "functions"),
+    "system": ("system", "system_prompt", "system_message"),
+    "history": ("history",),
+    "prompt": ("prompt",),
+    "completion": ("completion",),
+    "instruction": ("instruction",),
+    "input": ("input", "context"),
+    "output": ("output", "response"),
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
+    "label": ("label",),
+}
+"""The usual names of each column of ``spec.dataset.columns``; the first that a row has is taken."""
+PROMPTS = ("prompt", "question", "query")
+"""The usual names of the prompt beside a better and a worse answer."""
+LAYOUT_COLUMNS: dict[Layout, tuple[str, ...]] = {
+    "plain text": (),
+    "text": ("text",),
+    "promptCompletion": ("prompt", "completion", "system", "tools"),
+    "messages": ("messages", "tools", "system"),
+    "instruction": ("instruction", "input", "output", "system", "history"),
+    "preference": ("prompt", "chosen", "rejected", "system", "tools"),
+}
+NEEDED: dict[Layout, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "promptCompletion": ("prompt", "completion"),
+    "instruction": ("instruction", "output"),
+    "text": ("text",),
+}
+"""The columns by which a format is detected, in this order."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+WEIGHTS = ("weight", "weights", "sample_weight", "loss_weight", "loss_mask")
+PLACED = (*USUAL["system"], *USUAL["history"], *USUAL["tools"])
+PROMPT_LIKE = (*PROMPTS, "instruction", "input", "problem", "request", "context", "conversations", "conversation")
+
+
+def find_columns(row: Row, columns: Columns, layout: Layout, *, labelled: bool = False) -> dict[str, str]:
+    """Return the row's name for each column that the format uses; that of a missing one is its first usual name."""
+    names = {}
+    for key in (*LAYOUT_COLUMNS[layout], *(("label",) if labelled else ())):
+        usual = PROMPTS if key == "prompt" and layout == "preference" else USUAL[key]
+        names[key] = getattr(columns, key) or next((name for name in usual if name in row), usual[0])
+    return names
+
+
+def detect_layout(row: Row, columns: Columns, objective: Objective) -> Layout | None:
+    """Return the first format whose columns a row has."""
+    pair = columns.chosen in row and columns.rejected in row
+    if pair and objective != "sft":
+        return "preference"
+    for layout, needed in NEEDED.items():
+        names = find_columns(row, columns, layout)
+        if all(names[key] in row for key in needed) and _is_turns(row, names):
+            return layout
+    return "preference" if pair else None
+
+
+def _is_turns(row: Row, names: dict[str, str]) -> bool:
+    """Return False if the column of a chat has another name and a plain text: then it is no chat."""
+    name = names.get("messages", "messages")
+    return name == "messages" or is_chat(row[name])
+
+
+def find_unused(row: Row, names: dict[str, str]) -> list[str]:
+    """Return the columns of a row that its format does not use."""
+    used = set(names.values())
+    return [name for name in row if name not in used]
+
+
+def ask_about_unused(
+    row: Row, names: dict[str, str], columns: Columns, layout: Layout, made: Row | None
+) -> RowError | None:
+    """Return the question that must be answered before a column is left out, if there is one.
+
+    Args:
+        row: The row as it was read.
+        names: Its columns that the format uses.
+        columns: ``spec.dataset.columns``.
+        layout: The format.
+        made: What the format made of the row.
+    """
+    asks_prompt = layout == "preference" and names["prompt"] not in row and not _has_question(made)
+    for name in find_unused(row, names):
+        if name in columns.ignored or is_blank(row[name]):
+            continue
+        if question := _question(name, row[name], layout, asks_prompt=asks_prompt):
+            return RowError(f"{question}, or name {name!r} in spec.dataset.columns.ignored to leave it out")
+    return None
+
+
+def _has_question(made: Row | None) -> bool:
+    """Return whether the prompt of two chats is known, because they begin with the same turn of the user."""
+    prompt = made["prompt"] if made else None
+    return isinstance(prompt, list) and any(turn["role"] == "user" for turn in prompt)
+
+
+def _question(name: str, value: Any, layout: Layout, *, asks_prompt: bool) -> str:
+    if name in MEDIA:
+        return f"has a column {name!r}, but only text is learned: remove rows that need it"
+    if name in WEIGHTS and not _is_one(value):
+        return (
+            f"has {name} {quote_value(value)}, but rows have no weights here: repeat or remove rows to weigh them, and "
+            "remove the column"
+        )
+    if name in PLACED:
+        return f"has a column {name!r}, for which format {layout} has no place: write the rows as messages"
+    if asks_prompt and name in PROMPT_LIKE:
+        return (
+            f"has no prompt, but a column {name!r}: which column is the prompt? Name it in spec.dataset.columns.prompt"
+        )
+    return ""
+
+
+def _is_one(value: Any) -> bool:
+    try:
+        return float(value) == 1
+    except (TypeError, ValueError):
+        return False

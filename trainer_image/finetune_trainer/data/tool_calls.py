@@ -1,0 +1,65 @@
+"""Bring tools and tool calls into the form of OpenAI's API, with arguments as objects."""
+
+from typing import Any
+
+from finetune_trainer.data.values import Message, RowError, describe_type, is_blank, parse_stored, quote_value
+
+Call = dict[str, Any]
+
+
+def read_tools(value: Any, name: str) -> list[Any] | RowError:
+    """Return the tools of a column, which may be JSON or legacy functions; an empty list if there are none."""
+    tools = parse_stored(value, f"column {name!r}")
+    if isinstance(tools, RowError):
+        return tools
+    if is_blank(tools):
+        return []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        return RowError(f"column {name!r} must be a list of tools, found {describe_type(tools)}")
+    return [
+        {"type": "function", "function": tool}
+        if "name" in tool and "function" not in tool and "type" not in tool
+        else tool
+        for tool in tools
+    ]
+
+
+def read_calls(message: Message, where: str) -> list[Call] | RowError:
+    """Return the tool calls of a message, its legacy ``function_call`` among them."""
+    legacy = message.get("function_call")
+    found = parse_stored(message.get("tool_calls") or ([] if legacy is None else [legacy]), f"tool_calls of {where}")
+    return found if isinstance(found, RowError) else normalize_calls(found, where)
+
+
+def normalize_calls(found: Any, where: str) -> list[Call] | RowError:
+    """Bring each tool call into the form ``{"type": "function", "function": {"name", "arguments"}}``."""
+    if not isinstance(found, list):
+        return RowError(f"tool_calls of {where} must be a list, found {describe_type(found)}")
+    calls = []
+    for number, item in enumerate(found, start=1):
+        call = parse_stored(item, f"tool call {number} of {where}")
+        function = call.get("function", call) if isinstance(call, dict) else call
+        if isinstance(function, RowError):
+            return function
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return RowError(f"tool call {number} of {where} must have the text name, found {quote_value(item)}")
+        arguments = _read_arguments(function, f"tool call {number} ({function['name']}) of {where}")
+        if isinstance(arguments, RowError):
+            return arguments
+        calls.append(
+            {
+                "type": "function",
+                "function": {"name": function["name"], "arguments": arguments},
+                **({"id": call["id"]} if "id" in call else {}),
+            }
+        )
+    return calls
+
+
+def _read_arguments(function: dict[str, Any], where: str) -> dict[str, Any] | RowError:
+    """Return the arguments as an object; ``parameters`` is Llama's word for them."""
+    given = function.get("arguments", function.get("parameters", {}))
+    arguments = {} if is_blank(given) else parse_stored(given, f"arguments of {where}")
+    if isinstance(arguments, dict | RowError):
+        return arguments
+    return RowError(f"arguments of {where} must be an object or its JSON, found {quote_value(given)}")

@@ -1,0 +1,143 @@
+"""Tell apart, decode and describe the values of a row."""
+
+import json
+import math
+import re
+from typing import Any
+
+Row = dict[str, Any]
+Message = dict[str, Any]
+MAX_DEPTH = 100
+"""The deepest nesting of a value; what reads it further, such as a chat template, recurses in Python."""
+QUOTED_CHARACTERS = 60
+PYTHON_NOTATION = re.compile(r"[\[{(]\s*[\[{(]?\s*('|array\(|None\b|True\b|False\b)")
+"""How the text of a Python list or dict begins, which pandas writes into a CSV cell."""
+
+STORED_CHAT = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content|value)['\"]")
+"""How the text of a stored chat begins, in JSON or in Python's notation; any other text is an answer."""
+
+
+class RowError(str):
+    """Describe the problem with a row; a subclass of str tells it from the texts of rows."""
+
+    __slots__ = ()
+
+
+def first_error(*values: Any) -> RowError | None:
+    """Return the first of the values that is a problem."""
+    return next((value for value in values if isinstance(value, RowError)), None)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; NaN is null.
+
+    Raises:
+        ValueError: The text is no JSON, or it is nested too deeply.
+    """
+    try:
+        value = json.loads(text, parse_constant=lambda name: None if name == "NaN" else float(name))
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    return check_depth(value)
+
+
+TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} deep"
+
+
+def check_depth(value: Any) -> Any:
+    """Return the value.
+
+    Raises:
+        ValueError: It is nested too deeply.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return value
+    raise ValueError(TOO_DEEP)
+
+
+def parse_stored(value: Any, what: str) -> Any:
+    """Parse a list or an object that is stored as JSON text, as in CSV files; return any other value as it is.
+
+    Args:
+        value: The value of a column or of a key.
+        what: Its name for messages, for example ``column 'messages'``.
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    if text[:1] not in ("[", "{"):
+        return value
+    if PYTHON_NOTATION.match(text):
+        return RowError(
+            f"{what} holds Python's notation, not JSON: {quote(text)}. Write the value with json.dumps(value) before "
+            "the table is saved, or save the rows as jsonl"
+        )
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        return RowError(f"{what} is not JSON ({error}): {quote(text)}")
+
+
+def is_null(value: Any) -> bool:
+    """Return whether a value is null, or NaN, as which pandas stores null."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_blank(value: Any) -> bool:
+    """Return whether a value says nothing: null, an empty text, list or object."""
+    return is_null(value) or (isinstance(value, str) and not value.strip()) or value in ([], {})
+
+
+def is_chat(value: Any) -> bool:
+    """Return whether the value of a column is a chat, which may be stored as a text."""
+    return isinstance(value, list | dict) or (isinstance(value, str) and STORED_CHAT.match(value) is not None)
+
+
+def drop_nulls(value: Any) -> Any:
+    """Return a value without the keys that are null at any depth, which parquet adds."""
+    if isinstance(value, dict):
+        return {key: drop_nulls(inner) for key, inner in value.items() if not is_null(inner)}
+    return [drop_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def column_names(row: Row) -> str:
+    """Return the names of the first columns, for a message."""
+    return ", ".join(list(row)[:20]) or "none"
+
+
+def describe_type(value: object) -> str:
+    """Describe a value's type in words, for a message."""
+    if is_null(value):
+        return "null"
+    if isinstance(value, list | str) and not value:
+        return f"an empty {'list' if isinstance(value, list) else 'text'}"
+    return {
+        "str": "a text",
+        "int": "a number",
+        "float": "a number",
+        "bool": "true or false",
+        "list": "a list",
+        "dict": "an object",
+    }.get(type(value).__name__, type(value).__name__)
+
+
+def quote(content: str | bytes) -> str:
+    """Quote the beginning of a content for a message."""
+    start = content[: 8 * QUOTED_CHARACTERS]
+    return repr(_shorten((start.decode("utf-8", errors="replace") if isinstance(start, bytes) else start).strip()))
+
+
+def quote_value(value: Any) -> str:
+    """Return the beginning of a value as JSON for a message."""
+    return _shorten(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= QUOTED_CHARACTERS else text[: QUOTED_CHARACTERS - 1] + "…"

@@ -40,6 +40,7 @@ def test_each_comparison_is_measured_and_shown(capsys: pytest.CaptureFixture[str
     assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == 2
 
 
+@pytest.mark.exhaustive  # it starts the trainer several times
 def test_the_time_to_the_first_step_is_told_by_phase(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tiny", "--only", "start", "--output", "json"]) == 0
     start = json.loads(capsys.readouterr().out)["start"]

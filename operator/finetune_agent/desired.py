@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from finetune_api.limits import quote
 from finetune_api.messages import DesiredState
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,7 @@ class DesiredFile:
                 return False
             state = DesiredState.model_validate_json(text)
         except (OSError, ValidationError) as error:
-            problem = " ".join(str(error).split())[:300]
-            self._warn_once(f"{self._path} cannot be read: {problem}; the last desired state stays valid")
+            self._warn_once(f"{self._path} cannot be read: {quote(str(error))}; the last desired state stays valid")
             return False
         changed = state != self.state
         self._text, self._last_warning, self.state = text, "", state

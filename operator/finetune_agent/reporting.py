@@ -9,6 +9,7 @@ import httpx
 from finetune_agent.agent import Agent
 from finetune_agent.readiness import proven_digest
 from finetune_agent.state import AdapterState, version_for_pod
+from finetune_api.limits import quote
 from finetune_api.messages import AGENT_PATH, AgentAdapter, AgentReport, DesiredAdapter
 
 log = logging.getLogger(__name__)
@@ -73,4 +74,4 @@ async def send_report(client: httpx.AsyncClient, url: str, agent: Agent) -> str 
         answer = await client.post(url, json=body, headers={"Authorization": f"Bearer {token}"})
     except (OSError, httpx.HTTPError) as error:
         return f"{type(error).__name__}: {error}"
-    return None if answer.is_success else f"{url} answered {answer.status_code}: {answer.text[:200]}"
+    return None if answer.is_success else f"{url} answered {answer.status_code}: {quote(answer.text)}"

@@ -10,6 +10,8 @@ ATTEMPT_MESSAGE_CHARACTERS = 1024
 """Message of one attempt in status.attempts."""
 OUTPUT_MESSAGE_CHARACTERS = 1500
 """Part of a container's output, or of another component's message, that a message of ours quotes."""
+QUOTE_CHARACTERS = 300
+"""One line of another component's error or answer that a message of ours quotes."""
 EVENT_NOTE_BYTES = 1000
 """Note of a Kubernetes Event. The API allows 1024."""
 STATUS_ATTEMPTS = 20
@@ -19,6 +21,11 @@ STATUS_ATTEMPTS = 20
 def truncate(text: str, characters: int) -> str:
     """Cut a text to this many characters; the last one is then an ellipsis."""
     return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+def quote(text: str) -> str:
+    """Return a text on one line, cut to ``QUOTE_CHARACTERS``."""
+    return truncate(" ".join(text.split()), QUOTE_CHARACTERS)
 
 
 MAX_COUNT = 2**31 - 1

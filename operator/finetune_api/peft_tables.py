@@ -27,22 +27,22 @@ def default_targets(peft_type: str, model_type: str) -> list[str] | str | None:
     Returns:
         Module name suffixes or a regular expression; None if PEFT has no default.
     """
-    found: list[str] | str | None = _table()["targetModules"][peft_type.lower()].get(model_type)
-    return found
+    modules: list[str] | str | None = _table()["targetModules"][peft_type.lower()].get(model_type)
+    return modules
 
 
 def default_feedforward(model_type: str) -> list[str] | None:
-    """The modules whose input IA³ scales in such a model when none are named. None: PEFT has no default."""
-    found: list[str] | None = _table()["feedforwardModules"].get(model_type)
-    return found
+    """Return the modules whose input IA³ scales by default in a model of this type; None if PEFT has no default."""
+    modules: list[str] | None = _table()["feedforwardModules"].get(model_type)
+    return modules
 
 
 def options(peft_type: str) -> list[str] | None:
-    """The arguments of the configuration class of a PEFT type such as LORA. None: there is no such type."""
-    found: list[str] | None = _table()["options"].get(peft_type)
-    return found
+    """Return the arguments of a PEFT type's configuration class, for example of LORA; None for an unknown type."""
+    arguments: list[str] | None = _table()["options"].get(peft_type)
+    return arguments
 
 
 def peft_types() -> list[str]:
-    """The methods that PEFT has, by its own names."""
+    """Return PEFT's names of its methods."""
     return sorted(_table()["options"])

@@ -1,4 +1,4 @@
-"""Write and read times as Kubernetes does: RFC 3339 in UTC with whole seconds."""
+"""Write and read times as Kubernetes does: RFC 3339 in UTC with full seconds; write durations for people."""
 
 from datetime import UTC, datetime
 
@@ -16,3 +16,15 @@ def parse_timestamp(text: str) -> datetime:
 def current_timestamp() -> str:
     """Return the current time as text."""
     return format_timestamp(datetime.now(UTC))
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration: ``45s``, ``12m30s``, ``3h05m``, ``2d4h``."""
+    total = max(0, round(seconds))
+    if total < 120:
+        return f"{total}s"
+    if total < 3600:
+        return f"{total // 60}m{total % 60:02d}s"
+    if total < 86400:
+        return f"{total // 3600}h{total % 3600 // 60:02d}m"
+    return f"{total // 86400}d{total % 86400 // 3600}h"

@@ -14,6 +14,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from finetune_api.limits import quote
 from finetune_api.reasons import Reason
 from finetune_api.uris import StorageUri
 
@@ -199,9 +200,5 @@ def explain_error(
                 f"{uri} arrived damaged {where} ({code}): try again; if it stays so, check the network and the storage"
             )
         case _:
-            text = f"S3 refused the request for {uri} {where}: {_short(error)}"
+            text = f"S3 refused the request for {uri} {where}: {quote(str(error))}"
     return ArtifactError(purpose, fault, text)
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

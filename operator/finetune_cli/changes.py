@@ -80,8 +80,8 @@ def _arguments(annotation: Any) -> list[Any]:
 
 
 def _model_of(field: FieldInfo) -> type[Model] | None:
-    found = [item for item in _arguments(field.annotation) if isinstance(item, type) and issubclass(item, Model)]
-    return found[0] if found else None
+    models = (item for item in _arguments(field.annotation) if isinstance(item, type) and issubclass(item, Model))
+    return next(models, None)
 
 
 def _is_map(field: FieldInfo) -> bool:

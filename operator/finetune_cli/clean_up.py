@@ -74,11 +74,11 @@ def _delete_jobs(cluster: Cluster, namespace: str | None) -> list[str]:
 def _list_with_agents(cluster: Cluster, namespace: str | None) -> list[str]:
     """List the Deployments with an agent of ours, and the ConfigMaps with desired state."""
     scope = f"/namespaces/{namespace}" if namespace else ""
-    found: list[str] = []
+    names: list[str] = []
     for kind, path in (
         ("Deployment", f"/apis/apps/v1{scope}/deployments"),
         ("ConfigMap", f"/api/v1{scope}/configmaps"),
     ):
         items: list[Object] = cluster.call("GET", path, {"labelSelector": ROLE_LABEL})["items"]
-        found += [f"{kind} {item['metadata']['namespace']}/{item['metadata']['name']}" for item in items]
-    return found
+        names += [f"{kind} {item['metadata']['namespace']}/{item['metadata']['name']}" for item in items]
+    return names

@@ -68,8 +68,7 @@ class Cluster:
 
     def objects(self, kind: str, namespace: str | None) -> list[Object]:
         """List all objects of one of our kinds in a namespace; None: in all namespaces."""
-        found = self.call("GET", collection_path(kind, namespace))["items"]
-        return cast(list[Object], found)
+        return cast(list[Object], self.call("GET", collection_path(kind, namespace))["items"])
 
     def object(self, kind: str, namespace: str, name: str) -> Object:
         """Read one object of ours. Raises NotFoundError."""
@@ -81,13 +80,13 @@ class Cluster:
         kinds = [kind for kind, words in KIND_WORDS.items() if not slash or prefix.lower() in words]
         if not kinds:
             raise CliError(f"{what!r}: there is no kind {prefix!r}; write ftj/{name} or adp/{name}")
-        found = []
+        objects = []
         for kind in kinds:
             with contextlib.suppress(NotFoundError):
-                found.append({**self.object(kind, self.namespace, name), "kind": kind})
-        if not found:
+                objects.append({**self.object(kind, self.namespace, name), "kind": kind})
+        if not objects:
             raise NotFoundError(f"there is no {' and no '.join(kinds)} {name!r} in namespace {self.namespace!r}")
-        return found
+        return objects
 
     def one(self, kind: str, what: str) -> Object:
         """Return the object of one kind with a name, which may have the kind before it. Raises NotFoundError."""

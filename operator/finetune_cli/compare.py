@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune_api.adapterdeployment import Target
+from finetune_api.limits import quote
 from finetune_cli.cluster import Cluster, Object
 from finetune_cli.errors import CliError
 from finetune_engines import ENGINES
@@ -67,9 +68,9 @@ def _http(client: httpx.Client, path: str, body: Object | None) -> Object:
     except httpx.HTTPError as error:
         raise CliError(f"cannot reach {client.base_url}: {error}") from error
     if answer.is_error:
-        raise CliError(f"{client.base_url.join(path)} answered {answer.status_code}: {answer.text[:500]}")
-    found: Object = answer.json()
-    return found
+        raise CliError(f"{client.base_url.join(path)} answered {answer.status_code}: {quote(answer.text)}")
+    content: Object = answer.json()
+    return content
 
 
 def _compare(call: Call, adapter: str, request: Request, output: str) -> None:

@@ -15,10 +15,10 @@ from finetune_api.estimate.memory import GIB
 from finetune_api.estimate.report import GpuEstimate, JobEstimate
 from finetune_api.estimate.report import estimate as calculate
 from finetune_api.finetunejob import FineTuneJobSpec, ModelSource
+from finetune_api.timestamps import format_duration
 from finetune_api.uris import ConfigMapUri, HfUri, S3Uri, parse_uri
 from finetune_cli.errors import CliError
 from finetune_cli.render import read_documents, render_object
-from finetune_cli.text import duration
 
 CONFIG = "config.json"
 OTHER_KINDS = ("AdapterDeployment", "ConfigMap", "Secret")
@@ -56,20 +56,20 @@ def estimate(file: str, model_config: str | None, options: Options, output: str)
     jobs = [_spec(file, document) for document in documents if _kind(document) not in OTHER_KINDS]
     if not jobs:
         raise CliError(f"{file} has no FineTuneJob in it")
-    found = [
+    estimates = [
         (name, _calculate(spec, model_config, options, options.rows or _count_rows(documents, spec), gpu))
         for name, spec in jobs
     ]
     if output == "json":
-        shown = [{"name": name, **result.to_json()} for name, result in found]
-        sys.stdout.write(json.dumps(shown[0] if len(shown) == 1 else shown, indent=2) + "\n")
+        items = [{"name": name, **result.to_json()} for name, result in estimates]
+        sys.stdout.write(json.dumps(items[0] if len(items) == 1 else items, indent=2) + "\n")
     else:
         width = None if sys.stdout.isatty() else PIPE_WIDTH
         console = Console(width=width, soft_wrap=width is not None, highlight=False, markup=False)
-        for name, result in found:
+        for name, result in estimates:
             _print(console, name, result)
     if gpu:
-        for name, result in found:
+        for name, result in estimates:
             if result.gpus[0].fits == "no":
                 raise CliError(
                     f"{name} needs {_gib(result.memory.total)}, and {gpu.name} has {_gib(gpu.bytes)}: "
@@ -259,7 +259,7 @@ def _gpu_cells(gpu: GpuEstimate) -> list[str]:
         gpu.name,
         _gib(gpu.bytes),
         "" if gpu.tokens_per_second is None else f"{gpu.tokens_per_second:,}",
-        "" if gpu.seconds is None else duration(gpu.seconds),
+        "" if gpu.seconds is None else format_duration(gpu.seconds),
         "" if gpu.cost is None else f"{gpu.cost:,.2f}",
         f"{gpu.fits}, recomputing" if gpu.gradient_checkpointing else gpu.fits,
     ]

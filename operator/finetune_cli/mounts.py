@@ -15,7 +15,7 @@ Content = dict[str, dict[str, bytes]]
 
 def parse_mounts(mounts: tuple[str, ...], spec: FineTuneJobSpec, content: Content, code: int) -> dict[str, Path]:
     """Parse the ``--mount NAME=DIR`` options. Raises CliError for a missing directory, and for a missing mount."""
-    found = {}
+    directories = {}
     for text in mounts:
         name, separator, path = text.partition("=")
         if not separator or not name:
@@ -23,32 +23,32 @@ def parse_mounts(mounts: tuple[str, ...], spec: FineTuneJobSpec, content: Conten
         directory = Path(path).expanduser().resolve()
         if not directory.is_dir():
             raise CliError(f"--mount {text}: {directory} is no directory", code)
-        found[name] = directory
+        directories[name] = directory
     for field, uri in list_addresses(spec).items():
         parsed = parse_uri(uri)
-        if isinstance(parsed, PvcUri) and parsed.claim not in found:
+        if isinstance(parsed, PvcUri) and parsed.claim not in directories:
             raise CliError(
                 f"{field}: {uri} is on a PersistentVolumeClaim, which is not here: "
                 f"name the directory that stands for it with --mount {parsed.claim}=DIR",
                 code,
             )
-        if isinstance(parsed, ConfigMapUri) and parsed.name not in {*found, *content}:
+        if isinstance(parsed, ConfigMapUri) and parsed.name not in {*directories, *content}:
             raise CliError(
                 f"{field}: {uri} is in a ConfigMap, which is not here: put it into the file, "
                 f"or name the directory that stands for it with --mount {parsed.name}=DIR",
                 code,
             )
-    return found
+    return directories
 
 
 def list_addresses(spec: FineTuneJobSpec) -> dict[str, str]:
     """Return the addresses that the trainer reads, by their fields."""
-    found = {"spec.model.uri": spec.model.uri, "spec.dataset.uri": spec.dataset.uri}
+    addresses = {"spec.model.uri": spec.model.uri, "spec.dataset.uri": spec.dataset.uri}
     if spec.dataset.validation and spec.dataset.validation.uri:
-        found["spec.dataset.validation.uri"] = spec.dataset.validation.uri
+        addresses["spec.dataset.validation.uri"] = spec.dataset.validation.uri
     if spec.evaluation.forgetting and spec.evaluation.forgetting.uri:
-        found["spec.evaluation.forgetting.uri"] = spec.evaluation.forgetting.uri
-    return found
+        addresses["spec.evaluation.forgetting.uri"] = spec.evaluation.forgetting.uri
+    return addresses
 
 
 def read_config_maps(documents: list[Any]) -> Content:

@@ -22,15 +22,15 @@ KNOWN = {"apiVersion", "kind", "metadata", "spec", "status"}
 def render(file: str, output: str) -> None:
     """Print each object of the file. Raises CliError with one line per problem, each with the path of its field."""
     documents = read_documents(file)
-    found: list[str] = []
+    lines: list[str] = []
     objects = []
     for number, document in enumerate(documents, 1):
         rendered, wrong = render_object(document)
         where = file if len(documents) == 1 else f"{file}, document {number}"
-        found += [f"{where}: {problem}" for problem in wrong]
+        lines += [f"{where}: {problem}" for problem in wrong]
         objects.append(rendered)
-    if found:
-        raise CliError("\n       ".join(found))
+    if lines:
+        raise CliError("\n       ".join(lines))
     if output == "json":
         sys.stdout.write(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2) + "\n")
     else:

@@ -186,13 +186,13 @@ def check_and_train(settings: "Settings", request: Request, environment: Mapping
     logs.configure(screen.handler)
     if names_secrets(settings.job):
         logs.log.info("Secrets are not read here: credentials come from %s", CREDENTIALS)
-    found = preflight.check(settings)
-    for problem in found.problems:
+    checked = preflight.check(settings)
+    for problem in checked.problems:
         logs.log.error("%s: %s", problem.reason, problem)
-    if found.problems:
-        message = "; ".join(str(problem) for problem in found.problems)
-        return TrainerResult(reason=found.problems[0].reason, message=message, warnings=found.warnings)
-    state = Run(warnings=list(found.warnings))
+    if checked.problems:
+        message = "; ".join(str(problem) for problem in checked.problems)
+        return TrainerResult(reason=checked.problems[0].reason, message=message, warnings=checked.warnings)
+    state = Run(warnings=list(checked.warnings))
 
     def leave() -> NoReturn:
         # the signal may have come in the middle of a line, whose stream must not be entered twice
@@ -210,7 +210,7 @@ def check_and_train(settings: "Settings", request: Request, environment: Mapping
     interruption.install()
     signal.signal(signal.SIGINT, lambda *_: exit_at_once() if interruption.requested else interruption.request())
     try:
-        settings = replace(settings, model_revision=found.model_revision)
+        settings = replace(settings, model_revision=checked.model_revision)
         result = train_until_it_fits(
             settings, lambda smaller: run_attempt(smaller, state, interruption, screen, abandon)
         )

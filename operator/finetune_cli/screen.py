@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from finetune_api.messages import ProgressReport
-from finetune_cli.text import duration
+from finetune_api.timestamps import format_duration
 from finetune_trainer.runtime.logs import SHOWN_AS_BAR
 from finetune_trainer.session.progress import Reporter
 
@@ -39,7 +39,7 @@ class Screen(Reporter):
         if progress.tokens_per_second is not None:
             facts.append(f"{progress.tokens_per_second:,.0f} tok/s")
         if progress.eta_seconds:
-            facts.append(f"{duration(progress.eta_seconds)} left")
+            facts.append(f"{format_duration(progress.eta_seconds)} left")
         self._bar.update(self._task, completed=progress.step, facts=" · ".join(facts))
         if progress.step >= progress.total_steps:
             self.close()

@@ -7,37 +7,38 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from finetune_api.timestamps import format_duration
 from finetune_cli.cluster import PLURALS, Cluster, Object
-from finetune_cli.text import age, condition, duration, outcome, phase, progress
+from finetune_cli.text import age, condition, outcome, phase, progress
 
 
 def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
     """Print every FineTuneJob and AdapterDeployment of the namespace, or of all namespaces."""
     namespace = None if all_namespaces else cluster.namespace
-    found = {kind: cluster.objects(kind, namespace) for kind in PLURALS}
+    objects = {kind: cluster.objects(kind, namespace) for kind in PLURALS}
     if output == "json":
-        _json({"items": [{"kind": kind, **item} for kind, items in found.items() for item in items]})
+        _json({"items": [{"kind": kind, **item} for kind, items in objects.items() for item in items]})
         return
     console = Console(soft_wrap=not sys.stdout.isatty())
-    if not any(found.values()):
+    if not any(objects.values()):
         console.print(
             "no FineTuneJobs and no AdapterDeployments in "
             + ("any namespace" if all_namespaces else f"namespace {namespace}")
         )
         return
-    if found["FineTuneJob"]:
+    if objects["FineTuneJob"]:
         _table(
             console,
             ["FineTuneJob", "Phase", "Step", "Loss", "ETA", "Ready", "Reason", "Age"],
-            [[_name(item, all_namespaces), *_job_cells(item)] for item in found["FineTuneJob"]],
+            [[_name(item, all_namespaces), *_job_cells(item)] for item in objects["FineTuneJob"]],
         )
-    if all(found.values()):
+    if all(objects.values()):
         console.print()
-    if found["AdapterDeployment"]:
+    if objects["AdapterDeployment"]:
         _table(
             console,
             ["AdapterDeployment", "Served name", "Target", "Pods", "Ready", "Reason", "Age"],
-            [[_name(item, all_namespaces), *_deployment_cells(item)] for item in found["AdapterDeployment"]],
+            [[_name(item, all_namespaces), *_deployment_cells(item)] for item in objects["AdapterDeployment"]],
         )
 
 
@@ -55,7 +56,7 @@ def show(cluster: Cluster, name: str, output: str) -> None:
 
 
 def _show(console: Console, item: Object) -> None:
-    found, meta = item.get("status", {}), item["metadata"]
+    status, meta = item.get("status", {}), item["metadata"]
     console.print(f"{item['kind']} {meta['namespace']}/{meta['name']}: {phase(item)}")
     for line in filter(None, [progress(item), *outcome(item)]):
         console.print(f"  {line}")
@@ -64,17 +65,17 @@ def _show(console: Console, item: Object) -> None:
         ["Condition", "Status", "Reason", "Since", "Message"],
         [
             [entry["type"], entry["status"], entry["reason"], age(entry["lastTransitionTime"]), entry["message"]]
-            for entry in found.get("conditions") or []
+            for entry in status.get("conditions") or []
             if not entry["lastTransitionTime"].startswith("1970")
         ],
     )
-    if attempts := found.get("attempts"):
+    if attempts := status.get("attempts"):
         _table(
             console,
             ["Attempt", "Job", "Reason", "Exit", "Resumed from", "Changed", "Message"],
             [_attempt_cells(entry) for entry in attempts],
         )
-    if pods := found.get("podStatus"):
+    if pods := status.get("podStatus"):
         _table(console, ["Pod", "State", "Digest", "Load", "Message"], [_pod_cells(entry) for entry in pods])
 
 
@@ -96,13 +97,13 @@ def _name(item: Object, with_namespace: bool) -> str:
 
 
 def _job_cells(item: Object) -> list[str]:
-    found = item.get("status", {}).get("progress") or {}
+    reported = item.get("status", {}).get("progress") or {}
     ready = condition(item, "Ready")
     return [
         phase(item),
-        f"{found['step']}/{found['totalSteps']}" if found else "",
-        f"{found['loss']:.3f}" if found.get("loss") is not None else "",
-        duration(found["etaSeconds"]) if found.get("etaSeconds") else "",
+        f"{reported['step']}/{reported['totalSteps']}" if reported else "",
+        f"{reported['loss']:.3f}" if reported.get("loss") is not None else "",
+        format_duration(reported["etaSeconds"]) if reported.get("etaSeconds") else "",
         ready.get("status", "Unknown"),
         ready.get("reason", ""),
         age(item["metadata"]["creationTimestamp"]),

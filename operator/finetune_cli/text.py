@@ -1,28 +1,16 @@
-"""Write durations, sizes and states for people."""
+"""Write ages, sizes and states for people."""
 
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_api.timestamps import parse_timestamp
-
-
-def duration(seconds: float) -> str:
-    """Write a duration: ``45s``, ``12m30s``, ``3h05m``, ``2d4h``."""
-    whole = max(0, round(seconds))
-    if whole < 120:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600}h"
+from finetune_api.timestamps import format_duration, parse_timestamp
 
 
 def age(timestamp: str | None) -> str:
     """Write the time since an RFC 3339 timestamp."""
     if not timestamp:
         return ""
-    return duration((datetime.now(UTC) - parse_timestamp(timestamp)).total_seconds())
+    return format_duration((datetime.now(UTC) - parse_timestamp(timestamp)).total_seconds())
 
 
 def size(number: float) -> str:
@@ -36,8 +24,8 @@ def size(number: float) -> str:
 
 def condition(item: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return the condition of a type; an empty one if the object has none."""
-    found = item.get("status", {}).get("conditions") or []
-    return next((entry for entry in found if entry["type"] == kind), {})
+    conditions = item.get("status", {}).get("conditions") or []
+    return next((entry for entry in conditions if entry["type"] == kind), {})
 
 
 def phase(item: dict[str, Any]) -> str:
@@ -47,24 +35,24 @@ def phase(item: dict[str, Any]) -> str:
 
 def progress(item: dict[str, Any]) -> str:
     """Write the progress: ``step 12/100 (12%), loss 3.41, 120 tok/s, 5m10s left``; empty if there is none."""
-    found = item.get("status", {}).get("progress")
-    if not found:
+    reported = item.get("status", {}).get("progress")
+    if not reported:
         return ""
-    parts = [f"step {found['step']}/{found['totalSteps']} ({found['percent']}%)"]
-    if found.get("loss") is not None:
-        parts.append(f"loss {found['loss']:.3f}")
-    if found.get("tokensPerSecond") is not None:
-        parts.append(f"{found['tokensPerSecond']:.0f} tok/s")
-    if found.get("etaSeconds"):
-        parts.append(f"{duration(found['etaSeconds'])} left")
+    parts = [f"step {reported['step']}/{reported['totalSteps']} ({reported['percent']}%)"]
+    if reported.get("loss") is not None:
+        parts.append(f"loss {reported['loss']:.3f}")
+    if reported.get("tokensPerSecond") is not None:
+        parts.append(f"{reported['tokensPerSecond']:.0f} tok/s")
+    if reported.get("etaSeconds"):
+        parts.append(f"{format_duration(reported['etaSeconds'])} left")
     return ", ".join(parts)
 
 
 def outcome(item: dict[str, Any]) -> list[str]:
     """Return the results of a finished object, one per line."""
-    found = item.get("status", {})
+    status = item.get("status", {})
     lines = []
-    if evaluation := found.get("evaluation"):
+    if evaluation := status.get("evaluation"):
         lines.append(
             f"held-out loss {evaluation['baseLoss']:.3f} → {evaluation['loss']:.3f} "
             f"({evaluation['improvementPercent']:.1f}% lower, {evaluation['rows']} rows)"
@@ -82,21 +70,21 @@ def outcome(item: dict[str, Any]) -> list[str]:
         lines += comparison(evaluation.get("comparison") or {})
         if evaluation.get("passed") is not None:
             lines.append("passed the gate" if evaluation["passed"] else "did not pass the gate: not published")
-    if adapter := found.get("adapter"):
+    if adapter := status.get("adapter"):
         lines.append(f"adapter {adapter['uri']}")
         lines.append(f"digest {adapter['digest']} ({size(adapter['sizeBytes'])})")
-    if active := found.get("active"):
+    if active := status.get("active"):
         lines.append(f"{item['spec']['servedName']} is served from {active['uri']}")
         lines.append(f"digest {active['digest']}")
-    lines += [f"warning: {text}" for text in found.get("warnings") or []]
+    lines += [f"warning: {text}" for text in status.get("warnings") or []]
     return lines
 
 
-def comparison(found: dict[str, Any]) -> list[str]:
+def comparison(result: dict[str, Any]) -> list[str]:
     """Return the result of full fine-tuning for comparison; a warning says why there is none."""
     return [
         f"full fine-tuning: held-out loss {row['loss']:.3f} ({row['improvementPercent']:.1f}% lower), "
         f"weights of {size(row['sizeBytes'])}"
-        for row in found.get("rows", [])
+        for row in result.get("rows", [])
         if row["name"] == "full" and row.get("loss") is not None
     ]

@@ -144,8 +144,8 @@ class Live:
 
     def show(self, item: Object) -> None:
         """Update the line."""
-        found = item.get("status", {}).get("progress") or item.get("status", {}).get("pods") or {}
-        total, done = found.get("totalSteps", found.get("total")), found.get("step", found.get("updated"))
+        counts = item.get("status", {}).get("progress") or item.get("status", {}).get("pods") or {}
+        total, done = counts.get("totalSteps", counts.get("total")), counts.get("step", counts.get("updated"))
         self._progress.update(self._task, total=total or None, completed=done or 0, text=summary(item))
 
 

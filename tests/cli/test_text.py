@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from finetune_cli.text import duration, outcome, size
+from finetune_api.timestamps import format_duration
+from finetune_cli.text import outcome, size
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from finetune_cli.text import duration, outcome, size
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ GENERAL = {"baseLoss": 3.0, "loss": 3.1, "increasePercent": 3.33, "basePerplexit
 
 
 @pytest.mark.parametrize(
-    ("found", "lines"),
+    ("fields", "lines"),
     [
         ({}, ["held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)"]),
         (
@@ -60,6 +61,6 @@ GENERAL = {"baseLoss": 3.0, "loss": 3.1, "increasePercent": 3.33, "basePerplexit
         ({"comparison": {"rows": [{"name": "full"}]}}, ["held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)"]),
     ],
 )
-def test_what_the_evaluation_found(found: dict[str, Any], lines: list[str]) -> None:
+def test_what_the_evaluation_found(fields: dict[str, Any], lines: list[str]) -> None:
     evaluation = {"baseLoss": 3.9, "loss": 3.6, "improvementPercent": 7.7, "rows": 20}
-    assert outcome({"status": {"evaluation": evaluation | found}}) == lines
+    assert outcome({"status": {"evaluation": evaluation | fields}}) == lines

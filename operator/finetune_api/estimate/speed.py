@@ -36,8 +36,8 @@ def held_out_rows(rows: int, dataset: DatasetSource) -> int:
     validation = dataset.validation
     if rows < 2 or (validation is not None and validation.fraction is None):
         return 0
-    wanted = round(rows * validation.fraction) if validation and validation.fraction else min(round(rows / 10), 200)
-    return min(max(wanted, 1), rows - 1)
+    share = round(rows * validation.fraction) if validation and validation.fraction else min(round(rows / 10), 200)
+    return min(max(share, 1), rows - 1)
 
 
 def packed_rows(tokens: int, training: Training) -> int:

@@ -5,6 +5,7 @@ Old releases answer flat (``{"object": "error", "message": …}``), new ones nes
 
 from typing import TYPE_CHECKING
 
+from finetune_api.limits import quote
 from finetune_api.reasons import Reason
 from finetune_engines.base import EngineError
 
@@ -84,7 +85,7 @@ def _read_error(answer: "httpx.Response") -> tuple[str, str]:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        return "", answer.text.strip()[:300] or answer.reason_phrase
+        return "", quote(answer.text) or answer.reason_phrase
     error = body["error"] if isinstance(body.get("error"), dict) else body
     message = error.get("message") or error.get("detail") or error.get("error") or answer.text
     return str(error.get("type") or ""), " ".join(str(message).split())[:1000]

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from finetune_api.finetunejob import Progress
 from finetune_api.reasons import Reason
-from finetune_api.timestamps import current_timestamp
+from finetune_api.timestamps import current_timestamp, format_duration
 from finetune_trainer.checkpoints.best_weights import BestWeights
 from finetune_trainer.checkpoints.uploads import CheckpointUploader
 from finetune_trainer.distributed import process_group
@@ -269,13 +269,3 @@ def refuse_nonfinite_weights(model: Any, step: int) -> None:
 
 def _rounded(value: float | None) -> float | None:
     return round(value, 5) if value is not None and math.isfinite(value) else None
-
-
-def format_duration(seconds: float) -> str:
-    """Format a duration as ``42 s``, ``3 min 5 s`` or ``2 h 10 min``."""
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60} s"
-    return f"{total // 3600} h {total % 3600 // 60} min"

@@ -30,7 +30,8 @@ def find_target(deployment: Object | None, name: str, spec: AdapterDeploymentSpe
         )
     container = find_container(deployment, spec.target.container)
     if container is None:
-        names = ", ".join(other["name"] for other in deployment["spec"]["template"]["spec"].get("containers") or [])
+        containers = deployment["spec"]["template"]["spec"].get("containers") or []
+        names = ", ".join(item["name"] for item in containers)
         return Obstacle(
             Reason.CONTAINER_NOT_FOUND,
             f"spec.target.container: Deployment {name!r} has no container {spec.target.container!r}; it has {names}",

@@ -1,12 +1,14 @@
 """Carry out one decided action for one adapter, and remember its result. The next tick decides about a failure."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetune_agent.agent import Agent
-from finetune_agent.compatibility import IncompatibleError
+from finetune_agent.compatibility import IncompatibleError, check_version
 from finetune_agent.decide import Action, Decision
 from finetune_agent.download import download_version
 from finetune_agent.paths import version_directory
@@ -72,7 +74,8 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
     permanent = strike = False
     try:
         log.info("%s", title)
-        await _act(agent, adapter, served_name, decision)
+        async with _wait_turn(agent, decision):
+            await _act(agent, adapter, served_name, decision)
         return
     except ArtifactError as error:
         reason, message, permanent = error.reason, error.message, error.reason in PERMANENT_REASONS
@@ -90,6 +93,13 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
     record_fault(memory, key, reason, message, permanent=permanent, strike=strike, now=time.monotonic())
 
 
+def _wait_turn(agent: Agent, decision: Decision) -> contextlib.AbstractAsyncContextManager[object]:
+    """Let one adapter at a time use an engine whose loads disturb requests: a proof is made of requests too."""
+    version = agent.memory.engine_version
+    alone = version is not None and version.load_disturbs_requests and decision.action is not Action.DOWNLOAD
+    return agent.turn if alone else contextlib.nullcontext()
+
+
 async def _act(agent: Agent, adapter: DesiredAdapter | None, served_name: str, decision: Decision) -> None:
     driver, version, name, path = agent.driver, decision.version, decision.name or "", decision.path or ""
     if decision.action is Action.DOWNLOAD:
@@ -102,7 +112,7 @@ async def _act(agent: Agent, adapter: DesiredAdapter | None, served_name: str, d
         agent.memory.draining.pop(served_name, None)
         return
     if decision.action is Action.LOAD_CANDIDATE:
-        await driver.load_adapter(name, path)
+        await _load_candidate(agent, driver, name, path)
         return
     assert version is not None  # noqa: S101 -- a proof is one of a version
     tolerance = adapter.tolerance if adapter else DesiredAdapter.model_fields["tolerance"].default
@@ -131,6 +141,13 @@ async def _download(agent: Agent, adapter: DesiredAdapter, version: DesiredVersi
     )
     agent.memory.samples[adapter.served_name, version.digest] = samples
     agent.memory.failed.pop((adapter.served_name, version.digest), None)
+
+
+async def _load_candidate(agent: Agent, driver: Driver, name: str, path: str) -> None:
+    engine_version = agent.memory.engine_version
+    if engine_version is not None:
+        await asyncio.to_thread(check_version, Path(path), engine_version)
+    await driver.load_adapter(name, path)
 
 
 async def _prove_base(proof: Proof, base: str) -> None:

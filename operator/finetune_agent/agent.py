@@ -30,6 +30,7 @@ class Agent:
         inspected_at: When the engine was asked for ``engine_state``.
         restored: The versions on the volume were found again.
         tasks: The running action of each served name.
+        turn: Held by the action that uses an engine whose loads disturb requests.
         acted_at: When the last action for a served name ended. An older ``engine_state`` does not show its effect.
         wake: Ends the pause between two ticks.
         report_due: Ends the pause between two reports.
@@ -45,6 +46,7 @@ class Agent:
     inspected_at: float = 0.0
     restored: bool = False
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     acted_at: dict[str, float] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     report_due: asyncio.Event = field(default_factory=asyncio.Event)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from finetune_api.manifest import GOLDEN_NAME, GoldenSamples
 from finetune_api.reasons import Reason
 from finetune_artifacts.safetensors import read_file_header
-from finetune_engines.base import Engine
+from finetune_engines.base import Engine, EngineVersion
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -64,6 +64,16 @@ def check_adapter(directory: Path, engine: Engine, max_rank: int | None) -> Gold
     if problems := find_tensor_problems(shapes, rank, engine.ignored_tensors):
         raise IncompatibleError(Reason.ADAPTER_UNSUPPORTED, f"{WEIGHTS_NAME}: {'; '.join(problems)}")
     return read_golden_samples(directory)
+
+
+def check_version(directory: Path, engine: EngineVersion) -> None:
+    """Check whether the running version of the engine serves the adapter in ``directory`` rightly.
+
+    Raises:
+        IncompatibleError: If it does not.
+    """
+    if problems := engine.find_misserved(_read_config(directory / CONFIG_NAME)):
+        raise IncompatibleError(Reason.ADAPTER_UNSUPPORTED, f"the engine would serve it wrongly: {'; '.join(problems)}")
 
 
 def read_golden_samples(directory: Path) -> GoldenSamples:

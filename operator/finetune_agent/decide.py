@@ -12,7 +12,7 @@ from finetune_agent.paths import candidate_name, digest_of_path, served_name_of,
 from finetune_agent.state import Fault
 from finetune_api.messages import AgentState, DesiredVersion
 from finetune_api.reasons import Reason
-from finetune_engines.base import EngineState
+from finetune_engines.base import EngineState, EngineVersion
 
 
 class Action(StrEnum):
@@ -44,6 +44,8 @@ class Situation:
         refused: Digests that are never tried again.
         failed: Digests that are tried again later.
         drained: The served name may move now.
+        engine_version: What the engine's version decides; None until it was asked.
+        first_path: The path that the served name had first in this process of the engine.
         now: Monotonic seconds.
     """
 
@@ -58,6 +60,8 @@ class Situation:
     refused: Mapping[str, Fault] = field(default_factory=dict)
     failed: Mapping[str, Fault] = field(default_factory=dict)
     drained: bool = False
+    engine_version: EngineVersion | None = None
+    first_path: str | None = None
     now: float = 0.0
 
 
@@ -193,18 +197,50 @@ def _decide_candidate(situation: Situation, engine: EngineState, version: Desire
     candidate = candidate_name(situation.served_name, version.digest)
     if unneeded := _find_unneeded_candidate(situation, engine, keep=candidate):
         return Decision(Action.UNLOAD, "Loading", version, name=unneeded)
+    running = situation.engine_version
+    if running is not None and running.name_keeps_cache and situation.first_path not in (None, path):
+        return _decide_until_restart(situation, engine, version, running)
     candidate_path = engine.adapters.get(candidate)
     if candidate_path is None:
         if version.digest not in situation.bases_proven:
             return _decide_proof_of_base(engine, version, path)
+        if _would_disturb(situation, engine):
+            return Decision(Action.DRAIN, "Draining", version, name=situation.served_name)
         return Decision(Action.LOAD_CANDIDATE, "Loading", version, name=candidate, path=path)
     if candidate_path != path:
         return Decision(Action.UNLOAD, "Loading", version, name=candidate)
     if (candidate, path) not in situation.proven:
         return _decide_proof(situation, engine, version, candidate, path)
-    if serving_digest(situation) and not situation.drained:
+    if (serving_digest(situation) and not situation.drained) or _would_disturb(situation, engine):
         return Decision(Action.DRAIN, "Draining", version, name=situation.served_name)
     return Decision(Action.SWAP, "Loading", version, name=situation.served_name, path=path)
+
+
+def _decide_until_restart(
+    situation: Situation, engine: EngineState, version: DesiredVersion, running: EngineVersion
+) -> Decision:
+    """Keep a proven adapter until the engine restarts, where a served name cannot move to another version."""
+    action = Action.NOTHING
+    if situation.served_name in engine.adapters and not serving_digest(situation):
+        action = Action.UNLOAD
+    return Decision(
+        action,
+        "Refused",
+        version,
+        name=situation.served_name,
+        reason=Reason.RESTART_REQUIRED,
+        message=f"the engine (version {running.version or 'unknown'}) keeps its prefix cache by the adapter's name, "
+        f"and {situation.served_name!r} has served another adapter: it would answer from that one's cache. "
+        "Restart the inference Deployment (kubectl rollout restart), or use a newer engine",
+    )
+
+
+def _would_disturb(situation: Situation, engine: EngineState) -> bool:
+    """Tell whether a load now may disturb requests of other adapters."""
+    others = any(served_name_of(name) != situation.served_name for name in engine.adapters)
+    served = others or serving_digest(situation) is not None
+    running = situation.engine_version
+    return running is not None and running.load_disturbs_requests and served and not situation.drained
 
 
 def _decide_proof(situation: Situation, engine: EngineState, version: DesiredVersion, name: str, path: str) -> Decision:

@@ -19,7 +19,7 @@ from finetune_agent.situation import gather_situation
 from finetune_agent.state import AdapterState, Drain
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_engines import ENGINES
-from finetune_engines.base import EngineError, EngineUnreachableError
+from finetune_engines.base import Driver, Engine, EngineError, EngineState, EngineUnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -67,21 +67,38 @@ async def inspect_engine(agent: Agent, desired: DesiredState) -> None:
     agent.inspected_at = time.monotonic()
     try:
         state = await driver.inspect()
+        await _notice_process(agent, driver, ENGINES[desired.engine], state)
     except EngineUnreachableError as error:
         if error.ended and agent.memory.identity:
             log.warning("the engine has ended")
         if error.ended:
-            agent.memory.start_engine_process("")
+            agent.memory.start_engine_process("", None)
         agent.engine_state = None
         return
     except EngineError as error:
         log.warning("%s", error.message)
         agent.engine_state = None
         return
-    if state.identity != agent.memory.identity:
-        log.info("the engine answers: it serves %s", ", ".join([*state.bases, *state.adapters]))
-        agent.memory.start_engine_process(state.identity)
+    for name, path in state.adapters.items():
+        agent.memory.first_paths.setdefault(name, path)
     agent.engine_state = state
+
+
+async def _notice_process(agent: Agent, driver: Driver, engine: Engine, state: EngineState) -> None:
+    """Ask a new process of the engine once for its version, and forget what the one before proved."""
+    if state.identity == agent.memory.identity and agent.memory.engine_version is not None:
+        return
+    version = engine.judge_version(await driver.read_version())
+    agent.memory.start_engine_process(state.identity, version)
+    agent.report_due.set()
+    log.info(
+        "%s %s answers: it serves %s",
+        engine.title,
+        version.version or "(unknown)",
+        ", ".join([*state.bases, *state.adapters]),
+    )
+    for limit in version.limits:
+        log.warning("%s: %s", engine.title, limit)
 
 
 async def _step(agent: Agent, adapter: DesiredAdapter | None, name: str) -> None:
@@ -89,21 +106,39 @@ async def _step(agent: Agent, adapter: DesiredAdapter | None, name: str) -> None
     situation = gather_situation(agent, adapter, name, time.monotonic())
     decision = decide(situation)
     _set_adapter_state(agent, name, decision)
-    if decision.action not in (Action.DRAIN, Action.SWAP, Action.UNLOAD):
+    if not _keeps_drain(agent, name, decision.action):
         agent.memory.draining.pop(name, None)
     if decision.action is Action.NOTHING:
         if situation.engine is not None:
             await delete_unneeded_versions(agent, adapter, name, situation.engine)
     elif decision.action is Action.DRAIN:
-        _start_drain(agent, name, leaves_service=situation.target is not None)
+        _start_drain(
+            agent,
+            name,
+            leaves_service=situation.target is not None,
+            of_all_adapters=_load_disturbs_requests(agent) and situation.target is not None,
+        )
     else:
         _start_action(agent, adapter, name, decision)
 
 
-def _start_drain(agent: Agent, name: str, *, leaves_service: bool) -> None:
+def _keeps_drain(agent: Agent, name: str, action: Action) -> bool:
+    """Tell whether the action is what the drain is for."""
+    drain = agent.memory.draining.get(name)
+    if action is Action.LOAD_CANDIDATE:
+        return drain is not None and drain.of_all_adapters
+    return action in (Action.DRAIN, Action.SWAP, Action.UNLOAD)
+
+
+def _load_disturbs_requests(agent: Agent) -> bool:
+    version = agent.memory.engine_version
+    return version is not None and version.load_disturbs_requests
+
+
+def _start_drain(agent: Agent, name: str, *, leaves_service: bool, of_all_adapters: bool) -> None:
     if name not in agent.memory.draining:
         log.info("%s: draining%s", name, ", the pod leaves the Service" if leaves_service else "")
-        agent.memory.draining[name] = Drain(time.monotonic(), leaves_service)
+        agent.memory.draining[name] = Drain(time.monotonic(), leaves_service, of_all_adapters=of_all_adapters)
 
 
 def _start_action(agent: Agent, adapter: DesiredAdapter | None, name: str, decision: Decision) -> None:
@@ -131,7 +166,8 @@ async def _check_drains(agent: Agent) -> None:
     except EngineError:
         return
     for name, drain in drains.items():
-        drain.idle_checks = 0 if name in busy else drain.idle_checks + 1
+        waits = bool(busy) if drain.of_all_adapters else name in busy
+        drain.idle_checks = 0 if waits else drain.idle_checks + 1
 
 
 def _find_removed_names(agent: Agent, desired_names: set[str]) -> list[str]:

@@ -10,7 +10,8 @@ from finetune_agent.agent import Agent
 from finetune_agent.readiness import proven_digest
 from finetune_agent.state import AdapterState, version_for_pod
 from finetune_api.limits import quote
-from finetune_api.messages import AGENT_PATH, AgentAdapter, AgentReport, DesiredAdapter
+from finetune_api.messages import AGENT_PATH, AgentAdapter, AgentEngine, AgentReport, DesiredAdapter
+from finetune_engines.base import EngineVersion
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,16 @@ def build_report(agent: Agent) -> AgentReport:
     desired = agent.desired
     return AgentReport(
         engine_ready=agent.engine_state is not None,
+        engine=_describe_engine(agent.memory.engine_version),
         ready=agent.judge_readiness(agent.engine_state).ready,
         adapters=[_describe_adapter(agent, adapter) for adapter in desired.adapters] if desired else [],
     )
+
+
+def _describe_engine(version: EngineVersion | None) -> AgentEngine | None:
+    if version is None:
+        return None
+    return AgentEngine(version=version.version, moves_by_restart=version.name_keeps_cache, limits=list(version.limits))
 
 
 def _describe_adapter(agent: Agent, adapter: DesiredAdapter) -> AgentAdapter:

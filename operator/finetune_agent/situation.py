@@ -25,7 +25,9 @@ def gather_situation(agent: Agent, adapter: DesiredAdapter | None, name: str, no
     if loaded and target and loaded not in [version.digest for version in (target, *fallbacks)]:
         fallbacks.append(DesiredVersion(uri="", digest=loaded))
     drain = memory.draining.get(name)
-    needs_no_drain = adapter is not None and target is not None and not adapter.drain
+    version = memory.engine_version
+    disturbs = version is not None and version.load_disturbs_requests
+    needs_no_drain = adapter is not None and target is not None and not adapter.drain and not disturbs
 
     def is_ours(key: VersionKey) -> bool:
         return key[0] == name
@@ -43,5 +45,7 @@ def gather_situation(agent: Agent, adapter: DesiredAdapter | None, name: str, no
         refused={key[1]: fault for key, fault in memory.refused.items() if is_ours(key)},
         failed={key[1]: fault for key, fault in memory.failed.items() if is_ours(key)},
         drained=(drain is not None and is_drained(drain, now, agent.settings)) or needs_no_drain,
+        engine_version=version,
+        first_path=memory.first_paths.get(name),
         now=now,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from finetune_api.manifest import GoldenSamples
 from finetune_api.messages import AgentState, DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
+from finetune_engines.base import EngineVersion
 
 MAX_STRIKES = 3
 """After so many unexplained errors of the engine, or ends of it during a request, a version is refused for good."""
@@ -41,12 +42,14 @@ class Drain:
         since: When the drain began, in monotonic seconds.
         leaves_service: The pod leaves its Service while it drains.
         probed_at: When a probe first found the pod unready.
+        of_all_adapters: Wait for the requests of every adapter, because a load may disturb them.
         idle_checks: How many checks in a row found no request.
     """
 
     since: float
     leaves_service: bool
     probed_at: float | None = None
+    of_all_adapters: bool = False
     idle_checks: int = 0
 
 
@@ -64,7 +67,9 @@ class Memory:
     """The agent's memory.
 
     Attributes:
-        identity: The engine's process to which ``proven`` and ``base_logprobs`` apply.
+        identity: The engine's process to which ``proven``, ``base_logprobs`` and ``first_paths`` apply.
+        engine_version: What the version of this process decides; None until it was asked.
+        first_paths: The path that each name in this process had first.
         proven: Name and path of each adapter that was proven in the engine.
         base_logprobs: What the engine's base answered to the questions about a version, if that is proven.
         required: Served names that the pod must answer to be ready. None until it was ready once: all of them.
@@ -80,6 +85,8 @@ class Memory:
     """
 
     identity: str = ""
+    engine_version: EngineVersion | None = None
+    first_paths: dict[str, str] = field(default_factory=dict)
     proven: set[tuple[str, str]] = field(default_factory=set)
     base_logprobs: dict[VersionKey, list[float]] = field(default_factory=dict)
     required: set[str] | None = None
@@ -93,9 +100,10 @@ class Memory:
     load_seconds: dict[VersionKey, float] = field(default_factory=dict)
     adapter_states: dict[str, AdapterState] = field(default_factory=dict)
 
-    def start_engine_process(self, identity: str) -> None:
+    def start_engine_process(self, identity: str, version: EngineVersion | None) -> None:
         """Forget what another process of the engine proved, and require every adapter again."""
-        self.identity = identity
+        self.identity, self.engine_version = identity, version
+        self.first_paths.clear()
         self.proven.clear()
         self.base_logprobs.clear()
         self.draining.clear()

@@ -136,10 +136,21 @@ class AgentAdapter(Lenient):
     load_seconds: float | None = None
 
 
+class AgentEngine(Lenient):
+    """The engine's process beside an agent."""
+
+    version: str | None = Field(None, description="Its version. None if it does not tell.")
+    moves_by_restart: bool = Field(
+        False, description="A served name moves to another version only when the engine restarts."
+    )
+    limits: list[str] = Field([], description="What follows from its version, one sentence each.")
+
+
 class AgentReport(Lenient):
     """State of one pod, which its agent sends at each change and every few seconds. The token tells the pod."""
 
     engine_ready: bool
+    engine: AgentEngine | None = Field(None, description="None until the engine told its version.")
     ready: bool = Field(description="Whether the pod may take traffic: every adapter that it is to serve is proven.")
     adapters: list[AgentAdapter] = []
 

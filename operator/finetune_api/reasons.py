@@ -64,6 +64,7 @@ class Reason(StrEnum):
     ENGINE_UNREACHABLE = "EngineUnreachable"
     ENGINE_REFUSED = "EngineRefused"
     LORA_DISABLED = "LoraDisabled"
+    RESTART_REQUIRED = "RestartRequired"
     PROOF_FAILED = "ProofFailed"
 
 

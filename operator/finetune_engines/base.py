@@ -26,6 +26,25 @@ class EngineState:
     identity: str = ""
 
 
+@dataclass(frozen=True)
+class EngineVersion:
+    """What the version of a running engine decides.
+
+    Attributes:
+        version: The version, as the engine tells it; None if it does not.
+        load_disturbs_requests: Requests of another adapter that run during a load may get wrong answers.
+        name_keeps_cache: A name that moves to another adapter may answer from the cache of the adapter before.
+        find_misserved: Returns what this version serves wrongly of an adapter_config.json, one sentence each.
+        limits: What follows from it for the user, one sentence each.
+    """
+
+    version: str | None
+    load_disturbs_requests: bool
+    name_keeps_cache: bool
+    find_misserved: Callable[[Mapping[str, Any]], list[str]]
+    limits: tuple[str, ...]
+
+
 class EngineError(Exception):
     """The engine answered with an error.
 
@@ -68,6 +87,10 @@ class Driver(Protocol):
 
     async def inspect(self) -> EngineState:
         """Return the models that the engine serves, and the identity of its process."""
+        ...
+
+    async def read_version(self) -> str | None:
+        """Return the engine's version; None if it does not tell one."""
         ...
 
     async def list_models(self) -> EngineState:
@@ -123,6 +146,7 @@ class Engine:
             The operator sets the first value, and leaves any of them that the user has set.
         ignored_tensors: Endings of tensor names that the engine skips when it loads an adapter.
         find_unsupported: Returns what the engine cannot serve of an adapter_config.json, one sentence each.
+        judge_version: Returns what follows from the version of a running engine; None: it is not known.
         adapter_command: Returns the shell command that serves a base with one adapter:
             ``(base, adapter directory, served name, rank)``.
         model_command: Returns the shell command that serves a whole model: ``(model directory, served name)``.
@@ -141,6 +165,7 @@ class Engine:
     environment: Mapping[str, tuple[str, ...]]
     ignored_tensors: tuple[str, ...]
     find_unsupported: Callable[[Mapping[str, Any]], list[str]]
+    judge_version: Callable[[str | None], EngineVersion]
     adapter_command: Callable[[str, str, str, int], str]
     model_command: Callable[[str, str], str]
     connect: Callable[[str, str | None], Driver]

@@ -2,8 +2,9 @@
 
 Its answers have the shapes recorded from vLLM 0.32. Its "model" is arithmetic: the log-probability of a token depends
 on the base's seed and, for an adapter, on the number in its weights' metadata. It keeps what real engines do wrong:
-a load in place changes running requests, the prefix cache is keyed by name and path, an adapter whose modules match
-nothing answers as the base, and /health knows nothing of adapters.
+a load in place changes running requests, the prefix cache is keyed by name and path (before 0.31 by name), a load
+disturbs requests of other adapters (before 0.26), an adapter whose modules match nothing answers as the base, and
+/health knows nothing of adapters.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from packaging.version import Version
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -28,6 +30,8 @@ from tools.testing.waiting import free_port, wait_for
 
 PROMPTS = [[1, 5, 9, 2, 7, 3], [4, 4, 8, 1, 6]]
 VOCABULARY = 50
+BLOCK = 16
+"""Tokens in a block of the prefix cache."""
 
 
 def logprobs(seed: int, effect: float, tokens: list[int]) -> list[float]:
@@ -108,6 +112,7 @@ class FakeEngine:
     ) -> None:
         self.port = free_port()
         self.seed, self.max_lora_rank, self.api_key, self.flat_errors = seed, max_lora_rank, api_key, flat_errors
+        self.version: str | None = "0.32.0+cpu"
         self.lora_routes = True
         self.raw_logprobs = True
         self.loaded: dict[str, str] = {}
@@ -119,6 +124,9 @@ class FakeEngine:
         self.fail_load: Callable[[str, str], Response | None] = lambda name, path: None
         self.effect_as: dict[tuple[str, str], float] = {}
         self.history: list[str] = []
+        self.disturbed: list[str] = []
+        self.version_calls = 0
+        self._prefixes: dict[tuple[str, ...], float] = {}
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -126,11 +134,13 @@ class FakeEngine:
     def start(self) -> "FakeEngine":
         """Start a new process of the engine."""
         self.loaded, self.effects, self.streams, self.history = {}, {}, [], []
+        self._prefixes = {}
         self.started = time.time()
         routes = [
             Route("/v1/models", self._models),
             Route("/metrics", self._metrics),
             Route("/health", lambda _: Response()),
+            Route("/version", self._version),
             Route("/v1/completions", self._completions, methods=["POST"]),
         ]
         if self.lora_routes:
@@ -211,6 +221,13 @@ class FakeEngine:
         cards += [{"id": name, "object": "model", "root": path, "parent": "base"} for name, path in self.loaded.items()]
         return JSONResponse({"object": "list", "data": cards})
 
+    async def _version(self, _: Request) -> Response:
+        self.version_calls += 1
+        return JSONResponse({"version": self.version} if self.version else {"detail": "Not Found"})
+
+    def _is_before(self, release: str) -> bool:
+        return self.version is None or Version(self.version) < Version(release)
+
     async def _load(self, request: Request) -> Response:
         if denied := self._denied(request):
             return denied
@@ -238,6 +255,8 @@ class FakeEngine:
             return self._error(
                 "Call to add_lora method failed: vLLM does not yet support DoRA.", "InternalServerError", 500
             )
+        if self._is_before("0.26"):
+            self.disturbed += [model for model, event, _ in self.streams if model != "base" and not event.is_set()]
         self.loaded[name] = path
         self.effects[name] = self.effect_as.get((name, Path(path).name), _effect(Path(path)))
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
@@ -264,7 +283,7 @@ class FakeEngine:
         if any(token >= VOCABULARY for token in tokens):
             return self._error(f"Token id {max(tokens)} is out of vocabulary", "BadRequestError", 400)
         await asyncio.sleep(self.delays.get(model, 0))
-        effect = 0.0 if model == "base" else self.effects[model]
+        effect = 0.0 if model == "base" else self._computed_effect(model, tokens)
         if body.get("max_tokens", 1) > 1:
             event = asyncio.Event()
             self.streams.append((model, event, asyncio.get_running_loop()))
@@ -278,6 +297,13 @@ class FakeEngine:
             value = logprobs(self.seed, effect, [tokens[-1], token])[0] if self.raw_logprobs else 0.0
             choice["logprobs"] = {"tokens": ["x"], "token_logprobs": [value]}
         return JSONResponse({"object": "text_completion", "model": model, "choices": [choice]})
+
+    def _computed_effect(self, model: str, tokens: list[int]) -> float:
+        """Return the adapter's effect, or that of whoever filled the prefix cache: only whole blocks are cached."""
+        if len(tokens) < BLOCK:
+            return self.effects[model]
+        key = (model, str(tokens[:BLOCK])) + (() if self._is_before("0.31") else (self.loaded[model],))
+        return self._prefixes.setdefault(key, self.effects[model])
 
     def _note(self) -> None:
         running = ",".join(sorted({name for name, event, _ in self.streams if not event.is_set() and name != "base"}))

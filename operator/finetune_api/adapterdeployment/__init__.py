@@ -8,13 +8,20 @@ from finetune_api.adapterdeployment.spec import (
     Target,
     Verification,
 )
-from finetune_api.adapterdeployment.status import AdapterDeploymentStatus, AdapterVersion, PodCounts, PodStatus
+from finetune_api.adapterdeployment.status import (
+    AdapterDeploymentStatus,
+    AdapterVersion,
+    EngineStatus,
+    PodCounts,
+    PodStatus,
+)
 
 __all__ = [
     "AdapterDeploymentSpec",
     "AdapterDeploymentStatus",
     "AdapterSource",
     "AdapterVersion",
+    "EngineStatus",
     "NameRef",
     "PodCounts",
     "PodStatus",

@@ -40,6 +40,14 @@ class PodStatus(Model):
     load_seconds: float | None = Field(None, description="From the start of the download to the proof.", ge=0)
 
 
+class EngineStatus(Model):
+    """Pods whose engine has the same version."""
+
+    version: str | None = Field(None, description="Version, as the engine tells it; absent if it does not.")
+    pods: int = Field(description="Pods with this version.", ge=1)
+    limits: list[str] = Field(default_factory=list, description="What the version cannot do safely, one sentence each.")
+
+
 class AdapterDeploymentStatus(Model):
     """What the operator and the agents observed."""
 
@@ -52,4 +60,7 @@ class AdapterDeploymentStatus(Model):
     desired: AdapterVersion | None = Field(None, description="The version that is to be served.")
     active: AdapterVersion | None = Field(None, description="The version that every pod served last.")
     pods: PodCounts = Field(default_factory=PodCounts, description="How far the roll-out is.")
+    engines: list[EngineStatus] = Field(
+        default_factory=list, description="Versions of the engine that the agents found, and what follows from them."
+    )
     pod_status: list[PodStatus] = Field(default_factory=list, description="Each pod of the Deployment.")

@@ -7,6 +7,7 @@ import shlex
 
 from finetune_engines.base import Driver, Engine
 from finetune_engines.vllm.adapters import find_unsupported
+from finetune_engines.vllm.versions import judge_version
 
 
 def adapter_command(base: str, adapter: str, name: str, rank: int) -> str:
@@ -42,6 +43,7 @@ ENGINE = Engine(
     # PEFT saves these with an adapter of the embedding.
     ignored_tensors=(".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight"),
     find_unsupported=find_unsupported,
+    judge_version=judge_version,
     adapter_command=adapter_command,
     model_command=model_command,
     connect=connect,

@@ -49,6 +49,16 @@ class VllmDriver:
         started = next((value for name, _, value in metrics if name == "process_start_time_seconds"), None)
         return EngineState(models.bases, models.adapters, identity="" if started is None else str(started))
 
+    async def read_version(self) -> str | None:
+        """Read ``GET /version``, which needs no API key."""
+        try:
+            version = _parse_json(await self._call("GET", "/version")).get("version")
+        except EngineUnreachableError:
+            raise
+        except EngineError:
+            return None
+        return str(version) if version else None
+
     async def load_adapter(self, name: str, path: str) -> None:
         """Send ``POST /v1/load_lora_adapter``."""
         await self._call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path}, seconds=SLOW_SECONDS)

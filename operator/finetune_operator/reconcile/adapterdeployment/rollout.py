@@ -45,11 +45,24 @@ def plan_rollout(
     if previous is None or proven:
         entry = desired.model_copy(update={"previous": None, "pods": None})
         return replace(member, entry=entry, pods=known, rolled_out=rolled_out), unavailable
+    if _moves_by_restart(observed):
+        entry = desired.model_copy(update={"previous": previous, "pods": None})
+        return replace(member, entry=entry, pods=known, rolled_out=rolled_out), unavailable
     assigned = before.pods if before is not None and before.version.digest == desired.version.digest else []
     rollout = roll_out(views, assigned, spec.strategy.max_unavailable, unavailable)
     assigned = None if rollout.assigned is None else list(rollout.assigned)
     entry = desired.model_copy(update={"previous": previous, "pods": assigned})
     return replace(member, entry=entry, pods=known, rolled_out=rolled_out), unavailable | rollout.moving
+
+
+def _moves_by_restart(observed: Observed) -> bool:
+    """Return whether every engine needs a restart for another version.
+
+    Then the Deployment's own update sets the pace, and each new pod takes the new version at once. The pods before it
+    keep theirs.
+    """
+    engines = [report.engine for report in observed.agent_reports.values() if report.engine is not None]
+    return bool(engines) and all(engine.moves_by_restart for engine in engines)
 
 
 def count_replicas(deployment: Object) -> int:

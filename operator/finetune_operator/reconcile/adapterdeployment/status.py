@@ -1,8 +1,15 @@
 """The status of an AdapterDeployment after a plan was applied. Pure."""
 
+from collections import Counter
 from datetime import datetime
 
-from finetune_api.adapterdeployment import AdapterDeploymentStatus, AdapterVersion, PodCounts, PodStatus
+from finetune_api.adapterdeployment import (
+    AdapterDeploymentStatus,
+    AdapterVersion,
+    EngineStatus,
+    PodCounts,
+    PodStatus,
+)
 from finetune_api.conditions import ConditionType
 from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
 from finetune_api.messages import AgentAdapter, DesiredAdapter
@@ -47,7 +54,7 @@ def _build_update(
         ready=sum(map(is_available, observed.pods)),
     )
     pod_status = [_build_pod_status(pod, member.pods.get(pod["metadata"]["name"])) for pod in observed.pods]
-    builder.set(AdapterDeploymentStatus(pods=counts, pod_status=pod_status))
+    builder.set(AdapterDeploymentStatus(pods=counts, engines=_count_engines(observed), pod_status=pod_status))
     obstacle = member.obstacle or injection
     if obstacle is not None:
         _set_obstacle(builder, obstacle)
@@ -134,6 +141,14 @@ def _count_updated(member: Member) -> int:
         return 0
     digest = member.desired.version.digest
     return sum(pod.active_digest == digest and pod.state == "Active" for pod in member.pods.values())
+
+
+def _count_engines(observed: Observed) -> list[EngineStatus]:
+    """Count the pods of each version of the engine, the versions in alphabetical order."""
+    engines = [report.engine for report in observed.agent_reports.values() if report.engine is not None]
+    pods = Counter(engine.version or "" for engine in engines)
+    limits = {engine.version or "": engine.limits for engine in engines}
+    return [EngineStatus(version=name or None, pods=count, limits=limits[name]) for name, count in sorted(pods.items())]
 
 
 def _build_pod_status(pod: Object, adapter: AgentAdapter | None) -> PodStatus:

@@ -7,7 +7,8 @@ from finetune_api.estimate.gpus import GPUS
 from finetune_api.estimate.report import ChangeEstimate, GpuEstimate, JobEstimate, MemoryEstimate
 from tests.estimate.models import MODELS
 
-PAGE = Path("docs/estimate.md").read_text()
+PAGE = " ".join(Path("docs/estimate.md").read_text().split())
+"""The page, with its lines joined."""
 
 
 def test_every_field_of_the_json_is_documented() -> None:

@@ -113,10 +113,15 @@ def test_a_row_is_named_by_its_line_and_in_parquet_by_its_number() -> None:
     [
         ("a.jsonl", JSONL + b'{"prompt": \n', "a.jsonl line 8", "is not JSON"),
         ("a.jsonl", JSONL + b'["prompt"]\n', "a.jsonl line 8", "is no JSON object: '[\"prompt\"]'"),
-        ("a.jsonl", JSONL + b'{"prompt": "\xff"}\n', "a.jsonl line 8", "is not JSON"),
+        ("a.jsonl", JSONL + b'{"prompt": "\xff"}\n', "a.jsonl line 8", "is not UTF-8 text"),
         ("a.json", b'[{"a": 1},\n{"a": 2}', "a.json line 2", "the array has no end"),
         ("a.json", b'[{"a": 1},\n{"a" 2}]', "a.json line 2", "is not JSON"),
         ("a.json", b"[1]", "a.json line 1", "is no JSON object: '1'"),
+        ("a.json", b'[{"a": 1}]\n{"a": 2}', "a.json line 2", "comes after the end of an array"),
+        ("a.jsonl", JSONL + b'{"a": 1}{"a": 2}\n', "a.jsonl line 8", "is not JSON"),
+        ("a.jsonl", JSONL + b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n", "a.jsonl line 8", "nested more than"),
+        ("a.jsonl", JSONL + b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}\n", "a.jsonl line 8", "nested more than"),
+        ("a.json", b'[{"a": 1},\n' + b"[" * 200_000 + b"]" * 200_000 + b"]", "a.json line 2", "nested more than"),
         ("a.csv", b'a,b\n1,2\n1,2,3\n', "a.csv line 3", "has more fields than the 2 columns of the first line"),
         ("a.csv", b'a,b\n1,"2\n', "a.csv line 2", "is no CSV: unexpected end of data"),
     ],
@@ -135,6 +140,8 @@ def test_a_bad_row_is_found_where_it_is(name: str, content: bytes, place: str, p
         ("a.parquet", parquet(ROWS)[:-40], "a.parquet cannot be read as parquet, it is damaged or cut off"),
         ("a.parquet.gz", gzip.compress(parquet(ROWS)), "parquet compresses by itself, store it as it is"),
         ("a.csv", b"a,a\n1,2\n", "has two columns of the same name"),
+        ("a.jsonl", JSONL.decode().encode("utf-16"), "a.jsonl is UTF-16 text: save it as UTF-8"),
+        ("a.csv", table(",").decode().encode("utf-16-le"), "a.csv is UTF-16 text: save it as UTF-8"),
         ("a.csv", b"a,b\n1,\xff\n", "a.csv is no UTF-8 text after line 0"),
     ],
 )
@@ -143,6 +150,27 @@ def test_a_damaged_file_is_named(name: str, content: bytes, message: str) -> Non
         list(read_rows(file(content, name)))
     assert caught.value.reason is Reason.DATASET_INVALID
     assert message in caught.value.message
+
+
+def test_arrays_on_each_line_are_all_read_and_nan_is_null() -> None:
+    content = b'[{"a": 1}]\n[{"a": NaN}, {"a": 3}]\n\n[{"a": 4}]\n'
+    assert [(item.location, item.row) for item in read_rows(file(content, "a.jsonl"))] == [
+        ("a.jsonl line 1", {"a": 1}),
+        ("a.jsonl line 2", {"a": None}),
+        ("a.jsonl line 2", {"a": 3}),
+        ("a.jsonl line 4", {"a": 4}),
+    ]
+    assert [item.row for item in read_rows(file(b'{"a": NaN}\n', "a.jsonl"))] == [{"a": None}]
+
+
+@pytest.mark.parametrize("writer", [pyarrow.ipc.new_stream, pyarrow.ipc.new_file])
+def test_arrow_has_the_same_rows(writer: Any) -> None:
+    sink, made = io.BytesIO(), pyarrow.Table.from_pylist(ROWS)
+    with writer(sink, made.schema) as opened:
+        opened.write_table(made, max_chunksize=3)
+    assert [item.row for item in read_rows(file(sink.getvalue(), "data-00000-of-00001.arrow"))] == ROWS
+    with pytest.raises(Failure, match="cannot be read as Arrow, it is damaged or cut off"):
+        list(read_rows(file(sink.getvalue()[:-400], "a.arrow")))
 
 
 def test_plain_text_comes_in_pieces_that_end_with_a_line() -> None:

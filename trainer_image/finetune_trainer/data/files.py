@@ -5,31 +5,19 @@ The format is detected from the content, with the file's name as a hint.
 
 import csv
 import io
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from finetune_trainer.data import compression
+from finetune_trainer.data.encodings import UTF8_REMEDY, refuse_utf16
+from finetune_trainer.data.json_rows import CHUNK_CHARACTERS, MAX_ROW_CHARACTERS, FileRow, read_arrays, read_lines
 from finetune_trainer.data.sources import DataFile
-from finetune_trainer.data.values import Row, quote
+from finetune_trainer.data.values import parse_json
 
-FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "text"]
-CHUNK_CHARACTERS = 1 << 16
-MAX_ROW_CHARACTERS = 64 * 1024 * 1024
-"""The longest row of a JSON array; an element without an end within it is treated as incomplete."""
+FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"]
 PARQUET_BATCH_ROWS = 256
-
-
-@dataclass(frozen=True)
-class FileRow:
-    """Hold one row of a file, or the problem with it. ``location`` names file and line, or file and row."""
-
-    location: str
-    row: Row | None = None
-    problem: str = ""
 
 
 @lru_cache(maxsize=64)
@@ -53,14 +41,16 @@ def read_rows(file: DataFile) -> Iterator[FileRow]:
         match _detect(_peek(stream), file.name):
             case "parquet":
                 yield from _parquet(stream, file.name)
+            case "arrow":
+                yield from _arrow(stream, file.name)
             case "csv":
                 yield from _csv(stream, file.name, ",")
             case "tsv":
                 yield from _csv(stream, file.name, "\t")
             case "json":
-                yield from _json_array(stream, file.name)
+                yield from read_arrays(stream, file.name)
             case _:
-                yield from _json_lines(stream, file.name)
+                yield from read_lines(stream, file.name)
 
 
 def read_text(file: DataFile, size: int = CHUNK_CHARACTERS) -> Iterator[str]:
@@ -85,7 +75,7 @@ def read_text(file: DataFile, size: int = CHUNK_CHARACTERS) -> Iterator[str]:
                     piece, length = [], 0
         except UnicodeDecodeError as error:
             raise compression.damaged_file(
-                file.name, f"is no UTF-8 text after line {line_number}: {error.reason}"
+                file.name, f"is no UTF-8 text after line {line_number}: {error.reason}: {UTF8_REMEDY}"
             ) from error
     if piece:
         yield "".join(piece)
@@ -100,6 +90,9 @@ def _detect(look: bytes, name: str) -> FileFormat:
     suffix = _suffix(name)
     if look.startswith(b"PAR1"):
         return "parquet"
+    if look.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return "arrow"
+    refuse_utf16(look, name)
     text = look.removeprefix(b"\xef\xbb\xbf").lstrip()
     first = text.split(b"\n", 1)[0]
     if suffix in (".csv", ".tsv"):
@@ -120,76 +113,9 @@ def _is_object(line: bytes) -> bool:
     if not line.startswith(b"{"):
         return False
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return len(line) >= compression.PEEK_BYTES // 2  # a row longer than what was looked at
-
-
-def _json_lines(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
-    for number, line in enumerate(stream, start=1):
-        content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if not content.strip():
-            continue
-        location = f"{name} line {number}"
-        try:
-            row = json.loads(content)
-        except ValueError as error:
-            yield FileRow(location, problem=f"is not JSON ({error}): {quote(content)}")
-            continue
-        yield (
-            FileRow(location, row)
-            if isinstance(row, dict)
-            else FileRow(location, problem=f"is no JSON object: {quote(content)}")
-        )
-
-
-def _json_array(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
-    """Decode the elements of a top-level array one after another while the file is read."""
-    decoder, line = json.JSONDecoder(), 1
-    with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
-        buffer, size, at = _read_more(text, name, CHUNK_CHARACTERS), CHUNK_CHARACTERS, 0
-        at = buffer.index("[") + 1
-        line += buffer.count("\n", 0, at)
-        while True:
-            start = at
-            while at < len(buffer) and buffer[at] in " \t\r\n,":
-                at += 1
-            line += buffer.count("\n", start, at)
-            location = f"{name} line {line}"
-            if at < len(buffer) and buffer[at] == "]":
-                return
-            try:
-                value, end = decoder.raw_decode(buffer, at)
-            except ValueError as error:
-                # read as much again as is buffered, so that a long row is not decoded too often
-                more = _read_more(text, name, size) if len(buffer) - at <= MAX_ROW_CHARACTERS else ""
-                if not more:
-                    what = buffer[at : at + 200]
-                    found = (
-                        f"is not JSON ({error}): {quote(what.encode())}"
-                        if what
-                        else "the array has no end: a ] is missing"
-                    )
-                    yield FileRow(location, problem=found)
-                    return
-                buffer, at, size = buffer[at:] + more, 0, max(size, len(buffer) - at)
-                continue
-            yield (
-                FileRow(location, value)
-                if isinstance(value, dict)
-                else FileRow(location, problem=f"is no JSON object: {quote(json.dumps(value).encode())}")
-            )
-            line += buffer.count("\n", at, end)
-            at = end
-            if at > CHUNK_CHARACTERS:
-                buffer, at, size = buffer[at:], 0, CHUNK_CHARACTERS
-
-
-def _read_more(text: io.TextIOWrapper, name: str, size: int) -> str:
-    try:
-        return text.read(size)
-    except UnicodeDecodeError as error:
-        raise compression.damaged_file(name, f"is no UTF-8 text: {error.reason}") from error
 
 
 def _csv(stream: io.BufferedReader, name: str, delimiter: str) -> Iterator[FileRow]:
@@ -214,7 +140,7 @@ def _csv(stream: io.BufferedReader, name: str, delimiter: str) -> Iterator[FileR
             yield FileRow(f"{name} line {line}", problem=f"is no CSV: {error}")
         except UnicodeDecodeError as error:
             raise compression.damaged_file(
-                name, f"is no UTF-8 text after line {reader.line_num}: {error.reason}"
+                name, f"is no UTF-8 text after line {reader.line_num}: {error.reason}: {UTF8_REMEDY}"
             ) from error
 
 
@@ -235,3 +161,27 @@ def _parquet(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
         raise compression.damaged_file(
             name, f"cannot be read as parquet, it is damaged or cut off ({error})"
         ) from error
+
+
+def _arrow(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
+    """Read what ``datasets.save_to_disk`` writes (a stream of batches), or an Arrow file."""
+    import pyarrow
+
+    number = 0
+    try:
+        is_file = _peek(stream).startswith(b"ARROW1")
+        batches = _file_batches(stream) if is_file else pyarrow.ipc.open_stream(stream)
+        for batch in batches:
+            for start in range(0, batch.num_rows, PARQUET_BATCH_ROWS):
+                for row in batch.slice(start, PARQUET_BATCH_ROWS).to_pylist():
+                    number += 1
+                    yield FileRow(f"{name} row {number}", row)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise compression.damaged_file(name, f"cannot be read as Arrow, it is damaged or cut off ({error})") from error
+
+
+def _file_batches(stream: io.BufferedReader) -> Iterator[Any]:
+    import pyarrow
+
+    reader = pyarrow.ipc.open_file(stream)
+    return (reader.get_batch(number) for number in range(reader.num_record_batches))

@@ -12,7 +12,8 @@ from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
 from finetune_trainer.data import answers, row_formats
 from finetune_trainer.data.columns import Layout, ask_about_unused, detect_layout, find_columns, find_unused
-from finetune_trainer.data.files import FileRow, detect_format, read_rows, read_text
+from finetune_trainer.data.files import detect_format, read_rows, read_text
+from finetune_trainer.data.json_rows import FileRow
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.data.templates import make_renderer
 from finetune_trainer.data.values import Row, RowError, column_names, quote

@@ -35,10 +35,15 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: The text is no JSON, or it is nested too deeply.
     """
     try:
-        value = json.loads(text, parse_constant=lambda name: None if name == "NaN" else float(name))
+        value = json.loads(text, parse_constant=null_for_nan)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     return check_depth(value)
+
+
+def null_for_nan(constant: str) -> float | None:
+    """Return null for NaN, as which pandas writes it into JSON, and the number for ``Infinity``."""
+    return None if constant == "NaN" else float(constant)
 
 
 TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} deep"

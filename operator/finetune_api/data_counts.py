@@ -17,6 +17,8 @@ class Counts(Lenient):
     model_config = ConfigDict(frozen=False)
 
     layout: str = Field("", description="Format as which the rows were read.")
+    columns: list[str] = Field(default_factory=list, description="Columns that this format uses.")
+    unused_columns: list[str] = Field(default_factory=list, description="Columns that it does not use.")
     rows: int = Field(0, description="Rows that were read to train on; of plain text its blocks.")
     empty: int = Field(0, description="Rows that were left out because they contain no text to learn from.")
     truncated: int = Field(0, description="Sequences that were cut to maxLength.")

@@ -57,7 +57,10 @@ def only_problem(result: PreflightResult) -> tuple[Reason, str, str]:
 def test_a_split_is_looked_at_where_it_is(bench: Workbench, hub: Hub, revision: str | None) -> None:
     result = check(settings(bench, hub, validation={"split": "test"}, **({"revision": revision} if revision else {})))
     assert result.problems == []
-    assert "spec.dataset.format auto: the dataset is taken as promptCompletion" in result.warnings
+    assert (
+        "spec.dataset.format auto: the dataset is taken as promptCompletion (columns prompt, completion)"
+        in result.warnings
+    )
 
 
 def test_the_files_of_each_split_are_fetched(bench: Workbench, hub: Hub) -> None:

@@ -37,7 +37,10 @@ def test_a_good_job_passes_and_is_estimated(bench: Workbench) -> None:
     assert result.estimate.trainable_parameters == 8192
     assert result.estimate.total_steps == 6
     assert result.estimate.gpu_memory_bytes is None, "this job asks for no GPU"
-    assert "spec.dataset.format auto: the dataset is taken as promptCompletion" in result.warnings
+    assert (
+        "spec.dataset.format auto: the dataset is taken as promptCompletion (columns prompt, completion)"
+        in result.warnings
+    )
     assert bench.objects() == [], "the probe must leave nothing behind"
 
 
@@ -182,8 +185,8 @@ def test_datasets_that_cannot_be_used(bench: Workbench, text: str, expected: str
 @pytest.mark.parametrize(
     ("text", "key", "layout"),
     [
-        (jsonl(CHATS), "train.jsonl", "messages"),
-        ('{"text": "a row"}\n{"text": "and another"}\n', "train.jsonl", "text"),
+        (jsonl(CHATS), "train.jsonl", "messages (columns messages)"),
+        ('{"text": "a row"}\n{"text": "and another", "id": 7}\n', "train.jsonl", "text (columns text; not used: id)"),
         ("To be, or not to be\n", "hamlet.txt", "plain text"),
     ],
 )
@@ -219,7 +222,10 @@ def test_other_files_are_looked_into_in_s3_and_on_claims(bench: Workbench, key: 
     for uri in uris:
         result = check(bench.settings(dataset={"uri": uri}))
         assert result.problems == [], uri
-        assert "spec.dataset.format auto: the dataset is taken as promptCompletion" in result.warnings
+        assert (
+            "spec.dataset.format auto: the dataset is taken as promptCompletion (columns prompt, completion)"
+            in result.warnings
+        )
 
 
 def test_a_bad_row_of_parquet_is_named_by_its_number(bench: Workbench) -> None:

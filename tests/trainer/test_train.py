@@ -124,7 +124,10 @@ def test_the_result_counts_what_became_of_the_rows(bench: Workbench) -> None:
     )
     assert counts.duplicates + counts.leaked == 2
     assert sum(counts.lengths) == 42
-    assert "spec.dataset.format auto: the dataset is taken as instruction" in result.warnings
+    assert (
+        "spec.dataset.format auto: the dataset is taken as instruction (columns instruction, context, response)"
+        in result.warnings
+    )
 
 
 def test_an_attempt_that_died_after_the_manifest_has_succeeded(bench: Workbench) -> None:

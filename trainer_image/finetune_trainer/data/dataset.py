@@ -115,7 +115,7 @@ def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenize
     warnings += _list_warnings(counts, reader.layout, tokenizer, wanted)
     log.info(
         "data: %s, %d rows; %d sequences to train on with %d tokens (%d learned), %d held out",
-        reader.layout,
+        _describe_layout(counts),
         counts.rows,
         counts.sequences,
         counts.tokens,
@@ -191,8 +191,12 @@ def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, wanted: token
             "the comparison with the base flatters the adapter"
         )
     if wanted.source.format == "auto" and wanted.source.template is None:
-        warnings.append(f"spec.dataset.format auto: the dataset is taken as {layout}")
+        warnings.append(f"spec.dataset.format auto: the dataset is taken as {_describe_layout(counts)}")
     return warnings
+
+
+def _describe_layout(counts: Counts) -> str:
+    return rows.describe_layout(counts.layout, counts.columns, counts.unused_columns)
 
 
 def _describe_counts(counts: Counts, max_length: int) -> str:

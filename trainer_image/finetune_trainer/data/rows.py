@@ -21,6 +21,8 @@ from finetune_trainer.runtime.failures import Failure
 
 MAX_NAMED_ROWS = 5
 """How many bad rows a message names."""
+MAX_NAMED_COLUMNS = 20
+"""About how many columns of each kind are reported."""
 PAIRED_OBJECTIVES = ("dpo", "orpo", "reward")
 """Objectives that learn from a better and a worse answer."""
 
@@ -43,6 +45,18 @@ class Findings:
         self.bad += 1
         if len(self.shown) < MAX_NAMED_ROWS:
             self.shown.append(f"{location}: {text}")
+
+    def note_columns(self, used: list[str], unused: list[str]) -> None:
+        """Add the columns of one row that its format uses, and those that it does not use."""
+        for noted, names in ((self.used, used), (self.unused, unused)):
+            if len(noted) < MAX_NAMED_COLUMNS:
+                noted.update(dict.fromkeys(names))
+
+
+def describe_layout(layout: str, used: Iterable[str], unused: Iterable[str]) -> str:
+    """Describe as what a dataset is taken: its format, the columns that it uses, and those that it does not."""
+    parts = [f"columns {', '.join(used)}" if used else "", f"not used: {', '.join(unused)}" if unused else ""]
+    return layout + (f" ({'; '.join(part for part in parts if part)})" if any(parts) else "")
 
 
 @dataclass(frozen=True)
@@ -83,8 +97,7 @@ class Reader:
         made = self._read(row, names)
         if self.render is not None or isinstance(made, str):
             return made
-        findings.used.update(dict.fromkeys(name for name in names.values() if name in row))
-        findings.unused.update(dict.fromkeys(find_unused(row, names)))
+        findings.note_columns([name for name in names.values() if name in row], find_unused(row, names))
         return ask_about_unused(row, names, self.columns, self.layout, made) or made
 
     def _read(self, row: Row, names: dict[str, str]) -> Row | RowError | None:

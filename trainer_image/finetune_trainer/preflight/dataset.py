@@ -26,16 +26,16 @@ def check_dataset(settings: Settings, result: CheckResult, patience_seconds: flo
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
     data_files = sources.list_files(settings, train, patience_seconds)
     reader = rows.make_reader(data_files, source, settings.job.spec.objective, train.uri)
-    result.chats = check_rows(reader, data_files, train.uri)
+    result.chats, taken_as = check_rows(reader, data_files, train.uri)
     if source.format == "auto" and source.template is None:
-        result.warnings.append(f"spec.dataset.format auto: the dataset is taken as {reader.layout}")
+        result.warnings.append(f"spec.dataset.format auto: the dataset is taken as {taken_as}")
     if held_out:
-        result.chats |= check_rows(reader, sources.list_files(settings, held_out, patience_seconds), held_out.uri)
+        result.chats |= check_rows(reader, sources.list_files(settings, held_out, patience_seconds), held_out.uri)[0]
     forgetting_text.check_readable(settings, patience_seconds)
 
 
-def check_rows(reader: rows.Reader, data_files: list[sources.DataFile], uri: str) -> bool:
-    """Check the first rows, and return whether there are chats among them.
+def check_rows(reader: rows.Reader, data_files: list[sources.DataFile], uri: str) -> tuple[bool, str]:
+    """Check the first rows; return whether there are chats among them, and as what the dataset is taken.
 
     Raises:
         Failure: DatasetInvalid, with the locations and the contents of the bad rows.
@@ -43,7 +43,7 @@ def check_rows(reader: rows.Reader, data_files: list[sources.DataFile], uri: str
     if reader.layout == "plain text":
         for _ in take_first(itertools.chain.from_iterable(files.read_text(file) for file in data_files)):
             pass
-        return False
+        return False, reader.layout
     findings = rows.Findings()
     first_rows = take_first(itertools.chain.from_iterable(files.read_rows(file) for file in data_files))
     usable, chats = 0, False
@@ -51,8 +51,9 @@ def check_rows(reader: rows.Reader, data_files: list[sources.DataFile], uri: str
         usable += 1
         chats |= rows.is_chat(row)
     rows.refuse_bad_rows(findings, reader.layout, uri)
-    log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, reader.layout, findings.rows, usable)
-    return chats
+    taken_as = rows.describe_layout(reader.layout, findings.used, findings.unused)
+    log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, taken_as, findings.rows, usable)
+    return chats, taken_as
 
 
 def take_first(items: Iterator[T]) -> Iterator[T]:

@@ -3,6 +3,7 @@
 import itertools
 
 from finetune_api.data_counts import LENGTHS, Counts
+from finetune_trainer.data.rows import describe_layout
 from finetune_trainer.report.contents import Attempt, Bar, DataShape
 from finetune_trainer.runtime.effective_settings import Setting, list_effective_settings
 from finetune_trainer.runtime.settings import Settings
@@ -29,7 +30,7 @@ def describe_shape(counts: Counts) -> DataShape:
     """Describe the data: counts, and the lengths of its sequences."""
     left_out = counts.dropped + counts.empty
     facts = [
-        ("Taken as", counts.layout),
+        ("Taken as", describe_layout(counts.layout, counts.columns, counts.unused_columns)),
         ("Rows", f"{counts.rows:,}"),
         ("Training sequences", f"{counts.sequences:,}"),
         ("Held-out sequences", f"{counts.held_out:,}"),

@@ -56,17 +56,17 @@ class Settings:
 
     @property
     def state_dir(self) -> Path:
-        """The directory with everything of this cluster: settings, keys, data, logs, process records."""
+        """Return the directory with everything of this cluster: settings, keys, data, logs, process records."""
         return state_root() / self.name
 
     @property
     def server(self) -> str:
-        """The API server's URL."""
+        """Return the API server's URL."""
         return f"https://{self.address}:{self.ports['kube-apiserver']}"
 
     @property
     def node_name(self) -> str:
-        """The name of the real node (mode `node`)."""
+        """Return the name of the real node (mode `node`)."""
         return f"{self.name}-node"
 
     def kubeconfig(self, user: str = "admin") -> Path:

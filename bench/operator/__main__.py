@@ -60,7 +60,7 @@ def run(cluster: Cluster, runs: int) -> Measured:
 
 
 def summary(measured: Measured, runs: int) -> dict[str, Any]:
-    """The numbers of the issue."""
+    """Return everything that was measured, with medians and percentiles."""
     total = sum(measured.writes.values())
     return {
         "runs": runs,
@@ -85,7 +85,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """The table."""
+    """Print the table."""
     table = Table(
         title=f"{found['runs']} FineTuneJobs, idle operator, {found['cores']} cores, load {found['load']:.1f}"
     )

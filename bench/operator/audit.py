@@ -24,7 +24,7 @@ class Write:
 
 
 def read(log: Path, namespace: str) -> list[Write]:
-    """Every successful write to a namespace, in the order of the answers."""
+    """Return every successful write to a namespace, in the order of the answers."""
     with log.open() as lines:
         return sorted(_writes(lines, namespace), key=lambda write: write.answered)
 
@@ -49,12 +49,12 @@ def _writes(lines: Iterator[str], namespace: str) -> Iterator[Write]:
 
 
 def of_operator(writes: Sequence[Write]) -> list[Write]:
-    """The operator's own."""
+    """Return the operator's own writes."""
     return [write for write in writes if write.agent == "finetune-operator"]
 
 
 def first(writes: Sequence[Write], verb: str, resource: str, name: str) -> Write:
-    """The first write of this kind. Raises LookupError if there is none."""
+    """Return the first write of this kind. Raises LookupError if there is none."""
     for write in writes:
         if (write.verb, write.resource, write.name) == (verb, resource, name):
             return write
@@ -62,5 +62,5 @@ def first(writes: Sequence[Write], verb: str, resource: str, name: str) -> Write
 
 
 def counts(writes: Sequence[Write]) -> dict[str, int]:
-    """How many, by verb and resource."""
+    """Count writes by verb and resource."""
     return dict(sorted(Counter(f"{write.verb} {write.resource}" for write in writes).items()))

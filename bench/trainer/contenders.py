@@ -36,19 +36,19 @@ class Course:
     tokens: list[int]
 
     def seconds(self, first: int) -> float:
-        """From the end of step ``first`` to that of the last."""
+        """Return the seconds from the end of step ``first`` to that of the last."""
         return self.ends[-1] - self.ends[first - 1]
 
     def cpu_seconds(self, first: int) -> float:
-        """The same in seconds of computing, all threads together."""
+        """Return the CPU seconds of all threads from the end of step ``first`` to that of the last."""
         return self.cpu[-1] - self.cpu[first - 1]
 
     def tokens_per_second(self, first: int) -> float:
-        """Of those that are not padding, after step ``first``."""
+        """Return the tokens per second after step ``first``, without padding."""
         return (self.tokens[-1] - self.tokens[first - 1]) / self.seconds(first)
 
     def tokens_per_cpu_second(self, first: int) -> float:
-        """The same for each second of computing, which a busy machine changes less."""
+        """Return the tokens per CPU second after step ``first``, which a busy machine changes less."""
         return (self.tokens[-1] - self.tokens[first - 1]) / self.cpu_seconds(first)
 
 

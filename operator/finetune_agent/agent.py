@@ -62,7 +62,7 @@ class Agent:
 
     @property
     def desired(self) -> DesiredState | None:
-        """The desired state; None until it was read for the first time."""
+        """Return the desired state; None until it is read for the first time."""
         return self.desired_file.state
 
     def judge_readiness(self, engine_state: EngineState | None) -> Readiness:

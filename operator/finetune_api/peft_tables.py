@@ -13,7 +13,7 @@ def _table() -> dict[str, Any]:
 
 
 def version() -> str:
-    """The version of PEFT that the table was made from."""
+    """Return the version of PEFT from which the table was generated."""
     return str(_table()["version"])
 
 

@@ -15,10 +15,10 @@ def _table() -> dict[str, Any]:
 
 
 def version() -> str:
-    """The version of transformers that the table was made from."""
+    """Return the version of transformers from which the table was generated."""
     return str(_table()["version"])
 
 
 def is_known(model_type: str) -> bool:
-    """Whether transformers itself has a causal language model of this type."""
+    """Return whether transformers itself has a causal language model of this type."""
     return model_type in _table()["causalModels"]

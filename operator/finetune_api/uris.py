@@ -35,7 +35,7 @@ class S3Uri(StorageUri):
 
     @property
     def bucket(self) -> str:
-        """Name of the bucket."""
+        """Return the name of the bucket."""
         return self.root
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class DirectoryUri(StorageUri):
 
     @property
     def path(self) -> Path:
-        """Path of the file."""
+        """Return the path of the file."""
         return Path(self.root, self.key)
 
     def __str__(self) -> str:

@@ -45,12 +45,12 @@ class Storage(Protocol):
 
     @property
     def purpose(self) -> Purpose:
-        """What the storage is used for, which decides the reason of an error."""
+        """Return what the storage is used for, which decides the reason of an error."""
         ...
 
     @property
     def endpoint(self) -> str:
-        """Name of the storage in messages."""
+        """Return the name of the storage in messages."""
         ...
 
     def check_root(self, uri: StorageUri) -> None:

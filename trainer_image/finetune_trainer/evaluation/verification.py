@@ -257,5 +257,5 @@ def _logprobs_or_scores(logits: torch.Tensor, ids: list[int]) -> list[float]:
     return token_logprobs(logits, ids) if logits.dim() == 2 else [float(score) for score in logits]
 
 
-def _mean_difference(some: list[float], others: list[float]) -> float:
-    return sum(abs(a - b) for a, b in zip(some, others, strict=True)) / len(some)
+def _mean_difference(actual: list[float], expected: list[float]) -> float:
+    return sum(abs(a - b) for a, b in zip(actual, expected, strict=True)) / len(actual)

@@ -203,8 +203,8 @@ def open_client(endpoint: str | None, secret: Path | None, kind: RepositoryKind,
         return HfApi(endpoint=endpoint, token=None if signed_in else False)
     token = secret / "HF_TOKEN"
     if not token.is_file() or not token.read_text(encoding="utf-8").strip():
-        found = "it has no such key" if secret.is_dir() else "there is no such Secret in the job's namespace"
+        missing = "it has no such key" if secret.is_dir() else "there is no such Secret in the job's namespace"
         raise Failure(
-            kind.denied, f"Secret {secret.name!r} must have the key HF_TOKEN: {found}", f"{kind.section}.secretRef"
+            kind.denied, f"Secret {secret.name!r} must have the key HF_TOKEN: {missing}", f"{kind.section}.secretRef"
         )
     return HfApi(endpoint=endpoint, token=token.read_text(encoding="utf-8").strip())

@@ -108,16 +108,16 @@ def list_split_files(dataset: HubDataset, name: str | None, split: str, path: st
         return sorted(cast(Iterable[str], filter_repo_objects(files, allow_patterns=declared[split])))
     elif config is not None and config.get("data_dir"):
         files = [file for file in files if file.startswith(f"{str(config['data_dir']).strip('/')}/")]
-    found = [file for file in files if _names_split(file, split)]
+    matching = [file for file in files if _names_split(file, split)]
     if (
-        not found
+        not matching
         and split == "train"
         and not any(_names_split(file, other) for file in files for other in SPLIT_KEYWORDS)
     ):
-        found = files
-    if not found:
+        matching = files
+    if not matching:
         raise _not_found(dataset, f"has no file of the split {split!r}", path)
-    return sorted(found)
+    return sorted(matching)
 
 
 def is_data_file(name: str) -> bool:

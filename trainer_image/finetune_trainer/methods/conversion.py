@@ -39,7 +39,7 @@ def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[s
         return None
     if kind == "LORA" and (config.use_dora or initial is None):
         return None
-    found = {}
+    factors = {}
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             plain = name.removeprefix("base_model.model.")
@@ -47,10 +47,10 @@ def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[s
             if initial is not None:
                 first_a, first_b = initial[plain]
                 a, b = torch.cat([a, first_a]), torch.cat([b, -first_b], dim=1)
-            found[plain] = (a, b)
-    if not found or max(len(a) for a, _ in found.values()) > MAX_RANK:
+            factors[plain] = (a, b)
+    if not factors or max(len(a) for a, _ in factors.values()) > MAX_RANK:
         return None
-    return found
+    return factors
 
 
 def lora_factors(model: PeftModel) -> dict[str, Factors]:
@@ -62,13 +62,13 @@ def lora_factors(model: PeftModel) -> dict[str, Factors]:
     }
 
 
-def save_factors(found: Mapping[str, Factors], path: Path) -> None:
+def save_factors(factors: Mapping[str, Factors], path: Path) -> None:
     """Write factors into a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(
         {
             f"{name}/{half}": part.contiguous()
-            for name, pair in found.items()
+            for name, pair in factors.items()
             for half, part in zip("AB", pair, strict=True)
         },
         path,
@@ -81,20 +81,20 @@ def load_factors(path: Path) -> dict[str, Factors]:
     return {key[:-2]: (tensors[key], tensors[f"{key[:-2]}/B"]) for key in tensors if key.endswith("/A")}
 
 
-def write_lora(found: Mapping[str, Factors], linear: list[str], directory: Path) -> int:
+def write_lora(factors: Mapping[str, Factors], linear: list[str], directory: Path) -> int:
     """Write a plain LoRA that PEFT and vLLM load, and return its rank.
 
     The rank is that of the largest module; the others are padded with zeros.
 
     Args:
-        found: The factors of each adapted module.
+        factors: The factors of each adapted module.
         linear: The names of all linear layers. If the last parts of the names distinguish the adapted ones, only these
             parts are written.
         directory: Where the LoRA goes.
     """
-    rank = max(len(a) for a, _ in found.values())
+    rank = max(len(a) for a, _ in factors.values())
     tensors = {}
-    for name, (a, b) in found.items():
+    for name, (a, b) in factors.items():
         gap = rank - len(a)
         # B·A = (B·s)·(A/s): factors of the same size lose less in an engine that stores bf16
         size = math.sqrt(float(b.norm()) / float(a.norm())) if a.norm() and b.norm() else 1.0
@@ -104,13 +104,13 @@ def write_lora(found: Mapping[str, Factors], linear: list[str], directory: Path)
         tensors[f"base_model.model.{name}.lora_B.weight"] = torch.nn.functional.pad(b / size, (0, gap)).contiguous()
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    short = sorted(suffixes(found))
-    exact = {name for name in linear if name.rsplit(".", 1)[-1] in short} == set(found)
+    short = sorted(suffixes(factors))
+    exact = {name for name in linear if name.rsplit(".", 1)[-1] in short} == set(factors)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=rank,
-        target_modules=short if exact else sorted(found),
+        target_modules=short if exact else sorted(factors),
         inference_mode=True,
     )
     config.save_pretrained(str(directory))
@@ -172,10 +172,10 @@ def _lokr_half(module: Any, name: str) -> Factors:
     """Return a factor of the Kronecker product as B·A; an undivided one is multiplied by the identity."""
     if "default" not in getattr(module, name):
         return getattr(module, f"{name}_b")["default"], getattr(module, f"{name}_a")["default"]
-    whole = getattr(module, name)["default"]
-    rows, columns = whole.shape
-    eye = torch.eye(min(rows, columns), device=whole.device, dtype=whole.dtype)
-    return (whole, eye) if rows <= columns else (eye, whole)
+    undivided = getattr(module, name)["default"]
+    rows, columns = undivided.shape
+    eye = torch.eye(min(rows, columns), device=undivided.device, dtype=undivided.dtype)
+    return (undivided, eye) if rows <= columns else (eye, undivided)
 
 
 _FACTORS: dict[str, Callable[[Any], Factors]] = {

@@ -35,11 +35,11 @@ def initialize(model: Any, directory: Path) -> None:
 
 def _files(directory: Path) -> dict[str, Path]:
     """Map each tensor of the model to its file."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    return found
+            files |= dict.fromkeys(file.keys(), path)
+    return files
 
 
 def _original(files: dict[str, Path], module: str) -> torch.Tensor:

@@ -55,15 +55,15 @@ def free_bytes() -> int | None:
     The limit is that of the machine or of the container, whichever is lower.
     """
     machine = Path("/proc/meminfo")
-    found = [_kilobytes(machine, "MemAvailable")] if machine.is_file() else []
+    free = [_kilobytes(machine, "MemAvailable")] if machine.is_file() else []
     for limit, used, name in (
         (CGROUP / "memory.max", CGROUP / "memory.stat", "anon"),
         (OLD_CGROUP / "memory.limit_in_bytes", OLD_CGROUP / "memory.stat", "rss"),
     ):
         if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
             # the rest of what the container uses is the cache of its files, which gives way
-            found.append(int(text) - _number(used, name))
-    return min(found, default=None)
+            free.append(int(text) - _number(used, name))
+    return min(free, default=None)
 
 
 def _kilobytes(path: Path, name: str) -> int:

@@ -9,21 +9,21 @@ from finetune_artifacts.safetensors import Tensor
 
 def list_linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
     """Map each linear layer but the output head to the two sizes of its matrix, in the model's order."""
-    found = {}
+    shapes = {}
     for name, tensor in tensors.items():
         module = name.removesuffix(".weight")
         if module != name and len(tensor.shape) == 2 and not is_embedding_or_head(module):
-            found[module] = (tensor.shape[0], tensor.shape[1])
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+            shapes[module] = (tensor.shape[0], tensor.shape[1])
+    return dict(sorted(shapes.items(), key=lambda item: _natural(item[0])))
 
 
 def list_modules(tensors: Mapping[str, Tensor]) -> list[str]:
     """List the names of all modules that have a weight, and of the modules that contain them."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for name in tensors:
         parts = name.split(".")[:-1]
-        found |= {".".join(parts[:length]): None for length in range(len(parts), 0, -1)}
-    return list(found)
+        names |= {".".join(parts[:length]): None for length in range(len(parts), 0, -1)}
+    return list(names)
 
 
 def count_lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:

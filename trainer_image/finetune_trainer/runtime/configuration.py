@@ -36,11 +36,11 @@ def termination_log(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log"))
 
 
-def write_problems(command: str, found: list[Problem], path: Path) -> int:
+def write_problems(command: str, job_problems: list[Problem], path: Path) -> int:
     """Write the problems as the result of the command, and return the exit code."""
-    for problem in found:
+    for problem in job_problems:
         log.error("%s: %s", problem.reason, problem)
-    message = "; ".join(str(problem) for problem in found)
+    message = "; ".join(str(problem) for problem in job_problems)
     trained = TrainerResult(reason=Reason.SPEC_INVALID, message=message)
-    result.write(trained if command == "train" else PreflightResult(problems=found), path)
+    result.write(trained if command == "train" else PreflightResult(problems=job_problems), path)
     return EXIT_CODES[Reason.SPEC_INVALID]

@@ -35,12 +35,12 @@ class DivergenceWatch:
 
     @property
     def last_loss_was_bad(self) -> bool:
-        """Whether the last loss was bad; a checkpoint must not replace a good one then."""
+        """Return whether the last loss was bad; a checkpoint must not replace a good one then."""
         return self.bad_in_a_row > 0
 
     @property
     def diverged(self) -> bool:
-        """Whether there are too many bad losses in a row for a spike."""
+        """Return whether there are too many bad losses in a row for a spike."""
         return self.bad_in_a_row >= BAD_LOSSES_IN_A_ROW
 
     def add_loss(self, loss: float) -> None:

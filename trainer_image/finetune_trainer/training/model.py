@@ -74,7 +74,7 @@ def add_adapter(session: Session, plan: Plan, base: Any) -> Any:
 
 
 def is_sharded(session: Session) -> bool:
-    """Whether each process holds only a part of the base."""
+    """Return whether each process holds only a part of the base."""
     return session.settings.job.spec.training.sharding == "full"
 
 

@@ -26,7 +26,7 @@ class Counts(Lenient):
     dropped: int = Field(0, description="Rows that were left out because the cut left nothing to learn from.")
     without_end: int = Field(0, description="Sequences that do not end with the end-of-text token.")
     whole_conversation: int = Field(
-        0, description="Chats whose every turn is learned, because the chat template does not mark the answers."
+        0, description="Chats whose every turn is learned, because spec.dataset.assistantOnlyLoss is false."
     )
     duplicates: int = Field(0, description="Training rows that are copies of another one.")
     leaked: int = Field(0, description="Held-out rows that are training rows as well.")

@@ -181,6 +181,11 @@ class DatasetSource(Model):
         None,
         description="Jinja templates that make a text, or a prompt and its completion, of a row, instead of a format.",
     )
+    assistant_only_loss: bool = Field(
+        True,
+        description="Learn only the assistant's turns of a chat, for formats messages and instruction. False: learn "
+        "the whole conversation, also if the chat template does not tell the turns apart.",
+    )
     validation: Validation | None = Field(
         None, description="Held-out rows. Unset: a tenth of the dataset, at most 200 rows."
     )

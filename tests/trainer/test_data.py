@@ -15,8 +15,8 @@ from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
 from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.data.sources import Inputs, LocalData
+from finetune_trainer.data.tokenizer import load_tokenizer
 from finetune_trainer.data.tokens import IGNORED
-from finetune_trainer.models.loading import load_tokenizer
 from finetune_trainer.runtime.failures import Failure
 from tools.testing.trainer_jobs import CHATS, ROWS, jsonl
 

@@ -13,8 +13,9 @@ from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import FineTuneJob, Objective
 from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.data.sources import Inputs, LocalData
+from finetune_trainer.data.tokenizer import load_tokenizer
 from finetune_trainer.evaluation import measures
-from finetune_trainer.models.loading import load_base, load_tokenizer
+from finetune_trainer.models.loading import load_base
 from finetune_trainer.training import objectives
 from tools.testing.trainer_jobs import Workbench, jsonl, train, train_until
 

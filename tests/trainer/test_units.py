@@ -19,9 +19,9 @@ from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.safetensors import Tensor
 from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.data.sources import Inputs, LocalData
+from finetune_trainer.data.tokenizer import load_tokenizer
 from finetune_trainer.data.tokens import IGNORED
 from finetune_trainer.models import device, modules
-from finetune_trainer.models.loading import load_tokenizer
 from finetune_trainer.runtime import result
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
 from tools.testing.trainer_jobs import CHATS, ROWS, jsonl
@@ -180,20 +180,25 @@ def test_only_the_assistants_turns_are_learned(prepare: Callable[..., dataset.Ex
     assert learned(sequences(examples)[0], base_model) == "1.<|end|>2, of course.<|end|>"
 
 
-def test_a_template_that_hides_the_turns_is_reported(
-    prepare: Callable[..., dataset.Examples], base_model: Path, tmp_path: Path
+def test_a_template_that_hides_the_turns_is_refused_unless_whole_conversations_are_learned(
+    base_model: Path, tmp_path: Path
 ) -> None:
     tokenizer = load_tokenizer(base_model)
     tokenizer.chat_template = "{% for m in messages %}{% if loop.last %}[last]{% endif %}{{ m['content'] }}{% endfor %}"
     path = tmp_path / "chats.jsonl"
     path.write_text(jsonl(CHATS))
-    source = DatasetSource.model_validate({"uri": "configmap://data/chats.jsonl"})
-    inputs = Inputs(base_model, None, LocalData(source.uri, (path,)), None)
-    examples = dataset.prepare_dataset(
-        token_cache.DatasetRequest(source, "sft", 100, 1, 200), inputs, tokenizer, tmp_path / "tokens"
-    )
-    assert examples.counts.whole_conversation == len(CHATS)
-    assert any("learned whole" in warning for warning in examples.warnings)
+
+    def make(**source: Any) -> dataset.Examples:
+        spec = DatasetSource.model_validate({"uri": "configmap://data/chats.jsonl"} | source)
+        wanted = token_cache.DatasetRequest(spec, "sft", 100, 1, 200)
+        return dataset.prepare_dataset(
+            wanted, Inputs(base_model, None, LocalData(spec.uri, (path,)), None), tokenizer, tmp_path / "tokens"
+        )
+
+    with pytest.raises(Failure, match="does not tell them apart") as caught:
+        make()
+    assert (caught.value.reason, caught.value.field) == (Reason.DATASET_INVALID, "spec.dataset.assistantOnlyLoss")
+    assert make(assistantOnlyLoss=False).counts.whole_conversation == len(CHATS)
 
 
 def test_what_is_cut_or_left_out_is_counted(prepare: Callable[..., dataset.Examples]) -> None:

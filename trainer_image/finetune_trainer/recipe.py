@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import date as date_type
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,8 @@ from finetune_api.reasons import Reason
 from finetune_trainer import full_comparison
 from finetune_trainer.checkpoints import comparison_cleanup, dataset_drift, template_date
 from finetune_trainer.data import dataset, token_cache
+from finetune_trainer.data.chat_template import find_training_template
+from finetune_trainer.data.tokenizer import load_tokenizer, make_encoding
 from finetune_trainer.distributed import process_group
 from finetune_trainer.evaluation import forgetting, gate, measures, samples, verification
 from finetune_trainer.models import device, loading
@@ -74,7 +77,7 @@ def prepare(session: Session) -> Prepared:
     process, model = session.process, session.settings.job.spec.model
     with process_group.main_process_first(process, session.scratch):
         date = process_group.broadcast(None) if process.local_rank else None
-        tokenizer = loading.load_tokenizer(session.inputs.model, trust_remote_code=model.trust_remote_code)
+        tokenizer = load_tokenizer(session.inputs.model, trust_remote_code=model.trust_remote_code)
         base = start_thread(partial(training_model.load_base, session, tokenizer))
         with phase("preparing the data while the model loads"):
             examples = prepare_data(session, tokenizer, date)
@@ -92,11 +95,19 @@ def prepare_data(session: Session, tokenizer: Any, date: str | None) -> dataset.
         date: The date that the main process of the node pinned, as ISO 8601; None in that process.
     """
     settings, spec, run = session.settings, session.settings.job.spec, session.run
+    training_template = find_training_template(tokenizer)  # TRL knows the template as it was before the date
     run.template_date, date_warnings = template_date.pin_template_date(
         tokenizer, session.output, settings.checkpoints, settings.origin, date
     )
+    if training_template and run.template_date:
+        training_template = template_date.write_date(training_template, date_type.fromisoformat(run.template_date))
     request = token_cache.DatasetRequest(
-        spec.dataset, spec.objective, spec.training.max_length, spec.training.seed, spec.evaluation.max_rows
+        spec.dataset,
+        spec.objective,
+        spec.training.max_length,
+        spec.training.seed,
+        spec.evaluation.max_rows,
+        make_encoding(session.inputs.model, training_template),
     )
     examples = dataset.prepare_dataset(request, session.inputs, tokenizer, settings.scratch / "tokens")
     examples = replace(

@@ -174,7 +174,7 @@ def _to_example(row: TokenizedRow) -> Example:
 
 def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, wanted: token_cache.DatasetRequest) -> list[str]:
     warnings = []
-    if counts.truncated or counts.dropped or counts.empty or counts.whole_conversation:
+    if counts.truncated or counts.dropped or counts.empty:
         warnings.append(_describe_counts(counts, wanted.max_length))
     if layout != "plain text" and tokenizer.eos_token_id is None:
         warnings.append("the tokenizer has no end-of-text token: the model does not learn where an answer ends")
@@ -204,6 +204,5 @@ def _describe_counts(counts: Counts, max_length: int) -> str:
         (counts.truncated, f"cut to maxLength {max_length} ({counts.cut_tokens} tokens cut off)"),
         (counts.dropped, "left out because nothing was left to learn from"),
         (counts.empty, "left out because they are empty"),
-        (counts.whole_conversation, "learned whole because the chat template does not tell the turns validation"),
     ]
     return f"of {counts.rows} rows: " + ", ".join(f"{number} {what}" for number, what in parts if number)

@@ -39,12 +39,18 @@ class Findings:
     """Columns that the format uses, in the order in which they were found."""
     unused: dict[str, None] = field(default_factory=dict)
     """Columns that it does not use."""
+    location: str = ""
+    """Where the row is that was read last."""
 
     def add(self, location: str, text: str) -> None:
         """Add one bad row."""
         self.bad += 1
         if len(self.shown) < MAX_NAMED_ROWS:
             self.shown.append(f"{location}: {text}")
+
+    def refuse(self, text: str) -> None:
+        """Add the row that was read last as a bad one."""
+        self.add(self.location, text)
 
     def note_columns(self, used: list[str], unused: list[str]) -> None:
         """Add the columns of one row that its format uses, and those that it does not use."""
@@ -76,6 +82,7 @@ class Reader:
         """Yield the good rows with the standard column names, and count all rows in ``findings``."""
         for item in found:
             findings.rows += 1
+            findings.location = item.location
             row = self.normalize(item, findings)
             if isinstance(row, dict) and _has_surrogate(row):
                 row = "has half of a character (a lone surrogate such as \\ud83d): its text was cut in the middle"

@@ -9,7 +9,7 @@ import os
 import shutil
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from finetune_api.dataset import DatasetSource
 from finetune_api.finetunejob import Objective
 from finetune_trainer.data import files, rows
 from finetune_trainer.data.sources import LocalData, list_local_files
-from finetune_trainer.data.tokens import Encoder, TokenizedRow, batched
+from finetune_trainer.data.tokens import Encoder, Encoding, TokenizedRow, batched
 from finetune_trainer.data.values import Row
 from finetune_trainer.runtime.logs import log
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Part of the cache's key; raise it if the same rows would become other sequences."""
 
 
@@ -53,6 +53,7 @@ class DatasetRequest:
     max_length: int
     seed: int
     max_held_out: int
+    encoding: Encoding = field(default_factory=Encoding)
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,15 @@ def _cache_key(digests: list[tuple[str, str]], wanted: DatasetRequest, tokenizer
     components = {
         "version": CACHE_VERSION,
         "files": [digest for _, digest in digests],  # their location does not matter
-        "source": wanted.source.model_dump(mode="json", include={"format", "columns", "template"}),
+        "source": wanted.source.model_dump(
+            mode="json", include={"format", "columns", "template", "assistant_only_loss"}
+        ),
         "objective": wanted.objective,
         "max_length": wanted.max_length,
         "most": max_rows,
         "template": tokenizer.chat_template,
-        "end": tokenizer.eos_token_id,
+        "training_template": wanted.encoding.training_template,
+        "end": [tokenizer.eos_token_id, *sorted(wanted.encoding.end_tokens)],
         "tokenizer": tokenizer.backend_tokenizer.to_str()
         if tokenizer.is_fast
         else [type(tokenizer).__name__, tokenizer.get_vocab()],
@@ -129,12 +133,14 @@ def write_table(
         Failure: DATASET_INVALID for bad rows.
     """
     counts, keys = Counts(), array("q")
-    encoder = Encoder(tokenizer, reader.layout, wanted.max_length, counts)
+    findings = rows.Findings()
+    encoding = replace(wanted.encoding, assistant_only_loss=wanted.source.assistant_only_loss)
+    encoder = Encoder(tokenizer, reader.layout, wanted.max_length, counts, encoding, findings.refuse)
     plain = reader.layout == "plain text"
     found = (
         islice(_tokenize_text(data, encoder), max_rows)
         if plain
-        else _tokenize_rows(data, reader, encoder, counts, max_rows)
+        else _tokenize_rows(data, reader, encoder, counts, findings, max_rows)
     )
 
     def collect() -> Iterator[TokenizedRow]:
@@ -162,14 +168,19 @@ def _schema(reader: rows.Reader) -> pyarrow.Schema:
 
 
 def _tokenize_rows(
-    data: LocalData, reader: rows.Reader, encoder: Encoder, counts: Counts, max_rows: int | None
+    data: LocalData,
+    reader: rows.Reader,
+    encoder: Encoder,
+    counts: Counts,
+    findings: rows.Findings,
+    max_rows: int | None,
 ) -> Iterator[tuple[int, TokenizedRow]]:
-    findings = rows.Findings()
     found = chain.from_iterable(files.read_rows(file) for file in list_local_files(data))
 
     def good_rows() -> Iterator[Row]:
         for row in reader.read(found, findings):
-            if not findings.bad:  # after a bad row the others are only counted: nothing will be trained
+            # after a bad row nothing will be trained: the others are only counted, and chats tried with the template
+            if not findings.bad or rows.is_chat(row):
                 yield row
 
     for row, sequence in encoder.encode(islice(good_rows(), max_rows)):

@@ -1,16 +1,18 @@
 """Tokenize rows, with a label for each token that the loss uses, and count what is cut or dropped."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, TypeVar
-
-import jinja2
+from typing import Any, NoReturn, TypeVar
 
 from finetune_api.data_counts import LENGTHS, Counts
 from finetune_api.reasons import Reason
-from finetune_trainer.data import alpaca
+from finetune_trainer.data import alpaca, special_tokens
+from finetune_trainer.data.chat_template import TemplateRefusalError
+from finetune_trainer.data.chat_turns import TurnFinder, UnknownTurnsError
 from finetune_trainer.data.columns import Layout
+from finetune_trainer.data.prefix import common_prefix_length
 from finetune_trainer.data.values import Message, Row
 from finetune_trainer.runtime.failures import Failure
 
@@ -22,6 +24,9 @@ TOKENIZER_BATCH = 64
 """How many rows the tokenizer gets at once; it processes them in parallel."""
 END_WINDOW = 4
 """An end-of-text token within this many last tokens counts as the end, because templates add a newline to it."""
+CHAT_LAYOUTS = ("messages", "instruction")
+"""Layouts whose rows are chats with the turns of an assistant."""
+ID_COLUMNS = ("input_ids", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")
 TokenizedRow = dict[str, Any]
 """Columns of TRL: input_ids and labels, or prompt_ids and the ids of each answer."""
 TokenIds = list[int]
@@ -29,18 +34,48 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """The tokens of a text. ``starts`` has the first character of each, for a chat and if the tokenizer knows it."""
+
+    ids: TokenIds
+    starts: list[int] | None = None
+
+
+@dataclass(frozen=True)
 class _PendingRow:
     """Hold the texts of a row that are to be tokenized, and how their tokens become a sequence."""
 
     texts: list[str]
-    special: bool
-    finish: Callable[[list[TokenIds]], TokenizedRow]
+    finish: Callable[[list[Tokens]], TokenizedRow]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What decides how rows become tokens, beside the tokenizer and the rows.
+
+    ``end_tokens`` end a generation, as the model's generation_config has them; ``embeddings`` is the number of tokens
+    that the model has embeddings for. ``training_template`` is TRL's in place of the tokenizer's chat template.
+    ``assistant_only_loss`` says whether only the assistant's turns of a chat are learned.
+    """
+
+    end_tokens: frozenset[int] = frozenset()
+    embeddings: int | None = None
+    training_template: str | None = None
+    assistant_only_loss: bool = True
 
 
 class Encoder:
     """Tokenize rows into sequences of at most ``max_length`` tokens."""
 
-    def __init__(self, tokenizer: Any, layout: Layout, max_length: int, counts: Counts) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        layout: Layout,
+        max_length: int,
+        counts: Counts,
+        encoding: Encoding = Encoding(),
+        refuse: Callable[[str], None] | None = None,
+    ) -> None:
         """Create an encoder for one dataset.
 
         Args:
@@ -48,31 +83,42 @@ class Encoder:
             layout: What the rows are.
             max_length: The most tokens in a sequence.
             counts: Updated with what happens to each row.
+            encoding: What decides how rows become tokens.
+            refuse: Called with the problem of a row that cannot be encoded, as soon as the row is taken; the row is
+                left out. None: such a row raises Failure.
         """
         self._tokenizer, self._layout, self._max_length, self._counts = tokenizer, layout, max_length, counts
+        self._encoding, self._refuse = encoding, refuse or _raise_refused
         self._end = tokenizer.eos_token_id
+        self._turns = TurnFinder(tokenizer, encoding.training_template) if tokenizer.chat_template else None
+        self._start = special_tokens.find_start(tokenizer)
+        ending = self._turns.ending if self._turns else ""
+        self._ends = special_tokens.find_ends(tokenizer, encoding.end_tokens, ending)
 
     def encode(self, rows: Iterable[Row]) -> Iterator[tuple[Row, TokenizedRow]]:
         """Tokenize rows in their order, without those that the loss cannot learn from."""
-        for some in batched(rows, TOKENIZER_BATCH):
-            work = [self._prepare(row) for row in some]
-            tokens = {
-                special: self._tokenize([t for w in work if w.special is special for t in w.texts], special)
-                for special in (True, False)
-            }
-            for row, one in zip(some, work, strict=True):
-                source = tokens[one.special]
-                whole = one.finish([next(source) for _ in one.texts])
+        for some in batched(self._prepare_all(rows), TOKENIZER_BATCH):
+            tokens = iter(self._tokenize([text for _, work in some for text in work.texts]))
+            for row, work in some:
+                whole = work.finish([next(tokens) for _ in work.texts])
                 if fitted := self._fit(whole):
+                    self._check_embeddings(fitted)
                     yield row, fitted
+
+    def _prepare_all(self, rows: Iterable[Row]) -> Iterator[tuple[Row, _PendingRow]]:
+        for row in rows:
+            try:
+                yield row, self._prepare(row)
+            except TemplateRefusalError as error:
+                self._refuse(f"the model's chat template refuses it ({error})")
 
     def encode_text(self, pieces: Iterable[str]) -> Iterator[TokenizedRow]:
         """Tokenize plain text as one stream, and cut it into blocks of ``max_length`` tokens."""
-        start = [self._tokenizer.bos_token_id] if self._adds_bos() else []
+        start = self._start
         length = self._max_length - len(start)
         held: TokenIds = []
         for some in batched(pieces, 4):
-            held += chain.from_iterable(self._tokenize(list(some), special=False))
+            held += chain.from_iterable(tokens.ids for tokens in self._tokenize(list(some)))
             whole = len(held) - len(held) % length
             # hold the last block back: if it stays the last one, it may be too short to learn from
             whole -= length if whole == len(held) and whole else 0
@@ -90,12 +136,16 @@ class Encoder:
         self._count_length(len(ids))
         return {"input_ids": ids, "labels": ids}
 
-    def _tokenize(self, texts: list[str], special: bool) -> Iterator[TokenIds]:
-        return iter(self._tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else [])
-
-    def _adds_bos(self) -> bool:
-        bos = self._tokenizer.bos_token_id
-        return bos is not None and self._tokenizer("a")["input_ids"][:1] == [bos]
+    def _tokenize(self, texts: list[str]) -> list[Tokens]:
+        """Tokenize texts without the special tokens that the tokenizer adds by itself."""
+        if not texts:
+            return []
+        offsets = self._layout in CHAT_LAYOUTS and self._tokenizer.is_fast
+        found = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=offsets)
+        if not offsets:
+            return [Tokens(ids) for ids in found["input_ids"]]
+        pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return [Tokens(ids, [start for start, _ in spans]) for ids, spans in pairs]
 
     def _prepare(self, row: Row) -> _PendingRow:
         match self._layout:
@@ -110,84 +160,117 @@ class Encoder:
                 return self._prepare_answers(row["prompt"], {"completion": row["completion"]}, extra)
             case "preference":
                 return self._prepare_answers(row["prompt"], {"chosen": row["chosen"], "rejected": row["rejected"]}, {})
-        return _PendingRow([row["text"]], True, lambda ids: self._learn_all(self._add_end(ids[0])))
+        return _PendingRow(
+            [row["text"]], lambda found: _learn_all(self._add_end(special_tokens.add_start(self._start, found[0].ids)))
+        )
 
     def _prepare_answers(self, prompt: Any, answers: dict[str, Any], extra: dict[str, Any]) -> _PendingRow:
         """Prepare a prompt, which is not learned, and each answer to it."""
         chat = any(isinstance(answer, list) for answer in answers.values())
         if chat:
-            texts = [self._render(prompt, None, generation_prompt=True) if prompt else ""]
-            texts += [self._render(prompt + answer, None, generation_prompt=False) for answer in answers.values()]
+            template = self._chat_turns.served
+            texts = [template.render(prompt, None, generation_prompt=True).text if prompt else ""]
+            texts += [template.render(prompt + answer, None).text for answer in answers.values()]
         else:
             texts = [prompt, *(prompt + answer for answer in answers.values())]
 
-        def finish(ids: list[TokenIds]) -> TokenizedRow:
-            before = ids[0] if texts[0] else []
+        def finish(found: list[Tokens]) -> TokenizedRow:
+            ids = [tokens.ids for tokens in found]
+            if not chat:
+                ids = [special_tokens.add_start(self._start, one) for one in ids]
+            before = ids[0]
             if chat:
                 # a template may end a prompt without an answer differently: the answer starts where they differ
-                before = before[: min(_common_prefix_length(before, whole) for whole in ids[1:])]
+                before = before[: min(common_prefix_length(before, whole) for whole in ids[1:])]
             after: dict[str, TokenIds] = {}
             for name, text, whole in zip(answers, texts[1:], ids[1:], strict=True):
                 rest = whole[len(before) :]
                 if whole[: len(before)] != before:
                     # a token would span prompt and answer: tokenize the answer alone
-                    rest = next(self._tokenize([text.removeprefix(texts[0])], special=False))
+                    rest = self._tokenize([text.removeprefix(texts[0])])[0].ids
                 after[name] = rest if chat else self._add_end(rest)
             if "completion" in after and "label" not in extra:
                 ids_of = before + after["completion"]
                 return {"input_ids": ids_of, "labels": [IGNORED] * len(before) + after["completion"]}
             return {"prompt_ids": before, **{f"{name}_ids": found for name, found in after.items()}, **extra}
 
-        return _PendingRow(texts, not chat, finish)
+        return _PendingRow(texts, finish)
 
     def _prepare_chat(self, messages: list[Message], tools: list[Any] | None) -> _PendingRow:
-        """Prepare a chat, of which only the assistant's turns are learned.
+        """Prepare a chat, of which the assistant's turns are learned, except those with ``train: false``.
 
-        These are the tokens that the chat template adds to the prompt of each such turn.
+        Raises:
+            TemplateRefusalError: The template refuses the chat.
+            Failure: DATASET_INVALID if the template does not tell the assistant's turns apart.
         """
-        turns = [n for n, turn in enumerate(messages) if turn["role"] == "assistant" and turn.get("train", True)]
-        texts = [self._render(messages, tools, generation_prompt=False)]
-        for index in turns:
-            texts.append(self._render(messages[:index], tools, generation_prompt=True) if index else "")
-            texts.append(self._render(messages[: index + 1], tools, generation_prompt=False))
-
-        def finish(ids: list[TokenIds]) -> TokenizedRow:
-            whole = ids[0]
-            labels = [IGNORED] * len(whole)
-            for before, after in zip(ids[1::2], ids[2::2], strict=True):
-                if whole[: len(before)] != before or whole[: len(after)] != after:
-                    # the template renders this turn differently if others follow: its tokens are not known
-                    self._counts.whole_conversation += 1
-                    return self._learn_all(whole)
-                labels[len(before) : len(after)] = whole[len(before) : len(after)]
-            return {"input_ids": whole, "labels": labels}
-
-        return _PendingRow(texts, False, finish)
-
-    def _render(self, messages: list[Message], tools: list[Any] | None, *, generation_prompt: bool) -> str:
-        if not self._tokenizer.chat_template:
-            raise missing_chat_template()
+        assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        left_out = [index for index in assistants if messages[index].get("train") is False]
+        whole = not self._encoding.assistant_only_loss
+        wanted = left_out if whole else [index for index in assistants if index not in left_out]
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages, tools=tools, tokenize=False, add_generation_prompt=generation_prompt
-                )
-            )
-        except (jinja2.TemplateError, TypeError) as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise Failure(
-                Reason.DATASET_INVALID,
-                f"the model's chat template refuses a chat of the roles {roles} ({error}), which begins with "
-                f"{messages[0]['content'][:60]!r}: change such rows, or make texts of them with spec.dataset.template",
-                "spec.dataset.uri",
-            ) from error
+            chat = self._chat_turns.find(messages, tools, wanted, as_served=whole)
+        except UnknownTurnsError as error:
+            raise unknown_turns(error) from error
+        if not whole:
+            _check_calls([messages[index] for index in wanted], "".join(chat.text[slice(*span)] for span in chat.turns))
+        borders = [border for span in chat.turns for border in span]
+        # a slow tokenizer does not say where its tokens start: tokenize up to each border
+        texts = [chat.text] if self._tokenizer.is_fast else [chat.text, *(chat.text[:border] for border in borders)]
 
-    def _learn_all(self, ids: TokenIds) -> TokenizedRow:
-        return {"input_ids": ids, "labels": list(ids)}
+        def finish(found: list[Tokens]) -> TokenizedRow:
+            ids, starts = found[0].ids, found[0].starts
+            at = [bisect_left(starts, border) for border in borders] if starts is not None else []
+            at = at or [common_prefix_length(ids, part.ids) for part in found[1:]]
+            labels = list(ids) if whole else [IGNORED] * len(ids)
+            for first, last in zip(at[::2], at[1::2], strict=True):
+                end = self._include_end(ids, first, last)
+                labels[first:end] = [IGNORED] * (end - first) if whole else ids[first:end]
+            self._counts.whole_conversation += whole
+            return {"input_ids": ids, "labels": labels}
+
+        return _PendingRow(texts, finish)
+
+    def _include_end(self, ids: TokenIds, first: int, last: int) -> int:
+        """Return where a turn ends, with the end token after it if it has none itself."""
+        ended = any(token in self._ends for token in ids[max(first, last - END_WINDOW) : last])
+        return last + 1 if not ended and last < len(ids) and ids[last] in self._ends else last
+
+    @property
+    def _chat_turns(self) -> TurnFinder:
+        """The finder of turns.
+
+        Raises:
+            Failure: MODEL_UNSUPPORTED if the tokenizer has no chat template.
+        """
+        if self._turns is None:
+            raise missing_chat_template()
+        return self._turns
 
     def _add_end(self, ids: TokenIds) -> TokenIds:
         """Append the end-of-text token if it is missing, so that the model learns to stop."""
-        return ids if self._end is None or ids[-1:] == [self._end] else [*ids, self._end]
+        return ids if self._end is None or (ids and ids[-1] in self._ends) else [*ids, self._end]
+
+    def _check_embeddings(self, fitted: TokenizedRow) -> None:
+        """Check that the model has an embedding for each token.
+
+        Raises:
+            Failure: MODEL_UNSUPPORTED if it has not.
+        """
+        size = self._encoding.embeddings
+        if size is None:
+            return
+        largest = max(max(ids, default=0) for name, ids in fitted.items() if name in ID_COLUMNS)
+        if largest >= size:
+            token = self._tokenizer.convert_ids_to_tokens(largest)
+            raise Failure(
+                Reason.MODEL_UNSUPPORTED,
+                f"the tokenizer makes the token {token!r} with the id {largest} of the dataset's rows, but the model "
+                f"has embeddings for {size} tokens only (ids up to {size - 1}; the tokenizer has "
+                f"{len(self._tokenizer)}): the token was added without the embeddings. "
+                "Resize them with resize_token_embeddings and save the model again, or use the tokenizer that belongs "
+                "to the model",
+                "spec.model.uri",
+            )
 
     def _fit(self, whole: TokenizedRow) -> TokenizedRow | None:
         """Cut a sequence that is too long; return None if nothing to learn is left."""
@@ -214,7 +297,7 @@ class Encoder:
         if not learns:
             self._counts.dropped += 1
             return None
-        self._counts.without_end += not cut and self._end is not None and not all(self._end in end for end in ends)
+        self._counts.without_end += not cut and self._end is not None and not all(self._ends & set(end) for end in ends)
         return fitted
 
     def _count_length(self, length: int) -> None:
@@ -222,6 +305,36 @@ class Encoder:
         bucket = next((number for number, end in enumerate(LENGTHS) if length <= end), len(LENGTHS))
         counts.lengths[bucket] += 1
         counts.longest = max(counts.longest, length)
+
+
+def _raise_refused(problem: str) -> NoReturn:
+    raise Failure(Reason.DATASET_INVALID, f"a row cannot be used: {problem}", "spec.dataset.uri")
+
+
+def _learn_all(ids: TokenIds) -> TokenizedRow:
+    return {"input_ids": ids, "labels": list(ids)}
+
+
+def _check_calls(turns: list[Message], learned: str) -> None:
+    """Check that the calls of tools are in the learned text.
+
+    Raises:
+        TemplateRefusalError: The template leaves one out.
+    """
+    for call in (call for turn in turns for call in turn.get("tool_calls") or []):
+        if str(call.get("function", call).get("name", "")) not in learned:
+            raise TemplateRefusalError(f"it leaves out the call {call}")
+
+
+def unknown_turns(error: UnknownTurnsError) -> Failure:
+    """Return the Failure for a chat template that does not tell the assistant's turns apart."""
+    return Failure(
+        Reason.DATASET_INVALID,
+        f"only the assistant's turns are to be learned, but the model's chat template does not tell them apart: "
+        f"{error}. Give the model a chat template with {{% generation %}} markers, make prompts and completions of the "
+        "rows, or learn the whole conversations with assistantOnlyLoss: false",
+        "spec.dataset.assistantOnlyLoss",
+    )
 
 
 def missing_chat_template() -> Failure:
@@ -232,11 +345,6 @@ def missing_chat_template() -> Failure:
         "give prompts and completions as texts, or make texts of the messages with spec.dataset.template",
         "spec.dataset.format",
     )
-
-
-def _common_prefix_length(some: TokenIds, others: TokenIds) -> int:
-    """Count the tokens that two sequences share at their start."""
-    return next((n for n, (a, b) in enumerate(zip(some, others, strict=False)) if a != b), min(len(some), len(others)))
 
 
 def batched(things: Iterable[T], size: int) -> Iterator[list[T]]:

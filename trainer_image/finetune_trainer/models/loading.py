@@ -1,8 +1,7 @@
-"""Load the tokenizer and the base model onto its device, quantized if the method asks for it."""
+"""Load the base model onto its device, quantized if the method asks for it."""
 
 import errno
 import hashlib
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,37 +9,17 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 
-TOKENIZER_FILES = (
-    "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model",
-    "chat_template", "generation_config.json",
-)  # fmt: skip
-"""Prefixes of the names of a tokenizer's files."""
-
-
 SCORE_HEAD = "score"
 """transformers' name of the head of a decoder that scores texts."""
 QUANTIZED_PARAMETERS = ("Params4bit", "Int8Params")
 """The types of weights that bitsandbytes holds."""
-
-
-def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
-    """The model's tokenizer, with a padding token. Raises Failure(MODEL_UNSUPPORTED)."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
-        raise Failure(
-            Reason.MODEL_UNSUPPORTED, f"the model's tokenizer cannot be loaded: {error}", "spec.model.uri"
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    return tokenizer
 
 
 def load_base(
@@ -118,13 +97,6 @@ def load_base(
             # bitsandbytes would repack the frozen weights for a kernel without gradients at the first evaluation
             module.support_avx512bf16_for_cpu = False
     return model
-
-
-def copy_tokenizer(source: Path, directory: Path) -> None:
-    """Copy the model's tokenizer into a directory of weights, so that it can be used as a model."""
-    for path in sorted(source.iterdir()):
-        if path.name.startswith(TOKENIZER_FILES) and path.is_file():
-            shutil.copyfile(path, directory / path.name)
 
 
 def quantization_config(method: Method, precision: str) -> BitsAndBytesConfig | None:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.reasons import Reason
+from finetune_trainer.data.tokenizer import copy_tokenizer
 from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
 from finetune_trainer.evaluation.verification import LAYOUT_TOLERANCE, TrainedAnswers, load_tuned
-from finetune_trainer.models import device, loading
+from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 
 
@@ -32,7 +33,7 @@ def merge(
     tuned = load_tuned(load_base(base_directory), adapter, load_base)
     merged = tuned.merge_and_unload(safe_merge=True)
     merged.save_pretrained(str(directory), safe_serialization=True)
-    loading.copy_tokenizer(base_directory, directory)
+    copy_tokenizer(base_directory, directory)
     del tuned, merged
     device.free_memory()
     reloaded = load_base(directory)

@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 
 from finetune_trainer.data import dataset
+from finetune_trainer.data.tokenizer import copy_tokenizer
 from finetune_trainer.evaluation import verification
 from finetune_trainer.methods import adapted_model, conversion, inspection
 from finetune_trainer.models import device, loading
@@ -68,7 +69,7 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
         if (path / "adapter_config.json").is_file():
             conversion.set_base_name(path, canonical_name(session.settings), inputs.model_commit)
     if peft_type == "FULL":
-        loading.copy_tokenizer(inputs.model, directory)
+        copy_tokenizer(inputs.model, directory)
     shutil.copyfile(session.scratch / "metrics.jsonl", directory / "metrics.jsonl")
     return TrainedAdapter(
         directory=directory,

@@ -1,0 +1,90 @@
+"""Load the model's tokenizer, and read what its files say about tokens. Knows no torch."""
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune_api.reasons import Reason
+from finetune_trainer.data.tokens import Encoding
+from finetune_trainer.runtime.failures import Failure
+
+TOKENIZER_FILES = (
+    "tokenizer", "special_tokens_map.json", "added_tokens.json", "vocab.", "merges.txt", "spiece.model",
+    "chat_template", "generation_config.json",
+)  # fmt: skip
+"""Prefixes of the names of a tokenizer's files."""
+LOADED_FIRST = ("tokenizer.json", "tokenizer.model", "tekken.json", "spiece.model", "vocab.json", "vocab.txt")
+"""Files with the vocabulary; of several the first is read."""
+
+
+def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """Load the model's tokenizer, with a padding token.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED if transformers cannot load it.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        # tokenizers raises a bare Exception for a file that it cannot read
+        raise Failure(Reason.MODEL_UNSUPPORTED, describe_broken(directory, error), "spec.model.uri") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def describe_broken(directory: Path, error: Exception) -> str:
+    """Describe a tokenizer that cannot be loaded: the file, who wrote it, who reads it, and the library's words."""
+    file = next((name for name in LOADED_FIRST if (directory / name).is_file()), "tokenizer_config.json")
+    writer = read_json(directory / "tokenizer_config.json").get("transformers_version") or read_json(
+        directory / "config.json"
+    ).get("transformers_version")
+    written = f"transformers {writer} wrote the model" if writer else "the model does not say which version wrote it"
+    return (
+        f"the model's tokenizer cannot be loaded from {file} ({type(error).__name__}: {str(error).strip()[:300]}). "
+        f"{written}; tokenizers {version('tokenizers')} and transformers {version('transformers')} read it here. Save "
+        "the tokenizer again with these versions (save_pretrained), or take the file from the original model"
+    )
+
+
+def read_end_tokens(directory: Path) -> frozenset[int]:
+    """Return the ids in generation_config.json that end a generation."""
+    found = read_json(directory / "generation_config.json").get("eos_token_id")
+    return frozenset(token for token in (found if isinstance(found, list) else [found]) if isinstance(token, int))
+
+
+def make_encoding(directory: Path, training_template: str | None) -> Encoding:
+    """Make the settings of an encoder from a model's files.
+
+    Args:
+        directory: The model's directory.
+        training_template: TRL's training template in place of the tokenizer's chat template, if there is one.
+    """
+    size = count_embeddings(read_json(directory / "config.json"))
+    return Encoding(read_end_tokens(directory), size, training_template)
+
+
+def count_embeddings(config: dict[str, Any]) -> int | None:
+    """Return the number of tokens that the model has embeddings for, as its config.json says; None if it does not."""
+    found = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    return found if isinstance(found, int) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Copy the model's tokenizer into a directory of weights, so that it can be used as a model."""
+    for path in sorted(source.iterdir()):
+        if path.name.startswith(TOKENIZER_FILES) and path.is_file():
+            shutil.copyfile(path, directory / path.name)

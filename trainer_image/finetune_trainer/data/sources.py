@@ -15,6 +15,7 @@ from finetune_artifacts.download import download_file
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.objects import open_object
 from finetune_artifacts.storage import missing_object_error
+from finetune_trainer.data import directories
 from finetune_trainer.hub import client, dataset_files
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
@@ -99,7 +100,7 @@ def list_files(settings: Settings, split: SplitSource, patience_seconds: float) 
         case HfUri():
             return _list_hub_files(settings, parsed, split)
         case S3Uri():
-            return _list_s3_files(settings, parsed, patience_seconds)
+            return _list_s3_files(settings, parsed, split, patience_seconds)
         case ConfigMapUri():
             return [_local_file(_find_config_map_file(settings, parsed, split.uri_field))]
         case PvcUri():
@@ -136,9 +137,17 @@ def _list_directory(path: Path, split: SplitSource) -> list[DataFile]:
     """List a file, or all data files in a directory and its subdirectories."""
     if path.is_file():
         return [_local_file(path)]
-    found = sorted(entry for entry in path.rglob("*") if entry.is_file() and dataset_files.is_data_file(entry.name))
+    names = [entry.relative_to(path).as_posix() for entry in path.rglob("*") if entry.is_file()]
+    card = path / "README.md"
+    found = directories.select_files(
+        names,
+        split.uri,
+        split.split,
+        split.uri_field,
+        lambda: card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
+    )
     if found:
-        return [_local_file(entry) for entry in found]
+        return [_local_file(path / name) for name in found]
     nearest = path if path.is_dir() else path.parent
     there = sorted(entry.name for entry in nearest.iterdir())[:20] if nearest.is_dir() else []
     what = f"{nearest.name or nearest} has: {', '.join(there)}" if there else "nothing exists there"
@@ -149,11 +158,16 @@ def _list_directory(path: Path, split: SplitSource) -> list[DataFile]:
     )
 
 
-def _list_s3_files(settings: Settings, uri: S3Uri, patience_seconds: float) -> list[DataFile]:
+def _list_s3_files(settings: Settings, uri: S3Uri, split: SplitSource, patience_seconds: float) -> list[DataFile]:
     """List an object, or all data objects below a prefix."""
     store = settings.store(Purpose.DATASET, patience_seconds)
     info = store.head(uri)
-    found = [info] if info else [item for item in store.list_objects(uri) if dataset_files.is_data_file(item.uri.key)]
+    if info:
+        found = [info]
+    else:
+        objects = {item.uri.key.removeprefix(uri.key).lstrip("/"): item for item in store.list_objects(uri)}
+        selected = directories.select_files(objects, split.uri, split.split, split.uri_field)
+        found = [objects[name] for name in selected]
     if not found:
         store.check_root(uri)
         raise missing_object_error(store, uri)

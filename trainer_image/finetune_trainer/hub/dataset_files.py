@@ -13,7 +13,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.hub import client
 from finetune_trainer.runtime.failures import Failure
 
-DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".zstd")
 SPLIT_KEYWORDS = {
     "train": ("train", "training"),
@@ -31,6 +31,8 @@ class HubDataset:
     commit: str
     files: tuple[str, ...]
     configs: tuple[dict[str, Any], ...]
+    copy: str = ""
+    """Address of a copy outside the hub, for messages."""
 
 
 def resolve_dataset(api: HfApi, repo: str, revision: str | None) -> HubDataset:
@@ -170,4 +172,6 @@ def _names_split(file: str, split: str) -> bool:
 
 def _not_found(dataset: HubDataset, what: str, path: str) -> Failure:
     shown = ", ".join(dataset.files[:10]) or "none"
-    return Failure(Reason.DATASET_NOT_FOUND, f"hf://{dataset.repo} {what} (its files: {shown})", path)
+    return Failure(
+        Reason.DATASET_NOT_FOUND, f"{dataset.copy or f'hf://{dataset.repo}'} {what} (its files: {shown})", path
+    )

@@ -22,6 +22,9 @@ MIN_BLOCK_TOKENS = 8
 """The last block of plain text is dropped if it is shorter."""
 TOKENIZER_BATCH = 64
 """How many rows the tokenizer gets at once; it processes them in parallel."""
+CHARACTERS_PER_TOKEN = 128
+"""So many characters of a text are tokenized for each token of maxLength: the longest tokens of Llama 3 and Qwen, runs
+of spaces, have 128, and the tokens of texts about four."""
 END_WINDOW = 4
 """An end-of-text token within this many last tokens counts as the end, because templates add a newline to it."""
 CHAT_LAYOUTS = ("messages", "instruction")
@@ -98,7 +101,7 @@ class Encoder:
     def encode(self, rows: Iterable[Row]) -> Iterator[tuple[Row, TokenizedRow]]:
         """Tokenize rows in their order, without those that the loss cannot learn from."""
         for some in batched(self._prepare_all(rows), TOKENIZER_BATCH):
-            tokens = iter(self._tokenize([text for _, work in some for text in work.texts]))
+            tokens = iter(self._tokenize([self._cut(text) for _, work in some for text in work.texts]))
             for row, work in some:
                 whole = work.finish([next(tokens) for _ in work.texts])
                 if fitted := self._fit(whole):
@@ -146,6 +149,10 @@ class Encoder:
             return [Tokens(ids) for ids in found["input_ids"]]
         pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
         return [Tokens(ids, [start for start, _ in spans]) for ids, spans in pairs]
+
+    def _cut(self, text: str) -> str:
+        """Cut a text of which most would be cut off as tokens anyway, so that memory and time stay bounded."""
+        return text[: CHARACTERS_PER_TOKEN * self._max_length]
 
     def _prepare(self, row: Row) -> _PendingRow:
         match self._layout:

@@ -224,13 +224,13 @@ def models_of(model: type[Model]) -> list[type[Model]]:
     """Return the model and every model that can be part of it."""
     models: list[type[Model]] = [model]
     for part in models:
-        kinds = [kind for field in part.model_fields.values() for kind in _kinds(field.annotation)]
+        kinds = [kind for field in part.model_fields.values() for kind in models_in(field.annotation)]
         models.extend(kind for kind in dict.fromkeys(kinds) if kind not in models)
     return models
 
 
-def _kinds(annotation: Any) -> list[type[Model]]:
+def models_in(annotation: Any) -> list[type[Model]]:
     """Return the models that an annotation names, for example ``Toleration`` for ``list[Toleration] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return [annotation]
-    return [kind for argument in get_args(annotation) for kind in _kinds(argument)]
+    return [kind for argument in get_args(annotation) for kind in models_in(argument)]

@@ -11,7 +11,7 @@ from finetune_api.base import Lenient
 from finetune_api.data_counts import Counts
 from finetune_api.engines import EngineName
 from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, Estimate, EvaluationStatus, Progress, ReportStatus
-from finetune_api.reasons import Reason
+from finetune_api.reasons import Reason, ReasonWord
 
 REPORT_AUDIENCE = "finetune-operator.io"
 """Audience of the projected service-account token with which pods call the report endpoint."""
@@ -24,7 +24,7 @@ AGENT_PATH = "/v1/agents"
 class Problem(Lenient):
     """A problem of a job: its field, what was found there, and what to do."""
 
-    reason: Reason = Reason.SPEC_INVALID
+    reason: ReasonWord = Reason.SPEC_INVALID
     field: str = Field(description="Path of the field, for example spec.output.s3.bucket.")
     message: str
 
@@ -48,7 +48,7 @@ class TrainerResult(Lenient):
     """Termination message of the trainer pod."""
 
     kind: Literal["TrainerResult"] = "TrainerResult"
-    reason: Reason | Literal["Succeeded"]
+    reason: ReasonWord = Field(description="Succeeded, or why it failed.")
     message: str = ""
     resumed_from_step: int | None = None
     checkpoint: CheckpointStatus | None = None
@@ -131,7 +131,7 @@ class AgentAdapter(Lenient):
     digest: str = Field(description="The version that this pod is to serve.")
     active_digest: str | None = Field(None, description="The version that now answers under the served name.")
     state: AgentState
-    reason: Reason | None = None
+    reason: ReasonWord | None = None
     message: str = ""
     load_seconds: float | None = None
 

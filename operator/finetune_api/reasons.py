@@ -1,6 +1,9 @@
 """Every reason that a condition, an attempt or a pod of ours can have, and its exit code in a pod."""
 
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
 
 
 class Reason(StrEnum):
@@ -68,7 +71,7 @@ class Reason(StrEnum):
     PROOF_FAILED = "ProofFailed"
 
 
-EXIT_CODES: dict[Reason, int] = {
+EXIT_CODES: dict[str, int] = {
     Reason.TRAINER_ERROR: 1,
     Reason.SPEC_INVALID: 10,
     Reason.DATASET_INVALID: 11,
@@ -117,7 +120,11 @@ USER_ERRORS: frozenset[Reason] = frozenset(
 """Reasons that another attempt with the same spec cannot fix: they are never retried."""
 
 
-def reason_of_exit_code(code: int) -> Reason:
+ReasonWord = Annotated[Reason | Annotated[str, Field(min_length=1, max_length=64)], Field(union_mode="left_to_right")]
+"""A reason in a message; one that only a newer version knows stays the word that it is."""
+
+
+def reason_of_exit_code(code: int) -> str:
     """Return the reason of an exit code; ``TrainerError`` for a code that is not ours."""
     for reason, exit_code in EXIT_CODES.items():
         if exit_code == code:

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from finetune_api.conditions import Condition, ConditionType
 from finetune_api.limits import STATUS_MESSAGE_CHARACTERS, truncate
-from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp
 
 Status = Literal["True", "False", "Unknown"]
@@ -17,6 +16,16 @@ NEVER = "1970-01-01T00:00:00Z"
 def find(conditions: Sequence[dict[str, Any]], kind: ConditionType) -> dict[str, Any] | None:
     """Find the condition of a type."""
     return next((condition for condition in conditions if condition["type"] == kind), None)
+
+
+def describe_accepted(text: str, unknown: Sequence[str]) -> str:
+    """Say with ``text`` that a spec is accepted, and which of its fields a newer version would know."""
+    if not unknown:
+        return text
+    return (
+        f"{text} This version of the operator does not know {', '.join(unknown)} and ignores it: update the operator, "
+        "or remove it."
+    )
 
 
 class Conditions:
@@ -32,7 +41,7 @@ class Conditions:
         self._generation = generation
         self._now = now
 
-    def set(self, kind: ConditionType, status: Status, reason: Reason, message: str) -> None:
+    def set(self, kind: ConditionType, status: Status, reason: str, message: str) -> None:
         """Set a condition. Its transition time changes only with its status."""
         before = self._conditions.get(kind)
         kept = before["lastTransitionTime"] if before is not None and before["status"] == status else NEVER
@@ -45,19 +54,19 @@ class Conditions:
             message=truncate(message, STATUS_MESSAGE_CHARACTERS),
         ).to_json()
 
-    def set_progressing(self, reason: Reason, message: str) -> None:
+    def set_progressing(self, reason: str, message: str) -> None:
         """Set what kstatus calls InProgress: Ready is Unknown and Reconciling is True."""
         self.set(ConditionType.READY, "Unknown", reason, message)
         self.set(ConditionType.RECONCILING, "True", reason, message)
         self.remove(ConditionType.STALLED)
 
-    def set_ready(self, reason: Reason, message: str) -> None:
+    def set_ready(self, reason: str, message: str) -> None:
         """Set what kstatus calls Current: Ready is True, without Reconciling and Stalled."""
         self.set(ConditionType.READY, "True", reason, message)
         self.remove(ConditionType.RECONCILING)
         self.remove(ConditionType.STALLED)
 
-    def set_stalled(self, reason: Reason, message: str) -> None:
+    def set_stalled(self, reason: str, message: str) -> None:
         """Set what kstatus calls Failed: nothing happens until a person changes something."""
         self.set(ConditionType.READY, "False", reason, message)
         self.set(ConditionType.STALLED, "True", reason, message)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp
 from finetune_operator.kube.kinds import Object
@@ -194,3 +195,20 @@ def test_only_our_own_container_counts(sidecar: Object) -> None:
     outcome = classify_pod(JOB, [terminated(31, trainer("OutOfMemory"), sidecar=sidecar)], "trainer", NOW, 120)
     assert isinstance(outcome, Ended)
     assert (outcome.reason, outcome.exit_code) == (Reason.OUT_OF_MEMORY, 31)
+
+
+def test_a_reason_and_fields_of_a_newer_trainer_are_read_and_kept() -> None:
+    said = {**trainer("SolarFlare", "the sun"), "checkpoint": {"uri": "s3://b/c", "step": 1, "savedAt": "x", "new": 1}}
+    outcome = classify_pod(JOB, [terminated(36, said)], "trainer", NOW, 120)
+    assert isinstance(outcome, Ended)
+    assert (outcome.reason, outcome.message) == ("SolarFlare", "the sun")
+    newer = {**SUCCEEDED, "adapter": {**SUCCEEDED["adapter"], "aFieldOfANewerTrainer": 1}}
+    outcome = classify_pod(JOB, [terminated(0, newer)], "trainer", NOW, 120)
+    assert isinstance(outcome, Ended)
+    assert isinstance(outcome.result, TrainerResult)
+    assert outcome.result.adapter is not None
+
+
+def test_a_preflight_whose_problems_cannot_be_read_has_not_passed() -> None:
+    outcome = classify_pod(JOB, [terminated(0, {**PROBLEMS, "problems": [{"text": 1}]})], "preflight", NOW, 120)
+    assert not isinstance(outcome, Ended) or outcome.reason is not None

@@ -10,7 +10,7 @@ from finetune_api.finetunejob import FineTuneJobStatus
 from finetune_operator.reconcile.finetunejob.plan import make_plan
 from finetune_operator.reconcile.status_builder import StatusBuilder, read_status
 from tests.operator.fake_cluster import NOW, SETTINGS, FakeCluster, finetune_job, terminated
-from tools.testing.operator_messages import PREFLIGHT_PASSED, PROGRESS
+from tools.testing.operator_messages import PREFLIGHT_PASSED, PROGRESS, SPEC
 
 
 def build(status: dict[str, Any]) -> StatusBuilder[FineTuneJobStatus]:
@@ -34,6 +34,45 @@ def test_fields_of_a_newer_version_stay_as_they_are() -> None:
     builder = build(newer)
     builder.set(FineTuneJobStatus(warnings=["a warning"]))
     assert builder.as_json() == {**newer, "warnings": ["a warning"], "observedGeneration": 1, "conditions": []}
+
+
+def test_fields_of_a_newer_version_survive_in_sections_that_are_written_anew() -> None:
+    attempts = [
+        {"number": 1, "jobName": "a-train-1", "reason": "SolarFlare", "node": "n", "exitCode": "none"},
+        {"number": 2, "jobName": "a-train-2", "adjustments": [{"field": "x", "before": "1", "after": "2", "why": "w"}]},
+    ]
+    builder = build({"progress": {**PROGRESS, "evalLoss": 3.0, "samples": 5}, "attempts": attempts})
+    before = builder.read()
+    builder.set(FineTuneJobStatus.model_validate({"progress": {**PROGRESS, "step": 11}}))
+    builder.set(FineTuneJobStatus(attempts=before.attempts))
+    written = builder.as_json()
+    assert written["progress"] == {**PROGRESS, "step": 11, "samples": 5}
+    assert written["attempts"] == attempts
+    builder.set(FineTuneJobStatus(attempts=before.attempts[1:]))
+    assert builder.as_json()["attempts"] == attempts[1:], "what is dropped on purpose stays dropped"
+
+
+def test_of_a_list_only_the_items_that_cannot_be_read_are_left_out() -> None:
+    good = {"number": 3, "jobName": "a-train-3"}
+    status = read_status(FineTuneJobStatus, {"attempts": [{}, {"number": "x"}, good]})
+    assert [attempt.number for attempt in status.attempts] == [3]
+
+
+def test_a_spec_of_a_newer_crd_runs_and_what_is_ignored_is_said() -> None:
+    cluster = FakeCluster({**SPEC, "suspendAfter": "night", "training": {"maxSteps": 3, "tempo": "allegro"}})
+    cluster.settle()
+    assert cluster.created == ["a-preflight"]
+    (accepted,) = (item for item in cluster.resource["status"]["conditions"] if item["type"] == "Accepted")
+    assert accepted["status"] == "True"
+    assert "does not know spec.training.tempo, spec.suspendAfter and ignores it" in accepted["message"]
+
+
+def test_a_spec_of_a_newer_crd_whose_method_is_not_known_is_refused_by_its_name() -> None:
+    cluster = FakeCluster({**SPEC, "method": {"telepathy": {}}})
+    cluster.settle()
+    assert cluster.created == []
+    (accepted,) = (item for item in cluster.resource["status"]["conditions"] if item["type"] == "Accepted")
+    assert "spec.method.telepathy: unknown field" in accepted["message"]
 
 
 def test_values_that_cannot_be_read_are_left_out_and_the_rest_is_read() -> None:

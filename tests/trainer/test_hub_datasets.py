@@ -47,7 +47,7 @@ def settings(bench: Workbench, hub: Hub, *, token: str | None = None, **dataset:
     return dataclasses.replace(bench.settings(dataset=section), hub_endpoint=hub.endpoint)
 
 
-def only_problem(result: PreflightResult) -> tuple[Reason, str, str]:
+def only_problem(result: PreflightResult) -> tuple[str, str, str]:
     """The one problem."""
     (problem,) = result.problems
     return problem.reason, problem.field, problem.message

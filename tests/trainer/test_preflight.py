@@ -22,7 +22,7 @@ from tools.testing.tiny_model import make_tiny_model
 from tools.testing.trainer_jobs import CHATS, ROWS, Workbench, jsonl
 
 
-def only_problem(settings: Settings) -> tuple[Reason, str, str]:
+def only_problem(settings: Settings) -> tuple[str, str, str]:
     """The one problem of a job."""
     result = check(settings, patience_seconds=1)
     assert len(result.problems) == 1, result.problems

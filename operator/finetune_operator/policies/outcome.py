@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.lenient import read_known
 from finetune_api.limits import OUTPUT_MESSAGE_CHARACTERS
 from finetune_api.messages import PreflightResult, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason, reason_of_exit_code
@@ -19,6 +20,8 @@ PodResult = PreflightResult | TrainerResult
 PULL_FAILURES = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
+SUCCEEDED = "Succeeded"
+"""Reason in the result of a trainer that has made its adapter."""
 ABORTED, NCCL = 134, "NCCL"
 """A trainer whose NCCL gave up on the other processes calls abort(3); its log then speaks of NCCL."""
 
@@ -45,7 +48,7 @@ class Ended:
     ``reason`` is None if all went well. ``result`` is the container's own termination message, if it left one.
     """
 
-    reason: Reason | None
+    reason: str | None
     message: str
     at: datetime
     exit_code: int | None = None
@@ -145,13 +148,15 @@ def parse_result(text: str) -> PodResult | None:
     if model is None:
         return None
     try:
-        return model.model_validate(content)
+        result, left_out = read_known(model, content)
     except ValidationError:
         return None
+    # A problem that cannot be read must not make the preflight pass.
+    return None if any(path.startswith("problems") for path in left_out) else result
 
 
-def _read_result(result: PodResult | None) -> tuple[Reason | None, str]:
-    if isinstance(result, TrainerResult) and isinstance(result.reason, Reason):
+def _read_result(result: PodResult | None) -> tuple[str | None, str]:
+    if isinstance(result, TrainerResult) and result.reason != SUCCEEDED:
         return result.reason, result.message
     if isinstance(result, PreflightResult) and result.problems:
         final = [problem.reason for problem in result.problems if problem.reason in USER_ERRORS]

@@ -15,7 +15,7 @@ class Ending:
     """How one attempt ended."""
 
     number: int
-    reason: Reason
+    reason: str
     at: datetime
     too_large: bool = False
     """It needed more memory than there is, and the out-of-memory ladder (finetune_api.ladder) can change that."""

@@ -2,19 +2,21 @@
 
 No other field can be written.
 
-Reading is lenient: what a newer version wrote and this one does not understand is left out, and stays in the object.
+Reading is lenient: what a newer version wrote and this one does not understand is left out, and stays in the object,
+also in a section that is written anew.
 """
 
-import copy
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
 from finetune_api.base import Model
+from finetune_api.lenient import read_known
 from finetune_operator.conditions import Conditions
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
+from finetune_operator.reconcile.foreign_fields import keep_foreign
 
 StatusT = TypeVar("StatusT", bound=Model)
 
@@ -38,7 +40,10 @@ class StatusBuilder(Generic[StatusT]):
         """Replace the fields that are set in this model."""
         content = fields.to_json()
         aliases = [type(fields).model_fields[name].alias or name for name in fields.model_fields_set]
-        self._fields |= {alias: content[alias] for alias in aliases if alias in content}
+        after = keep_foreign(
+            self._model, self._fields, {alias: content[alias] for alias in aliases if alias in content}
+        )
+        self._fields |= after
 
     def read(self) -> StatusT:
         """Return the fields as they are now, without the conditions."""
@@ -55,34 +60,7 @@ class StatusBuilder(Generic[StatusT]):
 
 def read_status(model: type[StatusT], status: Object) -> StatusT:
     """Read the part of a status that this version understands; values that it cannot read are left out."""
-    known = status
-    while True:
-        try:
-            return model.model_validate(known, extra="ignore")
-        except ValidationError as error:
-            known = copy.deepcopy(known)
-            problems = error.errors(include_url=False, include_input=False)
-            if not any(_remove(known, _find_unreadable(problem["type"], problem["loc"])) for problem in problems):
-                return model()
-
-
-def _find_unreadable(kind: str, path: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return the path of the value to leave out.
-
-    Where a required field is missing, this is the whole object.
-    """
-    return path[:-1] if kind == "missing" else path
-
-
-def _remove(value: Any, path: tuple[int | str, ...]) -> bool:
-    """Remove the value at a path; return whether it was there."""
-    for step in path[:-1]:
-        try:
-            value = value[step]
-        except (KeyError, IndexError, TypeError):
-            return False
     try:
-        del value[path[-1]]
-    except (KeyError, IndexError, TypeError):
-        return False
-    return True
+        return read_known(model, status)[0]
+    except ValidationError:
+        return model()

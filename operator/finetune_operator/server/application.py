@@ -76,7 +76,7 @@ async def _answer(
         if isinstance(pod, Refusal):
             return 401, pod.message
         content = await request.read()
-        report = model.model_validate_json(content)
+        report = model.model_validate_json(content, extra="ignore")
         await receive(pod, report, context)
     except web.HTTPRequestEntityTooLarge:
         return 413, f"the report is larger than {MAX_BYTES} bytes"

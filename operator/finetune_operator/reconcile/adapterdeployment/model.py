@@ -78,6 +78,8 @@ class Member:
     """What the ConfigMap tells the pods to serve."""
     pods: Mapping[str, AgentAdapter] = field(default_factory=dict)
     """What each pod's agent reported about it."""
+    unknown_fields: tuple[str, ...] = ()
+    """Paths of fields that only a newer version knows."""
     rolled_out: bool = False
     """Whether every pod of the Deployment serves the desired version."""
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.lenient import read_spec
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
@@ -76,7 +77,7 @@ def _parse(observed: Observed) -> list[Member]:
     names: dict[str, str] = {}
     for resource in observed.resources:
         try:
-            spec = AdapterDeploymentSpec.model_validate(resource["spec"])
+            spec, unknown = read_spec(AdapterDeploymentSpec, resource["spec"])
         except ValidationError as error:
             text = "; ".join(str(problem) for problem in problems(error))
             members.append(Member(resource, None, Obstacle(Reason.SPEC_INVALID, text)))
@@ -89,7 +90,8 @@ def _parse(observed: Observed) -> list[Member]:
                 f"spec.servedName: {spec.served_name!r} is served on Deployment {observed.name!r} by the older "
                 f"AdapterDeployment {owner!r}: choose another name, or delete that one",
             )
-        members.append(Member(resource, spec, obstacle))
+        paths = tuple(f"spec.{path}" for path in unknown)
+        members.append(Member(resource, spec, obstacle, unknown_fields=paths))
     return members
 
 

@@ -15,7 +15,7 @@ from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
 from finetune_api.messages import AgentAdapter, DesiredAdapter
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp
-from finetune_operator.conditions import find
+from finetune_operator.conditions import describe_accepted, find
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
 from finetune_operator.reconcile.adapterdeployment.model import (
@@ -42,7 +42,7 @@ def _build_update(
     observed: Observed, plan: Plan, member: Member, injection: Obstacle | None, now: datetime
 ) -> StatusUpdate:
     builder = StatusBuilder(AdapterDeploymentStatus, member.resource, now)
-    _set_accepted(builder, member.obstacle)
+    _set_accepted(builder, member)
     _set_injected(builder, observed, plan, injection)
     if member.desired is not None:
         version = member.desired.version
@@ -64,10 +64,12 @@ def _build_update(
     return StatusUpdate(member.resource, status, _build_events(member.resource, status))
 
 
-def _set_accepted(builder: AdapterStatusBuilder, obstacle: Obstacle | None) -> None:
+def _set_accepted(builder: AdapterStatusBuilder, member: Member) -> None:
+    obstacle = member.obstacle
     if obstacle is None:
         text = "the target can serve the adapter, as far as their descriptions tell"
-        builder.conditions.set(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, text)
+        message = describe_accepted(text, member.unknown_fields)
+        builder.conditions.set(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, message)
     else:
         builder.conditions.set(
             ConditionType.ACCEPTED, "False" if obstacle.stalled else "Unknown", obstacle.reason, obstacle.message

@@ -112,7 +112,7 @@ def plan_attempts(context: PlanContext, revision: str | None, status: JobStatusB
             return _finish_plan(status, delete)
         following = AttemptContext.after([*following.finished, attempt], context)
         if isinstance(following.decision, GiveUp):
-            set_given_up(status, attempt, _read_reason(attempt), following.decision.why)
+            set_given_up(status, attempt, attempt.reason or Reason.TRAINER_ERROR, following.decision.why)
             return _finish_plan(status, delete)
         set_retrying(status, attempt, following.adjustments)
 

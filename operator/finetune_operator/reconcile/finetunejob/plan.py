@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobStatus
+from finetune_api.lenient import read_spec
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
-from finetune_operator.conditions import find
+from finetune_operator.conditions import describe_accepted, find
 from finetune_operator.kube.kinds import ROLE_LABEL, Object
 from finetune_operator.policies.finished import is_finished
 from finetune_operator.policies.pod_state import is_being_ended, is_held_by_sidecar
@@ -39,14 +40,16 @@ def _plan_job(observed: Observed, now: datetime, settings: Settings) -> Plan:
     if is_finished(resource):
         return Plan(status.as_json())
     try:
-        job = FineTuneJob.of(resource)
+        job, unknown = read_spec(FineTuneJob, resource)
     except ValidationError as error:
         set_invalid(status, "; ".join(str(problem) for problem in problems(error)))
         return Plan(status.as_json())
     if job.spec.model.trust_remote_code and not settings.allow_remote_code:
         set_invalid(status, REMOTE_CODE)
         return Plan(status.as_json())
-    status.conditions.set(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, "The spec is valid.")
+    status.conditions.set(
+        ConditionType.ACCEPTED, "True", Reason.ACCEPTED, describe_accepted("The spec is valid.", unknown)
+    )
     context = PlanContext(observed, job, now, settings)
     revision = None
     if not _has_passed_preflight(resource):

@@ -55,7 +55,7 @@ def _plan_repetition(context: PlanContext, status: JobStatusBuilder, endings: li
     )
 
 
-def _find_reason(outcome: Ended) -> tuple[Reason, str]:
+def _find_reason(outcome: Ended) -> tuple[str, str]:
     if outcome.reason is None or outcome.reason is Reason.TRAINER_ERROR:
         return Reason.PREFLIGHT_ERROR, outcome.message or "it ended without a result"
     return outcome.reason, outcome.message

@@ -17,13 +17,13 @@ SUCCEEDED = "Succeeded"
 PREFLIGHT_CHECKS = "The preflight checks model, dataset, modules and output; no GPU is asked for before it has passed."
 
 
-def set_phase(status: JobStatusBuilder, phase: Phase, reason: Reason, message: str) -> None:
+def set_phase(status: JobStatusBuilder, phase: Phase, reason: str, message: str) -> None:
     """Show that the work goes on."""
     status.set(FineTuneJobStatus(phase=phase))
     status.conditions.set_progressing(reason, message)
 
 
-def set_failed(status: JobStatusBuilder, reason: Reason, message: str, event: str) -> None:
+def set_failed(status: JobStatusBuilder, reason: str, message: str, event: str) -> None:
     """Show that the work has failed and is not tried again; ``event`` is the reason of the event."""
     status.set(FineTuneJobStatus(phase="Failed"))
     status.conditions.set(ConditionType.SUCCEEDED, "False", reason, message)
@@ -63,14 +63,14 @@ def set_preflight_progress(status: JobStatusBuilder, outcome: Waiting | Running 
     set_phase(status, "Preflight", reason, message)
 
 
-def set_preflight_repeated(status: JobStatusBuilder, reason: Reason, message: str) -> None:
+def set_preflight_repeated(status: JobStatusBuilder, reason: str, message: str) -> None:
     """Show that the preflight broke down and is repeated."""
     text = f"The preflight itself failed and is repeated: {reason}: {message}"
     status.conditions.set(ConditionType.PREFLIGHT_PASSED, "Unknown", Reason.RETRYING, text)
     set_phase(status, "Preflight", Reason.RETRYING, text)
 
 
-def set_preflight_failed(status: JobStatusBuilder, reason: Reason, message: str, why: str) -> None:
+def set_preflight_failed(status: JobStatusBuilder, reason: str, message: str, why: str) -> None:
     """Show that the preflight has failed; ``why`` says why it is not repeated."""
     status.conditions.set(ConditionType.PREFLIGHT_PASSED, "False", reason, message)
     text = message if reason in USER_ERRORS else f"{end_sentence(message)} Not tried again: {why}."
@@ -136,7 +136,7 @@ def set_trainer_result(status: JobStatusBuilder, result: TrainerResult) -> None:
         status.set(FineTuneJobStatus(warnings=warnings))
 
 
-def set_attempt_failed(status: JobStatusBuilder, number: int, reason: Reason, message: str) -> None:
+def set_attempt_failed(status: JobStatusBuilder, number: int, reason: str, message: str) -> None:
     """Show that an attempt does not run any more."""
     status.conditions.set(ConditionType.RUNNING, "False", reason, f"Attempt {number}: {message}")
 
@@ -150,7 +150,7 @@ def set_retrying(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[A
     status.events.append(EventRecord("Warning", "AttemptFailed", "Retry", message, key=str(attempt.number)))
 
 
-def set_given_up(status: JobStatusBuilder, attempt: Attempt, reason: Reason, why: str) -> None:
+def set_given_up(status: JobStatusBuilder, attempt: Attempt, reason: str, why: str) -> None:
     """Show that no attempt follows this one; ``why`` says why."""
     set_failed(status, reason, f"{_describe_end(attempt)} Not tried again: {why}.", "Failed")
 

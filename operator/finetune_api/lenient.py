@@ -1,0 +1,84 @@
+"""Read what another version wrote.
+
+A rollback of the operator or a newer trainer brings fields and values that this version does not know.
+"""
+
+import copy
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from finetune_api.validation import format_path
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_spec(model: type[ModelT], content: dict[str, Any]) -> tuple[ModelT, list[str]]:
+    """Read a spec without the fields that this version does not know.
+
+    The API server refuses unknown fields, so these are of a newer CRD. All other values must be valid.
+
+    Returns:
+        The model, and the paths of the fields that were left out.
+
+    Raises:
+        ValidationError: If more than unknown fields is wrong.
+    """
+    try:
+        return model.model_validate(content), []
+    except ValidationError as error:
+        unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
+        if not unknown:
+            raise
+        try:
+            return model.model_validate(content, extra="ignore"), [format_path(path) for path in unknown]
+        except ValidationError:
+            raise error from None
+
+
+def read_known(model: type[ModelT], content: Any) -> tuple[ModelT, list[str]]:
+    """Read what this version understands: unknown fields and values that it cannot read are left out.
+
+    Returns:
+        The model, and the paths of the values that could not be read.
+
+    Raises:
+        ValidationError: If nothing can be read.
+    """
+    known, removed = content, list[str]()
+    while True:
+        try:
+            return model.model_validate(known, extra="ignore"), removed
+        except ValidationError as error:
+            known = copy.deepcopy(known)
+            paths = dict.fromkeys(_find_unreadable(item["type"], item["loc"]) for item in error.errors())
+            outermost = [path for path in paths if not any(path[:end] in paths for end in range(len(path)))]
+            # The last item of a list is removed first, so that the paths of the others stay right.
+            left_out = [path for path in reversed(outermost) if _remove(known, path)]
+            if not left_out:
+                raise
+            removed += [format_path(path) for path in left_out]
+
+
+def _find_unreadable(kind: str, path: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the path of the value to leave out.
+
+    Where a required field is missing, this is the whole object.
+    """
+    return path[:-1] if kind == "missing" else path
+
+
+def _remove(value: Any, path: tuple[int | str, ...]) -> bool:
+    """Remove the value at a path; return whether it was there."""
+    if not path:
+        return False
+    for step in path[:-1]:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return False
+    try:
+        del value[path[-1]]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True

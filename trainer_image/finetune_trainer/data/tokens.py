@@ -164,20 +164,23 @@ class Encoder:
                 return self._prepare_answers(alpaca.to_prompt(row), {"completion": row["output"]}, {})
             case "promptCompletion":
                 extra = {"label": row["label"]} if "label" in row else {}
-                return self._prepare_answers(row["prompt"], {"completion": row["completion"]}, extra)
+                return self._prepare_answers(row["prompt"], {"completion": row["completion"]}, extra, row.get("tools"))
             case "preference":
-                return self._prepare_answers(row["prompt"], {"chosen": row["chosen"], "rejected": row["rejected"]}, {})
+                answers = {"chosen": row["chosen"], "rejected": row["rejected"]}
+                return self._prepare_answers(row["prompt"], answers, {}, row.get("tools"))
         return _PendingRow(
             [row["text"]], lambda found: _learn_all(self._add_end(special_tokens.add_start(self._start, found[0].ids)))
         )
 
-    def _prepare_answers(self, prompt: Any, answers: dict[str, Any], extra: dict[str, Any]) -> _PendingRow:
+    def _prepare_answers(
+        self, prompt: Any, answers: dict[str, Any], extra: dict[str, Any], tools: list[Any] | None = None
+    ) -> _PendingRow:
         """Prepare a prompt, which is not learned, and each answer to it."""
         chat = any(isinstance(answer, list) for answer in answers.values())
         if chat:
             template = self._chat_turns.served
-            texts = [template.render(prompt, None, generation_prompt=True).text if prompt else ""]
-            texts += [template.render(prompt + answer, None).text for answer in answers.values()]
+            texts = [template.render(prompt, tools, generation_prompt=True).text if prompt else ""]
+            texts += [template.render(prompt + answer, tools).text for answer in answers.values()]
         else:
             texts = [prompt, *(prompt + answer for answer in answers.values())]
 
@@ -194,7 +197,7 @@ class Encoder:
                 rest = whole[len(before) :]
                 if whole[: len(before)] != before:
                     # a token would span prompt and answer: tokenize the answer alone
-                    rest = self._tokenize([text.removeprefix(texts[0])])[0].ids
+                    rest = self._tokenize([self._cut(text.removeprefix(texts[0]))])[0].ids
                 after[name] = rest if chat else self._add_end(rest)
             if "completion" in after and "label" not in extra:
                 ids_of = before + after["completion"]

@@ -12,7 +12,7 @@ from finetune_agent.compatibility import IncompatibleError, check_version
 from finetune_agent.decide import Action, Decision
 from finetune_agent.download import download_version
 from finetune_agent.paths import version_directory
-from finetune_agent.proof import Question, Verdict, choose_questions, judge_adapter, judge_base
+from finetune_agent.proof import Question, Verdict, choose_questions, judge_adapter, judge_base, judge_base_after_load
 from finetune_agent.state import VersionKey, record_fault, remember_good_version
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
@@ -164,6 +164,9 @@ async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
         return
     measured = await _ask(proof.driver, name, questions)
     _require_proof(judge_adapter(measured, base, questions, proof.tolerance), name)
+    base_name = next(iter((await proof.driver.list_models()).bases), "")
+    after = await _ask(proof.driver, base_name, questions)
+    _require_proof(judge_base_after_load(after, base, questions, proof.tolerance), base_name)
     if memory.identity != identity:
         return
     memory.proven.add((name, path))

@@ -3,6 +3,7 @@
 A status of 200 is no proof: an engine may accept an adapter, apply none of it, and let the base answer under its name.
 """
 
+import math
 from dataclasses import dataclass
 
 from finetune_api.manifest import GoldenSample, GoldenSamples
@@ -10,8 +11,12 @@ from finetune_api.reasons import Reason
 
 MIN_VISIBLE_EFFECT = 0.01
 """Mean effect of an adapter, in nats per token, below which it cannot be told from the engine's rounding."""
+MAX_DEVIATION = 0.15
+"""How far the share of the trained effect that shows may be from 1. Rounding changes it by a few percent."""
 MIN_EFFECT = 0.5
-"""Share of the trained effect that must show. Rounding and quantisation change it by a few percent."""
+"""Share of the trained effect that must show, however large the standard error is."""
+STANDARD_ERRORS = 2.0
+"""How many standard errors of the share are allowed on top of ``MAX_DEVIATION``."""
 QUESTIONS_PER_SAMPLE = 8
 """Questions about one golden sample. Each is one token: a proof must be small next to the clients' requests."""
 
@@ -84,25 +89,29 @@ def judge_base(measured: list[float], questions: list[Question], tolerance: floa
 def judge_adapter(measured: list[float], base: list[float], questions: list[Question], tolerance: float) -> Verdict:
     """Compare what answers under the adapter's name with the trainer's adapter, and with the engine's base.
 
-    The share of the trained effect that shows is the least-squares coefficient of (measured - base) on
-    (adapter - base) of the questions: 1 for the right weights, 0 for the base.
-
     Args:
         measured: Log-probability for each question under the adapter's name.
         base: The same under the engine's own base.
         questions: The questions.
         tolerance: Largest mean difference, in nats per token.
     """
-    trained = [question.adapter - question.base for question in questions]
-    shown = [a - b for a, b in zip(measured, base, strict=True)]
-    if sum(map(abs, trained)) / len(trained) > MIN_VISIBLE_EFFECT:
-        effect = sum(a * b for a, b in zip(shown, trained, strict=True)) / sum(a * a for a in trained)
-        if effect < MIN_EFFECT:
+    if _is_visible(questions):
+        effect, error = measure_effect(measured, base, questions)
+        allowed = MAX_DEVIATION + STANDARD_ERRORS * error
+        if effect < max(MIN_EFFECT, 1 - allowed):
             return Verdict(
                 Reason.PROOF_FAILED,
-                f"the engine accepted the adapter, but only {max(effect, 0.0):.0%} of its effect is there: "
-                "the engine applies none, or a part, of its modules. "
-                "Check that the adapter's target modules exist in the served model under the same names",
+                f"the engine accepted the adapter, but only {max(effect, 0.0):.0%} of its effect is there "
+                f"(standard error {error:.0%}): the engine applies none, or a part, of its modules, or another scale. "
+                "Check that the adapter's target modules exist in the served model under the same names, "
+                "and that the engine's version applies its scale (status.engines)",
+            )
+        if effect > 1 + allowed:
+            return Verdict(
+                Reason.PROOF_FAILED,
+                f"the engine accepted the adapter, but its effect is {effect:.0%} of the trained one "
+                f"(standard error {error:.0%}): the engine applies another scale, or other weights. "
+                "Check that the engine's version applies the adapter's scale (status.engines)",
             )
     difference = mean_difference(measured, [question.adapter for question in questions])
     if difference > tolerance:
@@ -112,3 +121,53 @@ def judge_adapter(measured: list[float], base: list[float], questions: list[Ques
             f"by {difference:.3f} nats per token, allowed are {tolerance:g} (spec.verification.tolerance)",
         )
     return Verdict(None, f"the adapter differs by {difference:.4f} nats per token")
+
+
+def judge_base_after_load(
+    after: list[float], before: list[float], questions: list[Question], tolerance: float
+) -> Verdict:
+    """Tell whether the engine's base still answers as it did before the adapter was loaded.
+
+    Args:
+        after: Log-probability for each question under the engine's base, with the adapter loaded.
+        before: The same before the load.
+        questions: The questions.
+        tolerance: Largest mean difference, in nats per token.
+    """
+    difference = mean_difference(after, before)
+    share, error = measure_effect(after, before, questions) if _is_visible(questions) else (0.0, 0.0)
+    if difference <= tolerance and abs(share) <= MAX_DEVIATION + STANDARD_ERRORS * error:
+        return Verdict(None, f"with the adapter loaded, the base differs by {difference:.4f} nats per token")
+    return Verdict(
+        Reason.PROOF_FAILED,
+        f"with the adapter loaded, the engine's base answers differently, by {difference:.3f} nats per token: "
+        "its own requests run through the adapter. Give the engine more slots than it loads adapters (--max-loras), "
+        "and restart it",
+    )
+
+
+def measure_effect(measured: list[float], base: list[float], questions: list[Question]) -> tuple[float, float]:
+    """Return the share of the trained effect that shows, and its standard error.
+
+    The share is the least-squares coefficient of (measured - base) on (adapter - base) of the questions: 1 for
+    the right weights, 0 for the base. The noise of an answer is that of the fit, or that of the engine's base against
+    the trainer's, whichever is smaller: wrong weights must not excuse themselves by a bad fit.
+
+    Args:
+        measured: Log-probability for each question.
+        base: The same under the engine's base before the load.
+        questions: The questions, with an effect.
+    """
+    trained = [question.adapter - question.base for question in questions]
+    shown = [a - b for a, b in zip(measured, base, strict=True)]
+    size = sum(value * value for value in trained)
+    effect = sum(a * b for a, b in zip(shown, trained, strict=True)) / size
+    misfit = sum((a - effect * b) ** 2 for a, b in zip(shown, trained, strict=True))
+    of_fit = misfit / (len(trained) - 1) if len(trained) > 1 else math.inf
+    of_base = sum((value - question.base) ** 2 for value, question in zip(base, questions, strict=True)) / len(trained)
+    return effect, math.sqrt(min(of_fit, 2 * of_base) / size)
+
+
+def _is_visible(questions: list[Question]) -> bool:
+    effect = sum(abs(question.adapter - question.base) for question in questions) / len(questions)
+    return effect > MIN_VISIBLE_EFFECT

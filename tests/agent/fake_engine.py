@@ -125,6 +125,7 @@ class FakeEngine:
         self.effect_as: dict[tuple[str, str], float] = {}
         self.history: list[str] = []
         self.disturbed: list[str] = []
+        self.base_effect_after_load = 0.0
         self.version_calls = 0
         self._prefixes: dict[tuple[str, ...], float] = {}
         self._server: uvicorn.Server | None = None
@@ -283,7 +284,8 @@ class FakeEngine:
         if any(token >= VOCABULARY for token in tokens):
             return self._error(f"Token id {max(tokens)} is out of vocabulary", "BadRequestError", 400)
         await asyncio.sleep(self.delays.get(model, 0))
-        effect = 0.0 if model == "base" else self._computed_effect(model, tokens)
+        base_effect = self.base_effect_after_load if self.loaded else 0.0
+        effect = base_effect if model == "base" else self._computed_effect(model, tokens)
         if body.get("max_tokens", 1) > 1:
             event = asyncio.Event()
             self.streams.append((model, event, asyncio.get_running_loop()))

@@ -411,3 +411,48 @@ def test_a_job_that_the_models_refuse_is_a_result_too(
     code, message, _ = preflight_pod(json.dumps(job))
     assert code == EXIT_CODES[Reason.SPEC_INVALID]
     assert PreflightResult.model_validate_json(message).problems[0].field == "spec.method.lora.rank"
+
+
+def tiny(bench: Workbench, directory: Path) -> Path:
+    """A tiny model on the claim ``tiny``, to be changed."""
+    (bench.mounts / "claims" / "tiny").symlink_to(make_tiny_model(directory))
+    return directory
+
+
+def test_rows_that_the_chat_template_refuses_are_named(bench: Workbench, tmp_path: Path) -> None:
+    model = tiny(bench, tmp_path / "model")
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('No system role.') }}{% endif %}"
+    (model / "chat_template.jinja").write_text(template + (model / "chat_template.jinja").read_text())
+    system = {"messages": [{"role": "system", "content": "Be brief."}, *CHATS[0]["messages"]]}
+    bench.dataset(jsonl([*CHATS[:3], system, CHATS[3], system]))
+    reason, field, message = only_problem(bench.settings(model={"uri": "pvc://tiny"}))
+    assert (reason, field) == (Reason.DATASET_INVALID, "spec.dataset.columns")
+    assert "2 of 6 rows" in message
+    assert "train.jsonl line 4: the model's chat template refuses it (No system role.)" in message
+
+
+def test_a_token_without_an_embedding_is_refused(bench: Workbench, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    model = tiny(bench, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(model)
+    assert check(bench.settings(model={"uri": "pvc://tiny"}), patience_seconds=1).problems == [], "no row has the token"
+    bench.dataset(jsonl([{"prompt": "a", "completion": "<tool>b"}]))
+    reason, field, message = only_problem(bench.settings(model={"uri": "pvc://tiny"}))
+    assert (reason, field) == (Reason.MODEL_UNSUPPORTED, "spec.model.uri")
+    assert f"embeddings for {size} tokens only" in message
+    assert f"the tokenizer has {size + 1}" in message
+
+
+def test_a_broken_tokenizer_is_refused_with_its_file_and_versions(bench: Workbench, tmp_path: Path) -> None:
+    model = tiny(bench, tmp_path / "model")
+    content = json.loads((model / "tokenizer.json").read_text())
+    content["model"]["merges"] = [{"a": 1}]
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    reason, field, message = only_problem(bench.settings(model={"uri": "pvc://tiny"}))
+    assert (reason, field) == (Reason.MODEL_UNSUPPORTED, "spec.model.uri")
+    assert "cannot be loaded from tokenizer.json" in message
+    assert "transformers 5." in message

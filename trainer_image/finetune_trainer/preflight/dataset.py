@@ -7,6 +7,7 @@ from typing import TypeVar
 from finetune_api.reasons import Reason
 from finetune_api.uris import S3Uri, parse_uri
 from finetune_trainer.data import files, forgetting_text, rows, sources
+from finetune_trainer.data.values import Row
 from finetune_trainer.preflight.credentials import require_keys
 from finetune_trainer.preflight.findings import CheckResult
 from finetune_trainer.runtime.logs import log
@@ -26,7 +27,8 @@ def check_dataset(settings: Settings, result: CheckResult, patience_seconds: flo
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
     data_files = sources.list_files(settings, train, patience_seconds)
     reader = rows.make_reader(data_files, source, settings.job.spec.objective, train.uri)
-    result.chats, taken_as = check_rows(reader, data_files, train.uri)
+    result.layout = reader.layout
+    result.chats, taken_as = check_rows(reader, data_files, train.uri, result.sample)
     if source.format == "auto" and source.template is None:
         result.warnings.append(f"spec.dataset.format auto: the dataset is taken as {taken_as}")
     if held_out:
@@ -34,8 +36,12 @@ def check_dataset(settings: Settings, result: CheckResult, patience_seconds: flo
     forgetting_text.check_readable(settings, patience_seconds)
 
 
-def check_rows(reader: rows.Reader, data_files: list[sources.DataFile], uri: str) -> tuple[bool, str]:
+def check_rows(
+    reader: rows.Reader, data_files: list[sources.DataFile], uri: str, sample: list[tuple[str, Row]] | None = None
+) -> tuple[bool, str]:
     """Check the first rows; return whether there are chats among them, and as what the dataset is taken.
+
+    About ``BYTES`` bytes of the good rows are added to ``sample``, with their locations.
 
     Raises:
         Failure: DatasetInvalid, with the locations and the contents of the bad rows.
@@ -46,10 +52,13 @@ def check_rows(reader: rows.Reader, data_files: list[sources.DataFile], uri: str
         return False, reader.layout
     findings = rows.Findings()
     first_rows = take_first(itertools.chain.from_iterable(files.read_rows(file) for file in data_files))
-    usable, chats = 0, False
+    usable, chats, kept = 0, False, 0
     for row in reader.read(first_rows, findings):
         usable += 1
         chats |= rows.is_chat(row)
+        if sample is not None and kept < BYTES:
+            sample.append((findings.location, row))
+            kept += len(str(row))
     rows.refuse_bad_rows(findings, reader.layout, uri)
     taken_as = rows.describe_layout(reader.layout, findings.used, findings.unused)
     log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, taken_as, findings.rows, usable)

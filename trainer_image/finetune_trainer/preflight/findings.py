@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from finetune_api.finetunejob import Estimate
 from finetune_api.messages import Problem
 from finetune_api.reasons import Reason
+from finetune_trainer.data.columns import Layout
+from finetune_trainer.data.values import Row
 from finetune_trainer.models.base_files import ModelMetadata
 
 
@@ -23,6 +25,9 @@ class CheckResult:
     facts: ModelMetadata | None = None
     made_for: str | None = None
     estimate: Estimate | None = None
+    layout: Layout | None = None
+    sample: list[tuple[str, Row]] = dataclasses.field(default_factory=list)
+    """The first good rows of the training data, and where they are."""
 
     def add(self, reason: Reason, field: str, message: str) -> None:
         """Add one problem with the field of the spec that causes it."""

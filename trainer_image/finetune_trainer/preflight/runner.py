@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_trainer.data import tokens
 from finetune_trainer.methods import starting_adapter
+from finetune_trainer.preflight import tokenization
 from finetune_trainer.preflight.adapter import check_adapter
 from finetune_trainer.preflight.dataset import check_dataset
 from finetune_trainer.preflight.findings import CheckResult
@@ -52,9 +54,12 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
     ]
     with ThreadPoolExecutor(len(checks)) as pool:
         results = list(pool.map(lambda item: run_check(item[0], item[1], settings, patience_seconds), checks))
-    dataset, model, adapter = results[2:]
+    dataset, model, adapter = results[2:5]
     check_chat_template(dataset, model)
     check_revision(adapter, model)
+    if not (dataset.problems or model.problems) and tokenization.can_check(settings):
+        check_tokens = partial(tokenization.check_tokenization, dataset)
+        results.append(run_check("spec.model", check_tokens, settings, patience_seconds))
     return PreflightResult(
         problems=[problem for found in results for problem in found.problems],
         warnings=[warning for found in results for warning in found.warnings],

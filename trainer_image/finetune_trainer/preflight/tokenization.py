@@ -1,0 +1,91 @@
+"""Check that the model's tokenizer and chat template can encode the first rows of the dataset."""
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from finetune_api.data_counts import Counts
+from finetune_api.uris import HfUri, S3Uri, parse_uri
+from finetune_artifacts.errors import Purpose
+from finetune_artifacts.models import list_model_files
+from finetune_artifacts.objects import read_object
+from finetune_trainer.data.chat_template import find_training_template
+from finetune_trainer.data.rows import Findings, refuse_bad_rows
+from finetune_trainer.data.tokenizer import TOKENIZER_FILES, load_tokenizer, make_encoding
+from finetune_trainer.data.tokens import Encoder
+from finetune_trainer.data.values import Row
+from finetune_trainer.hub import client
+from finetune_trainer.models import base_files
+from finetune_trainer.preflight.findings import CheckResult
+from finetune_trainer.runtime.settings import Settings
+
+LIBRARIES = ("transformers", "trl")
+"""Libraries that the check needs; the small image of a cluster's preflight has none of them."""
+
+
+def can_check(settings: Settings) -> bool:
+    """Return whether the libraries are here, and no code of the model's own is needed."""
+    installed = all(importlib.util.find_spec(name) is not None for name in LIBRARIES)
+    return installed and not settings.job.spec.model.trust_remote_code
+
+
+def check_tokenization(dataset: CheckResult, settings: Settings, _result: CheckResult, patience_seconds: float) -> None:
+    """Encode the first rows as the trainer does.
+
+    Args:
+        dataset: The findings of the dataset's check, with the first rows.
+        settings: The attempt's settings.
+        patience_seconds: How long S3 may be away.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED for a tokenizer that cannot be loaded or does not belong to the model,
+            DATASET_INVALID for rows that the chat template refuses, with their locations.
+        ArtifactError: S3 fails or refuses.
+    """
+    spec = settings.job.spec
+    directory = fetch_tokenizer(settings, settings.scratch / "tokenizer", patience_seconds)
+    tokenizer = load_tokenizer(directory)
+    if not dataset.sample or (dataset.chats and not tokenizer.chat_template):
+        return
+    encoding = replace(
+        make_encoding(directory, find_training_template(tokenizer) if dataset.chats else None),
+        assistant_only_loss=spec.dataset.assistant_only_loss,
+    )
+    findings = Findings()
+
+    def rows() -> Iterator[Row]:
+        for location, row in dataset.sample:
+            findings.rows += 1
+            findings.location = location
+            yield row
+
+    assert dataset.layout is not None, "a sample has a layout"  # noqa: S101
+    encoder = Encoder(tokenizer, dataset.layout, spec.training.max_length, Counts(), encoding, findings.refuse)
+    for _ in encoder.encode(rows()):
+        pass
+    refuse_bad_rows(findings, dataset.layout, spec.dataset.uri)
+
+
+def fetch_tokenizer(settings: Settings, directory: Path, patience_seconds: float) -> Path:
+    """Return a directory with the tokenizer and the configuration of the model, without its weights."""
+    parsed = parse_uri(settings.job.spec.model.uri)
+    if isinstance(parsed, HfUri):
+        api = base_files.open_hub_client(settings)
+        revision = settings.model_revision or settings.job.spec.model.revision
+        model = client.resolve_model(api, parsed.repo, revision)
+        paths = [client.download_file(api, model, name, directory) for name in model.files if _is_wanted(name)]
+        return paths[0].parent
+    if not isinstance(parsed, S3Uri):
+        return base_files.local_directory(settings)
+    store = settings.store(Purpose.MODEL, patience_seconds)
+    directory.mkdir(parents=True, exist_ok=True)
+    for info in list_model_files(store, parsed):
+        name = info.uri.key.rsplit("/", 1)[-1]
+        if _is_wanted(name):
+            (directory / name).write_bytes(read_object(store, info.uri))
+    return directory
+
+
+def _is_wanted(name: str) -> bool:
+    return "/" not in name and (name == "config.json" or name.startswith(TOKENIZER_FILES))

@@ -16,6 +16,8 @@ EVENT_NOTE_BYTES = 1000
 """Note of a Kubernetes Event. The API allows 1024."""
 STATUS_ATTEMPTS = 20
 """Attempts that status.attempts keeps."""
+STATUS_WARNINGS = 20
+"""Warnings that status.warnings keeps."""
 
 
 def truncate(text: str, characters: int) -> str:

@@ -208,6 +208,22 @@ def test_a_preempted_attempt_is_followed_at_once_and_costs_no_error_budget() -> 
     assert reasons(cluster) == ["Preempted", "Preempted", "Preempted", "Succeeded"]
 
 
+def test_the_warnings_of_many_attempts_are_bounded() -> None:
+    cluster = FakeCluster({**SPEC, "failurePolicy": {"retries": {"onPreemption": 1000}}})
+    cluster.settle()
+    cluster.set_pod(terminated(0, {**PREFLIGHT_PASSED, "warnings": ["of the preflight"]}))
+    cluster.settle()
+    for number in range(40):
+        warnings = [f"attempt {number}: {'x' * 2000}", "the same"]
+        cluster.set_pod(terminated(40, trainer("Preempted", warnings=warnings), deleted=True))
+        cluster.settle()
+    shown = cluster.resource["status"]["warnings"]
+    assert len(shown) == 20
+    assert shown[0] == "of the preflight"
+    assert shown[-1].startswith("attempt 39: ")
+    assert max(map(len, shown)) == 1024
+
+
 def test_a_job_that_somebody_deleted_is_a_preemption() -> None:
     cluster = after_preflight()
     cluster.jobs.pop("a-train-1")

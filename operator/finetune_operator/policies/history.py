@@ -1,12 +1,12 @@
-"""Choose the attempts that stay in status.
+"""Choose the attempts and the warnings that stay in status.
 
-They must be enough to decide on the next one, and to explain the last ones.
+The attempts must be enough to decide on the next one, and to explain the last ones.
 """
 
 from collections.abc import Sequence
 
 from finetune_api.finetunejob import Attempt
-from finetune_api.limits import STATUS_ATTEMPTS
+from finetune_api.limits import ATTEMPT_MESSAGE_CHARACTERS, STATUS_ATTEMPTS, STATUS_WARNINGS, truncate
 from finetune_api.reasons import Reason
 
 
@@ -20,3 +20,10 @@ def trim(attempts: Sequence[Attempt]) -> list[Attempt]:
         else:
             kept.append(attempt)
     return [*kept, *attempts[-1:]]
+
+
+def trim_warnings(warnings: Sequence[str]) -> list[str]:
+    """Keep each warning once; of too many the first, which the preflight gave, and the newest."""
+    shown = list(dict.fromkeys(truncate(warning, ATTEMPT_MESSAGE_CHARACTERS) for warning in warnings))
+    half = STATUS_WARNINGS // 2
+    return shown if len(shown) <= STATUS_WARNINGS else shown[:half] + shown[-half:]

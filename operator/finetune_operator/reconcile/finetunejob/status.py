@@ -9,7 +9,7 @@ from finetune_api.messages import PreflightResult, ProgressReport, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.history import trim
+from finetune_operator.policies.history import trim, trim_warnings
 from finetune_operator.policies.outcome import Running, Waiting
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder
 
@@ -85,7 +85,7 @@ def set_preflight_passed(status: JobStatusBuilder, result: PreflightResult) -> N
         trainable, total = result.estimate.trainable_parameters, result.estimate.total_parameters
         text = f"Model, dataset and output are usable; {trainable:,} of {total:,} parameters will be trained."
     if result.warnings:
-        status.set(FineTuneJobStatus(warnings=result.warnings))
+        status.set(FineTuneJobStatus(warnings=trim_warnings(result.warnings)))
     status.conditions.set(ConditionType.PREFLIGHT_PASSED, "True", Reason.PREFLIGHT_PASSED, text)
 
 
@@ -132,7 +132,7 @@ def set_trainer_result(status: JobStatusBuilder, result: TrainerResult) -> None:
             ConditionType.EVALUATED, "True", Reason.EVALUATED, _describe_evaluation(result.evaluation)
         )
     if result.warnings:
-        warnings = list(dict.fromkeys([*status.read().warnings, *result.warnings]))
+        warnings = trim_warnings([*status.read().warnings, *result.warnings])
         status.set(FineTuneJobStatus(warnings=warnings))
 
 

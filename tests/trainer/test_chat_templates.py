@@ -215,3 +215,22 @@ def test_a_template_that_fails_in_any_way_refuses_the_row() -> None:
     for broken in ("{{ messages[0].content + 1 }}", "{{ 1 // 0 }}", "{{ raise_exception('Never.') }}", "{% if %}"):
         with pytest.raises(Failure, match="the model's chat template refuses it"):
             learned(broken, chat(1))
+
+
+@pytest.mark.parametrize("text", ["Hello.", "<s>Hello.", "<s>Hello.</s>"])
+def test_no_special_token_is_doubled_though_the_tokenizer_adds_both(text: str) -> None:
+    from copy import deepcopy
+
+    from tokenizers import processors
+
+    tokenizer = deepcopy(tokenizer_of(""))
+    ends = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B", special_tokens=ends
+    )
+    ((_, row),) = Encoder(tokenizer, "text", 99, Counts()).encode([{"text": text}])
+    assert tokenizer.decode(row["input_ids"]) == "<s>Hello.</s>"
+    pair = {"prompt": text.removesuffix("</s>"), "completion": "Bye."}
+    ((_, row),) = Encoder(tokenizer, "promptCompletion", 99, Counts()).encode([pair])
+    assert tokenizer.decode(row["input_ids"]) == "<s>Hello.Bye.</s>"
+    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == "Bye.</s>"

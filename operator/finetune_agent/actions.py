@@ -183,10 +183,12 @@ async def _swap(proof: Proof, name: str, path: str) -> None:
     Running requests keep the weights with which they began.
     """
     memory = proof.agent.memory
-    if name not in memory.draining:
+    served = (await proof.driver.list_models()).adapters.get(name)
+    is_addition = memory.required is not None and name not in memory.required
+    if name not in memory.draining and (is_addition or (name, served) in memory.proven):
         memory.swapping.add(name)
     try:
-        if name in (await proof.driver.list_models()).adapters:
+        if served is not None:
             await proof.driver.unload_adapter(name)
         await proof.driver.load_adapter(name, path)
         await _prove_adapter(proof, name, path)

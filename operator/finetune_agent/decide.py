@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from finetune_agent.paths import candidate_name, digest_of_path, served_name_of, version_directory
-from finetune_agent.state import Fault
+from finetune_agent.state import Fault, is_replaced
 from finetune_api.messages import AgentState, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_engines.base import EngineState, EngineVersion
@@ -94,7 +94,7 @@ def decide(situation: Situation) -> Decision:
         return refusal
     version = choose_version(situation)
     decision = _decide_removal(situation) if version is None else _decide_serving(situation, version)
-    return _report_on_target(situation, version, decision)
+    return _report_on_target(situation, version, _report_on_replacement(situation, decision))
 
 
 def choose_version(situation: Situation) -> DesiredVersion | None:
@@ -134,7 +134,9 @@ def _refuse_taken_name(situation: Situation, engine: EngineState) -> Decision | 
     path = engine.adapters.get(name)
     if name in engine.bases:
         message = f"the engine's base model is itself served as {name!r}: choose another servedName"
-    elif path is not None and digest_of_path(situation.root, path) is None:
+    elif path is None or is_replaced(situation.proven, situation.root, name, path):
+        return None
+    elif digest_of_path(situation.root, path) is None:
         message = (
             f"the engine already serves an adapter {name!r} from {path}, not loaded by the agent: "
             "choose another servedName, or take it out"
@@ -272,6 +274,15 @@ def _find_unneeded_candidate(situation: Situation, engine: EngineState, keep: st
         if name not in (situation.served_name, keep) and served_name_of(name) == situation.served_name:
             return name
     return None
+
+
+def _report_on_replacement(situation: Situation, decision: Decision) -> Decision:
+    """Let the report tell that somebody else's adapter has the served name, until ours has it again."""
+    path = situation.engine.adapters.get(situation.served_name) if situation.engine else None
+    if decision.reason is not None or not is_replaced(situation.proven, situation.root, situation.served_name, path):
+        return decision
+    message = f"somebody loaded {path} under the served name: the pod takes no traffic until ours is proven there again"
+    return replace(decision, reason=Reason.ADAPTER_REPLACED, message=message)
 
 
 def _report_on_target(situation: Situation, version: DesiredVersion | None, decision: Decision) -> Decision:

@@ -16,7 +16,7 @@ from finetune_agent.drain import has_left_service
 from finetune_agent.paths import digest_of_path, names_on_disk, served_name_of
 from finetune_agent.readiness import proven_digest
 from finetune_agent.situation import gather_situation
-from finetune_agent.state import AdapterState, Drain
+from finetune_agent.state import AdapterState, Drain, is_replaced
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_engines import ENGINES
 from finetune_engines.base import Driver, Engine, EngineError, EngineState, EngineUnreachableError
@@ -79,9 +79,21 @@ async def inspect_engine(agent: Agent, desired: DesiredState) -> None:
         log.warning("%s", error.message)
         agent.engine_state = None
         return
-    for name, path in state.adapters.items():
-        agent.memory.first_paths.setdefault(name, path)
+    _notice_paths(agent, state)
     agent.engine_state = state
+
+
+def _notice_paths(agent: Agent, state: EngineState) -> None:
+    """Remember the path of each name, and count the served names that somebody else took from us."""
+    memory, before = agent.memory, agent.engine_state.adapters if agent.engine_state else {}
+    for name, path in state.adapters.items():
+        if memory.first_paths.setdefault(name, path) != path:
+            memory.first_paths[name] = ""
+        replaced = is_replaced(memory.proven, agent.settings.adapters_directory, name, path)
+        if replaced and before.get(name) != path:
+            log.error("%s: somebody loaded %s under this name; ours is loaded and proven again", name, path)
+            memory.replaced[name] = memory.replaced.get(name, 0) + 1
+            agent.report_due.set()
 
 
 async def _notice_process(agent: Agent, driver: Driver, engine: Engine, state: EngineState) -> None:

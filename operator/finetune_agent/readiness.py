@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_agent.paths import digest_of_path
-from finetune_agent.state import Memory, list_fallbacks, version_for_pod
+from finetune_agent.state import Memory, is_replaced, list_fallbacks, version_for_pod
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_engines.base import EngineState
 
@@ -54,7 +54,7 @@ def judge_readiness(
         name = adapter.served_name
         if proven_digest(memory, engine_state, root, name) or name in memory.swapping:
             proven += 1
-        elif _belongs_to_another(engine_state, root, name):
+        elif _belongs_to_another(memory, engine_state, root, name):
             continue
         elif name in engine_state.adapters:
             missing.append(name)
@@ -65,9 +65,11 @@ def judge_readiness(
     return Readiness(True, "ready")
 
 
-def _belongs_to_another(engine_state: EngineState, root: Path, served_name: str) -> bool:
+def _belongs_to_another(memory: Memory, engine_state: EngineState, root: Path, served_name: str) -> bool:
     """Tell whether the name is the base's, or an adapter's that the engine was started with: then ours is refused."""
     path = engine_state.adapters.get(served_name)
+    if is_replaced(memory.proven, root, served_name, path):
+        return False
     return served_name in engine_state.bases or (path is not None and digest_of_path(root, path) is None)
 
 

@@ -49,6 +49,7 @@ def _describe_adapter(agent: Agent, adapter: DesiredAdapter) -> AgentAdapter:
         state=state.state,
         reason=state.reason,
         message=state.message,
+        replaced=memory.replaced.get(name, 0),
         load_seconds=None if seconds is None else round(seconds, 3),
     )
 

@@ -1,7 +1,10 @@
 """Define what the agent remembers between two ticks. A restart loses all of it, and the next ticks find it again."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from finetune_agent.paths import digest_of_path
 from finetune_api.manifest import GoldenSamples
 from finetune_api.messages import AgentState, DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
@@ -69,7 +72,8 @@ class Memory:
     Attributes:
         identity: The engine's process to which ``proven``, ``base_logprobs`` and ``first_paths`` apply.
         engine_version: What the version of this process decides; None until it was asked.
-        first_paths: The path that each name in this process had first.
+        first_paths: The only path that each name had in this process; empty if it had several.
+        replaced: How often somebody else put an adapter under a served name of ours.
         proven: Name and path of each adapter that was proven in the engine.
         base_logprobs: What the engine's base answered to the questions about a version, if that is proven.
         required: Served names that the pod must answer to be ready. None until it was ready once: all of them.
@@ -87,6 +91,7 @@ class Memory:
     identity: str = ""
     engine_version: EngineVersion | None = None
     first_paths: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, int] = field(default_factory=dict)
     proven: set[tuple[str, str]] = field(default_factory=set)
     base_logprobs: dict[VersionKey, list[float]] = field(default_factory=dict)
     required: set[str] | None = None
@@ -109,6 +114,19 @@ class Memory:
         self.draining.clear()
         self.swapping.clear()
         self.required = None
+
+
+def is_replaced(proven: Collection[tuple[str, str]], root: Path, served_name: str, path: str | None) -> bool:
+    """Tell whether somebody else's adapter is under a served name that was proven to be ours.
+
+    Args:
+        proven: Name and path of each adapter that was proven in this process of the engine.
+        root: Directory of all adapters.
+        served_name: The served name.
+        path: Path of the adapter that has the name now; None: none.
+    """
+    foreign = path is not None and digest_of_path(root, path) is None
+    return foreign and any(name == served_name for name, _ in proven)
 
 
 def version_for_pod(adapter: DesiredAdapter, pod: str) -> DesiredVersion | None:

@@ -134,6 +134,7 @@ class AgentAdapter(Lenient):
     reason: ReasonWord | None = None
     message: str = ""
     load_seconds: float | None = None
+    replaced: int = Field(0, description="How often somebody else put an adapter under the served name.")
 
 
 class AgentEngine(Lenient):

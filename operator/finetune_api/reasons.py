@@ -68,6 +68,7 @@ class Reason(StrEnum):
     ENGINE_REFUSED = "EngineRefused"
     LORA_DISABLED = "LoraDisabled"
     RESTART_REQUIRED = "RestartRequired"
+    ADAPTER_REPLACED = "AdapterReplaced"
     PROOF_FAILED = "ProofFailed"
 
 

@@ -44,3 +44,17 @@ def test_the_status_counts_the_pods_of_each_version_and_says_what_follows() -> N
         {"version": "0.30.2", "pods": 1, "limits": ["a name moves by a restart only"]},
         {"version": "0.33.0", "pods": 2, "limits": []},
     ]
+
+
+def test_an_adapter_that_somebody_replaced_is_one_event_for_each_time() -> None:
+    observed = serving({"web-a": NEW})
+    attacked = observed.agent_reports["web-a"]
+    (entry,) = attacked.adapters
+    reports = {"web-a": attacked.model_copy(update={"adapters": [entry.model_copy(update={"replaced": 1})]})}
+    observed = replace(observed, agent_reports=reports)
+    (update,) = build_updates(observed, make_plan(observed, SETTINGS), None, NOW)
+    (event,) = [event for event in update.events if event.reason == "AdapterReplaced"]
+    assert "pod web-a" in event.note
+    again = replace(observed, resources=({**update.resource, "status": update.status},))
+    (update,) = build_updates(again, make_plan(again, SETTINGS), None, NOW)
+    assert update.events == ()

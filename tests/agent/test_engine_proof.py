@@ -30,3 +30,13 @@ def test_an_adapter_that_changes_the_base_never_gets_the_name(
     assert standing.reason is Reason.PROOF_FAILED
     assert "the engine's base answers differently" in standing.message
     assert ("load", BOT) not in engine.calls
+
+
+def test_a_first_version_takes_no_traffic_before_it_is_proven_under_its_own_name(
+    agent: RunningAgent, engine: FakeEngine, make: Make
+) -> None:
+    version = make(0.7)
+    engine.delays[BOT] = 0.5
+    agent.want(agent.adapter(BOT, version))
+    agent.wait_ready()
+    assert agent.standing(BOT).active_digest == version.digest

@@ -38,6 +38,9 @@ class PodStatus(Model):
         None, description="Why it is not Active, as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS
     )
     load_seconds: float | None = Field(None, description="From the start of the download to the proof.", ge=0)
+    replaced: int | None = Field(
+        None, description="How often somebody else put an adapter under the served name on this pod.", ge=1
+    )
 
 
 class EngineStatus(Model):

@@ -132,6 +132,7 @@ def _find_report(observed: Observed, member: Member, pod: Object) -> AgentAdapte
                         "reason": pod_status.reason,
                         "message": pod_status.message or "",
                         "loadSeconds": pod_status.load_seconds,
+                        "replaced": pod_status.replaced or 0,
                     }
                 )
             except ValidationError:  # a state or reason of a newer version: the agent's next report replaces it

@@ -164,11 +164,33 @@ def _build_pod_status(pod: Object, adapter: AgentAdapter | None) -> PodStatus:
         reason=adapter.reason,
         message=truncate(adapter.message, POD_MESSAGE_CHARACTERS) or None,
         load_seconds=adapter.load_seconds,
+        replaced=adapter.replaced or None,
     )
 
 
 def _build_events(resource: Object, status: Object) -> tuple[EventRecord, ...]:
-    """Build an event when an adapter begins to be served, and when it is stuck."""
+    """Build an event when an adapter begins to be served, when it is stuck, and when somebody else replaced it."""
+    return (*_build_replacement_events(resource, status), *_build_ready_events(resource, status))
+
+
+def _build_replacement_events(resource: Object, status: Object) -> list[EventRecord]:
+    before = {pod["name"]: pod.get("replaced", 0) for pod in (resource.get("status") or {}).get("podStatus") or []}
+    return [
+        EventRecord(
+            "Warning",
+            Reason.ADAPTER_REPLACED,
+            "Restore",
+            f"pod {pod['name']}: somebody else's adapter was put under the served name; "
+            "the pod left its Service until ours was proven there again. "
+            "Close the engine's port to all but its gateway (NetworkPolicy)",
+            key=f"{pod['name']}-{pod['replaced']}",
+        )
+        for pod in status.get("podStatus") or []
+        if pod.get("replaced", 0) > before.get(pod["name"], 0)
+    ]
+
+
+def _build_ready_events(resource: Object, status: Object) -> tuple[EventRecord, ...]:
     before = find((resource.get("status") or {}).get("conditions") or [], ConditionType.READY)
     after = find(status["conditions"], ConditionType.READY)
     if after is None or (

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from starlette.responses import JSONResponse
 
 from finetune_agent.decide import Action, decide
 from finetune_api.reasons import Reason
@@ -31,10 +32,12 @@ def test_a_served_name_that_somebody_took_makes_the_pod_unready_until_ours_is_pr
     agent.want(agent.adapter(BOT, ours))
     agent.wait_active(BOT, ours)
     wait_for(lambda: list(engine.loaded) == [BOT], 10, "the candidate is gone")
-    engine.delays["base"] = 0.2
+    busy = {"error": {"message": "busy", "type": "x", "code": 503}}
+    engine.fail_load = lambda name, path: JSONResponse(busy, 503)
     engine.effects[BOT] = 0.1
     engine.loaded[BOT] = STRANGER
     assert agent.probe()[0] == 503
+    engine.fail_load = lambda name, path: None
     if version == "0.32.0":
         agent.wait_active(BOT, ours)
         agent.wait_ready()

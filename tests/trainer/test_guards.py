@@ -91,6 +91,11 @@ def test_each_process_has_a_gpu_and_its_share_of_the_threads() -> None:
     assert library_environment({}, 1000)["OMP_NUM_THREADS"] == "1"
 
 
+def test_threads_do_not_spin_unless_the_user_wants_it() -> None:
+    assert library_environment({})["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert library_environment({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_progress_comes_back_after_an_outage_of_days(tmp_path: Path) -> None:
     reporter = Reporter("http://127.0.0.1:9", tmp_path / "token")
     reporter._failures = 5000

@@ -69,8 +69,9 @@ def test_a_chat_that_the_template_refuses_is_the_datas_fault(bench: Workbench, t
     uri = bench.dataset(jsonl(rows))
     result, _ = train(bench.settings(model={"uri": "pvc://strict/model"}, dataset={"uri": uri}))
     assert result.reason is Reason.DATASET_INVALID
-    assert "roles system, user, assistant, user, assistant (System role not supported)" in result.message
-    assert "'Be brief.'" in result.message
+    assert "1 of 25 rows" in result.message
+    assert "line 25: the model's chat template refuses it (System role not supported)" in result.message
+    assert "make texts of them with spec.dataset.template" in result.message
 
 
 def test_a_text_with_half_a_character_is_a_bad_row(bench: Workbench) -> None:

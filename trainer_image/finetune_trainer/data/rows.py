@@ -249,7 +249,8 @@ def refuse_bad_rows(findings: Findings, layout: Layout, uri: str) -> None:
         raise _invalid(
             "columns",
             f"{findings.bad} of {findings.rows} rows of {uri} cannot be used: {'; '.join(findings.shown)}{more}. "
-            "Correct these rows, or name the columns in spec.dataset.columns",
+            "Correct these rows, name the columns in spec.dataset.columns, or make texts of them with "
+            "spec.dataset.template",
         )
     if findings.rows == findings.empty:
         raise _invalid("uri", f"{uri} has no row with a text to learn from (taken as {layout}, {findings.rows} rows)")

@@ -18,7 +18,7 @@ def library_environment(environment: Mapping[str, str], processes: int = 1) -> d
     gpus = environment.get("CUDA_VISIBLE_DEVICES", ",".join(str(number) for number in range(processes)))
     return {
         "OMP_NUM_THREADS": threads,
-        # waiting threads that spin take the processors from others: on a busy node a training takes half the time without
+        # threads that spin while they wait take the processors from others; without it a busy node needs half the time
         "OMP_WAIT_POLICY": environment.get("OMP_WAIT_POLICY", "PASSIVE"),
         # transformers would use all GPUs of a workstation, each with a batch of its own
         "CUDA_VISIBLE_DEVICES": ",".join(gpus.split(",")[:processes]),

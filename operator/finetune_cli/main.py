@@ -27,6 +27,22 @@ Name = Annotated[
         metavar="NAME", help="A FineTuneJob or an AdapterDeployment; ftj/NAME or adp/NAME if both have the name."
     ),
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Replace a field, for example spec.training.maxSteps=10; null removes it. May be repeated.",
+    ),
+]
+Mounts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mount",
+        metavar="NAME=DIR",
+        help="Directory in place of the PersistentVolumeClaim or ConfigMap of this name. May be repeated.",
+    ),
+]
 
 
 def app() -> NoReturn:
@@ -242,22 +258,8 @@ def run(
             file_okay=False,
         ),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="PATH=VALUE",
-            help="Replace a field, for example spec.training.maxSteps=10; null removes it. May be repeated.",
-        ),
-    ] = None,
-    mounts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mount",
-            metavar="NAME=DIR",
-            help="Directory in place of the PersistentVolumeClaim or ConfigMap of this name. May be repeated.",
-        ),
-    ] = None,
+    changes: Changes = None,
+    mounts: Mounts = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, for scripts.")] = False,
 ) -> None:
     """Train a FineTuneJob on this machine, without a cluster.
@@ -272,6 +274,34 @@ def run(
     from finetune_cli.run import run as train
 
     train(Request(file, output, tuple(changes or ()), tuple(mounts or ()), as_json), os.environ)
+
+
+@cli.command()
+def preview(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="YAML file with one FineTuneJob; ConfigMaps in it are read as well. - is standard input.",
+        ),
+    ],
+    rows: Annotated[int, typer.Option(help="How many rows to show.", min=1)] = 5,
+    changes: Changes = None,
+    mounts: Mounts = None,
+    output: Annotated[
+        Literal["text", "json"], typer.Option(help="json: for scripts; docs/datasets.md says what is in it.")
+    ] = "text",
+) -> None:
+    """Show what a FineTuneJob learns of the first rows: their texts, with the learned parts marked.
+
+    Needs the model's tokenizer, but neither its weights nor a GPU. Credentials come from the environment, as for run.
+    """
+    import os
+
+    from finetune_cli.preview import preview as run
+    from finetune_cli.run import Request
+
+    run(Request(file, None, tuple(changes or ()), tuple(mounts or ()), output == "json"), rows, output, os.environ)
 
 
 @cli.command("clean-up", hidden=True)

@@ -1,0 +1,128 @@
+"""Show what a training learns of the first rows: their texts, and the parts that the loss covers. Needs no weights."""
+
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from finetune_api.data_counts import Counts
+from finetune_trainer.data import files, rows, sources
+from finetune_trainer.data.chat_template import find_training_template
+from finetune_trainer.data.tokenizer import load_tokenizer, make_encoding
+from finetune_trainer.data.tokens import IGNORED, Encoder, TokenizedRow
+from finetune_trainer.preflight.tokenization import fetch_tokenizer
+from finetune_trainer.runtime.settings import Settings
+
+EMPTY = "left out: it has no text to learn from"
+NOTHING_LEFT = "left out: maxLength leaves nothing to learn from"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a decoded sequence; ``learned``: the loss covers its tokens."""
+
+    text: str
+    learned: bool
+
+
+@dataclass(frozen=True)
+class PreviewedRow:
+    """A row as the model sees it.
+
+    Attributes:
+        location: File and line, or the number of a block of plain text.
+        sequences: The parts of each sequence: ``text``, or one for each answer to the prompt, such as ``chosen``.
+        tokens: Tokens of the longest sequence, as it is trained.
+        learned_tokens: Tokens of all sequences that the loss covers.
+        cut_tokens: Tokens beyond maxLength, which are cut off.
+        problem: Why the row is not trained on; empty if it is.
+    """
+
+    location: str
+    sequences: dict[str, list[Part]] = field(default_factory=dict)
+    tokens: int = 0
+    learned_tokens: int = 0
+    cut_tokens: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The first rows of a dataset, and as what it is taken."""
+
+    layout: str
+    columns: list[str]
+    unused_columns: list[str]
+    rows: list[PreviewedRow]
+
+
+def make_preview(settings: Settings, count: int, patience_seconds: float) -> Preview:
+    """Read and encode the first rows of the training data as the trainer does.
+
+    Args:
+        settings: The job, and where its files are.
+        count: How many rows to show.
+        patience_seconds: How long S3 may be away.
+
+    Raises:
+        Failure: The dataset or the tokenizer cannot be used.
+        ArtifactError: S3 fails or refuses.
+    """
+    spec = settings.job.spec
+    source, _ = sources.find_splits(spec.dataset)
+    data_files = sources.list_files(settings, source, patience_seconds)
+    reader = rows.make_reader(data_files, spec.dataset, spec.objective, source.uri)
+    directory = fetch_tokenizer(settings, settings.scratch / "tokenizer", patience_seconds)
+    tokenizer = load_tokenizer(directory, trust_remote_code=spec.model.trust_remote_code)
+    template = find_training_template(tokenizer) if tokenizer.chat_template else None
+    encoding = replace(make_encoding(directory, template), assistant_only_loss=spec.dataset.assistant_only_loss)
+    counts, refused = Counts(), list[str]()
+    encoder = Encoder(tokenizer, reader.layout, spec.training.max_length, counts, encoding, refused.append)
+    if reader.layout == "plain text":
+        pieces = itertools.chain.from_iterable(files.read_text(file) for file in data_files)
+        blocks = itertools.islice(encoder.encode_text(pieces), count)
+        shown = [_show(tokenizer, f"block {number}", block, 0) for number, block in enumerate(blocks, start=1)]
+        return Preview(reader.layout, [], [], shown)
+    columns, shown = rows.Findings(), []
+    for item in itertools.islice(itertools.chain.from_iterable(map(files.read_rows, data_files)), count):
+        findings, cut = rows.Findings(), counts.cut_tokens
+        row = next(reader.read([item], findings), None)
+        encoded = next(encoder.encode([row]), None) if row is not None else None
+        columns.note_columns(list(findings.used), list(findings.unused))
+        if encoded is not None:
+            shown.append(_show(tokenizer, item.location, encoded[1], counts.cut_tokens - cut))
+        else:
+            problems = [text.removeprefix(f"{item.location}: ") for text in findings.shown] + refused
+            left_out = EMPTY if findings.empty else NOTHING_LEFT
+            shown.append(PreviewedRow(item.location, problem=problems[-1] if problems else left_out))
+        refused.clear()
+    return Preview(reader.layout, list(columns.used), list(columns.unused), shown)
+
+
+def _show(tokenizer: Any, location: str, row: TokenizedRow, cut_tokens: int) -> PreviewedRow:
+    if "input_ids" in row:
+        sequences = {"text": (row["input_ids"], row["labels"])}
+    else:
+        prompt = row["prompt_ids"]
+        sequences = {
+            name.removesuffix("_ids"): (prompt + ids, [IGNORED] * len(prompt) + ids)
+            for name, ids in row.items()
+            if name.endswith("_ids") and name != "prompt_ids"
+        }
+    return PreviewedRow(
+        location,
+        {name: _split(tokenizer, *sequence) for name, sequence in sequences.items()},
+        tokens=max(len(ids) for ids, _ in sequences.values()),
+        learned_tokens=sum(label != IGNORED for _, labels in sequences.values() for label in labels[1:]),
+        cut_tokens=cut_tokens,
+    )
+
+
+def _split(tokenizer: Any, ids: list[int], labels: list[int]) -> list[Part]:
+    """Decode a sequence, and split its text where the learned tokens begin and end."""
+    parts, text, at = [], "", 0
+    for learned, group in itertools.groupby(labels, key=lambda label: label != IGNORED):
+        at += len(list(group))
+        whole = tokenizer.decode(ids[:at], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        parts.append(Part(whole[len(text) :], learned))
+        text = whole
+    return parts

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.base import Model
+from finetune_api.timestamps import Timestamp
 
 
 class ConditionType(StrEnum):
@@ -33,7 +34,7 @@ class Condition(Model):
     observed_generation: int | None = Field(
         None, description="The metadata.generation that the condition was set for.", ge=0
     )
-    last_transition_time: str = Field(
+    last_transition_time: Timestamp = Field(
         description="When the status last changed, RFC 3339.", json_schema_extra={"format": "date-time"}
     )
     reason: str = Field(description="A CamelCase word for programs.", min_length=1, max_length=1024)

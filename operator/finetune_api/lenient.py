@@ -4,6 +4,8 @@ A rollback of the operator or a newer trainer brings fields and values that this
 """
 
 import copy
+import math
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -37,7 +39,7 @@ def read_spec(model: type[ModelT], content: dict[str, Any]) -> tuple[ModelT, lis
 
 
 def read_known(model: type[ModelT], content: Any) -> tuple[ModelT, list[str]]:
-    """Read what this version understands: unknown fields and values that it cannot read are left out.
+    """Read what this version understands and Kubernetes can store; all other values are left out.
 
     Returns:
         The model, and the paths of the values that could not be read.
@@ -46,6 +48,9 @@ def read_known(model: type[ModelT], content: Any) -> tuple[ModelT, list[str]]:
         ValidationError: If nothing can be read.
     """
     known, removed = content, list[str]()
+    if unstorable := list(find_unstorable(content)):
+        known = copy.deepcopy(content)
+        removed = [format_path(path) for path in reversed(unstorable) if _remove(known, path)]
     while True:
         try:
             return model.model_validate(known, extra="ignore"), removed
@@ -58,6 +63,18 @@ def read_known(model: type[ModelT], content: Any) -> tuple[ModelT, list[str]]:
             if not left_out:
                 raise
             removed += [format_path(path) for path in left_out]
+
+
+def find_unstorable(value: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
+    """Yield the paths of numbers that Kubernetes cannot store: NaN, infinities, and integers beyond 64 bits."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from find_unstorable(item, (*path, name))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from find_unstorable(item, (*path, number))
+    elif (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and abs(value) >= 2**63):
+        yield path
 
 
 def _find_unreadable(kind: str, path: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -1,6 +1,28 @@
 """Write and read times as Kubernetes does: RFC 3339 in UTC with full seconds; write durations for people."""
 
+import re
 from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+
+
+def check_timestamp(text: str) -> str:
+    """Return the text if it is a time as the API server takes it.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not RFC_3339.fullmatch(text):
+        raise ValueError(f"{text!r} is no time with a zone: write it as 2026-01-02T03:04:05Z")
+    parse_timestamp(text)
+    return text
+
+
+Timestamp = Annotated[str, AfterValidator(check_timestamp)]
+"""A time of a status or a message, RFC 3339."""
 
 
 def format_timestamp(moment: datetime) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from finetune_api.lenient import find_unstorable
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp
@@ -207,6 +208,24 @@ def test_a_reason_and_fields_of_a_newer_trainer_are_read_and_kept() -> None:
     assert isinstance(outcome, Ended)
     assert isinstance(outcome.result, TrainerResult)
     assert outcome.result.adapter is not None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"evaluation": {"baseLoss": float("nan"), "loss": 1.0, "improvementPercent": float("-inf"), "rows": 3}},
+        {"checkpoint": {"uri": "s3://b/c", "step": 1, "savedAt": "yesterday"}},
+        {"progress": {"step": 2**70}},
+    ],
+    ids=["NaN", "a wrong time", "an integer of 70 bits"],
+)
+def test_a_finished_adapter_is_not_lost_for_values_that_cannot_be_stored(wrong: Object) -> None:
+    outcome = classify_pod(JOB, [terminated(0, SUCCEEDED | wrong)], "trainer", NOW, 120)
+    assert isinstance(outcome, Ended)
+    assert isinstance(outcome.result, TrainerResult)
+    assert outcome.result.adapter is not None
+    assert not list(find_unstorable(outcome.result.to_json()))
+    assert "yesterday" not in str(outcome.result)
 
 
 def test_a_preflight_whose_problems_cannot_be_read_has_not_passed() -> None:

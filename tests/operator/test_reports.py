@@ -22,6 +22,10 @@ def report(step: int, **more: Any) -> dict[str, Any]:
     return {"progress": {**PROGRESS, "step": step, "percent": step * 10}, **more}
 
 
+def with_progress(**fields: Any) -> dict[str, Any]:
+    return {"progress": {**PROGRESS, **fields}}
+
+
 @pytest.fixture(scope="module")
 def pods(api: Api, operator: Operator) -> dict[str, dict[str, Any]]:
     """A preflight's pod and a trainer's pod that runs."""
@@ -142,6 +146,10 @@ def test_a_pod_that_is_not_ours_at_all_is_refused(api: Api, operator: Operator) 
         ("no JSON", b"{", 422, "not a ProgressReport"),
         ("another message", json.dumps(AGENT).encode(), 422, "progress: Field required"),
         ("a wrong value", json.dumps(report(-1)).encode(), 422, "progress.step"),
+        ("NaN", json.dumps(with_progress(loss=float("nan"))).encode(), 422, "progress.loss cannot be stored"),
+        ("an infinity", json.dumps(with_progress(evalLoss=float("inf"))).encode(), 422, "progress.evalLoss cannot"),
+        ("more than 64 bits", json.dumps(with_progress(etaSeconds=2**63)).encode(), 422, "progress.etaSeconds cannot"),
+        ("a wrong time", json.dumps(with_progress(updatedAt="yesterday")).encode(), 422, "'yesterday' is no time"),
         ("too large", b" " * 300_000, 413, "larger than 262144 bytes"),
     ],
 )

@@ -5,6 +5,7 @@ from pydantic import Field
 from finetune_api.base import Model, Sha256
 from finetune_api.conditions import Condition
 from finetune_api.limits import STATUS_MESSAGE_CHARACTERS
+from finetune_api.timestamps import Timestamp
 
 
 class AdapterVersion(Model):
@@ -12,7 +13,7 @@ class AdapterVersion(Model):
 
     uri: str = Field(description="s3:// address of its directory.")
     digest: Sha256 = Field(description="sha256 of its manifest.json.")
-    since: str | None = Field(
+    since: Timestamp | None = Field(
         None, description="Since when every pod serves it.", json_schema_extra={"format": "date-time"}
     )
 

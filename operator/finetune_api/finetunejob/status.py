@@ -9,6 +9,7 @@ from finetune_api.comparison import Comparison
 from finetune_api.conditions import Condition
 from finetune_api.forgetting import ForgettingStatus
 from finetune_api.limits import STATUS_ATTEMPTS, STATUS_MESSAGE_CHARACTERS
+from finetune_api.timestamps import Timestamp
 
 Phase = Literal["Pending", "Preflight", "Training", "Retrying", "Succeeded", "Failed"]
 
@@ -26,7 +27,7 @@ class Progress(Model):
     tokens_per_second: float | None = Field(None, description="Trained tokens per second.")
     eta_seconds: int | None = Field(None, description="Estimated seconds to the last step.", ge=0)
     gpu_memory_peak_bytes: int | None = Field(None, description="Highest GPU memory in use so far.", ge=0)
-    updated_at: str = Field(
+    updated_at: Timestamp = Field(
         description="When the trainer said so, RFC 3339.", json_schema_extra={"format": "date-time"}
     )
 
@@ -68,10 +69,10 @@ class Attempt(Model):
 
     number: int = Field(description="1 for the first attempt.", ge=1)
     job_name: str = Field(description="Name of the batch/v1 Job.")
-    started_at: str | None = Field(
+    started_at: Timestamp | None = Field(
         None, description="When the Job was created.", json_schema_extra={"format": "date-time"}
     )
-    finished_at: str | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
+    finished_at: Timestamp | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
     reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded when all went well.")
     exit_code: int | None = Field(None, description="Exit code of the trainer.")
     message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS)
@@ -87,7 +88,7 @@ class CheckpointStatus(Model):
 
     uri: str = Field(description="s3:// address of the checkpoint.")
     step: int = Field(description="Its optimizer step.", ge=0)
-    saved_at: str = Field(description="When its manifest was written.", json_schema_extra={"format": "date-time"})
+    saved_at: Timestamp = Field(description="When its manifest was written.", json_schema_extra={"format": "date-time"})
 
 
 class EvaluationStatus(Model):

@@ -1,5 +1,6 @@
 """The application of the HTTP server: its paths and their answers."""
 
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -9,7 +10,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
 from finetune_api.base import Lenient
+from finetune_api.lenient import find_unstorable
 from finetune_api.messages import AGENT_PATH, PROGRESS_PATH, AgentReport, ProgressReport, ReportAnswer
+from finetune_api.validation import format_path
 from finetune_operator.context import Context
 from finetune_operator.kube.errors import KubeError
 from finetune_operator.pod_reports import PodId
@@ -77,6 +80,11 @@ async def _answer(
             return 401, pod.message
         content = await request.read()
         report = model.model_validate_json(content, extra="ignore")
+        if unstorable := next(find_unstorable(json.loads(content)), None):
+            return (
+                422,
+                f"{format_path(unstorable)} cannot be stored: send a finite number of at most 64 bits",
+            )
         await receive(pod, report, context)
     except web.HTTPRequestEntityTooLarge:
         return 413, f"the report is larger than {MAX_BYTES} bytes"

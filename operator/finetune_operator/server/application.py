@@ -16,6 +16,7 @@ from finetune_api.validation import format_path
 from finetune_operator.context import Context
 from finetune_operator.kube.errors import KubeError
 from finetune_operator.pod_reports import PodId
+from finetune_operator.server.connections import Connections, LimitedSite, close_after_answer
 from finetune_operator.server.receive import Rejected, receive_agent, receive_progress
 from finetune_operator.server.tokens import Refusal, TokenReviewer
 
@@ -28,6 +29,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def build_application(context: Context, tokens: TokenReviewer, find_fault: Callable[[], str | None]) -> web.Application:
     """Build the application; ``find_fault`` returns what is wrong with the operator, or None."""
     app = web.Application(client_max_size=MAX_BYTES)
+    app.on_response_prepare.append(close_after_answer)
 
     def accept(path: str, model: type[Lenient], receive: Callable[..., Awaitable[None]]) -> None:
         async def post(request: web.Request) -> web.Response:
@@ -100,10 +102,14 @@ async def _answer(
     return 200, ""
 
 
-async def serve(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, int]:
-    """Listen; return the runner, which the caller cleans up, and the port."""
+async def serve(
+    app: web.Application, host: str, port: int, connections: Connections | None = None
+) -> tuple[web.AppRunner, int]:
+    """Listen; return the runner, which the caller cleans up, and the port.
+
+    ``connections`` None: the usual limits.
+    """
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, host, port)
-    await site.start()
+    await LimitedSite(runner, host, port, connections or Connections()).start()
     return runner, runner.addresses[0][1]

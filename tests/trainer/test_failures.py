@@ -209,7 +209,7 @@ def chats_without_a_template(pod: Pod) -> None:
 
 def diverging(pod: Pod) -> None:
     training = pod.bench.job()["spec"]["training"]
-    pod.spec["training"] = training | {"learningRate": 1e38, "warmupRatio": 0.5, "maxGradNorm": 1e9}
+    pod.spec["training"] = training | {"learningRate": 1e9, "warmupRatio": 0.5, "maxGradNorm": 1e9}
     pod.spec["checkpoint"] = {"everySteps": 1}
 
 

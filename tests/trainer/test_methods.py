@@ -277,7 +277,7 @@ def test_training_goes_on_from_an_adapter(bench: Workbench, method: dict[str, An
 
 
 def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(bench: Workbench) -> None:
-    first, _ = train(bench.settings(method={"lora": SMALL}, training=PIECES | {"maxSteps": 1}))
+    first, _ = train(bench.settings(method={"lora": SMALL}, training=PIECES | {"maxSteps": 2}))
     assert first.adapter is not None
     uri = first.adapter.uri
 

@@ -169,7 +169,7 @@ def test_an_s3_service_that_stays_away_fails_the_attempt(bench: Workbench, monke
 
 
 def test_divergence_stops_the_run_and_spares_the_good_checkpoints(bench: Workbench) -> None:
-    training = bench.job()["spec"]["training"] | {"learningRate": 1e38, "warmupRatio": 0.5, "maxGradNorm": 1e9}
+    training = bench.job()["spec"]["training"] | {"learningRate": 1e9, "warmupRatio": 0.5, "maxGradNorm": 1e9}
     result, _ = train(bench.settings(training=training, checkpoint={"everySteps": 1}))
     assert result.reason is Reason.LOSS_DIVERGED
     assert "at step" in result.message

@@ -24,7 +24,7 @@ class Training(Model):
         None,
         description="Peak learning rate. Unset: the method's own default, listed in docs/methods.md.",
         gt=0,
-        le=100,
+        le=MAX_NUMBER,
     )
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
         "linear", description="Learning-rate schedule."

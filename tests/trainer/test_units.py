@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.data.sources import Inputs, LocalData
 from finetune_trainer.data.tokenizer import load_tokenizer
 from finetune_trainer.data.tokens import IGNORED
+from finetune_trainer.evaluation import samples
 from finetune_trainer.models import device, modules
 from finetune_trainer.runtime import result
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
@@ -269,3 +271,14 @@ def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(Failure, match=r"fp16 needs a GPU|Tesla T4 has no bf16: choose auto or fp16") as caught:
         device.choose_precision(Training.model_validate({"precision": asked}))
     assert caught.value.field == "spec.training.precision"
+
+
+@pytest.mark.parametrize(
+    ("configured", "ends"),
+    [(None, [2]), (2, [2]), ([2, 7], [2, 7]), (5, [2, 5])],
+    ids=["no configuration", "the same", "several", "another one"],
+)
+def test_an_answer_ends_at_each_end_token_of_the_model(configured: Any, ends: list[int]) -> None:
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=configured))
+    assert samples.list_end_tokens(model, SimpleNamespace(eos_token_id=2)) == ends
+    assert samples.list_end_tokens(SimpleNamespace(), SimpleNamespace(eos_token_id=None)) == []

@@ -43,6 +43,13 @@ def choose_prompts(tokenizer: Any, held_out: Sequence[Example], count: int) -> l
     return prompts
 
 
+def list_end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Return the tokens that end an answer: the tokenizer's, and those of the model's generation_config."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    tokens = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in (tokenizer.eos_token_id, *tokens) if token is not None})
+
+
 def generate_answers(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> list[str]:
     """Generate an answer to each prompt by greedy decoding.
 
@@ -53,7 +60,7 @@ def generate_answers(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> l
         do_sample=False,
         max_new_tokens=ANSWER_TOKENS,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=list_end_tokens(model, tokenizer) or None,
     )
     answers = []
     with evaluation_mode(model):

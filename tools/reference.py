@@ -79,6 +79,8 @@ def _repeated(reason: Reason) -> str:
             "another one at once with less memory (`failurePolicy.outOfMemory`), "
             "up to `failurePolicy.retries.onOutOfMemory`"
         )
+    if reason is Reason.NODE_ERROR:
+        return "another one after a pause, if possible on another node, up to `failurePolicy.retries.onPreemption`"
     if reason is Reason.STALLED:
         return "another one after a pause, up to `failurePolicy.retries.onStall`"
     if reason in EXIT_CODES or reason in (Reason.IMAGE_PULL_FAILED, Reason.PREFLIGHT_ERROR):

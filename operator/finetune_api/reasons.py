@@ -41,6 +41,7 @@ class Reason(StrEnum):
     VERIFICATION_FAILED = "VerificationFailed"
     GATE_FAILED = "GateFailed"
     PREEMPTED = "Preempted"
+    NODE_ERROR = "NodeError"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     UNSCHEDULABLE = "Unschedulable"
     TRAINER_ERROR = "TrainerError"
@@ -123,6 +124,10 @@ USER_ERRORS: frozenset[Reason] = frozenset(
 
 ReasonWord = Annotated[Reason | Annotated[str, Field(min_length=1, max_length=64)], Field(union_mode="left_to_right")]
 """A reason in a message; one that only a newer version knows stays the word that it is."""
+
+
+NODE_REASONS: frozenset[Reason] = frozenset({Reason.NODE_ERROR, Reason.GPU_NOT_VISIBLE})
+"""Reasons for which another node may do better: the next attempts avoid the node."""
 
 
 def reason_of_exit_code(code: int) -> str:

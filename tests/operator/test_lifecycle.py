@@ -66,6 +66,20 @@ def test_injected_sidecars_neither_end_an_attempt_nor_keep_its_gpu(api: Api, ope
     assert api.job_names("meshed") == ["meshed-preflight", "meshed-train-1"]
 
 
+def test_a_node_without_visible_gpus_is_avoided_by_the_next_pod(api: Api, operator: Operator) -> None:
+    api.create_job("blind")
+    api.end_pod("blind-preflight", 0, PREFLIGHT_PASSED)
+    api.bind_pod("blind-train-1", "node-a")
+    said = {"kind": "TrainerResult", "reason": "GpuNotVisible", "message": "PyTorch sees 0"}
+    api.end_pod("blind-train-1", 36, said)
+    affinity = api.await_pod("blind-train-2")["spec"]["affinity"]["nodeAffinity"]
+    (preferred,) = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert preferred["preference"]["matchFields"] == [
+        {"key": "metadata.name", "operator": "NotIn", "values": ["node-a"]}
+    ]
+    assert api.finetune_job("blind")["status"]["attempts"][0]["nodeName"] == "node-a"
+
+
 def test_pods_that_ask_for_a_gpu_come_after_the_preflight_only(api: Api, operator: Operator) -> None:
     api.create_job("wrong-bucket")
     problem = {

@@ -100,8 +100,8 @@ PROBLEMS = {
         (
             "refused by the node",
             pod(phase="Failed", status={"reason": "UnexpectedAdmissionError"}),
-            Reason.PREEMPTED,
-            "Unexpected",
+            Reason.NODE_ERROR,
+            "The node did not run the pod: UnexpectedAdmissionError",
         ),
         (
             "preempted by the scheduler",

@@ -208,6 +208,42 @@ def test_a_preempted_attempt_is_followed_at_once_and_costs_no_error_budget() -> 
     assert reasons(cluster) == ["Preempted", "Preempted", "Preempted", "Succeeded"]
 
 
+def avoided_nodes(cluster: FakeCluster) -> list[str]:
+    """Return the nodes that the pod avoids which is created next."""
+    decided = make_plan(cluster.observed(), cluster.now, SETTINGS)
+    assert decided.create is not None
+    preferences = decided.create["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    return [field["values"][0] for field in preferences[0]["preference"]["matchFields"]]
+
+
+def test_a_node_that_refuses_the_pod_is_avoided_and_the_next_attempt_waits() -> None:
+    cluster = after_preflight()
+    for number in range(1, 8):
+        refused = pod(phase="Failed", status={"reason": "UnexpectedAdmissionError"})
+        cluster.set_pod({**refused, "spec": {"nodeName": f"node-{number}"}})
+        cluster.settle()
+        assert cluster.created[-1] == f"a-train-{number}", "it waits"
+        cluster.wait(1000)
+        avoided = avoided_nodes(cluster)
+        cluster.settle()
+        assert cluster.created[-1] == f"a-train-{number + 1}"
+    assert reasons(cluster) == [*["NodeError"] * 7, None]
+    assert cluster.resource["status"]["attempts"][6]["nodeName"] == "node-7"
+    assert avoided == ["node-7", "node-6", "node-5", "node-4", "node-3"]
+
+
+def test_a_node_on_which_no_gpu_is_visible_is_avoided() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(terminated(36, trainer("GpuNotVisible")))
+    cluster.settle()
+    cluster.wait(1000)
+    assert avoided_nodes(cluster) == ["node-1"]
+    cluster.settle()
+    assert reasons(cluster) == ["GpuNotVisible", None]
+
+
 def test_the_warnings_of_many_attempts_are_bounded() -> None:
     cluster = FakeCluster({**SPEC, "failurePolicy": {"retries": {"onPreemption": 1000}}})
     cluster.settle()

@@ -12,7 +12,7 @@ from finetune_operator.policies.history import trim
 from finetune_operator.policies.retry import Ending, GiveUp, RetryAt, decide
 from tests.operator.fake_cluster import NOW
 
-P, E, U = Reason.PREEMPTED, Reason.TRAINER_ERROR, Reason.DATASET_INVALID
+P, E, U, N = Reason.PREEMPTED, Reason.TRAINER_ERROR, Reason.DATASET_INVALID, Reason.NODE_ERROR
 
 
 def attempt(number: int, reason: str) -> Attempt:
@@ -34,6 +34,11 @@ def endings(*reasons: Reason) -> list[Ending]:
         ("an image that cannot be pulled is an error", [Reason.IMAGE_PULL_FAILED], 10),
         ("a failed upload is an error", [Reason.UPLOAD_FAILED], 10),
         ("processes that lost one another are an error", [Reason.NCCL_ERROR], 10),
+        ("a node's error waits", [N], 10),
+        ("the next one for twice as long", [N, P, N], 20),
+        ("errors do not lengthen the backoff of nodes", [E, E, N], 10),
+        ("nodes do not lengthen the backoff of errors", [N, N, N, E], 10),
+        ("a preemption after a node's error is repeated at once", [N, P], 0),
         ("a stall waits as an error does", [Reason.STALLED, Reason.STALLED], 20),
         ("errors do not lengthen the backoff of stalls", [E, E, Reason.STALLED], 10),
         ("stalls do not lengthen the backoff of errors", [Reason.STALLED, Reason.STALLED, E], 10),
@@ -52,6 +57,8 @@ def test_repeated(name: str, reasons: list[Reason], seconds: float) -> None:
         ("no retries at all", [E], Retries(on_error=0), "onError"),
         ("preemptions do not spend the budget of errors", [P, E, P, E, E], Retries(), "onError"),
         ("preemptions have a budget of their own", [P, E, P], Retries(on_preemption=1), "onPreemption"),
+        ("nodes and preemptions share a budget", [N, P, N], Retries(on_preemption=2), "onPreemption"),
+        ("nodes do not spend the budget of errors", [N, N, E, E, E], Retries(), "onError"),
         ("stalls have a budget of their own", [Reason.STALLED] * 4, Retries(), "onStall"),
         ("a user's error", [U], Retries(on_error=20), "same spec"),
         ("a user's error after a preemption", [P, U], Retries(), "same spec"),

@@ -116,6 +116,12 @@ class Api:
         self.set_pod(pod, "Running", {"running": {"startedAt": current_timestamp()}})
         return pod
 
+    def bind_pod(self, job: str, node: str) -> None:
+        """Put the pod of a Job onto a node, as the scheduler does; the node need not exist."""
+        name = self.await_pod(job)["metadata"]["name"]
+        binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
+        self.core.create_namespaced_pod_binding(name, self.namespace, binding, _preload_content=False)
+
     def end_pod(self, job: str, exit_code: int, said: Object | str, sidecars: Object | None = None) -> None:
         """End the container of a Job with this termination message, and its pod unless sidecars keep it."""
         text = said if isinstance(said, str) else json.dumps(said)

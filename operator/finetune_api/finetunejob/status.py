@@ -75,6 +75,7 @@ class Attempt(Model):
     finished_at: Timestamp | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
     reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded when all went well.")
     exit_code: int | None = Field(None, description="Exit code of the trainer.")
+    node_name: str | None = Field(None, description="Node of its pod.")
     message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS)
     resumed_from_step: int | None = Field(None, description="Step of the checkpoint that it continued from.", ge=0)
     adjustments: list[Adjustment] | None = Field(

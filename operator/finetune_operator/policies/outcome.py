@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.lenient import read_known
-from finetune_api.limits import OUTPUT_MESSAGE_CHARACTERS
+from finetune_api.limits import OUTPUT_MESSAGE_CHARACTERS, truncate
 from finetune_api.messages import PreflightResult, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason, reason_of_exit_code
 from finetune_api.timestamps import parse_timestamp
@@ -53,6 +53,8 @@ class Ended:
     at: datetime
     exit_code: int | None = None
     result: PodResult | None = None
+    node: str | None = None
+    """Name of the node."""
 
 
 def classify_pod(
@@ -73,7 +75,8 @@ def classify_pod(
         pod = max(pods, key=lambda pod: (not has_ended(pod, container), pod["metadata"].get("creationTimestamp", "")))
         state = read_state(pod, container)
         if has_ended(pod, container):
-            return _classify_ended(pod, state.get("terminated") or {}, now)
+            ended = _classify_ended(pod, state.get("terminated") or {}, now)
+            return replace(ended, node=pod.get("spec", {}).get("nodeName"))
         return _classify_unfinished(pod, state, now, pull_grace)
     if batch_job is None:
         return Ended(Reason.PREEMPTED, "Its Job was deleted.", now)
@@ -127,7 +130,9 @@ def _classify_ended(pod: Object, terminated: Object, now: datetime) -> Ended:
         return Ended(reason, message, at, exit_code, result)
     if exit_code is None:
         text = str(status.get("message") or status.get("reason") or "its pod failed")
-        return Ended(Reason.PREEMPTED, text[:OUTPUT_MESSAGE_CHARACTERS], at, None, None)
+        return Ended(
+            Reason.NODE_ERROR, f"The node did not run the pod: {truncate(text, OUTPUT_MESSAGE_CHARACTERS)}", at
+        )
     tail = (
         output[-OUTPUT_MESSAGE_CHARACTERS:]
         if output

@@ -8,6 +8,7 @@ from finetune_api.finetunejob import Retries
 from finetune_api.reasons import USER_ERRORS, Reason
 
 LAST_BACKOFF_SECONDS = 600.0
+NO_TIME = timedelta()
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,25 @@ def decide(
             return GiveUp(f"failurePolicy.retries.onOutOfMemory ({retries.on_out_of_memory}) is used up")
         return RetryAt(last.at)
     stalls = sum(ending.reason is Reason.STALLED for ending in endings)
-    errors = sum(ending.reason is not Reason.PREEMPTED for ending in endings) - too_large - stalls
-    if last.reason is Reason.PREEMPTED:
+    node_errors = sum(ending.reason is Reason.NODE_ERROR for ending in endings)
+    preempted = sum(ending.reason is Reason.PREEMPTED for ending in endings)
+    errors = len(endings) - preempted - node_errors - too_large - stalls
+    if last.reason in (Reason.PREEMPTED, Reason.NODE_ERROR):
         preemptions = last.number - errors - too_large - stalls
         if preemptions > retries.on_preemption:
             return GiveUp(f"failurePolicy.retries.onPreemption ({retries.on_preemption}) is used up")
-        return RetryAt(last.at)
+        return RetryAt(
+            last.at + (_backoff(first_backoff, node_errors) if last.reason is Reason.NODE_ERROR else NO_TIME)
+        )
     if last.reason is Reason.STALLED:
         repeated, allowed, name = stalls, retries.on_stall, "onStall"
     else:
         repeated, allowed, name = errors, retries.on_error, "onError"
     if repeated > allowed:
         return GiveUp(f"failurePolicy.retries.{name} ({allowed}) is used up")
-    return RetryAt(last.at + timedelta(seconds=min(first_backoff * 2 ** (repeated - 1), LAST_BACKOFF_SECONDS)))
+    return RetryAt(last.at + _backoff(first_backoff, repeated))
+
+
+def _backoff(first: float, number: int) -> timedelta:
+    """Return the pause after the failure of this number, which doubles each time."""
+    return timedelta(seconds=min(first * 2 ** (number - 1), LAST_BACKOFF_SECONDS))

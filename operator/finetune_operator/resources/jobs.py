@@ -45,6 +45,7 @@ def build_trainer_job(
     revision: str | None,
     settings: Settings,
     adjustments: list[dict[str, str]],
+    avoided_nodes: Sequence[str] = (),
 ) -> Object:
     """Build the Job of one attempt.
 
@@ -55,6 +56,7 @@ def build_trainer_job(
         revision: Commit of an hf:// model, from the preflight.
         settings: The operator's settings.
         adjustments: What the ladder changed, for the report of the run.
+        avoided_nodes: Nodes that the scheduler takes only if no other one fits.
     """
     template = job.spec.pod_template
     container = {
@@ -70,6 +72,7 @@ def build_trainer_job(
         "tolerations": [toleration.to_json() for toleration in template.tolerations],
         "priorityClassName": template.priority_class_name,
         "runtimeClassName": template.runtime_class_name,
+        "affinity": _build_avoidance(avoided_nodes),
         "terminationGracePeriodSeconds": template.termination_grace_period_seconds,
     }
     batch_job = _build_job(
@@ -78,6 +81,15 @@ def build_trainer_job(
     if revision:
         batch_job["metadata"]["annotations"][REVISION_ANNOTATION] = revision
     return batch_job
+
+
+def _build_avoidance(nodes: Sequence[str]) -> dict[str, Any]:
+    """Build an affinity to all other nodes; a preference, so that a job in a cluster of one node goes on."""
+    if not nodes:
+        return {}
+    others = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in nodes]}
+    preference = {"weight": 100, "preference": others}
+    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preference]}}
 
 
 def _build_job(

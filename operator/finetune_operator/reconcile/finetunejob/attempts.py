@@ -10,7 +10,7 @@ from finetune_api import ladder
 from finetune_api.finetunejob import Adjustment, Attempt, FineTuneJob
 from finetune_api.limits import ATTEMPT_MESSAGE_CHARACTERS, truncate
 from finetune_api.messages import TrainerResult
-from finetune_api.reasons import Reason
+from finetune_api.reasons import NODE_REASONS, Reason
 from finetune_api.timestamps import format_timestamp, parse_timestamp
 from finetune_operator.kube.kinds import REVISION_ANNOTATION, Object
 from finetune_operator.policies.outcome import Ended, Running, Waiting, classify_pod
@@ -30,6 +30,7 @@ from finetune_operator.reconcile.finetunejob.status import (
 from finetune_operator.resources.jobs import build_trainer_job
 from finetune_operator.resources.names import TRAINER, job_name
 
+MAX_AVOIDED_NODES = 5
 PULL_CHECK_SECONDS = 10.0
 """How often a pod is looked at that cannot pull its image."""
 
@@ -149,6 +150,7 @@ def _plan_start(
         revision or _find_revision(context.observed.batch_jobs),
         context.settings,
         [change.to_json() for change in following.adjustments],
+        _list_bad_nodes(following.finished),
     )
     return _finish_plan(status, delete, create=create)
 
@@ -194,6 +196,7 @@ def _end_attempt(attempt: Attempt, outcome: Ended, status: JobStatusBuilder) -> 
         reason=SUCCEEDED if reason is None else str(reason),
         message=truncate(text, ATTEMPT_MESSAGE_CHARACTERS) or None,
         exit_code=outcome.exit_code,
+        node_name=outcome.node,
         resumed_from_step=result.resumed_from_step if result else None,
     )
     return ended, reason is None
@@ -215,6 +218,7 @@ def _replace(
     reason: str | None = None,
     message: str | None = None,
     exit_code: int | None = None,
+    node_name: str | None = None,
     resumed_from_step: int | None = None,
 ) -> Attempt:
     """Return the attempt with these values; None keeps what it has."""
@@ -223,6 +227,7 @@ def _replace(
         "reason": reason,
         "message": message,
         "exit_code": exit_code,
+        "node_name": node_name,
         "resumed_from_step": resumed_from_step,
     }
     return attempt.model_copy(update={name: value for name, value in changes.items() if value is not None})
@@ -234,6 +239,12 @@ def _read_reason(attempt: Attempt) -> Reason:
         return Reason(attempt.reason or "")
     except ValueError:
         return Reason.TRAINER_ERROR
+
+
+def _list_bad_nodes(finished: Sequence[Attempt]) -> list[str]:
+    """List the nodes on which the last attempts failed for a reason of the node's, the newest first."""
+    names = [attempt.node_name for attempt in reversed(finished) if _read_reason(attempt) in NODE_REASONS]
+    return list(dict.fromkeys(name for name in names if name))[:MAX_AVOIDED_NODES]
 
 
 def _find_revision(batch_jobs: Sequence[Object]) -> str | None:

@@ -100,7 +100,8 @@ def test_threads_do_not_spin_unless_the_user_wants_it() -> None:
 def test_progress_comes_back_after_an_outage_of_days(tmp_path: Path) -> None:
     reporter = Reporter("http://127.0.0.1:9", tmp_path / "token")
     reporter._failures = 5000
-    report = ProgressReport.model_validate({"progress": {"step": 1, "totalSteps": 2, "percent": 50, "updatedAt": ""}})
+    progress = {"step": 1, "totalSteps": 2, "percent": 50, "updatedAt": "2026-01-01T00:00:00Z"}
+    report = ProgressReport.model_validate({"progress": progress})
     reporter.submit(report)
     reporter._closing.wait(0.5)
     assert reporter._thread.is_alive()

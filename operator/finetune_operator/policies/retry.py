@@ -1,5 +1,6 @@
 """Decide whether and when a failed attempt is repeated, by the class of what ended it. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,7 +9,12 @@ from finetune_api.finetunejob import Retries
 from finetune_api.reasons import USER_ERRORS, Reason
 
 LAST_BACKOFF_SECONDS = 600.0
-NO_TIME = timedelta()
+BUDGETS: dict[str, str] = {
+    Reason.PREEMPTED: "onPreemption",
+    Reason.NODE_ERROR: "onPreemption",
+    Reason.STALLED: "onStall",
+}
+"""Fields of failurePolicy.retries that reasons count against; all others count against onError."""
 
 
 @dataclass(frozen=True)
@@ -50,33 +56,28 @@ def decide(
     last = endings[-1]
     if last.reason in USER_ERRORS:
         return GiveUp("another attempt with the same spec would fail in the same way")
-    too_large = sum(ending.too_large for ending in endings)
-    if last.too_large:
-        if end_of_ladder is not None:
-            return GiveUp(end_of_ladder)
-        if too_large > retries.on_out_of_memory:
-            return GiveUp(f"failurePolicy.retries.onOutOfMemory ({retries.on_out_of_memory}) is used up")
+    if last.too_large and end_of_ladder is not None:
+        return GiveUp(end_of_ladder)
+    budget = _find_budget(last)
+    used = Counter(map(_find_budget, endings))
+    used["onPreemption"] = last.number - (used.total() - used["onPreemption"])
+    allowed = {
+        "onError": retries.on_error,
+        "onOutOfMemory": retries.on_out_of_memory,
+        "onPreemption": retries.on_preemption,
+        "onStall": retries.on_stall,
+    }[budget]
+    if used[budget] > allowed:
+        return GiveUp(f"failurePolicy.retries.{budget} ({allowed}) is used up")
+    if last.too_large or last.reason is Reason.PREEMPTED:
         return RetryAt(last.at)
-    stalls = sum(ending.reason is Reason.STALLED for ending in endings)
-    node_errors = sum(ending.reason is Reason.NODE_ERROR for ending in endings)
-    preempted = sum(ending.reason is Reason.PREEMPTED for ending in endings)
-    errors = len(endings) - preempted - node_errors - too_large - stalls
-    if last.reason in (Reason.PREEMPTED, Reason.NODE_ERROR):
-        preemptions = last.number - errors - too_large - stalls
-        if preemptions > retries.on_preemption:
-            return GiveUp(f"failurePolicy.retries.onPreemption ({retries.on_preemption}) is used up")
-        return RetryAt(
-            last.at + (_backoff(first_backoff, node_errors) if last.reason is Reason.NODE_ERROR else NO_TIME)
-        )
-    if last.reason is Reason.STALLED:
-        repeated, allowed, name = stalls, retries.on_stall, "onStall"
-    else:
-        repeated, allowed, name = errors, retries.on_error, "onError"
-    if repeated > allowed:
-        return GiveUp(f"failurePolicy.retries.{name} ({allowed}) is used up")
-    return RetryAt(last.at + _backoff(first_backoff, repeated))
+    # preemptions, which are repeated at once, do not lengthen the pause after a node's error
+    alike = sum(_find_budget(ending) == budget and ending.reason is not Reason.PREEMPTED for ending in endings)
+    return RetryAt(last.at + timedelta(seconds=min(first_backoff * 2 ** (alike - 1), LAST_BACKOFF_SECONDS)))
 
 
-def _backoff(first: float, number: int) -> timedelta:
-    """Return the pause after the failure of this number, which doubles each time."""
-    return timedelta(seconds=min(first * 2 ** (number - 1), LAST_BACKOFF_SECONDS))
+def _find_budget(ending: Ending) -> str:
+    """Return the field of failurePolicy.retries that an ending counts against."""
+    if ending.too_large:
+        return "onOutOfMemory"
+    return BUDGETS.get(ending.reason, "onError")

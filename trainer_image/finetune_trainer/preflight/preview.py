@@ -1,15 +1,14 @@
 """Show what a training learns of the first rows: their texts, and the parts that the loss covers. Needs no weights."""
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.data_counts import Counts
 from finetune_trainer.data import files, rows, sources
-from finetune_trainer.data.chat_template import find_training_template
-from finetune_trainer.data.tokenizer import load_tokenizer, make_encoding
-from finetune_trainer.data.tokens import IGNORED, Encoder, TokenizedRow
-from finetune_trainer.preflight.tokenization import fetch_tokenizer
+from finetune_trainer.data.tokenizer import load_tokenizer
+from finetune_trainer.data.tokens import IGNORED, TokenizedRow
+from finetune_trainer.preflight.tokenization import fetch_tokenizer, make_encoder
 from finetune_trainer.runtime.settings import Settings
 
 EMPTY = "left out: it has no text to learn from"
@@ -73,10 +72,8 @@ def make_preview(settings: Settings, count: int, patience_seconds: float) -> Pre
     reader = rows.make_reader(data_files, spec.dataset, spec.objective, source.uri)
     directory = fetch_tokenizer(settings, settings.scratch / "tokenizer", patience_seconds)
     tokenizer = load_tokenizer(directory, trust_remote_code=spec.model.trust_remote_code)
-    template = find_training_template(tokenizer) if tokenizer.chat_template else None
-    encoding = replace(make_encoding(directory, template), assistant_only_loss=spec.dataset.assistant_only_loss)
     counts, refused = Counts(), list[str]()
-    encoder = Encoder(tokenizer, reader.layout, spec.training.max_length, counts, encoding, refused.append)
+    encoder = make_encoder(spec, directory, tokenizer, reader.layout, counts, refused.append)
     if reader.layout == "plain text":
         pieces = itertools.chain.from_iterable(files.read_text(file) for file in data_files)
         blocks = itertools.islice(encoder.encode_text(pieces), count)

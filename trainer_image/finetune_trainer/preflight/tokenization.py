@@ -1,19 +1,22 @@
 """Check that the model's tokenizer and chat template can encode the first rows of the dataset."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from finetune_api.data_counts import Counts
+from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.models import list_model_files
 from finetune_artifacts.objects import read_object
 from finetune_trainer.data.chat_template import find_training_template
+from finetune_trainer.data.columns import Layout
 from finetune_trainer.data.rows import Findings, refuse_bad_rows
 from finetune_trainer.data.tokenizer import TOKENIZER_FILES, load_tokenizer, make_encoding
-from finetune_trainer.data.tokens import Encoder
+from finetune_trainer.data.tokens import CHAT_LAYOUTS, Encoder
 from finetune_trainer.data.values import Row
 from finetune_trainer.hub import client
 from finetune_trainer.models import base_files
@@ -48,10 +51,6 @@ def check_tokenization(dataset: CheckResult, settings: Settings, _result: CheckR
     tokenizer = load_tokenizer(directory)
     if not dataset.sample or (dataset.chats and not tokenizer.chat_template):
         return
-    encoding = replace(
-        make_encoding(directory, find_training_template(tokenizer) if dataset.chats else None),
-        assistant_only_loss=spec.dataset.assistant_only_loss,
-    )
     findings = Findings()
 
     def rows() -> Iterator[Row]:
@@ -61,10 +60,33 @@ def check_tokenization(dataset: CheckResult, settings: Settings, _result: CheckR
             yield row
 
     assert dataset.layout is not None, "a sample has a layout"  # noqa: S101
-    encoder = Encoder(tokenizer, dataset.layout, spec.training.max_length, Counts(), encoding, findings.refuse)
+    encoder = make_encoder(spec, directory, tokenizer, dataset.layout, Counts(), findings.refuse)
     for _ in encoder.encode(rows()):
         pass
     refuse_bad_rows(findings, dataset.layout, spec.dataset.uri)
+
+
+def make_encoder(
+    spec: FineTuneJobSpec,
+    directory: Path,
+    tokenizer: Any,
+    layout: Layout,
+    counts: Counts,
+    refuse: Callable[[str], None],
+) -> Encoder:
+    """Make the encoder that the trainer would make.
+
+    Args:
+        spec: The job.
+        directory: The model's directory, with at least what ``fetch_tokenizer`` fetches.
+        tokenizer: The model's tokenizer.
+        layout: What the rows are.
+        counts: Updated with what happens to each row.
+        refuse: Called with the problem of a row that cannot be encoded.
+    """
+    template = find_training_template(tokenizer) if layout in CHAT_LAYOUTS else None
+    encoding = replace(make_encoding(directory, template), assistant_only_loss=spec.dataset.assistant_only_loss)
+    return Encoder(tokenizer, layout, spec.training.max_length, counts, encoding, refuse)
 
 
 def fetch_tokenizer(settings: Settings, directory: Path, patience_seconds: float) -> Path:

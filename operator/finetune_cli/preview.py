@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from finetune_cli.errors import CliError
-from finetune_cli.mounts import mount, parse_mounts, read_config_maps
-from finetune_cli.render import read_documents
-from finetune_cli.run import INVALID, Request, build_settings, read_job, require_trainer
+from finetune_cli.mounts import mount
+from finetune_cli.run import Request, build_settings, read_request, require_trainer
 
 if TYPE_CHECKING:
     from finetune_trainer.preflight.preview import Preview, PreviewedRow
@@ -28,10 +27,7 @@ MARKS = ("⟦", "⟧")
 
 def preview(request: Request, rows: int, output: Literal["text", "json"], environment: Mapping[str, str]) -> None:
     """Read and encode the first rows, and print them. Raises CliError with the reason why that cannot be done."""
-    documents = read_documents(request.file)
-    job = read_job(request, documents)
-    content = read_config_maps(documents)
-    mounted = parse_mounts(request.mounts, job.spec, content, INVALID)
+    job, mounted, content = read_request(request)
     require_trainer()
     from finetune_artifacts.errors import ArtifactError
     from finetune_trainer.runtime.failures import Failure

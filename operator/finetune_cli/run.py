@@ -24,7 +24,7 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.validation import problems
 from finetune_cli.changes import apply_changes
 from finetune_cli.errors import CliError
-from finetune_cli.mounts import mount, parse_mounts, read_config_maps
+from finetune_cli.mounts import Content, mount, parse_mounts, read_config_maps
 from finetune_cli.render import read_documents, render_object
 from finetune_cli.text import outcome
 
@@ -64,10 +64,7 @@ class Request:
 
 def run(request: Request, environment: Mapping[str, str]) -> NoReturn:
     """Check the file, train, and exit with the status of the result. Raises CliError for an invalid file."""
-    documents = read_documents(request.file)
-    job = read_job(request, documents)
-    content = read_config_maps(documents)
-    mounted = parse_mounts(request.mounts, job.spec, content, INVALID)
+    job, mounted, content = read_request(request)
     require_trainer()
     work = work_directory(request.output, job, environment)
     with lock_directory(work):
@@ -79,6 +76,14 @@ def run(request: Request, environment: Mapping[str, str]) -> NoReturn:
     sys.stderr.flush()
     # a thread that is still waiting for a service that is away must not hold up the end
     os._exit(exit_code(result))
+
+
+def read_request(request: Request) -> tuple[FineTuneJob, dict[str, Path], Content]:
+    """Read the file's job, the directories that it mounts by name, and the file's ConfigMaps. Raises CliError."""
+    documents = read_documents(request.file)
+    job = read_job(request, documents)
+    content = read_config_maps(documents)
+    return job, parse_mounts(request.mounts, job.spec, content, INVALID), content
 
 
 def read_job(request: Request, documents: list[Any]) -> FineTuneJob:

@@ -63,7 +63,7 @@ class Watchdog:
     def allowed_seconds(self) -> float:
         """Return how long the loop may be without progress now."""
         if not self._durations:
-            return max(WARM_UP_SECONDS, MIN_SECONDS)
+            return WARM_UP_SECONDS
         return max(MIN_SECONDS, MEDIAN_FACTOR * statistics.median(self._durations))
 
     def _watch(self) -> None:

@@ -10,7 +10,8 @@ ARG UV_VERSION=0.13.9
 RUN python3 -m venv /uv && /uv/bin/pip install --no-cache-dir --disable-pip-version-check --quiet uv==${UV_VERSION}
 COPY pyproject.toml uv.lock /lock/
 RUN export="/uv/bin/uv export --quiet --project /lock --frozen --no-dev --no-emit-project --no-header --no-annotate" \
- && ${export} --extra operator --extra agent --extra cli --extra data --output-file /lock/operator.txt \
+ && ${export} --extra operator --extra agent --extra cli --extra data --extra tokenizer \
+      --prune torch --prune accelerate --output-file /lock/operator.txt \
  && ${export} --extra trainer --extra tracking --output-file /lock/trainer.txt
 # Our own version, for importlib.metadata: the code is copied, not installed.
 RUN version="$(/uv/bin/uv version --project /lock --short --frozen)" \
@@ -32,13 +33,13 @@ ENV PATH=/opt/finetune/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp
 
 FROM base AS operator
-# All dependencies in one layer, which changes only with them. uv's cache would only swell the layer; a build that mounts one at
-# /root/.cache/uv sets UV_NO_CACHE to 0.
+# All dependencies in one layer, which changes only with them. The list is complete, so that TRL comes without torch. uv's cache would
+# only swell the layer; a build that mounts one at /root/.cache/uv sets UV_NO_CACHE to 0.
 ARG UV_NO_CACHE=1
 COPY --from=lock /lock/operator.txt /opt/finetune/requirements.txt
 RUN --mount=type=bind,from=lock,source=/uv,target=/uv \
     HOME=/root /uv/bin/uv pip install --quiet --python /opt/finetune/venv/bin/python --link-mode copy --compile-bytecode \
-      --require-hashes --requirements /opt/finetune/requirements.txt \
+      --no-deps --require-hashes --requirements /opt/finetune/requirements.txt \
  && printf '#!/opt/finetune/venv/bin/python\nfrom finetune_cli.main import app\n\napp()\n' > /opt/finetune/venv/bin/finetune \
  && chmod 755 /opt/finetune/venv/bin/finetune
 # The code last: a change of it moves kilobytes. unchecked-hash makes equal bytecode of equal sources.

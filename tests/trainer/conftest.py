@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.runtime.libraries import library_environment
+from tools.testing.preflight_image import make_site
 from tools.testing.s3_server import S3Server, running_s3
 from tools.testing.tiny_model import make_tiny_model
 from tools.testing.trainer_jobs import Workbench
@@ -23,6 +24,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running S3 service."""
     with running_s3(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def preflight_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the packages of the preflight's image."""
+    return make_site(tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from finetune_api.messages import PreflightResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.settings import Settings
+from tools.testing.preflight_image import run_in_image
 from tools.testing.s3_server import write_secret
 from tools.testing.tiny_model import make_tiny_model
 from tools.testing.trainer_jobs import CHATS, ROWS, Workbench, jsonl
@@ -365,7 +364,7 @@ def test_all_problems_are_told_at_once(bench: Workbench) -> None:
 
 
 @pytest.fixture
-def preflight_pod(bench: Workbench) -> Callable[[str], tuple[int, bytes, str]]:
+def preflight_pod(bench: Workbench, preflight_image: Path) -> Callable[[str], tuple[int, bytes, str]]:
     """Runs the preflight as its pod does; returns exit code, termination message and log."""
 
     def run(job: str) -> tuple[int, bytes, str]:
@@ -374,13 +373,10 @@ def preflight_pod(bench: Workbench) -> Callable[[str], tuple[int, bytes, str]]:
             "FINETUNE_JOB": job,
             "FINETUNE_MOUNTS": str(bench.mounts),
             "FINETUNE_TERMINATION_LOG": str(log),
+            "FINETUNE_SCRATCH": str(bench.directory / "scratch"),
             "HOME": str(bench.directory),
         }
-        code = "import sys, runpy; sys.modules.update(torch=None, transformers=None, tokenizers=None); "
-        code += "runpy.run_module('finetune_trainer', run_name='__main__')"
-        done = subprocess.run(
-            [sys.executable, "-c", code, "preflight"], env=environment, capture_output=True, text=True, check=False
-        )
+        done = run_in_image(preflight_image, "-m", "finetune_trainer", "preflight", environment=environment)
         return done.returncode, log.read_bytes(), done.stdout + done.stderr
 
     return run

@@ -23,7 +23,7 @@ from finetune_operator.settings import Settings
 
 DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 """Container that ``kubectl logs`` shows, also beside sidecars that somebody injects."""
-PREFLIGHT_RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}}
+PREFLIGHT_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 
 
 def build_preflight_job(resource: Object, job: FineTuneJob, attempt: int, settings: Settings) -> Object:

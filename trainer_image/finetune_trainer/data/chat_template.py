@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,10 +100,18 @@ class ChatTemplate:
 
     @cached_property
     def _form(self) -> MessageForm:
-        """The form in which a template writes the contents of messages."""
+        """The form in which a template writes the contents of messages.
+
+        Raises:
+            TemplateRefusalError: The template leaves them out.
+        """
         chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
         forms = (MessageForm(), MessageForm(parts=True))
-        return self._find(chat, (QUESTION, ANSWER), iter(forms)) or MessageForm()
+        if found := self._find(chat, (QUESTION, ANSWER), iter(forms)):
+            return found
+        if self._find(chat, (), iter(forms)):
+            raise TemplateRefusalError("it does not write the contents of messages")
+        return MessageForm()
 
     @cached_property
     def _tool_form(self) -> MessageForm:
@@ -133,13 +141,10 @@ def find_training_template(tokenizer: Any) -> str | None:
     """Return TRL's training template for the tokenizer's template; None if there is none, or it needs none."""
     if not tokenizer.chat_template or any(_is_marked(text) for text in _texts(tokenizer.chat_template)):
         return None
-    get: Callable[[Any], str | None]
+    from trl.chat_template_utils import get_training_chat_template
+
     try:
-        from trl.chat_template_utils import get_training_chat_template as get
-    except ImportError:  # the preflight's image has no TRL
-        return None
-    try:
-        return get(tokenizer)
+        return get_training_chat_template(tokenizer)
     except Exception:  # noqa: BLE001 -- TRL tries the template, which may fail in any way; ValueError if it is unknown
         return None
 

@@ -10,13 +10,13 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_trainer.data import tokens
 from finetune_trainer.methods import starting_adapter
-from finetune_trainer.preflight import tokenization
 from finetune_trainer.preflight.adapter import check_adapter
 from finetune_trainer.preflight.dataset import check_dataset
 from finetune_trainer.preflight.findings import CheckResult
 from finetune_trainer.preflight.hardware import check_settings
 from finetune_trainer.preflight.model import check_model
 from finetune_trainer.preflight.output import check_output
+from finetune_trainer.preflight.tokenization import check_tokenization
 from finetune_trainer.runtime import result
 from finetune_trainer.runtime.failures import Failure, describe_exception
 from finetune_trainer.runtime.logs import log, phase
@@ -57,8 +57,8 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
     dataset, model, adapter = results[2:5]
     check_chat_template(dataset, model)
     check_revision(adapter, model)
-    if not (dataset.problems or model.problems) and tokenization.can_check(settings):
-        check_tokens = partial(tokenization.check_tokenization, dataset)
+    if not (dataset.problems or model.problems):
+        check_tokens = partial(check_tokenization, dataset)
         results.append(run_check("spec.model", check_tokens, settings, patience_seconds))
     return PreflightResult(
         problems=[problem for found in results for problem in found.problems],

@@ -1,6 +1,5 @@
 """Check that the model's tokenizer and chat template can encode the first rows of the dataset."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +22,14 @@ from finetune_trainer.models import base_files
 from finetune_trainer.preflight.findings import CheckResult
 from finetune_trainer.runtime.settings import Settings
 
-LIBRARIES = ("transformers", "trl")
-"""Libraries that the check needs; the small image of a cluster's preflight has none of them."""
 
-
-def can_check(settings: Settings) -> bool:
-    """Return whether the libraries are here, and no code of the model's own is needed."""
-    installed = all(importlib.util.find_spec(name) is not None for name in LIBRARIES)
-    return installed and not settings.job.spec.model.trust_remote_code
-
-
-def check_tokenization(dataset: CheckResult, settings: Settings, _result: CheckResult, patience_seconds: float) -> None:
+def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckResult, patience_seconds: float) -> None:
     """Encode the first rows as the trainer does.
 
     Args:
         dataset: The findings of the dataset's check, with the first rows.
         settings: The attempt's settings.
+        result: Gets a warning if the tokenizer cannot be tried.
         patience_seconds: How long S3 may be away.
 
     Raises:
@@ -47,6 +38,12 @@ def check_tokenization(dataset: CheckResult, settings: Settings, _result: CheckR
         ArtifactError: S3 fails or refuses.
     """
     spec = settings.job.spec
+    if spec.model.trust_remote_code:
+        result.warnings.append(
+            "spec.model.trustRemoteCode: the tokenizer and the chat template are tried in the training only, because "
+            "the preflight runs no code of the model"
+        )
+        return
     directory = fetch_tokenizer(settings, settings.scratch / "tokenizer", patience_seconds)
     tokenizer = load_tokenizer(directory)
     if not dataset.sample or (dataset.chats and not tokenizer.chat_template):

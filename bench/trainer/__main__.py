@@ -18,7 +18,7 @@ AIMS = {"overhead": "≤ 2 %", "script": "≥ 3", "loss": "≤ 2 %", "refused": 
 LARGE = Size(hidden=1024, layers=12, rows=6200)
 """What the time to the first step is taken of: 150 million weights, and all the texts there are."""
 TINY = Size(64, 2, 350, 64, rows=40, overhead_steps=4, checkpoint_every=2, rounds=0, starts=1, compiled=False)
-PARTS = ("overhead", "script", "start", "switches")
+PARTS = ("overhead", "script", "start", "switches", "phases")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -114,6 +114,12 @@ def table(found: dict[str, Any]) -> Table:
         for name, seconds in part["phases"].items():
             again = part["phases_of_second_attempt"].get(name)
             shown.add_row(f"  {name}", f"{seconds:.1f}", f"again: {again:.1f}" if again is not None else "")
+    if part := found.get("phases"):
+        total = sum(part["seconds"].values())
+        shown.add_row("a whole run, seconds of one GPU or CPU", f"{total:.1f}", "", "")
+        for name, seconds in part["seconds"].items():
+            shown.add_row(f"  {name}", f"{seconds:.1f}", f"{seconds / total:.0%}")
+        shown.add_row("  not training", f"{part['not_training']:.0%}", "", "")
     return shown
 
 

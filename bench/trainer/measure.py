@@ -35,15 +35,26 @@ def measure(size: Size, start: Size, parts: tuple[str, ...], told: Told) -> dict
             found["script"] = _script(data, server, directory, told)
         if "switches" in parts:
             found["switches"] = _switches(data, server, directory, told)
-        if "start" in parts:
+        if {"start", "phases"} & set(parts):
             told("making a larger model")
-            found["start"] = _start(make(directory / "large", start), server, directory, told)
+            larger = make(directory / "large", start)
+            if "start" in parts:
+                found["start"] = _start(larger, server, directory, told)
+            if "phases" in parts:
+                told("a whole run")
+                usage = Starts(larger, server, directory, "phases", steps=start.overhead_steps).whole()
+                found["phases"] = {"seconds": usage.phases, "not_training": share_not_training(usage.phases)}
     return found
 
 
 def spread(values: list[float]) -> dict[str, float]:
     """Median and extremes."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def share_not_training(phases: dict[str, float]) -> float:
+    """Return the share of the time of a run that is not training."""
+    return 1 - phases.get("train", 0.0) / sum(phases.values())
 
 
 def _overhead(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:

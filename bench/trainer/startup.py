@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.trainer.data import BenchData
+from finetune_api.finetunejob import Usage
+from finetune_api.messages import TrainerResult
 from tools.testing.s3_server import S3Server
 from tools.testing.trainer_jobs import Workbench
 
@@ -29,13 +31,14 @@ class Start:
 class Starts:
     """A job on a disk that stays, as a workstation's does, so that a second attempt finds what the first one made."""
 
-    def __init__(self, data: BenchData, server: S3Server, directory: Path, name: str) -> None:
+    def __init__(self, data: BenchData, server: S3Server, directory: Path, name: str, steps: int = 2) -> None:
         self._bench = Workbench(server, server.create_bucket(f"bench-{name}"), data.model, directory / name)
         self._bench.dataset(BenchData.jsonl(data.texts))
         self._scratch = directory / name / "scratch"
+        self._termination_log = self._bench.directory / "termination-log"
         self._job = self._bench.job(
             dataset={"uri": "configmap://data/train.jsonl", "format": "text"},
-            training={"maxSteps": 2, "maxLength": data.size.max_length, "packing": True},
+            training={"maxSteps": steps, "maxLength": data.size.max_length, "packing": True},
         )
 
     def attempt(self) -> Start:
@@ -55,6 +58,15 @@ class Starts:
                     return Start(phases, ended)
         raise RuntimeError("".join(lines))
 
+    def whole(self) -> Usage:
+        """Run to the end and return what the trainer says of its time. Raises RuntimeError if it does not succeed."""
+        with self._process(self._job) as process:
+            output, _ = process.communicate()
+        result = TrainerResult.model_validate_json(self._termination_log.read_bytes())
+        if result.reason != "Succeeded" or result.usage is None:
+            raise RuntimeError(output)
+        return result.usage
+
     def refusal(self) -> float:
         """Seconds until a job with a wrong field is refused."""
         spec = self._job["spec"]
@@ -71,7 +83,7 @@ class Starts:
             "FINETUNE_JOB": json.dumps(job),
             "FINETUNE_MOUNTS": str(self._bench.mounts),
             "FINETUNE_SCRATCH": str(self._scratch),
-            "FINETUNE_TERMINATION_LOG": str(self._bench.directory / "termination-log"),
+            "FINETUNE_TERMINATION_LOG": str(self._termination_log),
             "PYTHONUNBUFFERED": "1",
         }
         return subprocess.Popen(

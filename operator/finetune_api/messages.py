@@ -10,7 +10,15 @@ from pydantic import Field
 from finetune_api.base import Lenient
 from finetune_api.data_counts import Counts
 from finetune_api.engines import EngineName
-from finetune_api.finetunejob import AdapterStatus, CheckpointStatus, Estimate, EvaluationStatus, Progress, ReportStatus
+from finetune_api.finetunejob import (
+    AdapterStatus,
+    CheckpointStatus,
+    Estimate,
+    EvaluationStatus,
+    Progress,
+    ReportStatus,
+    Usage,
+)
 from finetune_api.reasons import Reason, ReasonWord
 
 REPORT_AUDIENCE = "finetune-operator.io"
@@ -57,6 +65,7 @@ class TrainerResult(Lenient):
     progress: Progress | None = None
     data: Counts | None = None
     report: ReportStatus | None = None
+    usage: Usage | None = None
     warnings: list[str] = []
 
 

@@ -185,6 +185,7 @@ def check_and_train(settings: "Settings", request: Request, environment: Mapping
     from finetune_trainer.attempt import run_attempt
     from finetune_trainer.runtime import logs
     from finetune_trainer.runtime.interruption import Interruption
+    from finetune_trainer.runtime.phase_clock import CLOCK
     from finetune_trainer.session.run import Run
 
     screen = Screen()
@@ -198,6 +199,7 @@ def check_and_train(settings: "Settings", request: Request, environment: Mapping
         message = "; ".join(str(problem) for problem in checked.problems)
         return TrainerResult(reason=checked.problems[0].reason, message=message, warnings=checked.warnings)
     state = Run(warnings=list(checked.warnings))
+    CLOCK.restart()
 
     def leave() -> NoReturn:
         # the signal may have come in the middle of a line, whose stream must not be entered twice

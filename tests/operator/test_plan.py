@@ -260,6 +260,22 @@ def test_the_warnings_of_many_attempts_are_bounded() -> None:
     assert max(map(len, shown)) == 1024
 
 
+def test_the_gpu_time_of_all_attempts_adds_up() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(terminated(40, trainer("Preempted", usage={"gpuSeconds": 30.5, "phases": {"train": 30.5}})))
+    cluster.settle()
+    cluster.set_pod(terminated(40, "its message is lost"))
+    cluster.settle()
+    assert cluster.resource["status"]["usage"] == {"gpuSeconds": 30.5, "phases": {"train": 30.5}}
+    usage = {"gpuSeconds": 12.0, "phases": {"train": 10.0, "publish": 2.0, "of a newer trainer": 1.0, "bad": "x"}}
+    cluster.set_pod(terminated(40, trainer("Preempted", usage=usage)))
+    cluster.settle()
+    assert cluster.resource["status"]["usage"] == {
+        "gpuSeconds": 42.5,
+        "phases": {"train": 40.5, "publish": 2.0, "of a newer trainer": 1.0},
+    }
+
+
 def test_a_job_that_somebody_deleted_is_a_preemption() -> None:
     cluster = after_preflight()
     cluster.jobs.pop("a-train-1")

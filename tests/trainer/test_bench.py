@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.trainer.__main__ import main, picture, table
 from bench.trainer.contenders import Course
-from bench.trainer.measure import loss_difference
+from bench.trainer.measure import loss_difference, share_not_training
 from bench.trainer.startup import FIRST_STEP
 from finetune_trainer.runtime.logs import log
 
@@ -41,12 +41,29 @@ def test_each_comparison_is_measured_and_shown(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.exhaustive  # it starts the trainer several times
+def test_a_whole_run_is_told_by_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tiny", "--only", "phases", "--output", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    seconds = found["phases"]["seconds"]
+    assert {"import", "load", "train", "verify", "publish"} <= set(seconds)
+    assert 0 < found["phases"]["not_training"] < 1
+    page = io.StringIO()
+    Console(width=160, file=page).print(table({"threads": "1", **found}))
+    assert "not training" in page.getvalue()
+
+
+@pytest.mark.exhaustive  # it starts the trainer several times
 def test_the_time_to_the_first_step_is_told_by_phase(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tiny", "--only", "start", "--output", "json"]) == 0
     start = json.loads(capsys.readouterr().out)["start"]
     assert start["first_step"]["median"] > start["wrong_job_refused"]["median"] > 0
     assert {"importing torch, transformers, peft and trl"} <= set(start["phases"])
     assert FIRST_STEP not in start["phases"]
+
+
+def test_the_share_that_is_not_training() -> None:
+    assert share_not_training({"load": 1.0, "train": 3.0}) == 0.25
+    assert share_not_training({"load": 1.0}) == 1
 
 
 def test_losses_are_compared_by_the_tokens_that_were_seen() -> None:

@@ -42,6 +42,22 @@ def test_rows_become_a_verified_adapter(bench: Workbench, method: str) -> None:
         ["vllm"],
     )
     assert manifest.target_modules == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert result.usage is not None
+    assert result.usage.gpu_seconds == 0, "a job without GPUs holds none"
+    assert {
+        "import",
+        "fetch",
+        "tokenize",
+        "load",
+        "hash",
+        "train",
+        "checkpoint",
+        "verify",
+        "evaluate",
+        "publish",
+    } < set(result.usage.phases)
+    assert result.usage.phases["train"] > 0
+    assert b"What the GPUs were held for" in bench.read("team/job/adapter/report.html")
     if method == "lora":
         assert manifest.verification["maxLogitDifference"] < 1e-5
     assert run.progress is not None

@@ -12,6 +12,7 @@ from finetune_api.uris import S3Uri
 from finetune_artifacts.objects import read_object
 from finetune_trainer.attempt import run_attempt
 from finetune_trainer.runtime.interruption import Interruption
+from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
@@ -162,6 +163,7 @@ def alone(result: TrainerResult) -> None:
 def train(settings: Settings, reporter: Callable[[Interruption], Reporter] | None = None) -> tuple[TrainerResult, Run]:
     """Run one attempt in this process."""
     run, interruption = Run(), Interruption(60, never)
+    CLOCK.restart()
     chosen = reporter(interruption) if reporter else Reporter(None, Path())
     return run_attempt(settings, run, interruption, chosen, alone), run
 

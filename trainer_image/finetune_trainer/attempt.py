@@ -14,6 +14,7 @@ from finetune_trainer.runtime import result
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.logs import log, phase
+from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session import tracking
 from finetune_trainer.session.fetch import fetch_inputs
@@ -31,7 +32,7 @@ def main(settings: Settings) -> int:
     run = Run()
 
     def leave() -> None:
-        outcome = run.failure or run.result(Reason.PREEMPTED, "asked to stop")
+        outcome = with_usage(run.failure or run.result(Reason.PREEMPTED, "asked to stop"), settings)
         result.write(outcome, settings.termination_log)
         # the signal may have come in the middle of a log line, whose stream must not be entered twice
         os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
@@ -57,6 +58,11 @@ def exit_code(outcome: TrainerResult) -> int:
     return EXIT_CODES.get(Reason(outcome.reason), EXIT_CODES[Reason.TRAINER_ERROR])
 
 
+def with_usage(outcome: TrainerResult, settings: Settings) -> TrainerResult:
+    """Return the result with the GPU time of this process so far."""
+    return outcome.model_copy(update={"usage": CLOCK.measure_usage(settings.job.spec.resources.gpus_per_node)})
+
+
 def run_attempt(
     settings: Settings,
     run: Run,
@@ -79,11 +85,11 @@ def run_attempt(
         log.error("%s: %s", reason, message)
         run.failure = run.result(reason, message)
         run.report = failed.publish_failed_report(settings, run, Failure(reason, message), interruption)
-        abandon(run.failure.model_copy(update={"report": run.report}))
+        abandon(with_usage(run.failure.model_copy(update={"report": run.report}), settings))
 
     workers = Workers(give_up, interruption)
     try:
-        return fetch_and_train(settings, run, interruption, reporter, workers, give_up)
+        return with_usage(fetch_and_train(settings, run, interruption, reporter, workers, give_up), settings)
     except BaseException as error:  # noqa: BLE001 -- every end of an attempt has a reason
         reason, message = classify(error)
         if reason is Reason.NCCL_ERROR and (cause := workers.failure(CAUSE_SECONDS)):
@@ -98,7 +104,7 @@ def run_attempt(
         if reason is not Reason.PREEMPTED:
             run.failure = ended
             run.report = run.report or failed.publish_failed_report(settings, run, error, interruption)
-        return ended.model_copy(update={"report": run.report})
+        return with_usage(ended.model_copy(update={"report": run.report}), settings)
     finally:
         workers.close()
 
@@ -133,7 +139,7 @@ def fetch_and_train(
         comparison_cleanup.delete_comparison_files(settings, output)
         return finished
     if settings.expects_gpus:
-        with phase("looking for the GPUs"):
+        with phase("looking for the GPUs", "import"):
             from finetune_trainer.models.visible_gpus import require_gpus
         require_gpus(job.spec.resources)
     run.owns_output = True
@@ -141,7 +147,7 @@ def fetch_and_train(
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         (settings.scratch / "run").mkdir(parents=True)
     with fetch_inputs(settings, PATIENCE_SECONDS) as wait_for_inputs:
-        with phase("importing torch, transformers, peft and trl"):
+        with phase("importing torch, transformers, peft and trl", "import"):
             from finetune_trainer import recipe
         inputs = wait_for_inputs()
     trackers, succeeded = tracking.Trackers(settings), False

@@ -26,6 +26,7 @@ from finetune_trainer.publish import merging, publishing, trained_adapter
 from finetune_trainer.runtime.background import start_thread
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import phase
+from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.session.session import Session
 from finetune_trainer.training import model as training_model
 from finetune_trainer.training import objectives
@@ -79,7 +80,7 @@ def prepare(session: Session) -> Prepared:
         date = process_group.broadcast(None) if process.local_rank else None
         tokenizer = load_tokenizer(session.inputs.model, trust_remote_code=model.trust_remote_code)
         base = start_thread(partial(training_model.load_base, session, tokenizer))
-        with phase("preparing the data while the model loads"):
+        with phase("preparing the data while the model loads", "tokenize"):
             examples = prepare_data(session, tokenizer, date)
     if not process.local_rank:
         process_group.broadcast(session.run.template_date)
@@ -130,10 +131,13 @@ def train(session: Session, prepared: Prepared) -> trained_adapter.TrainedAdapte
     trained = train_model(session, tokenizer=prepared.tokenizer, examples=prepared.examples, take_base=prepared.base)
     if trained is None:
         return None
-    with phase("saving the adapter"):
+    with phase("saving the adapter", "publish"):
         is_adapter = session.settings.job.spec.method.full is None
-        if is_adapter and loading.base_digest(trained.model) != trained.base_digest:
-            raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
+        if is_adapter:
+            with CLOCK.spend("hash"):
+                unchanged = loading.base_digest(trained.model) == trained.base_digest
+            if not unchanged:
+                raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
         return trained_adapter.save_adapter(session, trained, prepared.examples)
 
 
@@ -148,7 +152,7 @@ def verify(session: Session, prepared: Prepared, adapter: trained_adapter.Traine
     # a reward model scores texts and writes none
     sample_count = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose_prompts(prepared.tokenizer, examples.held_out, sample_count)
-    with phase("verifying the adapter on a fresh base"):
+    with phase("verifying the adapter on a fresh base", "verify"):
         verification_result, measure = device.run_on_gpu_or_cpu(
             lambda on_cpu: verify_on_fresh_base(session, prepared, adapter, prompts, on_cpu=on_cpu)
         )
@@ -202,7 +206,7 @@ def compare_with_full(
     if not session.settings.job.spec.evaluation.compare_with_full:
         return verified
     device.free_memory()
-    with phase("full fine-tuning of the base, to compare the adapter with"):
+    with phase("full fine-tuning of the base, to compare the adapter with", "evaluate"):
         evaluation = full_comparison.compare(
             session,
             adapter=adapter,
@@ -227,9 +231,9 @@ def publish(
     result = verified.verification
     if session.settings.job.spec.output.merged_model and verified.refusal is None:
         result = replace(result, differences=result.differences | merge(session, adapter))
-    with phase("writing the report"):
+    with phase("writing the report", "publish"):
         publishing.write_report(session, adapter, result, prepared.examples, verified.prompts)
-    with phase("uploading the adapter"):
+    with phase("uploading the adapter", "publish"):
         outcome = (
             publishing.publish(session, adapter, result)
             if verified.refusal is None
@@ -245,7 +249,7 @@ def merge(session: Session, adapter: trained_adapter.TrainedAdapter) -> dict[str
     """Merge the adapter into the base in the training's precision; returns how far the result differs."""
     precision = device.choose_precision(session.settings.job.spec.training)
     load_base = training_model.fresh_base_loader(session, device.DTYPES[precision])
-    with phase("merging the adapter into the base"):
+    with phase("merging the adapter into the base", "publish"):
         return device.run_on_gpu_or_cpu(
             lambda on_cpu: merging.merge(
                 session.inputs.model,

@@ -18,6 +18,7 @@ from finetune_api.finetunejob.status import (
     Phase,
     Progress,
     ReportStatus,
+    Usage,
 )
 from finetune_api.finetunejob.training import Objective, Preference, Training
 
@@ -52,4 +53,5 @@ __all__ = [
     "StartingAdapter",
     "Toleration",
     "Training",
+    "Usage",
 ]

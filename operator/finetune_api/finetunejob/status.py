@@ -1,6 +1,6 @@
 """The status of a FineTuneJob: what the operator reports."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -130,6 +130,25 @@ class ReportStatus(Model):
     )
 
 
+class Usage(Model):
+    """How long GPUs were held, and for what."""
+
+    gpu_seconds: float = Field(description="Seconds of the trainer, times its GPUs. 0 for a job without GPUs.", ge=0)
+    phases: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="gpuSeconds by phase: import, fetch, tokenize, load, hash, train, checkpoint, verify, evaluate, "
+        "publish, other. Plain seconds for a job without GPUs.",
+    )
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Return the sum of two usages."""
+        names = [*self.phases, *(name for name in other.phases if name not in self.phases)]
+        return Usage(
+            gpu_seconds=round(self.gpu_seconds + other.gpu_seconds, 1),
+            phases={name: round(self.phases.get(name, 0) + other.phases.get(name, 0), 1) for name in names},
+        )
+
+
 class AdapterStatus(Model):
     """The finished adapter in S3."""
 
@@ -165,6 +184,7 @@ class FineTuneJobStatus(Model):
     evaluation: EvaluationStatus | None = Field(None, description="Base against adapter on held-out rows.")
     adapter: AdapterStatus | None = Field(None, description="The finished, verified adapter.")
     report: ReportStatus | None = Field(None, description="What to look at to judge the run.")
+    usage: Usage | None = Field(None, description="GPU time of all attempts that left a result.")
     warnings: list[str] = Field(
         default_factory=list, description="What the preflight and the trainer found worth a look."
     )

@@ -12,6 +12,7 @@ from finetune_trainer.distributed import random_state
 from finetune_trainer.methods import adalora
 from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.runtime.phase_clock import CLOCK
 
 PEFT_FILE, REST_FILE = "adapter_model.safetensors", "trained.safetensors"
 """What PEFT saves of the trained weights, and the rest of them."""
@@ -29,6 +30,10 @@ class ExactResumeMixin:
     args: Any
     state: Any
     current_gradient_accumulation_steps: int
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with CLOCK.spend("checkpoint"):
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         directory = Path(output_dir or self.args.output_dir)

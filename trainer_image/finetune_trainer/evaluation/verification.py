@@ -23,6 +23,7 @@ from finetune_trainer.methods import bottleneck
 from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
+from finetune_trainer.runtime.phase_clock import CLOCK
 
 CANDIDATES, SAMPLES, SAMPLE_TOKENS = 12, 4, 48
 EXACT_TOLERANCE = 1e-3
@@ -156,8 +157,8 @@ def verify(
     """
     base = load_base(base_directory)
     base_answers = [_logprobs_or_scores(compute_logits(base, ids), ids) for ids in trained.token_ids]
-    base_measured, base_general = measure(base), forgetting.measure_loss(base, general)
-    base_texts = ask(base)
+    with CLOCK.spend("evaluate"):
+        base_measured, base_general, base_texts = measure(base), forgetting.measure_loss(base, general), ask(base)
     tuned = load_tuned(base, adapter, load_base)
     answers, logit_difference, logprob_difference = [], 0.0, 0.0
     for ids, expected, before in zip(trained.token_ids, trained.logits, base_answers, strict=True):
@@ -166,7 +167,8 @@ def verify(
         logit_difference = max(logit_difference, float((logits - expected).abs().max()))
         logprob_difference = max(logprob_difference, _mean_difference(after, _logprobs_or_scores(expected, ids)))
         answers.append((ids, before, after))
-    measured = measure(tuned)
+    with CLOCK.spend("evaluate"):
+        measured, tuned_general, tuned_texts = measure(tuned), forgetting.measure_loss(tuned, general), ask(tuned)
     base_loss, loss = base_measured.loss, measured.loss
     _refuse_mismatch(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
     answers.sort(key=lambda answer: _mean_difference(answer[1], answer[2]), reverse=True)
@@ -186,7 +188,7 @@ def verify(
         perplexity=_rounded(measured.perplexity),
         base_accuracy=_rounded(base_measured.accuracy),
         accuracy=_rounded(measured.accuracy),
-        forgetting=forgetting.compare_losses(base_general, forgetting.measure_loss(tuned, general), len(general)),
+        forgetting=forgetting.compare_losses(base_general, tuned_general, len(general)),
     )
     log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
     warnings = (
@@ -203,7 +205,7 @@ def verify(
             "meanAdapterEffect": effect,
         },
         warnings,
-        (base_texts, ask(tuned)),
+        (base_texts, tuned_texts),
     )
 
 

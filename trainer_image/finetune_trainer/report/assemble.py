@@ -87,6 +87,7 @@ def assemble_report(
         verification=verification,
         quantised=spec.method.quantization is not None,
         warnings=list(dict.fromkeys(run.warnings)),
+        usage=fields.describe_usage(settings),
     )
 
 

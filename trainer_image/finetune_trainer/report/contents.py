@@ -35,6 +35,15 @@ class DataShape:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """GPU-seconds of one phase of the attempt, and their share in percent; plain seconds without a GPU."""
+
+    phase: str
+    seconds: float
+    percent: float
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt.
 
@@ -80,6 +89,7 @@ class FailedReport:
     attempts: list[Attempt]
     versions: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    usage: list[Spent] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -115,3 +125,4 @@ class Report:
     verification: dict[str, float]
     quantised: bool = False
     warnings: list[str] = field(default_factory=list)
+    usage: list[Spent] = field(default_factory=list)

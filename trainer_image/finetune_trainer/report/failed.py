@@ -115,6 +115,7 @@ def assemble_failed_report(settings: Settings, run: Run, failure: TrainerResult,
         attempts=fields.list_attempts(run),
         versions=libraries.library_versions(),
         warnings=list(dict.fromkeys(run.warnings)),
+        usage=fields.describe_usage(settings),
     )
 
 

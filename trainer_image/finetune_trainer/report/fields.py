@@ -4,8 +4,9 @@ import itertools
 
 from finetune_api.data_counts import LENGTHS, Counts
 from finetune_trainer.data.rows import describe_layout
-from finetune_trainer.report.contents import Attempt, Bar, DataShape
+from finetune_trainer.report.contents import Attempt, Bar, DataShape, Spent
 from finetune_trainer.runtime.effective_settings import Setting, list_effective_settings
+from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import Run
 
@@ -24,6 +25,14 @@ def list_attempts(run: Run) -> list[Attempt]:
         Attempt(item["number"], item["startedAt"], item["resumedFromStep"], item["device"], item.get("adjustments", []))
         for item in run.attempts
     ]
+
+
+def describe_usage(settings: Settings) -> list[Spent]:
+    """Describe for what the GPUs were held in this attempt so far; empty if nothing was measured."""
+    gpus = settings.job.spec.resources.gpus_per_node
+    phases = CLOCK.measure_usage(gpus).phases
+    total = sum(phases.values()) or 1.0
+    return [Spent(name, seconds, 100 * seconds / total) for name, seconds in phases.items()]
 
 
 def describe_shape(counts: Counts) -> DataShape:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from finetune_trainer.runtime.phase_clock import CLOCK, PhaseName
+
 _START = time.monotonic()
 log = logging.getLogger("finetune_trainer")
 SHOWN_AS_BAR = "shown_as_bar"
@@ -48,9 +50,10 @@ def configure(destination: logging.Handler | None = None, *, worker: str = "") -
 
 
 @contextmanager
-def phase(name: str) -> Iterator[None]:
-    """Log the start of a phase, and how long it took."""
+def phase(name: str, counts_as: PhaseName = "other") -> Iterator[None]:
+    """Log the start of a phase, and how long it took; ``counts_as`` is its name in ``status.usage``."""
     log.info("%s …", name)
     start = time.monotonic()
-    yield
+    with CLOCK.spend(counts_as):
+        yield
     log.info("%s: done in %.1f s", name, time.monotonic() - start)

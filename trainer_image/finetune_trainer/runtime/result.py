@@ -11,7 +11,7 @@ from finetune_api.messages import PreflightResult, TrainerResult
 log = logging.getLogger(__name__)
 NEVER_CUT = ("uri", "hub", "digest")
 """Fields that are not cut: a part of an address or of a digest is of no use."""
-OPTIONAL_SECTIONS = ("data", "progress", "report", "warnings", "evaluation")
+OPTIONAL_SECTIONS = ("data", "progress", "usage", "report", "warnings", "evaluation")
 """Sections that are dropped, in this order, if the result is too long even with short texts."""
 
 

@@ -35,7 +35,7 @@ def fetch_inputs(settings: Settings, patience_seconds: float) -> Iterator[Callab
         data = pool.submit(fetch_data, settings, patience_seconds)
 
         def wait_for_inputs() -> Inputs:
-            with phase("waiting for the model and the data"):
+            with phase("waiting for the model and the data", "fetch"):
                 dataset, validation = data.result()
                 directory, commit = model.result()
             start = adapter.result()

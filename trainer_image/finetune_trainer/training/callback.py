@@ -21,6 +21,7 @@ from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.logs import SHOWN_AS_BAR, log
+from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
 from finetune_trainer.training.divergence import DivergenceWatch
@@ -116,7 +117,8 @@ class TrainingCallback(TrainerCallback):
 
     def evaluate(self, state: TrainerState, model: Any) -> None:
         """Measure the losses of the step. If the pod is asked to stop meanwhile, the next attempt does it."""
-        losses = process_group.broadcast(self._evaluate())  # every process decides by the same numbers
+        with CLOCK.spend("evaluate"):
+            losses = process_group.broadcast(self._evaluate())  # every process decides by the same numbers
         if losses is None:
             log.info("step %d: asked to stop, so the next attempt evaluates it", state.global_step)
             return

@@ -19,6 +19,7 @@ from finetune_trainer.evaluation import forgetting, measures
 from finetune_trainer.models import performance
 from finetune_trainer.runtime.failures import Failure, Preempted
 from finetune_trainer.runtime.logs import phase
+from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.session.plan import Plan
 from finetune_trainer.session.session import Session
 from finetune_trainer.training import divergence, objectives, sharding
@@ -92,7 +93,7 @@ def fit(
     try:
         with (
             session.interruption.deferred(),
-            phase("training"),
+            phase("training", "train"),
             performance.compile_layers(model, on=plan.compile, required=spec.training.compile == "always"),
         ):
             if process.world_size > 1:
@@ -239,10 +240,11 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, f
             for no reason that we know.
     """
     interruption = session.interruption
-    while uploader and not interruption.requested and not uploader.wait(seconds=1):
-        pass
+    with CLOCK.spend("checkpoint"):
+        while uploader and not interruption.requested and not uploader.wait(seconds=1):
+            pass
+        uploaded = not interruption.requested or not uploader or uploader.wait(seconds=interruption.seconds_left())
     if interruption.requested:
-        uploaded = uploader is None or uploader.wait(seconds=interruption.seconds_left())
         step = session.run.progress.step if session.run.progress else 0
         how = "is saved" if uploaded else "could not be uploaded within the grace period"
         if session.run.stalled:

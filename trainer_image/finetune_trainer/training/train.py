@@ -13,6 +13,7 @@ from finetune_trainer.distributed import process_group
 from finetune_trainer.models import device, loading
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log, phase
+from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.session.plan import Plan, choose_learning_rate, make_plan
 from finetune_trainer.session.session import Session
 from finetune_trainer.training import contamination, objectives, sharding
@@ -53,12 +54,13 @@ def train_model(
     spec, process = session.settings.job.spec, session.process
     rows = training_rows(examples, spec.training)
     plan = make_plan(session.settings, len(rows), session.inputs.model)
-    with phase("waiting for the model, and adding the adapter"):
+    with phase("waiting for the model, and adding the adapter", "load"):
         model = add_adapter(session, plan, take_base())
-        base_digest = loading.base_digest(model) if process.is_main_process else ""
+        with CLOCK.spend("hash"):
+            base_digest = loading.base_digest(model) if process.is_main_process else ""
     describe_training(session, plan, model)
     fingerprint = process_group.broadcast(resuming.fingerprint_run(session, plan, examples, base_digest))
-    with phase("looking for a checkpoint"):
+    with phase("looking for a checkpoint", "checkpoint"):
         resume = resuming.find_checkpoint(session, fingerprint)
     sharded_digest = ""
     if is_sharded(session):
@@ -91,7 +93,7 @@ def train_model(
         del model
         device.free_memory()
         process_group.shutdown()
-        with phase("loading the whole model"):
+        with phase("loading the whole model", "load"):
             model = add_adapter(session, plan, load_base(session, tokenizer, reload=True))
             sharding.load_trained_weights(model, weights)
     else:

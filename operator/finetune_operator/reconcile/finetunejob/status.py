@@ -119,13 +119,16 @@ def set_running(status: JobStatusBuilder, number: int, pod: Object, report: Prog
 
 
 def set_trainer_result(status: JobStatusBuilder, result: TrainerResult) -> None:
-    """Show what the trainer measured, whether it succeeded or not."""
+    """Show what the trainer measured, whether it succeeded or not; called once for each attempt, which it adds up."""
     if result.progress is not None:
         status.set(FineTuneJobStatus(progress=result.progress))
     if result.checkpoint is not None:
         status.set(FineTuneJobStatus(checkpoint=result.checkpoint))
     if result.report is not None:
         status.set(FineTuneJobStatus(report=result.report))
+    if result.usage is not None:
+        before = status.read().usage
+        status.set(FineTuneJobStatus(usage=before.plus(result.usage) if before else result.usage))
     if result.evaluation is not None:
         status.set(FineTuneJobStatus(evaluation=result.evaluation))
         status.conditions.set(

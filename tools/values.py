@@ -37,6 +37,23 @@ class OperatorImage(Image):
     )
 
 
+class PodPolicy(Section):
+    """What spec.podTemplate of a FineTuneJob may ask for. A job that asks for more is refused with Accepted=False."""
+
+    security_standard: Literal["restricted", "baseline", "privileged"] = Field(
+        "restricted",
+        description="Kubernetes' Pod Security Standard up to which a podTemplate may go. restricted: no root, no "
+        "capabilities, no NFS. baseline: root in the container. privileged: also host namespaces.",
+    )
+    host_paths: list[Annotated[str, Field(pattern="^/")]] = Field(
+        [], description="Directories of the nodes that volumes may mount, with all below them."
+    )
+    service_account_names: list[Annotated[str, Field(pattern=r"^[a-z0-9*]([-a-z0-9.*]*[a-z0-9*])?$")]] = Field(
+        [],
+        description="Service accounts that jobs may use besides default, in every namespace. finetune-* is a pattern.",
+    )
+
+
 class Trainer(Section):
     """What trainer pods may do."""
 
@@ -50,6 +67,7 @@ class Trainer(Section):
         description="The nodes only pretend to have GPUs, as those of the dev cluster do: trainer pods use the CPU. "
         "False: a trainer pod that does not see its GPUs fails with the reason GpuNotVisible.",
     )
+    pod_policy: PodPolicy = Field(PodPolicy(), description="What spec.podTemplate of a FineTuneJob may ask for.")
 
 
 class Crds(Section):

@@ -24,7 +24,8 @@ UNKNOWN_READY = {
 
 _KEPT = (
     "type", "description", "enum", "default", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
-    "pattern", "format", "x-kubernetes-preserve-unknown-fields",
+    "maxProperties", "pattern", "format", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
 )  # fmt: skip
 
 
@@ -166,7 +167,8 @@ def _structural(
         return {key: node[key] for key in _KEPT if key in node and (defaults or key != "default")}
     branches = [branch for branch in node.get("anyOf", []) if branch.get("type") != "null"]
     if {branch.get("type") for branch in branches} == {"integer", "string"}:
-        return {"x-kubernetes-int-or-string": True}
+        kept: dict[str, Any] = {key: node[key] for key in ("description", "pattern") if key in node}
+        return {**kept, "x-kubernetes-int-or-string": True}
     if branches:
         (branch,) = branches
         outer = {

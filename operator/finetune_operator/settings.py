@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
+SecurityStandard = Literal["restricted", "baseline", "privileged"]
+"""Kubernetes' Pod Security Standards, the strictest first."""
 PREFIX = "FINETUNE_OPERATOR_"
 
 
@@ -32,6 +35,12 @@ class Settings:
     simulated_gpus: bool = False
     """Whether the nodes only pretend to have GPUs, as in the dev cluster: then trainer pods use the CPU. False: a pod
     that does not see its GPUs fails."""
+    pod_security_standard: SecurityStandard = "restricted"
+    """The Pod Security Standard up to which spec.podTemplate may ask for privileges."""
+    pod_host_paths: tuple[str, ...] = ()
+    """Directories of the nodes that spec.podTemplate.volumes may mount, with all below them."""
+    pod_service_accounts: tuple[str, ...] = ()
+    """Names, or patterns like finetune-*, that spec.podTemplate.serviceAccountName may have besides default."""
     image_pull_policy: str = "IfNotPresent"
     """Pull policy of every container of ours."""
     log_level: str = "INFO"
@@ -75,7 +84,7 @@ class Settings:
 
 def _parse(field: str, text: str) -> object:
     match field:
-        case "namespaces":
+        case "namespaces" | "pod_host_paths" | "pod_service_accounts":
             return tuple(part.strip() for part in text.split(",") if part.strip())
         case "allow_remote_code" | "simulated_gpus":
             if text not in ("true", "false"):
@@ -93,6 +102,9 @@ def _parse(field: str, text: str) -> object:
             if seconds <= 0:
                 raise ValueError("it must be greater than 0")
             return seconds
+        case "pod_security_standard":
+            if text not in get_args(SecurityStandard):
+                raise ValueError("it must be restricted, baseline or privileged")
         case "image_pull_policy":
             if text not in ("Always", "IfNotPresent", "Never"):
                 raise ValueError("it must be Always, IfNotPresent or Never")

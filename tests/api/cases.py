@@ -36,7 +36,11 @@ from finetune_api.combinations.objective import (
     PAIRS,
     SCORES,
 )
+from finetune_api.core_v1.environment import ONE_VALUE, RESERVED_VARIABLE, EnvFromSource, EnvVarSource
+from finetune_api.core_v1.volumes import ONE_SOURCE as ONE_VOLUME_SOURCE
+from finetune_api.core_v1.volumes import RESERVED_MOUNT, RESERVED_VOLUME, VolumeProjection
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
+from finetune_api.finetunejob.pod import ARGS_ALONE, UNKNOWN_VOLUME
 from finetune_api.finetunejob.spec import IMMUTABLE
 from finetune_api.gate import NO_LIMIT
 from finetune_api.methods.adalora import RANKS_FALL
@@ -83,6 +87,9 @@ ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must b
 ONE_SOURCE = "exactly one of fineTuneJobRef and uri must be set"
 DIGEST_AND_URI = "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json"
 S3_AND_URI = "s3 belongs to uri: remove it, because a FineTuneJob names its own S3 service"
+TEMPLATE = "spec.podTemplate"
+EMPTY = {"name": "a", "emptyDir": {}}
+TWO_PROJECTIONS = {"secret": {"name": "a"}, "configMap": {"name": "b"}}
 METRIC = "spec.evaluation.gate.metric"
 S3_ADAPTER = {"uri": "s3://adapters/a", "digest": DIGEST}
 
@@ -351,6 +358,124 @@ CASES = [
         "spec.model.uri",
         "should match",
         "should match",
+    ),
+    _job("args without a command", {"spec.podTemplate": {"args": ["a"]}}, TEMPLATE, ARGS_ALONE),
+    _job(
+        "a mount of no volume",
+        {"spec.podTemplate": {"volumeMounts": [{"name": "a", "mountPath": "/a"}]}},
+        TEMPLATE,
+        UNKNOWN_VOLUME,
+    ),
+    _job(
+        "a mount among ours",
+        {
+            "spec.podTemplate": {
+                "volumes": [EMPTY],
+                "volumeMounts": [{"name": "a", "mountPath": "/etc/finetune/secrets"}],
+            }
+        },
+        f"{TEMPLATE}.volumeMounts[0]",
+        RESERVED_MOUNT,
+    ),
+    _job(
+        "a mount that climbs",
+        {
+            "spec.podTemplate": {
+                "volumes": [EMPTY],
+                "volumeMounts": [{"name": "a", "mountPath": "/etc/../etc/finetune"}],
+            }
+        },
+        f"{TEMPLATE}.volumeMounts[0].mountPath",
+        "should match",
+    ),
+    _job(
+        "two mounts at one path",
+        {
+            "spec.podTemplate": {
+                "volumes": [EMPTY],
+                "volumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "a", "mountPath": "/a"}],
+            }
+        },
+        f"{TEMPLATE}.volumeMounts",
+        "Duplicate value",
+    ),
+    _job("two volumes of one name", {"spec.podTemplate": {"volumes": [EMPTY, EMPTY]}}, TEMPLATE, "Duplicate value"),
+    _job(
+        "a variable twice",
+        {"spec.podTemplate": {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}},
+        f"{TEMPLATE}.env",
+        "Duplicate value",
+    ),
+    _job(
+        "a volume with our name",
+        {"spec.podTemplate": {"volumes": [{"name": "finetune-tmp", "emptyDir": {}}]}},
+        f"{TEMPLATE}.volumes[0]",
+        RESERVED_VOLUME,
+    ),
+    _job(
+        "a volume of nothing",
+        {"spec.podTemplate": {"volumes": [{"name": "a"}]}},
+        f"{TEMPLATE}.volumes[0]",
+        ONE_VOLUME_SOURCE["message"],
+    ),
+    _job(
+        "a projection of two things",
+        {
+            "spec.podTemplate": {
+                "volumes": [
+                    {"name": "a", "projected": {"sources": [{"secret": {"name": "a"}, "configMap": {"name": "b"}}]}}
+                ]
+            }
+        },
+        f"{TEMPLATE}.volumes[0].projected.sources[0]",
+        VolumeProjection.cel_rules[0]["message"],
+    ),
+    _job(
+        "a volume that pods do not have",
+        {"spec.podTemplate": {"volumes": [{"name": "a", "gitRepo": {"repository": "x"}}]}},
+        f"{TEMPLATE}.volumes[0].gitRepo",
+        "unknown field",
+    ),
+    _job(
+        "our variable",
+        {"spec.podTemplate": {"env": [{"name": "FINETUNE_JOB", "value": "{}"}]}},
+        f"{TEMPLATE}.env[0]",
+        RESERVED_VARIABLE,
+    ),
+    _job(
+        "a value from two places",
+        {
+            "spec.podTemplate": {
+                "env": [{"name": "A", "value": "b", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
+            }
+        },
+        f"{TEMPLATE}.env[0]",
+        ONE_VALUE,
+    ),
+    _job(
+        "a value from nowhere",
+        {"spec.podTemplate": {"env": [{"name": "A", "valueFrom": {}}]}},
+        f"{TEMPLATE}.env[0].valueFrom",
+        EnvVarSource.cel_rules[0]["message"],
+    ),
+    _job(
+        "variables from nowhere",
+        {"spec.podTemplate": {"envFrom": [{"prefix": "A_"}]}},
+        f"{TEMPLATE}.envFrom[0]",
+        EnvFromSource.cel_rules[0]["message"],
+    ),
+    _job(
+        "a misspelt affinity",
+        {"spec.podTemplate": {"affinity": {"nodeAffinity": {"requiredDuringScheduling": {}}}}},
+        f"{TEMPLATE}.affinity.nodeAffinity.requiredDuringScheduling",
+        "unknown field",
+    ),
+    _job(
+        "memory in words",
+        {"spec.resources": {"limits": {"memory": "32 GB"}}},
+        "spec.resources.limits",
+        "should match",
+        "is not a quantity",
     ),
     _job("sharding on one GPU", {"spec.training.sharding": "full"}, "spec", SHARDED),
     _job(

@@ -5,7 +5,7 @@ from finetune_api.finetunejob.failure import FailurePolicy, OutOfMemory, Retries
 from finetune_api.finetunejob.job import FineTuneJob, ObjectMeta
 from finetune_api.finetunejob.model import ModelSource, StartingAdapter
 from finetune_api.finetunejob.output import HubOutput, Output, S3Output
-from finetune_api.finetunejob.pod import EnvVar, PodTemplate, Resources, Toleration
+from finetune_api.finetunejob.pod import PodTemplate, Resources
 from finetune_api.finetunejob.spec import FineTuneJobSpec
 from finetune_api.finetunejob.status import (
     AdapterStatus,
@@ -28,7 +28,6 @@ __all__ = [
     "Attempt",
     "Checkpoint",
     "CheckpointStatus",
-    "EnvVar",
     "Estimate",
     "Evaluation",
     "EvaluationStatus",
@@ -51,7 +50,6 @@ __all__ = [
     "Retries",
     "S3Output",
     "StartingAdapter",
-    "Toleration",
     "Training",
     "Usage",
 ]

@@ -1,11 +1,25 @@
-"""``spec.resources`` and ``spec.podTemplate``: the trainer pod."""
+"""``spec.resources`` and ``spec.podTemplate``: the pods of a job."""
 
-from typing import Literal
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from finetune_api.base import Model, SecretRef
+from finetune_api.core_v1.environment import EnvFromSource, EnvVar
+from finetune_api.core_v1.lists import MAX_ITEMS, MAX_TEXT, Annotations, KeyedBy, Label, Labels, Name
+from finetune_api.core_v1.network import DnsConfig, DnsPolicy, HostAlias
+from finetune_api.core_v1.quantity import Quantities
+from finetune_api.core_v1.security import PodSecurityContext, SecurityContext
+from finetune_api.core_v1.selectors import Affinity, Toleration, TopologySpreadConstraint
+from finetune_api.core_v1.volumes import Volume, VolumeMount
 from finetune_api.limits import MAX_COUNT
+
+Words = Annotated[list[Annotated[str, Field(max_length=16 * MAX_TEXT)]], Field(min_length=1, max_length=MAX_ITEMS)]
+ALSO_PREFLIGHT = "Preflight and clean-up pods have it too."
+ARGS_ALONE = "args belongs to command: set podTemplate.command too, or remove args"
+UNKNOWN_VOLUME = (
+    "volumeMounts names a volume that is not in volumes: add it to podTemplate.volumes, or correct the name"
+)
 
 
 class Resources(Model):
@@ -21,12 +35,13 @@ class Resources(Model):
     gpu_resource_name: str = Field(
         "nvidia.com/gpu",
         description="Extended resource that stands for a GPU.",
+        max_length=317,
         pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
     )
-    requests: dict[str, int | str] = Field(
+    requests: Quantities = Field(
         default_factory=dict, description="Requests of the trainer container, such as CPU and memory."
     )
-    limits: dict[str, int | str] = Field(
+    limits: Quantities = Field(
         default_factory=dict, description="Limits of the trainer container, such as CPU and memory."
     )
 
@@ -36,44 +51,85 @@ class Resources(Model):
         return max(self.gpus_per_node, 1)
 
 
-class Toleration(Model):
-    """A pod's toleration, as in core/v1."""
-
-    key: str | None = Field(None, description="Taint key. Unset, with operator Exists: all keys.")
-    operator: Literal["Exists", "Equal"] | None = Field(None, description="Relation of key and value.")
-    value: str | None = Field(None, description="Taint value, with operator Equal.")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        None, description="Taint effect. Unset: all effects."
-    )
-    toleration_seconds: int | None = Field(
-        None, description="Seconds for which a NoExecute taint is tolerated.", le=MAX_COUNT
-    )
-
-
-class EnvVar(Model):
-    """An environment variable with a plain value. Use a secretRef for credentials."""
-
-    name: str = Field(description="Name of the variable.", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    value: str = Field("", description="Value of the variable.")
-
-
 class PodTemplate(Model):
-    """Where and how the trainer pod runs. No field gives it access to the host or removes its restrictions."""
+    """Where and how the pods of the job run.
 
-    labels: dict[str, str] = Field(
-        default_factory=dict, description="Labels of the pods, in addition to the operator's own."
-    )
-    annotations: dict[str, str] = Field(default_factory=dict, description="Annotations of the pods.")
-    node_selector: dict[str, str] = Field(
+    What the administrator's pod policy does not allow, such as access to the host, is refused.
+    """
+
+    labels: Labels = Field(default_factory=dict, description="Labels of the pods, in addition to the operator's own.")
+    annotations: Annotations = Field(default_factory=dict, description="Annotations of the pods.")
+    node_selector: Annotated[dict[str, Label], Field(max_length=MAX_ITEMS)] = Field(
         default_factory=dict, description="Labels that a node must have to run the trainer pod."
     )
-    tolerations: list[Toleration] = Field(default_factory=list, description="Taints that the trainer pod tolerates.")
-    priority_class_name: str | None = Field(None, description="PriorityClass of the trainer pod.")
-    runtime_class_name: str | None = Field(None, description="RuntimeClass of the trainer pod.")
-    image: str | None = Field(None, description="Trainer image. Unset: the operator's default.")
-    image_pull_secrets: list[SecretRef] = Field(default_factory=list, description="Secrets for pulling the images.")
-    env: list[EnvVar] = Field(
-        default_factory=list, description="Additional environment variables of the trainer container."
+    tolerations: Annotated[list[Toleration], Field(max_length=MAX_ITEMS)] = Field(
+        default_factory=list, description=f"Taints that the pods tolerate. {ALSO_PREFLIGHT}"
+    )
+    affinity: Affinity | None = Field(None, description="Nodes and pods near which the trainer pod runs.")
+    topology_spread_constraints: (
+        Annotated[list[TopologySpreadConstraint], KeyedBy("topologyKey", "whenUnsatisfiable")] | None
+    ) = Field(None, description="How trainer pods are spread over zones, nodes or other places.")
+    priority_class_name: Name | None = Field(None, description="PriorityClass of the trainer pod.")
+    runtime_class_name: Name | None = Field(None, description="RuntimeClass of the trainer pod.")
+    scheduler_name: Name | None = Field(None, description="Scheduler of the trainer pod. Unset: the cluster's.")
+    service_account_name: Name | None = Field(
+        None,
+        description="Service account of the pods, for workload identity in place of keys. Unset: default. Others must "
+        f"be in the chart value trainer.podPolicy.serviceAccountNames. {ALSO_PREFLIGHT}",
+    )
+    image: Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"^\S+$")] | None = Field(
+        None, description="Trainer image. Unset: the operator's default."
+    )
+    command: Words | None = Field(
+        None, description="Command of the trainer container, for an image of one's own. Unset: the operator's trainer."
+    )
+    args: Words | None = Field(None, description="Arguments of the command.")
+    image_pull_secrets: Annotated[list[SecretRef], KeyedBy("name")] = Field(
+        default_factory=list, description=f"Secrets for pulling the images. {ALSO_PREFLIGHT}"
+    )
+    env: Annotated[list[EnvVar], KeyedBy("name", max_items=256)] = Field(
+        default_factory=list,
+        description=f"Additional environment variables, for example HTTPS_PROXY. Use a secretRef for credentials of "
+        f"model, dataset and output. {ALSO_PREFLIGHT}",
+    )
+    env_from: Annotated[list[EnvFromSource], Field(max_length=MAX_ITEMS)] | None = Field(
+        None, description=f"ConfigMaps and Secrets of which each key is an environment variable. {ALSO_PREFLIGHT}"
+    )
+    volumes: Annotated[list[Volume], KeyedBy("name")] | None = Field(
+        None, description=f"Additional volumes, for example a private CA or data. {ALSO_PREFLIGHT}"
+    )
+    volume_mounts: Annotated[list[VolumeMount], KeyedBy("mountPath")] | None = Field(
+        None, description=f"Where the container has the volumes. {ALSO_PREFLIGHT}"
+    )
+    security_context: PodSecurityContext | None = Field(
+        None,
+        description="User of the pods. Unset: user and group 65532. Set: exactly what it says, so that {} leaves the "
+        f"user to the cluster. {ALSO_PREFLIGHT}",
+    )
+    container_security_context: SecurityContext | None = Field(
+        None, description="Privileges of the trainer container. Unset: none."
+    )
+    host_aliases: Annotated[list[HostAlias], KeyedBy("ip")] | None = Field(
+        None, description=f"Entries of the pods' hosts file. {ALSO_PREFLIGHT}"
+    )
+    dns_policy: DnsPolicy | None = Field(None, description=f"Where the pods' DNS comes from. {ALSO_PREFLIGHT}")
+    dns_config: DnsConfig | None = Field(None, description=f"Settings of the pods' resolver. {ALSO_PREFLIGHT}")
+    host_network: bool | None = Field(
+        None,
+        description="Whether the trainer pod uses the node's network, if the chart value "
+        "trainer.podPolicy.securityStandard is privileged.",
+    )
+    host_ipc: bool | None = Field(
+        None,
+        alias="hostIPC",
+        description="Whether the trainer pod uses the node's shared memory, if the chart value "
+        "trainer.podPolicy.securityStandard is privileged.",
+    )
+    host_pid: bool | None = Field(
+        None,
+        alias="hostPID",
+        description="Whether the trainer pod sees the node's processes, if the chart value "
+        "trainer.podPolicy.securityStandard is privileged.",
     )
     termination_grace_period_seconds: int = Field(
         120,
@@ -81,3 +137,22 @@ class PodTemplate(Model):
         ge=10,
         le=MAX_COUNT,
     )
+
+    cel_rules: ClassVar[list[dict[str, str]]] = [
+        {
+            "rule": "!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && "
+            "self.volumes.exists(v, v.name == m.name))",
+            "message": UNKNOWN_VOLUME,
+            "fieldPath": ".volumeMounts",
+        },
+        {"rule": "!has(self.args) || has(self.command)", "message": ARGS_ALONE, "fieldPath": ".args"},
+    ]
+
+    @model_validator(mode="after")
+    def _check(self) -> "PodTemplate":
+        if self.args is not None and self.command is None:
+            raise ValueError(ARGS_ALONE)
+        names = {volume.name for volume in self.volumes or ()}
+        if any(mount.name not in names for mount in self.volume_mounts or ()):
+            raise ValueError(UNKNOWN_VOLUME)
+        return self

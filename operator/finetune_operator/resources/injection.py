@@ -17,7 +17,7 @@ from finetune_engines.base import Engine
 from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, ROLE_LABEL
 from finetune_operator.resources.names import fit
 from finetune_operator.resources.ownership import field_step, find_owners, item_step
-from finetune_operator.resources.security import container_security_context, token_mount, token_volume
+from finetune_operator.resources.security import agent_security_context, token_mount, token_volume
 
 AGENT_CONTAINER = "finetune-agent"
 AGENT_ROLE, INJECTED_ROLE, DESIRED_ROLE = "agent", "injected", "desired-state"
@@ -167,7 +167,7 @@ def _build_agent(parameters: AgentParameters) -> dict[str, Any]:
             "failureThreshold": 6,
         },
         "resources": {"requests": {"cpu": "10m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
-        "securityContext": container_security_context(),
+        "securityContext": agent_security_context(),
         "volumeMounts": [
             {"name": ADAPTERS_VOLUME, "mountPath": ADAPTERS_DIRECTORY},
             {"name": DESIRED_VOLUME, "mountPath": DESIRED_DIRECTORY, "readOnly": True},

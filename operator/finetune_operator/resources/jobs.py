@@ -16,13 +16,13 @@ from finetune_operator.kube.kinds import (
     Object,
     owner_reference,
 )
-from finetune_operator.resources.mounts import build_shared_memory, build_volumes
 from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name, short
-from finetune_operator.resources.security import container_security_context, pod_security_context
+from finetune_operator.resources.pods import build_pod, build_trainer_pod
 from finetune_operator.settings import Settings
 
 DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 """Container that ``kubectl logs`` shows, also beside sidecars that somebody injects."""
+TRAINER_COMMAND = ["python", "-m", "finetune_trainer", "train"]
 PREFLIGHT_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 
 
@@ -35,7 +35,7 @@ def build_preflight_job(resource: Object, job: FineTuneJob, attempt: int, settin
         "env": _build_environment(job, attempt, None, settings),
         "resources": PREFLIGHT_RESOURCES,
     }
-    return _build_job(resource, job, PREFLIGHT, attempt, container, {}, settings)
+    return _build_job(resource, job, PREFLIGHT, attempt, build_pod(job.spec, container, settings))
 
 
 def build_trainer_job(
@@ -62,34 +62,16 @@ def build_trainer_job(
     container = {
         "name": TRAINER,
         "image": template.image or settings.trainer_image,
-        "command": ["python", "-m", "finetune_trainer", "train"],
-        "env": [variable.to_json() for variable in template.env]
-        + _build_environment(job, attempt, revision, settings, adjustments),
+        "command": template.command or TRAINER_COMMAND,
+        "args": template.args,
+        "env": _build_environment(job, attempt, revision, settings, adjustments),
         "resources": _build_resources(job),
     }
-    pod = {
-        "nodeSelector": template.node_selector,
-        "tolerations": [toleration.to_json() for toleration in template.tolerations],
-        "priorityClassName": template.priority_class_name,
-        "runtimeClassName": template.runtime_class_name,
-        "affinity": _build_avoidance(avoided_nodes),
-        "terminationGracePeriodSeconds": template.termination_grace_period_seconds,
-    }
-    batch_job = _build_job(
-        resource, job, TRAINER, attempt, container, {name: value for name, value in pod.items() if value}, settings
-    )
+    pod = build_trainer_pod(job.spec, container, settings, avoided_nodes)
+    batch_job = _build_job(resource, job, TRAINER, attempt, pod)
     if revision:
         batch_job["metadata"]["annotations"][REVISION_ANNOTATION] = revision
     return batch_job
-
-
-def _build_avoidance(nodes: Sequence[str]) -> dict[str, Any]:
-    """Build an affinity to all other nodes; a preference, so that a job in a cluster of one node goes on."""
-    if not nodes:
-        return {}
-    others = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in nodes]}
-    preference = {"weight": 100, "preference": others}
-    return {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preference]}}
 
 
 def _build_job(
@@ -97,9 +79,7 @@ def _build_job(
     job: FineTuneJob,
     role: str,
     attempt: int,
-    container: dict[str, Any],
-    pod: dict[str, Any],
-    settings: Settings,
+    pod: Object,
 ) -> Object:
     labels = {
         MANAGED_BY_LABEL: FIELD_MANAGER,
@@ -109,11 +89,7 @@ def _build_job(
     }
     template = job.spec.pod_template
     annotations = {JOB_LABEL: job.metadata.name}
-    pod_annotations = annotations | {DEFAULT_CONTAINER_ANNOTATION: container["name"]}
-    pod_volumes, mounts = build_volumes(job.spec)
-    if role == TRAINER:
-        more_volumes, more_mounts = build_shared_memory(job.spec)
-        pod_volumes, mounts = pod_volumes + more_volumes, mounts + more_mounts
+    pod_annotations = annotations | {DEFAULT_CONTAINER_ANNOTATION: pod["containers"][0]["name"]}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -130,24 +106,7 @@ def _build_job(
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": {"labels": template.labels | labels, "annotations": template.annotations | pod_annotations},
-                "spec": {
-                    **pod,
-                    "restartPolicy": "Never",
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "securityContext": pod_security_context(),
-                    "imagePullSecrets": [reference.to_json() for reference in template.image_pull_secrets],
-                    "containers": [
-                        {
-                            **container,
-                            "imagePullPolicy": settings.image_pull_policy,
-                            "terminationMessagePolicy": "FallbackToLogsOnError",
-                            "securityContext": container_security_context(),
-                            "volumeMounts": mounts,
-                        }
-                    ],
-                    "volumes": pod_volumes,
-                },
+                "spec": pod,
             },
         },
     }
@@ -162,6 +121,7 @@ def _build_environment(
 ) -> list[dict[str, Any]]:
     variables = {
         "HOME": "/tmp",  # noqa: S108 -- the pod's scratch volume
+        "USER": "finetune",  # for a UID that has no name in the image
         "FINETUNE_JOB": _dump_compact(job.to_json()),
         "FINETUNE_ATTEMPT": str(attempt),
         "FINETUNE_MODEL_REVISION": revision,

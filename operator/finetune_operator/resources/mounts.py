@@ -21,8 +21,8 @@ def build_volumes(spec: FineTuneJobSpec) -> Volumes:
     """Build the volumes of preflight and trainer, and their mounts."""
     pairs = [*_build_secret_volumes(_list_secrets(spec)), *_build_source_volumes(spec)]
     return (
-        [{"name": "tmp", "emptyDir": {}}, token_volume(), *(volume for volume, _ in pairs)],
-        [{"name": "tmp", "mountPath": "/tmp"}, token_mount(), *(mount for _, mount in pairs)],  # noqa: S108 -- in a pod
+        [{"name": "finetune-tmp", "emptyDir": {}}, token_volume(), *(volume for volume, _ in pairs)],
+        [{"name": "finetune-tmp", "mountPath": "/tmp"}, token_mount(), *(mount for _, mount in pairs)],  # noqa: S108 -- in a pod
     )
 
 
@@ -34,8 +34,8 @@ def build_shared_memory(spec: FineTuneJobSpec) -> Volumes:
     if spec.resources.processes == 1:
         return [], []
     return (
-        [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}],
-        [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108 -- in a pod
+        [{"name": "finetune-shared-memory", "emptyDir": {"medium": "Memory"}}],
+        [{"name": "finetune-shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108 -- in a pod
     )
 
 
@@ -46,8 +46,8 @@ def _build_secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], di
     """
     return [
         (
-            {"name": f"secret-{number}", "secret": {"secretName": name, "optional": True}},
-            {"name": f"secret-{number}", "mountPath": f"{SECRETS_DIRECTORY}/{name}", "readOnly": True},
+            {"name": f"finetune-secret-{number}", "secret": {"secretName": name, "optional": True}},
+            {"name": f"finetune-secret-{number}", "mountPath": f"{SECRETS_DIRECTORY}/{name}", "readOnly": True},
         )
         for number, name in enumerate(sorted(set(names)))
     ]
@@ -74,14 +74,14 @@ def _build_source_volumes(spec: FineTuneJobSpec) -> list[tuple[dict[str, Any], d
     claims = sorted({uri.claim for uri in addresses if isinstance(uri, PvcUri)})
     return [
         (
-            {"name": f"configmap-{number}", "configMap": {"name": name, "optional": True}},
-            {"name": f"configmap-{number}", "mountPath": f"{CONFIG_MAPS_DIRECTORY}/{name}", "readOnly": True},
+            {"name": f"finetune-configmap-{number}", "configMap": {"name": name, "optional": True}},
+            {"name": f"finetune-configmap-{number}", "mountPath": f"{CONFIG_MAPS_DIRECTORY}/{name}", "readOnly": True},
         )
         for number, name in enumerate(config_maps)
     ] + [
         (
-            {"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}},
-            {"name": f"claim-{number}", "mountPath": f"{CLAIMS_DIRECTORY}/{name}", "readOnly": True},
+            {"name": f"finetune-claim-{number}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}},
+            {"name": f"finetune-claim-{number}", "mountPath": f"{CLAIMS_DIRECTORY}/{name}", "readOnly": True},
         )
         for number, name in enumerate(claims)
     ]

@@ -2,38 +2,48 @@
 
 from typing import Any
 
+from finetune_api.core_v1.security import PodSecurityContext, SecurityContext
 from finetune_api.messages import REPORT_AUDIENCE, TOKEN_FILE
 
 USER = 65532
 TOKEN_VOLUME = "finetune-token"  # noqa: S105 -- a volume's name
 TOKEN_SECONDS = 3600
+CONFINED = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
-def container_security_context() -> dict[str, Any]:
-    """Build the context of a container; it alone meets the restricted Pod Security Standard."""
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER,
-        "runAsGroup": USER,
+def agent_security_context() -> dict[str, Any]:
+    """Build the context of a container in somebody else's pod; it alone meets the Pod Security Standard restricted."""
+    return {**CONFINED, "runAsUser": USER, "runAsGroup": USER, **container_security_context()}
+
+
+def container_security_context(asked: SecurityContext | None = None) -> dict[str, Any]:
+    """Build the context of a container in a pod of ours; what is not asked for is as strict as it can be."""
+    own = asked.to_json() if asked else {}
+    context = {
         "readOnlyRootFilesystem": True,
         "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
+        **own,
+        "capabilities": {"drop": ["ALL"], **own.get("capabilities", {})},
     }
+    if own.get("privileged") and "allowPrivilegeEscalation" not in own:
+        del context["allowPrivilegeEscalation"]  # the API server refuses both together
+    return context
 
 
-def pod_security_context() -> dict[str, Any]:
+def pod_security_context(asked: PodSecurityContext | None = None) -> dict[str, Any]:
     """Build the security context of a pod of ours.
 
-    ``fsGroup`` lets its user read projected files and write volumes.
+    ``fsGroup`` lets its user read projected files and write volumes. What a user asks for replaces user and groups as a
+    whole: those that are left out are then for the cluster to assign.
     """
+    if asked is not None:
+        return CONFINED | asked.to_json()
     return {
-        "runAsNonRoot": True,
+        **CONFINED,
         "runAsUser": USER,
         "runAsGroup": USER,
         "fsGroup": USER,
         "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
     }
 
 

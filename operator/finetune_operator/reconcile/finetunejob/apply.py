@@ -9,6 +9,7 @@ from finetune_operator.enqueue import enqueue_serving_groups
 from finetune_operator.kube.errors import AlreadyExistsError, ForbiddenError, InvalidError
 from finetune_operator.kube.kinds import FINETUNE_JOB, JOB, POD, Object, controller_uid, key_of
 from finetune_operator.policies.pod_state import END_NOW
+from finetune_operator.policies.refused_job import explain_refused_job
 from finetune_operator.reconcile.finetunejob.model import Observed, Plan
 from finetune_operator.reconcile.finetunejob.plan import plan_blocked, plan_refused
 from finetune_operator.reconcile.result import Result
@@ -22,7 +23,7 @@ SLOW_FIELDS = ("progress", "checkpoint")
 
 
 class RefusedError(Exception):
-    """The API server refuses the Job that the spec leads to; the text is the server's."""
+    """The API server refuses the Job that the spec leads to; the text says which fields of the spec are wrong."""
 
 
 class BlockedError(Exception):
@@ -40,7 +41,7 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
         if plan.create is not None and not await _create(plan.create, meta["uid"], context):
             return Result(requeue_after=0)
     except RefusedError as error:
-        plan = plan_refused(observed, now, f"spec: {error}")
+        plan = plan_refused(observed, now, str(error))
     except BlockedError as error:
         await _write(observed.resource, plan_blocked(observed, now, str(error)), context)
         return Result(BLOCKED_SECONDS)
@@ -70,7 +71,7 @@ async def _create(batch_job: Object, owner: str, context: Context) -> bool:
     try:
         context.cache.put(JOB, await context.kube.create(JOB, batch_job))
     except InvalidError as error:
-        raise RefusedError(error.message) from error
+        raise RefusedError(explain_refused_job(error)) from error
     except ForbiddenError as error:
         name = batch_job["metadata"]["name"]
         raise BlockedError(f"The API server does not allow the Job {name}: {error.message}") from error

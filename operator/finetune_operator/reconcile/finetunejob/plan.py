@@ -15,9 +15,10 @@ from finetune_api.validation import problems
 from finetune_operator.conditions import describe_accepted, find
 from finetune_operator.kube.kinds import ROLE_LABEL, Object
 from finetune_operator.policies.finished import is_finished
+from finetune_operator.policies.pod_policy import list_refusals
 from finetune_operator.policies.pod_state import is_being_ended, is_held_by_sidecar
 from finetune_operator.reconcile.finetunejob.attempts import plan_attempts
-from finetune_operator.reconcile.finetunejob.model import Observed, Plan, PlanContext
+from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Observed, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.preflight import plan_preflight
 from finetune_operator.reconcile.finetunejob.status import set_blocked, set_invalid, set_preflight_passed, set_refused
 from finetune_operator.reconcile.status_builder import StatusBuilder
@@ -44,21 +45,33 @@ def _plan_job(observed: Observed, now: datetime, settings: Settings) -> Plan:
     except ValidationError as error:
         set_invalid(status, "; ".join(str(problem) for problem in problems(error)))
         return Plan(status.as_json())
-    if job.spec.model.trust_remote_code and not settings.allow_remote_code:
-        set_invalid(status, REMOTE_CODE)
-        return Plan(status.as_json())
+    plan = _plan_accepted(PlanContext(observed, job, now, settings), status, unknown)
+    if plan.create is None or not (refusals := _list_refusals(job, settings)):
+        return plan
+    # Pods that run already are followed to their end; nothing new is created.
+    status = StatusBuilder(FineTuneJobStatus, resource, now)
+    set_invalid(status, "; ".join(refusals))
+    return Plan(status.as_json(), plan.delete)
+
+
+def _plan_accepted(context: PlanContext, status: JobStatusBuilder, unknown: list[str]) -> Plan:
     status.conditions.set(
         ConditionType.ACCEPTED, "True", Reason.ACCEPTED, describe_accepted("The spec is valid.", unknown)
     )
-    context = PlanContext(observed, job, now, settings)
     revision = None
-    if not _has_passed_preflight(resource):
+    if not _has_passed_preflight(context.observed.resource):
         result = plan_preflight(context, status)
         if not isinstance(result, PreflightResult):
             return result
         set_preflight_passed(status, result)
         revision = result.model_revision
     return plan_attempts(context, revision, status)
+
+
+def _list_refusals(job: FineTuneJob, settings: Settings) -> list[str]:
+    """List what the administrator does not allow."""
+    code = [REMOTE_CODE] if job.spec.model.trust_remote_code and not settings.allow_remote_code else []
+    return code + list_refusals(job.spec.pod_template, settings)
 
 
 def plan_refused(observed: Observed, now: datetime, message: str) -> Plan:

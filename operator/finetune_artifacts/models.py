@@ -1,5 +1,6 @@
 """Download models: directories as ``save_pretrained`` writes them, which have no manifest."""
 
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from finetune_api.uris import StorageUri
@@ -19,6 +20,7 @@ def download_model(
     on_progress: ProgressCallback = ignore_progress,
     *,
     code: bool = False,
+    skip: Collection[str] = (),
 ) -> None:
     """Download the files of a model: configuration, tokenizer and safetensors.
 
@@ -28,13 +30,15 @@ def download_model(
         directory: Where to.
         on_progress: Receives the number of bytes.
         code: Download Python files too.
+        skip: Names of files that are not needed.
 
     Raises:
         ArtifactError: As ``list_model_files``.
     """
     infos = list_model_files(storage, uri, code=code)
     directory.mkdir(parents=True, exist_ok=True)
-    storage.download([(info, directory / _name_below(uri, info)) for info in infos], on_progress)
+    named = [(info, _name_below(uri, info)) for info in infos]
+    storage.download([(info, directory / name) for info, name in named if name not in skip], on_progress)
 
 
 def list_model_files(storage: Storage, uri: StorageUri, *, code: bool = False) -> list[ObjectInfo]:

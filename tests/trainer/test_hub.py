@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from finetune_api.reasons import Reason
 from finetune_trainer.preflight import check
@@ -58,15 +58,13 @@ def test_only_the_header_of_the_weights_is_read(bench: Workbench, hub: Hub, tmp_
     large.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (large / name).write_bytes((base_model / name).read_bytes())
-    save_file(
-        {"model.layers.0.self_attn.q_proj.weight": numpy.zeros((1024, 2048), numpy.float32)},
-        large / "model.safetensors",
-    )
+    weights = load_file(base_model / "model.safetensors")
+    save_file(weights | {"further": numpy.zeros(2_000_000, numpy.float32)}, large / "model.safetensors")
     hub.repositories["acme/large"] = large
     result = check(settings(bench, hub, "acme/large"))
     assert result.problems == []
     assert result.estimate is not None
-    assert result.estimate.trainable_parameters == 4 * (1024 + 2048)
+    assert result.estimate.trainable_parameters == 8192
     assert 0 < hub.sent["model.safetensors"] < 1_000_000 < (large / "model.safetensors").stat().st_size
 
 

@@ -54,13 +54,13 @@ def test_the_gpu_memory_of_a_job_with_a_gpu_is_estimated(bench: Workbench) -> No
 def test_a_model_that_the_estimate_does_not_know_passes_with_a_warning(bench: Workbench, tmp_path: Path) -> None:
     directory = make_tiny_model(tmp_path / "novel")
     config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(config | {"model_type": "novel"}))
+    (directory / "config.json").write_text(json.dumps(config | {"model_type": "stablelm"}))
     (bench.mounts / "claims" / "novel").symlink_to(directory)
     result = check(bench.settings(model={"uri": "pvc://novel"}, method={"lora": {"rank": 4}}))
     assert result.problems == []
     assert result.estimate is not None
     assert (result.estimate.trainable_parameters, result.estimate.gpu_memory_bytes) == (8192, None)
-    assert any("knows no closed form for model_type 'novel'; it knows: bloom, " in text for text in result.warnings)
+    assert any("knows no closed form for model_type 'stablelm'; it knows: bloom, " in text for text in result.warnings)
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,32 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
     except Exception as error:
         # tokenizers raises a bare Exception for a file that it cannot read
         raise Failure(Reason.MODEL_UNSUPPORTED, describe_broken(directory, error), "spec.model.uri") from error
-    if tokenizer.pad_token is None:
+    size = count_embeddings(read_json(directory / "config.json"))
+    if tokenizer.pad_token is None or (size is not None and tokenizer.pad_token_id >= size):
+        # a padding token that was added without its embedding is replaced: nothing is learned of it
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
+
+
+def check_config(directory: Path) -> None:
+    """Check that transformers can read the model's config.json. Runs no code of the model.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED if it cannot.
+    """
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(directory, local_files_only=True)
+    except Exception as error:
+        # strict configurations, and those of old models, raise any class
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"transformers {version('transformers')} cannot read the model's config.json "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}): correct it, or take it from the original "
+            "model",
+            "spec.model.uri",
+        ) from error
 
 
 def describe_broken(directory: Path, error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Use the Hugging Face hub through its client: resolve revisions, list and download files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -106,15 +106,17 @@ def download_file(api: HfApi, model: HubModel, name: str, directory: Path) -> Pa
     )
 
 
-def download_model(api: HfApi, repo: str, commit: str, directory: Path | None, *, code: bool = False) -> Path:
+def download_model(
+    api: HfApi, model: HubModel, directory: Path | None, *, code: bool = False, skip: Sequence[str] = ()
+) -> Path:
     """Download configuration, tokenizer and safetensors of a model.
 
     Args:
         api: The hub's client.
-        repo: ``org/name``.
-        commit: The commit to download.
+        model: The model at the commit to download.
         directory: Where the files go; None for the user's own cache of the hub.
         code: Whether Python files are downloaded as well.
+        skip: Names of files that are not needed.
 
     Raises:
         Failure: The hub refuses or does not answer.
@@ -124,9 +126,15 @@ def download_model(api: HfApi, repo: str, commit: str, directory: Path | None, *
         call_hub(
             api,
             MODEL,
-            repo,
-            commit,
-            lambda: api.snapshot_download(repo, revision=commit, local_dir=directory, allow_patterns=patterns),
+            model.repo,
+            model.commit,
+            lambda: api.snapshot_download(
+                model.repo,
+                revision=model.commit,
+                local_dir=directory,
+                allow_patterns=patterns,
+                ignore_patterns=list(skip),
+            ),
         )
     )
 

@@ -17,9 +17,9 @@ from finetune_artifacts.errors import Purpose
 from finetune_artifacts.models import download_model, list_model_files
 from finetune_artifacts.objects import read_object
 from finetune_artifacts.safetensors import Tensor, read_file_header, read_object_header
-from finetune_artifacts.storage import ProgressCallback
+from finetune_artifacts.storage import ProgressCallback, Storage
 from finetune_trainer.hub import client
-from finetune_trainer.models import remote_code
+from finetune_trainer.models import remote_code, weight_files
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 
@@ -35,6 +35,7 @@ class ModelMetadata:
     has_tokenizer: bool
     has_chat_template: bool
     commit: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def canonical_name(settings: Settings) -> str:
@@ -56,7 +57,7 @@ def read_metadata(settings: Settings, patience_seconds: float) -> ModelMetadata:
         return _inspect_hub(settings, parsed.repo)
     if isinstance(parsed, S3Uri):
         return _inspect_s3(settings, parsed, patience_seconds)
-    return _inspect_directory(local_directory(settings))
+    return inspect_directory(local_directory(settings), settings.job.spec.model.uri)
 
 
 def download_base(
@@ -75,9 +76,8 @@ def download_base(
         ArtifactError: S3 fails or refuses.
     """
     model, commit = _download(settings, directory, patience_seconds, report)
-    read_local_tensors(model, settings.job.spec.model.uri)
-    config = _json_reader(lambda name: (model / name).read_bytes(), settings.job.spec.model.uri)("config.json")
-    remote_code.check_remote_code(config, settings.job.spec.model)
+    facts = inspect_directory(model, settings.job.spec.model.uri)
+    remote_code.check_remote_code(facts.config, settings.job.spec.model)
     return model, commit
 
 
@@ -90,13 +90,28 @@ def _download(
         return local_directory(settings), None
     if isinstance(parsed, S3Uri):
         store = settings.store(Purpose.MODEL, patience_seconds)
-        download_model(store, parsed, directory, report, code=spec.trust_remote_code)
+        skip = _list_unloaded_objects(store, parsed)
+        download_model(store, parsed, directory, report, code=spec.trust_remote_code, skip=skip)
         return directory, None
     assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
     api = open_hub_client(settings)
-    commit = settings.model_revision or client.resolve_model(api, parsed.repo, spec.revision).commit
-    target = None if settings.workstation else directory
-    return client.download_model(api, parsed.repo, commit, target, code=spec.trust_remote_code), commit
+    model = client.resolve_model(api, parsed.repo, settings.model_revision or spec.revision)
+    where, scratch = f"hf://{parsed.repo}", settings.scratch / "hub"
+    read = _json_reader(lambda name: client.download_file(api, model, name, scratch).read_bytes(), where)
+    weights = weight_files.choose_weight_files(model.files, read, where)
+    return client.download_model(
+        api,
+        model,
+        None if settings.workstation else directory,
+        code=spec.trust_remote_code,
+        skip=weight_files.list_unloaded(weights, model.files),
+    ), model.commit
+
+
+def _list_unloaded_objects(store: Storage, uri: S3Uri) -> list[str]:
+    objects = {info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, uri)}
+    read = _json_reader(lambda name: read_object(store, objects[name].uri), str(uri))
+    return weight_files.list_unloaded(weight_files.choose_weight_files(objects, read, str(uri)), objects)
 
 
 def open_hub_client(settings: Settings) -> HfApi:
@@ -141,67 +156,34 @@ def local_directory(settings: Settings) -> Path:
 def _inspect_hub(settings: Settings, repo: str) -> ModelMetadata:
     api = open_hub_client(settings)
     model = client.resolve_model(api, repo, settings.model_revision or settings.job.spec.model.revision)
-    _require(set(model.files), f"hf://{repo}")
-    directory = settings.scratch / "hub"
-    read = _json_reader(lambda name: client.download_file(api, model, name, directory).read_bytes(), f"hf://{repo}")
-    return _make_metadata(set(model.files), read, client.read_tensors(api, model), model.commit)
+    where, directory = f"hf://{repo}", settings.scratch / "hub"
+    read = _json_reader(lambda name: client.download_file(api, model, name, directory).read_bytes(), where)
+    weights = weight_files.choose_weight_files(model.files, read, where)
+    tensors = client.read_tensors(api, model)
+    weight_files.check_indexed_tensors(weights, tensors, where)
+    return _make_metadata(set(model.files), read, tensors, weights, model.commit)
 
 
 def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> ModelMetadata:
     store = settings.store(Purpose.MODEL, patience_seconds)
     objects = {info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, uri)}
-    tensors: dict[str, Tensor] = {}
-    for name, info in objects.items():
-        if name.endswith(".safetensors"):
-            tensors |= _header(lambda info=info: read_object_header(store, info), str(info.uri))  # type: ignore[misc]
-    return _make_metadata(
-        set(objects), _json_reader(lambda name: read_object(store, objects[name].uri), str(uri)), tensors
-    )
+    read = _json_reader(lambda name: read_object(store, objects[name].uri), str(uri))
+    weights = weight_files.choose_weight_files(objects, read, str(uri))
+    tensors = weight_files.join_headers(weights, lambda name: read_object_header(store, objects[name]), str(uri))
+    return _make_metadata(set(objects), read, tensors, weights)
 
 
-def _inspect_directory(directory: Path) -> ModelMetadata:
-    tensors = read_local_tensors(directory, str(directory))
-    files = {entry.name for entry in directory.iterdir()}
-    return _make_metadata(files, _json_reader(lambda name: (directory / name).read_bytes(), str(directory)), tensors)
-
-
-def read_local_tensors(directory: Path, where: str) -> dict[str, Tensor]:
-    """Read the headers of all weights in a directory.
+def inspect_directory(directory: Path, where: str) -> ModelMetadata:
+    """Read the configuration and the headers of a model in a directory.
 
     Raises:
-        Failure: The directory is no model, its weights are pickled, or a file is incomplete.
+        Failure: The directory is no model, its weights are pickled, or a file is missing or incomplete.
     """
     files = {entry.name for entry in directory.iterdir()}
-    _require(files, where)
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(files):
-        if name.endswith(".safetensors"):
-            tensors |= _header(lambda name=name: read_file_header(directory / name), name)  # type: ignore[misc]
-    return tensors
-
-
-def _require(files: set[str], where: str) -> None:
-    found = ", ".join(sorted(files)[:10])
-    if "config.json" not in files:
-        raise Failure(
-            Reason.MODEL_NOT_FOUND, f"{where} has no config.json: it is not a transformers model; found: {found}", FIELD
-        )
-    if not any(name.endswith(".safetensors") for name in files):
-        raise Failure(
-            Reason.MODEL_UNSUPPORTED,
-            f"{where} has no *.safetensors file; pickled weights can run code and are not loaded; "
-            f"found: {found}. Save it with save_pretrained",
-            FIELD,
-        )
-
-
-def _header(read: Callable[[], dict[str, Tensor]], name: str) -> dict[str, Tensor]:
-    try:
-        return read()
-    except ValueError as error:
-        raise Failure(
-            Reason.MODEL_UNSUPPORTED, f"{name} is not a complete safetensors file: {error}. Upload it again", FIELD
-        ) from error
+    read = _json_reader(lambda name: (directory / name).read_bytes(), where)
+    weights = weight_files.choose_weight_files(files, read, where)
+    tensors = weight_files.join_headers(weights, lambda name: read_file_header(directory / name), where)
+    return _make_metadata(files, read, tensors, weights)
 
 
 def _json_reader(read: Callable[[str], bytes], where: str) -> Callable[[str], dict[str, Any]]:
@@ -216,10 +198,14 @@ def _json_reader(read: Callable[[str], bytes], where: str) -> Callable[[str], di
 
 
 def _make_metadata(
-    files: set[str], read: Callable[[str], dict[str, Any]], tensors: dict[str, Tensor], commit: str | None = None
+    files: set[str],
+    read: Callable[[str], dict[str, Any]],
+    tensors: dict[str, Tensor],
+    weights: weight_files.WeightFiles,
+    commit: str | None = None,
 ) -> ModelMetadata:
     template = "chat_template.jinja" in files or "chat_template.json" in files
     if not template and "tokenizer_config.json" in files:
         template = bool(read("tokenizer_config.json").get("chat_template"))
     tokenizer = bool({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"} & files)
-    return ModelMetadata(read("config.json"), tensors, tokenizer, template, commit)
+    return ModelMetadata(read("config.json"), tensors, tokenizer, template, commit, tuple(weights.warnings))

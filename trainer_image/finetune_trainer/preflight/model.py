@@ -6,7 +6,7 @@ from finetune_api.linear import CONV1D_MODEL_TYPES
 from finetune_api.methods import Bottleneck, Ia3, Lora, Qlora, Targeted
 from finetune_api.reasons import Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
-from finetune_trainer.models import base_files, modules, remote_code
+from finetune_trainer.models import base_files, modules, positions, remote_code, shapes
 from finetune_trainer.models.base_files import ModelMetadata
 from finetune_trainer.models.estimate import list_warnings, make_estimate
 from finetune_trainer.models.sublayers import UNKNOWN_SUBLAYERS, find_sublayers
@@ -27,15 +27,33 @@ def check_model(settings: Settings, result: CheckResult, patience_seconds: float
     remote_code.check_remote_code(facts.config, spec.model)
     if problem := describe_unsupported(facts, quantised=spec.method.quantization is not None):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
-    longest = facts.config.get("max_position_embeddings")
-    if isinstance(longest, int) and spec.training.max_length > longest:
-        result.warnings.append(
-            f"spec.training.maxLength {spec.training.max_length} is more than the model's {longest} positions"
+    result.warnings += facts.warnings
+    if different := shapes.find_differences(facts.config, facts.tensors, scores=spec.objective == "reward"):
+        more = f" (and {len(different) - 1} more differences)" if len(different) > 1 else ""
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"config.json and weights do not belong together: {different[0]}{more}. Save the model again with "
+            "save_pretrained, or take both from the original model",
+            "spec.model.uri",
         )
+    check_length(spec.training.max_length, facts, result)
     check_modules(settings, facts, result)
     add_estimate(settings, facts, result)
     if isinstance(parse_uri(spec.model.uri), HfUri):
         log.info("model %s at commit %s", spec.model.uri, facts.commit)
+
+
+def check_length(max_length: int, facts: ModelMetadata, result: CheckResult) -> None:
+    """Check that the model has positions for sequences of this length."""
+    found = positions.find_positions(shapes.language_config(facts.config), facts.tensors)
+    if found is None or max_length <= found.count:
+        return
+    message = f"{max_length} is more than the model's {found.count} positions"
+    if found.learned:
+        message += f", and it has no vectors for others: set it to {found.count} or less"
+        result.add(Reason.SPEC_INVALID, "spec.training.maxLength", message)
+    else:
+        result.warnings.append(f"spec.training.maxLength {message}")
 
 
 def describe_unsupported(facts: ModelMetadata, *, quantised: bool) -> str | None:

@@ -14,7 +14,7 @@ from finetune_artifacts.objects import read_object
 from finetune_trainer.data.chat_template import find_training_template
 from finetune_trainer.data.columns import Layout
 from finetune_trainer.data.rows import Findings, refuse_bad_rows
-from finetune_trainer.data.tokenizer import TOKENIZER_FILES, load_tokenizer, make_encoding
+from finetune_trainer.data.tokenizer import TOKENIZER_FILES, check_config, load_tokenizer, make_encoding
 from finetune_trainer.data.tokens import CHAT_LAYOUTS, Encoder
 from finetune_trainer.data.values import Row
 from finetune_trainer.hub import client
@@ -45,6 +45,7 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
         )
         return
     directory = fetch_tokenizer(settings, settings.scratch / "tokenizer", patience_seconds)
+    check_config(directory)
     tokenizer = load_tokenizer(directory)
     if not dataset.sample or (dataset.chats and not tokenizer.chat_template):
         return

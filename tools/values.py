@@ -150,6 +150,11 @@ class ChartValues(Section):
     watch_namespaces: list[DnsLabel] = Field(
         [], description="Namespaces to look after, with Roles in each of them. Empty: all, with a ClusterRole."
     )
+    replicas: Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="Pods of the operator. One of them works; the others are ready to take over when it ends or falls "
+        "silent, which takes up to 15 s.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the operator's log.")
     report_url: str = Field(
         "",

@@ -10,9 +10,11 @@ import kopf
 from finetune_operator import handlers
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
+from finetune_operator.enqueue import enqueue_namespace
 from finetune_operator.health import Health
 from finetune_operator.kube.client import Kube
 from finetune_operator.kube.connect import NoClusterError, load_configuration
+from finetune_operator.leadership import Leadership, LeadershipLostError
 from finetune_operator.metrics import Metrics
 from finetune_operator.pod_reports import PodReports
 from finetune_operator.policies.budget import WriteBudget
@@ -32,6 +34,8 @@ async def run(settings: Settings) -> None:
     client = await load_configuration(settings.kubeconfig)
     metrics = Metrics()
     kube = Kube(client, metrics.count_call)
+    leadership = Leadership(kube, settings)
+    kube.may_write = leadership.may_write
     context = Context(
         settings=settings,
         kube=kube,
@@ -39,6 +43,7 @@ async def run(settings: Settings) -> None:
         queue=KeyedQueue(),
         pod_reports=PodReports(),
         metrics=metrics,
+        leadership=leadership,
         budget=WriteBudget(settings.progress_writes_per_second, settings.progress_interval_seconds),
     )
     health = Health(context)
@@ -48,7 +53,8 @@ async def run(settings: Settings) -> None:
     parts = [
         asyncio.create_task(first_sync(context), name="first list"),
         asyncio.create_task(resync_forever(context), name="resync"),
-        asyncio.create_task(run_workers(RECONCILERS, context), name="workers"),
+        asyncio.create_task(hold_leases(context), name="leases"),
+        asyncio.create_task(work_while_leading(context), name="workers"),
         asyncio.create_task(health.beat_forever(), name="heartbeat"),
     ]
     try:
@@ -71,8 +77,26 @@ async def run(settings: Settings) -> None:
         for part in parts:
             part.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
+        await leadership.give_back()
         await runner.cleanup()
         await kube.close()
+
+
+async def hold_leases(context: Context) -> None:
+    """Wait for the Leases, and renew them for ever. Raises ``LeadershipLostError``.
+
+    The cache is filled before, so that a replica that takes over need not wait for it.
+    """
+    await context.synced.wait()
+    await context.leadership.acquire()
+    await context.leadership.keep(lambda namespace: enqueue_namespace(namespace, context))
+
+
+async def work_while_leading(context: Context) -> None:
+    """Make passes while this replica leads, on a cache with all that an earlier leader wrote."""
+    await context.leadership.leads.wait()
+    await first_sync(context)
+    await run_workers(RECONCILERS, context)
 
 
 def main() -> int:
@@ -88,6 +112,9 @@ def main() -> int:
     except NoClusterError as error:
         logger.error("Cannot find the API server. %s Run in a pod, or set FINETUNE_OPERATOR_KUBECONFIG.", error)
         return 2
+    except LeadershipLostError as error:
+        logger.error("Ending: %s. Another replica may work now.", error)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from finetune_operator.cache import Cache
 from finetune_operator.kube.client import Kube
 from finetune_operator.kube.kinds import Key
+from finetune_operator.leadership import Leadership
 from finetune_operator.metrics import Metrics
 from finetune_operator.pod_reports import PodReports
 from finetune_operator.policies.budget import WriteBudget
@@ -25,8 +26,9 @@ class Context:
     queue: KeyedQueue[Key]
     pod_reports: PodReports
     metrics: Metrics
+    leadership: Leadership
     budget: WriteBudget
     """Limits the status writes that only carry progress."""
     synced: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the cache has listed everything; no pass runs before."""
+    """Set once the cache has listed everything."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

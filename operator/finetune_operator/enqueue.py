@@ -7,6 +7,7 @@ from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
     ADAPTER_DEPLOYMENT,
+    CUSTOM,
     DEPLOYMENT,
     DEPLOYMENT_ANNOTATION,
     FINETUNE_JOB,
@@ -36,6 +37,13 @@ def enqueue_serving_groups(kind: Kind, resource: Object, context: Context) -> No
     """Enqueue only the serving groups that this object may concern."""
     for key in find_serving_groups(kind, resource, context.cache):
         context.queue.add(key)
+
+
+def enqueue_namespace(namespace: str, context: Context) -> None:
+    """Enqueue the keys of all of our objects in a namespace."""
+    for kind in CUSTOM:
+        for resource in context.cache.list_all(kind, namespace):
+            enqueue(kind, resource, context)
 
 
 def find_keys(kind: Kind, resource: Object, cache: Cache) -> list[Key]:

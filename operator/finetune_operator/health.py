@@ -22,10 +22,10 @@ class Health:
         self._idle = time.monotonic()
 
     async def beat_forever(self) -> None:
-        """Note once a second that the loop runs, and whether any key waits."""
+        """Note once a second that the loop runs, and whether any key waits for this replica."""
         while True:
             self._beat = time.monotonic()
-            if not len(self._context.queue) or not self._context.synced.is_set():
+            if not len(self._context.queue) or not self._context.leadership.leads.is_set():
                 self._idle = self._beat
             await asyncio.sleep(1)
 

@@ -44,6 +44,13 @@ class Settings:
     image_pull_policy: str = "IfNotPresent"
     """Pull policy of every container of ours."""
     log_level: str = "INFO"
+    release: str = ""
+    """Namespace and name of this installation, as team/finetune-operator: its replicas choose one of them by a Lease.
+    Empty: no election; then nothing else may run beside this process."""
+    pod_name: str = ""
+    """Name of the operator's own pod, under which it holds the Lease."""
+    pod_ip: str = ""
+    """Address at which other replicas reach this one."""
     kubeconfig: Path | None = None
     """Unset: the service account of the operator's own pod."""
     listen_host: str = "0.0.0.0"  # noqa: S104 -- pods of the cluster report here
@@ -61,6 +68,12 @@ class Settings:
     """How long a pod may fail to pull its image before the attempt counts as failed."""
     resync_seconds: float = 300.0
     """How often everything is listed anew, in case a watch missed something."""
+
+    @property
+    def report_address(self) -> str:
+        """Return the URL at which other replicas reach this one; empty where they need not."""
+        host = f"[{self.pod_ip}]" if ":" in self.pod_ip else self.pod_ip
+        return f"http://{host}:{self.listen_port}" if host else ""
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Settings":
@@ -105,6 +118,9 @@ def _parse(field: str, text: str) -> object:
         case "pod_security_standard":
             if text not in get_args(SecurityStandard):
                 raise ValueError("it must be restricted, baseline or privileged")
+        case "release":
+            if text and len([part for part in text.split("/") if part]) != 2:
+                raise ValueError("it must be a namespace and a name, as team/finetune-operator")
         case "image_pull_policy":
             if text not in ("Always", "IfNotPresent", "Never"):
                 raise ValueError("it must be Always, IfNotPresent or Never")

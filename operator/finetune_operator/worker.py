@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 
 async def work(reconcilers: Mapping[str, Reconciler], context: Context) -> None:
-    """Make passes for ever, once the cache has listed everything."""
-    await context.synced.wait()
+    """Make passes for ever, but none in a namespace that another installation looks after."""
     while True:
         key = await context.queue.get()
         try:
-            await make_pass(key, reconcilers[key[0]], context)
+            if key[1] not in context.leadership.left_out:
+                await make_pass(key, reconcilers[key[0]], context)
         finally:
             context.queue.done(key)
 

@@ -55,7 +55,8 @@ def account(
     objects = render({"watchNamespaces": request.param} if request.param else {})
     (deployment,) = [item for item in objects if item["kind"] == "Deployment"]
     environment = {
-        entry["name"]: entry["value"] for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        entry["name"]: entry.get("value", "")
+        for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
     }
     kinds = ("CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
     text = yaml.safe_dump_all([item for item in objects if item["kind"] in kinds])

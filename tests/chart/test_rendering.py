@@ -31,7 +31,7 @@ def container(values: dict[str, str] | None = None) -> Object:
 
 
 def environment(values: dict[str, str] | None = None) -> dict[str, str]:
-    return {entry["name"]: entry["value"] for entry in container(values)["env"]}
+    return {entry["name"]: entry.get("value", "") for entry in container(values)["env"]}
 
 
 def rules(objects: list[Object], *kinds: str) -> list[Object]:
@@ -138,7 +138,18 @@ def test_with_chosen_namespaces_it_may_do_nothing_elsewhere() -> None:
 def test_with_chosen_namespaces_it_may_do_there_what_it_else_may_do_everywhere() -> None:
     everywhere = rules(render(), "ClusterRole")
     chosen = render({"watchNamespaces": "{team-a}"})
-    assert rules(chosen, "ClusterRole") + rules(chosen, "Role") == everywhere
+    assert [*rules(chosen, "ClusterRole"), *rules(chosen, "Role")] == [
+        *[rule for rule in everywhere if rule["resources"] != ["leases"]],
+        *rules(render(), "Role"),
+    ]
+
+
+def test_the_lease_is_where_the_operator_is_or_in_each_of_its_namespaces() -> None:
+    assert {role["metadata"]["namespace"] for role in of_kind(render(), "Role")} == {NAMESPACE}
+    chosen = render({"watchNamespaces": "{team-a,team-b}"})
+    assert {role["metadata"]["namespace"] for role in of_kind(chosen, "Role")} == {"team-a", "team-b"}
+    (everywhere,) = [rule for rule in rules(render(), "ClusterRole") if rule["resources"] == ["leases"]]
+    assert everywhere["verbs"] == ["list"]
 
 
 def test_the_operator_understands_its_environment() -> None:
@@ -202,10 +213,17 @@ def test_a_label_of_the_users_cannot_hide_the_pod_from_its_service() -> None:
     assert labels["app.kubernetes.io/name"] == "finetune-operator"
 
 
-def test_there_is_never_a_second_operator(objects: list[Object]) -> None:
+def test_replicas_choose_one_that_works_and_are_spread_over_nodes(objects: list[Object]) -> None:
     (item,) = of_kind(objects, "Deployment")
     assert item["spec"]["replicas"] == 1
     assert item["spec"]["strategy"] == {"type": "Recreate"}
+    assert "topologySpreadConstraints" not in item["spec"]["template"]["spec"]
+    spec = deployment({"replicas": "2"})["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"] == {"type": "RollingUpdate"}
+    (constraint,) = spec["template"]["spec"]["topologySpreadConstraints"]
+    assert constraint["labelSelector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    assert environment({})["FINETUNE_OPERATOR_RELEASE"] == f"{NAMESPACE}/finetune-operator"
 
 
 def test_what_is_optional_is_off() -> None:

@@ -105,3 +105,14 @@ capabilities:
   resources: [events]
   verbs: [create]
 {{- end }}
+
+{{/* Rights to the Lease by which replicas, and installations for one namespace, choose the one that works. */}}
+{{- define "finetune-operator.leaseRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [finetune-operator]
+  verbs: [get, update]
+{{- end }}

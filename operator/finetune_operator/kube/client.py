@@ -9,7 +9,7 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 
 from finetune_operator.kube import errors
-from finetune_operator.kube.kinds import FIELD_MANAGER, TOKEN_REVIEW, Kind, Object
+from finetune_operator.kube.kinds import FIELD_MANAGER, LEASE, TOKEN_REVIEW, Kind, Object
 
 TIMEOUT_SECONDS = 30
 PAGE = 500
@@ -31,6 +31,8 @@ class Kube:
         self._api = ApiClient(configuration)
         self._api.user_agent = FIELD_MANAGER
         self._on_call = on_call
+        self.may_write: Callable[[], bool] = lambda: True
+        """Whether this process may change objects; the Leases that decide it are always written."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -70,6 +72,11 @@ class Kube:
         body = {"apiVersion": kind.api_version, "kind": kind.name, **resource}
         path = kind.path(meta["namespace"], meta["name"])
         return await self._call("apply", kind, "PATCH", path, {"fieldManager": FIELD_MANAGER}, body, APPLY_PATCH)
+
+    async def replace(self, kind: Kind, resource: Object) -> Object:
+        """Replace an object. Raises ``ConflictError`` if it is not the version that the resource names."""
+        path = kind.path(resource["metadata"]["namespace"], resource["metadata"]["name"])
+        return await self._call("replace", kind, "PUT", path, {"fieldManager": FIELD_MANAGER}, resource)
 
     async def merge(self, kind: Kind, namespace: str, name: str, patch: Object) -> Object | None:
         """Patch an object with a JSON merge patch; return None if it is not there."""
@@ -137,6 +144,8 @@ class Kube:
         content_type: str = JSON,
     ) -> Object:
         call = f"{verb} {path}"
+        if method != "GET" and kind not in (LEASE, TOKEN_REVIEW) and not self.may_write():
+            raise errors.KubeError(call, 0, "NotLeading", "not sent: another replica may work now", [])
         loop = asyncio.get_running_loop()
         begin = loop.time()
         try:

@@ -17,6 +17,7 @@ from finetune_operator.context import Context
 from finetune_operator.kube.errors import KubeError
 from finetune_operator.pod_reports import PodId
 from finetune_operator.server.connections import Connections, LimitedSite, close_after_answer
+from finetune_operator.server.forward import forward
 from finetune_operator.server.receive import Rejected, receive_agent, receive_progress
 from finetune_operator.server.tokens import Refusal, TokenReviewer
 
@@ -33,7 +34,10 @@ def build_application(context: Context, tokens: TokenReviewer, find_fault: Calla
 
     def accept(path: str, model: type[Lenient], receive: Callable[..., Awaitable[None]]) -> None:
         async def post(request: web.Request) -> web.Response:
-            status, message = await _answer(request, model, receive, context, tokens)
+            if context.leadership.leads.is_set():
+                status, message = await _answer(request, model, receive, context, tokens)
+            else:
+                status, message = await forward(request, context.leadership.leader_address)
             context.metrics.reports.labels(path, str(status)).inc()
             headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == 503 else None
             body = ReportAnswer(accepted=status == 200, message=message).to_json()
@@ -49,10 +53,8 @@ def build_application(context: Context, tokens: TokenReviewer, find_fault: Calla
         return web.Response(status=503 if fault else 200, text=fault or "ok")
 
     async def readyz(_: web.Request) -> web.Response:
-        ready = context.synced.is_set()
-        return web.Response(
-            status=200 if ready else 503, text="ok" if ready else "the first list of all objects is not complete"
-        )
+        fault = find_unready(context)
+        return web.Response(status=503 if fault else 200, text=fault or "ok")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(
@@ -63,6 +65,14 @@ def build_application(context: Context, tokens: TokenReviewer, find_fault: Calla
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     return app
+
+
+def find_unready(context: Context) -> str | None:
+    """Return why this replica can neither work nor take over from another one, or None."""
+    if not context.synced.is_set():
+        return "the first list of all objects is not complete"
+    rival = context.leadership.rival
+    return f"another installation, {rival}, looks after the same namespaces" if rival else None
 
 
 async def _answer(

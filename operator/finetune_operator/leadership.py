@@ -1,0 +1,199 @@
+"""Choose by Leases which replica works: at any time one for each namespace.
+
+A namespaced operator holds a Lease in each of its namespaces. An operator for all namespaces holds one in its own
+namespace; it leaves out the namespaces in which a namespaced operator holds one.
+
+This is client-go's leader election. The one in the Kubernetes client for Python never gives a Lease back, compares
+clocks of nodes, and waits without end for an answer of the API server.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+
+from finetune_operator.kube.client import Kube
+from finetune_operator.kube.errors import KubeError
+from finetune_operator.kube.kinds import LEASE, ROLE_LABEL, Object
+from finetune_operator.resources.lease import (
+    ADDRESS_ANNOTATION,
+    ALL_NAMESPACES,
+    DEADLINE_SECONDS,
+    LEADER,
+    NAME,
+    ONE_NAMESPACE,
+    RELEASE_ANNOTATION,
+    RENEW_SECONDS,
+    SCOPE_ANNOTATION,
+    Sighting,
+    build_lease,
+    give_back,
+    holder_of,
+    is_free,
+    note_sighting,
+    read_annotation,
+)
+from finetune_operator.settings import Settings
+
+LEADERS = f"{ROLE_LABEL}={LEADER}"
+LOOK_AROUND_SECONDS = 10.0
+"""Time between two looks at the Leases of other installations."""
+logger = logging.getLogger(__name__)
+
+
+class LeadershipLostError(Exception):
+    """Another replica may work now, so this process has to end."""
+
+
+class Leadership:
+    """The Leases of this process. Without a release in the settings there is no election, and it always leads."""
+
+    def __init__(self, kube: Kube, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin without a Lease; ``clock`` returns seconds and never goes back."""
+        self._kube, self._clock = kube, clock
+        self._release = settings.release
+        self._identity = settings.pod_name or f"{settings.release}-{uuid.uuid4().hex}"
+        self._address = settings.report_address
+        self._is_namespaced = bool(settings.namespaces)
+        self._namespaces = sorted(settings.namespaces) or [settings.release.partition("/")[0]]
+        self._held: dict[str, Object] = {}
+        self._sightings: dict[str, Sighting] = {}
+        self._valid_until = 0.0
+        self._said = ""
+        self.leads = asyncio.Event()
+        self.left_out: dict[str, str] = {}
+        """Namespaces that another installation looks after, and its namespace and name."""
+        self.leader_address = ""
+        """Where the replica that leads receives reports; empty while nobody is known to."""
+        self.rival = ""
+        """Namespace and name of another installation that keeps this one from working."""
+        if not self._release:
+            self.leads.set()
+
+    def may_write(self) -> bool:
+        """Return whether no other replica can be working now."""
+        return not self._release or (self.leads.is_set() and self._clock() < self._valid_until)
+
+    async def acquire(self) -> None:
+        """Wait until this process holds all of its Leases."""
+        if self._release:
+            while not await self._try(self._claim_all()):  # noqa: ASYNC110 -- a Lease wakes nobody
+                await asyncio.sleep(RENEW_SECONDS)
+            logger.info("Leading as %s.", self._identity)
+        self.leader_address = ""
+        self.leads.set()
+
+    async def keep(self, on_change: Callable[[str], None]) -> None:
+        """Renew the Leases, and look for other installations; ``on_change(namespace)`` says that one has gone.
+
+        Raises ``LeadershipLostError`` when another replica may begin.
+        """
+        looked_at = self._clock()
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if not self._release:
+                continue
+            await self._try(self._claim_all())
+            if not self.may_write():
+                raise LeadershipLostError(f"the Lease {NAME} could not be renewed for {DEADLINE_SECONDS:.0f} s")
+            if not self._is_namespaced and self._clock() - looked_at >= LOOK_AROUND_SECONDS:
+                looked_at = self._clock()
+                before = self.left_out
+                await self._try(self._look_around())
+                for namespace in before.keys() - self.left_out.keys():
+                    on_change(namespace)
+
+    async def give_back(self) -> None:
+        """Give the Leases back, so that another replica works at once. Call it when nothing writes any more."""
+        self.leads.clear()
+        for lease in self._held.values():
+            try:
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await self._kube.replace(LEASE, give_back(lease))
+            except (KubeError, TimeoutError) as error:
+                logger.warning("Could not give a Lease back; another replica waits for it. %s", error)
+
+    async def _try(self, action: Coroutine[None, None, bool]) -> bool:
+        """Return what an action answers in time; a failure is only logged."""
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS / 2):
+                return await action
+        except (KubeError, TimeoutError) as error:
+            self._say(f"Cannot take or renew the Lease {NAME}: {error or 'no answer in time'}")
+            return False
+
+    async def _claim_all(self) -> bool:
+        """Take or renew each Lease, in the order in which others do too; return whether all are held."""
+        began = self._clock()
+        if not self.leads.is_set() and not self._is_namespaced and not await self._look_around():
+            return False
+        for namespace in self._namespaces:
+            if not await self._claim(namespace):
+                return False
+        self._valid_until = began + DEADLINE_SECONDS
+        self.rival = self._said = ""
+        return True
+
+    async def _claim(self, namespace: str) -> bool:
+        """Take or renew the Lease of a namespace; return whether it is held."""
+        lease = self._held.get(namespace) or await self._kube.get(LEASE, namespace, NAME)
+        if lease is not None and holder_of(lease) not in ("", self._identity):
+            sighting = self._sightings[namespace] = note_sighting(lease, self._sightings.get(namespace), self._clock())
+            if not is_free(lease, sighting, self._clock()):
+                self._wait_for(lease)
+                return False
+        scope = ONE_NAMESPACE if self._is_namespaced else ALL_NAMESPACES
+        wanted = build_lease(
+            namespace, self._identity, self._release, self._address, scope, datetime.now(UTC), before=lease
+        )
+        self._held.pop(namespace, None)  # whatever comes of it, the next try reads it again unless this one succeeds
+        write = self._kube.create if lease is None else self._kube.replace
+        self._held[namespace] = await write(LEASE, wanted)
+        return True
+
+    async def _look_around(self) -> bool:
+        """Look at the Leases of other installations; return whether none of them looks after all namespaces.
+
+        Namespaces in which a namespaced operator works are left out.
+        """
+        leases, _ = await self._kube.list(LEASE, None, LEADERS)
+        left_out: dict[str, str] = {}
+        for lease in leases:
+            namespace, release = lease["metadata"]["namespace"], read_annotation(lease, RELEASE_ANNOTATION)
+            if release == self._release:
+                continue
+            key = f"{namespace} of {release}"
+            sighting = self._sightings[key] = note_sighting(lease, self._sightings.get(key), self._clock())
+            if is_free(lease, sighting, self._clock()):
+                continue
+            if read_annotation(lease, SCOPE_ANNOTATION) == ONE_NAMESPACE:
+                left_out[namespace] = release
+            elif not self.leads.is_set():
+                self._wait_for(lease)
+                return False
+        for namespace in left_out.keys() - self.left_out.keys():
+            logger.warning("Installation %s looks after namespace %s; it is left out.", left_out[namespace], namespace)
+        self.left_out = left_out
+        return True
+
+    def _wait_for(self, lease: Object) -> None:
+        """Say once for whom this process waits: another replica, or another installation."""
+        release = read_annotation(lease, RELEASE_ANNOTATION)
+        namespace = lease["metadata"]["namespace"]
+        if release == self._release:
+            self.leader_address, self.rival = read_annotation(lease, ADDRESS_ANNOTATION), ""
+            self._say(f"Waiting: replica {holder_of(lease)} leads.")
+            return
+        self.leader_address, self.rival = "", release
+        self._say(
+            f"Waiting: another installation, {release}, looks after the same namespaces (Lease {NAME} in namespace "
+            f"{namespace}). Uninstall one of the two, or give each its own namespaces with the chart value "
+            "watchNamespaces."
+        )
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            logger.warning(text)
+            self._said = text

@@ -1,0 +1,31 @@
+"""Pass a report on from a replica that waits to the one that leads: the Service sends reports to all of them."""
+
+import aiohttp
+from aiohttp import web
+
+from finetune_api.messages import ReportAnswer
+
+FORWARDED = "X-Finetune-Forwarded"
+"""On reports that another replica passed on, which are not passed on again."""
+TIMEOUT = aiohttp.ClientTimeout(total=10)
+NOBODY = "no replica of the operator leads at the moment: send it again"
+
+
+async def forward(request: web.Request, address: str) -> tuple[int, str]:
+    """Pass a report on to the replica at this address; return HTTP status and message of its answer.
+
+    Raises:
+        web.HTTPRequestEntityTooLarge: The report is larger than the application allows.
+    """
+    if not address or FORWARDED in request.headers:
+        return 503, NOBODY
+    headers = {"Authorization": request.headers.get("Authorization", ""), FORWARDED: "true"}
+    content = await request.read()
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=TIMEOUT) as session,
+            session.post(f"{address}{request.path}", data=content, headers=headers) as answer,
+        ):
+            return answer.status, ReportAnswer.model_validate_json(await answer.read()).message
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return 503, NOBODY

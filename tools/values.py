@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from finetune_api.base import DnsLabel
+from finetune_operator.pod_defaults import RoleResources
 
 KubernetesObject = dict[str, Any]
 """A part of a pod, passed on unchanged: the API server checks it."""
@@ -68,6 +69,67 @@ class Trainer(Section):
         "False: a trainer pod that does not see its GPUs fails with the reason GpuNotVisible.",
     )
     pod_policy: PodPolicy = Field(PodPolicy(), description="What spec.podTemplate of a FineTuneJob may ask for.")
+
+
+class ContainerValues(Section):
+    """CPU and memory of a container. A quota that demands limits needs both."""
+
+    requests: KubernetesObject = Field({}, description="What the scheduler sets aside.")
+    limits: KubernetesObject = Field({}, description="What the container cannot exceed. null: no limits.")
+
+
+def _resources(role: str) -> ContainerValues:
+    return ContainerValues.model_validate(getattr(RoleResources(), role).to_json())
+
+
+class PodResources(Section):
+    """CPU and memory of the pods that the operator makes."""
+
+    trainer: ContainerValues = Field(
+        _resources("trainer"),
+        description="Trainer pods, for each of their GPUs; a job without GPUs counts as one. spec.resources has "
+        "precedence.",
+    )
+    preflight: ContainerValues = Field(
+        _resources("preflight"),
+        description="Preflight and clean-up pods. spec.resources.preflight has precedence.",
+    )
+    agent: ContainerValues = Field(_resources("agent"), description="Agents in inference pods.")
+
+
+class Pods(Section):
+    """What every pod gets that the operator makes. A FineTuneJob's own spec.podTemplate has precedence."""
+
+    fixed_user: bool = Field(
+        True,
+        description="Run all pods, the operator's own too, as user 65532. False: as the user that the cluster assigns, "
+        "as OpenShift demands.",
+    )
+    env: list[KubernetesObject] = Field(
+        [],
+        description="Environment variables, also of agents, for example HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE and "
+        "AWS_CA_BUNDLE. Reports to the operator never use a proxy.",
+    )
+    env_from: list[KubernetesObject] = Field(
+        [], description="ConfigMaps and Secrets of each namespace as variables, also of agents."
+    )
+    volumes: list[KubernetesObject] = Field(
+        [], description="Volumes, also of agents, for example a ConfigMap with a private CA that each namespace has."
+    )
+    volume_mounts: list[KubernetesObject] = Field([], description="Where containers have the volumes.")
+    image_pull_secrets: list[KubernetesObject] = Field(
+        [], description="Secrets of each namespace for pulling images. Agents use those of their pod."
+    )
+    tolerations: list[KubernetesObject] = Field([], description="Taints that preflight and trainer pods tolerate.")
+    host_aliases: list[KubernetesObject] = Field([], description="Entries of the hosts file, not of agents.")
+    dns_policy: Literal["", "ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = Field(
+        "", description="Where DNS comes from, not of agents. Empty: Kubernetes' default."
+    )
+    dns_config: KubernetesObject = Field({}, description="Settings of the resolver, not of agents.")
+    preflight_node_selector: dict[str, str] = Field(
+        {}, description="Labels that a node must have to run preflight and clean-up pods."
+    )
+    resources: PodResources = Field(PodResources(), description="CPU and memory of the pods that the operator makes.")
 
 
 class Crds(Section):
@@ -142,10 +204,11 @@ class ChartValues(Section):
     )
     trainer_image: Image = Field(Image(), description="The trainer's image. Built from Dockerfile, target trainer.")
     trainer: Trainer = Field(Trainer(), description="What trainer pods may do.")
+    pods: Pods = Field(Pods(), description="What every pod gets that the operator makes.")
     image_pull_secrets: list[KubernetesObject] = Field(
         [],
         description="Secrets for pulling the operator's image, in the release's namespace: [{name: …}]. "
-        "Jobs have spec.podTemplate.imagePullSecrets.",
+        "Jobs have pods.imagePullSecrets and spec.podTemplate.imagePullSecrets.",
     )
     watch_namespaces: list[DnsLabel] = Field(
         [], description="Namespaces to look after, with Roles in each of them. Empty: all, with a ClusterRole."
@@ -170,7 +233,7 @@ class ChartValues(Section):
     metrics: Metrics = Field(Metrics(), description="Metrics in Prometheus' format, at port 8080, path /metrics.")
     network_policy: NetworkPolicy = Field(NetworkPolicy(), description="Who may reach the operator.")
     resources: KubernetesObject = Field(
-        {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "2", "memory": "512Mi"}},
         description="CPU and memory of the operator.",
     )
     node_selector: dict[str, str] = Field({}, description="Labels that the operator's node must have.")

@@ -1,9 +1,14 @@
 """The settings that an administrator of the operator can choose."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
+
+from pydantic import ValidationError
+
+from finetune_api.validation import problems
+from finetune_operator.pod_defaults import PodDefaults
 
 SecurityStandard = Literal["restricted", "baseline", "privileged"]
 """Kubernetes' Pod Security Standards, the strictest first."""
@@ -41,6 +46,8 @@ class Settings:
     """Directories of the nodes that spec.podTemplate.volumes may mount, with all below them."""
     pod_service_accounts: tuple[str, ...] = ()
     """Names, or patterns like finetune-*, that spec.podTemplate.serviceAccountName may have besides default."""
+    pods: PodDefaults = field(default_factory=PodDefaults)
+    """What every pod gets, as JSON with the fields of the chart's values ``pods``."""
     image_pull_policy: str = "IfNotPresent"
     """Pull policy of every container of ours."""
     log_level: str = "INFO"
@@ -79,24 +86,24 @@ class Settings:
     def of(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the variables. Raises ``SettingsError`` with the variable, its value and what it must be."""
         text = {
-            field: environ[PREFIX + field.upper()]
-            for field in cls.__dataclass_fields__
-            if PREFIX + field.upper() in environ
+            name: environ[PREFIX + name.upper()]
+            for name in cls.__dataclass_fields__
+            if PREFIX + name.upper() in environ
         }
-        for field in ("trainer_image", "operator_image"):
-            if not text.get(field):
-                raise SettingsError(f"{PREFIX}{field.upper()} is not set: give the name of an image")
+        for name in ("trainer_image", "operator_image"):
+            if not text.get(name):
+                raise SettingsError(f"{PREFIX}{name.upper()} is not set: give the name of an image")
         values: dict[str, object] = {}
-        for field, value in text.items():
+        for name, value in text.items():
             try:
-                values[field] = _parse(field, value)
+                values[name] = _parse(name, value)
             except ValueError as error:
-                raise SettingsError(f"{PREFIX}{field.upper()}: found {value!r}, {error}") from None
+                raise SettingsError(f"{PREFIX}{name.upper()}: found {value!r}, {error}") from None
         return cls(**values)  # type: ignore[arg-type]  # _parse gives each field its type
 
 
-def _parse(field: str, text: str) -> object:
-    match field:
+def _parse(name: str, text: str) -> object:
+    match name:
         case "namespaces" | "pod_host_paths" | "pod_service_accounts":
             return tuple(part.strip() for part in text.split(",") if part.strip())
         case "allow_remote_code" | "simulated_gpus":
@@ -107,14 +114,19 @@ def _parse(field: str, text: str) -> object:
             return Path(text) if text else None
         case "listen_port" | "workers":
             number = int(text)
-            if number < (0 if field == "listen_port" else 1):
+            if number < (0 if name == "listen_port" else 1):
                 raise ValueError("it must be positive")
             return number
-        case _ if field.endswith(("_seconds", "_per_second")):
+        case _ if name.endswith(("_seconds", "_per_second")):
             seconds = float(text)
             if seconds <= 0:
                 raise ValueError("it must be greater than 0")
             return seconds
+        case "pods":
+            try:
+                return PodDefaults.model_validate_json(text)
+            except ValidationError as error:
+                raise ValueError("; ".join(f"pods.{problem}" for problem in problems(error))) from None
         case "pod_security_standard":
             if text not in get_args(SecurityStandard):
                 raise ValueError("it must be restricted, baseline or privileged")

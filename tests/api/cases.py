@@ -40,7 +40,7 @@ from finetune_api.core_v1.environment import ONE_VALUE, RESERVED_VARIABLE, EnvFr
 from finetune_api.core_v1.volumes import ONE_SOURCE as ONE_VOLUME_SOURCE
 from finetune_api.core_v1.volumes import RESERVED_MOUNT, RESERVED_VOLUME, VolumeProjection
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
-from finetune_api.finetunejob.pod import ARGS_ALONE, UNKNOWN_VOLUME
+from finetune_api.finetunejob.pod import ARGS_ALONE, REQUEST_ABOVE_LIMIT, UNKNOWN_VOLUME
 from finetune_api.finetunejob.spec import IMMUTABLE
 from finetune_api.gate import NO_LIMIT
 from finetune_api.methods.adalora import RANKS_FALL
@@ -476,6 +476,12 @@ CASES = [
         "spec.resources.limits",
         "should match",
         "is not a quantity",
+    ),
+    _job(
+        "a request above its limit",
+        {"spec.resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "2G"}}},
+        "spec.resources",
+        REQUEST_ABOVE_LIMIT,
     ),
     _job("sharding on one GPU", {"spec.training.sharding": "full"}, "spec", SHARDED),
     _job(

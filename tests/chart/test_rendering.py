@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.pod_defaults import PodDefaults
 from finetune_operator.settings import Settings
 from tests.chart.helm import CHART, IMAGES, NAMESPACE, HelmError, Object, helm, is_hook, of_kind, render, settings
 
@@ -206,6 +207,34 @@ def test_extra_environment_and_annotations_reach_the_pod() -> None:
     metadata = deployment(values)["spec"]["template"]["metadata"]
     assert metadata["annotations"]["a"] == "b"
     assert metadata["labels"]["team"] == "ml"
+
+
+def test_what_every_pod_gets_is_read_by_the_operator() -> None:
+    values = {
+        "pods.env[0].name": "HTTPS_PROXY",
+        "pods.env[0].value": "http://proxy",
+        "pods.fixedUser": "false",
+        "pods.resources.trainer.limits": "null",
+        "trainer.podPolicy.securityStandard": "baseline",
+        "trainer.podPolicy.hostPaths": "{/data,/models}",
+        "trainer.podPolicy.serviceAccountNames": "{trainer}",
+    }
+    read = Settings.of(environment(values))
+    assert [variable.to_json() for variable in read.pods.env] == [{"name": "HTTPS_PROXY", "value": "http://proxy"}]
+    assert not read.pods.fixed_user
+    assert (read.pods.resources.trainer.requests["cpu"], read.pods.resources.trainer.limits) == ("500m", {})
+    assert read.pod_security_standard == "baseline"
+    assert (read.pod_host_paths, read.pod_service_accounts) == (("/data", "/models"), ("trainer",))
+    assert Settings.of(environment()).pods == PodDefaults(), "the chart's defaults are the operator's"
+    assert "runAsUser" not in deployment(values)["spec"]["template"]["spec"]["securityContext"]
+
+
+def test_every_container_of_the_chart_has_limits(objects: list[Object]) -> None:
+    pods = [item["spec"]["template"]["spec"] for item in objects if item["kind"] in ("Deployment", "Job")]
+    assert len(pods) == 2
+    for pod in pods:
+        for each in pod["containers"]:
+            assert {"cpu", "memory"} <= each["resources"]["limits"].keys() & each["resources"]["requests"].keys()
 
 
 def test_a_label_of_the_users_cannot_hide_the_pod_from_its_service() -> None:

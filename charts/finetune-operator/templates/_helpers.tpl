@@ -64,8 +64,10 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 
 {{- define "finetune-operator.podSecurityContext" -}}
 runAsNonRoot: true
+{{- if .Values.pods.fixedUser }}
 runAsUser: 65532
 runAsGroup: 65532
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end }}

@@ -47,3 +47,12 @@ def parse_quantity(value: int | str) -> Decimal:
     if exponent:
         return Decimal(f"{number}e{exponent}")
     return Decimal(number) * UNITS[unit]
+
+
+def format_quantity(number: Decimal) -> str:
+    """Write a number as a quantity: in the largest binary unit, or else whole or in thousandths."""
+    for unit in ("Ti", "Gi", "Mi", "Ki"):
+        if number and number % UNITS[unit] == 0:
+            return f"{int(number / UNITS[unit])}{unit}"
+    whole = number.to_integral_value()
+    return str(int(whole)) if number == whole else f"{int(number * 1000)}m"

@@ -5,7 +5,7 @@ from finetune_api.finetunejob.failure import FailurePolicy, OutOfMemory, Retries
 from finetune_api.finetunejob.job import FineTuneJob, ObjectMeta
 from finetune_api.finetunejob.model import ModelSource, StartingAdapter
 from finetune_api.finetunejob.output import HubOutput, Output, S3Output
-from finetune_api.finetunejob.pod import PodTemplate, Resources
+from finetune_api.finetunejob.pod import ContainerResources, PodTemplate, Resources
 from finetune_api.finetunejob.spec import FineTuneJobSpec
 from finetune_api.finetunejob.status import (
     AdapterStatus,
@@ -28,6 +28,7 @@ __all__ = [
     "Attempt",
     "Checkpoint",
     "CheckpointStatus",
+    "ContainerResources",
     "Estimate",
     "Evaluation",
     "EvaluationStatus",

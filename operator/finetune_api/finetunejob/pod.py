@@ -8,7 +8,7 @@ from finetune_api.base import Model, SecretRef
 from finetune_api.core_v1.environment import EnvFromSource, EnvVar
 from finetune_api.core_v1.lists import MAX_ITEMS, MAX_TEXT, Annotations, KeyedBy, Label, Labels, Name
 from finetune_api.core_v1.network import DnsConfig, DnsPolicy, HostAlias
-from finetune_api.core_v1.quantity import Quantities
+from finetune_api.core_v1.quantity import Quantities, parse_quantity
 from finetune_api.core_v1.security import PodSecurityContext, SecurityContext
 from finetune_api.core_v1.selectors import Affinity, Toleration, TopologySpreadConstraint
 from finetune_api.core_v1.volumes import Volume, VolumeMount
@@ -20,6 +20,35 @@ ARGS_ALONE = "args belongs to command: set podTemplate.command too, or remove ar
 UNKNOWN_VOLUME = (
     "volumeMounts names a volume that is not in volumes: add it to podTemplate.volumes, or correct the name"
 )
+
+
+REQUEST_ABOVE_LIMIT = "a request is above its limit: lower the request, or raise the limit"
+REQUEST_RULE = {
+    "rule": "!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || "
+    "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)",
+    "message": REQUEST_ABOVE_LIMIT,
+    "fieldPath": ".requests",
+}
+
+
+def check_requests(requests: dict[str, int | str], limits: dict[str, int | str]) -> None:
+    """Raise ``ValueError`` if a request is above its limit."""
+    if any(parse_quantity(value) > parse_quantity(limits[name]) for name, value in requests.items() if name in limits):
+        raise ValueError(REQUEST_ABOVE_LIMIT)
+
+
+class ContainerResources(Model):
+    """CPU and memory of a container."""
+
+    requests: Quantities = Field(default_factory=dict, description="What the scheduler sets aside.")
+    limits: Quantities = Field(default_factory=dict, description="What the container cannot exceed.")
+
+    cel_rules: ClassVar[list[dict[str, str]]] = [REQUEST_RULE]
+
+    @model_validator(mode="after")
+    def _check(self) -> "ContainerResources":
+        check_requests(self.requests, self.limits)
+        return self
 
 
 class Resources(Model):
@@ -39,11 +68,27 @@ class Resources(Model):
         pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
     )
     requests: Quantities = Field(
-        default_factory=dict, description="Requests of the trainer container, such as CPU and memory."
+        default_factory=dict,
+        description="Requests of the trainer container, such as CPU and memory. What is left out comes from the chart "
+        "value pods.resources.trainer, for each GPU.",
     )
     limits: Quantities = Field(
-        default_factory=dict, description="Limits of the trainer container, such as CPU and memory."
+        default_factory=dict,
+        description="Limits of the trainer container, such as CPU and memory. What is left out comes from the chart "
+        "value pods.resources.trainer, for each GPU, and is at least the request.",
     )
+    preflight: ContainerResources | None = Field(
+        None,
+        description="CPU and memory of preflight and clean-up pods. What is left out comes from the chart value "
+        "pods.resources.preflight.",
+    )
+
+    cel_rules: ClassVar[list[dict[str, str]]] = [REQUEST_RULE]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Resources":
+        check_requests(self.requests, self.limits)
+        return self
 
     @property
     def processes(self) -> int:

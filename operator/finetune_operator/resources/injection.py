@@ -8,14 +8,15 @@ version restarts no pod.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api import GROUP
 from finetune_api.messages import ADAPTERS_DIRECTORY, DESIRED_DIRECTORY, SECRETS_DIRECTORY
 from finetune_engines.base import Engine
 from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, ROLE_LABEL
-from finetune_operator.resources.names import fit
+from finetune_operator.pod_defaults import PodDefaults
+from finetune_operator.resources.names import fit, short
 from finetune_operator.resources.ownership import field_step, find_owners, item_step
 from finetune_operator.resources.security import agent_security_context, token_mount, token_volume
 
@@ -37,6 +38,7 @@ class AgentParameters:
     image: str
     pull_policy: str
     report_url: str
+    pods: PodDefaults = field(default_factory=PodDefaults)
 
 
 def config_map_name(deployment: str) -> str:
@@ -64,7 +66,7 @@ def build_injection(deployment: dict[str, Any], parameters: AgentParameters) -> 
         "spec": {
             "initContainers": [_build_agent(parameters)],
             "containers": [engine],
-            "volumes": _build_volumes(name, parameters.secrets),
+            "volumes": [*_build_volumes(name, parameters.secrets), *_build_shared_volumes(parameters.pods)],
         },
     }
     digest = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
@@ -146,7 +148,10 @@ def _build_agent(parameters: AgentParameters) -> dict[str, Any]:
     ]
     if parameters.report_url:
         environment.append({"name": "FINETUNE_REPORT_URL", "value": parameters.report_url})
-    return {
+    pods = parameters.pods
+    own = {variable["name"] for variable in environment}
+    environment += [variable.to_json() for variable in pods.env if variable.name not in own]
+    agent = {
         "name": AGENT_CONTAINER,
         "image": parameters.image,
         "imagePullPolicy": parameters.pull_policy,
@@ -166,8 +171,8 @@ def _build_agent(parameters: AgentParameters) -> dict[str, Any]:
             "timeoutSeconds": 5,
             "failureThreshold": 6,
         },
-        "resources": {"requests": {"cpu": "10m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
-        "securityContext": agent_security_context(),
+        "resources": pods.resources.agent.to_json(),
+        "securityContext": agent_security_context(pods.fixed_user),
         "volumeMounts": [
             {"name": ADAPTERS_VOLUME, "mountPath": ADAPTERS_DIRECTORY},
             {"name": DESIRED_VOLUME, "mountPath": DESIRED_DIRECTORY, "readOnly": True},
@@ -177,8 +182,12 @@ def _build_agent(parameters: AgentParameters) -> dict[str, Any]:
                 {"name": secret_volume_name(name), "mountPath": f"{SECRETS_DIRECTORY}/{name}", "readOnly": True}
                 for name in parameters.secrets
             ),
+            *({**mount.to_json(), "name": _shared_volume_name(mount.name)} for mount in pods.volume_mounts),
         ],
     }
+    if pods.env_from:
+        agent["envFrom"] = [source.to_json() for source in pods.env_from]
+    return agent
 
 
 def _build_volumes(deployment: str, secrets: Sequence[str]) -> list[dict[str, Any]]:
@@ -189,6 +198,15 @@ def _build_volumes(deployment: str, secrets: Sequence[str]) -> list[dict[str, An
         token_volume(),
         *({"name": secret_volume_name(name), "secret": {"secretName": name, "optional": True}} for name in secrets),
     ]
+
+
+def _build_shared_volumes(pods: PodDefaults) -> list[dict[str, Any]]:
+    """Build the volumes that the administrator gives every pod, under names that no volume of the user has."""
+    return [{**volume.to_json(), "name": _shared_volume_name(volume.name)} for volume in pods.volumes]
+
+
+def _shared_volume_name(name: str) -> str:
+    return f"finetune-shared-{short(name, 63 - len('finetune-shared-'))}"
 
 
 def secret_volume_name(name: str) -> str:

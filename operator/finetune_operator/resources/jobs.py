@@ -17,13 +17,12 @@ from finetune_operator.kube.kinds import (
     owner_reference,
 )
 from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name, short
-from finetune_operator.resources.pods import build_pod, build_trainer_pod
+from finetune_operator.resources.pods import build_preflight_pod, build_trainer_pod
 from finetune_operator.settings import Settings
 
 DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 """Container that ``kubectl logs`` shows, also beside sidecars that somebody injects."""
 TRAINER_COMMAND = ["python", "-m", "finetune_trainer", "train"]
-PREFLIGHT_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 
 
 def build_preflight_job(resource: Object, job: FineTuneJob, attempt: int, settings: Settings) -> Object:
@@ -33,9 +32,8 @@ def build_preflight_job(resource: Object, job: FineTuneJob, attempt: int, settin
         "image": settings.operator_image,
         "command": ["python", "-m", "finetune_trainer", "preflight"],
         "env": _build_environment(job, attempt, None, settings),
-        "resources": PREFLIGHT_RESOURCES,
     }
-    return _build_job(resource, job, PREFLIGHT, attempt, build_pod(job.spec, container, settings))
+    return _build_job(resource, job, PREFLIGHT, attempt, build_preflight_pod(job.spec, container, settings))
 
 
 def build_trainer_job(
@@ -65,7 +63,6 @@ def build_trainer_job(
         "command": template.command or TRAINER_COMMAND,
         "args": template.args,
         "env": _build_environment(job, attempt, revision, settings, adjustments),
-        "resources": _build_resources(job),
     }
     pod = build_trainer_pod(job.spec, container, settings, avoided_nodes)
     batch_job = _build_job(resource, job, TRAINER, attempt, pod)
@@ -134,10 +131,3 @@ def _build_environment(
 
 def _dump_compact(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _build_resources(job: FineTuneJob) -> dict[str, Any]:
-    """Build requests and limits; Kubernetes requires a GPU in both, with the same number."""
-    desired = job.spec.resources
-    gpus = {desired.gpu_resource_name: str(desired.gpus_per_node)} if desired.gpus_per_node else {}
-    return {"requests": {**desired.requests, **gpus}, "limits": {**desired.limits, **gpus}}

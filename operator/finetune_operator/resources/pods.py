@@ -6,7 +6,9 @@ from typing import Any
 from finetune_api.base import Model
 from finetune_api.finetunejob import FineTuneJobSpec, PodTemplate
 from finetune_operator.kube.kinds import Object
+from finetune_operator.pod_defaults import complete_template
 from finetune_operator.resources.mounts import Volumes, build_shared_memory, build_volumes
+from finetune_operator.resources.requirements import build_preflight_requirements, build_trainer_requirements
 from finetune_operator.resources.security import container_security_context, pod_security_context
 from finetune_operator.settings import Settings
 
@@ -22,7 +24,7 @@ def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, more
         settings: The operator's settings.
         more: Volumes of the operator's own, and their mounts, that not every pod of a job has.
     """
-    template = spec.pod_template
+    template = complete_template(spec.pod_template, settings.pods)
     volumes, mounts = (own + further for own, further in zip(build_volumes(spec), more, strict=True))
     own_container = {
         **container,
@@ -50,12 +52,21 @@ def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, more
     return _add_volumes(_drop_unset(pod), _dump(template.volumes), _dump(template.volume_mounts))
 
 
+def build_preflight_pod(spec: FineTuneJobSpec, container: Object, settings: Settings) -> Object:
+    """Build the spec of a pod that works for a job without its GPUs: a preflight, or a clean-up."""
+    resources = build_preflight_requirements(spec.resources, settings.pods)
+    pod = build_pod(spec, {**container, "resources": resources}, settings)
+    selector = settings.pods.preflight_node_selector
+    return {"nodeSelector": selector, **pod} if selector else pod
+
+
 def build_trainer_pod(
     spec: FineTuneJobSpec, container: Object, settings: Settings, avoided_nodes: Sequence[str]
 ) -> Object:
     """Build the spec of a trainer pod: also where it runs, and with which privileges."""
     template = spec.pod_template
-    pod = build_pod(spec, container, settings, build_shared_memory(spec))
+    resources = build_trainer_requirements(spec.resources, settings.pods)
+    pod = build_pod(spec, {**container, "resources": resources}, settings, build_shared_memory(spec))
     (own_container,) = pod["containers"]
     own_container["securityContext"] = container_security_context(template.container_security_context)
     placement = {

@@ -11,9 +11,10 @@ TOKEN_SECONDS = 3600
 CONFINED = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
-def agent_security_context() -> dict[str, Any]:
+def agent_security_context(fixed_user: bool) -> dict[str, Any]:
     """Build the context of a container in somebody else's pod; it alone meets the Pod Security Standard restricted."""
-    return {**CONFINED, "runAsUser": USER, "runAsGroup": USER, **container_security_context()}
+    user = {"runAsUser": USER, "runAsGroup": USER} if fixed_user else {}
+    return {**CONFINED, **user, **container_security_context()}
 
 
 def container_security_context(asked: SecurityContext | None = None) -> dict[str, Any]:

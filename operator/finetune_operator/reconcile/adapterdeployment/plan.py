@@ -62,6 +62,7 @@ def make_plan(observed: Observed, settings: Settings) -> Plan:
         image=settings.operator_image,
         pull_policy=settings.image_pull_policy,
         report_url=settings.report_url,
+        pods=settings.pods,
     )
     return replace(
         plan,

@@ -1,1 +1,1 @@
-"""Benchmarks: each prints a table, and writes JSON with --output json."""
+"""Measure the operator and the trainer. Each benchmark prints a table, or JSON with ``--output json``."""

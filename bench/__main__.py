@@ -1,4 +1,4 @@
-"""``python -m bench``: the operator's benchmark. The trainer's, which takes longer, is ``python -m bench.trainer``."""
+"""Run the operator's benchmark. ``python -m bench.trainer`` runs the trainer's, which takes longer."""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""How long the operator takes to answer, and how many writes it costs the API server."""
+"""Measure how fast the operator reacts, and how many writes to the API server a FineTuneJob costs."""

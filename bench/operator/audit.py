@@ -1,4 +1,4 @@
-"""The API server's own log of writes: who wrote what, and when by the server's clock."""
+"""Read the API server's audit log: who wrote what, and when by the server's clock."""
 
 import json
 from collections import Counter
@@ -12,19 +12,19 @@ READS = frozenset({"get", "list", "watch"})
 
 @dataclass(frozen=True)
 class Write:
-    """One request that changed something."""
+    """Describes one request that changed an object."""
 
     agent: str
     verb: str
     resource: str
-    """With its subresource: ``pods/status``."""
+    """The resource with its subresource, for example ``pods/status``."""
     name: str
     received: datetime
     answered: datetime
 
 
 def read(log: Path, namespace: str) -> list[Write]:
-    """Return every successful write to a namespace, in the order of the answers."""
+    """Return all successful writes to a namespace, sorted by the time of the response."""
     with log.open() as lines:
         return sorted(_writes(lines, namespace), key=lambda write: write.answered)
 
@@ -35,8 +35,8 @@ def _writes(lines: Iterator[str], namespace: str) -> Iterator[Write]:
             continue
         event = json.loads(line)
         target = event.get("objectRef", {})
-        done = event["stage"] == "ResponseComplete" and event.get("responseStatus", {}).get("code", 500) < 300
-        if target.get("namespace") == namespace and done and event["verb"] not in READS:
+        succeeded = event["stage"] == "ResponseComplete" and event.get("responseStatus", {}).get("code", 500) < 300
+        if target.get("namespace") == namespace and succeeded and event["verb"] not in READS:
             resource = "/".join(part for part in (target["resource"], target.get("subresource")) if part)
             yield Write(
                 event.get("userAgent", ""),
@@ -49,12 +49,12 @@ def _writes(lines: Iterator[str], namespace: str) -> Iterator[Write]:
 
 
 def of_operator(writes: Sequence[Write]) -> list[Write]:
-    """Return the operator's own writes."""
+    """Return the writes of the operator."""
     return [write for write in writes if write.agent == "finetune-operator"]
 
 
 def first(writes: Sequence[Write], verb: str, resource: str, name: str) -> Write:
-    """Return the first write of this kind. Raises LookupError if there is none."""
+    """Return the first write with this verb, resource and name. Raises LookupError if there is none."""
     for write in writes:
         if (write.verb, write.resource, write.name) == (verb, resource, name):
             return write

@@ -1,4 +1,4 @@
-"""FineTuneJobs one after another from creation to Ready on fake nodes, with pauses in which the operator is idle."""
+"""Run FineTuneJobs one after another on fake nodes, with pauses so that the operator is idle before each event."""
 
 import json
 import time
@@ -20,88 +20,88 @@ MESSAGE = "devcluster.finetune-operator.io/termination-message"
 
 @dataclass(frozen=True)
 class Measured:
-    """Milliseconds of each run, and what the operator wrote in all of them."""
+    """Holds the milliseconds of each run, and the operator's writes in all runs."""
 
     to_preflight: list[float]
     to_trainer: list[float]
     writes: dict[str, int]
     counted_by_operator: int
-    """The same number of writes, by the operator's own metrics."""
+    """The number of writes according to the operator's own metrics."""
     memory_mib: float
     cpu_ms_per_job: float
 
 
 def measure(cluster: Cluster, namespace: str, runs: int, directory: Path, progress: Callable[[int], None]) -> Measured:
-    """Run it; everything is timed by the API server's clock (its audit log), nothing by ours."""
+    """Run the FineTuneJobs. All times come from the API server's audit log, so from one clock."""
     api = Api(cluster.kubeconfig, namespace)
     operator = Operator(cluster.kubeconfig, namespace, directory / "operator.log").start()
     try:
-        _one(api, "warm-up")
-        before = _written(operator)
+        _run_job(api, "warm-up")
+        before = _count_writes(operator)
         cpu_before = _cpu_seconds(operator)
         names = [f"job-{number}" for number in range(runs)]
         for number, name in enumerate(names):
-            _one(api, name)
+            _run_job(api, name)
             progress(number + 1)
-        counted = _written(operator) - before
+        counted_writes = _count_writes(operator) - before
         cpu = (_cpu_seconds(operator) - cpu_before) / runs * 1000
         memory = _memory_mib(operator)
     finally:
         operator.stop()
     log = audit.read(cluster.state_dir / "logs" / "audit.log", namespace)
-    ours = [write for write in audit.of_operator(log) if not write.name.startswith("warm-up")]
+    operator_writes = [write for write in audit.of_operator(log) if not write.name.startswith("warm-up")]
     return Measured(
-        [_to_preflight(log, name) for name in names],
-        [_to_trainer(log, name) for name in names],
-        audit.counts(ours),
-        counted,
+        [_time_to_preflight(log, name) for name in names],
+        [_time_to_trainer(log, name) for name in names],
+        audit.counts(operator_writes),
+        counted_writes,
         memory,
         cpu,
     )
 
 
-def _one(api: Api, name: str) -> None:
-    """One FineTuneJob from creation to Ready; before each thing that is timed the operator has nothing to do."""
+def _run_job(api: Api, name: str) -> None:
+    """Run one FineTuneJob until it is Ready. The operator is idle before each event that is timed."""
     time.sleep(PAUSE_SECONDS)
     api.create_job(name)
-    _end(api, f"{name}-preflight", PREFLIGHT_PASSED)
-    _end(api, f"{name}-train-1", SUCCEEDED)
+    _end_pod(api, f"{name}-preflight", PREFLIGHT_PASSED)
+    _end_pod(api, f"{name}-train-1", SUCCEEDED)
     api.await_condition(name, "Ready", "True")
     until("the event", lambda: [event for event in api.events() if event["regarding"]["name"] == name])
 
 
-def _end(api: Api, job: str, said: dict[str, object]) -> None:
-    """The Job's pod runs for a moment, then ends well."""
+def _end_pod(api: Api, job: str, message: dict[str, object]) -> None:
+    """Let the pod of a Job run for a moment, then end it with exit code 0 and a message."""
     pod = until(
         f"{job} runs", lambda: next((pod for pod in api.pods(job) if pod["status"]["phase"] == "Running"), None)
     )
     time.sleep(PAUSE_SECONDS)
-    patch = {"metadata": {"annotations": {EXIT_CODE: "0", MESSAGE: json.dumps(said)}}}
+    patch = {"metadata": {"annotations": {EXIT_CODE: "0", MESSAGE: json.dumps(message)}}}
     api.core.patch_namespaced_pod(pod["metadata"]["name"], api.namespace, patch)
 
 
-def _to_preflight(log: list[audit.Write], name: str) -> float:
-    """From the moment when the API server gets the FineTuneJob to the moment when it has the preflight's Job."""
-    asked = audit.first(log, "create", "finetunejobs", name)
-    made = audit.first(log, "create", "jobs", f"{name}-preflight")
-    return (made.answered - asked.received).total_seconds() * 1000
+def _time_to_preflight(log: list[audit.Write], name: str) -> float:
+    """Return the milliseconds from the creation of the FineTuneJob to that of the preflight's Job."""
+    job_creation = audit.first(log, "create", "finetunejobs", name)
+    preflight_creation = audit.first(log, "create", "jobs", f"{name}-preflight")
+    return (preflight_creation.answered - job_creation.received).total_seconds() * 1000
 
 
-def _to_trainer(log: list[audit.Write], name: str) -> float:
-    """Return the milliseconds from the write that ends the preflight's pod to the trainer's Job in the API server."""
-    made = audit.first(log, "create", "jobs", f"{name}-train-1")
-    ended = [
+def _time_to_trainer(log: list[audit.Write], name: str) -> float:
+    """Return the milliseconds from the end of the preflight's pod to the creation of the trainer's Job."""
+    trainer_creation = audit.first(log, "create", "jobs", f"{name}-train-1")
+    pod_endings = [
         write
         for write in log
         if write.resource == "pods/status"
         and write.name.startswith(f"{name}-preflight-")
-        and write.received < made.received
+        and write.received < trainer_creation.received
         if "kwok" in write.agent
     ]
-    return (made.answered - ended[-1].received).total_seconds() * 1000
+    return (trainer_creation.answered - pod_endings[-1].received).total_seconds() * 1000
 
 
-def _written(operator: Operator) -> int:
+def _count_writes(operator: Operator) -> int:
     name = "finetune_operator_kube_requests_total"
     return int(sum(operator.metric(name, verb=verb) for verb in ("create", "apply", "patch", "patch_status", "delete")))
 

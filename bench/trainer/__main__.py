@@ -1,4 +1,4 @@
-"""``python -m bench.trainer``: compare the trainer with the bare library and with common scripts, on one machine."""
+"""Benchmark the trainer: compare it with TRL alone and with a common script, on one machine."""
 
 import argparse
 import json
@@ -16,13 +16,13 @@ from bench.trainer.picture import bars
 
 AIMS = {"overhead": "≤ 2 %", "script": "≥ 3", "loss": "≤ 2 %", "refused": "< 1 s"}
 LARGE = Size(hidden=1024, layers=12, rows=6200)
-"""What the time to the first step is taken of: 150 million weights, and all the texts there are."""
+"""Measures the time to the first step: 150 million weights, and all available texts."""
 TINY = Size(64, 2, 350, 64, rows=40, overhead_steps=4, checkpoint_every=2, rounds=0, starts=1, compiled=False)
 PARTS = ("overhead", "script", "start", "switches", "phases")
 
 
 def main(words: list[str] | None = None) -> int:
-    """Entry point."""
+    """Parse the arguments, run the benchmark and print its results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="measure this part; may be given more than once")
     parser.add_argument("--rounds", type=int, help="pairs of runs of each comparison")
@@ -37,18 +37,18 @@ def main(words: list[str] | None = None) -> int:
     from bench.trainer.measure import measure  # after the environment is set: it imports torch
 
     with Console(stderr=True).status("") as status:
-        found = {"machine": _machine()} | measure(size, large, tuple(arguments.only or PARTS), status.update)
-    if arguments.picture and "script" in found:
-        arguments.picture.write_text(picture(found["script"]), encoding="utf-8")
+        results = {"machine": _machine()} | measure(size, large, tuple(arguments.only or PARTS), status.update)
+    if arguments.picture and "script" in results:
+        arguments.picture.write_text(draw_tokens_per_second(results["script"]), encoding="utf-8")
     if arguments.output == "json":
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
     else:
-        Console().print(table(found))
+        Console().print(make_table(results))
     return 0
 
 
 def _quiet() -> None:
-    """The libraries as the trainer has them, with one thread unless another number is asked for."""
+    """Configure the libraries as the trainer does, with one thread unless ``OMP_NUM_THREADS`` is set."""
     import logging
     import warnings
 
@@ -70,57 +70,59 @@ def _machine() -> dict[str, Any]:
     return {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
 
 
-def picture(part: dict[str, Any]) -> str:
-    """What each trainer learns in a second."""
+def draw_tokens_per_second(script_results: dict[str, Any]) -> str:
+    """Return an SVG that compares the useful tokens per second of our trainer and of the script."""
     rows = {
-        "finetune-operator, packed": part["ours_tokens_per_second"],
-        "script, padded": part["script_tokens_per_second"],
+        "finetune-operator, packed": script_results["ours_tokens_per_second"],
+        "script, padded": script_results["script_tokens_per_second"],
     }
     return bars("Useful (non-padding) tokens per second", rows)
 
 
-def table(found: dict[str, Any]) -> Table:
-    """All that was measured."""
-    machine = found["machine"]
-    shown = Table(title=f"{machine['cores']} cores, {found['threads']} thread, load {machine['load']:.1f} at the start")
+def make_table(results: dict[str, Any]) -> Table:
+    """Return a table of all results."""
+    machine = results["machine"]
+    table = Table(
+        title=f"{machine['cores']} cores, {results['threads']} thread, load {machine['load']:.1f} at the start"
+    )
     for column in ("", "median", "lowest and highest", "aim"):
-        shown.add_column(column, justify="left" if not column else "right")
+        table.add_column(column, justify="left" if not column else "right")
 
     def row(title: str, values: dict[str, float], style: str, aim: str = "") -> None:
         low, high = (format(values[key], style) for key in ("min", "max"))
-        shown.add_row(title, format(values["median"], style), f"{low} … {high}", aim)
+        table.add_row(title, format(values["median"], style), f"{low} … {high}", aim)
 
-    if part := found.get("overhead"):
-        shown.add_row(
-            "our loop over TRL's, steps at their fastest", f"{part['undisturbed']:+.1%}", "", AIMS["overhead"]
+    if section := results.get("overhead"):
+        table.add_row(
+            "our loop over TRL's, steps at their fastest", f"{section['undisturbed']:+.1%}", "", AIMS["overhead"]
         )
-        row("  all of the time", part["wall"], "+.1%")
-        row("  seconds of computing, all threads", part["cpu"], "+.1%")
-        row("  seconds of our step", part["ours_seconds_per_step"], ".3f")
-        shown.add_row("  same losses, bit for bit", "yes" if part["same_losses"] else "no", "", "yes")
-    if part := found.get("script"):
-        row("useful tokens/s, ours over the script", part["ratio"], ".2f", AIMS["script"])
-        row("  the same for a second of computing", part["ratio_cpu"], ".2f")
-        row("  ours", part["ours_tokens_per_second"], ",.0f")
-        row("  script", part["script_tokens_per_second"], ",.0f")
-        shown.add_row("  loss per token differs by at most", f"{part['loss_difference']:.1%}", "", AIMS["loss"])
-    for name, values in found.get("switches", {}).items():
+        row("  all of the time", section["wall"], "+.1%")
+        row("  seconds of computing, all threads", section["cpu"], "+.1%")
+        row("  seconds of our step", section["ours_seconds_per_step"], ".3f")
+        table.add_row("  same losses, bit for bit", "yes" if section["same_losses"] else "no", "", "yes")
+    if section := results.get("script"):
+        row("useful tokens/s, ours over the script", section["ratio"], ".2f", AIMS["script"])
+        row("  the same for a second of computing", section["ratio_cpu"], ".2f")
+        row("  ours", section["ours_tokens_per_second"], ",.0f")
+        row("  script", section["script_tokens_per_second"], ",.0f")
+        table.add_row("  loss per token differs by at most", f"{section['loss_difference']:.1%}", "", AIMS["loss"])
+    for name, values in results.get("switches", {}).items():
         row(f"useful tokens/s with {name} over without", values["ratio"], ".2f")
         row("  the same for a second of computing", values["ratio_cpu"], ".2f")
-    if part := found.get("start"):
-        row("wrong job refused after, s", part["wrong_job_refused"], ".2f", AIMS["refused"])
-        row("first step done after, s", part["first_step"], ".1f")
-        row("  in the second attempt", part["first_step_of_second_attempt"], ".1f")
-        for name, seconds in part["phases"].items():
-            again = part["phases_of_second_attempt"].get(name)
-            shown.add_row(f"  {name}", f"{seconds:.1f}", f"again: {again:.1f}" if again is not None else "")
-    if part := found.get("phases"):
-        total = sum(part["seconds"].values())
-        shown.add_row("a whole run, seconds of one GPU or CPU", f"{total:.1f}", "", "")
-        for name, seconds in part["seconds"].items():
-            shown.add_row(f"  {name}", f"{seconds:.1f}", f"{seconds / total:.0%}")
-        shown.add_row("  not training", f"{part['not_training']:.0%}", "", "")
-    return shown
+    if section := results.get("start"):
+        row("wrong job refused after, s", section["wrong_job_refused"], ".2f", AIMS["refused"])
+        row("first step done after, s", section["first_step"], ".1f")
+        row("  in the second attempt", section["first_step_of_second_attempt"], ".1f")
+        for name, seconds in section["phases"].items():
+            again = section["phases_of_second_attempt"].get(name)
+            table.add_row(f"  {name}", f"{seconds:.1f}", f"again: {again:.1f}" if again is not None else "")
+    if section := results.get("phases"):
+        total = sum(section["seconds"].values())
+        table.add_row("a whole run, seconds of one GPU or CPU", f"{total:.1f}", "", "")
+        for name, seconds in section["seconds"].items():
+            table.add_row(f"  {name}", f"{seconds:.1f}", f"{seconds / total:.0%}")
+        table.add_row("  not training", f"{section['not_training']:.0%}", "", "")
+    return table
 
 
 if __name__ == "__main__":

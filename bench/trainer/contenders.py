@@ -1,4 +1,4 @@
-"""Run the same training with our trainer, with the bare TRL trainer and with a common script; record each course."""
+"""Run the same training with our trainer, with TRL's trainer alone and with a common script, and record each step."""
 
 import json
 import shutil
@@ -21,13 +21,13 @@ RANK, ALPHA, RATE, SEED = 8, 16, 1e-3, 42
 
 @dataclass(frozen=True)
 class Course:
-    """What each step recorded.
+    """Records each step of a training.
 
     Attributes:
-        ends: When the step ended, in seconds of the clock.
-        cpu: When it ended, in CPU seconds of the process.
-        losses: Loss of the step.
-        tokens: Tokens seen so far, without padding.
+        ends: Time at which each step ended, in seconds of a monotonic clock.
+        cpu: CPU seconds of the process at the end of each step.
+        losses: Loss of each step.
+        tokens: Tokens up to the end of each step, without padding.
     """
 
     ends: list[float]
@@ -54,7 +54,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Shape:
-    """Rows of a step, how they are filled, and how long the training is: ``steps``, or once through the rows."""
+    """Says how many rows a step has, whether they are packed, and the number of steps (None: one epoch)."""
 
     batch: int
     accumulation: int
@@ -64,7 +64,7 @@ class Shape:
 
 
 class _Clock(Reporter):
-    """Notes when the trainer first speaks of a step."""
+    """Records the time of the first report of each step."""
 
     def __init__(self) -> None:
         super().__init__(None, Path())
@@ -117,7 +117,7 @@ def ours(data: BenchData, server: S3Server, scratch: Path, shape: Shape, **train
 
 
 def bare(data: BenchData, scratch: Path, shape: Shape) -> Course:
-    """TRL's SFTTrainer with the same settings over the same sequences, its checkpoints on the disk."""
+    """Train with TRL's SFTTrainer on the same sequences with the same settings. Checkpoints go to the disk."""
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
     arguments = SFTConfig(
@@ -128,28 +128,28 @@ def bare(data: BenchData, scratch: Path, shape: Shape) -> Course:
         bf16=False,
     )
     rows = _rows(data.texts)
-    made = partial(
+    make_trainer = partial(
         SFTTrainer, model=_model(data), args=arguments, train_dataset=rows, processing_class=_tokenizer(data)
     )
-    return _run(made, scratch / "bare", lambda state: _logged(state, "num_tokens"))
+    return _run(make_trainer, scratch / "bare", lambda state: _logged(state, "num_tokens"))
 
 
 def script(data: BenchData, scratch: Path, shape: Shape) -> Course:
-    """Train as tutorials do: transformers' Trainer, each row padded to max_length by the tokenizer, nothing packed."""
+    """Train as tutorials do: with transformers' Trainer and rows padded to ``max_length``, without packing."""
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
     tokenizer = _tokenizer(data)
 
-    def encoded(rows: dict[str, list[str]]) -> Any:
+    def encode(rows: dict[str, list[str]]) -> Any:
         texts = [text + tokenizer.eos_token for text in rows["text"]]
         return tokenizer(texts, truncation=True, max_length=data.size.max_length, padding="max_length")
 
-    rows = _rows(data.texts).map(encoded, batched=True, remove_columns=["text"])
-    # the collator takes the end of text out of the loss where it is the padding token too; here it is another one
+    rows = _rows(data.texts).map(encode, batched=True, remove_columns=["text"])
+    # the collator masks padding tokens in the loss; here the end of text is another token, so it stays in the loss
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
     arguments = TrainingArguments(**_arguments(scratch / "script", shape), include_num_input_tokens_seen="non_padding")
-    made = partial(Trainer, model=_model(data), args=arguments, train_dataset=rows, data_collator=collator)
-    return _run(made, scratch / "script", lambda state: _logged(state, "num_input_tokens_seen"))
+    make_trainer = partial(Trainer, model=_model(data), args=arguments, train_dataset=rows, data_collator=collator)
+    return _run(make_trainer, scratch / "script", lambda state: _logged(state, "num_input_tokens_seen"))
 
 
 def _arguments(directory: Path, shape: Shape) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _tokenizer(data: BenchData) -> Any:
 
 
 def _model(data: BenchData) -> Any:
-    """The base in fp32 with the LoRA that our job asks for."""
+    """Load the base in fp32, and add the LoRA of our FineTuneJob."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
@@ -195,8 +195,8 @@ def _model(data: BenchData) -> Any:
     set_seed(SEED)
     base = AutoModelForCausalLM.from_pretrained(data.model, dtype=torch.float32)
     base.config.use_cache = False
-    wanted = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(base, wanted)
+    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(base, lora)
 
 
 def _run(make: Callable[..., Any], directory: Path, tokens: Callable[[Any], list[int]]) -> Course:

@@ -1,4 +1,4 @@
-"""What is trained: a small random Llama, and texts of a real length distribution that every Python installation has."""
+"""Make the data of the benchmark: a small random Llama, and the docstrings of Python's standard library as texts."""
 
 import ast
 import json
@@ -13,25 +13,25 @@ SPECIAL = ["<pad>", "<end>"]
 
 @dataclass(frozen=True)
 class Size:
-    """The model, the rows, and how often each thing is measured."""
+    """Sizes of the model and the dataset, and the number of repetitions."""
 
     hidden: int = 256
     layers: int = 4
     vocabulary: int = 4096
     max_length: int = 256
     rows: int = 384
-    """For ours and the script; training on them once is one measurement."""
+    """Rows for our trainer and for the script. One epoch over them is one measurement."""
     overhead_steps: int = 40
     checkpoint_every: int = 10
     rounds: int = 7
     starts: int = 3
     compiled: bool = True
-    """Whether torch.compile is measured, which takes a minute before its first step."""
+    """Whether torch.compile is measured. It needs a minute before its first step."""
 
 
 @dataclass(frozen=True)
 class BenchData:
-    """Files on the disk: the model with its tokenizer, rows to train on, and rows to hold out."""
+    """Holds the directory of the model and its tokenizer, and the texts for training and validation."""
 
     size: Size
     model: Path
@@ -40,14 +40,14 @@ class BenchData:
 
     @staticmethod
     def jsonl(texts: list[str]) -> str:
-        """As a dataset of format ``text``."""
+        """Return texts as a dataset of format ``text``."""
         return "".join(json.dumps({"text": text}) + "\n" for text in texts)
 
 
 def docstrings() -> Iterator[str]:
-    """Signature and docstring of each function of Python's standard library, in the order of the files.
+    """Yield signature and docstring of each function of Python's standard library, file by file.
 
-    Few are long and most are short, as answers to instructions are. Python 3.11 has 6,300 texts. With a vocabulary of
+    Most are short and few are long, like answers to instructions. Python 3.11 has 6,300 texts. With a vocabulary of
     4,096, they have 64 tokens in the mean, 37 in the median, 202 at the 95th percentile and 1,614 at most: they fill
     23 % of rows of 256 tokens.
     """
@@ -65,7 +65,7 @@ def docstrings() -> Iterator[str]:
 
 
 def make(directory: Path, size: Size) -> BenchData:
-    """Write the model and its tokenizer, and choose the rows evenly over the whole library."""
+    """Write the model and its tokenizer, and choose rows spread evenly over the standard library."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

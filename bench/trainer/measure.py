@@ -1,4 +1,4 @@
-"""Compare runs as ratios. The runs of a ratio take turns in one process, so that a busy machine slows both."""
+"""Compare trainings as ratios. The two trainings take turns in one process, so that a busy machine slows both."""
 
 import os
 import statistics
@@ -15,57 +15,66 @@ from bench.trainer.startup import Start, Starts
 from tools.testing.s3_server import S3Server, running_s3
 
 WARM_UP = 2
-"""Steps at the beginning that are not timed: memory is fetched for the first time there."""
+"""Number of first steps that are not timed, because they allocate memory."""
 MICRO_STEPS = 4
 SCRIPT_BATCH, PACKED_ROWS = 8, 2
-"""Rows of a step: 8 texts hold about as many tokens as 2 packed rows, so that both trainings learn as much per step."""
-Told = Callable[[str], None]
+"""Rows per step: 8 texts have about as many tokens as 2 packed rows, so a step learns equally much in both."""
+NO_CHECKPOINTS = 10_000
+"""Steps between checkpoints, more than any training here has."""
+Progress = Callable[[str], None]
 
 
-def measure(size: Size, start: Size, parts: tuple[str, ...], told: Told) -> dict[str, Any]:
-    """Run the parts. ``start`` is the larger model and dataset of which only the first step is waited for."""
-    found: dict[str, Any] = {"threads": os.environ["OMP_NUM_THREADS"], "rounds": size.rounds}
+def measure(size: Size, start: Size, parts: tuple[str, ...], progress: Progress) -> dict[str, Any]:
+    """Run the given parts of the benchmark.
+
+    Args:
+        size: Model and dataset of most parts.
+        start: A larger model and dataset, to measure the time to the first step.
+        parts: Names of the parts to run.
+        progress: Receives a line for each thing that begins.
+    """
+    results: dict[str, Any] = {"threads": os.environ["OMP_NUM_THREADS"], "rounds": size.rounds}
     with tempfile.TemporaryDirectory() as temporary, running_s3(Path(temporary) / "s3") as server:
         directory = Path(temporary)
-        told("making a model")
+        progress("making a model")
         data = make(directory / "small", size)
         if "overhead" in parts:
-            found["overhead"] = _overhead(data, server, directory, told)
+            results["overhead"] = _overhead(data, server, directory, progress)
         if "script" in parts:
-            found["script"] = _script(data, server, directory, told)
+            results["script"] = _script(data, server, directory, progress)
         if "switches" in parts:
-            found["switches"] = _switches(data, server, directory, told)
+            results["switches"] = _switches(data, server, directory, progress)
         if {"start", "phases"} & set(parts):
-            told("making a larger model")
+            progress("making a larger model")
             larger = make(directory / "large", start)
             if "start" in parts:
-                found["start"] = _start(larger, server, directory, told)
+                results["start"] = _start(larger, server, directory, progress)
             if "phases" in parts:
-                told("a whole run")
-                usage = Starts(larger, server, directory, "phases", steps=start.overhead_steps).whole()
-                found["phases"] = {"seconds": usage.phases, "not_training": share_not_training(usage.phases)}
-    return found
+                progress("a whole run")
+                usage = Starts(larger, server, directory, "phases", steps=start.overhead_steps).run_to_end()
+                results["phases"] = {"seconds": usage.phases, "not_training": share_not_training(usage.phases)}
+    return results
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median and extremes."""
+    """Return median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def share_not_training(phases: dict[str, float]) -> float:
-    """Return the share of the time of a run that is not training."""
+    """Return the share of a run's time that is not training."""
     return 1 - phases.get("train", 0.0) / sum(phases.values())
 
 
-def _overhead(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
-    """Our loop with checkpoints to S3, over the bare trainer of TRL with its checkpoints on the disk."""
+def _overhead(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:
+    """Compare the time of our trainer (checkpoints to S3) with that of TRL's trainer (checkpoints to the disk)."""
     size = data.size
     shape = Shape(1, MICRO_STEPS, True, size.overhead_steps, size.checkpoint_every)
     pairs = _alternate(
         size.rounds,
         lambda: contenders.ours(data, server, directory, shape),
         lambda: contenders.bare(data, directory, shape),
-        lambda number: told(f"our loop and TRL's, round {number}"),
+        lambda number: progress(f"our loop and TRL's, round {number}"),
     )
     steps = size.overhead_steps - WARM_UP
     return {
@@ -82,44 +91,43 @@ def _overhead(data: BenchData, server: S3Server, directory: Path, told: Told) ->
 
 
 def _undisturbed(courses: list[Course]) -> float:
-    """Return the seconds of all steps, each taken from its fastest round: other programs disturb different steps."""
+    """Return the sum of each step's fastest time over all rounds, because other programs disturb different steps."""
     return sum(
         min(course.ends[step] - course.ends[step - 1] for course in courses)
         for step in range(WARM_UP, len(courses[0].ends))
     )
 
 
-def _script(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
-    """Once through the rows, packed by us and padded by the script, with about as many tokens in a step."""
+def _script(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:
+    """Compare one epoch with packed rows (ours) with one with padded rows (the script)."""
     size = data.size
-    often = 10_000  # neither saves on the way: this is about the rows
     pairs = _alternate(
         size.rounds,
-        lambda: contenders.ours(data, server, directory, Shape(1, PACKED_ROWS, True, None, often)),
-        lambda: contenders.script(data, directory, Shape(SCRIPT_BATCH, 1, False, None, often)),
-        lambda number: told(f"packed and padded, round {number}"),
+        lambda: contenders.ours(data, server, directory, Shape(1, PACKED_ROWS, True, None, NO_CHECKPOINTS)),
+        lambda: contenders.script(data, directory, Shape(SCRIPT_BATCH, 1, False, None, NO_CHECKPOINTS)),
+        lambda number: progress(f"packed and padded, round {number}"),
     )
-    ours, theirs = pairs[0]
+    our_course, script_course = pairs[0]
     return {
         "ratio": spread([a.tokens_per_second(WARM_UP) / b.tokens_per_second(WARM_UP) for a, b in pairs]),
         "ratio_cpu": spread([a.tokens_per_cpu_second(WARM_UP) / b.tokens_per_cpu_second(WARM_UP) for a, b in pairs]),
         "ours_tokens_per_second": spread([a.tokens_per_second(WARM_UP) for a, _ in pairs]),
         "script_tokens_per_second": spread([b.tokens_per_second(WARM_UP) for _, b in pairs]),
-        "tokens": [ours.tokens[-1], theirs.tokens[-1]],
-        "steps": [len(ours.ends), len(theirs.ends)],
-        "loss_difference": loss_difference(ours, theirs),
-        "loss_at_end": [_late(ours), _late(theirs)],
+        "tokens": [our_course.tokens[-1], script_course.tokens[-1]],
+        "steps": [len(our_course.ends), len(script_course.ends)],
+        "loss_difference": loss_difference(our_course, script_course),
+        "loss_at_end": [_late(our_course), _late(script_course)],
     }
 
 
-def loss_difference(some: Course, others: Course) -> float:
-    """Return the largest relative difference between the mean losses per token of the four quarters of a training."""
-    quarters = [(_quarter(some, number), _quarter(others, number)) for number in range(4)]
+def loss_difference(ours: Course, theirs: Course) -> float:
+    """Return the largest relative difference of two trainings' mean losses per token, over four quarters."""
+    quarters = [(_quarter(ours, number), _quarter(theirs, number)) for number in range(4)]
     return max(abs(a - b) / b for a, b in quarters)
 
 
 def _quarter(course: Course, number: int) -> float:
-    """Mean loss per token over a quarter of the training's tokens."""
+    """Return the mean loss per token over a quarter of the training's tokens."""
     total = course.tokens[-1]
     steps = zip([0, *course.tokens], course.tokens, course.losses, strict=False)
     within = [
@@ -134,45 +142,45 @@ def _late(course: Course) -> float:
     return _quarter(course, 3)
 
 
-def _switches(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
-    """Useful tokens per second with a switch over those without it, everything else alike."""
+def _switches(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:
+    """Return for each performance option the ratio of useful tokens per second with it to those without it."""
     rows = MICRO_STEPS
-    whole = data.size.overhead_steps
-    packed, padded = Shape(1, rows, True, whole, 10_000), Shape(rows, 1, False, whole, 10_000)
+    steps = data.size.overhead_steps
+    packed, padded = Shape(1, rows, True, steps, NO_CHECKPOINTS), Shape(rows, 1, False, steps, NO_CHECKPOINTS)
     compared: dict[str, tuple[Shape, dict[str, Any], Shape, dict[str, Any]]] = {
         "packing": (packed, {}, padded, {}),
         "gradientCheckpointing": (packed, {"gradientCheckpointing": "always"}, packed, {}),
     }
     if data.size.compiled:
         compared["compile"] = packed, {"compile": "always"}, packed, {"compile": "never"}
-    found = {}
-    for name, (shape, changed, other, unchanged) in compared.items():
+    results = {}
+    for name, (shape, changed_options, other_shape, other_options) in compared.items():
         pairs = _alternate(
             data.size.rounds,
-            partial(contenders.ours, data, server, directory, shape, **changed),
-            partial(contenders.ours, data, server, directory, other, **unchanged),
-            partial(_tell_round, told, name),
+            partial(contenders.ours, data, server, directory, shape, **changed_options),
+            partial(contenders.ours, data, server, directory, other_shape, **other_options),
+            partial(_show_round, progress, name),
         )
-        found[name] = {
+        results[name] = {
             "ratio": spread([a.tokens_per_second(WARM_UP) / b.tokens_per_second(WARM_UP) for a, b in pairs]),
             "ratio_cpu": spread(
                 [a.tokens_per_cpu_second(WARM_UP) / b.tokens_per_cpu_second(WARM_UP) for a, b in pairs]
             ),
         }
-    return found
+    return results
 
 
-def _tell_round(told: Told, name: str, number: int) -> None:
-    told(f"{name}, round {number}")
+def _show_round(progress: Progress, name: str, number: int) -> None:
+    progress(f"{name}, round {number}")
 
 
-def _start(data: BenchData, server: S3Server, directory: Path, told: Told) -> dict[str, Any]:
-    """Time new processes: a first attempt, a second one that reuses its tokens, and one with a wrong field."""
+def _start(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:
+    """Time new processes: a first attempt, a second one that reuses the tokens, and one with an invalid job."""
     firsts: list[Start] = []
     seconds: list[Start] = []
     refusals = []
     for number in range(data.size.starts):
-        told(f"from the start to the first step, round {number + 1}")
+        progress(f"from the start to the first step, round {number + 1}")
         starts = Starts(data, server, directory, f"start-{number}")
         firsts.append(starts.attempt())
         seconds.append(starts.attempt())
@@ -189,12 +197,15 @@ def _start(data: BenchData, server: S3Server, directory: Path, told: Told) -> di
 
 
 def _alternate(
-    rounds: int, first: Callable[[], Course], second: Callable[[], Course], told: Callable[[int], None]
+    rounds: int, first: Callable[[], Course], second: Callable[[], Course], progress: Callable[[int], None]
 ) -> list[tuple[Course, Course]]:
-    """Pairs of runs, the other one first every other time, after a pair that is thrown away if there are others."""
+    """Run both functions in turns, and return the pairs of results.
+
+    The order changes from pair to pair. With more than one pair the first is a warm-up and is thrown away.
+    """
     pairs = []
     for number in range(rounds + 1):
-        told(number)
+        progress(number)
         if number % 2:
             a = first()
             b = second()

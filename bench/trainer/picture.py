@@ -1,4 +1,4 @@
-"""Bars with their lowest and highest measurement, as an SVG that is readable on light and dark pages."""
+"""Draw bars with their minimum and maximum, as an SVG that is readable on light and dark pages."""
 
 from xml.etree import ElementTree
 
@@ -11,7 +11,7 @@ STYLE = (
 
 
 def bars(title: str, rows: dict[str, dict[str, float]]) -> str:
-    """One bar for each row, as long as its median; the line over its end goes from the lowest to the highest."""
+    """Return an SVG with a bar for each row: its length is the median; a line goes from minimum to maximum."""
     height = TOP + ROW * len(rows)
     root = ElementTree.Element(
         "svg",
@@ -27,8 +27,8 @@ def bars(title: str, rows: dict[str, dict[str, float]]) -> str:
         ElementTree.SubElement(root, "text", {"x": "0", "y": str(top + 19)}).text = name
         size = {"x": str(LEFT), "y": str(top), "width": f"{row['median'] * scale:.1f}", "height": str(ROW - 8)}
         ElementTree.SubElement(root, "rect", size)
-        ends = {"x1": f"{LEFT + row['min'] * scale:.1f}", "x2": f"{LEFT + row['max'] * scale:.1f}"}
-        ElementTree.SubElement(root, "line", ends | {"y1": middle, "y2": middle})
+        line_ends = {"x1": f"{LEFT + row['min'] * scale:.1f}", "x2": f"{LEFT + row['max'] * scale:.1f}"}
+        ElementTree.SubElement(root, "line", line_ends | {"y1": middle, "y2": middle})
         at = {"x": f"{LEFT + row['max'] * scale + 8:.1f}", "y": str(top + 19)}
         ElementTree.SubElement(root, "text", at).text = f"{row['median']:,.0f}"
     return ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -1,4 +1,4 @@
-"""From the start of the process to the first step, phase by phase, as the trainer's own log tells it."""
+"""Time the phases from the start of the process to the first step, from the trainer's log."""
 
 import json
 import os
@@ -22,14 +22,14 @@ FIRST_STEP = "step 1 of "
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds of each phase, in their order, and of all until the first step was done."""
+    """Holds the seconds of each phase, in their order, and the seconds until the first step was done."""
 
     phases: dict[str, float]
     first_step: float
 
 
 class Starts:
-    """A job on a disk that stays, as a workstation's does, so that a second attempt finds what the first one made."""
+    """Runs a job on a disk that is kept, so that a second attempt finds the files of the first one."""
 
     def __init__(self, data: BenchData, server: S3Server, directory: Path, name: str, steps: int = 2) -> None:
         self._bench = Workbench(server, server.create_bucket(f"bench-{name}"), data.model, directory / name)
@@ -42,7 +42,7 @@ class Starts:
         )
 
     def attempt(self) -> Start:
-        """Run until the first step is done. Raises RuntimeError if the trainer ends before."""
+        """Run until the first step is done. Raises RuntimeError if the trainer ends earlier."""
         phases: dict[str, float] = {}
         began = time.monotonic()
         with self._process(self._job) as process:
@@ -50,16 +50,16 @@ class Starts:
             lines = []
             for line in process.stdout:
                 lines.append(line)
-                if found := DONE.search(line):
-                    phases[found[1]] = float(found[2])
+                if match := DONE.search(line):
+                    phases[match[1]] = float(match[2])
                 if FIRST_STEP in line:
-                    ended = time.monotonic() - began
+                    seconds = time.monotonic() - began
                     process.kill()
-                    return Start(phases, ended)
+                    return Start(phases, seconds)
         raise RuntimeError("".join(lines))
 
-    def whole(self) -> Usage:
-        """Run to the end and return what the trainer says of its time. Raises RuntimeError if it does not succeed."""
+    def run_to_end(self) -> Usage:
+        """Run to the end, and return the trainer's usage. Raises RuntimeError if it does not succeed."""
         with self._process(self._job) as process:
             output, _ = process.communicate()
         result = TrainerResult.model_validate_json(self._termination_log.read_bytes())
@@ -68,7 +68,7 @@ class Starts:
         return result.usage
 
     def refusal(self) -> float:
-        """Seconds until a job with a wrong field is refused."""
+        """Return the seconds until a job with an invalid field is refused."""
         spec = self._job["spec"]
         wrong = self._job | {"spec": spec | {"training": spec["training"] | {"maxLength": 1}}}
         began = time.monotonic()

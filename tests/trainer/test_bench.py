@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from bench.trainer.__main__ import main, picture, table
+from bench.trainer.__main__ import draw_tokens_per_second, main, make_table
 from bench.trainer.contenders import Course
 from bench.trainer.measure import loss_difference, share_not_training
 from bench.trainer.startup import FIRST_STEP
@@ -32,11 +32,11 @@ def test_each_comparison_is_measured_and_shown(capsys: pytest.CaptureFixture[str
     assert found["script"]["tokens"][0] == found["script"]["tokens"][1], "both learn all tokens of all texts"
     assert {"packing", "gradientCheckpointing"} <= set(found["switches"])
     page = io.StringIO()
-    Console(width=160, file=page).print(table(found))
+    Console(width=160, file=page).print(make_table(found))
     shown = page.getvalue()
     assert "our loop over TRL's" in shown
     assert "useful tokens/s, ours over the script" in shown
-    root = ElementTree.fromstring(picture(found["script"]))
+    root = ElementTree.fromstring(draw_tokens_per_second(found["script"]))
     assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == 2
 
 
@@ -48,7 +48,7 @@ def test_a_whole_run_is_told_by_phase(capsys: pytest.CaptureFixture[str]) -> Non
     assert {"import", "load", "train", "verify", "publish"} <= set(seconds)
     assert 0 < found["phases"]["not_training"] < 1
     page = io.StringIO()
-    Console(width=160, file=page).print(table({"threads": "1", **found}))
+    Console(width=160, file=page).print(make_table({"threads": "1", **found}))
     assert "not training" in page.getvalue()
 
 

@@ -45,7 +45,7 @@ def finetunejob_crd() -> dict[str, Any]:
             _column("ETA", "integer", ".status.progress.etaSeconds", "Seconds to the last step"),
             _column("Tok/s", "number", ".status.progress.tokensPerSecond", priority=1),
             _column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
-            _column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
+            _column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason'),
             _column("Adapter", "string", ".status.adapter.uri", priority=1),
         ],
     )

@@ -42,8 +42,12 @@ class Reason(StrEnum):
     GATE_FAILED = "GateFailed"
     PREEMPTED = "Preempted"
     NODE_ERROR = "NodeError"
-    IMAGE_PULL_FAILED = "ImagePullFailed"
+    NODE_LOST = "NodeLost"
+    POD_REFUSED = "PodRefused"
     UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_NOT_STARTED = "ContainerNotStarted"
+    SUSPENDED = "Suspended"
     TRAINER_ERROR = "TrainerError"
     PREFLIGHT_ERROR = "PreflightError"
     # AdapterDeployment

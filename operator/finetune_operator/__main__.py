@@ -24,6 +24,7 @@ from finetune_operator.resync import first_sync, resync_forever
 from finetune_operator.server.application import build_application, serve
 from finetune_operator.server.tokens import TokenReviewer
 from finetune_operator.settings import Settings, SettingsError
+from finetune_operator.warning_events import WarningEvents
 from finetune_operator.worker import run_workers
 
 logger = logging.getLogger("finetune_operator")
@@ -45,6 +46,7 @@ async def run(settings: Settings) -> None:
         metrics=metrics,
         leadership=leadership,
         budget=WriteBudget(settings.progress_writes_per_second, settings.progress_interval_seconds),
+        warnings=WarningEvents(kube),
     )
     health = Health(context)
     app = build_application(context, TokenReviewer(kube.review_token), health.find_fault)

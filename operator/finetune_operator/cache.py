@@ -11,10 +11,11 @@ from finetune_operator.kube.kinds import JOB, JOB_LABEL, POD, Key, Kind, Object,
 
 TOMBSTONES = 10_000
 """Uids of deleted objects that are remembered."""
-POD_SPEC = ("nodeName", "activeDeadlineSeconds")
+POD_SPEC = ("nodeName", "activeDeadlineSeconds", "readinessGates")
 """Fields of the spec of a FineTuneJob's pod that are kept."""
-POD_STATUS = ("phase", "reason", "message", "startTime", "conditions")
+POD_STATUS = ("phase", "reason", "message", "conditions")
 """Fields of the status of a FineTuneJob's pod that are kept, and the states of its containers."""
+CONTAINER_STATUSES = {"initContainerStatuses", "containerStatuses"}
 Index = tuple[str, ...]
 
 
@@ -108,14 +109,25 @@ def slim(kind: Kind, resource: Object) -> Object:
             spec = resource.get("spec", {})
             small["spec"] = {name: spec[name] for name in POD_SPEC if name in spec}
             small["status"] = {name: value for name, value in status.items() if name in POD_STATUS}
-            small["status"]["containerStatuses"] = [
-                {"name": entry["name"], "state": entry.get("state", {})}
-                for entry in status.get("containerStatuses", ())
-            ]
+            for name in CONTAINER_STATUSES & status.keys():
+                small["status"][name] = [
+                    {"name": entry["name"], "state": entry.get("state", {})} for entry in status[name]
+                ]
         elif kind is JOB:
-            small["spec"] = {}
+            small["spec"] = {"suspend": True} if resource.get("spec", {}).get("suspend") else {}
+            if small["spec"]:
+                meta["managedFields"] = _select_suspenders(resource)
             small["status"] = {"conditions": status.get("conditions", [])}
     return small
+
+
+def _select_suspenders(batch_job: Object) -> list[Object]:
+    """Select the field managers that wrote spec.suspend of a Job."""
+    return [
+        {"manager": entry["manager"], "fieldsV1": {"f:spec": {"f:suspend": {}}}}
+        for entry in batch_job["metadata"].get("managedFields", ())
+        if "f:suspend" in entry.get("fieldsV1", {}).get("f:spec", {})
+    ]
 
 
 def _read_version(resource: Object) -> int:

@@ -14,6 +14,7 @@ from finetune_operator.pod_reports import PodReports
 from finetune_operator.policies.budget import WriteBudget
 from finetune_operator.queue import KeyedQueue
 from finetune_operator.settings import Settings
+from finetune_operator.warning_events import WarningEvents
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Context:
     leadership: Leadership
     budget: WriteBudget
     """Limits the status writes that only carry progress."""
+    warnings: WarningEvents
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the cache has listed everything."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

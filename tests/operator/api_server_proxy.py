@@ -35,6 +35,8 @@ class ApiServerProxy(ThreadingHTTPServer):
             self.tls.load_cert_chain(settings.cert_file, settings.key_file)
         self.authorization = settings.get_api_key_with_prefix("BearerToken", alias="authorization")
         self.after_write = after_write
+        self.silent = ""
+        """Watches of this kind, by its plural, tell nothing more."""
         self.writes: list[str] = []
         self.lock = threading.Lock()
 
@@ -109,7 +111,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", answer.getheader("Content-Type", ""))
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        is_watch = "watch=" in self.path
         while chunk := answer.read1(65536):
+            if is_watch and urlsplit(self.path).path.endswith(f"/{self.server.silent}"):
+                continue
             self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")

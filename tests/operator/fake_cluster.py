@@ -6,6 +6,8 @@ from typing import Any
 
 from finetune_api.timestamps import format_timestamp
 from finetune_operator.kube.kinds import ATTEMPT_LABEL, ROLE_LABEL
+from finetune_operator.policies.batch_job import may_still_run
+from finetune_operator.policies.pod_state import has_ended
 from finetune_operator.reconcile.finetunejob.model import Observed, Plan
 from finetune_operator.reconcile.finetunejob.plan import make_plan
 from finetune_operator.settings import Settings
@@ -45,7 +47,6 @@ def pod(
             "phase": phase,
             "conditions": conditions or [],
             "containerStatuses": statuses,
-            "startTime": format_timestamp(NOW),
             **(status or {}),
         },
     }
@@ -78,7 +79,10 @@ def terminated(
 
 
 class FakeCluster:
-    """Jobs and pods around one FineTuneJob; ``settle`` makes passes until one changes nothing."""
+    """Jobs and pods around one FineTuneJob; ``settle`` makes passes until one changes nothing.
+
+    It is the Job controller too: a Job has failed or is complete when its pod has, and has failed when that is gone.
+    """
 
     def __init__(self, spec: dict[str, Any] | None = None) -> None:
         """Begin with a FineTuneJob that no pass has seen."""
@@ -90,10 +94,13 @@ class FakeCluster:
         self.now = NOW
         self.requeue_after: float | None = None
         self.settings = SETTINGS
+        self.warnings: dict[str, str] = {}
 
     def observed(self) -> Observed:
-        """What a pass would see."""
-        return Observed(self.resource, list(self.jobs.values()), {name: [pod] for name, pod in self.pods.items()})
+        """What a pass would see, once the Job controller has seen the pods."""
+        self.control_jobs()
+        pods = {name: [pod] for name, pod in self.pods.items()}
+        return Observed(self.resource, list(self.jobs.values()), pods, warnings=self.warnings)
 
     def apply(self, decided: Plan, *, only_children: bool = False) -> bool:
         """Let the plan take effect; return whether it changed anything.
@@ -111,7 +118,7 @@ class FakeCluster:
             name = decided.create["metadata"]["name"]
             assert name not in self.jobs, "the API server would refuse it"
             meta = {**decided.create["metadata"], "uid": name, "creationTimestamp": format_timestamp(self.now)}
-            self.jobs[name] = {"metadata": meta, "status": {}}
+            self.jobs[name] = {"metadata": meta, "spec": {}, "status": {}}
             self.created.append(name)
         changed = bool(
             decided.end_pods or decided.delete or decided.create or decided.status != self.resource["status"]
@@ -120,6 +127,18 @@ class FakeCluster:
             self.resource = {**self.resource, "status": decided.status}
             self.events += [event.reason for event in decided.events]
         return changed
+
+    def control_jobs(self) -> None:
+        """Let the Job controller end the Jobs whose pods have ended, except suspended ones."""
+        for name, job in self.jobs.items():
+            phase = self.pods[name]["status"]["phase"] if name in self.pods else None
+            if phase in ("Succeeded", "Failed") and not job["spec"].get("suspend"):
+                self.end_job(name, "Complete" if phase == "Succeeded" else "Failed")
+
+    def end_job(self, name: str, kind: str) -> None:
+        """End a Job for good, with a condition of this type."""
+        condition = {"type": kind, "status": "True", "message": "it has ended"}
+        self.jobs[name]["status"] = {"conditions": [condition]}
 
     def settle(self, *, dies: bool = False) -> None:
         """Make passes; with ``dies`` the first one is interrupted before its status write."""
@@ -139,18 +158,49 @@ class FakeCluster:
         ]
         return max(names)[1] if names else None
 
-    def set_pod(self, pod: dict[str, Any]) -> None:
-        """The newest Job's pod is now this one."""
-        name = self.job_of("trainer") or self.job_of("preflight")
+    def may_have_pod(self, name: str) -> bool:
+        """Whether the pod of a Job may change: neither has ended, and the Job is not suspended."""
+        job = self.jobs[name]
+        ended = name in self.pods and has_ended(self.pods[name], job["metadata"]["labels"][ROLE_LABEL])
+        return not ended and may_still_run(job) and not job["spec"].get("suspend")
+
+    def lose_pod(self, name: str) -> None:
+        """The pod of a Job is deleted by force, which the Job controller counts as a failure."""
+        if self.pods.pop(name, None) is not None and may_still_run(self.jobs[name]):
+            self.end_job(name, "Failed")
+
+    def set_pod(self, pod: dict[str, Any], name: str | None = None) -> None:
+        """The pod of this Job, or of the newest one, is now this one."""
+        name = name or self.job_of("trainer") or self.job_of("preflight")
         assert name is not None
+        role = self.jobs[name]["metadata"]["labels"][ROLE_LABEL]
         for entry in pod["status"]["containerStatuses"]:
             if entry["name"] == "trainer":
-                entry["name"] = self.jobs[name]["metadata"]["labels"][ROLE_LABEL]
+                entry["name"] = role
+        pod["metadata"]["labels"] = {ROLE_LABEL: role}
         self.pods[name] = pod
+
+    def suspend(self, name: str, manager: str) -> None:
+        """Somebody suspends a Job, and its pod is deleted."""
+        entry = {"manager": manager, "fieldsV1": {"f:spec": {"f:suspend": {}}}}
+        self.jobs[name] = {
+            **self.jobs[name],
+            "metadata": {**self.jobs[name]["metadata"], "managedFields": [entry]},
+            "spec": {"suspend": True},
+        }
+        self.pods.pop(name, None)
+
+    def resume(self, name: str) -> None:
+        """Somebody resumes a Job."""
+        self.jobs[name] = {**self.jobs[name], "spec": {}}
 
     def wait(self, seconds: float) -> None:
         """Time goes by."""
         self.now += timedelta(seconds=seconds)
+
+    def message(self, kind: str) -> str:
+        """Message of a condition."""
+        return next(str(item["message"]) for item in self.resource["status"]["conditions"] if item["type"] == kind)
 
     def condition(self, kind: str) -> tuple[str, str] | None:
         """Status and reason of a condition."""

@@ -96,7 +96,6 @@ def test_what_an_outcome_is_told_from_survives() -> None:
         "phase": "Failed",
         "reason": "Evicted",
         "message": "disk",
-        "startTime": "2026-01-01T12:00:00Z",
         "conditions": [{"type": "DisruptionTarget"}],
         "containerStatuses": [{"name": "trainer", "image": "x", "state": {"terminated": {"exitCode": 1}}}],
         "podIPs": [{"ip": "10.0.0.1"}],
@@ -106,6 +105,6 @@ def test_what_an_outcome_is_told_from_survives() -> None:
     assert kept is not None
     assert kept["spec"] == {"nodeName": "node-1"}
     assert kept["status"] == {
-        **{name: status[name] for name in ("phase", "reason", "message", "startTime", "conditions")},
+        **{name: status[name] for name in ("phase", "reason", "message", "conditions")},
         "containerStatuses": [{"name": "trainer", "state": {"terminated": {"exitCode": 1}}}],
     }

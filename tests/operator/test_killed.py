@@ -124,3 +124,32 @@ def test_a_restart_over_finished_jobs_writes_nothing(cluster: Cluster, tmp_path:
         about_a = [path for path in new if "/finetunejobs/a/" in path]
         assert about_a == []
         assert api.job_names("a") == []
+
+
+def test_a_trainer_that_no_watch_has_told_of_gets_no_second_one_beside_it(cluster: Cluster, tmp_path: Path) -> None:
+    directory = tmp_path / "silent"
+    directory.mkdir()
+    with proxied(cluster, 0, directory) as (proxy, operator, _):
+        operator.start()
+        api = Api(cluster.kubeconfig, operator.namespace)
+        api.create_job("a")
+        api.await_pod("a-preflight")
+        api.core.create_namespaced_resource_quota(
+            api.namespace, {"metadata": {"name": "no-pods"}, "spec": {"hard": {"pods": "0"}}}
+        )
+        api.end_pod("a-preflight", 0, PREFLIGHT_PASSED)
+        api.await_condition("a", "Ready", "Unknown", "PodRefused")
+        proxy.silent = "pods"
+        api.core.delete_namespaced_resource_quota("no-pods", api.namespace)
+        api.bind_pod("a-train-1", "node-a")
+        api.run_pod("a-train-1")
+
+        def count_lists() -> float:
+            return operator.metric("finetune_operator_kube_requests_total", verb="list", resource="pods")
+
+        before = count_lists()
+        api.batch.delete_namespaced_job("a-train-1", api.namespace, propagation_policy="Orphan")
+        until("it asks the API server", lambda: count_lists() > before)
+        until("an answer", lambda: api.condition("a", "Running") == ("True", "Training") or len(api.job_names("a")) > 1)
+        assert api.job_names("a") == ["a-preflight"], api.finetune_job("a")["status"]
+        assert [attempt.get("reason") for attempt in api.finetune_job("a")["status"]["attempts"]] == [None]

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kubernetes.client.exceptions import NotFoundException
 
+from devcluster.cluster import Cluster
 from finetune_operator.kube.kinds import ROLE_LABEL
 from tools.testing.fake_kubelet import Kubelet, good_run
 from tools.testing.kubernetes_api import Api
@@ -261,3 +263,60 @@ def test_the_api_server_sends_the_operator_only_what_is_ours(api: Api, operator:
     create("ours", {ROLE_LABEL: "desired-state"})
     until("the event of our ConfigMap", lambda: seen() > before)
     assert seen() == before + 1
+
+
+@pytest.fixture
+def no_pods(api: Api) -> Iterator[None]:
+    """A quota that refuses every pod; deleted after the test, or by it."""
+    quota = {"metadata": {"name": "no-pods"}, "spec": {"hard": {"pods": "0"}}}
+    api.core.create_namespaced_resource_quota(api.namespace, quota)
+    until("the quota counts", lambda: api.core.read_namespaced_resource_quota("no-pods", api.namespace).status.hard)
+    yield
+    with contextlib.suppress(NotFoundException):
+        api.core.delete_namespaced_resource_quota("no-pods", api.namespace)
+
+
+def test_a_pod_that_a_quota_refuses_says_so_and_starts_when_it_may(
+    cluster: Cluster, api: Api, operator: Operator, no_pods: None
+) -> None:
+    api.create_job("refused")
+    api.create_job("impatient", pendingDeadlineSeconds=5)
+    status = api.await_condition("refused", "PreflightPassed", "Unknown", "PodRefused")
+    (ready,) = [item for item in status["conditions"] if item["type"] == "Ready"]
+    assert "is forbidden: exceeded quota: no-pods" in ready["message"]
+    assert "raise the quota" in ready["message"]
+    assert "PodRefused" in cluster.kubectl("--namespace", api.namespace, "get", "ftj", "refused")
+    api.await_condition("impatient", "Stalled", "True", "PodRefused")
+    until("its Job is gone", lambda: not api.job_names("impatient"))
+    api.core.delete_namespaced_resource_quota("no-pods", api.namespace)
+    api.run_pod("refused-preflight")
+    api.await_condition("refused", "Ready", "Unknown", "PreflightRunning")
+
+
+def test_a_job_that_a_person_suspends_gives_no_second_run(api: Api, operator: Operator) -> None:
+    def suspend(suspended: bool) -> None:
+        body = {"spec": {"suspend": suspended}}
+        api.batch.patch_namespaced_job("held-train-1", api.namespace, body, field_manager="a-person")
+
+    api.create_job("held")
+    api.end_pod("held-preflight", 0, PREFLIGHT_PASSED)
+    api.bind_pod("held-train-1", "node-b")
+    api.run_pod("held-train-1")
+    api.await_condition("held", "Running", "True")
+    suspend(True)
+    (pod,) = until("the pod stops", lambda: [pod for pod in api.pods("held-train-1") if is_deleted(pod)])
+    api.end_pod("held-train-1", 40, trainer("Preempted"))
+    api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
+    status = api.await_condition("held", "Running", "False", "Suspended")
+    (ready,) = [item for item in status["conditions"] if item["type"] == "Ready"]
+    assert "held-train-1 is suspended by a-person" in ready["message"]
+    suspend(False)
+    api.run_pod("held-train-1")
+    api.end_pod("held-train-1", 0, SUCCEEDED)
+    status = api.await_condition("held", "Ready", "True")
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["Succeeded"]
+    assert api.job_names("held") == ["held-preflight", "held-train-1"]
+
+
+def is_deleted(pod: dict[str, Any]) -> bool:
+    return "deletionTimestamp" in pod["metadata"]

@@ -5,10 +5,11 @@ import pytest
 from finetune_api.lenient import find_unstorable
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
-from finetune_api.timestamps import format_timestamp
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.outcome import Ended, Running, Waiting, classify_pod
-from tests.operator.fake_cluster import NOW, pod, running, terminated
+from finetune_operator.policies.outcome import Ended, Running, Stopping, classify_pod
+from finetune_operator.policies.refusal import find_remedy
+from finetune_operator.policies.waiting import Waiting
+from tests.operator.fake_cluster import pod, running, terminated
 from tools.testing.operator_messages import PREFLIGHT_PASSED, SUCCEEDED
 
 UNSCHEDULABLE = {
@@ -24,18 +25,30 @@ DISRUPTED = {
     "message": "for a more important pod",
 }
 BACKOFF = {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}
-JOB: Object = {"metadata": {"name": "a-train-1"}, "status": {}}
+JOB: Object = {"metadata": {"name": "a-train-1", "uid": "job-uid"}, "status": {}}
 
 
 def job(kind: str, message: str = "") -> Object:
-    condition = {"type": kind, "status": "True", "message": message, "lastTransitionTime": format_timestamp(NOW)}
-    return {"metadata": {"name": "a-train-1"}, "status": {"conditions": [condition]}}
+    return {**JOB, "status": {"conditions": [{"type": kind, "status": "True", "message": message}]}}
+
+
+FAILED = job("Failed")
 
 
 def trainer(reason: str, message: str = "as the trainer says") -> dict[str, str]:
     return {"kind": "TrainerResult", "reason": reason, "message": message}
 
 
+def waiting(reason: str, message: str = "") -> Object:
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+def suspended_by(manager: str) -> Object:
+    entry = {"manager": manager, "fieldsV1": {"f:spec": {"f:suspend": {}}}}
+    return {**JOB, "metadata": {**JOB["metadata"], "managedFields": [entry]}, "spec": {"suspend": True}}
+
+
+SUSPENDED = suspended_by("kueue")
 PROBLEMS = {
     "kind": "PreflightResult",
     "problems": [
@@ -112,15 +125,15 @@ PROBLEMS = {
     ],
 )
 def test_ended(name: str, item: Object, reason: Reason, text: str) -> None:
-    outcome = classify_pod(JOB, [item], "trainer", NOW, 120)
+    outcome = classify_pod(FAILED, [item], "trainer")
     assert isinstance(outcome, Ended), name
-    assert (outcome.reason, outcome.at) == (reason, NOW), name
+    assert outcome.reason == reason, name
     assert text in outcome.message, name
 
 
 @pytest.mark.parametrize("said", [SUCCEEDED, PREFLIGHT_PASSED])
 def test_ended_well(said: Object) -> None:
-    outcome = classify_pod(JOB, [terminated(0, said)], "trainer", NOW, 120)
+    outcome = classify_pod(JOB, [terminated(0, said)], "trainer")
     assert isinstance(outcome, Ended)
     assert outcome.reason is None
     assert outcome.result is not None
@@ -128,7 +141,7 @@ def test_ended_well(said: Object) -> None:
 
 
 def test_a_trainer_that_was_killed_after_its_result_has_succeeded() -> None:
-    outcome = classify_pod(JOB, [terminated(137, SUCCEEDED, deleted=True)], "trainer", NOW, 120)
+    outcome = classify_pod(JOB, [terminated(137, SUCCEEDED, deleted=True)], "trainer")
     assert isinstance(outcome, Ended)
     assert outcome.reason is None
 
@@ -146,65 +159,187 @@ def test_a_trainer_that_was_killed_after_its_result_has_succeeded() -> None:
     ],
 )
 def test_ended_without_a_pod(name: str, jobs: Object | None, text: str) -> None:
-    outcome = classify_pod(jobs, [], "trainer", NOW, 120)
+    outcome = classify_pod(jobs, [], "trainer")
     assert isinstance(outcome, Ended), name
     assert outcome.reason is Reason.PREEMPTED
     assert text in outcome.message
 
 
+WARNINGS = {
+    "job-uid": 'Error creating: pods "a" is forbidden: exceeded quota: gpus, used: pods=1, limited: 1',
+    "pod-uid": 'MountVolume.SetUp failed for volume "ca" : configmap "company-ca" not found',
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "pods", "reason", "text"),
+    ("name", "pods", "warnings", "reason", "texts"),
     [
-        ("no pod yet", [], Reason.PENDING, "starting"),
-        ("a pod that was just created", [pod()], Reason.PENDING, "starting"),
+        ("no pod yet", [], {}, Reason.PENDING, ["starting"]),
         (
-            "the container is being created",
-            [pod({"waiting": {"reason": "ContainerCreating"}})],
-            Reason.PENDING,
-            "starting",
+            "the API server refuses the pod",
+            [],
+            WARNINGS,
+            Reason.POD_REFUSED,
+            ['refuses the pod: pods "a" is forbidden: exceeded quota: gpus', "limited: 1. The pod starts when others"],
         ),
-        ("no node fits", [pod(conditions=[UNSCHEDULABLE])], Reason.UNSCHEDULABLE, "0/3 nodes have nvidia.com/gpu"),
-        ("the image cannot be pulled", [pod(BACKOFF)], Reason.IMAGE_PULL_FAILED, "manifest unknown"),
+        ("a pod that was just created", [pod()], {}, Reason.PENDING, ["starting"]),
+        ("the container is being created", [pod(waiting("ContainerCreating"))], {}, Reason.PENDING, ["starting"]),
+        (
+            "a volume is not there",
+            [pod(waiting("ContainerCreating"))],
+            WARNINGS,
+            Reason.CONTAINER_NOT_STARTED,
+            ['configmap "company-ca" not found. Create what it names in this namespace'],
+        ),
+        (
+            "an old warning about volumes that are there by now",
+            [pod(waiting("ContainerCreating"), conditions=[{"type": "PodReadyToStartContainers", "status": "True"}])],
+            WARNINGS,
+            Reason.PENDING,
+            ["starting"],
+        ),
+        (
+            "no node fits",
+            [pod(conditions=[UNSCHEDULABLE])],
+            WARNINGS,
+            Reason.UNSCHEDULABLE,
+            ["0/3 nodes have nvidia.com/gpu. The pod starts when a node fits"],
+        ),
+        (
+            "the image cannot be pulled",
+            [pod(BACKOFF)],
+            {},
+            Reason.IMAGE_PULL_FAILED,
+            ["Container trainer: ImagePullBackOff: manifest unknown. Check the image's name", "imagePullSecrets"],
+        ),
+        (
+            "a key of a Secret is missing",
+            [pod(waiting("CreateContainerConfigError", 'secret "hub" not found'))],
+            {},
+            Reason.CONTAINER_NOT_STARTED,
+            ['CreateContainerConfigError: secret "hub" not found. Create what it names'],
+        ),
+        (
+            "the image has no such command",
+            [pod(waiting("CreateContainerError", "executable file not found"))],
+            {},
+            Reason.CONTAINER_NOT_STARTED,
+            ["executable file not found"],
+        ),
+        (
+            "an init container that somebody injected",
+            [
+                pod(
+                    waiting("PodInitializing"),
+                    status={"initContainerStatuses": [{"name": "vault", "state": waiting("CrashLoopBackOff", "why")}]},
+                )
+            ],
+            {},
+            Reason.CONTAINER_NOT_STARTED,
+            ["Container vault: CrashLoopBackOff: why"],
+        ),
     ],
 )
-def test_waiting(name: str, pods: list[Object], reason: Reason, text: str) -> None:
-    outcome = classify_pod(JOB, pods, "trainer", NOW, 120)
+def test_waiting(name: str, pods: list[Object], warnings: dict[str, str], reason: Reason, texts: list[str]) -> None:
+    outcome = classify_pod(JOB, pods, "trainer", warnings)
     assert isinstance(outcome, Waiting), name
-    assert outcome.reason is reason
-    assert text in outcome.message
+    assert outcome.reason is reason, name
+    assert [text for text in texts if text not in outcome.message] == [], outcome.message
 
 
-def test_an_image_that_cannot_be_pulled_for_long_ends_the_attempt() -> None:
-    outcome = classify_pod(JOB, [pod(BACKOFF)], "trainer", NOW, 0)
-    assert isinstance(outcome, Ended)
-    assert outcome.reason is Reason.IMAGE_PULL_FAILED
+DELETED = terminated(137, deleted=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_job", "pods", "kind"),
+    [
+        ("its Job may make another pod", JOB, [DELETED], Stopping),
+        ("its Job makes no other pod", FAILED, [DELETED], Ended),
+        ("its Job is gone", None, [DELETED], Ended),
+        ("its Job is being deleted", {**JOB, "metadata": {**JOB["metadata"], "deletionTimestamp": "x"}}, [], Ended),
+        ("its Job is gone, and it has not started", None, [pod()], Stopping),
+        ("its Job is suspended", SUSPENDED, [DELETED], Waiting),
+        ("its Job is suspended, and it is gone", SUSPENDED, [], Waiting),
+        ("its Job is suspended, and it still runs", SUSPENDED, [running()], Running),
+        ("its Job was suspended when it had failed for good", {**SUSPENDED, "status": FAILED["status"]}, [], Ended),
+        ("its Job was suspended too late", SUSPENDED, [terminated(31, trainer("OutOfMemory"))], Ended),
+        ("it has made the adapter", JOB, [terminated(0, SUCCEEDED, deleted=True)], Ended),
+    ],
+)
+def test_a_pod_that_is_taken_away_ends_a_run_only_if_no_other_follows(
+    name: str, batch_job: Object | None, pods: list[Object], kind: type
+) -> None:
+    assert type(classify_pod(batch_job, pods, "trainer")) is kind, name
+
+
+def test_who_suspended_a_job_is_told() -> None:
+    outcome = classify_pod(SUSPENDED, [], "trainer")
+    assert isinstance(outcome, Waiting)
+    assert outcome.reason is Reason.SUSPENDED
+    assert "The Job a-train-1 is suspended by kueue" in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("name", "conditions", "spec", "lost"),
+    [
+        ("all is well", {"Ready": "True", "ContainersReady": "True"}, {}, False),
+        ("the node controller does not hear of the node", {"Ready": "False", "ContainersReady": "True"}, {}, True),
+        ("a sidecar is not ready", {"Ready": "False", "ContainersReady": "False"}, {}, False),
+        ("a gate is closed", {"Ready": "False", "ContainersReady": "True"}, {"readinessGates": [{}]}, False),
+    ],
+)
+def test_a_pod_on_a_lost_node(name: str, conditions: dict[str, str], spec: Object, lost: bool) -> None:
+    item = running()
+    item["status"]["conditions"] = [{"type": kind, "status": status} for kind, status in conditions.items()]
+    item["spec"] |= spec
+    outcome = classify_pod(JOB, [item], "trainer")
+    assert isinstance(outcome, Running)
+    assert outcome.lost is lost, name
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("failed quota: q: must specify limits.memory for: trainer", "spec.resources"),
+        ("exceeded quota: gpus", "raise the quota"),
+        ('violates PodSecurity "restricted:latest": hostPath volumes', "spec.podTemplate"),
+        ('admission webhook "policy.example.com" denied the request: no', "administrator of this webhook"),
+        ("no PriorityClass with name high was found", "spec.podTemplate.priorityClassName"),
+        ('pod rejected: RuntimeClass "nvidia" not found', "spec.podTemplate.runtimeClassName"),
+        ('error looking up service account ns/x: serviceaccount "x" not found', "Create this service account"),
+        ("maximum memory usage per Container is 1Gi, but limit is 2Gi", "LimitRange"),
+        ("something new", "ask the administrator"),
+    ],
+)
+def test_a_refusal_comes_with_its_remedy(words: str, remedy: str) -> None:
+    assert remedy in find_remedy(words)
 
 
 def test_a_running_container_runs_though_its_pod_is_being_deleted() -> None:
     item = pod({"running": {}}, phase="Running", deleted=True)
-    assert isinstance(classify_pod(job("Failed"), [item], "trainer", NOW, 120), Running)
+    assert isinstance(classify_pod(FAILED, [item], "trainer"), Running)
 
 
 def test_the_pod_that_still_runs_decides() -> None:
-    assert isinstance(classify_pod(JOB, [terminated(1), running()], "trainer", NOW, 120), Running)
-    assert isinstance(classify_pod(JOB, [running(), terminated(1)], "trainer", NOW, 120), Running)
+    assert isinstance(classify_pod(JOB, [terminated(1), running()], "trainer"), Running)
+    assert isinstance(classify_pod(JOB, [running(), terminated(1)], "trainer"), Running)
 
 
 @pytest.mark.parametrize("sidecar", [{"running": {}}, {"terminated": {"exitCode": 0}}, {"waiting": {"reason": "x"}}])
 def test_only_our_own_container_counts(sidecar: Object) -> None:
-    assert isinstance(classify_pod(JOB, [running(sidecar=sidecar)], "trainer", NOW, 120), Running)
-    outcome = classify_pod(JOB, [terminated(31, trainer("OutOfMemory"), sidecar=sidecar)], "trainer", NOW, 120)
+    assert isinstance(classify_pod(JOB, [running(sidecar=sidecar)], "trainer"), Running)
+    outcome = classify_pod(JOB, [terminated(31, trainer("OutOfMemory"), sidecar=sidecar)], "trainer")
     assert isinstance(outcome, Ended)
     assert (outcome.reason, outcome.exit_code) == (Reason.OUT_OF_MEMORY, 31)
 
 
 def test_a_reason_and_fields_of_a_newer_trainer_are_read_and_kept() -> None:
     said = {**trainer("SolarFlare", "the sun"), "checkpoint": {"uri": "s3://b/c", "step": 1, "savedAt": "x", "new": 1}}
-    outcome = classify_pod(JOB, [terminated(36, said)], "trainer", NOW, 120)
+    outcome = classify_pod(JOB, [terminated(36, said)], "trainer")
     assert isinstance(outcome, Ended)
     assert (outcome.reason, outcome.message) == ("SolarFlare", "the sun")
     newer = {**SUCCEEDED, "adapter": {**SUCCEEDED["adapter"], "aFieldOfANewerTrainer": 1}}
-    outcome = classify_pod(JOB, [terminated(0, newer)], "trainer", NOW, 120)
+    outcome = classify_pod(JOB, [terminated(0, newer)], "trainer")
     assert isinstance(outcome, Ended)
     assert isinstance(outcome.result, TrainerResult)
     assert outcome.result.adapter is not None
@@ -220,7 +355,7 @@ def test_a_reason_and_fields_of_a_newer_trainer_are_read_and_kept() -> None:
     ids=["NaN", "a wrong time", "an integer of 70 bits"],
 )
 def test_a_finished_adapter_is_not_lost_for_values_that_cannot_be_stored(wrong: Object) -> None:
-    outcome = classify_pod(JOB, [terminated(0, SUCCEEDED | wrong)], "trainer", NOW, 120)
+    outcome = classify_pod(JOB, [terminated(0, SUCCEEDED | wrong)], "trainer")
     assert isinstance(outcome, Ended)
     assert isinstance(outcome.result, TrainerResult)
     assert outcome.result.adapter is not None
@@ -229,5 +364,5 @@ def test_a_finished_adapter_is_not_lost_for_values_that_cannot_be_stored(wrong: 
 
 
 def test_a_preflight_whose_problems_cannot_be_read_has_not_passed() -> None:
-    outcome = classify_pod(JOB, [terminated(0, {**PROBLEMS, "problems": [{"text": 1}]})], "preflight", NOW, 120)
+    outcome = classify_pod(JOB, [terminated(0, {**PROBLEMS, "problems": [{"text": 1}]})], "preflight")
     assert not isinstance(outcome, Ended) or outcome.reason is not None

@@ -1,5 +1,6 @@
 """The life of a FineTuneJob: plans that take effect in a fake cluster, and the status after each."""
 
+import copy
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -347,11 +348,220 @@ def test_an_image_that_cannot_be_pulled_is_waited_for_then_given_up() -> None:
     assert "a-train-1" not in cluster.jobs, "its pod must not start later"
 
 
+QUOTA = 'Error creating: pods "a" is forbidden: exceeded quota: gpus, used: pods=1, limited: pods=1'
+
+
+@pytest.mark.parametrize("kind", ["PreflightPassed", "Running"])
+def test_a_pod_that_the_cluster_refuses_waits_and_says_so(kind: str) -> None:
+    cluster = FakeCluster() if kind == "PreflightPassed" else after_preflight()
+    cluster.settle()
+    assert cluster.requeue_after == 3, "within seconds somebody looks why there is no pod"
+    cluster.wait(3)
+    cluster.warnings = {cluster.created[-1]: QUOTA}
+    cluster.settle()
+    assert (cluster.condition(kind) or ("", ""))[1] == "PodRefused"
+    assert cluster.condition("Ready") == ("Unknown", "PodRefused")
+    assert "exceeded quota: gpus, used: pods=1, limited: pods=1. The pod starts when" in cluster.message("Ready")
+    cluster.wait(100_000)
+    cluster.settle()
+    assert cluster.requeue_after == 60, "it is looked at less often later"
+    assert len(cluster.created) == (1 if kind == "PreflightPassed" else 2)
+    cluster.set_pod(running())
+    cluster.settle()
+    assert cluster.condition("Ready") in (("Unknown", "PreflightRunning"), ("Unknown", "Training"))
+
+
+@pytest.mark.parametrize("kind", ["PreflightPassed", "Running"])
+@pytest.mark.parametrize(
+    ("waiting", "reason"),
+    [
+        (None, "PodRefused"),
+        (pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]), "Unschedulable"),
+        (pod(BACKOFF), "ImagePullFailed"),
+        (pod({"waiting": {"reason": "ContainerCreating"}}), "ContainerNotStarted"),
+    ],
+)
+def test_a_pod_that_is_awaited_too_long_ends_the_job_with_the_reason_for_which_it_waits(
+    kind: str, waiting: dict[str, Any] | None, reason: str
+) -> None:
+    spec = {**SPEC, "pendingDeadlineSeconds": 60}
+    cluster = FakeCluster(spec) if kind == "PreflightPassed" else after_preflight(pendingDeadlineSeconds=60)
+    cluster.settle()
+    newest = cluster.created[-1]
+    if waiting is None:
+        cluster.warnings = {newest: QUOTA}
+    else:
+        cluster.set_pod(copy.deepcopy(waiting))
+    cluster.settle()
+    assert not is_finished(cluster.resource)
+    while cluster.requeue_after is not None:
+        cluster.wait(cluster.requeue_after)
+        cluster.settle()
+    assert cluster.now - NOW == timedelta(seconds=60)
+    assert cluster.condition("Stalled") == cluster.condition("Stalled") == ("True", reason)
+    assert "did not start within 60 s (spec.pendingDeadlineSeconds)" in cluster.message("Stalled")
+    assert newest not in cluster.jobs, "its pod must not start later"
+    assert cluster.created[-1] == newest
+
+
+def test_time_in_which_the_trainer_ran_is_not_time_in_which_its_pod_was_awaited() -> None:
+    cluster = after_preflight(pendingDeadlineSeconds=60)
+    cluster.wait(50)
+    cluster.set_pod(running())
+    cluster.settle()
+    cluster.wait(1000)
+    cluster.suspend("a-train-1", "kueue")
+    cluster.settle()
+    assert not is_finished(cluster.resource)
+    cluster.wait(60)
+    cluster.settle()
+    assert cluster.condition("Succeeded") == ("False", "Suspended")
+
+
+def test_a_pod_that_starts_for_long_without_a_word_gets_one() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(pod({"waiting": {"reason": "ContainerCreating"}}))
+    cluster.wait(119)
+    cluster.settle()
+    assert cluster.condition("Ready") == ("Unknown", "Training")
+    cluster.wait(1)
+    cluster.settle()
+    assert cluster.condition("Running") == ("False", "ContainerNotStarted")
+    assert "kubectl describe pods" in cluster.message("Ready")
+
+
+def test_a_container_that_cannot_start_does_not_hold_its_gpu_for_long() -> None:
+    cluster = after_preflight(failurePolicy={"retries": {"onError": 0}})
+    cluster.wait(5000)
+    cluster.set_pod(pod({"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "x" not found'}}))
+    cluster.settle()
+    cluster.wait(119)
+    cluster.settle()
+    assert cluster.requeue_after == 1, "counted since it fails, not since it waits"
+    cluster.wait(1)
+    cluster.settle()
+    assert cluster.condition("Succeeded") == ("False", "ContainerNotStarted")
+    assert "a-train-1" not in cluster.jobs
+
+
+def test_a_pod_on_a_lost_node_is_not_replaced_and_the_way_out_is_named() -> None:
+    cluster = after_preflight()
+    lost = running()
+    lost["status"]["conditions"] = [
+        {"type": "Ready", "status": "False"},
+        {"type": "ContainersReady", "status": "True"},
+    ]
+    cluster.set_pod(lost)
+    cluster.settle()
+    assert cluster.condition("Running") == cluster.condition("Ready") == ("Unknown", "NodeLost")
+    assert "kubectl delete node node-1" in cluster.message("Running")
+    cluster.wait(3 * 86400)
+    lost["metadata"]["deletionTimestamp"] = "2026-01-01T12:05:00Z"
+    cluster.end_job("a-train-1", "Failed")
+    cluster.settle()
+    assert cluster.created == ["a-preflight", "a-train-1"], "the node may come back"
+    cluster.pods.clear()
+    cluster.settle()
+    assert reasons(cluster) == ["Preempted", None]
+
+
+def test_a_suspended_job_gives_no_second_run() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(running())
+    cluster.settle()
+    cluster.suspend("a-train-1", "kueue")
+    cluster.settle()
+    assert cluster.condition("Running") == ("False", "Suspended")
+    assert cluster.condition("Ready") == ("Unknown", "Suspended")
+    assert "a-train-1 is suspended by kueue" in cluster.message("Ready")
+    cluster.set_pod(terminated(40, trainer("Preempted"), deleted=True))
+    cluster.settle()
+    cluster.pods.clear()
+    cluster.wait(86400)
+    cluster.settle()
+    assert cluster.created == ["a-preflight", "a-train-1"]
+    assert reasons(cluster) == [None]
+    cluster.resume("a-train-1")
+    cluster.set_pod(running())
+    cluster.settle()
+    assert cluster.condition("Running") == ("True", "Training")
+    assert cluster.created == ["a-preflight", "a-train-1"]
+
+
+def test_a_job_that_is_suspended_after_its_attempt_has_ended_goes_before_the_next_one_comes() -> None:
+    cluster = after_preflight()
+    failed = terminated(1, trainer("TrainerError"))
+    failed["status"]["phase"] = "Running"  # the Job controller does not know yet
+    cluster.set_pod(failed)
+    cluster.settle()
+    assert reasons(cluster) == ["TrainerError"]
+    cluster.wait(3600)
+    cluster.settle()
+    assert cluster.created == ["a-preflight", "a-train-1"], "its Job may make another pod"
+    assert "Attempt 2 begins when these have ended: Job a-train-1." in cluster.message("Ready")
+    cluster.suspend("a-train-1", "kubectl")
+    cluster.settle()
+    assert "a-train-1" not in cluster.jobs
+    assert cluster.created == ["a-preflight", "a-train-1", "a-train-2"]
+
+
+def test_a_preflight_that_somebody_suspends_says_so() -> None:
+    cluster = FakeCluster()
+    cluster.settle()
+    cluster.suspend("a-preflight", "kueue")
+    cluster.settle()
+    assert cluster.condition("PreflightPassed") == ("Unknown", "Suspended")
+    assert cluster.condition("Ready") == ("Unknown", "Suspended")
+
+
+def test_no_attempt_begins_beside_the_pod_of_another_whoever_deleted_its_job() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(terminated(1, trainer("TrainerError")))
+    cluster.settle()
+    cluster.pods["a-train-0"] = running()
+    cluster.pods["a-train-0"]["metadata"]["labels"] = {ROLE_LABEL: "trainer"}
+    cluster.wait(3600)
+    cluster.settle()
+    assert cluster.created == ["a-preflight", "a-train-1"]
+    assert "pod a-pod" in cluster.message("Ready")
+    cluster.pods.pop("a-train-0")
+    cluster.settle()
+    assert cluster.created[-1] == "a-train-2"
+
+
+def test_jobs_of_ended_runs_are_deleted_but_the_last_one() -> None:
+    cluster = FakeCluster({**SPEC, "failurePolicy": {"retries": {"onPreemption": 100}}})
+    cluster.settle()
+    for _ in range(5):
+        cluster.set_pod(terminated(137, deleted=True))
+        cluster.settle()
+    assert sorted(cluster.jobs) == ["a-preflight-5", "a-preflight-6"]
+    cluster.set_pod(terminated(0, PREFLIGHT_PASSED))
+    cluster.settle()
+    for _ in range(5):
+        cluster.set_pod(terminated(40, trainer("Preempted"), deleted=True))
+        cluster.settle()
+    assert sorted(cluster.jobs) == ["a-preflight-5", "a-preflight-6", "a-train-5", "a-train-6"]
+    assert len(reasons(cluster)) == 6
+
+
+def test_a_node_whose_clock_is_wrong_delays_nothing() -> None:
+    for hours in (-1, 1):
+        cluster = after_preflight()
+        cluster.set_pod(terminated(1, trainer("TrainerError"), at=cluster.now + timedelta(hours=hours)))
+        cluster.settle()
+        assert cluster.requeue_after == 10
+        cluster = FakeCluster()
+        cluster.settle()
+        cluster.set_pod(terminated(1, "Traceback", at=cluster.now + timedelta(hours=hours)))
+        cluster.settle()
+        assert cluster.requeue_after == 10
+
+
 def test_the_commit_that_the_preflight_found_is_kept_for_every_attempt() -> None:
     cluster = after_preflight()
-    cluster.pods.pop("a-preflight")
-    cluster.jobs.pop("a-preflight")
-    cluster.set_pod(terminated(40, trainer("Preempted"), deleted=True))
+    cluster.pods.clear()
+    cluster.jobs.clear()
     decided = make_plan(cluster.observed(), cluster.now, SETTINGS)
     assert decided.create is not None
     variables = decided.create["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -434,7 +644,9 @@ PODS = [
     lambda now: terminated(0, SUCCEEDED, at=now, sidecar={"running": {}}),
 ]
 EVENTS = st.one_of(
-    st.tuples(st.just("pod"), st.integers(0, len(PODS) - 1)),
+    st.tuples(st.just("pod"), st.integers(0, 2 * len(PODS) - 1)),
+    st.tuples(st.just("suspend"), st.just(0)),
+    st.tuples(st.just("resume"), st.just(0)),
     st.tuples(st.just("wait"), st.integers(1, 300)),
     st.tuples(st.just("pod gone"), st.just(0)),
     st.tuples(st.just("job gone"), st.just(0)),
@@ -453,15 +665,20 @@ def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_aft
     dies = False
     for event, number in events:
         newest = cluster.job_of("trainer") or cluster.job_of("preflight")
-        if event == "pod" and newest is not None:
-            role = cluster.jobs[newest]["metadata"]["labels"][ROLE_LABEL]
-            ended = newest in cluster.pods and has_ended(cluster.pods[newest], role)
-            if not ended:  # neither a container that has ended nor a pod that has failed starts again
-                cluster.set_pod(PODS[number](cluster.now))
+        if event == "pod":
+            # any Job that has not ended may get a pod, and none in which a container has ended starts again
+            able = [name for name in cluster.jobs if cluster.may_have_pod(name)]
+            if able:
+                cluster.set_pod(PODS[number % len(PODS)](cluster.now), able[-1 - number // len(PODS) % len(able)])
+        elif event == "suspend" and newest is not None:
+            cluster.suspend(newest, "kueue")
+        elif event == "resume":
+            for name in cluster.jobs:
+                cluster.resume(name)
         elif event == "wait":
             cluster.now += timedelta(seconds=number)
         elif event == "pod gone" and newest is not None:
-            cluster.pods.pop(newest, None)
+            cluster.lose_pod(newest)
         elif event == "job gone" and newest is not None:
             cluster.jobs.pop(newest)
         if event == "operator dies":

@@ -105,7 +105,7 @@ capabilities:
   verbs: [get, list, watch, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create]
+  verbs: [list, create]
 {{- end }}
 
 {{/* Rights to the Lease by which replicas, and installations for one namespace, choose the one that works. */}}

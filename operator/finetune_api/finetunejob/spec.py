@@ -13,6 +13,7 @@ from finetune_api.finetunejob.model import ModelSource
 from finetune_api.finetunejob.output import Output
 from finetune_api.finetunejob.pod import PodTemplate, Resources
 from finetune_api.finetunejob.training import Objective, Preference, Training
+from finetune_api.limits import MAX_COUNT
 from finetune_api.methods import Lora, Method
 from finetune_api.tracking import Tracking
 
@@ -54,6 +55,13 @@ class FineTuneJobSpec(Model):
     pod_template: PodTemplate = Field(default_factory=PodTemplate, description="Where and how the trainer pod runs.")
     failure_policy: FailurePolicy = Field(
         default_factory=FailurePolicy, description="What happens after a failed attempt."
+    )
+    pending_deadline_seconds: int | None = Field(
+        None,
+        description="How long a pod of the preflight or of an attempt may wait until it runs: for admission, a queue, "
+        "a node, its image. After that the job fails with the reason for which it waited. Unset: for ever.",
+        ge=1,
+        le=MAX_COUNT,
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [

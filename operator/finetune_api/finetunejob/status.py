@@ -65,16 +65,23 @@ class Adjustment(Model):
 
 
 class Attempt(Model):
-    """One trainer Job and how it ended."""
+    """One Job of the preflight or of the trainer, and how it ended. All times are by the operator's clock."""
 
     number: int = Field(description="1 for the first attempt.", ge=1)
     job_name: str = Field(description="Name of the batch/v1 Job.")
     started_at: Timestamp | None = Field(
         None, description="When the Job was created.", json_schema_extra={"format": "date-time"}
     )
-    finished_at: Timestamp | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
+    failing_since: Timestamp | None = Field(
+        None,
+        description="Since when its container, on a node, fails to start.",
+        json_schema_extra={"format": "date-time"},
+    )
+    finished_at: Timestamp | None = Field(
+        None, description="When the operator saw that it had ended.", json_schema_extra={"format": "date-time"}
+    )
     reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded when all went well.")
-    exit_code: int | None = Field(None, description="Exit code of the trainer.")
+    exit_code: int | None = Field(None, description="Exit code of its container.")
     node_name: str | None = Field(None, description="Node of its pod.")
     message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS)
     resumed_from_step: int | None = Field(None, description="Step of the checkpoint that it continued from.", ge=0)
@@ -177,6 +184,12 @@ class FineTuneJobStatus(Model):
     )
     progress: Progress | None = Field(None, description="Where the running attempt is.")
     estimate: Estimate | None = Field(None, description="What the preflight computed.")
+    preflights: list[Attempt] = Field(
+        default_factory=list, description=f"Each preflight Job and how it ended, the newest {STATUS_ATTEMPTS}."
+    )
+    model_revision: str | None = Field(
+        None, description="Commit to which the preflight resolved spec.model.revision; every attempt uses it."
+    )
     attempts: list[Attempt] = Field(
         default_factory=list, description=f"Each trainer Job and how it ended, the newest {STATUS_ATTEMPTS}."
     )

@@ -45,12 +45,16 @@ class Kube:
         except errors.NotFoundError:
             return None
 
-    async def list(self, kind: Kind, namespace: str | None, selector: str | None) -> tuple[list[Object], str]:
-        """List the objects of a kind, in one namespace or in all; return them and the list's resource version."""
+    async def list(
+        self, kind: Kind, namespace: str | None, labels: str | None = None, fields: str | None = None
+    ) -> tuple[list[Object], str]:
+        """List the objects of a kind, in one namespace or in all; return them and the list's resource version.
+
+        ``labels`` and ``fields`` are selectors.
+        """
         items: list[Object] = []
-        query: dict[str, Any] = {"limit": PAGE}
-        if selector:
-            query["labelSelector"] = selector
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query: dict[str, Any] = {"limit": PAGE} | {name: value for name, value in selectors.items() if value}
         while True:
             page = await self._call("list", kind, "GET", kind.path(namespace), query)
             items += page["items"]

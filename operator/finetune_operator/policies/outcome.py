@@ -1,9 +1,8 @@
-"""Classify a Job with one pod: it waits, it runs, or it has ended, and why. Pure."""
+"""Classify a Job with one pod: it waits, it runs, it stops, or it has ended, and why. Pure."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,14 +11,12 @@ from finetune_api.lenient import read_known
 from finetune_api.limits import OUTPUT_MESSAGE_CHARACTERS, truncate
 from finetune_api.messages import PreflightResult, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason, reason_of_exit_code
-from finetune_api.timestamps import parse_timestamp
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.pod_state import has_ended, read_state
+from finetune_operator.policies.batch_job import find_end, is_being_deleted, is_suspended
+from finetune_operator.policies.pod_state import has_ended, is_on_lost_node, read_state
+from finetune_operator.policies.waiting import Waiting, explain_missing_pod, explain_suspension, explain_unstarted_pod
 
 PodResult = PreflightResult | TrainerResult
-PULL_FAILURES = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
-)
 SUCCEEDED = "Succeeded"
 """Reason in the result of a trainer that has made its adapter."""
 ABORTED, NCCL = 134, "NCCL"
@@ -27,18 +24,16 @@ ABORTED, NCCL = 134, "NCCL"
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """The pod does not run yet: ``Pending``, ``Unschedulable`` or ``ImagePullFailed``."""
+class Running:
+    """The container runs. ``lost`` says so of a pod whose node does not answer: nobody knows what it does."""
 
-    reason: Reason
-    message: str
+    pod: Object
+    lost: bool = False
 
 
 @dataclass(frozen=True)
-class Running:
-    """The container runs."""
-
-    pod: Object
+class Stopping:
+    """The pod is being deleted or has ended, and its Job does not say yet whether another pod follows."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +45,18 @@ class Ended:
 
     reason: str | None
     message: str
-    at: datetime
     exit_code: int | None = None
     result: PodResult | None = None
     node: str | None = None
     """Name of the node."""
 
 
+Outcome = Waiting | Running | Stopping | Ended
+
+
 def classify_pod(
-    batch_job: Object | None, pods: Sequence[Object], container: str, now: datetime, pull_grace: float
-) -> Waiting | Running | Ended:
+    batch_job: Object | None, pods: Sequence[Object], container: str, warnings: Mapping[str, str] | None = None
+) -> Outcome:
     """Classify the newest pod of a Job that does not have ended, or else the newest.
 
     Only our own container counts: a service mesh or a secret injector may have added others.
@@ -68,78 +65,73 @@ def classify_pod(
         batch_job: The Job; None if it was deleted.
         pods: The Job's pods.
         container: Name of our container.
-        now: The current time.
-        pull_grace: Seconds after which a pod that cannot pull its image counts as ended.
+        warnings: What the newest Event about a Job or pod warned of, by uid.
     """
-    if pods:
-        pod = max(pods, key=lambda pod: (not has_ended(pod, container), pod["metadata"].get("creationTimestamp", "")))
-        state = read_state(pod, container)
-        if has_ended(pod, container):
-            ended = _classify_ended(pod, state.get("terminated") or {}, now)
+    if batch_job is not None and is_being_deleted(batch_job):
+        batch_job = None
+    end = None if batch_job is None else find_end(batch_job)
+    if not pods:
+        return _classify_missing_pod(batch_job, end, warnings or {})
+    pod = max(pods, key=lambda pod: (not has_ended(pod, container), pod["metadata"].get("creationTimestamp", "")))
+    state = read_state(pod, container)
+    is_deleted = "deletionTimestamp" in pod["metadata"]
+    if has_ended(pod, container):
+        ended = _classify_ended(pod, state.get("terminated") or {})
+        # a suspended Job deletes its pod, and makes another one when it is resumed
+        if ended.reason is None or end is not None or batch_job is None or not is_deleted:
             return replace(ended, node=pod.get("spec", {}).get("nodeName"))
-        return _classify_unfinished(pod, state, now, pull_grace)
+    elif "running" in state:
+        return Running(pod, is_on_lost_node(pod))
+    if batch_job is not None and is_suspended(batch_job):
+        return explain_suspension(batch_job)
+    if is_deleted or batch_job is None:
+        return Stopping()
+    return explain_unstarted_pod(pod, (warnings or {}).get(pod["metadata"]["uid"]))
+
+
+def _classify_missing_pod(batch_job: Object | None, end: Object | None, warnings: Mapping[str, str]) -> Outcome:
     if batch_job is None:
-        return Ended(Reason.PREEMPTED, "Its Job was deleted.", now)
-    finished = _find_finished_condition(batch_job)
-    if finished is None:
-        return Waiting(Reason.PENDING, "The pod is starting.")
-    at = parse_timestamp(finished["lastTransitionTime"])
-    if finished["type"] == "Complete":
-        return Ended(Reason.PREEMPTED, "It was completed, but its pod was deleted before its result was read.", at)
-    return Ended(Reason.PREEMPTED, f"Its pod is gone ({finished.get('message', finished.get('reason', ''))}).", at)
+        return Ended(Reason.PREEMPTED, "Its Job was deleted.")
+    if end is None:
+        if is_suspended(batch_job):
+            return explain_suspension(batch_job)
+        return explain_missing_pod(warnings.get(batch_job["metadata"]["uid"]))
+    if end["type"] == "Complete":
+        return Ended(Reason.PREEMPTED, "It was completed, but its pod was deleted before its result was read.")
+    return Ended(Reason.PREEMPTED, f"Its pod is gone ({end.get('message', end.get('reason', ''))}).")
 
 
-def _classify_unfinished(pod: Object, state: Object, now: datetime, pull_grace: float) -> Waiting | Running | Ended:
+def _classify_ended(pod: Object, terminated: Object) -> Ended:
     status = pod["status"]
-    if "running" in state:
-        return Running(pod)
-    waiting = state.get("waiting", {})
-    if waiting.get("reason") in PULL_FAILURES:
-        message = f"{waiting['reason']}: {waiting.get('message', '')}"[:OUTPUT_MESSAGE_CHARACTERS]
-        since = status.get("startTime")
-        if since and (now - parse_timestamp(since)).total_seconds() >= pull_grace:
-            return Ended(Reason.IMAGE_PULL_FAILED, message, now)
-        return Waiting(Reason.IMAGE_PULL_FAILED, message)
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return Waiting(Reason.UNSCHEDULABLE, str(condition.get("message") or "No node fits the pod."))
-    return Waiting(Reason.PENDING, "The pod is starting.")
-
-
-def _classify_ended(pod: Object, terminated: Object, now: datetime) -> Ended:
-    status = pod["status"]
-    at = parse_timestamp(terminated["finishedAt"]) if terminated.get("finishedAt") else now
     exit_code: int | None = terminated.get("exitCode")
     output = str(terminated.get("message") or "").strip()
     result = parse_result(output)
     reason, message = _read_result(result)
     if reason is None and result is not None and (exit_code == 0 or isinstance(result, TrainerResult)):
-        return Ended(None, "", at, exit_code, result)
+        return Ended(None, "", exit_code, result)
     if reason is not None and reason is not Reason.TRAINER_ERROR:
-        return Ended(reason, message, at, exit_code, result)
+        return Ended(reason, message, exit_code, result)
     interruption = _find_interruption(pod)
     if interruption:
-        return Ended(Reason.PREEMPTED, interruption, at, exit_code, result)
+        return Ended(Reason.PREEMPTED, interruption, exit_code, result)
     if terminated.get("reason") == "OOMKilled":
         text = (
             "The container used more memory than its limit: raise spec.resources.limits.memory, or make batches or "
             "maxLength smaller."
         )
-        return Ended(Reason.HOST_OUT_OF_MEMORY, text, at, exit_code, result)
+        return Ended(Reason.HOST_OUT_OF_MEMORY, text, exit_code, result)
     if reason is not None:
-        return Ended(reason, message, at, exit_code, result)
+        return Ended(reason, message, exit_code, result)
     if exit_code is None:
         text = str(status.get("message") or status.get("reason") or "its pod failed")
-        return Ended(
-            Reason.NODE_ERROR, f"The node did not run the pod: {truncate(text, OUTPUT_MESSAGE_CHARACTERS)}", at
-        )
+        return Ended(Reason.NODE_ERROR, f"The node did not run the pod: {truncate(text, OUTPUT_MESSAGE_CHARACTERS)}")
     tail = (
         output[-OUTPUT_MESSAGE_CHARACTERS:]
         if output
         else str(terminated.get("message") or terminated.get("reason") or "it left no message")
     )
     reason = Reason.NCCL_ERROR if exit_code == ABORTED and NCCL in tail else reason_of_exit_code(exit_code)
-    return Ended(reason, f"The container exited with {exit_code}: {tail}", at, exit_code, None)
+    return Ended(reason, f"The container exited with {exit_code}: {tail}", exit_code, None)
 
 
 def parse_result(text: str) -> PodResult | None:
@@ -177,10 +169,3 @@ def _find_interruption(pod: Object) -> str | None:
     if pod["status"].get("reason") in ("Evicted", "Preempting", "NodeLost", "Shutdown", "Terminated"):
         return f"{pod['status']['reason']}: {pod['status'].get('message', 'the pod was taken away')}"
     return "The pod was deleted." if pod["metadata"].get("deletionTimestamp") else None
-
-
-def _find_finished_condition(batch_job: Object) -> Object | None:
-    for condition in batch_job.get("status", {}).get("conditions", ()):
-        if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
-            return dict(condition)
-    return None

@@ -34,3 +34,15 @@ def is_being_ended(pod: Object) -> bool:
     """Return whether somebody has deleted the pod, or ``END_NOW`` was applied to it."""
     patched = pod["spec"].get("activeDeadlineSeconds") == END_NOW["spec"]["activeDeadlineSeconds"]
     return patched or "deletionTimestamp" in pod["metadata"]
+
+
+def is_on_lost_node(pod: Object) -> bool:
+    """Return whether the pod's node does not answer any more.
+
+    The node controller then calls the pod unready, though by the kubelet's last word its containers are ready.
+    """
+    if pod["status"].get("reason") == "NodeLost":
+        return True
+    conditions = {condition["type"]: condition["status"] for condition in pod["status"].get("conditions", ())}
+    gated = bool(pod["spec"].get("readinessGates"))
+    return conditions.get("Ready") == "False" and conditions.get("ContainersReady") == "True" and not gated

@@ -11,7 +11,6 @@ from finetune_operator.kube.kinds import (
     FINETUNE_JOB,
     JOB_LABEL,
     MANAGED_BY_LABEL,
-    REVISION_ANNOTATION,
     ROLE_LABEL,
     Object,
     owner_reference,
@@ -65,10 +64,7 @@ def build_trainer_job(
         "env": _build_environment(job, attempt, revision, settings, adjustments),
     }
     pod = build_trainer_pod(job.spec, container, settings, avoided_nodes)
-    batch_job = _build_job(resource, job, TRAINER, attempt, pod)
-    if revision:
-        batch_job["metadata"]["annotations"][REVISION_ANNOTATION] = revision
-    return batch_job
+    return _build_job(resource, job, TRAINER, attempt, pod)
 
 
 def _build_job(

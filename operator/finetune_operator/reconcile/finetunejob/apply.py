@@ -7,13 +7,24 @@ from datetime import datetime
 from finetune_operator.context import Context
 from finetune_operator.enqueue import enqueue_serving_groups
 from finetune_operator.kube.errors import AlreadyExistsError, ForbiddenError, InvalidError
-from finetune_operator.kube.kinds import FINETUNE_JOB, JOB, POD, Object, controller_uid, key_of
+from finetune_operator.kube.kinds import (
+    ATTEMPT_LABEL,
+    FINETUNE_JOB,
+    JOB,
+    JOB_LABEL,
+    POD,
+    ROLE_LABEL,
+    Object,
+    controller_uid,
+    key_of,
+)
 from finetune_operator.policies.pod_state import END_NOW
 from finetune_operator.policies.refused_job import explain_refused_job
 from finetune_operator.reconcile.finetunejob.model import Observed, Plan
 from finetune_operator.reconcile.finetunejob.plan import plan_blocked, plan_refused
 from finetune_operator.reconcile.result import Result
 from finetune_operator.reconcile.write_status import differs, write_status
+from finetune_operator.resources.names import TRAINER
 
 logger = logging.getLogger(__name__)
 BLOCKED_SECONDS = 15.0
@@ -37,6 +48,8 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
         await _end_pod(pod, context)
     for batch_job in plan.delete:
         await context.kube.delete(JOB, meta["namespace"], batch_job["metadata"]["name"], batch_job["metadata"]["uid"])
+    if plan.create is not None and is_repetition(plan.create) and await _look_again(plan.create, context):
+        return Result(requeue_after=0)
     try:
         if plan.create is not None and not await _create(plan.create, meta["uid"], context):
             return Result(requeue_after=0)
@@ -61,6 +74,27 @@ async def _end_pod(pod: Object, context: Context) -> None:
     else:
         if written is not None:
             context.cache.put(POD, written)
+
+
+def is_repetition(batch_job: Object) -> bool:
+    """Return whether a Job is that of a trainer that may not be the first one."""
+    labels = batch_job["metadata"]["labels"]
+    return bool(labels[ROLE_LABEL] == TRAINER and labels[ATTEMPT_LABEL] != "1")
+
+
+async def _look_again(batch_job: Object, context: Context) -> bool:
+    """Ask the API server for the trainers of a job; return whether it knows more of them than the cache.
+
+    A watch may be silent, and a trainer that was not seen must not get another one beside it.
+    """
+    meta = batch_job["metadata"]
+    labels = ",".join(f"{name}={meta['labels'][name]}" for name in (JOB_LABEL, ROLE_LABEL))
+    is_new = False
+    for kind in (JOB, POD):
+        items, _ = await context.kube.list(kind, meta["namespace"], labels)
+        for item in items:
+            is_new |= context.cache.put(kind, {"apiVersion": kind.api_version, "kind": kind.name, **item})
+    return is_new
 
 
 async def _create(batch_job: Object, owner: str, context: Context) -> bool:

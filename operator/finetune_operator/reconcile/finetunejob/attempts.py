@@ -3,36 +3,51 @@
 The reason that ended an attempt decides what follows it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api import ladder
 from finetune_api.finetunejob import Adjustment, Attempt, FineTuneJob
-from finetune_api.limits import ATTEMPT_MESSAGE_CHARACTERS, truncate
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import NODE_REASONS, Reason
 from finetune_api.timestamps import format_timestamp, parse_timestamp
-from finetune_operator.kube.kinds import REVISION_ANNOTATION, Object
-from finetune_operator.policies.outcome import Ended, Running, Waiting, classify_pod
+from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.batch_job import is_suspended, may_still_run
+from finetune_operator.policies.outcome import Ended, Outcome, Running, classify_pod
 from finetune_operator.policies.retry import Ending, GiveUp, RetryAt, decide
+from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Plan, PlanContext
+from finetune_operator.reconcile.finetunejob.runs import (
+    begin_run,
+    end_run,
+    find_blocking,
+    find_pending_rest,
+    find_waiting_seconds,
+    read_reason,
+    split_runs,
+    update_run,
+)
 from finetune_operator.reconcile.finetunejob.status import (
     SUCCEEDED,
     set_attempt_failed,
     set_attempts,
     set_given_up,
+    set_lost,
+    set_never_started,
     set_retrying,
     set_running,
     set_starting,
     set_succeeded,
     set_trainer_result,
+    set_waiting_for,
 )
 from finetune_operator.resources.jobs import build_trainer_job
-from finetune_operator.resources.names import TRAINER, job_name
+from finetune_operator.resources.names import TRAINER
 
 MAX_AVOIDED_NODES = 5
-PULL_CHECK_SECONDS = 10.0
-"""How often a pod is looked at that cannot pull its image."""
+PATIENCE_SECONDS = 5.0
+"""For how long nothing is said of a Job whose attempt has ended, and which the Job controller has not ended yet."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class AttemptContext:
         endings = [
             Ending(
                 attempt.number,
-                _read_reason(attempt),
+                read_reason(attempt),
                 parse_timestamp(attempt.finished_at or ""),
                 ladder.needs_less_memory(spec, attempt.reason or ""),
             )
@@ -78,37 +93,42 @@ class AttemptContext:
         )
 
 
-def plan_attempts(context: PlanContext, revision: str | None, status: JobStatusBuilder) -> Plan:
-    """Plan the attempts after the preflight.
-
-    ``revision`` is the model's commit, if the preflight passed in this pass.
-    """
+def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
+    """Plan the attempts after the preflight."""
     batch_jobs = context.observed.batch_jobs_of(TRAINER)
-    attempts = status.read().attempts
-    current = attempts[-1] if attempts and attempts[-1].finished_at is None else None
-    following = AttemptContext.after(attempts if current is None else attempts[:-1], context)
+    finished, current = split_runs(status.read().attempts)
+    following = AttemptContext.after(finished, context)
     delete: tuple[Object, ...] = ()
     while True:
         if current is None:
-            # A budget that was used up may have grown since: then, as at the beginning, the next attempt is due now.
-            due = following.decision.at if isinstance(following.decision, RetryAt) else context.now
-            if due > context.now:
-                set_attempts(status, following.finished)
-                return _finish_plan(status, delete, requeue_after=(due - context.now).total_seconds())
             batch_job = batch_jobs.get(following.number)
-            current = _begin_attempt(following, batch_job, context)
             if batch_job is None:
-                return _plan_start(current, following, revision, context, status, delete)
+                wait = _plan_wait(following, context, status, delete)
+                if wait is not None:
+                    return wait
+            current = begin_run(TRAINER, following.number, context, following.adjustments)
+            if batch_job is None:
+                return _plan_start(current, following, context, status, delete)
         batch_job = batch_jobs.get(current.number)
         pods = context.observed.pods_of(current.job_name)
-        outcome = classify_pod(batch_job, pods, TRAINER, context.now, context.settings.image_pull_grace_seconds)
+        outcome = classify_pod(batch_job, pods, TRAINER, context.observed.warnings)
+        limit = context.job.spec.pending_deadline_seconds
+        if isinstance(outcome, Waiting) and limit is not None and find_pending_rest(current, context) <= 0:
+            ended = end_run(current, Ended(outcome.reason, ""), outcome.reason, outcome.message, context.now)
+            set_attempts(status, [*following.finished, ended])
+            set_attempt_failed(status, current.number, outcome.reason, outcome.message)
+            set_never_started(status, TRAINER, outcome, limit)
+            return _finish_plan(status, () if batch_job is None else (batch_job,))
+        if isinstance(outcome, Waiting) and outcome.is_failing:
+            current = update_run(current, failing_since=current.failing_since or format_timestamp(context.now))
+            if _find_grace(current, context) <= 0:
+                outcome = Ended(outcome.reason, outcome.message)
+                delete = (batch_job,) if batch_job is not None else ()
         if not isinstance(outcome, Ended):
             return _plan_continuation(current, following, outcome, context, status)
-        attempt, succeeded = _end_attempt(current, outcome, status)
+        attempt, succeeded = _end_attempt(current, outcome, context, status)
         current = None
         set_attempts(status, [*following.finished, attempt])
-        if outcome.reason is Reason.IMAGE_PULL_FAILED and batch_job is not None:
-            delete = (batch_job,)
         if succeeded:
             return _finish_plan(status, delete)
         following = AttemptContext.after([*following.finished, attempt], context)
@@ -118,24 +138,32 @@ def plan_attempts(context: PlanContext, revision: str | None, status: JobStatusB
         set_retrying(status, attempt, following.adjustments)
 
 
-def _begin_attempt(following: AttemptContext, batch_job: Object | None, context: PlanContext) -> Attempt:
-    """Make a new attempt.
-
-    If its Job exists, because the status write was lost, the attempt began when the Job was created.
-    """
-    started = batch_job["metadata"]["creationTimestamp"] if batch_job is not None else format_timestamp(context.now)
-    return Attempt(
-        number=following.number,
-        job_name=job_name(context.job.metadata.name, TRAINER, following.number),
-        started_at=started,
-        adjustments=list(following.adjustments) or None,
-    )
+def _plan_wait(
+    following: AttemptContext, context: PlanContext, status: JobStatusBuilder, delete: tuple[Object, ...]
+) -> Plan | None:
+    """Plan the wait for the next attempt; return None when it may begin."""
+    set_attempts(status, following.finished)
+    # A budget that was used up may have grown since: then, as at the beginning, the next attempt is due now.
+    due = following.decision.at if isinstance(following.decision, RetryAt) else context.now
+    if due > context.now:
+        return _finish_plan(status, delete, requeue_after=(due - context.now).total_seconds())
+    blocking = find_blocking(context.observed, following.number)
+    if not blocking:
+        return None
+    # A Job that somebody suspended does not end by itself: its pod would come back beside the next attempt's.
+    batch_jobs = context.observed.batch_jobs_of(TRAINER)
+    suspended = [job for number, job in batch_jobs.items() if number != following.number and is_suspended(job)]
+    ended = following.finished[-1].finished_at or format_timestamp(context.now)
+    patience = PATIENCE_SECONDS - (context.now - parse_timestamp(ended)).total_seconds()
+    if patience <= 0:
+        set_waiting_for(status, following.number, blocking)
+    delete += tuple(job for job in suspended if may_still_run(job))
+    return _finish_plan(status, delete, requeue_after=patience if patience > 0 else None)
 
 
 def _plan_start(
     attempt: Attempt,
     following: AttemptContext,
-    revision: str | None,
     context: PlanContext,
     status: JobStatusBuilder,
     delete: tuple[Object, ...],
@@ -147,7 +175,7 @@ def _plan_start(
         context.observed.resource,
         following.job,
         attempt.number,
-        revision or _find_revision(context.observed.batch_jobs),
+        status.read().model_revision,
         context.settings,
         [change.to_json() for change in following.adjustments],
         _list_bad_nodes(following.finished),
@@ -156,28 +184,29 @@ def _plan_start(
 
 
 def _plan_continuation(
-    attempt: Attempt,
-    following: AttemptContext,
-    outcome: Waiting | Running,
-    context: PlanContext,
-    status: JobStatusBuilder,
+    attempt: Attempt, following: AttemptContext, outcome: Outcome, context: PlanContext, status: JobStatusBuilder
 ) -> Plan:
-    """Plan nothing but the status while an attempt waits or runs."""
-    requeue_after = None
+    """Plan nothing but the status while an attempt waits, runs or stops."""
+    requeue_after = math.inf
     if isinstance(outcome, Waiting):
-        set_starting(status, attempt.number, outcome)
-        if outcome.reason is Reason.IMAGE_PULL_FAILED:
-            requeue_after = PULL_CHECK_SECONDS
-    else:
+        seconds = find_waiting_seconds(attempt, context)
+        set_starting(status, attempt.number, break_silence(outcome, seconds, attempt.job_name))
+        looks = [find_next_look(outcome, seconds) or math.inf, find_pending_rest(attempt, context)]
+        requeue_after = min([*looks, _find_grace(attempt, context)] if outcome.is_failing else looks)
+    elif isinstance(outcome, Running):
         report = context.observed.progress_reports.get(attempt.job_name)
         set_running(status, attempt.number, outcome.pod, report)
+        if outcome.lost:
+            set_lost(status, attempt.number, outcome.pod)
         if report is not None:
-            attempt = _replace(attempt, resumed_from_step=report.resumed_from_step)
+            attempt = update_run(attempt, resumed_from_step=report.resumed_from_step)
     set_attempts(status, [*following.finished, attempt])
-    return _finish_plan(status, requeue_after=requeue_after)
+    return _finish_plan(status, requeue_after=requeue_after if requeue_after < math.inf else None)
 
 
-def _end_attempt(attempt: Attempt, outcome: Ended, status: JobStatusBuilder) -> tuple[Attempt, bool]:
+def _end_attempt(
+    attempt: Attempt, outcome: Ended, context: PlanContext, status: JobStatusBuilder
+) -> tuple[Attempt, bool]:
     """Return the attempt as it ended, and whether it made the adapter."""
     result = outcome.result if isinstance(outcome.result, TrainerResult) else None
     reason, message = outcome.reason, outcome.message
@@ -186,20 +215,12 @@ def _end_attempt(attempt: Attempt, outcome: Ended, status: JobStatusBuilder) -> 
     text = message or (result.message if result else "")
     if result is not None:
         set_trainer_result(status, result)
+        attempt = update_run(attempt, resumed_from_step=result.resumed_from_step)
     if reason is None and result is not None:
         set_succeeded(status, attempt.number, result)
     else:
         set_attempt_failed(status, attempt.number, reason or Reason.TRAINER_ERROR, message)
-    ended = _replace(
-        attempt,
-        finished_at=format_timestamp(outcome.at),
-        reason=SUCCEEDED if reason is None else str(reason),
-        message=truncate(text, ATTEMPT_MESSAGE_CHARACTERS) or None,
-        exit_code=outcome.exit_code,
-        node_name=outcome.node,
-        resumed_from_step=result.resumed_from_step if result else None,
-    )
-    return ended, reason is None
+    return end_run(attempt, outcome, reason or SUCCEEDED, text, context.now), reason is None
 
 
 def _finish_plan(
@@ -211,46 +232,13 @@ def _finish_plan(
     return Plan(status.as_json(), delete, create, tuple(status.events), requeue_after)
 
 
-def _replace(
-    attempt: Attempt,
-    *,
-    finished_at: str | None = None,
-    reason: str | None = None,
-    message: str | None = None,
-    exit_code: int | None = None,
-    node_name: str | None = None,
-    resumed_from_step: int | None = None,
-) -> Attempt:
-    """Return the attempt with these values; None keeps what it has."""
-    changes = {
-        "finished_at": finished_at,
-        "reason": reason,
-        "message": message,
-        "exit_code": exit_code,
-        "node_name": node_name,
-        "resumed_from_step": resumed_from_step,
-    }
-    return attempt.model_copy(update={name: value for name, value in changes.items() if value is not None})
-
-
-def _read_reason(attempt: Attempt) -> Reason:
-    """Return the reason of a finished attempt; one that only a newer version knows counts as an error."""
-    try:
-        return Reason(attempt.reason or "")
-    except ValueError:
-        return Reason.TRAINER_ERROR
+def _find_grace(attempt: Attempt, context: PlanContext) -> float:
+    """Find for how many seconds a container may still fail to start."""
+    since = parse_timestamp(attempt.failing_since or format_timestamp(context.now))
+    return context.settings.image_pull_grace_seconds - (context.now - since).total_seconds()
 
 
 def _list_bad_nodes(finished: Sequence[Attempt]) -> list[str]:
     """List the nodes on which the last attempts failed for a reason of the node's, the newest first."""
-    names = [attempt.node_name for attempt in reversed(finished) if _read_reason(attempt) in NODE_REASONS]
+    names = [attempt.node_name for attempt in reversed(finished) if read_reason(attempt) in NODE_REASONS]
     return list(dict.fromkeys(name for name in names if name))[:MAX_AVOIDED_NODES]
-
-
-def _find_revision(batch_jobs: Sequence[Object]) -> str | None:
-    """Find the commit of the model that an earlier attempt was given."""
-    for batch_job in batch_jobs:
-        revision: str | None = batch_job["metadata"].get("annotations", {}).get(REVISION_ANNOTATION)
-        if revision:
-            return revision
-    return None

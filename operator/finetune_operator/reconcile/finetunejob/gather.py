@@ -1,5 +1,6 @@
 """Gather what a pass over a FineTuneJob needs."""
 
+from finetune_api.timestamps import parse_timestamp
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
     FINETUNE_JOB,
@@ -10,6 +11,8 @@ from finetune_operator.kube.kinds import (
     Object,
     controller_uid,
 )
+from finetune_operator.policies.batch_job import is_suspended, may_still_run
+from finetune_operator.policies.waiting import FIRST_LOOK_SECONDS
 from finetune_operator.reconcile.finetunejob.model import Observed
 from finetune_operator.resources.names import short
 
@@ -33,20 +36,38 @@ async def gather(key: Key, context: Context) -> Observed | None:
             report = context.pod_reports.progress((namespace, pod["metadata"]["name"], pod["metadata"]["uid"]))
             if report is not None:
                 progress_reports[batch_job_name] = report
-    return Observed(resource, batch_jobs, pods, progress_reports)
+    warnings = await _find_warnings(resource, batch_jobs, pods, context)
+    return Observed(resource, batch_jobs, pods, progress_reports, warnings)
+
+
+async def _find_warnings(
+    resource: Object, batch_jobs: list[Object], pods: dict[str, list[Object]], context: Context
+) -> dict[str, str]:
+    """Find what events warn of, if the pod of the current run does not start soon."""
+    status = resource.get("status", {})
+    run = next((runs[-1] for runs in (status.get("attempts"), status.get("preflights")) if runs), None)
+    if run is None or "finishedAt" in run or "startedAt" not in run:
+        return {}
+    since = (context.now() - parse_timestamp(run["startedAt"])).total_seconds()
+    job = next((job for job in batch_jobs if job["metadata"]["name"] == run["jobName"]), None)
+    if job is None or not may_still_run(job) or is_suspended(job) or since < FIRST_LOOK_SECONDS:
+        return {}
+    if any(pod["status"].get("phase") != "Pending" for pod in pods.get(run["jobName"], ())):
+        return {}
+    return await context.warnings.find(resource["metadata"]["namespace"])
 
 
 def _group_pods(resource: Object, names: dict[str, str], context: Context) -> dict[str, list[Object]]:
     """Group the pods of a FineTuneJob by the name of their Job; ``names`` has the names by uid.
 
-    A pod may outlive its Job. It then stops, and the next attempt must wait until it has.
+    A pod may outlive its Job, also without a controller. The next attempt must wait until it has stopped.
     """
     meta = resource["metadata"]
     groups: dict[str, list[Object]] = {}
     for pod in context.cache.list_labelled(POD, meta["namespace"], JOB_LABEL, short(meta["name"])):
         owner = controller_uid(pod)
         name = names.get(owner or "")
-        if name is None and owner is not None and _is_younger(pod, resource):
+        if name is None and _is_younger(pod, resource):
             name = pod["metadata"]["labels"].get(JOB_NAME_LABEL)
         if name is not None and (owner in names or name not in names.values()):
             groups.setdefault(name, []).append(pod)
@@ -59,15 +80,15 @@ def _is_younger(pod: Object, resource: Object) -> bool:
 
 
 async def _look_up_missing_job(resource: Object, context: Context) -> None:
-    """Ask the API server for the Job of the running attempt, if the cache lacks it.
+    """Ask the API server for the Job of the current run, if the cache lacks it.
 
-    The cache may be behind, and a Job that is gone ends its attempt.
+    The cache may be behind, and a Job that is gone ends its run.
     """
-    attempts = resource.get("status", {}).get("attempts", [])
-    if not attempts or "finishedAt" in attempts[-1]:
-        return
-    meta, name = resource["metadata"], attempts[-1]["jobName"]
-    if context.cache.get(JOB, meta["namespace"], name) is None:
-        batch_job = await context.kube.get(JOB, meta["namespace"], name)
-        if batch_job is not None and controller_uid(batch_job) == meta["uid"]:
-            context.cache.put(JOB, batch_job)
+    meta, status = resource["metadata"], resource.get("status", {})
+    for runs in (status.get("preflights"), status.get("attempts")):
+        if not runs or "finishedAt" in runs[-1]:
+            continue
+        if context.cache.get(JOB, meta["namespace"], runs[-1]["jobName"]) is None:
+            batch_job = await context.kube.get(JOB, meta["namespace"], runs[-1]["jobName"])
+            if batch_job is not None and controller_uid(batch_job) == meta["uid"]:
+                context.cache.put(JOB, batch_job)

@@ -28,6 +28,8 @@ class Observed:
     """Pods by the name of their Job, also of a deleted Job whose pod is still stopping."""
     progress_reports: Mapping[str, ProgressReport] = field(default_factory=dict)
     """The newest report by the name of the Job."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """What the newest Event about a Job or pod that does not start warned of, by uid."""
 
     def pods_of(self, batch_job: str) -> Sequence[Object]:
         """Return the pods of a Job, given by name."""

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobStatus
 from finetune_api.lenient import read_spec
-from finetune_api.messages import PreflightResult
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
 from finetune_operator.conditions import describe_accepted, find
@@ -20,7 +19,8 @@ from finetune_operator.policies.pod_state import is_being_ended, is_held_by_side
 from finetune_operator.reconcile.finetunejob.attempts import plan_attempts
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Observed, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.preflight import plan_preflight
-from finetune_operator.reconcile.finetunejob.status import set_blocked, set_invalid, set_preflight_passed, set_refused
+from finetune_operator.reconcile.finetunejob.runs import find_superseded_jobs
+from finetune_operator.reconcile.finetunejob.status import set_blocked, set_invalid, set_refused
 from finetune_operator.reconcile.status_builder import StatusBuilder
 from finetune_operator.settings import Settings
 
@@ -32,7 +32,9 @@ REMOTE_CODE = (
 
 def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     """Plan one pass. A finished FineTuneJob is never run again; only its observedGeneration follows."""
-    return replace(_plan_job(observed, now, settings), end_pods=tuple(_find_held_pods(observed)))
+    plan = _plan_job(observed, now, settings)
+    superseded = tuple(job for job in find_superseded_jobs(observed) if job not in plan.delete)
+    return replace(plan, end_pods=tuple(_find_held_pods(observed)), delete=plan.delete + superseded)
 
 
 def _plan_job(observed: Observed, now: datetime, settings: Settings) -> Plan:
@@ -58,14 +60,8 @@ def _plan_accepted(context: PlanContext, status: JobStatusBuilder, unknown: list
     status.conditions.set(
         ConditionType.ACCEPTED, "True", Reason.ACCEPTED, describe_accepted("The spec is valid.", unknown)
     )
-    revision = None
-    if not _has_passed_preflight(context.observed.resource):
-        result = plan_preflight(context, status)
-        if not isinstance(result, PreflightResult):
-            return result
-        set_preflight_passed(status, result)
-        revision = result.model_revision
-    return plan_attempts(context, revision, status)
+    plan = None if _has_passed_preflight(context.observed.resource) else plan_preflight(context, status)
+    return plan_attempts(context, status) if plan is None else plan
 
 
 def _list_refusals(job: FineTuneJob, settings: Settings) -> list[str]:

@@ -2,60 +2,102 @@
 
 import math
 
+from finetune_api.finetunejob import Attempt
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import Reason
-from finetune_operator.policies.outcome import Ended, classify_pod
+from finetune_api.timestamps import parse_timestamp
+from finetune_operator.policies.outcome import Ended, Outcome, classify_pod
 from finetune_operator.policies.retry import Ending, GiveUp, decide
+from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Plan, PlanContext
+from finetune_operator.reconcile.finetunejob.runs import (
+    begin_run,
+    end_run,
+    find_pending_rest,
+    find_waiting_seconds,
+    read_reason,
+    split_runs,
+)
 from finetune_operator.reconcile.finetunejob.status import (
+    SUCCEEDED,
+    set_never_started,
     set_preflight_failed,
+    set_preflight_passed,
     set_preflight_progress,
     set_preflight_repeated,
+    set_preflights,
 )
 from finetune_operator.resources.jobs import build_preflight_job
 from finetune_operator.resources.names import PREFLIGHT
 
 
-def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | PreflightResult:
-    """Plan the preflight's Job; return the result of the preflight instead once it has passed."""
-    observed = context.observed
-    endings: list[Ending] = []
-    message = ""
-    for number, batch_job in enumerate(observed.batch_jobs_of(PREFLIGHT).values(), start=1):
-        # A preflight that waits for its image costs no GPU, so it waits until somebody repairs image or credentials.
-        pods = observed.pods_of(batch_job["metadata"]["name"])
-        outcome = classify_pod(batch_job, pods, PREFLIGHT, context.now, pull_grace=math.inf)
+def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | None:
+    """Plan the preflight's Job; return None once it has passed."""
+    batch_jobs = context.observed.batch_jobs_of(PREFLIGHT)
+    finished, current = split_runs(status.read().preflights)
+    message = (finished[-1].message or "") if finished else ""
+    while True:
+        if current is None:
+            wait = _plan_wait(context, status, finished, message)
+            if wait is not None:
+                return wait
+            current = begin_run(PREFLIGHT, finished[-1].number + 1 if finished else 1, context)
+            set_preflights(status, [*finished, current])
+            if current.number not in batch_jobs:
+                set_preflight_progress(status, None)
+                job = build_preflight_job(context.observed.resource, context.job, current.number, context.settings)
+                return Plan(status.as_json(), create=job)
+        pods = context.observed.pods_of(current.job_name)
+        batch_job = batch_jobs.get(current.number)
+        outcome = classify_pod(batch_job, pods, PREFLIGHT, context.observed.warnings)
+        limit = context.job.spec.pending_deadline_seconds
+        if isinstance(outcome, Waiting) and limit is not None and find_pending_rest(current, context) <= 0:
+            ended = end_run(current, Ended(outcome.reason, ""), outcome.reason, outcome.message, context.now)
+            set_preflights(status, [*finished, ended])
+            set_never_started(status, PREFLIGHT, outcome, limit)
+            delete = () if batch_job is None else (batch_job,)
+            return Plan(status.as_json(), delete, events=tuple(status.events))
         if not isinstance(outcome, Ended):
-            set_preflight_progress(status, outcome)
-            return Plan(status.as_json())
-        if outcome.reason is None and isinstance(outcome.result, PreflightResult):
-            return outcome.result
+            return _plan_continuation(context, status, current, outcome)
         reason, message = _find_reason(outcome)
-        endings.append(Ending(number, reason, outcome.at))
-    if endings:
-        return _plan_repetition(context, status, endings, message)
-    set_preflight_progress(status, None)
-    return Plan(status.as_json(), create=build_preflight_job(observed.resource, context.job, 1, context.settings))
+        finished = [*finished, end_run(current, outcome, reason or SUCCEEDED, message, context.now)]
+        current = None
+        set_preflights(status, finished)
+        if reason is None and isinstance(outcome.result, PreflightResult):
+            set_preflight_passed(status, outcome.result)
+            return None
 
 
-def _plan_repetition(context: PlanContext, status: JobStatusBuilder, endings: list[Ending], message: str) -> Plan:
-    """Plan what follows a preflight that has not passed: repeat it now, wait, or give up."""
-    reason = endings[-1].reason
+def _plan_continuation(context: PlanContext, status: JobStatusBuilder, run: Attempt, outcome: Outcome) -> Plan:
+    """Plan nothing but the status while the preflight waits or runs."""
+    look = math.inf
+    if isinstance(outcome, Waiting):
+        seconds = find_waiting_seconds(run, context)
+        look = min(find_next_look(outcome, seconds) or math.inf, find_pending_rest(run, context))
+        outcome = break_silence(outcome, seconds, run.job_name)
+    set_preflight_progress(status, outcome)
+    return Plan(status.as_json(), requeue_after=look if look < math.inf else None)
+
+
+def _plan_wait(context: PlanContext, status: JobStatusBuilder, finished: list[Attempt], message: str) -> Plan | None:
+    """Plan the end or the pause after a preflight that has not passed; return None when the next one is due."""
+    if not finished:
+        return None
+    reason = finished[-1].reason or Reason.PREFLIGHT_ERROR
+    endings = [Ending(run.number, read_reason(run), parse_timestamp(run.finished_at or "")) for run in finished]
     decision = decide(endings, context.job.spec.failure_policy.retries, context.settings.retry_backoff_seconds)
     if isinstance(decision, GiveUp):
         set_preflight_failed(status, reason, message, decision.why)
         return Plan(status.as_json(), events=tuple(status.events))
-    set_preflight_repeated(status, reason, message)
     wait = (decision.at - context.now).total_seconds()
-    if wait > 0:
-        return Plan(status.as_json(), requeue_after=wait)
-    number = len(endings) + 1
-    return Plan(
-        status.as_json(), create=build_preflight_job(context.observed.resource, context.job, number, context.settings)
-    )
+    set_preflight_repeated(status, reason, message)
+    return Plan(status.as_json(), requeue_after=wait) if wait > 0 else None
 
 
-def _find_reason(outcome: Ended) -> tuple[str, str]:
+def _find_reason(outcome: Ended) -> tuple[str | None, str]:
+    """Find why a preflight ended; None if it passed."""
+    if outcome.reason is None and isinstance(outcome.result, PreflightResult):
+        return None, ""
     if outcome.reason is None or outcome.reason is Reason.TRAINER_ERROR:
         return Reason.PREFLIGHT_ERROR, outcome.message or "it ended without a result"
     return outcome.reason, outcome.message

@@ -10,7 +10,8 @@ from finetune_api.reasons import USER_ERRORS, Reason
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.history import trim, trim_warnings
-from finetune_operator.policies.outcome import Running, Waiting
+from finetune_operator.policies.outcome import Outcome, Running
+from finetune_operator.policies.waiting import Waiting
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder
 
 SUCCEEDED = "Succeeded"
@@ -51,7 +52,12 @@ def set_blocked(status: JobStatusBuilder, message: str) -> None:
     status.conditions.set_progressing(Reason.PENDING, message)
 
 
-def set_preflight_progress(status: JobStatusBuilder, outcome: Waiting | Running | None) -> None:
+def set_preflights(status: JobStatusBuilder, preflights: Sequence[Attempt]) -> None:
+    """Show the runs of the preflight, the newest ones if there are many."""
+    status.set(FineTuneJobStatus(preflights=trim(preflights)))
+
+
+def set_preflight_progress(status: JobStatusBuilder, outcome: Outcome | None) -> None:
     """Show that the preflight waits or runs.
 
     A pod that is merely starting gets no message of its own.
@@ -59,6 +65,8 @@ def set_preflight_progress(status: JobStatusBuilder, outcome: Waiting | Running 
     reason, message = Reason.PREFLIGHT_RUNNING, PREFLIGHT_CHECKS
     if isinstance(outcome, Waiting) and outcome.reason is not Reason.PENDING:
         reason, message = outcome.reason, outcome.message
+    elif isinstance(outcome, Running) and outcome.lost:
+        reason, message = Reason.NODE_LOST, _describe_lost(outcome.pod)
     status.conditions.set(ConditionType.PREFLIGHT_PASSED, "Unknown", reason, message)
     set_phase(status, "Preflight", reason, message)
 
@@ -86,6 +94,8 @@ def set_preflight_passed(status: JobStatusBuilder, result: PreflightResult) -> N
         text = f"Model, dataset and output are usable; {trainable:,} of {total:,} parameters will be trained."
     if result.warnings:
         status.set(FineTuneJobStatus(warnings=trim_warnings(result.warnings)))
+    if result.model_revision is not None:
+        status.set(FineTuneJobStatus(model_revision=result.model_revision))
     status.conditions.set(ConditionType.PREFLIGHT_PASSED, "True", Reason.PREFLIGHT_PASSED, text)
 
 
@@ -105,6 +115,19 @@ def set_starting(status: JobStatusBuilder, number: int, outcome: Waiting) -> Non
         set_phase(status, "Training", Reason.TRAINING, _describe_training(number))
     else:
         set_phase(status, "Training", outcome.reason, message)
+
+
+def set_waiting_for(status: JobStatusBuilder, number: int, others: Sequence[str]) -> None:
+    """Show that an attempt waits until an earlier one cannot train any more."""
+    message = f"Attempt {number} begins when these have ended: {', '.join(others)}."
+    set_phase(status, "Retrying", Reason.RETRYING, message)
+
+
+def set_lost(status: JobStatusBuilder, number: int, pod: Object) -> None:
+    """Show that nobody knows what an attempt does, because its node does not answer."""
+    message = f"Attempt {number}: {_describe_lost(pod)}"
+    status.conditions.set(ConditionType.RUNNING, "Unknown", Reason.NODE_LOST, message)
+    set_phase(status, "Training", Reason.NODE_LOST, message)
 
 
 def set_running(status: JobStatusBuilder, number: int, pod: Object, report: ProgressReport | None) -> None:
@@ -153,6 +176,13 @@ def set_retrying(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[A
     status.events.append(EventRecord("Warning", "AttemptFailed", "Retry", message, key=str(attempt.number)))
 
 
+def set_never_started(status: JobStatusBuilder, role: str, waiting: Waiting, limit: int) -> None:
+    """Show the end of a job whose pod did not start in time."""
+    reason = Reason.CONTAINER_NOT_STARTED if waiting.reason is Reason.PENDING else waiting.reason
+    text = f"The {role}'s pod did not start within {limit} s (spec.pendingDeadlineSeconds): {waiting.message}"
+    set_failed(status, reason, text, "Failed")
+
+
 def set_given_up(status: JobStatusBuilder, attempt: Attempt, reason: str, why: str) -> None:
     """Show that no attempt follows this one; ``why`` says why."""
     set_failed(status, reason, f"{_describe_end(attempt)} Not tried again: {why}.", "Failed")
@@ -173,6 +203,15 @@ def end_sentence(text: str) -> str:
     """Add a full stop where there is none, so that another sentence may follow."""
     text = text.strip()
     return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
+def _describe_lost(pod: Object) -> str:
+    meta, node = pod["metadata"], pod.get("spec", {}).get("nodeName")
+    return (
+        f"Node {node} does not answer, so nobody knows whether the pod {meta['name']} still runs, and no other one "
+        f"takes its place. If the node does not come back, delete it (kubectl delete node {node}), or only the pod "
+        f"(kubectl delete pod {meta['name']} --force)."
+    )
 
 
 def _describe_training(number: int) -> str:

@@ -1,0 +1,116 @@
+"""The runs of the preflight and of the trainer, as ``status.preflights`` and ``status.attempts`` record them. Pure.
+
+A run is one batch/v1 Job. All times are by the operator's clock: clocks of nodes differ from it.
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+
+from finetune_api.conditions import ConditionType
+from finetune_api.finetunejob import Adjustment, Attempt
+from finetune_api.limits import ATTEMPT_MESSAGE_CHARACTERS, truncate
+from finetune_api.reasons import Reason
+from finetune_api.timestamps import format_timestamp, parse_timestamp
+from finetune_operator.conditions import find
+from finetune_operator.kube.kinds import ROLE_LABEL, Object
+from finetune_operator.policies.batch_job import is_being_deleted, may_still_run
+from finetune_operator.policies.outcome import Ended
+from finetune_operator.policies.pod_state import has_ended
+from finetune_operator.reconcile.finetunejob.model import Observed, PlanContext
+from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name
+
+KEPT_JOBS = 2
+"""Jobs of a role that are kept: the newest one, and the one before it for its log."""
+
+
+def split_runs(runs: Sequence[Attempt]) -> tuple[list[Attempt], Attempt | None]:
+    """Split runs into those that have ended, and the current one if there is one."""
+    if runs and runs[-1].finished_at is None:
+        return list(runs[:-1]), runs[-1]
+    return list(runs), None
+
+
+def begin_run(role: str, number: int, context: PlanContext, adjustments: Sequence[Adjustment] = ()) -> Attempt:
+    """Make the record of a run that begins now. Its Job exists already if the status write of that pass was lost."""
+    return Attempt(
+        number=number,
+        job_name=job_name(context.job.metadata.name, role, number),
+        started_at=format_timestamp(context.now),
+        adjustments=list(adjustments) or None,
+    )
+
+
+def end_run(run: Attempt, outcome: Ended, reason: str, message: str, now: datetime) -> Attempt:
+    """Return the record of a run that has ended."""
+    return update_run(
+        run,
+        finished_at=format_timestamp(now),
+        reason=str(reason),
+        message=truncate(message, ATTEMPT_MESSAGE_CHARACTERS) or None,
+        exit_code=outcome.exit_code,
+        node_name=outcome.node,
+    )
+
+
+def update_run(run: Attempt, **changes: object) -> Attempt:
+    """Return the record with these values; None keeps what it has."""
+    return run.model_copy(update={name: value for name, value in changes.items() if value is not None})
+
+
+def read_reason(run: Attempt) -> Reason:
+    """Return the reason of a run that has ended; one that only a newer version knows counts as an error."""
+    try:
+        return Reason(run.reason or "")
+    except ValueError:
+        return Reason.TRAINER_ERROR
+
+
+def find_waiting_seconds(run: Attempt, context: PlanContext) -> float:
+    """Find for how long the pod of a run is awaited: since its Job was created, or since it last ran."""
+    since = parse_timestamp(run.started_at or format_timestamp(context.now))
+    running = find(context.observed.resource.get("status", {}).get("conditions", []), ConditionType.RUNNING)
+    if running is not None:
+        since = (
+            max(since, parse_timestamp(running["lastTransitionTime"])) if running["status"] == "False" else context.now
+        )
+    return (context.now - since).total_seconds()
+
+
+def find_pending_rest(run: Attempt, context: PlanContext) -> float:
+    """Find for how many seconds the pod of a run may still be awaited, by spec.pendingDeadlineSeconds."""
+    limit = context.job.spec.pending_deadline_seconds
+    return math.inf if limit is None else limit - find_waiting_seconds(run, context)
+
+
+def find_blocking(observed: Observed, number: int) -> list[str]:
+    """Name the Jobs and pods of other attempts than this one that still train, or may do so later."""
+    jobs = {
+        batch_job["metadata"]["name"]
+        for other, batch_job in observed.batch_jobs_of(TRAINER).items()
+        if other != number and may_still_run(batch_job)
+    }
+    own = [job["metadata"]["name"] for other, job in observed.batch_jobs_of(TRAINER).items() if other == number]
+    pods = {
+        f"pod {pod['metadata']['name']}"
+        for name, group in observed.pods.items()
+        for pod in group
+        if name not in own and _find_role(pod) == TRAINER and not has_ended(pod, TRAINER)
+    }
+    return [f"Job {name}" for name in sorted(jobs)] + sorted(pods)
+
+
+def find_superseded_jobs(observed: Observed) -> tuple[Object, ...]:
+    """Find the Jobs of ended runs that nobody needs any more; the status has what they did."""
+    status = observed.resource.get("status", {})
+    found: list[Object] = []
+    for role, runs in ((PREFLIGHT, status.get("preflights")), (TRAINER, status.get("attempts"))):
+        newest = runs[-1]["number"] if runs else 0
+        jobs = observed.batch_jobs_of(role).items()
+        found += [job for number, job in jobs if number <= newest - KEPT_JOBS and not is_being_deleted(job)]
+    return tuple(found)
+
+
+def _find_role(pod: Object) -> str:
+    role: str = pod["metadata"].get("labels", {}).get(ROLE_LABEL, "")
+    return role

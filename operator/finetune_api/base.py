@@ -13,7 +13,7 @@ class Model(BaseModel):
     """A value that is read from, or written to, YAML and JSON with camelCase names.
 
     ``cel_rules`` are the cross-field rules of the class as Kubernetes CEL validations. A pydantic validator checks the
-    same for files that never meet an API server (``finetune run``, ``finetune render``).
+    same for files that never meet an API server (``finetune validate``, ``finetune run``).
     """
 
     model_config = ConfigDict(

@@ -1,24 +1,40 @@
 """Pydantic's errors as problems with Kubernetes field paths."""
 
+import re
+
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from finetune_api.messages import Problem
 from finetune_api.reasons import Reason
 
+FIELD_OF_MESSAGE = re.compile(r"([a-z][A-Za-z0-9]*): ")
+"""Begins the message of a validator that checks one field together with others."""
 
-def problems(error: ValidationError) -> list[Problem]:
-    """One problem per error, its field as a path like ``spec.method.lora.rank``."""
-    found = []
+
+def problems(error: ValidationError, root: str = "") -> list[Problem]:
+    """Return one problem per error, its field as a path like ``spec.method.lora.rank``.
+
+    Args:
+        error: The errors.
+        root: Path of the model, for example ``spec``.
+    """
+    found: dict[tuple[str, str], Problem] = {}
     for item in error.errors(include_url=False):
-        text = item["msg"].removeprefix("Value error, ")
+        text, location = item["msg"].removeprefix("Value error, "), item["loc"]
         given = item.get("input")
+        branch = next((number for number, part in enumerate(location) if _is_union_branch(part)), None)
         if item["type"] == "extra_forbidden":
             text = "unknown field: remove it, or see `kubectl explain` for the fields that exist"
-        elif isinstance(given, str | int | float | bool):
+        elif branch is not None and item["type"] in ("string_type", "list_type"):
+            location, text = location[:branch], "must be a string or a list of strings"
+        elif isinstance(given, str | int | float | bool) and str(given) not in text:
             text = f"{text} (found {given!r})"
-        found.append(Problem(reason=Reason.SPEC_INVALID, field=format_path(item["loc"]), message=text))
-    return found
+        field = FIELD_OF_MESSAGE.match(text)
+        path = ".".join(filter(None, [root, format_path(location), field and field[1]]))
+        message = text[field.end() if field else 0 :]
+        found[path, message] = Problem(reason=Reason.SPEC_INVALID, field=path, message=message)
+    return list(found.values())
 
 
 def format_path(location: tuple[int | str, ...]) -> str:

@@ -6,12 +6,12 @@ import types
 import typing
 from typing import Any
 
-import yaml
 from pydantic.fields import FieldInfo
 
 from finetune_api.base import Model
 from finetune_api.finetunejob import FineTuneJob
 from finetune_cli.errors import CliError
+from finetune_cli.yaml_reader import NotYamlError, read_yaml
 
 ROOTS = ("metadata", "spec")
 
@@ -24,8 +24,8 @@ def apply_changes(document: dict[str, Any], changes: tuple[str, ...], code: int)
         if not separator:
             raise CliError(f"--set {change}: found no =: write PATH=VALUE, for example spec.training.maxSteps=10", code)
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = next((document.value for document in read_yaml(text.encode())), None)
+        except NotYamlError as error:
             raise CliError(f"--set {change}: the value is not YAML: {error}", code) from error
         _put(copied, _split_path(path, code), value)
     return copied

@@ -15,14 +15,14 @@ from finetune_api.estimate.memory import GIB
 from finetune_api.estimate.report import GpuEstimate, JobEstimate
 from finetune_api.estimate.report import estimate as calculate
 from finetune_api.finetunejob import FineTuneJobSpec, ModelSource
+from finetune_api.offline import is_ours
 from finetune_api.timestamps import format_duration
 from finetune_api.uris import ConfigMapUri, HfUri, S3Uri, parse_uri
+from finetune_cli.documents import check, read_documents
 from finetune_cli.errors import CliError
-from finetune_cli.render import read_documents, render_object
+from finetune_cli.yaml_reader import Document
 
 CONFIG = "config.json"
-OTHER_KINDS = ("AdapterDeployment", "ConfigMap", "Secret")
-"""Further kinds that a file may contain."""
 PATIENCE_SECONDS = 20.0
 PIPE_WIDTH = 1000
 """Wide enough that no line of a pipe is broken."""
@@ -53,11 +53,20 @@ def estimate(file: str, model_config: str | None, options: Options, output: str)
     """Print the estimate of each FineTuneJob in a file. Raises CliError, also if one does not fit on the named GPU."""
     gpu = _gpu(options)
     documents = read_documents(file)
-    jobs = [_spec(file, document) for document in documents if _kind(document) not in OTHER_KINDS]
+    jobs = [_spec(file, document) for document in documents if _is_job(document)]
     if not jobs:
         raise CliError(f"{file} has no FineTuneJob in it")
     estimates = [
-        (name, _calculate(spec, model_config, options, options.rows or _count_rows(documents, spec), gpu))
+        (
+            name,
+            _calculate(
+                spec,
+                model_config,
+                options,
+                options.rows or _count_rows([document.value for document in documents], spec),
+                gpu,
+            ),
+        )
         for name, spec in jobs
     ]
     if output == "json":
@@ -102,14 +111,17 @@ def _count_rows(documents: list[Any], spec: FineTuneJobSpec) -> int | None:
     return None
 
 
-def _spec(file: str, document: Any) -> tuple[str, FineTuneJobSpec]:
-    context = {WORKSTATION: True}
-    rendered, wrong = render_object(document, context)
-    if wrong:
-        raise CliError("\n       ".join(f"{file}: {problem}" for problem in wrong))
-    metadata = rendered["metadata"]
+def _is_job(document: Document) -> bool:
+    return is_ours(document.value) and _kind(document.value) != "AdapterDeployment"
+
+
+def _spec(file: str, document: Document) -> tuple[str, FineTuneJobSpec]:
+    checked = check(document, file, workstation=True)
+    if checked.problems:
+        raise CliError("\n       ".join(checked.lines))
+    metadata = checked.value["metadata"]
     return str(metadata.get("name") or metadata["generateName"]), FineTuneJobSpec.model_validate(
-        rendered["spec"], context=context
+        checked.value["spec"], context={WORKSTATION: True}
     )
 
 

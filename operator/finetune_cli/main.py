@@ -75,6 +75,31 @@ def render(
 
 
 @cli.command()
+def validate(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="YAML or JSON files, or directories of them; - is standard input."),
+    ],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-R", help="Read the directories below a directory, too.")
+    ] = False,
+    output: Annotated[
+        Literal["text", "json"],
+        typer.Option("--output", "-o", help="json: for scripts; docs/cli.md says what is in it."),
+    ] = "text",
+) -> None:
+    """Check FineTuneJobs and AdapterDeployments as the API server and the operator do.
+
+    Needs no cluster. Each problem names its file, line and field; the exit status is 1 then. Objects of other kinds are
+    not checked.
+    """
+    from finetune_cli.validate import validate as run
+
+    if not run(files, recursive, output):
+        sys.exit(1)
+
+
+@cli.command()
 def estimate(
     file: Annotated[
         str,

@@ -12,21 +12,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, NoReturn
 
 from finetune_api import ladder
-from finetune_api.dataset import WORKSTATION
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
-from finetune_api.validation import problems
 from finetune_cli.changes import apply_changes
+from finetune_cli.documents import check, read_documents
 from finetune_cli.errors import CliError
 from finetune_cli.mounts import Content, mount, parse_mounts, read_config_maps
-from finetune_cli.render import read_documents, render_object
 from finetune_cli.text import outcome
+from finetune_cli.yaml_reader import Document
 
 if TYPE_CHECKING:
     from finetune_trainer.runtime.settings import Settings
@@ -82,25 +79,24 @@ def read_request(request: Request) -> tuple[FineTuneJob, dict[str, Path], Conten
     """Read the file's job, the directories that it mounts by name, and the file's ConfigMaps. Raises CliError."""
     documents = read_documents(request.file)
     job = read_job(request, documents)
-    content = read_config_maps(documents)
+    content = read_config_maps([document.value for document in documents])
     return job, parse_mounts(request.mounts, job.spec, content, INVALID), content
 
 
-def read_job(request: Request, documents: list[Any]) -> FineTuneJob:
+def read_job(request: Request, documents: list[Document]) -> FineTuneJob:
     """Read the one FineTuneJob of the file, with the changes of ``--set``. Raises CliError with every problem.
 
     Its uid is a digest of what decides the result, so that another run never resumes from its checkpoints.
     """
-    jobs = [item for item in documents if isinstance(item, dict) and item.get("kind") == "FineTuneJob"]
+    jobs = [document for document in documents if _kind(document) == "FineTuneJob"]
     if len(jobs) != 1:
-        kinds = ", ".join(
-            str(item.get("kind")) if isinstance(item, dict) else type(item).__name__ for item in documents
-        )
+        kinds = ", ".join(map(_kind, documents))
         raise CliError(f"{request.file} must have exactly one FineTuneJob, found: {kinds}", INVALID)
-    document = apply_changes(jobs[0], request.changes, INVALID)
-    rendered, wrong = render_object(document, {WORKSTATION: True})
-    if wrong:
-        raise CliError("\n       ".join(f"{request.file}: {problem}" for problem in wrong), INVALID)
+    changed = replace(jobs[0], value=apply_changes(jobs[0].value, request.changes, INVALID))
+    checked = check(changed, request.file, workstation=True)
+    if checked.problems:
+        raise CliError("\n       ".join(checked.lines), INVALID)
+    rendered = checked.value
     meta = rendered["metadata"]
     spec = rendered["spec"]
     identity = json.dumps(
@@ -112,12 +108,12 @@ def read_job(request: Request, documents: list[Any]) -> FineTuneJob:
         "name": meta.get("name") or str(meta["generateName"]).rstrip("-"),
         "uid": hashlib.sha256(identity.encode()).hexdigest()[:32],
     }
-    try:
-        return FineTuneJob.of(rendered, workstation=True)
-    except ValidationError as error:
-        raise CliError(
-            "\n       ".join(f"{request.file}: {problem}" for problem in problems(error)), INVALID
-        ) from error
+    return FineTuneJob.of(rendered, workstation=True)
+
+
+def _kind(document: Document) -> str:
+    value = document.value
+    return str(value.get("kind")) if isinstance(value, dict) else type(value).__name__
 
 
 def require_trainer() -> None:

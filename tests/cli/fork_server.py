@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import finetune_cli.estimate
-import finetune_cli.render  # noqa: F401 -- what takes long to import
+import finetune_cli.validate  # noqa: F401 -- what takes long to import
 
 
 def serve() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "finetune_cli.main"]
-FORKED = ("render", "estimate")
+FORKED = ("render", "validate", "estimate")
 """Commands that start no process: theirs are forked from a server that has imported what they import."""
 
 

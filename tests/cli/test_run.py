@@ -15,6 +15,7 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_cli import run
 from finetune_cli.changes import apply_changes
 from finetune_cli.errors import CliError
+from finetune_cli.yaml_reader import Document
 from tests.api.objects import FINETUNE_JOB
 from tests.cli.run import finetune
 
@@ -125,7 +126,7 @@ def test_without_the_trainers_libraries_it_says_how_to_install_them(monkeypatch:
 
 def test_the_file_is_checked_before_anything_heavy_is_imported(file: Path) -> None:
     code = (
-        "import json, sys; from finetune_cli import run; from finetune_cli.render import read_documents;"
+        "import json, sys; from finetune_cli import run; from finetune_cli.documents import read_documents;"
         f"r = run.Request({str(file)!r}, None, (), (), False);"
         "run.read_job(r, read_documents(r.file)); run.require_trainer();"
         "heavy = ('torch', 'transformers', 'boto3', 'finetune_trainer.runtime.settings');"
@@ -138,7 +139,7 @@ def test_the_file_is_checked_before_anything_heavy_is_imported(file: Path) -> No
 def test_another_job_is_never_taken_for_the_same(file: Path) -> None:
     def uid(*changes: str) -> str:
         request = run.Request(str(file), None, changes, (), False)
-        return run.read_job(request, [FINETUNE_JOB]).metadata.uid
+        return run.read_job(request, [Document(1, FINETUNE_JOB)]).metadata.uid
 
     assert uid() == uid("spec.checkpoint.everySteps=3", "metadata.name=other")
     assert uid() != uid("spec.training.seed=3")

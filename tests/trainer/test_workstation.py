@@ -15,9 +15,9 @@ import yaml
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.manifest import AdapterManifest
 from finetune_api.messages import TrainerResult
+from finetune_api.offline import validate
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.digests import digest_of_file
-from finetune_cli.render import render_object
 from finetune_trainer.runtime.settings import Settings
 from tests.cli.run import COMMAND, finetune
 from tools.testing.trainer_jobs import Workbench, train
@@ -53,7 +53,7 @@ class Workstation:
 
     def uninterrupted(self, bench: Workbench) -> bytes:
         """The weights of the same job, made in this process and in one go."""
-        rendered, _ = render_object(self.job)
+        rendered, _ = validate(self.job)
         settings = replace(
             bench.settings(), job=FineTuneJob.of(rendered), workstation=True, output_directory=self.directory / "whole"
         )

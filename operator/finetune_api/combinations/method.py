@@ -50,7 +50,7 @@ RULES = [
     Rule(
         "self.training.sharding == 'none' || (self.training.compile != 'always' && self.resources.gpusPerNode > 1 && "
         "self.objective == 'sft' && has(self.method.lora) && !(self.method.lora.init in ['pissa', 'olora']) && "
-        "size(self.method.lora.modulesToSave) == 0)",
+        "(!has(self.method.lora.modulesToSave) || size(self.method.lora.modulesToSave) == 0))",
         ".training.sharding",
         SHARDED,
         lambda spec: (

@@ -1,0 +1,143 @@
+"""Check an object as the API server and the operator do, without either of them.
+
+First the CRD's own schema, then the models: their validators say what the CRD's CEL rules say, and what only the
+operator refuses (``Accepted`` is False).
+"""
+
+import difflib
+from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api import API_VERSION, GROUP
+from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.base import Model
+from finetune_api.crd import adapterdeployment_crd, finetunejob_crd, models_of
+from finetune_api.dataset import WORKSTATION
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.messages import Problem
+from finetune_api.metadata_schema import METADATA, find_wrong_names
+from finetune_api.methods.method import ONE_METHOD
+from finetune_api.remedies import show, unknown_root
+from finetune_api.structural import Schema, fill_in, find_problems, find_unknown
+from finetune_api.validation import problems
+
+Object = dict[str, Any]
+SPECS: dict[str, type[Model]] = {"FineTuneJob": FineTuneJobSpec, "AdapterDeployment": AdapterDeploymentSpec}
+ROOT_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
+DATA_FIELDS = ("spec.dataset.uri", "spec.dataset.validation.uri", "spec.evaluation.forgetting.uri")
+"""Fields that may be ``file://`` on a workstation. The models say when."""
+
+
+def is_ours(resource: Any) -> bool:
+    """Tell whether an object is, or was meant to be, one of our kinds. Others are not ours to judge."""
+    if not isinstance(resource, dict):
+        return True
+    version, kind = str(resource.get("apiVersion") or ""), str(resource.get("kind") or "")
+    if version.startswith(f"{GROUP}/") or not version or not kind:
+        return True
+    return kind.lower() in [name.lower() for name in SPECS]
+
+
+def validate(resource: Any, *, workstation: bool = False) -> tuple[Object, list[Problem]]:
+    """Check an object.
+
+    Args:
+        resource: The object, as it is sent: JSON values.
+        workstation: Its data may be ``file://``.
+
+    Returns:
+        The object with its defaults, and its problems with the paths of their fields. With a problem the object may be
+        incomplete.
+    """
+    if wrong := _find_wrong_kind(resource):
+        return {}, wrong
+    schema = schema_of(resource["kind"])
+    filled = {name: value for name, value in resource.items() if value is not None}
+    found = [
+        Problem(field=name, message=unknown_root(name, ROOT_FIELDS, schema))
+        for name in filled
+        if name not in ROOT_FIELDS
+    ]
+    metadata = filled["metadata"] = fill_in(filled.get("metadata", {}), METADATA)
+    found += find_wrong_names(metadata)
+    found += find_unknown(filled.get("status"), schema["properties"]["status"], "status", schema)
+    if "spec" not in filled:
+        return filled, [*found, Problem(field="spec", message="is missing: write the fields of the object below spec")]
+    spec = filled["spec"] = fill_in(filled["spec"], schema["properties"]["spec"])
+    in_spec = [
+        *find_unknown(spec, schema["properties"]["spec"], "spec", schema),
+        *find_problems(spec, schema["properties"]["spec"], "spec"),
+    ]
+    if workstation:
+        in_spec = [problem for problem in in_spec if not _is_local_file(problem.field, filled)]
+    if not in_spec:
+        try:
+            SPECS[resource["kind"]].model_validate(spec, context={WORKSTATION: workstation})
+        except ValidationError as error:
+            fields = fields_of_rules(resource["kind"])
+            in_spec = [part for problem in problems(error, "spec") for part in _place(problem, fields)]
+            in_spec = [_explain_method(problem, resource["spec"]) for problem in in_spec]
+    return filled, [*found, *in_spec]
+
+
+@cache
+def schema_of(kind: str) -> Schema:
+    """Return the schema of a kind's objects, as in its CRD."""
+    crd = {"FineTuneJob": finetunejob_crd, "AdapterDeployment": adapterdeployment_crd}[kind]()
+    schema: Schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return schema
+
+
+@cache
+def fields_of_rules(kind: str) -> dict[str, str]:
+    """Return the field below its model to which each rule of the CRD attaches its message."""
+    return {rule["message"]: rule.get("fieldPath", "") for part in models_of(SPECS[kind]) for rule in part.cel_rules}
+
+
+def _place(problem: Problem, fields: dict[str, str]) -> list[Problem]:
+    """Return a problem for each rule that a model found broken, with the field that the API server names."""
+    messages = [problem.message] if problem.message in fields else problem.message.split("; ")
+    if not all(message in fields for message in messages):
+        return [problem]
+    return [Problem(field=f"{problem.field}{fields[message]}", message=message) for message in messages]
+
+
+def _explain_method(problem: Problem, spec: Object) -> Problem:
+    """Add which methods were found, where it must be one."""
+    if problem.message != ONE_METHOD:
+        return problem
+    given: Object = spec.get("method") or {}
+    if unset := [name for name, value in given.items() if value is None]:
+        found = f"{unset[0]} has no value: write {unset[0]}: {{}}"
+    else:
+        found = f"found {' and '.join(given)}: keep one" if given else "found none: write lora: {}, for example"
+    return problem.model_copy(update={"message": f"exactly one method must be set; {found}"})
+
+
+def _find_wrong_kind(resource: Any) -> list[Problem]:
+    if not isinstance(resource, dict):
+        return [Problem(field="", message=f"is not a Kubernetes object: found {show(resource)}")]
+    found = []
+    kind, version = resource.get("kind"), resource.get("apiVersion")
+    if version != API_VERSION:
+        what = "is missing" if version is None else f"found {show(version)}"
+        found.append(Problem(field="apiVersion", message=f"{what}: write {API_VERSION}"))
+    if kind not in SPECS:
+        lower = {name.lower(): name for name in SPECS}
+        near = difflib.get_close_matches(str(kind).lower(), lower, 1, 0.6)
+        what = "is missing" if kind is None else f"found {show(kind)}"
+        names = [lower[name] for name in near] or list(SPECS)
+        found.append(Problem(field="kind", message=f"{what}: write {' or '.join(names)}"))
+    return found
+
+
+def _is_local_file(path: str, resource: Object) -> bool:
+    """Tell whether a field has data that lies on the workstation."""
+    if path not in DATA_FIELDS:
+        return False
+    value: Any = resource
+    for name in path.split("."):
+        value = value[name]
+    return isinstance(value, str) and value.startswith("file://")

@@ -1,0 +1,75 @@
+"""Run ``finetune validate``: check files as the API server and the operator do, without either of them."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune_api.messages import Problem
+from finetune_cli.documents import Checked, FileError, check, read_documents
+from finetune_cli.errors import CliError
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def validate(files: list[str], recursive: bool, output: str) -> bool:
+    """Print what is wrong with each object of the files; return whether all are valid. Raises CliError."""
+    results = [result for file in _expand(files, recursive) for result in _check_file(file)]
+    if output == "json":
+        valid = not any(result.problems for result in results)
+        sys.stdout.write(json.dumps({"valid": valid, "objects": [_to_json(item) for item in results]}, indent=2) + "\n")
+    else:
+        for result in results:
+            sys.stdout.write("".join(f"{line}\n" for line in result.lines or [_describe(result)]))
+    return not any(result.problems for result in results)
+
+
+def _expand(files: list[str], recursive: bool) -> Iterator[str]:
+    """Yield the files, and those of a directory that kubectl would read."""
+    for file in files:
+        directory = Path(file)
+        if file == "-" or not directory.is_dir():
+            yield file
+            continue
+        inside = directory.rglob("*") if recursive else directory.iterdir()
+        found = sorted(str(path) for path in inside if path.suffix in SUFFIXES and path.is_file())
+        if not found:
+            raise CliError(f"{file} has no file that ends with {', '.join(SUFFIXES)}")
+        yield from found
+
+
+def _check_file(file: str) -> list[Checked]:
+    try:
+        return [check(document, file) for document in read_documents(file)]
+    except FileError as error:
+        problem = Problem(field="", message=error.reason)
+        return [Checked(file, error.line, None, True, [(error.line, problem)])]
+
+
+def _name(value: Any) -> tuple[str, str]:
+    """Return kind and name of an object; empty where it has none."""
+    if not isinstance(value, dict):
+        return "", ""
+    metadata = value.get("metadata")
+    names = metadata if isinstance(metadata, dict) else {}
+    return str(value.get("kind") or ""), str(names.get("name") or names.get("generateName") or "")
+
+
+def _describe(result: Checked) -> str:
+    kind, name = _name(result.value)
+    return f"{result.file}:{result.line}: {kind} {name}: {'valid' if result.is_ours else 'not checked'}"
+
+
+def _to_json(result: Checked) -> dict[str, Any]:
+    kind, name = _name(result.value)
+    return {
+        "file": result.file,
+        "line": result.line,
+        "kind": kind,
+        "name": name,
+        "checked": result.is_ours,
+        "problems": [
+            {"line": line, "field": problem.field, "message": problem.message} for line, problem in result.problems
+        ],
+    }

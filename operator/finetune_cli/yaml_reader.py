@@ -1,0 +1,273 @@
+"""Read YAML as kubectl and the API server do, and remember the line of each field.
+
+Both use Go's yaml.v2: ``yes`` and ``on`` are true, ``1e-4`` is a number, ``010`` is 8. PyYAML reads these in other ways
+and takes the last of two equal keys, so only its parser is used.
+"""
+
+import base64
+import binascii
+import contextlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+MAX_NODES = 100_000
+"""Nodes of a document after its aliases are replaced. A file that has more is an attack, or a mistake."""
+BOOLEANS = {
+    **{word: True for name in ("y", "yes", "true", "on") for word in (name, name.capitalize(), name.upper())},
+    **{word: False for name in ("n", "no", "false", "off") for word in (name, name.capitalize(), name.upper())},
+}
+NULLS = ("", "~", "null", "Null", "NULL")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+INTEGER = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|(0|[1-9][0-9]*))")
+SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+TAG = "tag:yaml.org,2002:"
+PLAIN = ""
+"""Tag of a scalar that has no quotes and no tag."""
+
+
+@dataclass
+class Document:
+    """One document of a file."""
+
+    line: int
+    """Line on which it begins, from 1."""
+    value: Any = None
+    lines: dict[str, int] = field(default_factory=dict)
+    """Line of each field, by its path, for example ``spec.env[0].name``."""
+    written: dict[str, str] = field(default_factory=dict)
+    """How a number, true or false is written, by its path."""
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """What is wrong with the YAML: path and message."""
+
+    def line_of(self, path: str) -> int:
+        """Return the line of a field, or of the nearest one around it that exists."""
+        while path and path not in self.lines:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self.lines.get(path, self.line)
+
+
+REMEDIES = {
+    "mapping values are not allowed": "found a second colon, or a line that is indented too far: put a value with ': ' "
+    "into quotes, or align the field with its neighbours",
+    "undefined alias": "found a value that begins with *, which is an alias in YAML: put it into quotes",
+    "scanning an alias": "found a value that begins with *, which is an alias in YAML: put it into quotes",
+    "cannot start any token": "found a value that begins with a special character: put it into quotes",
+    "quoted scalar": "a quote is not closed, or is closed too early: close it, and double it within the text",
+    "expected <block end>": "the indentation does not fit: align the field with its neighbours",
+    "could not find expected ':'": "a colon is missing on this line or the one before: write field: value",
+    "expected the node content": "a bracket is not closed, or a value is missing: close it",
+    "expected ',' or": "a bracket is not closed, or a comma is missing: close it",
+}
+"""What to do about PyYAML's messages, by their words."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's parser, which leaves the type of a plain scalar to ``resolve``."""
+
+    def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
+        return PLAIN if kind is ScalarNode and implicit[0] else str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
+
+class NotYamlError(Exception):
+    """The text is not YAML. The message says why, and what to do."""
+
+    def __init__(self, line: int, message: str) -> None:
+        """Keep the line, from 1."""
+        super().__init__(message)
+        self.line = line
+
+
+def read_yaml(content: bytes) -> Iterator[Document]:
+    """Yield the documents of a file, without empty ones. Raises NotYamlError."""
+    if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        with contextlib.suppress(ValueError):  # not JSON, then a flow mapping of YAML
+            yield _read_json(content)
+            return
+    try:
+        for node in yaml.compose_all(content, _Loader):
+            document = _build(node)
+            if document.value is not None or document.problems:
+                yield document
+    except yaml.reader.ReaderError as error:
+        raise NotYamlError(1, f"the file is not text in UTF-8 or UTF-16: {error.reason}") from error
+    except yaml.MarkedYAMLError as error:
+        raise _not_yaml(error, content.decode("utf-8", "replace").splitlines()) from error
+
+
+def _not_yaml(error: yaml.MarkedYAMLError, lines: list[str]) -> NotYamlError:
+    """Say where and why a text is not YAML, and what to do."""
+    said = f"{error.context or ''} {error.problem or ''}".strip()
+    for number, line in enumerate(lines, 1):
+        if line.startswith("<<<<<<< "):
+            return NotYamlError(number, "a merge conflict is left over: resolve it")
+        if line.lstrip().startswith(("{{", "{%")):
+            return NotYamlError(number, "the file is a template: render it first, for example with `helm template`")
+    mark = (error.context_mark if "quoted scalar" in said else None) or error.problem_mark or error.context_mark
+    number = mark.line + 1 if mark else 1
+    return NotYamlError(number, _explain(said, lines[number - 1] if number <= len(lines) else ""))
+
+
+def _explain(said: str, line: str) -> str:
+    if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in said:
+        return "the line is indented with a tab: use spaces"
+    return next((f"{remedy} ({said})" for words, remedy in REMEDIES.items() if words in said), f"is not YAML: {said}")
+
+
+def _read_json(content: bytes) -> Document:
+    document = Document(1)
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for number, (key, _) in enumerate(pairs):
+            if key in dict(pairs[:number]):
+                document.problems.append((key, "is given twice: remove one"))
+        return dict(pairs)
+
+    def refuse(text: str) -> Any:
+        raise ValueError(text)
+
+    document.value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=build, parse_constant=refuse)
+    return document
+
+
+def _build(node: Node) -> Document:
+    document = Document(node.start_mark.line + 1)
+    document.value = _Builder(document).value(node, "", ())
+    return document
+
+
+class _Builder:
+    """Makes values of nodes, and keeps what is noticed on the way in a document."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._nodes = 0
+
+    def value(self, node: Node, path: str, parents: tuple[Node, ...]) -> Any:
+        self._nodes += 1
+        if node in parents:
+            raise NotYamlError(node.start_mark.line + 1, "an anchor contains itself: remove the alias")
+        if self._nodes > MAX_NODES:
+            raise NotYamlError(node.start_mark.line + 1, f"the document has more than {MAX_NODES} values: split it")
+        if isinstance(node, MappingNode):
+            return self._mapping(node, path, (*parents, node))
+        if isinstance(node, SequenceNode):
+            return [self._item(item, f"{path}[{index}]", (*parents, node)) for index, item in enumerate(node.value)]
+        assert isinstance(node, ScalarNode)  # noqa: S101 -- YAML has three kinds of nodes
+        return self._scalar(node, path)
+
+    def _item(self, node: Node, path: str, parents: tuple[Node, ...]) -> Any:
+        self._document.lines.setdefault(path, node.start_mark.line + 1)
+        return self.value(node, path, parents)
+
+    def _mapping(self, node: MappingNode, path: str, parents: tuple[Node, ...]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        first: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if _is_merge(key_node):
+                result |= self._merged(value_node, path, parents)
+                continue
+            key = self._key(key_node, path)
+            if key is None:
+                continue
+            inner = f"{path}.{key}" if path else key
+            if key in first:
+                self._problem(inner, f"is given twice, first in line {first[key]}: remove one", line)
+            first[key] = line
+            self._document.lines[inner] = line
+            result[key] = self.value(value_node, inner, parents)
+        return result
+
+    def _merged(self, node: Node, path: str, parents: tuple[Node, ...]) -> dict[str, Any]:
+        sources = node.value if isinstance(node, SequenceNode) else [node]
+        result: dict[str, Any] = {}
+        for source in reversed(sources):
+            if isinstance(source, MappingNode):
+                result |= self._mapping(source, path, (*parents, source))
+            else:
+                self._problem(path, "<< takes a mapping or a list of mappings: name an anchor of one", None)
+        return result
+
+    def _key(self, node: Node, path: str) -> str | None:
+        """Return a key as JSON has it; None, with a problem, for a key that JSON cannot have."""
+        value = self._scalar(node, None) if isinstance(node, ScalarNode) else None
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if value is None:
+            template = isinstance(node, MappingNode) or not node.value
+            message = (
+                "a template's placeholder {{ … }} is left over: render the template, or put the value into quotes"
+                if template and not isinstance(node, ScalarNode)
+                else "a field has no name: write one before the colon"
+            )
+            self._problem(path, message, node.start_mark.line + 1)
+            return None
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    def _scalar(self, node: ScalarNode, path: str | None) -> Any:
+        """Return the value of a scalar. ``path`` is None for a key."""
+        text: str = node.value
+        tag = node.tag.removeprefix(TAG)
+        if node.tag == PLAIN:
+            value = resolve(text)
+            if path is not None and value is not None and not isinstance(value, str):
+                self._document.written[path] = text
+        elif tag in ("int", "float", "bool", "null"):
+            value = resolve(text)
+        elif tag == "binary":
+            value = self._binary(text, path or "")
+        else:
+            value = text
+        if isinstance(value, float) and not math.isfinite(value):
+            self._problem(path or "", f"found {text}, which JSON cannot hold: write a finite number", None)
+            return None
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
+            return int(value)  # as in the JSON that is sent
+        return value
+
+    def _binary(self, text: str, path: str) -> str:
+        try:
+            return base64.b64decode(text).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            self._problem(path, "!!binary is not base64 of a text", None)
+            return ""
+
+    def _problem(self, path: str, message: str, line: int | None) -> None:
+        if line is not None:
+            self._document.lines[path] = line
+        self._document.problems.append((path, message))
+
+
+def resolve(text: str) -> Any:
+    """Return the value of a plain scalar, as Go's yaml.v2 has it."""
+    if text in NULLS:
+        return None
+    if text in BOOLEANS:
+        return BOOLEANS[text]
+    if SPECIAL.fullmatch(text):
+        return float(text.lower().replace(".", ""))
+    if text[0] not in "+-.0123456789":
+        return text
+    plain = text if text[0] == "." else text.replace("_", "")
+    if match := INTEGER.fullmatch(plain):
+        sign, hexadecimal, binary, octal, decimal = match.groups()
+        digits, base = next(
+            (digits, base)
+            for digits, base in ((hexadecimal, 16), (binary, 2), (octal, 8), (decimal, 10))
+            if digits is not None
+        )
+        return -int(digits, base) if sign == "-" else int(digits, base)
+    if FLOAT.fullmatch(plain) and math.isfinite(float(plain)):
+        return float(plain)
+    return text
+
+
+def _is_merge(node: Node) -> bool:
+    return isinstance(node, ScalarNode) and node.tag == PLAIN and node.value == "<<"

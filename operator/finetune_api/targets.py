@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from finetune_api import peft_tables
+from finetune_api import peft_tables, roles
 from finetune_api.methods import ALL_LINEAR, Ia3, LoraFields, Targeted, matches_pattern
 
 
@@ -32,7 +32,7 @@ def select_modules(linear: Sequence[str], block: Targeted, method: str, model_ty
     Raises:
         TargetError: A field names no module of the model, or no module is left.
     """
-    targets = resolve_targets(block, method, model_type)
+    targets = resolve_targets(linear, block, method, model_type)
     if targets == ALL_LINEAR:
         chosen = list(linear)
     elif isinstance(targets, str):
@@ -63,46 +63,55 @@ def select_modules(linear: Sequence[str], block: Targeted, method: str, model_ty
     return chosen
 
 
-def resolve_targets(block: Targeted, method: str, model_type: str) -> str | list[str]:
-    """Return ``targetModules``, with the architecture's defaults in PEFT in place of an empty list.
+def resolve_targets(linear: Sequence[str], block: Targeted, method: str, model_type: str) -> str | list[str]:
+    """Return ``targetModules``; in place of an empty list the architecture's defaults in PEFT, else those by role.
 
     Raises:
-        TargetError: PEFT has no defaults for the architecture.
+        TargetError: PEFT has no defaults for the architecture, and its names do not tell the roles of its layers.
     """
     if block.target_modules:
         return block.target_modules
     defaults = peft_tables.default_targets(block.peft_type, model_type)
-    if defaults is None:
+    if isinstance(defaults, str) or (defaults and all(_with_suffix(linear, name) for name in defaults)):
+        return defaults
+    if not isinstance(block, Ia3):
+        return roles.list_queries_and_values(linear) or ALL_LINEAR
+    attention, outputs = roles.list_keys_and_values(linear), roles.list_feedforward_outputs(linear)
+    if not attention:
         raise TargetError(
             "targetModules",
-            f"PEFT {peft_tables.version()} has no default modules of {method} for a model of type {model_type!r}: "
-            "write all-linear, or a list of module names",
+            f"PEFT {peft_tables.version()} has no default modules of {method} for a model of type {model_type!r}, and "
+            "the names of its layers do not tell which ones compute keys and values: write all-linear, or a list of "
+            f"module names; it has: {_list_suffixes(linear)}",
         )
-    return defaults
+    return attention + outputs
 
 
 def select_feedforward(chosen: Iterable[str], block: Ia3, model_type: str) -> list[str]:
     """Select the adapted modules whose input IA³ scales instead of their output.
 
     Raises:
-        TargetError: ``feedforwardModules`` names no adapted module, or PEFT has no defaults for the architecture.
+        TargetError: ``feedforwardModules`` names no adapted module.
     """
-    modules, names = list(chosen), block.feedforward_modules
-    if names is None:
-        names = peft_tables.default_feedforward(model_type)
-        if names is None:
-            raise TargetError(
-                "feedforwardModules",
-                f"PEFT {peft_tables.version()} has no default feed-forward modules for a model of type "
-                f"{model_type!r}: list the targetModules whose input is scaled, or write []",
-            )
-    elif missing := [name for name in names if not _with_suffix(modules, name)]:
+    modules = list(chosen)
+    names = resolve_feedforward(modules, block, model_type)
+    if block.feedforward_modules and (missing := [name for name in names if not _with_suffix(modules, name)]):
         raise TargetError(
             "feedforwardModules",
             f"{', '.join(missing)} is none of the adapted modules, which are: {_list_suffixes(modules)}. Add it to "
             "targetModules, or remove it",
         )
     return [module for module in modules if any(_with_suffix([module], name) for name in names)]
+
+
+def resolve_feedforward(chosen: Iterable[str], block: Ia3, model_type: str) -> list[str]:
+    """Return ``feedforwardModules``; if unset, the architecture's defaults in PEFT, else those by role."""
+    if block.feedforward_modules is not None:
+        return block.feedforward_modules
+    modules, defaults = list(chosen), peft_tables.default_feedforward(model_type)
+    if defaults is not None and any(_with_suffix(modules, name) for name in defaults):
+        return defaults
+    return roles.list_feedforward_outputs(modules)
 
 
 def check_saved(modules: Iterable[str], saved: list[str]) -> None:

@@ -1,11 +1,13 @@
 """What is found before it costs GPU time: mixed examples, a model that lacks weights, rows that a template refuses."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from finetune_api.messages import ProgressReport
@@ -55,6 +57,39 @@ def test_a_model_without_some_of_its_weights_is_refused(base_model: Path, tmp_pa
     with pytest.raises(Failure, match=r"lack 1 of its weights, model\.layers\.1\.mlp\.up_proj\.weight") as raised:
         loading.load_base(broken, torch.float32)
     assert raised.value.reason is Reason.MODEL_UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"intermediate_size": 96}, r"down_proj\.weight has \[64, 128\] in the files, and the model \[64, 96\]"),
+        ({"model_type": "clip"}, r"cannot load the model \(ValueError: Unrecognized configuration class"),
+        ({"hidden_act": "nonsense"}, r"cannot load the model \(KeyError: "),
+        ({"num_attention_heads": 3}, r"cannot load the model \("),
+        ({"rope_parameters": {"rope_type": "nonsense"}}, r"cannot load the model \("),
+    ],
+)
+def test_whatever_transformers_raises_is_the_models_fault(
+    base_model: Path, tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    broken = Path(shutil.copytree(base_model, tmp_path / "broken"))
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(Failure, match=expected) as raised:
+        loading.load_base(broken, torch.float32)
+    assert (raised.value.reason, raised.value.field) == (Reason.MODEL_UNSUPPORTED, "spec.model.uri")
+
+
+@pytest.mark.parametrize("text", ["CUDA out of memory. Tried to", "issues during automatic conversion of the weights."])
+def test_too_little_memory_is_not_the_models_fault(
+    base_model: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(RuntimeError, match=text):
+        loading.load_base(base_model, torch.float32)
 
 
 def test_a_chat_that_the_template_refuses_is_the_datas_fault(bench: Workbench, tmp_path: Path) -> None:

@@ -14,14 +14,17 @@ from peft.utils.integrations import dequantize_bnb_weight
 from transformers import AutoModelForCausalLM
 
 from finetune_agent.compatibility import IncompatibleError, check_adapter
+from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.methods import Method, Vera
 from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
 from finetune_trainer.methods.adapted_model import add_adapter
 from finetune_trainer.methods.conversion import lora_factors
 from finetune_trainer.methods.peft_config import BaseInfo
+from finetune_trainer.models import quantizable
 from finetune_trainer.models.loading import load_base, quantization_config
 from finetune_trainer.preflight import check
+from finetune_trainer.preflight.serving import list_serving_warnings
 from finetune_trainer.runtime.failures import Failure
 from tools.testing.trainer_jobs import Workbench, train, train_until
 
@@ -182,6 +185,21 @@ def test_a_method_trains_and_resumes_bit_identical(workbench: Callable[[], Workb
             assert whole.read(f"team/job/adapter/{file.path}") == pieces.read(f"team/job/adapter/{file.path}")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_preflight_says_what_vllm_will_not_serve(name: str) -> None:
+    case = CASES[name]
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "hf://org/model"},
+            "dataset": {"uri": "hf://org/data"},
+            "method": case.method,
+            "output": {"s3": {"bucket": "models"}},
+        }
+    )
+    warned = any("vLLM will not serve the adapter: " in warning for warning in list_serving_warnings(spec))
+    assert warned == (not case.served and case.peft_type != "FULL")
+
+
 def tuned(bench: Workbench, directory: str) -> Any:
     """The tiny base with the adapter that is stored in a directory of the job's prefix."""
     base = AutoModelForCausalLM.from_pretrained(bench.mounts / "claims" / "models" / "tiny", dtype=torch.float32)
@@ -330,27 +348,37 @@ def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path
         assert (lost - b @ a).norm() < 0.9 * lost.norm()
 
 
-@pytest.mark.parametrize(
-    ("method", "field", "message"),
-    [
-        ({"qlora": {}}, "spec.method", "bitsandbytes quantizes none of the layers of a model of type 'falcon'"),
-        (
-            {"prefixTuning": {}},
-            "spec.method.prefixTuning",
-            "PEFT's prefixTuning does not fit the attention of a model of type 'falcon'",
-        ),
-    ],
-)
-def test_what_an_architecture_cannot_do_is_said_before_the_training(
-    tmp_path: Path, method: dict[str, Any], field: str, message: str
-) -> None:
+def test_what_an_architecture_cannot_do_is_said_before_the_training(tmp_path: Path) -> None:
+    wanted = Method.model_validate({"prefixTuning": {}})
     config = transformers.FalconConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    message = "PEFT's prefixTuning does not fit the attention of a model of type 'falcon'"
     with pytest.raises(Failure, match=message) as caught:
-        wanted = Method.model_validate(method)
-        base = load_base(tmp_path, torch.float32, quantization_config(wanted, "fp32"))
-        add_adapter(base, wanted, BaseInfo(tmp_path, None, 10))
-    assert (caught.value.reason, caught.value.field) == (Reason.MODEL_UNSUPPORTED, field)
+        add_adapter(load_base(tmp_path, torch.float32), wanted, BaseInfo(tmp_path, None, 10))
+    assert (caught.value.reason, caught.value.field) == (Reason.MODEL_UNSUPPORTED, "spec.method.prefixTuning")
+
+
+def test_linear_layers_of_a_class_of_their_own_are_quantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = transformers.FalconConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
+    torch.manual_seed(1)
+    original = AutoModelForCausalLM.from_config(config).eval()
+    original.save_pretrained(tmp_path)
+    quantization = quantization_config(Method.model_validate({"qlora": {"rank": 4}}), "fp32")
+    base = load_base(tmp_path, torch.float32, quantization)
+    quantized = {name for name, weight in base.named_parameters() if type(weight).__name__ == "Params4bit"}
+    layer = "transformer.h.0"
+    assert quantized == {
+        f"{layer}.self_attention.query_key_value.weight",
+        f"{layer}.self_attention.dense.weight",
+        f"{layer}.mlp.dense_h_to_4h.weight",
+        f"{layer}.mlp.dense_4h_to_h.weight",
+    }
+    ids = torch.tensor([[3, 5, 7]])
+    assert (base(ids).logits - original(ids).logits).abs().max() < 0.15
+    assert type(load_base(tmp_path, torch.float32).get_submodule(f"{layer}.mlp.dense_h_to_4h")) is not torch.nn.Linear
+    monkeypatch.setattr(quantizable, "LINEAR_CLASSES", {})
+    with pytest.raises(Failure, match="bitsandbytes quantizes none of the layers of a model of type 'falcon'"):
+        load_base(tmp_path, torch.float32, quantization_config(Method.model_validate({"qlora": {}}), "fp32"))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,15 @@ SIZES: dict[str, dict[str, Any]] = {
     "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
     "FalconConfig": {},
     "BloomConfig": {"n_layer": 2, "n_head": 2},
+    "Phi3Config": {"pad_token_id": 0},
+    "Olmo2Config": {},
+    "GraniteConfig": {},
+    "CohereConfig": {},
+    "StableLmConfig": {},
+    "Starcoder2Config": {"num_key_value_heads": 1},
+    "Qwen3MoeConfig": {"num_experts": 2, "moe_intermediate_size": 16, "num_key_value_heads": 1},
+    "GPTNeoXJapaneseConfig": {},
+    "MptConfig": {"d_model": 32, "n_heads": 2, "n_layers": 2},
 }
 WAYS: list[str | list[str]] = [
     "all-linear",
@@ -70,7 +79,9 @@ def existing(way: str | list[str], linear: list[str]) -> str | list[str]:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", ["LlamaConfig", "MistralConfig", "Qwen2Config", "GPT2Config", "GPTNeoConfig", "FalconConfig", "BloomConfig"]
+)
 def test_the_chosen_modules_are_those_that_peft_adapts(name: str, way: str | list[str]) -> None:
     model, tensors = fresh(name)
     linear = modules.list_linear_modules(tensors)
@@ -100,6 +111,54 @@ def test_ia3_scales_what_peft_scales(name: str) -> None:
     assert scaled == found != set()
 
 
+ROLES = {
+    "Phi3Config": ["qkv_proj", "down_proj"],
+    "Olmo2Config": ["k_proj", "v_proj", "down_proj"],
+    "GraniteConfig": ["k_proj", "v_proj", "down_proj"],
+    "CohereConfig": ["k_proj", "v_proj", "down_proj"],
+    "StableLmConfig": ["k_proj", "v_proj", "down_proj"],
+    "Starcoder2Config": ["k_proj", "v_proj", "mlp.c_proj"],
+    "Qwen3MoeConfig": ["k_proj", "v_proj"],
+    "GPTNeoXJapaneseConfig": ["query_key_value", "dense_4h_to_h"],
+    "MptConfig": ["Wqkv", "ffn.down_proj"],
+}
+"""What IA³ scales in architectures that PEFT has no defaults for."""
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_an_architecture_that_peft_does_not_know_has_defaults_by_the_roles_of_its_layers(name: str) -> None:
+    model, tensors = fresh(name)
+    linear = list(modules.list_linear_modules(tensors))
+    model_type = model.config.model_type
+    assert peft_tables.default_targets("IA3", model_type) is None
+    chosen = targets.select_modules(linear, Ia3(), "ia3", model_type)
+    wanted = {module for module in linear if any(module.endswith(f".{end}") for end in ROLES[name])}
+    assert set(chosen) == wanted != set()
+    scaled = set(targets.select_feedforward(chosen, Ia3(), model_type))
+    tuned = add_adapter(model, Method(ia3=Ia3()), BaseInfo(Path("base"), None, 10))
+    assert adapted(tuned) == wanted
+    found = {key for key, module in tuned.base_model.model.named_modules() if getattr(module, "is_feedforward", False)}
+    assert scaled == found
+
+
+@pytest.mark.parametrize(
+    ("name", "suffixes"),
+    [("MistralConfig", {"q_proj", "v_proj"}), ("Phi3Config", {"qkv_proj"}), ("MptConfig", {"Wqkv"})],
+)
+def test_low_rank_methods_adapt_queries_and_values_by_default(name: str, suffixes: set[str]) -> None:
+    model, tensors = fresh(name)
+    block = Adalora(target_modules=[])
+    linear = list(modules.list_linear_modules(tensors))
+    chosen = targets.select_modules(linear, block, "adalora", model.config.model_type)
+    assert set(targets.suffixes(chosen)) == suffixes
+    assert adapted(add_adapter(model, Method(adalora=block), BaseInfo(Path("base"), None, 10))) == set(chosen)
+
+
+def test_layers_whose_names_tell_no_role_have_to_be_named() -> None:
+    with pytest.raises(targets.TargetError, match=r"which ones compute keys and values.*it has: alpha, beta"):
+        targets.select_modules(["layers.0.alpha", "layers.0.beta"], Ia3(), "ia3", "novel")
+
+
 @pytest.mark.parametrize(
     ("block", "field", "message"),
     [
@@ -120,11 +179,6 @@ def test_ia3_scales_what_peft_scales(name: str) -> None:
             Ia3(target_modules=["k_proj"], feedforward_modules=["up_proj"]),
             "feedforwardModules",
             "up_proj is none of the adapted modules, which are: k_proj",
-        ),
-        (
-            Adalora(target_modules=[]),
-            "targetModules",
-            "has no default modules of adalora for a model of type 'mistral'",
         ),
     ],
 )

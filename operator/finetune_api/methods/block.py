@@ -94,11 +94,12 @@ class Block(Model):
 
 def targets_field(default: str | list[str]) -> Any:
     """Return the field ``targetModules`` with a method's own default."""
-    words = "all-linear" if default == ALL_LINEAR else "the architecture's defaults in PEFT"
+    words = "all-linear" if default == ALL_LINEAR else "an empty list"
     return Field(
         default,
         description="Modules that get an adapter: all-linear; a list of module name suffixes such as [q_proj, v_proj]; "
-        "an empty list for the architecture's defaults in PEFT; or a regular expression that matches full module "
+        "an empty list for the architecture's defaults in PEFT or, where it has none, queries and values (of IA³ keys, "
+        "values and the end of the feed-forward network); or a regular expression that matches full module "
         f"names. Default: {words}.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )

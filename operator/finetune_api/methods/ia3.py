@@ -21,7 +21,7 @@ class Ia3(Targeted):
     feedforward_modules: list[str] | None = Field(
         None,
         description="The targetModules whose input is scaled instead of their output, by module name suffix. Unset: "
-        "the architecture's defaults in PEFT.",
+        "the architecture's defaults in PEFT or, where it has none, the end of the feed-forward network.",
     )
 
     def count_module_parameters(self, module: Module, scaled: Container[str]) -> int:

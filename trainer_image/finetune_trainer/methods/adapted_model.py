@@ -8,9 +8,9 @@ from peft.utils import ModulesToSaveWrapper
 
 from finetune_api import methods as api
 from finetune_api.reasons import Reason
-from finetune_trainer.methods import bottleneck, loftq, peft_config
+from finetune_trainer.methods import bottleneck, default_modules, loftq, peft_config
 from finetune_trainer.models.eval_mode import evaluation_mode
-from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.runtime.failures import Failure, classify
 
 
 def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> Any:
@@ -24,9 +24,12 @@ def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> A
         return model.requires_grad_(True)
     if isinstance(block, api.Bottleneck):
         return bottleneck.add_bottleneck(model, block)
+    method = default_modules.resolve(model, method)
     try:
         adapted = get_peft_model(model, peft_config.make_peft_config(method, base))
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except Exception as error:
+        if classify(error)[0] is not Reason.TRAINER_ERROR:
+            raise  # memory or disk are at fault, not the model
         raise peft_failure(error, method) from error
     for module in adapted.modules():
         if isinstance(module, ModulesToSaveWrapper):

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from finetune_api.methods import Method
 from finetune_api.reasons import Reason
-from finetune_trainer.models import device
-from finetune_trainer.runtime.failures import Failure
+from finetune_trainer.models import device, quantizable
+from finetune_trainer.runtime.failures import DISK_FULL_MESSAGES, Failure, classify
 
 SCORE_HEAD = "score"
 """transformers' name of the head of a decoder that scores texts."""
@@ -53,25 +54,37 @@ def load_base(
     if scores and quantization is not None:
         quantization.llm_int8_skip_modules = [SCORE_HEAD]
     try:
-        loaded: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
-            directory,
-            **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
-            dtype=dtype,
-            quantization_config=quantization,
-            device_map=None if on_cpu or not device.has_gpu() else "auto" if spread else {"": gpu},
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (ValueError, KeyError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise  # the disk is at fault, not the model
+        with nullcontext() if quantization is None else quantizable.plain_linear_layers(directory):
+            loaded: Any = (AutoModelForSequenceClassification if scores else AutoModelForCausalLM).from_pretrained(
+                directory,
+                **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
+                dtype=dtype,
+                quantization_config=quantization,
+                device_map=None if on_cpu or not device.has_gpu() else "auto" if spread else {"": gpu},
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:
+        if is_machines_fault(error):
+            raise
         raise Failure(
-            Reason.MODEL_UNSUPPORTED, f"transformers cannot load the model: {error}", "spec.model.uri"
+            Reason.MODEL_UNSUPPORTED,
+            f"transformers cannot load the model ({type(error).__name__}: {' '.join(str(error).split())[:600]})",
+            "spec.model.uri",
         ) from error
     model, loading = loaded
     missing = sorted(name for name in loading["missing_keys"] if not (scores and name.startswith(SCORE_HEAD)))
+    if mismatched := sorted(loading["mismatched_keys"]):
+        name, stored, built = mismatched[0]
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"{len(mismatched)} of the model's weights have another shape than config.json describes: {name} has "
+            f"{list(stored)} in the files, and the model {list(built)}. Take both from the original model",
+            "spec.model.uri",
+        )
     if missing:
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
@@ -97,6 +110,19 @@ def load_base(
             # bitsandbytes would repack the frozen weights for a kernel without gradients at the first evaluation
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def is_machines_fault(error: Exception) -> bool:
+    """Return whether memory or disk failed while the model was loaded, and not the model."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return True
+    text = str(error)
+    # transformers says no more of an error, such as too little memory, while it quantizes or joins weights
+    return (
+        "automatic conversion of the weights" in text
+        or any(sign in text for sign in DISK_FULL_MESSAGES)
+        or classify(error)[0] is not Reason.TRAINER_ERROR
+    )
 
 
 def quantization_config(method: Method, precision: str) -> BitsAndBytesConfig | None:

@@ -12,6 +12,7 @@ from finetune_trainer.models.estimate import list_warnings, make_estimate
 from finetune_trainer.models.sublayers import UNKNOWN_SUBLAYERS, find_sublayers
 from finetune_trainer.preflight.credentials import require_keys
 from finetune_trainer.preflight.findings import CheckResult
+from finetune_trainer.preflight.serving import list_serving_warnings
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import Settings
@@ -38,6 +39,7 @@ def check_model(settings: Settings, result: CheckResult, patience_seconds: float
         )
     check_length(spec.training.max_length, facts, result)
     check_modules(settings, facts, result)
+    result.warnings += list_serving_warnings(spec)
     add_estimate(settings, facts, result)
     if isinstance(parse_uri(spec.model.uri), HfUri):
         log.info("model %s at commit %s", spec.model.uri, facts.commit)

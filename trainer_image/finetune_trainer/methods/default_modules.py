@@ -1,0 +1,39 @@
+"""Choose the modules that get an adapter where the user names none, as the preflight and the estimate choose them."""
+
+from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from finetune_api import methods as api
+from finetune_api import targets
+from finetune_api.linear import is_embedding_or_head
+from finetune_api.reasons import Reason
+from finetune_trainer.runtime.failures import Failure
+
+
+def resolve(model: Any, method: api.Method) -> api.Method:
+    """Return the method with the names of its modules.
+
+    Raises:
+        Failure: TARGET_MODULES_NOT_FOUND if there are no defaults for the model.
+    """
+    block = method.config
+    if not isinstance(block, api.Targeted):
+        return method
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and not is_embedding_or_head(name)
+    ]
+    model_type = model.config.model_type
+    try:
+        chosen = targets.resolve_targets(linear, block, method.name, model_type)
+        changes: dict[str, Any] = {} if block.target_modules else {"target_modules": chosen}
+        if isinstance(block, api.Ia3) and block.feedforward_modules is None:
+            adapted = targets.select_modules(linear, block, method.name, model_type)
+            changes["feedforward_modules"] = targets.resolve_feedforward(adapted, block, model_type)
+    except targets.TargetError as error:
+        field = f"spec.method.{method.name}.{error.field}"
+        raise Failure(Reason.TARGET_MODULES_NOT_FOUND, str(error), field) from error
+    return method.model_copy(update={method.name: block.model_copy(update=changes)}) if changes else method

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     FINETUNE_JOB_NOT_FOUND = "FineTuneJobNotFound"
     FINETUNE_JOB_FAILED = "FineTuneJobFailed"
     TARGET_NOT_FOUND = "TargetNotFound"
+    TARGET_PAUSED = "TargetPaused"
     CONTAINER_NOT_FOUND = "ContainerNotFound"
     SERVED_NAME_TAKEN = "ServedNameTaken"
     FIELD_CONFLICT = "FieldConflict"

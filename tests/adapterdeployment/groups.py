@@ -6,9 +6,11 @@ from typing import Any
 
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredState
 from finetune_api.reasons import Reason
+from finetune_engines import ENGINES
 from finetune_operator.kube.kinds import Object
 from finetune_operator.reconcile.adapterdeployment.model import Observed
 from finetune_operator.resources.desired_state import build_config_map
+from finetune_operator.resources.injection import AgentParameters, build_injection
 from finetune_operator.settings import Settings
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -131,3 +133,24 @@ def group(*adapters: Object, **fields: Any) -> Observed:
 def config_map(state: DesiredState) -> Object:
     """The ConfigMap as an earlier pass wrote it."""
     return build_config_map(NAMESPACE, NAME, state)
+
+
+def injected(*secrets: str, image: str = "operator:1", **fields: Any) -> Object:
+    """The Deployment with an agent that an operator of this image put there; all its pods have it."""
+    plain = deployment(**fields)
+    agent = AgentParameters("vllm", ENGINES["vllm"], secrets, image, "IfNotPresent", "http://operator:8080")
+    body = build_injection(plain, agent)
+    template, own = plain["spec"]["template"], body["spec"]["template"]
+    template["metadata"] = own["metadata"]
+    template["spec"] |= {name: own["spec"][name] for name in ("initContainers", "volumes")}
+    template["spec"]["containers"][0] |= own["spec"]["containers"][0]
+    plain["metadata"] |= {name: body["metadata"][name] for name in ("labels", "annotations")}
+    owned: Object = {"f:initContainers": {'k:{"name":"finetune-agent"}': {"f:image": {}}}}
+    plain["metadata"]["managedFields"] = [
+        {
+            "manager": "finetune-operator",
+            "operation": "Apply",
+            "fieldsV1": {"f:spec": {"f:template": {"f:spec": owned}}},
+        }
+    ]
+    return plain

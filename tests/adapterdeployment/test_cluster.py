@@ -100,6 +100,18 @@ class ServingNamespace:
 
         return until("the pods", ask)
 
+    def await_rollout(self) -> int:
+        """Wait until all pods are of the newest template; return the Deployment's generation."""
+
+        def ask() -> int | None:
+            self.pods()
+            found = self.deployment()
+            counts = {found["status"].get(name) for name in ("replicas", "updatedReplicas")}
+            generation: int = found["metadata"]["generation"]
+            return generation if counts == {found["spec"]["replicas"]} else None
+
+        return until("all pods are replaced", ask)
+
     def run(self, pod: Object, ready: bool = True) -> None:
         """The kubelet's part: the pod runs, and takes traffic or does not."""
         status = "True" if ready else "False"
@@ -303,6 +315,33 @@ def test_two_share_one_agent_and_the_second_to_go_takes_it_along(serving: Servin
     assert serving.deployment()["metadata"]["generation"] == generation  # no restart: its volumes stay needed
     serving.kubectl("delete", ADP, "two")
     until("the agent is out", lambda: serving.agent() is None)
+
+
+def test_after_the_agent_is_in_only_a_rollout_of_the_users_changes_the_pods(serving: ServingNamespace) -> None:
+    """A newer operator and the Secret of one more adapter wait for it; a deletion changes nothing either."""
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.apply_adapter("one")
+    serving.await_condition("one", "Injected", "True", "AgentInjected")
+    generation = serving.await_rollout()
+    serving.operator.kill()
+    serving.operator.settings["FINETUNE_OPERATOR_OPERATOR_IMAGE"] = "operator:2"
+    serving.operator.start()
+    source = {"uri": uri(V2), "digest": V2, "secretRef": {"name": "other"}}
+    serving.apply_adapter("two", adapter=source)
+    assert "'other' is not mounted" in serving.await_condition("two", "Stalled", "True", "RestartRequired")
+    until("it is said", lambda: "operator:2" in serving.conditions("one")["Injected"][2])
+    assert [entry["servedName"] for entry in serving.desired()] == ["one-name"]
+    assert serving.deployment()["metadata"]["generation"] == generation
+
+    serving.kubectl("rollout", "restart", "deployment/web")
+    until("the newer agent", lambda: (serving.agent() or {}).get("image") == "operator:2")
+    until("both are told", lambda: len(serving.desired()) == 2)
+    mounts = {mount["mountPath"] for mount in (serving.agent() or {})["volumeMounts"]}
+    assert {"/etc/finetune/secrets/keys", "/etc/finetune/secrets/other"} <= mounts
+    generation = serving.await_rollout()
+    serving.kubectl("delete", ADP, "two")
+    until("it is said", lambda: "Still mounted" in serving.conditions("one")["Injected"][2])
+    assert serving.deployment()["metadata"]["generation"] == generation
 
 
 def test_a_deletion_while_the_operator_is_down_is_made_good(serving: ServingNamespace) -> None:

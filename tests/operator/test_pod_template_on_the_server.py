@@ -6,7 +6,7 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 
 from finetune_api.finetunejob import FineTuneJob
-from finetune_operator.resources.injection import covers
+from finetune_operator.resources.injected import covers
 from finetune_operator.resources.jobs import build_preflight_job, build_trainer_job
 from tests.operator.fake_cluster import SETTINGS
 from tests.operator.locked_down import POD_TEMPLATE

@@ -11,20 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_api import GROUP
 from finetune_api.messages import ADAPTERS_DIRECTORY, DESIRED_DIRECTORY, SECRETS_DIRECTORY
 from finetune_engines.base import Engine
 from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, ROLE_LABEL
 from finetune_operator.pod_defaults import PodDefaults
+from finetune_operator.resources.injected import (
+    ADAPTERS_VOLUME,
+    AGENT_CONTAINER,
+    INJECTION_ANNOTATION,
+    SECRET_VOLUME,
+    find_container,
+)
 from finetune_operator.resources.names import fit, short
 from finetune_operator.resources.ownership import field_step, find_owners, item_step
 from finetune_operator.resources.security import agent_security_context, token_mount, token_volume
 
-AGENT_CONTAINER = "finetune-agent"
 AGENT_ROLE, INJECTED_ROLE, DESIRED_ROLE = "agent", "injected", "desired-state"
-INJECTION_ANNOTATION = f"{GROUP}/injection"
-"""On the Deployment: digest of what was applied to it."""
-ADAPTERS_VOLUME, DESIRED_VOLUME, SCRATCH_VOLUME = "finetune-adapters", "finetune-desired", "finetune-scratch"
+DESIRED_VOLUME, SCRATCH_VOLUME = "finetune-desired", "finetune-scratch"
 AGENT_PORT = 9480
 
 
@@ -83,40 +86,6 @@ def build_injection(deployment: dict[str, Any], parameters: AgentParameters) -> 
 def build_removal(deployment: dict[str, Any]) -> dict[str, Any]:
     """Build the body that gives up our fields: the API server removes those that nobody else owns."""
     return {"metadata": _identity(deployment)}
-
-
-def is_injected(deployment: dict[str, Any]) -> bool:
-    """Return whether we own any field of the Deployment."""
-    return any(
-        entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
-        for entry in deployment["metadata"].get("managedFields") or []
-    )
-
-
-def is_applied(deployment: dict[str, Any], body: dict[str, Any]) -> bool:
-    """Return whether the Deployment has the whole body, and no other field of ours."""
-    before = (deployment["metadata"].get("annotations") or {}).get(INJECTION_ANNOTATION)
-    return before == body["metadata"]["annotations"][INJECTION_ANNOTATION] and covers(deployment, body)
-
-
-def covers(live: Any, desired: Any) -> bool:
-    """Return whether ``live`` contains ``desired``.
-
-    ``live`` may have more fields and items, for example defaults.
-    """
-    if isinstance(desired, dict):
-        return isinstance(live, dict) and all(
-            name in live and covers(live[name], value) for name, value in desired.items()
-        )
-    if isinstance(desired, list):
-        return isinstance(live, list) and all(any(covers(candidate, value) for candidate in live) for value in desired)
-    return bool(live == desired)
-
-
-def find_container(deployment: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """Find the container of this name in the Deployment's pods."""
-    containers = deployment["spec"]["template"]["spec"].get("containers") or []
-    return next((container for container in containers if container["name"] == name), None)
 
 
 def _user_sets(deployment: dict[str, Any], container: str, variable: str, values: Sequence[str]) -> bool:
@@ -214,4 +183,4 @@ def secret_volume_name(name: str) -> str:
 
     It depends on no other Secret, so that one more Secret changes no other volume.
     """
-    return f"finetune-secret-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    return f"{SECRET_VOLUME}{hashlib.sha256(name.encode()).hexdigest()[:10]}"

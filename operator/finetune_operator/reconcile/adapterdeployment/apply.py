@@ -11,7 +11,8 @@ from finetune_operator.reconcile.adapterdeployment.status import build_updates
 from finetune_operator.reconcile.result import Result
 from finetune_operator.reconcile.write_status import write_status
 from finetune_operator.resources.desired_state import STATE_ANNOTATION, compute_state_digest, is_written
-from finetune_operator.resources.injection import build_removal, is_applied, is_injected
+from finetune_operator.resources.injected import is_injected
+from finetune_operator.resources.injection import build_removal
 
 
 async def apply(observed: Observed, plan: Plan, now: datetime, context: Context) -> Result:
@@ -30,10 +31,10 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
 
 async def _inject(observed: Observed, plan: Plan, context: Context) -> Obstacle | None:
     """Put the agent into the Deployment; return what stands against it, if anything does."""
-    if observed.deployment is None or plan.injection is None or is_applied(observed.deployment, plan.injection):
+    if plan.injection is None or not plan.injection.due:
         return None
     try:
-        context.cache.put(DEPLOYMENT, await context.kube.apply(DEPLOYMENT, plan.injection))
+        context.cache.put(DEPLOYMENT, await context.kube.apply(DEPLOYMENT, plan.injection.body))
     except ConflictError as error:
         if not error.causes:
             raise

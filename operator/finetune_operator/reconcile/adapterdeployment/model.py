@@ -85,6 +85,18 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Injection:
+    """The agent in the Deployment."""
+
+    body: Object
+    """What to apply for it."""
+    due: bool
+    """Whether to apply it now."""
+    held: str = ""
+    """What the pods get only when they are replaced anyway."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The changes to make, in this order.
 
@@ -94,7 +106,7 @@ class Plan:
     members: tuple[Member, ...] = ()
     state: DesiredState | None = None
     config_map: Object | None = None
-    injection: Object | None = None
+    injection: Injection | None = None
     remove: bool = False
     requeue_after: float | None = None
 

@@ -15,11 +15,18 @@ from finetune_api.lenient import read_spec
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
+from finetune_operator.reconcile.adapterdeployment.inject import (
+    build_agent_parameters,
+    can_read,
+    check_secret,
+    find_held_secrets,
+    plan_injection,
+)
 from finetune_operator.reconcile.adapterdeployment.model import Member, Observed, Obstacle, Plan, ServingTarget
 from finetune_operator.reconcile.adapterdeployment.resolve import check_target, find_target, resolve
 from finetune_operator.reconcile.adapterdeployment.rollout import plan_rollout
 from finetune_operator.resources.desired_state import build_config_map, read_config_map
-from finetune_operator.resources.injection import AgentParameters, build_injection, is_injected
+from finetune_operator.resources.injected import is_injected
 from finetune_operator.settings import Settings
 
 WAIT_SECONDS = 15.0
@@ -30,14 +37,17 @@ def make_plan(observed: Observed, settings: Settings) -> Plan:
     """Plan one pass for all members. A group without AdapterDeployments gives everything back."""
     if not observed.resources:
         return Plan(remove=True)
-    entries = {entry.deployment: entry for entry in read_config_map(observed.config_map).adapters}
+    before_state = read_config_map(observed.config_map)
+    entries = {entry.deployment: entry for entry in before_state.adapters}
     parsed = _parse(observed)
     lead = _find_lead(observed, parsed)
+    agent = build_agent_parameters(lead, settings) if lead is not None else None
+    held = find_held_secrets(observed.deployment, agent) if agent is not None else None
     members: list[Member] = []
     unavailable: frozenset[str] = frozenset()
     for member in parsed:
         before = entries.get(member.resource["metadata"]["name"])
-        resolved = _resolve(observed, member, lead, before)
+        resolved = _resolve(observed, member, lead, before, held)
         rolled, unavailable = plan_rollout(observed, resolved, before, unavailable)
         members.append(rolled)
     waits = any(member.obstacle is not None or not member.rolled_out for member in members)
@@ -45,30 +55,27 @@ def make_plan(observed: Observed, settings: Settings) -> Plan:
     adapters = sorted(
         (member.entry for member in members if member.entry is not None), key=lambda entry: entry.deployment
     )
-    if observed.deployment is None or lead is None or (not adapters and not is_injected(observed.deployment)):
+    if (
+        observed.deployment is None
+        or lead is None
+        or agent is None
+        or (not adapters and not is_injected(observed.deployment))
+    ):
         return plan
     state = DesiredState(
         engine=lead.engine.name,
         port=lead.port,
         max_lora_rank=lead.engine_args.max_lora_rank,
-        api_key_secret=lead.api_key_secret,
+        api_key_secret=lead.api_key_secret if can_read(held, lead.api_key_secret) else before_state.api_key_secret,
         adapters=adapters,
-    )
-    secrets = {entry.secret for entry in adapters} | {lead.api_key_secret}
-    agent = AgentParameters(
-        container=lead.container,
-        engine=lead.engine,
-        secrets=tuple(sorted(secret for secret in secrets if secret is not None)),
-        image=settings.operator_image,
-        pull_policy=settings.image_pull_policy,
-        report_url=settings.report_url,
-        pods=settings.pods,
     )
     return replace(
         plan,
         state=state,
         config_map=build_config_map(observed.namespace, observed.name, state),
-        injection=build_injection(observed.deployment, agent),
+        injection=plan_injection(
+            observed.deployment, agent, [lead.api_key_secret, *(entry.secret for entry in adapters)]
+        ),
     )
 
 
@@ -106,7 +113,13 @@ def _find_lead(observed: Observed, members: list[Member]) -> ServingTarget | Non
     return None
 
 
-def _resolve(observed: Observed, member: Member, lead: ServingTarget | None, before: DesiredAdapter | None) -> Member:
+def _resolve(
+    observed: Observed,
+    member: Member,
+    lead: ServingTarget | None,
+    before: DesiredAdapter | None,
+    held: frozenset[str] | None,
+) -> Member:
     """Find what the member asks for, or the first obstacle."""
     if member.spec is None or member.obstacle is not None:
         return member
@@ -121,4 +134,7 @@ def _resolve(observed: Observed, member: Member, lead: ServingTarget | None, bef
         )
         return replace(member, obstacle=Obstacle(Reason.SPEC_INVALID, text))
     desired, adapter, obstacle = resolve(member.resource, member.spec, observed.finetune_jobs, before)
-    return replace(member, desired=desired, obstacle=obstacle or check_target(adapter, target, observed.name))
+    obstacle = obstacle or check_target(adapter, target, observed.name)
+    if obstacle is None and observed.deployment is not None and desired is not None:
+        obstacle = check_secret(observed.deployment, desired.secret, held)
+    return replace(member, desired=desired, obstacle=obstacle)

@@ -17,7 +17,7 @@ from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.engine_args import read_engine_args
 from finetune_operator.reconcile.adapterdeployment.model import Obstacle, ServingTarget
 from finetune_operator.reconcile.status_builder import read_status
-from finetune_operator.resources.injection import find_container
+from finetune_operator.resources.injected import find_container
 
 
 def find_target(deployment: Object | None, name: str, spec: AdapterDeploymentSpec) -> ServingTarget | Obstacle:

@@ -11,6 +11,7 @@ from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.rollout import PodView, roll_out
 from finetune_operator.reconcile.adapterdeployment.model import Member, Observed
 from finetune_operator.reconcile.status_builder import read_status
+from finetune_operator.resources.injected import is_observed
 
 
 def plan_rollout(
@@ -77,7 +78,7 @@ def has_rolled_out(deployment: Object, pods: int) -> bool:
     """
     status = deployment.get("status") or {}
     return (
-        int(status.get("observedGeneration", 0)) >= int(deployment["metadata"].get("generation", 0))
+        is_observed(deployment)
         and int(status.get("updatedReplicas", 0))
         == int(status.get("replicas", 0))
         == count_replicas(deployment)

@@ -26,7 +26,7 @@ from finetune_operator.reconcile.adapterdeployment.model import (
     Plan,
     StatusUpdate,
 )
-from finetune_operator.reconcile.adapterdeployment.rollout import count_replicas, is_available
+from finetune_operator.reconcile.adapterdeployment.rollout import count_replicas, has_rolled_out, is_available
 from finetune_operator.reconcile.status_builder import StatusBuilder
 
 
@@ -81,6 +81,9 @@ def _set_injected(builder: AdapterStatusBuilder, observed: Observed, plan: Plan,
         builder.conditions.set(ConditionType.INJECTED, "False", injection.reason, injection.message)
     elif plan.injection is not None:
         text = f"the agent is part of Deployment {observed.name!r}"
+        if plan.injection.held:
+            restart = f"kubectl rollout restart deployment/{observed.name}"
+            text += f". {plan.injection.held} This comes when the pods are replaced anyway, or now with: {restart}"
         builder.conditions.set(ConditionType.INJECTED, "True", Reason.INJECTED, text)
     else:
         builder.conditions.remove(ConditionType.INJECTED)
@@ -121,6 +124,11 @@ def _set_rollout(
         builder.conditions.set_ready(Reason.SERVING, text)
         return
     replicas = count_replicas(deployment)
+    if deployment["spec"].get("paused") and not has_rolled_out(deployment, len(pods)):
+        name = deployment["metadata"]["name"]
+        text = f"Deployment {name!r} is paused, so its pods are not replaced: kubectl rollout resume deployment/{name}"
+        builder.conditions.set_progressing(Reason.TARGET_PAUSED, text)
+        return
     if replicas == 0:
         name = deployment["metadata"]["name"]
         text = f"Deployment {name!r} has no replicas: the adapter is served as soon as it has pods"

@@ -26,7 +26,7 @@ from finetune_api.validation import problems
 Object = dict[str, Any]
 SPECS: dict[str, type[Model]] = {"FineTuneJob": FineTuneJobSpec, "AdapterDeployment": AdapterDeploymentSpec}
 ROOT_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
-DATA_FIELDS = ("spec.dataset.uri", "spec.dataset.validation.uri", "spec.evaluation.forgetting.uri")
+DATA_FIELDS = ("spec.model.uri", "spec.dataset.uri", "spec.dataset.validation.uri", "spec.evaluation.forgetting.uri")
 """Fields that may be ``file://`` on a workstation. The models say when."""
 
 
@@ -45,7 +45,7 @@ def validate(resource: Any, *, workstation: bool = False) -> tuple[Object, list[
 
     Args:
         resource: The object, as it is sent: JSON values.
-        workstation: Its data may be ``file://``.
+        workstation: Its model and data may be ``file://``.
 
     Returns:
         The object with its defaults, and its problems with the paths of their fields. With a problem the object may be
@@ -134,7 +134,7 @@ def _find_wrong_kind(resource: Any) -> list[Problem]:
 
 
 def _is_local_file(path: str, resource: Object) -> bool:
-    """Tell whether a field has data that lies on the workstation."""
+    """Tell whether a field has a model or data on the workstation."""
     if path not in DATA_FIELDS:
         return False
     value: Any = resource

@@ -73,7 +73,7 @@ class ConfigMapUri:
 
 @dataclass(frozen=True)
 class FileUri:
-    """``file:///path`` or ``file://path``: a file of the workstation, which no pod can read."""
+    """``file:///path`` or ``file://path``: a file or directory of the workstation, which no pod can read."""
 
     path: str
 
@@ -92,7 +92,7 @@ def parse_uri(text: str) -> Uri:
     if not separator or not first:
         raise ValueError(
             f"{text!r} is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or "
-            "configmap://name/key, for the data of `finetune run` also file:///path"
+            "configmap://name/key, for `finetune run` also file:///path"
         )
     match scheme:
         case "file":

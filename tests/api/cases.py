@@ -357,7 +357,7 @@ CASES = [
         {"spec.model.uri": "https://example.com/model"},
         "spec.model.uri",
         "should match",
-        "should match",
+        "has the unknown scheme 'https'",
     ),
     _job("args without a command", {"spec.podTemplate": {"args": ["a"]}}, TEMPLATE, ARGS_ALONE),
     _job(

@@ -95,13 +95,14 @@ def test_where_a_job_writes_to(changes: Object, prefix: str) -> None:
     assert FineTuneJob.of(changed(FINETUNE_JOB, changes)).prefix == prefix
 
 
-def test_a_file_of_the_workstation_is_data_only_there() -> None:
+def test_files_of_the_workstation_are_model_and_data_only_there() -> None:
     item = changed(
         FINETUNE_JOB, {"spec.dataset": {"uri": "file:///data/rows.jsonl", "validation": {"uri": "file://held-out.csv"}}}
     )
-    assert {problem.field for problem in found(item)} == {"dataset.uri", "dataset.validation.uri"}
+    item = changed(item, {"spec.model.uri": "file://models/tiny"})
+    assert {problem.field for problem in found(item)} == {"model.uri", "dataset.uri", "dataset.validation.uri"}
     job = FineTuneJob.of(item, workstation=True)
-    assert job.spec.dataset.uri == "file:///data/rows.jsonl"
+    assert (job.spec.model.uri, job.spec.dataset.uri) == ("file://models/tiny", "file:///data/rows.jsonl")
 
 
 @pytest.mark.parametrize(

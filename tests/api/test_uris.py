@@ -31,7 +31,7 @@ def test_an_address_has_its_parts(text: str, uri: Uri) -> None:
         (
             "bucket/key",
             "is not an address: write hf://org/name, s3://bucket/key, pvc://claim/path or configmap://name/key, "
-            "for the data of `finetune run` also file:///path",
+            "for `finetune run` also file:///path",
         ),
         ("s3://", "is not an address"),
         ("gs://bucket/key", "has the unknown scheme 'gs': use hf, s3, pvc or configmap"),

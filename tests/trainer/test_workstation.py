@@ -165,7 +165,11 @@ def test_keys_that_are_refused_are_looked_for_where_they_come_from(bench: Workbe
 def test_what_the_preflight_finds_is_told_before_torch_is_imported(bench: Workbench) -> None:
     station = Workstation(bench)
     rows = bench.mounts / "configmaps" / "data" / "train.jsonl"
-    changes = ("spec.method.lora.targetModules=[no_such]", f"spec.dataset.uri=file://{rows}")
+    changes = (
+        "spec.method.lora.targetModules=[no_such]",
+        f"spec.dataset.uri=file://{rows}",
+        f"spec.model.uri=file://{bench.mounts}/claims/models/tiny",
+    )
     refused = finetune(*station.arguments("--json", *(word for change in changes for word in ("--set", change))))
     assert refused.code == EXIT_CODES[Reason.TARGET_MODULES_NOT_FOUND]
     result = json.loads(refused.out)

@@ -1,12 +1,15 @@
 """``spec.model``: the base model, and the adapter to start from."""
 
+import re
 from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
-from finetune_api.uris import parse_uri
+from finetune_api.dataset import WORKSTATION
+from finetune_api.uris import FileUri, parse_uri
 
+URI_PATTERN = r"^(hf|s3|pvc)://[^/]+"
 REVISION_OF_HUB = "revision belongs to hf:// models only: remove it, or name the model on the hub"
 
 
@@ -31,7 +34,7 @@ class ModelSource(Model):
 
     uri: str = Field(
         description="URI of the model's directory: hf://org/name, s3://bucket/prefix or pvc://claim/path.",
-        pattern=r"^(hf|s3|pvc)://[^/]+",
+        json_schema_extra={"pattern": URI_PATTERN},
     )
     revision: str | None = Field(
         None,
@@ -64,9 +67,21 @@ class ModelSource(Model):
         }
     ]
 
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, uri: str, info: ValidationInfo) -> str:
+        if isinstance(parse_uri(uri), FileUri):
+            if not (info.context or {}).get(WORKSTATION):
+                raise ValueError(
+                    "file:// is a directory of the workstation that runs `finetune run`: for a cluster put the model "
+                    "into s3:// or pvc://"
+                )
+        elif not re.match(URI_PATTERN, uri):
+            raise ValueError(f"{uri!r} must be hf://org/name, s3://bucket/prefix or pvc://claim/path")
+        return uri
+
     @model_validator(mode="after")
     def _check(self) -> "ModelSource":
-        parse_uri(self.uri)
         if self.revision is not None and not self.uri.startswith("hf://"):
             raise ValueError(REVISION_OF_HUB)
         return self

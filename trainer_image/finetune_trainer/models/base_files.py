@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from finetune_api.reasons import Reason
-from finetune_api.uris import HfUri, PvcUri, S3Uri, parse_uri
+from finetune_api.uris import FileUri, HfUri, PvcUri, S3Uri, parse_uri
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.models import download_model, list_model_files
 from finetune_artifacts.objects import read_object
@@ -86,7 +86,7 @@ def _download(
 ) -> tuple[Path, str | None]:
     spec = settings.job.spec.model
     parsed = parse_uri(spec.uri)
-    if isinstance(parsed, PvcUri):
+    if isinstance(parsed, PvcUri | FileUri):
         return local_directory(settings), None
     if isinstance(parsed, S3Uri):
         store = settings.store(Purpose.MODEL, patience_seconds)
@@ -125,26 +125,24 @@ def open_hub_client(settings: Settings) -> HfApi:
 
 
 def local_directory(settings: Settings) -> Path:
-    """Return the directory of a model on a claim.
+    """Return the directory of a model on a claim or on the workstation.
 
     Raises:
         Failure: MODEL_NOT_FOUND if there is no model, SPEC_INVALID if the path leads out of the claim.
     """
     uri = settings.job.spec.model.uri
     parsed = parse_uri(uri)
-    if not isinstance(parsed, PvcUri):
-        raise Failure(
-            Reason.SPEC_INVALID, f"{uri!r} must be hf://org/name, s3://bucket/prefix or pvc://claim/path", FIELD
-        )
-    claim = (settings.mounts / "claims" / parsed.claim).resolve()
-    directory = (claim / parsed.path).resolve()
-    if not directory.is_relative_to(claim):
-        raise Failure(Reason.SPEC_INVALID, f"{uri!r} leads out of the claim", FIELD)
+    if isinstance(parsed, PvcUri):
+        claim = (settings.mounts / "claims" / parsed.claim).resolve()
+        directory = (claim / parsed.path).resolve()
+        if not directory.is_relative_to(claim):
+            raise Failure(Reason.SPEC_INVALID, f"{uri!r} leads out of the claim", FIELD)
+    else:
+        assert isinstance(parsed, FileUri), "the model's address was checked"  # noqa: S101
+        directory = Path(parsed.path).expanduser()
     if not (directory / "config.json").is_file():
         what = sorted(entry.name for entry in directory.iterdir())[:10] if directory.is_dir() else None
-        found = (
-            f"found: {', '.join(what) or 'nothing'}" if what is not None else "there is no such directory on the claim"
-        )
+        found = f"found: {', '.join(what) or 'nothing'}" if what is not None else "there is no such directory"
         raise Failure(
             Reason.MODEL_NOT_FOUND,
             f"{uri} has no config.json ({found}): it must be a directory as save_pretrained writes it",

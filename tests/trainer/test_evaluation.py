@@ -3,9 +3,11 @@
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.gate import Gate
@@ -14,7 +16,10 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.attempt import exit_code
 from finetune_trainer.checkpoints.best_weights import EvaluationHistory, add_evaluation
 from finetune_trainer.data import forgetting_text
-from finetune_trainer.evaluation import forgetting, gate
+from finetune_trainer.data.dataset import Example
+from finetune_trainer.distributed import process_group
+from finetune_trainer.evaluation import forgetting, gate, likelihood
+from finetune_trainer.models.loading import load_base
 from finetune_trainer.preflight import check
 from tools.testing.trainer_jobs import Workbench, train, train_until
 
@@ -111,6 +116,47 @@ def test_the_best_evaluation_and_the_patience(
     for step, loss in enumerate(losses, start=1):
         seen = add_evaluation(seen, step, loss, min_delta)
     assert seen == expected, name
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths", "tokens", "expected"),
+    [
+        ("nothing", [], 10, []),
+        ("as many as fit, padding included", [2, 5, 4, 1], 10, [[1, 2], [0, 3]]),
+        ("one that is too long is alone", [30, 3, 3], 6, [[0], [1, 2]]),
+        ("without a limit each is alone", [3, 4], 0, [[1], [0]]),
+    ],
+)
+def test_rows_of_similar_length_are_a_batch_the_longest_first(
+    name: str, lengths: list[int], tokens: int, expected: list[list[int]]
+) -> None:
+    assert likelihood.plan_batches(lengths, tokens) == expected, name
+
+
+def test_a_batch_gives_each_row_what_it_has_alone(base_model: Path) -> None:
+    model = load_base(base_model, torch.float32)
+    texts = [[5 + number % 40 for number in range(length)] for length in (3, 40, 17, 17, 1, 30)]
+    alone, batched = likelihood.compute_logits(model, texts), likelihood.compute_logits(model, texts, 200)
+    assert [logits.shape[0] for logits in batched] == [3, 40, 17, 17, 1, 30]
+    for one, other in zip(alone, batched, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    examples = [Example(text, text) for text in texts]
+    assert likelihood.mean_loss(model, examples, 200) == pytest.approx(likelihood.mean_loss(model, examples), rel=1e-6)
+
+
+def test_processes_share_the_batches_and_make_equally_many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parts(size: int, items: list[str]) -> list[list[str]]:
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: size)
+        found = []
+        for rank in range(size):
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            found.append(list(process_group.share(items)))
+        return found
+
+    assert parts(2, ["a", "b", "c"]) == [["a", "c"], ["b", "a"]]
+    assert parts(3, ["a"]) == [["a"], ["a"], ["a"]]
+    assert parts(2, []) == [[], []]
 
 
 EARLY: dict[str, Any] = {

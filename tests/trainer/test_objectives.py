@@ -1,6 +1,7 @@
 """The objectives that learn from preferences: trained, measured, verified and resumed like any other."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -97,6 +98,22 @@ def test_preferences_are_learned_and_an_interruption_changes_nothing(
     resumed, _ = train(pieces.settings(**config))
     assert (resumed.reason, resumed.resumed_from_step) == ("Succeeded", 3)
     assert pieces.weights() == whole.weights()
+
+
+def test_the_loop_and_the_end_compare_with_the_adapter_that_the_training_starts_from(bench: Workbench) -> None:
+    sections = spec(bench, "dpo")
+    first, _ = train(bench.settings(**sections))
+    assert first.adapter is not None
+    job = bench.job(**sections)
+    job["spec"]["output"]["s3"]["prefix"] = "team/second"
+    job["spec"]["model"] |= {"adapter": {"uri": first.adapter.uri}}
+    job["spec"]["training"]["learningRate"] = 1e-9
+    second, run = train(bench.settings_of(job))
+    assert second.reason == "Succeeded", second.message
+    assert second.evaluation is not None
+    assert run.progress is not None
+    assert second.evaluation.loss == run.progress.eval_loss == pytest.approx(math.log(2), abs=1e-4)
+    assert second.evaluation.base_loss > second.evaluation.loss, "the base lacks what the first training taught"
 
 
 @OBJECTIVES

@@ -13,7 +13,8 @@ from finetune_api.messages import TrainerResult
 from finetune_api.methods import Method, Qlora
 from finetune_api.reasons import Reason
 from finetune_cli.run import train_until_it_fits
-from finetune_trainer.models import loading
+from finetune_trainer.evaluation.likelihood import compute_logits
+from finetune_trainer.models import device, loading, streaming
 from finetune_trainer.runtime.settings import Settings
 from tools.testing.trainer_jobs import Workbench, jsonl, train
 
@@ -117,24 +118,43 @@ def test_what_never_fits_ends_with_what_was_tried(
     assert "allow quantize in failurePolicy.outOfMemory" in result.message
 
 
-def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_verified_on_the_cpu(
+def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_streamed_and_merged_on_the_cpu(
     workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine, loads = loading.load_base, []
 
-    def load(*arguments: Any, on_cpu: bool = False, **named: Any) -> Any:
-        loads.append(on_cpu)
+    def load(*arguments: Any, placement: device.Placement = "gpu", **named: Any) -> Any:
+        loads.append(placement)
         if (
-            len(loads) > 1 and not on_cpu
+            len(loads) > 1 and placement == "gpu"
         ):  # the first is for the training, the next ones for the verification and the merge
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
-        return genuine(*arguments, on_cpu=on_cpu, **named)
+        return genuine(*arguments, placement=placement, **named)
 
     monkeypatch.setattr(loading, "load_base", load)
     bench = workbench()
     result = trained(bench.settings(output=bench.job()["spec"]["output"] | {"mergedModel": True}))
     assert result.reason == "Succeeded", result.message
-    assert loads == [False, False, True, False, True, True]
+    assert loads == ["gpu", "gpu", "streamed", "gpu", "cpu", "cpu"]
+
+
+def test_an_adapter_on_streamed_layers_answers_as_on_resident_ones(base_model: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    def base() -> Any:
+        return AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+
+    adapted = get_peft_model(base(), LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    adapted.save_pretrained(str(tmp_path))
+    texts = [list(range(5, 25)), list(range(30, 41))]
+    streamed = streaming.stream_layers(base())
+    assert streamed.device.type == "meta"
+    for one, other in zip(compute_logits(streamed, texts, 64), compute_logits(base(), texts, 64), strict=True):
+        assert torch.equal(one, other)
+    loaded = streaming.stream_layers(PeftModel.from_pretrained(streaming.stop_streaming(streamed), str(tmp_path)))
+    for one, other in zip(compute_logits(loaded, texts, 64), compute_logits(adapted, texts, 64), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("quantised", [True, False])

@@ -220,8 +220,9 @@ def test_a_base_that_changes_is_noticed(bench: Workbench, monkeypatch: pytest.Mo
     assert not [key for key in bench.objects() if "/adapter/" in key]
 
 
+@pytest.mark.parametrize(("method", "factor"), [("lora", 1.01), ("qlora", 0.3)])
 def test_an_adapter_that_reloads_differently_is_not_published(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, method: str, factor: float
 ) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -230,12 +231,14 @@ def test_an_adapter_that_reloads_differently_is_not_published(
     def damaging(model: Any, directory: Any) -> None:
         written(model, directory)
         path = directory / "adapter_model.safetensors"
-        save_file({name: tensor * 1.5 for name, tensor in load_file(path).items()}, path)
+        save_file({name: tensor * factor for name, tensor in load_file(path).items()}, path)
 
     monkeypatch.setattr(verification, "check_saved", damaging)
-    result, _ = train(bench.settings())
+    result, _ = train(bench.settings(method={method: {"rank": 4}}))
     assert result.reason is Reason.VERIFICATION_FAILED
     assert not [key for key in bench.objects() if key.endswith("adapter/manifest.json")]
+    if method == "qlora":  # of which no log-probability changes by 0.25 nats
+        assert "its effect is" in result.message
 
 
 def test_bad_rows_beyond_the_preflights_look_are_named_too(bench: Workbench) -> None:

@@ -140,20 +140,20 @@ def test_an_evaluation_gives_way_to_the_pods_end_and_is_made_up(
 
     run, rows = Run(), list[int]()
     interruption = Interruption(60, never)
-    compute_logits = likelihood._logits
+    forward = likelihood._forward
 
-    def logits(model: Any, token_ids: list[int]) -> Any:
+    def batch(model: Any, texts: list[list[int]]) -> Any:
         if run.progress and interruption._deferred and run.progress.step == step - 1:
-            rows.append(len(token_ids))
+            rows.append(len(texts))
             if len(rows) == 2:
                 interruption.request()
-        return compute_logits(model, token_ids)
+        return forward(model, texts)
 
-    monkeypatch.setattr(likelihood, "_logits", logits)
+    monkeypatch.setattr(likelihood, "_forward", batch)
     result = run_attempt(pieces.settings(**spec), run, interruption, Reporter(None, Path()), alone)
     assert result.reason == Reason.PREEMPTED
     assert f"the checkpoint of step {step} is saved" in result.message
-    assert len(rows) == 2, "the other rows were not measured"
+    assert len(rows) == 2, "the other batches were not measured"
     monkeypatch.undo()
     again, _ = train(pieces.settings(**spec))
     assert (again.reason, again.resumed_from_step) == ("Succeeded", step)

@@ -32,6 +32,9 @@ from finetune_trainer.training import model as training_model
 from finetune_trainer.training import objectives
 from finetune_trainer.training.train import BASE_CHANGED, train_model
 
+STREAMED_BATCHES = 8
+"""How many times as many tokens a batch has where the layers of the model are streamed."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -153,8 +156,8 @@ def verify(session: Session, prepared: Prepared, adapter: trained_adapter.Traine
     sample_count = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose_prompts(prepared.tokenizer, examples.held_out, sample_count)
     with phase("verifying the adapter on a fresh base", "verify"):
-        verification_result, measure = device.run_on_gpu_or_cpu(
-            lambda on_cpu: verify_on_fresh_base(session, prepared, adapter, prompts, on_cpu=on_cpu)
+        verification_result, measure = device.run_where_it_fits(
+            partial(verify_on_fresh_base, session, prepared, adapter, prompts), ["gpu", "streamed", "cpu"]
         )
         if verification_result.golden:
             verification.write_golden(verification_result.golden, adapter.directory)
@@ -178,23 +181,30 @@ def verify_on_fresh_base(
     prepared: Prepared,
     adapter: trained_adapter.TrainedAdapter,
     prompts: list[samples.Prompt],
-    *,
-    on_cpu: bool,
+    placement: device.Placement,
 ) -> tuple[verification.Verification, measures.Measure]:
-    """Verify the adapter on a base in the serving dtype, on the GPU or the CPU."""
-    spec, examples = session.settings.job.spec, prepared.examples
-    measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
+    """Verify the adapter on a base in the serving dtype."""
+    spec, examples, streamed = session.settings.job.spec, prepared.examples, placement == "streamed"
+    # a pass over streamed layers costs their way to the GPU, which has room for more rows then
+    tokens = spec.training.max_length * (STREAMED_BATCHES if streamed else 1)
+    measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows, tokens)
     padding_id = training_model.score_padding_id(session, prepared.tokenizer)
     load_base = training_model.fresh_base_loader(session, adapter.serving_dtype, scores_padded_with=padding_id)
+    start = session.inputs.adapter
     result = verification.verify(
         session.inputs.model,
         adapter.directory,
         trained=adapter.answers,
         measure=measure,
+        # TRL compares with the adapter that the training starts from
+        reference=start.directory if start and spec.objective in measures.COMPARED_WITH_REFERENCE else None,
         held_out=len(examples.held_out),
         general=examples.forgetting_text,
-        load_base=partial(load_base, on_cpu=on_cpu),
-        ask=partial(samples.generate_answers, tokenizer=prepared.tokenizer, prompts=prompts),
+        load_base=partial(load_base, placement=placement),
+        # each token of an answer would take a pass over all streamed layers
+        ask=partial(samples.generate_answers, tokenizer=prepared.tokenizer, prompts=[] if streamed else prompts),
+        tokens=tokens,
+        streamed=streamed,
     )
     return result, measure
 
@@ -250,14 +260,16 @@ def merge(session: Session, adapter: trained_adapter.TrainedAdapter) -> dict[str
     precision = device.choose_precision(session.settings.job.spec.training)
     load_base = training_model.fresh_base_loader(session, device.DTYPES[precision])
     with phase("merging the adapter into the base", "publish"):
-        return device.run_on_gpu_or_cpu(
-            lambda on_cpu: merging.merge(
+        return device.run_where_it_fits(
+            lambda placement: merging.merge(
                 session.inputs.model,
                 adapter.directory,
-                load_base=partial(load_base, on_cpu=on_cpu),
+                load_base=partial(load_base, placement=placement),
                 trained=adapter.answers,
                 directory=publishing.merged_directory(session),
-            )
+                tokens=session.settings.job.spec.training.max_length,
+            ),
+            ["gpu", "cpu"],
         )
 
 

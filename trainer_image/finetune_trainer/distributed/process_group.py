@@ -7,11 +7,11 @@ nothing.
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.process import Process, library_variables
 
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others: for a pending node, or for one that fetches a checkpoint.
 
@@ -114,6 +115,23 @@ def broadcast(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def gather_everywhere(value: Any) -> list[Any]:
+    """Return the values of all processes, by rank, in each process."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Return this process's part of the items. All parts are equally long, so some items may be in two of them."""
+    if not dist.is_initialized() or not items:
+        return items
+    size, rank = dist.get_world_size(), dist.get_rank()
+    return [items[number % len(items)] for number in range(rank, -(-len(items) // size) * size, size)]
 
 
 def gather(value: Any) -> list[Any]:

@@ -44,7 +44,7 @@ def encode_text(spec: FineTuneJobSpec, text: LocalData | None, tokenizer: Any) -
 
 def measure_loss(model: Any, text: list[Example]) -> float | None:
     """Compute the mean negative log-likelihood per token, in nats; None without a text."""
-    return mean_loss(model, text) if text else None
+    return mean_loss(model, text, max(len(example.input_ids) for example in text)) if text else None
 
 
 def compare_losses(base_loss: float | None, tuned_loss: float | None, number: int) -> ForgettingStatus | None:

@@ -1,25 +1,36 @@
-"""Compute losses, log-probabilities and logits of given tokens, one sequence at a time and in float32."""
+"""Compute losses, log-probabilities and logits of given tokens, in batches of rows of similar length.
+
+Where several processes train together, each computes a part of the batches: then these are collective calls.
+"""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from finetune_trainer.data.dataset import Example
-from finetune_trainer.models import eval_mode
+from finetune_trainer.distributed import process_group
+from finetune_trainer.models import eval_mode, streaming
+
+T = TypeVar("T")
 
 
-def mean_loss(model: Any, examples: Sequence[Example]) -> float:
-    """Compute the mean negative log-likelihood of all learned tokens, in nats per token."""
-    total, count = 0.0, 0
-    with eval_mode.evaluation_mode(model):
-        for example in examples:
-            logits = _logits(model, example.input_ids)[:-1].float()
-            labels = torch.tensor(example.labels[1:], device=logits.device)
-            total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            count += example.learned
-    return total / max(count, 1)
+def mean_loss(model: Any, examples: Sequence[Example], tokens: int = 0) -> float:
+    """Compute the mean negative log-likelihood of all learned tokens, in nats per token.
+
+    Args:
+        model: The model.
+        examples: The sequences.
+        tokens: Most tokens of a batch, padding included.
+    """
+
+    def total(index: int, logits: torch.Tensor) -> float:
+        labels = torch.tensor(examples[index].labels[1:], dtype=torch.long, device=logits.device)
+        return float(torch.nn.functional.cross_entropy(logits[:-1].float(), labels, reduction="sum"))
+
+    totals = run_batched(model, [example.input_ids for example in examples], total, tokens)
+    return sum(totals) / max(sum(example.learned for example in examples), 1)
 
 
 def perplexity(loss: float) -> float:
@@ -33,19 +44,63 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def compute_logits(model: Any, token_ids: list[int]) -> torch.Tensor:
-    """Compute the logits after each token: shape (length, vocabulary), float32, on the CPU."""
-    with eval_mode.evaluation_mode(model):
-        return _logits(model, token_ids).float().cpu()
+def compute_logits(model: Any, texts: Sequence[list[int]], tokens: int = 0) -> list[torch.Tensor]:
+    """Compute the logits after each token of each text: shape (length, vocabulary), float32, on the CPU.
+
+    Of a model that scores texts they are the text's score, of shape (1,).
+    """
+    return run_batched(model, texts, lambda _, logits: logits.float().cpu(), tokens)
 
 
 def token_logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
     """Return the log-probability of each token after the tokens before it: one fewer than ``token_ids``."""
-    following = torch.tensor(token_ids[1:]).unsqueeze(-1)
-    return [float(value) for value in torch.log_softmax(logits[:-1], dim=-1).gather(-1, following).squeeze(-1)]
+    following = torch.tensor(token_ids[1:], dtype=torch.long, device=logits.device).unsqueeze(-1)
+    return [float(value) for value in torch.log_softmax(logits[:-1].float(), dim=-1).gather(-1, following).squeeze(-1)]
 
 
-def _logits(model: Any, token_ids: list[int]) -> torch.Tensor:
-    """Return one row of logits for each token, without those of prompt tuning's virtual tokens."""
-    logits: torch.Tensor = model(input_ids=torch.tensor([token_ids], device=model.device)).logits[0]
-    return logits[-len(token_ids) :]
+def run_batched(
+    model: Any, texts: Sequence[list[int]], reduce: Callable[[int, torch.Tensor], T], tokens: int = 0
+) -> list[T]:
+    """Run the model on each text, and return what ``reduce`` makes of a text's number and its logits.
+
+    Args:
+        model: The model.
+        texts: Token ids, at least one each.
+        reduce: Called once for each text, in any order. In a training of several processes its results are sent to all.
+        tokens: Most tokens of a batch, padding included; a batch has at least one text.
+    """
+    batches = plan_batches([len(text) for text in texts], tokens)
+    results: dict[int, T] = {}
+    with eval_mode.evaluation_mode(model):
+        for batch in process_group.share(batches):
+            for index, logits in zip(batch, _forward(model, [texts[index] for index in batch]), strict=True):
+                results[index] = reduce(index, logits)
+    every = {index: result for part in process_group.gather_everywhere(results) for index, result in part.items()}
+    return [every[index] for index in range(len(texts))]
+
+
+def plan_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Return the indices of the texts of each batch, the longest texts first."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _forward(model: Any, texts: list[list[int]]) -> list[torch.Tensor]:
+    """Return one row of logits for each token of each text, without those of prompt tuning's virtual tokens."""
+    longest = max(map(len, texts))
+    padding = getattr(model.config, "pad_token_id", None) or 0
+    where = streaming.input_device(model)
+    # on the right, where a causal model does not see it
+    ids = torch.tensor([text + [padding] * (longest - len(text)) for text in texts], device=where)
+    mask = None
+    if any(len(text) < longest for text in texts):
+        mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts], device=where)
+    logits: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits
+    if logits.dim() == 2:
+        return list(logits)
+    return [row[-longest:][: len(text)] for row, text in zip(logits, texts, strict=True)]

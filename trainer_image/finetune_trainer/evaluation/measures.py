@@ -10,8 +10,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from finetune_api.finetunejob import FineTuneJobSpec, Preference
 from finetune_trainer.data.dataset import Example
 from finetune_trainer.data.tokens import TokenizedRow
-from finetune_trainer.evaluation.likelihood import mean_loss, perplexity
-from finetune_trainer.models.eval_mode import evaluation_mode
+from finetune_trainer.evaluation.likelihood import mean_loss, perplexity, run_batched
 
 
 @dataclass(frozen=True)
@@ -27,29 +26,39 @@ class HeldOutMetrics:
     perplexity: float | None = None
 
 
+COMPARED_WITH_REFERENCE = ("dpo", "kto")
+"""Objectives whose loss compares a model with a reference model."""
 Measure = Callable[[Any], HeldOutMetrics]
 """Measures a model. For objectives with a reference model, the first model that is measured is the reference."""
 
 
-def make_measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[TokenizedRow]) -> Measure:
+def make_measure(
+    spec: FineTuneJobSpec, held_out: list[Example], rows: list[TokenizedRow], tokens: int | None = None
+) -> Measure:
     """Make the function that measures models by the job's objective.
+
+    By default a batch has no more tokens than the longest row that the job allows, and so needs no more memory.
 
     Args:
         spec: The job.
         held_out: Held-out sequences, for objective ``sft``.
         rows: Held-out rows with the answers to compare, for the other objectives.
+        tokens: Most tokens of a batch.
     """
-    beta = (spec.preference or Preference()).beta
+    beta, tokens = (spec.preference or Preference()).beta, tokens or spec.training.max_length
     match spec.objective:
         case "sft":
-            return lambda model: _measure_sft(model, held_out)
+            return lambda model: _measure_sft(model, held_out, tokens)
         case "orpo":
-            return lambda model: _measure_orpo(model, rows, beta)
+            return lambda model: _measure_orpo(model, rows, beta, tokens)
         case "reward":
-            return lambda model: _measure_reward(model, rows)
+            return lambda model: _measure_reward(model, rows, tokens)
         case "dpo":
             return _measure_with_reference(
-                rows, ("chosen_ids", "rejected_ids"), lambda logps, reference: _dpo_metrics(logps, reference, beta)
+                rows,
+                ("chosen_ids", "rejected_ids"),
+                lambda logps, reference: _dpo_metrics(logps, reference, beta),
+                tokens,
             )
         case "kto":
             mixed = [
@@ -61,24 +70,26 @@ def make_measure(spec: FineTuneJobSpec, held_out: list[Example], rows: list[Toke
                 mixed,
                 ("completion_ids", "KL_ids"),
                 lambda logps, reference: _kto_metrics(logps, reference, labels, beta),
+                tokens,
             )
 
 
-def _measure_sft(model: Any, held_out: list[Example]) -> HeldOutMetrics:
-    loss = mean_loss(model, held_out)
+def _measure_sft(model: Any, held_out: list[Example], tokens: int) -> HeldOutMetrics:
+    loss = mean_loss(model, held_out, tokens)
     return HeldOutMetrics(loss, perplexity=perplexity(loss))
 
 
 def _measure_with_reference(
-    rows: list[TokenizedRow], names: tuple[str, str], compute: Callable[[torch.Tensor, torch.Tensor], HeldOutMetrics]
+    rows: list[TokenizedRow],
+    names: tuple[str, str],
+    compute: Callable[[torch.Tensor, torch.Tensor], HeldOutMetrics],
+    tokens: int,
 ) -> Measure:
     """Make a function that compares the answers' log-probabilities with those of the first measured model."""
     reference: list[torch.Tensor] = []
 
     def measure(model: Any) -> HeldOutMetrics:
-        with evaluation_mode(model):
-            sums = [[_answer_logprobs(model, row["prompt_ids"], row[name]).sum() for name in names] for row in rows]
-        logps = torch.tensor(sums)
+        logps = torch.tensor([[float(part.sum()) for part in parts] for parts in _logprobs(model, rows, names, tokens)])
         if not reference:
             reference.append(logps)
         return compute(logps, reference[0])
@@ -104,44 +115,43 @@ def _kto_metrics(logps: torch.Tensor, reference: torch.Tensor, labels: torch.Ten
     return HeldOutMetrics(float(losses.mean()), float((signs * ratios > 0).float().mean()))
 
 
-def _measure_orpo(model: Any, rows: list[TokenizedRow], beta: float) -> HeldOutMetrics:
+def _measure_orpo(model: Any, rows: list[TokenizedRow], beta: float, tokens: int) -> HeldOutMetrics:
     """Compute the ORPO loss: equations 6 and 7 of arXiv 2403.07691.
 
     As in TRL, the likelihood is that of prompt and answer.
     """
     losses, right = [], []
-    with evaluation_mode(model):
-        for row in rows:
-            chosen, rejected = (
-                _answer_logprobs(model, row["prompt_ids"], row[name]).mean() for name in ("chosen_ids", "rejected_ids")
-            )
-            odds = (chosen - rejected) - (torch.log1p(-torch.exp(chosen)) - torch.log1p(-torch.exp(rejected)))
-            sequence = _answer_logprobs(model, [], row["prompt_ids"] + row["chosen_ids"]).mean()
-            losses.append(float(-sequence - beta * logsigmoid(odds)))
-            right.append(float(chosen > rejected))
+    for row, both in zip(rows, _logprobs(model, rows, ("chosen_ids", "rejected_ids"), tokens, whole=True), strict=True):
+        chosen, rejected = (logps[_answer_start(row) :].mean() for logps in both)
+        odds = (chosen - rejected) - (torch.log1p(-torch.exp(chosen)) - torch.log1p(-torch.exp(rejected)))
+        losses.append(float(-both[0].mean() - beta * logsigmoid(odds)))
+        right.append(float(chosen > rejected))
     return HeldOutMetrics(sum(losses) / len(losses), sum(right) / len(right))
 
 
-def _measure_reward(model: Any, rows: list[TokenizedRow]) -> HeldOutMetrics:
+def _measure_reward(model: Any, rows: list[TokenizedRow], tokens: int) -> HeldOutMetrics:
     """Compute the reward loss: Bradley and Terry's model, as in InstructGPT (arXiv 2203.02155)."""
-    with evaluation_mode(model):
-        scores = torch.tensor(
-            [
-                [_score_text(model, row["prompt_ids"] + row[name]) for name in ("chosen_ids", "rejected_ids")]
-                for row in rows
-            ]
-        )
+    texts = [row["prompt_ids"] + row[name] for row in rows for name in ("chosen_ids", "rejected_ids")]
+    scores = torch.tensor(run_batched(model, texts, lambda _, logits: float(logits[0]), tokens)).reshape(-1, 2)
     margins = scores[:, 0] - scores[:, 1]
     return HeldOutMetrics(float(-logsigmoid(margins).mean()), float((margins > 0).float().mean()))
 
 
-def _score_text(model: Any, ids: list[int]) -> float:
-    return float(model(input_ids=torch.tensor([ids], device=model.device)).logits[0, 0])
+def _answer_start(row: TokenizedRow) -> int:
+    """Return the number of the first log-probability of the answer; without a prompt, that of its second token."""
+    return max(len(row["prompt_ids"]) - 1, 0)
 
 
-def _answer_logprobs(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
-    """Return the log-probability of each token of the answer; without a prompt, from its second token on."""
-    ids = torch.tensor([prompt + answer], device=model.device)
-    # the virtual tokens that prompt methods put first have logits too
-    logits = model(input_ids=ids).logits[0, -ids.shape[1] : -1].float()
-    return -cross_entropy(logits, ids[0, 1:], reduction="none")[max(len(prompt) - 1, 0) :].cpu()
+def _logprobs(
+    model: Any, rows: list[TokenizedRow], names: tuple[str, str], tokens: int, *, whole: bool = False
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the log-probabilities of the tokens of both answers of each row; of the prompt's too, if ``whole``."""
+    texts = [row["prompt_ids"] + row[name] for row in rows for name in names]
+
+    def answer(index: int, logits: torch.Tensor) -> torch.Tensor:
+        following = torch.tensor(texts[index][1:], dtype=torch.long, device=logits.device)
+        logps = -cross_entropy(logits[:-1].float(), following, reduction="none").cpu()
+        return logps if whole else logps[_answer_start(rows[index // 2]) :]
+
+    found = run_batched(model, texts, answer, tokens)
+    return list(zip(found[::2], found[1::2], strict=True))

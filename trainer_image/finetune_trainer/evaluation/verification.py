@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 from finetune_api.finetunejob import EvaluationStatus
 from finetune_api.improvement import improvement_percent
 from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
+from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_trainer.data.dataset import Example
-from finetune_trainer.evaluation import forgetting
+from finetune_trainer.evaluation import effect, forgetting
 from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
 from finetune_trainer.evaluation.measures import Measure
-from finetune_trainer.methods import bottleneck
+from finetune_trainer.methods import adapted_model, bottleneck
+from finetune_trainer.models import streaming
 from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
@@ -28,20 +30,20 @@ from finetune_trainer.runtime.phase_clock import CLOCK
 CANDIDATES, SAMPLES, SAMPLE_TOKENS = 12, 4, 48
 EXACT_TOLERANCE = 1e-3
 """Largest allowed difference of a logit if base and data type are the same."""
-LAYOUT_TOLERANCE = 0.25
-"""Largest allowed mean difference, in nats per token, if the base was held in 4 bits or bf16 during training."""
 
 
 @dataclass(frozen=True)
 class TrainedAnswers:
-    """The trained model's logits of each candidate sequence.
+    """What the trained model answers to each candidate text.
 
-    ``exact`` says that the fresh base has the same weights in the same data type, so that the logits must agree.
+    ``base`` are the log-probabilities (or the score) of the model with its adapter turned off; None for a method that
+    cannot be turned off. ``layout`` tells how the fresh base differs.
     """
 
     token_ids: list[list[int]]
     logits: list[torch.Tensor]
-    exact: bool
+    base: list[list[float]] | None
+    layout: effect.Layout
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,24 @@ class Verification:
     sample_answers: tuple[list[str], list[str]]
 
 
-def record_answers(model: Any, held_out: Sequence[Example], *, exact: bool) -> TrainedAnswers:
-    """Record the trained model's logits of the first held-out sequences.
+def record_answers(
+    model: Any, method: Method, held_out: Sequence[Example], layout: effect.Layout, tokens: int
+) -> TrainedAnswers:
+    """Record the trained model's answers to the first held-out sequences, with the adapter and without it.
 
     Args:
         model: The trained model.
+        method: Its method.
         held_out: Held-out sequences.
-        exact: Whether the fresh base will have the same weights in the same data type.
+        layout: How the fresh base will differ.
+        tokens: Most tokens of a batch.
     """
     texts = [example.input_ids[:SAMPLE_TOKENS] for example in held_out[:CANDIDATES] if len(example.input_ids) > 1]
-    return TrainedAnswers(texts, [compute_logits(model, ids) for ids in texts], exact)
+    logits, base = compute_logits(model, texts, tokens), None
+    if adapted_model.can_be_disabled(model, method):
+        with adapted_model.disabled(model):
+            base = _answers(compute_logits(model, texts, tokens), texts)
+    return TrainedAnswers(texts, logits, base, layout)
 
 
 def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
@@ -135,49 +145,56 @@ def verify(
     *,
     trained: TrainedAnswers,
     measure: Measure,
+    reference: Path | None,
     held_out: int,
     general: list[Example],
     load_base: Callable[[Path], Any],
     ask: Callable[[Any], list[str]],
+    tokens: int,
+    streamed: bool,
 ) -> Verification:
     """Load base and adapter afresh, compare them with the trained model, and evaluate both.
 
     Args:
         base_directory: The base model.
         adapter: Directory of the saved adapter.
-        trained: The logits that the trained model gave.
-        measure: Measures a model on the held-out rows; the base is its reference.
+        trained: The answers that the trained model gave.
+        measure: Measures a model on the held-out rows; the first model that it measures is its reference.
+        reference: Directory of the adapter that, on the base, is the reference; None if the base itself is.
         held_out: Number of held-out sequences.
         general: Sequences of the general text; empty if forgetting is not measured.
         load_base: Loads a model from a directory.
         ask: Returns a model's answers to the sample prompts.
+        tokens: Most tokens of a batch.
+        streamed: Whether the models are in main memory, and their layers are to be copied to the GPU when they run.
 
     Raises:
         Failure: VerificationFailed, if the loaded adapter is not the trained one or changes no answer of the base.
     """
-    base = load_base(base_directory)
-    base_answers = [_logprobs_or_scores(compute_logits(base, ids), ids) for ids in trained.token_ids]
+    start = streaming.stream_layers if streamed else lambda model: model
+    if reference is not None:
+        with CLOCK.spend("evaluate"):
+            measure(start(load_tuned(load_base(base_directory), reference, load_base)))
+    base = start(load_base(base_directory))
+    before = _answers(compute_logits(base, trained.token_ids, tokens), trained.token_ids)
     with CLOCK.spend("evaluate"):
         base_measured, base_general, base_texts = measure(base), forgetting.measure_loss(base, general), ask(base)
-    tuned = load_tuned(base, adapter, load_base)
-    answers, logit_difference, logprob_difference = [], 0.0, 0.0
-    for ids, expected, before in zip(trained.token_ids, trained.logits, base_answers, strict=True):
-        logits = compute_logits(tuned, ids)
-        after = _logprobs_or_scores(logits, ids)
-        logit_difference = max(logit_difference, float((logits - expected).abs().max()))
-        logprob_difference = max(logprob_difference, _mean_difference(after, _logprobs_or_scores(expected, ids)))
-        answers.append((ids, before, after))
+    tuned = start(load_tuned(streaming.stop_streaming(base) if streamed else base, adapter, load_base))
+    logits = compute_logits(tuned, trained.token_ids, tokens)
+    after = _answers(logits, trained.token_ids)
+    differences, warnings = compare_answers(trained, logits, before, after)
     with CLOCK.spend("evaluate"):
         measured, tuned_general, tuned_texts = measure(tuned), forgetting.measure_loss(tuned, general), ask(tuned)
     base_loss, loss = base_measured.loss, measured.loss
-    _refuse_mismatch(trained.exact, logit_difference, logprob_difference, [loss, base_loss])
-    answers.sort(key=lambda answer: _mean_difference(answer[1], answer[2]), reverse=True)
-    effect = _mean_difference(answers[0][1], answers[0][2])
-    _refuse_no_effect(effect, len(answers))
+    if not math.isfinite(loss) or not math.isfinite(base_loss):
+        raise _mismatch("its logits are not finite")
+    answers = sorted(
+        zip(trained.token_ids, before, after, strict=True), key=lambda answer: -_mean_difference(answer[1], answer[2])
+    )
     samples = [
-        GoldenSample(token_ids=ids, base_logprobs=before, adapter_logprobs=after)
-        for ids, before, after in answers[:SAMPLES]
-        if len(before) == len(ids) - 1
+        GoldenSample(token_ids=ids, base_logprobs=off, adapter_logprobs=on)
+        for ids, off, on in answers[:SAMPLES]
+        if len(off) == len(ids) - 1
     ]
     evaluation = EvaluationStatus(
         base_loss=round(base_loss, 5),
@@ -191,22 +208,77 @@ def verify(
         forgetting=forgetting.compare_losses(base_general, tuned_general, len(general)),
     )
     log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
-    warnings = (
-        []
-        if loss < base_loss
-        else [f"the adapter is no better than the base on the held-out rows: loss {loss:.4f} against {base_loss:.4f}"]
-    )
+    if loss >= base_loss:
+        warnings.append(
+            f"the adapter is no better than the base on the held-out rows: loss {loss:.4f} against {base_loss:.4f}"
+        )
     return Verification(
         evaluation,
         GoldenSamples(samples=samples) if samples else None,
-        {
-            "maxLogitDifference": logit_difference,
-            "meanLogprobDifference": logprob_difference,
-            "meanAdapterEffect": effect,
-        },
+        differences,
         warnings,
         (base_texts, tuned_texts),
     )
+
+
+def compare_answers(
+    trained: TrainedAnswers, logits: list[torch.Tensor], before: list[list[float]], after: list[list[float]]
+) -> tuple[dict[str, float], list[str]]:
+    """Compare the loaded adapter's answers with the trained model's, and its effect with the trained effect.
+
+    Args:
+        trained: The trained model's answers.
+        logits: Logits of the loaded adapter for each text.
+        before: Log-probabilities, or scores, of the fresh base.
+        after: Those of the loaded adapter.
+
+    Returns:
+        The measured distances by name, and warnings.
+
+    Raises:
+        Failure: VerificationFailed, if it is another adapter, or one that changes nothing.
+    """
+    expected = _answers(trained.logits, trained.token_ids)
+    logit_difference = max(
+        (float((one - other).abs().max()) for one, other in zip(logits, trained.logits, strict=True)), default=0.0
+    )
+    found = effect.compare_effects(
+        _subtract(expected, trained.base if trained.base is not None else before), shown := _subtract(after, before)
+    )
+    differences = {
+        "maxLogitDifference": logit_difference,
+        "meanLogprobDifference": max(map(_mean_difference, after, expected)),
+        "meanAdapterEffect": max(map(_mean_difference, after, before)),
+        "shareOfTrainedEffect": found.share,
+    }
+    log.info(
+        "reloaded on a fresh base: %.1f %% of the trained effect is there (standard error %.1f %%), largest logit "
+        "difference %.2g",
+        100 * found.share,
+        100 * found.error,
+        logit_difference,
+    )
+    if not all(map(math.isfinite, [*shown, logit_difference, found.share, found.error])):
+        raise _mismatch("its logits are not finite")
+    if trained.layout == "exact" and logit_difference > EXACT_TOLERANCE:
+        raise _mismatch(
+            f"its logits differ by {logit_difference:.3g} from the trained model's, allowed are {EXACT_TOLERANCE}"
+        )
+    if not any(shown):
+        raise Failure(
+            Reason.VERIFICATION_FAILED,
+            f"the adapter changes nothing: base and adapter give the same log-probabilities for all {len(after)} "
+            "held-out texts. Raise it, or train for more steps",
+            "spec.training.learningRate",
+        )
+    if mismatch := effect.find_mismatch(found, trained.layout):
+        raise _mismatch(mismatch)
+    if effect.is_visible(found, trained.layout):
+        return differences, []
+    return differences, [
+        f"the adapter changes log-probabilities by {found.trained:.2g} nats: that is too little to compare the loaded "
+        "adapter with the trained one by its answers. Raise spec.training.learningRate, or train for more steps"
+    ]
 
 
 def _rounded(value: float | None) -> float | None:
@@ -218,35 +290,6 @@ def write_golden(golden: GoldenSamples, adapter: Path) -> None:
     (adapter / GOLDEN_NAME).write_text(json.dumps(golden.to_json()), encoding="utf-8")
 
 
-def _refuse_mismatch(exact: bool, logit_difference: float, logprob_difference: float, losses: list[float]) -> None:
-    log.info(
-        "reloaded on a fresh base: largest logit difference %.2g, mean log-probability difference %.2g",
-        logit_difference,
-        logprob_difference,
-    )
-    if not all(math.isfinite(value) for value in (*losses, logit_difference, logprob_difference)):
-        raise _mismatch("its logits are not finite")
-    if exact and logit_difference > EXACT_TOLERANCE:
-        raise _mismatch(
-            f"its logits differ by {logit_difference:.3g} from the trained model's, allowed are {EXACT_TOLERANCE}"
-        )
-    if logprob_difference > LAYOUT_TOLERANCE:
-        raise _mismatch(
-            f"its log-probabilities differ by {logprob_difference:.3g} nats from the trained model's, "
-            f"allowed are {LAYOUT_TOLERANCE}"
-        )
-
-
-def _refuse_no_effect(effect: float, texts: int) -> None:
-    if effect == 0:
-        raise Failure(
-            Reason.VERIFICATION_FAILED,
-            f"the adapter changes nothing: base and adapter give the same log-probabilities for all {texts} held-out "
-            "texts. Raise it, or train for more steps",
-            "spec.training.learningRate",
-        )
-
-
 def _mismatch(what: str) -> Failure:
     return Failure(
         Reason.VERIFICATION_FAILED,
@@ -254,9 +297,17 @@ def _mismatch(what: str) -> Failure:
     )
 
 
-def _logprobs_or_scores(logits: torch.Tensor, ids: list[int]) -> list[float]:
-    """Return the log-probabilities of a text's tokens or, of a model that scores texts, its score."""
-    return token_logprobs(logits, ids) if logits.dim() == 2 else [float(score) for score in logits]
+def _answers(logits: list[torch.Tensor], texts: list[list[int]]) -> list[list[float]]:
+    """Return the log-probabilities of each text's tokens or, of a model that scores texts, its score."""
+    return [
+        token_logprobs(rows, ids) if rows.dim() == 2 else [float(score) for score in rows]
+        for rows, ids in zip(logits, texts, strict=True)
+    ]
+
+
+def _subtract(some: list[list[float]], others: list[list[float]]) -> list[float]:
+    """Return the differences of all values, in one list."""
+    return [a - b for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=True)]
 
 
 def _mean_difference(actual: list[float], expected: list[float]) -> float:

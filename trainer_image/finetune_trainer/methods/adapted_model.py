@@ -1,5 +1,7 @@
 """Add a fresh adapter to the base model."""
 
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,6 +84,22 @@ def peft_type(model: Any) -> str:
         kind: Any = model.peft_config["default"].peft_type
         return str(kind.value)
     return "BOTTLENECK" if bottleneck.has_bottleneck(model) else "FULL"
+
+
+def can_be_disabled(model: Any, method: api.Method) -> bool:
+    """Return whether the model without its adapter is its base.
+
+    It is not if all weights or biases are trained, or if the initialisation took a part out of the base.
+    """
+    if not isinstance(model, PeftModel):
+        return bottleneck.has_bottleneck(model)
+    return getattr(model.active_peft_config, "bias", "none") == "none" and not method.config.changes_base
+
+
+def disabled(model: Any) -> AbstractContextManager[None]:
+    """Turn the adapter off within this block."""
+    turn_off: Any = model.disable_adapter if isinstance(model, PeftModel) else partial(bottleneck.disabled, model)
+    return turn_off()  # type: ignore[no-any-return]
 
 
 def to_float32(model: torch.nn.Module) -> None:

@@ -5,7 +5,8 @@ only the second.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,13 @@ class BottleneckLayer(torch.nn.Module):
         self.activation = ACTIVATIONS[block.non_linearity]
         # a module, as in PEFT: for objectives that compare likelihoods TRL turns off the modules of this type
         self.dropout = torch.nn.Dropout(block.dropout)
+        self.is_disabled = False
 
     def forward(self, *arguments: Any, **named: Any) -> torch.Tensor:
         """Add the adapter's correction to the output of the layer."""
         output: torch.Tensor = self.base_layer(*arguments, **named)
+        if self.is_disabled:
+            return output
         # the adapter's own dtype: bf16 layers have an adapter in fp32
         hidden = self.dropout(output.to(self.adapter_down.weight.dtype))
         correction: torch.Tensor = self.adapter_up(self.activation(self.adapter_down(hidden)))
@@ -74,6 +78,19 @@ def add_bottleneck(model: Any, block: Bottleneck) -> Any:
 def has_bottleneck(model: Any) -> bool:
     """Return whether the model has bottleneck adapters."""
     return any(isinstance(module, BottleneckLayer) for module in model.modules())
+
+
+@contextmanager
+def disabled(model: Any) -> Iterator[None]:
+    """Turn the adapters off within this block."""
+    layers = [module for module in model.modules() if isinstance(module, BottleneckLayer)]
+    for layer in layers:
+        layer.is_disabled = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.is_disabled = False
 
 
 def adapter_weights(model: Any) -> dict[str, torch.Tensor]:

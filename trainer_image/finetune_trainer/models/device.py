@@ -1,8 +1,9 @@
 """Find the device and its precision, and free its memory or go on without it if it is full."""
 
 import gc
-from collections.abc import Callable
-from typing import TypeVar
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import torch
 
@@ -12,9 +13,9 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
 Result = TypeVar("Result")
+Placement = Literal["gpu", "streamed", "cpu"]
+"""Where a model computes: on a GPU that holds it, on a GPU through which its layers are streamed, or on the CPU."""
 
 
 def has_gpu() -> bool:
@@ -52,18 +53,19 @@ def choose_precision(training: Training) -> str:
     return training.precision
 
 
-def run_on_gpu_or_cpu(work: Callable[[bool], Result]) -> Result:
-    """Call ``work(False)``, and ``work(True)``, which must use the CPU, if the GPU is too small.
+def run_where_it_fits(work: Callable[[Placement], Result], placements: Sequence[Placement]) -> Result:
+    """Call ``work`` with the first placement of a model for which the memory is large enough.
 
     This is for the steps after the training: another attempt with a smaller batch would fail in the same way, because a
     base that was trained quantized is larger when it is served.
     """
-    try:
-        return work(False)
-    except torch.OutOfMemoryError:
-        log.warning("the base does not fit into the GPU as it is served: going on on the CPU, which takes longer")
-    free_memory()
-    return work(True)
+    for placement, following in itertools.pairwise(placements):
+        try:
+            return work(placement)
+        except torch.OutOfMemoryError:
+            log.warning("the base, as it is served, does not fit into memory (%s): %s", placement, following)
+        free_memory()
+    return work(placements[-1])
 
 
 def free_memory() -> None:

@@ -29,7 +29,7 @@ def load_base(
     quantization: BitsAndBytesConfig | None = None,
     *,
     scores_padded_with: int | None = None,
-    on_cpu: bool = False,
+    placement: device.Placement = "gpu",
     gpu: int = 0,
     spread: bool = False,
     trust_remote_code: bool = False,
@@ -42,7 +42,7 @@ def load_base(
         quantization: How bitsandbytes quantizes the weights; None for not at all.
         scores_padded_with: The id of the padding token, for a model that scores texts: it gets a head with one output,
             which starts at zero. None for a model that writes texts.
-        on_cpu: Whether to load into main memory although there is a GPU.
+        placement: Where it computes, if there is a GPU. One whose layers will be streamed is loaded into main memory.
         gpu: The number of the GPU.
         spread: Whether to distribute the layers over all GPUs.
         trust_remote_code: Whether Python code of the model may run.
@@ -60,7 +60,7 @@ def load_base(
                 **({"num_labels": 1, "pad_token_id": scores_padded_with} if scores else {}),
                 dtype=dtype,
                 quantization_config=quantization,
-                device_map=None if on_cpu or not device.has_gpu() else "auto" if spread else {"": gpu},
+                device_map=None if placement != "gpu" or not device.has_gpu() else "auto" if spread else {"": gpu},
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,

@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from finetune_trainer.data import dataset
 from finetune_trainer.data.tokenizer import copy_tokenizer
-from finetune_trainer.evaluation import verification
+from finetune_trainer.evaluation import effect, verification
 from finetune_trainer.methods import adapted_model, conversion, inspection
 from finetune_trainer.models import device, loading
 from finetune_trainer.models.base_files import canonical_name
@@ -50,7 +50,9 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
         and not device.has_gpu()
         and initial is None
     )
-    answers = verification.record_answers(model, examples.held_out, exact=is_exact)
+    layout: effect.Layout = "exact" if is_exact else "quantized" if method.quantization else "rounded"
+    tokens = session.settings.job.spec.training.max_length
+    answers = verification.record_answers(model, method, examples.held_out, layout, tokens)
     peft_type = adapted_model.peft_type(model)
     target_modules, parameters = inspection.adapted_suffixes(model), inspection.count_trainable(model)
     verification.save_weights(model, trained_directory, device.DTYPES[trained.plan.precision])

@@ -32,7 +32,7 @@ def load_base(session: Session, tokenizer: Any, *, reload: bool = False) -> Any:
         device.DTYPES[precision],
         loading.quantization_config(spec.method, precision),
         scores_padded_with=score_padding_id(session, tokenizer),
-        on_cpu=is_sharded(session) and not reload,
+        placement="cpu" if is_sharded(session) and not reload else "gpu",
         gpu=session.process.local_rank,
         spread=reload,
         trust_remote_code=spec.model.trust_remote_code,
@@ -42,7 +42,7 @@ def load_base(session: Session, tokenizer: Any, *, reload: bool = False) -> Any:
 def fresh_base_loader(
     session: Session, dtype: torch.dtype, *, scores_padded_with: int | None = None
 ) -> Callable[..., Any]:
-    """Return a function that loads the base unquantised, as it is served: ``(directory, *, on_cpu)``."""
+    """Return a function that loads the base unquantised, as it is served: ``(directory, *, placement)``."""
     return partial(
         loading.load_base,
         dtype=dtype,

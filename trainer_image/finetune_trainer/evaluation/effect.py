@@ -1,0 +1,83 @@
+"""Judge whether a loaded adapter changes its base as the trained one did. It does not know torch.
+
+Compared is the effect, adapter on minus adapter off, each in its own layout: rounding and quantisation of the base
+cancel out, and an adapter of small effect is held to that effect.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Layout = Literal["exact", "rounded", "quantized"]
+"""How the fresh base differs from the one that was trained: not at all, in rounding, or in quantised weights."""
+NOISE: dict[Layout, float] = {"exact": 1e-5, "rounded": 0.02, "quantized": 0.02}
+"""Root mean square of what rounding changes in a log-probability, in nats."""
+MAX_DEVIATION: dict[Layout, float] = {"exact": 0.05, "rounded": 0.25, "quantized": 0.5}
+"""How far the share of the trained effect may be from 1."""
+VISIBLE = 2.5
+"""An effect is told from rounding if its root mean square is this many times as large."""
+STANDARD_ERRORS = 2.0
+"""How many standard errors of the share are allowed on top of the deviation."""
+MIN_SHARE, MIN_CORRELATION = 0.25, 0.5
+"""Share of the effect, and its correlation with the trained one, that are required however large the error is."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The loaded adapter's effect beside the trained one, over the tokens of all texts.
+
+    ``share`` is the least-squares coefficient of the shown effect on the trained one: 1 for the same adapter, 0 for one
+    without effect. ``error`` is its standard error, ``trained`` the root mean square of the trained effect, and
+    ``difference`` the mean difference of both effects, in nats.
+    """
+
+    share: float
+    error: float
+    correlation: float
+    trained: float
+    difference: float
+
+
+def compare_effects(trained: Sequence[float], shown: Sequence[float]) -> Comparison:
+    """Compare two effects, token by token."""
+    number = len(trained)
+    size = math.fsum(value * value for value in trained)
+    difference = math.fsum(abs(a - b) for a, b in zip(shown, trained, strict=True)) / number
+    if not size:
+        return Comparison(0.0, 0.0, 0.0, 0.0, difference)
+    product = math.fsum(a * b for a, b in zip(shown, trained, strict=True))
+    shown_size = math.fsum(value * value for value in shown)
+    share = product / size
+    misfit = max(shown_size - share * product, 0.0)
+    error = math.sqrt(misfit / (number - 1) / size) if number > 1 else 0.0
+    correlation = product / math.sqrt(size * shown_size) if shown_size else 0.0
+    return Comparison(share, error, correlation, math.sqrt(size / number), difference)
+
+
+def is_visible(comparison: Comparison, layout: Layout) -> bool:
+    """Return whether the trained effect can be told from rounding."""
+    return comparison.trained > VISIBLE * NOISE[layout]
+
+
+def find_mismatch(comparison: Comparison, layout: Layout) -> str | None:
+    """Return what is wrong with the effect of the loaded adapter; None if it is the trained one.
+
+    An effect that cannot be told from rounding is only required to be small in both.
+    """
+    noise, found = NOISE[layout], comparison
+    if not is_visible(found, layout):
+        if found.difference <= 2 * VISIBLE * noise:
+            return None
+        return f"its effect differs from the trained one by {found.difference:.3g} nats per token"
+    # rounding in the trained effect makes the share smaller (errors in variables)
+    attenuation = 2 * (noise / found.trained) ** 2
+    allowed = MAX_DEVIATION[layout] + STANDARD_ERRORS * found.error + attenuation
+    if not max(1 - allowed, MIN_SHARE) <= found.share <= 1 + allowed:
+        return (
+            f"its effect is {found.share:.0%} of the trained one (standard error {found.error:.0%}), "
+            f"allowed are {max(1 - allowed, MIN_SHARE):.0%} to {1 + allowed:.0%}"
+        )
+    if found.correlation < MIN_CORRELATION:
+        return f"its effect is another one than the trained: their correlation is {found.correlation:.2f}"
+    return None

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     GPU_NOT_VISIBLE = "GpuNotVisible"
+    GPU_ERROR = "GpuError"
     STALLED = "Stalled"
     LOSS_DIVERGED = "LossDiverged"
     NCCL_ERROR = "NcclError"
@@ -100,6 +101,7 @@ EXIT_CODES: dict[str, int] = {
     Reason.NCCL_ERROR: 35,
     Reason.GPU_NOT_VISIBLE: 36,
     Reason.STALLED: 37,
+    Reason.GPU_ERROR: 38,
     Reason.PREEMPTED: 40,
     Reason.HOST_OUT_OF_MEMORY: 137,
 }
@@ -131,7 +133,7 @@ ReasonWord = Annotated[Reason | Annotated[str, Field(min_length=1, max_length=64
 """A reason in a message; one that only a newer version knows stays the word that it is."""
 
 
-NODE_REASONS: frozenset[Reason] = frozenset({Reason.NODE_ERROR, Reason.GPU_NOT_VISIBLE})
+NODE_REASONS: frozenset[Reason] = frozenset({Reason.NODE_ERROR, Reason.GPU_NOT_VISIBLE, Reason.GPU_ERROR})
 """Reasons for which another node may do better: the next attempts avoid the node."""
 
 

@@ -235,14 +235,15 @@ def test_a_node_that_refuses_the_pod_is_avoided_and_the_next_attempt_waits() -> 
     assert avoided == ["node-7", "node-6", "node-5", "node-4", "node-3"]
 
 
-def test_a_node_on_which_no_gpu_is_visible_is_avoided() -> None:
+@pytest.mark.parametrize(("code", "reason"), [(36, "GpuNotVisible"), (38, "GpuError")])
+def test_a_node_whose_gpu_is_not_visible_or_fails_is_avoided(code: int, reason: str) -> None:
     cluster = after_preflight()
-    cluster.set_pod(terminated(36, trainer("GpuNotVisible")))
+    cluster.set_pod(terminated(code, trainer(reason)))
     cluster.settle()
     cluster.wait(1000)
     assert avoided_nodes(cluster) == ["node-1"]
     cluster.settle()
-    assert reasons(cluster) == ["GpuNotVisible", None]
+    assert reasons(cluster) == [reason, None]
 
 
 def test_the_warnings_of_many_attempts_are_bounded() -> None:

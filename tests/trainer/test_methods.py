@@ -18,6 +18,7 @@ from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.methods import Method, Vera
 from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
+from finetune_trainer.methods import adalora
 from finetune_trainer.methods.adapted_model import add_adapter
 from finetune_trainer.methods.conversion import lora_factors
 from finetune_trainer.methods.peft_config import BaseInfo
@@ -228,6 +229,33 @@ def test_adalora_takes_ranks_away_and_what_is_kept_beside_is_what_was_trained(be
     assert len(set(ranks)) > 1, "some modules lost more than others"
     assert manifest.rank == max(ranks)
     torch.testing.assert_close(logits(tuned(bench, "trained")), logits(tuned(bench, "adapter")), atol=1e-5, rtol=0)
+
+
+def test_adalora_survives_an_overflow_whose_step_is_skipped(base_model: Path) -> None:
+    from peft import AdaLoraConfig, get_peft_model
+
+    config = AdaLoraConfig(init_r=4, target_r=2, tinit=0, tfinal=2, deltaT=1, total_step=8, target_modules=["q_proj"])
+    model = get_peft_model(load_base(base_model, torch.float32), config)
+    part, ids = adalora.find_adalora(model), torch.tensor([[5, 6, 7, 8]])
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.normal_(0, 0.1)
+    overflows = {0, 1, 3, 6, 7}  # the first ones, one in between, the one that fixes the ranks, and one after it
+    for step in range(8):
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        if step in overflows:
+            for weight in model.parameters():
+                if weight.grad is not None:
+                    weight.grad[0, 0] = torch.inf
+        adalora.allocate(part, step)
+    for values in (part.rankallocator.exp_avg_ipt, part.rankallocator.exp_avg_unc):
+        assert all(value.isfinite().all() for value in values.values())
+    ranks = [sum(pattern) for pattern in part.peft_config["default"].rank_pattern.values()]
+    assert sum(ranks) == 2 * len(ranks), "the ranks are those that were asked for"
+    assert all(weight.isfinite().all() for weight in model.parameters())
 
 
 def test_adaloras_regularisation_is_a_part_of_the_loss_once_a_step(bench: Workbench) -> None:

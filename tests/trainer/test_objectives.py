@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import datasets  # type: ignore[import-untyped]
@@ -11,13 +12,15 @@ import pytest
 import torch
 
 from finetune_api.dataset import DatasetSource
-from finetune_api.finetunejob import FineTuneJob, Objective
+from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Objective
+from finetune_trainer.checkpoints import resuming
 from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.data.sources import Inputs, LocalData
 from finetune_trainer.data.tokenizer import load_tokenizer
 from finetune_trainer.evaluation import measures
 from finetune_trainer.models.loading import load_base
 from finetune_trainer.training import objectives
+from tests.api.objects import FINETUNE_JOB, changed
 from tools.testing.trainer_jobs import Workbench, jsonl, train, train_until
 
 PAIRS: list[dict[str, Any]] = [
@@ -167,6 +170,30 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
         expected = float(trainer.compute_loss(trainer.model, batch))
     assert measure(model).loss == pytest.approx(expected, rel=1e-4)
     assert expected != pytest.approx({"kto": 0.5, "orpo": 0.0}.get(objective, 0.6931), abs=1e-3), "it says something"
+
+
+def test_the_pairs_of_kto_do_not_change_with_the_batch_and_its_fingerprint_does() -> None:
+    rows = datasets.Dataset.from_list([{"completion_ids": [number]} for number in range(24)])
+
+    def pairs(batch: int, accumulation: int) -> list[dict[str, Any]]:
+        arguments = SimpleNamespace(
+            data_seed=1,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            world_size=2,
+        )
+        return list(objectives._Kto._prepare_dataset(cast(Any, None), rows, None, cast(Any, arguments), "train"))
+
+    assert pairs(4, 1) == pairs(1, 4)
+    assert all(row["completion_ids"] != row["KL_completion_ids"] for row in pairs(1, 1)), "the answers of others"
+
+    def fingerprint(objective: str, batch: int) -> dict[str, Any]:
+        training = {"perDeviceBatchSize": batch, "gradientAccumulationSteps": 8 // batch}
+        job = changed(FINETUNE_JOB, {"spec.objective": objective, "spec.training": training})
+        return resuming.fingerprint_training(FineTuneJobSpec.model_validate(job["spec"]))
+
+    assert fingerprint("dpo", 4) == fingerprint("dpo", 2)
+    assert fingerprint("kto", 4) != fingerprint("kto", 2), "its divergence is the mean over a micro-batch"
 
 
 @pytest.mark.parametrize("method", [{"qlora": {"rank": 4}}, {"dora": {"rank": 4}}], ids=["qlora", "dora"])

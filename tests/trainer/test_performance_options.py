@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Training
 from finetune_api.reasons import Reason
@@ -107,6 +109,35 @@ def test_a_compiled_run_learns_the_same_and_resumes_bit_identical(workbench: Cal
     result, _ = train(pieces.settings(training=compiled))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 1)
     assert pieces.weights() == whole.weights()
+
+
+class Layer(GradientCheckpointingLayer):
+    """A layer that may be compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Apply it."""
+        return torch.relu(self.linear(inputs))
+
+
+def test_layers_that_cannot_be_compiled_run_as_they_are_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+
+    def no_compiler(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("there is no compiler for this GPU")
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", no_compiler)
+    model, inputs = torch.nn.Sequential(Layer(), Layer()), torch.ones(2, 4)
+    expected = model(inputs)
+    with performance.compile_layers(model, on=False, required=False) as compilation:
+        model(inputs)
+    assert compilation.describe() is None
+    with performance.compile_layers(model, on=True, required=False) as compilation:
+        assert torch.equal(model(inputs), expected)
+    assert "could not be compiled and ran as they are" in (compilation.describe() or "")
 
 
 def losses(bench: Workbench) -> list[float]:

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -26,7 +26,12 @@ from finetune_trainer.evaluation import samples
 from finetune_trainer.models import device, modules
 from finetune_trainer.runtime import result
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
-from tools.testing.trainer_jobs import CHATS, ROWS, jsonl
+from finetune_trainer.runtime.interruption import Interruption
+from finetune_trainer.session.progress import Reporter
+from finetune_trainer.session.run import Run
+from finetune_trainer.training.callback import TrainingCallback
+from finetune_trainer.training.watchdog import Watchdog
+from tools.testing.trainer_jobs import CHATS, ROWS, jsonl, never
 
 
 @pytest.mark.parametrize(
@@ -36,6 +41,24 @@ from tools.testing.trainer_jobs import CHATS, ROWS, jsonl
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
             Reason.OUT_OF_MEMORY,
             "2 GiB",
+        ),
+        (
+            torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be"),
+            Reason.GPU_ERROR,
+            "the GPU failed: CUDA error: uncorrectable ECC error encountered",
+        ),
+        (RuntimeError("CUDA error: unspecified launch failure"), Reason.GPU_ERROR, "unspecified launch failure"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Reason.GPU_ERROR, "CUDNN_STATUS_EXECUTION_FAILED"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            Reason.OUT_OF_MEMORY,
+            "too little memory",
+        ),
+        (RuntimeError("CUDA error: out of memory"), Reason.OUT_OF_MEMORY, "too little memory"),
+        (
+            RuntimeError("CUDA error: device-side assert triggered"),
+            Reason.TRAINER_ERROR,
+            "a token without an embedding",
         ),
         (MemoryError(), Reason.HOST_OUT_OF_MEMORY, "spec.resources.limits.memory"),
         (
@@ -71,6 +94,21 @@ def test_whatever_is_raised_has_a_reason(error: BaseException, reason: Reason, e
     found, message = classify(error)
     assert found is reason
     assert expected in message
+
+
+def test_the_peak_of_memory_is_what_was_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, state = Run(), SimpleNamespace(global_step=1, max_steps=2, epoch=0.5, log_history=[])
+    callback = TrainingCallback(
+        run=run, reporter=Reporter(None, Path()), interruption=Interruption(60, never), uploader=None,
+        checkpoint_extras={}, eval_steps=None, evaluate=lambda: None, on_metrics=lambda *_: None, best_weights=None,
+        divergence_watch=None, watchdog=Watchdog(lambda _: None, lambda _: None),
+    )  # fmt: skip
+    monkeypatch.setattr(device, "has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 7)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)
+    callback._report_progress(cast(Any, state))
+    assert run.progress is not None
+    assert run.progress.gpu_memory_peak_bytes == 7
 
 
 def test_a_result_fits_into_a_termination_message() -> None:

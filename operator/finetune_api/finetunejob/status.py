@@ -26,7 +26,9 @@ class Progress(Model):
     learning_rate: float | None = Field(None, description="Learning rate of the last step.")
     tokens_per_second: float | None = Field(None, description="Trained tokens per second.")
     eta_seconds: int | None = Field(None, description="Estimated seconds to the last step.", ge=0)
-    gpu_memory_peak_bytes: int | None = Field(None, description="Highest GPU memory in use so far.", ge=0)
+    gpu_memory_peak_bytes: int | None = Field(
+        None, description="Most memory that PyTorch has reserved on a GPU so far, unused parts included.", ge=0
+    )
     updated_at: Timestamp = Field(
         description="When the trainer said so, RFC 3339.", json_schema_extra={"format": "date-time"}
     )

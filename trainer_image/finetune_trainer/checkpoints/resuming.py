@@ -81,12 +81,14 @@ def fingerprint_training(spec: FineTuneJobSpec) -> dict[str, Any]:
     """Return what of ``spec.training`` decides a step.
 
     How a step's sequences are spread over processes and micro-batches, gradient checkpointing and sharding do not:
-    the out-of-memory ladder changes them between attempts.
+    the out-of-memory ladder changes them between attempts. For kto it does: the estimate of the KL divergence is the
+    mean over a micro-batch of all processes.
     """
     training = spec.training.to_json() | {"learningRate": choose_learning_rate(spec)}
     del training["gradientCheckpointing"], training["sharding"]
-    sequences = training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")
-    return training | {"sequences": sequences * spec.resources.processes}
+    batch = training.pop("perDeviceBatchSize") * spec.resources.processes
+    sequences = batch * training.pop("gradientAccumulationSteps")
+    return training | {"sequences": sequences} | ({"micro-batch": batch} if spec.objective == "kto" else {})
 
 
 def describe_environment(process: Process) -> dict[str, str]:

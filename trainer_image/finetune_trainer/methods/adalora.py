@@ -32,7 +32,27 @@ class RankAllocationCallback(TrainerCallback):
         """Update the importance of each rank, and remove those of least importance."""
         part = find_adalora(model)
         if part is not None:
-            part.update_and_allocate(state.global_step)
+            allocate(part, state.global_step)
+
+
+def allocate(part: Any, step: int) -> None:
+    """Run PEFT's allocation after a step; an overflow of fp16, whose step is skipped, changes no importance.
+
+    PEFT would average the infinite gradients into the importance, which is not a number from then on.
+    """
+    allocator, config = part.rankallocator, part.peft_config["default"]
+    gradients = [weight.grad for weight in part.parameters() if weight.grad is not None]
+    if all(bool(finite) for finite in torch.stack([gradient.isfinite().all() for gradient in gradients]).tolist()):
+        part.update_and_allocate(step)
+        return
+    knows_ranks = config.rank_pattern if step > config.total_step - config.tfinal else allocator.exp_avg_ipt
+    if not knows_ranks:
+        return  # so far every step has overflowed
+    allocator.update_ipt = lambda _: None
+    try:
+        part.update_and_allocate(step)
+    finally:
+        del allocator.update_ipt
 
 
 def orthogonal_regularization(model: Any) -> torch.Tensor | None:

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +80,37 @@ def find_compiler() -> str | None:
     return shutil.which(os.environ.get(named[0]) or named[1]) or shutil.which(named[2])
 
 
+@dataclass
+class Compilation:
+    """Whether the layers run compiled. ``failures`` are what could not be compiled, once its block has ended."""
+
+    failures: int = 0
+
+    def describe(self) -> str | None:
+        """Say what ran uncompiled; None if nothing did."""
+        if not self.failures:
+            return None
+        return f"spec.training.compile: {self.failures} parts of the layers could not be compiled and ran as they are"
+
+
 @contextmanager
-def compile_layers(model: Any, *, on: bool, required: bool) -> Iterator[None]:
+def compile_layers(model: Any, *, on: bool, required: bool) -> Iterator[Compilation]:
     """Compile the layers one by one within this block; their names and weights do not change.
 
     The layers share one compilation. Sequence lengths are dynamic, so that the result does not depend on which batch
     comes first. A layer that cannot be compiled runs as it is, unless compilation is ``required``.
     """
+    compilation, frames = Compilation(), torch._dynamo.utils.counters["frames"] if on else {}
+    failed_before = frames.get("total", 0) - frames.get("ok", 0)
     layers = [module for module in model.modules() if on and isinstance(module, GradientCheckpointingLayer)]
     before = torch._dynamo.config.suppress_errors if layers else False
     try:
         for layer in layers:
             torch._dynamo.config.suppress_errors = not required
             layer.compile(dynamic=True)
-        yield
+        yield compilation
     finally:
+        compilation.failures = frames.get("total", 0) - frames.get("ok", 0) - failed_before
         for layer in layers:
             layer._compiled_call_impl = None
             torch._dynamo.config.suppress_errors = before

@@ -10,6 +10,10 @@ DISK_FULL_MESSAGES = ("No space left on device", "os error 28", "StorageFull", "
 """Texts by which safetensors and torch report a full disk without an OSError."""
 GPU_MEMORY_MESSAGES = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """Texts by which libraries that do not allocate through torch report a full GPU."""
+GPU_FAULT_MESSAGES = ("CUDA error:", "CUDA driver error:", "uncorrectable ECC error", "CUBLAS_STATUS_", "CUDNN_STATUS_")
+"""Texts by which CUDA and its libraries report that a GPU does not work as it should."""
+DEVICE_ASSERT = "device-side assert"
+"""Text of the one CUDA error that data cause: an index beyond the end of a table."""
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of an OSError for a full disk."""
 PROCESS_GROUP_MESSAGES = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
@@ -52,6 +56,13 @@ def classify(error: BaseException) -> tuple[Reason, str]:
         return Reason.TRAINER_ERROR, _disk_full_message(f"a file ({_first_line(text)})")
     if name == "OutOfMemoryError" or any(sign in text for sign in GPU_MEMORY_MESSAGES):
         return Reason.OUT_OF_MEMORY, f"the GPU has too little memory: {_first_line(text)}"
+    if DEVICE_ASSERT in text:
+        return Reason.TRAINER_ERROR, (
+            f"an index lies beyond the end of a table on the GPU ({_first_line(text)}): is there a token without an "
+            "embedding, or a row longer than the model's positions?"
+        )
+    if any(sign in text for sign in GPU_FAULT_MESSAGES):
+        return Reason.GPU_ERROR, f"the GPU failed: {_first_line(text)}"
     if name.startswith("Dist") or (name == "RuntimeError" and any(sign in text for sign in PROCESS_GROUP_MESSAGES)):
         return Reason.NCCL_ERROR, f"the processes of the training lost one another: {_first_line(text)}"
     if "DefaultCPUAllocator" in text or "can't allocate memory" in text.lower():

@@ -215,7 +215,7 @@ class TrainingCallback(TrainerCallback):
             learning_rate=self._last["learning_rate"],
             tokens_per_second=round(pace.tokens_per_second, 1) if pace.tokens_per_second is not None else None,
             eta_seconds=round(left * each) if each is not None else None,
-            gpu_memory_peak_bytes=torch.cuda.max_memory_allocated() if device.has_gpu() else None,
+            gpu_memory_peak_bytes=torch.cuda.max_memory_reserved() if device.has_gpu() else None,
             updated_at=current_timestamp(),
         )
         if report := self._run.progress_report():

@@ -94,7 +94,9 @@ def fit(
         with (
             session.interruption.deferred(),
             phase("training", "train"),
-            performance.compile_layers(model, on=plan.compile, required=spec.training.compile == "always"),
+            performance.compile_layers(
+                model, on=plan.compile, required=spec.training.compile == "always"
+            ) as compilation,
         ):
             if process.world_size > 1:
                 random_state.seed_process(spec.training.seed, 0, process.rank)
@@ -114,6 +116,9 @@ def fit(
         watchdog.close()
         if uploader:
             uploader.close()
+    if fallback := compilation.describe():
+        session.run.derived_settings["compiled"] = "in part"
+        session.run.warnings.append(fallback)
     return Fitted(history=trainer.state.log_history, last_step=trainer.state.global_step, best=best)
 
 

@@ -79,9 +79,10 @@ class _Dpo(DPOTrainer):
 
 class _Kto(KTOTrainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: KTOConfig, dataset_name: str) -> Any:
-        """Add to each row the answer of another prompt of its batch, to estimate the KL divergence.
+        """Add to each row the answer of another prompt of its step, to estimate the KL divergence.
 
-        The rows are shuffled here, because TRL's trainer takes them in order.
+        How a step is divided into batches does not matter, since the out-of-memory ladder changes it. The rows are
+        shuffled here, because TRL's trainer takes them in order.
         """
 
         def rotate(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -89,7 +90,8 @@ class _Kto(KTOTrainer):
             return {"KL_completion_ids": [answers[-1], *answers[:-1]]}
 
         shuffled = dataset.shuffle(seed=args.data_seed)
-        return shuffled.map(rotate, batched=True, batch_size=args.per_device_train_batch_size)
+        step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return shuffled.map(rotate, batched=True, batch_size=step)
 
 
 class _Orpo(ORPOTrainer):

@@ -35,7 +35,7 @@ def _check(value: int | str) -> int | str:
 
 
 Quantity = Annotated[int | str, _Checked()]
-Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
+Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
 """Quantities by the name of their resource."""
 
 

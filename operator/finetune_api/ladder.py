@@ -3,10 +3,22 @@
 No reduction changes how many sequences an optimizer step has.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+
 from finetune_api import combinations
 from finetune_api.finetunejob import Adjustment, FineTuneJobSpec
 from finetune_api.reasons import Reason
 from finetune_api.reductions import REDUCTIONS, Reduction, Settings
+
+REDUCIBLE_TRAINING: dict[str, type] = {
+    "per_device_batch_size": int,
+    "gradient_accumulation_steps": int,
+    "gradient_checkpointing": str,
+}
+QUANTIZATION = "method.quantization"
 
 
 def needs_less_memory(spec: FineTuneJobSpec, reason: str) -> bool:
@@ -20,11 +32,36 @@ def needs_less_memory(spec: FineTuneJobSpec, reason: str) -> bool:
 def reduce_memory(spec: FineTuneJobSpec, times: int) -> FineTuneJobSpec | None:
     """Return the spec after so many reductions; None if there are fewer."""
     for _ in range(times):
-        reduced = _reduce_once(spec)
+        reduced = reduce_once(spec)
         if reduced is None:
             return None
         spec = reduced
     return spec
+
+
+def reduce_once(spec: FineTuneJobSpec) -> FineTuneJobSpec | None:
+    """Return the spec after the first reduction that has a step left and breaks no rule; None if there is none."""
+    settings = Settings(spec.method, spec.training, smallest_batch=2 if spec.objective == "kto" else 1)
+    for reduction in REDUCTIONS:
+        if _is_allowed(reduction, spec) and (reduced := reduction.apply(settings)):
+            changed = spec.model_copy(update={"method": reduced.method, "training": reduced.training})
+            if combinations.allows(changed):
+                return changed
+    return None
+
+
+def reapply(spec: FineTuneJobSpec, adjustments: Sequence[Adjustment]) -> FineTuneJobSpec:
+    """Return the spec as an attempt with these adjustments trained it, whatever failurePolicy allows now."""
+    after = {change.field: change.after for change in adjustments}
+    training: dict[str, Any] = {
+        name: kind(after[f"training.{to_camel(name)}"])
+        for name, kind in REDUCIBLE_TRAINING.items()
+        if f"training.{to_camel(name)}" in after
+    }
+    method = spec.method.quantize() if QUANTIZATION in after else None
+    return spec.model_copy(
+        update={"training": spec.training.model_copy(update=training), "method": method or spec.method}
+    )
 
 
 def list_adjustments(spec: FineTuneJobSpec, reduced: FineTuneJobSpec) -> list[Adjustment]:
@@ -40,7 +77,7 @@ def explain_end(spec: FineTuneJobSpec, times: int) -> str:
     """Explain why no reduction is left after so many, and what the user can do."""
     last = spec
     for _ in range(times):
-        last = _reduce_once(last) or last
+        last = reduce_once(last) or last
     state = ", ".join(f"{field} is {value}" for field, value in _reducible_fields(last))
     forbidden = [reduction.policy for reduction in REDUCTIONS if reduction.policy and not _is_allowed(reduction, spec)]
     remedy = f"allow {', '.join(forbidden)} in failurePolicy.outOfMemory, " if forbidden else ""
@@ -48,17 +85,6 @@ def explain_end(spec: FineTuneJobSpec, times: int) -> str:
         f"the operator has no change left that would lower the need of memory ({state}): {remedy}lower "
         "training.maxLength, or use a device with more memory"
     )
-
-
-def _reduce_once(spec: FineTuneJobSpec) -> FineTuneJobSpec | None:
-    """Return the spec after the first reduction that has a step left and breaks no rule; None if there is none."""
-    settings = Settings(spec.method, spec.training, smallest_batch=2 if spec.objective == "kto" else 1)
-    for reduction in REDUCTIONS:
-        if _is_allowed(reduction, spec) and (reduced := reduction.apply(settings)):
-            changed = spec.model_copy(update={"method": reduced.method, "training": reduced.training})
-            if combinations.allows(changed):
-                return changed
-    return None
 
 
 def _is_allowed(reduction: Reduction, spec: FineTuneJobSpec) -> bool:
@@ -70,8 +96,6 @@ def _reducible_fields(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
     """List the fields that reductions change, with their values as they are written in YAML."""
     training, quantization = spec.training, spec.method.quantization
     return [
-        ("training.perDeviceBatchSize", str(training.per_device_batch_size)),
-        ("training.gradientAccumulationSteps", str(training.gradient_accumulation_steps)),
-        ("training.gradientCheckpointing", training.gradient_checkpointing),
-        ("method.quantization", quantization.type if quantization else "none"),
+        *((f"training.{to_camel(name)}", str(getattr(training, name))) for name in REDUCIBLE_TRAINING),
+        (QUANTIZATION, quantization.type if quantization else "none"),
     ]

@@ -40,8 +40,8 @@ from finetune_api.core_v1.environment import ONE_VALUE, RESERVED_VARIABLE, EnvFr
 from finetune_api.core_v1.volumes import ONE_SOURCE as ONE_VOLUME_SOURCE
 from finetune_api.core_v1.volumes import RESERVED_MOUNT, RESERVED_VOLUME, VolumeProjection
 from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
+from finetune_api.finetunejob.editable import IMMUTABLE
 from finetune_api.finetunejob.pod import ARGS_ALONE, REQUEST_ABOVE_LIMIT, UNKNOWN_VOLUME
-from finetune_api.finetunejob.spec import IMMUTABLE
 from finetune_api.gate import NO_LIMIT
 from finetune_api.methods.adalora import RANKS_FALL
 from finetune_api.methods.lora import EVEN_RANK, PLAIN_LORA_ONLY
@@ -553,15 +553,19 @@ CHANGES = [
         "preference", FINETUNE_JOB, {"spec.objective": "dpo", "spec.preference": {"beta": 0.2}}, _cannot("preference")
     ),
     Change(
-        "selectBest", FINETUNE_JOB, {"spec.evaluation": {"everySteps": 1, "selectBest": True}}, _cannot("selectBest")
+        "selectBest", FINETUNE_JOB, {"spec.evaluation": {"everySteps": 1, "selectBest": True}}, _cannot("evaluation")
     ),
-    Change(
-        "gpusPerNode",
-        FINETUNE_JOB,
-        {"spec.resources.gpusPerNode": 2},
-        "gpusPerNode decides how many sequences a step has, and cannot be changed",
-    ),
-    Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output")),
+    Change("gpusPerNode", FINETUNE_JOB, {"spec.resources.gpusPerNode": 2}, _cannot("resources")),
+    Change("limits", FINETUNE_JOB, {"spec.resources.limits": {"memory": "1Gi"}}, _cannot("resources")),
+    Change("image", FINETUNE_JOB, {"spec.podTemplate.image": "other"}, _cannot("podTemplate")),
+    Change("volumes", FINETUNE_JOB, {"spec.podTemplate.volumes": [EMPTY]}, _cannot("podTemplate")),
+    Change("gate", FINETUNE_JOB, {"spec.evaluation.gate": {"max": 1, "metric": "loss"}}, _cannot("evaluation")),
+    Change("checkpoints", FINETUNE_JOB, {"spec.checkpoint.keep": 5}, _cannot("checkpoint")),
+    Change("trackers", FINETUNE_JOB, {"spec.tracking.mlflow": {"uri": "http://mlflow"}}, _cannot("tracking")),
+    Change("merged model", FINETUNE_JOB, {"spec.output.mergedModel": True}, _cannot("output.mergedModel")),
+    Change("a Secret", FINETUNE_JOB, {"spec.output.secretRef": {"name": "other"}}, _cannot("output.secretRef")),
+    Change("a Secret of the model", FINETUNE_JOB, {"spec.model.secretRef": {"name": "other"}}, _cannot("model")),
+    Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output.s3")),
     Change("servedName", ADAPTER_DEPLOYMENT, {"spec.servedName": "other"}, "servedName cannot be changed"),
     Change(
         "target",

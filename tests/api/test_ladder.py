@@ -140,3 +140,21 @@ def test_what_less_memory_can_mend(reason: Reason, gpus: int, mended: bool) -> N
 def test_a_base_that_is_sharded_is_not_quantised() -> None:
     start = spec(training={"sharding": "full"}, resources={"gpusPerNode": 2}, failurePolicy=ALL)
     assert climbed(start)[-1].method.name == "lora"
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize("checkpointing", ["auto", "never", "always"])
+def test_adjustments_lead_to_the_spec_that_they_were_made_from(method: str, checkpointing: str) -> None:
+    training = {"perDeviceBatchSize": 8, "gradientAccumulationSteps": 3, "gradientCheckpointing": checkpointing}
+    start = spec(method={method: {}}, training=training, failurePolicy=ALL)
+    for step in climbed(start):
+        assert ladder.reapply(start, ladder.list_adjustments(start, step)) == step
+
+
+def test_adjustments_hold_whatever_the_policy_allows_now() -> None:
+    start = spec(training={"perDeviceBatchSize": 8}, failurePolicy=ALL)
+    forbidden = {"outOfMemory": {"reduceBatchSize": False, "enableGradientCheckpointing": False, "quantize": False}}
+    edited = spec(training={"perDeviceBatchSize": 8}, failurePolicy=forbidden)
+    last = climbed(start)[-1]
+    again = ladder.reapply(edited, ladder.list_adjustments(start, last))
+    assert (again.method, again.training) == (last.method, last.training)

@@ -7,6 +7,7 @@ from finetune_api.adapterdeployment import AdapterDeploymentSpec
 from finetune_api.base import Model
 from finetune_api.crd import models_of
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.finetunejob.editable import EDITABLE, immutability_rules
 from finetune_api.messages import Problem
 from finetune_api.validation import problems
 from tests.api.cases import CASES, Case, every_case
@@ -119,3 +120,25 @@ def test_names_that_peft_does_not_have_are_refused_with_those_that_are_near(peft
     (problem,) = found(changed(FINETUNE_JOB, {"spec.method": {"peft": peft}}))
     assert problem.field.startswith("method.peft.")
     assert message in problem.message
+
+
+def test_every_field_that_is_not_listed_as_editable_is_immutable() -> None:
+    class Section(Model):
+        kept: int = 1
+        deletion_policy: str = "Retain"
+
+    class Spec(Model):
+        suspend: bool = False
+        output: Section
+        new_field: int | None = None
+
+    rules = {rule["fieldPath"]: rule for rule in immutability_rules(Spec)}
+    assert rules.keys() == {".output.kept", ".newField"}
+    assert "self.output.kept == oldSelf.output.kept" in rules[".output.kept"]["rule"]
+    assert rules[".newField"]["message"].startswith("spec.newField is immutable, because")
+
+
+def test_a_live_job_has_few_editable_fields() -> None:
+    pinned = {rule["fieldPath"].split(".")[1] for rule in FineTuneJobSpec.cel_rules if "oldSelf" in rule["rule"]}
+    fields = {field.alias or name for name, field in FineTuneJobSpec.model_fields.items()}
+    assert fields - pinned == EDITABLE & fields

@@ -10,6 +10,9 @@ import yaml
 
 from devcluster.cluster import Cluster
 from devcluster.errors import DevClusterError
+from finetune_api.base import Model
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.finetunejob.editable import EDITABLE
 from tests.api.cases import Case, Change, every_case, every_change
 from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, Object, changed
 
@@ -78,13 +81,32 @@ def test_what_is_pinned_cannot_be_changed(cluster: Cluster, namespace: str, chan
     assert change.message in refusal(cluster, changed(item, change.changes))
 
 
+EDITS = {
+    "suspend": True,
+    "activeDeadlineSeconds": 3600,
+    "pendingDeadlineSeconds": 3600,
+    "ttlSecondsAfterFinished": 60,
+    "failurePolicy.retries.onError": 5,
+    "failurePolicy.outOfMemory.quantize": True,
+    "output.deletionPolicy": "Delete",
+}
+
+
 def test_what_is_not_pinned_can_be_changed(cluster: Cluster, namespace: str) -> None:
     item = changed(FINETUNE_JOB, {"metadata.namespace": namespace})
     apply(cluster, item)
-    apply(
-        cluster,
-        changed(item, {"spec.failurePolicy.retries.onError": 5, "spec.podTemplate.nodeSelector": {"gpu": "h200"}}),
-    )
+    edits = {f"spec.{path}": value for path, value in EDITS.items() if is_field(FineTuneJobSpec, path)}
+    assert len(edits) >= 3
+    stored = json.loads(apply(cluster, changed(item, edits), "-o", "json"))
+    assert changed(stored, edits) == stored, "each edit is stored"
+    assert {next(path for path in EDITABLE if edit.startswith(path)) for edit in EDITS} == EDITABLE
+
+
+def is_field(model: type[Model], path: str) -> bool:
+    """Whether the model has a field at this path."""
+    first, _, rest = path.partition(".")
+    fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    return first in fields and (not rest or is_field(fields[first], rest))  # type: ignore[arg-type]
 
 
 def test_a_name_that_children_could_not_carry_is_refused(cluster: Cluster, namespace: str) -> None:

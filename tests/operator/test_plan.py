@@ -336,6 +336,27 @@ def test_a_pod_whose_sidecars_have_ended_ends_by_itself() -> None:
     assert make_plan(cluster.observed(), cluster.now, SETTINGS).end_pods == ()
 
 
+def test_an_edit_of_the_ladder_does_not_undo_what_was_reduced() -> None:
+    training = {"perDeviceBatchSize": 8}
+    cluster = after_preflight(training=training)
+    cluster.set_pod(terminated(31, trainer("OutOfMemory")))
+    cluster.settle()
+    policy = {"outOfMemory": {"reduceBatchSize": False, "quantize": True}}
+    cluster.resource["spec"] = {**SPEC, "training": training, "failurePolicy": policy}
+    cluster.settle()
+    cluster.set_pod(terminated(40, trainer("Preempted"), deleted=True))
+    cluster.settle()
+    cluster.set_pod(terminated(31, trainer("OutOfMemory")))
+    cluster.settle()
+    made = [
+        {change["field"]: change["after"] for change in attempt.get("adjustments", [])}
+        for attempt in cluster.resource["status"]["attempts"]
+    ]
+    batch = {"training.perDeviceBatchSize": "4", "training.gradientAccumulationSteps": "2"}
+    assert made[:3] == [{}, batch, batch]
+    assert made[3] == {**batch, "training.gradientCheckpointing": "always"}, "the edit holds for the next step"
+
+
 def test_an_image_that_cannot_be_pulled_is_waited_for_then_given_up() -> None:
     cluster = after_preflight(failurePolicy={"retries": {"onError": 0}})
     cluster.set_pod(pod(BACKOFF))

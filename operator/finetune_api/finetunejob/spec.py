@@ -1,12 +1,11 @@
 """The spec of a FineTuneJob: what the user asks for."""
 
-from typing import ClassVar
-
 from pydantic import Field, model_validator
 
 from finetune_api import combinations
 from finetune_api.base import Model
 from finetune_api.dataset import DatasetSource
+from finetune_api.finetunejob.editable import immutability_rules
 from finetune_api.finetunejob.evaluation import Checkpoint, Evaluation
 from finetune_api.finetunejob.failure import FailurePolicy
 from finetune_api.finetunejob.model import ModelSource
@@ -17,11 +16,9 @@ from finetune_api.limits import MAX_COUNT
 from finetune_api.methods import Lora, Method
 from finetune_api.tracking import Tracking
 
-IMMUTABLE = "{} cannot be changed: delete the FineTuneJob, or create one with another name"
-
 
 class FineTuneJobSpec(Model):
-    """What to train, on which data, how, and where the adapter is stored. Most of it is immutable."""
+    """What to train, on which data, how, and where the adapter is stored. What defines the result is immutable."""
 
     model: ModelSource = Field(description="Base model.")
     dataset: DatasetSource = Field(description="Rows to train on.")
@@ -64,31 +61,10 @@ class FineTuneJobSpec(Model):
         le=MAX_COUNT,
     )
 
-    cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": f"self.{field} == oldSelf.{field}", "message": IMMUTABLE.format(field), "fieldPath": f".{field}"}
-        for field in ("model", "dataset", "objective", "method", "training", "output")
-    ] + [
-        {
-            "rule": "has(self.preference) == has(oldSelf.preference) && "
-            "(!has(self.preference) || self.preference == oldSelf.preference)",
-            "message": IMMUTABLE.format("preference"),
-            "fieldPath": ".preference",
-        },
-        {
-            "rule": "self.evaluation.selectBest == oldSelf.evaluation.selectBest",
-            "message": IMMUTABLE.format("selectBest"),
-            "fieldPath": ".evaluation.selectBest",
-        },
-        {
-            "rule": "(self.resources.gpusPerNode > 1 ? self.resources.gpusPerNode : 1) == "
-            "(oldSelf.resources.gpusPerNode > 1 ? oldSelf.resources.gpusPerNode : 1)",
-            "message": IMMUTABLE.format("gpusPerNode decides how many sequences a step has, and"),
-            "fieldPath": ".resources.gpusPerNode",
-        },
-        *combinations.CEL_RULES,
-    ]
-
     @model_validator(mode="after")
     def _check_combinations(self) -> "FineTuneJobSpec":
         combinations.check(self)
         return self
+
+
+FineTuneJobSpec.cel_rules = [*immutability_rules(FineTuneJobSpec), *combinations.CEL_RULES]

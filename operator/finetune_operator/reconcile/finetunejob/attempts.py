@@ -77,11 +77,12 @@ class AttemptContext:
             )
             for attempt in finished
         ]
-        steps = sum(ending.too_large for ending in endings)
-        smaller = ladder.reduce_memory(spec, steps)
+        # What was reduced stays so: a changed failurePolicy decides on the following steps only.
+        last = ladder.reapply(spec, (finished[-1].adjustments or ()) if finished else ())
+        smaller = ladder.reduce_once(last) if endings and endings[-1].too_large else last
         decision = None
         if endings:
-            end_of_ladder = None if smaller else ladder.explain_end(spec, steps)
+            end_of_ladder = None if smaller else ladder.explain_end(last, 0)
             backoff = context.settings.retry_backoff_seconds
             decision = decide(endings, spec.failure_policy.retries, backoff, end_of_ladder)
         return cls(

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     # AdapterDeployment
     ADAPTER_NOT_READY = "AdapterNotReady"
     FINETUNE_JOB_NOT_FOUND = "FineTuneJobNotFound"
+    FINETUNE_JOB_REPLACED = "FineTuneJobReplaced"
     FINETUNE_JOB_FAILED = "FineTuneJobFailed"
     TARGET_NOT_FOUND = "TargetNotFound"
     TARGET_PAUSED = "TargetPaused"

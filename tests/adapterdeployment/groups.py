@@ -64,7 +64,7 @@ def adapter(
     }
 
 
-def job(ready: bool = True, stalled: bool = False, **found: Any) -> Object:
+def job(ready: bool = True, stalled: bool = False, uid: str = "j-1", **found: Any) -> Object:
     """The FineTuneJob ``job``."""
     conditions = [
         {"type": "Ready", "status": "True" if ready else "False", "reason": "AdapterVerified", "message": "done"}
@@ -92,7 +92,7 @@ def job(ready: bool = True, stalled: bool = False, **found: Any) -> Object:
         "secretRef": {"name": "s3-keys"},
     }
     spec = {"model": {"uri": "hf://a/b"}, "dataset": {"uri": "s3://bucket/data.jsonl"}, "output": output}
-    return {"metadata": {"namespace": NAMESPACE, "name": "job"}, "spec": spec, "status": status}
+    return {"metadata": {"namespace": NAMESPACE, "name": "job", "uid": uid}, "spec": spec, "status": status}
 
 
 def pod(name: str, ready: bool = True) -> Object:

@@ -85,7 +85,7 @@ REVISION = "revision belongs to hf:// models only: remove it, or name the model 
 ONE_VALIDATION = "exactly one of uri, fraction and split must be set"
 ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must be set"
 ONE_SOURCE = "exactly one of fineTuneJobRef and uri must be set"
-DIGEST_AND_URI = "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json"
+URI_NEEDS_DIGEST = "uri needs digest: an adapter is pinned by the sha256 of its manifest.json"
 S3_AND_URI = "s3 belongs to uri: remove it, because a FineTuneJob names its own S3 service"
 TEMPLATE = "spec.podTemplate"
 EMPTY = {"name": "a", "emptyDir": {}}
@@ -504,7 +504,7 @@ CASES = [
     ),
     _adapter("no adapter", {"spec.adapter": {}}, "spec.adapter", ONE_SOURCE),
     _adapter(
-        "an address without a digest", {"spec.adapter": {"uri": "s3://adapters/a"}}, "spec.adapter", DIGEST_AND_URI
+        "an address without a digest", {"spec.adapter": {"uri": "s3://adapters/a"}}, "spec.adapter", URI_NEEDS_DIGEST
     ),
     _adapter("an object store without an address", {"spec.adapter.s3": {"region": "eu-1"}}, "spec.adapter", S3_AND_URI),
     _adapter(

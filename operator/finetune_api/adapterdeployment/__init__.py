@@ -12,6 +12,7 @@ from finetune_api.adapterdeployment.status import (
     AdapterDeploymentStatus,
     AdapterVersion,
     EngineStatus,
+    JobIdentity,
     PodCounts,
     PodStatus,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "AdapterSource",
     "AdapterVersion",
     "EngineStatus",
+    "JobIdentity",
     "NameRef",
     "PodCounts",
     "PodStatus",

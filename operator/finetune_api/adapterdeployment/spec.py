@@ -22,7 +22,11 @@ class AdapterSource(Model):
         None, alias="fineTuneJobRef", description="Serve the adapter of this FineTuneJob, once it is Ready."
     )
     uri: str | None = Field(None, description="s3:// URI of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
-    digest: Sha256 | None = Field(None, description="sha256 of the directory's manifest.json. Required with uri.")
+    digest: Sha256 | None = Field(
+        None,
+        description="sha256 of the directory's manifest.json. Required with uri. With fineTuneJobRef: serve the job's "
+        "adapter only if it is this one. Unset: the first one that the job has, also when the job is created anew.",
+    )
     s3: S3Location | None = Field(None, description="S3 service of uri. Unset: AWS.")
     secret_ref: SecretRef | None = Field(
         None,
@@ -36,8 +40,8 @@ class AdapterSource(Model):
             "message": "exactly one of fineTuneJobRef and uri must be set",
         },
         {
-            "rule": "has(self.uri) == has(self.digest)",
-            "message": "uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json",
+            "rule": "!has(self.uri) || has(self.digest)",
+            "message": "uri needs digest: an adapter is pinned by the sha256 of its manifest.json",
             "fieldPath": ".digest",
         },
         {
@@ -51,8 +55,8 @@ class AdapterSource(Model):
     def _check_source(self) -> "AdapterSource":
         if (self.finetune_job_ref is None) == (self.uri is None):
             raise ValueError("exactly one of fineTuneJobRef and uri must be set")
-        if (self.uri is None) != (self.digest is None):
-            raise ValueError("uri and digest belong together: an adapter is pinned by the sha256 of its manifest.json")
+        if self.uri is not None and self.digest is None:
+            raise ValueError("uri needs digest: an adapter is pinned by the sha256 of its manifest.json")
         if self.s3 is not None and self.uri is None:
             raise ValueError("s3 belongs to uri: remove it, because a FineTuneJob names its own S3 service")
         return self

@@ -8,11 +8,19 @@ from finetune_api.limits import STATUS_MESSAGE_CHARACTERS
 from finetune_api.timestamps import Timestamp
 
 
+class JobIdentity(Model):
+    """One FineTuneJob; another one of the same name has another uid."""
+
+    name: str = Field(description="Its name.")
+    uid: str = Field(description="Its metadata.uid.")
+
+
 class AdapterVersion(Model):
     """One immutable version of an adapter."""
 
     uri: str = Field(description="s3:// address of its directory.")
     digest: Sha256 = Field(description="sha256 of its manifest.json.")
+    fine_tune_job: JobIdentity | None = Field(None, description="FineTuneJob that the version came from.")
     since: Timestamp | None = Field(
         None, description="Since when every pod serves it.", json_schema_extra={"format": "date-time"}
     )

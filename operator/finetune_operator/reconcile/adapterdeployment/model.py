@@ -6,7 +6,8 @@ They are plain data, so that the plan is a pure function.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus
+from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, JobIdentity
+from finetune_api.finetunejob import AdapterStatus
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
 from finetune_engines.base import Engine
@@ -49,6 +50,20 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where the adapter of an AdapterDeployment comes from."""
+
+    desired: DesiredAdapter
+    """What the pods are to serve."""
+    finetune_job: JobIdentity | None = None
+    """The FineTuneJob that it came from."""
+    adapter: AdapterStatus | None = None
+    """What this job says of it; None for one given by uri, and if the job is gone."""
+    note: str = ""
+    """What a person should know of it."""
+
+
+@dataclass(frozen=True)
 class ServingTarget:
     """The Deployment as a target: container, port and API key are shared by its AdapterDeployments."""
 
@@ -74,6 +89,10 @@ class Member:
     obstacle: Obstacle | None = None
     desired: DesiredAdapter | None = None
     """What the spec asks for; None if that is not known yet."""
+    finetune_job: JobIdentity | None = None
+    """The FineTuneJob that it came from."""
+    note: str = ""
+    """What a person should know of the source of the adapter."""
     entry: DesiredAdapter | None = None
     """What the ConfigMap tells the pods to serve."""
     pods: Mapping[str, AgentAdapter] = field(default_factory=dict)

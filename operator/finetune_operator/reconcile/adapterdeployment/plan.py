@@ -133,8 +133,12 @@ def _resolve(
             f"apiKeySecretRef {lead.api_key_secret or 'unset'}"
         )
         return replace(member, obstacle=Obstacle(Reason.SPEC_INVALID, text))
-    desired, adapter, obstacle = resolve(member.resource, member.spec, observed.finetune_jobs, before)
-    obstacle = obstacle or check_target(adapter, target, observed.name)
-    if obstacle is None and observed.deployment is not None and desired is not None:
-        obstacle = check_secret(observed.deployment, desired.secret, held)
-    return replace(member, desired=desired, obstacle=obstacle)
+    source = resolve(member.resource, member.spec, observed.finetune_jobs, before)
+    if isinstance(source, Obstacle):
+        return replace(member, obstacle=source)
+    obstacle = check_target(source.adapter, target, observed.name)
+    if obstacle is None and observed.deployment is not None:
+        obstacle = check_secret(observed.deployment, source.desired.secret, held)
+    return replace(
+        member, desired=source.desired, finetune_job=source.finetune_job, note=source.note, obstacle=obstacle
+    )

@@ -5,7 +5,7 @@ Both happen before any pod is touched.
 
 from collections.abc import Mapping
 
-from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, AdapterVersion, JobIdentity
 from finetune_api.base import S3Location
 from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import AdapterStatus, FineTuneJobStatus, Output
@@ -15,7 +15,7 @@ from finetune_engines import ENGINES
 from finetune_operator.conditions import find
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.engine_args import read_engine_args
-from finetune_operator.reconcile.adapterdeployment.model import Obstacle, ServingTarget
+from finetune_operator.reconcile.adapterdeployment.model import Obstacle, ServingTarget, Source
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.injected import find_container
 
@@ -49,39 +49,66 @@ def find_target(deployment: Object | None, name: str, spec: AdapterDeploymentSpe
 
 def resolve(
     resource: Object, spec: AdapterDeploymentSpec, finetune_jobs: Mapping[str, Object], before: DesiredAdapter | None
-) -> tuple[DesiredAdapter | None, AdapterStatus | None, Obstacle | None]:
+) -> Source | Obstacle:
     """Resolve what the pods are to serve for an AdapterDeployment.
 
     Args:
         resource: The AdapterDeployment.
         spec: Its parsed spec.
         finetune_jobs: The FineTuneJobs of the namespace by name.
-        before: Its entry in the ConfigMap. It stays in force when its FineTuneJob is deleted.
-
-    Returns:
-        The desired adapter, what its FineTuneJob says of it (None for one given by uri), and the obstacle if there is
-        one; the desired adapter is then None.
+        before: Its entry in the ConfigMap. It stays in force when its FineTuneJob is deleted or created anew.
     """
     source = spec.adapter
     if source.uri is not None and source.digest is not None:
         secret = source.secret_ref.name if source.secret_ref else None
         version = DesiredVersion(uri=source.uri, digest=source.digest)
-        return _build_entry(resource, spec, version, source.s3, secret), None, None
+        return Source(_build_entry(resource, spec, version, source.s3, secret))
     name = source.finetune_job_ref.name if source.finetune_job_ref else ""
     finetune_job = finetune_jobs.get(name)
-    if finetune_job is None:
-        if before is not None and _find_resolved_digest(resource) == before.version.digest:
-            return before, None, None
+    adapter = _find_adapter(name, finetune_job.get("status") or {}) if finetune_job is not None else None
+    pinned = _find_pinned(resource, name)
+    digest = source.digest or (pinned.digest if pinned is not None else None)
+    found = adapter.digest if isinstance(adapter, AdapterStatus) else None
+    uid = finetune_job["metadata"]["uid"] if finetune_job is not None else None
+    anew = pinned is not None and pinned.fine_tune_job is not None and uid not in (None, pinned.fine_tune_job.uid)
+    if digest is not None and found != digest:
+        if before is not None and before.version.digest == digest:
+            note = _describe_other(name, found, digest) if anew or found is not None else ""
+            return Source(before, pinned.fine_tune_job if pinned is not None else None, note=note)
+        if anew or found is not None:
+            return Obstacle(Reason.FINETUNE_JOB_REPLACED, _describe_other(name, found, digest))
+    if finetune_job is None or adapter is None:
         text = f"spec.adapter.fineTuneJobRef: there is no FineTuneJob {name!r} in this namespace: waiting for it"
-        return None, None, Obstacle(Reason.FINETUNE_JOB_NOT_FOUND, text, stalled=False)
-    adapter = _find_adapter(name, finetune_job.get("status") or {})
+        return Obstacle(Reason.FINETUNE_JOB_NOT_FOUND, text, stalled=False)
     if isinstance(adapter, Obstacle):
-        return None, None, adapter
+        return adapter
     output = Output.model_validate(finetune_job["spec"]["output"], extra="ignore")
     reference = source.secret_ref or output.secret_ref
     version = DesiredVersion(uri=adapter.uri, digest=adapter.digest)
     entry = _build_entry(resource, spec, version, output.s3, reference.name if reference else None)
-    return entry, adapter, None
+    return Source(entry, JobIdentity(name=name, uid=finetune_job["metadata"]["uid"]), adapter)
+
+
+def _find_pinned(resource: Object, finetune_job: str) -> AdapterVersion | None:
+    """Find the version to which the FineTuneJob of this name was resolved by an earlier pass.
+
+    A status that an older version of the operator wrote does not name the job: then its generation tells.
+    """
+    status = resource.get("status") or {}
+    desired = read_status(AdapterDeploymentStatus, status).desired
+    if desired is None or desired.fine_tune_job is None:
+        return desired if status.get("observedGeneration") == resource["metadata"].get("generation") else None
+    return desired if desired.fine_tune_job.name == finetune_job else None
+
+
+def _describe_other(name: str, found: str | None, digest: str) -> str:
+    has = f"has the adapter {found} now" if found is not None else "was created anew and has no adapter yet"
+    remedy = (
+        f"spec.adapter.digest: {found}" if found is not None else "spec.adapter.digest to its digest, once it has one"
+    )
+    return (
+        f"FineTuneJob {name!r} {has}, but this AdapterDeployment serves {digest}. To serve the other one, set {remedy}"
+    )
 
 
 def check_target(adapter: AdapterStatus | None, target: ServingTarget, deployment: str) -> Obstacle | None:
@@ -147,10 +174,3 @@ def _build_entry(
         secret=secret,
         tolerance=spec.verification.tolerance,
     )
-
-
-def _find_resolved_digest(resource: Object) -> str | None:
-    """Find the digest that this generation of the AdapterDeployment was resolved to by an earlier pass."""
-    status = resource.get("status") or {}
-    digest: str | None = (status.get("desired") or {}).get("digest")
-    return digest if status.get("observedGeneration") == resource["metadata"].get("generation") else None

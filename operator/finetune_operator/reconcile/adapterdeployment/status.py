@@ -46,7 +46,8 @@ def _build_update(
     _set_injected(builder, observed, plan, injection)
     if member.desired is not None:
         version = member.desired.version
-        builder.set(AdapterDeploymentStatus(desired=AdapterVersion(uri=version.uri, digest=version.digest)))
+        desired = AdapterVersion(uri=version.uri, digest=version.digest, fine_tune_job=member.finetune_job)
+        builder.set(AdapterDeploymentStatus(desired=desired))
     total = int((observed.deployment or {}).get("status", {}).get("replicas", 0))
     counts = PodCounts(
         total=max(total, len(observed.pods)),
@@ -68,7 +69,7 @@ def _set_accepted(builder: AdapterStatusBuilder, member: Member) -> None:
     obstacle = member.obstacle
     if obstacle is None:
         text = "the target can serve the adapter, as far as their descriptions tell"
-        message = describe_accepted(text, member.unknown_fields)
+        message = describe_accepted(f"{text}. {member.note}" if member.note else text, member.unknown_fields)
         builder.conditions.set(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, message)
     else:
         builder.conditions.set(

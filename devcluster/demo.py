@@ -191,6 +191,7 @@ def install_operator(target: ClusterTarget) -> None:
             *("upgrade", "--install", RELEASE, str(REPOSITORY / "charts" / "finetune-operator")),
             *(f"--namespace={SYSTEM_NAMESPACE}", "--create-namespace", "--wait", "--timeout=10m"),
             *(f"--set-string={value}" for value in values),
+            "--set=crds.keep=false",  # `down` leaves nothing behind
             f"--set=trainer.simulatedGpus={str(target.simulated_gpus).lower()}",
         )
 

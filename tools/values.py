@@ -137,9 +137,10 @@ class Crds(Section):
 
     enabled: bool = Field(True, description="Install and upgrade them with the release.")
     keep: bool = Field(
-        False,
+        True,
         description="Keep them, and with them every FineTuneJob and AdapterDeployment, when the release is "
-        "uninstalled. False: `helm uninstall` leaves the cluster as `helm install` found it.",
+        "uninstalled. False: `helm uninstall` leaves the cluster as `helm install` found it; with watchNamespaces it "
+        "deletes the objects in these namespaces, and keeps the CRDs for the others.",
     )
 
 

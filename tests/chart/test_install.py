@@ -14,6 +14,7 @@ from tests.cli.run import finetune
 
 pytestmark = pytest.mark.cluster
 WITHOUT_NODE = {"uninstall.cleanUp": "false"}  # its Job could not run
+ALL_GOES = {"crds.keep": "false"}
 
 
 @pytest.fixture
@@ -33,8 +34,9 @@ def install(cluster: Cluster, values: dict[str, str]) -> str:
 
 def test_install_and_uninstall_leave_the_cluster_as_it_was(released: Cluster) -> None:
     before = inventory(released)
-    notes = install(released, {})
+    notes = install(released, ALL_GOES)
     assert "kubectl get finetunejobs --watch" in notes
+    assert "also deletes every FineTuneJob" in notes
     during = inventory(released) - before
     assert ("Deployment", NAMESPACE, "finetune-operator") in during
     helm("uninstall", "finetune-operator", "-n", NAMESPACE, cluster=released)
@@ -49,14 +51,14 @@ def test_where_nothing_is_installed_the_command_line_says_so(released: Cluster) 
 
 def test_an_uninstall_takes_the_users_objects_with_it_and_waits_for_no_finalizer(released: Cluster) -> None:
     before = inventory(released)
-    install(released, {})
+    install(released, ALL_GOES)
     create_job(released)
     helm("uninstall", "finetune-operator", "-n", NAMESPACE, cluster=released)
     eventually_same(released, before)
 
 
 def test_kept_crds_keep_the_users_objects_and_are_taken_over_again(released: Cluster) -> None:
-    install(released, {"crds.keep": "true"})
+    assert "helm uninstall` keeps" in install(released, {})
     create_job(released)
     helm("uninstall", "finetune-operator", "-n", NAMESPACE, cluster=released)
     assert (
@@ -86,7 +88,7 @@ def test_its_pods_are_allowed_where_only_restricted_pods_are(empty_cluster: Clus
     empty_cluster.kubectl("create", "namespace", "restricted")
     empty_cluster.kubectl("label", "namespace", "restricted", "pod-security.kubernetes.io/enforce=restricted")
     try:
-        templates = [item["spec"]["template"] for item in render() if item["kind"] in ("Deployment", "Job")]
+        templates = [item["spec"]["template"] for item in render(ALL_GOES) if item["kind"] in ("Deployment", "Job")]
         assert len(templates) == 2
         for number, template in enumerate(templates):
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}", "namespace": "restricted"}}

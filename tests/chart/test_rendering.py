@@ -84,7 +84,7 @@ def test_the_service_finds_the_operators_pod_and_no_other(objects: list[Object])
     (service,) = of_kind(objects, "Service")
     selector = service["spec"]["selector"].items()
     assert selector <= deployment()["spec"]["template"]["metadata"]["labels"].items()
-    (job,) = [item for item in objects if item["kind"] == "Job"]
+    (job,) = [item for item in render({"crds.keep": "false"}) if item["kind"] == "Job"]
     assert not selector <= job["spec"]["template"]["metadata"]["labels"].items()
 
 
@@ -101,23 +101,33 @@ def test_the_crds_go_with_the_release_unless_they_are_to_be_kept() -> None:
             for item in of_kind(render(values), "CustomResourceDefinition")
         ]
 
-    assert policies({}) == [None, None]
-    assert policies({"crds.keep": "true"}) == ["keep", "keep"]
+    assert policies({}) == ["keep", "keep"]
+    assert policies({"crds.keep": "false"}) == [None, None]
+    assert policies({"crds.keep": "false", "watchNamespaces": "{team-a}"}) == ["keep", "keep"]
     assert policies({"crds.enabled": "false"}) == []
 
 
 @pytest.mark.parametrize(
     ("values", "cleans_up"),
     [
-        ({}, True),
-        ({"crds.keep": "true"}, False),
-        ({"crds.enabled": "false"}, False),
-        ({"uninstall.cleanUp": "false"}, False),
+        ({}, False),
+        ({"crds.keep": "false"}, True),
+        ({"crds.keep": "false", "crds.enabled": "false"}, False),
+        ({"crds.keep": "false", "uninstall.cleanUp": "false"}, False),
     ],
-    ids=["default", "CRDs stay", "CRDs of another release", "not wanted"],
+    ids=["default", "CRDs go", "CRDs of another release", "not wanted"],
 )
 def test_agents_are_taken_out_only_where_the_crds_go_too(values: dict[str, str], cleans_up: bool) -> None:
     assert any(is_hook(item) for item in render(values)) is cleans_up
+
+
+def test_a_clean_up_touches_the_watched_namespaces_only() -> None:
+    hooks = [item for item in render({"crds.keep": "false", "watchNamespaces": "{team-a,team-b}"}) if is_hook(item)]
+    assert sorted(item["kind"] for item in hooks) == ["Job", *2 * ["Role"], *2 * ["RoleBinding"], "ServiceAccount"]
+    assert {item["metadata"]["namespace"] for item in hooks if item["kind"] == "Role"} == {"team-a", "team-b"}
+    (batch_job,) = [item for item in hooks if item["kind"] == "Job"]
+    arguments = batch_job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments == ["--namespace=team-a", "--namespace=team-b"]
 
 
 def test_the_operator_reads_no_secret_and_has_no_wildcard(objects: list[Object]) -> None:

@@ -95,7 +95,7 @@ def test_an_uninstall_leaves_the_cluster_as_the_install_found_it(cluster: Cluste
     create(engine(image))
     cluster.kubectl("-n", TEAM, "rollout", "status", "deployment/vllm", "--timeout=300s")
     before, untouched = inventory(cluster), template()
-    install(cluster, image)
+    install(cluster, image, "--set=crds.keep=false")
     create(JOB, ADAPTER)
     within(60, "the agent is not there", lambda: "initContainers" in template()["spec"])
     within(
@@ -114,7 +114,7 @@ def test_an_uninstall_that_cannot_clean_up_says_why_and_deletes_nothing(cluster:
         "-n", TEAM, "label", "configmap", "finetune-adapters-vllm", "finetune-operator.io/role=desired-state"
     )
     before = inventory(cluster)
-    install(cluster, image, "--set=uninstall.timeoutSeconds=10")
+    install(cluster, image, "--set=crds.keep=false", "--set=uninstall.timeoutSeconds=10")
     cluster.kubectl("-n", SYSTEM, "scale", "deployment/finetune-operator", "--replicas=0")
     during = inventory(cluster)
     with pytest.raises(HelmError, match=f"ConfigMap {TEAM}/finetune-adapters-vllm"):

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from finetune_api.crd import adapterdeployment_crd, finetunejob_crd, to_yaml
+from finetune_api.json_schema import editor_schema
 from tools import chart, peft_tables, reference, transformers_tables
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +21,7 @@ def generate() -> dict[str, str]:
         files[f"crds/{name}"] = to_yaml(crd)
         files[f"charts/finetune-operator/files/crds/{name}"] = to_yaml(crd)
         files[f"docs/reference/{crd['spec']['names']['singular']}.md"] = reference.kind_page(crd)
+    files["docs/reference/finetune.schema.json"] = editor_schema()
     files["charts/finetune-operator/Chart.yaml"] = chart.chart_yaml()
     files["charts/finetune-operator/values.yaml"] = chart.values_yaml()
     files["charts/finetune-operator/values.schema.json"] = chart.values_schema()

@@ -278,9 +278,12 @@ def _spellings(text: str) -> Iterator[str]:
     yield f"sha256:{text}"
     if re.fullmatch(r"[\w.-]+:\d+", text):
         yield f"http://{text}"
-    if "://" not in text:
+    if "/" in text or ":" in text:
+        yield "".join(text.split())
+    else:
         yield re.sub(r"[^A-Za-z0-9_]", "_", text)
         yield re.sub(r"\s+", "-", text.strip())
+    if "://" not in text:
         yield re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-.")
         yield re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 

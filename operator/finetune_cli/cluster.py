@@ -51,6 +51,12 @@ class Cluster:
         answer: Object = json.loads(response.data)
         return answer
 
+    def patch(self, path: str, change: Object) -> Object:
+        """Change fields of an object; the API server refuses a field that it does not know. Raises as ``call``."""
+        response = self._send("PATCH", path, {"fieldValidation": "Strict"}, change, kind="application/merge-patch+json")
+        changed: Object = json.loads(response.data)
+        return changed
+
     def lines(self, path: str, query: Mapping[str, Any], read_seconds: int | None) -> Iterator[str]:
         """Yield the lines of an answer as they arrive: of a watch, or of a log. Raises as ``call``."""
         response = self._send("GET", path, query, None, read_seconds)
@@ -103,12 +109,13 @@ class Cluster:
         query: Mapping[str, Any] | None,
         body: Object | None,
         read_seconds: int | None = READ_SECONDS,
+        kind: str = "application/json",
     ) -> urllib3.BaseHTTPResponse:
         request = self.api.param_serialize(
             method,
             path,
             query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            header_params={"Accept": "application/json", "Content-Type": kind},
             body=body,
             auth_settings=["BearerToken"],
         )

@@ -77,7 +77,7 @@ def _with_note(problem: Problem, document: Document) -> Problem:
     if text is None or f'"{text}"' in problem.message or repr(text) in problem.message:
         return problem
     message = re.sub(r'put it into quotes: ".*"', f'put it into quotes: "{text}"', problem.message)
-    found = re.search(r"found (?:the number )?([^:,]+)", message)
+    found = re.search(r"found (?:the number )?([^:,)]+)", message)
     if found is None or found[1] == text:
         return problem.model_copy(update={"message": message})
     return problem.model_copy(update={"message": f"{message} (YAML reads {text} as {found[1]})"})

@@ -13,7 +13,6 @@ cli = typer.Typer(
     help="Fine-tuning jobs and adapters on Kubernetes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -43,6 +42,23 @@ Mounts = Annotated[
         help="Directory in place of the PersistentVolumeClaim or ConfigMap of this name. May be repeated.",
     ),
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"finetune {version('finetune-operator')}\n")
+        raise typer.Exit
+
+
+@cli.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fine-tuning jobs and adapters on Kubernetes."""
 
 
 def app() -> NoReturn:
@@ -100,6 +116,14 @@ def validate(
 
 
 @cli.command()
+def schema() -> None:
+    """Print a JSON Schema of both kinds, with which an editor completes and checks a file while you write it."""
+    from finetune_api.json_schema import editor_schema
+
+    sys.stdout.write(editor_schema())
+
+
+@cli.command()
 def estimate(
     file: Annotated[
         str,
@@ -150,7 +174,10 @@ def status(
     namespace: Namespace = None,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Show every namespace.")] = False,
     context: Context = None,
-    output: Annotated[Literal["text", "json"], typer.Option(help="json: the API objects, for scripts.")] = "text",
+    output: Annotated[
+        Literal["text", "wide", "json", "yaml"],
+        typer.Option("--output", "-o", help="wide: more columns, all messages. json, yaml: the API objects."),
+    ] = "text",
 ) -> None:
     """Show FineTuneJobs and AdapterDeployments and their state."""
     from finetune_cli.cluster import connect
@@ -178,6 +205,40 @@ def watch(
     from finetune_cli.watch import watch as run
 
     run(connect(context, namespace), name, timeout)
+
+
+@cli.command()
+def suspend(name: Name, namespace: Namespace = None, context: Context = None) -> None:
+    """Suspend a FineTuneJob: its pod saves a checkpoint and frees its GPUs."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.control import suspend as run
+
+    run(connect(context, namespace), name, True)
+
+
+@cli.command()
+def resume(name: Name, namespace: Namespace = None, context: Context = None) -> None:
+    """Resume a suspended FineTuneJob from its last checkpoint."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.control import suspend as run
+
+    run(connect(context, namespace), name, False)
+
+
+@cli.command()
+def cancel(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A FineTuneJob.")],
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Stop a FineTuneJob for good: delete it, as `kubectl delete` does.
+
+    Its pods save a checkpoint before they end. What it has stored in S3 stays.
+    """
+    from finetune_cli.cluster import connect
+    from finetune_cli.control import cancel as run
+
+    run(connect(context, namespace), name)
 
 
 @cli.command()

@@ -1,94 +1,115 @@
-"""Run ``finetune status``: show objects and their state, as tables for people or as JSON for scripts."""
+"""Run ``finetune status``: show objects and their state, as tables for people or as JSON and YAML for scripts."""
 
 import json
 import sys
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import yaml
 
 from finetune_api.timestamps import format_duration
 from finetune_cli.cluster import PLURALS, Cluster, Object
-from finetune_cli.text import age, condition, outcome, phase, progress
+from finetune_cli.columns import fit, format_table
+from finetune_cli.text import age, condition, outcome, phase, progress, report
+
+SHORT_DIGEST = 19
+"""Characters of a digest that tell versions apart: sha256: and twelve digits."""
 
 
 def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
     """Print every FineTuneJob and AdapterDeployment of the namespace, or of all namespaces."""
     namespace = None if all_namespaces else cluster.namespace
     objects = {kind: cluster.objects(kind, namespace) for kind in PLURALS}
-    if output == "json":
-        _json({"items": [{"kind": kind, **item} for kind, items in objects.items() for item in items]})
+    items = [{"kind": kind, **item} for kind, found in objects.items() for item in found]
+    if output in ("json", "yaml"):
+        _write({"items": items}, output)
         return
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    if not any(objects.values()):
-        console.print(
-            "no FineTuneJobs and no AdapterDeployments in "
-            + ("any namespace" if all_namespaces else f"namespace {namespace}")
-        )
+    if not items:
+        where = "any namespace" if all_namespaces else f"namespace {namespace}"
+        sys.stdout.write(f"no FineTuneJobs and no AdapterDeployments in {where}\n")
         return
-    if objects["FineTuneJob"]:
-        _table(
-            console,
-            ["FineTuneJob", "Phase", "Step", "Loss", "ETA", "Ready", "Reason", "Age"],
-            [[_name(item, all_namespaces), *_job_cells(item)] for item in objects["FineTuneJob"]],
-        )
-    if all(objects.values()):
-        console.print()
-    if objects["AdapterDeployment"]:
-        _table(
-            console,
-            ["AdapterDeployment", "Served name", "Target", "Pods", "Ready", "Reason", "Age"],
-            [[_name(item, all_namespaces), *_deployment_cells(item)] for item in objects["AdapterDeployment"]],
-        )
+    tables = [
+        format_table(*_table(kind, found, all_namespaces, output == "wide")) for kind, found in objects.items() if found
+    ]
+    sys.stdout.write("\n".join("".join(f"{line}\n" for line in table) for table in tables))
 
 
 def show(cluster: Cluster, name: str, output: str) -> None:
     """Print the objects of a name with all details. Raises NotFoundError."""
     items = cluster.find(name)
-    if output == "json":
-        _json(items[0] if len(items) == 1 else {"items": items})
+    if output in ("json", "yaml"):
+        _write(items[0] if len(items) == 1 else {"items": items}, output)
         return
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    for number, item in enumerate(items):
-        if number:
-            console.print()
-        _show(console, item)
+    described = ("".join(f"{line}\n" for line in describe(item, output == "wide")) for item in items)
+    sys.stdout.write("\n".join(described))
 
 
-def _show(console: Console, item: Object) -> None:
+def describe(item: Object, wide: bool) -> list[str]:
+    """Return the state of an object in lines: first why it is as it is, then its results, then what happened."""
     status, meta = item.get("status", {}), item["metadata"]
-    console.print(f"{item['kind']} {meta['namespace']}/{meta['name']}: {phase(item)}")
-    for line in filter(None, [progress(item), *outcome(item)]):
-        console.print(f"  {line}")
-    _table(
-        console,
-        ["Condition", "Status", "Reason", "Since", "Message"],
-        [
-            [entry["type"], entry["status"], entry["reason"], age(entry["lastTransitionTime"]), entry["message"]]
-            for entry in status.get("conditions") or []
-            if not entry["lastTransitionTime"].startswith("1970")
-        ],
-    )
-    if attempts := status.get("attempts"):
-        _table(
-            console,
-            ["Attempt", "Job", "Reason", "Exit", "Resumed from", "Changed", "Message"],
-            [_attempt_cells(entry) for entry in attempts],
-        )
-    if pods := status.get("podStatus"):
-        _table(console, ["Pod", "State", "Digest", "Load", "Message"], [_pod_cells(entry) for entry in pods])
+    ready = condition(item, "Ready")
+    lines = [f"{item['kind']} {meta['namespace']}/{meta['name']}: {phase(item)}"]
+    if ready.get("message"):
+        lines += fit(f"{ready['reason']}: {ready['message']}", 2)
+    for text in filter(None, [progress(item), *outcome(item), *report(item)]):
+        lines += fit(text, 2)
+    lines += _conditions(item, wide)
+    for attempt in status.get("attempts") or ():
+        lines += _attempt(attempt)
+    for pod in status.get("podStatus") or ():
+        lines += _pod(pod)
+    return lines
 
 
-def _table(console: Console, headers: list[str], rows: list[list[str]]) -> None:
-    if not rows:
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, header in enumerate(headers):
-        last = number == len(headers) - 1
-        table.add_column(header, no_wrap=not last, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+def _conditions(item: Object, wide: bool) -> list[str]:
+    """Return a line for each condition. Wide: with all messages; else only those that were not told."""
+    told = {condition(item, "Ready").get("message")}
+    lines = []
+    for entry in item.get("status", {}).get("conditions") or ():
+        if entry["lastTransitionTime"].startswith("1970"):
+            continue
+        lines.append(f"{entry['type']}: {entry['status']}, {entry['reason']}, for {age(entry['lastTransitionTime'])}")
+        message = entry.get("message")
+        if message and (wide or message not in told):
+            lines += fit(message, 4)
+        told.add(message)
+    return ["", *lines] if lines else []
+
+
+def _attempt(entry: Object) -> list[str]:
+    parts = [entry.get("reason") or "running"]
+    if entry.get("exitCode") is not None:
+        parts.append(f"exit {entry['exitCode']}")
+    if entry.get("resumedFromStep") is not None:
+        parts.append(f"from step {entry['resumedFromStep']}")
+    if entry.get("nodeName"):
+        parts.append(f"node {entry['nodeName']}")
+    lines = ["", f"Attempt {entry['number']}, {entry['jobName']}: {', '.join(parts)}"]
+    for change in entry.get("adjustments") or ():
+        lines += fit(f"{change['field']} {change['before']} → {change['after']}", 4)
+    return lines + (fit(entry["message"], 4) if entry.get("message") else [])
+
+
+def _pod(entry: Object) -> list[str]:
+    parts = [entry["state"]]
+    if entry.get("reason"):
+        parts.append(entry["reason"])
+    if entry.get("digest"):
+        parts.append(entry["digest"][:SHORT_DIGEST])
+    if entry.get("loadSeconds") is not None:
+        parts.append(f"loaded in {entry['loadSeconds']:.1f}s")
+    message = fit(entry["message"], 4) if entry.get("message") else []
+    return ["", f"Pod {entry['name']}: {', '.join(parts)}", *message]
+
+
+def _table(kind: str, items: list[Object], with_namespace: bool, wide: bool) -> tuple[list[str], list[list[str]]]:
+    if kind == "FineTuneJob":
+        headers = ["FineTuneJob", "Phase", "Step", "Loss", "ETA", "Ready", "Reason", "Age"]
+        more, cells, wide_cells = ["Tok/s", "Attempts", "Adapter", "Report"], _job_cells, _wide_job_cells
+    else:
+        headers = ["AdapterDeployment", "Served name", "Target", "Pods", "Ready", "Reason", "Age"]
+        more, cells, wide_cells = ["Digest", "Adapter"], _deployment_cells, _wide_deployment_cells
+    rows = [[_name(item, with_namespace), *cells(item), *(wide_cells(item) if wide else [])] for item in items]
+    return [*headers, *(more if wide else [])], rows
 
 
 def _name(item: Object, with_namespace: bool) -> str:
@@ -110,12 +131,23 @@ def _job_cells(item: Object) -> list[str]:
     ]
 
 
+def _wide_job_cells(item: Object) -> list[str]:
+    status = item.get("status", {})
+    speed = (status.get("progress") or {}).get("tokensPerSecond")
+    return [
+        "" if speed is None else f"{speed:.0f}",
+        str(len(status.get("attempts") or ())),
+        (status.get("adapter") or {}).get("uri", ""),
+        (status.get("report") or {}).get("uri", ""),
+    ]
+
+
 def _deployment_cells(item: Object) -> list[str]:
     pods = item.get("status", {}).get("pods") or {}
     ready = condition(item, "Ready")
     return [
         item["spec"]["servedName"],
-        item["spec"]["target"]["deploymentRef"]["name"],
+        _target_name(item["spec"]["target"]),
         f"{pods.get('updated', 0)}/{pods.get('total', 0)}",
         ready.get("status", "Unknown"),
         ready.get("reason", ""),
@@ -123,31 +155,19 @@ def _deployment_cells(item: Object) -> list[str]:
     ]
 
 
-def _attempt_cells(entry: Object) -> list[str]:
-    resumed, code = entry.get("resumedFromStep"), entry.get("exitCode")
-    return [
-        str(entry["number"]),
-        entry["jobName"],
-        entry.get("reason") or "running",
-        "" if code is None else str(code),
-        "" if resumed is None else f"step {resumed}",
-        "\n".join(
-            f"{change['field']} {change['before']} → {change['after']}" for change in entry.get("adjustments", [])
-        ),
-        entry.get("message") or "",
-    ]
+def _target_name(target: Object) -> str:
+    """Return the name of the Deployment, or of another kind of target that a newer CRD may have."""
+    references = (value for value in target.values() if isinstance(value, dict) and "name" in value)
+    return str(target.get("deploymentRef", next(references, {})).get("name", ""))
 
 
-def _pod_cells(entry: Object) -> list[str]:
-    seconds = entry.get("loadSeconds")
-    return [
-        entry["name"],
-        entry["state"] + (f" ({entry['reason']})" if entry.get("reason") else ""),
-        (entry.get("digest") or "")[:19],
-        "" if seconds is None else f"{seconds:.1f}s",
-        entry.get("message") or "",
-    ]
+def _wide_deployment_cells(item: Object) -> list[str]:
+    active = item.get("status", {}).get("active") or {}
+    return [active.get("digest", "")[:SHORT_DIGEST], active.get("uri", "")]
 
 
-def _json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+def _write(value: Any, output: str) -> None:
+    if output == "json":
+        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    else:
+        sys.stdout.write(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

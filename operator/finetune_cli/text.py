@@ -80,6 +80,12 @@ def outcome(item: dict[str, Any]) -> list[str]:
     return lines
 
 
+def report(item: dict[str, Any]) -> list[str]:
+    """Return the address of the report; nothing if there is none."""
+    found = item.get("status", {}).get("report")
+    return [f"report {found['uri']}"] if found else []
+
+
 def comparison(result: dict[str, Any]) -> list[str]:
     """Return the result of full fine-tuning for comparison; a warning says why there is none."""
     return [

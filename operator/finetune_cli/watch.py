@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from finetune_cli.cluster import Cluster, GoneError, NotFoundError, Object, collection_path
 from finetune_cli.errors import CliError
-from finetune_cli.text import condition, outcome, phase, progress
+from finetune_cli.text import condition, outcome, phase, progress, report
 
 WATCH_SECONDS = 120
 PAUSE_SECONDS = 1.0
@@ -37,7 +37,7 @@ def follow(cluster: Cluster, item: Object, deadline: float | None) -> None:
             view.show(last)
             if has_ended(last):
                 break
-    for line in outcome(last):
+    for line in [*outcome(last), *report(last)]:
         sys.stdout.write(f"{line}\n")
     ready = condition(last, "Ready")
     if ready.get("status") != "True":

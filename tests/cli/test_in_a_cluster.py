@@ -1,8 +1,13 @@
 """Status and watch against a real API server; the test writes the status that the operator would."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
+import termios
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -123,7 +128,7 @@ def test_json_has_the_objects(team: Team) -> None:
     assert json.loads(team.finetune("status", "shakespeare", "--output", "json").out)["spec"] == item["spec"]
 
 
-def test_the_details_say_why_it_failed_and_what_was_done(team: Team) -> None:
+def test_the_details_say_first_why_it_failed_and_then_what_was_done(team: Team) -> None:
     team.create(FINETUNE_JOB)
     why = "the loss is not finite: lower spec.training.learningRate"
     attempt = {
@@ -140,13 +145,63 @@ def test_the_details_say_why_it_failed_and_what_was_done(team: Team) -> None:
         ("Stalled", "True", "LossDiverged", why),
         phase="Failed",
         attempts=[attempt],
+        report={"uri": f"s3://adapters/{'long-' * 30}/failed/report.html"},
     )
-    shown = team.finetune("status", "shakespeare").out
-    assert "FineTuneJob" in shown
-    assert "shakespeare: Failed" in shown
-    assert why in shown
-    assert "shakespeare-train-1" in shown
-    assert "step 5" in shown
+    shown = team.finetune("status", "shakespeare").out.splitlines()
+    assert shown[:3] == [
+        f"FineTuneJob {team.name}/shakespeare: Failed",
+        f"  LossDiverged: {why}",
+        f"  report s3://adapters/{'long-' * 30}/failed/report.html",
+    ]
+    assert "Attempt 1, shakespeare-train-1: LossDiverged, exit 32, from step 5" in shown
+    assert sum(why in line for line in shown) == 2, "the reason, and that of the attempt"
+    assert sum(why in line for line in team.finetune("status", "shakespeare", "-o", "wide").out.splitlines()) == 4
+
+
+def test_the_details_fit_into_a_terminal_of_80_columns(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    why = "the bucket adapters does not exist: create it, or correct spec.output.s3.bucket " * 3
+    address = f"s3://adapters/{'a' * 90}"
+    team.status("ftj", ("Ready", "False", "BucketNotFound", why), report={"uri": address})
+    lines = on_a_terminal(team, "status", "shakespeare").splitlines()
+    assert [line for line in lines if len(line) > 80] == [f"  {address}"]
+    assert lines[1].startswith("  BucketNotFound: the bucket adapters does not exist")
+
+
+def on_a_terminal(team: Team, *arguments: str) -> str:
+    """What the command line shows on a terminal of 80 columns."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [*COMMAND, *arguments, "--namespace", team.name], stdout=child, env={**environment, **team.environment}
+    )
+    os.close(child)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while block := os.read(parent, 4096):
+            shown += block
+    os.close(parent)
+    assert process.wait() == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_wide_and_yaml(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    team.status("ftj", ("Ready", "True", "AdapterVerified", "done"), **SUCCEEDED)
+    (row,) = [line for line in team.finetune("status", "-o", "wide").out.splitlines() if "shakespeare" in line]
+    assert row.split()[-1] == "s3://adapters/a"
+    (item,) = yaml.safe_load(team.finetune("status", "-o", "yaml").out)["items"]
+    assert (item["kind"], item["status"]["phase"]) == ("FineTuneJob", "Succeeded")
+
+
+def test_cancel_deletes_the_job_and_only_the_job(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    team.create(ADAPTER_DEPLOYMENT)
+    assert "FineTuneJob shakespeare is deleted" in team.finetune("cancel", "shakespeare").out
+    assert team.kubectl("get", "ftj,adp", "-o", "name").split() == [
+        "adapterdeployment.finetune-operator.io/shakespeare"
+    ]
 
 
 @pytest.mark.parametrize(

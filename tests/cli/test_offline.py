@@ -1,8 +1,10 @@
 """Commands that need no cluster: help, and checking a file."""
 
 import json
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,22 @@ def test_help_names_every_command() -> None:
     assert shown.code == 0
     for command in ("render", "validate", "run", "estimate", "status", "watch", "logs", "fetch", "compare"):
         assert f"  {command} " in shown.out
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert finetune("--version").out == f"finetune {version('finetune-operator')}\n"
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    def complete(**variables: str) -> str:
+        command = [str(Path(sys.executable).parent / "finetune")]
+        return subprocess.run(
+            command, env={**os.environ, **variables}, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "complete -o default -F" in complete(_FINETUNE_COMPLETE="source_bash")
+    asked = {"_FINETUNE_COMPLETE": "complete_bash", "COMP_WORDS": "finetune va", "COMP_CWORD": "1"}
+    assert complete(**asked).split() == ["validate"]
 
 
 def test_a_file_is_printed_with_its_defaults(tmp_path: Path) -> None:

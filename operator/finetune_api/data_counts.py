@@ -28,6 +28,7 @@ class Counts(Lenient):
     whole_conversation: int = Field(
         0, description="Chats whose every turn is learned, because spec.dataset.assistantOnlyLoss is false."
     )
+    lost_reasoning: int = Field(0, description="Chats whose reasoning the chat template leaves out.")
     duplicates: int = Field(0, description="Training rows that are copies of another one.")
     leaked: int = Field(0, description="Held-out rows that are training rows as well.")
     sequences: int = Field(0, description="Sequences to train on.")

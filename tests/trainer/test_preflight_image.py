@@ -91,6 +91,11 @@ CASES = {
         template="gemma",
     ),
     "several turns of Qwen3": Case(chats(SYSTEM, USER, ANSWER, USER, ANSWER), template="qwen3"),
+    "reasoning that the template leaves out": Case(
+        chats(USER, ANSWER | {"reasoning_content": "One follows zero."}),
+        template="qwen2_5",
+        warning="leaves out the reasoning (reasoning_content or reasoning or thinking) of 12 chats",
+    ),
     "DeepSeek-R1": Case(chats(USER, ANSWER), template="deepseek_r1_distill"),
     "system and history": Case(
         [{"instruction": "And?", "output": "Sum", "system": "In French.", "history": [["One?", "1."]]}] * 12,

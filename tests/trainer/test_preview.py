@@ -12,8 +12,9 @@ from rich.console import Console
 
 from finetune_api.reasons import Reason
 from finetune_cli.preview import show
+from finetune_trainer.data.learned_parts import Part
 from finetune_trainer.preflight import preview
-from finetune_trainer.preflight.preview import Part, PreviewedRow, make_preview
+from finetune_trainer.preflight.preview import PreviewedRow, make_preview
 from finetune_trainer.runtime.failures import Failure
 from tests.cli.run import finetune
 from tools.testing.trainer_jobs import CHATS, ROWS, Workbench, jsonl

@@ -17,6 +17,7 @@ from finetune_api.finetunejob import EvaluationStatus, FineTuneJobSpec
 from finetune_api.forgetting import ForgettingStatus
 from finetune_api.messages import TrainerResult
 from finetune_artifacts.digests import digest_of_file
+from finetune_trainer.data.learned_parts import Part
 from finetune_trainer.report import card, charts, serving
 from finetune_trainer.report.contents import Attempt, Bar, DataShape, Report, Sample
 from finetune_trainer.report.render import render_report
@@ -124,6 +125,15 @@ def test_forgetting_is_drawn_over_the_steps_or_as_bars(loss: float, said: str) -
     assert "during the training as well" not in drawn
 
 
+def test_what_is_learned_is_marked() -> None:
+    row = {"text": [Part("<|user|>Hi<|assistant|>", learned=False), Part("Hello", learned=True)]}
+    pair = {"chosen": [Part("yes", learned=True)], "rejected": [Part("no", learned=True)]}
+    page = render_report(a_report(learned=[row, pair]))
+    assert '<p class="text">&lt;|user|&gt;Hi&lt;|assistant|&gt;<mark>Hello</mark></p>' in page
+    assert "<h4>chosen</h4>" in page
+    assert "<h4>text</h4>" not in page
+
+
 def test_what_users_wrote_stays_text() -> None:
     hostile = a_report(
         name=HOSTILE,
@@ -131,12 +141,13 @@ def test_what_users_wrote_stays_text() -> None:
         base_on_hub=False,
         dataset=HOSTILE,
         samples=[Sample(HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
+        learned=[{"text": [Part(HOSTILE, learned=False), Part(HOSTILE, learned=True)]}],
         warnings=[HOSTILE],
         settings=[Setting("spec.x", HOSTILE, "your file")],
     )
     page = Text(render_report(hostile))
     assert "script" not in page.tags
-    assert page.text.count("{{ 7 * 7 }}") >= 8, "shown as it is, not evaluated"
+    assert page.text.count("{{ 7 * 7 }}") >= 10, "shown as it is, not evaluated"
     shown = card.render_card(hostile)
     front, body = shown.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(front)["model-index"][0]["name"] == HOSTILE

@@ -16,12 +16,15 @@ from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.data import rows, token_cache
 from finetune_trainer.data.columns import Layout
+from finetune_trainer.data.learned_parts import Part, decode_row
 from finetune_trainer.data.sources import Inputs, list_local_files
-from finetune_trainer.data.tokens import IGNORED, TokenizedRow
+from finetune_trainer.data.tokens import IGNORED, TokenizedRow, describe_lost_reasoning
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
 DEFAULT_FRACTION, DEFAULT_HELD_OUT = 0.1, 200
+SHOWN, SHOWN_TOKENS = 3, 1000
+"""How many sequences the report shows, and how many tokens of each."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Examples:
     warnings: list[str] = field(default_factory=list)
     forgetting_text: list[Example] = field(default_factory=list)
     """Sequences of the text on which forgetting is measured."""
+    shown: list[dict[str, list[Part]]] = field(default_factory=list)
+    """The first sequences, decoded for the report."""
 
 
 def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenizer: Any, cache: Path) -> Examples:
@@ -132,6 +137,7 @@ def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenize
         list(chain.from_iterable(digests)),
         train.key,
         warnings,
+        shown=[decode_row(tokenizer, row, SHOWN_TOKENS) for row in learned.select(range(min(SHOWN, len(learned))))],
     )
 
 
@@ -183,6 +189,8 @@ def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, wanted: token
             f"{counts.without_end} of {counts.rows} rows do not end with the end-of-text token "
             f"{tokenizer.eos_token!r}: the model may not learn where an answer ends"
         )
+    if counts.lost_reasoning:
+        warnings.append(describe_lost_reasoning(counts))
     if counts.duplicates:
         warnings.append(f"{counts.duplicates} of {counts.sequences} training rows are copies of another one")
     if counts.leaked:

@@ -29,6 +29,8 @@ END_WINDOW = 4
 """An end-of-text token within this many last tokens counts as the end, because templates add a newline to it."""
 CHAT_LAYOUTS = ("messages", "instruction")
 """Layouts whose rows are chats with the turns of an assistant."""
+REASONING_KEYS, REASONING_CHARACTERS = ("reasoning_content", "reasoning", "thinking"), 80
+"""Keys of a message with its reasoning, and how much of it is looked for in the rendered chat."""
 ID_COLUMNS = ("input_ids", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")
 TokenizedRow = dict[str, Any]
 """Columns of TRL: input_ids and labels, or prompt_ids and the ids of each answer."""
@@ -223,6 +225,7 @@ class Encoder:
             raise unknown_turns(error) from error
         if not whole:
             _check_calls([messages[index] for index in wanted], "".join(chat.text[slice(*span)] for span in chat.turns))
+        lost = any(_loses_reasoning(messages[index], chat.text) for index in assistants)
         borders = [border for span in chat.turns for border in span]
         # a slow tokenizer does not say where its tokens start: tokenize up to each border
         texts = [chat.text] if self._tokenizer.is_fast else [chat.text, *(chat.text[:border] for border in borders)]
@@ -236,6 +239,7 @@ class Encoder:
                 end = self._include_end(ids, first, last)
                 labels[first:end] = [IGNORED] * (end - first) if whole else ids[first:end]
             self._counts.whole_conversation += whole
+            self._counts.lost_reasoning += lost
             return {"input_ids": ids, "labels": labels}
 
         return _PendingRow(texts, finish)
@@ -334,6 +338,21 @@ def _check_calls(turns: list[Message], learned: str) -> None:
     for call in (call for turn in turns for call in turn.get("tool_calls") or []):
         if str(call.get("function", call).get("name", "")) not in learned:
             raise TemplateRefusalError(f"it leaves out the call {call}")
+
+
+def _loses_reasoning(message: Message, text: str) -> bool:
+    """Return whether a rendered chat lacks the reasoning of a message."""
+    reasoning = (message[key] for key in REASONING_KEYS if isinstance(message.get(key), str))
+    return any(part.strip()[:REASONING_CHARACTERS] not in text for part in reasoning)
+
+
+def describe_lost_reasoning(counts: Counts) -> str:
+    """Describe the chats whose reasoning is not learned."""
+    return (
+        f"the model's chat template leaves out the reasoning ({' or '.join(REASONING_KEYS)}) of "
+        f"{counts.lost_reasoning} chats, so that it is not learned: write it into content as the model writes it, or "
+        "remove it"
+    )
 
 
 def unknown_turns(error: UnknownTurnsError) -> Failure:

@@ -6,6 +6,7 @@ from typing import Any
 
 from finetune_api.data_counts import Counts
 from finetune_trainer.data import files, rows, sources
+from finetune_trainer.data.learned_parts import Part, decode_row, label_sequences
 from finetune_trainer.data.tokenizer import load_tokenizer
 from finetune_trainer.data.tokens import IGNORED, TokenizedRow
 from finetune_trainer.preflight.tokenization import fetch_tokenizer, make_encoder
@@ -13,14 +14,6 @@ from finetune_trainer.runtime.settings import Settings
 
 EMPTY = "left out: it has no text to learn from"
 NOTHING_LEFT = "left out: maxLength leaves nothing to learn from"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a decoded sequence; ``learned``: the loss covers its tokens."""
-
-    text: str
-    learned: bool
 
 
 @dataclass(frozen=True)
@@ -96,30 +89,11 @@ def make_preview(settings: Settings, count: int, patience_seconds: float) -> Pre
 
 
 def _show(tokenizer: Any, location: str, row: TokenizedRow, cut_tokens: int) -> PreviewedRow:
-    if "input_ids" in row:
-        sequences = {"text": (row["input_ids"], row["labels"])}
-    else:
-        prompt = row["prompt_ids"]
-        sequences = {
-            name.removesuffix("_ids"): (prompt + ids, [IGNORED] * len(prompt) + ids)
-            for name, ids in row.items()
-            if name.endswith("_ids") and name != "prompt_ids"
-        }
+    sequences = label_sequences(row).values()
     return PreviewedRow(
         location,
-        {name: _split(tokenizer, *sequence) for name, sequence in sequences.items()},
-        tokens=max(len(ids) for ids, _ in sequences.values()),
-        learned_tokens=sum(label != IGNORED for _, labels in sequences.values() for label in labels[1:]),
+        decode_row(tokenizer, row),
+        tokens=max(len(ids) for ids, _ in sequences),
+        learned_tokens=sum(label != IGNORED for _, labels in sequences for label in labels[1:]),
         cut_tokens=cut_tokens,
     )
-
-
-def _split(tokenizer: Any, ids: list[int], labels: list[int]) -> list[Part]:
-    """Decode a sequence, and split its text where the learned tokens begin and end."""
-    parts, text, at = [], "", 0
-    for learned, group in itertools.groupby(labels, key=lambda label: label != IGNORED):
-        at += len(list(group))
-        whole = tokenizer.decode(ids[:at], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        parts.append(Part(whole[len(text) :], learned))
-        text = whole
-    return parts

@@ -15,7 +15,7 @@ from finetune_trainer.data.chat_template import find_training_template
 from finetune_trainer.data.columns import Layout
 from finetune_trainer.data.rows import Findings, refuse_bad_rows
 from finetune_trainer.data.tokenizer import TOKENIZER_FILES, check_config, load_tokenizer, make_encoding
-from finetune_trainer.data.tokens import CHAT_LAYOUTS, Encoder
+from finetune_trainer.data.tokens import CHAT_LAYOUTS, Encoder, describe_lost_reasoning
 from finetune_trainer.data.values import Row
 from finetune_trainer.hub import client
 from finetune_trainer.models import base_files
@@ -29,7 +29,7 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
     Args:
         dataset: The findings of the dataset's check, with the first rows.
         settings: The attempt's settings.
-        result: Gets a warning if the tokenizer cannot be tried.
+        result: Gets warnings.
         patience_seconds: How long S3 may be away.
 
     Raises:
@@ -58,9 +58,12 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
             yield row
 
     assert dataset.layout is not None, "a sample has a layout"  # noqa: S101
-    encoder = make_encoder(spec, directory, tokenizer, dataset.layout, Counts(), findings.refuse)
+    counts = Counts()
+    encoder = make_encoder(spec, directory, tokenizer, dataset.layout, counts, findings.refuse)
     for _ in encoder.encode(rows()):
         pass
+    if counts.lost_reasoning:
+        result.warnings.append(describe_lost_reasoning(counts))
     refuse_bad_rows(findings, dataset.layout, spec.dataset.uri)
 
 

@@ -88,6 +88,7 @@ def assemble_report(
         quantised=spec.method.quantization is not None,
         warnings=list(dict.fromkeys(run.warnings)),
         usage=fields.describe_usage(settings),
+        learned=examples.shown,
     )
 
 

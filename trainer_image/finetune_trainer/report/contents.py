@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.finetunejob import EvaluationStatus
+from finetune_trainer.data.learned_parts import Part
 from finetune_trainer.runtime.effective_settings import Setting
 from finetune_trainer.session.run import ParameterCounts
 
@@ -126,3 +127,5 @@ class Report:
     quantised: bool = False
     warnings: list[str] = field(default_factory=list)
     usage: list[Spent] = field(default_factory=list)
+    learned: list[dict[str, list[Part]]] = field(default_factory=list)
+    """The first training sequences, by the parts that are learned."""

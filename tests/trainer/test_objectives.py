@@ -172,7 +172,7 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
     assert expected != pytest.approx({"kto": 0.5, "orpo": 0.0}.get(objective, 0.6931), abs=1e-3), "it says something"
 
 
-def test_the_pairs_of_kto_do_not_change_with_the_batch_and_its_fingerprint_does() -> None:
+def test_the_pairs_of_kto_and_its_fingerprint_do_not_change_with_the_batch() -> None:
     rows = datasets.Dataset.from_list([{"completion_ids": [number]} for number in range(24)])
 
     def pairs(batch: int, accumulation: int) -> list[dict[str, Any]]:
@@ -187,13 +187,12 @@ def test_the_pairs_of_kto_do_not_change_with_the_batch_and_its_fingerprint_does(
     assert pairs(4, 1) == pairs(1, 4)
     assert all(row["completion_ids"] != row["KL_completion_ids"] for row in pairs(1, 1)), "the answers of others"
 
-    def fingerprint(objective: str, batch: int) -> dict[str, Any]:
+    def fingerprint(batch: int) -> dict[str, Any]:
         training = {"perDeviceBatchSize": batch, "gradientAccumulationSteps": 8 // batch}
-        job = changed(FINETUNE_JOB, {"spec.objective": objective, "spec.training": training})
+        job = changed(FINETUNE_JOB, {"spec.objective": "kto", "spec.training": training})
         return resuming.fingerprint_training(FineTuneJobSpec.model_validate(job["spec"]))
 
-    assert fingerprint("dpo", 4) == fingerprint("dpo", 2)
-    assert fingerprint("kto", 4) != fingerprint("kto", 2), "its divergence is the mean over a micro-batch"
+    assert fingerprint(4) == fingerprint(2)
 
 
 @pytest.mark.parametrize("method", [{"qlora": {"rank": 4}}, {"dora": {"rank": 4}}], ids=["qlora", "dora"])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets  # type: ignore[import-untyped]
 import pytest
 import torch
 import transformers
@@ -16,6 +17,7 @@ from finetune_cli.run import train_until_it_fits
 from finetune_trainer.evaluation.likelihood import compute_logits
 from finetune_trainer.models import device, loading, streaming
 from finetune_trainer.runtime.settings import Settings
+from finetune_trainer.training.row_order import LongestFirst, measure_lengths
 from tools.testing.trainer_jobs import Workbench, jsonl, train
 
 TRAINING: dict[str, Any] = {
@@ -79,7 +81,7 @@ def test_a_smaller_batch_goes_on_from_the_checkpoint_and_learns_the_same(
     assert first.reason == Reason.OUT_OF_MEMORY
     assert first.checkpoint is not None
     result = train_until_it_fits(pieces.settings(**spec), trained)
-    assert (result.reason, result.resumed_from_step) == ("Succeeded", 2), result.message
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 3), "no step is lost"
     expected, found = tensors(whole, tmp_path), tensors(pieces, tmp_path)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=2e-3, atol=2e-5)
@@ -97,8 +99,63 @@ def test_gradient_checkpointing_is_turned_on_in_mid_run_and_changes_no_bit(
     assert trained(whole.settings(**spec)).reason == "Succeeded"
     small_device(monkeypatch, lambda model, _: bool(model.is_gradient_checkpointing), 3)
     result = train_until_it_fits(pieces.settings(**spec), trained)
-    assert (result.reason, result.resumed_from_step) == ("Succeeded", 2), result.message
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 3), "no step is lost"
     assert pieces.weights() == whole.weights()
+
+
+def test_an_optimizer_that_does_not_fit_leaves_no_step_to_save(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, calls = torch.optim.AdamW.step, list[int]()
+
+    def step(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return genuine(*arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    result = trained(bench.settings(training=TRAINING))
+    assert result.reason == Reason.OUT_OF_MEMORY
+    assert result.checkpoint is not None
+    assert result.checkpoint.step == 2, "the weights may be changed in part"
+
+
+def test_a_lack_of_memory_that_transformers_does_not_name_is_recognised(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [0]
+
+    def convert(*_: Any, **__: Any) -> Any:
+        failures[0] += 1
+        raise RuntimeError("We encountered some issues during automatic conversion of the weights.")
+
+    monkeypatch.setattr(device, "count_full", lambda: failures[0])
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", convert)
+    result = trained(bench.settings())
+    assert result.reason == Reason.OUT_OF_MEMORY
+    assert "while the model was loaded" in result.message
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_the_longest_rows_are_the_first_step_and_each_row_is_taken_once(epoch: int) -> None:
+    lengths = [3, 9, 1, 7, 7, 2, 8, 4]
+    sampler = LongestFirst(lengths, 3, seed=1)
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert sorted(order) == list(range(8))
+    assert order == list(sampler), "a resumed epoch is the same"
+    assert (sorted(lengths[row] for row in order[:3]) == [7, 8, 9]) == (epoch == 0)
+    if epoch == 0:
+        assert [lengths[row] for row in order[:2]] == [9, 8], "a smaller batch meets the longest row first too"
+
+
+def test_the_length_of_a_row_is_that_of_its_longer_answer() -> None:
+    texts = datasets.Dataset.from_list([{"input_ids": [1] * 3, "labels": [1] * 3}, {"input_ids": [], "labels": []}])
+    assert measure_lengths(texts) == [3, 0]
+    pairs = datasets.Dataset.from_list([{"prompt_ids": [1], "chosen_ids": [1] * 5, "rejected_ids": [1] * 2}])
+    assert measure_lengths(pairs) == [6]
+    assert measure_lengths(texts.select([1, 0])) == [0, 3]
 
 
 def test_what_never_fits_ends_with_what_was_tried(

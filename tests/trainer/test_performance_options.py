@@ -58,11 +58,12 @@ def test_the_users_word_goes_before_the_estimate(gpu: Any, model: Path) -> None:
     assert performance.uses_gradient_checkpointing(spec(**{"training.gradientCheckpointing": "always"}), model)
 
 
-def test_it_stays_off_where_it_does_not_go_and_where_nothing_is_known(gpu: Any, model: Path) -> None:
+def test_it_stays_off_where_it_does_not_go_and_is_on_where_nothing_is_known(gpu: Any, model: Path) -> None:
     gpu(39 * GIB)
     assert not performance.uses_gradient_checkpointing(spec(method={"prefixTuning": {}}), model)
     (model / "config.json").write_text(json.dumps(LLAMA_8B | {"model_type": "mamba"}))
-    assert not performance.uses_gradient_checkpointing(spec(), model)
+    assert performance.uses_gradient_checkpointing(spec(), model)
+    assert not performance.uses_gradient_checkpointing(spec(method={"prefixTuning": {}}), model)
 
 
 def test_the_fused_optimizer_is_taken_on_a_gpu(gpu: Any) -> None:

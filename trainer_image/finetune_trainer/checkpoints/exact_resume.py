@@ -30,6 +30,11 @@ class ExactResumeMixin:
     args: Any
     state: Any
     current_gradient_accumulation_steps: int
+    train_sampler: Any = None
+    """The order of the rows, where it is ours."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.train_sampler or super()._get_train_sampler(train_dataset)  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with CLOCK.spend("checkpoint"):

@@ -81,14 +81,22 @@ def fingerprint_training(spec: FineTuneJobSpec) -> dict[str, Any]:
     """Return what of ``spec.training`` decides a step.
 
     How a step's sequences are spread over processes and micro-batches, gradient checkpointing and sharding do not:
-    the out-of-memory ladder changes them between attempts. For kto it does: the estimate of the KL divergence is the
-    mean over a micro-batch of all processes.
+    the out-of-memory ladder changes them between attempts.
     """
     training = spec.training.to_json() | {"learningRate": choose_learning_rate(spec)}
     del training["gradientCheckpointing"], training["sharding"]
-    batch = training.pop("perDeviceBatchSize") * spec.resources.processes
-    sequences = batch * training.pop("gradientAccumulationSteps")
-    return training | {"sequences": sequences} | ({"micro-batch": batch} if spec.objective == "kto" else {})
+    sequences = training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")
+    training |= {"order": "longest rows first"} if has_longest_first(spec) else {}
+    training |= {"pairs": "within a step"} if spec.objective == "kto" else {}
+    return training | {"sequences": sequences * spec.resources.processes}
+
+
+def has_longest_first(spec: FineTuneJobSpec) -> bool:
+    """Return whether the first step takes the longest rows.
+
+    Packed rows are equally long. TRL takes the rows of kto as they are, since each has the answer of another one.
+    """
+    return not spec.training.packing and spec.objective != "kto"
 
 
 def describe_environment(process: Process) -> dict[str, str]:

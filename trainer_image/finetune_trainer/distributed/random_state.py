@@ -22,13 +22,17 @@ def seed_process(seed: int, step: int, rank: int) -> None:
 
 def save_random_state(directory: Path) -> None:
     """Write the random states of all processes; rank 0 writes them. A collective call."""
-    for rank, state in enumerate(process_group.gather(_current_state())):
+    for rank, state in enumerate(process_group.gather(current_state())):
         torch.save(state, directory / f"rng_state_{rank}.pth")
 
 
 def load_random_state(directory: Path, rank: int) -> None:
     """Restore the state that ``save_random_state`` wrote for the process of this rank."""
-    state = torch.load(directory / f"rng_state_{rank}.pth", weights_only=True)
+    restore_state(torch.load(directory / f"rng_state_{rank}.pth", weights_only=True))
+
+
+def restore_state(state: dict[str, Any]) -> None:
+    """Restore what ``current_state`` returned."""
     random.setstate(state["python"])
     numbers = state["numpy"]
     inner = numbers["state"] | {"key": numpy.array(numbers["state"]["key"], dtype=numpy.uint32)}
@@ -43,7 +47,7 @@ def count_saved_processes(directory: Path) -> int:
     return len(list(directory.glob("rng_state*.pth")))
 
 
-def _current_state() -> dict[str, Any]:
+def current_state() -> dict[str, Any]:
     """Return this process's state in types that torch.load reads with ``weights_only``."""
     numbers = numpy.random.get_state(legacy=False)
     assert isinstance(numbers, dict), "as asked for"  # noqa: S101

@@ -28,6 +28,11 @@ def gpu_bytes() -> int:
     return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
+def count_full() -> int:
+    """Count how often an allocation has failed because the GPU was full."""
+    return int(torch.cuda.memory_stats().get("num_ooms", 0)) if has_gpu() else 0
+
+
 def device_name() -> str:
     """Return the name of the device for people."""
     return torch.cuda.get_device_name() if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"

@@ -50,7 +50,7 @@ def load_base(
     Raises:
         Failure: MODEL_UNSUPPORTED if transformers cannot load the model as it is.
     """
-    scores = scores_padded_with is not None
+    scores, full_before = scores_padded_with is not None, device.count_full()
     if scores and quantization is not None:
         quantization.llm_int8_skip_modules = [SCORE_HEAD]
     try:
@@ -68,6 +68,9 @@ def load_base(
                 ignore_mismatched_sizes=True,
             )
     except Exception as error:
+        if device.count_full() > full_before:
+            # transformers says only that it could not quantize or join the weights
+            raise torch.OutOfMemoryError("CUDA out of memory while the model was loaded") from error
         if is_machines_fault(error):
             raise
         raise Failure(

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from finetune_api import combinations
 from finetune_api.estimate.architecture import architecture_of
-from finetune_api.estimate.checkpointing import resolve_checkpointing
+from finetune_api.estimate.checkpointing import resolve_checkpointing, with_checkpointing
 from finetune_api.estimate.speed import operations_per_token, tokens_per_step
 from finetune_api.finetunejob import FineTuneJobSpec, Training
 from finetune_api.reasons import Reason
@@ -27,7 +28,7 @@ which fine-tuning reaches."""
 
 
 def uses_gradient_checkpointing(spec: FineTuneJobSpec, model: Path) -> bool:
-    """Return whether activations are recomputed; ``auto`` does so only if the GPU would be too small."""
+    """Return whether activations are recomputed; ``auto`` does so if the GPU would be too small, or might be."""
     mode = spec.training.gradient_checkpointing
     if mode != "auto" or not device.has_gpu():
         return mode == "always"
@@ -35,8 +36,8 @@ def uses_gradient_checkpointing(spec: FineTuneJobSpec, model: Path) -> bool:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
         return resolve_checkpointing(spec, architecture, device.gpu_bytes()).training.gradient_checkpointing == "always"
     except ValueError as error:
-        log.info("gradientCheckpointing auto is off, because there is no estimate of the memory: %s", error)
-        return False
+        log.info("gradientCheckpointing auto: there is no estimate of the memory (%s)", error)
+        return combinations.allows(with_checkpointing(spec, enabled=True))
 
 
 def choose_optimizer(training: Training) -> str:

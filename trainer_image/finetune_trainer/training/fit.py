@@ -12,12 +12,13 @@ from transformers import TrainerState
 from finetune_api.finetunejob import CheckpointStatus
 from finetune_api.reasons import Reason
 from finetune_trainer.checkpoints import attempt_history, best_weights, dataset_drift, resuming, run_fingerprint
+from finetune_trainer.checkpoints.last_step import LastStepCallback
 from finetune_trainer.checkpoints.uploads import CheckpointUploader
 from finetune_trainer.data import dataset
 from finetune_trainer.distributed import process_group, random_state
 from finetune_trainer.evaluation import forgetting, measures
 from finetune_trainer.models import performance
-from finetune_trainer.runtime.failures import Failure, Preempted
+from finetune_trainer.runtime.failures import Failure, Preempted, classify
 from finetune_trainer.runtime.logs import phase
 from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.session.plan import Plan
@@ -89,7 +90,8 @@ def fit(
         divergence_watch=divergence.make_divergence_watch(spec, tokenizer),
         watchdog=watchdog,
     )
-    trainer = make_trainer(session, plan, model=model, tokenizer=tokenizer, rows=rows, callback=callback)
+    last_step = LastStepCallback()
+    trainer = make_trainer(session, plan, model=model, tokenizer=tokenizer, rows=rows, callbacks=[last_step, callback])
     try:
         with (
             session.interruption.deferred(),
@@ -107,7 +109,9 @@ def fit(
             watchdog.close()
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)
-    except Exception:
+    except Exception as error:
+        if classify(error)[0] is Reason.OUT_OF_MEMORY:
+            last_step.save(trainer, error)
         # a good checkpoint from before the error may still be on its way
         if uploader:
             uploader.settle(LAST_UPLOAD_SECONDS)

@@ -3,11 +3,12 @@
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl.data_utils import pack_dataset
 
 from finetune_api.finetunejob import Training
 from finetune_trainer.checkpoints.exact_resume import with_exact_resume
+from finetune_trainer.checkpoints.resuming import has_longest_first
 from finetune_trainer.data import dataset
 from finetune_trainer.methods import adalora, adapted_model
 from finetune_trainer.models import device
@@ -15,7 +16,7 @@ from finetune_trainer.runtime.logs import log
 from finetune_trainer.session.plan import Plan, choose_learning_rate
 from finetune_trainer.session.session import Session
 from finetune_trainer.training import objectives
-from finetune_trainer.training.callback import TrainingCallback
+from finetune_trainer.training.row_order import LongestFirst, measure_lengths
 
 
 def training_rows(examples: dataset.Examples, training: Training) -> datasets.Dataset:
@@ -29,7 +30,13 @@ def training_rows(examples: dataset.Examples, training: Training) -> datasets.Da
 
 
 def make_trainer(
-    session: Session, plan: Plan, *, model: Any, tokenizer: Any, rows: datasets.Dataset, callback: TrainingCallback
+    session: Session,
+    plan: Plan,
+    *,
+    model: Any,
+    tokenizer: Any,
+    rows: datasets.Dataset,
+    callbacks: list[TrainerCallback],
 ) -> Any:
     """Make TRL's trainer for the objective. It prints nothing and reports to nobody by itself."""
     spec = session.settings.job.spec
@@ -67,8 +74,11 @@ def make_trainer(
         args=arguments,
         train_dataset=rows,
         processing_class=tokenizer,
-        callbacks=[adalora.RankAllocationCallback(), callback],
+        callbacks=[adalora.RankAllocationCallback(), *callbacks],
     )
+    if has_longest_first(spec):
+        step = training.per_device_batch_size * training.gradient_accumulation_steps * session.process.world_size
+        trainer.train_sampler = LongestFirst(measure_lengths(rows), step, training.seed)
     trainer.remove_callback(PrinterCallback)
     adapted_model.to_float32(trainer.model)
     return trainer

@@ -1,0 +1,48 @@
+"""Save the last good step after the loop has run out of memory in the step after it."""
+
+import traceback
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from finetune_trainer.distributed import random_state
+from finetune_trainer.models import device
+from finetune_trainer.runtime.logs import log
+
+
+class LastStepCallback(TrainerCallback):
+    """Keeps the random state of the last step, from which the next attempt repeats the step that failed."""
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self._random: dict[str, Any] | None = None
+        self._is_whole = False
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Note that the weights are about to change: a step that fails here is no good one."""
+        self._is_whole = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Note that a step is done."""
+        self._random, self._is_whole = random_state.current_state(), True
+
+    def save(self, trainer: Any, error: BaseException) -> None:
+        """Save a checkpoint of the last step, if the error has left it whole; raises nothing.
+
+        Of several processes the others may be in the middle of a collective call, so that they cannot save together.
+        """
+        step = trainer.state.global_step
+        if not self._is_whole or self._random is None or trainer.args.world_size > 1:
+            return
+        try:
+            traceback.clear_frames(error.__traceback__)  # they hold the activations
+            trainer.model.zero_grad(set_to_none=True)
+            device.free_memory()
+            random_state.restore_state(self._random)
+            log.info("out of memory in step %d: saving step %d, which was the last good one", step + 1, step)
+            trainer._save_checkpoint(trainer.model, trial=None)
+            trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
+        except Exception as problem:  # noqa: BLE001 -- the attempt has failed already, and has older checkpoints
+            log.warning("step %d could not be saved: %s", step, problem)

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     TARGET_PAUSED = "TargetPaused"
     CONTAINER_NOT_FOUND = "ContainerNotFound"
     SERVED_NAME_TAKEN = "ServedNameTaken"
+    CONFIG_MAP_TAKEN = "ConfigMapTaken"
     FIELD_CONFLICT = "FieldConflict"
     INJECTION_REFUSED = "InjectionRefused"
     INJECTED = "AgentInjected"

@@ -344,6 +344,52 @@ def test_after_the_agent_is_in_only_a_rollout_of_the_users_changes_the_pods(serv
     assert serving.deployment()["metadata"]["generation"] == generation
 
 
+def test_an_agent_that_kubectl_rollout_undo_brought_back_is_adopted_and_taken_out(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.apply_adapter("one")
+    serving.await_condition("one", "Injected", "True", "AgentInjected")
+    serving.kubectl("delete", ADP, "one")
+    until("the agent is out", lambda: serving.agent() is None)
+    before = own(serving.deployment())
+    serving.operator.kill()
+    until("its revisions", lambda: "3" in serving.deployment()["metadata"]["annotations"].values())
+    serving.kubectl("rollout", "undo", "deployment/web")
+    assert serving.agent() is not None
+    serving.operator.settings["FINETUNE_OPERATOR_OPERATOR_IMAGE"] = "operator:2"
+    serving.operator.start()
+    serving.apply_adapter("two")
+    serving.await_condition("two", "Injected", "True", "AgentInjected")
+    assert (serving.agent() or {})["image"] == "operator:2"
+    serving.kubectl("delete", ADP, "two")
+    until("the agent is out", lambda: serving.agent() is None)
+    until("nothing is ours", lambda: "finetune" not in json.dumps(own(serving.deployment())))
+    assert own(serving.deployment()) == before
+
+
+def test_somebody_elses_configmap_is_neither_taken_nor_deleted_and_ours_stays_as_it_is(
+    serving: ServingNamespace,
+) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.kubectl("create", "configmap", "finetune-adapters-web", "--from-literal=desired.json={}")
+    serving.apply_adapter("bot")
+    assert "'finetune-adapters-web'" in serving.await_condition("bot", "Stalled", "True", "ConfigMapTaken")
+    assert serving.agent() is None
+    serving.kubectl("delete", ADP, "bot")
+    serving.apply_adapter("bot")
+    serving.await_condition("bot", "Stalled", "True", "ConfigMapTaken")
+    assert serving.get("configmap", "finetune-adapters-web")["data"] == {"desired.json": "{}"}
+    serving.kubectl("delete", "configmap", "finetune-adapters-web")
+    serving.await_condition("bot", "Injected", "True", "AgentInjected")
+    serving.kubectl("patch", "configmap", "finetune-adapters-web", "-p", '{"data": {"desired.json": "{}", "x": "y"}}')
+    until(
+        "what was edited by hand is undone",
+        lambda: "bot-name" in str(serving.get("configmap", "finetune-adapters-web")),
+    )
+    serving.kubectl("label", "configmap", "finetune-adapters-web", f"{GROUP}/role-", "app.kubernetes.io/managed-by-")
+    serving.apply_adapter("bot", V2)
+    until("the next version is told", lambda: serving.desired()[0]["version"]["digest"] == V2)
+
+
 def test_a_deletion_while_the_operator_is_down_is_made_good(serving: ServingNamespace) -> None:
     serving.kubectl("apply", "-f", "-", stdin=manifest())
     before = own(serving.deployment())

@@ -17,6 +17,7 @@ JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 
 
 class Kube:
@@ -67,26 +68,30 @@ class Kube:
         path = kind.path(resource["metadata"].get("namespace"))
         return await self._call("create", kind, "POST", path, {"fieldManager": FIELD_MANAGER}, resource)
 
-    async def apply(self, kind: Kind, resource: Object) -> Object:
-        """Apply an object on the server, without force.
+    async def apply(self, kind: Kind, resource: Object, force: bool = False) -> Object:
+        """Apply an object on the server.
 
-        Raises ``ConflictError`` with the fields that another manager owns.
+        Raises ``ConflictError`` with the fields that another manager owns, unless ``force`` takes them.
         """
         meta = resource["metadata"]
         body = {"apiVersion": kind.api_version, "kind": kind.name, **resource}
-        path = kind.path(meta["namespace"], meta["name"])
-        return await self._call("apply", kind, "PATCH", path, {"fieldManager": FIELD_MANAGER}, body, APPLY_PATCH)
+        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
+        return await self._call(
+            "apply", kind, "PATCH", kind.path(meta["namespace"], meta["name"]), query, body, APPLY_PATCH
+        )
 
     async def replace(self, kind: Kind, resource: Object) -> Object:
         """Replace an object. Raises ``ConflictError`` if it is not the version that the resource names."""
         path = kind.path(resource["metadata"]["namespace"], resource["metadata"]["name"])
         return await self._call("replace", kind, "PUT", path, {"fieldManager": FIELD_MANAGER}, resource)
 
-    async def merge(self, kind: Kind, namespace: str, name: str, patch: Object) -> Object | None:
-        """Patch an object with a JSON merge patch; return None if it is not there."""
+    async def merge(
+        self, kind: Kind, namespace: str, name: str, patch: Object, content_type: str = MERGE_PATCH
+    ) -> Object | None:
+        """Patch an object with a JSON merge patch, or a strategic one; return None if it is not there."""
         query = {"fieldManager": FIELD_MANAGER}
         try:
-            return await self._call("patch", kind, "PATCH", kind.path(namespace, name), query, patch, MERGE_PATCH)
+            return await self._call("patch", kind, "PATCH", kind.path(namespace, name), query, patch, content_type)
         except errors.NotFoundError:
             return None
 

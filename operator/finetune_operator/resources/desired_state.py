@@ -10,6 +10,7 @@ from finetune_api import GROUP
 from finetune_api.messages import DESIRED_KEY, DesiredState
 from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, ROLE_LABEL
 from finetune_operator.resources.injection import DESIRED_ROLE, config_map_name
+from finetune_operator.resources.ownership import field_step, find_owners
 
 STATE_ANNOTATION = f"{GROUP}/desired-state"
 """On pods: digest of the newest desired state. Its change makes the kubelet refresh the pod's volumes at once."""
@@ -47,6 +48,15 @@ def is_written(config_map: dict[str, Any] | None, desired: dict[str, Any]) -> bo
         for kind in ("labels", "annotations")
         for key, value in desired["metadata"][kind].items()
     )
+
+
+def is_ours(config_map: dict[str, Any]) -> bool:
+    """Return whether the operator wrote the ConfigMap.
+
+    Its labels say so, or if somebody took them off, the owner of the data in ``managedFields``, where they were read.
+    """
+    labelled = (config_map["metadata"].get("labels") or {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER
+    return labelled or FIELD_MANAGER in find_owners(config_map, [field_step("data"), field_step(DESIRED_KEY)])
 
 
 def compute_state_digest(config_map: dict[str, Any]) -> str:

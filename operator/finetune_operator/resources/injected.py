@@ -4,12 +4,13 @@ from typing import Any
 
 from finetune_api import GROUP
 from finetune_operator.kube.kinds import FIELD_MANAGER
-from finetune_operator.resources.ownership import field_step, find_owners, item_step
+from finetune_operator.resources.ownership import field_step, find_entries, find_owners, item_step
 
 AGENT_CONTAINER = "finetune-agent"
 ADAPTERS_VOLUME, SECRET_VOLUME = "finetune-adapters", "finetune-secret-"
 INJECTION_ANNOTATION = f"{GROUP}/injection"
 """On the Deployment: digest of what was applied to it."""
+AGENT_PATH = (*map(field_step, ("spec", "template", "spec", "initContainers")), item_step(name=AGENT_CONTAINER))
 
 
 def is_injected(deployment: dict[str, Any]) -> bool:
@@ -46,6 +47,28 @@ def find_container(deployment: dict[str, Any], name: str) -> dict[str, Any] | No
     return next((container for container in containers if container["name"] == name), None)
 
 
+def identify(deployment: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata with which a patch reaches this Deployment, and no later one of its name."""
+    meta = deployment["metadata"]
+    return {"namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}
+
+
+def find_copiers(deployment: dict[str, Any]) -> set[str]:
+    """Find who else owns the agent because he wrote back a copy of the pods' template, as kubectl rollout undo does.
+
+    Empty if another manager applies the agent on the server: he declares it himself.
+    """
+    others = [entry for entry in find_entries(deployment, AGENT_PATH) if entry.get("manager") != FIELD_MANAGER]
+    if any(entry.get("operation") == "Apply" for entry in others):
+        return set()
+    return {str(entry.get("manager", "")) for entry in others}
+
+
+def is_own_field(path: str) -> bool:
+    """Return whether a field in a conflict, as the API server writes its path, can only be ours."""
+    return any(name in path for name in (f'[name="{AGENT_CONTAINER}"]', '.volumes[name="finetune-', f".{GROUP}/"))
+
+
 def find_agent(deployment: dict[str, Any]) -> dict[str, Any] | None:
     """Find the agent in the Deployment's pods."""
     containers = deployment["spec"]["template"]["spec"].get("initContainers") or []
@@ -67,10 +90,9 @@ def has_agent(deployment: dict[str, Any], body: dict[str, Any]) -> bool:
 
     The agent may be that of another version of the operator, with other probes and volumes than ``body`` has.
     """
-    image = [*map(field_step, ("spec", "template", "spec", "initContainers")), item_step(name=AGENT_CONTAINER)]
     template, desired = deployment["spec"]["template"], body["spec"]["template"]
     return (
-        FIELD_MANAGER in find_owners(deployment, [*image, field_step("image")])
+        FIELD_MANAGER in find_owners(deployment, [*AGENT_PATH, field_step("image")])
         and covers(template["metadata"], desired["metadata"])
         and covers(template["spec"]["containers"], desired["spec"]["containers"])
     )

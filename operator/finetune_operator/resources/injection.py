@@ -21,6 +21,8 @@ from finetune_operator.resources.injected import (
     INJECTION_ANNOTATION,
     SECRET_VOLUME,
     find_container,
+    find_copiers,
+    identify,
 )
 from finetune_operator.resources.names import fit, short
 from finetune_operator.resources.ownership import field_step, find_owners, item_step
@@ -75,17 +77,12 @@ def build_injection(deployment: dict[str, Any], parameters: AgentParameters) -> 
     digest = hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
     return {
         "metadata": {
-            **_identity(deployment),
+            **identify(deployment),
             "labels": {ROLE_LABEL: INJECTED_ROLE},
             "annotations": {INJECTION_ANNOTATION: digest},
         },
         "spec": {"template": template},
     }
-
-
-def build_removal(deployment: dict[str, Any]) -> dict[str, Any]:
-    """Build the body that gives up our fields: the API server removes those that nobody else owns."""
-    return {"metadata": _identity(deployment)}
 
 
 def _user_sets(deployment: dict[str, Any], container: str, variable: str, values: Sequence[str]) -> bool:
@@ -99,16 +96,11 @@ def _user_sets(deployment: dict[str, Any], container: str, variable: str, values
         field_step("env"),
         item_step(name=variable),
     ]
-    if not find_owners(deployment, path) - {FIELD_MANAGER}:
+    if not find_owners(deployment, path) - {FIELD_MANAGER} - find_copiers(deployment):
         return False
     engine = find_container(deployment, container) or {}
     entry: dict[str, Any] = next((entry for entry in engine.get("env") or [] if entry["name"] == variable), {})
     return "valueFrom" in entry or str(entry.get("value", "")).strip().lower() in values
-
-
-def _identity(deployment: dict[str, Any]) -> dict[str, Any]:
-    meta = deployment["metadata"]
-    return {"namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}
 
 
 def _build_agent(parameters: AgentParameters) -> dict[str, Any]:

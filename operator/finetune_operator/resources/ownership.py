@@ -20,12 +20,17 @@ def item_step(**keys: Any) -> str:
 
 def find_owners(resource: dict[str, Any], path: Iterable[str]) -> set[str]:
     """Find the managers that own the field, or a field below it."""
+    return {str(entry.get("manager", "")) for entry in find_entries(resource, path)}
+
+
+def find_entries(resource: dict[str, Any], path: Iterable[str]) -> list[dict[str, Any]]:
+    """Find the entries of ``managedFields`` that have the field, or a field below it."""
     steps = tuple(path)
-    return {
-        str(entry.get("manager", ""))
+    return [
+        entry
         for entry in resource["metadata"].get("managedFields") or []
         if not entry.get("subresource") and _has(entry.get("fieldsV1") or {}, steps)
-    }
+    ]
 
 
 def _has(tree: dict[str, Any], steps: Path) -> bool:

@@ -4,15 +4,16 @@ from datetime import datetime
 
 from finetune_api.reasons import Reason
 from finetune_operator.context import Context
+from finetune_operator.kube.client import STRATEGIC_PATCH
 from finetune_operator.kube.errors import ConflictError, ForbiddenError, InvalidError
 from finetune_operator.kube.kinds import ADAPTER_DEPLOYMENT, CONFIG_MAP, DEPLOYMENT, POD
 from finetune_operator.reconcile.adapterdeployment.model import Observed, Obstacle, Plan
 from finetune_operator.reconcile.adapterdeployment.status import build_updates
 from finetune_operator.reconcile.result import Result
 from finetune_operator.reconcile.write_status import write_status
-from finetune_operator.resources.desired_state import STATE_ANNOTATION, compute_state_digest, is_written
-from finetune_operator.resources.injected import is_injected
-from finetune_operator.resources.injection import build_removal
+from finetune_operator.resources.desired_state import STATE_ANNOTATION, compute_state_digest, is_ours, is_written
+from finetune_operator.resources.injected import find_copiers, is_injected, is_own_field
+from finetune_operator.resources.removal import build_removal, build_removal_of_copy
 
 
 async def apply(observed: Observed, plan: Plan, now: datetime, context: Context) -> Result:
@@ -20,25 +21,50 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
     if plan.remove:
         await _remove(observed, context)
         return Result()
-    if plan.config_map is not None and not is_written(observed.config_map, plan.config_map):
-        context.cache.put(CONFIG_MAP, await context.kube.apply(CONFIG_MAP, plan.config_map))
-    obstacle = await _inject(observed, plan, context)
-    await _annotate_pods(observed, plan, context)
+    obstacle = await _write_config_map(observed, plan, context)
+    if obstacle is None:
+        obstacle = await _inject(observed, plan, context)
+        await _annotate_pods(observed, plan, context)
     for update in build_updates(observed, plan, obstacle, now):
         await write_status(ADAPTER_DEPLOYMENT, update.resource, update.status, update.events, context)
     return Result(plan.requeue_after)
+
+
+async def _write_config_map(observed: Observed, plan: Plan, context: Context) -> Obstacle | None:
+    """Write the desired state; return the obstacle if somebody else has a ConfigMap of this name."""
+    if plan.config_map is None or is_written(observed.config_map, plan.config_map):
+        return None
+    found = observed.config_map
+    if found is None:  # somebody else's is not in the cache
+        meta = plan.config_map["metadata"]
+        found = await context.kube.get(CONFIG_MAP, meta["namespace"], meta["name"])
+    if found is not None and not is_ours(found):
+        text = (
+            f"the operator keeps what the pods of Deployment {observed.name!r} are to serve in ConfigMap "
+            f"{found['metadata']['name']!r}, and somebody else has one of this name: rename or delete it"
+        )
+        return Obstacle(Reason.CONFIG_MAP_TAKEN, text)
+    # with force: what somebody edited in it by hand is undone
+    context.cache.put(CONFIG_MAP, await context.kube.apply(CONFIG_MAP, plan.config_map, force=True))
+    return None
 
 
 async def _inject(observed: Observed, plan: Plan, context: Context) -> Obstacle | None:
     """Put the agent into the Deployment; return what stands against it, if anything does."""
     if plan.injection is None or not plan.injection.due:
         return None
+    body = plan.injection.body
     try:
-        context.cache.put(DEPLOYMENT, await context.kube.apply(DEPLOYMENT, plan.injection.body))
-    except ConflictError as error:
-        if not error.causes:
-            raise
-        return Obstacle(Reason.FIELD_CONFLICT, _describe_conflict(observed.name, error))
+        try:
+            written = await context.kube.apply(DEPLOYMENT, body)
+        except ConflictError as error:
+            fields = [str(cause.get("field", "")) for cause in error.causes]
+            if not fields:
+                raise
+            if not (observed.deployment and find_copiers(observed.deployment) and all(map(is_own_field, fields))):
+                return Obstacle(Reason.FIELD_CONFLICT, _describe_conflict(observed.name, error))
+            written = await context.kube.apply(DEPLOYMENT, body, force=True)
+        context.cache.put(DEPLOYMENT, written)
     except (InvalidError, ForbiddenError) as error:
         text = f"the API server does not let the agent into Deployment {observed.name!r}: {error.message}"
         return Obstacle(Reason.INJECTION_REFUSED, text)
@@ -73,12 +99,15 @@ async def _annotate_pods(observed: Observed, plan: Plan, context: Context) -> No
 async def _remove(observed: Observed, context: Context) -> None:
     """Take the agent out of the Deployment, then delete the ConfigMap that it read until then."""
     if observed.deployment is not None and is_injected(observed.deployment):
+        copy = build_removal_of_copy(observed.deployment)
         try:
+            if copy is not None:
+                await context.kube.merge(DEPLOYMENT, observed.namespace, observed.name, copy, STRATEGIC_PATCH)
             context.cache.put(DEPLOYMENT, await context.kube.apply(DEPLOYMENT, build_removal(observed.deployment)))
         except ConflictError:
             if await context.kube.get(DEPLOYMENT, observed.namespace, observed.name) is not None:
                 raise
-    if observed.config_map is not None:
+    if observed.config_map is not None and is_ours(observed.config_map):
         meta = observed.config_map["metadata"]
         await context.kube.delete(CONFIG_MAP, meta["namespace"], meta["name"], meta["uid"])
         context.cache.remove(CONFIG_MAP, observed.config_map)

@@ -18,6 +18,7 @@ class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     PREFLIGHT_PASSED = "PreflightPassed"
     RUNNING = "Running"
+    SUSPENDED = "Suspended"
     EVALUATED = "Evaluated"
     SUCCEEDED = "Succeeded"
     INJECTED = "Injected"

@@ -72,6 +72,16 @@ class Conditions:
         self.set(ConditionType.STALLED, "True", reason, message)
         self.remove(ConditionType.RECONCILING)
 
+    def set_idle(self, reason: str, message: str) -> None:
+        """Set that nothing is done although nothing is wrong: Ready is False, without Reconciling and Stalled."""
+        self.set(ConditionType.READY, "False", reason, message)
+        self.remove(ConditionType.RECONCILING)
+        self.remove(ConditionType.STALLED)
+
+    def has(self, kind: ConditionType) -> bool:
+        """Return whether a condition is there."""
+        return kind in self._conditions
+
     def remove(self, kind: ConditionType) -> None:
         """Remove a condition, if it is there."""
         self._conditions.pop(kind, None)

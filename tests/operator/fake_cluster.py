@@ -1,5 +1,6 @@
 """Objects as the API server has them, and a fake cluster in which plans take effect."""
 
+import copy
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from finetune_api.timestamps import format_timestamp
 from finetune_operator.kube.kinds import ATTEMPT_LABEL, ROLE_LABEL
 from finetune_operator.policies.batch_job import may_still_run
-from finetune_operator.policies.pod_state import has_ended
+from finetune_operator.policies.pod_state import has_ended, read_state
 from finetune_operator.reconcile.finetunejob.model import Observed, Plan
 from finetune_operator.reconcile.finetunejob.plan import make_plan
 from finetune_operator.settings import Settings
@@ -112,8 +113,12 @@ class FakeCluster:
             ended["spec"]["activeDeadlineSeconds"] = 1
             ended["status"] |= {"phase": "Failed", "reason": "DeadlineExceeded"}
         for job in decided.delete:
-            self.jobs.pop(job["metadata"]["name"], None)
-            self.pods.pop(job["metadata"]["name"], None)
+            name = job["metadata"]["name"]
+            role = self.jobs.pop(name)["metadata"]["labels"][ROLE_LABEL]
+            if name in self.pods and "running" in read_state(self.pods[name], role):
+                self.pods[name]["metadata"]["deletionTimestamp"] = format_timestamp(self.now)
+            else:
+                self.pods.pop(name, None)
         if decided.create is not None:
             name = decided.create["metadata"]["name"]
             assert name not in self.jobs, "the API server would refuse it"
@@ -158,6 +163,17 @@ class FakeCluster:
         ]
         return max(names)[1] if names else None
 
+    def set_spec(self, **fields: Any) -> None:
+        """Somebody changes fields of the spec."""
+        self.resource = {**self.resource, "spec": {**self.resource["spec"], **fields}}
+
+    def stop_pods(self, ending: dict[str, Any]) -> None:
+        """The pods whose Jobs are deleted end like this."""
+        for name in [name for name in self.pods if name not in self.jobs]:
+            role = self.pods[name]["metadata"]["labels"][ROLE_LABEL]
+            if not has_ended(self.pods[name], role):
+                self.pods[name] = self._adapt(copy.deepcopy(ending), role)
+
     def may_have_pod(self, name: str) -> bool:
         """Whether the pod of a Job may change: neither has ended, and the Job is not suspended."""
         job = self.jobs[name]
@@ -174,11 +190,15 @@ class FakeCluster:
         name = name or self.job_of("trainer") or self.job_of("preflight")
         assert name is not None
         role = self.jobs[name]["metadata"]["labels"][ROLE_LABEL]
+        self.pods[name] = self._adapt(pod, role)
+
+    def _adapt(self, pod: dict[str, Any], role: str) -> dict[str, Any]:
+        """Make a pod one of this role."""
         for entry in pod["status"]["containerStatuses"]:
             if entry["name"] == "trainer":
                 entry["name"] = role
         pod["metadata"]["labels"] = {ROLE_LABEL: role}
-        self.pods[name] = pod
+        return pod
 
     def suspend(self, name: str, manager: str) -> None:
         """Somebody suspends a Job, and its pod is deleted."""

@@ -11,7 +11,7 @@ from kubernetes.client.exceptions import NotFoundException
 from devcluster.cluster import Cluster
 from finetune_operator.kube.kinds import ROLE_LABEL
 from tools.testing.fake_kubelet import Kubelet, good_run
-from tools.testing.kubernetes_api import Api
+from tools.testing.kubernetes_api import GROUP, PLURAL, VERSION, Api
 from tools.testing.operator_messages import PREFLIGHT_PASSED, SUCCEEDED
 from tools.testing.operator_process import Operator
 from tools.testing.waiting import until
@@ -320,3 +320,30 @@ def test_a_job_that_a_person_suspends_gives_no_second_run(api: Api, operator: Op
 
 def is_deleted(pod: dict[str, Any]) -> bool:
     return "deletionTimestamp" in pod["metadata"]
+
+
+def test_a_suspended_job_holds_no_gpu_and_goes_on_when_it_is_resumed(api: Api, operator: Operator) -> None:
+    def suspend(suspended: bool) -> None:
+        body = {"spec": {"suspend": suspended}}
+        api.custom.patch_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, "paused", body)
+
+    api.create_job("paused", suspend=True)
+    api.await_condition("paused", "Suspended", "True")
+    assert api.job_names("paused") == []
+    suspend(False)
+    api.end_pod("paused-preflight", 0, PREFLIGHT_PASSED)
+    api.bind_pod("paused-train-1", "node-c")
+    api.run_pod("paused-train-1")
+    api.await_condition("paused", "Running", "True")
+    suspend(True)
+    api.await_condition("paused", "Suspended", "False", "Suspending")
+    (pod,) = until("the pod stops", lambda: [pod for pod in api.pods("paused-train-1") if is_deleted(pod)])
+    api.end_pod("paused-train-1", 40, trainer("Preempted"))
+    api.await_condition("paused", "Suspended", "True")
+    with contextlib.suppress(NotFoundException):
+        api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
+    assert api.job_names("paused") == ["paused-preflight"]
+    suspend(False)
+    api.end_pod("paused-train-2", 0, SUCCEEDED)
+    status = api.await_condition("paused", "Ready", "True")
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["Suspended", "Succeeded"]

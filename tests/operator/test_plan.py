@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from finetune_api.timestamps import format_timestamp
 from finetune_operator.kube.kinds import ROLE_LABEL
 from finetune_operator.policies.finished import is_finished, is_up_to_date
 from finetune_operator.policies.pod_state import has_ended
@@ -19,6 +20,7 @@ from tests.operator.fake_cluster import NOW, SETTINGS, FakeCluster, pod, running
 from tools.testing.operator_messages import PREFLIGHT_PASSED, PROGRESS, SPEC, SUCCEEDED
 
 ENDED_SIDECAR = {"terminated": {"exitCode": 0}}
+CHECKPOINT = {"uri": "s3://adapters/checkpoints/step-7", "step": 7, "savedAt": "2026-01-01T12:00:00Z"}
 BACKOFF = {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}
 
 
@@ -580,6 +582,190 @@ def test_a_node_whose_clock_is_wrong_delays_nothing() -> None:
         assert cluster.requeue_after == 10
 
 
+SAVED = terminated(40, trainer("Preempted", checkpoint=CHECKPOINT), deleted=True)
+
+
+def test_suspending_saves_a_checkpoint_and_frees_the_gpu_and_resuming_continues() -> None:
+    cluster = after_preflight(failurePolicy={"retries": {"onPreemption": 0, "onError": 0}})
+    for number in (1, 2, 3):
+        cluster.set_pod(running())
+        cluster.settle()
+        cluster.set_spec(suspend=True)
+        cluster.settle()
+        assert f"a-train-{number}" not in cluster.jobs, "deleted, so that nobody resumes it"
+        assert cluster.condition("Suspended") == ("False", "Suspending")
+        assert cluster.condition("Running") == ("True", "Training")
+        cluster.wait(30)
+        cluster.settle()
+        cluster.stop_pods(SAVED)
+        cluster.settle()
+        assert cluster.condition("Suspended") == ("True", "Suspended")
+        assert cluster.condition("Running") == ("False", "Suspended")
+        assert cluster.condition("Ready") == ("False", "Suspended")
+        assert cluster.condition("Reconciling") is None
+        assert cluster.resource["status"]["phase"] == "Suspended"
+        assert "from the checkpoint of step 7" in cluster.message("Suspended")
+        cluster.wait(86400)
+        cluster.settle()
+        assert cluster.job_of("trainer") is None
+        cluster.set_spec(suspend=False)
+        cluster.settle()
+        assert cluster.condition("Suspended") == ("False", "Resumed")
+        assert cluster.created[-1] == f"a-train-{number + 1}"
+    cluster.set_pod(terminated(0, SUCCEEDED))
+    cluster.settle()
+    assert reasons(cluster) == ["Suspended", "Suspended", "Suspended", "Succeeded"]
+    assert cluster.resource["status"]["suspensions"] == 3
+
+
+def test_suspensions_cost_no_retries_however_many_there_were() -> None:
+    cluster = after_preflight(failurePolicy={"retries": {"onPreemption": 1}})
+    for _ in range(30):
+        for suspend in (True, False):
+            cluster.set_spec(suspend=suspend)
+            cluster.settle()
+    cluster.set_pod(terminated(40, trainer("Preempted"), deleted=True))
+    cluster.settle()
+    assert cluster.created[-1] == "a-train-32"
+    assert len(reasons(cluster)) == 20
+    cluster.set_pod(terminated(40, trainer("Preempted"), deleted=True))
+    cluster.settle()
+    assert cluster.condition("Succeeded") == ("False", "Preempted")
+
+
+def test_a_job_may_be_created_suspended() -> None:
+    cluster = FakeCluster({**SPEC, "suspend": True})
+    cluster.settle()
+    assert cluster.created == []
+    assert cluster.condition("Accepted") == ("True", "Accepted")
+    assert cluster.condition("Suspended") == ("True", "Suspended")
+    cluster.set_spec(suspend=False)
+    cluster.settle()
+    assert cluster.created == ["a-preflight"]
+    assert cluster.condition("Suspended") == ("False", "Resumed")
+
+
+def test_a_preflight_is_suspended_too() -> None:
+    cluster = FakeCluster({**SPEC, "failurePolicy": {"retries": {"onPreemption": 0}}})
+    cluster.settle()
+    cluster.set_pod(running())
+    cluster.settle()
+    cluster.set_spec(suspend=True)
+    cluster.settle()
+    assert cluster.jobs == {}
+    assert cluster.condition("Suspended") == ("False", "Suspending")
+    cluster.stop_pods(terminated(143, deleted=True))
+    cluster.settle()
+    assert cluster.condition("Suspended") == ("True", "Suspended")
+    cluster.set_spec(suspend=False)
+    cluster.settle()
+    assert cluster.created == ["a-preflight", "a-preflight-2"]
+
+
+def test_a_preflight_that_passes_while_it_is_suspended_has_passed() -> None:
+    cluster = FakeCluster()
+    cluster.settle()
+    cluster.set_pod(terminated(0, PREFLIGHT_PASSED))
+    cluster.set_spec(suspend=True)
+    cluster.settle()
+    assert cluster.condition("PreflightPassed") == ("True", "PreflightPassed")
+    assert cluster.condition("Suspended") == ("True", "Suspended")
+    assert cluster.created == ["a-preflight"]
+
+
+def test_a_suspension_that_is_taken_back_waits_for_the_pod_that_still_stops() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(running())
+    cluster.settle()
+    for suspend in (True, False):
+        cluster.set_spec(suspend=suspend)
+        cluster.settle()
+    assert cluster.created == ["a-preflight", "a-train-1"]
+    cluster.stop_pods(SAVED)
+    cluster.settle()
+    assert reasons(cluster) == ["Suspended", None]
+    assert cluster.condition("Suspended") == ("False", "Resumed")
+
+
+def test_a_trainer_that_ends_for_its_own_reason_while_it_is_suspended_keeps_it() -> None:
+    for ending, condition in (
+        (terminated(0, SUCCEEDED, deleted=True), ("True", "AdapterVerified")),
+        (terminated(32, trainer("LossDiverged"), deleted=True), ("False", "LossDiverged")),
+    ):
+        cluster = after_preflight()
+        cluster.set_pod(running())
+        cluster.settle()
+        cluster.set_spec(suspend=True)
+        cluster.settle()
+        cluster.stop_pods(ending)
+        cluster.settle()
+        assert cluster.condition("Succeeded") == condition
+
+
+def test_the_time_of_all_attempts_counts_for_the_deadline_and_no_other_time() -> None:
+    cluster = after_preflight(activeDeadlineSeconds=100)
+    cluster.wait(1000)  # for a node
+    cluster.set_pod(running())
+    cluster.settle()
+    assert cluster.requeue_after == 100
+    cluster.wait(40)
+    cluster.set_spec(suspend=True)
+    cluster.settle()
+    cluster.stop_pods(SAVED)
+    cluster.settle()
+    assert cluster.resource["status"]["activeSeconds"] == 40
+    cluster.wait(5000)
+    cluster.set_spec(suspend=False)
+    cluster.settle()
+    cluster.set_pod(running())
+    cluster.settle()
+    assert cluster.requeue_after == 60
+    cluster.wait(30)
+    cluster.suspend("a-train-2", "kueue")
+    cluster.settle()
+    cluster.wait(5000)
+    cluster.settle()
+    assert cluster.resource["status"]["activeSeconds"] == 70
+    cluster.resume("a-train-2")
+    cluster.set_pod(running())
+    cluster.settle()
+    assert cluster.requeue_after == 30
+    cluster.wait(30)
+    cluster.settle()
+    assert "a-train-2" not in cluster.jobs
+    assert not is_finished(cluster.resource), "it saves a checkpoint"
+    assert cluster.condition("Ready") == ("Unknown", "DeadlineExceeded")
+    cluster.stop_pods(SAVED)
+    cluster.settle()
+    assert reasons(cluster) == ["Suspended", "DeadlineExceeded"]
+    assert cluster.condition("Succeeded") == cluster.condition("Succeeded") == ("False", "DeadlineExceeded")
+    assert cluster.resource["status"]["checkpoint"]["step"] == 7
+
+
+def test_how_long_a_trainer_ran_is_told_by_one_clock() -> None:
+    cluster = after_preflight(activeDeadlineSeconds=100)
+    begin = cluster.now + timedelta(hours=5)
+    failed = terminated(1, trainer("TrainerError"), at=begin + timedelta(seconds=30))
+    failed["status"]["containerStatuses"][0]["state"]["terminated"]["startedAt"] = format_timestamp(begin)
+    cluster.set_pod(failed)
+    cluster.settle()
+    assert cluster.resource["status"]["activeSeconds"] == 30
+
+
+def test_no_attempt_begins_after_the_deadline() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(running())
+    cluster.settle()
+    cluster.wait(50)
+    cluster.set_pod(terminated(1, trainer("TrainerError")))
+    cluster.settle()
+    cluster.set_spec(activeDeadlineSeconds=50)
+    cluster.wait(1000)
+    cluster.settle()
+    assert cluster.created == ["a-preflight", "a-train-1"]
+    assert cluster.condition("Succeeded") == ("False", "DeadlineExceeded")
+
+
 def test_the_commit_that_the_preflight_found_is_kept_for_every_attempt() -> None:
     cluster = after_preflight()
     cluster.pods.clear()
@@ -669,6 +855,9 @@ EVENTS = st.one_of(
     st.tuples(st.just("pod"), st.integers(0, 2 * len(PODS) - 1)),
     st.tuples(st.just("suspend"), st.just(0)),
     st.tuples(st.just("resume"), st.just(0)),
+    st.tuples(st.just("suspend the job"), st.just(0)),
+    st.tuples(st.just("resume the job"), st.just(0)),
+    st.tuples(st.just("pods stop"), st.just(0)),
     st.tuples(st.just("wait"), st.integers(1, 300)),
     st.tuples(st.just("pod gone"), st.just(0)),
     st.tuples(st.just("job gone"), st.just(0)),
@@ -682,7 +871,7 @@ EVENTS = st.one_of(
 def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_after_another(
     events: list[tuple[str, int]],
 ) -> None:
-    cluster = FakeCluster()
+    cluster = FakeCluster({**SPEC, "activeDeadlineSeconds": 600, "pendingDeadlineSeconds": 900})
     cluster.settle()
     dies = False
     for event, number in events:
@@ -692,6 +881,10 @@ def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_aft
             able = [name for name in cluster.jobs if cluster.may_have_pod(name)]
             if able:
                 cluster.set_pod(PODS[number % len(PODS)](cluster.now), able[-1 - number // len(PODS) % len(able)])
+        elif event in ("suspend the job", "resume the job"):
+            cluster.set_spec(suspend=event == "suspend the job")
+        elif event == "pods stop":
+            cluster.stop_pods(SAVED)
         elif event == "suspend" and newest is not None:
             cluster.suspend(newest, "kueue")
         elif event == "resume":
@@ -733,8 +926,8 @@ def check(cluster: FakeCluster) -> None:
     alive = [name for name, item in cluster.pods.items() if "-train-" in name and not has_ended(item, "trainer")]
     assert len(alive) <= 1, "two trainers would write to the same place"
     shown = {item["type"]: item["status"] for item in status["conditions"]}
-    assert shown["Ready"] == (
-        "True" if shown.get("Succeeded") == "True" else "False" if "Stalled" in shown else "Unknown"
-    )
+    idle = "Stalled" in shown or shown.get("Suspended") == "True"
+    assert shown["Ready"] == ("True" if shown.get("Succeeded") == "True" else "False" if idle else "Unknown")
+    assert shown.get("Suspended") != "True" or not alive
     assert ("Reconciling" in shown) != (shown["Ready"] in ("True", "False"))
     assert status["observedGeneration"] == 1

@@ -53,6 +53,19 @@ class FineTuneJobSpec(Model):
     failure_policy: FailurePolicy = Field(
         default_factory=FailurePolicy, description="What happens after a failed attempt."
     )
+    suspend: bool = Field(
+        False,
+        description="Stop the job: its pod saves a checkpoint and ends, which frees its GPU. When this is false again, "
+        "the next attempt continues from there. It costs no retry.",
+    )
+    active_deadline_seconds: int | None = Field(
+        None,
+        description="How long trainers may run, all attempts together, without the time in which they wait or the job "
+        "is suspended. After that the pod saves a checkpoint, and the job fails with DeadlineExceeded. Unset: for "
+        "ever.",
+        ge=1,
+        le=MAX_COUNT,
+    )
     pending_deadline_seconds: int | None = Field(
         None,
         description="How long a pod of the preflight or of an attempt may wait until it runs: for admission, a queue, "

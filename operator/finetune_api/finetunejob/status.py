@@ -11,7 +11,7 @@ from finetune_api.forgetting import ForgettingStatus
 from finetune_api.limits import STATUS_ATTEMPTS, STATUS_MESSAGE_CHARACTERS
 from finetune_api.timestamps import Timestamp
 
-Phase = Literal["Pending", "Preflight", "Training", "Retrying", "Succeeded", "Failed"]
+Phase = Literal["Pending", "Preflight", "Training", "Retrying", "Suspended", "Succeeded", "Failed"]
 
 
 class Progress(Model):
@@ -73,6 +73,11 @@ class Attempt(Model):
     job_name: str = Field(description="Name of the batch/v1 Job.")
     started_at: Timestamp | None = Field(
         None, description="When the Job was created.", json_schema_extra={"format": "date-time"}
+    )
+    running_since: Timestamp | None = Field(
+        None,
+        description="Since when its container runs; unset while it waits for another pod.",
+        json_schema_extra={"format": "date-time"},
     )
     failing_since: Timestamp | None = Field(
         None,
@@ -182,7 +187,7 @@ class FineTuneJobStatus(Model):
     phase: Phase | None = Field(None, description="Summary for people.")
     conditions: list[Condition] = Field(
         default_factory=list,
-        description="Accepted, PreflightPassed, Running, Evaluated, Succeeded, Ready, Reconciling, Stalled.",
+        description="Accepted, PreflightPassed, Running, Suspended, Evaluated, Succeeded, Ready, Reconciling, Stalled.",
     )
     progress: Progress | None = Field(None, description="Where the running attempt is.")
     estimate: Estimate | None = Field(None, description="What the preflight computed.")
@@ -195,6 +200,10 @@ class FineTuneJobStatus(Model):
     attempts: list[Attempt] = Field(
         default_factory=list, description=f"Each trainer Job and how it ended, the newest {STATUS_ATTEMPTS}."
     )
+    active_seconds: int | None = Field(
+        None, description="Seconds for which trainers ran, without the one that runs now.", ge=0
+    )
+    suspensions: int | None = Field(None, description="How often spec.suspend ended an attempt.", ge=0)
     checkpoint: CheckpointStatus | None = Field(None, description="The newest complete checkpoint.")
     evaluation: EvaluationStatus | None = Field(None, description="Base against adapter on held-out rows.")
     adapter: AdapterStatus | None = Field(None, description="The finished, verified adapter.")

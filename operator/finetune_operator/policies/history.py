@@ -11,11 +11,14 @@ from finetune_api.reasons import Reason
 
 
 def trim(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Drop the oldest of too many attempts that the cluster ended. All others stay: they count against a budget."""
+    """Drop the oldest of too many attempts that the cluster or a suspension ended.
+
+    All others stay: they count against a budget.
+    """
     surplus = len(attempts) - STATUS_ATTEMPTS
     kept = []
     for attempt in attempts[:-1]:
-        if surplus > 0 and attempt.reason in (Reason.PREEMPTED, Reason.NODE_ERROR):
+        if surplus > 0 and attempt.reason in (Reason.PREEMPTED, Reason.NODE_ERROR, Reason.SUSPENDED):
             surplus -= 1
         else:
             kept.append(attempt)

@@ -13,7 +13,7 @@ from finetune_api.messages import PreflightResult, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason, reason_of_exit_code
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.batch_job import find_end, is_being_deleted, is_suspended
-from finetune_operator.policies.pod_state import has_ended, is_on_lost_node, read_state
+from finetune_operator.policies.pod_state import find_duration, has_ended, is_on_lost_node, read_state
 from finetune_operator.policies.waiting import Waiting, explain_missing_pod, explain_suspension, explain_unstarted_pod
 
 PodResult = PreflightResult | TrainerResult
@@ -49,6 +49,8 @@ class Ended:
     result: PodResult | None = None
     node: str | None = None
     """Name of the node."""
+    seconds: float | None = None
+    """How long the container ran, by the clock of its node; None if nobody knows."""
 
 
 Outcome = Waiting | Running | Stopping | Ended
@@ -79,7 +81,7 @@ def classify_pod(
         ended = _classify_ended(pod, state.get("terminated") or {})
         # a suspended Job deletes its pod, and makes another one when it is resumed
         if ended.reason is None or end is not None or batch_job is None or not is_deleted:
-            return replace(ended, node=pod.get("spec", {}).get("nodeName"))
+            return replace(ended, node=pod.get("spec", {}).get("nodeName"), seconds=find_duration(state))
     elif "running" in state:
         return Running(pod, is_on_lost_node(pod))
     if batch_job is not None and is_suspended(batch_job):

@@ -1,5 +1,6 @@
 """Read the state of our own container in a pod, whatever containers others have added to it. Pure."""
 
+from finetune_api.timestamps import parse_timestamp
 from finetune_operator.kube.kinds import Object
 
 END_NOW = {"spec": {"activeDeadlineSeconds": 1}}
@@ -18,6 +19,14 @@ def read_state(pod: Object, container: str) -> Object:
 def has_ended(pod: Object, container: str) -> bool:
     """Return whether the container will not run any more."""
     return "terminated" in read_state(pod, container) or pod["status"].get("phase") in ENDED_PHASES
+
+
+def find_duration(state: Object) -> float | None:
+    """Find for how many seconds a container ran that has ended; both times are by the clock of its node."""
+    terminated = state.get("terminated") or {}
+    if not terminated.get("startedAt") or not terminated.get("finishedAt"):
+        return None
+    return (parse_timestamp(terminated["finishedAt"]) - parse_timestamp(terminated["startedAt"])).total_seconds()
 
 
 def is_held_by_sidecar(pod: Object, container: str) -> bool:

@@ -43,7 +43,11 @@ class GiveUp:
 
 
 def decide(
-    endings: Sequence[Ending], retries: Retries, first_backoff: float, end_of_ladder: str | None = None
+    endings: Sequence[Ending],
+    retries: Retries,
+    first_backoff: float,
+    end_of_ladder: str | None = None,
+    suspensions: int = 0,
 ) -> RetryAt | GiveUp:
     """Decide what follows the newest of these endings.
 
@@ -52,15 +56,20 @@ def decide(
         retries: The budgets of the spec.
         first_backoff: Seconds before the first repetition of an error; they double with each further one.
         end_of_ladder: Why the ladder has no further step; None while it has one.
+        suspensions: How many attempts ended because the job was suspended, which costs nothing.
     """
     last = endings[-1]
     if last.reason in USER_ERRORS:
         return GiveUp("another attempt with the same spec would fail in the same way")
+    if last.reason is Reason.DEADLINE_EXCEEDED:
+        return GiveUp("spec.activeDeadlineSeconds is over")
+    if last.reason is Reason.SUSPENDED:
+        return RetryAt(last.at)
     if last.too_large and end_of_ladder is not None:
         return GiveUp(end_of_ladder)
     budget = _find_budget(last)
-    used = Counter(map(_find_budget, endings))
-    used["onPreemption"] = last.number - (used.total() - used["onPreemption"])
+    used = Counter(_find_budget(ending) for ending in endings if ending.reason is not Reason.SUSPENDED)
+    used["onPreemption"] = last.number - suspensions - (used.total() - used["onPreemption"])
     allowed = {
         "onError": retries.on_error,
         "onOutOfMemory": retries.on_out_of_memory,

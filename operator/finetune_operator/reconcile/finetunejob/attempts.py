@@ -8,22 +8,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api import ladder
-from finetune_api.finetunejob import Adjustment, Attempt, FineTuneJob
+from finetune_api.finetunejob import Adjustment, Attempt, FineTuneJob, FineTuneJobStatus
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import NODE_REASONS, Reason
 from finetune_api.timestamps import format_timestamp, parse_timestamp
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.batch_job import is_suspended, may_still_run
+from finetune_operator.policies.batch_job import is_suspended
+from finetune_operator.policies.halt import Halt, find_halt
 from finetune_operator.policies.outcome import Ended, Outcome, Running, classify_pod
 from finetune_operator.policies.retry import Ending, GiveUp, RetryAt, decide
 from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.runs import (
+    add_active_seconds,
     begin_run,
+    end_halted,
     end_run,
+    find_active_seconds,
     find_blocking,
     find_pending_rest,
+    find_unfinished_jobs,
     find_waiting_seconds,
+    is_suspending,
     read_reason,
     split_runs,
     update_run,
@@ -33,14 +39,18 @@ from finetune_operator.reconcile.finetunejob.status import (
     set_attempt_failed,
     set_attempts,
     set_given_up,
+    set_halted,
     set_lost,
     set_never_started,
+    set_resumed,
     set_retrying,
     set_running,
     set_starting,
+    set_stopping,
     set_succeeded,
     set_trainer_result,
     set_waiting_for,
+    tell_failed_attempt,
 )
 from finetune_operator.resources.jobs import build_trainer_job
 from finetune_operator.resources.names import TRAINER
@@ -65,9 +75,10 @@ class AttemptContext:
     adjustments: tuple[Adjustment, ...]
 
     @classmethod
-    def after(cls, finished: Sequence[Attempt], context: PlanContext) -> "AttemptContext":
+    def after(cls, finished: Sequence[Attempt], context: PlanContext, status: JobStatusBuilder) -> "AttemptContext":
         """Compute what follows these attempts, given in their order."""
         spec = context.job.spec
+        suspensions = status.read().suspensions or 0
         endings = [
             Ending(
                 attempt.number,
@@ -84,7 +95,7 @@ class AttemptContext:
         if endings:
             end_of_ladder = None if smaller else ladder.explain_end(last, 0)
             backoff = context.settings.retry_backoff_seconds
-            decision = decide(endings, spec.failure_policy.retries, backoff, end_of_ladder)
+            decision = decide(endings, spec.failure_policy.retries, backoff, end_of_ladder, suspensions)
         return cls(
             finished=tuple(finished),
             number=finished[-1].number + 1 if finished else 1,
@@ -98,7 +109,7 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
     """Plan the attempts after the preflight."""
     batch_jobs = context.observed.batch_jobs_of(TRAINER)
     finished, current = split_runs(status.read().attempts)
-    following = AttemptContext.after(finished, context)
+    following = AttemptContext.after(finished, context, status)
     delete: tuple[Object, ...] = ()
     while True:
         if current is None:
@@ -113,6 +124,11 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
         batch_job = batch_jobs.get(current.number)
         pods = context.observed.pods_of(current.job_name)
         outcome = classify_pod(batch_job, pods, TRAINER, context.observed.warnings)
+        halt = find_halt(context.job.spec, find_active_seconds(current, status, context.now), is_suspending(context))
+        if halt is not None:
+            outcome = end_halted(outcome, halt)
+            if not isinstance(outcome, Ended):
+                return _plan_stop(current, following, halt, context, status)
         limit = context.job.spec.pending_deadline_seconds
         if isinstance(outcome, Waiting) and limit is not None and find_pending_rest(current, context) <= 0:
             ended = end_run(current, Ended(outcome.reason, ""), outcome.reason, outcome.message, context.now)
@@ -132,11 +148,12 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
         set_attempts(status, [*following.finished, attempt])
         if succeeded:
             return _finish_plan(status, delete)
-        following = AttemptContext.after([*following.finished, attempt], context)
+        following = AttemptContext.after([*following.finished, attempt], context, status)
         if isinstance(following.decision, GiveUp):
             set_given_up(status, attempt, attempt.reason or Reason.TRAINER_ERROR, following.decision.why)
-            return _finish_plan(status, delete)
-        set_retrying(status, attempt, following.adjustments)
+            return _finish_plan(status, delete if halt is None else find_unfinished_jobs(context.observed))
+        if attempt.reason != Reason.SUSPENDED:
+            tell_failed_attempt(status, attempt, following.adjustments)
 
 
 def _plan_wait(
@@ -144,22 +161,37 @@ def _plan_wait(
 ) -> Plan | None:
     """Plan the wait for the next attempt; return None when it may begin."""
     set_attempts(status, following.finished)
+    blocking = find_blocking(context.observed, following.number)
+    halt = find_halt(context.job.spec, find_active_seconds(None, status, context.now), is_suspending=False)
+    if halt is not None:
+        set_halted(status, halt, blocking)
+        return _finish_plan(status, find_unfinished_jobs(context.observed))
+    set_resumed(status)
     # A budget that was used up may have grown since: then, as at the beginning, the next attempt is due now.
     due = following.decision.at if isinstance(following.decision, RetryAt) else context.now
+    if not blocking and due <= context.now:
+        return None
+    last = following.finished[-1] if following.finished else None
+    if last is not None and last.reason != Reason.SUSPENDED:
+        set_retrying(status, last, following.adjustments)
     if due > context.now:
         return _finish_plan(status, delete, requeue_after=(due - context.now).total_seconds())
-    blocking = find_blocking(context.observed, following.number)
-    if not blocking:
-        return None
-    # A Job that somebody suspended does not end by itself: its pod would come back beside the next attempt's.
-    batch_jobs = context.observed.batch_jobs_of(TRAINER)
-    suspended = [job for number, job in batch_jobs.items() if number != following.number and is_suspended(job)]
-    ended = following.finished[-1].finished_at or format_timestamp(context.now)
-    patience = PATIENCE_SECONDS - (context.now - parse_timestamp(ended)).total_seconds()
-    if patience <= 0:
+    ended = parse_timestamp(last.finished_at or "") if last is not None else context.now
+    patience = PATIENCE_SECONDS - (context.now - ended).total_seconds()
+    if patience <= 0 or last is None or last.reason == Reason.SUSPENDED:
         set_waiting_for(status, following.number, blocking)
-    delete += tuple(job for job in suspended if may_still_run(job))
+    # A Job that somebody suspended does not end by itself: its pod would come back beside the next attempt's.
+    delete += tuple(job for job in find_unfinished_jobs(context.observed) if is_suspended(job) and job not in delete)
     return _finish_plan(status, delete, requeue_after=patience if patience > 0 else None)
+
+
+def _plan_stop(
+    attempt: Attempt, following: AttemptContext, halt: Halt, context: PlanContext, status: JobStatusBuilder
+) -> Plan:
+    """Plan that a pod is asked to end: its Job is deleted, because a suspended one may be resumed by others."""
+    set_attempts(status, [*following.finished, attempt])
+    set_stopping(status, halt, attempt.number)
+    return _finish_plan(status, find_unfinished_jobs(context.observed))
 
 
 def _plan_start(
@@ -190,11 +222,14 @@ def _plan_continuation(
     """Plan nothing but the status while an attempt waits, runs or stops."""
     requeue_after = math.inf
     if isinstance(outcome, Waiting):
+        attempt = add_active_seconds(attempt, None, status, context.now)
         seconds = find_waiting_seconds(attempt, context)
         set_starting(status, attempt.number, break_silence(outcome, seconds, attempt.job_name))
         looks = [find_next_look(outcome, seconds) or math.inf, find_pending_rest(attempt, context)]
         requeue_after = min([*looks, _find_grace(attempt, context)] if outcome.is_failing else looks)
     elif isinstance(outcome, Running):
+        attempt = update_run(attempt, running_since=attempt.running_since or format_timestamp(context.now))
+        requeue_after = _find_active_rest(attempt, context, status)
         report = context.observed.progress_reports.get(attempt.job_name)
         set_running(status, attempt.number, outcome.pod, report)
         if outcome.lost:
@@ -214,6 +249,9 @@ def _end_attempt(
     if reason is None and (result is None or result.adapter is None):
         reason, message = Reason.TRAINER_ERROR, "The trainer ended well but named no adapter."
     text = message or (result.message if result else "")
+    attempt = add_active_seconds(attempt, outcome.seconds, status, context.now)
+    if reason is Reason.SUSPENDED:
+        status.set(FineTuneJobStatus(suspensions=(status.read().suspensions or 0) + 1))
     if result is not None:
         set_trainer_result(status, result)
         attempt = update_run(attempt, resumed_from_step=result.resumed_from_step)
@@ -231,6 +269,12 @@ def _finish_plan(
     requeue_after: float | None = None,
 ) -> Plan:
     return Plan(status.as_json(), delete, create, tuple(status.events), requeue_after)
+
+
+def _find_active_rest(attempt: Attempt, context: PlanContext, status: JobStatusBuilder) -> float:
+    """Find for how many seconds the trainers may still run, by spec.activeDeadlineSeconds."""
+    limit = context.job.spec.active_deadline_seconds
+    return math.inf if limit is None else limit - find_active_seconds(attempt, status, context.now)
 
 
 def _find_grace(attempt: Attempt, context: PlanContext) -> float:

@@ -6,26 +6,33 @@ from finetune_api.finetunejob import Attempt
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import parse_timestamp
+from finetune_operator.policies.halt import find_halt
 from finetune_operator.policies.outcome import Ended, Outcome, classify_pod
 from finetune_operator.policies.retry import Ending, GiveUp, decide
 from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.runs import (
     begin_run,
+    end_halted,
     end_run,
     find_pending_rest,
+    find_unfinished_jobs,
     find_waiting_seconds,
+    is_suspending,
     read_reason,
     split_runs,
 )
 from finetune_operator.reconcile.finetunejob.status import (
     SUCCEEDED,
+    set_halted,
     set_never_started,
     set_preflight_failed,
     set_preflight_passed,
     set_preflight_progress,
     set_preflight_repeated,
     set_preflights,
+    set_resumed,
+    set_suspending,
 )
 from finetune_operator.resources.jobs import build_preflight_job
 from finetune_operator.resources.names import PREFLIGHT
@@ -50,6 +57,12 @@ def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | Non
         pods = context.observed.pods_of(current.job_name)
         batch_job = batch_jobs.get(current.number)
         outcome = classify_pod(batch_job, pods, PREFLIGHT, context.observed.warnings)
+        halt = find_halt(context.job.spec, 0, is_suspending(context))
+        if halt is not None:
+            outcome = end_halted(outcome, halt)
+            if not isinstance(outcome, Ended):
+                set_suspending(status, f"{halt.message} The preflight ends.")
+                return Plan(status.as_json(), find_unfinished_jobs(context.observed))
         limit = context.job.spec.pending_deadline_seconds
         if isinstance(outcome, Waiting) and limit is not None and find_pending_rest(current, context) <= 0:
             ended = end_run(current, Ended(outcome.reason, ""), outcome.reason, outcome.message, context.now)
@@ -81,16 +94,27 @@ def _plan_continuation(context: PlanContext, status: JobStatusBuilder, run: Atte
 
 def _plan_wait(context: PlanContext, status: JobStatusBuilder, finished: list[Attempt], message: str) -> Plan | None:
     """Plan the end or the pause after a preflight that has not passed; return None when the next one is due."""
+    halt = find_halt(context.job.spec, 0, is_suspending=False)
+    if halt is not None:
+        set_halted(status, halt, [])
+        return Plan(status.as_json(), find_unfinished_jobs(context.observed))
+    set_resumed(status)
     if not finished:
         return None
     reason = finished[-1].reason or Reason.PREFLIGHT_ERROR
     endings = [Ending(run.number, read_reason(run), parse_timestamp(run.finished_at or "")) for run in finished]
-    decision = decide(endings, context.job.spec.failure_policy.retries, context.settings.retry_backoff_seconds)
+    decision = decide(
+        endings,
+        context.job.spec.failure_policy.retries,
+        context.settings.retry_backoff_seconds,
+        suspensions=sum(ending.reason is Reason.SUSPENDED for ending in endings),
+    )
     if isinstance(decision, GiveUp):
         set_preflight_failed(status, reason, message, decision.why)
         return Plan(status.as_json(), events=tuple(status.events))
     wait = (decision.at - context.now).total_seconds()
-    set_preflight_repeated(status, reason, message)
+    if reason != Reason.SUSPENDED:
+        set_preflight_repeated(status, reason, message)
     return Plan(status.as_json(), requeue_after=wait) if wait > 0 else None
 
 

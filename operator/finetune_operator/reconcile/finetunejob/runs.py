@@ -5,19 +5,22 @@ A run is one batch/v1 Job. All times are by the operator's clock: clocks of node
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from finetune_api.conditions import ConditionType
-from finetune_api.finetunejob import Adjustment, Attempt
+from finetune_api.finetunejob import Adjustment, Attempt, FineTuneJobStatus
 from finetune_api.limits import ATTEMPT_MESSAGE_CHARACTERS, truncate
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp, parse_timestamp
 from finetune_operator.conditions import find
 from finetune_operator.kube.kinds import ROLE_LABEL, Object
 from finetune_operator.policies.batch_job import is_being_deleted, may_still_run
-from finetune_operator.policies.outcome import Ended
+from finetune_operator.policies.halt import Halt
+from finetune_operator.policies.outcome import Ended, Outcome
 from finetune_operator.policies.pod_state import has_ended
-from finetune_operator.reconcile.finetunejob.model import Observed, PlanContext
+from finetune_operator.policies.waiting import Waiting
+from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Observed, PlanContext
 from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name
 
 KEPT_JOBS = 2
@@ -53,6 +56,18 @@ def end_run(run: Attempt, outcome: Ended, reason: str, message: str, now: dateti
     )
 
 
+def end_halted(outcome: Outcome, halt: Halt) -> Outcome:
+    """Return how a run ended that had to stop; the outcome as it is while the pod still saves a checkpoint.
+
+    A run that ended for a reason of its own keeps that.
+    """
+    if isinstance(outcome, Waiting):
+        return Ended(halt.reason, halt.message)
+    if isinstance(outcome, Ended) and outcome.reason == Reason.PREEMPTED:
+        return replace(outcome, reason=halt.reason, message=halt.message)
+    return outcome
+
+
 def update_run(run: Attempt, **changes: object) -> Attempt:
     """Return the record with these values; None keeps what it has."""
     return run.model_copy(update={name: value for name, value in changes.items() if value is not None})
@@ -77,6 +92,34 @@ def find_waiting_seconds(run: Attempt, context: PlanContext) -> float:
     return (context.now - since).total_seconds()
 
 
+def find_active_seconds(run: Attempt | None, status: JobStatusBuilder, now: datetime) -> float:
+    """Find for how many seconds trainers ran until now, the current run included."""
+    before = status.read().active_seconds or 0
+    return before + (0 if run is None or run.running_since is None else _find_running_seconds(run, now))
+
+
+def add_active_seconds(run: Attempt, seconds: float | None, status: JobStatusBuilder, now: datetime) -> Attempt:
+    """Add the time for which a run had a pod that is gone, and return its record without this pod.
+
+    ``seconds`` is that time by the clock of the node, which is exact. Without it the operator's clock counts.
+    """
+    if seconds is None:
+        seconds = 0 if run.running_since is None else _find_running_seconds(run, now)
+    if seconds > 0:
+        status.set(FineTuneJobStatus(active_seconds=(status.read().active_seconds or 0) + round(seconds)))
+    return run.model_copy(update={"running_since": None})
+
+
+def _find_running_seconds(run: Attempt, now: datetime) -> float:
+    return (now - parse_timestamp(run.running_since or format_timestamp(now))).total_seconds()
+
+
+def is_suspending(context: PlanContext) -> bool:
+    """Return whether a run is being stopped for a suspension: its Job is deleted."""
+    suspended = find(context.observed.resource.get("status", {}).get("conditions", []), ConditionType.SUSPENDED)
+    return suspended is not None and suspended["reason"] == Reason.SUSPENDING
+
+
 def find_pending_rest(run: Attempt, context: PlanContext) -> float:
     """Find for how many seconds the pod of a run may still be awaited, by spec.pendingDeadlineSeconds."""
     limit = context.job.spec.pending_deadline_seconds
@@ -98,6 +141,11 @@ def find_blocking(observed: Observed, number: int) -> list[str]:
         if name not in own and _find_role(pod) == TRAINER and not has_ended(pod, TRAINER)
     }
     return [f"Job {name}" for name in sorted(jobs)] + sorted(pods)
+
+
+def find_unfinished_jobs(observed: Observed) -> tuple[Object, ...]:
+    """Find the Jobs that may still run a pod, to delete them."""
+    return tuple(batch_job for batch_job in observed.batch_jobs if may_still_run(batch_job))
 
 
 def find_superseded_jobs(observed: Observed) -> tuple[Object, ...]:

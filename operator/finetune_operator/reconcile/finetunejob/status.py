@@ -9,6 +9,7 @@ from finetune_api.messages import PreflightResult, ProgressReport, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.halt import Halt
 from finetune_operator.policies.history import trim, trim_warnings
 from finetune_operator.policies.outcome import Outcome, Running
 from finetune_operator.policies.waiting import Waiting
@@ -117,6 +118,49 @@ def set_starting(status: JobStatusBuilder, number: int, outcome: Waiting) -> Non
         set_phase(status, "Training", outcome.reason, message)
 
 
+def set_suspending(status: JobStatusBuilder, message: str) -> None:
+    """Show that the pods of a suspended job are ending."""
+    status.conditions.set(ConditionType.SUSPENDED, "False", Reason.SUSPENDING, message)
+    set_phase(status, "Suspended", Reason.SUSPENDING, message)
+
+
+def set_suspended(status: JobStatusBuilder) -> None:
+    """Show that the job is suspended, and that it has no pod."""
+    checkpoint = status.read().checkpoint
+    begin = "" if checkpoint is None else f", from the checkpoint of step {checkpoint.step}"
+    message = f"The job has no pod and holds no GPU. It goes on{begin}, when spec.suspend is false."
+    status.set(FineTuneJobStatus(phase="Suspended"))
+    if status.conditions.has(ConditionType.RUNNING):
+        status.conditions.set(ConditionType.RUNNING, "False", Reason.SUSPENDED, message)
+    status.conditions.set(ConditionType.SUSPENDED, "True", Reason.SUSPENDED, message)
+    status.conditions.set_idle(Reason.SUSPENDED, message)
+
+
+def set_resumed(status: JobStatusBuilder) -> None:
+    """Show that the job goes on, if it was suspended."""
+    if status.conditions.has(ConditionType.SUSPENDED):
+        status.conditions.set(ConditionType.SUSPENDED, "False", Reason.RESUMED, "The job goes on.")
+
+
+def set_stopping(status: JobStatusBuilder, halt: Halt, number: int) -> None:
+    """Show that an attempt is asked to save a checkpoint and to end."""
+    message = f"{halt.message} Attempt {number} saves a checkpoint and ends."
+    if halt.reason is Reason.SUSPENDED:
+        set_suspending(status, message)
+    else:
+        set_phase(status, "Training", halt.reason, message)
+
+
+def set_halted(status: JobStatusBuilder, halt: Halt, others: Sequence[str]) -> None:
+    """Show that no attempt begins now; ``others`` are Jobs and pods that have not ended yet."""
+    if halt.reason is not Reason.SUSPENDED:
+        set_failed(status, halt.reason, halt.message, "Failed")
+    elif others:
+        set_suspending(status, f"{halt.message} These have not ended yet: {', '.join(others)}.")
+    else:
+        set_suspended(status)
+
+
 def set_waiting_for(status: JobStatusBuilder, number: int, others: Sequence[str]) -> None:
     """Show that an attempt waits until an earlier one cannot train any more."""
     message = f"Attempt {number} begins when these have ended: {', '.join(others)}."
@@ -169,10 +213,14 @@ def set_attempt_failed(status: JobStatusBuilder, number: int, reason: str, messa
 
 def set_retrying(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[Adjustment]) -> None:
     """Show that another attempt follows this one; ``changes`` make it need less memory."""
-    smaller = f" with {', '.join(str(change) for change in changes)}" if changes else ""
-    message = f"{_describe_end(attempt)} Attempt {attempt.number + 1} follows{smaller}."
+    message = _describe_retry(attempt, changes)
     status.conditions.set(ConditionType.RUNNING, "False", Reason.RETRYING, message)
     set_phase(status, "Retrying", Reason.RETRYING, message)
+
+
+def tell_failed_attempt(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[Adjustment]) -> None:
+    """Tell in an event of an attempt that another one follows."""
+    message = _describe_retry(attempt, changes)
     status.events.append(EventRecord("Warning", "AttemptFailed", "Retry", message, key=str(attempt.number)))
 
 
@@ -216,6 +264,11 @@ def _describe_lost(pod: Object) -> str:
 
 def _describe_training(number: int) -> str:
     return f"Attempt {number} trains the adapter."
+
+
+def _describe_retry(attempt: Attempt, changes: Sequence[Adjustment]) -> str:
+    smaller = f" with {', '.join(str(change) for change in changes)}" if changes else ""
+    return f"{_describe_end(attempt)} Attempt {attempt.number + 1} follows{smaller}."
 
 
 def _describe_end(attempt: Attempt) -> str:

@@ -152,6 +152,16 @@ class ServiceAccount(Section):
     annotations: dict[str, str] = Field({}, description="Its annotations.")
 
 
+class AdmissionPolicy(Section):
+    """What the operator's account may write."""
+
+    enabled: bool = Field(
+        True,
+        description="Create ValidatingAdmissionPolicies: with the operator's token nobody creates other Jobs, or "
+        "changes more of a Deployment, than the operator does. They are objects of the cluster.",
+    )
+
+
 class UserRoles(Section):
     """What the users of the cluster may do with both kinds."""
 
@@ -230,6 +240,9 @@ class ChartValues(Section):
         Uninstall(), description="What `helm uninstall` does first; only while crds.keep is false."
     )
     service_account: ServiceAccount = Field(ServiceAccount(), description="The identity of the operator's pod.")
+    admission_policy: AdmissionPolicy = Field(
+        AdmissionPolicy(), description="What the operator's account may write, beside its rights."
+    )
     user_roles: UserRoles = Field(UserRoles(), description="What the users of the cluster may do with both kinds.")
     metrics: Metrics = Field(Metrics(), description="Metrics in Prometheus' format, at port 8080, path /metrics.")
     network_policy: NetworkPolicy = Field(NetworkPolicy(), description="Who may reach the operator.")

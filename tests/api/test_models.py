@@ -1,6 +1,9 @@
 """The models refuse what the API server refuses, with the path of the field."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from finetune_api.adapterdeployment import AdapterDeploymentSpec
@@ -142,3 +145,10 @@ def test_a_live_job_has_few_editable_fields() -> None:
     pinned = {rule["fieldPath"].split(".")[1] for rule in FineTuneJobSpec.cel_rules if "oldSelf" in rule["rule"]}
     fields = {field.alias or name for name, field in FineTuneJobSpec.model_fields.items()}
     assert fields - pinned == EDITABLE & fields
+
+
+@pytest.mark.parametrize("file", sorted(Path("examples").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_example_is_valid(file: Path) -> None:
+    for item in yaml.safe_load_all(file.read_text()):
+        if item["kind"] in SPECS:
+            assert found(item) == []

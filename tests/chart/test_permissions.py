@@ -58,7 +58,10 @@ def account(
         entry["name"]: entry.get("value", "")
         for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
     }
-    kinds = ("CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+    kinds = (
+        "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
+        "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+    )  # fmt: skip
     text = yaml.safe_dump_all([item for item in objects if item["kind"] in kinds])
     empty_cluster.kubectl("create", "namespace", TEAM)
     empty_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)

@@ -26,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> int:
     match chosen.command:
         case "up":
-            made = cluster.up(chosen.name, chosen.mode, gpus=chosen.gpus, nodes=chosen.nodes)
-            say(f"cluster {made.name!r} is up; use it by: export KUBECONFIG={made.kubeconfig}")
+            created = cluster.up(chosen.name, chosen.mode, gpus=chosen.gpus, nodes=chosen.nodes)
+            say(f"cluster {created.name!r} is up; use it by: export KUBECONFIG={created.kubeconfig}")
         case "down":
             if not cluster.down(chosen.name):
                 say(f"there is no cluster {chosen.name!r}")
@@ -47,17 +47,17 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _status(chosen: argparse.Namespace) -> int:
-    found = cluster.status(chosen.name)
+    status = cluster.status(chosen.name)
     if chosen.output == "json":
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        sys.stdout.write(json.dumps(status, indent=2) + "\n")
     else:
-        lines = [f"{key:12} {value}" for key, value in found.items() if key != "processes" and value is not None]
+        lines = [f"{key:12} {value}" for key, value in status.items() if key != "processes" and value is not None]
         lines += [
             f"{item['name']:26} {'pid ' + str(item['pid']) if item['pid'] else 'not running':12} {item['log']}"
-            for item in found["processes"]
+            for item in status["processes"]
         ]
         sys.stdout.write("\n".join(lines) + "\n")
-    return 0 if found["ready"] else 1
+    return 0 if status["ready"] else 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -84,9 +84,9 @@ def http_problem(url: str, *, ca: str = "", token: str = "") -> str | None:
 def is_ready(node: dict[str, Any]) -> bool:
     """Return whether a Node takes pods: it is Ready and has no taint."""
     conditions = node.get("status", {}).get("conditions", [])
-    return any(found["type"] == "Ready" and found["status"] == "True" for found in conditions) and not node["spec"].get(
-        "taints"
-    )
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions) and not node[
+        "spec"
+    ].get("taints")
 
 
 def _opener(ca: str) -> urllib.request.OpenerDirector:

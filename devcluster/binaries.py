@@ -84,7 +84,7 @@ BUILDS = (
 
 @dataclass(frozen=True)
 class Suitable:
-    """How to see whether an existing program can be used: the arguments that print its version, and what must match."""
+    """Says how to check an existing program: the arguments that print its version, and the pattern that must match."""
 
     arguments: tuple[str, ...]
     pattern: str
@@ -151,8 +151,8 @@ def existing(name: str) -> Path | None:
         candidates.append(on_path)
     for candidate in candidates:
         if os.access(candidate, os.X_OK):
-            shown = subprocess.run([candidate, *suitable.arguments], capture_output=True, text=True, check=False)
-            if re.search(suitable.pattern, shown.stdout + shown.stderr):
+            version = subprocess.run([candidate, *suitable.arguments], capture_output=True, text=True, check=False)
+            if re.search(suitable.pattern, version.stdout + version.stderr):
                 return Path(candidate)
     return None
 
@@ -170,11 +170,11 @@ def _build_missing(builds: Iterable[Build]) -> None:
         partial = cache_dir() / "bin" / f"partial-{os.getpid()}"
         partial.mkdir()
         try:
-            ours = [build for build in missing if "@" not in build.package]
-            if ours:
-                _go(ours, partial, ["build", "-o", f"{partial}/"])
+            in_our_module = [build for build in missing if "@" not in build.package]
+            if in_our_module:
+                _go(in_our_module, partial, ["build", "-o", f"{partial}/"])
             for build in missing:
-                if build not in ours:
+                if build not in in_our_module:
                     _go([build], partial, ["install"])
             for build in missing:
                 _publish(build, partial)
@@ -223,9 +223,9 @@ def _publish(build: Build, partial: Path) -> None:
 def _go_program() -> tuple[str, ...]:
     on_path = shutil.which("go")
     if on_path:
-        shown = subprocess.run([on_path, "version"], capture_output=True, text=True, check=False).stdout
-        found = re.search(r"go(\d+)\.(\d+)", shown)
-        if found and (int(found[1]), int(found[2])) >= GO_MINIMUM:
+        version = subprocess.run([on_path, "version"], capture_output=True, text=True, check=False).stdout
+        match = re.search(r"go(\d+)\.(\d+)", version)
+        if match and (int(match[1]), int(match[2])) >= GO_MINIMUM:
             return (on_path,)
     uv = shutil.which("uv")
     if uv:

@@ -21,9 +21,9 @@ def cached(name: str, recipe: str, title: str, hint: str, make: Callable[[Path],
     Args:
         name: The beginning of the directory's name.
         recipe: All that the content depends on.
-        title: What the display says while it is made.
-        hint: How long that usually takes.
-        make: Fills the empty directory that it is given.
+        title: Title of the step in the display.
+        hint: Usual duration.
+        make: Fills an empty directory.
     """
     directory = cache_dir() / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if directory.is_dir():

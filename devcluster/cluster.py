@@ -44,10 +44,10 @@ class Cluster:
             DevClusterError: kubectl failed; the message has its error output.
         """
         command = [str(self.bin("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
-        finished = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-        if finished.returncode != 0:
-            raise DevClusterError(f"kubectl {' '.join(arguments)} failed: {finished.stderr.strip()}")
-        return finished.stdout
+        completed = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        if completed.returncode != 0:
+            raise DevClusterError(f"kubectl {' '.join(arguments)} failed: {completed.stderr.strip()}")
+        return completed.stdout
 
     def exec_in_node(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a program inside the real node's namespaces (network, mounts, processes) and return how it ended."""

@@ -30,9 +30,9 @@ def run(
     Args:
         command: The program and its arguments.
         directory: Where it runs; by default here.
-        environment: Variables that it has in addition to ours.
+        environment: Variables in addition to our own.
         log: A file that receives the output as it comes.
-        on_line: Is called with each line of output as it comes.
+        on_line: Receives each line of output as it comes.
         remedy: What a person can do about a failure.
 
     Raises:
@@ -103,10 +103,10 @@ def _end(process: subprocess.Popen[str]) -> None:
 def _failure(command: Sequence[str], status: int, output: str, log: Path | None, remedy: str) -> str:
     if _cancelled.is_set():
         return "stopped, because another step failed"
-    shown = " ".join([Path(command[0]).name, *command[1:]])
-    parts = [f"`{shown}` failed with exit status {status}:", *output.splitlines()[-TAIL_LINES:]]
+    command_line = " ".join([Path(command[0]).name, *command[1:]])
+    lines = [f"`{command_line}` failed with exit status {status}:", *output.splitlines()[-TAIL_LINES:]]
     if log:
-        parts.append(f"The full log: {log}")
+        lines.append(f"The full log: {log}")
     if remedy:
-        parts.append(remedy)
-    return "\n".join(parts)
+        lines.append(remedy)
+    return "\n".join(lines)

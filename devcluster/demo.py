@@ -1,4 +1,4 @@
-"""`make demo`: from one YAML to a tuned adapter that answers in vLLM. What exists already is used again.
+"""Run the demo (`make demo`): from one YAML to a tuned adapter that answers in vLLM. A later run reuses what exists.
 
 It runs on the dev cluster `demo`. With REGISTRY it runs on the user's own cluster (KUBECONFIG, CONTEXT): our images are
 pushed to that registry. BASE_IMAGE and VLLM_IMAGE name other images than the public ones.
@@ -90,7 +90,7 @@ def down(registry: str | None, context: str | None, name: str = CLUSTER) -> None
 
 
 def heading(title: str) -> None:
-    """Begin a part of the demo."""
+    """Print the heading of a part of the demo."""
     Console(stderr=True, highlight=False).print(f"\n[bold]{title}[/]")
 
 
@@ -141,8 +141,8 @@ def await_rollout(target: ClusterTarget, deployment: str, seconds: int = 600) ->
         except DevClusterError as error:
             pods = target.kubectl("get", "pods", f"--namespace={NAMESPACE}", "--output=wide")
             events = target.kubectl("get", "events", f"--namespace={NAMESPACE}", "--sort-by=.lastTimestamp")
-            last = "\n".join(events.splitlines()[-15:])
-            raise DevClusterError(f"{error}\n{pods}\n{last}") from error
+            last_events = "\n".join(events.splitlines()[-15:])
+            raise DevClusterError(f"{error}\n{pods}\n{last_events}") from error
 
 
 def fill_object_store(target: ClusterTarget) -> bool:
@@ -173,7 +173,7 @@ def fill_object_store(target: ClusterTarget) -> bool:
 
 
 def uploaded_version(s3: Any, bucket: str, key: str) -> str | None:
-    """Return the version that an object was uploaded with, or None where there is no such object."""
+    """Return the version with which an object was uploaded, or None if there is no such object."""
     try:
         version = s3.head_object(Bucket=bucket, Key=key)["Metadata"].get("version")
     except ClientError as error:
@@ -219,7 +219,7 @@ def train(target: ClusterTarget) -> None:
 
 
 def show_result(target: ClusterTarget, seconds: float) -> None:
-    """Print the held-out loss before and after, how long all took, and how to look further."""
+    """Print the held-out loss before and after, the duration of all steps, and commands to look further."""
     job = target.get("finetunejob", JOB, f"--namespace={NAMESPACE}") or {}
     evaluation = job.get("status", {}).get("evaluation") or {}
     console = Console(highlight=False)

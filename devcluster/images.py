@@ -131,8 +131,8 @@ def exists(image: str) -> bool:
 
 def repository(image: str) -> str:
     """Return an image's path and tag without the registry at its beginning: localhost/a/b:c is a/b:c."""
-    first, separator, rest = image.partition("/")
-    path = rest if separator and (first == "localhost" or "." in first or ":" in first) else image
+    registry, separator, rest = image.partition("/")
+    path = rest if separator and (registry == "localhost" or "." in registry or ":" in registry) else image
     return path if ":" in path.rsplit("/", 1)[-1] else f"{path}:latest"
 
 

@@ -100,14 +100,14 @@ def coredns(settings: Settings) -> Daemon:
 def _await_ready(server: Api, name: str, gpus: int) -> None:
     deadline = time.monotonic() + READY_WITHIN_SECONDS
     while True:
-        found = server.get(f"/api/v1/nodes/{name}")
+        node = server.get(f"/api/v1/nodes/{name}")
         # A restarted kubelet removes resources that it does not know, so that each pass adds them again.
-        if found is not None and found["status"].get("capacity") and _gpus(found) != (str(gpus), str(gpus)):
-            found = server.json_patch(f"/api/v1/nodes/{name}/status", _gpu_patch(gpus))
-        if found is not None and is_ready(found) and _gpus(found) == (str(gpus), str(gpus)):
+        if node is not None and node["status"].get("capacity") and _gpus(node) != (str(gpus), str(gpus)):
+            node = server.json_patch(f"/api/v1/nodes/{name}/status", _gpu_patch(gpus))
+        if node is not None and is_ready(node) and _gpus(node) == (str(gpus), str(gpus)):
             return
         if time.monotonic() > deadline:
-            conditions = found["status"].get("conditions") if found else "it never registered"
+            conditions = node["status"].get("conditions") if node else "it never registered"
             raise DevClusterError(
                 f"the node is not Ready after {READY_WITHIN_SECONDS:.0f} s ({conditions}); see logs/kubelet.log"
             )
@@ -120,8 +120,8 @@ def _gpus(node: dict[str, Any]) -> tuple[str | None, str | None]:
 
 def _gpu_patch(gpus: int) -> list[dict[str, Any]]:
     return [
-        {"op": "add", "path": f"/status/{where}/{GPU.replace('/', '~1')}", "value": str(gpus)}
-        for where in ("capacity", "allocatable")
+        {"op": "add", "path": f"/status/{field}/{GPU.replace('/', '~1')}", "value": str(gpus)}
+        for field in ("capacity", "allocatable")
     ]
 
 

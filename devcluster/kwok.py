@@ -20,15 +20,15 @@ def bring_up(settings: Settings, *, nodes: int, gpus: int) -> list[str]:
     """Start kwok, create exactly `nodes` fake nodes with `gpus` GPUs each, and return the names of what was started."""
     started = processes.ensure(settings.state_dir, [kwok(settings)])
     server = controlplane.api(settings)
-    found = server.get(f"/api/v1/nodes?labelSelector={LABEL}") or {}
-    present = {node["metadata"]["name"] for node in found.get("items", [])}
-    wanted = {f"fake-{number}": node(f"fake-{number}", gpus) for number in range(nodes)}
-    for name in sorted(present - wanted.keys()):
+    node_list = server.get(f"/api/v1/nodes?labelSelector={LABEL}") or {}
+    present = {node["metadata"]["name"] for node in node_list.get("items", [])}
+    wanted_nodes = {f"fake-{number}": node(f"fake-{number}", gpus) for number in range(nodes)}
+    for name in sorted(present - wanted_nodes.keys()):
         server.delete(f"/api/v1/nodes/{name}")
-    for name, body in wanted.items():
+    for name, body in wanted_nodes.items():
         server.apply(f"/api/v1/nodes/{name}", body)
         server.apply(f"/api/v1/nodes/{name}/status", body)
-    _await_ready(server, len(wanted))
+    _await_ready(server, len(wanted_nodes))
     return started
 
 
@@ -56,9 +56,9 @@ def kwok(settings: Settings) -> Daemon:
 def _await_ready(server: Api, nodes: int) -> None:
     deadline = time.monotonic() + READY_WITHIN_SECONDS
     while True:
-        found = server.get(f"/api/v1/nodes?labelSelector={LABEL}")["items"]
-        ready = [node for node in found if is_ready(node)]
-        if len(ready) == nodes == len(found):
+        nodes_found = server.get(f"/api/v1/nodes?labelSelector={LABEL}")["items"]
+        ready = [node for node in nodes_found if is_ready(node)]
+        if len(ready) == nodes == len(nodes_found):
             return
         if time.monotonic() > deadline:
             raise DevClusterError(f"only {len(ready)} of {nodes} fake nodes are Ready; see logs/kwok.log")

@@ -64,8 +64,8 @@ def check_machine() -> None:
 def registry_program() -> Path:
     """Return the image registry's program: from PATH, else from Debian's package, which is unpacked into the cache."""
     for name in ("registry", REGISTRY_PACKAGE):
-        if found := existing(name):
-            return found
+        if installed := existing(name):
+            return installed
     recipe = f"{REGISTRY_PACKAGE} 1"
     directory = cached(REGISTRY_PACKAGE, recipe, "fetching the image registry", "seconds", _unpack_registry)
     return directory / "usr" / "bin" / REGISTRY_PACKAGE
@@ -105,13 +105,13 @@ def bring_up(settings: Settings, *, gpus: int) -> None:
     _use_sbin()
     with step(f"namespaces and link of {settings.name!r}"):
         processes.ensure(_host_dir(settings.state_dir), [_holder()])
-        first = _first_process(settings.state_dir)
-        if first is None:
+        init_pid = _first_process(settings.state_dir)
+        if init_pid is None:
             raise DevClusterError(
                 f"the node's namespaces did not open; {processes.log_tail(_host_dir(settings.state_dir), HOLDER)}"
             )
-        _connect(settings, first)
-    _bring_up_inside(first, settings, gpus)
+        _connect(settings, init_pid)
+    _bring_up_inside(init_pid, settings, gpus)
 
 
 def tear_down(state_dir: Path) -> bool:
@@ -120,11 +120,11 @@ def tear_down(state_dir: Path) -> bool:
     if not host_dir.exists():
         return False
     _use_sbin()
-    first = _first_process(state_dir)
+    init_pid = _first_process(state_dir)
     # The kernel ends every process of a process namespace with its first one; mounts and interfaces go with the
     # namespaces.
     processes.stop(host_dir, HOLDER, gently=False)
-    _await_gone(first)
+    _await_gone(init_pid)
     subprocess.run(["ip", "link", "delete", _link_name(state_dir)], capture_output=True, check=False)
     cgroups.remove(cgroups.name(state_dir))
     settings = load(state_dir.name)
@@ -135,14 +135,14 @@ def tear_down(state_dir: Path) -> bool:
 
 def run_inside(settings: Settings, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run a program inside the node's namespaces and return how it ended, with its output."""
-    first = _first_process(settings.state_dir)
-    if first is None:
+    init_pid = _first_process(settings.state_dir)
+    if init_pid is None:
         raise DevClusterError(
             f"the node of {settings.name!r} does not run; "
             f"repair it by: python -m devcluster up --name {settings.name} --mode node"
         )
     return subprocess.run(
-        _inside(first, argv),
+        _inside(init_pid, argv),
         env={**os.environ, **_python_path()},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -154,14 +154,14 @@ def run_inside(settings: Settings, argv: Sequence[str]) -> subprocess.CompletedP
 def process_ids(settings: Settings) -> dict[str, int | None]:
     """Return the pid of each process as the host sees it; None where it does not run."""
     holder = processes.pid_of(_host_dir(settings.state_dir), HOLDER)
-    found: dict[str, int | None] = {HOLDER: holder}
+    pids: dict[str, int | None] = {HOLDER: holder}
     seen_inside = {local: pid for pid, local in _members(_first_process(settings.state_dir)).items()}
     for name in processes.names(settings.state_dir):
         recorded = processes.recorded(settings.state_dir, name)
         pid = seen_inside.get(recorded[0]) if recorded else None
         alive = pid is not None and recorded is not None and processes.start_time(pid) == recorded[1]
-        found[name] = pid if alive else None
-    return found
+        pids[name] = pid if alive else None
+    return pids
 
 
 def log_file(settings: Settings, process: str) -> Path:
@@ -203,9 +203,9 @@ def _first_process(state_dir: Path) -> int | None:
     return None
 
 
-def _bring_up_inside(first: int, settings: Settings, gpus: int) -> None:
+def _bring_up_inside(init_pid: int, settings: Settings, gpus: int) -> None:
     """Run `devcluster.inside` in the namespaces: error output is progress, standard output a failure's reason."""
-    command = _inside(first, [sys.executable, "-m", "devcluster.inside", settings.name, str(gpus)])
+    command = _inside(init_pid, [sys.executable, "-m", "devcluster.inside", settings.name, str(gpus)])
     with subprocess.Popen(
         command,
         env={**os.environ, **_python_path()},
@@ -221,8 +221,8 @@ def _bring_up_inside(first: int, settings: Settings, gpus: int) -> None:
         raise DevClusterError(reason or f"bringing the node up ended with status {process.returncode}")
 
 
-def _inside(first: int, argv: Sequence[str]) -> list[str]:
-    return ["nsenter", f"--target={first}", "--net", "--mount", "--pid", "--", *argv]
+def _inside(init_pid: int, argv: Sequence[str]) -> list[str]:
+    return ["nsenter", f"--target={init_pid}", "--net", "--mount", "--pid", "--", *argv]
 
 
 def _python_path() -> dict[str, str]:
@@ -230,13 +230,13 @@ def _python_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(entries)}
 
 
-def _connect(settings: Settings, first: int) -> None:
+def _connect(settings: Settings, init_pid: int) -> None:
     link = _link_name(settings.state_dir)
-    inside = ["nsenter", f"--target={first}", "--net", "--"]
+    inside = ["nsenter", f"--target={init_pid}", "--net", "--"]
     if subprocess.run([*inside, "ip", "link", "show", "eth0"], capture_output=True, check=False).returncode != 0:
         # Namespaces that have just ended may take a moment to take their link along.
         subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
-        _ip(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(first)])
+        _ip(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(init_pid)])
     _ip([*inside, "ip", "link", "set", "lo", "up"])
     for prefix, interface, address in (([], link, settings.host_address), (inside, "eth0", settings.address)):
         _ip([*prefix, "ip", "address", "replace", f"{address}/30", "dev", interface])
@@ -246,20 +246,20 @@ def _connect(settings: Settings, first: int) -> None:
 
 
 def _ip(command: list[str]) -> None:
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode != 0:
         raise DevClusterError(
-            f"the link to the node could not be made: `{' '.join(command)}`: {finished.stderr.strip()}"
+            f"the link to the node could not be made: `{' '.join(command)}`: {completed.stderr.strip()}"
         )
 
 
 def _free_network() -> ipaddress.IPv4Network:
     """Return the first 10.X.0.0/16 that neither this machine's routes and addresses nor another cluster uses."""
-    taken = [
+    used_networks = [
         ipaddress.ip_network(entry["dst"], strict=False) for entry in _ip_json("route") if entry["dst"] != "default"
     ]
     for interface in _ip_json("address"):
-        taken += [
+        used_networks += [
             ipaddress.ip_network(f"{address['local']}/{address['prefixlen']}", strict=False)
             for address in interface["addr_info"]
             if address["family"] == "inet"
@@ -267,10 +267,10 @@ def _free_network() -> ipaddress.IPv4Network:
     for file in state_root().glob("*/cluster.json"):
         other = load(file.parent.name)
         if other is not None and other.cidr:
-            taken.append(ipaddress.ip_network(other.cidr))
-    for second in range(200, 250):
-        candidate = ipaddress.IPv4Network(f"10.{second}.0.0/16")
-        if not any(candidate.overlaps(network) for network in taken):
+            used_networks.append(ipaddress.ip_network(other.cidr))
+    for octet in range(200, 250):
+        candidate = ipaddress.IPv4Network(f"10.{octet}.0.0/16")
+        if not any(candidate.overlaps(network) for network in used_networks):
             return candidate
     raise DevClusterError(
         "no free network of 10.200.0.0/16 to 10.249.0.0/16 for another node: take a cluster down, see `ip route`"
@@ -278,8 +278,8 @@ def _free_network() -> ipaddress.IPv4Network:
 
 
 def _ip_json(subject: str) -> list[dict[str, Any]]:
-    shown = subprocess.run(["ip", "-4", "-json", subject, "show"], capture_output=True, text=True, check=True)
-    parsed: list[dict[str, Any]] = json.loads(shown.stdout or "[]")
+    completed = subprocess.run(["ip", "-4", "-json", subject, "show"], capture_output=True, text=True, check=True)
+    parsed: list[dict[str, Any]] = json.loads(completed.stdout or "[]")
     return parsed
 
 
@@ -295,13 +295,13 @@ def _free_image_store(state_dir: Path) -> Path:
     raise DevClusterError(f"100 image stores in {cache_dir() / 'containerd'} are in use: take clusters down")
 
 
-def _members(first: int | None) -> dict[int, int]:
-    """Return host pid and inner pid of each process directly in the process namespace of `first` (not of its pods)."""
+def _members(init_pid: int | None) -> dict[int, int]:
+    """Return host pid and inner pid of each process in the process namespace of `init_pid`, without those of pods."""
     members: dict[int, int] = {}
-    if first is None:
+    if init_pid is None:
         return members
     try:
-        namespace = Path(f"/proc/{first}/ns/pid").readlink()
+        namespace = Path(f"/proc/{init_pid}/ns/pid").readlink()
     except OSError:
         return members
     for directory in Path("/proc").glob("[0-9]*"):
@@ -315,13 +315,13 @@ def _members(first: int | None) -> dict[int, int]:
     return members
 
 
-def _await_gone(first: int | None) -> None:
+def _await_gone(init_pid: int | None) -> None:
     """Wait until the first process has ended, which the kernel allows only after all others of its namespace."""
     deadline = time.monotonic() + 30.0
-    while first is not None and processes.start_time(first) is not None:
+    while init_pid is not None and processes.start_time(init_pid) is not None:
         if time.monotonic() > deadline:
             raise DevClusterError(
-                f"the node's first process (pid {first}) does not end; see the states of the processes in its namespace"
+                f"the node's first process (pid {init_pid}) does not end; see the states of the namespace's processes"
             )
         time.sleep(0.02)
 

@@ -65,12 +65,12 @@ def ensure(state_dir: Path, daemons: Sequence[Daemon]) -> list[str]:
 
 def pid_of(state_dir: Path, name: str) -> int | None:
     """Return the pid of the recorded process `name` while that very process lives, else None."""
-    written = recorded(state_dir, name)
-    return written[0] if written is not None and start_time(written[0]) == written[1] else None
+    record = recorded(state_dir, name)
+    return record[0] if record is not None and start_time(record[0]) == record[1] else None
 
 
 def recorded(state_dir: Path, name: str) -> tuple[int, str] | None:
-    """Return pid and start time that the process `name` was started with in this boot; None where it was not."""
+    """Return the recorded pid and start time of the process `name`; None if it was not started in this boot."""
     try:
         boot, stat = _record(state_dir, name).read_text().splitlines()
     except (FileNotFoundError, ValueError):

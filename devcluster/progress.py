@@ -34,7 +34,7 @@ class _Step:
 
 
 class _Display:
-    """The steps of this process; threads share it."""
+    """Holds the steps of this process and draws them. Threads share it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -118,23 +118,23 @@ def step(title: str, hint: str = "") -> Iterator[Callable[[str], None]]:
 
     Args:
         title: What is done, for instance "building kubelet".
-        hint: What a person wants to know before it ends, such as the usual duration.
+        hint: Further information for the person who waits, such as the usual duration.
 
     Yields:
         A function that shows how far the step is.
     """
-    shown = _Step(title, hint)
+    new_step = _Step(title, hint)
 
     def show(detail: str) -> None:
-        shown.detail = detail
+        new_step.detail = detail
 
-    _display.start(shown)
+    _display.start(new_step)
     failed = True
     try:
         yield show
         failed = False
     finally:
-        _display.end(shown, failed=failed)
+        _display.end(new_step, failed=failed)
 
 
 @contextmanager
@@ -148,7 +148,7 @@ def waiting(title: str) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Write one plain line for the person who waits."""
+    """Write one plain line to standard error."""
     if CONSOLE.is_terminal:
         CONSOLE.print(line, markup=False, soft_wrap=True)
         return

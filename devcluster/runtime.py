@@ -49,10 +49,10 @@ def prepare_namespace(settings: Settings) -> None:
         source.mkdir(parents=True, exist_ok=True)
         target.mkdir(parents=True, exist_ok=True)
         _run(["mount", "--bind", str(source), str(target)])
-    shown = Path("/run/devcluster-sysctls")
-    shown.mkdir()
+    directory = Path("/run/devcluster-sysctls")
+    directory.mkdir()
     for name, value in SHOWN_TO_KUBELET.items():
-        file = shown / name.replace("/", ".")
+        file = directory / name.replace("/", ".")
         file.write_text(value + "\n")
         if Path("/proc/sys", name).exists():
             _run(["mount", "--bind", str(file), f"/proc/sys/{name}"])
@@ -101,14 +101,14 @@ def containerd(settings: Settings) -> Daemon:
 
 
 def _containerd_problem() -> str | None:
-    shown = subprocess.run(
+    completed = subprocess.run(
         ["ctr", f"--address={nodeconfig.CONTAINERD_SOCKET}", "version"], capture_output=True, text=True, check=False
     )
-    return None if shown.returncode == 0 else shown.stderr.strip()
+    return None if completed.returncode == 0 else completed.stderr.strip()
 
 
 def _cri_problem(log: Path) -> str | None:
-    """Return a problem until containerd's CRI server is up, without which a kubelet ends; only the log tells."""
+    """Return a problem until the log shows that containerd's CRI server is up: a kubelet ends without it."""
     since_start = log.read_text(errors="replace").rpartition('msg="starting containerd"')[2]
     return None if 'msg="Start streaming server"' in since_start else "its CRI server is not initialized yet"
 
@@ -122,9 +122,9 @@ def _remove_containers(settings: Settings) -> None:
     )
     cleaner = Daemon("containerd", ["containerd", f"--config={without_cri}"], _containerd_problem)
     processes.ensure(settings.state_dir, [cleaner])
-    found = _ctr("containers", "list", "--quiet").split()
-    if found:
-        _ctr("containers", "delete", *found)
+    container_ids = _ctr("containers", "list", "--quiet").split()
+    if container_ids:
+        _ctr("containers", "delete", *container_ids)
     processes.stop(settings.state_dir, "containerd")
 
 
@@ -165,9 +165,9 @@ def write_scratch_image(archive: Path, binary: Path, reference: str) -> None:
             ("layer.tar", layer.getvalue()),
             ("manifest.json", json.dumps(manifest).encode()),
         ):
-            part = tarfile.TarInfo(name)
-            part.size = len(content_bytes)
-            image.addfile(part, io.BytesIO(content_bytes))
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content_bytes)
+            image.addfile(entry, io.BytesIO(content_bytes))
 
 
 def _ctr(*arguments: str) -> str:
@@ -175,7 +175,7 @@ def _ctr(*arguments: str) -> str:
 
 
 def _run(command: list[str]) -> str:
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
-        raise DevClusterError(f"`{' '.join(command)}` failed inside the node: {finished.stderr.strip()}")
-    return finished.stdout
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode != 0:
+        raise DevClusterError(f"`{' '.join(command)}` failed inside the node: {completed.stderr.strip()}")
+    return completed.stdout

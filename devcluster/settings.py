@@ -1,4 +1,4 @@
-"""Keep what is fixed when a cluster is first brought up (addresses, ports, tokens) for every later `up`."""
+"""Keep the addresses, ports and tokens of a cluster, which are chosen at its first `up`."""
 
 import dataclasses
 import json

@@ -59,8 +59,8 @@ class ClusterTarget:
 
     def get(self, *arguments: str) -> dict[str, Any] | None:
         """Return an object as JSON, or None where there is none."""
-        found = self.kubectl("get", *arguments, "--ignore-not-found", "--output=json")
-        return dict(json.loads(found)) if found.strip() else None
+        output = self.kubectl("get", *arguments, "--ignore-not-found", "--output=json")
+        return dict(json.loads(output)) if output.strip() else None
 
     def helm(self, *arguments: str) -> str:
         """Run helm and return what it prints. Raises DevClusterError with its error output."""
@@ -68,7 +68,7 @@ class ClusterTarget:
         return self._run([str(program("helm")), *chosen, *arguments])
 
     def finetune(self, *arguments: str) -> None:
-        """Run our own command line on the user's terminal. Raises DevClusterError after it has said why it failed."""
+        """Run `finetune` on the user's terminal. Raises DevClusterError if it fails; it has printed the reason."""
         chosen = [f"--context={self.context}"] if self.context else []
         command = [sys.executable, "-m", "finetune_cli.main", arguments[0], *chosen, *arguments[1:]]
         if subprocess.run(command, env={**os.environ, **self.variables}, check=False).returncode != 0:
@@ -87,15 +87,15 @@ class ClusterTarget:
         ) as forward:
             try:
                 assert forward.stdout and forward.stderr
-                found = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", forward.stdout.readline())
-                if found is None:
+                match = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", forward.stdout.readline())
+                if match is None:
                     raise DevClusterError(f"`{' '.join(command)}` failed: {forward.stderr.read().strip()}")
-                yield f"http://127.0.0.1:{found[1]}"
+                yield f"http://127.0.0.1:{match[1]}"
             finally:
                 forward.terminate()
 
     def hint(self) -> str:
-        """Return what the user types so that the shell finds kubectl, helm and finetune, and these find the cluster."""
+        """Return the shell command that sets PATH and KUBECONFIG for kubectl, helm and finetune."""
         directories = dict.fromkeys(
             [str(Path(sys.executable).parent), *(str(program(name).parent) for name in ("kubectl", "helm"))]
         )
@@ -104,13 +104,13 @@ class ClusterTarget:
         return "\n".join([*variables, f'export PATH="{path}"'])
 
     def _run(self, command: Sequence[str], stdin: str | None = None) -> str:
-        finished = subprocess.run(
+        completed = subprocess.run(
             command, input=stdin, capture_output=True, text=True, env={**os.environ, **self.variables}, check=False
         )
-        if finished.returncode != 0:
-            shown = " ".join([Path(command[0]).name, *command[1:]])
-            raise DevClusterError(f"`{shown}` failed: {finished.stderr.strip() or finished.stdout.strip()}")
-        return finished.stdout
+        if completed.returncode != 0:
+            command_line = " ".join([Path(command[0]).name, *command[1:]])
+            raise DevClusterError(f"`{command_line}` failed: {completed.stderr.strip() or completed.stdout.strip()}")
+        return completed.stdout
 
 
 def dev_target(name: str) -> ClusterTarget:
@@ -175,17 +175,17 @@ def own_target(registry: str, context: str | None, engine: str | None, base: str
     if tool is None:
         raise DevClusterError("docker, podman or buildah is needed to build the images, and none is on PATH")
     tag = _sources_hash()
-    built = {image: _build_and_push(tool, image, f"{registry}/{image}:{tag}", base) for image in IMAGES}
+    references = {image: _build_and_push(tool, image, f"{registry}/{image}:{tag}", base) for image in IMAGES}
     return ClusterTarget(
         title,
-        Images(built["finetune-operator"], built["finetune-trainer"], engine=engine),
+        Images(references["finetune-operator"], references["finetune-trainer"], engine=engine),
         options=options,
         context=context,
     )
 
 
 def reach_own_target(context: str | None) -> ClusterTarget:
-    """Return the user's cluster without any image, to take things out of it."""
+    """Return the user's cluster without images, to remove the demo from it."""
     options = (f"--context={context}",) if context else ()
     return ClusterTarget("your cluster", Images("", ""), options=options, context=context)
 

@@ -32,8 +32,8 @@ class TaskGroup:
         """Run an action as soon as the tasks of `after` have succeeded, and return its future result.
 
         Args:
-            title: What the display calls the task while it waits.
-            action: Is called in a thread of its own.
+            title: Title of the task in the display while it waits.
+            action: Runs in a thread of its own.
             after: Tasks that must succeed first.
         """
         if len(self._futures) == MAX_TASKS:

@@ -1,6 +1,6 @@
-"""`make try`: train the demo's example on this machine, without cluster and root, and compare base and adapter.
+"""Train the demo's example on this machine without cluster and root (`make try`), and compare base and adapter.
 
-What is there is used again: an interrupted training goes on from its checkpoint, and a finished one is only shown.
+A later run continues an interrupted training from its checkpoint, and only shows a finished one.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Answers = list[dict[str, str]]
 
 
 def run(output: Path, steps: int, base: str) -> None:
-    """Train and compare, or show what an earlier run left, and say where the results are.
+    """Train and compare, or show the results of an earlier run, and print where they are.
 
     Args:
         output: The directory of the results.
@@ -71,7 +71,7 @@ def training_arguments(model_directory: Path, texts: Path, output: Path, steps: 
 
 
 def train(arguments: list[str]) -> None:
-    """Run `finetune run` on the user's terminal. Raises DevClusterError when it fails; it has said why by then."""
+    """Run `finetune run` on the user's terminal. Raises DevClusterError if it fails; it has printed the reason."""
     command = [sys.executable, "-m", "finetune_cli.main", *arguments]
     if subprocess.run(command, check=False).returncode != 0:
         raise DevClusterError("the training failed for the reason above; `make try` goes on from the last checkpoint")

@@ -25,12 +25,12 @@ MOST_WORKERS = 8
 
 @dataclass(frozen=True)
 class Tier:
-    """A tier of tests.
+    """Describes a tier of tests.
 
     Attributes:
-        name: its marker.
-        distribution: how pytest-xdist shares its tests between workers; None runs them one after another.
-        beside: whether it runs beside the other tiers, with its output in a file.
+        name: Its marker.
+        distribution: How pytest-xdist shares its tests between workers; None runs them one after another.
+        beside: Whether it runs beside the other tiers, with its output in a file.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Tier:
 
     @property
     def log(self) -> Path:
-        """Return the file of its output where it runs beside other tiers."""
+        """Return the file that receives the output of a tier that runs beside others."""
         return RESULTS / f"{self.name}.log"
 
 
@@ -53,11 +53,11 @@ TIERS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of a tier reported.
+    """Holds the results of one run of a tier.
 
     Attributes:
-        skipped: how many tests were skipped for each reason.
-        matrices: how many rows of each parametrized test ran.
+        skipped: How many tests were skipped for each reason.
+        matrices: How many rows of each parametrized test ran.
     """
 
     tier: str
@@ -142,7 +142,7 @@ def name_of(case: ElementTree.Element) -> str:
 
 
 def summary(results: list[Result], seconds: float) -> list[str]:
-    """Make the lines of the closing summary: a line for each tier, then failures, then reasons of skipped tests.
+    """Return the lines of the closing summary: the tiers, then failures, then reasons of skipped tests.
 
     ``seconds`` is what all tiers took together, which is less than their sum.
     """
@@ -162,7 +162,7 @@ def summary(results: list[Result], seconds: float) -> list[str]:
 
 
 def page(results: list[Result], seconds: float) -> str:
-    """Make the page with the result of a run of all tests, which took ``seconds``."""
+    """Return the page with the results of all tests. ``seconds`` is their total time."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()

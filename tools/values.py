@@ -1,4 +1,4 @@
-"""The chart's values as a typed model, from which values.yaml, values.schema.json and the reference are generated."""
+"""Define the chart's values as typed models, from which values.yaml, its schema and the reference are generated."""
 
 from typing import Annotated, Any, Literal
 

@@ -319,7 +319,7 @@ def from_hub(hub: Hub, repo: str, revision: str | None = None, token: str = "") 
 def test_the_configuration_comes_from_the_hub(hub: Hub) -> None:
     assert json.loads(from_hub(hub, "acme/open").out)["trainableParameters"] == 13_631_488
     assert json.loads(from_hub(hub, "acme/gated", token=TOKEN).out)["trainableParameters"] == 13_631_488
-    assert set(hub.sent) <= {"config.json", ""}, "nothing but the configuration is asked for"
+    assert set(hub.sent_bytes) <= {"config.json", ""}, "nothing but the configuration is asked for"
 
 
 def test_the_hub_says_why_not(hub: Hub) -> None:

@@ -65,7 +65,7 @@ def test_only_the_header_of_the_weights_is_read(bench: Workbench, hub: Hub, tmp_
     assert result.problems == []
     assert result.estimate is not None
     assert result.estimate.trainable_parameters == 8192
-    assert 0 < hub.sent["model.safetensors"] < 1_000_000 < (large / "model.safetensors").stat().st_size
+    assert 0 < hub.sent_bytes["model.safetensors"] < 1_000_000 < (large / "model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize("token", [None, "hf_wrongtoken"])

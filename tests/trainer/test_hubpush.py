@@ -46,7 +46,7 @@ def test_the_adapter_its_card_and_its_report_are_on_the_hub(bench: Workbench, hu
     assert result.reason == "Succeeded", result.message
     assert result.adapter is not None
     assert result.adapter.hub == bench.manifest().hub == f"hf://org/adapter@{COMMIT}"
-    assert hub.made == {"org/adapter": "private"}
+    assert hub.visibilities == {"org/adapter": "private"}
     assert hub.pushed["org/adapter/adapter_model.safetensors"] == bench.weights()
     for entry in bench.manifest().files:
         assert hub.pushed[f"org/adapter/{entry.path}"] == bench.read(f"team/job/adapter/{entry.path}")

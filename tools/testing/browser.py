@@ -1,4 +1,4 @@
-"""Drive a headless Chromium in tests, over its own protocol: show a page, and record its requests and complaints."""
+"""Drive a headless Chromium in tests over its DevTools protocol: show a page, and record its requests and errors."""
 
 import base64
 import json
@@ -54,7 +54,7 @@ def chromium() -> str:
 
 @dataclass
 class Page:
-    """A page that is shown, with the requests that it made beside itself, and its complaints."""
+    """A page in the browser, with its requests for other URLs, and its errors."""
 
     browser: "Browser"
     session: str
@@ -100,11 +100,11 @@ class Browser:
             self._events.append(self._read())
         page.evaluate("document.fonts.ready.then(() => 1)")
         for event in self._events:
-            sent = event["params"]
-            if event["method"] == "Network.requestWillBeSent" and sent["request"]["url"] != file.as_uri():
-                page.requests.append(sent["request"]["url"])
+            parameters = event["params"]
+            if event["method"] == "Network.requestWillBeSent" and parameters["request"]["url"] != file.as_uri():
+                page.requests.append(parameters["request"]["url"])
             elif event["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-                page.complaints.append(json.dumps(sent))
+                page.complaints.append(json.dumps(parameters))
         return page
 
     def call(self, method: str, parameters: dict[str, Any], session: str | None = None) -> dict[str, Any]:
@@ -130,8 +130,8 @@ class Browser:
             assert piece, "Chromium does not answer"
             self._rest += piece
         message, _, self._rest = self._rest.partition(b"\0")
-        found: dict[str, Any] = json.loads(message)
-        return found
+        parsed: dict[str, Any] = json.loads(message)
+        return parsed
 
 
 @contextmanager

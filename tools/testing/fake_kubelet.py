@@ -1,4 +1,4 @@
-"""Let the pods of a FineTuneJob run and end, as a kubelet would report it."""
+"""Report that the pods of a FineTuneJob run and end, in place of a kubelet."""
 
 import threading
 from collections.abc import Callable

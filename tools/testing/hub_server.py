@@ -1,4 +1,4 @@
-"""Serve a fake Hugging Face hub: what its client asks for models and datasets, gated and missing ones too."""
+"""Serve a fake Hugging Face hub with models and datasets, among them gated and missing ones."""
 
 import base64
 import hashlib
@@ -30,11 +30,11 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     pushed: dict[str, bytes] = field(default_factory=dict)
     """Content of each committed file, by repository and path."""
-    made: dict[str, str] = field(default_factory=dict)
+    visibilities: dict[str, str] = field(default_factory=dict)
     """Visibility of each repository that was created."""
     broken: bool = False
     """Refuse every commit."""
-    sent: dict[str, int] = field(default_factory=dict)
+    sent_bytes: dict[str, int] = field(default_factory=dict)
     """Bytes sent, by file name."""
 
 
@@ -59,10 +59,10 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
             if (self.headers.get("Authorization") or "") != f"Bearer {TOKEN}":
                 return self._send(401, b'{"error": "Invalid username or password."}', {}, body=True)
             if path == "/api/repos/create":
-                wanted = json.loads(body)
-                repo = f"{wanted['organization']}/{wanted['name']}"
-                status = 409 if repo in hub.made else 200
-                hub.made.setdefault(repo, wanted["visibility"])
+                request = json.loads(body)
+                repo = f"{request['organization']}/{request['name']}"
+                status = 409 if repo in hub.visibilities else 200
+                hub.visibilities.setdefault(repo, request["visibility"])
                 return self._json({"url": f"{hub.endpoint}/{repo}"}, status)
             if path == "/api/validate-yaml":
                 return self._json({"errors": [], "warnings": []})
@@ -130,7 +130,9 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
             return sorted(entry.relative_to(root).as_posix() for entry in root.rglob("*") if entry.is_file())
 
         def _entries(self, repo: str, token: str, *, body: bool) -> None:
-            asked = parse_qs(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()).get("paths")
+            requested_paths = parse_qs(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()).get(
+                "paths"
+            )
             entries = [
                 {
                     "type": "file",
@@ -139,7 +141,7 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
                     "path": name,
                 }
                 for name in self._names(repo)
-                if asked is None or name in asked
+                if requested_paths is None or name in requested_paths
             ]
             return self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"}, body=body)
 
@@ -172,7 +174,7 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
             self.end_headers()
             if body:
                 self.wfile.write(content)
-                hub.sent[name] = hub.sent.get(name, 0) + len(content)
+                hub.sent_bytes[name] = hub.sent_bytes.get(name, 0) + len(content)
 
     with serving(Handler) as url:
         hub = Hub(url, repositories, gated)

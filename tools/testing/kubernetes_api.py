@@ -122,9 +122,9 @@ class Api:
         binding = {"metadata": {"name": name}, "target": {"kind": "Node", "name": node}}
         self.core.create_namespaced_pod_binding(name, self.namespace, binding, _preload_content=False)
 
-    def end_pod(self, job: str, exit_code: int, said: Object | str, sidecars: Object | None = None) -> None:
-        """End the container of a Job with this termination message, and its pod unless sidecars keep it."""
-        text = said if isinstance(said, str) else json.dumps(said)
+    def end_pod(self, job: str, exit_code: int, message: Object | str, sidecars: Object | None = None) -> None:
+        """End the container of a Job with a termination message. The pod ends too, unless ``sidecars`` still run."""
+        text = message if isinstance(message, str) else json.dumps(message)
         terminated = {
             "exitCode": exit_code,
             "message": text,

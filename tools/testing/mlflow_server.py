@@ -37,34 +37,36 @@ def running_mlflow() -> Iterator[Server]:
         def do_POST(self) -> None:
             self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
-        def _answer(self, sent: dict[str, Any]) -> None:
+        def _answer(self, request: dict[str, Any]) -> None:
             server.keys.add(self.headers.get("Authorization") or "")
             action = urlsplit(self.path).path.partition("/mlflow/")[2]
             answer: dict[str, Any] = {}
             match action:
                 case "experiments/get-by-name":
-                    if sent["experiment_name"] not in server.experiments:
+                    if request["experiment_name"] not in server.experiments:
                         return self._send(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no experiment"})
-                    answer = {"experiment": {"experiment_id": "1", "name": sent["experiment_name"]}}
+                    answer = {"experiment": {"experiment_id": "1", "name": request["experiment_name"]}}
                 case "experiments/create":
-                    server.experiments.append(sent["name"])
+                    server.experiments.append(request["name"])
                     answer = {"experiment_id": "1"}
                 case "runs/search":
-                    tag = sent["filter"].partition("= ")[2].strip("'")
+                    tag = request["filter"].partition("= ")[2].strip("'")
                     names = [name for name, tags in server.runs.items() if tag in tags.values()]
                     answer = {"runs": [self._run(name) for name in names]}
                 case "runs/create":
                     name = f"run-{len(server.runs) + 1}"
-                    server.runs[name] = {tag["key"]: tag["value"] for tag in sent["tags"]}
+                    server.runs[name] = {tag["key"]: tag["value"] for tag in request["tags"]}
                     answer = {"run": self._run(name)}
                 case "runs/update":
-                    server.states.append(sent["status"])
-                    answer = {"run_info": self._run(sent["run_id"])["info"]}
+                    server.states.append(request["status"])
+                    answer = {"run_info": self._run(request["run_id"])["info"]}
                 case "runs/log-batch":
-                    server.metrics += [(m["key"], int(m["step"]), float(m["value"])) for m in sent.get("metrics", [])]
-                    server.parameters |= {p["key"]: p["value"] for p in sent.get("params", [])}
+                    server.metrics += [
+                        (m["key"], int(m["step"]), float(m["value"])) for m in request.get("metrics", [])
+                    ]
+                    server.parameters |= {p["key"]: p["value"] for p in request.get("params", [])}
                 case "runs/get":
-                    answer = {"run": self._run(sent["run_id"])}
+                    answer = {"run": self._run(request["run_id"])}
             return self._send(200, answer)
 
         def _run(self, name: str) -> dict[str, Any]:

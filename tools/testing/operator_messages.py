@@ -1,4 +1,4 @@
-"""The spec of a job that succeeds, and the messages that its pods write."""
+"""Define the spec of a job that succeeds, and the messages of its pods."""
 
 from typing import Any
 

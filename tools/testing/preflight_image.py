@@ -14,21 +14,21 @@ ROOT = Path(__file__).parents[2]
 def list_packages() -> set[str]:
     """Return the names of the packages that the Dockerfile installs into the operator's image."""
     text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
-    found = re.search(r"\$\{export\} (.*?) --output-file /lock/operator\.txt", text)
-    assert found, "the Dockerfile writes the list of packages"
+    match = re.search(r"\$\{export\} (.*?) --output-file /lock/operator\.txt", text)
+    assert match, "the Dockerfile writes the list of packages"
     command = ["uv", "export", "--quiet", "--offline", "--frozen", "--no-dev", "--no-emit-project", "--no-hashes"]
-    done = subprocess.run(
-        [*command, "--no-header", "--no-annotate", *shlex.split(found[1])],
+    completed = subprocess.run(
+        [*command, "--no-header", "--no-annotate", *shlex.split(match[1])],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return {_normal(line.partition("==")[0]) for line in done.stdout.splitlines()}
+    return {_normal(line.partition("==")[0]) for line in completed.stdout.splitlines()}
 
 
 def make_site(directory: Path) -> Path:
     """Fill a directory with links to the image's packages, as they are installed here."""
-    wanted = list_packages()
+    packages = list_packages()
     for distribution in importlib.metadata.distributions():
-        if _normal(distribution.name) in wanted:
+        if _normal(distribution.name) in packages:
             for file in distribution.files or []:
                 if ".." not in file.parts:
                     _link(Path(str(distribution.locate_file(""))), directory, file.parts)

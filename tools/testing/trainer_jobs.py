@@ -1,4 +1,4 @@
-"""Run attempts in this process, on the mounts that a pod would have."""
+"""Run attempts in this process, with the same mounts as in a pod."""
 
 import json
 from collections.abc import Callable

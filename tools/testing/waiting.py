@@ -1,4 +1,4 @@
-"""Wait for something that another process or thread does."""
+"""Wait for other processes and threads."""
 
 import socket
 import time

@@ -100,11 +100,11 @@ def run_attempt(
             log.info("%s", message)
         else:
             log.error("%s: %s", reason, message)
-        ended = run.result(reason, message)
+        result = run.result(reason, message)
         if reason is not Reason.PREEMPTED:
-            run.failure = ended
+            run.failure = result
             run.report = run.report or failed.publish_failed_report(settings, run, error, interruption)
-        return with_usage(ended.model_copy(update={"report": run.report}), settings)
+        return with_usage(result.model_copy(update={"report": run.report}), settings)
     finally:
         workers.close()
 
@@ -135,9 +135,9 @@ def fetch_and_train(
     )
     tracking.check(settings, installed=True)
     output = settings.output_storage(PATIENCE_SECONDS)
-    if finished := finished_adapter(settings, output):
+    if stored_result := finished_adapter(settings, output):
         comparison_cleanup.delete_comparison_files(settings, output)
-        return finished
+        return stored_result
     if settings.expects_gpus:
         with phase("looking for the GPUs", "import"):
             from finetune_trainer.models.visible_gpus import require_gpus

@@ -68,16 +68,16 @@ def combine(
     # PEFT would confuse an adapter whose name is a number with the layer of that number
     adapters, weights = [f"adapter{number}" for number in range(len(parts))], [part.weight for part in parts]
     torch.manual_seed(seed)
-    loaded = loading.load_base(base, torch.float32)
+    base_model = loading.load_base(base, torch.float32)
     with tempfile.TemporaryDirectory() as scratch:
         plain = [Path(scratch, name) for name in adapters]
         for part, path in zip(parts, plain, strict=True):
             # the scale becomes part of the weights, so that different alphas do not matter
-            tuned = PeftModel.from_pretrained(loaded, str(part.directory))
+            tuned = PeftModel.from_pretrained(base_model, str(part.directory))
             modules = [name for name, _ in tuned.get_base_model().named_modules()]
             conversion.write_lora(conversion.lora_factors(tuned), modules, path)
-            loaded = tuned.unload()
-        tuned = PeftModel.from_pretrained(loaded, str(plain[0]), adapter_name=adapters[0])
+            base_model = tuned.unload()
+        tuned = PeftModel.from_pretrained(base_model, str(plain[0]), adapter_name=adapters[0])
         for name, path in zip(adapters[1:], plain[1:], strict=True):
             tuned.load_adapter(str(path), adapter_name=name)
     options = {"density": density} if combination.startswith(("ties", "dare")) else {}

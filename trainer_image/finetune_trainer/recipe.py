@@ -118,9 +118,9 @@ def prepare_data(session: Session, tokenizer: Any, date: str | None) -> dataset.
         examples, forgetting_text=forgetting.encode_text(spec, session.inputs.forgetting_text, tokenizer)
     )
     run.counts = examples.counts
-    found = [*date_warnings, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
+    warnings = [*date_warnings, *examples.warnings, *objectives.check_sequences(spec, examples.train)]
     # on a workstation the preflight runs in the same process and has given some of these warnings already
-    run.warnings += [warning for warning in found if warning not in run.warnings]
+    run.warnings += [warning for warning in warnings if warning not in run.warnings]
     if session.process.is_main_process:
         dataset_drift.refuse_changed_data(session.output, settings.checkpoints, settings.origin, examples.digests)
     return examples

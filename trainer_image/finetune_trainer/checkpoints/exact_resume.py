@@ -87,11 +87,11 @@ def save(model: Any, directory: Path) -> None:
     Such weights are a prompt's encoder, ranks that AdaLoRA has pruned, or a whole model.
     """
     path = directory / PEFT_FILE
-    saved = load_file(path) if path.is_file() else {}
+    saved_weights = load_file(path) if path.is_file() else {}
     rest = {}
     for name, weight in trained_weights(model).items():
-        held, value = saved.get(_key(name)), weight.detach().cpu().contiguous()
-        if held is None or held.dtype != value.dtype or not torch.equal(held, value):
+        saved, value = saved_weights.get(_key(name)), weight.detach().cpu().contiguous()
+        if saved is None or saved.dtype != value.dtype or not torch.equal(saved, value):
             rest[name] = value
     if rest:
         save_file(rest, directory / REST_FILE)
@@ -104,13 +104,13 @@ def load(model: Any, directory: Path) -> None:
     Raises:
         Failure: TrainerError, if a weight is missing or has another shape.
     """
-    saved: dict[str, torch.Tensor] = {}
+    saved_weights: dict[str, torch.Tensor] = {}
     for name in (PEFT_FILE, REST_FILE):
         if (directory / name).is_file():
-            saved |= load_file(directory / name)
+            saved_weights |= load_file(directory / name)
     with torch.no_grad():
         for name, weight in trained_weights(model).items():
-            value = saved.get(name, saved.get(_key(name)))
+            value = saved_weights.get(name, saved_weights.get(_key(name)))
             if value is None or value.shape != weight.shape:
                 problem = (
                     "missing" if value is None else f"of shape {tuple(value.shape)}, expected {tuple(weight.shape)}"

@@ -13,9 +13,9 @@ TURN_WITH_INPUT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n###
 
 def to_messages(row: Row) -> list[Message]:
     """Return the chat of a row: its system prompt, the turns of its history, its instruction, and its output."""
-    asked = f"{row['instruction']}\n\n{row['input']}" if row["input"].strip() else row["instruction"]
+    question_text = f"{row['instruction']}\n\n{row['input']}" if row["input"].strip() else row["instruction"]
     turns = [{"role": "system", "content": row["system"]}] if "system" in row else []
-    for question, answer in [*row.get("history", []), (asked, row["output"])]:
+    for question, answer in [*row.get("history", []), (question_text, row["output"])]:
         turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return turns
 

@@ -19,13 +19,13 @@ def read_prompt_completion(row: Row, names: Names, *, labelled: bool, as_chat: b
         labelled: Whether the row must say if the completion is wanted.
         as_chat: Whether texts become messages, because the rows have a system prompt.
     """
-    found = _read_answers(row, names, ["completion"], as_chat=as_chat)
+    answers = _read_answers(row, names, ["completion"], as_chat=as_chat)
     label = _read_label(row, names["label"]) if labelled else None
-    if isinstance(found, RowError):
-        return found
+    if isinstance(answers, RowError):
+        return answers
     if isinstance(label, RowError):
         return label
-    return {**found, **({"label": label} if labelled else {})} if _is_nonempty(found["completion"]) else None
+    return {**answers, **({"label": label} if labelled else {})} if _is_nonempty(answers["completion"]) else None
 
 
 def read_preference(row: Row, names: Names, *, as_chat: bool) -> Row | RowError | None:
@@ -38,15 +38,15 @@ def read_preference(row: Row, names: Names, *, as_chat: bool) -> Row | RowError 
         names: The row's name of each column.
         as_chat: Whether texts become messages, because the rows have a system prompt.
     """
-    found = _read_answers(row, names, ["chosen", "rejected"], as_chat=as_chat)
-    if isinstance(found, RowError):
-        return found
-    chosen, rejected = found["chosen"], found["rejected"]
+    answers = _read_answers(row, names, ["chosen", "rejected"], as_chat=as_chat)
+    if isinstance(answers, RowError):
+        return answers
+    chosen, rejected = answers["chosen"], answers["rejected"]
     if isinstance(chosen, list) and any(turns and turns[-1]["role"] != "assistant" for turns in (chosen, rejected)):
         return RowError(
             f"columns {names['chosen']!r} and {names['rejected']!r} must end with a message of the role assistant"
         )
-    return found if chosen != rejected and _is_nonempty(chosen) and _is_nonempty(rejected) else None
+    return answers if chosen != rejected and _is_nonempty(chosen) and _is_nonempty(rejected) else None
 
 
 def _read_answers(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> Row | RowError:
@@ -58,12 +58,12 @@ def _read_answers(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> 
         if only_chats := next((names[key] for key in ("tools", "system") if not is_blank(row.get(names[key]))), None):
             return RowError(f"has a column {only_chats!r}, which only chats can have, but its answers are texts")
         return _read_texts(row, names, keys)
-    found = _read_chats(row, names, keys, as_chat=as_chat)
-    if isinstance(found, RowError):
-        return found
-    prompt = put_system_first(found["prompt"], row.get(names["system"]), names["system"])
+    chats = _read_chats(row, names, keys, as_chat=as_chat)
+    if isinstance(chats, RowError):
+        return chats
+    prompt = put_system_first(chats["prompt"], row.get(names["system"]), names["system"])
     return (
-        prompt if isinstance(prompt, RowError) else {**found, "prompt": prompt, **({"tools": tools} if tools else {})}
+        prompt if isinstance(prompt, RowError) else {**chats, "prompt": prompt, **({"tools": tools} if tools else {})}
     )
 
 
@@ -82,9 +82,9 @@ def _read_chats(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> Ro
     answers: dict[str, Any] = {key: _read_turns(row, names[key], "assistant" if as_chat else None) for key in keys}
     if wrong := first_error(*answers.values()):
         return wrong
-    given = row.get(names["prompt"])
-    whole = len(keys) == 2 and answers[keys[0]][0]["role"] != "assistant"
-    if len(keys) == 2 and (is_blank(given) or (whole and not is_chat(given))):
+    prompt = row.get(names["prompt"])
+    are_conversations = len(keys) == 2 and answers[keys[0]][0]["role"] != "assistant"
+    if len(keys) == 2 and (is_blank(prompt) or (are_conversations and not is_chat(prompt))):
         # whole conversations in both columns; a prompt beside them only repeats their beginning
         same = _common_length(*answers.values())
         return {"prompt": answers[keys[0]][:same], **{key: turns[same:] for key, turns in answers.items()}}

@@ -44,13 +44,13 @@ class MessageForm:
 
     def write(self, message: Message) -> Message:
         """Return the message in this form, without the keys that are for the training only."""
-        found = {key: value for key, value in message.items() if key not in ("train", "content")}
+        written = {key: value for key, value in message.items() if key not in ("train", "content")}
         content = message.get("content") or (self.empty if message.get("tool_calls") else "")
         if content is not ABSENT:
-            found["content"] = [{"type": "text", "text": content}] if self.parts and content else content
+            written["content"] = [{"type": "text", "text": content}] if self.parts and content else content
         if self.json_arguments and message.get("tool_calls"):
-            found["tool_calls"] = [_write_arguments(call) for call in message["tool_calls"]]
-        return found
+            written["tool_calls"] = [_write_arguments(call) for call in message["tool_calls"]]
+        return written
 
 
 class ChatTemplate:
@@ -107,8 +107,8 @@ class ChatTemplate:
         """
         chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
         forms = (MessageForm(), MessageForm(parts=True))
-        if found := self._find(chat, (QUESTION, ANSWER), iter(forms)):
-            return found
+        if form := self._find(chat, (QUESTION, ANSWER), iter(forms)):
+            return form
         if self._find(chat, (), iter(forms)):
             raise TemplateRefusalError("it does not write the contents of messages")
         return MessageForm()
@@ -125,14 +125,14 @@ class ChatTemplate:
         )
         return self._find(chat, (FUNCTION, ARGUMENT, VALUE), forms) or self._form
 
-    def _find(self, chat: list[Message], wanted: tuple[str, ...], forms: Iterator[MessageForm]) -> MessageForm | None:
+    def _find(self, chat: list[Message], texts: tuple[str, ...], forms: Iterator[MessageForm]) -> MessageForm | None:
         """Return the first form of a chat whose rendering has all the wanted texts."""
         for form in forms:
             try:
                 text = self._render([form.write(message) for message in chat], None, False).text
             except TemplateRefusalError:
                 continue
-            if all(one in text for one in wanted):
+            if all(wanted_text in text for wanted_text in texts):
                 return form
         return None
 
@@ -151,8 +151,8 @@ def find_training_template(tokenizer: Any) -> str | None:
 
 def _write_arguments(call: dict[str, Any]) -> dict[str, Any]:
     function = call.get("function", call)
-    written = function | {"arguments": json.dumps(function.get("arguments", {}), ensure_ascii=False)}
-    return call | {"function": written} if "function" in call else written
+    rewritten = function | {"arguments": json.dumps(function.get("arguments", {}), ensure_ascii=False)}
+    return call | {"function": rewritten} if "function" in call else rewritten
 
 
 def _texts(template: Any) -> list[str]:

@@ -61,7 +61,7 @@ class TurnFinder:
     def _find_marked(self, messages: list[Message], tools: list[Any] | None, turns: list[int]) -> Conversation:
         rendering = self._whole.render(messages, tools)
         assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        found: list[Span] = []
+        learned_spans: list[Span] = []
         for turn in turns:
             if len(rendering.marked) == len(assistants):
                 spans = [rendering.marked[assistants.index(turn)]]
@@ -73,8 +73,8 @@ class TurnFinder:
                 spans = rendering.marked[first:last]
             if not any(start < end for start, end in spans):
                 raise UnknownTurnsError(f"its generation markers do not mark message {turn + 1}")
-            found += [(self._skip_header(rendering.text, start), end) for start, end in spans]
-        return Conversation(rendering.text, found)
+            learned_spans += [(self._skip_header(rendering.text, start), end) for start, end in spans]
+        return Conversation(rendering.text, learned_spans)
 
     def _skip_header(self, text: str, start: int) -> int:
         """Return where a marked turn begins after what the generation prompt has already."""
@@ -84,12 +84,12 @@ class TurnFinder:
     def _marked_header(self) -> str:
         """The part of the generation prompt that the template marks as the assistant's."""
         try:
-            asked = self._whole.render(_chat(1), None, generation_prompt=True).text
+            question = self._whole.render(_chat(1), None, generation_prompt=True).text
             rendering = self._whole.render(_chat(2), None)
         except TemplateRefusalError:
             return ""
         begin = rendering.marked[0][0] if rendering.marked else len(rendering.text)
-        return rendering.text[begin : common_prefix_length(asked, rendering.text)]
+        return rendering.text[begin : common_prefix_length(question, rendering.text)]
 
     def _find_by_comparison(self, messages: list[Message], tools: list[Any] | None, turn: int, text: str) -> Span:
         """Find a turn by rendering the chat up to it, and with another content in it."""
@@ -103,18 +103,20 @@ class TurnFinder:
         if text.startswith(after):
             return start, len(after)
         ending = self.ending
-        found = text.find(ending, end) if ending.strip() else -1
-        if found < 0:
+        ending_start = text.find(ending, end) if ending.strip() else -1
+        if ending_start < 0:
             raise UnknownTurnsError(
                 f"it writes message {turn + 1} in another way if others follow, and no token after each answer"
             )
-        return start, found + len(ending)
+        return start, ending_start + len(ending)
 
     def _find_content(self, messages: list[Message], tools: list[Any] | None, turn: int, text: str) -> Span:
         """Find the content of a turn: the characters that change if the content changes."""
         content = (messages[turn].get("content") or "").strip()
-        other = next(one for one in OTHERS if not content or one[0] not in (content[0], content[-1]))
-        changed = [*messages[:turn], messages[turn] | {"content": other}, *messages[turn + 1 :]]
+        replacement = next(
+            candidate for candidate in OTHERS if not content or candidate[0] not in (content[0], content[-1])
+        )
+        changed = [*messages[:turn], messages[turn] | {"content": replacement}, *messages[turn + 1 :]]
         altered = self.served.render(changed, tools).text
         start = common_prefix_length(text, altered)
         if altered == text:

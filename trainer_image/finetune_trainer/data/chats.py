@@ -40,15 +40,15 @@ def read_chat(value: Any, what: str) -> list[Message] | RowError:
         value: The column's value: a list of messages, one message, or JSON.
         what: The column's name for messages to the user, for example ``column 'messages'``.
     """
-    found = parse_stored(value, what)
-    if isinstance(found, RowError):
-        return found
-    if isinstance(found, dict):
-        found = _transpose(found)
-    if not isinstance(found, list) or not found:
-        return RowError(f"{what} must be a list of messages, found {describe_type(found)}")
+    messages = parse_stored(value, what)
+    if isinstance(messages, RowError):
+        return messages
+    if isinstance(messages, dict):
+        messages = _transpose(messages)
+    if not isinstance(messages, list) or not messages:
+        return RowError(f"{what} must be a list of messages, found {describe_type(messages)}")
     turns = []
-    for number, message in enumerate(found, start=1):
+    for number, message in enumerate(messages, start=1):
         turn = _read_message(drop_nulls(message), f"message {number} in {what}")
         if isinstance(turn, RowError):
             return turn
@@ -80,35 +80,35 @@ def put_system_first(turns: list[Message], system: Any, name: str) -> list[Messa
     return [{"role": "system", "content": system}, *turns]
 
 
-def _transpose(found: dict[str, Any]) -> list[Any]:
+def _transpose(columns_or_message: dict[str, Any]) -> list[Any]:
     """Return the messages of an object of lists, the Sequence of the datasets library, or the one message."""
-    columns = {key: values for key, values in found.items() if not is_null(values)}
+    columns = {key: values for key, values in columns_or_message.items() if not is_null(values)}
     if (
         columns
         and all(isinstance(values, list) for values in columns.values())
         and not {"role", "from"}.isdisjoint(columns)
     ):
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=False)]
-    return [found]
+    return [columns_or_message]
 
 
-def _read_message(message: Any, where: str) -> Message | RowError:
-    given = message if isinstance(message, dict) else {}
-    name, content = given.get("role", given.get("from")), given.get("content", given.get("value"))
+def _read_message(message: Any, location: str) -> Message | RowError:
+    fields = message if isinstance(message, dict) else {}
+    name, content = fields.get("role", fields.get("from")), fields.get("content", fields.get("value"))
     role = BY_ALIAS.get(name.strip().lower(), name) if isinstance(name, str) else None
-    if role is not None and "role" not in given and role not in ROLES:
-        return RowError(f"{where} is from {name!r}, an unknown role; known are: {', '.join(BY_ALIAS)}")
+    if role is not None and "role" not in fields and role not in ROLES:
+        return RowError(f"{location} is from {name!r}, an unknown role; known are: {', '.join(BY_ALIAS)}")
     if role == "function_call":
-        calls = _read_call_turn(content, where)
+        calls = _read_call_turn(content, location)
         role, content = "assistant", None
     else:
-        calls = read_calls(given, where)
-    text = _join_parts(content, where)
-    if wrong := next((found for found in (calls, text) if isinstance(found, RowError)), None):
+        calls = read_calls(fields, location)
+    text = _join_parts(content, location)
+    if wrong := next((error for error in (calls, text) if isinstance(error, RowError)), None):
         return wrong
     if role is None or (text is None and not calls):
-        return RowError(f"{where} must have the texts role and content, found {quote_value(message)}")
-    flag = read_flag({**given, "role": role}, where)
+        return RowError(f"{location} must have the texts role and content, found {quote_value(message)}")
+    flag = read_flag({**fields, "role": role}, location)
     if isinstance(flag, RowError):
         return flag
     return {
@@ -116,19 +116,21 @@ def _read_message(message: Any, where: str) -> Message | RowError:
         "content": text or "",
         **({"tool_calls": calls} if calls else {}),
         **({"train": flag} if flag is not None and role == "assistant" else {}),
-        **{key: value for key, value in given.items() if key not in REPLACED_KEYS},
+        **{key: value for key, value in fields.items() if key not in REPLACED_KEYS},
     }
 
 
-def _read_call_turn(content: Any, where: str) -> list[dict[str, Any]] | RowError:
+def _read_call_turn(content: Any, location: str) -> list[dict[str, Any]] | RowError:
     """Return the calls of a turn whose text is one tool call, or a list of them, as JSON."""
-    found = parse_stored(content, where)
+    calls = parse_stored(content, location)
     return (
-        found if isinstance(found, RowError) else normalize_calls(found if isinstance(found, list) else [found], where)
+        calls
+        if isinstance(calls, RowError)
+        else normalize_calls(calls if isinstance(calls, list) else [calls], location)
     )
 
 
-def _join_parts(content: Any, where: str) -> str | RowError | None:
+def _join_parts(content: Any, location: str) -> str | RowError | None:
     """Return a message's text. Parts are joined by newlines, as vLLM does it for the same request."""
     if content is None or isinstance(content, str):
         return content
@@ -138,9 +140,10 @@ def _join_parts(content: Any, where: str) -> str | RowError | None:
         text = part.get("text") if isinstance(part, dict) else part
         if kind not in TEXT_PARTS:
             return RowError(
-                f"{where} has a part of the type {kind!r}, which is not supported: only parts that are text are learned"
+                f"{location} has a part of the type {kind!r}, which is not supported: "
+                "only parts that are text are learned"
             )
         if not isinstance(text, str):
-            return RowError(f"{where} must have the texts role and content, found {quote_value(content)} as content")
+            return RowError(f"{location} must have the texts role and content, found {quote_value(content)} as content")
         texts.append(text)
     return "\n".join(texts)

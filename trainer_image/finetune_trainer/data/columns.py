@@ -80,7 +80,7 @@ def find_unused(row: Row, names: dict[str, str]) -> list[str]:
 
 
 def ask_about_unused(
-    row: Row, names: dict[str, str], columns: Columns, layout: Layout, made: Row | None
+    row: Row, names: dict[str, str], columns: Columns, layout: Layout, read_row: Row | None
 ) -> RowError | None:
     """Return the question that must be answered before a column is left out, if there is one.
 
@@ -89,9 +89,9 @@ def ask_about_unused(
         names: Its columns that the format uses.
         columns: ``spec.dataset.columns``.
         layout: The format.
-        made: What the format made of the row.
+        read_row: The row as the format reads it.
     """
-    asks_prompt = layout == "preference" and names["prompt"] not in row and not _has_question(made)
+    asks_prompt = layout == "preference" and names["prompt"] not in row and not _has_question(read_row)
     for name in find_unused(row, names):
         if name in columns.ignored or is_blank(row[name]):
             continue
@@ -100,9 +100,9 @@ def ask_about_unused(
     return None
 
 
-def _has_question(made: Row | None) -> bool:
+def _has_question(read_row: Row | None) -> bool:
     """Return whether the prompt of two chats is known, because they begin with the same turn of the user."""
-    prompt = made["prompt"] if made else None
+    prompt = read_row["prompt"] if read_row else None
     return isinstance(prompt, list) and any(turn["role"] == "user" for turn in prompt)
 
 

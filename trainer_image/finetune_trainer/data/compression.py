@@ -14,9 +14,9 @@ from finetune_trainer.runtime.failures import Failure
 PEEK_BYTES = 1 << 16
 
 
-def damaged_file(name: str, what: str) -> Failure:
+def damaged_file(name: str, problem: str) -> Failure:
     """Return the Failure for a file that cannot be read at all."""
-    return Failure(Reason.DATASET_INVALID, f"{name} {what}", "spec.dataset.uri")
+    return Failure(Reason.DATASET_INVALID, f"{name} {problem}", "spec.dataset.uri")
 
 
 class DecompressedFile(io.BufferedReader):

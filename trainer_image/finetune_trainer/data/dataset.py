@@ -64,11 +64,11 @@ class Examples:
     """The first sequences, decoded for the report."""
 
 
-def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenizer: Any, cache: Path) -> Examples:
+def prepare_dataset(request: token_cache.DatasetRequest, inputs: Inputs, tokenizer: Any, cache: Path) -> Examples:
     """Read, check, tokenize and split the dataset.
 
     Args:
-        wanted: Which sequences to make.
+        request: Describes the sequences to make.
         inputs: The local files.
         tokenizer: The model's tokenizer.
         cache: Directory of the sequences; those that are there already are reused.
@@ -76,32 +76,34 @@ def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenize
     Raises:
         Failure: DATASET_INVALID for bad rows, or if nothing can be learned.
     """
-    source = wanted.source
-    reader = rows.make_reader(list_local_files(inputs.dataset), source, wanted.objective, inputs.dataset.uri)
+    source = request.source
+    reader = rows.make_reader(list_local_files(inputs.dataset), source, request.objective, inputs.dataset.uri)
     parts = [part for part in (inputs.dataset, inputs.validation) if part]
     digests = [[(f"{part.uri} {path.name}", digest_of_file(path)) for path in part.files] for part in parts]
     train = token_cache.load_or_write_table(
-        inputs.dataset, digests[0], wanted, reader, tokenizer, cache, source.max_samples
+        inputs.dataset, digests[0], request, reader, tokenizer, cache, source.max_samples
     )
     if not len(train.rows):
         raise Failure(
             Reason.DATASET_INVALID,
             f"{source.uri} has no row that the loss can learn from "
-            f"({_describe_counts(train.counts, wanted.max_length)})",
+            f"({_describe_counts(train.counts, request.max_length)})",
             "spec.dataset.uri",
         )
     counts, warnings = train.counts, []
     counts.layout = reader.layout
     if inputs.validation is not None:
         validation = token_cache.load_or_write_table(
-            inputs.validation, digests[1], wanted, reader, tokenizer, cache, None
+            inputs.validation, digests[1], request, reader, tokenizer, cache, None
         )
         learned, held_out, held_out_keys = train.rows, validation.rows, validation.row_hashes
         learned_keys = train.row_hashes
         if validation.counts.truncated or validation.counts.dropped or validation.counts.empty:
-            warnings.append(f"held-out data: {_describe_counts(validation.counts, wanted.max_length)}")
+            warnings.append(f"held-out data: {_describe_counts(validation.counts, request.max_length)}")
     else:
-        chosen = _draw_held_out(len(train.rows), source.validation.fraction if source.validation else None, wanted.seed)
+        chosen = _draw_held_out(
+            len(train.rows), source.validation.fraction if source.validation else None, request.seed
+        )
         learned, held_out = train.rows.select(numpy.flatnonzero(~chosen)), train.rows.select(numpy.flatnonzero(chosen))
         learned_keys, held_out_keys = train.row_hashes[~chosen], train.row_hashes[chosen]
     counts.sequences, counts.held_out = len(learned), len(held_out)
@@ -111,13 +113,13 @@ def prepare_dataset(wanted: token_cache.DatasetRequest, inputs: Inputs, tokenize
     if not len(held_out):
         warnings.append("there is only one row: base and adapter are compared on the row that was trained on")
         held_out = learned.select([0])
-    compared = [dict(row) for row in held_out.select(range(min(len(held_out), wanted.max_held_out)))]
+    compared = [dict(row) for row in held_out.select(range(min(len(held_out), request.max_held_out)))]
     if len(held_out) > len(compared):
         warnings.append(
             f"of {len(held_out)} held-out rows the first {len(compared)} are used: "
             "raise spec.evaluation.maxRows to use more, or lower spec.dataset.validation.fraction to train on more"
         )
-    warnings += _list_warnings(counts, reader.layout, tokenizer, wanted)
+    warnings += _list_warnings(counts, reader.layout, tokenizer, request)
     log.info(
         "data: %s, %d rows; %d sequences to train on with %d tokens (%d learned), %d held out",
         _describe_layout(counts),
@@ -151,8 +153,10 @@ def _draw_held_out(number: int, fraction: float | None, seed: int) -> "numpy.nda
     """Draw the held-out sequences by ``seed``, at least one of two or more, and never all of them."""
     chosen = numpy.zeros(number, dtype=numpy.bool_)
     if number > 1:
-        wanted = round(number * fraction) if fraction else min(round(number * DEFAULT_FRACTION), DEFAULT_HELD_OUT)
-        chosen[random.Random(seed).sample(range(number), min(max(wanted, 1), number - 1))] = True  # noqa: S311 -- a split, no secret
+        number_held_out = (
+            round(number * fraction) if fraction else min(round(number * DEFAULT_FRACTION), DEFAULT_HELD_OUT)
+        )
+        chosen[random.Random(seed).sample(range(number), min(max(number_held_out, 1), number - 1))] = True  # noqa: S311 -- a split, no secret
     return chosen
 
 
@@ -178,10 +182,10 @@ def _to_example(row: TokenizedRow) -> Example:
     return Example(row["prompt_ids"] + answer, [IGNORED] * len(row["prompt_ids"]) + answer)
 
 
-def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, wanted: token_cache.DatasetRequest) -> list[str]:
+def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, request: token_cache.DatasetRequest) -> list[str]:
     warnings = []
     if counts.truncated or counts.dropped or counts.empty:
-        warnings.append(_describe_counts(counts, wanted.max_length))
+        warnings.append(_describe_counts(counts, request.max_length))
     if layout != "plain text" and tokenizer.eos_token_id is None:
         warnings.append("the tokenizer has no end-of-text token: the model does not learn where an answer ends")
     if counts.without_end and layout != "plain text":
@@ -198,7 +202,7 @@ def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, wanted: token
             f"{counts.leaked} of {counts.held_out} held-out rows are training rows too: "
             "the comparison with the base flatters the adapter"
         )
-    if wanted.source.format == "auto" and wanted.source.template is None:
+    if request.source.format == "auto" and request.source.template is None:
         warnings.append(f"spec.dataset.format auto: the dataset is taken as {_describe_layout(counts)}")
     return warnings
 
@@ -208,9 +212,9 @@ def _describe_layout(counts: Counts) -> str:
 
 
 def _describe_counts(counts: Counts, max_length: int) -> str:
-    parts = [
+    effects = [
         (counts.truncated, f"cut to maxLength {max_length} ({counts.cut_tokens} tokens cut off)"),
         (counts.dropped, "left out because nothing was left to learn from"),
         (counts.empty, "left out because they are empty"),
     ]
-    return f"of {counts.rows} rows: " + ", ".join(f"{number} {what}" for number, what in parts if number)
+    return f"of {counts.rows} rows: " + ", ".join(f"{number} {effect}" for number, effect in effects if number)

@@ -31,15 +31,15 @@ def select_files(
     Raises:
         Failure: DATASET_NOT_FOUND if the directory has other splits.
     """
-    found = sorted(names)
-    if "dataset_dict.json" in found:
-        return _select_split(found, uri, split, split_field)
-    if "state.json" in found and "dataset_info.json" in found:
-        return [name for name in found if SAVED_SHARD.fullmatch(name)]
-    if any(name.startswith(SNAPSHOT_FILES) for name in found):
-        dataset = HubDataset(uri, "", tuple(found), _read_configs(read_card()), uri)
+    sorted_names = sorted(names)
+    if "dataset_dict.json" in sorted_names:
+        return _select_split(sorted_names, uri, split, split_field)
+    if "state.json" in sorted_names and "dataset_info.json" in sorted_names:
+        return [name for name in sorted_names if SAVED_SHARD.fullmatch(name)]
+    if any(name.startswith(SNAPSHOT_FILES) for name in sorted_names):
+        dataset = HubDataset(uri, "", tuple(sorted_names), _read_configs(read_card()), uri)
         return list_split_files(dataset, None, split, split_field)
-    return [name for name in found if is_data_file(name)]
+    return [name for name in sorted_names if is_data_file(name)]
 
 
 def _select_split(names: list[str], uri: str, split: str, split_field: str) -> list[str]:
@@ -47,10 +47,10 @@ def _select_split(names: list[str], uri: str, split: str, split_field: str) -> l
     shards = [name for name in names if SAVED_SHARD.fullmatch(name) and "/" in name]
     splits = list(dict.fromkeys(PurePosixPath(name).parts[0] for name in shards))
     if split not in splits:
-        shown = ", ".join(splits) or "none"
+        split_names = ", ".join(splits) or "none"
         raise Failure(
             Reason.DATASET_NOT_FOUND,
-            f"{uri} is a DatasetDict without a split {split!r}; its splits are: {shown}. Write {uri}/SPLIT",
+            f"{uri} is a DatasetDict without a split {split!r}; its splits are: {split_names}. Write {uri}/SPLIT",
             split_field,
         )
     return [name for name in shards if PurePosixPath(name).parts[0] == split]
@@ -58,9 +58,9 @@ def _select_split(names: list[str], uri: str, split: str, split_field: str) -> l
 
 def _read_configs(card: str) -> tuple[dict[str, object], ...]:
     """Return the configurations that the YAML at the beginning of a dataset card declares."""
-    parts = card.split("---", 2)
+    sections = card.split("---", 2)
     try:
-        header = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+        header = yaml.safe_load(sections[1]) if len(sections) == 3 and not sections[0].strip() else None
     except yaml.YAMLError:
         header = None
     configs = header.get("configs") if isinstance(header, dict) else None

@@ -21,8 +21,8 @@ def refuse_utf16(look: bytes, name: str) -> None:
     Raises:
         Failure: DATASET_INVALID if it is.
     """
-    found = next((words for mark, words in BYTE_ORDER_MARKS.items() if look.startswith(mark)), None)
-    if found is None and look[:64].count(0) * 3 >= len(look[:64]) > 0:
-        found = "UTF-16"
-    if found:
-        raise damaged_file(name, f"is {found} text: save it as UTF-8")
+    encoding = next((words for mark, words in BYTE_ORDER_MARKS.items() if look.startswith(mark)), None)
+    if encoding is None and look[:64].count(0) * 3 >= len(look[:64]) > 0:
+        encoding = "UTF-16"
+    if encoding:
+        raise damaged_file(name, f"is {encoding} text: save it as UTF-8")

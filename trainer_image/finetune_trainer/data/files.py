@@ -94,12 +94,12 @@ def _detect(look: bytes, name: str) -> FileFormat:
         return "arrow"
     refuse_utf16(look, name)
     text = look.removeprefix(b"\xef\xbb\xbf").lstrip()
-    first = text.split(b"\n", 1)[0]
+    first_line = text.split(b"\n", 1)[0]
     if suffix in (".csv", ".tsv"):
         return "csv" if suffix == ".csv" else "tsv"
     if text.startswith(b"[") and suffix not in (".txt", ".text", ".md"):
         return "json"
-    if suffix in (".jsonl", ".ndjson", ".json") or _is_object(first):
+    if suffix in (".jsonl", ".ndjson", ".json") or _is_object(first_line):
         return "jsonl"
     return "text"
 

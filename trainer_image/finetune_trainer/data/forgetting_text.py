@@ -20,8 +20,8 @@ DEFAULT_TEXT = LocalData("the trainer's own text", (Path(__file__).with_name("ge
 
 def find_source(spec: FineTuneJobSpec) -> SplitSource | None:
     """Return the text that the user names; None if the user names none."""
-    wanted = spec.evaluation.forgetting
-    return SplitSource(wanted.uri, "train", FIELD, FIELD) if wanted and wanted.uri else None
+    forgetting = spec.evaluation.forgetting
+    return SplitSource(forgetting.uri, "train", FIELD, FIELD) if forgetting and forgetting.uri else None
 
 
 def check_readable(settings: Settings, patience_seconds: float) -> None:
@@ -31,8 +31,8 @@ def check_readable(settings: Settings, patience_seconds: float) -> None:
         Failure: There is no such text, or it is not UTF-8.
         ArtifactError: S3 fails or refuses.
     """
-    if named := find_source(settings.job.spec):
-        next(read_text(sources.list_files(settings, named, patience_seconds)), None)
+    if source := find_source(settings.job.spec):
+        next(read_text(sources.list_files(settings, source, patience_seconds)), None)
 
 
 def download(settings: Settings, patience_seconds: float) -> LocalData | None:
@@ -44,21 +44,21 @@ def download(settings: Settings, patience_seconds: float) -> LocalData | None:
     """
     if settings.job.spec.evaluation.forgetting is None:
         return None
-    named = find_source(settings.job.spec)
+    source = find_source(settings.job.spec)
     return (
-        sources.download(settings, named, settings.scratch / "data" / "general", patience_seconds)
-        if named
+        sources.download(settings, source, settings.scratch / "data" / "general", patience_seconds)
+        if source
         else DEFAULT_TEXT
     )
 
 
-def read_text(found: list[DataFile]) -> Iterator[str]:
+def read_text(data_files: list[DataFile]) -> Iterator[str]:
     """Read the text in pieces.
 
     Raises:
         Failure: A file is not text; it names the field of the forgetting text.
     """
     try:
-        yield from chain.from_iterable(files.read_text(file) for file in found)
+        yield from chain.from_iterable(files.read_text(file) for file in data_files)
     except Failure as failure:
         raise Failure(failure.reason, failure.message, FIELD) from failure

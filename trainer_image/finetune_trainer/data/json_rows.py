@@ -79,10 +79,10 @@ def read_arrays(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
                 inside, at = not inside, at + 1
                 continue
             if not inside:
-                found = (
+                problem = (
                     f"comes after the end of an array: {quote(buffer[at:])}. Write one array, or an object on each line"
                 )
-                yield FileRow(location, problem=found)
+                yield FileRow(location, problem=problem)
                 return
             try:
                 value, end = decoder.raw_decode(buffer, at)
@@ -106,10 +106,10 @@ def read_arrays(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
                 buffer, at, size = buffer[at:], 0, CHUNK_CHARACTERS
 
 
-def _describe_error(found: str, error: ValueError, *, short: bool) -> str:
+def _describe_error(text: str, error: ValueError, *, short: bool) -> str:
     if not short:
         return TOO_LONG
-    return f"is not JSON ({error}): {quote(found)}" if found else "the array has no end: a ] is missing"
+    return f"is not JSON ({error}): {quote(text)}" if text else "the array has no end: a ] is missing"
 
 
 def _read_more(text: io.TextIOWrapper, name: str, size: int) -> str:

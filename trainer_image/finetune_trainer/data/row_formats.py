@@ -80,8 +80,8 @@ def read_instruction(row: Row, names: Names) -> Row | RowError | None:
     if not answer.strip():
         return None
     optional = {"system": system, "history": history}
-    made = {"instruction": instruction, "input": about, "output": answer}
-    return made | {key: value for key, value in optional.items() if not is_blank(value)}
+    fields = {"instruction": instruction, "input": about, "output": answer}
+    return fields | {key: value for key, value in optional.items() if not is_blank(value)}
 
 
 def _read_history(row: Row, name: str) -> list[Any] | RowError:

@@ -61,8 +61,8 @@ class Findings:
 
 def describe_layout(layout: str, used: Iterable[str], unused: Iterable[str]) -> str:
     """Describe as what a dataset is taken: its format, the columns that it uses, and those that it does not."""
-    parts = [f"columns {', '.join(used)}" if used else "", f"not used: {', '.join(unused)}" if unused else ""]
-    return layout + (f" ({'; '.join(part for part in parts if part)})" if any(parts) else "")
+    notes = [f"columns {', '.join(used)}" if used else "", f"not used: {', '.join(unused)}" if unused else ""]
+    return layout + (f" ({'; '.join(part for part in notes if part)})" if any(notes) else "")
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Reader:
     render: Callable[[Row], Row | str] | None = None
     as_chat: bool = False
 
-    def read(self, found: Iterable[FileRow], findings: Findings) -> Iterator[Row]:
+    def read(self, file_rows: Iterable[FileRow], findings: Findings) -> Iterator[Row]:
         """Yield the good rows with the standard column names, and count all rows in ``findings``."""
-        for item in found:
+        for item in file_rows:
             findings.rows += 1
             findings.location = item.location
             row = self.normalize(item, findings)
@@ -101,11 +101,11 @@ class Reader:
         if isinstance(row, str):
             return row
         names = find_columns(row, self.columns, self.layout, labelled=self.objective == "kto")
-        made = self._read(row, names)
-        if self.render is not None or isinstance(made, str):
-            return made
+        fields = self._read(row, names)
+        if self.render is not None or isinstance(fields, str):
+            return fields
         findings.note_columns([name for name in names.values() if name in row], find_unused(row, names))
-        return ask_about_unused(row, names, self.columns, self.layout, made) or made
+        return ask_about_unused(row, names, self.columns, self.layout, fields) or fields
 
     def _read(self, row: Row, names: dict[str, str]) -> Row | RowError | None:
         match self.layout:
@@ -129,7 +129,7 @@ def make_reader(files: list[DataFile], source: DatasetSource, objective: Objecti
         Failure: DATASET_INVALID for files without rows or in the wrong format, SPEC_INVALID for a wrong template.
     """
     render = make_renderer(source.template) if source.template else None
-    file = next((one for one in files if _has_content(one)), None)
+    file = next((candidate for candidate in files if _has_content(candidate)), None)
     if file is None:
         raise _invalid("uri", f"{uri} is empty: it must have at least one row")
     if source.template is not None:
@@ -142,10 +142,12 @@ def make_reader(files: list[DataFile], source: DatasetSource, objective: Objecti
         layout = "text"
     else:
         layout = _detect_layout(file, source.columns, objective, uri)
-    if layout == "plain text" and (other := next((one for one in files if detect_format(one) != "text"), None)):
+    if layout == "plain text" and (
+        unlike := next((candidate for candidate in files if detect_format(candidate) != "text"), None)
+    ):
         raise _invalid(
             "uri",
-            f"{file.name} is plain text, but {other.name} is {detect_format(other)}: "
+            f"{file.name} is plain text, but {unlike.name} is {detect_format(unlike)}: "
             f"all files of {uri} must be of one kind",
         )
     if layout != "plain text" and detect_format(file) == "text":
@@ -164,8 +166,8 @@ def _has_system(file: DataFile, columns: Columns, layout: Layout) -> bool:
     """Return whether texts of prompts and answers have a system prompt beside them."""
     if layout not in ("promptCompletion", "preference"):
         return False
-    first = next(read_rows(file)).row or {}
-    return find_columns(first, columns, layout)["system"] in first
+    first_row = next(read_rows(file)).row or {}
+    return find_columns(first_row, columns, layout)["system"] in first_row
 
 
 def _has_content(file: DataFile) -> bool:
@@ -179,18 +181,19 @@ def _first_line(file: DataFile) -> str:
 
 
 def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: str) -> Layout:
-    first = next(read_rows(file))
-    row = first.row
+    first_row = next(read_rows(file))
+    row = first_row.row
     if row is None:
         raise _invalid(
             "uri",
-            f"{first.location} of {uri} {first.problem}: write a JSON object on each line, or a JSON array of objects",
+            f"{first_row.location} of {uri} {first_row.problem}: "
+            "write a JSON object on each line, or a JSON array of objects",
         )
     if layout := detect_layout(row, columns, objective):
         return layout
     raise _invalid(
         "columns",
-        f"{first.location} of {uri} has the columns {column_names(row)}; "
+        f"{first_row.location} of {uri} has the columns {column_names(row)}; "
         "expected messages or conversations (a chat), prompt and completion, instruction and output or response, "
         "chosen and rejected, or text: "
         "rename them, name yours in spec.dataset.columns, or make a text of them with spec.dataset.template",

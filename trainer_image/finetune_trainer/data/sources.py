@@ -120,8 +120,8 @@ def download(settings: Settings, split: SplitSource, directory: Path, patience_s
         Failure: There are no such files.
         ArtifactError: S3 fails or refuses.
     """
-    found = list_files(settings, split, patience_seconds)
-    return LocalData(split.uri, tuple(file.download(directory / f"{number:05d}") for number, file in enumerate(found)))
+    files = list_files(settings, split, patience_seconds)
+    return LocalData(split.uri, tuple(file.download(directory / f"{number:05d}") for number, file in enumerate(files)))
 
 
 def list_local_files(data: LocalData) -> list[DataFile]:
@@ -139,21 +139,21 @@ def _list_directory(path: Path, split: SplitSource) -> list[DataFile]:
         return [_local_file(path)]
     names = [entry.relative_to(path).as_posix() for entry in path.rglob("*") if entry.is_file()]
     card = path / "README.md"
-    found = directories.select_files(
+    selected = directories.select_files(
         names,
         split.uri,
         split.split,
         split.uri_field,
         lambda: card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
     )
-    if found:
-        return [_local_file(path / name) for name in found]
+    if selected:
+        return [_local_file(path / name) for name in selected]
     nearest = path if path.is_dir() else path.parent
     there = sorted(entry.name for entry in nearest.iterdir())[:20] if nearest.is_dir() else []
-    what = f"{nearest.name or nearest} has: {', '.join(there)}" if there else "nothing exists there"
+    content = f"{nearest.name or nearest} has: {', '.join(there)}" if there else "nothing exists there"
     raise Failure(
         Reason.DATASET_NOT_FOUND,
-        f"{split.uri} is neither a file nor a directory of data files: {what}",
+        f"{split.uri} is neither a file nor a directory of data files: {content}",
         split.uri_field,
     )
 
@@ -163,12 +163,12 @@ def _list_s3_files(settings: Settings, uri: S3Uri, split: SplitSource, patience_
     store = settings.store(Purpose.DATASET, patience_seconds)
     info = store.head(uri)
     if info:
-        found = [info]
+        objects_found = [info]
     else:
         objects = {item.uri.key.removeprefix(uri.key).lstrip("/"): item for item in store.list_objects(uri)}
         selected = directories.select_files(objects, split.uri, split.split, split.uri_field)
-        found = [objects[name] for name in selected]
-    if not found:
+        objects_found = [objects[name] for name in selected]
+    if not objects_found:
         store.check_root(uri)
         raise missing_object_error(store, uri)
 
@@ -184,18 +184,20 @@ def _list_s3_files(settings: Settings, uri: S3Uri, split: SplitSource, patience_
             lambda item=item: open_object(store, item),  # type: ignore[misc]
             lambda directory, item=item: download_object(item.uri, directory),  # type: ignore[misc]
         )
-        for item in found
+        for item in objects_found
     ]
 
 
 def _list_hub_files(settings: Settings, uri: HfUri, split: SplitSource) -> list[DataFile]:
     source = settings.job.spec.dataset
-    own = uri.repo == source.uri.partition("://")[2].strip("/")
+    is_own_repo = uri.repo == source.uri.partition("://")[2].strip("/")
     api = client.open_client(
         settings.hub_endpoint, settings.secret(source.secret_ref), client.DATASET, signed_in=settings.workstation
     )
-    dataset = dataset_files.resolve_dataset(api, uri.repo, source.revision if own else None)
-    names = dataset_files.list_split_files(dataset, source.name if own else None, split.split, split.split_field)
+    dataset = dataset_files.resolve_dataset(api, uri.repo, source.revision if is_own_repo else None)
+    names = dataset_files.list_split_files(
+        dataset, source.name if is_own_repo else None, split.split, split.split_field
+    )
     return [
         DataFile(
             name,
@@ -221,9 +223,9 @@ def _find_config_map_file(settings: Settings, uri: ConfigMapUri, field: str) -> 
         if directory.is_dir()
         else []
     )
-    found = (
+    content = (
         f"its keys are: {', '.join(keys[:20])}"
         if keys
         else "there is no ConfigMap of this name in the job's namespace, or it has no such key"
     )
-    raise Failure(Reason.DATASET_NOT_FOUND, f"ConfigMap {uri.name!r} has no key {uri.key!r}: {found}", field)
+    raise Failure(Reason.DATASET_NOT_FOUND, f"ConfigMap {uri.name!r} has no key {uri.key!r}: {content}", field)

@@ -6,9 +6,9 @@ from typing import Any
 def find_start(tokenizer: Any) -> list[int]:
     """Return the tokens that the tokenizer puts before each text, such as ``<s>``."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    sizes = range(len(whole) - len(bare) + 1)
-    return next((list(whole[:size]) for size in sizes if whole[size : size + len(bare)] == bare), [])
+    with_special = tokenizer("a")["input_ids"]
+    sizes = range(len(with_special) - len(bare) + 1)
+    return next((list(with_special[:size]) for size in sizes if with_special[size : size + len(bare)] == bare), [])
 
 
 def add_start(start: list[int], ids: list[int]) -> list[int]:

@@ -34,10 +34,10 @@ def make_renderer(template: Template) -> Callable[[Row], Row | str]:
             ) from error
 
     def render(row: Row) -> Row | str:
-        made = {key: value for key, value in row.items() if key not in ("text", "prompt", "completion")}
-        for name, one in compiled.items():
+        rendered = {key: value for key, value in row.items() if key not in ("text", "prompt", "completion")}
+        for name, template in compiled.items():
             try:
-                made[name] = one.render(row)
+                rendered[name] = template.render(row)
             except UndefinedError as error:
                 columns = ", ".join(list(row)[:20]) or "none"
                 return f"template.{name} needs what the row lacks: {error.message}; found columns: {columns}"
@@ -45,6 +45,6 @@ def make_renderer(template: Template) -> Callable[[Row], Row | str]:
                 return f"template.{name} does what a template may not: {error}"
             except Exception as error:  # noqa: BLE001 -- a template is a program of the user's
                 return f"template.{name} fails: {type(error).__name__}: {error}"
-        return made
+        return rendered
 
     return render

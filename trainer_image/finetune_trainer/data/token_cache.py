@@ -69,7 +69,7 @@ class TokenTable:
 def load_or_write_table(
     data: LocalData,
     digests: list[tuple[str, str]],
-    wanted: DatasetRequest,
+    request: DatasetRequest,
     reader: rows.Reader,
     tokenizer: Any,
     cache: Path,
@@ -80,14 +80,14 @@ def load_or_write_table(
     Raises:
         Failure: DATASET_INVALID for bad rows.
     """
-    key = _cache_key(digests, wanted, tokenizer, max_rows)
+    key = _cache_key(digests, request, tokenizer, max_rows)
     directory = cache / key
     if not directory.is_dir():
         partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            write_table(data, wanted, reader, tokenizer, partial, max_rows)
+            write_table(data, request, reader, tokenizer, partial, max_rows)
             partial.rename(directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -98,20 +98,20 @@ def load_or_write_table(
     return TokenTable(key, table, numpy.load(directory / HASHES_FILE), counts)
 
 
-def _cache_key(digests: list[tuple[str, str]], wanted: DatasetRequest, tokenizer: Any, max_rows: int | None) -> str:
+def _cache_key(digests: list[tuple[str, str]], request: DatasetRequest, tokenizer: Any, max_rows: int | None) -> str:
     """Hash everything that determines the sequences: the rows, the tokenizer, and the request."""
     components = {
         "version": CACHE_VERSION,
         "files": [digest for _, digest in digests],  # their location does not matter
-        "source": wanted.source.model_dump(
+        "source": request.source.model_dump(
             mode="json", include={"format", "columns", "template", "assistant_only_loss"}
         ),
-        "objective": wanted.objective,
-        "max_length": wanted.max_length,
+        "objective": request.objective,
+        "max_length": request.max_length,
         "most": max_rows,
         "template": tokenizer.chat_template,
-        "training_template": wanted.encoding.training_template,
-        "end": [tokenizer.eos_token_id, *sorted(wanted.encoding.end_tokens)],
+        "training_template": request.encoding.training_template,
+        "end": [tokenizer.eos_token_id, *sorted(request.encoding.end_tokens)],
         "tokenizer": tokenizer.backend_tokenizer.to_str()
         if tokenizer.is_fast
         else [type(tokenizer).__name__, tokenizer.get_vocab()],
@@ -121,7 +121,7 @@ def _cache_key(digests: list[tuple[str, str]], wanted: DatasetRequest, tokenizer
 
 def write_table(
     data: LocalData,
-    wanted: DatasetRequest,
+    request: DatasetRequest,
     reader: rows.Reader,
     tokenizer: Any,
     directory: Path,
@@ -134,17 +134,17 @@ def write_table(
     """
     counts, keys = Counts(), array("q")
     findings = rows.Findings()
-    encoding = replace(wanted.encoding, assistant_only_loss=wanted.source.assistant_only_loss)
-    encoder = Encoder(tokenizer, reader.layout, wanted.max_length, counts, encoding, findings.refuse)
+    encoding = replace(request.encoding, assistant_only_loss=request.source.assistant_only_loss)
+    encoder = Encoder(tokenizer, reader.layout, request.max_length, counts, encoding, findings.refuse)
     plain = reader.layout == "plain text"
-    found = (
+    sequences = (
         islice(_tokenize_text(data, encoder), max_rows)
         if plain
         else _tokenize_rows(data, reader, encoder, counts, findings, max_rows)
     )
 
     def collect() -> Iterator[TokenizedRow]:
-        for key, sequence in found:
+        for key, sequence in sequences:
             keys.append(key)
             yield sequence
 
@@ -175,10 +175,10 @@ def _tokenize_rows(
     findings: rows.Findings,
     max_rows: int | None,
 ) -> Iterator[tuple[int, TokenizedRow]]:
-    found = chain.from_iterable(files.read_rows(file) for file in list_local_files(data))
+    file_rows = chain.from_iterable(files.read_rows(file) for file in list_local_files(data))
 
     def good_rows() -> Iterator[Row]:
-        for row in reader.read(found, findings):
+        for row in reader.read(file_rows, findings):
             # after a bad row nothing will be trained: the others are only counted, and chats tried with the template
             if not findings.bad or rows.is_chat(row):
                 yield row

@@ -66,18 +66,20 @@ def describe_broken(directory: Path, error: Exception) -> str:
     writer = read_json(directory / "tokenizer_config.json").get("transformers_version") or read_json(
         directory / "config.json"
     ).get("transformers_version")
-    written = f"transformers {writer} wrote the model" if writer else "the model does not say which version wrote it"
+    origin = f"transformers {writer} wrote the model" if writer else "the model does not say which version wrote it"
     return (
         f"the model's tokenizer cannot be loaded from {file} ({type(error).__name__}: {str(error).strip()[:300]}). "
-        f"{written}; tokenizers {version('tokenizers')} and transformers {version('transformers')} read it here. Save "
+        f"{origin}; tokenizers {version('tokenizers')} and transformers {version('transformers')} read it here. Save "
         "the tokenizer again with these versions (save_pretrained), or take the file from the original model"
     )
 
 
 def read_end_tokens(directory: Path) -> frozenset[int]:
     """Return the ids in generation_config.json that end a generation."""
-    found = read_json(directory / "generation_config.json").get("eos_token_id")
-    return frozenset(token for token in (found if isinstance(found, list) else [found]) if isinstance(token, int))
+    end_tokens = read_json(directory / "generation_config.json").get("eos_token_id")
+    return frozenset(
+        token for token in (end_tokens if isinstance(end_tokens, list) else [end_tokens]) if isinstance(token, int)
+    )
 
 
 def make_encoding(directory: Path, training_template: str | None) -> Encoding:
@@ -93,17 +95,17 @@ def make_encoding(directory: Path, training_template: str | None) -> Encoding:
 
 def count_embeddings(config: dict[str, Any]) -> int | None:
     """Return the number of tokens that the model has embeddings for, as its config.json says; None if it does not."""
-    found = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
-    return found if isinstance(found, int) else None
+    size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    return size if isinstance(size, int) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; an empty one if there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:

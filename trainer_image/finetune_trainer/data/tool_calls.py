@@ -24,26 +24,26 @@ def read_tools(value: Any, name: str) -> list[Any] | RowError:
     ]
 
 
-def read_calls(message: Message, where: str) -> list[Call] | RowError:
+def read_calls(message: Message, location: str) -> list[Call] | RowError:
     """Return the tool calls of a message, its legacy ``function_call`` among them."""
     legacy = message.get("function_call")
-    found = parse_stored(message.get("tool_calls") or ([] if legacy is None else [legacy]), f"tool_calls of {where}")
-    return found if isinstance(found, RowError) else normalize_calls(found, where)
+    calls = parse_stored(message.get("tool_calls") or ([] if legacy is None else [legacy]), f"tool_calls of {location}")
+    return calls if isinstance(calls, RowError) else normalize_calls(calls, location)
 
 
-def normalize_calls(found: Any, where: str) -> list[Call] | RowError:
+def normalize_calls(stored: Any, location: str) -> list[Call] | RowError:
     """Bring each tool call into the form ``{"type": "function", "function": {"name", "arguments"}}``."""
-    if not isinstance(found, list):
-        return RowError(f"tool_calls of {where} must be a list, found {describe_type(found)}")
+    if not isinstance(stored, list):
+        return RowError(f"tool_calls of {location} must be a list, found {describe_type(stored)}")
     calls = []
-    for number, item in enumerate(found, start=1):
-        call = parse_stored(item, f"tool call {number} of {where}")
+    for number, item in enumerate(stored, start=1):
+        call = parse_stored(item, f"tool call {number} of {location}")
         function = call.get("function", call) if isinstance(call, dict) else call
         if isinstance(function, RowError):
             return function
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            return RowError(f"tool call {number} of {where} must have the text name, found {quote_value(item)}")
-        arguments = _read_arguments(function, f"tool call {number} ({function['name']}) of {where}")
+            return RowError(f"tool call {number} of {location} must have the text name, found {quote_value(item)}")
+        arguments = _read_arguments(function, f"tool call {number} ({function['name']}) of {location}")
         if isinstance(arguments, RowError):
             return arguments
         calls.append(
@@ -56,10 +56,10 @@ def normalize_calls(found: Any, where: str) -> list[Call] | RowError:
     return calls
 
 
-def _read_arguments(function: dict[str, Any], where: str) -> dict[str, Any] | RowError:
+def _read_arguments(function: dict[str, Any], location: str) -> dict[str, Any] | RowError:
     """Return the arguments as an object; ``parameters`` is Llama's word for them."""
-    given = function.get("arguments", function.get("parameters", {}))
-    arguments = {} if is_blank(given) else parse_stored(given, f"arguments of {where}")
+    stored = function.get("arguments", function.get("parameters", {}))
+    arguments = {} if is_blank(stored) else parse_stored(stored, f"arguments of {location}")
     if isinstance(arguments, dict | RowError):
         return arguments
-    return RowError(f"arguments of {where} must be an object or its JSON, found {quote_value(given)}")
+    return RowError(f"arguments of {location} must be an object or its JSON, found {quote_value(stored)}")

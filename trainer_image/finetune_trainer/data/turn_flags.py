@@ -11,27 +11,27 @@ OTHER_FLAGS = ("mask", "masked", "loss_mask", "loss_scale", "train_detail", "tra
 MEANINGS: dict[Any, bool] = {1: True, 0: False, "1": True, "0": False, "true": True, "false": False}
 
 
-def read_flag(message: Message, where: str) -> bool | RowError | None:
+def read_flag(message: Message, location: str) -> bool | RowError | None:
     """Return whether a message says that it is learned; None if it says nothing."""
-    if other := next((key for key in OTHER_FLAGS if key in message), None):
+    if unknown_flag := next((key for key in OTHER_FLAGS if key in message), None):
         return RowError(
-            f"{where} has the key {other!r}, which the trainer does not know: is the turn to be learned? Write "
-            "train: true or train: false"
+            f"{location} has the key {unknown_flag!r}, which the trainer does not know: is the turn to be learned? "
+            "Write train: true or train: false"
         )
-    said = {key: _read_meaning(message[key]) for key in FLAGS if key in message}
-    if wrong := next((key for key, meaning in said.items() if meaning is None), None):
+    by_key = {key: _read_meaning(message[key]) for key in FLAGS if key in message}
+    if wrong := next((key for key, meaning in by_key.items() if meaning is None), None):
         return RowError(
-            f"{where} has {wrong} {quote_value(message[wrong])}: is the turn to be learned? The trainer learns a turn "
-            "or not, so write 1 or 0"
+            f"{location} has {wrong} {quote_value(message[wrong])}: is the turn to be learned? "
+            "The trainer learns a turn or not, so write 1 or 0"
         )
-    meanings = set(said.values())
+    meanings = set(by_key.values())
     if len(meanings) > 1:
-        return RowError(f"{where} has {' and '.join(said)}, which contradict one another: keep one of them")
+        return RowError(f"{location} has {' and '.join(by_key)}, which contradict one another: keep one of them")
     flag = next(iter(meanings), None)
     if flag and message["role"] != "assistant":
         return RowError(
-            f"{where} is of the role {message['role']} and marked as learned ({', '.join(said)}), but only turns of "
-            "the assistant are learned: remove the mark"
+            f"{location} is of the role {message['role']} and marked as learned ({', '.join(by_key)}), but only "
+            "turns of the assistant are learned: remove the mark"
         )
     return flag
 

@@ -62,8 +62,8 @@ def make_measure(
             )
         case "kto":
             mixed = [
-                row | {"KL_ids": other["completion_ids"]}
-                for row, other in zip(rows, [rows[-1], *rows[:-1]], strict=True)
+                row | {"KL_ids": mismatched["completion_ids"]}
+                for row, mismatched in zip(rows, [rows[-1], *rows[:-1]], strict=True)
             ]
             labels = torch.tensor([row["label"] for row in rows])
             return _measure_with_reference(

@@ -114,7 +114,7 @@ def list_split_files(dataset: HubDataset, name: str | None, split: str, path: st
     if (
         not matching
         and split == "train"
-        and not any(_names_split(file, other) for file in files for other in SPLIT_KEYWORDS)
+        and not any(_names_split(file, keyword) for file in files for keyword in SPLIT_KEYWORDS)
     ):
         matching = files
     if not matching:
@@ -170,8 +170,8 @@ def _names_split(file: str, split: str) -> bool:
     return re.search(rf"(^|[^a-z0-9])({words})([^a-z0-9]|$)", file.lower()) is not None
 
 
-def _not_found(dataset: HubDataset, what: str, path: str) -> Failure:
-    shown = ", ".join(dataset.files[:10]) or "none"
+def _not_found(dataset: HubDataset, problem: str, path: str) -> Failure:
+    file_names = ", ".join(dataset.files[:10]) or "none"
     return Failure(
-        Reason.DATASET_NOT_FOUND, f"{dataset.copy or f'hf://{dataset.repo}'} {what} (its files: {shown})", path
+        Reason.DATASET_NOT_FOUND, f"{dataset.copy or f'hf://{dataset.repo}'} {problem} (its files: {file_names})", path
     )

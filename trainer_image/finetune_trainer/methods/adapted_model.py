@@ -43,12 +43,12 @@ def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> A
     return adapted
 
 
-def cast_inputs(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+def cast_inputs(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Cast the inputs of a fully trained module to its own dtype, fp32, whatever the base computes in."""
     used = module.original_module if module.disable_adapters else module.modules_to_save["default"]
     return tuple(
         value.to(used.weight.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
-        for value in given
+        for value in inputs
     )
 
 

@@ -136,11 +136,11 @@ def _lora(module: Any) -> Factors:
 
 def _adalora(module: Any) -> Factors:
     e = module.lora_E["default"]
-    left = (e != 0).flatten()
+    kept_ranks = (e != 0).flatten()
     scale = module.scaling["default"] / (module.ranknum["default"] + 1e-5)
-    if not left.any():
-        left[0] = True  # a module without ranks has the update zero
-    return (module.lora_A["default"] * e * scale)[left], module.lora_B["default"][:, left]
+    if not kept_ranks.any():
+        kept_ranks[0] = True  # a module without ranks has the update zero
+    return (module.lora_A["default"] * e * scale)[kept_ranks], module.lora_B["default"][:, kept_ranks]
 
 
 def _vera(module: Any) -> Factors:

@@ -22,11 +22,11 @@ def initialize(model: Any, directory: Path) -> None:
         base: Any = module.get_base_layer()
         if type(base.weight).__name__ not in QUANTIZED_PARAMETERS:
             continue  # not quantized, so there is no error
-        held = dequantize_bnb_weight(base.weight, state=getattr(base, "state", None)).float()
-        original = _original(files, name.removeprefix("base_model.model.")).to(held.device, torch.float32)
+        quantized = dequantize_bnb_weight(base.weight, state=getattr(base, "state", None)).float()
+        original = _original(files, name.removeprefix("base_model.model.")).to(quantized.device, torch.float32)
         if getattr(base, "source_cls", None) is Conv1D:
             original = original.T
-        left, values, right = torch.linalg.svd(original - held, full_matrices=False)
+        left, values, right = torch.linalg.svd(original - quantized, full_matrices=False)
         rank, scaling = module.r["default"], module.scaling["default"]
         root = values[:rank].sqrt()
         module.lora_A["default"].weight.copy_(root[:, None] * right[:rank])

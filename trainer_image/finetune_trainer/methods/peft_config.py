@@ -41,7 +41,7 @@ def make_peft_config(method: api.Method, base: BaseInfo) -> PeftConfig:
 
 def lora_config(block: api.LoraFields, base: BaseInfo) -> PeftConfig:
     """Configure LoRA, QLoRA or DoRA."""
-    first: str = getattr(block, "init", "default")
+    initialization: str = getattr(block, "init", "default")
     return peft.LoraConfig(
         **target_options(block),
         r=block.rank,
@@ -52,7 +52,7 @@ def lora_config(block: api.LoraFields, base: BaseInfo) -> PeftConfig:
         use_dora=isinstance(block, api.Dora),
         rank_pattern=dict(block.rank_pattern),
         alpha_pattern={key: plain_number(alpha) for key, alpha in block.alpha_pattern.items()},
-        init_lora_weights=True if first in ("default", "loftq") else first,  # type: ignore[arg-type]
+        init_lora_weights=True if initialization in ("default", "loftq") else initialization,  # type: ignore[arg-type]
     )
 
 
@@ -159,13 +159,13 @@ def prefix_tuning_config(block: api.PrefixTuning, base: BaseInfo) -> PeftConfig:
 
 def prompt_tuning_config(block: api.PromptTuning, base: BaseInfo) -> PeftConfig:
     """Configure prompt tuning."""
-    first = {"random": "RANDOM", "sampleVocab": "SAMPLE_VOCAB", "text": "TEXT"}[block.prompt_tuning_init]
+    initialization = {"random": "RANDOM", "sampleVocab": "SAMPLE_VOCAB", "text": "TEXT"}[block.prompt_tuning_init]
     return peft.PromptTuningConfig(
         task_type="CAUSAL_LM",
         num_virtual_tokens=block.num_virtual_tokens,
-        prompt_tuning_init=first,
+        prompt_tuning_init=initialization,
         prompt_tuning_init_text=block.prompt_tuning_init_text,
-        tokenizer_name_or_path=str(base.directory) if first == "TEXT" else None,
+        tokenizer_name_or_path=str(base.directory) if initialization == "TEXT" else None,
     )
 
 

@@ -122,12 +122,16 @@ def load_weights(model: Any, directory: Path, method: Method) -> None:
         )
         model.load_state_dict(weights, strict=False)
         return
-    ours = model.peft_config["default"].to_dict()
+    own_config = model.peft_config["default"].to_dict()
     _refuse(
-        [f"{key} {config.get(key)}" for key in CONFIG_KEYS_TO_MATCH if key in ours and config.get(key) != ours[key]]
+        [
+            f"{key} {config.get(key)}"
+            for key in CONFIG_KEYS_TO_MATCH
+            if key in own_config and config.get(key) != own_config[key]
+        ]
     )
-    if other := sorted(set(get_peft_model_state_dict(model)) ^ set(weights)):
-        _refuse([f"other modules, for example {other[0]}"])
+    if unmatched := sorted(set(get_peft_model_state_dict(model)) ^ set(weights)):
+        _refuse([f"other modules, for example {unmatched[0]}"])
     set_peft_model_state_dict(model, weights)
 
 

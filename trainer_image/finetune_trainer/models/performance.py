@@ -77,8 +77,8 @@ def uses_compile(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
 
 def find_compiler() -> str | None:
     """Return the compiler that torch.compile uses: C++ on a CPU, or C on a GPU, where Triton needs it."""
-    named = ("CC", "gcc", "clang") if device.has_gpu() else ("CXX", "g++", "clang++")
-    return shutil.which(os.environ.get(named[0]) or named[1]) or shutil.which(named[2])
+    compilers = ("CC", "gcc", "clang") if device.has_gpu() else ("CXX", "g++", "clang++")
+    return shutil.which(os.environ.get(compilers[0]) or compilers[1]) or shutil.which(compilers[2])
 
 
 @dataclass

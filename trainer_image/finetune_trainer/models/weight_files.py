@@ -38,7 +38,7 @@ def choose_weight_files(files: Collection[str], read_json: Callable[[str], dict[
         Failure: MODEL_NOT_FOUND without a config.json, MODEL_UNSUPPORTED for anything else that is missing or too much.
     """
     files = [name for name in files if "/" not in name]
-    found = ", ".join(sorted(files)[:10])
+    file_names = ", ".join(sorted(files)[:10])
     if "config.json" not in files:
         if ADAPTER_CONFIG in files:
             raise Failure(
@@ -47,13 +47,15 @@ def choose_weight_files(files: Collection[str], read_json: Callable[[str], dict[
                 FIELD,
             )
         raise Failure(
-            Reason.MODEL_NOT_FOUND, f"{where} has no config.json: it is not a transformers model; found: {found}", FIELD
+            Reason.MODEL_NOT_FOUND,
+            f"{where} has no config.json: it is not a transformers model; found: {file_names}",
+            FIELD,
         )
     weights = [name for name in files if name.endswith(".safetensors")]
     if not weights:
         raise _unsupported(
             f"{where} has no *.safetensors file; pickled weights can run code and are not loaded; "
-            f"found: {found}. Save it with save_pretrained"
+            f"found: {file_names}. Save it with save_pretrained"
         )
     if ADAPTER_CONFIG in files:
         raise _unsupported(
@@ -127,10 +129,10 @@ def _list_unused(weights: list[str], used: list[str], where: str) -> list[str]:
     if not unused:
         return []
     more = f" and {len(unused) - MAX_NAMES} more" if len(unused) > MAX_NAMES else ""
-    loaded = used[0] if len(used) == 1 else f"the {len(used)} files of {INDEX}"
+    used_files = used[0] if len(used) == 1 else f"the {len(used)} files of {INDEX}"
     return [
         f"spec.model.uri: {where} has {', '.join(unused[:MAX_NAMES])}{more} too, which are not loaded: the weights are "
-        f"in {loaded}"
+        f"in {used_files}"
     ]
 
 

@@ -52,13 +52,13 @@ def check_rows(
         return False, reader.layout
     findings = rows.Findings()
     first_rows = take_first(itertools.chain.from_iterable(files.read_rows(file) for file in data_files))
-    usable, chats, kept = 0, False, 0
+    usable, chats, characters = 0, False, 0
     for row in reader.read(first_rows, findings):
         usable += 1
         chats |= rows.is_chat(row)
-        if sample is not None and kept < BYTES:
+        if sample is not None and characters < BYTES:
             sample.append((findings.location, row))
-            kept += len(str(row))
+            characters += len(str(row))
     rows.refuse_bad_rows(findings, reader.layout, uri)
     taken_as = rows.describe_layout(reader.layout, findings.used, findings.unused)
     log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, taken_as, findings.rows, usable)

@@ -47,12 +47,12 @@ def check_model(settings: Settings, result: CheckResult, patience_seconds: float
 
 def check_length(max_length: int, facts: ModelMetadata, result: CheckResult) -> None:
     """Check that the model has positions for sequences of this length."""
-    found = positions.find_positions(shapes.language_config(facts.config), facts.tensors)
-    if found is None or max_length <= found.count:
+    model_positions = positions.find_positions(shapes.language_config(facts.config), facts.tensors)
+    if model_positions is None or max_length <= model_positions.count:
         return
-    message = f"{max_length} is more than the model's {found.count} positions"
-    if found.learned:
-        message += f", and it has no vectors for others: set it to {found.count} or less"
+    message = f"{max_length} is more than the model's {model_positions.count} positions"
+    if model_positions.learned:
+        message += f", and it has no vectors for others: set it to {model_positions.count} or less"
         result.add(Reason.SPEC_INVALID, "spec.training.maxLength", message)
     else:
         result.warnings.append(f"spec.training.maxLength {message}")

@@ -24,10 +24,10 @@ def check_output(settings: Settings, result: CheckResult, patience_seconds: floa
         )
     if settings.job.spec.output.hub:
         push.check_write_access(settings, settings.job.spec.output.hub)
-    if others := run_fingerprint.list_other_jobs(store, settings.checkpoints, settings.origin):
+    if other_jobs := run_fingerprint.list_other_jobs(store, settings.checkpoints, settings.origin):
         result.warnings.append(
-            f"{settings.output} has checkpoints of FineTuneJob {', '.join(others)} too: they are not touched, but only "
-            "the first job to finish can publish its adapter there"
+            f"{settings.output} has checkpoints of FineTuneJob {', '.join(other_jobs)} too: "
+            "they are not touched, but only the first job to finish can publish its adapter there"
         )
     manifest_uri = settings.adapter.child(MANIFEST_NAME)
     if store.head(manifest_uri) is None:

@@ -61,8 +61,8 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
         check_tokens = partial(check_tokenization, dataset)
         results.append(run_check("spec.model", check_tokens, settings, patience_seconds))
     return PreflightResult(
-        problems=[problem for found in results for problem in found.problems],
-        warnings=[warning for found in results for warning in found.warnings],
+        problems=[problem for result in results for problem in result.problems],
+        warnings=[warning for result in results for warning in result.warnings],
         estimate=model.estimate,
         model_revision=model.facts.commit if model.facts else None,
     )

@@ -69,11 +69,11 @@ def make_chart(
     title: str, unit: str, series: Sequence[Series], marks: Sequence[int], *, from_zero: bool
 ) -> Chart | None:
     """Lay out the curves; None if no series has values."""
-    shown = [Series(one.name, thin_out(one.values), one.dotted) for one in series if one.values]
-    if not shown:
+    drawn = [Series(line.name, thin_out(line.values), line.dotted) for line in series if line.values]
+    if not drawn:
         return None
-    values = [value for one in shown for _, value in one.values]
-    steps = [step for one in shown for step, _ in one.values]
+    values = [value for line in drawn for _, value in line.values]
+    steps = [step for line in drawn for step, _ in line.values]
     y_ticks = choose_ticks(0.0 if from_zero else min(values), max(values), 4)
     x_ticks = [tick for tick in choose_ticks(0.0, float(max(steps)), 4) if tick.is_integer()]
     right = max(float(max(steps)), 1.0)
@@ -86,19 +86,19 @@ def make_chart(
 
     lines = [
         Line(
-            one.name,
+            line.name,
             [
-                Point(x(step), y(value), f"step {step}: {one.name} {format_number(value)} {unit}".strip())
-                for step, value in one.values
+                Point(x(step), y(value), f"step {step}: {line.name} {format_number(value)} {unit}".strip())
+                for step, value in line.values
             ],
-            one.dotted,
+            line.dotted,
         )
-        for one in shown
+        for line in drawn
     ]
     return Chart(
         title,
         unit,
-        ". ".join(summarize(one, unit) for one in shown),
+        ". ".join(summarize(line, unit) for line in drawn),
         lines,
         [Tick(x(tick), label) for tick, label in zip(x_ticks, label_ticks(x_ticks), strict=True) if tick <= right],
         [Tick(y(tick), label) for tick, label in zip(y_ticks, label_ticks(y_ticks), strict=True)],
@@ -140,12 +140,12 @@ def choose_ticks(low: float, high: float, count: int) -> list[float]:
 
 def label_ticks(ticks: Sequence[float]) -> list[str]:
     """Format ticks, with as many digits as it takes to distinguish them."""
-    shown = [format_number(tick) for tick in ticks]
+    labels = [format_number(tick) for tick in ticks]
     for digits in range(4, 10):
-        if len(set(shown)) == len(shown):
+        if len(set(labels)) == len(labels):
             break
-        shown = [f"{tick:.{digits}g}" for tick in ticks]
-    return shown
+        labels = [f"{tick:.{digits}g}" for tick in ticks]
+    return labels
 
 
 def format_number(value: float) -> str:
@@ -221,4 +221,4 @@ def make_charts(
         make_chart("Speed", "tokens/s", [Series("speed", of("tokens_per_second"))], resumed_at, from_zero=True),
         make_chart("Memory", unit, [Series("memory", of("memory_bytes", scale))], resumed_at, from_zero=True),
     ]
-    return [one for one in charts if one]
+    return [chart for chart in charts if chart]

@@ -46,14 +46,16 @@ def describe_verdict(comparison: Comparison) -> str:
     if comparison.message is not None:
         return f"{comparison.message[0].upper()}{comparison.message[1:].rstrip('.')}."
     share = _describe_share(adapter, full)
-    ours, theirs = adapter.improvement_percent or 0.0, full.improvement_percent or 0.0
-    if theirs <= 0:
-        return f"Full fine-tuning is no better than the base here{', the adapter is' if ours > 0 else ''}."
-    if ours >= theirs:
+    adapter_percent, full_percent = adapter.improvement_percent or 0.0, full.improvement_percent or 0.0
+    if full_percent <= 0:
+        return f"Full fine-tuning is no better than the base here{', the adapter is' if adapter_percent > 0 else ''}."
+    if adapter_percent >= full_percent:
         return f"The adapter is at least as good as full fine-tuning{share}."
-    if ours <= 0:
-        return f"Full fine-tuning lowers the loss by {theirs:.3g} %, the adapter does not."
-    return f"The adapter has {100 * ours / theirs:.0f} % of the improvement of full fine-tuning{share}."
+    if adapter_percent <= 0:
+        return f"Full fine-tuning lowers the loss by {full_percent:.3g} %, the adapter does not."
+    return (
+        f"The adapter has {100 * adapter_percent / full_percent:.0f} % of the improvement of full fine-tuning{share}."
+    )
 
 
 def describe_conditions(comparison: Comparison, *, quantised: bool) -> str:

@@ -14,6 +14,6 @@ def start_thread(load: Callable[[], T]) -> Callable[[], T]:
     because it may be a model whose memory is needed later.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="load")
-    begun: list[Future[T]] = [pool.submit(load)]
+    futures: list[Future[T]] = [pool.submit(load)]
     pool.shutdown(wait=False)
-    return lambda: begun.pop().result()
+    return lambda: futures.pop().result()

@@ -44,8 +44,8 @@ def list_effective_settings(
         if {path, re.sub(r"^spec\.method\.\w+\.(quantization)\..*", r"spec.method.\1", path)} & adjusted:
             origin = OUT_OF_MEMORY
         # an environment variable's value may be anything, a credential too
-        shown = [variable["name"] for variable in value] if path == ENVIRONMENT_PATH else value
-        settings.append(Setting(path, redact_credentials(format_value(shown)), origin))
+        displayed = [variable["name"] for variable in value] if path == ENVIRONMENT_PATH else value
+        settings.append(Setting(path, redact_credentials(format_value(displayed)), origin))
     return settings
 
 

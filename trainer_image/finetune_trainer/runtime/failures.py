@@ -75,15 +75,15 @@ def classify(error: BaseException) -> tuple[Reason, str]:
     return Reason.TRAINER_ERROR, describe_exception(error)
 
 
-def _disk_full_message(what: str) -> str:
-    return f"there is no space left for {what}: give the pod more ephemeral storage"
+def _disk_full_message(content: str) -> str:
+    return f"there is no space left for {content}: give the pod more ephemeral storage"
 
 
 def describe_exception(error: BaseException) -> str:
     """Describe an exception in one line: its type, its message, and the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {_first_line(str(error))}{where}"
+    location = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {_first_line(str(error))}{location}"
 
 
 def _first_line(text: str) -> str:

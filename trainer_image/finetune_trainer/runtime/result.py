@@ -76,10 +76,10 @@ def _cut(value: Any, limit: int, key: str = "") -> Any:
         return [_cut(item, limit, key) for item in value]
     if not isinstance(value, str) or key in NEVER_CUT or len(_dump(value)) <= limit:
         return value
-    kept = value[:limit]
-    while len(_dump(kept)) > limit - 4:
-        kept = kept[: -max(1, (len(_dump(kept)) - limit) // 6)]
-    return f"{kept}…"
+    text = value[:limit]
+    while len(_dump(text)) > limit - 4:
+        text = text[: -max(1, (len(_dump(text)) - limit) // 6)]
+    return f"{text}…"
 
 
 def _dump(content: object) -> bytes:

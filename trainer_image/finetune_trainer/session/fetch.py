@@ -52,12 +52,12 @@ def fetch_model(settings: Settings, patience_seconds: float) -> tuple[Path, str 
     """Return the base model's directory, and the commit of a hub model."""
     logged = 0
 
-    def log_progress(done: int, total: int) -> None:
+    def log_progress(done_bytes: int, total: int) -> None:
         nonlocal logged
-        tenth = done * 100 // total // LOG_EVERY_PERCENT if total else 0
+        tenth = done_bytes * 100 // total // LOG_EVERY_PERCENT if total else 0
         if tenth > logged:
             logged = tenth
-            log.info("fetching the model: %d of %d MB", done // 1_000_000, total // 1_000_000)
+            log.info("fetching the model: %d of %d MB", done_bytes // 1_000_000, total // 1_000_000)
 
     return base_files.download_base(settings, settings.scratch / "model", patience_seconds, log_progress)
 

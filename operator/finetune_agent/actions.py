@@ -152,9 +152,9 @@ async def _load_candidate(agent: Agent, driver: Driver, name: str, path: str) ->
 
 async def _prove_base(proof: Proof, base: str) -> None:
     questions = proof.questions
-    measured = await _ask(proof.driver, base, questions)
-    _require_proof(judge_base(measured, questions, proof.tolerance), base)
-    proof.agent.memory.base_logprobs[proof.key] = measured
+    logprobs = await _ask(proof.driver, base, questions)
+    _require_proof(judge_base(logprobs, questions, proof.tolerance), base)
+    proof.agent.memory.base_logprobs[proof.key] = logprobs
 
 
 async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
@@ -162,8 +162,8 @@ async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
     identity, questions, base = memory.identity, proof.questions, memory.base_logprobs.get(key)
     if base is None:  # the engine has restarted, so everything is proven anew
         return
-    measured = await _ask(proof.driver, name, questions)
-    _require_proof(judge_adapter(measured, base, questions, proof.tolerance), name)
+    logprobs = await _ask(proof.driver, name, questions)
+    _require_proof(judge_adapter(logprobs, base, questions, proof.tolerance), name)
     base_name = next(iter((await proof.driver.list_models()).bases), "")
     after = await _ask(proof.driver, base_name, questions)
     _require_proof(judge_base_after_load(after, base, questions, proof.tolerance), base_name)

@@ -175,10 +175,10 @@ def _decide_serving(situation: Situation, version: DesiredVersion) -> Decision:
             reason=Reason.ENGINE_UNREACHABLE,
             message="the engine does not answer yet",
         )
-    loaded = engine.adapters.get(situation.served_name)
-    if loaded == path:
+    loaded_path = engine.adapters.get(situation.served_name)
+    if loaded_path == path:
         return _decide_loaded(situation, engine, version, path)
-    unproven = loaded if (situation.served_name, loaded) not in situation.proven else None
+    unproven = loaded_path if (situation.served_name, loaded_path) not in situation.proven else None
     # The engine kept an older version while the agent restarted. Once proven, it may go on serving.
     if unproven and (old := _find_provable_version(situation, unproven)):
         return _decide_proof(situation, engine, old, situation.served_name, unproven)
@@ -239,8 +239,8 @@ def _decide_until_restart(
 
 def _would_disturb(situation: Situation, engine: EngineState) -> bool:
     """Tell whether a load now may disturb requests of other adapters."""
-    others = any(served_name_of(name) != situation.served_name for name in engine.adapters)
-    served = others or serving_digest(situation) is not None
+    serves_others = any(served_name_of(name) != situation.served_name for name in engine.adapters)
+    served = serves_others or serving_digest(situation) is not None
     running = situation.engine_version
     return running is not None and running.load_disturbs_requests and served and not situation.drained
 

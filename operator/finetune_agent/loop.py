@@ -185,9 +185,9 @@ async def _check_drains(agent: Agent) -> None:
 def _find_removed_names(agent: Agent, desired_names: set[str]) -> list[str]:
     """Return served names of ours in the engine or on the disk that are not desired any more."""
     root = agent.settings.adapters_directory
-    loaded = agent.engine_state.adapters if agent.engine_state else {}
-    ours = {served_name_of(name) for name, path in loaded.items() if digest_of_path(root, path)}
-    return sorted((ours | set(names_on_disk(root))) - desired_names)
+    loaded_paths = agent.engine_state.adapters if agent.engine_state else {}
+    our_names = {served_name_of(name) for name, path in loaded_paths.items() if digest_of_path(root, path)}
+    return sorted((our_names | set(names_on_disk(root))) - desired_names)
 
 
 def _forget_undesired(agent: Agent) -> None:

@@ -159,10 +159,10 @@ def measure_effect(measured: list[float], base: list[float], questions: list[Que
         questions: The questions, with an effect.
     """
     trained = [question.adapter - question.base for question in questions]
-    shown = [a - b for a, b in zip(measured, base, strict=True)]
+    shown_effect = [a - b for a, b in zip(measured, base, strict=True)]
     size = sum(value * value for value in trained)
-    effect = sum(a * b for a, b in zip(shown, trained, strict=True)) / size
-    misfit = sum((a - effect * b) ** 2 for a, b in zip(shown, trained, strict=True))
+    effect = sum(a * b for a, b in zip(shown_effect, trained, strict=True)) / size
+    misfit = sum((a - effect * b) ** 2 for a, b in zip(shown_effect, trained, strict=True))
     of_fit = misfit / (len(trained) - 1) if len(trained) > 1 else math.inf
     of_base = sum((value - question.base) ** 2 for value, question in zip(base, questions, strict=True)) / len(trained)
     return effect, math.sqrt(min(of_fit, 2 * of_base) / size)

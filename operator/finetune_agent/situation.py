@@ -21,9 +21,9 @@ def gather_situation(agent: Agent, adapter: DesiredAdapter | None, name: str, no
     target = version_for_pod(adapter, agent.settings.pod) if adapter else None
     fallbacks = list_fallbacks(memory, adapter, target) if adapter else []
     path = agent.engine_state.adapters.get(name) if agent.engine_state else None
-    loaded = digest_of_path(root, path) if path else None
-    if loaded and target and loaded not in [version.digest for version in (target, *fallbacks)]:
-        fallbacks.append(DesiredVersion(uri="", digest=loaded))
+    loaded_digest = digest_of_path(root, path) if path else None
+    if loaded_digest and target and loaded_digest not in [version.digest for version in (target, *fallbacks)]:
+        fallbacks.append(DesiredVersion(uri="", digest=loaded_digest))
     drain = memory.draining.get(name)
     version = memory.engine_version
     disturbs = version is not None and version.load_disturbs_requests

@@ -146,8 +146,8 @@ def list_fallbacks(memory: Memory, adapter: DesiredAdapter, target: DesiredVersi
 
 def remember_good_version(memory: Memory, served_name: str, version: DesiredVersion) -> None:
     """Remember that a version answers under its served name. The one before it stays on disk, for a rollback."""
-    others = [known for known in memory.good_versions.get(served_name, []) if known.digest != version.digest]
-    memory.good_versions[served_name] = [version, *others[:1]]
+    older_versions = [older for older in memory.good_versions.get(served_name, []) if older.digest != version.digest]
+    memory.good_versions[served_name] = [version, *older_versions[:1]]
 
 
 def record_fault(

@@ -153,7 +153,7 @@ def _schema(model: type[Model], defaults: bool = True) -> dict[str, Any]:
         defaults: Write default values. False for a status, which has none.
     """
     raw = model.model_json_schema(by_alias=True)
-    models = {part.__name__: part for part in models_of(model)}
+    models = {model_class.__name__: model_class for model_class in models_of(model)}
     return _structural(raw, raw.get("$defs", {}), models, model.__name__, defaults)
 
 
@@ -167,8 +167,8 @@ def _structural(
         return {key: node[key] for key in _KEPT if key in node and (defaults or key != "default")}
     branches = [branch for branch in node.get("anyOf", []) if branch.get("type") != "null"]
     if {branch.get("type") for branch in branches} == {"integer", "string"}:
-        kept: dict[str, Any] = {key: node[key] for key in ("description", "pattern") if key in node}
-        return {**kept, "x-kubernetes-int-or-string": True}
+        schema: dict[str, Any] = {key: node[key] for key in ("description", "pattern") if key in node}
+        return {**schema, "x-kubernetes-int-or-string": True}
     if branches:
         (branch,) = branches
         outer = {

@@ -50,8 +50,8 @@ def select_modules(linear: Sequence[str], block: Targeted, method: str, model_ty
                 f"the model has no linear module named {', '.join(missing)}; it has: {_list_suffixes(linear)}. "
                 "Choose among these, or write all-linear",
             )
-        named = {name for target in targets for name in _with_suffix(linear, target)}
-        chosen = [name for name in linear if name in named]
+        named_by_suffix = {name for target in targets for name in _with_suffix(linear, target)}
+        chosen = [name for name in linear if name in named_by_suffix]
     chosen = [name for name in chosen if not is_saved(name, block.modules_to_save)]
     if not chosen:
         raise TargetError(
@@ -137,13 +137,13 @@ def check_expression(modules: Iterable[str], linear: Iterable[str], target: str 
     """
     if isinstance(target, list) or target == ALL_LINEAR:
         return
-    known = set(linear)
+    names = set(linear)
     for name in modules:
-        if name not in known and _matches_fully(target, name):
+        if name not in names and _matches_fully(target, name):
             raise TargetError(
                 "targetModules",
                 f"the regular expression {target!r} also matches {name}, which is no linear module: let it end with "
-                f"the names of linear modules, for example {r'.*'}({'|'.join(suffixes(known)[:2])})",
+                f"the names of linear modules, for example {r'.*'}({'|'.join(suffixes(names)[:2])})",
             )
 
 

@@ -155,9 +155,9 @@ def prune_checkpoints(storage: Storage, run: StorageUri, keep: int) -> list[int]
     Incomplete checkpoints are deleted too if they are older than the newest complete one. Raises ArtifactError.
     """
     checkpoints = list_checkpoints(storage, run)
-    kept = [checkpoint.step for checkpoint in checkpoints if checkpoint.complete][:keep]
-    old = [checkpoint for checkpoint in checkpoints if kept and checkpoint.step < kept[0]]
-    deleted = [checkpoint for checkpoint in old if checkpoint.step not in kept]
+    kept_steps = [checkpoint.step for checkpoint in checkpoints if checkpoint.complete][:keep]
+    old = [checkpoint for checkpoint in checkpoints if kept_steps and checkpoint.step < kept_steps[0]]
+    deleted = [checkpoint for checkpoint in old if checkpoint.step not in kept_steps]
     for checkpoint in deleted:
         delete_checkpoint(storage, checkpoint)
     return [checkpoint.step for checkpoint in deleted]

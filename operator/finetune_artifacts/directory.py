@@ -99,15 +99,15 @@ class DirectoryStorage:
 
     def download(self, files: list[tuple[ObjectInfo, Path]], on_progress: ProgressCallback) -> None:
         """Copy files one after another."""
-        total, done = sum(info.size for info, _ in files), 0
+        total, copied_bytes = sum(info.size for info, _ in files), 0
         for info, path in files:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._explain(info.uri):
                 source = _path_of(info.uri).open("rb")
             with source, path.open("wb") as target:
                 shutil.copyfileobj(source, target, 1024 * 1024)
-                done += target.tell()
-            on_progress(done, total)
+                copied_bytes += target.tell()
+            on_progress(copied_bytes, total)
 
     def probe_write(self, prefix: StorageUri) -> bool:
         """Write and delete a small file. Return whether a second write leaves the first."""

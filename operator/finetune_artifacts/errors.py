@@ -152,53 +152,57 @@ def explain_error(
     fault, code = classify_error(error), code_of(error)
     if fault is Fault.NO_OBJECT and not uri.key:
         fault = Fault.NO_BUCKET
-    where = f"at {endpoint}"
+    location = f"at {endpoint}"
     match fault:
         case Fault.NO_BUCKET:
             text = (
-                f"bucket {uri.root!r} does not exist {where}: create it, or correct the bucket's name or the endpoint"
+                f"bucket {uri.root!r} does not exist {location}: "
+                "create it, or correct the bucket's name or the endpoint"
             )
         case Fault.NO_OBJECT:
-            text = f"{uri} does not exist {where}: put it there, or correct the address"
+            text = f"{uri} does not exist {location}: put it there, or correct the address"
         case Fault.DENIED if isinstance(error, NoCredentialsError | PartialCredentialsError):
             text = (
-                f"no credentials for {uri} {where}: "
+                f"no credentials for {uri} {location}: "
                 "name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in secretRef"
             )
         case Fault.DENIED if code in _INVALID_CREDENTIALS:
             text = (
-                f"the credentials are not valid for {uri} {where} ({code}): "
+                f"the credentials are not valid for {uri} {location} ({code}): "
                 "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the Secret"
             )
         case Fault.DENIED:
             text = (
-                f"access to {uri} is denied {where} ({code}): "
+                f"access to {uri} is denied {location} ({code}): "
                 "allow it for these credentials, or name another Secret in secretRef"
             )
         case Fault.UNREACHABLE if code.isdigit():
             # an answer without an S3 error code, such as a web page
             text = (
-                f"the service {where} that answers for {uri} is no S3 service, or is out of order ({code}): "
+                f"the service {location} that answers for {uri} is no S3 service, or is out of order ({code}): "
                 "correct the endpoint, or try again later"
             )
         case Fault.UNREACHABLE:
             text = (
-                f"the S3 service {where} does not answer for {uri} ({code}): "
+                f"the S3 service {location} does not answer for {uri} ({code}): "
                 "check that it runs and that the endpoint can be reached from the pod"
             )
         case Fault.NOT_S3:
             text = (
-                f"the service {where} is no S3 service ({code}): "
+                f"the service {location} is no S3 service ({code}): "
                 "correct the endpoint, for example https://minio.example.com:9000"
             )
         case Fault.WRONG_REGION:
-            text = f"bucket {uri.root!r} is in another region ({code}, {where}): set s3.region to the bucket's region"
+            text = (
+                f"bucket {uri.root!r} is in another region ({code}, {location}): set s3.region to the bucket's region"
+            )
         case Fault.NO_SPACE:
-            text = f"there is no space left for {uri} {where} ({code}): free some, or raise the quota"
+            text = f"there is no space left for {uri} {location} ({code}): free some, or raise the quota"
         case Fault.CORRUPT:
             text = (
-                f"{uri} arrived damaged {where} ({code}): try again; if it stays so, check the network and the storage"
+                f"{uri} arrived damaged {location} ({code}): "
+                "try again; if it stays so, check the network and the storage"
             )
         case _:
-            text = f"S3 refused the request for {uri} {where}: {quote(str(error))}"
+            text = f"S3 refused the request for {uri} {location}: {quote(str(error))}"
     return ArtifactError(purpose, fault, text)

@@ -37,8 +37,8 @@ def download_model(
     """
     infos = list_model_files(storage, uri, code=code)
     directory.mkdir(parents=True, exist_ok=True)
-    named = [(info, _name_below(uri, info)) for info in infos]
-    storage.download([(info, directory / name) for info, name in named if name not in skip], on_progress)
+    named_objects = [(info, _name_below(uri, info)) for info in infos]
+    storage.download([(info, directory / name) for info, name in named_objects if name not in skip], on_progress)
 
 
 def list_model_files(storage: Storage, uri: StorageUri, *, code: bool = False) -> list[ObjectInfo]:

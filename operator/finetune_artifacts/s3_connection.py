@@ -65,11 +65,11 @@ class S3Connection:
                 return action()
             except (ClientError, BotoCoreError, ResponseParserError) as error:
                 problem = explain_error(self.purpose, self.endpoint, uri, error)
-                left = deadline - time.monotonic()
-                if classify_error(error) is not Fault.UNREACHABLE or left <= 0:
+                seconds_left = deadline - time.monotonic()
+                if classify_error(error) is not Fault.UNREACHABLE or seconds_left <= 0:
                     raise problem from error
-                log.warning("%s; trying for %.0f s more", problem, left)
-            time.sleep(min(pause, left))
+                log.warning("%s; trying for %.0f s more", problem, seconds_left)
+            time.sleep(min(pause, seconds_left))
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
 

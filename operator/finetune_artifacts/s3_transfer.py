@@ -129,7 +129,7 @@ def _abort(s3: S3Connection, uri: StorageUri, upload: str) -> None:
 
 def download_objects(s3: S3Connection, files: list[tuple[ObjectInfo, Path]], on_progress: ProgressCallback) -> None:
     """Download objects in ranges, several at a time. A range that breaks off is repeated."""
-    total, done = sum(info.size for info, _ in files), 0
+    total, received_bytes = sum(info.size for info, _ in files), 0
     ranges: list[tuple[ObjectInfo, Path, int]] = []
     for info, path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,8 +140,8 @@ def download_objects(s3: S3Connection, files: list[tuple[ObjectInfo, Path]], on_
         futures = [pool.submit(_download_range, s3, *item) for item in ranges]
         try:
             for future in futures:
-                done += future.result()
-                on_progress(done, total)
+                received_bytes += future.result()
+                on_progress(received_bytes, total)
         except BaseException:
             for future in futures:
                 future.cancel()

@@ -136,15 +136,15 @@ def connect(context: str | None, namespace: str | None) -> Cluster:
     try:
         if context is None and not _kubeconfig_is_there() and POD_NAMESPACE_FILE.is_file():
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-            own = POD_NAMESPACE_FILE.read_text().strip()
+            own_namespace = POD_NAMESPACE_FILE.read_text().strip()
         else:
             config.load_kube_config(context=context, client_configuration=configuration)  # type: ignore[no-untyped-call]
-            own = _context_namespace(context)
+            own_namespace = _context_namespace(context)
     except config.ConfigException as error:
         raise CliError(
             f"no cluster: {str(error).rstrip('.')}. Set KUBECONFIG to your cluster's kubeconfig file"
         ) from error
-    return Cluster(ApiClient(configuration), namespace or own)
+    return Cluster(ApiClient(configuration), namespace or own_namespace)
 
 
 def collection_path(kind: str, namespace: str | None) -> str:

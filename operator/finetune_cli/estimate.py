@@ -218,21 +218,21 @@ def _read_from_s3(uri: S3Uri, spec: FineTuneJobSpec) -> bytes:
         raise CliError(f"{error}. Or give the model's config.json with --model-config PATH") from error
 
 
-def _parse_config(content: bytes, where: str) -> dict[str, Any]:
+def _parse_config(content: bytes, location: str) -> dict[str, Any]:
     try:
         config = json.loads(content)
     except ValueError as error:
-        raise CliError(f"{CONFIG} of {where} is not JSON: {error}") from error
+        raise CliError(f"{CONFIG} of {location} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise CliError(f"{CONFIG} of {where} is not a JSON object")
+        raise CliError(f"{CONFIG} of {location} is not a JSON object")
     return config
 
 
 def _print(console: Console, name: str, result: JobEstimate) -> None:
-    part = result.trainable_parameters / result.total_parameters
+    trained_share = result.trainable_parameters / result.total_parameters
     console.print(f"{name}: {result.method} on {result.model} ({result.model_type})")
     console.print(
-        f"  {result.trainable_parameters:,} of {result.total_parameters:,} parameters are trained ({part:.2%})"
+        f"  {result.trainable_parameters:,} of {result.total_parameters:,} parameters are trained ({trained_share:.2%})"
     )
     steps = f"{result.total_steps:,}" if result.total_steps else "an unknown number of"
     console.print(f"  {steps} steps of at most {result.tokens_per_step:,} tokens")

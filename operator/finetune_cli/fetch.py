@@ -64,7 +64,7 @@ def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) ->
         download_adapter(store, uri, digest, directory)
         return digest
     columns = BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
-        task = shown.add_task("")
-        download_model(store, uri, directory, lambda done, total: shown.update(task, completed=done, total=total))
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("")
+        download_model(store, uri, directory, lambda done, total: progress.update(task, completed=done, total=total))
     return None

@@ -11,23 +11,23 @@ JOB_LABEL, ROLE_LABEL, ATTEMPT_LABEL = f"{GROUP}/finetunejob", f"{GROUP}/role", 
 PAUSE_SECONDS = 1.0
 
 
-def logs(cluster: Cluster, name: str, which: int | str | None, follow: bool) -> None:
+def logs(cluster: Cluster, name: str, attempt: int | str | None, follow: bool) -> None:
     """Print the log of one pod.
 
     Args:
         cluster: The cluster.
         name: Name of the FineTuneJob.
-        which: Number of an attempt, ``preflight``, or None for the newest pod.
+        attempt: Number of an attempt, ``preflight``, or None for the newest pod.
         follow: Go on until the pod ends.
 
     Raises:
         CliError: If there is no such pod.
     """
     job = cluster.one("FineTuneJob", name)
-    pod = _pod(cluster, job, which)
+    pod = _pod(cluster, job, attempt)
     while follow and not _started(pod):
         time.sleep(PAUSE_SECONDS)
-        pod = _pod(cluster, job, which)
+        pod = _pod(cluster, job, attempt)
     if not _started(pod):
         raise CliError(f"pod {pod['metadata']['name']} has not started: {_waiting(pod)}")
     path = f"/api/v1/namespaces/{cluster.namespace}/pods/{pod['metadata']['name']}/log"
@@ -40,13 +40,13 @@ def logs(cluster: Cluster, name: str, which: int | str | None, follow: bool) -> 
         raise CliError(f"the log of pod {pod['metadata']['name']} broke off: {error}") from error
 
 
-def _pod(cluster: Cluster, job: Object, which: int | str | None) -> Object:
+def _pod(cluster: Cluster, job: Object, attempt: int | str | None) -> Object:
     name = job["metadata"]["name"]
     selector = f"{JOB_LABEL}={name}"
-    if which == "preflight":
+    if attempt == "preflight":
         selector += f",{ROLE_LABEL}=preflight"
-    elif which is not None:
-        selector += f",{ATTEMPT_LABEL}={which},{ROLE_LABEL}=trainer"
+    elif attempt is not None:
+        selector += f",{ATTEMPT_LABEL}={attempt},{ROLE_LABEL}=trainer"
     pods = cluster.call("GET", f"/api/v1/namespaces/{cluster.namespace}/pods", {"labelSelector": selector})["items"]
     if not pods:
         raise CliError(

@@ -41,16 +41,16 @@ def preview(request: Request, rows: int, output: Literal["text", "json"], enviro
         mount(work / "mounts", mounted, content)
         settings = build_settings(job, None, request.changes, work, environment)
         try:
-            found = make_preview(settings, rows, PATIENCE_SECONDS)
+            preview = make_preview(settings, rows, PATIENCE_SECONDS)
         except Failure as error:
-            where = f"{error.field}: " if error.field else ""
-            raise CliError(f"{error.reason}: {where}{error.message}") from error
+            field_prefix = f"{error.field}: " if error.field else ""
+            raise CliError(f"{error.reason}: {field_prefix}{error.message}") from error
         except ArtifactError as error:
             raise CliError(f"{error.reason}: {error.message}") from error
     if output == "json":
-        sys.stdout.write(json.dumps(to_json(found), ensure_ascii=False, indent=2) + "\n")
+        sys.stdout.write(json.dumps(to_json(preview), ensure_ascii=False, indent=2) + "\n")
     else:
-        show(found, Console(highlight=False))
+        show(preview, Console(highlight=False))
 
 
 def to_json(preview: "Preview") -> dict[str, object]:

@@ -52,7 +52,7 @@ async def run(settings: Settings) -> None:
     app = build_application(context, TokenReviewer(kube.review_token), health.find_fault)
     runner, port = await serve(app, settings.listen_host, settings.listen_port)
     logger.info("Listening on port %d; watching %s.", port, ", ".join(settings.namespaces) or "all namespaces")
-    parts = [
+    tasks = [
         asyncio.create_task(first_sync(context), name="first list"),
         asyncio.create_task(resync_forever(context), name="resync"),
         asyncio.create_task(hold_leases(context), name="leases"),
@@ -60,7 +60,7 @@ async def run(settings: Settings) -> None:
         asyncio.create_task(health.beat_forever(), name="heartbeat"),
     ]
     try:
-        await parts[0]
+        await tasks[0]
         watches = asyncio.create_task(
             kopf.operator(
                 registry=handlers.build_registry(client, context),
@@ -71,14 +71,14 @@ async def run(settings: Settings) -> None:
             ),
             name="watches",
         )
-        parts.append(watches)
-        done, _ = await asyncio.wait(parts[1:], return_when=asyncio.FIRST_COMPLETED)
-        for part in done:
-            part.result()
+        tasks.append(watches)
+        done, _ = await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        for part in parts:
-            part.cancel()
-        await asyncio.gather(*parts, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await leadership.give_back()
         await runner.cleanup()
         await kube.close()

@@ -48,13 +48,13 @@ class Cache:
     def put(self, kind: Kind, resource: Object) -> bool:
         """Put in a state of an object; return False if it is not newer, or the object is known to be deleted."""
         key = key_of(kind, resource)
-        known = self._objects[kind.name].get(key)
+        cached = self._objects[kind.name].get(key)
         if resource["metadata"]["uid"] in self._deleted:
             return False
-        if known is not None and _read_version(resource) <= _read_version(known):
+        if cached is not None and _read_version(resource) <= _read_version(cached):
             return False
-        if known is not None:
-            self._unlink(kind, key, known)
+        if cached is not None:
+            self._unlink(kind, key, cached)
         self._objects[kind.name][key] = resource = slim(kind, resource)
         for index in _list_indexes(kind, resource):
             self._index[index].add(key)
@@ -67,10 +67,10 @@ class Cache:
         if len(self._deleted) > TOMBSTONES:
             self._deleted.popitem(last=False)
         key = key_of(kind, resource)
-        known = self._objects[kind.name].get(key)
-        if known is None or known["metadata"]["uid"] != uid:
+        cached = self._objects[kind.name].get(key)
+        if cached is None or cached["metadata"]["uid"] != uid:
             return False
-        self._unlink(kind, key, known)
+        self._unlink(kind, key, cached)
         del self._objects[kind.name][key]
         return True
 
@@ -81,12 +81,12 @@ class Cache:
         """
         listed = {resource["metadata"]["uid"]: resource for resource in items}
         changed = [resource for resource in listed.values() if self.put(kind, resource)]
-        gone = [
+        vanished = [
             resource
             for resource in self.list_all(kind, namespace)
             if resource["metadata"]["uid"] not in listed and _read_version(resource) <= int(version)
         ]
-        return changed + [resource for resource in gone if self.remove(kind, resource)]
+        return changed + [resource for resource in vanished if self.remove(kind, resource)]
 
     def _find(self, index: Index) -> list[Object]:
         objects = self._objects[index[0]]

@@ -44,12 +44,12 @@ class Conditions:
     def set(self, kind: ConditionType, status: Status, reason: str, message: str) -> None:
         """Set a condition. Its transition time changes only with its status."""
         before = self._conditions.get(kind)
-        kept = before["lastTransitionTime"] if before is not None and before["status"] == status else NEVER
+        transition_time = before["lastTransitionTime"] if before is not None and before["status"] == status else NEVER
         self._conditions[kind] = Condition(
             type=kind,
             status=status,
             observed_generation=self._generation,
-            last_transition_time=format_timestamp(self._now) if kept == NEVER else kept,
+            last_transition_time=format_timestamp(self._now) if transition_time == NEVER else transition_time,
             reason=reason,
             message=truncate(message, STATUS_MESSAGE_CHARACTERS),
         ).to_json()
@@ -89,5 +89,5 @@ class Conditions:
     def as_json(self) -> list[dict[str, Any]]:
         """Return the conditions in the order of ``ConditionType``, then those of unknown types."""
         order = list(ConditionType)
-        known = [self._conditions[kind] for kind in order if kind in self._conditions]
-        return known + [condition for kind, condition in self._conditions.items() if kind not in order]
+        ordered = [self._conditions[kind] for kind in order if kind in self._conditions]
+        return ordered + [condition for kind, condition in self._conditions.items() if kind not in order]

@@ -51,8 +51,8 @@ def find_keys(kind: Kind, resource: Object, cache: Cache) -> list[Key]:
     parent = finetune_job_of(resource) if kind in (JOB, POD) else None
     if parent is not None:
         return [(FINETUNE_JOB.name, resource["metadata"]["namespace"], parent)]
-    own = [key_of(kind, resource)] if kind is FINETUNE_JOB else []
-    return own + find_serving_groups(kind, resource, cache)
+    own_key = [key_of(kind, resource)] if kind is FINETUNE_JOB else []
+    return own_key + find_serving_groups(kind, resource, cache)
 
 
 def find_serving_groups(kind: Kind, resource: Object, cache: Cache) -> list[Key]:

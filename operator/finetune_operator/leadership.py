@@ -145,12 +145,12 @@ class Leadership:
                 self._wait_for(lease)
                 return False
         scope = ONE_NAMESPACE if self._is_namespaced else ALL_NAMESPACES
-        wanted = build_lease(
+        desired_lease = build_lease(
             namespace, self._identity, self._release, self._address, scope, datetime.now(UTC), before=lease
         )
         self._held.pop(namespace, None)  # whatever comes of it, the next try reads it again unless this one succeeds
         write = self._kube.create if lease is None else self._kube.replace
-        self._held[namespace] = await write(LEASE, wanted)
+        self._held[namespace] = await write(LEASE, desired_lease)
         return True
 
     async def _look_around(self) -> bool:

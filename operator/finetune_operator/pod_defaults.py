@@ -69,6 +69,6 @@ def complete_template(template: PodTemplate, defaults: PodDefaults) -> PodTempla
     return template.model_copy(update=changes)
 
 
-def _merge(defaults: Iterable[Model], own: Iterable[Model] | None, key: str) -> list[Model]:
+def _merge(defaults: Iterable[Model], job_items: Iterable[Model] | None, key: str) -> list[Model]:
     """Merge two lists; of two items with one key the job's own stays."""
-    return list({getattr(item, key): item for item in (*defaults, *(own or ()))}.values())
+    return list({getattr(item, key): item for item in (*defaults, *(job_items or ()))}.values())

@@ -48,14 +48,16 @@ class KeyedBy:
     def _check(self, items: Sequence[Model]) -> Sequence[Model]:
         if len(items) > self.max_items:
             raise ValueError(f"must have at most {self.max_items} items: found {len(items)}")
-        seen = set()
+        keys_seen = set()
         for number, item in enumerate(items):
             content = item.to_json()
             key = tuple(content.get(name) for name in self.keys)
-            if key in seen:
-                shown = ", ".join(f"{name} {value}" for name, value in zip(self.keys, key, strict=True))
-                raise ValueError(f"Duplicate value: item {number} has the {shown} of another item: rename or remove it")
-            seen.add(key)
+            if key in keys_seen:
+                described = ", ".join(f"{name} {value}" for name, value in zip(self.keys, key, strict=True))
+                raise ValueError(
+                    f"Duplicate value: item {number} has the {described} of another item: rename or remove it"
+                )
+            keys_seen.add(key)
         return items
 
 

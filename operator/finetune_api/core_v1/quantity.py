@@ -54,5 +54,5 @@ def format_quantity(number: Decimal) -> str:
     for unit in ("Ti", "Gi", "Mi", "Ki"):
         if number and number % UNITS[unit] == 0:
             return f"{int(number / UNITS[unit])}{unit}"
-    whole = number.to_integral_value()
-    return str(int(whole)) if number == whole else f"{int(number * 1000)}m"
+    integral = number.to_integral_value()
+    return str(int(integral)) if number == integral else f"{int(number * 1000)}m"

@@ -161,14 +161,14 @@ def outside_bytes(architecture: Architecture, method: Method, step: Step) -> flo
     tokens = step.batch * (step.length + block.prepended_tokens)
     hidden = residual_bytes(block, step) * architecture.hidden
     norm = norm_bytes(architecture.hidden, architecture.modules[-2].kind, trained=block.trains_all_weights)
-    kept = tokens * (norm + hidden)
+    kept_bytes = tokens * (norm + hidden)
     if architecture.attention.quadratic:
-        kept += tokens * mask_bytes(step)
+        kept_bytes += tokens * mask_bytes(step)
     elif step.masked:
-        kept += tokens * mask_bytes(step) // step.element  # truth values, of which each layer makes numbers
+        kept_bytes += tokens * mask_bytes(step) // step.element  # truth values, of which each layer makes numbers
     if block.is_prompt_learning:
-        kept += tokens * hidden + cast_bytes(count(architecture, method).trainable, step)
-    return kept
+        kept_bytes += tokens * hidden + cast_bytes(count(architecture, method).trainable, step)
+    return kept_bytes
 
 
 def _weights(architecture: Architecture, method: Method, step: Step) -> tuple[float, float]:
@@ -211,15 +211,15 @@ def _highest_moment(
     layer = layer_activations(architecture, method, step)
     tokens = step.batch * (step.length + block.prepended_tokens)
     recomputes = training.gradient_checkpointing == "always"
-    kept = architecture.layers * (layer.entry if recomputes else layer.saved)
-    kept += outside_bytes(architecture, method, step)
+    kept_bytes = architecture.layers * (layer.entry if recomputes else layer.saved)
+    kept_bytes += outside_bytes(architecture, method, step)
     cached = cast_bytes(trainable, step) if block.trains_all_weights and recomputes else 0
     loss = _loss(architecture, block, tokens, step)
     recomputed = layer.saved if recomputes else 0.0
     scratch = FOREACH_BYTES * trainable if training.optimizer == "adamw_torch" else 0
     moments = [
-        (kept + cached, loss, 0),
-        (kept + recomputed + layer.transient, 0.0, 0),
+        (kept_bytes + cached, loss, 0),
+        (kept_bytes + recomputed + layer.transient, 0.0, 0),
         (0.0, 0.0, scratch),
         (0.0, evaluation_bytes(architecture, training.max_length) if evaluates else 0.0, 0),
     ]
@@ -243,6 +243,6 @@ def _loss(architecture: Architecture, block: Block, tokens: int, step: Step) -> 
     """
     hidden, element, head = architecture.hidden, step.element, architecture.head
     tile = element * min(tokens, TOKEN_TILE) * min(architecture.vocabulary, VOCABULARY_TILE)
-    saved = isinstance(block, Targeted) and is_saved(head.name, block.modules_to_save)
-    gradient = (4 + element) * head.inputs * head.outputs if block.trains_all_weights or saved else 0
+    is_saved_module = isinstance(block, Targeted) and is_saved(head.name, block.modules_to_save)
+    gradient = (4 + element) * head.inputs * head.outputs if block.trains_all_weights or is_saved_module else 0
     return tile + tokens * hidden * (4 + 2 * element) + gradient

@@ -124,7 +124,7 @@ def estimate(
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.every_steps is not None
     processes = spec.resources.processes
-    parts = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
+    memory_parts = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
     training_rows, rows_assumption = _training_rows(spec, rows, tokens)
     steps = total_steps(spec.training, training_rows, processes)
     gpus = GPUS if gpu is None else (gpu,)
@@ -136,7 +136,7 @@ def estimate(
         method=spec.method.name,
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
-        memory=MemoryEstimate.model_validate(parts, from_attributes=True),
+        memory=MemoryEstimate.model_validate(memory_parts, from_attributes=True),
         gpus=[
             _gpu(resolve_checkpointing(spec, architecture, each.bytes), architecture, each, steps, price_per_hour)
             for each in gpus
@@ -144,8 +144,8 @@ def estimate(
         comparison_bytes=full,
         tokens_per_step=tokens_per_step(spec.training, processes),
         total_steps=steps,
-        changes=[_change(change, gpus) for change in _enough(parts, proposed, gpu)],
-        assumptions=[*_assumptions(spec, parts), *_comparison(full, gpus), rows_assumption],
+        changes=[_change(change, gpus) for change in _enough(memory_parts, proposed, gpu)],
+        assumptions=[*_assumptions(spec, memory_parts), *_comparison(full, gpus), rows_assumption],
     )
 
 
@@ -208,9 +208,9 @@ def _comparison(needed: int | None, gpus: tuple[Gpu, ...]) -> list[str]:
     if needed is None:
         return []
     names = [gpu.name for gpu in gpus if fits(needed, gpu) != "no"]
-    where = f"fits on {', '.join(names)}" if names else "fits on none of these GPUs"
+    verdict = f"fits on {', '.join(names)}" if names else "fits on none of these GPUs"
     return [
-        f"compareWithFull: full fine-tuning needs {needed / GIB:.1f} GiB and {where}. If it does not fit, the report "
+        f"compareWithFull: full fine-tuning needs {needed / GIB:.1f} GiB and {verdict}. If it does not fit, the report "
         "says so, and the adapter is published without it. Its time is not in the table."
     ]
 

@@ -93,8 +93,8 @@ BLOCKS: dict[str, type[Block]] = {
 def is_mergeable(peft_type: str) -> bool:
     """Return whether an adapter of this PEFT type can be merged into its base."""
     blocks = [block for block in BLOCKS.values() if block.peft_type == peft_type]
-    known = all(block.is_mergeable and not block.trains_all_weights for block in blocks)
-    return known and peft_type not in (*OTHER_PREFIX_TYPES, *OTHER_PROMPT_TYPES)
+    is_supported = all(block.is_mergeable and not block.trains_all_weights for block in blocks)
+    return is_supported and peft_type not in (*OTHER_PREFIX_TYPES, *OTHER_PROMPT_TYPES)
 
 
 METHODS: tuple[str, ...] = tuple(BLOCKS)

@@ -45,17 +45,17 @@ class Peft(Block):
 
     @model_validator(mode="after")
     def _check_names(self) -> "Peft":
-        known, version = peft_tables.options(self.type), peft_tables.version()
-        if known is None:
+        options, version = peft_tables.options(self.type), peft_tables.version()
+        if options is None:
             raise ValueError(
                 f"type: PEFT {version} has no method {self.type}: {_suggest(self.type, peft_tables.peft_types())}"
             )
         if why := UNSUITED.get(self.type):
             raise ValueError(f"type: {self.type} cannot be trained here, because {why}: choose another method")
         for name in self.options:
-            if name not in known:
+            if name not in options:
                 raise ValueError(
-                    f"options: {self.type} has no option {name!r} in PEFT {version}: {_suggest(name, known)}"
+                    f"options: {self.type} has no option {name!r} in PEFT {version}: {_suggest(name, options)}"
                 )
         return self
 
@@ -64,6 +64,6 @@ class Peft(Block):
         raise NotCountedError(f"the estimate has no closed form for PEFT's {self.type}")
 
 
-def _suggest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(known)}"
+def _suggest(name: str, candidates: list[str]) -> str:
+    near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(candidates)}"

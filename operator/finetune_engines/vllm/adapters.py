@@ -27,9 +27,9 @@ def find_unsupported(config: Mapping[str, Any]) -> list[str]:
     problems = [f"it uses {name}, which vLLM does not support" for key, name in _FEATURES.items() if config.get(key)]
     if (bias := config.get("bias", "none")) != "none":
         problems.append(f"it has trained biases (bias: {bias!r}): train with bias none")
-    if saved := config.get("modules_to_save"):
+    if saved_modules := config.get("modules_to_save"):
         problems.append(
-            f"it has fully trained modules (modules_to_save: {', '.join(saved)}): "
+            f"it has fully trained modules (modules_to_save: {', '.join(saved_modules)}): "
             "train without them, or merge the adapter into the base"
         )
     init = config.get("init_lora_weights", True)

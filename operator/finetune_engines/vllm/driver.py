@@ -46,8 +46,8 @@ class VllmDriver:
         """Return the models, and as identity the start time of the process, which ``GET /metrics`` tells."""
         models = await self.list_models()
         metrics = _parse_metrics((await self._call("GET", "/metrics")).text)
-        started = next((value for name, _, value in metrics if name == "process_start_time_seconds"), None)
-        return EngineState(models.bases, models.adapters, identity="" if started is None else str(started))
+        start_time = next((value for name, _, value in metrics if name == "process_start_time_seconds"), None)
+        return EngineState(models.bases, models.adapters, identity="" if start_time is None else str(start_time))
 
     async def read_version(self) -> str | None:
         """Read ``GET /version``, which needs no API key."""

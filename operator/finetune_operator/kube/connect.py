@@ -18,20 +18,20 @@ async def load_configuration(kubeconfig: Path | None) -> Configuration:
 
     In a pod the client reads the service account's token again every minute.
     """
-    loaded = Configuration()
+    configuration = Configuration()
     try:
-        await _load(loaded, kubeconfig)
+        await _load(configuration, kubeconfig)
     except config.ConfigException as error:
         raise NoClusterError(f"{kubeconfig or 'the pod'}: {error}") from error
-    loaded.connection_pool_maxsize = CONNECTIONS
-    return loaded
+    configuration.connection_pool_maxsize = CONNECTIONS
+    return configuration
 
 
-async def _load(loaded: Configuration, kubeconfig: Path | None) -> None:
+async def _load(configuration: Configuration, kubeconfig: Path | None) -> None:
     if kubeconfig is None:
-        config.load_incluster_config(client_configuration=loaded)  # type: ignore[no-untyped-call]
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
-        await config.load_kube_config(config_file=str(kubeconfig), client_configuration=loaded)  # type: ignore[no-untyped-call]
+        await config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)  # type: ignore[no-untyped-call]
 
 
 async def read_bearer_token(configuration: Configuration) -> str | None:

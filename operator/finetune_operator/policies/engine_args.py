@@ -34,12 +34,12 @@ def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
         and not any("$" in word for word in words)
         and set(engine.config_arguments).isdisjoint(names)
     )
-    given = engine.lora_argument in names
+    has_lora_argument = engine.lora_argument in names
     text = _read_value(words, engine.max_rank_argument)
     rank = int(text) if text is not None and text.isdigit() else None
-    if rank is None and text is None and complete and given:
+    if rank is None and text is None and complete and has_lora_argument:
         rank = engine.default_max_rank
-    return EngineArgs(lora=True if given else (False if complete else None), max_lora_rank=rank)
+    return EngineArgs(lora=True if has_lora_argument else (False if complete else None), max_lora_rank=rank)
 
 
 def _split_words(arguments: Sequence[str]) -> list[str]:

@@ -16,17 +16,17 @@ def trim(attempts: Sequence[Attempt]) -> list[Attempt]:
     All others stay: they count against a budget.
     """
     surplus = len(attempts) - STATUS_ATTEMPTS
-    kept = []
+    kept_attempts = []
     for attempt in attempts[:-1]:
         if surplus > 0 and attempt.reason in (Reason.PREEMPTED, Reason.NODE_ERROR, Reason.SUSPENDED):
             surplus -= 1
         else:
-            kept.append(attempt)
-    return [*kept, *attempts[-1:]]
+            kept_attempts.append(attempt)
+    return [*kept_attempts, *attempts[-1:]]
 
 
 def trim_warnings(warnings: Sequence[str]) -> list[str]:
     """Keep each warning once; of too many the first, which the preflight gave, and the newest."""
-    shown = list(dict.fromkeys(truncate(warning, ATTEMPT_MESSAGE_CHARACTERS) for warning in warnings))
+    distinct = list(dict.fromkeys(truncate(warning, ATTEMPT_MESSAGE_CHARACTERS) for warning in warnings))
     half = STATUS_WARNINGS // 2
-    return shown if len(shown) <= STATUS_WARNINGS else shown[:half] + shown[-half:]
+    return distinct if len(distinct) <= STATUS_WARNINGS else distinct[:half] + distinct[-half:]

@@ -37,10 +37,10 @@ def list_refusals(template: PodTemplate, settings: Settings) -> list[str]:
 
 def _refuse_privileges(template: PodTemplate, settings: Settings) -> Iterator[str]:
     allowed = settings.pod_security_standard
-    for field, found, level in _list_privileges(template):
+    for field, value, level in _list_privileges(template):
         if LEVELS.index(level) > LEVELS.index(allowed):
             yield (
-                f"spec.podTemplate.{field}: found {_show(found)}, which the Pod Security Standard {allowed} does not "
+                f"spec.podTemplate.{field}: found {_show(value)}, which the Pod Security Standard {allowed} does not "
                 "allow: remove it, or ask the administrator to set the chart value "
                 f"trainer.podPolicy.securityStandard={level}"
             )

@@ -24,8 +24,8 @@ def explain_refused_job(error: InvalidError) -> str:
 
 def find_field(path: str) -> str:
     """Return the field of the FineTuneJob from which this field of its Job comes."""
-    for prefix, ours in PREFIXES:
+    for prefix, spec_path in PREFIXES:
         if path.startswith(prefix):
-            path = EXTENDED_LIST.sub(r"\1", f"{ours}{path[len(prefix) :]}").replace("metadata.", "")
+            path = EXTENDED_LIST.sub(r"\1", f"{spec_path}{path[len(prefix) :]}").replace("metadata.", "")
             return path.replace("spec.podTemplate.metadata", "spec.podTemplate")
     return path

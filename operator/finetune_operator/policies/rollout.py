@@ -46,8 +46,8 @@ def roll_out(
         max_unavailable: How many pods may be out of the Service at once.
         unavailable: Pods that the roll-outs of other adapters have taken out of the Service.
     """
-    known = {pod.name for pod in pods}
-    chosen = known if assigned is None else known & set(assigned)
+    names = {pod.name for pod in pods}
+    chosen = names if assigned is None else names & set(assigned)
     chosen |= {pod.name for pod in pods if pod.proven}
     if pods and all(pod.proven for pod in pods):
         return Rollout(None, frozenset(), complete=True)

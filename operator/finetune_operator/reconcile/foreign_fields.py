@@ -14,24 +14,26 @@ def keep_foreign(model: type[Model], before: Object, after: Object) -> Object:
     Items of a list are the same if their first field is.
     """
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
-    kept = dict(after)
+    merged = dict(after)
     for name, value in after.items():
-        part = next(iter(models_in(fields[name].annotation)), None)
+        nested_model = next(iter(models_in(fields[name].annotation)), None)
         old = before.get(name)
-        if part is None:
+        if nested_model is None:
             continue
         if isinstance(value, dict) and isinstance(old, dict):
-            kept[name] = _keep_in_object(part, old, value)
+            merged[name] = _keep_in_object(nested_model, old, value)
         elif isinstance(value, list) and isinstance(old, list):
-            kept[name] = _keep_in_list(part, old, value)
-    return kept
+            merged[name] = _keep_in_list(nested_model, old, value)
+    return merged
 
 
 def _keep_in_object(model: type[Model], before: Object, after: Object) -> Object:
-    known = {field.alias or name for name, field in model.model_fields.items()}
-    unreadable = {path for path in _list_unreadable(model, before) if path in known}
+    declared = {field.alias or name for name, field in model.model_fields.items()}
+    unreadable = {path for path in _list_unreadable(model, before) if path in declared}
     foreign = {
-        name: value for name, value in before.items() if name not in after and (name not in known or name in unreadable)
+        name: value
+        for name, value in before.items()
+        if name not in after and (name not in declared or name in unreadable)
     }
     return {**keep_foreign(model, before, after), **foreign}
 

@@ -110,8 +110,8 @@ def _build_agent(parameters: AgentParameters) -> dict[str, Any]:
     if parameters.report_url:
         environment.append({"name": "FINETUNE_REPORT_URL", "value": parameters.report_url})
     pods = parameters.pods
-    own = {variable["name"] for variable in environment}
-    environment += [variable.to_json() for variable in pods.env if variable.name not in own]
+    own_names = {variable["name"] for variable in environment}
+    environment += [variable.to_json() for variable in pods.env if variable.name not in own_names]
     agent = {
         "name": AGENT_CONTAINER,
         "image": parameters.image,

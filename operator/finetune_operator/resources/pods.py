@@ -99,9 +99,9 @@ def _add_volumes(pod: Object, volumes: Sequence[Object], mounts: Sequence[Object
     }
 
 
-def _merge_variables(own: Sequence[Object], template: PodTemplate) -> list[Object]:
+def _merge_variables(own_variables: Sequence[Object], template: PodTemplate) -> list[Object]:
     """Merge the variables: first the operator's, so that others may refer to them as ``$(NAME)``."""
-    return list({variable["name"]: variable for variable in (*own, *_dump(template.env))}.values())
+    return list({variable["name"]: variable for variable in (*own_variables, *_dump(template.env))}.values())
 
 
 def _build_affinity(template: PodTemplate, avoided_nodes: Sequence[str]) -> Object:
@@ -112,8 +112,8 @@ def _build_affinity(template: PodTemplate, avoided_nodes: Sequence[str]) -> Obje
     affinity: Object = template.affinity.to_json() if template.affinity else {}
     if not avoided_nodes:
         return affinity
-    others = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in avoided_nodes]
-    avoidance = {"weight": 100, "preference": {"matchFields": others}}
+    avoided = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in avoided_nodes]
+    avoidance = {"weight": 100, "preference": {"matchFields": avoided}}
     nodes = affinity.get("nodeAffinity", {})
     field = "preferredDuringSchedulingIgnoredDuringExecution"
     return {**affinity, "nodeAffinity": {**nodes, field: [*nodes.get(field, []), avoidance]}}

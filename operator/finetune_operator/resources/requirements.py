@@ -10,33 +10,33 @@ from finetune_operator.pod_defaults import PodDefaults
 Quantities = Mapping[str, int | str]
 
 
-def build_trainer_requirements(asked: Resources, defaults: PodDefaults) -> Object:
+def build_trainer_requirements(resources: Resources, defaults: PodDefaults) -> Object:
     """Build those of a trainer; Kubernetes requires a GPU in both, with the same number."""
     each = defaults.resources.trainer
     shared = ContainerResources(
-        requests={name: _multiply(value, asked.processes) for name, value in each.requests.items()},
-        limits={name: _multiply(value, asked.processes) for name, value in each.limits.items()},
+        requests={name: _multiply(value, resources.processes) for name, value in each.requests.items()},
+        limits={name: _multiply(value, resources.processes) for name, value in each.limits.items()},
     )
-    merged = merge_requirements(shared, ContainerResources(requests=asked.requests, limits=asked.limits))
-    gpus = {asked.gpu_resource_name: str(asked.gpus_per_node)} if asked.gpus_per_node else {}
+    merged = merge_requirements(shared, ContainerResources(requests=resources.requests, limits=resources.limits))
+    gpus = {resources.gpu_resource_name: str(resources.gpus_per_node)} if resources.gpus_per_node else {}
     return {"requests": {**merged["requests"], **gpus}, "limits": {**merged["limits"], **gpus}}
 
 
-def build_preflight_requirements(asked: Resources, defaults: PodDefaults) -> Object:
+def build_preflight_requirements(resources: Resources, defaults: PodDefaults) -> Object:
     """Build those of a preflight or clean-up pod."""
-    return merge_requirements(defaults.resources.preflight, asked.preflight or ContainerResources())
+    return merge_requirements(defaults.resources.preflight, resources.preflight or ContainerResources())
 
 
-def merge_requirements(defaults: ContainerResources, asked: ContainerResources) -> Object:
+def merge_requirements(defaults: ContainerResources, requested: ContainerResources) -> Object:
     """Merge what is asked for with the defaults.
 
     Where a request is then above the limit, the one of them that was asked for counts for both.
     """
-    requests = {**defaults.requests, **asked.requests}
-    limits = {**defaults.limits, **asked.limits}
+    requests = {**defaults.requests, **requested.requests}
+    limits = {**defaults.limits, **requested.limits}
     for name in requests.keys() & limits.keys():
         if parse_quantity(requests[name]) > parse_quantity(limits[name]):
-            if name in asked.limits:
+            if name in requested.limits:
                 requests[name] = limits[name]
             else:
                 limits[name] = requests[name]

@@ -17,9 +17,9 @@ def agent_security_context(fixed_user: bool) -> dict[str, Any]:
     return {**CONFINED, **user, **container_security_context()}
 
 
-def container_security_context(asked: SecurityContext | None = None) -> dict[str, Any]:
+def container_security_context(requested: SecurityContext | None = None) -> dict[str, Any]:
     """Build the context of a container in a pod of ours; what is not asked for is as strict as it can be."""
-    own = asked.to_json() if asked else {}
+    own = requested.to_json() if requested else {}
     context = {
         "readOnlyRootFilesystem": True,
         "allowPrivilegeEscalation": False,
@@ -31,14 +31,14 @@ def container_security_context(asked: SecurityContext | None = None) -> dict[str
     return context
 
 
-def pod_security_context(asked: PodSecurityContext | None = None) -> dict[str, Any]:
+def pod_security_context(requested: PodSecurityContext | None = None) -> dict[str, Any]:
     """Build the security context of a pod of ours.
 
     ``fsGroup`` lets its user read projected files and write volumes. What a user asks for replaces user and groups as a
     whole: those that are left out are then for the cluster to assign.
     """
-    if asked is not None:
-        return CONFINED | asked.to_json()
+    if requested is not None:
+        return CONFINED | requested.to_json()
     return {
         **CONFINED,
         "runAsUser": USER,

@@ -101,9 +101,9 @@ async def _answer(
     except web.HTTPRequestEntityTooLarge:
         return 413, f"the report is larger than {MAX_BYTES} bytes"
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(str(part) for part in first["loc"]) or "body"
-        return 422, f"the body is not a {model.__name__}: {path}: {first['msg']}"
+        first_error = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(str(part) for part in first_error["loc"]) or "body"
+        return 422, f"the body is not a {model.__name__}: {path}: {first_error['msg']}"
     except Rejected as error:
         return 403, str(error)
     except KubeError as error:

@@ -27,7 +27,7 @@ class Connections:
         """Add a connection; the oldest one of its peer, or of all, makes room for it."""
         peer = str((transport.get_extra_info("peername") or ("",))[0])
         if self._numbers[peer] >= self._per_peer:
-            self._abort(next(other for other, its in self._peers.items() if its == peer))
+            self._abort(next(connection for connection, its in self._peers.items() if its == peer))
         elif len(self._peers) >= self._most:
             self._abort(next(iter(self._peers)))
         self._peers[transport] = peer

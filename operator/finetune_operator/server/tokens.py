@@ -42,9 +42,9 @@ class TokenReviewer:
     async def find_pod(self, token: str, now: float) -> PodId | Refusal:
         """Find the pod that a token is bound to, at the monotonic time ``now``. Raises ``KubeError``."""
         digest = hashlib.sha256(token.encode()).digest()
-        known = self._known.get(digest)
-        if known is not None and known[0] > now:
-            return known[1]
+        cached = self._known.get(digest)
+        if cached is not None and cached[0] > now:
+            return cached[1]
         async with self._reviews:
             answer = read_identity(await self._review(token, REPORT_AUDIENCE))
         seconds = self._refused_seconds if isinstance(answer, Refusal) else self._accepted_seconds

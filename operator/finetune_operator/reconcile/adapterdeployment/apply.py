@@ -91,9 +91,9 @@ async def _annotate_pods(observed: Observed, plan: Plan, context: Context) -> No
         meta = pod["metadata"]
         if (meta.get("annotations") or {}).get(STATE_ANNOTATION) != digest:
             patch = {"metadata": {"uid": meta["uid"], "annotations": {STATE_ANNOTATION: digest}}}
-            written = await context.kube.merge(POD, meta["namespace"], meta["name"], patch)
-            if written is not None:
-                context.cache.put(POD, written)
+            patched = await context.kube.merge(POD, meta["namespace"], meta["name"], patch)
+            if patched is not None:
+                context.cache.put(POD, patched)
 
 
 async def _remove(observed: Observed, context: Context) -> None:

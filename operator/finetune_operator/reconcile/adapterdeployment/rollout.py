@@ -32,28 +32,28 @@ def plan_rollout(
     if before is not None and spec is not None and before.served_name != spec.served_name:
         before = None
     if spec is None or desired is None or member.obstacle is not None:
-        taken = member.obstacle is not None and member.obstacle.reason is Reason.SERVED_NAME_TAKEN
-        return replace(member, entry=None if taken else before), unavailable
+        is_taken = member.obstacle is not None and member.obstacle.reason is Reason.SERVED_NAME_TAKEN
+        return replace(member, entry=None if is_taken else before), unavailable
     pods = {pod["metadata"]["name"]: _find_report(observed, member, pod) for pod in observed.pods}
-    known = {name: adapter for name, adapter in pods.items() if adapter is not None}
+    reported = {name: adapter for name, adapter in pods.items() if adapter is not None}
     several = observed.deployment is not None and count_replicas(observed.deployment) > 1
     desired = desired.model_copy(update={"drain": several})
-    serving = {adapter.active_digest for adapter in known.values()}
+    serving = {adapter.active_digest for adapter in reported.values()}
     previous = _choose_previous(member.resource, desired.version, before, serving)
     views = [_view_pod(pod, pods[pod["metadata"]["name"]], desired.version, previous) for pod in observed.pods]
     proven = bool(views) and all(view.proven for view in views)
     rolled_out = proven and observed.deployment is not None and has_rolled_out(observed.deployment, len(views))
     if previous is None or proven:
         entry = desired.model_copy(update={"previous": None, "pods": None})
-        return replace(member, entry=entry, pods=known, rolled_out=rolled_out), unavailable
+        return replace(member, entry=entry, pods=reported, rolled_out=rolled_out), unavailable
     if _moves_by_restart(observed):
         entry = desired.model_copy(update={"previous": previous, "pods": None})
-        return replace(member, entry=entry, pods=known, rolled_out=rolled_out), unavailable
+        return replace(member, entry=entry, pods=reported, rolled_out=rolled_out), unavailable
     assigned = before.pods if before is not None and before.version.digest == desired.version.digest else []
     rollout = roll_out(views, assigned, spec.strategy.max_unavailable, unavailable)
     assigned = None if rollout.assigned is None else list(rollout.assigned)
     entry = desired.model_copy(update={"previous": previous, "pods": assigned})
-    return replace(member, entry=entry, pods=known, rolled_out=rolled_out), unavailable | rollout.moving
+    return replace(member, entry=entry, pods=reported, rolled_out=rolled_out), unavailable | rollout.moving
 
 
 def _moves_by_restart(observed: Observed) -> bool:

@@ -76,6 +76,6 @@ def anchors_of(text: str) -> set[str]:
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/development.md"])
 def test_named_files_exist(page: str) -> None:
-    named = re.findall(r"`([\w.-]+/[\w./-]*)`", (ROOT / page).read_text())
-    files = [path for path in named if path.startswith(PACKAGES) or path.endswith(".py")]
+    paths = re.findall(r"`([\w.-]+/[\w./-]*)`", (ROOT / page).read_text())
+    files = [path for path in paths if path.startswith(PACKAGES) or path.endswith(".py")]
     assert [path for path in files if not any((ROOT / root / path).exists() for root in SOURCE_ROOTS)] == []

@@ -37,10 +37,10 @@ def assign(item: pytest.Item) -> None:
     Raises:
         pytest.UsageError: the test or its module has the markers of several tiers.
     """
-    found = tiers_of(item)
-    if len(found) > 1:
-        raise pytest.UsageError(f"{item.nodeid} has the tiers {', '.join(found)}. Keep one marker.")
-    if not found:
+    item_tiers = tiers_of(item)
+    if len(item_tiers) > 1:
+        raise pytest.UsageError(f"{item.nodeid} has the tiers {', '.join(item_tiers)}. Keep one marker.")
+    if not item_tiers:
         fixtures = getattr(item, "fixturenames", ())
         by_fixture = next((tier for name, tier in TIER_OF_FIXTURE.items() if name in fixtures), "unit")
         item.add_marker(_tier_of_directory(item.path) or by_fixture)

@@ -38,8 +38,8 @@ class ServingNamespace:
         )
 
     def get(self, kind: str, name: str) -> Object:
-        found: Object = json.loads(self.kubectl("get", kind, name, "-o", "json", "--show-managed-fields"))
-        return found
+        resource: Object = json.loads(self.kubectl("get", kind, name, "-o", "json", "--show-managed-fields"))
+        return resource
 
     def deployment(self) -> Object:
         return self.get("deployment", "web")
@@ -70,29 +70,31 @@ class ServingNamespace:
         self.kubectl("apply", "-f", "-", stdin=body)
 
     def conditions(self, name: str) -> dict[str, tuple[str, str, str]]:
-        found = self.get(ADP, name).get("status", {}).get("conditions", [])
-        return {item["type"]: (item["status"], item["reason"], item["message"]) for item in found}
+        conditions = self.get(ADP, name).get("status", {}).get("conditions", [])
+        return {item["type"]: (item["status"], item["reason"], item["message"]) for item in conditions}
 
     def await_condition(self, name: str, kind: str, status: str, reason: str) -> str:
         """Wait for a condition; its message."""
 
         def ask() -> str | None:
-            found = self.conditions(name).get(kind)
-            return (found[2] or " ") if found and found[:2] == (status, reason) else None
+            condition = self.conditions(name).get(kind)
+            return (condition[2] or " ") if condition and condition[:2] == (status, reason) else None
 
         return until(f"{name}: {kind}={status} {reason}", ask)
 
     def desired(self) -> list[Object]:
         """Return what the ConfigMap tells the agents to serve: nothing before it exists."""
-        told = self.kubectl("get", "configmap", "finetune-adapters-web", "-o", "json", "--ignore-not-found")
-        return list(json.loads(json.loads(told)["data"]["desired.json"])["adapters"]) if told else []
+        config_map = self.kubectl("get", "configmap", "finetune-adapters-web", "-o", "json", "--ignore-not-found")
+        return list(json.loads(json.loads(config_map)["data"]["desired.json"])["adapters"]) if config_map else []
 
     def pods(self) -> list[Object]:
         """The pods with an agent, all running, once the Deployment has all of them."""
 
         def ask() -> list[Object] | None:
-            found = [pod for pod in self.api.pods() if f"{GROUP}/deployment" in pod["metadata"].get("annotations", {})]
-            living = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+            assigned_pods = [
+                pod for pod in self.api.pods() if f"{GROUP}/deployment" in pod["metadata"].get("annotations", {})
+            ]
+            living = [pod for pod in assigned_pods if "deletionTimestamp" not in pod["metadata"]]
             for pod in living:  # the Deployment replaces a pod only when the one before takes traffic
                 if pod["status"].get("phase") == "Pending":
                     self.run(pod)
@@ -145,18 +147,18 @@ def serving(control_plane: Cluster, tmp_path: Path) -> Iterator[ServingNamespace
     namespace = f"adp-{uuid.uuid4().hex[:8]}"
     install_crds(control_plane)
     control_plane.kubectl("create", "namespace", namespace)
-    found = ServingNamespace(control_plane, namespace, tmp_path / "operator.log")
+    serving_namespace = ServingNamespace(control_plane, namespace, tmp_path / "operator.log")
     try:
         until(
             "the service account",
             lambda: control_plane.kubectl("-n", namespace, "get", "serviceaccount", "default", "--ignore-not-found"),
         )
-        found.operator.settings["FINETUNE_OPERATOR_REPORT_URL"] = "http://operator:8080"
-        found.operator.start()
-        yield found
+        serving_namespace.operator.settings["FINETUNE_OPERATOR_REPORT_URL"] = "http://operator:8080"
+        serving_namespace.operator.start()
+        yield serving_namespace
     finally:
-        if found.operator.process is not None and found.operator.process.poll() is None:
-            found.operator.kill()
+        if serving_namespace.operator.process is not None and serving_namespace.operator.process.poll() is None:
+            serving_namespace.operator.kill()
         control_plane.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
@@ -192,12 +194,12 @@ def manifest(replicas: int = 2, env: list[Object] | None = None, **pod: Any) -> 
 
 def own(deployment: Object) -> Object:
     """The user's part of a Deployment: all but what the API server and its controllers write."""
-    found = copy.deepcopy(deployment)
-    found.pop("status", None)
+    owned = copy.deepcopy(deployment)
+    owned.pop("status", None)
     for name in ("generation", "resourceVersion", "managedFields"):
-        found["metadata"].pop(name, None)
-    found["metadata"].get("annotations", {}).pop("deployment.kubernetes.io/revision", None)
-    return found
+        owned["metadata"].pop(name, None)
+    owned["metadata"].get("annotations", {}).pop("deployment.kubernetes.io/revision", None)
+    return owned
 
 
 @pytest.mark.parametrize("server_side", [False, True], ids=["kubectl apply", "kubectl apply --server-side"])
@@ -452,9 +454,9 @@ def test_a_rank_above_the_maximum_is_told_before_any_pod_is_touched(serving: Ser
     serving.await_condition("bot", "Ready", "Unknown", "AdapterNotReady")
     true = {"status": "True", "reason": "X", "message": "m", "lastTransitionTime": current_timestamp()}
     conditions = [{"type": kind, **true} for kind in ("Succeeded", "Ready")]
-    found = {"uri": uri(V1), "digest": V1, "sizeBytes": 1, "baseModel": "m", "peftType": "LORA", "rank": 64}
+    adapter = {"uri": uri(V1), "digest": V1, "sizeBytes": 1, "baseModel": "m", "peftType": "LORA", "rank": 64}
     serving.operator.kill()  # it would write its own status of the job
-    patch = {"status": {"conditions": conditions, "phase": "Succeeded", "adapter": {**found, "servableBy": ["vllm"]}}}
+    patch = {"status": {"conditions": conditions, "phase": "Succeeded", "adapter": {**adapter, "servableBy": ["vllm"]}}}
     serving.kubectl("patch", "finetunejob", "job", "--subresource=status", "--type=merge", "-p", json.dumps(patch))
     serving.operator.start()
     message = serving.await_condition("bot", "Accepted", "False", "RankTooHigh")

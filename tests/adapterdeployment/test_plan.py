@@ -40,13 +40,13 @@ def entries(decided: Plan) -> list[DesiredAdapter]:
 
 
 def status(observed: Observed, injection: Obstacle | None = None, index: int = 0) -> Object:
-    found = build_updates(observed, plan(observed), injection, NOW)[index].status
-    AdapterDeploymentStatus.model_validate(found)  # it has only fields of the model
-    return found
+    status_fields = build_updates(observed, plan(observed), injection, NOW)[index].status
+    AdapterDeploymentStatus.model_validate(status_fields)  # it has only fields of the model
+    return status_fields
 
 
-def conditions(found: Object) -> dict[str, tuple[str, str]]:
-    return {item["type"]: (item["status"], item["reason"]) for item in found["conditions"]}
+def conditions(status_fields: Object) -> dict[str, tuple[str, str]]:
+    return {item["type"]: (item["status"], item["reason"]) for item in status_fields["conditions"]}
 
 
 def apply_plan(observed: Observed) -> Observed:
@@ -84,9 +84,9 @@ def test_a_job_that_is_not_ready_touches_no_pod() -> None:
     observed = group(adapter(digest=None), finetune_jobs={"job": job(ready=False)})
     decided = plan(observed)
     assert (decided.config_map, decided.injection) == (None, None)
-    found = status(observed)
-    assert conditions(found)["Reconciling"] == ("True", "AdapterNotReady")
-    assert "40 %" in found["conditions"][0]["message"]
+    planned = status(observed)
+    assert conditions(planned)["Reconciling"] == ("True", "AdapterNotReady")
+    assert "40 %" in planned["conditions"][0]["message"]
 
 
 def test_the_adapter_of_a_job_comes_with_its_place_and_credentials() -> None:
@@ -130,31 +130,31 @@ OBSTACLES: dict[str, tuple[Observed, Reason, bool, str]] = {
 }
 
 
-@pytest.mark.parametrize(("observed", "reason", "stalled", "said"), OBSTACLES.values(), ids=OBSTACLES.keys())
+@pytest.mark.parametrize(("observed", "reason", "stalled", "message_part"), OBSTACLES.values(), ids=OBSTACLES.keys())
 def test_an_obstacle_is_told_and_nothing_is_touched(
-    observed: Observed, reason: Reason, stalled: bool, said: str
+    observed: Observed, reason: Reason, stalled: bool, message_part: str
 ) -> None:
     decided = plan(observed)
     assert (decided.config_map, decided.injection) == (None, None)
-    found = status(observed)
-    assert conditions(found)["Accepted"] == ("False" if stalled else "Unknown", reason)
-    assert conditions(found)["Ready"] == ("False" if stalled else "Unknown", reason)
-    assert ("Stalled" in conditions(found)) is stalled
-    assert ("Reconciling" in conditions(found)) is not stalled
-    assert said in found["conditions"][0]["message"]
-    assert found["observedGeneration"] == 1
+    planned = status(observed)
+    assert conditions(planned)["Accepted"] == ("False" if stalled else "Unknown", reason)
+    assert conditions(planned)["Ready"] == ("False" if stalled else "Unknown", reason)
+    assert ("Stalled" in conditions(planned)) is stalled
+    assert ("Reconciling" in conditions(planned)) is not stalled
+    assert message_part in planned["conditions"][0]["message"]
+    assert planned["observedGeneration"] == 1
 
 
 def test_ready_when_each_pod_serves_and_takes_traffic() -> None:
-    found = status(SERVED)
-    assert conditions(found) == {
+    planned = status(SERVED)
+    assert conditions(planned) == {
         "Accepted": ("True", "Accepted"),
         "Injected": ("True", "AgentInjected"),
         "Ready": ("True", "Serving"),
     }
-    assert found["pods"] == {"total": 3, "updated": 3, "ready": 3}
-    assert found["active"] == {"uri": uri(V1), "digest": V1, "since": "2026-01-01T00:00:00Z"}
-    assert [pod["digest"] for pod in found["podStatus"]] == [V1, V1, V1]
+    assert planned["pods"] == {"total": 3, "updated": 3, "ready": 3}
+    assert planned["active"] == {"uri": uri(V1), "digest": V1, "since": "2026-01-01T00:00:00Z"}
+    assert [pod["digest"] for pod in planned["podStatus"]] == [V1, V1, V1]
 
 
 @pytest.mark.parametrize(
@@ -184,11 +184,11 @@ def test_a_second_pass_changes_nothing() -> None:
         ),
     ):
         after = apply_plan(observed)
-        written = status(after)
+        second_status = status(after)
         (resource,) = after.resources
-        again = replace(after, resources=({**resource, "status": written},))
+        again = replace(after, resources=({**resource, "status": second_status},))
         assert plan(again).config_map == after.config_map
-        assert status(again) == written
+        assert status(again) == second_status
 
 
 def test_pods_move_one_after_another_and_all_end_on_the_new_version() -> None:
@@ -206,9 +206,9 @@ def test_pods_move_one_after_another_and_all_end_on_the_new_version() -> None:
         order += moving
         observed = add_reports(observed, V2, V2, pods=tuple(entry.pods))
     assert order == ["web-a", "web-b", "web-c"]
-    found = status(observed)
-    assert conditions(found)["Ready"] == ("True", "Serving")
-    assert found["active"] == {"uri": uri(V2), "digest": V2, "since": "2026-01-02T03:04:05Z"}
+    planned = status(observed)
+    assert conditions(planned)["Ready"] == ("True", "Serving")
+    assert planned["active"] == {"uri": uri(V2), "digest": V2, "since": "2026-01-02T03:04:05Z"}
 
 
 def test_a_refusal_on_one_pod_stops_there_and_says_why() -> None:
@@ -218,12 +218,12 @@ def test_a_refusal_on_one_pod_stops_there_and_says_why() -> None:
     )
     (entry,) = entries(plan(observed))
     assert entry.pods == ["web-a"]
-    found = status(observed)
-    assert conditions(found)["Stalled"] == ("True", "ProofFailed")
-    assert conditions(found)["Ready"] == ("False", "ProofFailed")
-    assert "Reconciling" not in conditions(found)
-    assert "pod web-a: only 0% of its effect" in found["conditions"][2]["message"]
-    assert found["active"]["digest"] == V1
+    planned = status(observed)
+    assert conditions(planned)["Stalled"] == ("True", "ProofFailed")
+    assert conditions(planned)["Ready"] == ("False", "ProofFailed")
+    assert "Reconciling" not in conditions(planned)
+    assert "pod web-a: only 0% of its effect" in planned["conditions"][2]["message"]
+    assert planned["active"]["digest"] == V1
 
 
 def test_going_back_to_the_version_that_serves_moves_nobody_needlessly() -> None:
@@ -244,10 +244,10 @@ def test_a_third_version_begins_with_the_pod_that_has_the_second() -> None:
 
 
 def test_a_restarted_operator_that_has_no_reports_yet_believes_the_status() -> None:
-    found = status(SERVED)
+    planned = status(SERVED)
     (resource,) = SERVED.resources
-    fresh = replace(SERVED, agent_reports={}, resources=({**resource, "status": found},))
-    assert status(fresh) == found
+    fresh = replace(SERVED, agent_reports={}, resources=({**resource, "status": planned},))
+    assert status(fresh) == planned
     assert plan(fresh).config_map == SERVED.config_map
 
 
@@ -260,7 +260,9 @@ def test_two_adapters_share_the_agent_and_the_budget() -> None:
     }
     observed = replace(
         observed,
-        agent_reports={name: report(V1, V1).model_copy(update={"adapters": found}) for name, found in both.items()},
+        agent_reports={
+            name: report(V1, V1).model_copy(update={"adapters": adapters}) for name, adapters in both.items()
+        },
     )
     moved = replace(
         observed,
@@ -275,9 +277,9 @@ def test_two_adapters_share_the_agent_and_the_budget() -> None:
 def test_the_older_of_two_has_the_name() -> None:
     observed = group(adapter("one", servedName="x"), adapter("two", V2, created="2026-01-01T00:00:01Z", servedName="x"))
     assert [entry.deployment for entry in entries(plan(observed))] == ["one"]
-    found = status(observed, index=1)
-    assert conditions(found)["Stalled"] == ("True", "ServedNameTaken")
-    assert "'one'" in found["conditions"][0]["message"]
+    planned = status(observed, index=1)
+    assert conditions(planned)["Stalled"] == ("True", "ServedNameTaken")
+    assert "'one'" in planned["conditions"][0]["message"]
 
 
 def test_one_bad_member_holds_up_no_other() -> None:
@@ -334,15 +336,15 @@ def test_a_failing_download_is_told_while_it_is_tried_again() -> None:
         reason=Reason.DOWNLOAD_FAILED,
         message="no answer",
     )
-    found = status(observed)
-    assert conditions(found)["Ready"] == ("Unknown", "DownloadFailed")
-    assert conditions(found)["Reconciling"] == ("True", "DownloadFailed")
+    planned = status(observed)
+    assert conditions(planned)["Ready"] == ("Unknown", "DownloadFailed")
+    assert conditions(planned)["Reconciling"] == ("True", "DownloadFailed")
 
 
 def test_a_conflict_over_a_field_is_apply_plan() -> None:
-    found = status(group(adapter()), Obstacle(Reason.FIELD_CONFLICT, "env is owned by kubectl"))
-    assert conditions(found)["Injected"] == ("False", "FieldConflict")
-    assert conditions(found)["Stalled"] == ("True", "FieldConflict")
+    planned = status(group(adapter()), Obstacle(Reason.FIELD_CONFLICT, "env is owned by kubectl"))
+    assert conditions(planned)["Injected"] == ("False", "FieldConflict")
+    assert conditions(planned)["Stalled"] == ("True", "FieldConflict")
 
 
 def test_a_group_without_members_gives_everything_back() -> None:

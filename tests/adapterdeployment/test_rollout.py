@@ -40,8 +40,8 @@ CASES: dict[str, tuple[list[PodView], list[str] | None, int, frozenset[str], lis
 def test_roll_out(
     pods: list[PodView], assigned: list[str] | None, maximum: int, absent: frozenset[str], expected: list[str] | None
 ) -> None:
-    found = roll_out(pods, assigned, maximum, absent).assigned
-    assert (None if found is None else list(found)) == expected
+    new_assignment = roll_out(pods, assigned, maximum, absent).assigned
+    assert (None if new_assignment is None else list(new_assignment)) == expected
 
 
 def test_a_roll_out_moves_every_pod_and_never_more_than_allowed() -> None:

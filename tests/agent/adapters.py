@@ -42,7 +42,7 @@ def main(target: Path, model: str, tiny: str) -> None:
     _rename_modules(target / "unmatched")
 
 
-def make(target: Path, model: str, wanted: dict[str, tuple[int, int]]) -> None:
+def make(target: Path, model: str, shapes: dict[str, tuple[int, int]]) -> None:
     """Make adapters by name, with seed and rank. Their B matrices are random, so that they change the answers."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -55,7 +55,7 @@ def make(target: Path, model: str, wanted: dict[str, tuple[int, int]]) -> None:
     samples = [{"tokenIds": tokenizer(prompt)["input_ids"]} for prompt in PROMPTS]
     for sample in samples:
         sample["baseLogprobs"] = _logprobs(base, sample["tokenIds"])
-    for name, (seed, rank) in wanted.items():
+    for name, (seed, rank) in shapes.items():
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", bias="none", task_type="CAUSAL_LM")
         adapted = get_peft_model(base, config)

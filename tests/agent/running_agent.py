@@ -55,7 +55,7 @@ class RunningAgent:
         if not (secrets / SECRET).exists():
             secrets.mkdir(parents=True)
             shutil.copytree(s3.secret, secrets / SECRET)
-        given: dict[str, Any] = {
+        environment: dict[str, Any] = {
             "pod": POD,
             "host": "127.0.0.1",
             "port": free_port(),
@@ -71,7 +71,7 @@ class RunningAgent:
             "download_patience_seconds": 2.0,
             **settings,
         }
-        self.settings = Settings(**given)
+        self.settings = Settings(**environment)
         self.settings.adapters_directory.mkdir(parents=True, exist_ok=True)
         self.settings.token_file.write_text("the-token")
         self.agent: Agent | None = None
@@ -150,7 +150,7 @@ class RunningAgent:
 
     def start(self) -> "RunningAgent":
         """Start the agent. It begins without memory; the volume keeps its files."""
-        started = threading.Event()
+        ready = threading.Event()
 
         async def main() -> None:
             agent = Agent(self.settings)
@@ -167,7 +167,7 @@ class RunningAgent:
 
             self._stop = partial(running.call_soon_threadsafe, stop)
             tasks = [asyncio.create_task(run_loop(agent)), asyncio.create_task(send_reports(agent))]
-            started.set()
+            ready.set()
             await server.serve()
             for task in tasks:
                 task.cancel()
@@ -177,7 +177,7 @@ class RunningAgent:
 
         self._thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
         self._thread.start()
-        assert started.wait(10)
+        assert ready.wait(10)
         wait_for(self._answers, 10, "the agent's probes")
         return self
 

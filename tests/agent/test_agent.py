@@ -35,9 +35,9 @@ def ask_until_it_ends(engine: FakeEngine, model: str) -> None:
 
 
 def answer(engine: FakeEngine, model: str) -> float:
-    found = ask(engine, model)
-    assert found.status_code == 200, found.text
-    return float(found.json()["choices"][0]["text"])
+    logprobs = ask(engine, model)
+    assert logprobs.status_code == 200, logprobs.text
+    return float(logprobs.json()["choices"][0]["text"])
 
 
 def short(version: DesiredVersion) -> str:
@@ -83,7 +83,7 @@ def test_tokens_that_the_base_does_not_have_are_another_base(
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason", "said"),
+    ("settings", "reason", "message_part"),
     [
         ({"rank": 32}, Reason.RANK_TOO_HIGH, "--max-lora-rank 32"),
         ({"use_dora": True}, Reason.ADAPTER_UNSUPPORTED, "DoRA"),
@@ -98,12 +98,12 @@ def test_tokens_that_the_base_does_not_have_are_another_base(
     ],
 )
 def test_what_the_engine_cannot_serve_never_reaches_it(
-    agent: RunningAgent, engine: FakeEngine, make: Make, settings: dict[str, object], reason: Reason, said: str
+    agent: RunningAgent, engine: FakeEngine, make: Make, settings: dict[str, object], reason: Reason, message_part: str
 ) -> None:
     agent.want(agent.adapter(BOT, make(0.7, **settings)), max_lora_rank=16)
     standing = agent.wait_state(BOT, "Refused")
     assert standing.reason is reason
-    assert said in standing.message
+    assert message_part in standing.message
     assert engine.calls == []
 
 
@@ -203,11 +203,11 @@ def test_an_only_pod_stays_in_the_service_while_the_name_moves(
     first, second = make(0.7), make(0.9)
     agent.want(agent.adapter(BOT, first, drain=False))
     agent.wait_ready()
-    seen: list[int] = []
+    statuses: list[int] = []
     agent.want(agent.adapter(BOT, second, previous=first, drain=False))
     while agent.standing(BOT).active_digest != second.digest:
-        seen.append(agent.probe()[0])
-    assert set(seen) == {200}
+        statuses.append(agent.probe()[0])
+    assert set(statuses) == {200}
     assert answer(engine, BOT) == 0.9
 
 
@@ -318,15 +318,15 @@ def test_an_engine_that_an_adapter_ends_is_not_ended_for_ever(
 
 
 def test_s3_away_is_tried_again(agent: RunningAgent, engine: FakeEngine, make: Make, tmp_path: Path) -> None:
-    own = S3Server(tmp_path / "other-s3")
+    other_server = S3Server(tmp_path / "other-s3")
     version = make(0.7)
-    shutil.copytree(agent.s3.buckets, own.buckets, dirs_exist_ok=True)
-    agent.want(agent.adapter(BOT, version, endpoint=own.endpoint))
+    shutil.copytree(agent.s3.buckets, other_server.buckets, dirs_exist_ok=True)
+    agent.want(agent.adapter(BOT, version, endpoint=other_server.endpoint))
     standing = agent.wait_state(BOT, "Failed")
     assert standing.reason is Reason.DOWNLOAD_FAILED
-    assert own.endpoint in standing.message
+    assert other_server.endpoint in standing.message
     assert not agent.ready()
-    with own:
+    with other_server:
         agent.wait_ready()
 
 
@@ -363,10 +363,10 @@ def test_a_new_adapter_takes_nothing_from_those_that_serve(agent: RunningAgent, 
     agent.want(agent.adapter(BOT, first))
     agent.wait_ready()
     agent.want(agent.adapter(BOT, first), agent.adapter("late", make(0.4)))
-    seen = []
+    states = []
     while agent.report().adapters[-1].state != "Active" or len(agent.report().adapters) < 2:
-        seen.append(agent.probe()[0])
-    assert set(seen) == {200}
+        states.append(agent.probe()[0])
+    assert set(states) == {200}
     assert answer(engine, "late") == 0.4
 
 
@@ -389,9 +389,9 @@ def test_files_stay_as_long_as_the_engine_may_read_them(agent: RunningAgent, eng
         directories = {path.name for path in (agent.settings.adapters_directory / BOT).iterdir()}
         assert {path.rpartition("/")[2] for path in engine.loaded.values()} <= directories
         before = version
-    kept = {version.digest[7:] for version in versions[1:]}
+    kept_digests = {version.digest[7:] for version in versions[1:]}
     wait_for(
-        lambda: {path.name for path in (agent.settings.adapters_directory / BOT).iterdir()} == kept,
+        lambda: {path.name for path in (agent.settings.adapters_directory / BOT).iterdir()} == kept_digests,
         10,
         "the oldest is removed",
     )

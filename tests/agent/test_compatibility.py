@@ -25,7 +25,7 @@ def test_a_plain_lora_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "problem_part"),
     [
         ({"peft_type": "IA3"}, "IA3"),
         ({"use_dora": True}, "DoRA"),
@@ -39,10 +39,10 @@ def test_a_plain_lora_passes(tmp_path: Path) -> None:
         ({"r": 0}, "positive integers"),
     ],
 )
-def test_features_that_vllm_does_not_serve(tmp_path: Path, config: dict[str, Any], said: str) -> None:
+def test_features_that_vllm_does_not_serve(tmp_path: Path, config: dict[str, Any], problem_part: str) -> None:
     error = refused(write_adapter(tmp_path / "a", 0.5, **config))
     assert error.reason is Reason.ADAPTER_UNSUPPORTED
-    assert said in error.message
+    assert problem_part in error.message
 
 
 def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_rank_is_left_to_the_engine_where_its_maximum_is_not_known(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "problem_part"),
     [
         ({"m.lora_A.weight": [8, 4]}, "only lora_A"),
         ({"m.lora_A.weight": [8, 4], "m.lora_B.weight": [4, 6]}, "do not share a rank"),
@@ -82,8 +82,8 @@ def test_the_rank_is_left_to_the_engine_where_its_maximum_is_not_known(tmp_path:
         ({}, "no tensors"),
     ],
 )
-def test_tensors_that_are_no_lora(header: dict[str, list[int]], said: str) -> None:
-    assert said in "; ".join(find_tensor_problems(header, 8, VLLM.ignored_tensors))
+def test_tensors_that_are_no_lora(header: dict[str, list[int]], problem_part: str) -> None:
+    assert problem_part in "; ".join(find_tensor_problems(header, 8, VLLM.ignored_tensors))
 
 
 def test_saved_embeddings_beside_an_adapter_are_passed_over() -> None:

@@ -17,9 +17,9 @@ LONG_PROMPT = list(range(BLOCK + 2))
 
 def answer(engine: FakeEngine, model: str, prompt: list[int], **fields: object) -> float:
     body = {"model": model, "prompt": prompt, **fields}
-    found = httpx.post(f"http://127.0.0.1:{engine.port}/v1/completions", json=body, timeout=60, trust_env=False)
-    assert found.status_code == 200, found.text
-    return float(found.json()["choices"][0]["text"])
+    response = httpx.post(f"http://127.0.0.1:{engine.port}/v1/completions", json=body, timeout=60, trust_env=False)
+    assert response.status_code == 200, response.text
+    return float(response.json()["choices"][0]["text"])
 
 
 def test_the_version_is_asked_once_for_each_process_and_reported(
@@ -28,18 +28,18 @@ def test_the_version_is_asked_once_for_each_process_and_reported(
     engine.version = "0.31.0"
     agent.want(agent.adapter(BOT, make(0.7)))
     agent.wait_ready()
-    found = agent.report().engine
-    assert found is not None
-    assert (found.version, found.moves_by_restart) == ("0.31.0", False)
-    assert "alpha_pattern" in " ".join(found.limits)
+    reported = agent.report().engine
+    assert reported is not None
+    assert (reported.version, reported.moves_by_restart) == ("0.31.0", False)
+    assert "alpha_pattern" in " ".join(reported.limits)
     assert engine.version_calls == 1
     engine.kill()
     engine.version = "0.33.0"
     engine.start()
     agent.wait_ready()
-    found = agent.report().engine
-    assert found is not None
-    assert (found.version, found.limits, engine.version_calls) == ("0.33.0", [], 2)
+    reported = agent.report().engine
+    assert reported is not None
+    assert (reported.version, reported.limits, engine.version_calls) == ("0.33.0", [], 2)
 
 
 def test_an_engine_that_tells_no_version_counts_as_the_oldest(
@@ -48,10 +48,10 @@ def test_an_engine_that_tells_no_version_counts_as_the_oldest(
     engine.version = None
     agent.want(agent.adapter(BOT, make(0.7)))
     agent.wait_ready()
-    found = agent.report().engine
-    assert found is not None
-    assert (found.version, found.moves_by_restart) == (None, True)
-    assert "not known" in found.limits[0]
+    reported = agent.report().engine
+    assert reported is not None
+    assert (reported.version, reported.moves_by_restart) == (None, True)
+    assert "not known" in reported.limits[0]
 
 
 @pytest.mark.parametrize(("version", "refused"), [("0.31.0", True), ("0.32.0", False)])

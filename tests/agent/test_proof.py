@@ -82,12 +82,12 @@ def test_asked_is_where_the_adapter_makes_the_greatest_difference() -> None:
     for position in changed:
         adapter[position] = -0.5
     tokens = [100 + position for position in range(TOKENS + 1)]
-    found = choose_questions(
+    questions = choose_questions(
         GoldenSamples(samples=[GoldenSample(token_ids=tokens, base_logprobs=base, adapter_logprobs=adapter)])
     )
-    assert [question.token for question in found] == [101 + position for position in changed]
-    assert all(question.prompt == tuple(tokens[: question.token - 100]) for question in found)
-    assert {(question.base, question.adapter) for question in found} == {(-1.0, -0.5)}
+    assert [question.token for question in questions] == [101 + position for position in changed]
+    assert all(question.prompt == tuple(tokens[: question.token - 100]) for question in questions)
+    assert {(question.base, question.adapter) for question in questions} == {(-1.0, -0.5)}
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.03])
@@ -113,8 +113,8 @@ def test_an_ignored_scale_pattern_fails_however_badly_it_fits(scale: float) -> N
     other = [RANDOM.gauss(0, 0.3) for _ in range(TOKENS)]
     trained = [a + scale * b for a, b in zip(EFFECT, other, strict=True)]
     questions = [Question((1, 2), 3, base, base + effect) for base, effect in zip(BASE, trained, strict=True)]
-    shown = [base + a + b for base, a, b in zip(BASE, EFFECT, other, strict=True)]
-    assert judge_adapter(shown, BASE, questions, 0.25).reason is Reason.PROOF_FAILED
+    logprobs = [base + a + b for base, a, b in zip(BASE, EFFECT, other, strict=True)]
+    assert judge_adapter(logprobs, BASE, questions, 0.25).reason is Reason.PROOF_FAILED
 
 
 @pytest.mark.parametrize(("rounding", "reason"), [(0.0, Reason.PROOF_FAILED), (0.04, None)])
@@ -127,8 +127,8 @@ def test_a_weak_adapter_is_judged_as_far_as_the_engines_rounding_lets_it(
     along = sum(a * b for a, b in zip(noise, EFFECT, strict=True)) / sum(b * b for b in EFFECT)
     across = [a - along * b for a, b in zip(noise, EFFECT, strict=True)]
     for share, expected in ((0.8, reason), (0.4, Reason.PROOF_FAILED)):
-        measured = [a + share * 0.2 * b + c for a, b, c in zip(base, EFFECT, across, strict=True)]
-        assert judge_adapter(measured, base, questions, 0.25).reason is expected
+        logprobs = [a + share * 0.2 * b + c for a, b, c in zip(base, EFFECT, across, strict=True)]
+        assert judge_adapter(logprobs, base, questions, 0.25).reason is expected
 
 
 def test_a_base_that_answers_as_the_adapter_once_it_is_loaded_fails() -> None:

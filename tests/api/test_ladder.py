@@ -24,11 +24,11 @@ def spec(**more: Any) -> FineTuneJobSpec:
 
 def climbed(start: FineTuneJobSpec) -> list[FineTuneJobSpec]:
     """The spec, and what it is after each step."""
-    found, times = [start], 1
+    specs, times = [start], 1
     while (following := ladder.reduce_memory(start, times)) is not None:
-        found.append(following)
+        specs.append(following)
         times += 1
-    return found
+    return specs
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,10 @@ def climbed(start: FineTuneJobSpec) -> list[FineTuneJobSpec]:
 )
 def test_the_batch_is_halved_first_as_far_as_it_goes(objective: str, batches: list[int]) -> None:
     training = {"perDeviceBatchSize": batches[0], "gradientCheckpointing": "always"}
-    found = [step.training.per_device_batch_size for step in climbed(spec(objective=objective, training=training))]
-    assert found == batches
+    batch_sizes = [
+        step.training.per_device_batch_size for step in climbed(spec(objective=objective, training=training))
+    ]
+    assert batch_sizes == batches
 
 
 @given(st.integers(1, 200), st.integers(1, 50), st.sampled_from(["sft", "dpo"]))
@@ -56,8 +58,8 @@ def test_no_step_changes_how_many_sequences_an_optimizer_step_has(
 ) -> None:
     training = {"perDeviceBatchSize": batch, "gradientAccumulationSteps": accumulation}
     for step in climbed(spec(objective=objective, training=training, failurePolicy=ALL)):
-        made = step.training
-        assert made.per_device_batch_size * made.gradient_accumulation_steps == batch * accumulation
+        smaller = step.training
+        assert smaller.per_device_batch_size * smaller.gradient_accumulation_steps == batch * accumulation
 
 
 def test_then_gradient_checkpointing_then_quantisation_and_each_is_told() -> None:
@@ -66,10 +68,10 @@ def test_then_gradient_checkpointing_then_quantisation_and_each_is_told() -> Non
         method={"lora": {"rank": 8, "targetModules": ["q_proj"], "dropout": 0.1}},
         failurePolicy=ALL,
     )
-    told = [[str(change) for change in ladder.list_adjustments(start, step)] for step in climbed(start)]
+    adjustments = [[str(change) for change in ladder.list_adjustments(start, step)] for step in climbed(start)]
     batch = ["training.perDeviceBatchSize 2 → 1", "training.gradientAccumulationSteps 3 → 6"]
     checkpointing = [*batch, "training.gradientCheckpointing auto → always"]
-    assert told == [[], batch, checkpointing, [*checkpointing, "method.quantization none → nf4"]]
+    assert adjustments == [[], batch, checkpointing, [*checkpointing, "method.quantization none → nf4"]]
     (*_, last) = climbed(start)
     assert last.method.name == "qlora"
     block = last.method.config.to_json()

@@ -69,9 +69,9 @@ def test_a_whole_object_is_accepted(cluster: Cluster, namespace: str, item: Obje
 
 @every_case
 def test_a_wrong_object_is_refused_with_field_and_reason(cluster: Cluster, namespace: str, case: Case) -> None:
-    said = refusal(cluster, changed(case.wrong, {"metadata.namespace": namespace}))
-    assert case.server in said
-    assert case.field in said
+    message = refusal(cluster, changed(case.wrong, {"metadata.namespace": namespace}))
+    assert case.server in message
+    assert case.field in message
 
 
 @every_change

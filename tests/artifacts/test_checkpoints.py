@@ -58,11 +58,11 @@ def save(
 
 def newest(server: Server, run: StorageUri, directory: Path) -> int | None:
     """The step that a new attempt would continue from; its files must be those of that step."""
-    found = download_newest_checkpoint(server.store(), run, FINGERPRINT, directory / "resume")
-    if found is None:
+    manifest = download_newest_checkpoint(server.store(), run, FINGERPRINT, directory / "resume")
+    if manifest is None:
         return None
-    assert (directory / "resume" / "adapter_model.safetensors").read_text() == f"weights of step {found.step}"
-    return found.step
+    assert (directory / "resume" / "adapter_model.safetensors").read_text() == f"weights of step {manifest.step}"
+    return manifest.step
 
 
 def test_the_newest_complete_one_is_found(server: Server, run: StorageUri, tmp_path: Path) -> None:

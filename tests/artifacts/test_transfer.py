@@ -296,18 +296,18 @@ def test_a_model_directory_without_a_manifest_is_fetched_with_progress(
     }
     for name, content in files.items():
         client.put_object(Bucket=bucket, Key=f"models/base/{name}", Body=content)
-    seen: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     target = tmp_path / "model"
     download_model(
         s3_server.store(Purpose.MODEL),
         S3Uri(bucket, "models/base"),
         target,
-        lambda done, total: seen.append((done, total)),
+        lambda done, total: progress.append((done, total)),
     )
     assert sorted(entry.name for entry in target.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (target / "model.safetensors").read_bytes() == weights
-    assert len(seen) > 2
-    assert seen[-1][0] == seen[-1][1] == len(weights) + 4
+    assert len(progress) > 2
+    assert progress[-1][0] == progress[-1][1] == len(weights) + 4
 
 
 def test_a_file_and_its_lines(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:

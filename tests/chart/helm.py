@@ -25,10 +25,12 @@ class HelmError(Exception):
 def helm(*arguments: str, cluster: Cluster | None = None) -> str:
     """Run helm and return what it prints. Raises HelmError."""
     options = ["--kubeconfig", str(cluster.kubeconfig)] if cluster else []
-    finished = subprocess.run([str(program("helm")), *arguments, *options], capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
-        raise HelmError(finished.stdout + finished.stderr)
-    return finished.stdout
+    completed = subprocess.run(
+        [str(program("helm")), *arguments, *options], capture_output=True, text=True, check=False
+    )
+    if completed.returncode != 0:
+        raise HelmError(completed.stdout + completed.stderr)
+    return completed.stdout
 
 
 def settings(values: dict[str, str]) -> list[str]:

@@ -33,5 +33,7 @@ def eventually_same(cluster: Cluster, expected: set[tuple[str, ...]], but: tuple
             if compared(inventory(cluster)) == compared(expected):
                 return
         time.sleep(0.5)
-    found, wanted = compared(inventory(cluster)), compared(expected)
-    assert found == wanted, f"left behind: {sorted(found - wanted)}; missing: {sorted(wanted - found)}"
+    installed, documented = compared(inventory(cluster)), compared(expected)
+    assert installed == documented, (
+        f"left behind: {sorted(installed - documented)}; missing: {sorted(documented - installed)}"
+    )

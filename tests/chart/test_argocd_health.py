@@ -62,23 +62,28 @@ def health() -> dict[str, list[str]]:
     assert len(checks) == 1
     uv = shutil.which("uv")
     assert uv is not None, "the test fetches a Lua with uv: run it by `make test`"
-    finished = subprocess.run(
+    completed = subprocess.run(
         [uv, "run", "--quiet", "--no-project", "--with", LUPA, "python", "-c", RUN],
         input=json.dumps([checks.pop(), [resource(status) for status, _ in CASES.values()]]),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert finished.returncode == 0, finished.stderr
-    return dict(zip(CASES, json.loads(finished.stdout), strict=True))
+    assert completed.returncode == 0, completed.stderr
+    return dict(zip(CASES, json.loads(completed.stdout), strict=True))
 
 
 def resource(status: dict[str, object]) -> dict[str, object]:
     """An object of generation 2 with this status."""
     conditions = status.get("conditions", [])
     assert isinstance(conditions, list)
-    whole = [{"type": kind, "status": value, "reason": f"{kind}Reason", "message": "why"} for kind, value in conditions]
-    return {"metadata": {"generation": 2}, **({"status": {**status, "conditions": whole}} if status else {})}
+    conditions_with_text = [
+        {"type": kind, "status": value, "reason": f"{kind}Reason", "message": "why"} for kind, value in conditions
+    ]
+    return {
+        "metadata": {"generation": 2},
+        **({"status": {**status, "conditions": conditions_with_text}} if status else {}),
+    }
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -74,9 +74,12 @@ def test_an_upgrade_changes_values_and_keeps_the_users_objects(released: Cluster
     install(released, {})
     create_job(released)
     install(released, {"logLevel": "DEBUG"})
-    found = json.loads(released.kubectl("get", "deployment", "finetune-operator", "-n", NAMESPACE, "-o", "json"))
+    operator_deployment = json.loads(
+        released.kubectl("get", "deployment", "finetune-operator", "-n", NAMESPACE, "-o", "json")
+    )
     environment = {
-        entry["name"]: entry.get("value", "") for entry in found["spec"]["template"]["spec"]["containers"][0]["env"]
+        entry["name"]: entry.get("value", "")
+        for entry in operator_deployment["spec"]["template"]["spec"]["containers"][0]["env"]
     }
     assert environment["FINETUNE_OPERATOR_LOG_LEVEL"] == "DEBUG"
     assert (

@@ -89,7 +89,7 @@ def log(account: tuple[Cluster, dict[str, str]], kubeconfig: Path, tmp_path: Pat
     """The log of an operator that runs with the chart's environment and rights."""
     _, environment = account
     path = tmp_path / "operator.log"
-    own = {
+    own_objects = {
         "FINETUNE_OPERATOR_KUBECONFIG": str(kubeconfig),
         "FINETUNE_OPERATOR_LISTEN_PORT": "0",
         "FINETUNE_OPERATOR_LISTEN_HOST": "127.0.0.1",
@@ -97,7 +97,7 @@ def log(account: tuple[Cluster, dict[str, str]], kubeconfig: Path, tmp_path: Pat
     with path.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "finetune_operator"],
-            env={**os.environ, **environment, **own},
+            env={**os.environ, **environment, **own_objects},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

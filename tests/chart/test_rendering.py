@@ -22,13 +22,13 @@ def objects() -> list[Object]:
 
 
 def deployment(values: dict[str, str] | None = None) -> Object:
-    (found,) = of_kind(render(values), "Deployment")
-    return found
+    (rendered,) = of_kind(render(values), "Deployment")
+    return rendered
 
 
 def container(values: dict[str, str] | None = None) -> Object:
-    (found,) = deployment(values)["spec"]["template"]["spec"]["containers"]
-    return dict(found)
+    (operator_container,) = deployment(values)["spec"]["template"]["spec"]["containers"]
+    return dict(operator_container)
 
 
 def environment(values: dict[str, str] | None = None) -> dict[str, str]:

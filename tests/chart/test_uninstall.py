@@ -86,8 +86,8 @@ def within(seconds: float, what: str, holds: Callable[[], bool]) -> None:
 
 def test_an_uninstall_leaves_the_cluster_as_the_install_found_it(cluster: Cluster, image: str) -> None:
     def template() -> Object:
-        found = json.loads(cluster.kubectl("-n", TEAM, "get", "deployment", "vllm", "-o", "json"))
-        return dict(found["spec"]["template"])
+        vllm = json.loads(cluster.kubectl("-n", TEAM, "get", "deployment", "vllm", "-o", "json"))
+        return dict(vllm["spec"]["template"])
 
     def create(*items: Object) -> None:
         cluster.kubectl("-n", TEAM, "create", "-f", "-", stdin=yaml.safe_dump_all(items))

@@ -33,10 +33,10 @@ def finetune(*arguments: str, stdin: str | None = None, environment: Mapping[str
 
 
 def _spawn(arguments: tuple[str, ...], stdin: str | None, environment: Mapping[str, str]) -> Ran:
-    finished = subprocess.run(
+    completed = subprocess.run(
         [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, env=environment, check=False
     )
-    return Ran(finished.returncode, finished.stdout, finished.stderr)
+    return Ran(completed.returncode, completed.stdout, completed.stderr)
 
 
 def _fork(arguments: tuple[str, ...], stdin: str | None, environment: Mapping[str, str]) -> Ran:

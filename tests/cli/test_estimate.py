@@ -49,23 +49,23 @@ def estimate(job: dict[str, Any], *arguments: str, environment: dict[str, str] |
 
 
 def test_json_has_the_documented_shape_and_pefts_numbers(config: Path) -> None:
-    shown = json.loads(estimate(JOB, "--model-config", str(config), "--rows", "10000", "--output", "json").out)
-    assert shown.pop("name") == JOB["metadata"]["name"]
-    found = JobEstimate.model_validate(shown)
-    assert (found.trainable_parameters, found.total_parameters) == (13_631_488, 8_030_261_248 + 13_631_488)
-    assert found.total_steps == 4900, "of 10,000 rows 200 are held out"
-    assert found.tokens_per_step == 8192
-    parts = found.memory.model_dump()
+    output = json.loads(estimate(JOB, "--model-config", str(config), "--rows", "10000", "--output", "json").out)
+    assert output.pop("name") == JOB["metadata"]["name"]
+    estimated = JobEstimate.model_validate(output)
+    assert (estimated.trainable_parameters, estimated.total_parameters) == (13_631_488, 8_030_261_248 + 13_631_488)
+    assert estimated.total_steps == 4900, "of 10,000 rows 200 are held out"
+    assert estimated.tokens_per_step == 8192
+    parts = estimated.memory.model_dump()
     total, _ = parts.pop("total"), parts.pop("verification")
     assert total == sum(parts.values())
-    assert [gpu.name for gpu in found.gpus][:1] + [gpu.name for gpu in found.gpus][-1:] == ["T4", "B200"]
-    assert {gpu.name: gpu.fits for gpu in found.gpus}["A10"] == "no"
-    assert {gpu.name: gpu.fits for gpu in found.gpus}["H200"] == "yes"
+    assert [gpu.name for gpu in estimated.gpus][:1] + [gpu.name for gpu in estimated.gpus][-1:] == ["T4", "B200"]
+    assert {gpu.name: gpu.fits for gpu in estimated.gpus}["A10"] == "no"
+    assert {gpu.name: gpu.fits for gpu in estimated.gpus}["H200"] == "yes"
 
 
 def test_what_to_change_goes_from_harmless_to_not(config: Path) -> None:
-    shown = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
-    changes = [ChangeEstimate.model_validate(change) for change in shown["changes"]]
+    output = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
+    changes = [ChangeEstimate.model_validate(change) for change in output["changes"]]
     assert [next(iter(change.fields)).removeprefix("spec.") for change in changes] == [
         "training.perDeviceBatchSize",
         "training.perDeviceBatchSize",
@@ -81,15 +81,15 @@ def test_what_to_change_goes_from_harmless_to_not(config: Path) -> None:
         {"spec.training.maxLength": 1024},
         {"spec.method": {"qlora": {"targetModules": ["q_proj", "k_proj", "v_proj", "o_proj"]}}},
     ]
-    sizes = [shown["memory"]["total"], *(change.bytes for change in changes)]
+    sizes = [output["memory"]["total"], *(change.bytes for change in changes)]
     assert sizes == sorted(sizes, reverse=True)
 
 
 def test_full_fine_tuning_is_told_of_lora(config: Path) -> None:
     job = changed(JOB, {"spec.method": {"full": {}}})
-    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
-    assert {"spec.method": {"lora": {}}} in [change["fields"] for change in shown["changes"]]
-    assert {"spec.training.optimizer": "paged_adamw_8bit"} in [change["fields"] for change in shown["changes"]]
+    output = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    assert {"spec.method": {"lora": {}}} in [change["fields"] for change in output["changes"]]
+    assert {"spec.training.optimizer": "paged_adamw_8bit"} in [change["fields"] for change in output["changes"]]
 
 
 def test_the_verification_of_a_quantised_job_is_in_bf16_on_the_cpu_if_need_be(config: Path) -> None:
@@ -101,31 +101,33 @@ def test_the_verification_of_a_quantised_job_is_in_bf16_on_the_cpu_if_need_be(co
             "spec.training.gradientCheckpointing": "always",
         },
     )
-    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
-    memory = shown["memory"]
+    output = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    memory = output["memory"]
     assert memory["total"] < 10e9 < 16e9 < memory["verification"]
-    assert {gpu["name"]: gpu["fits"] for gpu in shown["gpus"]}["A10"] == "yes"
-    assert any(text.startswith("The verification needs more memory than the training") for text in shown["assumptions"])
+    assert {gpu["name"]: gpu["fits"] for gpu in output["gpus"]}["A10"] == "yes"
+    assert any(
+        text.startswith("The verification needs more memory than the training") for text in output["assumptions"]
+    )
 
 
 def test_a_comparison_with_full_fine_tuning_is_told_beforehand(config: Path) -> None:
     job = changed(JOB, {"spec.evaluation": {"compareWithFull": True}})
-    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    output = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
     without = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
-    assert shown["comparisonBytes"] > 120e9 > shown["memory"]["total"] == without["memory"]["total"]
-    (said,) = (text for text in shown["assumptions"] if text.startswith("compareWithFull"))
-    assert "needs 201.0 GiB and fits on none of these GPUs" in said
+    assert output["comparisonBytes"] > 120e9 > output["memory"]["total"] == without["memory"]["total"]
+    (assumption,) = (text for text in output["assumptions"] if text.startswith("compareWithFull"))
+    assert "needs 201.0 GiB and fits on none of these GPUs" in assumption
     assert "comparisonBytes" not in without
 
 
 @pytest.mark.parametrize("last", range(4))
 def test_the_changes_do_what_they_say(config: Path, last: int) -> None:
-    shown = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
+    output = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
     fields: dict[str, Any] = {}
-    for change in shown["changes"][: last + 1]:
+    for change in output["changes"][: last + 1]:
         fields |= change["fields"]
     again = json.loads(estimate(changed(JOB, fields), "--model-config", str(config), "--output", "json").out)
-    assert again["memory"]["total"] == shown["changes"][last]["bytes"]
+    assert again["memory"]["total"] == output["changes"][last]["bytes"]
 
 
 def test_a_price_makes_a_cost(config: Path) -> None:
@@ -145,11 +147,13 @@ def test_several_gpus_share_the_rows_and_are_all_paid_for(config: Path) -> None:
         "--model-config", str(config), "--rows", "10000", "--gpu", "a100-80gb", "--gpu-price-per-hour", "2",
         "--output", "json",
     )  # fmt: skip
-    one, both = (json.loads(estimate(job, *arguments).out) for job in (JOB, two))
-    assert both["totalSteps"] == one["totalSteps"] / 2
-    assert both["gpus"][0]["tokensPerSecond"] == pytest.approx(2 * one["gpus"][0]["tokensPerSecond"], abs=1)
-    assert both["gpus"][0]["cost"] == pytest.approx(one["gpus"][0]["cost"], abs=0.02)
-    assert both["memory"] == one["memory"]
+    on_one_gpu, on_two_gpus = (json.loads(estimate(job, *arguments).out) for job in (JOB, two))
+    assert on_two_gpus["totalSteps"] == on_one_gpu["totalSteps"] / 2
+    assert on_two_gpus["gpus"][0]["tokensPerSecond"] == pytest.approx(
+        2 * on_one_gpu["gpus"][0]["tokensPerSecond"], abs=1
+    )
+    assert on_two_gpus["gpus"][0]["cost"] == pytest.approx(on_one_gpu["gpus"][0]["cost"], abs=0.02)
+    assert on_two_gpus["memory"] == on_one_gpu["memory"]
 
 
 def test_sharding_leaves_each_gpu_a_part_of_the_base(config: Path) -> None:
@@ -158,9 +162,9 @@ def test_sharding_leaves_each_gpu_a_part_of_the_base(config: Path) -> None:
     memory = json.loads(estimate(sharded, "--model-config", str(config), "--output", "json").out)["memory"]
     layer, outside = 218_112_000, 1_050_677_248
     assert memory["weights"] == 2 * ((32 * layer + outside) / 8 + outside + 2 * layer)
-    whole = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)["memory"]
-    assert memory["adapter"] == whole["adapter"], "what is trained is whole on each"
-    assert memory["verification"] < whole["verification"] / 3
+    full_memory = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)["memory"]
+    assert memory["adapter"] == full_memory["adapter"], "what is trained is whole on each"
+    assert memory["verification"] < full_memory["verification"] / 3
 
 
 def test_the_speed_is_that_of_the_source_documents(config: Path) -> None:
@@ -168,53 +172,53 @@ def test_the_speed_is_that_of_the_source_documents(config: Path) -> None:
     speeds = {}
     for method in ("lora", "qlora", "full"):
         job = changed(JOB, {"spec.method": {method: {}}})
-        shown = json.loads(estimate(job, "--model-config", str(config), "--gpu", "A100 80GB", "--output", "json").out)
-        speeds[method] = shown["gpus"][0]["tokensPerSecond"]
+        output = json.loads(estimate(job, "--model-config", str(config), "--gpu", "A100 80GB", "--output", "json").out)
+        speeds[method] = output["gpus"][0]["tokensPerSecond"]
     assert speeds["lora"] == pytest.approx(3200, rel=0.1)
     assert speeds["qlora"] == pytest.approx(2100, rel=0.1)
     assert speeds["full"] == pytest.approx(speeds["lora"] * 2 / 3, rel=0.02)
 
 
 def test_a_pipe_gets_plain_lines(config: Path) -> None:
-    shown = estimate(JOB, "--model-config", str(config.parent), "--rows", "10000")
-    assert shown.code == 0, shown.err
-    assert "13,631,488 of 8,043,892,736 parameters are trained (0.17%)" in shown.out
-    assert "4,900 steps of at most 8,192 tokens" in shown.out
-    assert "15.0 GiB  weights" in shown.out
-    assert 'training.gradientCheckpointing: "always" (the same result, about a third slower)' in shown.out
-    assert "has not been compared with a peak measured on a GPU yet" in shown.out
-    assert "\x1b[" not in shown.out
+    ran = estimate(JOB, "--model-config", str(config.parent), "--rows", "10000")
+    assert ran.code == 0, ran.err
+    assert "13,631,488 of 8,043,892,736 parameters are trained (0.17%)" in ran.out
+    assert "4,900 steps of at most 8,192 tokens" in ran.out
+    assert "15.0 GiB  weights" in ran.out
+    assert 'training.gradientCheckpointing: "always" (the same result, about a third slower)' in ran.out
+    assert "has not been compared with a peak measured on a GPU yet" in ran.out
+    assert "\x1b[" not in ran.out
 
 
 def test_a_gpu_that_is_too_small_is_an_error(config: Path) -> None:
-    shown = estimate(JOB, "--model-config", str(config), "--gpu", "L4")
-    assert shown.code == 1
-    assert "L4 has 21.9 GiB" in shown.err
-    assert "What to change" in shown.out
+    ran = estimate(JOB, "--model-config", str(config), "--gpu", "L4")
+    assert ran.code == 1
+    assert "L4 has 21.9 GiB" in ran.err
+    assert "What to change" in ran.out
 
 
 def test_gradient_checkpointing_is_on_only_where_a_gpu_is_too_small_without(config: Path) -> None:
     job = changed(JOB, {"spec.training.gradientCheckpointing": "auto"})
-    shown = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
-    found = {gpu["name"]: gpu for gpu in shown["gpus"]}
-    assert (found["H200"]["gradientCheckpointing"], found["H200"]["fits"]) == (False, "yes")
-    assert (found["A100 40GB"]["gradientCheckpointing"], found["A100 40GB"]["fits"]) == (True, "yes")
+    output = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    gpus = {gpu["name"]: gpu for gpu in output["gpus"]}
+    assert (gpus["H200"]["gradientCheckpointing"], gpus["H200"]["fits"]) == (False, "yes")
+    assert (gpus["A100 40GB"]["gradientCheckpointing"], gpus["A100 40GB"]["fits"]) == (True, "yes")
     never = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
     assert {gpu["name"]: gpu["fits"] for gpu in never["gpus"]}["A100 40GB"] == "no"
-    assert any(text.startswith("gradientCheckpointing auto") for text in shown["assumptions"])
-    one = estimate(job, "--model-config", str(config), "--gpu", "A100 40GB")
-    assert one.code == 0
-    assert "yes, recomputing" in one.out
-    assert "What to change" not in one.out
+    assert any(text.startswith("gradientCheckpointing auto") for text in output["assumptions"])
+    for_one_gpu = estimate(job, "--model-config", str(config), "--gpu", "A100 40GB")
+    assert for_one_gpu.code == 0
+    assert "yes, recomputing" in for_one_gpu.out
+    assert "What to change" not in for_one_gpu.out
     prefix = changed(job, {"spec.method": {"prefixTuning": {}}})
-    shown = json.loads(estimate(prefix, "--model-config", str(config), "--output", "json").out)
-    assert not any(gpu["gradientCheckpointing"] for gpu in shown["gpus"]), "prefix tuning does not go with it"
+    output = json.loads(estimate(prefix, "--model-config", str(config), "--output", "json").out)
+    assert not any(gpu["gradientCheckpointing"] for gpu in output["gpus"]), "prefix tuning does not go with it"
 
 
 @pytest.mark.parametrize(("gpu", "number"), [("H200", 0), ("A100 40GB", 2), ("A10", 3)])
 def test_for_one_gpu_no_more_is_changed_than_it_takes(config: Path, gpu: str, number: int) -> None:
-    shown = json.loads(estimate(JOB, "--model-config", str(config), "--gpu", gpu, "--output", "json").out)
-    changes = shown["changes"]
+    output = json.loads(estimate(JOB, "--model-config", str(config), "--gpu", gpu, "--output", "json").out)
+    changes = output["changes"]
     assert len(changes) == number
     assert [change["fits"] for change in changes[:-1]] == [[]] * max(number - 1, 0)
     assert not changes or changes[-1]["fits"] == [gpu]
@@ -222,8 +226,8 @@ def test_for_one_gpu_no_more_is_changed_than_it_takes(config: Path, gpu: str, nu
 
 def test_packed_tokens_make_rows(config: Path) -> None:
     job = changed(JOB, {"spec.training.packing": True})
-    shown = json.loads(estimate(job, "--model-config", str(config), "--tokens", "81920000", "--output", "json").out)
-    assert shown["totalSteps"] == 2 * 10_000
+    output = json.loads(estimate(job, "--model-config", str(config), "--tokens", "81920000", "--output", "json").out)
+    assert output["totalSteps"] == 2 * 10_000
 
 
 @pytest.mark.parametrize(
@@ -242,8 +246,8 @@ def test_the_rows_of_a_configmap_in_the_file_are_counted(
     job = changed(JOB, {"spec.dataset": {"uri": "configmap://rows/train.jsonl"} | dataset})
     rows = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "rows"}, "data": {"train.jsonl": "{}\n" * 12}}
     file = yaml.safe_dump_all([rows, job])
-    shown = json.loads(finetune("estimate", "-", "--model-config", str(config), "--output", "json", stdin=file).out)
-    assert shown.get("totalSteps") == steps
+    output = json.loads(finetune("estimate", "-", "--model-config", str(config), "--output", "json", stdin=file).out)
+    assert output.get("totalSteps") == steps
 
 
 def test_nothing_heavy_is_imported(config: Path, tmp_path: Path) -> None:
@@ -268,10 +272,10 @@ def test_nothing_heavy_is_imported(config: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_answered(changes: dict[str, Any], arguments: list[str], message: str) -> None:
-    shown = estimate(changed(JOB, changes), *arguments)
-    assert shown.code == 1
-    assert message in shown.err
-    assert shown.out == ""
+    ran = estimate(changed(JOB, changes), *arguments)
+    assert ran.code == 1
+    assert message in ran.err
+    assert ran.out == ""
 
 
 @pytest.mark.parametrize(
@@ -285,21 +289,21 @@ def test_what_cannot_be_answered(changes: dict[str, Any], arguments: list[str], 
 )
 def test_a_configuration_that_is_of_no_use(config: Path, content: Any, message: str) -> None:
     config.write_text(json.dumps(content))
-    shown = estimate(JOB, "--model-config", str(config))
-    assert shown.code == 1
-    assert message in shown.err
+    ran = estimate(JOB, "--model-config", str(config))
+    assert ran.code == 1
+    assert message in ran.err
 
 
 def test_modules_that_the_model_does_not_have(config: Path) -> None:
-    shown = estimate(changed(JOB, {"spec.method.lora.targetModules": ["c_attn"]}), "--model-config", str(config))
-    assert shown.code == 1
-    assert "it has: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in shown.err
+    ran = estimate(changed(JOB, {"spec.method.lora.targetModules": ["c_attn"]}), "--model-config", str(config))
+    assert ran.code == 1
+    assert "it has: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in ran.err
 
 
 def test_a_file_without_a_job(config: Path) -> None:
-    shown = estimate(ADAPTER_DEPLOYMENT, "--model-config", str(config))
-    assert shown.code == 1
-    assert "has no FineTuneJob in it" in shown.err
+    ran = estimate(ADAPTER_DEPLOYMENT, "--model-config", str(config))
+    assert ran.code == 1
+    assert "has no FineTuneJob in it" in ran.err
 
 
 @pytest.fixture

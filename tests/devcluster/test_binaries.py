@@ -40,9 +40,9 @@ def test_kubebuilder_assets_come_before_path(cache: Path, tmp_path: Path, monkey
 def test_a_program_on_path_is_used_when_its_version_suits(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = fake(tmp_path / "bin", "kube-apiserver", "Kubernetes v1.35.9")
+    on_path = fake(tmp_path / "bin", "kube-apiserver", "Kubernetes v1.35.9")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    assert binaries.program("kube-apiserver") == found
+    assert binaries.program("kube-apiserver") == on_path
 
 
 def test_a_program_of_another_version_is_not_used(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,8 +96,8 @@ def test_one_run_of_go_builds_all_that_is_missing(cache: Path, module: Path, cap
     binaries.ensure(["one", "two"])
     assert capfd.readouterr().err.count("building one, two: done") == 1
     for name in ("one", "uno", "two"):
-        shown = subprocess.run([binaries.program(name)], capture_output=True, text=True, check=True)
-        assert shown.stderr == "here\n"
+        version = subprocess.run([binaries.program(name)], capture_output=True, text=True, check=True)
+        assert version.stderr == "here\n"
     assert capfd.readouterr().err == ""
 
 

@@ -51,9 +51,9 @@ def test_a_maker_that_was_killed_leaves_nothing_half(cache: Path) -> None:
         assert maker.stdout
         assert maker.stdout.readline() == "making\n"
         os.kill(maker.pid, signal.SIGKILL)
-    made = cached("thing", "recipe", "making", "", writing("new"))
-    assert [file.name for file in made.iterdir()] == ["whole"]
-    assert [entry.name for entry in cache.iterdir() if entry.is_dir()] == [made.name]
+    directory = cached("thing", "recipe", "making", "", writing("new"))
+    assert [file.name for file in directory.iterdir()] == ["whole"]
+    assert [entry.name for entry in cache.iterdir() if entry.is_dir()] == [directory.name]
 
 
 def test_a_maker_that_fails_leaves_nothing_half() -> None:
@@ -63,5 +63,5 @@ def test_a_maker_that_fails_leaves_nothing_half() -> None:
 
     with pytest.raises(OSError, match="full"):
         cached("thing", "recipe", "making", "", fail)
-    made = cached("thing", "recipe", "making", "", writing("new"))
-    assert [file.name for file in made.iterdir()] == ["whole"]
+    directory = cached("thing", "recipe", "making", "", writing("new"))
+    assert [file.name for file in directory.iterdir()] == ["whole"]

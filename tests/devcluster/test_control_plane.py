@@ -33,15 +33,15 @@ def pids(name: str) -> dict[str, int]:
 
 def mentioning(text: str) -> list[str]:
     """Return the command lines of all processes in which `text` occurs."""
-    found = []
+    problems = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if text in line:
-            found.append(line)
-    return found
+            problems.append(line)
+    return problems
 
 
 def gone(pid: int) -> bool:
@@ -84,8 +84,8 @@ def test_up_restarts_only_the_part_that_was_killed_and_keeps_the_data(control_pl
 def test_who_wrote_what_is_on_record(control_plane: Cluster) -> None:
     control_plane.kubectl("create", "configmap", "recorded")
     audit = control_plane.state_dir / "logs" / "audit.log"
-    written = [json.loads(line) for line in audit.read_text().splitlines()]
-    assert [event["user"]["username"] for event in written if event["objectRef"].get("name") == "recorded"] == ["admin"]
+    events = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [event["user"]["username"] for event in events if event["objectRef"].get("name") == "recorded"] == ["admin"]
 
 
 def test_other_users_cannot_read_the_credentials(control_plane: Cluster) -> None:
@@ -101,11 +101,11 @@ def test_other_users_cannot_read_the_credentials(control_plane: Cluster) -> None
 
 
 def test_two_clusters_side_by_side_and_a_complete_end(home: Path) -> None:
-    one, two = cluster.up("one", "control-plane"), cluster.up("two", "control-plane")
-    one.kubectl("create", "configmap", "only-in-one")
-    assert "only-in-one" not in two.kubectl("get", "configmaps")
+    first, second = cluster.up("one", "control-plane"), cluster.up("two", "control-plane")
+    first.kubectl("create", "configmap", "only-in-one")
+    assert "only-in-one" not in second.kubectl("get", "configmaps")
     assert cluster.down("one")
-    assert two.kubectl("get", "--raw", "/readyz") == "ok"
+    assert second.kubectl("get", "--raw", "/readyz") == "ok"
     assert not list(home.glob("one*"))
     assert mentioning(str(home / "one")) == []
     assert not cluster.down("one")
@@ -170,11 +170,11 @@ def test_another_mode_needs_a_down_first(control_plane: Cluster) -> None:
 def test_the_command_line_tells_where_and_how_the_cluster_is(control_plane: Cluster) -> None:
     name = control_plane.name
     assert command("kubeconfig", "--name", name).stdout == f"{control_plane.kubeconfig}\n"
-    shown = command("status", "--name", name, "--output", "json")
-    found: dict[str, Any] = json.loads(shown.stdout)
-    assert (shown.returncode, found["ready"], found["mode"]) == (0, True, "control-plane")
-    assert [part["name"] for part in found["processes"]] == PARTS
-    assert all(Path(part["log"]).is_file() for part in found["processes"])
+    ran = command("status", "--name", name, "--output", "json")
+    status: dict[str, Any] = json.loads(ran.stdout)
+    assert (ran.returncode, status["ready"], status["mode"]) == (0, True, "control-plane")
+    assert [part["name"] for part in status["processes"]] == PARTS
+    assert all(Path(part["log"]).is_file() for part in status["processes"])
     assert "etcd" in command("status", "--name", name).stdout
 
 
@@ -190,9 +190,9 @@ def test_the_command_line_tells_where_and_how_the_cluster_is(control_plane: Clus
     ],
 )
 def test_a_wrong_command_says_what_is_wrong(home: Path, arguments: list[str], message: str) -> None:
-    ended = command(*arguments)
-    assert ended.returncode != 0
-    assert message in ended.stderr
+    ran = command(*arguments)
+    assert ran.returncode != 0
+    assert message in ran.stderr
 
 
 def test_fake_nodes_run_and_end_pods(kwok_cluster: Cluster) -> None:
@@ -204,8 +204,8 @@ def test_fake_nodes_run_and_end_pods(kwok_cluster: Cluster) -> None:
     ]
     kwok_cluster.kubectl("annotate", "pod", "-l", "job-name=fake", *outcome)
     kwok_cluster.kubectl("wait", "job/fake", "--for=condition=Complete", "--timeout=30s")
-    said = "jsonpath={.items[0].status.containerStatuses[0].state.terminated.message}"
-    assert kwok_cluster.kubectl("get", "pods", "-l", "job-name=fake", "-o", said) == '{"step": 3}'
+    termination_message = "jsonpath={.items[0].status.containerStatuses[0].state.terminated.message}"
+    assert kwok_cluster.kubectl("get", "pods", "-l", "job-name=fake", "-o", termination_message) == '{"step": 3}'
     kwok_cluster.kubectl("delete", "job", "fake")
 
 

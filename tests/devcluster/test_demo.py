@@ -18,8 +18,8 @@ DIGEST = f"sha256:{'0' * 64}"
 
 def deployment_of(example: str) -> dict[str, object]:
     documents = yaml.safe_load_all((EXAMPLES / example).read_text())
-    found: dict[str, object] = next(document for document in documents if document["kind"] == "Deployment")
-    return found
+    deployment: dict[str, object] = next(document for document in documents if document["kind"] == "Deployment")
+    return deployment
 
 
 def test_hamlet_is_held_out() -> None:
@@ -84,30 +84,30 @@ def test_the_dev_clusters_engine_finds_its_packages_on_the_node() -> None:
 
 def test_a_context_without_a_registry_is_an_error_that_says_what_is_missing() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "REGISTRY"} | {"CONTEXT": "kind-kind"}
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "devcluster.demo", "up"], env=environment, capture_output=True, text=True, check=False
     )
-    assert ended.returncode == 2
-    assert "REGISTRY" in ended.stderr
+    assert completed.returncode == 2
+    assert "REGISTRY" in completed.stderr
 
 
 def test_on_the_users_own_cluster_the_images_come_from_their_base_and_go_to_their_registry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = tmp_path / "asked"
+    log = tmp_path / "asked"
     docker = tmp_path / "docker"
-    docker.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    docker.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(targets.ClusterTarget, "kubectl", lambda *_: "")
     monkeypatch.setattr("devcluster.binaries.ensure", lambda _: None)
-    found = targets.own_target(
+    target = targets.own_target(
         "registry.example.com/team", "kind-kind", "their/vllm:2", "mirror.example.com/python:3.11"
     )
-    (operator_build, operator_push, trainer_build, _) = asked.read_text().splitlines()
+    (operator_build, operator_push, trainer_build, _) = log.read_text().splitlines()
     assert operator_build.startswith("build --build-arg=BASE_IMAGE=mirror.example.com/python:3.11 --file")
     assert "/Dockerfile --target trainer --tag" in trainer_build
-    assert operator_push == f"push {found.images.operator}"
-    assert found.images.operator.startswith("registry.example.com/team/finetune-operator:")
-    assert found.images.engine == "their/vllm:2"
-    assert (found.context, found.options) == ("kind-kind", ("--context=kind-kind",))
+    assert operator_push == f"push {target.images.operator}"
+    assert target.images.operator.startswith("registry.example.com/team/finetune-operator:")
+    assert target.images.engine == "their/vllm:2"
+    assert (target.context, target.options) == ("kind-kind", ("--context=kind-kind",))

@@ -36,22 +36,26 @@ def build(context: Path) -> str:
 
 def read(image: str, *files: str) -> list[str]:
     """Return the content of files in the image."""
-    made = subprocess.run([*images.BUILDAH, "from", image], capture_output=True, text=True, check=True).stdout.strip()
+    container = subprocess.run(
+        [*images.BUILDAH, "from", image], capture_output=True, text=True, check=True
+    ).stdout.strip()
     try:
         root = Path(
-            subprocess.run([*images.BUILDAH, "mount", made], capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(
+                [*images.BUILDAH, "mount", container], capture_output=True, text=True, check=True
+            ).stdout.strip()
         )
         return [(root / file).read_text() for file in files]
     finally:
-        subprocess.run([*images.BUILDAH, "rm", made], capture_output=True, check=True)
+        subprocess.run([*images.BUILDAH, "rm", container], capture_output=True, check=True)
 
 
 def layers(image: str) -> list[str]:
-    shown = subprocess.run(
+    output = subprocess.run(
         [*images.BUILDAH, "inspect", "--type=image", image], capture_output=True, text=True, check=True
     ).stdout
-    found: list[str] = json.loads(shown)["OCIv1"]["rootfs"]["diff_ids"]
-    return found
+    layers: list[str] = json.loads(output)["OCIv1"]["rootfs"]["diff_ids"]
+    return layers
 
 
 @pytest.mark.node
@@ -71,10 +75,10 @@ def test_a_change_of_the_last_layer_keeps_the_others(context: Path) -> None:
 def test_what_the_build_borrows_of_this_machine_is_not_in_the_image(context: Path) -> None:
     image = build(context)
     assert read(image, "etc/pip.conf", "etc/uv/uv.toml") == ["", ""]
-    shown = subprocess.run(
+    output = subprocess.run(
         [*images.BUILDAH, "inspect", "--type=image", image], capture_output=True, text=True, check=True
     ).stdout
-    assert json.loads(shown)["OCIv1"]["config"]["Env"] == [
+    assert json.loads(output)["OCIv1"]["config"]["Env"] == [
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     ]
 

@@ -128,9 +128,9 @@ def test_a_pod_speaks_to_the_api_server_with_its_own_token(kubectl: Any, web: st
         "try: urllib.request.urlopen(request, context=trusted)\n"
         "except urllib.error.HTTPError as refused: print(refused.code, refused.read().decode())"
     )
-    said = kubectl("exec", "web", "--", "python3", "-c", code)
-    assert said.startswith("403")
-    assert f"system:serviceaccount:{NAMESPACE}:default" in said
+    output = kubectl("exec", "web", "--", "python3", "-c", code)
+    assert output.startswith("403")
+    assert f"system:serviceaccount:{NAMESPACE}:default" in output
 
 
 def test_gpus_are_counted(node_cluster: Cluster, kubectl: Any, web: str, image: str) -> None:
@@ -147,22 +147,24 @@ def test_a_container_says_its_last_words(kubectl: Any, image: str) -> None:
     last = pod("last", image, ["sh", "-c", "echo why > /dev/termination-log; exit 3"], restart="Never")
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(last))
     kubectl("wait", "pod/last", "--for=jsonpath={.status.phase}=Failed", "--timeout=60s")
-    ended = json.loads(kubectl("get", "pod", "last", "-o", "jsonpath={.status.containerStatuses[0].state.terminated}"))
-    assert (ended["exitCode"], ended["message"]) == (3, "why\n")
+    terminated = json.loads(
+        kubectl("get", "pod", "last", "-o", "jsonpath={.status.containerStatuses[0].state.terminated}")
+    )
+    assert (terminated["exitCode"], terminated["message"]) == (3, "why\n")
 
 
 def test_load_image_prints_a_reference_that_pods_can_run(node_cluster: Cluster, kubectl: Any, tmp_path: Path) -> None:
     (tmp_path / "words").write_text("loaded\n")
     (tmp_path / "Dockerfile").write_text("ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY words /words\nCMD cat /words\n")
     name = images.build(tmp_path / "Dockerfile", tmp_path, "devcluster-test:dev", base=images.base_image())
-    loaded = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "devcluster", "load-image", "--name", node_cluster.name, name],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=True,
     )
-    kubectl("run", "loaded", f"--image={loaded.stdout.strip()}", "--restart=Never")
+    kubectl("run", "loaded", f"--image={completed.stdout.strip()}", "--restart=Never")
     kubectl("wait", "pod/loaded", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
     assert kubectl("logs", "loaded") == "loaded\n"
 
@@ -200,26 +202,26 @@ def traces(own_home: Path) -> dict[str, object]:
         "mounts": Path("/proc/self/mounts").read_text().splitlines(),
         "processes": shown("ps", "-eww", "-o", "args"),
     }
-    found: dict[str, object] = {
+    traces: dict[str, object] = {
         kind: [line for line in lines if any(mark in line for mark in marks)] for kind, lines in seen.items()
     }
-    found["iptables"] = shown("iptables-save")
-    found["mounts on"] = [
+    traces["iptables"] = shown("iptables-save")
+    traces["mounts on"] = [
         line for line in seen["mounts"] if line.split()[1].startswith(("/run", "/var/log", "/var/lib/cni", "/proc"))
     ]
-    found["sysctls"] = [
+    traces["sysctls"] = [
         Path("/proc/sys", name).read_text() for name in ("vm/overcommit_memory", "kernel/panic", "net/ipv4/ip_forward")
     ]
-    return found
+    return traces
 
 
 def network_namespaces() -> set[str]:
     """Return the network namespaces that some process is in."""
-    found = set()
+    mounts = set()
     for link in Path("/proc").glob("[0-9]*/ns/net"):
         with contextlib.suppress(OSError):
-            found.add(str(link.readlink()))
-    return found
+            mounts.add(str(link.readlink()))
+    return mounts
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a real node needs root")

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.trains
 def run_tryout(output: Path) -> tuple[str, str]:
     """Run the module of `make try` with a tiny model and one step; return its standard output and error output."""
     command = [sys.executable, "-m", "devcluster.tryout", f"--output={output}", "--steps=1", "--model=tiny-llama"]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout, ended.stderr
+    completed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout, completed.stderr
 
 
 def test_it_trains_compares_and_reuses_what_is_there(tmp_path: Path) -> None:

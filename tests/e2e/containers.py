@@ -10,8 +10,8 @@ CTR = ("ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io")
 def kill(cluster: Cluster, pod: Object, container: str) -> None:
     """Send SIGKILL to a container's process."""
     process = process_id(cluster, container_id(pod, container))
-    finished = cluster.exec_in_node(["kill", "-9", process])
-    assert finished.returncode == 0, finished.stderr
+    completed = cluster.exec_in_node(["kill", "-9", process])
+    assert completed.returncode == 0, completed.stderr
 
 
 def container_id(pod: Object, container: str) -> str:

@@ -110,20 +110,20 @@ class Clients:
 @contextmanager
 def clients(engine: Engine, model: str, number: int, tokens: int) -> Iterator[Clients]:
     """Let a number of clients stream answers for the block, one after another; each finishes its last one."""
-    found, ended = Clients(), threading.Event()
+    client_answers, stop = Clients(), threading.Event()
 
     def work() -> None:
-        while not ended.is_set():
-            found.answers.append(engine.stream(model, tokens=tokens))
+        while not stop.is_set():
+            client_answers.answers.append(engine.stream(model, tokens=tokens))
             time.sleep(PAUSE_SECONDS)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(number)]
     for thread in threads:
         thread.start()
     try:
-        yield found
+        yield client_answers
     finally:
-        ended.set()
+        stop.set()
         for thread in threads:
             thread.join()
 

@@ -58,8 +58,8 @@ def refused(namespace: Namespace, name: str, within: float = 120) -> Object:
     """Wait until a FineTuneJob has failed permanently, and return it."""
 
     def ask() -> Object | None:
-        found = namespace.get("finetunejob", name)
-        return found if condition(found, "Stalled")["status"] == "True" else None
+        job = namespace.get("finetunejob", name)
+        return job if condition(job, "Stalled")["status"] == "True" else None
 
     return namespace.until(f"FineTuneJob {name} is refused", ask, within)
 
@@ -86,7 +86,7 @@ def await_checkpoint(namespace: Namespace, store: ObjectStore, name: str, step: 
     prefix = prefix_of(namespace.get("finetunejob", name))
 
     def ask() -> int | None:
-        found = checkpoint_step(store, prefix)
-        return found if found >= step else None
+        newest = checkpoint_step(store, prefix)
+        return newest if newest >= step else None
 
     return namespace.until(f"{name}: a checkpoint of step {step} in S3", ask, within, pause=0.1)

@@ -35,14 +35,14 @@ class Namespace:
 
     def find(self, kind: str, name: str) -> Object | None:
         """Return an object, or None where there is none."""
-        found = self.kubectl("get", kind, name, "--ignore-not-found", "--output=json")
-        return dict(json.loads(found)) if found.strip() else None
+        output = self.kubectl("get", kind, name, "--ignore-not-found", "--output=json")
+        return dict(json.loads(output)) if output.strip() else None
 
     def get(self, kind: str, name: str) -> Object:
         """Return an object that must exist."""
-        found = self.find(kind, name)
-        assert found is not None, f"there is no {kind} {name} in {self.name}"
-        return found
+        resource = self.find(kind, name)
+        assert resource is not None, f"there is no {kind} {name} in {self.name}"
+        return resource
 
     def all(self, kind: str, selector: str = "") -> list[Object]:
         """Return the objects of a kind, by labels."""
@@ -67,11 +67,11 @@ class Namespace:
         """Wait for a condition of the present generation, and return the object; fail at once where it is Stalled."""
 
         def ask() -> Object | None:
-            found = self.get(kind, name)
-            if condition(found, type_)["status"] == status and is_current(found):
-                return found
-            stalled = condition(found, "Stalled")
-            assert not (stalled["status"] == "True" and is_current(found)), (
+            resource = self.get(kind, name)
+            if condition(resource, type_)["status"] == status and is_current(resource):
+                return resource
+            stalled = condition(resource, "Stalled")
+            assert not (stalled["status"] == "True" and is_current(resource)), (
                 f"{kind} {name}: {stalled['reason']}: {stalled['message']}\n\n{self.diagnosis()}"
             )
             return None
@@ -106,15 +106,15 @@ class Namespace:
 
 def condition(item: Object, type_: str) -> Object:
     """Return a condition of an object; one of status Unknown where it has none."""
-    for found in item.get("status", {}).get("conditions", []):
-        if found["type"] == type_:
-            return dict(found)
+    for condition in item.get("status", {}).get("conditions", []):
+        if condition["type"] == type_:
+            return dict(condition)
     return {"type": type_, "status": "Unknown", "reason": "", "message": ""}
 
 
 def conditions(item: Object) -> dict[str, str]:
     """Return the status of each condition of an object."""
-    return {found["type"]: found["status"] for found in item.get("status", {}).get("conditions", [])}
+    return {condition["type"]: condition["status"] for condition in item.get("status", {}).get("conditions", [])}
 
 
 def is_current(item: Object) -> bool:

@@ -35,7 +35,7 @@ class ObjectStore:
         """Apply the example's S3 server, its data in the directory."""
         self.directory.mkdir(parents=True)
         os.chown(self.directory, USER, USER)
-        documents = [found for found in yaml.safe_load_all((EXAMPLES / "s3.yaml").read_text()) if found]
+        documents = [document for document in yaml.safe_load_all((EXAMPLES / "s3.yaml").read_text()) if document]
         for document in documents:
             if document["kind"] == "Deployment":
                 pod = document["spec"]["template"]["spec"]
@@ -83,8 +83,8 @@ class ObjectStore:
     def keys(self, prefix: str) -> list[str]:
         """Return the keys below a prefix from the server's directory, which works while the server is stopped too."""
         root = self.directory / BUCKET
-        found = (path.relative_to(root).as_posix() for path in (root / prefix).rglob("*") if path.is_file())
-        return sorted(found)
+        keys = (path.relative_to(root).as_posix() for path in (root / prefix).rglob("*") if path.is_file())
+        return sorted(keys)
 
     def remove(self) -> None:
         """Delete the data; the namespace takes the rest."""

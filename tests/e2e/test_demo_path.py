@@ -44,14 +44,14 @@ def test_the_job_went_through_every_stage_and_ended_well(finished: Object) -> No
 
 
 def test_progress_was_seen_moving(demo: Demo) -> None:
-    seen = [item["status"]["progress"] for item in demo.jobs.of(JOB) if "progress" in item.get("status", {})]
-    steps = [progress["step"] for progress in seen]
+    reported = [item["status"]["progress"] for item in demo.jobs.of(JOB) if "progress" in item.get("status", {})]
+    steps = [progress["step"] for progress in reported]
     assert steps == sorted(steps)
     assert len(set(steps)) >= 3
-    assert {progress["totalSteps"] for progress in seen} == {15}
-    assert seen[-1]["percent"] == 100
+    assert {progress["totalSteps"] for progress in reported} == {15}
+    assert reported[-1]["percent"] == 100
     # The first step's loss is told a moment after the step.
-    moving = [progress for progress in seen if 0 < progress["step"] < 15 and "loss" in progress]
+    moving = [progress for progress in reported if 0 < progress["step"] < 15 and "loss" in progress]
     assert len({progress["step"] for progress in moving}) >= 3
     assert all(progress["loss"] > 0 and progress["tokensPerSecond"] > 0 for progress in moving)
     assert moving[0]["etaSeconds"] > moving[-1]["etaSeconds"]
@@ -68,11 +68,13 @@ def test_the_adapter_in_s3_is_what_its_manifest_says(demo: Demo, finished: Objec
 
 
 def test_a_checkpoint_was_saved_and_its_address_told_while_the_job_ran(demo: Demo) -> None:
-    told = [item["status"]["checkpoint"] for item in demo.jobs.of(JOB) if item.get("status", {}).get("checkpoint")]
-    assert told
+    checkpoints = [
+        item["status"]["checkpoint"] for item in demo.jobs.of(JOB) if item.get("status", {}).get("checkpoint")
+    ]
+    assert checkpoints
     assert all(
         re.search(rf"/checkpoints/run-[0-9a-f]{{12}}/step-{checkpoint['step']:08d}$", checkpoint["uri"])
-        for checkpoint in told
+        for checkpoint in checkpoints
     )
 
 
@@ -96,9 +98,9 @@ def test_the_adapter_is_served_by_a_pod_that_takes_traffic(demo: Demo, finished:
     assert item["status"]["active"]["digest"] == digest
     assert item["status"]["pods"] == {"total": 1, "updated": 1, "ready": 1}
     (pod,) = [pod for pod in demo.namespace.all("pods", "app=vllm") if is_ready(pod)]
-    assert [(found["name"], found["state"], found["digest"]) for found in item["status"]["podStatus"]] == [
-        (pod["metadata"]["name"], "Active", digest)
-    ]
+    assert [
+        (pod_status["name"], pod_status["state"], pod_status["digest"]) for pod_status in item["status"]["podStatus"]
+    ] == [(pod["metadata"]["name"], "Active", digest)]
 
 
 def test_the_adapter_answers_otherwise_than_the_base(demo: Demo) -> None:

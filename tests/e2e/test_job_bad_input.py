@@ -78,10 +78,10 @@ def refusals(workshop: Workshop) -> Iterator[dict[str, Object]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_preflight_says_what_is_wrong_and_where(refusals: dict[str, Object], name: str) -> None:
-    told = condition(refusals[name], "PreflightPassed")
-    assert (told["status"], told["reason"]) == ("False", CASES[name].reason), told["message"]
+    preflight = condition(refusals[name], "PreflightPassed")
+    assert (preflight["status"], preflight["reason"]) == ("False", CASES[name].reason), preflight["message"]
     for part in CASES[name].says:
-        assert part in told["message"]
+        assert part in preflight["message"]
     assert refusals[name]["status"]["phase"] == "Failed"
     assert condition(refusals[name], "Ready")["status"] == "False"
 
@@ -95,6 +95,6 @@ def test_no_pod_asked_for_a_gpu(refusals: dict[str, Object], workshop: Workshop,
 
 
 def test_no_secret_is_told_to_anyone(refusals: dict[str, Object], workshop: Workshop) -> None:
-    shown = workshop.namespace.kubectl("describe", "finetunejob,events")
+    described = workshop.namespace.kubectl("describe", "finetunejob,events")
     logs = workshop.system.kubectl("logs", "deployment/finetune-operator", "--tail=-1")
-    assert "not-the-right-one" not in shown + logs
+    assert "not-the-right-one" not in described + logs

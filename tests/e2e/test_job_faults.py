@@ -40,14 +40,14 @@ def test_the_operator_is_killed_at_every_stage_of_a_job(workshop: Workshop, undi
     namespace.until("the adapter in S3", lambda: manifest in workshop.store.keys(prefix), JOB_SECONDS, pause=0.05)
     kill_operator(workshop)
 
-    ended = succeeded(namespace, name)
-    assert [attempt["reason"] for attempt in ended["status"]["attempts"]] == ["Succeeded"]
-    assert "resumedFromStep" not in ended["status"]["attempts"][0]
+    succeeded_job = succeeded(namespace, name)
+    assert [attempt["reason"] for attempt in succeeded_job["status"]["attempts"]] == ["Succeeded"]
+    assert "resumedFromStep" not in succeeded_job["status"]["attempts"][0]
     pods = workshop.pods.pods_of(name).values()
     assert sorted(pod["metadata"]["labels"]["finetune-operator.io/role"] for pod in pods) == ["preflight", "trainer"]
     assert sum(gpus(pod) for pod in pods) == 1
-    assert weights(workshop.store, ended) == weights(workshop.store, undisturbed)
-    assert outcome(ended) == outcome(undisturbed)
+    assert weights(workshop.store, succeeded_job) == weights(workshop.store, undisturbed)
+    assert outcome(succeeded_job) == outcome(undisturbed)
 
 
 def test_a_job_without_a_gpu_that_the_kernel_kills_for_its_memory_is_made_smaller_until_it_fits(
@@ -80,16 +80,16 @@ def test_the_trainer_pod_is_deleted_and_killed_in_mid_training(workshop: Worksho
     second_pod = trainer_pod(namespace, name, 2)["metadata"]["name"]
     namespace.kubectl("delete", "pod", second_pod, "--grace-period=0", "--force")
 
-    ended = succeeded(namespace, name)
-    attempts = ended["status"]["attempts"]
+    succeeded_job = succeeded(namespace, name)
+    attempts = succeeded_job["status"]["attempts"]
     assert [attempt["reason"] for attempt in attempts] == ["Preempted", "Preempted", "Succeeded"]
     assert [attempt["number"] for attempt in attempts] == [1, 2, 3]
     assert "resumedFromStep" not in attempts[0]
     assert attempts[1]["resumedFromStep"] == first
     assert first < attempts[2]["resumedFromStep"] < STEPS
     assert all(attempt["message"] for attempt in attempts[:2])
-    assert weights(workshop.store, ended) == weights(workshop.store, undisturbed)
-    assert outcome(ended) == outcome(undisturbed)
+    assert weights(workshop.store, succeeded_job) == weights(workshop.store, undisturbed)
+    assert outcome(succeeded_job) == outcome(undisturbed)
 
 
 def test_the_s3_server_is_away_during_an_upload(workshop: Workshop, undisturbed: Object) -> None:
@@ -107,11 +107,11 @@ def test_the_s3_server_is_away_during_an_upload(workshop: Workshop, undisturbed:
     finally:
         store.start()
 
-    ended = succeeded(namespace, name)
-    assert [attempt["reason"] for attempt in ended["status"]["attempts"]] == ["Succeeded"]
-    assert condition(ended, "Succeeded")["status"] == "True"
+    succeeded_job = succeeded(namespace, name)
+    assert [attempt["reason"] for attempt in succeeded_job["status"]["attempts"]] == ["Succeeded"]
+    assert condition(succeeded_job, "Succeeded")["status"] == "True"
     assert not torn(store, prefix)
-    assert weights(store, ended) == weights(store, undisturbed)
+    assert weights(store, succeeded_job) == weights(store, undisturbed)
 
 
 def kill_operator(workshop: Workshop) -> None:
@@ -120,7 +120,9 @@ def kill_operator(workshop: Workshop) -> None:
     The kubelet makes a container that dies often wait for minutes.
     """
     await_operator(workshop.system)
-    (pod,) = [found for found in workshop.system.all("pods") if not found["metadata"].get("deletionTimestamp")]
+    (pod,) = [
+        candidate for candidate in workshop.system.all("pods") if not candidate["metadata"].get("deletionTimestamp")
+    ]
     containers.kill(workshop.namespace.cluster, pod, "operator")
     workshop.system.kubectl("delete", "pod", pod["metadata"]["name"])
 
@@ -143,7 +145,9 @@ def outcome(item: Object) -> dict[str, object]:
     return {
         "adapter": adapter,
         "evaluation": status["evaluation"],
-        "conditions": {found["type"]: (found["status"], found["reason"]) for found in status["conditions"]},
+        "conditions": {
+            condition["type"]: (condition["status"], condition["reason"]) for condition in status["conditions"]
+        },
         "steps": (status["progress"]["step"], status["progress"]["totalSteps"], status["progress"]["percent"]),
     }
 
@@ -152,5 +156,5 @@ def torn(store: ObjectStore, prefix: str) -> list[str]:
     """The directories below a job's prefix that have files and no manifest, neither of their own nor around them."""
     keys = store.keys(prefix)
     directories = {key.rsplit("/", 1)[0] for key in keys}
-    whole = tuple(f"{directory}/" for directory in directories if f"{directory}/manifest.json" in keys)
-    return sorted(directory for directory in directories if not f"{directory}/".startswith(whole))
+    complete = tuple(f"{directory}/" for directory in directories if f"{directory}/manifest.json" in keys)
+    return sorted(directory for directory in directories if not f"{directory}/".startswith(complete))

@@ -55,10 +55,10 @@ def test_a_qlora_job_from_a_claim_and_a_config_map_succeeds(workshop: Workshop, 
             training={"maxSteps": 6, "perDeviceBatchSize": 2, "maxLength": 128, "learningRate": 2e-3},
         )
     )
-    ended = succeeded(namespace, "qlora")
-    assert (ended["status"]["adapter"]["peftType"], ended["status"]["adapter"]["rank"]) == ("LORA", 4)
-    assert ended["status"]["evaluation"]["loss"] < ended["status"]["evaluation"]["baseLoss"]
-    prefix = f"{prefix_of(ended)}/adapter"
+    succeeded_job = succeeded(namespace, "qlora")
+    assert (succeeded_job["status"]["adapter"]["peftType"], succeeded_job["status"]["adapter"]["rank"]) == ("LORA", 4)
+    assert succeeded_job["status"]["evaluation"]["loss"] < succeeded_job["status"]["evaluation"]["baseLoss"]
+    prefix = f"{prefix_of(succeeded_job)}/adapter"
     assert {f"{prefix}/adapter_model.safetensors", f"{prefix}/manifest.json"} <= set(workshop.store.keys(prefix))
 
 

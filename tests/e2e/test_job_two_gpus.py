@@ -23,11 +23,15 @@ def test_two_processes_are_stopped_with_their_pod_and_go_on_in_the_next(
     namespace.kubectl("delete", "pod", pod["metadata"]["name"])
     stopped = checkpoint_step(store, prefix_of(namespace.get("finetunejob", name)))
 
-    ended = succeeded(namespace, name, 2 * JOB_SECONDS)
-    first, second = ended["status"]["attempts"]
+    succeeded_job = succeeded(namespace, name, 2 * JOB_SECONDS)
+    first, second = succeeded_job["status"]["attempts"]
     assert (first["reason"], second["reason"]) == ("Preempted", "Succeeded")
     assert second["resumedFromStep"] == stopped
-    states = {key.rsplit("/", 1)[-1] for key in store.keys(f"{prefix_of(ended)}/checkpoints") if "/rng_state" in key}
+    states = {
+        key.rsplit("/", 1)[-1] for key in store.keys(f"{prefix_of(succeeded_job)}/checkpoints") if "/rng_state" in key
+    }
     assert states == {"rng_state_0.pth", "rng_state_1.pth"}
     # dropout draws other numbers in each process, so the weights are others, and as good
-    assert ended["status"]["evaluation"]["loss"] == pytest.approx(undisturbed["status"]["evaluation"]["loss"], rel=0.1)
+    assert succeeded_job["status"]["evaluation"]["loss"] == pytest.approx(
+        undisturbed["status"]["evaluation"]["loss"], rel=0.1
+    )

@@ -62,10 +62,10 @@ def bad_adapters(
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_bad_adapter_is_refused_with_the_reason(bad_adapters: dict[str, Object], name: str) -> None:
-    reason, says = REFUSED[name]
+    reason, message_part = REFUSED[name]
     (pod,) = bad_adapters[name]["status"]["podStatus"]
     assert (pod["state"], pod["reason"]) == ("Refused", reason), pod["message"]
-    assert says in pod["message"]
+    assert message_part in pod["message"]
     ready = condition(bad_adapters[name], "Ready")
     assert (ready["status"], ready["reason"]) == ("False", reason)
 
@@ -86,18 +86,18 @@ def test_no_answer_mixes_two_versions(demo: Demo, second_version: Object) -> Non
         await_active(namespace, SERVED, first["digest"])
         pod = vllm_pod(namespace)["metadata"]["uid"]
         before = engine.answer(SERVED, tokens=TOKENS)
-        with clients(engine, SERVED, number=3, tokens=TOKENS) as found:
-            namespace.until("answers of the first version", lambda: len(found.whole) >= 3, 120)
+        with clients(engine, SERVED, number=3, tokens=TOKENS) as client_answers:
+            namespace.until("answers of the first version", lambda: len(client_answers.whole) >= 3, 120)
             namespace.apply(adapter_deployment(SERVED, second["uri"], second["digest"], ENDPOINT))
             await_active(namespace, SERVED, second["digest"])
-            done = len(found.whole)
-            namespace.until("answers of the second version", lambda: len(found.whole) >= done + 6, 180)
+            answered = len(client_answers.whole)
+            namespace.until("answers of the second version", lambda: len(client_answers.whole) >= answered + 6, 180)
         after = engine.answer(SERVED, tokens=TOKENS)
         assert before != after
-        assert set(found.whole) == {before, after}
-        assert found.cut_off == []
+        assert set(client_answers.whole) == {before, after}
+        assert client_answers.cut_off == []
         # With one pod there is a moment in which the name is not there; nothing else may go wrong.
-        assert {answer.status for answer in found.answers} <= {200, 404, 0}
+        assert {answer.status for answer in client_answers.answers} <= {200, 404, 0}
         assert vllm_pod(namespace)["metadata"]["uid"] == pod
     finally:
         namespace.kubectl("delete", "adapterdeployment", SERVED)
@@ -114,17 +114,17 @@ def test_a_killed_engine_takes_traffic_only_with_its_adapter_proven(
     if operator == "the operator away":
         scale_operator(demo, 0)
     try:
-        with clients(engine, ADAPTER, number=1, tokens=24) as found:
-            namespace.until("answers", lambda: found.whole, 60)
+        with clients(engine, ADAPTER, number=1, tokens=24) as client_answers:
+            namespace.until("answers", lambda: client_answers.whole, 60)
             containers.kill(dev_node, pod, "vllm")
             namespace.until("the pod is not Ready", lambda: not is_ready(vllm_pod(namespace)), 60, pause=0.1)
-            done = len(found.whole)
+            answered = len(client_answers.whole)
             namespace.until("the pod is Ready again", lambda: is_ready(vllm_pod(namespace)), 300)
-            namespace.until("answers again", lambda: len(found.whole) >= done + 3, 120)
+            namespace.until("answers again", lambda: len(client_answers.whole) >= answered + 3, 120)
         assert containers.container_id(vllm_pod(namespace), "vllm") != killed
         # 404 would be a pod that takes traffic without its adapter, another text a base that answers in its place.
-        assert {answer.status for answer in found.answers} == {0, 200}
-        assert set(found.whole) == {expected}
+        assert {answer.status for answer in client_answers.answers} == {0, 200}
+        assert set(client_answers.whole) == {expected}
     finally:
         if operator == "the operator away":
             scale_operator(demo, 1)
@@ -135,8 +135,8 @@ def refused(namespace: Namespace, name: str) -> Object:
     """The AdapterDeployment, once its pod has refused it."""
 
     def ask() -> Object | None:
-        found = namespace.get("adapterdeployment", name)
-        return found if [pod["state"] for pod in found["status"].get("podStatus", [])] == ["Refused"] else None
+        item = namespace.get("adapterdeployment", name)
+        return item if [pod["state"] for pod in item["status"].get("podStatus", [])] == ["Refused"] else None
 
     return namespace.until(f"AdapterDeployment {name} is refused", ask, 240)
 
@@ -156,7 +156,11 @@ def await_active(namespace: Namespace, name: str, digest: str) -> None:
 
 def vllm_pod(namespace: Namespace) -> Object:
     """The one pod of the inference Deployment."""
-    (pod,) = [found for found in namespace.all("pods", "app=vllm") if not found["metadata"].get("deletionTimestamp")]
+    (pod,) = [
+        candidate
+        for candidate in namespace.all("pods", "app=vllm")
+        if not candidate["metadata"].get("deletionTimestamp")
+    ]
     return pod
 
 

@@ -30,10 +30,10 @@ def test_deleting_the_adapter_deployments_leaves_the_deployment_as_it_was(demo: 
 
 def test_helm_uninstall_leaves_the_cluster_as_it_was(demo: Demo) -> None:
     helm = [str(demo.cluster.bin("helm")), f"--kubeconfig={demo.cluster.kubeconfig}", f"--namespace={SYSTEM_NAMESPACE}"]
-    finished = subprocess.run(
+    completed = subprocess.run(
         [*helm, "uninstall", RELEASE, "--wait", "--timeout=5m"], capture_output=True, text=True, check=False
     )
-    assert finished.returncode == 0, f"{finished.stdout}{finished.stderr}\n{demo.system.diagnosis()}"
+    assert completed.returncode == 0, f"{completed.stdout}{completed.stderr}\n{demo.system.diagnosis()}"
     assert cluster_wide(demo.cluster) == demo.cluster_wide_before
     for kind in ("deployments", "services", "serviceaccounts", "jobs", "roles", "rolebindings", "networkpolicies"):
         assert demo.system.all(kind, "app.kubernetes.io/name=finetune-operator") == []

@@ -26,11 +26,11 @@ def load_cluster(directory: Path) -> Cluster:
     context = os.environ.get("CONTEXT")
     chosen = [f"--context={context}"] if context else []
     command = [str(program("kubectl")), *chosen, "config", "view", "--minify", "--raw", "--flatten"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert shown.returncode == 0, f"REGISTRY is set, but kubectl finds no cluster: {shown.stderr}"
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, f"REGISTRY is set, but kubectl finds no cluster: {completed.stderr}"
     kubeconfig = directory / "kubeconfig"
     kubeconfig.touch(mode=0o600)
-    kubeconfig.write_text(shown.stdout)
+    kubeconfig.write_text(completed.stdout)
     return Cluster("own", "node", kubeconfig, directory, registry=os.environ["REGISTRY"], node_address=None)
 
 

@@ -78,8 +78,8 @@ def test_defaults_of_the_api_are_those_of_the_default_engine() -> None:
 
 def test_engines_are_known_without_an_http_client() -> None:
     program = "import sys; sys.modules['httpx'] = None; import finetune_engines; print(list(finetune_engines.ENGINES))"
-    shown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert shown.stdout.strip() == str(list(get_args(EngineName)))
+    completed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert completed.stdout.strip() == str(list(get_args(EngineName)))
 
 
 @pytest.mark.usefixtures("tiny")

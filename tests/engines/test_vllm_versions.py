@@ -25,13 +25,13 @@ PATTERNS = {"peft_type": "LORA", "rank_pattern": {"q_proj": 4}, "alpha_pattern":
     ],
 )
 def test_what_a_version_decides(version: str | None, disturbs: bool, keeps_cache: bool, ignores_patterns: bool) -> None:
-    found = ENGINES["vllm"].judge_version(version)
-    assert (found.load_disturbs_requests, found.name_keeps_cache) == (disturbs, keeps_cache)
-    assert bool(found.find_misserved(PATTERNS)) is ignores_patterns
-    assert found.find_misserved({"peft_type": "LORA", "rank_pattern": {}}) == []
+    judged = ENGINES["vllm"].judge_version(version)
+    assert (judged.load_disturbs_requests, judged.name_keeps_cache) == (disturbs, keeps_cache)
+    assert bool(judged.find_misserved(PATTERNS)) is ignores_patterns
+    assert judged.find_misserved({"peft_type": "LORA", "rank_pattern": {}}) == []
     unknown = version in (None, "dev")
-    assert len(found.limits) == disturbs + keeps_cache + ignores_patterns + unknown
-    assert any("counts as the oldest" in limit for limit in found.limits) is unknown
+    assert len(judged.limits) == disturbs + keeps_cache + ignores_patterns + unknown
+    assert any("counts as the oldest" in limit for limit in judged.limits) is unknown
 
 
 def test_a_refused_pattern_is_told_with_the_version_and_the_remedy() -> None:

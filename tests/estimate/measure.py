@@ -56,6 +56,6 @@ def measure(
     with Storages(known) as storages:
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             hidden = backbone(ids)
-        held = storages.now
+        held_bytes = storages.now
         hidden.backward(torch.zeros_like(hidden))
-    return Measured(held, storages.peak)
+    return Measured(held_bytes, storages.peak)

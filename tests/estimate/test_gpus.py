@@ -14,7 +14,7 @@ def test_a_gpu_is_found_by_the_name_in_the_table(gpu: Gpu) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "name"),
+    ("spelling", "name"),
     [
         ("A100", "A100 40GB"),
         ("a100-80g", "A100 80GB"),
@@ -39,11 +39,11 @@ def test_a_gpu_is_found_by_the_name_in_the_table(gpu: Gpu) -> None:
         ("NVIDIA RTX A6000", "RTX A6000"),
     ],
 )
-def test_a_gpu_is_found_by_the_name_that_people_and_drivers_write(written: str, name: str) -> None:
-    assert gpu_named(written).name == name
+def test_a_gpu_is_found_by_the_name_that_people_and_drivers_write(spelling: str, name: str) -> None:
+    assert gpu_named(spelling).name == name
 
 
-@pytest.mark.parametrize("written", ["H1000", "A100 20GB", "", "4090 Ti", "A100A100", "MI300X", "T4 80GB"])
-def test_another_name_is_refused_with_the_names_of_the_table(written: str) -> None:
+@pytest.mark.parametrize("spelling", ["H1000", "A100 20GB", "", "4090 Ti", "A100A100", "MI300X", "T4 80GB"])
+def test_another_name_is_refused_with_the_names_of_the_table(spelling: str) -> None:
     with pytest.raises(ValueError, match=r"it has: T4, V100 16GB, .*B200$"):
-        gpu_named(written)
+        gpu_named(spelling)

@@ -108,30 +108,30 @@ def calculated(
     block = Method.model_validate(METHODS[method])
     step = Step(batch, length, mixed)
     layer = layer_activations(architecture, block, step)
-    held = outside_bytes(architecture, block, step)
-    held += architecture.layers * (layer.entry if checkpointing else layer.saved)
-    return Measured(round(held), round(held + (layer.saved if checkpointing else 0) + layer.transient))
+    held_bytes = outside_bytes(architecture, block, step)
+    held_bytes += architecture.layers * (layer.entry if checkpointing else layer.saved)
+    return Measured(round(held_bytes), round(held_bytes + (layer.saved if checkpointing else 0) + layer.transient))
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "qlora"])
 def test_the_activations_are_what_autograd_holds(method: str) -> None:
-    found, architecture = measured("llama", SIZES, method, checkpointing=False, mixed=True)
+    measured_bytes, architecture = measured("llama", SIZES, method, checkpointing=False, mixed=True)
     expected = calculated(architecture, method, checkpointing=False, mixed=True)
     if method in ("houlsby", "pfeiffer"):
         # nothing before the first adapter is kept: of few layers that is much
-        assert 1 < expected.held / found.held < 1.1 * LAYERS / (LAYERS - 1)
+        assert 1 < expected.held / measured_bytes.held < 1.1 * LAYERS / (LAYERS - 1)
         return
-    assert expected.held == pytest.approx(found.held, rel=0.06)
-    assert 0.95 < expected.peak / found.peak < 1.2
+    assert expected.held == pytest.approx(measured_bytes.held, rel=0.06)
+    assert 0.95 < expected.peak / measured_bytes.peak < 1.2
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("prefix", "qlora")])
 def test_the_activations_with_checkpointing(method: str) -> None:
     """Prefix tuning cannot be trained so."""
-    found, architecture = measured("llama", SIZES, method, checkpointing=True, mixed=True)
+    measured_bytes, architecture = measured("llama", SIZES, method, checkpointing=True, mixed=True)
     expected = calculated(architecture, method, checkpointing=True, mixed=True)
-    assert expected.held == pytest.approx(found.held, rel=0.1)
-    assert 0.9 < expected.peak / found.peak < 1.25
+    assert expected.held == pytest.approx(measured_bytes.held, rel=0.1)
+    assert 0.9 < expected.peak / measured_bytes.peak < 1.25
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -142,10 +142,10 @@ def test_the_activations_on_a_quantised_base(checkpointing: bool, tmp_path: Path
     method = Method.model_validate(METHODS["qlora"])
     base = load_base(tmp_path, torch.bfloat16, quantization_config(method, "bf16"))
     stored = sum(parameter.nbytes for parameter in base.parameters())
-    found, architecture = measured("llama", SIZES, "qlora", checkpointing=checkpointing, mixed=True, base=base)
+    measured_bytes, architecture = measured("llama", SIZES, "qlora", checkpointing=checkpointing, mixed=True, base=base)
     expected = calculated(architecture, "qlora", checkpointing=checkpointing, mixed=True)
-    assert expected.held == pytest.approx(found.held, rel=0.06)
-    assert expected.peak == pytest.approx(found.peak, rel=0.06)
+    assert expected.held == pytest.approx(measured_bytes.held, rel=0.06)
+    assert expected.peak == pytest.approx(measured_bytes.peak, rel=0.06)
     # what the blocks' maxima take lies beside the parameters
     assert stored == pytest.approx(memory(architecture, method, Training()).weights, rel=0.03)
 
@@ -172,26 +172,28 @@ PLAIN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("model_type", GATED)
 def test_other_architectures_like_llama(model_type: str) -> None:
-    found, architecture = measured(model_type, GATED[model_type], "lora", checkpointing=False, mixed=True)
+    measured_bytes, architecture = measured(model_type, GATED[model_type], "lora", checkpointing=False, mixed=True)
     expected = calculated(architecture, "lora", checkpointing=False, mixed=True)
-    assert expected.held == pytest.approx(found.held, rel=0.05)
+    assert expected.held == pytest.approx(measured_bytes.held, rel=0.05)
 
 
 @pytest.mark.parametrize("model_type", ["gemma2", "bloom"])
 def test_all_scores_of_a_long_row(model_type: str) -> None:
     """Where attention is not fused, its scores outweigh all else."""
     sizes = GATED["gemma2"] if model_type == "gemma2" else PLAIN["bloom"]
-    found, architecture = measured(model_type, sizes, "lora", checkpointing=True, mixed=True, batch=1, length=1024)
+    measured_bytes, architecture = measured(
+        model_type, sizes, "lora", checkpointing=True, mixed=True, batch=1, length=1024
+    )
     expected = calculated(architecture, "lora", checkpointing=True, mixed=True, batch=1, length=1024)
-    assert 0.9 < expected.peak / found.peak < 1.2
+    assert 0.9 < expected.peak / measured_bytes.peak < 1.2
 
 
 @pytest.mark.parametrize("model_type", PLAIN)
 def test_architectures_without_a_gate_are_not_underestimated(model_type: str) -> None:
     """CUDA's autocast runs layer_norm and pow in fp32 and the CPU's does not, so that a CPU holds less of these."""
-    found, architecture = measured(model_type, PLAIN[model_type], "lora", checkpointing=False, mixed=True)
+    measured_bytes, architecture = measured(model_type, PLAIN[model_type], "lora", checkpointing=False, mixed=True)
     expected = calculated(architecture, "lora", checkpointing=False, mixed=True)
-    assert 0.98 < expected.held / found.held < 1.6
+    assert 0.98 < expected.held / measured_bytes.held < 1.6
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
@@ -208,27 +210,27 @@ def test_the_activations_with_a_mask(packed: bool) -> None:
     positions = torch.arange(LENGTH // 2).repeat(2 * BATCH)[None]
 
     def backbone(ids: torch.Tensor) -> torch.Tensor:
-        given = (
+        settings = (
             {"input_ids": ids.reshape(1, -1), "position_ids": positions}
             if packed
             else {"input_ids": ids, "attention_mask": padding}
         )
-        hidden: torch.Tensor = base.base_model(**given).last_hidden_state
+        hidden: torch.Tensor = base.base_model(**settings).last_hidden_state
         return hidden
 
-    found = measure(model, backbone, batch=BATCH, length=LENGTH, mixed=True)
+    measured_bytes = measure(model, backbone, batch=BATCH, length=LENGTH, mixed=True)
     step = Step(BATCH, LENGTH, masked=True, packed=packed)
     architecture = architecture_of(json.loads(config.to_json_string()))
     layer = layer_activations(architecture, block, step)
     expected = outside_bytes(architecture, block, step) + LAYERS * layer.saved
-    assert expected == pytest.approx(found.held, rel=0.05)
+    assert expected == pytest.approx(measured_bytes.held, rel=0.05)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_activations_in_fp32(method: str) -> None:
-    found, architecture = measured("llama", SIZES, method, checkpointing=False, mixed=False)
+    measured_bytes, architecture = measured("llama", SIZES, method, checkpointing=False, mixed=False)
     expected = calculated(architecture, method, checkpointing=False, mixed=False)
-    assert expected.held == pytest.approx(found.held, rel=0.05)
+    assert expected.held == pytest.approx(measured_bytes.held, rel=0.05)
 
 
 @pytest.mark.parametrize("double", [True, False])

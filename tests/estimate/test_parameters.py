@@ -78,14 +78,14 @@ def built(name: str, device: str = "meta") -> torch.nn.Module:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_modules_are_those_of_transformers(model: str) -> None:
     expected = {name: tuple(value.shape) for name, value in built(model).named_parameters()}
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for module in architecture_of(config_json(*MODELS[model])).modules:
         if not module.tied:
             shape = {"linear": (module.outputs, module.inputs)}.get(module.kind, (module.inputs, module.outputs))
-            found[f"{module.name}.weight"] = shape[:1] if module.kind.endswith("Norm") else shape
+            shapes[f"{module.name}.weight"] = shape[:1] if module.kind.endswith("Norm") else shape
         if module.bias:
-            found[f"{module.name}.bias"] = (module.outputs,)
-    assert found == expected
+            shapes[f"{module.name}.bias"] = (module.outputs,)
+    assert shapes == expected
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -100,13 +100,13 @@ def test_the_counts_are_those_of_what_the_trainer_builds(model: str, case: str) 
         with pytest.raises((TargetError, NotCountedError)):
             count(architecture, method)
         return
-    counted = count(architecture, method)
-    assert counted == Counts(
+    parameters = count(architecture, method)
+    assert parameters == Counts(
         sum(parameter.numel() for parameter in tuned.parameters() if parameter.requires_grad),
         sum(parameter.numel() for parameter in tuned.parameters()),
     )
     if isinstance(tuned, PeftModel):
-        assert (counted.trainable, counted.total) == tuned.get_nb_trainable_parameters()
+        assert (parameters.trainable, parameters.total) == tuned.get_nb_trainable_parameters()
 
 
 def test_llama_8b_is_counted_as_peft_counts_it() -> None:
@@ -114,8 +114,10 @@ def test_llama_8b_is_counted_as_peft_counts_it() -> None:
         base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA_8B))
     method = Method.model_validate({"lora": {"targetModules": ["q_proj", "k_proj", "v_proj", "o_proj"]}})
     tuned = add_adapter(base, method, BaseInfo(Path(), None, total_steps=100))
-    counted = count(architecture_of(LLAMA_8B), method)
-    assert (counted.trainable, counted.total) == tuned.get_nb_trainable_parameters() == (13_631_488, 8_043_892_736)
+    parameters = count(architecture_of(LLAMA_8B), method)
+    assert (
+        (parameters.trainable, parameters.total) == tuned.get_nb_trainable_parameters() == (13_631_488, 8_043_892_736)
+    )
 
 
 def test_every_method_is_counted() -> None:
@@ -143,8 +145,10 @@ def test_the_figures_of_llama_8b() -> None:
         19_300_352: {"oft": {}},
         8_030_261_248: {"full": {}},
     }
-    found = {count(architecture_of(LLAMA_8B), Method.model_validate(block)).trainable for block in expected.values()}
-    assert found == set(expected)
+    trainable = {
+        count(architecture_of(LLAMA_8B), Method.model_validate(block)).trainable for block in expected.values()
+    }
+    assert trainable == set(expected)
 
 
 def test_an_architecture_that_is_not_known_is_told_the_known_ones() -> None:

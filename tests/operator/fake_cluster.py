@@ -60,7 +60,7 @@ def running(sidecar: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def terminated(
     exit_code: int,
-    said: dict[str, Any] | str = "",
+    message: dict[str, Any] | str = "",
     *,
     reason: str = "",
     deleted: bool = False,
@@ -68,7 +68,7 @@ def terminated(
     sidecar: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A pod whose container has ended; a sidecar that has not ended keeps the pod running."""
-    text = said if isinstance(said, str) else json.dumps(said)
+    text = message if isinstance(message, str) else json.dumps(message)
     state = {
         "exitCode": exit_code,
         "message": text,
@@ -108,10 +108,10 @@ class FakeCluster:
 
         ``only_children``: the operator dies before the status write.
         """
-        for ended in decided.end_pods:
-            assert ended in self.pods.values()
-            ended["spec"]["activeDeadlineSeconds"] = 1
-            ended["status"] |= {"phase": "Failed", "reason": "DeadlineExceeded"}
+        for pod_name in decided.end_pods:
+            assert pod_name in self.pods.values()
+            pod_name["spec"]["activeDeadlineSeconds"] = 1
+            pod_name["status"] |= {"phase": "Failed", "reason": "DeadlineExceeded"}
         for job in decided.delete:
             name = job["metadata"]["name"]
             role = self.jobs.pop(name)["metadata"]["labels"][ROLE_LABEL]

@@ -13,8 +13,8 @@ def test_one_object_waits_for_its_interval() -> None:
 
 def test_all_objects_share_the_rate() -> None:
     budget = WriteBudget(per_second=10, interval=5)
-    written = sum(budget.delay(f"job-{number}", 100 + second) == 0 for second in range(10) for number in range(1000))
-    assert written == 20 + 9 * 10, "a burst of two seconds' worth, then ten a second"
+    writes = sum(budget.delay(f"job-{number}", 100 + second) == 0 for second in range(10) for number in range(1000))
+    assert writes == 20 + 9 * 10, "a burst of two seconds' worth, then ten a second"
 
 
 def test_who_waits_is_told_when_to_ask_again() -> None:

@@ -89,11 +89,11 @@ def test_a_connection_has_one_request() -> None:
 
 def test_a_connection_that_ended_is_not_counted() -> None:
     async def visit(port: int) -> None:
-        first, kept = await asyncio.open_connection("127.0.0.1", port)
+        first, second = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(5):
             assert await is_served(port)
         first.feed_eof()
-        assert not kept.is_closing()
-        kept.close()
+        assert not second.is_closing()
+        second.close()
 
     serving(Connections(seconds=60, per_peer=2), visit)

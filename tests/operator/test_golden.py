@@ -165,7 +165,7 @@ SCENARIOS: dict[str, Callable[[], FakeCluster]] = {
 def test_golden(name: str) -> None:
     cluster = SCENARIOS[name]()
     decided = make_plan(cluster.observed(), cluster.now, SETTINGS)
-    shown = {
+    output = {
         "create": decided.create,
         "delete": [job["metadata"]["name"] for job in decided.delete],
         "status": decided.status,
@@ -174,8 +174,8 @@ def test_golden(name: str) -> None:
     }
     file = GOLDEN / f"{name}.yaml"
     if os.environ.get("UPDATE_GOLDEN"):
-        file.write_text(yaml.safe_dump(shown, sort_keys=False, width=160, allow_unicode=True))
-    assert shown == yaml.safe_load(file.read_text())
+        file.write_text(yaml.safe_dump(output, sort_keys=False, width=160, allow_unicode=True))
+    assert output == yaml.safe_load(file.read_text())
 
 
 @pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.yaml")), ids=lambda file: file.stem)

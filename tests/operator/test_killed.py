@@ -90,9 +90,9 @@ def test_killed_between_any_two_writes(cluster: Cluster, tmp_path: Path) -> None
     assert jobs == ["a-preflight", "a-train-1", "a-train-2"]
     assert [attempt["reason"] for attempt in expected["attempts"]] == ["Preempted", "Succeeded"]
     for deadly in range(1, MAX_WRITES):
-        killed, status, found, writes = run(cluster, deadly, tmp_path / f"killed-{deadly}")
+        killed, status, objects, writes = run(cluster, deadly, tmp_path / f"killed-{deadly}")
         assert timeless(status) == timeless(expected), f"after write {deadly} of {undisturbed}"
-        assert found == jobs, f"after write {deadly}"
+        assert objects == jobs, f"after write {deadly}"
         created = [path for path in writes if path.startswith("POST") and path.endswith("/jobs")]
         assert len(created) == len(jobs), f"a Job was made twice after write {deadly}: {writes}"
         if not killed:

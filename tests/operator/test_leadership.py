@@ -56,15 +56,15 @@ class Installation:
 @pytest.fixture
 def installation(cluster: Cluster, tmp_path: Path) -> Iterator[Installation]:
     """An installation without replicas, with a namespace of its own."""
-    made = Installation(cluster, f"leaders-{uuid.uuid4().hex[:8]}", tmp_path)
-    cluster.kubectl("create", "namespace", made.namespace)
+    installation = Installation(cluster, f"leaders-{uuid.uuid4().hex[:8]}", tmp_path)
+    cluster.kubectl("create", "namespace", installation.namespace)
     try:
-        yield made
+        yield installation
     finally:
-        for replica in made.replicas:
+        for replica in installation.replicas:
             if replica.process is not None and replica.process.poll() is None:
                 replica.kill()
-        cluster.kubectl("delete", "namespace", made.namespace, "--wait=false")
+        cluster.kubectl("delete", "namespace", installation.namespace, "--wait=false")
 
 
 def test_another_replica_takes_over_from_one_that_hangs_and_nothing_is_done_twice(installation: Installation) -> None:

@@ -72,8 +72,8 @@ def test_a_node_without_visible_gpus_is_avoided_by_the_next_pod(api: Api, operat
     api.create_job("blind")
     api.end_pod("blind-preflight", 0, PREFLIGHT_PASSED)
     api.bind_pod("blind-train-1", "node-a")
-    said = {"kind": "TrainerResult", "reason": "GpuNotVisible", "message": "PyTorch sees 0"}
-    api.end_pod("blind-train-1", 36, said)
+    message = {"kind": "TrainerResult", "reason": "GpuNotVisible", "message": "PyTorch sees 0"}
+    api.end_pod("blind-train-1", 36, message)
     affinity = api.await_pod("blind-train-2")["spec"]["affinity"]["nodeAffinity"]
     (preferred,) = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
     assert preferred["preference"]["matchFields"] == [

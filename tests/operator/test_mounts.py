@@ -15,20 +15,20 @@ def mounted(**dataset: Any) -> dict[str, str]:
     )
     pod, mounts = build_volumes(spec)
     sources = {volume["name"]: volume for volume in pod}
-    found = {}
+    sources_by_path = {}
     for mount in mounts:
         volume = sources[mount["name"]]
         if "persistentVolumeClaim" in volume:
             assert volume["persistentVolumeClaim"]["readOnly"]
-            found[mount["mountPath"]] = volume["persistentVolumeClaim"]["claimName"]
+            sources_by_path[mount["mountPath"]] = volume["persistentVolumeClaim"]["claimName"]
         elif "configMap" in volume:
-            found[mount["mountPath"]] = volume["configMap"]["name"]
+            sources_by_path[mount["mountPath"]] = volume["configMap"]["name"]
         elif "secret" in volume:
-            found[mount["mountPath"]] = volume["secret"]["secretName"]
+            sources_by_path[mount["mountPath"]] = volume["secret"]["secretName"]
         else:
             continue
         assert mount["readOnly"]
-    return found
+    return sources_by_path
 
 
 MODEL = {"/etc/finetune/claims/models": "models"}

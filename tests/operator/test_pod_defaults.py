@@ -43,16 +43,18 @@ def settings(pods: Object) -> Settings:
 def pods(defaults: Object, **spec: Any) -> tuple[Object, Object]:
     """The pods of preflight and trainer."""
     resource = finetune_job({**SPEC, **spec})
-    job, own = FineTuneJob.of(resource), settings(defaults)
-    preflight = build_preflight_job(resource, job, 1, own)
-    trainer = build_trainer_job(resource, job, 1, None, own, [])
+    job, own_settings = FineTuneJob.of(resource), settings(defaults)
+    preflight = build_preflight_job(resource, job, 1, own_settings)
+    trainer = build_trainer_job(resource, job, 1, None, own_settings, [])
     return preflight["spec"]["template"]["spec"], trainer["spec"]["template"]["spec"]
 
 
 def agent(defaults: Object) -> tuple[Object, list[Object]]:
     """The agent's container and the pod's volumes."""
-    own = settings(defaults)
-    parameters = AgentParameters("vllm", ENGINES["vllm"], (), "image", "Always", "http://operator:8080", own.pods)
+    own_settings = settings(defaults)
+    parameters = AgentParameters(
+        "vllm", ENGINES["vllm"], (), "image", "Always", "http://operator:8080", own_settings.pods
+    )
     spec = build_injection(DEPLOYMENT, parameters)["spec"]["template"]["spec"]
     return spec["initContainers"][0], spec["volumes"]
 
@@ -134,7 +136,7 @@ def test_spec_and_chart_set_the_resources_of_each_role() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "requests", "limits"),
+    ("resources", "requests", "limits"),
     [
         ({}, "2Gi", "64Gi"),
         ({"requests": {"memory": "128Gi"}}, "128Gi", "128Gi"),
@@ -143,24 +145,24 @@ def test_spec_and_chart_set_the_resources_of_each_role() -> None:
     ],
     ids=["neither", "a request above the limit", "a limit below the request", "both"],
 )
-def test_a_request_is_never_above_its_limit(asked: Object, requests: object, limits: object) -> None:
+def test_a_request_is_never_above_its_limit(resources: Object, requests: object, limits: object) -> None:
     defaults = ContainerResources(requests={"memory": "2Gi"}, limits={"memory": "64Gi"})
-    merged = merge_requirements(defaults, ContainerResources.model_validate(asked))
+    merged = merge_requirements(defaults, ContainerResources.model_validate(resources))
     assert (merged["requests"]["memory"], merged["limits"]["memory"]) == (requests, limits)
 
 
 @pytest.mark.parametrize(
-    ("text", "number", "written"),
+    ("text", "number", "spelling"),
     [
         ("500m", "0.5", "500m"), ("1.5", "1.5", "1500m"), ("2", "2", "2"), (3, "3", "3"), ("1Gi", "1073741824", "1Gi"),
         ("1e3", "1000", "1000"), ("1E", "1000000000000000000", "976562500000000Ki"), ("0", "0", "0"),
         ("1536Mi", "1610612736", "1536Mi"),
     ],
 )  # fmt: skip
-def test_a_quantity_is_read_and_written_as_kubernetes_does(text: str | int, number: str, written: str) -> None:
+def test_a_quantity_is_read_and_written_as_kubernetes_does(text: str | int, number: str, spelling: str) -> None:
     assert str(int(parse_quantity(text)) if "." not in number else parse_quantity(text).normalize()) == number
-    assert parse_quantity(written) == parse_quantity(text)
-    assert format_quantity(parse_quantity(text)) == written
+    assert parse_quantity(spelling) == parse_quantity(text)
+    assert format_quantity(parse_quantity(text)) == spelling
 
 
 def test_a_wrong_default_ends_the_operator_with_its_path() -> None:

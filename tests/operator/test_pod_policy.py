@@ -86,11 +86,11 @@ CASES: list[tuple[dict[str, Any], str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("template", "field", "found", "level"), CASES, ids=[f"{c[1]} {c[2]}" for c in CASES])
-def test_a_privilege_needs_its_standard(template: dict[str, Any], field: str, found: str, level: Any) -> None:
+@pytest.mark.parametrize(("template", "field", "value", "level"), CASES, ids=[f"{c[1]} {c[2]}" for c in CASES])
+def test_a_privilege_needs_its_standard(template: dict[str, Any], field: str, value: str, level: Any) -> None:
     below = LEVELS[LEVELS.index(level) - 1]
     (message,) = refused(template, pod_security_standard=below)
-    assert message.startswith(f"spec.podTemplate.{field}: found {found}, which the Pod Security Standard {below} does")
+    assert message.startswith(f"spec.podTemplate.{field}: found {value}, which the Pod Security Standard {below} does")
     assert message.endswith(f"trainer.podPolicy.securityStandard={level}")
     assert refused(template, pod_security_standard=level) == []
 

@@ -35,11 +35,11 @@ def container(pod: Object) -> Object:
 
 def test_every_field_of_a_pod_is_in_the_trainer_pod_as_it_was_written() -> None:
     _, trainer = pods(POD_TEMPLATE)
-    own = container(trainer)
+    own_container = container(trainer)
     for name, value in POD_TEMPLATE.items():
         if name in ("labels", "annotations", "containerSecurityContext", "securityContext"):
             continue
-        place = own if name in ("image", "command", "args", "env", "envFrom", "volumeMounts") else trainer
+        place = own_container if name in ("image", "command", "args", "env", "envFrom", "volumeMounts") else trainer
         if isinstance(value, list):
             assert [item for item in place[name] if item in value] == value, name
         else:
@@ -51,7 +51,7 @@ def test_every_field_of_a_pod_is_in_the_trainer_pod_as_it_was_written() -> None:
         "fsGroup": 2000,
         "supplementalGroups": [3000],
     }
-    assert own["securityContext"] == {
+    assert own_container["securityContext"] == {
         "readOnlyRootFilesystem": False,
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},
@@ -67,13 +67,13 @@ def test_the_preflight_has_network_and_identity_and_no_placement() -> None:
         assert preflight[name] == trainer[name], name
     assert trainer.keys() >= PLACEMENT
     assert not PLACEMENT & preflight.keys()
-    own = container(preflight)
-    assert own["envFrom"] == POD_TEMPLATE["envFrom"]
-    assert own["env"][-2:] == POD_TEMPLATE["env"]
-    assert own["volumeMounts"] == container(trainer)["volumeMounts"]
-    assert own["image"] == "operator:1"
-    assert own["command"] == ["python", "-m", "finetune_trainer", "preflight"]
-    assert own["securityContext"]["readOnlyRootFilesystem"], "our image needs no more"
+    own_container = container(preflight)
+    assert own_container["envFrom"] == POD_TEMPLATE["envFrom"]
+    assert own_container["env"][-2:] == POD_TEMPLATE["env"]
+    assert own_container["volumeMounts"] == container(trainer)["volumeMounts"]
+    assert own_container["image"] == "operator:1"
+    assert own_container["command"] == ["python", "-m", "finetune_trainer", "preflight"]
+    assert own_container["securityContext"]["readOnlyRootFilesystem"], "our image needs no more"
 
 
 @pytest.mark.parametrize("template", [{}, POD_TEMPLATE], ids=["nothing asked for", "much asked for"])

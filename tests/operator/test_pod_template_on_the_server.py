@@ -20,14 +20,14 @@ def test_every_field_of_a_pod_template_reaches_the_jobs(api: Api) -> None:
     resource = api.create_job("locked-down", podTemplate=POD_TEMPLATE)
     assert resource["spec"]["podTemplate"] == POD_TEMPLATE
     job = FineTuneJob.of(resource)
-    for made in (
+    for built in (
         build_preflight_job(resource, job, 1, SETTINGS),
         build_trainer_job(resource, job, 1, None, SETTINGS, [], ["node-7"]),
     ):
         stored = api.plain(
-            api.batch.create_namespaced_job(api.namespace, made, dry_run="All", field_validation="Strict")
+            api.batch.create_namespaced_job(api.namespace, built, dry_run="All", field_validation="Strict")
         )
-        assert covers(stored["spec"], made["spec"])
+        assert covers(stored["spec"], built["spec"])
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from finetune_operator.queue import KeyedQueue
 
 async def ready(queue: KeyedQueue[str]) -> list[str]:
     """Take everything that is ready now."""
-    taken = []
+    keys = []
     while len(queue):
-        taken.append(await queue.get())
-    return taken
+        keys.append(await queue.get())
+    return keys
 
 
 def test_a_key_is_there_once() -> None:
@@ -80,16 +80,16 @@ def test_failures_in_a_row_wait_longer_up_to_a_cap() -> None:
 def test_every_key_reaches_one_of_many_waiting_workers() -> None:
     async def run() -> None:
         queue: KeyedQueue[str] = KeyedQueue()
-        seen: list[str] = []
+        keys: list[str] = []
         all_seen = asyncio.Event()
 
         async def work() -> None:
             while True:
                 key = await queue.get()
                 await asyncio.sleep(0)
-                seen.append(key)
+                keys.append(key)
                 queue.done(key)
-                if len(seen) == 20:
+                if len(keys) == 20:
                     all_seen.set()
 
         workers = [asyncio.create_task(work()) for _ in range(4)]
@@ -99,6 +99,6 @@ def test_every_key_reaches_one_of_many_waiting_workers() -> None:
         await all_seen.wait()
         for worker in workers:
             worker.cancel()
-        assert sorted(seen) == sorted(f"key-{number}" for number in range(20))
+        assert sorted(keys) == sorted(f"key-{number}" for number in range(20))
 
     asyncio.run(asyncio.wait_for(run(), 10))

@@ -101,9 +101,9 @@ def test_a_token_for_another_audience_is_refused(api: Api, operator: Operator, p
 def test_a_token_that_is_not_bound_to_a_pod_is_refused(api: Api, operator: Operator) -> None:
     request = {"spec": {"audiences": [GROUP]}}
     answer = api.core.create_namespaced_service_account_token("default", api.namespace, request)
-    status, said = operator.post(PROGRESS_PATH, report(1), answer.status.token)
+    status, reply = operator.post(PROGRESS_PATH, report(1), answer.status.token)
     assert status == 401
-    assert "not bound to a pod" in said["message"]
+    assert "not bound to a pod" in reply["message"]
 
 
 def test_a_pod_that_is_no_trainer_cannot_report_progress(
@@ -156,8 +156,8 @@ def test_a_pod_that_is_not_ours_at_all_is_refused(api: Api, operator: Operator) 
 def test_what_is_no_report_is_refused(
     operator: Operator, token: str, name: str, body: bytes, status: int, text: str
 ) -> None:
-    found, answer = operator.post(PROGRESS_PATH, body, token)
-    assert found == status, name
+    code, answer = operator.post(PROGRESS_PATH, body, token)
+    assert code == status, name
     assert text in answer["message"]
 
 

@@ -99,12 +99,12 @@ def test_the_backoff_is_capped() -> None:
 
 def test_preemptions_that_left_the_history_still_count() -> None:
     attempts = [attempt(number, "Preempted") for number in range(1, 31)]
-    kept = trim(attempts)
-    assert len(kept) == STATUS_ATTEMPTS
-    assert kept[-1] == attempts[-1]
-    left = [Ending(entry.number, Reason(entry.reason or ""), NOW) for entry in kept]
-    assert isinstance(decide(left, Retries(on_preemption=29), 10), GiveUp)
-    assert isinstance(decide(left, Retries(on_preemption=30), 10), RetryAt)
+    trimmed = trim(attempts)
+    assert len(trimmed) == STATUS_ATTEMPTS
+    assert trimmed[-1] == attempts[-1]
+    endings = [Ending(entry.number, Reason(entry.reason or ""), NOW) for entry in trimmed]
+    assert isinstance(decide(endings, Retries(on_preemption=29), 10), GiveUp)
+    assert isinstance(decide(endings, Retries(on_preemption=30), 10), RetryAt)
 
 
 def test_the_history_keeps_errors_for_the_budget() -> None:

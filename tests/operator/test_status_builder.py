@@ -25,8 +25,8 @@ def test_a_misspelt_field_cannot_be_written() -> None:
 def test_a_field_that_is_set_replaces_the_one_before_and_no_other() -> None:
     builder = build({"phase": "Training", "progress": {**PROGRESS, "evalLoss": 3.0}})
     builder.set(FineTuneJobStatus.model_validate({"progress": PROGRESS}))
-    written = builder.as_json()
-    assert written == {"phase": "Training", "progress": PROGRESS, "observedGeneration": 1, "conditions": []}
+    status = builder.as_json()
+    assert status == {"phase": "Training", "progress": PROGRESS, "observedGeneration": 1, "conditions": []}
 
 
 def test_fields_of_a_newer_version_stay_as_they_are() -> None:
@@ -45,9 +45,9 @@ def test_fields_of_a_newer_version_survive_in_sections_that_are_written_anew() -
     before = builder.read()
     builder.set(FineTuneJobStatus.model_validate({"progress": {**PROGRESS, "step": 11}}))
     builder.set(FineTuneJobStatus(attempts=before.attempts))
-    written = builder.as_json()
-    assert written["progress"] == {**PROGRESS, "step": 11, "samples": 5}
-    assert written["attempts"] == attempts
+    status = builder.as_json()
+    assert status["progress"] == {**PROGRESS, "step": 11, "samples": 5}
+    assert status["attempts"] == attempts
     builder.set(FineTuneJobStatus(attempts=before.attempts[1:]))
     assert builder.as_json()["attempts"] == attempts[1:], "what is dropped on purpose stays dropped"
 

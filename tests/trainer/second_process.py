@@ -22,8 +22,8 @@ def follow_for_ever(pipe: Connection) -> None:
     from finetune_trainer.workers import train_in_worker
 
     logs.configure(worker="the second")
-    while (given := pipe.recv()) is not None:
-        pipe.send(train_in_worker(*given))
+    while (request := pipe.recv()) is not None:
+        pipe.send(train_in_worker(*request))
 
 
 class Second:

@@ -84,8 +84,8 @@ def test_the_preflight_reaches_the_hub_through_the_proxy_and_the_store_without_i
         "FINETUNE_SCRATCH": str(tmp_path / "scratch"),
         "HOME": str(tmp_path),
     }
-    done = run_in_image(preflight_image, "-m", "finetune_trainer", "preflight", environment=environment)
-    assert done.returncode == 0, done.stdout + done.stderr + (log.read_text() if log.exists() else "")
+    completed = run_in_image(preflight_image, "-m", "finetune_trainer", "preflight", environment=environment)
+    assert completed.returncode == 0, completed.stdout + completed.stderr + (log.read_text() if log.exists() else "")
     result = PreflightResult.model_validate_json(log.read_bytes())
     assert result.problems == []
     assert set(proxy.hosts) == {"hub.example.test"}

@@ -25,30 +25,30 @@ def loud() -> Iterator[None]:
 
 def test_each_comparison_is_measured_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tiny", "--only", "overhead", "--only", "script", "--only", "switches", "--output", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["overhead"]["same_losses"], "our loop computes what TRL's does, bit for bit"
-    assert {"median", "min", "max"} == set(found["overhead"]["wall"]) == set(found["overhead"]["cpu"])
-    assert found["script"]["ratio"]["median"] > 0
-    assert found["script"]["tokens"][0] == found["script"]["tokens"][1], "both learn all tokens of all texts"
-    assert {"packing", "gradientCheckpointing"} <= set(found["switches"])
+    results = json.loads(capsys.readouterr().out)
+    assert results["overhead"]["same_losses"], "our loop computes what TRL's does, bit for bit"
+    assert {"median", "min", "max"} == set(results["overhead"]["wall"]) == set(results["overhead"]["cpu"])
+    assert results["script"]["ratio"]["median"] > 0
+    assert results["script"]["tokens"][0] == results["script"]["tokens"][1], "both learn all tokens of all texts"
+    assert {"packing", "gradientCheckpointing"} <= set(results["switches"])
     page = io.StringIO()
-    Console(width=160, file=page).print(make_table(found))
-    shown = page.getvalue()
-    assert "our loop over TRL's" in shown
-    assert "useful tokens/s, ours over the script" in shown
-    root = ElementTree.fromstring(draw_tokens_per_second(found["script"]))
+    Console(width=160, file=page).print(make_table(results))
+    text = page.getvalue()
+    assert "our loop over TRL's" in text
+    assert "useful tokens/s, ours over the script" in text
+    root = ElementTree.fromstring(draw_tokens_per_second(results["script"]))
     assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == 2
 
 
 @pytest.mark.exhaustive  # it starts the trainer several times
 def test_a_whole_run_is_told_by_phase(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tiny", "--only", "phases", "--output", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    seconds = found["phases"]["seconds"]
+    results = json.loads(capsys.readouterr().out)
+    seconds = results["phases"]["seconds"]
     assert {"import", "load", "train", "verify", "publish"} <= set(seconds)
-    assert 0 < found["phases"]["not_training"] < 1
+    assert 0 < results["phases"]["not_training"] < 1
     page = io.StringIO()
-    Console(width=160, file=page).print(make_table({"threads": "1", **found}))
+    Console(width=160, file=page).print(make_table({"threads": "1", **results}))
     assert "not training" in page.getvalue()
 
 

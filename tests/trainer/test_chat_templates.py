@@ -109,10 +109,10 @@ ONLY_WITH_TRL = {"gptoss", "glm4moe"}
 """Templates that end the last turn in another way than the others, so that renderings do not show the ends."""
 
 
-def check(found: list[str], *contents: str, ends: bool = True) -> None:
+def check(learned_texts: list[str], *contents: str, ends: bool = True) -> None:
     """Each content is in a learned text of its own, with an end token, and nothing else of the chat is learned."""
-    assert len(found) == len(contents)
-    for text, content in zip(found, contents, strict=True):
+    assert len(learned_texts) == len(contents)
+    for text, content in zip(learned_texts, contents, strict=True):
         assert content in text
         assert not ends or MARK.search(text.rstrip()[-30:]) or text.rstrip().endswith("</s>"), text
         for other in ("Question", "Be brief", "in Ghent", "Find it", "user<|message|>Question"):
@@ -141,9 +141,9 @@ def test_the_assistants_turns_are_learned_with_their_ends_and_nothing_else(name:
         with pytest.raises(Failure, match="the model's chat template refuses it"):
             learned(template, ASKED_FOR_A_PARCEL, TOOLS, with_trl=with_trl)
     else:
-        found = learned(template, ASKED_FOR_A_PARCEL, TOOLS, with_trl=with_trl)
-        check(found, "Reply 1.", "find_parcel", "Reply 2.", ends=ends and name not in CALL_WITHOUT_END)
-        assert "n-77" in found[1]
+        learned_texts = learned(template, ASKED_FOR_A_PARCEL, TOOLS, with_trl=with_trl)
+        check(learned_texts, "Reply 1.", "find_parcel", "Reply 2.", ends=ends and name not in CALL_WITHOUT_END)
+        assert "n-77" in learned_texts[1]
     thought = learned(template, THINKING, with_trl=with_trl)
     check(thought, "Reply 1.", "Reply 2.", ends=ends)
     assert ("Let me see." in thought[1]) is (name not in WITHOUT_REASONING)
@@ -202,8 +202,8 @@ def test_a_chat_that_begins_with_the_assistant_has_its_header_left_out() -> None
 
 
 def test_the_whole_conversation_is_learned_where_that_is_asked_for() -> None:
-    (whole,) = learned(SHIPPED["qwen3"], chat(2), assistant_only_loss=False)
-    assert whole == str(tokenizer_of(SHIPPED["qwen3"]).apply_chat_template(chat(2), tokenize=False))
+    (conversation,) = learned(SHIPPED["qwen3"], chat(2), assistant_only_loss=False)
+    assert conversation == str(tokenizer_of(SHIPPED["qwen3"]).apply_chat_template(chat(2), tokenize=False))
     untrained = chat(2)
     untrained[1] = untrained[1] | {"train": False}
     first, rest = learned(SHIPPED["qwen2_5"], untrained, assistant_only_loss=False)

@@ -118,8 +118,8 @@ NORMAL: dict[str, tuple[Any, list[Row]]] = {
 
 @pytest.mark.parametrize("name", NORMAL)
 def test_the_normal_form_of_a_chat(name: str) -> None:
-    given, expected = NORMAL[name]
-    assert read_chat(given, "column 'messages'") == expected
+    stored, expected = NORMAL[name]
+    assert read_chat(stored, "column 'messages'") == expected
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -162,10 +162,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_place_in_a_chat_is_named(name: str) -> None:
-    given, message = REFUSED[name]
-    found = read_chat(given, "column 'messages'")
-    assert isinstance(found, RowError)
-    assert message in found
+    stored, message = REFUSED[name]
+    chat = read_chat(stored, "column 'messages'")
+    assert isinstance(chat, RowError)
+    assert message in chat
 
 
 def names(row: Row, layout: Layout) -> dict[str, str]:
@@ -197,16 +197,16 @@ def test_history_and_system_of_alpaca_are_turns_or_part_of_the_prompt() -> None:
         "system": "In French.",
         "history": [["First?", "One."]],
     }
-    made = read_instruction(row, names(row, "instruction"))
-    assert made == {**row, "input": ""}
-    assert alpaca.to_messages(made) == [
+    fields = read_instruction(row, names(row, "instruction"))
+    assert fields == {**row, "input": ""}
+    assert alpaca.to_messages(fields) == [
         {"role": "system", "content": "In French."},
         {"role": "user", "content": "First?"},
         {"role": "assistant", "content": "One."},
         {"role": "user", "content": "And?"},
         {"role": "assistant", "content": "Sum"},
     ]
-    assert alpaca.to_prompt(made) == (
+    assert alpaca.to_prompt(fields) == (
         "In French.\n\n### Instruction:\nFirst?\n\n### Response:\nOne.\n\n### Instruction:\nAnd?\n\n### Response:\n"
     )
     wrong = row | {"history": ["First?"]}
@@ -216,8 +216,8 @@ def test_history_and_system_of_alpaca_are_turns_or_part_of_the_prompt() -> None:
 
 
 def test_the_prompt_of_alpaca_is_that_of_stanford() -> None:
-    asked = {"instruction": "Name {it}.", "input": "Blue", "output": "x"}
-    assert alpaca.to_prompt(asked).endswith(
+    row = {"instruction": "Name {it}.", "input": "Blue", "output": "x"}
+    assert alpaca.to_prompt(row).endswith(
         "appropriately completes the request.\n\n### Instruction:\nName {it}.\n\n### Input:\nBlue\n\n### Response:\n"
     )
 

@@ -37,11 +37,11 @@ def updates(base: Path, directory: Path) -> dict[str, torch.Tensor]:
 def test_adapters_become_one(
     base_model: Path, tmp_path: Path, combination: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = adapter(base_model, tmp_path / "one", 1)
+    first_adapter = adapter(base_model, tmp_path / "one", 1)
     other = adapter(base_model, tmp_path / "other", 2, use_rslora=True)
     output = tmp_path / "output"
-    given = [
-        f"{one}=0.75",
+    arguments = [
+        f"{first_adapter}=0.75",
         str(other),
         "--base",
         str(base_model),
@@ -50,7 +50,7 @@ def test_adapters_become_one(
         "--output",
         str(output),
     ]
-    assert main(given) == 0
+    assert main(arguments) == 0
     rank = 8 if combination == "cat" else 4
     assert f"2 adapters combined into one of rank {rank}" in capsys.readouterr().out
     assert (
@@ -64,14 +64,18 @@ def test_adapters_become_one(
         == []
     )
     assert json.loads((output / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base_model)
-    first, second, combined = updates(base_model, one), updates(base_model, other), updates(base_model, output)
+    first, second, combined = (
+        updates(base_model, first_adapter),
+        updates(base_model, other),
+        updates(base_model, output),
+    )
     for name in first:
-        wanted = 0.75 * first[name] + second[name]
-        error = float((combined[name] - wanted).norm() / wanted.norm())
+        expected = 0.75 * first[name] + second[name]
+        error = float((combined[name] - expected).norm() / expected.norm())
         if combination == "cat":
             assert error < 1e-5
         elif combination == "svd":
-            left, values, right = torch.linalg.svd(wanted)
+            left, values, right = torch.linalg.svd(expected)
             nearest = left[:, :4] * values[:4] @ right[:4]
             torch.testing.assert_close(combined[name], nearest, atol=1e-4, rtol=1e-3)
         else:
@@ -79,10 +83,10 @@ def test_adapters_become_one(
 
 
 def test_the_same_seed_leaves_the_same_out(base_model: Path, tmp_path: Path) -> None:
-    one, other = adapter(base_model, tmp_path / "one", 1), adapter(base_model, tmp_path / "other", 2)
+    first, second = adapter(base_model, tmp_path / "one", 1), adapter(base_model, tmp_path / "other", 2)
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
-        given = [str(one), str(other), "--base", str(base_model), "--combination", "dare_linear", "--seed", seed]
-        assert main([*given, "--output", str(tmp_path / name)]) == 0
+        arguments = [str(first), str(second), "--base", str(base_model), "--combination", "dare_linear", "--seed", seed]
+        assert main([*arguments, "--output", str(tmp_path / name)]) == 0
     files = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in "abc"]
     assert files[0] == files[1] != files[2]
 
@@ -104,12 +108,12 @@ def test_adapters_that_do_not_go_together(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    one = adapter(base_model, tmp_path / "one", 1)
+    first = adapter(base_model, tmp_path / "one", 1)
     other = adapter(base_model, tmp_path / "other", 2, **options)
     if name := options.get("base_model_name_or_path"):
         path = other / "adapter_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
-    assert main([str(one), str(other), "--base", str(base_model), "--output", str(tmp_path / "out"), *arguments]) == 1
+    assert main([str(first), str(other), "--base", str(base_model), "--output", str(tmp_path / "out"), *arguments]) == 1
     assert message in capsys.readouterr().err
 
 

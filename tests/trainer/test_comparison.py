@@ -24,10 +24,10 @@ WANTED: dict[str, Any] = {"compareWithFull": True, "forgetting": {"maxSequences"
 FULL_RATE = {"learningRate": 1e-5}
 
 
-def rows_of(found: Comparison | None) -> dict[str, Any]:
+def rows_of(comparison: Comparison | None) -> dict[str, Any]:
     """The rows by name."""
-    assert found is not None
-    return {row.name: row for row in found.rows}
+    assert comparison is not None
+    return {row.name: row for row in comparison.rows}
 
 
 def published(bench: Workbench) -> list[str]:
@@ -40,8 +40,8 @@ def test_the_adapter_is_compared_with_what_method_full_gives_on_the_same_data(wo
     result, run = train(bench.settings(evaluation=WANTED))
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
-    found = rows_of(result.evaluation.comparison)
-    base, adapter, full = found["base"], found["adapter"], found["full"]
+    rows = rows_of(result.evaluation.comparison)
+    base, adapter, full = rows["base"], rows["adapter"], rows["full"]
     assert (base.loss, adapter.loss) == (result.evaluation.base_loss, result.evaluation.loss)
     assert (base.trainable_parameters, adapter.trainable_parameters, full.trainable_parameters) == (0, 8192, 95_104)
     assert adapter.size_bytes < base.size_bytes
@@ -61,18 +61,18 @@ def test_the_adapter_is_compared_with_what_method_full_gives_on_the_same_data(wo
     assert run.progress.step == 6
 
     training = bench.job()["spec"]["training"] | FULL_RATE
-    whole, _ = train(alone.settings(method={"full": {}}, training=training))
-    assert whole.evaluation is not None
-    assert full.loss == pytest.approx(whole.evaluation.loss, abs=1e-5), "what the job itself would have given"
-    assert full.improvement_percent == pytest.approx(whole.evaluation.improvement_percent, abs=0.01)
+    full_result, _ = train(alone.settings(method={"full": {}}, training=training))
+    assert full_result.evaluation is not None
+    assert full.loss == pytest.approx(full_result.evaluation.loss, abs=1e-5), "what the job itself would have given"
+    assert full.improvement_percent == pytest.approx(full_result.evaluation.improvement_percent, abs=0.01)
     page, card = bench.read("team/job/adapter/report.html").decode(), bench.read("team/job/adapter/README.md").decode()
-    for shown in (page, card):
-        assert "95.1k" in shown
-        assert f"{full.loss:.4f}" in shown
+    for document in (page, card):
+        assert "95.1k" in document
+        assert f"{full.loss:.4f}" in document
 
 
 @pytest.mark.parametrize(
-    ("adapter", "full", "said"),
+    ("adapter", "full", "sentence"),
     [
         (
             30.0,
@@ -85,20 +85,20 @@ def test_the_adapter_is_compared_with_what_method_full_gives_on_the_same_data(wo
         (-1.0, 5.0, "Full fine-tuning lowers the loss by 5 %, the adapter does not."),
     ],
 )
-def test_the_sentence_says_what_the_numbers_say(adapter: float, full: float, said: str) -> None:
+def test_the_sentence_says_what_the_numbers_say(adapter: float, full: float, sentence: str) -> None:
     rows = [
         ComparisonRow(name="base", loss=2.0),
         ComparisonRow(name="adapter", improvement_percent=adapter, trainable_parameters=10),
         ComparisonRow(name="full", improvement_percent=full, trainable_parameters=100),
     ]
-    assert comparison.describe_verdict(Comparison(learning_rate=1e-5, memory="gpu", rows=rows)) == said
+    assert comparison.describe_verdict(Comparison(learning_rate=1e-5, memory="gpu", rows=rows)) == sentence
 
 
 def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
     workbench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, whole = workbench(), workbench()
-    uninterrupted, _ = train(whole.settings(evaluation=WANTED))
+    bench, uninterrupted_bench = workbench(), workbench()
+    uninterrupted, _ = train(uninterrupted_bench.settings(evaluation=WANTED))
     original, stop_at = full_comparison.LogReporter.submit, 4
     with monkeypatch.context() as patched:
 
@@ -124,12 +124,12 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
     result, _ = train(bench.settings(evaluation=WANTED))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
     assert sorted(set(steps)) == [4, 5, 6]
-    assert bench.weights() == whole.weights()
+    assert bench.weights() == uninterrupted_bench.weights()
     assert result.evaluation is not None
     assert uninterrupted.evaluation is not None
-    found, expected = rows_of(result.evaluation.comparison), rows_of(uninterrupted.evaluation.comparison)
-    assert found["full"].loss == expected["full"].loss
-    assert found["adapter"].peak_memory_bytes, "measured by the attempt that trained it"
+    rows, expected = rows_of(result.evaluation.comparison), rows_of(uninterrupted.evaluation.comparison)
+    assert rows["full"].loss == expected["full"].loss
+    assert rows["adapter"].peak_memory_bytes, "measured by the attempt that trained it"
     assert published(bench) == ["adapter", "checkpoints"]
 
 
@@ -140,19 +140,19 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
     original = loading.load_base
 
     def load(directory: Any, *arguments: Any, **more: Any) -> Any:
-        loaded = original(directory, *arguments, **more)
-        if loaded.training is False and comparison_runs():
+        model = original(directory, *arguments, **more)
+        if model.training is False and comparison_runs():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        return loaded
+        return model
 
     def comparison_runs() -> bool:
-        return bool(begun)
+        return bool(started)
 
-    begun: list[bool] = []
+    started: list[bool] = []
     session_of = full_comparison.full_session
 
     def full_session(session: Any) -> Any:
-        begun.append(True)
+        started.append(True)
         return session_of(session)
 
     monkeypatch.setattr(full_comparison, "full_session", full_session)
@@ -163,10 +163,12 @@ def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
     assert not (settings.scratch / "run" / "comparison").exists(), "what it left on the disk is gone"
     assert result.evaluation is not None
     assert result.evaluation.comparison is not None
-    said = result.evaluation.comparison.message
-    assert said is not None
-    assert said.startswith("full fine-tuning did not fit into the memory: the GPU has too little memory: CUDA out of")
-    assert f"spec.evaluation.compareWithFull: {said}" in result.warnings
+    message = result.evaluation.comparison.message
+    assert message is not None
+    assert message.startswith(
+        "full fine-tuning did not fit into the memory: the GPU has too little memory: CUDA out of"
+    )
+    assert f"spec.evaluation.compareWithFull: {message}" in result.warnings
     assert rows_of(result.evaluation.comparison)["full"].loss is None
     assert "did not fit into the memory" in bench.read("team/job/adapter/report.html").decode()
     assert "did not fit into the memory" in bench.read("team/job/adapter/README.md").decode()
@@ -243,19 +245,19 @@ def test_the_comparison_has_the_objective_and_the_choice_of_weights_of_the_job(b
     result, _ = train(bench.settings(objective="dpo", evaluation=evaluation))
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
-    found = rows_of(result.evaluation.comparison)
+    rows = rows_of(result.evaluation.comparison)
     assert result.evaluation.comparison is not None
     assert result.evaluation.comparison.message is None
-    assert found["full"].loss is not None
-    assert found["full"].accuracy is not None
-    assert found["full"].perplexity is None
+    assert rows["full"].loss is not None
+    assert rows["full"].accuracy is not None
+    assert rows["full"].perplexity is None
 
 
 def test_memory_is_that_of_the_training_which_is_measured() -> None:
     size = 200_000_000
     meter = memory.MemoryMeter()
-    taken = torch.ones(size // 4)
-    del taken
+    block = torch.ones(size // 4)
+    del block
     highest = meter.peak()
     assert highest is not None
     assert 0.95 * size < highest < 2 * size, "what was given back since counts"
@@ -278,15 +280,15 @@ def test_the_limit_of_the_container_is_what_is_free(tmp_path: Path, monkeypatch:
 
 def test_the_preflight_says_what_the_comparison_needs(bench: Workbench) -> None:
     job = bench.job(evaluation=WANTED, resources={"gpusPerNode": 1})
-    found = check(bench.settings_of(job), patience_seconds=1)
-    assert found.estimate is not None
-    assert found.estimate.gpu_memory_bytes is not None
-    assert found.estimate.comparison_gpu_memory_bytes is not None
-    assert found.estimate.comparison_gpu_memory_bytes > found.estimate.gpu_memory_bytes
-    assert not any("compareWithFull" in warning for warning in found.warnings)
-    large = found.estimate.model_copy(update={"comparison_gpu_memory_bytes": 201 * 2**30})
-    (said,) = estimate.list_warnings(large)
-    assert "needs about 201 GiB of GPU memory, more than the 178 GiB of a B200" in said
+    result = check(bench.settings_of(job), patience_seconds=1)
+    assert result.estimate is not None
+    assert result.estimate.gpu_memory_bytes is not None
+    assert result.estimate.comparison_gpu_memory_bytes is not None
+    assert result.estimate.comparison_gpu_memory_bytes > result.estimate.gpu_memory_bytes
+    assert not any("compareWithFull" in warning for warning in result.warnings)
+    large = result.estimate.model_copy(update={"comparison_gpu_memory_bytes": 201 * 2**30})
+    (memory_warning,) = estimate.list_warnings(large)
+    assert "needs about 201 GiB of GPU memory, more than the 178 GiB of a B200" in memory_warning
     without = check(bench.settings(resources={"gpusPerNode": 1}), patience_seconds=1)
     assert without.estimate is not None
     assert without.estimate.comparison_gpu_memory_bytes is None

@@ -45,9 +45,9 @@ class Desk:
         if held_out:
             source |= {"validation": {"uri": "s3://data/held-out.jsonl"}}
         spec = DatasetSource.model_validate({"uri": "s3://data/train.jsonl"} | source)
-        wanted = token_cache.DatasetRequest(spec, objective, max_length, 1, 200)
+        request = token_cache.DatasetRequest(spec, objective, max_length, 1, 200)
         inputs = Inputs(self.model, None, parts[0], parts[1])
-        return dataset.prepare_dataset(wanted, inputs, self.tokenizer, self.directory / "tokens")
+        return dataset.prepare_dataset(request, inputs, self.tokenizer, self.directory / "tokens")
 
     def text(self, ids: list[int]) -> str:
         """Tokens as text, the special ones too."""
@@ -74,15 +74,15 @@ def test_an_instruction_is_asked_as_the_chat_template_has_it(desk: Desk) -> None
     assert desk.text(row["labels"]) == "3<|end|>"
 
 
-@pytest.mark.parametrize("given", ["1, 2", ""])
-def test_an_instruction_without_a_chat_template_is_asked_as_alpaca_does(desk: Desk, given: str) -> None:
+@pytest.mark.parametrize("context", ["1, 2", ""])
+def test_an_instruction_without_a_chat_template_is_asked_as_alpaca_does(desk: Desk, context: str) -> None:
     desk.tokenizer.chat_template = None
-    row = dict(desk.prepare([ALPACA | {"input": given}]).train[0])
-    whole = desk.text(row["input_ids"])
-    assert whole.startswith("Below is an instruction that describes a task")
-    assert ("### Input:\n1, 2\n\n" in whole) is bool(given)
-    assert whole.endswith(
-        "### Instruction:\nCount on.\n\n" + ("### Input:\n1, 2\n\n" if given else "") + "### Response:\n3<|end|>"
+    row = dict(desk.prepare([ALPACA | {"input": context}]).train[0])
+    text = desk.text(row["input_ids"])
+    assert text.startswith("Below is an instruction that describes a task")
+    assert ("### Input:\n1, 2\n\n" in text) is bool(context)
+    assert text.endswith(
+        "### Instruction:\nCount on.\n\n" + ("### Input:\n1, 2\n\n" if context else "") + "### Response:\n3<|end|>"
     )
     assert desk.text(row["labels"]) == "3<|end|>"
 
@@ -110,17 +110,17 @@ def test_tools_go_to_the_chat_template_and_calls_are_learned(desk: Desk) -> None
 @pytest.mark.parametrize("chat", [False, True], ids=["texts", "messages"])
 def test_answers_are_kept_apart_from_their_prompt(desk: Desk, chat: bool) -> None:
     prompt, better, worse = ([USER], [ANSWER], [WRONG_ANSWER]) if chat else ("What follows 1?\n", "2.", "7!")
-    asked = "<|user|>What follows 1?<|end|><|assistant|>" if chat else "What follows 1?\n"
+    prompt_text = "<|user|>What follows 1?<|end|><|assistant|>" if chat else "What follows 1?\n"
     pair = dict(desk.prepare([{"prompt": prompt, "chosen": better, "rejected": worse}], "dpo").train[0])
     assert {name: desk.text(ids) for name, ids in pair.items()} == {
-        "prompt_ids": asked,
+        "prompt_ids": prompt_text,
         "chosen_ids": "2.<|end|>",
         "rejected_ids": "7!<|end|>",
     }
     labelled = dict(desk.prepare([{"prompt": prompt, "completion": better, "label": False}], "kto").train[0])
     assert labelled.pop("label") is False
     assert {name: desk.text(ids) for name, ids in labelled.items()} == {
-        "prompt_ids": asked,
+        "prompt_ids": prompt_text,
         "completion_ids": "2.<|end|>",
     }
 
@@ -174,10 +174,10 @@ def test_counts_of_tokens_are_those_that_the_loss_sees(desk: Desk) -> None:
     train = [dict(row) for row in examples.train]
     assert examples.counts.learned_tokens == sum(label != IGNORED for row in train for label in row["labels"])
     pairs = [{"prompt": "a", "chosen": "b", "rejected": f"c{number}"} for number in range(5)]
-    found = desk.prepare(pairs, "dpo")
-    learned = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in found.train)
-    assert found.counts.learned_tokens == learned
-    assert found.counts.tokens == learned + sum(len(row["prompt_ids"]) for row in found.train)
+    pair_examples = desk.prepare(pairs, "dpo")
+    learned = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in pair_examples.train)
+    assert pair_examples.counts.learned_tokens == learned
+    assert pair_examples.counts.tokens == learned + sum(len(row["prompt_ids"]) for row in pair_examples.train)
 
 
 def test_held_out_rows_that_are_not_used_are_said(desk: Desk) -> None:
@@ -193,22 +193,22 @@ def test_only_the_first_rows_are_used_where_that_is_asked_for(desk: Desk) -> Non
 
 
 def test_sequences_are_made_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+    tokenized: list[int] = []
     write = token_cache.write_table
 
     def counted(*arguments: Any) -> None:
-        made.append(1)
+        tokenized.append(1)
         write(*arguments)
 
     monkeypatch.setattr(token_cache, "write_table", counted)
     first, again = desk.prepare(ROWS), desk.prepare(ROWS)
-    assert len(made) == 1
+    assert len(tokenized) == 1
     assert (again.counts, again.warnings, again.train[:]) == (first.counts, first.warnings, first.train[:])
     desk.prepare(ROWS, max_length=40)
     desk.prepare(ROWS[:-1])
     desk.tokenizer.chat_template += " "
     desk.prepare(ROWS)
-    assert len(made) == 4, "other lengths, rows or templates make other sequences"
+    assert len(tokenized) == 4, "other lengths, rows or templates make other sequences"
 
 
 def test_bad_rows_leave_nothing_behind(desk: Desk) -> None:
@@ -266,15 +266,15 @@ def test_data_larger_than_what_may_be_held_is_streamed(desk: Desk, make: Callabl
     size = len(text)
     del text
     spec = DatasetSource.model_validate({"uri": f"s3://data/{path.name}"})
-    wanted = token_cache.DatasetRequest(spec, "sft", 512, 1, 200)
+    request = token_cache.DatasetRequest(spec, "sft", 512, 1, 200)
     inputs = Inputs(desk.model, None, LocalData(spec.uri, (path,)), None)
     tracemalloc.start()
     try:
-        examples = dataset.prepare_dataset(wanted, inputs, desk.tokenizer, desk.directory / "tokens")
+        examples = dataset.prepare_dataset(request, inputs, desk.tokenizer, desk.directory / "tokens")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     # as Python's lists of numbers the tokens would take 16 bytes each, and the text is there once more
-    held = size + 16 * examples.counts.tokens
-    assert held > 15_000_000
-    assert peak < held / 2
+    held_bytes = size + 16 * examples.counts.tokens
+    assert held_bytes > 15_000_000
+    assert peak < held_bytes / 2

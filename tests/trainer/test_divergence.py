@@ -54,12 +54,12 @@ def falling(start: float, end: float, steps: int = 60) -> list[float]:
     ],
 )
 def test_only_a_loss_that_stays_up_has_diverged(losses: list[float], vocabulary: int, at: int | None) -> None:
-    watch, found = DivergenceWatch(vocabulary), None
+    watch, detected = DivergenceWatch(vocabulary), None
     for number, loss in enumerate(losses, start=1):
         watch.add_loss(loss)
-        if watch.diverged and found is None:
-            found = number
-    assert found == at
+        if watch.diverged and detected is None:
+            detected = number
+    assert detected == at
 
 
 def test_an_attempt_that_goes_on_judges_as_the_one_before(tmp_path: Path) -> None:
@@ -82,20 +82,20 @@ def exploding(bench: Workbench, **training: Any) -> dict[str, Any]:
 
 
 def test_a_run_that_explodes_stops_and_keeps_the_good_checkpoints(workbench: Callable[[], Workbench]) -> None:
-    whole, pieces = workbench(), workbench()
-    result, run = train(whole.settings(**exploding(whole)))
+    uninterrupted, interrupted = workbench(), workbench()
+    result, run = train(uninterrupted.settings(**exploding(uninterrupted)))
     assert (result.reason, exit_code(result)) == (Reason.LOSS_DIVERGED, EXIT_CODES[Reason.LOSS_DIVERGED])
     assert "spec.training.learningRate: at step " in result.message
     assert "than to its best" in result.message
     assert run.progress is not None
     assert result.checkpoint is not None
     assert result.checkpoint.step <= run.progress.step - (BAD_LOSSES_IN_A_ROW - 1)
-    stored = {key.split("/step-")[1][:8] for key in whole.objects() if "/step-" in key}
+    stored = {key.split("/step-")[1][:8] for key in uninterrupted.objects() if "/step-" in key}
     assert int(max(stored)) == result.checkpoint.step, "no checkpoint of bad weights took its place"
 
-    stopped = train_until(pieces.settings(**exploding(pieces)), run.progress.step - 2)
+    stopped = train_until(interrupted.settings(**exploding(interrupted)), run.progress.step - 2)
     assert stopped.reason is Reason.PREEMPTED
-    resumed, again = train(pieces.settings(**exploding(pieces)))
+    resumed, again = train(interrupted.settings(**exploding(interrupted)))
     assert resumed.reason is Reason.LOSS_DIVERGED
     assert again.progress is not None
     assert again.progress.step == run.progress.step, "what went before is not forgotten"

@@ -48,15 +48,15 @@ MEASURED = EvaluationStatus(
     ],
 )
 def test_the_gate_says_what_was_found_and_what_was_wanted(limits: dict[str, Any], refusal: str | None) -> None:
-    judged, said = gate.apply_gate(Gate.model_validate(limits), MEASURED)
-    assert said == refusal
+    judged, message = gate.apply_gate(Gate.model_validate(limits), MEASURED)
+    assert message == refusal
     assert judged.passed is (refusal is None)
 
 
 def test_an_adapter_that_is_worse_than_its_base_passes_no_improvement() -> None:
     worse = EvaluationStatus(base_loss=2.0, loss=2.5, improvement_percent=-25.0, rows=20)
-    _, said = gate.apply_gate(Gate(min_improvement_percent=0), worse)
-    assert said == "the held-out loss is 25 % higher than the base's 2, the gate requires at least 0 % lower"
+    _, message = gate.apply_gate(Gate(min_improvement_percent=0), worse)
+    assert message == "the held-out loss is 25 % higher than the base's 2, the gate requires at least 0 % lower"
 
 
 def test_without_a_gate_nothing_is_judged() -> None:
@@ -80,11 +80,11 @@ def test_a_rejected_adapter_is_kept_but_not_published_and_a_milder_gate_lets_it_
     )
     assert result.report is not None
     assert result.report.uri == f"{place}/report.html"
-    kept = [key.removeprefix("team/job/") for key in bench.objects() if "/checkpoints/" not in key]
-    assert {key.split("/")[0] for key in kept} == {"rejected"}, "nothing is where a published adapter is looked for"
+    keys = [key.removeprefix("team/job/") for key in bench.objects() if "/checkpoints/" not in key]
+    assert {key.split("/")[0] for key in keys} == {"rejected"}, "nothing is where a published adapter is looked for"
     manifest = AdapterManifest.model_validate_json(bench.read("team/job/rejected/manifest.json"))
     assert manifest.evaluation == result.evaluation
-    assert {f"rejected/{file.path}" for file in manifest.files} == set(kept) - {"rejected/manifest.json"}
+    assert {f"rejected/{file.path}" for file in manifest.files} == set(keys) - {"rejected/manifest.json"}
     weights = bench.read("team/job/rejected/adapter_model.safetensors")
 
     again, _ = train(bench.settings(evaluation=strict))
@@ -112,10 +112,10 @@ def test_a_rejected_adapter_is_kept_but_not_published_and_a_milder_gate_lets_it_
 def test_the_best_evaluation_and_the_patience(
     name: str, losses: list[float], min_delta: float, expected: EvaluationHistory
 ) -> None:
-    seen = EvaluationHistory()
+    history = EvaluationHistory()
     for step, loss in enumerate(losses, start=1):
-        seen = add_evaluation(seen, step, loss, min_delta)
-    assert seen == expected, name
+        history = add_evaluation(history, step, loss, min_delta)
+    assert history == expected, name
 
 
 @pytest.mark.parametrize(
@@ -187,14 +187,14 @@ def test_an_early_stop_publishes_the_best_weights_bit_for_bit_also_after_interru
 ) -> None:
     training = EARLY["training"] | {"learningRate": learning_rate}
     spec = EARLY | {"method": method, "training": training}
-    whole, pieces, short = workbench(), workbench(), workbench()
-    result, run = train(whole.settings(**spec))
+    uninterrupted, resumed, short = workbench(), workbench(), workbench()
+    result, run = train(uninterrupted.settings(**spec))
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
     assert run.progress is not None
     best, stopped = result.evaluation.step, run.progress.step
     assert best is not None
-    history = [json.loads(line) for line in whole.read("team/job/adapter/metrics.jsonl").splitlines()]
+    history = [json.loads(line) for line in uninterrupted.read("team/job/adapter/metrics.jsonl").splitlines()]
     losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
     assert best == min(losses, key=lambda step: losses[step])
     assert best + 2 == stopped < 20, losses
@@ -202,20 +202,20 @@ def test_an_early_stop_publishes_the_best_weights_bit_for_bit_also_after_interru
     assert run.progress.eta_seconds == 0
 
     for step in (best - 1, best + 1, stopped):
-        interrupted = train_until(pieces.settings(**spec), step)
+        interrupted = train_until(resumed.settings(**spec), step)
         assert interrupted.reason == "Preempted", interrupted.message
-    result, _ = train(pieces.settings(**spec))
+    result, _ = train(resumed.settings(**spec))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", stopped)
     assert result.evaluation is not None
     assert result.evaluation.step == best
-    assert weights_of(pieces) == weights_of(whole)
-    assert pieces.read("team/job/adapter/metrics.jsonl").count(b"eval_loss") == stopped
+    assert weights_of(resumed) == weights_of(uninterrupted)
+    assert resumed.read("team/job/adapter/metrics.jsonl").count(b"eval_loss") == stopped
 
     if "adalora" in method:  # whose schedule of ranks hangs on the number of steps
         return
     to_the_best = {name: value for name, value in training.items() if name != "earlyStopping"} | {"maxSteps": best}
     train(short.settings(method=method, training=to_the_best))
-    assert weights_of(short) == weights_of(whole), "those of a run that ended there"
+    assert weights_of(short) == weights_of(uninterrupted), "those of a run that ended there"
 
 
 def test_the_last_weights_may_be_the_best(bench: Workbench) -> None:
@@ -235,18 +235,18 @@ def test_what_the_training_cost_is_measured_on_a_general_text(bench: Workbench) 
     result, _ = train(bench.settings(evaluation=evaluation, training=training | {"learningRate": 1e-2}))
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
-    found = result.evaluation.forgetting
-    assert found is not None
-    assert found.sequences == 3
-    assert found.loss != found.base_loss
-    assert found.increase_percent == pytest.approx(100 * (found.loss / found.base_loss - 1), abs=0.01)
-    assert found.perplexity == pytest.approx(math.exp(found.loss), rel=1e-4)
+    measured = result.evaluation.forgetting
+    assert measured is not None
+    assert measured.sequences == 3
+    assert measured.loss != measured.base_loss
+    assert measured.increase_percent == pytest.approx(100 * (measured.loss / measured.base_loss - 1), abs=0.01)
+    assert measured.perplexity == pytest.approx(math.exp(measured.loss), rel=1e-4)
     assert b"Perplexity on a general text" in bench.read("team/job/adapter/report.html")
     assert b"Perplexity on a general text" in bench.read("team/job/adapter/README.md")
     entries = [json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]
     on_the_way = {entry["step"]: entry["general_loss"] for entry in entries if "general_loss" in entry}
     assert sorted(on_the_way) == [2, 4, 6]
-    assert on_the_way[6] == pytest.approx(found.loss, abs=1e-4)
+    assert on_the_way[6] == pytest.approx(measured.loss, abs=1e-4)
     assert b"Loss on a general text over the steps" in bench.read("team/job/adapter/report.html")
 
 
@@ -255,8 +255,8 @@ def test_the_text_that_comes_with_the_trainer_is_long_enough_to_say_something(be
 
     settings = bench.settings(evaluation={"forgetting": {"maxSequences": 1000}})
     tokenizer = AutoTokenizer.from_pretrained(bench.mounts / "claims" / "models" / "tiny")
-    found = forgetting.encode_text(settings.job.spec, forgetting_text.download(settings, 1), tokenizer)
-    assert sum(example.learned for example in found) > 1000
+    encoded = forgetting.encode_text(settings.job.spec, forgetting_text.download(settings, 1), tokenizer)
+    assert sum(example.learned for example in encoded) > 1000
     assert (
         forgetting.encode_text(bench.settings().job.spec, forgetting_text.download(bench.settings(), 1), tokenizer)
         == []

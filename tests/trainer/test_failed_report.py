@@ -80,9 +80,9 @@ def test_on_a_workstation_it_is_where_the_report_is_looked_for(bench: Workbench)
     assert "hidden" not in page
     assert (output / "metrics.jsonl").is_file()
     assert not (output / "adapter").exists()
-    told = cli.describe_result(result, cli.Request("job.yaml", output, (), (), False))
-    assert told[0].startswith("failed: TrainerError: ")
-    assert told[-1] == f"report {output / 'report.html'}"
+    description = cli.describe_result(result, cli.Request("job.yaml", output, (), (), False))
+    assert description[0].startswith("failed: TrainerError: ")
+    assert description[-1] == f"report {output / 'report.html'}"
 
     result, _ = train(settings)
     assert result.reason == "Succeeded"
@@ -141,14 +141,14 @@ def test_a_report_that_cannot_be_left_hides_nothing_and_holds_up_nothing(
 def test_a_pod_that_is_asked_to_stop_meanwhile_still_ends_with_its_own_reason(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, said = Run(), []
-    interruption = Interruption(60, lambda: said.append(run.failure))
+    run, messages = Run(), []
+    interruption = Interruption(60, lambda: messages.append(run.failure))
     monkeypatch.setattr(failed, "upload_directory", lambda *_: interruption.request())
     monkeypatch.setattr(recipe, "train", lambda *_: (_ for _ in ()).throw(DIVERGED))
     run_attempt(bench.settings(), run, interruption, Reporter(None, Path()), alone)
-    (ended,) = said
-    assert isinstance(ended, TrainerResult)
-    assert ended.reason is Reason.LOSS_DIVERGED
+    (message,) = messages
+    assert isinstance(message, TrainerResult)
+    assert message.reason is Reason.LOSS_DIVERGED
 
     monkeypatch.undo()
     within: list[float] = []

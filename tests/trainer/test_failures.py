@@ -244,23 +244,23 @@ TABLE: list[tuple[Callable[[Pod], None], Reason, list[str], bool]] = [
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason", "said", "early"), TABLE, ids=[row[0].__name__.replace("_", " ") for row in TABLE]
+    ("spoil", "reason", "message_parts", "early"), TABLE, ids=[row[0].__name__.replace("_", " ") for row in TABLE]
 )
 def test_a_failure_says_why_and_what_to_do(
-    pod: Pod, spoil: Callable[[Pod], None], reason: Reason, said: list[str], early: bool
+    pod: Pod, spoil: Callable[[Pod], None], reason: Reason, message_parts: list[str], early: bool
 ) -> None:
     spoil(pod)
     if early:
         code, message = pod.end(preflight.main)
         assert len(message) <= 4096
-        found = PreflightResult.model_validate_json(message)
-        assert [problem.reason for problem in found.problems] == [reason], found.problems
+        preflight_result = PreflightResult.model_validate_json(message)
+        assert [problem.reason for problem in preflight_result.problems] == [reason], preflight_result.problems
         assert code == EXIT_CODES[reason]
-        for text in said:
-            assert text.format(hub=pod.hub.endpoint) in str(found.problems[0])
+        for text in message_parts:
+            assert text.format(hub=pod.hub.endpoint) in str(preflight_result.problems[0])
     _, result = pod.train()
     assert result.reason is reason, result.message
-    for text in said:
+    for text in message_parts:
         assert text.format(hub=pod.hub.endpoint) in result.message
     assert b"hf_wrongtoken" not in result.model_dump_json().encode()
     assert not [key for key in pod.bench.objects() if key.endswith(MANIFEST)], "nothing counts as finished"
@@ -309,10 +309,10 @@ def test_a_disk_without_room_for_the_data_is_told_as_such(pod: Pod, tmp_path: Pa
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 @pytest.mark.filterwarnings("ignore:Not enough free disk space")
-@pytest.mark.parametrize("where", ["hub", "s3"])
-def test_a_disk_without_room_for_the_model_is_told_as_such(pod: Pod, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("directory", ["hub", "s3"])
+def test_a_disk_without_room_for_the_model_is_told_as_such(pod: Pod, tmp_path: Path, directory: str) -> None:
     pod.spec["model"] = {"uri": "hf://acme/tiny"}
-    if where == "s3":
+    if directory == "s3":
         model_in_s3(pod, lambda content: content)
     with small_disk(tmp_path / "disk", "128k") as disk:
         _, result = pod.train(disk / "scratch")
@@ -320,14 +320,14 @@ def test_a_disk_without_room_for_the_model_is_told_as_such(pod: Pod, tmp_path: P
     assert "there is no space left for" in result.message
 
 
-def first(number: int, fault: ProxyFault, part: str, *methods: str) -> Callable[[str, str], ProxyFault]:
-    """Return a choice of faults: this one for the first requests of these methods whose path contains ``part``."""
-    left = [number]
+def first(number: int, fault: ProxyFault, fragment: str, *methods: str) -> Callable[[str, str], ProxyFault]:
+    """Return a choice of faults: this one for the first requests of these methods whose path contains ``fragment``."""
+    faults_left = [number]
 
     def choose_fault(method: str, path: str) -> ProxyFault:
-        if part not in path or method not in methods or not left[0]:
+        if fragment not in path or method not in methods or not faults_left[0]:
             return None
-        left[0] -= 1
+        faults_left[0] -= 1
         return fault
 
     return choose_fault
@@ -392,12 +392,12 @@ def test_a_dataset_that_changed_is_told_from_outside(pod: Pod) -> None:
 
 def stopping_after(calls: int, real: Any) -> Any:
     """A step that fails after so many that went well."""
-    done = [0]
+    steps_done = [0]
 
-    def step(*arguments: Any, **named: Any) -> Any:
-        done[0] += 1
-        if done[0] > 2 * calls:
+    def step(*arguments: Any, **keywords: Any) -> Any:
+        steps_done[0] += 1
+        if steps_done[0] > 2 * calls:
             raise OSError(errno.EIO, "a fault of the test")
-        return real(*arguments, **named)
+        return real(*arguments, **keywords)
 
     return step

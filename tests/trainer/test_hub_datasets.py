@@ -67,13 +67,13 @@ def test_the_files_of_each_split_are_fetched(bench: Workbench, hub: Hub) -> None
     job = settings(bench, hub, validation={"split": "test"})
     train, held_out = sources.find_splits(job.job.spec.dataset)
     assert held_out is not None
-    for part, names in (
+    for split, names in (
         (train, ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]),
         (held_out, ["test.jsonl"]),
     ):
-        found = sources.download(job, part, bench.directory / part.split, 5)
-        assert [path.name for path in found.files] == names
-        assert all(path.is_file() for path in found.files)
+        downloaded = sources.download(job, split, bench.directory / split.split, 5)
+        assert [path.name for path in downloaded.files] == names
+        assert all(path.is_file() for path in downloaded.files)
 
 
 def test_a_dataset_of_the_hub_is_trained_on(bench: Workbench, hub: Hub) -> None:

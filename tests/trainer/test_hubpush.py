@@ -30,8 +30,8 @@ def settings(bench: Workbench, hub: Hub, token: str | None = TOKEN) -> Settings:
     if token is not None:
         (secret / "HF_TOKEN").write_text(token)
     output: dict[str, Any] = bench.job()["spec"]["output"]
-    wanted = {**output, "hub": {"repo": "org/adapter", "secretRef": {"name": "hub"}}}
-    return replace(bench.settings(output=wanted), hub_endpoint=hub.endpoint)
+    output_with_hub = {**output, "hub": {"repo": "org/adapter", "secretRef": {"name": "hub"}}}
+    return replace(bench.settings(output=output_with_hub), hub_endpoint=hub.endpoint)
 
 
 def test_the_adapter_its_card_and_its_report_are_on_the_hub(bench: Workbench, hub: Hub) -> None:

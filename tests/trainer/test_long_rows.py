@@ -26,7 +26,7 @@ class Words:
 def test_a_row_of_24_megabytes_is_cut_before_it_is_tokenized() -> None:
     tokenizer, counts = Words(), Counts()
     rows = [{"text": "a short row"}, {"text": "many words here " * 1_500_000}]
-    sequences = [made["input_ids"] for _, made in Encoder(tokenizer, "text", 256, counts).encode(rows)]
+    sequences = [sequence["input_ids"] for _, sequence in Encoder(tokenizer, "text", 256, counts).encode(rows)]
     assert [len(ids) for ids in sequences] == [4, 256]
     assert tokenizer.longest == 256 * CHARACTERS_PER_TOKEN
     assert (counts.truncated, counts.dropped) == (1, 0)

@@ -36,13 +36,13 @@ def tensors(**sizes: tuple[int, ...]) -> dict[str, Tensor]:
     ],
 )
 def test_the_files_are_those_that_transformers_loads(files: list[str], expected: list[str]) -> None:
-    found = weight_files.choose_weight_files(files, lambda _: INDEX, "hf://org/model")
-    assert found.names == expected
+    chosen = weight_files.choose_weight_files(files, lambda _: INDEX, "hf://org/model")
+    assert chosen.names == expected
     unloaded = [name for name in files if name.endswith(".safetensors") and name not in expected]
-    assert weight_files.list_unloaded(found, files) == sorted(unloaded)
+    assert weight_files.list_unloaded(chosen, files) == sorted(unloaded)
     beside = [name for name in unloaded if "/" not in name]
-    assert all(name in "".join(found.warnings) for name in beside)
-    assert bool(found.warnings) == bool(beside)
+    assert all(name in "".join(chosen.warnings) for name in beside)
+    assert bool(chosen.warnings) == bool(beside)
 
 
 @pytest.mark.unit
@@ -68,7 +68,7 @@ def test_files_that_are_missing_or_too_many(files: list[str], index: dict[str, A
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("config", "found", "count", "learned"),
+    ("config", "weights", "count", "learned"),
     [
         ({"max_position_embeddings": 4096}, {}, 4096, False),
         ({"n_positions": 1024}, tensors(h__wpe__weight=(1024, 8)), 1024, True),
@@ -101,8 +101,10 @@ def test_files_that_are_missing_or_too_many(files: list[str], index: dict[str, A
         ({"max_position_embeddings": 64}, tensors(vision_tower__position_embedding__weight=(16, 8)), 64, False),
     ],
 )  # fmt: skip
-def test_positions_have_many_names(config: dict[str, Any], found: dict[str, Tensor], count: int, learned: bool) -> None:
-    assert positions.find_positions(config, found) == positions.Positions(count, learned)
+def test_positions_have_many_names(
+    config: dict[str, Any], weights: dict[str, Tensor], count: int, learned: bool
+) -> None:
+    assert positions.find_positions(config, weights) == positions.Positions(count, learned)
 
 
 @pytest.mark.unit
@@ -141,8 +143,8 @@ SECOND_LAYER = {name.replace("layers.0", "layers.1"): tensor for name, tensor in
     ],
 )
 def test_config_and_weights_belong_together(config: dict[str, Any], weights: dict[str, Tensor], expected: str) -> None:
-    found = shapes.find_differences(LLAMA | config, WEIGHTS | weights)
-    assert (expected in found[0]) if expected else found == []
+    differences = shapes.find_differences(LLAMA | config, WEIGHTS | weights)
+    assert (expected in differences[0]) if expected else differences == []
 
 
 @pytest.mark.unit
@@ -171,8 +173,8 @@ def test_what_transformers_saves_belongs_together(kind: str, tmp_path: Path, lib
 
     facts = inspect_directory(tmp_path, "pvc://claim/model")
     assert shapes.find_differences(facts.config, facts.tensors) == []
-    found = positions.find_positions(facts.config, facts.tensors)
-    assert found is None if kind == "bloom" else found and found.count in (128, 1024)
+    position_limit = positions.find_positions(facts.config, facts.tensors)
+    assert position_limit is None if kind == "bloom" else position_limit and position_limit.count in (128, 1024)
 
 
 def change_config(**changes: Any) -> Callable[[Path], None]:

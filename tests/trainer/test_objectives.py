@@ -84,23 +84,23 @@ def test_every_kind_of_method_learns_from_pairs(bench: Workbench, method: dict[s
 def test_preferences_are_learned_and_an_interruption_changes_nothing(
     workbench: Callable[[], Workbench], objective: str
 ) -> None:
-    whole, pieces = workbench(), workbench()
-    result, run = train(whole.settings(**spec(whole, objective)))
+    uninterrupted, interrupted = workbench(), workbench()
+    result, run = train(uninterrupted.settings(**spec(uninterrupted, objective)))
     assert result.reason == "Succeeded", result.message
-    found = result.evaluation
-    assert found is not None
-    assert found.loss < found.base_loss
-    assert found.accuracy is not None
-    assert found.accuracy > 0.8
+    evaluation = result.evaluation
+    assert evaluation is not None
+    assert evaluation.loss < evaluation.base_loss
+    assert evaluation.accuracy is not None
+    assert evaluation.accuracy > 0.8
     assert run.progress is not None
     assert run.progress.eval_loss is not None
-    assert run.progress.eval_loss < found.base_loss
-    assert not [key for key in whole.objects() if "/ref/" in key], "TRL's copy of the adapter is no part of it"
-    config = spec(pieces, objective)
-    assert train_until(pieces.settings(**config), 3).reason == "Preempted"
-    resumed, _ = train(pieces.settings(**config))
+    assert run.progress.eval_loss < evaluation.base_loss
+    assert not [key for key in uninterrupted.objects() if "/ref/" in key], "TRL's copy of the adapter is no part of it"
+    config = spec(interrupted, objective)
+    assert train_until(interrupted.settings(**config), 3).reason == "Preempted"
+    resumed, _ = train(interrupted.settings(**config))
     assert (resumed.reason, resumed.resumed_from_step) == ("Succeeded", 3)
-    assert pieces.weights() == whole.weights()
+    assert interrupted.weights() == uninterrupted.weights()
 
 
 def test_the_loop_and_the_end_compare_with_the_adapter_that_the_training_starts_from(bench: Workbench) -> None:
@@ -142,9 +142,9 @@ def test_held_out_rows_are_measured_as_trl_measures(objective: str, base_model: 
     source = DatasetSource.model_validate(
         {"uri": "configmap://data/train.jsonl", "validation": {"uri": "configmap://data/train.jsonl"}}
     )
-    part = LocalData(source.uri, (path,))
-    wanted = token_cache.DatasetRequest(source, cast(Objective, objective), 64, 1, 200)
-    examples = dataset.prepare_dataset(wanted, Inputs(base_model, None, part, part), tokenizer, tmp_path / "tokens")
+    data = LocalData(source.uri, (path,))
+    request = token_cache.DatasetRequest(source, cast(Objective, objective), 64, 1, 200)
+    examples = dataset.prepare_dataset(request, Inputs(base_model, None, data, data), tokenizer, tmp_path / "tokens")
     rows: datasets.Dataset = examples.train
     reward = objective == "reward"
     base = load_base(base_model, torch.float32, scores_padded_with=tokenizer.pad_token_id if reward else None)

@@ -99,17 +99,17 @@ def test_a_compiled_run_learns_the_same_and_resumes_bit_identical(workbench: Cal
         return  # the refusal above is all that such a machine can show
     training = {"maxSteps": 3, "maxLength": 48, "perDeviceBatchSize": 2, "learningRate": 2e-3}
     compiled = training | {"compile": "always"}
-    plain, whole, pieces = workbench(), workbench(), workbench()
+    plain, uninterrupted, interrupted = workbench(), workbench(), workbench()
     train(plain.settings(training=training))
-    result, run = train(whole.settings(training=compiled))
+    result, run = train(uninterrupted.settings(training=compiled))
     assert (result.reason, run.derived_settings["compiled"]) == ("Succeeded", "yes"), result.message
-    assert losses(whole)[0] == pytest.approx(losses(plain)[0], rel=1e-5), (
+    assert losses(uninterrupted)[0] == pytest.approx(losses(plain)[0], rel=1e-5), (
         "dropout draws other numbers, but it acts from the second step on"
     )
-    assert train_until(pieces.settings(training=compiled), 1).reason == "Preempted"
-    result, _ = train(pieces.settings(training=compiled))
+    assert train_until(interrupted.settings(training=compiled), 1).reason == "Preempted"
+    result, _ = train(interrupted.settings(training=compiled))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 1)
-    assert pieces.weights() == whole.weights()
+    assert interrupted.weights() == uninterrupted.weights()
 
 
 class Layer(GradientCheckpointingLayer):

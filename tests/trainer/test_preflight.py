@@ -376,8 +376,8 @@ def preflight_pod(bench: Workbench, preflight_image: Path) -> Callable[[str], tu
             "FINETUNE_SCRATCH": str(bench.directory / "scratch"),
             "HOME": str(bench.directory),
         }
-        done = run_in_image(preflight_image, "-m", "finetune_trainer", "preflight", environment=environment)
-        return done.returncode, log.read_bytes(), done.stdout + done.stderr
+        completed = run_in_image(preflight_image, "-m", "finetune_trainer", "preflight", environment=environment)
+        return completed.returncode, log.read_bytes(), completed.stdout + completed.stderr
 
     return run
 

@@ -172,10 +172,12 @@ def results(
         uri = bench.dataset(jsonl(case.data) if isinstance(case.data, list) else case.data, case.key)
         job = bench.job(dataset={"uri": case.uri or uri}, objective=case.objective)
         lines.append({"job": job, "mounts": str(bench.mounts), "scratch": str(directory / "scratch")})
-    done = run_in_image(preflight_image, "-c", PROGRAM, text=jsonl(lines))
-    assert done.returncode == 0, done.stderr
-    found = [PreflightResult.model_validate_json(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    yield dict(zip(CASES, found, strict=True))
+    completed = run_in_image(preflight_image, "-c", PROGRAM, text=jsonl(lines))
+    assert completed.returncode == 0, completed.stderr
+    results = [
+        PreflightResult.model_validate_json(line) for line in completed.stdout.splitlines() if line.startswith("{")
+    ]
+    yield dict(zip(CASES, results, strict=True))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -41,16 +41,16 @@ def test_of_a_chat_the_assistants_turns_are_learned_with_their_ends(bench: Workb
 
 def test_the_parts_together_are_the_whole_text_whatever_a_token_holds(bench: Workbench) -> None:
     row = {"prompt": "Как? 你 🙂\n", "completion": " naïve 🙃"}
-    (shown,) = rows_of(bench, jsonl([row]))
-    assert "".join(part.text for part in shown.sequences["text"]) == f"{row['prompt']}{row['completion']}<|end|>"
+    (previewed,) = rows_of(bench, jsonl([row]))
+    assert "".join(part.text for part in previewed.sequences["text"]) == f"{row['prompt']}{row['completion']}<|end|>"
 
 
 def test_of_preferences_each_answer_is_shown_after_the_prompt(bench: Workbench) -> None:
     row = {"prompt": "What follows 1?\n", "chosen": "2, I think.", "rejected": "No idea."}
-    (shown,) = rows_of(bench, jsonl([row]), objective="dpo")
-    assert list(shown.sequences) == ["chosen", "rejected"]
-    assert text_of(shown, "rejected", learned=False) == row["prompt"]
-    assert text_of(shown, "rejected", learned=True) == "No idea.<|end|>"
+    (previewed,) = rows_of(bench, jsonl([row]), objective="dpo")
+    assert list(previewed.sequences) == ["chosen", "rejected"]
+    assert text_of(previewed, "rejected", learned=False) == row["prompt"]
+    assert text_of(previewed, "rejected", learned=True) == "No idea.<|end|>"
 
 
 def test_what_is_cut_off_left_out_or_wrong_is_said_of_its_row(bench: Workbench) -> None:
@@ -83,15 +83,15 @@ def test_a_row_that_the_chat_template_refuses_is_shown_with_its_words(bench: Wor
 
 def test_plain_text_is_shown_in_blocks_of_which_everything_is_learned(bench: Workbench) -> None:
     uri = bench.dataset("To be, or not to be, that is the question. " * 20, "hamlet.txt")
-    found = make_preview(bench.settings(dataset={"uri": uri}), 2, 1)
-    assert (found.layout, [row.location for row in found.rows]) == ("plain text", ["block 1", "block 2"])
-    assert all(part.learned for row in found.rows for part in row.sequences["text"])
+    result = make_preview(bench.settings(dataset={"uri": uri}), 2, 1)
+    assert (result.layout, [row.location for row in result.rows]) == ("plain text", ["block 1", "block 2"])
+    assert all(part.learned for row in result.rows for part in row.sequences["text"])
 
 
 def test_columns_that_are_not_used_are_named(bench: Workbench) -> None:
     uri = bench.dataset(jsonl([row | {"note": "a text"} for row in ROWS]))
-    found = make_preview(bench.settings(dataset={"uri": uri}), 3, 1)
-    assert (found.columns, found.unused_columns, len(found.rows)) == (["prompt", "completion"], ["note"], 3)
+    result = make_preview(bench.settings(dataset={"uri": uri}), 3, 1)
+    assert (result.columns, result.unused_columns, len(result.rows)) == (["prompt", "completion"], ["note"], 3)
 
 
 def test_a_dataset_that_is_missing_is_a_failure_with_its_reason(bench: Workbench) -> None:
@@ -101,16 +101,16 @@ def test_a_dataset_that_is_missing_is_a_failure_with_its_reason(bench: Workbench
 
 
 @pytest.fixture
-def shown() -> preview.Preview:
+def example() -> preview.Preview:
     """A preview of two rows."""
     row = PreviewedRow("rows.jsonl line 1", {"text": [Part("What? ", False), Part("That.", True)]}, 9, 4, 3)
     return preview.Preview("messages", ["messages"], ["note"], [row, PreviewedRow("rows.jsonl line 2", problem="bad")])
 
 
-def test_learned_parts_are_green_on_a_terminal_and_marked_in_a_pipe(shown: preview.Preview) -> None:
+def test_learned_parts_are_green_on_a_terminal_and_marked_in_a_pipe(example: preview.Preview) -> None:
     def printed(**options: Any) -> str:
         page = io.StringIO()
-        show(shown, Console(file=page, width=120, highlight=False, **options))
+        show(example, Console(file=page, width=120, highlight=False, **options))
         return page.getvalue()
 
     terminal, pipe = printed(force_terminal=True, color_system="standard"), printed()
@@ -140,7 +140,7 @@ def test_the_command_shows_rows_of_a_file_as_json_without_weights(
     mount = f"--mount=models={models}"
     ran = finetune("preview", "-", "--rows", "2", "--output", "json", mount, stdin=yaml.safe_dump(job))
     assert ran.code == 0, ran.err
-    told = json.loads(ran.out)
-    assert (told["layout"], told["columns"], len(told["rows"])) == ("messages", ["messages"], 2)
-    learned = [part["text"] for part in told["rows"][0]["sequences"]["text"] if part["learned"]]
+    output = json.loads(ran.out)
+    assert (output["layout"], output["columns"], len(output["rows"])) == ("messages", ["messages"], 2)
+    learned = [part["text"] for part in output["rows"][0]["sequences"]["text"] if part["learned"]]
     assert learned == ["1.<|end|>", "2, of course.<|end|>"]

@@ -27,21 +27,21 @@ LONG = {"maxSteps": 2000, "perDeviceBatchSize": 2, "maxLength": 48, "learningRat
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     """A report endpoint on loopback."""
-    with listening() as found:
-        yield found
+    with listening() as listener:
+        yield listener
 
 
 def children(parent: int) -> list[int]:
     """The processes that the trainer has started, without Python's own helper."""
-    found = []
+    ranks = []
     for path in Path("/proc").glob("[0-9]*/status"):
         try:
             status, command = path.read_text(), path.with_name("cmdline").read_text()
         except OSError:
             continue
         if f"PPid:\t{parent}\n" in status and "spawn_main" in command:
-            found.append(int(path.parent.name))
-    return found
+            ranks.append(int(path.parent.name))
+    return ranks
 
 
 def test_a_pod_of_two_processes_saves_and_goes_on_and_outlives_none_of_them(
@@ -76,12 +76,12 @@ def test_a_pod_of_two_processes_saves_and_goes_on_and_outlives_none_of_them(
 
 def test_the_one_that_failed_by_itself_is_told_of_many_that_only_lost_it(tmp_path: Path) -> None:
     def ended(rank: int, code: int | None, reason: str) -> Any:
-        said = tmp_path / f"process-{rank}.json"
-        said.write_text(json.dumps({"reason": reason, "message": "why"}))
+        result_file = tmp_path / f"process-{rank}.json"
+        result_file.write_text(json.dumps({"reason": reason, "message": "why"}))
         return (
             Process(rank=rank, world_size=4, local_rank=rank, local_world_size=4),
             SimpleNamespace(exitcode=code),
-            said,
+            result_file,
         )
 
     workers = Workers(lambda *_: None, Interruption(60, lambda: None))
@@ -111,11 +111,14 @@ def test_a_process_waits_for_the_data_however_long_they_take(tmp_path: Path, mon
 
 
 def test_what_a_process_could_not_say_itself_is_told_from_its_end(tmp_path: Path) -> None:
-    process, said = Process(rank=1, world_size=2, local_rank=1, local_world_size=2), tmp_path / "said.json"
-    assert _explain_exit(process, -signal.SIGABRT, said)[0] is Reason.NCCL_ERROR
-    assert _explain_exit(process, -signal.SIGSEGV, said) == (
+    process, result_file = Process(rank=1, world_size=2, local_rank=1, local_world_size=2), tmp_path / "said.json"
+    assert _explain_exit(process, -signal.SIGABRT, result_file)[0] is Reason.NCCL_ERROR
+    assert _explain_exit(process, -signal.SIGSEGV, result_file) == (
         Reason.TRAINER_ERROR,
         "process 1 of 2 ended by SIGSEGV, and left no message: see the log",
     )
-    said.write_text('{"reason": "OutOfMemory", "message": "the GPU has too little memory"}')
-    assert _explain_exit(process, 31, said) == (Reason.OUT_OF_MEMORY, "process 1 of 2: the GPU has too little memory")
+    result_file.write_text('{"reason": "OutOfMemory", "message": "the GPU has too little memory"}')
+    assert _explain_exit(process, 31, result_file) == (
+        Reason.OUT_OF_MEMORY,
+        "process 1 of 2: the GPU has too little memory",
+    )

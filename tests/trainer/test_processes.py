@@ -15,24 +15,24 @@ LONG = {"maxSteps": 150, "perDeviceBatchSize": 2, "gradientAccumulationSteps": 1
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     """A report endpoint on loopback."""
-    with listening() as found:
-        yield found
+    with listening() as listener:
+        yield listener
 
 
 def test_killed_then_asked_to_stop_the_run_ends_bit_identical(
     workbench: Callable[[], Workbench], listener: Listener
 ) -> None:
-    whole, pieces = workbench(), workbench()
+    uninterrupted, interrupted = workbench(), workbench()
     spec = {"training": LONG, "checkpoint": {"everySteps": 5}}
-    job = pieces.job(**spec)
+    job = interrupted.job(**spec)
 
-    killed = Pod(pieces, job, listener, 1)
+    killed = Pod(interrupted, job, listener, 1)
     listener.wait_for(lambda report: report.checkpoint is not None)
     killed.process.kill()
     killed.end()
     assert not killed.termination_log.exists()
 
-    stopped = Pod(pieces, job, listener, 2)
+    stopped = Pod(interrupted, job, listener, 2)
     report = listener.wait_for(lambda report: report.resumed_from_step is not None)
     assert report.resumed_from_step is not None
     stopped.process.send_signal(signal.SIGTERM)
@@ -44,10 +44,10 @@ def test_killed_then_asked_to_stop_the_run_ends_bit_identical(
     assert result.checkpoint.step > report.resumed_from_step
     assert f"the checkpoint of step {result.checkpoint.step} is saved" in result.message
 
-    last, _ = train(pieces.settings_of(job))
+    last, _ = train(interrupted.settings_of(job))
     assert (last.reason, last.resumed_from_step) == ("Succeeded", result.checkpoint.step)
-    train(whole.settings(**spec))
-    assert pieces.weights() == whole.weights()
+    train(uninterrupted.settings(**spec))
+    assert interrupted.weights() == uninterrupted.weights()
     assert listener.tokens == {"Bearer token-1", "Bearer token-2"}
 
 

@@ -46,9 +46,9 @@ class Custom:
 @pytest.fixture
 def custom(base_model: Path, tmp_path: Path) -> Custom:
     """The tiny model as one that transformers does not know."""
-    made = Custom(tmp_path / "claim" / "custom", tmp_path / "marker")
-    shutil.copytree(base_model, made.directory)
-    config = json.loads((made.directory / "config.json").read_text())
+    custom_model = Custom(tmp_path / "claim" / "custom", tmp_path / "marker")
+    shutil.copytree(base_model, custom_model.directory)
+    config = json.loads((custom_model.directory / "config.json").read_text())
     config |= {
         "model_type": "tinycustom",
         "architectures": ["TinyForCausalLM"],
@@ -57,9 +57,9 @@ def custom(base_model: Path, tmp_path: Path) -> Custom:
             "AutoModelForCausalLM": "modeling_tinycustom.TinyForCausalLM",
         },
     }
-    (made.directory / "config.json").write_text(json.dumps(config))
-    (made.directory / "modeling_tinycustom.py").write_text(CODE.format(marker=str(made.marker)))
-    return made
+    (custom_model.directory / "config.json").write_text(json.dumps(config))
+    (custom_model.directory / "modeling_tinycustom.py").write_text(CODE.format(marker=str(custom_model.marker)))
+    return custom_model
 
 
 @pytest.fixture
@@ -73,24 +73,24 @@ def hub(custom: Custom) -> Iterator[Hub]:
 def settings(bench: Workbench, custom: Custom, hub: Hub) -> Callable[..., Settings]:
     """Makes jobs on that model, wherever it is."""
 
-    def make(where: str, trust: bool, **spec: Any) -> Settings:
-        if where == "pvc":
+    def make(source: str, trust: bool, **spec: Any) -> Settings:
+        if source == "pvc":
             (bench.mounts / "claims" / "custom").symlink_to(custom.directory.parent)
-        if where == "s3":
+        if source == "s3":
             for path in custom.directory.iterdir():
                 key = f"models/custom/{path.name}"
                 bench.server.store().client.put_object(Bucket=bench.bucket, Key=key, Body=path.read_bytes())
         uris = {"pvc": "pvc://custom/custom", "hf": "hf://acme/custom", "s3": f"s3://{bench.bucket}/models/custom"}
-        model = {"uri": uris[where]} | ({"trustRemoteCode": True} if trust else {})
-        made = bench.settings(model=model, **spec)
-        return dataclasses.replace(made, hub_endpoint=hub.endpoint)
+        model = {"uri": uris[source]} | ({"trustRemoteCode": True} if trust else {})
+        settings = bench.settings(model=model, **spec)
+        return dataclasses.replace(settings, hub_endpoint=hub.endpoint)
 
     return make
 
 
-@pytest.mark.parametrize("where", ["pvc", "hf", "s3"])
-def test_code_that_nobody_trusts_is_never_run(settings: Callable[..., Settings], custom: Custom, where: str) -> None:
-    job = settings(where, False)
+@pytest.mark.parametrize("source", ["pvc", "hf", "s3"])
+def test_code_that_nobody_trusts_is_never_run(settings: Callable[..., Settings], custom: Custom, source: str) -> None:
+    job = settings(source, False)
     (problem,) = check(job).problems
     assert (problem.reason, problem.field) == (Reason.MODEL_UNSUPPORTED, "spec.model.trustRemoteCode")
     assert "modeling_tinycustom.TinyForCausalLM" in problem.message
@@ -101,19 +101,19 @@ def test_code_that_nobody_trusts_is_never_run(settings: Callable[..., Settings],
     assert not custom.marker.exists()
 
 
-@pytest.mark.parametrize("where", ["pvc", "hf", "s3"])
+@pytest.mark.parametrize("source", ["pvc", "hf", "s3"])
 def test_code_that_the_user_trusts_runs_in_the_trainer_alone(
-    settings: Callable[..., Settings], bench: Workbench, custom: Custom, where: str
+    settings: Callable[..., Settings], bench: Workbench, custom: Custom, source: str
 ) -> None:
-    merged = {"output": bench.job()["spec"]["output"] | {"mergedModel": True}} if where == "pvc" else {}
-    job = settings(where, True, **merged)
+    merged = {"output": bench.job()["spec"]["output"] | {"mergedModel": True}} if source == "pvc" else {}
+    job = settings(source, True, **merged)
     assert check(job).problems == []
     assert not custom.marker.exists(), "the preflight runs none of it"
     result, _ = train(job)
     assert result.reason == "Succeeded", result.message
     assert custom.marker.exists()
     assert result.adapter is not None
-    assert result.adapter.base_revision == (COMMIT if where == "hf" else None)
+    assert result.adapter.base_revision == (COMMIT if source == "hf" else None)
     if merged:
         assert "team/job/merged/modeling_tinycustom.py" in bench.objects(), "a whole model has its code with it"
 

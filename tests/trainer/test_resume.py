@@ -33,46 +33,46 @@ def test_a_run_interrupted_at_every_other_step_ends_bit_identical(
     }
     if packing:
         spec["training"] |= {"perDeviceBatchSize": 1, "gradientAccumulationSteps": 2}
-    whole, pieces = workbench(), workbench()
-    result, run = train(whole.settings(**spec))
+    uninterrupted, resumed = workbench(), workbench()
+    result, run = train(uninterrupted.settings(**spec))
     assert result.reason == "Succeeded", result.message
     assert run.progress is not None
     total = run.progress.total_steps
     for step in range(1, total, 2):
-        interrupted = train_until(pieces.settings(**spec), step)
+        interrupted = train_until(resumed.settings(**spec), step)
         assert interrupted.reason == "Preempted", interrupted.message
         assert interrupted.checkpoint is not None
         assert interrupted.checkpoint.step == step
-    result, _ = train(pieces.settings(**spec))
+    result, _ = train(resumed.settings(**spec))
     assert result.reason == "Succeeded", result.message
     assert result.resumed_from_step == max(range(1, total, 2))
-    assert pieces.weights() == whole.weights()
+    assert resumed.weights() == uninterrupted.weights()
 
 
 def test_a_run_interrupted_after_its_last_step_only_has_to_be_finished(workbench: Callable[[], Workbench]) -> None:
-    whole, pieces = workbench(), workbench()
-    train(whole.settings())
-    assert train_until(pieces.settings(), 6).reason == "Preempted"
-    result, _ = train(pieces.settings())
+    uninterrupted, interrupted = workbench(), workbench()
+    train(uninterrupted.settings())
+    assert train_until(interrupted.settings(), 6).reason == "Preempted"
+    result, _ = train(interrupted.settings())
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
-    assert pieces.weights() == whole.weights()
-    assert pieces.read("team/job/adapter/metrics.jsonl").count(b"\n") == whole.read(
+    assert interrupted.weights() == uninterrupted.weights()
+    assert interrupted.read("team/job/adapter/metrics.jsonl").count(b"\n") == uninterrupted.read(
         "team/job/adapter/metrics.jsonl"
     ).count(b"\n")
 
 
 def test_a_checkpoint_that_lies_is_passed_over_and_replaced(workbench: Callable[[], Workbench]) -> None:
-    whole, pieces = workbench(), workbench()
-    train(whole.settings())
+    uninterrupted, interrupted = workbench(), workbench()
+    train(uninterrupted.settings())
     for step in (2, 4):  # of an attempt that is asked to stop only the last checkpoint is sure to be uploaded
-        train_until(pieces.settings(), step)
-    (key,) = (key for key in pieces.objects() if key.endswith("/step-00000004/adapter_model.safetensors"))
-    body = bytearray(pieces.read(key))
+        train_until(interrupted.settings(), step)
+    (key,) = (key for key in interrupted.objects() if key.endswith("/step-00000004/adapter_model.safetensors"))
+    body = bytearray(interrupted.read(key))
     body[-1] ^= 1
-    pieces.server.store().client.put_object(Bucket=pieces.bucket, Key=key, Body=bytes(body))
-    result, _ = train(pieces.settings())
+    interrupted.server.store().client.put_object(Bucket=interrupted.bucket, Key=key, Body=bytes(body))
+    result, _ = train(interrupted.settings())
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 2)
-    assert pieces.weights() == whole.weights()
+    assert interrupted.weights() == uninterrupted.weights()
 
 
 def test_a_dataset_that_changed_between_attempts_ends_the_job(bench: Workbench) -> None:
@@ -84,8 +84,8 @@ def test_a_dataset_that_changed_between_attempts_ends_the_job(bench: Workbench) 
     result, _ = train(bench.settings())
     assert result.reason is Reason.DATASET_CHANGED
     assert f"configmap://data/train.jsonl train.jsonl was {before}, is {after}" in result.message
-    kept = [key for key in bench.objects() if not key.startswith("team/job/failed/")]
-    assert kept == stored, "what was trained is kept"
+    keys = [key for key in bench.objects() if not key.startswith("team/job/failed/")]
+    assert keys == stored, "what was trained is kept"
     bench.dataset(jsonl(ROWS))
     result, _ = train(bench.settings())
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 4)

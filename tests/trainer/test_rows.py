@@ -37,10 +37,10 @@ def file(content: bytes, name: str = "rows") -> DataFile:
     return DataFile(name, lambda: io.BytesIO(content), lambda _: pytest.fail("nothing is to be fetched"))
 
 
-def parquet(found: list[Row]) -> bytes:
+def parquet(table_rows: list[Row]) -> bytes:
     """Rows as a parquet file of several row groups."""
     sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(found), sink, row_group_size=3)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table_rows), sink, row_group_size=3)
     return sink.getvalue()
 
 
@@ -165,9 +165,9 @@ def test_arrays_on_each_line_are_all_read_and_nan_is_null() -> None:
 
 @pytest.mark.parametrize("writer", [pyarrow.ipc.new_stream, pyarrow.ipc.new_file])
 def test_arrow_has_the_same_rows(writer: Any) -> None:
-    sink, made = io.BytesIO(), pyarrow.Table.from_pylist(ROWS)
-    with writer(sink, made.schema) as opened:
-        opened.write_table(made, max_chunksize=3)
+    sink, table = io.BytesIO(), pyarrow.Table.from_pylist(ROWS)
+    with writer(sink, table.schema) as opened:
+        opened.write_table(table, max_chunksize=3)
     assert [item.row for item in read_rows(file(sink.getvalue(), "data-00000-of-00001.arrow"))] == ROWS
     with pytest.raises(Failure, match="cannot be read as Arrow, it is damaged or cut off"):
         list(read_rows(file(sink.getvalue()[:-400], "a.arrow")))
@@ -175,10 +175,10 @@ def test_arrow_has_the_same_rows(writer: Any) -> None:
 
 def test_plain_text_comes_in_pieces_that_end_with_a_line() -> None:
     text = "".join(f"Line {number} of the play, “as it is”.\r\n" for number in range(5000))
-    found = list(read_text(file(text.encode(), "play.txt")))
-    assert "".join(found) == text
-    assert len(found) > 1
-    assert all(piece.endswith("\n") for piece in found)
+    pieces = list(read_text(file(text.encode(), "play.txt")))
+    assert "".join(pieces) == text
+    assert len(pieces) > 1
+    assert all(piece.endswith("\n") for piece in pieces)
     assert detect_format(file(gzip.compress(text.encode()))) == "text"
     with pytest.raises(Failure, match="is no UTF-8 text after line 0"):
         list(read_text(file(b"caf\xe9", "latin.txt")))
@@ -230,14 +230,18 @@ def test_a_large_file_is_never_held_in_memory(name: str) -> None:
     def opened() -> Any:
         return io.BufferedReader(Endless())
 
-    one = DataFile(name, opened, lambda _: pytest.fail("nothing is to be fetched"))
+    data_file = DataFile(name, opened, lambda _: pytest.fail("nothing is to be fetched"))
     tracemalloc.start()
     try:
-        seen = sum(len(piece) for piece in read_text(one)) if name == "play.txt" else sum(1 for _ in read_rows(one))
+        count = (
+            sum(len(piece) for piece in read_text(data_file))
+            if name == "play.txt"
+            else sum(1 for _ in read_rows(data_file))
+        )
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert seen >= number
+    assert count >= number
     assert peak < 4_000_000
 
 
@@ -360,13 +364,13 @@ GOOD: dict[str, tuple[Objective, Row, str, Row]] = {
 }
 
 
-def read(found: list[Row], objective: Objective = "sft", **source: Any) -> tuple[list[Row], rows.Findings, str]:
+def read(stored_rows: list[Row], objective: Objective = "sft", **source: Any) -> tuple[list[Row], rows.Findings, str]:
     """The good rows of a jsonl file, what was found, and what the file was taken as."""
-    content = "".join(json.dumps(row) + "\n" for row in found).encode()
+    content = "".join(json.dumps(row) + "\n" for row in stored_rows).encode()
     spec = DatasetSource.model_validate({"uri": "s3://data/rows.jsonl"} | source)
-    one = file(content, "rows.jsonl")
-    reader, findings = rows.make_reader([one], spec, objective, spec.uri), rows.Findings()
-    return list(reader.read(read_rows(one), findings)), findings, reader.layout
+    data_file = file(content, "rows.jsonl")
+    reader, findings = rows.make_reader([data_file], spec, objective, spec.uri), rows.Findings()
+    return list(reader.read(read_rows(data_file), findings)), findings, reader.layout
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -478,11 +482,11 @@ def test_what_is_wrong_with_a_row_is_said(name: str) -> None:
 
 
 def test_plain_text_and_rows_are_not_mixed() -> None:
-    found = [file(b"To be, or not to be\n", "a.txt"), file(JSONL, "b.jsonl")]
+    data_files = [file(b"To be, or not to be\n", "a.txt"), file(JSONL, "b.jsonl")]
     with pytest.raises(
         Failure, match=r"a.txt is plain text, but b.jsonl is jsonl: all files of s3://data/all must be of one kind"
     ):
-        rows.make_reader(found, DatasetSource(uri="s3://data/all"), "sft", "s3://data/all")
+        rows.make_reader(data_files, DatasetSource(uri="s3://data/all"), "sft", "s3://data/all")
 
 
 def test_five_bad_rows_are_shown_and_all_are_counted() -> None:
@@ -588,14 +592,14 @@ def test_the_examples_of_the_page_are_true() -> None:
         )
         if not content:
             continue
-        one, findings = file(content.encode(), "rows.jsonl"), rows.Findings()
-        reader = rows.make_reader([one], spec.dataset, spec.objective, spec.dataset.uri)
-        assert list(reader.read(read_rows(one), findings)), text
+        data_file, findings = file(content.encode(), "rows.jsonl"), rows.Findings()
+        reader = rows.make_reader([data_file], spec.dataset, spec.objective, spec.dataset.uri)
+        assert list(reader.read(read_rows(data_file), findings)), text
         assert findings.shown == [], text
-        told = rows.make_reader(
-            [one], spec.dataset.model_copy(update={"format": "auto"}), spec.objective, spec.dataset.uri
+        detected = rows.make_reader(
+            [data_file], spec.dataset.model_copy(update={"format": "auto"}), spec.objective, spec.dataset.uri
         )
-        assert told.layout == reader.layout, "auto takes it so too"
+        assert detected.layout == reader.layout, "auto takes it so too"
         checked, content = checked + 1, ""
     assert checked == 7
 

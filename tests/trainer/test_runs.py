@@ -70,9 +70,9 @@ def test_an_attempt_in_another_precision_says_so_and_keeps_what_was_trained(
 def test_a_run_resumed_after_midnight_learns_the_date_that_it_began_with(
     workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, pieces = workbench(), workbench()
+    uninterrupted, interrupted = workbench(), workbench()
     spec: dict[str, Any] = {"model": {"uri": "pvc://dated/model"}}
-    for bench in (whole, pieces):
+    for bench in (uninterrupted, interrupted):
         directory = bench.mounts / "claims" / "dated" / "model"
         shutil.copytree((bench.mounts / "claims" / "models" / "tiny"), directory)
         (directory / "chat_template.jinja").write_text(
@@ -81,17 +81,19 @@ def test_a_run_resumed_after_midnight_learns_the_date_that_it_began_with(
         )
         bench.dataset(jsonl(CHATS))
     monkeypatch.setattr(template_date, "today", lambda: date(2026, 3, 1))
-    train(whole.settings(**spec))
-    train_until(pieces.settings(**spec), 3)
+    train(uninterrupted.settings(**spec))
+    train_until(interrupted.settings(**spec), 3)
     monkeypatch.setattr(template_date, "today", lambda: date(2026, 3, 2))
-    result, _ = train(pieces.settings(**spec))
+    result, _ = train(interrupted.settings(**spec))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 3), result.warnings
-    assert pieces.weights() == whole.weights()
-    job = pieces.job(**spec)
+    assert interrupted.weights() == uninterrupted.weights()
+    job = interrupted.job(**spec)
     job["spec"]["output"]["s3"]["prefix"] = "team/later"
-    later, _ = train(pieces.settings_of(job))
+    later, _ = train(interrupted.settings_of(job))
     assert later.reason == "Succeeded"
-    assert pieces.read("team/later/adapter/adapter_model.safetensors") != whole.weights(), "the date is learned"
+    assert interrupted.read("team/later/adapter/adapter_model.safetensors") != uninterrupted.weights(), (
+        "the date is learned"
+    )
 
 
 def test_each_call_for_the_time_is_replaced() -> None:

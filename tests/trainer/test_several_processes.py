@@ -48,8 +48,8 @@ def weights(bench: Workbench) -> dict[str, torch.Tensor]:
     return load(bench.read(name))
 
 
-def difference(one: Workbench, two: Workbench) -> float:
-    mine, theirs = weights(one), weights(two)
+def difference(first: Workbench, second: Workbench) -> float:
+    mine, theirs = weights(first), weights(second)
     assert mine.keys() == theirs.keys()
     return max(float((mine[name].float() - theirs[name].float()).abs().max()) for name in mine)
 
@@ -78,7 +78,7 @@ def difference(one: Workbench, two: Workbench) -> float:
     ids=["lora", "packed", "qlora", "adalora", "full", "selectBest", "dpo", "sharded", "sharded and packed"],
 )
 def test_two_processes_learn_what_one_does(workbench: Callable[[], Workbench], spec: dict[str, Any]) -> None:
-    made = []
+    batches = []
     for processes in (1, 2):
         bench = workbench()
         if "objective" in spec:
@@ -86,40 +86,40 @@ def test_two_processes_learn_what_one_does(workbench: Callable[[], Workbench], s
         result, run = train(settings(bench, processes, **spec))
         assert result.reason == "Succeeded", result.message
         assert run.progress is not None
-        made.append((bench, run.progress.total_steps, result.evaluation and result.evaluation.step))
-    assert made[0][1:] == made[1][1:]
-    assert difference(made[0][0], made[1][0]) < TOLERANCE
+        batches.append((bench, run.progress.total_steps, result.evaluation and result.evaluation.step))
+    assert batches[0][1:] == batches[1][1:]
+    assert difference(batches[0][0], batches[1][0]) < TOLERANCE
 
 
 def test_two_processes_that_are_interrupted_end_bit_identical(workbench: Callable[[], Workbench]) -> None:
-    whole, pieces = workbench(), workbench()
+    uninterrupted, interrupted = workbench(), workbench()
     spec: dict[str, Any] = {"method": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.2}}}
-    result, _ = train(settings(whole, 2, **spec))
+    result, _ = train(settings(uninterrupted, 2, **spec))
     assert result.reason == "Succeeded", result.message
     for step in (4, 9):
-        stopped = train_until(settings(pieces, 2, **spec), step)
+        stopped = train_until(settings(interrupted, 2, **spec), step)
         assert stopped.reason == "Preempted", stopped.message
         assert stopped.checkpoint is not None
         assert stopped.checkpoint.step == step
-    states = {key.rsplit("/", 1)[-1] for key in pieces.objects() if "step-00000009/rng" in key}
+    states = {key.rsplit("/", 1)[-1] for key in interrupted.objects() if "step-00000009/rng" in key}
     assert states == {"rng_state_0.pth", "rng_state_1.pth"}, "the random numbers of both are kept"
-    result, _ = train(settings(pieces, 2, **spec))
+    result, _ = train(settings(interrupted, 2, **spec))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 9)
-    assert pieces.weights() == whole.weights()
+    assert interrupted.weights() == uninterrupted.weights()
 
 
 @pytest.mark.parametrize(("before", "after", "sharding"), [(2, 1, "none"), (1, 2, "none"), (2, 1, "full")])
 def test_another_number_of_processes_goes_on_where_the_first_was(
     workbench: Callable[[], Workbench], before: int, after: int, sharding: str
 ) -> None:
-    whole, pieces = workbench(), workbench()
-    train(settings(whole, 1))
+    uninterrupted, interrupted = workbench(), workbench()
+    train(settings(uninterrupted, 1))
     spec: dict[str, Any] = {"training": {"sharding": sharding}}
-    assert train_until(settings(pieces, before, **spec), 5).reason == "Preempted"
-    result, _ = train(settings(pieces, after, **spec))
+    assert train_until(settings(interrupted, before, **spec), 5).reason == "Preempted"
+    result, _ = train(settings(interrupted, after, **spec))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 5)
     assert any(f"processes {before} → {after}" in warning for warning in result.warnings)
-    assert difference(whole, pieces) < TOLERANCE
+    assert difference(uninterrupted, interrupted) < TOLERANCE
 
 
 def test_a_pass_that_does_not_come_out_even_is_filled_up_and_said(bench: Workbench) -> None:

@@ -22,8 +22,8 @@ CHECKED_WITH = (
 
 
 def test_a_job_is_checked_before_anything_heavy_is_imported() -> None:
-    done = subprocess.run([sys.executable, "-c", CHECKED_WITH], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    completed = subprocess.run([sys.executable, "-c", CHECKED_WITH], capture_output=True, text=True, check=True)
+    assert completed.stdout.strip() == ""
 
 
 def test_a_package_that_is_left_out_is_not_found() -> None:
@@ -33,15 +33,15 @@ def test_a_package_that_is_left_out_is_not_found() -> None:
 
 
 def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, load, prepare = threading.Event(), loading.load_base, dataset.prepare_dataset
+    loading_started, load, prepare = threading.Event(), loading.load_base, dataset.prepare_dataset
 
-    def loaded(*given: Any, **named: Any) -> Any:
-        begun.set()
-        return load(*given, **named)
+    def loaded(*arguments: Any, **keywords: Any) -> Any:
+        loading_started.set()
+        return load(*arguments, **keywords)
 
-    def prepared(*given: Any) -> Any:
-        assert begun.wait(60), "the model waits for the data"
-        return prepare(*given)
+    def prepared(*arguments: Any) -> Any:
+        assert loading_started.wait(60), "the model waits for the data"
+        return prepare(*arguments)
 
     monkeypatch.setattr(loading, "load_base", loaded)
     monkeypatch.setattr(dataset, "prepare_dataset", prepared)
@@ -55,10 +55,10 @@ def test_what_was_begun_is_handed_over_and_not_kept() -> None:
 
     wait = start_thread(Model)
     model = wait()
-    gone = weakref.ref(model)
+    model_reference = weakref.ref(model)
     del model
     gc.collect()
-    assert gone() is None
+    assert model_reference() is None
 
     def fail() -> None:
         raise ValueError("no such model")

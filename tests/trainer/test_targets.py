@@ -107,8 +107,10 @@ def test_ia3_scales_what_peft_scales(name: str) -> None:
     scaled = set(targets.select_feedforward(chosen, Ia3(), model.config.model_type))
     tuned = add_adapter(model, Method(ia3=Ia3()), BaseInfo(Path("base"), None, 10))
     assert set(chosen) == adapted(tuned)
-    found = {key for key, module in tuned.base_model.model.named_modules() if getattr(module, "is_feedforward", False)}
-    assert scaled == found != set()
+    feedforward = {
+        key for key, module in tuned.base_model.model.named_modules() if getattr(module, "is_feedforward", False)
+    }
+    assert scaled == feedforward != set()
 
 
 ROLES = {

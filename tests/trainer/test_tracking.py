@@ -40,9 +40,9 @@ def settings(bench: Workbench, **tracking: Any) -> Settings:
 
 def test_mlflow_has_one_run_of_all_attempts(bench: Workbench) -> None:
     with running_mlflow() as server:
-        wanted = {"uri": server.uri, "secretRef": {"name": "mlflow"}}
-        assert train_until(settings(bench, mlflow=wanted), 3).reason == "Preempted"
-        result, _ = train(settings(bench, mlflow=wanted))
+        tracking = {"uri": server.uri, "secretRef": {"name": "mlflow"}}
+        assert train_until(settings(bench, mlflow=tracking), 3).reason == "Preempted"
+        result, _ = train(settings(bench, mlflow=tracking))
     assert result.reason == "Succeeded", result.message
     assert server.experiments == ["team/job"]
     assert list(server.runs) == ["run-1"]
@@ -67,9 +67,9 @@ def records(content: bytes) -> Iterator[bytes]:
     """The records of a .wandb file: LevelDB's log format, in blocks of 32 KiB, after seven bytes of its own."""
     at, pending = 7, b""
     while at + 7 <= len(content):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
+        space = 32768 - at % 32768
+        if space < 7:
+            at += space
             continue
         _, length, kind = struct.unpack("<IHB", content[at : at + 7])
         pending += content[at + 7 : at + 7 + length]
@@ -86,11 +86,11 @@ def test_weights_and_biases_has_the_runs_id_and_every_step(bench: Workbench) -> 
     assert result.reason == "Succeeded", result.message
     (file,) = (followed.scratch / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     assert followed.job.metadata.uid in file.name
-    found = list(map(record_type.FromString, records(file.read_bytes())))
-    assert found[-1].WhichOneof("record_type") == "exit"
+    events = list(map(record_type.FromString, records(file.read_bytes())))
+    assert events[-1].WhichOneof("record_type") == "exit"
     losses = [
         (entry.step.num, float(item.value_json))
-        for entry in (record.history for record in found)
+        for entry in (record.history for record in events)
         for item in entry.item
         if "loss" in (item.key, *item.nested_key)
     ]
@@ -110,10 +110,10 @@ def test_a_secret_without_its_key_is_found_before_any_gpu_is_asked_for(bench: Wo
 def test_a_library_that_is_not_there_is_named_with_its_remedy(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = importlib.util.find_spec
+    original = importlib.util.find_spec
     followed = settings(bench, mlflow={"uri": "http://127.0.0.1:9"})
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "mlflow" else found(name, *more)
+        importlib.util, "find_spec", lambda name, *more: None if name == "mlflow" else original(name, *more)
     )
     assert check(followed).problems == [], "the preflight's image has no need of it"
     result, _ = train(followed)

@@ -226,10 +226,10 @@ def test_an_adapter_that_reloads_differently_is_not_published(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    written = verification.check_saved
+    original = verification.check_saved
 
     def damaging(model: Any, directory: Any) -> None:
-        written(model, directory)
+        original(model, directory)
         path = directory / "adapter_model.safetensors"
         save_file({name: tensor * factor for name, tensor in load_file(path).items()}, path)
 
@@ -249,11 +249,11 @@ def test_bad_rows_beyond_the_preflights_look_are_named_too(bench: Workbench) -> 
 
 
 def test_progress_counts_useful_tokens_and_the_way_to_go(bench: Workbench) -> None:
-    seen: list[tuple[int, int, float | None]] = []
+    reports: list[tuple[int, int, float | None]] = []
 
     class Listener(Reporter):
         def submit(self, report: Any) -> None:
-            seen.append((report.progress.step, report.progress.total_steps, report.progress.loss))
+            reports.append((report.progress.step, report.progress.total_steps, report.progress.loss))
 
     def listen(interruption: Interruption) -> Reporter:
         return Listener(None, bench.directory)
@@ -262,6 +262,6 @@ def test_progress_counts_useful_tokens_and_the_way_to_go(bench: Workbench) -> No
     assert result.progress is not None
     assert result.progress.eta_seconds == 0
     assert result.progress.eval_loss is not None
-    assert seen[0][:2] == (0, 6)
-    assert seen[-1][:2] == (6, 6)
-    assert all(loss is None or math.isfinite(loss) for _, _, loss in seen)
+    assert reports[0][:2] == (0, 6)
+    assert reports[-1][:2] == (6, 6)
+    assert all(loss is None or math.isfinite(loss) for _, _, loss in reports)

@@ -91,8 +91,8 @@ from tools.testing.trainer_jobs import CHATS, ROWS, jsonl, never
     ],
 )
 def test_whatever_is_raised_has_a_reason(error: BaseException, reason: Reason, expected: str) -> None:
-    found, message = classify(error)
-    assert found is reason
+    reason_found, message = classify(error)
+    assert reason_found is reason
     assert expected in message
 
 
@@ -136,7 +136,7 @@ def test_no_text_makes_a_result_too_long(text: str) -> None:
         peft_type="LORA",
         target_modules=[f"module_{number}" for number in range(400)],
     )
-    whole = TrainerResult(
+    oversized = TrainerResult(
         reason=Reason.UPLOAD_FAILED,
         message=text * 5000,
         warnings=[text * 3000] * 40,
@@ -144,18 +144,18 @@ def test_no_text_makes_a_result_too_long(text: str) -> None:
         report=ReportStatus(uri=f"{place}/adapter/report.html"),
         checkpoint=CheckpointStatus(uri=f"{place}/checkpoints/step-00000001", step=1, saved_at="2026-01-01T00:00:00Z"),
     )
-    encoded = result.encode(whole)
+    encoded = result.encode(oversized)
     assert len(encoded) <= 4096
     read = TrainerResult.model_validate_json(encoded)
     assert read.reason is Reason.UPLOAD_FAILED
     assert read.message.endswith("…")
-    assert read.checkpoint == whole.checkpoint
+    assert read.checkpoint == oversized.checkpoint
     assert read.adapter is not None
     assert (read.adapter.uri, read.adapter.digest) == (adapter.uri, adapter.digest), "an address is no use in part"
     problem = Problem(field="f" * 3000, message=text * 3000)
-    found = PreflightResult.model_validate_json(result.encode(PreflightResult(problems=[problem] * 30)))
+    decoded = PreflightResult.model_validate_json(result.encode(PreflightResult(problems=[problem] * 30)))
     assert len(result.encode(PreflightResult(problems=[problem] * 30))) <= 4096
-    assert "more, see the pod's log" in found.problems[-1].message
+    assert "more, see the pod's log" in decoded.problems[-1].message
 
 
 def test_linear_modules_are_told_from_embeddings_and_heads() -> None:
@@ -230,9 +230,9 @@ def test_a_template_that_hides_the_turns_is_refused_unless_whole_conversations_a
 
     def make(**source: Any) -> dataset.Examples:
         spec = DatasetSource.model_validate({"uri": "configmap://data/chats.jsonl"} | source)
-        wanted = token_cache.DatasetRequest(spec, "sft", 100, 1, 200)
+        request = token_cache.DatasetRequest(spec, "sft", 100, 1, 200)
         return dataset.prepare_dataset(
-            wanted, Inputs(base_model, None, LocalData(spec.uri, (path,)), None), tokenizer, tmp_path / "tokens"
+            request, Inputs(base_model, None, LocalData(spec.uri, (path,)), None), tokenizer, tmp_path / "tokens"
         )
 
     with pytest.raises(Failure, match="does not tell them apart") as caught:
@@ -283,7 +283,7 @@ def test_nothing_to_learn_from_is_refused(prepare: Callable[..., dataset.Example
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpu", "bf16", "expected"),
+    ("precision", "gpu", "bf16", "expected"),
     [
         ("auto", True, True, "bf16"),
         ("auto", True, False, "fp16"),
@@ -294,20 +294,22 @@ def test_nothing_to_learn_from_is_refused(prepare: Callable[..., dataset.Example
     ids=["Ampere", "T4 and V100", "a CPU", "a CPU computes bf16", "as asked"],
 )
 def test_the_precision_is_what_the_device_has(
-    monkeypatch: pytest.MonkeyPatch, asked: str, gpu: bool, bf16: bool, expected: str
+    monkeypatch: pytest.MonkeyPatch, precision: str, gpu: bool, bf16: bool, expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
-    assert device.choose_precision(Training.model_validate({"precision": asked})) == expected
+    assert device.choose_precision(Training.model_validate({"precision": precision})) == expected
 
 
-@pytest.mark.parametrize(("asked", "gpu"), [("fp16", False), ("bf16", True)])
-def test_a_precision_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch, asked: str, gpu: bool) -> None:
+@pytest.mark.parametrize(("precision", "gpu"), [("fp16", False), ("bf16", True)])
+def test_a_precision_that_the_device_lacks_is_refused(
+    monkeypatch: pytest.MonkeyPatch, precision: str, gpu: bool
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     with pytest.raises(Failure, match=r"fp16 needs a GPU|Tesla T4 has no bf16: choose auto or fp16") as caught:
-        device.choose_precision(Training.model_validate({"precision": asked}))
+        device.choose_precision(Training.model_validate({"precision": precision}))
     assert caught.value.field == "spec.training.precision"
 
 

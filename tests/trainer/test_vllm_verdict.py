@@ -34,9 +34,9 @@ def test_vllm_answers_with_what_was_trained_or_refuses_it(bench: Workbench, vllm
             return
         golden = GoldenSamples.model_validate_json((directory / "golden.json").read_bytes())
         for sample in golden.samples:
-            found = logprobs(client, name, sample.token_ids)
-            assert found == pytest.approx(sample.adapter_logprobs, abs=1e-4)
-            assert found != pytest.approx(sample.base_logprobs, abs=1e-3)
+            measured = logprobs(client, name, sample.token_ids)
+            assert measured == pytest.approx(sample.adapter_logprobs, abs=1e-4)
+            assert measured != pytest.approx(sample.base_logprobs, abs=1e-3)
         client.post("/v1/unload_lora_adapter", json={"lora_name": name})
 
 
@@ -45,5 +45,5 @@ def logprobs(client: httpx.Client, model: str, token_ids: list[int]) -> list[flo
     body = {"model": model, "prompt": token_ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
     answer = client.post("/v1/completions", json=body)
     assert answer.is_success, answer.text
-    told = answer.json()["choices"][0]["prompt_logprobs"][1:]
-    return [entry[str(token)]["logprob"] for entry, token in zip(told, token_ids[1:], strict=True)]
+    prompt_logprobs = answer.json()["choices"][0]["prompt_logprobs"][1:]
+    return [entry[str(token)]["logprob"] for entry, token in zip(prompt_logprobs, token_ids[1:], strict=True)]

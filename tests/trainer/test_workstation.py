@@ -62,12 +62,12 @@ class Workstation:
         return (self.directory / "whole" / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-def read_until(terminal: io.TextIOWrapper, wanted: str) -> str:
+def read_until(terminal: io.TextIOWrapper, expected: str) -> str:
     """What a terminal shows until it has shown this."""
-    shown = ""
-    while wanted not in shown:
-        shown += terminal.read(1)
-    return shown
+    output = ""
+    while expected not in output:
+        output += terminal.read(1)
+    return output
 
 
 def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -> None:
@@ -111,8 +111,8 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
     manifest = AdapterManifest.model_validate_json((station.output / "adapter" / "manifest.json").read_bytes())
     for entry in manifest.files:
         assert digest_of_file(station.output / "adapter" / entry.path) == entry.sha256
-    found = {path.name for path in station.output.iterdir()}
-    assert found == {"adapter", "checkpoints", "report.html", "metrics.jsonl"}, "nothing unfinished is left"
+    names = {path.name for path in station.output.iterdir()}
+    assert names == {"adapter", "checkpoints", "report.html", "metrics.jsonl"}, "nothing unfinished is left"
     steps = [json.loads(line)["step"] for line in (station.output / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1] == 150
 
@@ -120,13 +120,13 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
     assert again.code == 0
     assert result.adapter.digest in again.out
     assert "importing torch" not in again.err
-    for change, reason, told in (
+    for change, reason, explanation in (
         ("spec.output.mergedModel=true", Reason.OUTPUT_EXISTS, "spec.output.mergedModel: "),
         ("spec.evaluation.compareWithFull=true", Reason.OUTPUT_EXISTS, "spec.evaluation.compareWithFull: "),
         ("spec.evaluation.gate={max: 0.001}", Reason.GATE_FAILED, "was published before there was this gate"),
     ):
-        asked = finetune(*station.arguments("--set", change))
-        assert (asked.code, told in asked.out) == (EXIT_CODES[reason], True), asked.out
+        ran = finetune(*station.arguments("--set", change))
+        assert (ran.code, explanation in ran.out) == (EXIT_CODES[reason], True), ran.out
     other = finetune(*station.arguments("--set", "spec.training.maxSteps=10"))
     assert other.code == EXIT_CODES[Reason.OUTPUT_EXISTS]
     assert "--output: " in other.out
@@ -195,9 +195,9 @@ def test_two_processes_train_on_a_workstation_and_one_goes_on(bench: Workbench) 
     os.killpg(running.pid, signal.SIGINT)  # Ctrl-C reaches the processes of a terminal all at once
     out, _ = running.communicate(timeout=240)
     assert running.returncode == EXIT_CODES[Reason.PREEMPTED], out
-    one = ("--set", "spec.training.gradientAccumulationSteps=2", "--set", "spec.training.maxSteps=200")
-    finished = finetune(*station.arguments(*one), "--json")
-    result = TrainerResult.model_validate_json(finished.out)
+    options = ("--set", "spec.training.gradientAccumulationSteps=2", "--set", "spec.training.maxSteps=200")
+    ran = finetune(*station.arguments(*options), "--json")
+    result = TrainerResult.model_validate_json(ran.out)
     assert result.reason == "Succeeded", result.message
     assert result.resumed_from_step is not None
     assert any("processes 2 → 1" in warning for warning in result.warnings)

@@ -16,7 +16,8 @@ class ComparisonRow(Model):
     )
     loss: float | None = Field(None, description="Loss on the held-out rows.")
     improvement_percent: float | None = Field(
-        None, description="By how much the loss is lower than the base's, in percent of the base's."
+        None,
+        description="Improvement of the loss over the base's, in percent of the base's.",
     )
     perplexity: float | None = Field(None, description="exp(loss), for objective sft.")
     accuracy: float | None = Field(

@@ -190,7 +190,7 @@ class DatasetSource(Model):
         None, description="Held-out rows. Unset: a tenth of the dataset, at most 200 rows."
     )
     max_samples: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = Field(
-        None, description="Use only the first so many rows."
+        None, description="Number of rows to use, from the start of the dataset. Unset: all rows."
     )
     secret_ref: SecretRef | None = Field(
         None,

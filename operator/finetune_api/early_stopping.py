@@ -12,11 +12,12 @@ class EarlyStopping(Model):
     """The end of a training whose held-out loss stops falling, as in transformers.EarlyStoppingCallback."""
 
     patience: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
-        description="Stop after so many consecutive evaluations (evaluation.everySteps) without improvement."
+        description="Number of consecutive evaluations without improvement after which the training stops. "
+        "evaluation.everySteps sets how often the adapter is evaluated."
     )
     min_delta: float = Field(
         0.0,
-        description="By how much the held-out loss must be below the lowest one so far to count as an improvement.",
+        description="Amount by which the held-out loss must fall below the lowest one so far to be an improvement.",
         ge=0,
         le=MAX_NUMBER,
     )

@@ -42,7 +42,7 @@ class ForgettingStatus(Model):
     base_loss: float = Field(description="Loss of the base model.")
     loss: float = Field(description="Loss of the finished adapter.")
     increase_percent: float = Field(
-        description="By how much the adapter's loss is higher, in percent of the base's. Negative if it is lower."
+        description="Increase of the loss over the base's, in percent of the base's. Negative if it is lower."
     )
     base_perplexity: float = Field(description="exp(baseLoss).")
     perplexity: float = Field(description="exp(loss).")

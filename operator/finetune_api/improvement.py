@@ -1,4 +1,4 @@
-"""By how much a loss or perplexity is better than the base's: the one formula of trainer, report and operator."""
+"""Compute how much lower a loss or perplexity is than the base's, with one formula for trainer and operator."""
 
 
 def improvement_percent(base: float, value: float) -> float:

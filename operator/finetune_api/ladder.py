@@ -30,7 +30,7 @@ def needs_less_memory(spec: FineTuneJobSpec, reason: str) -> bool:
 
 
 def reduce_memory(spec: FineTuneJobSpec, times: int) -> FineTuneJobSpec | None:
-    """Return the spec after so many reductions; None if there are fewer."""
+    """Return the spec after a number of reductions; None if there are fewer."""
     for _ in range(times):
         reduced = reduce_once(spec)
         if reduced is None:
@@ -74,7 +74,7 @@ def list_adjustments(spec: FineTuneJobSpec, reduced: FineTuneJobSpec) -> list[Ad
 
 
 def explain_end(spec: FineTuneJobSpec, times: int) -> str:
-    """Explain why no reduction is left after so many, and what the user can do."""
+    """Explain why no reduction is left, and what the user can do."""
     last = spec
     for _ in range(times):
         last = reduce_once(last) or last

@@ -143,7 +143,7 @@ class AgentAdapter(Lenient):
     reason: ReasonWord | None = None
     message: str = ""
     load_seconds: float | None = None
-    replaced: int = Field(0, description="How often somebody else put an adapter under the served name.")
+    replaced: int = Field(0, description="Number of times that somebody else loaded an adapter under the served name.")
 
 
 class AgentEngine(Lenient):

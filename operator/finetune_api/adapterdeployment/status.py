@@ -22,12 +22,14 @@ class AdapterVersion(Model):
     digest: Sha256 = Field(description="sha256 of its manifest.json.")
     fine_tune_job: JobIdentity | None = Field(None, description="FineTuneJob that the version came from.")
     since: Timestamp | None = Field(
-        None, description="Since when every pod serves it.", json_schema_extra={"format": "date-time"}
+        None,
+        description="Time since which every pod serves this version, RFC 3339.",
+        json_schema_extra={"format": "date-time"},
     )
 
 
 class PodCounts(Model):
-    """How far the roll-out is."""
+    """Progress of the roll-out, as numbers of pods."""
 
     total: int = Field(0, description="Pods of the Deployment.", ge=0)
     updated: int = Field(0, description="Pods on which the desired version is proven and served.", ge=0)
@@ -46,9 +48,13 @@ class PodStatus(Model):
     message: str | None = Field(
         None, description="Why it is not Active, as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS
     )
-    load_seconds: float | None = Field(None, description="From the start of the download to the proof.", ge=0)
+    load_seconds: float | None = Field(
+        None, description="Seconds from the start of the download to the end of the proof.", ge=0
+    )
     replaced: int | None = Field(
-        None, description="How often somebody else put an adapter under the served name on this pod.", ge=1
+        None,
+        description="Number of times that somebody else loaded an adapter under the served name on this pod.",
+        ge=1,
     )
 
 
@@ -64,14 +70,14 @@ class AdapterDeploymentStatus(Model):
     """What the operator and the agents observed."""
 
     observed_generation: int | None = Field(
-        None, description="The metadata.generation that this status speaks of.", ge=0
+        None, description="The metadata.generation that this status describes.", ge=0
     )
     conditions: list[Condition] = Field(
         default_factory=list, description="Accepted, Injected, Ready, Reconciling, Stalled."
     )
-    desired: AdapterVersion | None = Field(None, description="The version that is to be served.")
+    desired: AdapterVersion | None = Field(None, description="Version that every pod is to serve.")
     active: AdapterVersion | None = Field(None, description="The version that every pod served last.")
-    pods: PodCounts = Field(default_factory=PodCounts, description="How far the roll-out is.")
+    pods: PodCounts = Field(default_factory=PodCounts, description="Progress of the roll-out, as numbers of pods.")
     engines: list[EngineStatus] = Field(
         default_factory=list, description="Versions of the engine that the agents found, and what follows from them."
     )

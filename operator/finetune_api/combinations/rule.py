@@ -1,4 +1,4 @@
-"""What a rule is, and how a rule names the methods that it speaks of: in CEL, and for a parsed spec."""
+"""Define a rule, and how it selects the methods to which it applies: in CEL, and for a parsed spec."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

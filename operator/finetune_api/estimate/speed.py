@@ -41,7 +41,7 @@ def held_out_rows(rows: int, dataset: DatasetSource) -> int:
 
 
 def packed_rows(tokens: int, training: Training) -> int:
-    """Count the rows that so many tokens fill when they are packed without loss."""
+    """Return the number of rows that a number of tokens fills if they are packed without gaps."""
     return math.ceil(tokens / training.max_length)
 
 

@@ -12,7 +12,8 @@ class Evaluation(Model):
     """The comparison of base and adapter on the held-out rows, which always runs at the end of the training."""
 
     every_steps: Positive | None = Field(
-        None, description="Also evaluate the adapter every so many steps. Unset: only at the end."
+        None,
+        description="Optimizer steps between two evaluations during the training. Unset: only at the end.",
     )
     max_rows: Positive = Field(200, description="Maximum number of held-out rows to use.")
     samples: int = Field(
@@ -49,7 +50,7 @@ class Checkpoint(Model):
 
     every_steps: Positive | None = Field(
         None,
-        description="Save and upload a checkpoint every so many steps. Unset: a tenth of the run, at most 500 steps.",
+        description="Optimizer steps between two checkpoints. Unset: a tenth of the run, at most 500 steps.",
     )
     keep: Positive = Field(
         2, description="Number of the newest complete checkpoints that stay in S3 while the job runs."

@@ -15,7 +15,7 @@ Phase = Literal["Pending", "Preflight", "Training", "Retrying", "Suspended", "Su
 
 
 class Progress(Model):
-    """Where the running attempt is."""
+    """Progress of the running attempt."""
 
     step: int = Field(description="Optimizer steps done.", ge=0)
     total_steps: int = Field(description="Optimizer steps of the whole run.", ge=0)
@@ -30,12 +30,12 @@ class Progress(Model):
         None, description="Most memory that PyTorch has reserved on a GPU so far, unused parts included.", ge=0
     )
     updated_at: Timestamp = Field(
-        description="When the trainer said so, RFC 3339.", json_schema_extra={"format": "date-time"}
+        description="Time of the trainer's report, RFC 3339.", json_schema_extra={"format": "date-time"}
     )
 
 
 class Estimate(Model):
-    """What the preflight computed before any GPU was asked for."""
+    """Estimate of the preflight, before a GPU is requested."""
 
     trainable_parameters: int = Field(description="Parameters of the adapter.", ge=0)
     total_parameters: int = Field(description="Parameters of base and adapter.", ge=0)
@@ -45,11 +45,13 @@ class Estimate(Model):
         "architecture is not known.",
         ge=0,
     )
-    total_steps: int | None = Field(None, description="Optimizer steps, where the spec says them: with maxSteps.", ge=0)
+    total_steps: int | None = Field(
+        None, description="Number of optimizer steps. Unset: training.maxSteps is unset.", ge=0
+    )
     comparison_gpu_memory_bytes: int | None = Field(
         None,
         description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job "
-        "whose GPU has less is finished all the same.",
+        "whose GPU has less still finishes, without the comparison.",
         ge=0,
     )
 
@@ -69,7 +71,7 @@ class Adjustment(Model):
 class Attempt(Model):
     """One Job of the preflight or of the trainer, and how it ended. All times are by the operator's clock."""
 
-    number: int = Field(description="1 for the first attempt.", ge=1)
+    number: int = Field(description="Number of the attempt, from 1.", ge=1)
     job_name: str = Field(description="Name of the batch/v1 Job.")
     started_at: Timestamp | None = Field(
         None, description="When the Job was created.", json_schema_extra={"format": "date-time"}
@@ -87,14 +89,14 @@ class Attempt(Model):
     finished_at: Timestamp | None = Field(
         None, description="When the operator saw that it had ended.", json_schema_extra={"format": "date-time"}
     )
-    reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded when all went well.")
+    reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded if it finished the job.")
     exit_code: int | None = Field(None, description="Exit code of its container.")
     node_name: str | None = Field(None, description="Node of its pod.")
     message: str | None = Field(None, description="Why it ended, as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS)
     resumed_from_step: int | None = Field(None, description="Step of the checkpoint that it continued from.", ge=0)
     adjustments: list[Adjustment] | None = Field(
         None,
-        description="What was changed after earlier attempts had run out of memory.",
+        description="Settings that differ from the spec, because earlier attempts ran out of memory.",
     )
 
 
@@ -114,7 +116,7 @@ class EvaluationStatus(Model):
 
     base_loss: float = Field(description="Loss of the base model.")
     loss: float = Field(description="Loss of the finished adapter.")
-    improvement_percent: float = Field(description="By how much the adapter's loss is lower, in percent of the base's.")
+    improvement_percent: float = Field(description="Improvement of the loss over the base's, in percent of the base's.")
     rows: int = Field(description="Held-out sequences that were used.", ge=0)
     base_perplexity: float | None = Field(None, description="exp(baseLoss), for objective sft.")
     perplexity: float | None = Field(None, description="exp(loss), for objective sft.")
@@ -124,14 +126,14 @@ class EvaluationStatus(Model):
     passed: bool | None = Field(None, description="Whether it passed spec.evaluation.gate. Unset: there is no gate.")
     base_accuracy: float | None = Field(
         None,
-        description="Share of the held-out answers that the base judges rightly, for objectives that compare answers.",
+        description="Fraction of held-out answers that the base judges correctly. Unset: answers are not compared.",
     )
-    accuracy: float | None = Field(None, description="Share of them that the finished adapter judges rightly.")
+    accuracy: float | None = Field(None, description="Fraction of them that the finished adapter judges correctly.")
     forgetting: ForgettingStatus | None = Field(
         None, description="Base and adapter on a general text, where spec.evaluation.forgetting asks for it."
     )
     comparison: Comparison | None = Field(
-        None, description="The adapter beside full fine-tuning, where spec.evaluation.compareWithFull asks for it."
+        None, description="Comparison with full fine-tuning. Unset: spec.evaluation.compareWithFull is false."
     )
 
 
@@ -175,22 +177,24 @@ class AdapterStatus(Model):
     rank: int | None = Field(None, description="Rank of a LoRA.")
     target_modules: list[str] = Field(default_factory=list, description="Modules that carry an adapter.")
     servable_by: list[str] = Field(default_factory=list, description="Engines that can load it as it is.")
-    hub: str | None = Field(None, description="Where it is on the model hub: hf://org/name@commit.")
+    hub: str | None = Field(
+        None, description="Address on the model hub, hf://org/name@commit. Unset: spec.output.hub is unset."
+    )
 
 
 class FineTuneJobStatus(Model):
     """What the operator observed. ``phase`` is a summary for people; programs read the conditions."""
 
     observed_generation: int | None = Field(
-        None, description="The metadata.generation that this status speaks of.", ge=0
+        None, description="The metadata.generation that this status describes.", ge=0
     )
     phase: Phase | None = Field(None, description="Summary for people.")
     conditions: list[Condition] = Field(
         default_factory=list,
         description="Accepted, PreflightPassed, Running, Suspended, Evaluated, Succeeded, Ready, Reconciling, Stalled.",
     )
-    progress: Progress | None = Field(None, description="Where the running attempt is.")
-    estimate: Estimate | None = Field(None, description="What the preflight computed.")
+    progress: Progress | None = Field(None, description="Progress of the running attempt.")
+    estimate: Estimate | None = Field(None, description="Estimate of the preflight, before a GPU is requested.")
     preflights: list[Attempt] = Field(
         default_factory=list, description=f"Each preflight Job and how it ended, the newest {STATUS_ATTEMPTS}."
     )
@@ -205,10 +209,10 @@ class FineTuneJobStatus(Model):
     )
     suspensions: int | None = Field(None, description="How often spec.suspend ended an attempt.", ge=0)
     checkpoint: CheckpointStatus | None = Field(None, description="The newest complete checkpoint.")
-    evaluation: EvaluationStatus | None = Field(None, description="Base against adapter on held-out rows.")
+    evaluation: EvaluationStatus | None = Field(None, description="Comparison of base and adapter on held-out rows.")
     adapter: AdapterStatus | None = Field(None, description="The finished, verified adapter.")
-    report: ReportStatus | None = Field(None, description="What to look at to judge the run.")
+    report: ReportStatus | None = Field(None, description="Report of the run, a page for people.")
     usage: Usage | None = Field(None, description="GPU time of all attempts that left a result.")
     warnings: list[str] = Field(
-        default_factory=list, description="What the preflight and the trainer found worth a look."
+        default_factory=list, description="Warnings of the preflight and the trainer, one sentence each."
     )

@@ -74,6 +74,20 @@ def anchors_of(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
+def test_the_package_map_has_every_package_and_room() -> None:
+    package_map = (ROOT / "docs/development.md").read_text().partition("## Package map")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([\w./-]+?)/?`", package_map))
+    packages = {f"operator/{entry.name}" for entry in (ROOT / "operator").iterdir() if (entry / "__init__.py").exists()}
+    rooms = {
+        f"{package.name}/{entry.name}"
+        for package in (ROOT / "operator/finetune_operator", ROOT / "trainer_image/finetune_trainer")
+        for entry in package.iterdir()
+        if (entry / "__init__.py").exists() or (entry.suffix == ".py" and entry.name != "__init__.py")
+    }
+    reconcilers = {"finetune_operator/reconcile"}  # the map has each of the two
+    assert sorted((packages | rooms) - reconcilers - named) == []
+
+
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/development.md"])
 def test_named_files_exist(page: str) -> None:
     paths = re.findall(r"`([\w.-]+/[\w./-]*)`", (ROOT / page).read_text())

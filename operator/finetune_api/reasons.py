@@ -65,6 +65,7 @@ class Reason(StrEnum):
     SERVED_NAME_TAKEN = "ServedNameTaken"
     CONFIG_MAP_TAKEN = "ConfigMapTaken"
     FIELD_CONFLICT = "FieldConflict"
+    INJECTION_CONTESTED = "InjectionContested"
     INJECTION_REFUSED = "InjectionRefused"
     INJECTED = "AgentInjected"
     NO_PODS = "NoPods"

@@ -11,6 +11,7 @@ from finetune_operator.kube.kinds import Key
 from finetune_operator.leadership import Leadership
 from finetune_operator.metrics import Metrics
 from finetune_operator.pod_reports import PodReports
+from finetune_operator.policies.apply_backoff import ApplyBackoff
 from finetune_operator.policies.budget import WriteBudget
 from finetune_operator.queue import KeyedQueue
 from finetune_operator.settings import Settings
@@ -31,6 +32,8 @@ class Context:
     budget: WriteBudget
     """Limits the status writes that only carry progress."""
     warnings: WarningEvents
+    injections: ApplyBackoff = field(default_factory=ApplyBackoff)
+    """Slows down over a Deployment from which somebody takes the agent again and again."""
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the cache has listed everything."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

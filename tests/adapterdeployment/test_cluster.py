@@ -392,6 +392,22 @@ def test_somebody_elses_configmap_is_neither_taken_nor_deleted_and_ours_stays_as
     until("the next version is told", lambda: serving.desired()[0]["version"]["digest"] == V2)
 
 
+def test_a_controller_that_writes_whole_deployments_is_named_and_not_fought(serving: ServingNamespace) -> None:
+    serving.kubectl("create", "-f", "-", stdin=manifest())
+    serving.apply_adapter("bot")
+    for _ in range(3):
+        until("the agent is in", lambda: serving.agent() is not None)
+        serving.kubectl("replace", "-f", "-", stdin=manifest())
+    message = serving.await_condition("bot", "Stalled", "True", "InjectionContested")
+    assert "kubectl-create" in message or "kubectl-replace" in message
+    generation = serving.deployment()["metadata"]["generation"]
+    serving.apply_adapter("bot", V2)
+    until("a pass", lambda: serving.get(ADP, "bot")["status"]["observedGeneration"] == 2)
+    assert serving.deployment()["metadata"]["generation"] == generation
+    serving.kubectl("delete", ADP, "bot")
+    until("the ConfigMap is gone", lambda: not serving.desired())
+
+
 def test_a_deletion_while_the_operator_is_down_is_made_good(serving: ServingNamespace) -> None:
     serving.kubectl("apply", "-f", "-", stdin=manifest())
     before = own(serving.deployment())

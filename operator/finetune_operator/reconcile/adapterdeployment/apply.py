@@ -1,18 +1,20 @@
 """Apply the plan for a serving group, then write each status."""
 
+import time
 from datetime import datetime
 
 from finetune_api.reasons import Reason
 from finetune_operator.context import Context
 from finetune_operator.kube.client import STRATEGIC_PATCH
 from finetune_operator.kube.errors import ConflictError, ForbiddenError, InvalidError
-from finetune_operator.kube.kinds import ADAPTER_DEPLOYMENT, CONFIG_MAP, DEPLOYMENT, POD
+from finetune_operator.kube.kinds import ADAPTER_DEPLOYMENT, CONFIG_MAP, DEPLOYMENT, FIELD_MANAGER, POD, Object
 from finetune_operator.reconcile.adapterdeployment.model import Observed, Obstacle, Plan
 from finetune_operator.reconcile.adapterdeployment.status import build_updates
 from finetune_operator.reconcile.result import Result
 from finetune_operator.reconcile.write_status import write_status
 from finetune_operator.resources.desired_state import STATE_ANNOTATION, compute_state_digest, is_ours, is_written
 from finetune_operator.resources.injected import find_copiers, is_injected, is_own_field
+from finetune_operator.resources.ownership import field_step, find_owners
 from finetune_operator.resources.removal import build_removal, build_removal_of_copy
 
 
@@ -20,6 +22,7 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
     """Apply the plan. Raises ``KubeError`` if a call failed that may succeed later."""
     if plan.remove:
         await _remove(observed, context)
+        context.injections.forget((observed.namespace, observed.name))
         return Result()
     obstacle = await _write_config_map(observed, plan, context)
     if obstacle is None:
@@ -51,8 +54,11 @@ async def _write_config_map(observed: Observed, plan: Plan, context: Context) ->
 
 async def _inject(observed: Observed, plan: Plan, context: Context) -> Obstacle | None:
     """Put the agent into the Deployment; return what stands against it, if anything does."""
-    if plan.injection is None or not plan.injection.due:
+    if observed.deployment is None or plan.injection is None or not plan.injection.due:
         return None
+    key = observed.namespace, observed.name
+    if context.injections.delay(key, time.monotonic()) > 0:
+        return Obstacle(Reason.INJECTION_CONTESTED, _describe_contest(observed.name, observed.deployment))
     body = plan.injection.body
     try:
         try:
@@ -61,10 +67,11 @@ async def _inject(observed: Observed, plan: Plan, context: Context) -> Obstacle 
             fields = [str(cause.get("field", "")) for cause in error.causes]
             if not fields:
                 raise
-            if not (observed.deployment and find_copiers(observed.deployment) and all(map(is_own_field, fields))):
+            if not (find_copiers(observed.deployment) and all(map(is_own_field, fields))):
                 return Obstacle(Reason.FIELD_CONFLICT, _describe_conflict(observed.name, error))
             written = await context.kube.apply(DEPLOYMENT, body, force=True)
         context.cache.put(DEPLOYMENT, written)
+        context.injections.note(key, time.monotonic())
     except (InvalidError, ForbiddenError) as error:
         text = f"the API server does not let the agent into Deployment {observed.name!r}: {error.message}"
         return Obstacle(Reason.INJECTION_REFUSED, text)
@@ -76,6 +83,16 @@ def _describe_conflict(deployment: str, error: ConflictError) -> str:
     return (
         f"Deployment {deployment!r} has fields that the agent needs and that someone else owns ({fields}): "
         "take them out of what that manager applies, or give them the value that the agent needs"
+    )
+
+
+def _describe_contest(name: str, deployment: Object) -> str:
+    path = [field_step("spec"), field_step("template")]
+    others = sorted(find_owners(deployment, path) - {FIELD_MANAGER}) or ["another installation of this operator"]
+    return (
+        f"somebody takes the agent out of Deployment {name!r} again and again; besides the operator, its pod template "
+        f"is written by: {', '.join(others)}. Let that one leave alone what it does not declare (server-side apply, or "
+        "a patch in place of the whole object). The operator tries again, with pauses of one minute up to half an hour"
     )
 
 

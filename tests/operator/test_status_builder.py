@@ -80,7 +80,7 @@ def test_values_that_cannot_be_read_are_left_out_and_the_rest_is_read() -> None:
         {"number": 1, "jobName": "a-train-1", "reason": "SolarFlare", "adjustments": [{"path": "x"}], "node": "n"},
         {"number": 2, "jobName": "a-train-2", "exitCode": "none"},
     ]
-    status = read_status(FineTuneJobStatus, {"phase": "Suspended", "attempts": attempts, "warnings": ["w"]})
+    status = read_status(FineTuneJobStatus, {"phase": "Daydreaming", "attempts": attempts, "warnings": ["w"]})
     assert status.phase is None
     assert status.warnings == ["w"]
     assert [(attempt.number, attempt.reason, attempt.exit_code) for attempt in status.attempts] == [

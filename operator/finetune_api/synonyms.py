@@ -143,6 +143,9 @@ SYNONYMS = {
     "backofflimit": "spec.failurePolicy.retries.onError",
     "maxretries": "spec.failurePolicy.retries.onError",
     "retries": "spec.failurePolicy.retries.onError",
+    "serviceaccount": "spec.podTemplate.serviceAccountName",
+    "timeout": "spec.activeDeadlineSeconds",
+    "paused": "spec.suspend",
     # AdapterDeployment
     "jobref": "spec.adapter.fineTuneJobRef",
     "job": "spec.adapter.fineTuneJobRef.name",

@@ -21,6 +21,8 @@ from finetune_cli.errors import CliError
 from finetune_cli.text import size
 
 PATIENCE_SECONDS = 60.0
+REPORT_BYTES = 8_000_000
+"""Largest report. The kubelet keeps 10 MiB of a container's log."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,20 @@ def fetch(source: Source, directory: Path, output: str) -> None:
         )
     else:
         sys.stdout.write(f"{source.uri} → {directory} ({size(total)}){f', {digest}' if digest else ''}\n")
+
+
+def read(source: Source) -> None:
+    """Write one small object to standard output: what ``finetune report`` runs in a pod. Raises CliError."""
+    try:
+        store = open_s3(
+            S3Location(endpoint=source.endpoint_url, region=source.region),
+            source.secret_directory,
+            Purpose.ADAPTER,
+            PATIENCE_SECONDS,
+        )
+        sys.stdout.buffer.write(read_object(store, parse_s3_uri(source.uri), REPORT_BYTES))
+    except (ArtifactError, ValueError) as error:
+        raise CliError(str(error)) from error
 
 
 def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) -> str | None:

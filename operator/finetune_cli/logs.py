@@ -29,7 +29,7 @@ def logs(cluster: Cluster, name: str, attempt: int | str | None, follow: bool) -
         time.sleep(PAUSE_SECONDS)
         pod = _pod(cluster, job, attempt)
     if not _started(pod):
-        raise CliError(f"pod {pod['metadata']['name']} has not started: {_waiting(pod)}")
+        raise CliError(f"pod {pod['metadata']['name']} has not started: {waiting_reason(pod, _container(pod))}")
     path = f"/api/v1/namespaces/{cluster.namespace}/pods/{pod['metadata']['name']}/log"
     query = {"container": _container(pod), **({"follow": "true"} if follow else {})}
     try:
@@ -57,9 +57,9 @@ def _pod(cluster: Cluster, job: Object, attempt: int | str | None) -> Object:
     return newest
 
 
-def _state(pod: Object) -> Object:
+def _state(pod: Object, container: str) -> Object:
     for entry in pod.get("status", {}).get("containerStatuses") or ():
-        if entry["name"] == _container(pod):
+        if entry["name"] == container:
             return dict(entry.get("state") or {})
     return {}
 
@@ -71,11 +71,12 @@ def _container(pod: Object) -> str:
 
 
 def _started(pod: Object) -> bool:
-    return "running" in _state(pod) or "terminated" in _state(pod)
+    return bool(_state(pod, _container(pod)).keys() & {"running", "terminated"})
 
 
-def _waiting(pod: Object) -> str:
-    waiting = _state(pod).get("waiting")
+def waiting_reason(pod: Object, container: str) -> str:
+    """Say why a container does not run."""
+    waiting = _state(pod, container).get("waiting")
     if waiting:
         return f"{waiting.get('reason')}: {waiting.get('message', '')}".rstrip(": ")
     for entry in pod.get("status", {}).get("conditions") or []:

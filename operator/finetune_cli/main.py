@@ -26,6 +26,7 @@ Name = Annotated[
         metavar="NAME", help="A FineTuneJob or an AdapterDeployment; ftj/NAME or adp/NAME if both have the name."
     ),
 ]
+JobName = Annotated[str, typer.Argument(metavar="NAME", help="A FineTuneJob.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option(
@@ -208,7 +209,7 @@ def watch(
 
 
 @cli.command()
-def suspend(name: Name, namespace: Namespace = None, context: Context = None) -> None:
+def suspend(name: JobName, namespace: Namespace = None, context: Context = None) -> None:
     """Suspend a FineTuneJob: its pod saves a checkpoint and frees its GPUs."""
     from finetune_cli.cluster import connect
     from finetune_cli.control import suspend as run
@@ -217,7 +218,7 @@ def suspend(name: Name, namespace: Namespace = None, context: Context = None) ->
 
 
 @cli.command()
-def resume(name: Name, namespace: Namespace = None, context: Context = None) -> None:
+def resume(name: JobName, namespace: Namespace = None, context: Context = None) -> None:
     """Resume a suspended FineTuneJob from its last checkpoint."""
     from finetune_cli.cluster import connect
     from finetune_cli.control import suspend as run
@@ -226,11 +227,7 @@ def resume(name: Name, namespace: Namespace = None, context: Context = None) -> 
 
 
 @cli.command()
-def cancel(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A FineTuneJob.")],
-    namespace: Namespace = None,
-    context: Context = None,
-) -> None:
+def cancel(name: JobName, namespace: Namespace = None, context: Context = None) -> None:
     """Stop a FineTuneJob for good: delete it, as `kubectl delete` does.
 
     Its pods save a checkpoint before they end. What it has stored in S3 stays.
@@ -243,7 +240,7 @@ def cancel(
 
 @cli.command()
 def logs(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A FineTuneJob.")],
+    name: JobName,
     attempt: Annotated[int | None, typer.Option(help="Number of the attempt. Default: the newest.", min=1)] = None,
     preflight: Annotated[bool, typer.Option("--preflight", help="Print the log of the preflight.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the pod ends.")] = False,
@@ -388,6 +385,48 @@ def preview(
     from finetune_cli.run import Request
 
     run(Request(file, None, tuple(changes or ()), tuple(mounts or ()), output == "json"), rows, output, os.environ)
+
+
+@cli.command()
+def report(
+    name: JobName,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write it there, and open no browser. Default: NAME.html.",
+            dir_okay=False,
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the pod that reads it.", min=0)] = 120,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Fetch the report of a FineTuneJob, and open it in the browser.
+
+    A short-lived pod reads it, with the Secrets of the job: you need no access to its storage, only the right to
+    create pods in the namespace and to read their logs.
+    """
+    from finetune_cli.cluster import connect
+    from finetune_cli.report import report as run
+
+    run(connect(context, namespace), name, output, timeout)
+
+
+@cli.command(hidden=True)
+def read(
+    uri: str,
+    endpoint_url: Annotated[str | None, typer.Option()] = None,
+    region: Annotated[str | None, typer.Option()] = None,
+    secret_directory: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Print one object. Part of `finetune report`, which runs it in a pod."""
+    from finetune_cli.fetch import Source
+    from finetune_cli.fetch import read as run
+
+    run(Source(uri, None, endpoint_url, region, secret_directory))
 
 
 @cli.command("clean-up", hidden=True)

@@ -27,6 +27,8 @@ NULLS = ("", "~", "null", "Null", "NULL")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 INTEGER = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|(0|[1-9][0-9]*))")
 SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+TAGGED = {"int": (int,), "float": (float, int), "bool": (bool,), "null": (type(None),)}
+"""Types of the values that a tag allows."""
 TAG = "tag:yaml.org,2002:"
 PLAIN = ""
 """Tag of a scalar that has no quotes and no tag."""
@@ -197,39 +199,43 @@ class _Builder:
 
     def _key(self, node: Node, path: str) -> str | None:
         """Return a key as JSON has it; None, with a problem, for a key that JSON cannot have."""
-        value = self._scalar(node, None) if isinstance(node, ScalarNode) else None
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        if value is None:
-            template = isinstance(node, MappingNode) or not node.value
-            message = (
-                "a template's placeholder {{ … }} is left over: render the template, or put the value into quotes"
-                if template and not isinstance(node, ScalarNode)
-                else "a field has no name: write one before the colon"
-            )
-            self._problem(path, message, node.start_mark.line + 1)
+        line = node.start_mark.line + 1
+        if not isinstance(node, ScalarNode):
+            message = "a template's placeholder {{ … }} is left over: render the template, or put the value into quotes"
+            self._problem(path, message, line)
             return None
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        value = self._typed(node, path)
+        if value is None:
+            self._problem(path, "a field has no name: write one before the colon", line)
+            return None
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, float):
+            return f"{value:g}" if math.isfinite(value) else str(value).replace("inf", ".inf").replace("nan", ".nan")
+        return str(value)
 
-    def _scalar(self, node: ScalarNode, path: str | None) -> Any:
-        """Return the value of a scalar. ``path`` is None for a key."""
-        text: str = node.value
+    def _scalar(self, node: ScalarNode, path: str) -> Any:
+        """Return the value of a scalar as JSON has it."""
+        value = self._typed(node, path)
+        if node.tag == PLAIN and value is not None and not isinstance(value, str):
+            self._document.written[path] = node.value
+        if isinstance(value, float) and not math.isfinite(value):
+            self._problem(path, f"found {node.value}, which JSON cannot hold: write a finite number", None)
+            return None
+        return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
+
+    def _typed(self, node: ScalarNode, path: str) -> Any:
+        """Return the value of a scalar by its tag, and without a tag by its text."""
         tag = node.tag.removeprefix(TAG)
         if node.tag == PLAIN:
-            value = resolve(text)
-            if path is not None and value is not None and not isinstance(value, str):
-                self._document.written[path] = text
-        elif tag in ("int", "float", "bool", "null"):
-            value = resolve(text)
-        elif tag == "binary":
-            value = self._binary(text, path or "")
-        else:
-            value = text
-        if isinstance(value, float) and not math.isfinite(value):
-            self._problem(path or "", f"found {text}, which JSON cannot hold: write a finite number", None)
-            return None
-        if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
-            return int(value)  # as in the JSON that is sent
+            return resolve(node.value)
+        if tag == "binary":
+            return self._binary(node.value, path)
+        if tag not in TAGGED:
+            return node.value
+        value = resolve(node.value)
+        if type(value) not in TAGGED[tag]:
+            self._problem(path, f"{node.value!r} does not fit its tag !!{tag}: remove the tag", None)
         return value
 
     def _binary(self, text: str, path: str) -> str:

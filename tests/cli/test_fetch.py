@@ -108,3 +108,9 @@ def test_what_is_not_there_is_named(server: S3Server, tmp_path: Path, uri: str, 
     refused = finetune("fetch", uri, str(tmp_path / "target"), *options(server))
     assert refused.code == 1
     assert message in refused.err
+
+
+def test_one_object_is_printed_as_it_is(server: S3Server, place: S3Uri, adapter: str) -> None:
+    told = finetune("read", f"{place}/adapter_model.safetensors", *options(server))
+    assert (told.code, told.out) == (0, "weights")
+    assert "does not exist" in finetune("read", f"{place}/nothing.html", *options(server)).err

@@ -10,15 +10,19 @@ import subprocess
 import termios
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from devcluster.cluster import Cluster
+from finetune_api.finetunejob import FineTuneJob
+from finetune_operator.resources.jobs import build_preflight_job
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, Object, changed
 from tests.api.test_refused_by_the_server import wait_until_served
 from tests.cli.run import COMMAND, Ran, finetune
+from tests.operator.fake_cluster import SETTINGS
 
 pytestmark = pytest.mark.cluster
 TRAINING = {
@@ -195,6 +199,20 @@ def test_wide_and_yaml(team: Team) -> None:
     assert (item["kind"], item["status"]["phase"]) == ("FineTuneJob", "Succeeded")
 
 
+def test_a_job_is_suspended_and_resumed(team: Team) -> None:
+    team.create(FINETUNE_JOB)
+    team.create(ADAPTER_DEPLOYMENT)
+
+    def is_suspended() -> bool:
+        return team.kubectl("get", "ftj", "shakespeare", "-o", "jsonpath={.spec.suspend}") == "true"
+
+    assert team.finetune("suspend", "shakespeare").out == "FineTuneJob shakespeare suspended\n"
+    assert is_suspended()
+    assert team.finetune("suspend", "ftj/shakespeare").out == "FineTuneJob shakespeare is suspended already\n"
+    assert team.finetune("resume", "shakespeare").out == "FineTuneJob shakespeare resumed\n"
+    assert not is_suspended()
+
+
 def test_cancel_deletes_the_job_and_only_the_job(team: Team) -> None:
     team.create(FINETUNE_JOB)
     team.create(ADAPTER_DEPLOYMENT)
@@ -202,6 +220,45 @@ def test_cancel_deletes_the_job_and_only_the_job(team: Team) -> None:
     assert team.kubectl("get", "ftj,adp", "-o", "name").split() == [
         "adapterdeployment.finetune-operator.io/shakespeare"
     ]
+
+
+def test_a_report_is_read_by_a_pod_of_the_preflights_kind_which_never_stays(team: Team, tmp_path: Path) -> None:
+    team.create(
+        changed(FINETUNE_JOB, {"spec.output.secretRef": {"name": "s3"}, "spec.output.s3.endpoint": "http://s3"})
+    )
+    assert "has no report yet" in team.finetune("report", "shakespeare").err
+    team.status("ftj", ("Ready", "True", "AdapterVerified", "done"), report={"uri": "s3://adapters/a/report.html"})
+    assert "the preflight Job of shakespeare is gone" in team.finetune("report", "shakespeare").err
+    resource = json.loads(team.kubectl("get", "ftj", "shakespeare", "-o", "json"))
+    preflight = build_preflight_job(resource, FineTuneJob.of(resource), 1, SETTINGS)
+    team.kubectl("create", "-f", "-", stdin=yaml.safe_dump(preflight))
+    with watched_pods(team) as seen:
+        ended = team.finetune("report", "shakespeare", "-o", str(tmp_path / "report.html"), "--timeout", "1")
+        assert (ended.code, ended.err) == (
+            1,
+            "error: the pod that reads the report does not run: no nodes available to schedule pods\n",
+        )
+        pod = next(json.loads(line)["object"] for line in seen if "finetune-report-" in line)
+    assert pod["spec"]["containers"][0]["args"] == [
+        *("read", "s3://adapters/a/report.html", "--endpoint-url", "http://s3"),
+        *("--secret-directory", "/etc/finetune/secrets/s3"),
+    ]
+    assert pod["spec"]["containers"][0]["image"] == SETTINGS.operator_image
+    assert {"name": "s3", "path": "/etc/finetune/secrets/s3"} in [
+        {"name": "s3", "path": mount["mountPath"]} for mount in pod["spec"]["containers"][0]["volumeMounts"]
+    ]
+    assert "finetune-report-" not in team.kubectl("get", "pods", "-o", "name")
+
+
+@contextlib.contextmanager
+def watched_pods(team: Team) -> Iterator[Iterator[str]]:
+    """The events of the namespace's pods from now on."""
+    path = f"/api/v1/namespaces/{team.name}/pods?watch=true&timeoutSeconds=60"
+    command = [str(team.cluster.bin("kubectl")), f"--kubeconfig={team.cluster.kubeconfig}", "get", "--raw", path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield iter(process.stdout)
+        process.terminate()
 
 
 @pytest.mark.parametrize(

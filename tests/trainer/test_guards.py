@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from finetune_api.messages import ProgressReport
 from finetune_api.reasons import Reason
-from finetune_trainer.models import loading
+from finetune_trainer.models import checksum, loading
+from finetune_trainer.models.checksum import compute_checksums
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.libraries import library_environment
 from finetune_trainer.session.progress import Reporter
@@ -118,6 +119,9 @@ def test_a_text_with_half_a_character_is_a_bad_row(bench: Workbench) -> None:
 
 def test_one_gpu_is_used_where_there_are_several() -> None:
     assert library_environment({})["CUDA_VISIBLE_DEVICES"] == "0"
+    assert library_environment({})["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert library_environment({"PYTORCH_ALLOC_CONF": "x"})["PYTORCH_ALLOC_CONF"] == "x", "the user's word is kept"
+    assert "PYTORCH_ALLOC_CONF" not in library_environment({"PYTORCH_CUDA_ALLOC_CONF": "x"}), "its older name too"
     assert library_environment({"CUDA_VISIBLE_DEVICES": "3,4"})["CUDA_VISIBLE_DEVICES"] == "3"
 
 
@@ -141,3 +145,30 @@ def test_progress_comes_back_after_an_outage_of_days(tmp_path: Path) -> None:
     reporter._closing.wait(0.5)
     assert reporter._thread.is_alive()
     reporter.close()
+
+
+def test_a_checksum_shows_each_changed_exchanged_and_moved_word() -> None:
+    torch.manual_seed(1)
+    weights = torch.randn(64, 33).to(torch.bfloat16)
+    expected = compute_checksums(weights).tolist()
+    assert compute_checksums(weights.clone()).tolist() == expected
+    seen = {tuple(expected)}
+    for place in range(0, weights.numel(), 7):
+        for bit in (0, 15):
+            changed = weights.clone()
+            changed.view(torch.int16).view(-1)[place] ^= -(2**15) if bit == 15 else 1
+            seen.add(tuple(compute_checksums(changed).tolist()))
+    assert len(seen) == 1 + 2 * len(range(0, weights.numel(), 7)), "no two changes look alike"
+    exchanged = weights.flip(0)
+    assert compute_checksums(exchanged).tolist() != expected
+    assert compute_checksums(torch.zeros(8)).tolist() == [0, 0]
+    assert compute_checksums(torch.tensor([1, 2, 3], dtype=torch.uint8)).shape == (2,), "any number of bytes"
+    odd = torch.arange(9, dtype=torch.uint8)[1:]
+    assert compute_checksums(odd).tolist() == compute_checksums(odd.clone()).tolist(), "wherever it begins"
+
+
+def test_a_checksum_does_not_depend_on_how_a_tensor_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torch.randn(1000)
+    expected = compute_checksums(weights).tolist()
+    monkeypatch.setattr(checksum, "CHUNK", 64)
+    assert compute_checksums(weights).tolist() == expected

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from peft import LoraConfig, get_peft_model
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec, Training
 from finetune_api.reasons import Reason
-from finetune_trainer.models import device, performance
+from finetune_trainer.methods import adapted_model
+from finetune_trainer.models import device, loading, performance
 from tests.api.objects import FINETUNE_JOB, changed
 from tests.estimate.models import LLAMA_8B
 from tools.testing.trainer_jobs import Workbench, train, train_until
@@ -112,6 +115,60 @@ def test_a_compiled_run_learns_the_same_and_resumes_bit_identical(workbench: Cal
     assert interrupted.weights() == uninterrupted.weights()
 
 
+def test_without_casts_that_autocast_makes_anyway_no_bit_is_another_and_less_is_kept(
+    workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {
+        "method": {"lora": {"rank": 4}},
+        "training": {"maxSteps": 4, "maxLength": 48, "perDeviceBatchSize": 2, "precision": "bf16"},
+        "evaluation": {"everySteps": 2, "samples": 0},
+    }
+    kept: list[int] = []
+    genuine = transformers.Trainer.training_step
+
+    def step(self: Any, model: Any, *inputs: Any, **named: Any) -> torch.Tensor:
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = genuine(self, model, *inputs, **named)
+        kept.append(sum(sizes.values()))
+        return loss
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", step)
+    without, with_casts = workbench(), workbench()
+    result, _ = train(without.settings(**spec))
+    assert result.reason == "Succeeded", result.message
+    few, kept = sum(kept), list[int]()
+    monkeypatch.setattr(adapted_model, "needs_no_casts", lambda *_: False)
+    train(with_casts.settings(**spec))
+    assert without.weights() == with_casts.weights()
+    assert losses(without) == losses(with_casts)
+    assert few < 0.95 * sum(kept)
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "expected"),
+    [
+        ({}, "bf16", True),
+        ({}, "fp16", True),
+        ({}, "fp32", False),
+        ({"lora_dropout": 0.1}, "bf16", False),
+        ({"use_dora": True}, "bf16", False),
+    ],
+)
+def test_casts_are_left_out_where_they_change_nothing(
+    base_model: Path, options: dict[str, Any], precision: str, expected: bool
+) -> None:
+    base = loading.load_base(base_model, torch.bfloat16)
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], **options))
+    assert adapted_model.needs_no_casts(model, precision) == expected
+    assert not adapted_model.needs_no_casts(base, precision)
+
+
 class Layer(GradientCheckpointingLayer):
     """A layer that may be compiled."""
 
@@ -143,7 +200,8 @@ def test_layers_that_cannot_be_compiled_run_as_they_are_and_it_is_said(monkeypat
 
 def losses(bench: Workbench) -> list[float]:
     """The loss of each step."""
-    return [json.loads(line)["loss"] for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]
+    lines = (json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
 
 
 def test_what_was_chosen_is_in_the_report(bench: Workbench) -> None:

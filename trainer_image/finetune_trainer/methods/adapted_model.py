@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 
 from finetune_api import methods as api
@@ -100,6 +100,21 @@ def disabled(model: Any) -> AbstractContextManager[None]:
     """Turn the adapter off within this block."""
     turn_off: Any = model.disable_adapter if isinstance(model, PeftModel) else partial(bottleneck.disabled, model)
     return turn_off()  # type: ignore[no-any-return]
+
+
+def needs_no_casts(model: Any, precision: str) -> bool:
+    """Return whether autocast casts the inputs of the adapter's layers, so that PEFT's own cast to fp32 only costs.
+
+    It is so for the matrices of a plain LoRA: autocast would round the fp32 copy, which the backward pass keeps, to the
+    same bits again. Dropout and DoRA's norms come before a matrix, and round otherwise.
+    """
+    config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
+    return (
+        precision != "fp32"
+        and isinstance(config, LoraConfig)
+        and not isinstance(config, AdaLoraConfig)
+        and not (config.lora_dropout or config.use_dora or config.modules_to_save)
+    )
 
 
 def to_float32(model: torch.nn.Module) -> None:

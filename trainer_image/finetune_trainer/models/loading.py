@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_trainer.models import device, quantizable
+from finetune_trainer.models.checksum import compute_checksums
 from finetune_trainer.runtime.failures import DISK_FULL_MESSAGES, Failure, classify
 
 SCORE_HEAD = "score"
@@ -148,16 +149,21 @@ def base_digest(model: Any) -> str:
     """Compute ``sha256:<hex>`` over names and bytes of all frozen weights as they are in memory.
 
     Of a fully trained model, which has no frozen weights, it is the digest of all weights; of a sharded model, that of
-    this process's shard. Quantized weights count with their quantized bytes.
+    this process's shard. Quantized weights count with their quantized bytes. Of weights on a GPU it is taken of their
+    checksums, which need no copy to main memory.
     """
     named = [(_plain(name), weight) for name, weight in model.named_parameters()]
     frozen = [(name, weight.detach()) for name, weight in named if not weight.requires_grad] or named
     frozen.sort(key=lambda item: item[0])
+    frozen = [(name, weight.to_local() if isinstance(weight, DTensor) else weight) for name, weight in frozen]
+    on_gpu = [(name, weight) for name, weight in frozen if weight.is_cuda]
+    sums = [compute_checksums(weight).to(on_gpu[0][1].device) for _, weight in on_gpu]
+    checksums = dict(zip((name for name, _ in on_gpu), torch.stack(sums).tolist() if sums else [], strict=True))
 
     def digest(item: tuple[str, Any]) -> bytes:
         name, tensor = item
-        if isinstance(tensor, DTensor):
-            tensor = tensor.to_local()
+        if name in checksums:
+            return hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)} {checksums[name]}".encode()).digest()
         content: Any = tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
         return hashlib.sha256(name.encode() + hashlib.sha256(content).digest()).digest()
 

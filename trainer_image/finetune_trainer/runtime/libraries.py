@@ -15,6 +15,7 @@ def library_environment(environment: Mapping[str, str], processes: int = 1) -> d
         processes: How many processes train together on this machine.
     """
     threads = environment.get("OMP_NUM_THREADS") or str(max(cpu_limit() // processes, 1))
+    allocator = environment.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     gpus = environment.get("CUDA_VISIBLE_DEVICES", ",".join(str(number) for number in range(processes)))
     return {
         "OMP_NUM_THREADS": threads,
@@ -22,6 +23,8 @@ def library_environment(environment: Mapping[str, str], processes: int = 1) -> d
         "OMP_WAIT_POLICY": environment.get("OMP_WAIT_POLICY", "PASSIVE"),
         # transformers would use all GPUs of a workstation, each with a batch of its own
         "CUDA_VISIBLE_DEVICES": ",".join(gpus.split(",")[:processes]),
+        # memory that was freed in pieces serves larger tensors again
+        **({} if "PYTORCH_CUDA_ALLOC_CONF" in environment else {"PYTORCH_ALLOC_CONF": allocator}),
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
+from peft.helpers import disable_input_dtype_casting
 from transformers import TrainerState
 
 from finetune_api.finetunejob import CheckpointStatus
@@ -17,6 +18,7 @@ from finetune_trainer.checkpoints.uploads import CheckpointUploader
 from finetune_trainer.data import dataset
 from finetune_trainer.distributed import process_group, random_state
 from finetune_trainer.evaluation import forgetting, measures
+from finetune_trainer.methods import adapted_model
 from finetune_trainer.models import performance
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
 from finetune_trainer.runtime.logs import phase
@@ -105,7 +107,8 @@ def fit(
             watchdog.start()
             if resume:
                 resume = evaluate_resumed_step(session, trainer, resume, callback)
-            run_loop(trainer, plan, resume)
+            with disable_input_dtype_casting(model, active=adapted_model.needs_no_casts(model, plan.precision)):
+                run_loop(trainer, plan, resume)
             watchdog.close()
             stopped = best is not None and best.stopped
             wait_for_uploads(session, uploader, finished=stopped or trainer.state.global_step >= plan.total_steps)

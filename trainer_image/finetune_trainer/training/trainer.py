@@ -1,8 +1,10 @@
 """Make TRL's trainer for the job's objective, with the plan's settings and exact checkpoints."""
 
+import re
 from typing import Any
 
 import datasets  # type: ignore[import-untyped]
+from accelerate import DistributedDataParallelKwargs  # type: ignore[import-untyped]
 from transformers import PrinterCallback, TrainerCallback
 from trl.data_utils import pack_dataset
 
@@ -27,6 +29,13 @@ def training_rows(examples: dataset.Examples, training: Training) -> datasets.Da
     packed = pack_dataset(rows, training.max_length, "bfd")
     log.info("packed %d sequences into %d rows", len(rows), len(packed))
     return packed
+
+
+def has_separate_experts(model: Any) -> bool:
+    """Return whether trained weights belong to an expert that is a module of its own, and so may be left out."""
+    return any(
+        re.search(r"\.experts\.\d+\.", name) for name, weight in model.named_parameters() if weight.requires_grad
+    )
 
 
 def make_trainer(
@@ -75,6 +84,10 @@ def make_trainer(
         train_dataset=rows,
         processing_class=tokenizer,
         callbacks=[adalora.RankAllocationCallback(), *callbacks],
+    )
+    # a search in each step for weights without a gradient is for experts of which a batch may leave some out
+    trainer.accelerator.ddp_handler = DistributedDataParallelKwargs(
+        find_unused_parameters=has_separate_experts(model), gradient_as_bucket_view=True
     )
     if has_longest_first(spec):
         step = training.per_device_batch_size * training.gradient_accumulation_steps * session.process.world_size

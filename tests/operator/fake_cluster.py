@@ -92,6 +92,8 @@ class FakeCluster:
         self.pods: dict[str, dict[str, Any]] = {}
         self.created: list[str] = []
         self.events: list[str] = []
+        self.told: dict[tuple[str, str], str] = {}
+        self.is_deleted = False
         self.now = NOW
         self.requeue_after: float | None = None
         self.settings = SETTINGS
@@ -108,6 +110,10 @@ class FakeCluster:
 
         ``only_children``: the operator dies before the status write.
         """
+        if decided.expires:
+            self.tell(decided)
+            self.is_deleted = True
+            return False
         for pod_name in decided.end_pods:
             assert pod_name in self.pods.values()
             pod_name["spec"]["activeDeadlineSeconds"] = 1
@@ -130,8 +136,15 @@ class FakeCluster:
         )
         if not only_children:
             self.resource = {**self.resource, "status": decided.status}
-            self.events += [event.reason for event in decided.events]
+            self.tell(decided)
         return changed
+
+    def tell(self, decided: Plan) -> None:
+        """Keep the events of a plan; one of the same reason and key is there already."""
+        for event in decided.events:
+            if (event.reason, event.key) not in self.told:
+                self.told[event.reason, event.key] = event.note
+                self.events.append(event.reason)
 
     def control_jobs(self) -> None:
         """Let the Job controller end the Jobs whose pods have ended, except suspended ones."""

@@ -47,7 +47,18 @@ def test_a_good_run(api: Api, operator: Operator) -> None:
     assert [attempt["reason"] for attempt in status["attempts"]] == ["Succeeded"]
     assert {"Reconciling", "Stalled"}.isdisjoint(item["type"] for item in status["conditions"])
     assert status["observedGeneration"] == api.finetune_job("good")["metadata"]["generation"]
-    assert [event["reason"] for event in until("an event", api.events)] == ["Succeeded"]
+    story = ["Accepted", "PreflightPassed", "AttemptStarted", "Succeeded"]
+    no_node = "Unschedulable"  # there is none, but the pods run all the same
+
+    def list_events() -> list[str]:
+        return sorted(event["reason"] for event in api.events() if event["reason"] != no_node)
+
+    until("all events", lambda: len(list_events()) >= len(story))
+    assert list_events() == sorted(story)
+    told = [
+        line.split("/good: ")[1].split(":")[0] for line in operator.log.read_text().splitlines() if "/good: " in line
+    ]
+    assert [reason for reason in told if reason != no_node] == story, "the log tells each transition once"
 
 
 def test_injected_sidecars_neither_end_an_attempt_nor_keep_its_gpu(api: Api, operator: Operator) -> None:
@@ -347,3 +358,17 @@ def test_a_suspended_job_holds_no_gpu_and_goes_on_when_it_is_resumed(api: Api, o
     api.end_pod("paused-train-2", 0, SUCCEEDED)
     status = api.await_condition("paused", "Ready", "True")
     assert [attempt["reason"] for attempt in status["attempts"]] == ["Suspended", "Succeeded"]
+
+
+def test_a_finished_job_is_deleted_after_its_time_to_live(api: Api, operator: Operator) -> None:
+    with Kubelet(api, "brief", good_run):
+        api.create_job("brief", ttlSecondsAfterFinished=1)
+        expired = until("the event", lambda: [event for event in api.events() if event["reason"] == "Expired"])
+    assert SUCCEEDED["adapter"]["digest"] in expired[0]["note"]
+
+    def is_gone() -> bool:
+        answer = api.custom.list_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL)
+        return "brief" not in [item["metadata"]["name"] for item in answer["items"]]
+
+    until("it is gone", is_gone)
+    until("its Jobs are gone", lambda: api.job_names("brief") == [])

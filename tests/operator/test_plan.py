@@ -61,7 +61,7 @@ def test_a_good_run() -> None:
     assert cluster.condition("Evaluated") == ("True", "Evaluated")
     assert cluster.condition("Reconciling") is None
     assert cluster.resource["status"]["adapter"]["digest"] == SUCCEEDED["adapter"]["digest"]
-    assert cluster.events == ["Succeeded"]
+    assert cluster.events == ["Accepted", "PreflightPassed", "AttemptStarted", "Succeeded"]
     assert is_up_to_date(cluster.resource)
 
 
@@ -156,7 +156,7 @@ def test_errors_are_repeated_with_backoff_until_the_budget_is_used_up() -> None:
     assert reasons(cluster) == ["TrainerError"] * 3
     assert cluster.condition("Succeeded") == ("False", "TrainerError")
     assert cluster.condition("Stalled") == ("True", "TrainerError")
-    assert cluster.events == ["AttemptFailed", "AttemptFailed", "Failed"]
+    assert cluster.events == ["Accepted", "PreflightPassed", "AttemptFailed", "AttemptFailed", "Failed"]
     cluster.wait(3600)
     cluster.settle()
     assert cluster.created[-1] == "a-train-3"
@@ -764,6 +764,70 @@ def test_no_attempt_begins_after_the_deadline() -> None:
     cluster.settle()
     assert cluster.created == ["a-preflight", "a-train-1"]
     assert cluster.condition("Succeeded") == ("False", "DeadlineExceeded")
+
+
+def test_the_events_of_a_job_with_a_hard_life_read_like_a_story() -> None:
+    cluster = after_preflight()
+    cluster.set_pod(pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]))
+    cluster.settle()
+    cluster.set_pod(running())
+    cluster.settle()
+    cluster.suspend("a-train-1", "kueue")
+    cluster.settle()
+    cluster.resume("a-train-1")
+    cluster.set_pod(running())
+    cluster.settle()
+    cluster.set_spec(suspend=True)
+    cluster.settle()
+    cluster.stop_pods(SAVED)
+    cluster.settle()
+    cluster.set_spec(suspend=False)
+    cluster.settle()
+    cluster.set_pod(running())
+    cluster.settle()
+    cluster.set_pod(terminated(0, SUCCEEDED))
+    cluster.settle()
+    assert cluster.events == [
+        "Accepted",
+        "PreflightPassed",
+        "Unschedulable",
+        "AttemptStarted",
+        "JobSuspended",
+        "Suspended",
+        "Resumed",
+        "AttemptStarted",
+        "Succeeded",
+    ]
+
+
+def test_a_finished_job_is_deleted_when_its_time_to_live_is_over_and_its_adapter_is_told() -> None:
+    cluster = after_preflight(ttlSecondsAfterFinished=60)
+    cluster.set_pod(terminated(0, SUCCEEDED))
+    cluster.settle()
+    assert cluster.requeue_after == 60
+    assert not is_up_to_date(cluster.resource), "a restarted operator looks at it again"
+    cluster.wait(59)
+    cluster.settle()
+    assert not cluster.is_deleted
+    cluster.wait(1)
+    cluster.settle()
+    assert cluster.is_deleted
+    told = cluster.told["Expired", ""]
+    assert SUCCEEDED["adapter"]["uri"] in told
+    assert SUCCEEDED["adapter"]["digest"] in told
+    assert "LORA of rank 8 for smollm" in told
+    assert len(told) < 1000
+
+
+def test_a_failed_job_has_a_time_to_live_too_and_an_unfinished_one_has_none() -> None:
+    cluster = after_preflight(ttlSecondsAfterFinished=0)
+    cluster.wait(86400)
+    cluster.settle()
+    assert not cluster.is_deleted
+    cluster.set_pod(terminated(32, trainer("LossDiverged")))
+    cluster.settle()
+    assert cluster.is_deleted
+    assert "It ended as Failed and has no adapter" in cluster.told["Expired", ""]
 
 
 def test_the_commit_that_the_preflight_found_is_kept_for_every_attempt() -> None:

@@ -84,6 +84,10 @@ capabilities:
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs, adapterdeployments]
   verbs: [get, list, watch]
+# spec.ttlSecondsAfterFinished
+- apiGroups: [finetune-operator.io]
+  resources: [finetunejobs]
+  verbs: [delete]
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs/status, adapterdeployments/status]
   verbs: [patch]

@@ -66,6 +66,13 @@ class FineTuneJobSpec(Model):
         ge=1,
         le=MAX_COUNT,
     )
+    ttl_seconds_after_finished: int | None = Field(
+        None,
+        description="After how many seconds a job that has finished, well or not, is deleted with its Jobs and pods. "
+        "An Event says which adapter it made; what lies in S3 stays. Unset: never.",
+        ge=0,
+        le=MAX_COUNT,
+    )
     pending_deadline_seconds: int | None = Field(
         None,
         description="How long a pod of the preflight or of an attempt may wait until it runs: for admission, a queue, "

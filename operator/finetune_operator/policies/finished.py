@@ -3,7 +3,10 @@
 Nothing is done for a finished one, whatever happens to its children.
 """
 
+from datetime import datetime, timedelta
+
 from finetune_api.conditions import ConditionType
+from finetune_api.timestamps import parse_timestamp
 from finetune_operator.conditions import find
 from finetune_operator.kube.kinds import Object
 
@@ -15,6 +18,19 @@ def is_finished(resource: Object) -> bool:
 
 
 def is_up_to_date(resource: Object) -> bool:
-    """Return whether the FineTuneJob is finished and its status is of the newest generation."""
+    """Return whether nothing is left to do for a FineTuneJob.
+
+    It is finished, its status is of the newest generation, and it is not to be deleted later.
+    """
     observed = resource.get("status", {}).get("observedGeneration")
-    return is_finished(resource) and bool(observed == resource["metadata"].get("generation"))
+    is_current = is_finished(resource) and bool(observed == resource["metadata"].get("generation"))
+    return is_current and find_expiry(resource) is None
+
+
+def find_expiry(resource: Object) -> datetime | None:
+    """Find when a FineTuneJob is to be deleted, by spec.ttlSecondsAfterFinished; None if it is not."""
+    seconds = resource.get("spec", {}).get("ttlSecondsAfterFinished")
+    succeeded = find(resource.get("status", {}).get("conditions", []), ConditionType.SUCCEEDED)
+    if seconds is None or succeeded is None or not is_finished(resource):
+        return None
+    return parse_timestamp(succeeded["lastTransitionTime"]) + timedelta(seconds=seconds)

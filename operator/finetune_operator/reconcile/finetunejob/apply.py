@@ -6,6 +6,7 @@ from datetime import datetime
 
 from finetune_operator.context import Context
 from finetune_operator.enqueue import enqueue_serving_groups
+from finetune_operator.events import write_event
 from finetune_operator.kube.errors import AlreadyExistsError, ForbiddenError, InvalidError
 from finetune_operator.kube.kinds import (
     ATTEMPT_LABEL,
@@ -44,6 +45,11 @@ class BlockedError(Exception):
 async def apply(observed: Observed, plan: Plan, now: datetime, context: Context) -> Result:
     """Apply the plan. Raises ``KubeError`` if a call failed that may succeed later."""
     meta = observed.resource["metadata"]
+    if plan.expires:
+        for event in plan.events:
+            await write_event(FINETUNE_JOB, observed.resource, event, context)
+        await context.kube.delete(FINETUNE_JOB, meta["namespace"], meta["name"], meta["uid"])
+        return Result()
     for pod in plan.end_pods:
         await _end_pod(pod, context)
     for batch_job in plan.delete:

@@ -66,3 +66,5 @@ class Plan:
     requeue_after: float | None = None
     end_pods: tuple[Object, ...] = ()
     """Pods whose own container has ended while a sidecar keeps them running."""
+    expires: bool = False
+    """Write the events, then delete the FineTuneJob. Nothing else is done."""

@@ -13,14 +13,15 @@ from finetune_api.reasons import Reason
 from finetune_api.validation import problems
 from finetune_operator.conditions import describe_accepted, find
 from finetune_operator.kube.kinds import ROLE_LABEL, Object
-from finetune_operator.policies.finished import is_finished
+from finetune_operator.policies.finished import find_expiry, is_finished
 from finetune_operator.policies.pod_policy import list_refusals
 from finetune_operator.policies.pod_state import is_being_ended, is_held_by_sidecar
 from finetune_operator.reconcile.finetunejob.attempts import plan_attempts
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Observed, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.preflight import plan_preflight
 from finetune_operator.reconcile.finetunejob.runs import find_superseded_jobs
-from finetune_operator.reconcile.finetunejob.status import set_blocked, set_invalid, set_refused
+from finetune_operator.reconcile.finetunejob.status import describe_expired, set_blocked, set_invalid, set_refused
+from finetune_operator.reconcile.finetunejob.story import tell_changes
 from finetune_operator.reconcile.status_builder import StatusBuilder
 from finetune_operator.settings import Settings
 
@@ -34,14 +35,20 @@ def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     """Plan one pass. A finished FineTuneJob is never run again; only its observedGeneration follows."""
     plan = _plan_job(observed, now, settings)
     superseded = tuple(job for job in find_superseded_jobs(observed) if job not in plan.delete)
-    return replace(plan, end_pods=tuple(_find_held_pods(observed)), delete=plan.delete + superseded)
+    changes = tuple(tell_changes(observed.resource.get("status") or {}, plan.status))
+    return replace(
+        plan,
+        end_pods=tuple(_find_held_pods(observed)),
+        delete=plan.delete + superseded,
+        events=changes + plan.events,
+    )
 
 
 def _plan_job(observed: Observed, now: datetime, settings: Settings) -> Plan:
     resource = observed.resource
     status = StatusBuilder(FineTuneJobStatus, resource, now)
     if is_finished(resource):
-        return Plan(status.as_json())
+        return _plan_finished(resource, now, status)
     try:
         job, unknown = read_spec(FineTuneJob, resource)
     except ValidationError as error:
@@ -54,6 +61,16 @@ def _plan_job(observed: Observed, now: datetime, settings: Settings) -> Plan:
     status = StatusBuilder(FineTuneJobStatus, resource, now)
     set_invalid(status, "; ".join(refusals))
     return Plan(status.as_json(), plan.delete)
+
+
+def _plan_finished(resource: Object, now: datetime, status: JobStatusBuilder) -> Plan:
+    """Plan that a finished FineTuneJob is deleted when its time to live is over."""
+    expiry = find_expiry(resource)
+    if expiry is None:
+        return Plan(status.as_json())
+    if expiry > now:
+        return Plan(status.as_json(), requeue_after=(expiry - now).total_seconds())
+    return Plan(status.as_json(), events=(describe_expired(status.read()),), expires=True)
 
 
 def _plan_accepted(context: PlanContext, status: JobStatusBuilder, unknown: list[str]) -> Plan:

@@ -247,6 +247,18 @@ def set_succeeded(status: JobStatusBuilder, number: int, result: TrainerResult) 
     status.events.append(EventRecord("Normal", SUCCEEDED, "Finish", text))
 
 
+def describe_expired(status: FineTuneJobStatus) -> EventRecord:
+    """Say in the last event of a job what is left of it."""
+    text = f"The job is deleted (spec.ttlSecondsAfterFinished). It ended as {status.phase}"
+    adapter = status.adapter
+    if adapter is None:
+        return EventRecord("Normal", "Expired", "Delete", f"{text} and has no adapter.")
+    kind = adapter.peft_type if adapter.rank is None else f"{adapter.peft_type} of rank {adapter.rank}"
+    base = f"{adapter.base_model}@{adapter.base_revision}" if adapter.base_revision else adapter.base_model
+    text = f"{text}. Its adapter stays: {adapter.uri}, digest {adapter.digest}, {kind} for {base}."
+    return EventRecord("Normal", "Expired", "Delete", text)
+
+
 def end_sentence(text: str) -> str:
     """Add a full stop where there is none, so that another sentence may follow."""
     text = text.strip()

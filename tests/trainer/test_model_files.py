@@ -13,7 +13,7 @@ from finetune_trainer.models import positions, shapes, weight_files
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.failures import Failure
 from tools.testing.tiny_model import make_tiny_model
-from tools.testing.trainer_jobs import Workbench
+from tools.testing.trainer_jobs import CHATS, ROWS, Workbench, jsonl
 
 INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
 SHARDS = ["config.json", "model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"]
@@ -209,6 +209,16 @@ def add_second_weights(model: Path) -> None:
             {"method": {"lora": {"targetModules": ["q_proj", "wq"]}}},
             Reason.TARGET_MODULES_NOT_FOUND, "no linear module named wq",
         ),
+        (change_config(model_type="clip"), {}, Reason.MODEL_UNSUPPORTED, "no causal language model of type 'clip'"),
+        (
+            lambda model: (model / "chat_template.jinja").write_text(""),
+            {"dataset": {"uri": "configmap://data/chats.jsonl"}}, Reason.MODEL_UNSUPPORTED, "has no chat template",
+        ),
+        (
+            lambda _: None,
+            {"training": {"maxLength": 8, "maxSteps": 1}}, Reason.DATASET_INVALID,
+            "none of the first 40 rows of configmap://data/train.jsonl has anything to learn within 8 tokens",
+        ),
         (change_config(hidden_act=["silu"]), {}, Reason.MODEL_UNSUPPORTED, "cannot read the model's config.json"),
     ],
 )  # fmt: skip
@@ -221,6 +231,7 @@ def test_a_model_that_does_not_fit_never_reaches_a_gpu(
     expected: str,
 ) -> None:
     (bench.mounts / "claims" / "tiny").symlink_to(model := make_tiny_model(tmp_path / "model"))
+    bench.dataset(jsonl(CHATS), "chats.jsonl")
     change(model)
     problems = check(bench.settings(model={"uri": "pvc://tiny"}, **spec), patience_seconds=1).problems
     assert [problem.reason for problem in problems] == [reason], problems
@@ -237,6 +248,24 @@ def test_weights_that_are_not_used_are_named(bench: Workbench, tmp_path: Path) -
         "spec.model.uri: pvc://tiny has consolidated.safetensors too, which are not loaded: the weights are in "
         "model.safetensors"
     )
+
+
+def test_a_tokenizer_of_sentencepiece_alone_is_read(bench: Workbench, tmp_path: Path) -> None:
+    import sentencepiece
+
+    (bench.mounts / "claims" / "tiny").symlink_to(model := make_tiny_model(tmp_path / "model"))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (model / name).unlink()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([row["prompt"] + row["completion"] for row in ROWS]),
+        model_prefix=str(model / "tokenizer"),
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
+    assert check(bench.settings(model={"uri": "pvc://tiny"}), patience_seconds=1).problems == []
 
 
 def test_a_padding_token_without_an_embedding_is_replaced(tmp_path: Path, libraries: None) -> None:

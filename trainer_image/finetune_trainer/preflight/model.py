@@ -1,6 +1,6 @@
 """Check the model: it can be read and trained, and has the modules that get an adapter."""
 
-from finetune_api import targets
+from finetune_api import targets, transformers_tables
 from finetune_api.finetunejob import Estimate
 from finetune_api.linear import CONV1D_MODEL_TYPES
 from finetune_api.methods import Bottleneck, Ia3, Lora, Qlora, Targeted
@@ -65,12 +65,16 @@ def describe_unsupported(facts: ModelMetadata, *, quantised: bool) -> str | None
         facts: What the model's files say.
         quantised: Whether the method quantises the base.
     """
-    config = facts.config
+    config, model_type = facts.config, facts.config.get("model_type")
     if config.get("is_encoder_decoder"):
-        model_type = config.get("model_type")
         return f"the model ({model_type}) has an encoder and a decoder: objective sft needs a causal language model"
     if not facts.has_tokenizer:
         return "the model's directory has no tokenizer (tokenizer.json or tokenizer.model): add it next to config.json"
+    if isinstance(model_type, str) and not transformers_tables.is_known(model_type) and not config.get("auto_map"):
+        return (
+            f"transformers {transformers_tables.version()} has no causal language model of type {model_type!r}: choose "
+            "a model that writes text"
+        )
     quant_method = (config.get("quantization_config") or {}).get("quant_method")
     if quant_method and not (quant_method == "bitsandbytes" and quantised):
         return f"the model's weights are quantised already ({quant_method}): use the original model"

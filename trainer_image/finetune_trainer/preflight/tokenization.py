@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api.data_counts import Counts
 from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.reasons import Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.models import list_model_files
@@ -20,6 +21,7 @@ from finetune_trainer.data.values import Row
 from finetune_trainer.hub import client
 from finetune_trainer.models import base_files
 from finetune_trainer.preflight.findings import CheckResult
+from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 
 
@@ -47,7 +49,7 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
     directory = fetch_tokenizer(settings, settings.scratch / "tokenizer", patience_seconds)
     check_config(directory)
     tokenizer = load_tokenizer(directory)
-    if not dataset.sample or (dataset.chats and not tokenizer.chat_template):
+    if not dataset.sample:
         return
     findings = Findings()
 
@@ -60,11 +62,18 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
     assert dataset.layout is not None, "a sample has a layout"  # noqa: S101
     counts = Counts()
     encoder = make_encoder(spec, directory, tokenizer, dataset.layout, counts, findings.refuse)
-    for _ in encoder.encode(rows()):
-        pass
+    encoded = sum(1 for _ in encoder.encode(rows()))
+    refuse_bad_rows(findings, dataset.layout, spec.dataset.uri)
+    if not encoded:
+        raise Failure(
+            Reason.DATASET_INVALID,
+            f"none of the first {findings.rows} rows of {spec.dataset.uri} has anything to learn within "
+            f"{spec.training.max_length} tokens: what is learned begins later, or is empty. The longest row has "
+            f"{counts.longest} tokens: raise it, or shorten what comes before",
+            "spec.training.maxLength",
+        )
     if counts.lost_reasoning:
         result.warnings.append(describe_lost_reasoning(counts))
-    refuse_bad_rows(findings, dataset.layout, spec.dataset.uri)
 
 
 def make_encoder(

@@ -41,6 +41,10 @@ def test_every_field_of_a_pod_template_reaches_the_jobs(api: Api) -> None:
             {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.wrong"}}}]},
             "spec.podTemplate.env.valueFrom.fieldRef.fieldPath: ",
         ),
+        (
+            {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "a b"}]}}},
+            "spec.podTemplate.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: ",
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )

@@ -63,10 +63,14 @@ class Kube:
                 return items, page["metadata"]["resourceVersion"]
             query["continue"] = page["metadata"]["continue"]
 
-    async def create(self, kind: Kind, resource: Object) -> Object:
-        """Create an object. Raises ``AlreadyExistsError``, ``InvalidError``."""
+    async def create(self, kind: Kind, resource: Object, dry_run: bool = False) -> Object:
+        """Create an object, or with ``dry_run`` only have it checked.
+
+        Raises ``AlreadyExistsError``, ``InvalidError``.
+        """
         path = kind.path(resource["metadata"].get("namespace"))
-        return await self._call("create", kind, "POST", path, {"fieldManager": FIELD_MANAGER}, resource)
+        query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        return await self._call("create", kind, "POST", path, query, resource)
 
     async def apply(self, kind: Kind, resource: Object, force: bool = False) -> Object:
         """Apply an object on the server.

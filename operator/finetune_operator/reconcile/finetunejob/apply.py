@@ -1,5 +1,6 @@
 """Apply the plan for a FineTuneJob: delete and create Jobs, then write the status."""
 
+import contextlib
 import logging
 import time
 from datetime import datetime
@@ -57,6 +58,8 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
     if plan.create is not None and is_repetition(plan.create) and await _look_again(plan.create, context):
         return Result(requeue_after=0)
     try:
+        if plan.rehearsal is not None:
+            await _rehearse(plan.rehearsal, context)
         if plan.create is not None and not await _create(plan.create, meta["uid"], context):
             return Result(requeue_after=0)
     except RefusedError as error:
@@ -101,6 +104,15 @@ async def _look_again(batch_job: Object, context: Context) -> bool:
         for item in items:
             is_new |= context.cache.put(kind, {"apiVersion": kind.api_version, "kind": kind.name, **item})
     return is_new
+
+
+async def _rehearse(batch_job: Object, context: Context) -> None:
+    """Have the API server check a Job. Raises ``RefusedError`` if its content is wrong; all else may pass by then."""
+    with contextlib.suppress(AlreadyExistsError, ForbiddenError):
+        try:
+            await context.kube.create(JOB, batch_job, dry_run=True)
+        except InvalidError as error:
+            raise RefusedError(explain_refused_job(error)) from error
 
 
 async def _create(batch_job: Object, owner: str, context: Context) -> bool:

@@ -68,3 +68,5 @@ class Plan:
     """Pods whose own container has ended while a sidecar keeps them running."""
     expires: bool = False
     """Write the events, then delete the FineTuneJob. Nothing else is done."""
+    rehearsal: Object | None = None
+    """A Job that the API server only checks, before ``create``: a later one that it would refuse then ends the job."""

@@ -2,10 +2,11 @@
 
 import math
 
-from finetune_api.finetunejob import Attempt
+from finetune_api.finetunejob import Attempt, PodTemplate, Resources
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import parse_timestamp
+from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.halt import find_halt
 from finetune_operator.policies.outcome import Ended, Outcome, classify_pod
 from finetune_operator.policies.retry import Ending, GiveUp, decide
@@ -34,7 +35,7 @@ from finetune_operator.reconcile.finetunejob.status import (
     set_resumed,
     set_suspending,
 )
-from finetune_operator.resources.jobs import build_preflight_job
+from finetune_operator.resources.jobs import build_preflight_job, build_trainer_job
 from finetune_operator.resources.names import PREFLIGHT
 
 
@@ -53,7 +54,7 @@ def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | Non
             if current.number not in batch_jobs:
                 set_preflight_progress(status, None)
                 job = build_preflight_job(context.observed.resource, context.job, current.number, context.settings)
-                return Plan(status.as_json(), create=job)
+                return Plan(status.as_json(), create=job, rehearsal=_build_rehearsal(context))
         pods = context.observed.pods_of(current.job_name)
         batch_job = batch_jobs.get(current.number)
         outcome = classify_pod(batch_job, pods, PREFLIGHT, context.observed.warnings)
@@ -125,3 +126,11 @@ def _find_reason(outcome: Ended) -> tuple[str | None, str]:
     if outcome.reason is None or outcome.reason is Reason.TRAINER_ERROR:
         return Reason.PREFLIGHT_ERROR, outcome.message or "it ended without a result"
     return outcome.reason, outcome.message
+
+
+def _build_rehearsal(context: PlanContext) -> Object | None:
+    """Build the trainer's Job if the spec has wishes for it, so that a wrong one is told before the preflight."""
+    spec = context.job.spec
+    if spec.pod_template == PodTemplate() and spec.resources == Resources():
+        return None
+    return build_trainer_job(context.observed.resource, context.job, 1, None, context.settings, [])

@@ -108,6 +108,11 @@ class AdapterDeploymentSpec(Model):
     target: Target = Field(description="Deployment that serves it.")
     strategy: Strategy = Field(default_factory=Strategy, description="How a new version replaces the old one.")
     verification: Verification = Field(default_factory=Verification, description="How strictly the weights are proved.")
+    suspend: bool = Field(
+        False,
+        description="Hold the roll-out where it is: no further pod takes another version. What the pods serve stays, "
+        "also on pods that start or restart.",
+    )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {

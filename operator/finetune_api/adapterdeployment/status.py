@@ -73,7 +73,7 @@ class AdapterDeploymentStatus(Model):
         None, description="The metadata.generation that this status describes.", ge=0
     )
     conditions: list[Condition] = Field(
-        default_factory=list, description="Accepted, Injected, Ready, Reconciling, Stalled."
+        default_factory=list, description="Accepted, Injected, Suspended, Ready, Reconciling, Stalled."
     )
     desired: AdapterVersion | None = Field(None, description="Version that every pod is to serve.")
     active: AdapterVersion | None = Field(None, description="The version that every pod served last.")

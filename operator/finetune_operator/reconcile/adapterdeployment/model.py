@@ -99,6 +99,8 @@ class Member:
     """What each pod's agent reported about it."""
     unknown_fields: tuple[str, ...] = ()
     """Paths of fields that only a newer version knows."""
+    suspended: bool = False
+    """Whether ``spec.suspend`` holds back something that would be done now."""
     rolled_out: bool = False
     """Whether every pod of the Deployment serves the desired version."""
 

@@ -43,6 +43,8 @@ def plan_rollout(
     views = [_view_pod(pod, pods[pod["metadata"]["name"]], desired.version, previous) for pod in observed.pods]
     proven = bool(views) and all(view.proven for view in views)
     rolled_out = proven and observed.deployment is not None and has_rolled_out(observed.deployment, len(views))
+    if spec.suspend and not proven and _is_change(before, desired.version):
+        return replace(member, entry=before, pods=reported, suspended=True), unavailable
     if previous is None or proven:
         entry = desired.model_copy(update={"previous": None, "pods": None})
         return replace(member, entry=entry, pods=reported, rolled_out=rolled_out), unavailable
@@ -54,6 +56,11 @@ def plan_rollout(
     assigned = None if rollout.assigned is None else list(rollout.assigned)
     entry = desired.model_copy(update={"previous": previous, "pods": assigned})
     return replace(member, entry=entry, pods=reported, rolled_out=rolled_out), unavailable | rollout.moving
+
+
+def _is_change(before: DesiredAdapter | None, version: DesiredVersion) -> bool:
+    """Return whether a pod still has to take the version, as far as the entry before tells."""
+    return before is None or before.version.digest != version.digest or before.previous is not None
 
 
 def _moves_by_restart(observed: Observed) -> bool:

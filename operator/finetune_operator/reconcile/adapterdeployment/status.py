@@ -43,6 +43,10 @@ def _build_update(
 ) -> StatusUpdate:
     builder = StatusBuilder(AdapterDeploymentStatus, member.resource, now)
     _set_accepted(builder, member)
+    if member.spec is not None and member.spec.suspend:
+        builder.conditions.set(ConditionType.SUSPENDED, "True", Reason.SUSPENDED, "spec.suspend holds the roll-out")
+    else:
+        builder.conditions.remove(ConditionType.SUSPENDED)
     _set_injected(builder, observed, plan, injection)
     if member.desired is not None:
         version = member.desired.version
@@ -116,6 +120,10 @@ def _set_rollout(
         rest = "; the other pods stay on the version before" if builder.has("active") else ""
         text = truncate(f"pod {name}: {pod.message}{rest}", POD_MESSAGE_CHARACTERS)
         builder.conditions.set_stalled(pod.reason or Reason.ENGINE_REFUSED, text)
+        return
+    if member.suspended:
+        text = f"spec.suspend is true: {desired.served_name!r} is proven on {counts.updated} of {counts.total} pods, "
+        builder.conditions.set_idle(Reason.SUSPENDED, text + "and no further pod takes it")
         return
     if member.rolled_out and counts.ready == counts.total:
         since = active.since if active is not None and active.digest == digest else None
@@ -209,6 +217,8 @@ def _build_ready_events(resource: Object, status: Object) -> tuple[EventRecord, 
     digest = (status.get("desired") or {}).get("digest", "")
     if after["status"] == "True":
         return (EventRecord("Normal", after["reason"], "Serve", after["message"], key=digest),)
+    if after["reason"] == Reason.SUSPENDED:
+        return (EventRecord("Normal", after["reason"], "Suspend", after["message"], key=digest),)
     if after["status"] == "False":
         return (EventRecord("Warning", after["reason"], "Stop", after["message"], key=digest),)
     return ()

@@ -14,6 +14,8 @@ from finetune_api.combinations.evaluation import (
     NO_SAME_BUDGET,
     NO_TEXTS,
     NOTHING_TO_SELECT,
+    ONE_INTERVAL,
+    ONE_RHYTHM,
 )
 from finetune_api.combinations.method import (
     MERGED_FULL,
@@ -48,6 +50,7 @@ from finetune_api.methods.lora import EVEN_RANK, PLAIN_LORA_ONLY
 from finetune_api.methods.lycoris import FACTOR_NOT_ZERO
 from finetune_api.methods.method import ONE_METHOD
 from finetune_api.methods.prompts import TEXT_WITH_ITS_INIT, WIDTH_NEEDS_PROJECTION
+from finetune_api.scheduler import describe_unused
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, REMOVE, Object, changed
 
 
@@ -313,6 +316,19 @@ CASES = [
         {"spec.training.earlyStopping": {"patience": 0}},
         "spec.training.earlyStopping.patience",
         "greater than or equal to 1",
+    ),
+    _job("evaluations in two rhythms", {"spec.evaluation": {"everySteps": 1, "everyEpoch": True}}, "spec", ONE_RHYTHM),
+    _job(
+        "checkpoints in two intervals", {"spec.checkpoint": {"everySteps": 1, "everyMinutes": 5}}, "spec", ONE_INTERVAL
+    ),
+    *(
+        _job(
+            f"{setting} of another schedule",
+            {"spec.training.schedulerArgs": {setting: value}},
+            "spec.training",
+            describe_unused(setting),
+        )
+        for setting, value in {"numCycles": 2, "power": 2, "minLearningRateRatio": 0.1, "decayRatio": 0.1}.items()
     ),
     _job("the best of no evaluations", {"spec.evaluation": {"selectBest": True}}, "spec", NOTHING_TO_SELECT),
     _job(

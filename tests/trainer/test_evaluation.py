@@ -218,6 +218,16 @@ def test_an_early_stop_publishes_the_best_weights_bit_for_bit_also_after_interru
     assert weights_of(short) == weights_of(uninterrupted), "those of a run that ended there"
 
 
+def test_each_pass_over_the_dataset_is_evaluated(bench: Workbench) -> None:
+    training = {name: value for name, value in bench.job()["spec"]["training"].items() if name != "maxSteps"}
+    result, run = train(bench.settings(training=training | {"epochs": 2}, evaluation={"everyEpoch": True}))
+    assert result.reason == "Succeeded", result.message
+    assert run.progress is not None
+    history = [json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]
+    total = run.progress.total_steps
+    assert [entry["step"] for entry in history if "eval_loss" in entry] == [total // 2, total]
+
+
 def test_the_last_weights_may_be_the_best(bench: Workbench) -> None:
     result, _ = train(bench.settings(evaluation={"everySteps": 4, "selectBest": True}))
     assert result.reason == "Succeeded", result.message

@@ -96,13 +96,38 @@ def test_whatever_is_raised_has_a_reason(error: BaseException, reason: Reason, e
     assert expected in message
 
 
+def make_callback(run: Run, save_minutes: float | None = None) -> TrainingCallback:
+    return TrainingCallback(
+        run=run, reporter=Reporter(None, Path()), interruption=Interruption(60, never), uploader=None,
+        checkpoint_extras={}, save_minutes=save_minutes, eval_steps=None, evaluate=lambda: None,
+        on_metrics=lambda *_: None, best_weights=None, divergence_watch=None,
+        watchdog=Watchdog(lambda _: None, lambda _: None),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("minutes", "saved_at"), [(2, [120, 300]), (None, []), (1000, [])])
+def test_a_checkpoint_is_saved_each_time_the_minutes_are_over(
+    minutes: float | None, saved_at: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that end at these seconds: the two minutes count from the last checkpoint, not from the step."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    state: Any = SimpleNamespace(global_step=1, max_steps=100, epoch=0.5, log_history=[])
+    callback = make_callback(Run(), minutes)
+    saves = []
+    for now in (60, 120, 180, 300, 410):
+        control: Any = SimpleNamespace(should_log=False, should_save=False, should_training_stop=False)
+        callback.on_step_end(cast(Any, None), state, control)
+        if control.should_save:
+            assert control.should_log, "the loss is checked before it"
+            callback.on_save(cast(Any, SimpleNamespace(output_dir="")), state, control, model=torch.nn.Linear(1, 1))
+            saves.append(now)
+    assert saves == saved_at
+
+
 def test_the_peak_of_memory_is_what_was_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     run, state = Run(), SimpleNamespace(global_step=1, max_steps=2, epoch=0.5, log_history=[])
-    callback = TrainingCallback(
-        run=run, reporter=Reporter(None, Path()), interruption=Interruption(60, never), uploader=None,
-        checkpoint_extras={}, eval_steps=None, evaluate=lambda: None, on_metrics=lambda *_: None, best_weights=None,
-        divergence_watch=None, watchdog=Watchdog(lambda _: None, lambda _: None),
-    )  # fmt: skip
+    callback = make_callback(run)
     monkeypatch.setattr(device, "has_gpu", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 7)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)

@@ -128,7 +128,7 @@ def full_spec(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     evaluation = {
         "compare_with_full": False,
         # where the best weights are chosen, they are chosen for both
-        "every_steps": spec.evaluation.every_steps if best_weights.chooses_best_weights(spec) else None,
+        **({} if best_weights.chooses_best_weights(spec) else {"every_steps": None, "every_epoch": False}),
         "forgetting": None,
     }
     return spec.model_copy(

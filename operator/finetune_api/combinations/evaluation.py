@@ -6,8 +6,10 @@ from finetune_api.combinations.rule import Rule
 NO_PERPLEXITY = (
     "a gate on perplexity needs objective sft, whose loss is that of single tokens: set evaluation.gate.metric to loss"
 )
-NO_EVALUATIONS = "earlyStopping needs evaluations during the training: set evaluation.everySteps"
-NOTHING_TO_SELECT = "selectBest needs evaluations during the training: set evaluation.everySteps"
+NO_EVALUATIONS = "earlyStopping needs evaluations during the training: set evaluation.everySteps or everyEpoch"
+NOTHING_TO_SELECT = "selectBest needs evaluations during the training: set evaluation.everySteps or everyEpoch"
+ONE_RHYTHM = "everySteps and everyEpoch are both set: remove one of them"
+ONE_INTERVAL = "everySteps and everyMinutes are both set: remove one of them"
 COMPARED_ALONE = (
     "compareWithFull trains all weights of the base on one GPU: set resources.gpusPerNode to 1, or compareWithFull to "
     "false"
@@ -39,16 +41,28 @@ RULES = [
         ),
     ),
     Rule(
-        "!has(self.training.earlyStopping) || has(self.evaluation.everySteps)",
+        "!has(self.training.earlyStopping) || has(self.evaluation.everySteps) || self.evaluation.everyEpoch",
         ".training.earlyStopping",
         NO_EVALUATIONS,
-        lambda spec: spec.training.early_stopping is not None and spec.evaluation.every_steps is None,
+        lambda spec: spec.training.early_stopping is not None and not spec.evaluation.recurs,
     ),
     Rule(
-        "!self.evaluation.selectBest || has(self.evaluation.everySteps)",
+        "!self.evaluation.selectBest || has(self.evaluation.everySteps) || self.evaluation.everyEpoch",
         ".evaluation.selectBest",
         NOTHING_TO_SELECT,
-        lambda spec: spec.evaluation.select_best and spec.evaluation.every_steps is None,
+        lambda spec: spec.evaluation.select_best and not spec.evaluation.recurs,
+    ),
+    Rule(
+        "!(has(self.evaluation.everySteps) && self.evaluation.everyEpoch)",
+        ".evaluation.everyEpoch",
+        ONE_RHYTHM,
+        lambda spec: spec.evaluation.every_steps is not None and spec.evaluation.every_epoch,
+    ),
+    Rule(
+        "!(has(self.checkpoint.everySteps) && has(self.checkpoint.everyMinutes))",
+        ".checkpoint.everyMinutes",
+        ONE_INTERVAL,
+        lambda spec: spec.checkpoint.every_steps is not None and spec.checkpoint.every_minutes is not None,
     ),
     Rule(
         "!self.evaluation.compareWithFull || self.resources.gpusPerNode <= 1",

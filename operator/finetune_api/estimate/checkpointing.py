@@ -21,7 +21,7 @@ def resolve_checkpointing(spec: FineTuneJobSpec, architecture: Architecture, gpu
     enabled, disabled = with_checkpointing(spec, enabled=True), with_checkpointing(spec, enabled=False)
     if not combinations.allows(enabled):
         return disabled
-    evaluates = spec.evaluation.every_steps is not None
+    evaluates = spec.evaluation.recurs
     processes = spec.resources.processes
     needed = memory(architecture, spec.method, disabled.training, evaluates=evaluates, processes=processes).total
     return enabled if needed > TIGHT * gpu_bytes else disabled

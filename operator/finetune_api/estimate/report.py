@@ -122,7 +122,7 @@ def estimate(
     if gpu is not None:
         spec = resolve_checkpointing(spec, architecture, gpu.bytes)
     counts = count(architecture, spec.method)
-    evaluates = spec.evaluation.every_steps is not None
+    evaluates = spec.evaluation.recurs
     processes = spec.resources.processes
     memory_parts = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
     training_rows, rows_assumption = _training_rows(spec, rows, tokens)
@@ -165,7 +165,7 @@ def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Chan
 def _gpu(
     spec: FineTuneJobSpec, architecture: Architecture, gpu: Gpu, steps: int | None, price: float | None
 ) -> GpuEstimate:
-    evaluates, number = spec.evaluation.every_steps is not None, spec.resources.processes
+    evaluates, number = spec.evaluation.recurs, spec.resources.processes
     needed = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=number).total
     each = tokens_per_second(architecture, spec.method, spec.training, gpu)
     speed = None if each is None else number * each

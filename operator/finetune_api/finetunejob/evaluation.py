@@ -6,6 +6,7 @@ from finetune_api.base import Model
 from finetune_api.finetunejob.training import Positive
 from finetune_api.forgetting import Forgetting
 from finetune_api.gate import Gate
+from finetune_api.limits import MAX_NUMBER
 
 
 class Evaluation(Model):
@@ -13,7 +14,11 @@ class Evaluation(Model):
 
     every_steps: Positive | None = Field(
         None,
-        description="Optimizer steps between two evaluations during the training. Unset: only at the end.",
+        description="Optimizer steps between two evaluations during the training. Unset: only at the end, or as "
+        "everyEpoch says.",
+    )
+    every_epoch: bool = Field(
+        False, description="Evaluate at the end of each pass over the dataset, in place of everySteps."
     )
     max_rows: Positive = Field(200, description="Maximum number of held-out rows to use.")
     samples: int = Field(
@@ -44,13 +49,25 @@ class Evaluation(Model):
         "size. That model is measured, not published.",
     )
 
+    @property
+    def recurs(self) -> bool:
+        """Whether the held-out rows are also measured during the training."""
+        return self.every_steps is not None or self.every_epoch
+
 
 class Checkpoint(Model):
     """Checkpoints, which limit what an interruption costs. One is also saved when the pod is asked to stop."""
 
     every_steps: Positive | None = Field(
         None,
-        description="Optimizer steps between two checkpoints. Unset: a tenth of the run, at most 500 steps.",
+        description="Optimizer steps between two checkpoints. Unset: a tenth of the run, at most 500 steps, or as "
+        "everyMinutes says.",
+    )
+    every_minutes: float | None = Field(
+        None,
+        description="Minutes of training between two checkpoints, in place of everySteps.",
+        gt=0,
+        le=MAX_NUMBER,
     )
     keep: Positive = Field(
         2, description="Number of the newest complete checkpoints that stay in S3 while the job runs."

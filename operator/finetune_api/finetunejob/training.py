@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from finetune_api.base import Model
 from finetune_api.early_stopping import EarlyStopping
 from finetune_api.limits import MAX_COUNT, MAX_NUMBER, MAX_SEED
+from finetune_api.scheduler import Scheduler, SchedulerArgs
+from finetune_api.scheduler import cel_rules as scheduler_rules
 
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Objective = Literal["sft", "dpo", "kto", "orpo", "reward"]
@@ -26,9 +28,8 @@ class Training(Model):
         gt=0,
         le=MAX_NUMBER,
     )
-    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
-        "linear", description="Learning-rate schedule."
-    )
+    scheduler: Scheduler = Field("linear", description="Schedule of the learning rate, by its transformers name.")
+    scheduler_args: SchedulerArgs | None = Field(None, description="Settings of the schedule. Unset: its defaults.")
     warmup_ratio: float = Field(
         0.0, description="Fraction of the steps during which the learning rate rises from zero.", ge=0, lt=1
     )
@@ -71,13 +72,16 @@ class Training(Model):
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": "!(has(self.epochs) && has(self.maxSteps))", "message": ONE_LENGTH, "fieldPath": ".maxSteps"}
+        {"rule": "!(has(self.epochs) && has(self.maxSteps))", "message": ONE_LENGTH, "fieldPath": ".maxSteps"},
+        *scheduler_rules(),
     ]
 
     @model_validator(mode="after")
-    def _check_length(self) -> "Training":
+    def _check(self) -> "Training":
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError(ONE_LENGTH)
+        if self.scheduler_args and (problem := self.scheduler_args.find_unused(self.scheduler)):
+            raise ValueError(problem)
         return self
 
 

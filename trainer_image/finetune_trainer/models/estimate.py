@@ -23,7 +23,7 @@ def make_estimate(spec: FineTuneJobSpec, facts: ModelMetadata) -> Estimate:
     architecture = architecture_of(facts.config)
     check_sizes(architecture, facts)
     counts = count(architecture, spec.method)
-    evaluates = spec.evaluation.every_steps is not None
+    evaluates = spec.evaluation.recurs
     processes = spec.resources.processes
     least = resolve_checkpointing(spec, architecture, gpu_bytes=0)
     needed = memory(architecture, spec.method, least.training, evaluates=evaluates, processes=processes).total

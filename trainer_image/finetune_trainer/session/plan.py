@@ -15,6 +15,7 @@ from finetune_trainer.runtime.settings import Settings
 class Plan:
     """The training's numbers, as they follow from settings, data and machine.
 
+    ``save_steps`` and ``eval_steps`` are the steps between two checkpoints and two evaluations; None for no evaluation.
     ``gradient_checkpointing`` and ``compile`` say whether they are on, by the user's choice or by ours.
     ``repeated_sequences`` are taken twice in an epoch, so that each process has the same number of batches.
     """
@@ -23,6 +24,7 @@ class Plan:
     total_steps: int
     warmup_steps: int
     save_steps: int
+    eval_steps: int | None
     logging_steps: int
     gradient_checkpointing: bool
     optimizer: str
@@ -52,11 +54,14 @@ def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
     per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
     total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
     save_steps = spec.checkpoint.every_steps or min(max(total // 10, 1), 500)
+    if spec.checkpoint.every_minutes is not None:
+        save_steps = total  # the callback asks for the others
     return Plan(
         precision=device.choose_precision(training),
         total_steps=total,
         warmup_steps=math.ceil(training.warmup_ratio * total),
         save_steps=save_steps,
+        eval_steps=per_epoch if spec.evaluation.every_epoch else spec.evaluation.every_steps,
         # the loss is logged, and checked, at least once before each checkpoint
         logging_steps=max(1, min(total // 100, 50, save_steps)),
         gradient_checkpointing=performance.uses_gradient_checkpointing(spec, model),

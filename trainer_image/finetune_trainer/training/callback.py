@@ -53,6 +53,7 @@ class TrainingCallback(TrainerCallback):
         interruption: Interruption,
         uploader: CheckpointUploader | None,
         checkpoint_extras: dict[str, bytes],
+        save_minutes: float | None,
         eval_steps: int | None,
         evaluate: Callable[[], dict[str, float] | None],
         on_metrics: Callable[[int, dict[str, Any]], None],
@@ -68,6 +69,7 @@ class TrainingCallback(TrainerCallback):
             interruption: The request to stop.
             uploader: Uploads checkpoints; only in the main process.
             checkpoint_extras: Contents of further files of each checkpoint, by name.
+            save_minutes: Minutes between checkpoints; None where steps alone decide.
             eval_steps: Number of steps between evaluations; None for no evaluation.
             evaluate: Returns ``eval_loss`` and, if forgetting is measured, ``general_loss``; None if the pod is asked
                 to stop meanwhile.
@@ -80,12 +82,15 @@ class TrainingCallback(TrainerCallback):
         self._uploader, self._checkpoint_extras = uploader, checkpoint_extras
         self._eval_steps, self._evaluate, self._on_metrics = eval_steps, evaluate, on_metrics
         self._best, self._watch, self._watchdog = best_weights, divergence_watch, watchdog
+        self._save_seconds = None if save_minutes is None else 60 * save_minutes
+        self._saved = time.monotonic()
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
         self._last: dict[str, float | None] = {"loss": None, "learning_rate": None, "eval_loss": None}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock; replay the losses of earlier attempts."""
-        self._pace = Pace(time.monotonic(), state.global_step, time.monotonic())
+        self._saved = time.monotonic()
+        self._pace = Pace(self._saved, state.global_step, self._saved)
         if self._watch:
             self._watch.replay_history(state.log_history)
         self._report_progress(state)
@@ -100,6 +105,8 @@ class TrainingCallback(TrainerCallback):
         if self.lacks_evaluation(state):
             self.evaluate(state, model)
         self._report_progress(state)
+        if self._is_checkpoint_due():
+            control.should_log = control.should_save = True
         if state.global_step >= state.max_steps or self.stopped:
             control.should_log = control.should_save = True
             control.should_training_stop = control.should_training_stop or self.stopped
@@ -107,6 +114,13 @@ class TrainingCallback(TrainerCallback):
             self._interruption.request()
             log.info("asked to stop: saving a checkpoint of step %d", state.global_step)
             control.should_log = control.should_save = control.should_training_stop = True
+
+    def _is_checkpoint_due(self) -> bool:
+        """Return whether the minutes between two checkpoints are over, by the clock of the main process."""
+        if self._save_seconds is None:
+            return False
+        due: bool = process_group.broadcast(time.monotonic() - self._saved >= self._save_seconds)
+        return due
 
     def lacks_evaluation(self, state: TrainerState) -> bool:
         """Return whether the step still has to be evaluated: it is new, or its evaluation was cut short."""
@@ -176,6 +190,7 @@ class TrainingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Check the weights, and upload the checkpoint."""
+        self._saved = time.monotonic()
         refuse_nonfinite_weights(model, state.global_step)
         at_the_end = state.global_step >= state.max_steps or self.stopped or self._interruption.requested
         if self._watch and self._watch.last_loss_was_bad and not at_the_end:

@@ -85,7 +85,8 @@ def fit(
         interruption=session.interruption,
         uploader=uploader,
         checkpoint_extras=checkpoint_extras(session, examples, fingerprint),
-        eval_steps=spec.evaluation.every_steps,
+        save_minutes=spec.checkpoint.every_minutes,
+        eval_steps=plan.eval_steps,
         evaluate=make_held_out_losses(session, model, examples, on_row=watchdog.beat),
         on_metrics=session.trackers.log_metrics if process.is_main_process else lambda *_: None,
         best_weights=best,
@@ -217,7 +218,7 @@ def make_held_out_losses(
     """
     spec = session.settings.job.spec
     measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
-    if spec.evaluation.every_steps and spec.objective != "sft":
+    if spec.evaluation.recurs and spec.objective != "sft":
         measure(model)  # before its first step the model is its own reference
     if warning := objectives.check_dropout(spec):
         session.run.warnings.append(warning)

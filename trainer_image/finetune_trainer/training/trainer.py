@@ -9,6 +9,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.data_utils import pack_dataset
 
 from finetune_api.finetunejob import Training
+from finetune_api.scheduler import SchedulerArgs
 from finetune_trainer.checkpoints.exact_resume import with_exact_resume
 from finetune_trainer.checkpoints.resuming import has_longest_first
 from finetune_trainer.data import dataset
@@ -57,6 +58,9 @@ def make_trainer(
         max_steps=plan.total_steps,
         learning_rate=choose_learning_rate(spec),
         lr_scheduler_type=training.scheduler,
+        lr_scheduler_kwargs=(training.scheduler_args or SchedulerArgs()).to_kwargs(
+            training.scheduler, plan.total_steps
+        ),
         warmup_steps=plan.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,

@@ -110,9 +110,9 @@ def test_the_adapter_answers_otherwise_than_the_base(demo: Demo) -> None:
 
 def test_kubectl_get_shows_where_the_job_and_the_roll_out_are(demo: Demo) -> None:
     header, row = demo.namespace.kubectl("get", "ftj", JOB).splitlines()
-    assert header.split() == ["NAME", "PHASE", "STEP", "PERCENT", "LOSS", "ETA", "READY", "AGE"]
+    assert header.split() == ["NAME", "PHASE", "STEP", "PERCENT", "LOSS", "ETA", "READY", "REASON", "AGE"]
     assert row.split()[:4] == [JOB, "Succeeded", "15", "100"]
-    assert row.split()[-2] == "True"
+    assert row.split()[-3:-1] == ["True", "AdapterVerified"]
     header, row = demo.namespace.kubectl("get", "adp", ADAPTER).splitlines()
     assert header.split() == ["NAME", "SERVED", "NAME", "TARGET", "UPDATED", "PODS", "READY", "REASON", "AGE"]
     assert row.split()[:-1] == [ADAPTER, "shakespeare", "vllm", "1", "1", "True", "Serving"]

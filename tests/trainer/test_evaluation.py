@@ -177,7 +177,7 @@ EARLY: dict[str, Any] = {
     ("method", "learning_rate"),
     [
         ({"lora": {"rank": 4, "dropout": 0.2}}, 0.1),
-        ({"adalora": {"initRank": 6, "targetRank": 3}}, 0.2),
+        ({"adalora": {"initRank": 6, "targetRank": 3}}, 0.1),
         ({"full": {}}, 0.03),
     ],
     ids=["lora", "adalora", "full"],

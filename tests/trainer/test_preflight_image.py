@@ -152,6 +152,10 @@ for line in sys.stdin:
 """
 
 
+LONGEST_ROW = 512
+"""Tokens of the longest row, with its tools and its system text, in the tiny model's vocabulary of 329."""
+
+
 @pytest.fixture(scope="module")
 def results(
     s3_server: S3Server, base_model: Path, preflight_image: Path, tmp_path_factory: pytest.TempPathFactory
@@ -170,7 +174,8 @@ def results(
             case.change(model)
         bench = Workbench(s3_server, s3_server.create_bucket(f"test-{uuid.uuid4().hex[:12]}"), model, directory)
         uri = bench.dataset(jsonl(case.data) if isinstance(case.data, list) else case.data, case.key)
-        job = bench.job(dataset={"uri": case.uri or uri}, objective=case.objective)
+        training = bench.job()["spec"]["training"] | {"maxLength": LONGEST_ROW}
+        job = bench.job(dataset={"uri": case.uri or uri}, objective=case.objective, training=training)
         lines.append({"job": job, "mounts": str(bench.mounts), "scratch": str(directory / "scratch")})
     completed = run_in_image(preflight_image, "-c", PROGRAM, text=jsonl(lines))
     assert completed.returncode == 0, completed.stderr

@@ -148,8 +148,8 @@ def quantised_bytes(module: Module, quantization: Quantization) -> float:
 
 
 def evaluation_bytes(architecture: Architecture, length: int) -> int:
-    """Return the bytes of one row's logits in fp32, before and after their softmax (the trainer's ``mean_loss``)."""
-    return 8 * length * architecture.vocabulary
+    """Return the bytes of one row's logits: in 16 bits, and in fp32 before and after their softmax (``mean_loss``)."""
+    return 10 * length * architecture.vocabulary
 
 
 def outside_bytes(architecture: Architecture, method: Method, step: Step) -> float:

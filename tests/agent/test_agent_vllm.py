@@ -103,6 +103,7 @@ def test_load_prove_and_serve_while_bad_ones_are_refused(
     assert text(vllm, BOT) != text(vllm, "base")
 
 
+@pytest.mark.exhaustive  # tests/e2e/test_serving.py asks real pods
 def test_no_answer_mixes_two_versions_and_none_fails(agent: RunningAgent, vllm: RealVllm, version: Publish) -> None:
     """Clients stream through a Service, which sends to ready pods only, while the served name gets a new version."""
     first, second = version("first"), version("second")
@@ -167,6 +168,7 @@ def test_a_stream_that_outlasts_the_drain_keeps_its_weights(
         wait_for(lambda: list(loaded(vllm)) == ["base"], 60, "the engine is empty again")
 
 
+@pytest.mark.exhaustive  # tests/e2e/test_serving.py kills the engine in a real pod
 def test_after_a_crash_of_the_engine_the_pod_is_ready_only_after_a_new_proof(
     agent: RunningAgent, vllm: RealVllm, version: Publish
 ) -> None:

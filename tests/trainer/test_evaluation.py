@@ -178,7 +178,7 @@ EARLY: dict[str, Any] = {
     [
         ({"lora": {"rank": 4, "dropout": 0.2}}, 0.1),
         ({"adalora": {"initRank": 6, "targetRank": 3}}, 0.1),
-        ({"full": {}}, 0.03),
+        pytest.param({"full": {}}, 0.03, marks=pytest.mark.exhaustive),
     ],
     ids=["lora", "adalora", "full"],
 )

@@ -97,6 +97,7 @@ def test_compiling_without_a_compiler_is_refused(bench: Workbench, monkeypatch: 
     assert "g++" in result.message
 
 
+@pytest.mark.exhaustive  # a compiler works for minutes
 def test_a_compiled_run_learns_the_same_and_resumes_bit_identical(workbench: Callable[[], Workbench]) -> None:
     if performance.find_compiler() is None:
         return  # the refusal above is all that such a machine can show

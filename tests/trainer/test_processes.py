@@ -19,6 +19,7 @@ def listener() -> Iterator[Listener]:
         yield listener
 
 
+@pytest.mark.exhaustive  # tests/e2e/test_job_faults.py kills the process in a real pod
 def test_killed_then_asked_to_stop_the_run_ends_bit_identical(
     workbench: Callable[[], Workbench], listener: Listener
 ) -> None:

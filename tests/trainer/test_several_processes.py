@@ -59,11 +59,11 @@ def difference(first: Workbench, second: Workbench) -> float:
     [
         {},
         {"training": {"gradientCheckpointing": "always", "packing": True, "maxSteps": 4, "epochs": None}},
-        {"method": {"qlora": {"rank": 4}}},
+        pytest.param({"method": {"qlora": {"rank": 4}}}, marks=pytest.mark.exhaustive),
         pytest.param({"method": {"adalora": {"initRank": 6, "targetRank": 3}}}, marks=pytest.mark.exhaustive),
-        {"method": {"full": {}}, "training": {"learningRate": 1e-4}},
+        pytest.param({"method": {"full": {}}, "training": {"learningRate": 1e-4}}, marks=pytest.mark.exhaustive),
         {"evaluation": {"everySteps": 3, "selectBest": True}},
-        {"objective": "dpo"},
+        pytest.param({"objective": "dpo"}, marks=pytest.mark.exhaustive),
         {"training": {"sharding": "full"}, "evaluation": {"everySteps": 3, "selectBest": True}},
         {
             "training": {

@@ -167,7 +167,7 @@ def test_the_columns_show_progress(cluster: Cluster, namespace: str) -> None:
         json.dumps({"status": status}),
     )
     header, row = cluster.kubectl("-n", namespace, "get", "ftj").splitlines()
-    assert header.split() == ["NAME", "PHASE", "STEP", "PERCENT", "LOSS", "ETA", "READY", "AGE"]
+    assert header.split() == ["NAME", "PHASE", "STEP", "PERCENT", "LOSS", "ETA", "READY", "REASON", "AGE"]
     assert row.split()[:7] == ["shakespeare", "Training", "7", "70", "3.25", "12", "Unknown"]
 
 

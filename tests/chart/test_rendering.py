@@ -239,7 +239,8 @@ def test_what_every_pod_gets_is_read_by_the_operator() -> None:
     assert "runAsUser" not in deployment(values)["spec"]["template"]["spec"]["securityContext"]
 
 
-def test_every_container_of_the_chart_has_limits(objects: list[Object]) -> None:
+def test_every_container_of_the_chart_has_limits() -> None:
+    objects = render({"crds.keep": "false"})
     pods = [item["spec"]["template"]["spec"] for item in objects if item["kind"] in ("Deployment", "Job")]
     assert len(pods) == 2
     for pod in pods:

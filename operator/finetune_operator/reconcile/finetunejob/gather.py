@@ -1,6 +1,7 @@
 """Gather what a pass over a FineTuneJob needs."""
 
 from finetune_api.timestamps import parse_timestamp
+from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
     FINETUNE_JOB,
@@ -11,7 +12,7 @@ from finetune_operator.kube.kinds import (
     Object,
     controller_uid,
 )
-from finetune_operator.policies.batch_job import is_suspended, may_still_run
+from finetune_operator.policies.batch_job import is_being_deleted, is_suspended, may_still_run
 from finetune_operator.policies.waiting import FIRST_LOOK_SECONDS
 from finetune_operator.reconcile.finetunejob.model import Observed
 from finetune_operator.resources.names import short
@@ -28,8 +29,7 @@ async def gather(key: Key, context: Context) -> Observed | None:
         return None
     await _look_up_missing_job(resource, context)
     batch_jobs = context.cache.list_owned(JOB, resource["metadata"]["uid"])
-    names = {batch_job["metadata"]["uid"]: batch_job["metadata"]["name"] for batch_job in batch_jobs}
-    pods = _group_pods(resource, names, context)
+    pods = group_pods(resource, batch_jobs, context.cache)
     progress_reports = {}
     for batch_job_name, group in pods.items():
         for pod in group:
@@ -57,19 +57,22 @@ async def _find_warnings(
     return await context.warnings.find(resource["metadata"]["namespace"])
 
 
-def _group_pods(resource: Object, names: dict[str, str], context: Context) -> dict[str, list[Object]]:
-    """Group the pods of a FineTuneJob by the name of their Job; ``names`` has the names by uid.
+def group_pods(resource: Object, batch_jobs: list[Object], cache: Cache) -> dict[str, list[Object]]:
+    """Group the pods of a FineTuneJob by the name of their Job.
 
-    A pod may outlive its Job, also without a controller. The next attempt must wait until it has stopped.
+    A pod may outlive its Job, also without a controller: it may be orphaned while its Job is still being deleted. The
+    next attempt must wait until it has stopped. A pod of an older Job of the same name is none of the Job's.
     """
     meta = resource["metadata"]
+    names = {batch_job["metadata"]["uid"]: batch_job["metadata"]["name"] for batch_job in batch_jobs}
+    lasting = {batch_job["metadata"]["name"] for batch_job in batch_jobs if not is_being_deleted(batch_job)}
     groups: dict[str, list[Object]] = {}
-    for pod in context.cache.list_labelled(POD, meta["namespace"], JOB_LABEL, short(meta["name"])):
+    for pod in cache.list_labelled(POD, meta["namespace"], JOB_LABEL, short(meta["name"])):
         owner = controller_uid(pod)
         name = names.get(owner or "")
         if name is None and _is_younger(pod, resource):
             name = pod["metadata"]["labels"].get(JOB_NAME_LABEL)
-        if name is not None and (owner in names or name not in names.values()):
+        if name is not None and (owner in names or name not in lasting):
             groups.setdefault(name, []).append(pod)
     return groups
 

@@ -71,6 +71,7 @@ def text(vllm: RealVllm, model: str, tokens: int = TOKENS) -> str:
     return "".join(json.loads(event)["choices"][0]["text"] for event in events)
 
 
+@pytest.mark.exhaustive  # tests/e2e/test_serving.py has real pods with bad adapters
 def test_load_prove_and_serve_while_bad_ones_are_refused(
     agent: RunningAgent, vllm: RealVllm, version: Publish, s3_server: S3Server
 ) -> None:

@@ -195,6 +195,7 @@ def test_a_wrong_command_says_what_is_wrong(home: Path, arguments: list[str], me
     assert message in ran.stderr
 
 
+@pytest.mark.exhaustive  # it builds kwok, which the benchmarks alone use
 def test_fake_nodes_run_and_end_pods(kwok_cluster: Cluster) -> None:
     kwok_cluster.kubectl("create", "job", "fake", "--image=none", "--", "true")
     kwok_cluster.kubectl("wait", "pod", "-l", "job-name=fake", "--for=condition=Ready", "--timeout=30s")

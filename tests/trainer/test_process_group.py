@@ -44,6 +44,7 @@ def children(parent: int) -> list[int]:
     return ranks
 
 
+@pytest.mark.exhaustive  # tests/e2e/test_job_two_gpus.py has a real pod of two processes
 def test_a_pod_of_two_processes_saves_and_goes_on_and_outlives_none_of_them(
     bench: Workbench, listener: Listener
 ) -> None:

@@ -135,6 +135,8 @@ def _as_object(value: Any, schema: Schema, name: str) -> str:
         return f"put a space after the colon: {match[1]}: {match[2]}"
     if near := _nearest(value.lower(), {key.lower(): key for key, part in properties.items() if "properties" in part}):
         return f"write {name}: {{{near}: {{}}}}"
+    if " " in (address := _suggest_uri_field(value, properties)):
+        return f"write {name}: {{uri: …}} with {address}"
     if written := _as_one_field(value, properties):
         return f"write {name}: {{{written}}}"
     if "additionalProperties" in schema and (match := re.fullmatch(r"([^=\s]+)=(\S*)", value)):
@@ -146,10 +148,8 @@ def _as_one_field(value: str, properties: Schema) -> str:
     """Return the field that holds a text which was given in place of an object; empty if none does."""
     if (match := S3_ADDRESS.fullmatch(value)) and "bucket" in properties:
         return f"bucket: {match[1]}" + (f", prefix: {match[2].rstrip('/')}" if match[2] else "")
-    if "uri" in properties and (uri := suggest_uri(value, properties["uri"].get("pattern", ""))):
-        return f"uri: {uri}" if " " not in uri else f"uri: …}} with {uri}".rstrip("}")
-    if "uri" in properties and "://" in value:
-        return f"uri: {value}"
+    if "uri" in properties and (uri := _suggest_uri_field(value, properties) or ("://" in value and value)):
+        return f"uri: {uri}"
     if "name" in properties:
         return f"name: {value}"
     for key, part in properties.items():
@@ -158,6 +158,11 @@ def _as_one_field(value: str, properties: Schema) -> str:
         if key.endswith("Ref") and not key.endswith(("secretRef", "SecretRef")) and "name" in part["properties"]:
             return f"{key}: {{name: {value}}}"
     return ""
+
+
+def _suggest_uri_field(value: str, properties: Schema) -> str:
+    """Return the address that is meant, if the object has a field ``uri``; else an empty text."""
+    return suggest_uri(value, properties.get("uri", {}).get("pattern", ""))
 
 
 def missing(schema: Schema, name: str, given: dict[str, Any]) -> str:

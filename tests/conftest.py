@@ -19,6 +19,7 @@ from devcluster import cluster
 from devcluster.cluster import Cluster
 from devcluster.settings import Mode
 from tests import tiers
+from tools.testing.crds import install_crds
 
 NAME = "test-{mode}-{pid}"
 
@@ -76,6 +77,13 @@ def _take_down_leftovers() -> None:
 def control_plane() -> Iterator[Cluster]:
     """A control plane without nodes: pods can be created and stay pending."""
     yield from _clusters("control-plane")
+
+
+@pytest.fixture(scope="session")
+def cluster_with_crds(control_plane: Cluster) -> Cluster:
+    """The control plane, with both CRDs."""
+    install_crds(control_plane)
+    return control_plane
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from rich.table import Table
 from bench.operator.scenario import Measured, measure
 from devcluster import cluster as clusters
 from devcluster.cluster import Cluster
-from tools.testing.operator_process import install_crds
+from tools.testing.crds import install_crds
 
 PEER = {"to_first_job_ms": {"median": 34.0, "p99": 65.0}, "writes_per_job": 9.5}
 """Kubeflow Trainer 2.0.0 with JobSet 0.8.2 on a similar machine: the time from TrainJob to Job, and all writes."""

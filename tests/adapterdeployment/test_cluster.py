@@ -13,7 +13,7 @@ from devcluster.cluster import Cluster
 from finetune_api.timestamps import current_timestamp
 from tests.adapterdeployment.groups import V1, V2, uri
 from tools.testing.kubernetes_api import Api, Object
-from tools.testing.operator_process import Operator, install_crds
+from tools.testing.operator_process import Operator
 from tools.testing.waiting import until
 
 pytestmark = [pytest.mark.cluster]
@@ -142,24 +142,24 @@ def says(name: str, assigned: str, active: str | None, state: str = "Active", **
 
 
 @pytest.fixture
-def serving(control_plane: Cluster, tmp_path: Path) -> Iterator[ServingNamespace]:
+def serving(cluster_with_crds: Cluster, tmp_path: Path) -> Iterator[ServingNamespace]:
     """A namespace of its own, and a running operator that watches it."""
     namespace = f"adp-{uuid.uuid4().hex[:8]}"
-    install_crds(control_plane)
-    control_plane.kubectl("create", "namespace", namespace)
-    serving_namespace = ServingNamespace(control_plane, namespace, tmp_path / "operator.log")
+    cluster_with_crds.kubectl("create", "namespace", namespace)
+    serving_namespace = ServingNamespace(cluster_with_crds, namespace, tmp_path / "operator.log")
     try:
         until(
             "the service account",
-            lambda: control_plane.kubectl("-n", namespace, "get", "serviceaccount", "default", "--ignore-not-found"),
+            lambda: cluster_with_crds.kubectl(
+                "-n", namespace, "get", "serviceaccount", "default", "--ignore-not-found"
+            ),
         )
         serving_namespace.operator.settings["FINETUNE_OPERATOR_REPORT_URL"] = "http://operator:8080"
         serving_namespace.operator.start()
         yield serving_namespace
     finally:
-        if serving_namespace.operator.process is not None and serving_namespace.operator.process.poll() is None:
-            serving_namespace.operator.kill()
-        control_plane.kubectl("delete", "namespace", namespace, "--wait=false")
+        serving_namespace.operator.end()
+        cluster_with_crds.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def manifest(replicas: int = 2, env: list[Object] | None = None, **pod: Any) -> Object:

@@ -92,7 +92,6 @@ URI_NEEDS_DIGEST = "uri needs digest: an adapter is pinned by the sha256 of its 
 S3_AND_URI = "s3 belongs to uri: remove it, because a FineTuneJob names its own S3 service"
 TEMPLATE = "spec.podTemplate"
 EMPTY = {"name": "a", "emptyDir": {}}
-TWO_PROJECTIONS = {"secret": {"name": "a"}, "configMap": {"name": "b"}}
 METRIC = "spec.evaluation.gate.metric"
 S3_ADAPTER = {"uri": "s3://adapters/a", "digest": DIGEST}
 

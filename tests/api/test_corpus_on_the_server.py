@@ -22,7 +22,6 @@ from finetune_cli.documents import check, read_documents
 from finetune_operator.reconcile.finetunejob.model import Observed
 from finetune_operator.reconcile.finetunejob.plan import make_plan
 from tests.api.corpus_cases import BAD, GOOD, CorpusFile
-from tests.api.test_refused_by_the_server import wait_until_served
 from tests.operator.fake_cluster import NOW, SETTINGS
 
 pytestmark = pytest.mark.cluster
@@ -52,11 +51,9 @@ Send = Callable[[CorpusFile], Answer]
 
 
 @pytest.fixture(scope="module")
-def server(control_plane: Cluster) -> Cluster:
+def server(cluster_with_crds: Cluster) -> Cluster:
     """A control plane with both CRDs."""
-    control_plane.kubectl("apply", "--server-side", "-f", "crds/")
-    wait_until_served(control_plane)
-    return control_plane
+    return cluster_with_crds
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """The CRDs on a real API server: what `kubectl apply` refuses, in which words, and the defaults of what it accepts."""
 
 import json
-import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -21,32 +21,25 @@ ITEMS = pytest.mark.parametrize("item", [FINETUNE_JOB, ADAPTER_DEPLOYMENT], ids=
 
 
 @pytest.fixture(scope="module")
-def cluster(control_plane: Cluster) -> Cluster:
+def cluster(cluster_with_crds: Cluster) -> Cluster:
     """A control plane with both CRDs."""
-    control_plane.kubectl("apply", "--server-side", "-f", "crds/")
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", "crds/")
-    wait_until_served(control_plane)
-    return control_plane
+    return cluster_with_crds
 
 
-def wait_until_served(cluster: Cluster) -> None:
-    """An established CRD is served a moment later."""
-    for _ in range(100):
-        try:
-            cluster.kubectl("get", "finetunejobs,adapterdeployments", "-A")
-            return
-        except DevClusterError:
-            time.sleep(0.1)
-    raise AssertionError("the API server does not serve both kinds")
+@contextmanager
+def new_namespace(cluster: Cluster) -> Iterator[str]:
+    """Make a namespace for the block."""
+    name = f"api-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace of the test's own."""
-    name = f"api-{uuid.uuid4().hex[:8]}"
-    cluster.kubectl("create", "namespace", name)
-    yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    with new_namespace(cluster) as name:
+        yield name
 
 
 def apply(cluster: Cluster, item: Object, *options: str) -> str:
@@ -68,16 +61,24 @@ def test_a_whole_object_is_accepted(cluster: Cluster, namespace: str, item: Obje
 
 
 @every_case
-def test_a_wrong_object_is_refused_with_field_and_reason(cluster: Cluster, namespace: str, case: Case) -> None:
-    message = refusal(cluster, changed(case.wrong, {"metadata.namespace": namespace}))
+def test_a_wrong_object_is_refused_with_field_and_reason(cluster: Cluster, case: Case) -> None:
+    message = refusal(cluster, case.wrong)
     assert case.server in message
     assert case.field in message
 
 
+@pytest.fixture(scope="module")
+def stored(cluster: Cluster) -> Iterator[str]:
+    """A namespace with both objects."""
+    with new_namespace(cluster) as name:
+        for item in (FINETUNE_JOB, ADAPTER_DEPLOYMENT):
+            apply(cluster, changed(item, {"metadata.namespace": name}))
+        yield name
+
+
 @every_change
-def test_what_is_pinned_cannot_be_changed(cluster: Cluster, namespace: str, change: Change) -> None:
-    item = changed(change.item, {"metadata.namespace": namespace})
-    apply(cluster, item)
+def test_what_is_pinned_cannot_be_changed(cluster: Cluster, stored: str, change: Change) -> None:
+    item = changed(change.item, {"metadata.namespace": stored})
     assert change.message in refusal(cluster, changed(item, change.changes))
 
 

@@ -20,7 +20,6 @@ from devcluster.cluster import Cluster
 from finetune_api.finetunejob import FineTuneJob
 from finetune_operator.resources.jobs import build_preflight_job
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, Object, changed
-from tests.api.test_refused_by_the_server import wait_until_served
 from tests.cli.run import COMMAND, Ran, finetune
 from tests.operator.fake_cluster import SETTINGS
 
@@ -93,11 +92,9 @@ class Team:
 
 
 @pytest.fixture(scope="module")
-def cluster(control_plane: Cluster) -> Cluster:
-    """Install both CRDs in a control plane."""
-    control_plane.kubectl("apply", "--server-side", "-f", "crds/")
-    wait_until_served(control_plane)
-    return control_plane
+def cluster(cluster_with_crds: Cluster) -> Cluster:
+    """Return a control plane with both CRDs."""
+    return cluster_with_crds
 
 
 @pytest.fixture

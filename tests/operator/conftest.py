@@ -1,5 +1,6 @@
 """A control plane, a namespace for each test module, and the operator that watches it."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -7,14 +8,13 @@ import pytest
 
 from devcluster.cluster import Cluster
 from tools.testing.kubernetes_api import Api
-from tools.testing.operator_process import Operator, install_crds
+from tools.testing.operator_process import Operator
 
 
 @pytest.fixture(scope="session")
-def cluster(control_plane: Cluster) -> Cluster:
+def cluster(cluster_with_crds: Cluster) -> Cluster:
     """A control plane with both CRDs."""
-    install_crds(control_plane)
-    return control_plane
+    return cluster_with_crds
 
 
 @pytest.fixture(scope="module")
@@ -33,5 +33,4 @@ def operator(cluster: Cluster, api: Api, tmp_path_factory: pytest.TempPathFactor
     try:
         yield process.start()
     finally:
-        if process.process is not None and process.process.poll() is None:
-            process.stop()
+        process.end(signal.SIGTERM)

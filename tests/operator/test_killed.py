@@ -61,8 +61,7 @@ def proxied(
     try:
         yield proxy, operator, killed
     finally:
-        if operator.process is not None and operator.process.poll() is None:
-            operator.kill()
+        operator.end()
         proxy.shutdown()
         proxy.server_close()
         cluster.kubectl("delete", "namespace", operator.namespace, "--wait=false")

@@ -62,8 +62,7 @@ def installation(cluster: Cluster, tmp_path: Path) -> Iterator[Installation]:
         yield installation
     finally:
         for replica in installation.replicas:
-            if replica.process is not None and replica.process.poll() is None:
-                replica.kill()
+            replica.end()
         cluster.kubectl("delete", "namespace", installation.namespace, "--wait=false")
 
 

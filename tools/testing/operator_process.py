@@ -10,7 +10,6 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devcluster.cluster import Cluster
 from tools.testing.kubernetes_api import Object
 from tools.testing.waiting import free_port, until
 
@@ -60,6 +59,11 @@ class Operator:
         """End it with SIGKILL."""
         self.stop(signal.SIGKILL)
 
+    def end(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it with a signal, if it still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.stop(how)
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it with a signal, and return its exit status."""
         assert self.process is not None
@@ -96,9 +100,3 @@ class Operator:
             if line.startswith(name) and all(f'{label}="{value}"' in line for label, value in labels.items()):
                 total += float(line.rsplit(" ", 1)[1])
         return total
-
-
-def install_crds(cluster: Cluster) -> None:
-    """Install both CRDs, and wait until they are served."""
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(ROOT / "crds"))

@@ -163,13 +163,15 @@ async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
     if base is None:  # the engine has restarted, so everything is proven anew
         return
     logprobs = await _ask(proof.driver, name, questions)
-    _require_proof(judge_adapter(logprobs, base, questions, proof.tolerance), name)
+    verdict = judge_adapter(logprobs, base, questions, proof.tolerance)
+    _require_proof(verdict, name)
     base_name = next(iter((await proof.driver.list_models()).bases), "")
     after = await _ask(proof.driver, base_name, questions)
     _require_proof(judge_base_after_load(after, base, questions, proof.tolerance), base_name)
     if memory.identity != identity:
         return
     memory.proven.add((name, path))
+    memory.proofs[name, path] = verdict.message
     if name == proof.served_name:
         remember_good_version(memory, proof.served_name, proof.version)
         memory.failed.pop(key, None)

@@ -95,8 +95,10 @@ def judge_adapter(measured: list[float], base: list[float], questions: list[Ques
         questions: The questions.
         tolerance: Largest mean difference, in nats per token.
     """
+    shown = ""
     if _is_visible(questions):
         effect, error = measure_effect(measured, base, questions)
+        shown = f"{effect:.0%} of the trained effect is there (standard error {error:.0%}); "
         allowed = MAX_DEVIATION + STANDARD_ERRORS * error
         if effect < max(MIN_EFFECT, 1 - allowed):
             return Verdict(
@@ -120,7 +122,7 @@ def judge_adapter(measured: list[float], base: list[float], questions: list[Ques
             "what answers under the adapter's name differs from the trained adapter "
             f"by {difference:.3f} nats per token, allowed are {tolerance:g} (spec.verification.tolerance)",
         )
-    return Verdict(None, f"the adapter differs by {difference:.4f} nats per token")
+    return Verdict(None, f"{shown}the adapter differs by {difference:.4f} nats per token")
 
 
 def judge_base_after_load(

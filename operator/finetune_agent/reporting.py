@@ -41,6 +41,7 @@ def _describe_adapter(agent: Agent, adapter: DesiredAdapter) -> AgentAdapter:
     version = version_for_pod(adapter, agent.settings.pod) or adapter.version
     state = memory.adapter_states.get(name, AdapterState("Pending"))
     seconds = memory.load_seconds.get((name, version.digest))
+    path = agent.engine_state.adapters.get(name, "") if agent.engine_state else ""
     return AgentAdapter(
         deployment=adapter.deployment,
         served_name=name,
@@ -49,6 +50,7 @@ def _describe_adapter(agent: Agent, adapter: DesiredAdapter) -> AgentAdapter:
         state=state.state,
         reason=state.reason,
         message=state.message,
+        proof=memory.proofs.get((name, path), ""),
         replaced=memory.replaced.get(name, 0),
         load_seconds=None if seconds is None else round(seconds, 3),
     )

@@ -75,6 +75,7 @@ class Memory:
         first_paths: The only path that each name had in this process; empty if it had several.
         replaced: How often somebody else put an adapter under a served name of ours.
         proven: Name and path of each adapter that was proven in the engine.
+        proofs: What the proof of each of them found, for the report.
         base_logprobs: What the engine's base answered to the questions about a version, if that is proven.
         required: Served names that the pod must answer to be ready. None until it was ready once: all of them.
         samples: Golden samples of each version on the disk that was checked.
@@ -93,6 +94,7 @@ class Memory:
     first_paths: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, int] = field(default_factory=dict)
     proven: set[tuple[str, str]] = field(default_factory=set)
+    proofs: dict[tuple[str, str], str] = field(default_factory=dict)
     base_logprobs: dict[VersionKey, list[float]] = field(default_factory=dict)
     required: set[str] | None = None
     samples: dict[VersionKey, GoldenSamples] = field(default_factory=dict)
@@ -110,6 +112,7 @@ class Memory:
         self.identity, self.engine_version = identity, version
         self.first_paths.clear()
         self.proven.clear()
+        self.proofs.clear()
         self.base_logprobs.clear()
         self.draining.clear()
         self.swapping.clear()

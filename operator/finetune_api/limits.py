@@ -8,6 +8,8 @@ POD_MESSAGE_CHARACTERS = 4000
 """Message about one serving pod. It is part of a condition's message."""
 ATTEMPT_MESSAGE_CHARACTERS = 1024
 """Message of one attempt in status.attempts."""
+HISTORY_MESSAGE_CHARACTERS = 1024
+"""Message, and one piece of evidence, of an entry in an AdapterDeployment's status.history."""
 OUTPUT_MESSAGE_CHARACTERS = 1500
 """Part of a container's output, or of another component's message, that a message of ours quotes."""
 QUOTE_CHARACTERS = 300
@@ -16,6 +18,8 @@ EVENT_NOTE_BYTES = 1000
 """Note of a Kubernetes Event. The API allows 1024."""
 STATUS_ATTEMPTS = 20
 """Attempts that status.attempts keeps."""
+MAX_HISTORY = 100
+"""Highest spec.revisionHistoryLimit of an AdapterDeployment: an API object has a limited size."""
 STATUS_WARNINGS = 20
 """Warnings that status.warnings keeps."""
 

@@ -143,6 +143,7 @@ class AgentAdapter(Lenient):
     reason: ReasonWord | None = None
     message: str = ""
     load_seconds: float | None = None
+    proof: str = Field("", description="What the proof of the version that now answers found.")
     replaced: int = Field(0, description="Number of times that somebody else loaded an adapter under the served name.")
 
 

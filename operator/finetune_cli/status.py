@@ -57,7 +57,7 @@ def describe(item: Object, wide: bool) -> list[str]:
         lines += _attempt(attempt)
     for pod in status.get("podStatus") or ():
         lines += _pod(pod)
-    return lines
+    return lines + _history(status.get("history") or [])
 
 
 def _conditions(item: Object, wide: bool) -> list[str]:
@@ -99,6 +99,19 @@ def _pod(entry: Object) -> list[str]:
         parts.append(f"loaded in {entry['loadSeconds']:.1f}s")
     message = fit(entry["message"], 4) if entry.get("message") else []
     return ["", f"Pod {entry['name']}: {', '.join(parts)}", *message]
+
+
+def _history(entries: list[Object]) -> list[str]:
+    """Return what became of the versions of an adapter, the newest first."""
+    lines = ["", "History, the newest first:"] if entries else []
+    for entry in entries:
+        ended = f", until {age(entry['until'])} ago" if entry.get("until") else ""
+        reason = f", {entry['reason']}" if entry.get("reason") else ""
+        what = f"{entry['event']} {entry['digest'][:SHORT_DIGEST]}"
+        lines += fit(f"{what}{reason}, {age(entry['since'])} ago{ended}, {entry['uri']}", 2)
+        for text in (entry.get("message"), *(entry.get("evidence") or ())):
+            lines += fit(text, 4) if text else []
+    return lines
 
 
 def _table(kind: str, items: list[Object], with_namespace: bool, wide: bool) -> tuple[list[str], list[list[str]]]:

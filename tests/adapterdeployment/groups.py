@@ -9,7 +9,9 @@ from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
 from finetune_operator.kube.kinds import Object
 from finetune_operator.reconcile.adapterdeployment.model import Observed
-from finetune_operator.resources.desired_state import build_config_map
+from finetune_operator.reconcile.adapterdeployment.plan import make_plan
+from finetune_operator.reconcile.adapterdeployment.status import build_updates
+from finetune_operator.resources.desired_state import build_config_map, read_config_map
 from finetune_operator.resources.injection import AgentParameters, build_injection
 from finetune_operator.settings import Settings
 
@@ -109,6 +111,7 @@ def report(
     reason: Reason | None = None,
     message: str = "",
     name: str = "bot",
+    proof: str = "",
 ) -> AgentReport:
     """What an agent says of one adapter."""
     entry = AgentAdapter(
@@ -119,6 +122,7 @@ def report(
         state=state,
         reason=reason,
         message=message,
+        proof=proof,
     )
     return AgentReport(engine_ready=True, ready=True, adapters=[entry])
 
@@ -128,6 +132,47 @@ def group(*adapters: Object, **fields: Any) -> Observed:
     pods = tuple(pod(name) for name in ("web-a", "web-b", "web-c"))
     plain = Observed(NAMESPACE, NAME, deployment(), tuple(adapters), pods=pods)
     return replace(plain, **fields)
+
+
+def make_pass(observed: Observed, now: datetime = NOW) -> Observed:
+    """Make a pass, and return the group after its ConfigMap and its statuses were written."""
+    plan = make_plan(observed, SETTINGS)
+    statuses = [update.status for update in build_updates(observed, plan, None, now)]
+    resources = tuple(
+        {**resource, "status": status} for resource, status in zip(observed.resources, statuses, strict=True)
+    )
+    return replace(observed, config_map=plan.config_map or observed.config_map, resources=resources)
+
+
+def edit(observed: Observed, **spec: Any) -> Observed:
+    """Edit the spec of the only AdapterDeployment; a field that is None is removed."""
+    (resource,) = observed.resources
+    meta = {**resource["metadata"], "generation": resource["metadata"]["generation"] + 1}
+    after = {name: value for name, value in {**resource["spec"], **spec}.items() if value is not None}
+    return replace(observed, resources=({**resource, "metadata": meta, "spec": after},))
+
+
+def take(digest: str) -> Object:
+    """The spec.adapter that asks for a digest."""
+    return {"uri": uri(digest), "digest": digest}
+
+
+def say(observed: Observed, pods: str, assigned: str, active: str | None, **fields: Any) -> Observed:
+    """Let the agents of pods (``abc`` are web-a, web-b and web-c) report."""
+    said = {f"web-{pod}": report(assigned, active, **fields) for pod in pods}
+    return replace(observed, agent_reports={**observed.agent_reports, **said})
+
+
+def read_entry(observed: Observed) -> tuple[str, str | None, list[str] | None]:
+    """Read from the ConfigMap the version, the version before it, and the pods that are to take it."""
+    (entry,) = read_config_map(observed.config_map).adapters
+    return entry.version.digest, entry.previous.digest if entry.previous else None, entry.pods
+
+
+def read_conditions(observed: Observed) -> dict[str, tuple[str, str]]:
+    """Read the conditions of the only AdapterDeployment."""
+    (resource,) = observed.resources
+    return {item["type"]: (item["status"], item["reason"]) for item in resource["status"]["conditions"]}
 
 
 def config_map(state: DesiredState) -> Object:

@@ -46,6 +46,8 @@ def test_the_status_says_from_which_job_the_version_came() -> None:
         "uri": uri(V1),
         "digest": V1,
         "fineTuneJob": {"name": "job", "uid": "j-1"},
+        "s3": {"endpoint": "http://s3:9000", "region": "eu"},
+        "secretRef": {"name": "s3-keys"},
     }
 
 

@@ -54,6 +54,7 @@ def test_the_name_appears_only_after_the_proof_beside_it(agent: RunningAgent, en
     standing = agent.wait_state(BOT, "Active")
     assert standing.active_digest == version.digest
     assert standing.load_seconds is not None
+    assert standing.proof.startswith("100% of the trained effect is there")
     wait_for(lambda: sorted(engine.loaded) == [BOT], 5, "the candidate is gone again")
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from finetune_api.base import DnsLabel, Model, S3Location, SecretRef, Sha256
 from finetune_api.engines import EngineName
-from finetune_api.limits import MAX_COUNT, MAX_NUMBER
+from finetune_api.limits import MAX_COUNT, MAX_HISTORY, MAX_NUMBER
 
 
 class NameRef(Model):
@@ -108,6 +108,9 @@ class AdapterDeploymentSpec(Model):
     target: Target = Field(description="Deployment that serves it.")
     strategy: Strategy = Field(default_factory=Strategy, description="How a new version replaces the old one.")
     verification: Verification = Field(default_factory=Verification, description="How strictly the weights are proved.")
+    revision_history_limit: Annotated[int, Field(ge=0, le=MAX_HISTORY)] = Field(
+        10, description="Older entries of status.history that are kept, for a rollback."
+    )
     suspend: bool = Field(
         False,
         description="Hold the roll-out where it is: no further pod takes another version. What the pods serve stays, "

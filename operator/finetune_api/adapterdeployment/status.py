@@ -1,10 +1,12 @@
 """The status of an AdapterDeployment: what the operator and the agents report."""
 
+from typing import Literal
+
 from pydantic import Field
 
-from finetune_api.base import Model, Sha256
+from finetune_api.base import Model, S3Location, SecretRef, Sha256
 from finetune_api.conditions import Condition
-from finetune_api.limits import STATUS_MESSAGE_CHARACTERS
+from finetune_api.limits import HISTORY_MESSAGE_CHARACTERS, STATUS_MESSAGE_CHARACTERS
 from finetune_api.timestamps import Timestamp
 
 
@@ -21,10 +23,38 @@ class AdapterVersion(Model):
     uri: str = Field(description="s3:// address of its directory.")
     digest: Sha256 = Field(description="sha256 of its manifest.json.")
     fine_tune_job: JobIdentity | None = Field(None, description="FineTuneJob that the version came from.")
+    s3: S3Location | None = Field(None, description="S3 service of uri. Unset: AWS.")
+    secret_ref: SecretRef | None = Field(
+        None, description="Secret with the S3 credentials. Unset: the pod's own identity."
+    )
     since: Timestamp | None = Field(
         None,
         description="Time since which every pod serves this version, RFC 3339.",
         json_schema_extra={"format": "date-time"},
+    )
+
+
+class HistoryEntry(AdapterVersion):
+    """What became of one version of the adapter."""
+
+    since: Timestamp = Field(
+        description="Deployed: the time since which every pod served the version. Failed, RolledBack: the time at "
+        "which that was decided. RFC 3339.",
+        json_schema_extra={"format": "date-time"},
+    )
+    until: Timestamp | None = Field(
+        None,
+        description="Time since which every pod serves another version. Unset: this one was served last.",
+        json_schema_extra={"format": "date-time"},
+    )
+    event: Literal["Deployed", "RolledBack", "Failed"] = Field(
+        description="Deployed: every pod served it. Failed: its roll-out failed. RolledBack: the pods went back to an "
+        "older version."
+    )
+    reason: str | None = Field(None, description="Why it failed or was rolled back, as a CamelCase word.")
+    message: str | None = Field(None, description="The same as a sentence.", max_length=HISTORY_MESSAGE_CHARACTERS)
+    evidence: list[str] = Field(
+        default_factory=list, description="What the proofs on pods found, at most three of them."
     )
 
 
@@ -50,6 +80,11 @@ class PodStatus(Model):
     )
     load_seconds: float | None = Field(
         None, description="Seconds from the start of the download to the end of the proof.", ge=0
+    )
+    proof: str | None = Field(
+        None,
+        description="What the proof of the version that answers found.",
+        max_length=STATUS_MESSAGE_CHARACTERS,
     )
     replaced: int | None = Field(
         None,
@@ -82,3 +117,6 @@ class AdapterDeploymentStatus(Model):
         default_factory=list, description="Versions of the engine that the agents found, and what follows from them."
     )
     pod_status: list[PodStatus] = Field(default_factory=list, description="Each pod of the Deployment.")
+    history: list[HistoryEntry] = Field(
+        default_factory=list, description="What became of the versions so far, the newest entry first."
+    )

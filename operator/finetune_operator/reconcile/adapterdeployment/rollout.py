@@ -140,6 +140,7 @@ def _find_report(observed: Observed, member: Member, pod: Object) -> AgentAdapte
                         "reason": pod_status.reason,
                         "message": pod_status.message or "",
                         "loadSeconds": pod_status.load_seconds,
+                        "proof": pod_status.proof or "",
                         "replaced": pod_status.replaced or 0,
                     }
                 )

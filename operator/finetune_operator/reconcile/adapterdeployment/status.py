@@ -7,9 +7,12 @@ from finetune_api.adapterdeployment import (
     AdapterDeploymentStatus,
     AdapterVersion,
     EngineStatus,
+    HistoryEntry,
+    JobIdentity,
     PodCounts,
     PodStatus,
 )
+from finetune_api.base import S3Location, SecretRef
 from finetune_api.conditions import ConditionType
 from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
 from finetune_api.messages import AgentAdapter, DesiredAdapter
@@ -18,6 +21,7 @@ from finetune_api.timestamps import format_timestamp
 from finetune_operator.conditions import describe_accepted, find
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.revision_history import record_deployed, record_failed, trim
 from finetune_operator.reconcile.adapterdeployment.model import (
     AdapterStatusBuilder,
     Member,
@@ -49,9 +53,7 @@ def _build_update(
         builder.conditions.remove(ConditionType.SUSPENDED)
     _set_injected(builder, observed, plan, injection)
     if member.desired is not None:
-        version = member.desired.version
-        desired = AdapterVersion(uri=version.uri, digest=version.digest, fine_tune_job=member.finetune_job)
-        builder.set(AdapterDeploymentStatus(desired=desired))
+        builder.set(AdapterDeploymentStatus(desired=build_version(member.desired, member.finetune_job)))
     total = int((observed.deployment or {}).get("status", {}).get("replicas", 0))
     counts = PodCounts(
         total=max(total, len(observed.pods)),
@@ -65,8 +67,22 @@ def _build_update(
         _set_obstacle(builder, obstacle)
     elif member.desired is not None and observed.deployment is not None:
         _set_rollout(builder, observed.deployment, member, member.desired, counts, now)
+    if member.spec is not None and (history := builder.read().history):
+        builder.set(AdapterDeploymentStatus(history=trim(history, member.spec.revision_history_limit)))
     status = builder.as_json()
     return StatusUpdate(member.resource, status, _build_events(member.resource, status))
+
+
+def build_version(desired: DesiredAdapter, finetune_job: JobIdentity | None) -> AdapterVersion:
+    """Describe a version with all that is needed to serve it again when its FineTuneJob is gone."""
+    location = S3Location(endpoint=desired.endpoint, region=desired.region)
+    return AdapterVersion(
+        uri=desired.version.uri,
+        digest=desired.version.digest,
+        fine_tune_job=finetune_job,
+        s3=location if location != S3Location() else None,
+        secret_ref=SecretRef(name=desired.secret) if desired.secret else None,
+    )
 
 
 def _set_accepted(builder: AdapterStatusBuilder, member: Member) -> None:
@@ -119,7 +135,13 @@ def _set_rollout(
         name, pod = refused
         rest = "; the other pods stay on the version before" if builder.has("active") else ""
         text = truncate(f"pod {name}: {pod.message}{rest}", POD_MESSAGE_CHARACTERS)
-        builder.conditions.set_stalled(pod.reason or Reason.ENGINE_REFUSED, text)
+        reason = pod.reason or Reason.ENGINE_REFUSED
+        builder.conditions.set_stalled(reason, text)
+        if active is None or active.digest != digest:
+            version = build_version(desired, member.finetune_job)
+            _set_history(
+                builder, record_failed(builder.read().history, version, "Failed", format_timestamp(now), reason, text)
+            )
         return
     if member.suspended:
         text = f"spec.suspend is true: {desired.served_name!r} is proven on {counts.updated} of {counts.total} pods, "
@@ -127,8 +149,11 @@ def _set_rollout(
         return
     if member.rolled_out and counts.ready == counts.total:
         since = active.since if active is not None and active.digest == digest else None
-        version = AdapterVersion(uri=desired.version.uri, digest=digest, since=since or format_timestamp(now))
+        since = since or format_timestamp(now)
+        version = build_version(desired, member.finetune_job).model_copy(update={"since": since})
         builder.set(AdapterDeploymentStatus(active=version))
+        evidence = [f"pod {name}: {pod.proof}" for name, pod in pods if pod.proof]
+        _set_history(builder, record_deployed(builder.read().history, version, since, evidence))
         text = f"{desired.served_name!r} is proven on each of {counts.total} pods"
         builder.conditions.set_ready(Reason.SERVING, text)
         return
@@ -153,6 +178,10 @@ def _set_rollout(
         name, pod = failing
         text = truncate(f"{text}; pod {name} tries again: {pod.message}", POD_MESSAGE_CHARACTERS)
         builder.conditions.set_progressing(pod.reason or Reason.ROLLING_OUT, text)
+
+
+def _set_history(builder: AdapterStatusBuilder, history: list[HistoryEntry]) -> None:
+    builder.set(AdapterDeploymentStatus(history=history))
 
 
 def _count_updated(member: Member) -> int:
@@ -181,6 +210,7 @@ def _build_pod_status(pod: Object, adapter: AgentAdapter | None) -> PodStatus:
         reason=adapter.reason,
         message=truncate(adapter.message, POD_MESSAGE_CHARACTERS) or None,
         load_seconds=adapter.load_seconds,
+        proof=truncate(adapter.proof, POD_MESSAGE_CHARACTERS) or None,
         replaced=adapter.replaced or None,
     )
 

@@ -1,0 +1,32 @@
+"""A namespace with a running operator."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devcluster.cluster import Cluster
+from tests.adapterdeployment.serving import ServingNamespace
+from tools.testing.waiting import until
+
+
+@pytest.fixture
+def serving(cluster_with_crds: Cluster, tmp_path: Path) -> Iterator[ServingNamespace]:
+    """A namespace of its own, and a running operator that watches it."""
+    namespace = f"adp-{uuid.uuid4().hex[:8]}"
+    cluster_with_crds.kubectl("create", "namespace", namespace)
+    serving_namespace = ServingNamespace(cluster_with_crds, namespace, tmp_path / "operator.log")
+    try:
+        until(
+            "the service account",
+            lambda: cluster_with_crds.kubectl(
+                "-n", namespace, "get", "serviceaccount", "default", "--ignore-not-found"
+            ),
+        )
+        serving_namespace.operator.settings["FINETUNE_OPERATOR_REPORT_URL"] = "http://operator:8080"
+        serving_namespace.operator.start()
+        yield serving_namespace
+    finally:
+        serving_namespace.operator.end()
+        cluster_with_crds.kubectl("delete", "namespace", namespace, "--wait=false")

@@ -24,6 +24,12 @@ def engines_that_serve(adapter_config: Mapping[str, Any]) -> list[str]:
     return [name for name, engine in ENGINES.items() if not engine.find_unsupported(adapter_config)]
 
 
+def list_refusals(adapter_config: Mapping[str, Any]) -> dict[str, str]:
+    """Return why engines cannot serve an adapter, by the engine's title."""
+    problems = {engine.title: engine.find_unsupported(adapter_config) for engine in ENGINES.values()}
+    return {title: "; ".join(found) for title, found in problems.items() if found}
+
+
 def highest_rank() -> int:
     """Return the highest LoRA rank that any engine serves."""
     return max(engine.ranks[-1] for engine in ENGINES.values())

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from peft import PeftModel
 from peft.utils.integrations import dequantize_bnb_weight
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_agent.compatibility import IncompatibleError, check_adapter
 from finetune_api.finetunejob import FineTuneJobSpec
@@ -242,17 +244,26 @@ def test_adalora_survives_an_overflow_whose_step_is_skipped(base_model: Path) ->
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.normal_(0, 0.1)
+    arguments, state = TrainingArguments(), TrainerState()
+    Accelerator(cpu=True)  # the optimizer reads its state
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = AcceleratedOptimizer(torch.optim.SGD(trained, lr=0.01), device_placement=False, scaler=scaler)
     overflows = {0, 1, 3, 6, 7}  # the first ones, one in between, the one that fixes the ranks, and one after it
     for step in range(8):
         model.zero_grad()
-        model(input_ids=ids, labels=ids).loss.backward()
+        scaler.scale(model(input_ids=ids, labels=ids).loss).backward()
         if step in overflows:
-            for weight in model.parameters():
+            for weight in trained:
                 if weight.grad is not None:
                     weight.grad[0, 0] = torch.inf
-        adalora.allocate(part, step)
-    for values in (part.rankallocator.exp_avg_ipt, part.rankallocator.exp_avg_unc):
-        assert all(value.isfinite().all() for value in values.values())
+        optimizer.step()
+        state.global_step = step
+        adalora.RankAllocationCallback().on_optimizer_step(
+            arguments, state, TrainerControl(), model=model, optimizer=optimizer
+        )
+        for values in (part.rankallocator.exp_avg_ipt, part.rankallocator.exp_avg_unc):
+            assert all(value.isfinite().all() for value in values.values()), step
     ranks = [sum(pattern) for pattern in part.peft_config["default"].rank_pattern.values()]
     assert sum(ranks) == 2 * len(ranks), "the ranks are those that were asked for"
     assert all(weight.isfinite().all() for weight in model.parameters())

@@ -47,7 +47,7 @@ def packed_rows(tokens: int, training: Training) -> int:
 
 def tokens_per_step(training: Training, processes: int = 1) -> int:
     """Count the tokens of one optimizer step when every row has maxLength tokens."""
-    return processes * training.per_device_batch_size * training.gradient_accumulation_steps * training.max_length
+    return training.sequences_per_step(processes) * training.max_length
 
 
 def operations_per_token(architecture: Architecture, method: Method, training: Training) -> float:

@@ -76,6 +76,10 @@ class Training(Model):
         *scheduler_rules(),
     ]
 
+    def sequences_per_step(self, processes: int) -> int:
+        """Return the number of sequences of one optimizer step."""
+        return self.per_device_batch_size * self.gradient_accumulation_steps * processes
+
     @model_validator(mode="after")
     def _check(self) -> "Training":
         if self.epochs is not None and self.max_steps is not None:

@@ -16,17 +16,16 @@ class LastStepCallback(TrainerCallback):
     def __init__(self) -> None:
         """Keep nothing yet."""
         self._random: dict[str, Any] | None = None
-        self._is_whole = False
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Note that the weights are about to change: a step that fails here is no good one."""
-        self._is_whole = False
+        """Forget the last step, since the weights are about to change: a step that fails here is no good one."""
+        self._random = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Note that a step is done."""
-        self._random, self._is_whole = random_state.current_state(), True
+        """Keep the random state of a step that is done."""
+        self._random = random_state.current_state()
 
     def save(self, trainer: Any, error: BaseException) -> None:
         """Save a checkpoint of the last step, if the error has left it whole; raises nothing.
@@ -34,7 +33,7 @@ class LastStepCallback(TrainerCallback):
         Of several processes the others may be in the middle of a collective call, so that they cannot save together.
         """
         step = trainer.state.global_step
-        if not self._is_whole or self._random is None or trainer.args.world_size > 1:
+        if self._random is None or trainer.args.world_size > 1:
             return
         try:
             traceback.clear_frames(error.__traceback__)  # they hold the activations

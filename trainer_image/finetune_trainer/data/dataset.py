@@ -16,7 +16,7 @@ from finetune_api.reasons import Reason
 from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.data import rows, token_cache
 from finetune_trainer.data.columns import Layout
-from finetune_trainer.data.learned_parts import Part, decode_row
+from finetune_trainer.data.learned_parts import Part, decode_row, label_sequences
 from finetune_trainer.data.sources import Inputs, list_local_files
 from finetune_trainer.data.tokens import IGNORED, TokenizedRow, describe_lost_reasoning
 from finetune_trainer.runtime.failures import Failure
@@ -176,10 +176,8 @@ def _count_tokens(table: datasets.Dataset) -> tuple[int, int]:
 
 
 def _to_example(row: TokenizedRow) -> Example:
-    if "input_ids" in row:
-        return Example(row["input_ids"], row["labels"])
-    answer = row["chosen_ids"] if "chosen_ids" in row else row["completion_ids"]
-    return Example(row["prompt_ids"] + answer, [IGNORED] * len(row["prompt_ids"]) + answer)
+    sequences = label_sequences(row)
+    return Example(*next(sequences[name] for name in ("text", "chosen", "completion") if name in sequences))
 
 
 def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, request: token_cache.DatasetRequest) -> list[str]:

@@ -77,7 +77,7 @@ def record_answers(
     logits, base = compute_logits(model, texts, tokens), None
     if adapted_model.can_be_disabled(model, method):
         with adapted_model.disabled(model):
-            base = _answers(compute_logits(model, texts, tokens), texts)
+            base = list_answers(compute_logits(model, texts, tokens), texts)
     return TrainedAnswers(texts, logits, base, layout)
 
 
@@ -176,12 +176,12 @@ def verify(
         with CLOCK.spend("evaluate"):
             measure(start(load_tuned(load_base(base_directory), reference, load_base)))
     base = start(load_base(base_directory))
-    before = _answers(compute_logits(base, trained.token_ids, tokens), trained.token_ids)
+    before = list_answers(compute_logits(base, trained.token_ids, tokens), trained.token_ids)
     with CLOCK.spend("evaluate"):
         base_measured, base_general, base_texts = measure(base), forgetting.measure_loss(base, general), ask(base)
     tuned = start(load_tuned(streaming.stop_streaming(base) if streamed else base, adapter, load_base))
     logits = compute_logits(tuned, trained.token_ids, tokens)
-    after = _answers(logits, trained.token_ids)
+    after = list_answers(logits, trained.token_ids)
     differences, warnings = compare_answers(trained, logits, before, after)
     with CLOCK.spend("evaluate"):
         measured, tuned_general, tuned_texts = measure(tuned), forgetting.measure_loss(tuned, general), ask(tuned)
@@ -238,12 +238,10 @@ def compare_answers(
     Raises:
         Failure: VerificationFailed, if it is another adapter, or one that changes nothing.
     """
-    expected = _answers(trained.logits, trained.token_ids)
-    logit_difference = max(
-        (float((one - other).abs().max()) for one, other in zip(logits, trained.logits, strict=True)), default=0.0
-    )
+    expected = list_answers(trained.logits, trained.token_ids)
+    logit_difference = largest_difference(logits, trained.logits)
     found = effect.compare_effects(
-        _subtract(expected, trained.base if trained.base is not None else before), shown := _subtract(after, before)
+        subtract(expected, trained.base if trained.base is not None else before), shown := subtract(after, before)
     )
     differences = {
         "maxLogitDifference": logit_difference,
@@ -281,6 +279,24 @@ def compare_answers(
     ]
 
 
+def list_answers(logits: list[torch.Tensor], texts: list[list[int]]) -> list[list[float]]:
+    """Return the log-probabilities of each text's tokens or, of a model that scores texts, its score."""
+    return [
+        token_logprobs(rows, ids) if rows.dim() == 2 else [float(score) for score in rows]
+        for rows, ids in zip(logits, texts, strict=True)
+    ]
+
+
+def subtract(some: list[list[float]], others: list[list[float]]) -> list[float]:
+    """Return the differences of all values, in one list."""
+    return [a - b for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=True)]
+
+
+def largest_difference(some: list[torch.Tensor], others: list[torch.Tensor]) -> float:
+    """Return the largest difference of a logit."""
+    return max((float((one - other).abs().max()) for one, other in zip(some, others, strict=True)), default=0.0)
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
 
@@ -295,19 +311,6 @@ def _mismatch(what: str) -> Failure:
         Reason.VERIFICATION_FAILED,
         f"the saved adapter, loaded onto a fresh base, is not the trained one: {what}",
     )
-
-
-def _answers(logits: list[torch.Tensor], texts: list[list[int]]) -> list[list[float]]:
-    """Return the log-probabilities of each text's tokens or, of a model that scores texts, its score."""
-    return [
-        token_logprobs(rows, ids) if rows.dim() == 2 else [float(score) for score in rows]
-        for rows, ids in zip(logits, texts, strict=True)
-    ]
-
-
-def _subtract(some: list[list[float]], others: list[list[float]]) -> list[float]:
-    """Return the differences of all values, in one list."""
-    return [a - b for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=True)]
 
 
 def _mean_difference(actual: list[float], expected: list[float]) -> float:

@@ -27,22 +27,27 @@ class RankAllocationCallback(TrainerCallback):
     """Remove ranks after each optimizer step, while the gradients are still there."""
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
     ) -> None:
         """Update the importance of each rank, and remove those of least importance."""
         part = find_adalora(model)
         if part is not None:
-            allocate(part, state.global_step)
+            allocate(part, state.global_step, skipped=optimizer.step_was_skipped)
 
 
-def allocate(part: Any, step: int) -> None:
-    """Run PEFT's allocation after a step; an overflow of fp16, whose step is skipped, changes no importance.
+def allocate(part: Any, step: int, *, skipped: bool) -> None:
+    """Run PEFT's allocation after a step; a step that is skipped for an overflow of fp16 changes no importance.
 
     PEFT would average the infinite gradients into the importance, which is not a number from then on.
     """
     allocator, config = part.rankallocator, part.peft_config["default"]
-    gradients = [weight.grad for weight in part.parameters() if weight.grad is not None]
-    if all(bool(finite) for finite in torch.stack([gradient.isfinite().all() for gradient in gradients]).tolist()):
+    if not skipped:
         part.update_and_allocate(step)
         return
     knows_ranks = config.rank_pattern if step > config.total_step - config.tfinal else allocator.exp_avg_ipt

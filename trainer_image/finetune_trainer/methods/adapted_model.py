@@ -11,8 +11,9 @@ from peft.utils import ModulesToSaveWrapper
 from finetune_api import methods as api
 from finetune_api.reasons import Reason
 from finetune_trainer.methods import bottleneck, default_modules, loftq, peft_config
+from finetune_trainer.models import loading
 from finetune_trainer.models.eval_mode import evaluation_mode
-from finetune_trainer.runtime.failures import Failure, classify
+from finetune_trainer.runtime.failures import Failure
 
 
 def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> Any:
@@ -30,8 +31,8 @@ def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> A
     try:
         adapted = get_peft_model(model, peft_config.make_peft_config(method, base))
     except Exception as error:
-        if classify(error)[0] is not Reason.TRAINER_ERROR:
-            raise  # memory or disk are at fault, not the model
+        if loading.is_machines_fault(error):
+            raise
         raise peft_failure(error, method) from error
     for module in adapted.modules():
         if isinstance(module, ModulesToSaveWrapper):

@@ -28,12 +28,11 @@ def resolve(model: Any, method: api.Method) -> api.Method:
     ]
     model_type = model.config.model_type
     try:
-        chosen = targets.resolve_targets(linear, block, method.name, model_type)
-        changes: dict[str, Any] = {} if block.target_modules else {"target_modules": chosen}
-        if isinstance(block, api.Ia3) and block.feedforward_modules is None:
+        changes: dict[str, Any] = {"target_modules": targets.resolve_targets(linear, block, method.name, model_type)}
+        if isinstance(block, api.Ia3):
             adapted = targets.select_modules(linear, block, method.name, model_type)
             changes["feedforward_modules"] = targets.resolve_feedforward(adapted, block, model_type)
     except targets.TargetError as error:
         field = f"spec.method.{method.name}.{error.field}"
         raise Failure(Reason.TARGET_MODULES_NOT_FOUND, str(error), field) from error
-    return method.model_copy(update={method.name: block.model_copy(update=changes)}) if changes else method
+    return method.model_copy(update={method.name: block.model_copy(update=changes)})

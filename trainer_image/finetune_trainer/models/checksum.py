@@ -16,8 +16,11 @@ def compute_checksums(tensor: torch.Tensor) -> torch.Tensor:
     from people.
     """
     data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    data = torch.nn.functional.pad(data, (0, -data.numel() % 4))
-    words = (data if data.storage_offset() % 4 == 0 else data.clone()).view(torch.int32)
+    if missing := -data.numel() % 4:
+        data = torch.nn.functional.pad(data, (0, missing))
+    elif data.storage_offset() % 4:
+        data = data.clone()
+    words = data.view(torch.int32)
     sums = torch.zeros(2, dtype=torch.int64, device=words.device)
     for begin in range(0, len(words), CHUNK):
         chunk = words[begin : begin + CHUNK]

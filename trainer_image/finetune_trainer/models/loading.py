@@ -117,7 +117,7 @@ def load_base(
 
 
 def is_machines_fault(error: Exception) -> bool:
-    """Return whether memory or disk failed while the model was loaded, and not the model."""
+    """Return whether memory or disk failed while the model was loaded or adapted, and not the model."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return True
     text = str(error)

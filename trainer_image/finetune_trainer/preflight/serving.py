@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.methods import Dora, Loha, Peft, Targeted
-from finetune_engines import ENGINES, highest_rank
+from finetune_engines import highest_rank, list_refusals
 
 CONVERTED = ("ADALORA", "VERA", "MISS", "LOHA", "LOKR")
 """PEFT types that are published as a plain LoRA, unless their rank is too high for the engines."""
@@ -14,12 +14,8 @@ def list_serving_warnings(spec: FineTuneJobSpec) -> list[str]:
     """List for each engine what it cannot serve of the adapter; nothing for a model that is merged or fully trained."""
     if spec.method.full is not None or spec.output.merged_model:
         return []
-    config = predict_adapter_config(spec)
-    return [
-        f"{engine.title} will not serve the adapter: {'; '.join(problems)}"
-        for engine in ENGINES.values()
-        if (problems := engine.find_unsupported(config))
-    ]
+    refusals = list_refusals(predict_adapter_config(spec))
+    return [f"{title} will not serve the adapter: {problems}" for title, problems in refusals.items()]
 
 
 def predict_adapter_config(spec: FineTuneJobSpec) -> dict[str, Any]:

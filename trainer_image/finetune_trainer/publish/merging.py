@@ -6,8 +6,14 @@ from typing import Any
 
 from finetune_api.reasons import Reason
 from finetune_trainer.data.tokenizer import copy_tokenizer
-from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
-from finetune_trainer.evaluation.verification import TrainedAnswers, load_tuned
+from finetune_trainer.evaluation.likelihood import compute_logits
+from finetune_trainer.evaluation.verification import (
+    TrainedAnswers,
+    largest_difference,
+    list_answers,
+    load_tuned,
+    subtract,
+)
 from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 
@@ -48,17 +54,12 @@ def merge(
     device.free_memory()
     reloaded = load_base(directory)
     found = compute_logits(reloaded, trained.token_ids, tokens)
-    differences = [(some - other).abs().max() for some, other in zip(found, trained.logits, strict=True)]
-    logprob_differences = [
-        abs(one - other)
-        for ids, logits, expected in zip(trained.token_ids, found, trained.logits, strict=True)
-        for one, other in zip(token_logprobs(logits, ids), token_logprobs(expected, ids), strict=True)
-    ]
-    mean = sum(logprob_differences) / len(logprob_differences)
+    differences = subtract(list_answers(found, trained.token_ids), list_answers(trained.logits, trained.token_ids))
+    mean = sum(map(abs, differences)) / len(differences)
     if not mean <= MERGED_TOLERANCE:
         raise Failure(
             Reason.VERIFICATION_FAILED,
             f"the merged model's log-probabilities differ by {mean:.3g} nats from the trained model's, "
             f"allowed are {MERGED_TOLERANCE}",
         )
-    return {"maxMergedLogitDifference": float(max(differences)), "meanMergedLogprobDifference": mean}
+    return {"maxMergedLogitDifference": largest_difference(found, trained.logits), "meanMergedLogprobDifference": mean}

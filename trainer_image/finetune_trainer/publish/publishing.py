@@ -10,7 +10,7 @@ from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import current_timestamp
 from finetune_artifacts.upload import put_manifest, upload_directory
-from finetune_engines import ENGINES, engines_that_serve
+from finetune_engines import engines_that_serve, list_refusals
 from finetune_trainer.data import dataset
 from finetune_trainer.evaluation import gate, samples, verification
 from finetune_trainer.hub import push
@@ -55,9 +55,8 @@ def write_report(
 ) -> None:
     """Write report, model card and TensorBoard's events into the adapter's directory."""
     config = adapter_config(adapter.directory)
-    for engine in ENGINES.values():
-        if problems := engine.find_unsupported(config):
-            session.run.warnings.append(f"{engine.title} cannot serve the adapter: {'; '.join(problems)}")
+    refusals = list_refusals(config)
+    session.run.warnings += [f"{title} cannot serve the adapter: {problems}" for title, problems in refusals.items()]
     report = assemble.assemble_report(
         session.settings,
         session.run,

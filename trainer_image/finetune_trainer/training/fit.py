@@ -218,7 +218,7 @@ def make_held_out_losses(
     """
     spec = session.settings.job.spec
     measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
-    if spec.evaluation.recurs and spec.objective != "sft":
+    if spec.evaluation.recurs and spec.objective in measures.COMPARED_WITH_REFERENCE:
         measure(model)  # before its first step the model is its own reference
     if warning := objectives.check_dropout(spec):
         session.run.warnings.append(warning)

@@ -16,7 +16,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_api.finetunejob import FineTuneJobSpec, Preference
-from finetune_trainer.data.tokens import IGNORED
+from finetune_trainer.data.learned_parts import label_sequences
 
 REFERENCE_ADAPTER = "ref"
 """TRL's name of the frozen copy of the adapter that is the reference model of dpo and kto."""
@@ -99,13 +99,8 @@ class _Orpo(ORPOTrainer):
         """Rename our tokens to the names of this older trainer of TRL."""
         prompt = feature["prompt_ids"]
         row = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
-        for name in ("chosen", "rejected"):
-            answer = feature[f"{name}_ids"]
-            row |= {
-                f"{name}_input_ids": prompt + answer,
-                f"{name}_attention_mask": [1] * (len(prompt) + len(answer)),
-                f"{name}_labels": [IGNORED] * len(prompt) + answer,
-            }
+        for name, (ids, labels) in label_sequences(feature).items():
+            row |= {f"{name}_input_ids": ids, f"{name}_attention_mask": [1] * len(ids), f"{name}_labels": labels}
         return row
 
 

@@ -40,14 +40,16 @@ class LongestFirst(Sampler[int]):
 
 def measure_lengths(rows: datasets.Dataset) -> list[int]:
     """Return the number of tokens of each row; of two answers the longer one counts."""
-    total = numpy.zeros(len(rows), dtype=numpy.int64)
-    answers = numpy.zeros(len(rows), dtype=numpy.int64)
-    for name in rows.column_names:
-        if name.endswith("_ids"):
-            column = rows.with_format("arrow")[:][name]
-            lengths = pyarrow.compute.list_value_length(column).to_numpy()
-            if name in ("input_ids", "prompt_ids"):
-                total += lengths
-            else:
-                answers = numpy.maximum(answers, lengths)
-    return [int(length) for length in total + answers]
+    measured: list[int] = []
+    for batch in rows.with_format("arrow").iter(batch_size=1024):
+        total = numpy.zeros(len(batch), dtype=numpy.int64)
+        answers = numpy.zeros(len(batch), dtype=numpy.int64)
+        for name in batch.column_names:
+            if name.endswith("_ids"):
+                lengths = pyarrow.compute.list_value_length(batch[name]).to_numpy()
+                if name in ("input_ids", "prompt_ids"):
+                    total += lengths
+                else:
+                    answers = numpy.maximum(answers, lengths)
+        measured += (total + answers).tolist()
+    return measured

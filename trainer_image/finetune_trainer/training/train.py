@@ -133,7 +133,7 @@ def describe_training(session: Session, plan: Plan, model: Any) -> None:
         "learning rate": f"{choose_learning_rate(spec):g}",
         "steps": str(plan.total_steps),
         "warm-up steps": str(plan.warmup_steps),
-        "sequences per step": str(training.per_device_batch_size * training.gradient_accumulation_steps * processes),
+        "sequences per step": str(training.sequences_per_step(processes)),
         "a checkpoint every": f"{plan.save_steps} steps",
     }
     if processes > 1:

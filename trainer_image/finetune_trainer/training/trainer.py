@@ -94,7 +94,7 @@ def make_trainer(
         find_unused_parameters=has_separate_experts(model), gradient_as_bucket_view=True
     )
     if has_longest_first(spec):
-        step = training.per_device_batch_size * training.gradient_accumulation_steps * session.process.world_size
+        step = training.sequences_per_step(session.process.world_size)
         trainer.train_sampler = LongestFirst(measure_lengths(rows), step, training.seed)
     trainer.remove_callback(PrinterCallback)
     adapted_model.to_float32(trainer.model)

@@ -29,6 +29,12 @@ def truncate(text: str, characters: int) -> str:
     return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
+def end_sentence(text: str) -> str:
+    """Add a full stop where there is none, so that another sentence may follow."""
+    text = text.strip()
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
 def quote(text: str) -> str:
     """Return a text on one line, cut to ``QUOTE_CHARACTERS``."""
     return truncate(" ".join(text.split()), QUOTE_CHARACTERS)

@@ -30,6 +30,11 @@ def format_timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def format_micro_time(moment: datetime) -> str:
+    """Format a moment as Kubernetes' MicroTime, for example as 2026-01-02T03:04:05.000006Z."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def parse_timestamp(text: str) -> datetime:
     """Parse an RFC 3339 time of Kubernetes or of one of our pods."""
     return datetime.fromisoformat(text)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from finetune_api import GROUP
 from finetune_operator.kube.kinds import JOB, JOB_LABEL, POD, Key, Kind, Object, controller_uid, key_of
+from finetune_operator.kube.ownership import SUSPEND_PATH, find_entries
 
 TOMBSTONES = 10_000
 """Uids of deleted objects that are remembered."""
@@ -35,7 +36,7 @@ class Cache:
     def list_all(self, kind: Kind, namespace: str | None = None) -> list[Object]:
         """List the objects of a kind, by name."""
         objects = self._objects[kind.name]
-        return [objects[key] for key in sorted(objects) if namespace in (None, key[1])]
+        return [objects[key] for key in sorted(key for key in objects if namespace in (None, key[1]))]
 
     def list_owned(self, kind: Kind, uid: str) -> list[Object]:
         """List the objects of a kind whose controller has this uid, by name."""
@@ -116,18 +117,12 @@ def slim(kind: Kind, resource: Object) -> Object:
         elif kind is JOB:
             small["spec"] = {"suspend": True} if resource.get("spec", {}).get("suspend") else {}
             if small["spec"]:
-                meta["managedFields"] = _select_suspenders(resource)
+                meta["managedFields"] = [
+                    {"manager": entry["manager"], "fieldsV1": {"f:spec": {"f:suspend": {}}}}
+                    for entry in find_entries(resource, SUSPEND_PATH)
+                ]
             small["status"] = {"conditions": status.get("conditions", [])}
     return small
-
-
-def _select_suspenders(batch_job: Object) -> list[Object]:
-    """Select the field managers that wrote spec.suspend of a Job."""
-    return [
-        {"manager": entry["manager"], "fieldsV1": {"f:spec": {"f:suspend": {}}}}
-        for entry in batch_job["metadata"].get("managedFields", ())
-        if "f:suspend" in entry.get("fieldsV1", {}).get("f:spec", {})
-    ]
 
 
 def _read_version(resource: Object) -> int:

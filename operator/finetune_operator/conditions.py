@@ -18,6 +18,11 @@ def find(conditions: Sequence[dict[str, Any]], kind: ConditionType) -> dict[str,
     return next((condition for condition in conditions if condition["type"] == kind), None)
 
 
+def find_in(resource: dict[str, Any], kind: ConditionType) -> dict[str, Any] | None:
+    """Find the condition of a type in the status of an object."""
+    return find((resource.get("status") or {}).get("conditions") or [], kind)
+
+
 def describe_accepted(text: str, unknown: Sequence[str]) -> str:
     """Say with ``text`` that a spec is accepted, and which of its fields a newer version would know."""
     if not unknown:

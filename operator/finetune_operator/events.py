@@ -4,6 +4,7 @@ import hashlib
 import logging
 
 from finetune_api.limits import EVENT_NOTE_BYTES, truncate
+from finetune_api.timestamps import format_micro_time
 from finetune_operator.context import Context
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.errors import AlreadyExistsError, KubeError
@@ -20,7 +21,7 @@ async def write_event(kind: Kind, resource: Object, event: EventRecord, context:
     characters = EVENT_NOTE_BYTES if event.note.isascii() else EVENT_NOTE_BYTES // 4
     body = {
         "metadata": {"namespace": meta["namespace"], "name": f"{meta['name'][:230]}.{digest}"},
-        "eventTime": context.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "eventTime": format_micro_time(context.now()),
         "reportingController": f"{FIELD_MANAGER}.io/{FIELD_MANAGER}",
         "reportingInstance": FIELD_MANAGER,
         "type": event.type,

@@ -139,11 +139,10 @@ class Leadership:
     async def _claim(self, namespace: str) -> bool:
         """Take or renew the Lease of a namespace; return whether it is held."""
         lease = self._held.get(namespace) or await self._kube.get(LEASE, namespace, NAME)
-        if lease is not None and holder_of(lease) not in ("", self._identity):
-            sighting = self._sightings[namespace] = note_sighting(lease, self._sightings.get(namespace), self._clock())
-            if not is_free(lease, sighting, self._clock()):
-                self._wait_for(lease)
-                return False
+        is_others = lease is not None and holder_of(lease) not in ("", self._identity)
+        if lease is not None and is_others and not self._is_free(namespace, lease):
+            self._wait_for(lease)
+            return False
         scope = ONE_NAMESPACE if self._is_namespaced else ALL_NAMESPACES
         desired_lease = build_lease(
             namespace, self._identity, self._release, self._address, scope, datetime.now(UTC), before=lease
@@ -152,6 +151,12 @@ class Leadership:
         write = self._kube.create if lease is None else self._kube.replace
         self._held[namespace] = await write(LEASE, desired_lease)
         return True
+
+    def _is_free(self, key: str, lease: Object) -> bool:
+        """Return whether anybody may take a Lease, and note when this version of it was first seen."""
+        now = self._clock()
+        sighting = self._sightings[key] = note_sighting(lease, self._sightings.get(key), now)
+        return is_free(lease, sighting, now)
 
     async def _look_around(self) -> bool:
         """Look at the Leases of other installations; return whether none of them looks after all namespaces.
@@ -164,9 +169,7 @@ class Leadership:
             namespace, release = lease["metadata"]["namespace"], read_annotation(lease, RELEASE_ANNOTATION)
             if release == self._release:
                 continue
-            key = f"{namespace} of {release}"
-            sighting = self._sightings[key] = note_sighting(lease, self._sightings.get(key), self._clock())
-            if is_free(lease, sighting, self._clock()):
+            if self._is_free(f"{namespace} of {release}", lease):
                 continue
             if read_annotation(lease, SCOPE_ANNOTATION) == ONE_NAMESPACE:
                 left_out[namespace] = release

@@ -9,7 +9,7 @@ import logging
 from finetune_operator.context import Context
 from finetune_operator.enqueue import enqueue
 from finetune_operator.kube.errors import KubeError, NotFoundError
-from finetune_operator.kube.kinds import WATCHED, Object, selector
+from finetune_operator.kube.kinds import WATCHED, selector
 
 RETRY_SECONDS = 2.0
 logger = logging.getLogger(__name__)
@@ -21,10 +21,7 @@ async def resync(context: Context) -> None:
     for kind in WATCHED:
         for namespace in namespaces:
             items, version = await context.kube.list(kind, namespace, selector(kind))
-            typed: list[Object] = [
-                {"apiVersion": kind.api_version, "kind": kind.name, **resource} for resource in items
-            ]
-            changed = context.cache.replace(kind, namespace, typed, version)
+            changed = context.cache.replace(kind, namespace, items, version)
             if context.synced.is_set():
                 context.metrics.missed.labels(kind.name).inc(len(changed))
             for resource in changed:

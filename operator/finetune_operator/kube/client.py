@@ -58,7 +58,8 @@ class Kube:
         query: dict[str, Any] = {"limit": PAGE} | {name: value for name, value in selectors.items() if value}
         while True:
             page = await self._call("list", kind, "GET", kind.path(namespace), query)
-            items += page["items"]
+            # the items of a list do not say what they are
+            items += [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in page["items"]]
             if not page["metadata"].get("continue"):
                 return items, page["metadata"]["resourceVersion"]
             query["continue"] = page["metadata"]["continue"]

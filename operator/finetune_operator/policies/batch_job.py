@@ -1,6 +1,7 @@
 """Read the state of a batch/v1 Job. Pure."""
 
 from finetune_operator.kube.kinds import Object
+from finetune_operator.kube.ownership import SUSPEND_PATH, find_entries
 
 
 def find_end(batch_job: Object) -> Object | None:
@@ -23,12 +24,8 @@ def is_suspended(batch_job: Object) -> bool:
 
 def find_suspender(batch_job: Object) -> str:
     """Find who suspended a Job: the field manager that wrote spec.suspend."""
-    managers = [
-        entry["manager"]
-        for entry in batch_job["metadata"].get("managedFields", ())
-        if "f:suspend" in entry.get("fieldsV1", {}).get("f:spec", {})
-    ]
-    return managers[-1] if managers else "somebody"
+    entries = find_entries(batch_job, SUSPEND_PATH)
+    return str(entries[-1]["manager"]) if entries else "somebody"
 
 
 def may_still_run(batch_job: Object) -> bool:

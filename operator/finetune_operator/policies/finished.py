@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 
 from finetune_api.conditions import ConditionType
 from finetune_api.timestamps import parse_timestamp
-from finetune_operator.conditions import find
+from finetune_operator.conditions import find_in
 from finetune_operator.kube.kinds import Object
 
 
 def is_finished(resource: Object) -> bool:
     """Return whether the FineTuneJob succeeded, or failed without another attempt to come."""
-    succeeded = find(resource.get("status", {}).get("conditions", []), ConditionType.SUCCEEDED)
+    succeeded = find_in(resource, ConditionType.SUCCEEDED)
     return succeeded is not None and succeeded["status"] in ("True", "False")
 
 
@@ -30,7 +30,7 @@ def is_up_to_date(resource: Object) -> bool:
 def find_expiry(resource: Object) -> datetime | None:
     """Find when a FineTuneJob is to be deleted, by spec.ttlSecondsAfterFinished; None if it is not."""
     seconds = resource.get("spec", {}).get("ttlSecondsAfterFinished")
-    succeeded = find(resource.get("status", {}).get("conditions", []), ConditionType.SUCCEEDED)
+    succeeded = find_in(resource, ConditionType.SUCCEEDED)
     if seconds is None or succeeded is None or not is_finished(resource):
         return None
     return parse_timestamp(succeeded["lastTransitionTime"]) + timedelta(seconds=seconds)

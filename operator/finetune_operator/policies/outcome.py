@@ -18,7 +18,7 @@ from finetune_operator.policies.waiting import Waiting, explain_missing_pod, exp
 
 PodResult = PreflightResult | TrainerResult
 SUCCEEDED = "Succeeded"
-"""Reason in the result of a trainer that has made its adapter."""
+"""Reason of a run that did what it is for, and in the result of a trainer that has made its adapter."""
 ABORTED, NCCL = 134, "NCCL"
 """A trainer whose NCCL gave up on the other processes calls abort(3); its log then speaks of NCCL."""
 

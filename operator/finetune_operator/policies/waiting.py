@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from finetune_api.limits import OUTPUT_MESSAGE_CHARACTERS, truncate
+from finetune_api.limits import OUTPUT_MESSAGE_CHARACTERS, end_sentence, truncate
 from finetune_api.reasons import Reason
-from finetune_operator.kube.kinds import Object
+from finetune_operator.kube.kinds import JOB_NAME_LABEL, Object
 from finetune_operator.policies.batch_job import find_suspender
 from finetune_operator.policies.refusal import find_remedy
 
@@ -42,7 +42,7 @@ def explain_missing_pod(refusal: str | None) -> Waiting:
     if refusal is None:
         return Waiting(Reason.PENDING, "The pod is starting.")
     words = truncate(refusal.removeprefix("Error creating: "), OUTPUT_MESSAGE_CHARACTERS)
-    return Waiting(Reason.POD_REFUSED, f"The cluster refuses the pod: {_end(words)} {find_remedy(words)}")
+    return Waiting(Reason.POD_REFUSED, f"The cluster refuses the pod: {end_sentence(words)} {find_remedy(words)}")
 
 
 def explain_suspension(batch_job: Object) -> Waiting:
@@ -58,7 +58,7 @@ def explain_unstarted_pod(pod: Object, warning: str | None) -> Waiting:
     """Say why a container of a pod does not run yet; ``warning`` is what the newest Event warned of, if one did."""
     for name, waiting in _find_waiting(pod):
         reason, words = waiting.get("reason", ""), truncate(waiting.get("message", ""), OUTPUT_MESSAGE_CHARACTERS)
-        text = f"Container {name}: {reason}: {_end(words)}" if words else f"Container {name}: {reason}."
+        text = f"Container {name}: {reason}: {end_sentence(words)}" if words else f"Container {name}: {reason}."
         if reason in PULL_FAILURES:
             return Waiting(Reason.IMAGE_PULL_FAILED, f"{text} {PULL_REMEDY}", is_failing=True)
         if reason not in STARTING:
@@ -67,9 +67,9 @@ def explain_unstarted_pod(pod: Object, warning: str | None) -> Waiting:
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         words = truncate(str(scheduled.get("message") or "No node fits the pod."), OUTPUT_MESSAGE_CHARACTERS)
-        return Waiting(Reason.UNSCHEDULABLE, f"{_end(words)} {SCHEDULE_REMEDY}")
+        return Waiting(Reason.UNSCHEDULABLE, f"{end_sentence(words)} {SCHEDULE_REMEDY}")
     if warning is not None and conditions.get("PodReadyToStartContainers", {}).get("status") != "True":
-        words = _end(truncate(warning, OUTPUT_MESSAGE_CHARACTERS))
+        words = end_sentence(truncate(warning, OUTPUT_MESSAGE_CHARACTERS))
         return Waiting(Reason.CONTAINER_NOT_STARTED, f"The node cannot start the pod: {words} {START_REMEDY}")
     return Waiting(Reason.PENDING, "The pod is starting.")
 
@@ -80,7 +80,7 @@ def break_silence(waiting: Waiting, seconds: float, batch_job: str) -> Waiting:
         return waiting
     text = (
         f"The pod of Job {batch_job} has not started for more than {SILENT_SECONDS:.0f} s, and nobody has said why. It "
-        f"may still download its image. See kubectl describe pods --selector batch.kubernetes.io/job-name={batch_job}"
+        f"may still download its image. See kubectl describe pods --selector {JOB_NAME_LABEL}={batch_job}"
     )
     return Waiting(Reason.CONTAINER_NOT_STARTED, text)
 
@@ -98,7 +98,3 @@ def _find_waiting(pod: Object) -> list[tuple[str, Object]]:
     entries = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     states = [(entry["name"], (entry.get("state") or {}).get("waiting")) for entry in entries]
     return [(name, waiting) for name, waiting in states if waiting is not None]
-
-
-def _end(text: str) -> str:
-    return text if text.endswith((".", "!", "…")) else f"{text}."

@@ -35,6 +35,7 @@ class StatusBuilder(Generic[StatusT]):
         self.conditions = Conditions(status.get("conditions") or [], self._generation, now)
         self.events: list[EventRecord] = []
         self._fields: Object = {name: value for name, value in status.items() if name != "conditions"}
+        self._read: StatusT | None = None
 
     def set(self, fields: StatusT) -> None:
         """Replace the fields that are set in this model."""
@@ -44,10 +45,13 @@ class StatusBuilder(Generic[StatusT]):
             self._model, self._fields, {alias: content[alias] for alias in aliases if alias in content}
         )
         self._fields |= after
+        self._read = None
 
     def read(self) -> StatusT:
         """Return the fields as they are now, without the conditions."""
-        return read_status(self._model, self._fields)
+        if self._read is None:
+            self._read = read_status(self._model, self._fields)
+        return self._read
 
     def has(self, field: str) -> bool:
         """Return whether the status has a field, by its JSON name, with a value that is understood or not."""

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from finetune_api import GROUP
 from finetune_api.messages import DESIRED_KEY, DesiredState
 from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, ROLE_LABEL
+from finetune_operator.kube.ownership import field_step, find_owners
 from finetune_operator.resources.injection import DESIRED_ROLE, config_map_name
-from finetune_operator.resources.ownership import field_step, find_owners
 
 STATE_ANNOTATION = f"{GROUP}/desired-state"
 """On pods: digest of the newest desired state. Its change makes the kubelet refresh the pod's volumes at once."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from finetune_api import GROUP
 from finetune_operator.kube.kinds import FIELD_MANAGER
-from finetune_operator.resources.ownership import field_step, find_entries, find_owners, item_step
+from finetune_operator.kube.ownership import field_step, find_entries, find_owners, item_step
 
 AGENT_CONTAINER = "finetune-agent"
 ADAPTERS_VOLUME, SECRET_VOLUME = "finetune-adapters", "finetune-secret-"

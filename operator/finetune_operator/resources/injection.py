@@ -14,6 +14,7 @@ from typing import Any
 from finetune_api.messages import ADAPTERS_DIRECTORY, DESIRED_DIRECTORY, SECRETS_DIRECTORY
 from finetune_engines.base import Engine
 from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, ROLE_LABEL
+from finetune_operator.kube.ownership import field_step, find_owners, item_step
 from finetune_operator.pod_defaults import PodDefaults
 from finetune_operator.resources.injected import (
     ADAPTERS_VOLUME,
@@ -25,7 +26,6 @@ from finetune_operator.resources.injected import (
     identify,
 )
 from finetune_operator.resources.names import fit, short
-from finetune_operator.resources.ownership import field_step, find_owners, item_step
 from finetune_operator.resources.security import agent_security_context, token_mount, token_volume
 
 AGENT_ROLE, INJECTED_ROLE, DESIRED_ROLE = "agent", "injected", "desired-state"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_api import GROUP
+from finetune_api.timestamps import format_micro_time
 from finetune_operator.kube.kinds import LEASE, ROLE_LABEL, Object
 
 NAME = "finetune-operator"
@@ -56,7 +57,7 @@ def build_lease(
     namespace: str, holder: str, release: str, address: str, scope: str, now: datetime, before: Object | None
 ) -> Object:
     """Build the Lease of a holder, which takes it or renews it; ``before`` is the Lease that it replaces."""
-    time = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    time = format_micro_time(now)
     previous = before.get("spec", {}) if before else {}
     renews = previous.get("holderIdentity") == holder
     return {

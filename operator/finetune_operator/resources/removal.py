@@ -5,6 +5,7 @@ from typing import Any
 from finetune_api.messages import ADAPTERS_DIRECTORY
 from finetune_engines import ENGINES
 from finetune_operator.kube.kinds import DEPLOYMENT_ANNOTATION, FIELD_MANAGER, ROLE_LABEL
+from finetune_operator.kube.ownership import field_step, find_owners, item_step
 from finetune_operator.resources.injected import (
     ADAPTERS_VOLUME,
     AGENT_CONTAINER,
@@ -12,7 +13,6 @@ from finetune_operator.resources.injected import (
     find_copiers,
     identify,
 )
-from finetune_operator.resources.ownership import field_step, find_owners, item_step
 
 _CONTAINERS = tuple(map(field_step, ("spec", "template", "spec", "containers")))
 

@@ -8,13 +8,13 @@ from finetune_operator.context import Context
 from finetune_operator.kube.client import STRATEGIC_PATCH
 from finetune_operator.kube.errors import ConflictError, ForbiddenError, InvalidError
 from finetune_operator.kube.kinds import ADAPTER_DEPLOYMENT, CONFIG_MAP, DEPLOYMENT, FIELD_MANAGER, POD, Object
+from finetune_operator.kube.ownership import field_step, find_owners
 from finetune_operator.reconcile.adapterdeployment.model import Observed, Obstacle, Plan
 from finetune_operator.reconcile.adapterdeployment.status import build_updates
 from finetune_operator.reconcile.result import Result
 from finetune_operator.reconcile.write_status import write_status
 from finetune_operator.resources.desired_state import STATE_ANNOTATION, compute_state_digest, is_ours, is_written
 from finetune_operator.resources.injected import find_copiers, is_injected, is_own_field
-from finetune_operator.resources.ownership import field_step, find_owners
 from finetune_operator.resources.removal import build_removal, build_removal_of_copy
 
 

@@ -12,6 +12,7 @@ from finetune_operator.kube.kinds import (
     Key,
     Object,
 )
+from finetune_operator.policies.pod_state import ENDED_PHASES
 from finetune_operator.reconcile.adapterdeployment.model import Observed
 from finetune_operator.resources.injection import AGENT_ROLE, config_map_name
 
@@ -57,7 +58,7 @@ def _belongs(pod: Object, deployment: str) -> bool:
     meta = pod["metadata"]
     if (meta.get("annotations") or {}).get(DEPLOYMENT_ANNOTATION) != deployment or meta.get("deletionTimestamp"):
         return False
-    if (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+    if (pod.get("status") or {}).get("phase") in ENDED_PHASES:
         return False
     template = (meta.get("labels") or {}).get("pod-template-hash")
     owners = [owner for owner in meta.get("ownerReferences") or [] if owner.get("controller")]

@@ -64,13 +64,17 @@ def check_secret(deployment: Object, secret: str | None, held: frozenset[str] | 
     return Obstacle(Reason.RESTART_REQUIRED, text, stalled=is_observed(deployment))
 
 
-def plan_injection(deployment: Object, agent: AgentParameters, secrets: Iterable[str | None]) -> Injection:
-    """Plan what is applied to the Deployment, now or when its pods are replaced."""
+def plan_injection(
+    deployment: Object, agent: AgentParameters, secrets: Iterable[str | None], held: frozenset[str] | None
+) -> Injection:
+    """Plan what is applied to the Deployment, now or when its pods are replaced.
+
+    ``held`` are the Secrets that ``find_held_secrets`` found.
+    """
     wanted = tuple(sorted({secret for secret in secrets if secret is not None}))
     body = build_injection(deployment, replace(agent, secrets=wanted))
     if is_applied(deployment, body):
         return Injection(body, due=False)
-    held = find_held_secrets(deployment, agent)
     if held is None:
         return Injection(body, due=True)
     return Injection(body, due=False, held=_describe_difference(deployment, agent, frozenset(wanted), held))

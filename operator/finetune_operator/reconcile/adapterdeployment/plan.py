@@ -74,7 +74,7 @@ def make_plan(observed: Observed, settings: Settings) -> Plan:
         state=state,
         config_map=build_config_map(observed.namespace, observed.name, state),
         injection=plan_injection(
-            observed.deployment, agent, [lead.api_key_secret, *(entry.secret for entry in adapters)]
+            observed.deployment, agent, [lead.api_key_secret, *(entry.secret for entry in adapters)], held
         ),
     )
 

@@ -18,7 +18,7 @@ from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
 from finetune_api.messages import AgentAdapter, DesiredAdapter
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp
-from finetune_operator.conditions import describe_accepted, find
+from finetune_operator.conditions import describe_accepted, find, find_in
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.revision_history import record_deployed, record_failed, trim
@@ -238,7 +238,7 @@ def _build_replacement_events(resource: Object, status: Object) -> list[EventRec
 
 
 def _build_ready_events(resource: Object, status: Object) -> tuple[EventRecord, ...]:
-    before = find((resource.get("status") or {}).get("conditions") or [], ConditionType.READY)
+    before = find_in(resource, ConditionType.READY)
     after = find(status["conditions"], ConditionType.READY)
     if after is None or (
         before is not None and (before["status"], before["reason"]) == (after["status"], after["reason"])

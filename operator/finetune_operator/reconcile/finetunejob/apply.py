@@ -102,7 +102,7 @@ async def _look_again(batch_job: Object, context: Context) -> bool:
     for kind in (JOB, POD):
         items, _ = await context.kube.list(kind, meta["namespace"], labels)
         for item in items:
-            is_new |= context.cache.put(kind, {"apiVersion": kind.api_version, "kind": kind.name, **item})
+            is_new |= context.cache.put(kind, item)
     return is_new
 
 

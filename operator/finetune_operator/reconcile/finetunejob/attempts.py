@@ -15,7 +15,7 @@ from finetune_api.timestamps import format_timestamp, parse_timestamp
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.batch_job import is_suspended
 from finetune_operator.policies.halt import Halt, find_halt
-from finetune_operator.policies.outcome import Ended, Outcome, Running, classify_pod
+from finetune_operator.policies.outcome import SUCCEEDED, Ended, Outcome, Running, classify_pod
 from finetune_operator.policies.retry import Ending, GiveUp, RetryAt, decide
 from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Plan, PlanContext
@@ -35,7 +35,6 @@ from finetune_operator.reconcile.finetunejob.runs import (
     update_run,
 )
 from finetune_operator.reconcile.finetunejob.status import (
-    SUCCEEDED,
     set_attempt_failed,
     set_attempts,
     set_given_up,

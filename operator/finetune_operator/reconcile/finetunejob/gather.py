@@ -7,6 +7,7 @@ from finetune_operator.kube.kinds import (
     FINETUNE_JOB,
     JOB,
     JOB_LABEL,
+    JOB_NAME_LABEL,
     POD,
     Key,
     Object,
@@ -16,9 +17,6 @@ from finetune_operator.policies.batch_job import is_being_deleted, is_suspended,
 from finetune_operator.policies.waiting import FIRST_LOOK_SECONDS
 from finetune_operator.reconcile.finetunejob.model import Observed
 from finetune_operator.resources.names import short
-
-JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
-"""On every pod of a Job, by the Job controller."""
 
 
 async def gather(key: Key, context: Context) -> Observed | None:

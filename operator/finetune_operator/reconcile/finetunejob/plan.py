@@ -11,7 +11,7 @@ from finetune_api.finetunejob import FineTuneJob, FineTuneJobStatus
 from finetune_api.lenient import read_spec
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
-from finetune_operator.conditions import describe_accepted, find
+from finetune_operator.conditions import describe_accepted, find_in
 from finetune_operator.kube.kinds import ROLE_LABEL, Object
 from finetune_operator.policies.finished import find_expiry, is_finished
 from finetune_operator.policies.pod_policy import list_refusals
@@ -114,5 +114,5 @@ def _find_held_pods(observed: Observed) -> Iterator[Object]:
 
 
 def _has_passed_preflight(resource: Object) -> bool:
-    passed = find(resource.get("status", {}).get("conditions", []), ConditionType.PREFLIGHT_PASSED)
+    passed = find_in(resource, ConditionType.PREFLIGHT_PASSED)
     return passed is not None and passed["status"] == "True"

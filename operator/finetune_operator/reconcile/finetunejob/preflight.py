@@ -8,7 +8,7 @@ from finetune_api.reasons import Reason
 from finetune_api.timestamps import parse_timestamp
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.halt import find_halt
-from finetune_operator.policies.outcome import Ended, Outcome, classify_pod
+from finetune_operator.policies.outcome import SUCCEEDED, Ended, Outcome, classify_pod
 from finetune_operator.policies.retry import Ending, GiveUp, decide
 from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Plan, PlanContext
@@ -24,7 +24,6 @@ from finetune_operator.reconcile.finetunejob.runs import (
     split_runs,
 )
 from finetune_operator.reconcile.finetunejob.status import (
-    SUCCEEDED,
     set_halted,
     set_never_started,
     set_preflight_failed,

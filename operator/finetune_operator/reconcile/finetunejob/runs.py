@@ -13,7 +13,7 @@ from finetune_api.finetunejob import Adjustment, Attempt, FineTuneJobStatus
 from finetune_api.limits import ATTEMPT_MESSAGE_CHARACTERS, truncate
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp, parse_timestamp
-from finetune_operator.conditions import find
+from finetune_operator.conditions import find_in
 from finetune_operator.kube.kinds import ROLE_LABEL, Object
 from finetune_operator.policies.batch_job import is_being_deleted, may_still_run
 from finetune_operator.policies.halt import Halt
@@ -84,7 +84,7 @@ def read_reason(run: Attempt) -> Reason:
 def find_waiting_seconds(run: Attempt, context: PlanContext) -> float:
     """Find for how long the pod of a run is awaited: since its Job was created, or since it last ran."""
     since = parse_timestamp(run.started_at or format_timestamp(context.now))
-    running = find(context.observed.resource.get("status", {}).get("conditions", []), ConditionType.RUNNING)
+    running = find_in(context.observed.resource, ConditionType.RUNNING)
     if running is not None:
         since = (
             max(since, parse_timestamp(running["lastTransitionTime"])) if running["status"] == "False" else context.now
@@ -116,7 +116,7 @@ def _find_running_seconds(run: Attempt, now: datetime) -> float:
 
 def is_suspending(context: PlanContext) -> bool:
     """Return whether a run is being stopped for a suspension: its Job is deleted."""
-    suspended = find(context.observed.resource.get("status", {}).get("conditions", []), ConditionType.SUSPENDED)
+    suspended = find_in(context.observed.resource, ConditionType.SUSPENDED)
     return suspended is not None and suspended["reason"] == Reason.SUSPENDING
 
 

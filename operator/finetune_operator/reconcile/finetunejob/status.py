@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import Adjustment, Attempt, EvaluationStatus, FineTuneJobStatus, Phase
 from finetune_api.improvement import describe_improvement
+from finetune_api.limits import end_sentence
 from finetune_api.messages import PreflightResult, ProgressReport, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.halt import Halt
 from finetune_operator.policies.history import trim, trim_warnings
-from finetune_operator.policies.outcome import Outcome, Running
+from finetune_operator.policies.outcome import SUCCEEDED, Outcome, Running
 from finetune_operator.policies.waiting import Waiting
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder
 
-SUCCEEDED = "Succeeded"
 PREFLIGHT_CHECKS = "The preflight checks model, dataset, modules and output; no GPU is asked for before it has passed."
 
 
@@ -257,12 +257,6 @@ def describe_expired(status: FineTuneJobStatus) -> EventRecord:
     base = f"{adapter.base_model}@{adapter.base_revision}" if adapter.base_revision else adapter.base_model
     text = f"{text}. Its adapter stays: {adapter.uri}, digest {adapter.digest}, {kind} for {base}."
     return EventRecord("Normal", "Expired", "Delete", text)
-
-
-def end_sentence(text: str) -> str:
-    """Add a full stop where there is none, so that another sentence may follow."""
-    text = text.strip()
-    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 def _describe_lost(pod: Object) -> str:

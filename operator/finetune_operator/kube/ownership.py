@@ -8,6 +8,9 @@ Path = tuple[str, ...]
 """Steps of a path in the API server's notation: ``f:spec``, ``k:{"name":"vllm"}``."""
 
 
+SUSPEND_PATH = ("f:spec", "f:suspend")
+
+
 def field_step(name: str) -> str:
     """Return the step to a field."""
     return f"f:{name}"

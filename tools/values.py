@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from finetune_api.base import DnsLabel
+from finetune_api.core_v1.network import DnsPolicy
 from finetune_operator.pod_defaults import RoleResources
 
 KubernetesObject = dict[str, Any]
@@ -122,7 +123,7 @@ class Pods(Section):
     )
     tolerations: list[KubernetesObject] = Field([], description="Taints that preflight and trainer pods tolerate.")
     host_aliases: list[KubernetesObject] = Field([], description="Entries of the hosts file, not of agents.")
-    dns_policy: Literal["", "ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = Field(
+    dns_policy: Literal["", DnsPolicy] = Field(
         "", description="Where DNS comes from, not of agents. Empty: Kubernetes' default."
     )
     dns_config: KubernetesObject = Field({}, description="Settings of the resolver, not of agents.")

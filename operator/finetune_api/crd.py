@@ -12,6 +12,7 @@ from finetune_api import GROUP, VERSION
 from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus
 from finetune_api.base import Model
 from finetune_api.finetunejob import FineTuneJobSpec, FineTuneJobStatus
+from finetune_api.limits import MAX_NAME
 
 UNKNOWN_READY = {
     "type": "Ready",
@@ -22,11 +23,12 @@ UNKNOWN_READY = {
 }
 """Default condition: until the first status write an object must not look current to GitOps tools."""
 
-_KEPT = (
+KEPT = (
     "type", "description", "enum", "default", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
     "maxProperties", "pattern", "format", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 )  # fmt: skip
+"""What a structural schema has of pydantic's schema as it is."""
 
 
 def finetunejob_crd() -> dict[str, Any]:
@@ -103,9 +105,11 @@ def _crd(
             "status": status_schema,
         },
     }
-    # A child name is the object's name and a suffix, and must be a label value.
     root["x-kubernetes-validations"] = [
-        {"rule": "self.metadata.name.size() <= 200", "message": "metadata.name must have at most 200 characters"}
+        {
+            "rule": f"self.metadata.name.size() <= {MAX_NAME}",
+            "message": f"metadata.name must have at most {MAX_NAME} characters",
+        }
     ]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -164,7 +168,7 @@ def _structural(
         name = node["$ref"].rsplit("/", 1)[-1]
         node = {**definitions[name], **{key: value for key, value in node.items() if key != "$ref"}}
     if node.get("x-kubernetes-preserve-unknown-fields"):
-        return {key: node[key] for key in _KEPT if key in node and (defaults or key != "default")}
+        return {key: node[key] for key in KEPT if key in node and (defaults or key != "default")}
     branches = [branch for branch in node.get("anyOf", []) if branch.get("type") != "null"]
     if {branch.get("type") for branch in branches} == {"integer", "string"}:
         schema: dict[str, Any] = {key: node[key] for key in ("description", "pattern") if key in node}
@@ -179,7 +183,7 @@ def _structural(
             del result["default"]  # an optional section is unset unless the user writes it
         return result
 
-    result = {key: node[key] for key in _KEPT if key in node and (defaults or key != "default")}
+    result = {key: node[key] for key in KEPT if key in node and (defaults or key != "default")}
     if "const" in node:
         result["enum"] = [node["const"]]
     if "exclusiveMinimum" in node:

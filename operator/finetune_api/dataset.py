@@ -22,6 +22,11 @@ HUB_ONLY = (
 TEMPLATE_OR_FORMAT = "template and format are both set: remove format, because the template defines how a row is read"
 
 
+def is_workstation(info: ValidationInfo) -> bool:
+    """Return whether a spec is for the workstation, where model and data may be ``file://``."""
+    return bool((info.context or {}).get(WORKSTATION))
+
+
 def check_uri(uri: str, info: ValidationInfo) -> str:
     """Check that data can be read from a URI; this alone decides where ``file://`` is allowed.
 
@@ -30,7 +35,7 @@ def check_uri(uri: str, info: ValidationInfo) -> str:
     """
     parsed = parse_uri(uri)
     if isinstance(parsed, FileUri):
-        if not (info.context or {}).get(WORKSTATION):
+        if not is_workstation(info):
             raise ValueError(
                 "file:// is a file of the workstation that runs `finetune run`: for a cluster put the data into "
                 "s3://, pvc:// or configmap://"

@@ -7,17 +7,14 @@ knows them all.
 import json
 from typing import Any
 
-from finetune_api import API_VERSION
+from finetune_api import API_VERSION, crd
 from finetune_api.metadata_schema import METADATA
 from finetune_api.offline import SPECS, schema_of
 from finetune_api.structural import INT_OR_STRING, PRESERVED, Schema
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 MARKER = "Generated from operator/finetune_api by `make generate`: do not edit."
-KEPT = (
-    "type", "description", "enum", "default", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",
-    "maxProperties", "pattern", "format", "required",
-)  # fmt: skip
+KEPT = (*(key for key in crd.KEPT if not key.startswith("x-kubernetes-")), "required")
 
 
 def editor_schema() -> str:

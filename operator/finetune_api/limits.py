@@ -40,6 +40,8 @@ def quote(text: str) -> str:
     return truncate(" ".join(text.split()), QUOTE_CHARACTERS)
 
 
+MAX_NAME = 200
+"""Characters of an object's name: a child's name is it and a suffix, and must be a label value."""
 MAX_COUNT = 2**31 - 1
 """Highest value of a count in a spec: what a signed integer of 32 bits holds, because libraries keep counts in one."""
 MAX_SEED = 2**32 - 1

@@ -3,18 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
+from finetune_api.core_v1.lists import LABEL
+from finetune_api.limits import MAX_NAME
 from finetune_api.messages import Problem
-from finetune_api.structural import find_problems, find_unknown, matches
+from finetune_api.structural import PRESERVED, find_problems, find_unknown, matches
 
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 """A name of RFC 1123, as Secrets and most other objects have."""
 NAMESPACE = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-LABEL = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$"
 """The key of a label or an annotation."""
-MAX_NAME = 200
-"""Names of children are made of it: see the CRD's rule."""
-
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 METADATA: dict[str, Any] = {
     "type": "object",
@@ -28,7 +26,7 @@ METADATA: dict[str, Any] = {
         },
         "annotations": STRINGS,
         "finalizers": {"type": "array", "items": {"type": "string"}},
-        "ownerReferences": {"type": "array", "items": {"x-kubernetes-preserve-unknown-fields": True}},
+        "ownerReferences": {"type": "array", "items": {PRESERVED: True}},
         "uid": {"type": "string"},
         "resourceVersion": {"type": "string"},
         "generation": {"type": "integer"},
@@ -36,7 +34,7 @@ METADATA: dict[str, Any] = {
         "deletionTimestamp": {"type": "string"},
         "deletionGracePeriodSeconds": {"type": "integer"},
         "selfLink": {"type": "string"},
-        "managedFields": {"type": "array", "items": {"x-kubernetes-preserve-unknown-fields": True}},
+        "managedFields": {"type": "array", "items": {PRESERVED: True}},
     },
 }
 

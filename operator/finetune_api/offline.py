@@ -82,6 +82,14 @@ def validate(resource: Any, *, workstation: bool = False) -> tuple[Object, list[
     return filled, [*found, *in_spec]
 
 
+def read_field(resource: Object, path: str) -> Any:
+    """Return the value at a path like ``spec.model.uri``; None if there is none."""
+    value: Any = resource
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
 @cache
 def schema_of(kind: str) -> Schema:
     """Return the schema of a kind's objects, as in its CRD."""
@@ -135,9 +143,5 @@ def _find_wrong_kind(resource: Any) -> list[Problem]:
 
 def _is_local_file(path: str, resource: Object) -> bool:
     """Tell whether a field has a model or data on the workstation."""
-    if path not in DATA_FIELDS:
-        return False
-    value: Any = resource
-    for name in path.split("."):
-        value = value[name]
+    value = read_field(resource, path) if path in DATA_FIELDS else None
     return isinstance(value, str) and value.startswith("file://")

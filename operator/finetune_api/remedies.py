@@ -46,10 +46,9 @@ def show(value: Any) -> str:
 def wrong_type(value: Any, kind: str, schema: Schema, path: str) -> str:
     """Say that a value has the wrong type. ``kind`` is a key of ``KINDS``."""
     name = path.rpartition(".")[2]
-    # an item of a list has no name: - {name: …}
-    remedy = _convert(value, kind, schema, name).replace(
-        f"write {name}: ", "write - " if "[" in name else f"write {name}: "
-    )
+    remedy = _convert(value, kind, schema, name)
+    if "[" in name:  # an item of a list has no name: - {name: …}
+        remedy = remedy.replace(f"write {name}: ", "write - ")
     return f"must be {KINDS[kind]}, found {_typed(value)}{f': {remedy}' if remedy else ''}"
 
 

@@ -24,6 +24,11 @@ EXPERTS = frozenset({"experts"})
 """Transformers holds their matrices as one parameter, not as linear layers."""
 
 
+def suffixes(modules: Iterable[str]) -> list[str]:
+    """Return the last parts of the modules' names, each once, in their order."""
+    return list(dict.fromkeys(module.rsplit(".", 1)[-1] for module in modules))
+
+
 def list_keys_and_values(modules: Iterable[str]) -> list[str]:
     """List the last parts of the names of the layers that compute keys and values."""
     return _list(modules, FUSED | KEYS | VALUES | LATENT)
@@ -49,5 +54,4 @@ def list_feedforward_outputs(modules: Iterable[str]) -> list[str]:
 
 
 def _list(modules: Iterable[str], wanted: frozenset[str]) -> list[str]:
-    split = (name.rsplit(".", 1) for name in modules)
-    return list(dict.fromkeys(parts[-1] for parts in split if parts[-1] in wanted))
+    return [suffix for suffix in suffixes(modules) if suffix in wanted]

@@ -12,12 +12,12 @@ Scheduler = Literal[
     "inverse_sqrt", "warmup_stable_decay",
 ]  # fmt: skip
 USERS: dict[str, tuple[Scheduler, ...]] = {
-    "num_cycles": ("cosine_with_restarts",),
+    "numCycles": ("cosine_with_restarts",),
     "power": ("polynomial",),
-    "min_learning_rate_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
-    "decay_ratio": ("warmup_stable_decay",),
+    "minLearningRateRatio": ("cosine_with_min_lr", "warmup_stable_decay"),
+    "decayRatio": ("warmup_stable_decay",),
 }
-"""The schedules that read each setting."""
+"""The schedules that read each setting, by its JSON name."""
 MIN_LEARNING_RATE_RATIO, DECAY_RATIO = 0.1, 0.1
 """Used where a schedule needs them and they are unset."""
 
@@ -48,11 +48,8 @@ class SchedulerArgs(Model):
 
     def find_unused(self, scheduler: str) -> str | None:
         """Return what is wrong with a setting that the schedule does not read, or None."""
-        fields = type(self).model_fields
-        for name, users in USERS.items():
-            if getattr(self, name) is not None and scheduler not in users:
-                return describe_unused(fields[name].alias or name)
-        return None
+        unused = (setting for setting in self.to_json() if scheduler not in USERS[setting])
+        return next(map(describe_unused, unused), None)
 
     def to_kwargs(self, scheduler: str, steps: int) -> dict[str, Any]:
         """Return transformers' ``lr_scheduler_kwargs`` for a schedule over this number of steps."""
@@ -72,22 +69,18 @@ class SchedulerArgs(Model):
 
 def describe_unused(setting: str) -> str:
     """Return the message for a setting, by its JSON name, that the chosen schedule does not read."""
-    users = next(users for name, users in USERS.items() if _json_name(name) == setting)
-    return f"schedulerArgs.{setting} is read by scheduler {' and '.join(users)} only: remove it, or change scheduler"
+    users = " and ".join(USERS[setting])
+    return f"schedulerArgs.{setting} is read by scheduler {users} only: remove it, or change scheduler"
 
 
 def cel_rules() -> list[dict[str, str]]:
     """Return the CEL rules of ``spec.training`` about settings that the schedule does not read."""
     return [
         {
-            "rule": f"!has(self.schedulerArgs) || !has(self.schedulerArgs.{_json_name(name)}) || "
+            "rule": f"!has(self.schedulerArgs) || !has(self.schedulerArgs.{setting}) || "
             f"self.scheduler in {list(users)}",
-            "message": describe_unused(_json_name(name)),
-            "fieldPath": f".schedulerArgs.{_json_name(name)}",
+            "message": describe_unused(setting),
+            "fieldPath": f".schedulerArgs.{setting}",
         }
-        for name, users in USERS.items()
+        for setting, users in USERS.items()
     ]
-
-
-def _json_name(name: str) -> str:
-    return SchedulerArgs.model_fields[name].alias or name

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from finetune_api import peft_tables, roles
 from finetune_api.methods import ALL_LINEAR, Ia3, LoraFields, Targeted, matches_pattern
+from finetune_api.roles import suffixes
 
 
 class TargetError(ValueError):
@@ -145,11 +146,6 @@ def check_expression(modules: Iterable[str], linear: Iterable[str], target: str 
                 f"the regular expression {target!r} also matches {name}, which is no linear module: let it end with "
                 f"the names of linear modules, for example {r'.*'}({'|'.join(suffixes(names)[:2])})",
             )
-
-
-def suffixes(modules: Iterable[str]) -> list[str]:
-    """Return the last parts of the modules' names, each once, in their order."""
-    return list(dict.fromkeys(module.rsplit(".", 1)[-1] for module in modules))
 
 
 def is_saved(module: str, modules_to_save: Iterable[str]) -> bool:

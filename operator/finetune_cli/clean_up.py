@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from finetune_api import GROUP
-from finetune_cli.cluster import Cluster, NotFoundError, Object, collection_path
+from finetune_cli.cluster import Cluster, NotFoundError, Object, object_path
 from finetune_cli.errors import CliError
 
 ROLE_LABEL = f"{GROUP}/role"
@@ -42,7 +42,7 @@ def _delete_all(cluster: Cluster, kind: str, scopes: list[str | None]) -> None:
         for item in cluster.objects(kind, scope):
             meta = item["metadata"]
             sys.stdout.write(f"deleting {kind} {meta['namespace']}/{meta['name']}\n")
-            _delete(cluster, f"{collection_path(kind, meta['namespace'])}/{meta['name']}")
+            _delete(cluster, object_path(kind, meta["namespace"], meta["name"]))
 
 
 def _wait(left_now: Callable[[], list[str]], deadline: float, timeout: float) -> None:

@@ -78,7 +78,7 @@ class Cluster:
 
     def object(self, kind: str, namespace: str, name: str) -> Object:
         """Read one object of ours. Raises NotFoundError."""
-        return self.call("GET", f"{collection_path(kind, namespace)}/{name}")
+        return self.call("GET", object_path(kind, namespace, name))
 
     def find(self, what: str) -> list[Object]:
         """Return the objects of a name: ``ftj/NAME``, ``adp/NAME``, or NAME for both kinds. Raises NotFoundError."""
@@ -151,6 +151,11 @@ def collection_path(kind: str, namespace: str | None) -> str:
     """Return the API path of one of our kinds."""
     scope = f"/namespaces/{namespace}" if namespace else ""
     return f"/apis/{GROUP}/{VERSION}{scope}/{PLURALS[kind]}"
+
+
+def object_path(kind: str, namespace: str, name: str) -> str:
+    """Return the path of one object of ours."""
+    return f"{collection_path(kind, namespace)}/{name}"
 
 
 def _kubeconfig_is_there() -> bool:

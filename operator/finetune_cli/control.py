@@ -2,7 +2,7 @@
 
 import sys
 
-from finetune_cli.cluster import Cluster, Object, collection_path
+from finetune_cli.cluster import Cluster, Object, object_path
 
 
 def suspend(cluster: Cluster, name: str, suspended: bool) -> None:
@@ -23,7 +23,7 @@ def cancel(cluster: Cluster, name: str) -> None:
 
 
 def _path(cluster: Cluster, job: Object) -> str:
-    return f"{collection_path('FineTuneJob', cluster.namespace)}/{job['metadata']['name']}"
+    return object_path("FineTuneJob", cluster.namespace, job["metadata"]["name"])
 
 
 def _say(job: Object, text: str) -> None:

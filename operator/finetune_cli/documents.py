@@ -13,6 +13,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.yaml_reader import Document, NotYamlError, read_yaml
 
 LISTS = ("List", "FineTuneJobList", "AdapterDeploymentList")
+ITEM = re.compile(r"items\[(\d+)\]")
 
 
 class FileError(CliError):
@@ -89,16 +90,24 @@ def _items(document: Document) -> Iterator[Document]:
     if not isinstance(value, dict) or value.get("kind") not in LISTS or not isinstance(value.get("items"), list):
         yield document
         return
-    for index, item in enumerate(value["items"]):
-        prefix = f"items[{index}]"
-        yield Document(
-            document.lines.get(prefix, document.line),
-            item,
-            {path.removeprefix(f"{prefix}."): line for path, line in document.lines.items() if path.startswith(prefix)},
-            {
-                path.removeprefix(f"{prefix}."): text
-                for path, text in document.written.items()
-                if path.startswith(prefix)
-            },
-            [(path.removeprefix(f"{prefix}."), text) for path, text in document.problems if path.startswith(prefix)],
-        )
+    items = [
+        Document(document.lines.get(f"items[{index}]", document.line), item)
+        for index, item in enumerate(value["items"])
+    ]
+    for path, line in document.lines.items():
+        for item, inner in _within(items, path):
+            item.lines[inner] = line
+    for path, text in document.written.items():
+        for item, inner in _within(items, path):
+            item.written[inner] = text
+    for path, text in document.problems:
+        for item, inner in _within(items, path):
+            item.problems.append((inner, text))
+    yield from items
+
+
+def _within(items: list[Document], path: str) -> Iterator[tuple[Document, str]]:
+    """Yield the item of a List to which a path leads, if one does, and the path within it."""
+    match = ITEM.match(path)
+    if match and int(match[1]) < len(items):
+        yield items[int(match[1])], path.removeprefix(f"{match[0]}.")

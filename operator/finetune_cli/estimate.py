@@ -53,6 +53,7 @@ def estimate(file: str, model_config: str | None, options: Options, output: str)
     """Print the estimate of each FineTuneJob in a file. Raises CliError, also if one does not fit on the named GPU."""
     gpu = _gpu(options)
     documents = read_documents(file)
+    values = [document.value for document in documents]
     jobs = [_spec(file, document) for document in documents if _is_job(document)]
     if not jobs:
         raise CliError(f"{file} has no FineTuneJob in it")
@@ -63,7 +64,7 @@ def estimate(file: str, model_config: str | None, options: Options, output: str)
                 spec,
                 model_config,
                 options,
-                options.rows or _count_rows([document.value for document in documents], spec),
+                options.rows or _count_rows(values, spec),
                 gpu,
             ),
         )

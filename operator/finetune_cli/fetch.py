@@ -40,12 +40,7 @@ def fetch(source: Source, directory: Path, output: str) -> None:
     """Download an adapter, which has a manifest.json, or a model. Raises CliError, and then writes no adapter."""
     try:
         uri = parse_s3_uri(source.uri)
-        store = open_s3(
-            S3Location(endpoint=source.endpoint_url, region=source.region),
-            source.secret_directory,
-            Purpose.ADAPTER if source.digest else Purpose.MODEL,
-            PATIENCE_SECONDS,
-        )
+        store = _open(source, Purpose.ADAPTER if source.digest else Purpose.MODEL)
         digest = _fetch(store, uri, source.digest, directory)
     except (ArtifactError, ValueError, OSError) as error:
         raise CliError(str(error)) from error
@@ -61,15 +56,15 @@ def fetch(source: Source, directory: Path, output: str) -> None:
 def read(source: Source) -> None:
     """Write one small object to standard output: what ``finetune report`` runs in a pod. Raises CliError."""
     try:
-        store = open_s3(
-            S3Location(endpoint=source.endpoint_url, region=source.region),
-            source.secret_directory,
-            Purpose.ADAPTER,
-            PATIENCE_SECONDS,
-        )
-        sys.stdout.buffer.write(read_object(store, parse_s3_uri(source.uri), REPORT_BYTES))
+        content = read_object(_open(source, Purpose.ADAPTER), parse_s3_uri(source.uri), REPORT_BYTES)
+        sys.stdout.buffer.write(content)
     except (ArtifactError, ValueError) as error:
         raise CliError(str(error)) from error
+
+
+def _open(source: Source, purpose: Purpose) -> S3Storage:
+    location = S3Location(endpoint=source.endpoint_url, region=source.region)
+    return open_s3(location, source.secret_directory, purpose, PATIENCE_SECONDS)
 
 
 def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) -> str | None:

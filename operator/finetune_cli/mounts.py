@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.offline import DATA_FIELDS, read_field
 from finetune_api.uris import ConfigMapUri, PvcUri, parse_uri
 from finetune_cli.errors import CliError
 
@@ -43,12 +44,8 @@ def parse_mounts(mounts: tuple[str, ...], spec: FineTuneJobSpec, content: Conten
 
 def list_addresses(spec: FineTuneJobSpec) -> dict[str, str]:
     """Return the addresses that the trainer reads, by their fields."""
-    addresses = {"spec.model.uri": spec.model.uri, "spec.dataset.uri": spec.dataset.uri}
-    if spec.dataset.validation and spec.dataset.validation.uri:
-        addresses["spec.dataset.validation.uri"] = spec.dataset.validation.uri
-    if spec.evaluation.forgetting and spec.evaluation.forgetting.uri:
-        addresses["spec.evaluation.forgetting.uri"] = spec.evaluation.forgetting.uri
-    return addresses
+    resource = {"spec": spec.to_json()}
+    return {field: uri for field in DATA_FIELDS if (uri := read_field(resource, field))}
 
 
 def read_config_maps(documents: list[Any]) -> Content:

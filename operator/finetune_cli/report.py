@@ -12,6 +12,7 @@ from pathlib import Path
 
 from finetune_api import API_VERSION
 from finetune_api.limits import quote
+from finetune_api.messages import SECRETS_DIRECTORY
 from finetune_cli.cluster import Cluster, NotFoundError, Object
 from finetune_cli.errors import CliError
 from finetune_cli.logs import JOB_LABEL, ROLE_LABEL, waiting_reason
@@ -56,7 +57,7 @@ def build_pod(job: Object, template: Object, uri: str) -> Object:
     output = job["spec"]["output"]
     options = [["--endpoint-url", output["s3"].get("endpoint")], ["--region", output["s3"].get("region")]]
     if "secretRef" in output:
-        options.append(["--secret-directory", f"/etc/finetune/secrets/{output['secretRef']['name']}"])
+        options.append(["--secret-directory", f"{SECRETS_DIRECTORY}/{output['secretRef']['name']}"])
     given = [word for option in options if option[1] for word in option]
     meta = job["metadata"]
     owner = {"apiVersion": API_VERSION, "kind": "FineTuneJob", "name": meta["name"], "uid": meta["uid"]}

@@ -126,10 +126,12 @@ def _read_json(content: bytes) -> Document:
     document = Document(1)
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        for number, (key, _) in enumerate(pairs):
-            if key in dict(pairs[:number]):
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
                 document.problems.append((key, "is given twice: remove one"))
-        return dict(pairs)
+            result[key] = value
+        return result
 
     def refuse(text: str) -> Any:
         raise ValueError(text)

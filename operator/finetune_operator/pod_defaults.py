@@ -44,7 +44,7 @@ class PodDefaults(Model):
     image_pull_secrets: Annotated[list[SecretRef], KeyedBy("name")] = []
     tolerations: list[Toleration] = []
     host_aliases: Annotated[list[HostAlias], KeyedBy("ip")] = []
-    dns_policy: DnsPolicy | Literal[""] = ""
+    dns_policy: Literal["", DnsPolicy] = ""
     dns_config: DnsConfig = DnsConfig()
     preflight_node_selector: Labels = {}
     """Labels that a node must have to run preflight and clean-up pods. Trainer pods have spec.podTemplate."""

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from finetune_operator.cache import Cache
-from finetune_operator.kube.kinds import JOB_LABEL, POD
-from finetune_operator.reconcile.finetunejob.gather import JOB_NAME_LABEL, group_pods
+from finetune_operator.kube.kinds import JOB_LABEL, JOB_NAME_LABEL, POD
+from finetune_operator.reconcile.finetunejob.gather import group_pods
 
 RESOURCE: dict[str, Any] = {
     "metadata": {"namespace": "ns", "name": "a", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}

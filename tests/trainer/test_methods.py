@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.optimizer import AcceleratedOptimizer  # type: ignore[import-untyped]
 from peft import PeftModel
 from peft.utils.integrations import dequantize_bnb_weight
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from finetune_api import peft_tables, targets
+from finetune_api import peft_tables, roles, targets
 from finetune_api.methods import Adalora, Ia3, Lora, Method, Targeted
 from finetune_artifacts.safetensors import Tensor
 from finetune_trainer.methods.adapted_model import add_adapter
@@ -75,7 +75,7 @@ def adapted(model: Any) -> set[str]:
 
 def existing(way: str | list[str], linear: list[str]) -> str | list[str]:
     """Of a list, the names that the architecture has."""
-    return [name for name in way if targets.suffixes(linear).count(name)] if isinstance(way, list) else way
+    return [name for name in way if roles.suffixes(linear).count(name)] if isinstance(way, list) else way
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -152,7 +152,7 @@ def test_low_rank_methods_adapt_queries_and_values_by_default(name: str, suffixe
     block = Adalora(target_modules=[])
     linear = list(modules.list_linear_modules(tensors))
     chosen = targets.select_modules(linear, block, "adalora", model.config.model_type)
-    assert set(targets.suffixes(chosen)) == suffixes
+    assert set(roles.suffixes(chosen)) == suffixes
     assert adapted(add_adapter(model, Method(adalora=block), BaseInfo(Path("base"), None, 10))) == set(chosen)
 
 

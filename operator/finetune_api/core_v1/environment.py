@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from finetune_api.base import Model
-from finetune_api.core_v1.lists import MAX_TEXT, Name, Text, check_choice, exactly_one
+from finetune_api.core_v1.lists import LongText, Name, Text, check_choice, exactly_one
 
 RESERVED_PREFIX = "FINETUNE_"
 KeyName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
@@ -61,9 +61,7 @@ class EnvVar(Model):
     """An environment variable."""
 
     name: VariableName = Field(description="Name of the variable.")
-    value: Annotated[str, Field(max_length=16 * MAX_TEXT)] | None = Field(
-        None, description="Value of the variable. Unset without valueFrom: empty."
-    )
+    value: LongText | None = Field(None, description="Value of the variable. Unset without valueFrom: empty.")
     value_from: EnvVarSource | None = Field(None, description="Where the value comes from, in place of value.")
 
     cel_rules: ClassVar[list[dict[str, str]]] = [

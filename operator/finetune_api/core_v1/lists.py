@@ -9,19 +9,21 @@ from typing import Annotated, Any
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from finetune_api.base import Model
+from finetune_api.base import DnsLabel, Model
 
 MAX_ITEMS = 64
 MAX_TEXT = 1024
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+LongText = Annotated[str, Field(max_length=16 * MAX_TEXT)]
+Name = DnsLabel
 """The name of an object of the API."""
-Label = Annotated[str, Field(max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")]
+LABEL = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+Label = Annotated[str, Field(max_length=63, pattern=LABEL)]
 """The value of a label."""
 Strings = Annotated[list[Text], Field(max_length=MAX_ITEMS)]
 Labels = Annotated[dict[str, Label], Field(max_length=MAX_ITEMS)]
-Annotations = Annotated[dict[str, Annotated[str, Field(max_length=16384)]], Field(max_length=MAX_ITEMS)]
+Annotations = Annotated[dict[str, LongText], Field(max_length=MAX_ITEMS)]
 
 
 class KeyedBy:

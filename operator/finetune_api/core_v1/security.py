@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Model
-from finetune_api.core_v1.lists import MAX_ITEMS, Text
+from finetune_api.core_v1.lists import MAX_ITEMS, Strings, Text
+from finetune_api.limits import MAX_COUNT
 
-Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Capabilities_ = Annotated[list[Text], Field(max_length=MAX_ITEMS)]
+Id = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class Profile(Model):
@@ -50,8 +50,8 @@ class PodSecurityContext(Model):
 class Capabilities(Model):
     """Linux capabilities of the container."""
 
-    add: Capabilities_ | None = Field(None, description="Capabilities to add.")
-    drop: Capabilities_ | None = Field(None, description="Capabilities to drop. Unset: ALL.")
+    add: Strings | None = Field(None, description="Capabilities to add.")
+    drop: Strings | None = Field(None, description="Capabilities to drop. Unset: ALL.")
 
 
 class SecurityContext(Model):

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from finetune_api.base import Model
 from finetune_api.core_v1.lists import MAX_ITEMS, Label, Labels, Name, Strings, Text
+from finetune_api.limits import MAX_COUNT
 
 SelectorKey = Annotated[str, Field(min_length=1, max_length=317)]
 Weight = Annotated[int, Field(ge=1, le=100)]
@@ -129,20 +130,20 @@ class Toleration(Model):
         None, description="Taint effect. Unset: all effects."
     )
     toleration_seconds: int | None = Field(
-        None, description="Seconds for which a NoExecute taint is tolerated.", le=2**31 - 1
+        None, description="Seconds for which a NoExecute taint is tolerated.", le=MAX_COUNT
     )
 
 
 class TopologySpreadConstraint(Model):
     """How pods are spread over zones, nodes or other places."""
 
-    max_skew: int = Field(description="Greatest difference of the number of pods.", ge=1, le=2**31 - 1)
+    max_skew: int = Field(description="Greatest difference of the number of pods.", ge=1, le=MAX_COUNT)
     topology_key: SelectorKey = Field(description="Label of nodes; nodes with the same value are one place.")
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = Field(
         description="What happens to a pod that would break the constraint."
     )
     label_selector: LabelSelector | None = Field(None, description="The pods that are counted.")
-    min_domains: int | None = Field(None, description="Least number of places.", ge=1, le=2**31 - 1)
+    min_domains: int | None = Field(None, description="Least number of places.", ge=1, le=MAX_COUNT)
     node_affinity_policy: Literal["Honor", "Ignore"] | None = Field(
         None, description="Whether only nodes count that the pod's affinity and nodeSelector allow."
     )

@@ -17,6 +17,7 @@ from finetune_api.core_v1.lists import (
 )
 from finetune_api.core_v1.quantity import Quantities, Quantity
 from finetune_api.core_v1.selectors import LabelSelector
+from finetune_api.limits import MAX_COUNT
 
 Mode = Annotated[int, Field(ge=0, le=0o777)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/].*$")]
@@ -118,7 +119,7 @@ class ProjectedToken(Model):
     path: RelativePath = Field(description="Path of the file below the mount.")
     audience: Text | None = Field(None, description="Who may accept the token. Unset: the API server.")
     expiration_seconds: int | None = Field(
-        None, description="Seconds for which the token is valid.", ge=600, le=2**31 - 1
+        None, description="Seconds for which the token is valid.", ge=600, le=MAX_COUNT
     )
 
 

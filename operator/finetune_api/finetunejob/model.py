@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
-from finetune_api.dataset import WORKSTATION
+from finetune_api.dataset import is_workstation
 from finetune_api.uris import FileUri, parse_uri
 
 URI_PATTERN = r"^(hf|s3|pvc)://[^/]+"
@@ -71,7 +71,7 @@ class ModelSource(Model):
     @classmethod
     def _check_uri(cls, uri: str, info: ValidationInfo) -> str:
         if isinstance(parse_uri(uri), FileUri):
-            if not (info.context or {}).get(WORKSTATION):
+            if not is_workstation(info):
                 raise ValueError(
                     "file:// is a directory of the workstation that runs `finetune run`: for a cluster put the model "
                     "into s3:// or pvc://"

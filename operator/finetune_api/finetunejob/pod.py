@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from finetune_api.base import Model, SecretRef
 from finetune_api.core_v1.environment import EnvFromSource, EnvVar
-from finetune_api.core_v1.lists import MAX_ITEMS, MAX_TEXT, Annotations, KeyedBy, Label, Labels, Name
+from finetune_api.core_v1.lists import MAX_ITEMS, MAX_TEXT, Annotations, KeyedBy, Labels, LongText, Name
 from finetune_api.core_v1.network import DnsConfig, DnsPolicy, HostAlias
 from finetune_api.core_v1.quantity import Quantities, parse_quantity
 from finetune_api.core_v1.security import PodSecurityContext, SecurityContext
@@ -14,7 +14,7 @@ from finetune_api.core_v1.selectors import Affinity, Toleration, TopologySpreadC
 from finetune_api.core_v1.volumes import Volume, VolumeMount
 from finetune_api.limits import MAX_COUNT
 
-Words = Annotated[list[Annotated[str, Field(max_length=16 * MAX_TEXT)]], Field(min_length=1, max_length=MAX_ITEMS)]
+Words = Annotated[list[LongText], Field(min_length=1, max_length=MAX_ITEMS)]
 ALSO_PREFLIGHT = "Preflight and clean-up pods have it too."
 ARGS_ALONE = "args belongs to command: set podTemplate.command too, or remove args"
 UNKNOWN_VOLUME = (
@@ -112,7 +112,7 @@ class PodTemplate(Model):
 
     labels: Labels = Field(default_factory=dict, description="Labels of the pods, in addition to the operator's own.")
     annotations: Annotations = Field(default_factory=dict, description="Annotations of the pods.")
-    node_selector: Annotated[dict[str, Label], Field(max_length=MAX_ITEMS)] = Field(
+    node_selector: Labels = Field(
         default_factory=dict, description="Labels that a node must have to run the trainer pod."
     )
     tolerations: Annotated[list[Toleration], Field(max_length=MAX_ITEMS)] = Field(

@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
-from finetune_api.targets import suffixes
+from finetune_api.roles import suffixes
 from finetune_engines import highest_rank
 
 Factors = tuple[torch.Tensor, torch.Tensor]

@@ -1,6 +1,6 @@
 """Check the model: it can be read and trained, and has the modules that get an adapter."""
 
-from finetune_api import targets, transformers_tables
+from finetune_api import roles, targets, transformers_tables
 from finetune_api.finetunejob import Estimate
 from finetune_api.linear import CONV1D_MODEL_TYPES
 from finetune_api.methods import Bottleneck, Ia3, Lora, Qlora, Targeted
@@ -114,7 +114,7 @@ def check_modules(settings: Settings, facts: ModelMetadata, result: CheckResult)
     except targets.TargetError as error:
         result.add(Reason.TARGET_MODULES_NOT_FOUND, f"{path}.{error.field}", str(error))
         return
-    log.info("%d modules get an adapter: %s", len(chosen), ", ".join(targets.suffixes(chosen)))
+    log.info("%d modules get an adapter: %s", len(chosen), ", ".join(roles.suffixes(chosen)))
     if isinstance(block, Lora | Qlora) and block.bias == "none" and not block.modules_to_save:
         trainable = modules.count_lora_parameters(linear, chosen, block)
         total = modules.count_parameters(facts.tensors) + trainable

@@ -3,6 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from finetune_agent.desired import DesiredFile
 from finetune_agent.readiness import Readiness, judge_readiness
@@ -11,10 +12,11 @@ from finetune_agent.state import Memory
 from finetune_api.engines import EngineName
 from finetune_api.messages import DesiredState
 from finetune_engines import ENGINES
-from finetune_engines.base import Driver, EngineState
+from finetune_engines.base import Driver, EngineKeys, EngineState
 
 API_KEY = "API_KEY"
-"""Key of the Secret that ``spec.target.apiKeySecretRef`` names."""
+ADMIN_API_KEY = "ADMIN_API_KEY"
+"""Keys of the Secret that ``spec.target.apiKeySecretRef`` names."""
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Agent:
         settings: Paths, ports and patience.
         memory: What the agent remembers from one tick to the next.
         driver: Connection to the engine, once the desired state names one.
-        connection: Engine, URL and API key of ``driver``.
+        connection: Engine, URL and keys of ``driver``.
         engine_state: What the engine serves; None while it does not answer.
         inspected_at: When the engine was asked for ``engine_state``.
         restored: The versions on the volume were found again.
@@ -41,7 +43,7 @@ class Agent:
     settings: Settings
     memory: Memory = field(default_factory=Memory)
     driver: Driver | None = None
-    connection: tuple[EngineName, str, str | None] | None = None
+    connection: tuple[EngineName, str, EngineKeys] | None = None
     engine_state: EngineState | None = None
     inspected_at: float = 0.0
     restored: bool = False
@@ -73,21 +75,25 @@ class Agent:
 
 
 async def connect_engine(agent: Agent, desired: DesiredState) -> Driver:
-    """Return the driver of the desired engine, and open a new one if engine, port or API key changed.
+    """Return the driver of the desired engine, and open a new one if engine, port or a key changed.
 
-    The API key is read each time, because a Secret may change.
+    The keys are read each time, because a Secret may change.
     """
-    url, api_key = f"http://{agent.settings.engine_host}:{desired.port}", _read_api_key(agent, desired)
-    connection = (desired.engine, url, api_key)
+    url, keys = f"http://{agent.settings.engine_host}:{desired.port}", _read_keys(agent, desired)
+    connection = (desired.engine, url, keys)
     if agent.driver is None or agent.connection != connection:
         if agent.driver is not None:
             await agent.driver.close()
-        agent.driver, agent.connection = ENGINES[desired.engine].connect(url, api_key), connection
+        agent.driver, agent.connection = ENGINES[desired.engine].connect(url, keys), connection
     return agent.driver
 
 
-def _read_api_key(agent: Agent, desired: DesiredState) -> str | None:
+def _read_keys(agent: Agent, desired: DesiredState) -> EngineKeys:
     if desired.api_key_secret is None:
-        return None
-    path = agent.settings.secrets_directory / desired.api_key_secret / API_KEY
+        return EngineKeys()
+    directory = agent.settings.secrets_directory / desired.api_key_secret
+    return EngineKeys(api=_read_key(directory / API_KEY), admin=_read_key(directory / ADMIN_API_KEY))
+
+
+def _read_key(path: Path) -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None

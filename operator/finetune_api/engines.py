@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-EngineName = Literal["vllm"]
+EngineName = Literal["vllm", "sglang"]

@@ -74,12 +74,14 @@ def _http(client: httpx.Client, path: str, body: Object | None) -> Object:
 
 
 def _compare(call: Call, adapter: str, request: Request, output: str) -> None:
-    base = request.base or base_of(call("/v1/models", None), adapter)
+    models = call("/v1/models", None)
+    base = request.base or base_of(models, adapter)
+    model = _client_model(models, base, adapter)
     rows = [
         {
             "prompt": prompt,
             "base": _answer(call, base, prompt, request),
-            "adapter": _answer(call, adapter, prompt, request),
+            "adapter": _answer(call, model, prompt, request),
         }
         for prompt in request.prompts
     ]
@@ -107,6 +109,13 @@ def base_of(models: Object, adapter: str) -> str:
             return str(card["parent"])
     names = ", ".join(card["id"] for card in cards)
     raise CliError(f"{adapter!r} is not among the adapters of this service; it has: {names or 'none'}. Or give --base")
+
+
+def _client_model(models: Object, base: str, adapter: str) -> str:
+    """Return what clients ask for, by the engine that the list of models names as the owner of the adapter."""
+    owner = next((card.get("owned_by") for card in models.get("data", []) if card["id"] == adapter), None)
+    engine = next((engine for engine in ENGINES.values() if engine.name == owner), None)
+    return engine.client_model(base, adapter) if engine else adapter
 
 
 def _answer(call: Call, model: str, prompt: str, request: Request) -> str:

@@ -129,6 +129,19 @@ class Driver(Protocol):
 
 
 @dataclass(frozen=True)
+class EngineKeys:
+    """The keys that a running engine may ask for.
+
+    Attributes:
+        api: Key of its clients; None: it asks for none.
+        admin: Key of those who load adapters; None: the same as its clients'.
+    """
+
+    api: str | None = None
+    admin: str | None = None
+
+
+@dataclass(frozen=True)
 class Engine:
     """Everything that the project knows of one inference engine.
 
@@ -138,19 +151,20 @@ class Engine:
         port: Default port of its HTTP interface.
         start_words: Words in a container's command that start the engine, so that all its arguments are visible.
         config_arguments: Arguments that read further arguments from a file.
-        lora_argument: Argument that turns LoRA on.
+        lora_arguments: Arguments each of which turns LoRA on, the usual one first.
         max_rank_argument: Argument for the highest rank.
-        default_max_rank: Highest rank without that argument.
+        default_max_rank: Highest rank without that argument; None: the engine finds it out when it starts.
         ranks: Values that ``max_rank_argument`` may have, in ascending order.
         environment: Variables that must be set before adapters can be loaded at run time, with the values that do so.
             The operator sets the first value, and leaves any of them that the user has set.
         ignored_tensors: Endings of tensor names that the engine skips when it loads an adapter.
         find_unsupported: Returns what the engine cannot serve of an adapter_config.json, one sentence each.
         judge_version: Returns what follows from the version of a running engine; None: it is not known.
+        client_model: Returns the model that clients ask for: ``(base, served name)``.
         adapter_command: Returns the shell command that serves a base with one adapter:
             ``(base, adapter directory, served name, rank)``.
         model_command: Returns the shell command that serves a whole model: ``(model directory, served name)``.
-        connect: Opens a driver: ``(URL, API key)``.
+        connect: Opens a driver: ``(URL, keys)``.
     """
 
     name: EngineName
@@ -158,17 +172,18 @@ class Engine:
     port: int
     start_words: tuple[str, ...]
     config_arguments: tuple[str, ...]
-    lora_argument: str
+    lora_arguments: tuple[str, ...]
     max_rank_argument: str
-    default_max_rank: int
+    default_max_rank: int | None
     ranks: tuple[int, ...]
     environment: Mapping[str, tuple[str, ...]]
     ignored_tensors: tuple[str, ...]
     find_unsupported: Callable[[Mapping[str, Any]], list[str]]
     judge_version: Callable[[str | None], EngineVersion]
+    client_model: Callable[[str, str], str]
     adapter_command: Callable[[str, str, str, int], str]
     model_command: Callable[[str, str], str]
-    connect: Callable[[str, str | None], Driver]
+    connect: Callable[[str, EngineKeys], Driver]
 
     def fitting_rank(self, rank: int) -> int | None:
         """Return the smallest value of ``max_rank_argument`` that admits ``rank``; None if there is none."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import uvicorn
 from packaging.version import Version
@@ -98,7 +98,8 @@ def write_adapter(
     return directory
 
 
-def _effect(path: Path) -> float:
+def read_effect(path: Path) -> float:
+    """Return the strength that the adapter in a directory has in the engine."""
     content = (path / "adapter_model.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     return float(json.loads(content[8 : 8 + length])["__metadata__"]["effect"])
@@ -132,25 +133,13 @@ class FakeEngine:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self) -> "FakeEngine":
+    def start(self) -> Self:
         """Start a new process of the engine."""
         self.loaded, self.effects, self.streams, self.history = {}, {}, [], []
         self._prefixes = {}
         self.started = time.time()
-        routes = [
-            Route("/v1/models", self._models),
-            Route("/metrics", self._metrics),
-            Route("/health", lambda _: Response()),
-            Route("/version", self._version),
-            Route("/v1/completions", self._completions, methods=["POST"]),
-        ]
-        if self.lora_routes:
-            routes += [
-                Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
-                Route("/v1/unload_lora_adapter", self._unload, methods=["POST"]),
-            ]
         application = Starlette(
-            routes=routes, exception_handlers={404: lambda *_: JSONResponse({"detail": "Not Found"}, 404)}
+            routes=self._routes(), exception_handlers={404: lambda *_: JSONResponse({"detail": "Not Found"}, 404)}
         )
         server = uvicorn.Server(
             uvicorn.Config(
@@ -173,6 +162,21 @@ class FakeEngine:
         wait_for(lambda: server.started, 10, "the fake engine")
         return self
 
+    def _routes(self) -> list[Route]:
+        routes = [
+            Route("/v1/models", self._models),
+            Route("/metrics", self._metrics),
+            Route("/health", lambda _: Response()),
+            Route("/version", self._version),
+            Route("/v1/completions", self._completions, methods=["POST"]),
+        ]
+        if self.lora_routes:
+            routes += [
+                Route("/v1/load_lora_adapter", self._load, methods=["POST"]),
+                Route("/v1/unload_lora_adapter", self._unload, methods=["POST"]),
+            ]
+        return routes
+
     @property
     def alive(self) -> bool:
         """Return whether the process runs."""
@@ -193,7 +197,7 @@ class FakeEngine:
             connection.transport.abort()
         self._server.should_exit = self._server.force_exit = True
 
-    def __enter__(self) -> "FakeEngine":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -218,8 +222,11 @@ class FakeEngine:
     async def _models(self, request: Request) -> Response:
         if denied := self._denied(request):
             return denied
-        cards = [{"id": "base", "object": "model", "root": "/models/base", "parent": None}]
-        cards += [{"id": name, "object": "model", "root": path, "parent": "base"} for name, path in self.loaded.items()]
+        cards = [{"id": "base", "object": "model", "owned_by": "vllm", "root": "/models/base", "parent": None}]
+        cards += [
+            {"id": name, "object": "model", "owned_by": "vllm", "root": path, "parent": "base"}
+            for name, path in self.loaded.items()
+        ]
         return JSONResponse({"object": "list", "data": cards})
 
     async def _version(self, _: Request) -> Response:
@@ -259,7 +266,7 @@ class FakeEngine:
         if self._is_before("0.26"):
             self.disturbed += [model for model, event, _ in self.streams if model != "base" and not event.is_set()]
         self.loaded[name] = path
-        self.effects[name] = self.effect_as.get((name, Path(path).name), _effect(Path(path)))
+        self.effects[name] = self.effect_as.get((name, Path(path).name), read_effect(Path(path)))
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     async def _unload(self, request: Request) -> Response:
@@ -276,7 +283,8 @@ class FakeEngine:
         if denied := self._denied(request):
             return denied
         body = await request.json()
-        model, tokens = body["model"], body["prompt"]
+        model, prompt = body["model"], body["prompt"]
+        tokens = [byte % VOCABULARY for byte in prompt.encode()] if isinstance(prompt, str) else prompt
         if model != "base" and model not in self.loaded:
             return self._error(f"The model `{model}` does not exist. Valid aliases: base.", "NotFoundError", 404)
         if "prompt_logprobs" in body and self.streams:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import uvicorn
@@ -148,7 +148,7 @@ class RunningAgent:
         """Wait until the readiness probe passes."""
         wait_for(self.ready, seconds, "ready")
 
-    def start(self) -> "RunningAgent":
+    def start(self) -> Self:
         """Start the agent. It begins without memory; the volume keeps its files."""
         ready = threading.Event()
 
@@ -192,7 +192,7 @@ class RunningAgent:
             self._thread.join(20)
             self._stop = None
 
-    def __enter__(self) -> "RunningAgent":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

@@ -69,7 +69,7 @@ def test_what_was_rendered_renders_to_itself(tmp_path: Path) -> None:
 
 def test_json_is_for_scripts() -> None:
     rendered = json.loads(finetune("render", "-", "--output", "json", stdin=yaml.safe_dump(ADAPTER_DEPLOYMENT)).out)
-    assert rendered["spec"]["target"]["port"] == 8000
+    assert rendered["spec"]["target"]["engine"] == "vllm"
 
 
 def test_what_is_wrong_is_named_with_file_line_and_field() -> None:

@@ -19,20 +19,22 @@ from finetune_api.engines import EngineName
 from finetune_api.finetunejob import AdapterStatus
 from finetune_api.messages import DesiredState
 from finetune_engines import ENGINES, engines_that_serve
-from finetune_operator.reconcile.adapterdeployment.model import Obstacle
+from finetune_engines.base import EngineKeys
+from finetune_operator.reconcile.adapterdeployment.model import Obstacle, ServingTarget
 from finetune_operator.reconcile.adapterdeployment.resolve import check_target, find_target
 from finetune_operator.resources.injection import AgentParameters, build_injection
 from finetune_trainer.report import serving
 from finetune_trainer.report.contents import Report
 from tests.adapterdeployment.groups import NAME, adapter, deployment
 from tests.agent.fake_engine import write_adapter
+from tests.api.objects import changed
 
 
 class TinyDriver:
     """Driver of the test's engine, which only remembers its address."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
-        self.address = (url, api_key)
+    def __init__(self, url: str, keys: EngineKeys) -> None:
+        self.address = (url, keys)
 
 
 VLLM = ENGINES["vllm"]
@@ -41,7 +43,7 @@ TINY = replace(
     name="tiny",  # type: ignore[arg-type]  # a name of the test only
     title="Tiny",
     start_words=("tiny-server",),
-    lora_argument="--adapters",
+    lora_arguments=("--adapters", "--adapter"),
     max_rank_argument="--adapter-rank",
     default_max_rank=2,
     ranks=(2, 4),
@@ -60,7 +62,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_target(args: list[str]) -> tuple[AdapterDeploymentSpec, object]:
     spec = AdapterDeploymentSpec.model_validate(adapter()["spec"])
-    spec = spec.model_copy(update={"target": spec.target.model_copy(update={"engine": "tiny"})})
+    spec = spec.model_copy(update={"target": spec.target.model_copy(update={"engine": "tiny", "container": "vllm"})})
     return spec, find_target(deployment(args=args), NAME, spec)
 
 
@@ -70,10 +72,22 @@ def test_each_name_has_a_module_with_its_engine() -> None:
         assert import_module(f"finetune_engines.{name}").ENGINE.name == name
 
 
-def test_defaults_of_the_api_are_those_of_the_default_engine() -> None:
-    fields = Target.model_fields
-    assert fields["port"].default == ENGINES[fields["engine"].default].port
+def test_the_default_engine_of_a_message_is_at_its_port() -> None:
     assert DesiredState().port == ENGINES[DesiredState().engine].port
+
+
+@pytest.mark.parametrize("name", get_args(EngineName))
+def test_container_and_port_have_the_engines_defaults(name: EngineName) -> None:
+    spec = AdapterDeploymentSpec.model_validate(
+        changed(adapter()["spec"], {"target": {"deploymentRef": {"name": NAME}, "engine": name}})
+    )
+    item = deployment()
+    item["spec"]["template"]["spec"]["containers"][0]["name"] = name
+    target = find_target(item, NAME, spec)
+    assert isinstance(target, ServingTarget)
+    assert (target.container, target.port) == (name, ENGINES[name].port)
+    description = Target.model_fields["port"].description or ""
+    assert f"{ENGINES[name].port} for {ENGINES[name].title}" in description
 
 
 def test_engines_are_known_without_an_http_client() -> None:
@@ -128,12 +142,12 @@ def test_the_agent_checks_for_the_engine_and_connects_to_it(tmp_path: Path) -> N
         check_adapter(write_adapter(tmp_path / "rank", 0.5, rank=8), TINY, 4)
     desired = DesiredState(port=9).model_copy(update={"engine": "tiny"})
     driver = asyncio.run(connect_engine(Agent(Settings(pod="web-1")), desired))
-    assert driver.address == ("http://127.0.0.1:9", None)  # type: ignore[attr-defined]
+    assert driver.address == ("http://127.0.0.1:9", EngineKeys())  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("tiny")
 def test_an_adapter_is_servable_by_each_engine_that_takes_it() -> None:
-    assert engines_that_serve({"peft_type": "LORA"}) == ["vllm", "tiny"]
+    assert engines_that_serve({"peft_type": "LORA"}) == ["vllm", "sglang", "tiny"]
     assert engines_that_serve({"peft_type": "IA3"}) == ["tiny"]
     assert engines_that_serve({"peft_type": "LORA", "bias": "all"}) == []
 
@@ -152,4 +166,4 @@ def test_the_trainers_report_has_a_command_for_each_engine() -> None:
     }
     report = cast(Report, SimpleNamespace(**facts))
     commands = serving.list_serving_commands(report)
-    assert commands == {"vLLM": None, "Tiny": "tiny-server org/base --adapters bot=/out/adapter"}
+    assert commands == {"vLLM": None, "SGLang": None, "Tiny": "tiny-server org/base --adapters bot=/out/adapter"}

@@ -164,7 +164,10 @@ def test_a_method_trains_and_resumes_bit_identical(workbench: Callable[[], Workb
     manifest = whole.manifest()
     assert manifest.trained_peft_type == case.peft_type
     assert manifest.peft_type == ("LORA" if case.served else case.peft_type)
-    assert manifest.servable_by == (["vllm"] if case.served else [])
+    assert ("vllm" in manifest.servable_by) == case.served
+    config = json.loads(whole.read("team/job/adapter/adapter_config.json")) if case.served else {}
+    special_scale = any(config.get(key) for key in ("use_rslora", "rank_pattern", "alpha_pattern"))
+    assert ("sglang" in manifest.servable_by) == (case.served and not special_scale)
     assert any("vLLM cannot serve" in warning for warning in result.warnings) != case.served
     assert len(manifest.target_modules) == case.target_modules
     if case.rank:

@@ -39,7 +39,7 @@ def test_rows_become_a_verified_adapter(bench: Workbench, method: str) -> None:
         4,
         32,
         8192,
-        ["vllm"],
+        ["vllm", "sglang"],
     )
     assert manifest.target_modules == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert result.usage is not None

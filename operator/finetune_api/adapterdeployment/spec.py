@@ -66,11 +66,20 @@ class Target(Model):
     """The inference Deployment whose pods serve the adapter."""
 
     deployment_ref: NameRef = Field(description="Deployment whose pods serve the adapter.")
-    container: DnsLabel = Field("vllm", description="Container that runs the inference engine.")
+    container: DnsLabel | None = Field(
+        None, description="Container that runs the inference engine. Default: the engine's name."
+    )
     engine: EngineName = Field("vllm", description="Inference engine.")
-    port: int = Field(8000, description="Port of the engine's HTTP interface.", ge=1, le=65535)
+    port: int | None = Field(
+        None,
+        description="Port of the engine's HTTP interface. Default: 8000 for vLLM, 30000 for SGLang.",
+        ge=1,
+        le=65535,
+    )
     api_key_secret_ref: SecretRef | None = Field(
-        None, description="Secret with API_KEY, if the engine requires one (vLLM's --api-key)."
+        None,
+        description="Secret with API_KEY, if the engine requires one (--api-key), and with ADMIN_API_KEY, if SGLang "
+        "requires one (--admin-api-key).",
     )
 
 

@@ -4,9 +4,10 @@ Its driver, which needs an HTTP client, is imported only when one is opened.
 """
 
 import shlex
+from functools import partial
 
-from finetune_engines.base import Driver, Engine
-from finetune_engines.vllm.adapters import find_unsupported
+from finetune_engines.base import Driver, Engine, EngineKeys
+from finetune_engines.lora import find_unplain
 from finetune_engines.vllm.versions import judge_version
 
 
@@ -22,11 +23,11 @@ def model_command(model: str, name: str) -> str:
     return f"vllm serve {shlex.quote(model)} --served-model-name {shlex.quote(name)}"
 
 
-def connect(url: str, api_key: str | None) -> Driver:
+def connect(url: str, keys: EngineKeys) -> Driver:
     """Open a driver for the vLLM at ``url``."""
     from finetune_engines.vllm.driver import VllmDriver
 
-    return VllmDriver(url, api_key)
+    return VllmDriver(url, keys)
 
 
 ENGINE = Engine(
@@ -35,15 +36,16 @@ ENGINE = Engine(
     port=8000,
     start_words=("--model", "serve"),
     config_arguments=("--config",),
-    lora_argument="--enable-lora",
+    lora_arguments=("--enable-lora",),
     max_rank_argument="--max-lora-rank",
     default_max_rank=16,
     ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
     environment={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": ("1", "true")},
     # PEFT saves these with an adapter of the embedding.
     ignored_tensors=(".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight"),
-    find_unsupported=find_unsupported,
+    find_unsupported=partial(find_unplain, engine="vLLM"),
     judge_version=judge_version,
+    client_model=lambda base, name: name,
     adapter_command=adapter_command,
     model_command=model_command,
     connect=connect,

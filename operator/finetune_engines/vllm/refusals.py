@@ -1,16 +1,10 @@
-"""Tell what an error answer of vLLM means.
+"""Tell what an error answer of vLLM means."""
 
-Old releases answer flat (``{"object": "error", "message": …}``), new ones nested (``{"error": {…}}``): both are read.
-"""
+import httpx
 
-from typing import TYPE_CHECKING
-
-from finetune_api.limits import quote
 from finetune_api.reasons import Reason
 from finetune_engines.base import EngineError
-
-if TYPE_CHECKING:
-    import httpx
+from finetune_engines.client import read_error
 
 _UNSUPPORTED = (
     "does not yet support",
@@ -29,14 +23,14 @@ _UNSUPPORTED = (
 """Parts of vLLM's messages about an adapter that it can never serve."""
 
 
-def explain_refusal(path: str, answer: "httpx.Response") -> EngineError:
+def explain_refusal(path: str, answer: httpx.Response) -> EngineError:
     """Turn an error answer into an EngineError: its reason, a message with the remedy, and whether it is permanent.
 
     Args:
         path: Path of the request, for example ``/v1/load_lora_adapter``.
         answer: The answer, with a status of 400 or above.
     """
-    kind, message = _read_error(answer)
+    kind, message = read_error(answer)
     status = answer.status_code
     full = f"the engine answered {status} to {path}: {message}"
     if status in (401, 403):
@@ -76,16 +70,3 @@ def explain_refusal(path: str, answer: "httpx.Response") -> EngineError:
     if path.endswith("load_lora_adapter") and any(part in message.lower() for part in _UNSUPPORTED):
         return EngineError(Reason.ADAPTER_UNSUPPORTED, f"vLLM cannot serve this adapter: {message}", permanent=True)
     return EngineError(Reason.ENGINE_REFUSED, full, permanent=False, unexplained=status not in (408, 429, 503))
-
-
-def _read_error(answer: "httpx.Response") -> tuple[str, str]:
-    """Return type and message of an error answer; the start of its text if it is no JSON object."""
-    try:
-        body = answer.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        return "", quote(answer.text) or answer.reason_phrase
-    error = body["error"] if isinstance(body.get("error"), dict) else body
-    message = error.get("message") or error.get("detail") or error.get("error") or answer.text
-    return str(error.get("type") or ""), " ".join(str(message).split())[:1000]

@@ -34,7 +34,7 @@ def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
         and not any("$" in word for word in words)
         and set(engine.config_arguments).isdisjoint(names)
     )
-    has_lora_argument = engine.lora_argument in names
+    has_lora_argument = not set(engine.lora_arguments).isdisjoint(names)
     text = _read_value(words, engine.max_rank_argument)
     rank = int(text) if text is not None and text.isdigit() else None
     if rank is None and text is None and complete and has_lora_argument:

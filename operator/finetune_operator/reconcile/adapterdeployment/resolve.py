@@ -28,19 +28,20 @@ def find_target(deployment: Object | None, name: str, spec: AdapterDeploymentSpe
             f"spec.target.deploymentRef: there is no Deployment {name!r} in this namespace: waiting for it",
             stalled=False,
         )
-    container = find_container(deployment, spec.target.container)
+    engine = ENGINES[spec.target.engine]
+    container_name = spec.target.container or engine.name
+    container = find_container(deployment, container_name)
     if container is None:
         containers = deployment["spec"]["template"]["spec"].get("containers") or []
         names = ", ".join(item["name"] for item in containers)
         return Obstacle(
             Reason.CONTAINER_NOT_FOUND,
-            f"spec.target.container: Deployment {name!r} has no container {spec.target.container!r}; it has {names}",
+            f"spec.target.container: Deployment {name!r} has no container {container_name!r}; it has {names}",
         )
     secret = spec.target.api_key_secret_ref
-    engine = ENGINES[spec.target.engine]
     return ServingTarget(
-        spec.target.container,
-        spec.target.port,
+        container_name,
+        spec.target.port or engine.port,
         secret.name if secret else None,
         engine,
         read_engine_args(container, engine),
@@ -121,7 +122,7 @@ def check_target(adapter: AdapterStatus | None, target: ServingTarget, deploymen
         return Obstacle(
             Reason.LORA_DISABLED,
             f"container {target.container!r} of Deployment {deployment!r} starts {engine.title} without "
-            f"{engine.lora_argument}, so it can serve no adapter: add the argument",
+            f"{engine.lora_arguments[0]}, so it can serve no adapter: add the argument",
         )
     if adapter is None:
         return None

@@ -1,4 +1,7 @@
-"""Tell which PEFT adapters vLLM can serve, from adapter_config.json. One sentence per problem, with its remedy."""
+"""Tell what is more than a plain LoRA in a PEFT adapter, from adapter_config.json.
+
+Engines serve plain LoRAs. One sentence per problem, with its remedy.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,17 +17,29 @@ _FEATURES = {
     "use_bdlora": "block-diagonal LoRA (use_bdlora)",
     "use_qalora": "QALoRA (use_qalora)",
 }
+_SCALES = {
+    "use_rslora": "rank-stabilised scaling (use_rslora)",
+    "rank_pattern": "ranks of its own for some modules (rank_pattern)",
+    "alpha_pattern": "scales of their own for some modules (alpha_pattern)",
+}
 
 
-def find_unsupported(config: Mapping[str, Any]) -> list[str]:
-    """Return what vLLM cannot serve of an adapter_config.json, one sentence each."""
+def find_unplain(config: Mapping[str, Any], engine: str) -> list[str]:
+    """Return what an adapter has beside plain LoRA factors, one sentence each.
+
+    Args:
+        config: Its adapter_config.json.
+        engine: Title of the engine that cannot serve it.
+    """
     kind = str(config.get("peft_type", "")).upper()
     if kind != "LORA":
         return [
-            f"its method is {kind or 'unknown'} (peft_type), and vLLM serves LORA only: "
+            f"its method is {kind or 'unknown'} (peft_type), and {engine} serves LORA only: "
             "merge it into the base, or train a LoRA"
         ]
-    problems = [f"it uses {name}, which vLLM does not support" for key, name in _FEATURES.items() if config.get(key)]
+    problems = [
+        f"it uses {name}, which {engine} does not support" for key, name in _FEATURES.items() if config.get(key)
+    ]
     if (bias := config.get("bias", "none")) != "none":
         problems.append(f"it has trained biases (bias: {bias!r}): train with bias none")
     if saved_modules := config.get("modules_to_save"):
@@ -40,6 +55,15 @@ def find_unsupported(config: Mapping[str, Any]) -> list[str]:
         )
     if config.get("target_parameters"):
         problems.append(
-            "it adapts single parameters (target_parameters), which vLLM does not serve: train with target_modules"
+            f"it adapts single parameters (target_parameters), which {engine} does not serve: train with target_modules"
         )
     return problems
+
+
+def find_special_scales(config: Mapping[str, Any], engine: str) -> list[str]:
+    """Return the settings of an adapter by which its scale is not ``lora_alpha / r`` everywhere, one sentence each."""
+    return [
+        f"it has {name}, which {engine} ignores, so its scale would be wrong: train without it"
+        for key, name in _SCALES.items()
+        if config.get(key)
+    ]

@@ -1,0 +1,44 @@
+"""Tell what follows from the version of a running SGLang. Each fact was read off the code of the releases."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from finetune_engines.base import EngineVersion
+
+OLDEST = Version("0.5.8")
+"""Since then ``/v1/models`` lists adapters with their paths, and ``/v1/loads`` tells how many requests run."""
+ADDRESS = 'clients ask for model "<base>:<servedName>": SGLang answers a bare adapter\'s name with the base'
+
+
+def judge_version(text: str | None) -> EngineVersion:
+    """Return what follows from a version; None: SGLang does not tell one.
+
+    The key of its prefix cache is made anew with each load, so that a name keeps no answers of the adapter before. It
+    loads between two batches, so that running requests keep their weights.
+    """
+
+    def find_misserved(config: Mapping[str, Any]) -> list[str]:
+        return [] if _is_supported(text) else [_describe_too_old(text)]
+
+    limits = [ADDRESS] if _is_supported(text) else [_describe_too_old(text), ADDRESS]
+    return EngineVersion(
+        version=text,
+        load_disturbs_requests=False,
+        name_keeps_cache=False,
+        find_misserved=find_misserved,
+        limits=tuple(limits),
+    )
+
+
+def _is_supported(text: str | None) -> bool:
+    try:
+        return text is not None and Version(text) >= OLDEST
+    except InvalidVersion:
+        return False
+
+
+def _describe_too_old(text: str | None) -> str:
+    title = f"SGLang {text}" if text else "this SGLang, which tells no version,"
+    return f"{title} does not tell what it serves and how many requests run: use SGLang {OLDEST} or newer"

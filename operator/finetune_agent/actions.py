@@ -83,6 +83,8 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
         reason, message, permanent = error.reason, error.message, True
     except EngineError as error:
         reason, message, permanent, strike = error.reason, error.message, error.permanent, error.unexplained
+        if reason is Reason.RESTART_REQUIRED:
+            memory.must_restart = message
     except OSError as error:
         reason, message = Reason.DOWNLOAD_FAILED, f"the adapter cannot be written to disk: {error.strerror}"
     except Exception as error:  # an error of ours must neither end the agent nor block the other adapters

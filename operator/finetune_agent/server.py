@@ -1,4 +1,8 @@
-"""Answer the kubelet's probes: ``/readyz`` asks the engine each time, ``/livez`` tells whether the loop still runs."""
+"""Answer the kubelet's probes.
+
+``/readyz`` asks the engine each time, ``/livez`` tells whether the loop still runs, and ``/enginez`` whether the engine
+must be restarted: a livenessProbe of the engine's container may ask it.
+"""
 
 import time
 
@@ -27,7 +31,11 @@ def build_application(agent: Agent) -> Starlette:
         alive = time.monotonic() - agent.heartbeat < STUCK_SECONDS
         return PlainTextResponse("ok\n" if alive else "the loop is stuck\n", 200 if alive else 503)
 
-    return Starlette(routes=[Route("/readyz", readyz), Route("/livez", livez)])
+    async def enginez(_: Request) -> Response:
+        problem = agent.memory.must_restart
+        return PlainTextResponse(f"{problem or 'ok'}\n", 503 if problem else 200)
+
+    return Starlette(routes=[Route("/readyz", readyz), Route("/livez", livez), Route("/enginez", enginez)])
 
 
 async def _ask_engine(agent: Agent) -> EngineState | None:

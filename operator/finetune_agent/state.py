@@ -72,6 +72,7 @@ class Memory:
     Attributes:
         identity: The engine's process to which ``proven``, ``base_logprobs`` and ``first_paths`` apply.
         engine_version: What the version of this process decides; None until it was asked.
+        must_restart: Why this process must be restarted; empty if it need not.
         first_paths: The only path that each name had in this process; empty if it had several.
         replaced: How often somebody else put an adapter under a served name of ours.
         proven: Name and path of each adapter that was proven in the engine.
@@ -91,6 +92,7 @@ class Memory:
 
     identity: str = ""
     engine_version: EngineVersion | None = None
+    must_restart: str = ""
     first_paths: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, int] = field(default_factory=dict)
     proven: set[tuple[str, str]] = field(default_factory=set)
@@ -109,7 +111,7 @@ class Memory:
 
     def start_engine_process(self, identity: str, version: EngineVersion | None) -> None:
         """Forget what another process of the engine proved, and require every adapter again."""
-        self.identity, self.engine_version = identity, version
+        self.identity, self.engine_version, self.must_restart = identity, version, ""
         self.first_paths.clear()
         self.proven.clear()
         self.proofs.clear()

@@ -29,7 +29,7 @@ class FakeSglang(FakeEngine):
         max_loaded: The argument ``--max-loaded-loras``.
         max_per_batch: The argument ``--max-loras-per-batch``.
         pinned: The pinned adapters.
-        hangs_on_unload: Never answers a request to unload, nor any other from then on.
+        hangs_on_unload: Never answers a request to unload, nor one to load from then on.
         asked_between: A name for which a request arrives as soon as it is unloaded.
     """
 
@@ -67,7 +67,6 @@ class FakeSglang(FakeEngine):
         return key is None or request.headers.get("authorization") == f"Bearer {key}"
 
     async def _models(self, request: Request) -> Response:
-        await self._wait_while_hanging()
         if denied := self._denied(request):
             return denied
         cards = [{"id": "base", "object": "model", "owned_by": "sglang", "root": "base", "parent": None}]
@@ -79,7 +78,6 @@ class FakeSglang(FakeEngine):
         return JSONResponse({"object": "list", "data": cards})
 
     async def _server_info(self, request: Request) -> Response:
-        await self._wait_while_hanging()
         if denied := self._denied(request):
             return denied
         self.version_calls += 1
@@ -89,7 +87,6 @@ class FakeSglang(FakeEngine):
         return JSONResponse(info)
 
     async def _loads(self, request: Request) -> Response:
-        await self._wait_while_hanging()
         if denied := self._denied(request):
             return denied
         running = sum(not event.is_set() for _, event, _ in self.streams)
@@ -150,11 +147,11 @@ class FakeSglang(FakeEngine):
             return JSONResponse({"error": "Unauthorized"}, 401)
         name = (await request.json())["lora_name"]
         self.calls.append(("unload", name))
-        self._hanging = self.hangs_on_unload
-        await self._wait_while_hanging()
         if name not in self.loaded:
             return self._result(f"LoRA with name {name} does not exist. Loaded LoRAs: {list(self.loaded)}")
         path = self.loaded.pop(name)
+        self._hanging = self.hangs_on_unload
+        await self._wait_while_hanging()
         await asyncio.gather(*(event.wait() for model, event, _ in self.streams if model == name))
         self.pinned.discard(name)
         if self.asked_between == name:
@@ -163,7 +160,6 @@ class FakeSglang(FakeEngine):
         return self._result()
 
     async def _generate(self, request: Request) -> Response:
-        await self._wait_while_hanging()
         if denied := self._denied(request):
             return denied
         body = await request.json()

@@ -52,6 +52,12 @@ def answer(engine: FakeEngine, adapter: str) -> float:
     return float(response.json()["choices"][0]["text"])
 
 
+def enginez(agent: RunningAgent) -> tuple[int, str]:
+    """Ask what a livenessProbe of the engine's container may ask."""
+    response = httpx.get(f"http://127.0.0.1:{agent.settings.port}/enginez", timeout=20, trust_env=False)
+    return response.status_code, response.text.strip()
+
+
 def short(version: DesiredVersion) -> str:
     return version.digest[7:19]
 
@@ -255,10 +261,12 @@ def test_an_unload_that_hangs_says_that_the_engine_must_be_restarted(
     assert standing.reason is Reason.RESTART_REQUIRED
     assert "sglang#36894" in standing.message
     assert not agent.ready()
+    assert enginez(agent) == (503, standing.message)
     engine.hangs_on_unload = False
     engine.kill()
     engine.start()
     agent.wait_active(BOT, new)
+    assert enginez(agent) == (200, "ok")
     agent.wait_ready()
 
 

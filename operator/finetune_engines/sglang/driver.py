@@ -73,7 +73,7 @@ class SglangDriver:
             raise EngineError(
                 Reason.RESTART_REQUIRED,
                 f"SGLang did not unload {name} within {SLOW_SECONDS:.0f} s: its requests run on, or it hangs for good "
-                "(sglang#36894). Restart its container; a livenessProbe on /health does so when it hangs",
+                "(sglang#36894). Restart its container; a livenessProbe on /enginez of the agent's port 9480 does so",
                 permanent=False,
             ) from error
         except EngineError:

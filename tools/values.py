@@ -48,7 +48,7 @@ class PodPolicy(Section):
         "capabilities, no NFS. baseline: root in the container. privileged: also host namespaces.",
     )
     host_paths: list[Annotated[str, Field(pattern="^/")]] = Field(
-        [], description="Directories of the nodes that volumes may mount, with all below them."
+        [], description="Directories of the nodes that volumes and spec.model.cache may mount, with all below them."
     )
     service_account_names: list[Annotated[str, Field(pattern=r"^[a-z0-9*]([-a-z0-9.*]*[a-z0-9*])?$")]] = Field(
         [],

@@ -104,6 +104,24 @@ class AdapterManifest(Lenient):
         )
 
 
+class CachedFile(Lenient):
+    """A file of a model in the cache; ``path`` is relative to the manifest."""
+
+    path: str
+    size_bytes: int = Field(ge=0)
+    sha256: Sha256
+    sample_sha256: Sha256 = Field(description="sha256 of a few blocks of the file, which is read in milliseconds.")
+
+
+class ModelManifest(Lenient):
+    """``manifest.json`` of a model in the cache. The same files have the same manifest, whichever job wrote it."""
+
+    kind: Literal["Model"] = "Model"
+    uri: str
+    revision: str | None = Field(None, description="Commit of an hf:// model.")
+    files: list[CachedFile]
+
+
 class GoldenSample(Lenient):
     """A sequence of tokens with the log-probabilities that base and adapter give it, as they are served, in float32.
 

@@ -12,6 +12,7 @@ from finetune_api.data_counts import Counts
 from finetune_api.engines import EngineName
 from finetune_api.finetunejob import (
     AdapterStatus,
+    CachedModel,
     CheckpointStatus,
     Estimate,
     EvaluationStatus,
@@ -50,6 +51,7 @@ class PreflightResult(Lenient):
     model_revision: str | None = Field(
         None, description="Commit of an hf:// model's revision. The trainer uses this commit."
     )
+    cached_model: CachedModel | None = Field(None, description="The model in the cache. The trainer loads it.")
 
 
 class TrainerResult(Lenient):

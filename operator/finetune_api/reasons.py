@@ -27,6 +27,7 @@ class Reason(StrEnum):
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_ACCESS_DENIED = "ModelAccessDenied"
     MODEL_UNSUPPORTED = "ModelUnsupported"
+    MODEL_CACHE_FAILED = "ModelCacheFailed"
     TARGET_MODULES_NOT_FOUND = "TargetModulesNotFound"
     BUCKET_NOT_FOUND = "BucketNotFound"
     OUTPUT_ACCESS_DENIED = "OutputAccessDenied"
@@ -99,6 +100,7 @@ EXIT_CODES: dict[str, int] = {
     Reason.OUTPUT_ACCESS_DENIED: 19,
     Reason.OUTPUT_EXISTS: 20,
     Reason.DATASET_CHANGED: 21,
+    Reason.MODEL_CACHE_FAILED: 22,
     Reason.UPLOAD_FAILED: 30,
     Reason.OUT_OF_MEMORY: 31,
     Reason.LOSS_DIVERGED: 32,
@@ -123,6 +125,7 @@ USER_ERRORS: frozenset[Reason] = frozenset(
         Reason.MODEL_NOT_FOUND,
         Reason.MODEL_ACCESS_DENIED,
         Reason.MODEL_UNSUPPORTED,
+        Reason.MODEL_CACHE_FAILED,
         Reason.TARGET_MODULES_NOT_FOUND,
         Reason.BUCKET_NOT_FOUND,
         Reason.OUTPUT_ACCESS_DENIED,

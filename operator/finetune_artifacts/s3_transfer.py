@@ -127,6 +127,29 @@ def _abort(s3: S3Connection, uri: StorageUri, upload: str) -> None:
         log.warning("the parts of %s could not be removed: %s", uri, type(error).__name__)
 
 
+def read_unchanged_range(s3: S3Connection, info: ObjectInfo, start: int, length: int) -> bytes:
+    """Read a part of an object that must still be the one that was listed.
+
+    Raises:
+        ArtifactError: Also if it was replaced, or ends before.
+    """
+
+    def get() -> bytes:
+        answer = s3.client.get_object(
+            Bucket=info.uri.root, Key=info.uri.key, Range=f"bytes={start}-{start + length - 1}", IfMatch=info.etag
+        )
+        return answer["Body"].read()
+
+    content = s3.call(info.uri, get)
+    if len(content) != length:
+        raise ArtifactError(
+            s3.purpose,
+            Fault.CORRUPT,
+            f"{info.uri} at {s3.endpoint} ended after {start + len(content)} of {info.size} bytes: it is incomplete",
+        )
+    return content
+
+
 def download_objects(s3: S3Connection, files: list[tuple[ObjectInfo, Path]], on_progress: ProgressCallback) -> None:
     """Download objects in ranges, several at a time. A range that breaks off is repeated."""
     total, received_bytes = sum(info.size for info, _ in files), 0

@@ -85,6 +85,8 @@ def _adapter(name: str, changes: dict[str, Any], path: str, server: str, models:
 BOTH_LENGTHS = "epochs and maxSteps are both set: remove one of them"
 STARTED = {"uri": "s3://adapters/first"}
 REVISION = "revision belongs to hf:// models only: remove it, or name the model on the hub"
+CACHE = "cache is for models that are downloaded, hf:// and s3://: remove it, a pvc:// model is on a volume already"
+ONE_CACHE = "exactly one of persistentVolumeClaim and hostPath must be set"
 ONE_VALIDATION = "exactly one of uri, fraction and split must be set"
 ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must be set"
 ONE_SOURCE = "exactly one of fineTuneJobRef and uri must be set"
@@ -197,6 +199,13 @@ CASES = [
         "spec.model",
         REVISION,
     ),
+    _job(
+        "a cache of a model on a claim",
+        {"spec.model": {"uri": "pvc://models/base", "cache": {"hostPath": {"path": "/mnt/models"}}}},
+        "spec.model",
+        CACHE,
+    ),
+    _job("an empty cache", {"spec.model.cache": {}}, "spec.model.cache", ONE_CACHE),
     _job(
         "two kinds of validation",
         {"spec.dataset.validation": {"uri": "s3://a/b", "fraction": 0.1}},

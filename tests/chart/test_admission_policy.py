@@ -14,7 +14,7 @@ from devcluster.cluster import Cluster
 from finetune_api.finetunejob import FineTuneJob
 from finetune_engines import ENGINES
 from finetune_operator.resources.injection import AgentParameters, build_injection
-from finetune_operator.resources.jobs import build_preflight_job, build_trainer_job
+from finetune_operator.resources.jobs import ResolvedModel, build_preflight_job, build_trainer_job
 from finetune_operator.resources.removal import build_removal
 from finetune_operator.settings import Settings
 from tests.chart.helm import NAMESPACE, Object, render
@@ -72,7 +72,7 @@ def refusal(api: Api, job: Object) -> str:
 
 def trainer(settings: Settings, template: Object | None = None) -> Object:
     resource = {**OWNER, "spec": {**SPEC, "podTemplate": template or {}}}
-    return build_trainer_job(resource, FineTuneJob.of(resource), 1, None, settings, [], ["node-1"])
+    return build_trainer_job(resource, FineTuneJob.of(resource), 1, ResolvedModel(), settings, [], ["node-1"])
 
 
 @pytest.mark.parametrize("template", [{}, POD_TEMPLATE, {"securityContext": {}}], ids=["plain", "full", "any user"])

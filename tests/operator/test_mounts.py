@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_api.finetunejob import FineTuneJobSpec
-from finetune_operator.resources.mounts import build_volumes
+from finetune_operator.resources.mounts import build_model_cache, build_volumes
 
 
 def mounted(**dataset: Any) -> dict[str, str]:
@@ -53,3 +53,30 @@ MODEL = {"/etc/finetune/claims/models": "models"}
 )
 def test_what_the_dataset_names_is_mounted(dataset: dict[str, Any], expected: dict[str, str]) -> None:
     assert mounted(**dataset) == MODEL | expected
+
+
+CLAIM = {"persistentVolumeClaim": {"claimName": "models", "path": "team"}}
+HOST_PATH = {"hostPath": {"path": "/mnt/models"}}
+
+
+@pytest.mark.parametrize(
+    ("cache", "source"),
+    [
+        (CLAIM, {"persistentVolumeClaim": {"claimName": "models"}}),
+        (HOST_PATH, {"hostPath": {"path": "/mnt/models", "type": "Directory"}}),
+    ],
+)
+def test_the_preflight_writes_into_the_model_cache_and_the_trainer_only_reads(
+    cache: dict[str, Any], source: dict[str, Any]
+) -> None:
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "hf://acme/tiny", "cache": cache},
+            "dataset": {"uri": "configmap://texts/a"},
+            "output": {"s3": {"bucket": "adapters"}},
+        }
+    )
+    mount = {"name": "finetune-model-cache", "mountPath": "/etc/finetune/model-cache"}
+    volumes = [{"name": "finetune-model-cache", **source}]
+    assert build_model_cache(spec, read_only=False) == (volumes, [mount])
+    assert build_model_cache(spec, read_only=True) == (volumes, [{**mount, "readOnly": True}])

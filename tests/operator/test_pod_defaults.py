@@ -11,7 +11,7 @@ from finetune_api.finetunejob import ContainerResources, FineTuneJob
 from finetune_engines import ENGINES
 from finetune_operator.pod_defaults import PodDefaults
 from finetune_operator.resources.injection import AgentParameters, build_injection
-from finetune_operator.resources.jobs import build_preflight_job, build_trainer_job
+from finetune_operator.resources.jobs import ResolvedModel, build_preflight_job, build_trainer_job
 from finetune_operator.resources.requirements import merge_requirements
 from finetune_operator.settings import Settings, SettingsError
 from tests.operator.fake_cluster import SETTINGS, finetune_job
@@ -45,7 +45,7 @@ def pods(defaults: Object, **spec: Any) -> tuple[Object, Object]:
     resource = finetune_job({**SPEC, **spec})
     job, own_settings = FineTuneJob.of(resource), settings(defaults)
     preflight = build_preflight_job(resource, job, 1, own_settings)
-    trainer = build_trainer_job(resource, job, 1, None, own_settings, [])
+    trainer = build_trainer_job(resource, job, 1, ResolvedModel(), own_settings, [])
     return preflight["spec"]["template"]["spec"], trainer["spec"]["template"]["spec"]
 
 

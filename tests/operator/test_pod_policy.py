@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.finetunejob import PodTemplate
-from finetune_operator.policies.pod_policy import LEVELS, list_refusals
+from finetune_api.finetunejob import ModelCache, PodTemplate
+from finetune_operator.policies.pod_policy import LEVELS, list_cache_refusals, list_refusals
 from finetune_operator.settings import Settings
 from tests.operator.fake_cluster import SETTINGS, FakeCluster, running, terminated
 from tests.operator.locked_down import POD_TEMPLATE
@@ -178,3 +178,12 @@ def test_the_policy_is_a_setting(variables: dict[str, str], field: str, value: o
     environment = {"TRAINER_IMAGE": "a", "OPERATOR_IMAGE": "b", **variables}
     settings = Settings.of({f"FINETUNE_OPERATOR_{name}": text for name, text in environment.items()})
     assert getattr(settings, field) == value
+
+
+def test_a_model_cache_on_the_node_is_for_the_administrator_to_allow() -> None:
+    cache = ModelCache.model_validate({"hostPath": {"path": "/mnt/models/team"}})
+    (refusal,) = list_cache_refusals(cache, SETTINGS)
+    assert refusal.startswith("spec.model.cache.hostPath: found /mnt/models/team, and the node's paths are not allowed")
+    assert "trainer.podPolicy.hostPaths" in refusal
+    assert list_cache_refusals(cache, replace(SETTINGS, pod_host_paths=("/mnt/models",))) == []
+    assert list_cache_refusals(ModelCache.model_validate({"persistentVolumeClaim": {"claimName": "a"}}), SETTINGS) == []

@@ -7,7 +7,7 @@ from kubernetes.client.exceptions import ApiException
 
 from finetune_api.finetunejob import FineTuneJob
 from finetune_operator.resources.injected import covers
-from finetune_operator.resources.jobs import build_preflight_job, build_trainer_job
+from finetune_operator.resources.jobs import ResolvedModel, build_preflight_job, build_trainer_job
 from tests.operator.fake_cluster import SETTINGS
 from tests.operator.locked_down import POD_TEMPLATE
 from tools.testing.kubernetes_api import Api
@@ -22,7 +22,7 @@ def test_every_field_of_a_pod_template_reaches_the_jobs(api: Api) -> None:
     job = FineTuneJob.of(resource)
     for built in (
         build_preflight_job(resource, job, 1, SETTINGS),
-        build_trainer_job(resource, job, 1, None, SETTINGS, [], ["node-7"]),
+        build_trainer_job(resource, job, 1, ResolvedModel(), SETTINGS, [], ["node-7"]),
     ):
         stored = api.plain(
             api.batch.create_namespaced_job(api.namespace, built, dry_run="All", field_validation="Strict")

@@ -38,6 +38,13 @@ class Hub:
     """Bytes sent, by file name."""
 
 
+def _describe_file(name: str, content: bytes) -> dict[str, Any]:
+    """Describe a file as the hub does: weights lie in its large file storage."""
+    entry = {"type": "file", "oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), "path": name}
+    large = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return entry | {"size": len(content)} | ({"lfs": large} if name.endswith(".safetensors") else {})
+
+
 @contextmanager
 def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]:
     """Run a hub on loopback for the length of a ``with`` block."""
@@ -134,12 +141,7 @@ def running_hub(repositories: dict[str, Path], gated: set[str]) -> Iterator[Hub]
                 "paths"
             )
             entries = [
-                {
-                    "type": "file",
-                    "oid": hashlib.sha1((hub.repositories[repo] / name).read_bytes()).hexdigest(),
-                    "size": (hub.repositories[repo] / name).stat().st_size,
-                    "path": name,
-                }
+                _describe_file(name, (hub.repositories[repo] / name).read_bytes())
                 for name in self._names(repo)
                 if requested_paths is None or name in requested_paths
             ]

@@ -22,8 +22,9 @@ environment:
   FINETUNE_ATTEMPT          number of this attempt, from 1
   FINETUNE_ADJUSTMENTS      settings that replace the user's after attempts that ran out of memory, as JSON
   FINETUNE_MODEL_REVISION   commit of an hf:// model, as the preflight resolved it
+  FINETUNE_CACHED_MODEL     the model in the cache of spec.model.cache, as the preflight left it, as JSON
   FINETUNE_REPORT_URL       where progress is reported; unset: nowhere
-  FINETUNE_MOUNTS           directory with secrets/, configmaps/ and claims/ (/etc/finetune)
+  FINETUNE_MOUNTS           directory with secrets/, configmaps/, claims/ and model-cache/ (/etc/finetune)
   FINETUNE_SCRATCH          directory for downloads and checkpoints (/tmp/finetune)
   FINETUNE_TERMINATION_LOG  file for the result as JSON (/dev/termination-log)
   HF_ENDPOINT               address of the model hub

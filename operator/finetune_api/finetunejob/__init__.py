@@ -3,7 +3,7 @@
 from finetune_api.finetunejob.evaluation import Checkpoint, Evaluation
 from finetune_api.finetunejob.failure import FailurePolicy, OutOfMemory, Retries
 from finetune_api.finetunejob.job import FineTuneJob, ObjectMeta
-from finetune_api.finetunejob.model import ModelSource, StartingAdapter
+from finetune_api.finetunejob.model import ModelCache, ModelSource, StartingAdapter
 from finetune_api.finetunejob.output import HubOutput, Output, S3Output
 from finetune_api.finetunejob.pod import ContainerResources, PodTemplate, Resources
 from finetune_api.finetunejob.spec import FineTuneJobSpec
@@ -11,6 +11,7 @@ from finetune_api.finetunejob.status import (
     AdapterStatus,
     Adjustment,
     Attempt,
+    CachedModel,
     CheckpointStatus,
     Estimate,
     EvaluationStatus,
@@ -26,6 +27,7 @@ __all__ = [
     "AdapterStatus",
     "Adjustment",
     "Attempt",
+    "CachedModel",
     "Checkpoint",
     "CheckpointStatus",
     "ContainerResources",
@@ -37,6 +39,7 @@ __all__ = [
     "FineTuneJobSpec",
     "FineTuneJobStatus",
     "HubOutput",
+    "ModelCache",
     "ModelSource",
     "ObjectMeta",
     "Objective",

@@ -1,15 +1,22 @@
 """``spec.model``: the base model, and the adapter to start from."""
 
 import re
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha256
+from finetune_api.core_v1.lists import Name, check_choice, exactly_one
+from finetune_api.core_v1.volumes import AbsolutePath
 from finetune_api.dataset import is_workstation
 from finetune_api.uris import FileUri, parse_uri
 
 URI_PATTERN = r"^(hf|s3|pvc)://[^/]+"
+RelativeDirectory = Annotated[str, Field(max_length=1024, pattern=r"^[^/:]*[^/:.][^/:]*(/[^/:]*[^/:.][^/:]*)*$")]
+"""A path without empty parts, ``.`` and ``..``, and without a slash at its ends."""
+CACHE_OF_DOWNLOADS = (
+    "cache is for models that are downloaded, hf:// and s3://: remove it, a pvc:// model is on a volume already"
+)
 REVISION_OF_HUB = "revision belongs to hf:// models only: remove it, or name the model on the hub"
 
 
@@ -27,6 +34,40 @@ class StartingAdapter(Model):
         description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Unset: spec.output.secretRef.",
     )
     s3: S3Location | None = Field(None, description=S3_DESCRIPTION)
+
+
+class CacheClaim(Model):
+    """A PersistentVolumeClaim that holds the cache."""
+
+    claim_name: Name = Field(
+        description="Name of the claim, in the job's namespace. Pods on several nodes need one that is ReadWriteMany."
+    )
+    path: RelativeDirectory | None = Field(None, description="Directory in the volume. Unset: its root.")
+
+
+class CacheHostPath(Model):
+    """A directory of the nodes that holds the cache."""
+
+    path: AbsolutePath = Field(
+        description="Directory that exists on every node and is the same on all, such as a mounted file system. User "
+        "65532 must be able to write to it."
+    )
+
+
+class ModelCache(Model):
+    """Where a model is kept for all jobs: exactly one of its fields."""
+
+    persistent_volume_claim: CacheClaim | None = Field(None, description="A PersistentVolumeClaim.")
+    host_path: CacheHostPath | None = Field(
+        None, description="A directory of the nodes, if the chart value trainer.podPolicy.hostPaths allows it."
+    )
+
+    cel_rules: ClassVar[list[dict[str, str]]] = [exactly_one("persistentVolumeClaim", "hostPath")]
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelCache":
+        check_choice(self, self.cel_rules[0])
+        return self
 
 
 class ModelSource(Model):
@@ -53,6 +94,11 @@ class ModelSource(Model):
         "access to everything that these pods can reach. Needed only for a model that transformers has no code for. "
         "The cluster's administrator must allow it (chart value trainer.allowRemoteCode).",
     )
+    cache: ModelCache | None = Field(
+        None,
+        description="Volume into which the preflight downloads the model, once for all jobs. The trainer reads it from "
+        "there, so that no GPU waits for a download. Unset: each trainer pod downloads the model.",
+    )
     adapter: StartingAdapter | None = Field(
         None,
         description="Finished adapter of this model and of the same method, to continue training from. Unset: a new "
@@ -64,7 +110,12 @@ class ModelSource(Model):
             "rule": "!has(self.revision) || self.uri.startsWith('hf://')",
             "message": REVISION_OF_HUB,
             "fieldPath": ".revision",
-        }
+        },
+        {
+            "rule": "!has(self.cache) || self.uri.startsWith('hf://') || self.uri.startsWith('s3://')",
+            "message": CACHE_OF_DOWNLOADS,
+            "fieldPath": ".cache",
+        },
     ]
 
     @field_validator("uri")
@@ -84,4 +135,6 @@ class ModelSource(Model):
     def _check(self) -> "ModelSource":
         if self.revision is not None and not self.uri.startswith("hf://"):
             raise ValueError(REVISION_OF_HUB)
+        if self.cache is not None and not self.uri.startswith(("hf://", "s3://")):
+            raise ValueError(CACHE_OF_DOWNLOADS)
         return self

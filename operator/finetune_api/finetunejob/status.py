@@ -137,6 +137,21 @@ class EvaluationStatus(Model):
     )
 
 
+class CachedModel(Model):
+    """The model in the cache of ``spec.model.cache``."""
+
+    directory: str = Field(
+        description="Directory of the model in the cache.", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
+    )
+    digest: Sha256 = Field(
+        description="sha256 of its manifest.json, which names the sha256 of each file. The trainer loads this only."
+    )
+    size_bytes: int = Field(description="Size of all its files.", ge=0)
+    downloaded_bytes: int = Field(
+        description="What the preflight of this job had to download. 0: the model was in the cache.", ge=0
+    )
+
+
 class ReportStatus(Model):
     """The report of the run that made the adapter, or of the newest attempt that failed."""
 
@@ -200,6 +215,9 @@ class FineTuneJobStatus(Model):
     )
     model_revision: str | None = Field(
         None, description="Commit to which the preflight resolved spec.model.revision; every attempt uses it."
+    )
+    cached_model: CachedModel | None = Field(
+        None, description="The model in the cache. Unset: spec.model.cache is unset, or the preflight has not passed."
     )
     attempts: list[Attempt] = Field(
         default_factory=list, description=f"Each trainer Job and how it ended, the newest {STATUS_ATTEMPTS}."

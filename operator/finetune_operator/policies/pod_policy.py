@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from finetune_api.core_v1.security import PodSecurityContext, SecurityContext
 from finetune_api.core_v1.volumes import Volume
-from finetune_api.finetunejob import PodTemplate
+from finetune_api.finetunejob import ModelCache, PodTemplate
 from finetune_operator.settings import SecurityStandard, Settings
 
 LEVELS: tuple[SecurityStandard, ...] = get_args(SecurityStandard)
@@ -32,6 +32,17 @@ def list_refusals(template: PodTemplate, settings: Settings) -> list[str]:
         *_refuse_privileges(template, settings),
         *_refuse_host_paths(template, settings),
         *_refuse_account(template, settings),
+    ]
+
+
+def list_cache_refusals(cache: ModelCache | None, settings: Settings) -> list[str]:
+    """List what is refused of ``spec.model.cache``: a path of the node that the administrator does not allow."""
+    path = cache.host_path.path if cache and cache.host_path else None
+    if path is None or _is_below(path, settings.pod_host_paths):
+        return []
+    return [
+        f"spec.model.cache.hostPath: found {path}, and the node's paths are not allowed: use persistentVolumeClaim, or "
+        "ask the administrator to add the path to the chart value trainer.podPolicy.hostPaths"
     ]
 
 

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.finetunejob import FineTuneJob
+from finetune_api.finetunejob import CachedModel, FineTuneJob
 from finetune_operator.kube.kinds import (
     ATTEMPT_LABEL,
     FIELD_MANAGER,
@@ -15,6 +16,7 @@ from finetune_operator.kube.kinds import (
     Object,
     owner_reference,
 )
+from finetune_operator.resources.mounts import build_model_cache
 from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name, short
 from finetune_operator.resources.pods import build_preflight_pod, build_trainer_pod
 from finetune_operator.settings import Settings
@@ -24,22 +26,31 @@ DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 TRAINER_COMMAND = ["python", "-m", "finetune_trainer", "train"]
 
 
+@dataclass(frozen=True)
+class ResolvedModel:
+    """The model as the preflight found it: the commit of an hf:// model, and where it is in the cache."""
+
+    revision: str | None = None
+    cached: CachedModel | None = None
+
+
 def build_preflight_job(resource: Object, job: FineTuneJob, attempt: int, settings: Settings) -> Object:
     """Build the Job that checks, without a GPU and in the small image, what the trainer will need."""
     container = {
         "name": PREFLIGHT,
         "image": settings.operator_image,
         "command": ["python", "-m", "finetune_trainer", "preflight"],
-        "env": _build_environment(job, attempt, None, settings),
+        "env": _build_environment(job, attempt, ResolvedModel(), settings),
     }
-    return _build_job(resource, job, PREFLIGHT, attempt, build_preflight_pod(job.spec, container, settings))
+    cache = build_model_cache(job.spec, read_only=False)
+    return _build_job(resource, job, PREFLIGHT, attempt, build_preflight_pod(job.spec, container, settings, cache))
 
 
 def build_trainer_job(
     resource: Object,
     job: FineTuneJob,
     attempt: int,
-    revision: str | None,
+    base: ResolvedModel,
     settings: Settings,
     adjustments: list[dict[str, str]],
     avoided_nodes: Sequence[str] = (),
@@ -50,7 +61,7 @@ def build_trainer_job(
         resource: The FineTuneJob as the API server has it: the owner.
         job: The FineTuneJob that is trained; the out-of-memory ladder may have changed its spec.
         attempt: Number of the attempt.
-        revision: Commit of an hf:// model, from the preflight.
+        base: The model as the preflight found it.
         settings: The operator's settings.
         adjustments: What the ladder changed, for the report of the run.
         avoided_nodes: Nodes that the scheduler takes only if no other one fits.
@@ -61,7 +72,7 @@ def build_trainer_job(
         "image": template.image or settings.trainer_image,
         "command": template.command or TRAINER_COMMAND,
         "args": template.args,
-        "env": _build_environment(job, attempt, revision, settings, adjustments),
+        "env": _build_environment(job, attempt, base, settings, adjustments),
     }
     pod = build_trainer_pod(job.spec, container, settings, avoided_nodes)
     return _build_job(resource, job, TRAINER, attempt, pod)
@@ -108,7 +119,7 @@ def _build_job(
 def _build_environment(
     job: FineTuneJob,
     attempt: int,
-    revision: str | None,
+    base: ResolvedModel,
     settings: Settings,
     adjustments: Sequence[dict[str, str]] = (),
 ) -> list[dict[str, Any]]:
@@ -117,7 +128,8 @@ def _build_environment(
         "USER": "finetune",  # for a UID that has no name in the image
         "FINETUNE_JOB": _dump_compact(job.to_json()),
         "FINETUNE_ATTEMPT": str(attempt),
-        "FINETUNE_MODEL_REVISION": revision,
+        "FINETUNE_MODEL_REVISION": base.revision,
+        "FINETUNE_CACHED_MODEL": _dump_compact(base.cached.to_json()) if base.cached else None,
         "FINETUNE_ADJUSTMENTS": _dump_compact(list(adjustments)) if adjustments else None,
         "FINETUNE_REPORT_URL": settings.report_url,
         "FINETUNE_SIMULATED_GPUS": "true" if settings.simulated_gpus else None,

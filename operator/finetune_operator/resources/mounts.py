@@ -13,6 +13,7 @@ from finetune_operator.resources.security import token_mount, token_volume
 
 CONFIG_MAPS_DIRECTORY = "/etc/finetune/configmaps"
 CLAIMS_DIRECTORY = "/etc/finetune/claims"
+MODEL_CACHE_DIRECTORY = "/etc/finetune/model-cache"
 Volumes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 """Volumes of the pod, and their mounts in the container."""
 
@@ -24,6 +25,23 @@ def build_volumes(spec: FineTuneJobSpec) -> Volumes:
         [{"name": "finetune-tmp", "emptyDir": {}}, token_volume(), *(volume for volume, _ in pairs)],
         [{"name": "finetune-tmp", "mountPath": "/tmp"}, token_mount(), *(mount for _, mount in pairs)],  # noqa: S108 -- in a pod
     )
+
+
+def build_model_cache(spec: FineTuneJobSpec, *, read_only: bool) -> Volumes:
+    """Build the volume of ``spec.model.cache``. The preflight fills it, the trainer only reads it.
+
+    The volume itself is writable for both: one that a node has mounted read-only could not be filled from there.
+    """
+    cache = spec.model.cache
+    if cache is None:
+        return [], []
+    if cache.host_path is not None:
+        source = {"hostPath": {"path": cache.host_path.path, "type": "Directory"}}
+    else:
+        assert cache.persistent_volume_claim is not None, "a cache has one of the two"  # noqa: S101
+        source = {"persistentVolumeClaim": {"claimName": cache.persistent_volume_claim.claim_name}}
+    mount = {"name": "finetune-model-cache", "mountPath": MODEL_CACHE_DIRECTORY}
+    return [{"name": "finetune-model-cache", **source}], [{**mount, **({"readOnly": True} if read_only else {})}]
 
 
 def build_shared_memory(spec: FineTuneJobSpec) -> Volumes:

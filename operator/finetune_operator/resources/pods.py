@@ -1,19 +1,20 @@
 """Build the pods of a FineTuneJob's Jobs, from its ``spec.podTemplate``."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from finetune_api.base import Model
 from finetune_api.finetunejob import FineTuneJobSpec, PodTemplate
 from finetune_operator.kube.kinds import Object
 from finetune_operator.pod_defaults import complete_template
-from finetune_operator.resources.mounts import Volumes, build_shared_memory, build_volumes
+from finetune_operator.resources.mounts import Volumes, build_model_cache, build_shared_memory, build_volumes
 from finetune_operator.resources.requirements import build_preflight_requirements, build_trainer_requirements
 from finetune_operator.resources.security import container_security_context, pod_security_context
 from finetune_operator.settings import Settings
 
 
-def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, more: Volumes = ([], [])) -> Object:
+def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *more: Volumes) -> Object:
     """Build the spec of a pod with one container.
 
     It has what concerns network and identity: every pod of a job reaches the same services as the same user.
@@ -25,7 +26,7 @@ def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, more
         more: Volumes of the operator's own, and their mounts, that not every pod of a job has.
     """
     template = complete_template(spec.pod_template, settings.pods)
-    volumes, mounts = (own + further for own, further in zip(build_volumes(spec), more, strict=True))
+    volumes, mounts = (list(chain(*lists)) for lists in zip(build_volumes(spec), *more, strict=True))
     own_container = {
         **container,
         "env": _merge_variables(container["env"], template),
@@ -52,10 +53,10 @@ def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, more
     return _add_volumes(_drop_unset(pod), _dump(template.volumes), _dump(template.volume_mounts))
 
 
-def build_preflight_pod(spec: FineTuneJobSpec, container: Object, settings: Settings) -> Object:
+def build_preflight_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *more: Volumes) -> Object:
     """Build the spec of a pod that works for a job without its GPUs: a preflight, or a clean-up."""
     resources = build_preflight_requirements(spec.resources, settings.pods)
-    pod = build_pod(spec, {**container, "resources": resources}, settings)
+    pod = build_pod(spec, {**container, "resources": resources}, settings, *more)
     selector = settings.pods.preflight_node_selector
     return {"nodeSelector": selector, **pod} if selector else pod
 
@@ -66,7 +67,8 @@ def build_trainer_pod(
     """Build the spec of a trainer pod: also where it runs, and with which privileges."""
     template = spec.pod_template
     resources = build_trainer_requirements(spec.resources, settings.pods)
-    pod = build_pod(spec, {**container, "resources": resources}, settings, build_shared_memory(spec))
+    more = build_shared_memory(spec), build_model_cache(spec, read_only=True)
+    pod = build_pod(spec, {**container, "resources": resources}, settings, *more)
     (own_container,) = pod["containers"]
     own_container["securityContext"] = container_security_context(template.container_security_context)
     placement = {

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, RepoFile, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -14,8 +15,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     SafetensorsParsingError,
 )
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status, http_backoff
 
 from finetune_api.reasons import Reason
+from finetune_artifacts.ranges import RemoteFile
 from finetune_artifacts.safetensors import Tensor
 from finetune_trainer.runtime.failures import DISK_FULL_ERRNOS, Failure
 
@@ -45,6 +49,8 @@ DATASET = RepositoryKind(
 )
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 """Patterns of the files that a model needs."""
+RANGE_SECONDS = 60.0
+"""How long the hub may be silent while it sends a part of a file."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,57 @@ def download_model(
             ),
         )
     )
+
+
+def list_model_files(api: HfApi, model: HubModel, *, code: bool, skip: Sequence[str] = ()) -> list[RemoteFile]:
+    """List configuration, tokenizer and safetensors of a model, and its code if ``code`` is set, with their digests.
+
+    Raises:
+        Failure: The hub refuses or does not answer.
+    """
+    names = [name for name in model.files if "/" not in name and any(fnmatch(name, end) for end in MODEL_FILES)]
+    names += [name for name in model.files if code and name.endswith(".py")]
+    wanted = [name for name in names if name not in skip]
+    entries = call_hub(
+        api,
+        MODEL,
+        model.repo,
+        model.commit,
+        lambda: api.get_paths_info(model.repo, wanted, revision=model.commit),
+    )
+    return [
+        RemoteFile(entry.path, entry.size, f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}")
+        for entry in entries
+        if isinstance(entry, RepoFile)
+    ]
+
+
+def read_range(api: HfApi, model: HubModel, name: str, start: int, length: int) -> bytes:
+    """Read a part of a file; the hub's client repeats what fails for a moment.
+
+    Raises:
+        Failure: The hub refuses, does not answer, or sends something else.
+    """
+    url = hf_hub_url(model.repo, name, revision=model.commit, endpoint=api.endpoint)
+    headers = build_hf_headers(token=api.token) | {
+        "Range": f"bytes={start}-{start + length - 1}",
+        "Accept-Encoding": "identity",
+    }
+
+    def read() -> bytes:
+        response = http_backoff("GET", url, headers=headers, timeout=RANGE_SECONDS, follow_redirects=True)
+        hf_raise_for_status(response)
+        return response.content
+
+    content = call_hub(api, MODEL, model.repo, model.commit, read)
+    if len(content) != length:
+        raise Failure(
+            Reason.DOWNLOAD_FAILED,
+            f"the hub at {api.endpoint} sent {len(content)} bytes of {name} for a range of {length}: it does not serve "
+            "ranges, or the file was cut off",
+            "spec.model.uri",
+        )
+    return content
 
 
 def call_hub(api: HfApi, kind: RepositoryKind, repo: str, revision: str | None, action: Callable[[], T]) -> T:

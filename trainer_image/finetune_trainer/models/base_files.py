@@ -16,10 +16,13 @@ from finetune_api.uris import FileUri, HfUri, PvcUri, S3Uri, parse_uri
 from finetune_artifacts.errors import Purpose
 from finetune_artifacts.models import download_model, list_model_files
 from finetune_artifacts.objects import read_object
+from finetune_artifacts.ranges import RemoteFile
+from finetune_artifacts.s3_transfer import read_unchanged_range
 from finetune_artifacts.safetensors import Tensor, read_file_header, read_object_header
 from finetune_artifacts.storage import ProgressCallback, Storage
 from finetune_trainer.hub import client
-from finetune_trainer.models import remote_code, weight_files
+from finetune_trainer.models import model_cache, remote_code, weight_files
+from finetune_trainer.models.model_cache import RemoteModel
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.settings import Settings
 
@@ -86,6 +89,8 @@ def _download(
 ) -> tuple[Path, str | None]:
     spec = settings.job.spec.model
     parsed = parse_uri(spec.uri)
+    if settings.model_cache and settings.cached_model:
+        return model_cache.open_model(settings.model_cache, settings.cached_model)
     if isinstance(parsed, PvcUri | FileUri):
         return local_directory(settings), None
     if isinstance(parsed, S3Uri):
@@ -94,18 +99,50 @@ def _download(
         download_model(store, parsed, directory, report, code=spec.trust_remote_code, skip=skip)
         return directory, None
     assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
+    api, model, unloaded = _open_hub_model(settings, parsed.repo)
+    target = None if settings.workstation else directory
+    return client.download_model(api, model, target, code=spec.trust_remote_code, skip=unloaded), model.commit
+
+
+def list_remote_model(settings: Settings, patience_seconds: float) -> RemoteModel:
+    """List the files of a model that is downloaded into the cache.
+
+    Raises:
+        Failure: The hub refuses, does not answer, or has no such model.
+        ArtifactError: S3 fails or refuses.
+    """
+    spec = settings.job.spec.model
+    parsed = parse_uri(spec.uri)
+    if isinstance(parsed, HfUri):
+        api, model, unloaded = _open_hub_model(settings, parsed.repo)
+        files = client.list_model_files(api, model, code=spec.trust_remote_code, skip=unloaded)
+
+        def read_hub(file: RemoteFile, start: int, length: int) -> bytes:
+            return client.read_range(api, model, file.name, start, length)
+
+        return RemoteModel(spec.uri, api.endpoint, model.commit, files, read_hub)
+    assert isinstance(parsed, S3Uri), "only downloaded models have a cache"  # noqa: S101
+    store = settings.store(Purpose.MODEL, patience_seconds)
+    skip = _list_unloaded_objects(store, parsed)
+    objects = {
+        info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, parsed, code=spec.trust_remote_code)
+    }
+
+    def read_s3(file: RemoteFile, start: int, length: int) -> bytes:
+        return read_unchanged_range(store, objects[file.name], start, length)
+
+    files = [RemoteFile(name, info.size, info.etag) for name, info in objects.items() if name not in skip]
+    return RemoteModel(str(parsed), store.endpoint, None, files, read_s3)
+
+
+def _open_hub_model(settings: Settings, repo: str) -> tuple[HfApi, client.HubModel, list[str]]:
+    """Return the hub's client, the model at its commit, and its weights files that are not loaded."""
     api = open_hub_client(settings)
-    model = client.resolve_model(api, parsed.repo, settings.model_revision or spec.revision)
-    where, scratch = f"hf://{parsed.repo}", settings.scratch / "hub"
+    model = client.resolve_model(api, repo, settings.model_revision or settings.job.spec.model.revision)
+    where, scratch = f"hf://{repo}", settings.scratch / "hub"
     read = _json_reader(lambda name: client.download_file(api, model, name, scratch).read_bytes(), where)
     weights = weight_files.choose_weight_files(model.files, read, where)
-    return client.download_model(
-        api,
-        model,
-        None if settings.workstation else directory,
-        code=spec.trust_remote_code,
-        skip=weight_files.list_unloaded(weights, model.files),
-    ), model.commit
+    return api, model, weight_files.list_unloaded(weights, model.files)
 
 
 def _list_unloaded_objects(store: Storage, uri: S3Uri) -> list[str]:

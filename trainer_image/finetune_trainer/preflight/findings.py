@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from finetune_api.finetunejob import Estimate
+from finetune_api.finetunejob import CachedModel, Estimate
 from finetune_api.messages import Problem
 from finetune_api.reasons import Reason
 from finetune_trainer.data.columns import Layout
@@ -25,6 +25,7 @@ class CheckResult:
     facts: ModelMetadata | None = None
     made_for: str | None = None
     estimate: Estimate | None = None
+    cached_model: CachedModel | None = None
     layout: Layout | None = None
     sample: list[tuple[str, Row]] = dataclasses.field(default_factory=list)
     """The first good rows of the training data, and where they are."""

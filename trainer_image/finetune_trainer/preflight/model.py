@@ -17,6 +17,10 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import Settings
 
+WORKSTATION_CACHE = (
+    "spec.model.cache is a volume of a cluster and is not used here: an hf:// model is kept in the hub's own cache"
+)
+
 
 def check_model(settings: Settings, result: CheckResult, patience_seconds: float) -> None:
     """Check that the model can be trained and has the modules that get an adapter; estimate the memory."""
@@ -29,6 +33,8 @@ def check_model(settings: Settings, result: CheckResult, patience_seconds: float
     if problem := describe_unsupported(facts, quantised=spec.method.quantization is not None):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
     result.warnings += facts.warnings
+    if spec.model.cache is not None and settings.workstation:
+        result.warnings.append(WORKSTATION_CACHE)
     if different := shapes.find_differences(facts.config, facts.tensors, scores=spec.objective == "reward"):
         more = f" (and {len(different) - 1} more differences)" if len(different) > 1 else ""
         raise Failure(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from finetune_api.messages import PreflightResult
@@ -11,6 +12,7 @@ from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_trainer.data import tokens
 from finetune_trainer.methods import starting_adapter
 from finetune_trainer.preflight.adapter import check_adapter
+from finetune_trainer.preflight.cache import CACHE_FIELD, check_cache
 from finetune_trainer.preflight.dataset import check_dataset
 from finetune_trainer.preflight.findings import CheckResult
 from finetune_trainer.preflight.hardware import check_settings
@@ -60,11 +62,17 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
     if not (dataset.problems or model.problems):
         check_tokens = partial(check_tokenization, dataset)
         results.append(run_check("spec.model", check_tokens, settings, patience_seconds))
+    cache = CheckResult()
+    if settings.model_cache and not any(result.problems for result in results):
+        commit = model.facts.commit if model.facts else None
+        cache = run_check(CACHE_FIELD, check_cache, replace(settings, model_revision=commit), patience_seconds)
+        results.append(cache)
     return PreflightResult(
         problems=[problem for result in results for problem in result.problems],
         warnings=[warning for result in results for warning in result.warnings],
         estimate=model.estimate,
         model_revision=model.facts.commit if model.facts else None,
+        cached_model=cache.cached_model,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.base import S3Location, SecretRef
-from finetune_api.finetunejob import Adjustment, FineTuneJob
+from finetune_api.finetunejob import Adjustment, CachedModel, FineTuneJob
 from finetune_api.manifest import Origin
 from finetune_api.messages import TOKEN_FILE
 from finetune_api.uris import DirectoryUri, S3Uri, StorageUri
@@ -32,6 +32,8 @@ class Settings:
     job: FineTuneJob
     attempt: int = 1
     model_revision: str | None = None
+    cached_model: CachedModel | None = None
+    """The model in the cache, as the preflight left it."""
     report_url: str | None = None
     hub_endpoint: str | None = None
     mounts: Path = Path("/etc/finetune")
@@ -53,6 +55,15 @@ class Settings:
     def expects_gpus(self) -> bool:
         """Return whether the job must not train without the GPUs that it asks for."""
         return self.job.spec.resources.gpus_per_node > 0 and not self.workstation and not self.simulated_gpus
+
+    @property
+    def model_cache(self) -> Path | None:
+        """Return the directory of the model cache; None without one. A workstation has the hub's own cache."""
+        cache = self.job.spec.model.cache
+        if cache is None or self.workstation:
+            return None
+        claim, root = cache.persistent_volume_claim, self.mounts / "model-cache"
+        return root / claim.path if claim and claim.path else root
 
     @property
     def process(self) -> Process:
@@ -138,6 +149,7 @@ class Settings:
 
 def read_settings(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
     """Read the settings of an attempt at the job from the environment."""
+    cached = environment.get("FINETUNE_CACHED_MODEL")
     return Settings(
         job=job,
         attempt=int(environment.get("FINETUNE_ATTEMPT", "1")),
@@ -145,6 +157,7 @@ def read_settings(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
             Adjustment.model_validate(item) for item in json.loads(environment.get("FINETUNE_ADJUSTMENTS") or "[]")
         ),
         model_revision=environment.get("FINETUNE_MODEL_REVISION") or None,
+        cached_model=CachedModel.model_validate_json(cached) if cached else None,
         report_url=environment.get("FINETUNE_REPORT_URL") or None,
         hub_endpoint=environment.get("HF_ENDPOINT") or None,
         mounts=Path(environment.get("FINETUNE_MOUNTS", "/etc/finetune")),

@@ -51,7 +51,7 @@ from finetune_operator.reconcile.finetunejob.status import (
     set_waiting_for,
     tell_failed_attempt,
 )
-from finetune_operator.resources.jobs import build_trainer_job
+from finetune_operator.resources.jobs import ResolvedModel, build_trainer_job
 from finetune_operator.resources.names import TRAINER
 
 MAX_AVOIDED_NODES = 5
@@ -207,7 +207,7 @@ def _plan_start(
         context.observed.resource,
         following.job,
         attempt.number,
-        status.read().model_revision,
+        ResolvedModel(status.read().model_revision, status.read().cached_model),
         context.settings,
         [change.to_json() for change in following.adjustments],
         _list_bad_nodes(following.finished),

@@ -14,7 +14,7 @@ from finetune_api.validation import problems
 from finetune_operator.conditions import describe_accepted, find_in
 from finetune_operator.kube.kinds import ROLE_LABEL, Object
 from finetune_operator.policies.finished import find_expiry, is_finished
-from finetune_operator.policies.pod_policy import list_refusals
+from finetune_operator.policies.pod_policy import list_cache_refusals, list_refusals
 from finetune_operator.policies.pod_state import is_being_ended, is_held_by_sidecar
 from finetune_operator.reconcile.finetunejob.attempts import plan_attempts
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Observed, Plan, PlanContext
@@ -84,7 +84,8 @@ def _plan_accepted(context: PlanContext, status: JobStatusBuilder, unknown: list
 def _list_refusals(job: FineTuneJob, settings: Settings) -> list[str]:
     """List what the administrator does not allow."""
     code = [REMOTE_CODE] if job.spec.model.trust_remote_code and not settings.allow_remote_code else []
-    return code + list_refusals(job.spec.pod_template, settings)
+    cache = list_cache_refusals(job.spec.model.cache, settings)
+    return code + cache + list_refusals(job.spec.pod_template, settings)
 
 
 def plan_refused(observed: Observed, now: datetime, message: str) -> Plan:

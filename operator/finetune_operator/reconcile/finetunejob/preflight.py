@@ -34,7 +34,7 @@ from finetune_operator.reconcile.finetunejob.status import (
     set_resumed,
     set_suspending,
 )
-from finetune_operator.resources.jobs import build_preflight_job, build_trainer_job
+from finetune_operator.resources.jobs import ResolvedModel, build_preflight_job, build_trainer_job
 from finetune_operator.resources.names import PREFLIGHT
 
 
@@ -132,4 +132,4 @@ def _build_rehearsal(context: PlanContext) -> Object | None:
     spec = context.job.spec
     if spec.pod_template == PodTemplate() and spec.resources == Resources():
         return None
-    return build_trainer_job(context.observed.resource, context.job, 1, None, context.settings, [])
+    return build_trainer_job(context.observed.resource, context.job, 1, ResolvedModel(), context.settings, [])

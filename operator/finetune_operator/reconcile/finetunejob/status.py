@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from finetune_api.conditions import ConditionType
-from finetune_api.finetunejob import Adjustment, Attempt, EvaluationStatus, FineTuneJobStatus, Phase
+from finetune_api.finetunejob import Adjustment, Attempt, CachedModel, EvaluationStatus, FineTuneJobStatus, Phase
 from finetune_api.improvement import describe_improvement
 from finetune_api.limits import end_sentence
 from finetune_api.messages import PreflightResult, ProgressReport, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason
+from finetune_api.sizes import format_size
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.halt import Halt
@@ -93,11 +94,21 @@ def set_preflight_passed(status: JobStatusBuilder, result: PreflightResult) -> N
         status.set(FineTuneJobStatus(estimate=result.estimate))
         trainable, total = result.estimate.trainable_parameters, result.estimate.total_parameters
         text = f"Model, dataset and output are usable; {trainable:,} of {total:,} parameters will be trained."
+    if result.cached_model is not None:
+        status.set(FineTuneJobStatus(cached_model=result.cached_model))
+        text += f" {_describe_cached(result.cached_model)}"
     if result.warnings:
         status.set(FineTuneJobStatus(warnings=trim_warnings(result.warnings)))
     if result.model_revision is not None:
         status.set(FineTuneJobStatus(model_revision=result.model_revision))
     status.conditions.set(ConditionType.PREFLIGHT_PASSED, "True", Reason.PREFLIGHT_PASSED, text)
+
+
+def _describe_cached(model: CachedModel) -> str:
+    size = format_size(model.size_bytes)
+    if not model.downloaded_bytes:
+        return f"The model was in the cache already ({size})."
+    return f"The model is in the cache: {format_size(model.downloaded_bytes)} of {size} were downloaded."
 
 
 def set_attempts(status: JobStatusBuilder, attempts: Sequence[Attempt]) -> None:

@@ -71,6 +71,14 @@ class TrainerResult(Lenient):
     warnings: list[str] = []
 
 
+class CleanUpResult(Lenient):
+    """Termination message of the clean-up pod."""
+
+    kind: Literal["CleanUpResult"] = "CleanUpResult"
+    reason: ReasonWord = Field(description="Succeeded, or why objects of the job are left.")
+    message: str = Field("", description="What was deleted, what is left, and why.")
+
+
 class ProgressReport(Lenient):
     """Progress of a running trainer. The token tells the operator the pod, and so the job."""
 

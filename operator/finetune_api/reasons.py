@@ -55,6 +55,9 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     TRAINER_ERROR = "TrainerError"
     PREFLIGHT_ERROR = "PreflightError"
+    # what follows a deletion
+    DELETING = "Deleting"
+    CLEAN_UP_FAILED = "CleanUpFailed"
     # AdapterDeployment
     ADAPTER_NOT_READY = "AdapterNotReady"
     FINETUNE_JOB_NOT_FOUND = "FineTuneJobNotFound"

@@ -85,17 +85,18 @@ class DirectoryStorage:
             _flush(_path_of(uri).parent)
         return True
 
-    def delete(self, uri: StorageUri) -> None:
+    def delete(self, uri: StorageUri) -> bool:
         """Delete a file, and the directories that are empty then; one that does not exist is no error."""
         path = _path_of(uri)
         with self._explain(uri):
             path.unlink(missing_ok=True)
         for parent in path.parents:
             if parent == Path(uri.root):
-                return
+                break
             # one that is not empty, or does not exist, stays so
             with contextlib.suppress(OSError):
                 parent.rmdir()
+        return False
 
     def download(self, files: list[tuple[ObjectInfo, Path]], on_progress: ProgressCallback) -> None:
         """Copy files one after another."""

@@ -4,6 +4,7 @@ import contextlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from botocore.exceptions import ClientError, IncompleteReadError
@@ -12,7 +13,7 @@ from finetune_api.base import S3Location
 from finetune_api.uris import S3Uri, StorageUri
 from finetune_artifacts.digests import checksum_of
 from finetune_artifacts.errors import ArtifactError, Fault, Purpose, code_of, status_of
-from finetune_artifacts.s3_connection import PATIENCE_SECONDS, S3Connection, create_client
+from finetune_artifacts.s3_connection import OWNER_METADATA, PATIENCE_SECONDS, S3Connection, create_client
 from finetune_artifacts.s3_transfer import download_objects, upload_file
 from finetune_artifacts.storage import ObjectInfo, ProgressCallback
 
@@ -34,7 +35,8 @@ class S3Storage(S3Connection):
             if error.fault is Fault.NO_OBJECT:
                 return None
             raise
-        return ObjectInfo(uri, answer["ContentLength"], answer["ETag"])
+        owner = answer["Metadata"].get(OWNER_METADATA)
+        return ObjectInfo(uri, answer["ContentLength"], answer["ETag"], owner)
 
     def list_objects(self, prefix: StorageUri) -> list[ObjectInfo]:
         """Describe every object below ``prefix``, in the order of their keys."""
@@ -82,7 +84,8 @@ class S3Storage(S3Connection):
         return self.call(uri, lambda: self._put_new(uri, content))
 
     def _put_new(self, uri: StorageUri, content: bytes) -> bool:
-        put, checksum = self.client.put_object, checksum_of(content)
+        checksum = checksum_of(content)
+        put = partial(self.client.put_object, Metadata=self.metadata)
         try:
             put(Bucket=uri.root, Key=uri.key, Body=content, ChecksumSHA256=checksum, IfNoneMatch="*")
         except ClientError as error:
@@ -95,9 +98,10 @@ class S3Storage(S3Connection):
             put(Bucket=uri.root, Key=uri.key, Body=content, ChecksumSHA256=checksum)
         return True
 
-    def delete(self, uri: StorageUri) -> None:
-        """Delete an object; one that does not exist is no error."""
-        self.call(uri, lambda: self.client.delete_object(Bucket=uri.root, Key=uri.key))
+    def delete(self, uri: StorageUri) -> bool:
+        """Delete an object; one that does not exist is no error. Return whether the bucket keeps its old versions."""
+        answer = self.call(uri, lambda: self.client.delete_object(Bucket=uri.root, Key=uri.key))
+        return answer.get("DeleteMarker", False)
 
     def download(self, files: list[tuple[ObjectInfo, Path]], on_progress: ProgressCallback) -> None:
         """Download objects into files."""
@@ -134,6 +138,7 @@ def open_s3(
     secret: Path | None,
     purpose: Purpose,
     patience_seconds: float = PATIENCE_SECONDS,
+    owner: str = "",
 ) -> S3Storage:
     """Open a storage in S3. Sends nothing yet.
 
@@ -142,10 +147,11 @@ def open_s3(
         secret: Directory of a mounted Secret; None: the pod's own identity.
         purpose: What the storage is used for.
         patience_seconds: How long requests are repeated while the service does not answer.
+        owner: The uid of the job whose objects are written; empty: they do not tell.
 
     Raises:
         ArtifactError: If the Secret lacks a key.
     """
     client = create_client(location, secret, purpose)
     endpoint = location.endpoint if location else None
-    return S3Storage(client, endpoint or client.meta.endpoint_url, purpose, patience_seconds)
+    return S3Storage(client, endpoint or client.meta.endpoint_url, purpose, patience_seconds, owner)

@@ -28,6 +28,8 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 180.0
 """How long requests are repeated while the service does not answer."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
+OWNER_METADATA = "finetune-job"
+"""Metadata of an object, x-amz-meta-finetune-job: the uid of the FineTuneJob that wrote it."""
 _session_lock = threading.Lock()  # a session makes one client at a time
 ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 
@@ -41,12 +43,19 @@ class S3Connection:
         endpoint: Address of the service.
         purpose: What the connection is used for.
         patience_seconds: How long requests are repeated while the service does not answer.
+        owner: The uid of the job that writes; empty: objects do not tell who wrote them.
     """
 
     client: "S3Client"
     endpoint: str
     purpose: Purpose
     patience_seconds: float = PATIENCE_SECONDS
+    owner: str = ""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Return the metadata of each object that is written."""
+        return {OWNER_METADATA: self.owner} if self.owner else {}
 
     def call(self, uri: StorageUri, action: Callable[[], T]) -> T:
         """Send one request, and repeat it while the service does not answer.

@@ -62,7 +62,9 @@ def _put_at_once(s3: S3Connection, uri: StorageUri, path: Path) -> str:
     checksum = checksum_of(content)
     s3.call(
         uri,
-        lambda: s3.client.put_object(Bucket=uri.root, Key=uri.key, Body=content, ChecksumSHA256=checksum),
+        lambda: s3.client.put_object(
+            Bucket=uri.root, Key=uri.key, Body=content, ChecksumSHA256=checksum, Metadata=s3.metadata
+        ),
     )
     return checksum
 
@@ -70,7 +72,10 @@ def _put_at_once(s3: S3Connection, uri: StorageUri, path: Path) -> str:
 def _put_parts(s3: S3Connection, uri: StorageUri, path: Path, parts: list[Part]) -> str:
     client = s3.client
     upload = s3.call(
-        uri, lambda: client.create_multipart_upload(Bucket=uri.root, Key=uri.key, ChecksumAlgorithm="SHA256")
+        uri,
+        lambda: client.create_multipart_upload(
+            Bucket=uri.root, Key=uri.key, ChecksumAlgorithm="SHA256", Metadata=s3.metadata
+        ),
     )["UploadId"]
 
     def put(part: Part) -> tuple[str, str]:

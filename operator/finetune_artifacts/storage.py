@@ -30,11 +30,13 @@ class ObjectInfo:
         uri: Its address.
         size: Its size in bytes.
         etag: Its entity tag; empty in a directory.
+        owner: The uid of the job that wrote it, if ``head`` found one; a directory does not keep it.
     """
 
     uri: StorageUri
     size: int
     etag: str
+    owner: str | None = None
 
 
 class Storage(Protocol):
@@ -81,8 +83,8 @@ class Storage(Protocol):
         """Write an object unless there is one. Return whether it was written."""
         ...
 
-    def delete(self, uri: StorageUri) -> None:
-        """Delete an object; one that does not exist is no error."""
+    def delete(self, uri: StorageUri) -> bool:
+        """Delete an object; one that does not exist is no error. Return whether the storage keeps an old version."""
         ...
 
     def download(self, files: list[tuple[ObjectInfo, Path]], on_progress: ProgressCallback) -> None:

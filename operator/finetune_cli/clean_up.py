@@ -1,7 +1,8 @@
 """Delete everything of finetune-operator before an uninstall, while the operator still runs.
 
-First every AdapterDeployment: the operator removes its agents from the Deployments. Then every FineTuneJob and its
-Jobs: the garbage collector may not know a kind that is a few seconds old, and loses it with the CRD.
+First every AdapterDeployment: the operator removes its agents from the Deployments. Then every FineTuneJob, while the
+operator cleans up those with ``output.deletionPolicy: Delete``. Then their Jobs: the garbage collector may not know a
+kind that is a few seconds old, and loses it with the CRD.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ from finetune_cli.cluster import Cluster, NotFoundError, Object, object_path
 from finetune_cli.errors import CliError
 
 ROLE_LABEL = f"{GROUP}/role"
+FINALIZER = f"{GROUP}/delete-output"
+"""On FineTuneJobs that the operator cleans up before they go."""
 PAUSE_SECONDS = 0.5
 
 
@@ -33,6 +36,7 @@ def clean_up(cluster: Cluster, namespaces: list[str], timeout: float) -> None:
     _delete_all(cluster, "AdapterDeployment", scopes)
     _wait(lambda: [name for scope in scopes for name in _list_with_agents(cluster, scope)], deadline, timeout)
     _delete_all(cluster, "FineTuneJob", scopes)
+    _await_clean_ups(cluster, scopes, deadline)
     _wait(lambda: [name for scope in scopes for name in _delete_jobs(cluster, scope)], deadline, timeout)
     sys.stdout.write("nothing of any AdapterDeployment or FineTuneJob is left\n")
 
@@ -43,6 +47,35 @@ def _delete_all(cluster: Cluster, kind: str, scopes: list[str | None]) -> None:
             meta = item["metadata"]
             sys.stdout.write(f"deleting {kind} {meta['namespace']}/{meta['name']}\n")
             _delete(cluster, object_path(kind, meta["namespace"], meta["name"]))
+
+
+def _await_clean_ups(cluster: Cluster, scopes: list[str | None], deadline: float) -> None:
+    """Wait until the operator has released the FineTuneJobs; at the deadline release them, and say what is left.
+
+    Without the operator they would keep the CRD from being deleted, for ever.
+    """
+    while jobs := [job for scope in scopes for job in cluster.objects("FineTuneJob", scope) if _has_finalizer(job)]:
+        if time.monotonic() >= deadline:
+            for job in jobs:
+                _release(cluster, job)
+            return
+        time.sleep(PAUSE_SECONDS)
+
+
+def _has_finalizer(job: Object) -> bool:
+    return FINALIZER in job["metadata"].get("finalizers", ())
+
+
+def _release(cluster: Cluster, job: Object) -> None:
+    meta, s3 = job["metadata"], job["spec"]["output"]["s3"]
+    prefix = s3.get("prefix") or f"{meta['namespace']}/{meta['name']}/{meta['uid'][:8]}"
+    sys.stdout.write(
+        f"FineTuneJob {meta['namespace']}/{meta['name']} was not cleaned up in time: its objects in "
+        f"s3://{s3['bucket']}/{prefix} are left, delete them by hand\n"
+    )
+    rest = [name for name in meta["finalizers"] if name != FINALIZER]
+    with contextlib.suppress(NotFoundError):
+        cluster.patch(object_path("FineTuneJob", meta["namespace"], meta["name"]), {"metadata": {"finalizers": rest}})
 
 
 def _wait(left_now: Callable[[], list[str]], deadline: float, timeout: float) -> None:

@@ -13,7 +13,14 @@ from finetune_operator.kube.kinds import EVENT, FIELD_MANAGER, Kind, Object
 logger = logging.getLogger(__name__)
 
 
-async def write_event(kind: Kind, resource: Object, event: EventRecord, context: Context) -> None:
+async def tell_event(kind: Kind, resource: Object, event: EventRecord, context: Context) -> None:
+    """Log an event about a resource, then write it."""
+    meta, level = resource["metadata"], logging.WARNING if event.type == "Warning" else logging.INFO
+    logger.log(level, "%s %s/%s: %s: %s", kind.name, meta["namespace"], meta["name"], event.reason, event.note)
+    await _write_event(kind, resource, event, context)
+
+
+async def _write_event(kind: Kind, resource: Object, event: EventRecord, context: Context) -> None:
     """Write an event about a resource. A failure is only logged: programs read the status, not events."""
     meta = resource["metadata"]
     digest = hashlib.sha256(f"{meta['uid']}/{event.reason}/{event.key}".encode()).hexdigest()[:10]

@@ -73,6 +73,8 @@ class Settings:
     """Delay before the first repetition of a failed attempt; it doubles with each one."""
     image_pull_grace_seconds: float = 120.0
     """How long a pod may fail to pull its image before the attempt counts as failed."""
+    clean_up_start_seconds: float = 600.0
+    """How long the pod of a clean-up may not start before its FineTuneJob goes without it."""
     resync_seconds: float = 300.0
     """How often everything is listed anew, in case a watch missed something."""
 

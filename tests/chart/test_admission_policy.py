@@ -13,13 +13,20 @@ from kubernetes.client.exceptions import ApiException
 from devcluster.cluster import Cluster
 from finetune_api.finetunejob import FineTuneJob
 from finetune_engines import ENGINES
+from finetune_operator.policies.deletion import FINALIZER
 from finetune_operator.resources.injection import AgentParameters, build_injection
-from finetune_operator.resources.jobs import ResolvedModel, build_preflight_job, build_trainer_job
+from finetune_operator.resources.jobs import (
+    ResolvedModel,
+    build_clean_up_job,
+    build_preflight_job,
+    build_trainer_job,
+)
 from finetune_operator.resources.removal import build_removal
 from finetune_operator.settings import Settings
 from tests.chart.helm import NAMESPACE, Object, render
 from tests.operator.locked_down import POD_TEMPLATE
-from tools.testing.kubernetes_api import Api
+from tools.testing.crds import install_crds
+from tools.testing.kubernetes_api import GROUP, PLURAL, VERSION, Api
 from tools.testing.operator_messages import SPEC
 
 pytestmark = pytest.mark.cluster
@@ -80,6 +87,7 @@ def test_the_operators_own_jobs_can_be_created(thief: Api, settings: Settings, t
     resource = {**OWNER, "spec": {**SPEC, "podTemplate": template}}
     assert refusal(thief, trainer(settings, template)) == ""
     assert refusal(thief, build_preflight_job(resource, FineTuneJob.of(resource), 1, settings)) == ""
+    assert refusal(thief, build_clean_up_job(resource, FineTuneJob.of(resource), 1, settings)) == ""
 
 
 POD = "spec.template.spec"
@@ -120,9 +128,32 @@ def test_no_other_job_can_be_created(thief: Api, settings: Settings, path: str, 
 
 
 def test_only_trainers_have_an_image_of_their_own(thief: Api, settings: Settings) -> None:
-    job = build_preflight_job(OWNER, FineTuneJob.of(OWNER), 1, settings)
-    job["spec"]["template"]["spec"]["containers"][0]["image"] = "evil"
-    assert "only trainer pods may have an image of their own" in refusal(thief, job)
+    for build in (build_preflight_job, build_clean_up_job):
+        job = build(OWNER, FineTuneJob.of(OWNER), 1, settings)
+        job["spec"]["template"]["spec"]["containers"][0]["image"] = "evil"
+        assert "only trainer pods may have an image of their own" in refusal(thief, job)
+
+
+def test_of_a_fine_tune_job_only_our_finalizer_changes(empty_cluster: Cluster, thief: Api) -> None:
+    install_crds(empty_cluster)
+    admin = Api(empty_cluster.kubeconfig, "default")
+    admin.create_job("theirs")
+
+    def patched(change: Object, api: Api = thief) -> str:
+        try:
+            api.custom.patch_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "theirs", change)
+        except ApiException as error:
+            return str(error.body)
+        return ""
+
+    assert patched({"metadata": {"finalizers": ["example.com/other"]}}, admin) == ""
+    assert patched({"metadata": {"finalizers": ["example.com/other", FINALIZER]}}) == ""
+    assert "changes no finalizer of others" in patched({"metadata": {"finalizers": [FINALIZER]}})
+    assert "but its status and its finalizer" in patched({"spec": {"suspend": True}})
+    assert "but its status and its finalizer" in patched({"metadata": {"labels": {"a": "b"}}})
+    assert patched({"metadata": {"finalizers": ["example.com/other"]}}) == ""
+    assert patched({"metadata": {"finalizers": None}}, admin) == ""
+    empty_cluster.kubectl("delete", "-f", "crds")
 
 
 def test_others_are_not_concerned(empty_cluster: Cluster, thief: Api) -> None:

@@ -21,7 +21,11 @@ JOB: Object = {
     "apiVersion": "finetune-operator.io/v1alpha1",
     "kind": "FineTuneJob",
     "metadata": {"name": "shakespeare"},
-    "spec": {"model": {"uri": "hf://a/b"}, "dataset": {"uri": "s3://a/b"}, "output": {"s3": {"bucket": "abc"}}},
+    "spec": {
+        "model": {"uri": "hf://a/b"},
+        "dataset": {"uri": "s3://a/b"},
+        "output": {"s3": {"bucket": "abc"}, "deletionPolicy": "Delete"},
+    },
 }
 ENGINE: Object = {
     "apiVersion": "apps/v1",
@@ -133,6 +137,11 @@ def test_the_operator_needs_no_more_than_the_chart_gives(account: tuple[Cluster,
     eventually(lambda: reason("finetunejob") not in ("", "Pending"), log)
     eventually(lambda: "finetune-adapters-vllm" in names("configmaps"), log)
     eventually(lambda: reason("adapterdeployment") not in ("", "Pending"), log)
+    cluster.kubectl("-n", TEAM, "delete", "finetunejob", "shakespeare", "--wait=false")
+    eventually(lambda: "shakespeare-clean-up" in names("jobs"), log)
+    retain = '{"spec": {"output": {"deletionPolicy": "Retain"}}}'
+    cluster.kubectl("-n", TEAM, "patch", "finetunejob", "shakespeare", "--type=merge", "--patch", retain)
+    eventually(lambda: names("finetunejobs") == [], log)
     cluster.kubectl("-n", TEAM, "delete", "adapterdeployment", "shakespeare")
     eventually(lambda: "finetune-adapters-vllm" not in names("configmaps"), log)
     assert "forbidden" not in log.read_text().lower()
@@ -150,7 +159,7 @@ def test_the_operator_needs_no_more_than_the_chart_gives(account: tuple[Cluster,
         ("delete", "deployments.apps"),
         ("update", "deployments.apps"),
         ("delete", "adapterdeployments.finetune-operator.io"),
-        ("patch", "finetunejobs.finetune-operator.io"),
+        ("update", "finetunejobs.finetune-operator.io"),
         ("create", "serviceaccounts/token"),
         ("patch", "clusterroles.rbac.authorization.k8s.io"),
     ],

@@ -8,6 +8,7 @@ import pty
 import struct
 import subprocess
 import termios
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -392,3 +393,40 @@ def test_the_clean_up_takes_jobs_along_that_the_garbage_collector_does_not_know_
     assert ended.code == 0, ended.err
     assert f"deleting FineTuneJob {team.name}/shakespeare" in ended.out
     assert team.kubectl("get", "ftj,jobs", "-o", "name").split() == ["job.batch/somebody-elses"]
+
+
+def test_a_clean_up_releases_what_nobody_cleans_up_in_time_and_names_it(team: Team) -> None:
+    retained = changed(FINETUNE_JOB, {"metadata.name": "retained"})
+    kept = changed(FINETUNE_JOB, {"spec.output.deletionPolicy": "Delete"})
+    finalizers = ["finetune-operator.io/delete-output"]
+    team.create(retained)
+    team.create({**kept, "metadata": {**kept["metadata"], "finalizers": finalizers}})
+    ended = team.finetune("clean-up", "--timeout", "2")
+    assert ended.code == 0, ended.err
+    (line,) = [line for line in ended.out.splitlines() if "in time" in line]
+    assert line.startswith(f"FineTuneJob {team.name}/shakespeare was not cleaned up in time: its objects in s3://")
+    assert team.kubectl("get", "ftj", "-o", "name") == ""
+
+
+def test_a_clean_up_leaves_the_jobs_of_those_that_are_cleaned_up(team: Team) -> None:
+    kept = changed(FINETUNE_JOB, {"spec.output.deletionPolicy": "Delete"})
+    finalizers = ["finetune-operator.io/delete-output"]
+    team.create({**kept, "metadata": {**kept["metadata"], "finalizers": finalizers}})
+    pod = {"containers": [{"name": "clean-up", "image": "none"}], "restartPolicy": "Never"}
+    meta = {"name": "shakespeare-clean-up", "labels": {"finetune-operator.io/role": "clean-up"}}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {"template": {"spec": pod}}}
+    team.kubectl("create", "-f", "-", stdin=yaml.safe_dump(job))
+    with subprocess.Popen(
+        [*COMMAND, "clean-up", "--timeout", "60", "--namespace", team.name],
+        env={**os.environ, **team.environment, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert "deleting FineTuneJob" in process.stdout.readline()
+        time.sleep(2)
+        assert process.poll() is None
+        assert "shakespeare-clean-up" in team.kubectl("get", "jobs", "-o", "name")
+        team.kubectl("patch", "ftj", "shakespeare", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+        assert process.wait(30) == 0
+    assert team.kubectl("get", "ftj,jobs", "-o", "name") == ""

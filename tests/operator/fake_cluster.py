@@ -114,6 +114,14 @@ class FakeCluster:
             self.tell(decided)
             self.is_deleted = True
             return False
+        if decided.finalizers is not None:
+            if "deletionTimestamp" in self.resource["metadata"]:
+                self.tell(decided)
+            self.resource = {
+                **self.resource,
+                "metadata": {**self.resource["metadata"], "finalizers": decided.finalizers},
+            }
+            return not self.is_gone
         for pod_name in decided.end_pods:
             assert pod_name in self.pods.values()
             pod_name["spec"]["activeDeadlineSeconds"] = 1
@@ -139,6 +147,25 @@ class FakeCluster:
             self.tell(decided)
         return changed
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the FineTuneJob was deleted, and nothing keeps it."""
+        meta = self.resource["metadata"]
+        return "deletionTimestamp" in meta and not meta.get("finalizers")
+
+    def delete(self, *finalizers: str) -> None:
+        """Somebody deletes the FineTuneJob; the garbage collector adds its finalizers."""
+        meta = self.resource["metadata"]
+        before = meta.get("finalizers", [])
+        changed = {"deletionTimestamp": format_timestamp(self.now), "finalizers": [*before, *finalizers]}
+        self.resource = {**self.resource, "metadata": {**meta, **changed}}
+
+    def collect_garbage(self) -> None:
+        """The garbage collector has looked for children, and removes its finalizers."""
+        meta = self.resource["metadata"]
+        kept = [name for name in meta["finalizers"] if "/" in name]
+        self.resource = {**self.resource, "metadata": {**meta, "finalizers": kept}}
+
     def tell(self, decided: Plan) -> None:
         """Keep the events of a plan; one of the same reason and key is there already."""
         for event in decided.events:
@@ -158,10 +185,14 @@ class FakeCluster:
         condition = {"type": kind, "status": "True", "message": "it has ended"}
         self.jobs[name]["status"] = {"conditions": [condition]}
 
+    def plan(self) -> Plan:
+        """What a pass decides now."""
+        return make_plan(self.observed(), self.now, self.settings)
+
     def settle(self, *, dies: bool = False) -> None:
         """Make passes; with ``dies`` the first one is interrupted before its status write."""
         for number in range(10):
-            decided = make_plan(self.observed(), self.now, self.settings)
+            decided = self.plan()
             self.requeue_after = decided.requeue_after
             if not self.apply(decided, only_children=dies and number == 0) and not (dies and number == 0):
                 return
@@ -200,7 +231,7 @@ class FakeCluster:
 
     def set_pod(self, pod: dict[str, Any], name: str | None = None) -> None:
         """The pod of this Job, or of the newest one, is now this one."""
-        name = name or self.job_of("trainer") or self.job_of("preflight")
+        name = name or self.job_of("clean-up") or self.job_of("trainer") or self.job_of("preflight")
         assert name is not None
         role = self.jobs[name]["metadata"]["labels"][ROLE_LABEL]
         self.pods[name] = self._adapt(pod, role)

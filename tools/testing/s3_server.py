@@ -21,8 +21,10 @@ ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-key"
 class S3Server:
     """A versitygw process. ``directory`` holds its buckets as plain directories, where a test may damage files."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, versions: bool = False) -> None:
         self.directory = directory
+        self.options = ["--versioning-dir", str(directory / "versions")] if versions else []
+        (directory / "versions").mkdir(parents=True)
         self.buckets = directory / "buckets"
         self.buckets.mkdir(parents=True)
         self.secret = write_secret(directory / "secrets" / "s3-credentials", ACCESS_KEY, SECRET_KEY)
@@ -58,7 +60,7 @@ class S3Server:
         """
         with (self.directory / "versitygw.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [program("versitygw"), "--port", f"127.0.0.1:{self.port}", "posix", str(self.buckets)],
+                [program("versitygw"), "--port", f"127.0.0.1:{self.port}", "posix", *self.options, str(self.buckets)],
                 env={**os.environ, "ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY},
                 stdout=log,
                 stderr=log,

@@ -1,4 +1,4 @@
-"""Run ``python -m finetune_trainer preflight|train``.
+"""Run ``python -m finetune_trainer preflight|train|clean-up``.
 
 Only this module reads the environment. Heavy imports come after the configuration is validated.
 """
@@ -35,14 +35,14 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Run a subcommand and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m finetune_trainer",
-        description="Check, or train, the FineTuneJob in the environment.",
+        description="Check the FineTuneJob in the environment, train it, or delete what it wrote.",
         epilog=ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "command",
-        choices=["preflight", "train"],
-        help="preflight: check everything without a GPU; train: make the adapter",
+        choices=["preflight", "train", "clean-up"],
+        help="preflight: check everything without a GPU; train: make the adapter; clean-up: delete what the job wrote",
     )
     command = parser.parse_args(arguments).command
     logs.configure()
@@ -62,6 +62,10 @@ def _command(name: str) -> "Callable[[Settings], int]":
         from finetune_trainer.preflight import main as preflight
 
         return preflight
+    if name == "clean-up":
+        from finetune_trainer.clean_up import main as clean_up
+
+        return clean_up
     from finetune_trainer.attempt import main as train
 
     return train

@@ -84,10 +84,10 @@ capabilities:
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs, adapterdeployments]
   verbs: [get, list, watch]
-# spec.ttlSecondsAfterFinished
+# spec.ttlSecondsAfterFinished, and the finalizer of spec.output.deletionPolicy
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs]
-  verbs: [delete]
+  verbs: [delete, patch]
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs/status, adapterdeployments/status]
   verbs: [patch]

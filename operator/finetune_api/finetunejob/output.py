@@ -1,5 +1,7 @@
 """``spec.output``: where checkpoints and the adapter are stored."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from finetune_api.base import Model, S3Location, SecretRef
@@ -35,6 +37,9 @@ class HubOutput(Model):
     )
 
 
+DeletionPolicy = Literal["Retain", "Delete"]
+
+
 class Output(Model):
     """Where checkpoints and the adapter are stored."""
 
@@ -47,4 +52,10 @@ class Output(Model):
         None,
         description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_SESSION_TOKEN. Unset: "
         "the pod's own identity.",
+    )
+    deletion_policy: DeletionPolicy = Field(
+        "Retain",
+        description="What becomes of this job's objects in S3 when the FineTuneJob is deleted. Delete: a clean-up pod, "
+        "with secretRef, deletes what the job wrote: checkpoints, adapter, merged model and reports; a copy on the hub "
+        "stays. If that is not possible, the FineTuneJob goes all the same, with an Event that names what was left.",
     )

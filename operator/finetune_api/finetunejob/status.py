@@ -11,7 +11,7 @@ from finetune_api.forgetting import ForgettingStatus
 from finetune_api.limits import STATUS_ATTEMPTS, STATUS_MESSAGE_CHARACTERS
 from finetune_api.timestamps import Timestamp
 
-Phase = Literal["Pending", "Preflight", "Training", "Retrying", "Suspended", "Succeeded", "Failed"]
+Phase = Literal["Pending", "Preflight", "Training", "Retrying", "Suspended", "Succeeded", "Failed", "Deleting"]
 
 
 class Progress(Model):
@@ -69,7 +69,7 @@ class Adjustment(Model):
 
 
 class Attempt(Model):
-    """One Job of the preflight or of the trainer, and how it ended. All times are by the operator's clock."""
+    """One Job of preflight, trainer or clean-up, and how it ended. All times are by the operator's clock."""
 
     number: int = Field(description="Number of the attempt, from 1.", ge=1)
     job_name: str = Field(description="Name of the batch/v1 Job.")
@@ -221,6 +221,9 @@ class FineTuneJobStatus(Model):
     )
     attempts: list[Attempt] = Field(
         default_factory=list, description=f"Each trainer Job and how it ended, the newest {STATUS_ATTEMPTS}."
+    )
+    clean_ups: list[Attempt] = Field(
+        default_factory=list, description="Each clean-up Job of a FineTuneJob that is being deleted, and how it ended."
     )
     active_seconds: int | None = Field(
         None, description="Seconds for which trainers ran, without the one that runs now.", ge=0

@@ -16,8 +16,8 @@ JOB_LABEL = f"{GROUP}/finetunejob"
 """On Jobs and pods of a FineTuneJob: as annotation its name, as label its name or, if that is too long, a shortened
 one."""
 ROLE_LABEL = f"{GROUP}/role"
-"""On every watched object of another kind than ours: preflight and trainer (Jobs, pods), agent (inference pods),
-injected (their Deployments) and desired-state (ConfigMaps)."""
+"""On every watched object of another kind than ours: preflight, trainer and clean-up (Jobs, pods), agent (inference
+pods), injected (their Deployments) and desired-state (ConfigMaps)."""
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 """On Jobs and pods: number of the attempt."""
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
@@ -95,6 +95,11 @@ def finetune_job_of(resource: Object) -> str | None:
     """Return the name of the FineTuneJob that a Job or pod says it belongs to."""
     name: str | None = resource["metadata"].get("annotations", {}).get(JOB_LABEL)
     return name
+
+
+def is_being_deleted(resource: Object) -> bool:
+    """Return whether somebody has deleted the object: it stays while it has a finalizer, and gets no children."""
+    return "deletionTimestamp" in resource["metadata"]
 
 
 def controller_uid(resource: Object) -> str | None:

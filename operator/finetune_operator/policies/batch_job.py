@@ -1,6 +1,6 @@
 """Read the state of a batch/v1 Job. Pure."""
 
-from finetune_operator.kube.kinds import Object
+from finetune_operator.kube.kinds import Object, is_being_deleted
 from finetune_operator.kube.ownership import SUSPEND_PATH, find_entries
 
 
@@ -10,11 +10,6 @@ def find_end(batch_job: Object) -> Object | None:
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
             return dict(condition)
     return None
-
-
-def is_being_deleted(batch_job: Object) -> bool:
-    """Return whether a Job is being deleted: the Job controller makes no pod of it any more."""
-    return "deletionTimestamp" in batch_job["metadata"]
 
 
 def is_suspended(batch_job: Object) -> bool:

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from finetune_api.conditions import ConditionType
 from finetune_api.timestamps import parse_timestamp
 from finetune_operator.conditions import find_in
-from finetune_operator.kube.kinds import Object
+from finetune_operator.kube.kinds import Object, is_being_deleted
+from finetune_operator.policies.deletion import change_finalizers, needs_finalizer
 
 
 def is_finished(resource: Object) -> bool:
@@ -20,11 +21,13 @@ def is_finished(resource: Object) -> bool:
 def is_up_to_date(resource: Object) -> bool:
     """Return whether nothing is left to do for a FineTuneJob.
 
-    It is finished, its status is of the newest generation, and it is not to be deleted later.
+    It is finished, its status is of the newest generation, it has the finalizer that it needs, and it is not deleted,
+    now or later.
     """
     observed = resource.get("status", {}).get("observedGeneration")
     is_current = is_finished(resource) and bool(observed == resource["metadata"].get("generation"))
-    return is_current and find_expiry(resource) is None
+    stays = find_expiry(resource) is None and not is_being_deleted(resource)
+    return is_current and stays and change_finalizers(resource, needs_finalizer(resource)) is None
 
 
 def find_expiry(resource: Object) -> datetime | None:

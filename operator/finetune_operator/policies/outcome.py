@@ -9,14 +9,14 @@ from pydantic import ValidationError
 
 from finetune_api.lenient import read_known
 from finetune_api.limits import OUTPUT_MESSAGE_CHARACTERS, truncate
-from finetune_api.messages import PreflightResult, TrainerResult
+from finetune_api.messages import CleanUpResult, PreflightResult, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason, reason_of_exit_code
-from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.batch_job import find_end, is_being_deleted, is_suspended
+from finetune_operator.kube.kinds import Object, is_being_deleted
+from finetune_operator.policies.batch_job import find_end, is_suspended
 from finetune_operator.policies.pod_state import find_duration, has_ended, is_on_lost_node, read_state
 from finetune_operator.policies.waiting import Waiting, explain_missing_pod, explain_suspension, explain_unstarted_pod
 
-PodResult = PreflightResult | TrainerResult
+PodResult = CleanUpResult | PreflightResult | TrainerResult
 SUCCEEDED = "Succeeded"
 """Reason of a run that did what it is for, and in the result of a trainer that has made its adapter."""
 ABORTED, NCCL = 134, "NCCL"
@@ -142,7 +142,11 @@ def parse_result(text: str) -> PodResult | None:
         content = json.loads(text)
     except ValueError:
         return None
-    models: dict[Any, type[PodResult]] = {"PreflightResult": PreflightResult, "TrainerResult": TrainerResult}
+    models: dict[Any, type[PodResult]] = {
+        "CleanUpResult": CleanUpResult,
+        "PreflightResult": PreflightResult,
+        "TrainerResult": TrainerResult,
+    }
     model = models.get(content.get("kind")) if isinstance(content, dict) else None
     if model is None:
         return None
@@ -155,7 +159,7 @@ def parse_result(text: str) -> PodResult | None:
 
 
 def _read_result(result: PodResult | None) -> tuple[str | None, str]:
-    if isinstance(result, TrainerResult) and result.reason != SUCCEEDED:
+    if isinstance(result, TrainerResult | CleanUpResult) and result.reason != SUCCEEDED:
         return result.reason, result.message
     if isinstance(result, PreflightResult) and result.problems:
         final = [problem.reason for problem in result.problems if problem.reason in USER_ERRORS]

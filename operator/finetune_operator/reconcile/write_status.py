@@ -1,15 +1,12 @@
 """Write the status of an object: once per pass, only if it differs, and the events after it."""
 
-import logging
 from collections.abc import Iterable
 
 from finetune_operator.context import Context
 from finetune_operator.event_record import EventRecord
-from finetune_operator.events import write_event
+from finetune_operator.events import tell_event
 from finetune_operator.kube.errors import ConflictError
 from finetune_operator.kube.kinds import Kind, Object
-
-logger = logging.getLogger(__name__)
 
 
 def differs(resource: Object, status: Object) -> bool:
@@ -39,7 +36,5 @@ async def write_status(
     if written is not None:
         context.cache.put(kind, written)
         for event in events:
-            level = logging.WARNING if event.type == "Warning" else logging.INFO
-            logger.log(level, "%s %s/%s: %s: %s", kind.name, meta["namespace"], meta["name"], event.reason, event.note)
-            await write_event(kind, resource, event, context)
+            await tell_event(kind, resource, event, context)
     return written

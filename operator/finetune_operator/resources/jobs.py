@@ -1,4 +1,4 @@
-"""Build the batch/v1 Jobs of a FineTuneJob: one for the preflight, one for each attempt."""
+"""Build the batch/v1 Jobs of a FineTuneJob: for the preflight, for each attempt, and for the clean-up."""
 
 import json
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from finetune_operator.kube.kinds import (
     owner_reference,
 )
 from finetune_operator.resources.mounts import build_model_cache
-from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name, short
-from finetune_operator.resources.pods import build_preflight_pod, build_trainer_pod
+from finetune_operator.resources.names import CLEAN_UP, PREFLIGHT, TRAINER, job_name, short
+from finetune_operator.resources.pods import build_clean_up_pod, build_preflight_pod, build_trainer_pod
 from finetune_operator.settings import Settings
 
 DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
@@ -44,6 +44,17 @@ def build_preflight_job(resource: Object, job: FineTuneJob, attempt: int, settin
     }
     cache = build_model_cache(job.spec, read_only=False)
     return _build_job(resource, job, PREFLIGHT, attempt, build_preflight_pod(job.spec, container, settings, cache))
+
+
+def build_clean_up_job(resource: Object, job: FineTuneJob, attempt: int, settings: Settings) -> Object:
+    """Build the Job that deletes, in the small image, what the job has in S3."""
+    container = {
+        "name": CLEAN_UP,
+        "image": settings.operator_image,
+        "command": ["python", "-m", "finetune_trainer", "clean-up"],
+        "env": _build_environment(job, attempt, ResolvedModel(), settings),
+    }
+    return _build_job(resource, job, CLEAN_UP, attempt, build_clean_up_pod(job.spec, container, settings))
 
 
 def build_trainer_job(

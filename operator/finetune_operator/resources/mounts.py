@@ -20,7 +20,18 @@ Volumes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 def build_volumes(spec: FineTuneJobSpec) -> Volumes:
     """Build the volumes of preflight and trainer, and their mounts."""
-    pairs = [*_build_secret_volumes(_list_secrets(spec)), *_build_source_volumes(spec)]
+    return _build([*_build_secret_volumes(_list_secrets(spec)), *_build_source_volumes(spec)])
+
+
+def build_output_volumes(spec: FineTuneJobSpec) -> Volumes:
+    """Build the volumes of a clean-up, and their mounts: model and dataset may be gone by then."""
+    reference = spec.output.secret_ref
+    return _build(_build_secret_volumes([reference.name] if reference else []))
+
+
+def _build(pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> Volumes:
+    """Add scratch space and token to the volumes and mounts."""
+    pairs = list(pairs)
     return (
         [{"name": "finetune-tmp", "emptyDir": {}}, token_volume(), *(volume for volume, _ in pairs)],
         [{"name": "finetune-tmp", "mountPath": "/tmp"}, token_mount(), *(mount for _, mount in pairs)],  # noqa: S108 -- in a pod

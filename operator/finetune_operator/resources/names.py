@@ -4,17 +4,18 @@ import hashlib
 
 PREFLIGHT = "preflight"
 TRAINER = "trainer"
+CLEAN_UP = "clean-up"
 MAX_LENGTH = 63
 
 
 def job_name(parent: str, role: str, attempt: int) -> str:
-    """Return the name of a Job: ``<job>-preflight`` or ``<job>-train-<attempt>``.
+    """Return the name of a Job: ``<job>-preflight``, ``<job>-train-<attempt>`` or ``<job>-clean-up``.
 
-    A repeated preflight is ``<job>-preflight-2`` and so on. A name has at most 63 characters.
+    A repeated preflight is ``<job>-preflight-2`` and so on, and so is a clean-up. A name has at most 63 characters.
     """
     if role == TRAINER:
         return fit(parent, f"train-{attempt}")
-    return fit(parent, PREFLIGHT if attempt == 1 else f"{PREFLIGHT}-{attempt}")
+    return fit(parent, role if attempt == 1 else f"{role}-{attempt}")
 
 
 def fit(parent: str, suffix: str) -> str:

@@ -8,13 +8,19 @@ from finetune_api.base import Model
 from finetune_api.finetunejob import FineTuneJobSpec, PodTemplate
 from finetune_operator.kube.kinds import Object
 from finetune_operator.pod_defaults import complete_template
-from finetune_operator.resources.mounts import Volumes, build_model_cache, build_shared_memory, build_volumes
+from finetune_operator.resources.mounts import (
+    Volumes,
+    build_model_cache,
+    build_output_volumes,
+    build_shared_memory,
+    build_volumes,
+)
 from finetune_operator.resources.requirements import build_preflight_requirements, build_trainer_requirements
 from finetune_operator.resources.security import container_security_context, pod_security_context
 from finetune_operator.settings import Settings
 
 
-def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *more: Volumes) -> Object:
+def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *own_volumes: Volumes) -> Object:
     """Build the spec of a pod with one container.
 
     It has what concerns network and identity: every pod of a job reaches the same services as the same user.
@@ -23,10 +29,10 @@ def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *mor
         spec: The FineTuneJob's spec.
         container: Name, image, command, variables and resources of the container.
         settings: The operator's settings.
-        more: Volumes of the operator's own, and their mounts, that not every pod of a job has.
+        own_volumes: Volumes of the operator's own, and their mounts.
     """
     template = complete_template(spec.pod_template, settings.pods)
-    volumes, mounts = (list(chain(*lists)) for lists in zip(build_volumes(spec), *more, strict=True))
+    volumes, mounts = (list(chain(*lists)) for lists in zip(*own_volumes, strict=True))
     own_container = {
         **container,
         "env": _merge_variables(container["env"], template),
@@ -54,9 +60,19 @@ def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *mor
 
 
 def build_preflight_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *more: Volumes) -> Object:
-    """Build the spec of a pod that works for a job without its GPUs: a preflight, or a clean-up."""
+    """Build the spec of a preflight's pod."""
+    return _build_small_pod(spec, container, settings, build_volumes(spec), *more)
+
+
+def build_clean_up_pod(spec: FineTuneJobSpec, container: Object, settings: Settings) -> Object:
+    """Build the spec of a clean-up's pod."""
+    return _build_small_pod(spec, container, settings, build_output_volumes(spec))
+
+
+def _build_small_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *own_volumes: Volumes) -> Object:
+    """Build the spec of a pod that works for a job without its GPUs."""
     resources = build_preflight_requirements(spec.resources, settings.pods)
-    pod = build_pod(spec, {**container, "resources": resources}, settings, *more)
+    pod = build_pod(spec, {**container, "resources": resources}, settings, *own_volumes)
     selector = settings.pods.preflight_node_selector
     return {"nodeSelector": selector, **pod} if selector else pod
 
@@ -67,8 +83,8 @@ def build_trainer_pod(
     """Build the spec of a trainer pod: also where it runs, and with which privileges."""
     template = spec.pod_template
     resources = build_trainer_requirements(spec.resources, settings.pods)
-    more = build_shared_memory(spec), build_model_cache(spec, read_only=True)
-    pod = build_pod(spec, {**container, "resources": resources}, settings, *more)
+    own_volumes = build_volumes(spec), build_shared_memory(spec), build_model_cache(spec, read_only=True)
+    pod = build_pod(spec, {**container, "resources": resources}, settings, *own_volumes)
     (own_container,) = pod["containers"]
     own_container["securityContext"] = container_security_context(template.container_security_context)
     placement = {

@@ -17,7 +17,7 @@ def check_output(settings: Settings, result: CheckResult, patience_seconds: floa
     require_keys(settings, settings.job.spec.output.secret_ref, "spec.output.secretRef", Reason.OUTPUT_ACCESS_DENIED)
     store = settings.output_storage(patience_seconds)
     store.check_root(settings.output)
-    if not store.probe_write(settings.output):
+    if not store.probe_write(settings.checkpoints):
         result.warnings.append(
             f"the S3 service at {store.endpoint} does not honour If-None-Match: two jobs with the same prefix could "
             "overwrite each other's adapter"

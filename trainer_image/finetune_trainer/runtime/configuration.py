@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.finetunejob import FineTuneJob
-from finetune_api.messages import PreflightResult, Problem, TrainerResult
+from finetune_api.messages import CleanUpResult, PreflightResult, Problem, TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.validation import problems
 from finetune_trainer.runtime import result
@@ -41,6 +41,10 @@ def write_problems(command: str, job_problems: list[Problem], path: Path) -> int
     for problem in job_problems:
         log.error("%s: %s", problem.reason, problem)
     message = "; ".join(str(problem) for problem in job_problems)
-    trained = TrainerResult(reason=Reason.SPEC_INVALID, message=message)
-    result.write(trained if command == "train" else PreflightResult(problems=job_problems), path)
+    results: dict[str, result.PodResult] = {
+        "train": TrainerResult(reason=Reason.SPEC_INVALID, message=message),
+        "preflight": PreflightResult(problems=job_problems),
+        "clean-up": CleanUpResult(reason=Reason.SPEC_INVALID, message=message),
+    }
+    result.write(results[command], path)
     return EXIT_CODES[Reason.SPEC_INVALID]

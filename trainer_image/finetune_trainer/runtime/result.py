@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.limits import TERMINATION_MESSAGE_BYTES
-from finetune_api.messages import PreflightResult, TrainerResult
+from finetune_api.messages import CleanUpResult, PreflightResult, TrainerResult
 
 log = logging.getLogger(__name__)
+PodResult = CleanUpResult | PreflightResult | TrainerResult
 NEVER_CUT = ("uri", "hub", "digest")
 """Fields that are not cut: a part of an address or of a digest is of no use."""
 OPTIONAL_SECTIONS = ("data", "progress", "usage", "report", "warnings", "evaluation")
 """Sections that are dropped, in this order, if the result is too long even with short texts."""
 
 
-def write(result: PreflightResult | TrainerResult, path: Path) -> None:
+def write(result: PodResult, path: Path) -> None:
     """Write the result to the termination log.
 
     A failure to write is only logged, because the exit code still tells the reason.
@@ -26,7 +27,7 @@ def write(result: PreflightResult | TrainerResult, path: Path) -> None:
         log.warning("the result cannot be written to %s: %s", path, error.strerror)
 
 
-def encode(result: PreflightResult | TrainerResult) -> bytes:
+def encode(result: PodResult) -> bytes:
     """Encode the result as JSON of at most 4 KiB.
 
     Long texts are cut first, then the last items of lists are dropped, then whole sections. The log has all of it.

@@ -109,6 +109,12 @@ class Settings:
         """Return the prefix of the checkpoints."""
         return self.output.child("checkpoints")
 
+    @property
+    def written_directories(self) -> list[StorageUri]:
+        """Return the prefixes below which a training writes; it writes nothing else."""
+        beside = (self.output.child(name) for name in ("trained", "merged"))
+        return [self.adapter, *beside, self.rejected, self.failed, self.comparison, self.checkpoints]
+
     def secret(self, reference: SecretRef | None) -> Path | None:
         """Return the directory with the keys of a Secret; None if the credentials come from the environment."""
         return self.mounts / "secrets" / reference.name if reference and not self.workstation else None
@@ -144,7 +150,8 @@ class Settings:
         elif purpose is Purpose.ADAPTER and spec.model.adapter is not None:
             location, reference = spec.model.adapter.s3, spec.model.adapter.secret_ref
         secret = self.secret(reference or spec.output.secret_ref)
-        return open_s3(location or spec.output.s3, secret, purpose, patience_seconds)
+        owner = self.job.metadata.uid if purpose is Purpose.OUTPUT else ""
+        return open_s3(location or spec.output.s3, secret, purpose, patience_seconds, owner)
 
 
 def read_settings(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from finetune_operator.context import Context
 from finetune_operator.enqueue import enqueue_serving_groups
-from finetune_operator.events import write_event
+from finetune_operator.events import tell_event
 from finetune_operator.kube.errors import AlreadyExistsError, ForbiddenError, InvalidError
 from finetune_operator.kube.kinds import (
     ATTEMPT_LABEL,
@@ -18,10 +18,12 @@ from finetune_operator.kube.kinds import (
     ROLE_LABEL,
     Object,
     controller_uid,
+    is_being_deleted,
     key_of,
 )
 from finetune_operator.policies.pod_state import END_NOW
 from finetune_operator.policies.refused_job import explain_refused_job
+from finetune_operator.reconcile.finetunejob.clean_up import plan_blocked_clean_up
 from finetune_operator.reconcile.finetunejob.model import Observed, Plan
 from finetune_operator.reconcile.finetunejob.plan import plan_blocked, plan_refused
 from finetune_operator.reconcile.result import Result
@@ -31,6 +33,8 @@ from finetune_operator.resources.names import TRAINER
 logger = logging.getLogger(__name__)
 BLOCKED_SECONDS = 15.0
 """How often a Job is tried that cannot be created, for a reason outside of the spec."""
+NAMESPACE_TERMINATING = "NamespaceTerminating"
+"""Cause of a refusal to create an object: its namespace is being deleted."""
 SLOW_FIELDS = ("progress", "checkpoint")
 """A status that differs in these fields only may wait for the write budget."""
 
@@ -42,15 +46,22 @@ class RefusedError(Exception):
 class BlockedError(Exception):
     """The Job cannot be created now, for a reason outside of the spec; the text says which."""
 
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        """Keep the text; ``is_final`` says that it can never be created, because its namespace is being deleted."""
+        super().__init__(message)
+        self.is_final = is_final
+
 
 async def apply(observed: Observed, plan: Plan, now: datetime, context: Context) -> Result:
     """Apply the plan. Raises ``KubeError`` if a call failed that may succeed later."""
     meta = observed.resource["metadata"]
     if plan.expires:
         for event in plan.events:
-            await write_event(FINETUNE_JOB, observed.resource, event, context)
+            await tell_event(FINETUNE_JOB, observed.resource, event, context)
         await context.kube.delete(FINETUNE_JOB, meta["namespace"], meta["name"], meta["uid"])
         return Result()
+    if plan.finalizers is not None:
+        return await _write_finalizers(observed.resource, plan, context)
     for pod in plan.end_pods:
         await _end_pod(pod, context)
     for batch_job in plan.delete:
@@ -63,11 +74,37 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
         if plan.create is not None and not await _create(plan.create, meta["uid"], context):
             return Result(requeue_after=0)
     except RefusedError as error:
+        if is_being_deleted(observed.resource):
+            return await _apply_blocked_clean_up(observed, now, str(error), context, is_final=True)
         plan = plan_refused(observed, now, str(error))
     except BlockedError as error:
+        if is_being_deleted(observed.resource):
+            return await _apply_blocked_clean_up(observed, now, str(error), context, is_final=error.is_final)
         await _write(observed.resource, plan_blocked(observed, now, str(error)), context)
         return Result(BLOCKED_SECONDS)
     return await _write(observed.resource, plan, context)
+
+
+async def _apply_blocked_clean_up(
+    observed: Observed, now: datetime, message: str, context: Context, *, is_final: bool
+) -> Result:
+    plan = plan_blocked_clean_up(observed, now, context.settings, message, is_final=is_final)
+    if plan.finalizers is not None:
+        return await _write_finalizers(observed.resource, plan, context)
+    return await _write(observed.resource, plan, context)
+
+
+async def _write_finalizers(resource: Object, plan: Plan, context: Context) -> Result:
+    """Write the events, then the finalizers. Raises ``ConflictError`` if the resource changed since it was read."""
+    meta = resource["metadata"]
+    # the last finalizer takes the object with it, and what happened cannot be told afterwards
+    for event in plan.events if is_being_deleted(resource) else ():
+        await tell_event(FINETUNE_JOB, resource, event, context)
+    patch = {"metadata": {"resourceVersion": meta["resourceVersion"], "finalizers": plan.finalizers}}
+    written = await context.kube.merge(FINETUNE_JOB, meta["namespace"], meta["name"], patch)
+    if written is not None:
+        context.cache.put(FINETUNE_JOB, written)
+    return Result(requeue_after=0)
 
 
 async def _end_pod(pod: Object, context: Context) -> None:
@@ -126,7 +163,9 @@ async def _create(batch_job: Object, owner: str, context: Context) -> bool:
         raise RefusedError(explain_refused_job(error)) from error
     except ForbiddenError as error:
         name = batch_job["metadata"]["name"]
-        raise BlockedError(f"The API server does not allow the Job {name}: {error.message}") from error
+        is_final = any(cause.get("reason") == NAMESPACE_TERMINATING for cause in error.causes)
+        text = f"The API server does not allow the Job {name}: {error.message}"
+        raise BlockedError(text, is_final=is_final) from error
     except AlreadyExistsError:
         await _adopt(batch_job["metadata"]["namespace"], batch_job["metadata"]["name"], owner, context)
         return False

@@ -12,21 +12,23 @@ from finetune_operator.kube.kinds import (
     Key,
     Object,
     controller_uid,
+    is_being_deleted,
 )
-from finetune_operator.policies.batch_job import is_being_deleted, is_suspended, may_still_run
+from finetune_operator.policies.batch_job import is_suspended, may_still_run
+from finetune_operator.policies.deletion import has_finalizer
 from finetune_operator.policies.waiting import FIRST_LOOK_SECONDS
 from finetune_operator.reconcile.finetunejob.model import Observed
 from finetune_operator.resources.names import short
 
 
 async def gather(key: Key, context: Context) -> Observed | None:
-    """Gather the input of the plan; None if the FineTuneJob is deleted. Raises ``KubeError``."""
+    """Gather the input of the plan; None if the FineTuneJob is gone, or about to go. Raises ``KubeError``."""
     _, namespace, name = key
     resource = context.cache.get(FINETUNE_JOB, namespace, name)
-    if resource is None or resource["metadata"].get("deletionTimestamp"):
+    if resource is None or (is_being_deleted(resource) and not has_finalizer(resource)):
         return None
     await _look_up_missing_job(resource, context)
-    batch_jobs = context.cache.list_owned(JOB, resource["metadata"]["uid"])
+    batch_jobs = list_batch_jobs(resource, context.cache)
     pods = group_pods(resource, batch_jobs, context.cache)
     progress_reports = {}
     for batch_job_name, group in pods.items():
@@ -43,7 +45,7 @@ async def _find_warnings(
 ) -> dict[str, str]:
     """Find what events warn of, if the pod of the current run does not start soon."""
     status = resource.get("status", {})
-    run = next((runs[-1] for runs in (status.get("attempts"), status.get("preflights")) if runs), None)
+    run = next((runs[-1] for runs in map(status.get, ("cleanUps", "attempts", "preflights")) if runs), None)
     if run is None or "finishedAt" in run or "startedAt" not in run:
         return {}
     since = (context.now() - parse_timestamp(run["startedAt"])).total_seconds()
@@ -53,6 +55,16 @@ async def _find_warnings(
     if any(pod["status"].get("phase") != "Pending" for pod in pods.get(run["jobName"], ())):
         return {}
     return await context.warnings.find(resource["metadata"]["namespace"])
+
+
+def list_batch_jobs(resource: Object, cache: Cache) -> list[Object]:
+    """List the Jobs of a FineTuneJob; of one that is deleted also those that a deletion with ``orphan`` gave up."""
+    meta = resource["metadata"]
+    owned = cache.list_owned(JOB, meta["uid"])
+    if not is_being_deleted(resource):
+        return owned
+    labelled = cache.list_labelled(JOB, meta["namespace"], JOB_LABEL, short(meta["name"]))
+    return owned + [job for job in labelled if controller_uid(job) is None and _is_younger(job, resource)]
 
 
 def group_pods(resource: Object, batch_jobs: list[Object], cache: Cache) -> dict[str, list[Object]]:
@@ -75,9 +87,9 @@ def group_pods(resource: Object, batch_jobs: list[Object], cache: Cache) -> dict
     return groups
 
 
-def _is_younger(pod: Object, resource: Object) -> bool:
-    """Return whether the pod cannot be of an older FineTuneJob of the same name."""
-    return bool(pod["metadata"]["creationTimestamp"] >= resource["metadata"]["creationTimestamp"])
+def _is_younger(child: Object, resource: Object) -> bool:
+    """Return whether the Job or pod cannot be of an older FineTuneJob of the same name."""
+    return bool(child["metadata"]["creationTimestamp"] >= resource["metadata"]["creationTimestamp"])
 
 
 async def _look_up_missing_job(resource: Object, context: Context) -> None:
@@ -86,7 +98,7 @@ async def _look_up_missing_job(resource: Object, context: Context) -> None:
     The cache may be behind, and a Job that is gone ends its run.
     """
     meta, status = resource["metadata"], resource.get("status", {})
-    for runs in (status.get("preflights"), status.get("attempts")):
+    for runs in map(status.get, ("preflights", "attempts", "cleanUps")):
         if not runs or "finishedAt" in runs[-1]:
             continue
         if context.cache.get(JOB, meta["namespace"], runs[-1]["jobName"]) is None:

@@ -23,7 +23,7 @@ class Observed:
 
     resource: Object
     batch_jobs: Sequence[Object] = ()
-    """The Jobs of preflight and attempts."""
+    """The Jobs of preflight, attempts and clean-ups."""
     pods: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     """Pods by the name of their Job, also of a deleted Job whose pod is still stopping."""
     progress_reports: Mapping[str, ProgressReport] = field(default_factory=dict)
@@ -68,5 +68,7 @@ class Plan:
     """Pods whose own container has ended while a sidecar keeps them running."""
     expires: bool = False
     """Write the events, then delete the FineTuneJob. Nothing else is done."""
+    finalizers: list[str] | None = None
+    """Write the events, then these finalizers. Nothing else is done: the next pass goes on from there."""
     rehearsal: Object | None = None
     """A Job that the API server only checks, before ``create``: a later one that it would refuse then ends the job."""

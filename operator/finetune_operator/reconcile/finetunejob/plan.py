@@ -12,11 +12,13 @@ from finetune_api.lenient import read_spec
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
 from finetune_operator.conditions import describe_accepted, find_in
-from finetune_operator.kube.kinds import ROLE_LABEL, Object
+from finetune_operator.kube.kinds import ROLE_LABEL, Object, is_being_deleted
+from finetune_operator.policies.deletion import change_finalizers, deletes_output, needs_finalizer
 from finetune_operator.policies.finished import find_expiry, is_finished
 from finetune_operator.policies.pod_policy import list_cache_refusals, list_refusals
 from finetune_operator.policies.pod_state import is_being_ended, is_held_by_sidecar
 from finetune_operator.reconcile.finetunejob.attempts import plan_attempts
+from finetune_operator.reconcile.finetunejob.clean_up import plan_deletion
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Observed, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.preflight import plan_preflight
 from finetune_operator.reconcile.finetunejob.runs import find_superseded_jobs
@@ -33,14 +35,18 @@ REMOTE_CODE = (
 
 def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     """Plan one pass. A finished FineTuneJob is never run again; only its observedGeneration follows."""
+    if is_being_deleted(observed.resource):
+        return plan_deletion(observed, now, settings)
     plan = _plan_job(observed, now, settings)
     superseded = tuple(job for job in find_superseded_jobs(observed) if job not in plan.delete)
+    needed = needs_finalizer(observed.resource, is_starting=plan.create is not None)
     changes = tuple(tell_changes(observed.resource.get("status") or {}, plan.status))
     return replace(
         plan,
         end_pods=tuple(_find_held_pods(observed)),
         delete=plan.delete + superseded,
         events=changes + plan.events,
+        finalizers=None if plan.expires else change_finalizers(observed.resource, needed),
     )
 
 
@@ -70,7 +76,8 @@ def _plan_finished(resource: Object, now: datetime, status: JobStatusBuilder) ->
         return Plan(status.as_json())
     if expiry > now:
         return Plan(status.as_json(), requeue_after=(expiry - now).total_seconds())
-    return Plan(status.as_json(), events=(describe_expired(status.read()),), expires=True)
+    event = describe_expired(status.read(), deletes_output=deletes_output(resource))
+    return Plan(status.as_json(), events=(event,), expires=True)
 
 
 def _plan_accepted(context: PlanContext, status: JobStatusBuilder, unknown: list[str]) -> Plan:

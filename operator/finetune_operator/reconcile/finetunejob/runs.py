@@ -14,8 +14,8 @@ from finetune_api.limits import ATTEMPT_MESSAGE_CHARACTERS, truncate
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp, parse_timestamp
 from finetune_operator.conditions import find_in
-from finetune_operator.kube.kinds import ROLE_LABEL, Object
-from finetune_operator.policies.batch_job import is_being_deleted, may_still_run
+from finetune_operator.kube.kinds import ROLE_LABEL, Object, is_being_deleted
+from finetune_operator.policies.batch_job import may_still_run
 from finetune_operator.policies.halt import Halt
 from finetune_operator.policies.outcome import Ended, Outcome
 from finetune_operator.policies.pod_state import has_ended
@@ -138,7 +138,7 @@ def find_blocking(observed: Observed, number: int) -> list[str]:
         f"pod {pod['metadata']['name']}"
         for name, group in observed.pods.items()
         for pod in group
-        if name not in own and _find_role(pod) == TRAINER and not has_ended(pod, TRAINER)
+        if name not in own and find_role(pod) == TRAINER and not has_ended(pod, TRAINER)
     }
     return [f"Job {name}" for name in sorted(jobs)] + sorted(pods)
 
@@ -159,6 +159,7 @@ def find_superseded_jobs(observed: Observed) -> tuple[Object, ...]:
     return tuple(found)
 
 
-def _find_role(pod: Object) -> str:
-    role: str = pod["metadata"].get("labels", {}).get(ROLE_LABEL, "")
+def find_role(child: Object) -> str:
+    """Return the role of a Job or pod."""
+    role: str = child["metadata"].get("labels", {}).get(ROLE_LABEL, "")
     return role

@@ -258,16 +258,40 @@ def set_succeeded(status: JobStatusBuilder, number: int, result: TrainerResult) 
     status.events.append(EventRecord("Normal", SUCCEEDED, "Finish", text))
 
 
-def describe_expired(status: FineTuneJobStatus) -> EventRecord:
-    """Say in the last event of a job what is left of it."""
+def describe_expired(status: FineTuneJobStatus, *, deletes_output: bool) -> EventRecord:
+    """Say in the last event of an expired job what is left of it."""
     text = f"The job is deleted (spec.ttlSecondsAfterFinished). It ended as {status.phase}"
     adapter = status.adapter
     if adapter is None:
         return EventRecord("Normal", "Expired", "Delete", f"{text} and has no adapter.")
+    if deletes_output:
+        text = f"{text}. Its adapter {adapter.uri} is deleted, too (spec.output.deletionPolicy)."
+        return EventRecord("Normal", "Expired", "Delete", text)
     kind = adapter.peft_type if adapter.rank is None else f"{adapter.peft_type} of rank {adapter.rank}"
     base = f"{adapter.base_model}@{adapter.base_revision}" if adapter.base_revision else adapter.base_model
     text = f"{text}. Its adapter stays: {adapter.uri}, digest {adapter.digest}, {kind} for {base}."
     return EventRecord("Normal", "Expired", "Delete", text)
+
+
+def set_clean_ups(status: JobStatusBuilder, runs: Sequence[Attempt]) -> None:
+    """Show the runs of the clean-up."""
+    status.set(FineTuneJobStatus(clean_ups=list(runs)))
+
+
+def set_deleting(status: JobStatusBuilder, message: str) -> None:
+    """Show what a deleted job waits for."""
+    set_phase(status, "Deleting", Reason.DELETING, message)
+
+
+def describe_deleted_output(message: str) -> EventRecord:
+    """Say in the last event of a job what became of its objects."""
+    return EventRecord("Normal", "OutputDeleted", "CleanUp", message)
+
+
+def describe_left_output(location: str, reason: str, message: str) -> EventRecord:
+    """Say in the last event of a job which objects are left, and why."""
+    text = f"The job is gone, and its objects in {location} are left: {reason}: {end_sentence(message)}"
+    return EventRecord("Warning", "OutputLeft", "CleanUp", f"{text} Delete them by hand.")
 
 
 def _describe_lost(pod: Object) -> str:

@@ -66,6 +66,11 @@ class AdapterManifest(Lenient):
         "",
         description="PEFT's name of the training method. It differs from peftType if the adapter was converted.",
     )
+    folded: list[str] = Field(
+        [],
+        description="Options of the trained LoRA that are folded into the published weights: use_rslora, rank_pattern, "
+        "alpha_pattern. The published scale is alpha / rank for every module.",
+    )
     rank: int | None = None
     alpha: float | None = None
     target_modules: list[str] = []

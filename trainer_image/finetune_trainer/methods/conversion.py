@@ -1,6 +1,7 @@
 """Write adapters whose update has a low rank as plain LoRA, which inference engines serve.
 
-The conversion is exact; it needs no decomposition.
+The conversion needs no decomposition. It rounds each number of B once, to fp32, and not at all where scales are powers
+of two. A plain LoRA is one rank, and the scale ``lora_alpha / r`` for all modules, which every engine applies alike.
 """
 
 import json
@@ -21,6 +22,14 @@ Factors = tuple[torch.Tensor, torch.Tensor]
 """A of shape (rank, in) and B of shape (out, rank), in fp32 on the CPU: the update is B·A, with no further scale."""
 Initial = Mapping[str, Factors]
 """The initial factors of an adapter that PiSSA, OLoRA or LoftQ took out of the base or its quantization error."""
+_FOLDED = ("use_rslora", "rank_pattern", "alpha_pattern")
+"""Options of PEFT's LoraConfig that decide no more than ranks and scales. Some engines ignore them."""
+_MORE_THAN_FACTORS = (
+    "use_dora", "lora_bias", "target_parameters", "trainable_token_indices", "layer_replication",
+    "alora_invocation_tokens", "use_bdlora", "use_qalora",
+)  # fmt: skip
+"""Options with which the update is not B·A of a linear layer."""
+_SMALLEST = torch.finfo(torch.float32).tiny
 MAX_RANK = highest_rank()
 """The highest rank that an engine serves."""
 
@@ -37,7 +46,7 @@ def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[s
     kind = config.peft_type.value
     if kind not in _FACTORS or config.modules_to_save or getattr(config, "bias", "none") != "none":
         return None
-    if kind == "LORA" and (config.use_dora or initial is None):
+    if kind == "LORA" and (config.use_dora or not (initial is not None or list_foldable(model))):
         return None
     factors = {}
     for name, module in model.named_modules():
@@ -51,6 +60,32 @@ def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[s
     if not factors or max(len(a) for a, _ in factors.values()) > MAX_RANK:
         return None
     return factors
+
+
+def list_foldable(model: PeftModel) -> list[str]:
+    """List the options of a LoRA that its weights can take up, so that no engine has to know them.
+
+    It is empty for a LoRA that has none of them, and for one that is more than the factors of linear layers.
+    """
+    config: Any = model.peft_config["default"]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if any(getattr(config, name, None) for name in _MORE_THAN_FACTORS) or any(
+        "default" not in layer.lora_A or layer.lora_A["default"].weight.dim() != 2 for layer in layers
+    ):
+        return []
+    return [name for name in _FOLDED if getattr(config, name, None)]
+
+
+def measure_folding(model: PeftModel) -> float:
+    """Measure the largest relative error of a number of B that has taken up its module's scale: at most 2⁻²⁴."""
+    errors = [0.0]
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = module
+            exact = layer.lora_B["default"].weight.detach().double() * layer.scaling["default"]
+            rounded = _lora(layer)[1].detach().double()
+            errors.append(float(((rounded - exact).abs() / exact.abs().clamp(min=_SMALLEST)).max()))
+    return max(errors)
 
 
 def lora_factors(model: PeftModel) -> dict[str, Factors]:
@@ -96,8 +131,9 @@ def write_lora(factors: Mapping[str, Factors], linear: list[str], directory: Pat
     tensors = {}
     for name, (a, b) in factors.items():
         gap = rank - len(a)
-        # B·A = (B·s)·(A/s): factors of the same size lose less in an engine that stores bf16
-        size = math.sqrt(float(b.norm()) / float(a.norm())) if a.norm() and b.norm() else 1.0
+        # B·A = (B/s)·(A·s): factors of the same size lose less in an engine that stores bf16
+        # a power of two changes no digit
+        size = 2.0 ** round(math.log2(float(b.norm()) / float(a.norm())) / 2) if a.norm() and b.norm() else 1.0
         tensors[f"base_model.model.{name}.lora_A.weight"] = torch.nn.functional.pad(
             a * size, (0, 0, 0, gap)
         ).contiguous()
@@ -131,7 +167,9 @@ def set_base_name(directory: Path, base: str, revision: str | None) -> None:
 
 
 def _lora(module: Any) -> Factors:
-    return module.lora_A["default"].weight, module.lora_B["default"].weight * module.scaling["default"]
+    return module.lora_A["default"].weight, (
+        module.lora_B["default"].weight.double() * module.scaling["default"]
+    ).float()
 
 
 def _adalora(module: Any) -> Factors:

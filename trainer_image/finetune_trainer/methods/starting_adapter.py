@@ -154,7 +154,7 @@ def _adapter_uri(model: ModelSource) -> S3Uri:
 def _select_form(method: Method, manifest: AdapterManifest, uri: S3Uri) -> bool:
     peft_type = method.peft_type
     if manifest.peft_type == peft_type:
-        return False
+        return bool(manifest.folded)  # the options that the weights took up are those with which training continues
     if manifest.trained is not None and manifest.trained_peft_type == peft_type:
         return True
     kinds = " and ".join(dict.fromkeys(filter(None, (manifest.peft_type, manifest.trained_peft_type))))

@@ -24,12 +24,16 @@ class TrainedAdapter:
     """A trained adapter, saved in ``directory`` as it is published.
 
     ``original_directory`` has the form in which it was trained, if it is published in another. ``peft_type`` is PEFT's
-    name of its training method. ``answers`` are the logits of the trained model, whose memory is freed by then.
+    name of its training method. ``folded`` are the options of a LoRA that its weights took up, and ``folding_error`` is
+    the largest relative error of a number of B because of that. ``answers`` are the logits of the trained model, whose
+    memory is freed by then.
     """
 
     directory: Path
     original_directory: Path | None
     peft_type: str
+    folded: list[str]
+    folding_error: float
     answers: verification.TrainedAnswers
     serving_dtype: torch.dtype
     target_modules: list[str]
@@ -57,6 +61,8 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
     target_modules, parameters = inspection.adapted_suffixes(model), inspection.count_trainable(model)
     verification.save_weights(model, trained_directory, device.DTYPES[trained.plan.precision])
     lora = conversion.low_rank_factors(model, initial) if isinstance(model, PeftModel) else None
+    folded = conversion.list_foldable(model) if lora is not None and peft_type == "LORA" else []
+    folding_error = conversion.measure_folding(model) if folded else 0.0
     original_directory: Path | None = trained_directory
     if lora is None:
         trained_directory.rename(directory)
@@ -64,7 +70,8 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
     else:
         names = [name for name, _ in model.get_base_model().named_modules()]
         rank = conversion.write_lora(lora, names, directory)
-        log.info("%s is published as a plain LoRA of rank %d", peft_type, rank)
+        options = f" ({', '.join(folded)} folded into its weights)" if folded else ""
+        log.info("%s is published as a plain LoRA of rank %d%s", peft_type, rank, options)
         if initial is not None:
             original_directory = None  # nobody could load it without the very same decomposition of the base
     for path in filter(None, (directory, original_directory)):
@@ -77,6 +84,8 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
         directory=directory,
         original_directory=original_directory,
         peft_type=peft_type,
+        folded=folded,
+        folding_error=folding_error,
         answers=answers,
         serving_dtype=serving_dtype,
         target_modules=target_modules,

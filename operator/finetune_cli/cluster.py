@@ -23,6 +23,8 @@ KIND_WORDS = {
     "AdapterDeployment": ("adp", "adapterdeployment", "adapterdeployments"),
 }
 """What may precede a name and a slash, as with kubectl."""
+FIELD_MANAGER = "finetune"
+"""Owner of what the command line writes. Flux undoes what managers write whose name begins with kubectl."""
 POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONNECT_SECONDS = 10
 READ_SECONDS = 60
@@ -53,7 +55,8 @@ class Cluster:
 
     def patch(self, path: str, change: Object) -> Object:
         """Change fields of an object; the API server refuses a field that it does not know. Raises as ``call``."""
-        response = self._send("PATCH", path, {"fieldValidation": "Strict"}, change, kind="application/merge-patch+json")
+        query = {"fieldValidation": "Strict", "fieldManager": FIELD_MANAGER}
+        response = self._send("PATCH", path, query, change, kind="application/merge-patch+json")
         changed: Object = json.loads(response.data)
         return changed
 

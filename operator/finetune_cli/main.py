@@ -239,6 +239,38 @@ def cancel(name: JobName, namespace: Namespace = None, context: Context = None) 
 
 
 @cli.command()
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An AdapterDeployment.")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIGEST",
+            help="A version of status.history, by the first digits of its digest. Default: the last good.",
+        ),
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Serve what the spec asks for again.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Let the pods of an AdapterDeployment serve an older version, without a change of its spec.
+
+    It stays so until the spec asks for another version, or until --undo. --undo also lets a version that was rolled
+    back automatically be tried again.
+    """
+    from finetune_cli.cluster import connect
+    from finetune_cli.rollback import roll_back
+    from finetune_cli.rollback import undo as run_undo
+
+    if undo and to is not None:
+        raise CliError("--undo follows the spec, so it cannot be combined with --to")
+    cluster = connect(context, namespace)
+    if undo:
+        run_undo(cluster, name)
+    else:
+        roll_back(cluster, name, to)
+
+
+@cli.command()
 def logs(
     name: JobName,
     attempt: Annotated[int | None, typer.Option(help="Number of the attempt. Default: the newest.", min=1)] = None,

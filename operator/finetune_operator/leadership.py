@@ -61,6 +61,7 @@ class Leadership:
         self._held: dict[str, Object] = {}
         self._sightings: dict[str, Sighting] = {}
         self._valid_until = 0.0
+        self._since = clock()
         self._said = ""
         self.leads = asyncio.Event()
         self.left_out: dict[str, str] = {}
@@ -83,7 +84,12 @@ class Leadership:
                 await asyncio.sleep(RENEW_SECONDS)
             logger.info("Leading as %s.", self._identity)
         self.leader_address = ""
+        self._since = self._clock()
         self.leads.set()
+
+    def measure_seconds(self) -> float:
+        """Measure for how long this process has led."""
+        return self._clock() - self._since
 
     async def keep(self, on_change: Callable[[str], None]) -> None:
         """Renew the Leases, and look for other installations; ``on_change(namespace)`` says that one has gone.

@@ -278,7 +278,7 @@ def test_pods_move_in_turn_by_what_their_agents_say(serving: ServingNamespace) -
     serving.report(
         pods[1], says("bot", V2, V1, "Refused", reason="ProofFailed", message="only 3% of its effect is there")
     )
-    message = serving.await_condition("bot", "Stalled", "True", "ProofFailed")
+    message = serving.await_condition("bot", "Stalled", "True", "RolledBack")
     assert second in message
     assert "only 3%" in message
     assert serving.get(ADP, "bot")["status"]["active"]["digest"] == V1

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.adapterdeployment.groups import V1, V2, uri
+from tests.adapterdeployment.groups import V1, V2, V3, uri
 from tests.adapterdeployment.serving import ADP, ServingNamespace, manifest, says
 from tests.cli.run import finetune
 from tools.testing.kubernetes_api import Object
@@ -71,3 +71,84 @@ def test_the_history_says_what_was_served_and_by_which_proofs(serving: ServingNa
     assert f"Deployed {V2[:19]}" in shown[0]
     assert "98% of the trained effect" in shown[1]
     assert any(f"Deployed {V1[:19]}" in line and "until" in line and uri(V1) in line for line in shown)
+
+
+def test_a_bad_adapter_is_rolled_back_and_stays_so_until_the_spec_changes(serving: ServingNamespace) -> None:
+    pods = serve_first(serving)
+    serving.apply_adapter("bot", V2)
+    first = str(pods[0]["metadata"]["name"])
+    until("the first pod moves", lambda: serving.desired()[0].get("pods") == [first])
+    text = "only 3% of its effect is there"
+    serving.report(pods[0], says("bot", V2, V1, "Refused", reason="ProofFailed", message=text))
+    message = serving.await_condition("bot", "Stalled", "True", "RolledBack")
+    assert text in message
+    until("the pods are told", lambda: serving.desired()[0]["version"]["digest"] == V1)
+    report_all(serving, pods, V1)
+    until("no version is left behind", lambda: "previous" not in serving.desired()[0])
+    found = status(serving)
+    assert found["rollback"]["from"]["digest"] == V2
+    assert [(entry["event"], entry["digest"]) for entry in found["history"]] == [("RolledBack", V2), ("Deployed", V1)]
+    assert serving.get(ADP, "bot")["spec"]["adapter"]["digest"] == V2
+    assert "RolledBack" in serving.kubectl("get", "events")
+
+    serving.operator.kill()
+    serving.operator.start()
+    report_all(serving, pods, V1)
+    until("a pass", lambda: serving.operator.metric("finetune_operator_reconciles_total", kind="ServingGroup") >= 1)
+    assert status(serving) == found
+    assert serving.desired()[0]["version"]["digest"] == V1
+
+    assert "follows its spec again" in run_finetune(serving, "rollback", "bot", "--undo")
+    until("it is tried again", lambda: serving.desired()[0].get("pods") == [first])
+    serving.apply_adapter("bot", V3)
+    until("the next version", lambda: serving.desired()[0]["version"]["digest"] == V3)
+    assert "rollback" not in status(serving)
+
+
+def test_a_rollout_without_progress_is_rolled_back(serving: ServingNamespace) -> None:
+    pods = serve_first(serving)
+    serving.apply_adapter("bot", V2, strategy={"progressDeadlineSeconds": 6})
+    first = str(pods[0]["metadata"]["name"])
+    until("the first pod moves", lambda: serving.desired()[0].get("pods") == [first])
+    serving.report(pods[0], says("bot", V2, V1, "Failed", reason="DownloadFailed", message="S3 does not answer"))
+    serving.await_condition("bot", "Ready", "Unknown", "DownloadFailed")
+    message = serving.await_condition("bot", "Stalled", "True", "RolledBack")
+    assert "6 s (spec.strategy.progressDeadlineSeconds)" in message
+    assert "S3 does not answer" in message
+    until("the pods are told", lambda: serving.desired()[0]["version"]["digest"] == V1)
+
+
+def test_a_person_rolls_back_and_undoes_it_also_while_the_operator_is_down(serving: ServingNamespace) -> None:
+    pods = serve_first(serving)
+    assert "nothing to roll back to" in run_finetune(serving, "rollback", "bot")
+    assert "follows its spec" in run_finetune(serving, "rollback", "bot", "--undo")
+    serving.apply_adapter("bot", V2)
+    roll_out(serving, pods, V2)
+    serving.await_condition("bot", "Ready", "True", "Serving")
+    assert "no such version" in run_finetune(serving, "rollback", "bot", "--to", "sha256:9")
+    assert "ambiguous" in run_finetune(serving, "rollback", "bot", "--to", "sha256:")
+    assert "use --undo" in run_finetune(serving, "rollback", "bot", "--to", "22222")
+    assert "cannot be combined" in run_finetune(serving, "rollback", "bot", "--undo", "--to", "1")
+
+    serving.operator.kill()
+    said = run_finetune(serving, "rollback", "adp/bot", "--to", "1111")
+    assert f"goes back from {V2[:19]} to {V1[:19]}" in said
+    serving.operator.start()
+    report_all(serving, pods, V2)
+    roll_out(serving, pods, V1)
+    serving.await_condition("bot", "Stalled", "True", "RolledBack")
+    assert status(serving)["rollback"]["reason"] == "RollbackRequested"
+    assert serving.get(ADP, "bot")["spec"]["adapter"]["digest"] == V2
+    assert "already" in run_finetune(serving, "rollback", "bot")
+    entries = serving.get(ADP, "bot")["metadata"]["managedFields"]
+    owners = [entry["manager"] for entry in entries if "finetune-operator.io/rollback" in str(entry)]
+    assert owners == ["finetune"], "Flux undoes what a manager writes whose name begins with kubectl"
+
+    serving.apply_adapter("bot", V2)  # Git applies its manifest again
+    assert serving.desired()[0]["version"]["digest"] == V1
+    assert "follows its spec again" in run_finetune(serving, "rollback", "bot", "--undo")
+    roll_out(serving, pods, V2)
+    serving.await_condition("bot", "Ready", "True", "Serving")
+    serving.apply_adapter("bot", V2, suspend=True)
+    serving.await_condition("bot", "Suspended", "True", "Suspended")
+    assert "is suspended" in run_finetune(serving, "rollback", "bot")

@@ -1,9 +1,17 @@
 """``AdapterDeployment``: serves a finished adapter on every pod of a Deployment, with proof that its weights answer."""
 
+from finetune_api.adapterdeployment.rollback import (
+    ROLLBACK_ANNOTATION,
+    RollbackRequest,
+    find_last_good,
+    list_deployed,
+    read_request,
+)
 from finetune_api.adapterdeployment.spec import (
     AdapterDeploymentSpec,
     AdapterSource,
     NameRef,
+    Rollback,
     Strategy,
     Target,
     Verification,
@@ -16,9 +24,11 @@ from finetune_api.adapterdeployment.status import (
     JobIdentity,
     PodCounts,
     PodStatus,
+    RollbackStatus,
 )
 
 __all__ = [
+    "ROLLBACK_ANNOTATION",
     "AdapterDeploymentSpec",
     "AdapterDeploymentStatus",
     "AdapterSource",
@@ -29,7 +39,13 @@ __all__ = [
     "NameRef",
     "PodCounts",
     "PodStatus",
+    "Rollback",
+    "RollbackRequest",
+    "RollbackStatus",
     "Strategy",
     "Target",
     "Verification",
+    "find_last_good",
+    "list_deployed",
+    "read_request",
 ]

@@ -88,7 +88,24 @@ class Strategy(Model):
 
     type: Literal["Hot"] = Field("Hot", description="Hot: load it into the running engine, without restarting the pod.")
     max_unavailable: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
-        1, description="Maximum number of pods that may be out of the Service at once while they change the version."
+        1,
+        description="Maximum number of pods that may be out of the Service at once while they change the version. "
+        "A pod that refuses the version counts too: so many refusals stop the roll-out.",
+    )
+    progress_deadline_seconds: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
+        600,
+        description="Seconds without progress on any pod after which the roll-out has failed "
+        "(ProgressDeadlineExceeded).",
+    )
+
+
+class Rollback(Model):
+    """What happens when the roll-out of a version fails."""
+
+    automatic: bool = Field(
+        True,
+        description="Go back to the version that every pod served last. It stays so until the spec changes. False: "
+        "each pod keeps what it serves.",
     )
 
 
@@ -117,6 +134,7 @@ class AdapterDeploymentSpec(Model):
     target: Target = Field(description="Deployment that serves it.")
     strategy: Strategy = Field(default_factory=Strategy, description="How a new version replaces the old one.")
     verification: Verification = Field(default_factory=Verification, description="How strictly the weights are proved.")
+    rollback: Rollback = Field(default_factory=Rollback, description="What happens when a roll-out fails.")
     revision_history_limit: Annotated[int, Field(ge=0, le=MAX_HISTORY)] = Field(
         10, description="Older entries of status.history that are kept, for a rollback."
     )

@@ -58,6 +58,17 @@ class HistoryEntry(AdapterVersion):
     )
 
 
+class RollbackStatus(Model):
+    """Why the pods serve an older version than the spec asks for."""
+
+    from_version: AdapterVersion = Field(
+        alias="from", description="Version that the spec asks for. status.desired is served in its place."
+    )
+    at: Timestamp = Field(description="Time of the decision, RFC 3339.", json_schema_extra={"format": "date-time"})
+    reason: str = Field(description="RollbackRequested, or why the roll-out failed, as a CamelCase word.")
+    message: str = Field(description="The same as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS)
+
+
 class PodCounts(Model):
     """Progress of the roll-out, as numbers of pods."""
 
@@ -112,6 +123,14 @@ class AdapterDeploymentStatus(Model):
     )
     desired: AdapterVersion | None = Field(None, description="Version that every pod is to serve.")
     active: AdapterVersion | None = Field(None, description="The version that every pod served last.")
+    rollback: RollbackStatus | None = Field(
+        None, description="Why the pods serve an older version than the spec asks for. Unset: they do not."
+    )
+    progressed_at: Timestamp | None = Field(
+        None,
+        description="Time at which the roll-out last made progress, by the operator's clock. Unset: none is going on.",
+        json_schema_extra={"format": "date-time"},
+    )
     pods: PodCounts = Field(default_factory=PodCounts, description="Progress of the roll-out, as numbers of pods.")
     engines: list[EngineStatus] = Field(
         default_factory=list, description="Versions of the engine that the agents found, and what follows from them."

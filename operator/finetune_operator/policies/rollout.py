@@ -30,6 +30,11 @@ class Rollout:
     complete: bool
 
 
+def compute_budget(pods: int, max_unavailable: int) -> int:
+    """Compute how many pods may be out of the Service at once: at least one of several stays."""
+    return min(max_unavailable, max(1, pods - 1))
+
+
 def roll_out(
     pods: Sequence[PodView],
     assigned: Sequence[str] | None,
@@ -38,7 +43,8 @@ def roll_out(
 ) -> Rollout:
     """Compute the next step from an older version to a new one.
 
-    At least one of several pods stays in the Service. A refusal stops the roll-out: no further pod moves.
+    At least one of several pods stays in the Service. A pod that refuses the version keeps its place in the budget: so
+    many refusals as pods may be unavailable stop the roll-out, and fewer hold up no other pod.
 
     Args:
         pods: All pods of the Deployment.
@@ -52,9 +58,10 @@ def roll_out(
     if pods and all(pod.proven for pod in pods):
         return Rollout(None, frozenset(), complete=True)
     moving = {pod.name for pod in pods if pod.name in chosen and not pod.proven and not pod.refused}
-    away = moving | unavailable | {pod.name for pod in pods if not pod.available}
-    budget = min(max_unavailable, max(1, len(pods) - 1))
-    if not any(pod.refused for pod in pods):
+    refused = {pod.name for pod in pods if pod.refused}
+    away = moving | refused | unavailable | {pod.name for pod in pods if not pod.available}
+    budget = compute_budget(len(pods), max_unavailable)
+    if len(refused) < budget:
         # pods that are out of the Service anyway cost nothing; those on neither version gain most
         for pod in sorted(pods, key=lambda pod: (pod.name not in away, pod.on_previous, pod.name)):
             if pod.name not in chosen and (pod.name in away or len(away) < budget):

@@ -47,6 +47,10 @@ class StatusBuilder(Generic[StatusT]):
         self._fields |= after
         self._read = None
 
+    def remove(self, field: str) -> None:
+        """Remove a field, by its JSON name, if it is there."""
+        self._fields.pop(field, None)
+
     def read(self) -> StatusT:
         """Return the fields as they are now, without the conditions."""
         if self._read is None:

@@ -2,8 +2,8 @@
 
 A serving group is all AdapterDeployments of one inference Deployment.
 
-``model`` has the values that pass between the steps, ``status`` the words that a person reads; ``resolve`` and
-``rollout`` are the two stages of the plan. It knows no batch/v1 Job and no trainer.
+``model`` has the values that pass between the steps, ``status`` and ``release`` the words that a person reads;
+``resolve`` and ``rollout`` are the two stages of the plan. It knows no batch/v1 Job and no trainer.
 """
 
 from finetune_operator.context import Context

@@ -28,9 +28,11 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
     if obstacle is None:
         obstacle = await _inject(observed, plan, context)
         await _annotate_pods(observed, plan, context)
-    for update in build_updates(observed, plan, obstacle, now):
+    updates = build_updates(observed, plan, obstacle, now)
+    for update in updates:
         await write_status(ADAPTER_DEPLOYMENT, update.resource, update.status, update.events, context)
-    return Result(plan.requeue_after)
+    due = [plan.requeue_after, *(update.requeue_after for update in updates)]
+    return Result(min((seconds for seconds in due if seconds is not None), default=None))
 
 
 async def _write_config_map(observed: Observed, plan: Plan, context: Context) -> Obstacle | None:

@@ -47,6 +47,7 @@ async def gather(key: Key, context: Context) -> Observed:
         pods=tuple(pods),
         agent_reports={pod: report for pod, report in reports.items() if report is not None},
         config_map=cache.get(CONFIG_MAP, namespace, config_map_name(name)),
+        watched_seconds=context.leadership.measure_seconds(),
     )
 
 

@@ -3,10 +3,11 @@
 They are plain data, so that the plan is a pure function.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, JobIdentity
+from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, AdapterVersion, JobIdentity
 from finetune_api.finetunejob import AdapterStatus
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
@@ -14,6 +15,8 @@ from finetune_engines.base import Engine
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.engine_args import EngineArgs
+from finetune_operator.policies.failed_rollout import Failure
+from finetune_operator.policies.rollback import RollbackInForce
 from finetune_operator.reconcile.status_builder import StatusBuilder
 
 AdapterStatusBuilder = StatusBuilder[AdapterDeploymentStatus]
@@ -38,6 +41,8 @@ class Observed:
     """The newest report of each agent by the name of its pod."""
     config_map: Object | None = None
     """The desired state that the agents read."""
+    watched_seconds: float = math.inf
+    """For how long this process of the operator has received the agents' reports."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,12 @@ class Member:
     spec: AdapterDeploymentSpec | None
     """None if it is not valid."""
     obstacle: Obstacle | None = None
+    asked: AdapterVersion | None = None
+    """The version that the spec asks for; None if that is not known yet."""
+    rollback: RollbackInForce | None = None
+    """Why an older version is served in its place."""
     desired: DesiredAdapter | None = None
-    """What the spec asks for; None if that is not known yet."""
+    """What the pods are to serve; None if that is not known yet."""
     finetune_job: JobIdentity | None = None
     """The FineTuneJob that it came from."""
     note: str = ""
@@ -101,6 +110,8 @@ class Member:
     """Paths of fields that only a newer version knows."""
     suspended: bool = False
     """Whether ``spec.suspend`` holds back something that would be done now."""
+    failure: Failure | None = None
+    """Why no further pod takes the version, by what the pods say."""
     rolled_out: bool = False
     """Whether every pod of the Deployment serves the desired version."""
 
@@ -139,3 +150,5 @@ class StatusUpdate:
     resource: Object
     status: Object
     events: tuple[EventRecord, ...] = ()
+    requeue_after: float | None = None
+    """Seconds until the next pass, if this status asks for one."""

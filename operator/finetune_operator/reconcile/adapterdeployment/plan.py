@@ -10,11 +10,12 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
-from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, find_last_good
 from finetune_api.lenient import read_spec
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
+from finetune_operator.policies.rollback import find_rollback
 from finetune_operator.reconcile.adapterdeployment.inject import (
     build_agent_parameters,
     can_read,
@@ -22,9 +23,18 @@ from finetune_operator.reconcile.adapterdeployment.inject import (
     find_held_secrets,
     plan_injection,
 )
-from finetune_operator.reconcile.adapterdeployment.model import Member, Observed, Obstacle, Plan, ServingTarget
+from finetune_operator.reconcile.adapterdeployment.model import (
+    Member,
+    Observed,
+    Obstacle,
+    Plan,
+    ServingTarget,
+    Source,
+)
 from finetune_operator.reconcile.adapterdeployment.resolve import check_target, find_target, resolve
 from finetune_operator.reconcile.adapterdeployment.rollout import plan_rollout
+from finetune_operator.reconcile.adapterdeployment.version import build_entry, build_version
+from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.desired_state import build_config_map, read_config_map
 from finetune_operator.resources.injected import is_injected
 from finetune_operator.settings import Settings
@@ -74,9 +84,21 @@ def make_plan(observed: Observed, settings: Settings) -> Plan:
         state=state,
         config_map=build_config_map(observed.namespace, observed.name, state),
         injection=plan_injection(
-            observed.deployment, agent, [lead.api_key_secret, *(entry.secret for entry in adapters)], held
+            observed.deployment,
+            agent,
+            [lead.api_key_secret, *(entry.secret for entry in adapters), *map(_find_fallback_secret, members)],
+            held,
         ),
     )
+
+
+def _find_fallback_secret(member: Member) -> str | None:
+    """Find the Secret of the version to which a rollback would go: the pods keep it mounted."""
+    if member.entry is None:
+        return None
+    status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
+    good = find_last_good(status.history, member.entry.version.digest)
+    return good.secret_ref.name if good is not None and good.secret_ref is not None else None
 
 
 def _parse(observed: Observed) -> list[Member]:
@@ -136,9 +158,22 @@ def _resolve(
     source = resolve(member.resource, member.spec, observed.finetune_jobs, before)
     if isinstance(source, Obstacle):
         return replace(member, obstacle=source)
+    asked = build_version(source.desired, source.finetune_job)
+    status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
+    rollback, note = find_rollback(member.resource["metadata"], status, asked.digest, until_next_version=False)
+    note = ". ".join(filter(None, [source.note, note]))
+    if rollback is not None:
+        entry = build_entry(member.resource, member.spec, rollback.target)
+        source = Source(entry, rollback.target.fine_tune_job)
     obstacle = check_target(source.adapter, target, observed.name)
     if obstacle is None and observed.deployment is not None:
         obstacle = check_secret(observed.deployment, source.desired.secret, held)
     return replace(
-        member, desired=source.desired, finetune_job=source.finetune_job, note=source.note, obstacle=obstacle
+        member,
+        asked=asked,
+        rollback=rollback,
+        desired=source.desired,
+        finetune_job=source.finetune_job,
+        note=note,
+        obstacle=obstacle,
     )

@@ -6,7 +6,6 @@ Both happen before any pod is touched.
 from collections.abc import Mapping
 
 from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, AdapterVersion, JobIdentity
-from finetune_api.base import S3Location
 from finetune_api.conditions import ConditionType
 from finetune_api.finetunejob import AdapterStatus, FineTuneJobStatus, Output
 from finetune_api.messages import DesiredAdapter, DesiredVersion
@@ -16,6 +15,7 @@ from finetune_operator.conditions import find
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.engine_args import read_engine_args
 from finetune_operator.reconcile.adapterdeployment.model import Obstacle, ServingTarget, Source
+from finetune_operator.reconcile.adapterdeployment.version import build_desired, build_entry
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.injected import find_container
 
@@ -63,7 +63,7 @@ def resolve(
     if source.uri is not None and source.digest is not None:
         secret = source.secret_ref.name if source.secret_ref else None
         version = DesiredVersion(uri=source.uri, digest=source.digest)
-        return Source(_build_entry(resource, spec, version, source.s3, secret))
+        return Source(build_desired(resource, spec, version, source.s3, secret))
     name = source.finetune_job_ref.name if source.finetune_job_ref else ""
     finetune_job = finetune_jobs.get(name)
     adapter = _find_adapter(name, finetune_job.get("status") or {}) if finetune_job is not None else None
@@ -73,9 +73,12 @@ def resolve(
     uid = finetune_job["metadata"]["uid"] if finetune_job is not None else None
     anew = pinned is not None and pinned.fine_tune_job is not None and uid not in (None, pinned.fine_tune_job.uid)
     if digest is not None and found != digest:
-        if before is not None and before.version.digest == digest:
+        held = before if before is not None and before.version.digest == digest else None
+        if held is None and pinned is not None and _is_rolled_back(resource, digest):
+            held = build_entry(resource, spec, pinned)
+        if held is not None:
             note = _describe_other(name, found, digest) if anew or found is not None else ""
-            return Source(before, pinned.fine_tune_job if pinned is not None else None, note=note)
+            return Source(held, pinned.fine_tune_job if pinned is not None else None, note=note)
         if anew or found is not None:
             return Obstacle(Reason.FINETUNE_JOB_REPLACED, _describe_other(name, found, digest))
     if finetune_job is None or adapter is None:
@@ -86,7 +89,7 @@ def resolve(
     output = Output.model_validate(finetune_job["spec"]["output"], extra="ignore")
     reference = source.secret_ref or output.secret_ref
     version = DesiredVersion(uri=adapter.uri, digest=adapter.digest)
-    entry = _build_entry(resource, spec, version, output.s3, reference.name if reference else None)
+    entry = build_desired(resource, spec, version, output.s3, reference.name if reference else None)
     return Source(entry, JobIdentity(name=name, uid=finetune_job["metadata"]["uid"]), adapter)
 
 
@@ -96,10 +99,16 @@ def _find_pinned(resource: Object, finetune_job: str) -> AdapterVersion | None:
     A status that an older version of the operator wrote does not name the job: then its generation tells.
     """
     status = resource.get("status") or {}
-    desired = read_status(AdapterDeploymentStatus, status).desired
+    found = read_status(AdapterDeploymentStatus, status)
+    desired = found.rollback.from_version if found.rollback is not None else found.desired
     if desired is None or desired.fine_tune_job is None:
         return desired if status.get("observedGeneration") == resource["metadata"].get("generation") else None
     return desired if desired.fine_tune_job.name == finetune_job else None
+
+
+def _is_rolled_back(resource: Object, digest: str) -> bool:
+    rollback = read_status(AdapterDeploymentStatus, resource.get("status") or {}).rollback
+    return rollback is not None and rollback.from_version.digest == digest
 
 
 def _describe_other(name: str, found: str | None, digest: str) -> str:
@@ -157,21 +166,3 @@ def _find_adapter(name: str, status: Object) -> AdapterStatus | Obstacle:
         text = f"waiting for the adapter of FineTuneJob {name!r} ({phase})"
         return Obstacle(Reason.ADAPTER_NOT_READY, text, stalled=False)
     return adapter
-
-
-def _build_entry(
-    resource: Object,
-    spec: AdapterDeploymentSpec,
-    version: DesiredVersion,
-    location: S3Location | None,
-    secret: str | None,
-) -> DesiredAdapter:
-    return DesiredAdapter(
-        deployment=resource["metadata"]["name"],
-        served_name=spec.served_name,
-        version=version,
-        endpoint=location.endpoint if location else None,
-        region=location.region if location else None,
-        secret=secret,
-        tolerance=spec.verification.tolerance,
-    )

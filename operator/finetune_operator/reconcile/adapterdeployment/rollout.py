@@ -8,7 +8,8 @@ from finetune_api.adapterdeployment import AdapterDeploymentStatus
 from finetune_api.messages import AgentAdapter, DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.rollout import PodView, roll_out
+from finetune_operator.policies.failed_rollout import find_refusal
+from finetune_operator.policies.rollout import PodView, compute_budget, roll_out
 from finetune_operator.reconcile.adapterdeployment.model import Member, Observed
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.injected import is_observed
@@ -42,20 +43,22 @@ def plan_rollout(
     previous = _choose_previous(member.resource, desired.version, before, serving)
     views = [_view_pod(pod, pods[pod["metadata"]["name"]], desired.version, previous) for pod in observed.pods]
     proven = bool(views) and all(view.proven for view in views)
+    budget = compute_budget(len(views), spec.strategy.max_unavailable)
+    member = replace(member, pods=reported, failure=find_refusal(reported, desired.version.digest, budget))
     rolled_out = proven and observed.deployment is not None and has_rolled_out(observed.deployment, len(views))
     if spec.suspend and not proven and _is_change(before, desired.version):
-        return replace(member, entry=before, pods=reported, suspended=True), unavailable
+        return replace(member, entry=before, suspended=True), unavailable
     if previous is None or proven:
         entry = desired.model_copy(update={"previous": None, "pods": None})
-        return replace(member, entry=entry, pods=reported, rolled_out=rolled_out), unavailable
+        return replace(member, entry=entry, rolled_out=rolled_out), unavailable
     if _moves_by_restart(observed):
         entry = desired.model_copy(update={"previous": previous, "pods": None})
-        return replace(member, entry=entry, pods=reported, rolled_out=rolled_out), unavailable
+        return replace(member, entry=entry, rolled_out=rolled_out), unavailable
     assigned = before.pods if before is not None and before.version.digest == desired.version.digest else []
     rollout = roll_out(views, assigned, spec.strategy.max_unavailable, unavailable)
     assigned = None if rollout.assigned is None else list(rollout.assigned)
     entry = desired.model_copy(update={"previous": previous, "pods": assigned})
-    return replace(member, entry=entry, pods=reported, rolled_out=rolled_out), unavailable | rollout.moving
+    return replace(member, entry=entry, rolled_out=rolled_out), unavailable | rollout.moving
 
 
 def _is_change(before: DesiredAdapter | None, version: DesiredVersion) -> bool:

@@ -5,23 +5,18 @@ from datetime import datetime
 
 from finetune_api.adapterdeployment import (
     AdapterDeploymentStatus,
-    AdapterVersion,
     EngineStatus,
-    HistoryEntry,
-    JobIdentity,
     PodCounts,
     PodStatus,
 )
-from finetune_api.base import S3Location, SecretRef
 from finetune_api.conditions import ConditionType
 from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
-from finetune_api.messages import AgentAdapter, DesiredAdapter
+from finetune_api.messages import AgentAdapter
 from finetune_api.reasons import Reason
-from finetune_api.timestamps import format_timestamp
 from finetune_operator.conditions import describe_accepted, find, find_in
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.revision_history import record_deployed, record_failed, trim
+from finetune_operator.policies.revision_history import trim
 from finetune_operator.reconcile.adapterdeployment.model import (
     AdapterStatusBuilder,
     Member,
@@ -30,7 +25,9 @@ from finetune_operator.reconcile.adapterdeployment.model import (
     Plan,
     StatusUpdate,
 )
-from finetune_operator.reconcile.adapterdeployment.rollout import count_replicas, has_rolled_out, is_available
+from finetune_operator.reconcile.adapterdeployment.release import set_release, set_rollback
+from finetune_operator.reconcile.adapterdeployment.rollout import is_available
+from finetune_operator.reconcile.adapterdeployment.version import build_version
 from finetune_operator.reconcile.status_builder import StatusBuilder
 
 
@@ -54,6 +51,7 @@ def _build_update(
     _set_injected(builder, observed, plan, injection)
     if member.desired is not None:
         builder.set(AdapterDeploymentStatus(desired=build_version(member.desired, member.finetune_job)))
+        set_rollback(builder, member, now)
     total = int((observed.deployment or {}).get("status", {}).get("replicas", 0))
     counts = PodCounts(
         total=max(total, len(observed.pods)),
@@ -62,27 +60,17 @@ def _build_update(
     )
     pod_status = [_build_pod_status(pod, member.pods.get(pod["metadata"]["name"])) for pod in observed.pods]
     builder.set(AdapterDeploymentStatus(pods=counts, engines=_count_engines(observed), pod_status=pod_status))
+    builder.remove("progressedAt")  # a roll-out that goes on sets it again
     obstacle = member.obstacle or injection
+    requeue_after = None
     if obstacle is not None:
         _set_obstacle(builder, obstacle)
     elif member.desired is not None and observed.deployment is not None:
-        _set_rollout(builder, observed.deployment, member, member.desired, counts, now)
+        requeue_after = set_release(builder, observed, member, now)
     if member.spec is not None and (history := builder.read().history):
         builder.set(AdapterDeploymentStatus(history=trim(history, member.spec.revision_history_limit)))
     status = builder.as_json()
-    return StatusUpdate(member.resource, status, _build_events(member.resource, status))
-
-
-def build_version(desired: DesiredAdapter, finetune_job: JobIdentity | None) -> AdapterVersion:
-    """Describe a version with all that is needed to serve it again when its FineTuneJob is gone."""
-    location = S3Location(endpoint=desired.endpoint, region=desired.region)
-    return AdapterVersion(
-        uri=desired.version.uri,
-        digest=desired.version.digest,
-        fine_tune_job=finetune_job,
-        s3=location if location != S3Location() else None,
-        secret_ref=SecretRef(name=desired.secret) if desired.secret else None,
-    )
+    return StatusUpdate(member.resource, status, _build_events(member.resource, status), requeue_after)
 
 
 def _set_accepted(builder: AdapterStatusBuilder, member: Member) -> None:
@@ -116,72 +104,6 @@ def _set_obstacle(builder: AdapterStatusBuilder, obstacle: Obstacle) -> None:
         builder.conditions.set_stalled(obstacle.reason, obstacle.message)
     else:
         builder.conditions.set_progressing(obstacle.reason, obstacle.message)
-
-
-def _set_rollout(
-    builder: AdapterStatusBuilder,
-    deployment: Object,
-    member: Member,
-    desired: DesiredAdapter,
-    counts: PodCounts,
-    now: datetime,
-) -> None:
-    """Show how far the roll-out is, or the first pod that refuses the version."""
-    digest = desired.version.digest
-    active = builder.read().active
-    pods = sorted(member.pods.items())
-    refused = next(((name, pod) for name, pod in pods if pod.state == "Refused" and pod.digest == digest), None)
-    if refused is not None:
-        name, pod = refused
-        rest = "; the other pods stay on the version before" if builder.has("active") else ""
-        text = truncate(f"pod {name}: {pod.message}{rest}", POD_MESSAGE_CHARACTERS)
-        reason = pod.reason or Reason.ENGINE_REFUSED
-        builder.conditions.set_stalled(reason, text)
-        if active is None or active.digest != digest:
-            version = build_version(desired, member.finetune_job)
-            _set_history(
-                builder, record_failed(builder.read().history, version, "Failed", format_timestamp(now), reason, text)
-            )
-        return
-    if member.suspended:
-        text = f"spec.suspend is true: {desired.served_name!r} is proven on {counts.updated} of {counts.total} pods, "
-        builder.conditions.set_idle(Reason.SUSPENDED, text + "and no further pod takes it")
-        return
-    if member.rolled_out and counts.ready == counts.total:
-        since = active.since if active is not None and active.digest == digest else None
-        since = since or format_timestamp(now)
-        version = build_version(desired, member.finetune_job).model_copy(update={"since": since})
-        builder.set(AdapterDeploymentStatus(active=version))
-        evidence = [f"pod {name}: {pod.proof}" for name, pod in pods if pod.proof]
-        _set_history(builder, record_deployed(builder.read().history, version, since, evidence))
-        text = f"{desired.served_name!r} is proven on each of {counts.total} pods"
-        builder.conditions.set_ready(Reason.SERVING, text)
-        return
-    replicas = count_replicas(deployment)
-    if deployment["spec"].get("paused") and not has_rolled_out(deployment, len(pods)):
-        name = deployment["metadata"]["name"]
-        text = f"Deployment {name!r} is paused, so its pods are not replaced: kubectl rollout resume deployment/{name}"
-        builder.conditions.set_progressing(Reason.TARGET_PAUSED, text)
-        return
-    if replicas == 0:
-        name = deployment["metadata"]["name"]
-        text = f"Deployment {name!r} has no replicas: the adapter is served as soon as it has pods"
-        builder.conditions.set_progressing(Reason.NO_PODS, text)
-        return
-    text = f"{desired.served_name!r} is proven on {counts.updated} of {counts.total} pods, {counts.ready} take traffic"
-    if replicas == 1:
-        text += "; with one pod the name does not answer for less than a second while it moves"
-    failing = next(((name, pod) for name, pod in pods if pod.state == "Failed"), None)
-    if failing is None:
-        builder.conditions.set_progressing(Reason.ROLLING_OUT, text)
-    else:
-        name, pod = failing
-        text = truncate(f"{text}; pod {name} tries again: {pod.message}", POD_MESSAGE_CHARACTERS)
-        builder.conditions.set_progressing(pod.reason or Reason.ROLLING_OUT, text)
-
-
-def _set_history(builder: AdapterStatusBuilder, history: list[HistoryEntry]) -> None:
-    builder.set(AdapterDeploymentStatus(history=history))
 
 
 def _count_updated(member: Member) -> int:
@@ -245,6 +167,9 @@ def _build_ready_events(resource: Object, status: Object) -> tuple[EventRecord, 
     ):
         return ()
     digest = (status.get("desired") or {}).get("digest", "")
+    if rollback := status.get("rollback"):
+        key = f"{rollback['from']['digest']}-{rollback['at']}"
+        return (EventRecord("Warning", after["reason"], "RollBack", after["message"], key=key),)
     if after["status"] == "True":
         return (EventRecord("Normal", after["reason"], "Serve", after["message"], key=digest),)
     if after["reason"] == Reason.SUSPENDED:

@@ -1,0 +1,66 @@
+"""To which version an AdapterDeployment goes back, and the request of a person for it.
+
+The request is an annotation, because the spec belongs to Git and the status to the operator.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from finetune_api import GROUP
+from finetune_api.adapterdeployment.status import HistoryEntry
+from finetune_api.base import Lenient, Sha256
+
+ROLLBACK_ANNOTATION = f"{GROUP}/rollback"
+"""On an AdapterDeployment: a ``RollbackRequest`` as JSON. `finetune rollback` writes it."""
+
+
+class RollbackRequest(Lenient):
+    """Serve ``to`` while the spec asks for ``from``; or try a version again that was rolled back automatically."""
+
+    from_digest: Sha256 | None = Field(None, alias="from", description="Digest of the version to go back from.")
+    to: Sha256 | None = Field(None, description="Digest of the version to serve in its place.")
+    undone: str | None = Field(
+        None, description="status.rollback.at of the automatic rollback that is no longer to be in force."
+    )
+
+
+def read_request(metadata: Mapping[str, Any]) -> RollbackRequest:
+    """Read the request from an object's metadata; without the annotation it asks for nothing.
+
+    Raises:
+        ValueError: If the annotation is none; the message says what is wrong.
+    """
+    text = (metadata.get("annotations") or {}).get(ROLLBACK_ANNOTATION)
+    if text is None:
+        return RollbackRequest()
+    try:
+        request = RollbackRequest.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"{where}: {problem['msg']}" if where else str(problem["msg"])) from error
+    if (request.from_digest is None) != (request.to is None):
+        raise ValueError("from and to belong together")
+    return request
+
+
+def list_deployed(history: Sequence[HistoryEntry]) -> list[HistoryEntry]:
+    """List the versions that every pod served once, each with its newest entry, the newest first."""
+    entries: dict[str, HistoryEntry] = {}
+    for entry in history:
+        if entry.event == "Deployed":
+            entries.setdefault(entry.digest, entry)
+    return list(entries.values())
+
+
+def find_last_good(history: Sequence[HistoryEntry], digest: str) -> HistoryEntry | None:
+    """Find the newest version other than ``digest`` that every pod served, and that was not rolled back afterwards."""
+    bad = {digest}
+    for entry in history:
+        if entry.event == "Deployed" and entry.digest not in bad:
+            return entry
+        if entry.event == "RolledBack":
+            bad.add(entry.digest)
+    return None

@@ -1,0 +1,213 @@
+"""Write into a status how the roll-out of a version goes: its progress, its end, and its rollback. Pure."""
+
+from datetime import datetime
+from typing import Literal
+
+from finetune_api.adapterdeployment import (
+    AdapterDeploymentStatus,
+    AdapterVersion,
+    RollbackStatus,
+    find_last_good,
+)
+from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
+from finetune_api.reasons import Reason
+from finetune_api.timestamps import format_timestamp
+from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.failed_rollout import (
+    Failure,
+    Progress,
+    find_progress_time,
+    measure_remaining_seconds,
+)
+from finetune_operator.policies.revision_history import record_deployed, record_failed
+from finetune_operator.policies.rollback import strip_version
+from finetune_operator.reconcile.adapterdeployment.model import AdapterStatusBuilder, Member, Observed
+from finetune_operator.reconcile.adapterdeployment.rollout import count_replicas, has_rolled_out
+from finetune_operator.reconcile.status_builder import read_status
+
+SHORT_DIGEST = 19
+"""Characters of a digest that tell versions apart: sha256: and twelve digits."""
+AT_ONCE = 0.0
+"""Seconds until the pass that moves the pods after a rollback was decided: the status has to be written before."""
+
+
+def set_rollback(builder: AdapterStatusBuilder, member: Member, now: datetime) -> None:
+    """Show the rollback that is in force, and record the one that a person asked for."""
+    rollback, asked = member.rollback, member.asked
+    made = builder.read().rollback
+    if rollback is None or asked is None:
+        builder.remove("rollback")
+        return
+    is_known = made is not None and (made.from_version.digest, made.reason) == (asked.digest, rollback.reason)
+    if made is None or not is_known:
+        _record_rollback(builder, asked, rollback.reason, rollback.message, now)
+
+
+def set_release(builder: AdapterStatusBuilder, observed: Observed, member: Member, now: datetime) -> float | None:
+    """Show how far the roll-out is, or why it has ended; return after how many seconds another pass is due."""
+    if _serves_everywhere(builder, member):
+        _record_served(builder, member, now)
+    if member.rollback is not None:
+        _set_rolled_back(builder, member.failure)
+    elif member.failure is not None:
+        return _set_failure(builder, member, member.failure, now)
+    elif member.suspended:
+        text = f"spec.suspend is true: {_count(builder, member)}, and no further pod takes it"
+        builder.conditions.set_idle(Reason.SUSPENDED, text)
+    elif _serves_everywhere(builder, member):
+        text = f"{_name(member)!r} is proven on each of {builder.read().pods.total} pods"
+        builder.conditions.set_ready(Reason.SERVING, text)
+    elif observed.deployment is not None and (wait := _find_wait(observed.deployment, len(observed.pods))):
+        builder.conditions.set_progressing(*wait)
+    else:
+        return _set_progress(builder, observed, member, now)
+    return None
+
+
+def _serves_everywhere(builder: AdapterStatusBuilder, member: Member) -> bool:
+    counts = builder.read().pods
+    return member.rolled_out and counts.ready == counts.total
+
+
+def _record_served(builder: AdapterStatusBuilder, member: Member, now: datetime) -> None:
+    status = builder.read()
+    if status.desired is None:
+        return
+    active = status.active
+    since = active.since if active is not None and active.digest == status.desired.digest else None
+    version = status.desired.model_copy(update={"since": since or format_timestamp(now)})
+    evidence = [f"pod {name}: {pod.proof}" for name, pod in sorted(member.pods.items()) if pod.proof]
+    history = record_deployed(status.history, version, since or format_timestamp(now), evidence)
+    builder.set(AdapterDeploymentStatus(active=version, history=history))
+
+
+def _set_rolled_back(builder: AdapterStatusBuilder, failure: Failure | None = None) -> None:
+    """Show a rollback: for GitOps the object has failed until its spec changes, because the spec is not served.
+
+    ``failure`` says why no pod takes the older version either, if that is so.
+    """
+    status = builder.read()
+    rollback, serving = status.rollback, status.desired
+    if rollback is None or serving is None:
+        return
+    trouble = f" ({failure.message})" if failure is not None else ""
+    text = (
+        f"{_shorten(rollback.from_version)} was rolled back: {rollback.message}. {status.pods.updated} of "
+        f"{status.pods.total} pods serve {_shorten(serving)} in its place{trouble}. "
+        "Let the spec ask for another version, or try this one again: finetune rollback NAME --undo"
+    )
+    builder.conditions.set_stalled(Reason.ROLLED_BACK, truncate(text, POD_MESSAGE_CHARACTERS))
+
+
+def _set_failure(builder: AdapterStatusBuilder, member: Member, failure: Failure, now: datetime) -> float | None:
+    """Show a failure; go back to the last good version if the spec allows it and there is one."""
+    status, version = builder.read(), builder.read().desired
+    text = truncate(failure.message, POD_MESSAGE_CHARACTERS)
+    builder.conditions.set_stalled(failure.reason, text)
+    is_served = status.active is not None and version is not None and status.active.digest == version.digest
+    if version is None or member.spec is None or is_served or not failure.of_the_version:
+        return None
+    good = find_last_good(status.history, version.digest)
+    if good is None or member.spec.suspend or not member.spec.rollback.automatic:
+        _record(builder, version, "Failed", failure.reason, text, now)
+        return None
+    _record_rollback(builder, version, failure.reason, text, now)
+    builder.set(AdapterDeploymentStatus(desired=strip_version(good)))
+    _set_rolled_back(builder)
+    return AT_ONCE
+
+
+def _record_rollback(
+    builder: AdapterStatusBuilder, version: AdapterVersion, reason: str, message: str, now: datetime
+) -> None:
+    at = format_timestamp(now)
+    rollback = RollbackStatus(from_version=version, at=at, reason=reason, message=message)
+    builder.remove("rollback")
+    builder.set(AdapterDeploymentStatus(rollback=rollback))
+    _record(builder, version, "RolledBack", reason, message, now)
+
+
+def _record(
+    builder: AdapterStatusBuilder,
+    version: AdapterVersion,
+    event: Literal["RolledBack", "Failed"],
+    reason: str,
+    message: str,
+    now: datetime,
+) -> None:
+    history = record_failed(builder.read().history, version, event, format_timestamp(now), reason, message)
+    builder.set(AdapterDeploymentStatus(history=history))
+
+
+def _find_wait(deployment: Object, pods: int) -> tuple[Reason, str] | None:
+    """Find for what the roll-out waits while no pod can take the version."""
+    name = deployment["metadata"]["name"]
+    if deployment["spec"].get("paused") and not has_rolled_out(deployment, pods):
+        text = f"Deployment {name!r} is paused, so its pods are not replaced: kubectl rollout resume deployment/{name}"
+        return Reason.TARGET_PAUSED, text
+    if count_replicas(deployment) == 0:
+        text = f"Deployment {name!r} has no replicas: the adapter is served as soon as it has pods"
+        return Reason.NO_PODS, text
+    return None
+
+
+def _set_progress(builder: AdapterStatusBuilder, observed: Observed, member: Member, now: datetime) -> float | None:
+    """Show a roll-out that goes on, or that made no progress for too long."""
+    status = builder.read()
+    text = f"{_count(builder, member)}, {status.pods.ready} take traffic"
+    if observed.deployment is not None and count_replicas(observed.deployment) == 1:
+        text += "; with one pod the name does not answer for less than a second while it moves"
+    troubled = [(name, pod) for name, pod in sorted(member.pods.items()) if pod.state in ("Failed", "Refused")]
+    reason: str = Reason.ROLLING_OUT
+    if troubled:
+        name, pod = troubled[0]
+        again = "tries again" if pod.state == "Failed" else "refuses it"
+        reason, text = pod.reason or reason, f"{text}; pod {name} {again}: {pod.message}"
+    text = truncate(text, POD_MESSAGE_CHARACTERS)
+    remaining = _measure_remaining(builder, observed, member, now)
+    if remaining is not None and remaining <= 0:
+        seconds = member.spec.strategy.progress_deadline_seconds if member.spec is not None else 0
+        late = f"no pod made progress for {seconds} s (spec.strategy.progressDeadlineSeconds): {text}"
+        return _set_failure(builder, member, Failure(Reason.PROGRESS_DEADLINE_EXCEEDED, late, True), now)
+    builder.conditions.set_progressing(reason, text)
+    return remaining
+
+
+def _measure_remaining(
+    builder: AdapterStatusBuilder, observed: Observed, member: Member, now: datetime
+) -> float | None:
+    """Measure the seconds that remain for progress; None without a deadline.
+
+    There is none for a version that every pod served already, for example while pods are added or restarted.
+    """
+    status = builder.read()
+    if member.spec is None or status.desired is None:
+        return None
+    if status.active is not None and status.active.digest == status.desired.digest:
+        return None
+    before = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
+    after = _view_progress(status, member.resource["metadata"]["generation"])
+    progressed_at = find_progress_time(
+        _view_progress(before, before.observed_generation or 0), after, before.progressed_at, now
+    )
+    builder.set(AdapterDeploymentStatus(progressed_at=progressed_at))
+    limit = member.spec.strategy.progress_deadline_seconds
+    return measure_remaining_seconds(progressed_at, limit, observed.watched_seconds, now)
+
+
+def _view_progress(status: AdapterDeploymentStatus, generation: int) -> Progress:
+    digest = status.desired.digest if status.desired is not None else ""
+    return Progress(digest, generation, status.pods.updated, status.pods.ready, status.pods.total)
+
+
+def _count(builder: AdapterStatusBuilder, member: Member) -> str:
+    counts = builder.read().pods
+    return f"{_name(member)!r} is proven on {counts.updated} of {counts.total} pods"
+
+
+def _name(member: Member) -> str:
+    return member.spec.served_name if member.spec is not None else ""
+
+
+def _shorten(version: AdapterVersion) -> str:
+    return version.digest[:SHORT_DIGEST]

@@ -52,3 +52,23 @@ def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
 def is_hook(item: Object) -> bool:
     """Whether Helm makes the object for a moment only."""
     return "helm.sh/hook" in (item["metadata"].get("annotations") or {})
+
+
+def operator_environment(objects: list[Object]) -> dict[str, str]:
+    """The variables that the chart gives the operator, apart from those that come from the pod."""
+    (deployment,) = of_kind(objects, "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+
+def engine(**pod: Any) -> Object:
+    """An inference Deployment, as far as the chart is concerned, with this spec of its pods."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "vllm"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "vllm"}},
+            "template": {"metadata": {"labels": {"app": "vllm"}}, "spec": pod},
+        },
+    }

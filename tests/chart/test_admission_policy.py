@@ -1,7 +1,6 @@
 """What a stolen token of the operator can write: the chart's admission policies on a real API server."""
 
 import copy
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,11 +22,12 @@ from finetune_operator.resources.jobs import (
 )
 from finetune_operator.resources.removal import build_removal
 from finetune_operator.settings import Settings
-from tests.chart.helm import NAMESPACE, Object, render
+from tests.chart.helm import NAMESPACE, Object, engine, of_kind, operator_environment, render
 from tests.operator.locked_down import POD_TEMPLATE
 from tools.testing.crds import install_crds
 from tools.testing.kubernetes_api import GROUP, PLURAL, VERSION, Api
 from tools.testing.operator_messages import SPEC
+from tools.testing.waiting import until
 
 pytestmark = pytest.mark.cluster
 KINDS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
@@ -43,11 +43,9 @@ OWNER: Object = {
 def settings(empty_cluster: Cluster, namespace: str) -> Iterator[Settings]:
     """The chart's policies and rights are in force; yields the settings that the chart gives the operator."""
     objects = render()
-    (deployment,) = [item for item in objects if item["kind"] == "Deployment"]
-    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    text = yaml.safe_dump_all([item for item in objects if item["kind"] in (*KINDS, *POLICIES)])
+    text = yaml.safe_dump_all(of_kind(objects, *KINDS, *POLICIES))
     empty_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)
-    yield Settings.of({entry["name"]: entry["value"] for entry in variables if "value" in entry})
+    yield Settings.of(operator_environment(objects))
     empty_cluster.kubectl("delete", "-f", "-", stdin=text)
 
 
@@ -60,11 +58,8 @@ def thief(empty_cluster: Cluster, settings: Settings) -> Api:
         "metadata": {"name": "x"},
         "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}}},
     }
-    for _ in range(150):
-        if refusal(api, stranger):
-            return api
-        time.sleep(0.2)
-    raise AssertionError("the policies are not in force")
+    until("the policies are in force", lambda: refusal(api, stranger))
+    return api
 
 
 def refusal(api: Api, job: Object) -> str:
@@ -184,16 +179,9 @@ def test_pods_and_config_maps_of_others_stay_as_they_are(empty_cluster: Cluster,
 
 def test_of_a_deployment_only_the_agent_changes(empty_cluster: Cluster, thief: Api, settings: Settings) -> None:
     admin = Api(empty_cluster.kubeconfig, "default")
-    spec = {"containers": [{"name": "vllm", "image": "vllm"}], "initContainers": [{"name": "init", "image": "init"}]}
-    deployment: Any = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "vllm", "namespace": "default"},
-        "spec": {
-            "selector": {"matchLabels": {"app": "vllm"}},
-            "template": {"metadata": {"labels": {"app": "vllm"}}, "spec": spec},
-        },
-    }
+    deployment: Any = engine(
+        containers=[{"name": "vllm", "image": "vllm"}], initContainers=[{"name": "init", "image": "init"}]
+    )
     live = admin.plain(client.AppsV1Api(admin.client).create_namespaced_deployment("default", deployment))
     parameters = AgentParameters(
         "vllm", ENGINES["vllm"], ("s3",), settings.operator_image, "Always", settings.report_url, settings.pods
@@ -250,8 +238,8 @@ def test_the_policies_of_a_wider_chart_are_valid_too(empty_cluster: Cluster, nam
         "trainer.podPolicy.hostPaths": "{/data,/}",
         "trainer.podPolicy.serviceAccountNames": "{finetune-*,a.b}",
     }
-    objects = [item for item in render(values) if item["kind"] in POLICIES]
-    (jobs,) = [item for item in objects if item["kind"] == POLICIES[0] and item["metadata"]["name"].endswith("-jobs")]
+    objects = of_kind(render(values), *POLICIES)
+    (jobs,) = [item for item in of_kind(objects, POLICIES[0]) if item["metadata"]["name"].endswith("-jobs")]
     expressions = " ".join(rule["expression"] for rule in jobs["spec"]["validations"])
     assert "matches('^(default|finetune-.*|a[.]b)$')" in expressions
     assert "startsWith('/data/')" in expressions
@@ -260,4 +248,4 @@ def test_the_policies_of_a_wider_chart_are_valid_too(empty_cluster: Cluster, nam
 
 
 def test_the_policies_can_be_left_out() -> None:
-    assert not [item for item in render({"admissionPolicy.enabled": "false"}) if item["kind"] in POLICIES]
+    assert of_kind(render({"admissionPolicy.enabled": "false"}), *POLICIES) == []

@@ -13,7 +13,7 @@ import yaml
 
 from devcluster.cluster import Cluster
 from devcluster.errors import DevClusterError
-from tests.chart.helm import NAMESPACE, Object, render
+from tests.chart.helm import NAMESPACE, Object, of_kind, operator_environment, render
 
 pytestmark = pytest.mark.cluster
 TEAM = "team-a"
@@ -57,19 +57,14 @@ def account(
 ) -> Iterator[tuple[Cluster, dict[str, str]]]:
     """The cluster with the chart's CRDs, account and roles, and the environment that the chart gives the operator."""
     objects = render({"watchNamespaces": request.param} if request.param else {})
-    (deployment,) = [item for item in objects if item["kind"] == "Deployment"]
-    environment = {
-        entry["name"]: entry.get("value", "")
-        for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    }
     kinds = (
         "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
         "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
     )  # fmt: skip
-    text = yaml.safe_dump_all([item for item in objects if item["kind"] in kinds])
+    text = yaml.safe_dump_all(of_kind(objects, *kinds))
     empty_cluster.kubectl("create", "namespace", TEAM)
     empty_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)
-    yield empty_cluster, environment
+    yield empty_cluster, operator_environment(objects)
     empty_cluster.kubectl("delete", "-f", "-", stdin=text)
     empty_cluster.kubectl("delete", "namespace", TEAM)
 

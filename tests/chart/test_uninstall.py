@@ -10,7 +10,7 @@ import yaml
 from devcluster import images
 from devcluster.cluster import Cluster
 from devcluster.targets import build_image
-from tests.chart.helm import CHART, HelmError, Object, helm
+from tests.chart.helm import CHART, HelmError, Object, engine, helm
 from tests.chart.inventory import REPLACED, eventually_same, inventory
 from tests.chart.test_permissions import ADAPTER, JOB
 
@@ -35,23 +35,6 @@ def image(cluster: Cluster) -> str:
     """The operator's image, in the node's registry, by digest."""
     assert cluster.registry
     return images.push(build_image("finetune-operator", images.base_image()), cluster.registry)
-
-
-def engine(image: str) -> Object:
-    """An inference Deployment, as far as the chart is concerned."""
-    container = {"name": "vllm", "image": image, "command": ["sh", "-c", "sleep infinity"], "args": ["--enable-lora"]}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "vllm"},
-        "spec": {
-            "selector": {"matchLabels": {"app": "vllm"}},
-            "template": {
-                "metadata": {"labels": {"app": "vllm"}},
-                "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]},
-            },
-        },
-    }
 
 
 def install(cluster: Cluster, image: str, *options: str) -> None:
@@ -92,7 +75,8 @@ def test_an_uninstall_leaves_the_cluster_as_the_install_found_it(cluster: Cluste
     def create(*items: Object) -> None:
         cluster.kubectl("-n", TEAM, "create", "-f", "-", stdin=yaml.safe_dump_all(items))
 
-    create(engine(image))
+    container = {"name": "vllm", "image": image, "command": ["sh", "-c", "sleep infinity"], "args": ["--enable-lora"]}
+    create(engine(terminationGracePeriodSeconds=0, containers=[container]))
     cluster.kubectl("-n", TEAM, "rollout", "status", "deployment/vllm", "--timeout=300s")
     before, untouched = inventory(cluster), template()
     install(cluster, image, "--set=crds.keep=false")

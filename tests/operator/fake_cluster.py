@@ -236,6 +236,11 @@ class FakeCluster:
         role = self.jobs[name]["metadata"]["labels"][ROLE_LABEL]
         self.pods[name] = self._adapt(pod, role)
 
+    def play(self, pod: dict[str, Any]) -> None:
+        """The newest pod is now this one, and the operator makes its passes."""
+        self.set_pod(pod)
+        self.settle()
+
     def _adapt(self, pod: dict[str, Any], role: str) -> dict[str, Any]:
         """Make a pod one of this role."""
         for entry in pod["status"]["containerStatuses"]:

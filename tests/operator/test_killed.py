@@ -67,6 +67,17 @@ def proxied(
         cluster.kubectl("delete", "namespace", operator.namespace, "--wait=false")
 
 
+@contextmanager
+def undisturbed(cluster: Cluster, directory: Path) -> Iterator[tuple[ApiServerProxy, Operator, Api]]:
+    """Run the operator behind a proxy that kills nobody, with the FineTuneJob ``a``."""
+    directory.mkdir()
+    with proxied(cluster, 0, directory) as (proxy, operator, _):
+        operator.start()
+        api = Api(cluster.kubeconfig, operator.namespace)
+        api.create_job("a")
+        yield proxy, operator, api
+
+
 def run(cluster: Cluster, deadly: int, directory: Path) -> tuple[bool, dict[str, Any], list[str], list[str]]:
     """Whether it was killed; the final status, the Jobs with how often each was made, and the writes."""
     directory.mkdir()
@@ -85,12 +96,12 @@ def run(cluster: Cluster, deadly: int, directory: Path) -> tuple[bool, dict[str,
 
 
 def test_killed_between_any_two_writes(cluster: Cluster, tmp_path: Path) -> None:
-    _, expected, jobs, undisturbed = run(cluster, 0, tmp_path / "undisturbed")
+    _, expected, jobs, all_writes = run(cluster, 0, tmp_path / "undisturbed")
     assert jobs == ["a-preflight", "a-train-1", "a-train-2"]
     assert [attempt["reason"] for attempt in expected["attempts"]] == ["Preempted", "Succeeded"]
     for deadly in range(1, MAX_WRITES):
         killed, status, objects, writes = run(cluster, deadly, tmp_path / f"killed-{deadly}")
-        assert timeless(status) == timeless(expected), f"after write {deadly} of {undisturbed}"
+        assert timeless(status) == timeless(expected), f"after write {deadly} of {all_writes}"
         assert objects == jobs, f"after write {deadly}"
         created = [path for path in writes if path.startswith("POST") and path.endswith("/jobs")]
         assert len(created) == len(jobs), f"a Job was made twice after write {deadly}: {writes}"
@@ -101,12 +112,7 @@ def test_killed_between_any_two_writes(cluster: Cluster, tmp_path: Path) -> None
 
 
 def test_a_restart_over_finished_jobs_writes_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    directory = tmp_path / "finished"
-    directory.mkdir()
-    with proxied(cluster, 0, directory) as (proxy, operator, _):
-        operator.start()
-        api = Api(cluster.kubeconfig, operator.namespace)
-        api.create_job("a")
+    with undisturbed(cluster, tmp_path / "finished") as (proxy, operator, api):
         with Kubelet(api, "a", a_preemption_on_the_way):
             api.await_condition("a", "Ready", "True")
         until("the event", api.events)
@@ -126,20 +132,12 @@ def test_a_restart_over_finished_jobs_writes_nothing(cluster: Cluster, tmp_path:
 
 
 def test_a_trainer_that_no_watch_has_told_of_gets_no_second_one_beside_it(cluster: Cluster, tmp_path: Path) -> None:
-    directory = tmp_path / "silent"
-    directory.mkdir()
-    with proxied(cluster, 0, directory) as (proxy, operator, _):
-        operator.start()
-        api = Api(cluster.kubeconfig, operator.namespace)
-        api.create_job("a")
+    with undisturbed(cluster, tmp_path / "silent") as (proxy, operator, api):
         api.await_pod("a-preflight")
-        api.core.create_namespaced_resource_quota(
-            api.namespace, {"metadata": {"name": "no-pods"}, "spec": {"hard": {"pods": "0"}}}
-        )
-        api.end_pod("a-preflight", 0, PREFLIGHT_PASSED)
-        api.await_condition("a", "Ready", "Unknown", "PodRefused")
-        proxy.silent = "pods"
-        api.core.delete_namespaced_resource_quota("no-pods", api.namespace)
+        with api.forbid_pods():
+            api.end_pod("a-preflight", 0, PREFLIGHT_PASSED)
+            api.await_condition("a", "Ready", "Unknown", "PodRefused")
+            proxy.silent = "pods"
         api.bind_pod("a-train-1", "node-a")
         api.run_pod("a-train-1")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -102,9 +101,11 @@ def test_pods_that_ask_for_a_gpu_come_after_the_preflight_only(api: Api, operato
     }
     api.run_pod("wrong-bucket-preflight")
     api.end_pod("wrong-bucket-preflight", 17, {"kind": "PreflightResult", "problems": [problem]})
-    status = api.await_condition("wrong-bucket", "Stalled", "True", "BucketNotFound")
-    (passed,) = [item for item in status["conditions"] if item["type"] == "PreflightPassed"]
-    assert passed["message"] == "spec.output.s3.bucket: there is no bucket adapters: create it"
+    api.await_condition("wrong-bucket", "Stalled", "True", "BucketNotFound")
+    assert (
+        api.message("wrong-bucket", "PreflightPassed")
+        == "spec.output.s3.bucket: there is no bucket adapters: create it"
+    )
     assert api.job_names("wrong-bucket") == ["wrong-bucket-preflight"]
     containers = [job["spec"]["template"]["spec"]["containers"][0] for job in api.jobs("wrong-bucket")]
     assert "nvidia.com/gpu" not in json.dumps([container["resources"] for container in containers])
@@ -200,18 +201,17 @@ def test_errors_use_up_the_budget(api: Api, operator: Operator) -> None:
 
 def test_a_spec_that_the_schema_lets_pass_but_that_is_wrong_is_not_accepted(api: Api, operator: Operator) -> None:
     api.create_job("wrong-modules", method={"lora": {"targetModules": "q_proj"}})
-    status = api.await_condition("wrong-modules", "Accepted", "False", "SpecInvalid")
-    (accepted,) = [item for item in status["conditions"] if item["type"] == "Accepted"]
-    assert accepted["message"].startswith("spec.method.lora")
-    assert "[q_proj]" in accepted["message"]
+    api.await_condition("wrong-modules", "Accepted", "False", "SpecInvalid")
+    accepted = api.message("wrong-modules", "Accepted")
+    assert accepted.startswith("spec.method.lora")
+    assert "[q_proj]" in accepted
     assert api.job_names("wrong-modules") == []
 
 
 def test_a_spec_that_no_job_can_be_made_of_is_not_accepted(api: Api, operator: Operator) -> None:
     api.create_job("wrong-label", podTemplate={"labels": {"not a label": "x"}})
-    status = api.await_condition("wrong-label", "Accepted", "False", "SpecInvalid")
-    (accepted,) = [item for item in status["conditions"] if item["type"] == "Accepted"]
-    assert "not a label" in accepted["message"]
+    api.await_condition("wrong-label", "Accepted", "False", "SpecInvalid")
+    assert "not a label" in api.message("wrong-label", "Accepted")
 
 
 def test_a_job_of_somebody_else_in_the_way_is_named_and_left_alone(api: Api, operator: Operator) -> None:
@@ -222,9 +222,8 @@ def test_a_job_of_somebody_else_in_the_way_is_named_and_left_alone(api: Api, ope
     }
     api.batch.create_namespaced_job(api.namespace, body)
     api.create_job("in-the-way")
-    status = api.await_condition("in-the-way", "Reconciling", "True", "Pending")
-    (ready,) = [item for item in status["conditions"] if item["type"] == "Ready"]
-    assert "in-the-way-preflight" in ready["message"]
+    api.await_condition("in-the-way", "Reconciling", "True", "Pending")
+    assert "in-the-way-preflight" in api.message("in-the-way", "Ready")
     assert api.jobs("in-the-way") == []
 
 
@@ -276,30 +275,19 @@ def test_the_api_server_sends_the_operator_only_what_is_ours(api: Api, operator:
     assert seen() == before + 1
 
 
-@pytest.fixture
-def no_pods(api: Api) -> Iterator[None]:
-    """A quota that refuses every pod; deleted after the test, or by it."""
-    quota = {"metadata": {"name": "no-pods"}, "spec": {"hard": {"pods": "0"}}}
-    api.core.create_namespaced_resource_quota(api.namespace, quota)
-    until("the quota counts", lambda: api.core.read_namespaced_resource_quota("no-pods", api.namespace).status.hard)
-    yield
-    with contextlib.suppress(NotFoundException):
-        api.core.delete_namespaced_resource_quota("no-pods", api.namespace)
-
-
 def test_a_pod_that_a_quota_refuses_says_so_and_starts_when_it_may(
-    cluster: Cluster, api: Api, operator: Operator, no_pods: None
+    cluster: Cluster, api: Api, operator: Operator
 ) -> None:
-    api.create_job("refused")
-    api.create_job("impatient", pendingDeadlineSeconds=5)
-    status = api.await_condition("refused", "PreflightPassed", "Unknown", "PodRefused")
-    (ready,) = [item for item in status["conditions"] if item["type"] == "Ready"]
-    assert "is forbidden: exceeded quota: no-pods" in ready["message"]
-    assert "raise the quota" in ready["message"]
-    assert "PodRefused" in cluster.kubectl("--namespace", api.namespace, "get", "ftj", "refused")
-    api.await_condition("impatient", "Stalled", "True", "PodRefused")
-    until("its Job is gone", lambda: not api.job_names("impatient"))
-    api.core.delete_namespaced_resource_quota("no-pods", api.namespace)
+    with api.forbid_pods():
+        api.create_job("refused")
+        api.create_job("impatient", pendingDeadlineSeconds=5)
+        api.await_condition("refused", "PreflightPassed", "Unknown", "PodRefused")
+        ready = api.message("refused", "Ready")
+        assert "is forbidden: exceeded quota: no-pods" in ready
+        assert "raise the quota" in ready
+        assert "PodRefused" in cluster.kubectl("--namespace", api.namespace, "get", "ftj", "refused")
+        api.await_condition("impatient", "Stalled", "True", "PodRefused")
+        until("its Job is gone", lambda: not api.job_names("impatient"))
     api.run_pod("refused-preflight")
     api.await_condition("refused", "Ready", "Unknown", "PreflightRunning")
 
@@ -318,9 +306,8 @@ def test_a_job_that_a_person_suspends_gives_no_second_run(api: Api, operator: Op
     (pod,) = until("the pod stops", lambda: [pod for pod in api.pods("held-train-1") if is_deleted(pod)])
     api.end_pod("held-train-1", 40, trainer("Preempted"))
     api.core.delete_namespaced_pod(pod["metadata"]["name"], api.namespace, grace_period_seconds=0)
-    status = api.await_condition("held", "Running", "False", "Suspended")
-    (ready,) = [item for item in status["conditions"] if item["type"] == "Ready"]
-    assert "held-train-1 is suspended by a-person" in ready["message"]
+    api.await_condition("held", "Running", "False", "Suspended")
+    assert "held-train-1 is suspended by a-person" in api.message("held", "Ready")
     suspend(False)
     api.run_pod("held-train-1")
     api.end_pod("held-train-1", 0, SUCCEEDED)

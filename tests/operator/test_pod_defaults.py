@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 
 from finetune_api.core_v1.quantity import format_quantity, parse_quantity
-from finetune_api.finetunejob import ContainerResources, FineTuneJob
+from finetune_api.finetunejob import ContainerResources
 from finetune_engines import ENGINES
 from finetune_operator.pod_defaults import PodDefaults
 from finetune_operator.resources.injection import AgentParameters, build_injection
-from finetune_operator.resources.jobs import ResolvedModel, build_preflight_job, build_trainer_job
 from finetune_operator.resources.requirements import merge_requirements
 from finetune_operator.settings import Settings, SettingsError
-from tests.operator.fake_cluster import SETTINGS, finetune_job
-from tools.testing.operator_messages import SPEC
+from tests.operator.fake_cluster import SETTINGS
+from tests.operator.pods import build_pods
 
 Object = dict[str, Any]
 PODS: Object = {
@@ -41,12 +40,7 @@ def settings(pods: Object) -> Settings:
 
 
 def pods(defaults: Object, **spec: Any) -> tuple[Object, Object]:
-    """The pods of preflight and trainer."""
-    resource = finetune_job({**SPEC, **spec})
-    job, own_settings = FineTuneJob.of(resource), settings(defaults)
-    preflight = build_preflight_job(resource, job, 1, own_settings)
-    trainer = build_trainer_job(resource, job, 1, ResolvedModel(), own_settings, [])
-    return preflight["spec"]["template"]["spec"], trainer["spec"]["template"]["spec"]
+    return build_pods(settings(defaults), **spec)
 
 
 def agent(defaults: Object) -> tuple[Object, list[Object]]:

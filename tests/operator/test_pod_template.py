@@ -4,13 +4,10 @@ from typing import Any
 
 import pytest
 
-from finetune_api.finetunejob import FineTuneJob
 from finetune_operator.kube.errors import InvalidError
 from finetune_operator.policies.refused_job import explain_refused_job
-from finetune_operator.resources.jobs import ResolvedModel, build_preflight_job, build_trainer_job
-from tests.operator.fake_cluster import SETTINGS, finetune_job
 from tests.operator.locked_down import POD_TEMPLATE
-from tools.testing.operator_messages import SPEC
+from tests.operator.pods import build_pods
 
 Object = dict[str, Any]
 PLACEMENT = {
@@ -20,12 +17,7 @@ PLACEMENT = {
 
 
 def pods(template: Object, avoided: tuple[str, ...] = (), **spec: Any) -> tuple[Object, Object]:
-    """The pods of preflight and trainer."""
-    resource = finetune_job({**SPEC, **spec, "podTemplate": template})
-    job = FineTuneJob.of(resource)
-    preflight = build_preflight_job(resource, job, 1, SETTINGS)
-    trainer = build_trainer_job(resource, job, 1, ResolvedModel(), SETTINGS, [], avoided)
-    return preflight["spec"]["template"]["spec"], trainer["spec"]["template"]["spec"]
+    return build_pods(avoided=avoided, **spec, podTemplate=template)
 
 
 def container(pod: Object) -> Object:

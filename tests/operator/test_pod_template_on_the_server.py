@@ -53,19 +53,18 @@ def test_what_no_pod_can_have_ends_the_job_with_the_field(
 ) -> None:
     name = f"wild-{request.node.callspec.indices['template']}"
     api.create_job(name, podTemplate=template)
-    status = api.await_condition(name, "Accepted", "False", "SpecInvalid")
-    (accepted,) = [item for item in status["conditions"] if item["type"] == "Accepted"]
-    assert field in accepted["message"]
-    assert accepted["message"].endswith("Correct it in a new FineTuneJob")
+    api.await_condition(name, "Accepted", "False", "SpecInvalid")
+    accepted = api.message(name, "Accepted")
+    assert field in accepted
+    assert accepted.endswith("Correct it in a new FineTuneJob")
     assert api.job_names(name) == []
 
 
 def test_a_host_path_makes_no_pod(api: Api, operator: Operator) -> None:
     volumes = [{"name": "node", "hostPath": {"path": "/etc"}}]
     api.create_job("host", podTemplate={"volumes": volumes, "volumeMounts": [{"name": "node", "mountPath": "/node"}]})
-    status = api.await_condition("host", "Accepted", "False", "SpecInvalid")
-    (accepted,) = [item for item in status["conditions"] if item["type"] == "Accepted"]
-    assert "trainer.podPolicy.hostPaths" in accepted["message"]
+    api.await_condition("host", "Accepted", "False", "SpecInvalid")
+    assert "trainer.podPolicy.hostPaths" in api.message("host", "Accepted")
     assert api.job_names("host") == []
 
 

@@ -62,17 +62,15 @@ def test_a_spec_of_a_newer_crd_runs_and_what_is_ignored_is_said() -> None:
     cluster = FakeCluster({**SPEC, "suspendAfter": "night", "training": {"maxSteps": 3, "tempo": "allegro"}})
     cluster.settle()
     assert cluster.created == ["a-preflight"]
-    (accepted,) = (item for item in cluster.resource["status"]["conditions"] if item["type"] == "Accepted")
-    assert accepted["status"] == "True"
-    assert "does not know spec.training.tempo, spec.suspendAfter and ignores it" in accepted["message"]
+    assert cluster.condition("Accepted") == ("True", "Accepted")
+    assert "does not know spec.training.tempo, spec.suspendAfter and ignores it" in cluster.message("Accepted")
 
 
 def test_a_spec_of_a_newer_crd_whose_method_is_not_known_is_refused_by_its_name() -> None:
     cluster = FakeCluster({**SPEC, "method": {"telepathy": {}}})
     cluster.settle()
     assert cluster.created == []
-    (accepted,) = (item for item in cluster.resource["status"]["conditions"] if item["type"] == "Accepted")
-    assert "spec.method.telepathy: unknown field" in accepted["message"]
+    assert "spec.method.telepathy: unknown field" in cluster.message("Accepted")
 
 
 def test_values_that_cannot_be_read_are_left_out_and_the_rest_is_read() -> None:

@@ -1,6 +1,5 @@
 """What is found before it costs GPU time: mixed examples, a model that lacks weights, rows that a template refuses."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.libraries import library_environment
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.training.contamination import refuse_contamination
+from tools.testing.tiny_model import change_config
 from tools.testing.trainer_jobs import CHATS, Workbench, jsonl, train
 
 ROWS = [{"input_ids": list(range(5, 25))}, {"input_ids": list(range(60, 30, -1))}]
@@ -74,8 +74,7 @@ def test_whatever_transformers_raises_is_the_models_fault(
     base_model: Path, tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     broken = Path(shutil.copytree(base_model, tmp_path / "broken"))
-    config = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(config | changes))
+    change_config(broken, **changes)
     with pytest.raises(Failure, match=expected) as raised:
         loading.load_base(broken, torch.float32)
     assert (raised.value.reason, raised.value.field) == (Reason.MODEL_UNSUPPORTED, "spec.model.uri")

@@ -1,7 +1,7 @@
 """What the preflight believes of a model: the files of the index, and that config.json and weights belong together."""
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from finetune_artifacts.safetensors import Tensor
 from finetune_trainer.models import positions, shapes, weight_files
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.failures import Failure
-from tools.testing.tiny_model import make_tiny_model
+from tools.testing.tiny_model import change_config, make_tiny_model
 from tools.testing.trainer_jobs import CHATS, ROWS, Workbench, jsonl
 
 INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
@@ -177,16 +177,6 @@ def test_what_transformers_saves_belongs_together(kind: str, tmp_path: Path, lib
     assert position_limit is None if kind == "bloom" else position_limit and position_limit.count in (128, 1024)
 
 
-def change_config(**changes: Any) -> Callable[[Path], None]:
-    """A change of the config.json."""
-
-    def change(model: Path) -> None:
-        content = json.loads((model / "config.json").read_text())
-        (model / "config.json").write_text(json.dumps(content | changes))
-
-    return change
-
-
 def add_second_weights(model: Path) -> None:
     """The same weights under other names, as Mistral's repositories have them."""
     from safetensors.torch import load_file, save_file
@@ -199,7 +189,7 @@ def add_second_weights(model: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "spec", "reason", "expected"),
     [
-        (change_config(vocab_size=100), {}, Reason.MODEL_UNSUPPORTED, "config.json has vocab_size 100, but"),
+        (partial(change_config, vocab_size=100), {}, Reason.MODEL_UNSUPPORTED, "config.json has vocab_size 100, but"),
         (
             lambda model: (model / "adapter_config.json").write_text("{}"),
             {}, Reason.MODEL_UNSUPPORTED, "has an adapter_config.json beside the model",
@@ -209,7 +199,10 @@ def add_second_weights(model: Path) -> None:
             {"method": {"lora": {"targetModules": ["q_proj", "wq"]}}},
             Reason.TARGET_MODULES_NOT_FOUND, "no linear module named wq",
         ),
-        (change_config(model_type="clip"), {}, Reason.MODEL_UNSUPPORTED, "no causal language model of type 'clip'"),
+        (
+            partial(change_config, model_type="clip"), {},
+            Reason.MODEL_UNSUPPORTED, "no causal language model of type 'clip'",
+        ),
         (
             lambda model: (model / "chat_template.jinja").write_text(""),
             {"dataset": {"uri": "configmap://data/chats.jsonl"}}, Reason.MODEL_UNSUPPORTED, "has no chat template",
@@ -219,7 +212,10 @@ def add_second_weights(model: Path) -> None:
             {"training": {"maxLength": 8, "maxSteps": 1}}, Reason.DATASET_INVALID,
             "none of the first 40 rows of configmap://data/train.jsonl has anything to learn within 8 tokens",
         ),
-        (change_config(hidden_act=["silu"]), {}, Reason.MODEL_UNSUPPORTED, "cannot read the model's config.json"),
+        (
+            partial(change_config, hidden_act=["silu"]), {},
+            Reason.MODEL_UNSUPPORTED, "cannot read the model's config.json",
+        ),
     ],
 )  # fmt: skip
 def test_a_model_that_does_not_fit_never_reaches_a_gpu(

@@ -15,9 +15,9 @@ from finetune_api.messages import PreflightResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.settings import Settings
-from tools.testing.preflight_image import run_in_image
+from tools.testing.preflight_image import run_preflight
 from tools.testing.s3_server import write_secret
-from tools.testing.tiny_model import make_tiny_model
+from tools.testing.tiny_model import change_config, make_tiny_model
 from tools.testing.trainer_jobs import CHATS, ROWS, Workbench, jsonl
 
 
@@ -43,6 +43,12 @@ def test_a_good_job_passes_and_is_estimated(bench: Workbench) -> None:
     assert bench.objects() == [], "the probe must leave nothing behind"
 
 
+def tiny(bench: Workbench, directory: Path) -> Path:
+    """A tiny model on the claim ``tiny``, to be changed."""
+    (bench.mounts / "claims" / "tiny").symlink_to(make_tiny_model(directory))
+    return directory
+
+
 def test_the_gpu_memory_of_a_job_with_a_gpu_is_estimated(bench: Workbench) -> None:
     result = check(bench.settings(resources={"gpusPerNode": 1}, training={"epochs": 2}))
     assert result.estimate is not None
@@ -52,11 +58,8 @@ def test_the_gpu_memory_of_a_job_with_a_gpu_is_estimated(bench: Workbench) -> No
 
 
 def test_a_model_that_the_estimate_does_not_know_passes_with_a_warning(bench: Workbench, tmp_path: Path) -> None:
-    directory = make_tiny_model(tmp_path / "novel")
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(config | {"model_type": "stablelm"}))
-    (bench.mounts / "claims" / "novel").symlink_to(directory)
-    result = check(bench.settings(model={"uri": "pvc://novel"}, method={"lora": {"rank": 4}}))
+    change_config(tiny(bench, tmp_path / "novel"), model_type="stablelm")
+    result = check(bench.settings(model={"uri": "pvc://tiny"}, method={"lora": {"rank": 4}}))
     assert result.problems == []
     assert result.estimate is not None
     assert (result.estimate.trainable_parameters, result.estimate.gpu_memory_bytes) == (8192, None)
@@ -368,16 +371,7 @@ def preflight_pod(bench: Workbench, preflight_image: Path) -> Callable[[str], tu
     """Runs the preflight as its pod does; returns exit code, termination message and log."""
 
     def run(job: str) -> tuple[int, bytes, str]:
-        log = bench.directory / "termination-log"
-        environment = {
-            "FINETUNE_JOB": job,
-            "FINETUNE_MOUNTS": str(bench.mounts),
-            "FINETUNE_TERMINATION_LOG": str(log),
-            "FINETUNE_SCRATCH": str(bench.directory / "scratch"),
-            "HOME": str(bench.directory),
-        }
-        completed = run_in_image(preflight_image, "-m", "finetune_trainer", "preflight", environment=environment)
-        return completed.returncode, log.read_bytes(), completed.stdout + completed.stderr
+        return run_preflight(preflight_image, job, bench.mounts, bench.directory)
 
     return run
 
@@ -407,12 +401,6 @@ def test_a_job_that_the_models_refuse_is_a_result_too(
     code, message, _ = preflight_pod(json.dumps(job))
     assert code == EXIT_CODES[Reason.SPEC_INVALID]
     assert PreflightResult.model_validate_json(message).problems[0].field == "spec.method.lora.rank"
-
-
-def tiny(bench: Workbench, directory: Path) -> Path:
-    """A tiny model on the claim ``tiny``, to be changed."""
-    (bench.mounts / "claims" / "tiny").symlink_to(make_tiny_model(directory))
-    return directory
 
 
 def test_rows_that_the_chat_template_refuses_are_named(bench: Workbench, tmp_path: Path) -> None:

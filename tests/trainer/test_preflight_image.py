@@ -44,16 +44,6 @@ def chats(*messages: Any, **columns: Any) -> list[dict[str, Any]]:
     return [{"messages": list(messages), **columns}] * 12
 
 
-def change_json(name: str, **changes: Any) -> Callable[[Path], None]:
-    """A change of a JSON file of the model."""
-
-    def change(model: Path) -> None:
-        content = json.loads((model / name).read_text())
-        (model / name).write_text(json.dumps(content | changes))
-
-    return change
-
-
 def break_tokenizer(model: Path) -> None:
     content = json.loads((model / "tokenizer.json").read_text())
     content["model"]["merges"] = [{"a": 1}]

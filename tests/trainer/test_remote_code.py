@@ -1,7 +1,6 @@
 """A model that brings code of its own: never run in the preflight, in the trainer only where the job asks for it."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from finetune_trainer.preflight import check
 from finetune_trainer.runtime.settings import Settings
 from tools.generate import find_stale
 from tools.testing.hub_server import COMMIT, Hub, running_hub
+from tools.testing.tiny_model import change_config
 from tools.testing.trainer_jobs import Workbench, train
 from tools.transformers_tables import table
 
@@ -48,16 +48,15 @@ def custom(base_model: Path, tmp_path: Path) -> Custom:
     """The tiny model as one that transformers does not know."""
     custom_model = Custom(tmp_path / "claim" / "custom", tmp_path / "marker")
     shutil.copytree(base_model, custom_model.directory)
-    config = json.loads((custom_model.directory / "config.json").read_text())
-    config |= {
-        "model_type": "tinycustom",
-        "architectures": ["TinyForCausalLM"],
-        "auto_map": {
+    change_config(
+        custom_model.directory,
+        model_type="tinycustom",
+        architectures=["TinyForCausalLM"],
+        auto_map={
             "AutoConfig": "modeling_tinycustom.TinyConfig",
             "AutoModelForCausalLM": "modeling_tinycustom.TinyForCausalLM",
         },
-    }
-    (custom_model.directory / "config.json").write_text(json.dumps(config))
+    )
     (custom_model.directory / "modeling_tinycustom.py").write_text(CODE.format(marker=str(custom_model.marker)))
     return custom_model
 
@@ -121,8 +120,7 @@ def test_code_that_the_user_trusts_runs_in_the_trainer_alone(
 def test_a_model_that_transformers_knows_needs_none_of_the_code_it_brings(
     settings: Callable[..., Settings], custom: Custom
 ) -> None:
-    config = json.loads((custom.directory / "config.json").read_text())
-    (custom.directory / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    change_config(custom.directory, model_type="llama")
     job = settings("pvc", False)
     assert check(job).problems == []
     result, _ = train(job)

@@ -1,4 +1,7 @@
-"""Run a proxy to the tests' S3 service that makes faults: refusals, transfers that are cut, slow answers."""
+"""Run a proxy to one service that makes faults: refusals, transfers that are cut, slow answers.
+
+It is also the forward proxy of a client that is told to use one, whatever host the client asks for.
+"""
 
 import http.client
 import http.server
@@ -7,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from tools.testing.http_server import serving
 
@@ -21,7 +25,7 @@ class FaultyProxy:
     Attributes:
         endpoint: Its URL.
         choose_fault: Returns the fault for a request, by its method and path; None passes it on.
-        requests: Method, path and fault of each request so far.
+        requests: Method, path and fault of each request so far. A forward proxy gets the whole URL as the path.
     """
 
     endpoint: str
@@ -46,7 +50,9 @@ def running_faulty_proxy(port: int) -> Iterator[FaultyProxy]:
             if fault == "slow":
                 time.sleep(0.5)
             upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            path = urlsplit(self.path)
+            target = path._replace(scheme="", netloc="").geturl()
+            upstream.putrequest(self.command, target, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in ("expect", "connection"):
                     upstream.putheader(name, value)

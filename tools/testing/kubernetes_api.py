@@ -1,6 +1,8 @@
 """Use the API server in tests: resources as plain JSON, and pods that change as a kubelet would change them."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,11 @@ class Api:
                 return item["status"], item["reason"]
         return None
 
+    def message(self, name: str, kind: str) -> str:
+        """Return the message of a condition of a FineTuneJob."""
+        conditions = self.finetune_job(name)["status"]["conditions"]
+        return next(str(item["message"]) for item in conditions if item["type"] == kind)
+
     def await_condition(self, name: str, kind: str, status: str, reason: str | None = None) -> Object:
         """Wait for a condition of a FineTuneJob, and return the status of the job."""
 
@@ -104,6 +111,19 @@ class Api:
             ],
         }
         self.core.patch_namespaced_pod_status(meta["name"], meta["namespace"], {"status": status})
+
+    @contextmanager
+    def forbid_pods(self) -> Iterator[None]:
+        """Have a quota refuse every pod of the namespace for the length of a ``with`` block."""
+        quota = {"metadata": {"name": "no-pods"}, "spec": {"hard": {"pods": "0"}}}
+        self.core.create_namespaced_resource_quota(self.namespace, quota)
+        until(
+            "the quota counts", lambda: self.core.read_namespaced_resource_quota("no-pods", self.namespace).status.hard
+        )
+        try:
+            yield
+        finally:
+            self.core.delete_namespaced_resource_quota("no-pods", self.namespace)
 
     def events(self) -> list[Object]:
         """Return the events that the operator wrote."""

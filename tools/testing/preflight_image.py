@@ -45,6 +45,26 @@ def run_in_image(
     return subprocess.run(program, env=variables, input=text, capture_output=True, text=True, check=False)
 
 
+def run_preflight(site: Path, job: str, mounts: Path, directory: Path, **variables: str) -> tuple[int, bytes, str]:
+    """Run the preflight of a job (its JSON) as its pod does; return exit code, termination message and log.
+
+    ``directory`` holds its scratch space; ``variables`` are further ones of the pod.
+    """
+    termination_log = directory / "termination-log"
+    environment = {
+        "FINETUNE_JOB": job,
+        "FINETUNE_MOUNTS": str(mounts),
+        "FINETUNE_TERMINATION_LOG": str(termination_log),
+        "FINETUNE_SCRATCH": str(directory / "scratch"),
+        "HOME": str(directory),
+        **variables,
+    }
+    completed = run_in_image(site, "-m", "finetune_trainer", "preflight", environment=environment)
+    log = completed.stdout + completed.stderr
+    assert termination_log.is_file(), log
+    return completed.returncode, termination_log.read_bytes(), log
+
+
 def _link(source: Path, target: Path, parts: tuple[str, ...]) -> None:
     """Link the outermost directory of a file that is one package's own."""
     first, target = source / parts[0], target / parts[0]

@@ -1,6 +1,8 @@
 """Make the model that trainer tests train: a Llama with a few thousand random weights and a small tokenizer."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -42,3 +44,9 @@ def make_tiny_model(directory: Path, *, chat: bool = True) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory
+
+
+def change_config(model: Path, **changes: Any) -> None:
+    """Change fields of the model's config.json."""
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

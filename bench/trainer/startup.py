@@ -32,6 +32,7 @@ class Starts:
     """Runs a job on a disk that is kept, so that a second attempt finds the files of the first one."""
 
     def __init__(self, data: BenchData, server: S3Server, directory: Path, name: str, steps: int = 2) -> None:
+        """Write the dataset, and name the job."""
         self._bench = Workbench(server, server.create_bucket(f"bench-{name}"), data.model, directory / name)
         self._bench.dataset(BenchData.jsonl(data.texts))
         self._scratch = directory / name / "scratch"

@@ -38,6 +38,7 @@ class Problem(Lenient):
     message: str
 
     def __str__(self) -> str:
+        """Return field and message on one line."""
         return f"{self.field}: {self.message}"
 
 

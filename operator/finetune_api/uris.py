@@ -39,6 +39,7 @@ class S3Uri(StorageUri):
         return self.root
 
     def __str__(self) -> str:
+        """Return the address as it is written in a spec."""
         return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
 
 
@@ -52,6 +53,7 @@ class DirectoryUri(StorageUri):
         return Path(self.root, self.key)
 
     def __str__(self) -> str:
+        """Return the path on the local disk."""
         return str(self.path)
 
 

@@ -111,6 +111,7 @@ class FakeEngine:
     def __init__(
         self, seed: int = 1, max_lora_rank: int = 16, api_key: str | None = None, flat_errors: bool = False
     ) -> None:
+        """Choose a port; nothing runs yet."""
         self.port = free_port()
         self.seed, self.max_lora_rank, self.api_key, self.flat_errors = seed, max_lora_rank, api_key, flat_errors
         self.version: str | None = "0.32.0+cpu"
@@ -198,9 +199,11 @@ class FakeEngine:
         self._server.should_exit = self._server.force_exit = True
 
     def __enter__(self) -> Self:
+        """Start it."""
         return self.start()
 
     def __exit__(self, *_: object) -> None:
+        """End every request, and the engine."""
         self.finish()
         self.kill()
 

@@ -34,6 +34,7 @@ class FakeSglang(FakeEngine):
     """
 
     def __init__(self, *, admin_key: str | None = None, max_per_batch: int = 8, **settings: Any) -> None:
+        """Choose a port; nothing runs yet."""
         super().__init__(**settings)
         self.version = "0.5.23"
         self.admin_key = admin_key

@@ -48,6 +48,7 @@ class RunningAgent:
     """The agent's loop, probes and reports, on a thread with its own event loop."""
 
     def __init__(self, directory: Path, s3: S3Server, engine_port: int, **settings: object) -> None:
+        """Choose a port and write the mounts; nothing runs yet."""
         self.directory = directory
         self.s3 = s3
         self.engine_port = engine_port
@@ -193,7 +194,9 @@ class RunningAgent:
             self._stop = None
 
     def __enter__(self) -> Self:
+        """Start it."""
         return self.start()
 
     def __exit__(self, *_: object) -> None:
+        """Stop it."""
         self.stop()

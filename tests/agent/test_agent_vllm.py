@@ -51,6 +51,7 @@ def version(s3_server: S3Server, bucket: str) -> "Publish":
 
 class Publish:
     def __init__(self, server: S3Server, bucket: str) -> None:
+        """Take the bucket that versions go to."""
         self.server, self.bucket = server, bucket
 
     def __call__(self, name: str) -> DesiredVersion:

@@ -54,6 +54,7 @@ class Team:
     """A namespace for one test, and the command line in it."""
 
     def __init__(self, cluster: Cluster) -> None:
+        """Create the namespace."""
         self.cluster = cluster
         self.name = f"cli-{uuid.uuid4().hex[:8]}"
         self.environment = {"KUBECONFIG": str(cluster.kubeconfig)}

@@ -34,6 +34,7 @@ class TinyDriver:
     """Driver of the test's engine, which only remembers its address."""
 
     def __init__(self, url: str, keys: EngineKeys) -> None:
+        """Keep the address."""
         self.address = (url, keys)
 
 

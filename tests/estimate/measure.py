@@ -22,11 +22,13 @@ class Storages(TorchDispatchMode):
     """Counts the bytes of all storages that are alive, but not those of the given tensors."""
 
     def __init__(self, known: list[torch.Tensor]) -> None:
+        """Begin with nothing alive but the given tensors, which do not count."""
         super().__init__()
         self._alive = {tensor.untyped_storage()._cdata: 0 for tensor in known}
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count the storages that an operation of PyTorch creates."""
         result = function(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self._alive:

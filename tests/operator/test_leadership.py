@@ -29,6 +29,7 @@ class Installation:
     """Replicas of one release, that watch one namespace."""
 
     def __init__(self, cluster: Cluster, namespace: str, directory: Path) -> None:
+        """Begin without a replica."""
         self.cluster, self.namespace, self.directory = cluster, namespace, directory
         self.replicas: list[Operator] = []
 

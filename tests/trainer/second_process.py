@@ -32,6 +32,7 @@ class Second:
     pipe: Connection
 
     def __init__(self, *_: Any) -> None:
+        """Begin without a request to stop."""
         self.asked = False
 
     def start(self, settings: Settings, inputs: Inputs, patience_seconds: float) -> None:

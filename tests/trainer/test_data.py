@@ -29,6 +29,7 @@ class Desk:
     """Prepares datasets with the tiny model's tokenizer."""
 
     def __init__(self, model: Path, directory: Path) -> None:
+        """Load the tokenizer."""
         self.tokenizer, self.model, self.directory = load_tokenizer(model), model, directory
 
     def prepare(

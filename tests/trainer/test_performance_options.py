@@ -174,6 +174,7 @@ class Layer(GradientCheckpointingLayer):
     """A layer that may be compiled."""
 
     def __init__(self) -> None:
+        """Create one linear layer."""
         super().__init__()
         self.linear = torch.nn.Linear(4, 4)
 

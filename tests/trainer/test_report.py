@@ -75,6 +75,7 @@ class Text(HTMLParser):
     """The elements and the text of a document."""
 
     def __init__(self, html: str) -> None:
+        """Parse the document."""
         super().__init__()
         self.tags: list[str] = []
         self.text = ""

@@ -35,6 +35,7 @@ class Clock:
     """A clock that a test sets."""
 
     def __init__(self) -> None:
+        """Begin at zero."""
         self.now = 0.0
 
     def monotonic(self) -> float:

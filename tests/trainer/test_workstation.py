@@ -29,6 +29,7 @@ class Workstation:
     """A job's file with its data in it, and a directory for what comes out."""
 
     def __init__(self, bench: Workbench) -> None:
+        """Write the job's file into the bench's directory."""
         self.directory = bench.directory
         self.models = bench.mounts / "claims" / "models"
         self.output = bench.directory / "output"

@@ -79,6 +79,7 @@ class Browser:
     """A running Chromium."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", reader: int, writer: int) -> None:
+        """Talk to a process through its pipes."""
         self._process, self._reader, self._writer = process, reader, writer
         self._number, self._rest = 0, b""
         self._events: list[dict[str, Any]] = []

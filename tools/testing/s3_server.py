@@ -22,6 +22,7 @@ class S3Server:
     """A versitygw process. ``directory`` holds its buckets as plain directories, where a test may damage files."""
 
     def __init__(self, directory: Path, *, versions: bool = False) -> None:
+        """Create the directory of the buckets; nothing runs yet."""
         self.directory = directory
         self.options = ["--versioning-dir", str(directory / "versions")] if versions else []
         (directory / "versions").mkdir(parents=True)
@@ -82,12 +83,14 @@ class S3Server:
             self.process = None
 
     def __enter__(self) -> "S3Server":
+        """Start it."""
         self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Stop it."""
         self.stop()
         shutil.rmtree(self.buckets, ignore_errors=True)
 

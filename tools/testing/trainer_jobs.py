@@ -47,6 +47,7 @@ class AtStep(Reporter):
     """A reporter that calls a function once the training has reached a step."""
 
     def __init__(self, step: int, action: Callable[[], None]) -> None:
+        """Take the step and the function."""
         super().__init__(None, Path())
         self._step, self._action, self._done = step, action, False
 
@@ -61,6 +62,7 @@ class AtCheckpoint(Reporter):
     """A reporter that calls a function once the first checkpoint is in S3."""
 
     def __init__(self, action: Callable[[], None]) -> None:
+        """Take the function."""
         super().__init__(None, Path())
         self._action: Callable[[], None] | None = action
 
@@ -75,6 +77,7 @@ class Workbench:
     """A bucket, and the mounts of a pod that has its credentials."""
 
     def __init__(self, server: S3Server, bucket: str, model: Path, directory: Path) -> None:
+        """Create the mounts: the credentials, and the model on a claim."""
         self.server, self.bucket, self.directory = server, bucket, directory
         self.mounts = directory / "mounts"
         write_secret(

@@ -53,6 +53,7 @@ class Pod:
     """A trainer process."""
 
     def __init__(self, bench: Workbench, job: dict[str, Any], listener: Listener, attempt: int) -> None:
+        """Start the process of an attempt, with its termination log and token in the bench's directory."""
         token = bench.directory / "token"
         token.write_text(f"token-{attempt}\n")
         self.termination_log = bench.directory / f"termination-log-{attempt}"

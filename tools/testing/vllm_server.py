@@ -21,6 +21,7 @@ class RealVllm:
     """A vLLM that serves a model as ``base``; the default is SmolLM2."""
 
     def __init__(self, directory: Path, model: Path | None = None) -> None:
+        """Choose a port; nothing runs yet."""
         self.model = model
         self.port = free_port()
         self.log = directory / "vllm.log"

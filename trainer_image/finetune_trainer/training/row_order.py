@@ -26,9 +26,11 @@ class LongestFirst(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
+        """Return the number of rows."""
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
+        """Yield the numbers of the rows in the order of this epoch."""
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
         order: list[int] = torch.randperm(len(self), generator=generator).tolist()
         if self._epoch == 0:

@@ -17,18 +17,19 @@ from finetune_operator.policies.batch_job import is_suspended
 from finetune_operator.policies.halt import Halt, find_halt
 from finetune_operator.policies.outcome import SUCCEEDED, Ended, Outcome, Running, classify_pod
 from finetune_operator.policies.retry import Ending, GiveUp, RetryAt, decide
-from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
+from finetune_operator.policies.waiting import Waiting
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.runs import (
     add_active_seconds,
     begin_run,
     end_halted,
+    end_overdue,
     end_run,
     find_active_seconds,
     find_blocking,
-    find_pending_rest,
+    find_next_word,
     find_unfinished_jobs,
-    find_waiting_seconds,
+    is_overdue,
     is_suspending,
     read_reason,
     split_runs,
@@ -128,12 +129,10 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
             outcome = end_halted(outcome, halt)
             if not isinstance(outcome, Ended):
                 return _plan_stop(current, following, halt, context, status)
-        limit = context.job.spec.pending_deadline_seconds
-        if isinstance(outcome, Waiting) and limit is not None and find_pending_rest(current, context) <= 0:
-            ended = end_run(current, Ended(outcome.reason, ""), outcome.reason, outcome.message, context.now)
-            set_attempts(status, [*following.finished, ended])
+        if isinstance(outcome, Waiting) and is_overdue(current, context):
+            set_attempts(status, [*following.finished, end_overdue(current, outcome, context)])
             set_attempt_failed(status, current.number, outcome.reason, outcome.message)
-            set_never_started(status, TRAINER, outcome, limit)
+            set_never_started(status, TRAINER, outcome, context.job.spec.pending_deadline_seconds)
             return _finish_plan(status, () if batch_job is None else (batch_job,))
         if isinstance(outcome, Waiting) and outcome.is_failing:
             current = update_run(current, failing_since=current.failing_since or format_timestamp(context.now))
@@ -222,10 +221,10 @@ def _plan_continuation(
     requeue_after = math.inf
     if isinstance(outcome, Waiting):
         attempt = add_active_seconds(attempt, None, status, context.now)
-        seconds = find_waiting_seconds(attempt, context)
-        set_starting(status, attempt.number, break_silence(outcome, seconds, attempt.job_name))
-        looks = [find_next_look(outcome, seconds) or math.inf, find_pending_rest(attempt, context)]
-        requeue_after = min([*looks, _find_grace(attempt, context)] if outcome.is_failing else looks)
+        words, requeue_after = find_next_word(outcome, attempt, context)
+        set_starting(status, attempt.number, words)
+        if outcome.is_failing:
+            requeue_after = min(requeue_after, _find_grace(attempt, context))
     elif isinstance(outcome, Running):
         attempt = update_run(attempt, running_since=attempt.running_since or format_timestamp(context.now))
         requeue_after = _find_active_rest(attempt, context, status)

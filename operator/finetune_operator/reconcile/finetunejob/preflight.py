@@ -10,15 +10,16 @@ from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.halt import find_halt
 from finetune_operator.policies.outcome import SUCCEEDED, Ended, Outcome, classify_pod
 from finetune_operator.policies.retry import Ending, GiveUp, decide
-from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
+from finetune_operator.policies.waiting import Waiting
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.runs import (
     begin_run,
     end_halted,
+    end_overdue,
     end_run,
-    find_pending_rest,
+    find_next_word,
     find_unfinished_jobs,
-    find_waiting_seconds,
+    is_overdue,
     is_suspending,
     read_reason,
     split_runs,
@@ -63,11 +64,9 @@ def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | Non
             if not isinstance(outcome, Ended):
                 set_suspending(status, f"{halt.message} The preflight ends.")
                 return Plan(status.as_json(), find_unfinished_jobs(context.observed))
-        limit = context.job.spec.pending_deadline_seconds
-        if isinstance(outcome, Waiting) and limit is not None and find_pending_rest(current, context) <= 0:
-            ended = end_run(current, Ended(outcome.reason, ""), outcome.reason, outcome.message, context.now)
-            set_preflights(status, [*finished, ended])
-            set_never_started(status, PREFLIGHT, outcome, limit)
+        if isinstance(outcome, Waiting) and is_overdue(current, context):
+            set_preflights(status, [*finished, end_overdue(current, outcome, context)])
+            set_never_started(status, PREFLIGHT, outcome, context.job.spec.pending_deadline_seconds)
             delete = () if batch_job is None else (batch_job,)
             return Plan(status.as_json(), delete, events=tuple(status.events))
         if not isinstance(outcome, Ended):
@@ -85,9 +84,7 @@ def _plan_continuation(context: PlanContext, status: JobStatusBuilder, run: Atte
     """Plan nothing but the status while the preflight waits or runs."""
     look = math.inf
     if isinstance(outcome, Waiting):
-        seconds = find_waiting_seconds(run, context)
-        look = min(find_next_look(outcome, seconds) or math.inf, find_pending_rest(run, context))
-        outcome = break_silence(outcome, seconds, run.job_name)
+        outcome, look = find_next_word(outcome, run, context)
     set_preflight_progress(status, outcome)
     return Plan(status.as_json(), requeue_after=look if look < math.inf else None)
 

@@ -19,7 +19,7 @@ from finetune_operator.policies.batch_job import may_still_run
 from finetune_operator.policies.halt import Halt
 from finetune_operator.policies.outcome import Ended, Outcome
 from finetune_operator.policies.pod_state import has_ended
-from finetune_operator.policies.waiting import Waiting
+from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Observed, PlanContext
 from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name
 
@@ -124,6 +124,23 @@ def find_pending_rest(run: Attempt, context: PlanContext) -> float:
     """Find for how many seconds the pod of a run may still be awaited, by spec.pendingDeadlineSeconds."""
     limit = context.job.spec.pending_deadline_seconds
     return math.inf if limit is None else limit - find_waiting_seconds(run, context)
+
+
+def is_overdue(run: Attempt, context: PlanContext) -> bool:
+    """Return whether the pod of a run has been awaited for as long as spec.pendingDeadlineSeconds allows."""
+    return find_pending_rest(run, context) <= 0
+
+
+def end_overdue(run: Attempt, waiting: Waiting, context: PlanContext) -> Attempt:
+    """Return the record of a run whose pod did not start in time: it ends with the reason for which it waited."""
+    return end_run(run, Ended(waiting.reason, ""), waiting.reason, waiting.message, context.now)
+
+
+def find_next_word(waiting: Waiting, run: Attempt, context: PlanContext) -> tuple[Waiting, float]:
+    """Find what to say of a run whose pod is awaited, and in how many seconds to look again; infinite for never."""
+    seconds = find_waiting_seconds(run, context)
+    look = find_next_look(waiting, seconds) or math.inf
+    return break_silence(waiting, seconds, run.job_name), min(look, find_pending_rest(run, context))
 
 
 def find_blocking(observed: Observed, number: int) -> list[str]:

@@ -235,7 +235,7 @@ def tell_failed_attempt(status: JobStatusBuilder, attempt: Attempt, changes: Seq
     status.events.append(EventRecord("Warning", "AttemptFailed", "Retry", message, key=str(attempt.number)))
 
 
-def set_never_started(status: JobStatusBuilder, role: str, waiting: Waiting, limit: int) -> None:
+def set_never_started(status: JobStatusBuilder, role: str, waiting: Waiting, limit: int | None) -> None:
     """Show the end of a job whose pod did not start in time."""
     reason = Reason.CONTAINER_NOT_STARTED if waiting.reason is Reason.PENDING else waiting.reason
     text = f"The {role}'s pod did not start within {limit} s (spec.pendingDeadlineSeconds): {waiting.message}"

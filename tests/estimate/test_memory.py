@@ -22,7 +22,7 @@ from finetune_trainer.data.dataset import Example
 from finetune_trainer.evaluation.likelihood import mean_loss
 from finetune_trainer.methods.adapted_model import add_adapter, to_float32
 from finetune_trainer.methods.peft_config import BaseInfo
-from finetune_trainer.models.loading import load_base, quantization_config
+from finetune_trainer.models.loading import load_base, make_quantization_config
 from tests.estimate.measure import Measured, Storages, measure
 from tests.estimate.models import LLAMA_8B
 
@@ -140,7 +140,7 @@ def test_the_activations_on_a_quantised_base(checkpointing: bool, tmp_path: Path
         tmp_path
     )
     method = Method.model_validate(METHODS["qlora"])
-    base = load_base(tmp_path, torch.bfloat16, quantization_config(method, "bf16"))
+    base = load_base(tmp_path, torch.bfloat16, make_quantization_config(method, "bf16"))
     stored = sum(parameter.nbytes for parameter in base.parameters())
     measured_bytes, architecture = measured("llama", SIZES, "qlora", checkpointing=checkpointing, mixed=True, base=base)
     expected = calculated(architecture, "qlora", checkpointing=checkpointing, mixed=True)

@@ -102,7 +102,7 @@ def test_a_run_that_explodes_stops_and_keeps_the_good_checkpoints(workbench: Cal
 
 
 def test_without_the_criterion_it_would_burn_on(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callback, "refuse_divergence", lambda *_: None)
+    monkeypatch.setattr(callback, "check_convergence", lambda *_: None)
     result, run = train(bench.settings(**exploding(bench)))
     assert run.progress is not None
     assert run.progress.step == 30, result.message

@@ -25,7 +25,7 @@ from finetune_trainer.methods.adapted_model import add_adapter
 from finetune_trainer.methods.conversion import lora_factors
 from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.models import quantizable
-from finetune_trainer.models.loading import load_base, quantization_config
+from finetune_trainer.models.loading import load_base, make_quantization_config
 from finetune_trainer.preflight import check
 from finetune_trainer.preflight.serving import list_serving_warnings
 from finetune_trainer.runtime.failures import Failure
@@ -376,7 +376,7 @@ def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(tmp_path: Path
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     original = dict(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).named_modules())
     method = Method.model_validate({"qlora": {"rank": 8, "init": "loftq", "quantization": {"type": kind}}})
-    base = load_base(tmp_path, torch.float32, quantization_config(method, "fp32"))
+    base = load_base(tmp_path, torch.float32, make_quantization_config(method, "fp32"))
     model = add_adapter(base, method, BaseInfo(tmp_path, None, 10))
     factors = lora_factors(model)
     assert len(factors) == (7 if name == "LlamaConfig" else 4)
@@ -403,7 +403,7 @@ def test_linear_layers_of_a_class_of_their_own_are_quantized(tmp_path: Path, mon
     torch.manual_seed(1)
     original = AutoModelForCausalLM.from_config(config).eval()
     original.save_pretrained(tmp_path)
-    quantization = quantization_config(Method.model_validate({"qlora": {"rank": 4}}), "fp32")
+    quantization = make_quantization_config(Method.model_validate({"qlora": {"rank": 4}}), "fp32")
     base = load_base(tmp_path, torch.float32, quantization)
     quantized = {name for name, weight in base.named_parameters() if type(weight).__name__ == "Params4bit"}
     layer = "transformer.h.0"
@@ -418,7 +418,7 @@ def test_linear_layers_of_a_class_of_their_own_are_quantized(tmp_path: Path, mon
     assert type(load_base(tmp_path, torch.float32).get_submodule(f"{layer}.mlp.dense_h_to_4h")) is not torch.nn.Linear
     monkeypatch.setattr(quantizable, "LINEAR_CLASSES", {})
     with pytest.raises(Failure, match="bitsandbytes quantizes none of the layers of a model of type 'falcon'"):
-        load_base(tmp_path, torch.float32, quantization_config(Method.model_validate({"qlora": {}}), "fp32"))
+        load_base(tmp_path, torch.float32, make_quantization_config(Method.model_validate({"qlora": {}}), "fp32"))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Source:
     """A model of some ranges, and processes that put it into a cache."""
 
     def __init__(self, directory: Path) -> None:
-        """Create an empty model and an empty cache."""
+        """Write a model, and create an empty cache."""
         self.directory, self.cache = directory / "source", directory / "cache"
         self.directory.mkdir()
         self.cache.mkdir()

@@ -216,7 +216,7 @@ def test_an_adapter_on_streamed_layers_answers_as_on_resident_ones(base_model: P
 
 @pytest.mark.parametrize("quantised", [True, False])
 def test_weights_in_4_bits_count_in_full_when_the_serving_layout_is_chosen(base_model: Path, quantised: bool) -> None:
-    quantization = loading.quantization_config(Method(qlora=Qlora()), "fp32") if quantised else None
+    quantization = loading.make_quantization_config(Method(qlora=Qlora()), "fp32") if quantised else None
     loaded = loading.load_base(base_model, torch.float32, quantization)
     assert sum(loading.count_weights(weight) for weight in loaded.parameters()) == sum(
         weight.numel() for weight in loading.load_base(base_model, torch.float32).parameters()

@@ -138,7 +138,7 @@ def train(session: Session, prepared: Prepared) -> trained_adapter.TrainedAdapte
         is_adapter = session.settings.job.spec.method.full is None
         if is_adapter:
             with CLOCK.spend("hash"):
-                unchanged = loading.base_digest(trained.model) == trained.base_digest
+                unchanged = loading.digest_base_weights(trained.model) == trained.base_digest
             if not unchanged:
                 raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
         return trained_adapter.save_adapter(session, trained, prepared.examples)
@@ -199,10 +199,12 @@ def verify_on_fresh_base(
         # TRL compares with the adapter that the training starts from
         reference=start.directory if start and spec.objective in measures.COMPARED_WITH_REFERENCE else None,
         held_out=len(examples.held_out),
-        general=examples.forgetting_text,
+        forgetting_text=examples.forgetting_text,
         load_base=partial(load_base, placement=placement),
         # each token of an answer would take a pass over all streamed layers
-        ask=partial(samples.generate_answers, tokenizer=prepared.tokenizer, prompts=[] if streamed else prompts),
+        generate_samples=partial(
+            samples.generate_answers, tokenizer=prepared.tokenizer, prompts=[] if streamed else prompts
+        ),
         tokens=tokens,
         streamed=streamed,
     )

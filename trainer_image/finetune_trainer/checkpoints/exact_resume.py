@@ -73,7 +73,7 @@ class ExactResumeMixin:
     ) -> Any:
         """Add AdaLoRA's regularisation to the loss, in training only."""
         outcome = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
-        extra = adalora.orthogonal_regularization(self.model) if self.model.training else None
+        extra = adalora.compute_orthogonal_regularization(self.model) if self.model.training else None
         if extra is None:
             return outcome
         # with a count of tokens given, the micro-steps' losses are added up

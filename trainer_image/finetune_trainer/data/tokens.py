@@ -102,9 +102,9 @@ class Encoder:
 
     def encode(self, rows: Iterable[Row]) -> Iterator[tuple[Row, TokenizedRow]]:
         """Tokenize rows in their order, without those that the loss cannot learn from."""
-        for some in batched(self._prepare_all(rows), TOKENIZER_BATCH):
-            tokens = iter(self._tokenize([self._cut(text) for _, work in some for text in work.texts]))
-            for row, work in some:
+        for batch in batched(self._prepare_all(rows), TOKENIZER_BATCH):
+            tokens = iter(self._tokenize([self._cut(text) for _, work in batch for text in work.texts]))
+            for row, work in batch:
                 whole = work.finish([next(tokens) for _ in work.texts])
                 if fitted := self._fit(whole):
                     self._check_embeddings(fitted)
@@ -121,18 +121,18 @@ class Encoder:
         """Tokenize plain text as one stream, and cut it into blocks of ``max_length`` tokens."""
         start = self._start
         length = self._max_length - len(start)
-        held: TokenIds = []
-        for some in batched(pieces, 4):
-            held += chain.from_iterable(tokens.ids for tokens in self._tokenize(list(some)))
-            whole = len(held) - len(held) % length
+        rest: TokenIds = []
+        for batch in batched(pieces, 4):
+            rest += chain.from_iterable(tokens.ids for tokens in self._tokenize(list(batch)))
+            complete = len(rest) - len(rest) % length
             # hold the last block back: if it stays the last one, it may be too short to learn from
-            whole -= length if whole == len(held) and whole else 0
-            for at in range(0, whole, length):
-                yield self._block(start + held[at : at + length])
-            held = held[whole:]
-        if len(held) >= MIN_BLOCK_TOKENS or (self._counts.rows == 0 and len(start) + len(held) > 1):
-            yield self._block(start + held)
-        elif held:
+            complete -= length if complete == len(rest) and complete else 0
+            for begin in range(0, complete, length):
+                yield self._block(start + rest[begin : begin + length])
+            rest = rest[complete:]
+        if len(rest) >= MIN_BLOCK_TOKENS or (self._counts.rows == 0 and len(start) + len(rest) > 1):
+            yield self._block(start + rest)
+        elif rest:
             self._counts.rows += 1
             self._counts.dropped += 1
 
@@ -202,8 +202,8 @@ class Encoder:
                     rest = self._tokenize([self._cut(text.removeprefix(texts[0]))])[0].ids
                 after[name] = rest if chat else self._add_end(rest)
             if "completion" in after and "label" not in extra:
-                ids_of = before + after["completion"]
-                return {"input_ids": ids_of, "labels": [IGNORED] * len(before) + after["completion"]}
+                joined = before + after["completion"]
+                return {"input_ids": joined, "labels": [IGNORED] * len(before) + after["completion"]}
             return {"prompt_ids": before, **{f"{name}_ids": found for name, found in after.items()}, **extra}
 
         return _PendingRow(texts, finish)
@@ -217,14 +217,16 @@ class Encoder:
         """
         assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         left_out = [index for index in assistants if messages[index].get("train") is False]
-        whole = not self._encoding.assistant_only_loss
-        wanted = left_out if whole else [index for index in assistants if index not in left_out]
+        learns_all = not self._encoding.assistant_only_loss
+        searched = left_out if learns_all else [index for index in assistants if index not in left_out]
         try:
-            chat = self._chat_turns.find(messages, tools, wanted, as_served=whole)
+            chat = self._chat_turns.find(messages, tools, searched, as_served=learns_all)
         except UnknownTurnsError as error:
             raise unknown_turns(error) from error
-        if not whole:
-            _check_calls([messages[index] for index in wanted], "".join(chat.text[slice(*span)] for span in chat.turns))
+        if not learns_all:
+            _check_calls(
+                [messages[index] for index in searched], "".join(chat.text[slice(*span)] for span in chat.turns)
+            )
         lost = any(_loses_reasoning(messages[index], chat.text) for index in assistants)
         borders = [border for span in chat.turns for border in span]
         # a slow tokenizer does not say where its tokens start: tokenize up to each border
@@ -234,11 +236,11 @@ class Encoder:
             ids, starts = found[0].ids, found[0].starts
             at = [bisect_left(starts, border) for border in borders] if starts is not None else []
             at = at or [common_prefix_length(ids, part.ids) for part in found[1:]]
-            labels = list(ids) if whole else [IGNORED] * len(ids)
+            labels = list(ids) if learns_all else [IGNORED] * len(ids)
             for first, last in zip(at[::2], at[1::2], strict=True):
                 end = self._include_end(ids, first, last)
-                labels[first:end] = [IGNORED] * (end - first) if whole else ids[first:end]
-            self._counts.whole_conversation += whole
+                labels[first:end] = [IGNORED] * (end - first) if learns_all else ids[first:end]
+            self._counts.whole_conversation += learns_all
             self._counts.lost_reasoning += lost
             return {"input_ids": ids, "labels": labels}
 
@@ -286,22 +288,22 @@ class Encoder:
                 "spec.model.uri",
             )
 
-    def _fit(self, whole: TokenizedRow) -> TokenizedRow | None:
+    def _fit(self, sequence: TokenizedRow) -> TokenizedRow | None:
         """Cut a sequence that is too long; return None if nothing to learn is left."""
-        if "input_ids" in whole:
+        if "input_ids" in sequence:
             longest, ends = (
-                len(whole["input_ids"]),
-                [[label for label in whole["labels"][-END_WINDOW:] if label != IGNORED]],
+                len(sequence["input_ids"]),
+                [[label for label in sequence["labels"][-END_WINDOW:] if label != IGNORED]],
             )
-            fitted = {name: ids[: self._max_length] for name, ids in whole.items()}
+            fitted = {name: ids[: self._max_length] for name, ids in sequence.items()}
             learns = any(label != IGNORED for label in fitted["labels"][1:])
         else:
-            before = len(whole["prompt_ids"])
-            answers = [name for name in whole if name.endswith("_ids") and name != "prompt_ids"]
-            longest = before + max(len(whole[name]) for name in answers)
-            ends = [whole[name][-END_WINDOW:] for name in answers]
+            before = len(sequence["prompt_ids"])
+            answers = [name for name in sequence if name.endswith("_ids") and name != "prompt_ids"]
+            longest = before + max(len(sequence[name]) for name in answers)
+            ends = [sequence[name][-END_WINDOW:] for name in answers]
             room = max(self._max_length - before, 0)
-            fitted = whole | {name: whole[name][:room] for name in answers}
+            fitted = sequence | {name: sequence[name][:room] for name in answers}
             learns = all(fitted[name] and before + len(fitted[name]) > 1 for name in answers)
             learns = learns and (len(answers) == 1 or fitted[answers[0]] != fitted[answers[1]])
         self._count_length(longest)

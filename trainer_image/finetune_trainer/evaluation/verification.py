@@ -76,7 +76,7 @@ def record_answers(
     texts = [example.input_ids[:SAMPLE_TOKENS] for example in held_out[:CANDIDATES] if len(example.input_ids) > 1]
     logits, base = compute_logits(model, texts, tokens), None
     if adapted_model.can_be_disabled(model, method):
-        with adapted_model.disabled(model):
+        with adapted_model.disable_adapter(model):
             base = list_answers(compute_logits(model, texts, tokens), texts)
     return TrainedAnswers(texts, logits, base, layout)
 
@@ -99,7 +99,7 @@ def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
             check_saved(get_peft_model_state_dict(model), directory)
     elif bottleneck.has_bottleneck(model):
         bottleneck.save(model, directory)
-        check_saved(bottleneck.adapter_weights(model), directory)
+        check_saved(bottleneck.adapter_state_dict(model), directory)
     else:
         model.to(dtype)
         model.save_pretrained(str(directory), safe_serialization=True)
@@ -147,9 +147,9 @@ def verify(
     measure: Measure,
     reference: Path | None,
     held_out: int,
-    general: list[Example],
+    forgetting_text: list[Example],
     load_base: Callable[[Path], Any],
-    ask: Callable[[Any], list[str]],
+    generate_samples: Callable[[Any], list[str]],
     tokens: int,
     streamed: bool,
 ) -> Verification:
@@ -162,34 +162,37 @@ def verify(
         measure: Measures a model on the held-out rows; the first model that it measures is its reference.
         reference: Directory of the adapter that, on the base, is the reference; None if the base itself is.
         held_out: Number of held-out sequences.
-        general: Sequences of the general text; empty if forgetting is not measured.
+        forgetting_text: Sequences of the general text; empty if forgetting is not measured.
         load_base: Loads a model from a directory.
-        ask: Returns a model's answers to the sample prompts.
+        generate_samples: Returns a model's answers to the sample prompts.
         tokens: Most tokens of a batch.
         streamed: Whether the models are in main memory, and their layers are to be copied to the GPU when they run.
 
     Raises:
         Failure: VerificationFailed, if the loaded adapter is not the trained one or changes no answer of the base.
     """
-    start = streaming.stream_layers if streamed else lambda model: model
+    stream = streaming.stream_layers if streamed else lambda model: model
     if reference is not None:
         with CLOCK.spend("evaluate"):
-            measure(start(load_tuned(load_base(base_directory), reference, load_base)))
-    base = start(load_base(base_directory))
-    before = list_answers(compute_logits(base, trained.token_ids, tokens), trained.token_ids)
+            measure(stream(load_tuned(load_base(base_directory), reference, load_base)))
+    base = stream(load_base(base_directory))
+    base_answers = list_answers(compute_logits(base, trained.token_ids, tokens), trained.token_ids)
     with CLOCK.spend("evaluate"):
-        base_measured, base_general, base_texts = measure(base), forgetting.measure_loss(base, general), ask(base)
-    tuned = start(load_tuned(streaming.stop_streaming(base) if streamed else base, adapter, load_base))
+        base_measured, base_general = measure(base), forgetting.measure_loss(base, forgetting_text)
+        base_texts = generate_samples(base)
+    tuned = stream(load_tuned(streaming.stop_streaming(base) if streamed else base, adapter, load_base))
     logits = compute_logits(tuned, trained.token_ids, tokens)
-    after = list_answers(logits, trained.token_ids)
-    differences, warnings = compare_answers(trained, logits, before, after)
+    adapter_answers = list_answers(logits, trained.token_ids)
+    differences, warnings = compare_answers(trained, logits, base_answers, adapter_answers)
     with CLOCK.spend("evaluate"):
-        measured, tuned_general, tuned_texts = measure(tuned), forgetting.measure_loss(tuned, general), ask(tuned)
+        measured, tuned_general = measure(tuned), forgetting.measure_loss(tuned, forgetting_text)
+        tuned_texts = generate_samples(tuned)
     base_loss, loss = base_measured.loss, measured.loss
     if not math.isfinite(loss) or not math.isfinite(base_loss):
         raise _mismatch("its logits are not finite")
     answers = sorted(
-        zip(trained.token_ids, before, after, strict=True), key=lambda answer: -_mean_difference(answer[1], answer[2])
+        zip(trained.token_ids, base_answers, adapter_answers, strict=True),
+        key=lambda answer: -_mean_difference(answer[1], answer[2]),
     )
     samples = [
         GoldenSample(token_ids=ids, base_logprobs=off, adapter_logprobs=on)
@@ -201,11 +204,11 @@ def verify(
         loss=round(loss, 5),
         improvement_percent=round(improvement_percent(base_loss, loss), 2),
         rows=held_out,
-        base_perplexity=_rounded(base_measured.perplexity),
-        perplexity=_rounded(measured.perplexity),
-        base_accuracy=_rounded(base_measured.accuracy),
-        accuracy=_rounded(measured.accuracy),
-        forgetting=forgetting.compare_losses(base_general, tuned_general, len(general)),
+        base_perplexity=_round(base_measured.perplexity),
+        perplexity=_round(measured.perplexity),
+        base_accuracy=_round(base_measured.accuracy),
+        accuracy=_round(measured.accuracy),
+        forgetting=forgetting.compare_losses(base_general, tuned_general, len(forgetting_text)),
     )
     log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
     if loss >= base_loss:
@@ -222,15 +225,18 @@ def verify(
 
 
 def compare_answers(
-    trained: TrainedAnswers, logits: list[torch.Tensor], before: list[list[float]], after: list[list[float]]
+    trained: TrainedAnswers,
+    logits: list[torch.Tensor],
+    base_answers: list[list[float]],
+    adapter_answers: list[list[float]],
 ) -> tuple[dict[str, float], list[str]]:
     """Compare the loaded adapter's answers with the trained model's, and its effect with the trained effect.
 
     Args:
         trained: The trained model's answers.
         logits: Logits of the loaded adapter for each text.
-        before: Log-probabilities, or scores, of the fresh base.
-        after: Those of the loaded adapter.
+        base_answers: Log-probabilities, or scores, of the fresh base.
+        adapter_answers: Those of the loaded adapter.
 
     Returns:
         The measured distances by name, and warnings.
@@ -240,42 +246,43 @@ def compare_answers(
     """
     expected = list_answers(trained.logits, trained.token_ids)
     logit_difference = largest_difference(logits, trained.logits)
-    found = effect.compare_effects(
-        subtract(expected, trained.base if trained.base is not None else before), shown := subtract(after, before)
+    comparison = effect.compare_effects(
+        subtract(expected, trained.base if trained.base is not None else base_answers),
+        effects := subtract(adapter_answers, base_answers),
     )
     differences = {
         "maxLogitDifference": logit_difference,
-        "meanLogprobDifference": max(map(_mean_difference, after, expected)),
-        "meanAdapterEffect": max(map(_mean_difference, after, before)),
-        "shareOfTrainedEffect": found.share,
+        "meanLogprobDifference": max(map(_mean_difference, adapter_answers, expected)),
+        "meanAdapterEffect": max(map(_mean_difference, adapter_answers, base_answers)),
+        "shareOfTrainedEffect": comparison.share,
     }
     log.info(
         "reloaded on a fresh base: %.1f %% of the trained effect is there (standard error %.1f %%), largest logit "
         "difference %.2g",
-        100 * found.share,
-        100 * found.error,
+        100 * comparison.share,
+        100 * comparison.error,
         logit_difference,
     )
-    if not all(map(math.isfinite, [*shown, logit_difference, found.share, found.error])):
+    if not all(map(math.isfinite, [*effects, logit_difference, comparison.share, comparison.error])):
         raise _mismatch("its logits are not finite")
     if trained.layout == "exact" and logit_difference > EXACT_TOLERANCE:
         raise _mismatch(
             f"its logits differ by {logit_difference:.3g} from the trained model's, allowed are {EXACT_TOLERANCE}"
         )
-    if not any(shown):
+    if not any(effects):
         raise Failure(
             Reason.VERIFICATION_FAILED,
-            f"the adapter changes nothing: base and adapter give the same log-probabilities for all {len(after)} "
-            "held-out texts. Raise it, or train for more steps",
+            "the adapter changes nothing: base and adapter give the same log-probabilities for all "
+            f"{len(adapter_answers)} held-out texts. Raise it, or train for more steps",
             "spec.training.learningRate",
         )
-    if mismatch := effect.find_mismatch(found, trained.layout):
+    if mismatch := effect.find_mismatch(comparison, trained.layout):
         raise _mismatch(mismatch)
-    if effect.is_visible(found, trained.layout):
+    if effect.is_visible(comparison, trained.layout):
         return differences, []
     return differences, [
-        f"the adapter changes log-probabilities by {found.trained:.2g} nats: that is too little to compare the loaded "
-        "adapter with the trained one by its answers. Raise spec.training.learningRate, or train for more steps"
+        f"the adapter changes log-probabilities by {comparison.trained:.2g} nats: that is too little to compare the "
+        "loaded adapter with the trained one by its answers. Raise spec.training.learningRate, or train for more steps"
     ]
 
 
@@ -297,7 +304,7 @@ def largest_difference(some: list[torch.Tensor], others: list[torch.Tensor]) -> 
     return max((float((one - other).abs().max()) for one, other in zip(some, others, strict=True)), default=0.0)
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
 
 

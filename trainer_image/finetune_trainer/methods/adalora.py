@@ -19,8 +19,8 @@ AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 def find_adalora(model: Any) -> Any:
     """Return the ``AdaLoraModel`` of a model; None if there is none."""
-    part = model.base_model if isinstance(model, PeftModel) else None
-    return part if isinstance(part, AdaLoraModel) else None
+    adalora_model = model.base_model if isinstance(model, PeftModel) else None
+    return adalora_model if isinstance(adalora_model, AdaLoraModel) else None
 
 
 class RankAllocationCallback(TrainerCallback):
@@ -36,72 +36,72 @@ class RankAllocationCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Update the importance of each rank, and remove those of least importance."""
-        part = find_adalora(model)
-        if part is not None:
-            allocate(part, state.global_step, skipped=optimizer.step_was_skipped)
+        adalora_model = find_adalora(model)
+        if adalora_model is not None:
+            allocate_ranks(adalora_model, state.global_step, skipped=optimizer.step_was_skipped)
 
 
-def allocate(part: Any, step: int, *, skipped: bool) -> None:
+def allocate_ranks(adalora_model: Any, step: int, *, skipped: bool) -> None:
     """Run PEFT's allocation after a step; a step that is skipped for an overflow of fp16 changes no importance.
 
     PEFT would average the infinite gradients into the importance, which is not a number from then on.
     """
-    allocator, config = part.rankallocator, part.peft_config["default"]
+    allocator, config = adalora_model.rankallocator, adalora_model.peft_config["default"]
     if not skipped:
-        part.update_and_allocate(step)
+        adalora_model.update_and_allocate(step)
         return
-    knows_ranks = config.rank_pattern if step > config.total_step - config.tfinal else allocator.exp_avg_ipt
-    if not knows_ranks:
+    has_importance = config.rank_pattern if step > config.total_step - config.tfinal else allocator.exp_avg_ipt
+    if not has_importance:
         return  # so far every step has overflowed
     allocator.update_ipt = lambda _: None
     try:
-        part.update_and_allocate(step)
+        adalora_model.update_and_allocate(step)
     finally:
         del allocator.update_ipt
 
 
-def orthogonal_regularization(model: Any) -> torch.Tensor | None:
+def compute_orthogonal_regularization(model: Any) -> torch.Tensor | None:
     """Compute the orthogonality loss of the singular vectors, weighted; None without AdaLoRA.
 
     It is a part of the training loss (Zhang et al. 2023, equation 4).
     """
-    part = find_adalora(model)
-    if part is None:
+    adalora_model = find_adalora(model)
+    if adalora_model is None:
         return None
     terms = []
-    for name, weight in part.model.named_parameters():
+    for name, weight in adalora_model.model.named_parameters():
         if ".lora_A." in name or ".lora_B." in name:
             gram = weight @ weight.T if ".lora_A." in name else weight.T @ weight
             terms.append(torch.linalg.norm(gram - torch.eye(len(gram), device=gram.device, dtype=gram.dtype)))
-    weighted: torch.Tensor = part.peft_config["default"].orth_reg_weight * torch.stack(terms).mean()
+    weighted: torch.Tensor = adalora_model.peft_config["default"].orth_reg_weight * torch.stack(terms).mean()
     return weighted
 
 
 def save_allocator(model: Any, directory: Path) -> None:
     """Write the running averages and the remaining ranks; do nothing for another method."""
-    part = find_adalora(model)
-    if part is None:
+    adalora_model = find_adalora(model)
+    if adalora_model is None:
         return
-    allocator = part.rankallocator
+    allocator = adalora_model.rankallocator
     tensors = {
         f"{kind}/{name}": value.contiguous().cpu()
         for kind in AVERAGES
         for name, value in getattr(allocator, kind).items()
     }
-    pattern = part.peft_config["default"].rank_pattern
+    pattern = adalora_model.peft_config["default"].rank_pattern
     save_file(tensors, directory / ALLOCATOR_FILE, metadata={"rank_pattern": json.dumps(pattern)})
 
 
 def load_allocator(model: Any, directory: Path) -> None:
     """Read what ``save_allocator`` wrote; do nothing for another method."""
-    part = find_adalora(model)
-    if part is None:
+    adalora_model = find_adalora(model)
+    if adalora_model is None:
         return
-    allocator = part.rankallocator
+    allocator = adalora_model.rankallocator
     allocator.reset_ipt()
-    device = next(part.parameters()).device
+    device = next(adalora_model.parameters()).device
     with safe_open(directory / ALLOCATOR_FILE, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 -- the file is no mapping
             kind, _, name = key.partition("/")
             getattr(allocator, kind)[name] = file.get_tensor(key).to(device)
-        part.peft_config["default"].rank_pattern = json.loads(file.metadata()["rank_pattern"])
+        adalora_model.peft_config["default"].rank_pattern = json.loads(file.metadata()["rank_pattern"])

@@ -97,10 +97,12 @@ def can_be_disabled(model: Any, method: api.Method) -> bool:
     return getattr(model.active_peft_config, "bias", "none") == "none" and not method.config.changes_base
 
 
-def disabled(model: Any) -> AbstractContextManager[None]:
+def disable_adapter(model: Any) -> AbstractContextManager[None]:
     """Turn the adapter off within this block."""
-    turn_off: Any = model.disable_adapter if isinstance(model, PeftModel) else partial(bottleneck.disabled, model)
-    return turn_off()  # type: ignore[no-any-return]
+    disable: Any = (
+        model.disable_adapter if isinstance(model, PeftModel) else partial(bottleneck.disable_adapters, model)
+    )
+    return disable()  # type: ignore[no-any-return]
 
 
 def needs_no_casts(model: Any, precision: str) -> bool:

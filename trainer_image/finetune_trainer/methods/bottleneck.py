@@ -27,16 +27,19 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class BottleneckLayer(torch.nn.Module):
-    """Wrap the last layer of a sublayer, and add an adapter's output; ``up`` starts at zero."""
+    """Add an adapter's output to that of a sublayer's last layer.
+
+    ``adapter_up`` starts at zero, so that a fresh adapter changes nothing.
+    """
 
     def __init__(self, base_layer: torch.nn.Module, width: int, block: Bottleneck) -> None:
         """Create the adapter for a layer whose output has ``width`` features."""
         super().__init__()
         self.base_layer = base_layer
-        size = max(int(width / block.reduction_factor), 1)
+        bottleneck_size = max(int(width / block.reduction_factor), 1)
         device = next(base_layer.parameters()).device
-        self.adapter_down = torch.nn.Linear(width, size, device=device, dtype=torch.float32)
-        self.adapter_up = torch.nn.Linear(size, width, device=device, dtype=torch.float32)
+        self.adapter_down = torch.nn.Linear(width, bottleneck_size, device=device, dtype=torch.float32)
+        self.adapter_up = torch.nn.Linear(bottleneck_size, width, device=device, dtype=torch.float32)
         torch.nn.init.zeros_(self.adapter_up.weight)
         torch.nn.init.zeros_(self.adapter_up.bias)
         self.activation = ACTIVATIONS[block.non_linearity]
@@ -44,9 +47,9 @@ class BottleneckLayer(torch.nn.Module):
         self.dropout = torch.nn.Dropout(block.dropout)
         self.is_disabled = False
 
-    def forward(self, *arguments: Any, **named: Any) -> torch.Tensor:
+    def forward(self, *arguments: Any, **keywords: Any) -> torch.Tensor:
         """Add the adapter's correction to the output of the layer."""
-        output: torch.Tensor = self.base_layer(*arguments, **named)
+        output: torch.Tensor = self.base_layer(*arguments, **keywords)
         if self.is_disabled:
             return output
         # the adapter's own dtype: bf16 layers have an adapter in fp32
@@ -69,8 +72,8 @@ def add_bottleneck(model: Any, block: Bottleneck) -> Any:
         )
     for name in chosen:
         parent, _, last = name.rpartition(".")
-        holder = model.get_submodule(parent)
-        setattr(holder, last, BottleneckLayer(getattr(holder, last), model.config.hidden_size, block))
+        parent_module = model.get_submodule(parent)
+        setattr(parent_module, last, BottleneckLayer(getattr(parent_module, last), model.config.hidden_size, block))
     model.bottleneck = block
     return model
 
@@ -81,7 +84,7 @@ def has_bottleneck(model: Any) -> bool:
 
 
 @contextmanager
-def disabled(model: Any) -> Iterator[None]:
+def disable_adapters(model: Any) -> Iterator[None]:
     """Turn the adapters off within this block."""
     layers = [module for module in model.modules() if isinstance(module, BottleneckLayer)]
     for layer in layers:
@@ -93,8 +96,8 @@ def disabled(model: Any) -> Iterator[None]:
             layer.is_disabled = False
 
 
-def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Return the weights of the adapters, by name."""
+def adapter_state_dict(model: Any) -> dict[str, torch.Tensor]:
+    """Return the weights of the adapters, by their names in the model."""
     return {name: value for name, value in model.state_dict().items() if ".adapter_" in name}
 
 
@@ -102,7 +105,8 @@ def save(model: Any, directory: Path) -> None:
     """Write the adapters as ``adapter_model.safetensors`` and ``adapter_config.json``."""
     directory.mkdir(parents=True, exist_ok=True)
     save_file(
-        {name: value.detach().cpu().contiguous() for name, value in adapter_weights(model).items()}, directory / WEIGHTS
+        {name: value.detach().cpu().contiguous() for name, value in adapter_state_dict(model).items()},
+        directory / WEIGHTS,
     )
     config = {"peft_type": TYPE, **model.bottleneck.to_json()}
     (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -51,7 +51,7 @@ def load_base(
     Raises:
         Failure: MODEL_UNSUPPORTED if transformers cannot load the model as it is.
     """
-    scores, full_before = scores_padded_with is not None, device.count_full()
+    scores, out_of_memory_before = scores_padded_with is not None, device.count_full()
     if scores and quantization is not None:
         quantization.llm_int8_skip_modules = [SCORE_HEAD]
     try:
@@ -69,7 +69,7 @@ def load_base(
                 ignore_mismatched_sizes=True,
             )
     except Exception as error:
-        if device.count_full() > full_before:
+        if device.count_full() > out_of_memory_before:
             # transformers says only that it could not quantize or join the weights
             raise torch.OutOfMemoryError("CUDA out of memory while the model was loaded") from error
         if is_machines_fault(error):
@@ -129,7 +129,7 @@ def is_machines_fault(error: Exception) -> bool:
     )
 
 
-def quantization_config(method: Method, precision: str) -> BitsAndBytesConfig | None:
+def make_quantization_config(method: Method, precision: str) -> BitsAndBytesConfig | None:
     """Return how bitsandbytes quantizes the base weights; None for a method that does not quantize them."""
     quantization = method.quantization
     if quantization is None:
@@ -145,14 +145,14 @@ def quantization_config(method: Method, precision: str) -> BitsAndBytesConfig | 
     )
 
 
-def base_digest(model: Any) -> str:
+def digest_base_weights(model: Any) -> str:
     """Compute ``sha256:<hex>`` over names and bytes of all frozen weights as they are in memory.
 
     Of a fully trained model, which has no frozen weights, it is the digest of all weights; of a sharded model, that of
     this process's shard. Quantized weights count with their quantized bytes. Of weights on a GPU it is taken of their
     checksums, which need no copy to main memory.
     """
-    named = [(_plain(name), weight) for name, weight in model.named_parameters()]
+    named = [(_strip_adapter_names(name), weight) for name, weight in model.named_parameters()]
     frozen = [(name, weight.detach()) for name, weight in named if not weight.requires_grad] or named
     frozen.sort(key=lambda item: item[0])
     frozen = [(name, weight.to_local() if isinstance(weight, DTensor) else weight) for name, weight in frozen]
@@ -171,7 +171,7 @@ def base_digest(model: Any) -> str:
         return f"sha256:{hashlib.sha256(b''.join(pool.map(digest, frozen))).hexdigest()}"
 
 
-def _plain(name: str) -> str:
+def _strip_adapter_names(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".base_layer", "")
 
 

@@ -155,10 +155,10 @@ class TrainingCallback(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         # in fp16 gradients may overflow: the step is skipped and the loss scale lowered, which is no divergence
-        refuse_nonfinite_loss(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
+        check_loss_is_finite(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
         if self._watch:
             self._watch.add_loss(logs["loss"])
-            refuse_divergence(state.global_step, logs["loss"], self._watch)
+            check_convergence(state.global_step, logs["loss"], self._watch)
         moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
         if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts tokens
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
@@ -191,7 +191,7 @@ class TrainingCallback(TrainerCallback):
     ) -> None:
         """Check the weights, and upload the checkpoint."""
         self._saved = time.monotonic()
-        refuse_nonfinite_weights(model, state.global_step)
+        check_weights_are_finite(model, state.global_step)
         at_the_end = state.global_step >= state.max_steps or self.stopped or self._interruption.requested
         if self._watch and self._watch.last_loss_was_bad and not at_the_end:
             log.warning(
@@ -217,19 +217,19 @@ class TrainingCallback(TrainerCallback):
 
     def _report_progress(self, state: TrainerState) -> None:
         self._run.history = state.log_history
-        done, pace = state.global_step - self._pace.first_step, self._pace
-        left = 0 if self.stopped else state.max_steps - state.global_step
-        each = (time.monotonic() - pace.started) / done if done else None
+        steps_done, pace = state.global_step - self._pace.first_step, self._pace
+        steps_left = 0 if self.stopped else state.max_steps - state.global_step
+        step_seconds = (time.monotonic() - pace.started) / steps_done if steps_done else None
         self._run.progress = Progress(
             step=state.global_step,
             total_steps=state.max_steps,
             percent=100 * state.global_step // max(state.max_steps, 1),
             epoch=round(state.epoch, 3) if state.epoch is not None else None,
-            loss=_rounded(self._last["loss"]),
-            eval_loss=_rounded(self._last["eval_loss"]),
+            loss=_round(self._last["loss"]),
+            eval_loss=_round(self._last["eval_loss"]),
             learning_rate=self._last["learning_rate"],
             tokens_per_second=round(pace.tokens_per_second, 1) if pace.tokens_per_second is not None else None,
-            eta_seconds=round(left * each) if each is not None else None,
+            eta_seconds=round(steps_left * step_seconds) if step_seconds is not None else None,
             gpu_memory_peak_bytes=torch.cuda.max_memory_reserved() if device.has_gpu() else None,
             updated_at=current_timestamp(),
         )
@@ -249,7 +249,7 @@ def measure_memory() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def refuse_nonfinite_loss(step: int, loss: float, grad_norm: float | None) -> None:
+def check_loss_is_finite(step: int, loss: float, grad_norm: float | None) -> None:
     """Raise Failure(LossDiverged) for a loss or a gradient norm that is not finite."""
     if math.isfinite(loss) and (grad_norm is None or math.isfinite(grad_norm)):
         return
@@ -261,7 +261,7 @@ def refuse_nonfinite_loss(step: int, loss: float, grad_norm: float | None) -> No
     )
 
 
-def refuse_divergence(step: int, loss: float, watch: DivergenceWatch) -> None:
+def check_convergence(step: int, loss: float, watch: DivergenceWatch) -> None:
     """Raise Failure(LossDiverged) for a loss that has risen and stays there."""
     if not watch.diverged:
         return
@@ -275,7 +275,7 @@ def refuse_divergence(step: int, loss: float, watch: DivergenceWatch) -> None:
     )
 
 
-def refuse_nonfinite_weights(model: Any, step: int) -> None:
+def check_weights_are_finite(model: Any, step: int) -> None:
     """Raise Failure(LossDiverged) if a trained weight of this checkpoint is not finite."""
     for name, weight in model.named_parameters():
         if weight.requires_grad and not torch.isfinite(weight).all():
@@ -284,5 +284,5 @@ def refuse_nonfinite_weights(model: Any, step: int) -> None:
             )
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     return round(value, 5) if value is not None and math.isfinite(value) else None

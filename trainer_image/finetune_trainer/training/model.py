@@ -30,7 +30,7 @@ def load_base(session: Session, tokenizer: Any, *, reload: bool = False) -> Any:
     return loading.load_base(
         session.inputs.model,
         device.DTYPES[precision],
-        loading.quantization_config(spec.method, precision),
+        loading.make_quantization_config(spec.method, precision),
         scores_padded_with=score_padding_id(session, tokenizer),
         placement="cpu" if is_sharded(session) and not reload else "gpu",
         gpu=session.process.local_rank,

@@ -57,7 +57,7 @@ def train_model(
     with phase("waiting for the model, and adding the adapter", "load"):
         model = add_adapter(session, plan, take_base())
         with CLOCK.spend("hash"):
-            base_digest = loading.base_digest(model) if process.is_main_process else ""
+            base_digest = loading.digest_base_weights(model) if process.is_main_process else ""
     describe_training(session, plan, model)
     fingerprint = process_group.broadcast(resuming.fingerprint_run(session, plan, examples, base_digest))
     with phase("looking for a checkpoint", "checkpoint"):
@@ -65,7 +65,7 @@ def train_model(
     sharded_digest = ""
     if is_sharded(session):
         sharding.shard_base(model, process.world_size)
-        sharded_digest = loading.base_digest(model)
+        sharded_digest = loading.digest_base_weights(model)
     if spec.training.packing:
         contamination.refuse_contamination(model, examples.train)
     if resume is None or resume.step < plan.total_steps:
@@ -80,7 +80,7 @@ def train_model(
         fingerprint=fingerprint,
         resume=resume,
     )
-    if is_sharded(session) and process_group.any_rank(loading.base_digest(model) != sharded_digest):
+    if is_sharded(session) and process_group.any_rank(loading.digest_base_weights(model) != sharded_digest):
         raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
     if not process.is_main_process:
         del model  # frees its GPU before the others are told

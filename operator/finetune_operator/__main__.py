@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+from typing import Any
 
 import kopf
 
@@ -14,6 +15,7 @@ from finetune_operator.enqueue import enqueue_namespace
 from finetune_operator.health import Health
 from finetune_operator.kube.client import Kube
 from finetune_operator.kube.connect import NoClusterError, load_configuration
+from finetune_operator.kube.kinds import LABELLED
 from finetune_operator.leadership import Leadership, LeadershipLostError
 from finetune_operator.metrics import Metrics
 from finetune_operator.pod_reports import PodReports
@@ -25,6 +27,7 @@ from finetune_operator.server.application import build_application, serve
 from finetune_operator.server.tokens import TokenReviewer
 from finetune_operator.settings import Settings, SettingsError
 from finetune_operator.warning_events import WarningEvents
+from finetune_operator.watches import watch_forever
 from finetune_operator.worker import run_workers
 
 logger = logging.getLogger("finetune_operator")
@@ -52,16 +55,17 @@ async def run(settings: Settings) -> None:
     app = build_application(context, TokenReviewer(kube.review_token), health.find_fault)
     runner, port = await serve(app, settings.listen_host, settings.listen_port)
     logger.info("Listening on port %d; watching %s.", port, ", ".join(settings.namespaces) or "all namespaces")
-    tasks = [
-        asyncio.create_task(first_sync(context), name="first list"),
+    listing = asyncio.create_task(first_sync(context), name="first list")
+    tasks: list[asyncio.Task[Any]] = [
+        listing,
         asyncio.create_task(resync_forever(context), name="resync"),
         asyncio.create_task(hold_leases(context), name="leases"),
         asyncio.create_task(work_while_leading(context), name="workers"),
         asyncio.create_task(health.beat_forever(), name="heartbeat"),
     ]
     try:
-        await tasks[0]
-        watches = asyncio.create_task(
+        versions = await listing
+        kopf_watches = asyncio.create_task(
             kopf.operator(
                 registry=handlers.build_registry(client, context),
                 settings=handlers.build_kopf_settings(),
@@ -69,9 +73,16 @@ async def run(settings: Settings) -> None:
                 namespaces=settings.namespaces,
                 standalone=True,
             ),
-            name="watches",
+            name="watches of our own kinds",
         )
-        tasks.append(watches)
+        tasks += [
+            kopf_watches,
+            *(
+                asyncio.create_task(watch_forever(kind, namespace, version, context), name=f"watch of {kind.plural}")
+                for (kind, namespace), version in versions.items()
+                if kind in LABELLED
+            ),
+        ]
         done, _ = await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()

@@ -1,4 +1,4 @@
-"""kopf's part: watch the kinds, keep the credentials fresh, and take in every event.
+"""kopf's part: watch our own kinds, keep the credentials fresh, and take in every event.
 
 Only this module and the composition root know kopf.
 """
@@ -12,19 +12,18 @@ import kopf
 
 from finetune_operator.context import Context
 from finetune_operator.ingest import ingest_change, ingest_deletion
+from finetune_operator.kube.client import PAGE, WATCH_SECONDS
 from finetune_operator.kube.connect import Configuration, read_bearer_token
-from finetune_operator.kube.kinds import WATCHED, Kind, selector
+from finetune_operator.kube.kinds import CUSTOM, Kind
+from finetune_operator.watches import RECONNECT_SECONDS
 
 CREDENTIALS_SECONDS = 300
-WATCH_SECONDS = 300
-RECONNECT_SECONDS = (0.2, 0.5, 1, 2, 3, *(5,) * 720)
-"""Waits after each failure of a watch in a row; after an hour of failures the process ends and is started anew."""
 
 
 def build_registry(configuration: Configuration, context: Context) -> kopf.OperatorRegistry:
-    """Build the handlers of every watched kind, and of kopf's login."""
+    """Build the handlers of our own kinds, and of kopf's login."""
     handlers = kopf.OperatorRegistry()
-    for kind in WATCHED:
+    for kind in CUSTOM:
         _watch(handlers, kind, context)
 
     @kopf.on.login(registry=handlers)
@@ -109,14 +108,11 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = NoProgress()
     settings.peering.standalone = True
     settings.scanning.disabled = True
-    settings.queueing.idle_timeout = 1.0
+    # a worker keeps the last object that it has seen for so long
+    settings.queueing.idle_timeout = 0.1
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 30
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = PAGE
     settings.networking.error_backoffs = RECONNECT_SECONDS
-    for kind in WATCHED:
-        only_ours = selector(kind)
-        if only_ours:
-            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = only_ours
     logging.getLogger("kopf").setLevel(logging.WARNING)
     return settings

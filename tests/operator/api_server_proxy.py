@@ -1,6 +1,7 @@
 """Run a proxy in front of the API server, so that a test can kill the operator between any two of its writes."""
 
 import json
+import re
 import ssl
 import threading
 from collections.abc import Callable
@@ -37,6 +38,12 @@ class ApiServerProxy(ThreadingHTTPServer):
         self.after_write = after_write
         self.silent = ""
         """Watches of this kind, by its plural, tell nothing more."""
+        self.broken = ""
+        """Watches of this kind break at their next event, and new ones are refused."""
+        self.outdated = ""
+        """The next watch of this kind begins at a resource version that the API server no longer has."""
+        self.cuts = 0
+        """How many watches broke."""
         self.writes: list[str] = []
         self.lock = threading.Lock()
 
@@ -83,6 +90,12 @@ class Handler(BaseHTTPRequestHandler):
             headers["Authorization"] = self.server.authorization
         target = self.server.upstream
         connection = HTTPSConnection(str(target.hostname), target.port, context=self.server.tls)
+        if self._watches(self.server.broken):
+            self._send(503, "text/plain", b"broken")
+            return
+        if self._watches(self.server.outdated):
+            self.server.outdated = ""
+            self.path = re.sub(r"resourceVersion=\d+", "resourceVersion=1", self.path)
         try:
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
@@ -98,6 +111,10 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _forward  # noqa: N815 -- http.server's names
 
+    def _watches(self, plural: str) -> bool:
+        """Return whether the request is a watch of this kind."""
+        return "watch=" in self.path and urlsplit(self.path).path.endswith(f"/{plural}")
+
     def _send(self, status: int, content_type: str, content: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
@@ -111,10 +128,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", answer.getheader("Content-Type", ""))
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        is_watch = "watch=" in self.path
         while chunk := answer.read1(65536):
-            if is_watch and urlsplit(self.path).path.endswith(f"/{self.server.silent}"):
+            if self._watches(self.server.silent):
                 continue
+            if self._watches(self.server.broken):
+                self.server.cuts += 1
+                self.close_connection = True
+                return
             self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")

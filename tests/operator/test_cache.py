@@ -61,21 +61,30 @@ def test_found_by_owner_and_by_our_labels_as_they_change() -> None:
     assert cache.list_labelled(JOB, "ns", "finetune-operator.io/role", "trainer") == []
 
 
-def test_a_list_tells_what_was_deleted_unseen() -> None:
+def test_what_a_list_does_not_have_was_deleted_unseen() -> None:
     cache = Cache()
-    for name in ("kept", "changed", "gone"):
+    for name in ("kept", "gone"):
         cache.put(JOB, item(name, 1))
     cache.put(JOB, item("newer-than-the-list", 8))
-    changed = cache.replace(JOB, None, [item("kept", 1), item("changed", 2), item("unseen", 3)], "5")
-    assert sorted(found["metadata"]["name"] for found in changed) == ["changed", "gone", "unseen"]
-    assert versions(cache.list_all(JOB)) == {"kept": 1, "changed": 2, "unseen": 3, "newer-than-the-list": 8}
+    vanished = cache.drop_vanished(JOB, None, {"uid-kept"}, 5)
+    assert [resource["metadata"]["name"] for resource in vanished] == ["gone"]
+    assert versions(cache.list_all(JOB)) == {"kept": 1, "newer-than-the-list": 8}
 
 
 def test_a_list_of_one_namespace_leaves_the_others() -> None:
     cache = Cache()
     cache.put(JOB, item("a", 1))
-    assert cache.replace(JOB, "elsewhere", [], "5") == []
+    assert cache.drop_vanished(JOB, "elsewhere", set(), 5) == []
     assert cache.get(JOB, "ns", "a") is not None
+
+
+def test_nobody_changes_an_object_that_the_cache_gave_to_another() -> None:
+    cache = Cache()
+    cache.put(JOB, item("a", 1))
+    for mine in (cache.get(JOB, "ns", "a"), *cache.list_all(JOB)):
+        assert mine is not None
+        mine["metadata"]["name"] = "changed"
+    assert versions(cache.list_all(JOB)) == {"a": 1}
 
 
 def test_it_keeps_no_managed_fields_and_no_pod_specs_of_our_jobs() -> None:

@@ -150,3 +150,28 @@ def test_a_trainer_that_no_watch_has_told_of_gets_no_second_one_beside_it(cluste
         until("an answer", lambda: api.condition("a", "Running") == ("True", "Training") or len(api.job_names("a")) > 1)
         assert api.job_names("a") == ["a-preflight"], api.finetune_job("a")["status"]
         assert [attempt.get("reason") for attempt in api.finetune_job("a")["status"]["attempts"]] == [None]
+
+
+@pytest.mark.parametrize("outdated", [False, True], ids=["it goes on", "its version is too old"])
+@pytest.mark.parametrize("plural", ["pods", "jobs", "finetunejobs"])
+def test_what_happens_while_a_watch_is_broken_is_found_when_it_goes_on(
+    cluster: Cluster, tmp_path: Path, plural: str, outdated: bool
+) -> None:
+    directory = tmp_path / "broken"
+    directory.mkdir()
+    with proxied(cluster, 0, directory) as (proxy, operator, _):
+        operator.settings["FINETUNE_OPERATOR_RESYNC_SECONDS"] = "3600"
+        operator.start()
+        api = Api(cluster.kubeconfig, operator.namespace)
+        api.create_job("a")
+        api.await_pod("a-preflight")
+        proxy.broken = plural
+        api.end_pod("a-preflight", 0, PREFLIGHT_PASSED)
+        api.create_job("b")
+        until("the watch broke", lambda: proxy.cuts)
+        proxy.outdated = plural if outdated else ""
+        proxy.broken = ""
+        api.await_condition("a", "PreflightPassed", "True")
+        until("a new watch", lambda: not proxy.outdated)
+        api.end_pod("b-preflight", 0, PREFLIGHT_PASSED)
+        api.await_condition("b", "PreflightPassed", "True")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -12,7 +12,8 @@ from finetune_operator.kube import errors
 from finetune_operator.kube.kinds import FIELD_MANAGER, LEASE, TOKEN_REVIEW, Kind, Object
 
 TIMEOUT_SECONDS = 30
-PAGE = 500
+WATCH_SECONDS = 300
+PAGE = 100
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -46,23 +47,60 @@ class Kube:
         except errors.NotFoundError:
             return None
 
-    async def list(
+    async def list_pages(
         self, kind: Kind, namespace: str | None, labels: str | None = None, fields: str | None = None
-    ) -> tuple[list[Object], str]:
-        """List the objects of a kind, in one namespace or in all; return them and the list's resource version.
+    ) -> AsyncIterator[tuple[list[Object], str]]:
+        """List the objects of a kind, in one namespace or in all, page by page, each with the list's resource version.
 
         ``labels`` and ``fields`` are selectors.
         """
-        items: list[Object] = []
         selectors = {"labelSelector": labels, "fieldSelector": fields}
         query: dict[str, Any] = {"limit": PAGE} | {name: value for name, value in selectors.items() if value}
         while True:
             page = await self._call("list", kind, "GET", kind.path(namespace), query)
             # the items of a list do not say what they are
-            items += [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in page["items"]]
+            items = [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in page["items"]]
+            yield items, page["metadata"]["resourceVersion"]
             if not page["metadata"].get("continue"):
-                return items, page["metadata"]["resourceVersion"]
+                return
             query["continue"] = page["metadata"]["continue"]
+            del page, items  # one page at a time
+
+    async def list(
+        self, kind: Kind, namespace: str | None, labels: str | None = None, fields: str | None = None
+    ) -> tuple[list[Object], str]:
+        """List the objects of a kind at once; return them and the list's resource version."""
+        pages = [answer async for answer in self.list_pages(kind, namespace, labels, fields)]
+        return [resource for page, _ in pages for resource in page], pages[-1][1]
+
+    async def watch(
+        self, kind: Kind, namespace: str | None, version: str, labels: str | None = None
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """Yield type and object of each event after a resource version, until the server ends the watch.
+
+        Raises ``ExpiredError`` if the server no longer has the changes since this version.
+        """
+        call = f"watch {kind.path(namespace)}"
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        } | ({"labelSelector": labels} if labels else {})
+        # a server that is silent for longer than it promised is gone
+        limit = aiohttp.ClientTimeout(total=WATCH_SECONDS + TIMEOUT_SECONDS, sock_connect=TIMEOUT_SECONDS)
+        try:
+            answer = await self._send("GET", kind.path(namespace), query, limit=limit)
+            async with answer.response as response:
+                if response.status >= 300:
+                    raise errors.from_response(call, response.status, await response.read())
+                async for line in response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise errors.from_status(call, event["object"].get("code", 0), event["object"])
+                    yield event["type"], event["object"]
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise errors.KubeError(call, 0, type(error).__name__, str(error), []) from error
 
     async def create(self, kind: Kind, resource: Object, dry_run: bool = False) -> Object:
         """Create an object, or with ``dry_run`` only have it checked.
@@ -163,16 +201,8 @@ class Kube:
         loop = asyncio.get_running_loop()
         begin = loop.time()
         try:
-            request = await self._api.param_serialize(
-                method,
-                path,
-                query_params=list((query or {}).items()),
-                header_params={"Accept": JSON, "Content-Type": content_type},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            response = await self._api.call_api(*request, _request_timeout=TIMEOUT_SECONDS)
-            content = await response.read()  # type: ignore[no-untyped-call]
+            response = await self._send(method, path, query, body, content_type)
+            content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise errors.KubeError(call, 0, type(error).__name__, str(error), []) from error
         finally:
@@ -181,3 +211,23 @@ class Kube:
             raise errors.from_response(call, response.status, content)
         answer: Object = json.loads(content)
         return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: Any = None,
+        content_type: str = JSON,
+        limit: float | aiohttp.ClientTimeout = TIMEOUT_SECONDS,
+    ) -> Any:
+        """Send a request with the token that is valid now; return its answer, of which only the head is read."""
+        request = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": JSON, "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        return await self._api.call_api(*request, _request_timeout=limit)

@@ -1,6 +1,7 @@
 """Connect to the API server: in a pod by its service account, elsewhere by a kubeconfig."""
 
 from pathlib import Path
+from urllib.request import getproxies
 
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
@@ -24,6 +25,8 @@ async def load_configuration(kubeconfig: Path | None) -> Configuration:
     except config.ConfigException as error:
         raise NoClusterError(f"{kubeconfig or 'the pod'}: {error}") from error
     configuration.connection_pool_maxsize = CONNECTIONS
+    # otherwise ~/.netrc and the environment are read for each request
+    configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
     return configuration
 
 

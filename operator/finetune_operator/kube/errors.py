@@ -36,6 +36,10 @@ class ForbiddenError(KubeError):
     """403: no permission, a quota, or an admission policy."""
 
 
+class ExpiredError(KubeError):
+    """410: the API server no longer has the changes since the resource version: list again."""
+
+
 class InvalidError(KubeError):
     """422: the API server does not accept the object's content; ``causes`` name the fields."""
 
@@ -44,6 +48,7 @@ _BY_STATUS: dict[int, type[KubeError]] = {
     403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,
+    410: ExpiredError,
     422: InvalidError,
 }
 
@@ -54,6 +59,11 @@ def from_response(call: str, status: int, body: bytes) -> KubeError:
         answer = json.loads(body)
     except ValueError:
         answer = {"message": body[:500].decode(errors="replace")}
+    return from_status(call, status, answer)
+
+
+def from_status(call: str, status: int, answer: dict[str, Any]) -> KubeError:
+    """Make the error of a ``metav1.Status``."""
     reason = str(answer.get("reason", ""))
     kind = AlreadyExistsError if reason == "AlreadyExists" else _BY_STATUS.get(status, KubeError)
     return kind(call, status, reason, str(answer.get("message", "")), (answer.get("details") or {}).get("causes") or [])

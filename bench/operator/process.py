@@ -1,0 +1,23 @@
+"""Read what the operator's process uses, from /proc."""
+
+from pathlib import Path
+
+from tools.testing.operator_process import Operator
+
+
+def cpu_seconds(operator: Operator) -> float:
+    """Return the CPU seconds that the process has used."""
+    fields = Path(f"/proc/{_pid(operator)}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def memory_mib(operator: Operator, field: str = "VmRSS") -> float:
+    """Return the resident memory of the process: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    status = Path(f"/proc/{_pid(operator)}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith(field)]
+    return int(line.split()[1]) / 1024
+
+
+def _pid(operator: Operator) -> int:
+    assert operator.process is not None
+    return operator.process.pid

@@ -1,0 +1,42 @@
+"""Watch Jobs, pods, ConfigMaps and Deployments of ours.
+
+There are many more of them than of our own kinds, which kopf watches. kopf would keep a task, a queue and a memory for
+each of them, of which nothing here makes use.
+"""
+
+import asyncio
+import logging
+
+from finetune_operator.context import Context
+from finetune_operator.ingest import ingest_change, ingest_deletion
+from finetune_operator.kube.errors import ExpiredError, KubeError
+from finetune_operator.kube.kinds import Kind, selector
+from finetune_operator.resync import list_kind
+
+RECONNECT_SECONDS = (0.2, 0.5, 1, 2, 3, *(5,) * 720)
+"""Waits after each failure of a watch in a row; after an hour of failures the process ends and is started anew."""
+logger = logging.getLogger(__name__)
+
+
+async def watch_forever(kind: Kind, namespace: str | None, version: str, context: Context) -> None:
+    """Take in every event of a kind after a resource version, in one namespace or in all.
+
+    Raises ``KubeError`` after an hour of failures.
+    """
+    failures = 0
+    while True:
+        try:
+            async for event, resource in context.kube.watch(kind, namespace, version, selector(kind)):
+                failures, version = 0, resource["metadata"]["resourceVersion"]
+                if event == "DELETED":
+                    ingest_deletion(kind, resource, context)
+                elif event != "BOOKMARK":
+                    ingest_change(kind, resource, context)
+        except KubeError as error:
+            if failures == len(RECONNECT_SECONDS):
+                raise
+            logger.info("A watch broke; it goes on in %s s. %s", RECONNECT_SECONDS[failures], error)
+            await asyncio.sleep(RECONNECT_SECONDS[failures])
+            failures += 1
+            if isinstance(error, ExpiredError):
+                version = await list_kind(kind, namespace, context)

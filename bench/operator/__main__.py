@@ -7,17 +7,23 @@ import statistics
 import sys
 import tempfile
 import uuid
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
+from bench.operator import finished
 from bench.operator.scenario import Measured, measure
 from devcluster import cluster as clusters
 from devcluster.cluster import Cluster
 from tools.testing.crds import install_crds
 
+T = TypeVar("T")
+Benchmark = Callable[[Cluster, str, int, Path, Callable[[int], None]], T]
+"""Takes cluster, namespace, number of FineTuneJobs, a directory, and what is told how many are done."""
 PEER = {"to_first_job_ms": {"median": 34.0, "p99": 65.0}, "writes_per_job": 9.5}
 """Kubeflow Trainer 2.0.0 with JobSet 0.8.2 on a similar machine: the time from TrainJob to Job, and all writes."""
 
@@ -29,35 +35,46 @@ def main() -> int:
     parser.add_argument(
         "--cluster", help="a running kwok cluster of devcluster; default: one of its own, taken down afterwards"
     )
+    parser.add_argument(
+        "--finished",
+        type=int,
+        metavar="JOBS",
+        help="instead start an operator among this many finished FineTuneJobs (5000 take about half an hour)",
+    )
     parser.add_argument("--output", choices=["table", "json"], default="table")
     arguments = parser.parse_args()
     name = arguments.cluster or f"bench-{os.getpid()}"
     try:
         cluster = clusters.get(name) if arguments.cluster else clusters.up(name, "kwok", nodes=4, gpus=8)
-        results = summarize(run(cluster, arguments.runs), arguments.runs)
+        if arguments.finished:
+            results = asdict(in_namespace(cluster, arguments.finished, finished.measure))
+        else:
+            results = summarize(in_namespace(cluster, arguments.runs, measure), arguments.runs)
     finally:
         if not arguments.cluster:
             clusters.down(name)
     if arguments.output == "json":
         print(json.dumps(results, indent=2))
+    elif arguments.finished:
+        print_start(results)
     else:
         print_table(results)
     return 0
 
 
-def run(cluster: Cluster, runs: int) -> Measured:
-    """Run the benchmark in a new namespace, and show its progress on standard error."""
+def in_namespace(cluster: Cluster, number: int, run: Benchmark[T]) -> T:
+    """Run a benchmark in a new namespace, and show its progress on standard error."""
     install_crds(cluster)
     namespace = f"bench-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", namespace)
     try:
         with tempfile.TemporaryDirectory() as directory, Console(stderr=True).status("") as status:
-            return measure(
+            return run(
                 cluster,
                 namespace,
-                runs,
+                number,
                 Path(directory),
-                lambda number: status.update(f"FineTuneJob {number} of {runs}"),
+                lambda done: status.update(f"FineTuneJob {done} of {number}"),
             )
     finally:
         cluster.kubectl("delete", "namespace", namespace, "--wait=false")
@@ -86,6 +103,20 @@ def spread(values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
     p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
     return {"median": statistics.median(ordered), "p99": p99, "min": ordered[0], "max": ordered[-1]}
+
+
+def print_start(results: dict[str, Any]) -> None:
+    """Print what a start among finished jobs cost."""
+    table = Table(title=f"A start among {results['jobs']} finished FineTuneJobs", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("ready after", f"{results['ready_seconds']:.1f} s")
+    table.add_row("memory", f"{results['memory_mib']:.0f} MiB")
+    table.add_row("  at its peak", f"{results['peak_mib']:.0f} MiB")
+    table.add_row("CPU time", f"{results['cpu_seconds']:.1f} s")
+    table.add_row("idle", f"{results['idle_percent']:.2f} % of a core")
+    table.add_row("writes", str(results["writes"]))
+    Console().print(table)
 
 
 def print_table(results: dict[str, Any]) -> None:

@@ -4,16 +4,14 @@ One job is run to its end, and its objects are copied: the FineTuneJob, its Jobs
 cluster.
 """
 
-import copy
 import json
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.operator.process import cpu_seconds, memory_mib
+from bench.operator.process import count_writes, cpu_seconds, memory_mib
 from devcluster.cluster import Cluster
 from tools.testing.fake_kubelet import Kubelet, good_run
 from tools.testing.kubernetes_api import GROUP, PLURAL, VERSION, Api, Object
@@ -27,7 +25,17 @@ NOBODY = "finetune-operator.io/bench"
 
 @dataclass(frozen=True)
 class Start:
-    """Holds what a start of the operator cost; ``idle_percent`` is a share of one core."""
+    """Holds what a start of the operator cost.
+
+    Attributes:
+        jobs: Number of finished FineTuneJobs.
+        ready_seconds: Time until the operator is ready.
+        memory_mib: Resident memory when it is idle.
+        peak_mib: Highest resident memory.
+        cpu_seconds: CPU time until it is idle.
+        idle_percent: CPU time of the idle operator, in percent of one core.
+        writes: Number of writes.
+    """
 
     jobs: int
     ready_seconds: float
@@ -39,7 +47,7 @@ class Start:
 
 
 def measure(cluster: Cluster, namespace: str, jobs: int, directory: Path, progress: Callable[[int], None]) -> Start:
-    """Copy a finished job, and start an operator among the copies."""
+    """Copy a finished job, and start an operator among the copies. ``progress`` is told how many there are."""
     api = Api(cluster.kubeconfig, namespace)
     operator = Operator(cluster.kubeconfig, namespace, directory / "operator.log").start()
     try:
@@ -66,23 +74,21 @@ class Template:
     def copy(self, api: Api, name: str) -> None:
         """Create the same objects for another FineTuneJob."""
         old = self.job["metadata"]
-        created = api.custom.create_namespaced_custom_object(
-            GROUP, VERSION, api.namespace, PLURAL, _rename(self.job, old["name"], name, {})
-        )
         renamed = _rename(self.job, old["name"], name, {})
+        created = api.custom.create_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, renamed)
         api.custom.patch_namespaced_custom_object_status(
             GROUP, VERSION, api.namespace, PLURAL, name, {"status": renamed["status"]}
         )
         uids = {old["uid"]: created["metadata"]["uid"]}
         for child in self.children:
             body = _rename(child, old["name"], name, uids)
-            body["spec"] = {**body["spec"], "managedBy": NOBODY, "manualSelector": True}
+            body["spec"] |= {"managedBy": NOBODY, "manualSelector": True}
             made = api.batch.create_namespaced_job(api.namespace, body)
             uids[child["metadata"]["uid"]] = made.metadata.uid
             api.batch.patch_namespaced_job_status(body["metadata"]["name"], api.namespace, {"status": body["status"]})
         for pod in self.pods:
             body = _rename(pod, old["name"], name, uids)
-            body["spec"] = {**body["spec"], "schedulerName": NOBODY}
+            body["spec"] |= {"schedulerName": NOBODY}
             api.core.create_namespaced_pod(api.namespace, body)
             api.core.patch_namespaced_pod_status(body["metadata"]["name"], api.namespace, {"status": body["status"]})
 
@@ -98,22 +104,16 @@ def start(operator: Operator, jobs: int) -> Start:
     idle = (cpu_seconds(operator) - before) / IDLE_SECONDS * 100
     try:
         return Start(
-            jobs,
-            ready,
-            memory_mib(operator, "VmRSS"),
-            memory_mib(operator, "VmHWM"),
-            before,
-            idle,
-            count_writes(operator),
+            jobs=jobs,
+            ready_seconds=ready,
+            memory_mib=memory_mib(operator),
+            peak_mib=memory_mib(operator, "VmHWM"),
+            cpu_seconds=before,
+            idle_percent=idle,
+            writes=count_writes(operator),
         )
     finally:
         operator.stop()
-
-
-def count_writes(operator: Operator) -> int:
-    """Return how many writes the operator has sent."""
-    name = "finetune_operator_kube_requests_total"
-    return int(sum(operator.metric(name, verb=verb) for verb in ("create", "apply", "patch", "patch_status", "delete")))
 
 
 def _rename(item: Object, old: str, new: str, uids: dict[str, str]) -> Object:
@@ -121,11 +121,7 @@ def _rename(item: Object, old: str, new: str, uids: dict[str, str]) -> Object:
     text = json.dumps(item).replace(f'"{old}', f'"{new}').replace(f"{old}-", f"{new}-").replace(f"/{old}/", f"/{new}/")
     for before, after in uids.items():
         text = text.replace(before, after)
-    body: Object = copy.deepcopy(json.loads(text))
+    body: Object = json.loads(text)
     for field in ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation", "selfLink"):
         body["metadata"].pop(field, None)
     return body
-
-
-if __name__ == "__main__":
-    sys.exit("run python -m bench.operator --finished N")

@@ -1,4 +1,4 @@
-"""Read what the operator's process uses, from /proc."""
+"""Read what the operator's process uses, from /proc, and what it has written, from its metrics."""
 
 from pathlib import Path
 
@@ -16,6 +16,12 @@ def memory_mib(operator: Operator, field: str = "VmRSS") -> float:
     status = Path(f"/proc/{_pid(operator)}/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith(field)]
     return int(line.split()[1]) / 1024
+
+
+def count_writes(operator: Operator) -> int:
+    """Return how many writes the operator has sent."""
+    name = "finetune_operator_kube_requests_total"
+    return int(sum(operator.metric(name, verb=verb) for verb in ("create", "apply", "patch", "patch_status", "delete")))
 
 
 def _pid(operator: Operator) -> int:

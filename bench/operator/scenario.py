@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.operator import audit
+from bench.operator.process import count_writes, cpu_seconds, memory_mib
 from devcluster.cluster import Cluster
 from tools.testing.kubernetes_api import Api
 from tools.testing.operator_messages import PREFLIGHT_PASSED, SUCCEEDED
@@ -37,15 +38,15 @@ def measure(cluster: Cluster, namespace: str, runs: int, directory: Path, progre
     operator = Operator(cluster.kubeconfig, namespace, directory / "operator.log").start()
     try:
         _run_job(api, "warm-up")
-        before = _count_writes(operator)
-        cpu_before = _cpu_seconds(operator)
+        before = count_writes(operator)
+        cpu_before = cpu_seconds(operator)
         names = [f"job-{number}" for number in range(runs)]
         for number, name in enumerate(names):
             _run_job(api, name)
             progress(number + 1)
-        counted_writes = _count_writes(operator) - before
-        cpu = (_cpu_seconds(operator) - cpu_before) / runs * 1000
-        memory = _memory_mib(operator)
+        counted_writes = count_writes(operator) - before
+        cpu = (cpu_seconds(operator) - cpu_before) / runs * 1000
+        memory = memory_mib(operator)
     finally:
         operator.stop()
     log = audit.read(cluster.state_dir / "logs" / "audit.log", namespace)
@@ -99,21 +100,3 @@ def _time_to_trainer(log: list[audit.Write], name: str) -> float:
         if "kwok" in write.agent
     ]
     return (trainer_creation.answered - pod_endings[-1].received).total_seconds() * 1000
-
-
-def _count_writes(operator: Operator) -> int:
-    name = "finetune_operator_kube_requests_total"
-    return int(sum(operator.metric(name, verb=verb) for verb in ("create", "apply", "patch", "patch_status", "delete")))
-
-
-def _cpu_seconds(operator: Operator) -> float:
-    assert operator.process is not None
-    fields = Path(f"/proc/{operator.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def _memory_mib(operator: Operator) -> float:
-    assert operator.process is not None
-    status = Path(f"/proc/{operator.process.pid}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) / 1024

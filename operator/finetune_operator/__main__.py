@@ -55,12 +55,13 @@ async def run(settings: Settings) -> None:
     app = build_application(context, TokenReviewer(kube.review_token), health.find_fault)
     runner, port = await serve(app, settings.listen_host, settings.listen_port)
     logger.info("Listening on port %d; watching %s.", port, ", ".join(settings.namespaces) or "all namespaces")
+    leads = await leadership.try_to_lead()
     listing = asyncio.create_task(first_sync(context), name="first list")
     tasks: list[asyncio.Task[Any]] = [
         listing,
         asyncio.create_task(resync_forever(context), name="resync"),
         asyncio.create_task(hold_leases(context), name="leases"),
-        asyncio.create_task(work_while_leading(context), name="workers"),
+        asyncio.create_task(work_while_leading(context, led_before_list=leads), name="workers"),
         asyncio.create_task(health.beat_forever(), name="heartbeat"),
     ]
     try:
@@ -98,17 +99,23 @@ async def run(settings: Settings) -> None:
 async def hold_leases(context: Context) -> None:
     """Wait for the Leases, and renew them for ever. Raises ``LeadershipLostError``.
 
-    The cache is filled before, so that a replica that takes over need not wait for it.
+    A replica that takes over has filled its cache before, so that nobody waits for it.
     """
-    await context.synced.wait()
+    if not context.leadership.leads.is_set():
+        await context.synced.wait()
     await context.leadership.acquire()
     await context.leadership.keep(lambda namespace: enqueue_namespace(namespace, context))
 
 
-async def work_while_leading(context: Context) -> None:
-    """Make passes while this replica leads, on a cache with all that an earlier leader wrote."""
+async def work_while_leading(context: Context, *, led_before_list: bool) -> None:
+    """Make passes while this replica leads, on a cache with all that an earlier leader wrote.
+
+    The first list has that if this replica led before it. Otherwise there is another list.
+    """
+    await context.synced.wait()
     await context.leadership.leads.wait()
-    await first_sync(context)
+    if not led_before_list:
+        await first_sync(context)
     await run_workers(RECONCILERS, context)
 
 

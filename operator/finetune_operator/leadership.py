@@ -77,15 +77,19 @@ class Leadership:
         """Return whether no other replica can be working now."""
         return not self._release or (self.leads.is_set() and self._clock() < self._valid_until)
 
+    async def try_to_lead(self) -> bool:
+        """Try once to take all Leases of this process; return whether it leads."""
+        if not self.leads.is_set() and await self._try(self._claim_all()):
+            logger.info("Leading as %s.", self._identity)
+            self.leader_address = ""
+            self._since = self._clock()
+            self.leads.set()
+        return self.leads.is_set()
+
     async def acquire(self) -> None:
         """Wait until this process holds all of its Leases."""
-        if self._release:
-            while not await self._try(self._claim_all()):  # noqa: ASYNC110 -- a Lease wakes nobody
-                await asyncio.sleep(RENEW_SECONDS)
-            logger.info("Leading as %s.", self._identity)
-        self.leader_address = ""
-        self._since = self._clock()
-        self.leads.set()
+        while not await self.try_to_lead():  # noqa: ASYNC110 -- a Lease wakes nobody
+            await asyncio.sleep(RENEW_SECONDS)
 
     def measure_seconds(self) -> float:
         """Measure for how long this process has led."""

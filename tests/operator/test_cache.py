@@ -1,7 +1,15 @@
 """The local cache: the newest state wins, whatever the order of arrival."""
 
+import json
+import tracemalloc
+from collections.abc import Callable
+
+import yaml
+
 from finetune_operator.cache import Cache
-from finetune_operator.kube.kinds import JOB, JOB_LABEL, POD, Object
+from finetune_operator.kube.kinds import FINETUNE_JOB, JOB, JOB_LABEL, POD, Object
+from tests.operator.fake_cluster import finetune_job
+from tests.operator.test_golden import GOLDEN
 
 
 def item(name: str, version: int, uid: str = "", owner: str = "o", **labels: str) -> Object:
@@ -117,3 +125,30 @@ def test_what_an_outcome_is_told_from_survives() -> None:
         **{name: status[name] for name in ("phase", "reason", "message", "conditions")},
         "containerStatuses": [{"name": "trainer", "state": {"terminated": {"exitCode": 1}}}],
     }
+
+
+def test_finished_jobs_take_a_fraction_of_what_their_objects_take() -> None:
+    status = yaml.safe_load((GOLDEN / "succeeded.yaml").read_text())["status"]
+    text = json.dumps(finetune_job(status=status))
+    jobs = 200
+
+    def fill_cache() -> object:
+        cache = Cache()
+        for number in range(jobs):
+            job = json.loads(text)
+            job["metadata"] |= {"name": f"job-{number}", "uid": f"{number}", "resourceVersion": f"{number}"}
+            cache.put(FINETUNE_JOB, job)
+        return cache
+
+    plain = allocated(lambda: [json.loads(text) for _ in range(jobs)])
+    assert allocated(fill_cache) < plain / 6
+
+
+def allocated(fill: Callable[[], object]) -> int:
+    """Return the bytes that what a function returns takes."""
+    tracemalloc.start()
+    filled = fill()
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    del filled
+    return size

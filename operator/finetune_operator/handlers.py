@@ -12,10 +12,9 @@ import kopf
 
 from finetune_operator.context import Context
 from finetune_operator.ingest import ingest_change, ingest_deletion
-from finetune_operator.kube.client import PAGE, WATCH_SECONDS
+from finetune_operator.kube.client import PAGE, RECONNECT_SECONDS, WATCH_SECONDS
 from finetune_operator.kube.connect import Configuration, read_bearer_token
 from finetune_operator.kube.kinds import CUSTOM, Kind
-from finetune_operator.watches import RECONNECT_SECONDS
 
 CREDENTIALS_SECONDS = 300
 

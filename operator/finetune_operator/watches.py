@@ -9,12 +9,11 @@ import logging
 
 from finetune_operator.context import Context
 from finetune_operator.ingest import ingest_change, ingest_deletion
+from finetune_operator.kube.client import RECONNECT_SECONDS
 from finetune_operator.kube.errors import ExpiredError, KubeError
 from finetune_operator.kube.kinds import Kind, selector
 from finetune_operator.resync import list_kind
 
-RECONNECT_SECONDS = (0.2, 0.5, 1, 2, 3, *(5,) * 720)
-"""Waits after each failure of a watch in a row; after an hour of failures the process ends and is started anew."""
 logger = logging.getLogger(__name__)
 
 

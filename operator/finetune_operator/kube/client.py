@@ -13,6 +13,8 @@ from finetune_operator.kube.kinds import FIELD_MANAGER, LEASE, TOKEN_REVIEW, Kin
 
 TIMEOUT_SECONDS = 30
 WATCH_SECONDS = 300
+RECONNECT_SECONDS = (0.2, 0.5, 1, 2, 3, *(5,) * 720)
+"""Waits after each failure of a watch in a row; after an hour of failures the process ends and is started anew."""
 PAGE = 100
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"

@@ -3,6 +3,9 @@
 A key too many costs a pass that does nothing. A key too few is a bug.
 """
 
+from pydantic import ValidationError
+
+from finetune_api.core_v1.selectors import LabelSelector
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
@@ -21,6 +24,7 @@ from finetune_operator.kube.kinds import (
     key_of,
 )
 from finetune_operator.policies.finished import is_up_to_date
+from finetune_operator.policies.label_selector import matches
 
 
 def enqueue(kind: Kind, resource: Object, context: Context) -> None:
@@ -62,9 +66,7 @@ def find_serving_groups(kind: Kind, resource: Object, cache: Cache) -> list[Key]
     if kind is ADAPTER_DEPLOYMENT:
         return _find_target(resource)
     if kind is FINETUNE_JOB:
-        users = [
-            user for user in cache.list_all(ADAPTER_DEPLOYMENT, namespace) if _find_source_job(user) == meta["name"]
-        ]
+        users = [user for user in cache.list_all(ADAPTER_DEPLOYMENT, namespace) if _takes_adapter_of(user, resource)]
         return [key for user in users for key in _find_target(user)]
     if kind is DEPLOYMENT:
         return [(SERVING_GROUP, namespace, meta["name"])]
@@ -77,9 +79,16 @@ def _find_target(adapter_deployment: Object) -> list[Key]:
     return [(SERVING_GROUP, adapter_deployment["metadata"]["namespace"], name)] if name else []
 
 
-def _find_source_job(adapter_deployment: Object) -> str | None:
-    name: str | None = adapter_deployment.get("spec", {}).get("adapter", {}).get("fineTuneJobRef", {}).get("name")
-    return name
+def _takes_adapter_of(adapter_deployment: Object, finetune_job: Object) -> bool:
+    """Return whether an AdapterDeployment names the FineTuneJob, or chooses it by its labels."""
+    source, meta = adapter_deployment.get("spec", {}).get("adapter", {}), finetune_job["metadata"]
+    if "selector" not in source:
+        return bool(source.get("fineTuneJobRef", {}).get("name") == meta["name"])
+    try:
+        selector = LabelSelector.model_validate(source["selector"])
+    except ValidationError:  # the pass over its group says what is wrong with it
+        return False
+    return matches(selector, meta.get("labels", {}))
 
 
 def _is_up_to_date(key: Key, cache: Cache) -> bool:

@@ -1,5 +1,6 @@
 """Roll-outs as releases, by the operator against a real API server; the agents' reports are real HTTP reports."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,3 +153,48 @@ def test_a_person_rolls_back_and_undoes_it_also_while_the_operator_is_down(servi
     serving.apply_adapter("bot", V2, suspend=True)
     serving.await_condition("bot", "Suspended", "True", "Suspended")
     assert "is suspended" in run_finetune(serving, "rollback", "bot")
+
+
+def finish(serving: ServingNamespace, name: str, digest: str, completed_at: str) -> None:
+    """Create a FineTuneJob with a label and let it have succeeded, while no operator could train it."""
+    serving.api.create_job(name)
+    serving.kubectl("label", "finetunejob", name, "app=bot")
+    true = {"status": "True", "reason": "AdapterVerified", "message": "m", "lastTransitionTime": completed_at}
+    adapter = {"uri": uri(digest), "digest": digest, "sizeBytes": 1, "baseModel": "m", "peftType": "LORA", "rank": 8}
+    found = {
+        "observedGeneration": 1,
+        "conditions": [{"type": kind, **true} for kind in ("Succeeded", "Ready")],
+        "phase": "Succeeded",
+        "adapter": {**adapter, "servableBy": ["vllm"]},
+    }
+    body = json.dumps({"status": found})
+    serving.kubectl("patch", "finetunejob", name, "--subresource=status", "--type=merge", "-p", body)
+
+
+def test_it_follows_the_newest_job_of_a_label_and_never_goes_back(serving: ServingNamespace) -> None:
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    serving.apply_adapter("bot", adapter={"selector": {"matchLabels": {"app": "bot"}}})
+    assert "app=bot" in serving.await_condition("bot", "Accepted", "Unknown", "FineTuneJobNotFound")
+    assert serving.agent() is None
+    serving.operator.kill()
+    finish(serving, "monday", V1, "2026-01-05T00:00:00Z")
+    serving.operator.start()
+    pods = sorted(serving.pods(), key=lambda pod: str(pod["metadata"]["name"]))
+    report_all(serving, pods, V1)
+    serving.await_condition("bot", "Ready", "True", "Serving")
+
+    serving.operator.kill()
+    finish(serving, "tuesday", V2, "2026-01-06T00:00:00Z")
+    serving.operator.start()
+    report_all(serving, pods, V1)
+    roll_out(serving, pods, V2)
+    served = status(serving)["desired"]
+    assert served["fineTuneJob"]["name"] == "tuesday"
+
+    serving.kubectl("delete", "finetunejob", "tuesday")
+    serving.kubectl("label", "finetunejob", "monday", "touched=yes")
+    serving.apply_adapter("bot", adapter={"selector": {"matchLabels": {"app": "bot"}}}, strategy={"maxUnavailable": 2})
+    until("a pass", lambda: status(serving)["observedGeneration"] == 2)
+    assert status(serving)["desired"] == served
+    assert serving.desired()[0]["version"]["digest"] == V2
+    serving.await_condition("bot", "Ready", "True", "Serving")

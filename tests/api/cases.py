@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.adapterdeployment.spec import EMPTY_SELECTOR, FOLLOWS_NEWEST, ONE_SOURCE, WRONG_VALUES
 from finetune_api.combinations.evaluation import (
     COMPARED_ALONE,
     COMPARED_WITH_ITSELF,
@@ -89,7 +90,6 @@ CACHE = "cache is for models that are downloaded, hf:// and s3://: remove it, a 
 ONE_CACHE = "exactly one of persistentVolumeClaim and hostPath must be set"
 ONE_VALIDATION = "exactly one of uri, fraction and split must be set"
 ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must be set"
-ONE_SOURCE = "exactly one of fineTuneJobRef and uri must be set"
 URI_NEEDS_DIGEST = "uri needs digest: an adapter is pinned by the sha256 of its manifest.json"
 S3_AND_URI = "s3 belongs to uri: remove it, because a FineTuneJob names its own S3 service"
 TEMPLATE = "spec.podTemplate"
@@ -527,6 +527,24 @@ CASES = [
         ONE_SOURCE,
     ),
     _adapter("no adapter", {"spec.adapter": {}}, "spec.adapter", ONE_SOURCE),
+    _adapter(
+        "a selector that chooses everything",
+        {"spec.adapter": {"selector": {"matchLabels": {}}}},
+        "spec.adapter",
+        EMPTY_SELECTOR,
+    ),
+    _adapter(
+        "a selector with an operator that lacks values",
+        {"spec.adapter": {"selector": {"matchExpressions": [{"key": "app", "operator": "In"}]}}},
+        "spec.adapter",
+        WRONG_VALUES,
+    ),
+    _adapter(
+        "a selector with a digest",
+        {"spec.adapter": {"selector": {"matchLabels": {"app": "a"}}, "digest": S3_ADAPTER["digest"]}},
+        "spec.adapter",
+        FOLLOWS_NEWEST,
+    ),
     _adapter(
         "an address without a digest", {"spec.adapter": {"uri": "s3://adapters/a"}}, "spec.adapter", URI_NEEDS_DIGEST
     ),

@@ -5,6 +5,7 @@ from finetune_api.adapterdeployment.rollback import (
     RollbackRequest,
     find_last_good,
     list_deployed,
+    list_rolled_back,
     read_request,
 )
 from finetune_api.adapterdeployment.spec import (
@@ -47,5 +48,6 @@ __all__ = [
     "Verification",
     "find_last_good",
     "list_deployed",
+    "list_rolled_back",
     "read_request",
 ]

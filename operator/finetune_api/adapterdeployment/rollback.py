@@ -55,12 +55,13 @@ def list_deployed(history: Sequence[HistoryEntry]) -> list[HistoryEntry]:
     return list(entries.values())
 
 
+def list_rolled_back(history: Sequence[HistoryEntry]) -> set[str]:
+    """List the digests of the versions that were rolled back, and that were not served by every pod afterwards."""
+    newest = {entry.digest: entry.event for entry in reversed(history) if entry.event != "Failed"}
+    return {digest for digest, event in newest.items() if event == "RolledBack"}
+
+
 def find_last_good(history: Sequence[HistoryEntry], digest: str) -> HistoryEntry | None:
     """Find the newest version other than ``digest`` that every pod served, and that was not rolled back afterwards."""
-    bad = {digest}
-    for entry in history:
-        if entry.event == "Deployed" and entry.digest not in bad:
-            return entry
-        if entry.event == "RolledBack":
-            bad.add(entry.digest)
-    return None
+    bad = {digest, *list_rolled_back(history)}
+    return next((entry for entry in list_deployed(history) if entry.digest not in bad), None)

@@ -5,8 +5,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from finetune_api.base import DnsLabel, Model, S3Location, SecretRef, Sha256
+from finetune_api.core_v1.selectors import LabelSelector
 from finetune_api.engines import EngineName
 from finetune_api.limits import MAX_COUNT, MAX_HISTORY, MAX_NUMBER
+
+ONE_SOURCE = "exactly one of fineTuneJobRef, selector and uri must be set"
+EMPTY_SELECTOR = "an empty selector chooses every FineTuneJob: write matchLabels or matchExpressions"
+WRONG_VALUES = "the operators In and NotIn need values, and Exists and DoesNotExist have none"
+FOLLOWS_NEWEST = "digest names one adapter, and selector follows the newest: remove one of the two"
 
 
 class NameRef(Model):
@@ -16,10 +22,15 @@ class NameRef(Model):
 
 
 class AdapterSource(Model):
-    """The adapter to serve: that of a FineTuneJob, or an S3 directory with a manifest.json."""
+    """The adapter to serve: that of a FineTuneJob, of the newest with a label, or an S3 directory with a manifest."""
 
     finetune_job_ref: NameRef | None = Field(
         None, alias="fineTuneJobRef", description="Serve the adapter of this FineTuneJob, once it is Ready."
+    )
+    selector: LabelSelector | None = Field(
+        None,
+        description="Serve the adapter of the newest Succeeded FineTuneJob with these labels, then of each newer one. "
+        "A job that is deleted moves nothing back, and a version that was rolled back is not taken again.",
     )
     uri: str | None = Field(None, description="s3:// URI of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
     digest: Sha256 | None = Field(
@@ -36,9 +47,22 @@ class AdapterSource(Model):
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {
-            "rule": "has(self.fineTuneJobRef) != has(self.uri)",
-            "message": "exactly one of fineTuneJobRef and uri must be set",
+            "rule": "[has(self.fineTuneJobRef), has(self.selector), has(self.uri)].filter(given, given).size() == 1",
+            "message": ONE_SOURCE,
         },
+        {
+            "rule": "!has(self.selector) || (has(self.selector.matchLabels) && self.selector.matchLabels.size() > 0) "
+            "|| (has(self.selector.matchExpressions) && self.selector.matchExpressions.size() > 0)",
+            "message": EMPTY_SELECTOR,
+            "fieldPath": ".selector",
+        },
+        {
+            "rule": "!has(self.selector) || !has(self.selector.matchExpressions) || self.selector.matchExpressions.all("
+            "item, (has(item.values) && item.values.size() > 0) == (item.operator in ['In', 'NotIn']))",
+            "message": WRONG_VALUES,
+            "fieldPath": ".selector.matchExpressions",
+        },
+        {"rule": "!has(self.selector) || !has(self.digest)", "message": FOLLOWS_NEWEST, "fieldPath": ".digest"},
         {
             "rule": "!has(self.uri) || has(self.digest)",
             "message": "uri needs digest: an adapter is pinned by the sha256 of its manifest.json",
@@ -53,8 +77,16 @@ class AdapterSource(Model):
 
     @model_validator(mode="after")
     def _check_source(self) -> "AdapterSource":
-        if (self.finetune_job_ref is None) == (self.uri is None):
-            raise ValueError("exactly one of fineTuneJobRef and uri must be set")
+        if sum(source is not None for source in (self.finetune_job_ref, self.selector, self.uri)) != 1:
+            raise ValueError(ONE_SOURCE)
+        if self.selector is not None:
+            expressions = self.selector.match_expressions or []
+            if not self.selector.match_labels and not expressions:
+                raise ValueError(EMPTY_SELECTOR)
+            if any(bool(item.values) != (item.operator in ("In", "NotIn")) for item in expressions):
+                raise ValueError(WRONG_VALUES)
+            if self.digest is not None:
+                raise ValueError(FOLLOWS_NEWEST)
         if self.uri is not None and self.digest is None:
             raise ValueError("uri needs digest: an adapter is pinned by the sha256 of its manifest.json")
         if self.s3 is not None and self.uri is None:

@@ -15,6 +15,12 @@ class JobIdentity(Model):
 
     name: str = Field(description="Its name.")
     uid: str = Field(description="Its metadata.uid.")
+    completed_at: Timestamp | None = Field(
+        None,
+        description="Time at which it had finished, if spec.adapter.selector chose it. Only a newer one replaces it.",
+        json_schema_extra={"format": "date-time"},
+    )
+    selector: str | None = Field(None, description="The selector that chose it, as kubectl writes one.")
 
 
 class AdapterVersion(Model):

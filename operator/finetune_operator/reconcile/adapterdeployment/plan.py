@@ -160,7 +160,8 @@ def _resolve(
         return replace(member, obstacle=source)
     asked = build_version(source.desired, source.finetune_job)
     status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
-    rollback, note = find_rollback(member.resource["metadata"], status, asked.digest, until_next_version=False)
+    follows = member.spec.adapter.selector is not None
+    rollback, note = find_rollback(member.resource["metadata"], status, asked.digest, until_next_version=follows)
     note = ". ".join(filter(None, [source.note, note]))
     if rollback is not None:
         entry = build_entry(member.resource, member.spec, rollback.target)

@@ -5,17 +5,21 @@ Both happen before any pod is touched.
 
 from collections.abc import Mapping
 
-from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, AdapterVersion, JobIdentity
-from finetune_api.conditions import ConditionType
-from finetune_api.finetunejob import AdapterStatus, FineTuneJobStatus, Output
+from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, AdapterVersion
+from finetune_api.finetunejob import AdapterStatus
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
-from finetune_operator.conditions import find
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.engine_args import read_engine_args
+from finetune_operator.reconcile.adapterdeployment.follow import follow
 from finetune_operator.reconcile.adapterdeployment.model import Obstacle, ServingTarget, Source
-from finetune_operator.reconcile.adapterdeployment.version import build_desired, build_entry
+from finetune_operator.reconcile.adapterdeployment.version import (
+    build_desired,
+    build_entry,
+    build_job_source,
+    find_adapter,
+)
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.injected import find_container
 
@@ -64,9 +68,11 @@ def resolve(
         secret = source.secret_ref.name if source.secret_ref else None
         version = DesiredVersion(uri=source.uri, digest=source.digest)
         return Source(build_desired(resource, spec, version, source.s3, secret))
+    if source.selector is not None:
+        return follow(resource, spec, source.selector, finetune_jobs)
     name = source.finetune_job_ref.name if source.finetune_job_ref else ""
     finetune_job = finetune_jobs.get(name)
-    adapter = _find_adapter(name, finetune_job.get("status") or {}) if finetune_job is not None else None
+    adapter = find_adapter(name, finetune_job.get("status") or {}) if finetune_job is not None else None
     pinned = _find_pinned(resource, name)
     digest = source.digest or (pinned.digest if pinned is not None else None)
     found = adapter.digest if isinstance(adapter, AdapterStatus) else None
@@ -86,11 +92,7 @@ def resolve(
         return Obstacle(Reason.FINETUNE_JOB_NOT_FOUND, text, stalled=False)
     if isinstance(adapter, Obstacle):
         return adapter
-    output = Output.model_validate(finetune_job["spec"]["output"], extra="ignore")
-    reference = source.secret_ref or output.secret_ref
-    version = DesiredVersion(uri=adapter.uri, digest=adapter.digest)
-    entry = build_desired(resource, spec, version, output.s3, reference.name if reference else None)
-    return Source(entry, JobIdentity(name=name, uid=finetune_job["metadata"]["uid"]), adapter)
+    return build_job_source(resource, spec, finetune_job, adapter)
 
 
 def _find_pinned(resource: Object, finetune_job: str) -> AdapterVersion | None:
@@ -150,19 +152,3 @@ def check_target(adapter: AdapterStatus | None, target: ServingTarget, deploymen
             f"({engine.max_rank_argument}) is {maximum}: {engine.rank_remedy(adapter.rank, maximum)}",
         )
     return None
-
-
-def _find_adapter(name: str, status: Object) -> AdapterStatus | Obstacle:
-    """Find the adapter in the status of a FineTuneJob, or why it has none."""
-    conditions = status.get("conditions") or []
-    ready, stalled = find(conditions, ConditionType.READY), find(conditions, ConditionType.STALLED)
-    if stalled is not None and stalled["status"] == "True":
-        text = f"FineTuneJob {name!r} failed and so has no adapter: {stalled['reason']}: {stalled['message']}"
-        return Obstacle(Reason.FINETUNE_JOB_FAILED, text)
-    adapter = read_status(FineTuneJobStatus, status).adapter
-    if ready is None or ready["status"] != "True" or adapter is None:
-        percent = (status.get("progress") or {}).get("percent")
-        phase = f"{status.get('phase', 'Pending')}{'' if percent is None else f', {percent} %'}"
-        text = f"waiting for the adapter of FineTuneJob {name!r} ({phase})"
-        return Obstacle(Reason.ADAPTER_NOT_READY, text, stalled=False)
-    return adapter

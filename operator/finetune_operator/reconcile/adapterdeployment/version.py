@@ -1,9 +1,15 @@
-"""Convert a version between the spec, the status and the ConfigMap. Pure."""
+"""Convert a version between a FineTuneJob, the status and the ConfigMap. Pure."""
 
 from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterVersion, JobIdentity
 from finetune_api.base import S3Location, SecretRef
+from finetune_api.conditions import ConditionType
+from finetune_api.finetunejob import AdapterStatus, FineTuneJobStatus, Output
 from finetune_api.messages import DesiredAdapter, DesiredVersion
+from finetune_api.reasons import Reason
+from finetune_operator.conditions import find
 from finetune_operator.kube.kinds import Object
+from finetune_operator.reconcile.adapterdeployment.model import Obstacle, Source
+from finetune_operator.reconcile.status_builder import read_status
 
 
 def build_desired(
@@ -41,3 +47,35 @@ def build_version(desired: DesiredAdapter, finetune_job: JobIdentity | None) -> 
         s3=location if location != S3Location() else None,
         secret_ref=SecretRef(name=desired.secret) if desired.secret else None,
     )
+
+
+def build_job_source(
+    resource: Object, spec: AdapterDeploymentSpec, finetune_job: Object, adapter: AdapterStatus
+) -> Source:
+    """Build the source of an adapter that a FineTuneJob has."""
+    output = Output.model_validate(finetune_job["spec"]["output"], extra="ignore")
+    reference = spec.adapter.secret_ref or output.secret_ref
+    version = DesiredVersion(uri=adapter.uri, digest=adapter.digest)
+    entry = build_desired(resource, spec, version, output.s3, reference.name if reference else None)
+    meta = finetune_job["metadata"]
+    return Source(entry, JobIdentity(name=meta["name"], uid=meta["uid"]), adapter)
+
+
+def find_adapter(name: str, status: Object) -> AdapterStatus | Obstacle:
+    """Find the adapter in the status of a FineTuneJob, or why it has none."""
+    conditions = status.get("conditions") or []
+    ready, stalled = find(conditions, ConditionType.READY), find(conditions, ConditionType.STALLED)
+    if stalled is not None and stalled["status"] == "True":
+        text = f"FineTuneJob {name!r} failed and so has no adapter: {stalled['reason']}: {stalled['message']}"
+        return Obstacle(Reason.FINETUNE_JOB_FAILED, text)
+    adapter = read_status(FineTuneJobStatus, status).adapter
+    if ready is None or ready["status"] != "True" or adapter is None:
+        text = f"waiting for the adapter of FineTuneJob {name!r} ({describe_phase(status)})"
+        return Obstacle(Reason.ADAPTER_NOT_READY, text, stalled=False)
+    return adapter
+
+
+def describe_phase(status: Object) -> str:
+    """Describe in a few words how far a FineTuneJob is: ``Training, 40 %``."""
+    percent = (status.get("progress") or {}).get("percent")
+    return f"{status.get('phase', 'Pending')}{'' if percent is None else f', {percent} %'}"

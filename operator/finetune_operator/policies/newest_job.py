@@ -1,0 +1,40 @@
+"""Choose which FineTuneJob's adapter a label selector follows. Pure."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_api.adapterdeployment import JobIdentity
+from finetune_api.timestamps import parse_timestamp
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A FineTuneJob with a verified adapter: who it is, when it had finished, and the adapter's digest."""
+
+    identity: JobIdentity
+    digest: str
+
+
+def choose_newest(jobs: Sequence[FinishedJob], served: JobIdentity | None, bad: Collection[str]) -> FinishedJob | None:
+    """Choose the job to follow from now on; None: stay with what is served, or wait.
+
+    The newest by the time at which it had finished, then by name. Only a newer one replaces the one that is served, so
+    that nothing goes back when a job is deleted or loses its label.
+
+    Args:
+        jobs: The jobs that the selector chooses.
+        served: The job that is followed now; None: none yet.
+        bad: Digests that were rolled back.
+    """
+    usable = [job for job in jobs if job.digest not in bad]
+    newest = max(usable, key=lambda job: _order(job.identity), default=None)
+    if newest is None or (served is not None and _order(newest.identity) <= _order(served)):
+        return None
+    return newest
+
+
+def _order(job: JobIdentity) -> tuple[datetime, str]:
+    if job.completed_at is None:
+        raise ValueError(f"FineTuneJob {job.name!r} has not finished")
+    return parse_timestamp(job.completed_at), job.name

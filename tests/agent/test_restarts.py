@@ -1,0 +1,130 @@
+"""Engines and agents that restart, and storage that is away: what serves is proven again, or given up."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from starlette.responses import JSONResponse
+
+from finetune_api.messages import DesiredVersion
+from finetune_api.reasons import Reason
+from tests.agent.clients import BOT, answer
+from tests.agent.conftest import Make
+from tests.agent.fake_engine import FakeEngine
+from tests.agent.running_agent import RunningAgent
+from tools.testing.s3_server import S3Server, write_secret
+from tools.testing.waiting import wait_for
+
+
+def test_after_a_restart_of_the_engine_everything_is_proven_again(
+    agent: RunningAgent, engine: FakeEngine, make: Make
+) -> None:
+    agent.want(agent.adapter("one", make(0.7)), agent.adapter("two", make(0.4)))
+    agent.wait_ready()
+    engine.kill()
+    assert agent.probe()[0] == 503
+    assert agent.wait_state("one", "Pending").reason is Reason.ENGINE_UNREACHABLE
+    engine.start()
+    assert agent.probe()[0] == 503
+    agent.wait_ready()
+    assert answer(engine, "one") == 0.7
+    assert answer(engine, "two") == 0.4
+
+
+def test_a_restart_that_nobody_saw_is_noticed(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
+    """The engine itself has loaded the names again, but its new process has proven nothing."""
+    version = make(0.7)
+    agent.want(agent.adapter(BOT, version))
+    agent.wait_ready()
+    engine.started += 1
+    engine.effects[BOT] = 0.0
+    standing = agent.wait_state(BOT, "Refused")
+    assert standing.reason is Reason.PROOF_FAILED
+
+
+def test_a_name_that_somebody_unloaded_makes_the_pod_unready_at_once(
+    agent: RunningAgent, engine: FakeEngine, make: Make
+) -> None:
+    agent.want(agent.adapter(BOT, make(0.7)))
+    agent.wait_ready()
+    engine.fail_load = lambda name, path: JSONResponse({"error": {"message": "busy", "type": "x", "code": 503}}, 503)
+    del engine.loaded[BOT]
+    assert agent.probe()[0] == 503
+    engine.fail_load = lambda name, path: None
+    agent.wait_ready()
+
+
+def test_after_a_restart_of_the_agent_the_pod_serves_on_after_a_new_proof(
+    agent: RunningAgent, engine: FakeEngine, make: Make
+) -> None:
+    agent.want(agent.adapter(BOT, make(0.7)))
+    agent.wait_ready()
+    agent.stop()
+    calls = list(engine.calls)
+    agent.start()
+    agent.wait_ready()
+    assert engine.calls == calls  # proven where it was: nothing was loaded again
+
+
+def test_an_engine_that_an_adapter_ends_is_not_ended_for_ever(
+    agent: RunningAgent, engine: FakeEngine, make: Make
+) -> None:
+    """A kernel that crashes on one adapter would take the pod down at every restart."""
+    good, deadly = make(0.4), make(0.7)
+    agent.want(agent.adapter("good", good))
+    agent.wait_ready()
+
+    engine.deadly = (BOT,)
+    agent.want(agent.adapter("good", good), agent.adapter(BOT, deadly))
+    while agent.standing(BOT).state != "Refused":
+        wait_for(lambda: not engine.alive or agent.standing(BOT).state == "Refused", 30, "the engine ends")
+        if not engine.alive:
+            engine.kill()
+            engine.start()
+    wait_for(lambda: not engine.alive, 10, "the last end")
+    engine.kill()
+    engine.start()
+    agent.wait_ready()
+    assert answer(engine, "good") == 0.4
+    assert [name.partition("@")[0] for _, name in engine.calls].count(BOT) == 3
+
+
+def test_s3_away_is_tried_again(agent: RunningAgent, engine: FakeEngine, make: Make, tmp_path: Path) -> None:
+    other_server = S3Server(tmp_path / "other-s3")
+    version = make(0.7)
+    shutil.copytree(agent.s3.buckets, other_server.buckets, dirs_exist_ok=True)
+    agent.want(agent.adapter(BOT, version, endpoint=other_server.endpoint))
+    standing = agent.wait_state(BOT, "Failed")
+    assert standing.reason is Reason.DOWNLOAD_FAILED
+    assert other_server.endpoint in standing.message
+    assert not agent.ready()
+    with other_server:
+        agent.wait_ready()
+
+
+def test_wrong_credentials_are_told_and_mended_by_a_new_secret(agent: RunningAgent, make: Make) -> None:
+    secret = agent.settings.secrets_directory / "s3-credentials"
+    right = {path.name: path.read_text() for path in secret.iterdir()}
+    write_secret(secret, "nobody", "nothing-of-value")
+    agent.want(agent.adapter(BOT, make(0.7)))
+    standing = agent.wait_state(BOT, "Failed")
+    assert standing.reason is Reason.ADAPTER_ACCESS_DENIED
+    assert "nothing-of-value" not in standing.message
+    for name, text in right.items():
+        (secret / name).write_text(text)
+    agent.wait_ready()
+
+
+def test_an_adapter_that_keeps_failing_gives_way_to_one_that_is_proven(
+    agent: RunningAgent, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_agent.readiness.GIVE_WAY_AFTER", 2)
+    lost = make(0.7)
+    agent.want(
+        agent.adapter("lost", DesiredVersion(uri=lost.uri + "-gone", digest=lost.digest)),
+        agent.adapter("good", make(0.4)),
+    )
+    agent.wait_state("good", "Active")
+    assert not agent.ready()
+    agent.wait_ready()
+    assert agent.standing("lost").state in ("Failed", "Downloading")

@@ -1,0 +1,243 @@
+"""Files of every kind give the same rows; a damaged one, or a bad row in it, is found where it is."""
+
+import gzip
+import io
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
+import pytest
+import zstandard
+
+from finetune_api.dataset import DatasetSource
+from finetune_api.reasons import Reason
+from finetune_trainer.data import rows
+from finetune_trainer.data.files import detect_format, read_rows, read_text
+from finetune_trainer.data.sources import DataFile
+from finetune_trainer.runtime.failures import Failure
+from tests.trainer.stored_rows import Row, file
+
+pytestmark = pytest.mark.unit
+ROWS = [
+    {"prompt": f"Question {number}, “quoted”,\nin two lines?", "completion": f"Answer {number}."} for number in range(7)
+]
+JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def parquet(table_rows: list[Row]) -> bytes:
+    """Rows as a parquet file of several row groups."""
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table_rows), sink, row_group_size=3)
+    return sink.getvalue()
+
+
+def table(delimiter: str) -> bytes:
+    """Rows as a table of quoted fields."""
+    import csv
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(ROWS[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return text.getvalue().encode()
+
+
+FILES = {
+    "jsonl": ("rows.jsonl", JSONL),
+    "jsonl of no known name": ("train", JSONL),
+    "jsonl with blank lines and a byte order mark": ("rows.json", b"\xef\xbb\xbf" + JSONL.replace(b"}\n", b"}\n\n")),
+    "json": ("rows.json", json.dumps(ROWS).encode()),
+    "json in many lines": ("rows", b"\n " + json.dumps(ROWS, indent=4).encode()),
+    "csv": ("rows.csv", table(",")),
+    "tsv": ("rows.tsv", table("\t")),
+    "parquet": ("rows", parquet(ROWS)),
+}
+
+
+def _streamed(content: bytes) -> bytes:
+    """A zstd frame that does not say its size, as a pipe makes it."""
+    packer = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    return packer.compress(content) + packer.flush()
+
+
+PACKED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "as it is": ("", lambda content: content),
+    "gzip": (".gz", gzip.compress),
+    "gzip in two parts": (".gz", lambda content: gzip.compress(content[:99]) + gzip.compress(content[99:])),
+    "zstd": (".zst", zstandard.compress),
+    "zstd in two parts, without a suffix": ("", lambda content: _streamed(content[:99]) + _streamed(content[99:])),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [(name, packed) for name in FILES for packed in PACKED if name != "parquet" or packed == "as it is"],
+)
+def test_every_kind_of_file_has_the_same_rows(name: str, packed: str) -> None:
+    (label, content), (suffix, pack) = FILES[name], PACKED[packed]
+    assert [item.row for item in read_rows(file(pack(content), label + suffix))] == ROWS
+
+
+def test_a_row_is_named_by_its_line_and_in_parquet_by_its_number() -> None:
+    assert [item.location for item in read_rows(file(JSONL.replace(b"\n", b"\n\n"), "a.jsonl"))][:2] == [
+        "a.jsonl line 1",
+        "a.jsonl line 3",
+    ]
+    array = b'[\n{"a": 1},\n\n{"a": 2}, {"a": 3},\n{"a":\n4}, {"a": 5}]'
+    assert [item.location for item in read_rows(file(array, "a.json"))] == [
+        f"a.json line {line}" for line in (2, 4, 4, 5, 6)
+    ]
+    assert [item.location for item in read_rows(file(table(","), "a.csv"))][:3] == [
+        "a.csv line 2",
+        "a.csv line 4",
+        "a.csv line 6",
+    ]
+    assert [item.location for item in read_rows(file(parquet(ROWS), "a.parquet"))][-1] == "a.parquet row 7"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place", "problem"),
+    [
+        ("a.jsonl", JSONL + b'{"prompt": \n', "a.jsonl line 8", "is not JSON"),
+        ("a.jsonl", JSONL + b'["prompt"]\n', "a.jsonl line 8", "is no JSON object: '[\"prompt\"]'"),
+        ("a.jsonl", JSONL + b'{"prompt": "\xff"}\n', "a.jsonl line 8", "is not UTF-8 text"),
+        ("a.json", b'[{"a": 1},\n{"a": 2}', "a.json line 2", "the array has no end"),
+        ("a.json", b'[{"a": 1},\n{"a" 2}]', "a.json line 2", "is not JSON"),
+        ("a.json", b"[1]", "a.json line 1", "is no JSON object: '1'"),
+        ("a.json", b'[{"a": 1}]\n{"a": 2}', "a.json line 2", "comes after the end of an array"),
+        ("a.jsonl", JSONL + b'{"a": 1}{"a": 2}\n', "a.jsonl line 8", "is not JSON"),
+        ("a.jsonl", JSONL + b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n", "a.jsonl line 8", "nested more than"),
+        ("a.jsonl", JSONL + b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}\n", "a.jsonl line 8", "nested more than"),
+        ("a.json", b'[{"a": 1},\n' + b"[" * 200_000 + b"]" * 200_000 + b"]", "a.json line 2", "nested more than"),
+        ("a.csv", b'a,b\n1,2\n1,2,3\n', "a.csv line 3", "has more fields than the 2 columns of the first line"),
+        ("a.csv", b'a,b\n1,"2\n', "a.csv line 2", "is no CSV: unexpected end of data"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_found_where_it_is(name: str, content: bytes, place: str, problem: str) -> None:
+    bad = [item for item in read_rows(file(content, name)) if item.row is None]
+    assert [item.location for item in bad] == [place]
+    assert problem in bad[0].problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl.gz", gzip.compress(JSONL * 50)[:-30], "a.jsonl.gz cannot be unpacked, it is damaged or cut off"),
+        ("a.jsonl.zst", zstandard.compress(JSONL * 50)[:9] + b"\xff" * 40, "a.jsonl.zst cannot be unpacked"),
+        ("a.parquet", parquet(ROWS)[:-40], "a.parquet cannot be read as parquet, it is damaged or cut off"),
+        ("a.parquet.gz", gzip.compress(parquet(ROWS)), "parquet compresses by itself, store it as it is"),
+        ("a.csv", b"a,a\n1,2\n", "has two columns of the same name"),
+        ("a.jsonl", JSONL.decode().encode("utf-16"), "a.jsonl is UTF-16 text: save it as UTF-8"),
+        ("a.csv", table(",").decode().encode("utf-16-le"), "a.csv is UTF-16 text: save it as UTF-8"),
+        ("a.csv", b"a,b\n1,\xff\n", "a.csv is no UTF-8 text after line 0"),
+    ],
+)
+def test_a_damaged_file_is_named(name: str, content: bytes, message: str) -> None:
+    with pytest.raises(Failure) as caught:
+        list(read_rows(file(content, name)))
+    assert caught.value.reason is Reason.DATASET_INVALID
+    assert message in caught.value.message
+
+
+def test_arrays_on_each_line_are_all_read_and_nan_is_null() -> None:
+    content = b'[{"a": 1}]\n[{"a": NaN}, {"a": 3}]\n\n[{"a": 4}]\n'
+    assert [(item.location, item.row) for item in read_rows(file(content, "a.jsonl"))] == [
+        ("a.jsonl line 1", {"a": 1}),
+        ("a.jsonl line 2", {"a": None}),
+        ("a.jsonl line 2", {"a": 3}),
+        ("a.jsonl line 4", {"a": 4}),
+    ]
+    assert [item.row for item in read_rows(file(b'{"a": NaN}\n', "a.jsonl"))] == [{"a": None}]
+
+
+@pytest.mark.parametrize("writer", [pyarrow.ipc.new_stream, pyarrow.ipc.new_file])
+def test_arrow_has_the_same_rows(writer: Any) -> None:
+    sink, table = io.BytesIO(), pyarrow.Table.from_pylist(ROWS)
+    with writer(sink, table.schema) as opened:
+        opened.write_table(table, max_chunksize=3)
+    assert [item.row for item in read_rows(file(sink.getvalue(), "data-00000-of-00001.arrow"))] == ROWS
+    with pytest.raises(Failure, match="cannot be read as Arrow, it is damaged or cut off"):
+        list(read_rows(file(sink.getvalue()[:-400], "a.arrow")))
+
+
+def test_plain_text_comes_in_pieces_that_end_with_a_line() -> None:
+    text = "".join(f"Line {number} of the play, “as it is”.\r\n" for number in range(5000))
+    pieces = list(read_text(file(text.encode(), "play.txt")))
+    assert "".join(pieces) == text
+    assert len(pieces) > 1
+    assert all(piece.endswith("\n") for piece in pieces)
+    assert detect_format(file(gzip.compress(text.encode()))) == "text"
+    with pytest.raises(Failure, match="is no UTF-8 text after line 0"):
+        list(read_text(file(b"caf\xe9", "latin.txt")))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "play.txt"])
+def test_a_large_file_is_never_held_in_memory(name: str) -> None:
+    row = {"prompt": "p" * 1000, "completion": "c" * 1000}
+    number = 20_000
+
+    class Endless(io.RawIOBase):
+        """The file, made as it is read: 40 MB."""
+
+        def __init__(self) -> None:
+            self.rest = b""
+            self.lines = self._lines()
+
+        def _lines(self) -> Iterator[bytes]:
+            line = json.dumps(row).encode()
+            match name.rsplit(".", 1)[1]:
+                case "json":
+                    yield b"[" + line
+                    yield from (b",\n" + line for _ in range(number - 1))
+                    yield b"]"
+                case "csv":
+                    yield b"prompt,completion\n"
+                    yield from (f"{row['prompt']},{row['completion']}\n".encode() for _ in range(number))
+                case _:
+                    yield from (line.replace(b"{", b"" if name == "play.txt" else b"{") + b"\n" for _ in range(number))
+
+        def readable(self) -> bool:
+            return True
+
+        def seekable(self) -> bool:
+            return True
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            assert offset == whence == 0, "read from its beginning"
+            self.rest, self.lines = b"", self._lines()
+            return 0
+
+        def readinto(self, buffer: Any) -> int:
+            while len(self.rest) < len(buffer) and (line := next(self.lines, None)):
+                self.rest += line
+            piece, self.rest = self.rest[: len(buffer)], self.rest[len(buffer) :]
+            buffer[: len(piece)] = piece
+            return len(piece)
+
+    def opened() -> Any:
+        return io.BufferedReader(Endless())
+
+    data_file = DataFile(name, opened, lambda _: pytest.fail("nothing is to be fetched"))
+    tracemalloc.start()
+    try:
+        count = (
+            sum(len(piece) for piece in read_text(data_file))
+            if name == "play.txt"
+            else sum(1 for _ in read_rows(data_file))
+        )
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count >= number
+    assert peak < 4_000_000
+
+
+def test_plain_text_and_rows_are_not_mixed() -> None:
+    data_files = [file(b"To be, or not to be\n", "a.txt"), file(JSONL, "b.jsonl")]
+    with pytest.raises(
+        Failure, match=r"a.txt is plain text, but b.jsonl is jsonl: all files of s3://data/all must be of one kind"
+    ):
+        rows.make_reader(data_files, DatasetSource(uri="s3://data/all"), "sft", "s3://data/all")

@@ -17,6 +17,7 @@ from finetune_api.uris import StorageUri
 from finetune_artifacts.download import download_files, refuse_unsafe_files
 from finetune_artifacts.errors import ArtifactError, Fault
 from finetune_artifacts.objects import delete_objects, read_object
+from finetune_artifacts.ownership import delete_all, find_objects_of
 from finetune_artifacts.storage import Storage
 from finetune_artifacts.upload import put_manifest, upload_directory
 
@@ -161,6 +162,47 @@ def prune_checkpoints(storage: Storage, run: StorageUri, keep: int) -> list[int]
     for checkpoint in deleted:
         delete_checkpoint(storage, checkpoint)
     return [checkpoint.step for checkpoint in deleted]
+
+
+def delete_superseded_runs(
+    storage: Storage, checkpoints: StorageUri, run: StorageUri, step: int, uid: str
+) -> list[StorageUri]:
+    """Delete the checkpoints of a job's other runs that are no further than ``step``, and return their prefixes.
+
+    A run is superseded by one with other settings, data or precision. One that is further is still worth going on from,
+    for example on a node with the other precision. Checkpoints of other jobs are left alone.
+
+    Args:
+        storage: Where.
+        checkpoints: Prefix of the runs.
+        run: The run that goes on.
+        step: The step of its newest complete checkpoint.
+        uid: The uid of the job.
+
+    Raises:
+        ArtifactError: The storage refuses or does not answer.
+    """
+    superseded = []
+    for other in list_runs(storage, checkpoints):
+        newest = next((each for each in list_checkpoints(storage, other) if each.complete), None)
+        if other == run or (newest is not None and (newest.step > step or _read_uid(storage, newest) != uid)):
+            continue
+        if own := find_objects_of(storage, [other], uid, exclusive=False):
+            deletion = delete_all(storage, own)
+            if deletion.error is not None:
+                raise deletion.error
+            superseded.append(other)
+    return superseded
+
+
+def _read_uid(storage: Storage, checkpoint: StoredCheckpoint) -> str | None:
+    """Read the uid of the job that wrote a checkpoint; None if its manifest is damaged."""
+    try:
+        return read_checkpoint_manifest(storage, checkpoint).job.uid
+    except ArtifactError as error:
+        if error.fault in (Fault.CORRUPT, Fault.NO_OBJECT, Fault.UNSAFE):
+            return None
+        raise
 
 
 def delete_checkpoint(storage: Storage, checkpoint: StoredCheckpoint) -> None:

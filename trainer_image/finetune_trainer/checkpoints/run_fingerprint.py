@@ -94,8 +94,8 @@ def warn_of_unused_runs(
             continue
         differences = ", ".join(describe_differences(run.components, json.loads(fingerprint.to_bytes())))
         warnings.append(
-            f"the training begins at step 0: the checkpoint of step {run.manifest.step} in {run.uri}, which stays "
-            f"there, was made with another {differences}"
+            f"the training begins at step 0: the checkpoint of step {run.manifest.step} in {run.uri} was made with "
+            f"another {differences}. It is deleted when this training has come as far"
         )
     return warnings
 

@@ -13,9 +13,10 @@ from finetune_api.finetunejob import CheckpointStatus
 from finetune_api.manifest import CheckpointManifest, FileEntry, Origin
 from finetune_api.timestamps import current_timestamp
 from finetune_api.uris import StorageUri
-from finetune_artifacts.checkpoints import prune_checkpoints, upload_checkpoint
+from finetune_artifacts.checkpoints import delete_superseded_runs, prune_checkpoints, upload_checkpoint
 from finetune_artifacts.errors import ArtifactError
 from finetune_artifacts.storage import Storage
+from finetune_trainer.checkpoints.run_fingerprint import RunFingerprint
 
 log = logging.getLogger(__name__)
 RESUME_FILES = (
@@ -49,7 +50,7 @@ class CheckpointUploader:
         store: Storage,
         checkpoints: StorageUri,
         origin: Origin,
-        fingerprint: str,
+        fingerprint: RunFingerprint,
         keep: int,
         scratch: Path,
         on_upload: Callable[[CheckpointStatus], None],
@@ -58,21 +59,16 @@ class CheckpointUploader:
 
         Args:
             store: The storage.
-            checkpoints: The URI of the run's checkpoints.
+            checkpoints: The URI of the job's checkpoints.
             origin: The job.
-            fingerprint: The digest of the run's fingerprint.
+            fingerprint: The run's fingerprint.
             keep: How many checkpoints stay in the storage.
             scratch: A directory for checkpoints that wait.
             on_upload: Called in the thread after each upload.
         """
         self.error: BaseException | None = None
-        self._store, self._checkpoints, self._origin, self._fingerprint, self._keep = (
-            store,
-            checkpoints,
-            origin,
-            fingerprint,
-            keep,
-        )
+        self._store, self._checkpoints, self._origin, self._keep = store, checkpoints, origin, keep
+        self._run_uri, self._fingerprint = fingerprint.run_uri(checkpoints), fingerprint.digest
         self._scratch, self._on_upload = scratch, on_upload
         self._pending: Pending | None = None
         self._urgent = False
@@ -175,10 +171,14 @@ class CheckpointUploader:
         def stopped() -> bool:
             return self._closed or self._urgent
 
-        uri = upload_checkpoint(self._store, self._checkpoints, pending.step, pending.directory, manifest, stopped)
+        uri = upload_checkpoint(self._store, self._run_uri, pending.step, pending.directory, manifest, stopped)
         log.info("checkpoint of step %d is in %s (%.1f s)", pending.step, uri, time.monotonic() - start)
         self._on_upload(CheckpointStatus(uri=str(uri), step=pending.step, saved_at=current_timestamp()))
         try:
-            prune_checkpoints(self._store, self._checkpoints, self._keep)
+            prune_checkpoints(self._store, self._run_uri, self._keep)
+            for run in delete_superseded_runs(
+                self._store, self._checkpoints, self._run_uri, pending.step, self._origin.uid
+            ):
+                log.info("deleted %s: this run, with other settings, is as far now", run)
         except ArtifactError as error:
             log.warning("old checkpoints could not be deleted: %s", error)

@@ -183,9 +183,9 @@ def start_uploader(session: Session, fingerprint: run_fingerprint.RunFingerprint
 
     return CheckpointUploader(
         session.output,
-        fingerprint.run_uri(settings.checkpoints),
+        settings.checkpoints,
         settings.origin,
-        fingerprint.digest,
+        fingerprint,
         settings.job.spec.checkpoint.keep,
         session.scratch / "uploads",
         on_upload=report_checkpoint,

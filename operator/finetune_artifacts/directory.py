@@ -85,6 +85,10 @@ class DirectoryStorage:
             _flush(_path_of(uri).parent)
         return True
 
+    def is_superseded(self, info: ObjectInfo) -> bool:
+        """Return False: nobody takes another one's place."""
+        return False
+
     def delete(self, uri: StorageUri) -> bool:
         """Delete a file, and the directories that are empty then; one that does not exist is no error."""
         path = _path_of(uri)

@@ -41,10 +41,17 @@ class Fault(StrEnum):
     CORRUPT = "corrupt"
     EXISTS = "exists"
     UNSAFE = "unsafe"
+    CHANGED = "changed"
+    NO_CONDITIONS = "no conditional writes"
+    SUPERSEDED = "superseded"
     OTHER = "other"
 
 
-_COMMON = {Fault.NO_BUCKET: Reason.BUCKET_NOT_FOUND, Fault.CORRUPT: Reason.DIGEST_MISMATCH}
+_COMMON = {
+    Fault.NO_BUCKET: Reason.BUCKET_NOT_FOUND,
+    Fault.CORRUPT: Reason.DIGEST_MISMATCH,
+    Fault.SUPERSEDED: Reason.PREEMPTED,
+}
 _REASONS: dict[Purpose, dict[Fault, Reason]] = {
     Purpose.OUTPUT: {Fault.DENIED: Reason.OUTPUT_ACCESS_DENIED, Fault.EXISTS: Reason.OUTPUT_EXISTS},
     Purpose.DATASET: {Fault.NO_OBJECT: Reason.DATASET_NOT_FOUND, Fault.DENIED: Reason.DATASET_ACCESS_DENIED},
@@ -136,9 +143,13 @@ def classify_error(error: BaseException) -> Fault:
         return Fault.NO_SPACE
     if code in _REGION:
         return Fault.WRONG_REGION
+    if code in ("PreconditionFailed", "412"):
+        return Fault.CHANGED
+    if code == "NotImplemented":
+        return Fault.NO_CONDITIONS
     if code in ("BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"):
         return Fault.CORRUPT
-    if code in _TRANSIENT or (status >= 500 and code != "NotImplemented") or status == 429:
+    if code in _TRANSIENT or status >= 500 or status == 429:
         return Fault.UNREACHABLE
     if status in (401, 403):
         return Fault.DENIED

@@ -98,6 +98,24 @@ class S3Storage(S3Connection):
             put(Bucket=uri.root, Key=uri.key, Body=content, ChecksumSHA256=checksum)
         return True
 
+    def is_superseded(self, info: ObjectInfo) -> bool:
+        """Return False: nobody takes another one's place."""
+        return False
+
+    def replace(self, uri: StorageUri, content: bytes, etag: str) -> bool:
+        """Write an object if it still has this entity tag. Return whether it was written."""
+        put = partial(self.client.put_object, Bucket=uri.root, Key=uri.key, Body=content, Metadata=self.metadata)
+        try:
+            self.call(uri, lambda: put(ChecksumSHA256=checksum_of(content), IfMatch=etag))
+        except ArtifactError as error:
+            if error.fault is Fault.NO_CONDITIONS:
+                self.call(uri, lambda: put(ChecksumSHA256=checksum_of(content)))
+                return True
+            if error.fault in (Fault.CHANGED, Fault.NO_OBJECT):
+                return False
+            raise
+        return True
+
     def delete(self, uri: StorageUri) -> bool:
         """Delete an object; one that does not exist is no error. Return whether the bucket keeps its old versions."""
         answer = self.call(uri, lambda: self.client.delete_object(Bucket=uri.root, Key=uri.key))

@@ -5,6 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from botocore.exceptions import ClientError
 
@@ -32,12 +33,26 @@ class Part:
     length: int
 
 
-def upload_file(s3: S3Connection, uri: StorageUri, path: Path, sha256: str) -> None:
+class Condition(TypedDict, total=False):
+    """What must hold for an object to be written: that there is none (``*``), or that it has this entity tag."""
+
+    IfMatch: str
+    IfNoneMatch: str
+
+
+NO_CONDITION = Condition()
+
+
+def upload_file(
+    s3: S3Connection, uri: StorageUri, path: Path, sha256: str, condition: Condition = NO_CONDITION
+) -> None:
     """Upload one file, and compare size and checksum with what S3 has. Raises ArtifactError."""
     size = path.stat().st_size
     parts = split_file(size)
     for attempt in (1, 2):
-        checksum = _put_at_once(s3, uri, path) if len(parts) == 1 else _put_parts(s3, uri, path, parts)
+        checksum = (
+            _put_at_once(s3, uri, path, condition) if len(parts) == 1 else _put_parts(s3, uri, path, parts, condition)
+        )
         stored = s3.call(uri, lambda: s3.client.head_object(Bucket=uri.root, Key=uri.key, ChecksumMode="ENABLED"))
         if stored["ContentLength"] == size and stored.get("ChecksumSHA256", checksum) == checksum:
             return
@@ -57,19 +72,19 @@ def split_file(size: int) -> list[Part]:
     return [Part(number, start, min(length, size - start)) for number, start in enumerate(starts, start=1)]
 
 
-def _put_at_once(s3: S3Connection, uri: StorageUri, path: Path) -> str:
+def _put_at_once(s3: S3Connection, uri: StorageUri, path: Path, condition: Condition) -> str:
     content = path.read_bytes()
     checksum = checksum_of(content)
     s3.call(
         uri,
         lambda: s3.client.put_object(
-            Bucket=uri.root, Key=uri.key, Body=content, ChecksumSHA256=checksum, Metadata=s3.metadata
+            Bucket=uri.root, Key=uri.key, Body=content, ChecksumSHA256=checksum, Metadata=s3.metadata, **condition
         ),
     )
     return checksum
 
 
-def _put_parts(s3: S3Connection, uri: StorageUri, path: Path, parts: list[Part]) -> str:
+def _put_parts(s3: S3Connection, uri: StorageUri, path: Path, parts: list[Part], condition: Condition) -> str:
     client = s3.client
     upload = s3.call(
         uri,
@@ -99,14 +114,21 @@ def _put_parts(s3: S3Connection, uri: StorageUri, path: Path, parts: list[Part])
     try:
         with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload") as pool:
             tags = list(pool.map(put, parts))
-        s3.call(uri, lambda: _complete(s3, uri, upload, parts, tags))
+        s3.call(uri, lambda: _complete(s3, uri, upload, parts, tags, condition))
     except BaseException:
         _abort(s3, uri, upload)
         raise
     return composite_checksum([checksum for _, checksum in tags])
 
 
-def _complete(s3: S3Connection, uri: StorageUri, upload: str, parts: list[Part], tags: list[tuple[str, str]]) -> None:
+def _complete(
+    s3: S3Connection,
+    uri: StorageUri,
+    upload: str,
+    parts: list[Part],
+    tags: list[tuple[str, str]],
+    condition: Condition,
+) -> None:
     try:
         s3.client.complete_multipart_upload(
             Bucket=uri.root,
@@ -118,6 +140,7 @@ def _complete(s3: S3Connection, uri: StorageUri, upload: str, parts: list[Part],
                     for part, (etag, checksum) in zip(parts, tags, strict=True)
                 ]
             },
+            **condition,
         )
     except ClientError as error:
         # an earlier request may have completed it, and its answer was lost: size and checksum are compared next

@@ -83,6 +83,10 @@ class Storage(Protocol):
         """Write an object unless there is one. Return whether it was written."""
         ...
 
+    def is_superseded(self, info: ObjectInfo) -> bool:
+        """Return whether a run wrote this object whose place the writer has taken, so that it may be replaced."""
+        ...
+
     def delete(self, uri: StorageUri) -> bool:
         """Delete an object; one that does not exist is no error. Return whether the storage keeps an old version."""
         ...

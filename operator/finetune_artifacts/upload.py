@@ -29,14 +29,17 @@ def upload_directory(
 
     Raises:
         ArtifactError: Also if ``stopped()`` is true, and if ``uri`` has a manifest already, because nothing below a
-            manifest is ever changed.
+            manifest is ever changed; that of a superseded run is deleted.
     """
     entries = [describe_file(directory, path) for path in _list_files(directory)]
     for entry in entries:
         if stopped():
             raise ArtifactError(storage.purpose, Fault.OTHER, f"the upload to {uri} was stopped")
-        if storage.head(uri.child(MANIFEST_NAME)) is not None:
-            raise _exists_error(storage, uri.child(MANIFEST_NAME))
+        manifest = storage.head(uri.child(MANIFEST_NAME))
+        if manifest is not None:
+            if not storage.is_superseded(manifest):
+                raise _exists_error(storage, manifest.uri)
+            storage.delete(manifest.uri)
         storage.put_file(uri.child(entry.path), directory / entry.path, entry.sha256)
     return entries
 

@@ -140,6 +140,17 @@ def test_a_job_that_never_ran_needs_no_clean_up() -> None:
     assert finalizers(cluster) == []
 
 
+def test_a_job_that_could_not_begin_goes_without_a_clean_up() -> None:
+    cluster = FakeCluster({**SPEC, "output": DELETE})
+    cluster.apply(cluster.plan())
+    assert finalizers(cluster) == [FINALIZER]
+    cluster.delete()
+    cluster.settle()
+    assert cluster.is_gone
+    assert cluster.created == []
+    assert cluster.events == []
+
+
 def test_the_finalizer_follows_the_field_and_leaves_those_of_others() -> None:
     cluster = FakeCluster()
     cluster.settle()

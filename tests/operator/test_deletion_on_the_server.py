@@ -77,7 +77,7 @@ def test_a_finished_job_is_deleted_after_its_clean_up(
     api.end_pod(f"{name}-clean-up", 0, DELETED)
     await_end(api, name)
     assert notes(api, name, "OutputDeleted") == [DELETED["message"]]
-    until("nothing is left", lambda: not api.jobs(name) or cascade == "orphan")
+    until("nothing is left", lambda: not api.jobs(name))
 
 
 @pytest.mark.parametrize("cascade", CASCADES)

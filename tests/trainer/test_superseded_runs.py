@@ -11,7 +11,7 @@ def runs(bench: Workbench) -> dict[str, set[str]]:
     """The steps of each run with checkpoints."""
     found: dict[str, set[str]] = {}
     for key in bench.objects():
-        if "/checkpoints/" in key:
+        if "/checkpoints/run-" in key:
             _, _, _, run, step, *_ = key.split("/")
             found.setdefault(run, set()).add(step)
     return found

@@ -26,11 +26,13 @@ class FaultyProxy:
         endpoint: Its URL.
         choose_fault: Returns the fault for a request, by its method and path; None passes it on.
         requests: Method, path and fault of each request so far. A forward proxy gets the whole URL as the path.
+        knows_conditions: False: the service has no conditional writes, and says so.
     """
 
     endpoint: str
     choose_fault: Callable[[str, str], ProxyFault] = lambda _method, _path: None
     requests: list[tuple[str, str, ProxyFault]] = field(default_factory=list)
+    knows_conditions: bool = True
 
 
 @contextmanager
@@ -43,6 +45,9 @@ def running_faulty_proxy(port: int) -> Iterator[FaultyProxy]:
         def _pass(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             fault = proxy.choose_fault(self.command, self.path)
+            is_conditional = "If-Match" in self.headers or "If-None-Match" in self.headers
+            if not proxy.knows_conditions and is_conditional and self.command in ("PUT", "POST"):
+                fault = 501, "NotImplemented"
             proxy.requests.append((self.command, self.path, fault))
             if isinstance(fault, tuple):
                 status, code = fault

@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_artifacts.errors import ArtifactError
+from finetune_artifacts.fence import claim_storage
+from finetune_artifacts.s3 import S3Storage
+from finetune_artifacts.storage import Storage
 from finetune_trainer.checkpoints import comparison_cleanup
 from finetune_trainer.publish.finished import finished_adapter
 from finetune_trainer.report import failed
@@ -138,6 +142,7 @@ def fetch_and_train(
     if stored_result := finished_adapter(settings, output):
         comparison_cleanup.delete_comparison_files(settings, output)
         return stored_result
+    output = claim_output(settings, run, output)
     if settings.expects_gpus:
         with phase("looking for the GPUs", "import"):
             from finetune_trainer.models.visible_gpus import require_gpus
@@ -156,8 +161,32 @@ def fetch_and_train(
         session = Session(settings, inputs, output, run, interruption, reporter, trackers, settings.process, give_up)
         outcome = recipe.train_adapter(session)
         succeeded = True
+        release_output(run)
         return outcome
     finally:
         # the rest of a grace period belongs to the result
         seconds = interruption.seconds_left() if interruption.requested else tracking.CLOSE_SECONDS
         trackers.close(succeeded=succeeded, timeout=seconds)
+
+
+def claim_output(settings: Settings, run: Run, output: Storage) -> Storage:
+    """Return the output as a storage to which no other attempt at this job can write from now on.
+
+    On a workstation there is one attempt at a time, which nobody replaces.
+
+    Raises:
+        ArtifactError: SUPERSEDED, if a later attempt has begun; or the storage fails or refuses.
+    """
+    if settings.workstation or not isinstance(output, S3Storage):
+        return output
+    run.output = claim_storage(output, settings.claim, settings.attempt)
+    return run.output
+
+
+def release_output(run: Run) -> None:
+    """Delete the claim once the job is done; a refusal is only logged."""
+    try:
+        if run.output is not None:
+            run.output.release_claim()
+    except ArtifactError as error:
+        log.warning("the claim could not be deleted, though it is of no more use: %s", error)

@@ -32,6 +32,7 @@ def clean_up(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> 
     """Delete the job's objects, and return what was deleted and what is left; raises nothing."""
     try:
         storage = settings.output_storage(patience_seconds)
+        storage.delete(settings.claim)  # a trainer that nobody could end writes nothing any more
         found = find_objects_of(
             storage,
             settings.written_directories,

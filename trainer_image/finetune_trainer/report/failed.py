@@ -8,6 +8,7 @@ import math
 import shutil
 import threading
 import traceback
+from dataclasses import replace
 from typing import Any
 
 from finetune_api.finetunejob import ReportStatus
@@ -16,6 +17,7 @@ from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import current_timestamp
 from finetune_api.uris import StorageUri
+from finetune_artifacts.storage import Storage
 from finetune_artifacts.upload import upload_directory
 from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.report import fields
@@ -79,7 +81,10 @@ def _write_and_upload(
         (directory / REPORT_NAME).write_text(render_failed(report), encoding="utf-8")
         lines = "".join(json.dumps(_replace_nonfinite(entry)) + "\n" for entry in report.history)
         (directory / METRICS_NAME).write_text(lines, encoding="utf-8")
-        upload_directory(settings.output_storage(seconds / 2), settings.failed, directory)
+        output: Storage = settings.output_storage(seconds / 2)
+        if run.output is not None:
+            output = replace(run.output, patience_seconds=seconds / 2)
+        upload_directory(output, settings.failed, directory)
         uri: StorageUri = settings.failed.child(REPORT_NAME)
         log.info("the report of the failed attempt is %s", uri)
         published.append(ReportStatus(uri=str(uri)))

@@ -110,6 +110,11 @@ class Settings:
         return self.output.child("checkpoints")
 
     @property
+    def claim(self) -> StorageUri:
+        """Return the address of the claim with which an attempt keeps others of this job from writing."""
+        return self.checkpoints.child(f"claims/{self.origin.uid}.json")
+
+    @property
     def written_directories(self) -> list[StorageUri]:
         """Return the prefixes below which a training writes; it writes nothing else."""
         beside = (self.output.child(name) for name in ("trained", "merged"))

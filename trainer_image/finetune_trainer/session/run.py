@@ -7,6 +7,7 @@ from finetune_api.data_counts import Counts
 from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress, ReportStatus
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
+from finetune_artifacts.fence import FencedStorage
 
 if TYPE_CHECKING:
     from finetune_trainer.models.memory import MemoryMeter
@@ -44,6 +45,8 @@ class Run:
     """Why the watchdog asked the training loop to stop."""
     failure: TrainerResult | None = None
     """The result of a failed attempt; set once, whatever happens afterwards."""
+    output: FencedStorage | None = None
+    """The storage of the output, once this attempt has claimed it; None on a workstation."""
     owns_output: bool = False
     """Whether files at the output location are this job's: set once no finished adapter was found there."""
     history: list[dict[str, Any]] = field(default_factory=list)

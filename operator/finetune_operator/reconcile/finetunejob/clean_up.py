@@ -15,7 +15,7 @@ from finetune_api.timestamps import parse_timestamp
 from finetune_api.validation import problems
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.deletion import change_finalizers, deletes_output, is_garbage_collected
+from finetune_operator.policies.deletion import change_finalizers, is_garbage_collected, needs_finalizer
 from finetune_operator.policies.outcome import Ended, Outcome, Running, classify_pod
 from finetune_operator.policies.pod_state import has_ended, is_on_lost_node
 from finetune_operator.policies.retry import Ending, GiveUp, decide
@@ -48,7 +48,7 @@ def plan_deletion(observed: Observed, now: datetime, settings: Settings) -> Plan
     """Plan one pass over a FineTuneJob that is deleted and has our finalizer."""
     resource = observed.resource
     status = StatusBuilder(FineTuneJobStatus, resource, now)
-    if not deletes_output(resource):
+    if not needs_finalizer(resource, is_starting=bool(observed.batch_jobs)):
         return _release(resource, status)
     unfinished = tuple(job for job in find_unfinished_jobs(observed) if find_role(job) != CLEAN_UP)
     waits_for = [*(f"Job {job['metadata']['name']}" for job in unfinished), *_list_live_pods(observed)]

@@ -136,7 +136,7 @@ def group(*adapters: Object, **fields: Any) -> Observed:
 
 def make_pass(observed: Observed, now: datetime = NOW) -> Observed:
     """Make a pass, and return the group after its ConfigMap and its statuses were written."""
-    plan = make_plan(observed, SETTINGS)
+    plan = make_plan(observed, now, SETTINGS)
     statuses = [update.status for update in build_updates(observed, plan, None, now)]
     resources = tuple(
         {**resource, "status": status} for resource, status in zip(observed.resources, statuses, strict=True)

@@ -16,13 +16,13 @@ ACTIVE_V1 = {"active": {"uri": uri(V1), "digest": V1, "since": "2026-01-01T00:00
 def serving(engines: dict[str, AgentEngine]) -> Observed:
     """Return a group whose pods all serve the first version while the second is desired."""
     before = group(adapter(digest=V1))
-    applied = replace(before, config_map=make_plan(before, SETTINGS).config_map)
+    applied = replace(before, config_map=make_plan(before, NOW, SETTINGS).config_map)
     reports = {pod: report(V1, V1).model_copy(update={"engine": engine}) for pod, engine in engines.items()}
     return replace(applied, resources=(adapter(digest=V2, status=ACTIVE_V1),), agent_reports=reports)
 
 
 def assigned(observed: Observed) -> list[str] | None:
-    state = make_plan(observed, SETTINGS).state
+    state = make_plan(observed, NOW, SETTINGS).state
     assert state is not None
     (entry,) = state.adapters
     assert (entry.version.digest, entry.previous and entry.previous.digest) == (V2, V1)
@@ -39,7 +39,7 @@ def test_engines_of_several_versions_move_one_after_another() -> None:
 
 def test_the_status_counts_the_pods_of_each_version_and_says_what_follows() -> None:
     observed = serving({"web-a": NEW, "web-b": OLD, "web-c": NEW})
-    (update,) = build_updates(observed, make_plan(observed, SETTINGS), None, NOW)
+    (update,) = build_updates(observed, make_plan(observed, NOW, SETTINGS), None, NOW)
     assert update.status["engines"] == [
         {"version": "0.30.2", "pods": 1, "limits": ["a name moves by a restart only"]},
         {"version": "0.33.0", "pods": 2, "limits": []},
@@ -52,9 +52,9 @@ def test_an_adapter_that_somebody_replaced_is_one_event_for_each_time() -> None:
     (entry,) = attacked.adapters
     reports = {"web-a": attacked.model_copy(update={"adapters": [entry.model_copy(update={"replaced": 1})]})}
     observed = replace(observed, agent_reports=reports)
-    (update,) = build_updates(observed, make_plan(observed, SETTINGS), None, NOW)
+    (update,) = build_updates(observed, make_plan(observed, NOW, SETTINGS), None, NOW)
     (event,) = [event for event in update.events if event.reason == "AdapterReplaced"]
     assert "pod web-a" in event.note
     again = replace(observed, resources=({**update.resource, "status": update.status},))
-    (update,) = build_updates(again, make_plan(again, SETTINGS), None, NOW)
+    (update,) = build_updates(again, make_plan(again, NOW, SETTINGS), None, NOW)
     assert update.events == ()

@@ -23,13 +23,13 @@ def using(secret: str | None, name: str = "bot", **fields: Any) -> Object:
 
 
 def plan_injection(observed: Observed, settings: Settings = SETTINGS) -> Injection:
-    found = make_plan(observed, settings).injection
+    found = make_plan(observed, NOW, settings).injection
     assert found is not None
     return found
 
 
 def read_conditions(observed: Observed, settings: Settings = SETTINGS, index: int = 0) -> dict[str, tuple[str, str]]:
-    found = build_updates(observed, make_plan(observed, settings), None, NOW)[index].status["conditions"]
+    found = build_updates(observed, make_plan(observed, NOW, settings), None, NOW)[index].status["conditions"]
     return {item["type"]: (item["reason"], item["message"]) for item in found}
 
 
@@ -101,7 +101,7 @@ def test_an_agent_that_cannot_work_is_made_whole(damage: Any) -> None:
 def test_one_more_secret_restarts_nothing_and_holds_up_only_its_own_adapter() -> None:
     second = using("other", "two", created="2026-01-01T00:00:01Z")
     observed = group(using("keys"), second, deployment=injected("keys"))
-    found = make_plan(observed, SETTINGS)
+    found = make_plan(observed, NOW, SETTINGS)
     assert found.injection is not None
     assert not found.injection.due
     assert found.state is not None
@@ -112,7 +112,7 @@ def test_one_more_secret_restarts_nothing_and_holds_up_only_its_own_adapter() ->
     assert "'other' is not mounted" in message
     assert "mounted are: keys" in message
     rolling = {**injected("keys"), "status": {"observedGeneration": 1, "replicas": 3, "updatedReplicas": 1}}
-    restarted = make_plan(replace(observed, deployment=rolling), SETTINGS)
+    restarted = make_plan(replace(observed, deployment=rolling), NOW, SETTINGS)
     assert restarted.injection is not None
     assert restarted.injection.due
     assert restarted.state is not None
@@ -136,7 +136,7 @@ def test_an_api_key_that_is_not_mounted_is_not_used_yet() -> None:
     item = adapter(target={"deploymentRef": {"name": "web"}, "apiKeySecretRef": {"name": "new-key"}})
     before = config_map(DesiredState(api_key_secret="old-key"))
     observed = group(item, deployment=injected("old-key"), config_map=before)
-    found = make_plan(observed, SETTINGS)
+    found = make_plan(observed, NOW, SETTINGS)
     assert found.state is not None
     assert found.state.api_key_secret == "old-key"
     assert "Not mounted yet: Secret new-key" in read_conditions(observed)["Injected"][1]

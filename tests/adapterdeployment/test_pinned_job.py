@@ -13,7 +13,7 @@ from tests.adapterdeployment.groups import NOW, SETTINGS, V1, V2, adapter, group
 
 def make_pass(observed: Observed) -> Observed:
     """Make a pass, and write what it decided."""
-    plan = make_plan(observed, SETTINGS)
+    plan = make_plan(observed, NOW, SETTINGS)
     (update,) = build_updates(observed, plan, None, NOW)
     (resource,) = observed.resources
     return replace(observed, config_map=plan.config_map, resources=({**resource, "status": update.status},))
@@ -32,7 +32,7 @@ def read_condition(observed: Observed, kind: str) -> tuple[str, str]:
 
 
 def read_served(observed: Observed) -> str | None:
-    state = make_plan(observed, SETTINGS).state
+    state = make_plan(observed, NOW, SETTINGS).state
     return state.adapters[0].version.digest if state is not None and state.adapters else None
 
 

@@ -32,7 +32,7 @@ ACTIVE_V1 = {"active": {"uri": uri(V1), "digest": V1, "since": "2026-01-01T00:00
 
 
 def plan(observed: Observed) -> Plan:
-    return make_plan(observed, SETTINGS)
+    return make_plan(observed, NOW, SETTINGS)
 
 
 def entries(decided: Plan) -> list[DesiredAdapter]:

@@ -58,7 +58,7 @@ def test_a_rollout_without_progress_is_rolled_back_after_ten_minutes() -> None:
 
 def test_the_next_pass_comes_when_the_deadline_is_over() -> None:
     observed = begin(progressDeadlineSeconds=7)
-    (update,) = build_updates(observed, make_plan(observed, SETTINGS), None, after(5))
+    (update,) = build_updates(observed, make_plan(observed, NOW, SETTINGS), None, after(5))
     assert update.requeue_after == 2
 
 
@@ -89,6 +89,16 @@ def test_without_automatic_rollback_it_is_stalled() -> None:
     observed = make_pass(observed, after(600))
     assert read_conditions(observed)["Stalled"] == ("True", EXCEEDED)
     assert read_entry(make_pass(observed, after(601)))[0] == V2
+
+
+def test_a_pod_within_the_budget_takes_the_version_from_no_other() -> None:
+    observed = make_pass(say(begin(maxUnavailable=2), "a", V2, V2))
+    observed = make_pass(say(observed, "b", V2, V2))
+    observed = say(observed, "c", V2, None, state="Failed", reason=Reason.DOWNLOAD_FAILED, message="no answer")
+    observed = make_pass(make_pass(observed), after(600))
+    assert read_conditions(observed)["Stalled"] == ("True", EXCEEDED)
+    assert "2 of 3 pods" in str(read_status(observed)["conditions"])
+    assert "rollback" not in read_status(observed)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Roll-outs as releases, by the operator against a real API server; the agents' reports are real HTTP reports."""
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +21,9 @@ def take(digest: str) -> Object:
     return {"uri": uri(digest), "digest": digest, "s3": {"endpoint": "http://s3:9000"}, "secretRef": {"name": "keys"}}
 
 
-def serve_first(serving: ServingNamespace, **spec: Any) -> list[Object]:
-    """Let two pods serve the first version; return the pods by name."""
-    serving.kubectl("apply", "-f", "-", stdin=manifest())
+def serve_first(serving: ServingNamespace, replicas: int = 2, **spec: Any) -> list[Object]:
+    """Let the pods serve the first version; return them by name."""
+    serving.kubectl("apply", "-f", "-", stdin=manifest(replicas))
     serving.apply_adapter("bot", **spec)
     pods = sorted(serving.pods(), key=lambda pod: str(pod["metadata"]["name"]))
     report_all(serving, pods, V1)
@@ -198,3 +199,33 @@ def test_it_follows_the_newest_job_of_a_label_and_never_goes_back(serving: Servi
     assert status(serving)["desired"] == served
     assert serving.desired()[0]["version"]["digest"] == V2
     serving.await_condition("bot", "Ready", "True", "Serving")
+
+
+def test_the_next_pod_takes_a_version_after_the_pause(serving: ServingNamespace) -> None:
+    pods = serve_first(serving)
+    serving.apply_adapter("bot", V2, strategy={"pauseSeconds": 8})
+    first, second = (str(pod["metadata"]["name"]) for pod in pods)
+    until("the first pod moves", lambda: serving.desired()[0].get("pods") == [first])
+    begin = time.monotonic()
+    report_all(serving, pods[:1], V2)
+    until("it is seen", lambda: "pauseSeconds" in serving.conditions("bot")["Ready"][2])
+    assert serving.desired()[0]["pods"] == [first]
+    until("the second pod moves", lambda: serving.desired()[0].get("pods") == [first, second])
+    assert time.monotonic() - begin > 7
+
+
+def test_a_pod_that_refuses_a_version_holds_up_no_other_within_the_budget(serving: ServingNamespace) -> None:
+    pods = serve_first(serving, 3)
+    names = [str(pod["metadata"]["name"]) for pod in pods]
+    serving.apply_adapter("bot", V2, strategy={"maxUnavailable": 2})
+    until("two pods move", lambda: serving.desired()[0].get("pods") == names[:2])
+    serving.report(pods[0], says("bot", V2, V1, "Refused", reason="RankTooHigh", message="its maximum is 16"))
+    serving.await_condition("bot", "Reconciling", "True", "RankTooHigh")
+    report_all(serving, pods[1:2], V2)
+    until("the third pod moves", lambda: serving.desired()[0].get("pods") == names)
+    report_all(serving, pods[2:], V2)
+    message = serving.await_condition("bot", "Stalled", "True", "RankTooHigh")
+    assert names[0] in message
+    assert "2 pods serve it" in message
+    assert "rollback" not in status(serving)
+    assert serving.desired()[0]["version"]["digest"] == V2

@@ -91,7 +91,7 @@ def test_a_bad_adapter_is_rolled_back_by_status_first_and_then_on_the_pods() -> 
 
 
 def test_the_pass_after_it_comes_at_once() -> None:
-    (update,) = build_updates(REFUSED, make_plan(REFUSED, SETTINGS), None, NOW)
+    (update,) = build_updates(REFUSED, make_plan(REFUSED, NOW, SETTINGS), None, NOW)
     assert update.requeue_after == 0
     assert [(event.type, event.reason, event.action) for event in update.events] == [
         ("Warning", "RolledBack", "RollBack")
@@ -263,10 +263,10 @@ def test_a_rollback_goes_to_the_place_and_the_credentials_of_the_older_version()
     first = make_pass(group(adapter(digest=None), deployment=injected("s3-keys"), finetune_jobs={"job": job()}))
     first = make_pass(say(first, "abc", V1, V1))
     begun = make_pass(replace(edit(first, adapter=take(V2)), finetune_jobs={}))
-    injection = make_plan(begun, SETTINGS).injection
+    injection = make_plan(begun, NOW, SETTINGS).injection
     assert injection is not None
     assert injection.held == "", "no Secret is to be taken out"
-    plan = make_plan(make_pass(make_pass(say(begun, "a", V2, V1, **BAD))), SETTINGS)
+    plan = make_plan(make_pass(make_pass(say(begun, "a", V2, V1, **BAD))), NOW, SETTINGS)
     assert plan.state is not None
     (entry,) = plan.state.adapters
     assert (entry.version.digest, entry.endpoint, entry.secret) == (V1, "http://s3:9000", "s3-keys")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from finetune_operator.reconcile.adapterdeployment.plan import make_plan
 from tests.adapterdeployment.groups import (
+    NOW,
     SETTINGS,
     V1,
     V2,
@@ -25,7 +26,7 @@ BEGUN = make_pass(edit(SERVED, adapter=take(V2)))
 
 def test_a_first_version_waits_and_the_pods_are_not_touched() -> None:
     observed = group(adapter(suspend=True))
-    found = make_plan(observed, SETTINGS)
+    found = make_plan(observed, NOW, SETTINGS)
     assert (found.config_map, found.injection) == (None, None)
     assert read_conditions(make_pass(observed))["Ready"] == ("False", "Suspended")
 

@@ -124,9 +124,14 @@ class Strategy(Model):
         description="Maximum number of pods that may be out of the Service at once while they change the version. "
         "A pod that refuses the version counts too: so many refusals stop the roll-out.",
     )
+    pause_seconds: Annotated[int, Field(ge=0, le=MAX_COUNT)] = Field(
+        0,
+        description="Seconds that pass after a pod has taken the version before the next pod takes it. A rollback does "
+        "not pause.",
+    )
     progress_deadline_seconds: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
         600,
-        description="Seconds without progress on any pod after which the roll-out has failed "
+        description="Seconds without progress on any pod, beside pauseSeconds, after which the roll-out has failed "
         "(ProgressDeadlineExceeded).",
     )
 

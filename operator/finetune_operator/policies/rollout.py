@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_api.timestamps import parse_timestamp
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,26 @@ class Rollout:
     moving: frozenset[str]
     """Those of them that do not serve it yet, and may be out of the Service."""
     complete: bool
+
+
+def measure_pause(
+    pods: Sequence[PodView], pause_seconds: int, updated_before: int, progressed_at: str | None, now: datetime
+) -> float:
+    """Measure for how many seconds no further pod may move, because one has taken the version just now.
+
+    Args:
+        pods: All pods of the Deployment.
+        pause_seconds: Pause after each step.
+        updated_before: How many pods served the version at the pass before.
+        progressed_at: When the roll-out last made progress, as the pass before found it.
+        now: The time of this pass.
+    """
+    served = sum(pod.proven for pod in pods)
+    if not served:
+        return 0.0
+    if served > updated_before or progressed_at is None:
+        return float(pause_seconds)
+    return max(0.0, pause_seconds - (now - parse_timestamp(progressed_at)).total_seconds())
 
 
 def compute_budget(pods: int, max_unavailable: int) -> int:

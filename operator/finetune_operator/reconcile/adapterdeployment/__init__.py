@@ -18,5 +18,5 @@ async def reconcile(key: Key, context: Context) -> Result:
     """Make one pass. Raises ``KubeError`` if a call failed that may succeed later."""
     observed = await gather(key, context)
     now = context.now()
-    plan = make_plan(observed, context.settings)
+    plan = make_plan(observed, now, context.settings)
     return await apply(observed, plan, now, context)

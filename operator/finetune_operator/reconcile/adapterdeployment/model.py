@@ -110,6 +110,8 @@ class Member:
     """Paths of fields that only a newer version knows."""
     suspended: bool = False
     """Whether ``spec.suspend`` holds back something that would be done now."""
+    pause: float = 0.0
+    """Seconds until the next pod may take the version."""
     failure: Failure | None = None
     """Why no further pod takes the version, by what the pods say."""
     rolled_out: bool = False

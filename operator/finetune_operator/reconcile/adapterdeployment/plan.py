@@ -7,6 +7,7 @@ cannot be rolled out leaves what its pods serve as it is, and never holds up ano
 """
 
 from dataclasses import replace
+from datetime import datetime
 
 from pydantic import ValidationError
 
@@ -43,7 +44,7 @@ WAIT_SECONDS = 15.0
 """How often a group is looked at that waits: before the injection its Deployment is not watched."""
 
 
-def make_plan(observed: Observed, settings: Settings) -> Plan:
+def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     """Plan one pass for all members. A group without AdapterDeployments gives everything back."""
     if not observed.resources:
         return Plan(remove=True)
@@ -58,10 +59,11 @@ def make_plan(observed: Observed, settings: Settings) -> Plan:
     for member in parsed:
         before = entries.get(member.resource["metadata"]["name"])
         resolved = _resolve(observed, member, lead, before, held)
-        rolled, unavailable = plan_rollout(observed, resolved, before, unavailable)
+        rolled, unavailable = plan_rollout(observed, resolved, before, unavailable, now)
         members.append(rolled)
     waits = any(member.obstacle is not None or not member.rolled_out for member in members)
-    plan = Plan(tuple(members), requeue_after=WAIT_SECONDS if waits else None)
+    due = [WAIT_SECONDS] * waits + [member.pause for member in members if member.pause]
+    plan = Plan(tuple(members), requeue_after=min(due, default=None))
     adapters = sorted(
         (member.entry for member in members if member.entry is not None), key=lambda entry: entry.deployment
     )

@@ -6,7 +6,9 @@ from typing import Literal
 from finetune_api.adapterdeployment import (
     AdapterDeploymentStatus,
     AdapterVersion,
+    PodCounts,
     RollbackStatus,
+    Strategy,
     find_last_good,
 )
 from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
@@ -21,6 +23,7 @@ from finetune_operator.policies.failed_rollout import (
 )
 from finetune_operator.policies.revision_history import record_deployed, record_failed
 from finetune_operator.policies.rollback import strip_version
+from finetune_operator.policies.rollout import compute_budget
 from finetune_operator.reconcile.adapterdeployment.model import AdapterStatusBuilder, Member, Observed
 from finetune_operator.reconcile.adapterdeployment.rollout import count_replicas, has_rolled_out
 from finetune_operator.reconcile.status_builder import read_status
@@ -157,6 +160,9 @@ def _set_progress(builder: AdapterStatusBuilder, observed: Observed, member: Mem
     text = f"{_count(builder, member)}, {status.pods.ready} take traffic"
     if observed.deployment is not None and count_replicas(observed.deployment) == 1:
         text += "; with one pod the name does not answer for less than a second while it moves"
+    if member.pause and member.spec is not None:
+        seconds = member.spec.strategy.pause_seconds
+        text += f"; the next one takes it {seconds} s after the one before (spec.strategy.pauseSeconds)"
     troubled = [(name, pod) for name, pod in sorted(member.pods.items()) if pod.state in ("Failed", "Refused")]
     reason: str = Reason.ROLLING_OUT
     if troubled:
@@ -166,11 +172,17 @@ def _set_progress(builder: AdapterStatusBuilder, observed: Observed, member: Mem
     text = truncate(text, POD_MESSAGE_CHARACTERS)
     remaining = _measure_remaining(builder, observed, member, now)
     if remaining is not None and remaining <= 0:
-        seconds = member.spec.strategy.progress_deadline_seconds if member.spec is not None else 0
-        late = f"no pod made progress for {seconds} s (spec.strategy.progressDeadlineSeconds): {text}"
-        return _set_failure(builder, member, Failure(Reason.PROGRESS_DEADLINE_EXCEEDED, late, True), now)
+        return _set_failure(builder, member, _describe_exceeded(member, status.pods, text), now)
     builder.conditions.set_progressing(reason, text)
     return remaining
+
+
+def _describe_exceeded(member: Member, pods: PodCounts, text: str) -> Failure:
+    """Describe an exceeded deadline. Fewer pods than may be unavailable take the version from none of the others."""
+    strategy = member.spec.strategy if member.spec is not None else Strategy()
+    late = f"no pod made progress for {strategy.progress_deadline_seconds} s (spec.strategy.progressDeadlineSeconds)"
+    budget = compute_budget(pods.total, strategy.max_unavailable)
+    return Failure(Reason.PROGRESS_DEADLINE_EXCEEDED, f"{late}: {text}", pods.total - pods.updated >= budget)
 
 
 def _measure_remaining(
@@ -191,7 +203,7 @@ def _measure_remaining(
         _view_progress(before, before.observed_generation or 0), after, before.progressed_at, now
     )
     builder.set(AdapterDeploymentStatus(progressed_at=progressed_at))
-    limit = member.spec.strategy.progress_deadline_seconds
+    limit = member.spec.strategy.progress_deadline_seconds + member.spec.strategy.pause_seconds
     return measure_remaining_seconds(progressed_at, limit, observed.watched_seconds, now)
 
 

@@ -1,6 +1,7 @@
 """Plan which pods are told to serve which version of one member of a serving group. Pure."""
 
 from dataclasses import replace
+from datetime import datetime
 
 from pydantic import ValidationError
 
@@ -9,14 +10,14 @@ from finetune_api.messages import AgentAdapter, DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.failed_rollout import find_refusal
-from finetune_operator.policies.rollout import PodView, compute_budget, roll_out
+from finetune_operator.policies.rollout import PodView, compute_budget, measure_pause, roll_out
 from finetune_operator.reconcile.adapterdeployment.model import Member, Observed
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.injected import is_observed
 
 
 def plan_rollout(
-    observed: Observed, member: Member, before: DesiredAdapter | None, unavailable: frozenset[str]
+    observed: Observed, member: Member, before: DesiredAdapter | None, unavailable: frozenset[str], now: datetime
 ) -> tuple[Member, frozenset[str]]:
     """Plan the next step of a member.
 
@@ -25,6 +26,7 @@ def plan_rollout(
         member: The member, resolved.
         before: The member's entry in the ConfigMap as it is now.
         unavailable: Pods that older members take out of the Service in this pass.
+        now: The time of this pass.
 
     Returns:
         The member with its new entry, and ``unavailable`` with the pods that this member takes out.
@@ -55,7 +57,11 @@ def plan_rollout(
         entry = desired.model_copy(update={"previous": previous, "pods": None})
         return replace(member, entry=entry, rolled_out=rolled_out), unavailable
     assigned = before.pods if before is not None and before.version.digest == desired.version.digest else []
-    rollout = roll_out(views, assigned, spec.strategy.max_unavailable, unavailable)
+    status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
+    pause_seconds = 0 if member.rollback is not None else spec.strategy.pause_seconds
+    pause = measure_pause(views, pause_seconds, status.pods.updated, status.progressed_at, now)
+    rollout = roll_out(views, assigned, 0 if pause else spec.strategy.max_unavailable, unavailable)
+    member = replace(member, pause=pause)
     assigned = None if rollout.assigned is None else list(rollout.assigned)
     entry = desired.model_copy(update={"previous": previous, "pods": assigned})
     return replace(member, entry=entry, rolled_out=rolled_out), unavailable | rollout.moving

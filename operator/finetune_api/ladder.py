@@ -1,4 +1,4 @@
-"""What the operator changes in a job that ran out of memory: one reduction per attempt.
+"""Reduce the memory of a job that ran out of it: one reduction per attempt.
 
 No reduction changes how many sequences an optimizer step has.
 """
@@ -50,7 +50,7 @@ def reduce_once(spec: FineTuneJobSpec) -> FineTuneJobSpec | None:
     return None
 
 
-def reapply(spec: FineTuneJobSpec, adjustments: Sequence[Adjustment]) -> FineTuneJobSpec:
+def apply_adjustments(spec: FineTuneJobSpec, adjustments: Sequence[Adjustment]) -> FineTuneJobSpec:
     """Return the spec as an attempt with these adjustments trained it, whatever failurePolicy allows now."""
     after = {change.field: change.after for change in adjustments}
     training: dict[str, Any] = {
@@ -68,7 +68,9 @@ def list_adjustments(spec: FineTuneJobSpec, reduced: FineTuneJobSpec) -> list[Ad
     """List the fields that reductions have changed in a spec."""
     return [
         Adjustment(field=field, before=before, after=after)
-        for (field, before), (_, after) in zip(_reducible_fields(spec), _reducible_fields(reduced), strict=True)
+        for (field, before), (_, after) in zip(
+            _list_reducible_fields(spec), _list_reducible_fields(reduced), strict=True
+        )
         if before != after
     ]
 
@@ -78,7 +80,7 @@ def explain_end(spec: FineTuneJobSpec, times: int) -> str:
     last = spec
     for _ in range(times):
         last = reduce_once(last) or last
-    state = ", ".join(f"{field} is {value}" for field, value in _reducible_fields(last))
+    state = ", ".join(f"{field} is {value}" for field, value in _list_reducible_fields(last))
     forbidden = [reduction.policy for reduction in REDUCTIONS if reduction.policy and not _is_allowed(reduction, spec)]
     remedy = f"allow {', '.join(forbidden)} in failurePolicy.outOfMemory, " if forbidden else ""
     return (
@@ -92,7 +94,7 @@ def _is_allowed(reduction: Reduction, spec: FineTuneJobSpec) -> bool:
     return bool(policies.get(reduction.policy))
 
 
-def _reducible_fields(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
+def _list_reducible_fields(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
     """List the fields that reductions change, with their values as they are written in YAML."""
     training, quantization = spec.training, spec.method.quantization
     return [

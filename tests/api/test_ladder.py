@@ -150,7 +150,7 @@ def test_adjustments_lead_to_the_spec_that_they_were_made_from(method: str, chec
     training = {"perDeviceBatchSize": 8, "gradientAccumulationSteps": 3, "gradientCheckpointing": checkpointing}
     start = spec(method={method: {}}, training=training, failurePolicy=ALL)
     for step in climbed(start):
-        assert ladder.reapply(start, ladder.list_adjustments(start, step)) == step
+        assert ladder.apply_adjustments(start, ladder.list_adjustments(start, step)) == step
 
 
 def test_adjustments_hold_whatever_the_policy_allows_now() -> None:
@@ -158,5 +158,5 @@ def test_adjustments_hold_whatever_the_policy_allows_now() -> None:
     forbidden = {"outOfMemory": {"reduceBatchSize": False, "enableGradientCheckpointing": False, "quantize": False}}
     edited = spec(training={"perDeviceBatchSize": 8}, failurePolicy=forbidden)
     last = climbed(start)[-1]
-    again = ladder.reapply(edited, ladder.list_adjustments(start, last))
+    again = ladder.apply_adjustments(edited, ladder.list_adjustments(start, last))
     assert (again.method, again.training) == (last.method, last.training)

@@ -59,7 +59,7 @@ Outcome = Waiting | Running | Stopping | Ended
 def classify_pod(
     batch_job: Object | None, pods: Sequence[Object], container: str, warnings: Mapping[str, str] | None = None
 ) -> Outcome:
-    """Classify the newest pod of a Job that does not have ended, or else the newest.
+    """Classify the newest pod of a Job that has not ended; if all have ended, the newest.
 
     Only our own container counts: a service mesh or a secret injector may have added others.
 
@@ -127,11 +127,7 @@ def _classify_ended(pod: Object, terminated: Object) -> Ended:
     if exit_code is None:
         text = str(status.get("message") or status.get("reason") or "its pod failed")
         return Ended(Reason.NODE_ERROR, f"The node did not run the pod: {truncate(text, OUTPUT_MESSAGE_CHARACTERS)}")
-    tail = (
-        output[-OUTPUT_MESSAGE_CHARACTERS:]
-        if output
-        else str(terminated.get("message") or terminated.get("reason") or "it left no message")
-    )
+    tail = output[-OUTPUT_MESSAGE_CHARACTERS:] or str(terminated.get("reason") or "it left no message")
     reason = Reason.NCCL_ERROR if exit_code == ABORTED and NCCL in tail else reason_of_exit_code(exit_code)
     return Ended(reason, f"The container exited with {exit_code}: {tail}", exit_code, None)
 

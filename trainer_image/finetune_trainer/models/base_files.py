@@ -17,9 +17,10 @@ from finetune_artifacts.errors import Purpose
 from finetune_artifacts.models import download_model, list_model_files
 from finetune_artifacts.objects import read_object
 from finetune_artifacts.ranges import RemoteFile
+from finetune_artifacts.s3 import S3Storage
 from finetune_artifacts.s3_transfer import read_unchanged_range
 from finetune_artifacts.safetensors import Tensor, read_file_header, read_object_header
-from finetune_artifacts.storage import ProgressCallback, Storage
+from finetune_artifacts.storage import ObjectInfo, ProgressCallback
 from finetune_trainer.hub import client
 from finetune_trainer.models import model_cache, remote_code, weight_files
 from finetune_trainer.models.model_cache import RemoteModel
@@ -41,6 +42,36 @@ class ModelMetadata:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _HubFiles:
+    """A model of the hub at its commit: its JSON files and which of its weights files count."""
+
+    api: HfApi
+    model: client.HubModel
+    read: Callable[[str], dict[str, Any]]
+    weights: weight_files.WeightFiles
+
+    @property
+    def unloaded(self) -> list[str]:
+        """Return the weights files that are not loaded."""
+        return weight_files.list_unloaded(self.weights, self.model.files)
+
+
+@dataclass(frozen=True)
+class _S3Files:
+    """A model in S3: its objects by file name, its JSON files and which of its weights files count."""
+
+    store: S3Storage
+    objects: dict[str, ObjectInfo]
+    read: Callable[[str], dict[str, Any]]
+    weights: weight_files.WeightFiles
+
+    @property
+    def unloaded(self) -> list[str]:
+        """Return the weights files that are not loaded."""
+        return weight_files.list_unloaded(self.weights, self.objects)
+
+
 def canonical_name(settings: Settings) -> str:
     """Return the base model's name in manifests: ``org/name`` of the hub, or its address."""
     uri = settings.job.spec.model.uri
@@ -57,9 +88,16 @@ def read_metadata(settings: Settings, patience_seconds: float) -> ModelMetadata:
     """
     parsed = parse_uri(settings.job.spec.model.uri)
     if isinstance(parsed, HfUri):
-        return _inspect_hub(settings, parsed.repo)
+        hub = _open_hub_files(settings, parsed.repo)
+        tensors = client.read_tensors(hub.api, hub.model)
+        weight_files.check_indexed_tensors(hub.weights, tensors, f"hf://{parsed.repo}")
+        return _make_metadata(set(hub.model.files), hub.read, tensors, hub.weights, hub.model.commit)
     if isinstance(parsed, S3Uri):
-        return _inspect_s3(settings, parsed, patience_seconds)
+        s3 = _open_s3_files(settings, parsed, patience_seconds)
+        tensors = weight_files.join_headers(
+            s3.weights, lambda name: read_object_header(s3.store, s3.objects[name]), str(parsed)
+        )
+        return _make_metadata(set(s3.objects), s3.read, tensors, s3.weights)
     return inspect_directory(local_directory(settings), settings.job.spec.model.uri)
 
 
@@ -94,14 +132,14 @@ def _download(
     if isinstance(parsed, PvcUri | FileUri):
         return local_directory(settings), None
     if isinstance(parsed, S3Uri):
-        store = settings.store(Purpose.MODEL, patience_seconds)
-        skip = _list_unloaded_objects(store, parsed)
-        download_model(store, parsed, directory, report, code=spec.trust_remote_code, skip=skip)
+        s3 = _open_s3_files(settings, parsed, patience_seconds)
+        download_model(s3.store, parsed, directory, report, code=spec.trust_remote_code, skip=s3.unloaded)
         return directory, None
     assert isinstance(parsed, HfUri), "the model's address was checked"  # noqa: S101
-    api, model, unloaded = _open_hub_model(settings, parsed.repo)
+    hub = _open_hub_files(settings, parsed.repo)
     target = None if settings.workstation else directory
-    return client.download_model(api, model, target, code=spec.trust_remote_code, skip=unloaded), model.commit
+    path = client.download_model(hub.api, hub.model, target, code=spec.trust_remote_code, skip=hub.unloaded)
+    return path, hub.model.commit
 
 
 def list_remote_model(settings: Settings, patience_seconds: float) -> RemoteModel:
@@ -113,42 +151,39 @@ def list_remote_model(settings: Settings, patience_seconds: float) -> RemoteMode
     """
     spec = settings.job.spec.model
     parsed = parse_uri(spec.uri)
+    code = spec.trust_remote_code
     if isinstance(parsed, HfUri):
-        api, model, unloaded = _open_hub_model(settings, parsed.repo)
-        files = client.list_model_files(api, model, code=spec.trust_remote_code, skip=unloaded)
+        hub = _open_hub_files(settings, parsed.repo)
+        hub_files = client.list_model_files(hub.api, hub.model, code=code, skip=hub.unloaded)
 
         def read_hub(file: RemoteFile, start: int, length: int) -> bytes:
-            return client.read_range(api, model, file.name, start, length)
+            return client.read_range(hub.api, hub.model, file.name, start, length)
 
-        return RemoteModel(spec.uri, api.endpoint, model.commit, files, read_hub)
+        return RemoteModel(spec.uri, hub.api.endpoint, hub.model.commit, hub_files, read_hub)
     assert isinstance(parsed, S3Uri), "only downloaded models have a cache"  # noqa: S101
-    store = settings.store(Purpose.MODEL, patience_seconds)
-    skip = _list_unloaded_objects(store, parsed)
-    objects = {
-        info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, parsed, code=spec.trust_remote_code)
-    }
+    s3 = _open_s3_files(settings, parsed, patience_seconds, code=code)
 
     def read_s3(file: RemoteFile, start: int, length: int) -> bytes:
-        return read_unchanged_range(store, objects[file.name], start, length)
+        return read_unchanged_range(s3.store, s3.objects[file.name], start, length)
 
-    files = [RemoteFile(name, info.size, info.etag) for name, info in objects.items() if name not in skip]
-    return RemoteModel(str(parsed), store.endpoint, None, files, read_s3)
+    skip = s3.unloaded
+    files = [RemoteFile(name, info.size, info.etag) for name, info in s3.objects.items() if name not in skip]
+    return RemoteModel(str(parsed), s3.store.endpoint, None, files, read_s3)
 
 
-def _open_hub_model(settings: Settings, repo: str) -> tuple[HfApi, client.HubModel, list[str]]:
-    """Return the hub's client, the model at its commit, and its weights files that are not loaded."""
+def _open_hub_files(settings: Settings, repo: str) -> _HubFiles:
     api = open_hub_client(settings)
     model = client.resolve_model(api, repo, settings.model_revision or settings.job.spec.model.revision)
     where, scratch = f"hf://{repo}", settings.scratch / "hub"
     read = _json_reader(lambda name: client.download_file(api, model, name, scratch).read_bytes(), where)
-    weights = weight_files.choose_weight_files(model.files, read, where)
-    return api, model, weight_files.list_unloaded(weights, model.files)
+    return _HubFiles(api, model, read, weight_files.choose_weight_files(model.files, read, where))
 
 
-def _list_unloaded_objects(store: Storage, uri: S3Uri) -> list[str]:
-    objects = {info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, uri)}
+def _open_s3_files(settings: Settings, uri: S3Uri, patience_seconds: float, *, code: bool = False) -> _S3Files:
+    store = settings.store(Purpose.MODEL, patience_seconds)
+    objects = {info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, uri, code=code)}
     read = _json_reader(lambda name: read_object(store, objects[name].uri), str(uri))
-    return weight_files.list_unloaded(weight_files.choose_weight_files(objects, read, str(uri)), objects)
+    return _S3Files(store, objects, read, weight_files.choose_weight_files(objects, read, str(uri)))
 
 
 def open_hub_client(settings: Settings) -> HfApi:
@@ -186,26 +221,6 @@ def local_directory(settings: Settings) -> Path:
             FIELD,
         )
     return directory
-
-
-def _inspect_hub(settings: Settings, repo: str) -> ModelMetadata:
-    api = open_hub_client(settings)
-    model = client.resolve_model(api, repo, settings.model_revision or settings.job.spec.model.revision)
-    where, directory = f"hf://{repo}", settings.scratch / "hub"
-    read = _json_reader(lambda name: client.download_file(api, model, name, directory).read_bytes(), where)
-    weights = weight_files.choose_weight_files(model.files, read, where)
-    tensors = client.read_tensors(api, model)
-    weight_files.check_indexed_tensors(weights, tensors, where)
-    return _make_metadata(set(model.files), read, tensors, weights, model.commit)
-
-
-def _inspect_s3(settings: Settings, uri: S3Uri, patience_seconds: float) -> ModelMetadata:
-    store = settings.store(Purpose.MODEL, patience_seconds)
-    objects = {info.uri.key.rsplit("/", 1)[-1]: info for info in list_model_files(store, uri)}
-    read = _json_reader(lambda name: read_object(store, objects[name].uri), str(uri))
-    weights = weight_files.choose_weight_files(objects, read, str(uri))
-    tensors = weight_files.join_headers(weights, lambda name: read_object_header(store, objects[name]), str(uri))
-    return _make_metadata(set(objects), read, tensors, weights)
 
 
 def inspect_directory(directory: Path, where: str) -> ModelMetadata:

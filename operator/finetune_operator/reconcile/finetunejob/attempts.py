@@ -36,12 +36,13 @@ from finetune_operator.reconcile.finetunejob.runs import (
     update_run,
 )
 from finetune_operator.reconcile.finetunejob.status import (
+    add_attempt_failed_event,
     set_attempt_failed,
     set_attempts,
     set_given_up,
     set_halted,
-    set_lost,
     set_never_started,
+    set_node_lost,
     set_resumed,
     set_retrying,
     set_running,
@@ -50,7 +51,6 @@ from finetune_operator.reconcile.finetunejob.status import (
     set_succeeded,
     set_trainer_result,
     set_waiting_for,
-    tell_failed_attempt,
 )
 from finetune_operator.resources.jobs import ResolvedModel, build_trainer_job
 from finetune_operator.resources.names import TRAINER
@@ -89,7 +89,7 @@ class AttemptContext:
             for attempt in finished
         ]
         # What was reduced stays so: a changed failurePolicy decides on the following steps only.
-        last = ladder.reapply(spec, (finished[-1].adjustments or ()) if finished else ())
+        last = ladder.apply_adjustments(spec, (finished[-1].adjustments or ()) if finished else ())
         smaller = ladder.reduce_once(last) if endings and endings[-1].too_large else last
         decision = None
         if endings:
@@ -136,7 +136,7 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
             return _finish_plan(status, () if batch_job is None else (batch_job,))
         if isinstance(outcome, Waiting) and outcome.is_failing:
             current = update_run(current, failing_since=current.failing_since or format_timestamp(context.now))
-            if _find_grace(current, context) <= 0:
+            if _find_grace_seconds_left(current, context) <= 0:
                 outcome = Ended(outcome.reason, outcome.message)
                 delete = (batch_job,) if batch_job is not None else ()
         if not isinstance(outcome, Ended):
@@ -151,7 +151,7 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
             set_given_up(status, attempt, attempt.reason or Reason.TRAINER_ERROR, following.decision.why)
             return _finish_plan(status, delete if halt is None else find_unfinished_jobs(context.observed))
         if attempt.reason != Reason.SUSPENDED:
-            tell_failed_attempt(status, attempt, following.adjustments)
+            add_attempt_failed_event(status, attempt, following.adjustments)
 
 
 def _plan_wait(
@@ -224,14 +224,14 @@ def _plan_continuation(
         words, requeue_after = find_next_word(outcome, attempt, context)
         set_starting(status, attempt.number, words)
         if outcome.is_failing:
-            requeue_after = min(requeue_after, _find_grace(attempt, context))
+            requeue_after = min(requeue_after, _find_grace_seconds_left(attempt, context))
     elif isinstance(outcome, Running):
         attempt = update_run(attempt, running_since=attempt.running_since or format_timestamp(context.now))
-        requeue_after = _find_active_rest(attempt, context, status)
+        requeue_after = _find_active_seconds_left(attempt, context, status)
         report = context.observed.progress_reports.get(attempt.job_name)
         set_running(status, attempt.number, outcome.pod, report)
         if outcome.lost:
-            set_lost(status, attempt.number, outcome.pod)
+            set_node_lost(status, attempt.number, outcome.pod)
         if report is not None:
             attempt = update_run(attempt, resumed_from_step=report.resumed_from_step)
     set_attempts(status, [*following.finished, attempt])
@@ -269,13 +269,13 @@ def _finish_plan(
     return Plan(status.as_json(), delete, create, tuple(status.events), requeue_after)
 
 
-def _find_active_rest(attempt: Attempt, context: PlanContext, status: JobStatusBuilder) -> float:
+def _find_active_seconds_left(attempt: Attempt, context: PlanContext, status: JobStatusBuilder) -> float:
     """Find for how many seconds the trainers may still run, by spec.activeDeadlineSeconds."""
     limit = context.job.spec.active_deadline_seconds
     return math.inf if limit is None else limit - find_active_seconds(attempt, status, context.now)
 
 
-def _find_grace(attempt: Attempt, context: PlanContext) -> float:
+def _find_grace_seconds_left(attempt: Attempt, context: PlanContext) -> float:
     """Find for how many seconds a container may still fail to start."""
     since = parse_timestamp(attempt.failing_since or format_timestamp(context.now))
     return context.settings.image_pull_grace_seconds - (context.now - since).total_seconds()

@@ -23,7 +23,7 @@ from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Obse
 from finetune_operator.reconcile.finetunejob.preflight import plan_preflight
 from finetune_operator.reconcile.finetunejob.runs import find_superseded_jobs
 from finetune_operator.reconcile.finetunejob.status import describe_expired, set_blocked, set_invalid, set_refused
-from finetune_operator.reconcile.finetunejob.story import tell_changes
+from finetune_operator.reconcile.finetunejob.story import list_change_events
 from finetune_operator.reconcile.status_builder import StatusBuilder
 from finetune_operator.settings import Settings
 
@@ -40,7 +40,7 @@ def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     plan = _plan_job(observed, now, settings)
     superseded = tuple(job for job in find_superseded_jobs(observed) if job not in plan.delete)
     needed = needs_finalizer(observed.resource, is_starting=plan.create is not None)
-    changes = tuple(tell_changes(observed.resource.get("status") or {}, plan.status))
+    changes = tuple(list_change_events(observed.resource.get("status") or {}, plan.status))
     return replace(
         plan,
         end_pods=tuple(_find_held_pods(observed)),

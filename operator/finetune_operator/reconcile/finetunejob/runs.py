@@ -120,7 +120,7 @@ def is_suspending(context: PlanContext) -> bool:
     return suspended is not None and suspended["reason"] == Reason.SUSPENDING
 
 
-def find_pending_rest(run: Attempt, context: PlanContext) -> float:
+def find_pending_seconds_left(run: Attempt, context: PlanContext) -> float:
     """Find for how many seconds the pod of a run may still be awaited, by spec.pendingDeadlineSeconds."""
     limit = context.job.spec.pending_deadline_seconds
     return math.inf if limit is None else limit - find_waiting_seconds(run, context)
@@ -128,7 +128,7 @@ def find_pending_rest(run: Attempt, context: PlanContext) -> float:
 
 def is_overdue(run: Attempt, context: PlanContext) -> bool:
     """Return whether the pod of a run has been awaited for as long as spec.pendingDeadlineSeconds allows."""
-    return find_pending_rest(run, context) <= 0
+    return find_pending_seconds_left(run, context) <= 0
 
 
 def end_overdue(run: Attempt, waiting: Waiting, context: PlanContext) -> Attempt:
@@ -140,7 +140,7 @@ def find_next_word(waiting: Waiting, run: Attempt, context: PlanContext) -> tupl
     """Find what to say of a run whose pod is awaited, and in how many seconds to look again; infinite for never."""
     seconds = find_waiting_seconds(run, context)
     look = find_next_look(waiting, seconds) or math.inf
-    return break_silence(waiting, seconds, run.job_name), min(look, find_pending_rest(run, context))
+    return break_silence(waiting, seconds, run.job_name), min(look, find_pending_seconds_left(run, context))
 
 
 def find_blocking(observed: Observed, number: int) -> list[str]:

@@ -178,7 +178,7 @@ def set_waiting_for(status: JobStatusBuilder, number: int, others: Sequence[str]
     set_phase(status, "Retrying", Reason.RETRYING, message)
 
 
-def set_lost(status: JobStatusBuilder, number: int, pod: Object) -> None:
+def set_node_lost(status: JobStatusBuilder, number: int, pod: Object) -> None:
     """Show that nobody knows what an attempt does, because its node does not answer."""
     message = f"Attempt {number}: {_describe_lost(pod)}"
     status.conditions.set(ConditionType.RUNNING, "Unknown", Reason.NODE_LOST, message)
@@ -229,8 +229,8 @@ def set_retrying(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[A
     set_phase(status, "Retrying", Reason.RETRYING, message)
 
 
-def tell_failed_attempt(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[Adjustment]) -> None:
-    """Tell in an event of an attempt that another one follows."""
+def add_attempt_failed_event(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[Adjustment]) -> None:
+    """Add the event that an attempt has failed and another one follows."""
     message = _describe_retry(attempt, changes)
     status.events.append(EventRecord("Warning", "AttemptFailed", "Retry", message, key=str(attempt.number)))
 

@@ -1,4 +1,4 @@
-"""Tell the story of a FineTuneJob in events: one for each change of a condition that a person cares about. Pure."""
+"""List the events of a FineTuneJob: one for each change of a condition that a person cares about. Pure."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -21,8 +21,8 @@ HINDRANCES = frozenset(
 """Reasons for which a pod does not run, without an end of its run."""
 
 
-def tell_changes(before: Object, after: Object) -> Iterator[EventRecord]:
-    """Tell what changed between two states of a status.
+def list_change_events(before: Object, after: Object) -> Iterator[EventRecord]:
+    """List the events about what changed between two states of a status.
 
     The end of an attempt or of the job has an event of its own, with what follows.
     """
@@ -39,14 +39,16 @@ def tell_changes(before: Object, after: Object) -> Iterator[EventRecord]:
             continue
         if kind is ConditionType.RUNNING and _find_state(after, ConditionType.SUSPENDED)[0] == "True":
             continue
-        told = _select(kind, new["status"], new["reason"])
-        if told is not None:
-            importance, reason, action = told
+        event = _choose_event(kind, new["status"], new["reason"])
+        if event is not None:
+            importance, reason, action = event
             yield EventRecord(importance, reason, action, new["message"], key=str(number))
 
 
-def _select(kind: ConditionType, status: str, reason: str) -> tuple[Literal["Normal", "Warning"], str, str] | None:
-    """Select type, reason and action of the event about a condition; None if it is not worth one."""
+def _choose_event(
+    kind: ConditionType, status: str, reason: str
+) -> tuple[Literal["Normal", "Warning"], str, str] | None:
+    """Choose type, reason and action of the event about a condition; None if it is not worth one."""
     match kind, status:
         case ConditionType.ACCEPTED, "True":
             return "Normal", "Accepted", "Check"

@@ -13,7 +13,8 @@ from finetune_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.finetunejob.editable import EDITABLE, immutability_rules
 from finetune_api.messages import Problem
 from finetune_api.validation import problems
-from tests.api.cases import CASES, Case, every_case
+from tests.api.case import Case
+from tests.api.cases import CASES, every_case
 from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, Object, changed
 
 SPECS: dict[str, type[Model]] = {"FineTuneJob": FineTuneJobSpec, "AdapterDeployment": AdapterDeploymentSpec}

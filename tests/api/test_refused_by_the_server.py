@@ -13,7 +13,9 @@ from devcluster.errors import DevClusterError
 from finetune_api.base import Model
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.finetunejob.editable import EDITABLE
-from tests.api.cases import Case, Change, every_case, every_change
+from tests.api.case import Case
+from tests.api.cases import every_case
+from tests.api.change_cases import Change, every_change
 from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, Object, changed
 
 pytestmark = pytest.mark.cluster

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+from functools import partial
 from typing import Any
 
 import kopf
@@ -24,7 +25,7 @@ from finetune_operator.queue import KeyedQueue
 from finetune_operator.reconcile.dispatch import RECONCILERS
 from finetune_operator.resync import first_sync, resync_forever
 from finetune_operator.server.application import build_application, serve
-from finetune_operator.server.tokens import TokenReviewer
+from finetune_operator.server.tokens import PublishedKeys, Tokens, review
 from finetune_operator.settings import Settings, SettingsError
 from finetune_operator.warning_events import WarningEvents
 from finetune_operator.watches import watch_forever
@@ -52,7 +53,8 @@ async def run(settings: Settings) -> None:
         warnings=WarningEvents(kube),
     )
     health = Health(context)
-    app = build_application(context, TokenReviewer(kube.review_token), health.find_fault)
+    tokens = Tokens(PublishedKeys(kube).identify if settings.namespaces else partial(review, kube))
+    app = build_application(context, tokens, health.find_fault)
     runner, port = await serve(app, settings.listen_host, settings.listen_port)
     logger.info("Listening on port %d; watching %s.", port, ", ".join(settings.namespaces) or "all namespaces")
     leads = await leadership.try_to_lead()

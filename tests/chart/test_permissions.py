@@ -2,17 +2,20 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
 from devcluster.cluster import Cluster
 from devcluster.errors import DevClusterError
+from finetune_api.messages import PROGRESS_PATH, REPORT_AUDIENCE
 from tests.chart.helm import NAMESPACE, Object, of_kind, operator_environment, render
 
 pytestmark = pytest.mark.cluster
@@ -139,6 +142,24 @@ def test_the_operator_needs_no_more_than_the_chart_gives(account: tuple[Cluster,
     eventually(lambda: names("finetunejobs") == [], log)
     cluster.kubectl("-n", TEAM, "delete", "adapterdeployment", "shakespeare")
     eventually(lambda: "finetune-adapters-vllm" not in names("configmaps"), log)
+    assert "forbidden" not in log.read_text().lower()
+
+
+def test_the_operator_learns_from_a_token_who_reports(account: tuple[Cluster, dict[str, str]], log: Path) -> None:
+    cluster, _ = account
+    token = cluster.kubectl("-n", TEAM, "create", "token", "default", "--audience", REPORT_AUDIENCE).strip()
+    eventually(lambda: "Listening on port" in log.read_text(), log)
+    (port,) = re.findall(r"Listening on port (\d+)", log.read_text())
+    headers = {"Authorization": f"Bearer {token}"}
+    answers: list[httpx.Response] = []
+
+    def is_answered() -> bool:
+        answers.append(httpx.post(f"http://127.0.0.1:{port}{PROGRESS_PATH}", json={}, headers=headers, trust_env=False))
+        return answers[-1].status_code != 503
+
+    eventually(is_answered, log)
+    assert answers[-1].status_code == 401
+    assert "not bound to a pod" in answers[-1].json()["message"], "the token itself is valid"
     assert "forbidden" not in log.read_text().lower()
 
 

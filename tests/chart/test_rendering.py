@@ -140,7 +140,8 @@ def test_the_operator_reads_no_secret_and_has_no_wildcard(objects: list[Object])
 
 def test_with_chosen_namespaces_it_may_do_nothing_elsewhere() -> None:
     objects = render({"watchNamespaces": "{team-a,team-b}"})
-    assert [rule["resources"] for rule in rules(objects, "ClusterRole")] == [["tokenreviews"]]
+    assert rules(objects, "ClusterRole") == []
+    assert of_kind(objects, "ClusterRoleBinding") == []
     assert sorted(item["metadata"]["namespace"] for item in of_kind(objects, "Role")) == ["team-a", "team-b"]
     assert sorted(item["metadata"]["namespace"] for item in of_kind(objects, "RoleBinding")) == ["team-a", "team-b"]
     assert environment({"watchNamespaces": "{team-a,team-b}"})["FINETUNE_OPERATOR_NAMESPACES"] == "team-a,team-b"
@@ -149,10 +150,21 @@ def test_with_chosen_namespaces_it_may_do_nothing_elsewhere() -> None:
 def test_with_chosen_namespaces_it_may_do_there_what_it_else_may_do_everywhere() -> None:
     everywhere = rules(render(), "ClusterRole")
     chosen = render({"watchNamespaces": "{team-a}"})
-    assert [*rules(chosen, "ClusterRole"), *rules(chosen, "Role")] == [
-        *[rule for rule in everywhere if rule["resources"] != ["leases"]],
+    of_the_cluster = (["leases"], ["tokenreviews"])
+    assert rules(chosen, "Role") == [
+        *[rule for rule in everywhere if rule["resources"] not in of_the_cluster],
         *rules(render(), "Role"),
     ]
+
+
+def test_a_namespaced_installation_can_do_without_any_object_of_the_cluster() -> None:
+    alone = {
+        "watchNamespaces": "{team-a}",
+        "crds.enabled": "false",
+        "admissionPolicy.enabled": "false",
+        "userRoles.aggregate": "false",
+    }
+    assert [item["kind"] for item in render(alone) if "namespace" not in item["metadata"]] == []
 
 
 def test_the_lease_is_where_the_operator_is_or_in_each_of_its_namespaces() -> None:

@@ -72,16 +72,25 @@ def test_reports_in_quick_succession_are_few_writes_and_the_newest_wins(
     assert writes() - before <= 2 + (time.monotonic() - begin) / 0.1, "one write per interval at most"
 
 
-def test_the_api_server_is_asked_once_per_token(api: Api, operator: Operator, token: str) -> None:
-    def reviews() -> float:
-        return operator.metric("finetune_operator_kube_requests_total", verb="review")
+def test_an_operator_of_chosen_namespaces_asks_for_keys_once_and_for_no_review(
+    api: Api, operator: Operator, token: str
+) -> None:
+    def asked() -> tuple[float, float]:
+        calls = "finetune_operator_kube_requests_total"
+        return operator.metric(calls, plural="discovery"), operator.metric(calls, verb="review")
 
     operator.post(PROGRESS_PATH, report(9), token)
-    before = reviews()
+    before = asked()
     for _ in range(5):
         assert operator.post(PROGRESS_PATH, report(9), token)[0] == 200
         assert operator.post(PROGRESS_PATH, report(9), "nonsense")[0] == 401
-    assert reviews() - before == 1
+    assert asked() == before == (before[0], 0)
+
+
+def test_a_token_with_another_signature_is_refused(operator: Operator, token: str) -> None:
+    head, claims, signature = token.split(".")
+    forged = ".".join([head, claims, signature[:10] + ("A" if signature[10] != "A" else "B") + signature[11:]])
+    assert operator.post(PROGRESS_PATH, report(1), forged)[0] == 401
 
 
 @pytest.mark.parametrize("token", [None, "nonsense", "a.b.c"])

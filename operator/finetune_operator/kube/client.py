@@ -9,7 +9,7 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 
 from finetune_operator.kube import errors
-from finetune_operator.kube.kinds import FIELD_MANAGER, LEASE, TOKEN_REVIEW, Kind, Object
+from finetune_operator.kube.kinds import DISCOVERY, FIELD_MANAGER, LEASE, TOKEN_REVIEW, Kind, Object
 
 TIMEOUT_SECONDS = 30
 WATCH_SECONDS = 300
@@ -17,6 +17,7 @@ RECONNECT_SECONDS = (0.2, 0.5, 1, 2, 3, *(5,) * 720)
 """Waits after each failure of a watch in a row; after an hour of failures the process ends and is started anew."""
 PAGE = 100
 JSON = "application/json"
+ACCEPTED = f"{JSON}, application/jwk-set+json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
@@ -187,6 +188,10 @@ class Kube:
         review = await self._call("review", TOKEN_REVIEW, "POST", TOKEN_REVIEW.path(None), None, body)
         return dict(review.get("status") or {})
 
+    async def discover(self, path: str) -> Object:
+        """Read a document that the API server has for everybody, for example its OpenID configuration."""
+        return await self._call("get", DISCOVERY, "GET", path)
+
     async def _call(
         self,
         verb: str,
@@ -228,7 +233,7 @@ class Kube:
             method,
             path,
             query_params=list((query or {}).items()),
-            header_params={"Accept": JSON, "Content-Type": content_type},
+            header_params={"Accept": ACCEPTED, "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
         )

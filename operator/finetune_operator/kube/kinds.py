@@ -57,6 +57,8 @@ CONFIG_MAP = Kind("ConfigMap", "", "v1", "configmaps")
 DEPLOYMENT = Kind("Deployment", "apps", "v1", "deployments")
 EVENT = Kind("Event", "events.k8s.io", "v1", "events")
 LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases")
+DISCOVERY = Kind("Discovery", "", "", "discovery")
+"""What the API server tells of itself; no resource."""
 TOKEN_REVIEW = Kind("TokenReview", "authentication.k8s.io", "v1", "tokenreviews")
 
 CUSTOM = (FINETUNE_JOB, ADAPTER_DEPLOYMENT)

@@ -19,7 +19,7 @@ from finetune_operator.pod_reports import PodId
 from finetune_operator.server.connections import Connections, LimitedSite, close_after_answer
 from finetune_operator.server.forward import forward
 from finetune_operator.server.receive import Rejected, receive_agent, receive_progress
-from finetune_operator.server.tokens import Refusal, TokenReviewer
+from finetune_operator.server.tokens import Refusal, Tokens
 
 MAX_BYTES = 256 * 1024
 RETRY_AFTER_SECONDS = "2"
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_application(context: Context, tokens: TokenReviewer, find_fault: Callable[[], str | None]) -> web.Application:
+def build_application(context: Context, tokens: Tokens, find_fault: Callable[[], str | None]) -> web.Application:
     """Build the application; ``find_fault`` returns what is wrong with the operator, or None."""
     app = web.Application(client_max_size=MAX_BYTES)
     app.on_response_prepare.append(close_after_answer)
@@ -80,7 +80,7 @@ async def _answer(
     model: type[Lenient],
     receive: Callable[[PodId, Lenient, Context], Awaitable[None]],
     context: Context,
-    tokens: TokenReviewer,
+    tokens: Tokens,
 ) -> tuple[int, str]:
     """Receive one report; return the HTTP status and the message of the answer."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")

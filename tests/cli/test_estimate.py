@@ -281,7 +281,10 @@ def test_what_cannot_be_answered(changes: dict[str, Any], arguments: list[str], 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model_type": "mamba"}, "the estimate knows no closed form for model_type 'mamba'; it knows: bloom, falcon"),
+        (
+            {"model_type": "mamba"},
+            "the estimate knows no closed form for model_type 'mamba'; it knows: bloom, deepseek_v3",
+        ),
         ({"model_type": "llama"}, "config.json of model_type 'llama' has no hidden_size"),
         (LLAMA_8B | {"hidden_size": "large"}, "hidden_size must be a positive whole number, found 'large'"),
         (["llama"], "is not a JSON object"),

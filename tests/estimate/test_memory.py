@@ -160,6 +160,29 @@ GATED = {
     "phi3": SIZES | {"pad_token_id": 0},
     "olmo2": SIZES,
 }
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": SIZES | {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen2_moe": SIZES
+    | {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "shared_expert_intermediate_size": 160},
+    "qwen3_moe": SIZES | {"head_dim": 32, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96},
+    "gpt_oss": SIZES | {"head_dim": 32, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "deepseek_v3": SIZES
+    | {
+        "num_key_value_heads": 4,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+        "moe_intermediate_size": 96,
+        "first_k_dense_replace": 0,
+        "q_lora_rank": 48,
+        "kv_lora_rank": 32,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 32,
+        "v_head_dim": 32,
+    },
+}
 PLAIN: dict[str, dict[str, Any]] = {
     "gpt2": {"vocab_size": 1000, "n_embd": 128, "n_head": 4, "n_layer": LAYERS, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
     "gpt_neox": {**SIZES, "intermediate_size": 512},
@@ -175,6 +198,14 @@ def test_other_architectures_like_llama(model_type: str) -> None:
     measured_bytes, architecture = measured(model_type, GATED[model_type], "lora", checkpointing=False, mixed=True)
     expected = calculated(architecture, "lora", checkpointing=False, mixed=True)
     assert expected.held == pytest.approx(measured_bytes.held, rel=0.05)
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_mixtures_of_experts(model_type: str) -> None:
+    """PEFT adapts the experts of some; it then holds copies of their weights."""
+    measured_bytes, architecture = measured(model_type, MIXTURES[model_type], "lora", checkpointing=False, mixed=True)
+    expected = calculated(architecture, "lora", checkpointing=False, mixed=True)
+    assert 0.95 < expected.held / measured_bytes.held < 1.25
 
 
 @pytest.mark.parametrize("model_type", ["gemma2", "bloom"])

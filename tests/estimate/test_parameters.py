@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetune_api.estimate.architecture import architecture_of
+from finetune_api.estimate.expert_adapters import CONVERTED
 from finetune_api.estimate.modules import NotCountedError
 from finetune_api.estimate.parameters import Counts, count
 from finetune_api.estimate.shapes import UnknownArchitectureError
@@ -20,7 +22,7 @@ from finetune_api.targets import TargetError
 from finetune_trainer.methods.adapted_model import add_adapter
 from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.runtime.failures import Failure
-from tests.estimate.models import LLAMA_8B, MODELS
+from tests.estimate.models import LLAMA_8B, MIXTURES, MODELS
 
 EXPRESSION = r".*\.(v_proj|dense|c_fc)"
 CASES: dict[str, dict[str, Any]] = {
@@ -80,8 +82,11 @@ def test_the_modules_are_those_of_transformers(model: str) -> None:
     expected = {name: tuple(value.shape) for name, value in built(model).named_parameters()}
     shapes: dict[str, tuple[int, ...]] = {}
     for module in architecture_of(config_json(*MODELS[model])).modules:
-        if not module.tied:
-            shape = {"linear": (module.outputs, module.inputs)}.get(module.kind, (module.inputs, module.outputs))
+        if module.kind == "parameter":
+            assert math.prod(expected.pop(module.name)) == module.parameters
+        elif not module.tied:
+            shape = (module.inputs, module.outputs)
+            shape = shape[::-1] if module.kind in ("linear", "router") else shape
             shapes[f"{module.name}.weight"] = shape[:1] if module.kind.endswith("Norm") else shape
         if module.bias:
             shapes[f"{module.name}.bias"] = (module.outputs,)
@@ -98,6 +103,10 @@ def test_the_counts_are_those_of_what_the_trainer_builds(model: str, case: str) 
         tuned = add_adapter(fresh, method, BaseInfo(Path(), None, total_steps=100))
     except Failure:
         with pytest.raises((TargetError, NotCountedError)):
+            count(architecture, method)
+        return
+    if case == "lora patterns" and architecture.model_type in CONVERTED:
+        with pytest.raises(NotCountedError, match="experts with a rankPattern"):
             count(architecture, method)
         return
     parameters = count(architecture, method)
@@ -117,6 +126,48 @@ def test_llama_8b_is_counted_as_peft_counts_it() -> None:
     parameters = count(architecture_of(LLAMA_8B), method)
     assert (
         (parameters.trainable, parameters.total) == tuned.get_nb_trainable_parameters() == (13_631_488, 8_043_892_736)
+    )
+
+
+@pytest.mark.parametrize(
+    ("block", "adapted"),
+    [
+        ({"targetModules": ["q_proj", "w1", "w2", "w3"]}, None),
+        ({"targetModules": ["w1", "w2", "w3"]}, None),
+        ({"targetModules": ["gate", "v_proj"]}, None),
+        ({"targetModules": ["w1", "w2"]}, TargetError),
+        ({"dropout": 0.1}, NotCountedError),
+        ({"targetModules": r".*experts\.w1"}, TargetError),
+    ],
+)
+def test_experts_are_named_as_peft_names_them(block: dict[str, Any], adapted: type[Exception] | None) -> None:
+    method = Method.model_validate({"lora": block})
+    architecture = architecture_of(config_json(*MODELS["mixtral"]))
+    if adapted is not None:
+        with pytest.raises(adapted):
+            count(architecture, method)
+        with pytest.raises(Failure):
+            add_adapter(copy.deepcopy(built("mixtral")), method, BaseInfo(Path(), None, total_steps=100))
+        return
+    tuned = add_adapter(copy.deepcopy(built("mixtral")), method, BaseInfo(Path(), None, total_steps=100))
+    assert (
+        count(architecture, method).trainable,
+        count(architecture, method).total,
+    ) == tuned.get_nb_trainable_parameters()
+
+
+def test_the_size_of_known_mixtures() -> None:
+    """From their model cards: 46.7 billion, 30.5, 20.9, 671, and 107.8 without the vision tower."""
+    sizes = {name: architecture_of(config).parameters / 1e9 for name, config in MIXTURES.items()}
+    assert sizes == pytest.approx(
+        {
+            "Mixtral-8x7B": 46.70,
+            "Qwen3-30B-A3B": 30.53,
+            "gpt-oss-20b": 20.91,
+            "DeepSeek-V3": 671.03,
+            "Llama-4-Scout": 107.8,
+        },
+        rel=1e-3,
     )
 
 
@@ -152,7 +203,9 @@ def test_the_figures_of_llama_8b() -> None:
 
 
 def test_an_architecture_that_is_not_known_is_told_the_known_ones() -> None:
-    with pytest.raises(UnknownArchitectureError, match="model_type 'mamba'; it knows: bloom, falcon, gemma"):
+    with pytest.raises(
+        UnknownArchitectureError, match="model_type 'mamba'; it knows: bloom, deepseek_v3, falcon, gemma"
+    ):
         architecture_of({"model_type": "mamba"})
     with pytest.raises(UnknownArchitectureError, match=r"config\.json of model_type 'llama' has no intermediate_size"):
         architecture_of({"model_type": "llama", "hidden_size": 8})

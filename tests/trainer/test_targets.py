@@ -234,3 +234,19 @@ def test_a_schedule_without_room_for_adalora_is_refused() -> None:
 def test_the_table_of_what_peft_has_is_that_of_the_installed_one() -> None:
     assert find_stale({"operator/finetune_api/peft.json": table()}) == [], "run `make generate` and commit the result"
     assert peft_tables.default_targets("LORA", "llama") == ["q_proj", "v_proj"]
+
+
+def test_a_router_that_returns_two_tensors_gets_no_adapter() -> None:
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    more: dict[str, Any] = {"head_dim": 16, "num_key_value_heads": 1, "num_local_experts": 2, "vocab_size": 64}
+    base = transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**sizes, **more, intermediate_size_mlp=64))
+    model = add_adapter(base, Method.model_validate({"lora": {}}), BaseInfo(Path(), None, 10))
+    adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    assert not any(name.endswith("router") for name in adapted)
+    assert any(name.endswith("shared_expert.down_proj") for name in adapted)
+    assert torch.isfinite(model(input_ids=torch.tensor([[1, 2, 3]])).logits).all()

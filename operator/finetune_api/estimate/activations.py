@@ -7,6 +7,7 @@ the tensors that autograd really saves on a CPU. Where CUDA's autocast differs f
 
 from dataclasses import dataclass
 
+from finetune_api.estimate.expert_adapters import adapted_experts
 from finetune_api.estimate.modules import Architecture, Module
 from finetune_api.estimate.step import Step, cast_bytes, is_attention_output, shared_input_bytes
 from finetune_api.estimate.targets import adapted_modules, scaled_inputs
@@ -26,6 +27,15 @@ TANH_GELU_BYTES = 14
 
 In fp32 the input of pow, the tanh and 1 + tanh; half the input in bf16.
 """
+
+CLAMPED_NUMBERS = 7
+"""Numbers per feature of gpt-oss's gate: two clamped inputs, the sigmoid and its argument, and the products' factors.
+
+Source: transformers, ``GptOssExperts._apply_gate``.
+"""
+ROUTED_NUMBERS = 1
+ROUTER_BYTES = 8
+"""Per expert and token: the router's logits and probabilities in fp32."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,11 @@ def layer_activations(architecture: Architecture, method: Method, step: Step) ->
         per_token += block.saved_bytes_per_token(adapted, scaled, step)
         constant += sum(block.saved_bytes_per_module(module, scaled, step) for module in adapted)
         identity = block.identity_bytes(adapted)
+        own = [expert for expert in adapted_experts(architecture, method) if expert.module in layer]
+        per_token += step.element * sum(expert.inputs * expert.uses_per_token for expert in own)
+        # PEFT adds the update to a copy of the weights, and the products keep the copy
+        constant += step.element * sum(expert.module.weight for expert in own)
+        constant += cast_bytes(sum(expert.parameters for expert in own), step)
     else:
         added, constant = block.saved_bytes(architecture, step)
         per_token += added
@@ -107,6 +122,8 @@ def _attention(architecture: Architecture, block: Block, step: Step) -> float:
     if any(module.name.endswith(("qkv_proj", "attention.query_key_value")) for module in architecture.layer(0)):
         # The values are a view of the fused projection, all of which is kept.
         per_token += element * (attention.query + attention.key_value)
+    # Queries, keys and values are cut out of projections, which are kept, and joined again.
+    per_token += element * attention.latent
     if (step.masked or prefix) and not attention.quadratic:
         # Each layer keeps the mask in its own type (torch, ``convert_boolean_attn_mask``).
         per_token += mask_bytes(step) + element * prefix
@@ -119,11 +136,14 @@ def _attention(architecture: Architecture, block: Block, step: Step) -> float:
 def _feed_forward(architecture: Architecture, step: Step) -> float:
     per_feature = {
         "gated": 3 * step.element,  # SiLU or GELU keeps its input, the product both its factors
+        "clampedGated": CLAMPED_NUMBERS * step.element,
         "gelu": step.element,
         "relu": step.element,
         "tanhGelu": TANH_GELU_BYTES if step.mixed else 16,
     }[architecture.activation]
-    return per_feature * architecture.intermediate
+    # each expert's result is multiplied by the router's weight, and sorted by expert before and after
+    routed = ROUTED_NUMBERS * architecture.experts_per_token * architecture.hidden * step.element
+    return per_feature * architecture.intermediate + routed + ROUTER_BYTES * architecture.experts
 
 
 def _own_copies(modules: list[Module], step: Step) -> float:

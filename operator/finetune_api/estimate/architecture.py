@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from finetune_api.estimate import gpt, llama
+from finetune_api.estimate import experts, gpt, llama
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.shapes import Config, UnknownArchitectureError
 
@@ -15,6 +15,7 @@ _BUILDERS: dict[str, Callable[[Config], Architecture]] = dict.fromkeys(llama.LLA
     "opt": gpt.opt,
     "falcon": gpt.falcon,
     "bloom": gpt.bloom,
+    **dict.fromkeys(experts.MIXTURES, experts.mixture),
 }
 
 

@@ -10,7 +10,8 @@ class NotCountedError(ValueError):
     """The estimate has no closed form for this method on this model."""
 
 
-Kind = Literal["linear", "conv1d", "embedding", "rmsNorm", "layerNorm"]
+Kind = Literal["linear", "conv1d", "embedding", "rmsNorm", "layerNorm", "router", "parameter"]
+"""``router`` chooses experts and is no ``nn.Linear``. ``parameter`` is a parameter of a module, such as all experts."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Module:
     Attributes:
         name: Its full name in transformers.
         kind: Its type.
-        inputs: Input features of a linear layer, rows of an embedding, or width of a norm.
+        inputs: Input features of a linear layer, rows of an embedding, or width of a norm; of a parameter, the product
+            of all dimensions but one.
         outputs: Output features of a linear layer, width of an embedding, or width of a norm.
         bias: Whether it has a bias.
         tied: Whether its weight is that of the input embeddings.
@@ -60,12 +62,14 @@ class Attention:
         key_value_heads: Number of heads of the keys, and of the values.
         head_dim: Width of a head.
         quadratic: Whether the scores of all pairs of tokens are kept: transformers has no fused attention for it.
+        latent: Further numbers that are kept for each token where keys and values come from a latent vector.
     """
 
     heads: int
     key_value_heads: int
     head_dim: int
     quadratic: bool = False
+    latent: int = 0
 
     @property
     def query(self) -> int:
@@ -91,15 +95,22 @@ class Architecture:
     modules: tuple[Module, ...]
     layer_prefix: str
     """The modules of layer ``n`` are named ``{layer_prefix}{n}.…``."""
-    activation: Literal["gated", "gelu", "relu", "tanhGelu"]
+    activation: Literal["gated", "clampedGated", "gelu", "relu", "tanhGelu"]
     """Activation of the feed-forward network.
 
     ``gelu`` and ``relu`` save their input. ``tanhGelu`` is computed in single operations, each of which saves its own.
     """
     prefix_heads: int
-    """Heads of the keys and values that prefix tuning adds (peft/utils/other.py, _prepare_prompt_learning_config)."""
+    """Heads of the keys and values that prefix tuning adds; 0 where they do not fit the attention.
+
+    Source: peft/utils/other.py, ``_prepare_prompt_learning_config``.
+    """
     prefix_width: int
     """Width of these keys, and of these values."""
+    experts: int = 0
+    """Experts of a layer; 0 for a model without experts."""
+    experts_per_token: int = 0
+    """Experts that compute each token. ``intermediate`` is their width together with that of a shared one."""
 
     @property
     def embeddings(self) -> Module:

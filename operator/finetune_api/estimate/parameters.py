@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from finetune_api.estimate.expert_adapters import adapted_experts
 from finetune_api.estimate.modules import Architecture, Module, NotCountedError
 from finetune_api.estimate.targets import adapted_modules, scaled_inputs
 from finetune_api.methods import LoraFields, Method, Targeted
@@ -34,6 +35,7 @@ def count(architecture: Architecture, method: Method) -> Counts:
     _check_conv1d(adapted, block, method.name)
     scaled = scaled_inputs(architecture, method)
     adapter = sum(block.count_module_parameters(module, scaled) for module in adapted)
+    adapter += sum(expert.parameters for expert in adapted_experts(architecture, method))
     frozen = block.frozen_parameters_per_module * len(adapted)
     saved = _count_saved(architecture, block)
     biases = _count_biases(architecture, block, adapted)

@@ -59,6 +59,9 @@ def operations_per_token(architecture: Architecture, method: Method, training: T
     """
     block = method.config
     weights = sum(module.inputs * module.outputs for module in architecture.modules if module.is_linear)
+    if architecture.experts:
+        of_experts = sum(module.weight for module in architecture.modules if module.kind == "parameter")
+        weights += of_experts * architecture.experts_per_token // architecture.experts
     length = training.max_length + block.prepended_tokens
     attention = 2 * architecture.layers * length * architecture.attention.query
     passes = 2 + (1 if block.trains_all_weights else 0) + (1 if training.gradient_checkpointing == "always" else 0)

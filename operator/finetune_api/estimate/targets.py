@@ -1,5 +1,6 @@
 """Which modules of a described model a method touches."""
 
+from finetune_api.estimate.expert_adapters import converted_names
 from finetune_api.estimate.modules import Architecture, Module
 from finetune_api.methods import Ia3, Method, Targeted
 from finetune_api.targets import select_feedforward, select_modules
@@ -10,11 +11,21 @@ def adapted_modules(architecture: Architecture, method: Method) -> tuple[Module,
 
     Raises:
         TargetError: The method names a module that the model does not have.
+        NotCountedError: There is no closed form for the experts that the method adapts.
     """
     block = method.config
     if not isinstance(block, Targeted):
         return ()
-    linear = {m.name: m for m in architecture.modules if m.is_linear and m is not architecture.head}
+    experts = converted_names(architecture, method)
+    linear = {
+        m.name: m
+        for m in architecture.modules
+        if m.is_linear and m is not architecture.head and m.name.rsplit(".", 1)[-1] not in experts
+    }
+    if isinstance(block.target_modules, list) and experts:
+        block = block.model_copy(update={"target_modules": [t for t in block.target_modules if t not in experts]})
+        if not block.target_modules:
+            return ()
     chosen = select_modules(list(linear), block, method.name, architecture.model_type)
     return tuple(linear[name] for name in chosen)
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from finetune_api.estimate.modules import Architecture
+from finetune_api.estimate.modules import Architecture, NotCountedError
 from finetune_api.estimate.step import Step, cast_bytes
 from finetune_api.limits import MAX_NUMBER
 from finetune_api.methods.block import Block, Rate
@@ -38,6 +38,8 @@ class Bottleneck(Block):
 
     def count_parameters(self, architecture: Architecture) -> int:
         """Return two matrices with biases per adapter layer: Houlsby et al. 2019, 2.1; Pfeiffer et al. 2020, 3."""
+        if architecture.experts:
+            raise NotCountedError("a bottleneck adapter has no place in a mixture of experts: use lora")
         width, hidden = self.width_of(architecture), architecture.hidden
         each = hidden * width + width + width * hidden + hidden
         return architecture.layers * each * self.layers_per_block

@@ -57,7 +57,7 @@ class PrefixTuning(VirtualTokens):
         Where config.json has num_key_value_heads, the prefix is as wide as those heads
         (peft/tuners/prefix_tuning/model.py).
         """
-        if architecture.attention.key_value_heads == 1 and architecture.prefix_heads > 1:
+        if architecture.prefix_heads > architecture.attention.key_value_heads == 1 or not architecture.prefix_heads:
             raise NotCountedError(
                 f"PEFT's prefix does not fit the attention of this {architecture.model_type}: use lora"
             )

@@ -6,10 +6,22 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api import methods as api
-from finetune_api import targets
+from finetune_api import roles, targets
 from finetune_api.linear import is_embedding_or_head
 from finetune_api.reasons import Reason
 from finetune_trainer.runtime.failures import Failure
+
+
+def list_routers(model: Any) -> set[str]:
+    """List the last parts of the names of routers that are linear layers and return more than one tensor: Llama 4's.
+
+    PEFT's ``all-linear`` takes them for plain linear layers, and the first step then fails.
+    """
+    return {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and type(module).__name__.endswith("Router")
+    }
 
 
 def resolve(model: Any, method: api.Method) -> api.Method:
@@ -28,7 +40,10 @@ def resolve(model: Any, method: api.Method) -> api.Method:
     ]
     model_type = model.config.model_type
     try:
-        changes: dict[str, Any] = {"target_modules": targets.resolve_targets(linear, block, method.name, model_type)}
+        chosen = targets.resolve_targets(linear, block, method.name, model_type)
+        if chosen == api.ALL_LINEAR and (routers := list_routers(model)):
+            chosen = [name for name in roles.suffixes(linear) if name not in routers]
+        changes: dict[str, Any] = {"target_modules": chosen}
         if isinstance(block, api.Ia3):
             adapted = targets.select_modules(linear, block, method.name, model_type)
             changes["feedforward_modules"] = targets.resolve_feedforward(adapted, block, model_type)

@@ -16,6 +16,12 @@ _ATTENTION = (
 
 
 def find_sublayers(modules: Iterable[str], block: Bottleneck) -> list[str]:
-    """List the modules that get a bottleneck adapter; none if the architecture is not known."""
-    endings = _FEED_FORWARD + (_ATTENTION if block.placement == "houlsby" else ())
-    return [name for name in modules if name.endswith(tuple(f".{ending}" for ending in endings))]
+    """List the modules that get a bottleneck adapter; none if they are not known in every layer."""
+    names = list(modules)
+    feed_forward, attention = (
+        [name for name in names if name.endswith(tuple(f".{ending}" for ending in endings))]
+        for endings in (_FEED_FORWARD, _ATTENTION)
+    )
+    if len(feed_forward) != len(attention):
+        return []  # layers with experts, for example
+    return [name for name in names if name in feed_forward or (block.placement == "houlsby" and name in attention)]

@@ -154,6 +154,10 @@ class Engine:
         lora_arguments: Arguments each of which turns LoRA on, the usual one first.
         max_rank_argument: Argument for the highest rank.
         default_max_rank: Highest rank without that argument; None: the engine finds it out when it starts.
+        modules_argument: Argument that names the modules to which adapters apply; without it all.
+        slot_arguments: Arguments for the number of adapters that it keeps in memory; the first that is there counts.
+        default_slots: That number without the arguments; None: as many as fit.
+        base_arguments: Arguments that name the base model.
         ranks: Values that ``max_rank_argument`` may have, in ascending order.
         environment: Variables that must be set before adapters can be loaded at run time, with the values that do so.
             The operator sets the first value, and leaves any of them that the user has set.
@@ -175,6 +179,10 @@ class Engine:
     lora_arguments: tuple[str, ...]
     max_rank_argument: str
     default_max_rank: int | None
+    modules_argument: str
+    slot_arguments: tuple[str, ...]
+    default_slots: int | None
+    base_arguments: tuple[str, ...]
     ranks: tuple[int, ...]
     environment: Mapping[str, tuple[str, ...]]
     ignored_tensors: tuple[str, ...]

@@ -27,7 +27,11 @@ def uri(digest: str) -> str:
 
 def deployment(replicas: int = 3, args: list[str] | None = None, **fields: Any) -> Object:
     """A Deployment whose roll-out is complete."""
-    container = {"name": "vllm", "image": "vllm", "args": args or ["--model=/m", "--enable-lora", "--max-lora-rank=16"]}
+    container = {
+        "name": "vllm",
+        "image": "vllm",
+        "args": args or ["--model=/m", "--enable-lora", "--max-lora-rank=16", "--max-cpu-loras=8"],
+    }
     return {
         "metadata": {
             "namespace": NAMESPACE,

@@ -284,8 +284,10 @@ def test_pods_move_in_turn_by_what_their_agents_say(serving: ServingNamespace) -
     assert serving.get(ADP, "bot")["status"]["active"]["digest"] == V1
 
 
-def test_a_rank_above_the_maximum_is_told_before_any_pod_is_touched(serving: ServingNamespace) -> None:
-    serving.kubectl("apply", "-f", "-", stdin=manifest())
+def test_what_does_not_fit_the_engine_is_told_before_any_pod_is_touched(serving: ServingNamespace) -> None:
+    engine = manifest()
+    engine["spec"]["template"]["spec"]["containers"][0]["args"] += ["--lora-target-modules", "o_proj"]
+    serving.kubectl("apply", "-f", "-", stdin=engine)
     before = serving.deployment()["metadata"]["generation"]
     serving.api.create_job("job")
     serving.apply_adapter("bot", adapter={"fineTuneJobRef": {"name": "job"}})
@@ -293,6 +295,7 @@ def test_a_rank_above_the_maximum_is_told_before_any_pod_is_touched(serving: Ser
     true = {"status": "True", "reason": "X", "message": "m", "lastTransitionTime": current_timestamp()}
     conditions = [{"type": kind, **true} for kind in ("Succeeded", "Ready")]
     adapter = {"uri": uri(V1), "digest": V1, "sizeBytes": 1, "baseModel": "m", "peftType": "LORA", "rank": 64}
+    adapter["targetModules"] = ["q_proj"]
     serving.operator.kill()  # it would write its own status of the job
     patch = {"status": {"conditions": conditions, "phase": "Succeeded", "adapter": {**adapter, "servableBy": ["vllm"]}}}
     serving.kubectl("patch", "finetunejob", "job", "--subresource=status", "--type=merge", "-p", json.dumps(patch))
@@ -300,6 +303,7 @@ def test_a_rank_above_the_maximum_is_told_before_any_pod_is_touched(serving: Ser
     message = serving.await_condition("bot", "Accepted", "False", "RankTooHigh")
     assert "64" in message
     assert "32" in message
+    assert "--lora-target-modules" in message
     assert serving.deployment()["metadata"]["generation"] == before
 
 

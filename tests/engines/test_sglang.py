@@ -1,5 +1,7 @@
 """What is known of SGLang: its versions, its arguments, and what its error answers mean (by the code of 0.5.23)."""
 
+from dataclasses import replace
+
 import httpx
 import pytest
 
@@ -39,7 +41,7 @@ def test_another_version_is_refused_with_the_one_that_is_needed(version: str | N
     ],
 )
 def test_arguments_tell_whether_lora_is_on(args: list[str], expected: EngineArgs) -> None:
-    assert read_engine_args({"args": args}, SGLANG) == expected
+    assert replace(read_engine_args({"args": args}, SGLANG), base=None) == expected
 
 
 def flat(message: str) -> dict[str, object]:

@@ -39,6 +39,10 @@ ENGINE = Engine(
     lora_arguments=("--enable-lora",),
     max_rank_argument="--max-lora-rank",
     default_max_rank=16,
+    modules_argument="--lora-target-modules",
+    slot_arguments=("--max-cpu-loras", "--max-loras"),
+    default_slots=1,
+    base_arguments=("--model",),
     ranks=(1, 8, 16, 32, 64, 128, 256, 320, 512),
     environment={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": ("1", "true")},
     # PEFT saves these with an adapter of the embedding.

@@ -1,4 +1,4 @@
-"""Read from an engine's command line whether it serves LoRA adapters. Pure.
+"""Read from an engine's command line which LoRA adapters it serves. Pure.
 
 What the arguments do not tell is unknown.
 """
@@ -6,6 +6,7 @@ What the arguments do not tell is unknown.
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from typing import Any
 
 from finetune_engines.base import Engine
@@ -15,10 +16,18 @@ _SHELLS = ("sh", "bash", "ash", "dash")
 
 @dataclass(frozen=True)
 class EngineArgs:
-    """``lora``: LoRA is turned on; ``max_lora_rank``: the engine's maximum. None: unknown."""
+    """What the arguments say of LoRA. None: unknown."""
 
     lora: bool | None
+    """LoRA is turned on."""
     max_lora_rank: int | None
+    """Highest rank of an adapter."""
+    slots: int | None = None
+    """How many adapters it keeps in memory."""
+    modules: tuple[str, ...] | None = None
+    """Modules to which adapters apply; also None if to all."""
+    base: str | None = None
+    """Name or path of the base model."""
 
 
 def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
@@ -35,11 +44,33 @@ def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
         and set(engine.config_arguments).isdisjoint(names)
     )
     has_lora_argument = not set(engine.lora_arguments).isdisjoint(names)
-    text = _read_value(words, engine.max_rank_argument)
-    rank = int(text) if text is not None and text.isdigit() else None
-    if rank is None and text is None and complete and has_lora_argument:
-        rank = engine.default_max_rank
-    return EngineArgs(lora=True if has_lora_argument else (False if complete else None), max_lora_rank=rank)
+    uses_defaults = complete and has_lora_argument
+    modules = _read_values(words, engine.modules_argument)
+    return EngineArgs(
+        lora=True if has_lora_argument else (False if complete else None),
+        max_lora_rank=_read_number(
+            words, (engine.max_rank_argument,), engine.default_max_rank if uses_defaults else None
+        ),
+        slots=_read_number(words, engine.slot_arguments, engine.default_slots if uses_defaults else None),
+        modules=modules if modules and "all" not in modules and not any("$" in name for name in modules) else None,
+        base=_read_base(words, engine),
+    )
+
+
+def _read_number(words: Sequence[str], names: Sequence[str], default: int | None) -> int | None:
+    """Read the first of these arguments that is there; the default without any, None if its value is no number."""
+    for name in names:
+        text = _read_value(words, name)
+        if text is not None:
+            return int(text) if text.isdigit() else None
+    return default
+
+
+def _read_base(words: Sequence[str], engine: Engine) -> str | None:
+    """Read the base model: the value of its argument, or the word after ``serve``."""
+    named = [value for name in engine.base_arguments if (value := _read_value(words, name))]
+    positional = [after for word, after in pairwise(words) if word == "serve" and not after.startswith("-")]
+    return next(iter([*named, *positional]), None)
 
 
 def _split_words(arguments: Sequence[str]) -> list[str]:
@@ -65,6 +96,16 @@ def _list_names(words: Sequence[str]) -> list[str]:
 
 def _read_name(word: str) -> str:
     return word.partition("=")[0].replace("_", "-")
+
+
+def _read_values(words: Sequence[str], name: str) -> tuple[str, ...]:
+    """Read the values of an argument that takes several: up to the next argument, or after an equals sign."""
+    for position, word in enumerate(words):
+        if word.startswith("--") and _read_name(word) == name:
+            if "=" in word:
+                return tuple(word.partition("=")[2].replace(",", " ").split())
+            return tuple(takewhile(lambda value: not value.startswith("--"), words[position + 1 :]))
+    return ()
 
 
 def _read_value(words: Sequence[str], name: str) -> str | None:

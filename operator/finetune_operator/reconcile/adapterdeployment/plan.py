@@ -16,6 +16,7 @@ from finetune_api.lenient import read_spec
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
+from finetune_operator.policies.engine_fit import find_warnings
 from finetune_operator.policies.rollback import find_rollback
 from finetune_operator.reconcile.adapterdeployment.inject import (
     build_agent_parameters,
@@ -164,7 +165,8 @@ def _resolve(
     status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
     follows = member.spec.adapter.selector is not None
     rollback, note = find_rollback(member.resource["metadata"], status, asked.digest, until_next_version=follows)
-    note = ". ".join(filter(None, [source.note, note]))
+    warnings = find_warnings(source.adapter, target.engine_args, target.engine, len(observed.resources))
+    note = ". ".join(filter(None, [source.note, note, *warnings]))
     if rollback is not None:
         entry = build_entry(member.resource, member.spec, rollback.target)
         source = Source(entry, rollback.target.fine_tune_job)

@@ -12,6 +12,7 @@ from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.engine_args import read_engine_args
+from finetune_operator.policies.engine_fit import find_misfits
 from finetune_operator.reconcile.adapterdeployment.follow import follow
 from finetune_operator.reconcile.adapterdeployment.model import Obstacle, ServingTarget, Source
 from finetune_operator.reconcile.adapterdeployment.version import (
@@ -124,31 +125,9 @@ def _describe_other(name: str, found: str | None, digest: str) -> str:
 
 
 def check_target(adapter: AdapterStatus | None, target: ServingTarget, deployment: str) -> Obstacle | None:
-    """Check that the engine can serve the adapter.
-
-    The engine's arguments and the FineTuneJob's status may leave something unknown; that is not checked.
-    """
-    engine = target.engine
-    if target.engine_args.lora is False:
-        return Obstacle(
-            Reason.LORA_DISABLED,
-            f"container {target.container!r} of Deployment {deployment!r} starts {engine.title} without "
-            f"{engine.lora_arguments[0]}, so it can serve no adapter: add the argument",
-        )
-    if adapter is None:
+    """Check that the engine can serve the adapter, as far as its arguments and the FineTuneJob's status tell."""
+    container = f"container {target.container!r} of Deployment {deployment!r}"
+    misfits = find_misfits(adapter, target.engine_args, target.engine, container)
+    if not misfits:
         return None
-    if engine.name not in adapter.servable_by:
-        engines = ", ".join(adapter.servable_by) or "no engine"
-        return Obstacle(
-            Reason.ADAPTER_UNSUPPORTED,
-            f"{engine.title} cannot serve this adapter (method {adapter.peft_type}; it can be served by {engines}): "
-            "train it with lora or qlora",
-        )
-    maximum = target.engine_args.max_lora_rank
-    if maximum is not None and adapter.rank is not None and adapter.rank > maximum:
-        return Obstacle(
-            Reason.RANK_TOO_HIGH,
-            f"the adapter's rank is {adapter.rank}, the maximum of container {target.container!r} "
-            f"({engine.max_rank_argument}) is {maximum}: {engine.rank_remedy(adapter.rank, maximum)}",
-        )
-    return None
+    return Obstacle(misfits[0].reason, "; ".join(misfit.message for misfit in misfits))

@@ -1,5 +1,8 @@
 """Gather what a pass over a serving group needs."""
 
+from collections.abc import Iterable, Sequence
+
+from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
     ADAPTER_DEPLOYMENT,
@@ -43,12 +46,23 @@ async def gather(key: Key, context: Context) -> Observed:
         name=name,
         deployment=deployment,
         resources=tuple(resources),
-        finetune_jobs={job["metadata"]["name"]: job for job in cache.list_all(FINETUNE_JOB, namespace)},
+        finetune_jobs=_gather_jobs(namespace, resources, cache),
         pods=tuple(pods),
         agent_reports={pod: report for pod, report in reports.items() if report is not None},
         config_map=cache.get(CONFIG_MAP, namespace, config_map_name(name)),
         watched_seconds=context.leadership.measure_seconds(),
     )
+
+
+def _gather_jobs(namespace: str, adapter_deployments: Sequence[Object], cache: Cache) -> dict[str, Object]:
+    """Gather the FineTuneJobs that AdapterDeployments name; all of the namespace where one has a selector."""
+    sources = [resource["spec"]["adapter"] for resource in adapter_deployments]
+    if any("selector" in source for source in sources):
+        jobs: Iterable[Object | None] = cache.list_all(FINETUNE_JOB, namespace)
+    else:
+        names = {source["fineTuneJobRef"]["name"] for source in sources if "fineTuneJobRef" in source}
+        jobs = (cache.get(FINETUNE_JOB, namespace, name) for name in names)
+    return {job["metadata"]["name"]: job for job in jobs if job is not None}
 
 
 def _belongs(pod: Object, deployment: str) -> bool:

@@ -156,6 +156,9 @@ def test_the_length_of_a_row_is_that_of_its_longer_answer() -> None:
     pairs = datasets.Dataset.from_list([{"prompt_ids": [1], "chosen_ids": [1] * 5, "rejected_ids": [1] * 2}])
     assert measure_lengths(pairs) == [6]
     assert measure_lengths(texts.select([1, 0])) == [0, 3]
+    lengths = [number % 7 for number in range(1030)]
+    many = datasets.Dataset.from_list([{"input_ids": [1] * length} for length in lengths])
+    assert measure_lengths(many) == lengths, "more than one batch"
 
 
 def test_what_never_fits_ends_with_what_was_tried(

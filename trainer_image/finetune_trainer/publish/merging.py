@@ -53,8 +53,8 @@ def merge(
     del tuned, merged
     device.free_memory()
     reloaded = load_base(directory)
-    found = compute_logits(reloaded, trained.token_ids, tokens)
-    differences = subtract(list_answers(found, trained.token_ids), list_answers(trained.logits, trained.token_ids))
+    logits = compute_logits(reloaded, trained.token_ids, tokens)
+    differences = subtract(list_answers(logits, trained.token_ids), list_answers(trained.logits, trained.token_ids))
     mean = sum(map(abs, differences)) / len(differences)
     if not mean <= MERGED_TOLERANCE:
         raise Failure(
@@ -62,4 +62,4 @@ def merge(
             f"the merged model's log-probabilities differ by {mean:.3g} nats from the trained model's, "
             f"allowed are {MERGED_TOLERANCE}",
         )
-    return {"maxMergedLogitDifference": largest_difference(found, trained.logits), "meanMergedLogprobDifference": mean}
+    return {"maxMergedLogitDifference": largest_difference(logits, trained.logits), "meanMergedLogprobDifference": mean}

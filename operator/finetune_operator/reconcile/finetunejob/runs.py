@@ -145,17 +145,14 @@ def find_next_word(waiting: Waiting, run: Attempt, context: PlanContext) -> tupl
 
 def find_blocking(observed: Observed, number: int) -> list[str]:
     """Name the Jobs and pods of other attempts than this one that still train, or may do so later."""
-    jobs = {
-        batch_job["metadata"]["name"]
-        for other, batch_job in observed.batch_jobs_of(TRAINER).items()
-        if other != number and may_still_run(batch_job)
-    }
-    own = [job["metadata"]["name"] for other, job in observed.batch_jobs_of(TRAINER).items() if other == number]
+    trainers = observed.batch_jobs_of(TRAINER)
+    own = trainers.pop(number)["metadata"]["name"] if number in trainers else None
+    jobs = {batch_job["metadata"]["name"] for batch_job in trainers.values() if may_still_run(batch_job)}
     pods = {
         f"pod {pod['metadata']['name']}"
         for name, group in observed.pods.items()
         for pod in group
-        if name not in own and find_role(pod) == TRAINER and not has_ended(pod, TRAINER)
+        if name != own and find_role(pod) == TRAINER and not has_ended(pod, TRAINER)
     }
     return [f"Job {name}" for name in sorted(jobs)] + sorted(pods)
 

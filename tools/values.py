@@ -56,6 +56,15 @@ class PodPolicy(Section):
     )
 
 
+class Logging(Section):
+    """The operator's log."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level from which lines are told.")
+    format: Literal["text", "json"] = Field(
+        "text", description="json: each line is an object, with the kind, namespace, name and attempt that it is about."
+    )
+
+
 class Trainer(Section):
     """What trainer pods may do."""
 
@@ -230,7 +239,7 @@ class ChartValues(Section):
         description="Pods of the operator. One of them works; the others are ready to take over when it ends or falls "
         "silent, which takes up to 15 s.",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the operator's log.")
+    logging: Logging = Field(Logging(), description="The operator's log.")
     report_url: str = Field(
         "",
         description="Address under which pods reach the operator. Empty: that of its Service.",

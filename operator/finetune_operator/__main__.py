@@ -9,7 +9,7 @@ from typing import Any
 
 import kopf
 
-from finetune_operator import handlers
+from finetune_operator import handlers, logs
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.enqueue import enqueue_namespace
@@ -128,7 +128,7 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 -- logging is not configured yet
         return 2
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level, settings.log_format)
     try:
         asyncio.run(run(settings))
     except NoClusterError as error:

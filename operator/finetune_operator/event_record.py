@@ -9,7 +9,8 @@ class EventRecord:
     """One Kubernetes Event about an object.
 
     ``reason`` is a word for programs, ``action`` what the operator did, ``note`` a sentence for people. An object gets
-    one event for each ``reason`` and ``key``; a second one is not written.
+    one event for each ``reason`` and ``key``; a second one is not written. ``attempt`` is the trainer's that it is
+    about, if it is about one.
     """
 
     type: Literal["Normal", "Warning"]
@@ -17,3 +18,4 @@ class EventRecord:
     action: str
     note: str
     key: str = ""
+    attempt: int | None = None

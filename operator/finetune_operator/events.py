@@ -9,6 +9,7 @@ from finetune_operator.context import Context
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.errors import AlreadyExistsError, KubeError
 from finetune_operator.kube.kinds import EVENT, FIELD_MANAGER, Kind, Object
+from finetune_operator.logs import ABOUT
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,13 @@ logger = logging.getLogger(__name__)
 async def tell_event(kind: Kind, resource: Object, event: EventRecord, context: Context) -> None:
     """Log an event about a resource, then write it."""
     meta, level = resource["metadata"], logging.WARNING if event.type == "Warning" else logging.INFO
-    logger.log(level, "%s %s/%s: %s: %s", kind.name, meta["namespace"], meta["name"], event.reason, event.note)
+    about: dict[str, str | int] = {"kind": kind.name, "namespace": meta["namespace"], "name": meta["name"]}
+    subject = f"{kind.name} {meta['namespace']}/{meta['name']}"
+    if event.attempt is not None:
+        about["attempt"] = event.attempt
+        subject = f"{subject}, attempt {event.attempt}"
+    extra = {ABOUT: {**about, "reason": event.reason}}
+    logger.log(level, "%s: %s: %s", subject, event.reason, event.note, extra=extra)
     await _write_event(kind, resource, event, context)
 
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from pydantic import ValidationError
 
 from finetune_api.validation import problems
+from finetune_operator.logs import LogFormat
 from finetune_operator.pod_defaults import PodDefaults
 
 SecurityStandard = Literal["restricted", "baseline", "privileged"]
@@ -51,6 +52,8 @@ class Settings:
     image_pull_policy: str = "IfNotPresent"
     """Pull policy of every container of ours."""
     log_level: str = "INFO"
+    log_format: LogFormat = "text"
+    """``json`` writes each line of the log as a JSON object."""
     release: str = ""
     """Namespace and name of this installation, as team/finetune-operator: its replicas choose one of them by a Lease.
     Empty: no election; then nothing else may run beside this process."""
@@ -138,6 +141,9 @@ def _parse(name: str, text: str) -> object:
         case "image_pull_policy":
             if text not in ("Always", "IfNotPresent", "Never"):
                 raise ValueError("it must be Always, IfNotPresent or Never")
+        case "log_format":
+            if text not in get_args(LogFormat):
+                raise ValueError("it must be text or json")
         case "log_level":
             if text not in ("DEBUG", "INFO", "WARNING", "ERROR"):
                 raise ValueError("it must be DEBUG, INFO, WARNING or ERROR")

@@ -73,7 +73,7 @@ def test_kept_crds_keep_the_users_objects_and_are_taken_over_again(released: Clu
 def test_an_upgrade_changes_values_and_keeps_the_users_objects(released: Cluster) -> None:
     install(released, {})
     create_job(released)
-    install(released, {"logLevel": "DEBUG"})
+    install(released, {"logging.level": "DEBUG"})
     operator_deployment = json.loads(
         released.kubectl("get", "deployment", "finetune-operator", "-n", NAMESPACE, "-o", "json")
     )

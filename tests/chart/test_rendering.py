@@ -59,7 +59,7 @@ def test_without_an_image_the_install_says_which_value_to_give(missing: str) -> 
     [
         ({"watchNamespace": "team"}, "'watchNamespace' not allowed"),
         ({"image.name": "operator"}, "'name' not allowed"),
-        ({"logLevel": "LOUD"}, "/logLevel"),
+        ({"logging.level": "LOUD"}, "/logging/level"),
         ({"image.digest": "latest"}, "/image/digest"),
         ({"uninstall.timeoutSeconds": "1"}, "/uninstall/timeoutSeconds"),
     ],
@@ -176,7 +176,9 @@ def test_the_lease_is_where_the_operator_is_or_in_each_of_its_namespaces() -> No
 
 
 def test_the_operator_understands_its_environment() -> None:
-    read = Settings.of(environment({"watchNamespaces": "{a,b}", "logLevel": "DEBUG", "image.pullPolicy": "Always"}))
+    log = {"logging.level": "DEBUG", "logging.format": "json"}
+    read = Settings.of(environment({"watchNamespaces": "{a,b}", "image.pullPolicy": "Always", **log}))
+    assert (read.log_level, read.log_format) == ("DEBUG", "json")
     assert read.operator_image == f"{IMAGES['image.repository']}:{VERSION}"
     assert read.trainer_image == f"{IMAGES['trainerImage.repository']}:{VERSION}"
     assert read.report_url == f"http://finetune-operator.{NAMESPACE}.svc:8080"

@@ -26,12 +26,12 @@ def set_phase(status: JobStatusBuilder, phase: Phase, reason: str, message: str)
     status.conditions.set_progressing(reason, message)
 
 
-def set_failed(status: JobStatusBuilder, reason: str, message: str, event: str) -> None:
+def set_failed(status: JobStatusBuilder, reason: str, message: str, event: str, attempt: int | None = None) -> None:
     """Show that the work has failed and is not tried again; ``event`` is the reason of the event."""
     status.set(FineTuneJobStatus(phase="Failed"))
     status.conditions.set(ConditionType.SUCCEEDED, "False", reason, message)
     status.conditions.set_stalled(reason, message)
-    status.events.append(EventRecord("Warning", event, "Stop", f"{reason}: {message}"))
+    status.events.append(EventRecord("Warning", event, "Stop", f"{reason}: {message}", attempt=attempt))
 
 
 def set_invalid(status: JobStatusBuilder, message: str) -> None:
@@ -232,7 +232,7 @@ def set_retrying(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[A
 def add_attempt_failed_event(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[Adjustment]) -> None:
     """Add the event that an attempt has failed and another one follows."""
     message = _describe_retry(attempt, changes)
-    status.events.append(EventRecord("Warning", "AttemptFailed", "Retry", message, key=str(attempt.number)))
+    status.events.append(EventRecord("Warning", "AttemptFailed", "Retry", message, str(attempt.number), attempt.number))
 
 
 def set_never_started(status: JobStatusBuilder, role: str, waiting: Waiting, limit: int | None) -> None:
@@ -244,7 +244,7 @@ def set_never_started(status: JobStatusBuilder, role: str, waiting: Waiting, lim
 
 def set_given_up(status: JobStatusBuilder, attempt: Attempt, reason: str, why: str) -> None:
     """Show that no attempt follows this one; ``why`` says why."""
-    set_failed(status, reason, f"{_describe_end(attempt)} Not tried again: {why}.", "Failed")
+    set_failed(status, reason, f"{_describe_end(attempt)} Not tried again: {why}.", "Failed", attempt.number)
 
 
 def set_succeeded(status: JobStatusBuilder, number: int, result: TrainerResult) -> None:
@@ -255,7 +255,7 @@ def set_succeeded(status: JobStatusBuilder, number: int, result: TrainerResult) 
     status.conditions.set(ConditionType.RUNNING, "False", Reason.VERIFIED, "The training has ended.")
     status.conditions.set(ConditionType.SUCCEEDED, "True", Reason.VERIFIED, text)
     status.conditions.set_ready(Reason.VERIFIED, text)
-    status.events.append(EventRecord("Normal", SUCCEEDED, "Finish", text))
+    status.events.append(EventRecord("Normal", SUCCEEDED, "Finish", text, attempt=number))
 
 
 def describe_expired(status: FineTuneJobStatus, *, deletes_output: bool) -> EventRecord:

@@ -42,7 +42,8 @@ def list_change_events(before: Object, after: Object) -> Iterator[EventRecord]:
         event = _choose_event(kind, new["status"], new["reason"])
         if event is not None:
             importance, reason, action = event
-            yield EventRecord(importance, reason, action, new["message"], key=str(number))
+            attempt = number if kind is ConditionType.RUNNING else None
+            yield EventRecord(importance, reason, action, new["message"], key=str(number), attempt=attempt)
 
 
 def _choose_event(

@@ -46,6 +46,7 @@ EVENTS = st.one_of(
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(EVENTS, max_size=25))
 @example([("pod", 4), ("pod", 11), ("pod", 1), ("job gone", 0), ("pod", 1)])
+@example([("pod", 19), ("suspend the job", 0), ("operator dies", 0), ("resume the job", 0)])
 def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_after_another(
     events: list[tuple[str, int]],
 ) -> None:

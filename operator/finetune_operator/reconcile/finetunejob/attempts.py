@@ -118,6 +118,7 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
                 wait = _plan_wait(following, context, status, delete)
                 if wait is not None:
                     return wait
+            set_resumed(status)  # also if the status write of the pass that created the Job was lost
             current = begin_run(TRAINER, following.number, context, following.adjustments)
             if batch_job is None:
                 return _plan_start(current, following, context, status, delete)

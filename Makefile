@@ -7,7 +7,7 @@ export PATH := $(UV_DIR)/bin:$(PATH)
 RUN := uv run --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down test test-fast test-all lint types check generate bench bench-trainer sync uv
+.PHONY: help try demo demo-down test test-fast test-all chaos lint types check generate bench bench-trainer sync uv
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,6 +27,9 @@ test: check ## all checks, then all tests that a change must pass (the node's ne
 
 test-fast: sync ## the tests without torch and without a cluster: under a minute
 	$(RUN) python -m tools.run_tests --tiers unit
+
+chaos: sync ## inject faults: kills, lost writes, broken watches, frozen processes; print what was injected and what happened
+	$(RUN) python -m tools.chaos
 
 test-all: check ## also the exhaustive matrices; writes the result to docs/tests.md
 	$(RUN) python -m tools.run_tests --all

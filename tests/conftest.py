@@ -19,6 +19,7 @@ from devcluster import cluster
 from devcluster.cluster import Cluster
 from devcluster.settings import Mode
 from tests import tiers
+from tools.chaos import INJECTED
 from tools.testing.crds import install_crds
 
 NAME = "test-{mode}-{pid}"
@@ -45,9 +46,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its tier, and run the cheap tiers first, so that a failure shows early."""
+    """Give each test its tier, run the cheap ones first, and let reports say which fault a test injects."""
     for item in items:
         tiers.assign(item)
+        if chaos := item.get_closest_marker("chaos"):
+            item.user_properties.append((INJECTED, chaos.args[0]))
     items.sort(key=tiers.order)
 
 

@@ -10,13 +10,20 @@ import pytest
 
 from devcluster import images
 from devcluster.errors import DevClusterError
+from devcluster.node import check_machine
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="building images needs root")
 TAG = "devcluster-image-test:dev"
 
 
+@pytest.fixture(scope="module")
+def machine() -> None:
+    """Install what building images needs."""
+    check_machine()
+
+
 @pytest.fixture
-def context(tmp_path: Path) -> Iterator[Path]:
+def context(tmp_path: Path, machine: None) -> Iterator[Path]:
     (tmp_path / "Dockerfile").write_text(
         "ARG BASE_IMAGE=public.example/python\n"
         "FROM ${BASE_IMAGE}\n"

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 AWAY_SECONDS = 20.0
 
 
+@pytest.mark.chaos("kill -9 of the operator's container at each stage (real pods)")
 def test_the_operator_is_killed_at_every_stage_of_a_job(workshop: Workshop, undisturbed: Object) -> None:
     name, namespace = "operator-killed", workshop.namespace
     namespace.apply(job(name, workshop.store))
@@ -50,6 +51,7 @@ def test_the_operator_is_killed_at_every_stage_of_a_job(workshop: Workshop, undi
     assert outcome(succeeded_job) == outcome(undisturbed)
 
 
+@pytest.mark.chaos("the kernel kills the trainer for its memory (real pods)")
 def test_a_job_without_a_gpu_that_the_kernel_kills_for_its_memory_is_made_smaller_until_it_fits(
     workshop: Workshop,
 ) -> None:
@@ -67,6 +69,7 @@ def test_a_job_without_a_gpu_that_the_kernel_kills_for_its_memory_is_made_smalle
     assert batch == 16 // 2 ** (len(attempts) - 1)
 
 
+@pytest.mark.chaos("the trainer's pod is deleted, then force-deleted (real pods)")
 def test_the_trainer_pod_is_deleted_and_killed_in_mid_training(workshop: Workshop, undisturbed: Object) -> None:
     name, namespace = "pod-deleted", workshop.namespace
     namespace.apply(job(name, workshop.store))
@@ -92,6 +95,7 @@ def test_the_trainer_pod_is_deleted_and_killed_in_mid_training(workshop: Worksho
     assert outcome(succeeded_job) == outcome(undisturbed)
 
 
+@pytest.mark.chaos("kill -9 of the S3 server during an upload (real pods)")
 def test_the_s3_server_is_away_during_an_upload(workshop: Workshop, undisturbed: Object) -> None:
     name, namespace, store = "s3-away", workshop.namespace, workshop.store
     namespace.apply(job(name, store))

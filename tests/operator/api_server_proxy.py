@@ -5,6 +5,7 @@ import re
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.client import HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +13,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kubernetes import client, config
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to each second write.
+
+    Attributes:
+        status: Status of the answer; 0: the connection ends without one.
+        body: The answer.
+        headers: More headers of the answer.
+        is_carried_out: The API server carries the write out all the same.
+    """
+
+    status: int = 0
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    is_carried_out: bool = False
 
 
 class ApiServerProxy(ThreadingHTTPServer):
@@ -44,6 +62,10 @@ class ApiServerProxy(ThreadingHTTPServer):
         """The next watch of this kind begins at a resource version that the API server no longer has."""
         self.cuts = 0
         """How many watches broke."""
+        self.fault: Fault | None = None
+        """What happens to each second write."""
+        self.faults = 0
+        self.attempted = 0
         self.writes: list[str] = []
         self.lock = threading.Lock()
 
@@ -67,6 +89,14 @@ class ApiServerProxy(ThreadingHTTPServer):
         with self.lock:
             self.writes.append(what)
             self.after_write(len(self.writes))
+
+    def next_fault(self) -> Fault | None:
+        """Count a write that is asked for, and return what happens to it."""
+        with self.lock:
+            self.attempted += 1
+            fault = self.fault if self.attempted % 2 else None
+            self.faults += fault is not None
+            return fault
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors of the connection: the operator may have been killed."""
@@ -96,13 +126,21 @@ class Handler(BaseHTTPRequestHandler):
         if self._watches(self.server.outdated):
             self.server.outdated = ""
             self.path = re.sub(r"resourceVersion=\d+", "resourceVersion=1", self.path)
+        is_write = self.command != "GET" and "tokenreviews" not in self.path
+        fault = self.server.next_fault() if is_write else None
+        if fault is not None and not fault.is_carried_out:
+            self._fail(fault)
+            return
         try:
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
-            if self.command != "GET" and "tokenreviews" not in self.path:
+            if is_write:
                 content = answer.read()
                 if answer.status < 300:
                     self.server.wrote(f"{self.command} {urlsplit(self.path).path}")
+                if fault is not None:
+                    self._fail(fault)
+                    return
                 self._send(answer.status, answer.getheader("Content-Type", ""), content)
             else:
                 self._stream(answer)
@@ -115,8 +153,16 @@ class Handler(BaseHTTPRequestHandler):
         """Return whether the request is a watch of this kind."""
         return "watch=" in self.path and urlsplit(self.path).path.endswith(f"/{plural}")
 
-    def _send(self, status: int, content_type: str, content: bytes) -> None:
+    def _fail(self, fault: Fault) -> None:
+        if fault.status:
+            self._send(fault.status, "application/json", fault.body, fault.headers)
+        else:
+            self.close_connection = True
+
+    def _send(self, status: int, content_type: str, content: bytes, headers: tuple[tuple[str, str], ...] = ()) -> None:
         self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

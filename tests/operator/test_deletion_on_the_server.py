@@ -99,6 +99,7 @@ def test_the_trainer_ends_before_the_clean_up_begins(
     await_end(api, name)
 
 
+@pytest.mark.chaos("the Secret is deleted before the clean-up")
 def test_without_its_secret_the_object_goes_and_an_event_says_what_is_left(
     cluster: Cluster, api: Api, operator: Operator
 ) -> None:
@@ -148,6 +149,7 @@ def doomed(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Api, Operator]]:
     operator.stop()
 
 
+@pytest.mark.chaos("the namespace is deleted during a clean-up")
 @pytest.mark.parametrize("has_begun", [False, True])
 def test_a_namespace_that_is_deleted_does_not_wait(
     cluster: Cluster, doomed: tuple[Api, Operator], has_begun: bool
@@ -193,6 +195,7 @@ def live_and_die(cluster: Cluster, deadly: int, directory: Path) -> bool:
         return killed.is_set()
 
 
+@pytest.mark.chaos("kill -9 of the operator after each write of a deletion")
 def test_killed_between_any_two_writes(cluster: Cluster, tmp_path: Path) -> None:
     deadly = 1
     while live_and_die(cluster, deadly, tmp_path / f"killed-{deadly}"):

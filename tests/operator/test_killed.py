@@ -95,6 +95,7 @@ def run(cluster: Cluster, deadly: int, directory: Path) -> tuple[bool, dict[str,
         return killed.is_set(), status, api.job_names("a"), proxy.writes
 
 
+@pytest.mark.chaos("kill -9 of the operator after each of its writes")
 def test_killed_between_any_two_writes(cluster: Cluster, tmp_path: Path) -> None:
     _, expected, jobs, all_writes = run(cluster, 0, tmp_path / "undisturbed")
     assert jobs == ["a-preflight", "a-train-1", "a-train-2"]
@@ -111,6 +112,7 @@ def test_killed_between_any_two_writes(cluster: Cluster, tmp_path: Path) -> None
     assert deadly > len(jobs), "there were writes to be killed at"
 
 
+@pytest.mark.chaos("kill -9 over a finished job, and its Jobs deleted by hand")
 def test_a_restart_over_finished_jobs_writes_nothing(cluster: Cluster, tmp_path: Path) -> None:
     with undisturbed(cluster, tmp_path / "finished") as (proxy, operator, api):
         with Kubelet(api, "a", a_preemption_on_the_way):
@@ -131,6 +133,7 @@ def test_a_restart_over_finished_jobs_writes_nothing(cluster: Cluster, tmp_path:
         assert api.job_names("a") == []
 
 
+@pytest.mark.chaos("a silent watch, and a quota that forbids pods")
 def test_a_trainer_that_no_watch_has_told_of_gets_no_second_one_beside_it(cluster: Cluster, tmp_path: Path) -> None:
     with undisturbed(cluster, tmp_path / "silent") as (proxy, operator, api):
         api.await_pod("a-preflight")
@@ -152,6 +155,7 @@ def test_a_trainer_that_no_watch_has_told_of_gets_no_second_one_beside_it(cluste
         assert [attempt.get("reason") for attempt in api.finetune_job("a")["status"]["attempts"]] == [None]
 
 
+@pytest.mark.chaos("a watch that breaks and is refused")
 @pytest.mark.parametrize("outdated", [False, True], ids=["it goes on", "its version is too old"])
 @pytest.mark.parametrize("plural", ["pods", "jobs", "finetunejobs"])
 def test_what_happens_while_a_watch_is_broken_is_found_when_it_goes_on(

@@ -67,6 +67,7 @@ def installation(cluster: Cluster, tmp_path: Path) -> Iterator[Installation]:
         cluster.kubectl("delete", "namespace", installation.namespace, "--wait=false")
 
 
+@pytest.mark.chaos("SIGSTOP of the replica that leads, and SIGCONT later")
 def test_another_replica_takes_over_from_one_that_hangs_and_nothing_is_done_twice(installation: Installation) -> None:
     first = installation.add("first")
     until("the first leads", lambda: installation.leader() == "first")
@@ -101,6 +102,7 @@ def test_another_replica_takes_over_from_one_that_hangs_and_nothing_is_done_twic
     assert api.job_names("a") == ["a-preflight", "a-train-1"]
 
 
+@pytest.mark.chaos("SIGTERM of the replica that leads, and another installation")
 def test_a_replica_that_ends_hands_over_at_once_and_another_installation_says_for_whom_it_waits(
     installation: Installation,
 ) -> None:

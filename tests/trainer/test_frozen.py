@@ -20,6 +20,7 @@ def contents(bench: Workbench) -> dict[str, bytes]:
     return {key: bench.read(key) for key in bench.objects()}
 
 
+@pytest.mark.chaos("SIGSTOP of a trainer, another in its place, SIGCONT")
 @pytest.mark.parametrize("moment", ["after a checkpoint", "before the first step"])
 def test_a_frozen_trainer_that_wakes_writes_nothing(bench: Workbench, listener: Listener, moment: str) -> None:
     job = bench.job()

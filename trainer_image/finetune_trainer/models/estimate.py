@@ -1,8 +1,9 @@
 """Calculate ``status.estimate`` from the model's config.json, before a GPU is requested."""
 
-from finetune_api.estimate.architecture import architecture_of
+from finetune_api.estimate.architecture import architecture_of, known
 from finetune_api.estimate.checkpointing import resolve_checkpointing
 from finetune_api.estimate.gpus import GPUS
+from finetune_api.estimate.headers import architecture_from_headers
 from finetune_api.estimate.memory import full_memory, memory
 from finetune_api.estimate.modules import Architecture
 from finetune_api.estimate.parameters import count
@@ -20,8 +21,7 @@ def make_estimate(spec: FineTuneJobSpec, facts: ModelMetadata) -> Estimate:
         TargetError: The target modules do not exist.
         NotCountedError: The parameters of this method cannot be counted. All three are ValueErrors.
     """
-    architecture = architecture_of(facts.config)
-    check_sizes(architecture, facts)
+    architecture = find_architecture(facts)
     counts = count(architecture, spec.method)
     evaluates = spec.evaluation.recurs
     processes = spec.resources.processes
@@ -35,6 +35,19 @@ def make_estimate(spec: FineTuneJobSpec, facts: ModelMetadata) -> Estimate:
         total_steps=total_steps(spec.training, rows=None, processes=processes),
         comparison_gpu_memory_bytes=compared if spec.resources.gpus_per_node else None,
     )
+
+
+def find_architecture(facts: ModelMetadata) -> Architecture:
+    """Return the architecture that config.json describes or, without a closed form, the one of the weights' headers.
+
+    Raises:
+        ValueError: Neither tells it, or they contradict one another.
+    """
+    if facts.config.get("model_type") in known() or facts.config.get("quantization_config"):
+        architecture = architecture_of(facts.config)
+        check_sizes(architecture, facts)
+        return architecture
+    return architecture_from_headers(facts.config, {name: tensor.shape for name, tensor in facts.tensors.items()})
 
 
 def list_warnings(estimate: Estimate) -> list[str]:

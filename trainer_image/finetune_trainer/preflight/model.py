@@ -1,6 +1,7 @@
 """Check the model: it can be read and trained, and has the modules that get an adapter."""
 
 from finetune_api import roles, targets, transformers_tables
+from finetune_api.estimate.architecture import known
 from finetune_api.finetunejob import Estimate
 from finetune_api.linear import CONV1D_MODEL_TYPES
 from finetune_api.methods import Bottleneck, Ia3, Lora, Qlora, Targeted
@@ -135,5 +136,10 @@ def add_estimate(settings: Settings, facts: ModelMetadata, result: CheckResult) 
     try:
         result.estimate = make_estimate(settings.job.spec, facts)
         result.warnings += list_warnings(result.estimate)
+        if result.estimate.gpu_memory_bytes and facts.config.get("model_type") not in known():
+            result.warnings.append(
+                f"GPU memory is estimated from the shapes of the weights, because model_type "
+                f"{facts.config.get('model_type')!r} has no closed form: activations may need more or less"
+            )
     except ValueError as error:
         result.warnings.append(f"GPU memory is not estimated: {error}")

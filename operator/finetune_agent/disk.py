@@ -36,7 +36,7 @@ async def delete_unneeded_versions(
     """Delete versions that nobody needs.
 
     Loaded versions stay, because the engine may read a directory again at any time. The version before the present one
-    stays too, because a running request may still use it.
+    stays too, because a running request may still use it, and the one to which a rollback would go.
 
     Args:
         agent: The agent.
@@ -47,7 +47,7 @@ async def delete_unneeded_versions(
     root = agent.settings.adapters_directory
     needed = {digest_of_path(root, path) for path in engine_state.adapters.values()}
     if adapter is not None:
-        versions = [adapter.version, adapter.previous, *agent.memory.good_versions.get(name, [])]
+        versions = [adapter.version, adapter.previous, adapter.last_good, *agent.memory.good_versions.get(name, [])]
         needed |= {version.digest for version in versions if version is not None}
     unneeded = [key for key in agent.memory.samples if key[0] == name and key[1] not in needed]
     for key in unneeded:

@@ -107,6 +107,9 @@ class DesiredAdapter(Lenient):
     version: DesiredVersion
     previous: DesiredVersion | None = None
     pods: list[str] | None = None
+    last_good: DesiredVersion | None = Field(
+        None, description="Version to which a rollback would go: where it is on the disk, it stays there."
+    )
     endpoint: str | None = None
     region: str | None = None
     secret: str | None = Field(

@@ -11,6 +11,7 @@ from finetune_operator.kube.kinds import Object
 from finetune_operator.reconcile.adapterdeployment.model import Observed
 from finetune_operator.reconcile.adapterdeployment.plan import make_plan
 from finetune_operator.reconcile.adapterdeployment.status import build_updates
+from finetune_operator.resources.desired_state import read_config_map
 from tests.adapterdeployment.groups import (
     NOW,
     SETTINGS,
@@ -270,6 +271,12 @@ def test_a_rollback_goes_to_the_place_and_the_credentials_of_the_older_version()
     assert plan.state is not None
     (entry,) = plan.state.adapters
     assert (entry.version.digest, entry.endpoint, entry.secret) == (V1, "http://s3:9000", "s3-keys")
+
+
+def test_the_pods_keep_the_version_to_which_a_rollback_would_go() -> None:
+    for observed, expected in ((SERVED, None), (BEGUN, V1), (BOTH, V1), (settle(ROLLED_BACK, V1), None)):
+        (entry,) = read_config_map(make_pass(observed).config_map).adapters
+        assert (entry.last_good.digest if entry.last_good is not None else None) == expected
 
 
 def test_a_rollback_outlives_the_job_of_the_version_that_was_rolled_back() -> None:

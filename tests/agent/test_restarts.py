@@ -1,6 +1,7 @@
 """Engines and agents that restart, and storage that is away: what serves is proven again, or given up."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,25 @@ def test_after_a_restart_of_the_agent_the_pod_serves_on_after_a_new_proof(
     agent.start()
     agent.wait_ready()
     assert engine.calls == calls  # proven where it was: nothing was loaded again
+
+
+def test_after_a_restart_of_the_agent_the_version_for_a_rollback_is_on_the_disk_still(
+    agent: RunningAgent, make: Make
+) -> None:
+    first, second = make(0.5), make(0.7)
+    agent.want(agent.adapter(BOT, first))
+    agent.wait_active(BOT, first)
+    agent.want(agent.adapter(BOT, second, last_good=first))
+    agent.wait_active(BOT, second)
+    agent.stop()
+    agent.start()
+    agent.wait_state(BOT, "Active")
+    directory = agent.settings.adapters_directory / BOT / first.digest[7:]
+    beat = time.monotonic() + 0.5
+    wait_for(lambda: agent.agent is not None and agent.agent.heartbeat > beat, 10, "more ticks")
+    assert directory.is_dir()
+    agent.want(agent.adapter(BOT, second))
+    wait_for(lambda: not directory.exists(), 10, "it is removed when no rollback would go there")
 
 
 def test_an_engine_that_an_adapter_ends_is_not_ended_for_ever(

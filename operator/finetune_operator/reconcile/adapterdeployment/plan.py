@@ -11,9 +11,14 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, find_last_good
+from finetune_api.adapterdeployment import (
+    AdapterDeploymentSpec,
+    AdapterDeploymentStatus,
+    AdapterVersion,
+    find_last_good,
+)
 from finetune_api.lenient import read_spec
-from finetune_api.messages import DesiredAdapter, DesiredState
+from finetune_api.messages import DesiredAdapter, DesiredState, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
 from finetune_operator.policies.engine_fit import find_warnings
@@ -61,7 +66,7 @@ def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
         before = entries.get(member.resource["metadata"]["name"])
         resolved = _resolve(observed, member, lead, before, held)
         rolled, unavailable = plan_rollout(observed, resolved, before, unavailable, now)
-        members.append(rolled)
+        members.append(_keep_last_good(rolled))
     waits = any(member.obstacle is not None or not member.rolled_out for member in members)
     due = [WAIT_SECONDS] * waits + [member.pause for member in members if member.pause]
     plan = Plan(tuple(members), requeue_after=min(due, default=None))
@@ -89,19 +94,32 @@ def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
         injection=plan_injection(
             observed.deployment,
             agent,
-            [lead.api_key_secret, *(entry.secret for entry in adapters), *map(_find_fallback_secret, members)],
+            [lead.api_key_secret, *(entry.secret for entry in adapters), *map(_find_last_good_secret, members)],
             held,
         ),
     )
 
 
-def _find_fallback_secret(member: Member) -> str | None:
+def _keep_last_good(member: Member) -> Member:
+    """Tell the pods which version to keep on their disks: the one to which a rollback would go."""
+    good = _find_last_good(member)
+    if member.entry is None:
+        return member
+    version = DesiredVersion(uri=good.uri, digest=good.digest) if good is not None else None
+    return replace(member, entry=member.entry.model_copy(update={"last_good": version}))
+
+
+def _find_last_good_secret(member: Member) -> str | None:
     """Find the Secret of the version to which a rollback would go: the pods keep it mounted."""
+    good = _find_last_good(member)
+    return good.secret_ref.name if good is not None and good.secret_ref is not None else None
+
+
+def _find_last_good(member: Member) -> AdapterVersion | None:
     if member.entry is None:
         return None
     status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
-    good = find_last_good(status.history, member.entry.version.digest)
-    return good.secret_ref.name if good is not None and good.secret_ref is not None else None
+    return find_last_good(status.history, member.entry.version.digest)
 
 
 def _parse(observed: Observed) -> list[Member]:

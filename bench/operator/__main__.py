@@ -39,13 +39,18 @@ def main() -> int:
         "--finished",
         type=int,
         metavar="JOBS",
-        help="instead start an operator among this many finished FineTuneJobs (5000 take about half an hour)",
+        help="instead start an operator among this many finished FineTuneJobs (1000 take two minutes)",
     )
     parser.add_argument("--output", choices=["table", "json"], default="table")
     arguments = parser.parse_args()
     name = arguments.cluster or f"bench-{os.getpid()}"
     try:
-        cluster = clusters.get(name) if arguments.cluster else clusters.up(name, "kwok", nodes=4, gpus=8)
+        if arguments.cluster:
+            cluster = clusters.get(name)
+        elif arguments.finished:
+            cluster = clusters.up(name, "control-plane")
+        else:
+            cluster = clusters.up(name, "kwok", nodes=4, gpus=8)
         if arguments.finished:
             results = asdict(in_namespace(cluster, arguments.finished, finished.measure))
         else:

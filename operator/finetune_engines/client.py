@@ -11,7 +11,7 @@ import httpx
 
 from finetune_api.limits import quote
 from finetune_api.reasons import Reason
-from finetune_engines.base import EngineError, EngineUnreachableError
+from finetune_engines.base import EngineError, EngineState, EngineUnreachableError
 
 QUICK_SECONDS = 5.0
 """Timeout of requests that an engine answers from memory."""
@@ -20,6 +20,9 @@ SLOW_SECONDS = 180.0
 PARALLEL_REQUESTS = 8
 """Most requests of one proof at a time: the engine computes them together, and its clients do not wait."""
 
+TRY_LATER = (408, 429, 503)
+"""Statuses of an engine that is busy: whatever was asked for is not the cause."""
+
 Question = tuple[Sequence[int], int]
 """A prompt, as token ids, and the id of the token that follows it."""
 
@@ -27,9 +30,11 @@ Question = tuple[Sequence[int], int]
 class EngineClient:
     """Sends requests to one engine; ``explain`` turns an error answer to a path into an EngineError."""
 
-    def __init__(self, title: str, url: str, explain: Callable[[str, httpx.Response], EngineError]) -> None:
-        """Prepare connections to the engine of this title at ``url``."""
-        self._title, self._explain = title, explain
+    def __init__(
+        self, title: str, url: str, key: str | None, explain: Callable[[str, httpx.Response], EngineError]
+    ) -> None:
+        """Prepare connections to the engine of this title at ``url``; the API key is sent with each request."""
+        self._title, self._key, self._explain = title, key, explain
         # the engine is in the same pod: proxies of the environment are for other services
         self._client = httpx.AsyncClient(base_url=url, timeout=QUICK_SECONDS, trust_env=False)
 
@@ -42,14 +47,15 @@ class EngineClient:
         key: str | None = None,
         seconds: float = QUICK_SECONDS,
     ) -> httpx.Response:
-        """Send a request with an API key, and return the answer to it.
+        """Send a request, with another API key if one is given, and return the answer to it.
 
         Raises:
             EngineUnreachableError: If the engine does not answer within this time.
             EngineError: If it answers with an error.
         """
         url = f"{self._client.base_url}".rstrip("/") + path
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        sent_key = key or self._key
+        headers = {"Authorization": f"Bearer {sent_key}"} if sent_key else {}
         try:
             answer = await self._client.request(
                 method, path, json=body, headers=headers, timeout=httpx.Timeout(seconds, connect=QUICK_SECONDS)
@@ -71,16 +77,10 @@ class EngineClient:
         raise self._explain(path, answer)
 
     async def call_json(
-        self,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None = None,
-        *,
-        key: str | None = None,
-        seconds: float = QUICK_SECONDS,
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = QUICK_SECONDS
     ) -> dict[str, Any]:
         """Send a request, and return the JSON object that answers it. Raises as ``call``, and if it is no object."""
-        answer = await self.call(method, path, body, key=key, seconds=seconds)
+        answer = await self.call(method, path, body, seconds=seconds)
         content = _read_object(answer)
         if content is None:
             raise EngineError(
@@ -90,6 +90,24 @@ class EngineClient:
                 permanent=False,
             )
         return content
+
+    async def list_models(self) -> EngineState:
+        """Read ``GET /v1/models``: an adapter's card has a parent, the base's has none."""
+        cards = (await self.call_json("GET", "/v1/models")).get("data", [])
+        return EngineState(
+            bases=tuple(str(card["id"]) for card in cards if not card.get("parent")),
+            adapters={str(card["id"]): str(card.get("root") or "") for card in cards if card.get("parent")},
+        )
+
+    async def read_version(self, path: str) -> str | None:
+        """Read the field ``version`` at a path; None if the engine does not tell it there."""
+        try:
+            version = (await self.call_json("GET", path)).get("version")
+        except EngineUnreachableError:
+            raise
+        except EngineError:
+            return None
+        return str(version) if version else None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -110,6 +128,16 @@ async def ask_each(ask: Callable[[Sequence[int], int], Awaitable[float]], questi
     finally:
         for task in tasks:
             task.cancel()
+
+
+def refuse_samples(message: str) -> EngineError:
+    """Return the error for golden samples that the engine's base cannot read, for which it gave this message."""
+    return EngineError(
+        Reason.BASE_MODEL_MISMATCH,
+        f"the engine's base cannot read the adapter's golden samples ({message}): "
+        "serve the base model that the adapter was trained on",
+        permanent=True,
+    )
 
 
 def read_error(answer: httpx.Response) -> tuple[str, str]:

@@ -21,34 +21,23 @@ class SglangDriver:
 
     def __init__(self, url: str, keys: EngineKeys) -> None:
         """Prepare connections to ``url``. Adapters are loaded with the key of the admin, if there is one."""
-        self._client = EngineClient("SGLang", url, explain_refusal)
-        self._key, self._admin_key = keys.api, keys.admin or keys.api
+        self._client = EngineClient("SGLang", url, keys.api, explain_refusal)
+        self._admin_key = keys.admin
 
     async def list_models(self) -> EngineState:
-        """Read ``GET /v1/models``: an adapter's card has a parent, the base's has none."""
-        answer = await self._client.call_json("GET", "/v1/models", key=self._key)
-        cards = answer.get("data", [])
-        return EngineState(
-            bases=tuple(str(card["id"]) for card in cards if not card.get("parent")),
-            adapters={str(card["id"]): str(card.get("root") or "") for card in cards if card.get("parent")},
-        )
+        """Read ``GET /v1/models``."""
+        return await self._client.list_models()
 
     async def inspect(self) -> EngineState:
         """Return the models, and as identity what each process has drawn or measured for itself when it started."""
         models = await self.list_models()
-        info = await self._client.call_json("GET", "/server_info", key=self._key)
+        info = await self._client.call_json("GET", "/server_info")
         identity = json.dumps([info.get("random_seed"), info.get("startup_time")], sort_keys=True)
         return EngineState(models.bases, models.adapters, identity)
 
     async def read_version(self) -> str | None:
         """Read the version from ``GET /server_info``."""
-        try:
-            version = (await self._client.call_json("GET", "/server_info", key=self._key)).get("version")
-        except EngineUnreachableError:
-            raise
-        except EngineError:
-            return None
-        return str(version) if version else None
+        return await self._client.read_version("/server_info")
 
     async def load_adapter(self, name: str, path: str) -> None:
         """Send ``POST /load_lora_adapter``; a name that a request has brought back meanwhile is unloaded again."""
@@ -93,7 +82,7 @@ class SglangDriver:
             "token_ids_logprob": [token],
             "lora_path": adapter,
         }
-        answer = await self._client.call_json("POST", "/generate", body, key=self._key, seconds=SLOW_SECONDS)
+        answer = await self._client.call_json("POST", "/generate", body, seconds=SLOW_SECONDS)
         try:
             [[logprob, answered, *_]] = answer["meta_info"]["output_token_ids_logprobs"][0]
         except (KeyError, IndexError, TypeError, ValueError):
@@ -109,7 +98,7 @@ class SglangDriver:
 
     async def busy_adapters(self) -> frozenset[str]:
         """Read ``GET /v1/loads``: it tells how many requests run, not of which adapter, so any may be busy."""
-        loads = (await self._client.call_json("GET", "/v1/loads?include=core", key=self._key)).get("loads", [])
+        loads = (await self._client.call_json("GET", "/v1/loads?include=core")).get("loads", [])
         requests = sum(load.get("num_running_reqs", 0) + load.get("num_waiting_reqs", 0) for load in loads)
         return frozenset((await self.list_models()).adapters) if requests else frozenset()
 

@@ -4,7 +4,7 @@ import httpx
 
 from finetune_api.reasons import Reason
 from finetune_engines.base import EngineError
-from finetune_engines.client import read_error
+from finetune_engines.client import TRY_LATER, read_error, refuse_samples
 
 LOAD, UNLOAD = "/load_lora_adapter", "/unload_lora_adapter"
 NAME_IN_USE = ("already loaded", "already exists", "incomplete unload")
@@ -32,13 +32,8 @@ def explain_refusal(path: str, answer: httpx.Response) -> EngineError:
     if path in (LOAD, UNLOAD):
         return _explain_load(full, status, message)
     if any(part in message for part in _NO_SAMPLES):
-        return EngineError(
-            Reason.BASE_MODEL_MISMATCH,
-            f"the engine's base cannot read the adapter's golden samples ({message}): "
-            "serve the base model that the adapter was trained on",
-            permanent=True,
-        )
-    return EngineError(Reason.ENGINE_REFUSED, full, permanent=False, unexplained=status not in (408, 429, 503))
+        return refuse_samples(message)
+    return EngineError(Reason.ENGINE_REFUSED, full, permanent=False, unexplained=status not in TRY_LATER)
 
 
 def _explain_load(full: str, status: int, message: str) -> EngineError:

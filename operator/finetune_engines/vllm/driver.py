@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from finetune_api.reasons import Reason
-from finetune_engines.base import EngineError, EngineKeys, EngineState, EngineUnreachableError
+from finetune_engines.base import EngineError, EngineKeys, EngineState
 from finetune_engines.client import SLOW_SECONDS, EngineClient, Question, ask_each
 from finetune_engines.vllm.refusals import explain_refusal
 
@@ -19,17 +19,11 @@ class VllmDriver:
 
     def __init__(self, url: str, keys: EngineKeys) -> None:
         """Prepare connections to ``url``; the key of the clients is sent with each request."""
-        self._client = EngineClient("vLLM", url, explain_refusal)
-        self._key = keys.api
+        self._client = EngineClient("vLLM", url, keys.api, explain_refusal)
 
     async def list_models(self) -> EngineState:
-        """Read ``GET /v1/models``: an adapter's card has a parent, the base's has none."""
-        answer = await self._client.call_json("GET", "/v1/models", key=self._key)
-        cards = answer.get("data", [])
-        return EngineState(
-            bases=tuple(str(card["id"]) for card in cards if not card.get("parent")),
-            adapters={str(card["id"]): str(card.get("root") or "") for card in cards if card.get("parent")},
-        )
+        """Read ``GET /v1/models``."""
+        return await self._client.list_models()
 
     async def inspect(self) -> EngineState:
         """Return the models, and as identity the start time of the process, which ``GET /metrics`` tells."""
@@ -39,24 +33,18 @@ class VllmDriver:
         return EngineState(models.bases, models.adapters, identity="" if start_time is None else str(start_time))
 
     async def read_version(self) -> str | None:
-        """Read ``GET /version``, which needs no API key."""
-        try:
-            version = (await self._client.call_json("GET", "/version")).get("version")
-        except EngineUnreachableError:
-            raise
-        except EngineError:
-            return None
-        return str(version) if version else None
+        """Read ``GET /version``."""
+        return await self._client.read_version("/version")
 
     async def load_adapter(self, name: str, path: str) -> None:
         """Send ``POST /v1/load_lora_adapter``."""
         body = {"lora_name": name, "lora_path": path}
-        await self._client.call("POST", "/v1/load_lora_adapter", body, key=self._key, seconds=SLOW_SECONDS)
+        await self._client.call("POST", "/v1/load_lora_adapter", body, seconds=SLOW_SECONDS)
 
     async def unload_adapter(self, name: str) -> None:
         """Send ``POST /v1/unload_lora_adapter``. Running requests finish on the weights with which they began."""
         try:
-            await self._client.call("POST", "/v1/unload_lora_adapter", {"lora_name": name}, key=self._key)
+            await self._client.call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
         except EngineError:
             if name in (await self.list_models()).adapters:
                 raise
@@ -87,7 +75,7 @@ class VllmDriver:
             "allowed_token_ids": [token],
             "logprobs": 1,
         }
-        answer = await self._client.call_json("POST", "/v1/completions", body, key=self._key, seconds=SLOW_SECONDS)
+        answer = await self._client.call_json("POST", "/v1/completions", body, seconds=SLOW_SECONDS)
         values = (answer["choices"][0].get("logprobs") or {}).get("token_logprobs")
         if not values or values[0] is None:
             raise EngineError(

@@ -4,7 +4,7 @@ import httpx
 
 from finetune_api.reasons import Reason
 from finetune_engines.base import EngineError
-from finetune_engines.client import read_error
+from finetune_engines.client import TRY_LATER, read_error, refuse_samples
 
 _UNSUPPORTED = (
     "does not yet support",
@@ -55,12 +55,7 @@ def explain_refusal(path: str, answer: httpx.Response) -> EngineError:
     if "conflicts with a served base model" in message:
         return EngineError(Reason.SERVED_NAME_TAKEN, f"{message}; choose another servedName", permanent=True)
     if "out of vocabulary" in message or "maximum context length" in message:
-        return EngineError(
-            Reason.BASE_MODEL_MISMATCH,
-            f"the engine's base cannot read the adapter's golden samples ({message}): "
-            "serve the base model that the adapter was trained on",
-            permanent=True,
-        )
+        return refuse_samples(message)
     if status == 404 and "No adapter found" in message:
         return EngineError(
             Reason.ENGINE_REFUSED,
@@ -69,4 +64,4 @@ def explain_refusal(path: str, answer: httpx.Response) -> EngineError:
         )
     if path.endswith("load_lora_adapter") and any(part in message.lower() for part in _UNSUPPORTED):
         return EngineError(Reason.ADAPTER_UNSUPPORTED, f"vLLM cannot serve this adapter: {message}", permanent=True)
-    return EngineError(Reason.ENGINE_REFUSED, full, permanent=False, unexplained=status not in (408, 429, 503))
+    return EngineError(Reason.ENGINE_REFUSED, full, permanent=False, unexplained=status not in TRY_LATER)

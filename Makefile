@@ -29,10 +29,10 @@ test-fast: sync ## the tests without torch and without a cluster: under a minute
 	$(RUN) python -m tools.run_tests --tiers unit
 
 chaos: sync ## inject faults: kills, lost writes, broken watches, frozen processes; print what was injected and what happened
-	$(RUN) python -m tools.chaos
+	$(RUN) python -m tools.chaos $(ARGS)
 
 test-all: check ## also the exhaustive matrices; writes the result to docs/tests.md
-	$(RUN) python -m tools.run_tests --all
+	$(RUN) python -m tools.run_tests --all $(ARGS)
 
 check: lint types ## the checks that run nothing: format, lint, types, import rules, generated files
 	$(RUN) lint-imports
@@ -51,7 +51,7 @@ generate: sync ## write what is generated: CRDs, the chart's values and schema, 
 bench: sync ## time the operator on a control plane with fake nodes
 	$(RUN) python -m bench
 
-bench-trainer: sync ## time the trainer against bare TRL and against a script that pads (about ten minutes)
+bench-trainer: sync ## time the trainer against bare TRL and against a script that pads (about twenty minutes)
 	$(RUN) python -m bench.trainer
 
 sync: uv

@@ -13,42 +13,42 @@ from devcluster.settings import MODES
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0, or 1 after an error, which is on standard error."""
-    chosen = _parser().parse_args(arguments)
-    if chosen.state_dir:
-        os.environ["FINETUNE_DEVCLUSTER_STATE"] = chosen.state_dir
+    options = _parser().parse_args(arguments)
+    if options.state_dir:
+        os.environ["FINETUNE_DEVCLUSTER_STATE"] = options.state_dir
     try:
-        return _run(chosen)
+        return _run(options)
     except DevClusterError as error:
         say(f"error: {error}")
         return 1
 
 
-def _run(chosen: argparse.Namespace) -> int:
-    match chosen.command:
+def _run(options: argparse.Namespace) -> int:
+    match options.command:
         case "up":
-            created = cluster.up(chosen.name, chosen.mode, gpus=chosen.gpus, nodes=chosen.nodes)
-            say(f"cluster {created.name!r} is up; use it by: export KUBECONFIG={created.kubeconfig}")
+            dev_cluster = cluster.up(options.name, options.mode, gpus=options.gpus, nodes=options.nodes)
+            say(f"cluster {dev_cluster.name!r} is up; use it by: export KUBECONFIG={dev_cluster.kubeconfig}")
         case "down":
-            if not cluster.down(chosen.name):
-                say(f"there is no cluster {chosen.name!r}")
+            if not cluster.down(options.name):
+                say(f"there is no cluster {options.name!r}")
         case "kubeconfig":
-            sys.stdout.write(f"{cluster.get(chosen.name).kubeconfig}\n")
+            sys.stdout.write(f"{cluster.get(options.name).kubeconfig}\n")
         case "status":
-            return _status(chosen)
+            return _status(options)
         case "load-image":
-            registry = cluster.get(chosen.name).registry
+            registry = cluster.get(options.name).registry
             if registry is None:
                 raise DevClusterError(
-                    f"cluster {chosen.name!r} has no real node to run images on: it needs --mode node"
+                    f"cluster {options.name!r} has no real node to run images on: it needs --mode node"
                 )
-            for image in chosen.images:
+            for image in options.images:
                 sys.stdout.write(f"{images.push(image, registry)}\n")
     return 0
 
 
-def _status(chosen: argparse.Namespace) -> int:
-    status = cluster.status(chosen.name)
-    if chosen.output == "json":
+def _status(options: argparse.Namespace) -> int:
+    status = cluster.status(options.name)
+    if options.output == "json":
         sys.stdout.write(json.dumps(status, indent=2) + "\n")
     else:
         lines = [f"{key:12} {value}" for key, value in status.items() if key != "processes" and value is not None]
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--state-dir", help="where clusters are kept (default: $FINETUNE_DEVCLUSTER_STATE or below ~/.local/state)"
     )
 
-    up = commands.add_parser("up", parents=[common], help="create the cluster, or repair what of it is not running")
+    up = commands.add_parser("up", parents=[common], help="create the cluster, or start its parts that do not run")
     up.add_argument(
         "--mode", choices=MODES, default="control-plane", help="what runs (default: control-plane); node needs root"
     )

@@ -22,7 +22,7 @@ class Api:
     token: str
 
     def get(self, path: str) -> Any:
-        """Return the object or list at `path`, None when there is none. Raises DevClusterError on any other refusal."""
+        """Return the object or list at `path`; None if there is none. Raises DevClusterError for any other error."""
         return self._request("GET", path)
 
     def apply(self, path: str, body: dict[str, Any]) -> Any:
@@ -40,7 +40,7 @@ class Api:
         return self._request("DELETE", path)
 
     def problem(self) -> str | None:
-        """Return None when the API server says that it is ready, else what it says."""
+        """Return None if the API server is ready, else a text that says what is wrong."""
         return http_problem(f"{self.server}/readyz", ca=self.ca, token=self.token)
 
     def _request(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
@@ -57,28 +57,28 @@ class Api:
         try:
             with _opener(self.ca).open(request, timeout=TIMEOUT_SECONDS) as response:
                 return json.load(response)
-        except urllib.error.HTTPError as refused:
-            if refused.code == 404:
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
                 return None
-            detail = refused.read().decode(errors="replace")[:500]
-            raise DevClusterError(f"the API server refused {method} {path}: {refused.code} {detail}") from refused
-        except (OSError, http.client.HTTPException) as broken:
-            raise DevClusterError(f"the API server did not answer {method} {path}: {broken}") from broken
+            detail = error.read().decode(errors="replace")[:500]
+            raise DevClusterError(f"the API server refused {method} {path}: {error.code} {detail}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise DevClusterError(f"the API server did not answer {method} {path}: {error}") from error
 
 
 def http_problem(url: str, *, ca: str = "", token: str = "") -> str | None:
-    """Return None when a GET of `url` is answered with 200, else what happened.
+    """Return None if a GET of `url` is answered with 200, else a text that says what happened.
 
-    Without `ca` the server's certificate is not checked: for health endpoints of our own on this machine.
+    Without `ca` the server's certificate is not checked, which suits health endpoints on this machine.
     """
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
         with _opener(ca).open(request, timeout=TIMEOUT_SECONDS):
             return None
-    except urllib.error.HTTPError as refused:
-        return f"{url} answers {refused.code}: {refused.read().decode(errors='replace').strip()[-200:]}"
-    except (OSError, http.client.HTTPException) as broken:
-        return f"{url} does not answer: {broken}"
+    except urllib.error.HTTPError as error:
+        return f"{url} answers {error.code}: {error.read().decode(errors='replace').strip()[-200:]}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"{url} does not answer: {error}"
 
 
 def is_ready(node: dict[str, Any]) -> bool:

@@ -34,7 +34,7 @@ class Cluster:
     node_address: str | None
 
     def bin(self, name: str) -> Path:
-        """Return the path of a program such as kubectl or kwok; it is built where this machine has none that suits."""
+        """Return the path of a program such as kubectl or kwok; it is built if no fitting version is installed."""
         return program(name)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -55,7 +55,7 @@ class Cluster:
 
 
 def up(name: str = "dev", mode: Mode = "control-plane", gpus: int = 2, nodes: int = 10) -> Cluster:
-    """Make the cluster `name` run: create it, or repair what of it is not running, and keep its data.
+    """Create the cluster `name`, or start its parts that do not run and keep its data.
 
     Args:
         name: Which cluster; several can run side by side.
@@ -81,14 +81,14 @@ def up(name: str = "dev", mode: Mode = "control-plane", gpus: int = 2, nodes: in
             settings.save()
         try:
             _bring_up(settings, gpus=gpus, nodes=nodes)
-        except DevClusterError as failed:
-            advice = "run `up` again to go on from here, or begin anew after"
-            raise DevClusterError(f"{failed}\n{advice}: python -m devcluster down --name {name}") from failed
+        except DevClusterError as error:
+            advice = "run `up` again to continue, or start over after"
+            raise DevClusterError(f"{error}\n{advice}: python -m devcluster down --name {name}") from error
         return _cluster(settings)
 
 
 def down(name: str = "dev") -> bool:
-    """End all that belongs to the cluster `name` and delete its data; return whether there was anything.
+    """End all processes of the cluster `name` and delete its data; return whether there was such a cluster.
 
     It also works after a crash or a half-finished `up`, and touches nothing that this cluster did not start.
     """

@@ -1,4 +1,4 @@
-"""Run programs, show the end of their output when they fail, and end all of them when the work is given up."""
+"""Run programs, show the end of their output when they fail, and end all of them when the work is cancelled."""
 
 import os
 import signal

@@ -114,6 +114,7 @@ def apiserver(settings: Settings) -> Daemon:
             "--audit-log-maxbackup=1",
         ],
         lambda: api(settings).problem(),
+        environment=_FEWER_COLLECTIONS,
         configuration=json.dumps(AUDIT_POLICY),
     )
 
@@ -155,6 +156,9 @@ def scheduler(settings: Settings) -> Daemon:
         lambda: http_problem(f"https://127.0.0.1:{port}/healthz"),
     )
 
+
+# A fresh heap is small, so Go collects it all the time. With more room an API server takes a quarter less CPU time.
+_FEWER_COLLECTIONS = {"GOGC": "400"}
 
 # The defaults (20 requests a second) would be what a test of thousands of jobs measures.
 _FAST_CLIENT = ("--kube-api-qps=500", "--kube-api-burst=1000")

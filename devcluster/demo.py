@@ -111,9 +111,9 @@ def apply_example(target: ClusterTarget, name: str) -> None:
 def set_images(deployment: Manifest, images: Images) -> None:
     """Replace the names of images in an example, and mount vLLM's packages where vLLM has no image of its own."""
     pod = deployment["spec"]["template"]["spec"]
-    chosen = {"fetch-model": images.operator, "versitygw": images.s3, "vllm": images.engine}
+    replacements = {"fetch-model": images.operator, "versitygw": images.s3, "vllm": images.engine}
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
-        container["image"] = chosen.get(container["name"]) or container["image"]
+        container["image"] = replacements.get(container["name"]) or container["image"]
         if container["name"] == "vllm" and images.engine_packages:
             variables = serving.package_variables(PACKAGES_AT)
             container["env"] += [{"name": name, "value": value} for name, value in variables.items()]
@@ -248,7 +248,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m devcluster.demo", description=__doc__)
     parser.add_argument("command", choices=["up", "down"])
     parser.add_argument("--name", default=CLUSTER, help="which dev cluster (default: %(default)s)")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     registry, context = os.environ.get("REGISTRY"), os.environ.get("CONTEXT")
     if context and not registry:
         say(
@@ -257,15 +257,15 @@ def main(arguments: list[str]) -> int:
         )
         return 2
     try:
-        if chosen.command == "up":
-            up(registry, context, os.environ.get("VLLM_IMAGE"), os.environ.get("BASE_IMAGE"), chosen.name)
+        if options.command == "up":
+            up(registry, context, os.environ.get("VLLM_IMAGE"), os.environ.get("BASE_IMAGE"), options.name)
         else:
-            down(registry, context, chosen.name)
+            down(registry, context, options.name)
     except DevClusterError as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("interrupted; `make demo` goes on from here, `make demo-down` removes everything")
+        say("interrupted; `make demo` continues, `make demo-down` removes everything")
         return 130
     return 0
 

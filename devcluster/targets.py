@@ -64,13 +64,13 @@ class ClusterTarget:
 
     def helm(self, *arguments: str) -> str:
         """Run helm and return what it prints. Raises DevClusterError with its error output."""
-        chosen = [f"--kube-context={self.context}"] if self.context else []
-        return self._run([str(program("helm")), *chosen, *arguments])
+        context = [f"--kube-context={self.context}"] if self.context else []
+        return self._run([str(program("helm")), *context, *arguments])
 
     def finetune(self, *arguments: str) -> None:
         """Run `finetune` on the user's terminal. Raises DevClusterError if it fails; it has printed the reason."""
-        chosen = [f"--context={self.context}"] if self.context else []
-        command = [sys.executable, "-m", "finetune_cli.main", arguments[0], *chosen, *arguments[1:]]
+        context = [f"--context={self.context}"] if self.context else []
+        command = [sys.executable, "-m", "finetune_cli.main", arguments[0], *context, *arguments[1:]]
         if subprocess.run(command, env={**os.environ, **self.variables}, check=False).returncode != 0:
             raise DevClusterError(f"finetune {' '.join(arguments)} failed")
 
@@ -114,9 +114,9 @@ class ClusterTarget:
 
 
 def dev_target(name: str) -> ClusterTarget:
-    """Return the dev cluster `name` with a real node, brought up or repaired, and with all images in its registry.
+    """Bring up the dev cluster `name` with a real node, push all images to its registry, and return it.
 
-    What needs no other step runs beside it: Go compiles while packages are downloaded and images are built.
+    Independent steps run side by side: Go compiles while packages are downloaded and images are built.
     """
     with TaskGroup() as group:
         machine = group.start("Debian packages", node.check_machine)
@@ -207,16 +207,16 @@ def _registry(dev_cluster: cluster.Cluster) -> str:
 
 
 def _build_and_push(tool: str, image: str, reference: str, base: str | None) -> str:
-    chosen = [f"--build-arg=BASE_IMAGE={base}"] if base else []
+    build_args = [f"--build-arg=BASE_IMAGE={base}"] if base else []
     source = ["--file", str(DOCKERFILE), "--target", IMAGES[image], "--tag", reference, str(REPOSITORY)]
     with step(f"building {reference} with {tool}", "the trainer takes some minutes"):
-        commands.run([tool, "build", *chosen, *source])
+        commands.run([tool, "build", *build_args, *source])
         commands.run([tool, "push", reference])
     return reference
 
 
 def _sources_hash() -> str:
-    """Return the hash of the images' sources, which is their tag: a node must never take an old image for a new one."""
+    """Return the hash of the images' sources. It is their tag, so that a node never runs an old image."""
     digest = hashlib.sha256()
     sources = [DOCKERFILE, REPOSITORY / "pyproject.toml", REPOSITORY / "uv.lock"]
     for tree in ("operator", "trainer_image"):

@@ -1,4 +1,4 @@
-"""Run the steps of a bring-up side by side; the first failure ends the others."""
+"""Run tasks side by side, each in a thread; the first failure ends the others."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait

@@ -16,7 +16,7 @@ from devcluster.errors import DevClusterError
 from devcluster.paths import REPOSITORY
 from devcluster.progress import say, step
 from devcluster.taskgroup import TaskGroup
-from finetune_cli.compare import print_answers
+from finetune_cli.answers import print_answers
 
 JOB_FILE = REPOSITORY / "examples" / "shakespeare.yaml"
 OUTPUT = REPOSITORY / "build" / "try"
@@ -74,7 +74,7 @@ def train(arguments: list[str]) -> None:
     """Run `finetune run` on the user's terminal. Raises DevClusterError if it fails; it has printed the reason."""
     command = [sys.executable, "-m", "finetune_cli.main", *arguments]
     if subprocess.run(command, check=False).returncode != 0:
-        raise DevClusterError("the training failed for the reason above; `make try` goes on from the last checkpoint")
+        raise DevClusterError("the training failed for the reason above; `make try` continues from the last checkpoint")
 
 
 def generate_answers(base: Path, adapter: Path) -> Answers:
@@ -131,14 +131,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--model", choices=("smollm2", "tiny-llama"), default="smollm2", help="what is trained (default: %(default)s)"
     )
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        run(chosen.output.absolute(), chosen.steps, chosen.model)
+        run(options.output.absolute(), options.steps, options.model)
     except DevClusterError as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("interrupted; `make try` goes on from here")
+        say("interrupted; `make try` continues")
         return 130
     return 0
 

@@ -41,8 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out files without unit tests when only these run: importing the files would import torch."""
-    return True if config.option.markexpr == "unit" and not tiers.may_have_unit_tests(collection_path) else None
+    """Leave out files without tests of the only tier that runs: importing all of them takes a minute."""
+    tier = tiers.selected(config.option.markexpr)
+    return True if tier and not tiers.may_have_tests_of(tier, collection_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,26 +79,26 @@ def _take_down_leftovers() -> None:
 
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
-    """A control plane without nodes: pods can be created and stay pending."""
+    """Yield a control plane without nodes: pods can be created and stay pending."""
     yield from _clusters("control-plane")
 
 
 @pytest.fixture(scope="session")
 def cluster_with_crds(control_plane: Cluster) -> Cluster:
-    """The control plane, with both CRDs."""
+    """Return the control plane, with both CRDs."""
     install_crds(control_plane)
     return control_plane
 
 
 @pytest.fixture(scope="session")
 def kwok_cluster() -> Iterator[Cluster]:
-    """A control plane with ten fake nodes of eight GPUs; devcluster/kwok-stages.yaml says how pods run and end."""
+    """Yield a control plane with ten fake nodes of eight GPUs. devcluster/kwok-stages.yaml says how pods end."""
     yield from _clusters("kwok", gpus=8)
 
 
 @pytest.fixture(scope="session")
 def node_cluster() -> Iterator[Cluster]:
-    """A cluster with a real node and four simulated GPUs."""
+    """Yield a cluster with a real node and four simulated GPUs."""
     if os.geteuid() != 0:
         pytest.skip("a real node needs root")
     yield from _clusters("node", gpus=4)

@@ -1,4 +1,4 @@
-"""The repository's habits: known files at the root, one version, links that lead somewhere."""
+"""Rules of the repository: known files at the root, one version, links that lead somewhere."""
 
 import re
 import subprocess

@@ -7,12 +7,52 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiers
 from tests.tiers import NoTorch, tiers_of
 from tools import run_tests
 
 
 def test_every_collected_test_has_exactly_one_tier(request: pytest.FixtureRequest) -> None:
     assert [item.nodeid for item in request.session.items if len(tiers_of(item)) != 1] == []
+
+
+def test_no_file_is_left_out_of_the_tier_of_one_of_its_tests(request: pytest.FixtureRequest) -> None:
+    """Tests what a session without a selection of tiers collects: all."""
+    left_out = {
+        item.path for item in request.session.items if not tiers.may_have_tests_of(tiers_of(item)[0], item.path)
+    }
+    assert left_out == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("e2e/test_a.py", "", {"node"}),
+        ("trainer/test_a.py", "", {"trains"}),
+        ("trainer/test_a.py", "@pytest.mark.unit\ndef test_a(): ...", {"trains", "unit"}),
+        ("trainer/test_a.py", "pytestmark = [pytest.mark.unit, pytest.mark.timeout(9)]", {"unit"}),
+        ("agent/test_a.py", "", {"unit", "cluster", "node"}),
+        ("agent/test_a.py", "@pytest.mark.trains\ndef test_a(): ...", {"unit", "cluster", "node", "trains"}),
+        ("agent/test_a.py", "pytestmark = pytest.mark.cluster", {"cluster"}),
+        ("trainer/conftest.py", "", {"unit", "cluster", "node", "trains", "gpu"}),
+    ],
+)
+def test_a_session_of_one_tier_imports_only_what_may_have_its_tests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, text: str, expected: set[str]
+) -> None:
+    monkeypatch.setattr(tiers, "TESTS", tmp_path)
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_text(text)
+    assert {tier for tier in tiers.TIERS if tiers.may_have_tests_of(tier, path)} == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "tier"),
+    [("unit", "unit"), ("node and not exhaustive", "node"), ("", None), ("not unit", None), ("unit or node", None)],
+)
+def test_the_tier_that_alone_runs_is_read_from_the_marker_expression(expression: str, tier: str | None) -> None:
+    assert tiers.selected(expression) == tier
 
 
 def test_a_session_of_the_unit_tier_has_not_imported_torch(request: pytest.FixtureRequest) -> None:
@@ -36,18 +76,18 @@ def test_the_node_runs_beside_the_other_tiers_and_alone_it_writes_to_the_termina
         outputs[tier.name] = output
         if output:
             output.write_text("seen")
-        if len(tiers) > 1:
+        if len(run_tiers) > 1:
             both.wait()
         return run_tests.Result(tier.name, 0, 1.0, 1, [], Counter(), Counter())
 
     monkeypatch.setattr(run_tests, "run", run)
     monkeypatch.setattr(run_tests, "ROOT", tmp_path)
     monkeypatch.setattr(run_tests, "RESULTS", tmp_path)
-    tiers = [run_tests.Tier("trains", "worksteal"), run_tests.Tier("node", None, beside=True)]
-    assert [result.tier for result in run_tests.run_all(tiers, exhaustive=False)] == ["trains", "node"]
+    run_tiers = [run_tests.Tier("trains", "worksteal"), run_tests.Tier("node", None, beside=True)]
+    assert [result.tier for result in run_tests.run_all(run_tiers, exhaustive=False)] == ["trains", "node"]
     assert outputs == {"trains": None, "node": tmp_path / "node.log"}
-    tiers = tiers[1:]
-    run_tests.run_all(tiers, exhaustive=False)
+    run_tiers = run_tiers[1:]
+    run_tests.run_all(run_tiers, exhaustive=False)
     assert outputs["node"] is None
 
 
@@ -59,3 +99,17 @@ def test_the_summary_has_the_time_of_all_tiers_together() -> None:
     lines = run_tests.summary(results, 660.0)
     assert lines[3].split() == ["all", "7", "11.0"]
     assert lines[4:] == ["FAILED tests.e2e.test_a", "skipped 1 of tier node: a real node needs root"]
+
+
+def test_the_page_keeps_the_results_of_tiers_that_did_not_run() -> None:
+    def result(tier: str, tests: int) -> run_tests.Result:
+        return run_tests.Result(
+            tier, 0, 60.0, tests, [], Counter({"no GPU": 1}), Counter({"tests.test_a.test_b": tests})
+        )
+
+    first = run_tests.page("", [result("node", 5), result("unit", 2)])
+    assert [line for line in first.splitlines() if line.startswith("## ")] == ["## unit", "## node"]
+    assert "skipped 1 of tier node: no GPU" in first
+    second = run_tests.page(first, [result("unit", 3)])
+    assert second != first
+    assert second.replace(": 3", ": 2").replace("       3 ", "       2 ") == first

@@ -1,6 +1,7 @@
 """Tiers of tests: what a test needs to run. A marker on the test or its module decides, then this module's rules."""
 
 import importlib.abc
+import re
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -17,7 +18,8 @@ TIER_OF_FIXTURE = {
     "s3_server": "cluster",  # its program is built with those of the cluster
 }
 """Tier of the tests that use a fixture in a directory without a tier. The first fixture that a test uses counts."""
-UNIT_MARKER = "pytest.mark.unit"
+MARKER_OF_MODULE = re.compile(rf"^pytestmark = .*pytest\.mark\.({'|'.join(TIERS)})\b", re.MULTILINE)
+"""The marker of all tests of a module; a test that has another one too is refused."""
 TESTS = Path(__file__).parent
 
 
@@ -56,11 +58,24 @@ def order(item: pytest.Item) -> int:
     return TIERS.index(tiers_of(item)[0])
 
 
-def may_have_unit_tests(path: Path) -> bool:
-    """Tell whether a path may have unit tests: its directory has no other tier, or the file has a unit marker."""
+def selected(expression: str) -> str | None:
+    """Return the only tier that a marker expression lets run; None if it is none of those of tools/run_tests.py."""
+    tier = expression.removesuffix(" and not exhaustive")
+    return tier if tier in TIERS else None
+
+
+def may_have_tests_of(tier: str, path: Path) -> bool:
+    """Tell whether a path may have tests of a tier, without importing it: that takes seconds where it imports torch."""
     if path.is_dir() or path.name == "conftest.py":
         return True
-    return _tier_of_directory(path) is None or UNIT_MARKER in path.read_text()
+    text = path.read_text()
+    if of_module := MARKER_OF_MODULE.search(text):
+        return of_module[1] == tier
+    if f"pytest.mark.{tier}" in text:
+        return True
+    of_directory = _tier_of_directory(path)
+    # Fixtures give a test one of the other tiers, and a test need not name the fixtures of its fixtures.
+    return of_directory == tier if of_directory else tier in ("unit", *TIER_OF_FIXTURE.values())
 
 
 def _tier_of_directory(path: Path) -> str | None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 REPORT = Path(__file__).parents[1] / "build" / "test-results" / "chaos.xml"
 INJECTED = "injected"
-"""Property of a test in the report: what its marker ``chaos`` says."""
+"""Property of a test in the report: the text of its marker ``chaos``."""
 
 
 def main() -> int:
@@ -40,11 +40,11 @@ def find_injected(case: ElementTree.Element) -> str:
 
 
 def find_outcome(case: ElementTree.Element) -> str:
-    """Return what happened in a test: what its name promises, or why it did not."""
+    """Return what happened in a test: its name as a sentence if it passed, else the first line of its message."""
     for kind in ("failure", "error", "skipped"):
-        trouble = case.find(kind)
-        if trouble is not None:
-            return f"{kind.upper()}: {trouble.get('message', '').splitlines()[0] if trouble.get('message') else ''}"
+        outcome = case.find(kind)
+        if outcome is not None:
+            return f"{kind.upper()}: {outcome.get('message', '').splitlines()[0] if outcome.get('message') else ''}"
     name, _, _ = case.get("name", "").partition("[")
     return name.removeprefix("test_").replace("_", " ")
 

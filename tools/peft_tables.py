@@ -23,11 +23,13 @@ FILLED_IN = {
 def table() -> str:
     """Return the file's content.
 
-    It has the default target modules by PEFT type and model type, and the options of each configuration class.
+    It has the default target modules by PEFT type and model type, the options of each PEFT type, and the names of
+    layers of experts that PEFT turns into parameters, by model type.
     """
     import peft
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
-    from peft.utils import constants
+    from peft.utils import constants, transformers_weight_conversion
+    from transformers import conversion_mapping
 
     targets: dict[str, Any] = {
         peft_type.lower(): getattr(constants, f"TRANSFORMERS_MODELS_TO_{peft_type}_TARGET_MODULES_MAPPING")
@@ -37,11 +39,19 @@ def table() -> str:
         kind.value: sorted({field.name for field in dataclasses.fields(config) if field.init} - FILLED_IN)
         for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
     }
+    conversion: Any = transformers_weight_conversion
+    find_mapping: Any = conversion_mapping.get_checkpoint_conversion_mapping
+    experts = {
+        model_type: names
+        for model_type, pattern in conversion._MODEL_TO_CONVERSION_PATTERN.items()
+        if (names := conversion._MOE_TARGET_MODULE_MAPPING.get(pattern)) and find_mapping(model_type) is not None
+    }
     content = {
         "$comment": MARKER,
         "version": peft.__version__,
         "targetModules": targets,
         "feedforwardModules": constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
         "options": options,
+        "experts": experts,
     }
     return json.dumps(content, indent=1, sort_keys=True) + "\n"

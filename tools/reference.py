@@ -73,7 +73,7 @@ def _repeated(reason: Reason) -> str:
     if reason in USER_ERRORS:
         return "no further attempt"
     if reason is Reason.PREEMPTED:
-        return "another one at once, up to `failurePolicy.retries.onPreemption`"
+        return "another one, up to `failurePolicy.retries.onPreemption`"
     if reason is Reason.OUT_OF_MEMORY:
         return (
             "another one at once with less memory (`failurePolicy.outOfMemory`), "

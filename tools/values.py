@@ -8,7 +8,9 @@ from pydantic.alias_generators import to_camel
 from finetune_api.base import DnsLabel
 from finetune_api.core_v1.network import DnsPolicy
 from finetune_operator.pod_defaults import RoleResources
+from finetune_operator.settings import ALLOWED_URL as ALLOWED_URL_PATTERN
 
+ALLOWED_URL = f"^{ALLOWED_URL_PATTERN.pattern}$"
 KubernetesObject = dict[str, Any]
 """A part of a pod, passed on unchanged: the API server checks it."""
 
@@ -27,7 +29,7 @@ class Image(Section):
     )
     tag: str = Field("", description="Tag. Empty: the chart's appVersion.")
     digest: str = Field(
-        "", description="sha256:… of the image; goes before the tag.", pattern=r"^(sha256:[0-9a-f]{64})?$"
+        "", description="sha256:… of the image; it has precedence over the tag.", pattern=r"^(sha256:[0-9a-f]{64})?$"
     )
 
 
@@ -35,12 +37,12 @@ class OperatorImage(Image):
     """The operator's image, and the pull policy of all images."""
 
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        "IfNotPresent", description="Pull policy of every container that the chart or the operator makes."
+        "IfNotPresent", description="Pull policy of every container that the chart or the operator creates."
     )
 
 
 class PodPolicy(Section):
-    """What spec.podTemplate of a FineTuneJob may ask for. A job that asks for more is refused with Accepted=False."""
+    """Limits of spec.podTemplate of a FineTuneJob. A job that exceeds them is refused with Accepted=False."""
 
     security_standard: Literal["restricted", "baseline", "privileged"] = Field(
         "restricted",
@@ -59,9 +61,11 @@ class PodPolicy(Section):
 class Logging(Section):
     """The operator's log."""
 
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level from which lines are told.")
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level of lines that are written."
+    )
     format: Literal["text", "json"] = Field(
-        "text", description="json: each line is an object, with the kind, namespace, name and attempt that it is about."
+        "text", description="json: each line is an object with the kind, namespace, name and attempt that it concerns."
     )
 
 
@@ -75,17 +79,17 @@ class Trainer(Section):
     )
     simulated_gpus: bool = Field(
         False,
-        description="The nodes only pretend to have GPUs, as those of the dev cluster do: trainer pods use the CPU. "
+        description="The GPUs of the nodes are simulated, as those of the dev cluster: trainer pods use the CPU. "
         "False: a trainer pod that does not see its GPUs fails with the reason GpuNotVisible.",
     )
-    pod_policy: PodPolicy = Field(PodPolicy(), description="What spec.podTemplate of a FineTuneJob may ask for.")
+    pod_policy: PodPolicy = Field(PodPolicy(), description="Limits of spec.podTemplate of a FineTuneJob.")
 
 
 class ContainerValues(Section):
     """CPU and memory of a container. A quota that demands limits needs both."""
 
-    requests: KubernetesObject = Field({}, description="What the scheduler sets aside.")
-    limits: KubernetesObject = Field({}, description="What the container cannot exceed. null: no limits.")
+    requests: KubernetesObject = Field({}, description="Amounts that the scheduler reserves on a node.")
+    limits: KubernetesObject = Field({}, description="Amounts that the container cannot exceed. null: no limits.")
 
 
 def _resources(role: str) -> ContainerValues:
@@ -93,7 +97,7 @@ def _resources(role: str) -> ContainerValues:
 
 
 class PodResources(Section):
-    """CPU and memory of the pods that the operator makes."""
+    """CPU and memory of the pods that the operator creates."""
 
     trainer: ContainerValues = Field(
         _resources("trainer"),
@@ -104,11 +108,16 @@ class PodResources(Section):
         _resources("preflight"),
         description="Preflight and clean-up pods. spec.resources.preflight has precedence.",
     )
+    merge: ContainerValues = Field(
+        _resources("merge"),
+        description="Pods that merge an adapter into its base. A large model raises memory to what it needs; "
+        "spec.resources.merge has precedence.",
+    )
     agent: ContainerValues = Field(_resources("agent"), description="Agents in inference pods.")
 
 
 class Pods(Section):
-    """What every pod gets that the operator makes. A FineTuneJob's own spec.podTemplate has precedence."""
+    """Settings of every pod that the operator creates. A FineTuneJob's own spec.podTemplate has precedence."""
 
     fixed_user: bool = Field(
         True,
@@ -126,20 +135,20 @@ class Pods(Section):
     volumes: list[KubernetesObject] = Field(
         [], description="Volumes, also of agents, for example a ConfigMap with a private CA that each namespace has."
     )
-    volume_mounts: list[KubernetesObject] = Field([], description="Where containers have the volumes.")
+    volume_mounts: list[KubernetesObject] = Field([], description="Mounts of the volumes in containers.")
     image_pull_secrets: list[KubernetesObject] = Field(
         [], description="Secrets of each namespace for pulling images. Agents use those of their pod."
     )
-    tolerations: list[KubernetesObject] = Field([], description="Taints that preflight and trainer pods tolerate.")
-    host_aliases: list[KubernetesObject] = Field([], description="Entries of the hosts file, not of agents.")
+    tolerations: list[KubernetesObject] = Field([], description="Taints that the pods of jobs tolerate.")
+    host_aliases: list[KubernetesObject] = Field([], description="Entries of the hosts file; agents do not get them.")
     dns_policy: Literal["", DnsPolicy] = Field(
-        "", description="Where DNS comes from, not of agents. Empty: Kubernetes' default."
+        "", description="DNS policy of pods; agents use that of their pod. Empty: Kubernetes' default."
     )
-    dns_config: KubernetesObject = Field({}, description="Settings of the resolver, not of agents.")
+    dns_config: KubernetesObject = Field({}, description="Settings of the DNS resolver; agents use those of their pod.")
     preflight_node_selector: dict[str, str] = Field(
-        {}, description="Labels that a node must have to run preflight and clean-up pods."
+        {}, description="Labels that a node must have to run preflight, merge and clean-up pods."
     )
-    resources: PodResources = Field(PodResources(), description="CPU and memory of the pods that the operator makes.")
+    resources: PodResources = Field(PodResources(), description="CPU and memory of the pods that the operator creates.")
 
 
 class Crds(Section):
@@ -163,12 +172,13 @@ class ServiceAccount(Section):
 
 
 class AdmissionPolicy(Section):
-    """What the operator's account may write."""
+    """Limits of what the operator's account may write."""
 
     enabled: bool = Field(
         True,
-        description="Create ValidatingAdmissionPolicies: with the operator's token nobody creates other Jobs, or "
-        "changes more of a Deployment, than the operator does. They are objects of the cluster.",
+        description="Create ValidatingAdmissionPolicies, so that nobody with the operator's token can create other "
+        "Jobs, or change more of a Deployment or StatefulSet, than the operator does. They are objects of the "
+        "cluster.",
     )
 
 
@@ -202,13 +212,24 @@ class NetworkPolicy(Section):
     enabled: bool = Field(False, description="Let only pods of this cluster reach it, and only port 8080.")
 
 
+class Analysis(Section):
+    """The analyses of canaries."""
+
+    allowed_urls: list[Annotated[str, Field(pattern=ALLOWED_URL)]] = Field(
+        [],
+        description="Addresses that the operator calls for users whose canaries have an analysis, with all paths below "
+        "them, for example http://prometheus.monitoring:9090. {namespace} in one is the AdapterDeployment's namespace. "
+        "Empty: none, so an AdapterDeployment with an analysis is refused with Accepted=False.",
+    )
+
+
 class Uninstall(Section):
     """What `helm uninstall` does before it deletes anything; only while crds.keep is false."""
 
     clean_up: bool = Field(
         True,
         description="Run a Job (pre-delete hook) that deletes the AdapterDeployments and waits until the operator has "
-        "removed its agents from the inference Deployments.",
+        "removed its agents from the inference workloads.",
     )
     timeout_seconds: Annotated[int, Field(ge=10)] = Field(
         180,
@@ -225,19 +246,19 @@ class ChartValues(Section):
     )
     trainer_image: Image = Field(Image(), description="The trainer's image. Built from Dockerfile, target trainer.")
     trainer: Trainer = Field(Trainer(), description="What trainer pods may do.")
-    pods: Pods = Field(Pods(), description="What every pod gets that the operator makes.")
+    pods: Pods = Field(Pods(), description="Settings of every pod that the operator creates.")
     image_pull_secrets: list[KubernetesObject] = Field(
         [],
         description="Secrets for pulling the operator's image, in the release's namespace: [{name: …}]. "
         "Jobs have pods.imagePullSecrets and spec.podTemplate.imagePullSecrets.",
     )
     watch_namespaces: list[DnsLabel] = Field(
-        [], description="Namespaces to look after, with Roles in each of them. Empty: all, with a ClusterRole."
+        [], description="Namespaces that the operator watches, with Roles in each. Empty: all, with a ClusterRole."
     )
     replicas: Annotated[int, Field(ge=1)] = Field(
         1,
-        description="Pods of the operator. One of them works; the others are ready to take over when it ends or falls "
-        "silent, which takes up to 15 s.",
+        description="Pods of the operator. One of them works. If it ends or does not respond, another one takes over "
+        "within 15 s.",
     )
     logging: Logging = Field(Logging(), description="The operator's log.")
     report_url: str = Field(
@@ -250,14 +271,15 @@ class ChartValues(Section):
         Uninstall(), description="What `helm uninstall` does first; only while crds.keep is false."
     )
     service_account: ServiceAccount = Field(ServiceAccount(), description="The identity of the operator's pod.")
+    analysis: Analysis = Field(Analysis(), description="The analyses of canaries.")
     admission_policy: AdmissionPolicy = Field(
-        AdmissionPolicy(), description="What the operator's account may write, beside its rights."
+        AdmissionPolicy(), description="Limits of what the operator's account may write, in addition to its Roles."
     )
     user_roles: UserRoles = Field(UserRoles(), description="What the users of the cluster may do with both kinds.")
     metrics: Metrics = Field(Metrics(), description="Metrics in Prometheus' format, at port 8080, path /metrics.")
     network_policy: NetworkPolicy = Field(NetworkPolicy(), description="Who may reach the operator.")
     resources: KubernetesObject = Field(
-        {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "2", "memory": "512Mi"}},
+        {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "2", "memory": "512Mi"}},
         description="CPU and memory of the operator.",
     )
     node_selector: dict[str, str] = Field({}, description="Labels that the operator's node must have.")
@@ -265,14 +287,14 @@ class ChartValues(Section):
     affinity: KubernetesObject = Field({}, description="Affinity of the operator's pod.")
     priority_class_name: str = Field("", description="PriorityClass of the operator's pod.")
     pod_annotations: dict[str, str] = Field({}, description="Annotations of the operator's pod.")
-    pod_labels: dict[str, str] = Field({}, description="Labels of the operator's pod, beside ours.")
+    pod_labels: dict[str, str] = Field({}, description="Additional labels of the operator's pod.")
     extra_env: list[KubernetesObject] = Field(
         [],
-        description="More environment variables of the operator, for example HTTPS_PROXY, or a FINETUNE_OPERATOR_… "
-        "of docs/install.md.",
+        description="Additional environment variables of the operator, for example HTTPS_PROXY, or a "
+        "FINETUNE_OPERATOR_… of docs/install.md.",
     )
-    name_override: str = Field("", description="In place of the chart's name.")
-    fullname_override: str = Field("", description="In place of the name of everything that the chart makes.")
+    name_override: str = Field("", description="Replaces the chart's name in names and labels.")
+    fullname_override: str = Field("", description="Replaces the prefix of the names of all objects of the chart.")
     globals_: KubernetesObject = Field(
         {}, alias="global", description="Helm sets it when this chart is part of another; nothing here reads it."
     )

@@ -9,23 +9,28 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.operator import finished
-from bench.operator.scenario import Measured, measure
+from bench.operator import at_once, finished
+from bench.operator.scenario import Measurements, measure
 from devcluster import cluster as clusters
 from devcluster.cluster import Cluster
 from tools.testing.crds import install_crds
 
 T = TypeVar("T")
 Benchmark = Callable[[Cluster, str, int, Path, Callable[[int], None]], T]
-"""Takes cluster, namespace, number of FineTuneJobs, a directory, and what is told how many are done."""
-PEER = {"to_first_job_ms": {"median": 34.0, "p99": 65.0}, "writes_per_job": 9.5}
-"""Kubeflow Trainer 2.0.0 with JobSet 0.8.2 on a similar machine: the time from TrainJob to Job, and all writes."""
+"""Takes cluster, namespace, number of FineTuneJobs, a directory, and a function that receives how many are done."""
+
+
+AT_ONCE: dict[str, Benchmark[at_once.AtOnce]] = {
+    "a preflight each": at_once.measure,
+    "one preflight": partial(at_once.measure, reuse=True),
+}
 
 
 def main() -> int:
@@ -41,6 +46,12 @@ def main() -> int:
         metavar="JOBS",
         help="instead start an operator among this many finished FineTuneJobs (1000 take two minutes)",
     )
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        metavar="JOBS",
+        help="instead create this many FineTuneJobs at once, first with a preflight each, then with one for all",
+    )
     parser.add_argument("--output", choices=["table", "json"], default="table")
     arguments = parser.parse_args()
     name = arguments.cluster or f"bench-{os.getpid()}"
@@ -50,8 +61,10 @@ def main() -> int:
         elif arguments.finished:
             cluster = clusters.up(name, "control-plane")
         else:
-            cluster = clusters.up(name, "kwok", nodes=4, gpus=8)
-        if arguments.finished:
+            cluster = clusters.up(name, "kwok", nodes=4, gpus=1000 if arguments.at_once else 8)
+        if arguments.at_once:
+            results = {title: asdict(in_namespace(cluster, arguments.at_once, run)) for title, run in AT_ONCE.items()}
+        elif arguments.finished:
             results = asdict(in_namespace(cluster, arguments.finished, finished.measure))
         else:
             results = summarize(in_namespace(cluster, arguments.runs, measure), arguments.runs)
@@ -60,6 +73,8 @@ def main() -> int:
             clusters.down(name)
     if arguments.output == "json":
         print(json.dumps(results, indent=2))
+    elif arguments.at_once:
+        print_at_once(results)
     elif arguments.finished:
         print_start(results)
     else:
@@ -85,7 +100,7 @@ def in_namespace(cluster: Cluster, number: int, run: Benchmark[T]) -> T:
         cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
-def summarize(measurements: Measured, runs: int) -> dict[str, Any]:
+def summarize(measurements: Measurements, runs: int) -> dict[str, Any]:
     """Return all results, with medians and percentiles."""
     total = sum(measurements.writes.values())
     return {
@@ -99,7 +114,6 @@ def summarize(measurements: Measured, runs: int) -> dict[str, Any]:
         "writes": {kind: number / runs for kind, number in measurements.writes.items()},
         "operator_memory_mib": measurements.memory_mib,
         "operator_cpu_ms_per_job": measurements.cpu_ms_per_job,
-        "peer": PEER,
     }
 
 
@@ -124,27 +138,36 @@ def print_start(results: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def print_at_once(results: dict[str, Any]) -> None:
+    """Print what FineTuneJobs that were created at once took, and the ratio of the last column to the first."""
+    columns = list(results.values())
+    table = Table(title=f"{columns[0]['jobs']} FineTuneJobs at once, {os.cpu_count()} cores")
+    for title in ("", *results, "ratio"):
+        table.add_column(title, justify="right" if title else "left")
+    for name in columns[0]:
+        ratio = f"{columns[-1][name] / columns[0][name]:.2f}" if columns[0][name] else ""
+        table.add_row(name.replace("_", " "), *(f"{column[name]:.1f}" for column in columns), ratio)
+    Console().print(table)
+
+
 def print_table(results: dict[str, Any]) -> None:
     """Print the results as a table."""
     table = Table(
         title=f"{results['runs']} FineTuneJobs, idle operator, {results['cores']} cores, load {results['load']:.1f}"
     )
-    for column in ("", "median", "p99", "Kubeflow Trainer 2.0 + JobSet"):
+    for column in ("", "median", "p99"):
         table.add_column(column, justify="left" if not column else "right")
-    peer = results["peer"]["to_first_job_ms"]
     rows = (
-        ("apply → first Job", "to_first_job_ms", f"{peer['median']:.0f} / {peer['p99']:.0f} ms"),
-        ("finished preflight → trainer Job", "preflight_to_trainer_ms", ""),
+        ("apply → first Job", "to_first_job_ms"),
+        ("finished preflight → trainer Job", "preflight_to_trainer_ms"),
     )
-    for title, key, peer_times in rows:
-        table.add_row(title, f"{results[key]['median']:.1f} ms", f"{results[key]['p99']:.1f} ms", peer_times)
-    table.add_row(
-        "API writes per FineTuneJob", f"{results['writes_per_job']:.2f}", "", f"{results['peer']['writes_per_job']}"
-    )
+    for title, key in rows:
+        table.add_row(title, f"{results[key]['median']:.1f} ms", f"{results[key]['p99']:.1f} ms")
+    table.add_row("API writes per FineTuneJob", f"{results['writes_per_job']:.2f}", "")
     for kind, number in results["writes"].items():
-        table.add_row(f"  {kind}", f"{number:.2f}", "", "")
-    table.add_row("operator's CPU per FineTuneJob", f"{results['operator_cpu_ms_per_job']:.0f} ms", "", "")
-    table.add_row("operator's memory", f"{results['operator_memory_mib']:.0f} MiB", "", "")
+        table.add_row(f"  {kind}", f"{number:.2f}", "")
+    table.add_row("operator's CPU per FineTuneJob", f"{results['operator_cpu_ms_per_job']:.0f} ms", "")
+    table.add_row("operator's memory", f"{results['operator_memory_mib']:.0f} MiB", "")
     Console().print(table)
 
 

@@ -12,7 +12,7 @@ READS = frozenset({"get", "list", "watch"})
 
 @dataclass(frozen=True)
 class Write:
-    """Describes one request that changed an object."""
+    """A request that changed an object."""
 
     agent: str
     verb: str

@@ -25,7 +25,7 @@ NOBODY = "finetune-operator.io/bench"
 
 @dataclass(frozen=True)
 class Start:
-    """Holds what a start of the operator cost.
+    """The costs of one start of the operator.
 
     Attributes:
         jobs: Number of finished FineTuneJobs.
@@ -47,7 +47,7 @@ class Start:
 
 
 def measure(cluster: Cluster, namespace: str, jobs: int, directory: Path, progress: Callable[[int], None]) -> Start:
-    """Copy a finished job, and start an operator among the copies. ``progress`` is told how many there are."""
+    """Copy a finished job, and start an operator among the copies. ``progress`` gets the number so far."""
     api = Api(cluster.kubeconfig, namespace)
     operator = Operator(cluster.kubeconfig, namespace, directory / "operator.log").start()
     try:
@@ -83,8 +83,8 @@ class Template:
         for child in self.children:
             body = _rename(child, old["name"], name, uids)
             body["spec"] |= {"managedBy": NOBODY, "manualSelector": True}
-            made = api.batch.create_namespaced_job(api.namespace, body)
-            uids[child["metadata"]["uid"]] = made.metadata.uid
+            job = api.batch.create_namespaced_job(api.namespace, body)
+            uids[child["metadata"]["uid"]] = job.metadata.uid
             api.batch.patch_namespaced_job_status(body["metadata"]["name"], api.namespace, {"status": body["status"]})
         for pod in self.pods:
             body = _rename(pod, old["name"], name, uids)
@@ -117,7 +117,7 @@ def start(operator: Operator, jobs: int) -> Start:
 
 
 def _rename(item: Object, old: str, new: str, uids: dict[str, str]) -> Object:
-    """Return an object with another name wherever the old one stands, and other uids, without what a server sets."""
+    """Return an object with another name and other uids, without the fields that a server sets."""
     text = json.dumps(item).replace(f'"{old}', f'"{new}').replace(f"{old}-", f"{new}-").replace(f"/{old}/", f"/{new}/")
     for before, after in uids.items():
         text = text.replace(before, after)

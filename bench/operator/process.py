@@ -1,21 +1,17 @@
 """Read what the operator's process uses, from /proc, and what it has written, from its metrics."""
 
-from pathlib import Path
-
+from bench import process
 from tools.testing.operator_process import Operator
 
 
 def cpu_seconds(operator: Operator) -> float:
     """Return the CPU seconds that the process has used."""
-    fields = Path(f"/proc/{_pid(operator)}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
+    return process.cpu_seconds(_pid(operator))
 
 
 def memory_mib(operator: Operator, field: str = "VmRSS") -> float:
     """Return the resident memory of the process: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    status = Path(f"/proc/{_pid(operator)}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith(field)]
-    return int(line.split()[1]) / 1024
+    return process.memory_mib(_pid(operator), field)
 
 
 def count_writes(operator: Operator) -> int:

@@ -20,8 +20,8 @@ MESSAGE = "devcluster.finetune-operator.io/termination-message"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Holds the milliseconds of each run, and the operator's writes in all runs."""
+class Measurements:
+    """The milliseconds of each run, and the operator's writes in all runs."""
 
     to_preflight: list[float]
     to_trainer: list[float]
@@ -32,7 +32,9 @@ class Measured:
     cpu_ms_per_job: float
 
 
-def measure(cluster: Cluster, namespace: str, runs: int, directory: Path, progress: Callable[[int], None]) -> Measured:
+def measure(
+    cluster: Cluster, namespace: str, runs: int, directory: Path, progress: Callable[[int], None]
+) -> Measurements:
     """Run the FineTuneJobs. All times come from the API server's audit log, so from one clock."""
     api = Api(cluster.kubeconfig, namespace)
     operator = Operator(cluster.kubeconfig, namespace, directory / "operator.log").start()
@@ -51,7 +53,7 @@ def measure(cluster: Cluster, namespace: str, runs: int, directory: Path, progre
         operator.stop()
     log = audit.read(cluster.state_dir / "logs" / "audit.log", namespace)
     operator_writes = [write for write in audit.of_operator(log) if not write.name.startswith("warm-up")]
-    return Measured(
+    return Measurements(
         [_time_to_preflight(log, name) for name in names],
         [_time_to_trainer(log, name) for name in names],
         audit.counts(operator_writes),

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from bench.trainer.data import Size
 from bench.trainer.picture import bars
+from finetune_api.reasons import EXIT_CODES, Reason
 
 AIMS = {"overhead": "≤ 2 %", "script": "≥ 3", "loss": "≤ 2 %", "refused": "< 1 s"}
 LARGE = Size(hidden=1024, layers=12, rows=6200)
-"""Measures the time to the first step: 150 million weights, and all available texts."""
+"""Sizes with which the time to the first step is measured: 150 million weights, and all available texts."""
 TINY = Size(64, 2, 350, 64, rows=40, overhead_steps=4, checkpoint_every=2, rounds=0, starts=1, compiled=False)
 PARTS = ("overhead", "script", "start", "switches", "phases")
 
@@ -26,11 +27,14 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="measure this part; may be given more than once")
     parser.add_argument("--rounds", type=int, help="pairs of runs of each comparison")
-    parser.add_argument("--tiny", action="store_true", help="a few steps of a model too small to say anything")
+    parser.add_argument("--tiny", action="store_true", help="run a few steps of a tiny model, to test the benchmark")
+    parser.add_argument("--gpu", action="store_true", help="measure one GPU in the settings of NVIDIA's reference")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the useful tokens per second as an SVG")
     parser.add_argument("--output", choices=["table", "json"], default="table")
     arguments = parser.parse_args(words)
     _quiet()
+    if arguments.gpu:
+        return _measure_gpu(arguments.output)
     size, large = (TINY, TINY) if arguments.tiny else (Size(), LARGE)
     if arguments.rounds:
         size = Size(**{**vars(size), "rounds": arguments.rounds})
@@ -45,6 +49,41 @@ def main(words: list[str] | None = None) -> int:
     else:
         Console().print(make_table(results))
     return 0
+
+
+def _measure_gpu(output: str) -> int:
+    """Measure one GPU and print the results; without a GPU say so, with the exit code that the trainer has for it."""
+    from bench.trainer.gpu import Reference, measure
+    from finetune_trainer.models import device
+
+    if not device.has_gpu():
+        sys.stderr.write("python -m bench.trainer --gpu: PyTorch sees no GPU here, and this measures one\n")
+        return EXIT_CODES[Reason.GPU_NOT_VISIBLE]
+    with Console(stderr=True).status("") as status:
+        results = measure(Reference(), status.update)
+    if output == "json":
+        print(json.dumps(results, indent=2))
+    else:
+        Console().print(make_gpu_table(results))
+    return 0
+
+
+def make_gpu_table(results: dict[str, Any]) -> Table:
+    """Return a table of the contenders on one GPU, with the reference and the estimate."""
+    table = Table(title=f"Llama-3.1-8B, LoRA r16 on all linear layers, bf16, 2 × 4,096 tokens on {results['device']}")
+    for column in ("", "tokens/s", "TFLOP/s", "GiB reserved"):
+        table.add_column(column, justify="left" if not column else "right")
+    for each in results["figures"]:
+        memory = "" if each["reserved"] is None else f"{each['reserved'] / 2**30:.1f}"
+        table.add_row(each["name"], f"{each['tokens_per_second']:,.0f}", f"{each['tflops']:.0f}", memory)
+    for name in results["left_out"]:
+        table.add_row(name, "no time left", "", "")
+    table.add_row("our estimate", "", "", f"{results['estimated_bytes'] / 2**30:.1f}")
+    reference = results["reference"]
+    table.add_row(
+        "NVIDIA NeMo AutoModel, one H100", f"{reference['tokens_per_second']:,}", str(reference["tflops"]), ""
+    )
+    return table
 
 
 def _quiet() -> None:

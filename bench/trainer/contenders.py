@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from bench.trainer.data import BenchData
 from finetune_api.messages import ProgressReport
@@ -21,7 +22,7 @@ RANK, ALPHA, RATE, SEED = 8, 16, 1e-3, 42
 
 @dataclass(frozen=True)
 class Course:
-    """Records each step of a training.
+    """The record of each step of a training.
 
     Attributes:
         ends: Time at which each step ended, in seconds of a monotonic clock.
@@ -54,7 +55,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Shape:
-    """Says how many rows a step has, whether they are packed, and the number of steps (None: one epoch)."""
+    """The rows of a step, whether they are packed, and the number of steps (None: one epoch)."""
 
     batch: int
     accumulation: int
@@ -72,6 +73,14 @@ class _Clock(Reporter):
 
     def submit(self, report: ProgressReport) -> None:
         self.seen.setdefault(report.progress.step, _now())
+
+
+def masked(data: BenchData, server: S3Server, scratch: Path, shape: Shape) -> Course:
+    """Run one attempt at a FineTuneJob whose packed examples have a mask, as transformers makes it."""
+    from finetune_trainer.models import packed_attention
+
+    with patch.object(packed_attention, "install", return_value=False):
+        return ours(data, server, scratch, shape)
 
 
 def ours(data: BenchData, server: S3Server, scratch: Path, shape: Shape, **training: Any) -> Course:
@@ -129,7 +138,11 @@ def bare(data: BenchData, scratch: Path, shape: Shape) -> Course:
     )
     rows = _rows(data.texts)
     make_trainer = partial(
-        SFTTrainer, model=_model(data), args=arguments, train_dataset=rows, processing_class=_tokenizer(data)
+        SFTTrainer,
+        model=_model(data, packed=shape.packing),
+        args=arguments,
+        train_dataset=rows,
+        processing_class=_tokenizer(data),
     )
     return _run(make_trainer, scratch / "bare", lambda state: _logged(state, "num_tokens"))
 
@@ -186,15 +199,22 @@ def _tokenizer(data: BenchData) -> Any:
     return AutoTokenizer.from_pretrained(data.model)
 
 
-def _model(data: BenchData) -> Any:
-    """Load the base in fp32, and add the LoRA of our FineTuneJob."""
+def _model(data: BenchData, *, packed: bool = False) -> Any:
+    """Load the base in fp32, and add the LoRA of our FineTuneJob.
+
+    Packed examples get our attention, so that two loops are compared and not two kinds of attention.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
+    from finetune_trainer.models import packed_attention
+
     set_seed(SEED)
     base = AutoModelForCausalLM.from_pretrained(data.model, dtype=torch.float32)
     base.config.use_cache = False
+    if packed:
+        packed_attention.install(base)
     lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(base, lora)
 

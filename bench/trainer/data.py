@@ -31,7 +31,7 @@ class Size:
 
 @dataclass(frozen=True)
 class BenchData:
-    """Holds the directory of the model and its tokenizer, and the texts for training and validation."""
+    """The directory of the model and its tokenizer, and the texts for training and validation."""
 
     size: Size
     model: Path
@@ -96,5 +96,5 @@ def make(directory: Path, size: Size) -> BenchData:
         pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(model)
-    evenly = texts[:: max(len(texts) // (size.rows + 8), 1)]
-    return BenchData(size, model, evenly[: size.rows], evenly[size.rows : size.rows + 4])
+    sample = texts[:: max(len(texts) // (size.rows + 8), 1)]
+    return BenchData(size, model, sample[: size.rows], sample[size.rows : size.rows + 4])

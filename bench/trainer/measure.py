@@ -154,6 +154,14 @@ def _switches(data: BenchData, server: S3Server, directory: Path, progress: Prog
     if data.size.compiled:
         compared["compile"] = packed, {"compile": "always"}, packed, {"compile": "never"}
     results = {}
+    wide = Shape(rows, 1, True, steps, NO_CHECKPOINTS)
+    pairs = _alternate(
+        data.size.rounds,
+        lambda: contenders.ours(data, server, directory, wide),
+        lambda: contenders.masked(data, server, directory, wide),
+        partial(_show_round, progress, "packed attention"),
+    )
+    results["attention to packed examples one by one"] = _compare_speed(pairs)
     for name, (shape, changed_options, other_shape, other_options) in compared.items():
         pairs = _alternate(
             data.size.rounds,
@@ -161,13 +169,15 @@ def _switches(data: BenchData, server: S3Server, directory: Path, progress: Prog
             partial(contenders.ours, data, server, directory, other_shape, **other_options),
             partial(_show_round, progress, name),
         )
-        results[name] = {
-            "ratio": spread([a.tokens_per_second(WARM_UP) / b.tokens_per_second(WARM_UP) for a, b in pairs]),
-            "ratio_cpu": spread(
-                [a.tokens_per_cpu_second(WARM_UP) / b.tokens_per_cpu_second(WARM_UP) for a, b in pairs]
-            ),
-        }
+        results[name] = _compare_speed(pairs)
     return results
+
+
+def _compare_speed(pairs: list[tuple[Course, Course]]) -> dict[str, Any]:
+    return {
+        "ratio": spread([a.tokens_per_second(WARM_UP) / b.tokens_per_second(WARM_UP) for a, b in pairs]),
+        "ratio_cpu": spread([a.tokens_per_cpu_second(WARM_UP) / b.tokens_per_cpu_second(WARM_UP) for a, b in pairs]),
+    }
 
 
 def _show_round(progress: Progress, name: str, number: int) -> None:

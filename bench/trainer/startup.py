@@ -22,7 +22,7 @@ FIRST_STEP = "step 1 of "
 
 @dataclass(frozen=True)
 class Start:
-    """Holds the seconds of each phase, in their order, and the seconds until the first step was done."""
+    """The seconds of each phase, in their order, and the seconds until the first step was done."""
 
     phases: dict[str, float]
     first_step: float
@@ -71,12 +71,12 @@ class Starts:
     def refusal(self) -> float:
         """Return the seconds until a job with an invalid field is refused."""
         spec = self._job["spec"]
-        wrong = self._job | {"spec": spec | {"training": spec["training"] | {"maxLength": 1}}}
+        invalid_job = self._job | {"spec": spec | {"training": spec["training"] | {"maxLength": 1}}}
         began = time.monotonic()
-        with self._process(wrong) as process:
+        with self._process(invalid_job) as process:
             output, _ = process.communicate()
         if process.returncode != 10:
-            raise RuntimeError(f"a wrong job ended with {process.returncode}: {output}")
+            raise RuntimeError(f"an invalid job ended with exit code {process.returncode}: {output}")
         return time.monotonic() - began
 
     def _process(self, job: dict[str, Any]) -> "subprocess.Popen[str]":

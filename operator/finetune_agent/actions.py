@@ -11,11 +11,12 @@ from finetune_agent.agent import Agent
 from finetune_agent.compatibility import IncompatibleError, check_version
 from finetune_agent.decide import Action, Decision
 from finetune_agent.download import download_version
-from finetune_agent.paths import version_directory
 from finetune_agent.proof import Question, Verdict, choose_questions, judge_adapter, judge_base, judge_base_after_load
+from finetune_agent.reproof import judge_again
 from finetune_agent.state import VersionKey, record_fault, remember_good_version
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
+from finetune_api.version_paths import version_directory
 from finetune_artifacts.errors import ArtifactError
 from finetune_engines import ENGINES
 from finetune_engines.base import Driver, EngineError
@@ -23,7 +24,9 @@ from finetune_engines.base import Driver, EngineError
 log = logging.getLogger(__name__)
 
 PERMANENT_REASONS = frozenset({Reason.DIGEST_MISMATCH, Reason.ADAPTER_UNSUPPORTED})
-"""Reasons that another download cannot change, because the digest pins the version."""
+"""Reasons for which a repetition cannot help, because the digest pins the version."""
+QUESTIONS_AT_ONCE = 8
+"""Most questions of a first proof at a time: the engine computes them in one batch, and its clients do not wait."""
 
 
 class NotProvenError(Exception):
@@ -58,7 +61,7 @@ class Proof:
 
 
 async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: str, decision: Decision) -> None:
-    """Carry out a decision. Never raises: a failure is remembered against the version, and delays or refuses only it.
+    """Carry out a decision. Raises nothing: a failure is recorded for the version, and delays or refuses only it.
 
     Args:
         agent: The agent.
@@ -81,12 +84,17 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
         reason, message, permanent = error.reason, error.message, error.reason in PERMANENT_REASONS
     except (IncompatibleError, NotProvenError) as error:
         reason, message, permanent = error.reason, error.message, True
+        if key in memory.spoiled:
+            message = memory.must_restart = f"{message}. It answered correctly before: restart the engine"
     except EngineError as error:
         reason, message, permanent, strike = error.reason, error.message, error.permanent, error.unexplained
+        if reason is Reason.LORA_DISABLED and key in memory.spoiled:  # it loaded the version itself when it started
+            reason, permanent = Reason.RESTART_REQUIRED, False
+            message = "what the engine serves failed a later proof, and it loads no adapter at run time: restart it"
         if reason is Reason.RESTART_REQUIRED:
             memory.must_restart = message
     except OSError as error:
-        reason, message = Reason.DOWNLOAD_FAILED, f"the adapter cannot be written to disk: {error.strerror}"
+        reason, message = Reason.DOWNLOAD_FAILED, f"the adapter cannot be written to disk: {error.strerror or error}"
     except Exception as error:  # an error of ours must neither end the agent nor block the other adapters
         log.exception("%s: unexpected", title)
         message = f"unexpected {type(error).__name__}, see the log of the agent"
@@ -96,7 +104,7 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
 
 
 def _wait_turn(agent: Agent, decision: Decision) -> contextlib.AbstractAsyncContextManager[object]:
-    """Let one adapter at a time use an engine whose loads disturb requests: a proof is made of requests too."""
+    """Let one adapter at a time use an engine whose loads disturb requests, since a proof sends requests too."""
     version = agent.memory.engine_version
     alone = version is not None and version.load_disturbs_requests and decision.action is not Action.DOWNLOAD
     return agent.turn if alone else contextlib.nullcontext()
@@ -123,6 +131,8 @@ async def _act(agent: Agent, adapter: DesiredAdapter | None, served_name: str, d
         await _prove_base(proof, name)
     elif decision.action is Action.PROVE:
         await _prove_adapter(proof, name, path)
+    elif decision.action is Action.PROVE_AGAIN:
+        await _prove_again(proof, name, path)
     elif decision.action is Action.SWAP:
         await _swap(proof, name, path)
 
@@ -149,7 +159,17 @@ async def _load_candidate(agent: Agent, driver: Driver, name: str, path: str) ->
     engine_version = agent.memory.engine_version
     if engine_version is not None:
         await asyncio.to_thread(check_version, Path(path), engine_version)
+    await _load(driver, name, path)
+
+
+async def _load(driver: Driver, name: str, path: str) -> None:
+    """Load an adapter, and look whether it is there: an engine's 200 says nothing."""
     await driver.load_adapter(name, path)
+    listed = (await driver.list_models()).adapters.get(name)
+    if listed != path:
+        listing = f"lists {listed} under that name" if listed else "does not list it"
+        text = f"the engine accepted {name} from {path}, and {listing}: look into its log"
+        raise EngineError(Reason.ENGINE_REFUSED, text, permanent=False, unexplained=True)
 
 
 async def _prove_base(proof: Proof, base: str) -> None:
@@ -162,8 +182,9 @@ async def _prove_base(proof: Proof, base: str) -> None:
 async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
     memory, key = proof.agent.memory, proof.key
     identity, questions, base = memory.identity, proof.questions, memory.base_logprobs.get(key)
-    if base is None:  # the engine has restarted, so everything is proven anew
+    if base is None:  # the engine has restarted, so everything is proven again
         return
+    began = time.monotonic()
     logprobs = await _ask(proof.driver, name, questions)
     verdict = judge_adapter(logprobs, base, questions, proof.tolerance)
     _require_proof(verdict, name)
@@ -172,13 +193,46 @@ async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
     _require_proof(judge_base_after_load(after, base, questions, proof.tolerance), base_name)
     if memory.identity != identity:
         return
-    memory.proven.add((name, path))
-    memory.proofs[name, path] = verdict.message
+    memory.remember_proof(name, path, verdict.message, began, time.monotonic())
     if name == proof.served_name:
+        memory.spoiled.discard(key)
         remember_good_version(memory, proof.served_name, proof.version)
         memory.failed.pop(key, None)
-        if key in memory.started_at:  # otherwise the version is not desired any more
+        if key in memory.started_at:  # otherwise the version is no longer desired
             memory.load_seconds.setdefault(key, time.monotonic() - memory.started_at[key])
+
+
+async def _prove_again(proof: Proof, name: str, path: str) -> None:
+    """Prove the served version again, one question at a time to leave the engine to its clients.
+
+    Only two failures in a row count. If the engine refuses a question, the next proof follows as after a success.
+    """
+    memory, questions, identity = proof.agent.memory, proof.questions, proof.agent.memory.identity
+    memory.proven_at[name, path] = began = time.monotonic()
+    for _ in range(2):
+        before = memory.base_logprobs.get(proof.key)
+        if before is None:
+            return
+        try:
+            verdict = await _ask_again(proof, name, before, questions)
+        except EngineError as error:
+            log.warning("%s was not proven again: %s", name, error.message)
+            return
+        if memory.identity != identity:
+            return
+        if verdict.reason is None:
+            memory.remember_proof(name, path, verdict.message, began, time.monotonic())
+            return
+    log.error("%s failed a later proof, so it is loaded again: %s", name, verdict.message)
+    memory.spoil(proof.key, path)
+    proof.agent.report_due.set()
+
+
+async def _ask_again(proof: Proof, name: str, before: list[float], questions: list[Question]) -> Verdict:
+    base_name = next(iter((await proof.driver.list_models()).bases), "")
+    logprobs = await _ask(proof.driver, name, questions, at_once=1)
+    base = await _ask(proof.driver, base_name, questions, at_once=1)
+    return judge_again(logprobs, base, before, questions, proof.tolerance)
 
 
 async def _swap(proof: Proof, name: str, path: str) -> None:
@@ -194,15 +248,16 @@ async def _swap(proof: Proof, name: str, path: str) -> None:
     try:
         if served is not None:
             await proof.driver.unload_adapter(name)
-        await proof.driver.load_adapter(name, path)
+        await _load(proof.driver, name, path)
         await _prove_adapter(proof, name, path)
         memory.draining.pop(name, None)
     finally:
         memory.swapping.discard(name)
 
 
-async def _ask(driver: Driver, model: str, questions: list[Question]) -> list[float]:
-    return await driver.logprobs(model, [(question.prompt, question.token) for question in questions])
+async def _ask(driver: Driver, model: str, questions: list[Question], at_once: int = QUESTIONS_AT_ONCE) -> list[float]:
+    pairs = [(question.prompt, question.token) for question in questions]
+    return await driver.logprobs(model, pairs, at_once=at_once)
 
 
 def _require_proof(verdict: Verdict, name: str) -> None:

@@ -33,6 +33,7 @@ class Agent:
         restored: The versions on the volume were found again.
         tasks: The running action of each served name.
         turn: Held by the action that uses an engine whose loads disturb requests.
+        settled: The last tick found the engine, nothing to do and nothing to wait for.
         acted_at: When the last action for a served name ended. An older ``engine_state`` does not show its effect.
         wake: Ends the pause between two ticks.
         report_due: Ends the pause between two reports.
@@ -49,6 +50,7 @@ class Agent:
     restored: bool = False
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    settled: bool = False
     acted_at: dict[str, float] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     report_due: asyncio.Event = field(default_factory=asyncio.Event)

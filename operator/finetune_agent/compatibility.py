@@ -5,6 +5,7 @@ or not at all. This module must know no particular engine.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from finetune_api.manifest import GOLDEN_NAME, GoldenSamples
 from finetune_api.reasons import Reason
-from finetune_artifacts.safetensors import read_file_header
+from finetune_artifacts.safetensors import Tensor, find_bad_numbers, read_file_header
 from finetune_engines.base import Engine, EngineVersion
 
 CONFIG_NAME = "adapter_config.json"
@@ -60,14 +61,17 @@ def check_adapter(directory: Path, engine: Engine, max_rank: int | None) -> Gold
             f"the adapter's rank is {rank}, the engine's maximum ({engine.max_rank_argument}) is {max_rank}: "
             f"{engine.rank_remedy(rank, max_rank)}",
         )
-    shapes = _read_shapes(directory / WEIGHTS_NAME)
-    if problems := find_tensor_problems(shapes, rank, engine.ignored_tensors):
+    tensors = _read_tensors(directory / WEIGHTS_NAME)
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    problems = find_tensor_problems(shapes, rank, engine.ignored_tensors)
+    problems += find_bad_numbers(directory / WEIGHTS_NAME, tensors)[:MAX_PROBLEMS]
+    if problems:
         raise IncompatibleError(Reason.ADAPTER_UNSUPPORTED, f"{WEIGHTS_NAME}: {'; '.join(problems)}")
     return read_golden_samples(directory)
 
 
 def check_version(directory: Path, engine: EngineVersion) -> None:
-    """Check whether the running version of the engine serves the adapter in ``directory`` rightly.
+    """Check whether the running version of the engine serves the adapter in ``directory`` correctly.
 
     Raises:
         IncompatibleError: If it does not.
@@ -99,6 +103,11 @@ def read_golden_samples(directory: Path) -> GoldenSamples:
                 f"{len(sample.token_ids) - 1} log-probabilities of base and adapter each "
                 f"(found {len(sample.base_logprobs)} and {len(sample.adapter_logprobs)})",
             )
+        if not all(map(math.isfinite, [*sample.base_logprobs, *sample.adapter_logprobs])):
+            raise IncompatibleError(
+                Reason.ADAPTER_UNSUPPORTED,
+                f"{GOLDEN_NAME}: samples[{number}] has log-probabilities that are infinite or not a number (NaN)",
+            )
     return golden
 
 
@@ -128,7 +137,7 @@ def find_tensor_problems(shapes: Mapping[str, list[int]], rank: int, ignored: tu
             continue
         module, factor = _split_name(name)
         if factor is None:
-            problems.append(f"tensor {name} is no part of a plain LoRA")
+            problems.append(f"tensor {name} does not belong to a plain LoRA")
         else:
             modules.setdefault(module, {})[factor] = shape
     for module, factors in modules.items():
@@ -165,22 +174,22 @@ def _size_of_axis(shape: list[int], axis: int) -> int | None:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IncompatibleError(
             Reason.ADAPTER_UNSUPPORTED,
             f"{CONFIG_NAME} cannot be read ({type(error).__name__}): save the adapter with PEFT",
         ) from error
     if not isinstance(config, dict):
         raise IncompatibleError(
-            Reason.ADAPTER_UNSUPPORTED, f"{CONFIG_NAME} is no JSON object: save the adapter with PEFT"
+            Reason.ADAPTER_UNSUPPORTED, f"{CONFIG_NAME} is not a JSON object: save the adapter with PEFT"
         )
     return config
 
 
-def _read_shapes(path: Path) -> dict[str, list[int]]:
-    """Return the shape of each tensor in a safetensors file, by its name."""
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the header of a safetensors file."""
     try:
-        return {name: list(tensor.shape) for name, tensor in read_file_header(path).items()}
+        return read_file_header(path)
     except FileNotFoundError as error:
         raise IncompatibleError(
             Reason.ADAPTER_UNSUPPORTED,

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from finetune_agent.paths import candidate_name, digest_of_path, served_name_of, version_directory
+from finetune_agent.paths import candidate_name, digest_of_path, served_name_of
 from finetune_agent.state import Fault, is_replaced
 from finetune_api.messages import AgentState, DesiredVersion
 from finetune_api.reasons import Reason
+from finetune_api.version_paths import version_directory
 from finetune_engines.base import EngineState, EngineVersion
 
 
@@ -23,6 +24,7 @@ class Action(StrEnum):
     PROVE_BASE = "prove base"
     LOAD_CANDIDATE = "load candidate"
     PROVE = "prove"
+    PROVE_AGAIN = "prove again"
     DRAIN = "drain"
     SWAP = "swap"
     UNLOAD = "unload"
@@ -46,6 +48,8 @@ class Situation:
         drained: The served name may move now.
         engine_version: What the engine's version decides; None until it was asked.
         first_path: The path that the served name had first in this process of the engine.
+        spoiled: Digests that failed a later proof in this process of the engine.
+        due: What answers under the served name is to be proven again.
         now: Monotonic seconds.
     """
 
@@ -62,6 +66,8 @@ class Situation:
     drained: bool = False
     engine_version: EngineVersion | None = None
     first_path: str | None = None
+    spoiled: frozenset[str] = frozenset()
+    due: bool = False
     now: float = 0.0
 
 
@@ -139,7 +145,7 @@ def _refuse_taken_name(situation: Situation, engine: EngineState) -> Decision | 
     elif digest_of_path(situation.root, path) is None:
         message = (
             f"the engine already serves an adapter {name!r} from {path}, not loaded by the agent: "
-            "choose another servedName, or take it out"
+            "choose another servedName, or remove that adapter"
         )
     else:
         return None
@@ -150,6 +156,8 @@ def _decide_removal(situation: Situation) -> Decision:
     """Decide the next action where no version is to be served under the name."""
     if situation.engine is None:
         return Decision(Action.NOTHING, "Pending")
+    if fault := situation.refused.get("") or _backoff_fault(situation, ""):  # of an unload, which has no version
+        return Decision(Action.NOTHING, "Pending", reason=fault.reason, message=fault.message)
     if unneeded := _find_unneeded_candidate(situation, situation.engine, keep=None):
         return Decision(Action.UNLOAD, "Pending", name=unneeded)
     if situation.served_name in situation.engine.adapters:
@@ -179,7 +187,7 @@ def _decide_serving(situation: Situation, version: DesiredVersion) -> Decision:
     if loaded_path == path:
         return _decide_loaded(situation, engine, version, path)
     unproven = loaded_path if (situation.served_name, loaded_path) not in situation.proven else None
-    # The engine kept an older version while the agent restarted. Once proven, it may go on serving.
+    # The engine kept an older version while the agent restarted. Once it is proven, it may stay.
     if unproven and (old := _find_provable_version(situation, unproven)):
         return _decide_proof(situation, engine, old, situation.served_name, unproven)
     return _decide_candidate(situation, engine, version, path)
@@ -188,14 +196,18 @@ def _decide_serving(situation: Situation, version: DesiredVersion) -> Decision:
 def _decide_loaded(situation: Situation, engine: EngineState, version: DesiredVersion, path: str) -> Decision:
     """Decide the next action where the version has the served name: prove it, then unload its candidate."""
     if (situation.served_name, path) not in situation.proven:
+        if version.digest in situation.spoiled:
+            return Decision(Action.UNLOAD, "Loading", version, name=situation.served_name)
         return _decide_proof(situation, engine, version, situation.served_name, path)
     if unneeded := _find_unneeded_candidate(situation, engine, keep=None):
         return Decision(Action.UNLOAD, "Active", version, name=unneeded)
+    if situation.due:
+        return Decision(Action.PROVE_AGAIN, "Active", version, name=situation.served_name, path=path)
     return Decision(Action.NOTHING, "Active", version)
 
 
 def _decide_candidate(situation: Situation, engine: EngineState, version: DesiredVersion, path: str) -> Decision:
-    """Decide the next action where the version has not the served name: load and prove it as a candidate, then swap."""
+    """Decide the next action where the version is not under the served name: load and prove a candidate, then swap."""
     candidate = candidate_name(situation.served_name, version.digest)
     if unneeded := _find_unneeded_candidate(situation, engine, keep=candidate):
         return Decision(Action.UNLOAD, "Loading", version, name=unneeded)
@@ -233,7 +245,7 @@ def _decide_until_restart(
         reason=Reason.RESTART_REQUIRED,
         message=f"the engine (version {running.version or 'unknown'}) keeps its prefix cache by the adapter's name, "
         f"and {situation.served_name!r} has served another adapter: it would answer from that one's cache. "
-        "Restart the inference Deployment (kubectl rollout restart), or use a newer engine",
+        "Restart the pods (kubectl rollout restart, if a Deployment or StatefulSet has them), or use a newer engine",
     )
 
 
@@ -258,7 +270,7 @@ def _decide_proof_of_base(engine: EngineState, version: DesiredVersion, path: st
 
 
 def _find_provable_version(situation: Situation, path: str) -> DesiredVersion | None:
-    """Return the version at a path, if its files are there, and it was neither refused nor failed just now."""
+    """Return the version at a path if its files are on the disk, and it was neither refused nor has just failed."""
     digest = digest_of_path(situation.root, path)
     if digest is None or digest not in situation.on_disk:
         return None
@@ -277,7 +289,7 @@ def _find_unneeded_candidate(situation: Situation, engine: EngineState, keep: st
 
 
 def _report_on_replacement(situation: Situation, decision: Decision) -> Decision:
-    """Let the report tell that somebody else's adapter has the served name, until ours has it again."""
+    """Report that somebody else's adapter has the served name, until ours has it again."""
     path = situation.engine.adapters.get(situation.served_name) if situation.engine else None
     if decision.reason is not None or not is_replaced(situation.proven, situation.root, situation.served_name, path):
         return decision
@@ -286,7 +298,7 @@ def _report_on_replacement(situation: Situation, decision: Decision) -> Decision
 
 
 def _report_on_target(situation: Situation, version: DesiredVersion | None, decision: Decision) -> Decision:
-    """Let the report tell why the target is not served, if a fallback is served in its place."""
+    """Report why the target is not served, if a fallback is served in its place."""
     target = situation.target
     if target is None or (version is not None and version.digest == target.digest):
         return decision

@@ -1,4 +1,4 @@
-"""Read the mounted desired state. A file that cannot be read changes nothing: the last one that could stays valid."""
+"""Read the mounted desired state. If the file cannot be read, the last valid desired state stays in force."""
 
 import logging
 from pathlib import Path
@@ -15,14 +15,14 @@ class DesiredFile:
     """The file ``desired.json``, which the kubelet replaces as a whole through a symbolic link."""
 
     def __init__(self, path: Path) -> None:
-        """Begin without a desired state."""
+        """Create it without a desired state."""
         self._path = path
         self._text: str | None = None
         self._last_warning = ""
         self.state: DesiredState | None = None
 
     def refresh(self) -> bool:
-        """Read the file if it changed. Return whether the desired state is another one now."""
+        """Read the file if it changed; return whether the desired state changed."""
         try:
             text = self._path.read_text(encoding="utf-8")
             if text == self._text:

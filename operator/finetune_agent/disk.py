@@ -9,8 +9,9 @@ from pathlib import Path
 from finetune_agent.agent import Agent
 from finetune_agent.compatibility import IncompatibleError, check_adapter
 from finetune_agent.download import is_complete
-from finetune_agent.paths import adapter_directory, digest_of_path, names_on_disk, version_directory
+from finetune_agent.paths import digest_of_path, names_on_disk
 from finetune_api.messages import DesiredAdapter
+from finetune_api.version_paths import adapter_directory, version_directory
 from finetune_engines.base import Engine, EngineState
 
 log = logging.getLogger(__name__)

@@ -25,12 +25,18 @@ log = logging.getLogger(__name__)
 
 
 async def run_loop(agent: Agent) -> None:
-    """Tick until cancelled. Different adapters take their steps at the same time, one adapter one after another."""
+    """Tick until cancelled. Different adapters take their steps at the same time, one adapter one after another.
+
+    While nothing is to be done, the file of the desired state is looked at as often, and the engine more rarely: the
+    readiness probe asks it each second, and wakes the loop when it serves something else.
+    """
     try:
         while True:
+            woken = agent.wake.is_set()
             agent.wake.clear()
             try:
-                await tick(agent)
+                if _refresh_desired(agent) or woken or not agent.settled or _is_stale(agent):
+                    await tick(agent)
             except Exception:  # the loop goes on: the next tick may succeed
                 log.exception("a tick failed")
             agent.heartbeat = time.monotonic()
@@ -43,9 +49,8 @@ async def run_loop(agent: Agent) -> None:
 
 
 async def tick(agent: Agent) -> None:
-    """Inspect everything once, and take one step for each adapter without a running action."""
-    if agent.desired_file.refresh():
-        _forget_undesired(agent)
+    """Inspect the engine once, and take one step for each adapter without a running action."""
+    agent.settled = False
     desired = agent.desired
     if desired is None:
         return
@@ -59,6 +64,20 @@ async def tick(agent: Agent) -> None:
         if name not in agent.tasks and agent.acted_at.get(name, 0.0) <= agent.inspected_at:
             await _step(agent, adapters.get(name), name)
     _update_required(agent, desired)
+    memory = agent.memory
+    agent.settled = agent.engine_state is not None and not (agent.tasks or memory.draining or memory.failed)
+
+
+def _refresh_desired(agent: Agent) -> bool:
+    """Read the file of the desired state, and return whether it changed."""
+    changed = agent.desired_file.refresh()
+    if changed:
+        _forget_undesired(agent)
+    return changed
+
+
+def _is_stale(agent: Agent) -> bool:
+    return time.monotonic() - agent.inspected_at >= agent.settings.idle_seconds
 
 
 async def inspect_engine(agent: Agent, desired: DesiredState) -> None:
@@ -101,7 +120,13 @@ async def _notice_process(agent: Agent, driver: Driver, engine: Engine, state: E
     if state.identity == agent.memory.identity and agent.memory.engine_version is not None:
         return
     version = engine.judge_version(await driver.read_version())
+    survivors = [(name, path) for name, path in agent.memory.proven if state.adapters.get(name) == path]
     agent.memory.start_engine_process(state.identity, version)
+    # A process that woke from sleep lists its adapters still, and may have lost their weights.
+    for name, path in survivors:
+        digest = digest_of_path(agent.settings.adapters_directory, path)
+        if digest is not None and served_name_of(name) == name:
+            agent.memory.spoiled.add((name, digest))
     agent.report_due.set()
     log.info(
         "%s %s answers: it serves %s",

@@ -1,25 +1,12 @@
-"""Name the directories of adapter versions on the shared volume, and the names of adapters in the engine."""
+"""Read the directories of adapter versions on the shared volume, and name adapters in the engine."""
 
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
+
+from finetune_api.version_paths import hex_digits
 
 SHORT_DIGEST = 12
 """How many digits of the digest the name of a candidate has."""
-
-
-def hex_digits(digest: str) -> str:
-    """Return ``sha256:<64 digits>`` without its prefix."""
-    return digest.removeprefix("sha256:")
-
-
-def adapter_directory(root: Path, served_name: str) -> Path:
-    """Return the directory of all versions of a served name. Slashes are escaped, so no name leads out of ``root``."""
-    return root / quote(served_name, safe="")
-
-
-def version_directory(root: Path, served_name: str, digest: str) -> Path:
-    """Return the directory of one version. It never changes: another version has another path."""
-    return adapter_directory(root, served_name) / hex_digits(digest)
 
 
 def candidate_name(served_name: str, digest: str) -> str:

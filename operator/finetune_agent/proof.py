@@ -1,4 +1,4 @@
-"""Judge from an engine's log-probabilities whether the right base, and the right adapter, answer. Pure.
+"""Judge from an engine's log-probabilities whether the right base and the right adapter answer. Pure.
 
 A status of 200 is no proof: an engine may accept an adapter, apply none of it, and let the base answer under its name.
 """
@@ -12,7 +12,7 @@ from finetune_api.reasons import Reason
 MIN_VISIBLE_EFFECT = 0.01
 """Mean effect of an adapter, in nats per token, below which it cannot be told from the engine's rounding."""
 MAX_DEVIATION = 0.15
-"""How far the share of the trained effect that shows may be from 1. Rounding changes it by a few percent."""
+"""Largest distance from 1 of the measured share of the trained effect. Rounding changes it by a few percent."""
 MIN_EFFECT = 0.5
 """Share of the trained effect that must show, however large the standard error is."""
 STANDARD_ERRORS = 2.0
@@ -46,9 +46,9 @@ class Verdict:
     message: str
 
 
-def mean_difference(measured: list[float], expected: list[float]) -> float:
+def mean_difference(logprobs: list[float], expected: list[float]) -> float:
     """Return the mean absolute difference, in nats per token. Raises ValueError if the lengths differ."""
-    return sum(abs(a - b) for a, b in zip(measured, expected, strict=True)) / len(expected)
+    return sum(abs(a - b) for a, b in zip(logprobs, expected, strict=True)) / len(expected)
 
 
 def choose_questions(golden: GoldenSamples) -> list[Question]:
@@ -66,38 +66,44 @@ def _choose_from_sample(sample: GoldenSample) -> list[Question]:
     return sorted(questions, key=lambda question: -abs(question.adapter - question.base))[:QUESTIONS_PER_SAMPLE]
 
 
-def judge_base(measured: list[float], questions: list[Question], tolerance: float) -> Verdict:
+def judge_base(logprobs: list[float], questions: list[Question], tolerance: float) -> Verdict:
     """Compare the engine's base with the base that the adapter was trained on.
 
     Args:
-        measured: The engine's log-probability for each question.
+        logprobs: The engine's log-probability for each question.
         questions: The questions.
         tolerance: Largest mean difference, in nats per token.
     """
-    difference = mean_difference(measured, [question.base for question in questions])
+    difference = mean_difference(logprobs, [question.base for question in questions])
     if difference <= tolerance:
         return Verdict(None, f"the base differs by {difference:.4f} nats per token")
     return Verdict(
         Reason.BASE_MODEL_MISMATCH,
         "the engine's base model is not the one that the adapter was trained on: "
-        f"its log-probabilities differ by {difference:.3f} nats per token, allowed are {tolerance:g}. "
+        f"its log-probabilities differ by {difference:.3f} nats per token, and at most {tolerance:g} are allowed. "
         "Serve the adapter's own base model and revision, or raise spec.verification.tolerance "
         "if the engine quantises it",
     )
 
 
-def judge_adapter(measured: list[float], base: list[float], questions: list[Question], tolerance: float) -> Verdict:
+def judge_adapter(logprobs: list[float], base: list[float], questions: list[Question], tolerance: float) -> Verdict:
     """Compare what answers under the adapter's name with the trainer's adapter, and with the engine's base.
 
     Args:
-        measured: Log-probability for each question under the adapter's name.
+        logprobs: Log-probability for each question under the adapter's name.
         base: The same under the engine's own base.
         questions: The questions.
         tolerance: Largest mean difference, in nats per token.
     """
+    if not all(map(math.isfinite, logprobs)):
+        return Verdict(
+            Reason.PROOF_FAILED,
+            "the engine's log-probabilities under the adapter's name are infinite or not a number (NaN): the adapter's "
+            "numbers exceed the range of the engine's type (--dtype)",
+        )
     shown = ""
     if _is_visible(questions):
-        effect, error = measure_effect(measured, base, questions)
+        effect, error = measure_effect(logprobs, base, questions)
         shown = f"{effect:.0%} of the trained effect is there (standard error {error:.0%}); "
         allowed = MAX_DEVIATION + STANDARD_ERRORS * error
         if effect < max(MIN_EFFECT, 1 - allowed):
@@ -115,12 +121,12 @@ def judge_adapter(measured: list[float], base: list[float], questions: list[Ques
                 f"(standard error {error:.0%}): the engine applies another scale, or other weights. "
                 "Check that the engine's version applies the adapter's scale (status.engines)",
             )
-    difference = mean_difference(measured, [question.adapter for question in questions])
+    difference = mean_difference(logprobs, [question.adapter for question in questions])
     if difference > tolerance:
         return Verdict(
             Reason.PROOF_FAILED,
             "what answers under the adapter's name differs from the trained adapter "
-            f"by {difference:.3f} nats per token, allowed are {tolerance:g} (spec.verification.tolerance)",
+            f"by {difference:.3f} nats per token, and at most {tolerance:g} are allowed (spec.verification.tolerance)",
         )
     return Verdict(None, f"{shown}the adapter differs by {difference:.4f} nats per token")
 
@@ -148,7 +154,7 @@ def judge_base_after_load(
     )
 
 
-def measure_effect(measured: list[float], base: list[float], questions: list[Question]) -> tuple[float, float]:
+def measure_effect(logprobs: list[float], base: list[float], questions: list[Question]) -> tuple[float, float]:
     """Return the share of the trained effect that shows, and its standard error.
 
     The share is the least-squares coefficient of (measured - base) on (adapter - base) of the questions: 1 for
@@ -156,12 +162,12 @@ def measure_effect(measured: list[float], base: list[float], questions: list[Que
     the trainer's, whichever is smaller: wrong weights must not excuse themselves by a bad fit.
 
     Args:
-        measured: Log-probability for each question.
+        logprobs: Log-probability for each question.
         base: The same under the engine's base before the load.
         questions: The questions, with an effect.
     """
     trained = [question.adapter - question.base for question in questions]
-    shown_effect = [a - b for a, b in zip(measured, base, strict=True)]
+    shown_effect = [a - b for a, b in zip(logprobs, base, strict=True)]
     size = sum(value * value for value in trained)
     effect = sum(a * b for a, b in zip(shown_effect, trained, strict=True)) / size
     misfit = sum((a - effect * b) ** 2 for a, b in zip(shown_effect, trained, strict=True))

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_agent.paths import digest_of_path
-from finetune_agent.state import Memory, is_replaced, list_fallbacks, version_for_pod
+from finetune_agent.state import AdapterState, Memory, is_replaced, list_fallbacks, version_for_pod
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_engines.base import EngineState
 
 GIVE_WAY_AFTER = 5
-"""After so many failures in a row, an adapter no longer keeps the pod's other adapters from traffic."""
+"""Number of failures in a row after which an adapter no longer keeps the pod's other adapters from traffic."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ def judge_readiness(
     An adapter is not required if all its versions were refused, or if it came after the pod took traffic and was never
     proven. An adapter that fails again and again gives way as soon as another one is proven.
 
+    Where the pod's template carries the versions, every adapter is required: else a roll-out would replace pods that
+    serve by pods that do not.
+
     Args:
         desired: The desired state; None if it was not read yet.
         pod: Name of this pod.
@@ -54,6 +57,8 @@ def judge_readiness(
         name = adapter.served_name
         if proven_digest(memory, engine_state, root, name) or name in memory.swapping:
             proven += 1
+        elif desired.rolling:
+            missing.append(name)
         elif _belongs_to_another(memory, engine_state, root, name):
             continue
         elif name in engine_state.adapters:
@@ -63,6 +68,19 @@ def judge_readiness(
     if missing or (failing and not proven):
         return Readiness(False, f"not proven on this run of the engine: {', '.join(missing + failing)}")
     return Readiness(True, "ready")
+
+
+def find_unfetched(desired: DesiredState | None, pod: str, memory: Memory) -> str:
+    """Say which versions are not on the disk and checked yet, and why; empty if all are there."""
+    if desired is None:
+        return "the desired state has not been read yet"
+    parts = []
+    for adapter in desired.adapters:
+        name, version = adapter.served_name, version_for_pod(adapter, pod)
+        if version is not None and (name, version.digest) not in memory.samples:
+            state = memory.adapter_states.get(name, AdapterState("Pending"))
+            parts.append(f"{name}: {state.state}" + (f": {state.message}" if state.message else ""))
+    return "; ".join(parts)
 
 
 def _belongs_to_another(memory: Memory, engine_state: EngineState, root: Path, served_name: str) -> bool:
@@ -77,6 +95,8 @@ def _is_required(memory: Memory, adapter: DesiredAdapter, pod: str) -> bool:
     name, target = adapter.served_name, version_for_pod(adapter, pod)
     if target is None or (memory.required is not None and name not in memory.required):
         return False
+    if (name, target.digest) in memory.spoiled:  # this process of the engine served it, and cannot any more
+        return True
     versions = [target, *list_fallbacks(memory, adapter, target)]
     return not all((name, version.digest) in memory.refused for version in versions)
 

@@ -52,6 +52,7 @@ def _describe_adapter(agent: Agent, adapter: DesiredAdapter) -> AgentAdapter:
         message=state.message,
         proof=memory.proofs.get((name, path), ""),
         replaced=memory.replaced.get(name, 0),
+        failed_reproofs=memory.failed_reproofs.get(name, 0),
         load_seconds=None if seconds is None else round(seconds, 3),
     )
 
@@ -69,7 +70,7 @@ async def send_reports(agent: Agent) -> None:
             agent.report_due.clear()
             problem = await send_report(client, url.rstrip("/") + AGENT_PATH, agent)
             if problem and not warned:
-                log.warning("the operator did not accept the report; the agent goes on reporting: %s", problem)
+                log.warning("the operator did not accept the report; the agent keeps reporting: %s", problem)
             warned = problem is not None
             await asyncio.sleep(MIN_PAUSE_SECONDS)
 

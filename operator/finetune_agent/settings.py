@@ -24,6 +24,7 @@ class Settings:
         secrets_directory: The mounted Secrets, a directory each.
         token_file: The service account's token for reports.
         tick_seconds: Pause between two ticks.
+        idle_seconds: The same while nothing is to be done, unless the desired state changes or a probe finds a change.
         report_seconds: Longest pause between two reports.
         propagation_seconds: From a probe that found the pod unready until no new request arrives
             (the kubelet's status, the endpoints, kube-proxy).
@@ -43,6 +44,7 @@ class Settings:
     secrets_directory: Path = Path(SECRETS_DIRECTORY)
     token_file: Path = Path(TOKEN_FILE)
     tick_seconds: float = 0.5
+    idle_seconds: float = 3.0
     report_seconds: float = 10.0
     propagation_seconds: float = 3.0
     probe_seconds: float = 10.0

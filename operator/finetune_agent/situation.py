@@ -4,6 +4,7 @@ from finetune_agent.agent import Agent
 from finetune_agent.decide import Situation
 from finetune_agent.drain import is_drained
 from finetune_agent.paths import digest_of_path
+from finetune_agent.reproof import is_due
 from finetune_agent.state import VersionKey, list_fallbacks, version_for_pod
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 
@@ -47,5 +48,7 @@ def gather_situation(agent: Agent, adapter: DesiredAdapter | None, name: str, no
         drained=(drain is not None and is_drained(drain, now, agent.settings)) or needs_no_drain,
         engine_version=version,
         first_path=memory.first_paths.get(name),
+        spoiled=frozenset(digest for _, digest in filter(is_ours, memory.spoiled)),
+        due=adapter is not None and path is not None and is_due(memory, adapter, path, now),
         now=now,
     )

@@ -1,4 +1,4 @@
-"""Define what the agent remembers between two ticks. A restart loses all of it, and the next ticks find it again."""
+"""Define the agent's memory between two ticks. After a restart the next ticks fill it again."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from finetune_api.reasons import Reason
 from finetune_engines.base import EngineVersion
 
 MAX_STRIKES = 3
-"""After so many unexplained errors of the engine, or ends of it during a request, a version is refused for good."""
+"""Number of unexplained errors of the engine, or ends during a request, after which a version is refused for good."""
 MAX_BACKOFF_SECONDS = 60.0
 
 VersionKey = tuple[str, str]
@@ -77,6 +77,10 @@ class Memory:
         replaced: How often somebody else put an adapter under a served name of ours.
         proven: Name and path of each adapter that was proven in the engine.
         proofs: What the proof of each of them found, for the report.
+        proven_at: When each of them was proven last, in monotonic seconds.
+        proof_seconds: How long the last proof of each of them took.
+        spoiled: Versions that this process served and proved, and that failed a later proof: they are loaded again.
+        failed_reproofs: How often that happened to each served name.
         base_logprobs: What the engine's base answered to the questions about a version, if that is proven.
         required: Served names that the pod must answer to be ready. None until it was ready once: all of them.
         samples: Golden samples of each version on the disk that was checked.
@@ -97,6 +101,10 @@ class Memory:
     replaced: dict[str, int] = field(default_factory=dict)
     proven: set[tuple[str, str]] = field(default_factory=set)
     proofs: dict[tuple[str, str], str] = field(default_factory=dict)
+    proven_at: dict[tuple[str, str], float] = field(default_factory=dict)
+    proof_seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+    spoiled: set[VersionKey] = field(default_factory=set)
+    failed_reproofs: dict[str, int] = field(default_factory=dict)
     base_logprobs: dict[VersionKey, list[float]] = field(default_factory=dict)
     required: set[str] | None = None
     samples: dict[VersionKey, GoldenSamples] = field(default_factory=dict)
@@ -115,10 +123,30 @@ class Memory:
         self.first_paths.clear()
         self.proven.clear()
         self.proofs.clear()
+        self.proven_at.clear()
+        self.proof_seconds.clear()
         self.base_logprobs.clear()
+        for key in self.spoiled:  # the process had failed, and not the version
+            self.refused.pop(key, None)
+        self.spoiled.clear()
         self.draining.clear()
         self.swapping.clear()
         self.required = None
+
+    def remember_proof(self, name: str, path: str, message: str, began: float, now: float) -> None:
+        """Remember that the adapter at ``path`` answers under ``name``, what the proof found, and how long it took."""
+        self.proven.add((name, path))
+        self.proofs[name, path] = message
+        self.proven_at[name, path] = now
+        self.proof_seconds[name, path] = now - began
+
+    def spoil(self, key: VersionKey, path: str) -> None:
+        """Forget the proofs of a version that no longer answers as it was proven, and of its base."""
+        name = key[0]
+        self.proven = {(other, proven_path) for other, proven_path in self.proven if proven_path != path}
+        self.base_logprobs.pop(key, None)
+        self.spoiled.add(key)
+        self.failed_reproofs[name] = self.failed_reproofs.get(name, 0) + 1
 
 
 def is_replaced(proven: Collection[tuple[str, str]], root: Path, served_name: str, path: str | None) -> bool:

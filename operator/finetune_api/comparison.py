@@ -46,5 +46,5 @@ class Comparison(Model):
     )
     rows: list[ComparisonRow] = Field(description="The rows base, adapter and full.")
     message: str | None = Field(
-        None, description="Why full fine-tuning has no numbers, for example because it did not fit into the memory."
+        None, description="Why full fine-tuning has no numbers, for example because it did not fit into memory."
     )

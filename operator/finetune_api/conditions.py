@@ -21,6 +21,7 @@ class ConditionType(StrEnum):
     SUSPENDED = "Suspended"
     EVALUATED = "Evaluated"
     SUCCEEDED = "Succeeded"
+    MERGED = "Merged"
     INJECTED = "Injected"
     READY = "Ready"
     RECONCILING = "Reconciling"

@@ -58,12 +58,12 @@ def adapterdeployment_crd() -> dict[str, Any]:
     return _crd(
         "AdapterDeployment",
         "adp",
-        "Serves a finished adapter on every pod of an inference Deployment, and proves it on each.",
+        "Serves a finished adapter on every pod of an inference workload, and proves it on each.",
         AdapterDeploymentSpec,
         AdapterDeploymentStatus,
         [
             _column("Served Name", "string", ".spec.servedName"),
-            _column("Target", "string", ".spec.target.deploymentRef.name"),
+            _column("Target", "string", ".status.target"),
             _column("Updated", "integer", ".status.pods.updated"),
             _column("Pods", "integer", ".status.pods.total"),
             _column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),

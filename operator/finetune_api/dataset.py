@@ -1,4 +1,4 @@
-"""``spec.dataset``: where the rows are, which form they have, and which of them are held out."""
+"""``spec.dataset``: where the rows are, which format they have, and which of them are held out."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -28,10 +28,13 @@ def is_workstation(info: ValidationInfo) -> bool:
 
 
 def check_uri(uri: str, info: ValidationInfo) -> str:
-    """Check that data can be read from a URI; this alone decides where ``file://`` is allowed.
+    """Check the URI of a dataset or a text. ``file://`` is allowed on a workstation only.
+
+    Returns:
+        The URI.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: No data can be read from it; the message says why.
     """
     parsed = parse_uri(uri)
     if isinstance(parsed, FileUri):
@@ -126,7 +129,7 @@ class Validation(Model):
 
     uri: str | None = Field(
         None,
-        description="URI of a separate held-out dataset, of the same kinds and the same format as the dataset.",
+        description="URI of a separate held-out dataset, written like dataset.uri. Its format is the dataset's.",
         json_schema_extra={"pattern": URI_PATTERN},
     )
     fraction: float | None = Field(

@@ -1,4 +1,4 @@
-"""``spec.evaluation.gate``: the limits that an adapter must reach on the held-out rows to be published."""
+"""``spec.evaluation.gate``: the limits that an adapter must meet on the held-out rows to be published."""
 
 from typing import ClassVar, Literal
 
@@ -21,7 +21,7 @@ class Gate(Model):
     max: float | None = Field(None, description="Highest value of the metric that passes.", gt=0, le=MAX_NUMBER)
     min_improvement_percent: float | None = Field(
         None,
-        description="Least amount by which the metric must be lower than the base's, in percent of the base's.",
+        description="Minimum improvement: the percentage by which the metric must be lower than the base's.",
         ge=0,
         lt=100,
     )

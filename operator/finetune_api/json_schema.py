@@ -18,7 +18,7 @@ KEPT = (*(key for key in crd.KEPT if not key.startswith("x-kubernetes-")), "requ
 
 
 def editor_schema() -> str:
-    """Return the schema of a file with objects of our kinds; objects of other kinds are not looked at."""
+    """Return the schema of a file with objects of our kinds; objects of other kinds are not checked."""
     kinds = [
         {"if": {"required": ["kind"], "properties": {"kind": {"const": kind}}}, "then": _of_kind(kind)}
         for kind in SPECS

@@ -1,4 +1,4 @@
-"""Reduce the memory of a job that ran out of it: one reduction per attempt.
+"""Reduce the memory of a job that ran out of it, by one reduction at a time.
 
 No reduction changes how many sequences an optimizer step has.
 """
@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 from finetune_api import combinations
 from finetune_api.finetunejob import Adjustment, FineTuneJobSpec
 from finetune_api.reasons import Reason
-from finetune_api.reductions import REDUCTIONS, Reduction, Settings
+from finetune_api.reductions import REDUCTIONS, Reduction, Settings, smallest_batch
 
 REDUCIBLE_TRAINING: dict[str, type] = {
     "per_device_batch_size": int,
@@ -41,13 +41,20 @@ def reduce_memory(spec: FineTuneJobSpec, times: int) -> FineTuneJobSpec | None:
 
 def reduce_once(spec: FineTuneJobSpec) -> FineTuneJobSpec | None:
     """Return the spec after the first reduction that has a step left and breaks no rule; None if there is none."""
-    settings = Settings(spec.method, spec.training, smallest_batch=2 if spec.objective == "kto" else 1)
+    settings = Settings(spec.method, spec.training, smallest_batch=smallest_batch(spec))
     for reduction in REDUCTIONS:
         if _is_allowed(reduction, spec) and (reduced := reduction.apply(settings)):
             changed = spec.model_copy(update={"method": reduced.method, "training": reduced.training})
             if combinations.allows(changed):
                 return changed
     return None
+
+
+def add_adjustments(earlier: Sequence[Adjustment], later: Sequence[Adjustment]) -> list[Adjustment]:
+    """Add later adjustments to earlier ones: of a field that both changed, the first value and the last."""
+    before = {change.field: change.before for change in reversed([*earlier, *later])}
+    after = {change.field: change.after for change in [*earlier, *later]}
+    return [Adjustment(field=field, before=before[field], after=after[field]) for field in after]
 
 
 def apply_adjustments(spec: FineTuneJobSpec, adjustments: Sequence[Adjustment]) -> FineTuneJobSpec:
@@ -84,8 +91,8 @@ def explain_end(spec: FineTuneJobSpec, times: int) -> str:
     forbidden = [reduction.policy for reduction in REDUCTIONS if reduction.policy and not _is_allowed(reduction, spec)]
     remedy = f"allow {', '.join(forbidden)} in failurePolicy.outOfMemory, " if forbidden else ""
     return (
-        f"the operator has no change left that would lower the need of memory ({state}): {remedy}lower "
-        "training.maxLength, or use a device with more memory"
+        f"the operator cannot lower the need for memory any further ({state}): {remedy}lower training.maxLength, or "
+        "use a device with more memory"
     )
 
 
@@ -98,6 +105,8 @@ def _list_reducible_fields(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
     """List the fields that reductions change, with their values as they are written in YAML."""
     training, quantization = spec.training, spec.method.quantization
     return [
-        *((f"training.{to_camel(name)}", str(getattr(training, name))) for name in REDUCIBLE_TRAINING),
+        ("training.perDeviceBatchSize", str(training.batch_size)),
+        ("training.gradientAccumulationSteps", str(training.accumulation_steps)),
+        ("training.gradientCheckpointing", training.gradient_checkpointing),
         (QUANTIZATION, quantization.type if quantization else "none"),
     ]

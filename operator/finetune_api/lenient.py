@@ -1,6 +1,6 @@
-"""Read what another version wrote.
+"""Read objects and messages that another version wrote.
 
-A rollback of the operator or a newer trainer brings fields and values that this version does not know.
+After a rollback of the operator, or with a newer trainer, they contain fields and values that are unknown here.
 """
 
 import copy
@@ -24,7 +24,7 @@ def read_spec(model: type[ModelT], content: dict[str, Any]) -> tuple[ModelT, lis
         The model, and the paths of the fields that were left out.
 
     Raises:
-        ValidationError: If more than unknown fields is wrong.
+        ValidationError: More than unknown fields is wrong.
     """
     try:
         return model.model_validate(content), []
@@ -39,13 +39,13 @@ def read_spec(model: type[ModelT], content: dict[str, Any]) -> tuple[ModelT, lis
 
 
 def read_known(model: type[ModelT], content: Any) -> tuple[ModelT, list[str]]:
-    """Read what this version understands and Kubernetes can store; all other values are left out.
+    """Read the values that this version understands and Kubernetes can store, and leave out all others.
 
     Returns:
         The model, and the paths of the values that could not be read.
 
     Raises:
-        ValidationError: If nothing can be read.
+        ValidationError: Nothing can be read.
     """
     known, removed = content, list[str]()
     if unstorable := list(find_unstorable(content)):

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.base import Lenient, Sha256
-from finetune_api.finetunejob import AdapterStatus, EvaluationStatus
+from finetune_api.finetunejob import AdapterStatus, EvaluationStatus, MergedModelStatus
 
 MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.json"
@@ -89,7 +89,12 @@ class AdapterManifest(Lenient):
         None, description="The adapter as it was trained. Only if it is published as a plain LoRA."
     )
     merged: StoredFiles | None = Field(
-        None, description="Base and adapter as one model. Only with spec.output.mergedModel."
+        None,
+        description="Base and adapter as one model, if a trainer of an older version merged them. Since then the "
+        "merged model has a manifest of its own.",
+    )
+    precision: str | None = Field(
+        None, description="Precision of the training, in which a merged model is stored: bf16, fp16 or fp32."
     )
     files: list[FileEntry]
 
@@ -107,6 +112,25 @@ class AdapterManifest(Lenient):
             servable_by=self.servable_by,
             hub=self.hub,
         )
+
+
+class MergedManifest(Lenient):
+    """``merged/manifest.json``: base and adapter as one model."""
+
+    kind: Literal["MergedModel"] = "MergedModel"
+    job: Origin
+    created_at: str
+    adapter_digest: Sha256 = Field(description="Digest of the adapter that was merged.")
+    base_model: str
+    base_revision: str | None = None
+    precision: str = Field(description="Precision of the weights: bf16, fp16 or fp32.")
+    verification: dict[str, float] = Field({}, description="Differences between the merged model and the adapter.")
+    versions: dict[str, str] = Field({}, description="Versions of the libraries that made it.")
+    files: list[FileEntry]
+
+    def status(self, uri: str, digest: str) -> MergedModelStatus:
+        """Return ``FineTuneJob.status.mergedModel`` for the model of this manifest."""
+        return MergedModelStatus(uri=uri, digest=digest, size_bytes=sum(file.size_bytes for file in self.files))
 
 
 class CachedFile(Lenient):

@@ -12,12 +12,15 @@ from finetune_api.data_counts import Counts
 from finetune_api.engines import EngineName
 from finetune_api.finetunejob import (
     AdapterStatus,
+    Adjustment,
     CachedModel,
     CheckpointStatus,
     Estimate,
     EvaluationStatus,
+    MergedModelStatus,
     Progress,
     ReportStatus,
+    TrainingChoice,
     Usage,
 )
 from finetune_api.reasons import Reason, ReasonWord
@@ -65,11 +68,27 @@ class TrainerResult(Lenient):
     checkpoint: CheckpointStatus | None = None
     evaluation: EvaluationStatus | None = None
     adapter: AdapterStatus | None = None
+    merged_model: MergedModelStatus | None = Field(None, description="Set by `finetune run`, which merges by itself.")
     progress: Progress | None = None
     data: Counts | None = None
     report: ReportStatus | None = None
     usage: Usage | None = None
     warnings: list[str] = []
+    training_choice: TrainingChoice | None = Field(
+        None, description="What the trainer chose where spec.training is unset. None: it chose nothing."
+    )
+    adjustments: list[Adjustment] | None = Field(
+        None, description="Settings that differ from the spec at the end. None: the trainer changed none."
+    )
+
+
+class MergeResult(Lenient):
+    """Termination message of the pod that merges the finished adapter into its base."""
+
+    kind: Literal["MergeResult"] = "MergeResult"
+    reason: ReasonWord = Field(description="Succeeded, or why there is no merged model.")
+    message: str = ""
+    merged_model: MergedModelStatus | None = None
 
 
 class CleanUpResult(Lenient):
@@ -86,6 +105,12 @@ class ProgressReport(Lenient):
     progress: Progress
     checkpoint: CheckpointStatus | None = None
     resumed_from_step: int | None = None
+    training_choice: TrainingChoice | None = Field(
+        None, description="What the trainer chose where spec.training is unset. None: it chose nothing."
+    )
+    adjustments: list[Adjustment] | None = Field(
+        None, description="Settings that differ from the spec now. None: the trainer changed none."
+    )
 
 
 class DesiredVersion(Lenient):
@@ -96,7 +121,7 @@ class DesiredVersion(Lenient):
 
 
 class DesiredAdapter(Lenient):
-    """The adapter that one AdapterDeployment serves on the pods of a Deployment.
+    """The adapter that one AdapterDeployment serves on the pods of a workload.
 
     A pod serves ``version`` if ``pods`` is None or names the pod. Otherwise it serves ``previous``, or nothing if that
     is None. In this way the operator moves one pod after another.
@@ -116,6 +141,7 @@ class DesiredAdapter(Lenient):
         None, description="Name of the Secret with S3 credentials. Its keys are files below SECRETS_DIRECTORY/<name>."
     )
     tolerance: float = 0.25
+    prove_every_seconds: float = Field(0, description="Seconds until a proven version is proven again. 0: never.")
     drain: bool = Field(
         True,
         description="Leave the Service while the served name moves. False if no other pod could answer meanwhile.",
@@ -123,13 +149,18 @@ class DesiredAdapter(Lenient):
 
 
 class DesiredState(Lenient):
-    """Everything that the pods are to serve: key ``DESIRED_KEY`` of the ConfigMap that agents have mounted."""
+    """Everything that the pods are to serve: key ``DESIRED_KEY`` of the ConfigMap or of the template's annotation."""
 
     engine: EngineName = "vllm"
     port: int = 8000
     max_lora_rank: int | None = Field(None, description="Maximum rank of the engine. None if its arguments do not say.")
     api_key_secret: str | None = Field(
         None, description="Name of the Secret with the engine's API_KEY, a file below SECRETS_DIRECTORY/<name>."
+    )
+    rolling: bool = Field(
+        False,
+        description="The pod's template carries this state, and another version comes with another pod. So a pod that "
+        "cannot serve its version takes no traffic: the pods before it go on.",
     )
     adapters: list[DesiredAdapter] = []
 
@@ -159,6 +190,9 @@ class AgentAdapter(Lenient):
     load_seconds: float | None = None
     proof: str = Field("", description="What the proof of the version that now answers found.")
     replaced: int = Field(0, description="Number of times that somebody else loaded an adapter under the served name.")
+    failed_reproofs: int = Field(
+        0, description="Number of times that a proven version no longer answered as it was proven."
+    )
 
 
 class AgentEngine(Lenient):

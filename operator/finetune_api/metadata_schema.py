@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from finetune_api.core_v1.lists import LABEL
+from finetune_api.core_v1.lists import LABEL, LABEL_KEY
 from finetune_api.limits import MAX_NAME
 from finetune_api.messages import Problem
 from finetune_api.structural import PRESERVED, find_problems, find_unknown, matches
@@ -11,8 +11,6 @@ from finetune_api.structural import PRESERVED, find_problems, find_unknown, matc
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 """A name of RFC 1123, as Secrets and most other objects have."""
 NAMESPACE = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$"
-"""The key of a label or an annotation."""
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 METADATA: dict[str, Any] = {
     "type": "object",
@@ -43,7 +41,7 @@ def find_wrong_names(metadata: Any) -> Iterator[Problem]:
     """Yield what is wrong with the metadata of an object."""
     for problem in find_unknown(metadata, METADATA, "metadata", {}):
         if problem.field in ("metadata.spec", "metadata.status"):
-            message = "unknown field: it stands beside metadata and not within: begin it in the first column"
+            message = "unknown field: it belongs next to metadata, not inside it: begin it in the first column"
             yield Problem(field=problem.field, message=message)
         else:
             yield problem
@@ -55,11 +53,10 @@ def find_wrong_names(metadata: Any) -> Iterator[Problem]:
     for part in ("labels", "annotations"):
         keys = metadata.get(part)
         for key in keys if isinstance(keys, dict) else ():
-            prefix, _, name = key.rpartition("/")
             # Kubernetes lowers the key of an annotation before it checks it.
-            if not matches(key.lower() if part == "annotations" else key, KEY) or len(name) > 63 or len(prefix) > 253:
+            if not matches(key.lower() if part == "annotations" else key, LABEL_KEY):
                 yield Problem(
                     field=f"metadata.{part}.{key}",
-                    message="is no key of a label or an annotation: write at most 63 letters, digits, -, _ and ., "
-                    "perhaps after a DNS name and /",
+                    message="is not a valid key of a label or annotation: write at most 63 letters, digits, -, _ and "
+                    "., after a DNS name and / if you like",
                 )

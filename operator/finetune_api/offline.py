@@ -31,7 +31,7 @@ DATA_FIELDS = ("spec.model.uri", "spec.dataset.uri", "spec.dataset.validation.ur
 
 
 def is_ours(resource: Any) -> bool:
-    """Tell whether an object is, or was meant to be, one of our kinds. Others are not ours to judge."""
+    """Tell whether an object is, or was meant to be, of one of our kinds. Others are not checked."""
     if not isinstance(resource, dict):
         return True
     version, kind = str(resource.get("apiVersion") or ""), str(resource.get("kind") or "")
@@ -45,41 +45,43 @@ def validate(resource: Any, *, workstation: bool = False) -> tuple[Object, list[
 
     Args:
         resource: The object, as it is sent: JSON values.
-        workstation: Its model and data may be ``file://``.
+        workstation: Whether model and data may be ``file://``.
 
     Returns:
-        The object with its defaults, and its problems with the paths of their fields. With a problem the object may be
-        incomplete.
+        The object with its defaults, and its problems. If there is a problem, the object may be incomplete.
     """
-    if wrong := _find_wrong_kind(resource):
-        return {}, wrong
+    if kind_problems := _find_wrong_kind(resource):
+        return {}, kind_problems
     schema = schema_of(resource["kind"])
-    filled = {name: value for name, value in resource.items() if value is not None}
-    found = [
+    result = {name: value for name, value in resource.items() if value is not None}
+    root_problems = [
         Problem(field=name, message=unknown_root(name, ROOT_FIELDS, schema))
-        for name in filled
+        for name in result
         if name not in ROOT_FIELDS
     ]
-    metadata = filled["metadata"] = fill_in(filled.get("metadata", {}), METADATA)
-    found += find_wrong_names(metadata)
-    found += find_unknown(filled.get("status"), schema["properties"]["status"], "status", schema)
-    if "spec" not in filled:
-        return filled, [*found, Problem(field="spec", message="is missing: write the fields of the object below spec")]
-    spec = filled["spec"] = fill_in(filled["spec"], schema["properties"]["spec"])
-    in_spec = [
+    metadata = result["metadata"] = fill_in(result.get("metadata", {}), METADATA)
+    root_problems += find_wrong_names(metadata)
+    root_problems += find_unknown(result.get("status"), schema["properties"]["status"], "status", schema)
+    if "spec" not in result:
+        return result, [
+            *root_problems,
+            Problem(field="spec", message="is missing: write the fields of the object below spec"),
+        ]
+    spec = result["spec"] = fill_in(result["spec"], schema["properties"]["spec"])
+    spec_problems = [
         *find_unknown(spec, schema["properties"]["spec"], "spec", schema),
         *find_problems(spec, schema["properties"]["spec"], "spec"),
     ]
     if workstation:
-        in_spec = [problem for problem in in_spec if not _is_local_file(problem.field, filled)]
-    if not in_spec:
+        spec_problems = [problem for problem in spec_problems if not _is_local_file(problem.field, result)]
+    if not spec_problems:
         try:
             SPECS[resource["kind"]].model_validate(spec, context={WORKSTATION: workstation})
         except ValidationError as error:
             fields = fields_of_rules(resource["kind"])
-            in_spec = [part for problem in problems(error, "spec") for part in _place(problem, fields)]
-            in_spec = [_explain_method(problem, resource["spec"]) for problem in in_spec]
-    return filled, [*found, *in_spec]
+            spec_problems = [part for problem in problems(error, "spec") for part in _place(problem, fields)]
+            spec_problems = [_explain_method(problem, resource["spec"]) for problem in spec_problems]
+    return result, [*root_problems, *spec_problems]
 
 
 def read_field(resource: Object, path: str) -> Any:
@@ -105,7 +107,7 @@ def fields_of_rules(kind: str) -> dict[str, str]:
 
 
 def _place(problem: Problem, fields: dict[str, str]) -> list[Problem]:
-    """Return a problem for each rule that a model found broken, with the field that the API server names."""
+    """Return a problem for each broken rule, with the field that the API server names."""
     messages = [problem.message] if problem.message in fields else problem.message.split("; ")
     if not all(message in fields for message in messages):
         return [problem]
@@ -113,32 +115,34 @@ def _place(problem: Problem, fields: dict[str, str]) -> list[Problem]:
 
 
 def _explain_method(problem: Problem, spec: Object) -> Problem:
-    """Add which methods were found, where it must be one."""
+    """Name the methods that were found, if there is not exactly one."""
     if problem.message != ONE_METHOD:
         return problem
-    given: Object = spec.get("method") or {}
-    if unset := [name for name, value in given.items() if value is None]:
-        found = f"{unset[0]} has no value: write {unset[0]}: {{}}"
+    methods: Object = spec.get("method") or {}
+    if unset := [name for name, value in methods.items() if value is None]:
+        explanation = f"{unset[0]} has no value: write {unset[0]}: {{}}"
     else:
-        found = f"found {' and '.join(given)}: keep one" if given else "found none: write lora: {}, for example"
-    return problem.model_copy(update={"message": f"exactly one method must be set; {found}"})
+        explanation = (
+            f"found {' and '.join(methods)}: keep one" if methods else "found none: write lora: {}, for example"
+        )
+    return problem.model_copy(update={"message": f"exactly one method must be set; {explanation}"})
 
 
 def _find_wrong_kind(resource: Any) -> list[Problem]:
     if not isinstance(resource, dict):
         return [Problem(field="", message=f"is not a Kubernetes object: found {show(resource)}")]
-    found = []
+    kind_problems = []
     kind, version = resource.get("kind"), resource.get("apiVersion")
     if version != API_VERSION:
-        what = "is missing" if version is None else f"found {show(version)}"
-        found.append(Problem(field="apiVersion", message=f"{what}: write {API_VERSION}"))
+        state = "is missing" if version is None else f"found {show(version)}"
+        kind_problems.append(Problem(field="apiVersion", message=f"{state}: write {API_VERSION}"))
     if kind not in SPECS:
         lower = {name.lower(): name for name in SPECS}
         near = difflib.get_close_matches(str(kind).lower(), lower, 1, 0.6)
-        what = "is missing" if kind is None else f"found {show(kind)}"
+        state = "is missing" if kind is None else f"found {show(kind)}"
         names = [lower[name] for name in near] or list(SPECS)
-        found.append(Problem(field="kind", message=f"{what}: write {' or '.join(names)}"))
-    return found
+        kind_problems.append(Problem(field="kind", message=f"{state}: write {' or '.join(names)}"))
+    return kind_problems
 
 
 def _is_local_file(path: str, resource: Object) -> bool:

@@ -1,4 +1,4 @@
-"""Read what PEFT knows of architectures and of its own options from a generated table, without torch."""
+"""Look up PEFT's default modules and options in a generated table, without torch."""
 
 import json
 from functools import cache
@@ -46,3 +46,12 @@ def options(peft_type: str) -> list[str] | None:
 def peft_types() -> list[str]:
     """Return PEFT's names of its methods."""
     return sorted(_table()["options"])
+
+
+def converted_experts(model_type: str) -> dict[str, str]:
+    """Return the names of experts' and routers' layers that a LoRA turns into parameters, with their parameters' names.
+
+    Source: peft/utils/transformers_weight_conversion.py, ``_convert_peft_config_moe``.
+    """
+    names: dict[str, str] = _table()["experts"].get(model_type, {})
+    return names

@@ -19,6 +19,8 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     EVALUATED = "Evaluated"
     VERIFIED = "AdapterVerified"
+    MERGING = "Merging"
+    MERGED = "ModelMerged"
     # what ends an attempt
     DATASET_INVALID = "DatasetInvalid"
     DATASET_NOT_FOUND = "DatasetNotFound"
@@ -55,6 +57,7 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     TRAINER_ERROR = "TrainerError"
     PREFLIGHT_ERROR = "PreflightError"
+    MERGE_FAILED = "MergeFailed"
     # what follows a deletion
     DELETING = "Deleting"
     CLEAN_UP_FAILED = "CleanUpFailed"
@@ -65,6 +68,7 @@ class Reason(StrEnum):
     FINETUNE_JOB_FAILED = "FineTuneJobFailed"
     TARGET_NOT_FOUND = "TargetNotFound"
     TARGET_PAUSED = "TargetPaused"
+    AGENT_MISSING = "AgentMissing"
     CONTAINER_NOT_FOUND = "ContainerNotFound"
     SERVED_NAME_TAKEN = "ServedNameTaken"
     CONFIG_MAP_TAKEN = "ConfigMapTaken"
@@ -74,6 +78,10 @@ class Reason(StrEnum):
     INJECTED = "AgentInjected"
     NO_PODS = "NoPods"
     ROLLING_OUT = "RollingOut"
+    CANARY_PAUSED = "CanaryPaused"
+    ANALYSIS_NOT_ALLOWED = "AnalysisNotAllowed"
+    ANALYSIS_FAILED = "AnalysisFailed"
+    ANALYSIS_INCONCLUSIVE = "AnalysisInconclusive"
     SERVING = "Serving"
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     ROLLED_BACK = "RolledBack"
@@ -120,6 +128,15 @@ EXIT_CODES: dict[str, int] = {
     Reason.HOST_OUT_OF_MEMORY: 137,
 }
 """Exit code of a preflight or trainer pod for each reason, in case its termination message is lost."""
+
+FINAL_EXIT_CODES: tuple[int, ...] = tuple(
+    sorted(
+        code
+        for reason, code in EXIT_CODES.items()
+        if reason not in (Reason.TRAINER_ERROR, Reason.PREEMPTED, Reason.HOST_OUT_OF_MEMORY)
+    )
+)
+"""Exit codes that say why a trainer ended, also if its pod was being taken away. It may be killed with any other."""
 
 USER_ERRORS: frozenset[Reason] = frozenset(
     {

@@ -1,4 +1,4 @@
-"""The changes of a job that lower its need of memory, in the one order in which they are made and proposed.
+"""The changes that lower a job's need for memory, in the order in which they are made and proposed.
 
 The operator makes those with a ``policy`` by itself after an attempt that ran out of memory (finetune_api.ladder).
 The estimate proposes all of them (finetune_api.estimate.remedies).
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.finetunejob import Training
+from finetune_api.finetunejob import FineTuneJobSpec, Training
 from finetune_api.methods import Lora, Method
 
 SMALL_OPTIMIZER = "paged_adamw_8bit"
@@ -36,7 +36,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Reduction:
-    """One kind of change that lowers the need of memory."""
+    """One kind of change that lowers the need for memory."""
 
     apply: Callable[[Settings], Settings | None]
     """Return the settings after one step; None if there is none left."""
@@ -46,13 +46,18 @@ class Reduction:
     """Field of ``failurePolicy.outOfMemory`` that allows the operator to make it; empty: only the user makes it."""
 
 
+def smallest_batch(spec: FineTuneJobSpec) -> int:
+    """Return the least perDeviceBatchSize of the job's objective."""
+    return 2 if spec.objective == "kto" else 1
+
+
 def _halve_batch(settings: Settings) -> Settings | None:
-    """Take the largest divisor of the batch that is at most half of it, which accumulation makes up for exactly."""
-    batch = settings.training.per_device_batch_size
+    """Reduce the batch to its largest divisor that is at most half of it, and accumulate over more micro-steps."""
+    batch = settings.training.batch_size
     smaller = next((size for size in range(batch // 2, settings.smallest_batch - 1, -1) if batch % size == 0), None)
     if smaller is None:
         return None
-    accumulation = settings.training.gradient_accumulation_steps * (batch // smaller)
+    accumulation = settings.training.accumulation_steps * (batch // smaller)
     return settings.with_training(per_device_batch_size=smaller, gradient_accumulation_steps=accumulation)
 
 

@@ -1,4 +1,4 @@
-"""Say what was found in a field, and what to write there in its place."""
+"""Explain what is wrong with a field of a YAML file, and what to write there instead."""
 
 import difflib
 import math
@@ -61,9 +61,9 @@ def _typed(value: Any) -> str:
 
 
 def _convert(value: Any, kind: str, schema: Schema, name: str) -> str:
-    """Return how a value of another type is written; empty if nobody can know."""
-    if isinstance(value, str) and (wanted := _placeholder(value)):
-        return wanted
+    """Return how to write a value in the right type; empty if that cannot be known."""
+    if isinstance(value, str) and (suggestion := _placeholder(value)):
+        return suggestion
     match kind:
         case "integer" | "number":
             return _as_number(value, kind)
@@ -132,19 +132,21 @@ def _as_object(value: Any, schema: Schema, name: str) -> str:
         return f"remove {name}" if value is False and properties else ""
     if (match := re.fullmatch(r"(\w+):(\S.*)", value)) and match[1] in properties:
         return f"put a space after the colon: {match[1]}: {match[2]}"
-    if near := _nearest(value.lower(), {key.lower(): key for key, part in properties.items() if "properties" in part}):
-        return f"write {name}: {{{near}: {{}}}}"
+    if similar := _nearest(
+        value.lower(), {key.lower(): key for key, part in properties.items() if "properties" in part}
+    ):
+        return f"write {name}: {{{similar}: {{}}}}"
     if " " in (address := _suggest_uri_field(value, properties)):
         return f"write {name}: {{uri: …}} with {address}"
-    if written := _as_one_field(value, properties):
-        return f"write {name}: {{{written}}}"
+    if field := _as_one_field(value, properties):
+        return f"write {name}: {{{field}}}"
     if "additionalProperties" in schema and (match := re.fullmatch(r"([^=\s]+)=(\S*)", value)):
         return f"write {name}: {{{match[1]}: {match[2]}}}"
     return f"it has the fields {_join(properties)}" if 0 < len(properties) <= MANY else ""
 
 
 def _as_one_field(value: str, properties: Schema) -> str:
-    """Return the field that holds a text which was given in place of an object; empty if none does."""
+    """Return the field of an object that should hold a text which was given instead of the object; else empty."""
     if (match := S3_ADDRESS.fullmatch(value)) and "bucket" in properties:
         return f"bucket: {match[1]}" + (f", prefix: {match[2].rstrip('/')}" if match[2] else "")
     if "uri" in properties and (uri := _suggest_uri_field(value, properties) or ("://" in value and value)):
@@ -160,59 +162,59 @@ def _as_one_field(value: str, properties: Schema) -> str:
 
 
 def _suggest_uri_field(value: str, properties: Schema) -> str:
-    """Return the address that is meant, if the object has a field ``uri``; else an empty text."""
+    """Return the address that the text probably means, if the object has a field ``uri``; else an empty text."""
     return suggest_uri(value, properties.get("uri", {}).get("pattern", ""))
 
 
 def missing(schema: Schema, name: str, given: dict[str, Any]) -> str:
     """Say that a required field is missing."""
-    if near := difflib.get_close_matches(name, given, 1, 0.85):
-        return f"is missing: rename {near[0]}"
+    if similar := difflib.get_close_matches(name, given, 1, 0.85):
+        return f"is missing: rename {similar[0]}"
     return f"is missing. {schema['description']}" if "description" in schema else "is missing"
 
 
 def unknown_field(name: str, value: Any, schema: Schema, path: str, root: Schema) -> str:
-    """Say that there is no such field, and which one is meant."""
+    """Say that there is no such field, and which one is probably meant."""
     properties: Schema = schema.get("properties", {})
-    plain = _fold(name)
-    here = {_fold(key): key for key in properties}
-    if plain in here:
-        return f"unknown field: write {here[plain]}"
+    folded = _fold(name)
+    fields = {_fold(key): key for key in properties}
+    if folded in fields:
+        return f"unknown field: write {fields[folded]}"
     if isinstance(value, str) and (part := properties.get(value.lower())) and part.get("type") == "object":
         return f"unknown field: write {path.rpartition('.')[2]}: {{{value.lower()}: {{}}}}"
-    if meant := _synonym(plain, path, root):
-        return f"unknown field: {meant}"
-    if near := _nearest(plain, here):
-        return f"unknown field: did you mean {near}?"
-    places = list(_places(plain, root.get("properties", {}).get("spec", {}), "spec"))
-    if nearer := [place for place in places if place.startswith(f"{path}.")] or places:
+    if replacement := _synonym(folded, path, root):
+        return f"unknown field: {replacement}"
+    if similar := _nearest(folded, fields):
+        return f"unknown field: did you mean {similar}?"
+    places = list(_places(folded, root.get("properties", {}).get("spec", {}), "spec"))
+    if candidates := [place for place in places if place.startswith(f"{path}.")] or places:
         return (
-            f"unknown field: write {' or '.join(nearer)}"
-            if len(nearer) < 3
-            else (f"unknown field: write it where it belongs, for example {nearer[0]}")
+            f"unknown field: write {' or '.join(candidates)}"
+            if len(candidates) < 3
+            else (f"unknown field: write it where it belongs, for example {candidates[0]}")
         )
     if 0 < len(properties) <= MANY:
         return f"unknown field: {path.rpartition('.')[2] or 'the object'} has {_join(properties)}"
     return "unknown field: remove it, or see `kubectl explain` for the fields that exist"
 
 
-def _synonym(plain: str, path: str, root: Schema) -> str:
-    """Return what to write in place of a name that another tool has; empty if there is nothing."""
-    meant = SYNONYMS.get(plain, "")
-    if not meant or " " in meant:
-        return meant
+def _synonym(folded: str, path: str, root: Schema) -> str:
+    """Return what to write instead of another tool's name for a field; empty if it is unknown."""
+    replacement = SYNONYMS.get(folded, "")
+    if not replacement or " " in replacement:
+        return replacement
     method = re.match(r"spec\.method\.(\w+)", path)
-    meant = meant.replace("*", method[1] if method else "lora")
-    parent, _, name = meant.rpartition(".")
-    if not has_field(root, meant):
+    replacement = replacement.replace("*", method[1] if method else "lora")
+    parent, _, name = replacement.rpartition(".")
+    if not has_field(root, replacement):
         return ""
-    return f"write {name if parent == path else meant}"
+    return f"write {name if parent == path else replacement}"
 
 
 def unknown_root(name: str, names: tuple[str, ...], root: Schema) -> str:
     """Say that an object has no such field at its top."""
-    if near := _nearest(_fold(name), {_fold(key): key for key in names}):
-        return f"unknown field: did you mean {near}?"
+    if similar := _nearest(_fold(name), {_fold(key): key for key in names}):
+        return f"unknown field: did you mean {similar}?"
     if has_field(root, f"spec.{name}"):
         return f"unknown field: indent it below spec, as spec.{name}"
     return "unknown field: remove it, or indent it below spec"
@@ -227,20 +229,26 @@ def has_field(root: Schema, path: str) -> bool:
     return True
 
 
-def _places(plain: str, schema: Schema, path: str) -> Iterator[str]:
+def _places(folded: str, schema: Schema, path: str) -> Iterator[str]:
     """Yield the paths of the fields of this name."""
     for key, part in schema.get("properties", {}).items():
-        if _fold(key) == plain:
+        if _fold(key) == folded:
             yield f"{path}.{key}"
-        yield from _places(plain, part, f"{path}.{key}")
+        yield from _places(folded, part, f"{path}.{key}")
 
 
 def wrong_choice(value: Any, choices: list[Any]) -> str:
     """Say which values are possible."""
-    said = f"found {show(value)}: write {_join(choices, 'or')}"
-    if isinstance(value, str) and (near := _nearest(_fold(value), {_fold(str(choice)): choice for choice in choices})):
-        return f"found {show(value)}: did you mean {near}? Possible are {_join(choices)}" if len(choices) > 1 else said
-    return said
+    message = f"found {show(value)}: write {_join(choices, 'or')}"
+    if isinstance(value, str) and (
+        similar := _nearest(_fold(value), {_fold(str(choice)): choice for choice in choices})
+    ):
+        return (
+            f"found {show(value)}: did you mean {similar}? Possible are {_join(choices)}"
+            if len(choices) > 1
+            else message
+        )
+    return message
 
 
 def too_short(value: str, schema: Schema) -> str:
@@ -251,17 +259,19 @@ def too_short(value: str, schema: Schema) -> str:
 
 
 def wrong_form(value: Any, schema: Schema) -> str:
-    """Say how a text must be written: as its pattern wants it."""
+    """Say how a text must be written to match its pattern."""
     pattern = schema["pattern"]
     text = str(value)
-    if wanted := _placeholder(text):
-        return f"found {show(value)}: {wanted}"
-    if wanted := suggest_uri(text, pattern):
-        return f"found {show(value)}: write {wanted}"
+    if suggestion := _placeholder(text):
+        return f"found {show(value)}: {suggestion}"
+    if suggestion := suggest_uri(text, pattern):
+        return f"found {show(value)}: write {suggestion}"
     if "Ki|Mi" in pattern:
         return f"found {show(value)}: {_as_quantity(text)}"
-    if wanted := next((other for other in _spellings(text) if other != text and re.search(pattern, other)), ""):
-        return f"found {show(value)}: write {wanted}"
+    if suggestion := next(
+        (spelling for spelling in _spellings(text) if spelling != text and re.search(pattern, spelling)), ""
+    ):
+        return f"found {show(value)}: write {suggestion}"
     if pattern.startswith("^[a-z0-9]"):
         return (
             f"found {show(value)}: write lower-case letters, digits, - and . only, with a letter or digit at both ends"
@@ -269,12 +279,12 @@ def wrong_form(value: Any, schema: Schema) -> str:
     if pattern.startswith("^(([A-Za-z0-9]"):
         return f"found {show(value)}: write letters, digits, -, _ and . only, with a letter or digit at both ends"
     if "description" in schema:
-        return f"found {show(value)}, which has not the right form. {schema['description']}"
+        return f"found {show(value)}, which does not have the right form. {schema['description']}"
     return f"found {show(value)}: must match {pattern}"
 
 
 def _spellings(text: str) -> Iterator[str]:
-    """Yield what may be meant by a text that has not the right form, the nearest first."""
+    """Yield corrections of a text that does not have the right form, the nearest first."""
     yield text.strip()
     yield text.strip().strip("/")
     if match := S3_ADDRESS.fullmatch(text):
@@ -293,19 +303,19 @@ def _spellings(text: str) -> Iterator[str]:
 
 
 def suggest_uri(text: str, pattern: str) -> str:
-    """Return the address that is meant, if a field with this pattern takes addresses; else an empty text."""
+    """Return the address that the text probably means, if the pattern is that of an address; else an empty text."""
     if "://" not in pattern or (not pattern.startswith("^(") and not pattern.startswith("^s3://")):
         return ""
-    hub = "hf" in pattern
-    if hub and (match := HUB_PAGE.match(text)):
+    takes_hub = "hf" in pattern
+    if takes_hub and (match := HUB_PAGE.match(text)):
         return f"hf://{match[2]}"
     if match := S3_PAGE.match(text):
         return f"s3://{match[1]}/{match[2]}"
     if match := re.fullmatch(r"(?:s3a|s3n)://(.+)", text):
         return f"s3://{match[1]}"
-    if hub and (match := re.fullmatch(r"(?:huggingface|hub|hf):/*(.+)", text)) and HUB_NAME.fullmatch(match[1]):
+    if takes_hub and (match := re.fullmatch(r"(?:huggingface|hub|hf):/*(.+)", text)) and HUB_NAME.fullmatch(match[1]):
         return f"hf://{match[1]}"
-    if hub and HUB_NAME.fullmatch(text) and not re.search(r"\.(jsonl?|csv|parquet|txt|zst|gz)$", text):
+    if takes_hub and HUB_NAME.fullmatch(text) and not re.search(r"\.(jsonl?|csv|parquet|txt|zst|gz)$", text):
         return f"hf://{text}"
     if (
         re.match(r"(file://|~|\.{0,2}/|[A-Za-z]:\\)|[\w./-]+\.(jsonl?|csv|parquet|txt)$", text)
@@ -333,10 +343,10 @@ def _fold(name: str) -> str:
 
 
 def _nearest(name: str, choices: dict[str, Any]) -> Any:
-    near = difflib.get_close_matches(name, [key for key in choices if key], 1, 0.75)
-    return choices[near[0]] if near else None
+    similar = difflib.get_close_matches(name, [key for key in choices if key], 1, 0.75)
+    return choices[similar[0]] if similar else None
 
 
-def _join(names: Any, word: str = "and") -> str:
-    *others, last = map(str, names)
+def _join(items: Any, word: str = "and") -> str:
+    *others, last = map(str, items)
     return f"{', '.join(others)} {word} {last}" if others else last

@@ -1,4 +1,4 @@
-"""Tell by their names which linear layers of a model compute keys and values, and which end a feed-forward network.
+"""Tell by their names which linear layers of a model belong to attention, and which end a feed-forward network.
 
 The names are those of the models in transformers. They choose the default modules of architectures that PEFT does not
 know.
@@ -29,6 +29,21 @@ def suffixes(modules: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(module.rsplit(".", 1)[-1] for module in modules))
 
 
+def has_experts(names: Iterable[str]) -> bool:
+    """Return whether a model is a mixture of experts, by the names of its weights."""
+    return any(EXPERTS.intersection(name.split(".")) for name in names)
+
+
+def list_attention(modules: Iterable[str]) -> list[str]:
+    """List the ends of the names of the layers of attention, for example q_proj or attn.dense."""
+    modules = list(modules)
+    inside = [name for name in modules if _is_attention(name)]
+    elsewhere = set(suffixes(name for name in modules if not _is_attention(name)))
+    return list(
+        dict.fromkeys(".".join(name.split(".")[-2 if name.split(".")[-1] in elsewhere else -1 :]) for name in inside)
+    )
+
+
 def list_keys_and_values(modules: Iterable[str]) -> list[str]:
     """List the last parts of the names of the layers that compute keys and values."""
     return _list(modules, FUSED | KEYS | VALUES | LATENT)
@@ -41,17 +56,22 @@ def list_queries_and_values(modules: Iterable[str]) -> list[str]:
 
 def list_feedforward_outputs(modules: Iterable[str]) -> list[str]:
     """List the ends of the names of the layers that end a feed-forward network, for example down_proj or mlp.c_proj."""
-    found: dict[str, None] = {}
+    outputs: dict[str, None] = {}
     for name in modules:
         *parents, last = name.split(".")
         if EXPERTS.intersection(parents):
             continue
         if last in OUTPUTS:
-            found[last] = None
+            outputs[last] = None
         elif last in AMBIGUOUS_OUTPUTS and parents and parents[-1] in FEED_FORWARD:
-            found[f"{parents[-1]}.{last}"] = None
-    return list(found)
+            outputs[f"{parents[-1]}.{last}"] = None
+    return list(outputs)
 
 
-def _list(modules: Iterable[str], wanted: frozenset[str]) -> list[str]:
-    return [suffix for suffix in suffixes(modules) if suffix in wanted]
+def _is_attention(module: str) -> bool:
+    """Return whether attention contains the module: self_attn, attn, attention or self_attention."""
+    return any(parent.endswith(("attn", "attention")) for parent in module.split(".")[:-1])
+
+
+def _list(modules: Iterable[str], names: frozenset[str]) -> list[str]:
+    return [suffix for suffix in suffixes(modules) if suffix in names]

@@ -11,7 +11,7 @@ Scheduler = Literal[
     "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "constant", "constant_with_warmup",
     "inverse_sqrt", "warmup_stable_decay",
 ]  # fmt: skip
-USERS: dict[str, tuple[Scheduler, ...]] = {
+SCHEDULES_OF_SETTING: dict[str, tuple[Scheduler, ...]] = {
     "numCycles": ("cosine_with_restarts",),
     "power": ("polynomial",),
     "minLearningRateRatio": ("cosine_with_min_lr", "warmup_stable_decay"),
@@ -23,7 +23,7 @@ MIN_LEARNING_RATE_RATIO, DECAY_RATIO = 0.1, 0.1
 
 
 class SchedulerArgs(Model):
-    """Settings of those schedules that have some."""
+    """Settings that some of the schedules read."""
 
     num_cycles: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = Field(
         None, description="cosine_with_restarts: number of times that the rate falls to zero. Unset: 1."
@@ -48,7 +48,7 @@ class SchedulerArgs(Model):
 
     def find_unused(self, scheduler: str) -> str | None:
         """Return what is wrong with a setting that the schedule does not read, or None."""
-        unused = (setting for setting in self.to_json() if scheduler not in USERS[setting])
+        unused = (setting for setting in self.to_json() if scheduler not in SCHEDULES_OF_SETTING[setting])
         return next(map(describe_unused, unused), None)
 
     def to_kwargs(self, scheduler: str, steps: int) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class SchedulerArgs(Model):
 
 def describe_unused(setting: str) -> str:
     """Return the message for a setting, by its JSON name, that the chosen schedule does not read."""
-    users = " and ".join(USERS[setting])
+    users = " and ".join(SCHEDULES_OF_SETTING[setting])
     return f"schedulerArgs.{setting} is read by scheduler {users} only: remove it, or change scheduler"
 
 
@@ -82,5 +82,5 @@ def cel_rules() -> list[dict[str, str]]:
             "message": describe_unused(setting),
             "fieldPath": f".schedulerArgs.{setting}",
         }
-        for setting, users in USERS.items()
+        for setting, users in SCHEDULES_OF_SETTING.items()
     ]

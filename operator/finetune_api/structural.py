@@ -29,19 +29,19 @@ def fill_in(value: Any, schema: Schema) -> Any:
     if not isinstance(value, dict):
         return value
     properties: dict[str, Schema] = schema.get("properties", {})
-    others: Schema = schema.get("additionalProperties", {})
+    other_values: Schema = schema.get("additionalProperties", {})
     result = {}
     for name, part in properties.items():
-        given = value.get(name)
-        if given is None and "default" in part:
-            given = part["default"]
-        if given is not None:
-            result[name] = fill_in(given, part)
+        item = value.get(name)
+        if item is None and "default" in part:
+            item = part["default"]
+        if item is not None:
+            result[name] = fill_in(item, part)
         elif name in value and part.get(PRESERVED):
             result[name] = None
-    for name, given in value.items():
-        if name not in properties and (given is not None or schema.get(PRESERVED) or not others):
-            result[name] = fill_in(given, others)
+    for name, item in value.items():
+        if name not in properties and (item is not None or schema.get(PRESERVED) or not other_values):
+            result[name] = fill_in(item, other_values)
     return result
 
 
@@ -73,15 +73,15 @@ def find_unknown(value: Any, schema: Schema, path: str, root: Schema) -> Iterato
 
 
 def find_problems(value: Any, schema: Schema, path: str) -> Iterator[Problem]:
-    """Yield what the API server refuses in a value, but for unknown fields.
+    """Yield what the API server refuses in a value, except unknown fields.
 
     Args:
         value: The value, filled in.
         schema: Its schema.
         path: Its path, for example ``spec.method``.
     """
-    if wrong := _find_wrong_type(value, schema, path):
-        yield wrong
+    if problem := _find_wrong_type(value, schema, path):
+        yield problem
     elif isinstance(value, dict):
         yield from _find_in_object(value, schema, path)
     elif isinstance(value, list):
@@ -92,12 +92,12 @@ def find_problems(value: Any, schema: Schema, path: str) -> Iterator[Problem]:
 
 def _find_wrong_type(value: Any, schema: Schema, path: str) -> Problem | None:
     if schema.get(INT_OR_STRING):
-        fits = isinstance(value, str) or _is_integer(value)
+        is_valid = isinstance(value, str) or _is_integer(value)
         kind = "integer or string"
     else:
         kind = schema.get("type", "any")
-        fits = kind == "any" or _has_type(value, kind)
-    return None if fits else Problem(field=path, message=remedies.wrong_type(value, kind, schema, path))
+        is_valid = kind == "any" or _has_type(value, kind)
+    return None if is_valid else Problem(field=path, message=remedies.wrong_type(value, kind, schema, path))
 
 
 def _has_type(value: Any, kind: str) -> bool:
@@ -156,8 +156,8 @@ def _find_repeated(value: list[Any], schema: Schema, path: str) -> Iterator[Prob
             continue
         key = repr([item.get(name) for name in keys]) if keys else repr(item)
         if key in seen:
-            what = ", ".join(f"{name} {item.get(name)}" for name in keys) if keys else repr(item)
-            message = f"has the {what} of item {seen[key]}: rename or remove one of them"
+            key_words = ", ".join(f"{name} {item.get(name)}" for name in keys) if keys else repr(item)
+            message = f"has the {key_words} of item {seen[key]}: rename or remove one of them"
             yield Problem(field=f"{path}[{index}]", message=message)
         seen.setdefault(key, index)
 

@@ -155,4 +155,6 @@ SYNONYMS = {
     "loraname": "spec.servedName",
     "deployment": "spec.target.deploymentRef.name",
     "deploymentname": "spec.target.deploymentRef.name",
+    "statefulset": "spec.target.statefulSetRef.name",
+    "statefulsetname": "spec.target.statefulSetRef.name",
 }

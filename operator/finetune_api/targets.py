@@ -1,10 +1,10 @@
-"""Which modules of a model a method adapts, decided from their names alone, as PEFT decides it."""
+"""Decide from their names which modules of a model a method adapts, as PEFT decides it."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 from finetune_api import peft_tables, roles
-from finetune_api.methods import ALL_LINEAR, Ia3, LoraFields, Targeted, matches_pattern
+from finetune_api.methods import ALL_LINEAR, AUTO, Ia3, LoraFields, Targeted, matches_pattern
 from finetune_api.roles import suffixes
 
 
@@ -21,7 +21,9 @@ class TargetError(ValueError):
         self.field = field
 
 
-def select_modules(linear: Sequence[str], block: Targeted, method: str, model_type: str) -> list[str]:
+def select_modules(
+    linear: Sequence[str], block: Targeted, method: str, model_type: str, *, has_experts: bool = False
+) -> list[str]:
     """Select the modules that get an adapter.
 
     Args:
@@ -29,11 +31,12 @@ def select_modules(linear: Sequence[str], block: Targeted, method: str, model_ty
         block: The method's block.
         method: The method's name in ``spec.method``.
         model_type: ``model_type`` of the model's config.json.
+        has_experts: Whether the model is a mixture of experts.
 
     Raises:
         TargetError: A field names no module of the model, or no module is left.
     """
-    targets = resolve_targets(linear, block, method, model_type)
+    targets = resolve_targets(linear, block, method, model_type, has_experts=has_experts)
     if targets == ALL_LINEAR:
         chosen = list(linear)
     elif isinstance(targets, str):
@@ -64,12 +67,18 @@ def select_modules(linear: Sequence[str], block: Targeted, method: str, model_ty
     return chosen
 
 
-def resolve_targets(linear: Sequence[str], block: Targeted, method: str, model_type: str) -> str | list[str]:
-    """Return ``targetModules``; in place of an empty list the architecture's defaults in PEFT, else those by role.
+def resolve_targets(
+    linear: Sequence[str], block: Targeted, method: str, model_type: str, *, has_experts: bool = False
+) -> str | list[str]:
+    """Return ``targetModules``; in place of ``auto`` and of an empty list what they stand for in the architecture.
+
+    An empty list stands for PEFT's defaults, else for modules by their role.
 
     Raises:
         TargetError: PEFT has no defaults for the architecture, and its names do not tell the roles of its layers.
     """
+    if block.target_modules == AUTO:
+        return (roles.list_attention(linear) if has_experts else []) or ALL_LINEAR
     if block.target_modules:
         return block.target_modules
     defaults = peft_tables.default_targets(block.peft_type, model_type)
@@ -115,6 +124,25 @@ def resolve_feedforward(chosen: Iterable[str], block: Ia3, model_type: str) -> l
     return roles.list_feedforward_outputs(modules)
 
 
+def find_converted_experts(block: Targeted, model_type: str, tensors: Iterable[str]) -> list[str]:
+    """Return the names by which ``targetModules`` reaches experts or routers that PEFT adapts as parameters.
+
+    Args:
+        block: The method's block.
+        model_type: ``model_type`` of the model's config.json.
+        tensors: Names of the model's weights.
+    """
+    names, target = peft_tables.converted_experts(model_type), block.target_modules
+    if block.peft_type != "LORA" or target == AUTO:
+        return []
+    if target == ALL_LINEAR:
+        return [ALL_LINEAR] if names else []
+    if isinstance(target, list):
+        return [name for name in target if name.rsplit(".", 1)[-1] in names]
+    of_experts = (name.removesuffix(".weight") for name in tensors if roles.has_experts([name]))
+    return [target] if names and any(_matches_fully(target, module) for module in of_experts) else []
+
+
 def check_saved(modules: Iterable[str], saved: list[str]) -> None:
     """Check that every name of ``modulesToSave`` is that of a module.
 
@@ -136,7 +164,7 @@ def check_expression(modules: Iterable[str], linear: Iterable[str], target: str 
     Raises:
         TargetError: It matches another module as well.
     """
-    if isinstance(target, list) or target == ALL_LINEAR:
+    if isinstance(target, list) or target in (AUTO, ALL_LINEAR):
         return
     names = set(linear)
     for name in modules:

@@ -1,4 +1,4 @@
-"""Tell for which models transformers has code of its own, from a generated table, without torch."""
+"""Look up in a generated table for which models transformers has code, without torch."""
 
 import json
 from functools import cache

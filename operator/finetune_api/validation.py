@@ -1,4 +1,4 @@
-"""Pydantic's errors as problems with Kubernetes field paths."""
+"""Turn pydantic's errors into problems with Kubernetes field paths."""
 
 import re
 
@@ -19,22 +19,22 @@ def problems(error: ValidationError, root: str = "") -> list[Problem]:
         error: The errors.
         root: Path of the model, for example ``spec``.
     """
-    found: dict[tuple[str, str], Problem] = {}
+    result: dict[tuple[str, str], Problem] = {}
     for item in error.errors(include_url=False):
         text, location = item["msg"].removeprefix("Value error, "), item["loc"]
-        given = item.get("input")
+        value = item.get("input")
         branch = next((number for number, part in enumerate(location) if _is_union_branch(part)), None)
         if item["type"] == "extra_forbidden":
             text = "unknown field: remove it, or see `kubectl explain` for the fields that exist"
         elif branch is not None and item["type"] in ("string_type", "list_type"):
             location, text = location[:branch], "must be a string or a list of strings"
-        elif isinstance(given, str | int | float | bool) and str(given) not in text:
-            text = f"{text} (found {given!r})"
+        elif isinstance(value, str | int | float | bool) and str(value) not in text:
+            text = f"{text} (found {value!r})"
         field = FIELD_OF_MESSAGE.match(text)
         path = ".".join(filter(None, [root, format_path(location), field and field[1]]))
         message = text[field.end() if field else 0 :]
-        found[path, message] = Problem(reason=Reason.SPEC_INVALID, field=path, message=message)
-    return list(found.values())
+        result[path, message] = Problem(reason=Reason.SPEC_INVALID, field=path, message=message)
+    return list(result.values())
 
 
 def format_path(location: tuple[int | str, ...]) -> str:

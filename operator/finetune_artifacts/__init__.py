@@ -1,4 +1,4 @@
-"""Move artifacts: manifests, checkpoints, and verified upload and download, in S3 or in a directory.
+"""Store and load artifacts, with verified uploads and downloads, in S3 or in a directory.
 
 Trainer, preflight, agent and command line use it. It must know neither torch nor Kubernetes, and none of its users.
 

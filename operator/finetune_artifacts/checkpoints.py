@@ -33,7 +33,7 @@ class StoredCheckpoint:
     Attributes:
         uri: Prefix of its objects.
         step: Its step.
-        complete: It has a manifest. Whether the manifest is right is not known yet.
+        complete: Whether it has a manifest, which is not checked yet.
         objects: All objects below the prefix.
     """
 
@@ -87,15 +87,15 @@ def upload_checkpoint(
     An older checkpoint of the same step is deleted first: if it were complete, the run would have resumed from it.
 
     Args:
-        storage: Where to.
+        storage: The storage to upload to.
         run: Prefix of the run.
         step: The step.
         directory: The checkpoint's files.
         build_manifest: Builds the manifest from the entries of the files.
-        stopped: Asked before each file: whether to give up.
+        stopped: Called before each file: whether to end the upload.
 
     Raises:
-        ArtifactError: Also if ``stopped()`` is true.
+        ArtifactError: The storage refuses or does not answer, or ``stopped()`` is true.
     """
     uri = checkpoint_uri(run, step)
     for checkpoint in list_checkpoints(storage, run):
@@ -113,13 +113,13 @@ def download_newest_checkpoint(
     Incomplete and damaged checkpoints, and those of other settings, are skipped with a warning.
 
     Raises:
-        ArtifactError: If the storage refuses or does not answer.
+        ArtifactError: The storage refuses or does not answer.
     """
     for checkpoint in list_checkpoints(storage, run):
         try:
             manifest = read_checkpoint_manifest(storage, checkpoint)
             if manifest.fingerprint != fingerprint:
-                log.warning("%s was made with other settings, data or base model: skipped", checkpoint.uri)
+                log.warning("%s was saved with other settings, data or base model: skipped", checkpoint.uri)
                 continue
             download_files(storage, checkpoint.uri, manifest.files, directory)
         except ArtifactError as error:
@@ -132,7 +132,7 @@ def download_newest_checkpoint(
 
 
 def read_checkpoint_manifest(storage: Storage, checkpoint: StoredCheckpoint) -> CheckpointManifest:
-    """Read the manifest of a checkpoint, without a look at the files that it names.
+    """Read the manifest of a checkpoint, without checking the files that it lists.
 
     Raises:
         ArtifactError: CORRUPT if the checkpoint is incomplete or its manifest invalid.
@@ -143,9 +143,9 @@ def read_checkpoint_manifest(storage: Storage, checkpoint: StoredCheckpoint) -> 
     try:
         manifest = CheckpointManifest.model_validate_json(read_object(storage, uri))
     except ValidationError as error:
-        raise ArtifactError(storage.purpose, Fault.CORRUPT, f"{uri} is no manifest of a checkpoint") from error
+        raise ArtifactError(storage.purpose, Fault.CORRUPT, f"{uri} is not the manifest of a checkpoint") from error
     if not manifest.files or manifest.step != checkpoint.step:
-        raise ArtifactError(storage.purpose, Fault.CORRUPT, f"{uri} names no files, or another step")
+        raise ArtifactError(storage.purpose, Fault.CORRUPT, f"{uri} lists no files, or has another step")
     refuse_unsafe_files(storage, checkpoint.uri, manifest.files, pickles=False)
     return manifest
 
@@ -167,15 +167,15 @@ def prune_checkpoints(storage: Storage, run: StorageUri, keep: int) -> list[int]
 def delete_superseded_runs(
     storage: Storage, checkpoints: StorageUri, run: StorageUri, step: int, uid: str
 ) -> list[StorageUri]:
-    """Delete the checkpoints of a job's other runs that are no further than ``step``, and return their prefixes.
+    """Delete the checkpoints of a job's other runs that have not passed ``step``, and return their prefixes.
 
-    A run is superseded by one with other settings, data or precision. One that is further is still worth going on from,
-    for example on a node with the other precision. Checkpoints of other jobs are left alone.
+    A run is superseded by one with other settings, data or precision. A run with more steps is kept, because an
+    attempt may still resume from it, for example on a node with the other precision. Other jobs' checkpoints stay.
 
     Args:
-        storage: Where.
+        storage: The storage.
         checkpoints: Prefix of the runs.
-        run: The run that goes on.
+        run: The run that continues.
         step: The step of its newest complete checkpoint.
         uid: The uid of the job.
 
@@ -183,15 +183,15 @@ def delete_superseded_runs(
         ArtifactError: The storage refuses or does not answer.
     """
     superseded = []
-    for other in list_runs(storage, checkpoints):
-        newest = next((each for each in list_checkpoints(storage, other) if each.complete), None)
-        if other == run or (newest is not None and (newest.step > step or _read_uid(storage, newest) != uid)):
+    for candidate in list_runs(storage, checkpoints):
+        newest = next((each for each in list_checkpoints(storage, candidate) if each.complete), None)
+        if candidate == run or (newest is not None and (newest.step > step or _read_uid(storage, newest) != uid)):
             continue
-        if own := find_objects_of(storage, [other], uid, exclusive=False):
-            deletion = delete_all(storage, own)
+        if objects := find_objects_of(storage, [candidate], uid, exclusive=False):
+            deletion = delete_all(storage, objects)
             if deletion.error is not None:
                 raise deletion.error
-            superseded.append(other)
+            superseded.append(candidate)
     return superseded
 
 

@@ -1,4 +1,4 @@
-"""Compute SHA-256 in the two spellings of this project: ``sha256:<hex>`` in manifests, base64 in S3's headers."""
+"""Compute SHA-256 in both notations: ``sha256:<hex>`` in manifests, base64 in S3's headers."""
 
 import base64
 import hashlib

@@ -1,6 +1,6 @@
-"""Keep objects in a directory, for a training on a workstation.
+"""Store objects in a directory, for a training on a workstation.
 
-A file appears at once and complete, or not at all: it is written under another name, flushed to the disk, then renamed.
+A file is complete as soon as it exists: it is written under another name, flushed to the disk, then renamed.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ class DirectoryStorage:
             _flush(partial)
             if digest_of_file(partial) != sha256:
                 raise ArtifactError(
-                    self.purpose, Fault.CORRUPT, f"{uri} is not what was written, {sha256}: check the disk"
+                    self.purpose, Fault.CORRUPT, f"{uri} differs from what was written, {sha256}: check the disk"
                 )
             partial.replace(_path_of(uri))
             _flush(_path_of(uri).parent)
@@ -86,7 +86,7 @@ class DirectoryStorage:
         return True
 
     def is_superseded(self, info: ObjectInfo) -> bool:
-        """Return False: nobody takes another one's place."""
+        """Return False: attempts on a workstation do not overlap."""
         return False
 
     def delete(self, uri: StorageUri) -> bool:
@@ -97,7 +97,7 @@ class DirectoryStorage:
         for parent in path.parents:
             if parent == Path(uri.root):
                 break
-            # one that is not empty, or does not exist, stays so
+            # A directory that is not empty stays.
             with contextlib.suppress(OSError):
                 parent.rmdir()
         return False
@@ -124,7 +124,7 @@ class DirectoryStorage:
 
     @contextlib.contextmanager
     def _explain(self, uri: StorageUri) -> Iterator[None]:
-        """Raise an ArtifactError, which names the remedy, for an OSError."""
+        """Turn an OSError into an ArtifactError with a remedy."""
         try:
             yield
         except OSError as error:
@@ -146,7 +146,7 @@ def _path_of(uri: StorageUri) -> Path:
 
 @contextlib.contextmanager
 def _open_partial(uri: StorageUri) -> Iterator[Path]:
-    """Yield a path to write to, on the same disk as ``uri``. A file that is still there at the end is deleted."""
+    """Yield a temporary path on the same disk as ``uri``. A file that is left there at the end is deleted."""
     partial = Path(uri.root, WORK, "partial", uri.key.replace("/", "_"))
     partial.parent.mkdir(parents=True, exist_ok=True)
     _path_of(uri).parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def _open_partial(uri: StorageUri) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file's bytes, or a directory's names, would survive a loss of power."""
+    """Flush a file, or the names in a directory, to the disk, so that they survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
 """Download files into a temporary directory, verify each against the manifest, then rename the directory.
 
-So a directory appears complete and verified, or not at all.
+So a directory is complete and verified as soon as it exists.
 """
 
 import logging
@@ -21,20 +21,22 @@ from finetune_artifacts.storage import ObjectInfo, ProgressCallback, Storage, ig
 log = logging.getLogger(__name__)
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"}
 """Endings of files that can run code when they are loaded."""
+MAX_FILES = 10_000
+"""Most files of a directory: each costs a request, and the largest models have some hundreds."""
 
 
 def download_adapter(storage: Storage, uri: StorageUri, digest: str, directory: Path) -> AdapterManifest:
     """Download the adapter below ``uri`` into a directory, with its manifest.json.
 
     Args:
-        storage: Where from.
+        storage: The storage to download from.
         uri: Prefix of the adapter's objects.
         digest: ``sha256:<hex>`` of its manifest.
-        directory: Appears complete, or not at all. If it exists and its manifest has the digest, it stays as it is.
+        directory: Directory to create. If it exists and its manifest has the digest, nothing is downloaded.
 
     Raises:
         ArtifactError: DIGEST_MISMATCH if a byte differs from the manifest, ADAPTER_UNSUPPORTED for pickled weights.
-        OSError: If the disk is full, for example.
+        OSError: The disk is full, for example.
     """
     if (directory / MANIFEST_NAME).is_file():
         content = (directory / MANIFEST_NAME).read_bytes()
@@ -67,7 +69,11 @@ def parse_adapter_manifest(storage: Storage, uri: StorageUri, content: bytes) ->
         message = str(error.errors(include_url=False, include_input=False)[0]["msg"])
         raise _invalid_manifest_error(storage, uri, message) from error
     if not manifest.files:
-        raise _invalid_manifest_error(storage, uri, "it names no files")
+        raise _invalid_manifest_error(storage, uri, "it lists no files")
+    if len(manifest.files) > MAX_FILES:
+        raise _invalid_manifest_error(
+            storage, uri, f"it lists {len(manifest.files)} files, and at most {MAX_FILES} are allowed"
+        )
     return manifest
 
 
@@ -75,7 +81,7 @@ def _invalid_manifest_error(storage: Storage, uri: StorageUri, problem: str) -> 
     return ArtifactError(
         storage.purpose,
         Fault.CORRUPT,
-        f"{uri.child(MANIFEST_NAME)} at {storage.endpoint} is no manifest of an adapter: {problem}",
+        f"{uri.child(MANIFEST_NAME)} at {storage.endpoint} is not the manifest of an adapter: {problem}",
     )
 
 
@@ -107,19 +113,19 @@ def download_files(
     extra: dict[str, bytes] | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> None:
-    """Download the files of a manifest into a directory, which appears when each file is verified.
+    """Download the files of a manifest, and create the directory when all are verified.
 
     Args:
-        storage: Where from.
+        storage: The storage to download from.
         uri: Prefix of the objects.
-        entries: The files, as the manifest names them.
-        directory: Replaced if it exists.
+        entries: The files that the manifest lists.
+        directory: Directory to create, or to replace if it exists.
         extra: Content of further files, by their names.
-        on_progress: Receives the number of bytes.
+        on_progress: Receives the number of bytes that have arrived, and the total.
 
     Raises:
-        ArtifactError: Also for a path that leads out of the directory.
-        OSError: If the disk is full, for example.
+        ArtifactError: The storage refuses, a file differs from the manifest, or a path leads out of the directory.
+        OSError: The disk is full, for example.
     """
     refuse_unsafe_files(storage, uri, entries, pickles=False)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +133,7 @@ def download_files(
     partial.chmod(0o755)
     try:
         infos = {entry.path: _find_object(storage, uri.child(entry.path), entry) for entry in entries}
+        _check_space(storage, uri, sum(info.size for info in infos.values()), partial)
         storage.download([(info, partial / path) for path, info in infos.items()], on_progress)
         for entry in entries:
             _verify_file(storage, uri, entry, infos[entry.path], partial)
@@ -135,6 +142,14 @@ def download_files(
         _replace_directory(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_space(storage: Storage, uri: StorageUri, size: int, directory: Path) -> None:
+    """Check that the disk has room: a full one may cost other pods of its node their place."""
+    free = shutil.disk_usage(directory).free
+    if size > free:
+        text = f"{uri} has {size:,} bytes, and the disk of {directory.parent} has {free:,} left: free some"
+        raise ArtifactError(storage.purpose, Fault.NO_SPACE, text)
 
 
 def _find_object(storage: Storage, uri: StorageUri, entry: FileEntry) -> ObjectInfo:
@@ -157,7 +172,7 @@ def _verify_file(storage: Storage, uri: StorageUri, entry: FileEntry, info: Obje
     path = directory / entry.path
     if digest_of_file(path) == entry.sha256:
         return
-    log.warning("%s is not as the manifest says; downloading it once more", uri.child(entry.path))
+    log.warning("%s differs from the manifest; downloading it once more", uri.child(entry.path))
     path.unlink()
     storage.download([(info, path)], ignore_progress)
     digest = digest_of_file(path)
@@ -179,7 +194,7 @@ def _replace_directory(partial: Path, directory: Path) -> None:
 def download_file(
     storage: Storage, uri: StorageUri, path: Path, on_progress: ProgressCallback = ignore_progress
 ) -> ObjectInfo:
-    """Download one object into a file, which appears complete. Raises ArtifactError."""
+    """Download one object into a file, which is complete as soon as it exists. Raises ArtifactError."""
     info = storage.head(uri)
     if info is None:
         storage.check_root(uri)

@@ -65,7 +65,7 @@ _REASONS: dict[Purpose, dict[Fault, Reason]] = {
 
 
 class ArtifactError(Exception):
-    """A storage refused, did not answer, or holds something else than expected.
+    """A storage refused, did not answer, or contains something else than expected.
 
     Attributes:
         purpose: What the storage is used for.
@@ -74,7 +74,7 @@ class ArtifactError(Exception):
     """
 
     def __init__(self, purpose: Purpose, fault: Fault, message: str) -> None:
-        """Keep what is wrong, and what the storage is used for."""
+        """Store the fault with the purpose of the storage."""
         super().__init__(message)
         self.purpose = purpose
         self.fault = fault
@@ -82,7 +82,7 @@ class ArtifactError(Exception):
 
     @property
     def reason(self) -> Reason:
-        """Reason for the status and the exit code."""
+        """Return the reason for the status and the exit code."""
         default = Reason.UPLOAD_FAILED if self.purpose is Purpose.OUTPUT else Reason.DOWNLOAD_FAILED
         return _REASONS[self.purpose].get(self.fault) or _COMMON.get(self.fault, default)
 
@@ -190,7 +190,7 @@ def explain_error(
         case Fault.UNREACHABLE if code.isdigit():
             # an answer without an S3 error code, such as a web page
             text = (
-                f"the service {location} that answers for {uri} is no S3 service, or is out of order ({code}): "
+                f"the service {location} that answers for {uri} is not an S3 service, or is out of order ({code}): "
                 "correct the endpoint, or try again later"
             )
         case Fault.UNREACHABLE:
@@ -200,7 +200,7 @@ def explain_error(
             )
         case Fault.NOT_S3:
             text = (
-                f"the service {location} is no S3 service ({code}): "
+                f"the service {location} is not an S3 service ({code}): "
                 "correct the endpoint, for example https://minio.example.com:9000"
             )
         case Fault.WRONG_REGION:
@@ -212,7 +212,7 @@ def explain_error(
         case Fault.CORRUPT:
             text = (
                 f"{uri} arrived damaged {location} ({code}): "
-                "try again; if it stays so, check the network and the storage"
+                "try again; if it happens again, check the network and the storage"
             )
         case _:
             text = f"S3 refused the request for {uri} {location}: {quote(str(error))}"

@@ -1,9 +1,9 @@
-"""Fence the storage of a job: of all its pods only the one that claimed it last may write.
+"""Fence the storage of a job: of all its pods, only the one that claimed it last may write.
 
-A pod that was frozen, or cut off from the cluster, may go on when another one has long taken its place. So each attempt
-claims the storage when it begins, and looks at the claim before each write. A write that was on its way meanwhile is
-caught by its condition: the object must be as it was before the look. A service without conditional writes has the look
-alone; a deletion has it, too.
+A pod that was frozen, or cut off from the cluster, may continue after another pod has taken its place. So each attempt
+claims the storage when it begins, and reads the claim before each write. A write in flight is caught by a condition:
+the object must not have changed since the claim was read. Deletions, and services without conditional writes, rely on
+reading the claim alone.
 """
 
 import uuid
@@ -22,11 +22,11 @@ from finetune_artifacts.storage import ObjectInfo
 from finetune_artifacts.upload import manifest_bytes
 
 TRIES = 5
-"""How often a write is tried while somebody else writes the same object."""
+"""How often a write is tried while another process writes the same object."""
 
 
 class Claim(Lenient):
-    """Who may write: an attempt, and the process that makes it. Two pods of one Job have the same attempt."""
+    """The Job, by its number, and the process that may write. Pods of one Job have the same number."""
 
     attempt: int
     holder: str = Field(default_factory=lambda: uuid.uuid4().hex)
@@ -77,7 +77,11 @@ class FencedStorage(S3Storage):
         return bool(self.owner) and info.owner == self.owner
 
     def check_claim(self) -> None:
-        """Raise ArtifactError (SUPERSEDED) if another attempt holds the claim, or if the claim was deleted."""
+        """Check that this process holds the claim.
+
+        Raises:
+            ArtifactError: SUPERSEDED: another attempt holds the claim, or the claim was deleted.
+        """
         try:
             content = read_object(self, self.claim_uri)
         except ArtifactError as error:
@@ -88,24 +92,26 @@ class FencedStorage(S3Storage):
             raise self.explain_loss("another one has taken its place")
 
     def release_claim(self) -> None:
-        """Delete the claim of an attempt that has finished the job: whoever wakes later finds none."""
+        """Delete the claim after the job is finished, so that a pod that wakes up later cannot write."""
         self.delete(self.claim_uri)
 
-    def explain_loss(self, why: str) -> ArtifactError:
+    def explain_loss(self, cause: str) -> ArtifactError:
         """Return the error of an attempt that does not hold the claim."""
-        text = f"attempt {self.claim.attempt} may not write any more, because {why} ({self.claim_uri})"
+        text = f"this attempt may not write any more, because {cause} ({self.claim_uri})"
         return ArtifactError(self.purpose, Fault.SUPERSEDED, text)
 
     def explain_change(self, uri: StorageUri) -> ArtifactError:
-        """Return the error for an object that is another one at each try."""
-        return ArtifactError(self.purpose, Fault.CHANGED, f"somebody else writes {uri} at the same time: find out who")
+        """Return the error for an object that changes between all tries."""
+        return ArtifactError(
+            self.purpose, Fault.CHANGED, f"another process writes {uri} at the same time: find it and stop it"
+        )
 
 
 def claim_storage(storage: S3Storage, claim_uri: StorageUri, attempt: int) -> FencedStorage:
-    """Claim a storage for this process. Earlier claims are void.
+    """Claim a storage for this process. Earlier claims are void. ``attempt`` is the number of its Job.
 
     Raises:
-        ArtifactError: SUPERSEDED, if a later attempt has claimed it.
+        ArtifactError: SUPERSEDED: a pod of a later Job has claimed it.
     """
     values = {each.name: getattr(storage, each.name) for each in fields(S3Storage)}
     fenced = FencedStorage(**values, claim_uri=claim_uri, claim=Claim(attempt=attempt))
@@ -123,7 +129,7 @@ def claim_storage(storage: S3Storage, claim_uri: StorageUri, attempt: int) -> Fe
 
 
 def _read_attempt(storage: S3Storage, claim_uri: StorageUri) -> int:
-    """Read the attempt that holds the claim; 0 if it is gone, or no claim."""
+    """Read the number of the attempt that holds the claim; 0 if there is no valid claim."""
     try:
         return Claim.model_validate_json(read_object(storage, claim_uri)).attempt
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Download models: directories as ``save_pretrained`` writes them, which have no manifest."""
+"""Download models, which are directories written by ``save_pretrained`` and have no manifest."""
 
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
@@ -25,10 +25,10 @@ def download_model(
     """Download the files of a model: configuration, tokenizer and safetensors.
 
     Args:
-        storage: Where from.
+        storage: The storage to download from.
         uri: Prefix of the model's objects.
-        directory: Where to.
-        on_progress: Receives the number of bytes.
+        directory: Directory to write to; created if it does not exist.
+        on_progress: Receives the number of bytes that have arrived, and the total.
         code: Download Python files too.
         skip: Names of files that are not needed.
 

@@ -16,7 +16,7 @@ def read_object(storage: Storage, uri: StorageUri, limit: int = SMALL_OBJECT_BYT
         raise ArtifactError(
             storage.purpose,
             Fault.CORRUPT,
-            f"{uri} is larger than {limit} bytes, which no such file is: check the address",
+            f"{uri} is larger than {limit} bytes, more than such a file can have: check the address",
         )
     return content
 

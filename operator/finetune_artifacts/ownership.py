@@ -1,7 +1,7 @@
-"""Find and delete what one FineTuneJob wrote below its prefix, and nothing of another job.
+"""Find and delete the objects that one FineTuneJob wrote below its prefix, and none of another job.
 
-An object tells in its metadata who wrote it. Of one that does not, because an older version wrote it, the manifest that
-lists it tells. If there is none, it belongs to the job that has the prefix for itself.
+The metadata of an object names its job. An object of an older version has no such metadata: it belongs to the job of
+the manifest that lists it or, without a manifest, to the job that has the prefix for itself.
 """
 
 import threading
@@ -22,7 +22,7 @@ THREADS = 16
 
 
 class AnyManifest(Lenient):
-    """The part of an adapter's or a checkpoint's manifest that tells whose its files are."""
+    """The part of an adapter's or a checkpoint's manifest that tells which job wrote its files."""
 
     job: Origin
     files: list[FileEntry]
@@ -32,13 +32,13 @@ class AnyManifest(Lenient):
 
 @dataclass(frozen=True)
 class Deletion:
-    """How a deletion went.
+    """The result of a deletion.
 
     Attributes:
-        deleted: How many objects were deleted.
-        left: How many were not.
-        error: Why they were not; None if all are deleted.
-        keeps_versions: The bucket keeps old versions of the deleted objects.
+        deleted: Number of objects that were deleted.
+        left: Number of objects that were not deleted.
+        error: The first error; None if all objects were deleted.
+        keeps_versions: Whether the bucket keeps old versions of the deleted objects.
     """
 
     deleted: int
@@ -53,10 +53,10 @@ def find_objects_of(
     """Find the objects below these directories that a job wrote.
 
     Args:
-        storage: Where.
+        storage: The storage.
         directories: The prefixes below which jobs write.
         uid: The uid of the FineTuneJob.
-        exclusive: The job has the prefix for itself.
+        exclusive: Whether the job has the prefix for itself.
 
     Raises:
         ArtifactError: The storage refuses or does not answer.
@@ -69,29 +69,28 @@ def find_objects_of(
     for uri in uris:
         if _is_manifest(uri) and owners.get(str(uri)) is None:
             listed |= _read_owners(storage, uri)
-    otherwise = uid if exclusive else None
-    return [uri for uri in uris if (owners.get(str(uri)) or listed.get(str(uri)) or otherwise) == uid]
+    default = uid if exclusive else None
+    return [uri for uri in uris if (owners.get(str(uri)) or listed.get(str(uri)) or default) == uid]
 
 
 def delete_all(storage: Storage, uris: list[StorageUri]) -> Deletion:
-    """Delete objects, the manifests first, so that nobody takes what is left for complete; raises nothing.
+    """Delete objects, the manifests first, so that the remaining files never look complete. Raises nothing.
 
-    An object that the storage refuses to delete does not keep the others. If the storage does not answer, the rest is
-    left.
+    If the storage refuses to delete an object, the others are still deleted. If it does not answer, the rest is left.
     """
     errors: list[ArtifactError] = []
     versions: list[bool] = []
-    is_away = threading.Event()
+    is_unreachable = threading.Event()
 
     def delete(uri: StorageUri) -> None:
-        if is_away.is_set():
+        if is_unreachable.is_set():
             return
         try:
             versions.append(storage.delete(uri))
         except ArtifactError as error:
             errors.append(error)
             if error.fault is Fault.UNREACHABLE:
-                is_away.set()
+                is_unreachable.set()
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="delete") as pool:
         for is_first in (True, False):
@@ -109,7 +108,7 @@ def _is_manifest(uri: StorageUri) -> bool:
 
 
 def _read_owners(storage: Storage, uri: StorageUri) -> dict[str, str]:
-    """Read the uid of the job that wrote a manifest and its files, by their addresses; empty if it is none of ours."""
+    """Return the uid of the job for each address that a manifest lists; empty if the manifest is not ours."""
     try:
         manifest = AnyManifest.model_validate_json(read_object(storage, uri))
     except ValidationError:

@@ -1,7 +1,7 @@
-"""Download large files in ranges, so that a download that was killed goes on where it was.
+"""Download large files in ranges, so that a download that was killed can continue.
 
-A file appears under its name when it is complete. Until then it is ``<name>.partial``, and ``<name>.ranges`` says which
-ranges are on the disk: each is flushed before it is noted. Where the bytes come from is not known here.
+A file gets its name when it is complete. Until then it is ``<name>.partial``, and ``<name>.ranges`` lists the ranges
+on the disk; each range is flushed before it is listed. This module does not know where the bytes come from.
 """
 
 import os
@@ -20,7 +20,7 @@ THREADS = 8
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file elsewhere: its name below the directory, its size, and a word that changes with its content."""
+    """A file to download: its name below the directory, its size in bytes, and a text that changes with its content."""
 
     name: str
     size: int
@@ -33,7 +33,7 @@ RangeReader = Callable[[RemoteFile, int, int], bytes]
 
 @dataclass
 class _Partial:
-    """A file that is being downloaded: the starts of the ranges that are there, and the journal that notes them."""
+    """A file that is being downloaded: the starts of the ranges on the disk, and the journal that lists them."""
 
     path: Path
     journal: Path
@@ -43,26 +43,26 @@ class _Partial:
 
 def count_missing_bytes(files: Sequence[RemoteFile], directory: Path) -> int:
     """Count the bytes that are not on the disk yet."""
-    missing = [file for file in files if not _is_there(file, directory)]
+    missing = [file for file in files if not _is_complete(file, directory)]
     return sum(length for file in missing for _, length in _list_missing(file, _open_journal(file, directory)))
 
 
 def download_in_ranges(
     files: Sequence[RemoteFile], directory: Path, read: RangeReader, on_progress: ProgressCallback
 ) -> None:
-    """Download the files into ``directory``. What an earlier call brought is kept, even if it was killed.
+    """Download the files into ``directory``. Ranges that an earlier call has downloaded are kept.
 
     Args:
-        files: What to download. A file that is there under its name and has this size is taken as it is.
-        directory: Where to. No other process may write there.
-        read: Reads a range; it is called from several threads. What it raises ends the download.
-        on_progress: Receives how many bytes are there, and how many there will be.
+        files: Files to download. A file that exists with its name and size is not downloaded again.
+        directory: Directory to write to. No other process may write there.
+        read: Reads a range; it is called from several threads. An exception of it ends the download.
+        on_progress: Receives the number of bytes that have arrived, and the total.
 
     Raises:
-        OSError: If the disk is full, for example.
+        OSError: The disk is full, for example.
     """
     total = sum(file.size for file in files)
-    files = [file for file in files if not _is_there(file, directory)]
+    files = [file for file in files if not _is_complete(file, directory)]
     partials = {file.name: _open_journal(file, directory) for file in files}
     ranges = [(file, *span) for file in files for span in _list_missing(file, partials[file.name])]
     present = total - sum(length for _, _, length in ranges)
@@ -82,7 +82,7 @@ def download_in_ranges(
 
 
 def _open_journal(file: RemoteFile, directory: Path) -> _Partial:
-    """Read which ranges of a file are there. A line without its end was being written when the process was killed."""
+    """Read which ranges of a file are on the disk. A last line that a kill has cut off is ignored."""
     path = directory / file.name
     partial = _Partial(path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.ranges"))
     if partial.journal.is_file() and partial.path.is_file():
@@ -92,13 +92,13 @@ def _open_journal(file: RemoteFile, directory: Path) -> _Partial:
     return partial
 
 
-def _is_there(file: RemoteFile, directory: Path) -> bool:
+def _is_complete(file: RemoteFile, directory: Path) -> bool:
     path = directory / file.name
     return path.is_file() and path.stat().st_size == file.size
 
 
 def _list_missing(file: RemoteFile, partial: _Partial) -> list[tuple[int, int]]:
-    """List start and length of the ranges that are not there."""
+    """List start and length of the ranges that are not on the disk."""
     starts = range(0, file.size, RANGE_BYTES)
     return [(start, min(RANGE_BYTES, file.size - start)) for start in starts if start not in partial.starts]
 

@@ -1,4 +1,4 @@
-"""Keep objects in S3."""
+"""Store objects in S3."""
 
 import contextlib
 import uuid
@@ -24,7 +24,7 @@ class S3Storage(S3Connection):
 
     def check_root(self, uri: StorageUri) -> None:
         """Check that the bucket exists and may be listed."""
-        # a HEAD answer has no body, and so no error code: a list tells a missing bucket from a forbidden one
+        # A HEAD answer has no body and so no error code. A list distinguishes a missing bucket from a forbidden one.
         self.call(S3Uri(uri.root, ""), lambda: self.client.list_objects_v2(Bucket=uri.root, MaxKeys=1))
 
     def head(self, uri: StorageUri) -> ObjectInfo | None:
@@ -59,7 +59,7 @@ class S3Storage(S3Connection):
         def read_start() -> bytes:
             answer = self.client.get_object(Bucket=uri.root, Key=uri.key)
             content, expected = answer["Body"].read(max_bytes), min(answer["ContentLength"], max_bytes)
-            # with a given length, botocore does not notice that the body broke off
+            # When a length is given, botocore does not notice that the body was cut off.
             if len(content) < expected:
                 raise IncompleteReadError(actual_bytes=len(content), expected_bytes=expected)
             return content
@@ -99,7 +99,7 @@ class S3Storage(S3Connection):
         return True
 
     def is_superseded(self, info: ObjectInfo) -> bool:
-        """Return False: nobody takes another one's place."""
+        """Return False: without a claim (``fence``) no object counts as superseded."""
         return False
 
     def replace(self, uri: StorageUri, content: bytes, etag: str) -> bool:
@@ -136,7 +136,7 @@ class S3Storage(S3Connection):
                 self.delete(uri)
 
     def _put_probe(self, uri: StorageUri) -> Callable[[], bool]:
-        """Return a request that writes the probe, and tells whether it was written although there may be one."""
+        """Return a request that writes the probe unless there is one, and tells whether it was written."""
 
         def put() -> bool:
             try:
@@ -158,17 +158,17 @@ def open_s3(
     patience_seconds: float = PATIENCE_SECONDS,
     owner: str = "",
 ) -> S3Storage:
-    """Open a storage in S3. Sends nothing yet.
+    """Open a storage in S3. No request is sent yet.
 
     Args:
         location: Endpoint and region; None: AWS.
         secret: Directory of a mounted Secret; None: the pod's own identity.
         purpose: What the storage is used for.
         patience_seconds: How long requests are repeated while the service does not answer.
-        owner: The uid of the job whose objects are written; empty: they do not tell.
+        owner: The uid of the job, for the metadata of the objects that it writes; empty: no metadata.
 
     Raises:
-        ArtifactError: If the Secret lacks a key.
+        ArtifactError: The Secret lacks a key.
     """
     client = create_client(location, secret, purpose)
     endpoint = location.endpoint if location else None

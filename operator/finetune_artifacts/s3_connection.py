@@ -1,4 +1,4 @@
-"""Connect to one S3 service with one set of credentials, and wait for a service that does not answer for a while."""
+"""Connect to an S3 service, and repeat requests for a while if it does not answer."""
 
 import functools
 import logging
@@ -43,7 +43,7 @@ class S3Connection:
         endpoint: Address of the service.
         purpose: What the connection is used for.
         patience_seconds: How long requests are repeated while the service does not answer.
-        owner: The uid of the job that writes; empty: objects do not tell who wrote them.
+        owner: The uid of the job, for the metadata of the objects that it writes; empty: no metadata.
     """
 
     client: "S3Client"
@@ -65,7 +65,7 @@ class S3Connection:
             action: Sends the request with ``client``.
 
         Raises:
-            ArtifactError: In place of every error of boto3.
+            ArtifactError: For every error of boto3.
         """
         deadline = time.monotonic() + self.patience_seconds
         pause = FIRST_PAUSE_SECONDS
@@ -83,7 +83,7 @@ class S3Connection:
 
 
 def create_client(location: S3Location | None, secret: Path | None, purpose: Purpose) -> "S3Client":
-    """Create boto3's client. Sends nothing yet.
+    """Create boto3's client. No request is sent yet.
 
     Args:
         location: Endpoint and region; None: AWS.
@@ -91,7 +91,7 @@ def create_client(location: S3Location | None, secret: Path | None, purpose: Pur
         purpose: What the client is used for.
 
     Raises:
-        ArtifactError: If the Secret lacks a key.
+        ArtifactError: The Secret lacks a key.
     """
     endpoint = location.endpoint if location else None
     region = location.region if location else None
@@ -131,7 +131,7 @@ def secret_directory(name: str) -> Path:
 
 
 def find_missing_keys(secret: Path) -> list[str]:
-    """Return which of the two required keys a mounted Secret lacks, or has empty."""
+    """Return which of the two required keys are missing or empty in a mounted Secret."""
     return [key for key in (ACCESS_KEY, SECRET_KEY) if not _read_key(secret / key)]
 
 

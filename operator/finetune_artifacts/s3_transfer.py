@@ -34,7 +34,7 @@ class Part:
 
 
 class Condition(TypedDict, total=False):
-    """What must hold for an object to be written: that there is none (``*``), or that it has this entity tag."""
+    """The condition of a write: there is no such object (``*``), or it has this entity tag."""
 
     IfMatch: str
     IfNoneMatch: str
@@ -56,7 +56,7 @@ def upload_file(
         stored = s3.call(uri, lambda: s3.client.head_object(Bucket=uri.root, Key=uri.key, ChecksumMode="ENABLED"))
         if stored["ContentLength"] == size and stored.get("ChecksumSHA256", checksum) == checksum:
             return
-        log.warning("%s is not what was sent (attempt %d)", uri, attempt)
+        log.warning("%s differs from what was sent (attempt %d)", uri, attempt)
     raise ArtifactError(
         s3.purpose,
         Fault.CORRUPT,
@@ -143,7 +143,7 @@ def _complete(
             **condition,
         )
     except ClientError as error:
-        # an earlier request may have completed it, and its answer was lost: size and checksum are compared next
+        # An earlier request may have completed the upload, and its answer was lost. The caller compares the checksum.
         if code_of(error) != "NoSuchUpload":
             raise
 
@@ -156,10 +156,10 @@ def _abort(s3: S3Connection, uri: StorageUri, upload: str) -> None:
 
 
 def read_unchanged_range(s3: S3Connection, info: ObjectInfo, start: int, length: int) -> bytes:
-    """Read a part of an object that must still be the one that was listed.
+    """Read a part of an object that must not have changed since it was listed.
 
     Raises:
-        ArtifactError: Also if it was replaced, or ends before.
+        ArtifactError: The object was replaced or is shorter, or the service refuses or does not answer.
     """
 
     def get() -> bytes:

@@ -1,6 +1,6 @@
-"""Define what a storage of objects can do, so that S3 and a directory are used in the same way.
+"""Define the protocol ``Storage``, so that S3 and a directory are used in the same way.
 
-This module must know no particular storage: ``s3`` and ``directory`` implement the protocol.
+This module must not know any implementation: ``s3`` and ``directory`` implement the protocol.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ SMALL_OBJECT_BYTES = 16 * 1024 * 1024
 """Largest object that ``read_object`` reads by default."""
 
 ProgressCallback = Callable[[int, int], None]
-"""Receives from time to time how many bytes are there, and how many there will be."""
+"""Called from time to time with the number of bytes that have arrived, and the total."""
 
 
 def ignore_progress(_done: int, _total: int) -> None:
@@ -24,13 +24,13 @@ def ignore_progress(_done: int, _total: int) -> None:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """Describes one object.
+    """An object in a storage.
 
     Attributes:
         uri: Its address.
         size: Its size in bytes.
         etag: Its entity tag; empty in a directory.
-        owner: The uid of the job that wrote it, if ``head`` found one; a directory does not keep it.
+        owner: The uid of the job that wrote it, if ``head`` found it in the metadata; None in a directory.
     """
 
     uri: StorageUri
@@ -42,7 +42,7 @@ class ObjectInfo:
 class Storage(Protocol):
     """Keeps objects at addresses. Every method raises ArtifactError if the storage refuses or does not answer.
 
-    A new object appears at once and complete, or not at all.
+    A new object is complete as soon as it exists.
     """
 
     @property
@@ -84,7 +84,7 @@ class Storage(Protocol):
         ...
 
     def is_superseded(self, info: ObjectInfo) -> bool:
-        """Return whether a run wrote this object whose place the writer has taken, so that it may be replaced."""
+        """Return whether an attempt that this writer has superseded wrote the object, so that it may be replaced."""
         ...
 
     def delete(self, uri: StorageUri) -> bool:

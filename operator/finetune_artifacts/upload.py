@@ -1,6 +1,6 @@
 """Upload directories: each file is verified, and the manifest is written last.
 
-So an incomplete directory has no manifest, and nobody takes it for a complete one.
+So an incomplete directory has no manifest, and no reader mistakes it for a complete one.
 """
 
 import json
@@ -22,14 +22,14 @@ def upload_directory(
     """Upload every file of a directory, and return their entries for the manifest.
 
     Args:
-        storage: Where to.
+        storage: The storage to upload to.
         uri: Prefix of the objects.
         directory: The files.
-        stopped: Asked before each file: whether to give up.
+        stopped: Called before each file: whether to end the upload.
 
     Raises:
-        ArtifactError: Also if ``stopped()`` is true, and if ``uri`` has a manifest already, because nothing below a
-            manifest is ever changed; that of a superseded run is deleted.
+        ArtifactError: The storage refuses, ``stopped()`` is true, or ``uri`` has a manifest already: nothing below a
+            manifest is ever changed. The manifest of a superseded attempt is deleted instead.
     """
     entries = [describe_file(directory, path) for path in _list_files(directory)]
     for entry in entries:
@@ -55,7 +55,7 @@ def _list_files(directory: Path) -> list[Path]:
 
 
 def manifest_bytes(manifest: Model) -> bytes:
-    """Return the bytes of a manifest's file. Their sha256 is the digest by which the directory is known."""
+    """Return the bytes of a manifest's file. Their sha256 is the digest of the directory."""
     return (json.dumps(manifest.to_json(), indent=2, sort_keys=True) + "\n").encode()
 
 
@@ -65,7 +65,7 @@ def put_manifest(storage: Storage, uri: StorageUri, manifest: Model) -> str:
     An equal manifest that exists already is no error: an earlier request wrote it, and its answer was lost.
 
     Raises:
-        ArtifactError: With ``Fault.EXISTS`` if another manifest exists.
+        ArtifactError: ``Fault.EXISTS``: another manifest exists.
     """
     content, manifest_uri = manifest_bytes(manifest), uri.child(MANIFEST_NAME)
     if not storage.put_new(manifest_uri, content) and read_object(storage, manifest_uri) != content:

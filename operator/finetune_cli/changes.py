@@ -17,7 +17,16 @@ ROOTS = ("metadata", "spec")
 
 
 def apply_changes(document: dict[str, Any], changes: tuple[str, ...], code: int) -> dict[str, Any]:
-    """Return a copy of the object with all changes, in their order. Raises CliError with exit status ``code``."""
+    """Return a copy of the object with all changes, in their order.
+
+    Args:
+        document: The object.
+        changes: The values of ``--set``: PATH=VALUE.
+        code: Exit status of an error.
+
+    Raises:
+        CliError: A change has no value, no YAML, or an unknown path.
+    """
     copied = copy.deepcopy(document)
     for change in changes:
         path, separator, text = change.partition("=")
@@ -66,10 +75,10 @@ def _split_path(path: str, code: int) -> list[str]:
 
 
 def _describe_unknown(path: str, parent: str, key: str, names: list[str]) -> str:
-    where = parent or "a FineTuneJob"
-    like = difflib.get_close_matches(key, names, 3, 0.5)
-    hint = f"did you mean {' or '.join(like)}?" if like else f"it has {', '.join(names)}"
-    return f"--set {path}: {where} has no field {key!r}: {hint}"
+    section = parent or "a FineTuneJob"
+    similar = difflib.get_close_matches(key, names, 3, 0.5)
+    hint = f"did you mean {' or '.join(similar)}?" if similar else f"it has {', '.join(names)}"
+    return f"--set {path}: {section} has no field {key!r}: {hint}"
 
 
 def _arguments(annotation: Any) -> list[Any]:

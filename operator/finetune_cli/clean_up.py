@@ -1,23 +1,27 @@
 """Delete everything of finetune-operator before an uninstall, while the operator still runs.
 
-First every AdapterDeployment: the operator removes its agents from the Deployments. Then every FineTuneJob, while the
+First every AdapterDeployment: the operator removes its agents from the workloads. Then every FineTuneJob, while the
 operator cleans up those with ``output.deletionPolicy: Delete``. Then their Jobs: the garbage collector may not know a
 kind that is a few seconds old, and loses it with the CRD.
 """
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable
 
 from finetune_api import GROUP
+from finetune_api.messages import DESIRED_KEY
 from finetune_cli.cluster import Cluster, NotFoundError, Object, object_path
 from finetune_cli.errors import CliError
 
 ROLE_LABEL = f"{GROUP}/role"
 FINALIZER = f"{GROUP}/delete-output"
-"""On FineTuneJobs that the operator cleans up before they go."""
+"""Finalizer of FineTuneJobs whose objects the operator deletes before it lets them go."""
 PAUSE_SECONDS = 0.5
+OWN_AGENTS = "finetune-adapters.pods."
+"""Beginning of the ConfigMaps of agents that users put in: they stay as long as pods need them."""
 
 
 def clean_up(cluster: Cluster, namespaces: list[str], timeout: float) -> None:
@@ -25,11 +29,11 @@ def clean_up(cluster: Cluster, namespaces: list[str], timeout: float) -> None:
 
     Args:
         cluster: The cluster.
-        namespaces: Only these; all if it is empty.
+        namespaces: Namespaces to clean up; all if it is empty.
         timeout: Seconds to wait.
 
     Raises:
-        CliError: After ``timeout`` seconds, with what still exists.
+        CliError: Objects still exist after ``timeout`` seconds; the message lists them.
     """
     scopes: list[str | None] = [*namespaces] or [None]
     deadline = time.monotonic() + timeout
@@ -50,9 +54,9 @@ def _delete_all(cluster: Cluster, kind: str, scopes: list[str | None]) -> None:
 
 
 def _await_clean_ups(cluster: Cluster, scopes: list[str | None], deadline: float) -> None:
-    """Wait until the operator has released the FineTuneJobs; at the deadline release them, and say what is left.
+    """Wait until the operator has cleaned up; at the deadline remove the finalizers, and say what is left in S3.
 
-    Without the operator they would keep the CRD from being deleted, for ever.
+    Without the operator, the finalizers would keep the CRD from being deleted.
     """
     while jobs := [job for scope in scopes for job in cluster.objects("FineTuneJob", scope) if _has_finalizer(job)]:
         if time.monotonic() >= deadline:
@@ -79,12 +83,11 @@ def _release(cluster: Cluster, job: Object) -> None:
 
 
 def _wait(left_now: Callable[[], list[str]], deadline: float, timeout: float) -> None:
-    while left := left_now():
+    while remaining := left_now():
         if time.monotonic() >= deadline:
             raise CliError(
-                f"after {timeout:.0f} s these still have what finetune-operator put in: {', '.join(left)}. "
-                "Does the operator run? See its log, or uninstall with --no-hooks and remove it by hand "
-                "(docs/troubleshooting.md)"
+                f"after {timeout:.0f} s these are not cleaned up: {', '.join(remaining)}. Is the operator running? See "
+                "its log, or uninstall with --no-hooks and clean them up by hand (docs/troubleshooting.md)"
             )
         time.sleep(PAUSE_SECONDS)
 
@@ -95,7 +98,7 @@ def _delete(cluster: Cluster, path: str) -> None:
 
 
 def _delete_jobs(cluster: Cluster, namespace: str | None) -> list[str]:
-    """Delete the Jobs of FineTuneJobs once more, because the operator may just have created one, and list them."""
+    """Delete and list the Jobs of FineTuneJobs, also those that the operator has just created."""
     scope = f"/namespaces/{namespace}" if namespace else ""
     items: list[Object] = cluster.call("GET", f"/apis/batch/v1{scope}/jobs", {"labelSelector": ROLE_LABEL})["items"]
     for item in items:
@@ -105,13 +108,22 @@ def _delete_jobs(cluster: Cluster, namespace: str | None) -> list[str]:
 
 
 def _list_with_agents(cluster: Cluster, namespace: str | None) -> list[str]:
-    """List the Deployments with an agent of ours, and the ConfigMaps with desired state."""
+    """List the workloads with an agent of ours, and the ConfigMaps with desired state."""
     scope = f"/namespaces/{namespace}" if namespace else ""
     names: list[str] = []
     for kind, path in (
         ("Deployment", f"/apis/apps/v1{scope}/deployments"),
+        ("StatefulSet", f"/apis/apps/v1{scope}/statefulsets"),
         ("ConfigMap", f"/api/v1{scope}/configmaps"),
     ):
         items: list[Object] = cluster.call("GET", path, {"labelSelector": ROLE_LABEL})["items"]
+        items = [item for item in items if not _is_left_to_pods(item)]
         names += [f"{kind} {item['metadata']['namespace']}/{item['metadata']['name']}" for item in items]
     return names
+
+
+def _is_left_to_pods(item: Object) -> bool:
+    """Return whether it is the ConfigMap of agents that users put in, which already says to serve nothing."""
+    text = (item.get("data") or {}).get(DESIRED_KEY, "")
+    is_empty = bool(text) and not json.loads(text).get("adapters")
+    return is_empty and item["metadata"]["name"].startswith(OWN_AGENTS)

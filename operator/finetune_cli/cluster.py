@@ -22,9 +22,9 @@ KIND_WORDS = {
     "FineTuneJob": ("ftj", "finetunejob", "finetunejobs"),
     "AdapterDeployment": ("adp", "adapterdeployment", "adapterdeployments"),
 }
-"""What may precede a name and a slash, as with kubectl."""
+"""Words for a kind that may precede a name and a slash, as with kubectl."""
 FIELD_MANAGER = "finetune"
-"""Owner of what the command line writes. Flux undoes what managers write whose name begins with kubectl."""
+"""Owner of the fields that the command line writes. Its name must not begin with kubectl: Flux undoes such writes."""
 POD_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONNECT_SECONDS = 10
 READ_SECONDS = 60
@@ -83,12 +83,12 @@ class Cluster:
         """Read one object of ours. Raises NotFoundError."""
         return self.call("GET", object_path(kind, namespace, name))
 
-    def find(self, what: str) -> list[Object]:
+    def find(self, reference: str) -> list[Object]:
         """Return the objects of a name: ``ftj/NAME``, ``adp/NAME``, or NAME for both kinds. Raises NotFoundError."""
-        prefix, slash, name = what.rpartition("/")
+        prefix, slash, name = reference.rpartition("/")
         kinds = [kind for kind, words in KIND_WORDS.items() if not slash or prefix.lower() in words]
         if not kinds:
-            raise CliError(f"{what!r}: there is no kind {prefix!r}; write ftj/{name} or adp/{name}")
+            raise CliError(f"{reference!r}: there is no kind {prefix!r}; write ftj/{name} or adp/{name}")
         objects = []
         for kind in kinds:
             with contextlib.suppress(NotFoundError):
@@ -97,10 +97,10 @@ class Cluster:
             raise NotFoundError(f"there is no {' and no '.join(kinds)} {name!r} in namespace {self.namespace!r}")
         return objects
 
-    def one(self, kind: str, what: str) -> Object:
-        """Return the object of one kind with a name, which may have the kind before it. Raises NotFoundError."""
-        name = what.rpartition("/")[2]
-        for item in self.find(what):
+    def find_one(self, kind: str, reference: str) -> Object:
+        """Return the object of this kind with a name, such as NAME or ``ftj/NAME``. Raises NotFoundError."""
+        name = reference.rpartition("/")[2]
+        for item in self.find(reference):
             if item["kind"] == kind:
                 return item
         raise NotFoundError(f"there is no {kind} {name!r} in namespace {self.namespace!r}")
@@ -134,7 +134,7 @@ class Cluster:
 
 
 def connect(context: str | None, namespace: str | None) -> Cluster:
-    """Connect to the cluster of the kubeconfig, or else of this pod. Raises CliError if there is neither."""
+    """Connect to the cluster of the kubeconfig or, without one, to that of this pod. Raises CliError without both."""
     configuration = Configuration()
     try:
         if context is None and not _kubeconfig_is_there() and POD_NAMESPACE_FILE.is_file():
@@ -168,8 +168,8 @@ def _kubeconfig_is_there() -> bool:
 
 def _context_namespace(context: str | None) -> str:
     contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
-    chosen = next((item for item in contexts if item["name"] == context), current)
-    return str(chosen.get("context", {}).get("namespace") or "default")
+    selected = next((item for item in contexts if item["name"] == context), current)
+    return str(selected.get("context", {}).get("namespace") or "default")
 
 
 def _error(response: urllib3.BaseHTTPResponse, path: str) -> CliError:

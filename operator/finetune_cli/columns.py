@@ -1,4 +1,4 @@
-"""Print tables and sentences for a terminal or a pipe: an address is never broken in two."""
+"""Format tables and sentences for a terminal or a pipe. An address is never broken into two lines."""
 
 import shutil
 import sys

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from rich.console import Console
-from rich.table import Table
 
 from finetune_api.adapterdeployment import Target
 from finetune_api.limits import quote
+from finetune_cli.answers import print_answers
 from finetune_cli.cluster import Cluster, Object
 from finetune_cli.errors import CliError
 from finetune_engines import ENGINES
@@ -34,7 +33,7 @@ class Request:
 
 def compare_pod(cluster: Cluster, name: str, request: Request, output: str) -> None:
     """Ask a pod that serves the AdapterDeployment, through the API server. Raises CliError if there is none."""
-    item = cluster.one("AdapterDeployment", name)
+    item = cluster.find_one("AdapterDeployment", name)
     active = [pod["name"] for pod in item.get("status", {}).get("podStatus") or [] if pod["state"] == "Active"]
     if not active:
         raise CliError(f"no pod serves {item['spec']['servedName']!r} yet; see: finetune status {name}")
@@ -89,16 +88,6 @@ def _compare(call: Call, adapter: str, request: Request, output: str) -> None:
         sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         return
     print_answers(rows, base, adapter)
-
-
-def print_answers(rows: list[dict[str, str]], base: str, adapter: str) -> None:
-    """Print a table of prompts with the answers of base and adapter side by side."""
-    table = Table(show_lines=True)
-    for header, ratio in (("prompt", 1), (f"{base} (base)", 2), (f"{adapter} (adapter)", 2)):
-        table.add_column(header, ratio=ratio)
-    for row in rows:
-        table.add_row(row["prompt"], row["base"], row["adapter"])
-    Console(highlight=False, markup=False).print(table)
 
 
 def base_of(models: Object, adapter: str) -> str:

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ class FileError(CliError):
 
 
 @dataclass(frozen=True)
-class Checked:
-    """An object of a file."""
+class CheckedObject:
+    """An object of a file, with its problems."""
 
     file: str
     line: int
@@ -36,7 +36,9 @@ class Checked:
     """The object, with its defaults if it is one of ours."""
     is_ours: bool
     problems: list[tuple[int, Problem]]
-    """Each with its line."""
+    """Each problem with its line, from 1."""
+    warnings: list[str] = field(default_factory=list)
+    """Texts that the user should know and that are no problems."""
 
     @property
     def lines(self) -> list[str]:
@@ -61,27 +63,33 @@ def read_documents(file: str) -> list[Document]:
     return documents
 
 
-def check(document: Document, file: str, *, workstation: bool = False) -> Checked:
-    """Check one object; one of another kind has no problem but those of its YAML."""
+def check(document: Document, file: str, *, workstation: bool = False) -> CheckedObject:
+    """Check one object. An object of another kind can only have problems of its YAML.
+
+    Args:
+        document: The object.
+        file: Name of its file, for messages.
+        workstation: Whether model and data may be ``file://``.
+    """
     ours = is_ours(document.value)
-    value, wrong = validate(document.value, workstation=workstation) if ours else (document.value, [])
-    found = [Problem(field=path, message=message) for path, message in document.problems]
-    broken = {problem.field for problem in found}
-    found += [_with_note(problem, document) for problem in wrong if problem.field not in broken]
-    lines = sorted(((document.line_of(problem.field), problem) for problem in found), key=lambda item: item[0])
-    return Checked(file, document.line, value, ours, lines)
+    value, invalid = validate(document.value, workstation=workstation) if ours else (document.value, [])
+    problems = [Problem(field=path, message=message) for path, message in document.problems]
+    fields = {problem.field for problem in problems}
+    problems += [_with_note(problem, document) for problem in invalid if problem.field not in fields]
+    lines = sorted(((document.line_of(problem.field), problem) for problem in problems), key=lambda item: item[0])
+    return CheckedObject(file, document.line, value, ours, lines)
 
 
 def _with_note(problem: Problem, document: Document) -> Problem:
-    """Show the value as it is written, where YAML reads it as something else."""
+    """Add the value as it is written in the file, if YAML reads it as something else."""
     text = document.written.get(problem.field)
     if text is None or f'"{text}"' in problem.message or repr(text) in problem.message:
         return problem
     message = re.sub(r'put it into quotes: ".*"', f'put it into quotes: "{text}"', problem.message)
-    found = re.search(r"found (?:the number )?([^:,)]+)", message)
-    if found is None or found[1] == text:
+    match = re.search(r"found (?:the number )?([^:,)]+)", message)
+    if match is None or match[1] == text:
         return problem.model_copy(update={"message": message})
-    return problem.model_copy(update={"message": f"{message} (YAML reads {text} as {found[1]})"})
+    return problem.model_copy(update={"message": f"{message} (YAML reads {text} as {match[1]})"})
 
 
 def _items(document: Document) -> Iterator[Document]:

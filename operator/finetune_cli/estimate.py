@@ -29,13 +29,15 @@ PIPE_WIDTH = 1000
 PARTS = {
     "weights": "weights",
     "adapter": "adapter",
+    "reference": "reference: the frozen copy with which dpo and kto compare",
     "gradients": "gradients",
     "optimizer": "optimizer",
     "activations": "activations",
     "loss": "loss",
+    "communication": "communication: NCCL",
     "overhead": "overhead",
-    "total": "in all, at the highest moment of a training step",
-    "verification": "afterwards, when the adapter is verified on a fresh base in bf16",
+    "total": "in total, at the peak of a training step",
+    "verification": "after training, to verify the adapter on a fresh base in bf16",
 }
 
 
@@ -50,7 +52,7 @@ class Options:
 
 
 def estimate(file: str, model_config: str | None, options: Options, output: str) -> None:
-    """Print the estimate of each FineTuneJob in a file. Raises CliError, also if one does not fit on the named GPU."""
+    """Print the estimate of each FineTuneJob in a file. Raises CliError, also if a job does not fit on --gpu."""
     gpu = _gpu(options)
     documents = read_documents(file)
     values = [document.value for document in documents]
@@ -83,13 +85,13 @@ def estimate(file: str, model_config: str | None, options: Options, output: str)
             if result.gpus[0].fits == "no":
                 raise CliError(
                     f"{name} needs {_gib(result.memory.total)}, and {gpu.name} has {_gib(gpu.bytes)}: "
-                    "see what to change"
+                    "change the job as listed above"
                 )
 
 
 def _gpu(options: Options) -> Gpu | None:
     if options.price_per_hour is not None and options.gpu is None:
-        raise CliError("--gpu-price-per-hour is the price of --gpu: give that too")
+        raise CliError("--gpu-price-per-hour needs --gpu: name the GPU too")
     try:
         return gpu_named(options.gpu) if options.gpu else None
     except ValueError as error:
@@ -241,7 +243,7 @@ def _print(console: Console, name: str, result: JobEstimate) -> None:
     _table(
         console,
         ["Bytes", "On one GPU"],
-        [[_gib(getattr(result.memory, key)), words] for key, words in PARTS.items()],
+        [[_gib(size), words] for key, words in PARTS.items() if (size := getattr(result.memory, key)) or key == "loss"],
         "rl",
     )
     console.print()

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 
 from finetune_api.base import S3Location
 from finetune_api.manifest import MANIFEST_NAME
+from finetune_api.sizes import format_size
 from finetune_api.uris import S3Uri, parse_s3_uri
 from finetune_artifacts.digests import digest_of
 from finetune_artifacts.download import download_adapter
@@ -18,7 +19,6 @@ from finetune_artifacts.models import download_model
 from finetune_artifacts.objects import read_object
 from finetune_artifacts.s3 import S3Storage, open_s3
 from finetune_cli.errors import CliError
-from finetune_cli.text import size
 
 PATIENCE_SECONDS = 60.0
 REPORT_BYTES = 8_000_000
@@ -37,7 +37,11 @@ class Source:
 
 
 def fetch(source: Source, directory: Path, output: str) -> None:
-    """Download an adapter, which has a manifest.json, or a model. Raises CliError, and then writes no adapter."""
+    """Download an adapter, which has a manifest.json, or a model.
+
+    Raises:
+        CliError: The download failed. The directory of an adapter then does not exist.
+    """
     try:
         uri = parse_s3_uri(source.uri)
         store = _open(source, Purpose.ADAPTER if source.digest else Purpose.MODEL)
@@ -50,11 +54,11 @@ def fetch(source: Source, directory: Path, output: str) -> None:
             json.dumps({"uri": source.uri, "directory": str(directory), "digest": digest, "sizeBytes": total}) + "\n"
         )
     else:
-        sys.stdout.write(f"{source.uri} → {directory} ({size(total)}){f', {digest}' if digest else ''}\n")
+        sys.stdout.write(f"{source.uri} → {directory} ({format_size(total)}){f', {digest}' if digest else ''}\n")
 
 
 def read(source: Source) -> None:
-    """Write one small object to standard output: what ``finetune report`` runs in a pod. Raises CliError."""
+    """Write one small object to standard output. ``finetune report`` runs this in a pod. Raises CliError."""
     try:
         content = read_object(_open(source, Purpose.ADAPTER), parse_s3_uri(source.uri), REPORT_BYTES)
         sys.stdout.buffer.write(content)
@@ -77,5 +81,7 @@ def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) ->
     columns = BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("")
-        download_model(store, uri, directory, lambda done, total: progress.update(task, completed=done, total=total))
+        download_model(
+            store, uri, directory, lambda received, total: progress.update(task, completed=received, total=total)
+        )
     return None

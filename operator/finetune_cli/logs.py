@@ -7,7 +7,8 @@ from finetune_api import GROUP
 from finetune_cli.cluster import Cluster, GoneError, Object
 from finetune_cli.errors import CliError
 
-JOB_LABEL, ROLE_LABEL, ATTEMPT_LABEL = f"{GROUP}/finetunejob", f"{GROUP}/role", f"{GROUP}/attempt"
+JOB_LABEL, ROLE_LABEL = f"{GROUP}/finetunejob", f"{GROUP}/role"
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 PAUSE_SECONDS = 1.0
 
 
@@ -21,9 +22,9 @@ def logs(cluster: Cluster, name: str, attempt: int | str | None, follow: bool) -
         follow: Go on until the pod ends.
 
     Raises:
-        CliError: If there is no such pod.
+        CliError: There is no such pod, or it has not started.
     """
-    job = cluster.one("FineTuneJob", name)
+    job = cluster.find_one("FineTuneJob", name)
     pod = _pod(cluster, job, attempt)
     while follow and not _started(pod):
         time.sleep(PAUSE_SECONDS)
@@ -45,16 +46,25 @@ def _pod(cluster: Cluster, job: Object, attempt: int | str | None) -> Object:
     selector = f"{JOB_LABEL}={name}"
     if attempt == "preflight":
         selector += f",{ROLE_LABEL}=preflight"
-    elif attempt is not None:
-        selector += f",{ATTEMPT_LABEL}={attempt},{ROLE_LABEL}=trainer"
+    entry = _attempt(job, attempt)
+    if entry is not None:
+        selector += f",{ROLE_LABEL}=trainer,{JOB_NAME_LABEL}={entry['jobName']}"
     pods = cluster.call("GET", f"/api/v1/namespaces/{cluster.namespace}/pods", {"labelSelector": selector})["items"]
-    if not pods:
+    if entry is not None and "podUid" in entry:
+        pods = [pod for pod in pods if pod["metadata"]["uid"] == entry["podUid"]]
+    if not pods or (isinstance(attempt, int) and entry is None):
         raise CliError(
             f"FineTuneJob {name} has no such pod (any more). "
             f"Its state: {job.get('status', {}).get('phase') or 'Pending'}; see: finetune status {name}"
         )
     newest: Object = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
     return newest
+
+
+def _attempt(job: Object, number: int | str | None) -> Object | None:
+    """Return an attempt of this number, if there was one: pods of one Job may be several attempts."""
+    attempts = job.get("status", {}).get("attempts") or ()
+    return next((entry for entry in attempts if entry["number"] == number), None)
 
 
 def _state(pod: Object, container: str) -> Object:

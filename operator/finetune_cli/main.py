@@ -26,6 +26,7 @@ Name = Annotated[
         metavar="NAME", help="A FineTuneJob or an AdapterDeployment; ftj/NAME or adp/NAME if both have the name."
     ),
 ]
+DeploymentName = Annotated[str, typer.Argument(metavar="NAME", help="An AdapterDeployment.")]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="A FineTuneJob.")]
 Changes = Annotated[
     list[str] | None,
@@ -45,8 +46,8 @@ Mounts = Annotated[
 ]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         sys.stdout.write(f"finetune {version('finetune-operator')}\n")
@@ -63,7 +64,7 @@ def root(
 
 
 def app() -> NoReturn:
-    """Run the command line. An error is a sentence on standard error; the exit status is 1, after Ctrl-C 130."""
+    """Run the command line, and exit. An error is printed on standard error: status 1, or 130 after Ctrl-C."""
     try:
         cli()
     except CliError as error:
@@ -80,7 +81,7 @@ def render(
         str,
         typer.Argument(metavar="FILE", help="YAML file with FineTuneJobs and AdapterDeployments; - is standard input."),
     ],
-    output: Annotated[Literal["yaml", "json"], typer.Option(help="Form of the output.")] = "yaml",
+    output: Annotated[Literal["yaml", "json"], typer.Option(help="Format of the output.")] = "yaml",
 ) -> None:
     """Check a file, and print it with its defaults.
 
@@ -104,21 +105,57 @@ def validate(
         Literal["text", "json"],
         typer.Option("--output", "-o", help="json: for scripts; docs/cli.md says what is in it."),
     ] = "text",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORKLOAD",
+            help="Also check whether the engine of this Deployment, StatefulSet or Pod, a file or in the cluster NAME, "
+            "statefulset/NAME or pod/NAME, can serve the adapters.",
+        ),
+    ] = None,
+    namespace: Namespace = None,
+    context: Context = None,
 ) -> None:
     """Check FineTuneJobs and AdapterDeployments as the API server and the operator do.
 
-    Needs no cluster. Each problem names its file, line and field; the exit status is 1 then. Objects of other kinds are
-    not checked.
+    Needs no cluster, unless --against names a workload there. Each problem names its file, line and field; the exit
+    status is 1 then. Objects of other kinds are not checked.
     """
+    from finetune_cli.against import read_target
     from finetune_cli.validate import validate as run
 
-    if not run(files, recursive, output):
+    target = read_target(against, context, namespace) if against is not None else None
+    if not run(files, recursive, output, target):
         sys.exit(1)
 
 
 @cli.command()
+def agent(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="YAML file with AdapterDeployments, and the FineTuneJobs that they serve; - is standard input.",
+        ),
+    ],
+    image: Annotated[str, typer.Option(help="Image of your operator, with its tag or digest.")],
+    report_url: Annotated[
+        str, typer.Option(help="Address of the operator's Service.")
+    ] = "http://finetune-operator.finetune-system.svc:8080",
+) -> None:
+    """Print the agent for pods whose owner the operator may not change (spec.target.selector).
+
+    Needs no cluster. Add what it prints to the template of the pods: docs/own-agent.md says where. It has the Secrets
+    of all AdapterDeployments in the file, and none of the chart's values `pods`.
+    """
+    from finetune_cli.agent import print_agent
+
+    print_agent(file, image, report_url)
+
+
+@cli.command()
 def schema() -> None:
-    """Print a JSON Schema of both kinds, with which an editor completes and checks a file while you write it."""
+    """Print a JSON Schema of both kinds, with which an editor completes and checks files while you write them."""
     from finetune_api.json_schema import editor_schema
 
     sys.stdout.write(editor_schema())
@@ -196,7 +233,7 @@ def watch(
     name: Name,
     namespace: Namespace = None,
     context: Context = None,
-    timeout: Annotated[float | None, typer.Option(help="Stop after so many seconds.", min=0)] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait. Default: no limit.", min=0)] = None,
 ) -> None:
     """Follow one object until it is Ready or has failed.
 
@@ -218,19 +255,48 @@ def suspend(name: JobName, namespace: Namespace = None, context: Context = None)
 
 
 @cli.command()
-def resume(name: JobName, namespace: Namespace = None, context: Context = None) -> None:
-    """Resume a suspended FineTuneJob from its last checkpoint."""
+def resume(
+    name: Name,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Make the analysis of the canary's step again, instead of going on.")
+    ] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Resume a suspended FineTuneJob, or let the canary of an AdapterDeployment go on with its next step."""
+    from finetune_cli import promotion
     from finetune_cli.cluster import connect
-    from finetune_cli.control import suspend as run
 
-    run(connect(context, namespace), name, False)
+    run = promotion.retry if retry else promotion.resume
+    run(connect(context, namespace), name)
+
+
+@cli.command()
+def promote(name: DeploymentName, namespace: Namespace = None, context: Context = None) -> None:
+    """Let all pods of an AdapterDeployment take the version of its canary, without the remaining steps."""
+    from finetune_cli.cluster import connect
+    from finetune_cli.promotion import promote as run
+
+    run(connect(context, namespace), name)
+
+
+@cli.command()
+def abort(name: DeploymentName, namespace: Namespace = None, context: Context = None) -> None:
+    """End the roll-out of an AdapterDeployment: its pods go back to the last good version, and its spec stays.
+
+    `finetune rollback NAME --undo` begins the roll-out anew.
+    """
+    from finetune_cli.cluster import connect
+    from finetune_cli.promotion import abort as run
+
+    run(connect(context, namespace), name)
 
 
 @cli.command()
 def cancel(name: JobName, namespace: Namespace = None, context: Context = None) -> None:
     """Stop a FineTuneJob for good: delete it, as `kubectl delete` does.
 
-    Its pods save a checkpoint before they end. What it has stored in S3 stays.
+    Its pods save a checkpoint before they end. Its objects in S3 stay, unless spec.output.deletionPolicy is Delete.
     """
     from finetune_cli.cluster import connect
     from finetune_cli.control import cancel as run
@@ -240,7 +306,7 @@ def cancel(name: JobName, namespace: Namespace = None, context: Context = None) 
 
 @cli.command()
 def rollback(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An AdapterDeployment.")],
+    name: DeploymentName,
     to: Annotated[
         str | None,
         typer.Option(
@@ -254,8 +320,8 @@ def rollback(
 ) -> None:
     """Let the pods of an AdapterDeployment serve an older version, without a change of its spec.
 
-    It stays so until the spec asks for another version, or until --undo. --undo also lets a version that was rolled
-    back automatically be tried again.
+    They do so until the spec asks for another version, or until --undo. A version that was rolled back automatically
+    is tried again after --undo.
     """
     from finetune_cli.cluster import connect
     from finetune_cli.rollback import roll_back
@@ -428,7 +494,7 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write it there, and open no browser. Default: NAME.html.",
+            help="File to write; no browser is opened. Default: NAME.html, opened in the browser.",
             dir_okay=False,
         ),
     ] = None,

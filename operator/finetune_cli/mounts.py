@@ -1,4 +1,4 @@
-"""Mount for ``finetune run`` what a pod has mounted: directories for claims, and the ConfigMaps of the file."""
+"""Provide for ``finetune run`` what a pod has mounted: directories instead of claims, and the file's ConfigMaps."""
 
 import base64
 import shutil
@@ -23,20 +23,20 @@ def parse_mounts(mounts: tuple[str, ...], spec: FineTuneJobSpec, content: Conten
             raise CliError(f"--mount {text}: found no =: write NAME=DIR, for example models=/data/models", code)
         directory = Path(path).expanduser().resolve()
         if not directory.is_dir():
-            raise CliError(f"--mount {text}: {directory} is no directory", code)
+            raise CliError(f"--mount {text}: {directory} is not a directory", code)
         directories[name] = directory
     for field, uri in list_addresses(spec).items():
         parsed = parse_uri(uri)
         if isinstance(parsed, PvcUri) and parsed.claim not in directories:
             raise CliError(
                 f"{field}: {uri} is on a PersistentVolumeClaim, which is not here: "
-                f"name the directory that stands for it with --mount {parsed.claim}=DIR",
+                f"name a directory to use instead with --mount {parsed.claim}=DIR",
                 code,
             )
         if isinstance(parsed, ConfigMapUri) and parsed.name not in {*directories, *content}:
             raise CliError(
                 f"{field}: {uri} is in a ConfigMap, which is not here: put it into the file, "
-                f"or name the directory that stands for it with --mount {parsed.name}=DIR",
+                f"or name a directory to use instead with --mount {parsed.name}=DIR",
                 code,
             )
     return directories

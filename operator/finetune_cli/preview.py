@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from finetune_trainer.preflight.preview import Preview, PreviewedRow
 
 PATIENCE_SECONDS = 45.0
-"""How long a service that does not answer is asked again."""
+"""How long requests to a service that does not answer are repeated."""
 MARKS = ("⟦", "⟧")
-"""Around the learned parts where there are no colours."""
+"""Brackets around the learned parts if the output has no colours."""
 
 
 def preview(request: Request, rows: int, output: Literal["text", "json"], environment: Mapping[str, str]) -> None:
-    """Read and encode the first rows, and print them. Raises CliError with the reason why that cannot be done."""
+    """Read and encode the first rows, and print them. Raises CliError with the reason if that fails."""
     job, mounted, content = read_request(request)
     require_trainer()
     from finetune_artifacts.errors import ArtifactError
@@ -75,18 +75,19 @@ def to_json(preview: "Preview") -> dict[str, object]:
 
 def show(preview: "Preview", console: Console) -> None:
     """Print the rows, their learned parts in green or, in a pipe, between marks."""
-    how = "green" if console.is_terminal and not console.no_color else f"between {MARKS[0]} and {MARKS[1]}"
+    style = "green" if console.is_terminal and not console.no_color else f"between {MARKS[0]} and {MARKS[1]}"
     columns = f"; columns {', '.join(preview.columns)}" if preview.columns else ""
     unused = f"; not used: {', '.join(preview.unused_columns)}" if preview.unused_columns else ""
     console.print(
-        Text(f"The dataset is taken as {preview.layout}{columns}{unused}. What is learned is {how}."), soft_wrap=True
+        Text(f"The dataset is read as {preview.layout}{columns}{unused}. The learned parts are {style}."),
+        soft_wrap=True,
     )
     for row in preview.rows:
         console.print(Text(f"\n{row.location}: {describe(row)}", style="bold"), soft_wrap=True)
         for name, parts in row.sequences.items():
             text = Text(f"{name}: " if len(row.sequences) > 1 else "")
             for part in parts:
-                marks = MARKS if part.learned and how != "green" else ("", "")
+                marks = MARKS if part.learned and style != "green" else ("", "")
                 text.append(f"{marks[0]}{part.text}{marks[1]}", style="green" if part.learned else "dim")
             console.print(text, soft_wrap=True)
 

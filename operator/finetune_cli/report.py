@@ -1,7 +1,7 @@
-"""Run ``finetune report``: fetch a FineTuneJob's report through the cluster, whose pods may read the job's storage.
+"""Run ``finetune report``: fetch a FineTuneJob's report through a pod that can read the job's storage.
 
-A pod with the image, the Secrets and the identity of the job's preflight prints the report into its log. So the user
-needs neither credentials nor a way to the storage.
+The pod has the image, the Secrets and the identity of the job's preflight, and prints the report into its log. So the
+user needs neither credentials for the storage nor a network path to it.
 """
 
 import sys
@@ -19,46 +19,52 @@ from finetune_cli.logs import JOB_LABEL, ROLE_LABEL, waiting_reason
 
 PAUSE_SECONDS = 0.5
 POD_SECONDS = 300
-"""The kubelet ends the pod after so long, also if this command was killed."""
+"""Seconds after which the kubelet ends the pod, even if this command was killed."""
 CONTAINER = "report"
 
 
 def report(cluster: Cluster, name: str, output: Path | None, timeout: float) -> None:
     """Write the report to a file; without ``output`` to ``NAME.html``, and open it in a browser. Raises CliError."""
-    job = cluster.one("FineTuneJob", name)
-    found = job.get("status", {}).get("report")
-    if not found:
+    job = cluster.find_one("FineTuneJob", name)
+    stored = job.get("status", {}).get("report")
+    if not stored:
         raise CliError(f"FineTuneJob {job['metadata']['name']} has no report yet; see: finetune status {name}")
-    content = _read(cluster, build_pod(job, _find_template(cluster, job), found["uri"]), timeout)
+    content = _read(cluster, build_pod(job, _find_template(cluster, job), stored["uri"]), timeout)
     file = output or Path(f"{job['metadata']['name']}.html")
     file.write_bytes(content)
-    sys.stdout.write(f"{found['uri']} → {file}\n")
+    sys.stdout.write(f"{stored['uri']} → {file}\n")
     if output is None and sys.stdout.isatty():
         webbrowser.open(file.resolve().as_uri())
 
 
 def _find_template(cluster: Cluster, job: Object) -> Object:
-    """Return the pod of the job's preflight. Raises CliError if its Job is gone."""
+    """Return the pod spec of the job's preflight. Raises CliError if its Job is deleted."""
     selector = f"{JOB_LABEL}={job['metadata']['name']},{ROLE_LABEL}=preflight"
     path = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs"
     jobs = cluster.call("GET", path, {"labelSelector": selector})["items"]
     if not jobs:
         raise CliError(
-            f"the preflight Job of {job['metadata']['name']} is gone, and with it the pod to read the report with. "
-            f"With credentials of your own, read {job['status']['report']['uri']}"
+            f"the preflight Job of {job['metadata']['name']} was deleted, and only its pod spec can read the report. "
+            f"Read {job['status']['report']['uri']} with your own credentials"
         )
     template: Object = jobs[0]["spec"]["template"]["spec"]
     return template
 
 
 def build_pod(job: Object, template: Object, uri: str) -> Object:
-    """Return a pod that prints an object of the job's storage, made of the pod of its preflight."""
-    own = next(container for container in template["containers"] if container["name"] == "preflight")
+    """Return a pod that prints an object of the job's storage.
+
+    Args:
+        job: The FineTuneJob.
+        template: The pod spec of its preflight.
+        uri: Address of the object.
+    """
+    preflight = next(container for container in template["containers"] if container["name"] == "preflight")
     output = job["spec"]["output"]
     options = [["--endpoint-url", output["s3"].get("endpoint")], ["--region", output["s3"].get("region")]]
     if "secretRef" in output:
         options.append(["--secret-directory", f"{SECRETS_DIRECTORY}/{output['secretRef']['name']}"])
-    given = [word for option in options if option[1] for word in option]
+    arguments = [word for option in options if option[1] for word in option]
     meta = job["metadata"]
     owner = {"apiVersion": API_VERSION, "kind": "FineTuneJob", "name": meta["name"], "uid": meta["uid"]}
     return {
@@ -71,10 +77,10 @@ def build_pod(job: Object, template: Object, uri: str) -> Object:
             "activeDeadlineSeconds": POD_SECONDS,
             "containers": [
                 {
-                    **own,
+                    **preflight,
                     "name": CONTAINER,
                     "command": ["python", "-m", "finetune_cli.main"],
-                    "args": ["read", uri, *given],
+                    "args": ["read", uri, *arguments],
                 }
             ],
         },

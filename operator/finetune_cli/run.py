@@ -1,4 +1,4 @@
-"""Run ``finetune run``: preflight and training in this process, with retries as the operator makes them."""
+"""Run ``finetune run``: preflight, training and merge in this process."""
 
 import contextlib
 import fcntl
@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -45,6 +45,7 @@ IDENTITY_SECTIONS = ("model", "dataset", "objective", "preference", "method", "t
 COPIED_FILES = ("report.html", "metrics.jsonl")
 """Files of the adapter that are also copied to the output directory."""
 INVALID = EXIT_CODES[Reason.SPEC_INVALID]
+SUCCEEDED = "Succeeded"
 CREDENTIALS = "AWS_* variables, ~/.aws, HF_TOKEN or `hf auth login`"
 
 
@@ -71,7 +72,7 @@ def run(request: Request, environment: Mapping[str, str]) -> NoReturn:
         finish(result, request, work)
     sys.stdout.flush()
     sys.stderr.flush()
-    # a thread that is still waiting for a service that is away must not hold up the end
+    # A thread that still waits for a service that does not answer must not delay the exit.
     os._exit(exit_code(result))
 
 
@@ -127,7 +128,7 @@ def require_trainer() -> None:
 
 
 def work_directory(output: Path | None, job: FineTuneJob, environment: Mapping[str, str]) -> Path:
-    """Return the directory for unfinished files: below the output, or in the user's cache."""
+    """Return the directory for unfinished files: below the output or, without one, in the user's cache."""
     if output is not None:
         from finetune_artifacts.directory import WORK
 
@@ -138,7 +139,7 @@ def work_directory(output: Path | None, job: FineTuneJob, environment: Mapping[s
 
 @contextlib.contextmanager
 def lock_directory(work: Path) -> Iterator[None]:
-    """Lock a directory for this process, also against its sudden end. Raises CliError if another one has it."""
+    """Lock a directory until this process ends, even if it is killed. Raises CliError if another process has it."""
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock = (work / "lock").open("a")
@@ -148,9 +149,7 @@ def lock_directory(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CliError(
-                f"another `finetune run` is at work in {work}: wait for it, or choose another --output"
-            ) from None
+            raise CliError(f"another `finetune run` uses {work}: wait for it, or choose another --output") from None
         yield
 
 
@@ -172,7 +171,7 @@ def build_settings(
 
 
 def check_and_train(settings: "Settings", request: Request, environment: Mapping[str, str]) -> TrainerResult:
-    """Run the preflight's checks, then the training with its retries."""
+    """Run the preflight's checks, then the training and, if the job asks for it, the merge."""
     from finetune_trainer.runtime.libraries import library_environment
 
     os.environ.update(library_environment(environment, settings.job.spec.resources.processes))
@@ -197,49 +196,50 @@ def check_and_train(settings: "Settings", request: Request, environment: Mapping
     state = Run(warnings=list(checked.warnings))
     CLOCK.restart()
 
-    def leave() -> NoReturn:
-        # the signal may have come in the middle of a line, whose stream must not be entered twice
-        ended = state.failure or state.result(Reason.PREEMPTED, "asked to stop, and nothing would be lost")
-        os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in result_lines(ended, request)).encode())
-        os._exit(exit_code(ended))
+    def exit_in_handler() -> NoReturn:
+        # The signal may interrupt a write to sys.stdout, which cannot be entered twice: write to the file descriptor.
+        result = state.failure or state.result(Reason.PREEMPTED, "asked to stop before there was progress to save")
+        os.write(sys.stdout.fileno(), "".join(f"{line}\n" for line in result_lines(result, request)).encode())
+        os._exit(exit_code(result))
 
-    def abandon(ended: TrainerResult) -> NoReturn:
+    def exit_with(result: TrainerResult) -> NoReturn:
         screen.close()
-        sys.stdout.write("".join(f"{line}\n" for line in result_lines(ended, request)))
+        sys.stdout.write("".join(f"{line}\n" for line in result_lines(result, request)))
         sys.stdout.flush()
-        os._exit(exit_code(ended))
+        os._exit(exit_code(result))
 
-    interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
+    interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, exit_in_handler)
     interruption.install()
     signal.signal(signal.SIGINT, lambda *_: exit_at_once() if interruption.requested else interruption.request())
     try:
         settings = replace(settings, model_revision=checked.model_revision)
-        result = train_until_it_fits(
-            settings, lambda smaller: run_attempt(smaller, state, interruption, screen, abandon)
-        )
-        # preflight and trainer may say the same
+        result = explain_end(settings, run_attempt(settings, state, interruption, screen, exit_with))
+        if result.adapter and settings.job.spec.output.merged_model:
+            result = merge(settings, result)
+        # Preflight and trainer may give the same warning.
         return result.model_copy(update={"warnings": list(dict.fromkeys(result.warnings))})
     finally:
         screen.close()
 
 
-def train_until_it_fits(settings: "Settings", attempt: "Callable[[Settings], TrainerResult]") -> TrainerResult:
-    """Try a job with less memory each time, as the operator does, and return the result of the last attempt."""
-    from finetune_trainer.runtime.logs import log
+def explain_end(settings: "Settings", result: TrainerResult) -> TrainerResult:
+    """Add to the result why a job that ran out of memory cannot be made smaller, as the operator does."""
+    spec = settings.job.spec
+    smallest = ladder.apply_adjustments(spec, result.adjustments or ())
+    if not ladder.needs_less_memory(spec, result.reason) or ladder.reduce_once(smallest):
+        return result
+    end = ladder.explain_end(smallest, 0)
+    return result.model_copy(update={"message": f"{result.message}. Not tried again: {end}"})
 
-    spec, rungs = settings.job.spec, 0
-    result = attempt(settings)
-    while ladder.needs_less_memory(spec, result.reason) and rungs < spec.failure_policy.retries.on_out_of_memory:
-        rungs += 1
-        smaller = ladder.reduce_memory(spec, rungs)
-        if smaller is None:
-            end = ladder.explain_end(spec, rungs)
-            return result.model_copy(update={"message": f"{result.message}. Not tried again: {end}"})
-        changes = tuple(ladder.list_adjustments(spec, smaller))
-        log.warning("trying again with %s", ", ".join(str(change) for change in changes))
-        job = settings.job.model_copy(update={"spec": smaller})
-        result = attempt(replace(settings, job=job, adjustments=changes))
-    return result
+
+def merge(settings: "Settings", result: TrainerResult) -> TrainerResult:
+    """Merge the finished adapter, and add the merged model to the result, or why there is none."""
+    from finetune_trainer.merge import merge_adapter
+
+    merged = merge_adapter(settings)
+    if merged.merged_model is None:
+        return result.model_copy(update={"reason": merged.reason, "message": f"no merged model: {merged.message}"})
+    return result.model_copy(update={"merged_model": merged.merged_model})
 
 
 def exit_at_once() -> NoReturn:
@@ -278,12 +278,13 @@ def result_lines(result: TrainerResult, request: Request) -> list[str]:
 
 
 def describe_result(result: TrainerResult, request: Request) -> list[str]:
-    """Return the result and the next steps, one sentence per line."""
+    """Describe the result and the next steps, one sentence per line."""
     if result.adapter:
         report = [f"report {request.output / 'report.html'}"] if request.output else []
-        return [*outcome({"status": result.to_json()}), *report]
+        failure = [] if result.reason == SUCCEEDED else [f"failed: {result.reason}: {result.message}"]
+        return [*outcome({"status": result.to_json()}), *report, *failure]
     if result.reason == Reason.PREEMPTED:
-        return [result.message, "run the same command again to go on"]
+        return [result.message, "run the same command again to continue"]
     lines = [f"failed: {result.reason}: {result.message}"]
     if str(result.reason).endswith("AccessDenied"):
         lines.append(f"on a workstation credentials come from {CREDENTIALS}, not from Secrets")
@@ -298,4 +299,4 @@ def describe_result(result: TrainerResult, request: Request) -> list[str]:
 
 def exit_code(result: TrainerResult) -> int:
     """Return the exit status for the result's reason, as in a pod."""
-    return 0 if result.adapter else EXIT_CODES.get(Reason(result.reason), EXIT_CODES[Reason.TRAINER_ERROR])
+    return 0 if result.reason == SUCCEEDED else EXIT_CODES.get(result.reason, EXIT_CODES[Reason.TRAINER_ERROR])

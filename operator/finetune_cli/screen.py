@@ -20,7 +20,7 @@ class Screen(Reporter):
         """Show a bar only on a terminal."""
         super().__init__(None, Path())
         self._console = Console(stderr=True)
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}")
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[details]}")
         self._bar = Progress(*columns, console=self._console) if self._console.is_terminal else None
         self._task: TaskID | None = None
         self.handler = LogHandler(self._console) if self._bar else logging.StreamHandler(sys.stderr)
@@ -32,15 +32,15 @@ class Screen(Reporter):
         progress = report.progress
         if self._task is None:
             self._bar.start()
-            self._task = self._bar.add_task("training", total=progress.total_steps, facts="")
-        facts = [f"step {progress.step}/{progress.total_steps}"]
+            self._task = self._bar.add_task("training", total=progress.total_steps, details="")
+        details = [f"step {progress.step}/{progress.total_steps}"]
         if progress.loss is not None:
-            facts.append(f"loss {progress.loss:.3f}")
+            details.append(f"loss {progress.loss:.3f}")
         if progress.tokens_per_second is not None:
-            facts.append(f"{progress.tokens_per_second:,.0f} tok/s")
+            details.append(f"{progress.tokens_per_second:,.0f} tok/s")
         if progress.eta_seconds:
-            facts.append(f"{format_duration(progress.eta_seconds)} left")
-        self._bar.update(self._task, completed=progress.step, facts=" · ".join(facts))
+            details.append(f"{format_duration(progress.eta_seconds)} left")
+        self._bar.update(self._task, completed=progress.step, details=" · ".join(details))
         if progress.step >= progress.total_steps:
             self.close()
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from finetune_api.core_v1.selectors import LabelSelector
+from finetune_api.label_selector import format_selector
 from finetune_api.timestamps import format_duration
 from finetune_cli.cluster import PLURALS, Cluster, Object
 from finetune_cli.columns import fit, format_table
@@ -19,16 +21,18 @@ def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
     """Print every FineTuneJob and AdapterDeployment of the namespace, or of all namespaces."""
     namespace = None if all_namespaces else cluster.namespace
     objects = {kind: cluster.objects(kind, namespace) for kind in PLURALS}
-    items = [{"kind": kind, **item} for kind, found in objects.items() for item in found]
+    items = [{"kind": kind, **item} for kind, of_kind in objects.items() for item in of_kind]
     if output in ("json", "yaml"):
         _write({"items": items}, output)
         return
     if not items:
-        where = "any namespace" if all_namespaces else f"namespace {namespace}"
-        sys.stdout.write(f"no FineTuneJobs and no AdapterDeployments in {where}\n")
+        scope = "any namespace" if all_namespaces else f"namespace {namespace}"
+        sys.stdout.write(f"no FineTuneJobs and no AdapterDeployments in {scope}\n")
         return
     tables = [
-        format_table(*_table(kind, found, all_namespaces, output == "wide")) for kind, found in objects.items() if found
+        format_table(*_table(kind, of_kind, all_namespaces, output == "wide"))
+        for kind, of_kind in objects.items()
+        if of_kind
     ]
     sys.stdout.write("\n".join("".join(f"{line}\n" for line in table) for table in tables))
 
@@ -44,7 +48,7 @@ def show(cluster: Cluster, name: str, output: str) -> None:
 
 
 def describe(item: Object, wide: bool) -> list[str]:
-    """Return the state of an object in lines: first why it is as it is, then its results, then what happened."""
+    """Describe an object in lines: its state and the reason for it, its results, and its history."""
     status, meta = item.get("status", {}), item["metadata"]
     ready = condition(item, "Ready")
     lines = [f"{item['kind']} {meta['namespace']}/{meta['name']}: {phase(item)}"]
@@ -53,25 +57,28 @@ def describe(item: Object, wide: bool) -> list[str]:
     for text in filter(None, [progress(item), *outcome(item), *report(item)]):
         lines += fit(text, 2)
     lines += _conditions(item, wide)
+    if reasons := (status.get("trainingChoice") or {}).get("why"):
+        lines += ["", "Chosen where spec.training is unset:", *(line for reason in reasons for line in fit(reason, 4))]
     for attempt in status.get("attempts") or ():
         lines += _attempt(attempt)
+    lines += _canary(item)
     for pod in status.get("podStatus") or ():
         lines += _pod(pod)
     return lines + _history(status.get("history") or [])
 
 
 def _conditions(item: Object, wide: bool) -> list[str]:
-    """Return a line for each condition. Wide: with all messages; else only those that were not told."""
-    told = {condition(item, "Ready").get("message")}
+    """Return a line for each condition, with messages that were not shown yet; ``wide`` repeats all messages."""
+    shown = {condition(item, "Ready").get("message")}
     lines = []
     for entry in item.get("status", {}).get("conditions") or ():
         if entry["lastTransitionTime"].startswith("1970"):
             continue
         lines.append(f"{entry['type']}: {entry['status']}, {entry['reason']}, for {age(entry['lastTransitionTime'])}")
         message = entry.get("message")
-        if message and (wide or message not in told):
+        if message and (wide or message not in shown):
             lines += fit(message, 4)
-        told.add(message)
+        shown.add(message)
     return ["", *lines] if lines else []
 
 
@@ -83,10 +90,25 @@ def _attempt(entry: Object) -> list[str]:
         parts.append(f"from step {entry['resumedFromStep']}")
     if entry.get("nodeName"):
         parts.append(f"node {entry['nodeName']}")
-    lines = ["", f"Attempt {entry['number']}, {entry['jobName']}: {', '.join(parts)}"]
+    lines = ["", f"Attempt {entry['number']}, {entry.get('podName', entry['jobName'])}: {', '.join(parts)}"]
     for change in entry.get("adjustments") or ():
         lines += fit(f"{change['field']} {change['before']} → {change['after']}", 4)
     return lines + (fit(entry["message"], 4) if entry.get("message") else [])
+
+
+def _canary(item: Object) -> list[str]:
+    """Return how far the canary is, and what let it pass the steps before."""
+    canary = item.get("status", {}).get("canary")
+    if canary is None:
+        return []
+    steps = (item["spec"].get("strategy", {}).get("canary") or {}).get("steps") or []
+    parts = [f"Canary of {canary['digest'][:SHORT_DIGEST]}, begun {age(canary['startedAt'])} ago"]
+    if canary.get("pods"):
+        parts.append(f"step {canary.get('passedSteps', 0) + 1} of {len(steps)}, pods: {canary['pods']}")
+    if canary.get("reachedAt"):
+        parts.append(f"reached {age(canary['reachedAt'])} ago")
+    passed = [line for text in canary.get("evidence") or () for line in fit(text, 4)]
+    return ["", *fit(", ".join(parts), 0), *passed]
 
 
 def _pod(entry: Object) -> list[str]:
@@ -102,13 +124,13 @@ def _pod(entry: Object) -> list[str]:
 
 
 def _history(entries: list[Object]) -> list[str]:
-    """Return what became of the versions of an adapter, the newest first."""
+    """Describe what happened to the versions of an adapter, the newest first."""
     lines = ["", "History, the newest first:"] if entries else []
     for entry in entries:
         ended = f", until {age(entry['until'])} ago" if entry.get("until") else ""
         reason = f", {entry['reason']}" if entry.get("reason") else ""
-        what = f"{entry['event']} {entry['digest'][:SHORT_DIGEST]}"
-        lines += fit(f"{what}{reason}, {age(entry['since'])} ago{ended}, {entry['uri']}", 2)
+        event = f"{entry['event']} {entry['digest'][:SHORT_DIGEST]}"
+        lines += fit(f"{event}{reason}, {age(entry['since'])} ago{ended}, {entry['uri']}", 2)
         for text in (entry.get("message"), *(entry.get("evidence") or ())):
             lines += fit(text, 4) if text else []
     return lines
@@ -169,7 +191,9 @@ def _deployment_cells(item: Object) -> list[str]:
 
 
 def _target_name(target: Object) -> str:
-    """Return the name of the Deployment, or of another kind of target that a newer CRD may have."""
+    """Return the name or the selector of the target, also of a kind that a newer CRD may have."""
+    if "selector" in target:
+        return format_selector(LabelSelector.model_validate(target["selector"], extra="ignore"))
     references = (value for value in target.values() if isinstance(value, dict) and "name" in value)
     return str(target.get("deploymentRef", next(references, {})).get("name", ""))
 

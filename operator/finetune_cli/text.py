@@ -1,8 +1,9 @@
-"""Write ages, sizes and states for people."""
+"""Write ages and states for people."""
 
 from datetime import UTC, datetime
 from typing import Any
 
+from finetune_api.sizes import format_size
 from finetune_api.timestamps import format_duration, parse_timestamp
 
 
@@ -11,15 +12,6 @@ def age(timestamp: str | None) -> str:
     if not timestamp:
         return ""
     return format_duration((datetime.now(UTC) - parse_timestamp(timestamp)).total_seconds())
-
-
-def size(number: float) -> str:
-    """Write a number of bytes in powers of 1000: ``512 B``, ``4.9 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
 
 
 def condition(item: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -55,24 +47,25 @@ def outcome(item: dict[str, Any]) -> list[str]:
     if evaluation := status.get("evaluation"):
         lines.append(
             f"held-out loss {evaluation['baseLoss']:.3f} → {evaluation['loss']:.3f} "
-            f"({evaluation['improvementPercent']:.1f}% lower, {evaluation['rows']} rows)"
+            f"({describe_change(-evaluation['improvementPercent'])}, {evaluation['rows']} rows)"
         )
         if evaluation.get("perplexity") is not None:
             lines.append(f"perplexity {evaluation['basePerplexity']:.3g} → {evaluation['perplexity']:.3g}")
         if evaluation.get("step") is not None:
             lines.append(f"weights of step {evaluation['step']}, the best of those evaluated")
         if general := evaluation.get("forgetting"):
-            change = general["increasePercent"]
             lines.append(
                 f"general text: perplexity {general['basePerplexity']:.3g} → {general['perplexity']:.3g} "
-                f"(loss {abs(change):.1f}% {'higher' if change > 0 else 'lower'})"
+                f"(loss {describe_change(general['increasePercent'])})"
             )
         lines += comparison(evaluation.get("comparison") or {})
         if evaluation.get("passed") is not None:
             lines.append("passed the gate" if evaluation["passed"] else "did not pass the gate: not published")
     if adapter := status.get("adapter"):
         lines.append(f"adapter {adapter['uri']}")
-        lines.append(f"digest {adapter['digest']} ({size(adapter['sizeBytes'])})")
+        lines.append(f"digest {adapter['digest']} ({format_size(adapter['sizeBytes'])})")
+    if merged := status.get("mergedModel"):
+        lines.append(f"merged model {merged['uri']} ({format_size(merged['sizeBytes'])})")
     if active := status.get("active"):
         lines.append(f"{item['spec']['servedName']} is served from {active['uri']}")
         lines.append(f"digest {active['digest']}")
@@ -81,16 +74,21 @@ def outcome(item: dict[str, Any]) -> list[str]:
 
 
 def report(item: dict[str, Any]) -> list[str]:
-    """Return the address of the report; nothing if there is none."""
-    found = item.get("status", {}).get("report")
-    return [f"report {found['uri']}"] if found else []
+    """Return the line with the address of the report; no line if there is none."""
+    stored = item.get("status", {}).get("report")
+    return [f"report {stored['uri']}"] if stored else []
 
 
 def comparison(result: dict[str, Any]) -> list[str]:
-    """Return the result of full fine-tuning for comparison; a warning says why there is none."""
+    """Return the line with the result of full fine-tuning; without a result a warning says why."""
     return [
-        f"full fine-tuning: held-out loss {row['loss']:.3f} ({row['improvementPercent']:.1f}% lower), "
-        f"weights of {size(row['sizeBytes'])}"
+        f"full fine-tuning: held-out loss {row['loss']:.3f} ({describe_change(-row['improvementPercent'])}), "
+        f"weights of {format_size(row['sizeBytes'])}"
         for row in result.get("rows", [])
         if row["name"] == "full" and row.get("loss") is not None
     ]
+
+
+def describe_change(percent: float) -> str:
+    """Describe a change of a loss, in percent of the base's: ``7.7% lower``."""
+    return f"{abs(percent):.1f}% {'higher' if percent > 0 else 'lower'}"

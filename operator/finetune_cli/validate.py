@@ -7,21 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.messages import Problem
-from finetune_cli.documents import Checked, FileError, check, read_documents
+from finetune_cli.against import Target, check_against
+from finetune_cli.documents import CheckedObject, FileError, check, read_documents
 from finetune_cli.errors import CliError
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def validate(files: list[str], recursive: bool, output: str) -> bool:
-    """Print what is wrong with each object of the files; return whether all are valid. Raises CliError."""
+def validate(files: list[str], recursive: bool, output: str, target: Target | None = None) -> bool:
+    """Print the problems of each object of the files; return whether all are valid. Raises CliError.
+
+    ``target`` has the workloads that are to serve the adapters; None: that is not checked.
+    """
     results = [result for file in _expand(files, recursive) for result in _check_file(file)]
+    if target is not None:
+        results = check_against(results, target)
     if output == "json":
         valid = not any(result.problems for result in results)
         sys.stdout.write(json.dumps({"valid": valid, "objects": [_to_json(item) for item in results]}, indent=2) + "\n")
     else:
         for result in results:
-            sys.stdout.write("".join(f"{line}\n" for line in result.lines or [_describe(result)]))
+            warnings = [f"{result.file}:{result.line}: warning: {text}" for text in result.warnings]
+            sys.stdout.write("".join(f"{line}\n" for line in [*(result.lines or [_describe(result)]), *warnings]))
     return not any(result.problems for result in results)
 
 
@@ -32,19 +39,19 @@ def _expand(files: list[str], recursive: bool) -> Iterator[str]:
         if file == "-" or not directory.is_dir():
             yield file
             continue
-        inside = directory.rglob("*") if recursive else directory.iterdir()
-        found = sorted(str(path) for path in inside if path.suffix in SUFFIXES and path.is_file())
-        if not found:
+        entries = directory.rglob("*") if recursive else directory.iterdir()
+        paths = sorted(str(path) for path in entries if path.suffix in SUFFIXES and path.is_file())
+        if not paths:
             raise CliError(f"{file} has no file that ends with {', '.join(SUFFIXES)}")
-        yield from found
+        yield from paths
 
 
-def _check_file(file: str) -> list[Checked]:
+def _check_file(file: str) -> list[CheckedObject]:
     try:
         return [check(document, file) for document in read_documents(file)]
     except FileError as error:
         problem = Problem(field="", message=error.reason)
-        return [Checked(file, error.line, None, True, [(error.line, problem)])]
+        return [CheckedObject(file, error.line, None, True, [(error.line, problem)])]
 
 
 def _name(value: Any) -> tuple[str, str]:
@@ -56,12 +63,12 @@ def _name(value: Any) -> tuple[str, str]:
     return str(value.get("kind") or ""), str(names.get("name") or names.get("generateName") or "")
 
 
-def _describe(result: Checked) -> str:
+def _describe(result: CheckedObject) -> str:
     kind, name = _name(result.value)
     return f"{result.file}:{result.line}: {kind} {name}: {'valid' if result.is_ours else 'not checked'}"
 
 
-def _to_json(result: Checked) -> dict[str, Any]:
+def _to_json(result: CheckedObject) -> dict[str, Any]:
     kind, name = _name(result.value)
     return {
         "file": result.file,
@@ -72,4 +79,5 @@ def _to_json(result: Checked) -> dict[str, Any]:
         "problems": [
             {"line": line, "field": problem.field, "message": problem.message} for line, problem in result.problems
         ],
+        "warnings": result.warnings,
     }

@@ -17,10 +17,10 @@ PAUSE_SECONDS = 1.0
 
 
 def watch(cluster: Cluster, name: str, timeout: float | None) -> None:
-    """Return when the object of this name is Ready: the job first, then the AdapterDeployment of the same name.
+    """Wait until the object of this name is Ready: first the job, then the AdapterDeployment of the same name.
 
     Raises:
-        CliError: With the reason, if it failed, was deleted, or took longer than ``timeout`` seconds.
+        CliError: It failed, was deleted, or took longer than ``timeout`` seconds; the message has the reason.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     for item in cluster.find(name):
@@ -46,7 +46,7 @@ def follow(cluster: Cluster, item: Object, deadline: float | None) -> None:
 
 
 def has_ended(item: Object) -> bool:
-    """Tell whether the object is Ready or has failed for good, by a status of the present spec."""
+    """Tell whether the object is Ready or has failed for good, by a status that describes its current spec."""
     if item.get("status", {}).get("observedGeneration") != item["metadata"]["generation"]:
         return False
     return condition(item, "Ready").get("status") == "True" or condition(item, "Stalled").get("status") == "True"

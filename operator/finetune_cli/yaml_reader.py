@@ -44,7 +44,7 @@ class Document:
     lines: dict[str, int] = field(default_factory=dict)
     """Line of each field, by its path, for example ``spec.env[0].name``."""
     written: dict[str, str] = field(default_factory=dict)
-    """How a number, true or false is written, by its path."""
+    """Text of each number and boolean as it is written in the file, by its path."""
     problems: list[tuple[str, str]] = field(default_factory=list)
     """What is wrong with the YAML: path and message."""
 
@@ -67,7 +67,7 @@ REMEDIES = {
     "expected the node content": "a bracket is not closed, or a value is missing: close it",
     "expected ',' or": "a bracket is not closed, or a comma is missing: close it",
 }
-"""What to do about PyYAML's messages, by their words."""
+"""What to do about an error, by words of PyYAML's message."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -105,21 +105,23 @@ def read_yaml(content: bytes) -> Iterator[Document]:
 
 def _not_yaml(error: yaml.MarkedYAMLError, lines: list[str]) -> NotYamlError:
     """Say where and why a text is not YAML, and what to do."""
-    said = f"{error.context or ''} {error.problem or ''}".strip()
+    message = f"{error.context or ''} {error.problem or ''}".strip()
     for number, line in enumerate(lines, 1):
         if line.startswith("<<<<<<< "):
             return NotYamlError(number, "a merge conflict is left over: resolve it")
         if line.lstrip().startswith(("{{", "{%")):
             return NotYamlError(number, "the file is a template: render it first, for example with `helm template`")
-    mark = (error.context_mark if "quoted scalar" in said else None) or error.problem_mark or error.context_mark
+    mark = (error.context_mark if "quoted scalar" in message else None) or error.problem_mark or error.context_mark
     number = mark.line + 1 if mark else 1
-    return NotYamlError(number, _explain(said, lines[number - 1] if number <= len(lines) else ""))
+    return NotYamlError(number, _explain(message, lines[number - 1] if number <= len(lines) else ""))
 
 
-def _explain(said: str, line: str) -> str:
-    if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in said:
+def _explain(message: str, line: str) -> str:
+    if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in message:
         return "the line is indented with a tab: use spaces"
-    return next((f"{remedy} ({said})" for words, remedy in REMEDIES.items() if words in said), f"is not YAML: {said}")
+    return next(
+        (f"{remedy} ({message})" for words, remedy in REMEDIES.items() if words in message), f"is not YAML: {message}"
+    )
 
 
 def _read_json(content: bytes) -> Document:
@@ -147,7 +149,7 @@ def _build(node: Node) -> Document:
 
 
 class _Builder:
-    """Makes values of nodes, and keeps what is noticed on the way in a document."""
+    """Converts nodes to values, and records the lines and problems of a document."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -244,7 +246,7 @@ class _Builder:
         try:
             return base64.b64decode(text).decode()
         except (binascii.Error, UnicodeDecodeError):
-            self._problem(path, "!!binary is not base64 of a text", None)
+            self._problem(path, "!!binary does not contain a text in base64: write the text itself", None)
             return ""
 
     def _problem(self, path: str, message: str, line: int | None) -> None:
@@ -263,8 +265,8 @@ def resolve(text: str) -> Any:
         return float(text.lower().replace(".", ""))
     if text[0] not in "+-.0123456789":
         return text
-    plain = text if text[0] == "." else text.replace("_", "")
-    if match := INTEGER.fullmatch(plain):
+    digits_only = text if text[0] == "." else text.replace("_", "")
+    if match := INTEGER.fullmatch(digits_only):
         sign, hexadecimal, binary, octal, decimal = match.groups()
         digits, base = next(
             (digits, base)
@@ -272,8 +274,8 @@ def resolve(text: str) -> Any:
             if digits is not None
         )
         return -int(digits, base) if sign == "-" else int(digits, base)
-    if FLOAT.fullmatch(plain) and math.isfinite(float(plain)):
-        return float(plain)
+    if FLOAT.fullmatch(digits_only) and math.isfinite(float(digits_only)):
+        return float(digits_only)
     return text
 
 

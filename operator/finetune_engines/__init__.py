@@ -20,14 +20,14 @@ ENGINES: dict[EngineName, Engine] = {
 
 
 def engines_that_serve(adapter_config: Mapping[str, Any]) -> list[str]:
-    """Return the engines that can serve an adapter, told by its adapter_config.json."""
+    """Return the engines that can serve an adapter, by its adapter_config.json."""
     return [name for name, engine in ENGINES.items() if not engine.find_unsupported(adapter_config)]
 
 
 def list_refusals(adapter_config: Mapping[str, Any]) -> dict[str, str]:
     """Return why engines cannot serve an adapter, by the engine's title."""
     problems = {engine.title: engine.find_unsupported(adapter_config) for engine in ENGINES.values()}
-    return {title: "; ".join(found) for title, found in problems.items() if found}
+    return {title: "; ".join(texts) for title, texts in problems.items() if texts}
 
 
 def highest_rank() -> int:

@@ -28,7 +28,7 @@ class EngineState:
 
 @dataclass(frozen=True)
 class EngineVersion:
-    """What the version of a running engine decides.
+    """Properties of a running engine that depend on its version.
 
     Attributes:
         version: The version, as the engine tells it; None if it does not.
@@ -52,7 +52,7 @@ class EngineError(Exception):
         reason: Reason for the status.
         message: What is wrong, and what to do.
         permanent: The engine will refuse the same request again.
-        unexplained: Nobody can tell whether a repetition helps, so the agent tries it a few times only.
+        unexplained: It is unknown whether a repetition helps, so the agent repeats it a few times only.
     """
 
     def __init__(self, reason: Reason, message: str, *, permanent: bool, unexplained: bool = False) -> None:
@@ -108,7 +108,9 @@ class Driver(Protocol):
         """
         ...
 
-    async def logprobs(self, model: str, questions: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+    async def logprobs(
+        self, model: str, questions: Sequence[tuple[Sequence[int], int]], *, at_once: int
+    ) -> list[float]:
         """Return the log-probability of a token after a prompt, for each pair of prompt and token.
 
         Must be safe while clients use the engine.
@@ -116,6 +118,7 @@ class Driver(Protocol):
         Args:
             model: Name of the base model or of an adapter.
             questions: Pairs of a prompt, as token ids, and the id of the token that follows it.
+            at_once: Most questions at a time.
         """
         ...
 
@@ -143,13 +146,13 @@ class EngineKeys:
 
 @dataclass(frozen=True)
 class Engine:
-    """Everything that the project knows of one inference engine.
+    """The facts about one inference engine.
 
     Attributes:
         name: Value of ``spec.target.engine``.
         title: How the engine writes its own name.
         port: Default port of its HTTP interface.
-        start_words: Words in a container's command that start the engine, so that all its arguments are visible.
+        start_words: Words that start the engine. If a container's command has one, all arguments are visible.
         config_arguments: Arguments that read further arguments from a file.
         lora_arguments: Arguments each of which turns LoRA on, the usual one first.
         max_rank_argument: Argument for the highest rank.

@@ -1,4 +1,4 @@
-"""Send requests to an inference engine, and tell what it means if none answers.
+"""Send requests to an inference engine, and explain its errors and silence.
 
 Imported by drivers only: the operator has no HTTP client.
 """
@@ -17,11 +17,9 @@ QUICK_SECONDS = 5.0
 """Timeout of requests that an engine answers from memory."""
 SLOW_SECONDS = 180.0
 """Timeout of requests that load weights or run the model: the engine may be busy, or compile a kernel first."""
-PARALLEL_REQUESTS = 8
-"""Most requests of one proof at a time: the engine computes them together, and its clients do not wait."""
 
 TRY_LATER = (408, 429, 503)
-"""Statuses of an engine that is busy: whatever was asked for is not the cause."""
+"""Statuses of an engine that is busy: the request is not the cause."""
 
 Question = tuple[Sequence[int], int]
 """A prompt, as token ids, and the id of the token that follows it."""
@@ -85,7 +83,7 @@ class EngineClient:
         if content is None:
             raise EngineError(
                 Reason.ENGINE_REFUSED,
-                f"the service at {answer.request.url} is no {self._title}: "
+                f"the service at {answer.request.url} is not {self._title}: "
                 f"check spec.target.port (found {answer.text[:100]!r})",
                 permanent=False,
             )
@@ -114,9 +112,11 @@ class EngineClient:
         await self._client.aclose()
 
 
-async def ask_each(ask: Callable[[Sequence[int], int], Awaitable[float]], questions: Sequence[Question]) -> list[float]:
-    """Ask for the log-probability of each question's token, a few questions at a time."""
-    slots = asyncio.Semaphore(PARALLEL_REQUESTS)
+async def ask_each(
+    ask: Callable[[Sequence[int], int], Awaitable[float]], questions: Sequence[Question], at_once: int
+) -> list[float]:
+    """Ask for the log-probability of each question's token, ``at_once`` questions at a time."""
+    slots = asyncio.Semaphore(at_once)
 
     async def ask_in_turn(prompt: Sequence[int], token: int) -> float:
         async with slots:

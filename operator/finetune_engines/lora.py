@@ -1,6 +1,6 @@
-"""Tell what is more than a plain LoRA in a PEFT adapter, from adapter_config.json.
+"""Find features of a PEFT adapter that a plain LoRA does not have, in its adapter_config.json.
 
-Engines serve plain LoRAs. One sentence per problem, with its remedy.
+Engines serve plain LoRAs. Each problem is one sentence with its remedy.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _SCALES = {
 
 
 def find_unplain(config: Mapping[str, Any], engine: str) -> list[str]:
-    """Return what an adapter has beside plain LoRA factors, one sentence each.
+    """Return the features of an adapter other than plain LoRA factors, one sentence each.
 
     Args:
         config: Its adapter_config.json.

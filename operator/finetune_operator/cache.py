@@ -1,31 +1,47 @@
-"""The local cache of all watched objects, indexed by controller and by our labels.
+"""Cache all watched objects, indexed by controller, our labels, and the objects that AdapterDeployments refer to.
 
 Watch events, lists and the answers to our own writes come in any order: an older state never replaces a newer one.
 Thousands of finished jobs cost memory only, so objects are kept as compressed JSON: a tenth of what dictionaries take.
 """
 
-import json
 import zlib
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 
+from pydantic_core import from_json, to_json
+
 from finetune_api import GROUP
-from finetune_operator.kube.kinds import JOB, JOB_LABEL, POD, Key, Kind, Object, controller_uid, key_of
+from finetune_operator.kube.kinds import (
+    ADAPTER_DEPLOYMENT,
+    JOB,
+    JOB_LABEL,
+    POD,
+    Key,
+    Kind,
+    Object,
+    controller_uid,
+    key_of,
+)
 from finetune_operator.kube.ownership import SUSPEND_PATH, find_entries
+from finetune_operator.kube.workloads import find_workload
 
 TOMBSTONES = 10_000
 """Uids of deleted objects that are remembered."""
+JOB_SPEC = ("suspend", "parallelism", "backoffLimit")
+"""Fields of the spec of a FineTuneJob's Job that are kept: anybody may change them later."""
 POD_SPEC = ("nodeName", "activeDeadlineSeconds", "readinessGates")
 """Fields of the spec of a FineTuneJob's pod that are kept."""
 POD_STATUS = ("phase", "reason", "message", "conditions")
 """Fields of the status of a FineTuneJob's pod that are kept, and the states of its containers."""
 CONTAINER_STATUSES = {"initContainerStatuses", "containerStatuses"}
+ANY = "*"
+"""In the index of AdapterDeployments by FineTuneJob: one that is chosen by labels."""
 Index = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A cached object: what puts and lists compare, and the whole as compressed JSON."""
+    """A cached object: uid and resource version, to compare with, and the object as compressed JSON."""
 
     uid: str
     version: int
@@ -36,7 +52,7 @@ class Cache:
     """Objects by key. Each call returns copies."""
 
     def __init__(self) -> None:
-        """Begin without objects."""
+        """Create an empty cache."""
         self._objects: dict[str, dict[Key, Entry]] = defaultdict(dict)
         self._index: dict[Index, set[Key]] = defaultdict(set)
         self._deleted: OrderedDict[str, None] = OrderedDict()
@@ -59,8 +75,24 @@ class Cache:
         """List the objects of a kind with this value of one of our own labels, by name."""
         return self._find((kind.name, "label", namespace, label, value))
 
+    def list_targeting(self, namespace: str, group: str) -> list[Object]:
+        """List the AdapterDeployments of a serving group, by name."""
+        return self._find((ADAPTER_DEPLOYMENT.name, "target", namespace, group))
+
+    def list_selecting(self, namespace: str) -> list[Object]:
+        """List the AdapterDeployments that choose their pods by labels, by name."""
+        return self._find((ADAPTER_DEPLOYMENT.name, "selector", namespace))
+
+    def list_takers(self, namespace: str, finetune_job: str) -> list[Object]:
+        """List the AdapterDeployments that name a FineTuneJob, or choose one by labels."""
+        return [
+            taker
+            for name in (finetune_job, ANY)
+            for taker in self._find((ADAPTER_DEPLOYMENT.name, "source", namespace, name))
+        ]
+
     def put(self, kind: Kind, resource: Object) -> bool:
-        """Put in a state of an object; return False if it is not newer, or the object is known to be deleted."""
+        """Store a state of an object; return False if it is not newer, or the object was deleted."""
         key = key_of(kind, resource)
         uid, version = resource["metadata"]["uid"], int(resource["metadata"]["resourceVersion"])
         cached = self._objects[kind.name].get(key)
@@ -91,13 +123,13 @@ class Cache:
         return True
 
     def drop_vanished(self, kind: Kind, namespace: str | None, uids: set[str], version: int) -> list[Object]:
-        """Remove what a list of a kind, in one namespace or in all, does not have, and return it.
+        """Remove and return the objects of a kind that a list no longer has, in one namespace or in all.
 
         Args:
             kind: The kind.
             namespace: The namespace; None: all.
             uids: The uids in the list.
-            version: Resource version of the list. A newer object may have come after it.
+            version: Resource version of the list. Newer objects stay: they may have been created after it.
         """
         vanished = [
             _unpack(entry)
@@ -118,7 +150,7 @@ class Cache:
 
 
 def slim(kind: Kind, resource: Object) -> Object:
-    """Drop what no decision needs: the cache holds thousands of finished Jobs and pods."""
+    """Return the object without the fields that no decision needs: there may be thousands of finished Jobs and pods."""
     meta = {name: value for name, value in resource["metadata"].items() if name != "managedFields"}
     small = {**resource, "metadata": meta}
     if JOB_LABEL in meta.get("labels", {}):
@@ -132,8 +164,9 @@ def slim(kind: Kind, resource: Object) -> Object:
                     {"name": entry["name"], "state": entry.get("state", {})} for entry in status[name]
                 ]
         elif kind is JOB:
-            small["spec"] = {"suspend": True} if resource.get("spec", {}).get("suspend") else {}
-            if small["spec"]:
+            spec = resource.get("spec", {})
+            small["spec"] = {name: spec[name] for name in JOB_SPEC if name in spec}
+            if spec.get("suspend"):
                 meta["managedFields"] = [
                     {"manager": entry["manager"], "fieldsV1": {"f:spec": {"f:suspend": {}}}}
                     for entry in find_entries(resource, SUSPEND_PATH)
@@ -143,11 +176,11 @@ def slim(kind: Kind, resource: Object) -> Object:
 
 
 def _pack(resource: Object) -> bytes:
-    return zlib.compress(json.dumps(resource, separators=(",", ":")).encode(), level=1)
+    return zlib.compress(to_json(resource), level=1)
 
 
 def _unpack(entry: Entry) -> Object:
-    resource: Object = json.loads(zlib.decompress(entry.packed))
+    resource: Object = from_json(zlib.decompress(entry.packed))
     return resource
 
 
@@ -158,5 +191,13 @@ def _list_indexes(kind: Kind, resource: Object) -> list[Index]:
         for label, value in meta.get("labels", {}).items()
         if label.startswith(f"{GROUP}/")
     ]
+    if kind is ADAPTER_DEPLOYMENT:
+        workload, source = find_workload(resource["spec"]["target"]), resource["spec"]["adapter"]
+        name = ANY if "selector" in source else source.get("fineTuneJobRef", {}).get("name", "")
+        if workload is not None:
+            indexes.append((kind.name, "target", meta["namespace"], workload.group))
+        if workload is not None and workload.kind is POD:
+            indexes.append((kind.name, "selector", meta["namespace"]))
+        indexes.append((kind.name, "source", meta["namespace"], name))
     owner = controller_uid(resource)
     return [*indexes, (kind.name, "owner", owner)] if owner else indexes

@@ -24,7 +24,7 @@ def find_in(resource: dict[str, Any], kind: ConditionType) -> dict[str, Any] | N
 
 
 def describe_accepted(text: str, unknown: Sequence[str]) -> str:
-    """Say with ``text`` that a spec is accepted, and which of its fields a newer version would know."""
+    """Return ``text``, which says that a spec is accepted, with the fields that this version does not know."""
     if not unknown:
         return text
     return (
@@ -36,12 +36,11 @@ def describe_accepted(text: str, unknown: Sequence[str]) -> str:
 class Conditions:
     """The conditions of one object during a pass.
 
-    They begin as the conditions that the object has. Those that the pass does not set stay as they are, also conditions
-    of types that only a newer version knows.
+    Conditions that the pass does not set stay as they are, also those of types that only a newer version knows.
     """
 
     def __init__(self, before: Sequence[dict[str, Any]], generation: int, now: datetime) -> None:
-        """Begin with the conditions that the object has."""
+        """Copy the conditions that the object has."""
         self._conditions = {condition["type"]: dict(condition) for condition in before}
         self._generation = generation
         self._now = now

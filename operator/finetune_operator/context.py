@@ -1,10 +1,11 @@
-"""The parts of the running operator that every pass uses."""
+"""Hold the parts of the running operator that every pass uses."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from finetune_operator.analyses import Analyses
 from finetune_operator.cache import Cache
 from finetune_operator.kube.client import Kube
 from finetune_operator.kube.kinds import Key
@@ -33,7 +34,9 @@ class Context:
     """Limits the status writes that only carry progress."""
     warnings: WarningEvents
     injections: ApplyBackoff = field(default_factory=ApplyBackoff)
-    """Slows down over a Deployment from which somebody takes the agent again and again."""
+    """Delays applies to a workload from which somebody removes the agent again and again."""
+    analyses: Analyses = field(default_factory=Analyses)
+    """The analyses of canaries, which run beside the passes."""
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the cache has listed everything."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

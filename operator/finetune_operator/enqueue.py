@@ -1,11 +1,12 @@
 """Enqueue the keys that a change of an object may concern.
 
-A key too many costs a pass that does nothing. A key too few is a bug.
+A key too many costs a pass that changes nothing. A missing key is a bug.
 """
 
 from pydantic import ValidationError
 
 from finetune_api.core_v1.selectors import LabelSelector
+from finetune_api.label_selector import matches
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
@@ -17,24 +18,26 @@ from finetune_operator.kube.kinds import (
     JOB,
     POD,
     SERVING_GROUP,
+    STATEFUL_SET,
     Key,
     Kind,
     Object,
     finetune_job_of,
     key_of,
 )
+from finetune_operator.kube.workloads import WorkloadRef, find_workload
 from finetune_operator.policies.finished import is_up_to_date
-from finetune_operator.policies.label_selector import matches
 
 
 def enqueue(kind: Kind, resource: Object, context: Context) -> None:
     """Enqueue the keys that this object may concern.
 
-    A finished FineTuneJob is left out: a pass would change nothing.
+    A finished FineTuneJob is left out: a pass would change nothing. One without a status comes after begun ones.
     """
     for key in find_keys(kind, resource, context.cache):
-        if not _is_up_to_date(key, context.cache):
-            context.queue.add(key)
+        finetune_job = context.cache.get(FINETUNE_JOB, *key[1:]) if key[0] == FINETUNE_JOB.name else None
+        if finetune_job is None or not is_up_to_date(finetune_job):
+            context.queue.add(key, is_new=finetune_job is not None and not finetune_job.get("status"))
 
 
 def enqueue_serving_groups(kind: Kind, resource: Object, context: Context) -> None:
@@ -66,32 +69,39 @@ def find_serving_groups(kind: Kind, resource: Object, cache: Cache) -> list[Key]
     if kind is ADAPTER_DEPLOYMENT:
         return _find_target(resource)
     if kind is FINETUNE_JOB:
-        users = [user for user in cache.list_all(ADAPTER_DEPLOYMENT, namespace) if _takes_adapter_of(user, resource)]
+        users = [user for user in cache.list_takers(namespace, meta["name"]) if _takes_adapter_of(user, resource)]
         return [key for user in users for key in _find_target(user)]
-    if kind is DEPLOYMENT:
-        return [(SERVING_GROUP, namespace, meta["name"])]
+    if kind in (DEPLOYMENT, STATEFUL_SET):
+        return [(SERVING_GROUP, namespace, WorkloadRef(kind, meta["name"]).group)]
     name = meta.get("annotations", {}).get(DEPLOYMENT_ANNOTATION)
-    return [(SERVING_GROUP, namespace, name)] if name else []
+    selecting = _find_selecting(resource, cache) if kind is POD else []
+    return ([(SERVING_GROUP, namespace, name)] if name else []) + selecting
 
 
 def _find_target(adapter_deployment: Object) -> list[Key]:
-    name = adapter_deployment.get("spec", {}).get("target", {}).get("deploymentRef", {}).get("name")
-    return [(SERVING_GROUP, adapter_deployment["metadata"]["namespace"], name)] if name else []
+    workload = find_workload(adapter_deployment.get("spec", {}).get("target", {}))
+    return [(SERVING_GROUP, adapter_deployment["metadata"]["namespace"], workload.group)] if workload else []
+
+
+def _find_selecting(pod: Object, cache: Cache) -> list[Key]:
+    """List the keys of the serving groups whose selector chooses the pod."""
+    candidates = cache.list_selecting(pod["metadata"]["namespace"])
+    selecting = [resource for resource in candidates if _selects(resource["spec"]["target"]["selector"], pod)]
+    return list(dict.fromkeys(key for resource in selecting for key in _find_target(resource)))
 
 
 def _takes_adapter_of(adapter_deployment: Object, finetune_job: Object) -> bool:
     """Return whether an AdapterDeployment names the FineTuneJob, or chooses it by its labels."""
-    source, meta = adapter_deployment.get("spec", {}).get("adapter", {}), finetune_job["metadata"]
+    source = adapter_deployment.get("spec", {}).get("adapter", {})
     if "selector" not in source:
-        return bool(source.get("fineTuneJobRef", {}).get("name") == meta["name"])
+        return bool(source.get("fineTuneJobRef", {}).get("name") == finetune_job["metadata"]["name"])
+    return _selects(source["selector"], finetune_job)
+
+
+def _selects(selector: Object, resource: Object) -> bool:
+    """Return whether a selector chooses an object; False if it is not valid, for example of a newer version."""
     try:
-        selector = LabelSelector.model_validate(source["selector"])
-    except ValidationError:  # the pass over its group says what is wrong with it
+        parsed = LabelSelector.model_validate(selector)
+    except ValidationError:
         return False
-    return matches(selector, meta.get("labels", {}))
-
-
-def _is_up_to_date(key: Key, cache: Cache) -> bool:
-    kind, namespace, name = key
-    resource = cache.get(FINETUNE_JOB, namespace, name) if kind == FINETUNE_JOB.name else None
-    return resource is not None and is_up_to_date(resource)
+    return matches(parsed, resource["metadata"].get("labels", {}))

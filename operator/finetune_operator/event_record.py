@@ -1,4 +1,4 @@
-"""The Kubernetes Event that a plan asks for; ``events`` writes it."""
+"""Describe a Kubernetes Event, which ``events`` writes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +9,8 @@ class EventRecord:
     """One Kubernetes Event about an object.
 
     ``reason`` is a word for programs, ``action`` what the operator did, ``note`` a sentence for people. An object gets
-    one event for each ``reason`` and ``key``; a second one is not written. ``attempt`` is the trainer's that it is
-    about, if it is about one.
+    one event for each ``reason`` and ``key``; a second one is not written. ``attempt`` is the number of the attempt
+    that it concerns, if it concerns one.
     """
 
     type: Literal["Normal", "Warning"]

@@ -1,6 +1,6 @@
-"""kopf's part: watch our own kinds, keep the credentials fresh, and take in every event.
+"""Watch our own kinds with kopf, ingest every event, and keep kopf's credentials fresh.
 
-Only this module and the composition root know kopf.
+Only this module and ``__main__`` know kopf.
 """
 
 import logging
@@ -107,7 +107,7 @@ def build_kopf_settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = NoProgress()
     settings.peering.standalone = True
     settings.scanning.disabled = True
-    # a worker keeps the last object that it has seen for so long
+    # a worker keeps the last object that it has seen for this time
     settings.queueing.idle_timeout = 0.1
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 30

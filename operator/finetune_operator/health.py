@@ -16,13 +16,13 @@ class Health:
     """The heartbeat that /healthz looks at."""
 
     def __init__(self, context: Context) -> None:
-        """Begin with a heartbeat now."""
+        """Record the first heartbeat."""
         self._context = context
         self._beat = time.monotonic()
         self._idle = time.monotonic()
 
     async def beat_forever(self) -> None:
-        """Note once a second that the loop runs, and whether any key waits for this replica."""
+        """Record once a second that the loop runs, and whether any key waits for this replica."""
         while True:
             self._beat = time.monotonic()
             if not len(self._context.queue) or not self._context.leadership.leads.is_set():

@@ -1,4 +1,4 @@
-"""Choose by Leases which replica works: at any time one for each namespace.
+"""Elect by Leases the replica that works: at any time one for each namespace.
 
 A namespaced operator holds a Lease in each of its namespaces. An operator for all namespaces holds one in its own
 namespace; it leaves out the namespaces in which a namespaced operator holds one.
@@ -38,8 +38,8 @@ from finetune_operator.resources.lease import (
 from finetune_operator.settings import Settings
 
 LEADERS = f"{ROLE_LABEL}={LEADER}"
-LOOK_AROUND_SECONDS = 10.0
-"""Time between two looks at the Leases of other installations."""
+FOREIGN_LEASES_SECONDS = 10.0
+"""Time between two lists of the Leases of other installations."""
 logger = logging.getLogger(__name__)
 
 
@@ -51,7 +51,7 @@ class Leadership:
     """The Leases of this process. Without a release in the settings there is no election, and it always leads."""
 
     def __init__(self, kube: Kube, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without a Lease; ``clock`` returns seconds and never goes back."""
+        """Create it without Leases; ``clock`` returns monotonic seconds."""
         self._kube, self._clock = kube, clock
         self._release = settings.release
         self._identity = settings.pod_name or f"{settings.release}-{uuid.uuid4().hex}"
@@ -62,12 +62,12 @@ class Leadership:
         self._sightings: dict[str, Sighting] = {}
         self._valid_until = 0.0
         self._since = clock()
-        self._said = ""
+        self._last_warning = ""
         self.leads = asyncio.Event()
         self.left_out: dict[str, str] = {}
-        """Namespaces that another installation looks after, and its namespace and name."""
+        """Namespaces in which another installation works, each with that installation as ``namespace/name``."""
         self.leader_address = ""
-        """Where the replica that leads receives reports; empty while nobody is known to."""
+        """Address at which the leading replica receives reports; empty while it is unknown."""
         self.rival = ""
         """Namespace and name of another installation that keeps this one from working."""
         if not self._release:
@@ -96,11 +96,11 @@ class Leadership:
         return self._clock() - self._since
 
     async def keep(self, on_change: Callable[[str], None]) -> None:
-        """Renew the Leases, and look for other installations; ``on_change(namespace)`` says that one has gone.
+        """Renew the Leases, and call ``on_change(namespace)`` when another installation has left a namespace.
 
-        Raises ``LeadershipLostError`` when another replica may begin.
+        Raises ``LeadershipLostError`` when another replica may take over.
         """
-        looked_at = self._clock()
+        listed_at = self._clock()
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             if not self._release:
@@ -108,68 +108,68 @@ class Leadership:
             await self._try(self._claim_all())
             if not self.may_write():
                 raise LeadershipLostError(f"the Lease {NAME} could not be renewed for {DEADLINE_SECONDS:.0f} s")
-            if not self._is_namespaced and self._clock() - looked_at >= LOOK_AROUND_SECONDS:
-                looked_at = self._clock()
+            if not self._is_namespaced and self._clock() - listed_at >= FOREIGN_LEASES_SECONDS:
+                listed_at = self._clock()
                 before = self.left_out
-                await self._try(self._look_around())
+                await self._try(self._find_other_installations())
                 for namespace in before.keys() - self.left_out.keys():
                     on_change(namespace)
 
     async def give_back(self) -> None:
-        """Give the Leases back, so that another replica works at once. Call it when nothing writes any more."""
+        """Give the Leases back, so that another replica can take over at once. Call it after the last write."""
         self.leads.clear()
         for lease in self._held.values():
             try:
                 async with asyncio.timeout(RENEW_SECONDS):
                     await self._kube.replace(LEASE, give_back(lease))
             except (KubeError, TimeoutError) as error:
-                logger.warning("Could not give a Lease back; another replica waits for it. %s", error)
+                logger.warning("Could not give a Lease back; another replica takes over when it expires. %s", error)
 
     async def _try(self, action: Coroutine[None, None, bool]) -> bool:
-        """Return what an action answers in time; a failure is only logged."""
+        """Return the result of an action, or False after a timeout or a failure, which is logged."""
         try:
             async with asyncio.timeout(DEADLINE_SECONDS / 2):
                 return await action
         except (KubeError, TimeoutError) as error:
-            self._say(f"Cannot take or renew the Lease {NAME}: {error or 'no answer in time'}")
+            self._warn_once(f"Cannot take or renew the Lease {NAME}: {error or 'no answer in time'}")
             return False
 
     async def _claim_all(self) -> bool:
-        """Take or renew each Lease, in the order in which others do too; return whether all are held."""
+        """Take or renew each Lease, in the same order as all replicas; return whether all are held."""
         began = self._clock()
-        if not self.leads.is_set() and not self._is_namespaced and not await self._look_around():
+        if not self.leads.is_set() and not self._is_namespaced and not await self._find_other_installations():
             return False
         for namespace in self._namespaces:
             if not await self._claim(namespace):
                 return False
         self._valid_until = began + DEADLINE_SECONDS
-        self.rival = self._said = ""
+        self.rival = self._last_warning = ""
         return True
 
     async def _claim(self, namespace: str) -> bool:
         """Take or renew the Lease of a namespace; return whether it is held."""
         lease = self._held.get(namespace) or await self._kube.get(LEASE, namespace, NAME)
-        is_others = lease is not None and holder_of(lease) not in ("", self._identity)
-        if lease is not None and is_others and not self._is_free(namespace, lease):
+        is_foreign = lease is not None and holder_of(lease) not in ("", self._identity)
+        if lease is not None and is_foreign and not self._is_free(namespace, lease):
             self._wait_for(lease)
             return False
         scope = ONE_NAMESPACE if self._is_namespaced else ALL_NAMESPACES
         desired_lease = build_lease(
             namespace, self._identity, self._release, self._address, scope, datetime.now(UTC), before=lease
         )
-        self._held.pop(namespace, None)  # whatever comes of it, the next try reads it again unless this one succeeds
+        self._held.pop(namespace, None)  # unless the write succeeds, the next try reads the Lease again
         write = self._kube.create if lease is None else self._kube.replace
         self._held[namespace] = await write(LEASE, desired_lease)
         return True
 
     def _is_free(self, key: str, lease: Object) -> bool:
-        """Return whether anybody may take a Lease, and note when this version of it was first seen."""
+        """Return whether anybody may take a Lease, and record when this version of it was first seen."""
         now = self._clock()
         sighting = self._sightings[key] = note_sighting(lease, self._sightings.get(key), now)
         return is_free(lease, sighting, now)
 
-    async def _look_around(self) -> bool:
-        """Look at the Leases of other installations; return whether none of them looks after all namespaces.
+    async def _find_other_installations(self) -> bool:
+        """Read the Leases of other installations; return whether none of them works in all namespaces.
 
         Namespaces in which a namespaced operator works are left out.
         """
@@ -187,26 +187,28 @@ class Leadership:
                 self._wait_for(lease)
                 return False
         for namespace in left_out.keys() - self.left_out.keys():
-            logger.warning("Installation %s looks after namespace %s; it is left out.", left_out[namespace], namespace)
+            logger.warning(
+                "Installation %s works in namespace %s, so this one leaves it out.", left_out[namespace], namespace
+            )
         self.left_out = left_out
         return True
 
     def _wait_for(self, lease: Object) -> None:
-        """Say once for whom this process waits: another replica, or another installation."""
+        """Log once for whom this process waits: another replica, or another installation."""
         release = read_annotation(lease, RELEASE_ANNOTATION)
         namespace = lease["metadata"]["namespace"]
         if release == self._release:
             self.leader_address, self.rival = read_annotation(lease, ADDRESS_ANNOTATION), ""
-            self._say(f"Waiting: replica {holder_of(lease)} leads.")
+            self._warn_once(f"Waiting: replica {holder_of(lease)} leads.")
             return
         self.leader_address, self.rival = "", release
-        self._say(
-            f"Waiting: another installation, {release}, looks after the same namespaces (Lease {NAME} in namespace "
+        self._warn_once(
+            f"Waiting: another installation, {release}, works in the same namespaces (Lease {NAME} in namespace "
             f"{namespace}). Uninstall one of the two, or give each its own namespaces with the chart value "
             "watchNamespaces."
         )
 
-    def _say(self, text: str) -> None:
-        if text != self._said:
+    def _warn_once(self, text: str) -> None:
+        if text != self._last_warning:
             logger.warning(text)
-            self._said = text
+            self._last_warning = text

@@ -1,6 +1,6 @@
 """Set up the log of the operator: lines of text for people, or JSON for programs.
 
-What a line is about (kind, namespace, name, attempt and reason of an object) is in both.
+Both have the kind, namespace and name of the object that a line is about, its attempt and its reason.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Literal
 LogFormat = Literal["text", "json"]
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 About = Mapping[str, str | int]
-"""What a line is about, by name; ``extra={ABOUT: about}`` adds it to a line."""
+"""Fields that name the object that a line is about; ``extra={ABOUT: about}`` adds them to a line."""
 ABOUT = "about"
 
 

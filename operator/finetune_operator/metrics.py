@@ -1,4 +1,4 @@
-"""The operator's metrics, in a registry of their own so that several operators fit into one process."""
+"""Define the operator's metrics, in a registry of their own so that several operators fit into one process."""
 
 import time
 
@@ -9,7 +9,7 @@ class Metrics:
     """The metrics of one operator; /metrics prints ``registry``."""
 
     def __init__(self) -> None:
-        """Begin with all counters at 0."""
+        """Create the metrics, with all counters at 0."""
         self.registry = CollectorRegistry()
         self.last_pass_at = time.monotonic()
         self.last_pass = Gauge(
@@ -47,7 +47,7 @@ class Metrics:
         )
         self.missed = Counter(
             "finetune_operator_watch_missed_total",
-            "Changes that only the periodic list brought to light, by kind; a few that were on their way are normal.",
+            "Changes that the periodic list found before the watch did, by kind; a few are normal.",
             ["kind"],
             registry=self.registry,
         )
@@ -58,6 +58,6 @@ class Metrics:
         self.kube_seconds.labels(verb).observe(seconds)
 
     def note_pass(self) -> None:
-        """Note that a pass was completed."""
+        """Record that a pass was completed."""
         self.last_pass_at = time.monotonic()
         self.last_pass.set(time.time())

@@ -1,4 +1,4 @@
-"""What the administrator gives every pod that the operator makes: the chart's values ``pods``.
+"""Define the administrator's settings of every pod that the operator creates: the chart's values ``pods``.
 
 A FineTuneJob's own ``spec.podTemplate`` and ``spec.resources`` have precedence.
 """
@@ -27,13 +27,16 @@ class RoleResources(Model):
         requests={"cpu": "100m", "memory": "512Mi"}, limits={"cpu": "2", "memory": "2Gi"}
     )
     """Also of clean-up pods."""
+    merge: ContainerResources = ContainerResources(
+        requests={"cpu": "500m", "memory": "2Gi"}, limits={"cpu": "16", "memory": "64Gi"}
+    )
     agent: ContainerResources = ContainerResources(
         requests={"cpu": "10m", "memory": "96Mi"}, limits={"cpu": "1", "memory": "512Mi"}
     )
 
 
 class PodDefaults(Model):
-    """What every pod gets. Variables, volumes and mounts also reach the agents in inference pods."""
+    """Settings of every pod. Variables, volumes and mounts are also those of the agents in inference pods."""
 
     fixed_user: bool = True
     """Run as user 65532. False: as the user that the cluster assigns."""
@@ -47,12 +50,12 @@ class PodDefaults(Model):
     dns_policy: Literal["", DnsPolicy] = ""
     dns_config: DnsConfig = DnsConfig()
     preflight_node_selector: Labels = {}
-    """Labels that a node must have to run preflight and clean-up pods. Trainer pods have spec.podTemplate."""
+    """Labels that a node must have to run preflight, merge and clean-up pods. Trainer pods have spec.podTemplate."""
     resources: RoleResources = RoleResources()
 
 
 def complete_template(template: PodTemplate, defaults: PodDefaults) -> PodTemplate:
-    """Return the template with what the administrator gives every pod."""
+    """Return the template with the administrator's settings added."""
     changes: dict[str, Any] = {
         "env": _merge(defaults.env, template.env, "name"),
         "env_from": [*defaults.env_from, *(template.env_from or ())],

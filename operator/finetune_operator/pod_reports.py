@@ -13,7 +13,7 @@ class PodReports:
     """The newest report of each trainer and of each agent."""
 
     def __init__(self) -> None:
-        """Begin without reports."""
+        """Create it without reports."""
         self._progress: dict[PodId, ProgressReport] = {}
         self._agents: dict[PodId, AgentReport] = {}
 
@@ -26,11 +26,11 @@ class PodReports:
         return self._agents.get(pod)
 
     def put_progress(self, pod: PodId, report: ProgressReport) -> None:
-        """Keep a trainer's report in place of the one before."""
+        """Store a trainer's report in place of the previous one."""
         self._progress[pod] = report
 
     def put_agent(self, pod: PodId, report: AgentReport) -> bool:
-        """Keep an agent's report in place of the one before; return whether it differs from that."""
+        """Store an agent's report in place of the previous one; return whether the two differ."""
         before = self._agents.get(pod)
         self._agents[pod] = report
         return before != report

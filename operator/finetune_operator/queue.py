@@ -1,40 +1,51 @@
-"""The keyed work queue: each key is there at most once, may be delayed, and is never with two workers."""
+"""Queue keys for workers: a key is queued at most once, can be delayed, and is never given to two workers.
+
+Work that has begun is finished first: keys of work that has not begun wait while others are ready.
+"""
 
 import asyncio
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+PATIENCE = 9
+"""Keys of begun work that are taken, at most, before one of new work is, if one waits: so new work is never starved."""
 
 
 class KeyedQueue(Generic[K]):
     """The queue that controller-runtime calls a rate-limiting work queue.
 
-    A key that is added while a worker has it comes back when the worker is done. The newest pass over a key decides
-    when the next one is due: taking a key cancels the delay that an earlier pass asked for.
+    A key that is added while a worker has it is queued again when the worker is done. The newest pass over a key
+    decides when the next one is due: taking a key cancels the delay that an earlier pass set.
     """
 
     def __init__(self, first_backoff: float = 0.2, last_backoff: float = 60.0) -> None:
-        """Set the backoffs in seconds: after the first failure in a row, and at most."""
+        """Set the backoffs in seconds: after the first failure, and the longest."""
         self._first, self._last = first_backoff, last_backoff
-        self._ready: dict[K, None] = {}
+        self._begun: dict[K, None] = {}
+        self._new: dict[K, None] = {}
+        self._passed_over = 0
         self._active: set[K] = set()
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
-        # One ticket per ready key: whoever holds a ticket finds a key.
+        # There is one ticket for each ready key, so that who holds a ticket finds a key.
         self._tickets: asyncio.Queue[None] = asyncio.Queue()
 
     def __len__(self) -> int:
         """Return how many keys wait for a worker now."""
-        return len(self._ready)
+        return len(self._begun) + len(self._new)
 
-    def add(self, key: K) -> None:
-        """Add a key that a worker takes as soon as possible."""
+    def add(self, key: K, *, is_new: bool = False) -> None:
+        """Add a key that a worker takes as soon as possible; keys of new work come after those of work in progress."""
         if key in self._active:
             self._again.add(key)
-        elif key not in self._ready:
-            self._ready[key] = None
+        elif key in self._new:
+            if not is_new:
+                del self._new[key]
+                self._begun[key] = None
+        elif key not in self._begun:
+            (self._new if is_new else self._begun)[key] = None
             self._tickets.put_nowait(None)
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -60,14 +71,17 @@ class KeyedQueue(Generic[K]):
         return delay
 
     def forget(self, key: K) -> None:
-        """Forget the failures of a key whose pass went well."""
+        """Forget the failures of a key whose pass has succeeded."""
         self._failures.pop(key, None)
 
     async def get(self) -> K:
-        """Take the key that has waited longest; call ``done`` afterwards."""
+        """Take the key that has waited longest, work in progress first; call ``done`` afterwards."""
         await self._tickets.get()
-        key = next(iter(self._ready))
-        del self._ready[key]
+        takes_new = bool(self._new) and (not self._begun or self._passed_over >= PATIENCE)
+        self._passed_over = self._passed_over + 1 if self._new and not takes_new else 0
+        ready = self._new if takes_new else self._begun
+        key = next(iter(ready))
+        del ready[key]
         self._active.add(key)
         timer = self._timers.pop(key, None)
         if timer is not None:

@@ -1,6 +1,6 @@
 """List all watched objects: before the first pass, then from time to time.
 
-A watch that was broken does not tell what was deleted meanwhile; a list does.
+A broken watch misses deletions, which a list shows.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ async def list_kind(kind: Kind, namespace: str | None, context: Context) -> str:
     async for page, page_version in context.kube.list_pages(kind, namespace, selector(kind)):
         version = page_version
         uids |= {resource["metadata"]["uid"] for resource in page}
-        _take_in(kind, [resource for resource in page if context.cache.put(kind, resource)], context)
-    _take_in(kind, context.cache.drop_vanished(kind, namespace, uids, int(version)), context)
+        _enqueue_changed(kind, [resource for resource in page if context.cache.put(kind, resource)], context)
+    _enqueue_changed(kind, context.cache.drop_vanished(kind, namespace, uids, int(version)), context)
     return version
 
 
-def _take_in(kind: Kind, changed: list[Object], context: Context) -> None:
+def _enqueue_changed(kind: Kind, changed: list[Object], context: Context) -> None:
     if context.synced.is_set():
         context.metrics.missed.labels(kind.name).inc(len(changed))
     for resource in changed:
@@ -48,9 +48,9 @@ def _take_in(kind: Kind, changed: list[Object], context: Context) -> None:
 
 
 async def first_sync(context: Context) -> Versions:
-    """List everything once, however often that has to be tried; return the versions of the lists.
+    """List everything once, and repeat that until it succeeds; return the versions of the lists.
 
-    The API server may still be starting, and the CRDs may not be installed yet.
+    At first the API server may still be starting, and the CRDs may not be installed yet.
     """
     while True:
         try:
@@ -72,4 +72,4 @@ async def resync_forever(context: Context) -> None:
         try:
             await resync(context)
         except KubeError as error:
-            logger.warning("The periodic list failed; the watches go on. %s", error)
+            logger.warning("The periodic list failed; the watches continue. %s", error)

@@ -1,5 +1,6 @@
-"""The settings that an administrator of the operator can choose."""
+"""Define the operator's settings, and read them from the environment."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from finetune_operator.pod_defaults import PodDefaults
 SecurityStandard = Literal["restricted", "baseline", "privileged"]
 """Kubernetes' Pod Security Standards, the strictest first."""
 PREFIX = "FINETUNE_OPERATOR_"
+ALLOWED_URL = re.compile(r"https?://([A-Za-z0-9.{}-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~/{}-]*)?")
+"""An address of ``analysis_urls``."""
 
 
 class SettingsError(ValueError):
@@ -39,7 +42,7 @@ class Settings:
     allow_remote_code: bool = False
     """Whether spec.model.trustRemoteCode may be set: then a model's own Python code runs in trainer pods."""
     simulated_gpus: bool = False
-    """Whether the nodes only pretend to have GPUs, as in the dev cluster: then trainer pods use the CPU. False: a pod
+    """Whether the GPUs of the nodes are simulated, as in the dev cluster: then trainer pods use the CPU. False: a pod
     that does not see its GPUs fails."""
     pod_security_standard: SecurityStandard = "restricted"
     """The Pod Security Standard up to which spec.podTemplate may ask for privileges."""
@@ -47,16 +50,19 @@ class Settings:
     """Directories of the nodes that spec.podTemplate.volumes may mount, with all below them."""
     pod_service_accounts: tuple[str, ...] = ()
     """Names, or patterns like finetune-*, that spec.podTemplate.serviceAccountName may have besides default."""
+    analysis_urls: tuple[str, ...] = ()
+    """Addresses that analyses of canaries may call, with all below them; {namespace} in one is that of the
+    AdapterDeployment. Empty: none."""
     pods: PodDefaults = field(default_factory=PodDefaults)
-    """What every pod gets, as JSON with the fields of the chart's values ``pods``."""
+    """Settings of every pod, as JSON with the fields of the chart's values ``pods``."""
     image_pull_policy: str = "IfNotPresent"
     """Pull policy of every container of ours."""
     log_level: str = "INFO"
     log_format: LogFormat = "text"
     """``json`` writes each line of the log as a JSON object."""
     release: str = ""
-    """Namespace and name of this installation, as team/finetune-operator: its replicas choose one of them by a Lease.
-    Empty: no election; then nothing else may run beside this process."""
+    """Namespace and name of this installation, as team/finetune-operator: its replicas elect a leader by a Lease.
+    Empty: no election; then no other operator may run."""
     pod_name: str = ""
     """Name of the operator's own pod, under which it holds the Lease."""
     pod_ip: str = ""
@@ -77,13 +83,16 @@ class Settings:
     image_pull_grace_seconds: float = 120.0
     """How long a pod may fail to pull its image before the attempt counts as failed."""
     clean_up_start_seconds: float = 600.0
-    """How long the pod of a clean-up may not start before its FineTuneJob goes without it."""
+    """How long the pod of a clean-up may take to start before its FineTuneJob is deleted without it."""
+    preflight_reuse_seconds: float = 3600.0
+    """For how long a passed preflight counts for other jobs of its namespace that it would check in the same way. 0:
+    each job has its own."""
     resync_seconds: float = 300.0
-    """How often everything is listed anew, in case a watch missed something."""
+    """How often everything is listed again, in case a watch missed something."""
 
     @property
     def report_address(self) -> str:
-        """Return the URL at which other replicas reach this one; empty where they need not."""
+        """Return the URL at which other replicas reach this one; empty without ``pod_ip``."""
         host = f"[{self.pod_ip}]" if ":" in self.pod_ip else self.pod_ip
         return f"http://{host}:{self.listen_port}" if host else ""
 
@@ -109,6 +118,8 @@ class Settings:
 
 def _parse(name: str, text: str) -> object:
     match name:
+        case "analysis_urls":
+            return tuple(_parse_url(part.strip()) for part in text.split(",") if part.strip())
         case "namespaces" | "pod_host_paths" | "pod_service_accounts":
             return tuple(part.strip() for part in text.split(",") if part.strip())
         case "allow_remote_code" | "simulated_gpus":
@@ -124,7 +135,7 @@ def _parse(name: str, text: str) -> object:
             return number
         case _ if name.endswith(("_seconds", "_per_second")):
             seconds = float(text)
-            if seconds <= 0:
+            if seconds < 0 or (seconds == 0 and name != "preflight_reuse_seconds"):
                 raise ValueError("it must be greater than 0")
             return seconds
         case "pods":
@@ -147,4 +158,10 @@ def _parse(name: str, text: str) -> object:
         case "log_level":
             if text not in ("DEBUG", "INFO", "WARNING", "ERROR"):
                 raise ValueError("it must be DEBUG, INFO, WARNING or ERROR")
+    return text
+
+
+def _parse_url(text: str) -> str:
+    if ALLOWED_URL.fullmatch(text) is None:
+        raise ValueError("each address must be like http://prometheus.monitoring:9090 or https://{namespace}.example/x")
     return text

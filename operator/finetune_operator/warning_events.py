@@ -1,6 +1,6 @@
-"""What Events warn of: the only place where Kubernetes says why a Job has no pod, or why a pod gets no volume.
+"""Find warnings in Events: only there does Kubernetes say why a Job has no pod, or why a pod gets no volume.
 
-Events are not watched, because a cluster has very many. Those of a namespace are listed when somebody asks.
+Events are not watched, because a cluster has very many. Those of a namespace are listed when they are needed.
 """
 
 import asyncio
@@ -10,10 +10,12 @@ from collections import defaultdict
 
 from finetune_operator.kube.client import Kube
 from finetune_operator.kube.errors import KubeError
-from finetune_operator.kube.kinds import EVENT, Object
+from finetune_operator.kube.kinds import EVENT, JOB, Object
 
+POD_REFUSED = "FailedCreate"
+"""Reason of an Event of the Job controller: the API server refused the pod."""
 FRESH_SECONDS = 3.0
-"""For how long a list of a namespace's warnings is used, however many ask."""
+"""For how long a list of a namespace's warnings is reused."""
 logger = logging.getLogger(__name__)
 
 
@@ -21,7 +23,7 @@ class WarningEvents:
     """The newest warning about each object, by namespace."""
 
     def __init__(self, kube: Kube) -> None:
-        """Begin without warnings."""
+        """Create it without warnings."""
         self._kube = kube
         self._warnings: dict[str, tuple[float, dict[str, str]]] = {}
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -29,7 +31,7 @@ class WarningEvents:
     async def find(self, namespace: str) -> dict[str, str]:
         """Return the text of the newest warning about each object of a namespace, by the object's uid.
 
-        Without the right to list events there are none: they explain, and nothing is decided by them.
+        Without the right to list events it is empty: warnings only explain, and no decision depends on them.
         """
         async with self._locks[namespace]:
             at, warnings = self._warnings.get(namespace, (-FRESH_SECONDS, {}))
@@ -44,16 +46,21 @@ class WarningEvents:
 
 
 def select_newest(events: list[Object]) -> dict[str, str]:
-    """Select the text of the newest event about each object, by the object's uid."""
+    """Select the text of the newest event about each object, by the object's uid.
+
+    Of a Job only those count that say why it has no pod: others say why a pod failed.
+    """
     texts = {}
     for event in sorted(events, key=_read_time):
-        uid = (event.get("regarding") or {}).get("uid")
-        if uid and event.get("note"):
-            texts[uid] = str(event["note"]).strip()
+        regarding = event.get("regarding") or {}
+        if regarding.get("kind") == JOB.name and event.get("reason") != POD_REFUSED:
+            continue
+        if regarding.get("uid") and event.get("note"):
+            texts[regarding["uid"]] = str(event["note"]).strip()
     return texts
 
 
 def _read_time(event: Object) -> str:
-    """Return when an event last happened; each writer of events says it in another field."""
+    """Return when an event last happened; writers of events use different fields for it."""
     series = (event.get("series") or {}).get("lastObservedTime")
     return series or event.get("deprecatedLastTimestamp") or event.get("eventTime") or ""

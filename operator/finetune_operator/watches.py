@@ -1,7 +1,7 @@
-"""Watch Jobs, pods, ConfigMaps and Deployments of ours.
+"""Watch Jobs, pods, ConfigMaps, Deployments and StatefulSets of ours.
 
 There are many more of them than of our own kinds, which kopf watches. kopf would keep a task, a queue and a memory for
-each of them, of which nothing here makes use.
+each of them, which the operator does not need.
 """
 
 import asyncio
@@ -17,14 +17,21 @@ from finetune_operator.resync import list_kind
 logger = logging.getLogger(__name__)
 
 
-async def watch_forever(kind: Kind, namespace: str | None, version: str, context: Context) -> None:
-    """Take in every event of a kind after a resource version, in one namespace or in all.
+class RestoredError(Exception):
+    """The API server was restored to a state before that in the cache, which therefore knows what never was."""
 
-    Raises ``KubeError`` after an hour of failures.
+
+async def watch_forever(kind: Kind, namespace: str | None, version: str, context: Context) -> None:
+    """Ingest every event of a kind after a resource version, in one namespace or in all.
+
+    Raises ``KubeError`` after an hour of failures, and ``RestoredError``.
     """
     failures = 0
     while True:
         try:
+            # such a watch would be silent until the versions have come as far again
+            if failures and int(await context.kube.read_version(kind, namespace, selector(kind))) < int(version):
+                raise RestoredError(f"the API server has an earlier state of {kind.plural} than {version}")
             async for event, resource in context.kube.watch(kind, namespace, version, selector(kind)):
                 failures, version = 0, resource["metadata"]["resourceVersion"]
                 if event == "DELETED":
@@ -34,7 +41,7 @@ async def watch_forever(kind: Kind, namespace: str | None, version: str, context
         except KubeError as error:
             if failures == len(RECONNECT_SECONDS):
                 raise
-            logger.info("A watch broke; it goes on in %s s. %s", RECONNECT_SECONDS[failures], error)
+            logger.info("A watch broke; it continues in %s s. %s", RECONNECT_SECONDS[failures], error)
             await asyncio.sleep(RECONNECT_SECONDS[failures])
             failures += 1
             if isinstance(error, ExpiredError):

@@ -1,4 +1,4 @@
-"""The workers: take a key, make one pass over it, and enqueue the key again when the next pass is due."""
+"""Run the workers: each takes a key, makes one pass over it, and enqueues it again when the next pass is due."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 async def work(reconcilers: Mapping[str, Reconciler], context: Context) -> None:
-    """Make passes for ever, but none in a namespace that another installation looks after."""
+    """Make passes without end, but none in a namespace in which another installation works."""
     while True:
         key = await context.queue.get()
         try:
@@ -25,7 +25,7 @@ async def work(reconcilers: Mapping[str, Reconciler], context: Context) -> None:
 
 
 async def make_pass(key: Key, reconcile: Reconciler, context: Context) -> None:
-    """Make one pass. An error is logged and the key comes back after a backoff, so that other keys go on."""
+    """Make one pass. An error is logged, and the key is retried after a backoff without holding up other keys."""
     begin = time.monotonic()
     context.metrics.queue_depth.set(len(context.queue))
     result = "ok"

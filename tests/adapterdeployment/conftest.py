@@ -13,7 +13,7 @@ from tools.testing.waiting import until
 
 @pytest.fixture
 def serving(cluster_with_crds: Cluster, tmp_path: Path) -> Iterator[ServingNamespace]:
-    """A namespace of its own, and a running operator that watches it."""
+    """Yield a namespace of its own, and a running operator that watches it."""
     namespace = f"adp-{uuid.uuid4().hex[:8]}"
     cluster_with_crds.kubectl("create", "namespace", namespace)
     serving_namespace = ServingNamespace(cluster_with_crds, namespace, tmp_path / "operator.log")

@@ -7,7 +7,8 @@ from typing import Any
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredState
 from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
-from finetune_operator.kube.kinds import Object
+from finetune_operator.kube.kinds import DEPLOYMENT, Object
+from finetune_operator.kube.workloads import WorkloadRef
 from finetune_operator.reconcile.adapterdeployment.model import Observed
 from finetune_operator.reconcile.adapterdeployment.plan import make_plan
 from finetune_operator.reconcile.adapterdeployment.status import build_updates
@@ -18,6 +19,7 @@ from finetune_operator.settings import Settings
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = Settings(trainer_image="trainer:1", operator_image="operator:1", report_url="http://operator:8080")
 NAMESPACE, NAME = "team", "web"
+TARGET = WorkloadRef(DEPLOYMENT, NAME)
 V1, V2, V3 = ("sha256:" + digit * 64 for digit in "123")
 
 
@@ -26,13 +28,14 @@ def uri(digest: str) -> str:
 
 
 def deployment(replicas: int = 3, args: list[str] | None = None, **fields: Any) -> Object:
-    """A Deployment whose roll-out is complete."""
+    """Return a Deployment whose roll-out is complete."""
     container = {
         "name": "vllm",
         "image": "vllm",
         "args": args or ["--model=/m", "--enable-lora", "--max-lora-rank=16", "--max-cpu-loras=8"],
     }
     return {
+        "kind": "Deployment",
         "metadata": {
             "namespace": NAMESPACE,
             "name": NAME,
@@ -47,6 +50,13 @@ def deployment(replicas: int = 3, args: list[str] | None = None, **fields: Any) 
     }
 
 
+def statefulset(replicas: int = 3, strategy: Object | None = None, /, **status: Any) -> Object:
+    """A StatefulSet whose pods all are of its newest template."""
+    plain = deployment(replicas)
+    spec = {**plain["spec"], "updateStrategy": strategy or {"type": "RollingUpdate"}}
+    return {**plain, "kind": "StatefulSet", "spec": spec, "status": {**plain["status"], **status}}
+
+
 def adapter(
     name: str = "bot",
     digest: str | None = V1,
@@ -54,7 +64,7 @@ def adapter(
     status: Object | None = None,
     **spec: Any,
 ) -> Object:
-    """An AdapterDeployment for a digest in S3, or (None) for the FineTuneJob ``job``."""
+    """Return an AdapterDeployment for a digest in S3, or (None) for the FineTuneJob ``job``."""
     source: Object = {"fineTuneJobRef": {"name": "job"}} if digest is None else {"uri": uri(digest), "digest": digest}
     return {
         "metadata": {
@@ -70,8 +80,8 @@ def adapter(
     }
 
 
-def job(ready: bool = True, stalled: bool = False, uid: str = "j-1", **found: Any) -> Object:
-    """The FineTuneJob ``job``."""
+def job(ready: bool = True, stalled: bool = False, uid: str = "j-1", **adapter_fields: Any) -> Object:
+    """Return the FineTuneJob ``job``."""
     conditions = [
         {"type": "Ready", "status": "True" if ready else "False", "reason": "AdapterVerified", "message": "done"}
     ]
@@ -91,7 +101,7 @@ def job(ready: bool = True, stalled: bool = False, uid: str = "j-1", **found: An
             "peftType": "LORA",
             "rank": 8,
             "servableBy": ["vllm"],
-            **found,
+            **adapter_fields,
         }
     output = {
         "s3": {"bucket": "bucket", "endpoint": "http://s3:9000", "region": "eu"},
@@ -117,7 +127,7 @@ def report(
     name: str = "bot",
     proof: str = "",
 ) -> AgentReport:
-    """What an agent says of one adapter."""
+    """Return an agent's report of one adapter."""
     entry = AgentAdapter(
         deployment=name,
         served_name=f"{name}-name",
@@ -132,9 +142,9 @@ def report(
 
 
 def group(*adapters: Object, **fields: Any) -> Observed:
-    """A group with a Deployment of three pods."""
+    """Return a group with a Deployment of three pods."""
     pods = tuple(pod(name) for name in ("web-a", "web-b", "web-c"))
-    plain = Observed(NAMESPACE, NAME, deployment(), tuple(adapters), pods=pods)
+    plain = Observed(NAMESPACE, TARGET, deployment(), tuple(adapters), pods=pods)
     return replace(plain, **fields)
 
 
@@ -156,15 +166,15 @@ def edit(observed: Observed, **spec: Any) -> Observed:
     return replace(observed, resources=({**resource, "metadata": meta, "spec": after},))
 
 
-def take(digest: str) -> Object:
-    """The spec.adapter that asks for a digest."""
+def build_source(digest: str) -> Object:
+    """Return the spec.adapter that asks for a digest."""
     return {"uri": uri(digest), "digest": digest}
 
 
-def say(observed: Observed, pods: str, assigned: str, active: str | None, **fields: Any) -> Observed:
+def add_reports(observed: Observed, pods: str, assigned: str, active: str | None, **fields: Any) -> Observed:
     """Let the agents of pods (``abc`` are web-a, web-b and web-c) report."""
-    said = {f"web-{pod}": report(assigned, active, **fields) for pod in pods}
-    return replace(observed, agent_reports={**observed.agent_reports, **said})
+    reports = {f"web-{pod}": report(assigned, active, **fields) for pod in pods}
+    return replace(observed, agent_reports={**observed.agent_reports, **reports})
 
 
 def read_entry(observed: Observed) -> tuple[str, str | None, list[str] | None]:
@@ -180,19 +190,19 @@ def read_conditions(observed: Observed) -> dict[str, tuple[str, str]]:
 
 
 def config_map(state: DesiredState) -> Object:
-    """The ConfigMap as an earlier pass wrote it."""
+    """Return the ConfigMap as an earlier pass wrote it."""
     return build_config_map(NAMESPACE, NAME, state)
 
 
 def injected(*secrets: str, image: str = "operator:1", **fields: Any) -> Object:
-    """The Deployment with an agent that an operator of this image put there; all its pods have it."""
+    """Return the Deployment with an agent that an operator of this image put there; all its pods have it."""
     plain = deployment(**fields)
     agent = AgentParameters("vllm", ENGINES["vllm"], secrets, image, "IfNotPresent", "http://operator:8080")
     body = build_injection(plain, agent)
-    template, own = plain["spec"]["template"], body["spec"]["template"]
-    template["metadata"] = own["metadata"]
-    template["spec"] |= {name: own["spec"][name] for name in ("initContainers", "volumes")}
-    template["spec"]["containers"][0] |= own["spec"]["containers"][0]
+    template, applied = plain["spec"]["template"], body["spec"]["template"]
+    template["metadata"] = applied["metadata"]
+    template["spec"] |= {name: applied["spec"][name] for name in ("initContainers", "volumes")}
+    template["spec"]["containers"][0] |= applied["spec"]["containers"][0]
     plain["metadata"] |= {name: body["metadata"][name] for name in ("labels", "annotations")}
     owned: Object = {"f:initContainers": {'k:{"name":"finetune-agent"}': {"f:image": {}}}}
     plain["metadata"]["managedFields"] = [

@@ -1,14 +1,18 @@
 """A namespace of a real API server with an operator of its own, and the parts of the kubelet and of the agents."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from kubernetes.client.exceptions import NotFoundException
 
 from devcluster.cluster import Cluster
 from finetune_api.timestamps import current_timestamp
 from tests.adapterdeployment.groups import V1, uri
 from tools.testing.kubernetes_api import Api, Object
 from tools.testing.operator_process import Operator
+from tools.testing.reader import Reader
 from tools.testing.waiting import until
 
 ADP = "adapterdeployments"
@@ -23,6 +27,7 @@ class ServingNamespace:
         """Connect; the operator is not started yet."""
         self.cluster, self.namespace = cluster, namespace
         self.api = Api(cluster.kubeconfig, namespace)
+        self.reader = Reader(cluster.kubeconfig, namespace)
         self.operator = Operator(cluster.kubeconfig, namespace, log)
 
     def kubectl(self, *arguments: str, stdin: Object | None = None) -> str:
@@ -31,14 +36,13 @@ class ServingNamespace:
         )
 
     def get(self, kind: str, name: str) -> Object:
-        resource: Object = json.loads(self.kubectl("get", kind, name, "-o", "json", "--show-managed-fields"))
-        return resource
+        return self.reader.get(kind, name)
 
     def deployment(self) -> Object:
         return self.get("deployment", "web")
 
     def agent(self) -> Object | None:
-        """The injected sidecar."""
+        """Return the injected sidecar."""
         containers = self.deployment()["spec"]["template"]["spec"].get("initContainers", [])
         return next((container for container in containers if container["name"] == AGENT), None)
 
@@ -77,11 +81,11 @@ class ServingNamespace:
 
     def desired(self) -> list[Object]:
         """Return what the ConfigMap tells the agents to serve: nothing before it exists."""
-        config_map = self.kubectl("get", "configmap", "finetune-adapters-web", "-o", "json", "--ignore-not-found")
-        return list(json.loads(json.loads(config_map)["data"]["desired.json"])["adapters"]) if config_map else []
+        config_map = self.reader.find("configmap", "finetune-adapters-web")
+        return list(json.loads(config_map["data"]["desired.json"])["adapters"]) if config_map else []
 
     def pods(self) -> list[Object]:
-        """The pods with an agent, all running, once the Deployment has all of them."""
+        """Return the pods with an agent, all running, once the Deployment has all of them."""
 
         def ask() -> list[Object] | None:
             assigned_pods = [
@@ -90,7 +94,8 @@ class ServingNamespace:
             living = [pod for pod in assigned_pods if "deletionTimestamp" not in pod["metadata"]]
             for pod in living:  # the Deployment replaces a pod only when the one before takes traffic
                 if pod["status"].get("phase") == "Pending":
-                    self.run(pod)
+                    with suppress(NotFoundException):  # the Deployment has replaced it since
+                        self.run(pod)
             return living if len(living) == self.deployment()["spec"]["replicas"] else None
 
         return until("the pods", ask)
@@ -100,15 +105,15 @@ class ServingNamespace:
 
         def ask() -> int | None:
             self.pods()
-            found = self.deployment()
-            counts = {found["status"].get(name) for name in ("replicas", "updatedReplicas")}
-            generation: int = found["metadata"]["generation"]
-            return generation if counts == {found["spec"]["replicas"]} else None
+            deployment = self.deployment()
+            counts = {deployment["status"].get(name) for name in ("replicas", "updatedReplicas")}
+            generation: int = deployment["metadata"]["generation"]
+            return generation if counts == {deployment["spec"]["replicas"]} else None
 
         return until("all pods are replaced", ask)
 
     def run(self, pod: Object, ready: bool = True) -> None:
-        """The kubelet's part: the pod runs, and takes traffic or does not."""
+        """Do the kubelet's part: the pod runs, and takes traffic or does not."""
         status = "True" if ready else "False"
         conditions = [
             {"type": kind, "status": status, "lastTransitionTime": current_timestamp()}
@@ -118,7 +123,7 @@ class ServingNamespace:
         self.api.core.patch_namespaced_pod_status(pod["metadata"]["name"], self.namespace, body)
 
     def report(self, pod: Object, *adapters: Object) -> None:
-        """The agent's part."""
+        """Do the agent's part."""
         body = {"engineReady": True, "ready": True, "adapters": list(adapters)}
         assert self.operator.post("/v1/agents", body, self.api.pod_token(pod))[0] == 200
 
@@ -135,7 +140,7 @@ def says(name: str, assigned: str, active: str | None, state: str = "Active", **
 
 
 def manifest(replicas: int = 2, env: list[Object] | None = None, **pod: Any) -> Object:
-    """A user's Deployment, with what users have in them."""
+    """Return a user's Deployment, with what users have in them."""
     container: Object = {
         "name": "vllm",
         "image": "vllm/vllm-openai:v0.32.0",

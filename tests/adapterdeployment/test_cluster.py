@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.cluster]
 
 
 def own(deployment: Object) -> Object:
-    """The user's part of a Deployment: all but what the API server and its controllers write."""
+    """Return the user's part of a Deployment: all but what the API server and its controllers write."""
     owned = copy.deepcopy(deployment)
     owned.pop("status", None)
     for name in ("generation", "resourceVersion", "managedFields"):
@@ -230,7 +230,7 @@ def test_a_controller_that_writes_whole_deployments_is_named_and_not_fought(serv
     until("the ConfigMap is gone", lambda: not serving.desired())
 
 
-def test_a_deletion_while_the_operator_is_down_is_made_good(serving: ServingNamespace) -> None:
+def test_a_deletion_while_the_operator_is_down_is_caught_up(serving: ServingNamespace) -> None:
     serving.kubectl("apply", "-f", "-", stdin=manifest())
     before = own(serving.deployment())
     serving.apply_adapter("bot")
@@ -284,7 +284,7 @@ def test_pods_move_in_turn_by_what_their_agents_say(serving: ServingNamespace) -
     assert serving.get(ADP, "bot")["status"]["active"]["digest"] == V1
 
 
-def test_what_does_not_fit_the_engine_is_told_before_any_pod_is_touched(serving: ServingNamespace) -> None:
+def test_what_does_not_fit_the_engine_is_reported_before_any_pod_is_touched(serving: ServingNamespace) -> None:
     engine = manifest()
     engine["spec"]["template"]["spec"]["containers"][0]["args"] += ["--lora-target-modules", "o_proj"]
     serving.kubectl("apply", "-f", "-", stdin=engine)
@@ -307,7 +307,7 @@ def test_what_does_not_fit_the_engine_is_told_before_any_pod_is_touched(serving:
     assert serving.deployment()["metadata"]["generation"] == before
 
 
-def test_a_container_that_is_not_there_is_told_with_those_that_are(serving: ServingNamespace) -> None:
+def test_a_container_that_is_not_there_is_reported_with_those_that_are(serving: ServingNamespace) -> None:
     serving.kubectl("apply", "-f", "-", stdin=manifest())
     serving.apply_adapter("bot", target={"deploymentRef": {"name": "web"}, "container": "engine"})
     message = serving.await_condition("bot", "Accepted", "False", "ContainerNotFound")

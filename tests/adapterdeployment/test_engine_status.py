@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from finetune_api.messages import AgentEngine
 from finetune_operator.reconcile.adapterdeployment.model import Observed
 from finetune_operator.reconcile.adapterdeployment.plan import make_plan
@@ -46,15 +48,23 @@ def test_the_status_counts_the_pods_of_each_version_and_says_what_follows() -> N
     ]
 
 
-def test_an_adapter_that_somebody_replaced_is_one_event_for_each_time() -> None:
+@pytest.mark.parametrize(("field", "reason"), [("replaced", "AdapterReplaced"), ("failed_reproofs", "ProofFailed")])
+def test_what_a_pod_had_to_restore_is_one_event_for_each_time(field: str, reason: str) -> None:
     observed = serving({"web-a": NEW})
     attacked = observed.agent_reports["web-a"]
     (entry,) = attacked.adapters
-    reports = {"web-a": attacked.model_copy(update={"adapters": [entry.model_copy(update={"replaced": 1})]})}
+    reports = {"web-a": attacked.model_copy(update={"adapters": [entry.model_copy(update={field: 1})]})}
     observed = replace(observed, agent_reports=reports)
     (update,) = build_updates(observed, make_plan(observed, NOW, SETTINGS), None, NOW)
-    (event,) = [event for event in update.events if event.reason == "AdapterReplaced"]
+    (event,) = [event for event in update.events if event.reason == reason]
     assert "pod web-a" in event.note
-    again = replace(observed, resources=({**update.resource, "status": update.status},))
-    (update,) = build_updates(again, make_plan(again, NOW, SETTINGS), None, NOW)
+    unchanged = replace(observed, resources=({**update.resource, "status": update.status},))
+    (update,) = build_updates(unchanged, make_plan(unchanged, NOW, SETTINGS), None, NOW)
     assert update.events == ()
+
+
+def test_the_agents_are_told_how_often_to_prove() -> None:
+    for verification, seconds in (({}, 3600), ({"everyMinutes": 5}, 300), ({"everyMinutes": 0}, 0)):
+        state = make_plan(group(adapter(verification=verification)), NOW, SETTINGS).state
+        assert state is not None
+        assert [entry.prove_every_seconds for entry in state.adapters] == [seconds]

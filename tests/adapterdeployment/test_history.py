@@ -1,4 +1,4 @@
-"""status.history: what became of each version, when, why and by which evidence."""
+"""status.history: what happened to each version, when, why and with which evidence."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -11,11 +11,23 @@ from finetune_api.reasons import Reason
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.revision_history import record_deployed, record_failed, trim
 from finetune_operator.reconcile.adapterdeployment.model import Observed
-from tests.adapterdeployment.groups import NOW, V1, V2, V3, adapter, edit, group, make_pass, say, take, uri
+from tests.adapterdeployment.groups import (
+    NOW,
+    V1,
+    V2,
+    V3,
+    adapter,
+    add_reports,
+    build_source,
+    edit,
+    group,
+    make_pass,
+    uri,
+)
 
 LATER = NOW + timedelta(hours=1)
 T0, T1 = "2026-01-02T03:04:05Z", "2026-01-02T04:04:05Z"
-DEPLOYED = say(make_pass(group(adapter())), "abc", V1, V1, proof="98% of the trained effect is there")
+DEPLOYED = add_reports(make_pass(group(adapter())), "abc", V1, V1, proof="98% of the trained effect is there")
 SERVED = make_pass(DEPLOYED)
 REFUSAL = {"state": "Refused", "reason": Reason.PROOF_FAILED, "message": "only 3% of its effect is there"}
 
@@ -27,9 +39,9 @@ def history(observed: Observed) -> list[Object]:
 
 def roll_out(observed: Observed, digest: str) -> Observed:
     """Let every pod take a version, an hour later."""
-    observed = make_pass(edit(observed, adapter=take(digest)), LATER)
+    observed = make_pass(edit(observed, adapter=build_source(digest)), LATER)
     for pod in "abc":
-        observed = make_pass(say(observed, pod, digest, digest), LATER)
+        observed = make_pass(add_reports(observed, pod, digest, digest), LATER)
     return observed
 
 
@@ -64,14 +76,14 @@ def test_a_version_that_comes_again_has_an_entry_of_its_own() -> None:
 
 
 def test_a_first_version_that_fails_is_recorded_once_and_with_its_reason() -> None:
-    refused = make_pass(say(make_pass(group(adapter())), "b", V1, None, **REFUSAL), LATER)
+    refused = make_pass(add_reports(make_pass(group(adapter())), "b", V1, None, **REFUSAL), LATER)
     (entry,) = history(make_pass(refused, LATER + timedelta(hours=1)))
     assert (entry["event"], entry["digest"], entry["reason"], entry["since"]) == ("Failed", V1, "ProofFailed", T1)
     assert entry["message"] == "pod web-b: only 3% of its effect is there"
 
 
 def test_a_pod_that_refuses_later_what_every_pod_served_is_no_failed_rollout() -> None:
-    assert history(make_pass(say(SERVED, "b", V1, None, **REFUSAL))) == history(SERVED)
+    assert history(make_pass(add_reports(SERVED, "b", V1, None, **REFUSAL))) == history(SERVED)
 
 
 def test_an_older_operators_status_gets_its_entry() -> None:

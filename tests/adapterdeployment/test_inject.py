@@ -17,31 +17,31 @@ NEWER = replace(SETTINGS, operator_image="operator:2", report_url="http://elsewh
 
 
 def using(secret: str | None, name: str = "bot", **fields: Any) -> Object:
-    """An AdapterDeployment with a Secret."""
+    """Return an AdapterDeployment with a Secret."""
     source = {"uri": uri(V1), "digest": V1, **({"secretRef": {"name": secret}} if secret else {})}
     return adapter(name, adapter=source, **fields)
 
 
 def plan_injection(observed: Observed, settings: Settings = SETTINGS) -> Injection:
-    found = make_plan(observed, NOW, settings).injection
-    assert found is not None
-    return found
+    injection = make_plan(observed, NOW, settings).injection
+    assert injection is not None
+    return injection
 
 
 def read_conditions(observed: Observed, settings: Settings = SETTINGS, index: int = 0) -> dict[str, tuple[str, str]]:
-    found = build_updates(observed, make_plan(observed, NOW, settings), None, NOW)[index].status["conditions"]
-    return {item["type"]: (item["reason"], item["message"]) for item in found}
+    conditions = build_updates(observed, make_plan(observed, NOW, settings), None, NOW)[index].status["conditions"]
+    return {item["type"]: (item["reason"], item["message"]) for item in conditions}
 
 
 def test_the_same_operator_applies_it_once() -> None:
     assert plan_injection(group(adapter())).due
-    assert plan_injection(group(adapter(), deployment=injected())) == Injection(
-        plan_injection(group(adapter(), deployment=injected())).body, due=False
+    assert plan_injection(group(adapter(), workload=injected())) == Injection(
+        plan_injection(group(adapter(), workload=injected())).body, due=False
     )
 
 
 def test_an_upgraded_operator_leaves_the_pods_alone_and_says_how_to_get_the_newer_agent() -> None:
-    observed = group(adapter(), deployment=injected())
+    observed = group(adapter(), workload=injected())
     assert not plan_injection(observed, NEWER).due
     reason, message = read_conditions(observed, NEWER)["Injected"]
     assert reason == "AgentInjected"
@@ -58,7 +58,7 @@ REPLACED = {
 
 @pytest.mark.parametrize("status", REPLACED.values(), ids=REPLACED.keys())
 def test_the_newer_agent_comes_when_pods_start_anyway(status: Object) -> None:
-    injection = plan_injection(group(adapter(), deployment={**injected(), "status": status}), NEWER)
+    injection = plan_injection(group(adapter(), workload={**injected(), "status": status}), NEWER)
     assert injection.due
     assert injection.body["spec"]["template"]["spec"]["initContainers"][0]["image"] == "operator:2"
 
@@ -71,48 +71,48 @@ KEPT = {
 
 @pytest.mark.parametrize("status", KEPT.values(), ids=KEPT.keys())
 def test_nothing_else_brings_it(status: Object) -> None:
-    assert not plan_injection(group(adapter(), deployment={**injected(), "status": status}), NEWER).due
+    assert not plan_injection(group(adapter(), workload={**injected(), "status": status}), NEWER).due
 
 
-def remove_mount(found: Object) -> None:
-    found["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = []
+def remove_mount(live: Object) -> None:
+    live["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] = []
 
 
-def remove_variable(found: Object) -> None:
-    found["spec"]["template"]["spec"]["containers"][0]["env"] = []
+def remove_variable(live: Object) -> None:
+    live["spec"]["template"]["spec"]["containers"][0]["env"] = []
 
 
-def remove_agent(found: Object) -> None:
-    found["spec"]["template"]["spec"]["initContainers"] = []
-    found["metadata"]["managedFields"] = []
+def remove_agent(live: Object) -> None:
+    live["spec"]["template"]["spec"]["initContainers"] = []
+    live["metadata"]["managedFields"] = []
 
 
-def remove_label(found: Object) -> None:
-    found["spec"]["template"]["metadata"]["labels"] = {}
+def remove_label(live: Object) -> None:
+    live["spec"]["template"]["metadata"]["labels"] = {}
 
 
 @pytest.mark.parametrize("damage", [remove_mount, remove_variable, remove_agent, remove_label])
-def test_an_agent_that_cannot_work_is_made_whole(damage: Any) -> None:
-    found = injected()
-    damage(found)
-    assert plan_injection(group(adapter(), deployment=found)).due
+def test_an_agent_that_cannot_work_is_repaired(damage: Any) -> None:
+    live = injected()
+    damage(live)
+    assert plan_injection(group(adapter(), workload=live)).due
 
 
 def test_one_more_secret_restarts_nothing_and_holds_up_only_its_own_adapter() -> None:
     second = using("other", "two", created="2026-01-01T00:00:01Z")
-    observed = group(using("keys"), second, deployment=injected("keys"))
-    found = make_plan(observed, NOW, SETTINGS)
-    assert found.injection is not None
-    assert not found.injection.due
-    assert found.state is not None
-    assert [entry.deployment for entry in found.state.adapters] == ["bot"]
+    observed = group(using("keys"), second, workload=injected("keys"))
+    plan = make_plan(observed, NOW, SETTINGS)
+    assert plan.injection is not None
+    assert not plan.injection.due
+    assert plan.state is not None
+    assert [entry.deployment for entry in plan.state.adapters] == ["bot"]
     assert read_conditions(observed)["Ready"][0] == "RollingOut"
     reason, message = read_conditions(observed, index=1)["Stalled"]
     assert reason == "RestartRequired"
     assert "'other' is not mounted" in message
     assert "mounted are: keys" in message
     rolling = {**injected("keys"), "status": {"observedGeneration": 1, "replicas": 3, "updatedReplicas": 1}}
-    restarted = make_plan(replace(observed, deployment=rolling), NOW, SETTINGS)
+    restarted = make_plan(replace(observed, workload=rolling), NOW, SETTINGS)
     assert restarted.injection is not None
     assert restarted.injection.due
     assert restarted.state is not None
@@ -121,13 +121,13 @@ def test_one_more_secret_restarts_nothing_and_holds_up_only_its_own_adapter() ->
 
 def test_two_that_are_created_together_share_one_restart() -> None:
     """The second comes before the Deployment's status speaks of the agent: it waits, and nothing is wrong yet."""
-    fresh = {**injected("keys"), "status": {"observedGeneration": 0, "replicas": 3, "updatedReplicas": 3}}
-    observed = group(using("keys"), using("other", "two", created="2026-01-01T00:00:01Z"), deployment=fresh)
+    uninjected = {**injected("keys"), "status": {"observedGeneration": 0, "replicas": 3, "updatedReplicas": 3}}
+    observed = group(using("keys"), using("other", "two", created="2026-01-01T00:00:01Z"), workload=uninjected)
     assert "Stalled" not in read_conditions(observed, index=1)
 
 
-def test_one_secret_less_restarts_nothing_and_is_said() -> None:
-    observed = group(using("keys"), deployment=injected("keys", "other"))
+def test_one_secret_less_restarts_nothing_and_is_reported() -> None:
+    observed = group(using("keys"), workload=injected("keys", "other"))
     assert not plan_injection(observed).due
     assert "no adapter needs it: Secret other" in read_conditions(observed)["Injected"][1]
 
@@ -135,16 +135,16 @@ def test_one_secret_less_restarts_nothing_and_is_said() -> None:
 def test_an_api_key_that_is_not_mounted_is_not_used_yet() -> None:
     item = adapter(target={"deploymentRef": {"name": "web"}, "apiKeySecretRef": {"name": "new-key"}})
     before = config_map(DesiredState(api_key_secret="old-key"))
-    observed = group(item, deployment=injected("old-key"), config_map=before)
-    found = make_plan(observed, NOW, SETTINGS)
-    assert found.state is not None
-    assert found.state.api_key_secret == "old-key"
+    observed = group(item, workload=injected("old-key"), config_map=before)
+    plan = make_plan(observed, NOW, SETTINGS)
+    assert plan.state is not None
+    assert plan.state.api_key_secret == "old-key"
     assert "Not mounted yet: Secret new-key" in read_conditions(observed)["Injected"][1]
 
 
-def test_a_paused_deployment_is_said() -> None:
+def test_a_paused_deployment_is_reported() -> None:
     paused = deployment()
     paused["spec"]["paused"] = True
-    reason, message = read_conditions(group(adapter(), deployment=paused, pods=()))["Ready"]
+    reason, message = read_conditions(group(adapter(), workload=paused, pods=()))["Ready"]
     assert reason == "TargetPaused"
     assert "kubectl rollout resume deployment/web" in message

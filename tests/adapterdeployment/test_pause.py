@@ -14,17 +14,17 @@ from tests.adapterdeployment.groups import (
     V1,
     V2,
     adapter,
+    add_reports,
+    build_source,
     edit,
     group,
     make_pass,
     read_conditions,
     read_entry,
-    say,
-    take,
 )
 
-SERVED = make_pass(say(make_pass(group(adapter())), "abc", V1, V1))
-BEGUN = make_pass(edit(SERVED, adapter=take(V2), strategy={"pauseSeconds": 60, "progressDeadlineSeconds": 30}))
+SERVED = make_pass(add_reports(make_pass(group(adapter())), "abc", V1, V1))
+BEGUN = make_pass(edit(SERVED, adapter=build_source(V2), strategy={"pauseSeconds": 60, "progressDeadlineSeconds": 30}))
 
 
 def after(seconds: float) -> datetime:
@@ -36,7 +36,7 @@ def read_message(observed: Observed) -> str:
     return next(str(item["message"]) for item in conditions if item["type"] == "Ready")
 
 
-FIRST = make_pass(say(BEGUN, "a", V2, V2), after(10))
+FIRST = make_pass(add_reports(BEGUN, "a", V2, V2), after(10))
 """The first pod serves the second version since the tenth second."""
 
 
@@ -66,9 +66,9 @@ def test_a_second_pass_changes_nothing() -> None:
 def test_a_rollback_does_not_pause() -> None:
     bad = {"state": "Refused", "reason": Reason.PROOF_FAILED, "message": "m"}
     second = make_pass(FIRST, after(70))
-    observed = make_pass(make_pass(say(second, "b", V2, V1, **bad), after(71)), after(71))
+    observed = make_pass(make_pass(add_reports(second, "b", V2, V1, **bad), after(71)), after(71))
     assert read_entry(observed) == (V1, V2, ["web-b", "web-c"])
-    observed = make_pass(say(observed, "b", V1, V1), after(72))
+    observed = make_pass(add_reports(observed, "b", V1, V1), after(72))
     assert read_entry(observed) == (V1, V2, ["web-a", "web-b", "web-c"])
 
 

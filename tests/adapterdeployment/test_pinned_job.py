@@ -58,18 +58,18 @@ def test_another_adapter_under_the_name_of_the_job_is_not_taken_until_the_spec_a
     reason, message = read_condition(observed, "Accepted")
     assert reason == "Accepted"
     assert f"spec.adapter.digest: {V2}" in message
-    taken = make_pass(edit(observed, adapter=TAKEN))
-    assert read_served(taken) == V2
-    assert taken.resources[0]["status"]["desired"]["fineTuneJob"]["uid"] == "j-2"
-    assert read_condition(taken, "Accepted")[1].endswith("as far as their descriptions tell")
+    following = make_pass(edit(observed, adapter=TAKEN))
+    assert read_served(following) == V2
+    assert following.resources[0]["status"]["desired"]["fineTuneJob"]["uid"] == "j-2"
+    assert read_condition(following, "Accepted")[1].endswith("according to its arguments and the adapter's description")
 
 
 @pytest.mark.parametrize("anew", [job(ready=False, uid="j-2"), job(ready=False, stalled=True, uid="j-2")])
-def test_a_job_that_trains_anew_or_fails_takes_nothing_away(anew: Object) -> None:
+def test_a_job_that_trains_again_or_fails_takes_nothing_away(anew: Object) -> None:
     observed = make_pass(replace(FIRST, finetune_jobs={"job": anew}))
     assert read_served(observed) == V1
     assert read_condition(observed, "Ready")[0] == "RollingOut"
-    assert "created anew and has no adapter yet" in read_condition(observed, "Accepted")[1]
+    assert "created again and has no adapter yet" in read_condition(observed, "Accepted")[1]
 
 
 def test_an_edit_of_something_else_does_not_take_it_either() -> None:

@@ -114,7 +114,7 @@ OBSTACLES: dict[str, tuple[Observed, Reason, bool, str]] = {
         True,
         "IA3",
     ),
-    "no Deployment": (group(adapter(), deployment=None, pods=()), Reason.TARGET_NOT_FOUND, False, "'web'"),
+    "no Deployment": (group(adapter(), workload=None, pods=()), Reason.TARGET_NOT_FOUND, False, "'web'"),
     "no container": (
         group(adapter(target={"deploymentRef": {"name": "web"}, "container": "engine"})),
         Reason.CONTAINER_NOT_FOUND,
@@ -122,7 +122,7 @@ OBSTACLES: dict[str, tuple[Observed, Reason, bool, str]] = {
         "it has vllm",
     ),
     "no LoRA": (
-        group(adapter(), deployment=deployment(args=["--model=/m"])),
+        group(adapter(), workload=deployment(args=["--model=/m"])),
         Reason.LORA_DISABLED,
         True,
         "--enable-lora",
@@ -131,7 +131,7 @@ OBSTACLES: dict[str, tuple[Observed, Reason, bool, str]] = {
 
 
 @pytest.mark.parametrize(("observed", "reason", "stalled", "message_part"), OBSTACLES.values(), ids=OBSTACLES.keys())
-def test_an_obstacle_is_told_and_nothing_is_touched(
+def test_an_obstacle_is_reported_and_nothing_is_touched(
     observed: Observed, reason: Reason, stalled: bool, message_part: str
 ) -> None:
     decided = plan(observed)
@@ -164,7 +164,7 @@ def test_ready_when_each_pod_serves_and_takes_traffic() -> None:
         "a pod has no agent yet": replace(SERVED, pods=SERVED.pods[:2]),
         "the Deployment rolls": replace(
             SERVED,
-            deployment={**deployment(), "status": {"observedGeneration": 1, "replicas": 3, "updatedReplicas": 2}},
+            workload={**deployment(), "status": {"observedGeneration": 1, "replicas": 3, "updatedReplicas": 2}},
         ),
         "a pod lost it": add_reports(SERVED, V1, None, pods=("web-b",), state="Loading"),
     }.values(),
@@ -254,14 +254,14 @@ def test_a_restarted_operator_that_has_no_reports_yet_believes_the_status() -> N
 def test_two_adapters_share_the_agent_and_the_budget() -> None:
     first, second = adapter("one", status=ACTIVE_V1), adapter("two", created="2026-01-01T00:00:01Z", status=ACTIVE_V1)
     observed = apply_plan(group(first, second))
-    both = {
+    adapters_by_pod = {
         name: report(V1, V1, name="one").adapters + report(V1, V1, name="two").adapters
         for name in ("web-a", "web-b", "web-c")
     }
     observed = replace(
         observed,
         agent_reports={
-            name: report(V1, V1).model_copy(update={"adapters": adapters}) for name, adapters in both.items()
+            name: report(V1, V1).model_copy(update={"adapters": adapters}) for name, adapters in adapters_by_pod.items()
         },
     )
     moved = replace(
@@ -291,8 +291,8 @@ def test_one_bad_member_holds_up_no_other() -> None:
 
 
 def test_another_port_than_the_oldest_has_is_refused() -> None:
-    other = adapter("two", created="2026-01-01T00:00:01Z", target={"deploymentRef": {"name": "web"}, "port": 9000})
-    assert conditions(status(group(adapter("one"), other), index=1))["Stalled"] == ("True", "SpecInvalid")
+    second = adapter("two", created="2026-01-01T00:00:01Z", target={"deploymentRef": {"name": "web"}, "port": 9000})
+    assert conditions(status(group(adapter("one"), second), index=1))["Stalled"] == ("True", "SpecInvalid")
 
 
 def test_a_deleted_job_takes_nothing_away() -> None:
@@ -313,20 +313,20 @@ def test_a_member_that_became_unresolvable_keeps_what_it_serves() -> None:
     assert conditions(status(observed))["Ready"] == ("Unknown", "FineTuneJobNotFound")
 
 
-def test_an_only_pod_is_not_drained_and_the_status_says_so() -> None:
-    observed = group(adapter(), deployment=deployment(replicas=1), pods=(pod("web-a"),))
+def test_a_single_pod_is_not_drained_and_the_status_says_so() -> None:
+    observed = group(adapter(), workload=deployment(replicas=1), pods=(pod("web-a"),))
     (entry,) = entries(plan(observed))
     assert entry.drain is False
     assert "less than a second" in {item["type"]: item["message"] for item in status(observed)["conditions"]}["Ready"]
     assert entries(plan(group(adapter())))[0].drain is True
 
 
-def test_no_replicas_is_said() -> None:
-    observed = group(adapter(), deployment=deployment(replicas=0), pods=())
+def test_no_replicas_is_reported() -> None:
+    observed = group(adapter(), workload=deployment(replicas=0), pods=())
     assert conditions(status(observed))["Ready"] == ("Unknown", "NoPods")
 
 
-def test_a_failing_download_is_told_while_it_is_tried_again() -> None:
+def test_a_failing_download_is_reported_while_it_is_tried_again() -> None:
     observed = add_reports(
         apply_plan(group(adapter())),
         V1,
@@ -352,7 +352,7 @@ def test_a_group_without_members_gives_everything_back() -> None:
     assert plan(observed) == Plan(remove=True)
 
 
-def test_an_event_tells_when_it_begins_to_serve_and_no_second_one() -> None:
+def test_one_event_says_when_it_begins_to_serve() -> None:
     (new,) = build_updates(SERVED, plan(SERVED), None, NOW)
     assert [(event.type, event.reason) for event in new.events] == [("Normal", "Serving")]
     (resource,) = SERVED.resources

@@ -17,6 +17,8 @@ from tests.adapterdeployment.groups import (
     V1,
     V2,
     adapter,
+    add_reports,
+    build_source,
     deployment,
     edit,
     group,
@@ -24,12 +26,10 @@ from tests.adapterdeployment.groups import (
     pod,
     read_conditions,
     read_entry,
-    say,
-    take,
 )
 
 EXCEEDED = "ProgressDeadlineExceeded"
-SERVED = make_pass(say(make_pass(group(adapter())), "abc", V1, V1))
+SERVED = make_pass(add_reports(make_pass(group(adapter())), "abc", V1, V1))
 
 
 def after(seconds: float) -> datetime:
@@ -38,7 +38,7 @@ def after(seconds: float) -> datetime:
 
 def begin(**strategy: int) -> Observed:
     """Begin to roll the second version out, at NOW."""
-    return make_pass(edit(SERVED, adapter=take(V2), strategy=strategy or None))
+    return make_pass(edit(SERVED, adapter=build_source(V2), strategy=strategy or None))
 
 
 def read_status(observed: Observed) -> Object:
@@ -62,39 +62,39 @@ def test_the_next_pass_comes_when_the_deadline_is_over() -> None:
     assert update.requeue_after == 2
 
 
-def test_a_pod_that_takes_the_version_is_progress_and_one_that_tries_again_and_again_is_none() -> None:
-    observed = make_pass(say(begin(), "a", V2, V2), after(590))
+def test_a_pod_that_takes_the_version_is_progress_and_one_that_keeps_trying_is_not() -> None:
+    observed = make_pass(add_reports(begin(), "a", V2, V2), after(590))
     assert read_conditions(make_pass(observed, after(1100)))["Reconciling"] == ("True", "RollingOut")
     for second, state in ((700, "Downloading"), (900, "Failed"), (1100, "Downloading")):
-        observed = say(observed, "b", V2, V1, state=state, reason=Reason.DOWNLOAD_FAILED, message="no answer")
+        observed = add_reports(observed, "b", V2, V1, state=state, reason=Reason.DOWNLOAD_FAILED, message="no answer")
         observed = make_pass(observed, after(second))
     assert read_conditions(observed)["Reconciling"] == ("True", "RollingOut")
     assert read_status(make_pass(observed, after(1190)))["rollback"]["reason"] == EXCEEDED
 
 
-def test_without_an_older_version_it_is_stalled_and_goes_on_as_soon_as_a_pod_makes_progress() -> None:
+def test_without_an_older_version_it_is_stalled_and_continues_as_soon_as_a_pod_makes_progress() -> None:
     observed = make_pass(make_pass(group(adapter())), after(600))
     assert read_conditions(observed)["Stalled"] == ("True", EXCEEDED)
     assert read_conditions(observed)["Ready"] == ("False", EXCEEDED)
     assert [entry["event"] for entry in read_status(observed)["history"]] == ["Failed"]
-    observed = make_pass(say(observed, "a", V1, V1), after(700))
+    observed = make_pass(add_reports(observed, "a", V1, V1), after(700))
     assert read_conditions(observed)["Reconciling"] == ("True", "RollingOut")
-    observed = make_pass(say(observed, "bc", V1, V1), after(701))
+    observed = make_pass(add_reports(observed, "bc", V1, V1), after(701))
     assert read_conditions(observed)["Ready"] == ("True", "Serving")
     assert "progressedAt" not in read_status(observed)
 
 
 def test_without_automatic_rollback_it_is_stalled() -> None:
-    observed = make_pass(edit(SERVED, adapter=take(V2), rollback={"automatic": False}))
+    observed = make_pass(edit(SERVED, adapter=build_source(V2), rollback={"automatic": False}))
     observed = make_pass(observed, after(600))
     assert read_conditions(observed)["Stalled"] == ("True", EXCEEDED)
     assert read_entry(make_pass(observed, after(601)))[0] == V2
 
 
 def test_a_pod_within_the_budget_takes_the_version_from_no_other() -> None:
-    observed = make_pass(say(begin(maxUnavailable=2), "a", V2, V2))
-    observed = make_pass(say(observed, "b", V2, V2))
-    observed = say(observed, "c", V2, None, state="Failed", reason=Reason.DOWNLOAD_FAILED, message="no answer")
+    observed = make_pass(add_reports(begin(maxUnavailable=2), "a", V2, V2))
+    observed = make_pass(add_reports(observed, "b", V2, V2))
+    observed = add_reports(observed, "c", V2, None, state="Failed", reason=Reason.DOWNLOAD_FAILED, message="no answer")
     observed = make_pass(make_pass(observed), after(600))
     assert read_conditions(observed)["Stalled"] == ("True", EXCEEDED)
     assert "2 of 3 pods" in str(read_status(observed)["conditions"])
@@ -106,11 +106,11 @@ def test_a_pod_within_the_budget_takes_the_version_from_no_other() -> None:
     {
         "the spec is edited": lambda observed: edit(observed, verification={"tolerance": 0.5}),
         "a pod is added": lambda observed: replace(
-            observed, deployment=deployment(4), pods=(*observed.pods, pod("web-d", ready=False))
+            observed, workload=deployment(4), pods=(*observed.pods, pod("web-d", ready=False))
         ),
     }.values(),
 )
-def test_what_starts_the_time_anew(change: object) -> None:
+def test_what_restarts_the_deadline(change: object) -> None:
     observed = make_pass(change(begin()), after(500))  # type: ignore[operator]
     assert "Reconciling" in read_conditions(make_pass(observed, after(1099)))
     assert "Stalled" in read_conditions(make_pass(observed, after(1100)))
@@ -120,9 +120,9 @@ def test_what_starts_the_time_anew(change: object) -> None:
     "observed",
     {
         "it is suspended": edit(begin(), suspend=True),
-        "there are no pods": replace(begin(), deployment=deployment(0), pods=()),
-        "the Deployment is gone": replace(begin(), deployment=None, pods=()),
-        "every pod served it already, and one restarts": say(SERVED, "b", V1, None, state="Loading"),
+        "there are no pods": replace(begin(), workload=deployment(0), pods=()),
+        "the Deployment is gone": replace(begin(), workload=None, pods=()),
+        "every pod served it already, and one restarts": add_reports(SERVED, "b", V1, None, state="Loading"),
     }.values(),
 )
 def test_no_deadline_while(observed: Observed) -> None:
@@ -168,3 +168,9 @@ def test_the_remaining_time() -> None:
     assert measure_remaining_seconds(AT, 100, 1000, now) == 70
     assert measure_remaining_seconds(AT, 100, 10, now) == 90
     assert measure_remaining_seconds(AT, 20, 1000, now) == -10
+
+
+def test_a_restart_of_the_operator_takes_nothing_back() -> None:
+    exceeded = make_pass(make_pass(group(adapter())), after(600))
+    restarted = replace(exceeded, agent_reports={}, watched_seconds=1.0)
+    assert read_status(make_pass(restarted, after(605))) == read_status(exceeded)

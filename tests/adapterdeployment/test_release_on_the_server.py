@@ -16,8 +16,8 @@ from tools.testing.waiting import until
 pytestmark = [pytest.mark.cluster]
 
 
-def take(digest: str) -> Object:
-    """The spec.adapter that asks for a digest."""
+def build_source(digest: str) -> Object:
+    """Return the spec.adapter that asks for a digest."""
     return {"uri": uri(digest), "digest": digest, "s3": {"endpoint": "http://s3:9000"}, "secretRef": {"name": "keys"}}
 
 
@@ -46,8 +46,8 @@ def roll_out(serving: ServingNamespace, pods: Sequence[Object], digest: str) -> 
 
 
 def status(serving: ServingNamespace) -> Object:
-    found: Object = serving.get(ADP, "bot").get("status", {})
-    return found
+    value: Object = serving.get(ADP, "bot").get("status", {})
+    return value
 
 
 def run_finetune(serving: ServingNamespace, *arguments: str) -> str:
@@ -87,9 +87,13 @@ def test_a_bad_adapter_is_rolled_back_and_stays_so_until_the_spec_changes(servin
     until("the pods are told", lambda: serving.desired()[0]["version"]["digest"] == V1)
     report_all(serving, pods, V1)
     until("no version is left behind", lambda: "previous" not in serving.desired()[0])
-    found = status(serving)
-    assert found["rollback"]["from"]["digest"] == V2
-    assert [(entry["event"], entry["digest"]) for entry in found["history"]] == [("RolledBack", V2), ("Deployed", V1)]
+    until("the reports are in", lambda: all(pod["state"] == "Active" for pod in status(serving)["podStatus"]))
+    rolled_back = status(serving)
+    assert rolled_back["rollback"]["from"]["digest"] == V2
+    assert [(entry["event"], entry["digest"]) for entry in rolled_back["history"]] == [
+        ("RolledBack", V2),
+        ("Deployed", V1),
+    ]
     assert serving.get(ADP, "bot")["spec"]["adapter"]["digest"] == V2
     assert "RolledBack" in serving.kubectl("get", "events")
 
@@ -97,7 +101,7 @@ def test_a_bad_adapter_is_rolled_back_and_stays_so_until_the_spec_changes(servin
     serving.operator.start()
     report_all(serving, pods, V1)
     until("a pass", lambda: serving.operator.metric("finetune_operator_reconciles_total", kind="ServingGroup") >= 1)
-    assert status(serving) == found
+    until("the reports are in again", lambda: status(serving) == rolled_back)
     assert serving.desired()[0]["version"]["digest"] == V1
 
     assert "follows its spec again" in run_finetune(serving, "rollback", "bot", "--undo")
@@ -133,8 +137,8 @@ def test_a_person_rolls_back_and_undoes_it_also_while_the_operator_is_down(servi
     assert "cannot be combined" in run_finetune(serving, "rollback", "bot", "--undo", "--to", "1")
 
     serving.operator.kill()
-    said = run_finetune(serving, "rollback", "adp/bot", "--to", "1111")
-    assert f"goes back from {V2[:19]} to {V1[:19]}" in said
+    output = run_finetune(serving, "rollback", "adp/bot", "--to", "1111")
+    assert f"goes back from {V2[:19]} to {V1[:19]}" in output
     serving.operator.start()
     report_all(serving, pods, V2)
     roll_out(serving, pods, V1)
@@ -162,13 +166,13 @@ def finish(serving: ServingNamespace, name: str, digest: str, completed_at: str)
     serving.kubectl("label", "finetunejob", name, "app=bot")
     true = {"status": "True", "reason": "AdapterVerified", "message": "m", "lastTransitionTime": completed_at}
     adapter = {"uri": uri(digest), "digest": digest, "sizeBytes": 1, "baseModel": "m", "peftType": "LORA", "rank": 8}
-    found = {
+    job_status = {
         "observedGeneration": 1,
         "conditions": [{"type": kind, **true} for kind in ("Succeeded", "Ready")],
         "phase": "Succeeded",
         "adapter": {**adapter, "servableBy": ["vllm"]},
     }
-    body = json.dumps({"status": found})
+    body = json.dumps({"status": job_status})
     serving.kubectl("patch", "finetunejob", name, "--subresource=status", "--type=merge", "-p", body)
 
 

@@ -1,4 +1,4 @@
-"""What is taken out of a Deployment whose agent somebody else owns, too."""
+"""What is removed from a Deployment whose agent another manager owns as well."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from tests.adapterdeployment.groups import injected
 
 
 def copied(operation: str = "Update", variable: str = "kubectl-rollout") -> Object:
-    """A Deployment whose agent another manager owns, and whose engine's variable ``variable`` owns."""
-    found = injected("keys")
+    """Return a Deployment whose agent another manager owns, and whose engine's variable ``variable`` owns."""
+    deployment = injected("keys")
     env: Any = {
         'k:{"name":"vllm"}': {"f:env": {'k:{"name":"VLLM_ALLOW_RUNTIME_LORA_UPDATING"}': {"f:value": {}}}},
     }
     agent: Any = {'k:{"name":"finetune-agent"}': {"f:image": {}}}
     for manager, spec in (("kubectl-rollout", {"f:initContainers": agent}), (variable, {"f:containers": env})):
         fields = {"f:spec": {"f:template": {"f:spec": spec}}}
-        found["metadata"]["managedFields"].append({"manager": manager, "operation": operation, "fieldsV1": fields})
-    return found
+        deployment["metadata"]["managedFields"].append({"manager": manager, "operation": operation, "fieldsV1": fields})
+    return deployment
 
 
 def test_an_agent_of_ours_alone_needs_no_patch() -> None:
@@ -49,7 +49,7 @@ def test_a_variable_that_the_user_set_stays() -> None:
     assert "env" not in patch["spec"]["template"]["spec"]["containers"][0]
 
 
-def test_who_applies_the_agent_himself_keeps_it() -> None:
+def test_a_manager_that_applies_the_agent_itself_keeps_it() -> None:
     assert find_copiers(copied(operation="Apply")) == set()
     assert build_removal_of_copy(copied(operation="Apply")) is None
 

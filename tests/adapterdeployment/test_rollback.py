@@ -19,6 +19,8 @@ from tests.adapterdeployment.groups import (
     V2,
     V3,
     adapter,
+    add_reports,
+    build_source,
     deployment,
     edit,
     group,
@@ -27,18 +29,16 @@ from tests.adapterdeployment.groups import (
     make_pass,
     read_conditions,
     read_entry,
-    say,
-    take,
     uri,
 )
 
 ANNOTATION = "finetune-operator.io/rollback"
 STALLED = {"Ready": ("False", "RolledBack"), "Stalled": ("True", "RolledBack")}
 BAD = {"state": "Refused", "reason": Reason.PROOF_FAILED, "message": "only 3% of its effect is there"}
-SERVED = make_pass(say(make_pass(group(adapter())), "abc", V1, V1))
-BEGUN = make_pass(edit(SERVED, adapter=take(V2)))
+SERVED = make_pass(add_reports(make_pass(group(adapter())), "abc", V1, V1))
+BEGUN = make_pass(edit(SERVED, adapter=build_source(V2)))
 """The first of three pods is told the second version."""
-REFUSED = say(BEGUN, "a", V2, V1, **BAD)
+REFUSED = add_reports(BEGUN, "a", V2, V1, **BAD)
 ROLLED_BACK = make_pass(make_pass(REFUSED))
 
 
@@ -62,7 +62,7 @@ def annotate(observed: Observed, request: Object | str | None) -> Observed:
 def roll_out(observed: Observed, digest: str, now: datetime = NOW) -> Observed:
     """Let every pod take the version that is asked for."""
     for pod in "abc":
-        observed = make_pass(say(make_pass(observed, now), pod, digest, digest), now)
+        observed = make_pass(add_reports(make_pass(observed, now), pod, digest, digest), now)
     return make_pass(observed, now)
 
 
@@ -71,8 +71,8 @@ def settle(observed: Observed, digest: str) -> Observed:
     for _ in range(9):
         version, previous, pods = read_entry(observed)
         for pod in "abc":
-            told = version if pods is None or f"web-{pod}" in pods else previous
-            observed = say(observed, pod, str(told), str(told))
+            target = version if pods is None or f"web-{pod}" in pods else previous
+            observed = add_reports(observed, pod, str(target), str(target))
         observed = make_pass(observed)
     assert read_entry(observed) == (digest, None, None)
     return observed
@@ -101,9 +101,9 @@ def test_the_pass_after_it_comes_at_once() -> None:
 
 def test_a_rollback_is_failed_for_gitops_until_the_spec_changes() -> None:
     observed = settle(ROLLED_BACK, V1)
-    found = read_conditions(observed)
-    assert {name: found[name] for name in STALLED} == STALLED
-    assert "Reconciling" not in found
+    conditions = read_conditions(observed)
+    assert {name: conditions[name] for name in STALLED} == STALLED
+    assert "Reconciling" not in conditions
     assert read_status(observed)["observedGeneration"] == 2
     assert "3 of 3 pods serve sha256:111111111111" in read_message(observed)
     assert "--undo" in read_message(observed)
@@ -128,7 +128,7 @@ def test_a_restarted_operator_that_has_no_reports_yet_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"adapter": take(V3)}, {"adapter": take(V1)}, {"verification": {"tolerance": 0.5}}],
+    [{"adapter": build_source(V3)}, {"adapter": build_source(V1)}, {"verification": {"tolerance": 0.5}}],
     ids=["another version", "the good version", "a higher tolerance"],
 )
 def test_an_edit_of_the_spec_ends_it(change: Object) -> None:
@@ -142,47 +142,47 @@ def test_a_person_may_let_it_be_tried_again_once() -> None:
     observed = settle(ROLLED_BACK, V1)
     undone = make_pass(annotate(observed, {"undone": read_status(observed)["rollback"]["at"]}))
     assert read_entry(undone) == (V2, V1, ["web-a"])
-    again = say(undone, "a", V2, V1, **BAD)
+    again = add_reports(undone, "a", V2, V1, **BAD)
     later = NOW + timedelta(minutes=1)
     again = make_pass(make_pass(again, later), later)
     assert read_entry(again)[0] == V1, "the same annotation does not undo the next rollback"
 
 
 def test_without_automatic_rollback_each_pod_keeps_what_it_serves() -> None:
-    observed = make_pass(edit(SERVED, adapter=take(V2), rollback={"automatic": False}))
-    observed = make_pass(make_pass(say(observed, "a", V2, V1, **BAD)))
+    observed = make_pass(edit(SERVED, adapter=build_source(V2), rollback={"automatic": False}))
+    observed = make_pass(make_pass(add_reports(observed, "a", V2, V1, **BAD)))
     assert read_entry(observed) == (V2, V1, ["web-a"])
     assert read_conditions(observed)["Stalled"] == ("True", "ProofFailed")
     assert [entry["event"] for entry in read_status(observed)["history"]] == ["Failed", "Deployed"]
 
 
 def test_a_first_version_has_nothing_to_go_back_to() -> None:
-    observed = make_pass(say(make_pass(group(adapter())), "a", V1, None, **BAD))
+    observed = make_pass(add_reports(make_pass(group(adapter())), "a", V1, None, **BAD))
     assert "rollback" not in read_status(observed)
     assert read_conditions(observed)["Stalled"] == ("True", "ProofFailed")
 
 
 @pytest.mark.parametrize("reason", [Reason.RESTART_REQUIRED, Reason.SERVED_NAME_TAKEN])
-def test_what_no_other_version_would_mend_is_not_rolled_back(reason: Reason) -> None:
-    observed = make_pass(say(BEGUN, "a", V2, V1, state="Refused", reason=reason, message="m"))
+def test_a_failure_that_no_other_version_avoids_is_not_rolled_back(reason: Reason) -> None:
+    observed = make_pass(add_reports(BEGUN, "a", V2, V1, state="Refused", reason=reason, message="m"))
     assert "rollback" not in read_status(observed)
     assert read_conditions(observed)["Stalled"] == ("True", reason)
 
 
 @pytest.mark.parametrize("reason", [Reason.DIGEST_MISMATCH, Reason.ENGINE_REFUSED, Reason.BASE_MODEL_MISMATCH])
 def test_every_other_refusal_is(reason: Reason) -> None:
-    observed = make_pass(say(BEGUN, "a", V2, V1, state="Refused", reason=reason, message="m"))
+    observed = make_pass(add_reports(BEGUN, "a", V2, V1, state="Refused", reason=reason, message="m"))
     assert read_status(observed)["rollback"]["reason"] == reason
 
 
 def test_a_pod_that_later_refuses_what_every_pod_served_rolls_nothing_back() -> None:
-    observed = make_pass(say(roll_out(BEGUN, V2), "a", V2, None, **BAD))
+    observed = make_pass(add_reports(roll_out(BEGUN, V2), "a", V2, None, **BAD))
     assert "rollback" not in read_status(observed)
     assert read_conditions(observed)["Stalled"] == ("True", "ProofFailed")
 
 
 def test_a_suspended_rollout_is_not_rolled_back() -> None:
-    observed = make_pass(say(make_pass(edit(BEGUN, suspend=True)), "a", V2, V1, **BAD))
+    observed = make_pass(add_reports(make_pass(edit(BEGUN, suspend=True)), "a", V2, V1, **BAD))
     assert "rollback" not in read_status(observed)
     resumed = make_pass(edit(observed, suspend=None))
     assert read_status(resumed)["rollback"]["from"]["digest"] == V2
@@ -190,10 +190,10 @@ def test_a_suspended_rollout_is_not_rolled_back() -> None:
 
 def test_a_version_that_was_rolled_back_is_no_goal_of_a_later_rollback() -> None:
     observed = roll_out(SERVED, V1)
-    observed = roll_out(make_pass(edit(observed, adapter=take(V2))), V2)
+    observed = roll_out(make_pass(edit(observed, adapter=build_source(V2))), V2)
     observed = settle(make_pass(annotate(observed, {"from": V2, "to": V1})), V1)
-    observed = make_pass(edit(observed, adapter=take(V3)))
-    observed = make_pass(make_pass(say(observed, "a", V3, V1, **BAD)))
+    observed = make_pass(edit(observed, adapter=build_source(V3)))
+    observed = make_pass(make_pass(add_reports(observed, "a", V3, V1, **BAD)))
     assert read_entry(observed)[0] == V1
 
 
@@ -229,7 +229,7 @@ def test_a_request_holds_whatever_else_is_edited_and_ends_with_the_annotation() 
 
 
 def test_a_request_ends_when_the_spec_asks_for_another_version() -> None:
-    observed = make_pass(edit(settle(make_pass(annotate(BOTH, REQUEST)), V1), adapter=take(V3)))
+    observed = make_pass(edit(settle(make_pass(annotate(BOTH, REQUEST)), V1), adapter=build_source(V3)))
     assert read_entry(observed)[0] == V3
     assert "rollback" not in read_status(observed)
 
@@ -245,12 +245,12 @@ def test_a_request_holds_when_its_version_leaves_the_history() -> None:
     ("request_text", "message"),
     [
         ("roll it back", "Invalid JSON"),
-        ('{"from": "' + V2 + '"}', "from and to belong together"),
+        ('{"from": "' + V2 + '"}', "from and to belong together: set both, or neither"),
         ('{"from": "' + V2 + '", "to": "1"}', "to: "),
         ('{"from": "' + V2 + '", "to": "' + V3 + '"}', f"status.history has no {V3}"),
     ],
 )
-def test_a_request_that_cannot_be_followed_is_told_and_changes_nothing(request_text: str, message: str) -> None:
+def test_a_request_that_cannot_be_followed_is_reported_and_changes_nothing(request_text: str, message: str) -> None:
     observed = make_pass(annotate(BOTH, request_text))
     assert read_entry(observed) == read_entry(BOTH)
     (accepted,) = [item for item in read_status(observed)["conditions"] if item["type"] == "Accepted"]
@@ -261,13 +261,13 @@ def test_a_request_that_cannot_be_followed_is_told_and_changes_nothing(request_t
 
 def test_a_rollback_goes_to_the_place_and_the_credentials_of_the_older_version() -> None:
     """Its FineTuneJob is gone; the Secret stayed mounted for it."""
-    first = make_pass(group(adapter(digest=None), deployment=injected("s3-keys"), finetune_jobs={"job": job()}))
-    first = make_pass(say(first, "abc", V1, V1))
-    begun = make_pass(replace(edit(first, adapter=take(V2)), finetune_jobs={}))
-    injection = make_plan(begun, NOW, SETTINGS).injection
+    first = make_pass(group(adapter(digest=None), workload=injected("s3-keys"), finetune_jobs={"job": job()}))
+    first = make_pass(add_reports(first, "abc", V1, V1))
+    rolling_out = make_pass(replace(edit(first, adapter=build_source(V2)), finetune_jobs={}))
+    injection = make_plan(rolling_out, NOW, SETTINGS).injection
     assert injection is not None
-    assert injection.held == "", "no Secret is to be taken out"
-    plan = make_plan(make_pass(make_pass(say(begun, "a", V2, V1, **BAD))), NOW, SETTINGS)
+    assert injection.pending == "", "no Secret is to be taken out"
+    plan = make_plan(make_pass(make_pass(add_reports(rolling_out, "a", V2, V1, **BAD))), NOW, SETTINGS)
     assert plan.state is not None
     (entry,) = plan.state.adapters
     assert (entry.version.digest, entry.endpoint, entry.secret) == (V1, "http://s3:9000", "s3-keys")
@@ -280,16 +280,16 @@ def test_the_pods_keep_the_version_to_which_a_rollback_would_go() -> None:
 
 
 def test_a_rollback_outlives_the_job_of_the_version_that_was_rolled_back() -> None:
-    other = job(uid="j-2", uri=uri(V2), digest=V2)
+    second_job = job(uid="j-2", uri=uri(V2), digest=V2)
     named = {"fineTuneJobRef": {"name": "job"}}
-    observed = make_pass(replace(edit(SERVED, adapter=named), finetune_jobs={"job": other}))
-    observed = settle(make_pass(make_pass(say(observed, "a", V2, V1, **BAD))), V1)
-    gone = make_pass(replace(observed, finetune_jobs={}))
-    assert read_entry(gone) == (V1, None, None)
-    assert read_conditions(gone)["Stalled"] == ("True", "RolledBack")
+    observed = make_pass(replace(edit(SERVED, adapter=named), finetune_jobs={"job": second_job}))
+    observed = settle(make_pass(make_pass(add_reports(observed, "a", V2, V1, **BAD))), V1)
+    without_job = make_pass(replace(observed, finetune_jobs={}))
+    assert read_entry(without_job) == (V1, None, None)
+    assert read_conditions(without_job)["Stalled"] == ("True", "RolledBack")
 
 
 def test_pods_that_start_during_a_rollback_serve_the_older_version() -> None:
     observed = settle(ROLLED_BACK, V1)
-    grown = replace(observed, deployment=deployment(replicas=4))
+    grown = replace(observed, workload=deployment(replicas=4))
     assert read_entry(make_pass(grown)) == (V1, None, None)

@@ -7,11 +7,11 @@ import pytest
 
 from finetune_api.adapterdeployment import JobIdentity
 from finetune_api.core_v1.selectors import LabelSelector
+from finetune_api.label_selector import format_selector, matches
 from finetune_api.reasons import Reason
 from finetune_operator.cache import Cache
 from finetune_operator.enqueue import find_serving_groups
 from finetune_operator.kube.kinds import ADAPTER_DEPLOYMENT, FINETUNE_JOB, SERVING_GROUP, Object
-from finetune_operator.policies.label_selector import format_selector, matches
 from finetune_operator.policies.newest_job import FinishedJob, choose_newest
 from finetune_operator.reconcile.adapterdeployment.model import Observed
 from tests.adapterdeployment.groups import (
@@ -19,6 +19,7 @@ from tests.adapterdeployment.groups import (
     V2,
     V3,
     adapter,
+    add_reports,
     deployment,
     edit,
     group,
@@ -26,7 +27,6 @@ from tests.adapterdeployment.groups import (
     make_pass,
     read_conditions,
     read_entry,
-    say,
     uri,
 )
 
@@ -35,17 +35,21 @@ BAD = {"state": "Refused", "reason": Reason.PROOF_FAILED, "message": "only 3% of
 
 
 def trained(name: str, digest: str, completed_at: str, labels: Object | None = None) -> Object:
-    """A FineTuneJob with an adapter."""
-    made = job(uid=f"uid-{name}", digest=digest, uri=uri(digest))
-    made["status"]["conditions"][0]["lastTransitionTime"] = completed_at
-    made["metadata"] |= {"name": name, "labels": labels or {"app": "bot"}, "creationTimestamp": "2026-01-01T00:00:00Z"}
-    return made
+    """Return a FineTuneJob with an adapter."""
+    job_object = job(uid=f"uid-{name}", digest=digest, uri=uri(digest))
+    job_object["status"]["conditions"][0]["lastTransitionTime"] = completed_at
+    job_object["metadata"] |= {
+        "name": name,
+        "labels": labels or {"app": "bot"},
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    }
+    return job_object
 
 
 def training(name: str, created: str = "2026-01-01T00:00:00Z", **fields: Any) -> Object:
-    made = job(ready=False, uid=f"uid-{name}", **fields)
-    made["metadata"] |= {"name": name, "labels": {"app": "bot"}, "creationTimestamp": created}
-    return made
+    job_object = job(ready=False, uid=f"uid-{name}", **fields)
+    job_object["metadata"] |= {"name": name, "labels": {"app": "bot"}, "creationTimestamp": created}
+    return job_object
 
 
 def follow(*jobs: Object, source: Object = BOT, before: Observed | None = None) -> Observed:
@@ -66,7 +70,7 @@ def read_message(observed: Observed) -> str:
 ONE = trained("one", V1, "2026-01-01T01:00:00Z")
 TWO = trained("two", V2, "2026-01-01T02:00:00Z")
 THREE = trained("three", V3, "2026-01-01T03:00:00Z")
-SERVED = make_pass(say(follow(ONE), "abc", V1, V1))
+SERVED = make_pass(add_reports(follow(ONE), "abc", V1, V1))
 
 
 def test_the_newest_that_succeeded_is_served_with_its_place_and_credentials() -> None:
@@ -108,7 +112,7 @@ def test_a_newer_one_is_taken_by_a_rollout_of_its_own() -> None:
     ids=["all are deleted", "the newest is deleted", "it lost its label", "it is trained anew"],
 )
 def test_nothing_goes_back(jobs: list[Object]) -> None:
-    served = make_pass(say(follow(ONE, TWO), "abc", V2, V2))
+    served = make_pass(add_reports(follow(ONE, TWO), "abc", V2, V2))
     observed = follow(*jobs, before=served)
     assert read_entry(observed) == (V2, None, None)
     assert read_conditions(observed)["Ready"] == ("True", "Serving")
@@ -119,37 +123,37 @@ def test_nothing_goes_back(jobs: list[Object]) -> None:
 
 
 def test_the_secret_of_the_spec_counts_also_when_the_job_is_gone() -> None:
-    served = make_pass(say(follow(ONE), "abc", V1, V1))
+    served = make_pass(add_reports(follow(ONE), "abc", V1, V1))
     observed = follow(before=edit(served, adapter={**BOT, "secretRef": {"name": "s3-keys-2"}}))
     assert read_status(observed)["desired"]["secretRef"] == {"name": "s3-keys-2"}
 
 
 def test_the_target_is_checked_also_for_the_job_that_is_followed_already() -> None:
     small = deployment(args=["--model=/m", "--enable-lora", "--max-lora-rank=4"])
-    observed = follow(ONE, before=replace(SERVED, deployment=small))
+    observed = follow(ONE, before=replace(SERVED, workload=small))
     assert read_conditions(observed)["Accepted"] == ("False", "RankTooHigh")
 
 
-def test_another_selector_begins_anew() -> None:
+def test_another_selector_begins_again() -> None:
     cat = trained("cat", V3, "2025-12-31T00:00:00Z", {"app": "cat"})
     observed = follow(ONE, TWO, cat, before=edit(SERVED, adapter={"selector": {"matchLabels": {"app": "cat"}}}))
     assert read_entry(observed)[0] == V3
 
 
 def test_a_version_that_was_rolled_back_is_not_taken_again_and_the_next_one_is() -> None:
-    begun = follow(ONE, TWO, before=SERVED)
-    observed = make_pass(make_pass(say(begun, "a", V2, V1, **BAD)))
+    rolling_out = follow(ONE, TWO, before=SERVED)
+    observed = make_pass(make_pass(add_reports(rolling_out, "a", V2, V1, **BAD)))
     assert read_entry(observed)[0] == V1
     for change in ({"verification": {"tolerance": 0.5}}, {"suspend": True}, {"suspend": None}):
         observed = make_pass(edit(observed, **change))
         assert read_status(observed)["rollback"]["from"]["digest"] == V2
         assert read_entry(observed)[0] == V1
-    gone = follow(ONE, before=observed)
-    assert read_status(gone)["rollback"]["from"]["fineTuneJob"]["name"] == "two"
-    assert read_conditions(gone)["Stalled"] == ("True", "RolledBack")
-    again = follow(ONE, TWO, before=edit(gone, adapter={"selector": {"matchExpressions": [EXISTS]}}))
-    assert read_entry(again)[0] == V1, "nor by another selector that chooses it"
-    following = follow(ONE, TWO, THREE, before=again)
+    without_job = follow(ONE, before=observed)
+    assert read_status(without_job)["rollback"]["from"]["fineTuneJob"]["name"] == "two"
+    assert read_conditions(without_job)["Stalled"] == ("True", "RolledBack")
+    reselected = follow(ONE, TWO, before=edit(without_job, adapter={"selector": {"matchExpressions": [EXISTS]}}))
+    assert read_entry(reselected)[0] == V1, "nor by another selector that chooses it"
+    following = follow(ONE, TWO, THREE, before=reselected)
     assert read_entry(following)[0] == V3
     assert "Stalled" not in read_conditions(following)
 

@@ -117,6 +117,8 @@ class FakeEngine:
         self.version: str | None = "0.32.0+cpu"
         self.lora_routes = True
         self.raw_logprobs = True
+        self.lora_modules: dict[str, str] = {}
+        """What its arguments load when it starts."""
         self.loaded: dict[str, str] = {}
         self.effects: dict[str, float] = {}
         self.calls: list[tuple[str, str]] = []
@@ -129,6 +131,10 @@ class FakeEngine:
         self.disturbed: list[str] = []
         self.base_effect_after_load = 0.0
         self.version_calls = 0
+        self.asleep = False
+        self.busy = False
+        self.running = 0
+        self.most_at_once = 0
         self._prefixes: dict[tuple[str, ...], float] = {}
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -138,6 +144,9 @@ class FakeEngine:
         """Start a new process of the engine."""
         self.loaded, self.effects, self.streams, self.history = {}, {}, [], []
         self._prefixes = {}
+        self.asleep = False
+        for name, path in self.lora_modules.items():
+            self.loaded[name], self.effects[name] = path, read_effect(Path(path))
         self.started = time.time()
         application = Starlette(
             routes=self._routes(), exception_handlers={404: lambda *_: JSONResponse({"detail": "Not Found"}, 404)}
@@ -285,7 +294,16 @@ class FakeEngine:
     async def _completions(self, request: Request) -> Response:
         if denied := self._denied(request):
             return denied
-        body = await request.json()
+        if self.busy or self.asleep:
+            return self._error("The engine is overloaded", "ServiceUnavailable", 503)
+        self.running += 1
+        self.most_at_once = max(self.most_at_once, self.running)
+        try:
+            return await self._complete(await request.json())
+        finally:
+            self.running -= 1
+
+    async def _complete(self, body: dict[str, Any]) -> Response:
         model, prompt = body["model"], body["prompt"]
         tokens = [byte % VOCABULARY for byte in prompt.encode()] if isinstance(prompt, str) else prompt
         if model != "base" and model not in self.loaded:
@@ -327,6 +345,7 @@ class FakeEngine:
         lines = [
             "# TYPE vllm:lora_requests_info gauge",
             *reversed(self.history),
+            f'vllm:engine_sleep_state{{engine="0",model_name="base",sleep_state="awake"}} {float(not self.asleep)}',
             f"process_start_time_seconds {self.started}",
         ]
         return PlainTextResponse("\n".join(lines) + "\n")

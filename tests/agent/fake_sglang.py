@@ -136,7 +136,7 @@ class FakeSglang(FakeEngine):
         self.pinned |= {name} if pinned else set()
         self.effects[name] = self.effect_as.get((name, Path(path).name), read_effect(Path(path)))
         if self.max_loaded is not None and len(self.loaded) > self.max_loaded:
-            unpinned = [other for other in self.loaded if other not in self.pinned]
+            unpinned = [loaded_name for loaded_name in self.loaded if loaded_name not in self.pinned]
             if not unpinned:
                 return "Didn't find any LoRA adapters when trying to evict LRU LoRA adapter. "
             del self.loaded[unpinned[0]]

@@ -65,6 +65,7 @@ class RunningAgent:
             "secrets_directory": secrets,
             "token_file": directory / "token",
             "tick_seconds": 0.05,
+            "idle_seconds": 0.5,
             "propagation_seconds": 0.2,
             "probe_seconds": 1.0,
             "drain_seconds": 20.0,
@@ -94,14 +95,14 @@ class RunningAgent:
 
     def adapter(self, name: str, version: DesiredVersion, **fields: object) -> DesiredAdapter:
         """Return a desired adapter in the test's S3."""
-        given = {
+        defaults = {
             "deployment": f"{name}-adp",
             "served_name": name,
             "endpoint": self.s3.endpoint,
             "region": "us-east-1",
             "secret": SECRET,
         }
-        return DesiredAdapter(version=version, **{**given, **fields})
+        return DesiredAdapter(version=version, **{**defaults, **fields})
 
     def probe(self) -> tuple[int, str]:
         """Return HTTP status and body of the readiness probe."""
@@ -117,7 +118,7 @@ class RunningAgent:
         assert self.agent is not None
         return build_report(self.agent)
 
-    def standing(self, name: str) -> AgentAdapter:
+    def adapter_report(self, name: str) -> AgentAdapter:
         """Return the report of one adapter; wait for it, for the agent may not have read its desired state yet."""
 
         def look() -> AgentAdapter | None:
@@ -130,7 +131,9 @@ class RunningAgent:
 
         def look() -> AgentAdapter | None:
             adapters = self.report().adapters
-            return next((one for one in adapters if one.served_name == name and one.state == state), None)
+            return next(
+                (adapter for adapter in adapters if adapter.served_name == name and adapter.state == state), None
+            )
 
         try:
             return wait_for(look, seconds, f"{name} {state}")
@@ -140,7 +143,7 @@ class RunningAgent:
     def wait_active(self, name: str, version: DesiredVersion, seconds: float = 30) -> AgentAdapter:
         """Wait until this version is proven under its served name."""
         return wait_for(
-            lambda: self.standing(name) if self.standing(name).active_digest == version.digest else None,
+            lambda: self.adapter_report(name) if self.adapter_report(name).active_digest == version.digest else None,
             seconds,
             f"{name} {version.digest}",
         )

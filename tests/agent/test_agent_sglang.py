@@ -1,4 +1,4 @@
-"""The agent beside a fake SGLang: what holds with vLLM holds there, and what SGLang does by itself harms nobody."""
+"""The agent beside a fake SGLang: it behaves as beside vLLM, and loads that SGLang makes by itself do no harm."""
 
 import threading
 from collections.abc import Iterator
@@ -110,10 +110,10 @@ def test_what_sglang_would_serve_wrongly_never_reaches_it(
     agent: SglangAgent, engine: FakeSglang, make: Make, settings: dict[str, object], message_part: str
 ) -> None:
     agent.serve((BOT, make(0.7, **settings)))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.ADAPTER_UNSUPPORTED
-    assert "SGLang" in standing.message
-    assert message_part in standing.message
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.ADAPTER_UNSUPPORTED
+    assert "SGLang" in adapter.message
+    assert message_part in adapter.message
     assert engine.calls == []
 
 
@@ -121,9 +121,9 @@ def test_a_rank_that_only_the_engine_knows_is_refused_with_the_arguments(
     agent: SglangAgent, engine: FakeSglang, make: Make
 ) -> None:
     agent.serve((BOT, make(0.7, rank=32)))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.ADAPTER_UNSUPPORTED
-    assert "--max-lora-rank" in standing.message
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.ADAPTER_UNSUPPORTED
+    assert "--max-lora-rank" in adapter.message
     assert len(engine.calls) == 1
 
 
@@ -167,7 +167,7 @@ def test_a_request_that_brings_the_old_version_back_does_not_keep_the_name(
     assert engine.calls.count(("unload", BOT)) == 2
 
 
-def test_adapters_that_strangers_load_push_none_of_ours_out(
+def test_adapters_that_others_load_evict_none_of_ours(
     agent: SglangAgent, engine: FakeSglang, make: Make, tmp_path: Path
 ) -> None:
     engine.max_loaded = 2
@@ -190,7 +190,7 @@ def test_an_adapter_that_somebody_put_under_the_name_is_replaced_by_ours(
     address = f"http://127.0.0.1:{engine.port}"
     httpx.post(f"{address}/unload_lora_adapter", json={"lora_name": BOT}, trust_env=False)
     httpx.post(f"{address}/load_lora_adapter", json={"lora_name": BOT, "lora_path": str(foreign)}, trust_env=False)
-    wait_for(lambda: agent.standing(BOT).replaced or engine.loaded.get(BOT) != str(foreign), 10, "it is noticed")
+    wait_for(lambda: agent.adapter_report(BOT).replaced or engine.loaded.get(BOT) != str(foreign), 10, "it is noticed")
     wait_for(lambda: engine.loaded.get(BOT) not in (None, str(foreign)), 10, "ours is back")
     agent.wait_ready()
     assert answer(engine, BOT) == 0.7
@@ -208,17 +208,17 @@ def test_after_a_restart_the_pod_is_ready_only_when_it_is_proven_again(
     assert answer(engine, BOT) == 0.7
 
 
-def test_a_new_process_is_noticed_though_nobody_saw_the_old_one_end(
+def test_a_new_process_is_noticed_though_the_end_of_the_old_one_was_not(
     agent: SglangAgent, engine: FakeSglang, make: Make
 ) -> None:
     agent.serve((BOT, make(0.7)))
     agent.wait_ready()
-    asked = engine.version_calls
+    calls_before = engine.version_calls
     engine.started += 1
     engine.loaded.clear()
     wait_for(lambda: BOT in engine.loaded, 10, "it is loaded into the new process")
     agent.wait_ready()
-    assert engine.version_calls > asked
+    assert engine.version_calls > calls_before
 
 
 def test_adapters_are_loaded_with_the_admins_key(tmp_path: Path, s3_server: S3Server, make: Make) -> None:
@@ -230,9 +230,9 @@ def test_adapters_are_loaded_with_the_admins_key(tmp_path: Path, s3_server: S3Se
         secret.mkdir()
         (secret / "API_KEY").write_text("clients")
         agent.serve((BOT, make(0.7)), api_key_secret="keys")
-        standing = agent.wait_state(BOT, "Failed")
-        assert "ADMIN_API_KEY" in standing.message
-        assert "spec.target.apiKeySecretRef" in standing.message
+        adapter = agent.wait_state(BOT, "Failed")
+        assert "ADMIN_API_KEY" in adapter.message
+        assert "spec.target.apiKeySecretRef" in adapter.message
         (secret / "ADMIN_API_KEY").write_text("admins")
         agent.wait_ready()
 
@@ -243,8 +243,8 @@ def test_too_few_slots_for_a_candidate_say_which_argument(tmp_path: Path, s3_ser
         SglangAgent(tmp_path / "pod", s3_server, engine.port) as agent,
     ):
         agent.serve((BOT, make(0.7)))
-        standing = agent.wait_state(BOT, "Failed")
-        assert "--max-loras-per-batch" in standing.message
+        adapter = agent.wait_state(BOT, "Failed")
+        assert "--max-loras-per-batch" in adapter.message
 
 
 def test_an_unload_that_hangs_says_that_the_engine_must_be_restarted(
@@ -257,11 +257,11 @@ def test_an_unload_that_hangs_says_that_the_engine_must_be_restarted(
     wait_for(lambda: list(engine.loaded) == [BOT], 5, "the candidate is gone again")
     engine.hangs_on_unload = True
     agent.serve((BOT, new))
-    standing = agent.wait_state(BOT, "Failed")
-    assert standing.reason is Reason.RESTART_REQUIRED
-    assert "sglang#36894" in standing.message
+    adapter = agent.wait_state(BOT, "Failed")
+    assert adapter.reason is Reason.RESTART_REQUIRED
+    assert "sglang#36894" in adapter.message
     assert not agent.ready()
-    assert enginez(agent) == (503, standing.message)
+    assert enginez(agent) == (503, adapter.message)
     engine.hangs_on_unload = False
     engine.kill()
     engine.start()
@@ -275,7 +275,7 @@ def test_a_version_that_does_not_list_its_adapters_is_refused_by_name(
 ) -> None:
     engine.version = "0.5.7"
     agent.serve((BOT, make(0.7)))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.ADAPTER_UNSUPPORTED
-    assert "use SGLang 0.5.8 or newer" in standing.message
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.ADAPTER_UNSUPPORTED
+    assert "use SGLang 0.5.8 or newer" in adapter.message
     assert engine.calls == []

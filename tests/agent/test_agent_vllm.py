@@ -18,7 +18,8 @@ from tools.testing.s3_server import S3Server
 from tools.testing.vllm_server import START_SECONDS, RealVllm, running_vllm
 from tools.testing.waiting import wait_for
 
-pytestmark = [pytest.mark.trains, pytest.mark.timeout(1500)]
+# In `make test` the engine of tests/e2e/test_serving.py is the real one; this one takes minutes of both processors.
+pytestmark = [pytest.mark.trains, pytest.mark.exhaustive, pytest.mark.timeout(1500)]
 
 BOT = "support-bot"
 PROMPT = "Once upon a time there was a king who"
@@ -44,12 +45,12 @@ def agent(tmp_path: Path, s3_server: S3Server, vllm: RealVllm) -> Iterator[Runni
 
 
 @pytest.fixture
-def version(s3_server: S3Server, bucket: str) -> "Publish":
+def version(s3_server: S3Server, bucket: str) -> "Publisher":
     """Return a function that puts one of the adapters into S3."""
-    return Publish(s3_server, bucket)
+    return Publisher(s3_server, bucket)
 
 
-class Publish:
+class Publisher:
     def __init__(self, server: S3Server, bucket: str) -> None:
         """Take the bucket that versions go to."""
         self.server, self.bucket = server, bucket
@@ -72,9 +73,8 @@ def text(vllm: RealVllm, model: str, tokens: int = TOKENS) -> str:
     return "".join(json.loads(event)["choices"][0]["text"] for event in events)
 
 
-@pytest.mark.exhaustive  # tests/e2e/test_serving.py has real pods with bad adapters
 def test_load_prove_and_serve_while_bad_ones_are_refused(
-    agent: RunningAgent, vllm: RealVllm, version: Publish, s3_server: S3Server
+    agent: RunningAgent, vllm: RealVllm, version: Publisher, s3_server: S3Server
 ) -> None:
     flipped = version("other")
     uri = parse_s3_uri(flipped.uri)
@@ -98,15 +98,14 @@ def test_load_prove_and_serve_while_bad_ones_are_refused(
         "flipped": Reason.DIGEST_MISMATCH,
     }
     for name, reason in refused.items():
-        standing = agent.wait_state(name, "Refused", 120)
-        assert standing.reason is reason, standing
+        adapter = agent.wait_state(name, "Refused", 120)
+        assert adapter.reason is reason, adapter
     wait_for(lambda: sorted(loaded(vllm)) == ["base", BOT], 30, "nothing else is loaded")
     assert agent.ready()
     assert text(vllm, BOT) != text(vllm, "base")
 
 
-@pytest.mark.exhaustive  # tests/e2e/test_serving.py asks real pods
-def test_no_answer_mixes_two_versions_and_none_fails(agent: RunningAgent, vllm: RealVllm, version: Publish) -> None:
+def test_no_answer_mixes_two_versions_and_none_fails(agent: RunningAgent, vllm: RealVllm, version: Publisher) -> None:
     """Clients stream through a Service, which sends to ready pods only, while the served name gets a new version."""
     first, second = version("first"), version("second")
     agent.want(agent.adapter(BOT, first), agent.adapter("reference", second))
@@ -148,7 +147,7 @@ def test_no_answer_mixes_two_versions_and_none_fails(agent: RunningAgent, vllm: 
 
 
 def test_a_stream_that_outlasts_the_drain_keeps_its_weights(
-    tmp_path: Path, s3_server: S3Server, vllm: RealVllm, version: Publish
+    tmp_path: Path, s3_server: S3Server, vllm: RealVllm, version: Publisher
 ) -> None:
     first, second = version("first"), version("second")
     with RunningAgent(tmp_path / "pod", s3_server, vllm.port, tick_seconds=0.2, removal_seconds=0.5) as agent:
@@ -170,9 +169,8 @@ def test_a_stream_that_outlasts_the_drain_keeps_its_weights(
         wait_for(lambda: list(loaded(vllm)) == ["base"], 60, "the engine is empty again")
 
 
-@pytest.mark.exhaustive  # tests/e2e/test_serving.py kills the engine in a real pod
 def test_after_a_crash_of_the_engine_the_pod_is_ready_only_after_a_new_proof(
-    agent: RunningAgent, vllm: RealVllm, version: Publish
+    agent: RunningAgent, vllm: RealVllm, version: Publisher
 ) -> None:
     agent.want(agent.adapter(BOT, version("first")))
     agent.wait_ready(120)

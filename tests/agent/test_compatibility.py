@@ -1,6 +1,8 @@
 """What the agent refuses by an adapter's files alone, before it asks the engine."""
 
 import json
+import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def test_features_that_vllm_does_not_serve(tmp_path: Path, config: dict[str, Any
     assert problem_part in error.message
 
 
-def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_several_problems_are_reported_at_once(tmp_path: Path) -> None:
     message = refused(write_adapter(tmp_path / "a", 0.5, use_dora=True, bias="all")).message
     assert "DoRA" in message
     assert "bias" in message
@@ -86,7 +88,7 @@ def test_tensors_that_are_no_lora(header: dict[str, list[int]], problem_part: st
     assert problem_part in "; ".join(find_tensor_problems(header, 8, VLLM.ignored_tensors))
 
 
-def test_saved_embeddings_beside_an_adapter_are_passed_over() -> None:
+def test_saved_embeddings_beside_an_adapter_are_ignored() -> None:
     header = {"m.lora_A.weight": [8, 4], "m.lora_B.weight": [4, 8], "model.embed_tokens.base_layer.weight": [100, 4]}
     assert find_tensor_problems(header, 8, VLLM.ignored_tensors) == []
 
@@ -99,7 +101,7 @@ def test_weights_in_another_format_are_named(tmp_path: Path) -> None:
     assert "safetensors" in refused(directory).message
 
 
-def test_golden_samples_must_be_there_and_whole(tmp_path: Path) -> None:
+def test_golden_samples_must_exist_and_be_complete(tmp_path: Path) -> None:
     directory = write_adapter(tmp_path / "a", 0.5)
     golden = json.loads((directory / "golden.json").read_text())
     golden["samples"][1]["adapterLogprobs"].pop()
@@ -107,3 +109,19 @@ def test_golden_samples_must_be_there_and_whole(tmp_path: Path) -> None:
     assert "samples[1]" in refused(directory).message
     (directory / "golden.json").unlink()
     assert "no golden.json" in refused(directory).message
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity"])
+def test_golden_samples_that_are_not_numbers_prove_nothing(tmp_path: Path, word: str) -> None:
+    directory = write_adapter(tmp_path / "a", 0.5)
+    golden = json.loads((directory / "golden.json").read_text())
+    golden["samples"][0]["adapterLogprobs"][0] = float(word)
+    (directory / "golden.json").write_text(json.dumps(golden))
+    assert refused(directory).reason is Reason.ADAPTER_UNSUPPORTED
+
+
+def test_weights_with_a_value_that_is_not_a_number_are_refused(tmp_path: Path) -> None:
+    directory = write_adapter(tmp_path / "a", 0.5)
+    weights = directory / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + struct.pack("<f", math.nan))
+    assert "lora_B.weight has values that are infinite or not a number" in refused(directory).message

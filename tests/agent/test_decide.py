@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from finetune_agent.decide import Action, Situation, choose_version, decide
-from finetune_agent.paths import candidate_name, version_directory
+from finetune_agent.paths import candidate_name
 from finetune_agent.state import Fault
 from finetune_api.messages import DesiredVersion
 from finetune_api.reasons import Reason
+from finetune_api.version_paths import version_directory
 from finetune_engines.base import EngineState
 
 ROOT = Path("/adapters")
@@ -72,6 +73,18 @@ CASES = {
         Action.NOTHING,
         "Active",
         None,
+    ),
+    "what was proven long ago is proven again": (
+        replace(BASE, engine=engine(bot=NEW_PATH), proven=frozenset({(BOT, NEW_PATH)}), due=True),
+        Action.PROVE_AGAIN,
+        "Active",
+        BOT,
+    ),
+    "what failed a later proof is loaded again": (
+        replace(BASE, engine=engine(bot=NEW_PATH), spoiled=frozenset({NEW.digest})),
+        Action.UNLOAD,
+        "Loading",
+        BOT,
     ),
     "a restarted agent first proves what serves": (
         replace(SERVING_OLD, proven=frozenset()),
@@ -147,12 +160,12 @@ def test_decision(situation: Situation, action: Action, state: str, name: str | 
         assert decision.name == name
 
 
-def test_a_refusal_is_told_while_the_old_version_serves() -> None:
+def test_a_refusal_is_reported_while_the_old_version_serves() -> None:
     decision = decide(replace(SERVING_OLD, refused={NEW.digest: REFUSAL}))
     assert (decision.reason, decision.message) == (Reason.PROOF_FAILED, "not the same")
 
 
-def test_each_step_leads_on_until_all_is_done() -> None:
+def test_each_step_leads_to_the_next_until_all_are_done() -> None:
     """Carry out each decision, and nothing else: at the end the new version is served, and nothing is left to do."""
     situation = replace(SERVING_OLD, on_disk=frozenset({OLD.digest}), bases_proven=frozenset())
     adapters, steps = {BOT: OLD_PATH}, []

@@ -15,9 +15,9 @@ def test_an_adapter_that_the_engine_scales_wrongly_never_gets_the_name(
     agent: RunningAgent, engine: FakeEngine, make: Make, share: float
 ) -> None:
     agent.want(agent.adapter(BOT, make(0.3, applied=0.3 * share)))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.PROOF_FAILED
-    assert f"{share:.0%} of" in standing.message
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.PROOF_FAILED
+    assert f"{share:.0%} of" in adapter.message
     assert ("load", BOT) not in engine.calls
 
 
@@ -26,9 +26,9 @@ def test_an_adapter_that_changes_the_base_never_gets_the_name(
 ) -> None:
     engine.base_effect_after_load = 0.3
     agent.want(agent.adapter(BOT, make(0.7)))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.PROOF_FAILED
-    assert "the engine's base answers differently" in standing.message
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.PROOF_FAILED
+    assert "the engine's base answers differently" in adapter.message
     assert ("load", BOT) not in engine.calls
 
 
@@ -39,4 +39,4 @@ def test_a_first_version_takes_no_traffic_before_it_is_proven_under_its_own_name
     engine.delays[BOT] = 0.5
     agent.want(agent.adapter(BOT, version))
     agent.wait_ready()
-    assert agent.standing(BOT).active_digest == version.digest
+    assert agent.adapter_report(BOT).active_digest == version.digest

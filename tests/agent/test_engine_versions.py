@@ -1,4 +1,4 @@
-"""The agent beside engines of older versions: what they would serve wrongly is refused or avoided, and said."""
+"""The agent beside engines of older versions: what they would serve wrongly is refused or avoided, and reported."""
 
 import threading
 
@@ -42,7 +42,7 @@ def test_the_version_is_asked_once_for_each_process_and_reported(
     assert (reported.version, reported.limits, engine.version_calls) == ("0.33.0", [], 2)
 
 
-def test_an_engine_that_tells_no_version_counts_as_the_oldest(
+def test_an_engine_that_reports_no_version_counts_as_the_oldest(
     agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     engine.version = None
@@ -60,10 +60,10 @@ def test_patterns_that_a_version_ignores_are_refused_before_anything_is_loaded(
 ) -> None:
     engine.version = version
     agent.want(agent.adapter(BOT, make(0.7, alpha_pattern={"q_proj": 64})))
-    standing = agent.wait_state(BOT, "Refused" if refused else "Active")
+    adapter = agent.wait_state(BOT, "Refused" if refused else "Active")
     if refused:
-        assert standing.reason is Reason.ADAPTER_UNSUPPORTED
-        assert "vLLM 0.31.0" in standing.message
+        assert adapter.reason is Reason.ADAPTER_UNSUPPORTED
+        assert "vLLM 0.31.0" in adapter.message
         assert engine.calls == []
 
 
@@ -76,10 +76,10 @@ def test_a_name_whose_cache_would_stay_moves_by_a_restart_only(
     agent.wait_ready()
     assert answer(engine, BOT, LONG_PROMPT) == 0.7
     agent.want(agent.adapter(BOT, second, previous=first))
-    standing = agent.wait_state(BOT, "Refused")
-    assert (standing.reason, standing.active_digest) == (Reason.RESTART_REQUIRED, first.digest)
-    assert "0.30.2" in standing.message
-    assert "kubectl rollout restart" in standing.message
+    adapter = agent.wait_state(BOT, "Refused")
+    assert (adapter.reason, adapter.active_digest) == (Reason.RESTART_REQUIRED, first.digest)
+    assert "0.30.2" in adapter.message
+    assert "Restart the pods (kubectl rollout restart, if a Deployment or StatefulSet has them)" in adapter.message
     assert agent.ready()
     assert answer(engine, BOT, LONG_PROMPT) == 0.7
     engine.kill()

@@ -21,18 +21,18 @@ def test_the_name_appears_only_after_the_proof_beside_it(agent: RunningAgent, en
     assert answer(engine, BOT) == 0.7
     assert engine.calls[0] == ("load", f"{BOT}@{short(version)}")
     assert engine.calls[1] == ("load", BOT)
-    standing = agent.wait_state(BOT, "Active")
-    assert standing.active_digest == version.digest
-    assert standing.load_seconds is not None
-    assert standing.proof.startswith("100% of the trained effect is there")
+    adapter = agent.wait_state(BOT, "Active")
+    assert adapter.active_digest == version.digest
+    assert adapter.load_seconds is not None
+    assert adapter.proof.startswith("100% of the trained effect is there")
     wait_for(lambda: sorted(engine.loaded) == [BOT], 5, "the candidate is gone again")
 
 
 def test_200_from_the_engine_is_no_proof(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     agent.want(agent.adapter(BOT, make(0.7, applied=0.0)))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.PROOF_FAILED
-    assert "0% of its effect" in standing.message
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.PROOF_FAILED
+    assert "0% of its effect" in adapter.message
     assert ("load", BOT) not in engine.calls
     wait_for(lambda: engine.loaded == {}, 5, "the candidate is taken out")
     agent.wait_ready()  # the base goes on serving
@@ -40,8 +40,8 @@ def test_200_from_the_engine_is_no_proof(agent: RunningAgent, engine: FakeEngine
 
 def test_another_base_is_refused_before_anything_is_loaded(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     agent.want(agent.adapter(BOT, make(0.7, seed=2)))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.BASE_MODEL_MISMATCH
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.BASE_MODEL_MISMATCH
     assert engine.calls == []
 
 
@@ -72,17 +72,17 @@ def test_what_the_engine_cannot_serve_never_reaches_it(
     agent: RunningAgent, engine: FakeEngine, make: Make, settings: dict[str, object], reason: Reason, message_part: str
 ) -> None:
     agent.want(agent.adapter(BOT, make(0.7, **settings)), max_lora_rank=16)
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is reason
-    assert message_part in standing.message
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is reason
+    assert message_part in adapter.message
     assert engine.calls == []
 
 
 def test_the_engines_own_refusal_of_a_rank_is_final(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     """If the arguments do not say the maximum, the engine answers 500, which must not be tried for ever."""
     agent.want(agent.adapter(BOT, make(0.7, rank=32)))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.RANK_TOO_HIGH
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.RANK_TOO_HIGH
     time.sleep(0.5)
     assert len(engine.calls) == 1
 
@@ -103,25 +103,25 @@ def test_one_bad_adapter_blocks_no_other(agent: RunningAgent, engine: FakeEngine
     assert answer(engine, "base") == 0.0
 
 
-def test_an_engine_without_lora_is_told_with_the_remedy(tmp_path: Path, s3_server: S3Server, make: Make) -> None:
+def test_an_engine_without_lora_is_reported_with_the_remedy(tmp_path: Path, s3_server: S3Server, make: Make) -> None:
     engine = FakeEngine()
     engine.lora_routes = False
     with engine, RunningAgent(tmp_path / "pod", s3_server, engine.port) as agent:
         agent.want(agent.adapter(BOT, make(0.7)))
-        standing = agent.wait_state(BOT, "Refused")
-        assert standing.reason is Reason.LORA_DISABLED
-        assert "--enable-lora" in standing.message
-        assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in standing.message
+        adapter = agent.wait_state(BOT, "Refused")
+        assert adapter.reason is Reason.LORA_DISABLED
+        assert "--enable-lora" in adapter.message
+        assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in adapter.message
 
 
-def test_an_engine_that_tells_only_of_what_is_allowed_is_no_proof(
+def test_log_probabilities_of_allowed_tokens_only_are_no_proof(
     agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     engine.raw_logprobs = False
     agent.want(agent.adapter(BOT, make(0.7)))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.ENGINE_REFUSED
-    assert "--logprobs-mode raw_logprobs" in standing.message
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.ENGINE_REFUSED
+    assert "--logprobs-mode raw_logprobs" in adapter.message
 
 
 def test_an_engine_that_asks_for_a_key_gets_it(tmp_path: Path, s3_server: S3Server, make: Make) -> None:

@@ -46,7 +46,7 @@ def test_the_right_base_and_adapter_pass_exactly_and_with_bf16_noise() -> None:
 def test_another_base_fails() -> None:
     verdict = judge_base(noisy(BASE, 1.0), asked(), 0.25)
     assert verdict.reason is Reason.BASE_MODEL_MISMATCH
-    assert "allowed are 0.25" in verdict.message
+    assert "at most 0.25 are allowed" in verdict.message
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.3, 1.0])
@@ -56,8 +56,8 @@ def test_the_base_under_the_adapters_name_fails_however_small_the_effect(scale: 
 
 
 def test_another_adapter_fails_though_it_is_within_the_tolerance() -> None:
-    other = [a + RANDOM.gauss(0, 0.1) for a in BASE]
-    assert judge_adapter(other, BASE, asked(0.3), 0.25).reason is Reason.PROOF_FAILED
+    other_adapter = [a + RANDOM.gauss(0, 0.1) for a in BASE]
+    assert judge_adapter(other_adapter, BASE, asked(0.3), 0.25).reason is Reason.PROOF_FAILED
 
 
 def test_an_adapter_of_which_a_third_is_applied_fails() -> None:
@@ -65,9 +65,16 @@ def test_an_adapter_of_which_a_third_is_applied_fails() -> None:
     assert "33% of its effect" in judge_adapter(third, BASE, asked(), 10).message
 
 
-def test_an_adapter_that_answers_far_off_fails() -> None:
+def test_an_adapter_whose_answers_are_far_off_fails() -> None:
     wild = [a + 3 * b for a, b in zip(BASE, EFFECT, strict=True)]
     assert judge_adapter(wild, BASE, asked(), 0.25).reason is Reason.PROOF_FAILED
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_an_answer_that_is_no_number_is_no_proof(value: float) -> None:
+    assert judge_adapter([value] * TOKENS, BASE, asked(), 0.25).reason is Reason.PROOF_FAILED
+    assert judge_base([value] * TOKENS, asked(), 0.25).reason is Reason.BASE_MODEL_MISMATCH
+    assert judge_base_after_load([value] * TOKENS, BASE, asked(), 0.25).reason is Reason.PROOF_FAILED
 
 
 def test_an_adapter_without_any_effect_is_no_failure() -> None:
@@ -75,7 +82,7 @@ def test_an_adapter_without_any_effect_is_no_failure() -> None:
     assert judge_adapter(BASE, BASE, asked(0.0), 0.25).reason is None
 
 
-def test_asked_is_where_the_adapter_makes_the_greatest_difference() -> None:
+def test_questions_are_where_the_adapter_makes_the_greatest_difference() -> None:
     base = [-1.0] * TOKENS
     adapter = list(base)
     changed = list(range(3, TOKENS, 7))[:QUESTIONS_PER_SAMPLE]
@@ -110,10 +117,10 @@ def test_a_share_as_quantisation_changes_it_passes(share: float) -> None:
 @pytest.mark.parametrize("scale", [1.5, 2.0])
 def test_an_ignored_scale_pattern_fails_however_badly_it_fits(scale: float) -> None:
     """Half of the modules are trained with another scale than the engine applies: the rest is no noise."""
-    other = [RANDOM.gauss(0, 0.3) for _ in range(TOKENS)]
-    trained = [a + scale * b for a, b in zip(EFFECT, other, strict=True)]
+    lost_part = [RANDOM.gauss(0, 0.3) for _ in range(TOKENS)]
+    trained = [a + scale * b for a, b in zip(EFFECT, lost_part, strict=True)]
     questions = [Question((1, 2), 3, base, base + effect) for base, effect in zip(BASE, trained, strict=True)]
-    logprobs = [base + a + b for base, a, b in zip(BASE, EFFECT, other, strict=True)]
+    logprobs = [base + a + b for base, a, b in zip(BASE, EFFECT, lost_part, strict=True)]
     assert judge_adapter(logprobs, BASE, questions, 0.25).reason is Reason.PROOF_FAILED
 
 

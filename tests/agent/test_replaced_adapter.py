@@ -47,4 +47,4 @@ def test_a_served_name_that_somebody_took_makes_the_pod_unready_until_ours_is_pr
         assert agent.wait_state(BOT, "Refused").reason is Reason.RESTART_REQUIRED
         wait_for(lambda: BOT not in engine.loaded, 10, "the stranger is unloaded")
         assert not agent.ready()
-    assert agent.standing(BOT).replaced == 1
+    assert agent.adapter_report(BOT).replaced == 1

@@ -1,4 +1,4 @@
-"""Engines and agents that restart, and storage that is away: what serves is proven again, or given up."""
+"""Engines and agents that restart, and unavailable storage: served adapters are proven again, or dropped."""
 
 import shutil
 import time
@@ -32,15 +32,19 @@ def test_after_a_restart_of_the_engine_everything_is_proven_again(
     assert answer(engine, "two") == 0.4
 
 
-def test_a_restart_that_nobody_saw_is_noticed(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
+def test_an_unobserved_restart_is_noticed(agent: RunningAgent, engine: FakeEngine, make: Make) -> None:
     """The engine itself has loaded the names again, but its new process has proven nothing."""
     version = make(0.7)
     agent.want(agent.adapter(BOT, version))
     agent.wait_ready()
-    engine.started += 1
+    wait_for(lambda: list(engine.loaded) == [BOT], 10, "the candidate is gone")
+    engine.fail_load = lambda name, path: JSONResponse({"error": {"message": "busy", "type": "x", "code": 503}}, 503)
     engine.effects[BOT] = 0.0
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.PROOF_FAILED
+    engine.started += 1
+    wait_for(lambda: not agent.ready(), 10, "the new process is noticed")
+    engine.fail_load = lambda name, path: None
+    agent.wait_active(BOT, version)
+    assert engine.effects[BOT] == 0.7
 
 
 def test_a_name_that_somebody_unloaded_makes_the_pod_unready_at_once(
@@ -96,8 +100,8 @@ def test_an_engine_that_an_adapter_ends_is_not_ended_for_ever(
 
     engine.deadly = (BOT,)
     agent.want(agent.adapter("good", good), agent.adapter(BOT, deadly))
-    while agent.standing(BOT).state != "Refused":
-        wait_for(lambda: not engine.alive or agent.standing(BOT).state == "Refused", 30, "the engine ends")
+    while agent.adapter_report(BOT).state != "Refused":
+        wait_for(lambda: not engine.alive or agent.adapter_report(BOT).state == "Refused", 30, "the engine ends")
         if not engine.alive:
             engine.kill()
             engine.start()
@@ -109,33 +113,33 @@ def test_an_engine_that_an_adapter_ends_is_not_ended_for_ever(
     assert [name.partition("@")[0] for _, name in engine.calls].count(BOT) == 3
 
 
-def test_s3_away_is_tried_again(agent: RunningAgent, engine: FakeEngine, make: Make, tmp_path: Path) -> None:
+def test_an_unavailable_s3_is_tried_again(agent: RunningAgent, engine: FakeEngine, make: Make, tmp_path: Path) -> None:
     other_server = S3Server(tmp_path / "other-s3")
     version = make(0.7)
     shutil.copytree(agent.s3.buckets, other_server.buckets, dirs_exist_ok=True)
     agent.want(agent.adapter(BOT, version, endpoint=other_server.endpoint))
-    standing = agent.wait_state(BOT, "Failed")
-    assert standing.reason is Reason.DOWNLOAD_FAILED
-    assert other_server.endpoint in standing.message
+    adapter = agent.wait_state(BOT, "Failed")
+    assert adapter.reason is Reason.DOWNLOAD_FAILED
+    assert other_server.endpoint in adapter.message
     assert not agent.ready()
     with other_server:
         agent.wait_ready()
 
 
-def test_wrong_credentials_are_told_and_mended_by_a_new_secret(agent: RunningAgent, make: Make) -> None:
+def test_wrong_credentials_are_reported_until_the_secret_is_corrected(agent: RunningAgent, make: Make) -> None:
     secret = agent.settings.secrets_directory / "s3-credentials"
     right = {path.name: path.read_text() for path in secret.iterdir()}
     write_secret(secret, "nobody", "nothing-of-value")
     agent.want(agent.adapter(BOT, make(0.7)))
-    standing = agent.wait_state(BOT, "Failed")
-    assert standing.reason is Reason.ADAPTER_ACCESS_DENIED
-    assert "nothing-of-value" not in standing.message
+    adapter = agent.wait_state(BOT, "Failed")
+    assert adapter.reason is Reason.ADAPTER_ACCESS_DENIED
+    assert "nothing-of-value" not in adapter.message
     for name, text in right.items():
         (secret / name).write_text(text)
     agent.wait_ready()
 
 
-def test_an_adapter_that_keeps_failing_gives_way_to_one_that_is_proven(
+def test_an_adapter_that_keeps_failing_does_not_keep_a_proven_one_from_traffic(
     agent: RunningAgent, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("finetune_agent.readiness.GIVE_WAY_AFTER", 2)
@@ -147,4 +151,21 @@ def test_an_adapter_that_keeps_failing_gives_way_to_one_that_is_proven(
     agent.wait_state("good", "Active")
     assert not agent.ready()
     agent.wait_ready()
-    assert agent.standing("lost").state in ("Failed", "Downloading")
+    assert agent.adapter_report("lost").state in ("Failed", "Downloading")
+
+
+def test_an_idle_agent_that_looks_rarely_learns_from_the_probe_what_changed(
+    tmp_path: Path, s3_server: S3Server, engine: FakeEngine, make: Make
+) -> None:
+    with RunningAgent(tmp_path / "pod", s3_server, engine.port, idle_seconds=600.0) as agent:
+        first, second = make(0.7), make(0.4)
+        agent.want(agent.adapter(BOT, first))
+        agent.wait_active(BOT, first)
+        agent.wait_ready()
+        wait_for(lambda: agent.agent is not None and agent.agent.settled, 20, "nothing is to be done")
+        del engine.loaded[BOT]
+        assert not agent.ready()
+        agent.wait_active(BOT, first)
+        wait_for(lambda: agent.agent is not None and agent.agent.settled, 20, "nothing is to be done")
+        agent.want(agent.adapter(BOT, second, drain=False))
+        agent.wait_active(BOT, second)

@@ -17,7 +17,7 @@ from tools.testing.s3_server import S3Server
 from tools.testing.waiting import wait_for
 
 
-def test_a_changed_object_is_refused_and_the_version_before_goes_on(
+def test_a_changed_object_is_refused_and_the_version_before_continues(
     agent: RunningAgent, engine: FakeEngine, make: Make, s3_server: S3Server
 ) -> None:
     first, second = make(0.7), make(0.9)
@@ -29,9 +29,9 @@ def test_a_changed_object_is_refused_and_the_version_before_goes_on(
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     agent.want(agent.adapter(BOT, second, previous=first))
-    standing = agent.wait_state(BOT, "Refused")
-    assert standing.reason is Reason.DIGEST_MISMATCH
-    assert standing.active_digest == first.digest
+    adapter = agent.wait_state(BOT, "Refused")
+    assert adapter.reason is Reason.DIGEST_MISMATCH
+    assert adapter.active_digest == first.digest
     assert agent.ready()
     assert answer(engine, BOT) == 0.7
 
@@ -82,7 +82,7 @@ def test_a_request_that_never_ends_does_not_hold_up_the_swap_for_ever(
         assert (agent.settings.adapters_directory / BOT / first.digest[7:]).is_dir()  # the request may still need it
 
 
-def test_an_only_pod_stays_in_the_service_while_the_name_moves(
+def test_a_single_pod_stays_in_the_service_while_the_name_moves(
     agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     first, second = make(0.7), make(0.9)
@@ -90,13 +90,13 @@ def test_an_only_pod_stays_in_the_service_while_the_name_moves(
     agent.wait_ready()
     statuses: list[int] = []
     agent.want(agent.adapter(BOT, second, previous=first, drain=False))
-    while agent.standing(BOT).active_digest != second.digest:
+    while agent.adapter_report(BOT).active_digest != second.digest:
         statuses.append(agent.probe()[0])
     assert set(statuses) == {200}
     assert answer(engine, BOT) == 0.9
 
 
-def test_a_version_that_fails_under_the_served_name_gives_way_to_the_one_before(
+def test_a_version_that_fails_under_the_served_name_is_replaced_by_the_previous_one(
     agent: RunningAgent, engine: FakeEngine, make: Make
 ) -> None:
     first, second = make(0.7), make(0.9)
@@ -107,14 +107,14 @@ def test_a_version_that_fails_under_the_served_name_gives_way_to_the_one_before(
     agent.want(agent.adapter(BOT, second, previous=first))
     new = str(agent.settings.adapters_directory / BOT / second.digest[7:])
     held = False
-    while agent.standing(BOT).state != "Refused" or not agent.ready():
+    while agent.adapter_report(BOT).state != "Refused" or not agent.ready():
         before, status, after = engine.loaded.get(BOT), agent.probe()[0], engine.loaded.get(BOT)
         if before == after == new:
             held = True
             assert status == 503  # what has the name is not proven
     assert held
-    standing = agent.wait_active(BOT, first)
-    assert (standing.state, standing.reason, standing.active_digest) == ("Refused", Reason.PROOF_FAILED, first.digest)
+    adapter = agent.wait_active(BOT, first)
+    assert (adapter.state, adapter.reason, adapter.active_digest) == ("Refused", Reason.PROOF_FAILED, first.digest)
     assert answer(engine, BOT) == 0.7
 
 

@@ -110,7 +110,7 @@ def test_refusal(path: str, status: int, body: object, reason: Reason, permanent
     assert error.message
 
 
-def test_a_missing_key_is_told_with_the_field() -> None:
+def test_a_missing_key_is_reported_with_the_field() -> None:
     answer = httpx.Response(
         401, json={"error": "Unauthorized"}, request=httpx.Request("GET", "http://127.0.0.1/v1/models")
     )

@@ -26,15 +26,15 @@ class Case:
 
     @property
     def wrong(self) -> Object:
-        """The object."""
+        """Return the object."""
         return changed(self.item, self.changes)
 
 
 def of_job(name: str, changes: dict[str, Any], path: str, server: str, models: str = "") -> Case:
-    """A FineTuneJob with changes."""
+    """Return a FineTuneJob with changes."""
     return Case(name, FINETUNE_JOB, changes, path, server, models)
 
 
 def of_deployment(name: str, changes: dict[str, Any], path: str, server: str, models: str = "") -> Case:
-    """An AdapterDeployment with changes."""
+    """Return an AdapterDeployment with changes."""
     return Case(name, ADAPTER_DEPLOYMENT, changes, path, server, models)

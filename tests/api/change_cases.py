@@ -36,8 +36,8 @@ CHANGES = [
     Change(
         "selectBest", FINETUNE_JOB, {"spec.evaluation": {"everySteps": 1, "selectBest": True}}, _cannot("evaluation")
     ),
-    Change("gpusPerNode", FINETUNE_JOB, {"spec.resources.gpusPerNode": 2}, _cannot("resources")),
-    Change("limits", FINETUNE_JOB, {"spec.resources.limits": {"memory": "1Gi"}}, _cannot("resources")),
+    Change("gpusPerNode", FINETUNE_JOB, {"spec.resources.gpusPerNode": 2}, _cannot("resources.gpusPerNode")),
+    Change("limits", FINETUNE_JOB, {"spec.resources.limits": {"memory": "1Gi"}}, _cannot("resources.limits")),
     Change("image", FINETUNE_JOB, {"spec.podTemplate.image": "other"}, _cannot("podTemplate")),
     Change("volumes", FINETUNE_JOB, {"spec.podTemplate.volumes": [EMPTY]}, _cannot("podTemplate")),
     Change("gate", FINETUNE_JOB, {"spec.evaluation.gate": {"max": 1, "metric": "loss"}}, _cannot("evaluation")),
@@ -52,7 +52,13 @@ CHANGES = [
         "target",
         ADAPTER_DEPLOYMENT,
         {"spec.target.deploymentRef.name": "other"},
-        "target.deploymentRef cannot be changed",
+        "the workload of target cannot be changed",
+    ),
+    Change(
+        "kind of the target",
+        ADAPTER_DEPLOYMENT,
+        {"spec.target": {"selector": {"matchLabels": {"app": "vllm"}}}},
+        "the workload of target cannot be changed",
     ),
 ]
 every_change = pytest.mark.parametrize("change", CHANGES, ids=[change.name for change in CHANGES])

@@ -29,13 +29,13 @@ class CorpusFile:
 
 
 def load(name: str) -> list[CorpusFile]:
-    """The files of good.yaml or bad.yaml."""
+    """Return the files of good.yaml or bad.yaml."""
     cases = yaml.safe_load((CORPUS / f"{name}.yaml").read_text())
     return [CorpusFile(str(case["name"]), content(case), name == "good") for case in cases]
 
 
 def content(case: dict[str, Any]) -> bytes:
-    """The bytes of a case's file."""
+    """Return the bytes of a case's file."""
     if "text" in case:
         return str(case["text"]).encode()
     text = (CORPUS / f"{case.get('of', 'job')}.yaml").read_text()
@@ -53,7 +53,7 @@ def content(case: dict[str, Any]) -> bytes:
 
 
 def parse(text: str) -> Any:
-    """The one document of a text."""
+    """Return the one document of a text."""
     (document,) = read_yaml(text.encode())
     return document.value
 

@@ -16,7 +16,9 @@ from finetune_api.dataset import HUB_ONLY, TEMPLATE_OR_FORMAT
 from tests.api.case import of_job
 
 REVISION = "revision belongs to hf:// models only: remove it, or name the model on the hub"
-CACHE = "cache is for models that are downloaded, hf:// and s3://: remove it, a pvc:// model is on a volume already"
+CACHE = (
+    "cache is for models that are downloaded (hf:// and s3://), and a pvc:// model is on a volume already: remove cache"
+)
 ONE_CACHE = "exactly one of persistentVolumeClaim and hostPath must be set"
 ONE_VALIDATION = "exactly one of uri, fraction and split must be set"
 ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must be set"
@@ -69,7 +71,18 @@ DATA_CASES = [
     ),
     of_job("preferences without their objective", {"spec.preference": {"beta": 0.2}}, "spec", NO_PREFERENCE),
     of_job("packed pairs", {"spec.objective": "dpo", "spec.training.packing": True}, "spec", NO_PACKING),
-    of_job("kto one row at a time", {"spec.objective": "kto"}, "spec", KTO_BATCH),
+    of_job(
+        "kto one row at a time",
+        {"spec.objective": "kto", "spec.training.perDeviceBatchSize": 1},
+        "spec",
+        KTO_BATCH,
+    ),
+    of_job(
+        "kto on the CPU with its default batch",
+        {"spec.objective": "kto", "spec.resources.gpusPerNode": 0},
+        "spec",
+        KTO_BATCH,
+    ),
     of_job(
         "dpo with a method of one adapter",
         {"spec.objective": "dpo", "spec.method": {"adalora": {}}},

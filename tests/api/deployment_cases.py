@@ -1,6 +1,18 @@
 """Wrong AdapterDeployments."""
 
-from finetune_api.adapterdeployment.spec import EMPTY_SELECTOR, FOLLOWS_NEWEST, ONE_SOURCE, WRONG_VALUES
+from finetune_api.adapterdeployment.analysis import BOUNDS, ONE_ANALYSIS, ONE_BOUND, UNKNOWN_PLACEHOLDER
+from finetune_api.adapterdeployment.canary import ONE_SIZE, STEPS_GROW
+from finetune_api.adapterdeployment.spec import (
+    EMPTY_SELECTOR,
+    EVERY_POD,
+    FOLLOWS_NEWEST,
+    NO_CANARY,
+    ONE_SOURCE,
+    ONE_TARGET,
+    OWN_PACE,
+    ROLLS_DEPLOYMENTS,
+)
+from finetune_api.label_selector import WRONG_KEY, WRONG_VALUES
 from tests.api.case import of_deployment
 from tests.api.objects import DIGEST, REMOVE
 
@@ -46,6 +58,31 @@ DEPLOYMENT_CASES = [
         "spec.adapter.digest",
         "should match",
     ),
+    of_deployment("two targets", {"spec.target.statefulSetRef": {"name": "a"}}, "spec.target", ONE_TARGET),
+    *(
+        of_deployment(
+            f"pods with a label that cannot be: {kind}",
+            {"spec.target": {"selector": {"matchLabels": {"app": "vllm", key: "a"}}}},
+            "spec.target",
+            WRONG_KEY,
+        )
+        for kind, key in {
+            "no name": "",
+            "a space": "a b",
+            "a name that is too long": 64 * "a",
+            "two domains": "a.example/b/c",
+            "a domain in capitals": "A.example/b",
+            "a line": "app\n",
+        }.items()
+    ),
+    of_deployment(
+        "pods with a condition on a label that cannot be",
+        {"spec.target": {"selector": {"matchExpressions": [{"key": "a b", "operator": "Exists"}]}}},
+        "spec.target.selector.matchExpressions[0].key",
+        "should match",
+    ),
+    of_deployment("every pod", {"spec.target": {"selector": {}}}, "spec.target", EVERY_POD),
+    of_deployment("no target", {"spec.target": {"port": 8000}}, "spec.target", ONE_TARGET),
     of_deployment(
         "an unknown engine", {"spec.target.engine": "tgi"}, "spec.target.engine", 'supported values: "vllm"', "'vllm'"
     ),
@@ -55,6 +92,60 @@ DEPLOYMENT_CASES = [
         {"spec.strategy.maxUnavailable": 0},
         "spec.strategy.maxUnavailable",
         "greater than or equal to 1",
+    ),
+    of_deployment(
+        "a StatefulSet with Rolling",
+        {"spec.strategy": {"type": "Rolling"}, "spec.target": {"statefulSetRef": {"name": "vllm"}}},
+        "spec",
+        ROLLS_DEPLOYMENTS,
+    ),
+    of_deployment(
+        "a canary with Rolling",
+        {"spec.strategy": {"type": "Rolling", "canary": {"steps": [{"pods": 1}]}}},
+        "spec.strategy",
+        NO_CANARY,
+    ),
+    of_deployment(
+        "a pace of its own with Rolling",
+        {"spec.strategy": {"type": "Rolling", "maxUnavailable": 2}},
+        "spec.strategy",
+        OWN_PACE,
+    ),
+    of_deployment(
+        "a step of a canary without a size",
+        {"spec.strategy": {"canary": {"steps": [{"pauseSeconds": 60}]}}},
+        "spec.strategy.canary.steps[0]",
+        ONE_SIZE,
+    ),
+    of_deployment(
+        "a canary that shrinks",
+        {"spec.strategy": {"canary": {"steps": [{"percent": 50}, {"percent": 10}]}}},
+        "spec.strategy.canary",
+        STEPS_GROW,
+    ),
+    *(
+        of_deployment(name, {"spec.strategy": {"canary": {"steps": [{"pods": 1, "analysis": analysis}]}}}, field, text)
+        for name, analysis, field, text in (
+            ("an analysis of nothing", {}, "spec.strategy.canary.steps[0].analysis", ONE_ANALYSIS),
+            (
+                "an analysis without a bound",
+                {"prometheus": {"url": "http://a", "query": "up"}},
+                "spec.strategy.canary.steps[0].analysis.prometheus",
+                ONE_BOUND,
+            ),
+            (
+                "an analysis whose bounds are exchanged",
+                {"prometheus": {"url": "http://a", "query": "up", "min": 2, "max": 1}},
+                "spec.strategy.canary.steps[0].analysis.prometheus",
+                BOUNDS,
+            ),
+            (
+                "an unknown placeholder",
+                {"prometheus": {"url": "http://a", "query": "up{pod=~'{{ pod }}'}", "min": 2}},
+                "spec.strategy.canary.steps[0].analysis.prometheus",
+                UNKNOWN_PLACEHOLDER,
+            ),
+        )
     ),
     of_deployment("no tolerance", {"spec.verification.tolerance": 0}, "spec.verification.tolerance", "greater than 0"),
 ]

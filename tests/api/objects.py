@@ -34,7 +34,7 @@ REMOVE = object()
 
 
 def changed(item: Object, changes: dict[str, Any]) -> Object:
-    """A copy with other values at paths like ``spec.method.lora.rank``; ``REMOVE`` takes a field away."""
+    """Return a copy with other values at paths like ``spec.method.lora.rank``; ``REMOVE`` takes a field away."""
     result = copy.deepcopy(item)
     for path, value in changes.items():
         *parents, last = path.split(".")

@@ -16,7 +16,7 @@ from tests.api.corpus_cases import BAD, GOOD, MESSAGES, CorpusFile
 
 
 def said(case: CorpusFile, directory: Path) -> list[str]:
-    """What is said about a file, without its name."""
+    """Return the messages about a file, without its name."""
     file = directory / "file.yaml"
     file.write_bytes(case.content)
     try:

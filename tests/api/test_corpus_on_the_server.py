@@ -52,7 +52,7 @@ Send = Callable[[CorpusFile], Answer]
 
 @pytest.fixture(scope="module")
 def server(cluster_with_crds: Cluster) -> Cluster:
-    """A control plane with both CRDs."""
+    """Return a control plane with both CRDs."""
     return cluster_with_crds
 
 
@@ -90,7 +90,7 @@ def monkeypatch_module() -> Any:
 
 
 def refused_by_the_operator(stored: dict[str, Any]) -> str:
-    """The message of Accepted=False, or nothing."""
+    """Return the message of Accepted=False, or nothing."""
     if stored["kind"] == "FineTuneJob":
         conditions = make_plan(Observed(stored), NOW, SETTINGS).status["conditions"]
         (accepted,) = (item for item in conditions if item["type"] == "Accepted")
@@ -130,7 +130,7 @@ def test_kubectl_says_the_same(server: Cluster, tmp_path: Path, name: str) -> No
 
 
 def ask_kubectl(cluster: Cluster, file: Path) -> str:
-    """What kubectl says about a file that is refused, or nothing."""
+    """Return what kubectl says about a file that is refused, or nothing."""
     try:
         cluster.kubectl("apply", "--dry-run=server", "-f", str(file))
     except DevClusterError as error:

@@ -1,4 +1,4 @@
-"""The hand-written pages speak of what exists, and leave nothing out."""
+"""The hand-written pages describe everything that exists, and nothing else."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_every_method_has_its_default_learning_rate_in_the_table() -> None:
 
 
 def models_of_field(annotation: Any) -> type[Block]:
-    """The block that a field of ``Method`` may hold."""
+    """Return the block that a field of ``Method`` may hold."""
     block: type[Block]
     (block,) = [part for part in get_args(annotation) if part is not type(None)]
     assert issubclass(block, Block)

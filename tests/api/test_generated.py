@@ -1,4 +1,4 @@
-"""What is generated is committed as its source says, and says something about every field."""
+"""Generated files are committed as their source defines them, and describe every field."""
 
 import subprocess
 from collections.abc import Iterator

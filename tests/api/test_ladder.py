@@ -1,5 +1,6 @@
-"""What a job that ran out of memory is tried with next."""
+"""With which settings a job that ran out of memory is tried next."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api import ladder
-from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.finetunejob import Adjustment, FineTuneJobSpec
 from finetune_api.reasons import Reason
 
 SPEC: dict[str, Any] = {
@@ -23,7 +24,7 @@ def spec(**more: Any) -> FineTuneJobSpec:
 
 
 def climbed(start: FineTuneJobSpec) -> list[FineTuneJobSpec]:
-    """The spec, and what it is after each step."""
+    """Return the spec, and the specs after each step of the ladder."""
     specs, times = [start], 1
     while (following := ladder.reduce_memory(start, times)) is not None:
         specs.append(following)
@@ -59,10 +60,10 @@ def test_no_step_changes_how_many_sequences_an_optimizer_step_has(
     training = {"perDeviceBatchSize": batch, "gradientAccumulationSteps": accumulation}
     for step in climbed(spec(objective=objective, training=training, failurePolicy=ALL)):
         smaller = step.training
-        assert smaller.per_device_batch_size * smaller.gradient_accumulation_steps == batch * accumulation
+        assert smaller.batch_size * smaller.accumulation_steps == batch * accumulation
 
 
-def test_then_gradient_checkpointing_then_quantisation_and_each_is_told() -> None:
+def test_then_gradient_checkpointing_then_quantisation_and_each_is_reported() -> None:
     start = spec(
         training={"perDeviceBatchSize": 2, "gradientAccumulationSteps": 3},
         method={"lora": {"rank": 8, "targetModules": ["q_proj"], "dropout": 0.1}},
@@ -135,7 +136,7 @@ def test_the_end_says_what_was_reached_and_what_is_left_to_do() -> None:
         (Reason.TRAINER_ERROR, 0, False),
     ],
 )
-def test_what_less_memory_can_mend(reason: Reason, gpus: int, mended: bool) -> None:
+def test_which_failures_less_memory_can_avoid(reason: Reason, gpus: int, mended: bool) -> None:
     assert ladder.needs_less_memory(spec(resources={"gpusPerNode": gpus}), reason) == mended
 
 
@@ -151,6 +152,14 @@ def test_adjustments_lead_to_the_spec_that_they_were_made_from(method: str, chec
     start = spec(method={method: {}}, training=training, failurePolicy=ALL)
     for step in climbed(start):
         assert ladder.apply_adjustments(start, ladder.list_adjustments(start, step)) == step
+
+
+def test_adjustments_made_one_after_another_are_those_from_the_first_spec_to_the_last() -> None:
+    steps = [start := spec(training={"perDeviceBatchSize": 8}, failurePolicy=ALL), *climbed(start)]
+    added: list[Adjustment] = []
+    for before, after in pairwise(steps):
+        added = ladder.add_adjustments(added, ladder.list_adjustments(before, after))
+        assert sorted(map(str, added)) == sorted(map(str, ladder.list_adjustments(start, after)))
 
 
 def test_adjustments_hold_whatever_the_policy_allows_now() -> None:

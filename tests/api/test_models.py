@@ -21,7 +21,7 @@ SPECS: dict[str, type[Model]] = {"FineTuneJob": FineTuneJobSpec, "AdapterDeploym
 
 
 def found(item: Object) -> list[Problem]:
-    """What the model of the object's kind finds wrong with its spec."""
+    """Return the problems that the model of the object's kind finds in its spec."""
     try:
         SPECS[item["kind"]].model_validate(item["spec"])
     except ValidationError as error:
@@ -50,7 +50,7 @@ def test_every_rule_of_the_crds_is_in_the_table() -> None:
 
 
 def rules(model: type[Model]) -> list[dict[str, str]]:
-    """The rules of a model and of all models that can be part of it."""
+    """Return the rules of a model and of all models that can be part of it."""
     return [rule for part in models_of(model) for rule in part.cel_rules]
 
 
@@ -72,7 +72,7 @@ def test_target_modules_that_name_nothing(value: object, message: str) -> None:
     assert message in problem.message
 
 
-def test_every_problem_of_a_file_is_told_at_once() -> None:
+def test_every_problem_of_a_file_is_reported_at_once() -> None:
     wrong = changed(FINETUNE_JOB, {"spec.method.lora.rank": 0, "spec.training.seed": -1, "spec.nodes": 2})
     assert {problem.field for problem in found(wrong)} == {"method.lora.rank", "training.seed", "nodes"}
 

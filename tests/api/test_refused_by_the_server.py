@@ -24,7 +24,7 @@ ITEMS = pytest.mark.parametrize("item", [FINETUNE_JOB, ADAPTER_DEPLOYMENT], ids=
 
 @pytest.fixture(scope="module")
 def cluster(cluster_with_crds: Cluster) -> Cluster:
-    """A control plane with both CRDs."""
+    """Return a control plane with both CRDs."""
     return cluster_with_crds
 
 
@@ -39,7 +39,7 @@ def new_namespace(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
-    """A namespace of the test's own."""
+    """Yield a namespace of the test's own."""
     with new_namespace(cluster) as name:
         yield name
 
@@ -49,7 +49,7 @@ def apply(cluster: Cluster, item: Object, *options: str) -> str:
 
 
 def refusal(cluster: Cluster, item: Object) -> str:
-    """What kubectl prints about an object that is refused."""
+    """Return what kubectl prints about an object that is refused."""
     with pytest.raises(DevClusterError) as refused:
         apply(cluster, item, "--dry-run=server")
     return str(refused.value)
@@ -71,7 +71,7 @@ def test_a_wrong_object_is_refused_with_field_and_reason(cluster: Cluster, case:
 
 @pytest.fixture(scope="module")
 def stored(cluster: Cluster) -> Iterator[str]:
-    """A namespace with both objects."""
+    """Yield a namespace with both objects."""
     with new_namespace(cluster) as name:
         for item in (FINETUNE_JOB, ADAPTER_DEPLOYMENT):
             apply(cluster, changed(item, {"metadata.namespace": name}))
@@ -92,6 +92,7 @@ EDITS = {
     "failurePolicy.retries.onError": 5,
     "failurePolicy.outOfMemory.quantize": True,
     "output.deletionPolicy": "Delete",
+    "resources.merge": {"requests": {"memory": "8Gi"}},
 }
 
 
@@ -106,7 +107,7 @@ def test_what_is_not_pinned_can_be_changed(cluster: Cluster, namespace: str) -> 
 
 
 def is_field(model: type[Model], path: str) -> bool:
-    """Whether the model has a field at this path."""
+    """Tell whether the model has a field at this path."""
     first, _, rest = path.partition(".")
     fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
     return first in fields and (not rest or is_field(fields[first], rest))  # type: ignore[arg-type]
@@ -122,7 +123,7 @@ def test_a_spec_without_a_method_trains_a_lora(cluster: Cluster, namespace: str)
     del item["spec"]["method"]
     stored = json.loads(apply(cluster, item, "-o", "json"))
     assert stored["spec"]["method"]["lora"]["rank"] == 16
-    assert stored["spec"]["method"]["lora"]["targetModules"] == "all-linear"
+    assert stored["spec"]["method"]["lora"]["targetModules"] == "auto"
 
 
 @ITEMS
@@ -176,7 +177,7 @@ def test_the_columns_show_progress(cluster: Cluster, namespace: str) -> None:
 
 def test_the_columns_show_how_far_a_roll_out_is(cluster: Cluster, namespace: str) -> None:
     apply(cluster, changed(ADAPTER_DEPLOYMENT, {"metadata.namespace": namespace}))
-    status = json.dumps({"status": {"pods": {"total": 3, "updated": 2, "ready": 3}}})
+    status = json.dumps({"status": {"target": "vllm", "pods": {"total": 3, "updated": 2, "ready": 3}}})
     cluster.kubectl(
         "-n", namespace, "patch", "adp", "shakespeare", "--subresource=status", "--type=merge", "-p", status
     )

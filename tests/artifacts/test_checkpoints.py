@@ -1,4 +1,4 @@
-"""Checkpoints: only a whole one is ever resumed from, and old ones go."""
+"""Checkpoints: only a complete one is resumed from, and old ones are deleted."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +57,7 @@ def save(
 
 
 def newest(server: Server, run: StorageUri, directory: Path) -> int | None:
-    """The step that a new attempt would continue from; its files must be those of that step."""
+    """Return the step that a new attempt would continue from; its files must be those of that step."""
     manifest = download_newest_checkpoint(server.store(), run, FINGERPRINT, directory / "resume")
     if manifest is None:
         return None
@@ -65,7 +65,7 @@ def newest(server: Server, run: StorageUri, directory: Path) -> int | None:
     return manifest.step
 
 
-def test_the_newest_complete_one_is_found(server: Server, run: StorageUri, tmp_path: Path) -> None:
+def test_the_newest_complete_checkpoint_is_found(server: Server, run: StorageUri, tmp_path: Path) -> None:
     assert newest(server, run, tmp_path) is None
     for step in (10, 2, 30):
         save(server, run, tmp_path, step)
@@ -101,26 +101,26 @@ def with_half_a_manifest(server: Server, run: StorageUri) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm", [without_manifest, without_a_file, with_a_truncated_file, with_another_byte, with_half_a_manifest]
+    "damage", [without_manifest, without_a_file, with_a_truncated_file, with_another_byte, with_half_a_manifest]
 )
-def test_one_that_is_not_whole_is_passed_over(
-    server: Server, run: StorageUri, tmp_path: Path, harm: Callable[[Server, StorageUri], None]
+def test_an_incomplete_checkpoint_is_skipped(
+    server: Server, run: StorageUri, tmp_path: Path, damage: Callable[[Server, StorageUri], None]
 ) -> None:
     save(server, run, tmp_path, 10)
     save(server, run, tmp_path, 20)
-    harm(server, run)
+    damage(server, run)
     assert newest(server, run, tmp_path) == 10
     save(server, run, tmp_path, 20)
     assert newest(server, run, tmp_path) == 20, "a later run uploads a complete one again"
 
 
-def test_one_of_other_settings_is_passed_over(server: Server, run: StorageUri, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_is_skipped(server: Server, run: StorageUri, tmp_path: Path) -> None:
     save(server, run, tmp_path, 10)
     save(server, run, tmp_path, 20, fingerprint="sha256:bb")
     assert newest(server, run, tmp_path) == 10
 
 
-def test_only_so_many_stay(server: Server, run: StorageUri, tmp_path: Path) -> None:
+def test_only_as_many_checkpoints_stay_as_are_kept(server: Server, run: StorageUri, tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         save(server, run, tmp_path, step)
     in_bucket(server, run, 20, "manifest.json").unlink()
@@ -129,7 +129,7 @@ def test_only_so_many_stay(server: Server, run: StorageUri, tmp_path: Path) -> N
     assert newest(server, run, tmp_path) == 40
 
 
-def test_one_that_is_being_uploaded_is_not_pruned(server: Server, run: StorageUri, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_being_uploaded_is_not_pruned(server: Server, run: StorageUri, tmp_path: Path) -> None:
     for step in (10, 20, 30):
         save(server, run, tmp_path, step)
     in_bucket(server, run, 30, "manifest.json").unlink()

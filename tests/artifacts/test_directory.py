@@ -1,4 +1,4 @@
-"""What only a directory can go through: a process that dies in the middle of a write, and a disk that is full."""
+"""Faults that only a directory can have: a process that dies in the middle of a write, and a disk that is full."""
 
 import os
 import resource
@@ -56,14 +56,14 @@ def test_a_full_disk_is_an_upload_that_failed(tmp_path: Path) -> None:
     assert STORAGE.list_objects(uri) == []
 
 
-def test_what_is_deleted_leaves_no_empty_directories(tmp_path: Path) -> None:
+def test_deleted_files_leave_no_empty_directories(tmp_path: Path) -> None:
     uri = DirectoryUri(str(tmp_path / "output"), "checkpoints/step-00000001")
     upload_directory(STORAGE, uri, source(tmp_path / "source", 10))
     delete_objects(STORAGE, [uri.child("weights.safetensors"), uri.child("nothing")])
     assert not (tmp_path / "output" / "checkpoints").exists()
 
 
-def test_what_is_not_there_is_named_by_its_path(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_by_its_path(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as caught:
         read_object(STORAGE, DirectoryUri(str(tmp_path), "adapter/manifest.json"))
     assert caught.value.fault is Fault.NO_OBJECT

@@ -50,7 +50,7 @@ def test_whoever_claimed_last_writes_alone(s3_server: S3Server, bucket: str, tmp
     put(first, uri, b"of the first", tmp_path)
     second = claim(s3_server, bucket, later)
     text = superseded(lambda: put(first, uri, b"of the first, again", tmp_path))
-    assert text.startswith("attempt 1 may not write any more, because another one has taken its place")
+    assert text.startswith("this attempt may not write any more, because another one has taken its place")
     superseded(lambda: first.put_new(S3Uri(bucket, "adapter/new"), b"x"))
     superseded(lambda: first.delete(uri))
     put(second, uri, b"of the second", tmp_path)
@@ -65,9 +65,9 @@ def test_an_earlier_attempt_claims_nothing_back(s3_server: S3Server, bucket: str
 
 
 def test_the_claims_of_two_jobs_are_two(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    ours, theirs = claim(s3_server, bucket, 1), claim(s3_server, bucket, 5, uid="22222222-bbbb")
-    put(ours, S3Uri(bucket, "adapter/x"), b"x", tmp_path)
-    put(theirs, S3Uri(bucket, "adapter/y"), b"y", tmp_path)
+    first, second = claim(s3_server, bucket, 1), claim(s3_server, bucket, 5, uid="22222222-bbbb")
+    put(first, S3Uri(bucket, "adapter/x"), b"x", tmp_path)
+    put(second, S3Uri(bucket, "adapter/y"), b"y", tmp_path)
 
 
 @dataclass
@@ -122,9 +122,9 @@ def test_a_manifest_that_arrives_too_late_is_replaced(s3_server: S3Server, bucke
 def test_a_manifest_of_another_job_is_never_replaced(s3_server: S3Server, bucket: str) -> None:
     manifest = S3Uri(bucket, "adapter/manifest.json")
     claim(s3_server, bucket, 1, uid="22222222-bbbb").put_new(manifest, b"theirs")
-    ours = claim(s3_server, bucket, 1)
-    assert not ours.put_new(manifest, b"ours")
-    assert read_object(ours, manifest) == b"theirs"
+    claimed = claim(s3_server, bucket, 1)
+    assert not claimed.put_new(manifest, b"ours")
+    assert read_object(claimed, manifest) == b"theirs"
 
 
 def test_a_service_without_conditional_writes_has_the_look_alone(

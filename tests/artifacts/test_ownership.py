@@ -42,19 +42,21 @@ def test_each_object_of_ours_on_several_pages_goes_and_none_of_theirs(
     s3_server: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     prefix = S3Uri(bucket, PREFIX)
-    ours, theirs = storage_of(s3_server, OURS), storage_of(s3_server, THEIRS)
+    own_storage, other_storage = storage_of(s3_server, OURS), storage_of(s3_server, THEIRS)
     for number in range(1200):
-        (ours if number % 2 else theirs).put_new(prefix.child(f"checkpoints/run-a/step-{number:08d}/x"), b"x")
+        (own_storage if number % 2 else other_storage).put_new(
+            prefix.child(f"checkpoints/run-a/step-{number:08d}/x"), b"x"
+        )
     write(s3_server, OURS, prefix.child("adapter/large"), tmp_path, b"x" * 17_000_000)
     write(s3_server, OURS, prefix.child("unknown/x"), tmp_path)
-    found = find(s3_server, bucket)
-    assert len(found) == 601
-    deletion = delete_all(s3_server.store(), found)
+    uris = find(s3_server, bucket)
+    assert len(uris) == 601
+    deletion = delete_all(s3_server.store(), uris)
     assert (deletion.deleted, deletion.left, deletion.error, deletion.keeps_versions) == (601, 0, None, False)
-    left = keys(s3_server, bucket)
-    assert len(left) == 601
-    assert {int(key[-10:-2]) % 2 for key in left if "checkpoints" in key} == {0}
-    assert f"{PREFIX}/unknown/x" in left, "no training writes there"
+    remaining_keys = keys(s3_server, bucket)
+    assert len(remaining_keys) == 601
+    assert {int(key[-10:-2]) % 2 for key in remaining_keys if "checkpoints" in key} == {0}
+    assert f"{PREFIX}/unknown/x" in remaining_keys, "no training writes there"
     assert find(s3_server, bucket) == []
 
 
@@ -88,10 +90,10 @@ def test_objects_of_older_versions_belong_to_the_job_of_their_manifest(
         (directory / "weights").write_text(name)
         upload_checkpoint(old, checkpoints.child(name), 1, directory, manifest)
     old.put_new(checkpoints.child("run-c/step-00000001/weights"), b"without a manifest")
-    own = [f"{PREFIX}/checkpoints/run-a/step-00000001/{name}" for name in ("manifest.json", "weights")]
-    assert [uri.key for uri in find(s3_server, bucket)] == own
-    everything = [uri.key for uri in find(s3_server, bucket, exclusive=True)]
-    assert everything == [*own, f"{PREFIX}/checkpoints/run-c/step-00000001/weights"]
+    own_keys = [f"{PREFIX}/checkpoints/run-a/step-00000001/{name}" for name in ("manifest.json", "weights")]
+    assert [uri.key for uri in find(s3_server, bucket)] == own_keys
+    exclusive_keys = [uri.key for uri in find(s3_server, bucket, exclusive=True)]
+    assert exclusive_keys == [*own_keys, f"{PREFIX}/checkpoints/run-c/step-00000001/weights"]
 
 
 def test_what_the_service_does_not_delete_is_counted(s3_server: S3Server, tmp_path: Path) -> None:
@@ -110,12 +112,12 @@ def test_what_the_service_does_not_delete_is_counted(s3_server: S3Server, tmp_pa
 
 @pytest.fixture
 def versioning(tmp_path: Path) -> Iterator[S3Server]:
-    """An S3 service whose buckets can keep old versions."""
+    """Yield an S3 service whose buckets can keep old versions."""
     with S3Server(tmp_path / "versioning", versions=True) as server:
         yield server
 
 
-def test_old_versions_that_stay_are_told(versioning: S3Server, tmp_path: Path) -> None:
+def test_old_versions_that_stay_are_reported(versioning: S3Server, tmp_path: Path) -> None:
     bucket = versioning.create_bucket("versions")
     versioning.store().client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     write(versioning, OURS, S3Uri(bucket, f"{PREFIX}/adapter/x"), tmp_path)
@@ -128,8 +130,8 @@ def test_a_service_that_does_not_answer_leaves_the_rest(versioning: S3Server, tm
     bucket = versioning.create_bucket("away")
     for number in range(40):
         write(versioning, OURS, S3Uri(bucket, f"{PREFIX}/adapter/{number}"), tmp_path)
-    found = find(versioning, bucket)
+    uris = find(versioning, bucket)
     versioning.stop()
-    deletion = delete_all(storage_of(versioning, "", 0.5), found)
+    deletion = delete_all(storage_of(versioning, "", 0.5), uris)
     assert (deletion.deleted, deletion.left) == (0, 40)
     assert deletion.error is not None

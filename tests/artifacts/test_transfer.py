@@ -1,9 +1,10 @@
-"""Upload and download over a real S3 service, honest and otherwise."""
+"""Upload and download over a real S3 service that works, fails, or returns wrong data."""
 
 import http.server
 import itertools
 import os
 import resource
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -28,7 +29,7 @@ from tools.testing.s3_server import S3Server, write_secret
 
 
 def make_adapter(directory: Path, size: int = 3000) -> Path:
-    """A directory as the trainer saves it."""
+    """Write a directory as the trainer saves it."""
     directory.mkdir(parents=True)
     (directory / "adapter_config.json").write_text("{}")
     (directory / "adapter_model.safetensors").write_bytes(os.urandom(size))
@@ -50,7 +51,7 @@ def publish(server: Server, uri: StorageUri, directory: Path) -> str:
 
 
 def stored(server: Server, uri: StorageUri, name: str) -> Path:
-    """Where the server keeps an object."""
+    """Return where the server keeps an object."""
     return server.buckets / uri.root / uri.key / name
 
 
@@ -103,7 +104,7 @@ def test_nothing_below_a_manifest_is_overwritten(server: Server, uri: StorageUri
 
 
 def refused(server: Server, uri: StorageUri, digest: str, target: Path) -> ArtifactError:
-    """What a download is refused with; it must leave nothing behind."""
+    """Return the refusal of a download, which must leave nothing behind."""
     with pytest.raises(ArtifactError) as caught:
         download_adapter(server.store(Purpose.ADAPTER, patience_seconds=1), uri, digest, target)
     assert not target.exists()
@@ -177,9 +178,34 @@ def test_pickled_weights_are_refused(server: Server, uri: StorageUri, tmp_path: 
 
 
 @pytest.mark.parametrize("content", [b"{}", b"not json", b'{"kind": "Checkpoint"}', manifest_bytes(manifest_of([]))])
-def test_a_manifest_that_is_none_is_refused(server: Server, uri: StorageUri, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(
+    server: Server, uri: StorageUri, tmp_path: Path, content: bytes
+) -> None:
     put(server, uri.child("manifest.json"), content)
     assert refused(server, uri, digest_of(content), tmp_path / "target").reason is Reason.DIGEST_MISMATCH
+
+
+def test_a_manifest_of_very_many_files_is_refused(server: Server, uri: StorageUri, tmp_path: Path) -> None:
+    entries = [FileEntry(path=str(number), size_bytes=1, sha256=digest_of(b"x")) for number in range(10_001)]
+    content = manifest_bytes(manifest_of(entries))
+    put(server, uri.child("manifest.json"), content)
+    assert "lists 10001 files" in refused(server, uri, digest_of(content), tmp_path / "target").message
+
+
+def test_a_manifest_that_never_ends_is_refused(server: Server, uri: StorageUri, tmp_path: Path) -> None:
+    content = b" " * (16 * 1024 * 1024 + 1)
+    put(server, uri.child("manifest.json"), content)
+    assert "is larger than" in refused(server, uri, digest_of(content), tmp_path / "target").message
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(
+    server: Server, uri: StorageUri, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = publish(server, uri, make_adapter(tmp_path / "source"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("finetune_artifacts.download.shutil.disk_usage", lambda path: usage._replace(free=3001))
+    error = refused(server, uri, digest, tmp_path / "target")
+    assert (error.reason, "left: free some" in error.message) == (Reason.DOWNLOAD_FAILED, True)
 
 
 def test_a_disk_that_is_full_leaves_nothing_behind(server: Server, uri: StorageUri, tmp_path: Path) -> None:
@@ -196,7 +222,7 @@ def test_a_disk_that_is_full_leaves_nothing_behind(server: Server, uri: StorageU
     assert {entry.name for entry in tmp_path.iterdir()} - {"output"} == {"source"}
 
 
-def test_a_server_that_is_away_in_the_middle_of_an_upload_only_costs_time(
+def test_a_server_that_is_unavailable_during_an_upload_only_costs_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_adapter(tmp_path / "source", size=150 * 1024 * 1024)
@@ -221,7 +247,7 @@ def test_a_server_that_is_away_in_the_middle_of_an_upload_only_costs_time(
     ).read_bytes()
 
 
-def test_a_server_that_stays_away_is_named(tmp_path: Path) -> None:
+def test_a_server_that_stays_unavailable_is_named(tmp_path: Path) -> None:
     with S3Server(tmp_path / "own-s3") as server:
         server.create_bucket("mine")
         server.stop()
@@ -233,7 +259,7 @@ def test_a_server_that_stays_away_is_named(tmp_path: Path) -> None:
     assert server.endpoint in caught.value.message
 
 
-@pytest.mark.parametrize(("status", "expected"), [(200, "is no S3 service"), (404, "bucket 'mine' does not exist")])
+@pytest.mark.parametrize(("status", "expected"), [(200, "is not an S3 service"), (404, "bucket 'mine' does not exist")])
 def test_what_answers_but_is_no_s3_service_is_named(tmp_path: Path, status: int, expected: str) -> None:
     class Page(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -302,7 +328,7 @@ def test_a_model_directory_without_a_manifest_is_fetched_with_progress(
         s3_server.store(Purpose.MODEL),
         S3Uri(bucket, "models/base"),
         target,
-        lambda done, total: progress.append((done, total)),
+        lambda received, total: progress.append((received, total)),
     )
     assert sorted(entry.name for entry in target.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (target / "model.safetensors").read_bytes() == weights

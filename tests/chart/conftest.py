@@ -12,7 +12,7 @@ from tests.chart.helm import NAMESPACE
 
 @pytest.fixture(scope="package")
 def empty_cluster() -> Iterator[Cluster]:
-    """A control plane that nothing was installed into."""
+    """Yield a control plane that nothing was installed into."""
     name = f"chart-{os.getpid()}"
     try:
         yield cluster.up(name)
@@ -22,6 +22,6 @@ def empty_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="package")
 def namespace(empty_cluster: Cluster) -> str:
-    """The namespace that the chart is installed into."""
+    """Return the namespace that the chart is installed into."""
     empty_cluster.kubectl("create", "namespace", NAMESPACE)
     return NAMESPACE

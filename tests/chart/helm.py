@@ -34,35 +34,35 @@ def helm(*arguments: str, cluster: Cluster | None = None) -> str:
 
 
 def settings(values: dict[str, str]) -> list[str]:
-    """The options that set the values, beside the images."""
+    """Return the options that set the values, beside the images."""
     return [f"--set={name}={value}" for name, value in {**IMAGES, **values}.items()]
 
 
 def render(values: dict[str, str] | None = None, release: str = "finetune-operator") -> list[Object]:
-    """The objects that `helm install` would create, hooks among them. Raises HelmError."""
+    """Render the objects that `helm install` would create, hooks among them. Raises HelmError."""
     text = helm("template", release, str(CHART), "--namespace", NAMESPACE, *settings(values or {}))
     return [item for item in yaml.safe_load_all(text) if item]
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
-    """The objects of these kinds, without hooks."""
+    """Return the objects of these kinds, without hooks."""
     return [item for item in objects if item["kind"] in kinds and not is_hook(item)]
 
 
 def is_hook(item: Object) -> bool:
-    """Whether Helm makes the object for a moment only."""
+    """Tell whether Helm makes the object for a moment only."""
     return "helm.sh/hook" in (item["metadata"].get("annotations") or {})
 
 
 def operator_environment(objects: list[Object]) -> dict[str, str]:
-    """The variables that the chart gives the operator, apart from those that come from the pod."""
+    """Return the variables that the chart gives the operator, apart from those that come from the pod."""
     (deployment,) = of_kind(objects, "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
 
 
 def engine(**pod: Any) -> Object:
-    """An inference Deployment, as far as the chart is concerned, with this spec of its pods."""
+    """Return an inference Deployment, as far as the chart is concerned, with this spec of its pods."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

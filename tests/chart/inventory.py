@@ -21,11 +21,11 @@ def inventory(cluster: Cluster) -> set[tuple[str, ...]]:
     return {tuple(line.split()) for line in listed.splitlines()}
 
 
-def eventually_same(cluster: Cluster, expected: set[tuple[str, ...]], but: tuple[str, ...] = ()) -> None:
+def eventually_same(cluster: Cluster, expected: set[tuple[str, ...]], excluded_kinds: tuple[str, ...] = ()) -> None:
     """Wait until the cluster holds exactly what is expected, apart from some kinds: garbage collection takes time."""
 
     def compared(items: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
-        return {item for item in items if item[0] not in but}
+        return {item for item in items if item[0] not in excluded_kinds}
 
     for _ in range(180):
         # A kind may vanish between the list of kinds and the list of its objects.

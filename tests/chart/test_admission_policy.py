@@ -11,12 +11,14 @@ from kubernetes.client.exceptions import ApiException
 
 from devcluster.cluster import Cluster
 from finetune_api.finetunejob import FineTuneJob
+from finetune_api.messages import DesiredAdapter, DesiredState, DesiredVersion
 from finetune_engines import ENGINES
 from finetune_operator.policies.deletion import FINALIZER
 from finetune_operator.resources.injection import AgentParameters, build_injection
 from finetune_operator.resources.jobs import (
     ResolvedModel,
     build_clean_up_job,
+    build_merge_job,
     build_preflight_job,
     build_trainer_job,
 )
@@ -41,7 +43,7 @@ OWNER: Object = {
 
 @pytest.fixture(scope="module")
 def settings(empty_cluster: Cluster, namespace: str) -> Iterator[Settings]:
-    """The chart's policies and rights are in force; yields the settings that the chart gives the operator."""
+    """Install the chart's policies and rights; yield the settings that the chart gives the operator."""
     objects = render()
     text = yaml.safe_dump_all(of_kind(objects, *KINDS, *POLICIES))
     empty_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)
@@ -50,8 +52,8 @@ def settings(empty_cluster: Cluster, namespace: str) -> Iterator[Settings]:
 
 
 @pytest.fixture(scope="module")
-def thief(empty_cluster: Cluster, settings: Settings) -> Api:
-    """The API for somebody who has the operator's token, once the policies are in force."""
+def operator_api(empty_cluster: Cluster, settings: Settings) -> Api:
+    """Return the API for somebody who has the operator's token, once the policies are in force."""
     api = Api(empty_cluster.kubeconfig, "default")
     api.client.set_default_header("Impersonate-User", ACCOUNT)
     stranger = {
@@ -63,7 +65,7 @@ def thief(empty_cluster: Cluster, settings: Settings) -> Api:
 
 
 def refusal(api: Api, job: Object) -> str:
-    """Why the Job cannot be created; empty if it can."""
+    """Return why the Job cannot be created; empty if it can."""
     try:
         api.batch.create_namespaced_job("default", job, dry_run="All")
     except ApiException as error:
@@ -78,11 +80,13 @@ def trainer(settings: Settings, template: Object | None = None) -> Object:
 
 
 @pytest.mark.parametrize("template", [{}, POD_TEMPLATE, {"securityContext": {}}], ids=["plain", "full", "any user"])
-def test_the_operators_own_jobs_can_be_created(thief: Api, settings: Settings, template: Object) -> None:
+def test_the_operators_own_jobs_can_be_created(operator_api: Api, settings: Settings, template: Object) -> None:
     resource = {**OWNER, "spec": {**SPEC, "podTemplate": template}}
-    assert refusal(thief, trainer(settings, template)) == ""
-    assert refusal(thief, build_preflight_job(resource, FineTuneJob.of(resource), 1, settings)) == ""
-    assert refusal(thief, build_clean_up_job(resource, FineTuneJob.of(resource), 1, settings)) == ""
+    assert refusal(operator_api, trainer(settings, template)) == ""
+    assert refusal(operator_api, build_preflight_job(resource, FineTuneJob.of(resource), 1, settings)) == ""
+    merge = build_merge_job(resource, FineTuneJob.of(resource), 1, ResolvedModel(), settings, None)
+    assert refusal(operator_api, merge) == ""
+    assert refusal(operator_api, build_clean_up_job(resource, FineTuneJob.of(resource), 1, settings)) == ""
 
 
 POD = "spec.template.spec"
@@ -112,29 +116,31 @@ CHANGES: list[tuple[str, Any, str]] = [
 @pytest.mark.parametrize(
     ("path", "value", "message"), CHANGES, ids=[f"{path} {value}"[:80] for path, value, _ in CHANGES]
 )
-def test_no_other_job_can_be_created(thief: Api, settings: Settings, path: str, value: Any, message: str) -> None:
+def test_no_other_job_can_be_created(
+    operator_api: Api, settings: Settings, path: str, value: Any, message: str
+) -> None:
     job = copy.deepcopy(trainer(settings))
     *parents, last = path.split(".")
     node: Any = job
     for parent in parents:
         node = node[int(parent)] if parent.isdigit() else node[parent]
     node[int(last) if last.isdigit() else last] = value
-    assert message in refusal(thief, job)
+    assert message in refusal(operator_api, job)
 
 
-def test_only_trainers_have_an_image_of_their_own(thief: Api, settings: Settings) -> None:
+def test_only_trainers_have_an_image_of_their_own(operator_api: Api, settings: Settings) -> None:
     for build in (build_preflight_job, build_clean_up_job):
         job = build(OWNER, FineTuneJob.of(OWNER), 1, settings)
         job["spec"]["template"]["spec"]["containers"][0]["image"] = "evil"
-        assert "only trainer pods may have an image of their own" in refusal(thief, job)
+        assert "only trainer and merge pods may have an image of their own" in refusal(operator_api, job)
 
 
-def test_of_a_fine_tune_job_only_our_finalizer_changes(empty_cluster: Cluster, thief: Api) -> None:
+def test_of_a_fine_tune_job_only_our_finalizer_changes(empty_cluster: Cluster, operator_api: Api) -> None:
     install_crds(empty_cluster)
     admin = Api(empty_cluster.kubeconfig, "default")
     admin.create_job("theirs")
 
-    def patched(change: Object, api: Api = thief) -> str:
+    def patched(change: Object, api: Api = operator_api) -> str:
         try:
             api.custom.patch_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "theirs", change)
         except ApiException as error:
@@ -151,7 +157,7 @@ def test_of_a_fine_tune_job_only_our_finalizer_changes(empty_cluster: Cluster, t
     empty_cluster.kubectl("delete", "-f", "crds")
 
 
-def test_others_are_not_concerned(empty_cluster: Cluster, thief: Api) -> None:
+def test_others_are_not_concerned(empty_cluster: Cluster, operator_api: Api) -> None:
     stranger = {
         "metadata": {"name": "x"},
         "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}}},
@@ -159,50 +165,85 @@ def test_others_are_not_concerned(empty_cluster: Cluster, thief: Api) -> None:
     assert refusal(Api(empty_cluster.kubeconfig, "default"), stranger) == ""
 
 
-def test_pods_and_config_maps_of_others_stay_as_they_are(empty_cluster: Cluster, thief: Api) -> None:
+def test_pods_and_config_maps_of_others_stay_as_they_are(empty_cluster: Cluster, operator_api: Api) -> None:
     admin = Api(empty_cluster.kubeconfig, "default")
     for name in ("theirs", "finetune-adapters-vllm"):
         admin.core.create_namespaced_config_map("default", {"metadata": {"name": name}, "data": {"a": "b"}})
     pod = {"metadata": {"name": "theirs"}, "spec": {"containers": [{"name": "x", "image": "x"}]}}
     admin.core.create_namespaced_pod("default", pod)
     with pytest.raises(ApiException, match="only ConfigMaps of its agents"):
-        thief.core.patch_namespaced_config_map("theirs", "default", {"data": {"a": "c"}})
+        operator_api.core.patch_namespaced_config_map("theirs", "default", {"data": {"a": "c"}})
     with pytest.raises(ApiException, match="only ConfigMaps of its agents"):
-        thief.core.delete_namespaced_config_map("theirs", "default")
-    thief.core.patch_namespaced_config_map("finetune-adapters-vllm", "default", {"data": {"a": "c"}})
-    thief.core.delete_namespaced_config_map("finetune-adapters-vllm", "default")
+        operator_api.core.delete_namespaced_config_map("theirs", "default")
+    operator_api.core.patch_namespaced_config_map("finetune-adapters-vllm", "default", {"data": {"a": "c"}})
+    operator_api.core.delete_namespaced_config_map("finetune-adapters-vllm", "default")
     with pytest.raises(ApiException, match="changes no image of a pod"):
-        thief.core.patch_namespaced_pod("theirs", "default", {"spec": {"containers": [{"name": "x", "image": "evil"}]}})
-    thief.core.patch_namespaced_pod("theirs", "default", {"metadata": {"annotations": {"a": "b"}}})
-    thief.core.patch_namespaced_pod("theirs", "default", {"spec": {"activeDeadlineSeconds": 1}})
+        operator_api.core.patch_namespaced_pod(
+            "theirs", "default", {"spec": {"containers": [{"name": "x", "image": "evil"}]}}
+        )
+    operator_api.core.patch_namespaced_pod("theirs", "default", {"metadata": {"annotations": {"a": "b"}}})
+    operator_api.core.patch_namespaced_pod("theirs", "default", {"spec": {"activeDeadlineSeconds": 1}})
 
 
-def test_of_a_deployment_only_the_agent_changes(empty_cluster: Cluster, thief: Api, settings: Settings) -> None:
+VERSION_OF_BOT = DesiredAdapter(
+    deployment="bot", served_name="bot", version=DesiredVersion(uri="s3://b/a", digest=f"sha256:{'1' * 64}")
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "template_state"),
+    [
+        ("Deployment", "deployment", None),
+        ("StatefulSet", "stateful_set", None),
+        ("Deployment", "deployment", DesiredState(adapters=[VERSION_OF_BOT])),
+    ],
+    ids=["Deployment", "StatefulSet", "strategy Rolling"],
+)
+def test_of_a_workload_only_the_agent_changes(
+    empty_cluster: Cluster,
+    operator_api: Api,
+    settings: Settings,
+    kind: str,
+    method: str,
+    template_state: DesiredState | None,
+) -> None:
     admin = Api(empty_cluster.kubeconfig, "default")
-    deployment: Any = engine(
+
+    def call(api: Api, verb: str, *arguments: Any) -> Any:
+        return getattr(client.AppsV1Api(api.client), f"{verb}_namespaced_{method}")(*arguments)
+
+    workload: Any = engine(
         containers=[{"name": "vllm", "image": "vllm"}], initContainers=[{"name": "init", "image": "init"}]
     )
-    live = admin.plain(client.AppsV1Api(admin.client).create_namespaced_deployment("default", deployment))
+    live = {**admin.plain(call(admin, "create", "default", {**workload, "kind": kind})), "kind": kind}
     parameters = AgentParameters(
-        "vllm", ENGINES["vllm"], ("s3",), settings.operator_image, "Always", settings.report_url, settings.pods
+        container="vllm",
+        engine=ENGINES["vllm"],
+        secrets=("s3",),
+        image=settings.operator_image,
+        pull_policy="Always",
+        report_url=settings.report_url,
+        pods=settings.pods,
+        template_state=template_state,
     )
-    injection = {"apiVersion": "apps/v1", "kind": "Deployment", **build_injection(live, parameters)}
+    injection = {"apiVersion": "apps/v1", "kind": kind, **build_injection(live, parameters)}
 
     def apply(body: Object) -> None:
-        thief.client.call_api(
-            *thief.client.param_serialize(
+        response = operator_api.client.call_api(
+            *operator_api.client.param_serialize(
                 "PATCH",
-                "/apis/apps/v1/namespaces/default/deployments/vllm",
+                f"/apis/apps/v1/namespaces/default/{kind.lower()}s/vllm",
                 query_params=[("fieldManager", "finetune-operator")],
                 header_params={"Content-Type": "application/apply-patch+yaml", "Accept": "application/json"},
                 body=body,
                 auth_settings=["BearerToken"],
             )
-        ).read()
+        )
+        assert response.status == 200, response.read()
 
     def patched(change: Object) -> str:
         try:
-            client.AppsV1Api(thief.client).patch_namespaced_deployment("vllm", "default", change)
+            call(operator_api, "patch", "vllm", "default", change)
         except ApiException as error:
             return str(error.body)
         return ""
@@ -212,24 +253,25 @@ def test_of_a_deployment_only_the_agent_changes(empty_cluster: Cluster, thief: A
 
     apply(injection)
     evil = {"name": "x", "image": "evil"}
-    assert "changes no container" in patched(pod(containers=[{"name": "vllm", "image": "evil"}]))
+    assert f"changes no container of a {kind}" in patched(pod(containers=[{"name": "vllm", "image": "evil"}]))
     assert "changes no container" in patched(pod(containers=[{"name": "vllm", "command": ["sh"]}]))
     assert "changes no container" in patched(pod(containers=[evil]))
     assert "adds no init container" in patched(pod(initContainers=[evil]))
     assert "adds no init container" in patched(pod(initContainers=[{"name": "init", "image": "evil"}]))
-    agent = {"name": "finetune-agent"}
-    assert "another image" in patched(pod(initContainers=[{**agent, "image": "evil"}]))
-    assert "another command" in patched(pod(initContainers=[{**agent, "command": ["sh"]}]))
     privileged = {"privileged": True, "allowPrivilegeEscalation": None}
-    assert "more privileges" in patched(pod(initContainers=[{**agent, "securityContext": privileged}]))
+    for agent in [{"name": item["name"]} for item in injection["spec"]["template"]["spec"]["initContainers"]]:
+        assert "another image" in patched(pod(initContainers=[{**agent, "image": "evil"}]))
+        assert "another command" in patched(pod(initContainers=[{**agent, "command": ["sh"]}]))
+        assert "more privileges" in patched(pod(initContainers=[{**agent, "securityContext": privileged}]))
     assert "adds no volumes" in patched(pod(volumes=[{"name": "x", "secret": {"secretName": "theirs"}}]))
     assert "adds no volumes" in patched(pod(volumes=[{"name": "finetune-x", "hostPath": {"path": "/"}}]))
     assert "identity" in patched(pod(serviceAccountName="admin"))
     assert "identity" in patched(pod(hostNetwork=True))
-    assert "identity" in patched({"spec": {"replicas": 0}})
-    apply({"apiVersion": "apps/v1", "kind": "Deployment", **build_removal(live)})
-    left = admin.plain(client.AppsV1Api(admin.client).read_namespaced_deployment("vllm", "default"))
-    assert [each["name"] for each in left["spec"]["template"]["spec"]["initContainers"]] == ["init"]
+    assert f"identity of a {kind}'s pods" in patched({"spec": {"replicas": 0}})
+    apply({"apiVersion": "apps/v1", "kind": kind, **build_removal(live)})
+    unchanged = admin.plain(call(admin, "read", "vllm", "default"))
+    assert [container["name"] for container in unchanged["spec"]["template"]["spec"]["initContainers"]] == ["init"]
+    call(admin, "delete", "vllm", "default")
 
 
 def test_the_policies_of_a_wider_chart_are_valid_too(empty_cluster: Cluster, namespace: str) -> None:

@@ -48,7 +48,7 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
 
 @pytest.fixture(scope="module")
 def health() -> dict[str, list[str]]:
-    """Status and message that the check gives in each case."""
+    """Return the status and message that the check gives in each case."""
     block = next(
         text
         for text in re.findall(r"```yaml\n(.*?)```", Path("docs/gitops.md").read_text(), re.DOTALL)
@@ -74,7 +74,7 @@ def health() -> dict[str, list[str]]:
 
 
 def resource(status: dict[str, object]) -> dict[str, object]:
-    """An object of generation 2 with this status."""
+    """Return an object of generation 2 with this status."""
     conditions = status.get("conditions", [])
     assert isinstance(conditions, list)
     conditions_with_text = [

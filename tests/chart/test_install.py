@@ -19,7 +19,7 @@ ALL_GOES = {"crds.keep": "false"}
 
 @pytest.fixture
 def released(empty_cluster: Cluster, namespace: str) -> Iterator[Cluster]:
-    """The cluster; afterwards without release and CRDs."""
+    """Yield the cluster; remove release and CRDs afterwards."""
     before = inventory(empty_cluster)
     yield empty_cluster
     helm("uninstall", "finetune-operator", "-n", namespace, "--ignore-not-found", cluster=empty_cluster)
@@ -105,7 +105,7 @@ def test_its_pods_are_allowed_where_only_restricted_pods_are(empty_cluster: Clus
 
 
 def create_job(cluster: Cluster) -> None:
-    """A FineTuneJob in the namespace default."""
+    """Create a FineTuneJob in the namespace default."""
     item: Object = {
         "apiVersion": "finetune-operator.io/v1alpha1",
         "kind": "FineTuneJob",

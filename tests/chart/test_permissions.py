@@ -52,13 +52,19 @@ ADAPTER: Object = {
         "target": {"deploymentRef": {"name": "vllm"}},
     },
 }
+STATEFUL: Object = {**ENGINE, "kind": "StatefulSet", "spec": {**ENGINE["spec"], "serviceName": "vllm"}}
+STATEFUL_ADAPTER: Object = {
+    **ADAPTER,
+    "metadata": {"name": "stateful"},
+    "spec": {**ADAPTER["spec"], "target": {"statefulSetRef": {"name": "vllm"}}},
+}
 
 
 @pytest.fixture(scope="module", params=["", f"{{{TEAM}}}"], ids=["all namespaces", "chosen namespaces"])
 def account(
     request: pytest.FixtureRequest, empty_cluster: Cluster, namespace: str
 ) -> Iterator[tuple[Cluster, dict[str, str]]]:
-    """The cluster with the chart's CRDs, account and roles, and the environment that the chart gives the operator."""
+    """Yield a cluster with the chart's CRDs, account and roles, and the operator's environment by the chart."""
     objects = render({"watchNamespaces": request.param} if request.param else {})
     kinds = (
         "CustomResourceDefinition", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding",
@@ -74,7 +80,7 @@ def account(
 
 @pytest.fixture
 def kubeconfig(account: tuple[Cluster, dict[str, str]], tmp_path: Path) -> Path:
-    """The operator's own way to the API server: the token of its ServiceAccount."""
+    """Return the operator's own way to the API server: the token of its ServiceAccount."""
     cluster, _ = account
     config = yaml.safe_load(cluster.kubeconfig.read_text())
     config["users"][0]["user"] = {
@@ -88,7 +94,7 @@ def kubeconfig(account: tuple[Cluster, dict[str, str]], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(account: tuple[Cluster, dict[str, str]], kubeconfig: Path, tmp_path: Path) -> Iterator[Path]:
-    """The log of an operator that runs with the chart's environment and rights."""
+    """Yield the log of an operator that runs with the chart's environment and rights."""
     _, environment = account
     path = tmp_path / "operator.log"
     own_objects = {
@@ -110,11 +116,11 @@ def log(account: tuple[Cluster, dict[str, str]], kubeconfig: Path, tmp_path: Pat
             process.wait(30)
 
 
-def eventually(what: Callable[[], bool], log: Path) -> None:
+def eventually(condition: Callable[[], bool], log: Path) -> None:
     """Wait until it holds; a failure shows the operator's log."""
     for _ in range(150):
         with contextlib.suppress(DevClusterError):
-            if what():
+            if condition():
                 return
         time.sleep(0.2)
     raise AssertionError(log.read_text())
@@ -130,18 +136,25 @@ def test_the_operator_needs_no_more_than_the_chart_gives(account: tuple[Cluster,
         path = "jsonpath={.status.conditions[?(@.type=='Ready')].reason}"
         return cluster.kubectl("-n", TEAM, "get", kind, "shakespeare", "-o", path)
 
+    def agents(kind: str) -> str:
+        path = "jsonpath={.spec.template.spec.initContainers[*].name}"
+        return cluster.kubectl("-n", TEAM, "get", kind, "vllm", "-o", path)
+
     cluster.kubectl("-n", TEAM, "create", "-f", "-", stdin=yaml.safe_dump_all([JOB, ENGINE, ADAPTER]))
+    cluster.kubectl("-n", TEAM, "create", "-f", "-", stdin=yaml.safe_dump_all([STATEFUL, STATEFUL_ADAPTER]))
     eventually(lambda: "shakespeare-preflight" in names("jobs"), log)
     eventually(lambda: reason("finetunejob") not in ("", "Pending"), log)
-    eventually(lambda: "finetune-adapters-vllm" in names("configmaps"), log)
+    maps = {"finetune-adapters-vllm", "finetune-adapters.statefulset.vllm"}
+    eventually(lambda: maps <= set(names("configmaps")), log)
+    eventually(lambda: agents("deployment") == agents("statefulset") == "finetune-agent", log)
     eventually(lambda: reason("adapterdeployment") not in ("", "Pending"), log)
     cluster.kubectl("-n", TEAM, "delete", "finetunejob", "shakespeare", "--wait=false")
     eventually(lambda: "shakespeare-clean-up" in names("jobs"), log)
     retain = '{"spec": {"output": {"deletionPolicy": "Retain"}}}'
     cluster.kubectl("-n", TEAM, "patch", "finetunejob", "shakespeare", "--type=merge", "--patch", retain)
     eventually(lambda: names("finetunejobs") == [], log)
-    cluster.kubectl("-n", TEAM, "delete", "adapterdeployment", "shakespeare")
-    eventually(lambda: "finetune-adapters-vllm" not in names("configmaps"), log)
+    cluster.kubectl("-n", TEAM, "delete", "adapterdeployment", "shakespeare", "stateful")
+    eventually(lambda: not maps & set(names("configmaps")), log)
     assert "forbidden" not in log.read_text().lower()
 
 
@@ -174,6 +187,10 @@ def test_the_operator_learns_from_a_token_who_reports(account: tuple[Cluster, di
         ("create", "deployments.apps"),
         ("delete", "deployments.apps"),
         ("update", "deployments.apps"),
+        ("create", "statefulsets.apps"),
+        ("delete", "statefulsets.apps"),
+        ("update", "statefulsets.apps"),
+        ("patch", "daemonsets.apps"),
         ("delete", "adapterdeployments.finetune-operator.io"),
         ("update", "finetunejobs.finetune-operator.io"),
         ("create", "serviceaccounts/token"),
@@ -193,7 +210,7 @@ def test_with_chosen_namespaces_the_others_are_closed(account: tuple[Cluster, di
 
 
 def allowed(cluster: Cluster, verb: str, resource: str, namespace: str) -> bool:
-    """Whether the operator's account may do so."""
+    """Tell whether the operator's account may do so."""
     who = f"--as=system:serviceaccount:{NAMESPACE}:finetune-operator"
     try:
         return cluster.kubectl("auth", "can-i", verb, resource, "-n", namespace, who).strip() == "yes"

@@ -131,9 +131,9 @@ def test_a_clean_up_touches_the_watched_namespaces_only() -> None:
 
 
 def test_the_operator_reads_no_secret_and_has_no_wildcard(objects: list[Object]) -> None:
-    everything = [rule for item in objects if item["kind"] in ("Role", "ClusterRole") for rule in item["rules"]]
-    assert everything
-    for rule in everything:
+    rules = [rule for item in objects if item["kind"] in ("Role", "ClusterRole") for rule in item["rules"]]
+    assert rules
+    for rule in rules:
         assert "secrets" not in rule["resources"]
         assert "*" not in rule["resources"] + rule["verbs"] + rule["apiGroups"]
 
@@ -177,18 +177,18 @@ def test_the_lease_is_where_the_operator_is_or_in_each_of_its_namespaces() -> No
 
 def test_the_operator_understands_its_environment() -> None:
     log = {"logging.level": "DEBUG", "logging.format": "json"}
-    read = Settings.of(environment({"watchNamespaces": "{a,b}", "image.pullPolicy": "Always", **log}))
-    assert (read.log_level, read.log_format) == ("DEBUG", "json")
-    assert read.operator_image == f"{IMAGES['image.repository']}:{VERSION}"
-    assert read.trainer_image == f"{IMAGES['trainerImage.repository']}:{VERSION}"
-    assert read.report_url == f"http://finetune-operator.{NAMESPACE}.svc:8080"
-    assert read.namespaces == ("a", "b")
-    assert read.allow_remote_code is False
+    settings = Settings.of(environment({"watchNamespaces": "{a,b}", "image.pullPolicy": "Always", **log}))
+    assert (settings.log_level, settings.log_format) == ("DEBUG", "json")
+    assert settings.operator_image == f"{IMAGES['image.repository']}:{VERSION}"
+    assert settings.trainer_image == f"{IMAGES['trainerImage.repository']}:{VERSION}"
+    assert settings.report_url == f"http://finetune-operator.{NAMESPACE}.svc:8080"
+    assert settings.namespaces == ("a", "b")
+    assert settings.allow_remote_code is False
     assert Settings.of(environment({"trainer.allowRemoteCode": "true"})).allow_remote_code is True
-    assert read.simulated_gpus is False
+    assert settings.simulated_gpus is False
     assert Settings.of(environment({"trainer.simulatedGpus": "true"})).simulated_gpus is True
-    assert (read.log_level, read.image_pull_policy) == ("DEBUG", "Always")
-    assert container()["ports"][0]["containerPort"] == read.listen_port
+    assert (settings.log_level, settings.image_pull_policy) == ("DEBUG", "Always")
+    assert container()["ports"][0]["containerPort"] == settings.listen_port
 
 
 @pytest.mark.parametrize(
@@ -242,13 +242,17 @@ def test_what_every_pod_gets_is_read_by_the_operator() -> None:
         "trainer.podPolicy.securityStandard": "baseline",
         "trainer.podPolicy.hostPaths": "{/data,/models}",
         "trainer.podPolicy.serviceAccountNames": "{trainer}",
+        "analysis.allowedUrls[0]": "http://prometheus.monitoring:9090",
+        "analysis.allowedUrls[1]": "https://judge.{namespace}.svc/x",
     }
-    read = Settings.of(environment(values))
-    assert [variable.to_json() for variable in read.pods.env] == [{"name": "HTTPS_PROXY", "value": "http://proxy"}]
-    assert not read.pods.fixed_user
-    assert (read.pods.resources.trainer.requests["cpu"], read.pods.resources.trainer.limits) == ("500m", {})
-    assert read.pod_security_standard == "baseline"
-    assert (read.pod_host_paths, read.pod_service_accounts) == (("/data", "/models"), ("trainer",))
+    settings = Settings.of(environment(values))
+    assert [variable.to_json() for variable in settings.pods.env] == [{"name": "HTTPS_PROXY", "value": "http://proxy"}]
+    assert not settings.pods.fixed_user
+    assert (settings.pods.resources.trainer.requests["cpu"], settings.pods.resources.trainer.limits) == ("500m", {})
+    assert settings.pod_security_standard == "baseline"
+    assert (settings.pod_host_paths, settings.pod_service_accounts) == (("/data", "/models"), ("trainer",))
+    assert settings.analysis_urls == ("http://prometheus.monitoring:9090", "https://judge.{namespace}.svc/x")
+    assert Settings.of(environment()).analysis_urls == ()
     assert Settings.of(environment()).pods == PodDefaults(), "the chart's defaults are the operator's"
     assert "runAsUser" not in deployment(values)["spec"]["template"]["spec"]["securityContext"]
 

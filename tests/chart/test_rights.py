@@ -24,12 +24,14 @@ UNNAMED = {
     "reconcile/write_status.py": CUSTOM,
     "resync.py": WATCHED,
     "reconcile/finetunejob/apply.py": (kinds.JOB, kinds.POD),
+    "reconcile/adapterdeployment/gather.py": (kinds.DEPLOYMENT, kinds.STATEFUL_SET),
+    "reconcile/adapterdeployment/apply.py": (kinds.DEPLOYMENT, kinds.STATEFUL_SET),
 }
 """Kinds of the calls that name their kind by a variable, by file."""
 
 
 def used() -> set[Right]:
-    """The rights that the operator's code uses."""
+    """Return the rights that the operator's code uses."""
     rights = {(kind.group, kind.plural, verb) for kind in WATCHED for verb in ("list", "watch")}
     for file in OPERATOR.rglob("*.py"):
         for method, name in re.findall(r"kube\.(\w+)\(\s*(\w+)", file.read_text()):
@@ -61,12 +63,12 @@ def kind_of(name: str) -> Kind:
 
 
 def given() -> set[Right]:
-    """The rights to namespaced objects that the chart gives, leases aside."""
-    found = re.search(r'define "finetune-operator\.rules" -}}\n(.*?)\{\{- end }}', HELPERS, re.DOTALL)
-    assert found
+    """Return the rights to namespaced objects that the chart gives, leases aside."""
+    definition = re.search(r'define "finetune-operator\.rules" -}}\n(.*?)\{\{- end }}', HELPERS, re.DOTALL)
+    assert definition
     return {
         (group, resource, verb)
-        for rule in yaml.safe_load(found[1])
+        for rule in yaml.safe_load(definition[1])
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]

@@ -20,7 +20,7 @@ SYSTEM, TEAM = "chart-system", "chart-team"
 
 @pytest.fixture
 def cluster(node_cluster: Cluster) -> Iterator[Cluster]:
-    """A cluster with a real node, without our CRDs, and with two namespaces."""
+    """Yield a cluster with a real node, without our CRDs, and with two namespaces."""
     if "finetune-operator.io" in node_cluster.kubectl("get", "crds", "-o", "name"):
         pytest.skip("the cluster was lent with finetune-operator in it")
     for name in (SYSTEM, TEAM):
@@ -32,7 +32,7 @@ def cluster(node_cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture
 def image(cluster: Cluster) -> str:
-    """The operator's image, in the node's registry, by digest."""
+    """Return the operator's image, in the node's registry, by digest."""
     assert cluster.registry
     return images.push(build_image("finetune-operator", images.base_image()), cluster.registry)
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "finetune_cli.main"]
-FORKED = ("render", "validate", "estimate")
+FORKED = ("render", "validate", "estimate", "agent")
 """Commands that start no process: theirs are forked from a server that has imported what they import."""
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     """Exit status and output of the command line."""
 
     code: int
@@ -24,7 +24,7 @@ class Ran:
     err: str
 
 
-def finetune(*arguments: str, stdin: str | None = None, environment: Mapping[str, str] | None = None) -> Ran:
+def finetune(*arguments: str, stdin: str | None = None, environment: Mapping[str, str] | None = None) -> CommandResult:
     """Run the command line until it ends."""
     chosen = {**os.environ, "COLUMNS": "160", **(environment or {})}
     ran = _fork(arguments, stdin, chosen) if arguments[0] in FORKED else _spawn(arguments, stdin, chosen)
@@ -32,14 +32,14 @@ def finetune(*arguments: str, stdin: str | None = None, environment: Mapping[str
     return ran
 
 
-def _spawn(arguments: tuple[str, ...], stdin: str | None, environment: Mapping[str, str]) -> Ran:
+def _spawn(arguments: tuple[str, ...], stdin: str | None, environment: Mapping[str, str]) -> CommandResult:
     completed = subprocess.run(
         [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, env=environment, check=False
     )
-    return Ran(completed.returncode, completed.stdout, completed.stderr)
+    return CommandResult(completed.returncode, completed.stdout, completed.stderr)
 
 
-def _fork(arguments: tuple[str, ...], stdin: str | None, environment: Mapping[str, str]) -> Ran:
+def _fork(arguments: tuple[str, ...], stdin: str | None, environment: Mapping[str, str]) -> CommandResult:
     with tempfile.TemporaryDirectory() as name:
         streams = [Path(name, stream) for stream in ("in", "out", "err")]
         streams[0].write_text(stdin or "")
@@ -49,7 +49,7 @@ def _fork(arguments: tuple[str, ...], stdin: str | None, environment: Mapping[st
         assert server.stdout is not None
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
-        return Ran(int(server.stdout.readline()), streams[1].read_text(), streams[2].read_text())
+        return CommandResult(int(server.stdout.readline()), streams[1].read_text(), streams[2].read_text())
 
 
 @functools.cache

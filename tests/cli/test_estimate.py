@@ -12,9 +12,9 @@ import yaml
 
 from finetune_api.estimate.report import ChangeEstimate, JobEstimate
 from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, changed
-from tests.cli.run import Ran, finetune
-from tests.estimate.models import LLAMA_8B
+from tests.cli.run import CommandResult, finetune
 from tools.testing.hub_server import TOKEN, Hub, running_hub
+from tools.testing.llama_8b import LLAMA_8B
 from tools.testing.s3_server import running_s3
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def estimate(job: dict[str, Any], *arguments: str, environment: dict[str, str] | None = None) -> Ran:
+def estimate(job: dict[str, Any], *arguments: str, environment: dict[str, str] | None = None) -> CommandResult:
     """Run ``finetune estimate`` on a job."""
     return finetune("estimate", "-", *arguments, stdin=yaml.safe_dump(job), environment=environment)
 
@@ -85,6 +85,19 @@ def test_what_to_change_goes_from_harmless_to_not(config: Path) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_a_batch_that_is_unset_is_the_one_that_the_trainer_chooses(config: Path) -> None:
+    training = {"maxLength": 1024, "maxSteps": 50}
+    job = changed(JOB, {"spec.training": training, "spec.method": {"qlora": {}}})
+    of_all = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
+    of_one = json.loads(estimate(job, "--model-config", str(config), "--gpu", "L4", "--output", "json").out)
+    assert of_all["tokensPerStep"] == of_one["tokensPerStep"] == 16 * 1024
+    assert any("they are 1 and 16 here" in text for text in of_all["assumptions"]), "what a job needs at least"
+    assert of_one["gpus"][0]["fits"] == "yes"
+    (assumption,) = (text for text in of_one["assumptions"] if "are unset" in text)
+    assert "they are 8 and 2 here" in assumption
+    assert assumption.endswith("Short examples are packed as well.")
+
+
 def test_full_fine_tuning_is_told_of_lora(config: Path) -> None:
     job = changed(JOB, {"spec.method": {"full": {}}})
     output = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
@@ -110,7 +123,7 @@ def test_the_verification_of_a_quantised_job_is_in_bf16_on_the_cpu_if_need_be(co
     )
 
 
-def test_a_comparison_with_full_fine_tuning_is_told_beforehand(config: Path) -> None:
+def test_a_comparison_with_full_fine_tuning_is_reported_beforehand(config: Path) -> None:
     job = changed(JOB, {"spec.evaluation": {"compareWithFull": True}})
     output = json.loads(estimate(job, "--model-config", str(config), "--output", "json").out)
     without = json.loads(estimate(JOB, "--model-config", str(config), "--output", "json").out)
@@ -153,7 +166,10 @@ def test_several_gpus_share_the_rows_and_are_all_paid_for(config: Path) -> None:
         2 * on_one_gpu["gpus"][0]["tokensPerSecond"], abs=1
     )
     assert on_two_gpus["gpus"][0]["cost"] == pytest.approx(on_one_gpu["gpus"][0]["cost"], abs=0.02)
-    assert on_two_gpus["memory"] == on_one_gpu["memory"]
+    nccl = on_two_gpus["memory"].pop("communication")
+    assert nccl == 2**29
+    on_two_gpus["memory"]["total"] -= nccl
+    assert on_two_gpus["memory"] | {"communication": 0} == on_one_gpu["memory"]
 
 
 def test_sharding_leaves_each_gpu_a_part_of_the_base(config: Path) -> None:
@@ -265,7 +281,7 @@ def test_nothing_heavy_is_imported(config: Path, tmp_path: Path) -> None:
     ("changes", "arguments", "message"),
     [
         ({}, ["--gpu", "H1000"], "--gpu: there is no GPU named 'H1000' in the table; it has: T4, "),
-        ({}, ["--gpu-price-per-hour", "2"], "--gpu-price-per-hour is the price of --gpu: give that too"),
+        ({}, ["--gpu-price-per-hour", "2"], "--gpu-price-per-hour needs --gpu: name the GPU too"),
         ({}, ["--model-config", "/no/such/config.json"], "cannot read the model's configuration"),
         ({"spec.model": {"uri": "pvc://models/llama"}}, [], "give the model's config.json with --model-config PATH"),
         ({"spec.method": {"lora": {"rank": 0}}}, [], "spec.method.lora.rank"),
@@ -290,7 +306,7 @@ def test_what_cannot_be_answered(changes: dict[str, Any], arguments: list[str], 
         (["llama"], "is not a JSON object"),
     ],
 )
-def test_a_configuration_that_is_of_no_use(config: Path, content: Any, message: str) -> None:
+def test_a_configuration_that_cannot_be_used(config: Path, content: Any, message: str) -> None:
     config.write_text(json.dumps(content))
     ran = estimate(JOB, "--model-config", str(config))
     assert ran.code == 1
@@ -316,7 +332,7 @@ def hub(config: Path) -> Iterator[Hub]:
         yield running
 
 
-def from_hub(hub: Hub, repo: str, revision: str | None = None, token: str = "") -> Ran:
+def from_hub(hub: Hub, repo: str, revision: str | None = None, token: str = "") -> CommandResult:
     """Estimate a job on a model of the hub."""
     model = {"uri": f"hf://{repo}"} | ({"revision": revision} if revision else {})
     environment = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}

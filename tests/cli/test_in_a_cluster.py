@@ -21,7 +21,7 @@ from devcluster.cluster import Cluster
 from finetune_api.finetunejob import FineTuneJob
 from finetune_operator.resources.jobs import build_preflight_job
 from tests.api.objects import ADAPTER_DEPLOYMENT, DIGEST, FINETUNE_JOB, Object, changed
-from tests.cli.run import COMMAND, Ran, finetune
+from tests.cli.run import COMMAND, CommandResult, finetune
 from tests.operator.fake_cluster import SETTINGS
 
 pytestmark = pytest.mark.cluster
@@ -80,7 +80,7 @@ class Team:
         body = json.dumps({"status": {"observedGeneration": 1, "conditions": items, **fields}})
         self.kubectl("patch", kind, "shakespeare", "--subresource=status", "--type=merge", "-p", body)
 
-    def finetune(self, *arguments: str) -> Ran:
+    def finetune(self, *arguments: str) -> CommandResult:
         return finetune(*arguments, "--namespace", self.name, environment=self.environment)
 
     def watching(self, *arguments: str) -> "subprocess.Popen[str]":
@@ -172,7 +172,7 @@ def test_the_details_fit_into_a_terminal_of_80_columns(team: Team) -> None:
 
 
 def on_a_terminal(team: Team, *arguments: str) -> str:
-    """What the command line shows on a terminal of 80 columns."""
+    """Return what the command line shows on a terminal of 80 columns."""
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
@@ -196,6 +196,29 @@ def test_wide_and_yaml(team: Team) -> None:
     assert row.split()[-1] == "s3://adapters/a"
     (item,) = yaml.safe_load(team.finetune("status", "-o", "yaml").out)["items"]
     assert (item["kind"], item["status"]["phase"]) == ("FineTuneJob", "Succeeded")
+
+
+def test_files_are_validated_against_what_serves_and_the_jobs_of_the_cluster(team: Team) -> None:
+    container = {"name": "vllm", "image": "vllm", "args": ["--model=/m", "--enable-lora", "--max-lora-rank=4"]}
+    template = {"metadata": {"labels": {"app": "vllm"}}, "spec": {"containers": [container]}}
+    spec = {"replicas": 0, "selector": {"matchLabels": {"app": "vllm"}}, "template": template}
+    team.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "vllm"}, "spec": spec})
+    team.create(FINETUNE_JOB)
+    arguments = ("validate", "-", "--against", "vllm", "-n", team.name)
+    serving = yaml.safe_dump(ADAPTER_DEPLOYMENT)
+    checked = finetune(*arguments, stdin=serving, environment=team.environment)
+    assert checked.code == 1
+    assert "the adapter's rank is 8, the maximum of container 'vllm'" in checked.out
+    missing = finetune(*arguments[:3], "web", *arguments[4:], stdin=serving, environment=team.environment)
+    assert (missing.code, '"web" not found' in missing.err) == (1, True)
+    meta = {"name": "vllm-0", "labels": {"app": "vllm"}}
+    team.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [container]}})
+    serving = yaml.safe_dump(
+        changed(ADAPTER_DEPLOYMENT, {"spec.target": {"selector": {"matchLabels": {"app": "vllm"}}}})
+    )
+    checked = finetune(*arguments[:3], "pod/vllm-0", *arguments[4:], stdin=serving, environment=team.environment)
+    assert checked.code == 1
+    assert "the maximum of container 'vllm' of Pod 'vllm-0' (--max-lora-rank) is 4" in checked.out
 
 
 def test_a_job_is_suspended_and_resumed(team: Team) -> None:
@@ -227,17 +250,17 @@ def test_a_report_is_read_by_a_pod_of_the_preflights_kind_which_never_stays(team
     )
     assert "has no report yet" in team.finetune("report", "shakespeare").err
     team.status("ftj", ("Ready", "True", "AdapterVerified", "done"), report={"uri": "s3://adapters/a/report.html"})
-    assert "the preflight Job of shakespeare is gone" in team.finetune("report", "shakespeare").err
+    assert "the preflight Job of shakespeare was deleted" in team.finetune("report", "shakespeare").err
     resource = json.loads(team.kubectl("get", "ftj", "shakespeare", "-o", "json"))
     preflight = build_preflight_job(resource, FineTuneJob.of(resource), 1, SETTINGS)
     team.kubectl("create", "-f", "-", stdin=yaml.safe_dump(preflight))
-    with watched_pods(team) as seen:
-        ended = team.finetune("report", "shakespeare", "-o", str(tmp_path / "report.html"), "--timeout", "1")
-        assert (ended.code, ended.err) == (
+    with watched_pods(team) as events:
+        timed_out = team.finetune("report", "shakespeare", "-o", str(tmp_path / "report.html"), "--timeout", "1")
+        assert (timed_out.code, timed_out.err) == (
             1,
             "error: the pod that reads the report does not run: no nodes available to schedule pods\n",
         )
-        pod = next(json.loads(line)["object"] for line in seen if "finetune-report-" in line)
+        pod = next(json.loads(line)["object"] for line in events if "finetune-report-" in line)
     assert pod["spec"]["containers"][0]["args"] == [
         *("read", "s3://adapters/a/report.html", "--endpoint-url", "http://s3"),
         *("--secret-directory", "/etc/finetune/secrets/s3"),
@@ -251,7 +274,7 @@ def test_a_report_is_read_by_a_pod_of_the_preflights_kind_which_never_stays(team
 
 @contextlib.contextmanager
 def watched_pods(team: Team) -> Iterator[Iterator[str]]:
-    """The events of the namespace's pods from now on."""
+    """Yield the events of the namespace's pods from now on."""
     path = f"/api/v1/namespaces/{team.name}/pods?watch=true&timeoutSeconds=60"
     command = [str(team.cluster.bin("kubectl")), f"--kubeconfig={team.cluster.kubeconfig}", "get", "--raw", path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -276,7 +299,7 @@ def test_what_is_not_there_is_named(team: Team, arguments: list[str], message: s
     assert message in refused.err
 
 
-def test_watch_tells_each_change_once_and_ends_well(team: Team) -> None:
+def test_watch_prints_each_change_once_and_ends_well(team: Team) -> None:
     team.create(FINETUNE_JOB)
     team.status("ftj", ("Ready", "Unknown", "PreflightRunning", "checking"), phase="Preflight")
     with team.watching("shakespeare") as process:
@@ -289,8 +312,8 @@ def test_watch_tells_each_change_once_and_ends_well(team: Team) -> None:
         )
         team.kubectl("annotate", "ftj", "shakespeare", "nothing=new")
         team.status("ftj", ("Ready", "True", "AdapterVerified", "done"), **SUCCEEDED)
-        rest = process.stdout.read().splitlines()
-    assert rest == [
+        printed = process.stdout.read().splitlines()
+    assert printed == [
         "FineTuneJob shakespeare: Succeeded: done",
         "held-out loss 3.900 → 3.600 (7.7% lower, 200 rows)",
         "adapter s3://adapters/a",
@@ -307,9 +330,9 @@ def test_watch_ends_with_the_reason_of_a_failure(team: Team) -> None:
         ("Stalled", "True", "BucketNotFound", "no bucket"),
         phase="Failed",
     )
-    ended = team.finetune("watch", "shakespeare")
-    assert ended.code == 1
-    assert "error: FineTuneJob shakespeare: BucketNotFound: no bucket" in ended.err
+    result = team.finetune("watch", "shakespeare")
+    assert result.code == 1
+    assert "error: FineTuneJob shakespeare: BucketNotFound: no bucket" in result.err
 
 
 def test_watch_does_not_take_an_older_success_for_the_present_one(team: Team) -> None:
@@ -354,8 +377,9 @@ def test_logs_of_a_pod_that_cannot_start_say_why(team: Team) -> None:
     labels = {
         "finetune-operator.io/finetunejob": "shakespeare",
         "finetune-operator.io/role": "trainer",
-        "finetune-operator.io/attempt": "1",
+        "batch.kubernetes.io/job-name": "shakespeare-train-1",
     }
+    team.status("ftj", attempts=[{"number": 1, "jobName": "shakespeare-train-1"}])
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -387,32 +411,32 @@ def test_the_clean_up_takes_jobs_along_that_the_garbage_collector_does_not_know_
     pod = {"containers": [{"name": "trainer", "image": "none"}], "restartPolicy": "Never"}
     labels = {"finetune-operator.io/role": "preflight"}
     job = {"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": {"spec": pod}}}
-    ours = {**job, "metadata": {"name": "shakespeare-preflight", "labels": labels}}
-    theirs = {**job, "metadata": {"name": "somebody-elses"}}
-    team.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([ours, theirs]))
-    ended = team.finetune("clean-up", "--timeout", "20")
-    assert ended.code == 0, ended.err
-    assert f"deleting FineTuneJob {team.name}/shakespeare" in ended.out
+    own_job = {**job, "metadata": {"name": "shakespeare-preflight", "labels": labels}}
+    other_job = {**job, "metadata": {"name": "somebody-elses"}}
+    team.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all([own_job, other_job]))
+    result = team.finetune("clean-up", "--timeout", "20")
+    assert result.code == 0, result.err
+    assert f"deleting FineTuneJob {team.name}/shakespeare" in result.out
     assert team.kubectl("get", "ftj,jobs", "-o", "name").split() == ["job.batch/somebody-elses"]
 
 
 def test_a_clean_up_releases_what_nobody_cleans_up_in_time_and_names_it(team: Team) -> None:
     retained = changed(FINETUNE_JOB, {"metadata.name": "retained"})
-    kept = changed(FINETUNE_JOB, {"spec.output.deletionPolicy": "Delete"})
+    resource = changed(FINETUNE_JOB, {"spec.output.deletionPolicy": "Delete"})
     finalizers = ["finetune-operator.io/delete-output"]
     team.create(retained)
-    team.create({**kept, "metadata": {**kept["metadata"], "finalizers": finalizers}})
-    ended = team.finetune("clean-up", "--timeout", "2")
-    assert ended.code == 0, ended.err
-    (line,) = [line for line in ended.out.splitlines() if "in time" in line]
+    team.create({**resource, "metadata": {**resource["metadata"], "finalizers": finalizers}})
+    result = team.finetune("clean-up", "--timeout", "2")
+    assert result.code == 0, result.err
+    (line,) = [line for line in result.out.splitlines() if "in time" in line]
     assert line.startswith(f"FineTuneJob {team.name}/shakespeare was not cleaned up in time: its objects in s3://")
     assert team.kubectl("get", "ftj", "-o", "name") == ""
 
 
 def test_a_clean_up_leaves_the_jobs_of_those_that_are_cleaned_up(team: Team) -> None:
-    kept = changed(FINETUNE_JOB, {"spec.output.deletionPolicy": "Delete"})
+    resource = changed(FINETUNE_JOB, {"spec.output.deletionPolicy": "Delete"})
     finalizers = ["finetune-operator.io/delete-output"]
-    team.create({**kept, "metadata": {**kept["metadata"], "finalizers": finalizers}})
+    team.create({**resource, "metadata": {**resource["metadata"], "finalizers": finalizers}})
     pod = {"containers": [{"name": "clean-up", "image": "none"}], "restartPolicy": "Never"}
     meta = {"name": "shakespeare-clean-up", "labels": {"finetune-operator.io/role": "clean-up"}}
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {"template": {"spec": pod}}}

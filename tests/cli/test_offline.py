@@ -25,7 +25,7 @@ def test_help_waits_for_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     shown = finetune("--help")
     assert shown.code == 0
-    for command in ("render", "validate", "run", "estimate", "status", "watch", "logs", "fetch", "compare"):
+    for command in ("render", "validate", "run", "estimate", "status", "watch", "logs", "fetch", "compare", "agent"):
         assert f"  {command} " in shown.out
 
 
@@ -41,8 +41,8 @@ def test_the_shell_completes_commands_and_options() -> None:
         ).stdout
 
     assert "complete -o default -F" in complete(_FINETUNE_COMPLETE="source_bash")
-    asked = {"_FINETUNE_COMPLETE": "complete_bash", "COMP_WORDS": "finetune va", "COMP_CWORD": "1"}
-    assert complete(**asked).split() == ["validate"]
+    environment = {"_FINETUNE_COMPLETE": "complete_bash", "COMP_WORDS": "finetune va", "COMP_CWORD": "1"}
+    assert complete(**environment).split() == ["validate"]
 
 
 def test_a_file_is_printed_with_its_defaults(tmp_path: Path) -> None:
@@ -79,12 +79,12 @@ def test_what_is_wrong_is_named_with_file_line_and_field() -> None:
     assert refused.err == "error: -:21: spec.training.seed: found -1: must be at least 0\n"
 
 
-def test_problems_of_every_document_are_told_at_once() -> None:
+def test_problems_of_every_document_are_reported_at_once() -> None:
     rank = changed(FINETUNE_JOB, {"spec.method.lora.rank": 0})
     port = changed(ADAPTER_DEPLOYMENT, {"spec.target.port": 0})
-    told = finetune("render", "-", stdin=yaml.safe_dump_all([rank, FINETUNE_JOB, port])).err
-    assert "-:11: spec.method.lora.rank: " in told
-    assert "-:56: spec.target.port: " in told
+    errors = finetune("render", "-", stdin=yaml.safe_dump_all([rank, FINETUNE_JOB, port])).err
+    assert "-:11: spec.method.lora.rank: " in errors
+    assert "-:56: spec.target.port: " in errors
 
 
 @pytest.mark.parametrize(

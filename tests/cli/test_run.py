@@ -43,7 +43,7 @@ def test_a_value_has_the_type_that_yaml_gives_it(change: str, path: str, value: 
 
 
 def test_sections_lists_maps_and_null() -> None:
-    made = apply_changes(
+    changed = apply_changes(
         FINETUNE_JOB,
         (
             "spec.method={qlora: {rank: 4}}",
@@ -54,10 +54,10 @@ def test_sections_lists_maps_and_null() -> None:
         ),
         1,
     )
-    assert made["spec"]["method"] == {"qlora": {"rank": 4, "targetModules": ["q_proj", "v_proj"]}}
-    assert made["spec"]["resources"]["limits"]["nvidia.com/gpu"] == 1
-    assert "endpoint" not in made["spec"]["output"]["s3"]
-    assert made["metadata"]["name"] == "other"
+    assert changed["spec"]["method"] == {"qlora": {"rank": 4, "targetModules": ["q_proj", "v_proj"]}}
+    assert changed["spec"]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert "endpoint" not in changed["spec"]["output"]["s3"]
+    assert changed["metadata"]["name"] == "other"
     assert FINETUNE_JOB["metadata"]["name"] != "other", "the original is left as it was"
 
 
@@ -113,7 +113,7 @@ def test_what_only_a_cluster_has_must_be_named(file: Path, change: str, message:
 def test_a_mount_is_a_directory(file: Path, tmp_path: Path) -> None:
     refused = finetune("run", str(file), "--mount", f"models={tmp_path / 'none'}")
     assert refused.code == INVALID
-    assert f"{tmp_path / 'none'} is no directory" in refused.err
+    assert f"{tmp_path / 'none'} is not a directory" in refused.err
 
 
 def test_without_the_trainers_libraries_it_says_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_another_job_is_never_taken_for_the_same(file: Path) -> None:
     assert uid() != uid(on_the_way, "spec.evaluation.selectBest=true")
 
 
-def test_a_rejected_adapter_is_told_with_what_was_found(file: Path) -> None:
+def test_a_rejected_adapter_is_reported_with_what_was_found(file: Path) -> None:
     result = TrainerResult(
         reason=Reason.GATE_FAILED,
         message="spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3",

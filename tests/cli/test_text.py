@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from finetune_api.sizes import format_size
 from finetune_api.timestamps import format_duration
-from finetune_cli.text import outcome, size
+from finetune_cli.status import describe
+from finetune_cli.text import outcome
 
 
 @pytest.mark.parametrize(
@@ -30,7 +32,7 @@ def test_durations(seconds: float, text: str) -> None:
     ("number", "text"), [(0, "0 B"), (999, "999 B"), (4_900_000, "4.9 MB"), (269_000_000, "269 MB"), (5.2e12, "5.2 TB")]
 )
 def test_sizes(number: float, text: str) -> None:
-    assert size(number) == text
+    assert format_size(number) == text
 
 
 FULL = {"name": "full", "loss": 3.5, "improvementPercent": 10.26, "sizeBytes": 269_000_000}
@@ -59,8 +61,22 @@ GENERAL = {"baseLoss": 3.0, "loss": 3.1, "increasePercent": 3.33, "basePerplexit
             ],
         ),
         ({"comparison": {"rows": [{"name": "full"}]}}, ["held-out loss 3.900 → 3.600 (7.7% lower, 20 rows)"]),
+        (
+            {"loss": 4.095, "improvementPercent": -5.0, "comparison": {"rows": [FULL | {"improvementPercent": -0.26}]}},
+            [
+                "held-out loss 3.900 → 4.095 (5.0% higher, 20 rows)",
+                "full fine-tuning: held-out loss 3.500 (0.3% higher), weights of 269 MB",
+            ],
+        ),
     ],
 )
 def test_what_the_evaluation_found(fields: dict[str, Any], lines: list[str]) -> None:
     evaluation = {"baseLoss": 3.9, "loss": 3.6, "improvementPercent": 7.7, "rows": 20}
     assert outcome({"status": {"evaluation": evaluation | fields}}) == lines
+
+
+def test_the_status_says_what_was_chosen_and_why() -> None:
+    status = {"trainingChoice": {"packing": True, "why": ["packing is on: it is proved"]}}
+    item = {"kind": "FineTuneJob", "metadata": {"namespace": "team", "name": "job"}, "spec": {}, "status": status}
+    lines = describe(item, wide=False)
+    assert lines[lines.index("Chosen where spec.training is unset:") + 1] == "    packing is on: it is proved"

@@ -10,7 +10,7 @@ from devcluster import cluster
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """Where the clusters that the test brings up have their state; they are taken down after it."""
+    """Give the clusters of the test a directory for their state, and take them down afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_DEVCLUSTER_STATE", str(tmp_path / "state"))
         yield tmp_path / "state"

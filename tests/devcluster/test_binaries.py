@@ -48,10 +48,12 @@ def test_a_program_on_path_is_used_when_its_version_suits(
 def test_a_program_of_another_version_is_not_used(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path / "bin", "kube-apiserver", "Kubernetes v1.29.0")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    ours = next(build for build in binaries.BUILDS if "kube-apiserver" in build.programs).directory() / "kube-apiserver"
-    ours.parent.mkdir(parents=True)
-    ours.touch()
-    assert binaries.program("kube-apiserver") == ours
+    program = (
+        next(build for build in binaries.BUILDS if "kube-apiserver" in build.programs).directory() / "kube-apiserver"
+    )
+    program.parent.mkdir(parents=True)
+    program.touch()
+    assert binaries.program("kube-apiserver") == program
 
 
 def test_two_callers_at_once_build_once(cache: Path) -> None:
@@ -79,7 +81,7 @@ def test_what_a_killed_build_left_is_not_taken_for_a_build(cache: Path) -> None:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Go module of two programs, in place of ours."""
+    """Return a Go module of two programs, in place of ours."""
     directory = tmp_path / "go"
     for name in ("one", "two"):
         (directory / name).mkdir(parents=True)
@@ -103,9 +105,9 @@ def test_one_run_of_go_builds_all_that_is_missing(cache: Path, module: Path, cap
 
 def test_a_failed_build_says_why_where_its_log_is_and_what_to_do(cache: Path, module: Path) -> None:
     (module / "two" / "main.go").write_text("package main\n\nfunc main() { undefinedName() }\n")
-    with pytest.raises(DevClusterError, match=r"(?s)undefined: undefinedName.*build\.log.*the same command goes on"):
+    with pytest.raises(DevClusterError, match=r"(?s)undefined: undefinedName.*build\.log.*run the same command again"):
         binaries.program("two")
-    assert not [left for left in (cache / "bin").iterdir() if left.is_dir()]
+    assert not [entry for entry in (cache / "bin").iterdir() if entry.is_dir()]
 
 
 def test_a_changed_source_is_another_build_of_that_program_alone(module: Path) -> None:

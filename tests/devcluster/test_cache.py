@@ -38,15 +38,15 @@ def writing(text: str) -> Callable[[Path], None]:
     return make
 
 
-def test_the_same_recipe_is_made_once_and_another_one_anew() -> None:
+def test_the_same_recipe_is_made_once_and_another_one_again() -> None:
     first = cached("thing", "recipe", "making", "", writing("first"))
     assert cached("thing", "recipe", "making", "", writing("second")) == first
     assert (first / "whole").read_text() == "first"
-    other = cached("thing", "another recipe", "making", "", writing("other"))
-    assert (other / "whole").read_text() == "other"
+    other_entry = cached("thing", "another recipe", "making", "", writing("other"))
+    assert (other_entry / "whole").read_text() == "other"
 
 
-def test_a_maker_that_was_killed_leaves_nothing_half(cache: Path) -> None:
+def test_a_maker_that_was_killed_leaves_nothing_incomplete(cache: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", SLOW_MAKER], stdout=subprocess.PIPE, text=True) as maker:
         assert maker.stdout
         assert maker.stdout.readline() == "making\n"
@@ -56,7 +56,7 @@ def test_a_maker_that_was_killed_leaves_nothing_half(cache: Path) -> None:
     assert [entry.name for entry in cache.iterdir() if entry.is_dir()] == [directory.name]
 
 
-def test_a_maker_that_fails_leaves_nothing_half() -> None:
+def test_a_maker_that_fails_leaves_nothing_incomplete() -> None:
     def fail(target: Path) -> None:
         (target / "half").write_text("half")
         raise OSError("the disk is full")

@@ -136,11 +136,11 @@ def test_down_ends_what_an_up_that_was_killed_had_started(home: Path) -> None:
     assert mentioning(str(home / "torn")) == []
 
 
-def test_a_taken_port_is_told_with_the_end_of_the_log(home: Path) -> None:
-    fresh = cluster._new_settings("taken", "control-plane")
-    fresh.save()
+def test_a_taken_port_is_reported_with_the_end_of_the_log(home: Path) -> None:
+    settings = cluster._new_settings("taken", "control-plane")
+    settings.save()
     with socket.socket() as occupant:
-        occupant.bind(("127.0.0.1", fresh.ports["etcd"]))
+        occupant.bind(("127.0.0.1", settings.ports["etcd"]))
         occupant.listen()
         with pytest.raises(
             DevClusterError,
@@ -149,7 +149,7 @@ def test_a_taken_port_is_told_with_the_end_of_the_log(home: Path) -> None:
             cluster.up("taken", "control-plane")
 
 
-def test_corrupt_data_is_told_with_the_end_of_the_log(home: Path) -> None:
+def test_corrupt_data_is_reported_with_the_end_of_the_log(home: Path) -> None:
     cluster._new_settings("corrupt", "control-plane").save()
     log = home / "corrupt" / "etcd" / "member" / "wal" / "0000000000000000-0000000000000000.wal"
     log.parent.mkdir(parents=True)
@@ -167,7 +167,7 @@ def test_another_mode_needs_a_down_first(control_plane: Cluster) -> None:
         cluster.up(control_plane.name, "kwok")
 
 
-def test_the_command_line_tells_where_and_how_the_cluster_is(control_plane: Cluster) -> None:
+def test_the_command_line_shows_where_and_how_the_cluster_is(control_plane: Cluster) -> None:
     name = control_plane.name
     assert command("kubeconfig", "--name", name).stdout == f"{control_plane.kubeconfig}\n"
     ran = command("status", "--name", name, "--output", "json")
@@ -210,6 +210,7 @@ def test_fake_nodes_run_and_end_pods(kwok_cluster: Cluster) -> None:
     kwok_cluster.kubectl("delete", "job", "fake")
 
 
+@pytest.mark.exhaustive  # it builds kwok, which the benchmarks alone use
 def test_the_number_of_fake_nodes_follows_the_flag(home: Path) -> None:
     fakes = cluster.up("fakes", "kwok", nodes=3, gpus=8)
     cluster.up("fakes", "kwok", nodes=2, gpus=8)

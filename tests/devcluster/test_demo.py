@@ -25,9 +25,9 @@ def deployment_of(example: str) -> dict[str, object]:
 def test_hamlet_is_held_out() -> None:
     texts = corpus.shakespeare()
     train = set(texts.train.read_text().split("\n\n"))
-    held_out = [speech for speech in texts.validation.read_text().split("\n\n") if len(speech) > 60]
+    held_out = [passage for passage in texts.validation.read_text().split("\n\n") if len(passage) > 60]
     assert len(held_out) > 500
-    assert [speech for speech in held_out if speech in train] == []
+    assert [passage for passage in held_out if passage in train] == []
     assert "To be, or not to be,--that is the question:--" in texts.validation.read_text()
     assert "Now is the winter of our discontent" in texts.train.read_text()
 

@@ -43,7 +43,7 @@ def kubectl(node_cluster: Cluster) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def web(kubectl: Any, image: str) -> str:
-    """A pod that serves its own name over HTTP, with a Service and a headless Service in front; it holds one GPU."""
+    """Run a pod that serves its name over HTTP, with a Service and a headless Service; it holds one GPU."""
     serve = (
         "echo from-web > /tmp/index.html && echo about to serve && exec python3 -m http.server 8080 --directory /tmp"
     )
@@ -187,15 +187,15 @@ def traces(own_home: Path) -> dict[str, object]:
         # Comments have the time, and counters count.
         return [line.split("[")[0] for line in lines if not line.startswith("#")]
 
-    own = own_home / "own"
+    directory = own_home / "own"
     settings = load("own")
     marks = [
-        str(own),
-        cgroups.name(own),
-        node._link_name(own),
+        str(directory),
+        cgroups.name(directory),
+        node._link_name(directory),
         *([settings.cidr.split(".0.0/")[0] + "."] if settings else []),
     ]
-    seen = {
+    traces_by_kind = {
         "links": shown("ip", "-oneline", "-brief", "link"),
         "routes": shown("ip", "route"),
         "cgroups": [str(path) for path in cgroups.ROOT.glob("**/finetune-devcluster-*")],
@@ -203,11 +203,13 @@ def traces(own_home: Path) -> dict[str, object]:
         "processes": shown("ps", "-eww", "-o", "args"),
     }
     traces: dict[str, object] = {
-        kind: [line for line in lines if any(mark in line for mark in marks)] for kind, lines in seen.items()
+        kind: [line for line in lines if any(mark in line for mark in marks)] for kind, lines in traces_by_kind.items()
     }
     traces["iptables"] = shown("iptables-save")
     traces["mounts on"] = [
-        line for line in seen["mounts"] if line.split()[1].startswith(("/run", "/var/log", "/var/lib/cni", "/proc"))
+        line
+        for line in traces_by_kind["mounts"]
+        if line.split()[1].startswith(("/run", "/var/log", "/var/lib/cni", "/proc"))
     ]
     traces["sysctls"] = [
         Path("/proc/sys", name).read_text() for name in ("vm/overcommit_memory", "kernel/panic", "net/ipv4/ip_forward")
@@ -227,11 +229,11 @@ def network_namespaces() -> set[str]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="a real node needs root")
 def test_a_node_is_repaired_and_leaves_nothing(home: Path) -> None:
     before = traces(home)
-    own = cluster.up("own", "node", gpus=1)
-    assert own.registry
-    image = images.push(images.base_image(), own.registry)
-    own.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(pod("steady", image, ["sleep", "100000"], gpus=1)))
-    own.kubectl("wait", "pod/steady", "--for=condition=Ready", "--timeout=60s")
+    own_cluster = cluster.up("own", "node", gpus=1)
+    assert own_cluster.registry
+    image = images.push(images.base_image(), own_cluster.registry)
+    own_cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(pod("steady", image, ["sleep", "100000"], gpus=1)))
+    own_cluster.kubectl("wait", "pod/steady", "--for=condition=Ready", "--timeout=60s")
     assert (
         len(
             node.run_inside(
@@ -242,20 +244,25 @@ def test_a_node_is_repaired_and_leaves_nothing(home: Path) -> None:
     )
 
     for part in ("kubelet", "containerd"):
-        was = pids("own")
-        kill(was[part])
+        pids_before = pids("own")
+        kill(pids_before[part])
         cluster.up("own", "node", gpus=1)
         now = pids("own")
-        assert {name for name in now if now[name] != was[name]} == {part}
-        assert own.kubectl("get", "pod", "steady", "-o", "jsonpath={.status.containerStatuses[0].restartCount}") == "0"
+        assert {name for name in now if now[name] != pids_before[name]} == {part}
+        assert (
+            own_cluster.kubectl("get", "pod", "steady", "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
+            == "0"
+        )
         allocatable = r"jsonpath={.items[0].status.allocatable.nvidia\.com/gpu}"
-        assert own.kubectl("get", "nodes", "-o", allocatable) == "1"
+        assert own_cluster.kubectl("get", "nodes", "-o", allocatable) == "1"
 
     kill(pids("own")["node"])
     assert cluster.status("own")["problem"] == "the node's namespaces are gone"
     cluster.up("own", "node", gpus=1)
-    own.kubectl("wait", "pod/steady", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=60s")
-    own.kubectl("wait", "pod/steady", "--for=condition=Ready", "--timeout=60s")
+    own_cluster.kubectl(
+        "wait", "pod/steady", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=60s"
+    )
+    own_cluster.kubectl("wait", "pod/steady", "--for=condition=Ready", "--timeout=60s")
 
     namespace = str(Path(f"/proc/{pids('own')['kubelet']}/ns/net").readlink())
     during = traces(home)

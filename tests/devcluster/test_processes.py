@@ -66,19 +66,19 @@ def test_an_unhealthy_process_is_restarted(state: Path, monkeypatch: pytest.Monk
 
 def test_a_stranger_with_the_recorded_pid_is_neither_adopted_nor_killed(state: Path) -> None:
     processes.ensure(state, [sleeper()])
-    ours = processes.pid_of(state, "sleeper")
+    own_pid = processes.pid_of(state, "sleeper")
     time.sleep(0.05)  # the kernel tells start times in hundredths of a second
     stranger = subprocess.Popen(["sleep", "300"])
     try:
         record = state / "run" / "sleeper.pid"
-        record.write_text(record.read_text().replace(f"\n{ours} (", f"\n{stranger.pid} ("))
+        record.write_text(record.read_text().replace(f"\n{own_pid} (", f"\n{stranger.pid} ("))
         assert processes.pid_of(state, "sleeper") is None
         processes.stop(state, "sleeper")
         assert stranger.poll() is None
     finally:
         stranger.kill()
         stranger.wait()
-        os.kill(ours or 0, 9)
+        os.kill(own_pid or 0, 9)
 
 
 def test_a_process_that_ends_at_once_is_an_error_with_its_log(state: Path) -> None:

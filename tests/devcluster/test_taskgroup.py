@@ -14,10 +14,10 @@ from devcluster.taskgroup import TaskGroup
 
 
 def test_tasks_run_at_the_same_time_and_return_their_results() -> None:
-    both = threading.Barrier(2, timeout=10)
+    barrier = threading.Barrier(2, timeout=10)
 
     def meet(name: str) -> str:
-        both.wait()
+        barrier.wait()
         return name
 
     with TaskGroup() as group:
@@ -50,11 +50,11 @@ def test_the_first_failure_ends_the_programs_of_the_others_and_is_raised(tmp_pat
     began = time.monotonic()
     with pytest.raises(DevClusterError, match="the disk is full"), TaskGroup() as group:
         group.start("failing", fail)
-        other = group.start("sleeping", lambda: commands.run(sleeping))
-        never = group.start("waiting for it", lambda: commands.run([sys.executable, "--version"]), [other])
+        sleeper = group.start("sleeping", lambda: commands.run(sleeping))
+        never = group.start("waiting for it", lambda: commands.run([sys.executable, "--version"]), [sleeper])
     assert time.monotonic() - began < 30
-    for ended in (other, never):
-        assert "another step failed" in str(ended.exception())
+    for task in (sleeper, never):
+        assert "another step failed" in str(task.exception())
     assert commands.run([sys.executable, "--version"]).startswith("Python 3")
 
 

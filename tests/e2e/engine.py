@@ -32,9 +32,9 @@ class Engine:
             answer.raise_for_status()
             return str(answer.json()["choices"][0]["text"])
 
-    def stream(self, model: str, prompt: str = PROMPT, tokens: int = 24) -> "Streamed":
+    def stream(self, model: str, prompt: str = PROMPT, tokens: int = 24) -> "StreamedAnswer":
         """Return the same as it is streamed token by token; an error is in the result, not raised."""
-        result = Streamed()
+        result = StreamedAnswer()
         try:
             with (
                 self._client() as client,
@@ -58,7 +58,7 @@ class Engine:
 
 
 @dataclass
-class Streamed:
+class StreamedAnswer:
     """One streamed answer: HTTP status (0: no connection), text, finish reason, and the error that cut it off."""
 
     status: int = 0
@@ -67,7 +67,7 @@ class Streamed:
     error: str = ""
 
 
-def _take(result: Streamed, line: str) -> None:
+def _take(result: StreamedAnswer, line: str) -> None:
     if not line.startswith("data: ") or line == "data: [DONE]":
         return
     event = json.loads(line.removeprefix("data: "))
@@ -94,7 +94,7 @@ def _body(model: str, prompt: str, tokens: int, *, stream: bool = False) -> dict
 class Clients:
     """The answers that clients got which ask again and again."""
 
-    answers: list[Streamed] = field(default_factory=list)
+    answers: list[StreamedAnswer] = field(default_factory=list)
 
     @property
     def whole(self) -> list[str]:
@@ -102,7 +102,7 @@ class Clients:
         return [answer.text for answer in self.answers if answer.finish]
 
     @property
-    def cut_off(self) -> list[Streamed]:
+    def cut_off(self) -> list[StreamedAnswer]:
         """Return the answers that began and did not end."""
         return [answer for answer in self.answers if answer.text and not answer.finish]
 

@@ -9,6 +9,8 @@ from tests.e2e.objectstore import BUCKET, SECRET, ObjectStore
 JOB_SECONDS = 420.0
 """From kubectl apply to Ready; importing torch alone takes up to a minute where two pods share two cores."""
 STEPS = 40
+TRAINING = {"maxSteps": STEPS, "perDeviceBatchSize": 2, "maxLength": 128, "learningRate": 2e-3}
+"""The tokens of a step are few: what costs is the loss over a vocabulary of 49,000."""
 ROWS = [
     {
         "prompt": f"Question {number}: which numbers follow {number}?\n",
@@ -29,7 +31,7 @@ def job(name: str, store: ObjectStore, **sections: Any) -> Object:
         "model": {"uri": f"s3://{BUCKET}/models/tiny-llama"},
         "dataset": {"uri": f"s3://{BUCKET}/data/rows.jsonl", "validation": {"fraction": 0.05}},
         "method": {"lora": {"rank": 8, "alpha": 16, "dropout": 0.05}},
-        "training": {"maxSteps": STEPS, "perDeviceBatchSize": 4, "maxLength": 256, "learningRate": 2e-3},
+        "training": TRAINING,
         "evaluation": {"maxRows": 4},
         "checkpoint": {"everySteps": 4},
         "output": {"s3": {"bucket": BUCKET, "endpoint": store.address}, "secretRef": {"name": SECRET}},
@@ -68,8 +70,10 @@ def trainer_pod(namespace: Namespace, name: str, attempt: int, within: float = 1
     """Wait until the pod of an attempt runs, and return it."""
 
     def ask() -> Object | None:
-        pods = namespace.all("pods", f"batch.kubernetes.io/job-name={name}-train-{attempt}")
-        return next((pod for pod in pods if pod["status"]["phase"] == "Running"), None)
+        attempts = namespace.get("finetunejob", name).get("status", {}).get("attempts", [])
+        pod_name = next((entry.get("podName") for entry in attempts if entry["number"] == attempt), None)
+        pod = namespace.find("pod", pod_name) if pod_name else None
+        return pod if pod is not None and pod["status"]["phase"] == "Running" else None
 
     return namespace.until(f"the pod of attempt {attempt} at {name} runs", ask, within)
 

@@ -4,12 +4,14 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import yaml
 
 from devcluster.cluster import Cluster
 from devcluster.errors import DevClusterError
+from tools.testing.reader import Reader
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -20,7 +22,7 @@ GPU = "nvidia.com/gpu"
 
 @dataclass(frozen=True)
 class Namespace:
-    """kubectl with `--namespace`."""
+    """A namespace: written to with kubectl, as users do, and read over one connection."""
 
     cluster: Cluster
     name: str
@@ -33,34 +35,41 @@ class Namespace:
         """Apply objects with kubectl."""
         self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(objects))
 
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.cluster.kubeconfig, self.name)
+
+    def evict(self, pod: str) -> None:
+        """Evict a pod, as kubectl drain does."""
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.name}}
+        path = f"/api/v1/namespaces/{self.name}/pods/{pod}/eviction"
+        self.kubectl("create", f"--raw={path}", "--filename=-", stdin=json.dumps(body))
+
     def find(self, kind: str, name: str) -> Object | None:
         """Return an object, or None where there is none."""
-        output = self.kubectl("get", kind, name, "--ignore-not-found", "--output=json")
-        return dict(json.loads(output)) if output.strip() else None
+        return self._reader.find(kind, name)
 
     def get(self, kind: str, name: str) -> Object:
         """Return an object that must exist."""
-        resource = self.find(kind, name)
-        assert resource is not None, f"there is no {kind} {name} in {self.name}"
-        return resource
+        return self._reader.get(kind, name)
 
     def all(self, kind: str, selector: str = "") -> list[Object]:
         """Return the objects of a kind, by labels."""
-        return list(json.loads(self.kubectl("get", kind, f"--selector={selector}", "--output=json"))["items"])
+        return self._reader.list(kind, selector)
 
     def pods_of(self, job: str) -> list[Object]:
         """Return the existing pods of a FineTuneJob."""
         return self.all("pods", f"finetune-operator.io/finetunejob={job}")
 
-    def until(self, what: str, ask: Callable[[], T | None], within: float, pause: float = 0.5) -> T:
+    def until(self, title: str, read: Callable[[], T | None], within: float, pause: float = 0.5) -> T:
         """Ask until there is an answer; fail at the deadline with the state, events and logs that explain it."""
         deadline = time.monotonic() + within
         while True:
-            answer = ask()
+            answer = read()
             if answer:
                 return answer
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {within:.0f} s: {what}\n\n{self.diagnosis()}")
+                raise AssertionError(f"not within {within:.0f} s: {title}\n\n{self.diagnosis()}")
             time.sleep(pause)
 
     def await_condition(self, kind: str, name: str, type_: str, status: str, within: float) -> Object:

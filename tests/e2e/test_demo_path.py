@@ -20,7 +20,7 @@ BUCKET = "adapters"
 
 @pytest.fixture(scope="module")
 def finished(demo: Demo) -> Object:
-    """The demo's FineTuneJob."""
+    """Return the demo's FineTuneJob."""
     return demo.namespace.get("finetunejob", JOB)
 
 
@@ -126,18 +126,18 @@ def test_a_second_run_uses_what_is_there(demo: Demo) -> None:
 
 
 def identities(demo: Demo) -> dict[str, str]:
-    """The uid of everything that another run must not make again."""
+    """Return the uid of everything that another run must not make again."""
     pods = [*demo.namespace.all("pods"), *demo.system.all("pods")]
     custom = [demo.namespace.get("finetunejob", JOB), demo.namespace.get("adapterdeployment", ADAPTER)]
     return {item["metadata"]["name"]: item["metadata"]["uid"] for item in [*pods, *custom]}
 
 
 def read(demo: Demo, key: str) -> bytes:
-    """An object of the demo's bucket for adapters."""
+    """Return an object of the demo's bucket for adapters."""
     client: Any = demo_client(demo.namespace)
     return bytes(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
 
 
 def sha256(content: bytes) -> str:
-    """The digest as manifests write it."""
+    """Return the digest as manifests write it."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -24,7 +24,7 @@ class Case:
 
 
 def output(workshop: Workshop, bucket: str, secret: str) -> dict[str, Any]:
-    """A place for the results. Model and dataset are read with credentials of their own, which are right."""
+    """Return an output section. Model and dataset have credentials of their own, which are right."""
     right = {"name": "s3-credentials"}
     return {
         "output": {"s3": {"bucket": bucket, "endpoint": workshop.store.address}, "secretRef": {"name": secret}},
@@ -64,7 +64,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def refusals(workshop: Workshop) -> Iterator[dict[str, Object]]:
-    """All the jobs, applied together, each once it has failed for good."""
+    """Apply all jobs together; return each once it has failed for good."""
     broken = [dict(row) for row in ROWS]
     del broken[17]["completion"]
     workshop.store.put("data/broken.jsonl", jsonl(broken))

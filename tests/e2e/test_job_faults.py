@@ -25,10 +25,13 @@ pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 AWAY_SECONDS = 20.0
 
 
+@pytest.mark.exhaustive  # tests/operator/test_killed.py kills it after each of its writes
 @pytest.mark.chaos("kill -9 of the operator's container at each stage (real pods)")
 def test_the_operator_is_killed_at_every_stage_of_a_job(workshop: Workshop, undisturbed: Object) -> None:
     name, namespace = "operator-killed", workshop.namespace
-    namespace.apply(job(name, workshop.store))
+    # what no other job asks of its preflight: so it has one of its own
+    resources = {"requests": {"memory": "1Gi"}, "preflight": {"requests": {"cpu": "30m"}}}
+    namespace.apply(job(name, workshop.store, resources=resources))
     kill_operator(workshop)
     namespace.until("the preflight's pod", lambda: namespace.pods_of(name), 60, pause=0.05)
     kill_operator(workshop)
@@ -69,16 +72,15 @@ def test_a_job_without_a_gpu_that_the_kernel_kills_for_its_memory_is_made_smalle
     assert batch == 16 // 2 ** (len(attempts) - 1)
 
 
-@pytest.mark.chaos("the trainer's pod is deleted, then force-deleted (real pods)")
-def test_the_trainer_pod_is_deleted_and_killed_in_mid_training(workshop: Workshop, undisturbed: Object) -> None:
-    name, namespace = "pod-deleted", workshop.namespace
+@pytest.mark.chaos("the trainer's pod is evicted, then force-deleted (real pods)")
+def test_the_trainer_pod_is_evicted_and_killed_in_mid_training(workshop: Workshop, undisturbed: Object) -> None:
+    name, namespace = "pod-evicted", workshop.namespace
     namespace.apply(job(name, workshop.store))
     await_checkpoint(namespace, workshop.store, name, 4)
-    namespace.kubectl("delete", "pod", trainer_pod(namespace, name, 1)["metadata"]["name"])
-
+    namespace.evict(trainer_pod(namespace, name, 1)["metadata"]["name"])
+    trainer_pod(namespace, name, 2)
     prefix = prefix_of(namespace.get("finetunejob", name))
     first = checkpoint_step(workshop.store, prefix)
-    trainer_pod(namespace, name, 2)
     await_checkpoint(namespace, workshop.store, name, first + 4)
     second_pod = trainer_pod(namespace, name, 2)["metadata"]["name"]
     namespace.kubectl("delete", "pod", second_pod, "--grace-period=0", "--force")
@@ -87,6 +89,7 @@ def test_the_trainer_pod_is_deleted_and_killed_in_mid_training(workshop: Worksho
     attempts = succeeded_job["status"]["attempts"]
     assert [attempt["reason"] for attempt in attempts] == ["Preempted", "Preempted", "Succeeded"]
     assert [attempt["number"] for attempt in attempts] == [1, 2, 3]
+    assert [attempt["jobName"] for attempt in attempts] == [f"{name}-train-{number}" for number in (1, 1, 2)]
     assert "resumedFromStep" not in attempts[0]
     assert attempts[1]["resumedFromStep"] == first
     assert first < attempts[2]["resumedFromStep"] < STEPS
@@ -95,8 +98,9 @@ def test_the_trainer_pod_is_deleted_and_killed_in_mid_training(workshop: Worksho
     assert outcome(succeeded_job) == outcome(undisturbed)
 
 
+@pytest.mark.exhaustive  # tests/trainer/test_train.py has an S3 service that goes away
 @pytest.mark.chaos("kill -9 of the S3 server during an upload (real pods)")
-def test_the_s3_server_is_away_during_an_upload(workshop: Workshop, undisturbed: Object) -> None:
+def test_the_s3_server_is_unavailable_during_an_upload(workshop: Workshop, undisturbed: Object) -> None:
     name, namespace, store = "s3-away", workshop.namespace, workshop.store
     namespace.apply(job(name, store))
     await_checkpoint(namespace, store, name, 4)
@@ -132,7 +136,7 @@ def kill_operator(workshop: Workshop) -> None:
 
 
 def weights(store: ObjectStore, item: Object) -> str:
-    """The digest of the adapter's weights in S3, which must be the one of its manifest."""
+    """Return the digest of the adapter's weights in S3, which must be the one of its manifest."""
     prefix = f"{prefix_of(item)}/adapter"
     files = {entry["path"]: entry["sha256"] for entry in json.loads(store.read(f"{prefix}/manifest.json"))["files"]}
     digest = f"sha256:{hashlib.sha256(store.read(f'{prefix}/adapter_model.safetensors')).hexdigest()}"
@@ -141,7 +145,7 @@ def weights(store: ObjectStore, item: Object) -> str:
 
 
 def outcome(item: Object) -> dict[str, object]:
-    """What status says of the result, without what differs from job to job: names, times and the manifest's digest."""
+    """Return the result in the status, without what differs from job to job: names, times, the manifest's digest."""
     status = item["status"]
     adapter = {
         name: value for name, value in status["adapter"].items() if name in ("peftType", "rank", "targetModules")
@@ -157,7 +161,7 @@ def outcome(item: Object) -> dict[str, object]:
 
 
 def torn(store: ObjectStore, prefix: str) -> list[str]:
-    """The directories below a job's prefix that have files and no manifest, neither of their own nor around them."""
+    """Return the directories below a job's prefix that have files, but no manifest in or above them."""
     keys = store.keys(prefix)
     directories = {key.rsplit("/", 1)[0] for key in keys}
     complete = tuple(f"{directory}/" for directory in directories if f"{directory}/manifest.json" in keys)

@@ -17,7 +17,7 @@ CHARACTERS = 60_000
 
 @pytest.fixture
 def claim(workshop: Workshop) -> Iterator[str]:
-    """A claim bound to a directory of the node that holds the tiny Llama; returns the model's address."""
+    """Yield a claim bound to a directory of the node that holds the tiny Llama; returns the model's address."""
     directory = model.tiny_llama()
     size = {"storage": "1Gi"}
     common = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
@@ -62,6 +62,7 @@ def test_a_qlora_job_from_a_claim_and_a_config_map_succeeds(workshop: Workshop, 
     assert {f"{prefix}/adapter_model.safetensors", f"{prefix}/manifest.json"} <= set(workshop.store.keys(prefix))
 
 
+@pytest.mark.exhaustive  # to compile takes minutes
 def test_the_trainer_image_has_what_compiling_takes(workshop: Workshop) -> None:
     training = {"maxSteps": 2, "perDeviceBatchSize": 1, "maxLength": 64, "learningRate": 2e-3, "compile": "always"}
     workshop.namespace.apply(job("compiled", workshop.store, training=training))

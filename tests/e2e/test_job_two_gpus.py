@@ -1,20 +1,29 @@
-"""With two GPUs two processes train together, save together when the pod is deleted, and go on in the next pod."""
+"""With two GPUs two processes train together, save together when the pod is deleted, and continue in the next pod."""
 
 import pytest
 
 from tests.e2e.conftest import Workshop
-from tests.e2e.jobs import JOB_SECONDS, await_checkpoint, checkpoint_step, job, prefix_of, succeeded, trainer_pod
+from tests.e2e.jobs import (
+    JOB_SECONDS,
+    TRAINING,
+    await_checkpoint,
+    checkpoint_step,
+    job,
+    prefix_of,
+    succeeded,
+    trainer_pod,
+)
 from tests.e2e.namespace import Object, gpus
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
 
 
-def test_two_processes_are_stopped_with_their_pod_and_go_on_in_the_next(
+def test_two_processes_are_stopped_with_their_pod_and_continue_in_the_next(
     workshop: Workshop, undisturbed: Object
 ) -> None:
     name, namespace, store = "two-gpus", workshop.namespace, workshop.store
-    # as many sequences in a step as the job that nothing happened to, two from each process
-    training = {"maxSteps": 40, "perDeviceBatchSize": 2, "maxLength": 256, "learningRate": 2e-3}
+    # as many sequences in a step as the job that nothing happened to, one from each process
+    training = TRAINING | {"perDeviceBatchSize": 1}
     resources = {"gpusPerNode": 2, "requests": {"memory": "2Gi"}}
     namespace.apply(job(name, store, training=training, resources=resources))
     await_checkpoint(namespace, store, name, 4, within=JOB_SECONDS)

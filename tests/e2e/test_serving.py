@@ -23,7 +23,7 @@ REFUSED = {
     "rank-too-high": ("RankTooHigh", "32"),
 }
 NO_DIGEST = "sha256:" + 64 * "0"
-TOKENS = 48
+TOKENS = 24
 """Long enough that answers are being made when the name moves."""
 SECOND = "shakespeare-2"
 SERVED = "bard"
@@ -31,7 +31,7 @@ SERVED = "bard"
 
 @pytest.fixture(scope="module")
 def second_version(demo: Demo) -> Object:
-    """A job like the demo's, shorter and with another seed; applied here, awaited where it is needed."""
+    """Apply a job like the demo's, shorter and with another seed; it is awaited where it is needed."""
     item = yaml.safe_load(JOB_FILE.read_text())
     item["metadata"]["name"] = SECOND
     item["spec"]["training"] |= {"maxSteps": 3, "maxLength": 128, "learningRate": 0.003, "seed": 7}
@@ -70,7 +70,7 @@ def test_a_bad_adapter_is_refused_with_the_reason(bad_adapters: dict[str, Object
     assert (ready["status"], ready["reason"]) == ("False", reason)
 
 
-def test_base_and_good_adapter_go_on_beside_bad_ones(bad_adapters: dict[str, Object], demo: Demo) -> None:
+def test_base_and_good_adapter_continue_beside_bad_ones(bad_adapters: dict[str, Object], demo: Demo) -> None:
     assert set(demo.engine.models()) == {BASE, ADAPTER}
     assert demo.engine.answer(ADAPTER) != demo.engine.answer(BASE)
     assert is_ready(vllm_pod(demo.namespace))
@@ -90,8 +90,10 @@ def test_no_answer_mixes_two_versions(demo: Demo, second_version: Object) -> Non
             namespace.until("answers of the first version", lambda: len(client_answers.whole) >= 3, 120)
             namespace.apply(adapter_deployment(SERVED, second["uri"], second["digest"], ENDPOINT))
             await_active(namespace, SERVED, second["digest"])
-            answered = len(client_answers.whole)
-            namespace.until("answers of the second version", lambda: len(client_answers.whole) >= answered + 6, 180)
+            answers_before = len(client_answers.whole)
+            namespace.until(
+                "answers of the second version", lambda: len(client_answers.whole) >= answers_before + 6, 180
+            )
         after = engine.answer(SERVED, tokens=TOKENS)
         assert before != after
         assert set(client_answers.whole) == {before, after}
@@ -103,7 +105,9 @@ def test_no_answer_mixes_two_versions(demo: Demo, second_version: Object) -> Non
         namespace.kubectl("delete", "adapterdeployment", SERVED)
 
 
-@pytest.mark.parametrize("operator", ["the operator running", "the operator away"])
+@pytest.mark.parametrize(
+    "operator", [pytest.param("the operator running", marks=pytest.mark.exhaustive), "the operator away"]
+)
 def test_a_killed_engine_takes_traffic_only_with_its_adapter_proven(
     demo: Demo, dev_node: Cluster, operator: str
 ) -> None:
@@ -118,9 +122,9 @@ def test_a_killed_engine_takes_traffic_only_with_its_adapter_proven(
             namespace.until("answers", lambda: client_answers.whole, 60)
             containers.kill(dev_node, pod, "vllm")
             namespace.until("the pod is not Ready", lambda: not is_ready(vllm_pod(namespace)), 60, pause=0.1)
-            answered = len(client_answers.whole)
+            answers_before = len(client_answers.whole)
             namespace.until("the pod is Ready again", lambda: is_ready(vllm_pod(namespace)), 300)
-            namespace.until("answers again", lambda: len(client_answers.whole) >= answered + 3, 120)
+            namespace.until("answers again", lambda: len(client_answers.whole) >= answers_before + 3, 120)
         assert containers.container_id(vllm_pod(namespace), "vllm") != killed
         # 404 would be a pod that takes traffic without its adapter, another text a base that answers in its place.
         assert {answer.status for answer in client_answers.answers} == {0, 200}
@@ -132,7 +136,7 @@ def test_a_killed_engine_takes_traffic_only_with_its_adapter_proven(
 
 
 def refused(namespace: Namespace, name: str) -> Object:
-    """The AdapterDeployment, once its pod has refused it."""
+    """Wait until the pod has refused the AdapterDeployment, and return it."""
 
     def ask() -> Object | None:
         item = namespace.get("adapterdeployment", name)
@@ -155,7 +159,7 @@ def await_active(namespace: Namespace, name: str, digest: str) -> None:
 
 
 def vllm_pod(namespace: Namespace) -> Object:
-    """The one pod of the inference Deployment."""
+    """Return the one pod of the inference Deployment."""
     (pod,) = [
         candidate
         for candidate in namespace.all("pods", "app=vllm")

@@ -40,13 +40,13 @@ def test_helm_uninstall_leaves_the_cluster_as_it_was(demo: Demo) -> None:
 
 
 def has_agent(deployment: Object) -> bool:
-    """Whether our sidecar is in the pods of a Deployment."""
+    """Tell whether our sidecar is in the pods of a Deployment."""
     pod = deployment["spec"]["template"]["spec"]
     return AGENT in [container["name"] for container in pod.get("initContainers", [])]
 
 
 def own_metadata(deployment: Object) -> Object:
-    """Labels and annotations of a Deployment, without the counter of the Deployment controller."""
+    """Return the labels and annotations of a Deployment, without the counter of the Deployment controller."""
     meta = deployment["metadata"]
     annotations = {name: value for name, value in meta.get("annotations", {}).items() if name != REVISION}
     return {"labels": meta.get("labels", {}), "annotations": annotations}

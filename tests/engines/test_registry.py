@@ -1,4 +1,4 @@
-"""The engine seam: adding an engine is one file and one name, and operator, agent and trainer take it."""
+"""The registry of engines: adding one takes one file and one name, and operator, agent and trainer use it."""
 
 import asyncio
 import subprocess
@@ -25,7 +25,7 @@ from finetune_operator.reconcile.adapterdeployment.resolve import check_target, 
 from finetune_operator.resources.injection import AgentParameters, build_injection
 from finetune_trainer.report import serving
 from finetune_trainer.report.contents import Report
-from tests.adapterdeployment.groups import NAME, adapter, deployment
+from tests.adapterdeployment.groups import NAME, TARGET, adapter, deployment
 from tests.agent.fake_engine import write_adapter
 from tests.api.objects import changed
 
@@ -64,7 +64,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def read_target(args: list[str]) -> tuple[AdapterDeploymentSpec, object]:
     spec = AdapterDeploymentSpec.model_validate(adapter()["spec"])
     spec = spec.model_copy(update={"target": spec.target.model_copy(update={"engine": "tiny", "container": "vllm"})})
-    return spec, find_target(deployment(args=args), NAME, spec)
+    return spec, find_target(deployment(args=args), TARGET, spec)
 
 
 def test_each_name_has_a_module_with_its_engine() -> None:
@@ -84,7 +84,7 @@ def test_container_and_port_have_the_engines_defaults(name: EngineName) -> None:
     )
     item = deployment()
     item["spec"]["template"]["spec"]["containers"][0]["name"] = name
-    target = find_target(item, NAME, spec)
+    target = find_target(item, TARGET, spec)
     assert isinstance(target, ServingTarget)
     assert (target.container, target.port) == (name, ENGINES[name].port)
     description = Target.model_fields["port"].description or ""
@@ -129,7 +129,7 @@ def test_the_operators_messages_name_the_engine(
         rank=rank,
         servable_by=servable_by,
     )
-    obstacle = check_target(status, target, NAME)  # type: ignore[arg-type]
+    obstacle = check_target(status, target, TARGET)  # type: ignore[arg-type]
     assert obstacle is not None
     assert message in obstacle.message
 
@@ -155,7 +155,7 @@ def test_an_adapter_is_servable_by_each_engine_that_takes_it() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_the_trainers_report_has_a_command_for_each_engine() -> None:
-    facts = {
+    fields = {
         "peft_type": "LORA",
         "objective": "sft",
         "servable_by": ["tiny"],
@@ -165,6 +165,6 @@ def test_the_trainers_report_has_a_command_for_each_engine() -> None:
         "name": "bot",
         "rank": 4,
     }
-    report = cast(Report, SimpleNamespace(**facts))
+    report = cast(Report, SimpleNamespace(**fields))
     commands = serving.list_serving_commands(report)
     assert commands == {"vLLM": None, "SGLang": None, "Tiny": "tiny-server org/base --adapters bot=/out/adapter"}

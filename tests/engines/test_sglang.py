@@ -1,4 +1,4 @@
-"""What is known of SGLang: its versions, its arguments, and what its error answers mean (by the code of 0.5.23)."""
+"""Facts about SGLang: its versions, its arguments, and what its error answers mean (by the code of 0.5.23)."""
 
 from dataclasses import replace
 
@@ -7,9 +7,9 @@ import pytest
 
 from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
+from finetune_engines.arguments import EngineArgs, read_engine_args
 from finetune_engines.sglang.refusals import LOAD, UNLOAD, explain_refusal
 from finetune_engines.sglang.versions import judge_version
-from finetune_operator.policies.engine_args import EngineArgs, read_engine_args
 
 SGLANG = ENGINES["sglang"]
 
@@ -119,8 +119,8 @@ def test_each_error_answer_has_its_reason_and_says_whether_to_try_again(name: st
     )
     error = explain_refusal(path, answer)
     assert error.reason is reason
-    told = "permanent" if error.permanent else "a few times" if error.unexplained else "later"
-    assert told == again
+    retry = "permanent" if error.permanent else "a few times" if error.unexplained else "later"
+    assert retry == again
 
 
 def test_the_command_of_a_report_serves_the_adapter_with_its_rank() -> None:

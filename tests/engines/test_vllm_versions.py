@@ -34,7 +34,7 @@ def test_what_a_version_decides(version: str | None, disturbs: bool, keeps_cache
     assert any("counts as the oldest" in limit for limit in judged.limits) is unknown
 
 
-def test_a_refused_pattern_is_told_with_the_version_and_the_remedy() -> None:
+def test_a_refused_pattern_is_reported_with_the_version_and_the_remedy() -> None:
     (problem,) = ENGINES["vllm"].judge_version("0.30.2").find_misserved(PATTERNS)
     assert "rank_pattern and alpha_pattern" in problem
     assert "vLLM 0.30.2" in problem

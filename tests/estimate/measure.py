@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_iter
 
 
 @dataclass(frozen=True)
-class Measured:
+class MemoryUse:
     """Bytes beside the weights: ``held`` after the forward pass, for the backward pass; ``peak`` at any time."""
 
     held: int
@@ -21,10 +21,10 @@ class Measured:
 class Storages(TorchDispatchMode):
     """Counts the bytes of all storages that are alive, but not those of the given tensors."""
 
-    def __init__(self, known: list[torch.Tensor]) -> None:
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
         """Begin with nothing alive but the given tensors, which do not count."""
         super().__init__()
-        self._alive = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+        self._alive = {tensor.untyped_storage()._cdata: 0 for tensor in tensors}
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -45,7 +45,7 @@ class Storages(TorchDispatchMode):
 
 def measure(
     model: Any, backbone: Callable[[torch.Tensor], torch.Tensor], *, batch: int, length: int, mixed: bool
-) -> Measured:
+) -> MemoryUse:
     """Run the model without its head once, as TRL does, and back from a gradient of its hidden states.
 
     The gradients of the weights exist before.
@@ -53,11 +53,15 @@ def measure(
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
-    known = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    counted_before = [
+        *model.parameters(),
+        *model.buffers(),
+        *(p.grad for p in model.parameters() if p.grad is not None),
+    ]
     ids = torch.randint(0, 1000, (batch, length))
-    with Storages(known) as storages:
+    with Storages(counted_before) as storages:
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             hidden = backbone(ids)
         held_bytes = storages.now
         hidden.backward(torch.zeros_like(hidden))
-    return Measured(held_bytes, storages.peak)
+    return MemoryUse(held_bytes, storages.peak)

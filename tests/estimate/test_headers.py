@@ -61,9 +61,9 @@ def test_the_counts_are_those_of_peft(model_type: str, block: dict[str, Any]) ->
 
 def test_an_architecture_with_a_closed_form_needs_as_much_memory_either_way() -> None:
     config = config_json("llama", GROUPED)
-    told = architecture_from_headers(config, shapes_of(built("llama", GROUPED)))
+    from_headers = architecture_from_headers(config, shapes_of(built("llama", GROUPED)))
     method = Method.model_validate({"qlora": {}})
-    assert memory(told, method, Training()) == memory(architecture_of(config), method, Training())
+    assert memory(from_headers, method, Training()) == memory(architecture_of(config), method, Training())
 
 
 def test_experts_in_files_are_not_guessed_at() -> None:
@@ -74,7 +74,7 @@ def test_experts_in_files_are_not_guessed_at() -> None:
 
 def test_the_preflight_estimates_an_architecture_without_a_closed_form() -> None:
     tensors = {name: Tensor("BF16", shape) for name, shape in shapes_of(built("cohere", GROUPED)).items()}
-    facts = ModelMetadata(config_json("cohere", GROUPED), tensors, has_tokenizer=True, has_chat_template=False)
+    metadata = ModelMetadata(config_json("cohere", GROUPED), tensors, has_tokenizer=True, has_chat_template=False)
     spec = FineTuneJobSpec.model_validate(
         {
             "model": {"uri": "hf://acme/model"},
@@ -83,7 +83,7 @@ def test_the_preflight_estimates_an_architecture_without_a_closed_form() -> None
         }
     )
     settings, result = Settings(job=FineTuneJob(metadata=ObjectMeta(name="a"), spec=spec)), CheckResult()
-    add_estimate(settings, facts, result)
+    add_estimate(settings, metadata, result)
     assert result.estimate is not None
     assert result.estimate.gpu_memory_bytes is not None
     assert result.estimate.gpu_memory_bytes > 1.5 * 2**30

@@ -22,9 +22,10 @@ from finetune_trainer.data.dataset import Example
 from finetune_trainer.evaluation.likelihood import mean_loss
 from finetune_trainer.methods.adapted_model import add_adapter, to_float32
 from finetune_trainer.methods.peft_config import BaseInfo
+from finetune_trainer.models import packed_attention
 from finetune_trainer.models.loading import load_base, make_quantization_config
-from tests.estimate.measure import Measured, Storages, measure
-from tests.estimate.models import LLAMA_8B
+from tests.estimate.measure import MemoryUse, Storages, measure
+from tools.testing.llama_8b import LLAMA_8B
 
 LAYERS, BATCH, LENGTH = 3, 2, 256
 SIZES: dict[str, Any] = {
@@ -37,6 +38,7 @@ SIZES: dict[str, Any] = {
 }
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"lora": {"rank": 8}},
+    "lora on all": {"lora": {"rank": 8, "targetModules": "all-linear"}},
     "lora on two": {"lora": {"rank": 8, "targetModules": ["q_proj", "v_proj"]}},
     "qlora": {"qlora": {"rank": 8}},
     "dora": {"dora": {"rank": 8}},
@@ -67,8 +69,8 @@ def measured(
     base: Any = None,
     batch: int = BATCH,
     length: int = LENGTH,
-) -> tuple[Measured, Architecture]:
-    """What a small model really holds, and its architecture."""
+) -> tuple[MemoryUse, Architecture]:
+    """Measure what a small model really holds; return it with the architecture."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **sizes)
     dtype = torch.bfloat16 if mixed and method != "full" else torch.float32
@@ -103,17 +105,17 @@ def calculated(
     mixed: bool,
     batch: int = BATCH,
     length: int = LENGTH,
-) -> Measured:
-    """The same by the closed form: layers, last norm and last hidden states."""
+) -> MemoryUse:
+    """Calculate the same by the closed form: layers, last norm and last hidden states."""
     block = Method.model_validate(METHODS[method])
     step = Step(batch, length, mixed)
     layer = layer_activations(architecture, block, step)
     held_bytes = outside_bytes(architecture, block, step)
     held_bytes += architecture.layers * (layer.entry if checkpointing else layer.saved)
-    return Measured(round(held_bytes), round(held_bytes + (layer.saved if checkpointing else 0) + layer.transient))
+    return MemoryUse(round(held_bytes), round(held_bytes + (layer.saved if checkpointing else 0) + layer.transient))
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "qlora"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("qlora", "lora on all")])
 def test_the_activations_are_what_autograd_holds(method: str) -> None:
     measured_bytes, architecture = measured("llama", SIZES, method, checkpointing=False, mixed=True)
     expected = calculated(architecture, method, checkpointing=False, mixed=True)
@@ -125,7 +127,7 @@ def test_the_activations_are_what_autograd_holds(method: str) -> None:
     assert 0.95 < expected.peak / measured_bytes.peak < 1.2
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("prefix", "qlora")])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("prefix", "qlora", "lora on all")])
 def test_the_activations_with_checkpointing(method: str) -> None:
     """Prefix tuning cannot be trained so."""
     measured_bytes, architecture = measured("llama", SIZES, method, checkpointing=True, mixed=True)
@@ -200,11 +202,12 @@ def test_other_architectures_like_llama(model_type: str) -> None:
     assert expected.held == pytest.approx(measured_bytes.held, rel=0.05)
 
 
+@pytest.mark.parametrize("method", ["lora", "lora on all"])
 @pytest.mark.parametrize("model_type", MIXTURES)
-def test_mixtures_of_experts(model_type: str) -> None:
-    """PEFT adapts the experts of some; it then holds copies of their weights."""
-    measured_bytes, architecture = measured(model_type, MIXTURES[model_type], "lora", checkpointing=False, mixed=True)
-    expected = calculated(architecture, "lora", checkpointing=False, mixed=True)
+def test_mixtures_of_experts(model_type: str, method: str) -> None:
+    """With all-linear PEFT adapts the experts of some; it then holds copies of their weights."""
+    measured_bytes, architecture = measured(model_type, MIXTURES[model_type], method, checkpointing=False, mixed=True)
+    expected = calculated(architecture, method, checkpointing=False, mixed=True)
     assert 0.95 < expected.held / measured_bytes.held < 1.25
 
 
@@ -227,13 +230,21 @@ def test_architectures_without_a_gate_are_not_underestimated(model_type: str) ->
     assert 0.98 < expected.held / measured_bytes.held < 1.6
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-def test_the_activations_with_a_mask(packed: bool) -> None:
-    """Padded rows have a mask as wide as a row; packed ones lie end to end, under a mask as wide as all of them."""
+@pytest.mark.parametrize("kind", ["padded", "packed", "one by one"])
+def test_the_activations_with_a_mask(kind: str) -> None:
+    """Padded rows have a mask as wide as a row; packed ones lie end to end, under a mask as wide as all of them.
+
+    Attention that knows the borders of packed examples needs no mask.
+    """
+    packed = kind != "padded"
     config = AutoConfig.for_model("llama", **SIZES)
     base = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     base.config.use_cache = False
     block = Method.model_validate(METHODS["lora"])
+    borders: dict[str, Any] = {}
+    if kind == "one by one":
+        assert packed_attention.install(base)
+        borders = packed_attention.describe_borders([LENGTH // 2] * 2 * BATCH, torch.device("cpu"))
     model = add_adapter(base, block, BaseInfo(Path(), None, total_steps=100)).train()
     to_float32(model)
     padding = torch.ones(BATCH, LENGTH, dtype=torch.long)
@@ -242,7 +253,7 @@ def test_the_activations_with_a_mask(packed: bool) -> None:
 
     def backbone(ids: torch.Tensor) -> torch.Tensor:
         settings = (
-            {"input_ids": ids.reshape(1, -1), "position_ids": positions}
+            {"input_ids": ids.reshape(1, -1), "position_ids": positions, **borders}
             if packed
             else {"input_ids": ids, "attention_mask": padding}
         )
@@ -250,7 +261,7 @@ def test_the_activations_with_a_mask(packed: bool) -> None:
         return hidden
 
     measured_bytes = measure(model, backbone, batch=BATCH, length=LENGTH, mixed=True)
-    step = Step(BATCH, LENGTH, masked=True, packed=packed)
+    step = Step(BATCH, LENGTH) if borders else Step(BATCH, LENGTH, masked=True, packed=packed)
     architecture = architecture_of(json.loads(config.to_json_string()))
     layer = layer_activations(architecture, block, step)
     expected = outside_bytes(architecture, block, step) + LAYERS * layer.saved
@@ -306,7 +317,7 @@ def llama() -> Architecture:
 
 
 def total(method: dict[str, Any], **training: Any) -> int:
-    """Bytes of a job on Llama-3.1-8B."""
+    """Return bytes of a job on Llama-3.1-8B."""
     return memory(llama(), Method.model_validate(method), Training(**training)).total
 
 
@@ -349,10 +360,10 @@ def test_more_is_never_less(rank: int, batch: int, length: int, checkpointing: b
         }
         return total({method: {"rank": rank}}, **training)
 
-    here = needed(rank, batch, length, checkpointing)
-    assert here <= needed(rank + 1, batch, length, checkpointing)
-    assert here <= needed(rank, batch + 1, length, checkpointing)
-    assert here <= needed(rank, batch, length + 1, checkpointing)
+    base_need = needed(rank, batch, length, checkpointing)
+    assert base_need <= needed(rank + 1, batch, length, checkpointing)
+    assert base_need <= needed(rank, batch + 1, length, checkpointing)
+    assert base_need <= needed(rank, batch, length + 1, checkpointing)
     assert needed(rank, batch, length, True) <= needed(rank, batch, length, False) + GIB // 100
 
 

@@ -1,4 +1,4 @@
-"""docs/estimate.md speaks of all that the estimate knows and says."""
+"""docs/estimate.md describes everything that the estimate knows and prints."""
 
 from pathlib import Path
 

@@ -12,8 +12,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from finetune_api import peft_tables
 from finetune_api.estimate.architecture import architecture_of
-from finetune_api.estimate.expert_adapters import CONVERTED
 from finetune_api.estimate.modules import NotCountedError
 from finetune_api.estimate.parameters import Counts, count
 from finetune_api.estimate.shapes import UnknownArchitectureError
@@ -22,16 +22,23 @@ from finetune_api.targets import TargetError
 from finetune_trainer.methods.adapted_model import add_adapter
 from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.runtime.failures import Failure
-from tests.estimate.models import LLAMA_8B, MIXTURES, MODELS
+from tests.estimate.models import MIXTURES, MODELS
+from tools.testing.llama_8b import LLAMA_8B
 
 EXPRESSION = r".*\.(v_proj|dense|c_fc)"
 CASES: dict[str, dict[str, Any]] = {
     "lora": {"lora": {}},
+    "lora all": {"lora": {"targetModules": "all-linear"}},
     "lora defaults": {"lora": {"targetModules": []}},
     "lora expression": {"lora": {"targetModules": EXPRESSION, "rank": 3}},
     "lora all biases": {"lora": {"bias": "all"}},
     "lora own biases": {"lora": {"bias": "lora_only", "targetModules": EXPRESSION}},
-    "lora patterns": {"lora": {"rankPattern": {r".*\.1\..*": 6, ".*dense|[ov]_proj|c_attn|out_proj": 5}}},
+    "lora patterns": {
+        "lora": {
+            "targetModules": "all-linear",
+            "rankPattern": {r".*\.1\..*": 6, ".*dense|[ov]_proj|c_attn|out_proj": 5},
+        }
+    },
     "lora saved head": {"lora": {"modulesToSave": ["lm_head"]}},
     "qlora": {"qlora": {"rank": 7}},
     "dora": {"dora": {"rank": 8}},
@@ -63,14 +70,14 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def config_json(model_type: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What stands in the model's config.json."""
+    """Return the content of the model's config.json."""
     content: dict[str, Any] = json.loads(AutoConfig.for_model(model_type, **values).to_json_string())
     return content
 
 
 @cache
 def built(name: str, device: str = "meta") -> torch.nn.Module:
-    """The model as transformers builds it; on the meta device without memory."""
+    """Build the model with transformers; on the meta device without memory."""
     model_type, values = MODELS[name]
     with torch.device(device):
         model: torch.nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **values))
@@ -98,14 +105,14 @@ def test_the_modules_are_those_of_transformers(model: str) -> None:
 def test_the_counts_are_those_of_what_the_trainer_builds(model: str, case: str) -> None:
     architecture, method = architecture_of(config_json(*MODELS[model])), Method.model_validate(CASES[case])
     # on the meta device PEFT 0.21 forgets that AdaLoRA's ranknum is frozen
-    fresh = copy.deepcopy(built(model, "cpu" if case == "adalora" else "meta"))
+    base = copy.deepcopy(built(model, "cpu" if case == "adalora" else "meta"))
     try:
-        tuned = add_adapter(fresh, method, BaseInfo(Path(), None, total_steps=100))
+        tuned = add_adapter(base, method, BaseInfo(Path(), None, total_steps=100))
     except Failure:
         with pytest.raises((TargetError, NotCountedError)):
             count(architecture, method)
         return
-    if case == "lora patterns" and architecture.model_type in CONVERTED:
+    if case == "lora patterns" and peft_tables.converted_experts(architecture.model_type):
         with pytest.raises(NotCountedError, match="experts with a rankPattern"):
             count(architecture, method)
         return
@@ -136,7 +143,7 @@ def test_llama_8b_is_counted_as_peft_counts_it() -> None:
         ({"targetModules": ["w1", "w2", "w3"]}, None),
         ({"targetModules": ["gate", "v_proj"]}, None),
         ({"targetModules": ["w1", "w2"]}, TargetError),
-        ({"dropout": 0.1}, NotCountedError),
+        ({"targetModules": "all-linear", "dropout": 0.1}, NotCountedError),
         ({"targetModules": r".*experts\.w1"}, TargetError),
     ],
 )
@@ -202,7 +209,7 @@ def test_the_figures_of_llama_8b() -> None:
     assert trainable == set(expected)
 
 
-def test_an_architecture_that_is_not_known_is_told_the_known_ones() -> None:
+def test_an_architecture_that_is_not_known_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         UnknownArchitectureError, match="model_type 'mamba'; it knows: bloom, deepseek_v3, falcon, gemma"
     ):

@@ -84,10 +84,10 @@ class ApiServerProxy(ThreadingHTTPServer):
         file.write_text(json.dumps(content))
         return file
 
-    def wrote(self, what: str) -> None:
+    def wrote(self, request_line: str) -> None:
         """Count a write that was carried out."""
         with self.lock:
-            self.writes.append(what)
+            self.writes.append(request_line)
             self.after_write(len(self.writes))
 
     def next_fault(self) -> Fault | None:

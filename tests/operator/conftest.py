@@ -13,13 +13,13 @@ from tools.testing.operator_process import Operator
 
 @pytest.fixture(scope="session")
 def cluster(cluster_with_crds: Cluster) -> Cluster:
-    """A control plane with both CRDs."""
+    """Return a control plane with both CRDs."""
     return cluster_with_crds
 
 
 @pytest.fixture(scope="module")
 def api(cluster: Cluster) -> Iterator[Api]:
-    """The API, in a namespace that is deleted afterwards."""
+    """Yield the API, in a namespace that is deleted afterwards."""
     name = f"operator-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", name)
     yield Api(cluster.kubeconfig, name)
@@ -28,7 +28,7 @@ def api(cluster: Cluster) -> Iterator[Api]:
 
 @pytest.fixture(scope="module")
 def operator(cluster: Cluster, api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """The operator, ready."""
+    """Yield the operator, ready."""
     process = Operator(cluster.kubeconfig, api.namespace, tmp_path_factory.mktemp("operator") / "log")
     try:
         yield process.start()

@@ -1,4 +1,4 @@
-"""FineTuneJobs of the fake cluster at a point of their life, and pods that bring them on."""
+"""FineTuneJobs of the fake cluster in each phase, and pods that bring them to the next one."""
 
 from typing import Any
 

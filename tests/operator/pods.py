@@ -13,7 +13,7 @@ Object = dict[str, Any]
 
 
 def build_pods(settings: Settings = SETTINGS, avoided: Sequence[str] = (), **spec: Any) -> tuple[Object, Object]:
-    """The specs of the pods of preflight and trainer."""
+    """Return the specs of the pods of preflight and trainer."""
     resource = finetune_job({**SPEC, **spec})
     job = FineTuneJob.of(resource)
     preflight = build_preflight_job(resource, job, 1, settings)

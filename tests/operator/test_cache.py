@@ -7,7 +7,7 @@ from collections.abc import Callable
 import yaml
 
 from finetune_operator.cache import Cache
-from finetune_operator.kube.kinds import FINETUNE_JOB, JOB, JOB_LABEL, POD, Object
+from finetune_operator.kube.kinds import ADAPTER_DEPLOYMENT, FINETUNE_JOB, JOB, JOB_LABEL, POD, Object
 from tests.operator.fake_cluster import finetune_job
 from tests.operator.test_golden import GOLDEN
 
@@ -28,7 +28,7 @@ def item(name: str, version: int, uid: str = "", owner: str = "o", **labels: str
 
 
 def versions(items: list[Object]) -> dict[str, int]:
-    return {found["metadata"]["name"]: found["status"]["version"] for found in items}
+    return {item["metadata"]["name"]: item["status"]["version"] for item in items}
 
 
 def test_an_older_state_never_replaces_a_newer_one() -> None:
@@ -54,6 +54,22 @@ def test_the_late_deletion_of_an_older_object_leaves_its_successor() -> None:
     cache.put(JOB, item("a", 5, uid="new"))
     assert not cache.remove(JOB, item("a", 3, uid="old"))
     assert cache.get(JOB, "ns", "a") is not None
+
+
+def test_adapter_deployments_are_found_by_what_they_refer_to() -> None:
+    cache = Cache()
+    sources = {
+        "by-name": {"fineTuneJobRef": {"name": "job"}},
+        "by-labels": {"selector": {}},
+        "by-uri": {"uri": "s3://x"},
+    }
+    for name, source in sources.items():
+        spec = {"adapter": source, "target": {"deploymentRef": {"name": f"for-{name}"}}}
+        cache.put(ADAPTER_DEPLOYMENT, {**item(name, 1), "spec": spec})
+    assert list(versions(cache.list_targeting("ns", "for-by-uri"))) == ["by-uri"]
+    assert list(versions(cache.list_takers("ns", "job"))) == ["by-name", "by-labels"]
+    assert list(versions(cache.list_takers("ns", "another"))) == ["by-labels"]
+    assert cache.list_takers("elsewhere", "job") == cache.list_targeting("elsewhere", "for-by-uri") == []
 
 
 def test_found_by_owner_and_by_our_labels_as_they_change() -> None:
@@ -89,9 +105,9 @@ def test_a_list_of_one_namespace_leaves_the_others() -> None:
 def test_nobody_changes_an_object_that_the_cache_gave_to_another() -> None:
     cache = Cache()
     cache.put(JOB, item("a", 1))
-    for mine in (cache.get(JOB, "ns", "a"), *cache.list_all(JOB)):
-        assert mine is not None
-        mine["metadata"]["name"] = "changed"
+    for copied in (cache.get(JOB, "ns", "a"), *cache.list_all(JOB)):
+        assert copied is not None
+        copied["metadata"]["name"] = "changed"
     assert versions(cache.list_all(JOB)) == {"a": 1}
 
 
@@ -100,13 +116,13 @@ def test_it_keeps_no_managed_fields_and_no_pod_specs_of_our_jobs() -> None:
     big = item("a", 1, finetunejob="x")
     assert JOB_LABEL in big["metadata"]["labels"]
     cache.put(JOB, {**big, "spec": {"template": {"spec": {}}}})
-    kept = cache.get(JOB, "ns", "a")
-    assert kept is not None
-    assert "managedFields" not in kept["metadata"]
-    assert kept["spec"] == {}
+    cached = cache.get(JOB, "ns", "a")
+    assert cached is not None
+    assert "managedFields" not in cached["metadata"]
+    assert cached["spec"] == {}
 
 
-def test_what_an_outcome_is_told_from_survives() -> None:
+def test_the_fields_that_decide_an_outcome_survive() -> None:
     cache = Cache()
     body = item("a", 1, finetunejob="x")
     status = {
@@ -118,10 +134,10 @@ def test_what_an_outcome_is_told_from_survives() -> None:
         "podIPs": [{"ip": "10.0.0.1"}],
     }
     cache.put(POD, {**body, "spec": {"nodeName": "node-1", "containers": []}, "status": status})
-    kept = cache.get(POD, "ns", "a")
-    assert kept is not None
-    assert kept["spec"] == {"nodeName": "node-1"}
-    assert kept["status"] == {
+    cached = cache.get(POD, "ns", "a")
+    assert cached is not None
+    assert cached["spec"] == {"nodeName": "node-1"}
+    assert cached["status"] == {
         **{name: status[name] for name in ("phase", "reason", "message", "conditions")},
         "containerStatuses": [{"name": "trainer", "state": {"terminated": {"exitCode": 1}}}],
     }

@@ -17,8 +17,8 @@ def test_the_transition_time_changes_with_the_status_only() -> None:
     first.set(READY, "Unknown", Reason.PENDING, "one")
     later = Conditions(first.as_json(), 2, NOW + timedelta(hours=1))
     later.set(READY, "Unknown", Reason.TRAINING, "two")
-    (same,) = later.as_json()
-    assert (same["lastTransitionTime"], same["reason"], same["observedGeneration"]) == (
+    (condition,) = later.as_json()
+    assert (condition["lastTransitionTime"], condition["reason"], condition["observedGeneration"]) == (
         format_timestamp(NOW),
         "Training",
         2,

@@ -1,4 +1,4 @@
-"""Connections to the report endpoint that are idle, half-sent or too many end, and others are served."""
+"""Connections to the report endpoint end if they are idle, half-sent or too many, and others are served."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -72,7 +72,7 @@ def test_the_oldest_of_all_makes_room_where_there_are_too_many_together() -> Non
         for _, writer in connections:
             writer.close()
 
-    serving(Connections(seconds=60, most=4), visit)
+    serving(Connections(seconds=60, total=4), visit)
 
 
 def test_a_connection_has_one_request() -> None:

@@ -81,7 +81,7 @@ PHASES = (in_preflight, in_training, waiting_for_a_retry, suspended, succeeded, 
 
 
 def deleted(make: Any = succeeded) -> FakeCluster:
-    """The clean-up's Job is there."""
+    """Return a job whose clean-up has its Job."""
     cluster: FakeCluster = make()
     cluster.delete()
     cluster.settle()
@@ -298,30 +298,30 @@ def test_a_job_that_expires_is_cleaned_up_and_its_event_does_not_promise_the_ada
     cluster.settle()
     assert cluster.is_deleted
     note = cluster.told["Expired", ""]
-    assert "is deleted, too (spec.output.deletionPolicy)" in note
+    assert "is deleted too (spec.output.deletionPolicy)" in note
     assert "stays" not in note
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PHASES), st.lists(st.sampled_from(["dies", "loses", "fails", "runs", "waits"]), max_size=8))
-def test_whatever_happens_it_ends_and_a_second_pass_changes_nothing(make: Any, happenings: list[str]) -> None:
+def test_whatever_happens_it_ends_and_a_second_pass_changes_nothing(make: Any, events: list[str]) -> None:
     cluster: FakeCluster = make()
     cluster.settings = replace(SETTINGS, retry_backoff_seconds=1)
     cluster.delete()
-    for what in [*happenings, *["ends"] * 8]:
+    for event in [*events, *["ends"] * 8]:
         name = cluster.job_of("clean-up")
         if cluster.is_gone:
             break
-        if what == "loses" and name:
+        if event == "loses" and name:
             cluster.lose_pod(name)
-        elif what == "fails" and name and cluster.may_have_pod(name):
+        elif event == "fails" and name and cluster.may_have_pod(name):
             cluster.set_pod(terminated(1, result("CleanUpFailed")), name)
-        elif what == "runs" and name and cluster.may_have_pod(name):
+        elif event == "runs" and name and cluster.may_have_pod(name):
             cluster.set_pod(running(), name)
-        elif what == "ends" and name and cluster.may_have_pod(name):
+        elif event == "ends" and name and cluster.may_have_pod(name):
             cluster.set_pod(terminated(0, DELETED), name)
         cluster.stop_pods(ASKED_TO_STOP)
         cluster.wait(30)
-        cluster.settle(dies=what == "dies")
+        cluster.settle(dies=event == "dies")
     assert cluster.is_gone
     assert len({"OutputDeleted", "OutputLeft"} & set(cluster.events)) == 1

@@ -1,4 +1,4 @@
-"""Each second write to the API server goes wrong: a job with a preemption ends as it does without faults."""
+"""Each second write to the API server goes wrong: a job that is evicted and then too large ends as without faults."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,7 @@ import pytest
 
 from devcluster.cluster import Cluster
 from tests.operator.api_server_proxy import Fault
-from tests.operator.test_killed import a_preemption_on_the_way, timeless, undisturbed
-from tools.testing.fake_kubelet import Kubelet
+from tests.operator.test_killed import JOBS, REASONS, a_hard_life, comparable, undisturbed
 
 pytestmark = pytest.mark.cluster
 
@@ -33,7 +32,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def expected(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The final status without faults."""
+    """Return the final status without faults."""
     final, _ = run(cluster, None, tmp_path_factory.mktemp("expected") / "a")
     return final
 
@@ -42,10 +41,11 @@ def run(cluster: Cluster, fault: Fault | None, directory: Path) -> tuple[dict[st
     """Run the job to its end; return its status, and the writes that were carried out."""
     with undisturbed(cluster, directory) as (proxy, _, api):
         proxy.fault = fault
-        with Kubelet(api, "a", a_preemption_on_the_way):
+        with a_hard_life(api):
             final = api.await_condition("a", "Ready", "True")
         assert proxy.faults > 3 or fault is None
-        assert api.job_names("a") == ["a-preflight", "a-train-1", "a-train-2"]
+        assert api.job_names("a") == JOBS
+        assert [attempt["reason"] for attempt in final["attempts"]] == REASONS
         return final, proxy.writes
 
 
@@ -55,6 +55,6 @@ def test_each_second_write_fails_and_the_end_is_the_same(
     cluster: Cluster, expected: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
     final, writes = run(cluster, FAULTS[name], tmp_path / "a")
-    assert timeless(final) == timeless(expected)
+    assert comparable(final) == comparable(expected)
     created = [path for path in writes if path.startswith("POST") and path.endswith("/jobs")]
     assert len(created) == 3, "no Job was made twice"

@@ -1,4 +1,4 @@
-"""What follows the end of a job: its events, its time to live, and that it is never run again."""
+"""What follows the end of a job: its events, its time to live, and that it never runs again."""
 
 from finetune_operator.policies.finished import is_up_to_date
 from tests.operator.fake_cluster import pod, running, terminated
@@ -6,7 +6,7 @@ from tests.operator.lives import SAVED, after_preflight, trainer
 from tools.testing.operator_messages import SUCCEEDED
 
 
-def test_the_events_of_a_job_with_a_hard_life_read_like_a_story() -> None:
+def test_the_events_tell_the_history_of_a_job_with_many_failures() -> None:
     cluster = after_preflight()
     cluster.play(pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]))
     cluster.play(running())
@@ -28,6 +28,7 @@ def test_the_events_of_a_job_with_a_hard_life_read_like_a_story() -> None:
         "Unschedulable",
         "AttemptStarted",
         "JobSuspended",
+        "AttemptStarted",
         "Suspended",
         "Resumed",
         "AttemptStarted",
@@ -35,7 +36,7 @@ def test_the_events_of_a_job_with_a_hard_life_read_like_a_story() -> None:
     ]
 
 
-def test_a_finished_job_is_deleted_when_its_time_to_live_is_over_and_its_adapter_is_told() -> None:
+def test_a_finished_job_is_deleted_when_its_time_to_live_is_over_and_its_adapter_is_reported() -> None:
     cluster = after_preflight(ttlSecondsAfterFinished=60)
     cluster.play(terminated(0, SUCCEEDED))
     assert cluster.requeue_after == 60
@@ -46,11 +47,11 @@ def test_a_finished_job_is_deleted_when_its_time_to_live_is_over_and_its_adapter
     cluster.wait(1)
     cluster.settle()
     assert cluster.is_deleted
-    told = cluster.told["Expired", ""]
-    assert SUCCEEDED["adapter"]["uri"] in told
-    assert SUCCEEDED["adapter"]["digest"] in told
-    assert "LORA of rank 8 for smollm" in told
-    assert len(told) < 1000
+    note = cluster.told["Expired", ""]
+    assert SUCCEEDED["adapter"]["uri"] in note
+    assert SUCCEEDED["adapter"]["digest"] in note
+    assert "LORA of rank 8 for smollm" in note
+    assert len(note) < 1000
 
 
 def test_a_failed_job_has_a_time_to_live_too_and_an_unfinished_one_has_none() -> None:

@@ -95,6 +95,14 @@ def succeeded() -> FakeCluster:
     return cluster
 
 
+def merging() -> FakeCluster:
+    cluster = preflight_passed({**FULL_SPEC, "output": {**FULL_SPEC["output"], "mergedModel": True}})
+    cluster.settle()
+    cluster.set_pod(terminated(0, SUCCEEDED))
+    cluster.apply(cluster.plan())
+    return cluster
+
+
 def failed_once() -> FakeCluster:
     cluster = training()
     cluster.settle()
@@ -123,8 +131,8 @@ def gate_failed() -> FakeCluster:
     result = {
         "kind": "TrainerResult",
         "reason": "GateFailed",
-        "message": "spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3: the adapter is not published, "
-        "but kept with its report in s3://adapters/ns/a/11111111/rejected",
+        "message": "spec.evaluation.gate: the held-out loss is 3.6, wanted at most 3: the adapter is not published; "
+        "it is kept with its report in s3://adapters/ns/a/11111111/rejected",
         "progress": PROGRESS,
         "evaluation": evaluation,
         "report": {"uri": "s3://adapters/ns/a/11111111/rejected/report.html"},
@@ -153,6 +161,7 @@ SCENARIOS: dict[str, Callable[[], FakeCluster]] = {
     "preflight-failed": preflight_failed,
     "training": training,
     "succeeded": succeeded,
+    "merging": merging,
     "failed-once": failed_once,
     "preempted": preempted,
     "gate-failed": gate_failed,

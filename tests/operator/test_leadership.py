@@ -45,18 +45,18 @@ class Installation:
         return replica.start(wait=wait)
 
     def lease(self) -> dict[str, Any]:
-        """The Lease of the namespace."""
+        """Return the Lease of the namespace."""
         text = self.cluster.kubectl("get", "lease", "finetune-operator", "-n", self.namespace, "--output=json")
         return dict(json.loads(text))
 
     def leader(self) -> str:
-        """The holder of the Lease."""
+        """Return the holder of the Lease."""
         return str(self.lease()["spec"].get("holderIdentity", ""))
 
 
 @pytest.fixture
 def installation(cluster: Cluster, tmp_path: Path) -> Iterator[Installation]:
-    """An installation without replicas, with a namespace of its own."""
+    """Yield an installation without replicas, with a namespace of its own."""
     installation = Installation(cluster, f"leaders-{uuid.uuid4().hex[:8]}", tmp_path)
     cluster.kubectl("create", "namespace", installation.namespace)
     try:
@@ -73,12 +73,12 @@ def test_another_replica_takes_over_from_one_that_hangs_and_nothing_is_done_twic
     until("the first leads", lambda: installation.leader() == "first")
     second = installation.add("second")
     api = Api(installation.cluster.kubeconfig, installation.namespace)
-    hold = True
+    holds_pods = True
 
     def script(job: str) -> tuple[int, dict[str, Any]] | None:
         if "preflight" in job:
             return 0, PREFLIGHT_PASSED
-        return None if hold else (0, SUCCEEDED)
+        return None if holds_pods else (0, SUCCEEDED)
 
     api.create_job("a")
     with Kubelet(api, "a", script):
@@ -90,7 +90,7 @@ def test_another_replica_takes_over_from_one_that_hangs_and_nothing_is_done_twic
 
         assert first.process is not None
         first.process.send_signal(signal.SIGSTOP)
-        hold = False
+        holds_pods = False
         began = time.monotonic()
         status = api.await_condition("a", "Ready", "True")
         assert time.monotonic() - began < TAKE_OVER_SECONDS
@@ -108,17 +108,17 @@ def test_a_replica_that_ends_hands_over_at_once_and_another_installation_says_fo
 ) -> None:
     first = installation.add("first")
     until("the first leads", lambda: installation.leader() == "first")
-    other = installation.add("other", release="team/mine", wait=False)
-    until("the other has listed everything", lambda: "another installation" in other.get("/readyz")[1])
-    assert other.get("/readyz") == (503, f"another installation, {RELEASE}, looks after the same namespaces")
-    assert f"another installation, {RELEASE}, looks after the same namespaces" in other.log.read_text()
-    assert "watchNamespaces" in other.log.read_text()
+    other_installation = installation.add("other", release="team/mine", wait=False)
+    until("the other has listed everything", lambda: "another installation" in other_installation.get("/readyz")[1])
+    assert other_installation.get("/readyz") == (503, f"another installation, {RELEASE}, works in the same namespaces")
+    assert f"another installation, {RELEASE}, works in the same namespaces" in other_installation.log.read_text()
+    assert "watchNamespaces" in other_installation.log.read_text()
 
     began = time.monotonic()
     assert first.stop() == 0
     until("the other leads", lambda: installation.leader() == "other")
     assert time.monotonic() - began < HAND_OVER_SECONDS
-    until("the other is ready", lambda: other.get("/readyz")[0] == 200)
+    until("the other is ready", lambda: other_installation.get("/readyz")[0] == 200)
 
 
 def test_an_operator_for_all_namespaces_leaves_out_those_of_a_namespaced_one(installation: Installation) -> None:
@@ -129,7 +129,7 @@ def test_an_operator_for_all_namespaces_leaves_out_those_of_a_namespaced_one(ins
     everywhere = Installation(installation.cluster, "", installation.directory)
     installation.replicas += [everywhere.add("everywhere", release=f"{home}/finetune-operator")]
     try:
-        until("it says so", lambda: "it is left out" in everywhere.replicas[0].log.read_text())
+        until("it says so", lambda: "so this one leaves it out" in everywhere.replicas[0].log.read_text())
         api = Api(installation.cluster.kubeconfig, installation.namespace)
         namespaced.kill()
         api.create_job("a")

@@ -55,8 +55,8 @@ def test_a_good_run(api: Api, operator: Operator) -> None:
 
     until("all events", lambda: len(list_events()) >= len(story))
     assert list_events() == sorted(story)
-    told = re.findall(r"/good(?:, attempt 1)?: (\w+):", operator.log.read_text())
-    assert [reason for reason in told if reason != no_node] == story, "the log tells each transition once"
+    logged = re.findall(r"/good(?:, attempt 1)?: (\w+):", operator.log.read_text())
+    assert [reason for reason in logged if reason != no_node] == story, "the log tells each transition once"
 
 
 def test_injected_sidecars_neither_end_an_attempt_nor_keep_its_gpu(api: Api, operator: Operator) -> None:
@@ -311,7 +311,7 @@ def test_a_job_that_a_person_suspends_gives_no_second_run(api: Api, operator: Op
     api.run_pod("held-train-1")
     api.end_pod("held-train-1", 0, SUCCEEDED)
     status = api.await_condition("held", "Ready", "True")
-    assert [attempt["reason"] for attempt in status["attempts"]] == ["Succeeded"]
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["Suspended", "Succeeded"]
     assert api.job_names("held") == ["held-preflight", "held-train-1"]
 
 
@@ -319,7 +319,7 @@ def is_deleted(pod: dict[str, Any]) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 
-def test_a_suspended_job_holds_no_gpu_and_goes_on_when_it_is_resumed(api: Api, operator: Operator) -> None:
+def test_a_suspended_job_holds_no_gpu_and_continues_when_it_is_resumed(api: Api, operator: Operator) -> None:
     def suspend(suspended: bool) -> None:
         body = {"spec": {"suspend": suspended}}
         api.custom.patch_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL, "paused", body)
@@ -351,10 +351,20 @@ def test_a_finished_job_is_deleted_after_its_time_to_live(api: Api, operator: Op
         api.create_job("brief", ttlSecondsAfterFinished=1)
         expired = until("the event", lambda: [event for event in api.events() if event["reason"] == "Expired"])
     assert SUCCEEDED["adapter"]["digest"] in expired[0]["note"]
+    await_absence(api, "brief")
+    until("its Jobs are gone", lambda: api.job_names("brief") == [])
 
+
+def test_a_refused_job_is_deleted_after_its_time_to_live_though_nothing_happens_to_it(
+    api: Api, operator: Operator
+) -> None:
+    api.create_job("brief-label", podTemplate={"labels": {"not a label": "x"}}, ttlSecondsAfterFinished=1)
+    await_absence(api, "brief-label")
+
+
+def await_absence(api: Api, name: str) -> None:
     def is_gone() -> bool:
         answer = api.custom.list_namespaced_custom_object(GROUP, VERSION, api.namespace, PLURAL)
-        return "brief" not in [item["metadata"]["name"] for item in answer["items"]]
+        return name not in [item["metadata"]["name"] for item in answer["items"]]
 
-    until("it is gone", is_gone)
-    until("its Jobs are gone", lambda: api.job_names("brief") == [])
+    until(f"{name} is gone", is_gone)

@@ -35,7 +35,7 @@ def test_an_exception_stays_on_its_line() -> None:
 
 
 @pytest.mark.cluster
-def test_the_whole_log_is_json_and_tells_each_transition_once(cluster: Cluster, api: Api, tmp_path: Path) -> None:
+def test_the_whole_log_is_json_and_has_each_transition_once(cluster: Cluster, api: Api, tmp_path: Path) -> None:
     operator = Operator(cluster.kubeconfig, api.namespace, tmp_path / "log", {"FINETUNE_OPERATOR_LOG_FORMAT": "json"})
     operator.start()
     api.create_job("told")
@@ -43,6 +43,6 @@ def test_the_whole_log_is_json_and_tells_each_transition_once(cluster: Cluster, 
         api.await_condition("told", "Ready", "True")
     operator.stop()
     lines = [json.loads(line) for line in operator.log.read_text().splitlines()]
-    told = [(line["reason"], line.get("attempt")) for line in lines if line.get("name") == "told"]
+    logged = [(line["reason"], line.get("attempt")) for line in lines if line.get("name") == "told"]
     story = [("Accepted", None), ("PreflightPassed", None), ("AttemptStarted", 1), ("Succeeded", 1)]
-    assert [each for each in told if each[0] != "Unschedulable"] == story
+    assert [transition for transition in logged if transition[0] != "Unschedulable"] == story

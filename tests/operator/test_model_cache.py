@@ -21,13 +21,13 @@ CACHED = {"directory": "hf-acme-tiny-0123", "digest": DIGEST, "sizeBytes": 140_0
 
 
 @pytest.mark.parametrize(
-    ("downloaded", "said"),
+    ("downloaded", "ending"),
     [
         (0, "The model was in the cache already (140 GB)."),
         (2_000_000_000, "The model is in the cache: 2.0 GB of 140 GB were downloaded."),
     ],
 )
-def test_the_trainer_is_told_which_model_the_preflight_left(downloaded: int, said: str) -> None:
+def test_the_trainer_is_told_which_model_the_preflight_left(downloaded: int, ending: str) -> None:
     cached = CACHED | {"downloadedBytes": downloaded}
     cluster = FakeCluster({**SPEC, "model": CLAIM})
     cluster.settle()
@@ -35,7 +35,7 @@ def test_the_trainer_is_told_which_model_the_preflight_left(downloaded: int, sai
     plan = make_plan(cluster.observed(), NOW, SETTINGS)
     assert plan.status["cachedModel"] == cached
     (passed,) = [item for item in plan.status["conditions"] if item["type"] == "PreflightPassed"]
-    assert passed["message"].endswith(said)
+    assert passed["message"].endswith(ending)
     assert plan.create is not None
     (container,) = plan.create["spec"]["template"]["spec"]["containers"]
     variables = {variable["name"]: variable["value"] for variable in container["env"]}
@@ -65,10 +65,10 @@ def test_the_api_server_takes_the_spec_and_both_jobs(api: Api, model: dict[str, 
     resource = api.create_job(f"cached-{len(model['cache'].get('hostPath', ''))}", model=model)
     assert resource["spec"]["model"]["cache"] == model["cache"]
     job = FineTuneJob.of(resource)
-    found = ResolvedModel("c0ffee", CachedModel.model_validate(CACHED))
+    resolved = ResolvedModel("c0ffee", CachedModel.model_validate(CACHED))
     for built in (
         build_preflight_job(resource, job, 1, SETTINGS),
-        build_trainer_job(resource, job, 1, found, SETTINGS, []),
+        build_trainer_job(resource, job, 1, resolved, SETTINGS, []),
     ):
         stored = api.plain(
             api.batch.create_namespaced_job(api.namespace, built, dry_run="All", field_validation="Strict")

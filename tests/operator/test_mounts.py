@@ -9,7 +9,7 @@ from finetune_operator.resources.mounts import build_model_cache, build_volumes
 
 
 def mounted(**dataset: Any) -> dict[str, str]:
-    """The paths of the mounts that can only be read, and what each is."""
+    """Return the paths of the mounts that can only be read, and what each is."""
     spec = FineTuneJobSpec.model_validate(
         {"model": {"uri": "pvc://models/smollm"}, "dataset": dataset, "output": {"s3": {"bucket": "adapters"}}}
     )

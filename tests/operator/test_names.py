@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name, short
+from finetune_operator.resources.names import CLEAN_UP, PREFLIGHT, TRAINER, job_name, read_attempt, short
 
 LONG = "a" * 150 + "." + "b" * 40
 
@@ -20,6 +20,9 @@ LONG = "a" * 150 + "." + "b" * 40
 )
 def test_names(parent: str, role: str, attempt: int, name: str) -> None:
     assert job_name(parent, role, attempt) == name
+    assert read_attempt(name, parent, role) == attempt
+    assert read_attempt(name, parent, CLEAN_UP) is None
+    assert read_attempt(f"{name}0", f"{parent}0", role) is None
 
 
 @pytest.mark.parametrize("parent", [LONG, LONG[:63], LONG[:55], "x" * 52 + "." + "y" * 20])

@@ -103,6 +103,7 @@ PROBLEMS = {
         ),
         ("0 without a result is an error", terminated(0, "done"), Reason.TRAINER_ERROR, "exited with 0"),
         ("a message of a newer kind", terminated(1, {"kind": "Other"}), Reason.TRAINER_ERROR, "Other"),
+        ("a message whose kind is no word", terminated(1, {"kind": ["x"]}), Reason.TRAINER_ERROR, "x"),
         (
             "a preflight's problems, whatever its exit code",
             terminated(0, PROBLEMS),
@@ -272,7 +273,7 @@ def test_a_pod_that_is_taken_away_ends_a_run_only_if_no_other_follows(
     assert type(classify_pod(batch_job, pods, "trainer")) is kind, name
 
 
-def test_who_suspended_a_job_is_told() -> None:
+def test_who_suspended_a_job_is_reported() -> None:
     outcome = classify_pod(SUSPENDED, [], "trainer")
     assert isinstance(outcome, Waiting)
     assert outcome.reason is Reason.SUSPENDED
@@ -334,8 +335,11 @@ def test_only_our_own_container_counts(sidecar: Object) -> None:
 
 
 def test_a_reason_and_fields_of_a_newer_trainer_are_read_and_kept() -> None:
-    said = {**trainer("SolarFlare", "the sun"), "checkpoint": {"uri": "s3://b/c", "step": 1, "savedAt": "x", "new": 1}}
-    outcome = classify_pod(JOB, [terminated(36, said)], "trainer")
+    message = {
+        **trainer("SolarFlare", "the sun"),
+        "checkpoint": {"uri": "s3://b/c", "step": 1, "savedAt": "x", "new": 1},
+    }
+    outcome = classify_pod(JOB, [terminated(36, message)], "trainer")
     assert isinstance(outcome, Ended)
     assert (outcome.reason, outcome.message) == ("SolarFlare", "the sun")
     newer = {**SUCCEEDED, "adapter": {**SUCCEEDED["adapter"], "aFieldOfANewerTrainer": 1}}

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from finetune_api.messages import ProgressReport
 from finetune_operator.kube.kinds import ROLE_LABEL
 from finetune_operator.policies.finished import is_finished, is_up_to_date
 from finetune_operator.reconcile.finetunejob.apply import is_urgent
@@ -128,6 +129,48 @@ def test_a_job_that_does_not_fit_is_made_smaller_attempt_by_attempt_and_then_giv
     checkpointing = {"field": "training.gradientCheckpointing", "before": "auto", "after": "always"}
     assert changes == [[], batch, batch, [*batch, checkpointing]]
     assert cluster.condition("Stalled") == ("True", "OutOfMemory")
+
+
+def test_what_a_trainer_changed_by_itself_is_shown_and_the_next_attempt_begins_there() -> None:
+    batch = [
+        {"field": "training.perDeviceBatchSize", "before": "4", "after": "2"},
+        {"field": "training.gradientAccumulationSteps", "before": "1", "after": "2"},
+    ]
+    cluster = after_preflight(training={"maxSteps": 10, "perDeviceBatchSize": 4})
+    report = ProgressReport.model_validate({"progress": PROGRESS, "adjustments": batch})
+    cluster.set_pod(running())
+    observed = replace(cluster.observed(), progress_reports={cluster.pods["a-train-1"]["metadata"]["uid"]: report})
+    assert make_plan(observed, cluster.now, SETTINGS).status["attempts"][0]["adjustments"] == batch
+    cluster.play(terminated(40, trainer("Preempted", adjustments=batch), deleted=True))
+    assert [attempt["adjustments"] for attempt in cluster.resource["status"]["attempts"]] == [batch, batch]
+    smallest = [{**change, "after": after} for change, after in zip(batch, ("1", "4"), strict=True)]
+    checkpointing = {"field": "training.gradientCheckpointing", "before": "auto", "after": "always"}
+    cluster.play(terminated(31, trainer("OutOfMemory", adjustments=[*smallest, checkpointing])))
+    assert cluster.condition("Stalled") == ("True", "OutOfMemory")
+    assert "training.perDeviceBatchSize is 1" in cluster.message("Stalled")
+    assert cluster.created[-1] == "a-train-2", "nothing is left that the operator could change"
+
+
+def test_what_a_trainer_chose_is_shown_and_every_later_attempt_begins_there() -> None:
+    choice = {"packing": True, "perDeviceBatchSize": 8, "gradientAccumulationSteps": 2, "why": ["it fills the GPU"]}
+    cluster = after_preflight(training={"maxSteps": 10})
+    report = ProgressReport.model_validate({"progress": PROGRESS, "trainingChoice": choice})
+    cluster.set_pod(running())
+    observed = replace(cluster.observed(), progress_reports={cluster.pods["a-train-1"]["metadata"]["uid"]: report})
+    assert make_plan(observed, cluster.now, SETTINGS).status["trainingChoice"] == choice
+    cluster.set_pod(terminated(31, trainer("OutOfMemory", trainingChoice=choice)))
+    decided = make_plan(cluster.observed(), cluster.now, SETTINGS)
+    assert decided.create is not None
+    assert decided.status["trainingChoice"] == choice
+    (container,) = decided.create["spec"]["template"]["spec"]["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert json.loads(environment["FINETUNE_TRAINING_CHOICE"]) == choice
+    training = json.loads(environment["FINETUNE_JOB"])["spec"]["training"]
+    assert (training["packing"], training["perDeviceBatchSize"], training["gradientAccumulationSteps"]) == (True, 4, 4)
+    assert json.loads(environment["FINETUNE_ADJUSTMENTS"]) == [
+        {"field": "training.perDeviceBatchSize", "before": "8", "after": "4"},
+        {"field": "training.gradientAccumulationSteps", "before": "2", "after": "4"},
+    ]
 
 
 def test_the_trainer_is_told_the_job_that_fits_and_what_was_changed() -> None:
@@ -282,13 +325,13 @@ def test_an_edit_of_the_ladder_does_not_undo_what_was_reduced() -> None:
     cluster.settle()
     cluster.play(terminated(40, trainer("Preempted"), deleted=True))
     cluster.play(terminated(31, trainer("OutOfMemory")))
-    made = [
+    adjustments = [
         {change["field"]: change["after"] for change in attempt.get("adjustments", [])}
         for attempt in cluster.resource["status"]["attempts"]
     ]
     batch = {"training.perDeviceBatchSize": "4", "training.gradientAccumulationSteps": "2"}
-    assert made[:3] == [{}, batch, batch]
-    assert made[3] == {**batch, "training.gradientCheckpointing": "always"}, "the edit holds for the next step"
+    assert adjustments[:3] == [{}, batch, batch]
+    assert adjustments[3] == {**batch, "training.gradientCheckpointing": "always"}, "the edit holds for the next step"
 
 
 def test_no_attempt_begins_beside_the_pod_of_another_whoever_deleted_its_job() -> None:
@@ -348,7 +391,7 @@ def test_a_job_whose_status_write_was_lost_is_adopted() -> None:
     assert [attempt["jobName"] for attempt in cluster.resource["status"]["attempts"]] == ["a-train-1"]
 
 
-def test_a_job_in_whose_name_something_else_lives_says_so_and_goes_on_trying() -> None:
+def test_a_job_in_whose_name_something_else_lives_says_so_and_continues_trying() -> None:
     cluster = FakeCluster()
     cluster.apply(plan_blocked(cluster.observed(), NOW, "a Job a-preflight exists"))
     assert cluster.condition("Ready") == ("Unknown", "Pending")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from finetune_operator.policies.finished import is_finished
 from finetune_operator.policies.pod_state import has_ended
 from finetune_operator.reconcile.finetunejob.plan import make_plan
-from tests.operator.fake_cluster import SETTINGS, FakeCluster, pod, running, terminated
+from tests.operator.fake_cluster import SETTINGS, FakeCluster, disrupted, pod, running, terminated
 from tests.operator.lives import BACKOFF, ENDED_SIDECAR, SAVED, trainer
 from tools.testing.operator_messages import PREFLIGHT_PASSED, SPEC, SUCCEEDED
 
@@ -28,6 +28,10 @@ PODS = [
     lambda now: running(sidecar=ENDED_SIDECAR),
     lambda now: terminated(1, trainer("TrainerError"), at=now, sidecar={"running": {}}),
     lambda now: terminated(0, SUCCEEDED, at=now, sidecar={"running": {}}),
+    lambda now: disrupted(40, trainer("Preempted")),
+    lambda now: disrupted(137, deleted=False),
+    lambda now: disrupted(32, trainer("LossDiverged")),
+    lambda now: disrupted(137, trainer("OutOfMemory"), deleted=False),
 ]
 EVENTS = st.one_of(
     st.tuples(st.just("pod"), st.integers(0, 2 * len(PODS) - 1)),
@@ -39,6 +43,8 @@ EVENTS = st.one_of(
     st.tuples(st.just("wait"), st.integers(1, 300)),
     st.tuples(st.just("pod gone"), st.just(0)),
     st.tuples(st.just("job gone"), st.just(0)),
+    st.tuples(st.just("job edited"), st.just(0)),
+    st.tuples(st.just("pods come and go"), st.integers(1, 3)),
     st.tuples(st.just("operator dies"), st.just(0)),
 )
 
@@ -46,7 +52,8 @@ EVENTS = st.one_of(
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(EVENTS, max_size=25))
 @example([("pod", 4), ("pod", 11), ("pod", 1), ("job gone", 0), ("pod", 1)])
-@example([("pod", 19), ("suspend the job", 0), ("operator dies", 0), ("resume the job", 0)])
+@example([("pod", 4), ("pod", 1), ("pods come and go", 3), ("pod", 15), ("operator dies", 0), ("pod", 1)])
+@example([("pod", 23), ("suspend the job", 0), ("operator dies", 0), ("resume the job", 0)])
 def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_after_another(
     events: list[tuple[str, int]],
 ) -> None:
@@ -75,6 +82,13 @@ def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_aft
             cluster.lose_pod(newest)
         elif event == "job gone" and newest is not None:
             cluster.jobs.pop(newest)
+        elif event == "job edited" and newest is not None:
+            cluster.jobs[newest]["spec"] = {**cluster.jobs[newest]["spec"], "parallelism": 2}
+        elif event == "pods come and go" and newest is not None and "-train-" in newest:
+            for turn in range(number):  # and the operator sees the last one
+                if cluster.may_have_pod(newest):
+                    cluster.set_pod(disrupted(137, deleted=turn % 2 == 0), newest)
+                    cluster.set_pod(running(), newest)
         if event == "operator dies":
             dies = True  # in the next pass that does something
             continue
@@ -92,12 +106,14 @@ def test_whatever_happens_a_second_pass_changes_nothing_and_attempts_are_one_aft
 
 
 def check(cluster: FakeCluster) -> None:
-    """What must hold at any time."""
+    """Check what must hold at any time."""
     status = cluster.resource["status"]
     attempts = status.get("attempts", [])
     numbers = [attempt["number"] for attempt in attempts]
     assert numbers == sorted(set(numbers))
     assert all("finishedAt" in attempt for attempt in attempts[:-1]), "one attempt at a time"
+    pods = [attempt["podUid"] for attempt in attempts if "podUid" in attempt]
+    assert len(pods) == len(set(pods)), "no pod is two attempts"
     trainers = [name for name in cluster.created if "-train-" in name]
     assert trainers == [f"a-train-{number}" for number in range(1, len(trainers) + 1)], "no number twice, none left out"
     if trainers:

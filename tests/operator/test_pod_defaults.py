@@ -1,4 +1,4 @@
-"""What the administrator gives every pod: the chart's values ``pods``, and CPU and memory of each role."""
+"""The administrator's settings of every pod: the chart's values ``pods``, and CPU and memory of each role."""
 
 import json
 from dataclasses import replace
@@ -30,6 +30,7 @@ PODS: Object = {
     "preflightNodeSelector": {"pool": "cpu"},
 }
 DEPLOYMENT = {
+    "kind": "Deployment",
     "metadata": {"namespace": "ns", "name": "vllm", "uid": "u"},
     "spec": {"template": {"spec": {"containers": [{"name": "vllm"}]}}},
 }
@@ -44,7 +45,7 @@ def pods(defaults: Object, **spec: Any) -> tuple[Object, Object]:
 
 
 def agent(defaults: Object) -> tuple[Object, list[Object]]:
-    """The agent's container and the pod's volumes."""
+    """Return the agent's container and the pod's volumes."""
     own_settings = settings(defaults)
     parameters = AgentParameters(
         "vllm", ENGINES["vllm"], (), "image", "Always", "http://operator:8080", own_settings.pods

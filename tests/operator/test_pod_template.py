@@ -31,11 +31,13 @@ def test_every_field_of_a_pod_is_in_the_trainer_pod_as_it_was_written() -> None:
     for name, value in POD_TEMPLATE.items():
         if name in ("labels", "annotations", "containerSecurityContext", "securityContext"):
             continue
-        place = own_container if name in ("image", "command", "args", "env", "envFrom", "volumeMounts") else trainer
+        written_to = (
+            own_container if name in ("image", "command", "args", "env", "envFrom", "volumeMounts") else trainer
+        )
         if isinstance(value, list):
-            assert [item for item in place[name] if item in value] == value, name
+            assert [item for item in written_to[name] if item in value] == value, name
         else:
-            assert place[name] == value, name
+            assert written_to[name] == value, name
     assert trainer["securityContext"] == {
         "runAsNonRoot": True,
         "seccompProfile": {"type": "RuntimeDefault"},

@@ -30,6 +30,9 @@ def test_every_field_of_a_pod_template_reaches_the_jobs(api: Api) -> None:
         assert covers(stored["spec"], built["spec"])
 
 
+OF_NO_LABEL = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"a b": "c"}}}
+
+
 @pytest.mark.parametrize(
     ("template", "field"),
     [
@@ -42,8 +45,9 @@ def test_every_field_of_a_pod_template_reaches_the_jobs(api: Api) -> None:
             "spec.podTemplate.env.valueFrom.fieldRef.fieldPath: ",
         ),
         (
-            {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "a b"}]}}},
-            "spec.podTemplate.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: ",
+            {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [OF_NO_LABEL]}}},
+            "spec.podTemplate.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].labelSelector."
+            "matchLabels: ",
         ),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),

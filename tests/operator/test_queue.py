@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from finetune_operator.queue import KeyedQueue
+from finetune_operator.queue import PATIENCE, KeyedQueue
 
 
 async def ready(queue: KeyedQueue[str]) -> list[str]:
@@ -37,6 +37,33 @@ def test_a_key_is_never_with_two_workers_and_comes_back() -> None:
         assert await ready(queue) == ["a"]
         queue.done("a")
         assert len(queue) == 0
+
+    asyncio.run(run())
+
+
+def test_begun_work_comes_before_new_work() -> None:
+    async def run() -> None:
+        queue: KeyedQueue[str] = KeyedQueue()
+        for key in ("new 1", "new 2", "new 3"):
+            queue.add(key, is_new=True)
+        queue.add("begun 1")
+        queue.add("new 3")
+        assert len(queue) == 4
+        assert await ready(queue) == ["begun 1", "new 3", "new 1", "new 2"]
+
+    asyncio.run(run())
+
+
+def test_new_work_is_not_starved_by_begun_work() -> None:
+    async def run() -> None:
+        queue: KeyedQueue[str] = KeyedQueue()
+        queue.add("new 1", is_new=True)
+        queue.add("new 2", is_new=True)
+        order = []
+        for number in range(3 * PATIENCE):
+            queue.add(f"begun {number}")
+            order.append(await queue.get())
+        assert [index for index, key in enumerate(order) if key.startswith("new")] == [PATIENCE, 2 * PATIENCE + 1]
 
     asyncio.run(run())
 

@@ -28,7 +28,7 @@ def with_progress(**fields: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pods(api: Api, operator: Operator) -> dict[str, dict[str, Any]]:
-    """A preflight's pod and a trainer's pod that runs."""
+    """Return a preflight's pod and a trainer's pod that runs."""
     api.create_job("reports")
     preflight = api.run_pod("reports-preflight")
     api.end_pod("reports-preflight", 0, PREFLIGHT_PASSED)
@@ -39,7 +39,7 @@ def pods(api: Api, operator: Operator) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def token(api: Api, pods: dict[str, dict[str, Any]]) -> str:
-    """The trainer's token."""
+    """Return the trainer's token."""
     return api.pod_token(pods["trainer"])
 
 
@@ -127,9 +127,9 @@ def test_a_pod_with_a_trainers_labels_but_another_owner_is_not_believed(
     api: Api, operator: Operator, pods: dict[str, dict[str, Any]]
 ) -> None:
     meta = pods["trainer"]["metadata"]
-    ours = {name: value for name, value in meta["labels"].items() if name.startswith(GROUP)}
+    trainer_labels = {name: value for name, value in meta["labels"].items() if name.startswith(GROUP)}
     forged = {
-        "metadata": {"name": "forged", "labels": ours, "annotations": meta["annotations"]},
+        "metadata": {"name": "forged", "labels": trainer_labels, "annotations": meta["annotations"]},
         "spec": {"containers": [{"name": "x", "image": "x"}]},
     }
     pod = api.plain(api.core.create_namespaced_pod(api.namespace, forged))

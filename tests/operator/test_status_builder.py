@@ -36,7 +36,7 @@ def test_fields_of_a_newer_version_stay_as_they_are() -> None:
     assert builder.as_json() == {**newer, "warnings": ["a warning"], "observedGeneration": 1, "conditions": []}
 
 
-def test_fields_of_a_newer_version_survive_in_sections_that_are_written_anew() -> None:
+def test_fields_of_a_newer_version_survive_in_sections_that_are_replaced() -> None:
     attempts = [
         {"number": 1, "jobName": "a-train-1", "reason": "SolarFlare", "node": "n", "exitCode": "none"},
         {"number": 2, "jobName": "a-train-2", "adjustments": [{"field": "x", "before": "1", "after": "2", "why": "w"}]},
@@ -58,7 +58,7 @@ def test_of_a_list_only_the_items_that_cannot_be_read_are_left_out() -> None:
     assert [attempt.number for attempt in status.attempts] == [3]
 
 
-def test_a_spec_of_a_newer_crd_runs_and_what_is_ignored_is_said() -> None:
+def test_a_spec_of_a_newer_crd_runs_and_what_is_ignored_is_reported() -> None:
     cluster = FakeCluster({**SPEC, "suspendAfter": "night", "training": {"maxSteps": 3, "tempo": "allegro"}})
     cluster.settle()
     assert cluster.created == ["a-preflight"]

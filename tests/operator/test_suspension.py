@@ -1,10 +1,11 @@
 """Jobs that a person or Kueue suspends, and jobs that have run for as long as they may."""
 
+import copy
 from datetime import timedelta
 
 from finetune_api.timestamps import format_timestamp
 from finetune_operator.policies.finished import is_finished
-from tests.operator.fake_cluster import FakeCluster, running, terminated
+from tests.operator.fake_cluster import FakeCluster, disrupted, running, terminated
 from tests.operator.lives import SAVED, after_preflight, in_training, reasons, trainer
 from tools.testing.operator_messages import PREFLIGHT_PASSED, SPEC, SUCCEEDED
 
@@ -16,16 +17,29 @@ def test_a_suspended_job_gives_no_second_run() -> None:
     assert cluster.condition("Running") == ("False", "Suspended")
     assert cluster.condition("Ready") == ("Unknown", "Suspended")
     assert "a-train-1 is suspended by kueue" in cluster.message("Ready")
-    cluster.play(terminated(40, trainer("Preempted"), deleted=True))
-    cluster.pods.clear()
     cluster.wait(86400)
     cluster.settle()
-    assert cluster.created == ["a-preflight", "a-train-1"]
-    assert reasons(cluster) == [None]
+    assert reasons(cluster) == ["Suspended", None], "an attempt is a run of a pod"
+    assert "a-train-1 was suspended by kueue" in cluster.resource["status"]["attempts"][0]["message"]
     cluster.resume("a-train-1")
     cluster.play(running())
     assert cluster.condition("Running") == ("True", "Training")
     assert cluster.created == ["a-preflight", "a-train-1"]
+
+
+def test_suspensions_of_the_job_cost_no_retries_and_what_its_pod_left_is_kept() -> None:
+    cluster = in_training(failurePolicy={"retries": {"onPreemption": 0}})
+    for number in (1, 2, 3):
+        cluster.set_pod(copy.deepcopy(SAVED))
+        cluster.suspend("a-train-1", "kueue", keeps_pod=True)
+        cluster.settle()
+        assert reasons(cluster) == [*["Suspended"] * number, None]
+        assert cluster.resource["status"]["checkpoint"]["step"] == 7
+        cluster.resume("a-train-1")
+        cluster.play(running())
+    assert cluster.created == ["a-preflight", "a-train-1"]
+    cluster.play(disrupted())
+    assert cluster.condition("Succeeded") == ("False", "Preempted")
 
 
 def test_a_job_that_is_suspended_after_its_attempt_has_ended_goes_before_the_next_one_comes() -> None:
@@ -193,12 +207,12 @@ def test_the_time_of_all_attempts_counts_for_the_deadline_and_no_other_time() ->
     assert cluster.condition("Ready") == ("Unknown", "DeadlineExceeded")
     cluster.stop_pods(SAVED)
     cluster.settle()
-    assert reasons(cluster) == ["Suspended", "DeadlineExceeded"]
+    assert reasons(cluster) == ["Suspended", "Suspended", "DeadlineExceeded"]
     assert cluster.condition("Succeeded") == cluster.condition("Ready") == ("False", "DeadlineExceeded")
     assert cluster.resource["status"]["checkpoint"]["step"] == 7
 
 
-def test_how_long_a_trainer_ran_is_told_by_one_clock() -> None:
+def test_how_long_a_trainer_ran_is_measured_by_one_clock() -> None:
     cluster = after_preflight(activeDeadlineSeconds=100)
     begin = cluster.now + timedelta(hours=5)
     failed = terminated(1, trainer("TrainerError"), at=begin + timedelta(seconds=30))

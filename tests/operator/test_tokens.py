@@ -54,7 +54,7 @@ def sign(claims: dict[str, Any] | None = None, key: rsa.RSAPrivateKey = OLD, key
     return jwt.encode(content, key, "RS256", headers={"kid": key_id})
 
 
-def test_a_pods_token_tells_the_pod() -> None:
+def test_a_pods_token_identifies_the_pod() -> None:
     assert asyncio.run(Server().published_keys().identify(sign())) == POD
 
 
@@ -101,10 +101,10 @@ def test_a_key_that_is_no_longer_published_is_forgotten() -> None:
 
 
 def test_each_token_is_identified_once_while_its_answer_is_remembered() -> None:
-    asked: list[str] = []
+    reviewed: list[str] = []
 
     async def identify(token: str) -> PodId | Refusal:
-        asked.append(token)
+        reviewed.append(token)
         return POD if token == "good" else INVALID
 
     async def ask() -> None:
@@ -112,8 +112,8 @@ def test_each_token_is_identified_once_while_its_answer_is_remembered() -> None:
         for now in (0, 5, 9):
             assert await tokens.find_pod("good", now) == POD
             assert await tokens.find_pod("bad", now) == INVALID
-        assert asked == ["good", "bad"]
+        assert reviewed == ["good", "bad"]
         await tokens.find_pod("bad", 11)
-        assert asked == ["good", "bad", "bad"]
+        assert reviewed == ["good", "bad", "bad"]
 
     asyncio.run(ask())

@@ -1,4 +1,4 @@
-"""Pods that do not start: what is said of them, for how long they are awaited, and how their job ends then."""
+"""Pods that do not start: what the status says about them, how long they may take, and how their job ends then."""
 
 import copy
 from datetime import timedelta

@@ -21,14 +21,14 @@ os.environ.update(library_environment({"OMP_NUM_THREADS": "1"}))
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A running S3 service."""
+    """Yield a running S3 service."""
     with running_s3(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def preflight_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the packages of the preflight's image."""
+    """Return a directory with the packages of the preflight's image."""
     return make_site(tmp_path_factory.mktemp("image"))
 
 
@@ -44,13 +44,13 @@ def libraries() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory, libraries: None) -> Path:
-    """The directory of a tiny random Llama."""
+    """The directory of a tiny random Llama, which all tests share: none may change it or write beside it."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
 def workbench(s3_server: S3Server, base_model: Path, tmp_path: Path) -> Callable[[], Workbench]:
-    """Makes jobs with a bucket of their own."""
+    """Make jobs with a bucket of their own."""
 
     def make() -> Workbench:
         bucket = s3_server.create_bucket(f"test-{uuid.uuid4().hex[:12]}")
@@ -61,5 +61,5 @@ def workbench(s3_server: S3Server, base_model: Path, tmp_path: Path) -> Callable
 
 @pytest.fixture
 def bench(workbench: Callable[[], Workbench]) -> Workbench:
-    """One of them."""
+    """Return a new workbench."""
     return workbench()

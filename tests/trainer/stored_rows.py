@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def file(content: bytes, name: str = "rows") -> DataFile:
-    """A file of the tests' own."""
+    """Write a file of the tests' own."""
     return DataFile(name, lambda: io.BytesIO(content), lambda _: pytest.fail("nothing is to be fetched"))
 
 
@@ -25,7 +25,7 @@ WRONG_ANSWER = {"role": "assistant", "content": "7."}
 
 
 def read(stored_rows: list[Row], objective: Objective = "sft", **source: Any) -> tuple[list[Row], rows.Findings, str]:
-    """The good rows of a jsonl file, what was found, and what the file was taken as."""
+    """Read a jsonl file; return its good rows, the findings, and the format that was recognised."""
     content = "".join(json.dumps(row) + "\n" for row in stored_rows).encode()
     spec = DatasetSource.model_validate({"uri": "s3://data/rows.jsonl"} | source)
     data_file = file(content, "rows.jsonl")

@@ -22,7 +22,7 @@ HUB = "http://hub.example.test"
 
 @pytest.fixture
 def proxy(base_model: Path) -> Iterator[FaultyProxy]:
-    """A forward proxy to a hub, whatever host is asked for."""
+    """Yield a forward proxy to a hub, whatever host is asked for."""
     with running_hub({"acme/tiny": base_model}, gated=set()) as hub:
         port = urlsplit(hub.endpoint).port
         assert port is not None

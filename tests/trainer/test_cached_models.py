@@ -22,13 +22,13 @@ CACHE = {"persistentVolumeClaim": {"claimName": "models", "path": "team/hub"}}
 
 @pytest.fixture
 def hub(base_model: Path) -> Iterator[Hub]:
-    """A hub with a public model and a gated one."""
+    """Yield a hub with a public model and a gated one."""
     with running_hub({"acme/tiny": base_model, "acme/gated": base_model}, gated={"acme/gated"}) as running:
         yield running
 
 
 def cached(bench: Workbench, hub: Hub, uri: str, *, token: str | None = None, **spec: Any) -> Settings:
-    """Settings of a job on a model that is kept in the cache."""
+    """Return settings of a job on a model that is kept in the cache."""
     (bench.mounts / "model-cache").mkdir(exist_ok=True)
     model: dict[str, Any] = {"uri": uri, "cache": CACHE}
     if token is not None:
@@ -42,13 +42,13 @@ def cached(bench: Workbench, hub: Hub, uri: str, *, token: str | None = None, **
 
 
 def as_trainer(settings: Settings, result: PreflightResult) -> Settings:
-    """Settings of the trainer after a preflight, as the operator passes them on."""
+    """Return settings of the trainer after a preflight, as the operator passes them on."""
     assert result.problems == []
     return dataclasses.replace(settings, model_revision=result.model_revision, cached_model=result.cached_model)
 
 
 def model_directory(bench: Workbench, result: PreflightResult) -> Path:
-    """The directory of the model in the cache."""
+    """Return the directory of the model in the cache."""
     assert result.cached_model is not None
     return bench.mounts / "model-cache" / "team" / "hub" / result.cached_model.directory
 
@@ -106,9 +106,9 @@ def test_a_model_in_s3_is_kept_under_the_versions_of_its_objects(
     again = check(settings)
     assert again.cached_model is not None
     assert again.cached_model.downloaded_bytes == 0
-    other = tmp_path / "tokenizer_config.json"
-    other.write_bytes((base_model / "tokenizer_config.json").read_bytes() + b"\n")
-    store.put_file(prefix.child(other.name), other, digest_of_file(other))
+    config_file = tmp_path / "tokenizer_config.json"
+    config_file.write_bytes((base_model / "tokenizer_config.json").read_bytes() + b"\n")
+    store.put_file(prefix.child(config_file.name), config_file, digest_of_file(config_file))
     changed = check(settings)
     assert changed.cached_model is not None
     assert first.cached_model is not None

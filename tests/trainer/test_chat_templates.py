@@ -53,7 +53,7 @@ def chat(turns: int) -> Messages:
 
 @cache
 def tokenizer_of(template: str) -> Any:
-    """A tokenizer of bytes, for which each word in the templates that looks like a special token is one."""
+    """Return a tokenizer of bytes, for which each word in the templates that looks like a special token is one."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -76,7 +76,7 @@ def training_template_of(template: str) -> str | None:
 def learned(
     template: str, messages: Messages, tools: Any = None, *, with_trl: bool = True, **encoding: Any
 ) -> list[str]:
-    """The learned texts of a chat: a text for each row of learned tokens."""
+    """Return the learned texts of a chat: a text for each row of learned tokens."""
     tokenizer = tokenizer_of(template)
     training = training_template_of(template) if with_trl else None
     encoder = Encoder(tokenizer, "messages", 100_000, Counts(), Encoding(training_template=training, **encoding))
@@ -110,13 +110,13 @@ ONLY_WITH_TRL = {"gptoss", "glm4moe"}
 
 
 def check(learned_texts: list[str], *contents: str, ends: bool = True) -> None:
-    """Each content is in a learned text of its own, with an end token, and nothing else of the chat is learned."""
+    """Check that each content is a learned text with an end token, and nothing else of the chat is learned."""
     assert len(learned_texts) == len(contents)
     for text, content in zip(learned_texts, contents, strict=True):
         assert content in text
         assert not ends or MARK.search(text.rstrip()[-30:]) or text.rstrip().endswith("</s>"), text
-        for other in ("Question", "Be brief", "in Ghent", "Find it", "user<|message|>Question"):
-            assert other not in text
+        for unlearned in ("Question", "Be brief", "in Ghent", "Find it", "user<|message|>Question"):
+            assert unlearned not in text
 
 
 @pytest.mark.parametrize("with_trl", [True, False], ids=["with TRL", "without TRL"])
@@ -124,7 +124,7 @@ def check(learned_texts: list[str], *contents: str, ends: bool = True) -> None:
 def test_the_assistants_turns_are_learned_with_their_ends_and_nothing_else(name: str, with_trl: bool) -> None:
     template, ends = SHIPPED[name], with_trl or name not in ONLY_WITH_TRL
     if name == "gptoss" and not with_trl:
-        with pytest.raises(Failure, match="does not tell them apart"):
+        with pytest.raises(Failure, match="cannot be found in the text"):
             learned(template, chat(2), with_trl=False)
         return
     for turns in (1, 2, 3):

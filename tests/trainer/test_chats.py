@@ -1,4 +1,4 @@
-"""Chats of any origin come in one normal form, and what has no place in it is refused by name."""
+"""Chats of any origin are converted to one form, and parts that do not fit into it are refused by name."""
 
 import json
 from typing import Any
@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         [{"from": "narrator", "value": "Once"}],
         "is from 'narrator', an unknown role; known are: user, human",
     ),
-    "half a weight": ([{**ANSWER, "weight": 0.5}], "has weight 0.5: is the turn to be learned?"),
+    "half a weight": ([{**ANSWER, "weight": 0.5}], "has weight 0.5: write 1 to learn the turn"),
     "flags that contradict": (
         [{**ANSWER, "weight": 0, "train": True}],
         "weight and train, which contradict one another",
@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a learned user": ([{**USER, "weight": 1}], "is of the role user and marked as learned (weight)"),
     "a flag of other trainers": (
         [{**ANSWER, "train_detail": [{"begin_offset": 0}]}],
-        "has the key 'train_detail', which the trainer does not know",
+        "has the key 'train_detail', which the trainer does not support",
     ),
     "arguments that are no object": (
         [{"role": "assistant", "tool_calls": [{"function": {"name": "clock", "arguments": "[1]"}}]}],
@@ -178,10 +178,10 @@ def test_a_system_prompt_and_functions_beside_a_chat_become_part_of_it() -> None
         "messages": [{"role": "system", "content": "Be kind."}, USER, ANSWER],
         "tools": [{"type": "function", "function": {"name": "clock"}}],
     }
-    same = {"messages": [{"role": "system", "content": "Be kind."}, ANSWER], "system": "Be kind."}
-    assert read_messages(same, names(same, "messages")) == {"messages": same["messages"]}
-    other = same | {"system": "Be rude."}
-    assert "which one is the system prompt?" in str(read_messages(other, names(other, "messages")))
+    agreeing = {"messages": [{"role": "system", "content": "Be kind."}, ANSWER], "system": "Be kind."}
+    assert read_messages(agreeing, names(agreeing, "messages")) == {"messages": agreeing["messages"]}
+    contradicting = agreeing | {"system": "Be rude."}
+    assert "has another system prompt" in str(read_messages(contradicting, names(contradicting, "messages")))
 
 
 def test_a_chat_of_which_no_turn_is_learned_is_empty() -> None:
@@ -282,3 +282,29 @@ def test_a_better_and_a_worse_answer(name: str) -> None:
 )
 def test_completions_that_cannot_be_used(row: Row, message: str) -> None:
     assert message in str(read_prompt_completion(row, names(row, "promptCompletion"), labelled=False, as_chat=False))
+
+
+def test_tools_and_calls_of_parquet_have_no_keys_of_other_rows() -> None:
+    zone = {"type": "object", "properties": {"zone": {"type": "string"}, "city": None}, "required": None}
+    chat = [USER, ANSWER | {"function_call": {"name": None, "arguments": None}, "tool_calls": None}]
+    row = {"messages": chat, "tools": [{"type": "function", "function": {"name": "clock", "parameters": zone}}]}
+    read = read_messages(row, find_columns(row, Columns(), "messages"))
+    assert isinstance(read, dict)
+    assert read["messages"] == [USER, ANSWER]
+    assert read["tools"][0]["function"]["parameters"] == {
+        "type": "object",
+        "properties": {"zone": {"type": "string"}},
+    }
+
+
+@pytest.mark.parametrize("prompt", [[USER], json.dumps([USER])])
+def test_texts_that_answer_a_chat_are_turns_of_the_assistant(prompt: Any) -> None:
+    row = {"prompt": prompt, "completion": "Hello"}
+    names = find_columns(row, Columns(), "promptCompletion")
+    assert read_prompt_completion(row, names, labelled=False, as_chat=False) == {
+        "prompt": [USER],
+        "completion": [ANSWER],
+    }
+    pair = {"prompt": prompt, "chosen": "Hello", "rejected": "No"}
+    names = find_columns(pair, Columns(), "preference")
+    assert read_preference(pair, names, as_chat=False) == {"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE]}

@@ -8,8 +8,9 @@ import pytest
 from finetune_api.messages import CleanUpResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer import clean_up
+from finetune_trainer.merge import merge_adapter
 from tools.testing.preflight_image import run_in_image
-from tools.testing.trainer_jobs import Workbench, train, train_until
+from tools.testing.trainer_jobs import Workbench, diverging_sections, train, train_until
 
 OTHER = {"namespace": "team", "name": "other", "uid": "99999999-0000-4000-8000-000000000000"}
 
@@ -20,28 +21,29 @@ def job(bench: Workbench, meta: dict[str, str] | None = None, **spec: Any) -> di
 
 
 def test_everything_that_a_training_wrote_goes_and_nothing_of_another_job(bench: Workbench) -> None:
-    other = {"training": {**bench.job()["spec"]["training"], "seed": 7}}
-    assert train_until(bench.settings_of(job(bench, OTHER, **other)), 2).reason == "Preempted"
-    theirs = bench.objects()
-    assert theirs
+    other_spec = {"training": {**bench.job()["spec"]["training"], "seed": 7}}
+    assert train_until(bench.settings_of(job(bench, OTHER, **other_spec)), 2).reason == "Preempted"
+    other_keys = bench.objects()
+    assert other_keys
     output = {**bench.job()["spec"]["output"], "mergedModel": True}
     evaluation = {"samples": 1, "compareWithFull": True, "gate": {"metric": "loss", "max": 100.0}}
     settings = bench.settings(output=output, evaluation=evaluation, method={"adalora": {"targetRank": 4}})
     result, _ = train(settings)
     assert result.reason == "Succeeded", result.message
-    written = [key for key in bench.objects() if key not in theirs]
+    assert merge_adapter(settings).reason == "Succeeded"
+    written = [key for key in bench.objects() if key not in other_keys]
     assert {key.split("/")[2] for key in written} >= {"adapter", "merged", "checkpoints"}
     outcome = clean_up.clean_up(settings)
     assert outcome.reason == "Succeeded", outcome.message
     assert outcome.message == f"{len(written)} objects were deleted from s3://{bench.bucket}/team/job."
-    assert bench.objects() == theirs
+    assert bench.objects() == other_keys
     assert clean_up.clean_up(settings).message.startswith("0 objects"), "a second clean-up finds nothing"
 
 
 def test_what_failed_attempts_left_goes_too(bench: Workbench) -> None:
-    for evaluation in ({"gate": {"metric": "loss", "max": 0.1}}, {}):
-        training = {**bench.job()["spec"]["training"], "learningRate": 2e-3 if evaluation else 1e9}
-        settings = bench.settings(evaluation={"samples": 1, **evaluation}, training=training)
+    gate = {"metric": "loss", "max": 0.1}
+    for sections in ({"evaluation": {"samples": 1, "gate": gate}}, diverging_sections(bench)):
+        settings = bench.settings(**sections)
         assert train(settings)[0].reason in ("GateFailed", "LossDiverged")
     assert {key.split("/")[2] for key in bench.objects()} >= {"rejected", "failed"}
     assert clean_up.clean_up(settings).reason == "Succeeded"

@@ -31,7 +31,7 @@ def test_columns_of_other_names(columns: Row, row: Row, expected: Row) -> None:
     [
         ("dpo", {"request": "Hi", "chosen": "a", "rejected": "b"}, "which column is the prompt?"),
         ("dpo", {"conversations": [USER], "chosen": [ANSWER], "rejected": [WRONG_ANSWER]}, "no prompt, but a column"),
-        ("sft", {"text": "a", "weight": 0.5}, "has weight 0.5, but rows have no weights here"),
+        ("sft", {"text": "a", "weight": 0.5}, "has weight 0.5, but row weights are not supported"),
         ("sft", {"messages": [USER, ANSWER], "images": ["x.png"]}, "has a column 'images', but only text is learned"),
         ("sft", {"prompt": "a", "completion": "b", "history": [["c", "d"]]}, "format promptCompletion has no place"),
         ("sft", {"text": "a", "system": "Be kind."}, "format text has no place"),

@@ -1,4 +1,4 @@
-"""Several adapters become one: exactly where PEFT can be exact, and with a sentence where they do not go together."""
+"""Several adapters become one: exactly where PEFT can be exact; those that do not fit together are refused."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from finetune_trainer.methods.conversion import lora_factors
 
 
 def adapter(base: Path, directory: Path, seed: int, **options: Any) -> Path:
-    """An adapter of random weights."""
+    """Write an adapter of random weights."""
     torch.manual_seed(seed)
     config = LoraConfig(
         r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
@@ -28,7 +28,7 @@ def adapter(base: Path, directory: Path, seed: int, **options: Any) -> Path:
 
 
 def updates(base: Path, directory: Path) -> dict[str, torch.Tensor]:
-    """What an adapter adds to each weight."""
+    """Return what an adapter adds to each weight."""
     tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(directory))
     return {name: b @ a for name, (a, b) in lora_factors(tuned).items()}
 
@@ -38,11 +38,11 @@ def test_adapters_become_one(
     base_model: Path, tmp_path: Path, combination: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first_adapter = adapter(base_model, tmp_path / "one", 1)
-    other = adapter(base_model, tmp_path / "other", 2, use_rslora=True)
+    another = adapter(base_model, tmp_path / "other", 2, use_rslora=True)
     output = tmp_path / "output"
     arguments = [
         f"{first_adapter}=0.75",
-        str(other),
+        str(another),
         "--base",
         str(base_model),
         "--combination",
@@ -66,7 +66,7 @@ def test_adapters_become_one(
     assert json.loads((output / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base_model)
     first, second, combined = (
         updates(base_model, first_adapter),
-        updates(base_model, other),
+        updates(base_model, another),
         updates(base_model, output),
     )
     for name in first:
@@ -94,7 +94,7 @@ def test_the_same_seed_leaves_the_same_out(base_model: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
-        ({"use_dora": True}, [], "is no plain LoRA (type LORA): merge it into the base instead"),
+        ({"use_dora": True}, [], "is not a plain LoRA (type LORA): merge it into the base instead"),
         ({"r": 8}, ["--combination", "ties"], "must have the same r value"),
         ({"base_model_name_or_path": "other/model"}, [], "they are of 2 base models: "),
     ],
@@ -109,14 +109,16 @@ def test_adapters_that_do_not_go_together(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     first = adapter(base_model, tmp_path / "one", 1)
-    other = adapter(base_model, tmp_path / "other", 2, **options)
+    second = adapter(base_model, tmp_path / "other", 2, **options)
     if name := options.get("base_model_name_or_path"):
-        path = other / "adapter_config.json"
+        path = second / "adapter_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
-    assert main([str(first), str(other), "--base", str(base_model), "--output", str(tmp_path / "out"), *arguments]) == 1
+    assert (
+        main([str(first), str(second), "--base", str(base_model), "--output", str(tmp_path / "out"), *arguments]) == 1
+    )
     assert message in capsys.readouterr().err
 
 
-def test_a_weight_that_is_no_number(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_weight_that_is_not_a_number(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["one=much", "--base", str(base_model), "--output", str(tmp_path / "out")]) == 1
     assert "'one=much' must be DIRECTORY or DIRECTORY=WEIGHT" in capsys.readouterr().err

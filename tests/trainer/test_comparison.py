@@ -25,13 +25,13 @@ FULL_RATE = {"learningRate": 1e-5}
 
 
 def rows_of(comparison: Comparison | None) -> dict[str, Any]:
-    """The rows by name."""
+    """Return the rows by name."""
     assert comparison is not None
     return {row.name: row for row in comparison.rows}
 
 
 def published(bench: Workbench) -> list[str]:
-    """What lies beside the checkpoints."""
+    """Return what lies beside the checkpoints."""
     return sorted({key.split("/")[2] for key in bench.objects()})
 
 
@@ -133,7 +133,7 @@ def test_an_interruption_of_the_comparison_repeats_nothing_that_was_done(
     assert published(bench) == ["adapter", "checkpoints"]
 
 
-def test_what_does_not_fit_or_diverges_is_said_and_the_adapter_published(
+def test_a_comparison_that_does_not_fit_or_diverges_is_reported_and_the_adapter_published(
     workbench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, small, diverging = workbench(), workbench(), workbench()
@@ -225,7 +225,7 @@ def test_a_comparison_that_kills_its_process_is_not_tried_a_third_time(
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 6)
     assert result.evaluation is not None
     assert result.evaluation.comparison is not None
-    assert "went on from step 0 ended without a further checkpoint" in str(result.evaluation.comparison.message)
+    assert "continued from step 0 ended without a further checkpoint" in str(result.evaluation.comparison.message)
     assert left() == {"adapter", "checkpoints"}
 
     (output / "comparison").mkdir()

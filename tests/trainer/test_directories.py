@@ -27,6 +27,14 @@ def select(names: list[str], split: str = "train", card: str = "") -> list[str]:
         (SNAPSHOT, CARD, ["extra/more.parquet"]),
         (SNAPSHOT, "---\n[broken\n---\n", ["data/train-0.parquet"]),
         (["b.jsonl", "a/test.csv.gz", "notes.md", "state.json"], "", ["a/test.csv.gz", "b.jsonl", "state.json"]),
+        (["data/test.jsonl", "data/train.jsonl", "more.jsonl", "val.csv"], "", ["data/train.jsonl"]),
+        (["training-1.jsonl", "training-2.jsonl"], "", ["training-1.jsonl", "training-2.jsonl"]),
+        (["eval-rows.jsonl", "more.jsonl"], "", ["eval-rows.jsonl", "more.jsonl"]),
+        (
+            [".ipynb_checkpoints/a-checkpoint.jsonl", "__MACOSX/._a.jsonl", "._a.jsonl", "a.jsonl"],
+            "",
+            ["a.jsonl"],
+        ),
     ],
 )
 def test_the_files_of_the_wanted_split_are_read(names: list[str], card: str, expected: list[str]) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.attempt import exit_code
 from finetune_trainer.training import callback
-from finetune_trainer.training.divergence import BAD_LOSSES_IN_A_ROW, DivergenceWatch
+from finetune_trainer.training.divergence import BAD_LOSSES_IN_A_ROW, ZEROS_AT_THE_BEGIN, DivergenceWatch, GradientWatch
 from tools.testing.trainer_jobs import Workbench, train, train_until
 
 LLAMA = 128_256
@@ -18,7 +20,7 @@ NOISE = [0.3 * math.sin(17.0 * number) for number in range(200)]
 
 
 def falling(start: float, end: float, steps: int = 60) -> list[float]:
-    """A usual loss: fast at first, then slowly, with noise."""
+    """Return a usual loss: fast at first, then slowly, with noise."""
     return [end + (start - end) * math.exp(-number / 10) + NOISE[number] * end for number in range(steps)]
 
 
@@ -62,7 +64,7 @@ def test_only_a_loss_that_stays_up_has_diverged(losses: list[float], vocabulary:
     assert detected == at
 
 
-def test_an_attempt_that_goes_on_judges_as_the_one_before(tmp_path: Path) -> None:
+def test_an_attempt_that_continues_judges_as_the_one_before(tmp_path: Path) -> None:
     losses = [*falling(2.4, 1.3), *[7.5] * 3]
     before, after = DivergenceWatch(LLAMA), DivergenceWatch(LLAMA)
     for loss in losses:
@@ -75,7 +77,7 @@ def test_an_attempt_that_goes_on_judges_as_the_one_before(tmp_path: Path) -> Non
 
 
 def exploding(bench: Workbench, **training: Any) -> dict[str, Any]:
-    """A job whose loss goes up to a large number, and stays there."""
+    """Return a job whose loss goes up to a large number, and stays there."""
     settings = {"maxSteps": 30, "perDeviceBatchSize": 2, "gradientAccumulationSteps": 1, "maxLength": 48}
     hot = {"learningRate": 3.0, "warmupRatio": 0.5, "maxGradNorm": 1e9, "scheduler": "constant_with_warmup"}
     return {"training": settings | hot | training, "checkpoint": {"everySteps": 1}, "method": {"full": {}}}
@@ -106,3 +108,41 @@ def test_without_the_criterion_it_would_burn_on(bench: Workbench, monkeypatch: p
     result, run = train(bench.settings(**exploding(bench)))
     assert run.progress is not None
     assert run.progress.step == 30, result.message
+
+
+@pytest.mark.parametrize(
+    ("norms", "dead"),
+    [
+        ([0.0] * ZEROS_AT_THE_BEGIN, True),
+        ([0.0] * (ZEROS_AT_THE_BEGIN - 1), False),
+        ([0.3, *[0.0] * 50], False),
+        ([*[0.0] * 5, 1e-9, *[0.0] * 50], False),
+        ([math.inf, *[0.0] * 50], False),
+        ([None] * 50, False),
+    ],
+    ids=["never a gradient", "too early to say", "known by heart", "a late one", "an overflow in fp16", "not measured"],
+)
+def test_only_a_run_that_never_had_a_gradient_is_dead(norms: list[float | None], dead: bool) -> None:
+    watch = GradientWatch()
+    for norm in norms:
+        watch.add_norm(norm)
+    assert watch.is_dead == dead
+    resumed = GradientWatch()
+    resumed.replay_history([{"loss": 1.0, "grad_norm": norm} for norm in norms])
+    assert resumed == watch
+
+
+def test_a_training_that_learns_nothing_is_ended(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = transformers.Trainer.training_step
+
+    def step(self: Any, model: Any, *arguments: Any, **named: Any) -> torch.Tensor:
+        loss = genuine(self, model, *arguments, **named)
+        for weight in model.parameters():
+            if weight.grad is not None:
+                weight.grad.zero_()  # as if the loss did not depend on it
+        return loss
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", step)
+    result, _ = train(bench.settings(training={"maxSteps": 30, "maxLength": 48}))
+    assert result.reason == Reason.MODEL_UNSUPPORTED
+    assert f"up to step {ZEROS_AT_THE_BEGIN} every logged gradient was exactly 0" in result.message

@@ -17,12 +17,12 @@ def noise(size: float, seed: int) -> list[float]:
 
 
 def add(*parts: list[float]) -> list[float]:
-    """The sum, token by token."""
+    """Return the sum, token by token."""
     return [sum(values) for values in zip(*parts, strict=True)]
 
 
 def scale(factor: float, values: list[float]) -> list[float]:
-    """The values times a factor."""
+    """Multiply the values by a factor."""
     return [factor * value for value in values]
 
 
@@ -50,17 +50,17 @@ def test_an_effect_is_held_against_the_trained_one_however_small_it_is(
     assert callable(shown)
     effect = noise(size, 1)
     trained, loaded = add(effect, noise(0.02, 2)), add(shown(effect), noise(0.02, 3))
-    found = compare_effects(trained, loaded)
-    assert is_visible(found, layout)
-    assert (find_mismatch(found, layout) is not None) == refused, find_mismatch(found, layout)
+    comparison = compare_effects(trained, loaded)
+    assert is_visible(comparison, layout)
+    assert (find_mismatch(comparison, layout) is not None) == refused, find_mismatch(comparison, layout)
 
 
 @pytest.mark.parametrize(("factor", "refused"), [(1.0, False), (0.9, True), (1.1, True), (0.0, True)])
 @pytest.mark.parametrize("size", [1.0, 1e-3, 1e-4])
 def test_where_nothing_is_rounded_a_tenth_is_seen(size: float, factor: float, refused: bool) -> None:
     effect = noise(size, 1)
-    found = compare_effects(add(effect, noise(1e-6, 2)), add(scale(factor, effect), noise(1e-6, 3)))
-    assert (find_mismatch(found, "exact") is not None) == refused
+    comparison = compare_effects(add(effect, noise(1e-6, 2)), add(scale(factor, effect), noise(1e-6, 3)))
+    assert (find_mismatch(comparison, "exact") is not None) == refused
 
 
 def test_an_effect_below_rounding_is_not_judged_but_must_stay_small() -> None:

@@ -72,14 +72,14 @@ def test_a_rejected_adapter_is_kept_but_not_published_and_a_milder_gate_lets_it_
     assert result.evaluation.passed is False
     assert result.evaluation.perplexity == pytest.approx(math.exp(result.evaluation.loss), rel=1e-4)
     assert result.evaluation.base_perplexity == pytest.approx(math.exp(result.evaluation.base_loss), rel=1e-4)
-    place = f"s3://{bench.bucket}/team/job/rejected"
+    rejected = f"s3://{bench.bucket}/team/job/rejected"
     assert f"spec.evaluation.gate: the held-out perplexity is {result.evaluation.perplexity:.6g}" in result.message
     assert (
-        f"the gate allows at most 1.01: the adapter is not published, but kept with its report in {place}"
+        f"the gate allows at most 1.01: the adapter is not published; it is kept with its report in {rejected}"
         in result.message
     )
     assert result.report is not None
-    assert result.report.uri == f"{place}/report.html"
+    assert result.report.uri == f"{rejected}/report.html"
     keys = [key.removeprefix("team/job/") for key in bench.objects() if "/checkpoints/" not in key]
     assert {key.split("/")[0] for key in keys} == {"rejected"}, "nothing is where a published adapter is looked for"
     manifest = AdapterManifest.model_validate_json(bench.read("team/job/rejected/manifest.json"))
@@ -138,8 +138,8 @@ def test_a_batch_gives_each_row_what_it_has_alone(base_model: Path) -> None:
     texts = [[5 + number % 40 for number in range(length)] for length in (3, 40, 17, 17, 1, 30)]
     alone, batched = likelihood.compute_logits(model, texts), likelihood.compute_logits(model, texts, 200)
     assert [logits.shape[0] for logits in batched] == [3, 40, 17, 17, 1, 30]
-    for one, other in zip(alone, batched, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    for single, batch_value in zip(alone, batched, strict=True):
+        torch.testing.assert_close(single, batch_value, atol=1e-5, rtol=0)
     examples = [Example(text, text) for text in texts]
     assert likelihood.mean_loss(model, examples, 200) == pytest.approx(likelihood.mean_loss(model, examples), rel=1e-6)
 
@@ -148,11 +148,11 @@ def test_processes_share_the_batches_and_make_equally_many_passes(monkeypatch: p
     def parts(size: int, items: list[str]) -> list[list[str]]:
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: size)
-        found = []
+        shares = []
         for rank in range(size):
             monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-            found.append(list(process_group.share(items)))
-        return found
+            shares.append(list(process_group.share(items)))
+        return shares
 
     assert parts(2, ["a", "b", "c"]) == [["a", "c"], ["b", "a"]]
     assert parts(3, ["a"]) == [["a"], ["a"], ["a"]]
@@ -245,18 +245,18 @@ def test_what_the_training_cost_is_measured_on_a_general_text(bench: Workbench) 
     result, _ = train(bench.settings(evaluation=evaluation, training=training | {"learningRate": 1e-2}))
     assert result.reason == "Succeeded", result.message
     assert result.evaluation is not None
-    measured = result.evaluation.forgetting
-    assert measured is not None
-    assert measured.sequences == 3
-    assert measured.loss != measured.base_loss
-    assert measured.increase_percent == pytest.approx(100 * (measured.loss / measured.base_loss - 1), abs=0.01)
-    assert measured.perplexity == pytest.approx(math.exp(measured.loss), rel=1e-4)
+    forgetting = result.evaluation.forgetting
+    assert forgetting is not None
+    assert forgetting.sequences == 3
+    assert forgetting.loss != forgetting.base_loss
+    assert forgetting.increase_percent == pytest.approx(100 * (forgetting.loss / forgetting.base_loss - 1), abs=0.01)
+    assert forgetting.perplexity == pytest.approx(math.exp(forgetting.loss), rel=1e-4)
     assert b"Perplexity on a general text" in bench.read("team/job/adapter/report.html")
     assert b"Perplexity on a general text" in bench.read("team/job/adapter/README.md")
     entries = [json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]
     on_the_way = {entry["step"]: entry["general_loss"] for entry in entries if "general_loss" in entry}
     assert sorted(on_the_way) == [2, 4, 6]
-    assert on_the_way[6] == pytest.approx(measured.loss, abs=1e-4)
+    assert on_the_way[6] == pytest.approx(forgetting.loss, abs=1e-4)
     assert b"Loss on a general text over the steps" in bench.read("team/job/adapter/report.html")
 
 
@@ -277,7 +277,7 @@ def test_the_text_that_comes_with_the_trainer_is_long_enough_to_say_something(be
     ("content", "reason", "text"),
     [
         (None, Reason.DATASET_NOT_FOUND, "no key 'general.txt'"),
-        (b"\xff\xfe\xff", Reason.DATASET_INVALID, "is no UTF-8 text after line 0"),
+        (b"\xff\xfe\xff", Reason.DATASET_INVALID, "is not UTF-8 text after line 0"),
     ],
     ids=["missing", "no text"],
 )
@@ -293,6 +293,6 @@ def test_a_general_text_that_cannot_be_read_is_found_before_the_training(
 
 
 def weights_of(bench: Workbench) -> bytes:
-    """The finished weights, of an adapter or of a whole model."""
+    """Return the finished weights, of an adapter or of a whole model."""
     (key,) = [key for key in bench.objects() if "/adapter/" in key and key.endswith(".safetensors")]
     return bench.read(key)

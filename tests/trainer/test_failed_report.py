@@ -1,4 +1,4 @@
-"""The report of a failed attempt: nobody can take it for an adapter's, and it never hides the attempt's reason."""
+"""The report of a failed attempt: it does not look like an adapter's, and never hides the attempt's reason."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
-from tests.trainer.test_report import HOSTILE, Text
+from tests.trainer.test_report import HOSTILE, PageText
 from tools.testing.browser import Browser, NotInstalledError, chromium, running_browser
 from tools.testing.trainer_jobs import AtStep, Workbench, alone, train
 
@@ -28,7 +28,7 @@ DIVERGED = Failure(Reason.LOSS_DIVERGED, "at step 4 the loss was nan: lower it",
 
 
 def failing(error: BaseException, at: int = 4) -> Callable[[Interruption], Reporter]:
-    """A reporter that raises once the training has come to a step."""
+    """Return a reporter that raises once the training has come to a step."""
 
     def fail() -> None:
         raise error
@@ -46,7 +46,7 @@ def test_a_failed_attempt_leaves_its_curves_and_settings_where_nobody_takes_them
     assert result.report.uri == f"s3://{bench.bucket}/team/job/failed/report.html"
     assert {key.split("/")[2] for key in bench.objects()} == {"checkpoints", "failed"}
     assert not any(key.endswith("failed/manifest.json") for key in bench.objects())
-    page = Text(bench.read("team/job/failed/report.html").decode()).text
+    page = PageText(bench.read("team/job/failed/report.html").decode()).text
     assert "LossDiverged" in page
     assert "at step 4 the loss was nan: lower it" in page
     assert "4 of 6" in page
@@ -76,7 +76,7 @@ def test_on_a_workstation_it_is_where_the_report_is_looked_for(bench: Workbench)
     assert result.report.uri == str(output / "report.html")
     page = (output / "report.html").read_text()
     assert "Traceback" in page
-    assert "RuntimeError: no such luck at https://…@example.com/" in Text(page).text
+    assert "RuntimeError: no such luck at https://…@example.com/" in PageText(page).text
     assert "hidden" not in page
     assert (output / "metrics.jsonl").is_file()
     assert not (output / "adapter").exists()
@@ -89,8 +89,8 @@ def test_on_a_workstation_it_is_where_the_report_is_looked_for(bench: Workbench)
     before = (output / "report.html").read_bytes()
     job = bench.job()
     job["metadata"] |= {"uid": "another"}
-    other, _ = train(replace(bench.settings_of(job), workstation=True, output_directory=output))
-    assert (other.reason, other.report) == (Reason.OUTPUT_EXISTS, None)
+    refused, _ = train(replace(bench.settings_of(job), workstation=True, output_directory=output))
+    assert (refused.reason, refused.report) == (Reason.OUTPUT_EXISTS, None)
     assert (output / "report.html").read_bytes() == before, "another job's place is not written to"
 
 
@@ -101,17 +101,16 @@ def test_what_fails_after_the_last_step_or_before_the_first_has_a_report_too(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(recipe, "merge", full)
-        output = bench.job()["spec"]["output"] | {"mergedModel": True}
-        result, _ = train(bench.settings(output=output))
+        patched.setattr(recipe, "publish", full)
+        result, _ = train(bench.settings())
     assert result.evaluation is not None
-    page = Text(bench.read("team/job/failed/report.html").decode()).text
+    page = PageText(bench.read("team/job/failed/report.html").decode()).text
     assert f"{result.evaluation.base_loss:.4f} → {result.evaluation.loss:.4f}" in page
 
     monkeypatch.setattr(recipe, "train", full)
     result, _ = train(bench.settings())
     assert result.reason is Reason.HOST_OUT_OF_MEMORY
-    page = Text(bench.read("team/job/failed/report.html").decode()).text
+    page = PageText(bench.read("team/job/failed/report.html").decode()).text
     assert "before the first" in page
     assert "Rows" in page, "the data was prepared already"
     assert "Curves" not in page
@@ -180,7 +179,7 @@ def test_it_can_be_read_on_a_phone_and_in_the_dark(bench: Workbench, tmp_path: P
     with running_browser(tmp_path) as browser:
         for width, scheme in ((320, "dark"), (1280, "light")):
             page = browser.show(Path(result.report.uri), width, scheme)
-            assert page.complaints == page.requests == []
+            assert page.errors == page.requests == []
             root = "document.documentElement"
             assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), f"too wide for {width} px"
             page.picture(tmp_path / f"{width}-{scheme}.png")

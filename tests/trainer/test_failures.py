@@ -26,7 +26,7 @@ from finetune_trainer.runtime.settings import Settings, read_settings
 from tools.testing.faulty_proxy import FaultyProxy, ProxyFault, running_faulty_proxy
 from tools.testing.hub_server import Hub, running_hub
 from tools.testing.tiny_model import make_tiny_model
-from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, jsonl, train
+from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, diverging_sections, jsonl, train
 
 MANIFEST = "adapter/manifest.json"
 
@@ -49,14 +49,14 @@ class Pod:
         return job
 
     def model(self, copy_of: str = "tiny") -> Path:
-        """A model of its own on a claim, for the case to spoil."""
+        """Write a model on a claim, for the case to spoil."""
         self.spec["model"] = {"uri": "pvc://spoilt/model"}
         directory = self.bench.mounts / "claims" / "spoilt" / "model"
         shutil.copytree((self.bench.mounts / "claims" / "models").resolve() / copy_of, directory)
         return directory
 
     def secret(self, token: str) -> None:
-        """A Secret with a token for the hub."""
+        """Write a Secret with a token for the hub."""
         directory = self.bench.mounts / "secrets" / "hub"
         directory.mkdir()
         (directory / "HF_TOKEN").write_text(token)
@@ -87,7 +87,7 @@ class Pod:
 
 @pytest.fixture
 def pod(bench: Workbench, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
-    """A pod in which all is well."""
+    """Return a pod in which all is well."""
     monkeypatch.setattr(Interruption, "install", lambda _: None)  # the signals are pytest's
     pickled = tmp_path / "pickled"
     shutil.copytree(base_model, pickled, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -208,8 +208,7 @@ def chats_without_a_template(pod: Pod) -> None:
 
 
 def diverging(pod: Pod) -> None:
-    training = pod.bench.job()["spec"]["training"]
-    pod.spec["training"] = training | {"learningRate": 1e9, "warmupRatio": 0.5, "maxGradNorm": 1e9}
+    pod.spec.update(diverging_sections(pod.bench))
     pod.spec["checkpoint"] = {"everySteps": 1}
 
 
@@ -231,8 +230,8 @@ TABLE: list[tuple[Callable[[Pod], None], Reason, list[str], bool]] = [
     ),
     (full_for_uploads(507, "XMinioStorageFull"), Reason.UPLOAD_FAILED, ["no space left for s3://", "quota"], True),
     (full_for_uploads(403, "QuotaExceeded"), Reason.UPLOAD_FAILED, ["no space left for s3://", "quota"], True),
-    (cut_off_weights, Reason.MODEL_UNSUPPORTED, ["spec.model.uri", "model.safetensors", "cut off"], True),
-    (cut_off_weights_in_s3, Reason.MODEL_UNSUPPORTED, ["spec.model.uri", "model.safetensors", "cut off"], True),
+    (cut_off_weights, Reason.MODEL_UNSUPPORTED, ["spec.model.uri", "model.safetensors", "truncated"], True),
+    (cut_off_weights_in_s3, Reason.MODEL_UNSUPPORTED, ["spec.model.uri", "model.safetensors", "truncated"], True),
     (weights_that_are_none, Reason.MODEL_UNSUPPORTED, ["spec.model.uri", "model.safetensors"], True),
     (pickled_on_a_claim, Reason.MODEL_UNSUPPORTED, ["pickled weights can run code", "save_pretrained"], True),
     (pickled_on_the_hub, Reason.MODEL_UNSUPPORTED, ["pickled weights can run code", "save_pretrained"], True),
@@ -268,7 +267,7 @@ def test_a_failure_says_why_and_what_to_do(
 
 @contextmanager
 def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    """A file system of its own that can really be full."""
+    """Mount a file system that can really be full."""
     directory.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], check=True)
     try:
@@ -278,7 +277,7 @@ def small_disk(directory: Path, size: str) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_is_told_as_such_and_costs_no_more_than_an_interval(pod: Pod, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_such_and_costs_no_more_than_an_interval(pod: Pod, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "24m") as disk:
 
         def fill() -> None:
@@ -299,7 +298,7 @@ def test_a_full_disk_is_told_as_such_and_costs_no_more_than_an_interval(pod: Pod
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_disk_without_room_for_the_data_is_told_as_such(pod: Pod, tmp_path: Path) -> None:
+def test_a_disk_without_room_for_the_data_is_reported_as_such(pod: Pod, tmp_path: Path) -> None:
     pod.bench.dataset(jsonl(ROWS * 200))
     with small_disk(tmp_path / "disk", "256k") as disk:
         _, result = pod.train(disk / "scratch")
@@ -310,7 +309,7 @@ def test_a_disk_without_room_for_the_data_is_told_as_such(pod: Pod, tmp_path: Pa
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 @pytest.mark.filterwarnings("ignore:Not enough free disk space")
 @pytest.mark.parametrize("directory", ["hub", "s3"])
-def test_a_disk_without_room_for_the_model_is_told_as_such(pod: Pod, tmp_path: Path, directory: str) -> None:
+def test_a_disk_without_room_for_the_model_is_reported_as_such(pod: Pod, tmp_path: Path, directory: str) -> None:
     pod.spec["model"] = {"uri": "hf://acme/tiny"}
     if directory == "s3":
         model_in_s3(pod, lambda content: content)
@@ -347,7 +346,7 @@ def test_an_s3_service_that_stumbles_only_costs_time(pod: Pod, fault: ProxyFault
         assert len(pod.bench.read(f"team/job/adapter/{entry.path}")) == entry.size_bytes
 
 
-def test_a_torn_upload_is_never_taken_for_a_whole_one(pod: Pod) -> None:
+def test_a_torn_upload_is_never_taken_for_a_complete_one(pod: Pod) -> None:
     pod.patch.setattr(attempt, "PATIENCE_SECONDS", 1.0)
     pod.proxy.choose_fault = lambda method, path: (
         "cut" if method == "PUT" and "step-00000006/optimizer.pt" in path else None
@@ -380,7 +379,7 @@ def test_a_tokenizer_without_a_padding_token_trains(pod: Pod, with_end: bool) ->
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
-def test_a_dataset_that_changed_is_told_from_outside(pod: Pod) -> None:
+def test_a_dataset_that_changed_is_reported_from_outside(pod: Pod) -> None:
     pod.patch.setattr(SFTTrainer, "training_step", stopping_after(3, SFTTrainer.training_step))
     assert pod.train()[1].reason is Reason.TRAINER_ERROR
     pod.bench.dataset(jsonl([*ROWS, {"prompt": "One more?", "completion": "Yes."}]))
@@ -391,7 +390,7 @@ def test_a_dataset_that_changed_is_told_from_outside(pod: Pod) -> None:
 
 
 def stopping_after(calls: int, real: Any) -> Any:
-    """A step that fails after so many that went well."""
+    """Return a step that fails after some that went well."""
     steps_done = [0]
 
     def step(*arguments: Any, **keywords: Any) -> Any:

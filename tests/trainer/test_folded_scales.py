@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def adapted(base_model: Path, **options: Any) -> PeftModel:
-    """The tiny base with a LoRA of random weights, none of which is zero."""
+    """Return the tiny base with a LoRA of random weights, none of which is zero."""
     torch.manual_seed(1)
     model = get_peft_model(load_base(base_model, torch.float32), LoraConfig(task_type="CAUSAL_LM", **options))
     for name, weight in model.named_parameters():
@@ -36,7 +36,7 @@ def adapted(base_model: Path, **options: Any) -> PeftModel:
 
 
 def fold(model: PeftModel, directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The weights and the configuration that are published."""
+    """Return the weights and the configuration that are published."""
     factors = low_rank_factors(model)
     assert factors is not None
     write_lora(factors, [name for name, _ in model.get_base_model().named_modules()], directory)
@@ -45,7 +45,7 @@ def fold(model: PeftModel, directory: Path) -> tuple[dict[str, torch.Tensor], di
 
 
 def exact_updates(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The update of each module in fp64, as PEFT scales it."""
+    """Return the update of each module in fp64, as PEFT scales it."""
     return {
         name: module.lora_B["default"].weight.double() @ module.lora_A["default"].weight.double()
         * module.scaling["default"]
@@ -99,7 +99,7 @@ def test_a_lora_without_such_options_stays_as_it_is(base_model: Path) -> None:
     assert low_rank_factors(adapted(base_model, r=4, lora_alpha=8, target_modules=["q_proj"])) is None
 
 
-def test_a_folded_lora_is_served_by_every_version_and_training_goes_on_from_it(bench: Workbench) -> None:
+def test_a_folded_lora_is_served_by_every_version_and_training_continues_from_it(bench: Workbench) -> None:
     first, _ = train(bench.settings(method={"lora": OPTIONS}))
     assert first.reason == "Succeeded", first.message
     assert first.adapter is not None

@@ -16,7 +16,7 @@ from finetune_trainer.models.checksum import compute_checksums
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.libraries import library_environment
 from finetune_trainer.session.progress import Reporter
-from finetune_trainer.training.contamination import refuse_contamination
+from finetune_trainer.training.contamination import prepare_packing, refuse_contamination
 from tools.testing.tiny_model import change_config
 from tools.testing.trainer_jobs import CHATS, Workbench, jsonl, train
 
@@ -38,14 +38,14 @@ def tiny(kind: str) -> Any:
 def test_models_that_keep_packed_examples_apart_pass(kind: str, dtype: torch.dtype) -> None:
     model = tiny(kind).to(dtype).train()
     before = torch.get_rng_state()
-    refuse_contamination(model, ROWS)
+    refuse_contamination(prepare_packing(model, ROWS))
     assert torch.equal(torch.get_rng_state(), before), "the training goes on as if nothing had been asked"
     assert model.training
 
 
 def test_a_model_that_mixes_packed_examples_is_refused() -> None:
     with pytest.raises(Failure, match="'bloom' lets packed examples attend to one another") as raised:
-        refuse_contamination(tiny("bloom"), ROWS)
+        refuse_contamination(prepare_packing(tiny("bloom"), ROWS))
     assert (raised.value.reason, raised.value.field) == (Reason.MODEL_UNSUPPORTED, "spec.training.packing")
 
 
@@ -106,14 +106,14 @@ def test_a_chat_that_the_template_refuses_is_the_datas_fault(bench: Workbench, t
     assert result.reason is Reason.DATASET_INVALID
     assert "1 of 25 rows" in result.message
     assert "line 25: the model's chat template refuses it (System role not supported)" in result.message
-    assert "make texts of them with spec.dataset.template" in result.message
+    assert "convert them with spec.dataset.template" in result.message
 
 
 def test_a_text_with_half_a_character_is_a_bad_row(bench: Workbench) -> None:
     uri = bench.dataset('{"prompt": "a", "completion": "b"}\n{"prompt": "cut \\ud83d", "completion": "b"}\n')
     result, _ = train(bench.settings(dataset={"uri": uri}))
     assert result.reason is Reason.DATASET_INVALID
-    assert "line 2: has half of a character" in result.message
+    assert "line 2: has half a character" in result.message
 
 
 def test_one_gpu_is_used_where_there_are_several() -> None:
@@ -151,13 +151,13 @@ def test_a_checksum_shows_each_changed_exchanged_and_moved_word() -> None:
     weights = torch.randn(64, 33).to(torch.bfloat16)
     expected = compute_checksums(weights).tolist()
     assert compute_checksums(weights.clone()).tolist() == expected
-    seen = {tuple(expected)}
-    for place in range(0, weights.numel(), 7):
+    checksums = {tuple(expected)}
+    for position in range(0, weights.numel(), 7):
         for bit in (0, 15):
             changed = weights.clone()
-            changed.view(torch.int16).view(-1)[place] ^= -(2**15) if bit == 15 else 1
-            seen.add(tuple(compute_checksums(changed).tolist()))
-    assert len(seen) == 1 + 2 * len(range(0, weights.numel(), 7)), "no two changes look alike"
+            changed.view(torch.int16).view(-1)[position] ^= -(2**15) if bit == 15 else 1
+            checksums.add(tuple(compute_checksums(changed).tolist()))
+    assert len(checksums) == 1 + 2 * len(range(0, weights.numel(), 7)), "no two changes look alike"
     exchanged = weights.flip(0)
     assert compute_checksums(exchanged).tolist() != expected
     assert compute_checksums(torch.zeros(8)).tolist() == [0, 0]

@@ -18,7 +18,7 @@ from tools.testing.trainer_jobs import Workbench, train
 
 @pytest.fixture
 def hub(base_model: Path, tmp_path: Path) -> Iterator[Hub]:
-    """A hub with a public model, a gated one, and one that has nothing but pickled weights."""
+    """Yield a hub with a public model, a gated one, and one that has nothing but pickled weights."""
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "config.json").write_text("{}")
@@ -32,7 +32,7 @@ def hub(base_model: Path, tmp_path: Path) -> Iterator[Hub]:
 def settings(
     bench: Workbench, hub: Hub, repo: str, *, revision: str | None = None, token: str | None = None
 ) -> Settings:
-    """Settings of a job on a hub model."""
+    """Return settings of a job on a hub model."""
     model = {"uri": f"hf://{repo}"} | ({"revision": revision} if revision else {})
     if token is not None:
         secret = bench.mounts / "secrets" / "hub"
@@ -124,7 +124,7 @@ def test_a_gated_model_ends_a_training_with_its_reason(bench: Workbench, hub: Hu
     assert result.reason is Reason.MODEL_ACCESS_DENIED
 
 
-def test_training_goes_on_from_an_adapter_of_the_very_same_commit_only(
+def test_training_continues_from_an_adapter_of_the_very_same_commit_only(
     bench: Workbench, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = train(settings(bench, hub, "acme/tiny"))
@@ -135,13 +135,13 @@ def test_training_goes_on_from_an_adapter_of_the_very_same_commit_only(
         "adapter": {"uri": first.adapter.uri, "digest": first.adapter.digest},
     }
     job["spec"]["output"]["s3"]["prefix"] = "team/more"
-    more = dataclasses.replace(bench.settings_of(job), hub_endpoint=hub.endpoint)
-    assert check(more).problems == []
+    continuing = dataclasses.replace(bench.settings_of(job), hub_endpoint=hub.endpoint)
+    assert check(continuing).problems == []
     moved = f"{COMMIT[:-1]}8"
     monkeypatch.setattr(hub_server, "COMMIT", moved)
-    (problem,) = check(more).problems
+    (problem,) = check(continuing).problems
     assert (problem.reason, problem.field) == (Reason.SPEC_INVALID, "spec.model.revision")
     assert f"commit {COMMIT}, and this job would train on {moved}: set the revision to {COMMIT}" in problem.message
-    result, _ = train(more)
+    result, _ = train(continuing)
     assert result.reason is Reason.SPEC_INVALID
     assert result.message == str(problem)

@@ -24,7 +24,7 @@ from tools.testing.trainer_jobs import ROWS, Workbench, jsonl, train
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
-    """A hub with one dataset of two splits, once public and once gated."""
+    """Yield a hub with one dataset of two splits, once public and once gated."""
     root = tmp_path / "rows"
     (root / "data").mkdir(parents=True)
     (root / "README.md").write_text("# Rows")
@@ -37,7 +37,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 
 def settings(bench: Workbench, hub: Hub, *, token: str | None = None, **dataset: Any) -> Settings:
-    """Settings of a job on a dataset of the hub."""
+    """Return settings of a job on a dataset of the hub."""
     section = {"uri": "hf://acme/rows"} | dataset
     if token is not None:
         secret = bench.mounts / "secrets" / "hub"
@@ -48,7 +48,7 @@ def settings(bench: Workbench, hub: Hub, *, token: str | None = None, **dataset:
 
 
 def only_problem(result: PreflightResult) -> tuple[str, str, str]:
-    """The one problem."""
+    """Return the one problem."""
     (problem,) = result.problems
     return problem.reason, problem.field, problem.message
 
@@ -58,7 +58,7 @@ def test_a_split_is_looked_at_where_it_is(bench: Workbench, hub: Hub, revision: 
     result = check(settings(bench, hub, validation={"split": "test"}, **({"revision": revision} if revision else {})))
     assert result.problems == []
     assert (
-        "spec.dataset.format auto: the dataset is taken as promptCompletion (columns prompt, completion)"
+        "spec.dataset.format auto: the dataset is read as promptCompletion (columns prompt, completion)"
         in result.warnings
     )
 

@@ -18,13 +18,13 @@ from tools.testing.trainer_jobs import Workbench, train
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    """A hub with no repositories."""
+    """Yield a hub with no repositories."""
     with running_hub({}, set()) as running:
         yield running
 
 
 def settings(bench: Workbench, hub: Hub, token: str | None = TOKEN) -> Settings:
-    """A job whose adapter goes to org/adapter as well."""
+    """Return the settings of a job whose adapter goes to org/adapter as well."""
     secret = bench.mounts / "secrets" / "hub"
     secret.mkdir(exist_ok=True)
     if token is not None:
@@ -69,7 +69,7 @@ def test_a_token_that_may_not_write_is_refused_before_any_gpu_is_asked_for(
     assert message.format(endpoint=hub.endpoint) in problem.message
 
 
-def test_a_hub_that_is_away_is_named(bench: Workbench, hub: Hub) -> None:
+def test_an_unavailable_hub_is_named(bench: Workbench, hub: Hub) -> None:
     away = replace(settings(bench, hub), hub_endpoint="http://127.0.0.1:9")
     (problem,) = check(away).problems
     assert (problem.reason, problem.field) == (Reason.UPLOAD_FAILED, "spec.output.hub")
@@ -83,7 +83,7 @@ def test_on_a_workstation_the_token_is_the_environments(
     assert check(local).problems == []
 
 
-def test_an_attempt_that_dies_between_hub_and_manifest_is_mended_by_the_next(
+def test_the_next_attempt_repairs_one_that_died_between_hub_and_manifest(
     bench: Workbench, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dying(*_: Any) -> str:

@@ -10,7 +10,7 @@ from finetune_trainer.data.tokens import CHARACTERS_PER_TOKEN, Encoder
 pytestmark = pytest.mark.unit
 
 
-class Words:
+class WordTokenizer:
     """A tokenizer of which each word is a token; it remembers the longest text that it got."""
 
     bos_token_id, eos_token_id, chat_template, is_fast, longest = None, 0, None, True, 0
@@ -24,7 +24,7 @@ class Words:
 
 
 def test_a_row_of_24_megabytes_is_cut_before_it_is_tokenized() -> None:
-    tokenizer, counts = Words(), Counts()
+    tokenizer, counts = WordTokenizer(), Counts()
     rows = [{"text": "a short row"}, {"text": "many words here " * 1_500_000}]
     sequences = [sequence["input_ids"] for _, sequence in Encoder(tokenizer, "text", 256, counts).encode(rows)]
     assert [len(ids) for ids in sequences] == [4, 256]

@@ -1,4 +1,4 @@
-"""The model cache: one download for all jobs, killed and continued, waited for, verified. Processes are real ones."""
+"""The model cache: one download for all jobs, killed and continued, waited for, verified; with real processes."""
 
 import hashlib
 import os
@@ -108,10 +108,10 @@ class Source:
 
 @pytest.fixture
 def source(tmp_path: Path):  # type: ignore[no-untyped-def]
-    """A model, and a cache that is empty."""
-    made = Source(tmp_path)
-    yield made
-    for process in made.running:
+    """Yield a model, and a cache that is empty."""
+    new_source = Source(tmp_path)
+    yield new_source
+    for process in new_source.running:
         process.kill()
         process.wait()
 
@@ -127,7 +127,7 @@ def test_a_model_is_downloaded_once_for_all_jobs(source: Source) -> None:
     assert [entry.name for entry in source.cache.iterdir() if entry.name.endswith((".partial", ".old"))] == []
 
 
-def test_a_killed_download_goes_on_where_it_was(source: Source) -> None:
+def test_a_killed_download_continues_where_it_was(source: Source) -> None:
     source.gate.touch()
     killed = source.start("team/killed")
     source.await_reads("team/killed", 2)
@@ -169,7 +169,7 @@ def test_the_lock_of_a_killed_job_is_taken_over_with_what_it_had(source: Source)
     assert len(source.reads("team/second")) == 3
 
 
-def test_a_range_that_was_not_noted_is_not_taken_for_there(source: Source) -> None:
+def test_a_range_that_was_not_recorded_is_downloaded_again(source: Source) -> None:
     source.gate.touch()
     killed = source.start("team/killed")
     source.await_reads("team/killed", 2)
@@ -186,9 +186,9 @@ def test_a_range_that_was_not_noted_is_not_taken_for_there(source: Source) -> No
 
 def test_what_differs_from_the_digest_of_the_source_is_never_a_model(source: Source) -> None:
     source.write(b"weights", digest="0" * 64)
-    said = source.fill("team/job")
-    assert "model.safetensors arrived damaged and is downloaded once more" in said
-    assert "DigestMismatch spec.model.uri model.safetensors of hf://acme/tiny has another content" in said
+    log = source.fill("team/job")
+    assert "model.safetensors arrived damaged and is downloaded once more" in log
+    assert "DigestMismatch spec.model.uri the content of model.safetensors of hf://acme/tiny does not have the" in log
     assert source.models() == []
 
 
@@ -208,9 +208,9 @@ def test_a_model_that_was_damaged_in_the_cache_is_downloaded_again(source: Sourc
 
 
 def test_a_full_cache_says_what_is_in_it(source: Source) -> None:
-    said = source.fill("team/job", limit=RANGE_BYTES)
-    assert "ModelCacheFailed spec.model.cache the cache is full: the model needs 3.0 MB more, and" in said
-    assert "Enlarge the volume, or remove models that no job uses; it has:" in said
+    log = source.fill("team/job", limit=RANGE_BYTES)
+    assert "ModelCacheFailed spec.model.cache the cache is full: the model needs 3.0 MB more, and" in log
+    assert "Enlarge the volume, or remove models that no job uses; it has:" in log
     assert source.models() == []
     assert '"downloaded_bytes"' in source.fill("team/job")
 
@@ -218,13 +218,13 @@ def test_a_full_cache_says_what_is_in_it(source: Source) -> None:
 def test_a_model_that_could_not_fit_is_refused_before_its_first_byte(source: Source) -> None:
     with (source.directory / "model.safetensors").open("r+b") as file:
         file.truncate(2**43)  # a file with a hole
-    said = source.fill("team/job")
-    assert "the cache is full: the model needs 8.8 TB more, and" in said
+    log = source.fill("team/job")
+    assert "the cache is full: the model needs 8.8 TB more, and" in log
     assert source.reads("team/job") == []
 
 
 def test_a_cache_that_is_no_directory_says_what_it_needs(source: Source) -> None:
     source.cache.rmdir()
     source.cache.write_text("")
-    said = source.fill("team/job")
-    assert "ModelCacheFailed spec.model.cache the cache does not work (File exists): it must be a directory" in said
+    log = source.fill("team/job")
+    assert "ModelCacheFailed spec.model.cache the cache does not work (File exists): it must be a directory" in log

@@ -1,4 +1,4 @@
-"""What the preflight believes of a model: the files of the index, and that config.json and weights belong together."""
+"""What the preflight reads about a model: the files of the index, and that config.json and weights belong together."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,17 +10,20 @@ import pytest
 from finetune_api.reasons import Reason
 from finetune_artifacts.safetensors import Tensor
 from finetune_trainer.models import positions, shapes, weight_files
+from finetune_trainer.models.base_files import ModelMetadata, inspect_directory
 from finetune_trainer.preflight import check
+from finetune_trainer.preflight.model import describe_unsupported
 from finetune_trainer.runtime.failures import Failure
 from tools.testing.tiny_model import change_config, make_tiny_model
 from tools.testing.trainer_jobs import CHATS, ROWS, Workbench, jsonl
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:66\nsize 146946961\n"
 INDEX = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
 SHARDS = ["config.json", "model.safetensors.index.json", "model-1.safetensors", "model-2.safetensors"]
 
 
 def tensors(**sizes: tuple[int, ...]) -> dict[str, Tensor]:
-    """Tensors by their names, with __ for a dot."""
+    """Return tensors by their names, with __ for a dot."""
     return {name.replace("__", "."): Tensor("BF16", shape) for name, shape in sizes.items()}
 
 
@@ -134,7 +137,7 @@ SECOND_LAYER = {name.replace("layers.0", "layers.1"): tensor for name, tensor in
         ({"vocab_size": 11}, {}, "vocab_size 11, but model.embed_tokens.weight has 9 rows"),
         ({"hidden_size": 16}, {}, "16 as the width of the hidden states, but model.embed_tokens.weight has 8 columns"),
         ({"num_hidden_layers": 2}, {}, "2 layers, but the weights have none with the number 1 (model.layers)"),
-        ({}, SECOND_LAYER, "1 layers, but the weights have 2 (model.layers): the others would be left out"),
+        ({}, SECOND_LAYER, "1 layers, but the weights have 2 (model.layers): the others would be silently left out"),
         ({"num_nextn_predict_layers": 1}, SECOND_LAYER, ""),
         ({"num_key_value_heads": 1}, {}, "k_proj.weight has the shape [4, 8], but the weights have [8, 8]"),
         ({"tie_word_embeddings": False}, {}, "no lm_head.weight"),
@@ -171,14 +174,14 @@ def test_what_transformers_saves_belongs_together(kind: str, tmp_path: Path, lib
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     from finetune_trainer.models.base_files import inspect_directory
 
-    facts = inspect_directory(tmp_path, "pvc://claim/model")
-    assert shapes.find_differences(facts.config, facts.tensors) == []
-    position_limit = positions.find_positions(facts.config, facts.tensors)
+    metadata = inspect_directory(tmp_path, "pvc://claim/model")
+    assert shapes.find_differences(metadata.config, metadata.tensors) == []
+    position_limit = positions.find_positions(metadata.config, metadata.tensors)
     assert position_limit is None if kind == "bloom" else position_limit and position_limit.count in (128, 1024)
 
 
 def add_second_weights(model: Path) -> None:
-    """The same weights under other names, as Mistral's repositories have them."""
+    """Write the same weights under other names, as Mistral's repositories have them."""
     from safetensors.torch import load_file, save_file
 
     weights = load_file(model / "model.safetensors")
@@ -241,7 +244,7 @@ def test_weights_that_are_not_used_are_named(bench: Workbench, tmp_path: Path) -
     assert result.problems == []
     (warning,) = [text for text in result.warnings if text.startswith("spec.model.uri: ")]
     assert warning == (
-        "spec.model.uri: pvc://tiny has consolidated.safetensors too, which are not loaded: the weights are in "
+        "spec.model.uri: pvc://tiny also has consolidated.safetensors, which are not loaded: the weights are in "
         "model.safetensors"
     )
 
@@ -274,3 +277,41 @@ def test_a_padding_token_without_an_embedding_is_replaced(tmp_path: Path, librar
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(model)
     assert load_tokenizer(model).pad_token == tokenizer.eos_token
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("config", "dtype", "problem"),
+    [
+        ({"model_type": "llama"}, "F8_E4M3", "q_proj.weight is F8_E4M3"),
+        ({"model_type": "llama"}, "U8", "quantised already"),
+        ({"model_type": "llama"}, "BF16", None),
+        ({"model_type": "roberta"}, "F32", "is an encoder"),
+        ({"model_type": "roberta", "is_decoder": True}, "F32", None),
+    ],
+)
+def test_a_model_that_would_learn_something_else_is_refused(
+    config: dict[str, Any], dtype: str, problem: str | None
+) -> None:
+    weights = {"q_proj.weight": Tensor(dtype, (4, 4)), "q_proj.mask": Tensor("U8", (4,))}
+    found = describe_unsupported(ModelMetadata(config, weights, True, True), quantised=False)
+    assert found is None if problem is None else problem in (found or "")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("break_weights", "problem"),
+    [
+        (lambda path: path.write_bytes(POINTER), "it is a pointer of Git LFS, not the file itself: run git lfs pull"),
+        (lambda path: path.symlink_to("../../blobs/0a"), "model.safetensors of pvc://a/b cannot be read (No such file"),
+    ],
+)
+def test_weights_that_were_not_copied_are_named(
+    break_weights: Callable[[Path], Any], problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    break_weights(tmp_path / "model.safetensors")
+    with pytest.raises(Failure) as caught:
+        inspect_directory(tmp_path, "pvc://a/b")
+    assert problem in caught.value.message
+    assert caught.value.reason is Reason.MODEL_UNSUPPORTED

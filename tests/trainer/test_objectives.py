@@ -45,7 +45,7 @@ OBJECTIVES = pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "reward
 
 
 def spec(bench: Workbench, objective: str) -> dict[str, Any]:
-    """The sections of a job that learns from preferences."""
+    """Return the sections of a job that learns from preferences."""
     bench.dataset(jsonl(DATA[objective]))
     return {
         "objective": objective,

@@ -1,4 +1,4 @@
-"""A job that does not fit is trained with less memory, goes on where it was, and learns the same."""
+"""A job that does not fit is trained with less memory, continues where it stopped, and learns the same."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 from finetune_api.messages import TrainerResult
 from finetune_api.methods import Method, Qlora
 from finetune_api.reasons import Reason
-from finetune_cli.run import train_until_it_fits
+from finetune_cli.run import explain_end
+from finetune_trainer import attempt, recipe
+from finetune_trainer.data.sources import Inputs
 from finetune_trainer.evaluation.likelihood import compute_logits
 from finetune_trainer.models import device, loading, streaming
 from finetune_trainer.runtime.settings import Settings
+from finetune_trainer.session.session import Session
 from finetune_trainer.training.row_order import LongestFirst, measure_lengths
 from tools.testing.trainer_jobs import Workbench, jsonl, train
 
@@ -57,35 +60,32 @@ def tensors(bench: Workbench, directory: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])
-def test_a_smaller_batch_goes_on_from_the_checkpoint_and_learns_the_same(
+def test_a_smaller_batch_continues_from_the_checkpoint_and_learns_the_same(
     workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, objective: str
 ) -> None:
     # Preference objectives weigh the pairs of an epoch's last, incomplete step by micro-step: whole steps avoid it.
-    more = {} if objective == "sft" else {"epochs": None, "maxSteps": 4}
+    limits = {} if objective == "sft" else {"epochs": None, "maxSteps": 4}
     spec: dict[str, Any] = {
         "method": {"lora": {"rank": 4, "alpha": 8}},
         "objective": objective,
-        "training": TRAINING | more,
+        "training": TRAINING | limits,
     }
     benches = workbench(), workbench()
     if objective == "dpo":
         for bench in benches:
             bench.dataset(jsonl(PAIRS))
-    whole, pieces = benches
-    assert trained(whole.settings(**spec)).reason == "Succeeded"
+    uninterrupted, interrupted = benches
+    assert trained(uninterrupted.settings(**spec)).reason == "Succeeded"
 
     small_device(
         monkeypatch, lambda _, inputs: next(iter(inputs.values())).shape[0] <= (2 if objective == "sft" else 4), 3
     )
-    first = trained(pieces.settings(**spec))
-    assert first.reason == Reason.OUT_OF_MEMORY
-    assert first.checkpoint is not None
-    result = train_until_it_fits(pieces.settings(**spec), trained)
+    result = trained(interrupted.settings(**spec))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 3), "no step is lost"
-    expected, found = tensors(whole, tmp_path), tensors(pieces, tmp_path)
+    expected, actual = tensors(uninterrupted, tmp_path), tensors(interrupted, tmp_path)
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=2e-3, atol=2e-5)
-    page = pieces.read("team/job/adapter/report.html").decode()
+        torch.testing.assert_close(actual[name], tensor, rtol=2e-3, atol=2e-5)
+    page = interrupted.read("team/job/adapter/report.html").decode()
     assert "training.perDeviceBatchSize 8 → " in page
     assert "out of memory" in page
 
@@ -95,12 +95,12 @@ def test_gradient_checkpointing_is_turned_on_in_mid_run_and_changes_no_bit(
 ) -> None:
     training = TRAINING | {"perDeviceBatchSize": 1, "epochs": None, "maxSteps": 6}
     spec: dict[str, Any] = {"method": {"lora": {"rank": 4, "dropout": 0.2}}, "training": training}
-    whole, pieces = workbench(), workbench()
-    assert trained(whole.settings(**spec)).reason == "Succeeded"
+    uninterrupted, interrupted = workbench(), workbench()
+    assert trained(uninterrupted.settings(**spec)).reason == "Succeeded"
     small_device(monkeypatch, lambda model, _: bool(model.is_gradient_checkpointing), 3)
-    result = train_until_it_fits(pieces.settings(**spec), trained)
+    result = trained(interrupted.settings(**spec))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 3), "no step is lost"
-    assert pieces.weights() == whole.weights()
+    assert interrupted.weights() == uninterrupted.weights()
 
 
 def test_an_optimizer_that_does_not_fit_leaves_no_step_to_save(
@@ -116,9 +116,7 @@ def test_an_optimizer_that_does_not_fit_leaves_no_step_to_save(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     result = trained(bench.settings(training=TRAINING))
-    assert result.reason == Reason.OUT_OF_MEMORY
-    assert result.checkpoint is not None
-    assert result.checkpoint.step == 2, "the weights may be changed in part"
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 2), "the weights of step 3 may be changed in part"
 
 
 def test_a_lack_of_memory_that_transformers_does_not_name_is_recognised(
@@ -157,45 +155,56 @@ def test_the_length_of_a_row_is_that_of_its_longer_answer() -> None:
     assert measure_lengths(pairs) == [6]
     assert measure_lengths(texts.select([1, 0])) == [0, 3]
     lengths = [number % 7 for number in range(1030)]
-    many = datasets.Dataset.from_list([{"input_ids": [1] * length} for length in lengths])
-    assert measure_lengths(many) == lengths, "more than one batch"
+    dataset = datasets.Dataset.from_list([{"input_ids": [1] * length} for length in lengths])
+    assert measure_lengths(dataset) == lengths, "more than one batch"
 
 
 def test_what_never_fits_ends_with_what_was_tried(
     workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_device(monkeypatch, lambda _, __: False, 0)
-    attempts: list[Settings] = []
+    settings, adjusted, fetches = workbench().settings(), list[int](), list[Settings]()
+    genuine, fetch = recipe.train_adapter, attempt.fetch
 
-    def counted(settings: Settings) -> TrainerResult:
-        attempts.append(settings)
-        return trained(settings)
+    def counted(session: Session) -> TrainerResult:
+        adjusted.append(len(session.settings.adjustments))
+        return genuine(session)
 
-    result = train_until_it_fits(workbench().settings(), counted)
+    def fetched(smaller: Settings) -> Inputs:
+        fetches.append(smaller)
+        return fetch(smaller)
+
+    monkeypatch.setattr(recipe, "train_adapter", counted)
+    monkeypatch.setattr(attempt, "fetch", fetched)
+    result = explain_end(settings, trained(settings))
     assert result.reason == Reason.OUT_OF_MEMORY
-    assert [len(settings.adjustments) for settings in attempts] == [0, 2, 3]
+    assert adjusted == [0, 2, 3]
+    assert len(fetches) == 1, "what was downloaded stays"
+    assert [str(change) for change in result.adjustments or ()] == [
+        "training.perDeviceBatchSize 2 → 1",
+        "training.gradientAccumulationSteps 2 → 4",
+        "training.gradientCheckpointing auto → always",
+    ]
     assert "training.perDeviceBatchSize is 1, training.gradientAccumulationSteps is 4" in result.message
     assert "allow quantize in failurePolicy.outOfMemory" in result.message
 
 
-def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_streamed_and_merged_on_the_cpu(
+def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_streamed(
     workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine, loads = loading.load_base, []
 
     def load(*arguments: Any, placement: device.Placement = "gpu", **named: Any) -> Any:
         loads.append(placement)
-        if (
-            len(loads) > 1 and placement == "gpu"
-        ):  # the first is for the training, the next ones for the verification and the merge
+        if len(loads) > 1 and placement == "gpu":  # the first is for the training, the next for the verification
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
         return genuine(*arguments, placement=placement, **named)
 
     monkeypatch.setattr(loading, "load_base", load)
     bench = workbench()
-    result = trained(bench.settings(output=bench.job()["spec"]["output"] | {"mergedModel": True}))
+    result = trained(bench.settings())
     assert result.reason == "Succeeded", result.message
-    assert loads == ["gpu", "gpu", "streamed", "gpu", "cpu", "cpu"]
+    assert loads == ["gpu", "gpu", "streamed"]
 
 
 def test_an_adapter_on_streamed_layers_answers_as_on_resident_ones(base_model: Path, tmp_path: Path) -> None:
@@ -210,11 +219,11 @@ def test_an_adapter_on_streamed_layers_answers_as_on_resident_ones(base_model: P
     texts = [list(range(5, 25)), list(range(30, 41))]
     streamed = streaming.stream_layers(base())
     assert streamed.device.type == "meta"
-    for one, other in zip(compute_logits(streamed, texts, 64), compute_logits(base(), texts, 64), strict=True):
-        assert torch.equal(one, other)
+    for logits, expected in zip(compute_logits(streamed, texts, 64), compute_logits(base(), texts, 64), strict=True):
+        assert torch.equal(logits, expected)
     loaded = streaming.stream_layers(PeftModel.from_pretrained(streaming.stop_streaming(streamed), str(tmp_path)))
-    for one, other in zip(compute_logits(loaded, texts, 64), compute_logits(adapted, texts, 64), strict=True):
-        assert torch.equal(one, other)
+    for logits, expected in zip(compute_logits(loaded, texts, 64), compute_logits(adapted, texts, 64), strict=True):
+        assert torch.equal(logits, expected)
 
 
 @pytest.mark.parametrize("quantised", [True, False])

@@ -16,7 +16,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.methods import adapted_model
 from finetune_trainer.models import device, loading, performance
 from tests.api.objects import FINETUNE_JOB, changed
-from tests.estimate.models import LLAMA_8B
+from tools.testing.llama_8b import LLAMA_8B
 from tools.testing.trainer_jobs import Workbench, train, train_until
 
 GIB = 2**30
@@ -24,7 +24,7 @@ GIB = 2**30
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes this machine one with a GPU of so many bytes."""
+    """Make this machine one with a GPU of so many bytes."""
 
     def make(size: int) -> None:
         monkeypatch.setattr(device, "has_gpu", lambda: True)
@@ -42,7 +42,7 @@ def spec(**changes: Any) -> FineTuneJobSpec:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A directory with the config.json of Llama-3.1-8B."""
+    """Return a directory with the config.json of Llama-3.1-8B."""
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
     return tmp_path
 
@@ -124,7 +124,7 @@ def test_without_casts_that_autocast_makes_anyway_no_bit_is_another_and_less_is_
         "training": {"maxSteps": 4, "maxLength": 48, "perDeviceBatchSize": 2, "precision": "bf16"},
         "evaluation": {"everySteps": 2, "samples": 0},
     }
-    kept: list[int] = []
+    saved_bytes: list[int] = []
     genuine = transformers.Trainer.training_step
 
     def step(self: Any, model: Any, *inputs: Any, **named: Any) -> torch.Tensor:
@@ -136,19 +136,19 @@ def test_without_casts_that_autocast_makes_anyway_no_bit_is_another_and_less_is_
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = genuine(self, model, *inputs, **named)
-        kept.append(sum(sizes.values()))
+        saved_bytes.append(sum(sizes.values()))
         return loss
 
     monkeypatch.setattr(transformers.Trainer, "training_step", step)
     without, with_casts = workbench(), workbench()
     result, _ = train(without.settings(**spec))
     assert result.reason == "Succeeded", result.message
-    few, kept = sum(kept), list[int]()
+    without_casts, saved_bytes = sum(saved_bytes), list[int]()
     monkeypatch.setattr(adapted_model, "needs_no_casts", lambda *_: False)
     train(with_casts.settings(**spec))
     assert without.weights() == with_casts.weights()
     assert losses(without) == losses(with_casts)
-    assert few < 0.95 * sum(kept)
+    assert without_casts < 0.95 * sum(saved_bytes)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ class Layer(GradientCheckpointingLayer):
         return torch.relu(self.linear(inputs))
 
 
-def test_layers_that_cannot_be_compiled_run_as_they_are_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_cannot_be_compiled_run_as_they_are_and_it_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
 
     def no_compiler(*_: Any, **__: Any) -> Any:
@@ -201,7 +201,7 @@ def test_layers_that_cannot_be_compiled_run_as_they_are_and_it_is_said(monkeypat
 
 
 def losses(bench: Workbench) -> list[float]:
-    """The loss of each step."""
+    """Return the loss of each step."""
     lines = (json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines())
     return [line["loss"] for line in lines if "loss" in line]
 

@@ -1,4 +1,4 @@
-"""For what the GPUs are held: each second counts once, and the message that says so fits."""
+"""What the GPUs' time was used for: each second counts once, and the message about it stays within its limit."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the clock reads."""
+    """Return the time that the clock reads."""
     moment = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: moment[0])
     return moment
@@ -68,7 +68,7 @@ def test_usages_add_up() -> None:
     )
 
 
-def test_a_long_message_gives_way_to_nothing_but_loses_the_usage_before_the_evaluation() -> None:
+def test_a_long_message_stays_complete_and_the_usage_is_dropped_before_the_evaluation() -> None:
     phases = dict.fromkeys(("import", "fetch", "tokenize", "load", "hash", "train", "checkpoint", "verify"), 12345.6)
     usage = Usage(gpu_seconds=98765.4, phases=phases)
     short = TrainerResult(reason="Succeeded", usage=usage)

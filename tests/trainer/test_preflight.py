@@ -22,7 +22,7 @@ from tools.testing.trainer_jobs import CHATS, ROWS, Workbench, jsonl
 
 
 def only_problem(settings: Settings) -> tuple[str, str, str]:
-    """The one problem of a job."""
+    """Return the one problem of a job."""
     result = check(settings, patience_seconds=1)
     assert len(result.problems) == 1, result.problems
     problem = result.problems[0]
@@ -37,14 +37,14 @@ def test_a_good_job_passes_and_is_estimated(bench: Workbench) -> None:
     assert result.estimate.total_steps == 6
     assert result.estimate.gpu_memory_bytes is None, "this job asks for no GPU"
     assert (
-        "spec.dataset.format auto: the dataset is taken as promptCompletion (columns prompt, completion)"
+        "spec.dataset.format auto: the dataset is read as promptCompletion (columns prompt, completion)"
         in result.warnings
     )
     assert bench.objects() == [], "the probe must leave nothing behind"
 
 
 def tiny(bench: Workbench, directory: Path) -> Path:
-    """A tiny model on the claim ``tiny``, to be changed."""
+    """Return a tiny model on the claim ``tiny``, to be changed."""
     (bench.mounts / "claims" / "tiny").symlink_to(make_tiny_model(directory))
     return directory
 
@@ -86,7 +86,7 @@ def test_the_estimate_is_what_peft_counts(bench: Workbench, targets: str | list[
 
 
 def output(bench: Workbench, **changes: Any) -> dict[str, Any]:
-    """The output section with some of s3's fields changed."""
+    """Return the output section with some of s3's fields changed."""
     section: dict[str, Any] = bench.job()["spec"]["output"]
     return section | {"s3": section["s3"] | changes}
 
@@ -107,7 +107,7 @@ def test_wrong_credentials(bench: Workbench, access_key: str, secret_key: str) -
     assert secret_key not in message
 
 
-def test_a_secret_without_the_needed_key_is_told_by_the_keys_it_has(bench: Workbench) -> None:
+def test_a_secret_without_the_needed_key_is_reported_with_the_keys_it_has(bench: Workbench) -> None:
     (bench.mounts / "secrets" / "s3-credentials" / "AWS_SECRET_ACCESS_KEY").unlink()
     reason, path, message = only_problem(bench.settings())
     assert (reason, path) == (Reason.OUTPUT_ACCESS_DENIED, "spec.output.secretRef")
@@ -169,7 +169,7 @@ def test_rows_without_the_needed_column_are_named_by_their_numbers(bench: Workbe
         ),
         ('{"prompt": "a", "completion": 7}\n', "train.jsonl line 1: column 'completion' must be text, found a number"),
         ('{"prompt": "a", "completion": "b"}\n{"prompt": \n', "train.jsonl line 2: is not JSON"),
-        ('{"prompt": "a", "completion": "b"}\n["a"]\n', "train.jsonl line 2: is no JSON object"),
+        ('{"prompt": "a", "completion": "b"}\n["a"]\n', "train.jsonl line 2: is not a JSON object"),
         ('{"prompt": "a", "completion": " "}\n', "has no row with a text to learn from"),
         (
             '{"messages": [{"role": "user", "content": "hi"}]}\n',
@@ -194,11 +194,11 @@ def test_datasets_that_cannot_be_used(bench: Workbench, text: str, expected: str
         ("To be, or not to be\n", "hamlet.txt", "plain text"),
     ],
 )
-def test_the_format_is_told_from_the_first_row(bench: Workbench, text: str, key: str, layout: str) -> None:
+def test_the_format_is_detected_from_the_first_row(bench: Workbench, text: str, key: str, layout: str) -> None:
     uri = bench.dataset(text, key)
     result = check(bench.settings(dataset={"uri": uri}))
     assert result.problems == []
-    assert f"spec.dataset.format auto: the dataset is taken as {layout}" in result.warnings
+    assert f"spec.dataset.format auto: the dataset is read as {layout}" in result.warnings
 
 
 PARQUET = pyarrow.BufferOutputStream()
@@ -227,7 +227,7 @@ def test_other_files_are_looked_into_in_s3_and_on_claims(bench: Workbench, key: 
         result = check(bench.settings(dataset={"uri": uri}))
         assert result.problems == [], uri
         assert (
-            "spec.dataset.format auto: the dataset is taken as promptCompletion (columns prompt, completion)"
+            "spec.dataset.format auto: the dataset is read as promptCompletion (columns prompt, completion)"
             in result.warnings
         )
 
@@ -251,7 +251,7 @@ def test_a_bad_row_of_parquet_is_named_by_its_number(bench: Workbench) -> None:
         ("pvc://rows/../../secrets/s3-credentials/AWS_SECRET_ACCESS_KEY", "leads out of the claim"),
     ],
 )
-def test_a_path_of_a_claim_that_is_none(bench: Workbench, uri: str, expected: str) -> None:
+def test_an_invalid_path_of_a_claim(bench: Workbench, uri: str, expected: str) -> None:
     (bench.mounts / "claims" / "rows").mkdir()
     (bench.mounts / "claims" / "rows" / "other.jsonl").write_text(jsonl(ROWS))
     _, path, message = only_problem(bench.settings(dataset={"uri": uri}))
@@ -279,7 +279,7 @@ def test_data_that_the_objective_cannot_learn_from_never_reaches_a_gpu(bench: Wo
 def test_a_template_is_tried_on_the_rows(bench: Workbench) -> None:
     dataset = {"uri": "configmap://data/train.jsonl", "template": {"text": "{{ prompt }}{{ answer }}"}}
     _, _, message = only_problem(bench.settings(dataset=dataset))
-    assert "train.jsonl line 1: template.text needs what the row lacks: 'answer' is undefined" in message
+    assert "train.jsonl line 1: template.text uses a value that the row lacks: 'answer' is undefined" in message
 
 
 def test_a_dataset_in_s3_is_read_only_as_far_as_needed(bench: Workbench) -> None:
@@ -359,7 +359,7 @@ def test_chat_messages_need_a_chat_template(bench: Workbench, tmp_path: Path, ob
     assert "no chat template" in message
 
 
-def test_all_problems_are_told_at_once(bench: Workbench) -> None:
+def test_all_problems_are_reported_at_once(bench: Workbench) -> None:
     bench.dataset("not json\n")
     settings = bench.settings(
         output=output(bench, bucket="no-such-bucket"), method={"lora": {"targetModules": ["q_attn"]}}
@@ -370,7 +370,7 @@ def test_all_problems_are_told_at_once(bench: Workbench) -> None:
 
 @pytest.fixture
 def preflight_pod(bench: Workbench, preflight_image: Path) -> Callable[[str], tuple[int, bytes, str]]:
-    """Runs the preflight as its pod does; returns exit code, termination message and log."""
+    """Run the preflight as its pod does; return exit code, termination message and log."""
 
     def run(job: str) -> tuple[int, bytes, str]:
         return run_preflight(preflight_image, job, bench.mounts, bench.directory)

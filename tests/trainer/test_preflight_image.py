@@ -40,7 +40,7 @@ class Case:
 
 
 def chats(*messages: Any, **columns: Any) -> list[dict[str, Any]]:
-    """Rows with this chat."""
+    """Return rows with this chat."""
     return [{"messages": list(messages), **columns}] * 12
 
 
@@ -56,6 +56,22 @@ def add_token(model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.add_tokens(["<tool>"])
     tokenizer.save_pretrained(model)
+
+
+def drop_thinking(model: Path) -> None:
+    (model / "chat_template.jinja").write_text(
+        "{% for message in messages %}"
+        "<|{{ message['role'] }}|>{{ message['content'].split('</think>')[-1] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+
+
+def drop_system(model: Path) -> None:
+    (model / "chat_template.jinja").write_text(
+        "{% for message in messages if message['role'] != 'system' %}"
+        "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
 
 
 def hide_contents(model: Path) -> None:
@@ -84,7 +100,20 @@ CASES = {
     "reasoning that the template leaves out": Case(
         chats(USER, ANSWER | {"reasoning_content": "One follows zero."}),
         template="qwen2_5",
-        warning="leaves out the reasoning (reasoning_content or reasoning or thinking) of 12 chats",
+        warning="or thinking, or <think> in content) of 12 chats",
+    ),
+    "reasoning in a content that the template leaves out": Case(
+        chats(USER, {"role": "assistant", "content": "<think>One follows zero.</think>The next one."}),
+        change=drop_thinking,
+        warning="leaves out the reasoning",
+    ),
+    "a system prompt that the template leaves out": Case(
+        chats(SYSTEM, USER, ANSWER), change=drop_system, warning="leaves out messages or tools of 12 chats"
+    ),
+    "tools that the template leaves out": Case(
+        chats(USER, ANSWER, tools=[{"type": "function", "function": {"name": "find_tide", "parameters": {}}}]),
+        template="gemma",
+        warning="leaves out messages or tools of 12 chats",
     ),
     "DeepSeek-R1": Case(chats(USER, ANSWER), template="deepseek_r1_distill"),
     "system and history": Case(
@@ -150,7 +179,7 @@ LONGEST_ROW = 512
 def results(
     s3_server: S3Server, base_model: Path, preflight_image: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, PreflightResult]]:
-    """The results of all cases, from one process."""
+    """Yield the results of all cases, from one process."""
     trl = importlib.util.find_spec("trl")
     assert trl and trl.submodule_search_locations
     templates = Path(trl.submodule_search_locations[0]) / "chat_templates"

@@ -53,7 +53,7 @@ def test_of_preferences_each_answer_is_shown_after_the_prompt(bench: Workbench) 
     assert text_of(previewed, "rejected", learned=True) == "No idea.<|end|>"
 
 
-def test_what_is_cut_off_left_out_or_wrong_is_said_of_its_row(bench: Workbench) -> None:
+def test_each_row_shows_what_is_cut_off_left_out_or_wrong(bench: Workbench) -> None:
     long = {"prompt": "p\n", "completion": "word " * 40}
     lost = {"prompt": "question " * 60, "completion": "answer"}
     lines = jsonl([ROWS[0], long, lost, {"prompt": "p", "completion": 3}, {"prompt": "", "completion": ""}])
@@ -102,7 +102,7 @@ def test_a_dataset_that_is_missing_is_a_failure_with_its_reason(bench: Workbench
 
 @pytest.fixture
 def example() -> preview.Preview:
-    """A preview of two rows."""
+    """Return a preview of two rows."""
     row = PreviewedRow("rows.jsonl line 1", {"text": [Part("What? ", False), Part("That.", True)]}, 9, 4, 3)
     return preview.Preview("messages", ["messages"], ["note"], [row, PreviewedRow("rows.jsonl line 2", problem="bad")])
 

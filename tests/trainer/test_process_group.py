@@ -26,13 +26,13 @@ LONG = {"maxSteps": 2000, "perDeviceBatchSize": 2, "maxLength": 48, "learningRat
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    """A report endpoint on loopback."""
+    """Yield a report endpoint on loopback."""
     with listening() as listener:
         yield listener
 
 
 def children(parent: int) -> list[int]:
-    """The processes that the trainer has started, without Python's own helper."""
+    """Return the processes that the trainer has started, without Python's own helper."""
     ranks = []
     for path in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -45,7 +45,7 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.exhaustive  # tests/e2e/test_job_two_gpus.py has a real pod of two processes
-def test_a_pod_of_two_processes_saves_and_goes_on_and_outlives_none_of_them(
+def test_a_pod_of_two_processes_saves_and_continues_and_outlives_none_of_them(
     bench: Workbench, listener: Listener
 ) -> None:
     job = bench.job(training=LONG, resources={"gpusPerNode": 2}, checkpoint={"everySteps": 500})
@@ -96,8 +96,8 @@ def test_the_one_that_failed_by_itself_is_told_of_many_that_only_lost_it(tmp_pat
 
 
 def test_a_process_waits_for_the_data_however_long_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    met: list[int] = []
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, rank, **__: met.append(rank))
+    joined_ranks: list[int] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, rank, **__: joined_ranks.append(rank))
     monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     second = threading.Thread(
@@ -105,18 +105,18 @@ def test_a_process_waits_for_the_data_however_long_they_take(tmp_path: Path, mon
     )
     second.start()
     second.join(0.5)
-    assert not met
+    assert not joined_ranks
     process_group.init(Process(rank=0, world_size=2, local_world_size=2), tmp_path)
     second.join(10)
-    assert sorted(met) == [0, 1]
+    assert sorted(joined_ranks) == [0, 1]
 
 
-def test_what_a_process_could_not_say_itself_is_told_from_its_end(tmp_path: Path) -> None:
+def test_the_exit_status_explains_a_process_that_left_no_message(tmp_path: Path) -> None:
     process, result_file = Process(rank=1, world_size=2, local_rank=1, local_world_size=2), tmp_path / "said.json"
     assert _explain_exit(process, -signal.SIGABRT, result_file)[0] is Reason.NCCL_ERROR
     assert _explain_exit(process, -signal.SIGSEGV, result_file) == (
         Reason.TRAINER_ERROR,
-        "process 1 of 2 ended by SIGSEGV, and left no message: see the log",
+        "process 1 of 2 ended by SIGSEGV and left no message: see the log",
     )
     result_file.write_text('{"reason": "OutOfMemory", "message": "the GPU has too little memory"}')
     assert _explain_exit(process, 31, result_file) == (

@@ -14,7 +14,7 @@ LONG = {"maxSteps": 150, "perDeviceBatchSize": 2, "gradientAccumulationSteps": 1
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    """A report endpoint on loopback."""
+    """Yield a report endpoint on loopback."""
     with listening() as listener:
         yield listener
 

@@ -11,6 +11,7 @@ import pytest
 from finetune_api import transformers_tables
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer.attempt import exit_code
+from finetune_trainer.merge import merge_adapter
 from finetune_trainer.preflight import check
 from finetune_trainer.runtime.settings import Settings
 from tools.generate import find_stale
@@ -36,7 +37,7 @@ class TinyForCausalLM(LlamaForCausalLM):
 
 
 @dataclasses.dataclass(frozen=True)
-class Custom:
+class RemoteCodeModel:
     """A model with code of its own, and the file that the code leaves when it runs."""
 
     directory: Path
@@ -44,9 +45,9 @@ class Custom:
 
 
 @pytest.fixture
-def custom(base_model: Path, tmp_path: Path) -> Custom:
-    """The tiny model as one that transformers does not know."""
-    custom_model = Custom(tmp_path / "claim" / "custom", tmp_path / "marker")
+def custom(base_model: Path, tmp_path: Path) -> RemoteCodeModel:
+    """Return the tiny model as one that transformers does not know."""
+    custom_model = RemoteCodeModel(tmp_path / "claim" / "custom", tmp_path / "marker")
     shutil.copytree(base_model, custom_model.directory)
     change_config(
         custom_model.directory,
@@ -62,15 +63,15 @@ def custom(base_model: Path, tmp_path: Path) -> Custom:
 
 
 @pytest.fixture
-def hub(custom: Custom) -> Iterator[Hub]:
-    """A hub that has it."""
+def hub(custom: RemoteCodeModel) -> Iterator[Hub]:
+    """Yield a hub that has it."""
     with running_hub({"acme/custom": custom.directory}, set()) as running:
         yield running
 
 
 @pytest.fixture
-def settings(bench: Workbench, custom: Custom, hub: Hub) -> Callable[..., Settings]:
-    """Makes jobs on that model, wherever it is."""
+def settings(bench: Workbench, custom: RemoteCodeModel, hub: Hub) -> Callable[..., Settings]:
+    """Make jobs on that model, wherever it is."""
 
     def make(source: str, trust: bool, **spec: Any) -> Settings:
         if source == "pvc":
@@ -88,7 +89,9 @@ def settings(bench: Workbench, custom: Custom, hub: Hub) -> Callable[..., Settin
 
 
 @pytest.mark.parametrize("source", ["pvc", "hf", "s3"])
-def test_code_that_nobody_trusts_is_never_run(settings: Callable[..., Settings], custom: Custom, source: str) -> None:
+def test_code_that_nobody_trusts_is_never_run(
+    settings: Callable[..., Settings], custom: RemoteCodeModel, source: str
+) -> None:
     job = settings(source, False)
     (problem,) = check(job).problems
     assert (problem.reason, problem.field) == (Reason.MODEL_UNSUPPORTED, "spec.model.trustRemoteCode")
@@ -102,7 +105,7 @@ def test_code_that_nobody_trusts_is_never_run(settings: Callable[..., Settings],
 
 @pytest.mark.parametrize("source", ["pvc", "hf", "s3"])
 def test_code_that_the_user_trusts_runs_in_the_trainer_alone(
-    settings: Callable[..., Settings], bench: Workbench, custom: Custom, source: str
+    settings: Callable[..., Settings], bench: Workbench, custom: RemoteCodeModel, source: str
 ) -> None:
     merged = {"output": bench.job()["spec"]["output"] | {"mergedModel": True}} if source == "pvc" else {}
     job = settings(source, True, **merged)
@@ -114,11 +117,12 @@ def test_code_that_the_user_trusts_runs_in_the_trainer_alone(
     assert result.adapter is not None
     assert result.adapter.base_revision == (COMMIT if source == "hf" else None)
     if merged:
+        assert merge_adapter(job).reason == "Succeeded"
         assert "team/job/merged/modeling_tinycustom.py" in bench.objects(), "a whole model has its code with it"
 
 
 def test_a_model_that_transformers_knows_needs_none_of_the_code_it_brings(
-    settings: Callable[..., Settings], custom: Custom
+    settings: Callable[..., Settings], custom: RemoteCodeModel
 ) -> None:
     change_config(custom.directory, model_type="llama")
     job = settings("pvc", False)

@@ -39,7 +39,7 @@ TRAINING = {
 
 
 def a_report(**changes: Any) -> Report:
-    """A report of a run that never was."""
+    """Return the report of an invented run."""
     spec = FineTuneJobSpec.model_validate(FINETUNE_JOB["spec"])
     report = Report(
         name="support-bot",
@@ -71,7 +71,7 @@ def a_report(**changes: Any) -> Report:
     return replace(report, **changes)
 
 
-class Text(HTMLParser):
+class PageText(HTMLParser):
     """The elements and the text of a document."""
 
     def __init__(self, html: str) -> None:
@@ -89,35 +89,35 @@ class Text(HTMLParser):
 
 
 def test_the_verdict_is_what_was_measured() -> None:
-    better = Text(render_report(a_report())).text
+    better = PageText(render_report(a_report())).text
     assert "The adapter is better than its base on held-out data: the loss is 33.3 % lower." in better
     assert "so few are only an indication" not in better
     assert "gate" not in better
-    same = EvaluationStatus(base_loss=2.0, loss=2.5, improvement_percent=-25.0, rows=4)
-    worse = Text(render_report(a_report(evaluation=same))).text
+    worse_evaluation = EvaluationStatus(base_loss=2.0, loss=2.5, improvement_percent=-25.0, rows=4)
+    worse = PageText(render_report(a_report(evaluation=worse_evaluation))).text
     assert "The adapter is no better than its base" in worse
-    page = render_report(a_report(evaluation=same.model_copy(update={"passed": False})))
-    assert "It did not pass the gate, and is not published." in Text(page).text
+    page = render_report(a_report(evaluation=worse_evaluation.model_copy(update={"passed": False})))
+    assert "It did not pass the gate, and is not published." in PageText(page).text
     assert "kind: AdapterDeployment" in render_report(a_report())
     assert "kind: AdapterDeployment" not in page, "nobody is told how to serve it"
     assert "on 4 held-out sequences: so few are only an indication" in worse
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"),
+    ("loss", "sentence"),
     [(2.6, "4 % higher than the base's"), (2.4, "4 % lower than the base's"), (2.5, "equal to the base's")],
 )
-def test_forgetting_is_drawn_over_the_steps_or_as_bars(loss: float, said: str) -> None:
+def test_forgetting_is_drawn_over_the_steps_or_as_bars(loss: float, sentence: str) -> None:
     general = ForgettingStatus(
         base_loss=2.5, loss=loss, increase_percent=40 * (loss - 2.5), base_perplexity=12.2, perplexity=12.9, sequences=5
     )
-    measured = a_report().evaluation.model_copy(update={"forgetting": general})
-    bars = render_report(a_report(evaluation=measured))
-    assert said in Text(bars).text
+    evaluation = a_report().evaluation.model_copy(update={"forgetting": general})
+    bars = render_report(a_report(evaluation=evaluation))
+    assert sentence in PageText(bars).text
     assert "during the training as well" in bars
     assert "Loss on a general text over the steps" not in bars
     history = [*a_report().history, {"step": 4, "general_loss": 2.55}]
-    drawn = render_report(a_report(evaluation=measured, history=history))
+    drawn = render_report(a_report(evaluation=evaluation, history=history))
     assert (
         "Loss on a general text over the steps. adapter: 2.5 at step 0, "
         f"{charts.format_number(loss)} at step 10, between {charts.format_number(min(2.5, loss))} and" in drawn
@@ -146,7 +146,7 @@ def test_what_users_wrote_stays_text() -> None:
         warnings=[HOSTILE],
         settings=[Setting("spec.x", HOSTILE, "your file")],
     )
-    page = Text(render_report(hostile))
+    page = PageText(render_report(hostile))
     assert "script" not in page.tags
     assert page.text.count("{{ 7 * 7 }}") >= 10, "shown as it is, not evaluated"
     shown = card.render_card(hostile)
@@ -161,44 +161,44 @@ def test_what_users_wrote_stays_text() -> None:
     ("low", "high"), [(0.0, 1.0), (1.23, 1.24), (0.0, 2e-4), (0.0, 31.6e9), (5.0, 5.0), (0.0, 0.0)]
 )
 def test_an_axis_has_round_numbers_around_the_values(low: float, high: float) -> None:
-    found = charts.choose_ticks(low, high, 4)
-    assert 2 <= len(found) <= 8
-    assert found[0] <= low
-    assert found[-1] >= high
-    assert len(set(charts.label_ticks(found))) == len(found)
+    ticks = charts.choose_ticks(low, high, 4)
+    assert 2 <= len(ticks) <= 8
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert len(set(charts.label_ticks(ticks))) == len(ticks)
 
 
 def test_a_long_run_has_no_more_points_than_can_be_seen() -> None:
     history = [{"step": step, "loss": 2.0, "memory_bytes": 3e9} for step in range(1, 5001)]
-    found = charts.make_charts(history, (3.0, 2.0), [100], "sft")
-    assert [chart.title for chart in found] == ["Loss", "Memory"]
-    assert all(len(line.points) <= charts.MOST_POINTS for chart in found for line in chart.lines)
-    assert found[0].lines[0].points[-1].title == "step 5000: training 2 nats per token"
-    assert found[1].unit == "GB"
+    shown = charts.make_charts(history, (3.0, 2.0), [100], "sft")
+    assert [chart.title for chart in shown] == ["Loss", "Memory"]
+    assert all(len(line.points) <= charts.MOST_POINTS for chart in shown for line in chart.lines)
+    assert shown[0].lines[0].points[-1].title == "step 5000: training 2 nats per token"
+    assert shown[1].unit == "GB"
 
 
 def test_every_setting_says_where_it_came_from() -> None:
     spec = FineTuneJobSpec.model_validate(FINETUNE_JOB["spec"])
-    found = {
+    settings = {
         setting.path: (setting.value, setting.origin)
         for setting in list_effective_settings(spec, ["spec.training.maxSteps"])
     }
-    assert found["spec.method.lora.rank"] == ("8", "your file")
-    assert found["spec.method.lora.alpha"] == ("32", "default")
-    assert found["spec.training.maxSteps"] == ("10", "--set")
-    assert found["spec.training.seed"] == ("42", "default")
-    assert found["spec.output.s3.bucket"] == ("adapters", "your file")
-    assert "spec.method.qlora.rank" not in found
+    assert settings["spec.method.lora.rank"] == ("8", "your file")
+    assert settings["spec.method.lora.alpha"] == ("32", "default")
+    assert settings["spec.training.maxSteps"] == ("10", "--set")
+    assert settings["spec.training.seed"] == ("42", "default")
+    assert settings["spec.output.s3.bucket"] == ("adapters", "your file")
+    assert "spec.method.qlora.rank" not in settings
 
 
 def test_no_credential_in_the_spec_is_published() -> None:
     spec = copy.deepcopy(FINETUNE_JOB["spec"])
     spec["podTemplate"] = {"env": [{"name": "HTTPS_PROXY_PASSWORD", "value": "not-for-others"}]}
     spec["tracking"] = {"mlflow": {"uri": "https://me:not-for-others@mlflow.example.com/"}}
-    found = {item.path: item.value for item in list_effective_settings(FineTuneJobSpec.model_validate(spec), [])}
-    assert found["spec.podTemplate.env"] == '["HTTPS_PROXY_PASSWORD"]'
-    assert found["spec.tracking.mlflow.uri"] == "https://…@mlflow.example.com/"
-    assert "not-for-others" not in str(found)
+    published = {item.path: item.value for item in list_effective_settings(FineTuneJobSpec.model_validate(spec), [])}
+    assert published["spec.podTemplate.env"] == '["HTTPS_PROXY_PASSWORD"]'
+    assert published["spec.tracking.mlflow.uri"] == "https://…@mlflow.example.com/"
+    assert "not-for-others" not in str(published)
 
 
 def test_the_model_card_is_what_the_hub_reads() -> None:
@@ -206,12 +206,12 @@ def test_the_model_card_is_what_the_hub_reads() -> None:
 
     shown = ModelCard(card.render_card(a_report()))
     data: Any = shown.data  # its attributes are those of the card's header
-    facts = data.to_dict()
-    assert facts["base_model"] == "org/base"
-    assert facts["library_name"] == "peft"
-    assert facts["license"] == "apache-2.0"
-    assert facts["datasets"] == ["org/rows"]
-    assert "base_model:adapter:org/base" in facts["tags"]
+    metadata = data.to_dict()
+    assert metadata["base_model"] == "org/base"
+    assert metadata["library_name"] == "peft"
+    assert metadata["license"] == "apache-2.0"
+    assert metadata["datasets"] == ["org/rows"]
+    assert "base_model:adapter:org/base" in metadata["tags"]
     assert data.eval_results is not None
     assert {(result.metric_type, result.metric_value) for result in data.eval_results} == {
         ("loss", 2.0),
@@ -242,7 +242,7 @@ def test_the_colours_can_be_told_apart(scheme: int) -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium, installed where that may be done."""
+    """Start a headless Chromium, installed where that may be done."""
     try:
         chromium()
     except NotInstalledError as error:
@@ -252,12 +252,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def leave(bench: Workbench) -> tuple[TrainerResult, Path]:
-    """A run that was stopped once, into a directory; its result and the directory of its adapter."""
+    """Stop a run once, into a directory; return its result and the directory of its adapter."""
     output = bench.directory / "output"
 
     def settings() -> Any:
-        made = bench.settings(training=TRAINING, evaluation={"everySteps": 2, "samples": 2})
-        return replace(made, workstation=True, output_directory=output, changes=("spec.training.maxSteps",))
+        run_settings = bench.settings(training=TRAINING, evaluation={"everySteps": 2, "samples": 2})
+        return replace(run_settings, workstation=True, output_directory=output, changes=("spec.training.maxSteps",))
 
     assert train_until(settings(), 3).reason == "Preempted"
     result, _ = train(settings())
@@ -273,7 +273,7 @@ def test_a_runs_report_on_a_phone_and_on_a_desk_by_day_and_by_night(bench: Workb
     for width in (320, 1280):
         for scheme in ("light", "dark"):
             page = browser.show(file, width, scheme)
-            assert page.complaints == []
+            assert page.errors == []
             assert page.requests == [], "it asks nobody for anything"
             root = "document.documentElement"
             assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth"), f"too wide for {width} px"
@@ -303,15 +303,15 @@ def test_a_runs_report_on_a_phone_and_on_a_desk_by_day_and_by_night(bench: Workb
 
 
 def events(file: Path) -> list[Any]:
-    """The records of a TensorBoard file: each has its length, two checksums and a message."""
+    """Yield the records of a TensorBoard file: each has its length, two checksums and a message."""
     from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
-    content, found = file.read_bytes(), []
+    content, entries = file.read_bytes(), []
     while content:
         (length,) = struct.unpack("<Q", content[:8])
-        found.append(Event.FromString(content[12 : 12 + length]))
+        entries.append(Event.FromString(content[12 : 12 + length]))
         content = content[16 + length :]
-    return found
+    return entries
 
 
 def test_metrics_and_tensorboard_have_every_step_of_every_attempt(bench: Workbench) -> None:
@@ -369,7 +369,7 @@ def test_no_way_is_offered_that_does_not_lead_there(
     kind: str, servable: list[str], loads: bool, merges: bool, serves: bool
 ) -> None:
     written = a_report(peft_type=kind, servable_by=servable)
-    text, page = card.render_card(written), Text(render_report(written)).text
+    text, page = card.render_card(written), PageText(render_report(written)).text
     for shown in (text, page):
         assert ("from_pretrained" in shown) == loads
         assert ("merge_and_unload" in shown) == merges

@@ -61,7 +61,7 @@ def test_a_run_interrupted_after_its_last_step_only_has_to_be_finished(workbench
     ).count(b"\n")
 
 
-def test_a_checkpoint_that_lies_is_passed_over_and_replaced(workbench: Callable[[], Workbench]) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_replaced(workbench: Callable[[], Workbench]) -> None:
     uninterrupted, interrupted = workbench(), workbench()
     train(uninterrupted.settings())
     for step in (2, 4):  # of an attempt that is asked to stop only the last checkpoint is sure to be uploaded
@@ -100,7 +100,7 @@ def test_another_job_at_the_same_place_may_have_other_data(bench: Workbench) -> 
     assert (result.reason, result.resumed_from_step) == ("Succeeded", None)
 
 
-def test_a_resume_on_other_surroundings_is_noted(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resume_in_another_environment_is_reported(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     train_until(bench.settings(), 4)
     monkeypatch.setattr(device, "device_name", lambda: "another device")
     result, _ = train(bench.settings())

@@ -1,8 +1,12 @@
 """Files of every kind give the same rows; a damaged one, or a bad row in it, is found where it is."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
+import pickle
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,14 +32,14 @@ JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).enco
 
 
 def parquet(table_rows: list[Row]) -> bytes:
-    """Rows as a parquet file of several row groups."""
+    """Return rows as a parquet file of several row groups."""
     sink = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table_rows), sink, row_group_size=3)
     return sink.getvalue()
 
 
 def table(delimiter: str) -> bytes:
-    """Rows as a table of quoted fields."""
+    """Return rows as a table of quoted fields."""
     import csv
 
     text = io.StringIO()
@@ -58,7 +62,7 @@ FILES = {
 
 
 def _streamed(content: bytes) -> bytes:
-    """A zstd frame that does not say its size, as a pipe makes it."""
+    """Return a zstd frame that does not say its size, as a pipe makes it."""
     packer = zstandard.ZstdCompressor(write_content_size=False).compressobj()
     return packer.compress(content) + packer.flush()
 
@@ -99,26 +103,26 @@ def test_a_row_is_named_by_its_line_and_in_parquet_by_its_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "place", "problem"),
+    ("name", "content", "location", "problem"),
     [
         ("a.jsonl", JSONL + b'{"prompt": \n', "a.jsonl line 8", "is not JSON"),
-        ("a.jsonl", JSONL + b'["prompt"]\n', "a.jsonl line 8", "is no JSON object: '[\"prompt\"]'"),
+        ("a.jsonl", JSONL + b'["prompt"]\n', "a.jsonl line 8", "is not a JSON object: '[\"prompt\"]'"),
         ("a.jsonl", JSONL + b'{"prompt": "\xff"}\n', "a.jsonl line 8", "is not UTF-8 text"),
         ("a.json", b'[{"a": 1},\n{"a": 2}', "a.json line 2", "the array has no end"),
         ("a.json", b'[{"a": 1},\n{"a" 2}]', "a.json line 2", "is not JSON"),
-        ("a.json", b"[1]", "a.json line 1", "is no JSON object: '1'"),
+        ("a.json", b"[1]", "a.json line 1", "is not a JSON object: '1'"),
         ("a.json", b'[{"a": 1}]\n{"a": 2}', "a.json line 2", "comes after the end of an array"),
         ("a.jsonl", JSONL + b'{"a": 1}{"a": 2}\n', "a.jsonl line 8", "is not JSON"),
         ("a.jsonl", JSONL + b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n", "a.jsonl line 8", "nested more than"),
         ("a.jsonl", JSONL + b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}\n", "a.jsonl line 8", "nested more than"),
         ("a.json", b'[{"a": 1},\n' + b"[" * 200_000 + b"]" * 200_000 + b"]", "a.json line 2", "nested more than"),
         ("a.csv", b'a,b\n1,2\n1,2,3\n', "a.csv line 3", "has more fields than the 2 columns of the first line"),
-        ("a.csv", b'a,b\n1,"2\n', "a.csv line 2", "is no CSV: unexpected end of data"),
+        ("a.csv", b'a,b\n1,"2\n', "a.csv line 2", "is not CSV: unexpected end of data"),
     ],
 )  # fmt: skip
-def test_a_bad_row_is_found_where_it_is(name: str, content: bytes, place: str, problem: str) -> None:
+def test_a_bad_row_is_found_where_it_is(name: str, content: bytes, location: str, problem: str) -> None:
     bad = [item for item in read_rows(file(content, name)) if item.row is None]
-    assert [item.location for item in bad] == [place]
+    assert [item.location for item in bad] == [location]
     assert problem in bad[0].problem
 
 
@@ -132,7 +136,7 @@ def test_a_bad_row_is_found_where_it_is(name: str, content: bytes, place: str, p
         ("a.csv", b"a,a\n1,2\n", "has two columns of the same name"),
         ("a.jsonl", JSONL.decode().encode("utf-16"), "a.jsonl is UTF-16 text: save it as UTF-8"),
         ("a.csv", table(",").decode().encode("utf-16-le"), "a.csv is UTF-16 text: save it as UTF-8"),
-        ("a.csv", b"a,b\n1,\xff\n", "a.csv is no UTF-8 text after line 0"),
+        ("a.csv", b"a,b\n1,\xff\n", "a.csv is not UTF-8 text after line 0"),
     ],
 )
 def test_a_damaged_file_is_named(name: str, content: bytes, message: str) -> None:
@@ -170,7 +174,7 @@ def test_plain_text_comes_in_pieces_that_end_with_a_line() -> None:
     assert len(pieces) > 1
     assert all(piece.endswith("\n") for piece in pieces)
     assert detect_format(file(gzip.compress(text.encode()))) == "text"
-    with pytest.raises(Failure, match="is no UTF-8 text after line 0"):
+    with pytest.raises(Failure, match="is not UTF-8 text after line 0"):
         list(read_text(file(b"caf\xe9", "latin.txt")))
 
 
@@ -238,6 +242,65 @@ def test_a_large_file_is_never_held_in_memory(name: str) -> None:
 def test_plain_text_and_rows_are_not_mixed() -> None:
     data_files = [file(b"To be, or not to be\n", "a.txt"), file(JSONL, "b.jsonl")]
     with pytest.raises(
-        Failure, match=r"a.txt is plain text, but b.jsonl is jsonl: all files of s3://data/all must be of one kind"
+        Failure,
+        match=r"a.txt is plain text, but b.jsonl is jsonl: all files of s3://data/all must have the same format",
     ):
         rows.make_reader(data_files, DatasetSource(uri="s3://data/all"), "sft", "s3://data/all")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:66\nsize 146946961\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.parquet", POINTER, "a.parquet is a pointer of Git LFS"),
+        ("a.txt", POINTER, "run git lfs pull"),
+        ("a.parquet", b"<!DOCTYPE html><html>Sign in</html>", "is no parquet file, it begins with '<!DOCTYPE html>"),
+        ("a.arrow", b"plain words", "is no Arrow file"),
+        ("a.xlsx", b"PK\x03\x04\x14\x00", "is a zip archive or an Excel workbook"),
+        ("a.jsonl.bz2", bz2.compress(JSONL), "is packed with bzip2"),
+        ("a.jsonl.xz", lzma.compress(JSONL), "is packed with xz"),
+        ("a.pkl", pickle.dumps(ROWS), "is a Python pickle"),
+        ("a.tar.gz", gzip.compress(b"rows.jsonl".ljust(257, b"\0") + b"ustar" + bytes(250)), "is a tar archive"),
+    ],
+    ids=["pointer", "pointer to text", "page", "no arrow", "workbook", "bzip2", "xz", "pickle", "tar"],
+)
+def test_a_file_that_holds_no_rows_is_named_for_what_it_is(name: str, content: bytes, problem: str) -> None:
+    with pytest.raises(Failure, match=re.escape(problem)) as caught:
+        detect_format(file(content, name))
+    assert caught.value.reason is Reason.DATASET_INVALID
+
+
+def test_an_array_of_rows_is_no_plain_text_whatever_its_name() -> None:
+    assert [item.row for item in read_rows(file(json.dumps(ROWS).encode(), "a.txt"))] == ROWS
+    assert detect_format(file(b"[Act I] Enter Hamlet.", "a.txt")) == "text"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b'{"prompt": "a", "completion": "b", "completion": "c"}\n'),
+        ("a", b'{"prompt": "a", "completion": "b", "completion": "c"}\n'),
+        ("a.json", b'[{"prompt": "a", "meta": {"completion": 1, "completion": 2}}]'),
+    ],
+)
+def test_of_a_key_that_comes_twice_no_value_is_silently_kept(name: str, content: bytes) -> None:
+    (row,) = read_rows(file(content, name))
+    assert "an object has the key 'completion' twice" in row.problem
+
+
+def test_of_two_columns_of_the_same_name_none_is_silently_kept() -> None:
+    sink = io.BytesIO()
+    columns = pyarrow.table([["a"], ["b"], ["c"]], names=["prompt", "completion", "completion"])
+    pyarrow.parquet.write_table(columns, sink)
+    with pytest.raises(Failure, match="two columns of the same name in its schema: prompt, completion, completion"):
+        list(read_rows(file(sink.getvalue(), "a.parquet")))
+
+
+def test_a_value_that_python_cannot_hold_is_no_crash() -> None:
+    sink = io.BytesIO()
+    late = pyarrow.array([400_000 * 86_400 * 365], pyarrow.timestamp("s"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "seen": late}), sink)
+    with pytest.raises(Failure, match="has a value that Python cannot hold"):
+        list(read_rows(file(sink.getvalue(), "a.parquet")))

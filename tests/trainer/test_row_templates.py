@@ -25,12 +25,13 @@ def test_a_template_makes_a_text_or_a_pair_of_a_row() -> None:
     [
         (
             "{{ answer }}",
-            "rows.jsonl line 1: template.text needs what the row lacks: 'answer' is undefined; found columns: question",
+            "rows.jsonl line 1: template.text uses a value that the row lacks: 'answer' is undefined; found columns: "
+            "question",
         ),
         ("{{ question.length }}", "'str object' has no attribute 'length'"),
         ("{{ question / 2 }}", "template.text fails: TypeError"),
-        ("{{ ''.__class__.__mro__ }}", "template.text does what a template may not"),
-        ("{{ question.__init__.__globals__ }}", "template.text does what a template may not"),
+        ("{{ ''.__class__.__mro__ }}", "template.text does something that templates may not do"),
+        ("{{ question.__init__.__globals__ }}", "template.text does something that templates may not do"),
     ],
 )
 def test_a_template_that_fails_names_row_and_variable(template: str, message: str) -> None:
@@ -40,7 +41,7 @@ def test_a_template_that_fails_names_row_and_variable(template: str, message: st
 
 
 @pytest.mark.parametrize("line", ["{% for %}", "{{ ['a', 'b'] | random }}"], ids=["broken", "other texts each time"])
-def test_a_template_that_is_none_is_the_specs_fault(line: str) -> None:
+def test_an_invalid_template_is_an_error_of_the_spec(line: str) -> None:
     with pytest.raises(Failure) as caught:
         read([{"a": "b"}], template={"text": f"one line\n{line}"})
     assert (caught.value.reason, caught.value.field) == (Reason.SPEC_INVALID, "spec.dataset.template.text")

@@ -132,7 +132,7 @@ GOOD: dict[str, tuple[Objective, Row, str, Row]] = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_the_format_is_told_from_the_first_row_and_rows_get_the_usual_names(name: str) -> None:
+def test_the_format_is_detected_from_the_first_row_and_rows_get_the_usual_names(name: str) -> None:
     objective, row, layout, expected = GOOD[name]
     good, findings, taken_as = read([row], objective)
     assert (taken_as, findings.shown) == (layout, [])
@@ -214,7 +214,7 @@ BAD: dict[str, tuple[Objective, str, Row, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_with_a_row_is_said(name: str) -> None:
+def test_what_is_wrong_with_a_row_is_reported(name: str) -> None:
     objective, layout, row, message = BAD[name]
     good, findings, _ = read([row], objective, format=layout)
     assert good == []
@@ -246,7 +246,7 @@ def test_five_bad_rows_are_shown_and_all_are_counted() -> None:
         ("dpo", {"prompt": "a", "chosen": "b", "rejected": " "}),
     ],
 )
-def test_rows_of_which_nothing_can_be_learned_are_counted(objective: Objective, row: Row) -> None:
+def test_rows_without_anything_to_learn_are_counted(objective: Objective, row: Row) -> None:
     good, findings, _ = read([row], objective)
     assert (good, findings.bad, findings.empty) == ([], 0, 1)
 
@@ -266,7 +266,7 @@ def test_rows_of_which_nothing_can_be_learned_are_counted(objective: Objective, 
         ),
     ],
 )
-def test_data_of_which_the_objective_makes_nothing(objective: Objective, row: Row, message: str) -> None:
+def test_data_that_the_objective_cannot_use(objective: Objective, row: Row, message: str) -> None:
     with pytest.raises(Failure) as caught:
         read([row], objective)
     assert caught.value.reason is Reason.DATASET_INVALID

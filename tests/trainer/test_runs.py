@@ -16,7 +16,7 @@ from tools.testing.trainer_jobs import CHATS, ROWS, AtStep, Workbench, jsonl, tr
 
 
 def another(bench: Workbench, **spec: Any) -> dict[str, Any]:
-    """A job of another name at the same prefix."""
+    """Return a job of another name at the same prefix."""
     job = bench.job(**spec)
     job["metadata"] |= {"name": "other", "uid": "another"}
     return job
@@ -33,18 +33,19 @@ def test_two_running_jobs_with_the_same_prefix_spare_each_others_checkpoints(
     workbench: Callable[[], Workbench],
 ) -> None:
     alone, shared = workbench(), workbench()
-    mine, theirs = shared.job(), another(shared, method={"lora": {"rank": 2}})
-    assert train_until(shared.settings_of(mine), 3).reason is Reason.PREEMPTED
-    stopped, run = train(shared.settings_of(theirs), lambda interruption: AtStep(5, interruption.request))
+    first_job, second_job = shared.job(), another(shared, method={"lora": {"rank": 2}})
+    assert train_until(shared.settings_of(first_job), 3).reason is Reason.PREEMPTED
+    stopped, run = train(shared.settings_of(second_job), lambda interruption: AtStep(5, interruption.request))
     assert (stopped.reason, stopped.resumed_from_step) == (Reason.PREEMPTED, None)
     assert not run.warnings[1:], "another job's checkpoints are no warning of this one"
     assert any(
-        "has checkpoints of FineTuneJob team/other too" in text for text in check(shared.settings_of(mine)).warnings
+        "has checkpoints of FineTuneJob team/other too" in text
+        for text in check(shared.settings_of(first_job)).warnings
     )
-    resumed = train_until(shared.settings_of(mine), 4)
+    resumed = train_until(shared.settings_of(first_job), 4)
     assert resumed.resumed_from_step == 3, "the other job's newer checkpoints did not take the place of this one's"
-    assert train_until(shared.settings_of(theirs), 6).resumed_from_step == 5
-    result, _ = train(shared.settings_of(mine))
+    assert train_until(shared.settings_of(second_job), 6).resumed_from_step == 5
+    result, _ = train(shared.settings_of(first_job))
     assert (result.reason, result.resumed_from_step) == ("Succeeded", 4)
     train(alone.settings())
     assert shared.weights() == alone.weights()

@@ -13,7 +13,7 @@ STEPS, WARMUP = 20, 4
 
 
 def rates(name: str, **args: Any) -> list[float]:
-    """The learning rate of each step, as a fraction of the peak."""
+    """Return the learning rate of each step, as a fraction of the peak."""
     training = Training.model_validate({"scheduler": name, "schedulerArgs": args})
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_scheduler(

@@ -1,14 +1,15 @@
-"""Two processes learn what one does, go on where they were, and where another number of them was."""
+"""Two processes learn the same as one, and continue their own checkpoints and those of another number of processes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load
 
 from finetune_trainer.runtime.settings import Settings
-from tests.trainer.second_process import second_process
+from tests.trainer.second_process import SecondProcess, second_process
 from tools.testing.trainer_jobs import Workbench, jsonl, train, train_until
 
 TOLERANCE = 2e-5
@@ -29,13 +30,13 @@ PAIRS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def second() -> Iterator[None]:
-    """The other process."""
+    """Yield the other process."""
     with second_process():
         yield
 
 
 def settings(bench: Workbench, processes: int, **spec: Any) -> Settings:
-    """A job of four sequences in a step, however many processes share them; 36 sequences are nine steps."""
+    """Return a job of four sequences in a step, however many processes share them; 36 sequences are nine steps."""
     training = TRAINING | {"gradientAccumulationSteps": 2 // processes} | spec.pop("training", {})
     if processes == 1:
         training.pop("sharding", None)
@@ -43,15 +44,17 @@ def settings(bench: Workbench, processes: int, **spec: Any) -> Settings:
 
 
 def weights(bench: Workbench) -> dict[str, torch.Tensor]:
-    """What was trained; of full fine-tuning the model."""
+    """Return what was trained; of full fine-tuning the model."""
     name = next(key for key in bench.objects() if key.endswith("model.safetensors") and "/adapter/" in key)
     return load(bench.read(name))
 
 
 def difference(first: Workbench, second: Workbench) -> float:
-    mine, theirs = weights(first), weights(second)
-    assert mine.keys() == theirs.keys()
-    return max(float((mine[name].float() - theirs[name].float()).abs().max()) for name in mine)
+    first_weights, second_weights = weights(first), weights(second)
+    assert first_weights.keys() == second_weights.keys()
+    return max(
+        float((first_weights[name].float() - second_weights[name].float()).abs().max()) for name in first_weights
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_two_processes_that_are_interrupted_end_bit_identical(workbench: Callabl
 
 
 @pytest.mark.parametrize(("before", "after", "sharding"), [(2, 1, "none"), (1, 2, "none"), (2, 1, "full")])
-def test_another_number_of_processes_goes_on_where_the_first_was(
+def test_another_number_of_processes_continues_where_the_first_was(
     workbench: Callable[[], Workbench], before: int, after: int, sharding: str
 ) -> None:
     uninterrupted, interrupted = workbench(), workbench()
@@ -122,7 +125,42 @@ def test_another_number_of_processes_goes_on_where_the_first_was(
     assert difference(uninterrupted, interrupted) < TOLERANCE
 
 
-def test_a_pass_that_does_not_come_out_even_is_filled_up_and_said(bench: Workbench) -> None:
+GENUINE_STEP = transformers.Trainer.training_step
+
+
+def shrink() -> None:
+    """From the step after the fifth on, this process has memory for one row of a micro-step."""
+
+    def step(self: Any, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> torch.Tensor:
+        if self.state.global_step >= 5 and inputs["input_ids"].shape[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return GENUINE_STEP(self, model, inputs, *more, **named)
+
+    transformers.Trainer.training_step = step  # type: ignore[method-assign]
+
+
+def recover() -> None:
+    """The process has all its memory again."""
+    transformers.Trainer.training_step = GENUINE_STEP  # type: ignore[method-assign]
+
+
+def test_what_does_not_fit_in_the_other_process_is_made_smaller_in_both(workbench: Callable[[], Workbench]) -> None:
+    whole, pieces = workbench(), workbench()
+    train(settings(whole, 2))
+    SecondProcess.pipe.send(shrink)
+    try:
+        result, _ = train(settings(pieces, 2))
+    finally:
+        SecondProcess.pipe.send(recover)
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 4), result.message
+    assert [str(change) for change in result.adjustments or ()] == [
+        "training.perDeviceBatchSize 2 → 1",
+        "training.gradientAccumulationSteps 1 → 2",
+    ]
+    assert difference(whole, pieces) < TOLERANCE
+
+
+def test_an_uneven_pass_is_filled_up_and_reported(bench: Workbench) -> None:
     training = {"epochs": 1, "perDeviceBatchSize": 5}
     result, run = train(settings(bench, 2, training=training))
     assert result.reason == "Succeeded", result.message

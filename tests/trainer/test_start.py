@@ -49,7 +49,7 @@ def test_the_model_is_loaded_while_the_data_is_prepared(bench: Workbench, monkey
     assert result.reason == "Succeeded", result.message
 
 
-def test_what_was_begun_is_handed_over_and_not_kept() -> None:
+def test_a_started_result_is_handed_over_and_not_kept() -> None:
     class Model:
         pass
 

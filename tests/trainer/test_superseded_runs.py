@@ -1,4 +1,4 @@
-"""Checkpoints of a job's earlier runs go when a later run is as far; those of other jobs stay."""
+"""Checkpoints of a job's earlier runs are deleted when a later run is as far; those of other jobs stay."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ OTHER = {"namespace": "team", "name": "other", "uid": "99999999-0000-4000-8000-0
 
 
 def runs(bench: Workbench) -> dict[str, set[str]]:
-    """The steps of each run with checkpoints."""
-    found: dict[str, set[str]] = {}
+    """Return the steps of each run that has checkpoints."""
+    steps_by_run: dict[str, set[str]] = {}
     for key in bench.objects():
         if "/checkpoints/run-" in key:
             _, _, _, run, step, *_ = key.split("/")
-            found.setdefault(run, set()).add(step)
-    return found
+            steps_by_run.setdefault(run, set()).add(step)
+    return steps_by_run
 
 
 def seeded(bench: Workbench, seed: int, **meta: Any) -> dict[str, Any]:
@@ -27,12 +27,12 @@ def test_an_earlier_run_goes_when_a_later_one_is_as_far(bench: Workbench) -> Non
     assert train_until(bench.settings_of(seeded(bench, 1)), 4).reason == "Preempted"
     (first,) = runs(bench)
     assert train_until(bench.settings_of(seeded(bench, 3, **OTHER)), 2).reason == "Preempted"
-    (theirs,) = runs(bench).keys() - {first}
+    (other_run,) = runs(bench).keys() - {first}
     result = train_until(bench.settings_of(seeded(bench, 2)), 2)
     assert any("is deleted when this training has come as far" in warning for warning in result.warnings)
-    (second,) = runs(bench).keys() - {first, theirs}
+    (second,) = runs(bench).keys() - {first, other_run}
     assert first in runs(bench), "it is further, and may be gone on with"
     result, _ = train(bench.settings_of(seeded(bench, 2)))
     assert result.reason == "Succeeded", result.message
     assert first not in runs(bench)
-    assert runs(bench).keys() == {second, theirs}
+    assert runs(bench).keys() == {second, other_run}

@@ -1,4 +1,4 @@
-"""MLflow and Weights & Biases: one run over all attempts, and a service that is away costs its curves only."""
+"""MLflow and Weights & Biases: one run over all attempts, and an unavailable service loses only its curves."""
 
 import importlib.util
 import json
@@ -30,7 +30,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def settings(bench: Workbench, **tracking: Any) -> Settings:
-    """A job that is followed, with a Secret for each service."""
+    """Return a job that is followed, with a Secret for each service."""
     for name, key in (("mlflow", "MLFLOW_TRACKING_TOKEN"), ("wandb", "WANDB_API_KEY")):
         secret = bench.mounts / "secrets" / name
         secret.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def test_mlflow_has_one_run_of_all_attempts(bench: Workbench) -> None:
     assert server.keys == {"Bearer 0123456789abcdef0123456789abcdef01234567"}
 
 
-def test_a_server_that_is_away_costs_its_curves_only(
+def test_an_unavailable_server_costs_its_curves_only(
     bench: Workbench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -64,7 +64,7 @@ def test_a_server_that_is_away_costs_its_curves_only(
 
 
 def records(content: bytes) -> Iterator[bytes]:
-    """The records of a .wandb file: LevelDB's log format, in blocks of 32 KiB, after seven bytes of its own."""
+    """Read the records of a .wandb file: LevelDB's log format, in blocks of 32 KiB, after a header of seven bytes."""
     at, pending = 7, b""
     while at + 7 <= len(content):
         space = 32768 - at % 32768

@@ -21,7 +21,7 @@ from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.session.plan import Plan
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.training import fit
-from tools.testing.trainer_jobs import CHATS, AtCheckpoint, AtStep, Workbench, jsonl, train
+from tools.testing.trainer_jobs import CHATS, AtCheckpoint, AtStep, Workbench, diverging_sections, jsonl, train
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -67,7 +67,7 @@ def test_rows_become_a_verified_adapter(bench: Workbench, method: str) -> None:
     assert config["base_model_name_or_path"] == "pvc://models/tiny", "not the path that it was loaded from"
     metrics = [json.loads(line) for line in bench.read("team/job/adapter/metrics.jsonl").splitlines()]
     assert [entry["step"] for entry in metrics if "loss" in entry] == [1, 2, 3, 4, 5, 6]
-    stored = {key.split("/")[4] for key in bench.objects() if "/checkpoints/" in key}
+    stored = {key.split("/")[4] for key in bench.objects() if "/checkpoints/run-" in key}
     # on a busy machine that of step 4 may be overtaken by the last one while that of step 2 is uploaded
     assert "step-00000006" in stored
     assert len(stored) == 2, "two are kept"
@@ -141,7 +141,7 @@ def test_the_result_counts_what_became_of_the_rows(bench: Workbench) -> None:
     assert counts.duplicates + counts.leaked == 2
     assert sum(counts.lengths) == 42
     assert (
-        "spec.dataset.format auto: the dataset is taken as instruction (columns instruction, context, response)"
+        "spec.dataset.format auto: the dataset is read as instruction (columns instruction, context, response)"
         in result.warnings
     )
 
@@ -154,12 +154,12 @@ def test_an_attempt_that_died_after_the_manifest_has_succeeded(bench: Workbench)
     assert second.evaluation == first.evaluation
     job = bench.job()
     job["metadata"] |= {"uid": "another"}
-    other, _ = train(bench.settings_of(job))
-    assert other.reason is Reason.OUTPUT_EXISTS
-    assert "FineTuneJob team/job" in other.message
+    other_result, _ = train(bench.settings_of(job))
+    assert other_result.reason is Reason.OUTPUT_EXISTS
+    assert "FineTuneJob team/job" in other_result.message
 
 
-def test_an_s3_service_that_is_away_for_a_while_only_costs_time(bench: Workbench) -> None:
+def test_an_s3_service_that_is_unavailable_for_a_while_only_costs_time(bench: Workbench) -> None:
     back = threading.Timer(5, bench.server.start)
 
     def away() -> None:
@@ -173,7 +173,9 @@ def test_an_s3_service_that_is_away_for_a_while_only_costs_time(bench: Workbench
     assert result.reason == "Succeeded", result.message
 
 
-def test_an_s3_service_that_stays_away_fails_the_attempt(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_s3_service_that_stays_unavailable_fails_the_attempt(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attempt, "PATIENCE_SECONDS", 1.0)
     try:
         result, _ = train(bench.settings(), lambda interruption: AtCheckpoint(bench.server.stop))
@@ -185,8 +187,7 @@ def test_an_s3_service_that_stays_away_fails_the_attempt(bench: Workbench, monke
 
 
 def test_divergence_stops_the_run_and_spares_the_good_checkpoints(bench: Workbench) -> None:
-    training = bench.job()["spec"]["training"] | {"learningRate": 1e9, "warmupRatio": 0.5, "maxGradNorm": 1e9}
-    result, _ = train(bench.settings(training=training, checkpoint={"everySteps": 1}))
+    result, _ = train(bench.settings(**diverging_sections(bench), checkpoint={"everySteps": 1}))
     assert result.reason is Reason.LOSS_DIVERGED
     assert "at step" in result.message
     assert not [key for key in bench.objects() if "/adapter/" in key]

@@ -140,9 +140,9 @@ def test_a_result_fits_into_a_termination_message() -> None:
     problems = [Problem(field=f"spec.dataset.{number}", message="ä" * 900) for number in range(30)]
     encoded = result.encode(PreflightResult(problems=problems, warnings=["w" * 500] * 30))
     assert len(encoded) <= 4096
-    read = PreflightResult.model_validate_json(encoded)
-    assert read.problems[0].field == "spec.dataset.0"
-    assert "more" in read.problems[-1].message
+    parsed = PreflightResult.model_validate_json(encoded)
+    assert parsed.problems[0].field == "spec.dataset.0"
+    assert "more" in parsed.problems[-1].message
     trained = result.encode(TrainerResult(reason=Reason.TRAINER_ERROR, message="m" * 9000, warnings=["w" * 5000]))
     assert len(trained) <= 4096
     assert TrainerResult.model_validate_json(trained).reason is Reason.TRAINER_ERROR
@@ -152,9 +152,9 @@ def test_a_result_fits_into_a_termination_message() -> None:
     "text", ["😀", '"', "\x01", "\ud83d"], ids=["four bytes", "escaped", "control", "half a character"]
 )
 def test_no_text_makes_a_result_too_long(text: str) -> None:
-    place = f"s3://{'b' * 63}/{'p' * 512}"
+    prefix = f"s3://{'b' * 63}/{'p' * 512}"
     adapter = AdapterStatus(
-        uri=f"{place}/adapter",
+        uri=f"{prefix}/adapter",
         digest=f"sha256:{'0' * 64}",
         size_bytes=1,
         base_model=text * 300,
@@ -166,24 +166,24 @@ def test_no_text_makes_a_result_too_long(text: str) -> None:
         message=text * 5000,
         warnings=[text * 3000] * 40,
         adapter=adapter,
-        report=ReportStatus(uri=f"{place}/adapter/report.html"),
-        checkpoint=CheckpointStatus(uri=f"{place}/checkpoints/step-00000001", step=1, saved_at="2026-01-01T00:00:00Z"),
+        report=ReportStatus(uri=f"{prefix}/adapter/report.html"),
+        checkpoint=CheckpointStatus(uri=f"{prefix}/checkpoints/step-00000001", step=1, saved_at="2026-01-01T00:00:00Z"),
     )
     encoded = result.encode(oversized)
     assert len(encoded) <= 4096
-    read = TrainerResult.model_validate_json(encoded)
-    assert read.reason is Reason.UPLOAD_FAILED
-    assert read.message.endswith("…")
-    assert read.checkpoint == oversized.checkpoint
-    assert read.adapter is not None
-    assert (read.adapter.uri, read.adapter.digest) == (adapter.uri, adapter.digest), "an address is no use in part"
+    parsed = TrainerResult.model_validate_json(encoded)
+    assert parsed.reason is Reason.UPLOAD_FAILED
+    assert parsed.message.endswith("…")
+    assert parsed.checkpoint == oversized.checkpoint
+    assert parsed.adapter is not None
+    assert (parsed.adapter.uri, parsed.adapter.digest) == (adapter.uri, adapter.digest), "an address is no use in part"
     problem = Problem(field="f" * 3000, message=text * 3000)
     decoded = PreflightResult.model_validate_json(result.encode(PreflightResult(problems=[problem] * 30)))
     assert len(result.encode(PreflightResult(problems=[problem] * 30))) <= 4096
     assert "more, see the pod's log" in decoded.problems[-1].message
 
 
-def test_linear_modules_are_told_from_embeddings_and_heads() -> None:
+def test_linear_modules_are_distinguished_from_embeddings_and_heads() -> None:
     tensors = {
         "transformer.wte.weight": Tensor("F32", (100, 8)),
         "transformer.wpe.weight": Tensor("F32", (32, 8)),
@@ -206,7 +206,7 @@ def test_linear_modules_are_told_from_embeddings_and_heads() -> None:
 
 @pytest.fixture
 def prepare(base_model: Path, tmp_path: Path) -> Callable[..., dataset.Examples]:
-    """Makes examples of a file's text."""
+    """Make examples of a file's text."""
     tokenizer = load_tokenizer(base_model)
 
     def make(text: str, name: str = "train.jsonl", max_length: int = 48, **source: Any) -> dataset.Examples:
@@ -222,12 +222,12 @@ def prepare(base_model: Path, tmp_path: Path) -> Callable[..., dataset.Examples]
 
 
 def sequences(examples: dataset.Examples) -> list[dataset.Example]:
-    """The training sequences."""
+    """Return the training sequences."""
     return [dataset.Example(row["input_ids"], row["labels"]) for row in examples.train]
 
 
 def learned(example: dataset.Example, base_model: Path) -> str:
-    """The text that the loss looks at."""
+    """Return the text that the loss looks at."""
     tokenizer = load_tokenizer(base_model)
     return str(tokenizer.decode([label for label in example.labels if label != IGNORED]))
 
@@ -260,7 +260,7 @@ def test_a_template_that_hides_the_turns_is_refused_unless_whole_conversations_a
             request, Inputs(base_model, None, LocalData(spec.uri, (path,)), None), tokenizer, tmp_path / "tokens"
         )
 
-    with pytest.raises(Failure, match="does not tell them apart") as caught:
+    with pytest.raises(Failure, match="cannot be found in the text") as caught:
         make()
     assert (caught.value.reason, caught.value.field) == (Reason.DATASET_INVALID, "spec.dataset.assistantOnlyLoss")
     assert make(assistantOnlyLoss=False).counts.whole_conversation == len(CHATS)

@@ -17,7 +17,7 @@ from tools.testing.trainer_jobs import Workbench, train
 
 @pytest.fixture
 def see(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Lets PyTorch see a number of GPUs."""
+    """Let PyTorch see a number of GPUs."""
 
     def see_gpus(count: int) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)

@@ -11,12 +11,12 @@ from tests.trainer.test_methods import CASES, PIECES
 from tools.testing.trainer_jobs import Workbench, train
 from tools.testing.vllm_server import RealVllm, running_vllm
 
-pytestmark = [pytest.mark.trains, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.trains, pytest.mark.exhaustive, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Iterator[RealVllm]:
-    """A vLLM with the base that the adapters are trained on."""
+    """Start a vLLM with the base that the adapters are trained on."""
     with running_vllm(tmp_path_factory.mktemp("vllm"), base_model) as engine:
         yield engine
 
@@ -34,9 +34,9 @@ def test_vllm_answers_with_what_was_trained_or_refuses_it(bench: Workbench, vllm
             return
         golden = GoldenSamples.model_validate_json((directory / "golden.json").read_bytes())
         for sample in golden.samples:
-            measured = logprobs(client, name, sample.token_ids)
-            assert measured == pytest.approx(sample.adapter_logprobs, abs=1e-4)
-            assert measured != pytest.approx(sample.base_logprobs, abs=1e-3)
+            engine_logprobs = logprobs(client, name, sample.token_ids)
+            assert engine_logprobs == pytest.approx(sample.adapter_logprobs, abs=1e-4)
+            assert engine_logprobs != pytest.approx(sample.base_logprobs, abs=1e-3)
         client.post("/v1/unload_lora_adapter", json={"lora_name": name})
 
 

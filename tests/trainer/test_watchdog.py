@@ -1,4 +1,4 @@
-"""A training loop without progress is ended, and an evaluation gives way to the end of the pod."""
+"""A training loop without progress is ended, and an evaluation stops when the pod ends."""
 
 import threading
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from tools.testing.trainer_jobs import AtStep, Workbench, alone, never, train
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits of a second in place of minutes."""
+    """Set limits of a second in place of minutes."""
     for name, seconds in {
         "MIN_SECONDS": 1.0,
         "WARM_UP_SECONDS": 30.0,
@@ -90,7 +90,7 @@ def test_a_loop_that_hangs_ends_the_attempt_and_the_log_shows_where(
     assert "hang_here" in caplog.text, "the stack of the main thread"
 
 
-def test_a_loop_that_answers_saves_a_checkpoint_from_which_the_next_attempt_goes_on(
+def test_a_loop_that_answers_saves_a_checkpoint_from_which_the_next_attempt_continues(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = threading.Event()
@@ -116,27 +116,27 @@ def test_a_loop_that_answers_saves_a_checkpoint_from_which_the_next_attempt_goes
 
 
 def test_a_process_that_was_stopped_for_long_has_not_stalled(monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
-    clock, asked = Clock(), list[str]()
+    clock, stop_requests = Clock(), list[str]()
     monkeypatch.setattr(watchdog, "time", clock)
-    watched = Watchdog(asked.append, lambda _: None)
+    watched = Watchdog(stop_requests.append, lambda _: None)
     watched.start()
     clock.now += 100_000
     watched.beat()
     assert not watched._closed.wait(0.3)
     watched.close()
-    assert not asked
+    assert not stop_requests
 
 
 @pytest.mark.parametrize("step", [2, 6], ids=["in the middle", "at the last step"])
-def test_an_evaluation_gives_way_to_the_pods_end_and_is_made_up(
+def test_an_evaluation_is_stopped_when_the_pod_ends_and_repeated_later(
     workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    whole, pieces = workbench(), workbench()
+    uninterrupted, interrupted = workbench(), workbench()
     spec = {
         "evaluation": {"everySteps": 2, "samples": 0},
-        "training": whole.job()["spec"]["training"] | {"earlyStopping": {"patience": 2}},
+        "training": uninterrupted.job()["spec"]["training"] | {"earlyStopping": {"patience": 2}},
     }
-    expected, _ = train(whole.settings(**spec))
+    expected, _ = train(uninterrupted.settings(**spec))
     assert expected.reason == "Succeeded", expected.message
 
     run, rows = Run(), list[int]()
@@ -151,14 +151,14 @@ def test_an_evaluation_gives_way_to_the_pods_end_and_is_made_up(
         return forward(model, texts)
 
     monkeypatch.setattr(likelihood, "_forward", batch)
-    result = run_attempt(pieces.settings(**spec), run, interruption, Reporter(None, Path()), alone)
+    result = run_attempt(interrupted.settings(**spec), run, interruption, Reporter(None, Path()), alone)
     assert result.reason == Reason.PREEMPTED
     assert f"the checkpoint of step {step} is saved" in result.message
     assert len(rows) == 2, "the other batches were not measured"
     monkeypatch.undo()
-    again, _ = train(pieces.settings(**spec))
+    again, _ = train(interrupted.settings(**spec))
     assert (again.reason, again.resumed_from_step) == ("Succeeded", step)
-    assert pieces.weights() == whole.weights()
+    assert interrupted.weights() == uninterrupted.weights()
     assert again.evaluation == expected.evaluation
-    losses = [line.count(b"eval_loss") for line in pieces.read("team/job/adapter/metrics.jsonl").splitlines()]
+    losses = [line.count(b"eval_loss") for line in interrupted.read("team/job/adapter/metrics.jsonl").splitlines()]
     assert sum(losses) == 3, "each step is evaluated once"

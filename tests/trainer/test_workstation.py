@@ -42,8 +42,8 @@ class Workstation:
         self.file = bench.directory / "job.yaml"
         self.file.write_text(yaml.safe_dump_all([self.job, config]))
 
-    def arguments(self, *more: str) -> list[str]:
-        return ["run", str(self.file), "--output", str(self.output), "--mount", f"models={self.models}", *more]
+    def arguments(self, *options: str) -> list[str]:
+        return ["run", str(self.file), "--output", str(self.output), "--mount", f"models={self.models}", *options]
 
     def start(self, **streams: Any) -> "subprocess.Popen[str]":
         environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "TERM": "xterm"}
@@ -53,7 +53,7 @@ class Workstation:
         return (self.output / "adapter" / "adapter_model.safetensors").read_bytes()
 
     def uninterrupted(self, bench: Workbench) -> bytes:
-        """The weights of the same job, made in this process and in one go."""
+        """Return the weights of the same job, made in this process and in one go."""
         rendered, _ = validate(self.job)
         settings = replace(
             bench.settings(), job=FineTuneJob.of(rendered), workstation=True, output_directory=self.directory / "whole"
@@ -64,7 +64,7 @@ class Workstation:
 
 
 def read_until(terminal: io.TextIOWrapper, expected: str) -> str:
-    """What a terminal shows until it has shown this."""
+    """Return what a terminal shows until it has shown this text."""
     output = ""
     while expected not in output:
         output += terminal.read(1)
@@ -72,21 +72,21 @@ def read_until(terminal: io.TextIOWrapper, expected: str) -> str:
 
 
 def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -> None:
-    station = Workstation(bench)
+    workstation = Workstation(bench)
 
-    killed = station.start(stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    killed = workstation.start(stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert killed.stderr is not None
     lines = iter(killed.stderr)
     assert any("checkpoint of step" in line for line in lines)
-    second = finetune(*station.arguments())
+    second = finetune(*workstation.arguments())
     assert second.code == 1
-    assert "another `finetune run` is at work in" in second.err
+    assert "another `finetune run` uses" in second.err
     killed.kill()
     killed.wait()
-    assert not (station.output / "adapter").exists()
+    assert not (workstation.output / "adapter").exists()
 
     ours, theirs = pty.openpty()
-    stopped = station.start(stderr=theirs, stdout=subprocess.PIPE)
+    stopped = workstation.start(stderr=theirs, stdout=subprocess.PIPE)
     os.close(theirs)
     with os.fdopen(ours, "r", errors="replace", newline="") as terminal:
         before = read_until(terminal, "continuing from step")
@@ -96,9 +96,9 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
         out, _ = stopped.communicate(timeout=60)
     assert "no checkpoint to continue from" not in before
     assert stopped.returncode == EXIT_CODES[Reason.PREEMPTED]
-    assert "run the same command again to go on" in out
+    assert "run the same command again to continue" in out
 
-    last = finetune(*station.arguments("--json"), environment={"OMP_NUM_THREADS": "1"})
+    last = finetune(*workstation.arguments("--json"), environment={"OMP_NUM_THREADS": "1"})
     assert last.code == 0, last.err
     assert "step 150 of 150 (100 %): loss " in last.err
     result = TrainerResult.model_validate_json(last.out)
@@ -106,32 +106,35 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_bit_identical(bench: Workbench) -
     assert f"asked to stop; the checkpoint of step {result.resumed_from_step} is saved" in out
     assert len(result.warnings) == len(set(result.warnings)), "what the preflight said is not said again"
     assert result.adapter is not None
-    assert result.adapter.uri == str(station.output / "adapter")
-    assert station.weights() == station.uninterrupted(bench)
+    assert result.adapter.uri == str(workstation.output / "adapter")
+    assert workstation.weights() == workstation.uninterrupted(bench)
 
-    manifest = AdapterManifest.model_validate_json((station.output / "adapter" / "manifest.json").read_bytes())
+    manifest = AdapterManifest.model_validate_json((workstation.output / "adapter" / "manifest.json").read_bytes())
     for entry in manifest.files:
-        assert digest_of_file(station.output / "adapter" / entry.path) == entry.sha256
-    names = {path.name for path in station.output.iterdir()}
+        assert digest_of_file(workstation.output / "adapter" / entry.path) == entry.sha256
+    names = {path.name for path in workstation.output.iterdir()}
     assert names == {"adapter", "checkpoints", "report.html", "metrics.jsonl"}, "nothing unfinished is left"
-    steps = [json.loads(line)["step"] for line in (station.output / "metrics.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (workstation.output / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1] == 150
 
-    again = finetune(*station.arguments())
+    again = finetune(*workstation.arguments())
     assert again.code == 0
     assert result.adapter.digest in again.out
     assert "importing torch" not in again.err
     for change, reason, explanation in (
-        ("spec.output.mergedModel=true", Reason.OUTPUT_EXISTS, "spec.output.mergedModel: "),
         ("spec.evaluation.compareWithFull=true", Reason.OUTPUT_EXISTS, "spec.evaluation.compareWithFull: "),
         ("spec.evaluation.gate={max: 0.001}", Reason.GATE_FAILED, "was published before there was this gate"),
     ):
-        ran = finetune(*station.arguments("--set", change))
+        ran = finetune(*workstation.arguments("--set", change))
         assert (ran.code, explanation in ran.out) == (EXIT_CODES[reason], True), ran.out
-    other = finetune(*station.arguments("--set", "spec.training.maxSteps=10"))
-    assert other.code == EXIT_CODES[Reason.OUTPUT_EXISTS]
-    assert "--output: " in other.out
-    assert "choose another location, or delete" in other.out
+    merged = finetune(*workstation.arguments("--set", "spec.output.mergedModel=true"))
+    assert merged.code == 0, merged.err
+    assert f"merged model {workstation.output / 'merged'}" in merged.out
+    assert {"model.safetensors", "manifest.json"} <= {path.name for path in (workstation.output / "merged").iterdir()}
+    refused = finetune(*workstation.arguments("--set", "spec.training.maxSteps=10"))
+    assert refused.code == EXIT_CODES[Reason.OUTPUT_EXISTS]
+    assert "--output: " in refused.out
+    assert "choose another location, or delete" in refused.out
 
 
 def test_without_output_the_adapter_goes_to_s3_with_the_environments_keys(
@@ -149,8 +152,8 @@ def test_without_output_the_adapter_goes_to_s3_with_the_environments_keys(
 
 
 def test_keys_that_are_refused_are_looked_for_where_they_come_from(bench: Workbench) -> None:
-    station = Workstation(bench)
-    arguments = [item for item in station.arguments() if item not in ("--output", str(station.output))]
+    workstation = Workstation(bench)
+    arguments = [item for item in workstation.arguments() if item not in ("--output", str(workstation.output))]
     wrong = {
         "AWS_ACCESS_KEY_ID": "test-access",
         "AWS_SECRET_ACCESS_KEY": "wrong-key",
@@ -163,15 +166,15 @@ def test_keys_that_are_refused_are_looked_for_where_they_come_from(bench: Workbe
     assert "importing torch" not in refused.err
 
 
-def test_what_the_preflight_finds_is_told_before_torch_is_imported(bench: Workbench) -> None:
-    station = Workstation(bench)
+def test_what_the_preflight_finds_is_reported_before_torch_is_imported(bench: Workbench) -> None:
+    workstation = Workstation(bench)
     rows = bench.mounts / "configmaps" / "data" / "train.jsonl"
     changes = (
         "spec.method.lora.targetModules=[no_such]",
         f"spec.dataset.uri=file://{rows}",
         f"spec.model.uri=file://{bench.mounts}/claims/models/tiny",
     )
-    refused = finetune(*station.arguments("--json", *(word for change in changes for word in ("--set", change))))
+    refused = finetune(*workstation.arguments("--json", *(word for change in changes for word in ("--set", change))))
     assert refused.code == EXIT_CODES[Reason.TARGET_MODULES_NOT_FOUND]
     result = json.loads(refused.out)
     assert result["reason"] == "TargetModulesNotFound"
@@ -180,11 +183,12 @@ def test_what_the_preflight_finds_is_told_before_torch_is_imported(bench: Workbe
     assert "importing torch" not in refused.err
 
 
-def test_two_processes_train_on_a_workstation_and_one_goes_on(bench: Workbench) -> None:
-    station = Workstation(bench)
+@pytest.mark.exhaustive  # tests/e2e/test_job_two_gpus.py has two processes in a pod
+def test_two_processes_train_on_a_workstation_and_one_continues(bench: Workbench) -> None:
+    workstation = Workstation(bench)
     two = ("--set", "spec.resources.gpusPerNode=2", "--set", "spec.training.maxSteps=200")
     running = subprocess.Popen(
-        [*COMMAND, *station.arguments(*two)],
+        [*COMMAND, *workstation.arguments(*two)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -197,7 +201,7 @@ def test_two_processes_train_on_a_workstation_and_one_goes_on(bench: Workbench) 
     out, _ = running.communicate(timeout=240)
     assert running.returncode == EXIT_CODES[Reason.PREEMPTED], out
     options = ("--set", "spec.training.gradientAccumulationSteps=2", "--set", "spec.training.maxSteps=200")
-    ran = finetune(*station.arguments(*options), "--json")
+    ran = finetune(*workstation.arguments(*options), "--json")
     result = TrainerResult.model_validate_json(ran.out)
     assert result.reason == "Succeeded", result.message
     assert result.resumed_from_step is not None

@@ -43,8 +43,8 @@ def chromium() -> str:
         NotInstalledError: There is no Chromium, and it cannot be installed.
     """
     names = ("chromium", "chromium-browser", "google-chrome")
-    if found := next(filter(None, map(shutil.which, names)), None):
-        return found
+    if program := next(filter(None, map(shutil.which, names)), None):
+        return program
     try:
         debian.install({"chromium": "chromium"}, "a test in a browser")
     except DevClusterError as error:
@@ -59,7 +59,7 @@ class Page:
     browser: "Browser"
     session: str
     requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
@@ -105,7 +105,7 @@ class Browser:
             if event["method"] == "Network.requestWillBeSent" and parameters["request"]["url"] != file.as_uri():
                 page.requests.append(parameters["request"]["url"])
             elif event["method"] in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-                page.complaints.append(json.dumps(parameters))
+                page.errors.append(json.dumps(parameters))
         return page
 
     def call(self, method: str, parameters: dict[str, Any], session: str | None = None) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def running_browser(directory: Path) -> Iterator[Browser]:
         profile,
         "about:blank",
     ]
-    # its locks and sockets go with a directory of a short name: a socket's path has at most 107 characters
+    # its locks and sockets are in a directory of a short name, because a socket's path has at most 107 characters
     sockets = tempfile.mkdtemp(prefix="browser-")
     with (directory / "chromium.log").open("wb") as log:
         environment = {**os.environ, "TMPDIR": sockets}

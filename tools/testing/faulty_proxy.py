@@ -1,4 +1,4 @@
-"""Run a proxy to one service that makes faults: refusals, transfers that are cut, slow answers.
+"""Run a proxy in front of one service, which injects faults: refusals, cut transfers, slow answers.
 
 It is also the forward proxy of a client that is told to use one, whatever host the client asks for.
 """

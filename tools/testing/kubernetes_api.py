@@ -13,6 +13,7 @@ from tools.testing.operator_messages import SPEC
 from tools.testing.waiting import until
 
 GROUP, VERSION, PLURAL = "finetune-operator.io", "v1alpha1", "finetunejobs"
+LONG_AGO = "2026-01-01T00:00:00Z"
 Object = dict[str, Any]
 
 
@@ -88,8 +89,9 @@ class Api:
         return list(self.plain(self.core.list_namespaced_pod(self.namespace, label_selector=selector).items))
 
     def await_pod(self, job: str) -> Object:
-        """Wait until the Job controller has created the pod of a Job, and return it."""
-        return until(f"a pod of {job}", lambda: self.pods(job))[0]
+        """Wait until the Job controller has created the pod of a Job, and return it: the one that has not ended."""
+        pods = until(f"a pod of {job}", lambda: self.pods(job))
+        return min(pods, key=lambda pod: pod["status"].get("phase") in ("Failed", "Succeeded"))
 
     def set_pod(self, pod: Object, phase: str, state: Object, sidecars: Object | None = None) -> None:
         """Write the status that the kubelet would write for a pod. ``sidecars`` are states by container name."""
@@ -144,6 +146,10 @@ class Api:
 
     def end_pod(self, job: str, exit_code: int, message: Object | str, sidecars: Object | None = None) -> None:
         """End the container of a Job with a termination message. The pod ends too, unless ``sidecars`` still run."""
+        self.end(self.await_pod(job), exit_code, message, sidecars)
+
+    def end(self, pod: Object, exit_code: int, message: Object | str, sidecars: Object | None = None) -> None:
+        """End the first container of a pod, as ``end_pod`` does."""
         text = message if isinstance(message, str) else json.dumps(message)
         terminated = {
             "exitCode": exit_code,
@@ -153,7 +159,20 @@ class Api:
             "reason": "Error" if exit_code else "Completed",
         }
         phase = "Running" if sidecars else "Failed" if exit_code else "Succeeded"
-        self.set_pod(self.await_pod(job), phase, {"terminated": terminated}, sidecars)
+        self.set_pod(pod, phase, {"terminated": terminated}, sidecars)
+
+    def evict_pod(self, job: str, exit_code: int, message: Object) -> None:
+        """Evict the pod of a Job, as a drain does, and end its container.
+
+        The Job controller waits for some seconds after a pod's end before it replaces it: this one ended long ago.
+        """
+        pod = self.await_pod(job)
+        name = pod["metadata"]["name"]
+        body = {"metadata": {"name": name, "namespace": self.namespace}}
+        self.core.create_namespaced_pod_eviction(name, self.namespace, body, _preload_content=False)
+        times = {"startedAt": LONG_AGO, "finishedAt": LONG_AGO}
+        terminated = {"exitCode": exit_code, "message": json.dumps(message), "reason": "Error", **times}
+        self.set_pod(pod, "Failed", {"terminated": terminated})
 
     def pod_token(self, pod: Object, audience: str = GROUP) -> str:
         """Return the token that the kubelet would project into a pod."""

@@ -31,6 +31,12 @@ PROGRESS: dict[str, Any] = {
     "loss": 3.5,
     "updatedAt": "2026-01-01T12:00:00Z",
 }
+MERGED: dict[str, Any] = {
+    "kind": "MergeResult",
+    "reason": "Succeeded",
+    "message": "the merged model is in s3://adapters/ns/a/11111111/merged",
+    "mergedModel": {"uri": "s3://adapters/ns/a/11111111/merged", "digest": DIGEST, "sizeBytes": 2020},
+}
 SUCCEEDED: dict[str, Any] = {
     "kind": "TrainerResult",
     "reason": "Succeeded",

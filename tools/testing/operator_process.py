@@ -40,6 +40,8 @@ class Operator:
             "FINETUNE_OPERATOR_LISTEN_PORT": str(self.port),
             "FINETUNE_OPERATOR_RETRY_BACKOFF_SECONDS": "0.1",
             "FINETUNE_OPERATOR_PROGRESS_INTERVAL_SECONDS": "0.1",
+            # The jobs of a test have one spec: each is to have a preflight of its own.
+            "FINETUNE_OPERATOR_PREFLIGHT_REUSE_SECONDS": "0",
             **self.settings,
         }
         with self.log.open("ab") as log:
@@ -59,19 +61,19 @@ class Operator:
         """End it with SIGKILL."""
         self.stop(signal.SIGKILL)
 
-    def end(self, how: signal.Signals = signal.SIGKILL) -> None:
+    def end(self, signal_number: signal.Signals = signal.SIGKILL) -> None:
         """End it with a signal, if it still runs."""
         if self.process is not None and self.process.poll() is None:
-            self.stop(how)
+            self.stop(signal_number)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
         """End it with a signal, and return its exit status."""
         assert self.process is not None
-        self.process.send_signal(how)
+        self.process.send_signal(signal_number)
         return self.process.wait(timeout=30)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Return HTTP status and body of a path; status 0 if nobody answers."""
+        """Return HTTP status and body of a path; status 0 if the operator does not answer."""
         return self.request("GET", path)
 
     def post(self, path: str, body: Object | bytes, token: str | None) -> tuple[int, Object]:
@@ -83,7 +85,7 @@ class Operator:
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, str]:
-        """Send a request, and return HTTP status and body; status 0 if nobody answers."""
+        """Send a request, and return HTTP status and body; status 0 if the operator does not answer."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers or {}, method=method)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:

@@ -29,9 +29,9 @@ class S3Server:
         self.buckets = directory / "buckets"
         self.buckets.mkdir(parents=True)
         self.secret = write_secret(directory / "secrets" / "s3-credentials", ACCESS_KEY, SECRET_KEY)
-        with socket.socket() as chosen:
-            chosen.bind(("127.0.0.1", 0))
-            self.port: int = chosen.getsockname()[1]
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port: int = listener.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -43,6 +43,14 @@ def jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def diverging_sections(bench: "Workbench") -> dict[str, Any]:
+    """Return sections of a spec under which numbers overflow on every processor, after a first step that is good."""
+    training = bench.job()["spec"]["training"] | {"learningRate": 1e9, "warmupRatio": 0.5, "maxGradNorm": 1e9}
+    # A norm after the attention would turn a number whose square overflows into zero.
+    lora = {"rank": 4, "alpha": 100_000_000, "targetModules": ["gate_proj", "up_proj", "down_proj"]}
+    return {"training": training, "method": {"lora": lora}}
+
+
 class AtStep(Reporter):
     """A reporter that calls a function once the training has reached a step."""
 
@@ -167,8 +175,8 @@ def train(settings: Settings, reporter: Callable[[Interruption], Reporter] | Non
     """Run one attempt in this process."""
     run, interruption = Run(), Interruption(60, never)
     CLOCK.restart()
-    chosen = reporter(interruption) if reporter else Reporter(None, Path())
-    return run_attempt(settings, run, interruption, chosen, alone), run
+    attempt_reporter = reporter(interruption) if reporter else Reporter(None, Path())
+    return run_attempt(settings, run, interruption, attempt_reporter, alone), run
 
 
 def train_until(settings: Settings, step: int) -> TrainerResult:

@@ -35,7 +35,7 @@ class RealVllm:
     def start(self) -> None:
         """Start it without waiting."""
         assert sys.version.startswith(PYTHON), f"vLLM's packages are those of Python {PYTHON}"
-        # What it leaves in its temporary directory when it is killed goes with the test's own.
+        # Files that it leaves in its temporary directory when it is killed are removed with the test's directory.
         keep = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(self.log.parent)}
         # one group: vLLM may have children, and all of them must end with it
         with self.log.open("ab") as log:

@@ -18,12 +18,12 @@ def free_port() -> int:
         return port
 
 
-def until(what: str, ask: Callable[[], T | None], within: float = OPERATOR_SECONDS) -> T:
-    """Call `ask` until its answer is true, as `wait_for` does, for as long as the operator may take."""
-    return wait_for(ask, within, what)
+def until(title: str, read: Callable[[], T | None], within: float = OPERATOR_SECONDS) -> T:
+    """Call `ask` until its answer is true, as `wait_for` does, with the time limit for the operator."""
+    return wait_for(read, within, title)
 
 
-def wait_for(ask: Callable[[], T | None], seconds: float, what: str) -> T:
+def wait_for(read: Callable[[], T | None], seconds: float, title: str) -> T:
     """Call `ask` until its answer is true, and return that answer.
 
     Raises:
@@ -31,8 +31,8 @@ def wait_for(ask: Callable[[], T | None], seconds: float, what: str) -> T:
     """
     deadline = time.monotonic() + seconds
     while True:
-        answer = ask()
+        answer = read()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        assert time.monotonic() < deadline, f"{title}: not within {seconds} s"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Run ``python -m finetune_trainer preflight|train|clean-up``.
+"""Run ``python -m finetune_trainer preflight|train|merge|clean-up``.
 
 Only this module reads the environment. Heavy imports come after the configuration is validated.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = """\
 environment:
   FINETUNE_JOB              the FineTuneJob (metadata and spec) as JSON; required
-  FINETUNE_ATTEMPT          number of this attempt, from 1
+  FINETUNE_ATTEMPT          number of the Job of this pod, from 1
   FINETUNE_ADJUSTMENTS      settings that replace the user's after attempts that ran out of memory, as JSON
   FINETUNE_MODEL_REVISION   commit of an hf:// model, as the preflight resolved it
   FINETUNE_CACHED_MODEL     the model in the cache of spec.model.cache, as the preflight left it, as JSON
@@ -35,21 +35,23 @@ def main(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Run a subcommand and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m finetune_trainer",
-        description="Check the FineTuneJob in the environment, train it, or delete what it wrote.",
+        description="Check the FineTuneJob in the environment, train it, merge its adapter, or delete what it wrote.",
         epilog=ENVIRONMENT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "command",
-        choices=["preflight", "train", "clean-up"],
-        help="preflight: check everything without a GPU; train: make the adapter; clean-up: delete what the job wrote",
+        choices=["preflight", "train", "merge", "clean-up"],
+        help="preflight: check everything without a GPU; train: make the adapter; merge: merge the finished adapter "
+        "into its base; clean-up: delete what the job wrote",
     )
     command = parser.parse_args(arguments).command
     logs.configure()
     job = configuration.read_job(environment)
     if isinstance(job, list):
         return configuration.write_problems(command, job, configuration.termination_log(environment))
-    os.environ.update(library_environment(environment, job.spec.resources.processes))
+    processes = job.spec.resources.processes if command == "train" else 1
+    os.environ.update(library_environment(environment, processes))
     if job.spec.tracking.wandb is None:
         hide_package("wandb")
     from finetune_trainer.runtime.settings import read_settings
@@ -66,6 +68,10 @@ def _command(name: str) -> "Callable[[Settings], int]":
         from finetune_trainer.clean_up import main as clean_up
 
         return clean_up
+    if name == "merge":
+        from finetune_trainer.merge import main as merge
+
+        return merge
     from finetune_trainer.attempt import main as train
 
     return train

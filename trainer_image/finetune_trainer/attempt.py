@@ -1,10 +1,13 @@
-"""One attempt at a job: check before torch is imported, fetch files meanwhile, and leave a result however it ends."""
+"""Make one attempt at a job: check before torch is imported, fetch files meanwhile, and always write a result."""
 
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
+from finetune_api import ladder
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_artifacts.errors import ArtifactError
@@ -12,6 +15,7 @@ from finetune_artifacts.fence import claim_storage
 from finetune_artifacts.s3 import S3Storage
 from finetune_artifacts.storage import Storage
 from finetune_trainer.checkpoints import comparison_cleanup
+from finetune_trainer.data.sources import Inputs
 from finetune_trainer.publish.finished import finished_adapter
 from finetune_trainer.report import failed
 from finetune_trainer.runtime import result
@@ -28,28 +32,28 @@ from finetune_trainer.session.session import Session
 from finetune_trainer.workers import CAUSE_SECONDS, Workers
 
 PATIENCE_SECONDS = 300.0
-"""How long a storage may be away before the attempt fails."""
+"""How long requests to a storage that does not answer are repeated before the attempt fails."""
 
 
 def main(settings: Settings) -> int:
     """Make one attempt, write its result to the termination log, and return the exit code."""
     run = Run()
 
-    def leave() -> None:
+    def exit_preempted() -> None:
         outcome = with_usage(run.failure or run.result(Reason.PREEMPTED, "asked to stop"), settings)
         result.write(outcome, settings.termination_log)
         # the signal may have come in the middle of a log line, whose stream must not be entered twice
-        os.write(sys.stdout.fileno(), b"asked to stop, and nothing would be lost: ending now\n")
+        os.write(sys.stdout.fileno(), b"asked to stop before there was progress to save: ending now\n")
         os._exit(exit_code(outcome))
 
-    def abandon(outcome: TrainerResult) -> None:
+    def exit_process(outcome: TrainerResult) -> None:
         result.write(outcome, settings.termination_log)
         os._exit(exit_code(outcome))
 
-    interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, leave)
+    interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, exit_preempted)
     interruption.install()
     reporter = Reporter(settings.report_url, settings.token_file)
-    outcome = run_attempt(settings, run, interruption, reporter, abandon)
+    outcome = run_attempt(settings, run, interruption, reporter, exit_process)
     reporter.close()
     result.write(outcome, settings.termination_log)
     return exit_code(outcome)
@@ -72,45 +76,111 @@ def run_attempt(
     run: Run,
     interruption: Interruption,
     reporter: Reporter,
-    abandon: Callable[[TrainerResult], None],
+    exit_process: Callable[[TrainerResult], None],
 ) -> TrainerResult:
     """Train the job's adapter and return how it ended; raises nothing.
+
+    A job that runs out of memory is made smaller and goes on in this process, with the files that are here already.
 
     Args:
         settings: The attempt's settings.
         run: Filled with what the attempt achieves.
         interruption: The request to stop.
         reporter: Tells the operator of the progress.
-        abandon: Ends this process while it waits for another one that has failed; must not return.
+        exit_process: Ends this process while it waits for another one that has failed; must not return.
     """
     run.failure = run.report = None
+    inputs: list[Inputs] = []
+    steps = settings.job.spec.failure_policy.retries.on_out_of_memory
+    while True:
+        outcome, smaller = train_once(
+            settings, run, interruption, reporter, exit_process, inputs, may_continue=steps > 0
+        )
+        if smaller is None:
+            return with_usage(outcome, settings)
+        settings, steps = smaller, steps - 1
+        free_device()
 
-    def give_up(reason: Reason, message: str) -> None:
+
+def train_once(
+    settings: Settings,
+    run: Run,
+    interruption: Interruption,
+    reporter: Reporter,
+    exit_process: Callable[[TrainerResult], None],
+    inputs: list[Inputs],
+    *,
+    may_continue: bool,
+) -> tuple[TrainerResult, Settings | None]:
+    """Train with these settings; return the result, and the smaller settings to continue with if it ran out of memory.
+
+    Args:
+        settings: The attempt's settings, as they are now.
+        run: Filled with what the attempt achieves.
+        interruption: The request to stop.
+        reporter: Tells the operator of the progress.
+        exit_process: Ends this process; must not return.
+        inputs: The inputs if they are here already; else receives them.
+        may_continue: Whether a lack of memory is answered with smaller settings.
+    """
+    run.adjustments, run.choice = settings.adjustments, settings.choice
+
+    def fail_attempt(reason: Reason, message: str) -> None:
         log.error("%s: %s", reason, message)
         run.failure = run.result(reason, message)
         run.report = failed.publish_failed_report(settings, run, Failure(reason, message), interruption)
-        abandon(with_usage(run.failure.model_copy(update={"report": run.report}), settings))
+        exit_process(with_usage(run.failure.model_copy(update={"report": run.report}), settings))
 
-    workers = Workers(give_up, interruption)
+    workers = Workers(fail_attempt, interruption)
     try:
-        return with_usage(fetch_and_train(settings, run, interruption, reporter, workers, give_up), settings)
+        return fetch_and_train(settings, run, interruption, reporter, workers, fail_attempt, inputs), None
     except BaseException as error:  # noqa: BLE001 -- every end of an attempt has a reason
-        reason, message = classify(error)
-        if reason is Reason.NCCL_ERROR and (cause := workers.failure(CAUSE_SECONDS)):
-            reason, message = cause
-        if reason is Reason.TRAINER_ERROR:
-            log.exception("the trainer failed")
-        elif isinstance(error, Preempted):
-            log.info("%s", message)
-        else:
-            log.error("%s: %s", reason, message)
-        result = run.result(reason, message)
-        if reason is not Reason.PREEMPTED:
-            run.failure = result
+        reason, message = explain(error, workers)
+        smaller = lower_memory(settings, run, reason) if may_continue and not interruption.requested else None
+        outcome = run.result(reason, message)
+        if smaller is None and reason is not Reason.PREEMPTED:
+            run.failure = outcome
             run.report = run.report or failed.publish_failed_report(settings, run, error, interruption)
-        return with_usage(result.model_copy(update={"report": run.report}), settings)
+        return outcome.model_copy(update={"report": run.report}), smaller
     finally:
         workers.close()
+
+
+def explain(error: BaseException, workers: Workers) -> tuple[Reason, str]:
+    """Log what ended the training, and return its reason and message."""
+    reason, message = classify(error)
+    if reason is Reason.NCCL_ERROR and (cause := workers.failure(CAUSE_SECONDS)):
+        reason, message = cause
+    if reason is Reason.TRAINER_ERROR:
+        log.exception("the trainer failed")
+    elif isinstance(error, Preempted):
+        log.info("%s", message)
+    else:
+        log.error("%s: %s", reason, message)
+    return reason, message
+
+
+def lower_memory(settings: Settings, run: Run, reason: Reason) -> Settings | None:
+    """Return the settings that need less memory; None if the reason is another one, or nothing is left to change.
+
+    They are those of this run, with what it chose where the job leaves a field unset.
+    """
+    settings = settings.with_choice(run.choice) if run.choice else settings
+    spec = settings.job.spec
+    smaller = ladder.reduce_once(spec) if ladder.needs_less_memory(spec, reason) else None
+    if smaller is None:
+        return None
+    changes = ladder.list_adjustments(spec, smaller)
+    log.warning("going on in this process with %s", ", ".join(str(change) for change in changes))
+    adjustments = tuple(ladder.add_adjustments(settings.adjustments, changes))
+    return replace(settings, job=settings.job.model_copy(update={"spec": smaller}), adjustments=adjustments)
+
+
+def free_device() -> None:
+    """Free what the training that failed has left on the device."""
+    from finetune_trainer.models import device
+
+    device.free_memory()
 
 
 def fetch_and_train(
@@ -119,9 +189,12 @@ def fetch_and_train(
     interruption: Interruption,
     reporter: Reporter,
     workers: Workers,
-    give_up: Callable[[Reason, str], None],
+    fail_attempt: Callable[[Reason, str], None],
+    fetched: list[Inputs],
 ) -> TrainerResult:
     """Fetch the inputs while torch is imported, start the other processes, and follow the recipe.
+
+    ``fetched`` has the inputs if they are here already, and else receives them.
 
     Raises:
         Preempted: The pod is asked to stop.
@@ -130,10 +203,10 @@ def fetch_and_train(
     """
     job = settings.job
     log.info(
-        "FineTuneJob %s/%s, attempt %d: %s on %s",
+        "FineTuneJob %s/%s, pod %s: %s on %s",
         job.metadata.namespace,
         job.metadata.name,
-        settings.attempt,
+        platform.node(),
         job.spec.method.name,
         job.spec.model.uri,
     )
@@ -151,28 +224,38 @@ def fetch_and_train(
     with phase("preparing scratch space"):
         shutil.rmtree(settings.scratch / "run", ignore_errors=True)
         (settings.scratch / "run").mkdir(parents=True)
-    with fetch_inputs(settings, PATIENCE_SECONDS) as wait_for_inputs:
-        with phase("importing torch, transformers, peft and trl", "import"):
-            from finetune_trainer import recipe
-        inputs = wait_for_inputs()
+    fetched += [] if fetched else [fetch(settings)]
+    from finetune_trainer import recipe
+
+    inputs = fetched[0]
     trackers, succeeded = tracking.Trackers(settings), False
     workers.start(settings, inputs, PATIENCE_SECONDS)
     try:
-        session = Session(settings, inputs, output, run, interruption, reporter, trackers, settings.process, give_up)
+        session = Session(
+            settings, inputs, output, run, interruption, reporter, trackers, settings.process, fail_attempt
+        )
         outcome = recipe.train_adapter(session)
         succeeded = True
         release_output(run)
         return outcome
     finally:
-        # the rest of a grace period belongs to the result
+        # what is left of a grace period is needed to write the result
         seconds = interruption.seconds_left() if interruption.requested else tracking.CLOSE_SECONDS
         trackers.close(succeeded=succeeded, timeout=seconds)
+
+
+def fetch(settings: Settings) -> Inputs:
+    """Fetch the inputs while torch is imported. Raises what ``fetch_inputs`` raises."""
+    with fetch_inputs(settings, PATIENCE_SECONDS) as wait_for_inputs:
+        with phase("importing torch, transformers, peft and trl", "import"):
+            from finetune_trainer import recipe  # noqa: F401 -- the next one is instant
+        return wait_for_inputs()
 
 
 def claim_output(settings: Settings, run: Run, output: Storage) -> Storage:
     """Return the output as a storage to which no other attempt at this job can write from now on.
 
-    On a workstation there is one attempt at a time, which nobody replaces.
+    On a workstation it is returned as it is: there is one attempt at a time.
 
     Raises:
         ArtifactError: SUPERSEDED, if a later attempt has begun; or the storage fails or refuses.
@@ -189,4 +272,4 @@ def release_output(run: Run) -> None:
         if run.output is not None:
             run.output.release_claim()
     except ArtifactError as error:
-        log.warning("the claim could not be deleted, though it is of no more use: %s", error)
+        log.warning("the claim is no longer needed and could not be deleted: %s", error)

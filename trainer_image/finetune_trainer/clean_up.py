@@ -32,8 +32,9 @@ def clean_up(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> 
     """Delete the job's objects, and return what was deleted and what is left; raises nothing."""
     try:
         storage = settings.output_storage(patience_seconds)
-        storage.delete(settings.claim)  # a trainer that nobody could end writes nothing any more
-        found = find_objects_of(
+        for claim in (settings.claim, settings.merge_claim):
+            storage.delete(claim)  # a pod that nobody could end writes nothing any more
+        objects = find_objects_of(
             storage,
             settings.written_directories,
             settings.origin.uid,
@@ -41,7 +42,7 @@ def clean_up(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> 
         )
     except ArtifactError as error:
         return CleanUpResult(reason=_find_reason(error), message=error.message)
-    deletion = delete_all(storage, found)
+    deletion = delete_all(storage, objects)
     text = f"{deletion.deleted} objects were deleted from {settings.output}."
     if deletion.keeps_versions:
         text = f"{text} {VERSIONS_STAY}"

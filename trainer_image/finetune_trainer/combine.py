@@ -53,7 +53,7 @@ def combine(
         seed: Seed of DARE's random choice.
 
     Raises:
-        Failure: SpecInvalid, for adapters that cannot be combined.
+        Failure: SPEC_INVALID for adapters that cannot be combined.
     """
     import torch
     from peft import PeftModel
@@ -103,16 +103,16 @@ def _read_config(directory: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     plain = config["peft_type"] == "LORA" and not config.get("use_dora") and not config.get("modules_to_save")
     if not plain or config.get("bias", "none") != "none":
-        raise _refusal(f"{directory} is no plain LoRA (type {config['peft_type']}): merge it into the base instead")
+        raise _refusal(f"{directory} is not a plain LoRA (type {config['peft_type']}): merge it into the base instead")
     return config
 
 
-def _refusal(what: str) -> Failure:
-    return Failure(Reason.SPEC_INVALID, f"the adapters cannot be combined: {what}")
+def _refusal(cause: str) -> Failure:
+    return Failure(Reason.SPEC_INVALID, f"the adapters cannot be combined: {cause}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 1 for adapters that cannot be combined."""
+    """Combine the adapters that the arguments name, and return the exit code: 1 if they cannot be combined."""
     parser = argparse.ArgumentParser(prog="python -m finetune_trainer.combine", description=__doc__)
     parser.add_argument(
         "adapter", nargs="+", help="directory of an adapter; DIRECTORY=WEIGHT for a weight other than 1"
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse_adapter(text: str) -> WeightedAdapter:
-    """Parse ``DIRECTORY`` or ``DIRECTORY=WEIGHT``; raises Failure(SpecInvalid)."""
+    """Parse ``DIRECTORY`` or ``DIRECTORY=WEIGHT``. Raises ``Failure`` with SPEC_INVALID."""
     directory, equals, weight = text.rpartition("=")
     if not equals:
         return WeightedAdapter(Path(text))

@@ -1,4 +1,4 @@
-"""``evaluation.compareWithFull``: train the same base whole, on the same data, and measure it beside the adapter.
+"""Compare the adapter with full fine-tuning of the same base on the same data (``evaluation.compareWithFull``).
 
 An error here never costs the adapter, which is finished and has its last checkpoint in S3. It becomes a sentence in
 the comparison's table.
@@ -37,11 +37,12 @@ from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
 from finetune_trainer.session.session import Session
 from finetune_trainer.session.tracking import Trackers
+from finetune_trainer.training.choice import split_for_memory
 from finetune_trainer.training.model import load_base
 from finetune_trainer.training.train import train_model
 
 BYTES_PER_WEIGHT = 16
-"""What a weight takes that is trained in fp32: itself, its gradient, and Adam's two moments."""
+"""Bytes for each weight that is trained in fp32: the weight, its gradient, and Adam's two moments."""
 MAX_ATTEMPTS = 2
 """Attempts at one step. The first may have been interrupted before it could save a checkpoint."""
 
@@ -110,12 +111,15 @@ def compare(
 def full_session(session: Session) -> Session:
     """Return a session for the same job with method ``full`` and a storage prefix of its own.
 
-    Only the log tells of its progress, since the status speaks of the adapter.
+    Its progress is only logged, because the status describes the training of the adapter.
     """
     job, scratch = session.settings.job, session.scratch / COMPARISON_PREFIX
+    spec = full_spec(job.spec)
+    if session.run.choice:
+        spec = split_for_memory(spec, session.inputs.model)
     settings = replace(
         session.settings,
-        job=job.model_copy(update={"spec": full_spec(job.spec)}),
+        job=job.model_copy(update={"spec": spec}),
         subprefix=COMPARISON_PREFIX,
         scratch=scratch,
     )
@@ -144,7 +148,7 @@ def full_spec(spec: FineTuneJobSpec) -> FineTuneJobSpec:
 
 
 class LogReporter(Reporter):
-    """Logs the progress at every tenth of the steps, and tells nobody else."""
+    """Logs the progress at every tenth of the steps, and sends no report."""
 
     def __init__(self) -> None:
         """Start before the first tenth."""
@@ -168,9 +172,9 @@ def train_and_measure(
     tokenizer: Any,
     examples: Examples,
 ) -> ComparisonRow:
-    """Train the base whole and measure it in the precision in which method ``full`` publishes a model.
+    """Train all weights of the base, and measure the model in the precision in which method ``full`` publishes it.
 
-    The model lives no longer than this function.
+    The model is freed when this function returns.
     """
     trained = train_model(
         full,
@@ -221,10 +225,10 @@ def weights_size(directory: Path) -> int:
 
 
 def refuse_too_little_memory(session: Session) -> None:
-    """Refuse a full fine-tuning without a GPU that cannot fit: the kernel would kill the process without a word.
+    """Refuse a full fine-tuning on a CPU that does not fit into the memory: the kernel would kill the process.
 
     Raises:
-        Failure: HostOutOfMemory.
+        Failure: HOST_OUT_OF_MEMORY.
     """
     free = memory.free_bytes()
     needed = BYTES_PER_WEIGHT * (session.run.parameters.total if session.run.parameters else 0)
@@ -236,13 +240,13 @@ def refuse_too_little_memory(session: Session) -> None:
 
 
 def record_attempt(session: Session, fingerprint: str, step: int) -> None:
-    """Record in the storage that an attempt goes on from ``step``, and refuse a third one from the same step.
+    """Record in the storage that an attempt continues from ``step``, and refuse a third one from the same step.
 
     A training that kills its process, or never reaches its next checkpoint, must not keep the adapter from being
     published.
 
     Raises:
-        Failure: TrainerError, after two attempts that saved no further checkpoint.
+        Failure: TRAINER_ERROR after two attempts that saved no further checkpoint.
     """
     directory_uri = session.settings.output.child("begun")
     prefix = fingerprint.removeprefix("sha256:")[:16]
@@ -251,8 +255,8 @@ def record_attempt(session: Session, fingerprint: str, step: int) -> None:
     if name is None:
         raise Failure(
             Reason.TRAINER_ERROR,
-            f"two attempts that went on from step {step} ended without a further checkpoint, most likely because the "
-            "memory was too small; it is not tried again",
+            f"two attempts that continued from step {step} ended without a further checkpoint, most likely because "
+            "the memory was too small; it is not tried again",
         )
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, name).write_bytes(b"begun\n")
@@ -264,7 +268,8 @@ def explain_failure(reason: Reason, message: str, full: Session) -> str:
     if reason in (Reason.OUT_OF_MEMORY, Reason.HOST_OUT_OF_MEMORY):
         return f"full fine-tuning did not fit into the memory: {message}"
     if reason is Reason.LOSS_DIVERGED:
-        # the message advises to lower the learning rate, which is not the user's here
-        at = f" at step {full.run.progress.step}" if full.run.progress else ""
-        return f"full fine-tuning diverged{at}, with its learning rate {choose_learning_rate(full.settings.job.spec):g}"
-    return f"full fine-tuning did not come to its end: {message}"
+        # the message advises to lower the learning rate, which the user did not set here
+        step = f" at step {full.run.progress.step}" if full.run.progress else ""
+        rate = choose_learning_rate(full.settings.job.spec)
+        return f"full fine-tuning diverged{step}, with its learning rate {rate:g}"
+    return f"full fine-tuning failed: {message}"

@@ -1,4 +1,4 @@
-"""The recipe, top down: prepare, train, verify, compare, publish. Everything that imports torch begins here."""
+"""Train an adapter, from the top down: prepare, train, verify, compare, publish. Everything here may import torch."""
 
 import os
 import warnings
@@ -20,25 +20,26 @@ from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.data.chat_template import find_training_template
 from finetune_trainer.data.tokenizer import load_tokenizer, make_encoding
 from finetune_trainer.distributed import process_group
-from finetune_trainer.evaluation import forgetting, gate, measures, samples, verification
+from finetune_trainer.evaluation import base_scores, forgetting, gate, measures, samples, verification
 from finetune_trainer.models import device, loading
-from finetune_trainer.publish import merging, publishing, trained_adapter
+from finetune_trainer.publish import publishing, trained_adapter
 from finetune_trainer.runtime.background import start_thread
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import phase
 from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.session.session import Session
+from finetune_trainer.training import choice as training_choice
 from finetune_trainer.training import model as training_model
 from finetune_trainer.training import objectives
 from finetune_trainer.training.train import BASE_CHANGED, train_model
 
 STREAMED_BATCHES = 8
-"""How many times as many tokens a batch has where the layers of the model are streamed."""
+"""Factor for the tokens of a batch where the layers of the model are streamed."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What the training starts from. ``base`` waits for the base model and hands it over once."""
+class PreparedTraining:
+    """The inputs of a training. ``base`` waits for the base model and returns it; it can be called once."""
 
     tokenizer: Any
     examples: dataset.Examples
@@ -46,8 +47,8 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Verified:
-    """An adapter that was loaded back and measured. ``refusal`` says why the gate keeps it from being published."""
+class VerifiedAdapter:
+    """The verification of an adapter. ``refusal`` says why the gate keeps it from being published, or is None."""
 
     verification: verification.Verification
     measure: measures.Measure
@@ -66,6 +67,7 @@ def train_adapter(session: Session) -> TrainerResult:
         ArtifactError: The storage fails or refuses.
     """
     prepared = prepare(session)
+    session, prepared = fill_unset_training(session, prepared)
     adapter = train(session, prepared)
     if adapter is None:
         return TrainerResult(reason="Succeeded", message=f"{session.process.name} has done its part")
@@ -74,7 +76,7 @@ def train_adapter(session: Session) -> TrainerResult:
     return publish(session, prepared, adapter, verified)
 
 
-def prepare(session: Session) -> Prepared:
+def prepare(session: Session) -> PreparedTraining:
     """Tokenize the dataset while the base model loads in a thread of its own."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     quiet_libraries()
@@ -87,11 +89,11 @@ def prepare(session: Session) -> Prepared:
             examples = prepare_data(session, tokenizer, date)
     if not process.local_rank:
         process_group.broadcast(session.run.template_date)
-    return Prepared(tokenizer=tokenizer, examples=examples, base=base)
+    return PreparedTraining(tokenizer=tokenizer, examples=examples, base=base)
 
 
 def prepare_data(session: Session, tokenizer: Any, date: str | None) -> dataset.Examples:
-    """Tokenize the dataset and note its counts and warnings.
+    """Tokenize the dataset, and record its counts and warnings in the run.
 
     Args:
         session: The attempt.
@@ -99,7 +101,7 @@ def prepare_data(session: Session, tokenizer: Any, date: str | None) -> dataset.
         date: The date that the main process of the node pinned, as ISO 8601; None in that process.
     """
     settings, spec, run = session.settings, session.settings.job.spec, session.run
-    training_template = find_training_template(tokenizer)  # TRL knows the template as it was before the date
+    training_template = find_training_template(tokenizer)  # TRL knows the template without a pinned date
     run.template_date, date_warnings = template_date.pin_template_date(
         tokenizer, session.output, settings.checkpoints, settings.origin, date
     )
@@ -126,10 +128,20 @@ def prepare_data(session: Session, tokenizer: Any, date: str | None) -> dataset.
     return examples
 
 
-def train(session: Session, prepared: Prepared) -> trained_adapter.TrainedAdapter | None:
-    """Train to the last step and save the adapter; None in any process but the main one.
+def fill_unset_training(session: Session, prepared: PreparedTraining) -> tuple[Session, PreparedTraining]:
+    """Choose packing and batch where the job leaves them unset; return session and inputs of a job that has them."""
+    if not training_choice.has_open_fields(session.settings.job.spec):
+        return session, prepared
+    with phase("waiting for the model, and choosing the batch", "load"):
+        base = [prepared.base()]
+        session = training_choice.choose_training(session, base[0], prepared.examples)
+    return session, replace(prepared, base=base.pop)
 
-    The model lives no longer than this function, since the verification needs its memory.
+
+def train(session: Session, prepared: PreparedTraining) -> trained_adapter.TrainedAdapter | None:
+    """Train to the last step and save the adapter; return None in every process but the main one.
+
+    The model is freed when this function returns, because the verification needs its memory.
     """
     trained = train_model(session, tokenizer=prepared.tokenizer, examples=prepared.examples, take_base=prepared.base)
     if trained is None:
@@ -144,11 +156,11 @@ def train(session: Session, prepared: Prepared) -> trained_adapter.TrainedAdapte
         return trained_adapter.save_adapter(session, trained, prepared.examples)
 
 
-def verify(session: Session, prepared: Prepared, adapter: trained_adapter.TrainedAdapter) -> Verified:
-    """Load the adapter onto a fresh base, compare it with what was trained, and evaluate it.
+def verify(session: Session, prepared: PreparedTraining, adapter: trained_adapter.TrainedAdapter) -> VerifiedAdapter:
+    """Load the adapter onto a fresh base, compare its answers with those of the trained model, and evaluate it.
 
     Raises:
-        Failure: VerificationFailed, if the loaded adapter answers otherwise than the trained one.
+        Failure: VERIFICATION_FAILED if the loaded adapter answers otherwise than the trained one.
     """
     device.free_memory()
     spec, run, examples = session.settings.job.spec, session.run, prepared.examples
@@ -168,7 +180,7 @@ def verify(session: Session, prepared: Prepared, adapter: trained_adapter.Traine
         if run.progress:
             losses = {"base_eval_loss": evaluation.base_loss, "eval_loss": evaluation.loss}
             session.trackers.log_metrics(run.progress.step, losses)
-    return Verified(
+    return VerifiedAdapter(
         verification=replace(verification_result, evaluation=evaluation),
         measure=measure,
         prompts=prompts,
@@ -178,14 +190,14 @@ def verify(session: Session, prepared: Prepared, adapter: trained_adapter.Traine
 
 def verify_on_fresh_base(
     session: Session,
-    prepared: Prepared,
+    prepared: PreparedTraining,
     adapter: trained_adapter.TrainedAdapter,
     prompts: list[samples.Prompt],
     placement: device.Placement,
 ) -> tuple[verification.Verification, measures.Measure]:
     """Verify the adapter on a base in the serving dtype."""
     spec, examples, streamed = session.settings.job.spec, prepared.examples, placement == "streamed"
-    # a pass over streamed layers costs their way to the GPU, which has room for more rows then
+    # each pass copies all streamed layers to the GPU, which has room for more rows in exchange
     tokens = spec.training.max_length * (STREAMED_BATCHES if streamed else 1)
     measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows, tokens)
     padding_id = training_model.score_padding_id(session, prepared.tokenizer)
@@ -196,7 +208,17 @@ def verify_on_fresh_base(
         adapter.directory,
         trained=adapter.answers,
         measure=measure,
-        # TRL compares with the adapter that the training starts from
+        base_scores=base_scores.open_store(
+            session.output,
+            session.settings.checkpoints,
+            spec=spec,
+            inputs=session.inputs,
+            examples=examples,
+            tokens=tokens,
+            padding=padding_id,
+            placement=placement,
+        ),
+        # TRL measures rewards against the adapter that the training starts from
         reference=start.directory if start and spec.objective in measures.COMPARED_WITH_REFERENCE else None,
         held_out=len(examples.held_out),
         forgetting_text=examples.forgetting_text,
@@ -212,9 +234,9 @@ def verify_on_fresh_base(
 
 
 def compare_with_full(
-    session: Session, prepared: Prepared, adapter: trained_adapter.TrainedAdapter, verified: Verified
-) -> Verified:
-    """Train the same base whole and add it to the evaluation, if ``evaluation.compareWithFull`` asks for it."""
+    session: Session, prepared: PreparedTraining, adapter: trained_adapter.TrainedAdapter, verified: VerifiedAdapter
+) -> VerifiedAdapter:
+    """Add a full fine-tuning of the same base to the evaluation, if ``evaluation.compareWithFull`` is set."""
     if not session.settings.job.spec.evaluation.compare_with_full:
         return verified
     device.free_memory()
@@ -232,17 +254,15 @@ def compare_with_full(
 
 
 def publish(
-    session: Session, prepared: Prepared, adapter: trained_adapter.TrainedAdapter, verified: Verified
+    session: Session, prepared: PreparedTraining, adapter: trained_adapter.TrainedAdapter, verified: VerifiedAdapter
 ) -> TrainerResult:
-    """Merge if asked to, write the report, and upload the adapter with its manifest last.
+    """Write the report, and upload the adapter with its manifest last.
 
     Raises:
-        Failure: GateFailed, if the gate refused the adapter; it is kept beside the published ones then.
+        Failure: GATE_FAILED if the gate refused the adapter, which is then kept beside the published ones.
     """
     device.free_memory()
     result = verified.verification
-    if session.settings.job.spec.output.merged_model and verified.refusal is None:
-        result = replace(result, differences=result.differences | merge(session, adapter))
     with phase("writing the report", "publish"):
         publishing.write_report(session, adapter, result, prepared.examples, verified.prompts)
     with phase("uploading the adapter", "publish"):
@@ -257,26 +277,8 @@ def publish(
     return outcome
 
 
-def merge(session: Session, adapter: trained_adapter.TrainedAdapter) -> dict[str, float]:
-    """Merge the adapter into the base in the training's precision; returns how far the result differs."""
-    precision = device.choose_precision(session.settings.job.spec.training)
-    load_base = training_model.fresh_base_loader(session, device.DTYPES[precision])
-    with phase("merging the adapter into the base", "publish"):
-        return device.run_where_it_fits(
-            lambda placement: merging.merge(
-                session.inputs.model,
-                adapter.directory,
-                load_base=partial(load_base, placement=placement),
-                trained=adapter.answers,
-                directory=publishing.merged_directory(session),
-                tokens=session.settings.job.spec.training.max_length,
-            ),
-            ["gpu", "cpu"],
-        )
-
-
 def quiet_libraries() -> None:
-    """Turn off the libraries' progress bars and deprecation warnings, which are no use in a pod's log."""
+    """Turn off the libraries' progress bars and deprecation warnings, which would fill a pod's log."""
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.simplefilter("ignore", FutureWarning)

@@ -1,4 +1,4 @@
-"""The other processes of a pod or a workstation: the main process starts them, watches them, and outlives them."""
+"""Start and watch the worker processes of a node: one for each GPU beside that of the main process."""
 
 import json
 import logging
@@ -26,25 +26,25 @@ from finetune_trainer.session.run import Run
 from finetune_trainer.session.session import Session
 
 FINISH_SECONDS = 90.0
-"""How long the main process may still take to end by itself, last upload included, after another one has failed.
+"""How long the main process may run on after a worker has failed, for example to complete an upload.
 
-If it waits for a dead process it never ends by itself.
+Then it is ended: it may wait for the dead process without end.
 """
 CAUSE_SECONDS = 10.0
-"""How long the main process waits for another one to say why it failed."""
+"""How long the main process waits for a worker to write why it failed."""
 
 
 class Workers:
     """The processes that the main process of a node has started."""
 
-    def __init__(self, abandon: Callable[[Reason, str], None], interruption: Interruption) -> None:
-        """Start nothing yet.
+    def __init__(self, fail_attempt: Callable[[Reason, str], None], interruption: Interruption) -> None:
+        """Create the object; ``start`` starts the processes.
 
         Args:
-            abandon: Ends this process with a reason and a message; must not return.
+            fail_attempt: Ends this process with a reason and a message; must not return.
             interruption: Tells whether the pod is asked to stop.
         """
-        self._abandon, self._interruption = abandon, interruption
+        self._fail_attempt, self._interruption = fail_attempt, interruption
         self._processes: list[tuple[Process, SpawnProcess, Path]] = []
         self._closed = threading.Event()
 
@@ -65,9 +65,9 @@ class Workers:
             threading.Thread(target=self._watch, name="workers", daemon=True).start()
 
     def failure(self, seconds: float = 0.0) -> tuple[Reason, str] | None:
-        """Return why the workers failed; None if none has failed as far as is known.
+        """Return why a worker failed; None if no failure is known.
 
-        Those that only lost another process end first. So wait up to ``seconds`` for the one that failed by itself.
+        A worker that only lost its connection to another one may end first, so wait up to ``seconds`` for the cause.
         """
         deadline = time.monotonic() + seconds
         while self._processes:
@@ -93,7 +93,7 @@ class Workers:
         self._processes = []
 
     def _watch(self) -> None:
-        """End this process if a worker fails: it may wait for that worker for long, and cannot be woken."""
+        """End this process some time after a worker has failed: it may wait for that worker, and cannot be woken."""
         while (failure := self.failure()) is None:
             if self._closed.wait(0.2):
                 return
@@ -101,11 +101,11 @@ class Workers:
             failure = self.failure(CAUSE_SECONDS) or failure
         seconds = self._interruption.seconds_left() if self._interruption.requested else FINISH_SECONDS
         if not self._closed.wait(seconds):
-            self._abandon(*failure)
+            self._fail_attempt(*failure)
 
 
 def _explain_exit(process: Process, code: int, failure_file: Path) -> tuple[Reason, str]:
-    """Return what the worker wrote before it ended or, if it could not, what its exit status tells."""
+    """Return the reason and the message that the worker wrote or, if there are none, those for its exit status."""
     if failure_file.is_file():
         failure = json.loads(failure_file.read_text(encoding="utf-8"))
         return Reason(failure["reason"]), f"{process.name}: {failure['message']}"
@@ -115,17 +115,17 @@ def _explain_exit(process: Process, code: int, failure_file: Path) -> tuple[Reas
             f"{process.name} was killed, most likely because the trainer container ran out of memory: raise "
             "spec.resources.limits.memory",
         )
-    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+    status = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
     if code == -signal.SIGABRT and process.world_size > 1:
-        return Reason.NCCL_ERROR, f"{process.name} ended {how}: the log has what NCCL says"
-    return Reason.TRAINER_ERROR, f"{process.name} ended {how}, and left no message: see the log"
+        return Reason.NCCL_ERROR, f"{process.name} ended {status}: see NCCL's message in the log"
+    return Reason.TRAINER_ERROR, f"{process.name} ended {status} and left no message: see the log"
 
 
 def _run_worker(
     settings: Settings, inputs: Inputs, process: Process, failure_file: Path, patience_seconds: float
 ) -> NoReturn:
-    """Live the whole life of a worker process."""
-    # the main process hears of a request to stop, and all agree on the step
+    """Run a worker process from its start to its exit."""
+    # the main process receives a request to stop, and all processes then agree on the step
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
@@ -160,7 +160,7 @@ def train_in_worker(
 
 
 def _exit_preempted() -> NoReturn:
-    """End this process where a request to stop loses nothing."""
+    """End this process after a request to stop, at a point where nothing is lost."""
     os._exit(EXIT_CODES[Reason.PREEMPTED])
 
 
@@ -171,7 +171,7 @@ def _abandon_worker(reason: Reason, message: str) -> NoReturn:
 
 
 def _end_with_parent() -> None:
-    """Wait for the parent's end, and end this process with it."""
+    """End this process as soon as its parent has ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -105,7 +105,7 @@ capabilities:
   resources: [configmaps]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
-  resources: [deployments]
+  resources: [deployments, statefulsets]
   verbs: [get, list, watch, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]

@@ -1,5 +1,8 @@
-"""``AdapterDeployment``: serves a finished adapter on every pod of a Deployment, with proof that its weights answer."""
+"""``AdapterDeployment``: serves a finished adapter on every pod of a workload, with proof that its weights answer."""
 
+from finetune_api.adapterdeployment.analysis import Analysis, PrometheusAnalysis, WebhookAnalysis
+from finetune_api.adapterdeployment.canary import Canary, CanaryStep
+from finetune_api.adapterdeployment.promotion import PROMOTION_ANNOTATION, PromotionRequest, read_promotion
 from finetune_api.adapterdeployment.rollback import (
     ROLLBACK_ANNOTATION,
     RollbackRequest,
@@ -20,6 +23,8 @@ from finetune_api.adapterdeployment.spec import (
 from finetune_api.adapterdeployment.status import (
     AdapterDeploymentStatus,
     AdapterVersion,
+    AnalysisStatus,
+    CanaryStatus,
     EngineStatus,
     HistoryEntry,
     JobIdentity,
@@ -29,25 +34,35 @@ from finetune_api.adapterdeployment.status import (
 )
 
 __all__ = [
+    "PROMOTION_ANNOTATION",
     "ROLLBACK_ANNOTATION",
     "AdapterDeploymentSpec",
     "AdapterDeploymentStatus",
     "AdapterSource",
     "AdapterVersion",
+    "Analysis",
+    "AnalysisStatus",
+    "Canary",
+    "CanaryStatus",
+    "CanaryStep",
     "EngineStatus",
     "HistoryEntry",
     "JobIdentity",
     "NameRef",
     "PodCounts",
     "PodStatus",
+    "PrometheusAnalysis",
+    "PromotionRequest",
     "Rollback",
     "RollbackRequest",
     "RollbackStatus",
     "Strategy",
     "Target",
     "Verification",
+    "WebhookAnalysis",
     "find_last_good",
     "list_deployed",
     "list_rolled_back",
+    "read_promotion",
     "read_request",
 ]

@@ -1,4 +1,4 @@
-"""To which version an AdapterDeployment goes back, and the request of a person for it.
+"""Find the version to which an AdapterDeployment can go back, and read a person's request to go back.
 
 The request is an annotation, because the spec belongs to Git and the status to the operator.
 """
@@ -17,20 +17,20 @@ ROLLBACK_ANNOTATION = f"{GROUP}/rollback"
 
 
 class RollbackRequest(Lenient):
-    """Serve ``to`` while the spec asks for ``from``; or try a version again that was rolled back automatically."""
+    """A person's request: serve ``to`` while the spec asks for ``from``, or undo an automatic rollback."""
 
     from_digest: Sha256 | None = Field(None, alias="from", description="Digest of the version to go back from.")
     to: Sha256 | None = Field(None, description="Digest of the version to serve in its place.")
     undone: str | None = Field(
-        None, description="status.rollback.at of the automatic rollback that is no longer to be in force."
+        None, description="status.rollback.at of the automatic rollback to undo: the version is tried again."
     )
 
 
 def read_request(metadata: Mapping[str, Any]) -> RollbackRequest:
-    """Read the request from an object's metadata; without the annotation it asks for nothing.
+    """Read the request from an object's metadata; without the annotation it is empty.
 
     Raises:
-        ValueError: If the annotation is none; the message says what is wrong.
+        ValueError: The annotation is no valid request; the message says what is wrong.
     """
     text = (metadata.get("annotations") or {}).get(ROLLBACK_ANNOTATION)
     if text is None:
@@ -39,10 +39,10 @@ def read_request(metadata: Mapping[str, Any]) -> RollbackRequest:
         request = RollbackRequest.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise ValueError(f"{where}: {problem['msg']}" if where else str(problem["msg"])) from error
+        field = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"{field}: {problem['msg']}" if field else str(problem["msg"])) from error
     if (request.from_digest is None) != (request.to is None):
-        raise ValueError("from and to belong together")
+        raise ValueError("from and to belong together: set both, or neither")
     return request
 
 
@@ -56,12 +56,12 @@ def list_deployed(history: Sequence[HistoryEntry]) -> list[HistoryEntry]:
 
 
 def list_rolled_back(history: Sequence[HistoryEntry]) -> set[str]:
-    """List the digests of the versions that were rolled back, and that were not served by every pod afterwards."""
+    """List the digests of versions that were rolled back and that not every pod has served since then."""
     newest = {entry.digest: entry.event for entry in reversed(history) if entry.event != "Failed"}
     return {digest for digest, event in newest.items() if event == "RolledBack"}
 
 
 def find_last_good(history: Sequence[HistoryEntry], digest: str) -> HistoryEntry | None:
-    """Find the newest version other than ``digest`` that every pod served, and that was not rolled back afterwards."""
+    """Find the newest version other than ``digest`` that every pod served and that was not rolled back since then."""
     bad = {digest, *list_rolled_back(history)}
     return next((entry for entry in list_deployed(history) if entry.digest not in bad), None)

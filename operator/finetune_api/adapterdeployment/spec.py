@@ -4,14 +4,31 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from finetune_api.adapterdeployment.canary import Canary
 from finetune_api.base import DnsLabel, Model, S3Location, SecretRef, Sha256
 from finetune_api.core_v1.selectors import LabelSelector
 from finetune_api.engines import EngineName
+from finetune_api.label_selector import build_selector_rules, check_selector
 from finetune_api.limits import MAX_COUNT, MAX_HISTORY, MAX_NUMBER
 
 ONE_SOURCE = "exactly one of fineTuneJobRef, selector and uri must be set"
 EMPTY_SELECTOR = "an empty selector chooses every FineTuneJob: write matchLabels or matchExpressions"
-WRONG_VALUES = "the operators In and NotIn need values, and Exists and DoesNotExist have none"
+ONE_TARGET = "exactly one of deploymentRef, statefulSetRef and selector must be set"
+EVERY_POD = "an empty selector chooses every pod: write matchLabels or matchExpressions"
+UNCHANGED = (
+    "has(self.target.{0}) == has(oldSelf.target.{0}) "
+    "&& (!has(self.target.{0}) || self.target.{0} == oldSelf.target.{0})"
+)
+"""CEL for a reference that is as it was. Optional values would exceed the cost that the API server allows."""
+ROLLS_DEPLOYMENTS = (
+    "with Rolling, target needs deploymentRef: Kubernetes takes no StatefulSet back from a pod that never becomes "
+    "ready. Set type: Hot"
+)
+NO_CANARY = "a canary needs type Hot: with Rolling the Deployment replaces all pods. Remove canary, or set type: Hot"
+OWN_PACE = (
+    "with Rolling the Deployment's own spec.strategy sets the pace: remove maxUnavailable and pauseSeconds, and set "
+    "rollingUpdate and minReadySeconds of the Deployment"
+)
 FOLLOWS_NEWEST = "digest names one adapter, and selector follows the newest: remove one of the two"
 
 
@@ -30,13 +47,13 @@ class AdapterSource(Model):
     selector: LabelSelector | None = Field(
         None,
         description="Serve the adapter of the newest Succeeded FineTuneJob with these labels, then of each newer one. "
-        "A job that is deleted moves nothing back, and a version that was rolled back is not taken again.",
+        "If that job is deleted, its adapter stays. A version that was rolled back is not chosen again.",
     )
     uri: str | None = Field(None, description="s3:// URI of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
     digest: Sha256 | None = Field(
         None,
         description="sha256 of the directory's manifest.json. Required with uri. With fineTuneJobRef: serve the job's "
-        "adapter only if it is this one. Unset: the first one that the job has, also when the job is created anew.",
+        "adapter only if it has this digest. Unset: the job's first adapter, even after the job is created again.",
     )
     s3: S3Location | None = Field(None, description="S3 service of uri. Unset: AWS.")
     secret_ref: SecretRef | None = Field(
@@ -50,18 +67,7 @@ class AdapterSource(Model):
             "rule": "[has(self.fineTuneJobRef), has(self.selector), has(self.uri)].filter(given, given).size() == 1",
             "message": ONE_SOURCE,
         },
-        {
-            "rule": "!has(self.selector) || (has(self.selector.matchLabels) && self.selector.matchLabels.size() > 0) "
-            "|| (has(self.selector.matchExpressions) && self.selector.matchExpressions.size() > 0)",
-            "message": EMPTY_SELECTOR,
-            "fieldPath": ".selector",
-        },
-        {
-            "rule": "!has(self.selector) || !has(self.selector.matchExpressions) || self.selector.matchExpressions.all("
-            "item, (has(item.values) && item.values.size() > 0) == (item.operator in ['In', 'NotIn']))",
-            "message": WRONG_VALUES,
-            "fieldPath": ".selector.matchExpressions",
-        },
+        *build_selector_rules(EMPTY_SELECTOR),
         {"rule": "!has(self.selector) || !has(self.digest)", "message": FOLLOWS_NEWEST, "fieldPath": ".digest"},
         {
             "rule": "!has(self.uri) || has(self.digest)",
@@ -80,11 +86,7 @@ class AdapterSource(Model):
         if sum(source is not None for source in (self.finetune_job_ref, self.selector, self.uri)) != 1:
             raise ValueError(ONE_SOURCE)
         if self.selector is not None:
-            expressions = self.selector.match_expressions or []
-            if not self.selector.match_labels and not expressions:
-                raise ValueError(EMPTY_SELECTOR)
-            if any(bool(item.values) != (item.operator in ("In", "NotIn")) for item in expressions):
-                raise ValueError(WRONG_VALUES)
+            check_selector(self.selector, EMPTY_SELECTOR)
             if self.digest is not None:
                 raise ValueError(FOLLOWS_NEWEST)
         if self.uri is not None and self.digest is None:
@@ -95,9 +97,15 @@ class AdapterSource(Model):
 
 
 class Target(Model):
-    """The inference Deployment whose pods serve the adapter."""
+    """The workload whose pods serve the adapter."""
 
-    deployment_ref: NameRef = Field(description="Deployment whose pods serve the adapter.")
+    deployment_ref: NameRef | None = Field(None, description="Deployment whose pods serve the adapter.")
+    stateful_set_ref: NameRef | None = Field(None, description="StatefulSet whose pods serve the adapter.")
+    selector: LabelSelector | None = Field(
+        None,
+        description="Pods that serve the adapter, by their labels, whose owner the operator may not change: that of a "
+        "LeaderWorkerSet, for example. Put the agent into them yourself (docs/own-agent.md).",
+    )
     container: DnsLabel | None = Field(
         None, description="Container that runs the inference engine. Default: the engine's name."
     )
@@ -114,26 +122,74 @@ class Target(Model):
         "requires one (--admin-api-key).",
     )
 
+    cel_rules: ClassVar[list[dict[str, str]]] = [
+        {
+            "rule": "[has(self.deploymentRef), has(self.statefulSetRef), has(self.selector)].filter(given, given)"
+            ".size() == 1",
+            "message": ONE_TARGET,
+        },
+        *build_selector_rules(EVERY_POD),
+    ]
+
+    @model_validator(mode="after")
+    def _check_workload(self) -> "Target":
+        if sum(ref is not None for ref in (self.deployment_ref, self.stateful_set_ref, self.selector)) != 1:
+            raise ValueError(ONE_TARGET)
+        if self.selector is not None:
+            check_selector(self.selector, EVERY_POD)
+        return self
+
 
 class Strategy(Model):
     """How a new version of the adapter replaces the old one."""
 
-    type: Literal["Hot"] = Field("Hot", description="Hot: load it into the running engine, without restarting the pod.")
+    type: Literal["Hot", "Rolling"] = Field(
+        "Hot",
+        description="Hot: load it into the running engine, without restarting the pod. Rolling: write the version into "
+        "the pod template, so that the Deployment replaces its pods by its own rolling update.",
+    )
     max_unavailable: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
         1,
         description="Maximum number of pods that may be out of the Service at once while they change the version. "
-        "A pod that refuses the version counts too: so many refusals stop the roll-out.",
+        "A pod that refuses the version also counts, so this many refusals stop the roll-out.",
     )
     pause_seconds: Annotated[int, Field(ge=0, le=MAX_COUNT)] = Field(
         0,
-        description="Seconds that pass after a pod has taken the version before the next pod takes it. A rollback does "
-        "not pause.",
+        description="Seconds to wait between one pod's change of the version and the next pod's. A rollback does not "
+        "wait.",
     )
     progress_deadline_seconds: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
         600,
-        description="Seconds without progress on any pod, beside pauseSeconds, after which the roll-out has failed "
-        "(ProgressDeadlineExceeded).",
+        description="Seconds without progress on any pod, not counting pauseSeconds, after which the roll-out fails "
+        "with ProgressDeadlineExceeded.",
     )
+    canary: Canary | None = Field(
+        None, description="Let a few pods serve a new version first. Unset: the pods take it one after another."
+    )
+
+    cel_rules: ClassVar[list[dict[str, str]]] = [
+        {
+            # the API server also evaluates the rules for the default of strategy, whose fields have no defaults yet
+            "rule": "!has(self.type) || self.type != 'Rolling' || !has(self.canary)",
+            "message": NO_CANARY,
+            "fieldPath": ".canary",
+        },
+        {
+            "rule": "!has(self.type) || self.type != 'Rolling' || "
+            "((!has(self.maxUnavailable) || self.maxUnavailable == 1) "
+            "&& (!has(self.pauseSeconds) || self.pauseSeconds == 0))",
+            "message": OWN_PACE,
+            "fieldPath": ".type",
+        },
+    ]
+
+    @model_validator(mode="after")
+    def _check_rolling(self) -> "Strategy":
+        if self.type == "Rolling" and self.canary is not None:
+            raise ValueError(NO_CANARY)
+        if self.type == "Rolling" and (self.max_unavailable, self.pause_seconds) != (1, 0):
+            raise ValueError(OWN_PACE)
+        return self
 
 
 class Rollback(Model):
@@ -141,8 +197,8 @@ class Rollback(Model):
 
     automatic: bool = Field(
         True,
-        description="Go back to the version that every pod served last. It stays so until the spec changes. False: "
-        "each pod keeps what it serves.",
+        description="Go back to the version that every pod served last, until the spec changes. False: each pod keeps "
+        "the version that it serves.",
     )
 
 
@@ -156,10 +212,15 @@ class Verification(Model):
         gt=0,
         le=MAX_NUMBER,
     )
+    every_minutes: Annotated[int, Field(ge=0, le=MAX_COUNT)] = Field(
+        60,
+        description="Minutes after which each pod proves its version again, with one request at a time beside those of "
+        "its clients. 0: only after a load, after a restart of the engine, and after it woke from sleep.",
+    )
 
 
 class AdapterDeploymentSpec(Model):
-    """Which adapter is served under which name, on which Deployment."""
+    """Which adapter is served under which name, on which workload."""
 
     adapter: AdapterSource = Field(description="Adapter to serve.")
     served_name: str = Field(
@@ -168,17 +229,17 @@ class AdapterDeploymentSpec(Model):
         max_length=128,
         pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$",
     )
-    target: Target = Field(description="Deployment that serves it.")
+    target: Target = Field(description="Workload that serves it.")
     strategy: Strategy = Field(default_factory=Strategy, description="How a new version replaces the old one.")
     verification: Verification = Field(default_factory=Verification, description="How strictly the weights are proved.")
     rollback: Rollback = Field(default_factory=Rollback, description="What happens when a roll-out fails.")
     revision_history_limit: Annotated[int, Field(ge=0, le=MAX_HISTORY)] = Field(
-        10, description="Older entries of status.history that are kept, for a rollback."
+        10, description="Number of older entries of status.history to keep, for a rollback."
     )
     suspend: bool = Field(
         False,
-        description="Hold the roll-out where it is: no further pod takes another version. What the pods serve stays, "
-        "also on pods that start or restart.",
+        description="Pause the roll-out: no further pod changes its version. All pods keep serving what they serve, "
+        "also those that start or restart.",
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
@@ -188,8 +249,20 @@ class AdapterDeploymentSpec(Model):
             "fieldPath": ".servedName",
         },
         {
-            "rule": "self.target.deploymentRef == oldSelf.target.deploymentRef",
-            "message": "target.deploymentRef cannot be changed: create another AdapterDeployment",
+            "rule": " && ".join(map(UNCHANGED.format, ("deploymentRef", "statefulSetRef", "selector"))),
+            "message": "the workload of target cannot be changed: create another AdapterDeployment",
             "fieldPath": ".target",
         },
+        {
+            "rule": "!has(self.strategy) || !has(self.strategy.type) || self.strategy.type != 'Rolling' "
+            "|| has(self.target.deploymentRef)",
+            "message": ROLLS_DEPLOYMENTS,
+            "fieldPath": ".strategy.type",
+        },
     ]
+
+    @model_validator(mode="after")
+    def _check_rolling(self) -> "AdapterDeploymentSpec":
+        if self.strategy.type == "Rolling" and self.target.deployment_ref is None:
+            raise ValueError(ROLLS_DEPLOYMENTS)
+        return self

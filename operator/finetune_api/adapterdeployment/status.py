@@ -11,16 +11,17 @@ from finetune_api.timestamps import Timestamp
 
 
 class JobIdentity(Model):
-    """One FineTuneJob; another one of the same name has another uid."""
+    """Identity of a FineTuneJob: one that was created again under the same name has another uid."""
 
     name: str = Field(description="Its name.")
     uid: str = Field(description="Its metadata.uid.")
     completed_at: Timestamp | None = Field(
         None,
-        description="Time at which it had finished, if spec.adapter.selector chose it. Only a newer one replaces it.",
+        description="Time at which the job finished, if spec.adapter.selector chose it. Only a job that finished later "
+        "replaces it.",
         json_schema_extra={"format": "date-time"},
     )
-    selector: str | None = Field(None, description="The selector that chose it, as kubectl writes one.")
+    selector: str | None = Field(None, description="Selector that chose it, in kubectl's notation.")
 
 
 class AdapterVersion(Model):
@@ -41,11 +42,11 @@ class AdapterVersion(Model):
 
 
 class HistoryEntry(AdapterVersion):
-    """What became of one version of the adapter."""
+    """What happened to one version of the adapter."""
 
     since: Timestamp = Field(
-        description="Deployed: the time since which every pod served the version. Failed, RolledBack: the time at "
-        "which that was decided. RFC 3339.",
+        description="Deployed: the time since which every pod served the version. Failed, RolledBack: the time of the "
+        "decision. RFC 3339.",
         json_schema_extra={"format": "date-time"},
     )
     until: Timestamp | None = Field(
@@ -60,7 +61,9 @@ class HistoryEntry(AdapterVersion):
     reason: str | None = Field(None, description="Why it failed or was rolled back, as a CamelCase word.")
     message: str | None = Field(None, description="The same as a sentence.", max_length=HISTORY_MESSAGE_CHARACTERS)
     evidence: list[str] = Field(
-        default_factory=list, description="What the proofs on pods found, at most three of them."
+        default_factory=list,
+        description="What let the version pass each step of its canary, and what the proofs on at most three pods "
+        "found.",
     )
 
 
@@ -75,10 +78,47 @@ class RollbackStatus(Model):
     message: str = Field(description="The same as a sentence.", max_length=STATUS_MESSAGE_CHARACTERS)
 
 
+class AnalysisStatus(Model):
+    """Why the analysis of a canary's step did not pass."""
+
+    result: Literal["Failed", "Inconclusive"] = Field(
+        description="Failed: the version is not good. Inconclusive: there is no clear result, so a person decides."
+    )
+    message: str = Field(description="What was found, as a sentence.", max_length=HISTORY_MESSAGE_CHARACTERS)
+    at: Timestamp = Field(description="Time of the result, RFC 3339.", json_schema_extra={"format": "date-time"})
+    observed_generation: int = Field(
+        description="The metadata.generation that it was made for: another one is analysed again.", ge=0
+    )
+
+
+class CanaryStatus(Model):
+    """How far the canary of a version is. Which pods take part is in status.podStatus."""
+
+    digest: Sha256 = Field(description="Digest of the version.")
+    started_at: Timestamp = Field(
+        description="Time at which the canary began, RFC 3339.", json_schema_extra={"format": "date-time"}
+    )
+    passed_steps: int = Field(0, description="Number of steps that are over.", ge=0)
+    pods: int | None = Field(
+        None, description="Number of pods that are to serve the version at the present step. Unset: all.", ge=1
+    )
+    reached_at: Timestamp | None = Field(
+        None,
+        description="Time since which the pods of the present step serve the version and take traffic. Unset: not yet.",
+        json_schema_extra={"format": "date-time"},
+    )
+    analysis: AnalysisStatus | None = Field(
+        None, description="Why the analysis of the present step did not pass. Unset: it was not made, or it passed."
+    )
+    evidence: list[str] = Field(
+        default_factory=list, description="What let the version pass each step that is over, one sentence each."
+    )
+
+
 class PodCounts(Model):
     """Progress of the roll-out, as numbers of pods."""
 
-    total: int = Field(0, description="Pods of the Deployment.", ge=0)
+    total: int = Field(0, description="Pods of the target.", ge=0)
     updated: int = Field(0, description="Pods on which the desired version is proven and served.", ge=0)
     ready: int = Field(0, description="Pods that take traffic.", ge=0)
 
@@ -105,7 +145,13 @@ class PodStatus(Model):
     )
     replaced: int | None = Field(
         None,
-        description="Number of times that somebody else loaded an adapter under the served name on this pod.",
+        description="Number of times that another client loaded an adapter under the served name on this pod.",
+        ge=1,
+    )
+    failed_reproofs: int | None = Field(
+        None,
+        description="Number of times that a proven version on this pod failed a later proof "
+        "(spec.verification.everyMinutes). Each time the pod left its Service and loaded the version again.",
         ge=1,
     )
 
@@ -113,7 +159,7 @@ class PodStatus(Model):
 class EngineStatus(Model):
     """Pods whose engine has the same version."""
 
-    version: str | None = Field(None, description="Version, as the engine tells it; absent if it does not.")
+    version: str | None = Field(None, description="Version that the engine reports. Unset: it reports none.")
     pods: int = Field(description="Pods with this version.", ge=1)
     limits: list[str] = Field(default_factory=list, description="What the version cannot do safely, one sentence each.")
 
@@ -127,21 +173,28 @@ class AdapterDeploymentStatus(Model):
     conditions: list[Condition] = Field(
         default_factory=list, description="Accepted, Injected, Suspended, Ready, Reconciling, Stalled."
     )
+    target: str | None = Field(
+        None, description="Name of the Deployment or StatefulSet that serves, or the selector of the pods as text."
+    )
     desired: AdapterVersion | None = Field(None, description="Version that every pod is to serve.")
     active: AdapterVersion | None = Field(None, description="The version that every pod served last.")
     rollback: RollbackStatus | None = Field(
         None, description="Why the pods serve an older version than the spec asks for. Unset: they do not."
     )
+    canary: CanaryStatus | None = Field(
+        None, description="How far the canary of the desired version is. Unset: there is none, or it is over."
+    )
     progressed_at: Timestamp | None = Field(
         None,
-        description="Time at which the roll-out last made progress, by the operator's clock. Unset: none is going on.",
+        description="Time at which the roll-out last made progress, by the operator's clock. Unset: no roll-out is "
+        "going on.",
         json_schema_extra={"format": "date-time"},
     )
     pods: PodCounts = Field(default_factory=PodCounts, description="Progress of the roll-out, as numbers of pods.")
     engines: list[EngineStatus] = Field(
-        default_factory=list, description="Versions of the engine that the agents found, and what follows from them."
+        default_factory=list, description="Versions of the engine that the agents found, with their limits."
     )
-    pod_status: list[PodStatus] = Field(default_factory=list, description="Each pod of the Deployment.")
+    pod_status: list[PodStatus] = Field(default_factory=list, description="Each pod of the target.")
     history: list[HistoryEntry] = Field(
-        default_factory=list, description="What became of the versions so far, the newest entry first."
+        default_factory=list, description="What happened to the versions so far, the newest entry first."
     )

@@ -66,10 +66,10 @@ RULES = [
         ),
     ),
     Rule(
-        f"!(self.training.packing && {PROMPT.cel})",
+        f"!(has(self.training.packing) && self.training.packing && {PROMPT.cel})",
         ".training.packing",
         PACKED_PROMPT,
-        lambda spec: spec.training.packing and spec.method in PROMPT,
+        lambda spec: spec.training.packs and spec.method in PROMPT,
     ),
     Rule(
         f"!(self.training.gradientCheckpointing == 'always' && {PREFIX.cel})",

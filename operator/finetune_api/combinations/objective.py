@@ -27,7 +27,7 @@ NO_PROMPTS = (
 )
 SCORES = "objective reward trains a head in addition to the adapter: choose method lora, qlora or dora"
 NO_MERGED_SCORES = (
-    "mergedModel cannot be combined with objective reward, whose head is no part of the base: set mergedModel to false"
+    "mergedModel cannot be combined with objective reward, whose head the base does not have: set mergedModel to false"
 )
 
 RULES = [
@@ -38,16 +38,21 @@ RULES = [
         lambda spec: spec.preference is not None and spec.objective in ("sft", "reward"),
     ),
     Rule(
-        "self.objective == 'sft' || !self.training.packing",
+        "self.objective == 'sft' || !has(self.training.packing) || !self.training.packing",
         ".training.packing",
         NO_PACKING,
-        lambda spec: spec.objective != "sft" and spec.training.packing,
+        lambda spec: spec.objective != "sft" and spec.training.packs,
     ),
     Rule(
-        "self.objective != 'kto' || self.training.perDeviceBatchSize > 1",
+        "self.objective != 'kto' || (has(self.training.perDeviceBatchSize) ? self.training.perDeviceBatchSize > 1 : "
+        "self.resources.gpusPerNode > 0 && !has(self.training.gradientAccumulationSteps))",
         ".training.perDeviceBatchSize",
         KTO_BATCH,
-        lambda spec: spec.objective == "kto" and spec.training.per_device_batch_size < 2,
+        lambda spec: (
+            spec.objective == "kto"
+            and spec.training.batch_size < 2
+            and not (spec.training.leaves_batch_open and spec.resources.gpus_per_node)
+        ),
     ),
     Rule(
         f"!(self.objective in {list(PAIRED)}) || "

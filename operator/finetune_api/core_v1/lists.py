@@ -21,6 +21,8 @@ Name = DnsLabel
 LABEL = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 Label = Annotated[str, Field(max_length=63, pattern=LABEL)]
 """The value of a label."""
+LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+"""Pattern of the key of a label: a name, after a domain or alone."""
 Strings = Annotated[list[Text], Field(max_length=MAX_ITEMS)]
 Labels = Annotated[dict[str, Label], Field(max_length=MAX_ITEMS)]
 Annotations = Annotated[dict[str, LongText], Field(max_length=MAX_ITEMS)]

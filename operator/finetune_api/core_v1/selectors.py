@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Model
-from finetune_api.core_v1.lists import MAX_ITEMS, Label, Labels, Name, Strings, Text
+from finetune_api.core_v1.lists import LABEL_KEY, MAX_ITEMS, Label, Labels, Name, Strings, Text
 from finetune_api.limits import MAX_COUNT
 
-SelectorKey = Annotated[str, Field(min_length=1, max_length=317)]
+SelectorKey = Annotated[str, Field(max_length=317, pattern=LABEL_KEY)]
 Weight = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -55,7 +55,7 @@ class NodeSelector(Model):
     """Nodes for which at least one term holds."""
 
     node_selector_terms: Annotated[list[NodeSelectorTerm], Field(min_length=1, max_length=MAX_ITEMS)] = Field(
-        description="Terms."
+        description="Terms, of which one must match."
     )
 
 
@@ -80,7 +80,9 @@ class NodeAffinity(Model):
 class PodAffinityTerm(Model):
     """Pods near which, or far from which, the pod runs."""
 
-    topology_key: SelectorKey = Field(description="Label of nodes; nodes with the same value are one place.")
+    topology_key: SelectorKey = Field(
+        description="Key of a node label. Nodes with the same value are one topology domain."
+    )
     label_selector: LabelSelector | None = Field(None, description="The other pods.")
     namespaces: Annotated[list[Name], Field(max_length=MAX_ITEMS)] | None = Field(
         None, description="Namespaces of the other pods. Unset, without namespaceSelector: that of the job."
@@ -106,10 +108,10 @@ class PodAffinity(Model):
 
     required_during_scheduling_ignored_during_execution: (
         Annotated[list[PodAffinityTerm], Field(max_length=MAX_ITEMS)] | None
-    ) = Field(None, description="Terms that must hold.")
+    ) = Field(None, description="Terms that must all match.")
     preferred_during_scheduling_ignored_during_execution: (
         Annotated[list[WeightedPodAffinityTerm], Field(max_length=MAX_ITEMS)] | None
-    ) = Field(None, description="Terms that should hold.")
+    ) = Field(None, description="Terms that are preferred.")
 
 
 class Affinity(Model):
@@ -135,20 +137,24 @@ class Toleration(Model):
 
 
 class TopologySpreadConstraint(Model):
-    """How pods are spread over zones, nodes or other places."""
+    """How pods are spread over topology domains, such as zones or nodes."""
 
-    max_skew: int = Field(description="Greatest difference of the number of pods.", ge=1, le=MAX_COUNT)
-    topology_key: SelectorKey = Field(description="Label of nodes; nodes with the same value are one place.")
+    max_skew: int = Field(
+        description="Maximum difference in the number of matching pods between two domains.", ge=1, le=MAX_COUNT
+    )
+    topology_key: SelectorKey = Field(
+        description="Key of a node label. Nodes with the same value are one topology domain."
+    )
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = Field(
         description="What happens to a pod that would break the constraint."
     )
     label_selector: LabelSelector | None = Field(None, description="The pods that are counted.")
-    min_domains: int | None = Field(None, description="Least number of places.", ge=1, le=MAX_COUNT)
+    min_domains: int | None = Field(None, description="Minimum number of eligible domains.", ge=1, le=MAX_COUNT)
     node_affinity_policy: Literal["Honor", "Ignore"] | None = Field(
-        None, description="Whether only nodes count that the pod's affinity and nodeSelector allow."
+        None, description="Honor: count only nodes that the pod's affinity and nodeSelector allow. Ignore: count all."
     )
     node_taints_policy: Literal["Honor", "Ignore"] | None = Field(
-        None, description="Whether only nodes count whose taints the pod tolerates."
+        None, description="Honor: count only nodes whose taints the pod tolerates. Ignore: count all."
     )
     match_label_keys: Strings | None = Field(
         None, description="Keys of labels whose values in the pod itself also select the pods that are counted."

@@ -69,7 +69,7 @@ class EmptyDirVolume(Model):
     """An empty directory that lives as long as the pod."""
 
     medium: Literal["", "Memory"] | None = Field(None, description="Memory: in RAM. Unset: on the node's disk.")
-    size_limit: Quantity | None = Field(None, description="Greatest size.")
+    size_limit: Quantity | None = Field(None, description="Maximum size.")
 
 
 class DownwardFile(Model):
@@ -169,8 +169,8 @@ class CsiVolume(Model):
 class ClaimResources(Model):
     """The size of a claim."""
 
-    requests: Quantities | None = Field(None, description="Least size: storage.")
-    limits: Quantities | None = Field(None, description="Greatest size: storage.")
+    requests: Quantities | None = Field(None, description="Minimum size (storage).")
+    limits: Quantities | None = Field(None, description="Maximum size (storage).")
 
 
 class ClaimSpec(Model):
@@ -222,7 +222,9 @@ class HostPathVolume(Model):
     type: (
         Literal["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"]
         | None
-    ) = Field(None, description="What must be there.")
+    ) = Field(
+        None, description="Kind of file that must exist at the path; with …OrCreate it is created. Unset: not checked."
+    )
 
 
 RESERVED_VOLUME = "names that begin with finetune- belong to the operator's own volumes: choose another name"

@@ -1,16 +1,21 @@
-"""Whether a job uses gradient checkpointing: with ``auto`` only where the GPU's memory is too small without it."""
+"""Decide whether a job uses gradient checkpointing: with ``auto`` only if the GPU is too small without it."""
 
 from finetune_api import combinations
-from finetune_api.estimate.memory import memory
+from finetune_api.estimate.memory import job_memory
 from finetune_api.estimate.modules import Architecture
 from finetune_api.finetunejob import FineTuneJobSpec
 
 TIGHT = 0.9
-"""A need above this part of a GPU's memory is called tight, because the estimate is not exact."""
+"""Fraction of a GPU's memory above which a job fits only tightly, because the estimate is not exact."""
 
 
 def resolve_checkpointing(spec: FineTuneJobSpec, architecture: Architecture, gpu_bytes: int) -> FineTuneJobSpec:
-    """Return the spec with gradientCheckpointing always or never, as it is on a GPU of so much memory.
+    """Return the spec with gradientCheckpointing always or never, as the trainer decides for a GPU.
+
+    Args:
+        spec: The job's spec.
+        architecture: The base model.
+        gpu_bytes: Memory of the GPU in bytes.
 
     Raises:
         TargetError: The method names a module that the model does not have.
@@ -21,10 +26,7 @@ def resolve_checkpointing(spec: FineTuneJobSpec, architecture: Architecture, gpu
     enabled, disabled = with_checkpointing(spec, enabled=True), with_checkpointing(spec, enabled=False)
     if not combinations.allows(enabled):
         return disabled
-    evaluates = spec.evaluation.recurs
-    processes = spec.resources.processes
-    needed = memory(architecture, spec.method, disabled.training, evaluates=evaluates, processes=processes).total
-    return enabled if needed > TIGHT * gpu_bytes else disabled
+    return enabled if job_memory(architecture, disabled).total > TIGHT * gpu_bytes else disabled
 
 
 def with_checkpointing(spec: FineTuneJobSpec, *, enabled: bool) -> FineTuneJobSpec:

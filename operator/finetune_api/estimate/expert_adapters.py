@@ -1,4 +1,4 @@
-"""Which experts a LoRA adapts: PEFT turns names of linear layers into the parameters that transformers 5 has instead.
+"""Find the experts that a LoRA adapts: PEFT maps names of linear layers to the parameters of transformers 5.
 
 Source: peft/utils/transformers_weight_conversion.py, ``_convert_peft_config_moe``.
 """
@@ -6,17 +6,13 @@ Source: peft/utils/transformers_weight_conversion.py, ``_convert_peft_config_moe
 import re
 from dataclasses import dataclass
 
+from finetune_api import peft_tables
 from finetune_api.estimate.modules import Architecture, Module, NotCountedError
 from finetune_api.methods import ALL_LINEAR, Dora, LoraFields, Method
 from finetune_api.targets import TargetError
 
-_LLAMA_NAMES = {"gate": "router", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
-CONVERTED: dict[str, dict[str, str]] = {
-    "mixtral": {"gate": "router", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"},
-    "qwen3_moe": _LLAMA_NAMES,
-    "deepseek_v3": _LLAMA_NAMES,
-}
-"""Old names of the router's and the experts' layers, by ``model_type``. PEFT converts them in these models only."""
+ROUTER = "gate.weight"
+"""PEFT's name of the router's parameter."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +46,29 @@ def converted_names(architecture: Architecture, method: Method) -> frozenset[str
         NotCountedError: There is no closed form for these targets.
         TargetError: PEFT refuses to adapt a part of a fused parameter.
     """
-    block, names = method.config, CONVERTED.get(architecture.model_type, {})
+    block, names = method.config, peft_tables.converted_experts(architecture.model_type)
     if not isinstance(block, LoraFields) or block.peft_type != "LORA" or not names:
         return frozenset()
     targets = block.target_modules
     if targets == ALL_LINEAR:
-        found = frozenset(names)
+        targeted = frozenset(names)
     elif isinstance(targets, str):
         if any(re.fullmatch(targets, module.name) for module in architecture.modules if _is_converted(module, names)):
             raise NotCountedError("the estimate has no closed form for a regular expression that names experts")
         return frozenset()
     else:
-        found = frozenset(names) & frozenset(targets)
+        targeted = frozenset(names) & frozenset(targets)
     fused = {name for name, parameter in names.items() if parameter == "gate_up_proj"}
-    if found & fused and not fused <= found:
+    if targeted & fused and not fused <= targeted:
         raise TargetError(
             "targetModules",
             f"{' and '.join(sorted(fused))} are one parameter in transformers: name both of them, or neither",
         )
-    if found and isinstance(block, Dora):
+    if targeted and isinstance(block, Dora):
         raise NotCountedError("PEFT's DoRA does not adapt experts: use lora, or name the attention's layers")
-    if found and (block.rank_pattern or block.dropout):
+    if targeted and (block.rank_pattern or block.dropout):
         raise NotCountedError("the estimate has no closed form for experts with a rankPattern or with dropout")
-    return found
+    return targeted
 
 
 def adapted_experts(architecture: Architecture, method: Method) -> tuple[ExpertAdapter, ...]:
@@ -82,14 +78,14 @@ def adapted_experts(architecture: Architecture, method: Method) -> tuple[ExpertA
         NotCountedError: There is no closed form for these targets.
         TargetError: PEFT refuses to adapt a part of a fused parameter.
     """
-    names, block = CONVERTED.get(architecture.model_type, {}), method.config
+    names, block = peft_tables.converted_experts(architecture.model_type), method.config
     chosen = {names[name] for name in converted_names(architecture, method)}
     if not isinstance(block, LoraFields):
         return ()
     adapters = []
     for module in architecture.modules:
         last = module.name.rsplit(".", 1)[-1]
-        if module.kind == "router" and "router" in chosen:
+        if module.kind == "router" and ROUTER in chosen:
             adapters.append(ExpertAdapter(module, block.rank, module.inputs, module.outputs, 1))
         elif module.kind == "parameter" and last in chosen:
             # the rank is doubled where two layers became one parameter

@@ -27,8 +27,8 @@ def architecture_from_headers(config: Config, shapes: Shapes) -> Architecture:
         shapes: The shape of each tensor, by its name.
 
     Raises:
-        UnknownArchitectureError: It has experts, which transformers holds otherwise than files do, or the sizes that
-            are needed are not to be found.
+        UnknownArchitectureError: It has experts, which transformers stores differently from its files, or a size is
+            missing.
     """
     if config.get("model_type") in CONV1D_MODEL_TYPES or any(".experts." in name for name in shapes):
         raise UnknownArchitectureError(
@@ -92,10 +92,10 @@ def _find_layers(shapes: Shapes, layers: int) -> str:
     for name in shapes:
         if match := _LAYER.match(name):
             numbers.setdefault(match["prefix"], set()).add(int(match["number"]))
-    found = [prefix for prefix, seen in numbers.items() if seen >= set(range(layers))]
-    if not found:
+    prefixes = [prefix for prefix, present in numbers.items() if present >= set(range(layers))]
+    if not prefixes:
         raise UnknownArchitectureError(f"the weights do not have the {layers} layers of config.json under one name")
-    return next((prefix for prefix in found if "language" in prefix or "text" in prefix), found[0])
+    return next((prefix for prefix in prefixes if "language" in prefix or "text" in prefix), prefixes[0])
 
 
 def _last(module: Module) -> str:

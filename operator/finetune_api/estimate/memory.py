@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from finetune_api.estimate.activations import layer_activations, mask_bytes, norm_bytes, residual_bytes
 from finetune_api.estimate.modules import Architecture, Module
+from finetune_api.estimate.objective import PASSES, method_of, model_of
 from finetune_api.estimate.parameters import count
 from finetune_api.estimate.step import Step, cast_bytes
 from finetune_api.estimate.targets import adapted_modules
-from finetune_api.finetunejob import Training
-from finetune_api.methods import Block, Full, Method, Quantization, Targeted
+from finetune_api.finetunejob import FineTuneJobSpec, Objective, Training
+from finetune_api.methods import Block, Bottleneck, Full, Method, Quantization, Targeted
 from finetune_api.targets import is_saved
 
 GIB = 2**30
@@ -39,6 +40,16 @@ TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
 
 Source: trl/kernels/chunked_logprob.py, trl/trainer/utils.py.
 """
+NCCL_BYTES = GIB // 2
+"""Channels and buffers of NCCL's one communicator.
+
+It has up to 32 channels with 4 MiB for each peer and protocol (NCCL_BUFFSIZE); not measured on GPUs yet.
+"""
+ORPO_LOGIT_BYTES = 17
+"""Bytes of each logit of orpo while its loss runs backward: measured on a CPU.
+
+In fp32 they are the logits, their gradients of the two losses, and the better answers' log-probabilities.
+"""
 SERVED_BYTES = 2
 """Bytes of a weight of the fresh base in bf16.
 
@@ -54,11 +65,16 @@ class Memory:
     """The base."""
     adapter: int
     """The trained parameters in fp32, in addition to the base, and the method's own state."""
+    reference: int
+    """The frozen copy with which dpo and kto compare: of the adapter or, without one, of the model."""
     gradients: int
+    """With several GPUs they lie in the buckets of DDP, which need no memory of their own."""
     optimizer: int
     activations: int
     """Tensors for the backward pass, and the scratch of the layer that runs."""
     loss: int
+    communication: int
+    """NCCL, with several GPUs."""
     overhead: int
     verification: int
     """Everything after the training, when a fresh base in bf16 is evaluated with and without the adapter."""
@@ -72,11 +88,44 @@ class Memory:
         return sum(getattr(self, part) for part in PARTS)
 
 
-PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "overhead")
+PARTS = (
+    "weights",
+    "adapter",
+    "reference",
+    "gradients",
+    "optimizer",
+    "activations",
+    "loss",
+    "communication",
+    "overhead",
+)
+
+
+def job_memory(architecture: Architecture, spec: FineTuneJobSpec) -> Memory:
+    """Compute the parts of a job for one GPU. gradientCheckpointing auto counts as off.
+
+    Raises:
+        TargetError: The method names a module that the model does not have.
+        NotCountedError: There is no closed form for the method on this model.
+    """
+    return memory(
+        architecture,
+        spec.method,
+        spec.training,
+        objective=spec.objective,
+        evaluates=spec.evaluation.recurs,
+        processes=spec.resources.processes,
+    )
 
 
 def memory(
-    architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False, processes: int = 1
+    architecture: Architecture,
+    method: Method,
+    training: Training,
+    *,
+    objective: Objective = "sft",
+    evaluates: bool = False,
+    processes: int = 1,
 ) -> Memory:
     """Compute the parts for one GPU. gradientCheckpointing auto counts as off.
 
@@ -84,6 +133,7 @@ def memory(
         architecture: The base model.
         method: The method.
         training: The training section of the spec.
+        objective: What it trains for.
         evaluates: Whether held-out rows are evaluated between the steps.
         processes: GPUs that train together.
 
@@ -91,42 +141,47 @@ def memory(
         TargetError: The method names a module that the model does not have.
         NotCountedError: There is no closed form for the method on this model.
     """
-    step, block = step_of(training), method.config
+    architecture, method = model_of(objective, architecture), method_of(objective, method)
+    step, block = step_of(training, objective), method.config
     trainable = count(architecture, method).trainable
     weights, scratch = _weights(architecture, method, step)
     sharers = processes if training.sharding == "full" else 1
     if sharers > 1:
         weights = _sharded_weights(architecture, step, weights, sharers)
-    activations, loss, temporary = _highest_moment(architecture, method, training, evaluates, trainable)
-    verification = _verification(architecture, method, training.max_length, trainable, sharers)
+    activations, loss, temporary = _highest_moment(architecture, method, training, objective, evaluates, trainable)
+    verification = _verification(architecture, method, trainable, sharers)
+    if PASSES[objective].head != "score":
+        verification += evaluation_bytes(architecture, training.max_length)
     return Memory(
         weights=round(weights),
         adapter=0
         if block.trains_all_weights
         else round(4 * trainable + _method_state(architecture, method, trainable)),
+        reference=round(_reference(architecture, block, step, trainable)) if PASSES[objective].reference else 0,
         gradients=4 * trainable,
         optimizer=round(trainable * optimizer_bytes(training.optimizer)) + temporary,
         activations=round(activations + scratch),
         loss=round(loss),
+        communication=NCCL_BYTES if processes > 1 else 0,
         overhead=round(CONTEXT_BYTES),
         verification=round(CONTEXT_BYTES + verification),
     )
 
 
-def full_memory(architecture: Architecture, training: Training) -> Memory:
-    """Compute the parts of full fine-tuning with these settings, for ``evaluation.compareWithFull``."""
-    return memory(architecture, Method(full=Full()), training)
+def full_memory(architecture: Architecture, spec: FineTuneJobSpec) -> Memory:
+    """Compute the parts of full fine-tuning with a job's settings, for ``evaluation.compareWithFull``."""
+    return memory(architecture, Method(full=Full()), spec.training, objective=spec.objective)
 
 
-def step_of(training: Training) -> Step:
-    """Return the shape of a micro-step on a GPU: precision auto is bf16, and every row has maxLength tokens."""
-    batch = training.per_device_batch_size
+def step_of(training: Training, objective: Objective = "sft") -> Step:
+    """Return the shape of a micro-step on a GPU: precision auto is bf16, and every sequence has maxLength tokens."""
+    batch = training.batch_size * PASSES[objective].sequences
     return Step(
         batch,
         training.max_length,
         mixed=training.precision != "fp32",
-        masked=batch > 1 or training.packing,
-        packed=training.packing,
+        masked=batch > 1 or training.packs,
+        packed=training.packs,
     )
 
 
@@ -194,6 +249,12 @@ def _sharded_weights(architecture: Architecture, step: Step, weights: float, sha
     return weights / sharers + (weights - architecture.layers * layer) + 2 * layer
 
 
+def _reference(architecture: Architecture, block: Block, step: Step, trainable: int) -> float:
+    """Return the bytes of the reference: the adapter's weights in fp32, or the base where there is no PEFT adapter."""
+    is_copy_of_base = block.trains_all_weights or isinstance(block, Bottleneck)
+    return step.element * architecture.parameters if is_copy_of_base else 4 * trainable
+
+
 def _method_state(architecture: Architecture, method: Method, trainable: int) -> float:
     """Return the bytes of fp32 state that a method keeps in addition to the trained parameters."""
     block = method.config
@@ -201,22 +262,28 @@ def _method_state(architecture: Architecture, method: Method, trainable: int) ->
 
 
 def _highest_moment(
-    architecture: Architecture, method: Method, training: Training, evaluates: bool, trainable: int
+    architecture: Architecture,
+    method: Method,
+    training: Training,
+    objective: Objective,
+    evaluates: bool,
+    trainable: int,
 ) -> tuple[float, float, int]:
     """Return activations, loss and optimizer scratch at the moment that needs most.
 
     The moments are the loss, a layer's backward pass, the optimizer's step and an evaluation.
     """
-    step, block = step_of(training), method.config
+    step, block = step_of(training, objective), method.config
     layer = layer_activations(architecture, method, step)
     tokens = step.batch * (step.length + block.prepended_tokens)
     recomputes = training.gradient_checkpointing == "always"
     kept_bytes = architecture.layers * (layer.entry if recomputes else layer.saved)
     kept_bytes += outside_bytes(architecture, method, step)
     cached = cast_bytes(trainable, step) if block.trains_all_weights and recomputes else 0
-    loss = _loss(architecture, block, tokens, step)
+    loss = _loss(architecture, block, tokens, step, objective)
     recomputed = layer.saved if recomputes else 0.0
     scratch = FOREACH_BYTES * trainable if training.optimizer == "adamw_torch" else 0
+    evaluates = evaluates and PASSES[objective].head != "score"
     moments = [
         (kept_bytes + cached, loss, 0),
         (kept_bytes + recomputed + layer.transient, 0.0, 0),
@@ -226,23 +293,28 @@ def _highest_moment(
     return max(moments, key=sum)
 
 
-def _verification(architecture: Architecture, method: Method, length: int, trainable: int, sharers: int) -> float:
-    """Return the bytes of the base, of the adapter or the trained model, and of one row's logits.
+def _verification(architecture: Architecture, method: Method, trainable: int, sharers: int) -> float:
+    """Return the bytes of the base, and of the adapter or the trained model.
 
     A base that was sharded is spread over as many GPUs by its layers.
     """
     base = SERVED_BYTES * architecture.parameters / sharers
     trained = base if method.config.trains_all_weights else 4 * trainable
-    return base + trained + evaluation_bytes(architecture, length)
+    return base + trained
 
 
-def _loss(architecture: Architecture, block: Block, tokens: int, step: Step) -> float:
-    """Return the bytes of TRL's chunked loss.
+def _loss(architecture: Architecture, block: Block, tokens: int, step: Step, objective: Objective) -> float:
+    """Return the bytes of TRL's loss.
 
-    They are a tile of logits, the hidden states and their gradient in fp32, and the gradient of a trained head.
+    They are a tile of logits (of orpo all logits and what is made of them), the hidden states and their gradient in
+    fp32, and the gradient of a trained head.
     """
     hidden, element, head = architecture.hidden, step.element, architecture.head
-    tile = element * min(tokens, TOKEN_TILE) * min(architecture.vocabulary, VOCABULARY_TILE)
+    logits = {
+        "tiles": element * min(tokens, TOKEN_TILE) * VOCABULARY_TILE,
+        "logits": tokens * ORPO_LOGIT_BYTES * architecture.vocabulary,
+        "score": 0,
+    }[PASSES[objective].head]
     is_saved_module = isinstance(block, Targeted) and is_saved(head.name, block.modules_to_save)
     gradient = (4 + element) * head.inputs * head.outputs if block.trains_all_weights or is_saved_module else 0
-    return tile + tokens * hidden * (4 + 2 * element) + gradient
+    return logits + tokens * hidden * (4 + 2 * element) + gradient

@@ -1,4 +1,4 @@
-"""How many parameters a method trains, and how many the tuned model has: PEFT's own count, in closed form."""
+"""Count the parameters that a method trains, and those of the tuned model, in closed form, as PEFT counts them."""
 
 from dataclasses import dataclass
 

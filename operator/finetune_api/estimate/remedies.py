@@ -1,35 +1,32 @@
-"""Which changes lower a job's need of memory, and by how much: the reductions, one after another."""
+"""Find the changes that lower a job's need for memory, and by how much: the reductions, one after another."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.base import Model
-from finetune_api.estimate.memory import memory
+from finetune_api.estimate.memory import job_memory
 from finetune_api.estimate.modules import Architecture
-from finetune_api.finetunejob import Training
-from finetune_api.methods import Method
-from finetune_api.reductions import REDUCTIONS, Settings
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.reductions import REDUCTIONS, Settings, smallest_batch
 
 WORTHWHILE = 0.97
-"""A change that leaves more than this part of the memory is not proposed."""
+"""A change after which the job still needs more than this fraction of the memory is not proposed."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change, in addition to those before it."""
+    """One change, on top of those before it in the list."""
 
     fields: dict[str, Any]
     """Fields of the job with their new values."""
     effect: str
     """What else it changes."""
     bytes: int
-    """Memory that the job needs then."""
+    """Memory that the job needs after the change."""
 
 
-def propose_changes(
-    architecture: Architecture, method: Method, training: Training, *, evaluates: bool = False, processes: int = 1
-) -> list[Change]:
-    """List the changes that lower the memory, each in addition to those before it.
+def propose_changes(architecture: Architecture, spec: FineTuneJobSpec) -> list[Change]:
+    """List the changes that lower the need for memory, each on top of those before it.
 
     Raises:
         TargetError: The method names a module that the model does not have.
@@ -37,10 +34,11 @@ def propose_changes(
     """
 
     def bytes_of(settings: Settings) -> int:
-        return memory(architecture, settings.method, settings.training, evaluates=evaluates, processes=processes).total
+        changed = spec.model_copy(update={"method": settings.method, "training": settings.training})
+        return job_memory(architecture, changed).total
 
     changes: list[Change] = []
-    settings = Settings(method, training)
+    settings = Settings(spec.method, spec.training, smallest_batch=smallest_batch(spec))
     needed = bytes_of(settings)
     for reduction in REDUCTIONS:
         while reduced := reduction.apply(settings):

@@ -7,9 +7,11 @@ from pydantic import Field
 from finetune_api.base import Model
 from finetune_api.estimate.architecture import architecture_of
 from finetune_api.estimate.checkpointing import TIGHT, resolve_checkpointing
+from finetune_api.estimate.defaults import choose_micro_step, choose_sequences, split_step
 from finetune_api.estimate.gpus import GPUS, Gpu
-from finetune_api.estimate.memory import GIB, Memory, full_memory, memory
+from finetune_api.estimate.memory import GIB, Memory, full_memory, job_memory
 from finetune_api.estimate.modules import Architecture
+from finetune_api.estimate.objective import PASSES, method_of, model_of
 from finetune_api.estimate.parameters import count
 from finetune_api.estimate.remedies import Change, propose_changes
 from finetune_api.estimate.shapes import Config
@@ -23,8 +25,11 @@ from finetune_api.estimate.speed import (
     total_steps,
 )
 from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.reductions import smallest_batch
 
 Fits = Literal["yes", "tight", "no"]
+MANY_ROWS = 10**6
+"""Stands for an unknown number of rows: large data, of which a step takes as many as it may."""
 
 
 class MemoryEstimate(Model):
@@ -32,12 +37,14 @@ class MemoryEstimate(Model):
 
     weights: int = Field(description="The base's weights. With full fine-tuning, the trained weights.")
     adapter: int = Field(description="Trained parameters beside the base, in fp32, and the method's own buffers.")
+    reference: int = Field(description="Frozen copy of the adapter, or of the model, with which dpo and kto compare.")
     gradients: int = Field(description="Gradients of the trained parameters, in fp32.")
     optimizer: int = Field(description="State of the optimizer.")
     activations: int = Field(description="Saved for the backward pass, and scratch of the layer that runs.")
     loss: int = Field(
         description="A tile of logits, and the gradient of the last hidden states. 0 if another moment needs more."
     )
+    communication: int = Field(description="Buffers of NCCL. 0 for one GPU.")
     overhead: int = Field(description="CUDA context, workspaces and fragmentation of the allocator.")
     total: int = Field(description="Sum of the parts: the GPU must have this much.")
     verification: int = Field(
@@ -119,17 +126,18 @@ def estimate(
         NotCountedError: There is no closed form for the method on this model.
     """
     architecture = architecture_of(config)
+    training_rows, rows_assumption = _training_rows(spec, rows, tokens)
+    if open_batch := spec.training.leaves_batch_open and spec.resources.gpus_per_node > 0:
+        spec = _choose_batch(spec, architecture, gpu, training_rows)
     if gpu is not None:
         spec = resolve_checkpointing(spec, architecture, gpu.bytes)
-    counts = count(architecture, spec.method)
-    evaluates = spec.evaluation.recurs
+    counts = count(model_of(spec.objective, architecture), method_of(spec.objective, spec.method))
     processes = spec.resources.processes
-    memory_parts = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
-    training_rows, rows_assumption = _training_rows(spec, rows, tokens)
+    memory_parts = job_memory(architecture, spec)
     steps = total_steps(spec.training, training_rows, processes)
     gpus = GPUS if gpu is None else (gpu,)
-    proposed = propose_changes(architecture, spec.method, spec.training, evaluates=evaluates, processes=processes)
-    full = full_memory(architecture, spec.training).total if spec.evaluation.compare_with_full else None
+    proposed = propose_changes(architecture, spec)
+    full = full_memory(architecture, spec).total if spec.evaluation.compare_with_full else None
     return JobEstimate(
         model=spec.model.uri,
         model_type=architecture.model_type,
@@ -142,10 +150,35 @@ def estimate(
             for each in gpus
         ],
         comparison_bytes=full,
-        tokens_per_step=tokens_per_step(spec.training, processes),
+        tokens_per_step=tokens_per_step(spec.training, processes, spec.objective),
         total_steps=steps,
         changes=[_change(change, gpus) for change in _enough(memory_parts, proposed, gpu)],
-        assumptions=[*_assumptions(spec, memory_parts), *_comparison(full, gpus), rows_assumption],
+        assumptions=[
+            *_assumptions(spec, memory_parts),
+            *([_explain_batch(spec)] if open_batch else []),
+            *_comparison(full, gpus),
+            rows_assumption,
+        ],
+    )
+
+
+def _choose_batch(
+    spec: FineTuneJobSpec, architecture: Architecture, gpu: Gpu | None, rows: int | None
+) -> FineTuneJobSpec:
+    """Choose the batch as the trainer does for a GPU; for all GPUs of the table the smallest micro-step."""
+    sequences = choose_sequences(spec, MANY_ROWS if rows is None else rows)
+    per_gpu = sequences // spec.resources.processes
+    size = smallest_batch(spec) if gpu is None else choose_micro_step(spec, architecture, gpu.bytes, per_gpu).sequences
+    return spec.model_copy(update={"training": split_step(spec.training, size, per_gpu)})
+
+
+def _explain_batch(spec: FineTuneJobSpec) -> str:
+    """Return a sentence about the batch that the spec leaves to the trainer."""
+    training = spec.training
+    packing = "" if spec.objective != "sft" or training.packing is not None else " Short examples are packed as well."
+    return (
+        f"perDeviceBatchSize and gradientAccumulationSteps are unset: they are {training.batch_size} and "
+        f"{training.accumulation_steps} here, and the trainer chooses them for its GPU and its data.{packing}"
     )
 
 
@@ -165,11 +198,12 @@ def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Chan
 def _gpu(
     spec: FineTuneJobSpec, architecture: Architecture, gpu: Gpu, steps: int | None, price: float | None
 ) -> GpuEstimate:
-    evaluates, number = spec.evaluation.recurs, spec.resources.processes
-    needed = memory(architecture, spec.method, spec.training, evaluates=evaluates, processes=number).total
-    each = tokens_per_second(architecture, spec.method, spec.training, gpu)
+    number = spec.resources.processes
+    needed = job_memory(architecture, spec).total
+    each = tokens_per_second(architecture, spec.method, spec.training, gpu, spec.objective)
     speed = None if each is None else number * each
-    seconds = None if speed is None or steps is None else round(steps * tokens_per_step(spec.training, number) / speed)
+    tokens = tokens_per_step(spec.training, number, spec.objective)
+    seconds = None if speed is None or steps is None else round(steps * tokens / speed)
     return GpuEstimate(
         name=gpu.name,
         bytes=gpu.bytes,
@@ -194,7 +228,7 @@ def _training_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None) 
     if tokens is not None:
         full = packed_rows(tokens, training)
         return full, f"{tokens} tokens fill {full} rows: the dataset is plain text, or is packed without loss."
-    if training.packing:
+    if training.packs:
         return None, "The number of steps is unknown: give --tokens, or set spec.training.maxSteps."
     if rows is None:
         return None, "The number of steps is unknown: give --rows, or set spec.training.maxSteps."
@@ -218,7 +252,8 @@ def _comparison(needed: int | None, gpus: tuple[Gpu, ...]) -> list[str]:
 def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
     training = spec.training
     assumptions = ["The memory is calculated; it has not been compared with a peak measured on a GPU yet."]
-    assumptions.append(f"Every row has maxLength {training.max_length} tokens: shorter ones need less memory and time.")
+    rows = "Every row has" if PASSES[spec.objective].sequences == 1 else "Both answers of a row have, with the prompt,"
+    assumptions.append(f"{rows} maxLength {training.max_length} tokens: shorter ones need less memory and time.")
     if parts.verification > parts.total:
         assumptions.append(
             "The verification needs more memory than the training. If the GPU has less, the CPU verifies, which takes "

@@ -17,7 +17,7 @@ class Step:
     masked: bool = False
     """Attention has its own mask, because rows are padded or packed. Grouped keys and values are then repeated."""
     packed: bool = False
-    """TRL lays the rows of a packed batch end to end, so that the mask is as wide as all of them."""
+    """Rows lie end to end under a mask as wide as all of them; attention that knows their borders needs no mask."""
 
     @property
     def element(self) -> int:

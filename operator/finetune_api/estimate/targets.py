@@ -1,4 +1,4 @@
-"""Which modules of a described model a method touches."""
+"""Find the modules of an architecture that a method adapts."""
 
 from finetune_api.estimate.expert_adapters import converted_names
 from finetune_api.estimate.modules import Architecture, Module
@@ -26,7 +26,9 @@ def adapted_modules(architecture: Architecture, method: Method) -> tuple[Module,
         block = block.model_copy(update={"target_modules": [t for t in block.target_modules if t not in experts]})
         if not block.target_modules:
             return ()
-    chosen = select_modules(list(linear), block, method.name, architecture.model_type)
+    chosen = select_modules(
+        list(linear), block, method.name, architecture.model_type, has_experts=architecture.experts > 0
+    )
     return tuple(linear[name] for name in chosen)
 
 

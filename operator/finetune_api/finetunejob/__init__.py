@@ -16,9 +16,11 @@ from finetune_api.finetunejob.status import (
     Estimate,
     EvaluationStatus,
     FineTuneJobStatus,
+    MergedModelStatus,
     Phase,
     Progress,
     ReportStatus,
+    TrainingChoice,
     Usage,
 )
 from finetune_api.finetunejob.training import Objective, Preference, Training
@@ -39,6 +41,7 @@ __all__ = [
     "FineTuneJobSpec",
     "FineTuneJobStatus",
     "HubOutput",
+    "MergedModelStatus",
     "ModelCache",
     "ModelSource",
     "ObjectMeta",
@@ -55,5 +58,6 @@ __all__ = [
     "S3Output",
     "StartingAdapter",
     "Training",
+    "TrainingChoice",
     "Usage",
 ]

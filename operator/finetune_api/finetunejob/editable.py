@@ -1,6 +1,6 @@
-"""Which fields of a FineTuneJob can be edited once it exists. All others are immutable, new ones too.
+"""List the fields of a FineTuneJob that can be edited after its creation. All others are immutable.
 
-An immutable field defines the result, or is part of the pod that runs: an edit would be accepted and not be in force.
+An immutable field decides the result, or is part of the running pod, which an edit would not reach.
 """
 
 from finetune_api.base import Model
@@ -13,6 +13,7 @@ EDITABLE = frozenset(
         "ttlSecondsAfterFinished",
         "failurePolicy",
         "output.deletionPolicy",
+        "resources.merge",
     }
 )
 """Paths below ``spec`` that the operator follows on a live job, with all fields below them."""
@@ -31,20 +32,20 @@ def immutability_rules(model: type[Model], path: str = "") -> list[dict[str, str
     """
     rules = []
     for name, field in model.model_fields.items():
-        own = f"{path}{field.alias or name}"
-        if own in EDITABLE:
+        field_path = f"{path}{field.alias or name}"
+        if field_path in EDITABLE:
             continue
         section = field.annotation
-        if any(other.startswith(f"{own}.") for other in EDITABLE) and isinstance(section, type):
-            rules += immutability_rules(section, f"{own}.")
+        if any(editable.startswith(f"{field_path}.") for editable in EDITABLE) and isinstance(section, type):
+            rules += immutability_rules(section, f"{field_path}.")
         else:
-            new, old = f"self.{own}", f"oldSelf.{own}"
+            new, old = f"self.{field_path}", f"oldSelf.{field_path}"
             # The API server cannot estimate what a comparison of optionals costs.
             rules.append(
                 {
                     "rule": f"has({new}) == has({old}) && (!has({new}) || {new} == {old})",
-                    "message": IMMUTABLE.format(own),
-                    "fieldPath": f".{own}",
+                    "message": IMMUTABLE.format(field_path),
+                    "fieldPath": f".{field_path}",
                 }
             )
     return rules

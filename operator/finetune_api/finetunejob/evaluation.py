@@ -14,11 +14,11 @@ class Evaluation(Model):
 
     every_steps: Positive | None = Field(
         None,
-        description="Optimizer steps between two evaluations during the training. Unset: only at the end, or as "
-        "everyEpoch says.",
+        description="Optimizer steps between two evaluations during the training. Unset: evaluate only at the end, "
+        "unless everyEpoch is true.",
     )
     every_epoch: bool = Field(
-        False, description="Evaluate at the end of each pass over the dataset, in place of everySteps."
+        False, description="Evaluate at the end of each pass over the dataset, instead of everySteps."
     )
     max_rows: Positive = Field(200, description="Maximum number of held-out rows to use.")
     samples: int = Field(
@@ -34,24 +34,24 @@ class Evaluation(Model):
     )
     forgetting: Forgetting | None = Field(
         None,
-        description="Also compare base and adapter on a general text, to measure forgetting. Unset: no comparison; "
-        "{}: on the trainer's own text.",
+        description="Also compare base and adapter on a general text, to measure forgetting. {}: use the text that "
+        "comes with the trainer. Unset: no comparison.",
     )
     gate: Gate | None = Field(
         None,
-        description="Limits that the adapter must reach to be published. Unset: a warning if the adapter is no better "
-        "than its base.",
+        description="Limits that the adapter must meet to be published. Unset: it is published, with a warning if it "
+        "is no better than its base.",
     )
     compare_with_full: bool = Field(
         False,
-        description="After the adapter is finished, also train all weights of the base, with the same data, steps, "
-        "effective batch and seed and with the learning rate of method full, and compare quality, memory, speed and "
-        "size. That model is measured, not published.",
+        description="After the adapter is finished, also train all weights of the base, and compare quality, memory, "
+        "speed and size. Data, steps, effective batch and seed are the same; the learning rate is the default of "
+        "method full. The model is measured, not published.",
     )
 
     @property
     def recurs(self) -> bool:
-        """Whether the held-out rows are also measured during the training."""
+        """Return whether the held-out rows are also evaluated during the training."""
         return self.every_steps is not None or self.every_epoch
 
 
@@ -60,12 +60,12 @@ class Checkpoint(Model):
 
     every_steps: Positive | None = Field(
         None,
-        description="Optimizer steps between two checkpoints. Unset: a tenth of the run, at most 500 steps, or as "
-        "everyMinutes says.",
+        description="Optimizer steps between two checkpoints. Unset: a tenth of all steps, at most 500, unless "
+        "everyMinutes is set.",
     )
     every_minutes: float | None = Field(
         None,
-        description="Minutes of training between two checkpoints, in place of everySteps.",
+        description="Minutes of training between two checkpoints, instead of everySteps.",
         gt=0,
         le=MAX_NUMBER,
     )

@@ -8,18 +8,29 @@ from finetune_api.base import Model
 class Retries(Model):
     """How many further attempts are made, by the cause of the failure. User errors are never retried."""
 
-    on_error: int = Field(2, description="Attempts after an unexpected error or a failed upload.", ge=0, le=20)
-    on_out_of_memory: int = Field(
-        10, description="Attempts that use less memory, after the device had too little memory.", ge=0, le=50
+    on_error: int = Field(
+        2,
+        description="Attempts after any other error that may pass, such as a failed upload or a broken GPU.",
+        ge=0,
+        le=20,
     )
-    on_stall: int = Field(3, description="Attempts after a training loop that made no progress for long.", ge=0, le=20)
+    on_out_of_memory: int = Field(
+        10,
+        description="Attempts with less memory after one that ran out of memory, and reductions within each attempt.",
+        ge=0,
+        le=50,
+    )
+    on_stall: int = Field(3, description="Attempts after a training loop stopped making progress.", ge=0, le=20)
     on_preemption: int = Field(
-        20, description="Attempts after the pod was deleted, evicted or preempted.", ge=0, le=1000
+        20,
+        description="Attempts after the pod was deleted, evicted or preempted, or its node failed to run it.",
+        ge=0,
+        le=1000,
     )
 
 
 class OutOfMemory(Model):
-    """What the operator may change after an attempt that ran out of memory: one step per attempt, in this order.
+    """What trainer and operator may change when the memory is too small: one reduction after another, in this order.
 
     The memory is the GPU's, or for a job without GPUs the container's. The sequences per optimizer step,
     perDeviceBatchSize × gradientAccumulationSteps, stay the same.
@@ -34,7 +45,7 @@ class OutOfMemory(Model):
     )
     quantize: bool = Field(
         False,
-        description="Then hold the base of lora and dora in 4 bits (nf4). This changes the result, and the training "
+        description="Then load the base of lora or dora in 4 bits (nf4). This changes the result, so the training "
         "starts again from the first step.",
     )
 

@@ -27,9 +27,14 @@ class FineTuneJob(Model):
 
     @classmethod
     def of(cls, resource: dict[str, Any], *, workstation: bool = False) -> "FineTuneJob":
-        """Validate an API object; on a ``workstation`` its data may be ``file://``.
+        """Parse a FineTuneJob.
 
-        Raises pydantic.ValidationError; ``validation.problems`` makes field paths of it.
+        Args:
+            resource: The API object, or the content of a file.
+            workstation: Whether model and data may be ``file://``.
+
+        Raises:
+            ValidationError: The object is invalid; ``validation.problems`` describes it with field paths.
         """
         return cls.model_validate(resource, context={WORKSTATION: workstation})
 

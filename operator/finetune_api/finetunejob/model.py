@@ -15,7 +15,7 @@ URI_PATTERN = r"^(hf|s3|pvc)://[^/]+"
 RelativeDirectory = Annotated[str, Field(max_length=1024, pattern=r"^[^/:]*[^/:.][^/:]*(/[^/:]*[^/:.][^/:]*)*$")]
 """A path without empty parts, ``.`` and ``..``, and without a slash at its ends."""
 CACHE_OF_DOWNLOADS = (
-    "cache is for models that are downloaded, hf:// and s3://: remove it, a pvc:// model is on a volume already"
+    "cache is for models that are downloaded (hf:// and s3://), and a pvc:// model is on a volume already: remove cache"
 )
 REVISION_OF_HUB = "revision belongs to hf:// models only: remove it, or name the model on the hub"
 
@@ -26,7 +26,7 @@ class StartingAdapter(Model):
     uri: str = Field(description="s3:// URI of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
     digest: Sha256 | None = Field(
         None,
-        description="sha256 of its manifest.json. Unset: the digest of the manifest that exists when the training "
+        description="sha256 of the adapter's manifest.json. Unset: that of the manifest that exists when the training "
         "starts.",
     )
     secret_ref: SecretRef | None = Field(
@@ -55,7 +55,7 @@ class CacheHostPath(Model):
 
 
 class ModelCache(Model):
-    """Where a model is kept for all jobs: exactly one of its fields."""
+    """The volume that keeps models for all jobs: exactly one of the fields."""
 
     persistent_volume_claim: CacheClaim | None = Field(None, description="A PersistentVolumeClaim.")
     host_path: CacheHostPath | None = Field(
@@ -101,8 +101,8 @@ class ModelSource(Model):
     )
     adapter: StartingAdapter | None = Field(
         None,
-        description="Finished adapter of this model and of the same method, to continue training from. Unset: a new "
-        "adapter.",
+        description="Finished adapter whose training continues. It must have been trained on this model with the same "
+        "method. Unset: a new adapter.",
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [

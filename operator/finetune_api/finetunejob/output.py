@@ -46,7 +46,9 @@ class Output(Model):
     s3: S3Output = Field(description="S3 bucket and key prefix.")
     hub: HubOutput | None = Field(None, description="Repository of the model hub, in addition to S3.")
     merged_model: bool = Field(
-        False, description="Also merge the adapter into the base, and store the merged model next to the adapter."
+        False,
+        description="Also merge the adapter into the base, and store the merged model next to the adapter. A pod "
+        "without a GPU does so when the adapter is finished; the condition Merged reports the result.",
     )
     secret_ref: SecretRef | None = Field(
         None,
@@ -55,7 +57,8 @@ class Output(Model):
     )
     deletion_policy: DeletionPolicy = Field(
         "Retain",
-        description="What becomes of this job's objects in S3 when the FineTuneJob is deleted. Delete: a clean-up pod, "
-        "with secretRef, deletes what the job wrote: checkpoints, adapter, merged model and reports; a copy on the hub "
-        "stays. If that is not possible, the FineTuneJob goes all the same, with an Event that names what was left.",
+        description="What happens to this job's objects in S3 when the FineTuneJob is deleted. Retain: they stay. "
+        "Delete: a clean-up pod with the credentials of secretRef deletes the checkpoints, the adapter, the merged "
+        "model and the reports that the job wrote; a copy on the hub stays. If the clean-up fails, the FineTuneJob is "
+        "deleted nevertheless, and an Event names what is left.",
     )

@@ -15,8 +15,8 @@ from finetune_api.core_v1.volumes import Volume, VolumeMount
 from finetune_api.limits import MAX_COUNT
 
 Words = Annotated[list[LongText], Field(min_length=1, max_length=MAX_ITEMS)]
-ALSO_PREFLIGHT = "Preflight and clean-up pods have it too."
-ARGS_ALONE = "args belongs to command: set podTemplate.command too, or remove args"
+ALSO_PREFLIGHT = "It also applies to preflight and clean-up pods."
+ARGS_ALONE = "args needs command: set podTemplate.command too, or remove args"
 UNKNOWN_VOLUME = (
     "volumeMounts names a volume that is not in volumes: add it to podTemplate.volumes, or correct the name"
 )
@@ -39,7 +39,11 @@ REQUEST_RULE = {
 
 
 def check_requests(requests: dict[str, int | str], limits: dict[str, int | str]) -> None:
-    """Raise ``ValueError`` if a request is above its limit."""
+    """Check that no request is above its limit.
+
+    Raises:
+        ValueError: A request is above its limit.
+    """
     compared = [name for name in COMPARED if name in requests and name in limits]
     if any(parse_quantity(requests[name]) > parse_quantity(limits[name]) for name in compared):
         raise ValueError(REQUEST_ABOVE_LIMIT)
@@ -48,8 +52,8 @@ def check_requests(requests: dict[str, int | str], limits: dict[str, int | str])
 class ContainerResources(Model):
     """CPU and memory of a container."""
 
-    requests: Quantities = Field(default_factory=dict, description="What the scheduler sets aside.")
-    limits: Quantities = Field(default_factory=dict, description="What the container cannot exceed.")
+    requests: Quantities = Field(default_factory=dict, description="Amounts that the scheduler reserves on a node.")
+    limits: Quantities = Field(default_factory=dict, description="Amounts that the container cannot exceed.")
 
     cel_rules: ClassVar[list[dict[str, str]]] = [REQUEST_RULE]
 
@@ -64,31 +68,36 @@ class Resources(Model):
 
     gpus_per_node: int = Field(
         1,
-        description="GPUs of the trainer pod. Each runs a process of its own with its own perDeviceBatchSize. 0: "
-        "train on the CPU.",
+        description="Number of GPUs of the trainer pod. Each GPU runs one process with perDeviceBatchSize sequences. "
+        "0: train on the CPU.",
         ge=0,
         le=16,
     )
     gpu_resource_name: str = Field(
         "nvidia.com/gpu",
-        description="Extended resource that stands for a GPU.",
+        description="Name of the extended resource that counts GPUs, for example nvidia.com/gpu.",
         max_length=317,
         pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
     )
     requests: Quantities = Field(
         default_factory=dict,
-        description="Requests of the trainer container, such as CPU and memory. What is left out comes from the chart "
-        "value pods.resources.trainer, for each GPU.",
+        description="Requests of the trainer container, such as CPU and memory. A request that is left out comes from "
+        "the chart value pods.resources.trainer, once for each GPU.",
     )
     limits: Quantities = Field(
         default_factory=dict,
-        description="Limits of the trainer container, such as CPU and memory. What is left out comes from the chart "
-        "value pods.resources.trainer, for each GPU, and is at least the request.",
+        description="Limits of the trainer container, such as CPU and memory. A limit that is left out comes from the "
+        "chart value pods.resources.trainer, once for each GPU, and is at least the request.",
     )
     preflight: ContainerResources | None = Field(
         None,
         description="CPU and memory of preflight and clean-up pods. What is left out comes from the chart value "
         "pods.resources.preflight.",
+    )
+    merge: ContainerResources | None = Field(
+        None,
+        description="CPU and memory of the pod that makes output.mergedModel. What is left out comes from the chart "
+        "value pods.resources.merge; its memory is at least what the model needs by the preflight's estimate.",
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [REQUEST_RULE]
@@ -100,14 +109,14 @@ class Resources(Model):
 
     @property
     def processes(self) -> int:
-        """Return how many processes train together: one per GPU, and one without a GPU."""
+        """Return how many processes train together: one for each GPU, or one on the CPU."""
         return max(self.gpus_per_node, 1)
 
 
 class PodTemplate(Model):
     """Where and how the pods of the job run.
 
-    What the administrator's pod policy does not allow, such as access to the host, is refused.
+    The operator refuses what the administrator's pod policy does not allow, such as access to the host.
     """
 
     labels: Labels = Field(default_factory=dict, description="Labels of the pods, in addition to the operator's own.")
@@ -121,7 +130,7 @@ class PodTemplate(Model):
     affinity: Affinity | None = Field(None, description="Nodes and pods near which the trainer pod runs.")
     topology_spread_constraints: (
         Annotated[list[TopologySpreadConstraint], KeyedBy("topologyKey", "whenUnsatisfiable")] | None
-    ) = Field(None, description="How trainer pods are spread over zones, nodes or other places.")
+    ) = Field(None, description="How trainer pods are spread over topology domains, such as zones or nodes.")
     priority_class_name: Name | None = Field(None, description="PriorityClass of the trainer pod.")
     runtime_class_name: Name | None = Field(None, description="RuntimeClass of the trainer pod.")
     scheduler_name: Name | None = Field(None, description="Scheduler of the trainer pod. Unset: the cluster's.")
@@ -134,7 +143,7 @@ class PodTemplate(Model):
         None, description="Trainer image. Unset: the operator's default."
     )
     command: Words | None = Field(
-        None, description="Command of the trainer container, for an image of one's own. Unset: the operator's trainer."
+        None, description="Command of the trainer container, for an image of your own. Unset: the operator's trainer."
     )
     args: Words | None = Field(None, description="Arguments of the command.")
     image_pull_secrets: Annotated[list[SecretRef], KeyedBy("name")] = Field(
@@ -152,12 +161,12 @@ class PodTemplate(Model):
         None, description=f"Additional volumes, for example a private CA or data. {ALSO_PREFLIGHT}"
     )
     volume_mounts: Annotated[list[VolumeMount], KeyedBy("mountPath")] | None = Field(
-        None, description=f"Where the container has the volumes. {ALSO_PREFLIGHT}"
+        None, description=f"Directories of the container in which the volumes are mounted. {ALSO_PREFLIGHT}"
     )
     security_context: PodSecurityContext | None = Field(
         None,
-        description="User of the pods. Unset: user and group 65532. Set: exactly what it says, so that {} leaves the "
-        f"user to the cluster. {ALSO_PREFLIGHT}",
+        description="User and groups of the pods. Unset: user and group 65532. {}: the cluster chooses, because "
+        f"nothing is added to what is set here. {ALSO_PREFLIGHT}",
     )
     container_security_context: SecurityContext | None = Field(
         None, description="Privileges of the trainer container. Unset: none."
@@ -165,7 +174,7 @@ class PodTemplate(Model):
     host_aliases: Annotated[list[HostAlias], KeyedBy("ip")] | None = Field(
         None, description=f"Entries of the pods' hosts file. {ALSO_PREFLIGHT}"
     )
-    dns_policy: DnsPolicy | None = Field(None, description=f"Where the pods' DNS comes from. {ALSO_PREFLIGHT}")
+    dns_policy: DnsPolicy | None = Field(None, description=f"Source of the pods' DNS settings. {ALSO_PREFLIGHT}")
     dns_config: DnsConfig | None = Field(None, description=f"Settings of the pods' resolver. {ALSO_PREFLIGHT}")
     host_network: bool | None = Field(
         None,
@@ -186,7 +195,7 @@ class PodTemplate(Model):
     )
     termination_grace_period_seconds: int = Field(
         120,
-        description="Seconds in which a pod that is asked to stop can save and upload a checkpoint.",
+        description="Seconds that a pod has to save and upload a checkpoint after it was asked to stop.",
         ge=10,
         le=MAX_COUNT,
     )

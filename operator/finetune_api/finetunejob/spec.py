@@ -18,7 +18,7 @@ from finetune_api.tracking import Tracking
 
 
 class FineTuneJobSpec(Model):
-    """What to train, on which data, how, and where the adapter is stored. What defines the result is immutable."""
+    """What to train, on which data, how, and where the adapter is stored. Fields that decide it are immutable."""
 
     model: ModelSource = Field(description="Base model.")
     dataset: DatasetSource = Field(description="Rows to train on.")
@@ -55,28 +55,28 @@ class FineTuneJobSpec(Model):
     )
     suspend: bool = Field(
         False,
-        description="Stop the job: its pod saves a checkpoint and ends, which frees its GPU. When this is false again, "
-        "the next attempt continues from there. It costs no retry.",
+        description="Pause the job: its pod saves a checkpoint and ends, which frees its GPU. When false again, "
+        "the next attempt continues from there. This uses no retry.",
     )
     active_deadline_seconds: int | None = Field(
         None,
-        description="How long trainers may run, all attempts together, without the time in which they wait or the job "
-        "is suspended. After that the pod saves a checkpoint, and the job fails with DeadlineExceeded. Unset: for "
-        "ever.",
+        description="Seconds that the trainers of all attempts may run together. Time in which they wait, or the job "
+        "is suspended, does not count. Then the pod saves a checkpoint, and the job fails with DeadlineExceeded. "
+        "Unset: no limit.",
         ge=1,
         le=MAX_COUNT,
     )
     ttl_seconds_after_finished: int | None = Field(
         None,
-        description="After how many seconds a job that has finished, well or not, is deleted with its Jobs and pods. "
-        "An Event says which adapter it made; what lies in S3 stays. Unset: never.",
+        description="Seconds after which a finished job, successful or failed, is deleted with its Jobs and pods. An "
+        "Event names the adapter that it made. What happens in S3 is decided by output.deletionPolicy. Unset: never.",
         ge=0,
         le=MAX_COUNT,
     )
     pending_deadline_seconds: int | None = Field(
         None,
-        description="How long a pod of the preflight or of an attempt may wait until it runs: for admission, a queue, "
-        "a node, its image. After that the job fails with the reason for which it waited. Unset: for ever.",
+        description="Seconds that a preflight or trainer pod may wait until it runs: for admission, a queue, a node or "
+        "its image. Then the job fails with the reason for which the pod waited. Unset: no limit.",
         ge=1,
         le=MAX_COUNT,
     )

@@ -3,10 +3,12 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from finetune_api.base import Model, Sha256
 from finetune_api.comparison import Comparison
 from finetune_api.conditions import Condition
+from finetune_api.finetunejob.spec import FineTuneJobSpec
 from finetune_api.forgetting import ForgettingStatus
 from finetune_api.limits import STATUS_ATTEMPTS, STATUS_MESSAGE_CHARACTERS
 from finetune_api.timestamps import Timestamp
@@ -22,12 +24,12 @@ class Progress(Model):
     percent: int = Field(description="step / totalSteps in percent.", ge=0, le=100)
     epoch: float | None = Field(None, description="Passes over the dataset that are done.")
     loss: float | None = Field(None, description="Training loss, mean of the last logging interval.")
-    eval_loss: float | None = Field(None, description="Loss on the held-out rows, when last evaluated.")
+    eval_loss: float | None = Field(None, description="Loss on the held-out rows at the last evaluation.")
     learning_rate: float | None = Field(None, description="Learning rate of the last step.")
     tokens_per_second: float | None = Field(None, description="Trained tokens per second.")
     eta_seconds: int | None = Field(None, description="Estimated seconds to the last step.", ge=0)
     gpu_memory_peak_bytes: int | None = Field(
-        None, description="Most memory that PyTorch has reserved on a GPU so far, unused parts included.", ge=0
+        None, description="Peak memory that PyTorch has reserved on a GPU so far, including unused parts.", ge=0
     )
     updated_at: Timestamp = Field(
         description="Time of the trainer's report, RFC 3339.", json_schema_extra={"format": "date-time"}
@@ -41,8 +43,8 @@ class Estimate(Model):
     total_parameters: int = Field(description="Parameters of base and adapter.", ge=0)
     gpu_memory_bytes: int | None = Field(
         None,
-        description="GPU memory that the job needs at its highest moment. Unset for a job without a GPU, or if the "
-        "architecture is not known.",
+        description="Peak GPU memory that the job needs. Unset: the job uses no GPU, or the model's architecture is "
+        "not known.",
         ge=0,
     )
     total_steps: int | None = Field(
@@ -50,8 +52,8 @@ class Estimate(Model):
     )
     comparison_gpu_memory_bytes: int | None = Field(
         None,
-        description="GPU memory that full fine-tuning needs, where spec.evaluation.compareWithFull asks for it. A job "
-        "whose GPU has less still finishes, without the comparison.",
+        description="GPU memory that full fine-tuning needs, if spec.evaluation.compareWithFull is true. A job whose "
+        "GPU has less still finishes, without the comparison.",
         ge=0,
     )
 
@@ -68,26 +70,63 @@ class Adjustment(Model):
         return f"{self.field} {self.before} → {self.after}"
 
 
+class TrainingChoice(Model):
+    """What the trainer chose for fields of ``spec.training`` that are unset. Later attempts use the same."""
+
+    packing: bool | None = Field(None, description="Whether examples are packed. Unset: it was not chosen.")
+    per_device_batch_size: int | None = Field(
+        None, description="Sequences per GPU and micro-step. Unset: it was not chosen.", ge=1
+    )
+    gradient_accumulation_steps: int | None = Field(
+        None, description="Micro-steps per optimizer step. Unset: it was not chosen.", ge=1
+    )
+    why: list[str] = Field(default_factory=list, description="The reasons, as sentences.")
+
+    def complete(self, spec: FineTuneJobSpec) -> FineTuneJobSpec:
+        """Return the spec with these values where it has none."""
+        chosen = {name: getattr(self, name) for name in CHOSEN_FIELDS if getattr(spec.training, name) is None}
+        return spec.model_copy(update={"training": spec.training.model_copy(update=chosen)})
+
+    def list_fields(self) -> list[str]:
+        """List the paths of the chosen fields, below spec."""
+        return [f"training.{to_camel(name)}" for name in CHOSEN_FIELDS if getattr(self, name) is not None]
+
+
+CHOSEN_FIELDS = ("packing", "per_device_batch_size", "gradient_accumulation_steps")
+
+
 class Attempt(Model):
-    """One Job of preflight, trainer or clean-up, and how it ended. All times are by the operator's clock."""
+    """One run of a pod of preflight, trainer, merge or clean-up, and how it ended.
+
+    Times are by the operator's clock where nothing else is said.
+    """
 
     number: int = Field(description="Number of the attempt, from 1.", ge=1)
     job_name: str = Field(description="Name of the batch/v1 Job.")
+    pod_name: str | None = Field(None, description="Name of the trainer's pod. Unset: it has not run yet.")
+    pod_uid: str | None = Field(None, description="uid of the trainer's pod.")
+    pod_created_at: Timestamp | None = Field(
+        None,
+        description="When the trainer's pod was created, by the API server's clock.",
+        json_schema_extra={"format": "date-time"},
+    )
     started_at: Timestamp | None = Field(
-        None, description="When the Job was created.", json_schema_extra={"format": "date-time"}
+        None,
+        description="When the operator began to wait for the pod: its Job was created, or an earlier pod ended.",
+        json_schema_extra={"format": "date-time"},
     )
     running_since: Timestamp | None = Field(
         None,
-        description="Since when its container runs; unset while it waits for another pod.",
+        description="When its container started. Unset while it waits for another pod.",
         json_schema_extra={"format": "date-time"},
     )
     failing_since: Timestamp | None = Field(
         None,
-        description="Since when its container, on a node, fails to start.",
+        description="When its container, on a node, began to fail to start.",
         json_schema_extra={"format": "date-time"},
     )
     finished_at: Timestamp | None = Field(
-        None, description="When the operator saw that it had ended.", json_schema_extra={"format": "date-time"}
+        None, description="When the operator noticed that it had ended.", json_schema_extra={"format": "date-time"}
     )
     reason: str | None = Field(None, description="Why it ended, as a CamelCase word; Succeeded if it finished the job.")
     exit_code: int | None = Field(None, description="Exit code of its container.")
@@ -96,7 +135,7 @@ class Attempt(Model):
     resumed_from_step: int | None = Field(None, description="Step of the checkpoint that it continued from.", ge=0)
     adjustments: list[Adjustment] | None = Field(
         None,
-        description="Settings that differ from the spec, because earlier attempts ran out of memory.",
+        description="Settings that differ from the spec, because this attempt or earlier ones ran out of memory.",
     )
 
 
@@ -121,7 +160,7 @@ class EvaluationStatus(Model):
     base_perplexity: float | None = Field(None, description="exp(baseLoss), for objective sft.")
     perplexity: float | None = Field(None, description="exp(loss), for objective sft.")
     step: int | None = Field(
-        None, description="Step of the weights, where those of the best evaluated step were chosen.", ge=0
+        None, description="Step of the weights, if those of the best evaluated step were chosen.", ge=0
     )
     passed: bool | None = Field(None, description="Whether it passed spec.evaluation.gate. Unset: there is no gate.")
     base_accuracy: float | None = Field(
@@ -130,11 +169,19 @@ class EvaluationStatus(Model):
     )
     accuracy: float | None = Field(None, description="Fraction of them that the finished adapter judges correctly.")
     forgetting: ForgettingStatus | None = Field(
-        None, description="Base and adapter on a general text, where spec.evaluation.forgetting asks for it."
+        None, description="Base and adapter on a general text, if spec.evaluation.forgetting is set."
     )
     comparison: Comparison | None = Field(
         None, description="Comparison with full fine-tuning. Unset: spec.evaluation.compareWithFull is false."
     )
+
+
+class MergedModelStatus(Model):
+    """Base and adapter as one model."""
+
+    uri: str = Field(description="Address of its directory.")
+    digest: Sha256 = Field(description="sha256 of its manifest.json, which names the sha256 of each file.")
+    size_bytes: int = Field(description="Size of all its files.", ge=0)
 
 
 class CachedModel(Model):
@@ -144,11 +191,11 @@ class CachedModel(Model):
         description="Directory of the model in the cache.", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
     )
     digest: Sha256 = Field(
-        description="sha256 of its manifest.json, which names the sha256 of each file. The trainer loads this only."
+        description="sha256 of its manifest.json, which lists the sha256 of each file. The trainer loads only this one."
     )
     size_bytes: int = Field(description="Size of all its files.", ge=0)
     downloaded_bytes: int = Field(
-        description="What the preflight of this job had to download. 0: the model was in the cache.", ge=0
+        description="Bytes that the preflight of this job downloaded. 0: the model was in the cache.", ge=0
     )
 
 
@@ -156,15 +203,17 @@ class ReportStatus(Model):
     """The report of the run that made the adapter, or of the newest attempt that failed."""
 
     uri: str = Field(
-        description="Address of report.html, which any browser shows: beside the adapter, whose manifest names it, or "
-        "below failed/."
+        description="Address of report.html, a page for any browser: next to the adapter, or below failed/ if the "
+        "attempt failed."
     )
 
 
 class Usage(Model):
     """How long GPUs were held, and for what."""
 
-    gpu_seconds: float = Field(description="Seconds of the trainer, times its GPUs. 0 for a job without GPUs.", ge=0)
+    gpu_seconds: float = Field(
+        description="Seconds that trainers ran, multiplied by their GPUs. 0 for a job without GPUs.", ge=0
+    )
     phases: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="gpuSeconds by phase: import, fetch, tokenize, load, hash, train, checkpoint, verify, evaluate, "
@@ -184,7 +233,7 @@ class AdapterStatus(Model):
     """The finished adapter in S3."""
 
     uri: str = Field(description="s3:// address of the adapter's directory.")
-    digest: Sha256 = Field(description="sha256 of its manifest.json, which names the sha256 of each file.")
+    digest: Sha256 = Field(description="sha256 of its manifest.json, which lists the sha256 of each file.")
     size_bytes: int = Field(description="Size of all its files.", ge=0)
     base_model: str = Field(description="Canonical name of the base model.")
     base_revision: str | None = Field(None, description="Commit of an hf:// base model.")
@@ -206,7 +255,8 @@ class FineTuneJobStatus(Model):
     phase: Phase | None = Field(None, description="Summary for people.")
     conditions: list[Condition] = Field(
         default_factory=list,
-        description="Accepted, PreflightPassed, Running, Suspended, Evaluated, Succeeded, Ready, Reconciling, Stalled.",
+        description="Accepted, PreflightPassed, Running, Suspended, Evaluated, Succeeded, Merged, Ready, Reconciling, "
+        "Stalled.",
     )
     progress: Progress | None = Field(None, description="Progress of the running attempt.")
     estimate: Estimate | None = Field(None, description="Estimate of the preflight, before a GPU is requested.")
@@ -220,18 +270,29 @@ class FineTuneJobStatus(Model):
         None, description="The model in the cache. Unset: spec.model.cache is unset, or the preflight has not passed."
     )
     attempts: list[Attempt] = Field(
-        default_factory=list, description=f"Each trainer Job and how it ended, the newest {STATUS_ATTEMPTS}."
+        default_factory=list, description=f"Each run of a trainer pod and how it ended, the newest {STATUS_ATTEMPTS}."
     )
     clean_ups: list[Attempt] = Field(
         default_factory=list, description="Each clean-up Job of a FineTuneJob that is being deleted, and how it ended."
     )
-    active_seconds: int | None = Field(
-        None, description="Seconds for which trainers ran, without the one that runs now.", ge=0
+    active_seconds: int | None = Field(None, description="Seconds that trainers ran, without the current run.", ge=0)
+    suspensions: int | None = Field(
+        None, description="How often a suspension ended an attempt: of this job, or of its Job (Kueue).", ge=0
     )
-    suspensions: int | None = Field(None, description="How often spec.suspend ended an attempt.", ge=0)
+    training_choice: TrainingChoice | None = Field(
+        None, description="What the trainer chose where spec.training is unset. Unset: it chose nothing."
+    )
     checkpoint: CheckpointStatus | None = Field(None, description="The newest complete checkpoint.")
     evaluation: EvaluationStatus | None = Field(None, description="Comparison of base and adapter on held-out rows.")
     adapter: AdapterStatus | None = Field(None, description="The finished, verified adapter.")
+    merges: list[Attempt] = Field(
+        default_factory=list,
+        description=f"Each Job that merges the finished adapter into its base, and how it ended, the newest "
+        f"{STATUS_ATTEMPTS}.",
+    )
+    merged_model: MergedModelStatus | None = Field(
+        None, description="Base and adapter as one model. Unset: spec.output.mergedModel is false, or see Merged."
+    )
     report: ReportStatus | None = Field(None, description="Report of the run, a page for people.")
     usage: Usage | None = Field(None, description="GPU time of all attempts that left a result.")
     warnings: list[str] = Field(

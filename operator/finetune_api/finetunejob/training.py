@@ -19,7 +19,7 @@ class Training(Model):
     """Hyperparameters, named as in transformers.TrainingArguments and trl.SFTConfig."""
 
     epochs: float | None = Field(
-        None, description="Number of passes over the dataset. Default: 1, if maxSteps is unset.", gt=0, le=MAX_NUMBER
+        None, description="Number of passes over the dataset. Unset: 1, unless maxSteps is set.", gt=0, le=MAX_NUMBER
     )
     max_steps: Positive | None = Field(None, description="Number of optimizer steps, instead of epochs.")
     learning_rate: float | None = Field(
@@ -33,18 +33,28 @@ class Training(Model):
     warmup_ratio: float = Field(
         0.0, description="Fraction of the steps during which the learning rate rises from zero.", ge=0, lt=1
     )
-    per_device_batch_size: Positive = Field(1, description="Sequences per device (GPU) and micro-step.")
-    gradient_accumulation_steps: Positive = Field(1, description="Micro-steps per optimizer step.")
+    per_device_batch_size: Positive | None = Field(
+        None,
+        description="Sequences per device (GPU) and micro-step. Unset: 1 or, on a GPU and with "
+        "gradientAccumulationSteps unset, as many as fill the GPU by the estimate.",
+    )
+    gradient_accumulation_steps: Positive | None = Field(
+        None,
+        description="Micro-steps per optimizer step. Unset: 1 or, on a GPU and with perDeviceBatchSize unset, as many "
+        "as make a step of up to 16 to 32 sequences, fewer for little data.",
+    )
     max_length: Annotated[int, Field(ge=8, le=MAX_COUNT)] = Field(
         1024, description="Maximum sequence length in tokens."
     )
-    packing: bool = Field(
-        False, description="Pack several short examples into one sequence, without attention between them."
+    packing: bool | None = Field(
+        None,
+        description="Pack several short examples into one sequence, without attention between them. Unset: false or, "
+        "on a GPU and with the batch unset, true for objective sft if the model is proved to keep the examples apart.",
     )
     gradient_checkpointing: Literal["auto", "always", "never"] = Field(
         "auto",
         description="Recompute activations in the backward pass: less memory, more time, the same result. auto: only "
-        "if the estimate says that the GPU has too little memory without it.",
+        "if the GPU has too little memory without it, by the estimate.",
     )
     sharding: Literal["none", "full"] = Field(
         "none",
@@ -52,7 +62,7 @@ class Training(Model):
         "of the base (FSDP), for a base that fits on no single GPU.",
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        "auto", description="Precision of the computation. auto: bf16 if the GPU has it, else fp16; fp32 on a CPU."
+        "auto", description="Precision of the computation. auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU."
     )
     optimizer: Literal["auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = Field(
         "auto", description="Optimizer, by its transformers name. auto: adamw_torch_fused on a GPU, else adamw_torch."
@@ -76,9 +86,29 @@ class Training(Model):
         *scheduler_rules(),
     ]
 
+    @property
+    def batch_size(self) -> int:
+        """Return the sequences per device and micro-step; 1 where nothing is set or chosen."""
+        return self.per_device_batch_size or 1
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Return the micro-steps per optimizer step; 1 where nothing is set or chosen."""
+        return self.gradient_accumulation_steps or 1
+
+    @property
+    def packs(self) -> bool:
+        """Return whether examples are packed; not where nothing is set or chosen."""
+        return bool(self.packing)
+
+    @property
+    def leaves_batch_open(self) -> bool:
+        """Return whether the trainer may choose how many sequences a step has."""
+        return self.per_device_batch_size is None and self.gradient_accumulation_steps is None
+
     def sequences_per_step(self, processes: int) -> int:
         """Return the number of sequences of one optimizer step."""
-        return self.per_device_batch_size * self.gradient_accumulation_steps * processes
+        return self.batch_size * self.accumulation_steps * processes
 
     @model_validator(mode="after")
     def _check(self) -> "Training":

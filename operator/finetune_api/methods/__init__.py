@@ -5,7 +5,7 @@ what it can be combined with, and its terms of the estimate. It must not know ho
 """
 
 from finetune_api.methods.adalora import Adalora
-from finetune_api.methods.block import ALL_LINEAR, Block, Targeted, VirtualTokens
+from finetune_api.methods.block import ALL_LINEAR, AUTO, Block, Targeted, VirtualTokens
 from finetune_api.methods.bottleneck import Bottleneck
 from finetune_api.methods.full import Full
 from finetune_api.methods.ia3 import Ia3
@@ -19,8 +19,8 @@ from finetune_api.methods.prompts import PrefixTuning, PromptTuning, PTuning
 from finetune_api.methods.vera import Vera
 
 __all__ = [
-    "ALL_LINEAR", "BLOCKS", "METHODS", "OTHER_PREFIX_TYPES", "OTHER_PROMPT_TYPES", "Adalora", "Block", "Bottleneck",
-    "Dora", "Full", "Ia3", "Loha", "Lokr", "Lora", "LoraFields", "Method", "Miss", "Oft", "PTuning", "Peft",
-    "PrefixTuning", "PromptTuning", "Qlora", "Quantization", "Targeted", "Vera", "VirtualTokens", "is_mergeable",
-    "matches_pattern",
+    "ALL_LINEAR", "AUTO", "BLOCKS", "METHODS", "OTHER_PREFIX_TYPES", "OTHER_PROMPT_TYPES", "Adalora", "Block",
+    "Bottleneck", "Dora", "Full", "Ia3", "Loha", "Lokr", "Lora", "LoraFields", "Method", "Miss", "Oft", "PTuning",
+    "Peft", "PrefixTuning", "PromptTuning", "Qlora", "Quantization", "Targeted", "Vera", "VirtualTokens",
+    "is_mergeable", "matches_pattern",
 ]  # fmt: skip

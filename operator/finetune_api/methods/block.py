@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ALL_LINEAR = "all-linear"
 """PEFT's word for every linear layer except the output head."""
+AUTO = "auto"
+"""All linear layers or, in a mixture of experts, those of attention."""
 
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -94,13 +96,14 @@ class Block(Model):
 
 def targets_field(default: str | list[str]) -> Any:
     """Return the field ``targetModules`` with a method's own default."""
-    words = "all-linear" if default == ALL_LINEAR else "an empty list"
+    default_text = AUTO if default == AUTO else "an empty list"
     return Field(
         default,
-        description="Modules that get an adapter: all-linear; a list of module name suffixes such as [q_proj, v_proj]; "
-        "an empty list for the architecture's defaults in PEFT or, where it has none, queries and values (of IA³ keys, "
-        "values and the end of the feed-forward network); or a regular expression that matches full module "
-        f"names. Default: {words}.",
+        description="Modules that get an adapter: auto, which is all-linear or, in a mixture of experts, the attention "
+        "layers, because no engine serves adapted experts; all-linear; a list of module name suffixes such as "
+        "[q_proj, v_proj]; an empty list for the architecture's defaults in PEFT or, where it has none, queries and "
+        "values (of IA³ keys, values and the end of the feed-forward network); or a regular expression that matches "
+        f"full module names. Default: {default_text}.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
 
@@ -113,7 +116,7 @@ class Targeted(Block):
     frozen_parameters_per_module: ClassVar[int] = 0
     """Parameters of an adapted module that PEFT counts but does not train."""
 
-    target_modules: str | list[str] = targets_field(ALL_LINEAR)
+    target_modules: str | list[str] = targets_field(AUTO)
     modules_to_save: list[str] = Field(
         default_factory=list,
         description="Modules that are fully trained and saved with the adapter, by the last part of their name, "
@@ -126,7 +129,7 @@ class Targeted(Block):
         if isinstance(targets, list):
             if not all(targets):
                 raise ValueError("targetModules: the list contains an empty name: remove it")
-        elif targets != ALL_LINEAR:
+        elif targets not in (AUTO, ALL_LINEAR):
             _check_expression(targets)
         return self
 

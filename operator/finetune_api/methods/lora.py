@@ -16,7 +16,7 @@ PLAIN_LORA_ONLY = (
     "init pissa, olora and loftq cannot be combined with bias or modulesToSave, because the adapter is published as a "
     "plain LoRA without them: set bias to none and remove modulesToSave, or set init to default"
 )
-EVEN_RANK = "init orthogonal needs an even rank"
+EVEN_RANK = "init orthogonal needs an even rank: change rank or init"
 DORA_IDENTITY_BYTES = 5
 """DoRA computes the norm of an updated weight through an identity matrix as wide as the module's input.
 

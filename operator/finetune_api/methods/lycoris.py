@@ -10,7 +10,7 @@ from finetune_api.estimate.step import Step, shared_input_bytes
 from finetune_api.limits import MAX_COUNT, MAX_NUMBER
 from finetune_api.methods.block import Rate, Targeted
 
-FACTOR_NOT_ZERO = "decomposeFactor must be -1 or at least 1"
+FACTOR_NOT_ZERO = "decomposeFactor 0 is not possible: write -1 or a number from 1"
 
 
 class Lycoris(Targeted):

@@ -50,8 +50,8 @@ class Peft(Block):
             raise ValueError(
                 f"type: PEFT {version} has no method {self.type}: {_suggest(self.type, peft_tables.peft_types())}"
             )
-        if why := UNSUITED.get(self.type):
-            raise ValueError(f"type: {self.type} cannot be trained here, because {why}: choose another method")
+        if obstacle := UNSUITED.get(self.type):
+            raise ValueError(f"type: {self.type} cannot be trained here, because {obstacle}: choose another method")
         for name in self.options:
             if name not in options:
                 raise ValueError(
@@ -65,5 +65,5 @@ class Peft(Block):
 
 
 def _suggest(name: str, candidates: list[str]) -> str:
-    near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(candidates)}"
+    similar = difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(similar)}?" if similar else f"it has: {', '.join(candidates)}"

@@ -69,10 +69,10 @@ class SglangDriver:
             if name in (await self.list_models()).adapters:
                 raise
 
-    async def logprobs(self, model: str, questions: Sequence[Question]) -> list[float]:
+    async def logprobs(self, model: str, questions: Sequence[Question], *, at_once: int) -> list[float]:
         """Ask ``POST /generate`` for one token, and for the log-probability of the question's token in its place."""
         adapter = None if model in (await self.list_models()).bases else model
-        return await ask_each(lambda prompt, token: self._logprob(adapter, prompt, token), questions)
+        return await ask_each(lambda prompt, token: self._logprob(adapter, prompt, token), questions, at_once)
 
     async def _logprob(self, adapter: str | None, prompt: Sequence[int], token: int) -> float:
         body = {
@@ -84,10 +84,10 @@ class SglangDriver:
         }
         answer = await self._client.call_json("POST", "/generate", body, seconds=SLOW_SECONDS)
         try:
-            [[logprob, answered, *_]] = answer["meta_info"]["output_token_ids_logprobs"][0]
+            [[logprob, answered_token, *_]] = answer["meta_info"]["output_token_ids_logprobs"][0]
         except (KeyError, IndexError, TypeError, ValueError):
-            logprob = answered = None
-        if logprob is None or answered != token:
+            logprob = answered_token = None
+        if logprob is None or answered_token != token:
             raise EngineError(
                 Reason.ENGINE_REFUSED,
                 "the engine does not return log-probabilities of given tokens (token_ids_logprob), by which an adapter "
@@ -97,7 +97,7 @@ class SglangDriver:
         return float(logprob)
 
     async def busy_adapters(self) -> frozenset[str]:
-        """Read ``GET /v1/loads``: it tells how many requests run, not of which adapter, so any may be busy."""
+        """Read ``GET /v1/loads``. It counts running requests, but not by adapter, so any adapter may be busy."""
         loads = (await self._client.call_json("GET", "/v1/loads?include=core")).get("loads", [])
         requests = sum(load.get("num_running_reqs", 0) + load.get("num_waiting_reqs", 0) for load in loads)
         return frozenset((await self.list_models()).adapters) if requests else frozenset()

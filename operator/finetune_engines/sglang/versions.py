@@ -15,7 +15,7 @@ ADDRESS = 'clients ask for model "<base>:<servedName>": SGLang answers a bare ad
 def judge_version(text: str | None) -> EngineVersion:
     """Return what follows from a version; None: SGLang does not tell one.
 
-    The key of its prefix cache is made anew with each load, so that a name keeps no answers of the adapter before. It
+    Each load creates a new key of the prefix cache, so that a name keeps no answers of the previous adapter. SGLang
     loads between two batches, so that running requests keep their weights.
     """
 

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 
 from finetune_api.reasons import Reason
-from finetune_engines.base import EngineError, EngineKeys, EngineState
+from finetune_engines.base import EngineError, EngineKeys, EngineState, EngineUnreachableError
 from finetune_engines.client import SLOW_SECONDS, EngineClient, Question, ask_each
 from finetune_engines.vllm.refusals import explain_refusal
 
+_METRICS = ("vllm:lora_requests_info", "vllm:engine_sleep_state", "process_start_time_seconds")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -20,17 +21,31 @@ class VllmDriver:
     def __init__(self, url: str, keys: EngineKeys) -> None:
         """Prepare connections to ``url``; the key of the clients is sent with each request."""
         self._client = EngineClient("vLLM", url, keys.api, explain_refusal)
+        self._asleep = False
+        self._wakes = 0
 
     async def list_models(self) -> EngineState:
         """Read ``GET /v1/models``."""
         return await self._client.list_models()
 
     async def inspect(self) -> EngineState:
-        """Return the models, and as identity the start time of the process, which ``GET /metrics`` tells."""
+        """Return the models, and as identity the start time of the process and how often it was seen to wake.
+
+        Both are in ``GET /metrics``. An engine may wake from sleep with other weights than it had (vllm#53888).
+        """
         models = await self.list_models()
         metrics = _parse_metrics((await self._client.call("GET", "/metrics")).text)
         start_time = next((value for name, _, value in metrics if name == "process_start_time_seconds"), None)
-        return EngineState(models.bases, models.adapters, identity="" if start_time is None else str(start_time))
+        asleep = any(
+            name == "vllm:engine_sleep_state" and labels.get("sleep_state") == "awake" and not value
+            for name, labels, value in metrics
+        )
+        self._wakes += self._asleep and not asleep
+        self._asleep = asleep
+        if asleep:
+            raise EngineUnreachableError("the engine sleeps (POST /sleep): it answers no request before it is woken")
+        identity = "" if start_time is None else f"{start_time}-{self._wakes}"
+        return EngineState(models.bases, models.adapters, identity)
 
     async def read_version(self) -> str | None:
         """Read ``GET /version``."""
@@ -49,13 +64,13 @@ class VllmDriver:
             if name in (await self.list_models()).adapters:
                 raise
 
-    async def logprobs(self, model: str, questions: Sequence[Question]) -> list[float]:
-        """Ask for one token each, and allow no other token: ordinary requests, a few at a time.
+    async def logprobs(self, model: str, questions: Sequence[Question], *, at_once: int) -> list[float]:
+        """Ask for one token each, and allow no other token, by ordinary requests of which ``at_once`` run at a time.
 
         ``prompt_logprobs`` would need one request for a whole prompt. But vLLM 0.32 on CPUs ends when another request
         is in the same batch (lora/punica_wrapper: the sampler's indices do not fit the prompt's rows).
         """
-        values = await ask_each(lambda prompt, token: self._logprob(model, prompt, token), questions)
+        values = await ask_each(lambda prompt, token: self._logprob(model, prompt, token), questions, at_once)
         if values and not any(values):
             raise EngineError(
                 Reason.ENGINE_REFUSED,
@@ -111,7 +126,7 @@ def _parse_metrics(text: str) -> list[tuple[str, dict[str, str], float]]:
     """Return the samples of a Prometheus exposition that the driver needs: name, labels, value."""
     samples = []
     for line in text.splitlines():
-        if not line.startswith(("vllm:lora_requests_info", "process_start_time_seconds")):
+        if not line.startswith(_METRICS):
             continue
         head, _, value = line.rpartition(" ")
         name, _, labels = head.partition("{")

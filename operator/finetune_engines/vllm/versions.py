@@ -1,4 +1,4 @@
-"""Tell what follows from the version of a running vLLM: the only place that knows in which release what was repaired.
+"""Tell what follows from the version of a running vLLM. Only this module knows in which release a defect was repaired.
 
 Each fact was read off the code of the releases, or run. A pre-release counts as older than its release.
 """
@@ -15,7 +15,7 @@ LOADS_ARE_SAFE = Version("0.26")
 CACHE_KNOWS_PATHS = Version("0.31")
 """Since then the key of the prefix cache has the adapter's path beside its name."""
 PATTERNS_ARE_APPLIED = Version("0.32")
-"""Since then rank_pattern and alpha_pattern are applied. Before, they are read by nobody, and the scale is wrong."""
+"""Since then rank_pattern and alpha_pattern are applied. Older releases ignore them, so that the scale is wrong."""
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 
 

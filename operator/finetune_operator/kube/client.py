@@ -1,12 +1,12 @@
 """Call the API server: get, list, create, server-side apply, patch and delete, on plain dictionaries."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
+from pydantic_core import from_json
 
 from finetune_operator.kube import errors
 from finetune_operator.kube.kinds import DISCOVERY, FIELD_MANAGER, LEASE, TOKEN_REVIEW, Kind, Object
@@ -14,7 +14,7 @@ from finetune_operator.kube.kinds import DISCOVERY, FIELD_MANAGER, LEASE, TOKEN_
 TIMEOUT_SECONDS = 30
 WATCH_SECONDS = 300
 RECONNECT_SECONDS = (0.2, 0.5, 1, 2, 3, *(5,) * 720)
-"""Waits after each failure of a watch in a row; after an hour of failures the process ends and is started anew."""
+"""Seconds to wait after each further failure of a watch; after an hour of failures the operator is restarted."""
 PAGE = 100
 JSON = "application/json"
 ACCEPTED = f"{JSON}, application/jwk-set+json"
@@ -61,7 +61,7 @@ class Kube:
         query: dict[str, Any] = {"limit": PAGE} | {name: value for name, value in selectors.items() if value}
         while True:
             page = await self._call("list", kind, "GET", kind.path(namespace), query)
-            # the items of a list do not say what they are
+            # the items of a list have no apiVersion and kind
             items = [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in page["items"]]
             yield items, page["metadata"]["resourceVersion"]
             if not page["metadata"].get("continue"):
@@ -75,6 +75,13 @@ class Kube:
         """List the objects of a kind at once; return them and the list's resource version."""
         pages = [answer async for answer in self.list_pages(kind, namespace, labels, fields)]
         return [resource for page, _ in pages for resource in page], pages[-1][1]
+
+    async def read_version(self, kind: Kind, namespace: str | None, labels: str | None = None) -> str:
+        """Read the resource version that a list of a kind would have now."""
+        query = {"limit": 1} | ({"labelSelector": labels} if labels else {})
+        page = await self._call("list", kind, "GET", kind.path(namespace), query)
+        version: str = page["metadata"]["resourceVersion"]
+        return version
 
     async def watch(
         self, kind: Kind, namespace: str | None, version: str, labels: str | None = None
@@ -90,7 +97,7 @@ class Kube:
             "resourceVersion": version,
             "timeoutSeconds": str(WATCH_SECONDS),
         } | ({"labelSelector": labels} if labels else {})
-        # a server that is silent for longer than it promised is gone
+        # a server that is silent for longer than its own timeout is gone
         limit = aiohttp.ClientTimeout(total=WATCH_SECONDS + TIMEOUT_SECONDS, sock_connect=TIMEOUT_SECONDS)
         try:
             answer = await self._send("GET", kind.path(namespace), query, limit=limit)
@@ -98,7 +105,7 @@ class Kube:
                 if response.status >= 300:
                     raise errors.from_response(call, response.status, await response.read())
                 async for line in response.content:
-                    event = json.loads(line)
+                    event = from_json(line)
                     if event["type"] == "ERROR":
                         raise errors.from_status(call, event["object"].get("code", 0), event["object"])
                     yield event["type"], event["object"]
@@ -144,7 +151,7 @@ class Kube:
     async def write_status(self, kind: Kind, resource: Object, status: Object) -> Object | None:
         """Replace the status of an object, given as it was read; return None if it is gone.
 
-        Raises ``ConflictError`` if it changed since it was read: read it again, and decide again.
+        Raises ``ConflictError`` if it changed since it was read: then read it again and decide again.
         """
         meta = resource["metadata"]
         patch = [
@@ -189,7 +196,7 @@ class Kube:
         return dict(review.get("status") or {})
 
     async def discover(self, path: str) -> Object:
-        """Read a document that the API server has for everybody, for example its OpenID configuration."""
+        """Read a document that the API server shows to every client, for example its OpenID configuration."""
         return await self._call("get", DISCOVERY, "GET", path)
 
     async def _call(
@@ -216,7 +223,7 @@ class Kube:
             self._on_call(verb, kind.plural, loop.time() - begin)
         if response.status >= 300:
             raise errors.from_response(call, response.status, content)
-        answer: Object = json.loads(content)
+        answer: Object = from_json(content)
         return answer
 
     async def _send(
@@ -228,7 +235,7 @@ class Kube:
         content_type: str = JSON,
         limit: float | aiohttp.ClientTimeout = TIMEOUT_SECONDS,
     ) -> Any:
-        """Send a request with the token that is valid now; return its answer, of which only the head is read."""
+        """Send a request with the current token; return its answer, of which only status and headers are read."""
         request = await self._api.param_serialize(
             method,
             path,

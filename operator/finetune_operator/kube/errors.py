@@ -1,4 +1,4 @@
-"""The errors of calls to the API server, each with the call and the server's message."""
+"""Define the errors of calls to the API server, each with the call and the server's message."""
 
 import json
 from typing import Any

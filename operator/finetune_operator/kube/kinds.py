@@ -1,4 +1,4 @@
-"""The kinds that the operator uses, and the labels and annotations of our objects."""
+"""Define the kinds that the operator uses, and the labels and annotations of our objects."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +16,21 @@ JOB_LABEL = f"{GROUP}/finetunejob"
 """On Jobs and pods of a FineTuneJob: as annotation its name, as label its name or, if that is too long, a shortened
 one."""
 ROLE_LABEL = f"{GROUP}/role"
-"""On every watched object of another kind than ours: preflight, trainer and clean-up (Jobs, pods), agent (inference
-pods), injected (their Deployments) and desired-state (ConfigMaps)."""
+"""On every watched object of another kind than ours: preflight, trainer, merge and clean-up (Jobs, pods), agent
+(inference pods), injected (their workloads) and desired-state (ConfigMaps)."""
 ATTEMPT_LABEL = f"{GROUP}/attempt"
-"""On Jobs and pods: number of the attempt."""
+"""On Jobs and pods: number of the Job among those of its role. Pods of a trainer's Job, which replace one another, have
+the same, though each of them is an attempt of its own."""
+DIGEST_LABEL = f"{GROUP}/preflight-digest"
+"""On Jobs of preflights and trainers: what the preflight's result depends on (``compute_preflight_digest``)."""
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """On every pod of a Job, by the Job controller."""
+DISRUPTION_CONDITION = "DisruptionTarget"
+"""On a pod that Kubernetes takes away: it is preempted or evicted, or its node is drained, shut down or gone."""
 DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
-"""On ConfigMaps and pods of a serving group: name of the inference Deployment."""
+"""On ConfigMaps and pods of a serving group: name of the group."""
 SERVING_GROUP = "ServingGroup"
-"""Kind in the key of a serving group: all AdapterDeployments of the Deployment that the key names."""
+"""Kind in the key of a serving group: all AdapterDeployments of one workload, a Deployment for example."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,19 @@ JOB = Kind("Job", "batch", "v1", "jobs")
 POD = Kind("Pod", "", "v1", "pods")
 CONFIG_MAP = Kind("ConfigMap", "", "v1", "configmaps")
 DEPLOYMENT = Kind("Deployment", "apps", "v1", "deployments")
+STATEFUL_SET = Kind("StatefulSet", "apps", "v1", "statefulsets")
 EVENT = Kind("Event", "events.k8s.io", "v1", "events")
 LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases")
 DISCOVERY = Kind("Discovery", "", "", "discovery")
-"""What the API server tells of itself; no resource."""
+"""Documents in which the API server describes itself; not a resource."""
 TOKEN_REVIEW = Kind("TokenReview", "authentication.k8s.io", "v1", "tokenreviews")
 
 CUSTOM = (FINETUNE_JOB, ADAPTER_DEPLOYMENT)
 """Our own kinds: watched without a selector."""
-LABELLED = (JOB, POD, CONFIG_MAP, DEPLOYMENT)
+LABELLED = (JOB, POD, CONFIG_MAP, DEPLOYMENT, STATEFUL_SET)
 """Watched only where ``ROLE_LABEL`` is set: the selector is evaluated by the API server."""
 WATCHED = CUSTOM + LABELLED
-"""Our kinds are listed first: then a status never speaks of a child that a later list does not have."""
+"""Our kinds are listed first, so that a status never names a child that a later list does not have."""
 
 
 def selector(kind: Kind) -> str | None:
@@ -94,13 +100,13 @@ def owner_reference(kind: Kind, owner: Object) -> Object:
 
 
 def finetune_job_of(resource: Object) -> str | None:
-    """Return the name of the FineTuneJob that a Job or pod says it belongs to."""
+    """Return the name of the FineTuneJob of a Job or pod, according to its annotation."""
     name: str | None = resource["metadata"].get("annotations", {}).get(JOB_LABEL)
     return name
 
 
 def is_being_deleted(resource: Object) -> bool:
-    """Return whether somebody has deleted the object: it stays while it has a finalizer, and gets no children."""
+    """Return whether the object is being deleted: it stays while it has a finalizer, and gets no new children."""
     return "deletionTimestamp" in resource["metadata"]
 
 

@@ -3,6 +3,15 @@
 from finetune_operator.kube.kinds import Object, is_being_deleted
 from finetune_operator.kube.ownership import SUSPEND_PATH, find_entries
 
+SHAPE = {"parallelism": 1, "backoffLimit": 0}
+"""Fields of a Job that anybody may change later, with the values that our Jobs have."""
+
+
+def list_edits(batch_job: Object) -> list[str]:
+    """List the fields that somebody changed, so that the Job repeats what failed, or has another number of pods."""
+    spec = batch_job.get("spec", {})
+    return [f"spec.{name}: {spec[name]}" for name, value in SHAPE.items() if spec.get(name, value) != value]
+
 
 def find_end(batch_job: Object) -> Object | None:
     """Find the condition with which a Job ended for good: Complete or Failed. No pod of it follows then."""

@@ -4,9 +4,9 @@ from finetune_api import GROUP
 from finetune_operator.kube.kinds import Object
 
 FINALIZER = f"{GROUP}/delete-output"
-"""On FineTuneJobs with ``output.deletionPolicy: Delete`` from before their first pod on."""
+"""On FineTuneJobs with ``output.deletionPolicy: Delete``, since before their first pod."""
 GARBAGE_COLLECTION = frozenset({"foregroundDeletion", "orphan"})
-"""Finalizers with which the garbage collector deletes, or gives up, the children of an object that is being deleted."""
+"""Finalizers with which the garbage collector deletes or orphans the children of an object that is being deleted."""
 
 
 def has_finalizer(resource: Object) -> bool:
@@ -15,7 +15,7 @@ def has_finalizer(resource: Object) -> bool:
 
 
 def is_garbage_collected(resource: Object) -> bool:
-    """Return whether the garbage collector still looks for children of the object: it would take a new one, too."""
+    """Return whether the garbage collector still handles children of the object: it would handle a new one, too."""
     return not GARBAGE_COLLECTION.isdisjoint(resource["metadata"].get("finalizers", ()))
 
 
@@ -26,7 +26,7 @@ def deletes_output(resource: Object) -> bool:
 
 
 def needs_finalizer(resource: Object, *, is_starting: bool = False) -> bool:
-    """Return whether a FineTuneJob must not go without a clean-up: a pod of it has run, or is about to."""
+    """Return whether a FineTuneJob must not be deleted without a clean-up: a pod of it has run, or is about to."""
     status = resource.get("status") or {}
     return deletes_output(resource) and bool(is_starting or status.get("preflights") or status.get("attempts"))
 

@@ -8,22 +8,22 @@ from finetune_api.messages import AgentAdapter
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp, parse_timestamp
 
-NOT_OF_THE_VERSION = frozenset({Reason.RESTART_REQUIRED, Reason.SERVED_NAME_TAKEN, Reason.LORA_DISABLED})
-"""Reasons for which a pod refuses a version though another version would fare no better."""
+NOT_CAUSED_BY_VERSION = frozenset({Reason.RESTART_REQUIRED, Reason.SERVED_NAME_TAKEN, Reason.LORA_DISABLED})
+"""Reasons for which a pod would refuse another version as well."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why no further pod takes the version. ``of_the_version``: an older one would do better."""
+    """Why no further pod takes the version. ``is_caused_by_version``: an older version may succeed."""
 
     reason: str
     message: str
-    of_the_version: bool
+    is_caused_by_version: bool
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the roll-out of a version is: what the deadline for progress is judged by."""
+    """How far the roll-out of a version is; the deadline for progress starts again when it changes."""
 
     digest: str
     generation: int
@@ -33,29 +33,29 @@ class Progress:
 
 
 def find_refusal(pods: Mapping[str, AgentAdapter], digest: str, budget: int) -> Failure | None:
-    """Find whether so many pods refuse a version that no further pod takes it.
+    """Return why the roll-out of a version fails, if enough pods refuse it; None if it may continue.
 
     Args:
         pods: What each pod's agent reported.
         digest: Digest of the version.
-        budget: So many refusals stop the roll-out. Fewer do it only if all other pods serve the version.
+        budget: Number of refusals that stops the roll-out. Fewer stop it only if all other pods serve the version.
     """
     refused = [(name, pod) for name, pod in sorted(pods.items()) if pod.state == "Refused" and pod.digest == digest]
     served = sum(pod.active_digest == digest and pod.state == "Active" for pod in pods.values())
     if not refused or (len(refused) < budget and served + len(refused) < len(pods)):
         return None
-    blamed = [item for item in refused if item[1].reason not in NOT_OF_THE_VERSION]
-    name, pod = (blamed or refused)[0]
+    refused_for_version = [item for item in refused if item[1].reason not in NOT_CAUSED_BY_VERSION]
+    name, pod = (refused_for_version or refused)[0]
     others = f"; {len(refused)} pods refuse it" if len(refused) > 1 else ""
     served_by = f"; {served} pods serve it" if served else ""
     text = f"pod {name}: {pod.message}{others}{served_by}"
-    return Failure(pod.reason or Reason.ENGINE_REFUSED, text, of_the_version=len(blamed) >= budget)
+    return Failure(pod.reason or Reason.ENGINE_REFUSED, text, is_caused_by_version=len(refused_for_version) >= budget)
 
 
 def find_progress_time(before: Progress | None, after: Progress, progressed_at: str | None, now: datetime) -> str:
     """Find when the roll-out last made progress: a pod took the version, or became ready.
 
-    Another version, an edit of the spec and another number of pods start the time anew.
+    The time starts again with another version, an edit of the spec, or another number of pods.
 
     Args:
         before: The progress at the pass before.
@@ -73,7 +73,7 @@ def find_progress_time(before: Progress | None, after: Progress, progressed_at: 
 def measure_remaining_seconds(progressed_at: str, limit: int, watched_seconds: float, now: datetime) -> float:
     """Measure how long the roll-out may still take for its next progress; 0 or less: the deadline is exceeded.
 
-    Time in which this process of the operator did not watch does not count: agents report to a running one only.
+    Time before this process of the operator started does not count, because agents could not report then.
     """
     waited = (now - parse_timestamp(progressed_at)).total_seconds()
     return limit - min(waited, watched_seconds)

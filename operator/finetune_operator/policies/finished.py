@@ -1,6 +1,6 @@
 """Decide whether a FineTuneJob has finished.
 
-Nothing is done for a finished one, whatever happens to its children.
+Changes of the children of a finished job have no effect.
 """
 
 from datetime import datetime, timedelta
@@ -18,22 +18,34 @@ def is_finished(resource: Object) -> bool:
     return succeeded is not None and succeeded["status"] in ("True", "False")
 
 
+def is_merging(resource: Object) -> bool:
+    """Return whether the finished adapter is still to be merged into its base."""
+    merged = find_in(resource, ConditionType.MERGED)
+    return merged is not None and merged["status"] == "Unknown"
+
+
 def is_up_to_date(resource: Object) -> bool:
     """Return whether nothing is left to do for a FineTuneJob.
 
-    It is finished, its status is of the newest generation, it has the finalizer that it needs, and it is not deleted,
-    now or later.
+    It is finished and not merging, its status is of the newest generation, it has the finalizer that it needs, and it
+    is not deleted, now or later.
     """
     observed = resource.get("status", {}).get("observedGeneration")
-    is_current = is_finished(resource) and bool(observed == resource["metadata"].get("generation"))
+    is_current = (
+        is_finished(resource) and not is_merging(resource) and bool(observed == resource["metadata"].get("generation"))
+    )
     stays = find_expiry(resource) is None and not is_being_deleted(resource)
     return is_current and stays and change_finalizers(resource, needs_finalizer(resource)) is None
 
 
 def find_expiry(resource: Object) -> datetime | None:
-    """Find when a FineTuneJob is to be deleted, by spec.ttlSecondsAfterFinished; None if it is not."""
+    """Find when a FineTuneJob is to be deleted, by spec.ttlSecondsAfterFinished; None if it is not.
+
+    The time begins when it has finished and its adapter is merged, or is not merged after all.
+    """
     seconds = resource.get("spec", {}).get("ttlSecondsAfterFinished")
-    succeeded = find_in(resource, ConditionType.SUCCEEDED)
-    if seconds is None or succeeded is None or not is_finished(resource):
+    ends = [find_in(resource, kind) for kind in (ConditionType.SUCCEEDED, ConditionType.MERGED)]
+    if seconds is None or not is_finished(resource) or is_merging(resource):
         return None
-    return parse_timestamp(succeeded["lastTransitionTime"]) + timedelta(seconds=seconds)
+    finished = max(parse_timestamp(end["lastTransitionTime"]) for end in ends if end is not None)
+    return finished + timedelta(seconds=seconds)

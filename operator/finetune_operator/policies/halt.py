@@ -1,4 +1,4 @@
-"""Decide whether no pod may run now though nothing is wrong: the job is suspended, or its time is over. Pure."""
+"""Decide whether a job may have no pod now, because it is suspended or its time is over. Pure."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """Choose the attempts and the warnings that stay in status.
 
-The attempts must be enough to decide on the next one, and to explain the last ones.
+The kept attempts are enough to decide on the next one, and to explain the last ones.
 """
 
 from collections.abc import Sequence

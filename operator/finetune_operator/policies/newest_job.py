@@ -10,17 +10,17 @@ from finetune_api.timestamps import parse_timestamp
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A FineTuneJob with a verified adapter: who it is, when it had finished, and the adapter's digest."""
+    """A FineTuneJob with a verified adapter: its identity with the time of completion, and the adapter's digest."""
 
     identity: JobIdentity
     digest: str
 
 
 def choose_newest(jobs: Sequence[FinishedJob], served: JobIdentity | None, bad: Collection[str]) -> FinishedJob | None:
-    """Choose the job to follow from now on; None: stay with what is served, or wait.
+    """Choose the job whose adapter is to be served; None: keep the served one, or wait.
 
-    The newest by the time at which it had finished, then by name. Only a newer one replaces the one that is served, so
-    that nothing goes back when a job is deleted or loses its label.
+    It is the newest by time of completion, then by name. Only a newer job replaces the served one, so that nothing goes
+    back to an older adapter when a job is deleted or loses its label.
 
     Args:
         jobs: The jobs that the selector chooses.

@@ -1,31 +1,37 @@
-"""Classify a Job with one pod: it waits, it runs, it stops, or it has ended, and why. Pure."""
+"""Classify a Job with one pod: it waits, runs, stops, or has ended for a reason. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.lenient import read_known
 from finetune_api.limits import OUTPUT_MESSAGE_CHARACTERS, truncate
-from finetune_api.messages import CleanUpResult, PreflightResult, TrainerResult
+from finetune_api.messages import CleanUpResult, MergeResult, PreflightResult, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason, reason_of_exit_code
 from finetune_operator.kube.kinds import Object, is_being_deleted
-from finetune_operator.policies.batch_job import find_end, is_suspended
+from finetune_operator.policies.batch_job import find_end, find_suspender, is_suspended, may_still_run
+from finetune_operator.policies.disruption import find_disruption
 from finetune_operator.policies.pod_state import find_duration, has_ended, is_on_lost_node, read_state
-from finetune_operator.policies.waiting import Waiting, explain_missing_pod, explain_suspension, explain_unstarted_pod
+from finetune_operator.policies.waiting import (
+    Waiting,
+    explain_missing_pod,
+    explain_replacement,
+    explain_suspension,
+    explain_unstarted_pod,
+)
 
-PodResult = CleanUpResult | PreflightResult | TrainerResult
+PodResult = CleanUpResult | MergeResult | PreflightResult | TrainerResult
 SUCCEEDED = "Succeeded"
-"""Reason of a run that did what it is for, and in the result of a trainer that has made its adapter."""
+"""Reason of a run that succeeded, also in the results of the trainer and the clean-up."""
 ABORTED, NCCL = 134, "NCCL"
-"""A trainer whose NCCL gave up on the other processes calls abort(3); its log then speaks of NCCL."""
+"""Exit code of a trainer whose NCCL lost another process and called abort(3), and the word that its log then has."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """The container runs. ``lost`` says so of a pod whose node does not answer: nobody knows what it does."""
+    """The container runs. ``lost``: its node does not answer, so it may have ended."""
 
     pod: Object
     lost: bool = False
@@ -50,7 +56,7 @@ class Ended:
     node: str | None = None
     """Name of the node."""
     seconds: float | None = None
-    """How long the container ran, by the clock of its node; None if nobody knows."""
+    """How long the container ran, by the clock of its node; None if that is unknown."""
 
 
 Outcome = Waiting | Running | Stopping | Ended
@@ -59,7 +65,7 @@ Outcome = Waiting | Running | Stopping | Ended
 def classify_pod(
     batch_job: Object | None, pods: Sequence[Object], container: str, warnings: Mapping[str, str] | None = None
 ) -> Outcome:
-    """Classify the newest pod of a Job that has not ended; if all have ended, the newest.
+    """Classify a Job by its newest pod that has not ended or, if all have ended, by its newest pod.
 
     Only our own container counts: a service mesh or a secret injector may have added others.
 
@@ -67,7 +73,7 @@ def classify_pod(
         batch_job: The Job; None if it was deleted.
         pods: The Job's pods.
         container: Name of our container.
-        warnings: What the newest Event about a Job or pod warned of, by uid.
+        warnings: Texts of the newest warning Events about Jobs and pods, by uid.
     """
     if batch_job is not None and is_being_deleted(batch_job):
         batch_job = None
@@ -78,10 +84,10 @@ def classify_pod(
     state = read_state(pod, container)
     is_deleted = "deletionTimestamp" in pod["metadata"]
     if has_ended(pod, container):
-        ended = _classify_ended(pod, state.get("terminated") or {})
+        ended = _describe_ended_pod(pod, container)
         # a suspended Job deletes its pod, and makes another one when it is resumed
         if ended.reason is None or end is not None or batch_job is None or not is_deleted:
-            return replace(ended, node=pod.get("spec", {}).get("nodeName"), seconds=find_duration(state))
+            return ended
     elif "running" in state:
         return Running(pod, is_on_lost_node(pod))
     if batch_job is not None and is_suspended(batch_job):
@@ -89,6 +95,46 @@ def classify_pod(
     if is_deleted or batch_job is None:
         return Stopping()
     return explain_unstarted_pod(pod, (warnings or {}).get(pod["metadata"]["uid"]))
+
+
+def classify_run(
+    batch_job: Object | None,
+    pod: Object | None,
+    container: str,
+    warnings: Mapping[str, str] | None = None,
+    *,
+    has_run: bool = False,
+    is_replacement: bool = False,
+) -> Outcome:
+    """Classify one pod of a Job that replaces pods which are taken away.
+
+    Args:
+        batch_job: The Job; None if it was deleted.
+        pod: The pod; None if there is none yet, or none any more.
+        container: Name of our container.
+        warnings: What the newest Event about a Job or pod warned of, by uid.
+        has_run: The container of this pod was seen running.
+        is_replacement: An earlier pod of the Job has ended.
+    """
+    going_on = batch_job if batch_job is not None and may_still_run(batch_job) else None
+    if pod is not None and has_ended(pod, container):
+        ended = _describe_ended_pod(pod, container)
+    elif pod is None and has_run and going_on is not None:
+        ended = Ended(Reason.PREEMPTED, "Its pod is gone, and nobody saw how it ended.")
+    else:
+        outcome = classify_pod(batch_job, [pod] if pod is not None else [], container, warnings)
+        is_awaited = pod is None and isinstance(outcome, Waiting) and outcome.reason is Reason.PENDING
+        return explain_replacement() if is_awaited and is_replacement else outcome
+    if going_on is not None and is_suspended(going_on) and ended.reason == Reason.PREEMPTED:
+        text = f"The Job {going_on['metadata']['name']} was suspended by {find_suspender(going_on)}."
+        return replace(ended, reason=Reason.SUSPENDED, message=text)
+    return ended
+
+
+def _describe_ended_pod(pod: Object, container: str) -> Ended:
+    state = read_state(pod, container)
+    ended = _classify_ended(pod, state.get("terminated") or {})
+    return replace(ended, node=pod.get("spec", {}).get("nodeName"), seconds=find_duration(state))
 
 
 def _classify_missing_pod(batch_job: Object | None, end: Object | None, warnings: Mapping[str, str]) -> Outcome:
@@ -138,12 +184,9 @@ def parse_result(text: str) -> PodResult | None:
         content = json.loads(text)
     except ValueError:
         return None
-    models: dict[Any, type[PodResult]] = {
-        "CleanUpResult": CleanUpResult,
-        "PreflightResult": PreflightResult,
-        "TrainerResult": TrainerResult,
-    }
-    model = models.get(content.get("kind")) if isinstance(content, dict) else None
+    models: tuple[type[PodResult], ...] = (CleanUpResult, MergeResult, PreflightResult, TrainerResult)
+    kind = content.get("kind") if isinstance(content, dict) else None
+    model = next((model for model in models if model.__name__ == kind), None)
     if model is None:
         return None
     try:
@@ -155,7 +198,7 @@ def parse_result(text: str) -> PodResult | None:
 
 
 def _read_result(result: PodResult | None) -> tuple[str | None, str]:
-    if isinstance(result, TrainerResult | CleanUpResult) and result.reason != SUCCEEDED:
+    if isinstance(result, TrainerResult | MergeResult | CleanUpResult) and result.reason != SUCCEEDED:
         return result.reason, result.message
     if isinstance(result, PreflightResult) and result.problems:
         final = [problem.reason for problem in result.problems if problem.reason in USER_ERRORS]
@@ -165,9 +208,9 @@ def _read_result(result: PodResult | None) -> tuple[str | None, str]:
 
 def _find_interruption(pod: Object) -> str | None:
     """Find why the cluster took the pod away, if it did."""
-    for condition in pod["status"].get("conditions", ()):
-        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
-            return f"{condition.get('reason', 'Disrupted')}: {condition.get('message', 'the pod was taken away')}"
+    disruption = find_disruption(pod)
+    if disruption is not None:
+        return f"{disruption.get('reason', 'Disrupted')}: {disruption.get('message', 'the pod was taken away')}"
     if pod["status"].get("reason") in ("Evicted", "Preempting", "NodeLost", "Shutdown", "Terminated"):
         return f"{pod['status']['reason']}: {pod['status'].get('message', 'the pod was taken away')}"
     return "The pod was deleted." if pod["metadata"].get("deletionTimestamp") else None

@@ -1,6 +1,6 @@
 """Decide whether a FineTuneJob may have the pods that its ``spec.podTemplate`` asks for.
 
-A user who may create FineTuneJobs but no pods must not get past what the cluster allows. The levels are those of
+A user who may create FineTuneJobs but no pods must not exceed what the cluster allows. The levels are those of
 Kubernetes' Pod Security Standards, and each field is at the level at which the standards allow it.
 """
 

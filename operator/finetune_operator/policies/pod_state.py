@@ -48,7 +48,7 @@ def is_being_ended(pod: Object) -> bool:
 def is_on_lost_node(pod: Object) -> bool:
     """Return whether the pod's node does not answer any more.
 
-    The node controller then calls the pod unready, though by the kubelet's last word its containers are ready.
+    The node controller then sets the pod unready, while its containers are ready by the kubelet's last status.
     """
     if pod["status"].get("reason") == "NodeLost":
         return True

@@ -1,4 +1,4 @@
-"""Find what a person can do about a pod that the cluster refuses, from the words of the refusal. Pure."""
+"""Find what a person can do about a pod that the cluster refuses, from the message of the refusal. Pure."""
 
 REMEDIES: tuple[tuple[str, str], ...] = (
     (
@@ -10,7 +10,7 @@ REMEDIES: tuple[tuple[str, str], ...] = (
         "exceeded quota",
         "The pod starts when others of the namespace end. Or ask for less in spec.resources, or raise the quota.",
     ),
-    ("violates PodSecurity", "Take out of spec.podTemplate what it names, or use a namespace that allows it."),
+    ("violates PodSecurity", "Remove what it names from spec.podTemplate, or use a namespace that allows it."),
     ("admission webhook", "Change spec.podTemplate as it says, or ask the administrator of this webhook."),
     ("ValidatingAdmissionPolicy", "Change spec.podTemplate as it says, or ask the administrator of this policy."),
     ("no PriorityClass", "Correct spec.podTemplate.priorityClassName: kubectl get priorityclasses lists those there."),
@@ -18,10 +18,10 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ("serviceaccount", "Create this service account in the namespace of the job."),
     ("usage per", "Set spec.resources within the namespace's LimitRange: kubectl describe limitranges shows it."),
 )
-"""Words in the API server's refusal, and what to do about it; the first that fits counts."""
-OTHERWISE = "Change the spec, or ask the administrator to allow it; the pod is tried again all the time."
+"""Parts of the API server's messages, and what to do about them; the first that occurs in a message counts."""
+OTHERWISE = "Change the spec, or ask the administrator to allow it; the cluster keeps trying to create the pod."
 
 
-def find_remedy(words: str) -> str:
-    """Return the sentences that say what to do about a refusal in these words."""
-    return next((remedy for part, remedy in REMEDIES if part in words), OTHERWISE)
+def find_remedy(refusal: str) -> str:
+    """Return the sentences that say what to do about a refusal with this message."""
+    return next((remedy for part, remedy in REMEDIES if part in refusal), OTHERWISE)

@@ -1,4 +1,4 @@
-"""Explain why the API server refuses a Job, with the fields of the FineTuneJob that lead to it. Pure."""
+"""Explain why the API server refuses a Job, with the fields of the FineTuneJob that cause it. Pure."""
 
 import re
 
@@ -17,7 +17,7 @@ EXTENDED_LIST = re.compile(r"^(spec\.podTemplate\.(?:env|volumes|volumeMounts))\
 
 
 def explain_refused_job(error: InvalidError) -> str:
-    """Explain the refusal: each wrong field with the API server's words, and what to do."""
+    """Explain the refusal: each wrong field with the API server's message, and what to do."""
     causes = [f"{find_field(cause['field'])}: {cause.get('message', '')}" for cause in error.causes if "field" in cause]
     return f"{'; '.join(causes) or f'spec: {error.message}'}. Correct it in a new FineTuneJob"
 

@@ -1,4 +1,4 @@
-"""Decide whether and when a failed attempt is repeated, by the class of what ended it. Pure."""
+"""Decide whether and when a failed attempt is repeated, by the reason for which it ended. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Ending:
     reason: str
     at: datetime
     too_large: bool = False
-    """It needed more memory than there is, and the out-of-memory ladder (finetune_api.ladder) can change that."""
+    """It needed more memory than there is, so the out-of-memory ladder (finetune_api.ladder) applies."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Record what became of each version of a served adapter, the newest entry first. Pure."""
+"""Record each version of an adapter that was served or failed, the newest entry first. Pure."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from finetune_api.adapterdeployment import AdapterVersion, HistoryEntry
 from finetune_api.limits import HISTORY_MESSAGE_CHARACTERS, truncate
 
-MAX_EVIDENCE = 3
+MAX_PROOFS = 3
 """Most proofs of pods in an entry."""
 
 
@@ -16,13 +16,20 @@ def find_current(history: Sequence[HistoryEntry]) -> HistoryEntry | None:
 
 
 def record_deployed(
-    history: Sequence[HistoryEntry], version: AdapterVersion, since: str, evidence: Sequence[str]
+    history: Sequence[HistoryEntry],
+    version: AdapterVersion,
+    since: str,
+    proofs: Sequence[str],
+    steps: Sequence[str] = (),
 ) -> list[HistoryEntry]:
-    """Record that every pod serves a version; the entry of the one before ends there."""
+    """Record that every pod serves a version; the entry of the one before ends there.
+
+    ``steps`` say what let it pass each step of its canary, ``proofs`` what the pods found.
+    """
     current = find_current(history)
     if current is not None and current.digest == version.digest:
         return list(history)
-    entry = _build_entry(version, "Deployed", since, evidence=evidence)
+    entry = _build_entry(version, "Deployed", since, evidence=[*steps, *proofs[:MAX_PROOFS]])
     ended = [older.model_copy(update={"until": since}) if older is current else older for older in history]
     return [entry, *ended]
 
@@ -43,13 +50,13 @@ def record_failed(
 
 
 def trim(history: Sequence[HistoryEntry], limit: int) -> list[HistoryEntry]:
-    """Keep the entry of the version that every pod served last, and so many of the newest others."""
+    """Keep the entry of the version that every pod served last, and the ``limit`` newest others."""
     current = find_current(history)
-    kept = [entry for entry in history if entry is not current][:limit]
+    entries = [entry for entry in history if entry is not current][:limit]
     if current is None:
-        return kept
+        return entries
     newer = next(position for position, entry in enumerate(history) if entry is current)
-    return [*kept[:newer], current, *kept[newer:]]
+    return [*entries[:newer], current, *entries[newer:]]
 
 
 def _build_entry(
@@ -70,5 +77,5 @@ def _build_entry(
         since=since,
         reason=reason,
         message=truncate(message, HISTORY_MESSAGE_CHARACTERS) if message else None,
-        evidence=[truncate(text, HISTORY_MESSAGE_CHARACTERS) for text in evidence[:MAX_EVIDENCE]],
+        evidence=[truncate(text, HISTORY_MESSAGE_CHARACTERS) for text in evidence],
     )

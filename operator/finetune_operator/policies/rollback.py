@@ -1,4 +1,4 @@
-"""Decide whether an older version is served in place of the one that the spec asks for. Pure."""
+"""Decide whether an older version is served in place of the version in the spec. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class RollbackInForce:
 def find_rollback(
     metadata: Mapping[str, Any], status: AdapterDeploymentStatus, digest: str, *, until_next_version: bool
 ) -> tuple[RollbackInForce | None, str]:
-    """Find the rollback that is in force, and what a person should know of a request that is not followed.
+    """Find the rollback that is in force, and a note about a request that is not followed (or an empty text).
 
     A person's request holds until it is withdrawn, or the spec asks for another version. An automatic rollback, which
     an earlier pass wrote into the status, holds until the spec changes or a person undoes it.
@@ -48,20 +48,20 @@ def find_rollback(
             text = f"a person asked for it (annotation {ROLLBACK_ANNOTATION})"
             return RollbackInForce(target, Reason.ROLLBACK_REQUESTED, text), ""
         note = f"the annotation {ROLLBACK_ANNOTATION} is not followed: status.history has no {request.to}"
-    made = status.rollback
-    if made is None or status.desired is None or made.from_version.digest != digest:
+    current = status.rollback
+    if current is None or status.desired is None or current.from_version.digest != digest:
         return None, note
     is_spec_unchanged = until_next_version or status.observed_generation == metadata.get("generation")
-    if made.reason == Reason.ROLLBACK_REQUESTED or made.at == request.undone or not is_spec_unchanged:
+    if current.reason == Reason.ROLLBACK_REQUESTED or current.at == request.undone or not is_spec_unchanged:
         return None, note
-    return RollbackInForce(status.desired, made.reason, made.message), note
+    return RollbackInForce(status.desired, current.reason, current.message), note
 
 
 def _find_version(status: AdapterDeploymentStatus, digest: str) -> AdapterVersion | None:
-    """Find a version that every pod served once; the one that is served for a rollback may have left the history."""
-    known = [*list_deployed(status.history), status.desired if status.rollback is not None else None]
-    found = next((version for version in known if version is not None and version.digest == digest), None)
-    return strip_version(found) if found is not None else None
+    """Find a version that every pod has served. The version of a current rollback may have left the history."""
+    versions = [*list_deployed(status.history), status.desired if status.rollback is not None else None]
+    target = next((version for version in versions if version is not None and version.digest == digest), None)
+    return strip_version(target) if target is not None else None
 
 
 def strip_version(version: AdapterVersion) -> AdapterVersion:

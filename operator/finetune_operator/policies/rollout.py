@@ -9,15 +9,15 @@ from finetune_api.timestamps import parse_timestamp
 
 @dataclass(frozen=True)
 class PodView:
-    """One pod as far as one adapter is concerned."""
+    """One pod with regard to one adapter."""
 
     name: str
     proven: bool
-    """The new version is proven and answers."""
+    """It serves the new version, and has proven that."""
     refused: bool
-    """This pod refused the new version, and does not try it again."""
+    """It refused the new version, and does not try it again."""
     on_previous: bool
-    """It answers with the version that the other pods are to serve until their turn."""
+    """It serves the version that pods serve until they get the new one."""
     available: bool
     """It takes traffic."""
 
@@ -36,10 +36,10 @@ class Rollout:
 def measure_pause(
     pods: Sequence[PodView], pause_seconds: int, updated_before: int, progressed_at: str | None, now: datetime
 ) -> float:
-    """Measure for how many seconds no further pod may move, because one has taken the version just now.
+    """Return for how many seconds no further pod may move, because a pod has just taken the version.
 
     Args:
-        pods: All pods of the Deployment.
+        pods: All pods of the workload.
         pause_seconds: Pause after each step.
         updated_before: How many pods served the version at the pass before.
         progressed_at: When the roll-out last made progress, as the pass before found it.
@@ -63,30 +63,34 @@ def roll_out(
     assigned: Sequence[str] | None,
     max_unavailable: int,
     unavailable: frozenset[str] = frozenset(),
+    limit: int | None = None,
 ) -> Rollout:
     """Compute the next step from an older version to a new one.
 
-    At least one of several pods stays in the Service. A pod that refuses the version keeps its place in the budget: so
-    many refusals as pods may be unavailable stop the roll-out, and fewer hold up no other pod.
+    At least one of several pods stays in the Service. A pod that refuses the version counts as unavailable: as many
+    refusals as pods may be unavailable stop the roll-out, and fewer do not delay other pods.
 
     Args:
-        pods: All pods of the Deployment.
+        pods: All pods of the workload, in the order of their turns.
         assigned: Pods that earlier steps assigned; None for all. They stay assigned.
         max_unavailable: How many pods may be out of the Service at once.
         unavailable: Pods that the roll-outs of other adapters have taken out of the Service.
+        limit: How many pods may be assigned at the present step of a canary; None for all.
     """
     names = {pod.name for pod in pods}
     chosen = names if assigned is None else names & set(assigned)
     chosen |= {pod.name for pod in pods if pod.proven}
-    if pods and all(pod.proven for pod in pods):
+    if limit is None and pods and all(pod.proven for pod in pods):
         return Rollout(None, frozenset(), complete=True)
     moving = {pod.name for pod in pods if pod.name in chosen and not pod.proven and not pod.refused}
     refused = {pod.name for pod in pods if pod.refused}
     away = moving | refused | unavailable | {pod.name for pod in pods if not pod.available}
     budget = compute_budget(len(pods), max_unavailable)
     if len(refused) < budget:
-        # pods that are out of the Service anyway cost nothing; those on neither version gain most
-        for pod in sorted(pods, key=lambda pod: (pod.name not in away, pod.on_previous, pod.name)):
+        # first the pods that are out of the Service anyway, then those that serve neither version
+        for pod in sorted(pods, key=lambda pod: (pod.name not in away, pod.on_previous)):
+            if limit is not None and len(chosen) >= limit:
+                break
             if pod.name not in chosen and (pod.name in away or len(away) < budget):
                 chosen.add(pod.name)
                 moving.add(pod.name)

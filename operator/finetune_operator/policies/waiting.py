@@ -1,4 +1,4 @@
-"""Say why a pod does not run yet, in the words of whoever keeps it from running. Pure."""
+"""Explain why a pod does not run yet, with the message of the component that reports it. Pure."""
 
 from dataclasses import dataclass
 
@@ -12,24 +12,24 @@ PULL_FAILURES = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
 STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
-"""Reasons of a waiting container for which nobody has refused anything."""
+"""Reasons of a waiting container that is about to start."""
 SILENT_SECONDS = 120.0
-"""For how long a pod may be starting without a word."""
+"""For how long a pod may be starting before a message says that nothing explains it."""
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 3.0, 60.0
-"""How often events are looked up that say why a pod does not start: at first, and at last."""
+"""Shortest and longest time between two looks at the events that say why a pod does not start."""
 PULL_REMEDY = (
     "Check the image's name, whether the node reaches the registry, and whether spec.podTemplate.imagePullSecrets "
     "names the Secret for it."
 )
 START_REMEDY = "Create what it names in this namespace, or correct spec.podTemplate."
-SCHEDULE_REMEDY = "The pod starts when a node fits: compare what it asks for with the nodes."
+SCHEDULE_REMEDY = "The pod starts when a node fits: compare its requests with the nodes."
 
 
 @dataclass(frozen=True)
 class Waiting:
     """The pod does not run yet.
 
-    ``is_failing`` says that a container on a node fails to start: while it waits, the pod holds a GPU for nothing.
+    ``is_failing``: a container on a node fails to start. While it waits, the pod reserves a GPU without using it.
     """
 
     reason: Reason
@@ -38,24 +38,33 @@ class Waiting:
 
 
 def explain_missing_pod(refusal: str | None) -> Waiting:
-    """Say why a Job has no pod; ``refusal`` is what the Job controller was told when it last tried, if it was."""
+    """Explain why a Job has no pod; ``refusal`` is the message with which its pod was last refused, if it was."""
     if refusal is None:
         return Waiting(Reason.PENDING, "The pod is starting.")
     words = truncate(refusal.removeprefix("Error creating: "), OUTPUT_MESSAGE_CHARACTERS)
     return Waiting(Reason.POD_REFUSED, f"The cluster refuses the pod: {end_sentence(words)} {find_remedy(words)}")
 
 
-def explain_suspension(batch_job: Object) -> Waiting:
-    """Say who suspended a Job: Kueue or a person. A pod of it follows when it is resumed, so its run is not over."""
+def explain_replacement() -> Waiting:
+    """Say why the pod that replaces another one is not there yet."""
     text = (
-        f"The Job {batch_job['metadata']['name']} is suspended by {find_suspender(batch_job)}, and goes on when its "
+        "Its Job replaces the pod that was taken away. Kubernetes waits 10 s before it does so, after each further "
+        "time twice as long, and at most 10 minutes."
+    )
+    return Waiting(Reason.RETRYING, text)
+
+
+def explain_suspension(batch_job: Object) -> Waiting:
+    """Explain who suspended a Job: Kueue or a person. It gets a pod when it is resumed, so its run is not over."""
+    text = (
+        f"The Job {batch_job['metadata']['name']} is suspended by {find_suspender(batch_job)}, and continues when its "
         "spec.suspend is false again. No other pod takes its place."
     )
     return Waiting(Reason.SUSPENDED, text)
 
 
 def explain_unstarted_pod(pod: Object, warning: str | None) -> Waiting:
-    """Say why a container of a pod does not run yet; ``warning`` is what the newest Event warned of, if one did."""
+    """Explain why a container of a pod does not run yet; ``warning`` is the newest warning Event, if there is one."""
     for name, waiting in _find_waiting(pod):
         reason, words = waiting.get("reason", ""), truncate(waiting.get("message", ""), OUTPUT_MESSAGE_CHARACTERS)
         text = f"Container {name}: {reason}: {end_sentence(words)}" if words else f"Container {name}: {reason}."
@@ -75,19 +84,19 @@ def explain_unstarted_pod(pod: Object, warning: str | None) -> Waiting:
 
 
 def break_silence(waiting: Waiting, seconds: float, batch_job: str) -> Waiting:
-    """Say something of a pod that has not started for so many seconds, though nobody says why."""
+    """Return a message for a pod that has not started for ``seconds``, if nothing explains why."""
     if waiting.reason is not Reason.PENDING or seconds < SILENT_SECONDS:
         return waiting
     text = (
-        f"The pod of Job {batch_job} has not started for more than {SILENT_SECONDS:.0f} s, and nobody has said why. It "
+        f"The pod of Job {batch_job} has not started for more than {SILENT_SECONDS:.0f} s, and nothing says why. It "
         f"may still download its image. See kubectl describe pods --selector {JOB_NAME_LABEL}={batch_job}"
     )
     return Waiting(Reason.CONTAINER_NOT_STARTED, text)
 
 
 def find_next_look(waiting: Waiting, seconds: float) -> float | None:
-    """Find when to look again at a pod that has waited for so many seconds; None if a watch tells what happens."""
-    if waiting.reason not in (Reason.PENDING, Reason.POD_REFUSED, Reason.CONTAINER_NOT_STARTED):
+    """Return after how many seconds to look again at a pod that waits since ``seconds``; None if a watch reports it."""
+    if waiting.reason not in (Reason.PENDING, Reason.RETRYING, Reason.POD_REFUSED, Reason.CONTAINER_NOT_STARTED):
         return None
     return min(max(seconds, FIRST_LOOK_SECONDS), LAST_LOOK_SECONDS)
 

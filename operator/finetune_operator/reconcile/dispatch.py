@@ -1,4 +1,4 @@
-"""The reconciler for each kind of key."""
+"""Map each kind of key to its reconciler."""
 
 from collections.abc import Awaitable, Callable
 

@@ -1,4 +1,4 @@
-"""Keep what a newer version wrote when a part of a status is written anew. Pure."""
+"""Keep fields that a newer version wrote when a part of a status is replaced. Pure."""
 
 from typing import Any
 

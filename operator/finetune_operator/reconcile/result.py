@@ -1,10 +1,10 @@
-"""The result of a pass, for the worker that made it."""
+"""Define the result of a pass, for the worker that made it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Result:
-    """``requeue_after``: seconds until the next pass. None: the next pass follows the next change."""
+    """The result of a pass: the seconds until the next one. None: the next pass follows the next change."""
 
     requeue_after: float | None = None

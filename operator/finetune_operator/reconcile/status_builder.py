@@ -2,8 +2,8 @@
 
 No other field can be written.
 
-Reading is lenient: what a newer version wrote and this one does not understand is left out, and stays in the object,
-also in a section that is written anew.
+Reading is lenient: values that a newer version wrote and this one does not understand are left out. They stay in the
+object, also in a section that is replaced.
 """
 
 from datetime import datetime
@@ -24,11 +24,11 @@ StatusT = TypeVar("StatusT", bound=Model)
 class StatusBuilder(Generic[StatusT]):
     """The status that a pass is building, and its events: the only mutable value of a plan.
 
-    It begins as the status that the object has. ``set`` replaces fields; all others stay byte for byte as they are.
+    It begins as a copy of the object's status. ``set`` replaces fields; all others stay byte for byte as they are.
     """
 
     def __init__(self, model: type[StatusT], resource: Object, now: datetime) -> None:
-        """Begin with the status that the resource has."""
+        """Copy the status of the resource."""
         status = resource.get("status") or {}
         self._model = model
         self._generation: int = resource["metadata"].get("generation", 0)
@@ -58,7 +58,7 @@ class StatusBuilder(Generic[StatusT]):
         return self._read
 
     def has(self, field: str) -> bool:
-        """Return whether the status has a field, by its JSON name, with a value that is understood or not."""
+        """Return whether the status has a field, by its JSON name, also with a value that this version cannot read."""
         return field in self._fields
 
     def as_json(self) -> Object:

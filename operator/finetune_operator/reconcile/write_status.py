@@ -10,7 +10,7 @@ from finetune_operator.kube.kinds import Kind, Object
 
 
 def differs(resource: Object, status: Object) -> bool:
-    """Return whether the status is another one than the resource has."""
+    """Return whether the status differs from the resource's."""
     return status != (resource.get("status") or {})
 
 

@@ -1,4 +1,4 @@
-"""Builders of the objects that the operator creates: models in, dictionaries out.
+"""Build the objects that the operator creates: models in, dictionaries out.
 
-They know no clock, no environment, no randomness and no API server.
+Nothing here uses a clock, the environment, random numbers or the API server.
 """

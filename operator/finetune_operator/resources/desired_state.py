@@ -1,4 +1,4 @@
-"""Build and read the ConfigMap that tells the agents of a Deployment's pods what to serve. Pure."""
+"""Build and read the ConfigMap from which the agents of a serving group read what to serve. Pure."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ STATE_ANNOTATION = f"{GROUP}/desired-state"
 """On pods: digest of the newest desired state. Its change makes the kubelet refresh the pod's volumes at once."""
 
 
-def build_config_map(namespace: str, deployment: str, state: DesiredState) -> dict[str, Any]:
+def build_config_map(namespace: str, group: str, state: DesiredState) -> dict[str, Any]:
     """Build the ConfigMap; equal states give equal bytes."""
     return {
         "metadata": {
             "namespace": namespace,
-            "name": config_map_name(deployment),
+            "name": config_map_name(group),
             "labels": {ROLE_LABEL: DESIRED_ROLE, MANAGED_BY_LABEL: FIELD_MANAGER},
-            "annotations": {DEPLOYMENT_ANNOTATION: deployment},
+            "annotations": {DEPLOYMENT_ANNOTATION: group},
         },
         "data": {DESIRED_KEY: json.dumps(state.to_json(), indent=1, sort_keys=True) + "\n"},
     }
@@ -53,7 +53,8 @@ def is_written(config_map: dict[str, Any] | None, desired: dict[str, Any]) -> bo
 def is_ours(config_map: dict[str, Any]) -> bool:
     """Return whether the operator wrote the ConfigMap.
 
-    Its labels say so, or if somebody took them off, the owner of the data in ``managedFields``, where they were read.
+    Its labels show that or, if somebody removed them, the data's owner in ``managedFields``. Cached objects have no
+    ``managedFields``.
     """
     labelled = (config_map["metadata"].get("labels") or {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER
     return labelled or FIELD_MANAGER in find_owners(config_map, [field_step("data"), field_step(DESIRED_KEY)])

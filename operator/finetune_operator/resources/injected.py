@@ -1,30 +1,36 @@
-"""Read what of ours an inference Deployment has, and whether its pods are being replaced. Pure."""
+"""Read which fields of ours an inference workload has. Pure."""
 
 from typing import Any
 
 from finetune_api import GROUP
+from finetune_api.version_paths import VARIABLE_PREFIX
 from finetune_operator.kube.kinds import FIELD_MANAGER
 from finetune_operator.kube.ownership import field_step, find_entries, find_owners, item_step
 
 AGENT_CONTAINER = "finetune-agent"
 ADAPTERS_VOLUME, SECRET_VOLUME = "finetune-adapters", "finetune-secret-"
 INJECTION_ANNOTATION = f"{GROUP}/injection"
-"""On the Deployment: digest of what was applied to it."""
+"""On the workload: digest of what was applied to it."""
+VERSIONS_ANNOTATION = f"{GROUP}/versions"
+"""On the pod template of a Deployment with the strategy Rolling: the desired state that its pods read."""
+VERSIONS_VOLUME = "finetune-versions"
+FETCH_CONTAINER = "finetune-fetch"
 AGENT_PATH = (*map(field_step, ("spec", "template", "spec", "initContainers")), item_step(name=AGENT_CONTAINER))
+VERSIONS_PATH = tuple(map(field_step, ("spec", "template", "metadata", "annotations", VERSIONS_ANNOTATION)))
 
 
-def is_injected(deployment: dict[str, Any]) -> bool:
-    """Return whether we own any field of the Deployment."""
+def is_injected(workload: dict[str, Any]) -> bool:
+    """Return whether we own any field of the workload."""
     return any(
         entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
-        for entry in deployment["metadata"].get("managedFields") or []
+        for entry in workload["metadata"].get("managedFields") or []
     )
 
 
-def is_applied(deployment: dict[str, Any], body: dict[str, Any]) -> bool:
-    """Return whether the Deployment has the whole body, and no other field of ours."""
-    before = (deployment["metadata"].get("annotations") or {}).get(INJECTION_ANNOTATION)
-    return before == body["metadata"]["annotations"][INJECTION_ANNOTATION] and covers(deployment, body)
+def is_applied(workload: dict[str, Any], body: dict[str, Any]) -> bool:
+    """Return whether the workload has every field of the body, and no other field of ours."""
+    before = (workload["metadata"].get("annotations") or {}).get(INJECTION_ANNOTATION)
+    return before == body["metadata"]["annotations"][INJECTION_ANNOTATION] and covers(workload, body)
 
 
 def covers(live: Any, desired: Any) -> bool:
@@ -41,43 +47,52 @@ def covers(live: Any, desired: Any) -> bool:
     return bool(live == desired)
 
 
-def find_container(deployment: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """Find the container of this name in the Deployment's pods."""
-    containers = deployment["spec"]["template"]["spec"].get("containers") or []
+def find_container(workload: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """Find the container of this name in the workload's pods."""
+    containers = workload["spec"]["template"]["spec"].get("containers") or []
     return next((container for container in containers if container["name"] == name), None)
 
 
-def identify(deployment: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata with which a patch reaches this Deployment, and no later one of its name."""
-    meta = deployment["metadata"]
+def identify(workload: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata with which a patch changes this workload, but no later one with the same name."""
+    meta = workload["metadata"]
     return {"namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}
 
 
-def find_copiers(deployment: dict[str, Any]) -> set[str]:
-    """Find who else owns the agent because he wrote back a copy of the pods' template, as kubectl rollout undo does.
+def find_copiers(workload: dict[str, Any]) -> set[str]:
+    """Find the managers that own the agent because they wrote a copy of the template, as kubectl rollout undo does.
 
-    Empty if another manager applies the agent on the server: he declares it himself.
+    If both templates have an agent, kubectl writes only the versions that differ. Empty if another manager applies the
+    agent on the server, because then it declares the agent itself.
     """
-    others = [entry for entry in find_entries(deployment, AGENT_PATH) if entry.get("manager") != FIELD_MANAGER]
+    entries = [entry for path in (AGENT_PATH, VERSIONS_PATH) for entry in find_entries(workload, path)]
+    others = [entry for entry in entries if entry.get("manager") != FIELD_MANAGER]
     if any(entry.get("operation") == "Apply" for entry in others):
         return set()
     return {str(entry.get("manager", "")) for entry in others}
 
 
 def is_own_field(path: str) -> bool:
-    """Return whether a field in a conflict, as the API server writes its path, can only be ours."""
-    return any(name in path for name in (f'[name="{AGENT_CONTAINER}"]', '.volumes[name="finetune-', f".{GROUP}/"))
+    """Return whether a field, with its path as the API server writes it in a conflict, can only be ours."""
+    containers = (f'[name="{AGENT_CONTAINER}"]', f'[name="{FETCH_CONTAINER}"]')
+    parts = (*containers, '.volumes[name="finetune-', f'[name="{VARIABLE_PREFIX}', f".{GROUP}/")
+    return any(part in path for part in parts)
 
 
-def find_agent(deployment: dict[str, Any]) -> dict[str, Any] | None:
-    """Find the agent in the Deployment's pods."""
-    containers = deployment["spec"]["template"]["spec"].get("initContainers") or []
+def is_rolling(workload: dict[str, Any]) -> bool:
+    """Return whether the pods read their versions from their template, as with the strategy Rolling."""
+    return VERSIONS_ANNOTATION in (workload["spec"]["template"].get("metadata", {}).get("annotations") or {})
+
+
+def find_agent(workload: dict[str, Any]) -> dict[str, Any] | None:
+    """Find the agent in the workload's pods."""
+    containers = workload["spec"]["template"]["spec"].get("initContainers") or []
     return next((container for container in containers if container["name"] == AGENT_CONTAINER), None)
 
 
-def list_secrets(deployment: dict[str, Any]) -> frozenset[str]:
-    """List the Secrets that the agent in the Deployment's pods can read."""
-    volumes = deployment["spec"]["template"]["spec"].get("volumes") or []
+def list_secrets(workload: dict[str, Any]) -> frozenset[str]:
+    """List the Secrets that the agent in the workload's pods can read."""
+    volumes = workload["spec"]["template"]["spec"].get("volumes") or []
     return frozenset(
         volume["secret"]["secretName"]
         for volume in volumes
@@ -85,30 +100,14 @@ def list_secrets(deployment: dict[str, Any]) -> frozenset[str]:
     )
 
 
-def has_agent(deployment: dict[str, Any], body: dict[str, Any]) -> bool:
-    """Return whether the pods have an agent of ours and all that the engine needs for it.
+def has_agent(workload: dict[str, Any], body: dict[str, Any]) -> bool:
+    """Return whether the pods have an agent of ours, and the mounts and variables that the engine needs for it.
 
-    The agent may be that of another version of the operator, with other probes and volumes than ``body`` has.
+    The agent may come from another version of the operator, with other probes and volumes than ``body`` has.
     """
-    template, desired = deployment["spec"]["template"], body["spec"]["template"]
+    template, desired = workload["spec"]["template"], body["spec"]["template"]
     return (
-        FIELD_MANAGER in find_owners(deployment, [*AGENT_PATH, field_step("image")])
+        FIELD_MANAGER in find_owners(workload, [*AGENT_PATH, field_step("image")])
         and covers(template["metadata"], desired["metadata"])
         and covers(template["spec"]["containers"], desired["spec"]["containers"])
     )
-
-
-def is_observed(deployment: dict[str, Any]) -> bool:
-    """Return whether the Deployment's status speaks of its present spec."""
-    observed = (deployment.get("status") or {}).get("observedGeneration", 0)
-    return int(observed) >= int(deployment["metadata"].get("generation", 0))
-
-
-def replaces_pods(deployment: dict[str, Any]) -> bool:
-    """Return whether the Deployment replaces its pods or has none, so that a change of its template costs no restart.
-
-    False as long as its status does not speak of its present spec.
-    """
-    status = deployment.get("status") or {}
-    replicas = int(status.get("replicas", 0))
-    return is_observed(deployment) and (replicas == 0 or int(status.get("updatedReplicas", 0)) < replicas)

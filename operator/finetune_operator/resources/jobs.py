@@ -1,13 +1,16 @@
-"""Build the batch/v1 Jobs of a FineTuneJob: for the preflight, for each attempt, and for the clean-up."""
+"""Build the batch/v1 Jobs of a FineTuneJob: for preflight, trainer, merge and clean-up."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.finetunejob import CachedModel, FineTuneJob
+from finetune_api.finetunejob import CachedModel, FineTuneJob, TrainingChoice
+from finetune_api.reasons import FINAL_EXIT_CODES
 from finetune_operator.kube.kinds import (
     ATTEMPT_LABEL,
+    DIGEST_LABEL,
+    DISRUPTION_CONDITION,
     FIELD_MANAGER,
     FINETUNE_JOB,
     JOB_LABEL,
@@ -17,25 +20,39 @@ from finetune_operator.kube.kinds import (
     owner_reference,
 )
 from finetune_operator.resources.mounts import build_model_cache
-from finetune_operator.resources.names import CLEAN_UP, PREFLIGHT, TRAINER, job_name, short
-from finetune_operator.resources.pods import build_clean_up_pod, build_preflight_pod, build_trainer_pod
+from finetune_operator.resources.names import CLEAN_UP, MERGE, PREFLIGHT, TRAINER, job_name, short
+from finetune_operator.resources.pods import build_clean_up_pod, build_merge_pod, build_preflight_pod, build_trainer_pod
+from finetune_operator.resources.preflight_digest import compute_preflight_digest
 from finetune_operator.settings import Settings
 
 DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
-"""Container that ``kubectl logs`` shows, also beside sidecars that somebody injects."""
+"""Container that ``kubectl logs`` shows, also if somebody injects sidecars."""
 TRAINER_COMMAND = ["python", "-m", "finetune_trainer", "train"]
+POD_FAILURE_POLICY: dict[str, Any] = {
+    "rules": [
+        {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": TRAINER, "operator": "In", "values": list(FINAL_EXIT_CODES)},
+        },
+        {"action": "Ignore", "onPodConditions": [{"type": DISRUPTION_CONDITION, "status": "True"}]},
+    ]
+}
+"""Has the Job controller replace a trainer's pod that is taken away, unless the trainer had ended for its own reason.
+
+The first rule that fits counts. Each other end ends the Job, because its backoffLimit is 0.
+"""
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """The model as the preflight found it: the commit of an hf:// model, and where it is in the cache."""
+    """The model as the preflight resolved it: the commit of an hf:// model, and its place in the cache."""
 
     revision: str | None = None
     cached: CachedModel | None = None
 
 
 def build_preflight_job(resource: Object, job: FineTuneJob, attempt: int, settings: Settings) -> Object:
-    """Build the Job that checks, without a GPU and in the small image, what the trainer will need."""
+    """Build the Job that checks the FineTuneJob, without a GPU and in the small image."""
     container = {
         "name": PREFLIGHT,
         "image": settings.operator_image,
@@ -43,11 +60,12 @@ def build_preflight_job(resource: Object, job: FineTuneJob, attempt: int, settin
         "env": _build_environment(job, attempt, ResolvedModel(), settings),
     }
     cache = build_model_cache(job.spec, read_only=False)
-    return _build_job(resource, job, PREFLIGHT, attempt, build_preflight_pod(job.spec, container, settings, cache))
+    pod = build_preflight_pod(job.spec, container, settings, cache)
+    return _label_digest(_build_job(resource, job, PREFLIGHT, attempt, pod), resource, settings)
 
 
 def build_clean_up_job(resource: Object, job: FineTuneJob, attempt: int, settings: Settings) -> Object:
-    """Build the Job that deletes, in the small image, what the job has in S3."""
+    """Build the Job that deletes the FineTuneJob's objects in S3, in the small image."""
     container = {
         "name": CLEAN_UP,
         "image": settings.operator_image,
@@ -57,25 +75,45 @@ def build_clean_up_job(resource: Object, job: FineTuneJob, attempt: int, setting
     return _build_job(resource, job, CLEAN_UP, attempt, build_clean_up_pod(job.spec, container, settings))
 
 
+def build_merge_job(
+    resource: Object, job: FineTuneJob, attempt: int, base: ResolvedModel, settings: Settings, needed_bytes: int | None
+) -> Object:
+    """Build the Job that merges the finished adapter into its base, without a GPU and in the trainer's image.
+
+    The image of a trainer with a command of its own may lack our trainer.
+    """
+    template = job.spec.pod_template
+    container = {
+        "name": MERGE,
+        "image": settings.trainer_image if template.command else template.image or settings.trainer_image,
+        "command": ["python", "-m", "finetune_trainer", "merge"],
+        "env": _build_environment(job, attempt, base, settings),
+    }
+    pod = build_merge_pod(job.spec, container, settings, needed_bytes)
+    return _build_job(resource, job, MERGE, attempt, pod)
+
+
 def build_trainer_job(
     resource: Object,
     job: FineTuneJob,
-    attempt: int,
+    number: int,
     base: ResolvedModel,
     settings: Settings,
     adjustments: list[dict[str, str]],
     avoided_nodes: Sequence[str] = (),
+    choice: TrainingChoice | None = None,
 ) -> Object:
-    """Build the Job of one attempt.
+    """Build a Job that trains. Its pods, which replace one another, are the attempts.
 
     Args:
         resource: The FineTuneJob as the API server has it: the owner.
         job: The FineTuneJob that is trained; the out-of-memory ladder may have changed its spec.
-        attempt: Number of the attempt.
-        base: The model as the preflight found it.
+        number: Number of the trainer's Job.
+        base: The model as the preflight resolved it.
         settings: The operator's settings.
-        adjustments: What the ladder changed, for the report of the run.
-        avoided_nodes: Nodes that the scheduler takes only if no other one fits.
+        adjustments: Settings that the ladder changed, for the report of the run.
+        avoided_nodes: Nodes that the scheduler chooses only if no other one fits.
+        choice: What an earlier attempt chose for unset fields; the job's spec has it already.
     """
     template = job.spec.pod_template
     container = {
@@ -83,24 +121,34 @@ def build_trainer_job(
         "image": template.image or settings.trainer_image,
         "command": template.command or TRAINER_COMMAND,
         "args": template.args,
-        "env": _build_environment(job, attempt, base, settings, adjustments),
+        "env": _build_environment(job, number, base, settings, adjustments, choice),
     }
     pod = build_trainer_pod(job.spec, container, settings, avoided_nodes)
-    return _build_job(resource, job, TRAINER, attempt, pod)
+    batch_job = _build_job(resource, job, TRAINER, number, pod, {"podFailurePolicy": POD_FAILURE_POLICY})
+    return _label_digest(batch_job, resource, settings)
+
+
+def _label_digest(batch_job: Object, resource: Object, settings: Settings) -> Object:
+    """Add the label by which other jobs find this preflight, and what became of the training after it."""
+    digest = compute_preflight_digest(resource["spec"], settings)
+    if digest is not None:
+        batch_job["metadata"]["labels"][DIGEST_LABEL] = digest
+    return batch_job
 
 
 def _build_job(
     resource: Object,
     job: FineTuneJob,
     role: str,
-    attempt: int,
+    number: int,
     pod: Object,
+    policy: Object | None = None,
 ) -> Object:
     labels = {
         MANAGED_BY_LABEL: FIELD_MANAGER,
         JOB_LABEL: short(job.metadata.name),
         ROLE_LABEL: role,
-        ATTEMPT_LABEL: str(attempt),
+        ATTEMPT_LABEL: str(number),
     }
     template = job.spec.pod_template
     annotations = {JOB_LABEL: job.metadata.name}
@@ -110,15 +158,16 @@ def _build_job(
         "kind": "Job",
         "metadata": {
             "namespace": job.metadata.namespace,
-            "name": job_name(job.metadata.name, role, attempt),
-            "labels": labels,
+            "name": job_name(job.metadata.name, role, number),
+            "labels": {**labels},
             "annotations": annotations,
             "ownerReferences": [owner_reference(FINETUNE_JOB, resource)],
         },
         "spec": {
-            # An attempt is one pod. The operator, not the Job controller, decides what follows when it ends.
+            # The operator decides what follows a failure, and no second pod runs beside one that is still stopping.
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
+            **(policy or {}),
             "template": {
                 "metadata": {"labels": template.labels | labels, "annotations": template.annotations | pod_annotations},
                 "spec": pod,
@@ -129,19 +178,21 @@ def _build_job(
 
 def _build_environment(
     job: FineTuneJob,
-    attempt: int,
+    number: int,
     base: ResolvedModel,
     settings: Settings,
     adjustments: Sequence[dict[str, str]] = (),
+    choice: TrainingChoice | None = None,
 ) -> list[dict[str, Any]]:
     variables = {
         "HOME": "/tmp",  # noqa: S108 -- the pod's scratch volume
         "USER": "finetune",  # for a UID that has no name in the image
         "FINETUNE_JOB": _dump_compact(job.to_json()),
-        "FINETUNE_ATTEMPT": str(attempt),
+        "FINETUNE_ATTEMPT": str(number),
         "FINETUNE_MODEL_REVISION": base.revision,
         "FINETUNE_CACHED_MODEL": _dump_compact(base.cached.to_json()) if base.cached else None,
         "FINETUNE_ADJUSTMENTS": _dump_compact(list(adjustments)) if adjustments else None,
+        "FINETUNE_TRAINING_CHOICE": _dump_compact(choice.to_json()) if choice else None,
         "FINETUNE_REPORT_URL": settings.report_url,
         "FINETUNE_SIMULATED_GPUS": "true" if settings.simulated_gpus else None,
     }

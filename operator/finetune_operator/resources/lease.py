@@ -1,4 +1,4 @@
-"""Build and read the Lease by which replicas choose the one that works, as the leader election of client-go does."""
+"""Build and read the Lease by which replicas elect the one that works, as the leader election of client-go does."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,7 @@ from finetune_api.timestamps import format_micro_time
 from finetune_operator.kube.kinds import LEASE, ROLE_LABEL, Object
 
 NAME = "finetune-operator"
-"""The same in each installation: two that look after one namespace meet at its Lease."""
+"""The same in each installation, so that two installations for one namespace compete for one Lease."""
 LEADER = "leader"
 RELEASE_ANNOTATION = f"{GROUP}/release"
 """Namespace and name of the holder's installation."""
@@ -16,11 +16,11 @@ ADDRESS_ANNOTATION = f"{GROUP}/address"
 """Where the holder receives reports."""
 SCOPE_ANNOTATION = f"{GROUP}/scope"
 ONE_NAMESPACE, ALL_NAMESPACES = "namespace", "all"
-"""Values of ``SCOPE_ANNOTATION``: what the holder looks after."""
+"""Values of ``SCOPE_ANNOTATION``: the namespaces in which the holder works."""
 LEASE_SECONDS = 10
-"""Others may take a Lease that did not change for so long."""
+"""Others may take a Lease that did not change for this time."""
 DEADLINE_SECONDS = 7.0
-"""A leader that could not renew its Leases for so long stops writing: well before another one begins."""
+"""A leader that could not renew its Leases for this time stops writing, well before another one begins."""
 RENEW_SECONDS = 2.0
 """Time between two tries to take or renew the Leases."""
 
@@ -29,7 +29,7 @@ RENEW_SECONDS = 2.0
 class Sighting:
     """A version of a Lease, and when it was first seen, by the clock of this process.
 
-    Clocks of different nodes are never compared, so the times that a Lease holds do not count.
+    The times in the Lease do not count, because the clocks of different nodes are never compared.
     """
 
     version: str
@@ -37,7 +37,7 @@ class Sighting:
 
 
 def note_sighting(lease: Object, before: Sighting | None, now: float) -> Sighting:
-    """Return when the present version of the Lease was first seen."""
+    """Return the current version of the Lease, and when it was first seen."""
     version = lease["metadata"]["resourceVersion"]
     return before if before is not None and before.version == version else Sighting(version, now)
 
@@ -48,15 +48,15 @@ def holder_of(lease: Object) -> str:
 
 
 def is_free(lease: Object, sighting: Sighting, now: float) -> bool:
-    """Return whether anybody may take the Lease: it was given back, or its holder has been silent for too long."""
-    silent_after = lease.get("spec", {}).get("leaseDurationSeconds") or LEASE_SECONDS
-    return not holder_of(lease) or now - sighting.at > silent_after
+    """Return whether anybody may take the Lease: it was given back, or its holder has not renewed it in time."""
+    duration = lease.get("spec", {}).get("leaseDurationSeconds") or LEASE_SECONDS
+    return not holder_of(lease) or now - sighting.at > duration
 
 
 def build_lease(
     namespace: str, holder: str, release: str, address: str, scope: str, now: datetime, before: Object | None
 ) -> Object:
-    """Build the Lease of a holder, which takes it or renews it; ``before`` is the Lease that it replaces."""
+    """Build the Lease with which a holder takes or renews ``before``; None: there is no Lease yet."""
     time = format_micro_time(now)
     previous = before.get("spec", {}) if before else {}
     renews = previous.get("holderIdentity") == holder

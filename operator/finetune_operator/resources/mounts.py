@@ -1,6 +1,6 @@
 """Build the volumes of a FineTuneJob's pods.
 
-They are scratch space, the token, and the Secrets, ConfigMaps and claims that the spec names.
+They are scratch space, the token, and the Secrets, ConfigMaps and claims in the spec.
 """
 
 from collections.abc import Iterable
@@ -20,11 +20,20 @@ Volumes = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 def build_volumes(spec: FineTuneJobSpec) -> Volumes:
     """Build the volumes of preflight and trainer, and their mounts."""
-    return _build([*_build_secret_volumes(_list_secrets(spec)), *_build_source_volumes(spec)])
+    extra = (spec.dataset.validation, spec.evaluation.forgetting)
+    sources = [spec.model.uri, spec.dataset.uri, *(source.uri for source in extra if source and source.uri)]
+    return _build([*_build_secret_volumes(_list_secrets(spec)), *_build_source_volumes(sources)])
+
+
+def build_merge_volumes(spec: FineTuneJobSpec) -> Volumes:
+    """Build the volumes of a merge, and their mounts: it needs model and output, and the data may be gone by then."""
+    references = (spec.model.secret_ref, spec.output.secret_ref)
+    secrets = _build_secret_volumes(reference.name for reference in references if reference)
+    return _build([*secrets, *_build_source_volumes([spec.model.uri])])
 
 
 def build_output_volumes(spec: FineTuneJobSpec) -> Volumes:
-    """Build the volumes of a clean-up, and their mounts: model and dataset may be gone by then."""
+    """Build the volumes of a clean-up, and their mounts, without model and dataset, which may no longer exist."""
     reference = spec.output.secret_ref
     return _build(_build_secret_volumes([reference.name] if reference else []))
 
@@ -39,9 +48,9 @@ def _build(pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> Volumes:
 
 
 def build_model_cache(spec: FineTuneJobSpec, *, read_only: bool) -> Volumes:
-    """Build the volume of ``spec.model.cache``. The preflight fills it, the trainer only reads it.
+    """Build the volume of ``spec.model.cache``. The preflight fills it, the others only read it.
 
-    The volume itself is writable for both: one that a node has mounted read-only could not be filled from there.
+    Only the mount is read-only: a preflight on the same node could not write to a volume that is read-only there.
     """
     cache = spec.model.cache
     if cache is None:
@@ -58,7 +67,7 @@ def build_model_cache(spec: FineTuneJobSpec, *, read_only: bool) -> Volumes:
 def build_shared_memory(spec: FineTuneJobSpec) -> Volumes:
     """Build ``/dev/shm`` for several processes.
 
-    NCCL exchanges gradients there, and the default has only 64 MiB.
+    NCCL exchanges gradients there, and by default it has only 64 MiB.
     """
     if spec.resources.processes == 1:
         return [], []
@@ -71,7 +80,7 @@ def build_shared_memory(spec: FineTuneJobSpec) -> Volumes:
 def _build_secret_volumes(names: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Build a volume and its mount for each Secret.
 
-    The volume is optional, so that the preflight can name a Secret that is missing.
+    The volume is optional, so that the preflight can report a missing Secret.
     """
     return [
         (
@@ -95,10 +104,8 @@ def _list_secrets(spec: FineTuneJobSpec) -> list[str]:
     return [reference.name for reference in references if reference is not None]
 
 
-def _build_source_volumes(spec: FineTuneJobSpec) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    extra = (spec.dataset.validation, spec.evaluation.forgetting)
-    texts = [spec.model.uri, spec.dataset.uri, *(source.uri for source in extra if source and source.uri)]
-    addresses = [parse_uri(text) for text in texts]
+def _build_source_volumes(uris: Iterable[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    addresses = [parse_uri(uri) for uri in uris]
     config_maps = sorted({uri.name for uri in addresses if isinstance(uri, ConfigMapUri)})
     claims = sorted({uri.claim for uri in addresses if isinstance(uri, PvcUri)})
     return [

@@ -1,21 +1,35 @@
-"""Deterministic names of children, so that nothing is created twice."""
+"""Build deterministic names of children, so that nothing is created twice."""
 
 import hashlib
+import re
 
 PREFLIGHT = "preflight"
 TRAINER = "trainer"
+MERGE = "merge"
 CLEAN_UP = "clean-up"
 MAX_LENGTH = 63
 
 
-def job_name(parent: str, role: str, attempt: int) -> str:
-    """Return the name of a Job: ``<job>-preflight``, ``<job>-train-<attempt>`` or ``<job>-clean-up``.
+def job_name(parent: str, role: str, number: int) -> str:
+    """Return the name of a Job: ``<job>-preflight``, ``<job>-train-<number>``, ``<job>-merge`` or ``<job>-clean-up``.
 
-    A repeated preflight is ``<job>-preflight-2`` and so on, and so is a clean-up. A name has at most 63 characters.
+    A repeated preflight is ``<job>-preflight-2`` and so on; merges and clean-ups too. A name has at most 63 characters.
     """
     if role == TRAINER:
-        return fit(parent, f"train-{attempt}")
-    return fit(parent, role if attempt == 1 else f"{role}-{attempt}")
+        return fit(parent, f"train-{number}")
+    return fit(parent, role if number == 1 else f"{role}-{number}")
+
+
+def read_number(name: str) -> int:
+    """Read the number of a trainer's Job from its name."""
+    return int(name.rpartition("-")[2])
+
+
+def read_attempt(name: str, parent: str, role: str) -> int | None:
+    """Return the attempt of the Job with this name; None if ``job_name`` gives it to no Job of this role."""
+    digits = re.search(r"[1-9][0-9]*$", name)
+    attempt = int(digits[0]) if digits else 1
+    return attempt if job_name(parent, role, attempt) == name else None
 
 
 def fit(parent: str, suffix: str) -> str:
@@ -24,7 +38,7 @@ def fit(parent: str, suffix: str) -> str:
 
 
 def short(name: str, length: int = MAX_LENGTH) -> str:
-    """Shorten a name that is too long; a digest of the whole name keeps it apart from others."""
+    """Shorten a name that is too long; a digest of the full name keeps it unique."""
     if len(name) <= length:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -10,12 +10,17 @@ from finetune_operator.kube.kinds import Object
 from finetune_operator.pod_defaults import complete_template
 from finetune_operator.resources.mounts import (
     Volumes,
+    build_merge_volumes,
     build_model_cache,
     build_output_volumes,
     build_shared_memory,
     build_volumes,
 )
-from finetune_operator.resources.requirements import build_preflight_requirements, build_trainer_requirements
+from finetune_operator.resources.requirements import (
+    build_merge_requirements,
+    build_preflight_requirements,
+    build_trainer_requirements,
+)
 from finetune_operator.resources.security import container_security_context, pod_security_context
 from finetune_operator.settings import Settings
 
@@ -23,13 +28,13 @@ from finetune_operator.settings import Settings
 def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *own_volumes: Volumes) -> Object:
     """Build the spec of a pod with one container.
 
-    It has what concerns network and identity: every pod of a job reaches the same services as the same user.
+    It has the template's settings of network and identity, with which every pod of a job reaches the same services.
 
     Args:
         spec: The FineTuneJob's spec.
         container: Name, image, command, variables and resources of the container.
         settings: The operator's settings.
-        own_volumes: Volumes of the operator's own, and their mounts.
+        own_volumes: The operator's own volumes, and their mounts.
     """
     template = complete_template(spec.pod_template, settings.pods)
     volumes, mounts = (list(chain(*lists)) for lists in zip(*own_volumes, strict=True))
@@ -61,18 +66,26 @@ def build_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *own
 
 def build_preflight_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *more: Volumes) -> Object:
     """Build the spec of a preflight's pod."""
-    return _build_small_pod(spec, container, settings, build_volumes(spec), *more)
+    resources = build_preflight_requirements(spec.resources, settings.pods)
+    return _build_cpu_pod(spec, {**container, "resources": resources}, settings, build_volumes(spec), *more)
+
+
+def build_merge_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, needed_bytes: int | None) -> Object:
+    """Build the spec of the pod that merges the finished adapter; ``needed_bytes`` is its memory, if it is known."""
+    resources = build_merge_requirements(spec.resources, needed_bytes, settings.pods)
+    own_volumes = build_merge_volumes(spec), build_model_cache(spec, read_only=True)
+    return _build_cpu_pod(spec, {**container, "resources": resources}, settings, *own_volumes)
 
 
 def build_clean_up_pod(spec: FineTuneJobSpec, container: Object, settings: Settings) -> Object:
     """Build the spec of a clean-up's pod."""
-    return _build_small_pod(spec, container, settings, build_output_volumes(spec))
-
-
-def _build_small_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *own_volumes: Volumes) -> Object:
-    """Build the spec of a pod that works for a job without its GPUs."""
     resources = build_preflight_requirements(spec.resources, settings.pods)
-    pod = build_pod(spec, {**container, "resources": resources}, settings, *own_volumes)
+    return _build_cpu_pod(spec, {**container, "resources": resources}, settings, build_output_volumes(spec))
+
+
+def _build_cpu_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, *own_volumes: Volumes) -> Object:
+    """Build the spec of a pod of a job that needs no GPUs."""
+    pod = build_pod(spec, container, settings, *own_volumes)
     selector = settings.pods.preflight_node_selector
     return {"nodeSelector": selector, **pod} if selector else pod
 
@@ -80,7 +93,7 @@ def _build_small_pod(spec: FineTuneJobSpec, container: Object, settings: Setting
 def build_trainer_pod(
     spec: FineTuneJobSpec, container: Object, settings: Settings, avoided_nodes: Sequence[str]
 ) -> Object:
-    """Build the spec of a trainer pod: also where it runs, and with which privileges."""
+    """Build the spec of a trainer pod, with its placement and privileges."""
     template = spec.pod_template
     resources = build_trainer_requirements(spec.resources, settings.pods)
     own_volumes = build_volumes(spec), build_shared_memory(spec), build_model_cache(spec, read_only=True)
@@ -125,7 +138,7 @@ def _merge_variables(own_variables: Sequence[Object], template: PodTemplate) -> 
 def _build_affinity(template: PodTemplate, avoided_nodes: Sequence[str]) -> Object:
     """Build the affinity: the user's, and a preference for other nodes than those to avoid.
 
-    It is only a preference, so that a job in a cluster of one node goes on.
+    It is only a preference, so that a job also continues in a cluster of one node.
     """
     affinity: Object = template.affinity.to_json() if template.affinity else {}
     if not avoided_nodes:

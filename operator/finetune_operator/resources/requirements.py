@@ -11,26 +11,34 @@ Quantities = Mapping[str, int | str]
 
 
 def build_trainer_requirements(resources: Resources, defaults: PodDefaults) -> Object:
-    """Build those of a trainer; Kubernetes requires a GPU in both, with the same number."""
-    each = defaults.resources.trainer
-    shared = ContainerResources(
-        requests={name: _multiply(value, resources.processes) for name, value in each.requests.items()},
-        limits={name: _multiply(value, resources.processes) for name, value in each.limits.items()},
+    """Build requests and limits of a trainer. Both have the GPUs, as Kubernetes requires."""
+    per_gpu = defaults.resources.trainer
+    for_all_gpus = ContainerResources(
+        requests={name: _multiply(value, resources.processes) for name, value in per_gpu.requests.items()},
+        limits={name: _multiply(value, resources.processes) for name, value in per_gpu.limits.items()},
     )
-    merged = merge_requirements(shared, ContainerResources(requests=resources.requests, limits=resources.limits))
+    merged = merge_requirements(for_all_gpus, ContainerResources(requests=resources.requests, limits=resources.limits))
     gpus = {resources.gpu_resource_name: str(resources.gpus_per_node)} if resources.gpus_per_node else {}
     return {"requests": {**merged["requests"], **gpus}, "limits": {**merged["limits"], **gpus}}
 
 
 def build_preflight_requirements(resources: Resources, defaults: PodDefaults) -> Object:
-    """Build those of a preflight or clean-up pod."""
+    """Build requests and limits of a preflight or clean-up pod."""
     return merge_requirements(defaults.resources.preflight, resources.preflight or ContainerResources())
 
 
-def merge_requirements(defaults: ContainerResources, requested: ContainerResources) -> Object:
-    """Merge what is asked for with the defaults.
+def build_merge_requirements(resources: Resources, needed_bytes: int | None, defaults: PodDefaults) -> Object:
+    """Build those of a pod that merges a model; ``needed_bytes`` is the memory that it needs, if that is known."""
+    own = resources.merge or ContainerResources()
+    requests = {} if needed_bytes is None or "memory" in own.limits else {"memory": str(needed_bytes)}
+    requested = ContainerResources(requests={**requests, **own.requests}, limits=own.limits)
+    return merge_requirements(defaults.resources.merge, requested)
 
-    Where a request is then above the limit, the one of them that was asked for counts for both.
+
+def merge_requirements(defaults: ContainerResources, requested: ContainerResources) -> Object:
+    """Merge the requested amounts with the defaults.
+
+    If a request then exceeds the limit, both get the value that is not a default.
     """
     requests = {**defaults.requests, **requested.requests}
     limits = {**defaults.limits, **requested.limits}

@@ -1,4 +1,4 @@
-"""Build the security contexts of our pods, and the token with which they report."""
+"""Build the security contexts of our pods, and the volume of the token with which they report."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ CONFINED = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def agent_security_context(fixed_user: bool) -> dict[str, Any]:
-    """Build the context of a container in somebody else's pod; it alone meets the Pod Security Standard restricted."""
+    """Build the context of a container in a user's pod, which meets the Pod Security Standard restricted by itself."""
     user = {"runAsUser": USER, "runAsGroup": USER} if fixed_user else {}
     return {**CONFINED, **user, **container_security_context()}
 
 
 def container_security_context(requested: SecurityContext | None = None) -> dict[str, Any]:
-    """Build the context of a container in a pod of ours; what is not asked for is as strict as it can be."""
+    """Build the context of a container in a pod of ours; fields that are not requested are as strict as possible."""
     own = requested.to_json() if requested else {}
     context = {
         "readOnlyRootFilesystem": True,
@@ -34,8 +34,8 @@ def container_security_context(requested: SecurityContext | None = None) -> dict
 def pod_security_context(requested: PodSecurityContext | None = None) -> dict[str, Any]:
     """Build the security context of a pod of ours.
 
-    ``fsGroup`` lets its user read projected files and write volumes. What a user asks for replaces user and groups as a
-    whole: those that are left out are then for the cluster to assign.
+    ``fsGroup`` lets its user read projected files and write volumes. If a user requests a context, it replaces user and
+    groups together: the cluster assigns those that it leaves out.
     """
     if requested is not None:
         return CONFINED | requested.to_json()

@@ -1,4 +1,4 @@
-"""The HTTP server: reports of pods, probes and metrics.
+"""Serve HTTP: reports of pods, probes and metrics.
 
-It authenticates pods and keeps their reports; it does not decide what follows from them.
+The server authenticates pods and keeps their reports; the reconcilers decide what follows from them.
 """

@@ -1,4 +1,4 @@
-"""The application of the HTTP server: its paths and their answers."""
+"""Build the application of the HTTP server: its paths and their answers."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_application(context: Context, tokens: Tokens, find_fault: Callable[[], str | None]) -> web.Application:
-    """Build the application; ``find_fault`` returns what is wrong with the operator, or None."""
+    """Build the application; ``find_fault`` returns a text if the operator does not work, else None."""
     app = web.Application(client_max_size=MAX_BYTES)
     app.on_response_prepare.append(close_after_answer)
 
@@ -68,11 +68,11 @@ def build_application(context: Context, tokens: Tokens, find_fault: Callable[[],
 
 
 def find_unready(context: Context) -> str | None:
-    """Return why this replica can neither work nor take over from another one, or None."""
+    """Return why this replica is not ready to work or to take over; None if it is ready."""
     if not context.synced.is_set():
         return "the first list of all objects is not complete"
     rival = context.leadership.rival
-    return f"another installation, {rival}, looks after the same namespaces" if rival else None
+    return f"another installation, {rival}, works in the same namespaces" if rival else None
 
 
 async def _answer(
@@ -107,17 +107,17 @@ async def _answer(
     except Rejected as error:
         return 403, str(error)
     except KubeError as error:
-        logger.warning("Cannot check who reports; the pod is asked to send it again. %s", error)
-        return 503, "the API server could not be asked: send it again"
+        logger.warning("Cannot check a report's token; the pod has to send the report again. %s", error)
+        return 503, "the token could not be checked, because the API server failed: send the report again"
     return 200, ""
 
 
 async def serve(
     app: web.Application, host: str, port: int, connections: Connections | None = None
 ) -> tuple[web.AppRunner, int]:
-    """Listen; return the runner, which the caller cleans up, and the port.
+    """Listen; return the runner, which the caller has to clean up, and the port.
 
-    ``connections`` None: the usual limits.
+    ``connections`` limits the connections; None: the default limits.
     """
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -1,6 +1,7 @@
 """Limit the connections to the HTTP server, so that clients that are slow or hold many cannot use up its descriptors.
 
-aiohttp waits without end for the rest of a request. Here a connection has one request, a time, and a number per peer.
+aiohttp waits without end for the rest of a request. Here a connection has one request and a time limit, and a peer has
+a limited number of connections.
 """
 
 import asyncio
@@ -17,24 +18,26 @@ CONNECTIONS, PER_PEER = 512, 128
 class Connections:
     """The open connections, the oldest first."""
 
-    def __init__(self, seconds: float = SECONDS, most: int = CONNECTIONS, per_peer: int = PER_PEER) -> None:
+    def __init__(self, seconds: float = SECONDS, total: int = CONNECTIONS, per_peer: int = PER_PEER) -> None:
         """Set the limits: seconds of a connection, and connections of all peers and of one."""
-        self.seconds, self._most, self._per_peer = seconds, most, per_peer
+        self.seconds, self._total, self._per_peer = seconds, total, per_peer
         self._peers: dict[asyncio.Transport, str] = {}
         self._numbers: Counter[str] = Counter()
 
     def add(self, transport: asyncio.Transport) -> None:
-        """Add a connection; the oldest one of its peer, or of all, makes room for it."""
+        """Add a connection. At a limit, the oldest connection of its peer, or of all, is aborted."""
         peer = str((transport.get_extra_info("peername") or ("",))[0])
         if self._numbers[peer] >= self._per_peer:
-            self._abort(next(connection for connection, its in self._peers.items() if its == peer))
-        elif len(self._peers) >= self._most:
+            self._abort(
+                next(connection for connection, peer_of_connection in self._peers.items() if peer_of_connection == peer)
+            )
+        elif len(self._peers) >= self._total:
             self._abort(next(iter(self._peers)))
         self._peers[transport] = peer
         self._numbers[peer] += 1
 
     def remove(self, transport: asyncio.Transport) -> None:
-        """Remove a connection that has ended, if it is still here."""
+        """Remove a connection that has ended, unless it was removed before."""
         if (peer := self._peers.pop(transport, None)) is not None:
             self._numbers[peer] -= 1
             if not self._numbers[peer]:
@@ -71,7 +74,7 @@ class LimitedProtocol(asyncio.Protocol):
         self._protocol.connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what came."""
+        """Pass on the received bytes."""
         self._protocol.data_received(data)
 
     def eof_received(self) -> bool | None:

@@ -1,4 +1,4 @@
-"""Pass a report on from a replica that waits to the one that leads: the Service sends reports to all of them."""
+"""Forward a report from a waiting replica to the leading one: the Service sends reports to all replicas."""
 
 import aiohttp
 from aiohttp import web
@@ -6,19 +6,19 @@ from aiohttp import web
 from finetune_api.messages import ReportAnswer
 
 FORWARDED = "X-Finetune-Forwarded"
-"""On reports that another replica passed on, which are not passed on again."""
+"""On reports that another replica forwarded, which are not forwarded again."""
 TIMEOUT = aiohttp.ClientTimeout(total=10)
-NOBODY = "no replica of the operator leads at the moment: send it again"
+NO_LEADER = "no replica of the operator leads at the moment: send it again"
 
 
 async def forward(request: web.Request, address: str) -> tuple[int, str]:
-    """Pass a report on to the replica at this address; return HTTP status and message of its answer.
+    """Forward a report to the replica at this address; return HTTP status and message of its answer.
 
     Raises:
         web.HTTPRequestEntityTooLarge: The report is larger than the application allows.
     """
     if not address or FORWARDED in request.headers:
-        return 503, NOBODY
+        return 503, NO_LEADER
     headers = {"Authorization": request.headers.get("Authorization", ""), FORWARDED: "true"}
     content = await request.read()
     try:
@@ -28,4 +28,4 @@ async def forward(request: web.Request, address: str) -> tuple[int, str]:
         ):
             return answer.status, ReportAnswer.model_validate_json(await answer.read()).message
     except (aiohttp.ClientError, TimeoutError, ValueError):
-        return 503, NOBODY
+        return 503, NO_LEADER

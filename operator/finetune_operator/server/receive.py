@@ -1,4 +1,4 @@
-"""Receive a report: check that the pod may send it, keep it, and enqueue the key that it concerns."""
+"""Receive a report: check that the pod may send it, store it, and enqueue the key that it concerns."""
 
 from finetune_api.base import Lenient
 from finetune_api.messages import AgentReport, ProgressReport
@@ -21,13 +21,13 @@ from finetune_operator.resources.names import TRAINER
 
 
 class Rejected(Exception):  # noqa: N818 -- an answer to the caller, not a failure of ours
-    """The pod may not send this report; the text says why."""
+    """The pod may not send this report; the message says why."""
 
 
 async def receive_progress(pod_id: PodId, report: Lenient, context: Context) -> None:
-    """Keep a trainer's progress and enqueue its FineTuneJob.
+    """Store a trainer's progress and enqueue its FineTuneJob.
 
-    Raises ``Rejected`` for a pod that is no trainer, and ``KubeError``.
+    Raises ``Rejected`` for a pod that is not a trainer, and ``KubeError``.
     """
     assert isinstance(report, ProgressReport)  # noqa: S101 -- the server parsed it as that
     pod = await _find_pod(pod_id, context)
@@ -39,7 +39,10 @@ async def receive_progress(pod_id: PodId, report: Lenient, context: Context) -> 
 
 
 async def receive_agent(pod_id: PodId, report: Lenient, context: Context) -> None:
-    """Keep an agent's report and, if it differs from the one before, enqueue the serving group of its pod."""
+    """Store an agent's report and, if it differs from the previous one, enqueue the serving group of its pod.
+
+    Raises ``Rejected`` for a pod that is not the operator's, and ``KubeError``.
+    """
     assert isinstance(report, AgentReport)  # noqa: S101 -- the server parsed it as that
     pod = await _find_pod(pod_id, context)
     if context.pod_reports.put_agent(pod_id, report):

@@ -1,6 +1,6 @@
 """Find the pod that a token belongs to: the API server reviews it, or its signature is checked here.
 
-A TokenReview needs a right in the whole cluster. An operator that looks after some namespaces has none; it checks
+A TokenReview needs a permission for the whole cluster. An operator for some namespaces does not have it; it checks
 tokens against the keys that the API server publishes to every service account.
 """
 
@@ -28,12 +28,12 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 LEEWAY_SECONDS = 30
 """Allowed difference between the clocks of the API server and of the operator's node."""
 KEYS_SECONDS, UNKNOWN_KEY_SECONDS = 3600.0, 10.0
-"""How old the keys may be, and how old at least before an unknown key is looked for."""
+"""Highest age of the keys, and the age from which an unknown key makes them be read again."""
 MAX_REVIEWS = 8
 """Reviews at the same time, so that invented tokens cannot keep the API server busy."""
 
 Identify = Callable[[str], Awaitable["PodId | Refusal"]]
-"""Finds the pod of a token; raises ``KubeError``."""
+"""Finds the pod of a token. Raises ``KubeError``."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ async def review(kube: Kube, token: str) -> PodId | Refusal:
 class PublishedKeys:
     """Checks tokens against the keys and the issuer that the API server publishes (OpenID Connect discovery).
 
-    A token stays valid here until it expires, also when its pod is gone: the caller looks whether the pod is there.
+    A token stays valid here until it expires, also when its pod is gone: the caller checks that the pod exists.
     """
 
     def __init__(self, kube: Kube, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without keys; ``clock`` returns seconds and never goes back."""
+        """Create it without keys; ``clock`` returns monotonic seconds."""
         self._kube, self._clock = kube, clock
         self._issuer = ""
         self._keys: dict[str, jwt.PyJWK] = {}

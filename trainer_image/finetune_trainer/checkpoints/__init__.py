@@ -1,4 +1,4 @@
-"""Checkpoints in the storage, and everything by which an attempt goes on exactly where an earlier one stopped.
+"""Store checkpoints, so that an attempt continues exactly where an earlier one stopped.
 
 It knows neither the training loop nor how adapters are published.
 """

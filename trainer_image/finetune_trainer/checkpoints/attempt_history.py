@@ -1,4 +1,4 @@
-"""The attempts of a run, kept beside each checkpoint, so that an attempt on another node knows of those before it."""
+"""Keep a list of the attempts of a run beside each checkpoint, for later attempts on other nodes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Delete what the comparison with full fine-tuning kept in the storage on its way. Knows no torch."""
+"""Delete the temporary files of the comparison with full fine-tuning from the storage, without torch."""
 
 from finetune_artifacts.errors import ArtifactError
 from finetune_artifacts.objects import delete_objects
@@ -14,4 +14,4 @@ def delete_comparison_files(settings: Settings, output: Storage) -> None:
     try:
         delete_objects(output, [item.uri for item in output.list_objects(settings.comparison)])
     except ArtifactError as error:
-        log.warning("%s could not be deleted, though it is of no more use: %s", settings.comparison, error)
+        log.warning("%s is no longer needed and could not be deleted: %s", settings.comparison, error)

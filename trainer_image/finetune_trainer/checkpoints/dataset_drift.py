@@ -1,4 +1,4 @@
-"""Refuse to continue a job whose dataset has changed: no run goes on with other rows, nor silently starts again."""
+"""Refuse to continue a job whose dataset has changed: a run must not continue with other rows, nor silently restart."""
 
 import json
 from itertools import zip_longest
@@ -29,7 +29,7 @@ def refuse_changed_data(output: Storage, checkpoints: StorageUri, origin: Origin
     """Compare the dataset with the one that the newest checkpoint of each of this job's runs was made from.
 
     Raises:
-        Failure: DatasetChanged.
+        Failure: DATASET_CHANGED.
         ArtifactError: The storage fails or refuses.
     """
     for run in list_runs(output, checkpoints):
@@ -52,8 +52,8 @@ def _refuse_changed_data_of_run(output: Storage, run: StorageUri, origin: Origin
             raise Failure(
                 Reason.DATASET_CHANGED,
                 f"the dataset is not the one that the checkpoint of step {checkpoint.step} was made from: "
-                f"{_describe_changes(before, digests)}. To go on, put the old files back and create the job again with "
-                f"the same output prefix; to train on the new ones, create it again, or delete {run}",
+                f"{_describe_changes(before, digests)}. To continue, restore the old files and create the job again "
+                f"with the same output prefix; to train on the new ones, create it again, or delete {run}",
                 "spec.dataset.uri",
             )
         return

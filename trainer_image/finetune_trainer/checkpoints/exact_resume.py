@@ -1,4 +1,4 @@
-"""Save exactly what is trained, whatever the method, so that a resumed run ends with the same weights."""
+"""Save all trained weights of every method bit for bit, so that a resumed run ends with the same weights."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.phase_clock import CLOCK
 
 PEFT_FILE, REST_FILE = "adapter_model.safetensors", "trained.safetensors"
-"""What PEFT saves of the trained weights, and the rest of them."""
+"""The trained weights that PEFT saves, and the rest of them."""
 
 
 def with_exact_resume(trainer: type[Any]) -> type[Any]:
@@ -102,7 +102,7 @@ def load(model: Any, directory: Path) -> None:
     """Copy the trained weights of a checkpoint into the model.
 
     Raises:
-        Failure: TrainerError, if a weight is missing or has another shape.
+        Failure: TRAINER_ERROR if a weight is missing or has another shape.
     """
     saved_weights: dict[str, torch.Tensor] = {}
     for name in (PEFT_FILE, REST_FILE):

@@ -14,13 +14,18 @@ class LastStepCallback(TrainerCallback):
     """Keeps the random state of the last step, from which the next attempt repeats the step that failed."""
 
     def __init__(self) -> None:
-        """Keep nothing yet."""
+        """Create it without a saved state."""
         self._random: dict[str, Any] | None = None
+        self._saved_step: int | None = None
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Note that the step has a checkpoint, which must not be written again while it is uploaded."""
+        self._saved_step = state.global_step
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Forget the last step, since the weights are about to change: a step that fails here is no good one."""
+        """Forget the last step, because the weights are about to change: if that fails, they cannot be saved."""
         self._random = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -28,12 +33,12 @@ class LastStepCallback(TrainerCallback):
         self._random = random_state.current_state()
 
     def save(self, trainer: Any, error: BaseException) -> None:
-        """Save a checkpoint of the last step, if the error has left it whole; raises nothing.
+        """Save a checkpoint of the last step, if the error has not changed its weights; raises nothing.
 
         Of several processes the others may be in the middle of a collective call, so that they cannot save together.
         """
         step = trainer.state.global_step
-        if self._random is None or trainer.args.world_size > 1:
+        if self._random is None or step == self._saved_step or trainer.args.world_size > 1:
             return
         try:
             traceback.clear_frames(error.__traceback__)  # they hold the activations

@@ -30,7 +30,7 @@ from finetune_trainer.session.plan import Plan, choose_learning_rate
 from finetune_trainer.session.session import Session
 
 ENVIRONMENT_FILE = "surroundings.json"
-"""The file beside a checkpoint with what can change a resumed run's last bits and is no setting of the job."""
+"""The file beside a checkpoint with properties of the machine that can change a resumed run's last bits."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,19 @@ def fingerprint_run(session: Session, plan: Plan, examples: dataset.Examples, ba
 
 
 def fingerprint_training(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """Return what of ``spec.training`` decides a step.
+    """Return the settings of ``spec.training`` that decide a step.
 
-    How a step's sequences are spread over processes and micro-batches, gradient checkpointing and sharding do not:
+    The split of a step's sequences into processes and micro-batches, gradient checkpointing and sharding do not:
     the out-of-memory ladder changes them between attempts.
     """
     training = spec.training.to_json() | {"learningRate": choose_learning_rate(spec)}
     del training["gradientCheckpointing"], training["sharding"]
-    sequences = training.pop("perDeviceBatchSize") * training.pop("gradientAccumulationSteps")
+    for name in ("perDeviceBatchSize", "gradientAccumulationSteps"):
+        training.pop(name, None)
     training |= {"order": "longest rows first"} if has_longest_first(spec) else {}
     training |= {"pairs": "within a step"} if spec.objective == "kto" else {}
-    return training | {"sequences": sequences * spec.resources.processes}
+    sequences = spec.training.sequences_per_step(spec.resources.processes)
+    return training | {"packing": spec.training.packs, "sequences": sequences}
 
 
 def has_longest_first(spec: FineTuneJobSpec) -> bool:
@@ -96,13 +98,13 @@ def has_longest_first(spec: FineTuneJobSpec) -> bool:
 
     Packed rows are equally long. TRL takes the rows of kto as they are, since each has the answer of another one.
     """
-    return not spec.training.packing and spec.objective != "kto"
+    return not spec.training.packs and spec.objective != "kto"
 
 
 def describe_environment(process: Process) -> dict[str, str]:
-    """Return what else the last bits of a result depend on.
+    """Return the properties of the machine on which the last bits of a result depend.
 
-    With dropout more than the last bits depend on the number of processes, each of which draws its own numbers.
+    With dropout, more than the last bits depend on the number of processes, because each draws its own numbers.
     """
     return {
         "device": device.device_name(),
@@ -114,10 +116,10 @@ def describe_environment(process: Process) -> dict[str, str]:
 
 def find_checkpoint(session: Session, fingerprint: RunFingerprint) -> Resume | None:
     """Fetch the newest complete checkpoint of this run, the same for all processes; None if there is none."""
-    chosen = choose_checkpoint(session, fingerprint) if session.process.is_main_process else None
-    step = process_group.broadcast(chosen.step if chosen else None)
+    resume = choose_checkpoint(session, fingerprint) if session.process.is_main_process else None
+    step = process_group.broadcast(resume.step if resume else None)
     if step is None or session.process.is_main_process:
-        return chosen
+        return resume
     return Resume(step, session.scratch / "resume")
 
 

@@ -1,4 +1,4 @@
-"""The fingerprint of a run: everything that decides its next step. It lies beside each checkpoint.
+"""Compute the fingerprint of a run: everything that decides its next step. It is stored beside each checkpoint.
 
 Two runs with one fingerprint end with the same weights, so that either may continue the other's checkpoints.
 """
@@ -82,7 +82,7 @@ def warn_of_unused_runs(
 ) -> list[str]:
     """Return a warning for each earlier run of this job that is not continued, with what differs.
 
-    Runs of other jobs are only logged, since they are none of this job's business.
+    Runs of other jobs are only logged.
     """
     warnings = []
     for run in list_previous_runs(output, checkpoints):

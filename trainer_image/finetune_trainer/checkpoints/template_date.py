@@ -32,7 +32,7 @@ def pin_template_date(
             is used, or today's.
 
     Returns:
-        The date as ISO 8601, None if the template asks for none, and warnings.
+        The date as ISO 8601, None if the template writes no date, and warnings.
 
     Raises:
         ArtifactError: The storage fails or refuses.
@@ -64,7 +64,7 @@ def write_date(template: str, day: date) -> str:
 def first_date(output: Storage, checkpoints: StorageUri, origin: Origin) -> date:
     """Return the date of the newest run at this prefix, this job's before others'; today if there is none.
 
-    A job that was deleted and created again can so continue, too.
+    In this way a job that was deleted and created again can also continue.
     """
     runs = [run for run in list_previous_runs(output, checkpoints) if run.components.get(DATE_COMPONENT)]
     newest = max(runs, key=lambda run: (run.manifest.job == origin, run.manifest.created_at), default=None)

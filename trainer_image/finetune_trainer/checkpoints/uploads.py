@@ -43,7 +43,7 @@ class Pending:
 
 
 class CheckpointUploader:
-    """A thread that uploads the newest checkpoint; one that is overtaken while it waits is not uploaded at all."""
+    """A thread that uploads the newest checkpoint. A checkpoint is skipped if a newer one comes while it waits."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class CheckpointUploader:
             total_steps: The steps of the whole training.
             checkpoint: The Trainer's directory of the checkpoint.
             extra: More files by name: their content, or a path to link.
-            urgent: Give up an older upload that is under way.
+            urgent: Cancel an upload of an older checkpoint that is under way.
         """
         directory = self._scratch / f"step-{step:08d}"
         shutil.rmtree(directory, ignore_errors=True)
@@ -116,7 +116,7 @@ class CheckpointUploader:
         return is_done
 
     def settle(self, seconds: float | None) -> bool:
-        """Wait as ``wait`` does, but raise nothing: the caller has an error already."""
+        """Wait as ``wait`` does, but raise nothing, for a caller that handles an error already."""
         with self._changed:
             return bool(
                 self._changed.wait_for(lambda: self.error or not (self._pending or self._busy), timeout=seconds)

@@ -1,4 +1,4 @@
-"""Make a chat, or the prompt of Stanford's Alpaca, of a row with an instruction."""
+"""Turn a row with an instruction into a chat, or into the prompt of Stanford's Alpaca."""
 
 from finetune_trainer.data.values import Message, Row
 

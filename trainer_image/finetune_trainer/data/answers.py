@@ -16,7 +16,7 @@ def read_prompt_completion(row: Row, names: Names, *, labelled: bool, as_chat: b
     Args:
         row: The row.
         names: The row's name of each column.
-        labelled: Whether the row must say if the completion is wanted.
+        labelled: Whether the row must have a label: whether the completion is desirable.
         as_chat: Whether texts become messages, because the rows have a system prompt.
     """
     answers = _read_answers(row, names, ["completion"], as_chat=as_chat)
@@ -54,6 +54,7 @@ def _read_answers(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> 
     tools = read_tools(row.get(names["tools"]), names["tools"])
     if isinstance(tools, RowError):
         return tools
+    as_chat = as_chat or is_chat(row.get(names["prompt"]))
     if not as_chat and not any(is_chat(row.get(names[key])) for key in keys):
         if only_chats := next((names[key] for key in ("tools", "system") if not is_blank(row.get(names[key]))), None):
             return RowError(f"has a column {only_chats!r}, which only chats can have, but its answers are texts")
@@ -69,8 +70,8 @@ def _read_answers(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> 
 
 def _read_texts(row: Row, names: Names, keys: list[str]) -> Row | RowError:
     answers: dict[str, Any] = {key: read_text_column(row, names[key]) for key in keys}
-    if wrong := first_error(*answers.values()):
-        return wrong
+    if problem := first_error(*answers.values()):
+        return problem
     if len(keys) == 2 and names["prompt"] not in row:
         prompt, *rest = _split_common_prefix(answers[keys[0]], answers[keys[1]])
         return {"prompt": prompt, **dict(zip(keys, rest, strict=True))}
@@ -80,14 +81,14 @@ def _read_texts(row: Row, names: Names, keys: list[str]) -> Row | RowError:
 
 def _read_chats(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> Row | RowError:
     answers: dict[str, Any] = {key: _read_turns(row, names[key], "assistant" if as_chat else None) for key in keys}
-    if wrong := first_error(*answers.values()):
-        return wrong
+    if problem := first_error(*answers.values()):
+        return problem
     prompt = row.get(names["prompt"])
     are_conversations = len(keys) == 2 and answers[keys[0]][0]["role"] != "assistant"
     if len(keys) == 2 and (is_blank(prompt) or (are_conversations and not is_chat(prompt))):
-        # whole conversations in both columns; a prompt beside them only repeats their beginning
-        same = _common_length(*answers.values())
-        return {"prompt": answers[keys[0]][:same], **{key: turns[same:] for key, turns in answers.items()}}
+        # Both columns contain whole conversations. A prompt column only repeats their beginning.
+        shared = _common_length(*answers.values())
+        return {"prompt": answers[keys[0]][:shared], **{key: turns[shared:] for key, turns in answers.items()}}
     prompt = _read_turns(row, names["prompt"], "user")
     if isinstance(prompt, RowError):
         return prompt
@@ -96,7 +97,10 @@ def _read_chats(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> Ro
 
 
 def _read_turns(row: Row, name: str, text_role: str | None) -> list[Message] | RowError:
-    """Return the messages of a column, of which none is marked; a text becomes one of ``text_role``, if that is set."""
+    """Return the messages of a column; a text becomes one message of ``text_role``, if that is set.
+
+    A message that is marked as not learned is an error.
+    """
     if name not in row:
         return missing_column(row, name)
     if text_role and isinstance(row[name], str) and not is_chat(row[name]):
@@ -122,15 +126,17 @@ def _read_label(row: Row, name: str) -> bool | RowError:
 
 def _split_common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Return what two texts share at their start, up to the last whole word, and the rest of each."""
-    same = _common_length(chosen, rejected)
-    while same and not chosen[same - 1].isspace():
-        same -= 1
-    return chosen[:same], chosen[same:], rejected[same:]
+    shared = _common_length(chosen, rejected)
+    while shared and not chosen[shared - 1].isspace():
+        shared -= 1
+    return chosen[:shared], chosen[shared:], rejected[shared:]
 
 
-def _common_length(some: Answer, others: Answer) -> int:
+def _common_length(first: Answer, second: Answer) -> int:
     """Count the characters or messages that two answers share at their start."""
-    return next((n for n, (a, b) in enumerate(zip(some, others, strict=False)) if a != b), min(len(some), len(others)))
+    return next(
+        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def _is_nonempty(answer: Answer) -> bool:

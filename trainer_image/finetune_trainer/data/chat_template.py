@@ -14,12 +14,12 @@ Span = tuple[int, int]
 ABSENT = object()
 """The message has no ``content``."""
 QUESTION, ANSWER = "What zqxj?", "Because jxqz."
-"""Contents of the chats that try a template: no template writes them by itself."""
+"""Contents of the chats with which a template is tried. No template contains these words itself."""
 FUNCTION, ARGUMENT, VALUE = "find_zqxj", "place_zqxj", "Jxqz"
 
 
 class TemplateRefusalError(Exception):
-    """A chat template fails for a chat; the text has its words."""
+    """A chat template fails for a chat; the message is the template's."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MessageForm:
     json_arguments: bool = False
 
     def write(self, message: Message) -> Message:
-        """Return the message in this form, without the keys that are for the training only."""
+        """Return the message in this form, without the keys that only the training uses."""
         written = {key: value for key, value in message.items() if key not in ("train", "content")}
         content = message.get("content") or (self.empty if message.get("tool_calls") else "")
         if content is not ABSENT:
@@ -57,7 +57,7 @@ class ChatTemplate:
     """Render chats with one template of a tokenizer."""
 
     def __init__(self, tokenizer: Any, template: str | None = None) -> None:
-        """Use a template of one's own, or else the tokenizer's."""
+        """Use ``template``, or the tokenizer's own if it is None."""
         self._tokenizer, self._template = tokenizer, template
 
     @property
@@ -93,14 +93,14 @@ class ChatTemplate:
                 **self._tokenizer.special_tokens_map,
             )
         except Exception as error:
-            # a template is a program: it may fail in any way
+            # A template is a program, which may fail in any way.
             raise TemplateRefusalError(str(error).strip() or type(error).__name__) from error
         texts, marked = rendered
         return Rendering(texts[0], [(start, end) for start, end in marked[0]] if marked else [])
 
     @cached_property
     def _form(self) -> MessageForm:
-        """The form in which a template writes the contents of messages.
+        """Return the form in which the template reads the contents of messages.
 
         Raises:
             TemplateRefusalError: The template leaves them out.
@@ -115,7 +115,7 @@ class ChatTemplate:
 
     @cached_property
     def _tool_form(self) -> MessageForm:
-        """The form in which a template writes a call of a tool."""
+        """Return the form in which the template reads a tool call."""
         call = {"type": "function", "function": {"name": FUNCTION, "arguments": {ARGUMENT: VALUE}}}
         chat: list[Message] = [{"role": "user", "content": QUESTION}, {"role": "assistant", "tool_calls": [call]}]
         forms = (
@@ -126,13 +126,13 @@ class ChatTemplate:
         return self._find(chat, (FUNCTION, ARGUMENT, VALUE), forms) or self._form
 
     def _find(self, chat: list[Message], texts: tuple[str, ...], forms: Iterator[MessageForm]) -> MessageForm | None:
-        """Return the first form of a chat whose rendering has all the wanted texts."""
+        """Return the first form of a chat whose rendering contains all ``texts``; None if there is none."""
         for form in forms:
             try:
                 text = self._render([form.write(message) for message in chat], None, False).text
             except TemplateRefusalError:
                 continue
-            if all(wanted_text in text for wanted_text in texts):
+            if all(expected in text for expected in texts):
                 return form
         return None
 

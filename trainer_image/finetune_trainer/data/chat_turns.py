@@ -9,16 +9,16 @@ from finetune_trainer.data.prefix import common_prefix_length
 from finetune_trainer.data.values import Message
 
 OTHERS = ("@a reply@", "#a reply#", "~a reply~")
-"""Contents that replace a turn's, to see which characters are its own: one of them has other ends than any content."""
+"""Texts that replace the content of a turn, to see which characters change. They begin and end differently."""
 
 
 class UnknownTurnsError(Exception):
-    """The template does not tell the assistant's turns apart; the text says why."""
+    """The assistant's turns cannot be found in what the template writes; the message says why."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A rendered chat, and the spans of the assistant's turns that are asked for."""
+    """A rendered chat, and the spans of the requested turns of the assistant."""
 
     text: str
     turns: list[Span]
@@ -32,11 +32,11 @@ class TurnFinder:
 
         Args:
             tokenizer: The model's tokenizer, with its chat template.
-            training_template: TRL's template in its place; None if it has none.
+            training_template: TRL's training template to use instead; None if there is none.
         """
         self._tokenizer = tokenizer
         self.served = ChatTemplate(tokenizer)
-        self._whole = ChatTemplate(tokenizer, training_template) if training_template else self.served
+        self._training = ChatTemplate(tokenizer, training_template) if training_template else self.served
 
     def find(
         self, messages: list[Message], tools: list[Any] | None, turns: list[int], *, as_served: bool = False
@@ -47,29 +47,29 @@ class TurnFinder:
             messages: The chat.
             tools: The tools that the assistant may call.
             turns: The positions of the turns in the chat.
-            as_served: Whether to use no other template than the tokenizer's.
+            as_served: Whether to use the tokenizer's own template only.
 
         Raises:
             TemplateRefusalError: The template refuses the chat.
             UnknownTurnsError: The template does not tell the turns apart.
         """
-        if self._whole.is_marked and not (as_served and self._whole is not self.served):
+        if self._training.is_marked and not (as_served and self._training is not self.served):
             return self._find_marked(messages, tools, turns)
         text = self.served.render(messages, tools).text
         return Conversation(text, [self._find_by_comparison(messages, tools, turn, text) for turn in turns])
 
     def _find_marked(self, messages: list[Message], tools: list[Any] | None, turns: list[int]) -> Conversation:
-        rendering = self._whole.render(messages, tools)
+        rendering = self._training.render(messages, tools)
         assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         learned_spans: list[Span] = []
         for turn in turns:
             if len(rendering.marked) == len(assistants):
                 spans = [rendering.marked[assistants.index(turn)]]
             else:
-                # some templates mark a turn in several spans: those that come with it, up to the next one
+                # Some templates mark one turn in several spans: take all of them up to the next turn.
                 after = next((index for index in assistants if index > turn), None)
-                first = len(self._whole.render(messages[:turn], tools).marked) if turn else 0
-                last = len(self._whole.render(messages[:after], tools).marked) if after else len(rendering.marked)
+                first = len(self._training.render(messages[:turn], tools).marked) if turn else 0
+                last = len(self._training.render(messages[:after], tools).marked) if after else len(rendering.marked)
                 spans = rendering.marked[first:last]
             if not any(start < end for start, end in spans):
                 raise UnknownTurnsError(f"its generation markers do not mark message {turn + 1}")
@@ -77,22 +77,22 @@ class TurnFinder:
         return Conversation(rendering.text, learned_spans)
 
     def _skip_header(self, text: str, start: int) -> int:
-        """Return where a marked turn begins after what the generation prompt has already."""
+        """Return where a marked turn begins after the part that the generation prompt already contains."""
         return start + len(self._marked_header) if text.startswith(self._marked_header, start) else start
 
     @cached_property
     def _marked_header(self) -> str:
-        """The part of the generation prompt that the template marks as the assistant's."""
+        """Return the part of the generation prompt that the template marks as the assistant's."""
         try:
-            question = self._whole.render(_chat(1), None, generation_prompt=True).text
-            rendering = self._whole.render(_chat(2), None)
+            question = self._training.render(_chat(1), None, generation_prompt=True).text
+            rendering = self._training.render(_chat(2), None)
         except TemplateRefusalError:
             return ""
         begin = rendering.marked[0][0] if rendering.marked else len(rendering.text)
         return rendering.text[begin : common_prefix_length(question, rendering.text)]
 
     def _find_by_comparison(self, messages: list[Message], tools: list[Any] | None, turn: int, text: str) -> Span:
-        """Find a turn by rendering the chat up to it, and with another content in it."""
+        """Find a turn by rendering the chat up to it, and the chat with another content in it."""
         before = self.served.render(messages[:turn], tools, generation_prompt=True).text if turn else ""
         after = self.served.render(messages[: turn + 1], tools).text if turn + 1 < len(messages) else text
         if turn and text.startswith(before) and text.startswith(after):
@@ -125,19 +125,19 @@ class TurnFinder:
 
     @cached_property
     def ending(self) -> str:
-        """What the template writes after each of the assistant's turns, in whole tokens."""
+        """Return what the template writes after each turn of the assistant, in whole tokens."""
         try:
             rests = [self.served.render(_chat(number), None).text.partition(ANSWER)[2] for number in (2, 3)]
         except TemplateRefusalError:
             return ""
         last, inner = (self._tokenizer.tokenize(rest) for rest in rests)
-        same = last[: common_prefix_length(last, inner)]
+        shared = last[: common_prefix_length(last, inner)]
         starts = (rests[0][:size] for size in range(len(rests[0]) + 1))
-        return next((text for text in starts if self._tokenizer.tokenize(text) == same), "")
+        return next((text for text in starts if self._tokenizer.tokenize(text) == shared), "")
 
 
 def _chat(number: int) -> list[Message]:
-    """Return a chat of so many turns."""
+    """Return a chat with this number of turns."""
     return [
         {"role": "assistant", "content": ANSWER} if index % 2 else {"role": "user", "content": QUESTION}
         for index in range(number)

@@ -1,4 +1,4 @@
-"""Bring chats of any origin into one normal form: OpenAI's messages, ShareGPT's turns, parquet's nulls."""
+"""Convert chats to one normal form: OpenAI's messages, ShareGPT's turns, and chats with parquet's nulls."""
 
 from typing import Any
 
@@ -27,29 +27,29 @@ ROLES = {
 BY_ALIAS = {alias: role for role, aliases in ROLES.items() for alias in (role, *aliases)}
 TEXT_PARTS = ("text", "input_text", "output_text")
 REPLACED_KEYS = ("from", "value", "role", "content", "tool_calls", "function_call", *FLAGS)
-"""Keys of a message that the normal form says in its own way; all others are kept as they are."""
+"""Keys of a message that the normal form replaces; all others are kept."""
 
 
-def read_chat(value: Any, what: str) -> list[Message] | RowError:
+def read_chat(value: Any, column: str) -> list[Message] | RowError:
     """Return the messages of a column in the normal form.
 
-    Each has ``role`` and ``content``, which is always a text. ``tool_calls`` have objects as arguments, and ``train``
-    is there where the data say whether the turn is learned. Keys that are null are absent.
+    Each has ``role`` and ``content``, which is always a text. The arguments of ``tool_calls`` are objects. ``train``
+    is present if the data say whether the turn is learned. Keys with null are absent.
 
     Args:
         value: The column's value: a list of messages, one message, or JSON.
-        what: The column's name for messages to the user, for example ``column 'messages'``.
+        column: The column's name for messages to the user, for example ``column 'messages'``.
     """
-    messages = parse_stored(value, what)
+    messages = parse_stored(value, column)
     if isinstance(messages, RowError):
         return messages
     if isinstance(messages, dict):
         messages = _transpose(messages)
     if not isinstance(messages, list) or not messages:
-        return RowError(f"{what} must be a list of messages, found {describe_type(messages)}")
+        return RowError(f"{column} must be a list of messages, found {describe_type(messages)}")
     turns = []
     for number, message in enumerate(messages, start=1):
-        turn = _read_message(drop_nulls(message), f"message {number} in {what}")
+        turn = _read_message(drop_nulls(message), f"message {number} in {column}")
         if isinstance(turn, RowError):
             return turn
         turns.append(turn)
@@ -74,8 +74,8 @@ def put_system_first(turns: list[Message], system: Any, name: str) -> list[Messa
         if turns[0]["content"].strip() == system.strip():
             return turns
         return RowError(
-            f"the chat begins with a {turns[0]['role']} message, and column {name!r} has another text: which one is "
-            "the system prompt? Remove the other one"
+            f"the chat begins with a {turns[0]['role']} message, and column {name!r} has another system prompt: remove "
+            "one of them"
         )
     return [{"role": "system", "content": system}, *turns]
 
@@ -104,8 +104,8 @@ def _read_message(message: Any, location: str) -> Message | RowError:
     else:
         calls = read_calls(fields, location)
     text = _join_parts(content, location)
-    if wrong := next((error for error in (calls, text) if isinstance(error, RowError)), None):
-        return wrong
+    if problem := next((error for error in (calls, text) if isinstance(error, RowError)), None):
+        return problem
     if role is None or (text is None and not calls):
         return RowError(f"{location} must have the texts role and content, found {quote_value(message)}")
     flag = read_flag({**fields, "role": role}, location)
@@ -140,8 +140,7 @@ def _join_parts(content: Any, location: str) -> str | RowError | None:
         text = part.get("text") if isinstance(part, dict) else part
         if kind not in TEXT_PARTS:
             return RowError(
-                f"{location} has a part of the type {kind!r}, which is not supported: "
-                "only parts that are text are learned"
+                f"{location} has a part of the type {kind!r}, which is not supported: only text can be learned"
             )
         if not isinstance(text, str):
             return RowError(f"{location} must have the texts role and content, found {quote_value(content)} as content")

@@ -1,4 +1,4 @@
-"""Find which columns of a row its format uses, and ask about those that it would leave out to the user's harm."""
+"""Find the columns of a row that its format uses, and refuse to ignore columns that usually matter."""
 
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ USUAL = {
     "rejected": ("rejected",),
     "label": ("label",),
 }
-"""The usual names of each column of ``spec.dataset.columns``; the first that a row has is taken."""
+"""The usual names of each column of ``spec.dataset.columns``; the first one that a row has is used."""
 PROMPTS = ("prompt", "question", "query")
 """The usual names of the prompt beside a better and a worse answer."""
 LAYOUT_COLUMNS: dict[Layout, tuple[str, ...]] = {
@@ -47,7 +47,7 @@ PROMPT_LIKE = (*PROMPTS, "instruction", "input", "problem", "request", "context"
 
 
 def find_columns(row: Row, columns: Columns, layout: Layout, *, labelled: bool = False) -> dict[str, str]:
-    """Return the row's name for each column that the format uses; that of a missing one is its first usual name."""
+    """Return the row's name for each column that the format uses; for a missing column, its first usual name."""
     names = {}
     for key in (*LAYOUT_COLUMNS[layout], *(("label",) if labelled else ())):
         usual = PROMPTS if key == "prompt" and layout == "preference" else USUAL[key]
@@ -82,7 +82,7 @@ def find_unused(row: Row, names: dict[str, str]) -> list[str]:
 def ask_about_unused(
     row: Row, names: dict[str, str], columns: Columns, layout: Layout, read_row: Row | None
 ) -> RowError | None:
-    """Return the question that must be answered before a column is left out, if there is one.
+    """Return the problem of a row with a column that is not used but usually matters; None if there is none.
 
     Args:
         row: The row as it was read.
@@ -111,8 +111,8 @@ def _question(name: str, value: Any, layout: Layout, *, asks_prompt: bool) -> st
         return f"has a column {name!r}, but only text is learned: remove rows that need it"
     if name in WEIGHTS and not _is_one(value):
         return (
-            f"has {name} {quote_value(value)}, but rows have no weights here: repeat or remove rows to weigh them, and "
-            "remove the column"
+            f"has {name} {quote_value(value)}, but row weights are not supported: repeat or remove rows to weigh them, "
+            "and remove the column"
         )
     if name in PLACED:
         return f"has a column {name!r}, for which format {layout} has no place: write the rows as messages"

@@ -18,7 +18,7 @@ from finetune_trainer.data import rows, token_cache
 from finetune_trainer.data.columns import Layout
 from finetune_trainer.data.learned_parts import Part, decode_row, label_sequences
 from finetune_trainer.data.sources import Inputs, list_local_files
-from finetune_trainer.data.tokens import IGNORED, TokenizedRow, describe_lost_reasoning
+from finetune_trainer.data.tokens import IGNORED, TokenizedRow, describe_lost_messages, describe_lost_reasoning
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
@@ -29,7 +29,7 @@ SHOWN, SHOWN_TOKENS = 3, 1000
 
 @dataclass(frozen=True)
 class Example:
-    """Hold one sequence: token ids, and the label of each that the loss expects (``IGNORED`` for none)."""
+    """One sequence: token ids, and the label of each that the loss expects (``IGNORED`` for none)."""
 
     input_ids: list[int]
     labels: list[int]
@@ -42,9 +42,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Hold all sequences of a run.
+    """All sequences of a run.
 
-    ``train`` is memory-mapped, with the columns of TRL. ``held_out`` are at most ``evaluation.maxRows`` sequences for a
+    ``train`` is memory-mapped, with the columns of TRL. ``held_out`` has at most ``evaluation.maxRows`` sequences for a
     language model (of two answers the better one), and ``held_out_rows`` the same rows with the columns of ``train``.
     ``digests`` are those of the dataset's files, by name.
     """
@@ -71,7 +71,7 @@ def prepare_dataset(request: token_cache.DatasetRequest, inputs: Inputs, tokeniz
         request: Describes the sequences to make.
         inputs: The local files.
         tokenizer: The model's tokenizer.
-        cache: Directory of the sequences; those that are there already are reused.
+        cache: Directory of the sequences; sequences of an earlier attempt are reused.
 
     Raises:
         Failure: DATASET_INVALID for bad rows, or if nothing can be learned.
@@ -150,7 +150,7 @@ def format_lengths(counts: Counts) -> str:
 
 
 def _draw_held_out(number: int, fraction: float | None, seed: int) -> "numpy.ndarray[Any, numpy.dtype[numpy.bool_]]":
-    """Draw the held-out sequences by ``seed``, at least one of two or more, and never all of them."""
+    """Draw the held-out sequences by ``seed``: at least one if there are two or more, and never all."""
     chosen = numpy.zeros(number, dtype=numpy.bool_)
     if number > 1:
         number_held_out = (
@@ -163,14 +163,14 @@ def _draw_held_out(number: int, fraction: float | None, seed: int) -> "numpy.nda
 def _count_tokens(table: datasets.Dataset) -> tuple[int, int]:
     """Return how many tokens there are, and how many of them are learned."""
     total = learned = 0
-    for some in table.with_format("arrow").iter(batch_size=1024):
-        for name in some.column_names:
+    for batch in table.with_format("arrow").iter(batch_size=1024):
+        for name in batch.column_names:
             if name.endswith("_ids"):
-                number = int(pyarrow.compute.sum(pyarrow.compute.list_value_length(some[name])).as_py() or 0)
+                number = int(pyarrow.compute.sum(pyarrow.compute.list_value_length(batch[name])).as_py() or 0)
                 total += number
                 learned += number if name not in ("input_ids", "prompt_ids") else 0
             elif name == "labels":
-                values = pyarrow.compute.list_flatten(some[name])
+                values = pyarrow.compute.list_flatten(batch[name])
                 learned += int(pyarrow.compute.sum(pyarrow.compute.not_equal(values, IGNORED)).as_py() or 0)
     return total, learned
 
@@ -193,15 +193,17 @@ def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, request: toke
         )
     if counts.lost_reasoning:
         warnings.append(describe_lost_reasoning(counts))
+    if counts.lost_messages:
+        warnings.append(describe_lost_messages(counts))
     if counts.duplicates:
-        warnings.append(f"{counts.duplicates} of {counts.sequences} training rows are copies of another one")
+        warnings.append(f"{counts.duplicates} of {counts.sequences} training rows are copies of other rows")
     if counts.leaked:
         warnings.append(
-            f"{counts.leaked} of {counts.held_out} held-out rows are training rows too: "
-            "the comparison with the base flatters the adapter"
+            f"{counts.leaked} of {counts.held_out} held-out rows are also training rows: "
+            "the comparison with the base makes the adapter look better than it is"
         )
     if request.source.format == "auto" and request.source.template is None:
-        warnings.append(f"spec.dataset.format auto: the dataset is taken as {_describe_layout(counts)}")
+        warnings.append(f"spec.dataset.format auto: the dataset is read as {_describe_layout(counts)}")
     return warnings
 
 

@@ -1,4 +1,4 @@
-"""Select the data files of a directory by what wrote it: ``save_to_disk``, a snapshot of the hub, or people."""
+"""Select the data files of a directory: one of ``save_to_disk``, a copy of a hub repository, or any other."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,13 +7,13 @@ from pathlib import PurePosixPath
 import yaml
 
 from finetune_api.reasons import Reason
-from finetune_trainer.hub.dataset_files import HubDataset, is_data_file, list_split_files
+from finetune_trainer.hub.dataset_files import HubDataset, is_data_file, list_split_files, select_by_names
 from finetune_trainer.runtime.failures import Failure
 
 SAVED_SHARD = re.compile(r"(.*/)?(data-\d+-of-\d+|dataset)\.arrow")
-"""Files with rows that ``save_to_disk`` writes; others of the library are caches."""
+"""Files with rows that ``save_to_disk`` writes; other Arrow files of the library are caches."""
 SNAPSHOT_FILES = (".gitattributes", ".cache/huggingface")
-"""What the hub's client leaves in a copy of a repository."""
+"""Names of files that the hub's client leaves in a copy of a repository."""
 
 
 def select_files(
@@ -24,7 +24,7 @@ def select_files(
     Args:
         names: All files of the directory, relative to it.
         uri: The directory's address, for messages.
-        split: The wanted split, where the directory has splits.
+        split: The split to read, if the directory has splits.
         split_field: The field of the spec for messages.
         read_card: Reads README.md of a hub snapshot.
 
@@ -39,7 +39,7 @@ def select_files(
     if any(name.startswith(SNAPSHOT_FILES) for name in sorted_names):
         dataset = HubDataset(uri, "", tuple(sorted_names), _read_configs(read_card()), uri)
         return list_split_files(dataset, None, split, split_field)
-    return [name for name in sorted_names if is_data_file(name)]
+    return select_by_names([name for name in sorted_names if is_data_file(name)], split)
 
 
 def _select_split(names: list[str], uri: str, split: str, split_field: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Say in plain words which encoding a file has that is no UTF-8."""
+"""Recognise text in UTF-16 or UTF-32, and refuse it with a remedy."""
 
 from finetune_trainer.data.compression import damaged_file
 
@@ -11,18 +11,18 @@ BYTE_ORDER_MARKS = {
 }
 
 
-def refuse_utf16(look: bytes, name: str) -> None:
+def refuse_utf16(start: bytes, name: str) -> None:
     """Check that a text is not in UTF-16 or UTF-32.
 
     Args:
-        look: The first bytes of the file.
+        start: The first bytes of the file.
         name: The file's name for the message.
 
     Raises:
-        Failure: DATASET_INVALID if it is.
+        Failure: DATASET_INVALID: the text is in one of them.
     """
-    encoding = next((words for mark, words in BYTE_ORDER_MARKS.items() if look.startswith(mark)), None)
-    if encoding is None and look[:64].count(0) * 3 >= len(look[:64]) > 0:
+    encoding = next((words for mark, words in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
+    if encoding is None and start[:64].count(0) * 3 >= len(start[:64]) > 0:
         encoding = "UTF-16"
     if encoding:
         raise damaged_file(name, f"is {encoding} text: save it as UTF-8")

@@ -1,10 +1,11 @@
-"""Read the rows of a dataset file, each with its location, without the file in memory.
+"""Read the rows of a dataset file as a stream, each with its location.
 
 The format is detected from the content, with the file's name as a hint.
 """
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -12,12 +13,16 @@ from typing import Any, Literal
 
 from finetune_trainer.data import compression
 from finetune_trainer.data.encodings import UTF8_REMEDY, refuse_utf16
+from finetune_trainer.data.foreign_files import refuse_foreign
 from finetune_trainer.data.json_rows import CHUNK_CHARACTERS, MAX_ROW_CHARACTERS, FileRow, read_arrays, read_lines
 from finetune_trainer.data.sources import DataFile
-from finetune_trainer.data.values import parse_json
+from finetune_trainer.data.values import Row, UnusableJsonError, parse_json
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"]
 PARQUET_BATCH_ROWS = 256
+TEXT_SUFFIXES = (".txt", ".text", ".md")
+ROWS_IN_ARRAY = re.compile(rb"\[\s*\{\s*\"")
+"""How an array of objects begins; a text may begin with a bracket, too."""
 
 
 @lru_cache(maxsize=64)
@@ -75,7 +80,7 @@ def read_text(file: DataFile, size: int = CHUNK_CHARACTERS) -> Iterator[str]:
                     piece, length = [], 0
         except UnicodeDecodeError as error:
             raise compression.damaged_file(
-                file.name, f"is no UTF-8 text after line {line_number}: {error.reason}: {UTF8_REMEDY}"
+                file.name, f"is not UTF-8 text after line {line_number}: {error.reason}: {UTF8_REMEDY}"
             ) from error
     if piece:
         yield "".join(piece)
@@ -86,18 +91,19 @@ def _peek(stream: io.BufferedReader) -> bytes:
     return stream.peek(compression.PEEK_BYTES)
 
 
-def _detect(look: bytes, name: str) -> FileFormat:
+def _detect(start: bytes, name: str) -> FileFormat:
     suffix = _suffix(name)
-    if look.startswith(b"PAR1"):
+    if start.startswith(b"PAR1"):
         return "parquet"
-    if look.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+    if start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return "arrow"
-    refuse_utf16(look, name)
-    text = look.removeprefix(b"\xef\xbb\xbf").lstrip()
+    refuse_foreign(start, name, suffix)
+    refuse_utf16(start, name)
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     first_line = text.split(b"\n", 1)[0]
     if suffix in (".csv", ".tsv"):
         return "csv" if suffix == ".csv" else "tsv"
-    if text.startswith(b"[") and suffix not in (".txt", ".text", ".md"):
+    if ROWS_IN_ARRAY.match(text) or (text.startswith(b"[") and suffix not in TEXT_SUFFIXES):
         return "json"
     if suffix in (".jsonl", ".ndjson", ".json") or _is_object(first_line):
         return "jsonl"
@@ -114,8 +120,10 @@ def _is_object(line: bytes) -> bool:
         return False
     try:
         return isinstance(parse_json(line), dict)
+    except UnusableJsonError:
+        return True  # its row's problem says why
     except ValueError:
-        return len(line) >= compression.PEEK_BYTES // 2  # a row longer than what was looked at
+        return len(line) >= compression.PEEK_BYTES // 2  # the row is longer than the bytes that were read
 
 
 def _csv(stream: io.BufferedReader, name: str, delimiter: str) -> Iterator[FileRow]:
@@ -124,10 +132,7 @@ def _csv(stream: io.BufferedReader, name: str, delimiter: str) -> Iterator[FileR
         reader, line = csv.DictReader(text, delimiter=delimiter, strict=True), 1
         try:
             names = reader.fieldnames or []
-            if len(set(names)) != len(names):
-                raise compression.damaged_file(
-                    name, f"has two columns of the same name in its first line: {', '.join(names)}"
-                )
+            _refuse_repeated(list(names), name, "its first line")
             line = reader.line_num + 1
             for row in reader:
                 location = f"{name} line {line}"
@@ -137,10 +142,10 @@ def _csv(stream: io.BufferedReader, name: str, delimiter: str) -> Iterator[FileR
                     yield FileRow(location, {key: value for key, value in row.items() if value is not None})
                 line = reader.line_num + 1
         except csv.Error as error:
-            yield FileRow(f"{name} line {line}", problem=f"is no CSV: {error}")
+            yield FileRow(f"{name} line {line}", problem=f"is not CSV: {error}")
         except UnicodeDecodeError as error:
             raise compression.damaged_file(
-                name, f"is no UTF-8 text after line {reader.line_num}: {error.reason}: {UTF8_REMEDY}"
+                name, f"is not UTF-8 text after line {reader.line_num}: {error.reason}: {UTF8_REMEDY}"
             ) from error
 
 
@@ -154,7 +159,7 @@ def _parquet(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
     try:
         number = 0
         for batch in pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=PARQUET_BATCH_ROWS):
-            for row in batch.to_pylist():
+            for row in _to_rows(batch, name):
                 number += 1
                 yield FileRow(f"{name} row {number}", row)
     except pyarrow.ArrowException as error:
@@ -173,11 +178,33 @@ def _arrow(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
         batches = _file_batches(stream) if is_file else pyarrow.ipc.open_stream(stream)
         for batch in batches:
             for start in range(0, batch.num_rows, PARQUET_BATCH_ROWS):
-                for row in batch.slice(start, PARQUET_BATCH_ROWS).to_pylist():
+                for row in _to_rows(batch.slice(start, PARQUET_BATCH_ROWS), name):
                     number += 1
                     yield FileRow(f"{name} row {number}", row)
     except (pyarrow.ArrowException, OSError) as error:
         raise compression.damaged_file(name, f"cannot be read as Arrow, it is damaged or cut off ({error})") from error
+
+
+def _to_rows(batch: Any, name: str) -> list[Row]:
+    """Return the rows of a batch of Arrow.
+
+    Raises:
+        Failure: DATASET_INVALID: Python cannot hold its columns or a value of them.
+    """
+    _refuse_repeated(batch.schema.names, name, "its schema")
+    try:
+        rows: list[Row] = batch.to_pylist()
+    except (ValueError, OverflowError) as error:
+        # Nanoseconds and dates after the year 9999 have no place in Python's datetime.
+        raise compression.damaged_file(
+            name, f"has a value that Python cannot hold ({error}): leave its column out, or save it as text"
+        ) from error
+    return rows
+
+
+def _refuse_repeated(names: list[str], name: str, where: str) -> None:
+    if len(set(names)) != len(names):
+        raise compression.damaged_file(name, f"has two columns of the same name in {where}: {', '.join(names)}")
 
 
 def _file_batches(stream: io.BufferedReader) -> Iterator[Any]:

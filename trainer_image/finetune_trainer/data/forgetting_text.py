@@ -1,4 +1,4 @@
-"""Find and read the general text on which forgetting is measured. Knows no torch.
+"""Find and read the general text on which forgetting is measured, without torch.
 
 ``general.txt`` is the text for users who name none. It was written for this project: prose, dialogue, facts, arithmetic
 and code.

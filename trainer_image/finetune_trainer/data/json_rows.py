@@ -8,17 +8,27 @@ from typing import Any
 
 from finetune_trainer.data import compression
 from finetune_trainer.data.encodings import UTF8_REMEDY
-from finetune_trainer.data.values import TOO_DEEP, Row, check_depth, null_for_nan, parse_json, quote, quote_value
+from finetune_trainer.data.values import (
+    TOO_DEEP,
+    Row,
+    UnusableJsonError,
+    build_object,
+    check_depth,
+    null_for_nan,
+    parse_json,
+    quote,
+    quote_value,
+)
 
 CHUNK_CHARACTERS = 1 << 16
 MAX_ROW_CHARACTERS = 64 * 1024 * 1024
-"""The longest row; no more than about this much of a file is in memory at once."""
+"""Length of the longest row that is accepted, which limits how much of a file is in memory at once."""
 TOO_LONG = f"is longer than {MAX_ROW_CHARACTERS >> 20} MB: split it into several rows"
 
 
 @dataclass(frozen=True)
 class FileRow:
-    """Hold one row of a file, or the problem with it. ``location`` names file and line, or file and row."""
+    """One row of a file, or the problem with it. ``location`` names file and line, or file and row."""
 
     location: str
     row: Row | None = None
@@ -34,7 +44,7 @@ def read_lines(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
 
 
 def _split_lines(stream: io.BufferedReader) -> Iterator[bytes]:
-    """Yield the lines; of a longer one than a row may be, only the beginning."""
+    """Yield the lines; only the beginning of a line that is longer than a row may be."""
     while line := stream.readline(MAX_ROW_CHARACTERS + 1):
         rest = line
         while len(rest) > MAX_ROW_CHARACTERS and not rest.endswith(b"\n"):
@@ -56,12 +66,13 @@ def _read_line(content: bytes, location: str) -> FileRow:
 def _to_row(location: str, value: Any) -> FileRow:
     if isinstance(value, dict):
         return FileRow(location, value)
-    return FileRow(location, problem=f"is no JSON object: {quote(quote_value(value))}")
+    return FileRow(location, problem=f"is not a JSON object: {quote(quote_value(value))}")
 
 
 def read_arrays(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
     """Decode the elements of top-level arrays one after another while the file is read."""
-    decoder, line, inside = json.JSONDecoder(parse_constant=null_for_nan), 1, False
+    decoder = json.JSONDecoder(parse_constant=null_for_nan, object_pairs_hook=build_object)
+    line, inside = 1, False
     with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
         buffer, size, at = _read_more(text, name, CHUNK_CHARACTERS), CHUNK_CHARACTERS, 0
         while True:
@@ -91,9 +102,9 @@ def read_arrays(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
                 yield FileRow(location, problem=f"is not JSON ({TOO_DEEP})")
                 return
             except ValueError as error:
-                # read as much again as is buffered, so that a long row is not decoded too often
+                # Read as much again as is buffered, so that a long row is not decoded too often.
                 short = len(buffer) - at <= MAX_ROW_CHARACTERS
-                more = _read_more(text, name, size) if short and str(error) != TOO_DEEP else ""
+                more = _read_more(text, name, size) if short and not isinstance(error, UnusableJsonError) else ""
                 if not more:
                     yield FileRow(location, problem=_describe_error(buffer[at : at + 200], error, short=short))
                     return
@@ -116,4 +127,4 @@ def _read_more(text: io.TextIOWrapper, name: str, size: int) -> str:
     try:
         return text.read(size)
     except UnicodeDecodeError as error:
-        raise compression.damaged_file(name, f"is no UTF-8 text: {error.reason}: {UTF8_REMEDY}") from error
+        raise compression.damaged_file(name, f"is not UTF-8 text: {error.reason}: {UTF8_REMEDY}") from error

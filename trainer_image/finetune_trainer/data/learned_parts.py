@@ -27,15 +27,16 @@ def label_sequences(row: TokenizedRow) -> dict[str, tuple[list[int], list[int]]]
     }
 
 
-def decode_row(tokenizer: Any, row: TokenizedRow, most: int | None = None) -> dict[str, list[Part]]:
+def decode_row(tokenizer: Any, row: TokenizedRow, limit: int | None = None) -> dict[str, list[Part]]:
     """Return the parts of each sequence.
 
     Args:
         tokenizer: The model's tokenizer.
         row: The row.
-        most: How many tokens of a sequence to decode; None for all.
+        limit: How many tokens of a sequence to decode; None for all.
     """
-    return {name: _split(tokenizer, ids[:most], labels[:most]) for name, (ids, labels) in label_sequences(row).items()}
+    sequences = label_sequences(row)
+    return {name: _split(tokenizer, ids[:limit], labels[:limit]) for name, (ids, labels) in sequences.items()}
 
 
 def _split(tokenizer: Any, ids: list[int], labels: list[int]) -> list[Part]:
@@ -43,7 +44,7 @@ def _split(tokenizer: Any, ids: list[int], labels: list[int]) -> list[Part]:
     parts, text, at = [], "", 0
     for learned, group in itertools.groupby(labels, key=lambda label: label != IGNORED):
         at += len(list(group))
-        whole = tokenizer.decode(ids[:at], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        parts.append(Part(whole[len(text) :], learned))
-        text = whole
+        decoded = tokenizer.decode(ids[:at], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        parts.append(Part(decoded[len(text) :], learned))
+        text = decoded
     return parts

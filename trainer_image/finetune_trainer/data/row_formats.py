@@ -1,6 +1,6 @@
 """Convert a row of each dataset format to the columns that training uses, or return its problem.
 
-Each function gets the row's own name of each column that its format uses.
+Each function receives the names that the row has for the columns of its format.
 """
 
 from typing import Any
@@ -73,14 +73,14 @@ def read_messages(row: Row, names: Names) -> Row | RowError | None:
 def read_instruction(row: Row, names: Names) -> Row | RowError | None:
     """Convert a row with an instruction, its optional parts, and an answer; None if the answer is empty."""
     instruction, answer = read_text_column(row, names["instruction"]), read_text_column(row, names["output"])
-    about, system = _read_optional_text(row, names["input"]), _read_optional_text(row, names["system"])
+    context, system = _read_optional_text(row, names["input"]), _read_optional_text(row, names["system"])
     history = _read_history(row, names["history"])
-    if wrong := first_error(instruction, answer, about, system, history):
-        return wrong
+    if problem := first_error(instruction, answer, context, system, history):
+        return problem
     if not answer.strip():
         return None
     optional = {"system": system, "history": history}
-    fields = {"instruction": instruction, "input": about, "output": answer}
+    fields = {"instruction": instruction, "input": context, "output": answer}
     return fields | {key: value for key, value in optional.items() if not is_blank(value)}
 
 

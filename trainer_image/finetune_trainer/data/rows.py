@@ -40,7 +40,7 @@ class Findings:
     unused: dict[str, None] = field(default_factory=dict)
     """Columns that it does not use."""
     location: str = ""
-    """Where the row is that was read last."""
+    """Location of the row that was read last."""
 
     def add(self, location: str, text: str) -> None:
         """Add one bad row."""
@@ -60,7 +60,7 @@ class Findings:
 
 
 def describe_layout(layout: str, used: Iterable[str], unused: Iterable[str]) -> str:
-    """Describe as what a dataset is taken: its format, the columns that it uses, and those that it does not."""
+    """Describe how a dataset is read: its format, the columns that it uses, and those that it does not use."""
     notes = [f"columns {', '.join(used)}" if used else "", f"not used: {', '.join(unused)}" if unused else ""]
     return layout + (f" ({'; '.join(part for part in notes if part)})" if any(notes) else "")
 
@@ -85,7 +85,7 @@ class Reader:
             findings.location = item.location
             row = self.normalize(item, findings)
             if isinstance(row, dict) and _has_surrogate(row):
-                row = "has half of a character (a lone surrogate such as \\ud83d): its text was cut in the middle"
+                row = "has half a character (a lone surrogate such as \\ud83d), because its text was cut there"
             if isinstance(row, str):
                 findings.add(item.location, row)
             elif row is None:
@@ -123,7 +123,7 @@ class Reader:
 
 
 def make_reader(files: list[DataFile], source: DatasetSource, objective: Objective, uri: str) -> Reader:
-    """Detect how the files are to be read, within what ``spec.dataset.format`` allows.
+    """Decide how to read the files, by ``spec.dataset.format`` and their content.
 
     Raises:
         Failure: DATASET_INVALID for files without rows or in the wrong format, SPEC_INVALID for a wrong template.
@@ -143,12 +143,12 @@ def make_reader(files: list[DataFile], source: DatasetSource, objective: Objecti
     else:
         layout = _detect_layout(file, source.columns, objective, uri)
     if layout == "plain text" and (
-        unlike := next((candidate for candidate in files if detect_format(candidate) != "text"), None)
+        other := next((candidate for candidate in files if detect_format(candidate) != "text"), None)
     ):
         raise _invalid(
             "uri",
-            f"{file.name} is plain text, but {unlike.name} is {detect_format(unlike)}: "
-            f"all files of {uri} must be of one kind",
+            f"{file.name} is plain text, but {other.name} is {detect_format(other)}: "
+            f"all files of {uri} must have the same format",
         )
     if layout != "plain text" and detect_format(file) == "text":
         raise _invalid(
@@ -196,7 +196,7 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
         f"{first_row.location} of {uri} has the columns {column_names(row)}; "
         "expected messages or conversations (a chat), prompt and completion, instruction and output or response, "
         "chosen and rejected, or text: "
-        "rename them, name yours in spec.dataset.columns, or make a text of them with spec.dataset.template",
+        "rename them, name yours in spec.dataset.columns, or convert them with spec.dataset.template",
     )
 
 
@@ -204,19 +204,19 @@ def _check_objective(layout: Layout, objective: Objective) -> None:
     """Check that the objective can learn from such rows.
 
     Raises:
-        Failure: DATASET_INVALID if it cannot.
+        Failure: DATASET_INVALID: it cannot.
     """
     if objective in PAIRED_OBJECTIVES and layout != "preference":
         raise _invalid(
             "format",
             f"objective {objective} learns from a better and a worse answer (columns prompt, chosen and rejected), "
-            f"but the dataset is taken as {layout}",
+            f"but the dataset is read as {layout}",
         )
     if objective == "kto" and layout != "promptCompletion":
         raise _invalid(
             "format",
             f"objective kto learns from prompts, completions and a label that says whether the completion is "
-            f"wanted, but the dataset is taken as {layout}",
+            f"desirable, but the dataset is read as {layout}",
         )
     if objective == "sft" and layout == "preference":
         raise _invalid(
@@ -252,11 +252,10 @@ def refuse_bad_rows(findings: Findings, layout: Layout, uri: str) -> None:
         raise _invalid(
             "columns",
             f"{findings.bad} of {findings.rows} rows of {uri} cannot be used: {'; '.join(findings.shown)}{more}. "
-            "Correct these rows, name the columns in spec.dataset.columns, or make texts of them with "
-            "spec.dataset.template",
+            "Correct these rows, name the columns in spec.dataset.columns, or convert them with spec.dataset.template",
         )
     if findings.rows == findings.empty:
-        raise _invalid("uri", f"{uri} has no row with a text to learn from (taken as {layout}, {findings.rows} rows)")
+        raise _invalid("uri", f"{uri} has no row with a text to learn from (read as {layout}, {findings.rows} rows)")
 
 
 def _invalid(name: str, message: str) -> Failure:

@@ -1,4 +1,4 @@
-"""List and open the files of a dataset where they are, or download them for the training.
+"""List and open the files of a dataset, or download them for the training.
 
 They are on the hub, in S3, on a claim, in a ConfigMap, or on the workstation.
 """
@@ -23,7 +23,7 @@ from finetune_trainer.runtime.settings import Settings
 
 @dataclass(frozen=True)
 class SplitSource:
-    """Name the source of the training or held-out rows, and the spec's fields for messages."""
+    """The source of the training or the held-out rows, and the fields of the spec that name it."""
 
     uri: str
     split: str
@@ -33,7 +33,7 @@ class SplitSource:
 
 @dataclass(frozen=True)
 class DataFile:
-    """Open or download one file.
+    """A file that can be opened or downloaded.
 
     ``name`` is for messages. ``open`` opens the file where it is. ``download`` returns a local copy below a directory,
     or the file itself if it is local.
@@ -46,7 +46,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class LocalData:
-    """Hold the local files of a split, and its address for messages."""
+    """The local files of a split, and its address for messages."""
 
     uri: str
     files: tuple[Path, ...]
@@ -54,7 +54,7 @@ class LocalData:
 
 @dataclass(frozen=True)
 class DownloadedAdapter:
-    """Hold the starting adapter's directory, its digest, and the commit of the base it was trained on."""
+    """The starting adapter: its directory, its digest, and the commit of the base it was trained on."""
 
     directory: Path
     digest: str
@@ -63,7 +63,7 @@ class DownloadedAdapter:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Hold the local files that an attempt trains with."""
+    """The local files that an attempt trains with."""
 
     model: Path
     model_commit: str | None
@@ -149,8 +149,8 @@ def _list_directory(path: Path, split: SplitSource) -> list[DataFile]:
     if selected:
         return [_local_file(path / name) for name in selected]
     nearest = path if path.is_dir() else path.parent
-    there = sorted(entry.name for entry in nearest.iterdir())[:20] if nearest.is_dir() else []
-    content = f"{nearest.name or nearest} has: {', '.join(there)}" if there else "nothing exists there"
+    entries = sorted(entry.name for entry in nearest.iterdir())[:20] if nearest.is_dir() else []
+    content = f"{nearest.name or nearest} has: {', '.join(entries)}" if entries else "nothing exists there"
     raise Failure(
         Reason.DATASET_NOT_FOUND,
         f"{split.uri} is neither a file nor a directory of data files: {content}",

@@ -1,4 +1,4 @@
-"""Find the tokens that start a sequence, and those that end a generation."""
+"""Find the tokens that start a sequence and those that end a generation."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def find_start(tokenizer: Any) -> list[int]:
 
 
 def add_start(start: list[int], ids: list[int]) -> list[int]:
-    """Return the tokens with those that start a sequence, which are not doubled if the text has them already."""
+    """Put the tokens that start a sequence before the others, unless they are there already."""
     return ids if start and ids[: len(start)] == start else [*start, *ids]
 
 
@@ -20,9 +20,9 @@ def find_ends(tokenizer: Any, generation: frozenset[int], ending: str) -> frozen
     """Return the tokens that end a generation.
 
     Args:
-        tokenizer: The model's tokenizer, whose end-of-text token is one of them.
-        generation: Those of the model's generation_config.
-        ending: What the chat template writes after a turn of the assistant; its first special token is one of them.
+        tokenizer: The model's tokenizer. Its end-of-text token ends a generation.
+        generation: End tokens of the model's generation_config.
+        ending: What the chat template writes after a turn of the assistant. Its first special token also ends one.
     """
     added = set(tokenizer.get_added_vocab().values())
     ids = tokenizer(ending, add_special_tokens=False)["input_ids"] if ending else []

@@ -21,7 +21,7 @@ def make_renderer(template: Template) -> Callable[[Row], Row | str]:
         Failure: SPEC_INVALID if a template has a syntax error.
     """
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    del environment.filters["random"]  # each attempt at a job must make the same texts of the same rows
+    del environment.filters["random"]  # each attempt at a job must render the same texts from the same rows
     compiled = {}
     for name, text in template.to_json().items():
         try:
@@ -29,7 +29,7 @@ def make_renderer(template: Template) -> Callable[[Row], Row | str]:
         except TemplateSyntaxError as error:
             raise Failure(
                 Reason.SPEC_INVALID,
-                f"is no Jinja template: {error.message} (line {error.lineno})",
+                f"is not a Jinja template: {error.message} (line {error.lineno})",
                 f"spec.dataset.template.{name}",
             ) from error
 
@@ -40,9 +40,9 @@ def make_renderer(template: Template) -> Callable[[Row], Row | str]:
                 rendered[name] = template.render(row)
             except UndefinedError as error:
                 columns = ", ".join(list(row)[:20]) or "none"
-                return f"template.{name} needs what the row lacks: {error.message}; found columns: {columns}"
+                return f"template.{name} uses a value that the row lacks: {error.message}; found columns: {columns}"
             except SecurityError as error:
-                return f"template.{name} does what a template may not: {error}"
+                return f"template.{name} does something that templates may not do: {error}"
             except Exception as error:  # noqa: BLE001 -- a template is a program of the user's
                 return f"template.{name} fails: {type(error).__name__}: {error}"
         return rendered

@@ -1,6 +1,6 @@
 """Write the token sequences of a dataset to disk, and reuse those of an earlier attempt.
 
-Rows are streamed: neither they nor their tokens are in memory all at once.
+Rows are streamed, so that neither all rows nor all tokens are in memory at once.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from finetune_trainer.data.values import Row
 from finetune_trainer.runtime.logs import log
 
 CACHE_VERSION = 3
-"""Part of the cache's key; raise it if the same rows would become other sequences."""
+"""Part of the cache's key. Raise it whenever the same rows become other sequences."""
 
 
 TOKENS_FILE = "tokens.arrow"
@@ -46,7 +46,7 @@ TOKEN_IDS = pyarrow.list_(pyarrow.int32())
 
 @dataclass(frozen=True)
 class DatasetRequest:
-    """Describe which sequences are made from the rows."""
+    """The settings that decide which sequences the rows become."""
 
     source: DatasetSource
     objective: Objective
@@ -58,7 +58,7 @@ class DatasetRequest:
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Hold the sequences of a split, and the hash of the row of each."""
+    """The sequences of a split, and the hash of each one's row."""
 
     key: str
     rows: datasets.Dataset
@@ -132,7 +132,7 @@ def write_table(
     Raises:
         Failure: DATASET_INVALID for bad rows.
     """
-    counts, keys = Counts(), array("q")
+    counts, row_hashes = Counts(), array("q")
     findings = rows.Findings()
     encoding = replace(request.encoding, assistant_only_loss=request.source.assistant_only_loss)
     encoder = Encoder(tokenizer, reader.layout, request.max_length, counts, encoding, findings.refuse)
@@ -144,18 +144,17 @@ def write_table(
     )
 
     def collect() -> Iterator[TokenizedRow]:
-        for key, sequence in sequences:
-            keys.append(key)
+        for row_hash, sequence in sequences:
+            row_hashes.append(row_hash)
             yield sequence
 
     with pyarrow.OSFile(str(directory / TOKENS_FILE), "wb") as sink:
         schema = _schema(reader)
         with pyarrow.ipc.new_stream(sink, schema) as writer:
-            for some in batched(collect(), 256):
-                writer.write_batch(pyarrow.RecordBatch.from_pylist(some, schema))
-    numpy.save(
-        directory / HASHES_FILE, numpy.frombuffer(keys, dtype=numpy.int64) if keys else numpy.zeros(0, numpy.int64)
-    )
+            for batch in batched(collect(), 256):
+                writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
+    hashes = numpy.frombuffer(row_hashes, dtype=numpy.int64) if row_hashes else numpy.zeros(0, numpy.int64)
+    numpy.save(directory / HASHES_FILE, hashes)
     (directory / COUNTS_FILE).write_text(counts.model_dump_json(), encoding="utf-8")
 
 
@@ -179,7 +178,7 @@ def _tokenize_rows(
 
     def good_rows() -> Iterator[Row]:
         for row in reader.read(file_rows, findings):
-            # after a bad row nothing will be trained: the others are only counted, and chats tried with the template
+            # After a bad row nothing will be trained: the others are counted, and chats tried with the template.
             if not findings.bad or rows.is_chat(row):
                 yield row
 

@@ -1,4 +1,4 @@
-"""Load the model's tokenizer, and read what its files say about tokens. Knows no torch."""
+"""Load the model's tokenizer, and read about its tokens in the model's files, without torch."""
 
 import json
 import shutil
@@ -16,25 +16,25 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 """Prefixes of the names of a tokenizer's files."""
 LOADED_FIRST = ("tokenizer.json", "tokenizer.model", "tekken.json", "spiece.model", "vocab.json", "vocab.txt")
-"""Files with the vocabulary; of several the first is read."""
+"""Files with the vocabulary; the first one that exists is read."""
 
 
 def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> Any:
     """Load the model's tokenizer, with a padding token.
 
     Raises:
-        Failure: MODEL_UNSUPPORTED if transformers cannot load it.
+        Failure: MODEL_UNSUPPORTED: transformers cannot load it.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:
-        # tokenizers raises a bare Exception for a file that it cannot read
+        # The library tokenizers raises a bare Exception for a file that it cannot read.
         raise Failure(Reason.MODEL_UNSUPPORTED, describe_broken(directory, error), "spec.model.uri") from error
     size = count_embeddings(read_json(directory / "config.json"))
     if tokenizer.pad_token is None or (size is not None and tokenizer.pad_token_id >= size):
-        # a padding token that was added without its embedding is replaced: nothing is learned of it
+        # Replace a padding token that was added without an embedding. Padding is not learned, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
@@ -43,25 +43,25 @@ def check_config(directory: Path) -> None:
     """Check that transformers can read the model's config.json. Runs no code of the model.
 
     Raises:
-        Failure: MODEL_UNSUPPORTED if it cannot.
+        Failure: MODEL_UNSUPPORTED: it cannot.
     """
     from transformers import AutoConfig
 
     try:
         AutoConfig.from_pretrained(directory, local_files_only=True)
     except Exception as error:
-        # strict configurations, and those of old models, raise any class
+        # Strict configurations, and those of old models, raise exceptions of any class.
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
             f"transformers {version('transformers')} cannot read the model's config.json "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}): correct it, or take it from the original "
-            "model",
+            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}): correct it, or copy the file from the "
+            "original model",
             "spec.model.uri",
         ) from error
 
 
 def describe_broken(directory: Path, error: Exception) -> str:
-    """Describe a tokenizer that cannot be loaded: the file, who wrote it, who reads it, and the library's words."""
+    """Describe why a tokenizer cannot be loaded: the file, the versions that wrote and read it, and the error."""
     file = next((name for name in LOADED_FIRST if (directory / name).is_file()), "tokenizer_config.json")
     writer = read_json(directory / "tokenizer_config.json").get("transformers_version") or read_json(
         directory / "config.json"
@@ -70,7 +70,7 @@ def describe_broken(directory: Path, error: Exception) -> str:
     return (
         f"the model's tokenizer cannot be loaded from {file} ({type(error).__name__}: {str(error).strip()[:300]}). "
         f"{origin}; tokenizers {version('tokenizers')} and transformers {version('transformers')} read it here. Save "
-        "the tokenizer again with these versions (save_pretrained), or take the file from the original model"
+        "the tokenizer again with these versions (save_pretrained), or copy the file from the original model"
     )
 
 
@@ -83,11 +83,11 @@ def read_end_tokens(directory: Path) -> frozenset[int]:
 
 
 def make_encoding(directory: Path, training_template: str | None) -> Encoding:
-    """Make the settings of an encoder from a model's files.
+    """Return the settings of an encoder, by a model's files.
 
     Args:
         directory: The model's directory.
-        training_template: TRL's training template in place of the tokenizer's chat template, if there is one.
+        training_template: TRL's training template, which replaces the tokenizer's chat template; None: there is none.
     """
     size = count_embeddings(read_json(directory / "config.json"))
     return Encoding(read_end_tokens(directory), size, training_template)
@@ -100,7 +100,7 @@ def count_embeddings(config: dict[str, Any]) -> int | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; an empty one if there is none."""
+    """Return the object in a JSON file; an empty one if the file is missing or invalid."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,5 +1,6 @@
 """Tokenize rows, with a label for each token that the loss uses, and count what is cut or dropped."""
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,14 +24,20 @@ MIN_BLOCK_TOKENS = 8
 TOKENIZER_BATCH = 64
 """How many rows the tokenizer gets at once; it processes them in parallel."""
 CHARACTERS_PER_TOKEN = 128
-"""So many characters of a text are tokenized for each token of maxLength: the longest tokens of Llama 3 and Qwen, runs
-of spaces, have 128, and the tokens of texts about four."""
+"""Characters of a text that are tokenized for each token of maxLength.
+
+The longest tokens of Llama 3 and Qwen, runs of spaces, have 128 characters; tokens of texts have about four.
+"""
 END_WINDOW = 4
-"""An end-of-text token within this many last tokens counts as the end, because templates add a newline to it."""
+"""An end-of-text token among this many last tokens counts as the end, because templates add a newline after it."""
 CHAT_LAYOUTS = ("messages", "instruction")
 """Layouts whose rows are chats with the turns of an assistant."""
 REASONING_KEYS, REASONING_CHARACTERS = ("reasoning_content", "reasoning", "thinking"), 80
 """Keys of a message with its reasoning, and how much of it is looked for in the rendered chat."""
+THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+"""Reasoning in a content, as models write it."""
+WORD, SEARCHED_CHARACTERS = re.compile(r"[^\W\d_]+"), 2000
+"""The words of a message of which the longest is looked for in the rendered chat, and where they are taken from."""
 ID_COLUMNS = ("input_ids", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")
 TokenizedRow = dict[str, Any]
 """Columns of TRL: input_ids and labels, or prompt_ids and the ids of each answer."""
@@ -40,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a text. ``starts`` has the first character of each, for a chat and if the tokenizer knows it."""
+    """The tokens of a text. ``starts`` has the position of each token's first character; None if it is unknown."""
 
     ids: TokenIds
     starts: list[int] | None = None
@@ -48,7 +55,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class _PendingRow:
-    """Hold the texts of a row that are to be tokenized, and how their tokens become a sequence."""
+    """The texts of a row that are to be tokenized, and the function that joins their tokens to a sequence."""
 
     texts: list[str]
     finish: Callable[[list[Tokens]], TokenizedRow]
@@ -56,7 +63,7 @@ class _PendingRow:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What decides how rows become tokens, beside the tokenizer and the rows.
+    """The settings, in addition to the tokenizer, that decide how rows become tokens.
 
     ``end_tokens`` end a generation, as the model's generation_config has them; ``embeddings`` is the number of tokens
     that the model has embeddings for. ``training_template`` is TRL's in place of the tokenizer's chat template.
@@ -85,12 +92,12 @@ class Encoder:
 
         Args:
             tokenizer: The model's tokenizer.
-            layout: What the rows are.
-            max_length: The most tokens in a sequence.
-            counts: Updated with what happens to each row.
-            encoding: What decides how rows become tokens.
-            refuse: Called with the problem of a row that cannot be encoded, as soon as the row is taken; the row is
-                left out. None: such a row raises Failure.
+            layout: The format of the rows.
+            max_length: Maximum number of tokens in a sequence.
+            counts: Counts that are updated with each row.
+            encoding: The settings that decide how rows become tokens.
+            refuse: Called with the problem of a row that cannot be encoded; the row is then left out. None: such a row
+                raises Failure.
         """
         self._tokenizer, self._layout, self._max_length, self._counts = tokenizer, layout, max_length, counts
         self._encoding, self._refuse = encoding, refuse or _raise_refused
@@ -105,8 +112,8 @@ class Encoder:
         for batch in batched(self._prepare_all(rows), TOKENIZER_BATCH):
             tokens = iter(self._tokenize([self._cut(text) for _, work in batch for text in work.texts]))
             for row, work in batch:
-                whole = work.finish([next(tokens) for _ in work.texts])
-                if fitted := self._fit(whole):
+                sequence = work.finish([next(tokens) for _ in work.texts])
+                if fitted := self._fit(sequence):
                     self._check_embeddings(fitted)
                     yield row, fitted
 
@@ -125,7 +132,7 @@ class Encoder:
         for batch in batched(pieces, 4):
             rest += chain.from_iterable(tokens.ids for tokens in self._tokenize(list(batch)))
             complete = len(rest) - len(rest) % length
-            # hold the last block back: if it stays the last one, it may be too short to learn from
+            # Hold the last block back: if no more text follows, it may be too short to learn from.
             complete -= length if complete == len(rest) and complete else 0
             for begin in range(0, complete, length):
                 yield self._block(start + rest[begin : begin + length])
@@ -146,14 +153,14 @@ class Encoder:
         if not texts:
             return []
         offsets = self._layout in CHAT_LAYOUTS and self._tokenizer.is_fast
-        found = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=offsets)
+        encoded = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=offsets)
         if not offsets:
-            return [Tokens(ids) for ids in found["input_ids"]]
-        pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+            return [Tokens(ids) for ids in encoded["input_ids"]]
+        pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         return [Tokens(ids, [start for start, _ in spans]) for ids, spans in pairs]
 
     def _cut(self, text: str) -> str:
-        """Cut a text of which most would be cut off as tokens anyway, so that memory and time stay bounded."""
+        """Cut a text far beyond maxLength before it is tokenized, to bound memory and time."""
         return text[: CHARACTERS_PER_TOKEN * self._max_length]
 
     def _prepare(self, row: Row) -> _PendingRow:
@@ -171,7 +178,8 @@ class Encoder:
                 answers = {"chosen": row["chosen"], "rejected": row["rejected"]}
                 return self._prepare_answers(row["prompt"], answers, {}, row.get("tools"))
         return _PendingRow(
-            [row["text"]], lambda found: _learn_all(self._add_end(special_tokens.add_start(self._start, found[0].ids)))
+            [row["text"]],
+            lambda tokens: _learn_all(self._add_end(special_tokens.add_start(self._start, tokens[0].ids))),
         )
 
     def _prepare_answers(
@@ -183,37 +191,38 @@ class Encoder:
             template = self._chat_turns.served
             texts = [template.render(prompt, tools, generation_prompt=True).text if prompt else ""]
             texts += [template.render(prompt + answer, tools).text for answer in answers.values()]
+            self._counts.lost_messages += _loses_messages(prompt, tools, texts[1])
         else:
             texts = [prompt, *(prompt + answer for answer in answers.values())]
 
-        def finish(found: list[Tokens]) -> TokenizedRow:
-            ids = [tokens.ids for tokens in found]
+        def finish(tokenized: list[Tokens]) -> TokenizedRow:
+            sequences = [tokens.ids for tokens in tokenized]
             if not chat:
-                ids = [special_tokens.add_start(self._start, one) for one in ids]
-            before = ids[0]
+                sequences = [special_tokens.add_start(self._start, ids) for ids in sequences]
+            prompt_ids = sequences[0]
             if chat:
-                # a template may end a prompt without an answer differently: the answer starts where they differ
-                before = before[: min(common_prefix_length(before, whole) for whole in ids[1:])]
-            after: dict[str, TokenIds] = {}
-            for name, text, whole in zip(answers, texts[1:], ids[1:], strict=True):
-                rest = whole[len(before) :]
-                if whole[: len(before)] != before:
-                    # a token would span prompt and answer: tokenize the answer alone
+                # A template may end a prompt without an answer differently: the answer starts where they differ.
+                prompt_ids = prompt_ids[: min(common_prefix_length(prompt_ids, ids) for ids in sequences[1:])]
+            answer_ids: dict[str, TokenIds] = {}
+            for name, text, ids in zip(answers, texts[1:], sequences[1:], strict=True):
+                rest = ids[len(prompt_ids) :]
+                if ids[: len(prompt_ids)] != prompt_ids:
+                    # A token would span prompt and answer: tokenize the answer alone.
                     rest = self._tokenize([self._cut(text.removeprefix(texts[0]))])[0].ids
-                after[name] = rest if chat else self._add_end(rest)
-            if "completion" in after and "label" not in extra:
-                joined = before + after["completion"]
-                return {"input_ids": joined, "labels": [IGNORED] * len(before) + after["completion"]}
-            return {"prompt_ids": before, **{f"{name}_ids": found for name, found in after.items()}, **extra}
+                answer_ids[name] = rest if chat else self._add_end(rest)
+            if "completion" in answer_ids and "label" not in extra:
+                joined = prompt_ids + answer_ids["completion"]
+                return {"input_ids": joined, "labels": [IGNORED] * len(prompt_ids) + answer_ids["completion"]}
+            return {"prompt_ids": prompt_ids, **{f"{name}_ids": ids for name, ids in answer_ids.items()}, **extra}
 
         return _PendingRow(texts, finish)
 
     def _prepare_chat(self, messages: list[Message], tools: list[Any] | None) -> _PendingRow:
-        """Prepare a chat, of which the assistant's turns are learned, except those with ``train: false``.
+        """Prepare a chat. The assistant's turns are learned, except those with ``train: false``.
 
         Raises:
             TemplateRefusalError: The template refuses the chat.
-            Failure: DATASET_INVALID if the template does not tell the assistant's turns apart.
+            Failure: DATASET_INVALID: the assistant's turns cannot be found.
         """
         assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         left_out = [index for index in assistants if messages[index].get("train") is False]
@@ -228,35 +237,37 @@ class Encoder:
                 [messages[index] for index in searched], "".join(chat.text[slice(*span)] for span in chat.turns)
             )
         lost = any(_loses_reasoning(messages[index], chat.text) for index in assistants)
+        loses_messages = _loses_messages(messages, tools, chat.text)
         borders = [border for span in chat.turns for border in span]
-        # a slow tokenizer does not say where its tokens start: tokenize up to each border
+        # A slow tokenizer does not say where its tokens start: tokenize the text up to each border.
         texts = [chat.text] if self._tokenizer.is_fast else [chat.text, *(chat.text[:border] for border in borders)]
 
-        def finish(found: list[Tokens]) -> TokenizedRow:
-            ids, starts = found[0].ids, found[0].starts
-            at = [bisect_left(starts, border) for border in borders] if starts is not None else []
-            at = at or [common_prefix_length(ids, part.ids) for part in found[1:]]
+        def finish(tokenized: list[Tokens]) -> TokenizedRow:
+            ids, starts = tokenized[0].ids, tokenized[0].starts
+            positions = [bisect_left(starts, border) for border in borders] if starts is not None else []
+            positions = positions or [common_prefix_length(ids, part.ids) for part in tokenized[1:]]
             labels = list(ids) if learns_all else [IGNORED] * len(ids)
-            for first, last in zip(at[::2], at[1::2], strict=True):
+            for first, last in zip(positions[::2], positions[1::2], strict=True):
                 end = self._include_end(ids, first, last)
                 labels[first:end] = [IGNORED] * (end - first) if learns_all else ids[first:end]
             self._counts.whole_conversation += learns_all
             self._counts.lost_reasoning += lost
+            self._counts.lost_messages += loses_messages
             return {"input_ids": ids, "labels": labels}
 
         return _PendingRow(texts, finish)
 
     def _include_end(self, ids: TokenIds, first: int, last: int) -> int:
-        """Return where a turn ends, with the end token after it if it has none itself."""
+        """Return where a turn ends, including an end token right after it if the turn has none itself."""
         ended = any(token in self._ends for token in ids[max(first, last - END_WINDOW) : last])
         return last + 1 if not ended and last < len(ids) and ids[last] in self._ends else last
 
     @property
     def _chat_turns(self) -> TurnFinder:
-        """The finder of turns.
+        """Return the finder of turns.
 
         Raises:
-            Failure: MODEL_UNSUPPORTED if the tokenizer has no chat template.
+            Failure: MODEL_UNSUPPORTED: the tokenizer has no chat template.
         """
         if self._turns is None:
             raise missing_chat_template()
@@ -270,7 +281,7 @@ class Encoder:
         """Check that the model has an embedding for each token.
 
         Raises:
-            Failure: MODEL_UNSUPPORTED if it has not.
+            Failure: MODEL_UNSUPPORTED: it lacks one.
         """
         size = self._encoding.embeddings
         if size is None:
@@ -332,27 +343,48 @@ def _learn_all(ids: TokenIds) -> TokenizedRow:
 
 
 def _check_calls(turns: list[Message], learned: str) -> None:
-    """Check that the calls of tools are in the learned text.
+    """Check that the learned text contains the tool calls.
 
     Raises:
-        TemplateRefusalError: The template leaves one out.
+        TemplateRefusalError: The template leaves a call out.
     """
     for call in (call for turn in turns for call in turn.get("tool_calls") or []):
         if str(call.get("function", call).get("name", "")) not in learned:
             raise TemplateRefusalError(f"it leaves out the call {call}")
 
 
+def _loses_messages(messages: list[Message], tools: list[Any] | None, text: str) -> bool:
+    """Return whether a rendered chat lacks a message of others than the assistant, or a tool."""
+    contents = (str(message.get("content") or "") for message in messages if message["role"] != "assistant")
+    words = [max(WORD.findall(content[:SEARCHED_CHARACTERS]), key=len, default="") for content in contents]
+    for tool in tools or []:
+        function = tool.get("function", tool)
+        words.append(str(function.get("name", "")) if isinstance(function, dict) else "")
+    # Templates may write a content as JSON or as Python's notation, but they keep its words.
+    return any(word not in text and word.lower() not in text.lower() for word in words)
+
+
+def describe_lost_messages(counts: Counts) -> str:
+    """Describe the chats of which the model does not see everything."""
+    return (
+        f"the model's chat template leaves out messages or tools of {counts.lost_messages} chats, so the model does "
+        "not see them (finetune preview shows what it sees): choose a model whose template writes them, or move their "
+        "text into messages of the user"
+    )
+
+
 def _loses_reasoning(message: Message, text: str) -> bool:
     """Return whether a rendered chat lacks the reasoning of a message."""
-    reasoning = (message[key] for key in REASONING_KEYS if isinstance(message.get(key), str))
+    reasoning = [message[key] for key in REASONING_KEYS if isinstance(message.get(key), str)]
+    reasoning += THINKING.findall(message.get("content") or "")
     return any(part.strip()[:REASONING_CHARACTERS] not in text for part in reasoning)
 
 
 def describe_lost_reasoning(counts: Counts) -> str:
     """Describe the chats whose reasoning is not learned."""
     return (
-        f"the model's chat template leaves out the reasoning ({' or '.join(REASONING_KEYS)}) of "
-        f"{counts.lost_reasoning} chats, so that it is not learned: write it into content as the model writes it, or "
+        f"the model's chat template leaves out the reasoning ({' or '.join(REASONING_KEYS)}, or <think> in content) of "
+        f"{counts.lost_reasoning} chats, so it is not learned: write it into content as the model writes it, or "
         "remove it"
     )
 
@@ -361,9 +393,9 @@ def unknown_turns(error: UnknownTurnsError) -> Failure:
     """Return the Failure for a chat template that does not tell the assistant's turns apart."""
     return Failure(
         Reason.DATASET_INVALID,
-        f"only the assistant's turns are to be learned, but the model's chat template does not tell them apart: "
-        f"{error}. Give the model a chat template with {{% generation %}} markers, make prompts and completions of the "
-        "rows, or learn the whole conversations with assistantOnlyLoss: false",
+        f"only the assistant's turns are to be learned, but they cannot be found in the text of the model's chat "
+        f"template: {error}. Give the model a chat template with {{% generation %}} markers, write the rows as prompts "
+        "and completions, or learn whole conversations with assistantOnlyLoss: false",
         "spec.dataset.assistantOnlyLoss",
     )
 
@@ -373,13 +405,13 @@ def missing_chat_template() -> Failure:
     return Failure(
         Reason.MODEL_UNSUPPORTED,
         "the dataset has chat messages, but the model's tokenizer has no chat template: choose an instruct model, "
-        "give prompts and completions as texts, or make texts of the messages with spec.dataset.template",
+        "give prompts and completions as texts, or convert the messages to texts with spec.dataset.template",
         "spec.dataset.format",
     )
 
 
-def batched(things: Iterable[T], size: int) -> Iterator[list[T]]:
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield lists of ``size`` items, the last one shorter (itertools.batched, which Python 3.11 lacks)."""
-    iterator = iter(things)
-    while some := list(islice(iterator, size)):
-        yield some
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

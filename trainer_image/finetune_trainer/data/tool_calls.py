@@ -1,15 +1,26 @@
-"""Bring tools and tool calls into the form of OpenAI's API, with arguments as objects."""
+"""Convert tools and tool calls to the form of OpenAI's API, with arguments as objects."""
 
 from typing import Any
 
-from finetune_trainer.data.values import Message, RowError, describe_type, is_blank, parse_stored, quote_value
+from finetune_trainer.data.values import (
+    Message,
+    RowError,
+    describe_type,
+    drop_nulls,
+    is_blank,
+    parse_stored,
+    quote_value,
+)
 
 Call = dict[str, Any]
 
 
 def read_tools(value: Any, name: str) -> list[Any] | RowError:
-    """Return the tools of a column, which may be JSON or legacy functions; an empty list if there are none."""
-    tools = parse_stored(value, f"column {name!r}")
+    """Return the tools of a column, which may be JSON or legacy functions; an empty list if there are none.
+
+    Keys that are null at any depth are left out: parquet adds to each tool the parameters of all others.
+    """
+    tools = parse_stored(drop_nulls(value), f"column {name!r}")
     if isinstance(tools, RowError):
         return tools
     if is_blank(tools):
@@ -25,14 +36,16 @@ def read_tools(value: Any, name: str) -> list[Any] | RowError:
 
 
 def read_calls(message: Message, location: str) -> list[Call] | RowError:
-    """Return the tool calls of a message, its legacy ``function_call`` among them."""
+    """Return the tool calls of a message, including a legacy ``function_call``."""
     legacy = message.get("function_call")
-    calls = parse_stored(message.get("tool_calls") or ([] if legacy is None else [legacy]), f"tool_calls of {location}")
+    calls = parse_stored(
+        message.get("tool_calls") or ([] if is_blank(legacy) else [legacy]), f"tool_calls of {location}"
+    )
     return calls if isinstance(calls, RowError) else normalize_calls(calls, location)
 
 
 def normalize_calls(stored: Any, location: str) -> list[Call] | RowError:
-    """Bring each tool call into the form ``{"type": "function", "function": {"name", "arguments"}}``."""
+    """Convert each tool call to the form ``{"type": "function", "function": {"name", "arguments"}}``."""
     if not isinstance(stored, list):
         return RowError(f"tool_calls of {location} must be a list, found {describe_type(stored)}")
     calls = []

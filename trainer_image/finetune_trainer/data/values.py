@@ -1,4 +1,4 @@
-"""Tell apart, decode and describe the values of a row."""
+"""Recognise, decode and describe the values of a row."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 Row = dict[str, Any]
 Message = dict[str, Any]
 MAX_DEPTH = 100
-"""The deepest nesting of a value; what reads it further, such as a chat template, recurses in Python."""
+"""Maximum nesting of a value, because chat templates and others recurse into it in Python."""
 QUOTED_CHARACTERS = 60
 PYTHON_NOTATION = re.compile(r"[\[{(]\s*[\[{(]?\s*('|array\(|None\b|True\b|False\b)")
 """How the text of a Python list or dict begins, which pandas writes into a CSV cell."""
@@ -18,7 +18,7 @@ STORED_CHAT = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content|value)['\"]")
 
 
 class RowError(str):
-    """Describe the problem with a row; a subclass of str tells it from the texts of rows."""
+    """The problem of a row: a str of its own class, to distinguish it from the texts of rows."""
 
     __slots__ = ()
 
@@ -28,21 +28,40 @@ def first_error(*values: Any) -> RowError | None:
     return next((value for value in values if isinstance(value, RowError)), None)
 
 
+class UnusableJsonError(ValueError):
+    """JSON that is complete, but that cannot be used; more text would change nothing."""
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON; NaN is null.
 
     Raises:
-        ValueError: The text is no JSON, or it is nested too deeply.
+        ValueError: The text is not JSON.
+        UnusableJsonError: It is nested too deeply, or a key comes twice.
     """
     try:
-        value = json.loads(text, parse_constant=null_for_nan)
+        value = json.loads(text, parse_constant=null_for_nan, object_pairs_hook=build_object)
     except RecursionError:
-        raise ValueError(TOO_DEEP) from None
+        raise UnusableJsonError(TOO_DEEP) from None
     return check_depth(value)
 
 
+def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object with these keys and values.
+
+    Raises:
+        UnusableJsonError: A key comes twice; JSON parsers would silently keep one of its values.
+    """
+    built = dict(pairs)
+    if len(built) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise UnusableJsonError(f"an object has the key {repeated!r} twice")
+    return built
+
+
 def null_for_nan(constant: str) -> float | None:
-    """Return null for NaN, as which pandas writes it into JSON, and the number for ``Infinity``."""
+    """Return None for NaN, which pandas writes for null, and the number for ``Infinity``."""
     return None if constant == "NaN" else float(constant)
 
 
@@ -50,10 +69,10 @@ TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} deep"
 
 
 def check_depth(value: Any) -> Any:
-    """Return the value.
+    """Return the value if its nesting is not too deep.
 
     Raises:
-        ValueError: It is nested too deeply.
+        UnusableJsonError: It is nested too deeply.
     """
     level = [value]
     for _ in range(MAX_DEPTH + 1):
@@ -66,42 +85,42 @@ def check_depth(value: Any) -> Any:
         ]
         if not level:
             return value
-    raise ValueError(TOO_DEEP)
+    raise UnusableJsonError(TOO_DEEP)
 
 
-def parse_stored(value: Any, what: str) -> Any:
-    """Parse a list or an object that is stored as JSON text, as in CSV files; return any other value as it is.
+def parse_stored(value: Any, name: str) -> Any:
+    """Parse a list or an object that is stored as JSON text, as in CSV files; return any other value unchanged.
 
     Args:
         value: The value of a column or of a key.
-        what: Its name for messages, for example ``column 'messages'``.
+        name: Its name for messages, for example ``column 'messages'``.
     """
     text = value.strip() if isinstance(value, str) else ""
     if text[:1] not in ("[", "{"):
         return value
     if PYTHON_NOTATION.match(text):
         return RowError(
-            f"{what} holds Python's notation, not JSON: {quote(text)}. Write the value with json.dumps(value) before "
+            f"{name} holds Python's notation, not JSON: {quote(text)}. Write the value with json.dumps(value) before "
             "the table is saved, or save the rows as jsonl"
         )
     try:
         return parse_json(text)
     except ValueError as error:
-        return RowError(f"{what} is not JSON ({error}): {quote(text)}")
+        return RowError(f"{name} is not JSON ({error}): {quote(text)}")
 
 
 def is_null(value: Any) -> bool:
-    """Return whether a value is null, or NaN, as which pandas stores null."""
+    """Return whether a value is null, or NaN, which pandas stores for null."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def is_blank(value: Any) -> bool:
-    """Return whether a value says nothing: null, an empty text, list or object."""
+    """Return whether a value is empty: null, an empty text, list or object."""
     return is_null(value) or (isinstance(value, str) and not value.strip()) or value in ([], {})
 
 
 def is_chat(value: Any) -> bool:
-    """Return whether the value of a column is a chat, which may be stored as a text."""
+    """Return whether the value of a column is a chat, perhaps stored as text."""
     return isinstance(value, list | dict) or (isinstance(value, str) and STORED_CHAT.match(value) is not None)
 
 

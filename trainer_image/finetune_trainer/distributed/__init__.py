@@ -1,4 +1,4 @@
-"""Several processes that train together: their process group, and the random numbers of each.
+"""Join the processes of a training to a group, and give each its own random numbers.
 
 It knows neither the model nor the dataset; in a training of one process its functions do nothing.
 """

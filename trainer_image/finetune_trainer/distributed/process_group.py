@@ -1,4 +1,4 @@
-"""What the processes of a training tell one another beside their gradients, by torch.distributed.
+"""Exchange values other than gradients between the processes of a training, by torch.distributed.
 
 Each function is a collective call: all processes make it, in the same order. In a training of one process it does
 nothing.
@@ -30,15 +30,15 @@ A process that has died is noticed at once.
 """
 PREPARED_FILE = "prepared"
 """The file by which the first process of a node tells the others that the data is prepared."""
-MEETING_FILE = "meeting"
-"""The file in which the processes of one node meet."""
+RENDEZVOUS_FILE = "meeting"
+"""The file by which the processes of one node find each other."""
 
 
 @contextmanager
 def main_process_first(process: Process, scratch: Path) -> Iterator[None]:
     """Run the block in the first process of each node before it runs in the node's other processes.
 
-    The processes meet in between, so that after the block all of them are in the group.
+    All processes join the group, so that after the block they can make collective calls.
     """
     if process.local_rank:
         init(process, scratch)
@@ -51,7 +51,7 @@ def init(process: Process, scratch: Path) -> None:
     """Wait for all other processes, join their group, and take this process's GPU.
 
     Raises:
-        Failure: NcclError, if the processes do not meet; SpecInvalid, for more processes than GPUs.
+        Failure: NCCL_ERROR if the group cannot be formed, SPEC_INVALID for more processes than GPUs.
     """
     if process.local_rank:
         while not (scratch / PREPARED_FILE).exists():  # however long the first process takes for the data
@@ -73,11 +73,11 @@ def init(process: Process, scratch: Path) -> None:
                 "spec.resources.gpusPerNode",
             )
         torch.cuda.set_device(process.local_rank)
-        # NCCL between the GPUs; gloo for what the processes tell one another, so that it waits for no GPU
+        # NCCL between the GPUs; gloo for other values, so that they do not wait for a GPU
         backend = "cpu:gloo,cuda:nccl"
     if process.address is None and "lo" in (name for _, name in socket.if_nameindex()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a workstation's host name may not resolve
-    init_method = f"tcp://{process.address}" if process.address else f"file://{scratch / MEETING_FILE}"
+    init_method = f"tcp://{process.address}" if process.address else f"file://{scratch / RENDEZVOUS_FILE}"
     log.info("waiting for the other processes, %d in all", process.world_size)
     try:
         dist.init_process_group(
@@ -86,12 +86,12 @@ def init(process: Process, scratch: Path) -> None:
         dist.barrier()
     except (RuntimeError, ValueError, OSError) as error:
         raise Failure(
-            Reason.NCCL_ERROR, f"the {process.world_size} processes of the training did not come together: {error}"
+            Reason.NCCL_ERROR, f"the {process.world_size} processes of the training cannot form a group: {error}"
         ) from error
 
 
 def shutdown() -> None:
-    """Wait for all processes and leave the group: from here on a process that ends fails no other."""
+    """Wait for all processes and leave the group: a process that ends later does not fail the others."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -127,7 +127,7 @@ def gather_everywhere(value: Any) -> list[Any]:
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """Return this process's part of the items. All parts are equally long, so some items may be in two of them."""
+    """Return this process's part of the items. All parts have the same length, so an item may be in two of them."""
     if not dist.is_initialized() or not items:
         return items
     size, rank = dist.get_world_size(), dist.get_rank()

@@ -1,7 +1,7 @@
-"""Judge whether a loaded adapter changes its base as the trained one did. It does not know torch.
+"""Judge whether a loaded adapter changes its base as the trained one did, without torch.
 
-Compared is the effect, adapter on minus adapter off, each in its own layout: rounding and quantisation of the base
-cancel out, and an adapter of small effect is held to that effect.
+The effect is compared: log-probabilities with the adapter minus those without it, each in its own layout. So rounding
+and quantisation of the base cancel out, and an adapter of small effect must have that same small effect.
 """
 
 import math
@@ -65,19 +65,19 @@ def find_mismatch(comparison: Comparison, layout: Layout) -> str | None:
 
     An effect that cannot be told from rounding is only required to be small in both.
     """
-    noise, found = NOISE[layout], comparison
-    if not is_visible(found, layout):
-        if found.difference <= 2 * VISIBLE * noise:
+    noise = NOISE[layout]
+    if not is_visible(comparison, layout):
+        if comparison.difference <= 2 * VISIBLE * noise:
             return None
-        return f"its effect differs from the trained one by {found.difference:.3g} nats per token"
+        return f"its effect differs from the trained one by {comparison.difference:.3g} nats per token"
     # rounding in the trained effect makes the share smaller (errors in variables)
-    attenuation = 2 * (noise / found.trained) ** 2
-    allowed = MAX_DEVIATION[layout] + STANDARD_ERRORS * found.error + attenuation
-    if not max(1 - allowed, MIN_SHARE) <= found.share <= 1 + allowed:
+    attenuation = 2 * (noise / comparison.trained) ** 2
+    allowed = MAX_DEVIATION[layout] + STANDARD_ERRORS * comparison.error + attenuation
+    if not max(1 - allowed, MIN_SHARE) <= comparison.share <= 1 + allowed:
         return (
-            f"its effect is {found.share:.0%} of the trained one (standard error {found.error:.0%}), "
+            f"its effect is {comparison.share:.0%} of the trained one (standard error {comparison.error:.0%}), "
             f"allowed are {max(1 - allowed, MIN_SHARE):.0%} to {1 + allowed:.0%}"
         )
-    if found.correlation < MIN_CORRELATION:
-        return f"its effect is another one than the trained: their correlation is {found.correlation:.2f}"
+    if comparison.correlation < MIN_CORRELATION:
+        return f"its effect is not the trained one: their correlation is {comparison.correlation:.2f}"
     return None

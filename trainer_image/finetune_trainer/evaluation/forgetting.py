@@ -29,7 +29,7 @@ def encode_text(spec: FineTuneJobSpec, text: LocalData | None, tokenizer: Any) -
         The sequences; an empty list if forgetting is not measured.
 
     Raises:
-        Failure: DatasetInvalid, if the files hold no text.
+        Failure: DATASET_INVALID if the files hold no text.
     """
     settings = spec.evaluation.forgetting
     if settings is None or text is None:

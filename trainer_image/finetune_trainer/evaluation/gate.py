@@ -40,7 +40,7 @@ def apply_gate(gate: Gate | None, evaluation: EvaluationStatus) -> tuple[Evaluat
 def delete_rejected(output: Storage, uri: StorageUri) -> None:
     """Delete the rejected adapter of an earlier attempt or job, its manifest first.
 
-    Without a manifest nobody takes the remaining files for a complete adapter.
+    Without a manifest the remaining files do not look like a complete adapter.
     """
     manifest = uri.child(MANIFEST_NAME)
     delete_objects(output, sorted((item.uri for item in output.list_objects(uri)), key=lambda item: item != manifest))

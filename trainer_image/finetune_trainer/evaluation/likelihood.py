@@ -24,13 +24,22 @@ def mean_loss(model: Any, examples: Sequence[Example], tokens: int = 0) -> float
         examples: The sequences.
         tokens: Most tokens of a batch, padding included.
     """
+    return divide_by_learned(summed_losses(model, examples, tokens), examples)
+
+
+def summed_losses(model: Any, examples: Sequence[Example], tokens: int = 0) -> list[float]:
+    """Compute the negative log-likelihood of the learned tokens of each sequence, in nats."""
 
     def total(index: int, logits: torch.Tensor) -> float:
         labels = torch.tensor(examples[index].labels[1:], dtype=torch.long, device=logits.device)
         return float(torch.nn.functional.cross_entropy(logits[:-1].float(), labels, reduction="sum"))
 
-    totals = run_batched(model, [example.input_ids for example in examples], total, tokens)
-    return sum(totals) / max(sum(example.learned for example in examples), 1)
+    return run_batched(model, [example.input_ids for example in examples], total, tokens)
+
+
+def divide_by_learned(losses: Sequence[float], examples: Sequence[Example]) -> float:
+    """Return the mean loss of a learned token, from the summed losses of the sequences."""
+    return sum(losses) / max(sum(example.learned for example in examples), 1)
 
 
 def perplexity(loss: float) -> float:
@@ -75,8 +84,8 @@ def run_batched(
         for batch in process_group.share(batches):
             for index, logits in zip(batch, _forward(model, [texts[index] for index in batch]), strict=True):
                 results[index] = reduce(index, logits)
-    every = {index: result for part in process_group.gather_everywhere(results) for index, result in part.items()}
-    return [every[index] for index in range(len(texts))]
+    gathered = {index: result for part in process_group.gather_everywhere(results) for index, result in part.items()}
+    return [gathered[index] for index in range(len(texts))]
 
 
 def plan_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
@@ -94,12 +103,12 @@ def _forward(model: Any, texts: list[list[int]]) -> list[torch.Tensor]:
     """Return one row of logits for each token of each text, without those of prompt tuning's virtual tokens."""
     longest = max(map(len, texts))
     padding = getattr(model.config, "pad_token_id", None) or 0
-    where = streaming.input_device(model)
+    device = streaming.input_device(model)
     # on the right, where a causal model does not see it
-    ids = torch.tensor([text + [padding] * (longest - len(text)) for text in texts], device=where)
+    ids = torch.tensor([text + [padding] * (longest - len(text)) for text in texts], device=device)
     mask = None
     if any(len(text) < longest for text in texts):
-        mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts], device=where)
+        mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts], device=device)
     logits: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits
     if logits.dim() == 2:
         return list(logits)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 from finetune_api.finetunejob import FineTuneJobSpec, Preference
 from finetune_trainer.data.dataset import Example
 from finetune_trainer.data.tokens import TokenizedRow
-from finetune_trainer.evaluation.likelihood import mean_loss, perplexity, run_batched
+from finetune_trainer.evaluation.likelihood import divide_by_learned, perplexity, run_batched, summed_losses
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,35 @@ class HeldOutMetrics:
 
 COMPARED_WITH_REFERENCE = ("dpo", "kto")
 """Objectives whose loss compares a model with a reference model."""
-Measure = Callable[[Any], HeldOutMetrics]
-"""Measures a model. For objectives with a reference model, the first model that is measured is the reference."""
+Scores = list[list[float]]
+"""What a model's forward passes give for each held-out row; the metrics follow from them."""
+
+
+class Measure:
+    """Measures models on held-out rows.
+
+    For objectives with a reference model, the first model that is measured is the reference.
+    """
+
+    def __init__(self, score: Callable[[Any], Scores], judge: Callable[[Scores, Scores], HeldOutMetrics]) -> None:
+        """Create it for an objective.
+
+        Args:
+            score: Computes a model's scores. This is the part that takes time.
+            judge: Computes the metrics from the scores of a model and those of its reference.
+        """
+        self.score, self._judge = score, judge
+        self._reference: Scores | None = None
+
+    def __call__(self, model: Any) -> HeldOutMetrics:
+        """Compute the metrics of a model."""
+        return self.judge(self.score(model))
+
+    def judge(self, scores: Scores) -> HeldOutMetrics:
+        """Compute the metrics of the model that has these scores."""
+        if self._reference is None:
+            self._reference = scores
+        return self._judge(scores, self._reference)
 
 
 def make_measure(
@@ -48,17 +75,20 @@ def make_measure(
     beta, tokens = (spec.preference or Preference()).beta, tokens or spec.training.max_length
     match spec.objective:
         case "sft":
-            return lambda model: _measure_sft(model, held_out, tokens)
+            return Measure(
+                lambda model: [[loss] for loss in summed_losses(model, held_out, tokens)],
+                lambda scores, _: _sft_metrics(scores, held_out),
+            )
         case "orpo":
-            return lambda model: _measure_orpo(model, rows, beta, tokens)
+            return Measure(
+                lambda model: _score_orpo(model, rows, beta, tokens), lambda scores, _: _orpo_metrics(scores)
+            )
         case "reward":
-            return lambda model: _measure_reward(model, rows, tokens)
+            return Measure(lambda model: _score_reward(model, rows, tokens), lambda scores, _: _reward_metrics(scores))
         case "dpo":
-            return _measure_with_reference(
-                rows,
-                ("chosen_ids", "rejected_ids"),
-                lambda logps, reference: _dpo_metrics(logps, reference, beta),
-                tokens,
+            return Measure(
+                lambda model: _sum_logprobs(model, rows, ("chosen_ids", "rejected_ids"), tokens),
+                lambda scores, reference: _dpo_metrics(torch.tensor(scores), torch.tensor(reference), beta),
             )
         case "kto":
             mixed = [
@@ -66,35 +96,19 @@ def make_measure(
                 for row, mismatched in zip(rows, [rows[-1], *rows[:-1]], strict=True)
             ]
             labels = torch.tensor([row["label"] for row in rows])
-            return _measure_with_reference(
-                mixed,
-                ("completion_ids", "KL_ids"),
-                lambda logps, reference: _kto_metrics(logps, reference, labels, beta),
-                tokens,
+            return Measure(
+                lambda model: _sum_logprobs(model, mixed, ("completion_ids", "KL_ids"), tokens),
+                lambda scores, reference: _kto_metrics(torch.tensor(scores), torch.tensor(reference), labels, beta),
             )
 
 
-def _measure_sft(model: Any, held_out: list[Example], tokens: int) -> HeldOutMetrics:
-    loss = mean_loss(model, held_out, tokens)
+def _sft_metrics(scores: Scores, held_out: list[Example]) -> HeldOutMetrics:
+    loss = divide_by_learned([loss for (loss,) in scores], held_out)
     return HeldOutMetrics(loss, perplexity=perplexity(loss))
 
 
-def _measure_with_reference(
-    rows: list[TokenizedRow],
-    names: tuple[str, str],
-    compute: Callable[[torch.Tensor, torch.Tensor], HeldOutMetrics],
-    tokens: int,
-) -> Measure:
-    """Make a function that compares the answers' log-probabilities with those of the first measured model."""
-    reference: list[torch.Tensor] = []
-
-    def measure(model: Any) -> HeldOutMetrics:
-        logps = torch.tensor([[float(part.sum()) for part in parts] for parts in _logprobs(model, rows, names, tokens)])
-        if not reference:
-            reference.append(logps)
-        return compute(logps, reference[0])
-
-    return measure
+def _sum_logprobs(model: Any, rows: list[TokenizedRow], names: tuple[str, str], tokens: int) -> Scores:
+    return [[float(part.sum()) for part in parts] for parts in _logprobs(model, rows, names, tokens)]
 
 
 def _dpo_metrics(logps: torch.Tensor, reference: torch.Tensor, beta: float) -> HeldOutMetrics:
@@ -115,25 +129,34 @@ def _kto_metrics(logps: torch.Tensor, reference: torch.Tensor, labels: torch.Ten
     return HeldOutMetrics(float(losses.mean()), float((signs * ratios > 0).float().mean()))
 
 
-def _measure_orpo(model: Any, rows: list[TokenizedRow], beta: float, tokens: int) -> HeldOutMetrics:
-    """Compute the ORPO loss: equations 6 and 7 of arXiv 2403.07691.
+def _score_orpo(model: Any, rows: list[TokenizedRow], beta: float, tokens: int) -> Scores:
+    """Compute the ORPO loss of each row, and whether it is judged correctly: equations 6 and 7 of arXiv 2403.07691.
 
     As in TRL, the likelihood is that of prompt and answer.
     """
-    losses, right = [], []
+    scores = []
     for row, both in zip(rows, _logprobs(model, rows, ("chosen_ids", "rejected_ids"), tokens, whole=True), strict=True):
         chosen, rejected = (logps[_answer_start(row) :].mean() for logps in both)
         odds = (chosen - rejected) - (torch.log1p(-torch.exp(chosen)) - torch.log1p(-torch.exp(rejected)))
-        losses.append(float(-both[0].mean() - beta * logsigmoid(odds)))
-        right.append(float(chosen > rejected))
+        scores.append([float(-both[0].mean() - beta * logsigmoid(odds)), float(chosen > rejected)])
+    return scores
+
+
+def _orpo_metrics(scores: Scores) -> HeldOutMetrics:
+    losses, right = zip(*scores, strict=True)
     return HeldOutMetrics(sum(losses) / len(losses), sum(right) / len(right))
 
 
-def _measure_reward(model: Any, rows: list[TokenizedRow], tokens: int) -> HeldOutMetrics:
-    """Compute the reward loss: Bradley and Terry's model, as in InstructGPT (arXiv 2203.02155)."""
+def _score_reward(model: Any, rows: list[TokenizedRow], tokens: int) -> Scores:
     texts = [row["prompt_ids"] + row[name] for row in rows for name in ("chosen_ids", "rejected_ids")]
-    scores = torch.tensor(run_batched(model, texts, lambda _, logits: float(logits[0]), tokens)).reshape(-1, 2)
-    margins = scores[:, 0] - scores[:, 1]
+    scores = run_batched(model, texts, lambda _, logits: float(logits[0]), tokens)
+    return [list(pair) for pair in zip(scores[::2], scores[1::2], strict=True)]
+
+
+def _reward_metrics(scores: Scores) -> HeldOutMetrics:
+    """Compute the reward loss: Bradley and Terry's model, as in InstructGPT (arXiv 2203.02155)."""
+    pairs = torch.tensor(scores)
+    margins = pairs[:, 0] - pairs[:, 1]
     return HeldOutMetrics(float(-logsigmoid(margins).mean()), float((margins > 0).float().mean()))
 
 
@@ -153,5 +176,5 @@ def _logprobs(
         logps = -cross_entropy(logits[:-1].float(), following, reduction="none").cpu()
         return logps if whole else logps[_answer_start(rows[index // 2]) :]
 
-    found = run_batched(model, texts, answer, tokens)
-    return list(zip(found[::2], found[1::2], strict=True))
+    logps = run_batched(model, texts, answer, tokens)
+    return list(zip(logps[::2], logps[1::2], strict=True))

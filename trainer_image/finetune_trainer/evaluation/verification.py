@@ -12,12 +12,13 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from finetune_api.finetunejob import EvaluationStatus
-from finetune_api.improvement import improvement_percent
+from finetune_api.improvement import describe_improvement, improvement_percent
 from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_trainer.data.dataset import Example
 from finetune_trainer.evaluation import effect, forgetting
+from finetune_trainer.evaluation.base_scores import BaseScores, BaseScoreStore
 from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
 from finetune_trainer.evaluation.measures import Measure
 from finetune_trainer.methods import adapted_model, bottleneck
@@ -34,7 +35,7 @@ EXACT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class TrainedAnswers:
-    """What the trained model answers to each candidate text.
+    """The trained model's answers to each candidate text.
 
     ``base`` are the log-probabilities (or the score) of the model with its adapter turned off; None for a method that
     cannot be turned off. ``layout`` tells how the fresh base differs.
@@ -90,7 +91,7 @@ def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
         dtype: Data type in which a whole model is saved.
 
     Raises:
-        Failure: VerificationFailed if the files differ from the model, LossDiverged for a weight that is not finite.
+        Failure: VERIFICATION_FAILED if the files differ from the model, LOSS_DIVERGED for a weight that is not finite.
     """
     if isinstance(model, PeftModel):
         with evaluation_mode(model):
@@ -111,7 +112,7 @@ def check_saved(trained: Mapping[str, torch.Tensor], directory: Path) -> None:
     """Check that the saved weights equal those in memory, bit for bit.
 
     Raises:
-        Failure: VerificationFailed if they differ, LossDiverged for a weight that is not finite.
+        Failure: VERIFICATION_FAILED if they differ, LOSS_DIVERGED for a weight that is not finite.
     """
     saved: dict[str, torch.Tensor] = {}
     for path in sorted(directory.glob("*.safetensors")):
@@ -145,6 +146,7 @@ def verify(
     *,
     trained: TrainedAnswers,
     measure: Measure,
+    base_scores: BaseScoreStore,
     reference: Path | None,
     held_out: int,
     forgetting_text: list[Example],
@@ -160,6 +162,7 @@ def verify(
         adapter: Directory of the saved adapter.
         trained: The answers that the trained model gave.
         measure: Measures a model on the held-out rows; the first model that it measures is its reference.
+        base_scores: Keeps the base's scores for later attempts.
         reference: Directory of the adapter that, on the base, is the reference; None if the base itself is.
         held_out: Number of held-out sequences.
         forgetting_text: Sequences of the general text; empty if forgetting is not measured.
@@ -169,16 +172,25 @@ def verify(
         streamed: Whether the models are in main memory, and their layers are to be copied to the GPU when they run.
 
     Raises:
-        Failure: VerificationFailed, if the loaded adapter is not the trained one or changes no answer of the base.
+        Failure: VERIFICATION_FAILED if the loaded adapter is not the trained one or changes no answer of the base.
     """
     stream = streaming.stream_layers if streamed else lambda model: model
     if reference is not None:
         with CLOCK.spend("evaluate"):
             measure(stream(load_tuned(load_base(base_directory), reference, load_base)))
-    base = stream(load_base(base_directory))
+    base = load_base(base_directory)
+    with CLOCK.spend("hash"):
+        scores_file = base_scores.find_file(base)
+    base = stream(base)
     base_answers = list_answers(compute_logits(base, trained.token_ids, tokens), trained.token_ids)
     with CLOCK.spend("evaluate"):
-        base_measured, base_general = measure(base), forgetting.measure_loss(base, forgetting_text)
+        scores = base_scores.load_or_compute(
+            scores_file,
+            lambda: BaseScores(
+                held_out=measure.score(base), general_loss=forgetting.measure_loss(base, forgetting_text)
+            ),
+        )
+        base_measured, base_general = measure.judge(scores.held_out), scores.general_loss
         base_texts = generate_samples(base)
     tuned = stream(load_tuned(streaming.stop_streaming(base) if streamed else base, adapter, load_base))
     logits = compute_logits(tuned, trained.token_ids, tokens)
@@ -210,7 +222,8 @@ def verify(
         accuracy=_round(measured.accuracy),
         forgetting=forgetting.compare_losses(base_general, tuned_general, len(forgetting_text)),
     )
-    log.info("held-out loss: base %.4f, adapter %.4f (%.1f %% lower)", base_loss, loss, evaluation.improvement_percent)
+    change = describe_improvement(evaluation.improvement_percent)
+    log.info("held-out loss: base %.4f, adapter %.4f (%s)", base_loss, loss, change)
     if loss >= base_loss:
         warnings.append(
             f"the adapter is no better than the base on the held-out rows: loss {loss:.4f} against {base_loss:.4f}"
@@ -242,7 +255,7 @@ def compare_answers(
         The measured distances by name, and warnings.
 
     Raises:
-        Failure: VerificationFailed, if it is another adapter, or one that changes nothing.
+        Failure: VERIFICATION_FAILED if it is another adapter, or one that changes nothing.
     """
     expected = list_answers(trained.logits, trained.token_ids)
     logit_difference = largest_difference(logits, trained.logits)
@@ -294,14 +307,14 @@ def list_answers(logits: list[torch.Tensor], texts: list[list[int]]) -> list[lis
     ]
 
 
-def subtract(some: list[list[float]], others: list[list[float]]) -> list[float]:
-    """Return the differences of all values, in one list."""
-    return [a - b for one, other in zip(some, others, strict=True) for a, b in zip(one, other, strict=True)]
+def subtract(values: list[list[float]], others: list[list[float]]) -> list[float]:
+    """Return the differences of all values, in one flat list."""
+    return [a - b for row, other in zip(values, others, strict=True) for a, b in zip(row, other, strict=True)]
 
 
-def largest_difference(some: list[torch.Tensor], others: list[torch.Tensor]) -> float:
-    """Return the largest difference of a logit."""
-    return max((float((one - other).abs().max()) for one, other in zip(some, others, strict=True)), default=0.0)
+def largest_difference(logits: list[torch.Tensor], others: list[torch.Tensor]) -> float:
+    """Return the largest absolute difference of a logit."""
+    return max((float((a - b).abs().max()) for a, b in zip(logits, others, strict=True)), default=0.0)
 
 
 def _round(value: float | None) -> float | None:
@@ -313,10 +326,10 @@ def write_golden(golden: GoldenSamples, adapter: Path) -> None:
     (adapter / GOLDEN_NAME).write_text(json.dumps(golden.to_json()), encoding="utf-8")
 
 
-def _mismatch(what: str) -> Failure:
+def _mismatch(difference: str) -> Failure:
     return Failure(
         Reason.VERIFICATION_FAILED,
-        f"the saved adapter, loaded onto a fresh base, is not the trained one: {what}",
+        f"the saved adapter, loaded onto a fresh base, is not the trained one: {difference}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: revisions resolved, files listed, read and fetched, the finished adapter pushed.
+"""Use the Hugging Face hub: resolve revisions, list, read and download files, and push the finished adapter.
 
 It knows neither torch nor how a model or a dataset is used.
 """

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RepositoryKind:
-    """Describe the models or the datasets of the hub: words, fields of the spec and reasons for messages."""
+    """The kind of a hub repository, models or datasets: words, spec fields and reasons for its messages."""
 
     noun: str
     section: str
@@ -50,12 +50,12 @@ DATASET = RepositoryKind(
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 """Patterns of the files that a model needs."""
 RANGE_SECONDS = 60.0
-"""How long the hub may be silent while it sends a part of a file."""
+"""Seconds without data after which a request for a part of a file fails."""
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """Hold a model at one commit, and the names of its files."""
+    """A model at one commit, with the names of its files."""
 
     repo: str
     commit: str
@@ -120,7 +120,7 @@ def download_model(
     Args:
         api: The hub's client.
         model: The model at the commit to download.
-        directory: Where the files go; None for the user's own cache of the hub.
+        directory: Directory for the files; None for the user's own hub cache.
         code: Whether Python files are downloaded as well.
         skip: Names of files that are not needed.
 
@@ -153,13 +153,13 @@ def list_model_files(api: HfApi, model: HubModel, *, code: bool, skip: Sequence[
     """
     names = [name for name in model.files if "/" not in name and any(fnmatch(name, end) for end in MODEL_FILES)]
     names += [name for name in model.files if code and name.endswith(".py")]
-    wanted = [name for name in names if name not in skip]
+    selected = [name for name in names if name not in skip]
     entries = call_hub(
         api,
         MODEL,
         model.repo,
         model.commit,
-        lambda: api.get_paths_info(model.repo, wanted, revision=model.commit),
+        lambda: api.get_paths_info(model.repo, selected, revision=model.commit),
     )
     return [
         RemoteFile(entry.path, entry.size, f"sha256:{entry.lfs.sha256}" if entry.lfs else f"git:{entry.blob_id}")
@@ -169,7 +169,7 @@ def list_model_files(api: HfApi, model: HubModel, *, code: bool, skip: Sequence[
 
 
 def read_range(api: HfApi, model: HubModel, name: str, start: int, length: int) -> bytes:
-    """Read a part of a file; the hub's client repeats what fails for a moment.
+    """Read a part of a file; the hub's client repeats a request that fails temporarily.
 
     Raises:
         Failure: The hub refuses, does not answer, or sends something else.
@@ -226,11 +226,11 @@ def call_hub(api: HfApi, kind: RepositoryKind, repo: str, revision: str | None, 
         raise _http_failure(api, kind, repo, page, error) from error
     except (httpx2.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
-            raise  # the disk is full: the hub is not at fault
+            raise  # the disk is full, which is not an error of the hub
         raise Failure(
             Reason.DOWNLOAD_FAILED,
             f"the hub at {api.endpoint} does not answer for hf://{repo}{at_revision} ({type(error).__name__}): check "
-            f"HF_ENDPOINT and the network, or take the {kind.noun} from {kind.alternatives}",
+            f"HF_ENDPOINT and the network, or use the {kind.noun} from {kind.alternatives}",
             field,
         ) from error
 

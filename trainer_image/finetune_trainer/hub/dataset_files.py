@@ -20,12 +20,12 @@ SPLIT_KEYWORDS = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""Words in a file's name that tell its split (the rule of the datasets library)."""
+"""Words in a file's name that name its split, as in the datasets library."""
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """Hold a dataset at one commit, its files, and the configurations that its card declares."""
+    """A dataset at one commit: its files, and the configurations that its card declares."""
 
     repo: str
     commit: str
@@ -68,7 +68,7 @@ def download_file(api: HfApi, dataset: HubDataset, name: str, directory: Path) -
 
 
 def open_file(api: HfApi, dataset: HubDataset, name: str) -> BinaryIO:
-    """Open one file, which is fetched in blocks while it is read.
+    """Open one file, which is downloaded in blocks while it is read.
 
     Raises:
         Failure: The hub refuses or does not answer.
@@ -78,7 +78,7 @@ def open_file(api: HfApi, dataset: HubDataset, name: str) -> BinaryIO:
 
     def open_and_probe() -> BinaryIO:
         file = system.open(path, "rb", block_size=1024 * 1024)
-        file.read(1)  # the hub refuses with the first byte
+        file.read(1)  # the hub refuses only when the first byte is read
         file.seek(0)
         return cast(BinaryIO, file)
 
@@ -95,7 +95,7 @@ def list_split_files(dataset: HubDataset, name: str | None, split: str, path: st
         path: The field of the spec that named the split, for messages.
 
     Raises:
-        Failure: DATASET_NOT_FOUND if there is no such configuration or split.
+        Failure: DATASET_NOT_FOUND: there is no such configuration or split.
     """
     files = [file for file in dataset.files if is_data_file(file)]
     config = _select_config(dataset, name)
@@ -122,11 +122,20 @@ def list_split_files(dataset: HubDataset, name: str | None, split: str, path: st
     return sorted(matching)
 
 
+def select_by_names(files: list[str], split: str) -> list[str]:
+    """Return the files of a split if the files' names tell splits apart, else all of them."""
+    named = [file for file in files if _names_split(file, split)]
+    others = any(_names_split(file, other) for file in files if file not in named for other in SPLIT_KEYWORDS)
+    return named if named and others else files
+
+
 def is_data_file(name: str) -> bool:
     """Return whether the name is that of a file with rows."""
+    if any(part.startswith((".", "__")) for part in name.split("/")):
+        return False  # copies that editors and systems make, such as .ipynb_checkpoints/ and __MACOSX/
     lower = name.lower()
-    for packed in COMPRESSED_SUFFIXES:
-        lower = lower.removesuffix(packed)
+    for suffix in COMPRESSED_SUFFIXES:
+        lower = lower.removesuffix(suffix)
     return lower.endswith(DATA_SUFFIXES) and not lower.endswith(
         ("dataset_infos.json", "dataset_info.json", "readme.txt")
     )

@@ -47,7 +47,7 @@ def check_write_access(settings: Settings, output: HubOutput) -> None:
 def push(settings: Settings, output: HubOutput, directory: Path) -> str:
     """Upload the files of ``directory``, and return their address: ``hf://org/name@commit``.
 
-    Files that the repository has already are not sent again.
+    Files that the repository already has are not uploaded again.
 
     Raises:
         Failure: The hub refuses or does not answer.

@@ -1,4 +1,4 @@
-"""The adapter: each fine-tuning method as PEFT's configuration, put onto a base and converted to a plain LoRA.
+"""Configure each fine-tuning method in PEFT, add its adapter to a base, and convert adapters to a plain LoRA.
 
 It knows neither the dataset nor the training loop nor where adapters are stored.
 """

@@ -35,16 +35,16 @@ class RankAllocationCallback(TrainerCallback):
         optimizer: Any = None,
         **_: Any,
     ) -> None:
-        """Update the importance of each rank, and remove those of least importance."""
+        """Update the importance of each rank, and remove the least important ones."""
         adalora_model = find_adalora(model)
         if adalora_model is not None:
             allocate_ranks(adalora_model, state.global_step, skipped=optimizer.step_was_skipped)
 
 
 def allocate_ranks(adalora_model: Any, step: int, *, skipped: bool) -> None:
-    """Run PEFT's allocation after a step; a step that is skipped for an overflow of fp16 changes no importance.
+    """Run PEFT's rank allocation after a step; a step that was skipped for an fp16 overflow changes no importance.
 
-    PEFT would average the infinite gradients into the importance, which is not a number from then on.
+    PEFT would average the infinite gradients into the importance, which would then stay NaN.
     """
     allocator, config = adalora_model.rankallocator, adalora_model.peft_config["default"]
     if not skipped:

@@ -31,7 +31,7 @@ def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> A
     try:
         adapted = get_peft_model(model, peft_config.make_peft_config(method, base))
     except Exception as error:
-        if loading.is_machines_fault(error):
+        if loading.is_machine_error(error):
             raise
         raise peft_failure(error, method) from error
     for module in adapted.modules():
@@ -54,10 +54,10 @@ def cast_inputs(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def check_prompt_learning(adapted: Any, method: api.Method) -> None:
-    """Run the model once: only then does PEFT find that learned tokens do not fit its attention.
+    """Run the model once, because PEFT does not check earlier whether learned tokens fit its attention.
 
     Raises:
-        Failure: MODEL_UNSUPPORTED if they do not fit.
+        Failure: MODEL_UNSUPPORTED: they do not fit.
     """
     try:
         with evaluation_mode(adapted):
@@ -72,7 +72,7 @@ def check_prompt_learning(adapted: Any, method: api.Method) -> None:
 
 
 def peft_failure(error: Exception, method: api.Method) -> Failure:
-    """Return a Failure with PEFT's own words for what it cannot do with this model."""
+    """Return a Failure with PEFT's message about what it cannot do with this model."""
     field = f"spec.method.{method.name}"
     if "target modules" in str(error).lower():
         return Failure(Reason.TARGET_MODULES_NOT_FOUND, str(error), f"{field}.targetModules")
@@ -106,10 +106,10 @@ def disable_adapter(model: Any) -> AbstractContextManager[None]:
 
 
 def needs_no_casts(model: Any, precision: str) -> bool:
-    """Return whether autocast casts the inputs of the adapter's layers, so that PEFT's own cast to fp32 only costs.
+    """Return whether PEFT's cast of the adapter's inputs to fp32 can be left out without changing the result.
 
-    It is so for the matrices of a plain LoRA: autocast would round the fp32 copy, which the backward pass keeps, to the
-    same bits again. Dropout and DoRA's norms come before a matrix, and round otherwise.
+    This holds for the matrices of a plain LoRA: autocast would round the fp32 copy, which the backward pass keeps, to
+    the same bits again. With dropout and DoRA's norms, which come before a matrix, the rounding differs.
     """
     config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
     return (

@@ -43,7 +43,7 @@ class BottleneckLayer(torch.nn.Module):
         torch.nn.init.zeros_(self.adapter_up.weight)
         torch.nn.init.zeros_(self.adapter_up.bias)
         self.activation = ACTIVATIONS[block.non_linearity]
-        # a module, as in PEFT: for objectives that compare likelihoods TRL turns off the modules of this type
+        # A module, as in PEFT: for objectives that compare likelihoods, TRL turns off modules of this type.
         self.dropout = torch.nn.Dropout(block.dropout)
         self.is_disabled = False
 
@@ -52,7 +52,7 @@ class BottleneckLayer(torch.nn.Module):
         output: torch.Tensor = self.base_layer(*arguments, **keywords)
         if self.is_disabled:
             return output
-        # the adapter's own dtype: bf16 layers have an adapter in fp32
+        # Use the adapter's own dtype: bf16 layers have an adapter in fp32.
         hidden = self.dropout(output.to(self.adapter_down.weight.dtype))
         correction: torch.Tensor = self.adapter_up(self.activation(self.adapter_down(hidden)))
         return output + correction.to(output.dtype)

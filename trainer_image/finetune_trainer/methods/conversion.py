@@ -1,7 +1,8 @@
 """Write adapters whose update has a low rank as plain LoRA, which inference engines serve.
 
-The conversion needs no decomposition. It rounds each number of B once, to fp32, and not at all where scales are powers
-of two. A plain LoRA is one rank, and the scale ``lora_alpha / r`` for all modules, which every engine applies alike.
+The conversion needs no decomposition. It rounds each number of B once, to fp32, and not at all if the scales are powers
+of two. A plain LoRA has one rank and one scale, ``lora_alpha / r``, for all modules, which all engines apply in the
+same way.
 """
 
 import json
@@ -21,9 +22,9 @@ from finetune_engines import highest_rank
 Factors = tuple[torch.Tensor, torch.Tensor]
 """A of shape (rank, in) and B of shape (out, rank), in fp32 on the CPU: the update is B·A, with no further scale."""
 Initial = Mapping[str, Factors]
-"""The initial factors of an adapter that PiSSA, OLoRA or LoftQ took out of the base or its quantization error."""
+"""The initial factors of an adapter, which PiSSA, OLoRA or LoftQ computed from the base or its quantization error."""
 _FOLDED = ("use_rslora", "rank_pattern", "alpha_pattern")
-"""Options of PEFT's LoraConfig that decide no more than ranks and scales. Some engines ignore them."""
+"""Options of PEFT's LoraConfig that only set ranks and scales. Some engines ignore them."""
 _MORE_THAN_FACTORS = (
     "use_dora", "lora_bias", "target_parameters", "trainable_token_indices", "layer_replication",
     "alora_invocation_tokens", "use_bdlora", "use_qalora",
@@ -63,9 +64,9 @@ def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[s
 
 
 def list_foldable(model: PeftModel) -> list[str]:
-    """List the options of a LoRA that its weights can take up, so that no engine has to know them.
+    """List the options of a LoRA that can be folded into its weights, so that no engine needs to know them.
 
-    It is empty for a LoRA that has none of them, and for one that is more than the factors of linear layers.
+    The list is empty for a LoRA without such options, and for one that is more than the factors of linear layers.
     """
     config: Any = model.peft_config["default"]
     layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -77,7 +78,7 @@ def list_foldable(model: PeftModel) -> list[str]:
 
 
 def measure_folding(model: PeftModel) -> float:
-    """Measure the largest relative error of a number of B that has taken up its module's scale: at most 2⁻²⁴."""
+    """Measure the largest relative error of B's numbers after folding in the module's scale: at most 2⁻²⁴."""
     errors = [0.0]
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
@@ -123,9 +124,9 @@ def write_lora(factors: Mapping[str, Factors], linear: list[str], directory: Pat
 
     Args:
         factors: The factors of each adapted module.
-        linear: The names of all linear layers. If the last parts of the names distinguish the adapted ones, only these
+        linear: The names of all linear layers. If the last parts of their names identify the adapted ones, only these
             parts are written.
-        directory: Where the LoRA goes.
+        directory: Directory for the LoRA.
     """
     rank = max(len(a) for a, _ in factors.values())
     tensors = {}
@@ -177,7 +178,7 @@ def _adalora(module: Any) -> Factors:
     kept_ranks = (e != 0).flatten()
     scale = module.scaling["default"] / (module.ranknum["default"] + 1e-5)
     if not kept_ranks.any():
-        kept_ranks[0] = True  # a module without ranks has the update zero
+        kept_ranks[0] = True  # the update of a module without ranks is zero
     return (module.lora_A["default"] * e * scale)[kept_ranks], module.lora_B["default"][:, kept_ranks]
 
 

@@ -1,4 +1,4 @@
-"""Choose the modules that get an adapter where the user names none, as the preflight and the estimate choose them."""
+"""Choose the modules that get an adapter if the user names none, as the preflight and the estimate do."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from finetune_trainer.runtime.failures import Failure
 def list_routers(model: Any) -> set[str]:
     """List the last parts of the names of routers that are linear layers and return more than one tensor: Llama 4's.
 
-    PEFT's ``all-linear`` takes them for plain linear layers, and the first step then fails.
+    PEFT's ``all-linear`` treats them as plain linear layers, and the first step then fails.
     """
     return {
         name.rsplit(".", 1)[-1]
@@ -38,14 +38,14 @@ def resolve(model: Any, method: api.Method) -> api.Method:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D) and not is_embedding_or_head(name)
     ]
-    model_type = model.config.model_type
+    model_type, has_experts = model.config.model_type, roles.has_experts(name for name, _ in model.named_parameters())
     try:
-        chosen = targets.resolve_targets(linear, block, method.name, model_type)
+        chosen = targets.resolve_targets(linear, block, method.name, model_type, has_experts=has_experts)
         if chosen == api.ALL_LINEAR and (routers := list_routers(model)):
             chosen = [name for name in roles.suffixes(linear) if name not in routers]
         changes: dict[str, Any] = {"target_modules": chosen}
         if isinstance(block, api.Ia3):
-            adapted = targets.select_modules(linear, block, method.name, model_type)
+            adapted = targets.select_modules(linear, block, method.name, model_type, has_experts=has_experts)
             changes["feedforward_modules"] = targets.resolve_feedforward(adapted, block, model_type)
     except targets.TargetError as error:
         field = f"spec.method.{method.name}.{error.field}"

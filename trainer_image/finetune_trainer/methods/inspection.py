@@ -28,10 +28,10 @@ def adapted_suffixes(model: Any) -> list[str]:
 
 
 def refuse_unmergeable(model: Any) -> None:
-    """Try to merge a copy of one layer, so that a method that cannot be merged is refused before the training.
+    """Merge a copy of one layer, to refuse a method that cannot be merged before the training.
 
     Raises:
-        Failure: SpecInvalid, if PEFT cannot merge the method.
+        Failure: SPEC_INVALID: PEFT cannot merge the method.
     """
     layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
     try:

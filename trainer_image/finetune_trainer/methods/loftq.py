@@ -11,6 +11,10 @@ from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.models.loading import QUANTIZED_PARAMETERS
 
+ITERATIONS, OVERSAMPLING = 16, 8
+"""Power iterations and further directions of the randomized decomposition (Halko, Martinsson and Tropp 2011), with
+which it comes near to the whole one: the error of a quantization has no few large directions."""
+
 
 @torch.no_grad()
 def initialize(model: Any, directory: Path) -> None:
@@ -26,10 +30,12 @@ def initialize(model: Any, directory: Path) -> None:
         original = _original(files, name.removeprefix("base_model.model.")).to(quantized.device, torch.float32)
         if getattr(base, "source_cls", None) is Conv1D:
             original = original.T
-        left, values, right = torch.linalg.svd(original - quantized, full_matrices=False)
         rank, scaling = module.r["default"], module.scaling["default"]
+        left, values, right = torch.svd_lowrank(
+            original - quantized, min(rank + OVERSAMPLING, *original.shape), niter=ITERATIONS
+        )
         root = values[:rank].sqrt()
-        module.lora_A["default"].weight.copy_(root[:, None] * right[:rank])
+        module.lora_A["default"].weight.copy_(root[:, None] * right[:, :rank].T)
         module.lora_B["default"].weight.copy_(left[:, :rank] * root / scaling)
 
 

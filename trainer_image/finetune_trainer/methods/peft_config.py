@@ -10,14 +10,14 @@ import peft
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftType
 
 from finetune_api import methods as api
+from finetune_api.linear import SCORE_HEAD
 from finetune_api.reasons import Reason
-from finetune_trainer.models.loading import SCORE_HEAD
 from finetune_trainer.runtime.failures import Failure
 
 
 @dataclass(frozen=True)
 class BaseInfo:
-    """Hold what the methods need to know of the base model and the run."""
+    """The facts about the base model and the run that the methods need."""
 
     directory: Path
     revision: str | None
@@ -39,6 +39,11 @@ def make_peft_config(method: api.Method, base: BaseInfo) -> PeftConfig:
     return config
 
 
+PEFT_INITIALIZATIONS: dict[str, bool | str] = {"default": True, "loftq": True, "pissa": "pissa_niter_16"}
+"""PEFT's word for an initialization that has another one there: LoftQ follows later, and PiSSA is decomposed by a
+randomized method, which takes seconds where the whole decomposition of a large model's weights takes many minutes."""
+
+
 def lora_config(block: api.LoraFields, base: BaseInfo) -> PeftConfig:
     """Configure LoRA, QLoRA or DoRA."""
     initialization: str = getattr(block, "init", "default")
@@ -52,7 +57,7 @@ def lora_config(block: api.LoraFields, base: BaseInfo) -> PeftConfig:
         use_dora=isinstance(block, api.Dora),
         rank_pattern=dict(block.rank_pattern),
         alpha_pattern={key: plain_number(alpha) for key, alpha in block.alpha_pattern.items()},
-        init_lora_weights=True if initialization in ("default", "loftq") else initialization,  # type: ignore[arg-type]
+        init_lora_weights=PEFT_INITIALIZATIONS.get(initialization, initialization),  # type: ignore[arg-type]
     )
 
 
@@ -207,7 +212,7 @@ CONFIGURATIONS: dict[type[api.Block], Callable[[Any, BaseInfo], PeftConfig]] = {
 
 
 def target_options(block: api.Targeted) -> dict[str, Any]:
-    """Return the options of all methods with target modules; None lets PEFT choose by architecture."""
+    """Return the options that all methods with target modules share; None lets PEFT choose by architecture."""
     return {"target_modules": block.target_modules or None, "modules_to_save": block.modules_to_save or None}
 
 

@@ -1,6 +1,6 @@
 """Start the training from an adapter in S3: find it, check it against the job, download and load it.
 
-Imports torch only to load.
+Torch is imported only to load it.
 """
 
 import json
@@ -26,12 +26,12 @@ CONFIG_KEYS_TO_MATCH = (
     "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "oft_block_size", "coft",
     "block_share", "decompose_both", "decompose_factor", "projection_prng_key", "num_virtual_tokens",
 )  # fmt: skip
-"""Options that must be equal for the same weights to mean the same update."""
+"""Options that must be equal so that the same weights mean the same update."""
 
 
 @dataclass(frozen=True)
 class StartingAdapter:
-    """Hold the manifest of the starting adapter, and which of its forms the method can train."""
+    """The manifest of the starting adapter, and which of its forms the method can train."""
 
     manifest: AdapterManifest
     digest: str
@@ -72,7 +72,7 @@ def find_adapter(settings: Settings, patience_seconds: float) -> StartingAdapter
 
 
 def compare_base_revisions(trained_on: str | None, commit: str | None) -> Failure | None:
-    """Return a Failure if the adapter was trained on another commit of its base, otherwise None."""
+    """Return a Failure if the adapter was trained on another commit of its base, else None."""
     if trained_on is None or commit is None or trained_on == commit:
         return None
     return Failure(
@@ -154,7 +154,7 @@ def _adapter_uri(model: ModelSource) -> S3Uri:
 def _select_form(method: Method, manifest: AdapterManifest, uri: S3Uri) -> bool:
     peft_type = method.peft_type
     if manifest.peft_type == peft_type:
-        return bool(manifest.folded)  # the options that the weights took up are those with which training continues
+        return bool(manifest.folded)  # the trained form still has the options that were folded into the weights
     if manifest.trained is not None and manifest.trained_peft_type == peft_type:
         return True
     kinds = " and ".join(dict.fromkeys(filter(None, (manifest.peft_type, manifest.trained_peft_type))))

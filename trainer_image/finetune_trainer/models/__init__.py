@@ -1,4 +1,4 @@
-"""The base model: its files, modules and sizes, loading it onto a device, and how much memory it takes.
+"""Read the base model's files, modules and sizes, load it onto a device, and measure its memory.
 
-It knows neither the dataset nor the training loop; what the preflight asks of it needs no torch.
+It knows neither the dataset nor the training loop. The modules that the preflight uses need no torch.
 """

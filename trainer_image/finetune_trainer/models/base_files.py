@@ -32,7 +32,7 @@ FIELD = "spec.model.uri"
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Describe a model without its weights: configuration, tensors, tokenizer, and commit."""
+    """What is known of a model without its weights: configuration, tensors, tokenizer, and commit."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -44,7 +44,7 @@ class ModelMetadata:
 
 @dataclass(frozen=True)
 class _HubFiles:
-    """A model of the hub at its commit: its JSON files and which of its weights files count."""
+    """A model of the hub at its commit: its JSON files, and the weights files that are loaded."""
 
     api: HfApi
     model: client.HubModel
@@ -59,7 +59,7 @@ class _HubFiles:
 
 @dataclass(frozen=True)
 class _S3Files:
-    """A model in S3: its objects by file name, its JSON files and which of its weights files count."""
+    """A model in S3: its objects by file name, its JSON files, and the weights files that are loaded."""
 
     store: S3Storage
     objects: dict[str, ObjectInfo]
@@ -108,17 +108,17 @@ def download_base(
 
     Args:
         settings: The settings of the attempt.
-        directory: Where the files go. A model on a claim is used where it is, and a workstation uses its own cache.
-        patience_seconds: How long S3 may be away before the download fails.
-        report: Called with the bytes done and the bytes in all.
+        directory: Directory for the files. A model on a claim is not copied, and a workstation uses the hub's cache.
+        patience_seconds: How long requests to S3 are repeated while it does not answer.
+        report: Called with the bytes that have arrived, and the total.
 
     Raises:
         Failure: There is no such model, or it cannot be used.
         ArtifactError: S3 fails or refuses.
     """
     model, commit = _download(settings, directory, patience_seconds, report)
-    facts = inspect_directory(model, settings.job.spec.model.uri)
-    remote_code.check_remote_code(facts.config, settings.job.spec.model)
+    metadata = inspect_directory(model, settings.job.spec.model.uri)
+    remote_code.check_remote_code(metadata.config, settings.job.spec.model)
     return model, commit
 
 
@@ -174,9 +174,9 @@ def list_remote_model(settings: Settings, patience_seconds: float) -> RemoteMode
 def _open_hub_files(settings: Settings, repo: str) -> _HubFiles:
     api = open_hub_client(settings)
     model = client.resolve_model(api, repo, settings.model_revision or settings.job.spec.model.revision)
-    where, scratch = f"hf://{repo}", settings.scratch / "hub"
-    read = _json_reader(lambda name: client.download_file(api, model, name, scratch).read_bytes(), where)
-    return _HubFiles(api, model, read, weight_files.choose_weight_files(model.files, read, where))
+    address, scratch = f"hf://{repo}", settings.scratch / "hub"
+    read = _json_reader(lambda name: client.download_file(api, model, name, scratch).read_bytes(), address)
+    return _HubFiles(api, model, read, weight_files.choose_weight_files(model.files, read, address))
 
 
 def _open_s3_files(settings: Settings, uri: S3Uri, patience_seconds: float, *, code: bool = False) -> _S3Files:
@@ -213,35 +213,41 @@ def local_directory(settings: Settings) -> Path:
         assert isinstance(parsed, FileUri), "the model's address was checked"  # noqa: S101
         directory = Path(parsed.path).expanduser()
     if not (directory / "config.json").is_file():
-        what = sorted(entry.name for entry in directory.iterdir())[:10] if directory.is_dir() else None
-        found = f"found: {', '.join(what) or 'nothing'}" if what is not None else "there is no such directory"
+        names = sorted(entry.name for entry in directory.iterdir())[:10] if directory.is_dir() else None
+        contents = f"found: {', '.join(names) or 'nothing'}" if names is not None else "there is no such directory"
         raise Failure(
             Reason.MODEL_NOT_FOUND,
-            f"{uri} has no config.json ({found}): it must be a directory as save_pretrained writes it",
+            f"{uri} has no config.json ({contents}): it must be a directory as save_pretrained writes it",
             FIELD,
         )
     return directory
 
 
-def inspect_directory(directory: Path, where: str) -> ModelMetadata:
+def inspect_directory(directory: Path, address: str) -> ModelMetadata:
     """Read the configuration and the headers of a model in a directory.
 
+    Args:
+        directory: The directory.
+        address: The model's address for messages.
+
     Raises:
-        Failure: The directory is no model, its weights are pickled, or a file is missing or incomplete.
+        Failure: The directory is not a model, its weights are pickled, or a file is missing or incomplete.
     """
     files = {entry.name for entry in directory.iterdir()}
-    read = _json_reader(lambda name: (directory / name).read_bytes(), where)
-    weights = weight_files.choose_weight_files(files, read, where)
-    tensors = weight_files.join_headers(weights, lambda name: read_file_header(directory / name), where)
+    read = _json_reader(lambda name: (directory / name).read_bytes(), address)
+    weights = weight_files.choose_weight_files(files, read, address)
+    tensors = weight_files.join_headers(weights, lambda name: read_file_header(directory / name), address)
     return _make_metadata(files, read, tensors, weights)
 
 
-def _json_reader(read: Callable[[str], bytes], where: str) -> Callable[[str], dict[str, Any]]:
+def _json_reader(read: Callable[[str], bytes], address: str) -> Callable[[str], dict[str, Any]]:
     def read_json(name: str) -> dict[str, Any]:
         try:
             content = json.loads(read(name))
+        except OSError as error:
+            raise weight_files.unreadable(name, address, error) from error
         except ValueError as error:
-            raise Failure(Reason.MODEL_UNSUPPORTED, f"{name} of {where} is not JSON: {error}", FIELD) from error
+            raise Failure(Reason.MODEL_UNSUPPORTED, f"{name} of {address} is not JSON: {error}", FIELD) from error
         return content if isinstance(content, dict) else {}
 
     return read_json

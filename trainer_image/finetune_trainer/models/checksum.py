@@ -3,7 +3,7 @@
 import torch
 
 CHUNK = 2**24
-"""Words of 4 bytes that are taken at once: their temporary copies need about half a gigabyte."""
+"""Number of 4-byte words that are processed at once: their temporary copies need about half a gigabyte."""
 FACTORS = (-0x61C8864680B583EB, -0x3D4D51C2D82B14B1)
 """Odd numbers whose multiples are spread over all 64 bits: those of splitmix64 (Steele et al. 2014) and xxHash64."""
 
@@ -11,9 +11,9 @@ FACTORS = (-0x61C8864680B583EB, -0x3D4D51C2D82B14B1)
 def compute_checksums(tensor: torch.Tensor) -> torch.Tensor:
     """Return two checksums of a tensor's bytes: shape (2,), int64, on its device.
 
-    A checksum is the sum of the words of 4 bytes, each times an odd number that depends on its position, modulo 2⁶⁴:
-    the order of the additions does not matter, and a change of one word always shows. It protects from mistakes, not
-    from people.
+    A checksum is the sum of the 4-byte words, each multiplied by an odd number that depends on its position, modulo
+    2⁶⁴: the order of the additions does not matter, and a change of one word always changes it. It detects mistakes,
+    not attacks.
     """
     data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     if missing := -data.numel() % 4:

@@ -1,4 +1,4 @@
-"""Find the device and its precision, and free its memory or go on without it if it is full."""
+"""Find the device and its precision, free its memory, and compute elsewhere if it is too small."""
 
 import gc
 import itertools
@@ -28,13 +28,23 @@ def gpu_bytes() -> int:
     return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
+def training_bytes() -> int | None:
+    """Return the memory of the GPU that a training may fill; None without a GPU."""
+    return gpu_bytes() if has_gpu() else None
+
+
+def has_flash_attention() -> bool:
+    """Return whether the GPU has torch's attention kernels for variable lengths: Ampere and later have."""
+    return has_gpu() and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def count_full() -> int:
-    """Count how often an allocation has failed because the GPU was full."""
+    """Return how often an allocation has failed so far because the GPU was full."""
     return int(torch.cuda.memory_stats().get("num_ooms", 0)) if has_gpu() else 0
 
 
 def device_name() -> str:
-    """Return the name of the device for people."""
+    """Return the name of the device, for messages."""
     return torch.cuda.get_device_name() if has_gpu() else f"CPU ({torch.get_num_threads()} threads)"
 
 
@@ -59,22 +69,22 @@ def choose_precision(training: Training) -> str:
 
 
 def run_where_it_fits(work: Callable[[Placement], Result], placements: Sequence[Placement]) -> Result:
-    """Call ``work`` with the first placement of a model for which the memory is large enough.
+    """Call ``work`` with each placement of a model in turn, until one fits into memory.
 
-    This is for the steps after the training: another attempt with a smaller batch would fail in the same way, because a
-    base that was trained quantized is larger when it is served.
+    This is for the steps after the training, where another attempt with a smaller batch would not help: a base that is
+    quantized during the training is larger when it is served.
     """
     for placement, following in itertools.pairwise(placements):
         try:
             return work(placement)
         except torch.OutOfMemoryError:
-            log.warning("the base, as it is served, does not fit into memory (%s): %s", placement, following)
+            log.warning("the base in the serving dtype does not fit into memory (%s): trying %s", placement, following)
         free_memory()
     return work(placements[-1])
 
 
 def free_memory() -> None:
-    """Free memory that nothing refers to any more."""
+    """Free memory to which nothing refers any more."""
     gc.collect()
     if has_gpu():
         torch.cuda.empty_cache()

@@ -4,8 +4,9 @@ from finetune_api.estimate.architecture import architecture_of, known
 from finetune_api.estimate.checkpointing import resolve_checkpointing
 from finetune_api.estimate.gpus import GPUS
 from finetune_api.estimate.headers import architecture_from_headers
-from finetune_api.estimate.memory import full_memory, memory
+from finetune_api.estimate.memory import full_memory, job_memory
 from finetune_api.estimate.modules import Architecture
+from finetune_api.estimate.objective import method_of, model_of
 from finetune_api.estimate.parameters import count
 from finetune_api.estimate.speed import total_steps
 from finetune_api.finetunejob import Estimate, FineTuneJobSpec
@@ -13,21 +14,20 @@ from finetune_trainer.models.base_files import ModelMetadata
 from finetune_trainer.models.modules import list_linear_modules
 
 
-def make_estimate(spec: FineTuneJobSpec, facts: ModelMetadata) -> Estimate:
+def make_estimate(spec: FineTuneJobSpec, metadata: ModelMetadata) -> Estimate:
     """Estimate the parameters, the GPU memory if the job uses GPUs, and the steps if the spec gives them.
 
     Raises:
         UnknownArchitectureError: The architecture is not known.
         TargetError: The target modules do not exist.
-        NotCountedError: The parameters of this method cannot be counted. All three are ValueErrors.
+        NotCountedError: The parameters of this method cannot be counted. All three errors are ValueErrors.
     """
-    architecture = find_architecture(facts)
-    counts = count(architecture, spec.method)
-    evaluates = spec.evaluation.recurs
+    architecture = find_architecture(metadata)
+    counts = count(model_of(spec.objective, architecture), method_of(spec.objective, spec.method))
     processes = spec.resources.processes
-    least = resolve_checkpointing(spec, architecture, gpu_bytes=0)
-    needed = memory(architecture, spec.method, least.training, evaluates=evaluates, processes=processes).total
-    compared = full_memory(architecture, least.training).total if spec.evaluation.compare_with_full else None
+    least_memory = resolve_checkpointing(spec, architecture, gpu_bytes=0)
+    needed = job_memory(architecture, least_memory).total
+    compared = full_memory(architecture, least_memory).total if spec.evaluation.compare_with_full else None
     return Estimate(
         trainable_parameters=counts.trainable,
         total_parameters=counts.total,
@@ -37,17 +37,17 @@ def make_estimate(spec: FineTuneJobSpec, facts: ModelMetadata) -> Estimate:
     )
 
 
-def find_architecture(facts: ModelMetadata) -> Architecture:
-    """Return the architecture that config.json describes or, without a closed form, the one of the weights' headers.
+def find_architecture(metadata: ModelMetadata) -> Architecture:
+    """Return the architecture by config.json or, without a closed form, by the headers of the weights.
 
     Raises:
-        ValueError: Neither tells it, or they contradict one another.
+        ValueError: Neither describes it, or they contradict each other.
     """
-    if facts.config.get("model_type") in known() or facts.config.get("quantization_config"):
-        architecture = architecture_of(facts.config)
-        check_sizes(architecture, facts)
+    if metadata.config.get("model_type") in known() or metadata.config.get("quantization_config"):
+        architecture = architecture_of(metadata.config)
+        check_sizes(architecture, metadata)
         return architecture
-    return architecture_from_headers(facts.config, {name: tensor.shape for name, tensor in facts.tensors.items()})
+    return architecture_from_headers(metadata.config, {name: tensor.shape for name, tensor in metadata.tensors.items()})
 
 
 def list_warnings(estimate: Estimate) -> list[str]:
@@ -58,20 +58,20 @@ def list_warnings(estimate: Estimate) -> list[str]:
     return [
         f"spec.evaluation.compareWithFull: full fine-tuning needs about {needed / 2**30:.0f} GiB of GPU memory, "
         f"more than the {largest.bytes / 2**30:.0f} GiB of a {largest.name}: on one GPU the report will most likely "
-        "say that it did not fit. The adapter is published all the same"
+        "say that it did not fit. The adapter is published in any case"
     ]
 
 
-def check_sizes(architecture: Architecture, facts: ModelMetadata) -> None:
+def check_sizes(architecture: Architecture, metadata: ModelMetadata) -> None:
     """Check that the files have the linear layers that config.json describes.
 
     Raises:
         ValueError: The sizes differ.
     """
-    if facts.config.get("quantization_config"):
+    if metadata.config.get("quantization_config"):
         return
     described = sum(m.weight for m in architecture.modules if m.is_linear and m is not architecture.head)
-    linear = list_linear_modules(facts.tensors).items()
+    linear = list_linear_modules(metadata.tensors).items()
     stored = sum(inputs * outputs for name, (inputs, outputs) in linear if not (architecture.experts and _routes(name)))
     if described != stored:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Put a model into evaluation mode for a while."""
+"""Switch a model to evaluation mode for the length of a block."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ import torch
 def evaluation_mode(model: Any) -> Iterator[None]:
     """Turn off dropout and gradients within this block.
 
-    It draws no random number, so the training is unaffected.
+    No random number is drawn, so the training is unaffected.
     """
     was_training = model.training
     model.eval()

@@ -12,14 +12,13 @@ from peft import PeftModel
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
+from finetune_api.linear import SCORE_HEAD
 from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_trainer.models import device, quantizable
 from finetune_trainer.models.checksum import compute_checksums
 from finetune_trainer.runtime.failures import DISK_FULL_MESSAGES, Failure, classify
 
-SCORE_HEAD = "score"
-"""transformers' name of the head of a decoder that scores texts."""
 QUANTIZED_PARAMETERS = ("Params4bit", "Int8Params")
 """The types of weights that bitsandbytes holds."""
 
@@ -40,16 +39,16 @@ def load_base(
     Args:
         directory: The directory of the model.
         dtype: The data type of the weights.
-        quantization: How bitsandbytes quantizes the weights; None for not at all.
+        quantization: How bitsandbytes quantizes the weights; None: they are not quantized.
         scores_padded_with: The id of the padding token, for a model that scores texts: it gets a head with one output,
             which starts at zero. None for a model that writes texts.
-        placement: Where it computes, if there is a GPU. One whose layers will be streamed is loaded into main memory.
+        placement: Where it computes, if there is a GPU. A model that is to be streamed is loaded into main memory.
         gpu: The number of the GPU.
         spread: Whether to distribute the layers over all GPUs.
         trust_remote_code: Whether Python code of the model may run.
 
     Raises:
-        Failure: MODEL_UNSUPPORTED if transformers cannot load the model as it is.
+        Failure: MODEL_UNSUPPORTED: transformers cannot load the model.
     """
     scores, out_of_memory_before = scores_padded_with is not None, device.count_full()
     if scores and quantization is not None:
@@ -70,9 +69,9 @@ def load_base(
             )
     except Exception as error:
         if device.count_full() > out_of_memory_before:
-            # transformers says only that it could not quantize or join the weights
+            # The message of transformers only says that it could not quantize or join the weights.
             raise torch.OutOfMemoryError("CUDA out of memory while the model was loaded") from error
-        if is_machines_fault(error):
+        if is_machine_error(error):
             raise
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
@@ -80,33 +79,11 @@ def load_base(
             "spec.model.uri",
         ) from error
     model, loading = loaded
-    missing = sorted(name for name in loading["missing_keys"] if not (scores and name.startswith(SCORE_HEAD)))
-    if mismatched := sorted(loading["mismatched_keys"]):
-        name, stored, built = mismatched[0]
-        raise Failure(
-            Reason.MODEL_UNSUPPORTED,
-            f"{len(mismatched)} of the model's weights have another shape than config.json describes: {name} has "
-            f"{list(stored)} in the files, and the model {list(built)}. Take both from the original model",
-            "spec.model.uri",
-        )
-    if missing:
-        raise Failure(
-            Reason.MODEL_UNSUPPORTED,
-            f"the model's files lack {len(missing)} of its weights, {missing[0]} among them: "
-            "they are incomplete, or belong to another kind of model",
-            "spec.model.uri",
-        )
+    _check_weights(loading, scores=scores)
     if scores:
         torch.nn.init.zeros_(model.get_submodule(SCORE_HEAD).weight)
-    if quantization is not None and not any(
-        type(weight).__name__ in QUANTIZED_PARAMETERS for weight in model.parameters()
-    ):
-        raise Failure(
-            Reason.MODEL_UNSUPPORTED,
-            f"bitsandbytes quantizes none of the layers of a model of type {model.config.model_type!r}: "
-            "choose lora, or dora without quantization",
-            "spec.method",
-        )
+    if quantization is not None:
+        _check_quantized(model)
     model.config.use_cache = False
     layers: Any = model.modules()
     for module in layers:
@@ -116,12 +93,50 @@ def load_base(
     return model
 
 
-def is_machines_fault(error: Exception) -> bool:
-    """Return whether memory or disk failed while the model was loaded or adapted, and not the model."""
+def _check_weights(loading: dict[str, Any], *, scores: bool) -> None:
+    """Check that the files had every weight, in its shape.
+
+    Args:
+        loading: What transformers tells of the loading.
+        scores: Whether the model scores texts: its head is new.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED: they had not.
+    """
+    if mismatched := sorted(loading["mismatched_keys"]):
+        name, stored, built = mismatched[0]
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"{len(mismatched)} of the model's weights have another shape than config.json describes: {name} has "
+            f"{list(stored)} in the files, and the model {list(built)}. Copy both from the original model",
+            "spec.model.uri",
+        )
+    if missing := sorted(name for name in loading["missing_keys"] if not (scores and name.startswith(SCORE_HEAD))):
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"the model's files lack {len(missing)} of its weights, {missing[0]} among them: "
+            "they are incomplete, or belong to another kind of model",
+            "spec.model.uri",
+        )
+
+
+def _check_quantized(model: Any) -> None:
+    """Check that bitsandbytes has quantized a layer. Raises Failure: MODEL_UNSUPPORTED."""
+    if not any(type(weight).__name__ in QUANTIZED_PARAMETERS for weight in model.parameters()):
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"bitsandbytes quantizes none of the layers of a model of type {model.config.model_type!r}: "
+            "choose lora, or dora without quantization",
+            "spec.method",
+        )
+
+
+def is_machine_error(error: Exception) -> bool:
+    """Return whether the machine (memory, disk) is the cause of an error in loading or adapting a model."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return True
     text = str(error)
-    # transformers says no more of an error, such as too little memory, while it quantizes or joins weights
+    # transformers hides errors, such as too little memory, while it quantizes or joins weights.
     return (
         "automatic conversion of the weights" in text
         or any(sign in text for sign in DISK_FULL_MESSAGES)
@@ -148,15 +163,29 @@ def make_quantization_config(method: Method, precision: str) -> BitsAndBytesConf
 def digest_base_weights(model: Any) -> str:
     """Compute ``sha256:<hex>`` over names and bytes of all frozen weights as they are in memory.
 
-    Of a fully trained model, which has no frozen weights, it is the digest of all weights; of a sharded model, that of
-    this process's shard. Quantized weights count with their quantized bytes. Of weights on a GPU it is taken of their
-    checksums, which need no copy to main memory.
+    For a fully trained model, which has no frozen weights, all weights count; for a sharded model, those of this
+    process. Quantized weights count with their quantized bytes. For weights on a GPU their checksums are used, which
+    need no copy to main memory.
     """
     named = [(_strip_adapter_names(name), weight) for name, weight in model.named_parameters()]
     frozen = [(name, weight.detach()) for name, weight in named if not weight.requires_grad] or named
-    frozen.sort(key=lambda item: item[0])
-    frozen = [(name, weight.to_local() if isinstance(weight, DTensor) else weight) for name, weight in frozen]
-    on_gpu = [(name, weight) for name, weight in frozen if weight.is_cuda]
+    return _digest_tensors(frozen)
+
+
+def digest_all_weights(model: Any) -> str:
+    """Compute ``sha256:<hex>`` over names and bytes of all weights and buffers as they are in memory."""
+    return _digest_tensors(
+        [(name, tensor.detach()) for name, tensor in (*model.named_parameters(), *model.named_buffers())]
+    )
+
+
+def _digest_tensors(tensors: list[tuple[str, Any]]) -> str:
+    """Compute the digest of named tensors. Of those on a GPU the checksums are used."""
+    tensors = [
+        (name, weight.to_local() if isinstance(weight, DTensor) else weight)
+        for name, weight in sorted(tensors, key=lambda item: item[0])
+    ]
+    on_gpu = [(name, weight) for name, weight in tensors if weight.is_cuda]
     sums = [compute_checksums(weight).to(on_gpu[0][1].device) for _, weight in on_gpu]
     checksums = dict(zip((name for name, _ in on_gpu), torch.stack(sums).tolist() if sums else [], strict=True))
 
@@ -168,7 +197,7 @@ def digest_base_weights(model: Any) -> str:
         return hashlib.sha256(name.encode() + hashlib.sha256(content).digest()).digest()
 
     with ThreadPoolExecutor(4) as pool:
-        return f"sha256:{hashlib.sha256(b''.join(pool.map(digest, frozen))).hexdigest()}"
+        return f"sha256:{hashlib.sha256(b''.join(pool.map(digest, tensors))).hexdigest()}"
 
 
 def _strip_adapter_names(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Measure the peak memory of a training and the free memory: of the GPU or, without one, of the host."""
+"""Measure the peak memory of a training, and the free memory, of the GPU or, without one, of the host."""
 
 import ctypes
 from pathlib import Path
@@ -13,7 +13,7 @@ OLD_CGROUP = CGROUP / "memory"
 
 
 class MemoryMeter:
-    """Measure the peak memory from the moment at which the meter is created."""
+    """Measure the peak memory since the meter was created."""
 
     def __init__(self) -> None:
         """Start to measure."""
@@ -24,7 +24,7 @@ class MemoryMeter:
             return
         _give_back()
         try:
-            RESET.write_text("5", encoding="ascii")  # Linux's highest mark begins anew: proc_pid_clear_refs(5)
+            RESET.write_text("5", encoding="ascii")  # reset the peak: proc_pid_clear_refs(5)
             self._before = _kilobytes(STATUS, "VmRSS")
         except OSError:
             self._before = -1
@@ -32,7 +32,7 @@ class MemoryMeter:
     def peak(self) -> int | None:
         """Return the peak in bytes; None if it cannot be measured.
 
-        With a GPU this is what PyTorch's tensors took, without one by how much the process grew.
+        With a GPU this is the memory of PyTorch's tensors, without one the growth of the process.
         """
         if device.has_gpu():
             return torch.cuda.max_memory_allocated()
@@ -40,9 +40,9 @@ class MemoryMeter:
 
 
 def _give_back() -> None:
-    """Have glibc return freed memory to the system (malloc_trim(3)).
+    """Return freed memory to the system (glibc's malloc_trim(3)).
 
-    A process that keeps it would not grow when the next training allocates it again.
+    Otherwise the process would not grow when the next training allocates that memory again.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
@@ -61,7 +61,7 @@ def free_bytes() -> int | None:
         (OLD_CGROUP / "memory.limit_in_bytes", OLD_CGROUP / "memory.stat", "rss"),
     ):
         if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
-            # the rest of what the container uses is the cache of its files, which gives way
+            # The rest of the container's memory is the cache of its files, which the kernel frees when it is needed.
             free.append(int(text) - _number(used, name))
     return min(free, default=None)
 

@@ -1,8 +1,8 @@
-"""Keep models in a directory that all jobs share: written by preflights, one at a time, and read by trainers.
+"""Keep models in a directory that all jobs share. Preflights write it, one at a time, and trainers read it.
 
-A model is a directory whose name has the digest of its address and of the versions of its files. It is written as
-``.<name>.partial``, of which a killed download continues, and renamed when every file is verified. Its manifest
-has no trace of the job that wrote it, so the same files have the same digest. Nothing is ever removed here.
+The directory of a model has a digest of its address and of the versions of its files in its name. It is written as
+``.<name>.partial``, from which the next job continues after a kill, and renamed when every file is verified. Its
+manifest does not name the job that wrote it, so the same files have the same digest. Nothing is ever removed here.
 """
 
 import fcntl
@@ -34,17 +34,17 @@ MODEL_MANIFEST = "finetune-manifest.json"
 LOCKS = ".locks"
 POLL_SECONDS = 2.0
 SAY_SECONDS = 60.0
-"""How often a preflight that waits, or downloads, says so."""
+"""Seconds between two log lines of a preflight that waits or downloads."""
 SAMPLES, SAMPLE_BYTES = 16, 64 * 1024
-"""Blocks of a file that the cheap check reads, and the size of each."""
+"""Number of blocks of a file that the quick check reads, and the size of each."""
 SPARE_BYTES = 64 * 1024 * 1024
-"""Space that must be left on the volume beside the model."""
+"""Free space that must remain on the volume."""
 HASH_THREADS = 2
 
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A model as its source has it.
+    """A model at its source: the hub or S3.
 
     Attributes:
         uri: Its address, for messages and the manifest.
@@ -80,37 +80,37 @@ def fill(cache: Path, model: RemoteModel, owner: str) -> CachedModel:
     Args:
         cache: The directory of the cache.
         model: The model.
-        owner: The job, for the message of another one that waits for it.
+        owner: Name of the job, for the log of another job that waits for it.
 
     Raises:
-        Failure: MODEL_CACHE_FAILED if the volume is full, read-only or cannot lock; or what the source refuses.
+        Failure: MODEL_CACHE_FAILED: the volume is full, read-only or cannot lock; or the source refuses.
         ArtifactError: S3 fails or refuses.
     """
     _refuse_unsafe_names(model)
     try:
-        if found := _find(cache, model):
-            return found
+        if cached := _find(cache, model):
+            return cached
         cache.mkdir(parents=True, exist_ok=True)
         with _lock(cache, model, owner):
-            # another job may have put it there while this one waited
+            # Another job may have downloaded it while this one waited.
             return _find(cache, model) or _download(cache, model)
     except OSError as error:
         raise _explain(error, cache, model) from error
 
 
 def open_model(cache: Path, cached: CachedModel) -> tuple[Path, str | None]:
-    """Return the directory and the commit of a model in the cache, after a check that reads little of it.
+    """Return the directory and the commit of a model in the cache, after a quick check.
 
     Raises:
-        Failure: MODEL_CACHE_FAILED if it is not what the preflight left there.
+        Failure: MODEL_CACHE_FAILED: it differs from what the preflight recorded.
     """
     directory = cache / cached.directory
     content = _read_manifest(directory)
     manifest, problem = parse_manifest(content), None
     if manifest is None:
-        problem = "it is not there"
+        problem = "it is missing"
     elif digest_of(content) != cached.digest:
-        problem = f"its manifest has another digest than {cached.digest}, which the preflight left"
+        problem = f"its manifest has another digest than {cached.digest}, which the preflight recorded"
     else:
         problem = find_damage(directory, manifest)
     if manifest is None or problem:
@@ -118,7 +118,7 @@ def open_model(cache: Path, cached: CachedModel) -> tuple[Path, str | None]:
             Reason.MODEL_CACHE_FAILED,
             f"the model in {cached.directory} of the cache cannot be used: {problem}. Was it removed or changed after "
             "the preflight, or is a hostPath not the same directory on every node? Create the job again: its preflight "
-            "puts the model in order",
+            "repairs the model",
             FIELD,
         )
     log.info("the model is read from the cache: %s, %s", cached.directory, format_size(cached.size_bytes))
@@ -131,7 +131,7 @@ def _read_manifest(directory: Path) -> bytes:
 
 
 def parse_manifest(content: bytes) -> ModelManifest | None:
-    """Parse the manifest of a model; None if it is none."""
+    """Parse the manifest of a model; None if it is invalid."""
     try:
         return ModelManifest.model_validate_json(content)
     except ValidationError:
@@ -147,12 +147,12 @@ def find_damage(directory: Path, manifest: ModelManifest) -> str | None:
         if path.stat().st_size != entry.size_bytes:
             return f"{entry.path} has {path.stat().st_size} bytes, the manifest says {entry.size_bytes}"
         if sample_digest(path) != entry.sample_sha256:
-            return f"{entry.path} has another content than the manifest says"
+            return f"the content of {entry.path} differs from the manifest"
     return None
 
 
 def sample_digest(path: Path) -> str:
-    """Compute ``sha256:<hex>`` over blocks that are spread evenly over a file, from its first to its last byte."""
+    """Compute ``sha256:<hex>`` over blocks that are spread evenly over a file, including its first and last bytes."""
     last = max(path.stat().st_size - SAMPLE_BYTES, 0)
     starts = sorted({last * number // (SAMPLES - 1) for number in range(SAMPLES)})
     with path.open("rb") as file:
@@ -177,16 +177,16 @@ def _find(cache: Path, model: RemoteModel) -> CachedModel | None:
 
 @contextmanager
 def _lock(cache: Path, model: RemoteModel, owner: str) -> Iterator[None]:
-    """Wait until no other job downloads this model. The kernel gives up the lock of a process that was killed."""
+    """Wait until no other job downloads this model. The kernel releases the lock of a process that is killed."""
     path = cache / LOCKS / model.directory
     path.parent.mkdir(exist_ok=True)
     _share(path.parent)
     with path.open("a+", encoding="utf-8") as file:
         _share(path)
-        said = None
+        logged_at = None
         while not _try_lock(file.fileno()):
-            if said is None or time.monotonic() - said >= SAY_SECONDS:
-                said = time.monotonic()
+            if logged_at is None or time.monotonic() - logged_at >= SAY_SECONDS:
+                logged_at = time.monotonic()
                 file.seek(0)
                 missing = count_missing_bytes(model.files, _partial(cache, model))
                 log.info(
@@ -240,16 +240,16 @@ def _download(cache: Path, model: RemoteModel) -> CachedModel:
 def _fetch_and_verify(
     model: RemoteModel, files: list[RemoteFile], directory: Path, *, again: bool = True
 ) -> list[CachedFile]:
-    """Download files, and describe them. One with another content than its source says is downloaded once more."""
-    said = time.monotonic()
+    """Download files, and describe them. A file that differs from its source is downloaded once more."""
+    logged_at = time.monotonic()
 
-    def say(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said >= SAY_SECONDS:
-            said = time.monotonic()
-            log.info("%s of %s are in the cache", format_size(done), format_size(total))
+    def log_progress(received: int, total: int) -> None:
+        nonlocal logged_at
+        if time.monotonic() - logged_at >= SAY_SECONDS:
+            logged_at = time.monotonic()
+            log.info("%s of %s are in the cache", format_size(received), format_size(total))
 
-    download_in_ranges(files, directory, model.read, say)
+    download_in_ranges(files, directory, model.read, log_progress)
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         entries = list(pool.map(lambda file: _describe(file, directory / file.name), files))
     damaged = [file for file, entry in zip(files, entries, strict=True) if not _is_original(file, entry, directory)]
@@ -261,8 +261,8 @@ def _fetch_and_verify(
     if not again:
         raise Failure(
             Reason.DIGEST_MISMATCH,
-            f"{names} of {model.uri} has another content than {model.endpoint} says: try again later, or upload the "
-            "model again",
+            f"the content of {names} of {model.uri} does not have the digest that {model.endpoint} reports: try again "
+            "later, or upload the model again",
             "spec.model.uri",
         )
     log.warning("%s arrived damaged and is downloaded once more", names)
@@ -271,7 +271,7 @@ def _fetch_and_verify(
 
 
 def _is_original(file: RemoteFile, entry: CachedFile, directory: Path) -> bool:
-    """Compare a file with the digest that the hub has of it; S3 has none, and repeats what breaks off."""
+    """Return whether a file has the digest that the hub reports. S3 reports none: its file counts as original."""
     kind, _, digest = file.version.partition(":")
     if kind == "git":
         content = (directory / file.name).read_bytes()
@@ -294,7 +294,7 @@ def _flush(path: Path) -> None:
 
 
 def _replace(partial: Path, directory: Path) -> None:
-    """Give the directory its name. One that is damaged goes out of the way first; who reads it has its files open."""
+    """Give the directory its name. A damaged one is moved away first; its readers keep their open files."""
     old = directory.with_name(f".{directory.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
@@ -305,13 +305,17 @@ def _replace(partial: Path, directory: Path) -> None:
 
 
 def _share(path: Path) -> None:
-    """Let the volume's group write too: jobs may run as different users of it."""
+    """Let the volume's group write too, because jobs may run as different users of it."""
     if path.stat().st_uid == os.getuid():
         path.chmod(path.stat().st_mode | 0o060 | (0o010 if path.is_dir() else 0))
 
 
 def _refuse_unsafe_names(model: RemoteModel) -> None:
-    """Raise Failure if the name of a file leads out of its directory, or is the cache's own."""
+    """Check that no file's name leads out of its directory, or is the cache's own.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED: one does.
+    """
     for file in model.files:
         parts = PurePosixPath(file.name).parts
         if file.name.startswith("/") or ".." in parts or file.name == MODEL_MANIFEST:
@@ -326,7 +330,7 @@ def _explain(error: OSError, cache: Path, model: RemoteModel) -> Failure | OSErr
         return Failure(
             Reason.MODEL_CACHE_FAILED,
             f"the cache cannot be written to as user {os.getuid()} ({error.strerror}): give the volume's directory to "
-            "this user or its group, or take a claim that is not read-only",
+            "this user or its group, or use a claim that is not read-only",
             FIELD,
         )
     return Failure(
@@ -338,7 +342,7 @@ def _explain(error: OSError, cache: Path, model: RemoteModel) -> Failure | OSErr
 
 
 def _full(cache: Path, missing: int, free: int) -> Failure:
-    """Describe a full cache, with the models in it that a person may remove."""
+    """Return the error of a full cache, with the largest models in it, which a person may remove."""
     models = [entry for entry in cache.iterdir() if entry.is_dir() and entry.name != LOCKS]
     sizes = {
         entry.name: sum(512 * file.stat().st_blocks for file in entry.rglob("*") if file.is_file()) for entry in models

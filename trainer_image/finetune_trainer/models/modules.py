@@ -6,9 +6,12 @@ from finetune_api.linear import is_embedding_or_head
 from finetune_api.methods import LoraFields
 from finetune_artifacts.safetensors import Tensor
 
+FLOATING_POINT = ("BF16", "F16", "F32", "F64")
+"""Types of safetensors in which weights are not quantised."""
+
 
 def list_linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Map each linear layer but the output head to the two sizes of its matrix, in the model's order."""
+    """Return the two sizes of the matrix of each linear layer except the output head, in the model's order."""
     shapes = {}
     for name, tensor in tensors.items():
         module = name.removesuffix(".weight")
@@ -29,6 +32,18 @@ def list_modules(tensors: Mapping[str, Tensor]) -> list[str]:
 def count_lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:
     """Count the parameters of a LoRA: ``rank * (in + out)`` for each matrix (Hu et al. 2021, section 4.1)."""
     return sum(block.rank_of(name) * sum(modules[name]) for name in chosen)
+
+
+def find_quantised(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a weight that is stored as whole numbers or in 8 bits or fewer; None if there is none."""
+    return next(
+        (
+            name
+            for name, tensor in tensors.items()
+            if name.endswith((".weight", ".qweight", ".weight_packed")) and tensor.dtype not in FLOATING_POINT
+        ),
+        None,
+    )
 
 
 def count_parameters(tensors: Mapping[str, Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""Choose the options that make a step faster or smaller without a change to its result."""
+"""Choose the options that make a step faster or smaller without changing its result."""
 
 import json
 import os
@@ -23,12 +23,14 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
 MIN_OPERATIONS_TO_COMPILE = 2e17
-"""Operations of a run that is worth one or two minutes of compilation: ten minutes of an H100 at a third of its peak,
-which fine-tuning reaches."""
+"""Operations of a run for which one or two minutes of compilation are worthwhile.
+
+They take an H100 ten minutes at a third of its peak, which fine-tuning reaches.
+"""
 
 
 def uses_gradient_checkpointing(spec: FineTuneJobSpec, model: Path) -> bool:
-    """Return whether activations are recomputed; ``auto`` does so if the GPU would be too small, or might be."""
+    """Return whether activations are recomputed; ``auto``: if the GPU is too small otherwise, or may be."""
     mode = spec.training.gradient_checkpointing
     if mode != "auto" or not device.has_gpu():
         return mode == "always"
@@ -48,7 +50,7 @@ def choose_optimizer(training: Training) -> str:
 
 
 def uses_compile(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
-    """Return whether the layers are compiled; ``auto`` does so only on a GPU in a run that is long enough.
+    """Return whether the layers are compiled; ``auto``: only on a GPU, in a run that is long enough.
 
     Raises:
         Failure: The job asks for compilation, and there is no compiler.
@@ -69,10 +71,11 @@ def uses_compile(spec: FineTuneJobSpec, model: Path, steps: int) -> bool:
         architecture = architecture_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
     except ValueError:
         return False
-    # recomputation does not count: it may change when an attempt runs out of memory
+    # Recomputation is left out, because it may change after an attempt that ran out of memory.
     plain = spec.training.model_copy(update={"gradient_checkpointing": "never"})
-    operations = operations_per_token(architecture, spec.method, plain)
-    return steps * tokens_per_step(spec.training) * operations >= MIN_OPERATIONS_TO_COMPILE
+    operations = operations_per_token(architecture, spec.method, plain, spec.objective)
+    tokens = steps * tokens_per_step(spec.training, objective=spec.objective)
+    return tokens * operations >= MIN_OPERATIONS_TO_COMPILE
 
 
 def find_compiler() -> str | None:
@@ -83,12 +86,12 @@ def find_compiler() -> str | None:
 
 @dataclass
 class Compilation:
-    """Whether the layers run compiled. ``failures`` are what could not be compiled, once its block has ended."""
+    """The result of compiling: ``failures`` is the number of parts that could not be compiled."""
 
     failures: int = 0
 
     def describe(self) -> str | None:
-        """Say what ran uncompiled; None if nothing did."""
+        """Return a warning about the parts that ran uncompiled; None if there are none."""
         if not self.failures:
             return None
         return f"spec.training.compile: {self.failures} parts of the layers could not be compiled and ran as they are"

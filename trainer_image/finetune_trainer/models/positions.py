@@ -1,4 +1,4 @@
-"""Tell how many positions a model has, whatever its config.json calls them. Knows no torch."""
+"""Find how many positions a model has, whatever its config.json calls them, without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ UNUSED_VECTORS = {"opt": 2, "biogpt": 2}
 
 @dataclass(frozen=True)
 class Positions:
-    """How many positions a model has; ``learned``: it has a vector for each, and none for a longer text."""
+    """The number of positions of a model; ``learned``: it has a vector for each, so a longer text is impossible."""
 
     count: int
     learned: bool = False
@@ -40,17 +40,17 @@ def find_positions(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
             return Positions(tensor.shape[0] - UNUSED_VECTORS.get(str(config.get("model_type")), 0), learned=True)
     if config.get("alibi") or config.get("model_type") in ("bloom", "mpt"):
         return None
-    found = next((config[key] for key in KEYS if isinstance(config.get(key), int)), None)
-    scaled = [_scale(config[key], found) for key in ROPE_KEYS if isinstance(config.get(key), dict)]
-    count = max([found or 0, *scaled])
+    configured = next((config[key] for key in KEYS if isinstance(config.get(key), int)), None)
+    scaled = [_scale(config[key], configured) for key in ROPE_KEYS if isinstance(config.get(key), dict)]
+    count = max([configured or 0, *scaled])
     return Positions(count) if count else None
 
 
-def _scale(rope: dict[str, Any], found: int | None) -> int:
+def _scale(rope: dict[str, Any], configured: int | None) -> int:
     """Return the positions to which the rotary embedding is stretched; 0 if it is not."""
     parts = [part for part in rope.values() if isinstance(part, dict)] or [rope]  # some have one for each kind of layer
     factors = [part.get("factor") for part in parts]
     original = next((part.get("original_max_position_embeddings") for part in parts), None)
-    base = original if isinstance(original, int) else found
+    base = original if isinstance(original, int) else configured
     factor = max((factor for factor in factors if isinstance(factor, int | float)), default=0)
     return int(factor * base) if base else 0

@@ -1,4 +1,4 @@
-"""Let bitsandbytes quantize linear layers of a class of their own, which it passes over."""
+"""Let bitsandbytes quantize models whose linear layers are of a class of their own, which it would skip."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ LINEAR_CLASSES = {"falcon": ("transformers.models.falcon.modeling_falcon", "Falc
 
 @contextmanager
 def plain_linear_layers(directory: Path) -> Iterator[None]:
-    """Build the model of a directory with ``torch.nn.Linear`` in place of its own class."""
+    """Build models with ``torch.nn.Linear`` instead of their own linear class within this block."""
     model_type = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type not in LINEAR_CLASSES:
         yield

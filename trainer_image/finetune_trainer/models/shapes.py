@@ -1,4 +1,4 @@
-"""Compare the shapes in the weights' headers with config.json. Knows no torch."""
+"""Compare the shapes in the weights' headers with config.json, without torch."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ OTHER_TOWERS = re.compile(r"(^|\.)(vision|visual|image|audio|speech|mtp)\w*\.")
 LAYER = re.compile(r"(?P<prefix>(?:.*\.)?(?:layers|h|blocks|block))\.(?P<number>\d+)\.")
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 PREDICTION_KEYS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers")
-"""How many layers after the last one predict further tokens; transformers leaves them out."""
+"""Names of the number of additional layers that predict further tokens; transformers leaves them out."""
 TEXT_KEYS = ("text_config", "llm_config", "language_config")
 WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
 OLD_NAMES = {"lm_head": ("embed_out",)}
@@ -30,18 +30,18 @@ def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def find_embeddings(tensors: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:
     """Return the token embeddings: name and tensor; None if they are not known for certain."""
-    found = {
+    embeddings = {
         name: tensor
         for name, tensor in tensors.items()
         if name.removesuffix(".weight").rsplit(".", 1)[-1] in EMBEDDINGS
         and len(tensor.shape) == 2
         and not OTHER_TOWERS.search(name)
     }
-    return next(iter(found.items())) if len({tensor.shape for tensor in found.values()}) == 1 else None
+    return next(iter(embeddings.items())) if len({tensor.shape for tensor in embeddings.values()}) == 1 else None
 
 
 def find_differences(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, scores: bool = False) -> list[str]:
-    """List what the weights have otherwise than config.json says, the most telling first.
+    """List the differences between the weights and config.json, the most telling first.
 
     Args:
         config: The config.json.
@@ -50,15 +50,15 @@ def find_differences(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *
     """
     if config.get("quantization_config"):
         return []
-    text, different = language_config(config), [*_compare_modules(config, tensors, scores)]
-    return [*_compare_embeddings(text, tensors), *_compare_layers(text, tensors), *different]
+    text, module_differences = language_config(config), [*_compare_modules(config, tensors, scores)]
+    return [*_compare_embeddings(text, tensors), *_compare_layers(text, tensors), *module_differences]
 
 
 def _compare_embeddings(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    found = find_embeddings(tensors)
-    if found is None:
+    embeddings = find_embeddings(tensors)
+    if embeddings is None:
         return
-    name, (rows, width) = found[0], found[1].shape
+    name, (rows, width) = embeddings[0], embeddings[1].shape
     size = config.get("vocab_size")
     if isinstance(size, int) and size != rows:
         yield f"config.json has vocab_size {size}, but {name} has {rows} rows"
@@ -69,21 +69,21 @@ def _compare_embeddings(config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 
 def _compare_layers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    wanted = next((config[key] for key in LAYER_KEYS if isinstance(config.get(key), int)), None)
+    layers = next((config[key] for key in LAYER_KEYS if isinstance(config.get(key), int)), None)
     numbers: dict[str, set[int]] = {}
     for name in tensors:
         if (match := LAYER.match(name)) and not OTHER_TOWERS.search(name):
             numbers.setdefault(match["prefix"], set()).add(int(match["number"]))
-    if wanted is None or len(numbers) != 1:
+    if layers is None or len(numbers) != 1:
         return
-    ((prefix, found),) = numbers.items()
+    ((prefix, present),) = numbers.items()
     extra = sum(config[key] for key in PREDICTION_KEYS if isinstance(config.get(key), int))
-    if missing := sorted(set(range(wanted)) - found):
-        yield f"config.json has {wanted} layers, but the weights have none with the number {missing[0]} ({prefix})"
-    elif max(found) >= wanted + extra:
+    if missing := sorted(set(range(layers)) - present):
+        yield f"config.json has {layers} layers, but the weights have none with the number {missing[0]} ({prefix})"
+    elif max(present) >= layers + extra:
         yield (
-            f"config.json has {wanted} layers, but the weights have {len(found)} ({prefix}): "
-            "the others would be left out without a word"
+            f"config.json has {layers} layers, but the weights have {len(present)} ({prefix}): "
+            "the others would be silently left out"
         )
 
 
@@ -95,11 +95,11 @@ def _compare_modules(config: Mapping[str, Any], tensors: Mapping[str, Tensor], s
         return
     left_out = known.head if scores else None
     modules = [module for module in known.modules if module.is_linear and not module.tied and module is not left_out]
-    found = {module.name: _find(module.name, tensors) for module in modules}
-    if not any(found.values()):
-        return  # names of another time
+    weights = {module.name: _find(module.name, tensors) for module in modules}
+    if not any(weights.values()):
+        return  # the files use other names
     for module in modules:
-        tensor = found[module.name]
+        tensor = weights[module.name]
         if tensor is None:
             yield f"the weights have no {module.name}.weight, which config.json describes"
         elif tensor.shape != (shape := _expect(module)):
@@ -114,7 +114,7 @@ def _expect(module: Module) -> tuple[int, int]:
 
 
 def _find(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """Find a module's weight; old files and those of a model with other parts name it otherwise."""
+    """Find a module's weight, also under the names of old files and of models with other parts."""
     bare = next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
     names = (name, bare, f"language_model.{name}", f"model.language_model.{bare}", *OLD_NAMES.get(name, ()))
-    return next((tensors[f"{one}.weight"] for one in names if f"{one}.weight" in tensors), None)
+    return next((tensors[f"{module}.weight"] for module in names if f"{module}.weight" in tensors), None)

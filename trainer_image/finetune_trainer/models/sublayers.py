@@ -1,7 +1,4 @@
-"""Find by name the last linear layers of attention and feed-forward, which get bottleneck adapters.
-
-Knows no torch.
-"""
+"""Find by name the last linear layers of attention and feed-forward, which get bottleneck adapters, without torch."""
 
 from collections.abc import Iterable
 

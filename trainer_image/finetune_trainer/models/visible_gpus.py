@@ -1,4 +1,4 @@
-"""Check that the pod sees the GPUs that it asked for, so that no job trains on a CPU in their place."""
+"""Check that the pod sees the GPUs that it asked for, so that no job trains on the CPU by mistake."""
 
 import os
 import warnings
@@ -21,7 +21,7 @@ def require_gpus(resources: Resources) -> None:
     """Check that PyTorch can use at least ``gpusPerNode`` GPUs.
 
     Raises:
-        Failure: GPU_NOT_VISIBLE otherwise; it says what was looked for, and the usual causes.
+        Failure: GPU_NOT_VISIBLE: it sees fewer. The message has the versions and the usual causes.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -36,7 +36,7 @@ def require_gpus(resources: Resources) -> None:
 
 
 def _describe_environment(cuda_warnings: list[str]) -> str:
-    """Describe what decides whether PyTorch sees a GPU, and what CUDA said."""
+    """Describe the versions and variables that decide whether PyTorch sees a GPU, and CUDA's warning."""
     driver = DRIVER_VERSION.read_text().splitlines()[0].strip() if DRIVER_VERSION.exists() else "none found"
     parts = [f"PyTorch {torch.__version__} for CUDA {torch.version.cuda or 'none'}", f"driver: {driver}"]
     parts += [

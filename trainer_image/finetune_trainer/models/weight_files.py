@@ -1,4 +1,4 @@
-"""Choose the weights files of a model that transformers loads: those that the index names. Knows no torch."""
+"""Choose the weights files of a model that transformers loads: those that the index names. Needs no torch."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -26,16 +26,18 @@ class WeightFiles:
     warnings: list[str] = field(default_factory=list)
 
 
-def choose_weight_files(files: Collection[str], read_json: Callable[[str], dict[str, Any]], where: str) -> WeightFiles:
+def choose_weight_files(
+    files: Collection[str], read_json: Callable[[str], dict[str, Any]], address: str
+) -> WeightFiles:
     """Choose the files that transformers loads, and check that they are there.
 
     Args:
         files: The names of the model's files.
         read_json: Reads one of them.
-        where: The model's address for messages.
+        address: The model's address for messages.
 
     Raises:
-        Failure: MODEL_NOT_FOUND without a config.json, MODEL_UNSUPPORTED for anything else that is missing or too much.
+        Failure: MODEL_NOT_FOUND: there is no config.json. MODEL_UNSUPPORTED: files are missing, or contradict others.
     """
     files = [name for name in files if "/" not in name]
     file_names = ", ".join(sorted(files)[:10])
@@ -43,36 +45,36 @@ def choose_weight_files(files: Collection[str], read_json: Callable[[str], dict[
         if ADAPTER_CONFIG in files:
             raise Failure(
                 Reason.MODEL_NOT_FOUND,
-                f"{where} is an adapter, not a model: name its base here, and the adapter in spec.model.adapter.uri",
+                f"{address} is an adapter, not a model: name its base here, and the adapter in spec.model.adapter.uri",
                 FIELD,
             )
         raise Failure(
             Reason.MODEL_NOT_FOUND,
-            f"{where} has no config.json: it is not a transformers model; found: {file_names}",
+            f"{address} has no config.json: it is not a transformers model; found: {file_names}",
             FIELD,
         )
     weights = [name for name in files if name.endswith(".safetensors")]
     if not weights:
         raise _unsupported(
-            f"{where} has no *.safetensors file; pickled weights can run code and are not loaded; "
+            f"{address} has no *.safetensors file; pickled weights can run code and are not loaded; "
             f"found: {file_names}. Save it with save_pretrained"
         )
     if ADAPTER_CONFIG in files:
         raise _unsupported(
-            f"{where} has an {ADAPTER_CONFIG} beside the model: transformers would put that adapter on the model. "
+            f"{address} has an {ADAPTER_CONFIG} beside the model: transformers would put that adapter on the model. "
             "Remove the adapter's files; to continue from an adapter, name it in spec.model.adapter.uri"
         )
     if SINGLE in files:
-        return WeightFiles([SINGLE], warnings=_list_unused(weights, [SINGLE], where))
+        return WeightFiles([SINGLE], warnings=_list_unused(weights, [SINGLE], address))
     if INDEX not in files:
         raise _unsupported(
-            f"{where} has neither {SINGLE} nor {INDEX}, which name the weights that are loaded; found: "
+            f"{address} has neither {SINGLE} nor {INDEX}, which name the weights that are loaded; found: "
             f"{', '.join(sorted(weights)[:10])}. Save the model with save_pretrained"
         )
-    return _read_index(read_json(INDEX), set(weights), where)
+    return _read_index(read_json(INDEX), set(weights), address)
 
 
-def check_indexed_tensors(weights: WeightFiles, tensors: Collection[str], where: str) -> None:
+def check_indexed_tensors(weights: WeightFiles, tensors: Collection[str], address: str) -> None:
     """Check that the files have the tensors that the index names.
 
     Raises:
@@ -80,7 +82,7 @@ def check_indexed_tensors(weights: WeightFiles, tensors: Collection[str], where:
     """
     if missing := [name for name in weights.indexed if name not in tensors]:
         raise _unsupported(
-            f"{INDEX} of {where} names {len(missing)} tensors that the files do not have, {missing[0]} in "
+            f"{INDEX} of {address} names {len(missing)} tensors that the files do not have, {missing[0]} in "
             f"{weights.indexed[missing[0]]} among them: files of two models are mixed. Upload the model again"
         )
 
@@ -90,13 +92,13 @@ def list_unloaded(weights: WeightFiles, files: Collection[str]) -> list[str]:
     return sorted(name for name in files if name.endswith(".safetensors") and name not in weights.names)
 
 
-def join_headers(weights: WeightFiles, read: Callable[[str], dict[str, Tensor]], where: str) -> dict[str, Tensor]:
+def join_headers(weights: WeightFiles, read: Callable[[str], dict[str, Tensor]], address: str) -> dict[str, Tensor]:
     """Read the headers of the chosen files.
 
     Args:
         weights: The files.
         read: Reads the header of one of them.
-        where: The model's address for messages.
+        address: The model's address for messages.
 
     Raises:
         Failure: MODEL_UNSUPPORTED for a damaged file, or one that lacks a tensor of the index.
@@ -107,32 +109,42 @@ def join_headers(weights: WeightFiles, read: Callable[[str], dict[str, Tensor]],
             tensors |= read(name)
         except ValueError as error:
             raise _unsupported(f"{name} is not a complete safetensors file: {error}. Upload it again") from error
-    check_indexed_tensors(weights, tensors, where)
+        except OSError as error:
+            raise unreadable(name, address, error) from error
+    check_indexed_tensors(weights, tensors, address)
     return tensors
 
 
-def _read_index(index: dict[str, Any], weights: set[str], where: str) -> WeightFiles:
+def unreadable(name: str, address: str, error: OSError) -> Failure:
+    """Return the Failure for a local file that cannot be opened."""
+    return _unsupported(
+        f"{name} of {address} cannot be read ({error.strerror}): copy the file itself, not a link to another "
+        "directory, and let the pods read it"
+    )
+
+
+def _read_index(index: dict[str, Any], weights: set[str], address: str) -> WeightFiles:
     indexed = index.get("weight_map")
     if not isinstance(indexed, dict) or not all(isinstance(name, str) for name in indexed.values()) or not indexed:
-        raise _unsupported(f"{INDEX} of {where} has no weight_map: save the model again with save_pretrained")
+        raise _unsupported(f"{INDEX} of {address} has no weight_map: save the model again with save_pretrained")
     names = sorted(set(indexed.values()))
     if missing := [name for name in names if name not in weights]:
         raise _unsupported(
-            f"{where} lacks {len(missing)} of the {len(names)} weights files that {INDEX} names: "
+            f"{address} lacks {len(missing)} of the {len(names)} weights files that {INDEX} names: "
             f"{', '.join(missing[:MAX_NAMES])}. Upload them, too"
         )
-    return WeightFiles(names, indexed, _list_unused(sorted(weights), names, where))
+    return WeightFiles(names, indexed, _list_unused(sorted(weights), names, address))
 
 
-def _list_unused(weights: list[str], used: list[str], where: str) -> list[str]:
+def _list_unused(weights: list[str], used: list[str], address: str) -> list[str]:
     unused = sorted(set(weights) - set(used))
     if not unused:
         return []
     more = f" and {len(unused) - MAX_NAMES} more" if len(unused) > MAX_NAMES else ""
     used_files = used[0] if len(used) == 1 else f"the {len(used)} files of {INDEX}"
     return [
-        f"spec.model.uri: {where} has {', '.join(unused[:MAX_NAMES])}{more} too, which are not loaded: the weights are "
-        f"in {used_files}"
+        f"spec.model.uri: {address} also has {', '.join(unused[:MAX_NAMES])}{more}, which are not loaded: "
+        f"the weights are in {used_files}"
     ]
 
 

@@ -1,7 +1,6 @@
 """Check everything about a job that needs no GPU, no torch and no weights.
 
-Each check is a file of its own; ``runner`` runs them in parallel. It knows neither the training nor how its
-result becomes a status.
+Each check is a module, and ``runner`` runs all of them in parallel. The operator turns the result into a status.
 """
 
 from finetune_trainer.preflight.runner import check, main

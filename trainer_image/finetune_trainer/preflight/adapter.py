@@ -14,7 +14,7 @@ def check_adapter(settings: Settings, result: CheckResult, patience_seconds: flo
         return
     require_keys(settings, source.secret_ref, f"{starting_adapter.FIELD}.secretRef", Reason.ADAPTER_ACCESS_DENIED)
     adapter = starting_adapter.find_adapter(settings, patience_seconds)
-    result.made_for = adapter.manifest.base_revision if adapter else None
+    result.adapter_base_revision = adapter.manifest.base_revision if adapter else None
     if adapter and source.digest is None:
         result.warnings.append(
             f"the training starts from {source.uri} with the digest {adapter.digest}: set it as "

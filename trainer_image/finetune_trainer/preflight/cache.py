@@ -12,7 +12,7 @@ __all__ = ["CACHE_FIELD", "check_cache"]
 def check_cache(settings: Settings, result: CheckResult, patience_seconds: float) -> None:
     """Download the model into the cache unless it is there.
 
-    The job's own access to the model was checked before: a cached gated model is no way around its licence.
+    The job's own access to the model was checked before, so that a cached copy does not let others use a gated model.
     """
     assert settings.model_cache is not None, "the job has a cache"  # noqa: S101
     meta = settings.job.metadata

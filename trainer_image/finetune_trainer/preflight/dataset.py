@@ -1,4 +1,4 @@
-"""Check the dataset: it can be read, and its first rows have what format and objective need."""
+"""Check that the dataset can be read, and that its first rows have what format and objective need."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from finetune_trainer.runtime.settings import Settings
 
 T = TypeVar("T")
 ROWS, BYTES = 1000, 4 * 1024 * 1024
-"""At least this many rows and about this many bytes are checked; a smaller dataset is read whole."""
+"""At least this many rows and about this many bytes are checked; of a smaller dataset, all rows."""
 
 
 def check_dataset(settings: Settings, result: CheckResult, patience_seconds: float) -> None:
@@ -28,9 +28,9 @@ def check_dataset(settings: Settings, result: CheckResult, patience_seconds: flo
     data_files = sources.list_files(settings, train, patience_seconds)
     reader = rows.make_reader(data_files, source, settings.job.spec.objective, train.uri)
     result.layout = reader.layout
-    result.chats, taken_as = check_rows(reader, data_files, train.uri, result.sample)
+    result.chats, description = check_rows(reader, data_files, train.uri, result.sample)
     if source.format == "auto" and source.template is None:
-        result.warnings.append(f"spec.dataset.format auto: the dataset is taken as {taken_as}")
+        result.warnings.append(f"spec.dataset.format auto: the dataset is read as {description}")
     if held_out:
         result.chats |= check_rows(reader, sources.list_files(settings, held_out, patience_seconds), held_out.uri)[0]
     forgetting_text.check_readable(settings, patience_seconds)
@@ -39,12 +39,12 @@ def check_dataset(settings: Settings, result: CheckResult, patience_seconds: flo
 def check_rows(
     reader: rows.Reader, data_files: list[sources.DataFile], uri: str, sample: list[tuple[str, Row]] | None = None
 ) -> tuple[bool, str]:
-    """Check the first rows; return whether there are chats among them, and as what the dataset is taken.
+    """Check the first rows; return whether there are chats among them, and a text that says how the rows are read.
 
     About ``BYTES`` bytes of the good rows are added to ``sample``, with their locations.
 
     Raises:
-        Failure: DatasetInvalid, with the locations and the contents of the bad rows.
+        Failure: DATASET_INVALID, with the locations and the contents of the bad rows.
     """
     if reader.layout == "plain text":
         for _ in take_first(itertools.chain.from_iterable(files.read_text(file) for file in data_files)):
@@ -60,9 +60,9 @@ def check_rows(
             sample.append((findings.location, row))
             characters += len(str(row))
     rows.refuse_bad_rows(findings, reader.layout, uri)
-    taken_as = rows.describe_layout(reader.layout, findings.used, findings.unused)
-    log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, taken_as, findings.rows, usable)
-    return chats, taken_as
+    description = rows.describe_layout(reader.layout, findings.used, findings.unused)
+    log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, description, findings.rows, usable)
+    return chats, description
 
 
 def take_first(items: Iterator[T]) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""The findings of one check of the preflight."""
+"""Collect the findings of one check of the preflight."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,20 +15,27 @@ from finetune_trainer.models.base_files import ModelMetadata
 class CheckResult:
     """The findings of one check.
 
-    ``chats`` says whether the dataset has chat messages, ``facts`` are the model's, ``made_for`` is the commit of the
-    base for which the starting adapter was made.
+    Attributes:
+        problems: Why the job cannot be trained.
+        warnings: Texts for the user.
+        chats: Whether the dataset has chat messages.
+        metadata: The model's metadata.
+        adapter_base_revision: Commit of the base on which the starting adapter was trained.
+        estimate: The estimate of parameters and memory.
+        cached_model: Where the model is in the cache.
+        layout: What the rows of the dataset are.
+        sample: The first good rows of the training data, each with its location.
     """
 
     problems: list[Problem] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
     chats: bool = False
-    facts: ModelMetadata | None = None
-    made_for: str | None = None
+    metadata: ModelMetadata | None = None
+    adapter_base_revision: str | None = None
     estimate: Estimate | None = None
     cached_model: CachedModel | None = None
     layout: Layout | None = None
     sample: list[tuple[str, Row]] = dataclasses.field(default_factory=list)
-    """The first good rows of the training data, and where they are."""
 
     def add(self, reason: Reason, field: str, message: str) -> None:
         """Add one problem with the field of the spec that causes it."""

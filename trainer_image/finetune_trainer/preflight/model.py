@@ -1,4 +1,4 @@
-"""Check the model: it can be read and trained, and has the modules that get an adapter."""
+"""Check that the model can be read and trained, and that it has the modules that get an adapter."""
 
 from finetune_api import roles, targets, transformers_tables
 from finetune_api.estimate.architecture import known
@@ -10,6 +10,7 @@ from finetune_api.uris import HfUri, S3Uri, parse_uri
 from finetune_trainer.models import base_files, modules, positions, remote_code, shapes
 from finetune_trainer.models.base_files import ModelMetadata
 from finetune_trainer.models.estimate import list_warnings, make_estimate
+from finetune_trainer.models.modules import find_quantised
 from finetune_trainer.models.sublayers import UNKNOWN_SUBLAYERS, find_sublayers
 from finetune_trainer.preflight.credentials import require_keys
 from finetune_trainer.preflight.findings import CheckResult
@@ -18,6 +19,11 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import Settings
 
+ENCODERS = {
+    "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert",
+    "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+"""Types for which transformers has a causal language model, but which are one with ``is_decoder`` only."""
 WORKSTATION_CACHE = (
     "spec.model.cache is a volume of a cluster and is not used here: an hf:// model is kept in the hub's own cache"
 )
@@ -28,33 +34,33 @@ def check_model(settings: Settings, result: CheckResult, patience_seconds: float
     spec = settings.job.spec
     if isinstance(parse_uri(spec.model.uri), S3Uri):
         require_keys(settings, spec.model.secret_ref, "spec.model.secretRef", Reason.MODEL_ACCESS_DENIED)
-    facts = base_files.read_metadata(settings, patience_seconds)
-    result.facts = facts
-    remote_code.check_remote_code(facts.config, spec.model)
-    if problem := describe_unsupported(facts, quantised=spec.method.quantization is not None):
+    metadata = base_files.read_metadata(settings, patience_seconds)
+    result.metadata = metadata
+    remote_code.check_remote_code(metadata.config, spec.model)
+    if problem := describe_unsupported(metadata, quantised=spec.method.quantization is not None):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
-    result.warnings += facts.warnings
+    result.warnings += metadata.warnings
     if spec.model.cache is not None and settings.workstation:
         result.warnings.append(WORKSTATION_CACHE)
-    if different := shapes.find_differences(facts.config, facts.tensors, scores=spec.objective == "reward"):
-        more = f" (and {len(different) - 1} more differences)" if len(different) > 1 else ""
+    if differences := shapes.find_differences(metadata.config, metadata.tensors, scores=spec.objective == "reward"):
+        more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
         raise Failure(
             Reason.MODEL_UNSUPPORTED,
-            f"config.json and weights do not belong together: {different[0]}{more}. Save the model again with "
-            "save_pretrained, or take both from the original model",
+            f"config.json and weights do not belong together: {differences[0]}{more}. Save the model again "
+            "with save_pretrained, or copy both from the original model",
             "spec.model.uri",
         )
-    check_length(spec.training.max_length, facts, result)
-    check_modules(settings, facts, result)
-    result.warnings += list_serving_warnings(spec)
-    add_estimate(settings, facts, result)
+    check_length(spec.training.max_length, metadata, result)
+    check_modules(settings, metadata, result)
+    result.warnings += list_serving_warnings(spec, str(metadata.config.get("model_type")), metadata.tensors)
+    add_estimate(settings, metadata, result)
     if isinstance(parse_uri(spec.model.uri), HfUri):
-        log.info("model %s at commit %s", spec.model.uri, facts.commit)
+        log.info("model %s at commit %s", spec.model.uri, metadata.commit)
 
 
-def check_length(max_length: int, facts: ModelMetadata, result: CheckResult) -> None:
+def check_length(max_length: int, metadata: ModelMetadata, result: CheckResult) -> None:
     """Check that the model has positions for sequences of this length."""
-    model_positions = positions.find_positions(shapes.language_config(facts.config), facts.tensors)
+    model_positions = positions.find_positions(shapes.language_config(metadata.config), metadata.tensors)
     if model_positions is None or max_length <= model_positions.count:
         return
     message = f"{max_length} is more than the model's {model_positions.count} positions"
@@ -65,17 +71,17 @@ def check_length(max_length: int, facts: ModelMetadata, result: CheckResult) -> 
         result.warnings.append(f"spec.training.maxLength {message}")
 
 
-def describe_unsupported(facts: ModelMetadata, *, quantised: bool) -> str | None:
+def describe_unsupported(metadata: ModelMetadata, *, quantised: bool) -> str | None:
     """Describe why this model cannot be trained; None if it can.
 
     Args:
-        facts: What the model's files say.
+        metadata: The model's metadata.
         quantised: Whether the method quantises the base.
     """
-    config, model_type = facts.config, facts.config.get("model_type")
+    config, model_type = metadata.config, metadata.config.get("model_type")
     if config.get("is_encoder_decoder"):
         return f"the model ({model_type}) has an encoder and a decoder: objective sft needs a causal language model"
-    if not facts.has_tokenizer:
+    if not metadata.has_tokenizer:
         return "the model's directory has no tokenizer (tokenizer.json or tokenizer.model): add it next to config.json"
     if isinstance(model_type, str) and not transformers_tables.is_known(model_type) and not config.get("auto_map"):
         return (
@@ -85,15 +91,25 @@ def describe_unsupported(facts: ModelMetadata, *, quantised: bool) -> str | None
     quant_method = (config.get("quantization_config") or {}).get("quant_method")
     if quant_method and not (quant_method == "bitsandbytes" and quantised):
         return f"the model's weights are quantised already ({quant_method}): use the original model"
+    if not quant_method and (quantised_weight := find_quantised(metadata.tensors)):
+        return (
+            f"the model's weights are quantised already ({quantised_weight} is "
+            f"{metadata.tensors[quantised_weight].dtype}), though config.json does not say how: use the original model"
+        )
+    if model_type in ENCODERS and not config.get("is_decoder"):
+        return (
+            f"the model ({model_type}) is an encoder: each token sees the ones after it, so it does not learn to write "
+            "text. Choose a causal language model"
+        )
     return None
 
 
-def check_modules(settings: Settings, facts: ModelMetadata, result: CheckResult) -> None:
+def check_modules(settings: Settings, metadata: ModelMetadata, result: CheckResult) -> None:
     """Check that the modules that the method names exist, and count the parameters that it trains."""
     method = settings.job.spec.method
     block, path = method.config, f"spec.method.{method.name}"
-    model_type = str(facts.config.get("model_type"))
-    linear = modules.list_linear_modules(facts.tensors)
+    model_type = str(metadata.config.get("model_type"))
+    linear = modules.list_linear_modules(metadata.tensors)
     if isinstance(block, Bottleneck) and not find_sublayers(linear, block):
         result.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN_SUBLAYERS.format(model_type))
     if model_type in CONV1D_MODEL_TYPES and isinstance(block, Targeted) and not block.adapts_conv1d:
@@ -113,33 +129,35 @@ def check_modules(settings: Settings, facts: ModelMetadata, result: CheckResult)
         )
         return
     try:
-        chosen = targets.select_modules(list(linear), block, method.name, model_type)
+        chosen = targets.select_modules(
+            list(linear), block, method.name, model_type, has_experts=roles.has_experts(metadata.tensors)
+        )
         if isinstance(block, Ia3):
             targets.select_feedforward(chosen, block, model_type)
-        targets.check_expression(modules.list_modules(facts.tensors), linear, block.target_modules)
-        targets.check_saved(modules.list_modules(facts.tensors), block.modules_to_save)
+        targets.check_expression(modules.list_modules(metadata.tensors), linear, block.target_modules)
+        targets.check_saved(modules.list_modules(metadata.tensors), block.modules_to_save)
     except targets.TargetError as error:
         result.add(Reason.TARGET_MODULES_NOT_FOUND, f"{path}.{error.field}", str(error))
         return
     log.info("%d modules get an adapter: %s", len(chosen), ", ".join(roles.suffixes(chosen)))
     if isinstance(block, Lora | Qlora) and block.bias == "none" and not block.modules_to_save:
         trainable = modules.count_lora_parameters(linear, chosen, block)
-        total = modules.count_parameters(facts.tensors) + trainable
+        total = modules.count_parameters(metadata.tensors) + trainable
         result.estimate = Estimate(trainable_parameters=trainable, total_parameters=total)
         log.info("%s parameters, %s of them trainable", f"{total:,}", f"{trainable:,}")
 
 
-def add_estimate(settings: Settings, facts: ModelMetadata, result: CheckResult) -> None:
+def add_estimate(settings: Settings, metadata: ModelMetadata, result: CheckResult) -> None:
     """Add the estimate of the job's memory; without one the model can still be trained."""
     if result.problems:
         return
     try:
-        result.estimate = make_estimate(settings.job.spec, facts)
+        result.estimate = make_estimate(settings.job.spec, metadata)
         result.warnings += list_warnings(result.estimate)
-        if result.estimate.gpu_memory_bytes and facts.config.get("model_type") not in known():
+        if result.estimate.gpu_memory_bytes and metadata.config.get("model_type") not in known():
             result.warnings.append(
                 f"GPU memory is estimated from the shapes of the weights, because model_type "
-                f"{facts.config.get('model_type')!r} has no closed form: activations may need more or less"
+                f"{metadata.config.get('model_type')!r} has no closed form: activations may need more or less"
             )
     except ValueError as error:
         result.warnings.append(f"GPU memory is not estimated: {error}")

@@ -1,4 +1,4 @@
-"""Show what a training learns of the first rows: their texts, and the parts that the loss covers. Needs no weights."""
+"""Show what a training learns of the first rows: their texts and the parts that the loss covers, without weights."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class PreviewedRow:
 
 @dataclass(frozen=True)
 class Preview:
-    """The first rows of a dataset, and as what it is taken."""
+    """The first rows of a dataset and how they are read: their layout, and which columns are used."""
 
     layout: str
     columns: list[str]
@@ -53,7 +53,7 @@ def make_preview(settings: Settings, count: int, patience_seconds: float) -> Pre
     Args:
         settings: The job, and where its files are.
         count: How many rows to show.
-        patience_seconds: How long S3 may be away.
+        patience_seconds: How long requests to S3 are repeated while it does not answer.
 
     Raises:
         Failure: The dataset or the tokenizer cannot be used.

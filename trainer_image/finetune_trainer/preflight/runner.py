@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 45.0
 """How long an unavailable service is retried before that is a problem."""
 
 Check = Callable[[Settings, CheckResult, float], None]
-"""Adds what is wrong with the settings to the result; the number is the patience in seconds."""
+"""Adds the problems of the settings to the result; the number is the patience in seconds."""
 
 
 def main(settings: Settings) -> int:
@@ -40,7 +40,7 @@ def main(settings: Settings) -> int:
     for warning in outcome.warnings:
         log.warning("%s", warning)
     if not outcome.problems:
-        log.info("everything that can be checked without a GPU is in order")
+        log.info("all checks that need no GPU have passed")
     result.write(outcome, settings.termination_log)
     return EXIT_CODES.get(outcome.problems[0].reason, 1) if outcome.problems else 0
 
@@ -64,14 +64,14 @@ def check(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> Pre
         results.append(run_check("spec.model", check_tokens, settings, patience_seconds))
     cache = CheckResult()
     if settings.model_cache and not any(result.problems for result in results):
-        commit = model.facts.commit if model.facts else None
+        commit = model.metadata.commit if model.metadata else None
         cache = run_check(CACHE_FIELD, check_cache, replace(settings, model_revision=commit), patience_seconds)
         results.append(cache)
     return PreflightResult(
         problems=[problem for result in results for problem in result.problems],
         warnings=[warning for result in results for warning in result.warnings],
         estimate=model.estimate,
-        model_revision=model.facts.commit if model.facts else None,
+        model_revision=model.metadata.commit if model.metadata else None,
         cached_model=cache.cached_model,
     )
 
@@ -93,7 +93,7 @@ def run_check(section: str, check_section: Check, settings: Settings, patience_s
 
 
 def field_of_fault(error: ArtifactError, section: str) -> str:
-    """Return the field that causes a fault of the storage."""
+    """Return the path of the field that causes a fault of the storage."""
     output = section == "spec.output"
     match error.fault:
         case Fault.DENIED:
@@ -111,13 +111,15 @@ def field_of_fault(error: ArtifactError, section: str) -> str:
 
 def check_chat_template(dataset: CheckResult, model: CheckResult) -> None:
     """Add a problem if the dataset has chat messages and the model has no chat template."""
-    if dataset.chats and model.facts and not model.facts.has_chat_template:
+    if dataset.chats and model.metadata and not model.metadata.has_chat_template:
         missing = tokens.missing_chat_template()
         dataset.add(missing.reason, missing.field, missing.message)
 
 
 def check_revision(adapter: CheckResult, model: CheckResult) -> None:
-    """Add a problem if the starting adapter was made for another commit of the base."""
-    refusal = starting_adapter.compare_base_revisions(adapter.made_for, model.facts.commit if model.facts else None)
+    """Add a problem if the starting adapter was trained on another commit of the base."""
+    refusal = starting_adapter.compare_base_revisions(
+        adapter.adapter_base_revision, model.metadata.commit if model.metadata else None
+    )
     if refusal:
         adapter.add(refusal.reason, refusal.field, refusal.message)

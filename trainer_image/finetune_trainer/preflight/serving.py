@@ -1,32 +1,32 @@
-"""Tell before the training which engines cannot serve the adapter that the job makes."""
+"""Warn before the training of engines that cannot serve the adapter."""
 
-from typing import Any
+from collections.abc import Iterable
 
 from finetune_api.finetunejob import FineTuneJobSpec
-from finetune_api.methods import Dora, Loha, Peft, Targeted
-from finetune_engines import highest_rank, list_refusals
+from finetune_api.methods import Targeted
+from finetune_api.targets import find_converted_experts
+from finetune_engines import list_refusals
+from finetune_engines.prediction import predict_adapter_config
 
-CONVERTED = ("ADALORA", "VERA", "MISS", "LOHA", "LOKR")
-"""PEFT types that are published as a plain LoRA, unless their rank is too high for the engines."""
 
+def list_serving_warnings(spec: FineTuneJobSpec, model_type: str, tensors: Iterable[str]) -> list[str]:
+    """List warnings about engines that cannot serve the adapter; none for a merged or fully trained model.
 
-def list_serving_warnings(spec: FineTuneJobSpec) -> list[str]:
-    """List for each engine what it cannot serve of the adapter; nothing for a model that is merged or fully trained."""
-    if spec.method.full is not None or spec.output.merged_model:
+    Args:
+        spec: The job's spec.
+        model_type: ``model_type`` of the model's config.json.
+        tensors: Names of the model's weights.
+    """
+    block = spec.method.config
+    if block.trains_all_weights or spec.output.merged_model:
         return []
     refusals = list_refusals(predict_adapter_config(spec))
-    return [f"{title} will not serve the adapter: {problems}" for title, problems in refusals.items()]
-
-
-def predict_adapter_config(spec: FineTuneJobSpec) -> dict[str, Any]:
-    """Return what the published adapter_config.json will say that engines look at."""
-    block, kind = spec.method.config, spec.method.peft_type
-    if isinstance(block, Peft):
-        return {**block.options, "peft_type": kind}
-    saved = [*block.modules_to_save] if isinstance(block, Targeted) else []
-    saved += ["score"] if spec.objective == "reward" else []
-    bias = getattr(block, "bias", "none")
-    rank = getattr(block, "rank", 1) ** (2 if isinstance(block, Loha) else 1)
-    if kind in CONVERTED and not saved and bias == "none" and rank <= highest_rank():
-        kind = "LORA"
-    return {"peft_type": kind, "use_dora": isinstance(block, Dora), "bias": bias, "modules_to_save": saved}
+    warnings = [f"{title} will not serve the adapter: {problems}" for title, problems in refusals.items()]
+    if isinstance(block, Targeted) and (names := find_converted_experts(block, model_type, tensors)):
+        engines = " and ".join(list_refusals({"peft_type": "LORA", "target_parameters": names}))
+        warnings.append(
+            f"spec.method.{spec.method.name}.targetModules: {', '.join(names)} adapts the experts or the router of a "
+            f"model of type {model_type!r}, and {engines} will not serve the adapter: set it to auto, or name layers "
+            "of the attention, or set output.mergedModel"
+        )
+    return warnings

@@ -16,7 +16,7 @@ from finetune_trainer.data.chat_template import find_training_template
 from finetune_trainer.data.columns import Layout
 from finetune_trainer.data.rows import Findings, refuse_bad_rows
 from finetune_trainer.data.tokenizer import TOKENIZER_FILES, check_config, load_tokenizer, make_encoding
-from finetune_trainer.data.tokens import CHAT_LAYOUTS, Encoder, describe_lost_reasoning
+from finetune_trainer.data.tokens import CHAT_LAYOUTS, Encoder, describe_lost_messages, describe_lost_reasoning
 from finetune_trainer.data.values import Row
 from finetune_trainer.hub import client
 from finetune_trainer.models import base_files
@@ -32,7 +32,7 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
         dataset: The findings of the dataset's check, with the first rows.
         settings: The attempt's settings.
         result: Gets warnings.
-        patience_seconds: How long S3 may be away.
+        patience_seconds: How long requests to S3 are repeated while it does not answer.
 
     Raises:
         Failure: MODEL_UNSUPPORTED for a tokenizer that cannot be loaded or does not belong to the model,
@@ -42,7 +42,7 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
     spec = settings.job.spec
     if spec.model.trust_remote_code:
         result.warnings.append(
-            "spec.model.trustRemoteCode: the tokenizer and the chat template are tried in the training only, because "
+            "spec.model.trustRemoteCode: the tokenizer and the chat template are first used by the training, because "
             "the preflight runs no code of the model"
         )
         return
@@ -74,6 +74,8 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
         )
     if counts.lost_reasoning:
         result.warnings.append(describe_lost_reasoning(counts))
+    if counts.lost_messages:
+        result.warnings.append(describe_lost_messages(counts))
 
 
 def make_encoder(
@@ -106,7 +108,9 @@ def fetch_tokenizer(settings: Settings, directory: Path, patience_seconds: float
         api = base_files.open_hub_client(settings)
         revision = settings.model_revision or settings.job.spec.model.revision
         model = client.resolve_model(api, parsed.repo, revision)
-        paths = [client.download_file(api, model, name, directory) for name in model.files if _is_wanted(name)]
+        paths = [
+            client.download_file(api, model, name, directory) for name in model.files if _is_tokenizer_or_config(name)
+        ]
         return paths[0].parent
     if not isinstance(parsed, S3Uri):
         return base_files.local_directory(settings)
@@ -114,10 +118,10 @@ def fetch_tokenizer(settings: Settings, directory: Path, patience_seconds: float
     directory.mkdir(parents=True, exist_ok=True)
     for info in list_model_files(store, parsed):
         name = info.uri.key.rsplit("/", 1)[-1]
-        if _is_wanted(name):
+        if _is_tokenizer_or_config(name):
             (directory / name).write_bytes(read_object(store, info.uri))
     return directory
 
 
-def _is_wanted(name: str) -> bool:
+def _is_tokenizer_or_config(name: str) -> bool:
     return "/" not in name and (name == "config.json" or name.startswith(TOKENIZER_FILES))

@@ -1,4 +1,4 @@
-"""Publish the adapter: its files, the merged model, and last the manifest.
+"""Publish the adapter: its files, and last the manifest. Merge it into its base.
 
-It knows neither the training loop nor the order in which an attempt does things.
+It knows neither the training loop nor the order of an attempt's steps.
 """

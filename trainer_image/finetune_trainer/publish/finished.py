@@ -1,4 +1,4 @@
-"""Recognise an adapter that an earlier attempt has finished. Knows no torch."""
+"""Recognise an adapter that an earlier attempt has finished, without torch."""
 
 from pydantic import ValidationError
 
@@ -16,10 +16,10 @@ from finetune_trainer.runtime.settings import Settings
 
 
 def finished_adapter(settings: Settings, output: Storage) -> TrainerResult | None:
-    """Return the result of an earlier attempt that was cut off after its manifest was written, if any.
+    """Return the result of an earlier attempt that ended after its manifest was written; None if there is none.
 
     Raises:
-        Failure: OutputExists, if the adapter there is another job's, or lacks what the job asks for now.
+        Failure: OUTPUT_EXISTS: the adapter is another job's, or lacks something that the job asks for now.
         ArtifactError: The storage fails or refuses.
     """
     manifest_uri = settings.adapter.child(MANIFEST_NAME)
@@ -34,7 +34,7 @@ def finished_adapter(settings: Settings, output: Storage) -> TrainerResult | Non
         owner = f"FineTuneJob {manifest.job.namespace}/{manifest.job.name}" if manifest else "something else"
         raise Failure(
             Reason.OUTPUT_EXISTS,
-            f"{manifest_uri} is there already, of {owner}: choose another location, or delete what is there",
+            f"{manifest_uri} exists already and belongs to {owner}: choose another location, or delete it",
             settings.output_field,
         )
     refuse_incomplete(settings, manifest)
@@ -52,12 +52,12 @@ def finished_adapter(settings: Settings, output: Storage) -> TrainerResult | Non
 
 
 def refuse_incomplete(settings: Settings, manifest: AdapterManifest) -> None:
-    """Refuse a finished adapter that lacks what the job asks for.
+    """Refuse a finished adapter that lacks something that the job asks for.
 
-    On a workstation the file may have been changed since, in fields that do not decide the weights.
+    On a workstation, fields of the file that do not decide the weights may have been changed since.
 
     Raises:
-        Failure: GateFailed or OutputExists.
+        Failure: GATE_FAILED or OUTPUT_EXISTS.
     """
     output, adapter_uri = settings.job.spec.output, settings.adapter
     refusal = manifest.evaluation and gate.apply_gate(settings.job.spec.evaluation.gate, manifest.evaluation)[1]
@@ -65,18 +65,18 @@ def refuse_incomplete(settings: Settings, manifest: AdapterManifest) -> None:
         message = f"{refusal}: {adapter_uri} was published before there was this gate"
         raise Failure(Reason.GATE_FAILED, message, gate.FIELD)
     evaluation = settings.job.spec.evaluation
-    for field, is_asked, is_there in (
+    for field, is_requested, exists in (
         (
             "spec.evaluation.compareWithFull",
             evaluation.compare_with_full,
             manifest.evaluation and manifest.evaluation.comparison,
         ),
-        ("spec.output.mergedModel", output.merged_model, manifest.merged),
         ("spec.output.hub", output.hub, manifest.hub),
     ):
-        if is_asked and not is_there:
+        if is_requested and not exists:
             raise Failure(
                 Reason.OUTPUT_EXISTS,
-                f"{adapter_uri} was finished without it: take it away, or choose another {settings.output_field}",
+                f"{adapter_uri} was finished without it: delete that adapter, or choose another "
+                f"{settings.output_field}",
                 field,
             )

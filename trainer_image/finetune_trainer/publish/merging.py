@@ -1,65 +1,74 @@
-"""Merge the adapter into its base, save the merged model, and compare it with the trained one."""
+"""Merge the adapter into its base, save the merged model, and compare it with what the adapter was proven to answer."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from finetune_api.manifest import GOLDEN_NAME, GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
 from finetune_trainer.data.tokenizer import copy_tokenizer
+from finetune_trainer.evaluation import effect
 from finetune_trainer.evaluation.likelihood import compute_logits
-from finetune_trainer.evaluation.verification import (
-    TrainedAnswers,
-    largest_difference,
-    list_answers,
-    load_tuned,
-    subtract,
-)
+from finetune_trainer.evaluation.verification import list_answers, load_tuned, subtract
 from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 
-MERGED_TOLERANCE = 0.25
-"""Largest allowed mean difference of a merged model, in nats per token: its weights are rounded to its precision."""
+SHARD_SIZE = "2GB"
+"""Size of a file of the merged model, which is in memory twice while it is written."""
 
 
 def merge(
-    base_directory: Path,
-    adapter: Path,
-    *,
-    load_base: Callable[[Path], Any],
-    trained: TrainedAnswers,
-    directory: Path,
-    tokens: int,
+    base_directory: Path, adapter: Path, directory: Path, *, load_base: Callable[[Path], Any], tokens: int
 ) -> dict[str, float]:
-    """Merge the adapter into the base, save the model, load it again, and compare it with the trained one.
+    """Merge the adapter into the base, save the model, load it again, and compare it with the golden samples.
 
     Args:
         base_directory: The base model.
-        adapter: Directory of the saved adapter.
-        load_base: Loads a model from a directory; its precision is that of the merged model.
-        trained: The logits that the trained model gave.
-        directory: Receives the merged model.
-        tokens: Most tokens of a batch.
+        adapter: Directory of the published adapter.
+        directory: Directory for the merged model.
+        load_base: Loads a model from a directory, in the precision of the merged model.
+        tokens: Maximum number of tokens in a batch.
 
     Returns:
-        The differences from the trained model, by name.
+        The differences from the adapter on its base, by name.
 
     Raises:
-        Failure: VerificationFailed, if the differences are too large.
+        Failure: VERIFICATION_FAILED: the differences are too large.
     """
+    samples = read_golden(adapter)
     tuned = load_tuned(load_base(base_directory), adapter, load_base)
     merged = tuned.merge_and_unload(safe_merge=True)
-    merged.save_pretrained(str(directory), safe_serialization=True)
+    merged.save_pretrained(str(directory), safe_serialization=True, max_shard_size=SHARD_SIZE)
     copy_tokenizer(base_directory, directory)
     del tuned, merged
     device.free_memory()
-    reloaded = load_base(directory)
-    logits = compute_logits(reloaded, trained.token_ids, tokens)
-    differences = subtract(list_answers(logits, trained.token_ids), list_answers(trained.logits, trained.token_ids))
-    mean = sum(map(abs, differences)) / len(differences)
-    if not mean <= MERGED_TOLERANCE:
+    return compare_with_golden(load_base(directory), samples, tokens)
+
+
+def read_golden(adapter: Path) -> list[GoldenSample]:
+    """Read the adapter's golden samples. Raises Failure if it has none: a merge of it could not be checked."""
+    path = adapter / GOLDEN_NAME
+    if not path.is_file():
+        raise Failure(Reason.VERIFICATION_FAILED, f"the adapter has no {GOLDEN_NAME} to compare the merged model with")
+    return GoldenSamples.model_validate_json(path.read_bytes()).samples
+
+
+def compare_with_golden(merged: Any, samples: list[GoldenSample], tokens: int) -> dict[str, float]:
+    """Compare the effect of the merged model, against the base, with that of the adapter. Raises Failure."""
+    texts = [sample.token_ids for sample in samples]
+    base, adapter = [sample.base_logprobs for sample in samples], [sample.adapter_logprobs for sample in samples]
+    shown = list_answers(compute_logits(merged, texts, tokens), texts)
+    comparison = effect.compare_effects(subtract(adapter, base), subtract(shown, base))
+    differences = subtract(shown, adapter)
+    problem = "its logits are not finite"
+    if all(map(math.isfinite, differences)):
+        problem = effect.find_mismatch(comparison, "rounded") or ""
+    if problem:
         raise Failure(
             Reason.VERIFICATION_FAILED,
-            f"the merged model's log-probabilities differ by {mean:.3g} nats from the trained model's, "
-            f"allowed are {MERGED_TOLERANCE}",
+            f"the merged model, loaded again, does not answer as the adapter on its base: {problem}. Was the base "
+            "changed since the training? Else serve the adapter beside its base",
         )
-    return {"maxMergedLogitDifference": largest_difference(logits, trained.logits), "meanMergedLogprobDifference": mean}
+    mean = sum(map(abs, differences)) / len(differences)
+    return {"meanMergedLogprobDifference": mean, "shareOfTrainedEffect": comparison.share}

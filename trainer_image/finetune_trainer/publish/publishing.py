@@ -14,6 +14,7 @@ from finetune_engines import engines_that_serve, list_refusals
 from finetune_trainer.data import dataset
 from finetune_trainer.evaluation import gate, samples, verification
 from finetune_trainer.hub import push
+from finetune_trainer.models import device
 from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.publish.trained_adapter import TrainedAdapter
 from finetune_trainer.report import assemble
@@ -24,13 +25,8 @@ from finetune_trainer.runtime.logs import log
 from finetune_trainer.session.session import Session
 
 
-def merged_directory(session: Session) -> Path:
-    """Return the directory of the merged model."""
-    return session.scratch / "merged"
-
-
 def adapter_config(directory: Path) -> dict[str, Any]:
-    """Read the saved adapter's configuration; of a whole model only its type, FULL."""
+    """Read the saved adapter's configuration; for a whole model, only its type, FULL."""
     path = directory / "adapter_config.json"
     if not path.is_file():
         return {"peft_type": "FULL"}
@@ -38,18 +34,18 @@ def adapter_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def upload_extra(session: Session, name: str, directory: Path | None) -> StoredFiles | None:
-    """Upload a further directory of the output; it has no manifest, since the adapter's lists its files."""
-    if directory is None or not directory.is_dir():
+def upload_trained(session: Session, directory: Path | None) -> StoredFiles | None:
+    """Upload the adapter as it was trained; it has no manifest, since the adapter's lists its files."""
+    if directory is None:
         return None
-    uri = session.settings.output.child(name)
+    uri = session.settings.output.child("trained")
     return StoredFiles(uri=str(uri), files=upload_directory(session.output, uri, directory))
 
 
 def write_report(
     session: Session,
     adapter: TrainedAdapter,
-    verified: verification.Verification,
+    verification_result: verification.Verification,
     examples: dataset.Examples,
     prompts: list[samples.Prompt],
 ) -> None:
@@ -63,10 +59,10 @@ def write_report(
         examples=examples,
         samples=[
             Sample(prompt.text, prompt.expected, base, tuned)
-            for prompt, base, tuned in zip(prompts, *verified.sample_answers, strict=False)
+            for prompt, base, tuned in zip(prompts, *verification_result.sample_answers, strict=False)
         ],
-        evaluation=verified.evaluation,
-        verification=verified.differences,
+        evaluation=verification_result.evaluation,
+        verification=verification_result.differences,
         revision=session.inputs.model_commit,
         license_name=assemble.read_license(session.inputs.model),
         metrics=adapter.directory / "metrics.jsonl",
@@ -78,7 +74,7 @@ def write_report(
 
 
 def build_manifest(
-    session: Session, adapter: TrainedAdapter, verified: verification.Verification, files: list[FileEntry]
+    session: Session, adapter: TrainedAdapter, verification_result: verification.Verification, files: list[FileEntry]
 ) -> AdapterManifest:
     """Build the manifest of an adapter whose files are uploaded."""
     settings, config = session.settings, adapter_config(adapter.directory)
@@ -96,22 +92,24 @@ def build_manifest(
         servable_by=engines_that_serve(config),
         base_weights_sha256=adapter.base_digest if settings.job.spec.method.full is None else None,
         folded=adapter.folded,
-        verification=verified.differences | ({"foldingError": adapter.folding_error} if adapter.folded else {}),
-        evaluation=verified.evaluation,
+        verification=verification_result.differences
+        | ({"foldingError": adapter.folding_error} if adapter.folded else {}),
+        evaluation=verification_result.evaluation,
+        precision=device.choose_precision(settings.job.spec.training),
         versions=libraries.library_versions(),
         files=files,
     )
 
 
 def publish_rejected(
-    session: Session, adapter: TrainedAdapter, verified: verification.Verification, refusal: str
+    session: Session, adapter: TrainedAdapter, verification_result: verification.Verification, refusal: str
 ) -> Failure:
     """Upload an adapter that did not pass its gate to a location of its own, and return the failure.
 
     Args:
         session: The attempt.
         adapter: The trained adapter.
-        verified: Its verification.
+        verification_result: Its verification.
         refusal: Why the gate refused it.
 
     Raises:
@@ -122,19 +120,19 @@ def publish_rejected(
     put_manifest(
         session.output,
         uri,
-        build_manifest(session, adapter, verified, upload_directory(session.output, uri, adapter.directory)),
+        build_manifest(session, adapter, verification_result, upload_directory(session.output, uri, adapter.directory)),
     )
     session.run.report = ReportStatus(uri=str(uri.child(REPORT_NAME)))
-    text = f"{refusal}: the adapter is not published, but kept with its report in {uri}"
+    text = f"{refusal}: the adapter is not published; it is kept with its report in {uri}"
     return Failure(Reason.GATE_FAILED, text, gate.FIELD)
 
 
-def publish(session: Session, adapter: TrainedAdapter, verified: verification.Verification) -> TrainerResult:
+def publish(session: Session, adapter: TrainedAdapter, verification_result: verification.Verification) -> TrainerResult:
     """Upload the adapter, push it to the hub if the job asks for it, and write the manifest last.
 
-    The manifest names the hub's commit and cannot be changed, so the push comes first. If an attempt dies in between,
-    the next one resumes from the last checkpoint, pushes again and names the new commit. In the other order a job
-    could count as finished without its push.
+    The manifest contains the hub's commit and cannot be changed, so the push comes first. If an attempt dies in
+    between, the next one resumes from the last checkpoint, pushes again and writes the new commit. In the other order,
+    a job could count as finished without its push.
 
     Raises:
         ArtifactError: An upload failed.
@@ -143,10 +141,9 @@ def publish(session: Session, adapter: TrainedAdapter, verified: verification.Ve
     settings, run = session.settings, session.run
     hub = settings.job.spec.output.hub
     files = upload_directory(session.output, settings.adapter, adapter.directory)
-    manifest = build_manifest(session, adapter, verified, files).model_copy(
+    manifest = build_manifest(session, adapter, verification_result, files).model_copy(
         update={
-            "trained": upload_extra(session, "trained", adapter.original_directory),
-            "merged": upload_extra(session, "merged", merged_directory(session)),
+            "trained": upload_trained(session, adapter.original_directory),
             "hub": push.push(settings, hub, adapter.directory) if hub else None,
         }
     )
@@ -157,10 +154,12 @@ def publish(session: Session, adapter: TrainedAdapter, verified: verification.Ve
         message=f"the adapter is in {settings.adapter}",
         resumed_from_step=run.resumed_from_step,
         checkpoint=run.checkpoint,
-        evaluation=verified.evaluation,
+        evaluation=verification_result.evaluation,
         adapter=manifest.status(str(settings.adapter), digest),
         progress=run.progress,
         data=run.counts,
         report=ReportStatus(uri=str(settings.adapter.child(REPORT_NAME))),
         warnings=run.warnings,
+        training_choice=run.choice,
+        adjustments=list(run.adjustments) or None,
     )

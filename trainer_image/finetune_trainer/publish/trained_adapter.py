@@ -1,4 +1,4 @@
-"""Save the trained adapter to the local disk, with the facts that need the trained model."""
+"""Save the trained adapter to the local disk, and record what must be measured on the trained model."""
 
 import shutil
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from finetune_trainer.training.train import TrainedModel
 class TrainedAdapter:
     """A trained adapter, saved in ``directory`` as it is published.
 
-    ``original_directory`` has the form in which it was trained, if it is published in another. ``peft_type`` is PEFT's
-    name of its training method. ``folded`` are the options of a LoRA that its weights took up, and ``folding_error`` is
-    the largest relative error of a number of B because of that. ``answers`` are the logits of the trained model, whose
+    ``original_directory`` has the form in which it was trained, if that differs. ``peft_type`` is PEFT's name of its
+    training method. ``folded`` are the options of a LoRA that were folded into its weights, and ``folding_error`` is
+    the largest relative error of B's numbers because of that. ``answers`` are the logits of the trained model, whose
     memory is freed by then.
     """
 
@@ -42,7 +42,7 @@ class TrainedAdapter:
 
 
 def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Examples) -> TrainedAdapter:
-    """Save the adapter, as a plain LoRA where that is exact, and record the trained model's answers."""
+    """Save the adapter, as a plain LoRA if that is exact, and record the trained model's answers."""
     inputs, method, model = session.inputs, session.settings.job.spec.method, trained.model
     trained_directory, directory = session.scratch / "trained", session.scratch / "adapter"
     factors_path = initial_factors_path(session)
@@ -73,7 +73,7 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
         options = f" ({', '.join(folded)} folded into its weights)" if folded else ""
         log.info("%s is published as a plain LoRA of rank %d%s", peft_type, rank, options)
         if initial is not None:
-            original_directory = None  # nobody could load it without the very same decomposition of the base
+            original_directory = None  # loading it would need exactly the same decomposition of the base
     for path in filter(None, (directory, original_directory)):
         if (path / "adapter_config.json").is_file():
             conversion.set_base_name(path, canonical_name(session.settings), inputs.model_commit)

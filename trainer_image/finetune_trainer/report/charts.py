@@ -1,4 +1,4 @@
-"""Lay out curves as SVG coordinates, with a text of each for people who cannot see it."""
+"""Lay out curves as SVG coordinates, each with a description for people who cannot see it."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 WIDTH, HEIGHT = 360.0, 200.0
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 10.0, 10.0, 24.0
 MOST_POINTS = 150
-"""Longer series are averaged in pieces: more points cannot be seen, and would only enlarge the file."""
+"""Longer series are averaged in pieces, because more points cannot be seen and would only enlarge the file."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Point:
-    """One measured value, and the text that a pointer over it shows."""
+    """One measured value, and the text that is shown when the pointer is over it."""
 
     x: float
     y: float
@@ -172,7 +172,7 @@ def select_values(history: list[dict[str, Any]], key: str, scale: float = 1.0) -
 
 
 def add_endpoints(history: list[dict[str, Any]], key: str, base: float, adapter: float) -> list[tuple[int, float]]:
-    """Put the values of base and finished adapter before and after those measured during the training."""
+    """Add the values of base and finished adapter before and after those measured during the training."""
     training = select_values(history, "loss")
     last = training[-1][0] if training else 1
     return [(0, base), *[point for point in select_values(history, key) if 0 < point[0] < last], (last, adapter)]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from finetune_api.comparison import Comparison, ComparisonRow
+from finetune_api.sizes import format_size
 from finetune_trainer.report import charts
 
 UNKNOWN = "–"
@@ -32,9 +33,9 @@ def build_table(comparison: Comparison) -> list[Line]:
         _build_line(comparison, "Judged correctly", lambda row: _add_unit(_format_fixed(row.accuracy, 1, 100), "%")),
         _build_line(comparison, "Perplexity, general text", lambda row: _format_short(row.general_perplexity)),
         _build_line(comparison, "Trained parameters", lambda row: _format_short(row.trainable_parameters)),
-        _build_line(comparison, "Peak memory", lambda row: format_bytes(row.peak_memory_bytes)),
+        _build_line(comparison, "Peak memory", lambda row: _format_size(row.peak_memory_bytes)),
         _build_line(comparison, "Tokens/s", lambda row: _format_short(row.tokens_per_second)),
-        _build_line(comparison, "Size on disk", lambda row: format_bytes(row.size_bytes)),
+        _build_line(comparison, "Size on disk", lambda row: _format_size(row.size_bytes)),
     ]
     return [line for line in lines if set(line.cells) != {UNKNOWN}]
 
@@ -75,17 +76,6 @@ def describe_conditions(comparison: Comparison, *, quantised: bool) -> str:
     )
 
 
-def format_bytes(number: float | None) -> str:
-    """Format bytes in powers of 1000: ``512 B``, ``4.9 MB``."""
-    if number is None:
-        return UNKNOWN
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
-
-
 def _describe_share(adapter: ComparisonRow, full: ComparisonRow) -> str:
     if not adapter.trainable_parameters or not full.trainable_parameters:
         return ""
@@ -102,6 +92,10 @@ def _format_fixed(value: float | None, digits: int, scale: float = 1.0) -> str:
 
 def _add_unit(text: str, unit: str) -> str:
     return text if text == UNKNOWN else f"{text} {unit}"
+
+
+def _format_size(number: float | None) -> str:
+    return UNKNOWN if number is None else format_size(number)
 
 
 def _format_short(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The values that reports and model card show of a run."""
+"""Define the values of a run that reports and model card show."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,14 +29,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class DataShape:
-    """The shape of the data: named facts, and a histogram of the sequences' lengths in tokens."""
+    """The shape of the data: named counts, and a histogram of the sequences' lengths in tokens."""
 
     facts: list[tuple[str, str]]
     lengths: list[Bar]
 
 
 @dataclass(frozen=True)
-class Spent:
+class PhaseUsage:
     """GPU-seconds of one phase of the attempt, and their share in percent; plain seconds without a GPU."""
 
     phase: str
@@ -61,7 +61,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class FailedReport:
-    """One failed attempt, as far as it came; named like ``Report``, whose template it shares.
+    """The report of one failed attempt. It has the field names of ``Report``, because both share a template.
 
     ``checkpoint`` is the address of the newest complete checkpoint, ``evaluation`` that of an adapter that was
     verified before the failure, ``trace`` the traceback of an unexpected error.
@@ -90,15 +90,15 @@ class FailedReport:
     attempts: list[Attempt]
     versions: dict[str, str]
     warnings: list[str] = field(default_factory=list)
-    usage: list[Spent] = field(default_factory=list)
+    usage: list[PhaseUsage] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Report:
-    """One finished run.
+    """The report of one finished run.
 
     ``peft_type`` is PEFT's name of what is published; FULL for a whole model, BOTTLENECK for layers that PEFT does not
-    have. ``quantised`` says whether the base was held in fewer bits during the training.
+    have. ``quantised`` says whether the base was quantised during the training.
     """
 
     name: str
@@ -126,6 +126,6 @@ class Report:
     verification: dict[str, float]
     quantised: bool = False
     warnings: list[str] = field(default_factory=list)
-    usage: list[Spent] = field(default_factory=list)
+    usage: list[PhaseUsage] = field(default_factory=list)
     learned: list[dict[str, list[Part]]] = field(default_factory=list)
     """The first training sequences, by the parts that are learned."""

@@ -1,6 +1,6 @@
 """Publish the report of a failed attempt: its reason, last step, curves and settings.
 
-An error or a delay here never changes how the attempt ends. This module does not know torch.
+An error or a delay here never changes how the attempt ends. This module does not import torch.
 """
 
 import json
@@ -31,7 +31,7 @@ from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.run import Run
 
 LIMIT_SECONDS = 20.0
-"""How long the end of an attempt waits for its report; never longer than the rest of a grace period."""
+"""Seconds that the end of an attempt waits for its report, but never longer than the rest of a grace period."""
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -43,7 +43,7 @@ def publish_failed_report(
     Args:
         settings: The attempt's settings.
         run: The state of the attempt.
-        error: The error that ended it; its traceback is shown if nobody expected it.
+        error: The error that ended it; its traceback is shown if the error is unexpected.
         interruption: The request to stop, whose grace period limits the time.
 
     Returns:
@@ -52,7 +52,7 @@ def publish_failed_report(
     if run.failure is None or not run.owns_output:
         return None  # the files at the output location may be another job's
     seconds = min(LIMIT_SECONDS, interruption.seconds_left()) if interruption.requested else LIMIT_SECONDS
-    # only the text: the error itself holds the frames, and with them the model
+    # Keep the text only: the error itself refers to the frames, and so to the model.
     trace = "".join(traceback.format_exception(error)) if run.failure.reason is Reason.TRAINER_ERROR else ""
     published: list[ReportStatus] = []
     thread = threading.Thread(
@@ -112,7 +112,7 @@ def assemble_failed_report(settings: Settings, run: Run, failure: TrainerResult,
         checkpoint=run.checkpoint.uri if run.checkpoint else None,
         evaluation=run.evaluation,
         trace=redact_credentials(trace),
-        # transformers' summary at the end is of the last attempt only
+        # Leave out transformers' summary at the end, which covers the last attempt only.
         history=[entry for entry in run.history if "train_runtime" not in entry],
         data=fields.describe_shape(run.counts) if run.counts else None,
         parameters=run.parameters,

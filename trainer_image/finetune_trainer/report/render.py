@@ -9,7 +9,7 @@ from finetune_trainer.report.contents import DataShape, FailedReport, Report
 from finetune_trainer.runtime.effective_settings import DEFAULT
 
 FEW_ROWS = 20
-"""With fewer held-out sequences the report warns that they are only an indication."""
+"""With fewer held-out sequences, the report warns that the numbers are only an indication."""
 
 
 def render_report(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""Write commands and snippets to copy: how to serve, load and merge the adapter."""
+"""Write commands and code to copy: how to serve, load and merge the adapter."""
 
 import shlex
 from typing import Any
@@ -19,14 +19,14 @@ def local_adapter(report: Report) -> str:
 
 
 def local_base(report: Report) -> str:
-    """Return the base as engines and transformers take it: a name on the hub, or a directory."""
+    """Return the base as engines and transformers accept it: a name on the hub, or a directory."""
     if report.base_on_hub:
         return report.base_model
     return "./base" if report.base_model.startswith("s3://") else "/path/to/base"
 
 
 def list_preparations(report: Report, *, base: bool = True) -> list[str]:
-    """List the lines before a command that download adapter and base, or say which directory is meant."""
+    """List the lines before a command that download adapter and base, or explain a directory."""
     downloads = ((report.base_model if base else "", "./base"), (report.adapter_uri, "./adapter"))
     lines = [f"finetune fetch {shlex.quote(uri)} {target}" for uri, target in downloads if uri.startswith("s3://")]
     if base and local_base(report) == "/path/to/base":

@@ -1,4 +1,4 @@
-"""The process of an attempt: its configuration, log, signals, environment, and the reason with which it ends.
+"""Run the process of an attempt: configuration, log, signals, environment, and the reason with which it ends.
 
-It knows neither torch nor what is trained; every other room may import it.
+It knows neither torch nor what is trained; every other package of the trainer may import it.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.finetunejob import FineTuneJob
-from finetune_api.messages import CleanUpResult, PreflightResult, Problem, TrainerResult
+from finetune_api.messages import CleanUpResult, MergeResult, PreflightResult, Problem, TrainerResult
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.validation import problems
 from finetune_trainer.runtime import result
@@ -32,7 +32,7 @@ def read_job(environment: Mapping[str, str]) -> FineTuneJob | list[Problem]:
 
 
 def termination_log(environment: Mapping[str, str]) -> Path:
-    """Return the path that the result is written to; it is needed even if the job cannot be read."""
+    """Return the path for the result, which is needed even if the job cannot be read."""
     return Path(environment.get("FINETUNE_TERMINATION_LOG", "/dev/termination-log"))
 
 
@@ -44,6 +44,7 @@ def write_problems(command: str, job_problems: list[Problem], path: Path) -> int
     results: dict[str, result.PodResult] = {
         "train": TrainerResult(reason=Reason.SPEC_INVALID, message=message),
         "preflight": PreflightResult(problems=job_problems),
+        "merge": MergeResult(reason=Reason.SPEC_INVALID, message=message),
         "clean-up": CleanUpResult(reason=Reason.SPEC_INVALID, message=message),
     }
     result.write(results[command], path)

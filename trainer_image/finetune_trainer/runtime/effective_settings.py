@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.base import Model
-from finetune_api.finetunejob import Adjustment
+from finetune_api.finetunejob import Adjustment, TrainingChoice
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Hold one setting of a run; ``origin`` says where its value came from."""
+    """One setting of a run; ``origin`` says where its value came from."""
 
     path: str
     value: str
@@ -21,10 +21,11 @@ class Setting:
 
 ENVIRONMENT_PATH = "spec.podTemplate.env"
 USER_FILE, COMMAND_LINE, DEFAULT, OUT_OF_MEMORY = "your file", "--set", "default", "out of memory"
+CHOSEN = "chosen for the GPU"
 
 
 def list_effective_settings(
-    spec: Model, changes: Sequence[str], adjustments: Sequence[Adjustment] = ()
+    spec: Model, changes: Sequence[str], adjustments: Sequence[Adjustment] = (), choice: TrainingChoice | None = None
 ) -> list[Setting]:
     """List the fields of the spec that have a value, each with its origin.
 
@@ -34,16 +35,20 @@ def list_effective_settings(
         spec: The spec, or another model of settings.
         changes: Paths of the fields that the command line replaced.
         adjustments: Changes after an earlier attempt ran out of memory (``finetune_api.ladder``).
+        choice: What was chosen for unset fields.
     """
+    chosen = {f"spec.{field}" for field in choice.list_fields()} if choice else set[str]()
     settings, adjusted = [], {f"spec.{change.field}" for change in adjustments}
     for path, value, default in _leaves(spec, "spec"):
         origin = DEFAULT if default is not None and value == default[0] else USER_FILE
         if any(path == change or path.startswith(f"{change}.") for change in changes):
             origin = COMMAND_LINE
-        # the path of a method's field contains the method's name: spec.method.qlora.quantization.type
+        if path in chosen:
+            origin = CHOSEN
+        # The path of a method's field contains the method's name: spec.method.qlora.quantization.type.
         if {path, re.sub(r"^spec\.method\.\w+\.(quantization)\..*", r"spec.method.\1", path)} & adjusted:
             origin = OUT_OF_MEMORY
-        # an environment variable's value may be anything, a credential too
+        # The value of an environment variable may be a credential: show the names only.
         displayed = [variable["name"] for variable in value] if path == ENVIRONMENT_PATH else value
         settings.append(Setting(path, redact_credentials(format_value(displayed)), origin))
     return settings

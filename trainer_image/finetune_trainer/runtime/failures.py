@@ -1,4 +1,4 @@
-"""Define why an attempt ends, and map other libraries' exceptions to these reasons. Knows no torch."""
+"""Define why an attempt ends, and map other libraries' exceptions to these reasons, without torch."""
 
 import errno
 import traceback
@@ -11,17 +11,17 @@ DISK_FULL_MESSAGES = ("No space left on device", "os error 28", "StorageFull", "
 GPU_MEMORY_MESSAGES = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """Texts by which libraries that do not allocate through torch report a full GPU."""
 GPU_FAULT_MESSAGES = ("CUDA error:", "CUDA driver error:", "uncorrectable ECC error", "CUBLAS_STATUS_", "CUDNN_STATUS_")
-"""Texts by which CUDA and its libraries report that a GPU does not work as it should."""
+"""Texts by which CUDA and its libraries report a broken GPU."""
 DEVICE_ASSERT = "device-side assert"
-"""Text of the one CUDA error that data cause: an index beyond the end of a table."""
+"""Text of the only CUDA error that data can cause: an index beyond the end of a table."""
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of an OSError for a full disk."""
 PROCESS_GROUP_MESSAGES = ("NCCL", "gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
-"""Texts by which torch.distributed reports that another process is gone or does not answer."""
+"""Texts by which torch.distributed reports that another process has ended or does not answer."""
 
 
 class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attempt that failed
-    """End an attempt or a preflight with a reason; ``field`` is the field of the spec to look at, if any."""
+    """Ends an attempt or a preflight with a reason; ``field`` is the field of the spec to look at, if any."""
 
     def __init__(self, reason: Reason, message: str, field: str = "") -> None:
         """Store the reason, the message for the user, and the field of the spec."""
@@ -32,7 +32,7 @@ class Failure(Exception):  # noqa: N818 -- as in FailurePolicy: it is the attemp
 
 
 class Preempted(BaseException):
-    """Report that the pod was asked to stop. It is no Exception, so that no library's handler catches it."""
+    """The pod was asked to stop. This is not an ``Exception``, so that no library's handler catches it."""
 
 
 def classify(error: BaseException) -> tuple[Reason, str]:

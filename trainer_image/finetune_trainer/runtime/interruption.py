@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MARGIN_SECONDS = 5.0
-"""The part of the grace period that is reserved for writing the result."""
+"""Seconds of the grace period that are reserved for writing the result."""
 
 
 class Interruption:
-    """Record whether the pod was asked to stop, and how long it may still work."""
+    """Records whether the pod was asked to stop, and how long it may still work."""
 
-    def __init__(self, grace_seconds: float, leave: Callable[[], None]) -> None:
+    def __init__(self, grace_seconds: float, exit_process: Callable[[], None]) -> None:
         """Set the grace period.
 
         Args:
             grace_seconds: Seconds between SIGTERM and SIGKILL.
-            leave: Ends the process; it must not return.
+            exit_process: Ends the process; it must not return.
         """
         self.requested = False
         self._grace = max(grace_seconds - MARGIN_SECONDS, 1.0)
-        self._leave = leave
+        self._exit_process = exit_process
         self._deferred = False
         self._deadline = 0.0
 
@@ -36,7 +36,7 @@ class Interruption:
         self.requested = True
         self._deadline = time.monotonic() + self._grace
         if not self._deferred:
-            self._leave()
+            self._exit_process()
 
     def seconds_left(self) -> float:
         """Return the seconds that are left of the grace period; call it only after a request."""
@@ -51,4 +51,4 @@ class Interruption:
         finally:
             self._deferred = False
         if self.requested:
-            self._leave()
+            self._exit_process()

@@ -19,11 +19,11 @@ def library_environment(environment: Mapping[str, str], processes: int = 1) -> d
     gpus = environment.get("CUDA_VISIBLE_DEVICES", ",".join(str(number) for number in range(processes)))
     return {
         "OMP_NUM_THREADS": threads,
-        # threads that spin while they wait take the processors from others; without it a busy node needs half the time
+        # Threads that spin while they wait take the processors from others: PASSIVE halves the time on a busy node.
         "OMP_WAIT_POLICY": environment.get("OMP_WAIT_POLICY", "PASSIVE"),
-        # transformers would use all GPUs of a workstation, each with a batch of its own
+        # Without this, transformers would use all GPUs of a workstation, each with a batch of its own.
         "CUDA_VISIBLE_DEVICES": ",".join(gpus.split(",")[:processes]),
-        # memory that was freed in pieces serves larger tensors again
+        # With this, memory that was freed in pieces can be used for larger tensors.
         **({} if "PYTORCH_CUDA_ALLOC_CONF" in environment else {"PYTORCH_ALLOC_CONF": allocator}),
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -34,7 +34,7 @@ def library_environment(environment: Mapping[str, str], processes: int = 1) -> d
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "WANDB_ERROR_REPORTING": "false",
         "TRL_EXPERIMENTAL_SILENCE": "1",
-        # DistributedDataParallel warns in each process if all parameters are used, as they are in most models
+        # DistributedDataParallel would warn in each process if all parameters are used, as in most models.
         "TORCH_CPP_LOG_LEVEL": environment.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
 
@@ -48,9 +48,9 @@ def hide_package(name: str) -> None:
 
 
 def cpu_limit() -> int:
-    """Return how many threads this container can keep busy, at least 1.
+    """Return how many threads can run at once in this container, at least 1.
 
-    This is its CPU limit, or the number of CPUs that it may use if that is lower.
+    This is its CPU limit or, if that is lower, the number of CPUs that it may use.
     """
     allowed = len(os.sched_getaffinity(0))
     quota = _quota(Path("/sys/fs/cgroup/cpu.max")) or _old_quota(Path("/sys/fs/cgroup/cpu"))

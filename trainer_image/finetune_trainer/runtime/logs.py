@@ -34,7 +34,7 @@ def configure(destination: logging.Handler | None = None, *, worker: str = "") -
     """Send our log lines, and other libraries' warnings, to standard output or to ``destination``.
 
     Args:
-        destination: A handler that takes the place of standard output.
+        destination: A handler that replaces standard output.
         worker: The name of a worker process. It logs warnings and errors only, because the process that started it logs
             the rest.
     """
@@ -45,7 +45,7 @@ def configure(destination: logging.Handler | None = None, *, worker: str = "") -
     root.setLevel(logging.WARNING)
     for name in ("finetune_trainer", "finetune_artifacts"):
         logging.getLogger(name).setLevel(logging.WARNING if worker else logging.INFO)
-    # it reports an error if it cannot download a kernel for the CPU
+    # It logs that it cannot download a kernel for the CPU.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

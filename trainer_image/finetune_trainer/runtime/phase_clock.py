@@ -1,6 +1,6 @@
-"""Measure by phase how the main thread spends its time, and so for what the GPUs are held.
+"""Measure how much time the main thread spends in each phase, and so what the GPUs are held for.
 
-Each second counts once, in the innermost phase. Work of other threads counts as what the main thread does meanwhile.
+Each second counts once, in the innermost phase. Work of other threads is not counted separately.
 """
 
 import threading
@@ -18,7 +18,7 @@ PhaseName = Literal[
 
 
 class PhaseClock:
-    """The seconds of each phase since the start."""
+    """Counts the seconds of each phase since the start."""
 
     def __init__(self) -> None:
         """Start to measure."""
@@ -32,7 +32,7 @@ class PhaseClock:
 
     @contextmanager
     def spend(self, name: PhaseName) -> Iterator[None]:
-        """Count the time of this block as a phase. A block within it counts as its own, one in another thread not."""
+        """Count the time of this block as a phase, without blocks within it. Other threads are not counted."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

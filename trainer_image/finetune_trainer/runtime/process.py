@@ -1,17 +1,14 @@
-"""Describe this process among those that train together: one for each GPU, on one or more nodes.
-
-Knows no torch.
-"""
+"""Describe this process among those that train together: one for each GPU, on one or more nodes. Needs no torch."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Process:
-    """Identify one of ``world_size`` processes.
+    """One of ``world_size`` processes.
 
-    The main process, rank 0, alone reports, uploads, verifies and writes the result. ``address`` is the ``host:port``
-    where the processes of several nodes meet; None if all are on one node, where they meet in a file.
+    Only the main process, rank 0, reports, uploads, verifies and writes the result. ``address`` is the ``host:port``
+    at which the processes of several nodes connect; None if all are on one node, where they use a file.
     """
 
     rank: int = 0
@@ -27,7 +24,7 @@ class Process:
 
     @property
     def name(self) -> str:
-        """Return the name of the process for people."""
+        """Return the name of the process, for messages."""
         return f"process {self.rank} of {self.world_size}"
 
     def local_workers(self) -> list["Process"]:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.limits import TERMINATION_MESSAGE_BYTES
-from finetune_api.messages import CleanUpResult, PreflightResult, TrainerResult
+from finetune_api.messages import CleanUpResult, MergeResult, PreflightResult, TrainerResult
 
 log = logging.getLogger(__name__)
-PodResult = CleanUpResult | PreflightResult | TrainerResult
+PodResult = CleanUpResult | MergeResult | PreflightResult | TrainerResult
 NEVER_CUT = ("uri", "hub", "digest")
-"""Fields that are not cut: a part of an address or of a digest is of no use."""
+"""Fields that are not cut, because a part of an address or of a digest is useless."""
 OPTIONAL_SECTIONS = ("data", "progress", "usage", "report", "warnings", "evaluation")
 """Sections that are dropped, in this order, if the result is too long even with short texts."""
 
@@ -19,7 +19,7 @@ OPTIONAL_SECTIONS = ("data", "progress", "usage", "report", "warnings", "evaluat
 def write(result: PodResult, path: Path) -> None:
     """Write the result to the termination log.
 
-    A failure to write is only logged, because the exit code still tells the reason.
+    A failure to write is only logged, because the exit code also gives the reason.
     """
     try:
         path.write_bytes(encode(result))
@@ -48,7 +48,7 @@ def encode(result: PodResult) -> bytes:
 
 
 def _drop_last_items(content: dict[str, Any], key: str) -> None:
-    """Drop the last items of a list until the result is short enough, and say how many were dropped."""
+    """Drop the last items of a list until the result is short enough, and note how many were dropped."""
     items = content.get(key) or []
     dropped = 0
     while len(_dump(content)) > TERMINATION_MESSAGE_BYTES - 80 and len(items) > 1:

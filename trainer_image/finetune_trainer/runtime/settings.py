@@ -1,12 +1,12 @@
-"""Hold the settings of one attempt: the job, and where its Secrets, files and messages are."""
+"""Define the settings of one attempt: the job, and where its Secrets, files and messages are."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune_api.base import S3Location, SecretRef
-from finetune_api.finetunejob import Adjustment, CachedModel, FineTuneJob
+from finetune_api.finetunejob import Adjustment, CachedModel, FineTuneJob, TrainingChoice
 from finetune_api.manifest import Origin
 from finetune_api.messages import TOKEN_FILE
 from finetune_api.uris import DirectoryUri, S3Uri, StorageUri
@@ -22,18 +22,18 @@ COMPARISON_PREFIX = "comparison"
 
 @dataclass(frozen=True)
 class Settings:
-    """Hold the settings of one attempt at a job, from the operator or from ``finetune run``.
+    """The settings of one attempt at a job, from the operator or from ``finetune run``.
 
     ``mounts`` has the directories secrets/, configmaps/ and claims/. ``scratch`` is an empty directory for this
     attempt. With ``workstation`` there is no cluster: credentials come from the environment, and ``output_directory``
-    takes the place of S3.
+    replaces S3.
     """
 
     job: FineTuneJob
     attempt: int = 1
     model_revision: str | None = None
     cached_model: CachedModel | None = None
-    """The model in the cache, as the preflight left it."""
+    """The model in the cache, as the preflight recorded it."""
     report_url: str | None = None
     hub_endpoint: str | None = None
     mounts: Path = Path("/etc/finetune")
@@ -42,7 +42,7 @@ class Settings:
     termination_log: Path = Path("/dev/termination-log")
     workstation: bool = False
     simulated_gpus: bool = False
-    """Whether the cluster only pretends to have GPUs, so that the job trains on a CPU in their place."""
+    """Whether the cluster only pretends to have GPUs, so that the job trains on the CPU instead."""
     output_directory: Path | None = None
     changes: tuple[str, ...] = ()
     """Paths of the fields that ``--set`` replaced."""
@@ -50,6 +50,13 @@ class Settings:
     """Prefix below that of the job for everything that this training writes; empty for the job's own training."""
     adjustments: tuple[Adjustment, ...] = ()
     """Changes to the user's job because earlier attempts ran out of memory."""
+    choice: TrainingChoice | None = None
+    """What was chosen for unset fields of the user's job; ``job`` has it already."""
+
+    def with_choice(self, choice: TrainingChoice) -> "Settings":
+        """Return the settings with what was chosen for unset fields of the job."""
+        job = self.job.model_copy(update={"spec": choice.complete(self.job.spec)})
+        return replace(self, job=job, choice=choice)
 
     @property
     def expects_gpus(self) -> bool:
@@ -90,6 +97,11 @@ class Settings:
         return self.output.child("adapter")
 
     @property
+    def merged(self) -> StorageUri:
+        """Return the prefix of the merged model."""
+        return self.output.child("merged")
+
+    @property
     def rejected(self) -> StorageUri:
         """Return the prefix of an adapter that failed its gate, which is stored but not published."""
         return self.output.child("rejected")
@@ -111,14 +123,26 @@ class Settings:
 
     @property
     def claim(self) -> StorageUri:
-        """Return the address of the claim with which an attempt keeps others of this job from writing."""
+        """Return the address of the claim with which an attempt prevents earlier ones of this job from writing."""
         return self.checkpoints.child(f"claims/{self.origin.uid}.json")
+
+    @property
+    def merge_claim(self) -> StorageUri:
+        """Return the address of the claim with which a merge keeps others of this job from writing."""
+        return self.checkpoints.child(f"claims/{self.origin.uid}-merge.json")
 
     @property
     def written_directories(self) -> list[StorageUri]:
         """Return the prefixes below which a training writes; it writes nothing else."""
-        beside = (self.output.child(name) for name in ("trained", "merged"))
-        return [self.adapter, *beside, self.rejected, self.failed, self.comparison, self.checkpoints]
+        return [
+            self.adapter,
+            self.output.child("trained"),
+            self.merged,
+            self.rejected,
+            self.failed,
+            self.comparison,
+            self.checkpoints,
+        ]
 
     def secret(self, reference: SecretRef | None) -> Path | None:
         """Return the directory with the keys of a Secret; None if the credentials come from the environment."""
@@ -161,13 +185,14 @@ class Settings:
 
 def read_settings(job: FineTuneJob, environment: Mapping[str, str]) -> Settings:
     """Read the settings of an attempt at the job from the environment."""
-    cached = environment.get("FINETUNE_CACHED_MODEL")
+    cached, choice = environment.get("FINETUNE_CACHED_MODEL"), environment.get("FINETUNE_TRAINING_CHOICE")
     return Settings(
         job=job,
         attempt=int(environment.get("FINETUNE_ATTEMPT", "1")),
         adjustments=tuple(
             Adjustment.model_validate(item) for item in json.loads(environment.get("FINETUNE_ADJUSTMENTS") or "[]")
         ),
+        choice=TrainingChoice.model_validate_json(choice) if choice else None,
         model_revision=environment.get("FINETUNE_MODEL_REVISION") or None,
         cached_model=CachedModel.model_validate_json(cached) if cached else None,
         report_url=environment.get("FINETUNE_REPORT_URL") or None,

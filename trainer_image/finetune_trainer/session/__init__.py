@@ -1,4 +1,4 @@
-"""The state of one attempt: settings, inputs, plan and results, and the reporters of its progress.
+"""Hold the state of one attempt (settings, inputs, plan, results), and report its progress.
 
-It holds values and reporters only; it decides nothing about training.
+It decides nothing about the training.
 """

@@ -17,11 +17,11 @@ LOG_EVERY_PERCENT = 10
 
 @contextmanager
 def fetch_inputs(settings: Settings, patience_seconds: float) -> Iterator[Callable[[], Inputs]]:
-    """Download an attempt's files in threads during a ``with`` block, whose end cancels what is not done.
+    """Download an attempt's files in threads during a ``with`` block, whose end cancels unfinished downloads.
 
     Args:
         settings: The attempt's settings.
-        patience_seconds: How long a storage may be away before a download fails.
+        patience_seconds: How long requests to a storage are repeated while it does not answer.
 
     Yields:
         A function that waits for all files. It raises Failure if a source cannot be used, or if the starting adapter

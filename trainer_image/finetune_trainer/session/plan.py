@@ -13,11 +13,12 @@ from finetune_trainer.runtime.settings import Settings
 
 @dataclass(frozen=True)
 class Plan:
-    """The training's numbers, as they follow from settings, data and machine.
+    """The numbers of a training that follow from settings, data and machine.
 
     ``save_steps`` and ``eval_steps`` are the steps between two checkpoints and two evaluations; None for no evaluation.
-    ``gradient_checkpointing`` and ``compile`` say whether they are on, by the user's choice or by ours.
-    ``repeated_sequences`` are taken twice in an epoch, so that each process has the same number of batches.
+    ``gradient_checkpointing`` and ``compile`` say whether they are on, by the user's choice or automatically.
+    ``repeated_sequences`` is the number of sequences that an epoch has twice, so that each process has the same number
+    of batches.
     """
 
     precision: str
@@ -43,19 +44,19 @@ def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
         model: Directory of the base model.
 
     Raises:
-        Failure: SpecInvalid, for an optimizer that needs a GPU where there is none.
+        Failure: SPEC_INVALID: the optimizer needs a GPU, and there is none.
     """
     spec, training = settings.job.spec, settings.job.spec.training
     if training.optimizer == "paged_adamw_8bit" and not device.has_gpu():
         raise Failure(Reason.SPEC_INVALID, "paged_adamw_8bit needs a GPU: choose auto", "spec.training.optimizer")
     processes = spec.resources.processes
-    global_batch = training.per_device_batch_size * processes
+    global_batch = training.batch_size * processes
     batches = math.ceil(sequences / global_batch)
-    per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
+    per_epoch = math.ceil(batches / training.accumulation_steps)
     total = training.max_steps or math.ceil((training.epochs or 1.0) * per_epoch)
     save_steps = spec.checkpoint.every_steps or min(max(total // 10, 1), 500)
     if spec.checkpoint.every_minutes is not None:
-        save_steps = total  # the callback asks for the others
+        save_steps = total  # the callback saves the checkpoints in between
     return Plan(
         precision=device.choose_precision(training),
         total_steps=total,

@@ -34,7 +34,7 @@ class Reporter:
             self._thread.start()
 
     def submit(self, report: ProgressReport) -> None:
-        """Queue a report in place of the one that waits; returns at once."""
+        """Queue a report, which replaces the one that waits; returns at once."""
         self._latest = report
         self._changed.set()
 
@@ -66,7 +66,7 @@ class Reporter:
             client.post(str(self._url), json=report.to_json(), headers=headers).raise_for_status()
         except (httpx.HTTPError, OSError) as error:
             if self._failures == 0:
-                log.warning("progress could not be reported (%s); training goes on", _describe_error(error))
+                log.warning("progress could not be reported (%s); training continues", _describe_error(error))
             self._failures += 1
             if self._latest is None:
                 self._latest = report

@@ -1,10 +1,17 @@
-"""The state of an attempt: filled while it runs, and turned into its result however it ends."""
+"""Hold the state of an attempt, which is filled while it runs, and build its result."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.data_counts import Counts
-from finetune_api.finetunejob import CheckpointStatus, EvaluationStatus, Progress, ReportStatus
+from finetune_api.finetunejob import (
+    Adjustment,
+    CheckpointStatus,
+    EvaluationStatus,
+    Progress,
+    ReportStatus,
+    TrainingChoice,
+)
 from finetune_api.messages import ProgressReport, TrainerResult
 from finetune_api.reasons import Reason
 from finetune_artifacts.fence import FencedStorage
@@ -29,7 +36,7 @@ class ParameterCounts:
 
 @dataclass
 class Run:
-    """The state of one attempt, as status, log and report show it."""
+    """The state of one attempt, which status, log and report show."""
 
     progress: Progress | None = None
     checkpoint: CheckpointStatus | None = None
@@ -44,7 +51,7 @@ class Run:
     stalled: str | None = None
     """Why the watchdog asked the training loop to stop."""
     failure: TrainerResult | None = None
-    """The result of a failed attempt; set once, whatever happens afterwards."""
+    """The result of a failed attempt; set only once."""
     output: FencedStorage | None = None
     """The storage of the output, once this attempt has claimed it; None on a workstation."""
     owns_output: bool = False
@@ -58,6 +65,10 @@ class Run:
     parameters: ParameterCounts | None = None
     memory_meter: "MemoryMeter | None" = None
     """Measures the training's memory; started before the model is loaded."""
+    adjustments: tuple[Adjustment, ...] = ()
+    """The settings that differ from the user's job, because the memory did not suffice."""
+    choice: TrainingChoice | None = None
+    """What was chosen for unset fields of the job."""
     attempts: list[dict[str, Any]] = field(default_factory=list)
     """This attempt and, as far as the checkpoint lists them, those before it."""
 
@@ -73,6 +84,8 @@ class Run:
             data=self.counts,
             report=self.report,
             warnings=self.warnings,
+            training_choice=self.choice,
+            adjustments=list(self.adjustments) or None,
         )
 
     def progress_report(self) -> ProgressReport | None:
@@ -80,5 +93,9 @@ class Run:
         if self.progress is None:
             return None
         return ProgressReport(
-            progress=self.progress, checkpoint=self.checkpoint, resumed_from_step=self.resumed_from_step
+            progress=self.progress,
+            checkpoint=self.checkpoint,
+            resumed_from_step=self.resumed_from_step,
+            training_choice=self.choice,
+            adjustments=list(self.adjustments) or None,
         )

@@ -1,4 +1,4 @@
-"""The objects that every part of one attempt uses: settings, inputs, storage, state and reporters."""
+"""Group the objects that every part of one attempt uses: settings, inputs, storage, state and reporters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

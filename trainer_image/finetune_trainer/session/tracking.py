@@ -18,7 +18,7 @@ from finetune_trainer.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 CLOSE_SECONDS = 20.0
-"""How long the end of an attempt waits for metrics that are not yet sent."""
+"""Seconds that the end of an attempt waits for metrics that are not sent yet."""
 SECRET_KEYS = {
     "mlflow": ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     "wandb": ("WANDB_API_KEY",),
@@ -46,7 +46,7 @@ def check(settings: Settings, *, installed: bool) -> None:
         installed: Whether the libraries must be installed here.
 
     Raises:
-        Failure: SpecInvalid, for a Secret without the service's keys or a missing library.
+        Failure: SPEC_INVALID: a Secret lacks the service's keys, or a library is missing.
     """
     for name, service in _configured_services(settings):
         secret = settings.secret(service.secret_ref)
@@ -141,9 +141,9 @@ class ServiceThread:
                     return
                 service = service or self._open_service()
                 service.log_metrics(*item)
-            except Exception as error:  # noqa: BLE001 -- whatever a service does, the training goes on
+            except Exception as error:  # noqa: BLE001 -- whatever a service does, the training continues
                 log.warning(
-                    "no more metrics are sent to %s (%s: %s); training goes on",
+                    "no more metrics are sent to %s (%s: %s); training continues",
                     self._name,
                     type(error).__name__,
                     redact_credentials(str(error)),
@@ -195,7 +195,7 @@ def _open_wandb(settings: Settings) -> Service:
 
     service, meta = settings.job.spec.tracking.wandb, settings.job.metadata
     assert service is not None, "the job asks for it"  # noqa: S101
-    # a pod can write to its scratch space only; on a workstation users look for the files in the usual directory
+    # A pod can only write to its scratch space. On a workstation, users expect the files in the usual directory.
     directory = None if settings.workstation else settings.scratch / "run"
     run = wandb.init(
         project=service.project,

@@ -1,4 +1,4 @@
-"""Train the adapter: TRL's trainer of the objective, with a callback that reports and evaluates.
+"""Train the adapter with TRL's trainer of the objective and a callback that reports and evaluates.
 
 It knows neither how an adapter is verified nor how it is published.
 """

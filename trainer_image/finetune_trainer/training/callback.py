@@ -24,7 +24,7 @@ from finetune_trainer.runtime.logs import SHOWN_AS_BAR, log
 from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.session.progress import Reporter
 from finetune_trainer.session.run import Run
-from finetune_trainer.training.divergence import DivergenceWatch
+from finetune_trainer.training.divergence import DivergenceWatch, GradientWatch
 from finetune_trainer.training.watchdog import Watchdog
 
 
@@ -32,7 +32,8 @@ from finetune_trainer.training.watchdog import Watchdog
 class Pace:
     """The speed of this attempt; times are those of the monotonic clock, in seconds.
 
-    ``started`` and ``first_step`` are where the attempt began, ``logged`` and ``tokens`` those of the last log entry.
+    ``started`` and ``first_step`` are time and step of the attempt's begin, ``logged`` and ``tokens`` time and token
+    count of the last log entry.
     """
 
     started: float
@@ -43,7 +44,7 @@ class Pace:
 
 
 class TrainingCallback(TrainerCallback):
-    """Our callback of transformers' Trainer; each process has one, and all decide alike."""
+    """The callback of transformers' Trainer. Each process has one, and all make the same decisions."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class TrainingCallback(TrainerCallback):
         divergence_watch: DivergenceWatch | None,
         watchdog: Watchdog,
     ) -> None:
-        """Take what the callback works with.
+        """Store the objects that the callback uses.
 
         Args:
             run: Receives progress and history.
@@ -75,13 +76,14 @@ class TrainingCallback(TrainerCallback):
                 to stop meanwhile.
             on_metrics: Called with the step and its metrics, for each log entry and each evaluation.
             best_weights: Keeps the weights with the lowest loss, and decides on early stopping.
-            divergence_watch: Judges the logged losses.
-            watchdog: Hears of each step, and of each row of an evaluation.
+            divergence_watch: Checks the logged losses.
+            watchdog: Is told of each step.
         """
         self._run, self._reporter, self._interruption = run, reporter, interruption
         self._uploader, self._checkpoint_extras = uploader, checkpoint_extras
         self._eval_steps, self._evaluate, self._on_metrics = eval_steps, evaluate, on_metrics
         self._best, self._watch, self._watchdog = best_weights, divergence_watch, watchdog
+        self._gradients = GradientWatch()
         self._save_seconds = None if save_minutes is None else 60 * save_minutes
         self._saved = time.monotonic()
         self._pace = Pace(time.monotonic(), 0, time.monotonic())
@@ -93,12 +95,13 @@ class TrainingCallback(TrainerCallback):
         self._pace = Pace(self._saved, state.global_step, self._saved)
         if self._watch:
             self._watch.replay_history(state.log_history)
+        self._gradients.replay_history(state.log_history)
         self._report_progress(state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        """Report progress, evaluate if it is time, and stop if that was asked for."""
+        """Report progress, evaluate if it is due, and stop if that was requested."""
         self._watchdog.step()
         if self._uploader:
             self._uploader.check()
@@ -123,7 +126,7 @@ class TrainingCallback(TrainerCallback):
         return due
 
     def lacks_evaluation(self, state: TrainerState) -> bool:
-        """Return whether the step still has to be evaluated: it is new, or its evaluation was cut short."""
+        """Return whether the step is still to be evaluated: it is due, and its evaluation was not finished."""
         step = state.global_step
         last = self._best is not None and step == state.max_steps  # its weights may be the best
         due = self._eval_steps is not None and step > 0 and (step % self._eval_steps == 0 or last)
@@ -154,11 +157,13 @@ class TrainingCallback(TrainerCallback):
         """Check the logged loss, and pass the metrics on."""
         if not logs or "loss" not in logs:
             return
-        # in fp16 gradients may overflow: the step is skipped and the loss scale lowered, which is no divergence
+        # In fp16 gradients may overflow: the step is skipped and the loss scale lowered, which is not a divergence.
         check_loss_is_finite(state.global_step, logs["loss"], None if args.fp16 else logs.get("grad_norm"))
         if self._watch:
             self._watch.add_loss(logs["loss"])
             check_convergence(state.global_step, logs["loss"], self._watch)
+        self._gradients.add_norm(logs.get("grad_norm"))
+        check_gradient(state.global_step, self._gradients)
         moment, tokens = time.monotonic(), logs.get("num_tokens", 0.0)
         if moment > self._pace.logged and "num_tokens" in logs:  # not every trainer of TRL counts tokens
             self._pace.tokens_per_second = (tokens - self._pace.tokens) / (moment - self._pace.logged)
@@ -250,7 +255,11 @@ def measure_memory() -> int:
 
 
 def check_loss_is_finite(step: int, loss: float, grad_norm: float | None) -> None:
-    """Raise Failure(LossDiverged) for a loss or a gradient norm that is not finite."""
+    """Check that loss and gradient norm are finite.
+
+    Raises:
+        Failure: LOSS_DIVERGED: one is not.
+    """
     if math.isfinite(loss) and (grad_norm is None or math.isfinite(grad_norm)):
         return
     raise Failure(
@@ -262,7 +271,11 @@ def check_loss_is_finite(step: int, loss: float, grad_norm: float | None) -> Non
 
 
 def check_convergence(step: int, loss: float, watch: DivergenceWatch) -> None:
-    """Raise Failure(LossDiverged) for a loss that has risen and stays there."""
+    """Check that the loss has not risen and stayed high.
+
+    Raises:
+        Failure: LOSS_DIVERGED: it has.
+    """
     if not watch.diverged:
         return
     raise Failure(
@@ -275,8 +288,27 @@ def check_convergence(step: int, loss: float, watch: DivergenceWatch) -> None:
     )
 
 
+def check_gradient(step: int, watch: GradientWatch) -> None:
+    """Check that the run learns anything.
+
+    Raises:
+        Failure: MODEL_UNSUPPORTED: no gradient has reached a trained weight so far.
+    """
+    if watch.is_dead:
+        raise Failure(
+            Reason.MODEL_UNSUPPORTED,
+            f"up to step {step} every logged gradient was exactly 0: the loss does not depend on the weights that are "
+            "trained, so that nothing is learned. Adapt other layers; if gradientCheckpointing is on, try never",
+            "spec.method",
+        )
+
+
 def check_weights_are_finite(model: Any, step: int) -> None:
-    """Raise Failure(LossDiverged) if a trained weight of this checkpoint is not finite."""
+    """Check that all trained weights of this checkpoint are finite.
+
+    Raises:
+        Failure: LOSS_DIVERGED: a weight is not.
+    """
     for name, weight in model.named_parameters():
         if weight.requires_grad and not torch.isfinite(weight).all():
             raise Failure(

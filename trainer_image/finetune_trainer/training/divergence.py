@@ -1,4 +1,4 @@
-"""Detect a training that has diverged although its loss is still finite."""
+"""Detect a training that has diverged although its loss is still finite, and one that learns nothing."""
 
 import math
 from collections import deque
@@ -10,7 +10,11 @@ from finetune_api.finetunejob import FineTuneJobSpec
 BAD_LOSSES_IN_A_ROW = 5
 """Bad losses in a row that count as divergence; shorter spikes are normal (PaLM, arXiv 2204.02311, section 5.1)."""
 BAD_BY_NATS = 2.0
-"""A loss that is bad is higher than the best by at least this, in nats: 7.4 times its perplexity."""
+"""Nats by which a bad loss is at least higher than the best: 7.4 times its perplexity."""
+
+
+ZEROS_AT_THE_BEGIN = 10
+"""Logged gradients that are exactly 0, from the first one on, after which the run is ended."""
 
 
 @dataclass
@@ -35,12 +39,12 @@ class DivergenceWatch:
 
     @property
     def last_loss_was_bad(self) -> bool:
-        """Return whether the last loss was bad; a checkpoint must not replace a good one then."""
+        """Return whether the last loss was bad, so that a checkpoint must not replace a good one."""
         return self.bad_in_a_row > 0
 
     @property
     def diverged(self) -> bool:
-        """Return whether there are too many bad losses in a row for a spike."""
+        """Return whether there are more bad losses in a row than a spike has."""
         return self.bad_in_a_row >= BAD_LOSSES_IN_A_ROW
 
     def add_loss(self, loss: float) -> None:
@@ -56,6 +60,33 @@ class DivergenceWatch:
         for entry in history:
             if "loss" in entry and math.isfinite(entry["loss"]):
                 self.add_loss(entry["loss"])
+
+
+@dataclass
+class GradientWatch:
+    """Judges the logged gradient norms of one run: a run in which all are exactly 0 has never learned anything.
+
+    Zeros after other values are none of its business: an example that is known by heart has a gradient of 0.
+    """
+
+    zeros: int = 0
+    has_learned: bool = False
+
+    @property
+    def is_dead(self) -> bool:
+        """Return whether there have been only zeros, and enough of them."""
+        return not self.has_learned and self.zeros >= ZEROS_AT_THE_BEGIN
+
+    def add_norm(self, norm: float | None) -> None:
+        """Add one logged gradient norm; None if there is none."""
+        self.zeros += norm == 0.0
+        self.has_learned |= norm not in (None, 0.0)
+
+    def replay_history(self, history: list[dict[str, Any]]) -> None:
+        """Start again from a checkpoint's log, so that a resumed run judges like an uninterrupted one."""
+        self.zeros, self.has_learned = 0, False
+        for entry in history:
+            self.add_norm(entry.get("grad_norm"))
 
 
 def make_divergence_watch(spec: FineTuneJobSpec, tokenizer: Any) -> DivergenceWatch | None:

@@ -36,9 +36,10 @@ LAST_UPLOAD_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Fitted:
-    """The results of the loop, apart from the trained weights.
+    """The results of the loop, in addition to the trained weights.
 
-    ``history`` has one entry for each logged step, over all attempts; ``best`` the best weights, where they are chosen.
+    ``history`` has one entry for each logged step, over all attempts; ``best`` has the best weights, if they are
+    chosen.
     """
 
     history: list[dict[str, Any]]
@@ -57,7 +58,7 @@ def fit(
     fingerprint: run_fingerprint.RunFingerprint,
     resume: resuming.Resume | None,
 ) -> Fitted:
-    """Train ``model`` in place to the last step, or to where the early stop or the pod's end stops it.
+    """Train ``model`` in place to the last step, or until the early stop or the end of the pod.
 
     Raises:
         Preempted: The pod is asked to stop; the checkpoint of the last step is saved.
@@ -116,7 +117,7 @@ def fit(
     except Exception as error:
         if classify(error)[0] is Reason.OUT_OF_MEMORY:
             last_step.save(trainer, error)
-        # a good checkpoint from before the error may still be on its way
+        # A good checkpoint from before the error may still be uploading.
         if uploader:
             uploader.settle(LAST_UPLOAD_SECONDS)
         raise
@@ -143,10 +144,10 @@ def make_watchdog(session: Session) -> Watchdog:
 def evaluate_resumed_step(
     session: Session, trainer: Any, resume: resuming.Resume, callback: TrainingCallback
 ) -> resuming.Resume:
-    """Make up the evaluation that the end of the last attempt cut short, and add it to the checkpoint's state.
+    """Run the evaluation that the end of the last attempt interrupted, and add it to the checkpoint's state.
 
     Raises:
-        Preempted: The pod is asked to stop meanwhile.
+        Preempted: The pod is asked to stop during the evaluation.
     """
     state_file = resume.directory / "trainer_state.json"
     state = TrainerState.load_from_json(str(state_file))
@@ -214,7 +215,7 @@ def make_held_out_losses(
 ) -> Callable[[], dict[str, float] | None]:
     """Make the function that measures ``eval_loss`` and, with ``evaluation.forgetting``, ``general_loss``.
 
-    It calls ``on_row`` before each forward pass, and returns None if the pod is asked to stop meanwhile.
+    It calls ``on_row`` before each forward pass, and returns None if the pod is asked to stop.
     """
     spec = session.settings.job.spec
     measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows)
@@ -249,8 +250,8 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, f
 
     Raises:
         Preempted: The pod is asked to stop.
-        Failure: Stalled, if the watchdog asked the loop to stop; TrainerError, if the loop ended before its last step
-            for no reason that we know.
+        Failure: STALLED: the watchdog asked the loop to stop. TRAINER_ERROR: the loop ended before its last step for
+            an unknown reason.
     """
     interruption = session.interruption
     with CLOCK.spend("checkpoint"):
@@ -259,9 +260,9 @@ def wait_for_uploads(session: Session, uploader: CheckpointUploader | None, *, f
         uploaded = not interruption.requested or not uploader or uploader.wait(seconds=interruption.seconds_left())
     if interruption.requested:
         step = session.run.progress.step if session.run.progress else 0
-        how = "is saved" if uploaded else "could not be uploaded within the grace period"
+        outcome = "is saved" if uploaded else "could not be uploaded within the grace period"
         if session.run.stalled:
-            raise Failure(Reason.STALLED, f"{session.run.stalled}; then the checkpoint of step {step} {how}")
-        raise Preempted(f"asked to stop; the checkpoint of step {step} {how}")
+            raise Failure(Reason.STALLED, f"{session.run.stalled}; then the checkpoint of step {step} {outcome}")
+        raise Preempted(f"asked to stop; the checkpoint of step {step} {outcome}")
     if not finished:
         raise Failure(Reason.TRAINER_ERROR, "the training loop ended before its last step")

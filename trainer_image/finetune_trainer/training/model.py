@@ -19,9 +19,9 @@ def load_base(session: Session, tokenizer: Any, *, reload: bool = False) -> Any:
 
     Args:
         session: The attempt.
-        tokenizer: Gives the padding token of a model that scores texts.
-        reload: Load the base again after a sharded training: whole, with its layers spread over the GPUs. The first
-            time a base that will be sharded is loaded into main memory.
+        tokenizer: The tokenizer, for the padding token of a model that scores texts.
+        reload: Whether to load a base again after a sharded training, with its layers spread over the GPUs. The first
+            time, a base that will be sharded is loaded into main memory.
     """
     spec = session.settings.job.spec
     precision = device.choose_precision(spec.training)
@@ -42,7 +42,7 @@ def load_base(session: Session, tokenizer: Any, *, reload: bool = False) -> Any:
 def fresh_base_loader(
     session: Session, dtype: torch.dtype, *, scores_padded_with: int | None = None
 ) -> Callable[..., Any]:
-    """Return a function that loads the base unquantised, as it is served: ``(directory, *, placement)``."""
+    """Return a function that loads the base unquantised in ``dtype``: ``(directory, *, placement)``."""
     return partial(
         loading.load_base,
         dtype=dtype,
@@ -53,9 +53,9 @@ def fresh_base_loader(
 
 
 def add_adapter(session: Session, plan: Plan, base: Any) -> Any:
-    """Put a fresh adapter, or the one that ``model.adapter`` names, onto the base.
+    """Add a fresh adapter, or the one that ``model.adapter`` names, to the base.
 
-    The seed is set first, since most adapters begin with random numbers.
+    The seed is set first, because most adapters start with random numbers.
     """
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)

@@ -1,4 +1,4 @@
-"""The training objectives: TRL's trainer and configuration of each, fed with our own sequences."""
+"""Map each training objective to TRL's trainer and configuration, for sequences that are tokenized already."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +13,10 @@ from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from finetune_api.finetunejob import FineTuneJobSpec, Preference
 from finetune_trainer.data.learned_parts import label_sequences
+from finetune_trainer.training.sft import SftTrainer
 
 REFERENCE_ADAPTER = "ref"
 """TRL's name of the frozen copy of the adapter that is the reference model of dpo and kto."""
@@ -34,13 +34,13 @@ class Objective:
 def objective_of(spec: FineTuneJobSpec) -> Objective:
     """Return TRL's trainer of the objective.
 
-    The sequences are ours. TRL's own preparation is skipped, because it may cut and drop rows without a word.
+    The sequences are tokenized already. TRL's own preparation is skipped, because it may silently cut and drop rows.
     """
     preference, length = spec.preference or Preference(), spec.training.max_length
     match spec.objective:
         case "sft":
-            skip = {"dataset_kwargs": {"skip_prepare_dataset": True}, "packing": spec.training.packing}
-            return Objective(SFTTrainer, SFTConfig, {"max_length": length, **skip})
+            skip = {"dataset_kwargs": {"skip_prepare_dataset": True}, "packing": spec.training.packs}
+            return Objective(SftTrainer, SFTConfig, {"max_length": length, **skip})
         case "dpo":
             return Objective(_Dpo, DPOConfig, {"max_length": None, "beta": preference.beta})
         case "orpo":

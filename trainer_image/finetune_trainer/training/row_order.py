@@ -1,4 +1,4 @@
-"""The order of the training rows: the longest ones make up the first step, so that a lack of memory shows at once."""
+"""Order the training rows: the longest ones come in the first step, so that a lack of memory shows at once."""
 
 from collections.abc import Iterator
 

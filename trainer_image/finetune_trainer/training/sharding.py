@@ -45,9 +45,9 @@ def load_trained_weights(fresh: Any, weights: dict[str, torch.Tensor]) -> None:
 
 
 def free_gathered_layers(model: Any) -> None:
-    """Free the gathered parts that an evaluation keeps for a backward pass that does not come.
+    """Free the gathered parts that an evaluation keeps for a backward pass, which never comes.
 
-    Every process must do so together, before one of them alone saves a checkpoint.
+    All processes must do this together, before one of them saves a checkpoint.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -42,20 +42,24 @@ def train_model(
     take_base: Callable[[], Any],
     on_begin: Callable[[str, int], None] = lambda *_: None,
 ) -> TrainedModel | None:
-    """Train to the last step; None in any process but the main one, and only here do their ways part.
+    """Train to the last step. Only the main process continues after that; the others return None.
 
     Args:
         session: The attempt.
         tokenizer: The model's tokenizer.
         examples: The prepared dataset.
-        take_base: Hands over the base model; called once.
-        on_begin: Called with the run's fingerprint and the step that the training goes on from, if a step is left.
+        take_base: Returns the base model, without keeping it; called once.
+        on_begin: Called with the run's fingerprint and the step that the training continues from, if a step is left.
     """
     spec, process = session.settings.job.spec, session.process
-    rows = training_rows(examples, spec.training)
+    rows = training_rows(examples.train, spec.training)
     plan = make_plan(session.settings, len(rows), session.inputs.model)
     with phase("waiting for the model, and adding the adapter", "load"):
-        model = add_adapter(session, plan, take_base())
+        base = take_base()
+        if spec.training.packs and not is_sharded(session):
+            contamination.refuse_contamination(contamination.prepare_packing(base, examples.train))
+        model = add_adapter(session, plan, base)
+        del base
         with CLOCK.spend("hash"):
             base_digest = loading.digest_base_weights(model) if process.is_main_process else ""
     describe_training(session, plan, model)
@@ -66,8 +70,8 @@ def train_model(
     if is_sharded(session):
         sharding.shard_base(model, process.world_size)
         sharded_digest = loading.digest_base_weights(model)
-    if spec.training.packing:
-        contamination.refuse_contamination(model, examples.train)
+        if spec.training.packs:
+            contamination.refuse_contamination(contamination.find_contamination(model, examples.train))
     if resume is None or resume.step < plan.total_steps:
         on_begin(fingerprint.digest, resume.step if resume else 0)
     fitted = fit(
@@ -83,7 +87,7 @@ def train_model(
     if is_sharded(session) and process_group.any_rank(loading.digest_base_weights(model) != sharded_digest):
         raise Failure(Reason.VERIFICATION_FAILED, BASE_CHANGED)
     if not process.is_main_process:
-        del model  # frees its GPU before the others are told
+        del model  # free its GPU before the process group ends
         device.free_memory()
         process_group.shutdown()
         return None
@@ -102,7 +106,7 @@ def train_model(
 
 
 def finish(session: Session, fitted: Fitted, model: Any) -> None:
-    """Put the weights that are published into the model, and write the metrics of all steps."""
+    """Load the weights that are to be published into the model, and write the metrics of all steps."""
     objectives.delete_reference_adapter(model)
     if fitted.best is not None:
         fitted.best.restore(model)
@@ -113,8 +117,8 @@ def finish(session: Session, fitted: Fitted, model: Any) -> None:
 
 
 def write_metrics(history: list[dict[str, Any]], path: Path) -> None:
-    """Write what was logged of each step, over all attempts, as one JSON object a line."""
-    # transformers' summary at the end speaks of the last attempt alone
+    """Write the log entries of all attempts, one JSON object a line."""
+    # Leave out transformers' summary at the end, which covers the last attempt only.
     steps = [entry for entry in history if "train_runtime" not in entry]
     path.write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
 
@@ -136,6 +140,8 @@ def describe_training(session: Session, plan: Plan, model: Any) -> None:
         "sequences per step": str(training.sequences_per_step(processes)),
         "a checkpoint every": f"{plan.save_steps} steps",
     }
+    if run.choice:
+        run.derived_settings["why this packing and batch"] = "; ".join(run.choice.why)
     if processes > 1:
         run.derived_settings |= {
             "processes": str(processes),
@@ -146,8 +152,8 @@ def describe_training(session: Session, plan: Plan, model: Any) -> None:
         f"{run.parameters.trainable:,}",
         plan.total_steps,
         processes,
-        training.per_device_batch_size,
-        training.gradient_accumulation_steps,
+        training.batch_size,
+        training.accumulation_steps,
         training.max_length,
         choose_learning_rate(spec),
         plan.precision,

@@ -1,4 +1,4 @@
-"""Make TRL's trainer for the job's objective, with the plan's settings and exact checkpoints."""
+"""Make TRL's trainer for the job's objective, with the plan's settings and exactly resumable checkpoints."""
 
 import re
 from typing import Any
@@ -12,7 +12,6 @@ from finetune_api.finetunejob import Training
 from finetune_api.scheduler import SchedulerArgs
 from finetune_trainer.checkpoints.exact_resume import with_exact_resume
 from finetune_trainer.checkpoints.resuming import has_longest_first
-from finetune_trainer.data import dataset
 from finetune_trainer.methods import adalora, adapted_model
 from finetune_trainer.models import device
 from finetune_trainer.runtime.logs import log
@@ -22,10 +21,9 @@ from finetune_trainer.training import objectives
 from finetune_trainer.training.row_order import LongestFirst, measure_lengths
 
 
-def training_rows(examples: dataset.Examples, training: Training) -> datasets.Dataset:
-    """Return the training sequences as TRL takes them; with packing several sequences are one row."""
-    rows = examples.train
-    if not training.packing:
+def training_rows(rows: datasets.Dataset, training: Training) -> datasets.Dataset:
+    """Return the training rows for TRL: the sequences, or with packing rows of several sequences."""
+    if not training.packs:
         return rows
     packed = pack_dataset(rows, training.max_length, "bfd")
     log.info("packed %d sequences into %d rows", len(rows), len(packed))
@@ -33,7 +31,7 @@ def training_rows(examples: dataset.Examples, training: Training) -> datasets.Da
 
 
 def has_separate_experts(model: Any) -> bool:
-    """Return whether trained weights belong to an expert that is a module of its own, and so may be left out."""
+    """Return whether experts with trained weights are modules of their own, which a batch may not use."""
     return any(
         re.search(r"\.experts\.\d+\.", name) for name, weight in model.named_parameters() if weight.requires_grad
     )
@@ -48,13 +46,13 @@ def make_trainer(
     rows: datasets.Dataset,
     callbacks: list[TrainerCallback],
 ) -> Any:
-    """Make TRL's trainer for the objective. It prints nothing and reports to nobody by itself."""
+    """Make TRL's trainer for the objective. It prints nothing, and reports to no service, by itself."""
     spec = session.settings.job.spec
     training, objective = spec.training, objectives.objective_of(spec)
     arguments = objective.config(
         output_dir=str(session.scratch),
-        per_device_train_batch_size=training.per_device_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.accumulation_steps,
         max_steps=plan.total_steps,
         learning_rate=choose_learning_rate(spec),
         lr_scheduler_type=training.scheduler,
@@ -89,7 +87,7 @@ def make_trainer(
         processing_class=tokenizer,
         callbacks=[adalora.RankAllocationCallback(), *callbacks],
     )
-    # a search in each step for weights without a gradient is for experts of which a batch may leave some out
+    # The search for weights without a gradient in each step is needed for experts that a batch does not use.
     trainer.accelerator.ddp_handler = DistributedDataParallelKwargs(
         find_unused_parameters=has_separate_experts(model), gradient_as_bucket_view=True
     )

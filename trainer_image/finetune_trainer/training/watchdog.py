@@ -1,4 +1,4 @@
-"""End an attempt whose training loop makes no progress, so that it does not hold its GPUs for nothing."""
+"""End an attempt whose training loop makes no progress, so that it frees its GPUs."""
 
 import statistics
 import sys
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from finetune_trainer.runtime.logs import log
 
 MIN_SECONDS = 600.0
-"""A step may always take this long."""
+"""Seconds that a step may always take."""
 MEDIAN_FACTOR = 20.0
-"""A step may take this many times the median of the last ones."""
+"""A step may take this many times the median of the last steps."""
 WARM_UP_SECONDS = 3600.0
-"""How long each of the first steps may take: they compile kernels, and read the first rows."""
+"""Seconds that each of the first steps may take: they compile kernels, and read the first rows."""
 WARM_UP_STEPS = 2
 RECENT_STEPS = 50
 TICK_SECONDS = 1.0
@@ -27,11 +27,11 @@ class Watchdog:
     """Watch the training loop from a thread of its own, between `start` and `close`."""
 
     def __init__(self, ask_to_stop: Callable[[str], None], abandon: Callable[[str], None]) -> None:
-        """Take what happens after a stall; both get a message for the user.
+        """Store what to do after a stall; both functions receive a message for the user.
 
         Args:
             ask_to_stop: Asks the loop for a checkpoint; it returns at once.
-            abandon: Ends the process. Called if the loop does not answer within a minute.
+            abandon: Ends the process, if the loop does not answer within a minute.
         """
         self._ask_to_stop, self._abandon = ask_to_stop, abandon
         self._durations: deque[float] = deque(maxlen=RECENT_STEPS)
@@ -50,11 +50,11 @@ class Watchdog:
         self._closed.set()
 
     def beat(self) -> None:
-        """Note progress within a step, such as one row of an evaluation."""
+        """Record progress within a step, such as one row of an evaluation."""
         self._silent_seconds, self._last = 0.0, time.monotonic()
 
     def step(self) -> None:
-        """Note that a step is done."""
+        """Record that a step is done."""
         self._steps += 1
         if self._steps > WARM_UP_STEPS:
             self._durations.append(time.monotonic() - self._last)

@@ -1,9 +1,10 @@
-"""One pass over a serving group: gather, plan, apply.
+"""Make one pass over a serving group: gather, plan, apply.
 
-A serving group is all AdapterDeployments of one inference Deployment.
+A serving group is all AdapterDeployments of one inference workload, a Deployment for example.
 
-``model`` has the values that pass between the steps, ``status`` and ``release`` the words that a person reads;
-``resolve`` and ``rollout`` are the two stages of the plan. It knows no batch/v1 Job and no trainer.
+``model`` has the values that pass between the steps. ``members`` and ``rollout`` are the two stages of the plan: what
+each AdapterDeployment asks for, and which pods take it now. ``status`` and ``release`` write the status with its
+messages. It knows no batch/v1 Job and no trainer.
 """
 
 from finetune_operator.context import Context

@@ -13,10 +13,10 @@ from finetune_api.adapterdeployment import (
 from finetune_api.conditions import ConditionType
 from finetune_api.core_v1.selectors import LabelSelector
 from finetune_api.finetunejob import AdapterStatus
+from finetune_api.label_selector import format_selector, matches
 from finetune_api.reasons import Reason
 from finetune_operator.conditions import find_in
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.label_selector import format_selector, matches
 from finetune_operator.policies.newest_job import FinishedJob, choose_newest
 from finetune_operator.reconcile.adapterdeployment.model import Obstacle, Source
 from finetune_operator.reconcile.adapterdeployment.version import (
@@ -50,12 +50,12 @@ def follow(
         name = newest.identity.name
         return replace(build_job_source(resource, spec, jobs[name], ready[name]), finetune_job=newest.identity)
     if followed is not None:
-        kept = (
+        version = (
             followed
             if spec.adapter.secret_ref is None
             else followed.model_copy(update={"secret_ref": spec.adapter.secret_ref})
         )
-        return Source(build_entry(resource, spec, kept), served)
+        return Source(build_entry(resource, spec, version), served)
     return _describe_wait(text, jobs)
 
 
@@ -83,9 +83,9 @@ def _describe_wait(selector: str, jobs: Mapping[str, Object]) -> Obstacle:
         text = f"spec.adapter.selector: there is no FineTuneJob with {selector} in this namespace: waiting for one"
         return Obstacle(Reason.FINETUNE_JOB_NOT_FOUND, text, stalled=False)
     newest_first = sorted(jobs, key=lambda name: (jobs[name]["metadata"]["creationTimestamp"], name), reverse=True)
-    said = [f"{name} ({_describe_job(jobs[name])})" for name in newest_first[:MAX_NAMED]]
+    named = [f"{name} ({_describe_job(jobs[name])})" for name in newest_first[:MAX_NAMED]]
     more = [f"and {len(jobs) - MAX_NAMED} more"] if len(jobs) > MAX_NAMED else []
-    text = f"waiting for a FineTuneJob with {selector} to succeed; there are {', '.join([*said, *more])}"
+    text = f"waiting for a FineTuneJob with {selector} to succeed; there are {', '.join([*named, *more])}"
     return Obstacle(Reason.ADAPTER_NOT_READY, text, stalled=False)
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+from finetune_api.core_v1.selectors import LabelSelector
+from finetune_api.label_selector import has_label_keys
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
-    ADAPTER_DEPLOYMENT,
     CONFIG_MAP,
-    DEPLOYMENT,
     DEPLOYMENT_ANNOTATION,
     FINETUNE_JOB,
     POD,
@@ -15,43 +15,68 @@ from finetune_operator.kube.kinds import (
     Key,
     Object,
 )
+from finetune_operator.kube.workloads import WorkloadRef, read_group
+from finetune_operator.policies.analysis import AnalysisId, Outcome
 from finetune_operator.policies.pod_state import ENDED_PHASES
 from finetune_operator.reconcile.adapterdeployment.model import Observed
 from finetune_operator.resources.injection import AGENT_ROLE, config_map_name
+from finetune_operator.resources.workloads import rules_of
+from finetune_operator.resources.workloads.pods import view_pods
 
 
 async def gather(key: Key, context: Context) -> Observed:
     """Gather the input of the plan. Raises ``KubeError``.
 
-    The Deployment comes from the API server: before the injection it is not watched, and the cache does not know who
-    owns its fields.
+    The workload comes from the API server: before the injection it is not watched, and the cache does not know who
+    owns its fields. So do pods that a selector names: the cache has only those with an agent.
     """
-    _, namespace, name = key
-    cache = context.cache
+    _, namespace, group = key
+    target, cache = read_group(group), context.cache
     resources = [
         resource
-        for resource in cache.list_all(ADAPTER_DEPLOYMENT, namespace)
-        if resource["spec"]["target"]["deploymentRef"]["name"] == name
-        and not resource["metadata"].get("deletionTimestamp")
+        for resource in cache.list_targeting(namespace, group)
+        if not resource["metadata"].get("deletionTimestamp")
     ]
     resources.sort(key=lambda resource: (resource["metadata"]["creationTimestamp"], resource["metadata"]["name"]))
-    deployment = await context.kube.get(DEPLOYMENT, namespace, name)
-    pods = [pod for pod in cache.list_labelled(POD, namespace, ROLE_LABEL, AGENT_ROLE) if _belongs(pod, name)]
+    config_map = cache.get(CONFIG_MAP, namespace, config_map_name(group))
+    workload, pods = None, list[Object]()
+    if config_map is not None or target.kind is not POD or any(map(_can_be_listed, resources)):
+        workload, pods = await _gather_workload(namespace, target, context)
     reports = {
         pod["metadata"]["name"]: context.pod_reports.agent((namespace, pod["metadata"]["name"], pod["metadata"]["uid"]))
         for pod in pods
     }
     return Observed(
         namespace=namespace,
-        name=name,
-        deployment=deployment,
+        target=target,
+        workload=workload,
         resources=tuple(resources),
         finetune_jobs=_gather_jobs(namespace, resources, cache),
         pods=tuple(pods),
         agent_reports={pod: report for pod, report in reports.items() if report is not None},
-        config_map=cache.get(CONFIG_MAP, namespace, config_map_name(name)),
+        config_map=config_map,
+        analyses=_gather_analyses(namespace, resources, context),
         watched_seconds=context.leadership.measure_seconds(),
     )
+
+
+def _can_be_listed(adapter_deployment: Object) -> bool:
+    """Return whether the API server lists pods by this selector: a CRD without its rule let others in."""
+    return has_label_keys(LabelSelector.model_validate(adapter_deployment["spec"]["target"]["selector"]))
+
+
+async def _gather_workload(namespace: str, target: WorkloadRef, context: Context) -> tuple[Object | None, list[Object]]:
+    """Gather the workload, and those of its pods that have an agent."""
+    kind = target.kind
+    if kind is POD:
+        listed, _ = await context.kube.list(POD, namespace, labels=target.name)
+        living = [pod for pod in listed if _is_living(pod)]
+        workload = view_pods(namespace, target.name, living)
+    else:
+        workload = await context.kube.get(kind, namespace, target.name)
+        agents = context.cache.list_labelled(POD, namespace, ROLE_LABEL, AGENT_ROLE)
+        living = [pod for pod in agents if _is_living(pod) and _is_annotated(pod, target)]
+    return workload, [pod for pod in living if rules_of(kind).owns(target.name, pod)]
 
 
 def _gather_jobs(namespace: str, adapter_deployments: Sequence[Object], cache: Cache) -> dict[str, Object]:
@@ -65,16 +90,22 @@ def _gather_jobs(namespace: str, adapter_deployments: Sequence[Object], cache: C
     return {job["metadata"]["name"]: job for job in jobs if job is not None}
 
 
-def _belongs(pod: Object, deployment: str) -> bool:
-    """Return whether the pod is a living one of this Deployment.
+def _gather_analyses(
+    namespace: str, resources: Sequence[Object], context: Context
+) -> dict[str, tuple[AnalysisId, Outcome]]:
+    names = [resource["metadata"]["name"] for resource in resources]
+    newest = {name: context.analyses.find((namespace, name)) for name in names}
+    return {name: analysis for name, analysis in newest.items() if analysis is not None}
 
-    Anybody may write the annotation, so the pod's ReplicaSet must have the name that the Deployment gives it.
+
+def _is_annotated(pod: Object, target: WorkloadRef) -> bool:
+    """Return whether the pod's template is the one that the operator has changed.
+
+    Anybody may write the annotation, so the workload must also control the pod.
     """
-    meta = pod["metadata"]
-    if (meta.get("annotations") or {}).get(DEPLOYMENT_ANNOTATION) != deployment or meta.get("deletionTimestamp"):
-        return False
-    if (pod.get("status") or {}).get("phase") in ENDED_PHASES:
-        return False
-    template = (meta.get("labels") or {}).get("pod-template-hash")
-    owners = [owner for owner in meta.get("ownerReferences") or [] if owner.get("controller")]
-    return any(owner["kind"] == "ReplicaSet" and owner["name"] == f"{deployment}-{template}" for owner in owners)
+    return (pod["metadata"].get("annotations") or {}).get(DEPLOYMENT_ANNOTATION) == target.group
+
+
+def _is_living(pod: Object) -> bool:
+    """Return whether the pod runs, or is to run."""
+    return not pod["metadata"].get("deletionTimestamp") and (pod.get("status") or {}).get("phase") not in ENDED_PHASES

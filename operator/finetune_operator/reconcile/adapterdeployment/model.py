@@ -1,4 +1,4 @@
-"""The values that pass from gather to plan to apply of a serving group.
+"""Define the values that pass from gather to plan to apply of a serving group.
 
 They are plain data, so that the plan is a pure function.
 """
@@ -11,10 +11,13 @@ from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploym
 from finetune_api.finetunejob import AdapterStatus
 from finetune_api.messages import AgentAdapter, AgentReport, DesiredAdapter, DesiredState
 from finetune_api.reasons import Reason
+from finetune_engines.arguments import EngineArgs
 from finetune_engines.base import Engine
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.engine_args import EngineArgs
+from finetune_operator.kube.workloads import WorkloadRef
+from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Outcome
+from finetune_operator.policies.canary import CanaryStage
 from finetune_operator.policies.failed_rollout import Failure
 from finetune_operator.policies.rollback import RollbackInForce
 from finetune_operator.reconcile.status_builder import StatusBuilder
@@ -24,12 +27,12 @@ AdapterStatusBuilder = StatusBuilder[AdapterDeploymentStatus]
 
 @dataclass(frozen=True)
 class Observed:
-    """All AdapterDeployments of one inference Deployment, the oldest first, and what they depend on."""
+    """All AdapterDeployments of one inference workload, the oldest first, and what they depend on."""
 
     namespace: str
-    name: str
-    """Name of the Deployment."""
-    deployment: Object | None
+    target: WorkloadRef
+    """The workload that serves."""
+    workload: Object | None
     """Read from the API server, with its managedFields."""
     resources: tuple[Object, ...]
     """The AdapterDeployments."""
@@ -41,6 +44,8 @@ class Observed:
     """The newest report of each agent by the name of its pod."""
     config_map: Object | None = None
     """The desired state that the agents read."""
+    analyses: Mapping[str, tuple[AnalysisId, Outcome]] = field(default_factory=dict)
+    """The newest analysis of each AdapterDeployment by its name, if it has ended."""
     watched_seconds: float = math.inf
     """For how long this process of the operator has received the agents' reports."""
 
@@ -63,25 +68,29 @@ class Source:
     finetune_job: JobIdentity | None = None
     """The FineTuneJob that it came from."""
     adapter: AdapterStatus | None = None
-    """What this job says of it; None for one given by uri, and if the job is gone."""
+    """The adapter in the status of this job; None for one given by uri, and if the job is gone."""
     note: str = ""
-    """What a person should know of it."""
+    """A note about it for the user."""
 
 
 @dataclass(frozen=True)
 class ServingTarget:
-    """The Deployment as a target: container, port and API key are shared by its AdapterDeployments."""
+    """The workload as a target: container, port and API key are shared by its AdapterDeployments."""
 
     container: str
     port: int
     api_key_secret: str | None
     engine: Engine
     engine_args: EngineArgs
+    rolling: bool = False
+    """Whether the pod template carries the versions."""
 
     def shares_engine(self, other: "ServingTarget") -> bool:
         """Return whether both mean the same engine, reached in the same way."""
-        mine = (self.engine.name, self.container, self.port, self.api_key_secret)
-        return mine == (other.engine.name, other.container, other.port, other.api_key_secret)
+        return self._list_shared() == other._list_shared()
+
+    def _list_shared(self) -> tuple[str, str, int, str | None, bool]:
+        return self.engine.name, self.container, self.port, self.api_key_secret, self.rolling
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class Member:
     finetune_job: JobIdentity | None = None
     """The FineTuneJob that it came from."""
     note: str = ""
-    """What a person should know of the source of the adapter."""
+    """A note about the source of the adapter for the user."""
     entry: DesiredAdapter | None = None
     """What the ConfigMap tells the pods to serve."""
     pods: Mapping[str, AgentAdapter] = field(default_factory=dict)
@@ -109,38 +118,42 @@ class Member:
     unknown_fields: tuple[str, ...] = ()
     """Paths of fields that only a newer version knows."""
     suspended: bool = False
-    """Whether ``spec.suspend`` holds back something that would be done now."""
+    """Whether ``spec.suspend`` prevents a change that would be made now."""
     pause: float = 0.0
     """Seconds until the next pod may take the version."""
+    stage: CanaryStage | None = None
+    """The step of its canary; None if every pod may take the version."""
     failure: Failure | None = None
-    """Why no further pod takes the version, by what the pods say."""
+    """Why no further pod takes the version, according to the pods' reports."""
     rolled_out: bool = False
-    """Whether every pod of the Deployment serves the desired version."""
+    """Whether every pod of the workload serves the desired version."""
 
 
 @dataclass(frozen=True)
 class Injection:
-    """The agent in the Deployment."""
+    """The agent in the workload."""
 
     body: Object
     """What to apply for it."""
     due: bool
     """Whether to apply it now."""
-    held: str = ""
-    """What the pods get only when they are replaced anyway."""
+    pending: str = ""
+    """Changes that the pods get only when they are replaced for another reason."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The changes to make, in this order.
 
-    ``remove`` takes everything of ours out of the Deployment instead.
+    ``remove`` takes everything of ours out of the workload instead.
     """
 
     members: tuple[Member, ...] = ()
     state: DesiredState | None = None
     config_map: Object | None = None
     injection: Injection | None = None
+    pod_labels: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    """Labels to change by the name of the pod; None for a label to remove."""
     remove: bool = False
     requeue_after: float | None = None
 
@@ -154,3 +167,5 @@ class StatusUpdate:
     events: tuple[EventRecord, ...] = ()
     requeue_after: float | None = None
     """Seconds until the next pass, if this status asks for one."""
+    analysis: AnalysisRequest | None = None
+    """What the present step of a canary asks, once the status is written."""

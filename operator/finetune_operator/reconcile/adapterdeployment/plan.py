@@ -2,102 +2,139 @@
 
 The plan is the agents' desired state and the injection, or their removal.
 
-One ConfigMap and one injection serve all AdapterDeployments of a Deployment, so they are planned together. One that
-cannot be rolled out leaves what its pods serve as it is, and never holds up another.
+One ConfigMap and one injection serve all AdapterDeployments of a workload, so they are planned together. One that
+cannot be rolled out does not change what its pods serve, and does not delay another one.
 """
 
 from dataclasses import replace
 from datetime import datetime
 
-from pydantic import ValidationError
-
-from finetune_api.adapterdeployment import (
-    AdapterDeploymentSpec,
-    AdapterDeploymentStatus,
-    AdapterVersion,
-    find_last_good,
-)
-from finetune_api.lenient import read_spec
-from finetune_api.messages import DesiredAdapter, DesiredState, DesiredVersion
-from finetune_api.reasons import Reason
-from finetune_api.validation import problems
-from finetune_operator.policies.engine_fit import find_warnings
-from finetune_operator.policies.rollback import find_rollback
+from finetune_api.adapterdeployment import AdapterDeploymentStatus, AdapterVersion, find_last_good
+from finetune_api.messages import DesiredState, DesiredVersion
+from finetune_operator.kube.kinds import Object
 from finetune_operator.reconcile.adapterdeployment.inject import (
     build_agent_parameters,
     can_read,
-    check_secret,
-    find_held_secrets,
+    find_mounted_secrets,
     plan_injection,
 )
-from finetune_operator.reconcile.adapterdeployment.model import (
-    Member,
-    Observed,
-    Obstacle,
-    Plan,
-    ServingTarget,
-    Source,
-)
-from finetune_operator.reconcile.adapterdeployment.resolve import check_target, find_target, resolve
+from finetune_operator.reconcile.adapterdeployment.members import find_shared_target, parse_members, resolve_member
+from finetune_operator.reconcile.adapterdeployment.model import Injection, Member, Observed, Plan, ServingTarget
 from finetune_operator.reconcile.adapterdeployment.rollout import plan_rollout
-from finetune_operator.reconcile.adapterdeployment.version import build_entry, build_version
+from finetune_operator.reconcile.adapterdeployment.tracks import plan_labels
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.desired_state import build_config_map, read_config_map
 from finetune_operator.resources.injected import is_injected
+from finetune_operator.resources.rolling import build_template_state
+from finetune_operator.resources.workloads import rules_of
 from finetune_operator.settings import Settings
 
 WAIT_SECONDS = 15.0
-"""How often a group is looked at that waits: before the injection its Deployment is not watched."""
+"""Time between two passes over a group that waits: before the injection its workload is not watched.
+
+A group of pods that a selector names always waits, because pods without an agent are not watched.
+"""
 
 
 def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
-    """Plan one pass for all members. A group without AdapterDeployments gives everything back."""
+    """Plan one pass for all members. If a group has no AdapterDeployments, everything of ours is removed."""
+    before = read_config_map(observed.config_map)
+    gets_agent = rules_of(observed.target.kind).GETS_AGENT
     if not observed.resources:
-        return Plan(remove=True)
-    before_state = read_config_map(observed.config_map)
-    entries = {entry.deployment: entry for entry in before_state.adapters}
-    parsed = _parse(observed)
-    lead = _find_lead(observed, parsed)
-    agent = build_agent_parameters(lead, settings) if lead is not None else None
-    held = find_held_secrets(observed.deployment, agent) if agent is not None else None
-    members: list[Member] = []
-    unavailable: frozenset[str] = frozenset()
-    for member in parsed:
-        before = entries.get(member.resource["metadata"]["name"])
-        resolved = _resolve(observed, member, lead, before, held)
-        rolled, unavailable = plan_rollout(observed, resolved, before, unavailable, now)
-        members.append(_keep_last_good(rolled))
+        return Plan(remove=True) if gets_agent else _plan_leaving(observed, before)
+    parsed = parse_members(observed)
+    target = find_shared_target(observed, parsed)
+    mounted = _find_mounted_secrets(observed, target, settings)
+    members = _plan_members(observed, parsed, target, mounted, before, now, settings)
     waits = any(member.obstacle is not None or not member.rolled_out for member in members)
-    due = [WAIT_SECONDS] * waits + [member.pause for member in members if member.pause]
-    plan = Plan(tuple(members), requeue_after=min(due, default=None))
-    adapters = sorted(
-        (member.entry for member in members if member.entry is not None), key=lambda entry: entry.deployment
-    )
-    if (
-        observed.deployment is None
-        or lead is None
-        or agent is None
-        or (not adapters and not is_injected(observed.deployment))
-    ):
+    due = [WAIT_SECONDS] * (waits or not gets_agent) + [member.pause for member in members if member.pause]
+    labels = plan_labels(members, observed.pods)
+    plan = Plan(tuple(members), pod_labels=labels, requeue_after=min(due, default=None))
+    if observed.workload is None or target is None:
         return plan
-    state = DesiredState(
-        engine=lead.engine.name,
-        port=lead.port,
-        max_lora_rank=lead.engine_args.max_lora_rank,
-        api_key_secret=lead.api_key_secret if can_read(held, lead.api_key_secret) else before_state.api_key_secret,
-        adapters=adapters,
-    )
+    if not is_injected(observed.workload) and all(member.entry is None for member in members):
+        return plan
+    state = _build_state(members, target, before, mounted)
     return replace(
         plan,
         state=state,
-        config_map=build_config_map(observed.namespace, observed.name, state),
-        injection=plan_injection(
-            observed.deployment,
-            agent,
-            [lead.api_key_secret, *(entry.secret for entry in adapters), *map(_find_last_good_secret, members)],
-            held,
-        ),
+        config_map=build_config_map(observed.namespace, observed.target.group, state),
+        injection=_plan_injection(observed.workload, members, target, state, settings) if gets_agent else None,
     )
+
+
+def _plan_members(
+    observed: Observed,
+    parsed: list[Member],
+    target: ServingTarget | None,
+    mounted: frozenset[str] | None,
+    before: DesiredState,
+    now: datetime,
+    settings: Settings,
+) -> list[Member]:
+    """Plan the next step of each member, the oldest first: it may take pods out of the Service before the others."""
+    entries = {entry.deployment: entry for entry in before.adapters}
+    members: list[Member] = []
+    unavailable: frozenset[str] = frozenset()
+    for member in parsed:
+        entry = entries.get(member.resource["metadata"]["name"])
+        resolved = resolve_member(observed, member, target, entry, mounted, settings)
+        planned, unavailable = plan_rollout(observed, resolved, entry, unavailable, now)
+        members.append(_keep_last_good(planned))
+    return members
+
+
+def _find_mounted_secrets(
+    observed: Observed, target: ServingTarget | None, settings: Settings
+) -> frozenset[str] | None:
+    """Find the Secrets to which the pods are limited now; None without a limit.
+
+    With the strategy Rolling there is none: a version comes with a new template, which mounts its Secret.
+    """
+    if target is None or target.rolling:
+        return None
+    return find_mounted_secrets(observed.workload, build_agent_parameters(target, settings))
+
+
+def _build_state(
+    members: list[Member], target: ServingTarget, before: DesiredState, mounted: frozenset[str] | None
+) -> DesiredState:
+    """Build what the agents are to serve. ``before`` is what the ConfigMap says now."""
+    is_readable = can_read(mounted, target.api_key_secret)
+    entries = [member.entry for member in members if member.entry is not None]
+    return DesiredState(
+        engine=target.engine.name,
+        port=target.port,
+        max_lora_rank=target.engine_args.max_lora_rank,
+        api_key_secret=target.api_key_secret if is_readable else before.api_key_secret,
+        adapters=sorted(entries, key=lambda entry: entry.deployment),
+    )
+
+
+def _plan_injection(
+    workload: Object, members: list[Member], target: ServingTarget, state: DesiredState, settings: Settings
+) -> Injection:
+    """Plan the injection of the agent, with the Secrets of all adapters."""
+    agent = build_agent_parameters(target, settings)
+    secrets = [target.api_key_secret, *(entry.secret for entry in state.adapters)]
+    if target.rolling:
+        agent = replace(agent, template_state=build_template_state(state))
+    else:
+        secrets += map(_find_last_good_secret, members)
+    return plan_injection(workload, agent, secrets, find_mounted_secrets(workload, agent))
+
+
+def _plan_leaving(observed: Observed, before: DesiredState) -> Plan:
+    """Plan the end of the last AdapterDeployment where users put in the agent: it is told to serve nothing.
+
+    A pod that starts with the agent and without its ConfigMap would take no traffic, so this stays as long as such
+    pods do.
+    """
+    if not observed.pods or observed.config_map is None:
+        return Plan(remove=True)
+    state = before.model_copy(update={"adapters": []})
+    config_map = build_config_map(observed.namespace, observed.target.group, state)
+    return Plan(state=state, config_map=config_map, requeue_after=WAIT_SECONDS)
 
 
 def _keep_last_good(member: Member) -> Member:
@@ -120,83 +157,3 @@ def _find_last_good(member: Member) -> AdapterVersion | None:
         return None
     status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
     return find_last_good(status.history, member.entry.version.digest)
-
-
-def _parse(observed: Observed) -> list[Member]:
-    """Parse the AdapterDeployments, the oldest first; of several with one served name the oldest has it."""
-    members: list[Member] = []
-    names: dict[str, str] = {}
-    for resource in observed.resources:
-        try:
-            spec, unknown = read_spec(AdapterDeploymentSpec, resource["spec"])
-        except ValidationError as error:
-            text = "; ".join(str(problem) for problem in problems(error))
-            members.append(Member(resource, None, Obstacle(Reason.SPEC_INVALID, text)))
-            continue
-        owner = names.setdefault(spec.served_name, resource["metadata"]["name"])
-        obstacle = None
-        if owner != resource["metadata"]["name"]:
-            obstacle = Obstacle(
-                Reason.SERVED_NAME_TAKEN,
-                f"spec.servedName: {spec.served_name!r} is served on Deployment {observed.name!r} by the older "
-                f"AdapterDeployment {owner!r}: choose another name, or delete that one",
-            )
-        paths = tuple(f"spec.{path}" for path in unknown)
-        members.append(Member(resource, spec, obstacle, unknown_fields=paths))
-    return members
-
-
-def _find_lead(observed: Observed, members: list[Member]) -> ServingTarget | None:
-    """Find the target of the oldest member that has one: all members share its agent, engine and port."""
-    for member in members:
-        if member.spec is not None:
-            target = find_target(observed.deployment, observed.name, member.spec)
-            if isinstance(target, ServingTarget):
-                return target
-    return None
-
-
-def _resolve(
-    observed: Observed,
-    member: Member,
-    lead: ServingTarget | None,
-    before: DesiredAdapter | None,
-    held: frozenset[str] | None,
-) -> Member:
-    """Find what the member asks for, or the first obstacle."""
-    if member.spec is None or member.obstacle is not None:
-        return member
-    target = find_target(observed.deployment, observed.name, member.spec)
-    if isinstance(target, Obstacle):
-        return replace(member, obstacle=target)
-    if lead is not None and not target.shares_engine(lead):
-        text = (
-            "spec.target: container, port and apiKeySecretRef must be the same in all AdapterDeployments of Deployment "
-            f"{observed.name!r}; the oldest has container {lead.container!r}, port {lead.port}, "
-            f"apiKeySecretRef {lead.api_key_secret or 'unset'}"
-        )
-        return replace(member, obstacle=Obstacle(Reason.SPEC_INVALID, text))
-    source = resolve(member.resource, member.spec, observed.finetune_jobs, before)
-    if isinstance(source, Obstacle):
-        return replace(member, obstacle=source)
-    asked = build_version(source.desired, source.finetune_job)
-    status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
-    follows = member.spec.adapter.selector is not None
-    rollback, note = find_rollback(member.resource["metadata"], status, asked.digest, until_next_version=follows)
-    warnings = find_warnings(source.adapter, target.engine_args, target.engine, len(observed.resources))
-    note = ". ".join(filter(None, [source.note, note, *warnings]))
-    if rollback is not None:
-        entry = build_entry(member.resource, member.spec, rollback.target)
-        source = Source(entry, rollback.target.fine_tune_job)
-    obstacle = check_target(source.adapter, target, observed.name)
-    if obstacle is None and observed.deployment is not None:
-        obstacle = check_secret(observed.deployment, source.desired.secret, held)
-    return replace(
-        member,
-        asked=asked,
-        rollback=rollback,
-        desired=source.desired,
-        finetune_job=source.finetune_job,
-        note=note,
-        obstacle=obstacle,
-    )

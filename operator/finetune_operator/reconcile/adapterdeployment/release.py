@@ -1,5 +1,6 @@
-"""Write into a status how the roll-out of a version goes: its progress, its end, and its rollback. Pure."""
+"""Write the progress of a roll-out, its end, and its rollback into a status. Pure."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -11,10 +12,14 @@ from finetune_api.adapterdeployment import (
     Strategy,
     find_last_good,
 )
+from finetune_api.conditions import ConditionType
 from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp
+from finetune_operator.conditions import find_in
 from finetune_operator.kube.kinds import Object
+from finetune_operator.kube.workloads import refer_to
+from finetune_operator.policies.canary import Hold
 from finetune_operator.policies.failed_rollout import (
     Failure,
     Progress,
@@ -24,9 +29,10 @@ from finetune_operator.policies.failed_rollout import (
 from finetune_operator.policies.revision_history import record_deployed, record_failed
 from finetune_operator.policies.rollback import strip_version
 from finetune_operator.policies.rollout import compute_budget
+from finetune_operator.reconcile.adapterdeployment.canary import describe_stage, list_evidence, set_canary
 from finetune_operator.reconcile.adapterdeployment.model import AdapterStatusBuilder, Member, Observed
-from finetune_operator.reconcile.adapterdeployment.rollout import count_replicas, has_rolled_out
 from finetune_operator.reconcile.status_builder import read_status
+from finetune_operator.resources.workloads import count_replicas, rules_of
 
 SHORT_DIGEST = 19
 """Characters of a digest that tell versions apart: sha256: and twelve digits."""
@@ -37,19 +43,24 @@ AT_ONCE = 0.0
 def set_rollback(builder: AdapterStatusBuilder, member: Member, now: datetime) -> None:
     """Show the rollback that is in force, and record the one that a person asked for."""
     rollback, asked = member.rollback, member.asked
-    made = builder.read().rollback
+    recorded = builder.read().rollback
     if rollback is None or asked is None:
         builder.remove("rollback")
         return
-    is_known = made is not None and (made.from_version.digest, made.reason) == (asked.digest, rollback.reason)
-    if made is None or not is_known:
+    is_recorded = recorded is not None and (recorded.from_version.digest, recorded.reason) == (
+        asked.digest,
+        rollback.reason,
+    )
+    if not is_recorded:
         _record_rollback(builder, asked, rollback.reason, rollback.message, now)
 
 
 def set_release(builder: AdapterStatusBuilder, observed: Observed, member: Member, now: datetime) -> float | None:
     """Show how far the roll-out is, or why it has ended; return after how many seconds another pass is due."""
+    hold, has_passed = set_canary(builder, observed, member, now)
     if _serves_everywhere(builder, member):
         _record_served(builder, member, now)
+        builder.remove("canary")
     if member.rollback is not None:
         _set_rolled_back(builder, member.failure)
     elif member.failure is not None:
@@ -60,10 +71,29 @@ def set_release(builder: AdapterStatusBuilder, observed: Observed, member: Membe
     elif _serves_everywhere(builder, member):
         text = f"{_name(member)!r} is proven on each of {builder.read().pods.total} pods"
         builder.conditions.set_ready(Reason.SERVING, text)
-    elif observed.deployment is not None and (wait := _find_wait(observed.deployment, len(observed.pods))):
+    elif hold is not None:
+        return _set_hold(builder, member, hold, now)
+    elif observed.workload is not None and (wait := _find_wait(observed.workload, observed.pods)):
         builder.conditions.set_progressing(*wait)
     else:
-        return _set_progress(builder, observed, member, now)
+        remaining = _set_progress(builder, observed, member, now)
+        return AT_ONCE if has_passed else remaining
+    return None
+
+
+def _set_hold(builder: AdapterStatusBuilder, member: Member, hold: Hold, now: datetime) -> float | None:
+    """Show what the step of a canary waits for. For GitOps a canary that waits for a person is suspended."""
+    text = f"{describe_stage(member)}{_count(builder, member)}; {hold.message}"
+    if hold.reason is Reason.ANALYSIS_FAILED:
+        return _set_failure(builder, member, Failure(hold.reason, text, is_caused_by_version=True), now)
+    if hold.seconds is not None:
+        builder.conditions.set_progressing(hold.reason, text)
+        return hold.seconds
+    name = member.resource["metadata"]["name"]
+    again = f"to ask again: finetune resume {name} --retry; " if hold.reason is Reason.ANALYSIS_INCONCLUSIVE else ""
+    text += f". To go on: finetune resume {name}; {again}to go back: finetune abort {name}"
+    builder.conditions.set_idle(hold.reason, text)
+    builder.conditions.set(ConditionType.SUSPENDED, "True", hold.reason, text)
     return None
 
 
@@ -79,8 +109,8 @@ def _record_served(builder: AdapterStatusBuilder, member: Member, now: datetime)
     active = status.active
     since = active.since if active is not None and active.digest == status.desired.digest else None
     version = status.desired.model_copy(update={"since": since or format_timestamp(now)})
-    evidence = [f"pod {name}: {pod.proof}" for name, pod in sorted(member.pods.items()) if pod.proof]
-    history = record_deployed(status.history, version, since or format_timestamp(now), evidence)
+    proofs = [f"pod {name}: {pod.proof}" for name, pod in sorted(member.pods.items()) if pod.proof]
+    history = record_deployed(status.history, version, since or format_timestamp(now), proofs, list_evidence(builder))
     builder.set(AdapterDeploymentStatus(active=version, history=history))
 
 
@@ -93,10 +123,10 @@ def _set_rolled_back(builder: AdapterStatusBuilder, failure: Failure | None = No
     rollback, serving = status.rollback, status.desired
     if rollback is None or serving is None:
         return
-    trouble = f" ({failure.message})" if failure is not None else ""
+    cause = f" ({failure.message})" if failure is not None else ""
     text = (
         f"{_shorten(rollback.from_version)} was rolled back: {rollback.message}. {status.pods.updated} of "
-        f"{status.pods.total} pods serve {_shorten(serving)} in its place{trouble}. "
+        f"{status.pods.total} pods serve {_shorten(serving)} in its place{cause}. "
         "Let the spec ask for another version, or try this one again: finetune rollback NAME --undo"
     )
     builder.conditions.set_stalled(Reason.ROLLED_BACK, truncate(text, POD_MESSAGE_CHARACTERS))
@@ -108,7 +138,7 @@ def _set_failure(builder: AdapterStatusBuilder, member: Member, failure: Failure
     text = truncate(failure.message, POD_MESSAGE_CHARACTERS)
     builder.conditions.set_stalled(failure.reason, text)
     is_served = status.active is not None and version is not None and status.active.digest == version.digest
-    if version is None or member.spec is None or is_served or not failure.of_the_version:
+    if version is None or member.spec is None or is_served or not failure.is_caused_by_version:
         return None
     good = find_last_good(status.history, version.digest)
     if good is None or member.spec.suspend or not member.spec.rollback.automatic:
@@ -138,35 +168,35 @@ def _record(
     message: str,
     now: datetime,
 ) -> None:
-    history = record_failed(builder.read().history, version, event, format_timestamp(now), reason, message)
+    at, evidence = format_timestamp(now), list_evidence(builder)
+    history = record_failed(builder.read().history, version, event, at, reason, message, evidence)
     builder.set(AdapterDeploymentStatus(history=history))
 
 
-def _find_wait(deployment: Object, pods: int) -> tuple[Reason, str] | None:
+def _find_wait(workload: Object, pods: Sequence[Object]) -> tuple[Reason, str] | None:
     """Find for what the roll-out waits while no pod can take the version."""
-    name = deployment["metadata"]["name"]
-    if deployment["spec"].get("paused") and not has_rolled_out(deployment, pods):
-        text = f"Deployment {name!r} is paused, so its pods are not replaced: kubectl rollout resume deployment/{name}"
-        return Reason.TARGET_PAUSED, text
-    if count_replicas(deployment) == 0:
-        text = f"Deployment {name!r} has no replicas: the adapter is served as soon as it has pods"
-        return Reason.NO_PODS, text
+    ref = refer_to(workload)
+    if blocker := rules_of(ref.kind).find_blocker(workload, pods):
+        return blocker
+    if count_replicas(workload) == 0:
+        return Reason.NO_PODS, f"{ref} has no replicas: the adapter is served as soon as it has pods"
     return None
 
 
 def _set_progress(builder: AdapterStatusBuilder, observed: Observed, member: Member, now: datetime) -> float | None:
-    """Show a roll-out that goes on, or that made no progress for too long."""
+    """Show a roll-out that continues, or that made no progress for too long."""
     status = builder.read()
-    text = f"{_count(builder, member)}, {status.pods.ready} take traffic"
-    if observed.deployment is not None and count_replicas(observed.deployment) == 1:
+    text = f"{describe_stage(member)}{_count(builder, member)}, {status.pods.ready} take traffic"
+    moves = member.spec is None or member.spec.strategy.type == "Hot"
+    if moves and observed.workload is not None and count_replicas(observed.workload) == 1:
         text += "; with one pod the name does not answer for less than a second while it moves"
     if member.pause and member.spec is not None:
         seconds = member.spec.strategy.pause_seconds
         text += f"; the next one takes it {seconds} s after the one before (spec.strategy.pauseSeconds)"
-    troubled = [(name, pod) for name, pod in sorted(member.pods.items()) if pod.state in ("Failed", "Refused")]
+    failing = [(name, pod) for name, pod in sorted(member.pods.items()) if pod.state in ("Failed", "Refused")]
     reason: str = Reason.ROLLING_OUT
-    if troubled:
-        name, pod = troubled[0]
+    if failing:
+        name, pod = failing[0]
         again = "tries again" if pod.state == "Failed" else "refuses it"
         reason, text = pod.reason or reason, f"{text}; pod {name} {again}: {pod.message}"
     text = truncate(text, POD_MESSAGE_CHARACTERS)
@@ -178,11 +208,13 @@ def _set_progress(builder: AdapterStatusBuilder, observed: Observed, member: Mem
 
 
 def _describe_exceeded(member: Member, pods: PodCounts, text: str) -> Failure:
-    """Describe an exceeded deadline. Fewer pods than may be unavailable take the version from none of the others."""
+    """Describe an exceeded deadline. If fewer pods lag than may be unavailable, the version is not at fault."""
     strategy = member.spec.strategy if member.spec is not None else Strategy()
-    late = f"no pod made progress for {strategy.progress_deadline_seconds} s (spec.strategy.progressDeadlineSeconds)"
+    deadline = (
+        f"no pod made progress for {strategy.progress_deadline_seconds} s (spec.strategy.progressDeadlineSeconds)"
+    )
     budget = compute_budget(pods.total, strategy.max_unavailable)
-    return Failure(Reason.PROGRESS_DEADLINE_EXCEEDED, f"{late}: {text}", pods.total - pods.updated >= budget)
+    return Failure(Reason.PROGRESS_DEADLINE_EXCEEDED, f"{deadline}: {text}", pods.total - pods.updated >= budget)
 
 
 def _measure_remaining(
@@ -203,6 +235,10 @@ def _measure_remaining(
         _view_progress(before, before.observed_generation or 0), after, before.progressed_at, now
     )
     builder.set(AdapterDeploymentStatus(progressed_at=progressed_at))
+    stalled = find_in(member.resource, ConditionType.STALLED)
+    was_exceeded = stalled is not None and stalled["reason"] == Reason.PROGRESS_DEADLINE_EXCEEDED
+    if was_exceeded and progressed_at == before.progressed_at:
+        return 0.0  # also just after a restart, when the time that counts begins again
     limit = member.spec.strategy.progress_deadline_seconds + member.spec.strategy.pause_seconds
     return measure_remaining_seconds(progressed_at, limit, observed.watched_seconds, now)
 

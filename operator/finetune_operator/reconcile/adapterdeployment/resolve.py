@@ -3,16 +3,17 @@
 Both happen before any pod is touched.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from finetune_api.adapterdeployment import AdapterDeploymentSpec, AdapterDeploymentStatus, AdapterVersion
 from finetune_api.finetunejob import AdapterStatus
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_engines import ENGINES
+from finetune_engines.arguments import read_engine_args
+from finetune_engines.fit import find_misfits
 from finetune_operator.kube.kinds import Object
-from finetune_operator.policies.engine_args import read_engine_args
-from finetune_operator.policies.engine_fit import find_misfits
+from finetune_operator.kube.workloads import WorkloadRef
 from finetune_operator.reconcile.adapterdeployment.follow import follow
 from finetune_operator.reconcile.adapterdeployment.model import Obstacle, ServingTarget, Source
 from finetune_operator.reconcile.adapterdeployment.version import (
@@ -23,25 +24,34 @@ from finetune_operator.reconcile.adapterdeployment.version import (
 )
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.injected import find_container
+from finetune_operator.resources.injection import config_map_name
+from finetune_operator.resources.workloads import rules_of
+from finetune_operator.resources.workloads.pods import GUIDE
 
 
-def find_target(deployment: Object | None, name: str, spec: AdapterDeploymentSpec) -> ServingTarget | Obstacle:
+def find_target(workload: Object | None, ref: WorkloadRef, spec: AdapterDeploymentSpec) -> ServingTarget | Obstacle:
     """Find the container that runs the engine, and what its arguments say about LoRA."""
-    if deployment is None:
+    if workload is None and not rules_of(ref.kind).GETS_AGENT:
+        text = (
+            f"{ref.field}: there are no pods with {ref.name} in this namespace: waiting for them. They need the agent "
+            f"({GUIDE}); their ConfigMap is {config_map_name(ref.group)}"
+        )
+        return Obstacle(Reason.TARGET_NOT_FOUND, text, stalled=False)
+    if workload is None:
         return Obstacle(
             Reason.TARGET_NOT_FOUND,
-            f"spec.target.deploymentRef: there is no Deployment {name!r} in this namespace: waiting for it",
+            f"{ref.field}: there is no {ref} in this namespace: waiting for it",
             stalled=False,
         )
     engine = ENGINES[spec.target.engine]
     container_name = spec.target.container or engine.name
-    container = find_container(deployment, container_name)
+    container = find_container(workload, container_name)
     if container is None:
-        containers = deployment["spec"]["template"]["spec"].get("containers") or []
+        containers = workload["spec"]["template"]["spec"].get("containers") or []
         names = ", ".join(item["name"] for item in containers)
         return Obstacle(
             Reason.CONTAINER_NOT_FOUND,
-            f"spec.target.container: Deployment {name!r} has no container {container_name!r}; it has {names}",
+            f"spec.target.container: {ref} has no container {container_name!r}; it has {names}",
         )
     secret = spec.target.api_key_secret_ref
     return ServingTarget(
@@ -50,6 +60,7 @@ def find_target(deployment: Object | None, name: str, spec: AdapterDeploymentSpe
         secret.name if secret else None,
         engine,
         read_engine_args(container, engine),
+        rolling=spec.strategy.type == "Rolling",
     )
 
 
@@ -62,7 +73,7 @@ def resolve(
         resource: The AdapterDeployment.
         spec: Its parsed spec.
         finetune_jobs: The FineTuneJobs of the namespace by name.
-        before: Its entry in the ConfigMap. It stays in force when its FineTuneJob is deleted or created anew.
+        before: Its entry in the ConfigMap. It stays in force when its FineTuneJob is deleted or created again.
     """
     source = spec.adapter
     if source.uri is not None and source.digest is not None:
@@ -76,18 +87,15 @@ def resolve(
     adapter = find_adapter(name, finetune_job.get("status") or {}) if finetune_job is not None else None
     pinned = _find_pinned(resource, name)
     digest = source.digest or (pinned.digest if pinned is not None else None)
-    found = adapter.digest if isinstance(adapter, AdapterStatus) else None
-    uid = finetune_job["metadata"]["uid"] if finetune_job is not None else None
-    anew = pinned is not None and pinned.fine_tune_job is not None and uid not in (None, pinned.fine_tune_job.uid)
-    if digest is not None and found != digest:
-        held = before if before is not None and before.version.digest == digest else None
-        if held is None and pinned is not None and _is_rolled_back(resource, digest):
-            held = build_entry(resource, spec, pinned)
-        if held is not None:
-            note = _describe_other(name, found, digest) if anew or found is not None else ""
-            return Source(held, pinned.fine_tune_job if pinned is not None else None, note=note)
-        if anew or found is not None:
-            return Obstacle(Reason.FINETUNE_JOB_REPLACED, _describe_other(name, found, digest))
+    job_digest = adapter.digest if isinstance(adapter, AdapterStatus) else None
+    if digest is not None and job_digest != digest:
+        is_replaced = job_digest is not None or _is_new_job(finetune_job, pinned)
+        text = _describe_other(name, job_digest, digest) if is_replaced else ""
+        entry = _find_entry(resource, spec, digest, before, pinned)
+        if entry is not None:
+            return Source(entry, pinned.fine_tune_job if pinned is not None else None, note=text)
+        if is_replaced:
+            return Obstacle(Reason.FINETUNE_JOB_REPLACED, text)
     if finetune_job is None or adapter is None:
         text = f"spec.adapter.fineTuneJobRef: there is no FineTuneJob {name!r} in this namespace: waiting for it"
         return Obstacle(Reason.FINETUNE_JOB_NOT_FOUND, text, stalled=False)
@@ -99,14 +107,34 @@ def resolve(
 def _find_pinned(resource: Object, finetune_job: str) -> AdapterVersion | None:
     """Find the version to which the FineTuneJob of this name was resolved by an earlier pass.
 
-    A status that an older version of the operator wrote does not name the job: then its generation tells.
+    A status that an older version of the operator wrote does not name the job: then its generation decides.
     """
     status = resource.get("status") or {}
-    found = read_status(AdapterDeploymentStatus, status)
-    desired = found.rollback.from_version if found.rollback is not None else found.desired
+    parsed = read_status(AdapterDeploymentStatus, status)
+    desired = parsed.rollback.from_version if parsed.rollback is not None else parsed.desired
     if desired is None or desired.fine_tune_job is None:
         return desired if status.get("observedGeneration") == resource["metadata"].get("generation") else None
     return desired if desired.fine_tune_job.name == finetune_job else None
+
+
+def _is_new_job(finetune_job: Object | None, pinned: AdapterVersion | None) -> bool:
+    """Return whether the FineTuneJob was created again after its adapter was pinned."""
+    if finetune_job is None or pinned is None or pinned.fine_tune_job is None or pinned.fine_tune_job.uid is None:
+        return False
+    return bool(finetune_job["metadata"]["uid"] != pinned.fine_tune_job.uid)
+
+
+def _find_entry(
+    resource: Object,
+    spec: AdapterDeploymentSpec,
+    digest: str,
+    before: DesiredAdapter | None,
+    pinned: AdapterVersion | None,
+) -> DesiredAdapter | None:
+    """Find how to serve a version that its FineTuneJob does not have any more."""
+    if before is not None and before.version.digest == digest:
+        return before
+    return build_entry(resource, spec, pinned) if pinned is not None and _is_rolled_back(resource, digest) else None
 
 
 def _is_rolled_back(resource: Object, digest: str) -> bool:
@@ -114,20 +142,23 @@ def _is_rolled_back(resource: Object, digest: str) -> bool:
     return rollback is not None and rollback.from_version.digest == digest
 
 
-def _describe_other(name: str, found: str | None, digest: str) -> str:
-    has = f"has the adapter {found} now" if found is not None else "was created anew and has no adapter yet"
-    remedy = (
-        f"spec.adapter.digest: {found}" if found is not None else "spec.adapter.digest to its digest, once it has one"
-    )
-    return (
-        f"FineTuneJob {name!r} {has}, but this AdapterDeployment serves {digest}. To serve the other one, set {remedy}"
-    )
+def _describe_other(name: str, job_digest: str | None, digest: str) -> str:
+    if job_digest is None:
+        state, remedy = "was created again and has no adapter yet", "spec.adapter.digest to its digest, once it has one"
+    else:
+        state, remedy = f"has the adapter {job_digest} now", f"spec.adapter.digest: {job_digest}"
+    return f"FineTuneJob {name!r} {state}, but this AdapterDeployment serves {digest}. To change that, set {remedy}"
 
 
-def check_target(adapter: AdapterStatus | None, target: ServingTarget, deployment: str) -> Obstacle | None:
-    """Check that the engine can serve the adapter, as far as its arguments and the FineTuneJob's status tell."""
-    container = f"container {target.container!r} of Deployment {deployment!r}"
-    misfits = find_misfits(adapter, target.engine_args, target.engine, container)
+def check_target(
+    adapter: AdapterStatus | None, target: ServingTarget, ref: WorkloadRef, versions: Collection[str | None] = ()
+) -> Obstacle | None:
+    """Check that the engine can serve the adapter, without its files.
+
+    The check uses its arguments, the versions that its pods have reported, and the FineTuneJob's status.
+    """
+    container = f"container {target.container!r} of {ref}"
+    misfits = find_misfits(adapter, target.engine_args, target.engine, container, versions)
     if not misfits:
         return None
     return Obstacle(misfits[0].reason, "; ".join(misfit.message for misfit in misfits))

@@ -1,5 +1,6 @@
 """Plan which pods are told to serve which version of one member of a serving group. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -9,11 +10,12 @@ from finetune_api.adapterdeployment import AdapterDeploymentStatus
 from finetune_api.messages import AgentAdapter, DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.canary import find_stage
 from finetune_operator.policies.failed_rollout import find_refusal
 from finetune_operator.policies.rollout import PodView, compute_budget, measure_pause, roll_out
 from finetune_operator.reconcile.adapterdeployment.model import Member, Observed
 from finetune_operator.reconcile.status_builder import read_status
-from finetune_operator.resources.injected import is_observed
+from finetune_operator.resources.workloads import count_replicas, has_rolled_out, rules_of
 
 
 def plan_rollout(
@@ -37,34 +39,38 @@ def plan_rollout(
     if spec is None or desired is None or member.obstacle is not None:
         is_taken = member.obstacle is not None and member.obstacle.reason is Reason.SERVED_NAME_TAKEN
         return replace(member, entry=None if is_taken else before), unavailable
-    pods = {pod["metadata"]["name"]: _find_report(observed, member, pod) for pod in observed.pods}
-    reported = {name: adapter for name, adapter in pods.items() if adapter is not None}
-    several = observed.deployment is not None and count_replicas(observed.deployment) > 1
-    desired = desired.model_copy(update={"drain": several})
+    reports = {pod["metadata"]["name"]: _find_report(observed, member, pod) for pod in observed.pods}
+    reported = {name: adapter for name, adapter in reports.items() if adapter is not None}
+    replicas = count_replicas(observed.workload) if observed.workload is not None else 0
+    desired = desired.model_copy(update={"drain": replicas > 1, "previous": None, "pods": None})
     serving = {adapter.active_digest for adapter in reported.values()}
-    previous = _choose_previous(member.resource, desired.version, before, serving)
-    views = [_view_pod(pod, pods[pod["metadata"]["name"]], desired.version, previous) for pod in observed.pods]
-    proven = bool(views) and all(view.proven for view in views)
+    is_rolling = spec.strategy.type == "Rolling"  # then each pod's template says what it serves
+    previous = None if is_rolling else _choose_previous(member.resource, desired.version, before, serving)
+    views = _view_pods(observed, reports, desired.version, previous)
+    status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
+    has_canary = previous is not None and member.rollback is None
+    canary = spec.strategy.canary if has_canary else None
+    stage = find_stage(canary, status.canary, desired.version.digest, replicas, views)
+    proven = bool(views) and all(view.proven for view in views) and stage is None
     budget = compute_budget(len(views), spec.strategy.max_unavailable)
-    member = replace(member, pods=reported, failure=find_refusal(reported, desired.version.digest, budget))
-    rolled_out = proven and observed.deployment is not None and has_rolled_out(observed.deployment, len(views))
+    failure = find_refusal(reported, desired.version.digest, budget if stage is None else min(budget, stage.pods))
+    rolled_out = proven and observed.workload is not None and has_rolled_out(observed.workload, len(views))
+    member = replace(member, pods=reported, stage=stage, failure=failure, rolled_out=rolled_out)
     if spec.suspend and not proven and _is_change(before, desired.version):
         return replace(member, entry=before, suspended=True), unavailable
     if previous is None or proven:
-        entry = desired.model_copy(update={"previous": None, "pods": None})
-        return replace(member, entry=entry, rolled_out=rolled_out), unavailable
-    if _moves_by_restart(observed):
-        entry = desired.model_copy(update={"previous": previous, "pods": None})
-        return replace(member, entry=entry, rolled_out=rolled_out), unavailable
-    assigned = before.pods if before is not None and before.version.digest == desired.version.digest else []
-    status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
-    pause_seconds = 0 if member.rollback is not None else spec.strategy.pause_seconds
+        return replace(member, entry=desired), unavailable
+    if stage is None and _moves_by_restart(observed):
+        return replace(member, entry=desired.model_copy(update={"previous": previous})), unavailable
+    skips_pause = member.rollback is not None or (stage is not None and stage.reached)
+    pause_seconds = 0 if skips_pause else spec.strategy.pause_seconds
     pause = measure_pause(views, pause_seconds, status.pods.updated, status.progressed_at, now)
-    rollout = roll_out(views, assigned, 0 if pause else spec.strategy.max_unavailable, unavailable)
-    member = replace(member, pause=pause)
-    assigned = None if rollout.assigned is None else list(rollout.assigned)
-    entry = desired.model_copy(update={"previous": previous, "pods": assigned})
-    return replace(member, entry=entry, rolled_out=rolled_out), unavailable | rollout.moving
+    assigned = before.pods if before is not None and before.version.digest == desired.version.digest else []
+    limit = stage.pods if stage is not None else None
+    rollout = roll_out(views, assigned, 0 if pause else spec.strategy.max_unavailable, unavailable, limit)
+    pods = None if rollout.assigned is None else list(rollout.assigned)
+    entry = desired.model_copy(update={"previous": previous, "pods": pods})
+    return replace(member, entry=entry, pause=pause), unavailable | rollout.moving
 
 
 def _is_change(before: DesiredAdapter | None, version: DesiredVersion) -> bool:
@@ -75,31 +81,11 @@ def _is_change(before: DesiredAdapter | None, version: DesiredVersion) -> bool:
 def _moves_by_restart(observed: Observed) -> bool:
     """Return whether every engine needs a restart for another version.
 
-    Then the Deployment's own update sets the pace, and each new pod takes the new version at once. The pods before it
+    Then the workload's own update sets the pace, and each new pod takes the new version at once. The pods before it
     keep theirs.
     """
     engines = [report.engine for report in observed.agent_reports.values() if report.engine is not None]
     return bool(engines) and all(engine.moves_by_restart for engine in engines)
-
-
-def count_replicas(deployment: Object) -> int:
-    """Return how many pods the Deployment is to have."""
-    return int(deployment["spec"].get("replicas", 1))
-
-
-def has_rolled_out(deployment: Object, pods: int) -> bool:
-    """Return whether all pods of the Deployment are of its newest template.
-
-    ``pods`` is how many there are.
-    """
-    status = deployment.get("status") or {}
-    return (
-        is_observed(deployment)
-        and int(status.get("updatedReplicas", 0))
-        == int(status.get("replicas", 0))
-        == count_replicas(deployment)
-        == pods
-    )
 
 
 def is_available(pod: Object) -> bool:
@@ -115,11 +101,13 @@ def _choose_previous(
 
     It is the version that every pod served last, else the one of the entry before, if any pod serves it.
     """
-    active = (resource.get("status") or {}).get("active")
-    if before is None or (before.version.digest == version.digest and before.previous is None):
+    if before is not None and before.version.digest == version.digest and before.previous is None:
         return None
+    active = (resource.get("status") or {}).get("active")
     if active is not None and active["digest"] != version.digest:
         return DesiredVersion(uri=active["uri"], digest=active["digest"])
+    if before is None:
+        return None
     if before.version.digest != version.digest:
         return before.version if before.version.digest in serving else None
     return before.previous
@@ -136,26 +124,38 @@ def _find_report(observed: Observed, member: Member, pod: Object) -> AgentAdapte
     if member.spec is None:
         return None
     status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
-    for pod_status in status.pod_status:
-        if pod_status.name == name:
-            try:
-                return AgentAdapter.model_validate(
-                    {
-                        "deployment": meta["name"],
-                        "servedName": member.spec.served_name,
-                        "digest": status.desired.digest if status.desired else "",
-                        "activeDigest": pod_status.digest,
-                        "state": pod_status.state,
-                        "reason": pod_status.reason,
-                        "message": pod_status.message or "",
-                        "loadSeconds": pod_status.load_seconds,
-                        "proof": pod_status.proof or "",
-                        "replaced": pod_status.replaced or 0,
-                    }
-                )
-            except ValidationError:  # a state or reason of a newer version: the agent's next report replaces it
-                return None
-    return None
+    pod_status = next((pod_status for pod_status in status.pod_status if pod_status.name == name), None)
+    if pod_status is None:
+        return None
+    try:
+        return AgentAdapter.model_validate(
+            {
+                "deployment": meta["name"],
+                "servedName": member.spec.served_name,
+                "digest": status.desired.digest if status.desired else "",
+                "activeDigest": pod_status.digest,
+                "state": pod_status.state,
+                "reason": pod_status.reason,
+                "message": pod_status.message or "",
+                "loadSeconds": pod_status.load_seconds,
+                "proof": pod_status.proof or "",
+                "replaced": pod_status.replaced or 0,
+                "failedReproofs": pod_status.failed_reproofs or 0,
+            }
+        )
+    except ValidationError:  # a state or reason of a newer version: the agent's next report replaces it
+        return None
+
+
+def _view_pods(
+    observed: Observed,
+    reports: Mapping[str, AgentAdapter | None],
+    version: DesiredVersion,
+    previous: DesiredVersion | None,
+) -> list[PodView]:
+    """View the pods with regard to a version, in the order in which they take it."""
+    in_turn = rules_of(observed.target.kind).sort_pods(observed.pods)
+    return [_view_pod(pod, reports[pod["metadata"]["name"]], version, previous) for pod in in_turn]
 
 
 def _view_pod(

@@ -1,4 +1,4 @@
-"""The status of an AdapterDeployment after a plan was applied. Pure."""
+"""Build the status of an AdapterDeployment after a plan was applied. Pure."""
 
 from collections import Counter
 from datetime import datetime
@@ -17,6 +17,7 @@ from finetune_operator.conditions import describe_accepted, find, find_in
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.revision_history import trim
+from finetune_operator.reconcile.adapterdeployment.canary import build_analysis
 from finetune_operator.reconcile.adapterdeployment.model import (
     AdapterStatusBuilder,
     Member,
@@ -29,12 +30,13 @@ from finetune_operator.reconcile.adapterdeployment.release import set_release, s
 from finetune_operator.reconcile.adapterdeployment.rollout import is_available
 from finetune_operator.reconcile.adapterdeployment.version import build_version
 from finetune_operator.reconcile.status_builder import StatusBuilder
+from finetune_operator.resources.workloads import count_pods, rules_of
 
 
 def build_updates(observed: Observed, plan: Plan, injection: Obstacle | None, now: datetime) -> list[StatusUpdate]:
     """Build the new status of each member.
 
-    ``injection`` says why the agent is not in the Deployment, if it is not.
+    ``injection`` says why the agent is not in the workload, if it is not.
     """
     return [_build_update(observed, plan, member, injection, now) for member in plan.members]
 
@@ -43,6 +45,7 @@ def _build_update(
     observed: Observed, plan: Plan, member: Member, injection: Obstacle | None, now: datetime
 ) -> StatusUpdate:
     builder = StatusBuilder(AdapterDeploymentStatus, member.resource, now)
+    builder.set(AdapterDeploymentStatus(target=observed.target.name))
     _set_accepted(builder, member)
     if member.spec is not None and member.spec.suspend:
         builder.conditions.set(ConditionType.SUSPENDED, "True", Reason.SUSPENDED, "spec.suspend holds the roll-out")
@@ -52,7 +55,7 @@ def _build_update(
     if member.desired is not None:
         builder.set(AdapterDeploymentStatus(desired=build_version(member.desired, member.finetune_job)))
         set_rollback(builder, member, now)
-    total = int((observed.deployment or {}).get("status", {}).get("replicas", 0))
+    total = count_pods(observed.workload) if observed.workload is not None else 0
     counts = PodCounts(
         total=max(total, len(observed.pods)),
         updated=_count_updated(member),
@@ -60,23 +63,24 @@ def _build_update(
     )
     pod_status = [_build_pod_status(pod, member.pods.get(pod["metadata"]["name"])) for pod in observed.pods]
     builder.set(AdapterDeploymentStatus(pods=counts, engines=_count_engines(observed), pod_status=pod_status))
-    builder.remove("progressedAt")  # a roll-out that goes on sets it again
+    builder.remove("progressedAt")  # a roll-out that continues sets it again
     obstacle = member.obstacle or injection
     requeue_after = None
     if obstacle is not None:
         _set_obstacle(builder, obstacle)
-    elif member.desired is not None and observed.deployment is not None:
+    elif member.desired is not None and observed.workload is not None:
         requeue_after = set_release(builder, observed, member, now)
     if member.spec is not None and (history := builder.read().history):
         builder.set(AdapterDeploymentStatus(history=trim(history, member.spec.revision_history_limit)))
-    status = builder.as_json()
-    return StatusUpdate(member.resource, status, _build_events(member.resource, status), requeue_after)
+    status, events = builder.as_json(), _build_events(member.resource, builder.as_json())
+    analysis = build_analysis(builder, member, now) if injection is None else None
+    return StatusUpdate(member.resource, status, events, requeue_after, analysis)
 
 
 def _set_accepted(builder: AdapterStatusBuilder, member: Member) -> None:
     obstacle = member.obstacle
     if obstacle is None:
-        text = "the target can serve the adapter, as far as their descriptions tell"
+        text = "the target can serve the adapter, according to its arguments and the adapter's description"
         message = describe_accepted(f"{text}. {member.note}" if member.note else text, member.unknown_fields)
         builder.conditions.set(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, message)
     else:
@@ -88,11 +92,15 @@ def _set_accepted(builder: AdapterStatusBuilder, member: Member) -> None:
 def _set_injected(builder: AdapterStatusBuilder, observed: Observed, plan: Plan, injection: Obstacle | None) -> None:
     if injection is not None:
         builder.conditions.set(ConditionType.INJECTED, "False", injection.reason, injection.message)
+    elif observed.workload is not None and not rules_of(observed.target.kind).GETS_AGENT:
+        blocker = rules_of(observed.target.kind).find_blocker(observed.workload, observed.pods)
+        reason, text = blocker or (Reason.INJECTED, f"the agent is in all pods with {observed.target.name}")
+        builder.conditions.set(ConditionType.INJECTED, "False" if blocker else "True", reason, text)
     elif plan.injection is not None:
-        text = f"the agent is part of Deployment {observed.name!r}"
-        if plan.injection.held:
-            restart = f"kubectl rollout restart deployment/{observed.name}"
-            text += f". {plan.injection.held} This comes when the pods are replaced anyway, or now with: {restart}"
+        text = f"the agent is part of {observed.target}"
+        if plan.injection.pending:
+            restart = f"kubectl rollout restart {observed.target.kubectl_name}"
+            text += f". {plan.injection.pending} This comes when the pods are replaced anyway, or now with: {restart}"
         builder.conditions.set(ConditionType.INJECTED, "True", Reason.INJECTED, text)
     else:
         builder.conditions.remove(ConditionType.INJECTED)
@@ -134,28 +142,36 @@ def _build_pod_status(pod: Object, adapter: AgentAdapter | None) -> PodStatus:
         load_seconds=adapter.load_seconds,
         proof=truncate(adapter.proof, POD_MESSAGE_CHARACTERS) or None,
         replaced=adapter.replaced or None,
+        failed_reproofs=adapter.failed_reproofs or None,
     )
 
 
 def _build_events(resource: Object, status: Object) -> tuple[EventRecord, ...]:
-    """Build an event when an adapter begins to be served, when it is stuck, and when somebody else replaced it."""
-    return (*_build_replacement_events(resource, status), *_build_ready_events(resource, status))
+    """Build an event when an adapter begins to be served, when it is stuck, and when a pod had to restore it."""
+    replaced = (
+        "somebody else's adapter was put under the served name; the pod left its Service until ours was proven there "
+        "again. Close the engine's port to all but its gateway (NetworkPolicy)"
+    )
+    spoiled = (
+        "what answers under the served name was proven, and failed a later proof; the pod left its Service, and loads "
+        "and proves the version again. If that fails too, its engine must be restarted"
+    )
+    return (
+        *_build_restore_events(resource, status, "replaced", Reason.ADAPTER_REPLACED, replaced),
+        *_build_restore_events(resource, status, "failedReproofs", Reason.PROOF_FAILED, spoiled),
+        *_build_ready_events(resource, status),
+    )
 
 
-def _build_replacement_events(resource: Object, status: Object) -> list[EventRecord]:
-    before = {pod["name"]: pod.get("replaced", 0) for pod in (resource.get("status") or {}).get("podStatus") or []}
+def _build_restore_events(
+    resource: Object, status: Object, count: str, reason: Reason, message: str
+) -> list[EventRecord]:
+    """Build an event for each pod whose count has risen."""
+    before = {pod["name"]: pod.get(count, 0) for pod in (resource.get("status") or {}).get("podStatus") or []}
     return [
-        EventRecord(
-            "Warning",
-            Reason.ADAPTER_REPLACED,
-            "Restore",
-            f"pod {pod['name']}: somebody else's adapter was put under the served name; "
-            "the pod left its Service until ours was proven there again. "
-            "Close the engine's port to all but its gateway (NetworkPolicy)",
-            key=f"{pod['name']}-{pod['replaced']}",
-        )
+        EventRecord("Warning", reason, "Restore", f"pod {pod['name']}: {message}", key=f"{pod['name']}-{pod[count]}")
         for pod in status.get("podStatus") or []
-        if pod.get("replaced", 0) > before.get(pod["name"], 0)
+        if pod.get(count, 0) > before.get(pod["name"], 0)
     ]
 
 
@@ -174,6 +190,10 @@ def _build_ready_events(resource: Object, status: Object) -> tuple[EventRecord, 
         return (EventRecord("Normal", after["reason"], "Serve", after["message"], key=digest),)
     if after["reason"] == Reason.SUSPENDED:
         return (EventRecord("Normal", after["reason"], "Suspend", after["message"], key=digest),)
+    if after["reason"] in (Reason.CANARY_PAUSED, Reason.ANALYSIS_INCONCLUSIVE):
+        step = (status.get("canary") or {}).get("passedSteps", 0) + 1
+        key = f"{digest}-{(status.get('canary') or {}).get('startedAt')}-{step}"
+        return (EventRecord("Normal", after["reason"], "Pause", after["message"], key=key),)
     if after["status"] == "False":
         return (EventRecord("Warning", after["reason"], "Stop", after["message"], key=digest),)
     return ()

@@ -28,6 +28,7 @@ def build_desired(
         region=location.region if location else None,
         secret=secret,
         tolerance=spec.verification.tolerance,
+        prove_every_seconds=60 * spec.verification.every_minutes,
     )
 
 

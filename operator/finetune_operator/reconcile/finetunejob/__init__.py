@@ -1,8 +1,8 @@
-"""One pass over a FineTuneJob: gather, plan, apply.
+"""Make one pass over a FineTuneJob: gather, plan, apply.
 
 It knows batch/v1 Jobs and pods, and never a serving group.
 
-``model`` has the values that pass between the steps, ``status`` the words that a person reads; ``preflight`` and
+``model`` has the values that pass between the steps, ``status`` writes the status with its messages; ``preflight`` and
 ``attempts`` are the two stages of the plan.
 """
 

@@ -21,6 +21,7 @@ from finetune_operator.kube.kinds import (
     is_being_deleted,
     key_of,
 )
+from finetune_operator.policies.finished import find_expiry
 from finetune_operator.policies.pod_state import END_NOW
 from finetune_operator.policies.refused_job import explain_refused_job
 from finetune_operator.reconcile.finetunejob.clean_up import plan_blocked_clean_up
@@ -32,7 +33,7 @@ from finetune_operator.resources.names import TRAINER
 
 logger = logging.getLogger(__name__)
 BLOCKED_SECONDS = 15.0
-"""How often a Job is tried that cannot be created, for a reason outside of the spec."""
+"""Time between two tries to create a Job that cannot be created for a reason outside of the spec."""
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 """Cause of a refusal to create an object: its namespace is being deleted."""
 SLOW_FIELDS = ("progress", "checkpoint")
@@ -40,14 +41,14 @@ SLOW_FIELDS = ("progress", "checkpoint")
 
 
 class RefusedError(Exception):
-    """The API server refuses the Job that the spec leads to; the text says which fields of the spec are wrong."""
+    """The API server refuses the Job of a spec; the message names the wrong fields of the spec."""
 
 
 class BlockedError(Exception):
-    """The Job cannot be created now, for a reason outside of the spec; the text says which."""
+    """The Job cannot be created now, for a reason outside of the spec, which the message gives."""
 
     def __init__(self, message: str, *, is_final: bool = False) -> None:
-        """Keep the text; ``is_final`` says that it can never be created, because its namespace is being deleted."""
+        """Keep the message; ``is_final``: it can never be created, because its namespace is being deleted."""
         super().__init__(message)
         self.is_final = is_final
 
@@ -59,6 +60,8 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
         for event in plan.events:
             await tell_event(FINETUNE_JOB, observed.resource, event, context)
         await context.kube.delete(FINETUNE_JOB, meta["namespace"], meta["name"], meta["uid"])
+        if not meta.get("finalizers"):
+            _forget(observed.resource, context)
         return Result()
     if plan.finalizers is not None:
         return await _write_finalizers(observed.resource, plan, context)
@@ -85,6 +88,13 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
     return await _write(observed.resource, plan, context)
 
 
+def _forget(resource: Object, context: Context) -> None:
+    """Forget a FineTuneJob that is gone: no watch reports one deleted between the first list and the watches."""
+    if context.cache.remove(FINETUNE_JOB, resource):
+        context.budget.forget(key_of(FINETUNE_JOB, resource))
+        enqueue_serving_groups(FINETUNE_JOB, resource, context)
+
+
 async def _apply_blocked_clean_up(
     observed: Observed, now: datetime, message: str, context: Context, *, is_final: bool
 ) -> Result:
@@ -97,7 +107,7 @@ async def _apply_blocked_clean_up(
 async def _write_finalizers(resource: Object, plan: Plan, context: Context) -> Result:
     """Write the events, then the finalizers. Raises ``ConflictError`` if the resource changed since it was read."""
     meta = resource["metadata"]
-    # the last finalizer takes the object with it, and what happened cannot be told afterwards
+    # without its last finalizer the object is gone, and no event about it can be written
     for event in plan.events if is_being_deleted(resource) else ():
         await tell_event(FINETUNE_JOB, resource, event, context)
     patch = {"metadata": {"resourceVersion": meta["resourceVersion"], "finalizers": plan.finalizers}}
@@ -131,7 +141,7 @@ def is_repetition(batch_job: Object) -> bool:
 async def _look_again(batch_job: Object, context: Context) -> bool:
     """Ask the API server for the trainers of a job; return whether it knows more of them than the cache.
 
-    A watch may be silent, and a trainer that was not seen must not get another one beside it.
+    A watch may be late, and a second trainer must not start beside one that the cache does not have.
     """
     meta = batch_job["metadata"]
     labels = ",".join(f"{name}={meta['labels'][name]}" for name in (JOB_LABEL, ROLE_LABEL))
@@ -144,7 +154,7 @@ async def _look_again(batch_job: Object, context: Context) -> bool:
 
 
 async def _rehearse(batch_job: Object, context: Context) -> None:
-    """Have the API server check a Job. Raises ``RefusedError`` if its content is wrong; all else may pass by then."""
+    """Have the API server check a Job. Raises ``RefusedError`` for wrong content; other errors may be temporary."""
     with contextlib.suppress(AlreadyExistsError, ForbiddenError):
         try:
             await context.kube.create(JOB, batch_job, dry_run=True)
@@ -155,7 +165,7 @@ async def _rehearse(batch_job: Object, context: Context) -> None:
 async def _create(batch_job: Object, owner: str, context: Context) -> bool:
     """Create a Job; return whether it is new.
 
-    It is there already if the status write of the pass that created it was lost. The next pass goes on from it.
+    It exists already if the status write of the pass that created it was lost. The next pass continues with it.
     """
     try:
         context.cache.put(JOB, await context.kube.create(JOB, batch_job))
@@ -173,7 +183,7 @@ async def _create(batch_job: Object, owner: str, context: Context) -> bool:
 
 
 async def _adopt(namespace: str, name: str, owner: str, context: Context) -> None:
-    """Take the Job of this name into the cache. Raises ``BlockedError`` if it has another owner."""
+    """Put the existing Job of this name into the cache. Raises ``BlockedError`` if it has another owner."""
     live = await context.kube.get(JOB, namespace, name)
     if live is None:
         return
@@ -194,6 +204,8 @@ async def _write(resource: Object, plan: Plan, context: Context) -> Result:
     written = await write_status(FINETUNE_JOB, resource, plan.status, plan.events, context)
     if written is not None:
         enqueue_serving_groups(FINETUNE_JOB, written, context)
+        if find_expiry(written) is not None:
+            return Result(requeue_after=0)  # nothing else may happen to a finished job, and its time runs
     return Result(plan.requeue_after)
 
 

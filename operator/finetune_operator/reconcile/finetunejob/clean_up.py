@@ -1,6 +1,6 @@
-"""Plan the deletion of a FineTuneJob that takes its objects in S3 with it. Pure.
+"""Plan the deletion of a FineTuneJob together with its objects in S3. Pure.
 
-First its pods end, then a clean-up pod deletes the objects. However that ends, the FineTuneJob is released at last.
+First its pods end, then a clean-up pod deletes the objects. In the end the FineTuneJob is released in any case.
 """
 
 from datetime import datetime
@@ -147,7 +147,7 @@ def _plan_continuation(
 
 
 def _explain_delay(outcome: Outcome) -> tuple[str, str]:
-    """Say why a clean-up does not run."""
+    """Return reason and message for a clean-up that does not run."""
     if isinstance(outcome, Waiting):
         return outcome.reason, outcome.message
     if isinstance(outcome, Running):
@@ -179,7 +179,7 @@ def _find_location(job: FineTuneJob) -> str:
 
 
 def _list_live_pods(observed: Observed) -> list[str]:
-    """List the pods that may still write. Of one on a lost node nobody can say when it has ended."""
+    """List the pods that may still write, without those on lost nodes, whose end cannot be observed."""
     pods = [pod for group in observed.pods.values() for pod in group]
     return [
         f"pod {pod['metadata']['name']}"

@@ -1,9 +1,12 @@
 """Gather what a pass over a FineTuneJob needs."""
 
+import itertools
+
 from finetune_api.timestamps import parse_timestamp
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
+    DIGEST_LABEL,
     FINETUNE_JOB,
     JOB,
     JOB_LABEL,
@@ -12,53 +15,81 @@ from finetune_operator.kube.kinds import (
     Key,
     Object,
     controller_uid,
+    finetune_job_of,
     is_being_deleted,
 )
 from finetune_operator.policies.batch_job import is_suspended, may_still_run
 from finetune_operator.policies.deletion import has_finalizer
+from finetune_operator.policies.preflight_reuse import JobWithSameChecks
 from finetune_operator.policies.waiting import FIRST_LOOK_SECONDS
 from finetune_operator.reconcile.finetunejob.model import Observed
-from finetune_operator.resources.names import short
+from finetune_operator.reconcile.finetunejob.runs import find_role
+from finetune_operator.resources.names import PREFLIGHT, short
+from finetune_operator.resources.preflight_digest import compute_preflight_digest
+from finetune_operator.settings import Settings
+
+RUNS = ("preflights", "attempts", "merges", "cleanUps")
+"""Fields of the status with the runs of each role, in the order in which a FineTuneJob has them."""
 
 
 async def gather(key: Key, context: Context) -> Observed | None:
-    """Gather the input of the plan; None if the FineTuneJob is gone, or about to go. Raises ``KubeError``."""
+    """Gather the input of the plan; None if the FineTuneJob is deleted or about to be. Raises ``KubeError``."""
     _, namespace, name = key
     resource = context.cache.get(FINETUNE_JOB, namespace, name)
     if resource is None or (is_being_deleted(resource) and not has_finalizer(resource)):
         return None
-    await _look_up_missing_job(resource, context)
+    await _look_up_missing_children(resource, context)
     batch_jobs = list_batch_jobs(resource, context.cache)
+    await _look_up_missing_pods(resource, batch_jobs, context)
     pods = group_pods(resource, batch_jobs, context.cache)
     progress_reports = {}
-    for batch_job_name, group in pods.items():
-        for pod in group:
-            report = context.pod_reports.progress((namespace, pod["metadata"]["name"], pod["metadata"]["uid"]))
-            if report is not None:
-                progress_reports[batch_job_name] = report
+    for pod in itertools.chain.from_iterable(pods.values()):
+        uid = pod["metadata"]["uid"]
+        report = context.pod_reports.progress((namespace, pod["metadata"]["name"], uid))
+        if report is not None:
+            progress_reports[uid] = report
     warnings = await _find_warnings(resource, batch_jobs, pods, context)
-    return Observed(resource, batch_jobs, pods, progress_reports, warnings)
+    has_begun = batch_jobs or {"preflights", "attempts"} & resource.get("status", {}).keys()
+    same_checks = () if has_begun else find_jobs_with_same_checks(resource, context.cache, context.settings)
+    return Observed(resource, batch_jobs, pods, progress_reports, warnings, same_checks)
 
 
 async def _find_warnings(
     resource: Object, batch_jobs: list[Object], pods: dict[str, list[Object]], context: Context
 ) -> dict[str, str]:
-    """Find what events warn of, if the pod of the current run does not start soon."""
+    """Find the texts of warning events, if the pod of the current run does not start soon."""
     status = resource.get("status", {})
-    run = next((runs[-1] for runs in map(status.get, ("cleanUps", "attempts", "preflights")) if runs), None)
+    run = next((runs[-1] for runs in map(status.get, reversed(RUNS)) if runs), None)
     if run is None or "finishedAt" in run or "startedAt" not in run:
         return {}
     since = (context.now() - parse_timestamp(run["startedAt"])).total_seconds()
     job = next((job for job in batch_jobs if job["metadata"]["name"] == run["jobName"]), None)
     if job is None or not may_still_run(job) or is_suspended(job) or since < FIRST_LOOK_SECONDS:
         return {}
-    if any(pod["status"].get("phase") != "Pending" for pod in pods.get(run["jobName"], ())):
+    # another pod may follow one that has failed
+    if any(pod["status"].get("phase") not in ("Pending", "Failed") for pod in pods.get(run["jobName"], ())):
         return {}
     return await context.warnings.find(resource["metadata"]["namespace"])
 
 
+def find_jobs_with_same_checks(resource: Object, cache: Cache, settings: Settings) -> tuple[JobWithSameChecks, ...]:
+    """Find the other FineTuneJobs of the namespace whose preflights make the same checks."""
+    digest = compute_preflight_digest(resource["spec"], settings)
+    namespace = resource["metadata"]["namespace"]
+    jobs = cache.list_labelled(JOB, namespace, DIGEST_LABEL, digest) if digest is not None else []
+    pods: dict[str, list[Object]] = {}
+    for job in jobs:
+        preflight_pods = cache.list_owned(POD, job["metadata"]["uid"]) if find_role(job) == PREFLIGHT else []
+        pods.setdefault(finetune_job_of(job) or "", []).extend(preflight_pods)
+    owners = {controller_uid(job) for job in jobs}
+    others = ((cache.get(FINETUNE_JOB, namespace, name), group) for name, group in pods.items())
+    return tuple(
+        JobWithSameChecks(other, group) for other, group in others if other and other["metadata"]["uid"] in owners
+    )
+
+
 def list_batch_jobs(resource: Object, cache: Cache) -> list[Object]:
-    """List the Jobs of a FineTuneJob; of one that is deleted also those that a deletion with ``orphan`` gave up."""
+    """List the Jobs of a FineTuneJob; of one that is deleted also its orphans (deletion with ``orphan``)."""
     meta = resource["metadata"]
     owned = cache.list_owned(JOB, meta["uid"])
     if not is_being_deleted(resource):
@@ -71,7 +102,7 @@ def group_pods(resource: Object, batch_jobs: list[Object], cache: Cache) -> dict
     """Group the pods of a FineTuneJob by the name of their Job.
 
     A pod may outlive its Job, also without a controller: it may be orphaned while its Job is still being deleted. The
-    next attempt must wait until it has stopped. A pod of an older Job of the same name is none of the Job's.
+    next attempt must wait until it has stopped. A pod of an older Job of the same name does not belong to the Job.
     """
     meta = resource["metadata"]
     names = {batch_job["metadata"]["uid"]: batch_job["metadata"]["name"] for batch_job in batch_jobs}
@@ -92,16 +123,40 @@ def _is_younger(child: Object, resource: Object) -> bool:
     return bool(child["metadata"]["creationTimestamp"] >= resource["metadata"]["creationTimestamp"])
 
 
-async def _look_up_missing_job(resource: Object, context: Context) -> None:
-    """Ask the API server for the Job of the current run, if the cache lacks it.
+async def _look_up_missing_children(resource: Object, context: Context) -> None:
+    """Ask the API server for Job and pod of the current run, if the cache lacks them.
 
-    The cache may be behind, and a Job that is gone ends its run.
+    The cache may be behind, and a Job or pod that is gone ends its run.
     """
     meta, status = resource["metadata"], resource.get("status", {})
-    for runs in map(status.get, ("preflights", "attempts", "cleanUps")):
+    for runs in map(status.get, RUNS):
         if not runs or "finishedAt" in runs[-1]:
             continue
-        if context.cache.get(JOB, meta["namespace"], runs[-1]["jobName"]) is None:
-            batch_job = await context.kube.get(JOB, meta["namespace"], runs[-1]["jobName"])
+        run = runs[-1]
+        cached = context.cache.get(JOB, meta["namespace"], run["jobName"])
+        if cached is None:
+            batch_job = await context.kube.get(JOB, meta["namespace"], run["jobName"])
             if batch_job is not None and controller_uid(batch_job) == meta["uid"]:
                 context.cache.put(JOB, batch_job)
+        if "podName" in run and context.cache.get(POD, meta["namespace"], run["podName"]) is None:
+            pod = await context.kube.get(POD, meta["namespace"], run["podName"])
+            if pod is not None and pod["metadata"]["uid"] == run.get("podUid"):
+                context.cache.put(POD, pod)
+
+
+async def _look_up_missing_pods(resource: Object, batch_jobs: list[Object], context: Context) -> None:
+    """Ask the API server for the pods of Jobs that have ended, if the cache has none and the status no end of the run.
+
+    The watch of the pods is behind that of the Jobs, or somebody has deleted the pod. The status may not know the run
+    at all, because its last write was lost.
+    """
+    status = resource.get("status", {})
+    runs = [run for name in RUNS for run in status.get(name, ())]
+    recorded = {run["jobName"]: "finishedAt" in run for run in runs}
+    for batch_job in batch_jobs:
+        meta = batch_job["metadata"]
+        is_settled = may_still_run(batch_job) or recorded.get(meta["name"], False)
+        if not is_settled and not context.cache.list_owned(POD, meta["uid"]):
+            pods, _ = await context.kube.list(POD, meta["namespace"], f"{JOB_NAME_LABEL}={meta['name']}")
+            for pod in pods:
+                context.cache.put(POD, pod)

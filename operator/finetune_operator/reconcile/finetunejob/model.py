@@ -1,4 +1,4 @@
-"""The values that pass from gather to plan to apply of a FineTuneJob.
+"""Define the values that pass from gather to plan to apply of a FineTuneJob.
 
 They are plain data, so that the plan is a pure function.
 """
@@ -10,8 +10,10 @@ from datetime import datetime
 from finetune_api.finetunejob import FineTuneJob, FineTuneJobStatus
 from finetune_api.messages import ProgressReport
 from finetune_operator.event_record import EventRecord
-from finetune_operator.kube.kinds import ATTEMPT_LABEL, ROLE_LABEL, Object
+from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.preflight_reuse import JobWithSameChecks
 from finetune_operator.reconcile.status_builder import StatusBuilder
+from finetune_operator.resources.names import read_attempt
 from finetune_operator.settings import Settings
 
 JobStatusBuilder = StatusBuilder[FineTuneJobStatus]
@@ -23,23 +25,29 @@ class Observed:
 
     resource: Object
     batch_jobs: Sequence[Object] = ()
-    """The Jobs of preflight, attempts and clean-ups."""
+    """The Jobs of preflight, attempts, merges and clean-ups."""
     pods: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     """Pods by the name of their Job, also of a deleted Job whose pod is still stopping."""
     progress_reports: Mapping[str, ProgressReport] = field(default_factory=dict)
-    """The newest report by the name of the Job."""
+    """The newest report by the uid of the pod."""
     warnings: Mapping[str, str] = field(default_factory=dict)
-    """What the newest Event about a Job or pod that does not start warned of, by uid."""
+    """Text of the newest warning Event about each Job or pod that does not start, by uid."""
+    jobs_with_same_checks: Sequence[JobWithSameChecks] = ()
+    """Gathered for a FineTuneJob that has not begun."""
 
     def pods_of(self, batch_job: str) -> Sequence[Object]:
         """Return the pods of a Job, given by name."""
         return self.pods.get(batch_job, ())
 
     def batch_jobs_of(self, role: str) -> dict[int, Object]:
-        """Return the Jobs of a role by the number of the attempt, the lowest first."""
-        labels = {index: batch_job["metadata"]["labels"] for index, batch_job in enumerate(self.batch_jobs)}
-        numbers = {int(own[ATTEMPT_LABEL]): index for index, own in labels.items() if own.get(ROLE_LABEL) == role}
-        return {number: self.batch_jobs[numbers[number]] for number in sorted(numbers)}
+        """Return the Jobs of a role by the number of the attempt, the lowest first.
+
+        Their names say both. Somebody may have edited their labels.
+        """
+        parent = self.resource["metadata"]["name"]
+        numbers = [read_attempt(batch_job["metadata"]["name"], parent, role) for batch_job in self.batch_jobs]
+        by_number = {number: job for number, job in zip(numbers, self.batch_jobs, strict=True) if number is not None}
+        return dict(sorted(by_number.items()))
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,6 @@ class Plan:
     expires: bool = False
     """Write the events, then delete the FineTuneJob. Nothing else is done."""
     finalizers: list[str] | None = None
-    """Write the events, then these finalizers. Nothing else is done: the next pass goes on from there."""
+    """Write the events, then these finalizers. Nothing else is done: the next pass does the rest."""
     rehearsal: Object | None = None
-    """A Job that the API server only checks, before ``create``: a later one that it would refuse then ends the job."""
+    """A Job that the API server checks before ``create``, and does not create. If it is refused, the job fails."""

@@ -19,6 +19,8 @@ from finetune_operator.policies.pod_policy import list_cache_refusals, list_refu
 from finetune_operator.policies.pod_state import is_being_ended, is_held_by_sidecar
 from finetune_operator.reconcile.finetunejob.attempts import plan_attempts
 from finetune_operator.reconcile.finetunejob.clean_up import plan_deletion
+from finetune_operator.reconcile.finetunejob.merge import plan_merge
+from finetune_operator.reconcile.finetunejob.merge_status import set_merge_blocked, set_merge_failed
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Observed, Plan, PlanContext
 from finetune_operator.reconcile.finetunejob.preflight import plan_preflight
 from finetune_operator.reconcile.finetunejob.runs import find_superseded_jobs
@@ -54,7 +56,7 @@ def _plan_job(observed: Observed, now: datetime, settings: Settings) -> Plan:
     resource = observed.resource
     status = StatusBuilder(FineTuneJobStatus, resource, now)
     if is_finished(resource):
-        return _plan_finished(resource, now, status)
+        return _plan_merge(observed, now, settings, status) or _plan_finished(resource, now, status)
     try:
         job, unknown = read_spec(FineTuneJob, resource)
     except ValidationError as error:
@@ -63,9 +65,27 @@ def _plan_job(observed: Observed, now: datetime, settings: Settings) -> Plan:
     plan = _plan_accepted(PlanContext(observed, job, now, settings), status, unknown)
     if plan.create is None or not (refusals := _list_refusals(job, settings)):
         return plan
-    # Pods that run already are followed to their end; nothing new is created.
+    # Pods that run already may end by themselves; no new one is created.
     status = StatusBuilder(FineTuneJobStatus, resource, now)
     set_invalid(status, "; ".join(refusals))
+    return Plan(status.as_json(), plan.delete)
+
+
+def _plan_merge(observed: Observed, now: datetime, settings: Settings, status: JobStatusBuilder) -> Plan | None:
+    """Plan the merge of the finished adapter; None if nothing is left to do for it."""
+    merged = find_in(observed.resource, ConditionType.MERGED)
+    if merged is None or merged["status"] == "True":
+        return None
+    try:
+        job, _ = read_spec(FineTuneJob, observed.resource)
+    except ValidationError as error:
+        set_merge_failed(status, Reason.SPEC_INVALID, "; ".join(str(problem) for problem in problems(error)))
+        return None
+    plan = plan_merge(PlanContext(observed, job, now, settings), status)
+    if plan is None or plan.create is None or not (refusals := _list_refusals(job, settings)):
+        return plan
+    status = StatusBuilder(FineTuneJobStatus, observed.resource, now)
+    set_merge_failed(status, Reason.SPEC_INVALID, "; ".join(refusals))
     return Plan(status.as_json(), plan.delete)
 
 
@@ -89,7 +109,7 @@ def _plan_accepted(context: PlanContext, status: JobStatusBuilder, unknown: list
 
 
 def _list_refusals(job: FineTuneJob, settings: Settings) -> list[str]:
-    """List what the administrator does not allow."""
+    """List the settings of the spec that the administrator does not allow."""
     code = [REMOTE_CODE] if job.spec.model.trust_remote_code and not settings.allow_remote_code else []
     cache = list_cache_refusals(job.spec.model.cache, settings)
     return code + cache + list_refusals(job.spec.pod_template, settings)
@@ -101,14 +121,20 @@ def plan_refused(observed: Observed, now: datetime, message: str) -> Plan:
     A label or a quantity of the spec is then not valid.
     """
     status = StatusBuilder(FineTuneJobStatus, observed.resource, now)
-    set_refused(status, message)
+    if is_finished(observed.resource):
+        set_merge_failed(status, Reason.SPEC_INVALID, message)
+    else:
+        set_refused(status, message)
     return Plan(status.as_json(), events=tuple(status.events))
 
 
 def plan_blocked(observed: Observed, now: datetime, message: str) -> Plan:
     """Plan the status of a FineTuneJob whose Job cannot be created now, for a reason outside of the spec."""
     status = StatusBuilder(FineTuneJobStatus, observed.resource, now)
-    set_blocked(status, message)
+    if is_finished(observed.resource):
+        set_merge_blocked(status, message)
+    else:
+        set_blocked(status, message)
     return Plan(status.as_json())
 
 

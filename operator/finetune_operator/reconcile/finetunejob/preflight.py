@@ -1,4 +1,4 @@
-"""Plan the preflight: nothing that asks for a GPU exists before it has passed. Pure."""
+"""Plan the preflight. Before it has passed, no pod requests a GPU. Pure."""
 
 import math
 
@@ -9,6 +9,7 @@ from finetune_api.timestamps import parse_timestamp
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.halt import find_halt
 from finetune_operator.policies.outcome import SUCCEEDED, Ended, Outcome, classify_pod
+from finetune_operator.policies.preflight_reuse import find_earlier_preflight
 from finetune_operator.policies.retry import Ending, GiveUp, decide
 from finetune_operator.policies.waiting import Waiting
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Plan, PlanContext
@@ -31,6 +32,7 @@ from finetune_operator.reconcile.finetunejob.status import (
     set_preflight_passed,
     set_preflight_progress,
     set_preflight_repeated,
+    set_preflight_reused,
     set_preflights,
     set_resumed,
     set_suspending,
@@ -40,7 +42,7 @@ from finetune_operator.resources.names import PREFLIGHT
 
 
 def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | None:
-    """Plan the preflight's Job; return None once it has passed."""
+    """Plan the preflight's Job; return None once it has passed, or another job's has that checked the same."""
     batch_jobs = context.observed.batch_jobs_of(PREFLIGHT)
     finished, current = split_runs(status.read().preflights)
     message = (finished[-1].message or "") if finished else ""
@@ -49,6 +51,11 @@ def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | Non
             wait = _plan_wait(context, status, finished, message)
             if wait is not None:
                 return wait
+            candidates = () if finished or batch_jobs else context.observed.jobs_with_same_checks
+            earlier = find_earlier_preflight(candidates, context.now, context.settings.preflight_reuse_seconds)
+            if earlier is not None:
+                set_preflight_reused(status, earlier)
+                return None
             current = begin_run(PREFLIGHT, finished[-1].number + 1 if finished else 1, context)
             set_preflights(status, [*finished, current])
             if current.number not in batch_jobs:
@@ -64,7 +71,7 @@ def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | Non
             if not isinstance(outcome, Ended):
                 set_suspending(status, f"{halt.message} The preflight ends.")
                 return Plan(status.as_json(), find_unfinished_jobs(context.observed))
-        if isinstance(outcome, Waiting) and is_overdue(current, context):
+        if isinstance(outcome, Waiting) and is_overdue(current, outcome, context):
             set_preflights(status, [*finished, end_overdue(current, outcome, context)])
             set_never_started(status, PREFLIGHT, outcome, context.job.spec.pending_deadline_seconds)
             delete = () if batch_job is None else (batch_job,)
@@ -125,7 +132,7 @@ def _find_reason(outcome: Ended) -> tuple[str | None, str]:
 
 
 def _build_rehearsal(context: PlanContext) -> Object | None:
-    """Build the trainer's Job if the spec has wishes for it, so that a wrong one is told before the preflight."""
+    """Build the trainer's Job if the spec has settings for its pod, so that errors are found before the preflight."""
     spec = context.job.spec
     if spec.pod_template == PodTemplate() and spec.resources == Resources():
         return None

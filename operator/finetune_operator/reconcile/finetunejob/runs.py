@@ -1,10 +1,11 @@
-"""The runs of the preflight and of the trainer, as ``status.preflights`` and ``status.attempts`` record them. Pure.
+"""Record the runs of preflight, trainer and clean-up in ``status.preflights``, ``attempts`` and ``cleanUps``. Pure.
 
-A run is one batch/v1 Job. All times are by the operator's clock: clocks of nodes differ from it.
+A run of the trainer is one pod of a Job, which may replace it; any other run is one Job. All times are by the
+operator's clock: clocks of nodes differ from it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -18,11 +19,13 @@ from finetune_operator.kube.kinds import ROLE_LABEL, Object, is_being_deleted
 from finetune_operator.policies.batch_job import may_still_run
 from finetune_operator.policies.halt import Halt
 from finetune_operator.policies.outcome import Ended, Outcome
-from finetune_operator.policies.pod_state import has_ended
+from finetune_operator.policies.pod_state import has_ended, read_state
 from finetune_operator.policies.waiting import Waiting, break_silence, find_next_look
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder, Observed, PlanContext
-from finetune_operator.resources.names import PREFLIGHT, TRAINER, job_name
+from finetune_operator.resources.names import MERGE, PREFLIGHT, TRAINER, job_name, read_number
 
+CONTINUED = (Reason.PREEMPTED, Reason.SUSPENDED)
+"""Reasons after which a Job goes on with another pod, unless it ends by itself."""
 KEPT_JOBS = 2
 """Jobs of a role that are kept: the newest one, and the one before it for its log."""
 
@@ -34,14 +37,83 @@ def split_runs(runs: Sequence[Attempt]) -> tuple[list[Attempt], Attempt | None]:
     return list(runs), None
 
 
-def begin_run(role: str, number: int, context: PlanContext, adjustments: Sequence[Adjustment] = ()) -> Attempt:
-    """Make the record of a run that begins now. Its Job exists already if the status write of that pass was lost."""
+def begin_run(
+    role: str,
+    number: int,
+    context: PlanContext,
+    adjustments: Sequence[Adjustment] = (),
+    *,
+    job_number: int | None = None,
+) -> Attempt:
+    """Make the record of a run that begins now, in the Job of this number, or of the run's own.
+
+    The Job exists already if it replaces a pod, or if the status write of the pass that created it was lost.
+    """
     return Attempt(
         number=number,
-        job_name=job_name(context.job.metadata.name, role, number),
+        job_name=job_name(context.job.metadata.name, role, job_number or number),
         started_at=format_timestamp(context.now),
         adjustments=list(adjustments) or None,
     )
+
+
+def find_pod(run: Attempt, finished: Sequence[Attempt], pods: Sequence[Object]) -> Object | None:
+    """Find the pod of a run among those of its Job: the one that it had, or the first that no earlier run had.
+
+    There is at most one pod at a time: the Job controller replaces only pods that have ended. Evicted pods may stay for
+    longer than the status has their runs; they are older than the pods of all runs that it has.
+    """
+    if run.pod_uid is not None:
+        return next((pod for pod in pods if pod["metadata"]["uid"] == run.pod_uid), None)
+    return next(iter(_list_new_pods(finished, pods)), None)
+
+
+def _list_new_pods(finished: Sequence[Attempt], pods: Sequence[Object]) -> list[Object]:
+    """List the pods that no run had, the oldest first."""
+    known = {earlier.pod_uid for earlier in finished}
+    newest = max((earlier.pod_created_at or "" for earlier in finished), default="")
+
+    def is_new(pod: Object) -> bool:
+        meta = pod["metadata"]
+        return meta["uid"] not in known and (meta["creationTimestamp"] >= newest or not has_ended(pod, TRAINER))
+
+    return sorted(
+        filter(is_new, pods), key=lambda pod: (pod["metadata"]["creationTimestamp"], not has_ended(pod, TRAINER))
+    )
+
+
+def add_pod(run: Attempt, pod: Object | None) -> Attempt:
+    """Return the record of a run with its pod, which is None if that is gone."""
+    if pod is None:
+        return run
+    meta = pod["metadata"]
+    return update_run(run, pod_name=meta["name"], pod_uid=meta["uid"], pod_created_at=meta["creationTimestamp"])
+
+
+def find_job_number(finished: Sequence[Attempt], observed: Observed, delete: Sequence[Object]) -> int:
+    """Find the number of the Job in which the next run of the trainer begins, or began unseen.
+
+    It is that of the last run as long as the cluster alone ended its pods; ``delete`` are Jobs that end now.
+    """
+    if not finished:
+        return 1
+    number = read_number(finished[-1].job_name)
+    batch_job = observed.batch_jobs_of(TRAINER).get(number)
+    if batch_job is None or finished[-1].reason not in CONTINUED:
+        return number + 1
+    new = _list_new_pods(finished, observed.pods_of(finished[-1].job_name))
+    has_run = any(has_ended(pod, TRAINER) or "running" in read_state(pod, TRAINER) for pod in new)
+    return number if has_run or (may_still_run(batch_job) and batch_job not in delete) else number + 1
+
+
+def is_without_job(
+    run: Attempt, finished: Sequence[Attempt], batch_jobs: Mapping[int, Object], pods: Sequence[Object]
+) -> bool:
+    """Return whether a run had no pod yet when the Job ended that was to replace one: it gets another Job."""
+    if not finished or finished[-1].job_name != run.job_name or run.pod_uid is not None:
+        return False
+    batch_job = batch_jobs.get(read_number(run.job_name))
+    return (batch_job is None or not may_still_run(batch_job)) and find_pod(run, finished, pods) is None
 
 
 def end_run(run: Attempt, outcome: Ended, reason: str, message: str, now: datetime) -> Attempt:
@@ -57,9 +129,9 @@ def end_run(run: Attempt, outcome: Ended, reason: str, message: str, now: dateti
 
 
 def end_halted(outcome: Outcome, halt: Halt) -> Outcome:
-    """Return how a run ended that had to stop; the outcome as it is while the pod still saves a checkpoint.
+    """Return the end of a run that had to stop; the unchanged outcome while the pod still saves a checkpoint.
 
-    A run that ended for a reason of its own keeps that.
+    A run that ended for another reason keeps that reason.
     """
     if isinstance(outcome, Waiting):
         return Ended(halt.reason, halt.message)
@@ -120,15 +192,25 @@ def is_suspending(context: PlanContext) -> bool:
     return suspended is not None and suspended["reason"] == Reason.SUSPENDING
 
 
-def find_pending_seconds_left(run: Attempt, context: PlanContext) -> float:
+def begin_waiting(run: Attempt, waiting: Waiting, context: PlanContext) -> Attempt:
+    """Return the record of a run whose pod is awaited: the pause before a pod is replaced is not counted."""
+    before = find_in(context.observed.resource, ConditionType.RUNNING)
+    if waiting.reason is Reason.RETRYING or before is None or before["reason"] != Reason.RETRYING:
+        return run
+    return update_run(run, started_at=format_timestamp(context.now))
+
+
+def find_pending_seconds_left(run: Attempt, waiting: Waiting, context: PlanContext) -> float:
     """Find for how many seconds the pod of a run may still be awaited, by spec.pendingDeadlineSeconds."""
     limit = context.job.spec.pending_deadline_seconds
-    return math.inf if limit is None else limit - find_waiting_seconds(run, context)
+    if limit is None or waiting.reason is Reason.RETRYING:
+        return math.inf
+    return limit - find_waiting_seconds(run, context)
 
 
-def is_overdue(run: Attempt, context: PlanContext) -> bool:
+def is_overdue(run: Attempt, waiting: Waiting, context: PlanContext) -> bool:
     """Return whether the pod of a run has been awaited for as long as spec.pendingDeadlineSeconds allows."""
-    return find_pending_seconds_left(run, context) <= 0
+    return find_pending_seconds_left(run, waiting, context) <= 0
 
 
 def end_overdue(run: Attempt, waiting: Waiting, context: PlanContext) -> Attempt:
@@ -137,14 +219,14 @@ def end_overdue(run: Attempt, waiting: Waiting, context: PlanContext) -> Attempt
 
 
 def find_next_word(waiting: Waiting, run: Attempt, context: PlanContext) -> tuple[Waiting, float]:
-    """Find what to say of a run whose pod is awaited, and in how many seconds to look again; infinite for never."""
+    """Return a message for a run that waits for its pod, and the seconds until the next look (infinite: none)."""
     seconds = find_waiting_seconds(run, context)
     look = find_next_look(waiting, seconds) or math.inf
-    return break_silence(waiting, seconds, run.job_name), min(look, find_pending_seconds_left(run, context))
+    return break_silence(waiting, seconds, run.job_name), min(look, find_pending_seconds_left(run, waiting, context))
 
 
 def find_blocking(observed: Observed, number: int) -> list[str]:
-    """Name the Jobs and pods of other attempts than this one that still train, or may do so later."""
+    """Name the Jobs other than the trainer's of this number, and their pods, that still train or may do so later."""
     trainers = observed.batch_jobs_of(TRAINER)
     own = trainers.pop(number)["metadata"]["name"] if number in trainers else None
     jobs = {batch_job["metadata"]["name"] for batch_job in trainers.values() if may_still_run(batch_job)}
@@ -163,14 +245,9 @@ def find_unfinished_jobs(observed: Observed) -> tuple[Object, ...]:
 
 
 def find_superseded_jobs(observed: Observed) -> tuple[Object, ...]:
-    """Find the Jobs of ended runs that nobody needs any more; the status has what they did."""
-    status = observed.resource.get("status", {})
-    found: list[Object] = []
-    for role, runs in ((PREFLIGHT, status.get("preflights")), (TRAINER, status.get("attempts"))):
-        newest = runs[-1]["number"] if runs else 0
-        jobs = observed.batch_jobs_of(role).items()
-        found += [job for number, job in jobs if number <= newest - KEPT_JOBS and not is_being_deleted(job)]
-    return tuple(found)
+    """Find the Jobs of ended runs that are no longer needed, because the status has their results."""
+    groups = (list(observed.batch_jobs_of(role).values()) for role in (PREFLIGHT, TRAINER, MERGE))
+    return tuple(job for group in groups for job in group[:-KEPT_JOBS] if not is_being_deleted(job))
 
 
 def find_role(child: Object) -> str:

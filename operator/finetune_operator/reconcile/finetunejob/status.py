@@ -1,4 +1,4 @@
-"""The status of a FineTuneJob: which fields, conditions and events each step of the plan sets. Pure."""
+"""Set the fields, conditions and events of a FineTuneJob's status, for each step of the plan. Pure."""
 
 from collections.abc import Sequence
 
@@ -9,25 +9,30 @@ from finetune_api.limits import end_sentence
 from finetune_api.messages import PreflightResult, ProgressReport, TrainerResult
 from finetune_api.reasons import USER_ERRORS, Reason
 from finetune_api.sizes import format_size
+from finetune_api.timestamps import format_timestamp
 from finetune_operator.event_record import EventRecord
 from finetune_operator.kube.kinds import Object
+from finetune_operator.policies.batch_job import list_edits
 from finetune_operator.policies.halt import Halt
 from finetune_operator.policies.history import trim, trim_warnings
 from finetune_operator.policies.outcome import SUCCEEDED, Outcome, Running
+from finetune_operator.policies.preflight_reuse import EarlierPreflight
 from finetune_operator.policies.waiting import Waiting
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder
 
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+"""Taint with which a person tells Kubernetes that no pod runs on a node any more."""
 PREFLIGHT_CHECKS = "The preflight checks model, dataset, modules and output; no GPU is asked for before it has passed."
 
 
 def set_phase(status: JobStatusBuilder, phase: Phase, reason: str, message: str) -> None:
-    """Show that the work goes on."""
+    """Show that the job is in progress."""
     status.set(FineTuneJobStatus(phase=phase))
     status.conditions.set_progressing(reason, message)
 
 
 def set_failed(status: JobStatusBuilder, reason: str, message: str, event: str, attempt: int | None = None) -> None:
-    """Show that the work has failed and is not tried again; ``event`` is the reason of the event."""
+    """Show that the job has failed and is not tried again; ``event`` is the reason of the event."""
     status.set(FineTuneJobStatus(phase="Failed"))
     status.conditions.set(ConditionType.SUCCEEDED, "False", reason, message)
     status.conditions.set_stalled(reason, message)
@@ -35,14 +40,14 @@ def set_failed(status: JobStatusBuilder, reason: str, message: str, event: str, 
 
 
 def set_invalid(status: JobStatusBuilder, message: str) -> None:
-    """Show that the spec is invalid. A changed spec is looked at again."""
+    """Show that the spec is invalid. A changed spec is checked again."""
     status.set(FineTuneJobStatus(phase="Failed"))
     status.conditions.set(ConditionType.ACCEPTED, "False", Reason.SPEC_INVALID, message)
     status.conditions.set_stalled(Reason.SPEC_INVALID, message)
 
 
 def set_refused(status: JobStatusBuilder, message: str) -> None:
-    """Show that the API server refuses the Job that the spec leads to, so that the spec is invalid."""
+    """Show that the API server refuses the Job of this spec, so that the spec is invalid."""
     status.conditions.set(ConditionType.ACCEPTED, "False", Reason.SPEC_INVALID, message)
     set_failed(status, Reason.SPEC_INVALID, message, "SpecInvalid")
 
@@ -74,7 +79,7 @@ def set_preflight_progress(status: JobStatusBuilder, outcome: Outcome | None) ->
 
 
 def set_preflight_repeated(status: JobStatusBuilder, reason: str, message: str) -> None:
-    """Show that the preflight broke down and is repeated."""
+    """Show that the preflight itself failed and is repeated."""
     text = f"The preflight itself failed and is repeated: {reason}: {message}"
     status.conditions.set(ConditionType.PREFLIGHT_PASSED, "Unknown", Reason.RETRYING, text)
     set_phase(status, "Preflight", Reason.RETRYING, text)
@@ -87,8 +92,14 @@ def set_preflight_failed(status: JobStatusBuilder, reason: str, message: str, wh
     set_failed(status, reason, text, "PreflightFailed")
 
 
-def set_preflight_passed(status: JobStatusBuilder, result: PreflightResult) -> None:
-    """Show that the preflight has passed, with its estimate and its warnings."""
+def set_preflight_reused(status: JobStatusBuilder, earlier: EarlierPreflight) -> None:
+    """Show that the preflight of another job has passed, which checked the same."""
+    origin = f" Taken from the preflight of FineTuneJob {earlier.job}, which checked the same"
+    set_preflight_passed(status, earlier.result, f"{origin} until {format_timestamp(earlier.ended)}.")
+
+
+def set_preflight_passed(status: JobStatusBuilder, result: PreflightResult, origin: str = "") -> None:
+    """Show that the preflight has passed, with its estimate and its warnings; ``origin`` says whose it was."""
     text = "Model, dataset and output are usable."
     if result.estimate is not None:
         status.set(FineTuneJobStatus(estimate=result.estimate))
@@ -101,7 +112,7 @@ def set_preflight_passed(status: JobStatusBuilder, result: PreflightResult) -> N
         status.set(FineTuneJobStatus(warnings=trim_warnings(result.warnings)))
     if result.model_revision is not None:
         status.set(FineTuneJobStatus(model_revision=result.model_revision))
-    status.conditions.set(ConditionType.PREFLIGHT_PASSED, "True", Reason.PREFLIGHT_PASSED, text)
+    status.conditions.set(ConditionType.PREFLIGHT_PASSED, "True", Reason.PREFLIGHT_PASSED, text + origin)
 
 
 def _describe_cached(model: CachedModel) -> str:
@@ -126,7 +137,8 @@ def set_starting(status: JobStatusBuilder, number: int, outcome: Waiting) -> Non
     if outcome.reason is Reason.PENDING:
         set_phase(status, "Training", Reason.TRAINING, _describe_training(number))
     else:
-        set_phase(status, "Training", outcome.reason, message)
+        phase: Phase = "Retrying" if outcome.reason is Reason.RETRYING else "Training"
+        set_phase(status, phase, outcome.reason, message)
 
 
 def set_suspending(status: JobStatusBuilder, message: str) -> None:
@@ -138,8 +150,8 @@ def set_suspending(status: JobStatusBuilder, message: str) -> None:
 def set_suspended(status: JobStatusBuilder) -> None:
     """Show that the job is suspended, and that it has no pod."""
     checkpoint = status.read().checkpoint
-    begin = "" if checkpoint is None else f", from the checkpoint of step {checkpoint.step}"
-    message = f"The job has no pod and holds no GPU. It goes on{begin}, when spec.suspend is false."
+    begin = "" if checkpoint is None else f" from the checkpoint of step {checkpoint.step}"
+    message = f"The job has no pod and holds no GPU. It continues{begin} when spec.suspend is false."
     status.set(FineTuneJobStatus(phase="Suspended"))
     if status.conditions.has(ConditionType.RUNNING):
         status.conditions.set(ConditionType.RUNNING, "False", Reason.SUSPENDED, message)
@@ -148,9 +160,9 @@ def set_suspended(status: JobStatusBuilder) -> None:
 
 
 def set_resumed(status: JobStatusBuilder) -> None:
-    """Show that the job goes on, if it was suspended."""
+    """Show that the job continues, if it was suspended."""
     if status.conditions.has(ConditionType.SUSPENDED):
-        status.conditions.set(ConditionType.SUSPENDED, "False", Reason.RESUMED, "The job goes on.")
+        status.conditions.set(ConditionType.SUSPENDED, "False", Reason.RESUMED, "The job continues.")
 
 
 def set_stopping(status: JobStatusBuilder, halt: Halt, number: int) -> None:
@@ -179,14 +191,25 @@ def set_waiting_for(status: JobStatusBuilder, number: int, others: Sequence[str]
 
 
 def set_node_lost(status: JobStatusBuilder, number: int, pod: Object) -> None:
-    """Show that nobody knows what an attempt does, because its node does not answer."""
+    """Show that the state of an attempt is unknown, because its node does not answer."""
     message = f"Attempt {number}: {_describe_lost(pod)}"
     status.conditions.set(ConditionType.RUNNING, "Unknown", Reason.NODE_LOST, message)
     set_phase(status, "Training", Reason.NODE_LOST, message)
 
 
+def set_edited(status: JobStatusBuilder, batch_job: Object, number: int) -> None:
+    """Show that a Job is deleted because somebody changed it."""
+    name = batch_job["metadata"]["name"]
+    note = (
+        f"Somebody changed the Job {name} ({', '.join(list_edits(batch_job))}), which has one pod and repeats nothing "
+        "that failed. It is deleted, and another one follows."
+    )
+    set_phase(status, "Retrying", Reason.RETRYING, note)
+    status.events.append(EventRecord("Warning", "JobEdited", "Delete", note, name, number))
+
+
 def set_running(status: JobStatusBuilder, number: int, pod: Object, report: ProgressReport | None) -> None:
-    """Show that an attempt trains, and how far its newest report says it is."""
+    """Show that an attempt trains, with the progress of its newest report."""
     node = pod.get("spec", {}).get("nodeName")
     status.conditions.set(ConditionType.RUNNING, "True", Reason.TRAINING, f"Attempt {number} runs on node {node}.")
     set_phase(status, "Training", Reason.TRAINING, _describe_training(number))
@@ -197,13 +220,15 @@ def set_running(status: JobStatusBuilder, number: int, pod: Object, report: Prog
 
 
 def set_trainer_result(status: JobStatusBuilder, result: TrainerResult) -> None:
-    """Show what the trainer measured, whether it succeeded or not; called once for each attempt, which it adds up."""
+    """Show the trainer's result, whether it succeeded or not. Call it once for each attempt: it adds up usage."""
     if result.progress is not None:
         status.set(FineTuneJobStatus(progress=result.progress))
     if result.checkpoint is not None:
         status.set(FineTuneJobStatus(checkpoint=result.checkpoint))
     if result.report is not None:
         status.set(FineTuneJobStatus(report=result.report))
+    if result.training_choice is not None:
+        status.set(FineTuneJobStatus(training_choice=result.training_choice))
     if result.usage is not None:
         before = status.read().usage
         status.set(FineTuneJobStatus(usage=before.plus(result.usage) if before else result.usage))
@@ -218,7 +243,7 @@ def set_trainer_result(status: JobStatusBuilder, result: TrainerResult) -> None:
 
 
 def set_attempt_failed(status: JobStatusBuilder, number: int, reason: str, message: str) -> None:
-    """Show that an attempt does not run any more."""
+    """Show that an attempt no longer runs."""
     status.conditions.set(ConditionType.RUNNING, "False", reason, f"Attempt {number}: {message}")
 
 
@@ -259,13 +284,13 @@ def set_succeeded(status: JobStatusBuilder, number: int, result: TrainerResult) 
 
 
 def describe_expired(status: FineTuneJobStatus, *, deletes_output: bool) -> EventRecord:
-    """Say in the last event of an expired job what is left of it."""
+    """Return the last event of an expired job, which says what is left of it."""
     text = f"The job is deleted (spec.ttlSecondsAfterFinished). It ended as {status.phase}"
     adapter = status.adapter
     if adapter is None:
         return EventRecord("Normal", "Expired", "Delete", f"{text} and has no adapter.")
     if deletes_output:
-        text = f"{text}. Its adapter {adapter.uri} is deleted, too (spec.output.deletionPolicy)."
+        text = f"{text}. Its adapter {adapter.uri} is deleted too (spec.output.deletionPolicy)."
         return EventRecord("Normal", "Expired", "Delete", text)
     kind = adapter.peft_type if adapter.rank is None else f"{adapter.peft_type} of rank {adapter.rank}"
     base = f"{adapter.base_model}@{adapter.base_revision}" if adapter.base_revision else adapter.base_model
@@ -284,12 +309,12 @@ def set_deleting(status: JobStatusBuilder, message: str) -> None:
 
 
 def describe_deleted_output(message: str) -> EventRecord:
-    """Say in the last event of a job what became of its objects."""
+    """Return the last event of a job whose objects were deleted."""
     return EventRecord("Normal", "OutputDeleted", "CleanUp", message)
 
 
 def describe_left_output(location: str, reason: str, message: str) -> EventRecord:
-    """Say in the last event of a job which objects are left, and why."""
+    """Return the last event of a job whose objects are left, which says why."""
     text = f"The job is gone, and its objects in {location} are left: {reason}: {end_sentence(message)}"
     return EventRecord("Warning", "OutputLeft", "CleanUp", f"{text} Delete them by hand.")
 
@@ -297,9 +322,9 @@ def describe_left_output(location: str, reason: str, message: str) -> EventRecor
 def _describe_lost(pod: Object) -> str:
     meta, node = pod["metadata"], pod.get("spec", {}).get("nodeName")
     return (
-        f"Node {node} does not answer, so nobody knows whether the pod {meta['name']} still runs, and no other one "
-        f"takes its place. If the node does not come back, delete it (kubectl delete node {node}), or only the pod "
-        f"(kubectl delete pod {meta['name']} --force)."
+        f"Node {node} does not answer, so it is unknown whether the pod {meta['name']} still runs, and no other one "
+        f"takes its place. If the node does not come back, delete it (kubectl delete node {node}). If it has been "
+        f"switched off and stays in the cluster, say so (kubectl taint node {node} {OUT_OF_SERVICE})."
     )
 
 

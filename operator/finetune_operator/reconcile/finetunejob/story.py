@@ -18,7 +18,7 @@ HINDRANCES = frozenset(
         Reason.CONTAINER_NOT_STARTED,
     }
 )
-"""Reasons for which a pod does not run, without an end of its run."""
+"""Reasons for which a pod does not run while its run has not ended."""
 
 
 def list_change_events(before: Object, after: Object) -> Iterator[EventRecord]:
@@ -26,16 +26,18 @@ def list_change_events(before: Object, after: Object) -> Iterator[EventRecord]:
 
     The end of an attempt or of the job has an event of its own, with what follows.
     """
-    preflights, attempts = after.get("preflights") or (), after.get("attempts") or ()
-    number = attempts[-1]["number"] if attempts else -preflights[-1]["number"] if preflights else 0
+    number = _find_number(after)
     for kind in (
         ConditionType.ACCEPTED,
         ConditionType.PREFLIGHT_PASSED,
         ConditionType.RUNNING,
         ConditionType.SUSPENDED,
+        ConditionType.MERGED,
     ):
         old, new = _find_state(before, kind), find(after.get("conditions", []), kind)
-        if new is None or old == (new["status"], new["reason"]):
+        # an operator that was away finds another attempt running than before
+        is_next = kind is ConditionType.RUNNING and number != _find_number(before)
+        if new is None or (old == (new["status"], new["reason"]) and not is_next):
             continue
         if kind is ConditionType.RUNNING and _find_state(after, ConditionType.SUSPENDED)[0] == "True":
             continue
@@ -44,6 +46,12 @@ def list_change_events(before: Object, after: Object) -> Iterator[EventRecord]:
             importance, reason, action = event
             attempt = number if kind is ConditionType.RUNNING else None
             yield EventRecord(importance, reason, action, new["message"], key=str(number), attempt=attempt)
+
+
+def _find_number(status: Object) -> int:
+    """Find the number of the newest attempt; before the first one a negative number, that of the preflight."""
+    preflights, attempts = status.get("preflights") or (), status.get("attempts") or ()
+    return int(attempts[-1]["number"] if attempts else -preflights[-1]["number"] if preflights else 0)
 
 
 def _choose_event(
@@ -59,6 +67,10 @@ def _choose_event(
             return "Normal", "PreflightPassed", "Check"
         case ConditionType.RUNNING, "True":
             return "Normal", "AttemptStarted", "Train"
+        case ConditionType.MERGED, "True":
+            return "Normal", reason, "Merge"
+        case ConditionType.MERGED, "False":
+            return "Warning", Reason.MERGE_FAILED, "Merge"
         case ConditionType.SUSPENDED, _ if reason != Reason.SUSPENDING:
             return "Normal", reason, "Suspend"
         case ((ConditionType.PREFLIGHT_PASSED | ConditionType.RUNNING), _) if reason == Reason.SUSPENDED:

@@ -1,15 +1,16 @@
-"""Check from descriptions alone whether an engine can serve an adapter, before any pod is touched. Pure.
+"""Check whether an engine can serve an adapter, from its arguments and the FineTuneJob. Pure.
 
-What neither the engine's arguments nor the FineTuneJob's status says is not checked here; the agent checks the files.
+It runs before any pod changes. The agent checks the files of the adapter later.
 """
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from finetune_api.finetunejob import AdapterStatus
 from finetune_api.reasons import Reason
+from finetune_engines.arguments import EngineArgs
 from finetune_engines.base import Engine
-from finetune_operator.policies.engine_args import EngineArgs
 
 PACKED_MODULES = {
     "q_proj": "qkv_proj",
@@ -18,9 +19,44 @@ PACKED_MODULES = {
     "gate_proj": "gate_up_proj",
     "up_proj": "gate_up_proj",
 }
-"""Modules that an engine keeps as one, and the name of that."""
+"""Modules that an engine merges into one, with the name of the merged module."""
 COMPARABLE_MODULES = frozenset({*PACKED_MODULES, *PACKED_MODULES.values(), "o_proj", "down_proj"})
-"""Modules of which both names are known. Others may have any name in the engine, so nothing is said of them."""
+"""Modules whose names in the engine are known. Others may have any name there, so they are not compared."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Adapter(Protocol):
+    """An adapter, from the status of its FineTuneJob or predicted from its spec."""
+
+    @property
+    def peft_type(self) -> str:
+        """PEFT's name of the method."""
+        ...
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of a LoRA."""
+        ...
+
+    @property
+    def target_modules(self) -> Sequence[str]:
+        """Modules that carry an adapter; none if they are not known."""
+        ...
+
+    @property
+    def servable_by(self) -> Sequence[str]:
+        """Engines that can load it."""
+        ...
+
+    @property
+    def base_model(self) -> str:
+        """Name of the base model."""
+        ...
+
+    @property
+    def base_revision(self) -> str | None:
+        """Commit of the base model."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,14 +67,21 @@ class Misfit:
     message: str
 
 
-def find_misfits(adapter: AdapterStatus | None, arguments: EngineArgs, engine: Engine, container: str) -> list[Misfit]:
+def find_misfits(
+    adapter: Adapter | None,
+    arguments: EngineArgs,
+    engine: Engine,
+    container: str,
+    versions: Collection[str | None] = (),
+) -> list[Misfit]:
     """Find every reason for which the engine cannot serve the adapter.
 
     Args:
-        adapter: What the FineTuneJob says of the adapter; None: nothing is known.
-        arguments: What the engine's arguments say.
+        adapter: The adapter; None if it is unknown.
+        arguments: The LoRA settings of the engine's command line.
         engine: The engine.
-        container: Which container runs it, for the messages.
+        container: Name of the container that runs it, for the messages.
+        versions: Versions of the engine that its pods have reported so far; None for a pod that reports none.
     """
     if arguments.lora is False:
         text = f"{container} starts {engine.title} without {engine.lora_arguments[0]}, so it can serve no adapter"
@@ -67,15 +110,27 @@ def find_misfits(adapter: AdapterStatus | None, arguments: EngineArgs, engine: E
             "modules to the argument, or remove it"
         )
         misfits.append(Misfit(Reason.ADAPTER_UNSUPPORTED, text))
+    misfits += _find_version_misfits(adapter, engine, versions)
     return misfits
 
 
-def find_warnings(adapter: AdapterStatus | None, arguments: EngineArgs, engine: Engine, adapters: int) -> list[str]:
-    """Find what does not keep the adapter from being served, but should be known.
+def _find_version_misfits(adapter: Adapter, engine: Engine, versions: Collection[str | None]) -> list[Misfit]:
+    """Find why every running version serves the adapter wrongly; none if a version serves it correctly."""
+    config = {"peft_type": adapter.peft_type}
+    problems = [engine.judge_version(version).find_misserved(config) for version in versions]
+    if not problems or not all(problems):
+        return []
+    return [
+        Misfit(Reason.ADAPTER_UNSUPPORTED, text) for text in dict.fromkeys(text for texts in problems for text in texts)
+    ]
+
+
+def find_warnings(adapter: Adapter | None, arguments: EngineArgs, engine: Engine, adapters: int) -> list[str]:
+    """Find warnings about an adapter that can be served.
 
     Args:
-        adapter: What the FineTuneJob says of the adapter; None: nothing is known.
-        arguments: What the engine's arguments say.
+        adapter: The adapter; None if it is unknown.
+        arguments: The LoRA settings of the engine's command line.
         engine: The engine.
         adapters: How many adapters it is to serve.
     """
@@ -91,6 +146,17 @@ def find_warnings(adapter: AdapterStatus | None, arguments: EngineArgs, engine: 
         warnings.append(
             f"{engine.title} serves the base {arguments.base}, and the adapter was trained on {adapter.base_model}: "
             "the proof on each pod decides whether they are the same"
+        )
+    elif adapter is not None and _is_another_commit(arguments.revision, adapter.base_revision):
+        warnings.append(
+            f"{engine.title} serves revision {arguments.revision} of the base (--revision), and the adapter was "
+            f"trained on {adapter.base_revision}: the proof on each pod decides whether they are the same"
+        )
+    if arguments.chat_template is not None:
+        warnings.append(
+            f"{engine.title} formats chats with {arguments.chat_template} (--chat-template), and FineTuneJobs train "
+            "with the base's own template: chats differ from what was trained unless both are the same. "
+            "Remove the argument, or compare the two"
         )
     return warnings
 
@@ -108,3 +174,8 @@ def _is_another_base(served: str | None, trained: str) -> bool:
     """Return whether both are names on a hub, and different ones. A path may be anything."""
     names = [name for name in (served, trained) if name is not None and name.count("/") == 1 and name[0].isalnum()]
     return len(names) == 2 and names[0].lower() != names[1].lower()
+
+
+def _is_another_commit(served: str | None, trained: str | None) -> bool:
+    """Return whether both are commits, and different ones. A branch or tag may be anything."""
+    return served != trained and all(text is not None and COMMIT.fullmatch(text) for text in (served, trained))

@@ -1,22 +1,26 @@
 """Read from an engine's command line which LoRA adapters it serves. Pure.
 
-What the arguments do not tell is unknown.
+A value that the arguments do not show is unknown (None).
 """
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any
 
+from finetune_api.version_paths import VARIABLE_PREFIX
 from finetune_engines.base import Engine
 
+_PATH_VARIABLE = re.compile(rf"\$[({{]?{VARIABLE_PREFIX}\w+[)}}]?")
+"""Directory of a version, which the operator sets: it hides no argument."""
 _SHELLS = ("sh", "bash", "ash", "dash")
 
 
 @dataclass(frozen=True)
 class EngineArgs:
-    """What the arguments say of LoRA. None: unknown."""
+    """The LoRA settings of a command line. None: unknown."""
 
     lora: bool | None
     """LoRA is turned on."""
@@ -28,6 +32,10 @@ class EngineArgs:
     """Modules to which adapters apply; also None if to all."""
     base: str | None = None
     """Name or path of the base model."""
+    revision: str | None = None
+    """Revision of the base model, if an argument names one."""
+    chat_template: str | None = None
+    """Chat template that replaces the base's own."""
 
 
 def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
@@ -36,29 +44,32 @@ def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
     The image's entry point, a shell variable or a configuration file may add arguments that are not visible here. Then
     an argument that is missing counts as unknown.
     """
-    words = _split_words([*(container.get("command") or []), *(container.get("args") or [])])
+    arguments = [*(container.get("command") or []), *(container.get("args") or [])]
+    words = _split_words([_PATH_VARIABLE.sub("", str(argument)) for argument in arguments])
     names = _list_names(words)
-    complete = (
+    is_complete = (
         not set(engine.start_words).isdisjoint([*words, *names])
         and not any("$" in word for word in words)
         and set(engine.config_arguments).isdisjoint(names)
     )
     has_lora_argument = not set(engine.lora_arguments).isdisjoint(names)
-    uses_defaults = complete and has_lora_argument
+    uses_defaults = is_complete and has_lora_argument
     modules = _read_values(words, engine.modules_argument)
     return EngineArgs(
-        lora=True if has_lora_argument else (False if complete else None),
+        lora=True if has_lora_argument else (False if is_complete else None),
         max_lora_rank=_read_number(
             words, (engine.max_rank_argument,), engine.default_max_rank if uses_defaults else None
         ),
         slots=_read_number(words, engine.slot_arguments, engine.default_slots if uses_defaults else None),
         modules=modules if modules and "all" not in modules and not any("$" in name for name in modules) else None,
         base=_read_base(words, engine),
+        revision=_read_value(words, "--revision"),
+        chat_template=_read_value(words, "--chat-template"),
     )
 
 
 def _read_number(words: Sequence[str], names: Sequence[str], default: int | None) -> int | None:
-    """Read the first of these arguments that is there; the default without any, None if its value is no number."""
+    """Read the first of these arguments that is set; return the default if none is, None if its value is no number."""
     for name in names:
         text = _read_value(words, name)
         if text is not None:

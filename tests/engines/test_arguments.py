@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.engines import EngineName
 from finetune_engines import ENGINES
-from finetune_operator.policies.engine_args import EngineArgs, read_engine_args
+from finetune_engines.arguments import EngineArgs, read_engine_args
 
 SERVE = ["vllm", "serve", "/models/base"]
 CASES = {
@@ -65,5 +65,5 @@ def test_read_engine_args(container: dict[str, list[str]], expected: EngineArgs)
 def test_slots_modules_and_base(
     engine: EngineName, arguments: str, slots: int | None, modules: tuple[str, ...] | None, base: str | None
 ) -> None:
-    found = read_engine_args({"args": arguments.split()}, ENGINES[engine])
-    assert (found.slots, found.modules, found.base) == (slots, modules, base)
+    parsed = read_engine_args({"args": arguments.split()}, ENGINES[engine])
+    assert (parsed.slots, parsed.modules, parsed.base) == (slots, modules, base)

@@ -1,0 +1,90 @@
+"""Run ``finetune agent``: print what users add to a pod template that the operator may not change."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import yaml
+
+from finetune_api.adapterdeployment import AdapterDeploymentSpec
+from finetune_api.finetunejob import FineTuneJobSpec
+from finetune_api.label_selector import format_selector, matches
+from finetune_cli.cluster import Object
+from finetune_cli.documents import check, read_documents
+from finetune_cli.errors import CliError
+from finetune_engines import ENGINES
+from finetune_operator.kube.kinds import POD
+from finetune_operator.kube.workloads import WorkloadRef
+from finetune_operator.resources.injection import AgentParameters, build_snippet
+
+
+def print_agent(file: str, image: str, report_url: str) -> None:
+    """Print the agent for each selector of the file's AdapterDeployments, as the operator itself would put it in.
+
+    Args:
+        file: The AdapterDeployments, and the FineTuneJobs whose Secrets they need; - is standard input.
+        image: The operator's image.
+        report_url: Address at which the agents reach the operator.
+
+    Raises:
+        CliError: The file is not valid, or none of its AdapterDeployments has a selector.
+    """
+    results = [check(document, file) for document in read_documents(file)]
+    if lines := [line for result in results for line in result.lines]:
+        raise CliError("\n       ".join(lines))
+    jobs = [result.value for result in results if result.is_ours and result.value["kind"] == "FineTuneJob"]
+    groups: dict[str, list[AdapterDeploymentSpec]] = defaultdict(list)
+    for result in results:
+        if result.is_ours and result.value["kind"] == "AdapterDeployment":
+            spec = AdapterDeploymentSpec.model_validate(result.value["spec"])
+            if spec.target.selector is not None:
+                groups[format_selector(spec.target.selector)].append(spec)
+    if not groups:
+        raise CliError(
+            f"{file} has no AdapterDeployment with spec.target.selector: into a Deployment or a StatefulSet the "
+            "operator puts the agent by itself"
+        )
+    documents = []
+    for selector, specs in groups.items():
+        first = specs[0].target
+        secrets = {secret for spec in specs for secret in _list_secrets(spec, jobs)}
+        parameters = AgentParameters(
+            container=first.container or first.engine,
+            engine=ENGINES[first.engine],
+            secrets=tuple(sorted(secrets)),
+            image=image,
+            pull_policy="IfNotPresent",
+            report_url=report_url,
+        )
+        snippet = build_snippet(WorkloadRef(POD, selector).group, parameters)
+        documents.append(f"# pods with {selector}\n{yaml.safe_dump(snippet, sort_keys=False, allow_unicode=True)}")
+    sys.stdout.write("---\n".join(documents))
+
+
+def _list_secrets(spec: AdapterDeploymentSpec, jobs: Sequence[Object]) -> Iterator[str]:
+    """List the Secrets of the engine and of the adapter; warn of a job whose Secret is not known."""
+    if spec.target.api_key_secret_ref is not None:
+        yield spec.target.api_key_secret_ref.name
+    if spec.adapter.secret_ref is not None:
+        yield spec.adapter.secret_ref.name
+        return
+    if spec.adapter.uri is not None:
+        return
+    sources = [job for job in jobs if _is_source(job, spec)]
+    if not sources:
+        sys.stderr.write(
+            f"warning: AdapterDeployment of {spec.served_name!r}: its FineTuneJob is not in the file, so a Secret of "
+            "the job's spec.output.secretRef is missing below: add the job to the file, or set spec.adapter.secretRef\n"
+        )
+    for job in sources:
+        output = FineTuneJobSpec.model_validate(job["spec"]).output
+        if output.secret_ref is not None:
+            yield output.secret_ref.name
+
+
+def _is_source(job: Object, spec: AdapterDeploymentSpec) -> bool:
+    """Return whether the AdapterDeployment serves the adapter of this FineTuneJob, or may choose it."""
+    source = spec.adapter
+    if source.selector is not None:
+        return matches(source.selector, job["metadata"].get("labels") or {})
+    return source.finetune_job_ref is not None and job["metadata"]["name"] == source.finetune_job_ref.name

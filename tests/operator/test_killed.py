@@ -145,7 +145,8 @@ def test_a_restart_over_finished_jobs_writes_nothing(cluster: Cluster, tmp_path:
     with undisturbed(cluster, tmp_path / "finished") as (proxy, operator, api):
         with Kubelet(api, "a", good_run):
             api.await_condition("a", "Ready", "True")
-        until("the event", api.events)
+        # the operator tells the end only after it has read the answer to its last status write
+        until("the last event", lambda: "Succeeded" in [event["reason"] for event in api.events()])
         before = list(proxy.writes)
         operator.kill()
         for job in api.jobs("a"):

@@ -78,7 +78,7 @@ def test_the_node_runs_beside_the_other_tiers_and_alone_it_writes_to_the_termina
             output.write_text("seen")
         if len(run_tiers) > 1:
             both.wait()
-        return run_tests.Result(tier.name, 0, 1.0, 1, [], Counter(), Counter())
+        return run_tests.Result(tier.name, 0, 1.0, 1, {}, Counter(), Counter())
 
     monkeypatch.setattr(run_tests, "run", run)
     monkeypatch.setattr(run_tests, "ROOT", tmp_path)
@@ -93,18 +93,36 @@ def test_the_node_runs_beside_the_other_tiers_and_alone_it_writes_to_the_termina
 
 def test_the_summary_has_the_time_of_all_tiers_together() -> None:
     results = [
-        run_tests.Result("unit", 0, 120.0, 5, [], Counter(), Counter()),
-        run_tests.Result("node", 1, 600.0, 2, ["tests.e2e.test_a"], Counter({"a real node needs root": 1}), Counter()),
+        run_tests.Result("unit", 0, 120.0, 5, {}, Counter(), Counter()),
+        run_tests.Result(
+            "node", 1, 600.0, 2, {"tests.e2e.test_a": "no\nyes"}, Counter({"a real node needs root": 1}), Counter()
+        ),
     ]
     lines = run_tests.summary(results, 660.0)
     assert lines[3].split() == ["all", "7", "11.0"]
-    assert lines[4:] == ["FAILED tests.e2e.test_a", "skipped 1 of tier node: a real node needs root"]
+    skipped = "skipped 1 of tier node: a real node needs root"
+    assert lines[4:] == ["FAILED tests.e2e.test_a", "    no", "    yes", skipped]
+
+
+def test_the_summary_ends_long_messages(tmp_path: Path) -> None:
+    report = tmp_path / "unit.xml"
+    text = "&#10;".join(["assert 1 == 2" + "x" * 9000] * 50)
+    report.write_text(
+        f'<testsuites><testsuite><testcase classname="a" name="b"><failure message="{text}"/></testcase>'
+        '<testcase classname="a" name="c"><error message="lost"/></testcase></testsuite></testsuites>'
+    )
+    result = run_tests.read(report, "unit", 1, 1.0)
+    assert list(result.failed) == ["a.b", "a.c"]
+    lines = run_tests.summary([result])[2:]
+    assert (lines[0], lines[-2:]) == ("FAILED a.b", ["FAILED a.c", "    lost"])
+    assert len(lines) < 20
+    assert max(map(len, lines)) < 400
 
 
 def test_the_page_keeps_the_results_of_tiers_that_did_not_run() -> None:
     def result(tier: str, tests: int) -> run_tests.Result:
         return run_tests.Result(
-            tier, 0, 60.0, tests, [], Counter({"no GPU": 1}), Counter({"tests.test_a.test_b": tests})
+            tier, 0, 60.0, tests, {}, Counter({"no GPU": 1}), Counter({"tests.test_a.test_b": tests})
         )
 
     first = run_tests.page("", [result("node", 5), result("unit", 2)])

@@ -29,6 +29,8 @@ Each section is the last run of a tier of tests ([what they need](development.md
 which `make test` leaves out.
 """
 LARGEST_MATRICES = 10
+MESSAGE_LINES, LONGEST_LINE = 12, 300
+"""How much of a failed test's message the summary shows: CI keeps the end of the output only."""
 MOST_WORKERS = 8
 """The most workers of a parallel tier: each one that runs the trainer needs 2 GiB of memory."""
 
@@ -66,6 +68,7 @@ class Result:
     """The results of one run of a tier.
 
     Attributes:
+        failed: The message of each failed test, by its name.
         skipped: How many tests were skipped for each reason.
         matrices: How many rows of each parametrized test ran.
     """
@@ -74,7 +77,7 @@ class Result:
     exit_code: int
     seconds: float
     tests: int
-    failed: list[str]
+    failed: dict[str, str]
     skipped: Counter[str]
     matrices: Counter[str]
 
@@ -139,7 +142,11 @@ def workers() -> int:
 def read(report: Path, tier: str, exit_code: int, seconds: float) -> Result:
     """Read the JUnit report of a tier. A run that was killed has none."""
     cases = list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
-    failed = [name_of(case) for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    failed = {
+        name_of(case): problem.get("message", "")
+        for case in cases
+        for problem in (*case.findall("failure"), *case.findall("error"))
+    }
     skips = [skip for case in cases if (skip := case.find("skipped")) is not None]
     skipped = Counter(skip.get("message", "no reason") for skip in skips)
     matrices = Counter(name_of(case).partition("[")[0] for case in cases if "[" in case.get("name", ""))
@@ -163,7 +170,12 @@ def summary(results: list[Result], seconds: float | None = None) -> list[str]:
         lines.append(f"{result.tier:10}{counts}{crashed}")
     if seconds is not None:
         lines.append(f"{'all':10}{sum(result.tests for result in results):8}{'':17}{seconds / 60:9.1f}")
-    lines += [f"FAILED {name}" for result in results for name in result.failed]
+    for result in results:
+        for name, message in result.failed.items():
+            lines += [
+                f"FAILED {name}",
+                *(f"    {line[:LONGEST_LINE]}" for line in message.splitlines()[:MESSAGE_LINES]),
+            ]
     lines += [
         f"skipped {count} of tier {result.tier}: {reason}"
         for result in results

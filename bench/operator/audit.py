@@ -21,10 +21,16 @@ class Write:
     name: str
     received: datetime
     answered: datetime
+    code: int
 
 
 def read(log: Path, namespace: str) -> list[Write]:
     """Return all successful writes to a namespace, sorted by the time of the response."""
+    return [write for write in read_all(log, namespace) if write.code < 300]
+
+
+def read_all(log: Path, namespace: str) -> list[Write]:
+    """Return all writes to a namespace, also refused ones, sorted by the time of the response."""
     with log.open() as lines:
         return sorted(_writes(lines, namespace), key=lambda write: write.answered)
 
@@ -35,8 +41,8 @@ def _writes(lines: Iterator[str], namespace: str) -> Iterator[Write]:
             continue
         event = json.loads(line)
         target = event.get("objectRef", {})
-        succeeded = event["stage"] == "ResponseComplete" and event.get("responseStatus", {}).get("code", 500) < 300
-        if target.get("namespace") == namespace and succeeded and event["verb"] not in READS:
+        is_over = event["stage"] == "ResponseComplete"
+        if target.get("namespace") == namespace and is_over and event["verb"] not in READS:
             resource = "/".join(part for part in (target["resource"], target.get("subresource")) if part)
             yield Write(
                 event.get("userAgent", ""),
@@ -45,6 +51,7 @@ def _writes(lines: Iterator[str], namespace: str) -> Iterator[Write]:
                 target.get("name", ""),
                 datetime.fromisoformat(event["requestReceivedTimestamp"]),
                 datetime.fromisoformat(event["stageTimestamp"]),
+                event.get("responseStatus", {}).get("code", 500),
             )
 
 

@@ -44,19 +44,26 @@ def libraries() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory, libraries: None) -> Path:
-    """The directory of a tiny random Llama, which all tests share: none may change it or write beside it."""
+    """The directory of a tiny random Llama, which all tests share: ``workbench`` checks that none changes it."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
-def workbench(s3_server: S3Server, base_model: Path, tmp_path: Path) -> Callable[[], Workbench]:
-    """Make jobs with a bucket of their own."""
+def workbench(s3_server: S3Server, base_model: Path, tmp_path: Path) -> Iterator[Callable[[], Workbench]]:
+    """Make jobs with a bucket of their own; fail a test that changes the shared model, or writes beside it."""
 
     def make() -> Workbench:
         bucket = s3_server.create_bucket(f"test-{uuid.uuid4().hex[:12]}")
         return Workbench(s3_server, bucket, base_model, tmp_path / bucket)
 
-    return make
+    before = list_times(base_model.parent)
+    yield make
+    assert list_times(base_model.parent) == before, "this test changed the shared model, or wrote beside it"
+
+
+def list_times(directory: Path) -> dict[Path, int]:
+    """List the times at which the files and directories below a directory were changed."""
+    return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
 
 
 @pytest.fixture

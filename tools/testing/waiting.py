@@ -19,15 +19,15 @@ def free_port() -> int:
 
 
 def until(title: str, read: Callable[[], T | None], within: float = OPERATOR_SECONDS) -> T:
-    """Call `ask` until its answer is true, as `wait_for` does, with the time limit for the operator."""
+    """Call ``read`` until its answer is true, as ``wait_for`` does, with the time limit for the operator."""
     return wait_for(read, within, title)
 
 
 def wait_for(read: Callable[[], T | None], seconds: float, title: str) -> T:
-    """Call `ask` until its answer is true, and return that answer.
+    """Call ``read`` until its answer is true, and return that answer.
 
     Raises:
-        AssertionError: it took longer than `seconds`; the message names `what` was waited for.
+        AssertionError: It took longer than ``seconds``; the message begins with ``title``.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -64,6 +64,20 @@ class Examples:
     """The first sequences, decoded for the report."""
 
 
+Hashes = numpy.ndarray[Any, numpy.dtype[numpy.int64]]
+"""A hash of each row of a table."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The sequences to train on and the held-out ones, and the hashes of their rows."""
+
+    learned: datasets.Dataset
+    learned_hashes: Hashes
+    held_out: datasets.Dataset
+    held_out_hashes: Hashes
+
+
 def prepare_dataset(request: token_cache.DatasetRequest, inputs: Inputs, tokenizer: Any, cache: Path) -> Examples:
     """Read, check, tokenize and split the dataset.
 
@@ -96,20 +110,13 @@ def prepare_dataset(request: token_cache.DatasetRequest, inputs: Inputs, tokeniz
         validation = token_cache.load_or_write_table(
             inputs.validation, digests[1], request, reader, tokenizer, cache, None
         )
-        learned, held_out, held_out_keys = train.rows, validation.rows, validation.row_hashes
-        learned_keys = train.row_hashes
+        split = Split(train.rows, train.row_hashes, validation.rows, validation.row_hashes)
         if validation.counts.truncated or validation.counts.dropped or validation.counts.empty:
             warnings.append(f"held-out data: {_describe_counts(validation.counts, request.max_length)}")
     else:
-        chosen = _draw_held_out(
-            len(train.rows), source.validation.fraction if source.validation else None, request.seed
-        )
-        learned, held_out = train.rows.select(numpy.flatnonzero(~chosen)), train.rows.select(numpy.flatnonzero(chosen))
-        learned_keys, held_out_keys = train.row_hashes[~chosen], train.row_hashes[chosen]
-    counts.sequences, counts.held_out = len(learned), len(held_out)
-    counts.duplicates = len(learned_keys) - len(numpy.unique(learned_keys))
-    counts.leaked = int(numpy.isin(held_out_keys, learned_keys).sum())
-    counts.tokens, counts.learned_tokens = _count_tokens(learned)
+        split = _split_off(train, source.validation.fraction if source.validation else None, request.seed)
+    _count_split(counts, split)
+    learned, held_out = split.learned, split.held_out
     if not len(held_out):
         warnings.append("there is only one row: base and adapter are compared on the row that was trained on")
         held_out = learned.select([0])
@@ -147,6 +154,21 @@ def format_lengths(counts: Counts) -> str:
     """Format the distribution of row lengths in one line: ``≤16: 3, ≤64: 40``."""
     names = [f"≤{end}" for end in LENGTHS] + [f">{LENGTHS[-1]}"]
     return ", ".join(f"{name}: {number}" for name, number in zip(names, counts.lengths, strict=True) if number)
+
+
+def _split_off(train: token_cache.TokenTable, fraction: float | None, seed: int) -> Split:
+    """Split the held-out sequences off those of the training data."""
+    chosen = _draw_held_out(len(train.rows), fraction, seed)
+    learned, held_out = (train.rows.select(numpy.flatnonzero(part)) for part in (~chosen, chosen))
+    return Split(learned, train.row_hashes[~chosen], held_out, train.row_hashes[chosen])
+
+
+def _count_split(counts: Counts, split: Split) -> None:
+    """Count sequences and tokens, copies among the training rows, and held-out rows that are training rows too."""
+    counts.sequences, counts.held_out = len(split.learned), len(split.held_out)
+    counts.duplicates = len(split.learned_hashes) - len(numpy.unique(split.learned_hashes))
+    counts.leaked = int(numpy.isin(split.held_out_hashes, split.learned_hashes).sum())
+    counts.tokens, counts.learned_tokens = _count_tokens(split.learned)
 
 
 def _draw_held_out(number: int, fraction: float | None, seed: int) -> "numpy.ndarray[Any, numpy.dtype[numpy.bool_]]":

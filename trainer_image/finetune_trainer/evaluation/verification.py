@@ -20,7 +20,7 @@ from finetune_trainer.data.dataset import Example
 from finetune_trainer.evaluation import effect, forgetting
 from finetune_trainer.evaluation.base_scores import BaseScores, BaseScoreStore
 from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
-from finetune_trainer.evaluation.measures import Measure
+from finetune_trainer.evaluation.measures import HeldOutMetrics, Measure
 from finetune_trainer.methods import adapted_model, bottleneck
 from finetune_trainer.models import streaming
 from finetune_trainer.models.eval_mode import evaluation_mode
@@ -45,6 +45,15 @@ class TrainedAnswers:
     logits: list[torch.Tensor]
     base: list[list[float]] | None
     layout: effect.Layout
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model's metrics on the held-out rows, its loss on the general text, and its answers to the sample prompts."""
+
+    metrics: HeldOutMetrics
+    general_loss: float | None
+    sample_answers: list[str]
 
 
 @dataclass(frozen=True)
@@ -190,20 +199,65 @@ def verify(
                 held_out=measure.score(base), general_loss=forgetting.measure_loss(base, forgetting_text)
             ),
         )
-        base_measured, base_general = measure.judge(scores.held_out), scores.general_loss
-        base_texts = generate_samples(base)
+        base_evaluated = Evaluated(measure.judge(scores.held_out), scores.general_loss, generate_samples(base))
     tuned = stream(load_tuned(streaming.stop_streaming(base) if streamed else base, adapter, load_base))
     logits = compute_logits(tuned, trained.token_ids, tokens)
     adapter_answers = list_answers(logits, trained.token_ids)
     differences, warnings = compare_answers(trained, logits, base_answers, adapter_answers)
     with CLOCK.spend("evaluate"):
-        measured, tuned_general = measure(tuned), forgetting.measure_loss(tuned, forgetting_text)
-        tuned_texts = generate_samples(tuned)
-    base_loss, loss = base_measured.loss, measured.loss
+        general_loss = forgetting.measure_loss(tuned, forgetting_text)
+        tuned_evaluated = Evaluated(measure(tuned), general_loss, generate_samples(tuned))
+    evaluation = compare_evaluations(base_evaluated, tuned_evaluated, rows=held_out, sequences=len(forgetting_text))
+    base_loss, loss = base_evaluated.metrics.loss, tuned_evaluated.metrics.loss
+    if loss >= base_loss:
+        warnings.append(
+            f"the adapter is no better than the base on the held-out rows: loss {loss:.4f} against {base_loss:.4f}"
+        )
+    return Verification(
+        evaluation,
+        choose_golden(trained.token_ids, base_answers, adapter_answers),
+        differences,
+        warnings,
+        (base_evaluated.sample_answers, tuned_evaluated.sample_answers),
+    )
+
+
+def compare_evaluations(base: Evaluated, tuned: Evaluated, *, rows: int, sequences: int) -> EvaluationStatus:
+    """Compare base and adapter on the held-out rows and on the general text.
+
+    Args:
+        base: The evaluated base.
+        tuned: The evaluated adapter.
+        rows: Number of held-out rows.
+        sequences: Number of sequences of the general text.
+
+    Raises:
+        Failure: VERIFICATION_FAILED if a loss is not finite.
+    """
+    base_loss, loss = base.metrics.loss, tuned.metrics.loss
     if not math.isfinite(loss) or not math.isfinite(base_loss):
         raise _mismatch("its logits are not finite")
+    improvement = round(improvement_percent(base_loss, loss), 2)
+    log.info("held-out loss: base %.4f, adapter %.4f (%s)", base_loss, loss, describe_improvement(improvement))
+    return EvaluationStatus(
+        base_loss=round(base_loss, 5),
+        loss=round(loss, 5),
+        improvement_percent=improvement,
+        rows=rows,
+        base_perplexity=_round(base.metrics.perplexity),
+        perplexity=_round(tuned.metrics.perplexity),
+        base_accuracy=_round(base.metrics.accuracy),
+        accuracy=_round(tuned.metrics.accuracy),
+        forgetting=forgetting.compare_losses(base.general_loss, tuned.general_loss, sequences),
+    )
+
+
+def choose_golden(
+    texts: list[list[int]], base_answers: list[list[float]], adapter_answers: list[list[float]]
+) -> GoldenSamples | None:
+    """Choose the texts on which the adapter changes most; None for a model that scores texts."""
     answers = sorted(
-        zip(trained.token_ids, base_answers, adapter_answers, strict=True),
+        zip(texts, base_answers, adapter_answers, strict=True),
         key=lambda answer: -_mean_difference(answer[1], answer[2]),
     )
     samples = [
@@ -211,30 +265,7 @@ def verify(
         for ids, off, on in answers[:SAMPLES]
         if len(off) == len(ids) - 1
     ]
-    evaluation = EvaluationStatus(
-        base_loss=round(base_loss, 5),
-        loss=round(loss, 5),
-        improvement_percent=round(improvement_percent(base_loss, loss), 2),
-        rows=held_out,
-        base_perplexity=_round(base_measured.perplexity),
-        perplexity=_round(measured.perplexity),
-        base_accuracy=_round(base_measured.accuracy),
-        accuracy=_round(measured.accuracy),
-        forgetting=forgetting.compare_losses(base_general, tuned_general, len(forgetting_text)),
-    )
-    change = describe_improvement(evaluation.improvement_percent)
-    log.info("held-out loss: base %.4f, adapter %.4f (%s)", base_loss, loss, change)
-    if loss >= base_loss:
-        warnings.append(
-            f"the adapter is no better than the base on the held-out rows: loss {loss:.4f} against {base_loss:.4f}"
-        )
-    return Verification(
-        evaluation,
-        GoldenSamples(samples=samples) if samples else None,
-        differences,
-        warnings,
-        (base_texts, tuned_texts),
-    )
+    return GoldenSamples(samples=samples) if samples else None
 
 
 def compare_answers(

@@ -66,16 +66,7 @@ def fit(
         ArtifactError: A checkpoint could not be uploaded.
     """
     spec, process = session.settings.job.spec, session.process
-    best = (
-        best_weights.BestWeights(
-            spec.training.early_stopping,
-            session.scratch,
-            resume.directory if resume else None,
-            keeps=process.is_main_process,
-        )
-        if best_weights.chooses_best_weights(spec)
-        else None
-    )
+    best = open_best_weights(session, resume)
     if resume and best and best.stopped:
         resume = replace(resume, stopped=True)
     uploader = start_uploader(session, fingerprint) if process.is_main_process else None
@@ -129,6 +120,17 @@ def fit(
         session.run.derived_settings["compiled"] = "in part"
         session.run.warnings.append(fallback)
     return Fitted(history=trainer.state.log_history, last_step=trainer.state.global_step, best=best)
+
+
+def open_best_weights(session: Session, resume: resuming.Resume | None) -> best_weights.BestWeights | None:
+    """Return the best weights so far, if the best and not the last ones are published."""
+    spec = session.settings.job.spec
+    if not best_weights.chooses_best_weights(spec):
+        return None
+    directory = resume.directory if resume else None
+    return best_weights.BestWeights(
+        spec.training.early_stopping, session.scratch, directory, keeps=session.process.is_main_process
+    )
 
 
 def make_watchdog(session: Session) -> Watchdog:

@@ -92,17 +92,22 @@ def train_model(
         process_group.shutdown()
         return None
     finish(session, fitted, model)
-    if is_sharded(session):
-        weights = exact_resume.trained_weights(model)
+    weights = exact_resume.trained_weights(model) if is_sharded(session) else None
+    if weights is not None:
         del model
         device.free_memory()
-        process_group.shutdown()
-        with phase("loading the whole model", "load"):
-            model = add_adapter(session, plan, load_base(session, tokenizer, reload=True))
-            sharding.load_trained_weights(model, weights)
-    else:
-        process_group.shutdown()
+    process_group.shutdown()
+    if weights is not None:
+        model = load_whole_model(session, plan, tokenizer, weights)
     return TrainedModel(plan=plan, model=model, base_digest=base_digest)
+
+
+def load_whole_model(session: Session, plan: Plan, tokenizer: Any, weights: dict[str, Any]) -> Any:
+    """Load the model whole, of which each process had a shard, with the trained weights."""
+    with phase("loading the whole model", "load"):
+        model = add_adapter(session, plan, load_base(session, tokenizer, reload=True))
+        sharding.load_trained_weights(model, weights)
+    return model
 
 
 def finish(session: Session, fitted: Fitted, model: Any) -> None:

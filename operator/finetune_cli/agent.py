@@ -3,32 +3,38 @@
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from finetune_api.adapterdeployment import AdapterDeploymentSpec
 from finetune_api.finetunejob import FineTuneJobSpec
 from finetune_api.label_selector import format_selector, matches
+from finetune_api.validation import problems
 from finetune_cli.cluster import Object
-from finetune_cli.documents import check, read_documents
+from finetune_cli.documents import FileError, check, read_documents
 from finetune_cli.errors import CliError
 from finetune_engines import ENGINES
 from finetune_operator.kube.kinds import POD
 from finetune_operator.kube.workloads import WorkloadRef
+from finetune_operator.pod_defaults import PodDefaults
 from finetune_operator.resources.injection import AgentParameters, build_snippet
 
 
-def print_agent(file: str, image: str, report_url: str) -> None:
+def print_agent(file: str, image: str, report_url: str, values: str | None = None) -> None:
     """Print the agent for each selector of the file's AdapterDeployments, as the operator itself would put it in.
 
     Args:
         file: The AdapterDeployments, and the FineTuneJobs whose Secrets they need; - is standard input.
         image: The operator's image.
         report_url: Address at which the agents reach the operator.
+        values: File with the chart's values, of which ``pods`` are settings of agents too; None: the chart's own.
 
     Raises:
-        CliError: The file is not valid, or none of its AdapterDeployments has a selector.
+        CliError: A file is not valid, or none of the AdapterDeployments has a selector.
     """
+    pods = read_pod_defaults(values) if values is not None else PodDefaults()
     results = [check(document, file) for document in read_documents(file)]
     if lines := [line for result in results for line in result.lines]:
         raise CliError("\n       ".join(lines))
@@ -55,10 +61,27 @@ def print_agent(file: str, image: str, report_url: str) -> None:
             image=image,
             pull_policy="IfNotPresent",
             report_url=report_url,
+            pods=pods,
         )
         snippet = build_snippet(WorkloadRef(POD, selector).group, parameters)
         documents.append(f"# pods with {selector}\n{yaml.safe_dump(snippet, sort_keys=False, allow_unicode=True)}")
     sys.stdout.write("---\n".join(documents))
+
+
+def read_pod_defaults(file: str) -> PodDefaults:
+    """Read the settings of every pod from a file with the chart's values; - is standard input.
+
+    Raises:
+        CliError: The file cannot be read, or a value is not valid.
+    """
+    (document, *others) = read_documents(file)
+    values: Any = document.value
+    if others or not isinstance(values, dict):
+        raise FileError(file, 1, "must be one YAML object: the values of the chart, as `helm get values --all` prints")
+    try:
+        return PodDefaults.model_validate(values.get("pods") or {})
+    except ValidationError as error:
+        raise CliError(f"{file}: " + "\n       ".join(str(item) for item in problems(error, "pods"))) from error
 
 
 def _list_secrets(spec: AdapterDeploymentSpec, jobs: Sequence[Object]) -> Iterator[str]:

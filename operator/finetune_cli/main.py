@@ -142,15 +142,23 @@ def agent(
     report_url: Annotated[
         str, typer.Option(help="Address of the operator's Service.")
     ] = "http://finetune-operator.finetune-system.svc:8080",
+    values: Annotated[
+        str | None,
+        typer.Option(
+            help="File with the values of your operator's chart (helm get values --all -o yaml): its `pods` are "
+            "settings of agents too.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Print the agent for pods whose owner the operator may not change (spec.target.selector).
 
     Needs no cluster. Add what it prints to the template of the pods: docs/own-agent.md says where. It has the Secrets
-    of all AdapterDeployments in the file, and none of the chart's values `pods`.
+    of all AdapterDeployments in the file.
     """
     from finetune_cli.agent import print_agent
 
-    print_agent(file, image, report_url)
+    print_agent(file, image, report_url, values)
 
 
 @cli.command()

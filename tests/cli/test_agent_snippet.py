@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from finetune_engines import ENGINES
 from finetune_operator.kube.kinds import POD
 from finetune_operator.kube.workloads import WorkloadRef
+from finetune_operator.pod_defaults import PodDefaults
 from finetune_operator.resources.injection import AgentParameters, build_snippet
 from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, Object, changed
 from tests.cli.run import finetune
@@ -48,6 +50,45 @@ def test_the_agent_is_what_the_operator_puts_in_with_the_secrets_of_all() -> Non
     )
     assert yaml.safe_load(printed.out) == build_snippet(group, parameters)
     assert printed.err == ""
+
+
+def test_the_chart_values_of_pods_are_settings_of_the_agent_too(tmp_path: Path) -> None:
+    values = yaml.safe_load(Path("charts/finetune-operator/values.yaml").read_text(encoding="utf-8"))
+    values["pods"] |= {
+        "fixedUser": False,
+        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "volumes": [{"name": "ca", "configMap": {"name": "private-ca"}}],
+        "volumeMounts": [{"name": "ca", "mountPath": "/ca"}],
+    }
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    printed = finetune(
+        "agent", "-", "--image", "op:1", "--report-url", "http://op:8080", "--values", str(file),
+        stdin=yaml.safe_dump(serving("one", adapter={"uri": "s3://b/a"})),
+    )  # fmt: skip
+    pods = PodDefaults.model_validate(values["pods"])
+    parameters = AgentParameters("vllm", ENGINES["vllm"], (), "op:1", "IfNotPresent", "http://op:8080", pods)
+    assert yaml.safe_load(printed.out) == build_snippet(WorkloadRef(POD, "app=llama").group, parameters)
+    assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in yaml.safe_load(printed.out)["spec"][
+        "initContainers"
+    ][0]["env"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pods: {fixdUser: true}", "pods.fixdUser: unknown field"),
+        ("pods: 7", "pods"),
+        ("- 1", "must be one YAML object"),
+        ("pods: {", "values.yaml:1: "),
+    ],
+)
+def test_values_that_are_not_the_charts_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(text, encoding="utf-8")
+    refused = finetune("agent", "-", "--image", "op:1", "--values", str(file), stdin=yaml.safe_dump(serving("one")))
+    assert (refused.code, refused.out) == (1, "")
+    assert message in refused.err
 
 
 def test_each_selector_has_an_agent_of_its_own() -> None:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 PERMANENT_REASONS = frozenset({Reason.DIGEST_MISMATCH, Reason.ADAPTER_UNSUPPORTED})
 """Reasons for which a repetition cannot help, because the digest pins the version."""
 QUESTIONS_AT_ONCE = 8
-"""Most questions of a first proof at a time: the engine computes them in one batch, and its clients do not wait."""
+"""Questions of a first proof at the same time: the engine computes them in one batch, and its clients do not wait."""
 
 
 class NotProvenError(Exception):
@@ -163,7 +163,7 @@ async def _load_candidate(agent: Agent, driver: Driver, name: str, path: str) ->
 
 
 async def _load(driver: Driver, name: str, path: str) -> None:
-    """Load an adapter, and look whether it is there: an engine's 200 says nothing."""
+    """Load an adapter, and check that the engine lists it: a status of 200 does not prove that. Raises EngineError."""
     await driver.load_adapter(name, path)
     listed = (await driver.list_models()).adapters.get(name)
     if listed != path:
@@ -203,7 +203,7 @@ async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
 
 
 async def _prove_again(proof: Proof, name: str, path: str) -> None:
-    """Prove the served version again, one question at a time to leave the engine to its clients.
+    """Prove the served version again, with one question at a time so that clients do not wait.
 
     Only two failures in a row count. If the engine refuses a question, the next proof follows as after a success.
     """

@@ -30,14 +30,14 @@ class Agent:
         connection: Engine, URL and keys of ``driver``.
         engine_state: What the engine serves; None while it does not answer.
         inspected_at: When the engine was asked for ``engine_state``.
-        restored: The versions on the volume were found again.
+        restored: Whether the versions on the volume were found again.
         tasks: The running action of each served name.
         turn: Held by the action that uses an engine whose loads disturb requests.
-        settled: The last tick found the engine, nothing to do and nothing to wait for.
+        settled: Whether the engine answered at the last tick, and nothing was to be done or awaited.
         acted_at: When the last action for a served name ended. An older ``engine_state`` does not show its effect.
         wake: Ends the pause between two ticks.
         report_due: Ends the pause between two reports.
-        downloads: Threads for what blocks.
+        downloads: Threads for downloads and deletions, which block.
         heartbeat: When the last tick ended.
     """
 
@@ -70,7 +70,7 @@ class Agent:
         return self.desired_file.state
 
     def judge_readiness(self, engine_state: EngineState | None) -> Readiness:
-        """Tell whether the pod may take traffic, given the engine's latest answer."""
+        """Return whether the pod may take traffic, given the engine's latest answer."""
         return judge_readiness(
             self.desired, self.settings.pod, engine_state, self.memory, self.settings.adapters_directory
         )

@@ -20,7 +20,7 @@ from finetune_engines.base import Engine, EngineVersion
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 MAX_PROBLEMS = 5
-"""Most problems of one file in a message."""
+"""Maximum number of problems of one file in a message."""
 
 
 class IncompatibleError(Exception):

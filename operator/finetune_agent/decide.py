@@ -45,11 +45,11 @@ class Situation:
         proven: Name and path of each proven adapter in the engine.
         refused: Digests that are never tried again.
         failed: Digests that are tried again later.
-        drained: The served name may move now.
+        drained: Whether the served name may move to another version, or be unloaded, now.
         engine_version: What the engine's version decides; None until it was asked.
         first_path: The path that the served name had first in this process of the engine.
         spoiled: Digests that failed a later proof in this process of the engine.
-        due: What answers under the served name is to be proven again.
+        due: Whether the version that answers under the served name is to be proven again.
         now: Monotonic seconds.
     """
 
@@ -233,7 +233,7 @@ def _decide_candidate(situation: Situation, engine: EngineState, version: Desire
 def _decide_until_restart(
     situation: Situation, engine: EngineState, version: DesiredVersion, running: EngineVersion
 ) -> Decision:
-    """Keep a proven adapter until the engine restarts, where a served name cannot move to another version."""
+    """Keep a proven adapter until the engine restarts, because the served name cannot move to another version."""
     action = Action.NOTHING
     if situation.served_name in engine.adapters and not serving_digest(situation):
         action = Action.UNLOAD
@@ -250,7 +250,7 @@ def _decide_until_restart(
 
 
 def _would_disturb(situation: Situation, engine: EngineState) -> bool:
-    """Tell whether a load now may disturb requests of other adapters."""
+    """Return whether a load now may disturb requests of other adapters."""
     serves_others = any(served_name_of(name) != situation.served_name for name in engine.adapters)
     served = serves_others or serving_digest(situation) is not None
     running = situation.engine_version

@@ -39,6 +39,6 @@ def download_version(
 
 
 def is_complete(directory: Path, digest: str) -> bool:
-    """Tell whether a directory holds the version: it appears with all files at once, and never changes."""
+    """Return whether a directory holds the version: it appears with all files at once, and never changes."""
     manifest = directory / MANIFEST_NAME
     return manifest.is_file() and digest_of_file(manifest) == digest

@@ -8,7 +8,7 @@ IDLE_CHECKS = 2
 
 
 def has_left_service(drain: Drain, now: float, settings: Settings) -> bool:
-    """Tell whether new requests have stopped: a probe found the pod unready, and the endpoints had time to follow."""
+    """Return whether new requests have stopped: a probe found the pod unready, and the endpoints had time to follow."""
     if not drain.leaves_service:
         return True
     if drain.probed_at is not None:
@@ -17,7 +17,7 @@ def has_left_service(drain: Drain, now: float, settings: Settings) -> bool:
 
 
 def is_drained(drain: Drain, now: float, settings: Settings) -> bool:
-    """Tell whether the name may move: no request of it runs, or the longest wait is over."""
+    """Return whether the name may move: no request of it runs, or the longest wait is over."""
     limit = settings.drain_seconds if drain.leaves_service else settings.removal_seconds
     waited = now - drain.since >= limit
     return has_left_service(drain, now, settings) and (drain.idle_checks >= IDLE_CHECKS or waited)

@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 async def run_loop(agent: Agent) -> None:
-    """Tick until cancelled. Different adapters take their steps at the same time, one adapter one after another.
+    """Tick until cancelled. Steps of different adapters run at the same time, those of one adapter in turn.
 
-    While nothing is to be done, the file of the desired state is looked at as often, and the engine more rarely: the
-    readiness probe asks it each second, and wakes the loop when it serves something else.
+    While nothing is to be done, the loop reads the file of the desired state as often, but asks the engine more rarely:
+    the readiness probe asks it each second, and wakes the loop when it serves something else.
     """
     try:
         while True:
@@ -160,7 +160,7 @@ async def _step(agent: Agent, adapter: DesiredAdapter | None, name: str) -> None
 
 
 def _keeps_drain(agent: Agent, name: str, action: Action) -> bool:
-    """Tell whether the action is what the drain is for."""
+    """Return whether the drain of a name, if there is one, goes on during this action."""
     drain = agent.memory.draining.get(name)
     if action is Action.LOAD_CANDIDATE:
         return drain is not None and drain.of_all_adapters

@@ -1,4 +1,6 @@
-"""Write the agent's metrics in Prometheus' text format, from its memory. Engines have none of single adapters to trust.
+"""Render the agent's metrics in Prometheus' text format, from its memory.
+
+They are about single adapters, for which engines have no reliable metrics.
 
 Written by hand: the client library would take 3 MiB of each inference pod for a few lines of text.
 """

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 from finetune_api.version_paths import hex_digits
 
 SHORT_DIGEST = 12
-"""How many digits of the digest the name of a candidate has."""
+"""Number of digits of the digest in the name of a candidate."""
 
 
 def candidate_name(served_name: str, digest: str) -> str:

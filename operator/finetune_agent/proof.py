@@ -134,7 +134,7 @@ def judge_adapter(logprobs: list[float], base: list[float], questions: list[Ques
 def judge_base_after_load(
     after: list[float], before: list[float], questions: list[Question], tolerance: float
 ) -> Verdict:
-    """Tell whether the engine's base still answers as it did before the adapter was loaded.
+    """Judge whether the engine's base still answers as it did before the adapter was loaded.
 
     Args:
         after: Log-probability for each question under the engine's base, with the adapter loaded.
@@ -159,7 +159,7 @@ def measure_effect(logprobs: list[float], base: list[float], questions: list[Que
 
     The share is the least-squares coefficient of (measured - base) on (adapter - base) of the questions: 1 for
     the right weights, 0 for the base. The noise of an answer is that of the fit, or that of the engine's base against
-    the trainer's, whichever is smaller: wrong weights must not excuse themselves by a bad fit.
+    the trainer's, whichever is smaller, so that the bad fit of wrong weights does not widen the limits.
 
     Args:
         logprobs: Log-probability for each question.

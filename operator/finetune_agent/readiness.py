@@ -29,7 +29,7 @@ def proven_digest(memory: Memory, engine_state: EngineState, root: Path, served_
 def judge_readiness(
     desired: DesiredState | None, pod: str, engine_state: EngineState | None, memory: Memory, root: Path
 ) -> Readiness:
-    """Tell whether each required adapter is proven, and no other adapter answers under a served name.
+    """Return whether each required adapter is proven, and no other adapter answers under a served name.
 
     An adapter is not required if all its versions were refused, or if it came after the pod took traffic and was never
     proven. An adapter that fails again and again gives way as soon as another one is proven.
@@ -71,7 +71,7 @@ def judge_readiness(
 
 
 def find_unfetched(desired: DesiredState | None, pod: str, memory: Memory) -> str:
-    """Say which versions are not on the disk and checked yet, and why; empty if all are there."""
+    """Return which versions are not on the disk and checked yet, and why; empty if all are there."""
     if desired is None:
         return "the desired state has not been read yet"
     parts = []
@@ -84,7 +84,7 @@ def find_unfetched(desired: DesiredState | None, pod: str, memory: Memory) -> st
 
 
 def _belongs_to_another(memory: Memory, engine_state: EngineState, root: Path, served_name: str) -> bool:
-    """Tell whether the name is the base's, or an adapter's that the engine was started with: then ours is refused."""
+    """Return whether the name is the base's, or an adapter's that the engine was started with: then ours is refused."""
     path = engine_state.adapters.get(served_name)
     if is_replaced(memory.proven, root, served_name, path):
         return False

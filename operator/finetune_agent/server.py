@@ -27,7 +27,7 @@ STUCK_SECONDS = 120.0
 
 
 def build_application(agent: Agent) -> Starlette:
-    """Build the HTTP application of the probes."""
+    """Build the HTTP application of the probes, the metrics and the description for people."""
 
     async def readyz(_: Request) -> Response:
         engine_state = await _ask_engine(agent)

@@ -82,7 +82,7 @@ class Memory:
         spoiled: Versions that this process served and proved, and that failed a later proof: they are loaded again.
         failed_reproofs: How often that happened to each served name.
         base_logprobs: What the engine's base answered to the questions about a version, if that is proven.
-        required: Served names that the pod must answer to be ready. None until it was ready once: all of them.
+        required: Served names that the pod must answer to be ready; None, until it was ready once, means all of them.
         samples: Golden samples of each version on the disk that was checked.
         refused: Versions that are never tried again.
         failed: Versions that are tried again later.
@@ -118,7 +118,7 @@ class Memory:
     adapter_states: dict[str, AdapterState] = field(default_factory=dict)
 
     def start_engine_process(self, identity: str, version: EngineVersion | None) -> None:
-        """Forget what another process of the engine proved, and require every adapter again."""
+        """Forget what was proven in another process of the engine, and require every adapter again."""
         self.identity, self.engine_version, self.must_restart = identity, version, ""
         self.first_paths.clear()
         self.proven.clear()
@@ -150,7 +150,7 @@ class Memory:
 
 
 def is_replaced(proven: Collection[tuple[str, str]], root: Path, served_name: str, path: str | None) -> bool:
-    """Tell whether somebody else's adapter is under a served name that was proven to be ours.
+    """Return whether somebody else's adapter is under a served name that was proven to be ours.
 
     Args:
         proven: Name and path of each adapter that was proven in this process of the engine.

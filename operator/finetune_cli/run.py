@@ -248,7 +248,7 @@ def exit_at_once() -> NoReturn:
 
 
 def names_secrets(job: FineTuneJob) -> bool:
-    """Tell whether the job names a Secret, which only a pod can read."""
+    """Return whether the job names a Secret, which only a pod can read."""
     spec = job.spec
     services = (spec.model.adapter, spec.output.hub, spec.tracking.mlflow, spec.tracking.wandb)
     return any(

@@ -46,7 +46,7 @@ def follow(cluster: Cluster, item: Object, deadline: float | None) -> None:
 
 
 def has_ended(item: Object) -> bool:
-    """Tell whether the object is Ready or has failed for good, by a status that describes its current spec."""
+    """Return whether the object is Ready or has failed for good, by a status that describes its current spec."""
     if item.get("status", {}).get("observedGeneration") != item["metadata"]["generation"]:
         return False
     return condition(item, "Ready").get("status") == "True" or condition(item, "Stalled").get("status") == "True"

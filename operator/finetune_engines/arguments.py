@@ -14,7 +14,7 @@ from finetune_api.version_paths import VARIABLE_PREFIX
 from finetune_engines.base import Engine
 
 _PATH_VARIABLE = re.compile(rf"\$[({{]?{VARIABLE_PREFIX}\w+[)}}]?")
-"""Directory of a version, which the operator sets: it hides no argument."""
+"""Reference to a version's directory in a variable that the operator sets; it cannot hide further arguments."""
 _SHELLS = ("sh", "bash", "ash", "dash")
 
 
@@ -23,7 +23,7 @@ class EngineArgs:
     """The LoRA settings of a command line. None: unknown."""
 
     lora: bool | None
-    """LoRA is turned on."""
+    """Whether LoRA is turned on."""
     max_lora_rank: int | None
     """Highest rank of an adapter."""
     slots: int | None = None
@@ -69,7 +69,7 @@ def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
 
 
 def _read_number(words: Sequence[str], names: Sequence[str], default: int | None) -> int | None:
-    """Read the first of these arguments that is set; return the default if none is, None if its value is no number."""
+    """Read the number of the first argument that is set; None if it is no number, the default if none is set."""
     for name in names:
         text = _read_value(words, name)
         if text is not None:
@@ -95,7 +95,7 @@ def _split_words(arguments: Sequence[str]) -> list[str]:
                 words += shlex.split(text, comments=True)
                 continue
             except ValueError:
-                words.append("$")
+                words.append("$")  # so that the arguments count as not all visible
         words.append(text)
     return words
 

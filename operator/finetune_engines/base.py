@@ -67,7 +67,7 @@ class EngineError(Exception):
 class EngineUnreachableError(EngineError):
     """The engine did not answer.
 
-    An engine that ends during a request is unexplained: the adapter may be the cause, each time.
+    The end of an engine during a request is unexplained, because the adapter may have caused it.
 
     Attributes:
         ended: Nothing listens at the address, so the engine's process has ended.
@@ -118,7 +118,7 @@ class Driver(Protocol):
         Args:
             model: Name of the base model or of an adapter.
             questions: Pairs of a prompt, as token ids, and the id of the token that follows it.
-            at_once: Most questions at a time.
+            at_once: Maximum number of questions at a time.
         """
         ...
 
@@ -201,7 +201,7 @@ class Engine:
         return next((value for value in self.ranks if value >= rank), None)
 
     def rank_remedy(self, rank: int, maximum: int) -> str:
-        """Say what to do about an adapter whose rank is above the engine's maximum."""
+        """Return what to do about an adapter whose rank is above the engine's maximum."""
         fitting = self.fitting_rank(rank)
         restart = f"start {self.title} with {self.max_rank_argument} {fitting}, or " if fitting else ""
         return f"{restart}train with rank {maximum} or less"

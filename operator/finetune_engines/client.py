@@ -45,10 +45,10 @@ class EngineClient:
         key: str | None = None,
         seconds: float = QUICK_SECONDS,
     ) -> httpx.Response:
-        """Send a request, with another API key if one is given, and return the answer to it.
+        """Send a request, with ``key`` in place of the client's API key if it is given; return the answer.
 
         Raises:
-            EngineUnreachableError: If the engine does not answer within this time.
+            EngineUnreachableError: If the engine does not answer within ``seconds``.
             EngineError: If it answers with an error.
         """
         url = f"{self._client.base_url}".rstrip("/") + path
@@ -77,7 +77,10 @@ class EngineClient:
     async def call_json(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = QUICK_SECONDS
     ) -> dict[str, Any]:
-        """Send a request, and return the JSON object that answers it. Raises as ``call``, and if it is no object."""
+        """Send a request, and return the JSON object that answers it.
+
+        Raises as ``call``, and EngineError if the answer is no JSON object.
+        """
         answer = await self.call(method, path, body, seconds=seconds)
         content = _read_object(answer)
         if content is None:
@@ -98,7 +101,7 @@ class EngineClient:
         )
 
     async def read_version(self, path: str) -> str | None:
-        """Read the field ``version`` at a path; None if the engine does not tell it there."""
+        """Read the field ``version`` at a path; None if it is not there. Raises EngineUnreachableError."""
         try:
             version = (await self.call_json("GET", path)).get("version")
         except EngineUnreachableError:
@@ -131,7 +134,7 @@ async def ask_each(
 
 
 def refuse_samples(message: str) -> EngineError:
-    """Return the error for golden samples that the engine's base cannot read, for which it gave this message."""
+    """Return the error for golden samples that the engine's base cannot read; ``message`` is the engine's."""
     return EngineError(
         Reason.BASE_MODEL_MISMATCH,
         f"the engine's base cannot read the adapter's golden samples ({message}): "

@@ -34,8 +34,9 @@ from finetune_operator.worker import run_workers
 
 logger = logging.getLogger("finetune_operator")
 CONTAINERS_PER_COLLECTION = 50_000
-"""A page of a list makes 100,000 containers, none of them in a cycle. By default the garbage collector looks 150 times
-through them, which takes half of the time of a start."""
+"""Number of new container objects after which the garbage collector runs.
+A page of a list makes 100,000 of them, none in a cycle. By default the collector would look 150 times through them,
+which takes half of the time of a start."""
 
 
 async def run(settings: Settings) -> None:
@@ -144,7 +145,7 @@ def main() -> int:
         logger.error("Ending: %s. Another replica may work now.", error)
         return 1
     except RestoredError as error:
-        logger.error("Ending, to begin anew: %s.", error)
+        logger.error("Ending, so that a new process lists everything again: %s.", error)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,4 +1,4 @@
-"""Make the analyses of canaries: the requests that users ask for run beside the passes, which they never hold up.
+"""Run the analyses of canaries in tasks of their own, so that no pass waits for a service of a user.
 
 What is called was allowed by the administrator (``policies.allowed_urls``). No credentials are sent, no redirect and no
 proxy of the environment is followed, and time and size of an answer are limited.
@@ -17,15 +17,15 @@ from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Out
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 10.0
-"""For one request, from its start to the end of the answer."""
+"""Time limit of one request, from its start to the end of the answer."""
 ATTEMPTS = 3
-"""Requests before a service that does not answer makes an analysis inconclusive."""
+"""Number of requests without an answer after which an analysis is inconclusive."""
 PAUSE_SECONDS = 5.0
-"""Between two attempts."""
+"""Pause between two attempts."""
 MAX_BYTES = 65536
-"""Read of an answer."""
+"""Size of the beginning of an answer that is read."""
 MAX_REQUESTS = 16
-"""Requests of the whole operator at the same time."""
+"""Maximum number of requests of the whole operator at the same time."""
 Owner = tuple[str, str]
 """Namespace and name of an AdapterDeployment."""
 
@@ -46,13 +46,16 @@ class Analyses:
         self._limit = asyncio.Semaphore(MAX_REQUESTS)
 
     def start(self, request: AnalysisRequest, on_end: Callable[[], None]) -> None:
-        """Start an analysis, unless it runs or has ended already; an older one of the same object ends."""
+        """Start an analysis, unless it runs or has ended already; cancel an older one of the same AdapterDeployment.
+
+        ``on_end`` is called when the analysis has an outcome.
+        """
         owner = (request.id.namespace, request.id.name)
         newest = self._analyses.get(owner)
         if newest is not None and newest.id == request.id:
             return
         self.forget(owner)
-        task = asyncio.create_task(self._make(request), name=f"analysis of {'/'.join(owner)}")
+        task = asyncio.create_task(self._run(request), name=f"analysis of {'/'.join(owner)}")
         task.add_done_callback(lambda ended: None if ended.cancelled() else on_end())
         self._analyses[owner] = _Started(request.id, task)
 
@@ -64,12 +67,12 @@ class Analyses:
         return newest.id, newest.task.result()
 
     def forget(self, owner: Owner) -> None:
-        """End and forget the analysis of an AdapterDeployment."""
+        """Cancel and forget the analysis of an AdapterDeployment."""
         newest = self._analyses.pop(owner, None)
         if newest is not None:
             newest.task.cancel()
 
-    async def _make(self, request: AnalysisRequest) -> Outcome:
+    async def _run(self, request: AnalysisRequest) -> Outcome:
         error_text = ""
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -85,7 +88,7 @@ class Analyses:
 
 
 async def ask(request: AnalysisRequest) -> tuple[int, bytes]:
-    """Send a request; return the status of the answer and the beginning of its content."""
+    """Send a request; return the HTTP status and the first ``MAX_BYTES`` of the answer. Raises aiohttp's errors."""
     async with (
         aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -35,13 +35,13 @@ POD_STATUS = ("phase", "reason", "message", "conditions")
 """Fields of the status of a FineTuneJob's pod that are kept, and the states of its containers."""
 CONTAINER_STATUSES = {"initContainerStatuses", "containerStatuses"}
 ANY = "*"
-"""In the index of AdapterDeployments by FineTuneJob: one that is chosen by labels."""
+"""Name in the index by FineTuneJob for the AdapterDeployments that choose their FineTuneJob by labels."""
 Index = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A cached object: uid and resource version, to compare with, and the object as compressed JSON."""
+    """A cached object: its uid, its resource version, and the object as compressed JSON."""
 
     uid: str
     version: int
@@ -49,7 +49,7 @@ class Entry:
 
 
 class Cache:
-    """Objects by key. Each call returns copies."""
+    """The watched objects by key. Each call returns copies."""
 
     def __init__(self) -> None:
         """Create an empty cache."""

@@ -83,7 +83,7 @@ class Conditions:
         self.remove(ConditionType.STALLED)
 
     def has(self, kind: ConditionType) -> bool:
-        """Return whether a condition is there."""
+        """Return whether the object has a condition of this type."""
         return kind in self._conditions
 
     def remove(self, kind: ConditionType) -> None:

@@ -92,7 +92,7 @@ class Leadership:
             await asyncio.sleep(RENEW_SECONDS)
 
     def measure_seconds(self) -> float:
-        """Measure for how long this process has led."""
+        """Return for how many seconds this process has led."""
         return self._clock() - self._since
 
     async def keep(self, on_change: Callable[[str], None]) -> None:
@@ -194,7 +194,7 @@ class Leadership:
         return True
 
     def _wait_for(self, lease: Object) -> None:
-        """Log once for whom this process waits: another replica, or another installation."""
+        """Record for which replica or installation this process waits, and log it once."""
         release = read_annotation(lease, RELEASE_ANNOTATION)
         namespace = lease["metadata"]["namespace"]
         if release == self._release:

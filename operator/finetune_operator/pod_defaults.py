@@ -22,11 +22,11 @@ class RoleResources(Model):
     trainer: ContainerResources = ContainerResources(
         requests={"cpu": "500m", "memory": "2Gi"}, limits={"cpu": "16", "memory": "64Gi"}
     )
-    """For each GPU; for a job without GPUs, once."""
+    """Amounts for each GPU; a job without GPUs gets them once."""
     preflight: ContainerResources = ContainerResources(
         requests={"cpu": "100m", "memory": "512Mi"}, limits={"cpu": "2", "memory": "2Gi"}
     )
-    """Also of clean-up pods."""
+    """Amounts of preflight pods and of clean-up pods."""
     merge: ContainerResources = ContainerResources(
         requests={"cpu": "500m", "memory": "2Gi"}, limits={"cpu": "16", "memory": "64Gi"}
     )

@@ -33,7 +33,7 @@ class Settings:
     trainer_image: str
     """Image of the trainer pods."""
     operator_image: str
-    """The small image: of the operator itself, of preflight pods and of agents."""
+    """The small image: of the operator itself, of preflight and clean-up pods, and of agents."""
     report_url: str = ""
     """Address at which pods reach the operator's server, for example http://finetune-operator.finetune-system:8080.
     Empty: they do not report."""
@@ -81,12 +81,12 @@ class Settings:
     retry_backoff_seconds: float = 10.0
     """Delay before the first repetition of a failed attempt; it doubles with each one."""
     image_pull_grace_seconds: float = 120.0
-    """How long a pod may fail to pull its image before the attempt counts as failed."""
+    """How long a container may fail to start, for example to pull its image, before the attempt counts as failed."""
     clean_up_start_seconds: float = 600.0
     """How long the pod of a clean-up may take to start before its FineTuneJob is deleted without it."""
     preflight_reuse_seconds: float = 3600.0
-    """For how long a passed preflight counts for other jobs of its namespace that it would check in the same way. 0:
-    each job has its own."""
+    """For how long a passed preflight counts for other jobs of its namespace with the same checks. 0: each job has its
+    own."""
     resync_seconds: float = 300.0
     """How often everything is listed again, in case a watch missed something."""
 

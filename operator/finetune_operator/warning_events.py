@@ -1,4 +1,4 @@
-"""Find warnings in Events: only there does Kubernetes say why a Job has no pod, or why a pod gets no volume.
+"""Find the warning Events that say why a Job has no pod, or why a pod gets no volume. No status says it.
 
 Events are not watched, because a cluster has very many. Those of a namespace are listed when they are needed.
 """
@@ -31,7 +31,7 @@ class WarningEvents:
     async def find(self, namespace: str) -> dict[str, str]:
         """Return the text of the newest warning about each object of a namespace, by the object's uid.
 
-        Without the right to list events it is empty: warnings only explain, and no decision depends on them.
+        It is empty or older if the events cannot be listed: warnings only explain, and no decision depends on them.
         """
         async with self._locks[namespace]:
             at, warnings = self._warnings.get(namespace, (-FRESH_SECONDS, {}))

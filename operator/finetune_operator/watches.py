@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class RestoredError(Exception):
-    """The API server was restored to a state before that in the cache, which therefore knows what never was."""
+    """The API server was restored to a state older than the cache, so the cache may have objects that do not exist."""
 
 
 async def watch_forever(kind: Kind, namespace: str | None, version: str, context: Context) -> None:
@@ -29,7 +29,7 @@ async def watch_forever(kind: Kind, namespace: str | None, version: str, context
     failures = 0
     while True:
         try:
-            # such a watch would be silent until the versions have come as far again
+            # a restored API server would send no event until its versions are as high again
             if failures and int(await context.kube.read_version(kind, namespace, selector(kind))) < int(version):
                 raise RestoredError(f"the API server has an earlier state of {kind.plural} than {version}")
             async for event, resource in context.kube.watch(kind, namespace, version, selector(kind)):

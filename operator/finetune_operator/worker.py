@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 async def work(reconcilers: Mapping[str, Reconciler], context: Context) -> None:
-    """Make passes without end, but none in a namespace in which another installation works."""
+    """Make passes without end, but skip namespaces in which another installation works."""
     while True:
         key = await context.queue.get()
         try:

@@ -13,7 +13,7 @@ from finetune_engines.client import SLOW_SECONDS, EngineClient, Question, ask_ea
 from finetune_engines.sglang.refusals import LOAD, NAME_IN_USE, UNLOAD, explain_refusal
 
 MAX_LOADS = 3
-"""How often a load is sent for a name that requests for it bring back."""
+"""Attempts to load under a name that SGLang loads again by itself, because clients ask for it."""
 
 
 class SglangDriver:
@@ -29,7 +29,7 @@ class SglangDriver:
         return await self._client.list_models()
 
     async def inspect(self) -> EngineState:
-        """Return the models, and as identity what each process has drawn or measured for itself when it started."""
+        """Return the models, and as identity the random seed and the start-up time of the process."""
         models = await self.list_models()
         info = await self._client.call_json("GET", "/server_info")
         identity = json.dumps([info.get("random_seed"), info.get("startup_time")], sort_keys=True)
@@ -40,7 +40,7 @@ class SglangDriver:
         return await self._client.read_version("/server_info")
 
     async def load_adapter(self, name: str, path: str) -> None:
-        """Send ``POST /load_lora_adapter``; a name that a request has brought back meanwhile is unloaded again."""
+        """Send ``POST /load_lora_adapter``; unload the name first if a request made SGLang load it again."""
         body = {"lora_name": name, "lora_path": path, "pinned": True}
         for remaining in reversed(range(MAX_LOADS)):
             try:

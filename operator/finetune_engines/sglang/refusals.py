@@ -1,4 +1,4 @@
-"""Tell what an error answer of SGLang means."""
+"""Explain the error answers of SGLang."""
 
 import httpx
 

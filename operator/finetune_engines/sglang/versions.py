@@ -1,4 +1,4 @@
-"""Tell what follows from the version of a running SGLang. Each fact was read off the code of the releases."""
+"""Derive the properties of a running SGLang from its version. Each fact was read in the code of the releases."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ ADDRESS = 'clients ask for model "<base>:<servedName>": SGLang answers a bare ad
 
 
 def judge_version(text: str | None) -> EngineVersion:
-    """Return what follows from a version; None: SGLang does not tell one.
+    """Return the properties of a version, which is None if SGLang does not tell one.
 
     Each load creates a new key of the prefix cache, so that a name keeps no answers of the previous adapter. SGLang
     loads between two batches, so that running requests keep their weights.

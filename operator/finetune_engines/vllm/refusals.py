@@ -1,4 +1,4 @@
-"""Tell what an error answer of vLLM means."""
+"""Explain the error answers of vLLM."""
 
 import httpx
 

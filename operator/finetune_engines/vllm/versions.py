@@ -1,6 +1,6 @@
-"""Tell what follows from the version of a running vLLM. Only this module knows in which release a defect was repaired.
+"""Derive the properties of a running vLLM from its version: only here are the releases that repaired a defect.
 
-Each fact was read off the code of the releases, or run. A pre-release counts as older than its release.
+Each fact was read in the code of the releases, or tried. A pre-release counts as older than its release.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
 def judge_version(text: str | None) -> EngineVersion:
-    """Return what follows from a version. One that is not known counts as the oldest.
+    """Return the properties of a version. One that is not known counts as the oldest.
 
     Args:
         text: The version as vLLM tells it, for example ``0.32.0+cpu``; None if it does not.

@@ -13,22 +13,21 @@ Key = tuple[str, str, str]
 FIELD_MANAGER = "finetune-operator"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 JOB_LABEL = f"{GROUP}/finetunejob"
-"""On Jobs and pods of a FineTuneJob: as annotation its name, as label its name or, if that is too long, a shortened
-one."""
+"""Annotation and label of a FineTuneJob's Jobs and pods: its name; the label's value is shortened if it is too long."""
 ROLE_LABEL = f"{GROUP}/role"
-"""On every watched object of another kind than ours: preflight, trainer, merge and clean-up (Jobs, pods), agent
-(inference pods), injected (their workloads) and desired-state (ConfigMaps)."""
+"""Label of every watched object that is not of our own kinds. Values: preflight, trainer, merge and clean-up (Jobs,
+pods), agent (inference pods), injected (their workloads) and desired-state (ConfigMaps)."""
 ATTEMPT_LABEL = f"{GROUP}/attempt"
-"""On Jobs and pods: number of the Job among those of its role. Pods of a trainer's Job, which replace one another, have
-the same, though each of them is an attempt of its own."""
+"""Label of Jobs and pods: number of the Job among those of its role. Pods of a trainer's Job, which replace one
+another, have the same number, though each of them is an attempt of its own."""
 DIGEST_LABEL = f"{GROUP}/preflight-digest"
-"""On Jobs of preflights and trainers: what the preflight's result depends on (``compute_preflight_digest``)."""
+"""Label of Jobs of preflights and trainers: digest of what decides the preflight (``compute_preflight_digest``)."""
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
-"""On every pod of a Job, by the Job controller."""
+"""Label that the Job controller gives to every pod of a Job."""
 DISRUPTION_CONDITION = "DisruptionTarget"
-"""On a pod that Kubernetes takes away: it is preempted or evicted, or its node is drained, shut down or gone."""
+"""Condition of a pod that Kubernetes takes away by preemption or eviction, or because its node is drained or gone."""
 DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
-"""On ConfigMaps and pods of a serving group: name of the group."""
+"""Annotation of ConfigMaps and pods of a serving group: name of the group."""
 SERVING_GROUP = "ServingGroup"
 """Kind in the key of a serving group: all AdapterDeployments of one workload, a Deployment for example."""
 

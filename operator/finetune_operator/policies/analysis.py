@@ -13,7 +13,7 @@ Result = Literal["Passed", "Failed", "Inconclusive"]
 
 @dataclass(frozen=True)
 class AnalysisId:
-    """One analysis. Another step, another canary and an edited spec have another one."""
+    """The identity of an analysis: it differs for each step, each canary and each edit of the spec."""
 
     namespace: str
     name: str
@@ -25,12 +25,12 @@ class AnalysisId:
     step: int
     reached_at: str
     again: str = ""
-    """Time of the result in place of which a person asked for another one."""
+    """Time of the result that a person asked to replace by another one; empty without such a request."""
 
 
 @dataclass(frozen=True)
 class AnalysisRequest:
-    """What to ask whom."""
+    """The HTTP request of an analysis."""
 
     id: AnalysisId
     url: str
@@ -138,7 +138,7 @@ def _judge_number(analysis: PrometheusAnalysis, status: int, content: bytes) -> 
 
 
 def _read_samples(data: dict[str, Any]) -> list[float]:
-    """Read the numbers of an instant query: of a scalar one, of a vector one for each series."""
+    """Read the numbers of an instant query: one of a scalar, one for each series of a vector."""
     if data["resultType"] == "scalar":
         return [float(data["result"][1])]
     return [float(sample["value"][1]) for sample in data["result"]]

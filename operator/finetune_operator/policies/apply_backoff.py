@@ -1,6 +1,6 @@
 """Delay the next apply when somebody else removes again and again what the operator applies.
 
-Another content, for example another version, is no repetition.
+An apply of other content, for example of another version, does not count as a repetition.
 """
 
 from collections.abc import Hashable
@@ -14,7 +14,7 @@ CALM = 600.0
 
 
 class ApplyBackoff:
-    """How often something was applied lately, by key."""
+    """Count recent applies by key."""
 
     def __init__(self) -> None:
         """Create it without applies."""

@@ -8,7 +8,7 @@ SHAPE = {"parallelism": 1, "backoffLimit": 0}
 
 
 def list_edits(batch_job: Object) -> list[str]:
-    """List the fields that somebody changed, so that the Job repeats what failed, or has another number of pods."""
+    """List the changed fields because of which a Job repeats what failed, or has another number of pods."""
     spec = batch_job.get("spec", {})
     return [f"spec.{name}: {spec[name]}" for name, value in SHAPE.items() if spec.get(name, value) != value]
 

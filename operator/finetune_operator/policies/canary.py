@@ -13,17 +13,17 @@ from finetune_operator.policies.analysis import Outcome
 from finetune_operator.policies.rollout import PodView
 
 ANALYSIS_SECONDS = 60.0
-"""When to look again at an analysis that runs: its end makes a pass by itself."""
+"""Seconds until the next look at an analysis that runs; its end enqueues a pass by itself."""
 EVIDENCE_CHARACTERS = 400
-"""One sentence of the evidence."""
+"""Maximum length of one sentence of the evidence."""
 
 
 @dataclass(frozen=True)
 class CanaryStage:
-    """The current step of a version's canary: until it is over, this many pods serve the version."""
+    """The current step of a version's canary: until it is over, ``pods`` pods serve the version."""
 
     number: int
-    """From 1."""
+    """Number of the step, from 1."""
     total: int
     """Number of steps."""
     step: CanaryStep
@@ -65,7 +65,7 @@ def find_stage(
 
 
 def count_pods(step: CanaryStep, replicas: int) -> int:
-    """Count the pods of a step: at least one, and a part of a pod counts as a whole one."""
+    """Count the pods of a step: at least one, at most ``replicas``; a percentage is rounded up."""
     size = step.pods if step.pods is not None else -(-replicas * (step.percent or 0) // 100)
     return max(1, min(size, replicas))
 

@@ -4,7 +4,7 @@ from finetune_api import GROUP
 from finetune_operator.kube.kinds import Object
 
 FINALIZER = f"{GROUP}/delete-output"
-"""On FineTuneJobs with ``output.deletionPolicy: Delete``, since before their first pod."""
+"""Finalizer of FineTuneJobs with ``output.deletionPolicy: Delete``; they have it before their first pod starts."""
 GARBAGE_COLLECTION = frozenset({"foregroundDeletion", "orphan"})
 """Finalizers with which the garbage collector deletes or orphans the children of an object that is being deleted."""
 

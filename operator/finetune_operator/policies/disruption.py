@@ -1,6 +1,6 @@
-"""Decide which ends of a trainer's pod are the Job controller's business: it replaces a pod that is taken away. Pure.
+"""Decide whether the Job controller replaces a trainer's pod, because Kubernetes took it away. Pure.
 
-So a job recovers while the operator is down, and keeps its place in a queue. Each other end of a pod ends the Job, and
+So a job recovers while the operator is down, and keeps its place in a queue. Any other end of a pod ends the Job, and
 the operator decides what follows. ``podFailurePolicy`` of the Job (``resources.jobs``) says the same.
 """
 

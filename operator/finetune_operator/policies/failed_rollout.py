@@ -71,9 +71,9 @@ def find_progress_time(before: Progress | None, after: Progress, progressed_at: 
 
 
 def measure_remaining_seconds(progressed_at: str, limit: int, watched_seconds: float, now: datetime) -> float:
-    """Measure how long the roll-out may still take for its next progress; 0 or less: the deadline is exceeded.
+    """Return the seconds that remain until the next progress is due; 0 or less: the deadline is exceeded.
 
-    Time before this process of the operator started does not count, because agents could not report then.
+    Time before this process of the operator led does not count, because agents could not report to it then.
     """
     waited = (now - parse_timestamp(progressed_at)).total_seconds()
     return limit - min(waited, watched_seconds)

@@ -28,7 +28,7 @@ def is_up_to_date(resource: Object) -> bool:
     """Return whether nothing is left to do for a FineTuneJob.
 
     It is finished and not merging, its status is of the newest generation, it has the finalizer that it needs, and it
-    is not deleted, now or later.
+    is neither being deleted nor due to expire.
     """
     observed = resource.get("status", {}).get("observedGeneration")
     is_current = (

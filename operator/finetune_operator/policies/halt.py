@@ -19,7 +19,7 @@ def find_halt(spec: FineTuneJobSpec, active_seconds: float, is_suspending: bool)
 
     Args:
         spec: The spec.
-        active_seconds: For how long trainers ran until now.
+        active_seconds: For how many seconds trainers ran until now.
         is_suspending: A run is being stopped for a suspension, which may be over by now.
     """
     limit = spec.active_deadline_seconds

@@ -3,9 +3,9 @@
 from finetune_api.finetunejob import Estimate, FineTuneJobSpec
 
 SHARD_BYTES, LIBRARIES_BYTES = 2 * 10**9, 2**30
-"""What is held beside the weights: a file of the merged model while it is written, and the process itself."""
+"""Memory besides the weights: one file of the merged model while it is written, and the process itself."""
 SLACK = 1.1
-"""What loading and merging take beside the weights: a layer at a time, and the adapter."""
+"""Factor of the weights for what loading and merging add: the adapter, and one layer at a time."""
 
 
 def find_merge_bytes(spec: FineTuneJobSpec, estimate: Estimate | None) -> int | None:

@@ -112,21 +112,21 @@ def classify_run(
         batch_job: The Job; None if it was deleted.
         pod: The pod; None if there is none yet, or none any more.
         container: Name of our container.
-        warnings: What the newest Event about a Job or pod warned of, by uid.
+        warnings: Texts of the newest warning Events about Jobs and pods, by uid.
         has_run: The container of this pod was seen running.
         is_replacement: An earlier pod of the Job has ended.
     """
-    going_on = batch_job if batch_job is not None and may_still_run(batch_job) else None
+    unfinished_job = batch_job if batch_job is not None and may_still_run(batch_job) else None
     if pod is not None and has_ended(pod, container):
         ended = _describe_ended_pod(pod, container)
-    elif pod is None and has_run and going_on is not None:
+    elif pod is None and has_run and unfinished_job is not None:
         ended = Ended(Reason.PREEMPTED, "Its pod is gone, and nobody saw how it ended.")
     else:
         outcome = classify_pod(batch_job, [pod] if pod is not None else [], container, warnings)
         is_awaited = pod is None and isinstance(outcome, Waiting) and outcome.reason is Reason.PENDING
         return explain_replacement() if is_awaited and is_replacement else outcome
-    if going_on is not None and is_suspended(going_on) and ended.reason == Reason.PREEMPTED:
-        text = f"The Job {going_on['metadata']['name']} was suspended by {find_suspender(going_on)}."
+    if unfinished_job is not None and is_suspended(unfinished_job) and ended.reason == Reason.PREEMPTED:
+        text = f"The Job {unfinished_job['metadata']['name']} was suspended by {find_suspender(unfinished_job)}."
         return replace(ended, reason=Reason.SUSPENDED, message=text)
     return ended
 

@@ -1,4 +1,4 @@
-"""Find the preflight of another job that checked the same, so that it need not be repeated. Pure."""
+"""Find a preflight of another job that made the same checks, so that they need not be repeated. Pure."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,15 +34,15 @@ class EarlierPreflight:
 
 
 def find_earlier_preflight(jobs: Sequence[JobWithSameChecks], now: datetime, seconds: float) -> EarlierPreflight | None:
-    """Find the newest preflight whose result still counts after some seconds; None: the job needs its own.
+    """Find the newest passed preflight that is at most ``seconds`` old; None: the job needs its own.
 
-    A result does not count if it is too old, because data may have changed at their address, or if a job with the
-    same digest has failed since for a fault of its user, which this preflight did not see.
+    An older result does not count, because data may have changed at their address. Neither does one that is older than
+    the failure of a job with the same digest for a fault of its user, which this preflight did not see.
     """
     faults = [time for job in jobs if (time := _find_fault(job)) is not None]
     begin = now - timedelta(seconds=seconds)
-    believed = [earlier for job in jobs for earlier in _list_passed(job) if earlier.ended > max([begin, *faults])]
-    return max(believed, key=lambda earlier: earlier.ended, default=None)
+    usable = [earlier for job in jobs for earlier in _list_passed(job) if earlier.ended > max([begin, *faults])]
+    return max(usable, key=lambda earlier: earlier.ended, default=None)
 
 
 def _find_fault(job: JobWithSameChecks) -> datetime | None:
@@ -53,7 +53,7 @@ def _find_fault(job: JobWithSameChecks) -> datetime | None:
 
 
 def _list_passed(job: JobWithSameChecks) -> Iterator[EarlierPreflight]:
-    """List the preflight of a job itself, if it passed and its pod is still known: it has the result."""
+    """List the job's newest preflight, if it passed and its pod, which has the result, is still known."""
     runs = (job.resource.get("status") or {}).get("preflights") or [{}]
     if runs[-1].get("reason") != SUCCEEDED or "finishedAt" not in runs[-1]:
         return

@@ -13,7 +13,7 @@ PREFIXES = (
 )
 """Fields of a Job, and the fields of a FineTuneJob that they come from; the first that fits counts."""
 EXTENDED_LIST = re.compile(r"^(spec\.podTemplate\.(?:env|volumes|volumeMounts))\[\d+\]")
-"""Lists that begin with items of the operator's own, so that the number of an item is another one in the spec."""
+"""Lists to which the operator adds its own items in front, so that an item has another index in the spec."""
 
 
 def explain_refused_job(error: InvalidError) -> str:

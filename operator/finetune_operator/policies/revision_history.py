@@ -7,7 +7,7 @@ from finetune_api.adapterdeployment import AdapterVersion, HistoryEntry
 from finetune_api.limits import HISTORY_MESSAGE_CHARACTERS, truncate
 
 MAX_PROOFS = 3
-"""Most proofs of pods in an entry."""
+"""Maximum number of pods' proofs in an entry."""
 
 
 def find_current(history: Sequence[HistoryEntry]) -> HistoryEntry | None:

@@ -95,7 +95,7 @@ def break_silence(waiting: Waiting, seconds: float, batch_job: str) -> Waiting:
 
 
 def find_next_look(waiting: Waiting, seconds: float) -> float | None:
-    """Return after how many seconds to look again at a pod that waits since ``seconds``; None if a watch reports it."""
+    """Return the seconds until the next look at a pod that has waited for ``seconds``; None if a watch reports it."""
     if waiting.reason not in (Reason.PENDING, Reason.RETRYING, Reason.POD_REFUSED, Reason.CONTAINER_NOT_STARTED):
         return None
     return min(max(seconds, FIRST_LOOK_SECONDS), LAST_LOOK_SECONDS)

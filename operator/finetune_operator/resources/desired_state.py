@@ -13,7 +13,7 @@ from finetune_operator.kube.ownership import field_step, find_owners
 from finetune_operator.resources.injection import DESIRED_ROLE, config_map_name
 
 STATE_ANNOTATION = f"{GROUP}/desired-state"
-"""On pods: digest of the newest desired state. Its change makes the kubelet refresh the pod's volumes at once."""
+"""Annotation of pods: digest of the newest desired state. Its change makes the kubelet refresh the volumes at once."""
 
 
 def build_config_map(namespace: str, group: str, state: DesiredState) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from finetune_operator.kube.ownership import field_step, find_entries, find_owne
 AGENT_CONTAINER = "finetune-agent"
 ADAPTERS_VOLUME, SECRET_VOLUME = "finetune-adapters", "finetune-secret-"
 INJECTION_ANNOTATION = f"{GROUP}/injection"
-"""On the workload: digest of what was applied to it."""
+"""Annotation of the workload: digest of what was applied to it."""
 VERSIONS_ANNOTATION = f"{GROUP}/versions"
-"""On the pod template of a Deployment with the strategy Rolling: the desired state that its pods read."""
+"""Annotation of the pod template with the strategy Rolling: the desired state that its pods read."""
 VERSIONS_VOLUME = "finetune-versions"
 FETCH_CONTAINER = "finetune-fetch"
 AGENT_PATH = (*map(field_step, ("spec", "template", "spec", "initContainers")), item_step(name=AGENT_CONTAINER))

@@ -113,7 +113,7 @@ def _build_template(group: str, parameters: AgentParameters, variables: list[dic
 
 
 def _build_variables(workload: dict[str, Any], parameters: AgentParameters) -> list[dict[str, str]]:
-    """Build the variables of the engine: the directories of the versions, and what lets it load at run time."""
+    """Build the variables of the engine: the versions' directories, and those that let it load at run time."""
     state, container = parameters.template_state, parameters.container
     paths = build_path_variables(state) if state else {}
     needed = {} if state and loads_at_start(workload, container, state) else parameters.engine.environment

@@ -8,12 +8,12 @@ from finetune_api.timestamps import format_micro_time
 from finetune_operator.kube.kinds import LEASE, ROLE_LABEL, Object
 
 NAME = "finetune-operator"
-"""The same in each installation, so that two installations for one namespace compete for one Lease."""
+"""Name of the Lease. It is the same in each installation, so that two of them compete for it in a namespace."""
 LEADER = "leader"
 RELEASE_ANNOTATION = f"{GROUP}/release"
 """Namespace and name of the holder's installation."""
 ADDRESS_ANNOTATION = f"{GROUP}/address"
-"""Where the holder receives reports."""
+"""URL at which the holder receives reports."""
 SCOPE_ANNOTATION = f"{GROUP}/scope"
 ONE_NAMESPACE, ALL_NAMESPACES = "namespace", "all"
 """Values of ``SCOPE_ANNOTATION``: the namespaces in which the holder works."""
@@ -56,7 +56,7 @@ def is_free(lease: Object, sighting: Sighting, now: float) -> bool:
 def build_lease(
     namespace: str, holder: str, release: str, address: str, scope: str, now: datetime, before: Object | None
 ) -> Object:
-    """Build the Lease with which a holder takes or renews ``before``; None: there is no Lease yet."""
+    """Build the Lease with which a holder takes or renews ``before``, which is None if there is no Lease yet."""
     time = format_micro_time(now)
     previous = before.get("spec", {}) if before else {}
     renews = previous.get("holderIdentity") == holder

@@ -26,7 +26,7 @@ def read_number(name: str) -> int:
 
 
 def read_attempt(name: str, parent: str, role: str) -> int | None:
-    """Return the attempt of the Job with this name; None if ``job_name`` gives it to no Job of this role."""
+    """Read the number from the name of a Job; None if ``job_name`` gives this name to no Job of this role."""
     digits = re.search(r"[1-9][0-9]*$", name)
     attempt = int(digits[0]) if digits else 1
     return attempt if job_name(parent, role, attempt) == name else None

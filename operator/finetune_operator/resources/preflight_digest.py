@@ -25,7 +25,7 @@ DIGITS = 16
 def compute_preflight_digest(spec: Object, settings: Settings) -> str | None:
     """Compute the digest for a spec, as the API server has it with its defaults.
 
-    Returns None if each such job needs a preflight of its own: at a prefix of its own choice may lie another job's
+    Returns None if each such job needs a preflight of its own: a prefix that the user chose may have another job's
     adapter, and a cache may have lost the model since.
     """
     if spec["output"].get("s3", {}).get("prefix") is not None or spec["model"].get("cache") is not None:

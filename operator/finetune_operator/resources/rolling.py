@@ -15,7 +15,7 @@ from finetune_operator.resources.injected import FETCH_CONTAINER, VERSIONS_ANNOT
 
 
 def build_template_state(state: DesiredState) -> DesiredState:
-    """Build the state for a pod template, without what is decided while pods run: a change of it would replace them."""
+    """Build the state for a pod template, without the fields that change while pods run: that would replace them."""
     adapters = [
         adapter.model_copy(update={"previous": None, "pods": None, "last_good": None, "drain": True})
         for adapter in state.adapters
@@ -35,7 +35,7 @@ def build_versions_volume() -> dict[str, Any]:
 
 
 def build_fetch_container(agent: dict[str, Any]) -> dict[str, Any]:
-    """Build the container after whose end the engine starts: it waits until all versions are downloaded and checked."""
+    """Build the container that delays the engine's start until all versions are downloaded and checked."""
     names = ("image", "imagePullPolicy", "resources", "securityContext")
     return {
         "name": FETCH_CONTAINER,

@@ -6,7 +6,7 @@ from aiohttp import web
 from finetune_api.messages import ReportAnswer
 
 FORWARDED = "X-Finetune-Forwarded"
-"""On reports that another replica forwarded, which are not forwarded again."""
+"""Header of reports that another replica forwarded; they are not forwarded again."""
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 NO_LEADER = "no replica of the operator leads at the moment: send it again"
 

@@ -28,13 +28,13 @@ from finetune_operator.reconcile.adapterdeployment.version import (
 from finetune_operator.reconcile.status_builder import read_status
 
 MAX_NAMED = 3
-"""Most FineTuneJobs that a message names."""
+"""Maximum number of FineTuneJobs that a message names."""
 
 
 def follow(
     resource: Object, spec: AdapterDeploymentSpec, selector: LabelSelector, finetune_jobs: Mapping[str, Object]
 ) -> Source | Obstacle:
-    """Resolve what the pods are to serve: the adapter of the newest job, or the one that is followed until now."""
+    """Resolve what the pods are to serve: the adapter of the newest job, or else the one that is followed already."""
     text = format_selector(selector)
     status = read_status(AdapterDeploymentStatus, resource.get("status") or {})
     followed = _find_followed(status, text)
@@ -68,7 +68,7 @@ def _find_followed(status: AdapterDeploymentStatus, selector: str) -> AdapterVer
 
 
 def _identify(finetune_job: Object, selector: str) -> JobIdentity:
-    """Identify a job with an adapter; Ready became True when it had finished."""
+    """Identify a finished job; its time of completion is that at which Ready became True."""
     meta, ready = finetune_job["metadata"], find_in(finetune_job, ConditionType.READY)
     return JobIdentity(
         name=meta["name"],

@@ -27,7 +27,7 @@ from finetune_operator.settings import Settings
 
 
 def parse_members(observed: Observed) -> list[Member]:
-    """Parse the AdapterDeployments, the oldest first; of several with one served name the oldest has it."""
+    """Parse the AdapterDeployments, the oldest first; if several have one served name, only the oldest gets it."""
     members: list[Member] = []
     names: dict[str, str] = {}
     for resource in observed.resources:
@@ -68,7 +68,7 @@ def resolve_member(
     mounted: frozenset[str] | None,
     settings: Settings,
 ) -> Member:
-    """Find what a member asks for, or the first obstacle.
+    """Return the member with what it asks for, or with the first obstacle.
 
     Args:
         observed: The serving group.
@@ -126,7 +126,7 @@ def _list_engine_versions(observed: Observed) -> list[str | None]:
 
 
 def _check_promotion(metadata: Object) -> str:
-    """Say what is wrong with a person's request to go on with a canary; empty if nothing is."""
+    """Return what is wrong with a person's request to go on with a canary; empty if nothing is."""
     try:
         read_promotion(metadata)
     except ValueError as error:

@@ -37,7 +37,7 @@ class Observed:
     resources: tuple[Object, ...]
     """The AdapterDeployments."""
     finetune_jobs: Mapping[str, Object] = field(default_factory=dict)
-    """The FineTuneJobs of the namespace by name."""
+    """The FineTuneJobs that the AdapterDeployments name, or all of the namespace if one has a selector, by name."""
     pods: tuple[Object, ...] = ()
     """The pods that have an agent."""
     agent_reports: Mapping[str, AgentReport] = field(default_factory=dict)
@@ -45,9 +45,9 @@ class Observed:
     config_map: Object | None = None
     """The desired state that the agents read."""
     analyses: Mapping[str, tuple[AnalysisId, Outcome]] = field(default_factory=dict)
-    """The newest analysis of each AdapterDeployment by its name, if it has ended."""
+    """The identity and outcome of each AdapterDeployment's newest analysis, by its name, if it has ended."""
     watched_seconds: float = math.inf
-    """For how long this process of the operator has received the agents' reports."""
+    """For how many seconds this process of the operator has received the agents' reports."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Injection:
-    """The agent in the workload."""
+    """The injection of the agent into the workload."""
 
     body: Object
-    """What to apply for it."""
+    """The body of the server-side apply."""
     due: bool
     """Whether to apply it now."""
     pending: str = ""
@@ -168,4 +168,4 @@ class StatusUpdate:
     requeue_after: float | None = None
     """Seconds until the next pass, if this status asks for one."""
     analysis: AnalysisRequest | None = None
-    """What the present step of a canary asks, once the status is written."""
+    """The analysis of the present step of a canary, to be started once the status is written."""

@@ -125,10 +125,10 @@ def _plan_injection(
 
 
 def _plan_leaving(observed: Observed, before: DesiredState) -> Plan:
-    """Plan the end of the last AdapterDeployment where users put in the agent: it is told to serve nothing.
+    """Plan a pass after the last AdapterDeployment is gone from pods whose users added the agent.
 
-    A pod that starts with the agent and without its ConfigMap would take no traffic, so this stays as long as such
-    pods do.
+    The agents then serve nothing. The ConfigMap stays while there are such pods, because a pod that starts with the
+    agent and without its ConfigMap would take no traffic.
     """
     if not observed.pods or observed.config_map is None:
         return Plan(remove=True)
@@ -138,7 +138,7 @@ def _plan_leaving(observed: Observed, before: DesiredState) -> Plan:
 
 
 def _keep_last_good(member: Member) -> Member:
-    """Tell the pods which version to keep on their disks: the one to which a rollback would go."""
+    """Set the version that the pods keep on their disks: the one to which a rollback would go."""
     good = _find_last_good(member)
     if member.entry is None:
         return member
@@ -147,7 +147,7 @@ def _keep_last_good(member: Member) -> Member:
 
 
 def _find_last_good_secret(member: Member) -> str | None:
-    """Find the Secret of the version to which a rollback would go: the pods keep it mounted."""
+    """Find the Secret of the version to which a rollback would go, which stays mounted in the pods."""
     good = _find_last_good(member)
     return good.secret_ref.name if good is not None and good.secret_ref is not None else None
 

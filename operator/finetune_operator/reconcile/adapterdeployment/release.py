@@ -35,7 +35,7 @@ from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.workloads import count_replicas, rules_of
 
 SHORT_DIGEST = 19
-"""Characters of a digest that tell versions apart: sha256: and twelve digits."""
+"""Characters of a digest that messages show: sha256: and twelve digits."""
 AT_ONCE = 0.0
 """Seconds until the pass that moves the pods after a rollback was decided: the status has to be written before."""
 
@@ -174,7 +174,7 @@ def _record(
 
 
 def _find_wait(workload: Object, pods: Sequence[Object]) -> tuple[Reason, str] | None:
-    """Find for what the roll-out waits while no pod can take the version."""
+    """Find why no pod can take the version, as reason and message; None if pods can."""
     ref = refer_to(workload)
     if blocker := rules_of(ref.kind).find_blocker(workload, pods):
         return blocker
@@ -220,7 +220,7 @@ def _describe_exceeded(member: Member, pods: PodCounts, text: str) -> Failure:
 def _measure_remaining(
     builder: AdapterStatusBuilder, observed: Observed, member: Member, now: datetime
 ) -> float | None:
-    """Measure the seconds that remain for progress; None without a deadline.
+    """Return the seconds that remain for the next progress, and record when the last one was; None without a deadline.
 
     There is none for a version that every pod served already, for example while pods are added or restarted.
     """

@@ -72,7 +72,7 @@ def resolve(
     Args:
         resource: The AdapterDeployment.
         spec: Its parsed spec.
-        finetune_jobs: The FineTuneJobs of the namespace by name.
+        finetune_jobs: The gathered FineTuneJobs by name.
         before: Its entry in the ConfigMap. It stays in force when its FineTuneJob is deleted or created again.
     """
     source = spec.adapter

@@ -1,4 +1,4 @@
-"""Plan which pods are told to serve which version of one member of a serving group. Pure."""
+"""Plan which pods serve which version of one member of a serving group. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -74,7 +74,7 @@ def plan_rollout(
 
 
 def _is_change(before: DesiredAdapter | None, version: DesiredVersion) -> bool:
-    """Return whether a pod still has to take the version, as far as the entry before tells."""
+    """Return whether a pod still has to take the version, according to the previous entry."""
     return before is None or before.version.digest != version.digest or before.previous is not None
 
 
@@ -99,7 +99,7 @@ def _choose_previous(
 ) -> DesiredVersion | None:
     """Choose the version for pods whose turn has not come; None if no pod has to wait.
 
-    It is the version that every pod served last, else the one of the entry before, if any pod serves it.
+    It is the version that every pod served last, else that of the previous entry, if any pod serves it.
     """
     if before is not None and before.version.digest == version.digest and before.previous is None:
         return None

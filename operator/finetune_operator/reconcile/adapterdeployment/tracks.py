@@ -1,4 +1,4 @@
-"""Plan the labels by which Services tell the pods of a canary from the others. Pure.
+"""Plan the labels by which Services distinguish the pods of a canary from the others. Pure.
 
 While no canary is going on, each pod has both labels: then both Services have pods, whatever share each of them gets.
 """
@@ -42,7 +42,7 @@ def _label(member: Member, pod: str, canaries: set[str], *, has_others: bool) ->
 
 
 def _find_canaries(member: Member) -> set[str]:
-    """Find the pods of the new version: during a canary those whose turn it is, during a rollback those left over."""
+    """Find the pods of the new version: those of the canary's step or, during a rollback, those that still serve it."""
     if member.desired is None or member.entry is None:
         return set()
     digest = member.desired.version.digest

@@ -19,7 +19,10 @@ def build_desired(
     location: S3Location | None,
     secret: str | None,
 ) -> DesiredAdapter:
-    """Build what the pods are to serve for a version at a place, with a Secret for it."""
+    """Build what the pods are to serve for a version.
+
+    ``location`` has endpoint and region of its S3, ``secret`` is the name of the Secret with the credentials for it.
+    """
     return DesiredAdapter(
         deployment=resource["metadata"]["name"],
         served_name=spec.served_name,

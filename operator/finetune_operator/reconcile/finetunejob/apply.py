@@ -133,7 +133,7 @@ async def _end_pod(pod: Object, context: Context) -> None:
 
 
 def is_repetition(batch_job: Object) -> bool:
-    """Return whether a Job is that of a trainer that may not be the first one."""
+    """Return whether a Job runs a trainer and is not the first one of its FineTuneJob."""
     labels = batch_job["metadata"]["labels"]
     return bool(labels[ROLE_LABEL] == TRAINER and labels[ATTEMPT_LABEL] != "1")
 
@@ -205,12 +205,12 @@ async def _write(resource: Object, plan: Plan, context: Context) -> Result:
     if written is not None:
         enqueue_serving_groups(FINETUNE_JOB, written, context)
         if find_expiry(written) is not None:
-            return Result(requeue_after=0)  # nothing else may happen to a finished job, and its time runs
+            return Result(requeue_after=0)  # no event need follow that would enqueue it when its time to live is over
     return Result(plan.requeue_after)
 
 
 def is_urgent(before: Object, after: Object) -> bool:
-    """Return whether more changes than progress and the wording of conditions."""
+    """Return whether the statuses differ in more than progress, checkpoint, and times and messages of conditions."""
     return _select_urgent(before) != _select_urgent(after)
 
 

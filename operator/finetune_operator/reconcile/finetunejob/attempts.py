@@ -167,7 +167,7 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
             delete = tuple({job["metadata"]["name"]: job for job in (*delete, batch_job)}.values())
         if succeeded:
             set_merge_due(status, context.job.spec)
-            # No event need follow that would begin the merge: the Job may have ended before this pass.
+            # Begin the merge at once: the Job may have ended before this pass, and then no event follows.
             return _finish_plan(status, delete, requeue_after=0 if context.job.spec.output.merged_model else None)
         if isinstance(following.decision, GiveUp):
             set_given_up(status, attempt, attempt.reason or Reason.TRAINER_ERROR, following.decision.why)
@@ -179,7 +179,7 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
 def _observe(
     attempt: Attempt, following: AttemptContext, batch_job: Object | None, pod: Object | None, context: PlanContext
 ) -> tuple[Attempt, Outcome]:
-    """Return the attempt with what its pod shows, and what becomes of it."""
+    """Return the attempt with its pod recorded, and the outcome that its Job and pod show."""
     outcome = classify_run(
         batch_job,
         pod,
@@ -209,7 +209,7 @@ def _plan_overdue(
 
 
 def _plan_removal(plan: Plan, batch_job: Object, attempt: Attempt, status: JobStatusBuilder) -> Plan:
-    """Plan that a Job which somebody changed is deleted: it would not end as its attempts do."""
+    """Plan the deletion of a Job that somebody changed, because it may repeat what failed or run several pods."""
     set_edited(status, batch_job, attempt.number)
     return _finish_plan(status, (batch_job,), requeue_after=plan.requeue_after)
 
@@ -255,7 +255,7 @@ def _plan_wait(
 def _plan_stop(
     attempt: Attempt, following: AttemptContext, halt: Halt, context: PlanContext, status: JobStatusBuilder
 ) -> Plan:
-    """Plan that a pod is asked to end: its Job is deleted, because a suspended one may be resumed by others."""
+    """Plan the end of a running pod: its Job is deleted, because others may resume a suspended one."""
     set_attempts(status, [*following.finished, attempt])
     set_stopping(status, halt, attempt.number)
     return _finish_plan(status, find_unfinished_jobs(context.observed))

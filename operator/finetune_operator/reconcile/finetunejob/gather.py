@@ -57,7 +57,7 @@ async def gather(key: Key, context: Context) -> Observed | None:
 async def _find_warnings(
     resource: Object, batch_jobs: list[Object], pods: dict[str, list[Object]], context: Context
 ) -> dict[str, str]:
-    """Find the texts of warning events, if the pod of the current run does not start soon."""
+    """Find the texts of warning Events by uid; none are read unless the current run waits for its pod."""
     status = resource.get("status", {})
     run = next((runs[-1] for runs in map(status.get, reversed(RUNS)) if runs), None)
     if run is None or "finishedAt" in run or "startedAt" not in run:

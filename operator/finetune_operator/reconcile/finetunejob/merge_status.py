@@ -1,4 +1,7 @@
-"""What the status of a FineTuneJob says of the merge; the adapter is ready meanwhile, whatever becomes of it. Pure."""
+"""Set the fields and conditions of a FineTuneJob's status about the merge. Pure.
+
+The adapter is ready meanwhile, and a failed merge does not change that.
+"""
 
 from collections.abc import Sequence
 

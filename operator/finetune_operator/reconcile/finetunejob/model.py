@@ -33,7 +33,7 @@ class Observed:
     warnings: Mapping[str, str] = field(default_factory=dict)
     """Text of the newest warning Event about each Job or pod that does not start, by uid."""
     jobs_with_same_checks: Sequence[JobWithSameChecks] = ()
-    """Gathered for a FineTuneJob that has not begun."""
+    """Other jobs whose preflights make the same checks; gathered only for a FineTuneJob that has not begun."""
 
     def pods_of(self, batch_job: str) -> Sequence[Object]:
         """Return the pods of a Job, given by name."""
@@ -42,7 +42,7 @@ class Observed:
     def batch_jobs_of(self, role: str) -> dict[int, Object]:
         """Return the Jobs of a role by the number of the attempt, the lowest first.
 
-        Their names say both. Somebody may have edited their labels.
+        Role and number are read from the name, because somebody may have edited the labels.
         """
         parent = self.resource["metadata"]["name"]
         numbers = [read_attempt(batch_job["metadata"]["name"], parent, role) for batch_job in self.batch_jobs]

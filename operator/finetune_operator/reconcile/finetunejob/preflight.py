@@ -42,7 +42,7 @@ from finetune_operator.resources.names import PREFLIGHT
 
 
 def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | None:
-    """Plan the preflight's Job; return None once it has passed, or another job's has that checked the same."""
+    """Plan the preflight's Job; return None once it has passed, or another job's preflight with the same checks."""
     batch_jobs = context.observed.batch_jobs_of(PREFLIGHT)
     finished, current = split_runs(status.read().preflights)
     message = (finished[-1].message or "") if finished else ""

@@ -1,4 +1,4 @@
-"""Record the runs of preflight, trainer and clean-up in ``status.preflights``, ``attempts`` and ``cleanUps``. Pure.
+"""Record the runs of each role in ``status.preflights``, ``attempts``, ``merges`` and ``cleanUps``. Pure.
 
 A run of the trainer is one pod of a Job, which may replace it; any other run is one Job. All times are by the
 operator's clock: clocks of nodes differ from it.
@@ -45,7 +45,7 @@ def begin_run(
     *,
     job_number: int | None = None,
 ) -> Attempt:
-    """Make the record of a run that begins now, in the Job of this number, or of the run's own.
+    """Make the record of a run that begins now, in the Job numbered ``job_number``, by default as the run.
 
     The Job exists already if it replaces a pod, or if the status write of the pass that created it was lost.
     """
@@ -83,7 +83,7 @@ def _list_new_pods(finished: Sequence[Attempt], pods: Sequence[Object]) -> list[
 
 
 def add_pod(run: Attempt, pod: Object | None) -> Attempt:
-    """Return the record of a run with its pod, which is None if that is gone."""
+    """Return the record of a run with its pod; unchanged if the pod is None, because it is gone."""
     if pod is None:
         return run
     meta = pod["metadata"]
@@ -109,7 +109,7 @@ def find_job_number(finished: Sequence[Attempt], observed: Observed, delete: Seq
 def is_without_job(
     run: Attempt, finished: Sequence[Attempt], batch_jobs: Mapping[int, Object], pods: Sequence[Object]
 ) -> bool:
-    """Return whether a run had no pod yet when the Job ended that was to replace one: it gets another Job."""
+    """Return whether the Job of a run ended before it replaced a pod for it: then the run gets another Job."""
     if not finished or finished[-1].job_name != run.job_name or run.pod_uid is not None:
         return False
     batch_job = batch_jobs.get(read_number(run.job_name))
@@ -154,7 +154,7 @@ def read_reason(run: Attempt) -> Reason:
 
 
 def find_waiting_seconds(run: Attempt, context: PlanContext) -> float:
-    """Find for how long the pod of a run is awaited: since its Job was created, or since it last ran."""
+    """Find for how many seconds the pod of a run is awaited: since its Job was created, or since it last ran."""
     since = parse_timestamp(run.started_at or format_timestamp(context.now))
     running = find_in(context.observed.resource, ConditionType.RUNNING)
     if running is not None:
@@ -171,7 +171,7 @@ def find_active_seconds(run: Attempt | None, status: JobStatusBuilder, now: date
 
 
 def add_active_seconds(run: Attempt, seconds: float | None, status: JobStatusBuilder, now: datetime) -> Attempt:
-    """Add the time for which a run had a pod that is gone, and return its record without this pod.
+    """Add the seconds for which a run's pod ran to the status; return the record without ``running_since``.
 
     ``seconds`` is that time by the clock of the node, which is exact. Without it the operator's clock counts.
     """
@@ -193,7 +193,7 @@ def is_suspending(context: PlanContext) -> bool:
 
 
 def begin_waiting(run: Attempt, waiting: Waiting, context: PlanContext) -> Attempt:
-    """Return the record of a run whose pod is awaited: the pause before a pod is replaced is not counted."""
+    """Return the record of a run whose pod is awaited; its time starts after the pause before a replacement."""
     before = find_in(context.observed.resource, ConditionType.RUNNING)
     if waiting.reason is Reason.RETRYING or before is None or before["reason"] != Reason.RETRYING:
         return run

@@ -21,7 +21,7 @@ from finetune_operator.policies.waiting import Waiting
 from finetune_operator.reconcile.finetunejob.model import JobStatusBuilder
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
-"""Taint with which a person tells Kubernetes that no pod runs on a node any more."""
+"""Taint by which a person declares that no pod runs on a node any more."""
 PREFLIGHT_CHECKS = "The preflight checks model, dataset, modules and output; no GPU is asked for before it has passed."
 
 
@@ -93,7 +93,7 @@ def set_preflight_failed(status: JobStatusBuilder, reason: str, message: str, wh
 
 
 def set_preflight_reused(status: JobStatusBuilder, earlier: EarlierPreflight) -> None:
-    """Show that the preflight of another job has passed, which checked the same."""
+    """Show that the preflight of another job, which made the same checks, has passed."""
     origin = f" Taken from the preflight of FineTuneJob {earlier.job}, which checked the same"
     set_preflight_passed(status, earlier.result, f"{origin} until {format_timestamp(earlier.ended)}.")
 
@@ -248,7 +248,7 @@ def set_attempt_failed(status: JobStatusBuilder, number: int, reason: str, messa
 
 
 def set_retrying(status: JobStatusBuilder, attempt: Attempt, changes: Sequence[Adjustment]) -> None:
-    """Show that another attempt follows this one; ``changes`` make it need less memory."""
+    """Show that another attempt follows this one; because of ``changes`` it needs less memory."""
     message = _describe_retry(attempt, changes)
     status.conditions.set(ConditionType.RUNNING, "False", Reason.RETRYING, message)
     set_phase(status, "Retrying", Reason.RETRYING, message)

@@ -11,7 +11,7 @@ class Rules(Protocol):
     """How workloads of one kind own and replace their pods. Each function is pure."""
 
     GETS_AGENT: bool
-    """Whether the operator puts the agent into the pods; else their owner does."""
+    """Whether the operator adds the agent to the pods; otherwise their owner does."""
 
     def owns(self, name: str, pod: Object) -> bool:
         """Return whether the pod belongs to the workload of this name."""

@@ -34,7 +34,7 @@ def is_up_to_date(workload: Object) -> bool:
 
 
 def find_blocker(workload: Object, pods: Sequence[Object]) -> tuple[Reason, str] | None:
-    """Find that the Deployment is paused before all of its pods have the agent."""
+    """Return reason and message if the Deployment is paused before all of its pods have the agent."""
     is_complete = is_up_to_date(workload) and count_replicas(workload) == len(pods)
     if not workload["spec"].get("paused") or is_complete:
         return None

@@ -17,7 +17,7 @@ GETS_AGENT = False
 sort_pods = sort_by_name
 GUIDE = "docs/own-agent.md"
 MAX_NAMED = 3
-"""Most pods that a message names."""
+"""Maximum number of pods that a message names."""
 
 
 def view_pods(namespace: str, selector: str, pods: Sequence[Object]) -> Object | None:
@@ -66,7 +66,7 @@ def find_missing(pod: Object, config_map: str) -> list[str]:
 
 
 def owns(name: str, pod: Object) -> bool:
-    """Return whether the pod is one of those that the selector names: the API server has chosen them."""
+    """Return whether the pod has all of the agent; the API server has already checked that the selector matches."""
     return not find_missing(pod, config_map_name(WorkloadRef(POD, name).group))
 
 
@@ -76,7 +76,7 @@ def replaces_pods(workload: Object) -> bool:
 
 
 def is_up_to_date(workload: Object) -> bool:
-    """Return True: who replaces the pods is not known."""
+    """Return True: the operator does not know what replaces the pods."""
     return True
 
 

@@ -9,9 +9,9 @@ from finetune_operator.resources.workloads.base import count_pods, count_replica
 
 GETS_AGENT = True
 REVISION_LABEL = "controller-revision-hash"
-"""On pods of a StatefulSet: the revision of its template that they are of."""
+"""Label of a StatefulSet's pods: the revision of the template from which they were created."""
 MAX_NAMED = 10
-"""Most pods that a message names."""
+"""Maximum number of pods that a message names."""
 
 
 def owns(name: str, pod: Object) -> bool:
@@ -82,7 +82,7 @@ def _read_partition(workload: Object) -> int:
 
 
 def _find_broken(workload: Object, pods: Sequence[Object]) -> tuple[str, str] | None:
-    """Find a pod of an older template that cannot start, with the reason: Kubernetes waits for it, and so for a person.
+    """Find a pod of an older template that cannot start, with the reason. Kubernetes waits for it without end.
 
     See https://github.com/kubernetes/kubernetes/issues/67250.
     """

@@ -41,7 +41,7 @@ class NotProvenError(Exception):
 
 @dataclass(frozen=True)
 class Proof:
-    """What a proof needs: the agent, the driver, the version, and the largest allowed difference in nats per token."""
+    """What a proof needs. ``tolerance`` is the largest allowed mean difference, in nats per token."""
 
     agent: Agent
     driver: Driver
@@ -104,7 +104,7 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
 
 
 def _wait_turn(agent: Agent, decision: Decision) -> contextlib.AbstractAsyncContextManager[object]:
-    """Let one adapter at a time use an engine whose loads disturb requests, since a proof sends requests too."""
+    """Let one adapter at a time use an engine whose loads disturb requests. A proof sends requests too."""
     version = agent.memory.engine_version
     alone = version is not None and version.load_disturbs_requests and decision.action is not Action.DOWNLOAD
     return agent.turn if alone else contextlib.nullcontext()

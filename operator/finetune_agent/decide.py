@@ -207,7 +207,7 @@ def _decide_loaded(situation: Situation, engine: EngineState, version: DesiredVe
 
 
 def _decide_candidate(situation: Situation, engine: EngineState, version: DesiredVersion, path: str) -> Decision:
-    """Decide the next action where the version is not under the served name: load and prove a candidate, then swap."""
+    """Decide the next action before the served name has the version: load, prove, then swap a candidate."""
     candidate = candidate_name(situation.served_name, version.digest)
     if unneeded := _find_unneeded_candidate(situation, engine, keep=candidate):
         return Decision(Action.UNLOAD, "Loading", version, name=unneeded)
@@ -233,7 +233,7 @@ def _decide_candidate(situation: Situation, engine: EngineState, version: Desire
 def _decide_until_restart(
     situation: Situation, engine: EngineState, version: DesiredVersion, running: EngineVersion
 ) -> Decision:
-    """Keep a proven adapter until the engine restarts, because the served name cannot move to another version."""
+    """Keep a proven adapter until the engine restarts, because its name cannot move to another version."""
     action = Action.NOTHING
     if situation.served_name in engine.adapters and not serving_digest(situation):
         action = Action.UNLOAD
@@ -270,7 +270,7 @@ def _decide_proof_of_base(engine: EngineState, version: DesiredVersion, path: st
 
 
 def _find_provable_version(situation: Situation, path: str) -> DesiredVersion | None:
-    """Return the version at a path if its files are on the disk, and it was neither refused nor has just failed."""
+    """Return the version at a path, if it is on the disk, was not refused, and has not just failed."""
     digest = digest_of_path(situation.root, path)
     if digest is None or digest not in situation.on_disk:
         return None

@@ -1,4 +1,4 @@
-"""Keep the shared volume tidy: find the versions of an earlier run again, and delete those that nobody needs."""
+"""Find the versions that an earlier run left on the shared volume, and delete those that nobody needs."""
 
 import asyncio
 import contextlib

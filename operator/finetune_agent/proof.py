@@ -87,7 +87,7 @@ def judge_base(logprobs: list[float], questions: list[Question], tolerance: floa
 
 
 def judge_adapter(logprobs: list[float], base: list[float], questions: list[Question], tolerance: float) -> Verdict:
-    """Compare what answers under the adapter's name with the trainer's adapter, and with the engine's base.
+    """Compare what answers under the adapter's name with the trainer's adapter and the engine's base.
 
     Args:
         logprobs: Log-probability for each question under the adapter's name.

@@ -84,7 +84,7 @@ def find_unfetched(desired: DesiredState | None, pod: str, memory: Memory) -> st
 
 
 def _belongs_to_another(memory: Memory, engine_state: EngineState, root: Path, served_name: str) -> bool:
-    """Return whether the name is the base's, or an adapter's that the engine was started with: then ours is refused."""
+    """Return whether the base, or an adapter with which the engine was started, has the name. Ours is refused then."""
     path = engine_state.adapters.get(served_name)
     if is_replaced(memory.proven, root, served_name, path):
         return False

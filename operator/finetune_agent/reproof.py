@@ -9,7 +9,7 @@ from finetune_api.messages import DesiredAdapter
 
 
 def is_due(memory: Memory, adapter: DesiredAdapter, path: str, now: float) -> bool:
-    """Return whether the last proof of the adapter at ``path`` under its served name is older than the interval."""
+    """Return whether the last proof of the adapter at ``path`` is older than ``prove_every_seconds``."""
     proven_at = memory.proven_at.get((adapter.served_name, path))
     return adapter.prove_every_seconds > 0 and proven_at is not None and now - proven_at >= adapter.prove_every_seconds
 

@@ -88,7 +88,7 @@ async def _ask_engine(agent: Agent) -> EngineState | None:
 
 
 def _wake_on_change(agent: Agent, engine_state: EngineState | None) -> None:
-    """Wake the loop if the engine serves something else than the last tick saw, or does not answer any more."""
+    """Wake the loop if the engine serves something else than at the last tick, or does not answer."""
     known = agent.engine_state
     if known is not None and (engine_state is None or engine_state.adapters != known.adapters):
         agent.wake.set()

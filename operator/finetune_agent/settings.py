@@ -1,4 +1,4 @@
-"""Define the agent's settings: where its files are, how it reaches other processes, and how long it waits."""
+"""Define the agent's settings: paths, addresses, and how long it waits."""
 
 from dataclasses import dataclass
 from pathlib import Path

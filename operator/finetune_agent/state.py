@@ -134,7 +134,7 @@ class Memory:
         self.required = None
 
     def remember_proof(self, name: str, path: str, message: str, began: float, now: float) -> None:
-        """Remember that the adapter at ``path`` answers under ``name``, what the proof found, and how long it took."""
+        """Remember a proof: that ``path`` answers under ``name``, what was found, and how long it took."""
         self.proven.add((name, path))
         self.proofs[name, path] = message
         self.proven_at[name, path] = now

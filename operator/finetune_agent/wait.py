@@ -1,4 +1,4 @@
-"""Wait until the pod's agent has every version on the disk, checked (``python -m finetune_agent.wait``).
+"""Wait until the pod's agent has downloaded and checked every version (``python -m finetune_agent.wait``).
 
 An init container of a pod whose template carries the versions runs it, so that the engine starts with them. It reads
 no credentials and decides nothing: the agent downloads, tries again, and reports.

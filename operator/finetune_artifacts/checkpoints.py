@@ -92,7 +92,7 @@ def upload_checkpoint(
         step: The step.
         directory: The checkpoint's files.
         build_manifest: Builds the manifest from the entries of the files.
-        stopped: Called before each file: whether to end the upload.
+        stopped: Called before each file; returns whether to end the upload.
 
     Raises:
         ArtifactError: The storage refuses or does not answer, or ``stopped()`` is true.
@@ -108,7 +108,7 @@ def upload_checkpoint(
 def download_newest_checkpoint(
     storage: Storage, run: StorageUri, fingerprint: str, directory: Path
 ) -> CheckpointManifest | None:
-    """Download the newest complete checkpoint with this fingerprint, and return its manifest; None if there is none.
+    """Download the newest complete checkpoint with this fingerprint; return its manifest, or None.
 
     Incomplete and damaged checkpoints, and those of other settings, are skipped with a warning.
 
@@ -167,7 +167,7 @@ def prune_checkpoints(storage: Storage, run: StorageUri, keep: int) -> list[int]
 def delete_superseded_runs(
     storage: Storage, checkpoints: StorageUri, run: StorageUri, step: int, uid: str
 ) -> list[StorageUri]:
-    """Delete the checkpoints of a job's other runs that have not passed ``step``, and return their prefixes.
+    """Delete the checkpoints of a job's other runs that have not passed ``step``; return their prefixes.
 
     A run is superseded by one with other settings, data or precision. A run with more steps is kept, because an
     attempt may still resume from it, for example on a node with the other precision. Other jobs' checkpoints stay.

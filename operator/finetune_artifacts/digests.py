@@ -22,5 +22,5 @@ def checksum_of(content: bytes) -> str:
 
 
 def composite_checksum(parts: list[str]) -> str:
-    """Return S3's checksum of a multipart object: the SHA-256 of its parts' SHA-256, and the number of parts."""
+    """Return S3's checksum of a multipart object: the SHA-256 of its parts' SHA-256, and their number."""
     return f"{checksum_of(b''.join(base64.b64decode(part) for part in parts))}-{len(parts)}"

@@ -90,7 +90,7 @@ class DirectoryStorage:
         return False
 
     def delete(self, uri: StorageUri) -> bool:
-        """Delete a file, and the directories that are empty then; one that does not exist is no error."""
+        """Delete a file that may exist, and directories that are empty then. Return False: no old version is kept."""
         path = _path_of(uri)
         with self._explain(uri):
             path.unlink(missing_ok=True)

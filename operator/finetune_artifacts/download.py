@@ -1,4 +1,4 @@
-"""Download files into a temporary directory, verify each against the manifest, then rename the directory.
+"""Download files into a temporary directory, verify them by the manifest, then rename the directory.
 
 So a directory is complete and verified as soon as it exists.
 """
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"}
 """Endings of files that can run code when they are loaded."""
 MAX_FILES = 10_000
-"""Most files of a directory: each costs a request, and the largest models have some hundreds."""
+"""Maximum number of files of a directory. Each costs a request, and the largest models have some hundreds."""
 
 
 def download_adapter(storage: Storage, uri: StorageUri, digest: str, directory: Path) -> AdapterManifest:
@@ -145,7 +145,7 @@ def download_files(
 
 
 def _check_space(storage: Storage, uri: StorageUri, size: int, directory: Path) -> None:
-    """Check that the disk has room: a full one may cost other pods of its node their place."""
+    """Check that the disk has room. A full disk makes the kubelet evict pods of the node."""
     free = shutil.disk_usage(directory).free
     if size > free:
         text = f"{uri} has {size:,} bytes, and the disk of {directory.parent} has {free:,} left: free some"

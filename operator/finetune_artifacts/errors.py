@@ -118,7 +118,7 @@ def status_of(error: BaseException) -> int:
 
 
 def code_of(error: BaseException) -> str:
-    """Return the S3 error code of a boto3 error, such as ``NoSuchKey``; the exception's name if it has none."""
+    """Return the S3 error code of a boto3 error, such as ``NoSuchKey``, or else the exception's name."""
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "")) or str(status_of(error))
     return type(error).__name__

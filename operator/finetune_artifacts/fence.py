@@ -22,7 +22,7 @@ from finetune_artifacts.storage import ObjectInfo
 from finetune_artifacts.upload import manifest_bytes
 
 TRIES = 5
-"""How often a write is tried while another process writes the same object."""
+"""Maximum number of tries of a write while another process writes the same object."""
 
 
 class Claim(Lenient):
@@ -55,7 +55,7 @@ class FencedStorage(S3Storage):
         raise self.explain_change(uri)
 
     def put_new(self, uri: StorageUri, content: bytes) -> bool:
-        """Write an object unless there is one, except of a superseded run. Return whether it was written."""
+        """Write an object; replace only one of an earlier attempt. Return whether it was written."""
         for _ in range(TRIES):
             self.check_claim()
             if super().put_new(uri, content):

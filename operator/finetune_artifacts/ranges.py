@@ -20,7 +20,7 @@ THREADS = 8
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to download: its name below the directory, its size in bytes, and a text that changes with its content."""
+    """A file to download, of ``size`` bytes. ``name`` is below the directory; ``version`` changes with the content."""
 
     name: str
     size: int
@@ -33,7 +33,7 @@ RangeReader = Callable[[RemoteFile, int, int], bytes]
 
 @dataclass
 class _Partial:
-    """A file that is being downloaded: the starts of the ranges on the disk, and the journal that lists them."""
+    """A file that is being downloaded, with the starts of the ranges on the disk, which ``journal`` lists."""
 
     path: Path
     journal: Path

@@ -121,7 +121,7 @@ def create_client(location: S3Location | None, secret: Path | None, purpose: Pur
 
 @functools.cache
 def _session() -> boto3.session.Session:
-    """Return the session of all clients: a new one would read 2 MB of service descriptions, which takes 0.2 s."""
+    """Return the session of all clients. A new one would read 2 MB of service descriptions, which takes 0.2 s."""
     return boto3.session.Session()
 
 

@@ -1,4 +1,4 @@
-"""Read a safetensors file without torch: names, types and shapes of its tensors, and whether all numbers are finite."""
+"""Read a safetensors file without torch: its header, and whether all of its numbers are finite."""
 
 import json
 import math
@@ -20,7 +20,7 @@ FIRST_READ_BYTES = 512 * 1024
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a header: its type (``BF16``, ``F32``, …), its shape, and the position of its bytes in the file."""
+    """A tensor of a header. ``dtype`` is safetensors' name of the type, for example ``BF16``."""
 
     dtype: str
     shape: tuple[int, ...]

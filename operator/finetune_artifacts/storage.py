@@ -84,7 +84,7 @@ class Storage(Protocol):
         ...
 
     def is_superseded(self, info: ObjectInfo) -> bool:
-        """Return whether an attempt that this writer has superseded wrote the object, so that it may be replaced."""
+        """Return whether an attempt that this writer superseded wrote the object. It may then be replaced."""
         ...
 
     def delete(self, uri: StorageUri) -> bool:

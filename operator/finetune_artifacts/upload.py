@@ -25,7 +25,7 @@ def upload_directory(
         storage: The storage to upload to.
         uri: Prefix of the objects.
         directory: The files.
-        stopped: Called before each file: whether to end the upload.
+        stopped: Called before each file; returns whether to end the upload.
 
     Raises:
         ArtifactError: The storage refuses, ``stopped()`` is true, or ``uri`` has a manifest already: nothing below a

@@ -1,4 +1,4 @@
-"""Check AdapterDeployments against the workloads that are to serve them, before either is applied or changed."""
+"""Check AdapterDeployments against the workloads that are to serve them, before either is applied."""
 
 import contextlib
 from collections import Counter
@@ -28,12 +28,12 @@ WORKLOADS = {
     "StatefulSet": ("/apis/apps/v1", "statefulsets"),
     "Pod": ("/api/v1", "pods"),
 }
-"""Kinds of objects whose containers may serve, with their API and their name in it. Selectors choose Pods."""
+"""Kinds whose containers may serve, with the path of their API and their plural. Selectors choose Pods."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The workloads that are to serve, by kind and name; if they come from a cluster, its FineTuneJobs by name."""
+    """The workloads that are to serve, by kind and name, and the cluster's FineTuneJobs by name."""
 
     workloads: dict[tuple[str, str], Object]
     jobs: dict[str, Object]
@@ -169,7 +169,7 @@ def _refuse(result: CheckedObject, field: str, message: str) -> CheckedObject:
 
 
 def _find_adapter(spec: AdapterDeploymentSpec, jobs: dict[str, Object]) -> tuple[Adapter | None, list[str]]:
-    """Return the adapter, from the status of its finished job or predicted from its spec, and warnings without it."""
+    """Return the adapter, by its job's status or spec; if it is unknown, return None and warnings."""
     reference = spec.adapter.finetune_job_ref
     if reference is None:
         return None, ["the adapter is not named by a FineTuneJob, so only the engine's arguments were checked"]

@@ -23,7 +23,7 @@ from finetune_operator.resources.injection import AgentParameters, build_snippet
 
 
 def print_agent(file: str, image: str, report_url: str, values: str | None = None) -> None:
-    """Print the agent for each selector of the file's AdapterDeployments, as the operator itself would put it in.
+    """Print the agent for each selector of the file's AdapterDeployments, as the operator would add it.
 
     Args:
         file: The AdapterDeployments, and the FineTuneJobs whose Secrets they need; - is standard input.

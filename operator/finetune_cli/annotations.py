@@ -1,4 +1,4 @@
-"""Ask the operator by an annotation of an AdapterDeployment: its spec stays as Git has it."""
+"""Write requests to the operator into annotations of an AdapterDeployment. Its spec stays as Git has it."""
 
 import json
 import sys
@@ -30,5 +30,5 @@ def title(deployment: Object) -> str:
 
 
 def print_message(deployment: Object, text: str) -> None:
-    """Print what becomes of an AdapterDeployment."""
+    """Print a sentence whose subject is the AdapterDeployment; ``text`` is its rest."""
     sys.stdout.write(f"{title(deployment)} {text}\n")

@@ -1,8 +1,8 @@
 """Delete everything of finetune-operator before an uninstall, while the operator still runs.
 
-First every AdapterDeployment: the operator removes its agents from the workloads. Then every FineTuneJob, while the
-operator cleans up those with ``output.deletionPolicy: Delete``. Then their Jobs: the garbage collector may not know a
-kind that is a few seconds old, and loses it with the CRD.
+AdapterDeployments are first, so that the operator removes its agents from the workloads. FineTuneJobs follow, and the
+operator cleans up those with ``output.deletionPolicy: Delete``. Their Jobs are last: the garbage collector may not know
+a kind that is a few seconds old, and loses it with the CRD.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ FINALIZER = f"{GROUP}/delete-output"
 """Finalizer of FineTuneJobs whose objects the operator deletes before it lets them go."""
 PAUSE_SECONDS = 0.5
 OWN_AGENTS = "finetune-adapters.pods."
-"""Beginning of the ConfigMaps of agents that users put in: they stay as long as pods need them."""
+"""Prefix of the names of ConfigMaps for agents that users added. They stay as long as pods need them."""
 
 
 def clean_up(cluster: Cluster, namespaces: list[str], timeout: float) -> None:
-    """Delete the AdapterDeployments, wait until nothing of theirs is left, then do the same with the FineTuneJobs.
+    """Delete the AdapterDeployments, then the FineTuneJobs, and wait each time until nothing is left.
 
     Args:
         cluster: The cluster.
@@ -54,7 +54,7 @@ def _delete_all(cluster: Cluster, kind: str, scopes: list[str | None]) -> None:
 
 
 def _await_clean_ups(cluster: Cluster, scopes: list[str | None], deadline: float) -> None:
-    """Wait until the operator has cleaned up; at the deadline remove the finalizers, and say what is left in S3.
+    """Wait until the operator has cleaned up. At the deadline remove the finalizers, and print what is left in S3.
 
     Without the operator, the finalizers would keep the CRD from being deleted.
     """
@@ -77,13 +77,14 @@ def _release(cluster: Cluster, job: Object) -> None:
         f"FineTuneJob {meta['namespace']}/{meta['name']} was not cleaned up in time: its objects in "
         f"s3://{s3['bucket']}/{prefix} are left, delete them by hand\n"
     )
-    rest = [name for name in meta["finalizers"] if name != FINALIZER]
+    finalizers = [name for name in meta["finalizers"] if name != FINALIZER]
     with contextlib.suppress(NotFoundError):
-        cluster.patch(object_path("FineTuneJob", meta["namespace"], meta["name"]), {"metadata": {"finalizers": rest}})
+        path = object_path("FineTuneJob", meta["namespace"], meta["name"])
+        cluster.patch(path, {"metadata": {"finalizers": finalizers}})
 
 
-def _wait(left_now: Callable[[], list[str]], deadline: float, timeout: float) -> None:
-    while remaining := left_now():
+def _wait(list_remaining: Callable[[], list[str]], deadline: float, timeout: float) -> None:
+    while remaining := list_remaining():
         if time.monotonic() >= deadline:
             raise CliError(
                 f"after {timeout:.0f} s these are not cleaned up: {', '.join(remaining)}. Is the operator running? See "
@@ -123,7 +124,7 @@ def _list_with_agents(cluster: Cluster, namespace: str | None) -> list[str]:
 
 
 def _is_left_to_pods(item: Object) -> bool:
-    """Return whether it is the ConfigMap of agents that users put in, which already says to serve nothing."""
+    """Return whether the object is a ConfigMap for agents that users added, and already without adapters."""
     text = (item.get("data") or {}).get(DESIRED_KEY, "")
     is_empty = bool(text) and not json.loads(text).get("adapters")
     return is_empty and item["metadata"]["name"].startswith(OWN_AGENTS)

@@ -101,7 +101,7 @@ def base_of(models: Object, adapter: str) -> str:
 
 
 def _client_model(models: Object, base: str, adapter: str) -> str:
-    """Return what clients ask for, by the engine that the list of models names as the owner of the adapter."""
+    """Return the model that clients ask for. It depends on the engine that owns the adapter in the list."""
     owner = next((card.get("owned_by") for card in models.get("data", []) if card["id"] == adapter), None)
     engine = next((engine for engine in ENGINES.values() if engine.name == owner), None)
     return engine.client_model(base, adapter) if engine else adapter

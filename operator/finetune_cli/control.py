@@ -1,4 +1,4 @@
-"""Run ``finetune suspend``, ``resume`` and ``cancel``: change what the cluster does with a FineTuneJob."""
+"""Run ``finetune suspend`` and ``cancel``, and ``resume`` of a FineTuneJob."""
 
 import sys
 

@@ -38,7 +38,7 @@ class CheckedObject:
     problems: list[tuple[int, Problem]]
     """Each problem with its line, from 1."""
     warnings: list[str] = field(default_factory=list)
-    """Texts that the user should know and that are no problems."""
+    """Warnings for the user, which do not make the object invalid."""
 
     @property
     def lines(self) -> list[str]:

@@ -103,7 +103,7 @@ def _kind(document: Any) -> Any:
 
 
 def _count_rows(documents: list[Any], spec: FineTuneJobSpec) -> int | None:
-    """Count the rows of a dataset that is a ConfigMap in the same file; None if it is not, or is not JSON lines."""
+    """Count the rows of a dataset that is JSON lines in a ConfigMap of the same file; else None."""
     uri = parse_uri(spec.dataset.uri)
     if not isinstance(uri, ConfigMapUri) or not uri.key.endswith(".jsonl"):
         return None

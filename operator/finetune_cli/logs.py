@@ -62,7 +62,7 @@ def _pod(cluster: Cluster, job: Object, attempt: int | str | None) -> Object:
 
 
 def _attempt(job: Object, number: int | str | None) -> Object | None:
-    """Return an attempt of this number, if there was one: pods of one Job may be several attempts."""
+    """Return the attempt of this number from the status; None if there was none."""
     attempts = job.get("status", {}).get("attempts") or ()
     return next((entry for entry in attempts if entry["number"] == number), None)
 
@@ -85,7 +85,7 @@ def _started(pod: Object) -> bool:
 
 
 def waiting_reason(pod: Object, container: str) -> str:
-    """Say why a container does not run."""
+    """Return why a container does not run."""
     waiting = _state(pod, container).get("waiting")
     if waiting:
         return f"{waiting.get('reason')}: {waiting.get('message', '')}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""Provide for ``finetune run`` what a pod has mounted: directories instead of claims, and the file's ConfigMaps."""
+"""Provide a pod's mounts for ``finetune run``: directories instead of claims, and the file's ConfigMaps."""
 
 import base64
 import shutil

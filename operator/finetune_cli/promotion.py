@@ -1,4 +1,4 @@
-"""Run ``finetune resume``, ``promote`` and ``abort``: let the canary of an AdapterDeployment go on, or end it.
+"""Run ``finetune resume``, ``promote`` and ``abort``: continue or end an AdapterDeployment's canary.
 
 They write annotations. The spec stays as Git has it, and the operator follows the annotations into the status.
 """

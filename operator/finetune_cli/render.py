@@ -1,4 +1,4 @@
-"""Run ``finetune render``: check a file as the API server and the operator do, and print it with its defaults."""
+"""Run ``finetune render``: check a file as the operator does, and print it with its defaults."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Run ``finetune rollback``: let the pods serve an older version than the spec asks for, or follow the spec again.
+"""Run ``finetune rollback``: let the pods serve an older version, or the spec's again.
 
 It writes an annotation that the operator follows. The spec stays as it is in Git.
 """
@@ -21,7 +21,7 @@ from finetune_cli.cluster import Cluster, Object
 from finetune_cli.errors import CliError
 
 SHORT_DIGEST = 19
-"""Characters of a digest that tell versions apart: sha256: and twelve digits."""
+"""Characters of a digest that messages show: sha256: and twelve digits."""
 
 
 def roll_back(cluster: Cluster, name: str, to: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Run ``finetune status``: show objects and their state, as tables for people or as JSON and YAML for scripts."""
+"""Run ``finetune status``: show objects and their state, as tables or as JSON and YAML for scripts."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from finetune_cli.columns import fit, format_table
 from finetune_cli.text import age, condition, outcome, phase, progress, report
 
 SHORT_DIGEST = 19
-"""Characters of a digest that tell versions apart: sha256: and twelve digits."""
+"""Characters of a digest that tables show: sha256: and twelve digits."""
 
 
 def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
@@ -68,7 +68,7 @@ def describe(item: Object, wide: bool) -> list[str]:
 
 
 def _conditions(item: Object, wide: bool) -> list[str]:
-    """Return a line for each condition, with messages that were not shown yet; ``wide`` repeats all messages."""
+    """Return a line for each condition, with messages that were not shown yet, or with all if ``wide``."""
     shown = {condition(item, "Ready").get("message")}
     lines = []
     for entry in item.get("status", {}).get("conditions") or ():
@@ -97,7 +97,7 @@ def _attempt(entry: Object) -> list[str]:
 
 
 def _canary(item: Object) -> list[str]:
-    """Return how far the canary is, and what let it pass the steps before."""
+    """Describe in lines how far the canary is, and what let it pass its earlier steps."""
     canary = item.get("status", {}).get("canary")
     if canary is None:
         return []

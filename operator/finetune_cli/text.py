@@ -1,4 +1,4 @@
-"""Write ages and states for people."""
+"""Format ages and states for people."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +8,7 @@ from finetune_api.timestamps import format_duration, parse_timestamp
 
 
 def age(timestamp: str | None) -> str:
-    """Write the time since an RFC 3339 timestamp."""
+    """Format the time since an RFC 3339 timestamp."""
     if not timestamp:
         return ""
     return format_duration((datetime.now(UTC) - parse_timestamp(timestamp)).total_seconds())
@@ -26,7 +26,7 @@ def phase(item: dict[str, Any]) -> str:
 
 
 def progress(item: dict[str, Any]) -> str:
-    """Write the progress: ``step 12/100 (12%), loss 3.41, 120 tok/s, 5m10s left``; empty if there is none."""
+    """Format the progress as ``step 12/100 (12%), loss 3.41, 120 tok/s, 5m10s left``, or as empty text."""
     reported = item.get("status", {}).get("progress")
     if not reported:
         return ""
@@ -53,10 +53,10 @@ def outcome(item: dict[str, Any]) -> list[str]:
             lines.append(f"perplexity {evaluation['basePerplexity']:.3g} → {evaluation['perplexity']:.3g}")
         if evaluation.get("step") is not None:
             lines.append(f"weights of step {evaluation['step']}, the best of those evaluated")
-        if general := evaluation.get("forgetting"):
+        if forgetting := evaluation.get("forgetting"):
             lines.append(
-                f"general text: perplexity {general['basePerplexity']:.3g} → {general['perplexity']:.3g} "
-                f"(loss {describe_change(general['increasePercent'])})"
+                f"general text: perplexity {forgetting['basePerplexity']:.3g} → {forgetting['perplexity']:.3g} "
+                f"(loss {describe_change(forgetting['increasePercent'])})"
             )
         lines += comparison(evaluation.get("comparison") or {})
         if evaluation.get("passed") is not None:

@@ -1,4 +1,4 @@
-"""Run ``finetune validate``: check files as the API server and the operator do, without either of them."""
+"""Run ``finetune validate``: check files as the API server and the operator do, without a cluster."""
 
 import json
 import sys

@@ -17,7 +17,7 @@ PAUSE_SECONDS = 1.0
 
 
 def watch(cluster: Cluster, name: str, timeout: float | None) -> None:
-    """Wait until the object of this name is Ready: first the job, then the AdapterDeployment of the same name.
+    """Wait until the job of this name is Ready, then the AdapterDeployment of this name.
 
     Raises:
         CliError: It failed, was deleted, or took longer than ``timeout`` seconds; the message has the reason.
@@ -46,7 +46,7 @@ def follow(cluster: Cluster, item: Object, deadline: float | None) -> None:
 
 
 def has_ended(item: Object) -> bool:
-    """Return whether the object is Ready or has failed for good, by a status that describes its current spec."""
+    """Return whether the object is Ready or has failed for good, by a status of its current spec."""
     if item.get("status", {}).get("observedGeneration") != item["metadata"]["generation"]:
         return False
     return condition(item, "Ready").get("status") == "True" or condition(item, "Stalled").get("status") == "True"
@@ -150,7 +150,7 @@ class Live:
 
 
 def summary(item: Object) -> str:
-    """Write the state in one line."""
+    """Return the state in one line."""
     ready = condition(item, "Ready")
     details = progress(item)
     if pods := item.get("status", {}).get("pods"):

@@ -104,7 +104,7 @@ def read_yaml(content: bytes) -> Iterator[Document]:
 
 
 def _not_yaml(error: yaml.MarkedYAMLError, lines: list[str]) -> NotYamlError:
-    """Say where and why a text is not YAML, and what to do."""
+    """Return the error that says where and why a text is not YAML, and what to do."""
     message = f"{error.context or ''} {error.problem or ''}".strip()
     for number, line in enumerate(lines, 1):
         if line.startswith("<<<<<<< "):

@@ -1,4 +1,4 @@
-"""Register the inference engines: for each, its facts (arguments, limits, features) and the driver that talks to it.
+"""Register the inference engines: their arguments, limits, features, and the drivers that call them.
 
 Operator, agent, trainer and command line read engines from here. This package must know none of them, nor Kubernetes
 or S3.

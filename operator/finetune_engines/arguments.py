@@ -69,7 +69,7 @@ def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
 
 
 def _read_number(words: Sequence[str], names: Sequence[str], default: int | None) -> int | None:
-    """Read the number of the first argument that is set; None if it is no number, the default if none is set."""
+    """Read the first argument that is set. Returns the default if none is set, None for a value that is no number."""
     for name in names:
         text = _read_value(words, name)
         if text is not None:

@@ -1,4 +1,4 @@
-"""Describe an inference engine: the facts that the project needs of one, and what a driver of it must do.
+"""Describe an inference engine: what the project must know of it, and what its driver must do.
 
 This module must not know any particular engine, Kubernetes or S3.
 """

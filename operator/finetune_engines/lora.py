@@ -61,7 +61,7 @@ def find_unplain(config: Mapping[str, Any], engine: str) -> list[str]:
 
 
 def find_special_scales(config: Mapping[str, Any], engine: str) -> list[str]:
-    """Return the settings of an adapter by which its scale is not ``lora_alpha / r`` everywhere, one sentence each."""
+    """Return the settings because of which a scale is not ``lora_alpha / r``, one sentence each."""
     return [
         f"it has {name}, which {engine} ignores, so its scale would be wrong: train without it"
         for key, name in _SCALES.items()

@@ -1,4 +1,4 @@
-"""Predict from a FineTuneJob's spec the properties of its adapter that engines check, before the training. Pure."""
+"""Predict from a FineTuneJob's spec, before the training, what engines check of its adapter. Pure."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -46,9 +46,9 @@ class Analyses:
         self._limit = asyncio.Semaphore(MAX_REQUESTS)
 
     def start(self, request: AnalysisRequest, on_end: Callable[[], None]) -> None:
-        """Start an analysis, unless it runs or has ended already; cancel an older one of the same AdapterDeployment.
+        """Start an analysis, unless it runs or has ended already.
 
-        ``on_end`` is called when the analysis has an outcome.
+        An older one of the same AdapterDeployment is cancelled. ``on_end`` is called when there is an outcome.
         """
         owner = (request.id.namespace, request.id.name)
         newest = self._analyses.get(owner)

@@ -1,4 +1,4 @@
-"""Cache all watched objects, indexed by controller, our labels, and the objects that AdapterDeployments refer to.
+"""Cache all watched objects, with indexes by controller, label, and reference of an AdapterDeployment.
 
 Watch events, lists and the answers to our own writes come in any order: an older state never replaces a newer one.
 Thousands of finished jobs cost memory only, so objects are kept as compressed JSON: a tenth of what dictionaries take.
@@ -150,7 +150,7 @@ class Cache:
 
 
 def slim(kind: Kind, resource: Object) -> Object:
-    """Return the object without the fields that no decision needs: there may be thousands of finished Jobs and pods."""
+    """Return the object without fields that no decision needs. There may be thousands of finished Jobs and pods."""
     meta = {name: value for name, value in resource["metadata"].items() if name != "managedFields"}
     small = {**resource, "metadata": meta}
     if JOB_LABEL in meta.get("labels", {}):

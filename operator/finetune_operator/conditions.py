@@ -24,7 +24,7 @@ def find_in(resource: dict[str, Any], kind: ConditionType) -> dict[str, Any] | N
 
 
 def describe_accepted(text: str, unknown: Sequence[str]) -> str:
-    """Return ``text``, which says that a spec is accepted, with the fields that this version does not know."""
+    """Add to ``text``, which says that a spec is accepted, the fields that this version does not know."""
     if not unknown:
         return text
     return (

@@ -99,7 +99,7 @@ def _takes_adapter_of(adapter_deployment: Object, finetune_job: Object) -> bool:
 
 
 def _selects(selector: Object, resource: Object) -> bool:
-    """Return whether a selector chooses an object; False if it is not valid, for example of a newer version."""
+    """Return whether a selector is valid and chooses an object. One of a newer version may not be valid."""
     try:
         parsed = LabelSelector.model_validate(selector)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Define the operator's metrics, in a registry of their own so that several operators fit into one process."""
+"""Define the operator's metrics. Their own registry lets several operators run in one process."""
 
 import time
 

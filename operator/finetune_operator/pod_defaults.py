@@ -1,4 +1,4 @@
-"""Define the administrator's settings of every pod that the operator creates: the chart's values ``pods``.
+"""Define the administrator's settings of every pod of the operator: the chart's values ``pods``.
 
 A FineTuneJob's own ``spec.podTemplate`` and ``spec.resources`` have precedence.
 """

@@ -1,4 +1,4 @@
-"""Queue keys for workers: a key is queued at most once, can be delayed, and is never given to two workers.
+"""Queue keys for workers. A key is queued at most once, can be delayed, and is never given to two workers.
 
 Work that has begun is finished first: keys of work that has not begun wait while others are ready.
 """
@@ -37,7 +37,7 @@ class KeyedQueue(Generic[K]):
         return len(self._begun) + len(self._new)
 
     def add(self, key: K, *, is_new: bool = False) -> None:
-        """Add a key that a worker takes as soon as possible; keys of new work come after those of work in progress."""
+        """Add a key that a worker takes as soon as possible. Keys of new work come after those of begun work."""
         if key in self._active:
             self._again.add(key)
         elif key in self._new:

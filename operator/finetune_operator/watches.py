@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class RestoredError(Exception):
-    """The API server was restored to a state older than the cache, so the cache may have objects that do not exist."""
+    """The API server was restored to an older state, so the cache may have objects that do not exist."""
 
 
 async def watch_forever(kind: Kind, namespace: str | None, version: str, context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Run the workers: each takes a key, makes one pass over it, and enqueues it again when the next pass is due."""
+"""Run the workers. Each takes a key, makes one pass over it, and enqueues it again when the next pass is due."""
 
 import asyncio
 import logging

@@ -18,7 +18,7 @@ def find_unsupported(config: Mapping[str, Any]) -> list[str]:
 
 
 def adapter_command(base: str, adapter: str, name: str, rank: int) -> str:
-    """Return the shell command that serves ``base`` with one adapter, whose rank SGLang reads from its files."""
+    """Return the shell command that serves ``base`` with one adapter, which has this rank."""
     module = shlex.quote(f"{name}={adapter}")
     return (
         f"python -m sglang.launch_server --model-path {shlex.quote(base)} --enable-lora \\\n"

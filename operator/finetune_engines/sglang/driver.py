@@ -53,7 +53,7 @@ class SglangDriver:
             return
 
     async def unload_adapter(self, name: str) -> None:
-        """Send ``POST /unload_lora_adapter``, which waits until the running requests of the adapter have ended."""
+        """Send ``POST /unload_lora_adapter``, which waits until the adapter's running requests have ended."""
         try:
             await self._client.call("POST", UNLOAD, {"lora_name": name}, key=self._admin_key, seconds=SLOW_SECONDS)
         except EngineUnreachableError as error:
@@ -70,7 +70,7 @@ class SglangDriver:
                 raise
 
     async def logprobs(self, model: str, questions: Sequence[Question], *, at_once: int) -> list[float]:
-        """Ask ``POST /generate`` for one token, and for the log-probability of the question's token in its place."""
+        """Ask ``POST /generate`` for one token, and for the log-probability of the question's token there."""
         adapter = None if model in (await self.list_models()).bases else model
         return await ask_each(lambda prompt, token: self._logprob(adapter, prompt, token), questions, at_once)
 

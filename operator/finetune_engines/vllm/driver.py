@@ -65,7 +65,9 @@ class VllmDriver:
                 raise
 
     async def logprobs(self, model: str, questions: Sequence[Question], *, at_once: int) -> list[float]:
-        """Ask for one token after each prompt, with only the question's token allowed, ``at_once`` requests at a time.
+        """Ask for one token after each prompt, and allow only the question's token.
+
+        Up to ``at_once`` ordinary requests run at the same time.
 
         ``prompt_logprobs`` would need one request for a whole prompt. But vLLM 0.32 on CPUs ends when another request
         is in the same batch (lora/punica_wrapper: the sampler's indices do not fit the prompt's rows).

@@ -24,7 +24,7 @@ _UNSUPPORTED = (
 
 
 def explain_refusal(path: str, answer: httpx.Response) -> EngineError:
-    """Turn an error answer into an EngineError: its reason, a message with the remedy, and whether it is permanent.
+    """Turn an error answer into an EngineError, whose message has the remedy.
 
     Args:
         path: Path of the request, for example ``/v1/load_lora_adapter``.

@@ -1,4 +1,4 @@
-"""Derive the properties of a running vLLM from its version: only here are the releases that repaired a defect.
+"""Derive the properties of a running vLLM from its version. Only here are the releases that repaired a defect.
 
 Each fact was read in the code of the releases, or tried. A pre-release counts as older than its release.
 """

@@ -53,9 +53,9 @@ class Kube:
     async def list_pages(
         self, kind: Kind, namespace: str | None, labels: str | None = None, fields: str | None = None
     ) -> AsyncIterator[tuple[list[Object], str]]:
-        """List the objects of a kind, in one namespace or in all, page by page, each with the list's resource version.
+        """List the objects of a kind page by page; yield each page with the list's resource version.
 
-        ``labels`` and ``fields`` are selectors.
+        A ``namespace`` of None means all. ``labels`` and ``fields`` are selectors.
         """
         selectors = {"labelSelector": labels, "fieldSelector": fields}
         query: dict[str, Any] = {"limit": PAGE} | {name: value for name, value in selectors.items() if value}

@@ -105,7 +105,7 @@ def finetune_job_of(resource: Object) -> str | None:
 
 
 def is_being_deleted(resource: Object) -> bool:
-    """Return whether the object is being deleted: it stays while it has a finalizer, and gets no new children."""
+    """Return whether the object is being deleted. It stays while it has a finalizer, and gets no new children."""
     return "deletionTimestamp" in resource["metadata"]
 
 

@@ -46,7 +46,7 @@ class WorkloadRef:
 
 
 def find_workload(target: Mapping[str, Any]) -> WorkloadRef | None:
-    """Find the workload that the spec.target of an AdapterDeployment names; None if it names none that is known."""
+    """Find the workload that the spec.target of an AdapterDeployment names; None if none is known."""
     for field, kind in FIELDS.items():
         if value := target.get(field):
             name = _format(value) if kind is POD else value.get("name")

@@ -145,7 +145,7 @@ def _wait_for_analysis(status: CanaryStatus) -> tuple[CanaryStatus, Hold]:
 
 
 def _find_analysis(status: CanaryStatus, generation: int) -> AnalysisStatus | None:
-    """Find the result of the analysis; None if the spec was edited since, because that repeats the analysis."""
+    """Find the result of the analysis. An edit of the spec repeats the analysis, so an older result is None."""
     analysis = status.analysis
     return analysis if analysis is not None and analysis.observed_generation == generation else None
 

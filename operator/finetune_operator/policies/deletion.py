@@ -1,4 +1,7 @@
-"""Decide which finalizer a FineTuneJob has: ours keeps a deleted one until its objects in S3 are deleted. Pure."""
+"""Decide whether a FineTuneJob has our finalizer. Pure.
+
+The finalizer keeps a deleted FineTuneJob until its objects in S3 are deleted.
+"""
 
 from finetune_api import GROUP
 from finetune_operator.kube.kinds import Object
@@ -15,7 +18,7 @@ def has_finalizer(resource: Object) -> bool:
 
 
 def is_garbage_collected(resource: Object) -> bool:
-    """Return whether the garbage collector still handles children of the object: it would handle a new one, too."""
+    """Return whether the garbage collector still handles children of the object. It would handle a new one, too."""
     return not GARBAGE_COLLECTION.isdisjoint(resource["metadata"].get("finalizers", ()))
 
 
@@ -26,7 +29,7 @@ def deletes_output(resource: Object) -> bool:
 
 
 def needs_finalizer(resource: Object, *, is_starting: bool = False) -> bool:
-    """Return whether a FineTuneJob must not be deleted without a clean-up: a pod of it has run, or is about to."""
+    """Return whether a FineTuneJob must be cleaned up when it is deleted: a pod has run, or is about to."""
     status = resource.get("status") or {}
     return deletes_output(resource) and bool(is_starting or status.get("preflights") or status.get("attempts"))
 

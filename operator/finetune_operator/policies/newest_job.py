@@ -10,7 +10,7 @@ from finetune_api.timestamps import parse_timestamp
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A FineTuneJob with a verified adapter: its identity with the time of completion, and the adapter's digest."""
+    """A FineTuneJob with a verified adapter. ``identity`` has the time of completion."""
 
     identity: JobIdentity
     digest: str

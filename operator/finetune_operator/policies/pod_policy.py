@@ -27,7 +27,7 @@ Request = tuple[str, object, Literal["baseline", "privileged"]]
 
 
 def list_refusals(template: PodTemplate, settings: Settings) -> list[str]:
-    """List what is refused: for each the field, what was found, and what the user and the administrator can do."""
+    """List what is refused, one sentence each: the field, what was found, and how to correct it."""
     return [
         *_refuse_privileges(template, settings),
         *_refuse_host_paths(template, settings),
@@ -36,7 +36,7 @@ def list_refusals(template: PodTemplate, settings: Settings) -> list[str]:
 
 
 def list_cache_refusals(cache: ModelCache | None, settings: Settings) -> list[str]:
-    """List what is refused of ``spec.model.cache``: a path of the node that the administrator does not allow."""
+    """List what is refused of ``spec.model.cache``: a path of the node that is not allowed."""
     path = cache.host_path.path if cache and cache.host_path else None
     if path is None or _is_below(path, settings.pod_host_paths):
         return []

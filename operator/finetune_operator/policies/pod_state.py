@@ -9,7 +9,7 @@ ENDED_PHASES = ("Failed", "Succeeded")
 
 
 def read_state(pod: Object, container: str) -> Object:
-    """Read the state of a container: ``waiting``, ``running`` or ``terminated``; empty before the kubelet set one."""
+    """Read the state of a container. It has ``waiting``, ``running`` or ``terminated``, or is still empty."""
     for entry in pod["status"].get("containerStatuses") or ():
         if entry["name"] == container:
             return dict(entry.get("state") or {})

@@ -17,7 +17,7 @@ CONTAINER = "preflight"
 
 @dataclass(frozen=True)
 class JobWithSameChecks:
-    """Another FineTuneJob of the namespace whose preflight makes the same checks, with the pods of its preflight."""
+    """Another FineTuneJob of the namespace whose preflight makes the same checks."""
 
     resource: Object
     preflight_pods: Sequence[Object]

@@ -26,7 +26,7 @@ class RollbackInForce:
 def find_rollback(
     metadata: Mapping[str, Any], status: AdapterDeploymentStatus, digest: str, *, until_next_version: bool
 ) -> tuple[RollbackInForce | None, str]:
-    """Find the rollback that is in force, and a note about a request that is not followed (or an empty text).
+    """Find the rollback in force, and a note about a request that is not followed (or an empty text).
 
     A person's request holds until it is withdrawn, or the spec asks for another version. An automatic rollback, which
     an earlier pass wrote into the status, holds until the spec changes or a person undoes it.

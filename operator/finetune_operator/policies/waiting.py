@@ -38,7 +38,7 @@ class Waiting:
 
 
 def explain_missing_pod(refusal: str | None) -> Waiting:
-    """Explain why a Job has no pod; ``refusal`` is the message with which its pod was last refused, if it was."""
+    """Explain why a Job has no pod. ``refusal`` is the message with which its pod was last refused, if it was."""
     if refusal is None:
         return Waiting(Reason.PENDING, "The pod is starting.")
     words = truncate(refusal.removeprefix("Error creating: "), OUTPUT_MESSAGE_CHARACTERS)
@@ -64,7 +64,7 @@ def explain_suspension(batch_job: Object) -> Waiting:
 
 
 def explain_unstarted_pod(pod: Object, warning: str | None) -> Waiting:
-    """Explain why a container of a pod does not run yet; ``warning`` is the newest warning Event, if there is one."""
+    """Explain why a container of a pod does not run yet. ``warning`` is the newest warning Event, if there is one."""
     for name, waiting in _find_waiting(pod):
         reason, words = waiting.get("reason", ""), truncate(waiting.get("message", ""), OUTPUT_MESSAGE_CHARACTERS)
         text = f"Container {name}: {reason}: {end_sentence(words)}" if words else f"Container {name}: {reason}."
@@ -95,7 +95,10 @@ def break_silence(waiting: Waiting, seconds: float, batch_job: str) -> Waiting:
 
 
 def find_next_look(waiting: Waiting, seconds: float) -> float | None:
-    """Return the seconds until the next look at a pod that has waited for ``seconds``; None if a watch reports it."""
+    """Return the seconds until the next look at a pod, which has waited for ``seconds``.
+
+    Returns None if a watch reports the end of the wait.
+    """
     if waiting.reason not in (Reason.PENDING, Reason.RETRYING, Reason.POD_REFUSED, Reason.CONTAINER_NOT_STARTED):
         return None
     return min(max(seconds, FIRST_LOOK_SECONDS), LAST_LOOK_SECONDS)

@@ -58,7 +58,7 @@ class StatusBuilder(Generic[StatusT]):
         return self._read
 
     def has(self, field: str) -> bool:
-        """Return whether the status has a field, by its JSON name, also with a value that this version cannot read."""
+        """Return whether the status has a field, by its JSON name. Its value may be one of a newer version."""
         return field in self._fields
 
     def as_json(self) -> Object:

@@ -60,7 +60,7 @@ def identify(workload: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_copiers(workload: dict[str, Any]) -> set[str]:
-    """Find the managers that own the agent because they wrote a copy of the template, as kubectl rollout undo does.
+    """Find the managers that own the agent because they copied the template, as kubectl rollout undo does.
 
     If both templates have an agent, kubectl writes only the versions that differ. Empty if another manager applies the
     agent on the server, because then it declares the agent itself.
@@ -101,7 +101,7 @@ def list_secrets(workload: dict[str, Any]) -> frozenset[str]:
 
 
 def has_agent(workload: dict[str, Any], body: dict[str, Any]) -> bool:
-    """Return whether the pods have an agent of ours, and the mounts and variables that the engine needs for it.
+    """Return whether the pods have an agent of ours, and the mounts and variables that its engine needs.
 
     The agent may come from another version of the operator, with other probes and volumes than ``body`` has.
     """

@@ -88,7 +88,7 @@ def build_injection(workload: dict[str, Any], parameters: AgentParameters) -> di
 
 
 def build_snippet(group: str, parameters: AgentParameters) -> dict[str, Any]:
-    """Build what a user adds to the template of pods that only a selector names: the agent, for the strategy Hot."""
+    """Build the agent that a user adds to the template of pods that only a selector names (strategy Hot)."""
     variables = [{"name": name, "value": values[0]} for name, values in parameters.engine.environment.items()]
     return _build_template(group, parameters, variables)
 
@@ -113,7 +113,7 @@ def _build_template(group: str, parameters: AgentParameters, variables: list[dic
 
 
 def _build_variables(workload: dict[str, Any], parameters: AgentParameters) -> list[dict[str, str]]:
-    """Build the variables of the engine: the versions' directories, and those that let it load at run time."""
+    """Build the variables of the engine: the versions' directories, and what lets it load at run time."""
     state, container = parameters.template_state, parameters.container
     paths = build_path_variables(state) if state else {}
     needed = {} if state and loads_at_start(workload, container, state) else parameters.engine.environment

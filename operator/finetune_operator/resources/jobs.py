@@ -78,7 +78,7 @@ def build_clean_up_job(resource: Object, job: FineTuneJob, attempt: int, setting
 def build_merge_job(
     resource: Object, job: FineTuneJob, attempt: int, base: ResolvedModel, settings: Settings, needed_bytes: int | None
 ) -> Object:
-    """Build the Job that merges the finished adapter into its base, without a GPU and in the trainer's image.
+    """Build the Job that merges the finished adapter into its base, without a GPU, in the trainer's image.
 
     The image of a trainer with a command of its own may lack our trainer.
     """

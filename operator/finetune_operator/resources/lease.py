@@ -1,4 +1,4 @@
-"""Build and read the Lease by which replicas elect the one that works, as the leader election of client-go does."""
+"""Build and read the Lease by which replicas elect a leader, as the leader election of client-go does."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,7 +48,7 @@ def holder_of(lease: Object) -> str:
 
 
 def is_free(lease: Object, sighting: Sighting, now: float) -> bool:
-    """Return whether anybody may take the Lease: it was given back, or its holder has not renewed it in time."""
+    """Return whether anybody may take the Lease: it was given back, or was not renewed in time."""
     duration = lease.get("spec", {}).get("leaseDurationSeconds") or LEASE_SECONDS
     return not holder_of(lease) or now - sighting.at > duration
 
@@ -56,7 +56,7 @@ def is_free(lease: Object, sighting: Sighting, now: float) -> bool:
 def build_lease(
     namespace: str, holder: str, release: str, address: str, scope: str, now: datetime, before: Object | None
 ) -> Object:
-    """Build the Lease with which a holder takes or renews ``before``, which is None if there is no Lease yet."""
+    """Build the Lease with which a holder takes or renews ``before``; None if there is no Lease yet."""
     time = format_micro_time(now)
     previous = before.get("spec", {}) if before else {}
     renews = previous.get("holderIdentity") == holder

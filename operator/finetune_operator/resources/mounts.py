@@ -26,14 +26,14 @@ def build_volumes(spec: FineTuneJobSpec) -> Volumes:
 
 
 def build_merge_volumes(spec: FineTuneJobSpec) -> Volumes:
-    """Build the volumes of a merge, and their mounts: it needs model and output, and the data may be gone by then."""
+    """Build the volumes of a merge, and their mounts, without the dataset, which may be gone by then."""
     references = (spec.model.secret_ref, spec.output.secret_ref)
     secrets = _build_secret_volumes(reference.name for reference in references if reference)
     return _build([*secrets, *_build_source_volumes([spec.model.uri])])
 
 
 def build_output_volumes(spec: FineTuneJobSpec) -> Volumes:
-    """Build the volumes of a clean-up, and their mounts, without model and dataset, which may no longer exist."""
+    """Build the volumes of a clean-up, and their mounts, without model and dataset, which may be gone."""
     reference = spec.output.secret_ref
     return _build(_build_secret_volumes([reference.name] if reference else []))
 

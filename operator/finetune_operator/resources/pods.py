@@ -71,7 +71,7 @@ def build_preflight_pod(spec: FineTuneJobSpec, container: Object, settings: Sett
 
 
 def build_merge_pod(spec: FineTuneJobSpec, container: Object, settings: Settings, needed_bytes: int | None) -> Object:
-    """Build the spec of the pod that merges the finished adapter; ``needed_bytes`` is its memory, if it is known."""
+    """Build the spec of the pod that merges the finished adapter. ``needed_bytes`` is its memory, if it is known."""
     resources = build_merge_requirements(spec.resources, needed_bytes, settings.pods)
     own_volumes = build_merge_volumes(spec), build_model_cache(spec, read_only=True)
     return _build_cpu_pod(spec, {**container, "resources": resources}, settings, *own_volumes)

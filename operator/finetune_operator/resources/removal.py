@@ -28,7 +28,7 @@ def build_removal(workload: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_removal_of_copy(workload: dict[str, Any]) -> dict[str, Any] | None:
-    """Build the strategic merge patch that removes our part of the template if another manager owns it as well.
+    """Build the strategic merge patch that removes our part of the template, if others own it as well.
 
     Returns None if no other manager owns it: then ``build_removal`` is enough.
     """
@@ -61,7 +61,7 @@ def _is_engine(container: dict[str, Any]) -> bool:
 
 
 def _build_engine(workload: dict[str, Any], engine: dict[str, Any], copiers: set[str]) -> dict[str, Any]:
-    """Build the removal of the engine's mount, and of the variables that only the operator and the copiers own."""
+    """Build the removal of the engine's mount, and of variables that only operator and copiers own."""
     path = [*_CONTAINERS, item_step(name=engine["name"]), field_step("env")]
     paths = [entry["name"] for entry in engine.get("env") or [] if entry["name"].startswith(VARIABLE_PREFIX)]
     names = sorted({*paths, *(name for known in ENGINES.values() for name in known.environment)})

@@ -28,7 +28,7 @@ def build_preflight_requirements(resources: Resources, defaults: PodDefaults) ->
 
 
 def build_merge_requirements(resources: Resources, needed_bytes: int | None, defaults: PodDefaults) -> Object:
-    """Build requests and limits of a merge pod; ``needed_bytes`` is the memory that it needs, if that is known."""
+    """Build requests and limits of a merge pod. ``needed_bytes`` is the memory that it needs, if that is known."""
     own = resources.merge or ContainerResources()
     requests = {} if needed_bytes is None or "memory" in own.limits else {"memory": str(needed_bytes)}
     requested = ContainerResources(requests={**requests, **own.requests}, limits=own.limits)

@@ -1,4 +1,4 @@
-"""Build what the strategy Rolling adds to a pod template: the versions, and a container that waits for them. Pure.
+"""Build what the strategy Rolling adds to a template: versions, and a container that waits for them. Pure.
 
 The pods read their versions from an annotation of the template, so another version replaces them. A pod serves what
 its template says, whatever the operator does meanwhile.
@@ -15,7 +15,7 @@ from finetune_operator.resources.injected import FETCH_CONTAINER, VERSIONS_ANNOT
 
 
 def build_template_state(state: DesiredState) -> DesiredState:
-    """Build the state for a pod template, without the fields that change while pods run: that would replace them."""
+    """Build the state for a pod template, without fields that change while pods run. A change would replace them."""
     adapters = [
         adapter.model_copy(update={"previous": None, "pods": None, "last_good": None, "drain": True})
         for adapter in state.adapters

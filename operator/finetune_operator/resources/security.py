@@ -12,13 +12,13 @@ CONFINED = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
 def agent_security_context(fixed_user: bool) -> dict[str, Any]:
-    """Build the context of a container in a user's pod, which meets the Pod Security Standard restricted by itself."""
+    """Build the context of our container in a user's pod. It meets the Pod Security Standard restricted by itself."""
     user = {"runAsUser": USER, "runAsGroup": USER} if fixed_user else {}
     return {**CONFINED, **user, **container_security_context()}
 
 
 def container_security_context(requested: SecurityContext | None = None) -> dict[str, Any]:
-    """Build the context of a container in a pod of ours; fields that are not requested are as strict as possible."""
+    """Build the context of a container in a pod of ours. Fields that are not requested are as strict as possible."""
     own = requested.to_json() if requested else {}
     context = {
         "readOnlyRootFilesystem": True,

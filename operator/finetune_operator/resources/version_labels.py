@@ -1,4 +1,4 @@
-"""Build the labels that say on a pod which version of an adapter it serves, for Services that split traffic. Pure."""
+"""Build the labels of a pod that say which version it serves, for Services that split traffic. Pure."""
 
 import hashlib
 
@@ -24,12 +24,12 @@ def build_labels(deployment: str, digest: str | None, *, stable: bool, canary: b
 
 
 def label_prefix(deployment: str) -> str:
-    """Return the prefix of the labels of an AdapterDeployment; a name that is too long is shortened to a hash."""
+    """Return the prefix of the labels of an AdapterDeployment. A hash replaces a name that is too long."""
     prefix = f"{deployment}.{GROUP}"
     return prefix if len(prefix) <= MAX_PREFIX else f"{hashlib.sha256(deployment.encode()).hexdigest()[:20]}.{GROUP}"
 
 
 def find_leftovers(labels: dict[str, str], prefixes: set[str]) -> list[str]:
-    """Find labels of AdapterDeployments that are not among these, because they were deleted or have no canary."""
+    """Find our labels with other prefixes, of AdapterDeployments that were deleted or have no canary."""
     ours = [key for key in labels if key.rpartition("/")[0].endswith(f".{GROUP}") and key.rpartition("/")[2] in NAMES]
     return [key for key in ours if key.rpartition("/")[0] not in prefixes]

@@ -1,4 +1,4 @@
-"""Limit the connections to the HTTP server, so that slow or greedy clients cannot use up its descriptors.
+"""Limit the connections to the HTTP server, so that slow or greedy clients cannot block the others.
 
 aiohttp waits without end for the rest of a request. Here a connection has one request and a time limit, and a peer has
 a limited number of connections.

@@ -1,4 +1,4 @@
-"""Forward a report from a waiting replica to the leading one: the Service sends reports to all replicas."""
+"""Forward a report from a waiting replica to the leading one. The Service sends reports to all replicas."""
 
 import aiohttp
 from aiohttp import web

@@ -39,7 +39,7 @@ async def receive_progress(pod_id: PodId, report: Lenient, context: Context) -> 
 
 
 async def receive_agent(pod_id: PodId, report: Lenient, context: Context) -> None:
-    """Store an agent's report and, if it differs from the previous one, enqueue the serving group of its pod.
+    """Store an agent's report and, if it differs from the previous one, enqueue its serving group.
 
     Raises ``Rejected`` for a pod that is not the operator's, and ``KubeError``.
     """

@@ -91,7 +91,7 @@ async def review(kube: Kube, token: str) -> PodId | Refusal:
 
 
 class PublishedKeys:
-    """Checks tokens against the keys and the issuer that the API server publishes (OpenID Connect discovery).
+    """Checks tokens by the keys and the issuer that the API server publishes (OpenID Connect discovery).
 
     A token stays valid here until it expires, also when its pod is gone: the caller checks that the pod exists.
     """

@@ -34,7 +34,7 @@ MAX_NAMED = 3
 def follow(
     resource: Object, spec: AdapterDeploymentSpec, selector: LabelSelector, finetune_jobs: Mapping[str, Object]
 ) -> Source | Obstacle:
-    """Resolve what the pods are to serve: the adapter of the newest job, or else the one that is followed already."""
+    """Resolve what the pods are to serve: the newest job's adapter, or the one that is followed already."""
     text = format_selector(selector)
     status = read_status(AdapterDeploymentStatus, resource.get("status") or {})
     followed = _find_followed(status, text)

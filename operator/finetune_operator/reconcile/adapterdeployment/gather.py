@@ -61,7 +61,7 @@ async def gather(key: Key, context: Context) -> Observed:
 
 
 def _can_be_listed(adapter_deployment: Object) -> bool:
-    """Return whether the API server can list pods by the selector; older CRDs accept selectors that it cannot."""
+    """Return whether the API server can list pods by the selector. Older CRDs accept others, too."""
     return has_label_keys(LabelSelector.model_validate(adapter_deployment["spec"]["target"]["selector"]))
 
 

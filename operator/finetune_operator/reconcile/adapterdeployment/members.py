@@ -27,7 +27,7 @@ from finetune_operator.settings import Settings
 
 
 def parse_members(observed: Observed) -> list[Member]:
-    """Parse the AdapterDeployments, the oldest first; if several have one served name, only the oldest gets it."""
+    """Parse the AdapterDeployments, the oldest first. If several have one served name, only the oldest gets it."""
     members: list[Member] = []
     names: dict[str, str] = {}
     for resource in observed.resources:

@@ -72,7 +72,7 @@ def _plan_members(
     now: datetime,
     settings: Settings,
 ) -> list[Member]:
-    """Plan the next step of each member, the oldest first: it may take pods out of the Service before the others."""
+    """Plan the next step of each member. The oldest is first, and may take pods out of the Service before others."""
     entries = {entry.deployment: entry for entry in before.adapters}
     members: list[Member] = []
     unavailable: frozenset[str] = frozenset()

@@ -56,7 +56,7 @@ def set_rollback(builder: AdapterStatusBuilder, member: Member, now: datetime) -
 
 
 def set_release(builder: AdapterStatusBuilder, observed: Observed, member: Member, now: datetime) -> float | None:
-    """Show how far the roll-out is, or why it has ended; return after how many seconds another pass is due."""
+    """Show how far the roll-out is, or why it has ended; return the seconds until the next pass."""
     hold, has_passed = set_canary(builder, observed, member, now)
     if _serves_everywhere(builder, member):
         _record_served(builder, member, now)
@@ -115,7 +115,7 @@ def _record_served(builder: AdapterStatusBuilder, member: Member, now: datetime)
 
 
 def _set_rolled_back(builder: AdapterStatusBuilder, failure: Failure | None = None) -> None:
-    """Show a rollback: for GitOps the object has failed until its spec changes, because the spec is not served.
+    """Show a rollback. For GitOps the object has failed until its spec changes, because the spec is not served.
 
     ``failure`` says why no pod takes the older version either, if that is so.
     """
@@ -220,7 +220,7 @@ def _describe_exceeded(member: Member, pods: PodCounts, text: str) -> Failure:
 def _measure_remaining(
     builder: AdapterStatusBuilder, observed: Observed, member: Member, now: datetime
 ) -> float | None:
-    """Return the seconds that remain for the next progress, and record when the last one was; None without a deadline.
+    """Record the last progress; return the seconds until the next is due, or None without a deadline.
 
     There is none for a version that every pod served already, for example while pods are added or restarted.
     """

@@ -147,7 +147,7 @@ def _build_pod_status(pod: Object, adapter: AgentAdapter | None) -> PodStatus:
 
 
 def _build_events(resource: Object, status: Object) -> tuple[EventRecord, ...]:
-    """Build an event when an adapter begins to be served, when it is stuck, and when a pod had to restore it."""
+    """Build an event if an adapter begins to be served or is stuck, or if a pod had to restore it."""
     replaced = (
         "somebody else's adapter was put under the served name; the pod left its Service until ours was proven there "
         "again. Close the engine's port to all but its gateway (NetworkPolicy)"

@@ -42,7 +42,7 @@ def _label(member: Member, pod: str, canaries: set[str], *, has_others: bool) ->
 
 
 def _find_canaries(member: Member) -> set[str]:
-    """Find the pods of the new version: those of the canary's step or, during a rollback, those that still serve it."""
+    """Find the pods of the new version: those assigned by a canary, or those that a rollback has not reached."""
     if member.desired is None or member.entry is None:
         return set()
     digest = member.desired.version.digest

@@ -89,7 +89,7 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
 
 
 def _forget(resource: Object, context: Context) -> None:
-    """Forget a FineTuneJob that is gone: no watch reports one deleted between the first list and the watches."""
+    """Forget a FineTuneJob that is gone. No watch reports a deletion between the first list and the watches."""
     if context.cache.remove(FINETUNE_JOB, resource):
         context.budget.forget(key_of(FINETUNE_JOB, resource))
         enqueue_serving_groups(FINETUNE_JOB, resource, context)
@@ -210,7 +210,7 @@ async def _write(resource: Object, plan: Plan, context: Context) -> Result:
 
 
 def is_urgent(before: Object, after: Object) -> bool:
-    """Return whether the statuses differ in more than progress, checkpoint, and times and messages of conditions."""
+    """Return whether the statuses differ in more than progress, checkpoint, and the texts of conditions."""
     return _select_urgent(before) != _select_urgent(after)
 
 

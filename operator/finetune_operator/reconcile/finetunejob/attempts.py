@@ -209,7 +209,7 @@ def _plan_overdue(
 
 
 def _plan_removal(plan: Plan, batch_job: Object, attempt: Attempt, status: JobStatusBuilder) -> Plan:
-    """Plan the deletion of a Job that somebody changed, because it may repeat what failed or run several pods."""
+    """Plan the deletion of a Job that somebody changed. It may repeat what failed, or run several pods."""
     set_edited(status, batch_job, attempt.number)
     return _finish_plan(status, (batch_job,), requeue_after=plan.requeue_after)
 

@@ -73,7 +73,7 @@ def plan_blocked_clean_up(
     job, _ = read_spec(FineTuneJob, resource)
     context, status = PlanContext(observed, job, now, settings), StatusBuilder(FineTuneJobStatus, resource, now)
     if is_final:
-        return _release_with_rest(context, status, Reason.CLEAN_UP_FAILED, message)
+        return _release_uncleaned(context, status, Reason.CLEAN_UP_FAILED, message)
     finished = status.read().clean_ups
     run = begin_run(CLEAN_UP, _find_number(finished), context)
     ended = Ended(Reason.CLEAN_UP_FAILED, message)
@@ -107,7 +107,7 @@ def _plan_clean_up(context: PlanContext, status: JobStatusBuilder) -> Plan:
                 return _plan_continuation(context, status, outcome, seconds, patience)
             reason, message = _explain_delay(outcome)
             text = f"Its clean-up has not started for {context.settings.clean_up_start_seconds:.0f} s. {message}"
-            return _release_with_rest(context, status, reason, text)
+            return _release_uncleaned(context, status, reason, text)
         if outcome.reason is None and isinstance(outcome.result, CleanUpResult):
             return _release(context.observed.resource, status, describe_deleted_output(outcome.result.message))
         reason, message = _find_reason(outcome)
@@ -124,7 +124,7 @@ def _plan_next(context: PlanContext, status: JobStatusBuilder, finished: list[At
     last = finished[-1]
     reason, message = last.reason or Reason.CLEAN_UP_FAILED, last.message or ""
     if isinstance(decision, GiveUp):
-        return _release_with_rest(context, status, reason, message)
+        return _release_uncleaned(context, status, reason, message)
     set_deleting(status, f"The clean-up failed and is repeated: {reason}: {message} {RETAIN_REMEDY}")
     wait = (decision.at - context.now).total_seconds()
     return Plan(status.as_json(), requeue_after=wait) if wait > 0 else None
@@ -161,9 +161,10 @@ def _find_reason(outcome: Ended) -> tuple[str, str]:
     return outcome.reason, outcome.message
 
 
-def _release_with_rest(context: PlanContext, status: JobStatusBuilder, reason: str, message: str) -> Plan:
-    left = describe_left_output(_find_location(context.job), reason, message)
-    return _release(context.observed.resource, status, left)
+def _release_uncleaned(context: PlanContext, status: JobStatusBuilder, reason: str, message: str) -> Plan:
+    """Plan the release of a FineTuneJob whose objects in S3 are left, with an event that says why."""
+    event = describe_left_output(_find_location(context.job), reason, message)
+    return _release(context.observed.resource, status, event)
 
 
 def _release(resource: Object, status: JobStatusBuilder, *events: EventRecord) -> Plan:

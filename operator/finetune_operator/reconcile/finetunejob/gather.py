@@ -145,7 +145,7 @@ async def _look_up_missing_children(resource: Object, context: Context) -> None:
 
 
 async def _look_up_missing_pods(resource: Object, batch_jobs: list[Object], context: Context) -> None:
-    """Ask the API server for the pods of Jobs that have ended, if the cache has none and the status no end of the run.
+    """Ask the API server for pods of ended Jobs that the cache lacks, unless the status has the run's end.
 
     The watch of the pods is behind that of the Jobs, or somebody has deleted the pod. The status may not know the run
     at all, because its last write was lost.

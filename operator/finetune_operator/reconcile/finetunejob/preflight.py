@@ -42,7 +42,7 @@ from finetune_operator.resources.names import PREFLIGHT
 
 
 def plan_preflight(context: PlanContext, status: JobStatusBuilder) -> Plan | None:
-    """Plan the preflight's Job; return None once it has passed, or another job's preflight with the same checks."""
+    """Plan the preflight's Job; return None once it has passed. Another job's with the same checks also counts."""
     batch_jobs = context.observed.batch_jobs_of(PREFLIGHT)
     finished, current = split_runs(status.read().preflights)
     message = (finished[-1].message or "") if finished else ""
@@ -97,7 +97,7 @@ def _plan_continuation(context: PlanContext, status: JobStatusBuilder, run: Atte
 
 
 def _plan_wait(context: PlanContext, status: JobStatusBuilder, finished: list[Attempt], message: str) -> Plan | None:
-    """Plan the end or the pause after a preflight that has not passed; return None when the next one is due."""
+    """Plan the end or the pause after a preflight that did not pass; return None when the next is due."""
     halt = find_halt(context.job.spec, 0, is_suspending=False)
     if halt is not None:
         set_halted(status, halt, [])
@@ -132,7 +132,7 @@ def _find_reason(outcome: Ended) -> tuple[str | None, str]:
 
 
 def _build_rehearsal(context: PlanContext) -> Object | None:
-    """Build the trainer's Job if the spec has settings for its pod, so that errors are found before the preflight."""
+    """Build the trainer's Job, if the spec has settings for its pod, to find errors before the preflight."""
     spec = context.job.spec
     if spec.pod_template == PodTemplate() and spec.resources == Resources():
         return None

@@ -58,7 +58,7 @@ def begin_run(
 
 
 def find_pod(run: Attempt, finished: Sequence[Attempt], pods: Sequence[Object]) -> Object | None:
-    """Find the pod of a run among those of its Job: the one that it had, or the first that no earlier run had.
+    """Find the pod of a run among those of its Job: its own one, or the first that no earlier run had.
 
     There is at most one pod at a time: the Job controller replaces only pods that have ended. Evicted pods may stay for
     longer than the status has their runs; they are older than the pods of all runs that it has.
@@ -109,7 +109,7 @@ def find_job_number(finished: Sequence[Attempt], observed: Observed, delete: Seq
 def is_without_job(
     run: Attempt, finished: Sequence[Attempt], batch_jobs: Mapping[int, Object], pods: Sequence[Object]
 ) -> bool:
-    """Return whether the Job of a run ended before it replaced a pod for it: then the run gets another Job."""
+    """Return whether the Job of a run ended before it made a pod for it. The run then gets another Job."""
     if not finished or finished[-1].job_name != run.job_name or run.pod_uid is not None:
         return False
     batch_job = batch_jobs.get(read_number(run.job_name))
@@ -129,7 +129,7 @@ def end_run(run: Attempt, outcome: Ended, reason: str, message: str, now: dateti
 
 
 def end_halted(outcome: Outcome, halt: Halt) -> Outcome:
-    """Return the end of a run that had to stop; the unchanged outcome while the pod still saves a checkpoint.
+    """Return the end of a run that had to stop, or the same outcome while its pod saves a checkpoint.
 
     A run that ended for another reason keeps that reason.
     """
@@ -154,7 +154,7 @@ def read_reason(run: Attempt) -> Reason:
 
 
 def find_waiting_seconds(run: Attempt, context: PlanContext) -> float:
-    """Find for how many seconds the pod of a run is awaited: since its Job was created, or since it last ran."""
+    """Find for how many seconds the pod of a run is awaited, since its Job was created or it last ran."""
     since = parse_timestamp(run.started_at or format_timestamp(context.now))
     running = find_in(context.observed.resource, ConditionType.RUNNING)
     if running is not None:
@@ -171,7 +171,7 @@ def find_active_seconds(run: Attempt | None, status: JobStatusBuilder, now: date
 
 
 def add_active_seconds(run: Attempt, seconds: float | None, status: JobStatusBuilder, now: datetime) -> Attempt:
-    """Add the seconds for which a run's pod ran to the status; return the record without ``running_since``.
+    """Add to the status the seconds for which a run's pod ran; return the record without running_since.
 
     ``seconds`` is that time by the clock of the node, which is exact. Without it the operator's clock counts.
     """
@@ -193,7 +193,7 @@ def is_suspending(context: PlanContext) -> bool:
 
 
 def begin_waiting(run: Attempt, waiting: Waiting, context: PlanContext) -> Attempt:
-    """Return the record of a run whose pod is awaited; its time starts after the pause before a replacement."""
+    """Return the record of a run whose pod is awaited. Its time starts after the pause before a replacement."""
     before = find_in(context.observed.resource, ConditionType.RUNNING)
     if waiting.reason is Reason.RETRYING or before is None or before["reason"] != Reason.RETRYING:
         return run
@@ -214,19 +214,19 @@ def is_overdue(run: Attempt, waiting: Waiting, context: PlanContext) -> bool:
 
 
 def end_overdue(run: Attempt, waiting: Waiting, context: PlanContext) -> Attempt:
-    """Return the record of a run whose pod did not start in time: it ends with the reason for which it waited."""
+    """Return the record of a run whose pod did not start in time, with the reason for which it waited."""
     return end_run(run, Ended(waiting.reason, ""), waiting.reason, waiting.message, context.now)
 
 
 def find_next_word(waiting: Waiting, run: Attempt, context: PlanContext) -> tuple[Waiting, float]:
-    """Return a message for a run that waits for its pod, and the seconds until the next look (infinite: none)."""
+    """Return a message for a run that waits for its pod, and the seconds until the next look, if any."""
     seconds = find_waiting_seconds(run, context)
     look = find_next_look(waiting, seconds) or math.inf
     return break_silence(waiting, seconds, run.job_name), min(look, find_pending_seconds_left(run, waiting, context))
 
 
 def find_blocking(observed: Observed, number: int) -> list[str]:
-    """Name the Jobs other than the trainer's of this number, and their pods, that still train or may do so later."""
+    """Name the trainer's other Jobs and their pods that still train, or may do so later."""
     trainers = observed.batch_jobs_of(TRAINER)
     own = trainers.pop(number)["metadata"]["name"] if number in trainers else None
     jobs = {batch_job["metadata"]["name"] for batch_job in trainers.values() if may_still_run(batch_job)}

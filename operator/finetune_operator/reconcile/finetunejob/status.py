@@ -99,7 +99,7 @@ def set_preflight_reused(status: JobStatusBuilder, earlier: EarlierPreflight) ->
 
 
 def set_preflight_passed(status: JobStatusBuilder, result: PreflightResult, origin: str = "") -> None:
-    """Show that the preflight has passed, with its estimate and its warnings; ``origin`` says whose it was."""
+    """Show that the preflight has passed, with its estimate and warnings. ``origin`` says whose it was."""
     text = "Model, dataset and output are usable."
     if result.estimate is not None:
         status.set(FineTuneJobStatus(estimate=result.estimate))

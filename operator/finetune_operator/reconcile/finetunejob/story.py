@@ -49,7 +49,7 @@ def list_change_events(before: Object, after: Object) -> Iterator[EventRecord]:
 
 
 def _find_number(status: Object) -> int:
-    """Find the number of the newest attempt; before the first one a negative number, that of the preflight."""
+    """Find the number of the newest attempt or, before the first, that of the preflight, negated."""
     preflights, attempts = status.get("preflights") or (), status.get("attempts") or ()
     return int(attempts[-1]["number"] if attempts else -preflights[-1]["number"] if preflights else 0)
 

@@ -66,7 +66,7 @@ def find_missing(pod: Object, config_map: str) -> list[str]:
 
 
 def owns(name: str, pod: Object) -> bool:
-    """Return whether the pod has all of the agent; the API server has already checked that the selector matches."""
+    """Return whether the pod has all of the agent. The API server has already chosen it by the selector."""
     return not find_missing(pod, config_map_name(WorkloadRef(POD, name).group))
 
 

@@ -25,7 +25,7 @@ def sort_pods(pods: Sequence[Object]) -> list[Object]:
 
 
 def replaces_pods(workload: Object) -> bool:
-    """Return whether Kubernetes still replaces pods above the partition, or no pod is of the newest template."""
+    """Return whether Kubernetes still replaces pods above the partition, or no pod is up to date."""
     return count_updated(workload) == 0 or not is_up_to_date(workload)
 
 

@@ -156,7 +156,7 @@ def _decide_removal(situation: Situation) -> Decision:
     """Decide the next action where no version is to be served under the name."""
     if situation.engine is None:
         return Decision(Action.NOTHING, "Pending")
-    if fault := situation.refused.get("") or _backoff_fault(situation, ""):  # of an unload, which has no version
+    if fault := situation.refused.get("") or _backoff_fault(situation, ""):  # an unload has no version
         return Decision(Action.NOTHING, "Pending", reason=fault.reason, message=fault.message)
     if unneeded := _find_unneeded_candidate(situation, situation.engine, keep=None):
         return Decision(Action.UNLOAD, "Pending", name=unneeded)

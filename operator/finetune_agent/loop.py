@@ -122,7 +122,7 @@ async def _notice_process(agent: Agent, driver: Driver, engine: Engine, state: E
     version = engine.judge_version(await driver.read_version())
     survivors = [(name, path) for name, path in agent.memory.proven if state.adapters.get(name) == path]
     agent.memory.start_engine_process(state.identity, version)
-    # A process that woke from sleep lists its adapters still, and may have lost their weights.
+    # A process that woke from sleep still lists its adapters, but may have lost their weights.
     for name, path in survivors:
         digest = digest_of_path(agent.settings.adapters_directory, path)
         if digest is not None and served_name_of(name) == name:
@@ -191,7 +191,7 @@ def _start_action(agent: Agent, adapter: DesiredAdapter | None, name: str, decis
 
 
 async def _check_drains(agent: Agent) -> None:
-    """Count how often in a row a draining name had no request. If the engine cannot tell, the longest wait applies."""
+    """Count how often in a row a draining name had no request. If the engine fails, the longest wait applies."""
     now = time.monotonic()
     drains = {
         name: drain for name, drain in agent.memory.draining.items() if has_left_service(drain, now, agent.settings)

@@ -60,13 +60,13 @@ def _list_metrics(agent: Agent) -> list[Metric]:
         Metric(
             "adapter_proof_seconds",
             "gauge",
-            "Duration of the last proof of what answers.",
+            "Duration of the last proof of the version that answers.",
             list(_list_proofs(memory, adapters, memory.proof_seconds)),
         ),
         Metric(
             "adapter_proven_timestamp_seconds",
             "gauge",
-            "When what answers was proven last.",
+            "Time of the last proof of the version that answers.",
             [
                 (labels, time.time() - time.monotonic() + at)
                 for labels, at in _list_proofs(memory, adapters, memory.proven_at)

@@ -10,7 +10,7 @@ from finetune_api.manifest import GoldenSample, GoldenSamples
 from finetune_api.reasons import Reason
 
 MIN_VISIBLE_EFFECT = 0.01
-"""Mean effect of an adapter, in nats per token, below which it cannot be told from the engine's rounding."""
+"""Mean effect of an adapter, in nats per token, below which the engine's rounding hides it."""
 MAX_DEVIATION = 0.15
 """Largest distance from 1 of the measured share of the trained effect. Rounding changes it by a few percent."""
 MIN_EFFECT = 0.5

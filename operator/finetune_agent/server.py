@@ -23,7 +23,7 @@ from finetune_engines.base import EngineError, EngineState
 
 LOOPBACK = ("127.0.0.1", "::1")
 STUCK_SECONDS = 120.0
-"""A loop without a tick for this time is stuck."""
+"""Seconds without a tick after which the loop counts as stuck."""
 
 
 def build_application(agent: Agent) -> Starlette:

@@ -184,7 +184,8 @@ def delete_superseded_runs(
     """
     superseded = []
     for candidate in list_runs(storage, checkpoints):
-        newest = next((each for each in list_checkpoints(storage, candidate) if each.complete), None)
+        stored = list_checkpoints(storage, candidate)
+        newest = next((checkpoint for checkpoint in stored if checkpoint.complete), None)
         if candidate == run or (newest is not None and (newest.step > step or _read_uid(storage, newest) != uid)):
             continue
         if objects := find_objects_of(storage, [candidate], uid, exclusive=False):

@@ -113,7 +113,7 @@ def claim_storage(storage: S3Storage, claim_uri: StorageUri, attempt: int) -> Fe
     Raises:
         ArtifactError: SUPERSEDED: a pod of a later Job has claimed it.
     """
-    values = {each.name: getattr(storage, each.name) for each in fields(S3Storage)}
+    values = {item.name: getattr(storage, item.name) for item in fields(S3Storage)}
     fenced = FencedStorage(**values, claim_uri=claim_uri, claim=Claim(attempt=attempt))
     content = manifest_bytes(fenced.claim)
     for _ in range(TRIES):

@@ -22,7 +22,7 @@ THREADS = 16
 
 
 class AnyManifest(Lenient):
-    """The part of an adapter's or a checkpoint's manifest that tells which job wrote its files."""
+    """The part of an adapter's or a checkpoint's manifest that names the job and its files."""
 
     job: Origin
     files: list[FileEntry]

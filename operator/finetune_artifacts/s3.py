@@ -136,7 +136,7 @@ class S3Storage(S3Connection):
                 self.delete(uri)
 
     def _put_probe(self, uri: StorageUri) -> Callable[[], bool]:
-        """Return a request that writes the probe unless there is one, and tells whether it was written."""
+        """Return a request that writes the probe unless there is one, and returns whether it was written."""
 
         def put() -> bool:
             try:

@@ -17,7 +17,7 @@ from finetune_artifacts.storage import ObjectInfo, ProgressCallback
 
 log = logging.getLogger(__name__)
 PART_BYTES = 16 * 1024 * 1024
-"""Smaller files are one request; larger ones are parts of at least this size, of which S3 allows 10,000."""
+"""Minimum size of the parts in which larger files are sent. A smaller file is one request."""
 MAX_PARTS = 10_000
 CHUNK_BYTES = 32 * 1024 * 1024
 """Size of the ranges in which objects are downloaded."""

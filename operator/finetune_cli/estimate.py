@@ -25,7 +25,7 @@ from finetune_cli.yaml_reader import Document
 CONFIG = "config.json"
 PATIENCE_SECONDS = 20.0
 PIPE_WIDTH = 1000
-"""Wide enough that no line of a pipe is broken."""
+"""Width of the output in a pipe, in characters: no line is broken."""
 PARTS = {
     "weights": "weights",
     "adapter": "adapter",

@@ -18,7 +18,7 @@ class EngineState:
     Attributes:
         bases: Names of the base model.
         adapters: Path of each loaded adapter, by the name under which it is loaded.
-        identity: Differs for each process of the engine. Empty if the engine does not tell.
+        identity: Differs for each process of the engine. Empty if the engine does not report one.
     """
 
     bases: tuple[str, ...]
@@ -31,7 +31,7 @@ class EngineVersion:
     """Properties of a running engine that depend on its version.
 
     Attributes:
-        version: The version, as the engine tells it; None if it does not.
+        version: The version, as the engine reports it; None if it does not.
         load_disturbs_requests: Requests of another adapter that run during a load may get wrong answers.
         name_keeps_cache: A name that moves to another adapter may answer from the cache of the adapter before.
         find_misserved: Returns what this version serves wrongly of an adapter_config.json, one sentence each.
@@ -90,7 +90,7 @@ class Driver(Protocol):
         ...
 
     async def read_version(self) -> str | None:
-        """Return the engine's version; None if it does not tell one."""
+        """Return the engine's version; None if it reports none."""
         ...
 
     async def list_models(self) -> EngineState:

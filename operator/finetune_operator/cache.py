@@ -26,9 +26,9 @@ from finetune_operator.kube.ownership import SUSPEND_PATH, find_entries
 from finetune_operator.kube.workloads import find_workload
 
 TOMBSTONES = 10_000
-"""Uids of deleted objects that are remembered."""
+"""Maximum number of deleted objects whose uids are remembered."""
 JOB_SPEC = ("suspend", "parallelism", "backoffLimit")
-"""Fields of the spec of a FineTuneJob's Job that are kept: anybody may change them later."""
+"""Fields of the spec of a FineTuneJob's Job that are kept, because anybody may change them later."""
 POD_SPEC = ("nodeName", "activeDeadlineSeconds", "readinessGates")
 """Fields of the spec of a FineTuneJob's pod that are kept."""
 POD_STATUS = ("phase", "reason", "message", "conditions")

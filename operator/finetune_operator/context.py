@@ -36,7 +36,7 @@ class Context:
     injections: ApplyBackoff = field(default_factory=ApplyBackoff)
     """Delays applies to a workload from which somebody removes the agent again and again."""
     analyses: Analyses = field(default_factory=Analyses)
-    """The analyses of canaries, which run beside the passes."""
+    """Runs the analyses of canaries at the same time as the passes."""
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the cache has listed everything."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 PATIENCE = 9
-"""Keys of begun work that are taken, at most, before one of new work is, if one waits: so new work is never starved."""
+"""Maximum number of keys of begun work that are taken while a key of new work waits, so that it never starves."""
 
 
 class KeyedQueue(Generic[K]):
@@ -29,7 +29,7 @@ class KeyedQueue(Generic[K]):
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
-        # There is one ticket for each ready key, so that who holds a ticket finds a key.
+        # There is one ticket for each ready key, so that a worker with a ticket finds a key.
         self._tickets: asyncio.Queue[None] = asyncio.Queue()
 
     def __len__(self) -> int:

@@ -8,12 +8,12 @@ from packaging.version import InvalidVersion, Version
 from finetune_engines.base import EngineVersion
 
 OLDEST = Version("0.5.8")
-"""Since then ``/v1/models`` lists adapters with their paths, and ``/v1/loads`` tells how many requests run."""
+"""First release whose ``/v1/models`` lists adapters with their paths, and whose ``/v1/loads`` counts requests."""
 ADDRESS = 'clients ask for model "<base>:<servedName>": SGLang answers a bare adapter\'s name with the base'
 
 
 def judge_version(text: str | None) -> EngineVersion:
-    """Return the properties of a version, which is None if SGLang does not tell one.
+    """Return the properties of a version, which is None if SGLang reports none.
 
     Each load creates a new key of the prefix cache, so that a name keeps no answers of the previous adapter. SGLang
     loads between two batches, so that running requests keep their weights.

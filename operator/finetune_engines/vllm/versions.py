@@ -11,11 +11,11 @@ from packaging.version import InvalidVersion, Version
 from finetune_engines.base import EngineVersion
 
 LOADS_ARE_SAFE = Version("0.26")
-"""Since then requests see that a load moves the adapters between their slots (vllm#47724)."""
+"""First release in which requests follow adapters that a load moves between slots (vllm#47724)."""
 CACHE_KNOWS_PATHS = Version("0.31")
-"""Since then the key of the prefix cache has the adapter's path beside its name."""
+"""First release in which the key of the prefix cache has the adapter's path as well as its name."""
 PATTERNS_ARE_APPLIED = Version("0.32")
-"""Since then rank_pattern and alpha_pattern are applied. Older releases ignore them, so that the scale is wrong."""
+"""First release that applies rank_pattern and alpha_pattern. Older ones ignore them, so that the scale is wrong."""
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
@@ -23,7 +23,7 @@ def judge_version(text: str | None) -> EngineVersion:
     """Return the properties of a version. One that is not known counts as the oldest.
 
     Args:
-        text: The version as vLLM tells it, for example ``0.32.0+cpu``; None if it does not.
+        text: The version as vLLM reports it, for example ``0.32.0+cpu``; None if it does not.
     """
     version = _parse_version(text)
     title = f"vLLM {text}" if text else "vLLM of an unknown version"

@@ -25,7 +25,7 @@ DIGEST_LABEL = f"{GROUP}/preflight-digest"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """Label that the Job controller gives to every pod of a Job."""
 DISRUPTION_CONDITION = "DisruptionTarget"
-"""Condition of a pod that Kubernetes takes away by preemption or eviction, or because its node is drained or gone."""
+"""Condition of a pod that Kubernetes takes away: by preemption or eviction, or because its node goes down."""
 DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
 """Annotation of ConfigMaps and pods of a serving group: name of the group."""
 SERVING_GROUP = "ServingGroup"
@@ -67,11 +67,11 @@ DISCOVERY = Kind("Discovery", "", "", "discovery")
 TOKEN_REVIEW = Kind("TokenReview", "authentication.k8s.io", "v1", "tokenreviews")
 
 CUSTOM = (FINETUNE_JOB, ADAPTER_DEPLOYMENT)
-"""Our own kinds: watched without a selector."""
+"""Our own kinds, which are watched without a selector."""
 LABELLED = (JOB, POD, CONFIG_MAP, DEPLOYMENT, STATEFUL_SET)
-"""Watched only where ``ROLE_LABEL`` is set: the selector is evaluated by the API server."""
+"""Kinds that are watched only where ``ROLE_LABEL`` is set, by a selector of the API server."""
 WATCHED = CUSTOM + LABELLED
-"""Our kinds are listed first, so that a status never names a child that a later list does not have."""
+"""All watched kinds. Ours are listed first, so that a status never names a child that a later list lacks."""
 
 
 def selector(kind: Kind) -> str | None:

@@ -25,7 +25,7 @@ class Ending:
     reason: str
     at: datetime
     too_large: bool = False
-    """It needed more memory than there is, so the out-of-memory ladder (finetune_api.ladder) applies."""
+    """Whether it needed more memory than there is: then the out-of-memory ladder (finetune_api.ladder) applies."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def decide(
     """Decide what follows the newest of these endings.
 
     Args:
-        endings: The finished attempts. The oldest preempted ones may be missing: the numbers tell how many there were.
+        endings: The finished attempts. The oldest preempted ones may be missing; the numbers show how many there were.
         retries: The budgets of the spec.
         first_backoff: Seconds before the first repetition of an error; they double with each further one.
         end_of_ladder: Why the ladder has no further step; None while it has one.

@@ -13,13 +13,13 @@ class PodView:
 
     name: str
     proven: bool
-    """It serves the new version, and has proven that."""
+    """Whether it serves the new version, and has proven that."""
     refused: bool
-    """It refused the new version, and does not try it again."""
+    """Whether it refused the new version, and does not try it again."""
     on_previous: bool
-    """It serves the version that pods serve until they get the new one."""
+    """Whether it serves the version that pods serve until they get the new one."""
     available: bool
-    """It takes traffic."""
+    """Whether it takes traffic."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Rollout:
     assigned: tuple[str, ...] | None
     """Pods that are to serve the new version; None for all."""
     moving: frozenset[str]
-    """Those of them that do not serve it yet, and may be out of the Service."""
+    """Assigned pods that do not serve the new version yet, and may be out of the Service."""
     complete: bool
 
 

@@ -37,9 +37,9 @@ POD_FAILURE_POLICY: dict[str, Any] = {
         {"action": "Ignore", "onPodConditions": [{"type": DISRUPTION_CONDITION, "status": "True"}]},
     ]
 }
-"""Has the Job controller replace a trainer's pod that is taken away, unless the trainer had ended for its own reason.
+"""Policy by which the Job controller replaces a trainer's pod that is taken away, unless the trainer ended by itself.
 
-The first rule that fits counts. Each other end ends the Job, because its backoffLimit is 0.
+The first rule that fits counts. Any other end of a pod ends the Job, because its backoffLimit is 0.
 """
 
 
@@ -164,7 +164,7 @@ def _build_job(
             "ownerReferences": [owner_reference(FINETUNE_JOB, resource)],
         },
         "spec": {
-            # The operator decides what follows a failure, and no second pod runs beside one that is still stopping.
+            # The operator decides what follows a failure, and no second pod starts while one is still stopping.
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             **(policy or {}),

@@ -31,7 +31,7 @@ def compute_preflight_digest(spec: Object, settings: Settings) -> str | None:
     if spec["output"].get("s3", {}).get("prefix") is not None or spec["model"].get("cache") is not None:
         return None
     pods = settings.pods.model_dump(mode="json", exclude_defaults=True)
-    # a tag of the image names another one after an upgrade
+    # the image's tag is another one after an upgrade
     parts = [_leave_out_unread(spec), settings.operator_image, settings.simulated_gpus, pods]
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

@@ -28,9 +28,9 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 LEEWAY_SECONDS = 30
 """Allowed difference between the clocks of the API server and of the operator's node."""
 KEYS_SECONDS, UNKNOWN_KEY_SECONDS = 3600.0, 10.0
-"""Highest age of the keys, and the age from which an unknown key makes them be read again."""
+"""Maximum age of the keys, and the age after which they are read again because of an unknown key."""
 MAX_REVIEWS = 8
-"""Reviews at the same time, so that invented tokens cannot keep the API server busy."""
+"""Maximum number of reviews at the same time, so that invented tokens cannot keep the API server busy."""
 
 Identify = Callable[[str], Awaitable["PodId | Refusal"]]
 """Finds the pod of a token. Raises ``KubeError``."""

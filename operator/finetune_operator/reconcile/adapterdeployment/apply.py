@@ -58,7 +58,7 @@ async def _write_config_map(observed: Observed, plan: Plan, context: Context) ->
     if plan.config_map is None or is_written(observed.config_map, plan.config_map):
         return None
     current = observed.config_map
-    if current is None:  # somebody else's is not in the cache
+    if current is None:  # the cache has no ConfigMap of somebody else
         meta = plan.config_map["metadata"]
         current = await context.kube.get(CONFIG_MAP, meta["namespace"], meta["name"])
     if current is not None and not is_ours(current):
@@ -67,7 +67,7 @@ async def _write_config_map(observed: Observed, plan: Plan, context: Context) ->
             f"{current['metadata']['name']!r}, and somebody else has one of this name: rename or delete it"
         )
         return Obstacle(Reason.CONFIG_MAP_TAKEN, text)
-    # with force, which undoes manual edits
+    # force undoes manual edits
     context.cache.put(CONFIG_MAP, await context.kube.apply(CONFIG_MAP, plan.config_map, force=True))
     return None
 

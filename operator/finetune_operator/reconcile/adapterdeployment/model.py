@@ -31,9 +31,9 @@ class Observed:
 
     namespace: str
     target: WorkloadRef
-    """The workload that serves."""
+    """Kind and name of the workload that serves."""
     workload: Object | None
-    """Read from the API server, with its managedFields."""
+    """The workload as the API server has it, with its managedFields; None if it does not exist."""
     resources: tuple[Object, ...]
     """The AdapterDeployments."""
     finetune_jobs: Mapping[str, Object] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class Member:
 
     resource: Object
     spec: AdapterDeploymentSpec | None
-    """None if it is not valid."""
+    """The parsed spec; None if it is not valid."""
     obstacle: Obstacle | None = None
     asked: AdapterVersion | None = None
     """The version that the spec asks for; None if that is not known yet."""
@@ -112,7 +112,7 @@ class Member:
     note: str = ""
     """A note about the source of the adapter for the user."""
     entry: DesiredAdapter | None = None
-    """What the ConfigMap tells the pods to serve."""
+    """The entry in the ConfigMap: what the pods serve from now on."""
     pods: Mapping[str, AgentAdapter] = field(default_factory=dict)
     """What each pod's agent reported about it."""
     unknown_fields: tuple[str, ...] = ()

@@ -189,7 +189,7 @@ def _set_progress(builder: AdapterStatusBuilder, observed: Observed, member: Mem
     text = f"{describe_stage(member)}{_count(builder, member)}, {status.pods.ready} take traffic"
     moves = member.spec is None or member.spec.strategy.type == "Hot"
     if moves and observed.workload is not None and count_replicas(observed.workload) == 1:
-        text += "; with one pod the name does not answer for less than a second while it moves"
+        text += "; with one pod the name is unavailable for less than a second while it moves"
     if member.pause and member.spec is not None:
         seconds = member.spec.strategy.pause_seconds
         text += f"; the next one takes it {seconds} s after the one before (spec.strategy.pauseSeconds)"
@@ -238,7 +238,7 @@ def _measure_remaining(
     stalled = find_in(member.resource, ConditionType.STALLED)
     was_exceeded = stalled is not None and stalled["reason"] == Reason.PROGRESS_DEADLINE_EXCEEDED
     if was_exceeded and progressed_at == before.progressed_at:
-        return 0.0  # also just after a restart, when the time that counts begins again
+        return 0.0  # also after a restart of the operator, which starts the counted time again
     limit = member.spec.strategy.progress_deadline_seconds + member.spec.strategy.pause_seconds
     return measure_remaining_seconds(progressed_at, limit, observed.watched_seconds, now)
 

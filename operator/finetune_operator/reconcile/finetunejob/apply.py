@@ -141,7 +141,7 @@ def is_repetition(batch_job: Object) -> bool:
 async def _look_again(batch_job: Object, context: Context) -> bool:
     """Ask the API server for the trainers of a job; return whether it knows more of them than the cache.
 
-    A watch may be late, and a second trainer must not start beside one that the cache does not have.
+    A watch may be late, and a second trainer must not start while one runs that the cache does not have.
     """
     meta = batch_job["metadata"]
     labels = ",".join(f"{name}={meta['labels'][name]}" for name in (JOB_LABEL, ROLE_LABEL))

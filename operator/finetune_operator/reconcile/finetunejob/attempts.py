@@ -134,7 +134,7 @@ def plan_attempts(context: PlanContext, status: JobStatusBuilder) -> Plan:
                 wait = _plan_wait(following, number, context, status, delete)
                 if wait is not None:
                     return wait
-            set_resumed(status)  # also if the status write of the pass that created the Job was lost
+            set_resumed(status)  # needed also if the pass that created the Job lost its status write
             current = begin_run(TRAINER, following.number, context, following.adjustments, job_number=number)
             if batch_job is None:
                 return _plan_start(current, number, following, context, status, delete)
@@ -234,7 +234,7 @@ def _plan_wait(
         set_halted(status, halt, blocking)
         return _finish_plan(status, find_unfinished_jobs(context.observed))
     set_resumed(status)
-    # A budget that was used up may have grown since: then, as at the beginning, the next attempt is due now.
+    # The budget may have grown since it was used up: then, as before the first attempt, the next one is due now.
     due = following.decision.at if isinstance(following.decision, RetryAt) else context.now
     if not blocking and due <= context.now:
         return None
@@ -247,7 +247,7 @@ def _plan_wait(
     patience = PATIENCE_SECONDS - (context.now - ended).total_seconds()
     if patience <= 0 or last is None or last.reason == Reason.SUSPENDED:
         set_waiting_for(status, following.number, blocking)
-    # A Job that somebody suspended does not end by itself: its pod would come back beside the next attempt's.
+    # A Job that somebody suspended does not end by itself: its pod could come back while the next attempt runs.
     delete += tuple(job for job in find_unfinished_jobs(context.observed) if is_suspended(job) and job not in delete)
     return _finish_plan(status, delete, requeue_after=patience if patience > 0 else None)
 

@@ -54,7 +54,7 @@ def plan_merge(context: PlanContext, status: JobStatusBuilder) -> Plan | None:
             number = finished[-1].number + 1 if finished else 1
             if number not in batch_jobs:
                 return _plan_next(context, status, finished, number)
-            current = begin_run(MERGE, number, context)  # the status write of the pass that created its Job was lost
+            current = begin_run(MERGE, number, context)  # the pass that created its Job lost its status write
         set_merges(status, [*finished, current])
         pods = context.observed.pods_of(current.job_name)
         outcome = classify_pod(batch_jobs.get(current.number), pods, MERGE, context.observed.warnings)

@@ -201,8 +201,8 @@ def set_edited(status: JobStatusBuilder, batch_job: Object, number: int) -> None
     """Show that a Job is deleted because somebody changed it."""
     name = batch_job["metadata"]["name"]
     note = (
-        f"Somebody changed the Job {name} ({', '.join(list_edits(batch_job))}), which has one pod and repeats nothing "
-        "that failed. It is deleted, and another one follows."
+        f"Somebody changed the Job {name} ({', '.join(list_edits(batch_job))}). It must have one pod and repeat "
+        "nothing that failed. It is deleted, and another one follows."
     )
     set_phase(status, "Retrying", Reason.RETRYING, note)
     status.events.append(EventRecord("Warning", "JobEdited", "Delete", note, name, number))

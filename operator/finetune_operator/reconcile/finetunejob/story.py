@@ -35,7 +35,7 @@ def list_change_events(before: Object, after: Object) -> Iterator[EventRecord]:
         ConditionType.MERGED,
     ):
         old, new = _find_state(before, kind), find(after.get("conditions", []), kind)
-        # an operator that was away finds another attempt running than before
+        # after a pause of the operator, another attempt may be running
         is_next = kind is ConditionType.RUNNING and number != _find_number(before)
         if new is None or (old == (new["status"], new["reason"]) and not is_next):
             continue

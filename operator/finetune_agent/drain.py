@@ -8,7 +8,7 @@ IDLE_CHECKS = 2
 
 
 def has_left_service(drain: Drain, now: float, settings: Settings) -> bool:
-    """Return whether new requests have stopped. A probe must find the pod unready, and the endpoints follow later."""
+    """Return whether new requests have stopped: a probe found the pod unready, and endpoints could follow."""
     if not drain.leaves_service:
         return True
     if drain.probed_at is not None:

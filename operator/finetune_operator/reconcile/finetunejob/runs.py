@@ -219,7 +219,7 @@ def end_overdue(run: Attempt, waiting: Waiting, context: PlanContext) -> Attempt
 
 
 def find_next_word(waiting: Waiting, run: Attempt, context: PlanContext) -> tuple[Waiting, float]:
-    """Return a message for a run that waits for its pod, and the seconds until the next look, if any."""
+    """Return a message for a run that waits for its pod, and the seconds until the next look (inf: none)."""
     seconds = find_waiting_seconds(run, context)
     look = find_next_look(waiting, seconds) or math.inf
     return break_silence(waiting, seconds, run.job_name), min(look, find_pending_seconds_left(run, waiting, context))

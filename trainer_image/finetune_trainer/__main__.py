@@ -23,7 +23,10 @@ environment:
   FINETUNE_ADJUSTMENTS      settings that replace the user's after attempts that ran out of memory, as JSON
   FINETUNE_MODEL_REVISION   commit of an hf:// model, as the preflight resolved it
   FINETUNE_CACHED_MODEL     the model in the cache of spec.model.cache, as the preflight left it, as JSON
+  FINETUNE_TRAINING_CHOICE  values that an earlier attempt chose for unset fields of spec.training, as JSON
+  FINETUNE_SIMULATED_GPUS   true: the cluster only pretends to have GPUs, so that the job trains on the CPU
   FINETUNE_REPORT_URL       where progress is reported; unset: nowhere
+  FINETUNE_TOKEN_FILE       file with the pod's token for these reports
   FINETUNE_MOUNTS           directory with secrets/, configmaps/, claims/ and model-cache/ (/etc/finetune)
   FINETUNE_SCRATCH          directory for downloads and checkpoints (/tmp/finetune)
   FINETUNE_TERMINATION_LOG  file for the result as JSON (/dev/termination-log)

@@ -32,7 +32,7 @@ from finetune_trainer.session.session import Session
 from finetune_trainer.workers import CAUSE_SECONDS, Workers
 
 PATIENCE_SECONDS = 300.0
-"""How long requests to a storage that does not answer are repeated before the attempt fails."""
+"""How long an unavailable storage is retried before the attempt fails."""
 
 
 def main(settings: Settings) -> int:
@@ -112,15 +112,15 @@ def train_once(
     *,
     may_continue: bool,
 ) -> tuple[TrainerResult, Settings | None]:
-    """Train with these settings; return the result, and the smaller settings to continue with if it ran out of memory.
+    """Train once; return the result and, after a lack of memory, smaller settings to continue with.
 
     Args:
-        settings: The attempt's settings, as they are now.
+        settings: The attempt's settings; smaller ones after a lack of memory.
         run: Filled with what the attempt achieves.
         interruption: The request to stop.
         reporter: Tells the operator of the progress.
         exit_process: Ends this process; must not return.
-        inputs: The inputs if they are here already; else receives them.
+        inputs: Receives the fetched inputs; nothing is fetched if it has them already.
         may_continue: Whether a lack of memory is answered with smaller settings.
     """
     run.adjustments, run.choice = settings.adjustments, settings.choice
@@ -161,9 +161,10 @@ def explain(error: BaseException, workers: Workers) -> tuple[Reason, str]:
 
 
 def lower_memory(settings: Settings, run: Run, reason: Reason) -> Settings | None:
-    """Return the settings that need less memory; None if the reason is another one, or nothing is left to change.
+    """Return settings that need less memory than this run; None if nothing can be reduced.
 
-    They are those of this run, with what it chose where the job leaves a field unset.
+    It is also None if the run failed for another reason than memory. The settings include what the run chose for fields
+    that the job leaves unset.
     """
     settings = settings.with_choice(run.choice) if run.choice else settings
     spec = settings.job.spec
@@ -177,7 +178,7 @@ def lower_memory(settings: Settings, run: Run, reason: Reason) -> Settings | Non
 
 
 def free_device() -> None:
-    """Free what the training that failed has left on the device."""
+    """Free the device memory that the failed training still holds."""
     from finetune_trainer.models import device
 
     device.free_memory()
@@ -194,7 +195,7 @@ def fetch_and_train(
 ) -> TrainerResult:
     """Fetch the inputs while torch is imported, start the other processes, and follow the recipe.
 
-    ``fetched`` has the inputs if they are here already, and else receives them.
+    ``fetched`` receives the inputs; nothing is fetched if it has them already.
 
     Raises:
         Preempted: The pod is asked to stop.
@@ -255,7 +256,7 @@ def fetch(settings: Settings) -> Inputs:
 def claim_output(settings: Settings, run: Run, output: Storage) -> Storage:
     """Return the output as a storage to which no other attempt at this job can write from now on.
 
-    On a workstation it is returned as it is: there is one attempt at a time.
+    A directory, and any storage on a workstation, is returned unchanged: there only one attempt runs at a time.
 
     Raises:
         ArtifactError: SUPERSEDED, if a later attempt has begun; or the storage fails or refuses.

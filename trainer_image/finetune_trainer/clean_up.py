@@ -1,6 +1,6 @@
 """Delete what a job wrote into its storage, for a FineTuneJob that is deleted with ``output.deletionPolicy: Delete``.
 
-It knows neither torch nor why the job is deleted. A second clean-up finds what the first one left.
+It knows neither torch nor why the job is deleted. A second clean-up deletes what the first one left.
 """
 
 from finetune_api.messages import CleanUpResult
@@ -33,7 +33,7 @@ def clean_up(settings: Settings, patience_seconds: float = PATIENCE_SECONDS) -> 
     try:
         storage = settings.output_storage(patience_seconds)
         for claim in (settings.claim, settings.merge_claim):
-            storage.delete(claim)  # a pod that nobody could end writes nothing any more
+            storage.delete(claim)  # a pod that still runs cannot write without its claim
         objects = find_objects_of(
             storage,
             settings.written_directories,

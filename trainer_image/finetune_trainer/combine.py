@@ -23,7 +23,7 @@ COMBINATIONS = (
     "dare_linear_svd",
     "dare_ties_svd",
 )
-"""PEFT's names.
+"""Values of PEFT's ``combination_type``.
 
 ``cat`` is exact and adds the ranks. ``svd`` is the nearest adapter of the largest rank. ``linear`` mixes the A and the
 B matrices separately, which is only an approximation. TIES (Yadav et al. 2023) and DARE (Yu et al. 2024) drop a part

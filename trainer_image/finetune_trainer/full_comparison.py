@@ -44,7 +44,7 @@ from finetune_trainer.training.train import train_model
 BYTES_PER_WEIGHT = 16
 """Bytes for each weight that is trained in fp32: the weight, its gradient, and Adam's two moments."""
 MAX_ATTEMPTS = 2
-"""Attempts at one step. The first may have been interrupted before it could save a checkpoint."""
+"""Attempts that continue from one step. The first may have been interrupted before it could save a checkpoint."""
 
 
 def compare(
@@ -128,7 +128,7 @@ def full_session(session: Session) -> Session:
 
 
 def full_spec(spec: FineTuneJobSpec) -> FineTuneJobSpec:
-    """Return the spec with method ``full``, its default learning rate, and nothing that follows a finished adapter."""
+    """Return the spec with method ``full`` and its default learning rate, without publishing or tracking."""
     evaluation = {
         "compare_with_full": False,
         # where the best weights are chosen, they are chosen for both
@@ -172,9 +172,10 @@ def train_and_measure(
     tokenizer: Any,
     examples: Examples,
 ) -> ComparisonRow:
-    """Train all weights of the base, and measure the model in the precision in which method ``full`` publishes it.
+    """Train all weights of the base, and measure the model as method ``full`` would publish it.
 
-    The model is freed when this function returns.
+    Its weights are rounded to the precision of the training, and then compute in the adapter's serving dtype. The model
+    is freed when this function returns.
     """
     trained = train_model(
         full,

@@ -1,6 +1,6 @@
 """Merge the finished adapter into its base and store the merged model, with its manifest last.
 
-A pod without a GPU does this after the training. A second merge finds what the first one has finished.
+A pod without a GPU does this after the training. A second merge returns the merged model that the first one stored.
 """
 
 import os
@@ -30,18 +30,18 @@ from finetune_trainer.runtime.settings import Settings
 from finetune_trainer.session.fetch import fetch_model
 
 PATIENCE_SECONDS = 300.0
-"""How long a storage may be away before the merge fails."""
+"""How long an unavailable storage is retried before the merge fails."""
 SUCCEEDED = "Succeeded"
 
 
 def main(settings: Settings) -> int:
     """Merge the job's adapter, write the result to the termination log, and return the exit code."""
 
-    def leave() -> None:
+    def exit_preempted() -> None:
         result.write(MergeResult(reason=Reason.PREEMPTED, message="asked to stop"), settings.termination_log)
         os._exit(EXIT_CODES[Reason.PREEMPTED])
 
-    Interruption(0, leave).install()
+    Interruption(0, exit_preempted).install()
     outcome = merge_adapter(settings)
     result.write(outcome, settings.termination_log)
     return 0 if outcome.reason == SUCCEEDED else EXIT_CODES.get(outcome.reason, 1)
@@ -100,7 +100,7 @@ def find_merged(settings: Settings, output: Storage, adapter_digest: str) -> Mer
     """Return the merged model that an earlier merge has finished, if any.
 
     Raises:
-        Failure: OutputExists, if it is of another adapter.
+        Failure: OUTPUT_EXISTS, if it is of another adapter.
         ArtifactError: The storage fails or refuses.
     """
     uri = settings.merged.child(MANIFEST_NAME)

@@ -129,7 +129,7 @@ def prepare_data(session: Session, tokenizer: Any, date: str | None) -> dataset.
 
 
 def fill_unset_training(session: Session, prepared: PreparedTraining) -> tuple[Session, PreparedTraining]:
-    """Choose packing and batch where the job leaves them unset; return session and inputs of a job that has them."""
+    """Choose the packing and the batch that the job leaves unset; return session and inputs with them."""
     if not training_choice.has_open_fields(session.settings.job.spec):
         return session, prepared
     with phase("waiting for the model, and choosing the batch", "load"):
@@ -157,7 +157,7 @@ def train(session: Session, prepared: PreparedTraining) -> trained_adapter.Train
 
 
 def verify(session: Session, prepared: PreparedTraining, adapter: trained_adapter.TrainedAdapter) -> VerifiedAdapter:
-    """Load the adapter onto a fresh base, compare its answers with those of the trained model, and evaluate it.
+    """Load the adapter onto a fresh base, compare it with the trained model, and evaluate it.
 
     Raises:
         Failure: VERIFICATION_FAILED if the loaded adapter answers otherwise than the trained one.

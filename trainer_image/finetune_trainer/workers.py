@@ -1,4 +1,4 @@
-"""Start and watch the worker processes of a node: one for each GPU beside that of the main process."""
+"""Start and watch the worker processes of a node: one for each GPU except the main process's own."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ from finetune_trainer.session.session import Session
 FINISH_SECONDS = 90.0
 """How long the main process may run on after a worker has failed, for example to complete an upload.
 
-Then it is ended: it may wait for the dead process without end.
+Then it is ended, because it may wait for the dead process forever.
 """
 CAUSE_SECONDS = 10.0
 """How long the main process waits for a worker to write why it failed."""
@@ -93,7 +93,7 @@ class Workers:
         self._processes = []
 
     def _watch(self) -> None:
-        """End this process some time after a worker has failed: it may wait for that worker, and cannot be woken."""
+        """End this process some time after a worker has failed, because it may wait for that worker forever."""
         while (failure := self.failure()) is None:
             if self._closed.wait(0.2):
                 return

@@ -53,7 +53,7 @@ class BestWeights:
     ) -> None:
         """Continue the evaluations of the checkpoint in ``resume``, if there is one.
 
-        All processes see the same evaluations; only the one that ``keeps`` has the weights on its disk.
+        All processes see the same evaluations; only the process with ``keeps`` set stores the weights on its disk.
         """
         self.history = EvaluationHistory()
         self._keeps = keeps
@@ -71,7 +71,7 @@ class BestWeights:
         return limit is not None and self.history.without_improvement >= limit.patience
 
     def record(self, model: Any, step: int, loss: float) -> None:
-        """Record an evaluation, and keep the weights if none was better."""
+        """Record the held-out loss of a step, and keep the model's weights if the loss is the lowest so far."""
         minimum = self._early_stopping.min_delta if self._early_stopping else 0.0
         self.history = add_evaluation(self.history, step, loss, minimum)
         if self.history.step == step and self._keeps:
@@ -88,7 +88,7 @@ class BestWeights:
             )
 
     def checkpoint_files(self) -> dict[str, bytes | Path]:
-        """Return what a checkpoint holds of it: contents, and paths of files that are never written to again."""
+        """Return the files that a checkpoint adds, by name: their content, or a path whose file never changes."""
         files = self._weights.glob("*") if self.history.step is not None else ()
         return {EVALUATIONS_FILE: json.dumps(asdict(self.history)).encode()} | {
             f"{WEIGHTS_DIRECTORY}/{path.name}": path for path in files

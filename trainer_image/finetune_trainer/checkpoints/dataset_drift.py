@@ -26,7 +26,9 @@ def encode_digests(digests: Digests) -> bytes:
 
 
 def refuse_changed_data(output: Storage, checkpoints: StorageUri, origin: Origin, digests: Digests) -> None:
-    """Compare the dataset with the one that the newest checkpoint of each of this job's runs was made from.
+    """Check that the dataset is the one from which this job's checkpoints were made.
+
+    The newest complete checkpoint of each run is compared.
 
     Raises:
         Failure: DATASET_CHANGED.

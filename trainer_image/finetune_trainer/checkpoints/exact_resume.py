@@ -15,7 +15,7 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.phase_clock import CLOCK
 
 PEFT_FILE, REST_FILE = "adapter_model.safetensors", "trained.safetensors"
-"""The trained weights that PEFT saves, and the rest of them."""
+"""The files of a checkpoint with the trained weights that PEFT saves, and with all others."""
 
 
 def with_exact_resume(trainer: type[Any]) -> type[Any]:
@@ -31,7 +31,7 @@ class ExactResumeMixin:
     state: Any
     current_gradient_accumulation_steps: int
     train_sampler: Any = None
-    """The order of the rows, where it is ours."""
+    """The sampler that decides the order of the rows; None for the Trainer's own."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.train_sampler or super()._get_train_sampler(train_dataset)  # type: ignore[misc]
@@ -44,7 +44,7 @@ class ExactResumeMixin:
         directory = Path(output_dir or self.args.output_dir)
         directory.mkdir(parents=True, exist_ok=True)
         if isinstance(self.model, PeftModel):
-            # PEFT saves what a prompt's encoder gives: without its dropout, and without drawing a random number
+            # PEFT saves the output of a prompt's encoder: no dropout may change it, or draw a random number
             with evaluation_mode(self.model):
                 super()._save(output_dir, state_dict)  # type: ignore[misc]
         save(self.model, directory)
@@ -76,7 +76,7 @@ class ExactResumeMixin:
         extra = adalora.compute_orthogonal_regularization(self.model) if self.model.training else None
         if extra is None:
             return outcome
-        # with a count of tokens given, the micro-steps' losses are added up
+        # if the number of tokens is given, the Trainer adds up the losses of the micro-steps
         extra = extra / (self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1)
         return (outcome[0] + extra, outcome[1]) if return_outputs else outcome + extra
 

@@ -33,9 +33,9 @@ class LastStepCallback(TrainerCallback):
         self._random = random_state.current_state()
 
     def save(self, trainer: Any, error: BaseException) -> None:
-        """Save a checkpoint of the last step, if the error has not changed its weights; raises nothing.
+        """Save a checkpoint of the last step, unless the failed one has changed the weights; raises nothing.
 
-        Of several processes the others may be in the middle of a collective call, so that they cannot save together.
+        Several processes save nothing: the others may be inside a collective call.
         """
         step = trainer.state.global_step
         if self._random is None or step == self._saved_step or trainer.args.world_size > 1:

@@ -96,7 +96,7 @@ def fingerprint_training(spec: FineTuneJobSpec) -> dict[str, Any]:
 def has_longest_first(spec: FineTuneJobSpec) -> bool:
     """Return whether the first step takes the longest rows.
 
-    Packed rows are equally long. TRL takes the rows of kto as they are, since each has the answer of another one.
+    Packed rows are equally long. The rows of kto keep their order, because TRL pairs each with the answer of another.
     """
     return not spec.training.packs and spec.objective != "kto"
 
@@ -149,7 +149,9 @@ def choose_checkpoint(session: Session, fingerprint: RunFingerprint) -> Resume |
             delete_checkpoint(output, stored)
     if manifest is None:
         run.warnings += warn_of_unused_runs(output, settings.checkpoints, settings.origin, fingerprint)
-        run.resumed_from_step = run.checkpoint = None  # of an attempt with other settings, in the same process
+        run.resumed_from_step = run.checkpoint = (
+            None  # an attempt with other settings in this process may have set them
+        )
         log.info("no checkpoint to continue from: starting at step 0")
         return None
     log.info("continuing from step %d of %d", manifest.step, manifest.total_steps)

@@ -12,7 +12,7 @@ from finetune_trainer.data.values import Message
 Span = tuple[int, int]
 """The first character, and the one after the last."""
 ABSENT = object()
-"""The message has no ``content``."""
+"""Stands for the content of a message without the key ``content``."""
 QUESTION, ANSWER = "What zqxj?", "Because jxqz."
 """Contents of the chats with which a template is tried. No template contains these words itself."""
 FUNCTION, ARGUMENT, VALUE = "find_zqxj", "place_zqxj", "Jxqz"
@@ -103,13 +103,13 @@ class ChatTemplate:
         """Return the form in which the template reads the contents of messages.
 
         Raises:
-            TemplateRefusalError: The template leaves them out.
+            TemplateRefusalError: The template does not write the contents.
         """
         chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
         forms = (MessageForm(), MessageForm(parts=True))
-        if form := self._find(chat, (QUESTION, ANSWER), iter(forms)):
+        if form := self._find_form(chat, (QUESTION, ANSWER), iter(forms)):
             return form
-        if self._find(chat, (), iter(forms)):
+        if self._find_form(chat, (), iter(forms)):
             raise TemplateRefusalError("it does not write the contents of messages")
         return MessageForm()
 
@@ -123,9 +123,11 @@ class ChatTemplate:
             for empty in ("", None, ABSENT)
             for json_arguments in (False, True)
         )
-        return self._find(chat, (FUNCTION, ARGUMENT, VALUE), forms) or self._form
+        return self._find_form(chat, (FUNCTION, ARGUMENT, VALUE), forms) or self._form
 
-    def _find(self, chat: list[Message], texts: tuple[str, ...], forms: Iterator[MessageForm]) -> MessageForm | None:
+    def _find_form(
+        self, chat: list[Message], texts: tuple[str, ...], forms: Iterator[MessageForm]
+    ) -> MessageForm | None:
         """Return the first form of a chat whose rendering contains all ``texts``; None if there is none."""
         for form in forms:
             try:

@@ -8,7 +8,7 @@ from finetune_trainer.data.chat_template import ANSWER, QUESTION, ChatTemplate, 
 from finetune_trainer.data.prefix import common_prefix_length
 from finetune_trainer.data.values import Message
 
-OTHERS = ("@a reply@", "#a reply#", "~a reply~")
+REPLACEMENTS = ("@a reply@", "#a reply#", "~a reply~")
 """Texts that replace the content of a turn, to see which characters change. They begin and end differently."""
 
 
@@ -114,7 +114,7 @@ class TurnFinder:
         """Find the content of a turn: the characters that change if the content changes."""
         content = (messages[turn].get("content") or "").strip()
         replacement = next(
-            candidate for candidate in OTHERS if not content or candidate[0] not in (content[0], content[-1])
+            candidate for candidate in REPLACEMENTS if not content or candidate[0] not in (content[0], content[-1])
         )
         changed = [*messages[:turn], messages[turn] | {"content": replacement}, *messages[turn + 1 :]]
         altered = self.served.render(changed, tools).text

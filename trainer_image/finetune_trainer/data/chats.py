@@ -65,7 +65,7 @@ def says_something(turns: list[Message]) -> bool:
 
 
 def put_system_first(turns: list[Message], system: Any, name: str) -> list[Message] | RowError:
-    """Return a chat that begins with the system prompt of a column of its own."""
+    """Return the chat with the system prompt of the column ``name`` as its first message."""
     if is_blank(system):
         return turns
     if not isinstance(system, str):

@@ -43,6 +43,7 @@ NEEDED: dict[Layout, tuple[str, ...]] = {
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 WEIGHTS = ("weight", "weights", "sample_weight", "loss_weight", "loss_mask")
 PLACED = (*USUAL["system"], *USUAL["history"], *USUAL["tools"])
+"""Columns that are refused in a format that has no place for them."""
 PROMPT_LIKE = (*PROMPTS, "instruction", "input", "problem", "request", "context", "conversations", "conversation")
 
 
@@ -56,15 +57,15 @@ def find_columns(row: Row, columns: Columns, layout: Layout, *, labelled: bool =
 
 
 def detect_layout(row: Row, columns: Columns, objective: Objective) -> Layout | None:
-    """Return the first format whose columns a row has."""
-    pair = columns.chosen in row and columns.rejected in row
-    if pair and objective != "sft":
+    """Return the first format whose columns a row has; None if there is none."""
+    has_pair = columns.chosen in row and columns.rejected in row
+    if has_pair and objective != "sft":
         return "preference"
     for layout, needed in NEEDED.items():
         names = find_columns(row, columns, layout)
         if all(names[key] in row for key in needed) and _is_turns(row, names):
             return layout
-    return "preference" if pair else None
+    return "preference" if has_pair else None
 
 
 def _is_turns(row: Row, names: dict[str, str]) -> bool:
@@ -82,7 +83,7 @@ def find_unused(row: Row, names: dict[str, str]) -> list[str]:
 def ask_about_unused(
     row: Row, names: dict[str, str], columns: Columns, layout: Layout, read_row: Row | None
 ) -> RowError | None:
-    """Return the problem of a row with a column that is not used but usually matters; None if there is none.
+    """Return the problem of a row with an unused column that usually matters; None if there is none.
 
     Args:
         row: The row as it was read.

@@ -23,6 +23,7 @@ from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
 DEFAULT_FRACTION, DEFAULT_HELD_OUT = 0.1, 200
+"""Share of the rows that are held out if the job names none, and at most how many."""
 SHOWN, SHOWN_TOKENS = 3, 1000
 """How many sequences the report shows, and how many tokens of each."""
 
@@ -36,7 +37,7 @@ class Example:
 
     @property
     def learned(self) -> int:
-        """Count the tokens that the loss uses; the first token has nothing before it."""
+        """Count the tokens that the loss uses: never the first one, which nothing predicts."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 

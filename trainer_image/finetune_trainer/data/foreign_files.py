@@ -23,9 +23,9 @@ MAGIC = {
 PICKLE = re.compile(rb"\x80[\x02-\x05]")
 """First bytes of a Python pickle: its protocol."""
 TAR_MAGIC = slice(257, 262)
-"""Bytes of a tar archive that are ``ustar``."""
+"""Position of the bytes ``ustar`` in a tar archive."""
 BINARY_SUFFIXES = {".parquet": "parquet", ".arrow": "Arrow", ".feather": "Feather"}
-"""Suffixes of formats that have been recognised before, if the file is one of them."""
+"""Suffixes of binary formats. A valid file of these has been recognised before, by its first bytes."""
 
 
 def refuse_foreign(start: bytes, name: str, suffix: str) -> None:

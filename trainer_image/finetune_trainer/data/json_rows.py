@@ -44,7 +44,7 @@ def read_lines(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
 
 
 def _split_lines(stream: io.BufferedReader) -> Iterator[bytes]:
-    """Yield the lines; only the beginning of a line that is longer than a row may be."""
+    """Yield the lines; of a line that is too long for a row, only the beginning."""
     while line := stream.readline(MAX_ROW_CHARACTERS + 1):
         rest = line
         while len(rest) > MAX_ROW_CHARACTERS and not rest.endswith(b"\n"):

@@ -163,7 +163,7 @@ def make_reader(files: list[DataFile], source: DatasetSource, objective: Objecti
 
 
 def _has_system(file: DataFile, columns: Columns, layout: Layout) -> bool:
-    """Return whether texts of prompts and answers have a system prompt beside them."""
+    """Return whether the first row of prompts and answers has a column for the system prompt."""
     if layout not in ("promptCompletion", "preference"):
         return False
     first_row = next(read_rows(file)).row or {}

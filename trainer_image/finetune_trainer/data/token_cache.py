@@ -30,17 +30,9 @@ from finetune_trainer.runtime.logs import log
 
 CACHE_VERSION = 3
 """Part of the cache's key. Raise it whenever the same rows become other sequences."""
-
-
 TOKENS_FILE = "tokens.arrow"
-
-
 HASHES_FILE = "keys.npy"
-
-
 COUNTS_FILE = "facts.json"
-
-
 TOKEN_IDS = pyarrow.list_(pyarrow.int32())
 
 
@@ -76,6 +68,8 @@ def load_or_write_table(
     max_rows: int | None,
 ) -> TokenTable:
     """Return the sequences of a split, from the cache if they are there.
+
+    ``digests`` are the name and the digest of each file; ``max_rows`` None means all rows.
 
     Raises:
         Failure: DATASET_INVALID for bad rows.

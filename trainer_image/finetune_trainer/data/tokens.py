@@ -110,9 +110,9 @@ class Encoder:
     def encode(self, rows: Iterable[Row]) -> Iterator[tuple[Row, TokenizedRow]]:
         """Tokenize rows in their order, without those that the loss cannot learn from."""
         for batch in batched(self._prepare_all(rows), TOKENIZER_BATCH):
-            tokens = iter(self._tokenize([self._cut(text) for _, work in batch for text in work.texts]))
-            for row, work in batch:
-                sequence = work.finish([next(tokens) for _ in work.texts])
+            tokens = iter(self._tokenize([self._cut(text) for _, pending in batch for text in pending.texts]))
+            for row, pending in batch:
+                sequence = pending.finish([next(tokens) for _ in pending.texts])
                 if fitted := self._fit(sequence):
                     self._check_embeddings(fitted)
                     yield row, fitted
@@ -365,7 +365,7 @@ def _loses_messages(messages: list[Message], tools: list[Any] | None, text: str)
 
 
 def describe_lost_messages(counts: Counts) -> str:
-    """Describe the chats of which the model does not see everything."""
+    """Describe the chats of which the template leaves out messages or tools."""
     return (
         f"the model's chat template leaves out messages or tools of {counts.lost_messages} chats, so the model does "
         "not see them (finetune preview shows what it sees): choose a model whose template writes them, or move their "

@@ -1,6 +1,6 @@
 """Keep the base's scores on the held-out rows in the storage, so that a later attempt does not compute them again.
 
-The file is named by a digest of whatever decides the scores: for another base, row, dtype or device it is another file.
+The file is named by a digest of everything that decides the scores: base, rows, dtype, device and versions.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class BaseScores(Lenient):
 
 @dataclass(frozen=True)
 class BaseScoreStore:
-    """The scores of one job's bases below ``directory``. ``components`` is all that decides them but the weights."""
+    """The stored scores of a job's base. ``components`` and the base's weights decide the scores."""
 
     storage: Storage
     directory: StorageUri
@@ -52,7 +52,7 @@ class BaseScoreStore:
     def find_file(self, base: Any) -> StorageUri | None:
         """Return the address of the scores of a loaded base; None if they are not kept."""
         if not self.keeps or any(weight.is_meta for weight in base.parameters()):
-            return None  # weights that accelerate moved to main memory are read when they are used
+            return None  # accelerate has moved weights to main memory: here they have no values to hash
         weights = {"weights": loading.digest_all_weights(base), "dtype": str(base.dtype)}
         content = json.dumps(self.components | weights, sort_keys=True).encode()
         return self.directory.child(f"{hashlib.sha256(content).hexdigest()[:32]}.json")
@@ -101,7 +101,7 @@ def open_store(
         spec: The job.
         inputs: Its files.
         examples: Its data.
-        tokens: Most tokens of a batch.
+        tokens: Maximum number of tokens in a batch.
         padding: The padding token's id for a model that scores texts; else None.
         placement: Where the base computes.
     """

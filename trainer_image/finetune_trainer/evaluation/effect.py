@@ -40,7 +40,12 @@ class Comparison:
 
 
 def compare_effects(trained: Sequence[float], shown: Sequence[float]) -> Comparison:
-    """Compare two effects, token by token."""
+    """Compare two effects: for each token a difference of log-probabilities, in nats.
+
+    Args:
+        trained: The trained adapter's effect.
+        shown: The loaded adapter's effect on the same tokens.
+    """
     number = len(trained)
     size = math.fsum(value * value for value in trained)
     difference = math.fsum(abs(a - b) for a, b in zip(shown, trained, strict=True)) / number
@@ -49,8 +54,8 @@ def compare_effects(trained: Sequence[float], shown: Sequence[float]) -> Compari
     product = math.fsum(a * b for a, b in zip(shown, trained, strict=True))
     shown_size = math.fsum(value * value for value in shown)
     share = product / size
-    misfit = max(shown_size - share * product, 0.0)
-    error = math.sqrt(misfit / (number - 1) / size) if number > 1 else 0.0
+    residual = max(shown_size - share * product, 0.0)
+    error = math.sqrt(residual / (number - 1) / size) if number > 1 else 0.0
     correlation = product / math.sqrt(size * shown_size) if shown_size else 0.0
     return Comparison(share, error, correlation, math.sqrt(size / number), difference)
 

@@ -22,7 +22,7 @@ def mean_loss(model: Any, examples: Sequence[Example], tokens: int = 0) -> float
     Args:
         model: The model.
         examples: The sequences.
-        tokens: Most tokens of a batch, padding included.
+        tokens: Maximum number of tokens in a batch, padding included.
     """
     return divide_by_learned(summed_losses(model, examples, tokens), examples)
 
@@ -56,7 +56,7 @@ def perplexity(loss: float) -> float:
 def compute_logits(model: Any, texts: Sequence[list[int]], tokens: int = 0) -> list[torch.Tensor]:
     """Compute the logits after each token of each text: shape (length, vocabulary), float32, on the CPU.
 
-    Of a model that scores texts they are the text's score, of shape (1,).
+    For a model that scores texts, it is the score of each text: shape (1,).
     """
     return run_batched(model, texts, lambda _, logits: logits.float().cpu(), tokens)
 
@@ -76,7 +76,7 @@ def run_batched(
         model: The model.
         texts: Token ids, at least one each.
         reduce: Called once for each text, in any order. In a training of several processes its results are sent to all.
-        tokens: Most tokens of a batch, padding included; a batch has at least one text.
+        tokens: Maximum number of tokens in a batch, padding included; a batch has at least one text.
     """
     batches = plan_batches([len(text) for text in texts], tokens)
     results: dict[int, T] = {}
@@ -89,7 +89,10 @@ def run_batched(
 
 
 def plan_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Return the indices of the texts of each batch, the longest texts first."""
+    """Return the indices of the texts of each batch, the longest texts first.
+
+    A batch has at most ``tokens`` tokens, padding included, or a single text.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
@@ -100,11 +103,11 @@ def plan_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def _forward(model: Any, texts: list[list[int]]) -> list[torch.Tensor]:
-    """Return one row of logits for each token of each text, without those of prompt tuning's virtual tokens."""
+    """Return each text's logits, of shape (length, vocabulary), without those of virtual tokens."""
     longest = max(map(len, texts))
     padding = getattr(model.config, "pad_token_id", None) or 0
     device = streaming.input_device(model)
-    # on the right, where a causal model does not see it
+    # pad on the right, where a causal model does not see it
     ids = torch.tensor([text + [padding] * (longest - len(text)) for text in texts], device=device)
     mask = None
     if any(len(text) < longest for text in texts):

@@ -29,7 +29,7 @@ class HeldOutMetrics:
 COMPARED_WITH_REFERENCE = ("dpo", "kto")
 """Objectives whose loss compares a model with a reference model."""
 Scores = list[list[float]]
-"""What a model's forward passes give for each held-out row; the metrics follow from them."""
+"""Numbers that a model's forward passes give for each held-out row. The metrics are computed from them."""
 
 
 class Measure:
@@ -70,7 +70,7 @@ def make_measure(
         spec: The job.
         held_out: Held-out sequences, for objective ``sft``.
         rows: Held-out rows with the answers to compare, for the other objectives.
-        tokens: Most tokens of a batch.
+        tokens: Maximum number of tokens in a batch.
     """
     beta, tokens = (spec.preference or Preference()).beta, tokens or spec.training.max_length
     match spec.objective:
@@ -135,7 +135,8 @@ def _score_orpo(model: Any, rows: list[TokenizedRow], beta: float, tokens: int) 
     As in TRL, the likelihood is that of prompt and answer.
     """
     scores = []
-    for row, both in zip(rows, _logprobs(model, rows, ("chosen_ids", "rejected_ids"), tokens, whole=True), strict=True):
+    logprobs = _logprobs(model, rows, ("chosen_ids", "rejected_ids"), tokens, with_prompt=True)
+    for row, both in zip(rows, logprobs, strict=True):
         chosen, rejected = (logps[_answer_start(row) :].mean() for logps in both)
         odds = (chosen - rejected) - (torch.log1p(-torch.exp(chosen)) - torch.log1p(-torch.exp(rejected)))
         scores.append([float(-both[0].mean() - beta * logsigmoid(odds)), float(chosen > rejected)])
@@ -166,15 +167,15 @@ def _answer_start(row: TokenizedRow) -> int:
 
 
 def _logprobs(
-    model: Any, rows: list[TokenizedRow], names: tuple[str, str], tokens: int, *, whole: bool = False
+    model: Any, rows: list[TokenizedRow], names: tuple[str, str], tokens: int, *, with_prompt: bool = False
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return the log-probabilities of the tokens of both answers of each row; of the prompt's too, if ``whole``."""
+    """Return the log-probabilities of the tokens of both answers of each row, and of the prompt if asked for."""
     texts = [row["prompt_ids"] + row[name] for row in rows for name in names]
 
     def answer(index: int, logits: torch.Tensor) -> torch.Tensor:
         following = torch.tensor(texts[index][1:], dtype=torch.long, device=logits.device)
         logps = -cross_entropy(logits[:-1].float(), following, reduction="none").cpu()
-        return logps if whole else logps[_answer_start(rows[index // 2]) :]
+        return logps if with_prompt else logps[_answer_start(rows[index // 2]) :]
 
     logps = run_batched(model, texts, answer, tokens)
     return list(zip(logps[::2], logps[1::2], strict=True))

@@ -29,6 +29,7 @@ from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.phase_clock import CLOCK
 
 CANDIDATES, SAMPLES, SAMPLE_TOKENS = 12, 4, 48
+"""How many texts are compared, how many become golden samples, and the length of each in tokens."""
 EXACT_TOLERANCE = 1e-3
 """Largest allowed difference of a logit if base and data type are the same."""
 
@@ -81,7 +82,7 @@ def record_answers(
         method: Its method.
         held_out: Held-out sequences.
         layout: How the fresh base will differ.
-        tokens: Most tokens of a batch.
+        tokens: Maximum number of tokens in a batch.
     """
     texts = [example.input_ids[:SAMPLE_TOKENS] for example in held_out[:CANDIDATES] if len(example.input_ids) > 1]
     logits, base = compute_logits(model, texts, tokens), None
@@ -177,7 +178,7 @@ def verify(
         forgetting_text: Sequences of the general text; empty if forgetting is not measured.
         load_base: Loads a model from a directory.
         generate_samples: Returns a model's answers to the sample prompts.
-        tokens: Most tokens of a batch.
+        tokens: Maximum number of tokens in a batch.
         streamed: Whether the models are in main memory, and their layers are to be copied to the GPU when they run.
 
     Raises:

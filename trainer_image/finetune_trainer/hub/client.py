@@ -146,12 +146,12 @@ def download_model(
 
 
 def list_model_files(api: HfApi, model: HubModel, *, code: bool, skip: Sequence[str] = ()) -> list[RemoteFile]:
-    """List configuration, tokenizer and safetensors of a model, and its code if ``code`` is set, with their digests.
+    """List configuration, tokenizer, safetensors and, with ``code``, Python files, with their digests.
 
     Raises:
         Failure: The hub refuses or does not answer.
     """
-    names = [name for name in model.files if "/" not in name and any(fnmatch(name, end) for end in MODEL_FILES)]
+    names = [name for name in model.files if "/" not in name and any(fnmatch(name, glob) for glob in MODEL_FILES)]
     names += [name for name in model.files if code and name.endswith(".py")]
     selected = [name for name in names if name not in skip]
     entries = call_hub(
@@ -197,7 +197,12 @@ def read_range(api: HfApi, model: HubModel, name: str, start: int, length: int) 
 
 
 def call_hub(api: HfApi, kind: RepositoryKind, repo: str, revision: str | None, action: Callable[[], T]) -> T:
-    """Run an action on a repository, and turn the client's exceptions into a Failure with a remedy."""
+    """Run an action on a repository, and turn the client's exceptions into a Failure with a remedy.
+
+    Raises:
+        Failure: The repository does not exist or is not accessible, or the hub does not answer.
+        OSError: The local disk is full.
+    """
     page, field = f"{api.endpoint}/{kind.pages}{repo}", f"{kind.section}.uri"
     at_revision = f" at revision {revision!r}" if revision else ""
     try:

@@ -13,7 +13,7 @@ from finetune_trainer.runtime.failures import Failure
 
 
 def list_routers(model: Any) -> set[str]:
-    """List the last parts of the names of routers that are linear layers and return more than one tensor: Llama 4's.
+    """List the last name parts of linear routers that return several tensors, as in Llama 4.
 
     PEFT's ``all-linear`` treats them as plain linear layers, and the first step then fails.
     """

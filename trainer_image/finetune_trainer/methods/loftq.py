@@ -12,14 +12,16 @@ from transformers.pytorch_utils import Conv1D
 from finetune_trainer.models.loading import QUANTIZED_PARAMETERS
 
 ITERATIONS, OVERSAMPLING = 16, 8
-"""Power iterations and further directions of the randomized decomposition (Halko, Martinsson and Tropp 2011), with
-which it comes near to the whole one: the error of a quantization has no few large directions."""
+"""Power iterations and additional directions of the randomized SVD (Halko, Martinsson and Tropp 2011).
+
+So many are needed to come near the exact SVD, because the singular values of a quantization error decay slowly.
+"""
 
 
 @torch.no_grad()
 def initialize(model: Any, directory: Path) -> None:
     """Set A and B so that B·A, scaled, best approximates the quantization error (Li et al. 2023, T = 1)."""
-    files = _files(directory)
+    files = _map_tensors(directory)
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     module: Any
     for name, module in layers:
@@ -27,7 +29,7 @@ def initialize(model: Any, directory: Path) -> None:
         if type(base.weight).__name__ not in QUANTIZED_PARAMETERS:
             continue  # not quantized, so there is no error
         quantized = dequantize_bnb_weight(base.weight, state=getattr(base, "state", None)).float()
-        original = _original(files, name.removeprefix("base_model.model.")).to(quantized.device, torch.float32)
+        original = _read_original(files, name.removeprefix("base_model.model.")).to(quantized.device, torch.float32)
         if getattr(base, "source_cls", None) is Conv1D:
             original = original.T
         rank, scaling = module.r["default"], module.scaling["default"]
@@ -39,7 +41,7 @@ def initialize(model: Any, directory: Path) -> None:
         module.lora_B["default"].weight.copy_(left[:, :rank] * root / scaling)
 
 
-def _files(directory: Path) -> dict[str, Path]:
+def _map_tensors(directory: Path) -> dict[str, Path]:
     """Map each tensor of the model to its file."""
     files: dict[str, Path] = {}
     for path in sorted(directory.glob("*.safetensors")):
@@ -48,7 +50,7 @@ def _files(directory: Path) -> dict[str, Path]:
     return files
 
 
-def _original(files: dict[str, Path], module: str) -> torch.Tensor:
+def _read_original(files: dict[str, Path], module: str) -> torch.Tensor:
     """Read a module's weight from disk; old GPT-2 files leave out the first part of its name."""
     names = (f"{module}.weight", f"{module.split('.', 1)[-1]}.weight")
     name = next(name for name in names if name in files)

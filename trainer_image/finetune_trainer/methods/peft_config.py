@@ -40,8 +40,11 @@ def make_peft_config(method: api.Method, base: BaseInfo) -> PeftConfig:
 
 
 PEFT_INITIALIZATIONS: dict[str, bool | str] = {"default": True, "loftq": True, "pissa": "pissa_niter_16"}
-"""PEFT's word for an initialization that has another one there: LoftQ follows later, and PiSSA is decomposed by a
-randomized method, which takes seconds where the whole decomposition of a large model's weights takes many minutes."""
+"""PEFT's ``init_lora_weights`` for each initialization with another name.
+
+``loftq.initialize`` computes LoftQ later. The randomized SVD of PiSSA takes seconds; the exact one of a large model's
+weights takes many minutes.
+"""
 
 
 def lora_config(block: api.LoraFields, base: BaseInfo) -> PeftConfig:

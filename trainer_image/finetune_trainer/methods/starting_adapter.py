@@ -152,6 +152,11 @@ def _adapter_uri(model: ModelSource) -> S3Uri:
 
 
 def _select_form(method: Method, manifest: AdapterManifest, uri: S3Uri) -> bool:
+    """Return whether the method continues from the form of the training instead of the published one.
+
+    Raises:
+        Failure: SPEC_INVALID: neither form is of the method's type.
+    """
     peft_type = method.peft_type
     if manifest.peft_type == peft_type:
         return bool(manifest.folded)  # the trained form still has the options that were folded into the weights

@@ -24,12 +24,12 @@ def has_gpu() -> bool:
 
 
 def gpu_bytes() -> int:
-    """Return the size of the GPU's memory."""
+    """Return the size of the GPU's memory, in bytes."""
     return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 
 def training_bytes() -> int | None:
-    """Return the memory of the GPU that a training may fill; None without a GPU."""
+    """Return how many bytes of the GPU's memory a training may fill; None without a GPU."""
     return gpu_bytes() if has_gpu() else None
 
 
@@ -73,6 +73,9 @@ def run_where_it_fits(work: Callable[[Placement], Result], placements: Sequence[
 
     This is for the steps after the training, where another attempt with a smaller batch would not help: a base that is
     quantized during the training is larger when it is served.
+
+    Raises:
+        torch.OutOfMemoryError: The last placement does not fit either.
     """
     for placement, following in itertools.pairwise(placements):
         try:

@@ -72,14 +72,18 @@ def check_sizes(architecture: Architecture, metadata: ModelMetadata) -> None:
         return
     described = sum(m.weight for m in architecture.modules if m.is_linear and m is not architecture.head)
     linear = list_linear_modules(metadata.tensors).items()
-    stored = sum(inputs * outputs for name, (inputs, outputs) in linear if not (architecture.experts and _routes(name)))
+    stored = sum(
+        inputs * outputs
+        for name, (inputs, outputs) in linear
+        if not (architecture.experts and _is_expert_or_router(name))
+    )
     if described != stored:
         raise ValueError(
             f"by config.json the model's linear layers have {described:,} weights, but the files have {stored:,}"
         )
 
 
-def _routes(module: str) -> bool:
-    """Return whether a matrix of the files is an expert's or a router's, which is no linear layer in transformers."""
+def _is_expert_or_router(module: str) -> bool:
+    """Return whether a module is an expert or a router, which is no linear layer in transformers."""
     parts = module.split(".")
     return "experts" in parts or parts[-1] in ("gate", "router")

@@ -97,11 +97,11 @@ def _check_weights(loading: dict[str, Any], *, scores: bool) -> None:
     """Check that the files had every weight, in its shape.
 
     Args:
-        loading: What transformers tells of the loading.
+        loading: The loading information that ``from_pretrained`` returns.
         scores: Whether the model scores texts: its head is new.
 
     Raises:
-        Failure: MODEL_UNSUPPORTED: they had not.
+        Failure: MODEL_UNSUPPORTED: a weight is missing, or has another shape.
     """
     if mismatched := sorted(loading["mismatched_keys"]):
         name, stored, built = mismatched[0]

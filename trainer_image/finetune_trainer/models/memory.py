@@ -22,10 +22,10 @@ class MemoryMeter:
         if device.has_gpu():
             torch.cuda.reset_peak_memory_stats()
             return
-        _give_back()
+        _trim_heap()
         try:
             RESET.write_text("5", encoding="ascii")  # reset the peak: proc_pid_clear_refs(5)
-            self._before = _kilobytes(STATUS, "VmRSS")
+            self._before = _read_bytes(STATUS, "VmRSS")
         except OSError:
             self._before = -1
 
@@ -36,10 +36,10 @@ class MemoryMeter:
         """
         if device.has_gpu():
             return torch.cuda.max_memory_allocated()
-        return max(_kilobytes(STATUS, "VmHWM") - self._before, 0) if self._before >= 0 else None
+        return max(_read_bytes(STATUS, "VmHWM") - self._before, 0) if self._before >= 0 else None
 
 
-def _give_back() -> None:
+def _trim_heap() -> None:
     """Return freed memory to the system (glibc's malloc_trim(3)).
 
     Otherwise the process would not grow when the next training allocates that memory again.
@@ -55,22 +55,23 @@ def free_bytes() -> int | None:
     The limit is that of the machine or of the container, whichever is lower.
     """
     machine = Path("/proc/meminfo")
-    free = [_kilobytes(machine, "MemAvailable")] if machine.is_file() else []
+    free = [_read_bytes(machine, "MemAvailable")] if machine.is_file() else []
     for limit, used, name in (
         (CGROUP / "memory.max", CGROUP / "memory.stat", "anon"),
         (OLD_CGROUP / "memory.limit_in_bytes", OLD_CGROUP / "memory.stat", "rss"),
     ):
         if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
             # The rest of the container's memory is the cache of its files, which the kernel frees when it is needed.
-            free.append(int(text) - _number(used, name))
+            free.append(int(text) - _read_number(used, name))
     return min(free, default=None)
 
 
-def _kilobytes(path: Path, name: str) -> int:
-    return 1024 * _number(path, f"{name}:")
+def _read_bytes(path: Path, name: str) -> int:
+    """Return a size in bytes from a file of /proc, which has it in kilobytes."""
+    return 1024 * _read_number(path, f"{name}:")
 
 
-def _number(path: Path, name: str) -> int:
+def _read_number(path: Path, name: str) -> int:
     """Return the number after a name at the start of a line; 0 if there is no such line."""
     lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
     return next((int(words[1]) for words in lines if words and words[0] == name), 0)

@@ -83,7 +83,8 @@ def fill(cache: Path, model: RemoteModel, owner: str) -> CachedModel:
         owner: Name of the job, for the log of another job that waits for it.
 
     Raises:
-        Failure: MODEL_CACHE_FAILED: the volume is full, read-only or cannot lock; or the source refuses.
+        Failure: MODEL_CACHE_FAILED for a volume that is full, read-only or without locks, DIGEST_MISMATCH for a file
+            that arrives damaged, MODEL_UNSUPPORTED for an unsafe file name, or the reason for which the hub refuses.
         ArtifactError: S3 fails or refuses.
     """
     _refuse_unsafe_names(model)
@@ -324,6 +325,7 @@ def _refuse_unsafe_names(model: RemoteModel) -> None:
 
 
 def _explain(error: OSError, cache: Path, model: RemoteModel) -> Failure | OSError:
+    """Return the Failure for an error of the cache's file system."""
     if error.errno in DISK_FULL_ERRNOS:
         return _full(cache, count_missing_bytes(model.files, _partial(cache, model)), shutil.disk_usage(cache).free)
     if isinstance(error, PermissionError) or error.strerror == "Read-only file system":

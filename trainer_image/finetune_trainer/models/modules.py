@@ -17,7 +17,7 @@ def list_linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, i
         module = name.removesuffix(".weight")
         if module != name and len(tensor.shape) == 2 and not is_embedding_or_head(module):
             shapes[module] = (tensor.shape[0], tensor.shape[1])
-    return dict(sorted(shapes.items(), key=lambda item: _natural(item[0])))
+    return dict(sorted(shapes.items(), key=lambda item: _natural_sort_key(item[0])))
 
 
 def list_modules(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -57,5 +57,5 @@ def count_parameters(tensors: Mapping[str, Tensor]) -> int:
     return total
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _natural_sort_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

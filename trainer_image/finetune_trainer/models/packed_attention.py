@@ -1,4 +1,4 @@
-"""Attention of packed rows: each example by itself, without a mask as wide as the whole batch.
+"""Compute attention within each example of a packed row, without a mask over the whole batch.
 
 For ``sdpa`` transformers makes a mask whose size grows with the square of the batch. TRL's collator has the examples'
 borders, and attention that knows them needs no mask.
@@ -58,7 +58,7 @@ def describe_borders(lengths: list[int], where: torch.device) -> dict[str, Any]:
 
     Args:
         lengths: The number of tokens of each example.
-        where: The device of the result.
+        where: Device of the result.
     """
     borders = torch.tensor([0, *lengths], device=where).cumsum(0).to(torch.int32)
     return {BORDERS: borders, "cu_seq_lens_k": borders, "max_length_q": max(lengths), "max_length_k": max(lengths)}
@@ -94,7 +94,7 @@ def attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
     borders, window = options[BORDERS], options.get("sliding_window")
-    if torch.is_autocast_enabled(query.device.type):  # which casts for sdpa, but not for the kernel
+    if torch.is_autocast_enabled(query.device.type):  # autocast casts for sdpa, but not for the kernel
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if has_kernel and not dropout and _fits_kernel(query, value):
@@ -111,9 +111,9 @@ def attend(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         return result[None], None
-    # It reads the lengths, which a compiler cannot follow.
-    each: Any = torch.compiler.disable(_attend_to_each)  # type: ignore[no-untyped-call]
-    return each(query, key, value, borders, window, dropout, scaling), None
+    # The function reads the lengths into Python, which a compiler cannot follow.
+    attend_to_each: Any = torch.compiler.disable(_attend_to_each)  # type: ignore[no-untyped-call]
+    return attend_to_each(query, key, value, borders, window, dropout, scaling), None
 
 
 def _attend_to_each(
@@ -127,17 +127,17 @@ def _attend_to_each(
 ) -> torch.Tensor:
     """Call sdpa for each example."""
     results, start = [], 0
-    for length in _lengths(borders):
+    for length in _list_lengths(borders):
         part, start = slice(start, start + length), start + length
-        is_whole = window is None or length <= window
+        fits_window = window is None or length <= window
         result = scaled_dot_product_attention(
             query[:, :, part],
             key[:, :, part],
             value[:, :, part],
-            attn_mask=None if is_whole else _band(length, window or 0, query.device),
+            attn_mask=None if fits_window else _make_band_mask(length, window or 0, query.device),
             dropout_p=dropout,
             scale=scaling,
-            is_causal=is_whole,
+            is_causal=fits_window,
             enable_gqa=query.shape[1] != key.shape[1],
         )
         results.append(result)
@@ -165,18 +165,18 @@ def _replace_mask(backbone: Any, arguments: Any, options: dict[str, Any]) -> tup
 
 
 def _fits_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
-    """Return whether torch's attention for variable lengths computes these."""
+    """Return whether torch's attention for variable lengths supports the dtypes and widths of these tensors."""
     sixteen_bits = query.dtype == value.dtype and query.dtype in (torch.bfloat16, torch.float16)
     return query.is_cuda and sixteen_bits and query.shape[-1] == value.shape[-1] <= LARGEST_HEAD
 
 
 @lru_cache(maxsize=1)
-def _lengths(borders: torch.Tensor) -> list[int]:
+def _list_lengths(borders: torch.Tensor) -> list[int]:
     """Return the number of tokens of each example; all layers of a pass share one copy to main memory."""
     return borders.diff().tolist()
 
 
-def _band(length: int, window: int, where: torch.device) -> torch.Tensor:
-    """Return the mask of sliding attention: each token sees itself and those of the window before it."""
+def _make_band_mask(length: int, window: int, where: torch.device) -> torch.Tensor:
+    """Return the mask of sliding attention, of shape (length, length): each token sees the last ``window`` tokens."""
     ones = torch.ones(length, length, dtype=torch.bool, device=where)
     return ones.tril() & ones.triu(1 - window)

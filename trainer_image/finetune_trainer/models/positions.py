@@ -11,7 +11,7 @@ KEYS = (
     "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "max_seq_length", "seq_length",
     "n_ctx",
 )  # fmt: skip
-"""What the architectures call the number of positions."""
+"""Names that architectures give to the number of positions."""
 ROPE_KEYS = ("rope_scaling", "rope_parameters")
 LEARNED = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
 """Modules with a learned vector for each position."""

@@ -16,10 +16,10 @@ def check_remote_code(config: dict[str, Any], model: ModelSource) -> None:
     Raises:
         Failure: MODEL_UNSUPPORTED if the model needs code that is not trusted.
     """
-    brought, model_type = config.get("auto_map"), str(config.get("model_type"))
-    if not brought or model.trust_remote_code or transformers_tables.is_known(model_type):
+    own_classes, model_type = config.get("auto_map"), str(config.get("model_type"))
+    if not own_classes or model.trust_remote_code or transformers_tables.is_known(model_type):
         return
-    names = sorted(str(name) for name in brought.values()) if isinstance(brought, dict) else [str(brought)]
+    names = sorted(map(str, own_classes.values())) if isinstance(own_classes, dict) else [str(own_classes)]
     raise Failure(
         Reason.MODEL_UNSUPPORTED,
         f"the model brings code of its own ({', '.join(names)[:200]}), which is not run, and transformers "

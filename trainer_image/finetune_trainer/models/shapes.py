@@ -11,7 +11,7 @@ from finetune_artifacts.safetensors import Tensor
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings")
 """The last part of the name of the token embeddings."""
 OTHER_TOWERS = re.compile(r"(^|\.)(vision|visual|image|audio|speech|mtp)\w*\.")
-"""Parts of a model beside its language model."""
+"""Names of tensors in other parts of a model than its language model."""
 LAYER = re.compile(r"(?P<prefix>(?:.*\.)?(?:layers|h|blocks|block))\.(?P<number>\d+)\.")
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 PREDICTION_KEYS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers")
@@ -95,25 +95,25 @@ def _compare_modules(config: Mapping[str, Any], tensors: Mapping[str, Tensor], s
         return
     left_out = known.head if scores else None
     modules = [module for module in known.modules if module.is_linear and not module.tied and module is not left_out]
-    weights = {module.name: _find(module.name, tensors) for module in modules}
+    weights = {module.name: _find_weight(module.name, tensors) for module in modules}
     if not any(weights.values()):
         return  # the files use other names
     for module in modules:
         tensor = weights[module.name]
         if tensor is None:
             yield f"the weights have no {module.name}.weight, which config.json describes"
-        elif tensor.shape != (shape := _expect(module)):
+        elif tensor.shape != (shape := _expected_shape(module)):
             yield f"by config.json {module.name}.weight has the shape {list(shape)}, but the weights have " + str(
                 list(tensor.shape)
             )
 
 
-def _expect(module: Module) -> tuple[int, int]:
+def _expected_shape(module: Module) -> tuple[int, int]:
     sizes = (module.outputs, module.inputs)
     return sizes if module.kind == "linear" else sizes[::-1]
 
 
-def _find(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
+def _find_weight(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
     """Find a module's weight, also under the names of old files and of models with other parts."""
     bare = next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)
     names = (name, bare, f"language_model.{name}", f"model.language_model.{bare}", *OLD_NAMES.get(name, ()))

@@ -70,7 +70,7 @@ def make_preview(settings: Settings, count: int, patience_seconds: float) -> Pre
     if reader.layout == "plain text":
         pieces = itertools.chain.from_iterable(files.read_text(file) for file in data_files)
         blocks = itertools.islice(encoder.encode_text(pieces), count)
-        shown = [_show(tokenizer, f"block {number}", block, 0) for number, block in enumerate(blocks, start=1)]
+        shown = [_preview_row(tokenizer, f"block {number}", block, 0) for number, block in enumerate(blocks, start=1)]
         return Preview(reader.layout, [], [], shown)
     columns, shown = rows.Findings(), []
     for item in itertools.islice(itertools.chain.from_iterable(map(files.read_rows, data_files)), count):
@@ -79,7 +79,7 @@ def make_preview(settings: Settings, count: int, patience_seconds: float) -> Pre
         encoded = next(encoder.encode([row]), None) if row is not None else None
         columns.note_columns(list(findings.used), list(findings.unused))
         if encoded is not None:
-            shown.append(_show(tokenizer, item.location, encoded[1], counts.cut_tokens - cut))
+            shown.append(_preview_row(tokenizer, item.location, encoded[1], counts.cut_tokens - cut))
         else:
             problems = [text.removeprefix(f"{item.location}: ") for text in findings.shown] + refused
             left_out = EMPTY if findings.empty else NOTHING_LEFT
@@ -88,7 +88,7 @@ def make_preview(settings: Settings, count: int, patience_seconds: float) -> Pre
     return Preview(reader.layout, list(columns.used), list(columns.unused), shown)
 
 
-def _show(tokenizer: Any, location: str, row: TokenizedRow, cut_tokens: int) -> PreviewedRow:
+def _preview_row(tokenizer: Any, location: str, row: TokenizedRow, cut_tokens: int) -> PreviewedRow:
     sequences = label_sequences(row).values()
     return PreviewedRow(
         location,

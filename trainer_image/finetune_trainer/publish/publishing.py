@@ -35,7 +35,7 @@ def adapter_config(directory: Path) -> dict[str, Any]:
 
 
 def upload_trained(session: Session, directory: Path | None) -> StoredFiles | None:
-    """Upload the adapter as it was trained; it has no manifest, since the adapter's lists its files."""
+    """Upload the adapter as it was trained, without a manifest: that of the published adapter lists its files."""
     if directory is None:
         return None
     uri = session.settings.output.child("trained")

@@ -204,21 +204,23 @@ def make_charts(
         resumed_at: Steps at which an attempt resumed.
         objective: The job's objective.
     """
-    of = partial(select_values, history)
-    held_out = add_endpoints(history, "eval_loss", *held_out_losses) if held_out_losses else of("eval_loss")
-    memory = [value for _, value in of("memory_bytes")]
+    values_of = partial(select_values, history)
+    held_out = add_endpoints(history, "eval_loss", *held_out_losses) if held_out_losses else values_of("eval_loss")
+    memory = [value for _, value in values_of("memory_bytes")]
     scale, unit = (1e9, "GB") if memory and max(memory) >= 1e9 else (1e6, "MB")
     charts = [
         make_chart(
             "Loss",
             "nats per token" if objective == "sft" else "",
-            [Series("training", of("loss")), Series("held out", held_out, True)],
+            [Series("training", values_of("loss")), Series("held out", held_out, True)],
             resumed_at,
             from_zero=False,
         ),
-        make_chart("Learning rate", "", [Series("learning rate", of("learning_rate"))], resumed_at, from_zero=True),
-        make_chart("Gradient norm", "", [Series("gradient norm", of("grad_norm"))], resumed_at, from_zero=True),
-        make_chart("Speed", "tokens/s", [Series("speed", of("tokens_per_second"))], resumed_at, from_zero=True),
-        make_chart("Memory", unit, [Series("memory", of("memory_bytes", scale))], resumed_at, from_zero=True),
+        make_chart(
+            "Learning rate", "", [Series("learning rate", values_of("learning_rate"))], resumed_at, from_zero=True
+        ),
+        make_chart("Gradient norm", "", [Series("gradient norm", values_of("grad_norm"))], resumed_at, from_zero=True),
+        make_chart("Speed", "tokens/s", [Series("speed", values_of("tokens_per_second"))], resumed_at, from_zero=True),
+        make_chart("Memory", unit, [Series("memory", values_of("memory_bytes", scale))], resumed_at, from_zero=True),
     ]
     return [chart for chart in charts if chart]

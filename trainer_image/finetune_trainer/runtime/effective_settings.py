@@ -35,7 +35,7 @@ def list_effective_settings(
         spec: The spec, or another model of settings.
         changes: Paths of the fields that the command line replaced.
         adjustments: Changes after an earlier attempt ran out of memory (``finetune_api.ladder``).
-        choice: What was chosen for unset fields.
+        choice: The values that were chosen for unset fields.
     """
     chosen = {f"spec.{field}" for field in choice.list_fields()} if choice else set[str]()
     settings, adjusted = [], {f"spec.{change.field}" for change in adjustments}
@@ -69,15 +69,15 @@ def _leaves(model: Model, path: str) -> Iterator[tuple[str, Any, tuple[Any] | No
         elif value not in (None, {}, []):
             yield (
                 field_path,
-                _plain(value),
-                None if field.is_required() else (_plain(field.get_default(call_default_factory=True)),),
+                _to_plain(value),
+                None if field.is_required() else (_to_plain(field.get_default(call_default_factory=True)),),
             )
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, Model):
         return value.to_json()
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+    return [_to_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def format_value(value: Any) -> str:

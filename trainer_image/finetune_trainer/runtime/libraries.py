@@ -53,18 +53,20 @@ def cpu_limit() -> int:
     This is its CPU limit or, if that is lower, the number of CPUs that it may use.
     """
     allowed = len(os.sched_getaffinity(0))
-    quota = _quota(Path("/sys/fs/cgroup/cpu.max")) or _old_quota(Path("/sys/fs/cgroup/cpu"))
+    quota = _read_quota(Path("/sys/fs/cgroup/cpu.max")) or _read_v1_quota(Path("/sys/fs/cgroup/cpu"))
     return max(1, min(allowed, quota)) if quota else allowed
 
 
-def _quota(path: Path) -> int | None:
+def _read_quota(path: Path) -> int | None:
+    """Return the CPU limit of cgroup v2, rounded up to whole CPUs; None if there is none."""
     if not path.is_file():
         return None
     quota, _, period = path.read_text(encoding="utf-8").strip().partition(" ")
     return None if quota == "max" else -(-int(quota) // int(period))
 
 
-def _old_quota(directory: Path) -> int | None:
+def _read_v1_quota(directory: Path) -> int | None:
+    """Return the CPU limit of cgroup v1, rounded up to whole CPUs; None if there is none."""
     quota, period = directory / "cpu.cfs_quota_us", directory / "cpu.cfs_period_us"
     if not quota.is_file() or int(quota.read_text(encoding="utf-8")) <= 0:
         return None

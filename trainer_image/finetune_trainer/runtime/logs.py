@@ -45,7 +45,7 @@ def configure(destination: logging.Handler | None = None, *, worker: str = "") -
     root.setLevel(logging.WARNING)
     for name in ("finetune_trainer", "finetune_artifacts"):
         logging.getLogger(name).setLevel(logging.WARNING if worker else logging.INFO)
-    # It logs that it cannot download a kernel for the CPU.
+    # bitsandbytes warns that it cannot download a kernel for the CPU.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""Measure how much time the main thread spends in each phase, and so what the GPUs are held for.
+"""Measure how much time the main thread spends in each phase, and so for what the GPUs are used.
 
 Each second counts once, in the innermost phase. Work of other threads is not counted separately.
 """
@@ -32,7 +32,7 @@ class PhaseClock:
 
     @contextmanager
     def spend(self, name: PhaseName) -> Iterator[None]:
-        """Count the time of this block as a phase, without blocks within it. Other threads are not counted."""
+        """Count the time of this block as a phase, except blocks within it; in other threads, count nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -44,7 +44,7 @@ def make_plan(settings: Settings, sequences: int, model: Path) -> Plan:
         model: Directory of the base model.
 
     Raises:
-        Failure: SPEC_INVALID: the optimizer needs a GPU, and there is none.
+        Failure: SPEC_INVALID: this machine does not have what the optimizer, the precision or the compilation needs.
     """
     spec, training = settings.job.spec, settings.job.spec.training
     if training.optimizer == "paged_adamw_8bit" and not device.has_gpu():

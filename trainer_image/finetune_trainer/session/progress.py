@@ -11,6 +11,7 @@ from finetune_api.messages import PROGRESS_PATH, ProgressReport
 log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
+"""The pause after a report; it doubles with each failure in a row, up to the longest."""
 
 
 class Reporter:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of trained parameters: in total, and by the name of their module."""
+    """Numbers of parameters: the trained ones, all of them, and the trained ones by the name of their module."""
 
     trainable: int
     total: int
@@ -51,7 +51,7 @@ class Run:
     stalled: str | None = None
     """Why the watchdog asked the training loop to stop."""
     failure: TrainerResult | None = None
-    """The result of a failed attempt; set only once."""
+    """The result of a failed attempt."""
     output: FencedStorage | None = None
     """The storage of the output, once this attempt has claimed it; None on a workstation."""
     owns_output: bool = False

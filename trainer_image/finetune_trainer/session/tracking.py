@@ -168,23 +168,23 @@ def _open_mlflow(settings: Settings) -> Service:
     client = MlflowClient(tracking_uri=mlflow.uri)
     name = mlflow.experiment or f"{meta.namespace}/{meta.name}"
     experiment = client.get_experiment_by_name(name)
-    number = experiment.experiment_id if experiment else client.create_experiment(name)
-    earlier = client.search_runs([number], filter_string=f"tags.`{UID_TAG}` = '{meta.uid}'", max_results=1)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
+    earlier = client.search_runs([experiment_id], filter_string=f"tags.`{UID_TAG}` = '{meta.uid}'", max_results=1)
     if earlier:
-        identity = earlier[0].info.run_id
-        client.update_run(identity, status="RUNNING")
+        run_id = earlier[0].info.run_id
+        client.update_run(run_id, status="RUNNING")
     else:
-        identity = client.create_run(number, run_name=meta.name, tags={UID_TAG: meta.uid}).info.run_id
+        run_id = client.create_run(experiment_id, run_name=meta.name, tags={UID_TAG: meta.uid}).info.run_id
         parameters = [Param(key, value[:500]) for key, value in _list_parameters(settings).items()]
-        client.log_batch(identity, params=parameters[:100], tags=[RunTag("adapter", str(settings.adapter))])
+        client.log_batch(run_id, params=parameters[:100], tags=[RunTag("adapter", str(settings.adapter))])
 
     class Run:
         def log_metrics(self, step: int, values: Values) -> None:
             moment = int(time.time() * 1000)
-            client.log_batch(identity, metrics=[Metric(key, value, moment, step) for key, value in values.items()])
+            client.log_batch(run_id, metrics=[Metric(key, value, moment, step) for key, value in values.items()])
 
         def finish(self, *, succeeded: bool) -> None:
-            client.set_terminated(identity, "FINISHED" if succeeded else "KILLED")
+            client.set_terminated(run_id, "FINISHED" if succeeded else "KILLED")
 
     return Run()
 

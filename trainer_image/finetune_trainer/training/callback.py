@@ -32,8 +32,8 @@ from finetune_trainer.training.watchdog import Watchdog
 class Pace:
     """The speed of this attempt; times are those of the monotonic clock, in seconds.
 
-    ``started`` and ``first_step`` are time and step of the attempt's begin, ``logged`` and ``tokens`` time and token
-    count of the last log entry.
+    ``started`` and ``first_step`` are the time and the step at which the attempt began; ``logged`` and ``tokens`` are
+    the time and the token count of the last log entry.
     """
 
     started: float

@@ -31,7 +31,7 @@ from finetune_trainer.training.model import is_sharded
 WORTHWHILE_ROWS = 0.9
 """Packing is left off if it makes more than this share of the rows: there is nothing to gain."""
 STEP_FIELDS = ("packing", "sequences", "order")
-"""What a choice decides of the fingerprint's part about the training."""
+"""The settings in the fingerprint's component ``training`` that a choice decides."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,11 @@ def _choose_for_memory(session: Session, base: Any, examples: Examples, gpu_byte
 def choose_packing(
     session: Session, base: Any, rows: datasets.Dataset, earlier: EarlierSteps | None
 ) -> tuple[bool | None, str]:
-    """Choose whether examples are packed: None if the job says it, or cannot pack; and why, as a sentence."""
+    """Choose whether examples are packed.
+
+    Returns:
+        The choice, and why as a sentence; None and no reason if the job decides it itself, or cannot pack.
+    """
     spec = session.settings.job.spec
     packed = TrainingChoice(packing=True).complete(spec)
     if spec.training.packing is not None or not combinations.allows(packed):
@@ -174,7 +178,10 @@ def _without_steps(training: dict[str, Any]) -> dict[str, Any]:
 
 
 def split_for_memory(spec: FineTuneJobSpec, model: Path) -> FineTuneJobSpec:
-    """Return the spec with its steps split anew for the GPU's memory; as it is where the memory is not known."""
+    """Return the spec with its steps split anew to fit the GPU's memory.
+
+    Without a GPU, or an estimate of the memory, it is returned unchanged.
+    """
     gpu_bytes, per_gpu = device.training_bytes(), spec.training.sequences_per_step(1)
     if gpu_bytes is None:
         return spec

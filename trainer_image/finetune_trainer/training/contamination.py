@@ -33,7 +33,9 @@ def refuse_contamination(problem: str | None) -> None:
 
 
 def prepare_packing(base: Any, sequences: Any) -> str | None:
-    """Let a base model attend to packed examples one by one, if that is proved, else as transformers does it.
+    """Let a base model attend to packed examples one by one, if a test proves that this works.
+
+    Otherwise the model attends as transformers does it, and is tested again.
 
     Args:
         base: The base model, without an adapter.
@@ -43,7 +45,7 @@ def prepare_packing(base: Any, sequences: Any) -> str | None:
         How an example depends on the one before it; None if it does not.
     """
     if packed_attention.is_installed(base):
-        return None  # it is proved already
+        return None  # an earlier call has proved it
     if packed_attention.install(base):
         try:
             if not (problem := find_contamination(base, sequences)):
@@ -56,7 +58,7 @@ def prepare_packing(base: Any, sequences: Any) -> str | None:
 
 
 def find_contamination(model: Any, sequences: Any) -> str | None:
-    """Say how an example's logits depend on the example that is packed before it; None if they do not.
+    """Describe how an example's logits depend on the example packed before it; None if they do not.
 
     The two examples are given as TRL gives them: in one row, without an attention mask, with positions that restart.
 

@@ -11,10 +11,8 @@ BAD_LOSSES_IN_A_ROW = 5
 """Bad losses in a row that count as divergence; shorter spikes are normal (PaLM, arXiv 2204.02311, section 5.1)."""
 BAD_BY_NATS = 2.0
 """Nats by which a bad loss is at least higher than the best: 7.4 times its perplexity."""
-
-
 ZEROS_AT_THE_BEGIN = 10
-"""Logged gradients that are exactly 0, from the first one on, after which the run is ended."""
+"""How many logged gradients from the first one on must be exactly 0 for the run to be ended."""
 
 
 @dataclass
@@ -66,7 +64,7 @@ class DivergenceWatch:
 class GradientWatch:
     """Judges the logged gradient norms of one run: a run in which all are exactly 0 has never learned anything.
 
-    Zeros after other values are none of its business: an example that is known by heart has a gradient of 0.
+    Zeros after other values are normal: an example that the model knows by heart has a gradient of 0.
     """
 
     zeros: int = 0

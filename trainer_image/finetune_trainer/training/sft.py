@@ -1,4 +1,4 @@
-"""TRL's trainer for objective sft, whose micro-steps do not wait for the GPU to read metrics from it."""
+"""Adapt TRL's trainer for objective sft, so that no micro-step waits for metrics from the GPU."""
 
 from typing import Any
 

@@ -103,7 +103,7 @@ def train_model(
 
 
 def load_whole_model(session: Session, plan: Plan, tokenizer: Any, weights: dict[str, Any]) -> Any:
-    """Load the model whole, of which each process had a shard, with the trained weights."""
+    """Load the unsharded base with an adapter of the trained weights, after a sharded training."""
     with phase("loading the whole model", "load"):
         model = add_adapter(session, plan, load_base(session, tokenizer, reload=True))
         sharding.load_trained_weights(model, weights)

@@ -1,4 +1,4 @@
-"""The base class of every model: frozen, camelCase in YAML and JSON, and strict about unknown fields."""
+"""Define the base class of every model: frozen, camelCase in YAML and JSON, strict about unknown fields."""
 
 from typing import Annotated, Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""The comparison of the adapter with full fine-tuning of the same base on the same data: quality and cost of each."""
+"""Define the comparison of the adapter with full fine-tuning of the same base: quality and cost of each."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The standard Kubernetes condition, and the types that our two kinds use."""
+"""Define the standard Kubernetes condition, and the types that our two kinds use."""
 
 from enum import StrEnum
 from typing import Literal

@@ -28,7 +28,7 @@ KEPT = (
     "maxProperties", "pattern", "format", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 )  # fmt: skip
-"""What a structural schema has of pydantic's schema as it is."""
+"""Keys that a structural schema takes from pydantic's schema unchanged."""
 
 
 def finetunejob_crd() -> dict[str, Any]:
@@ -164,6 +164,7 @@ def _schema(model: type[Model], defaults: bool = True) -> dict[str, Any]:
 def _structural(
     node: dict[str, Any], definitions: dict[str, Any], models: dict[str, type[Model]], name: str | None, defaults: bool
 ) -> dict[str, Any]:
+    """Convert a node of pydantic's schema to a structural schema; ``name`` is the model that it describes, if any."""
     if "$ref" in node:
         name = node["$ref"].rsplit("/", 1)[-1]
         node = {**definitions[name], **{key: value for key, value in node.items() if key != "$ref"}}
@@ -201,7 +202,7 @@ def _structural(
     if "items" in node:
         result["items"] = _structural(node["items"], definitions, models, None, defaults)
         result["items"].pop("default", None)
-        _list_type(result)
+        _declare_list_map(result)
     model = models.get(name or "")
     if model is not None and model.cel_rules and defaults:
         result["x-kubernetes-validations"] = model.cel_rules
@@ -210,7 +211,7 @@ def _structural(
     return result
 
 
-def _list_type(node: dict[str, Any]) -> None:
+def _declare_list_map(node: dict[str, Any]) -> None:
     """Declare a list of conditions as a list-map, so that two writers do not overwrite each other."""
     properties = node["items"].get("properties", {})
     if {"type", "status", "lastTransitionTime"} <= properties.keys():

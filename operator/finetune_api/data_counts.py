@@ -1,4 +1,4 @@
-"""The counts of a dataset: how many rows were read, cut or left out."""
+"""Define the counts of a dataset: how many rows were read, cut or left out."""
 
 from pydantic import ConfigDict, Field
 

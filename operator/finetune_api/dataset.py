@@ -1,4 +1,4 @@
-"""``spec.dataset``: where the rows are, which format they have, and which of them are held out."""
+"""Define ``spec.dataset``: where the rows are, which format they have, and which of them are held out."""
 
 from typing import Annotated, ClassVar, Literal
 

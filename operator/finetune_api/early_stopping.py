@@ -1,4 +1,4 @@
-"""``spec.training.earlyStopping``: when a training ends before its last step."""
+"""Define ``spec.training.earlyStopping``: when a training ends before its last step."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""``spec.evaluation.forgetting``: how much of the base model's knowledge the training loses, on an unrelated text."""
+"""Define ``spec.evaluation.forgetting``: how much worse the model becomes on an unrelated text."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""``spec.evaluation.gate``: the limits that an adapter must meet on the held-out rows to be published."""
+"""Define ``spec.evaluation.gate``: the held-out limits that an adapter must meet to be published."""
 
 from typing import ClassVar, Literal
 

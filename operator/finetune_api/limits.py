@@ -1,4 +1,4 @@
-"""The longest messages and lists of status, events and termination messages, and the highest numbers of a spec."""
+"""Limit the messages and lists of status, events and termination messages, and the numbers of a spec."""
 
 TERMINATION_MESSAGE_BYTES = 4096
 """The kubelet keeps no more of a termination message."""

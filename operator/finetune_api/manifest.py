@@ -1,4 +1,4 @@
-"""The manifest of a directory in storage: the sha256 of each file. It is written last, so the directory is complete."""
+"""Define the manifest of a directory in storage: the sha256 of each file. It is written last."""
 
 from typing import Literal
 

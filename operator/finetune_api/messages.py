@@ -1,4 +1,4 @@
-"""Every message between processes: results in termination messages, reports over HTTP, desired state in a ConfigMap.
+"""Define every message between processes: pods' results, reports over HTTP, desired state in a ConfigMap.
 
 Writer and reader may be of different versions: readers ignore fields that they do not know.
 """

@@ -1,4 +1,4 @@
-"""Kubernetes' ObjectMeta as far as users write it, as a structural schema. The CRDs do not contain it."""
+"""Check Kubernetes' ObjectMeta, as far as users write it. The CRDs do not contain its schema."""
 
 from collections.abc import Iterator
 from typing import Any

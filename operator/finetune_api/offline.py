@@ -1,7 +1,7 @@
 """Check an object as the API server and the operator do, without either of them.
 
-First the CRD's own schema, then the models: their validators say what the CRD's CEL rules say, and what only the
-operator refuses (``Accepted`` is False).
+The CRD's own schema is checked first, then the models: their validators check what the CRD's CEL rules check, and what
+only the operator refuses (``Accepted`` is False).
 """
 
 import difflib
@@ -31,7 +31,7 @@ DATA_FIELDS = ("spec.model.uri", "spec.dataset.uri", "spec.dataset.validation.ur
 
 
 def is_ours(resource: Any) -> bool:
-    """Tell whether an object is, or was meant to be, of one of our kinds. Others are not checked."""
+    """Return whether an object is, or was meant to be, of one of our kinds. Others are not checked."""
     if not isinstance(resource, dict):
         return True
     version, kind = str(resource.get("apiVersion") or ""), str(resource.get("kind") or "")
@@ -146,6 +146,6 @@ def _find_wrong_kind(resource: Any) -> list[Problem]:
 
 
 def _is_local_file(path: str, resource: Object) -> bool:
-    """Tell whether a field has a model or data on the workstation."""
+    """Return whether a field names a model or data on the workstation."""
     value = read_field(resource, path) if path in DATA_FIELDS else None
     return isinstance(value, str) and value.startswith("file://")

@@ -49,7 +49,7 @@ def peft_types() -> list[str]:
 
 
 def converted_experts(model_type: str) -> dict[str, str]:
-    """Return the names of experts' and routers' layers that a LoRA turns into parameters, with their parameters' names.
+    """Map the layer names of experts and routers to the parameters that PEFT adapts in their place.
 
     Source: peft/utils/transformers_weight_conversion.py, ``_convert_peft_config_moe``.
     """

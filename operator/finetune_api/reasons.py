@@ -1,4 +1,4 @@
-"""Every reason that a condition, an attempt or a pod of ours can have, and its exit code in a pod."""
+"""Define every reason that a condition, an attempt or a pod of ours can have, and its exit code in a pod."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -162,7 +162,7 @@ USER_ERRORS: frozenset[Reason] = frozenset(
 
 
 ReasonWord = Annotated[Reason | Annotated[str, Field(min_length=1, max_length=64)], Field(union_mode="left_to_right")]
-"""A reason in a message; one that only a newer version knows stays the word that it is."""
+"""A reason in a message. A word that only a newer version knows is kept as a string."""
 
 
 NODE_REASONS: frozenset[Reason] = frozenset({Reason.NODE_ERROR, Reason.GPU_NOT_VISIBLE, Reason.GPU_ERROR})

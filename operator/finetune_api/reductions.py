@@ -1,4 +1,4 @@
-"""The changes that lower a job's need for memory, in the order in which they are made and proposed.
+"""Define the changes that lower a job's need for memory, in the order in which they are made and proposed.
 
 The operator makes those with a ``policy`` by itself after an attempt that ran out of memory (finetune_api.ladder).
 The estimate proposes all of them (finetune_api.estimate.remedies).
@@ -13,7 +13,7 @@ from finetune_api.methods import Lora, Method
 
 SMALL_OPTIMIZER = "paged_adamw_8bit"
 SHORTEST = 512
-"""maxLength is not reduced below this."""
+"""Lowest value to which maxLength is reduced."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _halve_batch(settings: Settings) -> Settings | None:
 
 
 def _enable_checkpointing(settings: Settings) -> Settings | None:
-    """Turn gradient checkpointing on; prefix tuning cannot (peft/peft_model.py, ``_setup_prompt_encoder``)."""
+    """Turn gradient checkpointing on; None for prefix tuning (peft/peft_model.py, ``_setup_prompt_encoder``)."""
     block = settings.method.config
     if settings.training.gradient_checkpointing == "always" or block.prepends_keys_and_values:
         return None
@@ -86,7 +86,7 @@ def _train_adapter(settings: Settings) -> Settings | None:
 
 
 def _quantize(settings: Settings) -> Settings | None:
-    """Hold the base in 4 bits; a sharded base cannot be."""
+    """Hold the base in 4 bits; None for a sharded base, which cannot be quantised."""
     method = settings.method.quantize() if settings.training.sharding == "none" else None
     return None if method is None else settings.with_method(method)
 

@@ -25,7 +25,7 @@ HUB_PAGE = re.compile(r"https?://(?:www\.)?huggingface\.co/(datasets/)?([\w.-]+/
 S3_PAGE = re.compile(r"https?://([\w.-]+?)\.s3[\w.-]*\.amazonaws\.com/(.+)")
 FLOAT = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?")
 MANY = 8
-"""More names than this are not listed in a message."""
+"""Most names that a message lists."""
 
 
 def show(value: Any) -> str:
@@ -44,15 +44,15 @@ def show(value: Any) -> str:
 
 
 def wrong_type(value: Any, kind: str, schema: Schema, path: str) -> str:
-    """Say that a value has the wrong type. ``kind`` is a key of ``KINDS``."""
+    """Return the message for a value of the wrong type. ``kind`` is a key of ``KINDS``."""
     name = path.rpartition(".")[2]
     remedy = _convert(value, kind, schema, name)
     if "[" in name:  # an item of a list has no name: - {name: …}
         remedy = remedy.replace(f"write {name}: ", "write - ")
-    return f"must be {KINDS[kind]}, found {_typed(value)}{f': {remedy}' if remedy else ''}"
+    return f"must be {KINDS[kind]}, found {_show_with_type(value)}{f': {remedy}' if remedy else ''}"
 
 
-def _typed(value: Any) -> str:
+def _show_with_type(value: Any) -> str:
     if isinstance(value, str):
         return f"the string {show(value)}"
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -146,7 +146,7 @@ def _as_object(value: Any, schema: Schema, name: str) -> str:
 
 
 def _as_one_field(value: str, properties: Schema) -> str:
-    """Return the field of an object that should hold a text which was given instead of the object; else empty."""
+    """Return the field that should hold a text which was written instead of the object; empty if none fits."""
     if (match := S3_ADDRESS.fullmatch(value)) and "bucket" in properties:
         return f"bucket: {match[1]}" + (f", prefix: {match[2].rstrip('/')}" if match[2] else "")
     if "uri" in properties and (uri := _suggest_uri_field(value, properties) or ("://" in value and value)):
@@ -167,14 +167,14 @@ def _suggest_uri_field(value: str, properties: Schema) -> str:
 
 
 def missing(schema: Schema, name: str, given: dict[str, Any]) -> str:
-    """Say that a required field is missing."""
+    """Return the message for a required field that is missing."""
     if similar := difflib.get_close_matches(name, given, 1, 0.85):
         return f"is missing: rename {similar[0]}"
     return f"is missing. {schema['description']}" if "description" in schema else "is missing"
 
 
 def unknown_field(name: str, value: Any, schema: Schema, path: str, root: Schema) -> str:
-    """Say that there is no such field, and which one is probably meant."""
+    """Return the message for an unknown field, with the one that is probably meant."""
     properties: Schema = schema.get("properties", {})
     folded = _fold(name)
     fields = {_fold(key): key for key in properties}
@@ -186,7 +186,7 @@ def unknown_field(name: str, value: Any, schema: Schema, path: str, root: Schema
         return f"unknown field: {replacement}"
     if similar := _nearest(folded, fields):
         return f"unknown field: did you mean {similar}?"
-    places = list(_places(folded, root.get("properties", {}).get("spec", {}), "spec"))
+    places = list(_find_places(folded, root.get("properties", {}).get("spec", {}), "spec"))
     if candidates := [place for place in places if place.startswith(f"{path}.")] or places:
         return (
             f"unknown field: write {' or '.join(candidates)}"
@@ -212,7 +212,7 @@ def _synonym(folded: str, path: str, root: Schema) -> str:
 
 
 def unknown_root(name: str, names: tuple[str, ...], root: Schema) -> str:
-    """Say that an object has no such field at its top."""
+    """Return the message for an unknown field at the top of an object."""
     if similar := _nearest(_fold(name), {_fold(key): key for key in names}):
         return f"unknown field: did you mean {similar}?"
     if has_field(root, f"spec.{name}"):
@@ -221,7 +221,7 @@ def unknown_root(name: str, names: tuple[str, ...], root: Schema) -> str:
 
 
 def has_field(root: Schema, path: str) -> bool:
-    """Tell whether a schema has a field."""
+    """Return whether a schema has a field at a path like ``spec.model.uri``."""
     for name in path.split("."):
         root = root.get("properties", {}).get(name)
         if root is None:
@@ -229,16 +229,16 @@ def has_field(root: Schema, path: str) -> bool:
     return True
 
 
-def _places(folded: str, schema: Schema, path: str) -> Iterator[str]:
+def _find_places(folded: str, schema: Schema, path: str) -> Iterator[str]:
     """Yield the paths of the fields of this name."""
     for key, part in schema.get("properties", {}).items():
         if _fold(key) == folded:
             yield f"{path}.{key}"
-        yield from _places(folded, part, f"{path}.{key}")
+        yield from _find_places(folded, part, f"{path}.{key}")
 
 
 def wrong_choice(value: Any, choices: list[Any]) -> str:
-    """Say which values are possible."""
+    """Return the message for a value that is none of the choices."""
     message = f"found {show(value)}: write {_join(choices, 'or')}"
     if isinstance(value, str) and (
         similar := _nearest(_fold(value), {_fold(str(choice)): choice for choice in choices})
@@ -252,14 +252,14 @@ def wrong_choice(value: Any, choices: list[Any]) -> str:
 
 
 def too_short(value: str, schema: Schema) -> str:
-    """Say that a text is too short."""
+    """Return the message for a text that is too short."""
     if not value:
         return "is empty: write a value, or remove the field"
     return f"found {show(value)}: must have at least {schema['minLength']} characters"
 
 
 def wrong_form(value: Any, schema: Schema) -> str:
-    """Say how a text must be written to match its pattern."""
+    """Return the message for a text that does not match its pattern."""
     pattern = schema["pattern"]
     text = str(value)
     if suggestion := _placeholder(text):
@@ -303,7 +303,7 @@ def _spellings(text: str) -> Iterator[str]:
 
 
 def suggest_uri(text: str, pattern: str) -> str:
-    """Return the address that the text probably means, if the pattern is that of an address; else an empty text."""
+    """Return the address that the text probably means; empty if the pattern is not that of an address."""
     if "://" not in pattern or (not pattern.startswith("^(") and not pattern.startswith("^s3://")):
         return ""
     takes_hub = "hf" in pattern

@@ -1,4 +1,4 @@
-"""``spec.training.scheduler``: schedules of the learning rate, by their transformers names, and their settings."""
+"""Define ``spec.training.scheduler``: schedules of the learning rate, by their transformers names."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ SCHEDULES_OF_SETTING: dict[str, tuple[Scheduler, ...]] = {
 }
 """The schedules that read each setting, by its JSON name."""
 MIN_LEARNING_RATE_RATIO, DECAY_RATIO = 0.1, 0.1
-"""Used where a schedule needs them and they are unset."""
+"""Values for schedules that need these settings, if they are unset."""
 
 
 class SchedulerArgs(Model):

@@ -17,7 +17,7 @@ Schema = dict[str, Any]
 PRESERVED = "x-kubernetes-preserve-unknown-fields"
 INT_OR_STRING = "x-kubernetes-int-or-string"
 MAX_INTEGER = 2**53 - 1
-"""A larger number without a fraction is no integer for the API server if it does not fit into 64 bits."""
+"""Largest float that counts as an integer; an int may have up to 64 bits."""
 
 
 def fill_in(value: Any, schema: Schema) -> Any:
@@ -190,7 +190,7 @@ def _find_broken_limit(value: float, schema: Schema) -> str | None:
 
 
 def matches(text: str, pattern: str) -> bool:
-    """Tell whether a text matches a pattern as Go's regular expressions do: $ is the very end, digits are ASCII's."""
+    """Return whether a text matches a pattern as in Go: ``$`` is the very end, and digits are ASCII only."""
     return _compile(pattern).search(text) is not None
 
 

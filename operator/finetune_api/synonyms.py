@@ -1,4 +1,4 @@
-"""Names that other tools have for our fields: transformers, PEFT, TRL, Axolotl, LLaMA-Factory and Kubeflow.
+"""Map names of other tools to our fields: transformers, PEFT, TRL, Axolotl, LLaMA-Factory, Kubeflow.
 
 A key is the other tool's name without capitals and punctuation. A value is the path of our field, a sentence if no
 field is the same, or a path with ``*`` for a field of each method.

@@ -70,9 +70,9 @@ def select_modules(
 def resolve_targets(
     linear: Sequence[str], block: Targeted, method: str, model_type: str, *, has_experts: bool = False
 ) -> str | list[str]:
-    """Return ``targetModules``; in place of ``auto`` and of an empty list what they stand for in the architecture.
+    """Return ``targetModules``, with ``auto`` and an empty list replaced by what they stand for.
 
-    An empty list stands for PEFT's defaults, else for modules by their role.
+    An empty list stands for PEFT's defaults for the architecture, else for modules by their role.
 
     Raises:
         TargetError: PEFT has no defaults for the architecture, and its names do not tell the roles of its layers.

@@ -1,4 +1,4 @@
-"""``spec.tracking``: experiment trackers, in addition to the metrics.jsonl and TensorBoard files of every run."""
+"""Define ``spec.tracking``: experiment trackers, in addition to the files that every run writes."""
 
 from pydantic import Field
 

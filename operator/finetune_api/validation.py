@@ -9,7 +9,7 @@ from finetune_api.messages import Problem
 from finetune_api.reasons import Reason
 
 FIELD_OF_MESSAGE = re.compile(r"([a-z][A-Za-z0-9]*): ")
-"""Begins the message of a validator that checks one field together with others."""
+"""Start of a message that names its field, because the validator checks several fields together."""
 
 
 def problems(error: ValidationError, root: str = "") -> list[Problem]:
@@ -44,5 +44,5 @@ def format_path(location: tuple[int | str, ...]) -> str:
 
 
 def _is_union_branch(part: int | str) -> bool:
-    """Pydantic puts the tried type of a union into the path: ``str`` and ``list[str]`` for targetModules."""
+    """Return whether a part of a location is a type that pydantic tried of a union, as for targetModules."""
     return part in ("str", "list[str]")

@@ -1,4 +1,4 @@
-"""Name the directory of a version on the volume that agent and engine share, and the variable that tells the engine."""
+"""Name the directory of a version on the shared volume, and the variable that names it to the engine."""
 
 from pathlib import Path
 from urllib.parse import quote

@@ -1,4 +1,4 @@
-"""``AdapterDeployment``: serves a finished adapter on every pod of a workload, with proof that its weights answer."""
+"""Define ``AdapterDeployment``, which serves a finished adapter on every pod of a workload, with proof."""
 
 from finetune_api.adapterdeployment.analysis import Analysis, PrometheusAnalysis, WebhookAnalysis
 from finetune_api.adapterdeployment.canary import Canary, CanaryStep

@@ -1,4 +1,4 @@
-"""Define the analysis of a canary's step: what must hold before the next step, beside the proof on each pod."""
+"""Define the analysis of a canary's step: what must hold before the next step begins."""
 
 import re
 from typing import Annotated, ClassVar

@@ -1,4 +1,4 @@
-"""The canary of a roll-out: steps at which a few pods serve the new version before the others do."""
+"""Define the canary of a roll-out: steps at which a few pods serve the new version before the others."""
 
 from typing import Annotated, ClassVar
 
@@ -11,7 +11,10 @@ from finetune_api.limits import MAX_COUNT
 ONE_SIZE = "exactly one of pods and percent must be set"
 STEPS_GROW = "steps must grow: pods and percent may not be lower than in an earlier step"
 MAX_STEPS = 10
-"""Most steps: each entry of status.history has a sentence for each, and an API object has a limited size."""
+"""Maximum number of steps.
+
+Each entry of status.history has a sentence for each step, and an API object has a limited size.
+"""
 
 
 class CanaryStep(Model):

@@ -1,4 +1,4 @@
-"""The request of a person to go on with a canary.
+"""Define and read a person's request to go on with a canary.
 
 It is an annotation, because the spec belongs to Git and the status to the operator.
 """
@@ -33,7 +33,7 @@ def read_promotion(metadata: Mapping[str, Any]) -> PromotionRequest | None:
     """Read the request from an object's metadata; None without the annotation.
 
     Raises:
-        ValueError: If the annotation is none; the message says what is wrong.
+        ValueError: The annotation is no valid request; the message says what is wrong.
     """
     text = (metadata.get("annotations") or {}).get(PROMOTION_ANNOTATION)
     if text is None:

@@ -62,6 +62,6 @@ def list_rolled_back(history: Sequence[HistoryEntry]) -> set[str]:
 
 
 def find_last_good(history: Sequence[HistoryEntry], digest: str) -> HistoryEntry | None:
-    """Find the newest version other than ``digest`` that every pod served and that was not rolled back since then."""
+    """Find the newest version, other than ``digest``, that every pod served and that is not rolled back."""
     bad = {digest, *list_rolled_back(history)}
     return next((entry for entry in list_deployed(history) if entry.digest not in bad), None)

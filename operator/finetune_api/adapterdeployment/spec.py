@@ -1,4 +1,4 @@
-"""The spec of an AdapterDeployment: which adapter to serve, and where."""
+"""Define the spec of an AdapterDeployment: which adapter to serve, and where."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -19,7 +19,7 @@ UNCHANGED = (
     "has(self.target.{0}) == has(oldSelf.target.{0}) "
     "&& (!has(self.target.{0}) || self.target.{0} == oldSelf.target.{0})"
 )
-"""CEL for a reference that is as it was. Optional values would exceed the cost that the API server allows."""
+"""CEL: a reference is unchanged. Optional values would exceed the cost that the API server allows."""
 ROLLS_DEPLOYMENTS = (
     "with Rolling, target needs deploymentRef: Kubernetes takes no StatefulSet back from a pod that never becomes "
     "ready. Set type: Hot"

@@ -1,4 +1,4 @@
-"""The status of an AdapterDeployment: what the operator and the agents report."""
+"""Define the status of an AdapterDeployment: what the operator and the agents report."""
 
 from typing import Literal
 

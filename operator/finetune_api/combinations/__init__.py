@@ -1,4 +1,4 @@
-"""Sections of a FineTuneJob that cannot be combined: each rule once, as CEL and as a function.
+"""Define which sections of a FineTuneJob exclude each other: each rule once, as CEL and as a function.
 
 Which methods a rule speaks of follows from the facts that the methods' blocks state (``finetune_api.methods``).
 """

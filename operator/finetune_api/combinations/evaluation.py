@@ -1,4 +1,4 @@
-"""Rules between the evaluation and the objective, the method and the training."""
+"""Define the rules between the evaluation and the objective, the method and the training."""
 
 from finetune_api.combinations.method import FULL
 from finetune_api.combinations.rule import Rule

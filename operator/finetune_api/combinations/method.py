@@ -1,4 +1,4 @@
-"""Rules between the method and the training, the output and the adapter to start from."""
+"""Define the rules between the method and the training, the output and the adapter to start from."""
 
 from finetune_api.combinations.rule import Rule, methods_where
 from finetune_api.methods import BLOCKS, OTHER_PREFIX_TYPES, OTHER_PROMPT_TYPES

@@ -1,4 +1,4 @@
-"""Rules between the objective and the dataset, the method, the training and the output."""
+"""Define the rules between the objective and the dataset, the method, the training and the output."""
 
 from finetune_api.combinations.method import BASE_CHANGING, PREFIX, PROMPT
 from finetune_api.combinations.rule import Rule, methods_where

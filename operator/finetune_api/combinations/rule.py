@@ -50,7 +50,7 @@ def methods_where(states: Callable[[type[Block]], bool], *, peft_types: tuple[st
     """Select methods by a fact that their blocks state.
 
     Args:
-        states: The fact.
+        states: Return whether a block states the fact.
         peft_types: PEFT types without a block for which the fact holds. Set: the block ``peft`` is included, with
             these types and with those of the selected blocks. None: the block ``peft`` is not included.
     """

@@ -1,4 +1,4 @@
-"""Environment variables of a container, from values, ConfigMaps, Secrets and the pod itself."""
+"""Define the environment variables of a container, from values, ConfigMaps, Secrets and the pod itself."""
 
 from typing import Annotated, ClassVar
 

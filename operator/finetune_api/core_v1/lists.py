@@ -1,4 +1,4 @@
-"""Lists and maps as Kubernetes has them: items with a key of their own, and a greatest size.
+"""Define lists and maps with Kubernetes' rules: items with a unique key, and a maximum size.
 
 The sizes bound the cost of the CEL rules that compare a spec with the one before.
 """
@@ -32,7 +32,7 @@ class KeyedBy:
     """Declare a list whose items differ in these fields: a list of type ``map`` for the API server."""
 
     def __init__(self, *keys: str, max_items: int = MAX_ITEMS) -> None:
-        """Take the JSON names of the fields that tell the items apart."""
+        """Store the JSON names of the fields in which items must differ, and the maximum number of items."""
         self.keys = keys
         self.max_items = max_items
 
@@ -41,7 +41,7 @@ class KeyedBy:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Say the same to the API server."""
+        """Declare the same for the API server."""
         return {
             **handler(schema),
             "maxItems": self.max_items,

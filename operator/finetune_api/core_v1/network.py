@@ -1,4 +1,4 @@
-"""Names and addresses that a pod knows: DNS and hosts."""
+"""Define the names and addresses that a pod knows: DNS and hosts."""
 
 from typing import Annotated, Literal
 

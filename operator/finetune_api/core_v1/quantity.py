@@ -1,4 +1,4 @@
-"""Quantities of CPU and memory."""
+"""Define, parse and format quantities of CPU and memory."""
 
 import re
 from decimal import Decimal

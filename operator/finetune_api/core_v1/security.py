@@ -1,4 +1,4 @@
-"""Security contexts of pod and container."""
+"""Define the security contexts of pod and container."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Selectors of labels and nodes, and the affinities that use them."""
+"""Define selectors of labels and nodes, and the affinities that use them."""
 
 from typing import Annotated, Literal
 

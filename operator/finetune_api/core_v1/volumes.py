@@ -1,4 +1,4 @@
-"""Volumes of a pod, and their mounts in a container."""
+"""Define the volumes of a pod, and their mounts in a container."""
 
 from typing import Annotated, ClassVar, Literal
 

@@ -1,8 +1,8 @@
-"""The bytes that a training step keeps for its backward pass: the tensors that transformers and PEFT save, per layer.
+"""Compute the bytes of each layer that a training step keeps for its backward pass.
 
-The terms are those of the code of transformers 5.23 and PEFT 0.21. tests/estimate/test_memory.py compares them with
-the tensors that autograd really saves on a CPU. Where CUDA's autocast differs from the CPU's (``layer_norm`` and
-``pow`` run in fp32), the terms are CUDA's. The terms of each method stand in its block (finetune_api/methods).
+The terms are those of the tensors that transformers 5.23 and PEFT 0.21 save. tests/estimate/test_memory.py compares
+them with the tensors that autograd really saves on a CPU. Where CUDA's autocast differs from the CPU's (``layer_norm``
+and ``pow`` run in fp32), the terms are CUDA's. The terms of each method stand in its block (finetune_api/methods).
 """
 
 from dataclasses import dataclass
@@ -102,6 +102,7 @@ def mask_bytes(step: Step) -> int:
 
 
 def _norms(architecture: Architecture, block: Block, step: Step) -> float:
+    """Return the bytes per token of all norms of a layer."""
     attention, total = architecture.attention, 0
     for module in architecture.layer(0):
         if module.kind.endswith("Norm"):
@@ -113,7 +114,7 @@ def _norms(architecture: Architecture, block: Block, step: Step) -> float:
 
 
 def _attention(architecture: Architecture, block: Block, step: Step) -> float:
-    """Return the bytes per token of queries, keys, values and result, and of fused attention's logarithms or scores."""
+    """Return the bytes per token of queries, keys, values, result, and logarithms (fused attention) or scores."""
     attention, element = architecture.attention, step.element
     prefix = block.prefix_tokens
     keys = 1 + prefix / step.length
@@ -147,7 +148,7 @@ def _feed_forward(architecture: Architecture, step: Step) -> float:
 
 
 def _own_copies(modules: list[Module], step: Step) -> float:
-    """Return the bytes per token of each module's cast input, without attention's result, which is kept already."""
+    """Return the bytes per token of the modules' cast inputs; attention's result is counted elsewhere."""
     return step.element * sum(module.inputs for module in modules if not is_attention_output(module))
 
 

@@ -49,12 +49,12 @@ def choose_sequences(spec: FineTuneJobSpec, rows: int) -> int:
 
 
 def choose_micro_step(spec: FineTuneJobSpec, architecture: Architecture, gpu_bytes: int, per_gpu: int) -> MicroStep:
-    """Choose how many of the sequences that a GPU has in a step it takes at once.
+    """Choose how many sequences of a step a GPU takes at once.
 
     Args:
         spec: The job.
         architecture: The base model.
-        gpu_bytes: Memory of the GPU.
+        gpu_bytes: Memory of the GPU, in bytes.
         per_gpu: Sequences of a step on one GPU.
 
     Raises:

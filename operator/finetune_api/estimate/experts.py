@@ -1,6 +1,7 @@
-"""Mixtures of experts, as transformers 5 builds them: the experts of a layer are parameters of one module.
+"""Derive the architectures of mixtures of experts, as transformers 5 builds them.
 
-PEFT's ``all-linear`` and bitsandbytes find no linear layer in them, so that they are neither adapted nor quantised.
+The experts of a layer are parameters of one module. PEFT's ``all-linear`` and bitsandbytes find no linear layer in
+them, so that they are neither adapted nor quantised.
 """
 
 from collections.abc import Iterator

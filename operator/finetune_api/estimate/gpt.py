@@ -1,4 +1,4 @@
-"""Architectures without a gate in their feed-forward network: GPT-2 and its successors."""
+"""Derive the architectures without a gate in their feed-forward network: GPT-2 and its successors."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ def gpt2(config: Config) -> Architecture:
     tied = flag(config, "tie_word_embeddings", True)
     modules += [norm("transformer.ln_f", hidden), head("lm_head", hidden, vocabulary, tied)]
     heads = size(config, "n_head", "num_attention_heads")
-    return _plain(config, hidden, layers, inner, vocabulary, heads, modules, "transformer.h.", "tanhGelu")
+    return _build_ungated(config, hidden, layers, inner, vocabulary, heads, modules, "transformer.h.", "tanhGelu")
 
 
 def gpt_neo(config: Config) -> Architecture:
@@ -47,13 +47,16 @@ def gpt_neo(config: Config) -> Architecture:
     tied = flag(config, "tie_word_embeddings", True)
     modules += [norm("transformer.ln_f", hidden), head("lm_head", hidden, vocabulary, tied)]
     heads = size(config, "num_heads", "num_attention_heads")
-    return _plain(
+    return _build_ungated(
         config, hidden, layers, inner, vocabulary, heads, modules, "transformer.h.", "tanhGelu", quadratic=True
     )
 
 
 def gptj(config: Config) -> Architecture:
-    """Return GPT-J's architecture: attention and feed-forward in parallel after one norm, an output head with bias."""
+    """Return GPT-J's architecture: attention and feed-forward network in parallel after one norm.
+
+    The output head has a bias.
+    """
     hidden, layers = size(config, "n_embd", "hidden_size"), size(config, "n_layer", "num_hidden_layers")
     inner, vocabulary = size_or(config, 4 * hidden, "n_inner"), size(config, "vocab_size")
     modules = [embedding("transformer.wte", vocabulary, hidden)]
@@ -68,7 +71,7 @@ def gptj(config: Config) -> Architecture:
     tied = flag(config, "tie_word_embeddings", False)
     modules += [norm("transformer.ln_f", hidden), head("lm_head", hidden, vocabulary, tied, bias=True)]
     heads = size(config, "n_head", "num_attention_heads")
-    return _plain(
+    return _build_ungated(
         config, hidden, layers, inner, vocabulary, heads, modules, "transformer.h.", "tanhGelu", quadratic=True
     )
 
@@ -92,11 +95,14 @@ def gpt_neox(config: Config) -> Architecture:
     tied = flag(config, "tie_word_embeddings", False)
     modules += [norm("gpt_neox.final_layer_norm", hidden), head("lm_head", hidden, vocabulary, tied)]
     heads = size(config, "num_attention_heads")
-    return _plain(config, hidden, layers, inner, vocabulary, heads, modules, "gpt_neox.layers.", "gelu")
+    return _build_ungated(config, hidden, layers, inner, vocabulary, heads, modules, "gpt_neox.layers.", "gelu")
 
 
 def phi(config: Config) -> Architecture:
-    """Return the architecture of Phi-1 and Phi-2: attention and feed-forward in parallel after one norm, all biases."""
+    """Return the architecture of Phi-1 and Phi-2: attention and feed-forward in parallel after one norm.
+
+    All linear layers have a bias.
+    """
     hidden, layers = size(config, "hidden_size"), size(config, "num_hidden_layers")
     inner, vocabulary = size(config, "intermediate_size"), size(config, "vocab_size")
     heads = size(config, "num_attention_heads")
@@ -121,7 +127,7 @@ def phi(config: Config) -> Architecture:
             ]
     tied = flag(config, "tie_word_embeddings", False)
     modules += [norm("model.final_layernorm", hidden), head("lm_head", hidden, vocabulary, tied, bias=True)]
-    return _plain(
+    return _build_ungated(
         config,
         hidden,
         layers,
@@ -137,7 +143,7 @@ def phi(config: Config) -> Architecture:
 
 
 def opt(config: Config) -> Architecture:
-    """Return OPT's architecture: learned positions, and projections where the embeddings are narrower than the layers.
+    """Return OPT's architecture: learned positions, and projections if the embeddings are narrower.
 
     The table of positions has two rows more than ``max_position_embeddings``.
     """
@@ -167,11 +173,14 @@ def opt(config: Config) -> Architecture:
         ]
     modules.append(head("lm_head", width, vocabulary, flag(config, "tie_word_embeddings", True)))
     heads = size(config, "num_attention_heads")
-    return _plain(config, hidden, layers, inner, vocabulary, heads, modules, "model.decoder.layers.", "relu")
+    return _build_ungated(config, hidden, layers, inner, vocabulary, heads, modules, "model.decoder.layers.", "relu")
 
 
 def falcon(config: Config) -> Architecture:
-    """Return Falcon's architecture: one group of keys and values (7B), several (40B), or one for each head (RW)."""
+    """Return Falcon's architecture.
+
+    Keys and values have one group (7B), several groups (40B), or one for each head (RW).
+    """
     hidden, layers = size(config, "hidden_size"), size(config, "num_hidden_layers", "n_layer")
     heads, vocabulary = size(config, "num_attention_heads", "n_head"), size(config, "vocab_size")
     inner = size_or(config, 4 * hidden, "ffn_hidden_size")
@@ -191,7 +200,7 @@ def falcon(config: Config) -> Architecture:
         ]
     tied = flag(config, "tie_word_embeddings", True)
     modules += [norm("transformer.ln_f", hidden), head("lm_head", hidden, vocabulary, tied)]
-    return _plain(
+    return _build_ungated(
         config, hidden, layers, inner, vocabulary, heads, modules, "transformer.h.", "gelu", key_value_heads=groups
     )
 
@@ -226,12 +235,12 @@ def bloom(config: Config) -> Architecture:
         ]
     tied = flag(config, "tie_word_embeddings", True)
     modules += [norm("transformer.ln_f", hidden), head("lm_head", hidden, vocabulary, tied)]
-    return _plain(
+    return _build_ungated(
         config, hidden, layers, 4 * hidden, vocabulary, heads, modules, "transformer.h.", "gelu", quadratic=True
     )
 
 
-def _plain(
+def _build_ungated(
     config: Config,
     hidden: int,
     layers: int,
@@ -253,7 +262,7 @@ def _plain(
         hidden: Width of the hidden states.
         layers: Number of layers.
         inner: Width of the feed-forward network.
-        vocabulary: Number of words.
+        vocabulary: Number of tokens in the vocabulary.
         heads: Number of attention heads.
         modules: All modules, embeddings first, output head last.
         layer_prefix: The modules of layer ``n`` are named ``{layer_prefix}{n}.…``.

@@ -1,4 +1,4 @@
-"""The GPUs that people train on: usable memory and speed of each."""
+"""List the GPUs that people train on, with the usable memory and the speed of each."""
 
 import re
 from dataclasses import dataclass
@@ -48,17 +48,16 @@ GPUS = (
 The memory is the lowest total capacity in out-of-memory errors of torch that users published. The speed is that of
 NVIDIA's data sheets, without sparsity; for H100, H200 and B200 that of the SXM versions.
 """
-
-
 NOISE = re.compile(r"nvidia|tesla|geforce|quadro|sxm\d?|pcie|nvl|hbm\d?e?")
-"""What people and drivers write beside the product's name."""
+"""Words that people and drivers add to the product's name."""
 SIZE = re.compile(r"(?<![a-z0-9])(\d+)\s*g(?:i?b|i)?\b")
 
 
 def gpu_named(name: str) -> Gpu:
-    """Return the GPU of a name as people and drivers write it: a100, A100-SXM4-80GB, Tesla T4, NVIDIA H100 80GB HBM3.
+    """Return the GPU of a name as people and drivers write it.
 
-    Where the name has no size and the product is sold with several, it is the smallest.
+    Examples are a100, A100-SXM4-80GB, Tesla T4 and NVIDIA H100 80GB HBM3. If the name has no size and the product is
+    sold with several, it is the smallest.
 
     Raises:
         ValueError: The table has no such GPU; the message lists the names.

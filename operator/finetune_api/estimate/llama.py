@@ -1,4 +1,4 @@
-"""Llama and the architectures that differ from it in a few points."""
+"""Derive the architectures of Llama, and of models that differ from it in a few points."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,7 +57,10 @@ LLAMAS = {
 
 
 def llama(config: Config) -> Architecture:
-    """Return an architecture like Llama's: RMSNorm, rotary positions, grouped queries, gated feed-forward network."""
+    """Return an architecture like Llama's.
+
+    It has RMSNorm, rotary positions, grouped queries, and a gated feed-forward network.
+    """
     kind = LLAMAS[config["model_type"]]
     hidden, inner = size(config, "hidden_size"), size(config, "intermediate_size")
     heads = size(config, "num_attention_heads")

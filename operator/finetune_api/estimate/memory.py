@@ -1,4 +1,4 @@
-"""The GPU memory of a training, part by part, from shapes alone."""
+"""Compute the GPU memory of a training, part by part, from shapes alone."""
 
 from dataclasses import dataclass
 
@@ -174,7 +174,10 @@ def full_memory(architecture: Architecture, spec: FineTuneJobSpec) -> Memory:
 
 
 def step_of(training: Training, objective: Objective = "sft") -> Step:
-    """Return the shape of a micro-step on a GPU: precision auto is bf16, and every sequence has maxLength tokens."""
+    """Return the shape of a micro-step on a GPU.
+
+    Precision auto counts as bf16, and every sequence has maxLength tokens.
+    """
     batch = training.batch_size * PASSES[objective].sequences
     return Step(
         batch,
@@ -203,7 +206,7 @@ def quantised_bytes(module: Module, quantization: Quantization) -> float:
 
 
 def evaluation_bytes(architecture: Architecture, length: int) -> int:
-    """Return the bytes of one row's logits: in 16 bits, and in fp32 before and after their softmax (``mean_loss``)."""
+    """Return the bytes of one row's logits: in 16 bits, and in fp32 before and after their softmax."""
     return 10 * length * architecture.vocabulary
 
 
@@ -220,7 +223,9 @@ def outside_bytes(architecture: Architecture, method: Method, step: Step) -> flo
     if architecture.attention.quadratic:
         kept_bytes += tokens * mask_bytes(step)
     elif step.masked:
-        kept_bytes += tokens * mask_bytes(step) // step.element  # truth values, of which each layer makes numbers
+        kept_bytes += (
+            tokens * mask_bytes(step) // step.element
+        )  # one byte for each boolean; each layer keeps its own mask of numbers
     if block.is_prompt_learning:
         kept_bytes += tokens * hidden + cast_bytes(count(architecture, method).trainable, step)
     return kept_bytes
@@ -250,7 +255,7 @@ def _sharded_weights(architecture: Architecture, step: Step, weights: float, sha
 
 
 def _reference(architecture: Architecture, block: Block, step: Step, trainable: int) -> float:
-    """Return the bytes of the reference: the adapter's weights in fp32, or the base where there is no PEFT adapter."""
+    """Return the bytes of the reference: the adapter in fp32, or the base if there is no PEFT adapter."""
     is_copy_of_base = block.trains_all_weights or isinstance(block, Bottleneck)
     return step.element * architecture.parameters if is_copy_of_base else 4 * trainable
 

@@ -1,4 +1,4 @@
-"""The parts of a model that the estimate counts: modules with their shapes, and the attention of its layers."""
+"""Define the parts of a model that the estimate counts: modules with their shapes, and their attention."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What an objective adds to a micro-step: sequences of a row, a reference, and what it keeps of the vocabulary.
+"""Define what an objective adds to a micro-step: sequences of a row, a reference, and logits.
 
 The terms are those of TRL 1.16. tests/estimate/test_objectives.py compares them with what TRL's trainers hold on a CPU.
 """
@@ -21,7 +21,7 @@ class Passes:
         head: What is made of the last hidden states: log-probabilities in tiles of the vocabulary, the logits of all
             tokens at once, or a score.
         reference: Whether a frozen copy of the adapter, or without an adapter of the model, is held.
-        forwards: Passes forward that are not trained, for each one that is.
+        forwards: Untrained forward passes for each trained one.
     """
 
     sequences: int
@@ -49,7 +49,7 @@ def model_of(objective: Objective, architecture: Architecture) -> Architecture:
 
 
 def method_of(objective: Objective, method: Method) -> Method:
-    """Return the method with all that the objective trains: of a reward model the score too."""
+    """Return the method with all that the objective trains: for a reward model also the score head."""
     block = method.config
     if objective != "reward" or not isinstance(block, Targeted):
         return method

@@ -52,16 +52,16 @@ def propose_changes(architecture: Architecture, spec: FineTuneJobSpec) -> list[C
 
 def _changed_fields(before: Settings, after: Settings) -> dict[str, Any]:
     """Return the changed fields by their path in the job; another method as a whole."""
-    fields = _differences(before.training, after.training, "spec.training")
+    fields = _find_differences(before.training, after.training, "spec.training")
     old, new = before.method, after.method
     if new.name == old.name:
-        return fields | _differences(old.config, new.config, f"spec.method.{new.name}")
+        return fields | _find_differences(old.config, new.config, f"spec.method.{new.name}")
     block = new.config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return fields | {"spec.method": {new.name: block}}
 
 
-def _differences(before: Model, after: Model, path: str) -> dict[str, Any]:
-    """Return the fields of ``after`` that differ, a section with those of its values that are no defaults."""
+def _find_differences(before: Model, after: Model, path: str) -> dict[str, Any]:
+    """Return the changed fields of ``after`` by their path; a section has only its values that are no defaults."""
     changed = {name for name in type(after).model_fields if getattr(before, name) != getattr(after, name)}
     values = after.model_dump(mode="json", by_alias=True, include=changed, exclude_none=True)
     sections = {

@@ -29,7 +29,7 @@ from finetune_api.reductions import smallest_batch
 
 Fits = Literal["yes", "tight", "no"]
 MANY_ROWS = 10**6
-"""Stands for an unknown number of rows: large data, of which a step takes as many as it may."""
+"""Rows to assume if their number is unknown: enough for the largest step."""
 
 
 class MemoryEstimate(Model):
@@ -126,7 +126,7 @@ def estimate(
         NotCountedError: There is no closed form for the method on this model.
     """
     architecture = architecture_of(config)
-    training_rows, rows_assumption = _training_rows(spec, rows, tokens)
+    training_rows, rows_assumption = _count_training_rows(spec, rows, tokens)
     if open_batch := spec.training.leaves_batch_open and spec.resources.gpus_per_node > 0:
         spec = _choose_batch(spec, architecture, gpu, training_rows)
     if gpu is not None:
@@ -146,17 +146,19 @@ def estimate(
         total_parameters=counts.total,
         memory=MemoryEstimate.model_validate(memory_parts, from_attributes=True),
         gpus=[
-            _gpu(resolve_checkpointing(spec, architecture, each.bytes), architecture, each, steps, price_per_hour)
-            for each in gpus
+            _estimate_gpu(
+                resolve_checkpointing(spec, architecture, item.bytes), architecture, item, steps, price_per_hour
+            )
+            for item in gpus
         ],
         comparison_bytes=full,
         tokens_per_step=tokens_per_step(spec.training, processes, spec.objective),
         total_steps=steps,
-        changes=[_change(change, gpus) for change in _enough(memory_parts, proposed, gpu)],
+        changes=[_describe_change(change, gpus) for change in _select_needed(memory_parts, proposed, gpu)],
         assumptions=[
-            *_assumptions(spec, memory_parts),
+            *_list_assumptions(spec, memory_parts),
             *([_explain_batch(spec)] if open_batch else []),
-            *_comparison(full, gpus),
+            *_describe_comparison(full, gpus),
             rows_assumption,
         ],
     )
@@ -187,7 +189,7 @@ def fits(needed: int, gpu: Gpu) -> Fits:
     return "yes" if needed <= TIGHT * gpu.bytes else "tight" if needed <= gpu.bytes else "no"
 
 
-def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Change]:
+def _select_needed(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Change]:
     """Return all changes or, for one GPU, as many as it takes to fit on it."""
     if gpu is None:
         return proposed
@@ -195,13 +197,13 @@ def _enough(parts: Memory, proposed: list[Change], gpu: Gpu | None) -> list[Chan
     return proposed[: next((number for number, needed in enumerate(needs) if fits(needed, gpu) == "yes"), len(needs))]
 
 
-def _gpu(
+def _estimate_gpu(
     spec: FineTuneJobSpec, architecture: Architecture, gpu: Gpu, steps: int | None, price: float | None
 ) -> GpuEstimate:
     number = spec.resources.processes
     needed = job_memory(architecture, spec).total
-    each = tokens_per_second(architecture, spec.method, spec.training, gpu, spec.objective)
-    speed = None if each is None else number * each
+    speed_per_gpu = tokens_per_second(architecture, spec.method, spec.training, gpu, spec.objective)
+    speed = None if speed_per_gpu is None else number * speed_per_gpu
     tokens = tokens_per_step(spec.training, number, spec.objective)
     seconds = None if speed is None or steps is None else round(steps * tokens / speed)
     return GpuEstimate(
@@ -215,12 +217,12 @@ def _gpu(
     )
 
 
-def _change(change: Change, gpus: tuple[Gpu, ...]) -> ChangeEstimate:
+def _describe_change(change: Change, gpus: tuple[Gpu, ...]) -> ChangeEstimate:
     names = [gpu.name for gpu in gpus if fits(change.bytes, gpu) != "no"]
     return ChangeEstimate(fields=change.fields, effect=change.effect, bytes=change.bytes, fits=names)
 
 
-def _training_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None) -> tuple[int | None, str]:
+def _count_training_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None) -> tuple[int | None, str]:
     """Return the rows of an epoch, None if unknown, and a sentence that says how they were counted."""
     training = spec.training
     if training.max_steps is not None:
@@ -237,7 +239,7 @@ def _training_rows(spec: FineTuneJobSpec, rows: int | None, tokens: int | None) 
     return used - held_out, f"{held_out} of {used} rows are held out, and no row is left out as empty."
 
 
-def _comparison(needed: int | None, gpus: tuple[Gpu, ...]) -> list[str]:
+def _describe_comparison(needed: int | None, gpus: tuple[Gpu, ...]) -> list[str]:
     """Return a sentence about the memory of the comparison with full fine-tuning; none without a comparison."""
     if needed is None:
         return []
@@ -249,7 +251,7 @@ def _comparison(needed: int | None, gpus: tuple[Gpu, ...]) -> list[str]:
     ]
 
 
-def _assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
+def _list_assumptions(spec: FineTuneJobSpec, parts: Memory) -> list[str]:
     training = spec.training
     assumptions = ["The memory is calculated; it has not been compared with a peak measured on a GPU yet."]
     rows = "Every row has" if PASSES[spec.objective].sequences == 1 else "Both answers of a row have, with the prompt,"

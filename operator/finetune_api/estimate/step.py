@@ -1,4 +1,4 @@
-"""The shape of a micro-step, and the bytes that modules keep of it for the backward pass."""
+"""Define the shape of a micro-step, and the bytes that modules keep of it for the backward pass."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

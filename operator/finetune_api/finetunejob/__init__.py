@@ -1,4 +1,4 @@
-"""``FineTuneJob``: trains an adapter from a model, a dataset and a method, and publishes it to S3."""
+"""Define ``FineTuneJob``: it trains an adapter from a model, a dataset and a method, and publishes it to S3."""
 
 from finetune_api.finetunejob.evaluation import Checkpoint, Evaluation
 from finetune_api.finetunejob.failure import FailurePolicy, OutOfMemory, Retries

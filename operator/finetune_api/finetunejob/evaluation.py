@@ -1,4 +1,4 @@
-"""``spec.evaluation`` and ``spec.checkpoint``: what is measured, and what is saved during the training."""
+"""Define ``spec.evaluation`` and ``spec.checkpoint``: what is measured and saved during the training."""
 
 from pydantic import Field
 

@@ -1,4 +1,4 @@
-"""``spec.failurePolicy``: what happens after a failed attempt."""
+"""Define ``spec.failurePolicy``: what happens after a failed attempt."""
 
 from pydantic import Field
 

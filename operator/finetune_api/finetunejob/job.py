@@ -1,4 +1,4 @@
-"""A FineTuneJob with its identity and its spec, validated from a file or from an API object."""
+"""Parse a FineTuneJob, with its identity and its spec, from a file or from an API object."""
 
 from typing import Any
 
@@ -40,6 +40,6 @@ class FineTuneJob(Model):
 
     @property
     def prefix(self) -> str:
-        """Key prefix of this job's objects in ``spec.output.s3.bucket``."""
+        """Return the key prefix of this job's objects in ``spec.output.s3.bucket``."""
         meta = self.metadata
         return self.spec.output.s3.prefix or f"{meta.namespace}/{meta.name}/{meta.uid[:8] or 'local'}"

@@ -1,4 +1,4 @@
-"""``spec.model``: the base model, and the adapter to start from."""
+"""Define ``spec.model``: the base model, and the adapter to start from."""
 
 import re
 from typing import Annotated, ClassVar

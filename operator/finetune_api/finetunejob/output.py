@@ -1,4 +1,4 @@
-"""``spec.output``: where checkpoints and the adapter are stored."""
+"""Define ``spec.output``: where checkpoints and the adapter are stored."""
 
 from typing import Literal
 

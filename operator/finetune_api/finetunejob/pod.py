@@ -1,4 +1,4 @@
-"""``spec.resources`` and ``spec.podTemplate``: the pods of a job."""
+"""Define ``spec.resources`` and ``spec.podTemplate``: the pods of a job."""
 
 from typing import Annotated, ClassVar
 

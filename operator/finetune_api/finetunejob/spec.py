@@ -1,4 +1,4 @@
-"""The spec of a FineTuneJob: what the user asks for."""
+"""Define the spec of a FineTuneJob: what the user asks for."""
 
 from pydantic import Field, model_validator
 

@@ -1,4 +1,4 @@
-"""The status of a FineTuneJob: what the operator reports."""
+"""Define the status of a FineTuneJob: what the operator reports."""
 
 from typing import Annotated, Literal
 

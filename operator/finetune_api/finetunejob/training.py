@@ -1,4 +1,4 @@
-"""``spec.objective`` with its preferences, and ``spec.training``: how the weights are optimised."""
+"""Define ``spec.objective``, ``spec.preference`` and ``spec.training``: how the weights are optimised."""
 
 from typing import Annotated, ClassVar, Literal
 

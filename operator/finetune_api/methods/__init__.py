@@ -1,4 +1,4 @@
-"""``spec.method``: a block for each way to fine-tune, with PEFT's names in camelCase.
+"""Define ``spec.method``: a block for each way to fine-tune, with PEFT's names in camelCase.
 
 A block holds everything about its method that needs no torch: its fields, its default learning rate, its PEFT type,
 what it can be combined with, and its terms of the estimate. It must not know how PEFT is called: the trainer does.

@@ -1,4 +1,4 @@
-"""AdaLoRA: low-rank updates whose ranks move between modules during training (peft.AdaLoraConfig)."""
+"""Define AdaLoRA: low-rank updates whose ranks move between modules during training (peft.AdaLoraConfig)."""
 
 from collections.abc import Container, Sequence
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Base classes of the methods: facts that each method states about itself, and fields that several share."""
+"""Define the base classes of the methods: the facts that each states about itself, and common fields."""
 
 import re
 from collections.abc import Container, Sequence

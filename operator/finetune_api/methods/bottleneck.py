@@ -1,4 +1,4 @@
-"""Bottleneck adapters: small layers in series with those of the base."""
+"""Define bottleneck adapters: small layers in series with those of the base."""
 
 import math
 from typing import ClassVar, Literal
@@ -41,8 +41,8 @@ class Bottleneck(Block):
         if architecture.experts:
             raise NotCountedError("a bottleneck adapter has no place in a mixture of experts: use lora")
         width, hidden = self.width_of(architecture), architecture.hidden
-        each = hidden * width + width + width * hidden + hidden
-        return architecture.layers * each * self.layers_per_block
+        per_layer = hidden * width + width + width * hidden + hidden
+        return architecture.layers * per_layer * self.layers_per_block
 
     def saved_bytes(self, architecture: Architecture, step: Step) -> tuple[float, float]:
         """Return the bytes per token of each adapter layer's tensors, and those of its cast weights."""

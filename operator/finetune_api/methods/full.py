@@ -1,4 +1,4 @@
-"""Full fine-tuning: all weights of the model are trained."""
+"""Define full fine-tuning: all weights of the model are trained."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""IA³: learned scaling of activations (peft.IA3Config)."""
+"""Define IA³: learned scaling of activations (peft.IA3Config)."""
 
 from collections.abc import Container, Sequence
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""LoRA, QLoRA and DoRA: low-rank updates of linear layers (peft.LoraConfig)."""
+"""Define LoRA, QLoRA and DoRA: low-rank updates of linear layers (peft.LoraConfig)."""
 
 import re
 from collections.abc import Container, Sequence

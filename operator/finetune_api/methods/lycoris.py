@@ -1,4 +1,4 @@
-"""LoHa and LoKr: updates as a Hadamard or a Kronecker product (peft.LoHaConfig, peft.LoKrConfig)."""
+"""Define LoHa and LoKr: updates as a Hadamard or a Kronecker product (peft.LoHaConfig, peft.LoKrConfig)."""
 
 from collections.abc import Container, Sequence
 from typing import ClassVar

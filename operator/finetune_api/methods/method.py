@@ -1,4 +1,4 @@
-"""``spec.method``: exactly one block."""
+"""Define the section ``spec.method``: exactly one block."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""MiSS: one trained shard for all of a matrix (peft.MissConfig)."""
+"""Define MiSS: one trained shard for all of a matrix (peft.MissConfig)."""
 
 from collections.abc import Container, Sequence
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""OFT: learned rotations of weights (peft.OFTConfig)."""
+"""Define OFT: learned rotations of weights (peft.OFTConfig)."""
 
 from collections.abc import Container
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Any other method of PEFT, by the names of PEFT's own configuration."""
+"""Define any other method of PEFT, by the names of PEFT's own configuration."""
 
 import difflib
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Prefix tuning, prompt tuning and P-tuning: learned tokens before the text."""
+"""Define prefix tuning, prompt tuning and P-tuning: learned tokens before the text."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""VeRA: learned scaling of shared random matrices (peft.VeraConfig)."""
+"""Define VeRA: learned scaling of shared random matrices (peft.VeraConfig)."""
 
 from collections.abc import Container, Sequence
 from typing import ClassVar

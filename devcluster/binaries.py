@@ -112,7 +112,9 @@ VERSION_CHECKS = {
 
 
 def program(name: str) -> Path:
-    """Return the path of a program: from `KUBEBUILDER_ASSETS` or `PATH` where its version suits, else from our build.
+    """Return the path of a program: a suitable one on this machine, or else one of our own build.
+
+    `KUBEBUILDER_ASSETS` and `PATH` are searched for a program of a suitable version.
 
     Raises:
         DevClusterError: The build fails, or no program has this name.
@@ -128,7 +130,7 @@ def built(name: str) -> Path:
 
 
 def ensure(names: Iterable[str]) -> None:
-    """Build all of these programs that this machine does not have, with one run of Go, so that they share its work."""
+    """Build those of the programs that this machine does not have, together, so that they share compiled packages."""
     _build_missing(dict.fromkeys(_build_of(name) for name in names if existing(name) is None))
 
 
@@ -167,8 +169,8 @@ def _build_missing(builds: Iterable[Build]) -> None:
         missing = [build for build in builds if not build.directory().is_dir()]
         if not missing:
             return
-        for leftover in (cache_dir() / "bin").glob("partial-*"):
-            shutil.rmtree(leftover)
+        for unfinished in (cache_dir() / "bin").glob("partial-*"):
+            shutil.rmtree(unfinished)
         partial = cache_dir() / "bin" / f"partial-{os.getpid()}"
         partial.mkdir()
         try:
@@ -250,12 +252,13 @@ def locked(file: Path) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_still(file, handle.fileno()):
+            if _is_same_file(file, handle.fileno()):
                 yield
                 return
 
 
-def _is_still(file: Path, descriptor: int) -> bool:
+def _is_same_file(file: Path, descriptor: int) -> bool:
+    """Return whether the path still names the opened file, which another holder of the lock may have removed."""
     try:
         return os.path.samestat(file.stat(), os.fstat(descriptor))
     except FileNotFoundError:

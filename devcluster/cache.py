@@ -16,7 +16,8 @@ from devcluster.progress import step
 def cached(name: str, recipe: str, title: str, hint: str, make: Callable[[Path], None]) -> Path:
     """Return the directory `<cache>/<name>-<hash of recipe>`, and fill it first where it is missing.
 
-    A rename makes it appear when it is complete, so that a kill leaves nothing half-made. Two callers make it once.
+    A rename makes it appear when it is complete, so that a killed process leaves no incomplete one. If two callers ask
+    at once, one fills it and the other waits.
 
     Args:
         name: The beginning of the directory's name.
@@ -31,8 +32,8 @@ def cached(name: str, recipe: str, title: str, hint: str, make: Callable[[Path],
     with locked(directory.with_suffix(".lock")):
         if directory.is_dir():
             return directory
-        for leftover in directory.parent.glob(f"{directory.name}.partial-*"):
-            shutil.rmtree(leftover)
+        for unfinished in directory.parent.glob(f"{directory.name}.partial-*"):
+            shutil.rmtree(unfinished)
         partial = directory.parent / f"{directory.name}.partial-{os.getpid()}"
         partial.mkdir()
         with step(title, hint):

@@ -1,4 +1,4 @@
-"""Make and remove the control group of a cluster's pods, in every hierarchy of cgroup v1 or in the only one of v2."""
+"""Make and remove the control group of a cluster's pods, for cgroup v1 (in each hierarchy) and v2."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from devcluster.errors import DevClusterError
 ROOT = Path("/sys/fs/cgroup")
 GONE_WITHIN_SECONDS = 10.0
 WEIGHT = 3
-"""How many times the processor time of one other process the pods get together on a busy machine.
+"""Share of the processors that all pods together get on a busy machine, relative to one other process.
 
 The default of 1 is the share of one thread: beside the tests of other tiers, a trainer would get a fifth of a core.
 """
@@ -45,7 +45,11 @@ def make(group: str) -> None:
 
 
 def remove(group: str) -> None:
-    """Remove the group and all below it; its processes must have ended. Raises DevClusterError when some have not."""
+    """Remove the group and all groups below it, after their processes have ended.
+
+    Raises:
+        DevClusterError: Some processes have not ended.
+    """
     deadline = time.monotonic() + GONE_WITHIN_SECONDS
     for top in (ROOT / group, *ROOT.glob(f"*/{group}")):
         for directory, _, _ in os.walk(top, topdown=False):

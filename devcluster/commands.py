@@ -25,7 +25,7 @@ def run(
     on_line: Callable[[str], None] | None = None,
     remedy: str = "",
 ) -> str:
-    """Run a program to its end and return its standard output and error output, in the order in which they came.
+    """Run a program to its end, and return its standard and its error output in the order of writing.
 
     Args:
         command: The program and its arguments.

@@ -53,7 +53,7 @@ def up(
     apply_example(target, "s3.yaml")
     await_rollout(target, "s3")
     if fill_object_store(target):
-        # What was trained before went with the object store; the operator, there by now, takes the agents out.
+        # An adapter of an earlier run went with the old object store. The operator runs by now, and removes the agents.
         target.kubectl("delete", f"--namespace={NAMESPACE}", "--ignore-not-found", "-f", str(DEPLOYMENT_FILE))
         target.kubectl("delete", f"--namespace={NAMESPACE}", "--ignore-not-found", "-f", str(JOB_FILE))
 

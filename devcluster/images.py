@@ -24,7 +24,7 @@ BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def base_image() -> str:
-    """Return the name of a local Debian image with Python, which replaces the public base image; it is made once."""
+    """Return the name of a local Debian image with Python that replaces the public base image; make it once."""
     recipe = f"{DEBIAN_RELEASE} {DEBIAN_MIRROR} {' '.join(BASE_PACKAGES)}"
     name = f"localhost/finetune-base:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if exists(name):
@@ -162,7 +162,7 @@ def _bootstrap(root: Path) -> None:
 
 
 def _volumes(scratch: Path) -> list[str]:
-    """Return what a build mounts of this machine: its CA certificates, set for pip and uv, and uv's cache."""
+    """Return the volumes of a build: this machine's CA certificates, also for pip and uv, and uv's cache."""
     pip, uv = scratch / "pip.conf", scratch / "uv.toml"
     pip.write_text(f"[global]\ncert = {BUNDLE}\ndisable-pip-version-check = true\n")
     uv.write_text('system-certs = true\nlink-mode = "copy"\n')

@@ -17,7 +17,7 @@ READY_WITHIN_SECONDS = 120.0
 
 
 def bring_up(settings: Settings, *, nodes: int, gpus: int) -> list[str]:
-    """Start kwok, create exactly `nodes` fake nodes with `gpus` GPUs each, and return the names of what was started."""
+    """Start kwok and create exactly `nodes` fake nodes with `gpus` GPUs each; return the started processes."""
     started = processes.ensure(settings.state_dir, [kwok(settings)])
     server = controlplane.api(settings)
     node_list = server.get(f"/api/v1/nodes?labelSelector={LABEL}") or {}

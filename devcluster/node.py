@@ -62,7 +62,7 @@ def check_machine() -> None:
 
 
 def registry_program() -> Path:
-    """Return the image registry's program: from PATH, else from Debian's package, which is unpacked into the cache."""
+    """Return the image registry's program: from PATH, else from Debian's package in the cache."""
     for name in ("registry", REGISTRY_PACKAGE):
         if installed := existing(name):
             return installed
@@ -76,7 +76,7 @@ def _unpack_registry(target: Path) -> None:
 
 
 def new_settings(name: str) -> Settings:
-    """Return and save settings for a new cluster with a real node; no other one uses its addresses and image store."""
+    """Return and save settings for a new cluster with a real node, with addresses and an image store of its own."""
     with locked(cache_dir() / "containerd" / "lock"):
         network = _free_network()
         address, host_address = str(network[-2]), str(network[-3])
@@ -115,7 +115,7 @@ def bring_up(settings: Settings, *, gpus: int) -> None:
 
 
 def tear_down(state_dir: Path) -> bool:
-    """End the node of a state directory and clean the host up; return False where there never was one."""
+    """End the node of a state directory and clean the host up; return False if there never was a node."""
     host_dir = _host_dir(state_dir)
     if not host_dir.exists():
         return False
@@ -142,7 +142,7 @@ def run_inside(settings: Settings, argv: Sequence[str]) -> subprocess.CompletedP
             f"repair it by: python -m devcluster up --name {settings.name} --mode node"
         )
     return subprocess.run(
-        _inside(init_pid, argv),
+        _command_inside(init_pid, argv),
         env={**os.environ, **_python_path()},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -175,6 +175,7 @@ def registry_address(settings: Settings) -> str:
 
 
 def _holder() -> Daemon:
+    """Return the process that keeps the namespaces open."""
     command = [
         "unshare",
         "--net",
@@ -205,7 +206,7 @@ def _first_process(state_dir: Path) -> int | None:
 
 def _bring_up_inside(init_pid: int, settings: Settings, gpus: int) -> None:
     """Run `devcluster.inside` in the namespaces: error output is progress, standard output a failure's reason."""
-    command = _inside(init_pid, [sys.executable, "-m", "devcluster.inside", settings.name, str(gpus)])
+    command = _command_inside(init_pid, [sys.executable, "-m", "devcluster.inside", settings.name, str(gpus)])
     with subprocess.Popen(
         command,
         env={**os.environ, **_python_path()},
@@ -221,7 +222,7 @@ def _bring_up_inside(init_pid: int, settings: Settings, gpus: int) -> None:
         raise DevClusterError(reason or f"bringing the node up ended with status {process.returncode}")
 
 
-def _inside(init_pid: int, argv: Sequence[str]) -> list[str]:
+def _command_inside(init_pid: int, argv: Sequence[str]) -> list[str]:
     return ["nsenter", f"--target={init_pid}", "--net", "--mount", "--pid", "--", *argv]
 
 
@@ -231,6 +232,7 @@ def _python_path() -> dict[str, str]:
 
 
 def _connect(settings: Settings, init_pid: int) -> None:
+    """Create the link between host and node, with its addresses and routes."""
     link = _link_name(settings.state_dir)
     inside = ["nsenter", f"--target={init_pid}", "--net", "--"]
     if subprocess.run([*inside, "ip", "link", "show", "eth0"], capture_output=True, check=False).returncode != 0:
@@ -296,7 +298,7 @@ def _free_image_store(state_dir: Path) -> Path:
 
 
 def _members(init_pid: int | None) -> dict[int, int]:
-    """Return host pid and inner pid of each process in the process namespace of `init_pid`, without those of pods."""
+    """Map the host's pid to the inner pid of each process in the namespace of `init_pid`, except those of pods."""
     members: dict[int, int] = {}
     if init_pid is None:
         return members

@@ -73,7 +73,7 @@ def kubelet(settings: Settings) -> str:
 
 
 def containerd(settings: Settings) -> str:
-    """Return containerd's configuration: images are in the image store, short-lived files below the node's own /run."""
+    """Return containerd's configuration, with images in the image store and its state below the node's own /run."""
     disabled = ", ".join(f'"io.containerd.{plugin}"' for plugin in DISABLED_PLUGINS)
     return f"""version = 2
 root = "{settings.image_store}"
@@ -170,7 +170,7 @@ def registry() -> str:
 
 
 def registry_hosts(settings: Settings) -> str:
-    """Return what makes containerd pull from the registry over plain HTTP."""
+    """Return containerd's hosts.toml for pulling from the registry over plain HTTP."""
     address = registry_address(settings)
     return f'server = "http://{address}"\n\n[host."http://{address}"]\ncapabilities = ["pull", "resolve"]\n'
 

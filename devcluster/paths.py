@@ -1,4 +1,4 @@
-"""Name the directories: the repository, the cache of all clusters, and the state with a directory for each cluster."""
+"""Name the directories of the repository, of the cache that all clusters share, and of the clusters' state."""
 
 import os
 from pathlib import Path

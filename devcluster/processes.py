@@ -95,7 +95,13 @@ def names(state_dir: Path) -> list[str]:
 
 
 def stop(state_dir: Path, name: str, *, gently: bool = True) -> None:
-    """End the process `name`: SIGTERM first when `gently`, SIGKILL after ten seconds; nothing where it has ended."""
+    """End the process `name`, if it runs: by SIGTERM first when `gently`, then by SIGKILL.
+
+    Each signal has ten seconds to end it.
+
+    Raises:
+        DevClusterError: The process does not end even by SIGKILL.
+    """
     for signal_number, patience in ((signal.SIGTERM, STOP_WITHIN_SECONDS), (signal.SIGKILL, STOP_WITHIN_SECONDS)):
         if signal_number == signal.SIGTERM and not gently:
             continue
@@ -129,6 +135,7 @@ def log_tail(state_dir: Path, name: str) -> str:
 
 
 def _keeps_running(state_dir: Path, daemon: Daemon) -> bool:
+    """Return whether the process runs as it is described and is healthy, so that it needs no restart."""
     fingerprint = state_dir / "run" / f"{daemon.name}.fingerprint"
     if (
         pid_of(state_dir, daemon.name) is None

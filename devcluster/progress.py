@@ -83,7 +83,7 @@ class _Display:
             self._heartbeat = None
 
     def _rows(self) -> Group:
-        # Without our lock: rich calls this under a lock of its own, which others who hold ours are waiting for.
+        # This must not take our lock: rich calls it under its own lock, for which a holder of ours may wait.
         table = Table.grid(padding=(0, 1))
         for step in list(self._running):
             table.add_row(step.spinner, str(step), Text(_clock(step.seconds()), style="cyan"))

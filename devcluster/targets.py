@@ -76,7 +76,7 @@ class ClusterTarget:
 
     @contextmanager
     def forwarded(self, namespace: str, service: str, port: int) -> Iterator[str]:
-        """Forward a port of a Service for the block; yield its address on this machine, http://127.0.0.1:port."""
+        """Forward a port of a Service within the block; yield its local address, http://127.0.0.1:port."""
         command = [
             *(str(program("kubectl")), *self.options, "port-forward", f"--namespace={namespace}"),
             *(f"service/{service}", f":{port}"),

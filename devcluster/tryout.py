@@ -78,9 +78,9 @@ def train(arguments: list[str]) -> None:
 
 
 def generate_answers(base: Path, adapter: Path) -> Answers:
-    """Return for each prompt how the base and the adapter continue it, with the likeliest token each time."""
+    """Return how the base and the adapter continue each prompt, by greedy decoding."""
     os.environ |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    # Seconds to import, and not needed to show an earlier run.
+    # These imports take seconds, and are not needed to show an earlier run.
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer

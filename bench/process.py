@@ -10,7 +10,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_mib(pid: int, field: str = "VmRSS") -> float:
-    """Return the resident memory of the process: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    """Return the resident memory of the process in MiB: ``VmRSS`` now, ``VmHWM`` at its peak."""
     status = Path(f"/proc/{pid}/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith(field)]
     return int(line.split()[1]) / 1024

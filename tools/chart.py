@@ -1,4 +1,4 @@
-"""Generate the chart's Chart.yaml, its values.yaml with comments, and the JSON schema with which Helm checks values."""
+"""Generate the chart's Chart.yaml, its values.yaml with comments, and the JSON schema of its values."""
 
 import json
 import textwrap

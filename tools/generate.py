@@ -1,4 +1,4 @@
-"""``python -m tools.generate [--check]``: write every generated file, or name those that are not up to date."""
+"""Write every generated file, or with ``--check`` name those that are not up to date."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ TABLES = {
     "operator/finetune_api/peft.json": ("peft", peft_tables.table),
     "operator/finetune_api/transformers.json": ("transformers", transformers_tables.table),
 }
-"""Tables of what a library knows, by path: the library and the function that makes the content, which imports torch."""
+"""Tables of what a library knows, by path: the library, and the function that makes the content (it imports torch)."""
 
 
 def find_old_tables() -> list[str]:

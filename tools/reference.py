@@ -47,7 +47,7 @@ def values_page() -> str:
 def reasons_page() -> str:
     """Return the page with every reason, its exit code, and what happens after an attempt that ended with it."""
     rows = [
-        f"| [{reason}](../troubleshooting.md#{reason.lower()}) | {EXIT_CODES.get(reason, '')} | {_repeated(reason)} |"
+        f"| [{reason}](../troubleshooting.md#{reason.lower()}) | {EXIT_CODES.get(reason, '')} | {_retry_text(reason)} |"
         for reason in Reason
     ]
     return (
@@ -69,7 +69,7 @@ def reasons_page() -> str:
     )
 
 
-def _repeated(reason: Reason) -> str:
+def _retry_text(reason: Reason) -> str:
     if reason in USER_ERRORS:
         return "no further attempt"
     if reason is Reason.PREEMPTED:

@@ -1,6 +1,6 @@
 """Run the tests tier by tier, and print one summary: `make test`, `make test-fast` and `make test-all`.
 
-The tier of the node runs beside the others, because it mostly waits: for downloads, for images, for pods.
+The tier of the node runs at the same time as the others, because it mostly waits: for downloads, images and pods.
 """
 
 import argparse
@@ -32,7 +32,7 @@ LARGEST_MATRICES = 10
 MESSAGE_LINES, LONGEST_LINE = 12, 300
 """How much of a failed test's message the summary shows: CI keeps the end of the output only."""
 MOST_WORKERS = 8
-"""The most workers of a parallel tier: each one that runs the trainer needs 2 GiB of memory."""
+"""Maximum number of workers of a parallel tier: each one that runs the trainer needs 2 GiB of memory."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Tier:
     Attributes:
         name: Its marker.
         distribution: How pytest-xdist shares its tests between workers; None runs them one after another.
-        beside: Whether it runs beside the other tiers, with its output in a file.
+        beside: Whether it runs at the same time as the other tiers, with its output in a file.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Tier:
 
     @property
     def log(self) -> Path:
-        """Return the file that receives the output of a tier that runs beside others."""
+        """Return the file that receives the output of a tier that runs at the same time as others."""
         return RESULTS / f"{self.name}.log"
 
 
@@ -101,7 +101,7 @@ def main() -> int:
 
 
 def run_all(tiers: list[Tier], *, exhaustive: bool) -> list[Result]:
-    """Run the tiers one after another, and those with ``beside`` at the same time; show their output at the end."""
+    """Run the tiers one after another, and those with ``beside`` meanwhile; show their output at the end."""
     others = [tier for tier in tiers if not tier.beside]
     beside = [tier for tier in tiers if tier.beside and others]
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,12 @@ def section(result: Result) -> str:
 
 
 def page(before: str, results: list[Result]) -> str:
-    """Return the page with the results of all tests: new sections for these tiers, those of other tiers as before."""
+    """Return the page with the results of all tests, with new sections for the tiers that have run.
+
+    Args:
+        before: The page before, which has the sections of the other tiers.
+        results: The results of the tiers that have run.
+    """
     known = [f"{HEADING}{text.rstrip()}\n" for text in before.split(HEADING)[1:]]
     sections = {text.splitlines()[0].removeprefix(HEADING): text for text in known}
     sections |= {result.tier: section(result) for result in results}

@@ -1,6 +1,6 @@
 """Benchmark the idle agent: it serves one adapter, and is probed each second. ``python -m bench.agent``.
 
-The agent is a process of its own, beside a double of vLLM and a real S3 service, so that only the agent is measured.
+The agent is a process of its own, apart from a double of vLLM and a real S3 service, so that only it is measured.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def measure(directory: Path, seconds: float) -> tuple[float, float]:
 
 
 def _is_ready(port: int) -> bool:
-    """Probe as the kubelet does, each time by a connection of its own."""
+    """Return whether the agent is ready, asked by a new connection as the kubelet does."""
     try:
         return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=20, trust_env=False).status_code == 200
     except httpx.TransportError:

@@ -1,4 +1,7 @@
-"""A double of vLLM that has one answer for the base and one for every adapter: what an idle agent asks, and no more."""
+"""Run a double of vLLM with one answer for the base and one for every adapter.
+
+It has only the routes that an idle agent asks.
+"""
 
 import asyncio
 import threading
@@ -19,7 +22,7 @@ BASE_LOGPROB, ADAPTER_LOGPROB = -2.0, -1.0
 
 @contextmanager
 def running_engine() -> Iterator[int]:
-    """Run the double for the length of a ``with`` block, and give its port."""
+    """Run the double for the length of a ``with`` block, and yield its port."""
     port = free_port()
     config = uvicorn.Config(_build(), host="127.0.0.1", port=port, log_config=None, lifespan="off")
     server = uvicorn.Server(config)

@@ -1,4 +1,4 @@
-"""What a pod gives the agent: an adapter in S3, the mounted files, and a process."""
+"""Give the agent what its pod would have: an adapter in S3, the mounted files, and a process."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
 """Create many FineTuneJobs at once, and measure how soon all of them have begun and have ended.
 
-Fake nodes run the pods, and each pod ends well as soon as it runs.
+Fake nodes run the pods, and each pod succeeds as soon as it runs.
 """
 
 import json
@@ -30,13 +30,13 @@ WARM_UP = "warm-up"
 
 @dataclass(frozen=True)
 class AtOnce:
-    """Holds what became of FineTuneJobs that were created at once. Times are since the first was sent.
+    """Results of FineTuneJobs that were created at once. Times are in seconds since the first was sent.
 
     Attributes:
         jobs: Number of FineTuneJobs.
-        accepted_seconds: The API server had accepted the last one.
-        begun_seconds: The last one had its first Job.
-        done_seconds: The last one was Ready.
+        accepted_seconds: Time at which the API server had accepted the last one.
+        begun_seconds: Time at which the last one had its first Job.
+        done_seconds: Time at which the last one was Ready.
         done_when_all_had_begun: Number that were Ready when the last one got its first Job.
         preflights: Number of preflights that ran.
         cpu_seconds: CPU time of the operator.
@@ -58,7 +58,16 @@ class AtOnce:
 def measure(
     cluster: Cluster, namespace: str, jobs: int, directory: Path, progress: Callable[[int], None], reuse: bool = False
 ) -> AtOnce:
-    """Create the FineTuneJobs; ``progress`` gets the number that are Ready. ``reuse``: they share one preflight."""
+    """Create the FineTuneJobs, wait until all are Ready, and return what that took.
+
+    Args:
+        cluster: A cluster with fake nodes.
+        namespace: The namespace of the FineTuneJobs.
+        jobs: Number of FineTuneJobs.
+        directory: Receives the operator's log.
+        progress: Receives the number that are Ready.
+        reuse: Whether they share one preflight.
+    """
     api = Api(cluster.kubeconfig, namespace)
     settings = {"FINETUNE_OPERATOR_PREFLIGHT_REUSE_SECONDS": "3600" if reuse else "0"}
     operator = Operator(cluster.kubeconfig, namespace, directory / "operator.log", settings).start()
@@ -123,7 +132,7 @@ def find_first_jobs(log: list[audit.Write], names: list[str]) -> list[datetime]:
 
 
 def end_pod(api: Api, pod: Object) -> None:
-    """Have kwok end a running pod well."""
+    """Let kwok end a running pod successfully."""
     meta = pod["metadata"]
     if pod["status"].get("phase") != "Running" or EXIT_CODE in meta.get("annotations", {}):
         return
@@ -133,12 +142,12 @@ def end_pod(api: Api, pod: Object) -> None:
 
 
 def follow(list_objects: Callable[..., Any], path: Sequence[str], take: Callable[[Object], Any]) -> None:
-    """Start a thread that hands on every state of some objects, until the process ends.
+    """Start a thread that passes every state of some objects to a function, until the process ends.
 
     Args:
         list_objects: A method of the client that lists them.
         path: Its arguments.
-        take: Gets each object.
+        take: Receives each object.
     """
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Measure what finished FineTuneJobs cost an operator that starts: memory, time until it is ready, writes, idle CPU.
+"""Measure what finished FineTuneJobs cost an operator that starts: memory, time, writes and CPU.
 
 One job is run to its end, and its objects are copied: the FineTuneJob, its Jobs and their pods, as they stay in a
 cluster.
@@ -20,7 +20,7 @@ from tools.testing.operator_process import Operator
 THREADS = 8
 IDLE_SECONDS = 20.0
 NOBODY = "finetune-operator.io/bench"
-"""Name of the controller and the scheduler of the copies: there is none, so they stay as they are."""
+"""Name of the controller and the scheduler of the copies. Nothing has this name, so the copies stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Start:
 
 
 def measure(cluster: Cluster, namespace: str, jobs: int, directory: Path, progress: Callable[[int], None]) -> Start:
-    """Copy a finished job, and start an operator among the copies. ``progress`` gets the number so far."""
+    """Copy a finished job, and start an operator among the copies; ``progress`` receives the number of jobs so far."""
     api = Api(cluster.kubeconfig, namespace)
     operator = Operator(cluster.kubeconfig, namespace, directory / "operator.log").start()
     try:

@@ -10,7 +10,7 @@ def cpu_seconds(operator: Operator) -> float:
 
 
 def memory_mib(operator: Operator, field: str = "VmRSS") -> float:
-    """Return the resident memory of the process: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    """Return the resident memory of the process in MiB: ``VmRSS`` now, ``VmHWM`` at its peak."""
     return process.memory_mib(_pid(operator), field)
 
 

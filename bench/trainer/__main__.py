@@ -52,7 +52,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _measure_gpu(output: str) -> int:
-    """Measure one GPU and print the results; without a GPU say so, with the exit code that the trainer has for it."""
+    """Measure one GPU and print the results; return the trainer's exit code for a missing GPU if there is none."""
     from bench.trainer.gpu import Reference, measure
     from finetune_trainer.models import device
 
@@ -73,9 +73,9 @@ def make_gpu_table(results: dict[str, Any]) -> Table:
     table = Table(title=f"Llama-3.1-8B, LoRA r16 on all linear layers, bf16, 2 × 4,096 tokens on {results['device']}")
     for column in ("", "tokens/s", "TFLOP/s", "GiB reserved"):
         table.add_column(column, justify="left" if not column else "right")
-    for each in results["figures"]:
-        memory = "" if each["reserved"] is None else f"{each['reserved'] / 2**30:.1f}"
-        table.add_row(each["name"], f"{each['tokens_per_second']:,.0f}", f"{each['tflops']:.0f}", memory)
+    for figures in results["figures"]:
+        memory = "" if figures["reserved"] is None else f"{figures['reserved'] / 2**30:.1f}"
+        table.add_row(figures["name"], f"{figures['tokens_per_second']:,.0f}", f"{figures['tflops']:.0f}", memory)
     for name in results["left_out"]:
         table.add_row(name, "no time left", "", "")
     table.add_row("our estimate", "", "", f"{results['estimated_bytes'] / 2**30:.1f}")

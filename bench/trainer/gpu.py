@@ -1,4 +1,4 @@
-"""Measure the trainer on one GPU, in the settings of a published reference, beside TRL's trainer as it comes.
+"""Measure the trainer and TRL's trainer with its defaults on one GPU, in the settings of a published reference.
 
 The reference is NVIDIA NeMo AutoModel on one H100: Llama-3.1-8B, LoRA of rank 16 on all linear layers, bf16, rows of
 4,096 tokens, two at a time: 12,473 tokens/s, 402 TFLOP/s. Its tokens are made up, and so are ours: weights and tokens
@@ -21,6 +21,7 @@ from tools.testing.llama_8b import LLAMA_8B
 
 NEMO_TOKENS_PER_SECOND, NEMO_TFLOPS = 12_473, 402
 LAST_BEGIN_SECONDS = 420.0
+"""Seconds after which no further contender is begun."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one contender reached. ``reserved`` is None without a GPU."""
+    """Speed and memory of one contender. ``reserved`` is in bytes, and None without a GPU."""
 
     name: str
     tokens_per_second: float
@@ -66,7 +67,7 @@ def make_spec(reference: Reference) -> FineTuneJobSpec:
 
 
 def measure(reference: Reference, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Measure each contender, as long as there is time; returns figures for a table or JSON."""
+    """Measure each contender, as long as there is time; return figures for a table or JSON."""
     began, spec = time.monotonic(), make_spec(reference)
     architecture = architecture_of(reference.config)
     figures, left_out = [], []
@@ -80,7 +81,7 @@ def measure(reference: Reference, progress: Callable[[str], None]) -> dict[str, 
     return {
         "device": _device_name(),
         "estimated_bytes": job_memory(architecture, spec).total,
-        "figures": [vars(each) for each in figures],
+        "figures": [vars(item) for item in figures],
         "left_out": left_out,
         "reference": {"tokens_per_second": NEMO_TOKENS_PER_SECOND, "tflops": NEMO_TFLOPS},
         "seconds": time.monotonic() - began,
@@ -94,7 +95,7 @@ def _device_name() -> str:
 
 
 def _measure_one(name: str, reference: Reference, spec: FineTuneJobSpec, directory: Path) -> Figures:
-    """Train from random weights, and take the time after the warm-up."""
+    """Train from random weights, and measure the time after the warm-up."""
     import torch
     from peft.helpers import disable_input_dtype_casting
     from transformers import TrainerCallback

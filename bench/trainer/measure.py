@@ -67,7 +67,7 @@ def share_not_training(phases: dict[str, float]) -> float:
 
 
 def _overhead(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:
-    """Compare the time of our trainer (checkpoints to S3) with that of TRL's trainer (checkpoints to the disk)."""
+    """Compare the time of our trainer (checkpoints in S3) with that of TRL's (checkpoints on the disk)."""
     size = data.size
     shape = Shape(1, MICRO_STEPS, True, size.overhead_steps, size.checkpoint_every)
     pairs = _alternate(
@@ -91,7 +91,10 @@ def _overhead(data: BenchData, server: S3Server, directory: Path, progress: Prog
 
 
 def _undisturbed(courses: list[Course]) -> float:
-    """Return the sum of each step's fastest time over all rounds, because other programs disturb different steps."""
+    """Return the sum of each step's fastest time over all rounds.
+
+    Other programs disturb different steps of each round.
+    """
     return sum(
         min(course.ends[step] - course.ends[step - 1] for course in courses)
         for step in range(WARM_UP, len(courses[0].ends))
@@ -116,7 +119,7 @@ def _script(data: BenchData, server: S3Server, directory: Path, progress: Progre
         "tokens": [our_course.tokens[-1], script_course.tokens[-1]],
         "steps": [len(our_course.ends), len(script_course.ends)],
         "loss_difference": loss_difference(our_course, script_course),
-        "loss_at_end": [_late(our_course), _late(script_course)],
+        "loss_at_end": [_late_loss(our_course), _late_loss(script_course)],
     }
 
 
@@ -138,12 +141,13 @@ def _quarter(course: Course, number: int) -> float:
     return sum(tokens * loss for tokens, loss in within) / sum(tokens for tokens, _ in within)
 
 
-def _late(course: Course) -> float:
+def _late_loss(course: Course) -> float:
+    """Return the mean loss per token over the last quarter of the training's tokens."""
     return _quarter(course, 3)
 
 
 def _switches(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:
-    """Return for each performance option the ratio of useful tokens per second with it to those without it."""
+    """Return the ratio of useful tokens per second with each performance option to those without it."""
     rows = MICRO_STEPS
     steps = data.size.overhead_steps
     packed, padded = Shape(1, rows, True, steps, NO_CHECKPOINTS), Shape(rows, 1, False, steps, NO_CHECKPOINTS)
@@ -186,22 +190,24 @@ def _show_round(progress: Progress, name: str, number: int) -> None:
 
 def _start(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:
     """Time new processes: a first attempt, a second one that reuses the tokens, and one with an invalid job."""
-    firsts: list[Start] = []
-    seconds: list[Start] = []
+    first_starts: list[Start] = []
+    second_starts: list[Start] = []
     refusals = []
     for number in range(data.size.starts):
         progress(f"from the start to the first step, round {number + 1}")
         starts = Starts(data, server, directory, f"start-{number}")
-        firsts.append(starts.attempt())
-        seconds.append(starts.attempt())
+        first_starts.append(starts.attempt())
+        second_starts.append(starts.attempt())
         refusals.append(starts.refusal())
     return {
         "wrong_job_refused": spread(refusals),
-        "first_step": spread([start.first_step for start in firsts]),
-        "first_step_of_second_attempt": spread([start.first_step for start in seconds]),
-        "phases": {name: statistics.median(start.phases[name] for start in firsts) for name in firsts[0].phases},
+        "first_step": spread([start.first_step for start in first_starts]),
+        "first_step_of_second_attempt": spread([start.first_step for start in second_starts]),
+        "phases": {
+            name: statistics.median(start.phases[name] for start in first_starts) for name in first_starts[0].phases
+        },
         "phases_of_second_attempt": {
-            name: statistics.median(start.phases[name] for start in seconds) for name in seconds[0].phases
+            name: statistics.median(start.phases[name] for start in second_starts) for name in second_starts[0].phases
         },
     }
 

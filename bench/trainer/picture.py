@@ -11,7 +11,7 @@ STYLE = (
 
 
 def bars(title: str, rows: dict[str, dict[str, float]]) -> str:
-    """Return an SVG with a bar for each row: its length is the median; a line goes from minimum to maximum."""
+    """Return an SVG with a bar as long as the median for each row, and a line from minimum to maximum."""
     height = TOP + ROW * len(rows)
     root = ElementTree.Element(
         "svg",

@@ -46,5 +46,5 @@ def distributions_of(extras: list[str]) -> set[str]:
 
 
 def canonical_name(distribution: str) -> str:
-    """Return a distribution's name in the one form that compares (PEP 503)."""
+    """Return a distribution's normalised name, by which names are compared (PEP 503)."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -40,7 +40,7 @@ class Kubelet(threading.Thread):
         self.stopping = threading.Event()
 
     def run(self) -> None:
-        """Poll the pods. A pod may vanish or change between two calls, and the API server may be away."""
+        """Poll the pods. A pod may vanish or change between two calls, and the API server may not answer."""
         while not self.stopping.wait(0.05):
             try:
                 for pod in self.list_pods():

@@ -26,7 +26,7 @@ class FaultyProxy:
         endpoint: Its URL.
         choose_fault: Returns the fault for a request, by its method and path; None passes it on.
         requests: Method, path and fault of each request so far. A forward proxy gets the whole URL as the path.
-        knows_conditions: False: the service has no conditional writes, and says so.
+        knows_conditions: Whether the service supports conditional writes; False: it answers them with 501.
     """
 
     endpoint: str

@@ -89,7 +89,7 @@ class Api:
         return list(self.plain(self.core.list_namespaced_pod(self.namespace, label_selector=selector).items))
 
     def await_pod(self, job: str) -> Object:
-        """Wait until the Job controller has created the pod of a Job, and return it: the one that has not ended."""
+        """Wait until a Job has a pod, and return it; of several pods one that has not ended, if there is any."""
         pods = until(f"a pod of {job}", lambda: self.pods(job))
         return min(pods, key=lambda pod: pod["status"].get("phase") in ("Failed", "Succeeded"))
 
@@ -164,7 +164,7 @@ class Api:
     def evict_pod(self, job: str, exit_code: int, message: Object) -> None:
         """Evict the pod of a Job, as a drain does, and end its container.
 
-        The Job controller waits for some seconds after a pod's end before it replaces it: this one ended long ago.
+        The Job controller replaces a pod only some seconds after it has ended, so this end is dated long ago.
         """
         pod = self.await_pod(job)
         name = pod["metadata"]["name"]

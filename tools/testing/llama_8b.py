@@ -1,4 +1,4 @@
-"""The configuration of a model that people know, for the estimate and for speed."""
+"""Define the configuration of Llama-3.1-8B, for tests of the estimate and for the benchmark."""
 
 from typing import Any
 

@@ -21,14 +21,14 @@ def list_packages() -> set[str]:
         [*command, "--no-header", "--no-annotate", *shlex.split(match[1])],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return {_normal(line.partition("==")[0]) for line in completed.stdout.splitlines()}
+    return {_normalize(line.partition("==")[0]) for line in completed.stdout.splitlines()}
 
 
 def make_site(directory: Path) -> Path:
     """Fill a directory with links to the image's packages, as they are installed here."""
     packages = list_packages()
     for distribution in importlib.metadata.distributions():
-        if _normal(distribution.name) in packages:
+        if _normalize(distribution.name) in packages:
             for file in distribution.files or []:
                 if ".." not in file.parts:
                     _link(Path(str(distribution.locate_file(""))), directory, file.parts)
@@ -78,5 +78,5 @@ def _link(source: Path, target: Path, parts: tuple[str, ...]) -> None:
     target.symlink_to(first)
 
 
-def _normal(name: str) -> str:
+def _normalize(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()

@@ -1,4 +1,4 @@
-"""Read objects of a namespace over one connection, for tests that wait: kubectl takes 0.2 CPU seconds for each look."""
+"""Read objects of a namespace over one connection; each call of kubectl would take 0.2 CPU seconds."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Run a real S3 service on loopback for tests: versitygw over a directory, to stop and start again on one port."""
+"""Run a real S3 service (versitygw over a directory) on loopback, which tests can stop and start again."""
 
 import os
 import shutil

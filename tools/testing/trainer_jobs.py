@@ -44,7 +44,7 @@ def jsonl(rows: list[dict[str, Any]]) -> str:
 
 
 def diverging_sections(bench: "Workbench") -> dict[str, Any]:
-    """Return sections of a spec under which numbers overflow on every processor, after a first step that is good."""
+    """Return sections of a spec with which numbers overflow on every processor, but not in the first step."""
     training = bench.job()["spec"]["training"] | {"learningRate": 1e9, "warmupRatio": 0.5, "maxGradNorm": 1e9}
     # A norm after the attention would turn a number whose square overflows into zero.
     lora = {"rank": 4, "alpha": 100_000_000, "targetModules": ["gate_proj", "up_proj", "down_proj"]}
@@ -55,7 +55,7 @@ class AtStep(Reporter):
     """A reporter that calls a function once the training has reached a step."""
 
     def __init__(self, step: int, action: Callable[[], None]) -> None:
-        """Take the step and the function."""
+        """Store the step and the function."""
         super().__init__(None, Path())
         self._step, self._action, self._done = step, action, False
 
@@ -70,7 +70,7 @@ class AtCheckpoint(Reporter):
     """A reporter that calls a function once the first checkpoint is in S3."""
 
     def __init__(self, action: Callable[[], None]) -> None:
-        """Take the function."""
+        """Store the function."""
         super().__init__(None, Path())
         self._action: Callable[[], None] | None = action
 

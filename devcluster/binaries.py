@@ -130,7 +130,7 @@ def built(name: str) -> Path:
 
 
 def ensure(names: Iterable[str]) -> None:
-    """Build those of the programs that this machine does not have, together, so that they share compiled packages."""
+    """Build the programs that this machine does not have, in one run of Go, so that they share compiled packages."""
     _build_missing(dict.fromkeys(_build_of(name) for name in names if existing(name) is None))
 
 

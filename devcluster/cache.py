@@ -1,4 +1,4 @@
-"""Keep what is slow to make (a model, a corpus, an environment) in the cache, each under the hash of its recipe."""
+"""Keep what is slow to make (models, corpora, environments) in the cache, under the hash of its recipe."""
 
 import hashlib
 import os

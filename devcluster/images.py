@@ -1,4 +1,4 @@
-"""Build container images with buildah, as a user would from the same Dockerfile, and push them to a node's registry."""
+"""Build container images from the users' Dockerfile with buildah, and push them to a node's registry."""
 
 import hashlib
 import shutil

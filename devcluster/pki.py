@@ -1,4 +1,4 @@
-"""Make a cluster's certificates and keys: CA, API server, its client certificate for kubelets, token key pair."""
+"""Make a cluster's keys and certificates: CA, API server, its client for kubelets, and the token key pair."""
 
 import datetime
 import ipaddress

@@ -1,4 +1,4 @@
-"""Install the real vLLM for CPUs into a directory, from which a process here or a pod that mounts it can run vLLM.
+"""Install the real vLLM for CPUs into a directory, from which a process or a pod can run it.
 
 The directory is no virtual environment: it has only packages and is used through PYTHONPATH, so that it works at any
 mount point and with any Python 3.11. `vllm/requirements.txt` pins all of it; to renew it, run in `devcluster/vllm`:

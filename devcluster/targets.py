@@ -1,4 +1,4 @@
-"""Find the cluster that the demo runs on, and make its images: a dev cluster of this machine, or one of the user's."""
+"""Find the cluster that the demo runs on (a dev cluster or the user's own), and make its images."""
 
 import hashlib
 import json

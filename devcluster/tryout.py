@@ -1,4 +1,4 @@
-"""Train the demo's example on this machine without cluster and root (`make try`), and compare base and adapter.
+"""Train the demo's example without cluster or root (`make try`), and compare the base and the adapter.
 
 A later run continues an interrupted training from its checkpoint, and only shows a finished one.
 """

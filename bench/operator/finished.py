@@ -47,7 +47,7 @@ class Start:
 
 
 def measure(cluster: Cluster, namespace: str, jobs: int, directory: Path, progress: Callable[[int], None]) -> Start:
-    """Copy a finished job, and start an operator among the copies; ``progress`` receives the number of jobs so far."""
+    """Copy a finished job, and start an operator among the copies; ``progress`` receives the number of jobs."""
     api = Api(cluster.kubeconfig, namespace)
     operator = Operator(cluster.kubeconfig, namespace, directory / "operator.log").start()
     try:

@@ -1,4 +1,4 @@
-"""Run FineTuneJobs one after another on fake nodes, with pauses so that the operator is idle before each event."""
+"""Run FineTuneJobs one after another on fake nodes, with pauses that let the operator become idle."""
 
 import json
 import time

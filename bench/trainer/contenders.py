@@ -1,4 +1,4 @@
-"""Run the same training with our trainer, with TRL's trainer alone and with a common script, and record each step."""
+"""Run and record the same training with our trainer, with TRL's trainer alone and with a common script."""
 
 import json
 import shutil

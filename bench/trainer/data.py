@@ -1,4 +1,4 @@
-"""Make the data of the benchmark: a small random Llama, and the docstrings of Python's standard library as texts."""
+"""Make the benchmark's data: a small random Llama, and docstrings of Python's standard library as texts."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Measure the trainer and TRL's trainer with its defaults on one GPU, in the settings of a published reference.
+"""Measure our trainer and TRL's (with its defaults) on one GPU, in the settings of a published reference.
 
 The reference is NVIDIA NeMo AutoModel on one H100: Llama-3.1-8B, LoRA of rank 16 on all linear layers, bf16, rows of
 4,096 tokens, two at a time: 12,473 tokens/s, 402 TFLOP/s. Its tokens are made up, and so are ours: weights and tokens

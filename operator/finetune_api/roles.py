@@ -1,4 +1,4 @@
-"""Tell by their names which linear layers of a model belong to attention, and which end a feed-forward network.
+"""Tell by name which linear layers of a model belong to attention, and which end a feed-forward network.
 
 The names are those of the models in transformers. They choose the default modules of architectures that PEFT does not
 know.
@@ -55,7 +55,7 @@ def list_queries_and_values(modules: Iterable[str]) -> list[str]:
 
 
 def list_feedforward_outputs(modules: Iterable[str]) -> list[str]:
-    """List the ends of the names of the layers that end a feed-forward network, for example down_proj or mlp.c_proj."""
+    """List the suffixes of names of layers that end a feed-forward network, such as down_proj or mlp.c_proj."""
     outputs: dict[str, None] = {}
     for name in modules:
         *parents, last = name.split(".")

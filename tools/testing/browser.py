@@ -1,4 +1,4 @@
-"""Drive a headless Chromium in tests over its DevTools protocol: show a page, and record its requests and errors."""
+"""Drive a headless Chromium over its DevTools protocol: show a page, and record its requests and errors."""
 
 import base64
 import json

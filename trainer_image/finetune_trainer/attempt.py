@@ -1,4 +1,4 @@
-"""Make one attempt at a job: check before torch is imported, fetch files meanwhile, and always write a result."""
+"""Make one attempt at a job: check it before importing torch, fetch files, and always write a result."""
 
 import os
 import platform

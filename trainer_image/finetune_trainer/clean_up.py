@@ -1,6 +1,6 @@
-"""Delete what a job wrote into its storage, for a FineTuneJob that is deleted with ``output.deletionPolicy: Delete``.
+"""Delete what a job wrote into its storage, for a deleted FineTuneJob with ``deletionPolicy: Delete``.
 
-It knows neither torch nor why the job is deleted. A second clean-up deletes what the first one left.
+It needs no torch, and does not know why the job is deleted. A second clean-up deletes what the first one left.
 """
 
 from finetune_api.messages import CleanUpResult

@@ -1,4 +1,4 @@
-"""Compare the adapter with full fine-tuning of the same base on the same data (``evaluation.compareWithFull``).
+"""Compare the adapter with full fine-tuning on the same data (``evaluation.compareWithFull``).
 
 An error here never costs the adapter, which is finished and has its last checkpoint in S3. It becomes a sentence in
 the comparison's table.

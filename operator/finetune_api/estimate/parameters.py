@@ -1,4 +1,4 @@
-"""Count the parameters that a method trains, and those of the tuned model, in closed form, as PEFT counts them."""
+"""Count the parameters that a method trains, and those of the tuned model, in closed form, as PEFT does."""
 
 from dataclasses import dataclass
 

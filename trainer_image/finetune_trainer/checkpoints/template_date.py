@@ -1,4 +1,4 @@
-"""Pin the date that a chat template writes, so that all attempts train on the same tokens, also after midnight."""
+"""Pin the date that a chat template writes: all attempts train on the same tokens, even after midnight."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Keep the base's scores on the held-out rows in the storage, so that a later attempt does not compute them again.
+"""Keep the base's scores on the held-out rows in the storage, where a later attempt finds them.
 
 The file is named by a digest of everything that decides the scores: base, rows, dtype, device and versions.
 """

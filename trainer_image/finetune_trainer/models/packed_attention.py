@@ -177,6 +177,6 @@ def _list_lengths(borders: torch.Tensor) -> list[int]:
 
 
 def _make_band_mask(length: int, window: int, where: torch.device) -> torch.Tensor:
-    """Return the mask of sliding attention, of shape (length, length): each token sees the last ``window`` tokens."""
+    """Return the (length, length) mask of sliding attention: each token sees itself and ``window - 1`` before it."""
     ones = torch.ones(length, length, dtype=torch.bool, device=where)
     return ones.tril() & ones.triu(1 - window)

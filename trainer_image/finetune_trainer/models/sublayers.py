@@ -1,4 +1,4 @@
-"""Find by name the last linear layers of attention and feed-forward, which get bottleneck adapters, without torch."""
+"""Find by name, without torch, the last linear layers of attention and feed-forward, for bottleneck adapters."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Show what a training learns of the first rows: their texts and the parts that the loss covers, without weights."""
+"""Show the texts of the first rows and the parts of them that the loss covers, without weights."""
 
 import itertools
 from dataclasses import dataclass, field

@@ -114,6 +114,7 @@ def push(image: str, registry: str) -> str:
                 "push",
                 "--tls-verify=false",
                 "--compression-format=zstd",
+                "--compression-level=1",  # the trainer image has 7 GB, and the registry is on this machine
                 f"--digestfile={digest}",
                 image,
                 f"docker://{target}",

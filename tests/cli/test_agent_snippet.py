@@ -64,7 +64,7 @@ def test_the_chart_values_of_pods_are_settings_of_the_agent_too(tmp_path: Path) 
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     printed = finetune(
         "agent", "-", "--image", "op:1", "--report-url", "http://op:8080", "--values", str(file),
-        stdin=yaml.safe_dump(serving("one", adapter={"uri": "s3://b/a"})),
+        stdin=yaml.safe_dump(serving("one", adapter={"uri": "s3://b/a", "digest": "sha256:" + "0" * 64})),
     )  # fmt: skip
     pods = PodDefaults.model_validate(values["pods"])
     parameters = AgentParameters("vllm", ENGINES["vllm"], (), "op:1", "IfNotPresent", "http://op:8080", pods)

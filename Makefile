@@ -5,6 +5,8 @@ UV_DIR := $(CURDIR)/build/uv
 # The dev cluster looks for uv on PATH too: it fetches Go with it.
 export PATH := $(UV_DIR)/bin:$(PATH)
 RUN := uv run --no-sync
+# Python keeps what it has compiled: without that each process that imports torch takes 20 s longer.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help try demo demo-down test test-fast test-all chaos lint types check generate bench bench-trainer sync uv

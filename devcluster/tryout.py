@@ -20,9 +20,9 @@ from finetune_cli.answers import print_answers
 
 JOB_FILE = REPOSITORY / "examples" / "shakespeare.yaml"
 OUTPUT = REPOSITORY / "build" / "try"
-STEPS = 10
+STEPS = 8
 PROMPTS = ("To be, or not to be, that is", "KING HENRY.\n", "My lord, the moon is")
-MAX_NEW_TOKENS = 48
+MAX_NEW_TOKENS = 32
 
 Answers = list[dict[str, str]]
 
@@ -46,7 +46,7 @@ def run(output: Path, steps: int, base: str) -> None:
     answers = load_answers(output, arguments)
     if answers is None:
         train(arguments)
-        with step("asking base and adapter", "about 20 s"):
+        with step("asking base and adapter", "about 30 s"):
             answers = generate_answers(model_directory, output / "adapter")
         save_answers(output, arguments, answers)
     print_answers(answers, base, "shakespeare")
@@ -62,6 +62,8 @@ def training_arguments(model_directory: Path, texts: Path, output: Path, steps: 
         "spec.dataset.validation.uri": "pvc://texts/validation.txt",
         "spec.output.secretRef": "null",
         "spec.training.maxSteps": str(steps),
+        "spec.evaluation.maxRows": "8",
+        "spec.evaluation.samples": "1",
     }
     return [
         *("run", str(JOB_FILE), f"--output={output}"),
@@ -85,23 +87,25 @@ def generate_answers(base: Path, adapter: Path) -> Answers:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
+    tokenizer.pad_token = tokenizer.eos_token
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).eval()
+    inputs = tokenizer(list(PROMPTS), padding=True, return_tensors="pt")
 
-    def continue_prompt(prompt: str) -> str:
-        inputs = tokenizer(prompt, return_tensors="pt")
+    def continue_prompts() -> list[str]:
         with torch.inference_mode():
             ids = adapted.generate(  # type: ignore[no-untyped-call]
                 **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.eos_token_id
             )
-        return str(tokenizer.decode(ids[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+        texts = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [str(text).strip() for text in texts]
 
-    answers = []
-    for prompt in PROMPTS:
-        with adapted.disable_adapter():
-            base_answer = continue_prompt(prompt)
-        answers.append({"prompt": prompt, "base": base_answer, "adapter": continue_prompt(prompt)})
-    return answers
+    with adapted.disable_adapter():
+        base_answers = continue_prompts()
+    return [
+        {"prompt": prompt, "base": base_answer, "adapter": answer}
+        for prompt, base_answer, answer in zip(PROMPTS, base_answers, continue_prompts(), strict=True)
+    ]
 
 
 def load_answers(output: Path, arguments: list[str]) -> Answers | None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 from devcluster import corpus, model
@@ -82,6 +83,7 @@ def train(arguments: list[str]) -> None:
 def generate_answers(base: Path, adapter: Path) -> Answers:
     """Return how the base and the adapter continue each prompt, by greedy decoding."""
     os.environ |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for names that will change
     # These imports take seconds, and are not needed to show an earlier run.
     import torch
     from peft import PeftModel

@@ -1,5 +1,6 @@
 """``python -m finetune_trainer merge``: the finished adapter and its base become one model, once, and verified."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -124,3 +125,18 @@ def test_a_superseded_merge_writes_nothing_and_another_adapters_model_is_left_al
     result = merge_adapter(settings(unmerged, attempt=2))
     assert result.reason is Reason.OUTPUT_EXISTS
     assert "of another adapter" in result.message
+
+
+def test_a_model_that_an_older_trainer_merged_is_found_and_nothing_is_written(unmerged: Workbench) -> None:
+    file = unmerged.server.buckets / unmerged.bucket / "team/job/adapter/manifest.json"
+    content = file.read_bytes()
+    stored = {"uri": "s3://theirs/merged", "files": [{"path": "a", "sizeBytes": 7, "sha256": "0" * 64}]}
+    file.write_text(json.dumps(json.loads(content) | {"merged": stored}), encoding="utf-8")
+    before = unmerged.objects()
+    try:
+        result = merge_adapter(settings(unmerged))
+    finally:
+        file.write_bytes(content)
+    assert result.merged_model is not None, result.message
+    assert (result.merged_model.uri, result.merged_model.size_bytes) == ("s3://theirs/merged", 7)
+    assert unmerged.objects() == before, "also no claim"

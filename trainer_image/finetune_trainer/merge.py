@@ -76,14 +76,14 @@ def find_or_merge(settings: Settings) -> MergedModelStatus:
     digest = finished.adapter.digest
     if stored := find_merged(settings, output, digest):
         return stored
-    if not settings.workstation and isinstance(output, S3Storage):
-        output = claim_storage(output, settings.merge_claim, settings.attempt)
     work = settings.scratch / "merge"
     shutil.rmtree(work, ignore_errors=True)
     adapter = download_adapter(output, settings.adapter, digest, work / "adapter")
     if adapter.merged is not None:  # by a trainer of an older version
         size = sum(file.size_bytes for file in adapter.merged.files)
         return MergedModelStatus(uri=adapter.merged.uri, digest=digest, size_bytes=size)
+    if not settings.workstation and isinstance(output, S3Storage):
+        output = claim_storage(output, settings.merge_claim, settings.attempt)
     with phase("waiting for the model"):
         base, _ = fetch_model(settings, PATIENCE_SECONDS)
     manifest = merge_files(settings, base, work, adapter, digest)

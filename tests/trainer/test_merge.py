@@ -130,8 +130,9 @@ def test_a_superseded_merge_writes_nothing_and_another_adapters_model_is_left_al
 def test_a_model_that_an_older_trainer_merged_is_found_and_nothing_is_written(unmerged: Workbench) -> None:
     file = unmerged.server.buckets / unmerged.bucket / "team/job/adapter/manifest.json"
     content = file.read_bytes()
-    stored = {"uri": "s3://theirs/merged", "files": [{"path": "a", "sizeBytes": 7, "sha256": "0" * 64}]}
-    file.write_text(json.dumps(json.loads(content) | {"merged": stored}), encoding="utf-8")
+    older = json.loads(content)
+    older["merged"] = {"uri": "s3://theirs/merged", "files": [older["files"][0] | {"sizeBytes": 7}]}
+    file.write_text(json.dumps(older), encoding="utf-8")
     before = unmerged.objects()
     try:
         result = merge_adapter(settings(unmerged))

@@ -34,10 +34,14 @@ def test_prometheus_reads_each_adapter(agent: RunningAgent, engine: FakeEngine, 
     agent.wait_state("bad", "Refused")
     engine.loaded[BOT], engine.effects[BOT] = STRANGER, 0.1
     wait_for(lambda: agent.adapter_report(BOT).replaced, 20, "the stranger is seen")
-    agent.wait_active(BOT, version)
-    samples = read_metrics(agent)
+
+    def read_when_active() -> dict[str, list[tuple[dict[str, str], float]]] | None:
+        samples = read_metrics(agent)  # a report of the tick before may still say Active while ours is loaded again
+        is_active = samples["ready"] == [({}, 1.0)] and samples["adapter_info"][0][0]["state"] == "Active"
+        return samples if is_active else None
+
+    samples = wait_for(read_when_active, 20, "the adapter to be active again")
     name, served = {"served_name": BOT}, {"served_name": BOT, "digest": version.digest}
-    assert samples["ready"] == [({}, 1.0)]
     assert samples["engine_info"] == [({"engine": "vllm", "version": "0.32.0+cpu"}, 1.0)]
     assert [labels["state"] for labels, _ in samples["adapter_info"]] == ["Active", "Refused"]
     assert samples["adapter_info"][0][0] == {**served, "state": "Active"}

@@ -9,7 +9,7 @@ RUN := uv run --no-sync
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down test test-fast test-all chaos lint types check generate bench bench-trainer sync uv
+.PHONY: help try demo demo-down test test-fast test-exhaustive test-all chaos lint types check generate bench bench-trainer sync uv
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -33,8 +33,10 @@ test-fast: sync ## the tests without torch and without a cluster: under a minute
 chaos: sync ## inject faults: kills, lost writes, broken watches, frozen processes; print what was injected and what happened
 	$(RUN) python -m tools.chaos $(ARGS)
 
-test-all: check ## also the exhaustive matrices; writes the result to docs/tests.md
-	$(RUN) python -m tools.run_tests --all $(ARGS)
+test-exhaustive: sync ## the rows of large matrices that `make test` leaves out; writes the result to docs/tests.md
+	$(RUN) python -m tools.run_tests --exhaustive $(ARGS)
+
+test-all: test test-exhaustive ## all tests
 
 check: lint types ## the checks that run nothing: format, lint, types, import rules, generated files
 	$(RUN) lint-imports

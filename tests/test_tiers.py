@@ -120,14 +120,37 @@ def test_the_summary_ends_long_messages(tmp_path: Path) -> None:
 
 
 def test_the_page_keeps_the_results_of_tiers_that_did_not_run() -> None:
-    def result(tier: str, tests: int) -> run_tests.Result:
-        return run_tests.Result(
-            tier, 0, 60.0, tests, {}, Counter({"no GPU": 1}), Counter({"tests.test_a.test_b": tests})
-        )
-
-    first = run_tests.page("", [result("node", 5), result("unit", 2)])
-    assert [line for line in first.splitlines() if line.startswith("## ")] == ["## unit", "## node"]
-    assert "skipped 1 of tier node: no GPU" in first
-    second = run_tests.page(first, [result("unit", 3)])
+    first = run_tests.page("", [a_result("node", tests=5), a_result("trains", tests=2)])
+    assert [line for line in first.splitlines() if line.startswith("## ")] == ["## trains", "## node"]
+    assert "- skipped 1: no GPU" in first
+    assert "| `tests.test_a.test_b` | 5 |" in first
+    second = run_tests.page(first, [a_result("trains", tests=3)])
     assert second != first
-    assert second.replace(": 3", ": 2").replace("       3 ", "       2 ") == first
+    assert second.replace(": 3 tests", ": 2 tests").replace("| 3 |", "| 2 |") == first
+
+
+def test_the_page_names_failed_tests_without_their_messages() -> None:
+    """A message has paths of the machine; the page is committed."""
+    page = run_tests.page("", [a_result("node", tests=2, failed={"tests.test_a.test_b": "/home/me/x is missing"})])
+    assert "1 failed" in page
+    assert "- FAILED `tests.test_a.test_b`" in page
+    assert "/home/me" not in page
+
+
+def a_result(tier: str, *, tests: int, failed: dict[str, str] | None = None) -> run_tests.Result:
+    """Return the result of a tier whose tests are rows of one test, with one skipped."""
+    rows = Counter({"tests.test_a.test_b": tests})
+    return run_tests.Result(tier, int(bool(failed)), 60.0, tests, failed or {}, Counter({"no GPU": 1}), rows)
+
+
+@pytest.mark.parametrize(
+    ("tier", "exhaustive", "marker"),
+    [
+        ("unit", False, "unit"),
+        ("trains", False, "trains and not exhaustive"),
+        ("trains", True, "trains and exhaustive"),
+    ],
+)
+def test_each_test_belongs_to_one_of_the_two_runs(tier: str, exhaustive: bool, marker: str) -> None:
+    assert run_tests.marker(tier, exhaustive=exhaustive) == marker
+    assert tiers.selected(marker) == tier

@@ -60,7 +60,7 @@ def order(item: pytest.Item) -> int:
 
 def selected(expression: str) -> str | None:
     """Return the only tier that a marker expression lets run; None if it is none of those of tools/run_tests.py."""
-    tier = expression.removesuffix(" and not exhaustive")
+    tier = expression.removesuffix(" and exhaustive").removesuffix(" and not exhaustive")
     return tier if tier in TIERS else None
 
 

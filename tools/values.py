@@ -212,6 +212,26 @@ class NetworkPolicy(Section):
     enabled: bool = Field(False, description="Let only pods of this cluster reach it, and only port 8080.")
 
 
+class AnalysisJobs(Section):
+    """Analyses that are Jobs."""
+
+    enabled: bool = Field(
+        False,
+        description="Let the operator create Jobs from CronJobs that an analysis names, and give it the rights to. Who "
+        "may create AdapterDeployments can then start these CronJobs. Their pods must meet trainer.podPolicy.",
+    )
+
+
+class AnalysisRuns(Section):
+    """Analyses that are AnalysisRuns of Argo Rollouts."""
+
+    enabled: bool = Field(
+        False,
+        description="Let the operator create AnalysisRuns from AnalysisTemplates that an analysis names, and give it "
+        "the rights to. Who may create AdapterDeployments can then start these analyses.",
+    )
+
+
 class Analysis(Section):
     """The analyses of canaries."""
 
@@ -219,8 +239,10 @@ class Analysis(Section):
         [],
         description="Addresses that the operator calls for users whose canaries have an analysis, with all paths below "
         "them, for example http://prometheus.monitoring:9090. {namespace} in one is the AdapterDeployment's namespace. "
-        "Empty: none, so an AdapterDeployment with an analysis is refused with Accepted=False.",
+        "Empty: none, so an AdapterDeployment with such an analysis is refused with Accepted=False.",
     )
+    jobs: AnalysisJobs = Field(AnalysisJobs(), description="Analyses that are Jobs.")
+    analysis_runs: AnalysisRuns = Field(AnalysisRuns(), description="Analyses that are AnalysisRuns of Argo Rollouts.")
 
 
 class Uninstall(Section):

@@ -32,6 +32,12 @@ class Lenient(Model):
     model_config = ConfigDict(extra="ignore")
 
 
+class NameRef(Model):
+    """The name of another object in the same namespace."""
+
+    name: DnsLabel = Field(description="Name, in the same namespace.")
+
+
 class SecretRef(Model):
     """The name of a Secret in the namespace of the object that refers to it."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import kopf
 
 from finetune_operator import handlers, logs
+from finetune_operator.analyses.running import Analyses
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.enqueue import enqueue_namespace
@@ -56,6 +57,7 @@ async def run(settings: Settings) -> None:
         leadership=leadership,
         budget=WriteBudget(settings.progress_writes_per_second, settings.progress_interval_seconds),
         warnings=WarningEvents(kube),
+        analyses=Analyses(kube),
     )
     health = Health(context)
     tokens = Tokens(PublishedKeys(kube).identify if settings.namespaces else partial(review, kube))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from finetune_operator.analyses import Analyses
+from finetune_operator.analyses.running import Analyses
 from finetune_operator.cache import Cache
 from finetune_operator.kube.client import Kube
 from finetune_operator.kube.kinds import Key
@@ -33,10 +33,10 @@ class Context:
     budget: WriteBudget
     """Limits the status writes that only carry progress."""
     warnings: WarningEvents
+    analyses: Analyses
+    """Runs the analyses of canaries at the same time as the passes."""
     injections: ApplyBackoff = field(default_factory=ApplyBackoff)
     """Delays applies to a workload from which somebody removes the agent again and again."""
-    analyses: Analyses = field(default_factory=Analyses)
-    """Runs the analyses of canaries at the same time as the passes."""
     synced: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the cache has listed everything."""
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

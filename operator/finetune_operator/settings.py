@@ -53,6 +53,10 @@ class Settings:
     analysis_urls: tuple[str, ...] = ()
     """Addresses that analyses of canaries may call, with all below them; {namespace} in one is that of the
     AdapterDeployment. Empty: none."""
+    analysis_jobs: bool = False
+    """Whether analyses may create Jobs from CronJobs."""
+    analysis_runs: bool = False
+    """Whether analyses may create AnalysisRuns of Argo Rollouts."""
     pods: PodDefaults = field(default_factory=PodDefaults)
     """Settings of every pod, as JSON with the fields of the chart's values ``pods``."""
     image_pull_policy: str = "IfNotPresent"
@@ -122,7 +126,7 @@ def _parse(name: str, text: str) -> object:
             return tuple(_parse_url(part.strip()) for part in text.split(",") if part.strip())
         case "namespaces" | "pod_host_paths" | "pod_service_accounts":
             return tuple(part.strip() for part in text.split(",") if part.strip())
-        case "allow_remote_code" | "simulated_gpus":
+        case "allow_remote_code" | "simulated_gpus" | "analysis_jobs" | "analysis_runs":
             if text not in ("true", "false"):
                 raise ValueError("it must be true or false")
             return text == "true"
@@ -142,7 +146,7 @@ def _parse(name: str, text: str) -> object:
             try:
                 return PodDefaults.model_validate_json(text)
             except ValidationError as error:
-                raise ValueError("; ".join(f"pods.{problem}" for problem in problems(error))) from None
+                raise ValueError("; ".join(map(str, problems(error, "pods")))) from None
         case "pod_security_standard":
             if text not in get_args(SecurityStandard):
                 raise ValueError("it must be restricted, baseline or privileged")

@@ -9,7 +9,8 @@ import pytest
 from finetune_api.adapterdeployment import Analysis
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.allowed_urls import is_allowed
-from finetune_operator.policies.analysis import AnalysisId, Outcome, Subject, build_request, judge
+from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Outcome, Subject
+from finetune_operator.policies.analysis_http import build_request, judge
 from finetune_operator.reconcile.adapterdeployment.model import Observed, StatusUpdate
 from finetune_operator.reconcile.adapterdeployment.plan import make_plan
 from finetune_operator.reconcile.adapterdeployment.status import build_updates
@@ -107,10 +108,10 @@ def test_an_answer(analysis: Object, status: int, content: bytes, result: str, w
 def test_a_query_and_a_body_name_the_pods_of_the_canary() -> None:
     identity = AnalysisId("team", "bot", "u-1", 2, "2026-01-02T03:04:05Z", 1, "2026-01-02T03:04:06Z")
     subject = Subject(identity, "bot-name", V2, V1, ("web-a", "web-b"), ("web-c",))
-    query_request = build_request(Analysis.model_validate(NUMBER), subject)
+    query_request = build_request(AnalysisRequest(Analysis.model_validate(NUMBER), subject))
     assert (query_request.url, query_request.body) == (f"{PROMETHEUS}/api/v1/query", None)
     assert query_request.query == {"query": 'errors{pod=~"web-a|web-b"}'}
-    posted = build_request(Analysis.model_validate(HOOK), subject)
+    posted = build_request(AnalysisRequest(Analysis.model_validate(HOOK), subject))
     assert posted.url == "http://hook.team/check"
     assert posted.body is not None
     assert set(posted.body) == {"name", "namespace", "phase", "checksum", "metadata"}, "the body of a Flagger webhook"
@@ -161,7 +162,7 @@ def test_it_begins_after_the_pause_and_holds_up_no_pass() -> None:
     due = update_of(running, 61).analysis
     assert due == update_of(observed, 60).analysis, "a pass and a restarted operator ask for the same one"
     assert due is not None
-    assert due.query["query"] == 'errors{pod=~"web-a"}'
+    assert build_request(due).query["query"] == 'errors{pod=~"web-a"}'
 
 
 def test_one_that_passes_begins_the_next_step_and_is_evidence() -> None:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from kubernetes.aio.client import Configuration
 
 from devcluster import debian
 from devcluster.cache import cached
 from finetune_api.adapterdeployment import Analysis
-from finetune_operator import analyses
-from finetune_operator.analyses import Analyses
-from finetune_operator.policies.analysis import AnalysisId, Outcome, Subject, build_request
+from finetune_operator.analyses import http as http_analysis
+from finetune_operator.analyses.running import Analyses
+from finetune_operator.kube.client import Kube
+from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Outcome, Subject
 from tests.adapterdeployment.groups import V1, V2
 from tools.testing.http_server import serving
 from tools.testing.waiting import free_port, until
@@ -30,12 +32,21 @@ def subject(step: int = 1) -> Subject:
     return Subject(identity, "bot-name", V2, V1, ("web-a",), ("web-b",))
 
 
+def request(analysis: dict[str, Any], step: int = 1) -> AnalysisRequest:
+    return AnalysisRequest(Analysis.model_validate(analysis), subject(step))
+
+
+def no_api_server() -> Kube:
+    """Return a client of no API server: these analyses ask none."""
+    return Kube(Configuration(host="http://127.0.0.1:1"), lambda *_: None)
+
+
 def analyse(analysis: dict[str, Any]) -> Outcome:
     """Make an analysis as a pass does, and wait for its end."""
 
     async def run() -> Outcome:
-        ended, analyses = asyncio.Event(), Analyses()
-        analyses.start(build_request(Analysis.model_validate(analysis), subject()), ended.set)
+        ended, analyses = asyncio.Event(), Analyses(no_api_server())
+        analyses.start(request(analysis), ended.set)
         await asyncio.wait_for(ended.wait(), 60)
         result = analyses.find(("team", "bot"))
         assert result is not None
@@ -79,8 +90,8 @@ class Hook(http.server.BaseHTTPRequestHandler):
 def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     Hook.requests.clear()
     Hook.hanging.clear()
-    monkeypatch.setattr(analyses, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(analyses, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(http_analysis, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(http_analysis, "TIMEOUT_SECONDS", 0.3)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     with serving(Hook) as url:
         yield url
@@ -116,11 +127,10 @@ def test_nobody_at_the_address_is_inconclusive(hook: str) -> None:
 
 def test_one_analysis_runs_once_and_another_takes_its_place(hook: str) -> None:
     async def run() -> None:
-        analyses, ends = Analyses(), []
-        slow = build_request(Analysis.model_validate({"webhook": {"url": f"{hook}/hang"}}), subject(1))
-        fast = build_request(Analysis.model_validate({"webhook": {"url": f"{hook}/204"}}), subject(2))
-        for request in (slow, slow, fast, fast):
-            analyses.start(request, lambda request=request: ends.append(request.id.step))  # type: ignore[misc]
+        analyses, ends = Analyses(no_api_server()), []
+        slow, fast = request({"webhook": {"url": f"{hook}/hang"}}, 1), request({"webhook": {"url": f"{hook}/204"}}, 2)
+        for due in (slow, slow, fast, fast):
+            analyses.start(due, lambda due=due: ends.append(due.id.step))  # type: ignore[misc]
             await asyncio.sleep(0.1)
         assert ends == [2]
         assert [path for _, path, *_ in Hook.requests] == ["/hang", "/204"]

@@ -140,6 +140,24 @@ DEPLOYMENT_CASES = [
                 BOUNDS,
             ),
             (
+                "an analysis of two kinds",
+                {"webhook": {"url": "http://a"}, "job": {"cronJobRef": {"name": "judge"}}},
+                "spec.strategy.canary.steps[0].analysis",
+                ONE_ANALYSIS,
+            ),
+            (
+                "a Job written into the analysis",
+                {"job": {"spec": {"template": {}}}},
+                "spec.strategy.canary.steps[0].analysis.job.cronJobRef",
+                "required",
+            ),
+            (
+                "an unknown placeholder in an argument",
+                {"analysisTemplateRef": {"name": "x", "args": [{"name": "pods", "value": "{{ pod }}"}]}},
+                "spec.strategy.canary.steps[0].analysis.analysisTemplateRef.args[0]",
+                UNKNOWN_PLACEHOLDER,
+            ),
+            (
                 "an unknown placeholder",
                 {"prometheus": {"url": "http://a", "query": "up{pod=~'{{ pod }}'}", "min": 2}},
                 "spec.strategy.canary.steps[0].analysis.prometheus",

@@ -110,6 +110,19 @@ capabilities:
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [list, create]
+{{- if .Values.analysis.jobs.enabled }}
+- apiGroups: [batch]
+  resources: [cronjobs]
+  verbs: [get]
+{{- end }}
+{{- if .Values.analysis.analysisRuns.enabled }}
+- apiGroups: [argoproj.io]
+  resources: [analysistemplates]
+  verbs: [get]
+- apiGroups: [argoproj.io]
+  resources: [analysisruns]
+  verbs: [get, create, delete]
+{{- end }}
 {{- end }}
 
 {{/* Rights to the Lease by which replicas, and installations for one namespace, choose the one that works. */}}

@@ -1,6 +1,12 @@
 """Define ``AdapterDeployment``, which serves a finished adapter on every pod of a workload, with proof."""
 
-from finetune_api.adapterdeployment.analysis import Analysis, PrometheusAnalysis, WebhookAnalysis
+from finetune_api.adapterdeployment.analysis import (
+    Analysis,
+    AnalysisTemplateRef,
+    JobAnalysis,
+    PrometheusAnalysis,
+    WebhookAnalysis,
+)
 from finetune_api.adapterdeployment.canary import Canary, CanaryStep
 from finetune_api.adapterdeployment.promotion import PROMOTION_ANNOTATION, PromotionRequest, read_promotion
 from finetune_api.adapterdeployment.rollback import (
@@ -14,7 +20,6 @@ from finetune_api.adapterdeployment.rollback import (
 from finetune_api.adapterdeployment.spec import (
     AdapterDeploymentSpec,
     AdapterSource,
-    NameRef,
     Rollback,
     Strategy,
     Target,
@@ -42,13 +47,14 @@ __all__ = [
     "AdapterVersion",
     "Analysis",
     "AnalysisStatus",
+    "AnalysisTemplateRef",
     "Canary",
     "CanaryStatus",
     "CanaryStep",
     "EngineStatus",
     "HistoryEntry",
+    "JobAnalysis",
     "JobIdentity",
-    "NameRef",
     "PodCounts",
     "PodStatus",
     "PrometheusAnalysis",

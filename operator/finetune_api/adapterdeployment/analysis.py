@@ -5,20 +5,22 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from finetune_api.base import Model
+from finetune_api.base import DnsLabel, Model, NameRef
 from finetune_api.limits import MAX_NUMBER
 
-ONE_ANALYSIS = "exactly one of prometheus and webhook must be set"
+ONE_ANALYSIS = "exactly one of prometheus, webhook, job and analysisTemplateRef must be set"
 ONE_BOUND = "max or min must be set"
 BOUNDS = "min must not be above max"
 PLACEHOLDERS = ("pods", "stablePods", "namespace", "servedName", "digest")
-UNKNOWN_PLACEHOLDER = "placeholders of a query are " + ", ".join(f"{{{{ {name} }}}}" for name in PLACEHOLDERS)
+UNKNOWN_PLACEHOLDER = "placeholders are " + ", ".join(f"{{{{ {name} }}}}" for name in PLACEHOLDERS)
 Url = Annotated[
     str,
     Field(max_length=1024, pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?$"),
 ]
 URL_NOTE = "Without user, query and fragment. The administrator must allow it (chart value analysis.allowedUrls)."
-_QUERY = r"^([^{]|\{[^{]|\{\{ (" + "|".join(PLACEHOLDERS) + r") \}\})*\{?$"
+_TEXT = r"^([^{]|\{[^{]|\{\{ (" + "|".join(PLACEHOLDERS) + r") \}\})*\{?$"
+"""Pattern of a text whose placeholders are all known."""
+MAX_ARGS = 20
 
 
 class PrometheusAnalysis(Model):
@@ -41,13 +43,13 @@ class PrometheusAnalysis(Model):
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
         {"rule": "has(self.max) || has(self.min)", "message": ONE_BOUND},
-        {"rule": f"self.query.matches(r'{_QUERY}')", "message": UNKNOWN_PLACEHOLDER, "fieldPath": ".query"},
+        {"rule": f"self.query.matches(r'{_TEXT}')", "message": UNKNOWN_PLACEHOLDER, "fieldPath": ".query"},
         {"rule": "!has(self.max) || !has(self.min) || self.min <= self.max", "message": BOUNDS, "fieldPath": ".min"},
     ]
 
     @model_validator(mode="after")
     def _check_bounds(self) -> "PrometheusAnalysis":
-        if re.fullmatch(_QUERY.strip("^$"), self.query) is None:
+        if re.fullmatch(_TEXT.strip("^$"), self.query) is None:
             raise ValueError(UNKNOWN_PLACEHOLDER)
         if self.max is None and self.min is None:
             raise ValueError(ONE_BOUND)
@@ -62,6 +64,44 @@ class WebhookAnalysis(Model):
     url: Url = Field(description=f"Address to which the body of a Flagger webhook is posted as JSON. {URL_NOTE}")
 
 
+class JobAnalysis(Model):
+    """A Job of yours decides: the version passes if the Job completes."""
+
+    cron_job_ref: NameRef = Field(
+        description="CronJob whose jobTemplate the operator makes the Job of. It may be suspended: its schedule does "
+        "not matter. Each container gets the canary as FINETUNE_PODS, FINETUNE_STABLE_PODS, FINETUNE_SERVED_NAME, "
+        "FINETUNE_DIGEST, FINETUNE_PREVIOUS_DIGEST and FINETUNE_STEP."
+    )
+
+
+class AnalysisArgument(Model):
+    """A value for an argument of an AnalysisTemplate."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)] = Field(description="Name of the argument.")
+    value: Annotated[str, Field(max_length=4096)] = Field(
+        description="Its value, with the same placeholders as a query of Prometheus."
+    )
+
+    cel_rules: ClassVar[list[dict[str, str]]] = [
+        {"rule": f"self.value.matches(r'{_TEXT}')", "message": UNKNOWN_PLACEHOLDER, "fieldPath": ".value"}
+    ]
+
+    @model_validator(mode="after")
+    def _check_value(self) -> "AnalysisArgument":
+        if re.fullmatch(_TEXT.strip("^$"), self.value) is None:
+            raise ValueError(UNKNOWN_PLACEHOLDER)
+        return self
+
+
+class AnalysisTemplateRef(Model):
+    """An AnalysisTemplate of Argo Rollouts decides: the operator makes an AnalysisRun of it."""
+
+    name: DnsLabel = Field(description="Name of the AnalysisTemplate, in the same namespace.")
+    args: list[AnalysisArgument] = Field(
+        default_factory=list, description="Values of its arguments.", max_length=MAX_ARGS
+    )
+
+
 class Analysis(Model):
     """What must hold before the next step begins: exactly one of these."""
 
@@ -71,19 +111,34 @@ class Analysis(Model):
     webhook: WebhookAnalysis | None = Field(
         None, description="A service of yours, which passes the version with an answer of 2xx."
     )
+    job: JobAnalysis | None = Field(
+        None,
+        description="A Job of yours, which passes the version by completing. The administrator must allow it (chart "
+        "value analysis.jobs.enabled).",
+    )
+    analysis_template_ref: AnalysisTemplateRef | None = Field(
+        None,
+        description="An AnalysisTemplate of Argo Rollouts, whose controller must run in the cluster. The administrator "
+        "must allow it (chart value analysis.analysisRuns.enabled).",
+    )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": "has(self.prometheus) != has(self.webhook)", "message": ONE_ANALYSIS}
+        {
+            "rule": "[has(self.prometheus), has(self.webhook), has(self.job), has(self.analysisTemplateRef)]"
+            ".filter(given, given).size() == 1",
+            "message": ONE_ANALYSIS,
+        }
     ]
 
     @property
-    def url(self) -> str:
-        """Return the address that the operator is to call."""
+    def url(self) -> str | None:
+        """Return the address that the operator is to call; None if it is to create an object."""
         source = self.prometheus or self.webhook
-        return source.url if source is not None else ""
+        return source.url if source is not None else None
 
     @model_validator(mode="after")
     def _check_source(self) -> "Analysis":
-        if (self.prometheus is None) == (self.webhook is None):
+        sources = (self.prometheus, self.webhook, self.job, self.analysis_template_ref)
+        if sum(source is not None for source in sources) != 1:
             raise ValueError(ONE_ANALYSIS)
         return self

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from finetune_api.adapterdeployment.canary import Canary
-from finetune_api.base import DnsLabel, Model, S3Location, SecretRef, Sha256
+from finetune_api.base import DnsLabel, Model, NameRef, S3Location, SecretRef, Sha256
 from finetune_api.core_v1.selectors import LabelSelector
 from finetune_api.engines import EngineName
 from finetune_api.label_selector import build_selector_rules, check_selector
@@ -30,12 +30,6 @@ OWN_PACE = (
     "rollingUpdate and minReadySeconds of the Deployment"
 )
 FOLLOWS_NEWEST = "digest names one adapter, and selector follows the newest: remove one of the two"
-
-
-class NameRef(Model):
-    """The name of another object in the same namespace."""
-
-    name: DnsLabel = Field(description="Name, in the same namespace.")
 
 
 class AdapterSource(Model):

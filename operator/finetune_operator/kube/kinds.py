@@ -56,12 +56,16 @@ class Kind:
 FINETUNE_JOB = Kind("FineTuneJob", GROUP, VERSION, "finetunejobs")
 ADAPTER_DEPLOYMENT = Kind("AdapterDeployment", GROUP, VERSION, "adapterdeployments")
 JOB = Kind("Job", "batch", "v1", "jobs")
+CRON_JOB = Kind("CronJob", "batch", "v1", "cronjobs")
 POD = Kind("Pod", "", "v1", "pods")
 CONFIG_MAP = Kind("ConfigMap", "", "v1", "configmaps")
 DEPLOYMENT = Kind("Deployment", "apps", "v1", "deployments")
 STATEFUL_SET = Kind("StatefulSet", "apps", "v1", "statefulsets")
 EVENT = Kind("Event", "events.k8s.io", "v1", "events")
 LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases")
+ANALYSIS_TEMPLATE = Kind("AnalysisTemplate", "argoproj.io", "v1alpha1", "analysistemplates")
+ANALYSIS_RUN = Kind("AnalysisRun", "argoproj.io", "v1alpha1", "analysisruns")
+"""Argo Rollouts' kinds, which a cluster need not have."""
 DISCOVERY = Kind("Discovery", "", "", "discovery")
 """Documents in which the API server describes itself; not a resource."""
 TOKEN_REVIEW = Kind("TokenReview", "authentication.k8s.io", "v1", "tokenreviews")

@@ -40,6 +40,8 @@ class Hold:
     message: str
     seconds: float | None = None
     """Seconds until the next look; None if a person must let it go on."""
+    analysis_runs: bool = False
+    """Whether it waits for the end of an analysis."""
 
 
 def find_stage(
@@ -138,7 +140,7 @@ def needs_analysis(stage: CanaryStage, status: CanaryStatus, generation: int, no
 def _wait_for_analysis(status: CanaryStatus) -> tuple[CanaryStatus, Hold]:
     analysis = status.analysis
     if analysis is None:
-        return status, Hold(Reason.ROLLING_OUT, "its analysis is running", ANALYSIS_SECONDS)
+        return status, Hold(Reason.ROLLING_OUT, "its analysis is running", ANALYSIS_SECONDS, analysis_runs=True)
     if analysis.result == "Failed":
         return status, Hold(Reason.ANALYSIS_FAILED, f"its analysis failed: {analysis.message}")
     return status, Hold(Reason.ANALYSIS_INCONCLUSIVE, f"its analysis is inconclusive, so it waits: {analysis.message}")

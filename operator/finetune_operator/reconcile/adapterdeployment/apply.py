@@ -46,7 +46,9 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
     updates = build_updates(observed, plan, obstacle, now)
     for update in updates:
         await write_status(ADAPTER_DEPLOYMENT, update.resource, update.status, update.events, context)
-        if update.analysis is not None:
+        if update.analysis is None:
+            context.analyses.end((observed.namespace, update.resource["metadata"]["name"]))
+        else:
             key = (SERVING_GROUP, observed.namespace, observed.target.group)
             context.analyses.start(update.analysis, partial(context.queue.add, key))
     due = [plan.requeue_after, *(update.requeue_after for update in updates)]

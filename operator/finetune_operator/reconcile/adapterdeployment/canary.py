@@ -4,13 +4,21 @@ The pods follow the status: the pass after a step has passed lets more of them t
 the operator forgets a step.
 """
 
+from dataclasses import replace
 from datetime import datetime
 
-from finetune_api.adapterdeployment import AdapterDeploymentStatus, CanaryStatus, PromotionRequest, read_promotion
+from finetune_api.adapterdeployment import (
+    AdapterDeploymentStatus,
+    Analysis,
+    CanaryStatus,
+    PromotionRequest,
+    read_promotion,
+)
 from finetune_api.timestamps import format_timestamp
-from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Subject, build_request
+from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Subject
 from finetune_operator.policies.canary import Hold, advance, needs_analysis
 from finetune_operator.reconcile.adapterdeployment.model import AdapterStatusBuilder, Member, Observed
+from finetune_operator.resources.analysis_objects import name_object
 
 
 def set_canary(
@@ -36,11 +44,13 @@ def set_canary(
     after, hold = advance(member.stage, before, _read_request(member), outcome, generation, now)
     builder.remove("canary")
     builder.set(AdapterDeploymentStatus(canary=after))
+    if hold is not None and hold.analysis_runs:
+        hold = replace(hold, message=hold.message + _name_object(member.stage.step.analysis, _identify(member, after)))
     return hold, after.passed_steps > before.passed_steps
 
 
 def build_analysis(builder: AdapterStatusBuilder, member: Member, now: datetime) -> AnalysisRequest | None:
-    """Build the request of the analysis that is due; None if none is."""
+    """Build the analysis that is due; None if none is."""
     status, stage = builder.read(), member.stage
     canary, desired = status.canary, status.desired
     if stage is None or canary is None or desired is None or canary.digest != desired.digest or member.spec is None:
@@ -58,7 +68,7 @@ def build_analysis(builder: AdapterStatusBuilder, member: Member, now: datetime)
         pods=tuple(sorted(serving)),
         stable_pods=tuple(sorted(member.pods.keys() - serving)),
     )
-    return build_request(analysis, subject)
+    return AnalysisRequest(analysis, subject)
 
 
 def _identify(member: Member, canary: CanaryStatus) -> AnalysisId:
@@ -73,6 +83,13 @@ def _identify(member: Member, canary: CanaryStatus) -> AnalysisId:
         reached_at=canary.reached_at or "",
         again=(request.again or "") if request is not None else "",
     )
+
+
+def _name_object(analysis: Analysis | None, identity: AnalysisId) -> str:
+    """Name the object that decides, for a person who wants to read its logs; empty if it is an address."""
+    if analysis is None or analysis.url is not None:
+        return ""
+    return f" ({'Job' if analysis.job is not None else 'AnalysisRun'} {name_object(identity)!r})"
 
 
 def list_evidence(builder: AdapterStatusBuilder) -> list[str]:

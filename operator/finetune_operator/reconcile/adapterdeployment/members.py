@@ -8,6 +8,7 @@ from finetune_api.adapterdeployment import (
     PROMOTION_ANNOTATION,
     AdapterDeploymentSpec,
     AdapterDeploymentStatus,
+    Analysis,
     read_promotion,
 )
 from finetune_api.lenient import read_spec
@@ -135,12 +136,22 @@ def _check_promotion(metadata: Object) -> str:
 
 
 def _check_analyses(spec: AdapterDeploymentSpec, namespace: str, settings: Settings) -> Obstacle | None:
-    """Check that the administrator allows what the steps of the canary call."""
+    """Check that the administrator allows what the steps of the canary call or create."""
     for number, step in enumerate(spec.strategy.canary.steps if spec.strategy.canary is not None else ()):
-        if step.analysis is not None and not is_allowed(step.analysis.url, settings.analysis_urls, namespace):
-            text = (
-                f"spec.strategy.canary.steps[{number}].analysis: the administrator does not allow {step.analysis.url}; "
-                f"allowed are {', '.join(settings.analysis_urls) or 'no addresses'} (chart value analysis.allowedUrls)"
-            )
+        refusal = _find_refusal(step.analysis, namespace, settings) if step.analysis is not None else None
+        if refusal is not None:
+            text = f"spec.strategy.canary.steps[{number}].analysis: the administrator does not allow {refusal}"
             return Obstacle(Reason.ANALYSIS_NOT_ALLOWED, text)
+    return None
+
+
+def _find_refusal(analysis: Analysis, namespace: str, settings: Settings) -> str | None:
+    """Find what of an analysis the administrator does not allow, and the chart value that allows it."""
+    if analysis.url is not None and not is_allowed(analysis.url, settings.analysis_urls, namespace):
+        allowed = ", ".join(settings.analysis_urls) or "no addresses"
+        return f"{analysis.url}; allowed are {allowed} (chart value analysis.allowedUrls)"
+    if analysis.job is not None and not settings.analysis_jobs:
+        return "job (chart value analysis.jobs.enabled)"
+    if analysis.analysis_template_ref is not None and not settings.analysis_runs:
+        return "analysisTemplateRef (chart value analysis.analysisRuns.enabled)"
     return None

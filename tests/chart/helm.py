@@ -41,7 +41,7 @@ def settings(values: dict[str, str]) -> list[str]:
 def render(values: dict[str, str] | None = None, release: str = "finetune-operator") -> list[Object]:
     """Render the objects that `helm install` would create, hooks among them. Raises HelmError."""
     text = helm("template", release, str(CHART), "--namespace", NAMESPACE, *settings(values or {}))
-    return [item for item in yaml.safe_load_all(text) if item]
+    return [item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item]  # ten times as fast as safe_load_all
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:

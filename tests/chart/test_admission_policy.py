@@ -10,10 +10,13 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from devcluster.cluster import Cluster
+from finetune_api.adapterdeployment import Analysis
 from finetune_api.finetunejob import FineTuneJob
 from finetune_api.messages import DesiredAdapter, DesiredState, DesiredVersion
 from finetune_engines import ENGINES
+from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Subject
 from finetune_operator.policies.deletion import FINALIZER
+from finetune_operator.resources.analysis_objects import build_job
 from finetune_operator.resources.injection import AgentParameters, build_injection
 from finetune_operator.resources.jobs import (
     ResolvedModel,
@@ -126,6 +129,46 @@ def test_no_other_job_can_be_created(
         node = node[int(parent)] if parent.isdigit() else node[parent]
     node[int(last) if last.isdigit() else last] = value
     assert message in refusal(operator_api, job)
+
+
+def analysis_job(settings: Settings, **pod: Any) -> Object:
+    """Return the Job of an analysis, with the pod of a trainer and these fields of its own."""
+    template = copy.deepcopy(trainer(settings)["spec"]["template"])
+    template["spec"] |= pod
+    identity = AnalysisId("default", "bot", "11111111-1111-1111-1111-111111111111", 1, "", 1, "")
+    analysis = Analysis.model_validate({"job": {"cronJobRef": {"name": "judge"}}})
+    request = AnalysisRequest(analysis, Subject(identity, "bot", "sha256:2", "sha256:1", (), ()))
+    return build_job({"spec": {"jobTemplate": {"spec": {"template": template}}}}, request)
+
+
+def test_jobs_of_analyses_are_created_only_where_the_chart_allows_them(
+    empty_cluster: Cluster, operator_api: Api, settings: Settings
+) -> None:
+    assert "the Job belongs to no FineTuneJob" in refusal(operator_api, analysis_job(settings))
+    allowing, default = (
+        yaml.safe_dump_all(of_kind(render(values), *POLICIES)) for values in ({"analysis.jobs.enabled": "true"}, {})
+    )
+    try:
+        empty_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=allowing)
+        until("the policies are in force", lambda: not refusal(operator_api, analysis_job(settings)))
+        pod = analysis_job(settings)["spec"]["template"]["spec"]
+        (container,), of_node = pod["containers"], {"name": "x", "hostPath": {"path": "/"}}
+        two = [{**container, "name": "judge", "image": "judge:1"}, {**container, "name": "proxy"}]
+        fetch = {**container, "name": "fetch"}
+        assert refusal(operator_api, analysis_job(settings, containers=two, initContainers=[fetch])) == ""
+        for change, words in (
+            ({"containers": [*two, {"name": "x", "image": "x"}]}, "the container may gain privileges"),
+            ({"initContainers": [{**fetch, "securityContext": {"privileged": True}}]}, "is privileged"),
+            ({"serviceAccountName": "admin"}, "trainer.podPolicy.serviceAccountNames"),
+            ({"volumes": [*pod["volumes"], of_node]}, "a path of the node"),
+        ):
+            assert words in refusal(operator_api, analysis_job(settings, **change))
+        stranger = analysis_job(settings)
+        stranger["metadata"]["ownerReferences"][0]["kind"] = "Deployment"
+        assert "the Job belongs to no FineTuneJob" in refusal(operator_api, stranger)
+        assert refusal(operator_api, trainer(settings)) == ""
+    finally:
+        empty_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=default)
 
 
 def test_only_trainers_have_an_image_of_their_own(operator_api: Api, settings: Settings) -> None:

@@ -244,6 +244,8 @@ def test_what_every_pod_gets_is_read_by_the_operator() -> None:
         "trainer.podPolicy.serviceAccountNames": "{trainer}",
         "analysis.allowedUrls[0]": "http://prometheus.monitoring:9090",
         "analysis.allowedUrls[1]": "https://judge.{namespace}.svc/x",
+        "analysis.jobs.enabled": "true",
+        "analysis.analysisRuns.enabled": "true",
     }
     settings = Settings.of(environment(values))
     assert [variable.to_json() for variable in settings.pods.env] == [{"name": "HTTPS_PROXY", "value": "http://proxy"}]
@@ -252,7 +254,9 @@ def test_what_every_pod_gets_is_read_by_the_operator() -> None:
     assert settings.pod_security_standard == "baseline"
     assert (settings.pod_host_paths, settings.pod_service_accounts) == (("/data", "/models"), ("trainer",))
     assert settings.analysis_urls == ("http://prometheus.monitoring:9090", "https://judge.{namespace}.svc/x")
-    assert Settings.of(environment()).analysis_urls == ()
+    assert (settings.analysis_jobs, settings.analysis_runs) == (True, True)
+    default = Settings.of(environment())
+    assert (default.analysis_urls, default.analysis_jobs, default.analysis_runs) == ((), False, False)
     assert Settings.of(environment()).pods == PodDefaults(), "the chart's defaults are the operator's"
     assert "runAsUser" not in deployment(values)["spec"]["template"]["spec"]["securityContext"]
 

@@ -24,6 +24,7 @@ UNNAMED = {
     "reconcile/write_status.py": CUSTOM,
     "resync.py": WATCHED,
     "reconcile/finetunejob/apply.py": (kinds.JOB, kinds.POD),
+    "analyses/objects.py": (kinds.JOB, kinds.ANALYSIS_RUN),
     "reconcile/adapterdeployment/gather.py": (kinds.DEPLOYMENT, kinds.STATEFUL_SET),
     "reconcile/adapterdeployment/apply.py": (kinds.DEPLOYMENT, kinds.STATEFUL_SET),
 }
@@ -63,12 +64,13 @@ def kind_of(name: str) -> Kind:
 
 
 def given() -> set[Right]:
-    """Return the rights to namespaced objects that the chart gives, leases aside."""
-    definition = re.search(r'define "finetune-operator\.rules" -}}\n(.*?)\{\{- end }}', HELPERS, re.DOTALL)
+    """Return the rights to namespaced objects that the chart gives with all of its values on, leases aside."""
+    definition = re.search(r'define "finetune-operator\.rules" -}}\n(.*?)\n\{\{- end }}\n\n', HELPERS, re.DOTALL)
     assert definition
+    with_all_values = re.sub(r"^\{\{-.*", "", definition[1], flags=re.MULTILINE)
     return {
         (group, resource, verb)
-        for rule in yaml.safe_load(definition[1])
+        for rule in yaml.safe_load(with_all_values)
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]

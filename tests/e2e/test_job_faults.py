@@ -161,8 +161,11 @@ def outcome(item: Object) -> dict[str, object]:
 
 
 def torn(store: ObjectStore, prefix: str) -> list[str]:
-    """Return the directories below a job's prefix that have files, but no manifest in or above them."""
+    """Return the directories below a job's prefix that have files, but no manifest in or above them.
+
+    The base's scores are one file each, which is complete or absent.
+    """
     keys = store.keys(prefix)
-    directories = {key.rsplit("/", 1)[0] for key in keys}
+    directories = {key.rsplit("/", 1)[0] for key in keys} - {f"{prefix}/checkpoints/base-scores"}
     complete = tuple(f"{directory}/" for directory in directories if f"{directory}/manifest.json" in keys)
     return sorted(directory for directory in directories if not f"{directory}/".startswith(complete))

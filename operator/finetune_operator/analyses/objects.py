@@ -69,25 +69,23 @@ def _kind_of(request: AnalysisRequest) -> Kind:
 
 async def _create(request: AnalysisRequest, kube: Kube) -> None:
     """Create the object. Raises ``UnusableTemplateError`` and errors of the API server."""
-    job, template_ref = request.analysis.job, request.analysis.analysis_template_ref
+    job, template_ref, namespace = request.analysis.job, request.analysis.analysis_template_ref, request.id.namespace
     try:
         if job is not None:
-            cron_job = await _read(CRON_JOB, job.cron_job_ref.name, request, kube)
+            name = job.cron_job_ref.name
+            cron_job = await kube.get(CRON_JOB, namespace, name)
+            if cron_job is None:
+                raise UnusableTemplateError(f"there is no CronJob {name!r} in namespace {namespace!r}")
             await kube.create(JOB, build_job(cron_job, request))
         elif template_ref is not None:
-            template = await _read(ANALYSIS_TEMPLATE, template_ref.name, request, kube)
+            name = template_ref.name
+            template = await kube.get(ANALYSIS_TEMPLATE, namespace, name)
+            if template is None:
+                text = f"there is no AnalysisTemplate {name!r} in namespace {namespace!r}"
+                raise UnusableTemplateError(f"{text}, or Argo Rollouts is not installed")
             await kube.create(ANALYSIS_RUN, build_analysis_run(template, request))
     except AlreadyExistsError:
         return
-
-
-async def _read(kind: Kind, name: str, request: AnalysisRequest, kube: Kube) -> Object:
-    """Read the template. Raises ``UnusableTemplateError`` if it is not there."""
-    template = await kube.get(kind, request.id.namespace, name)
-    if template is None:
-        hint = "" if kind is CRON_JOB else ", or Argo Rollouts is not installed"
-        raise UnusableTemplateError(f"there is no {kind.name} {name!r} in namespace {request.id.namespace!r}{hint}")
-    return template
 
 
 async def _judge(kind: Kind, found: Object, kube: Kube) -> Outcome | None:

@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -49,18 +50,22 @@ class Build:
     """A Go package that becomes one executable, and the program names that it answers to.
 
     `package` is one of our module, or `package@version`: one with dependencies that our module cannot have.
+    With `module`, as `module@version`, it is a directory of that module. Only this way Go follows the versions with
+    which a module replaces those of its dependencies.
     """
 
     name: str
     package: str
     programs: tuple[str, ...]
+    module: str = ""
 
     def key(self) -> str:
         """Return the hash of all that the result depends on, except the Go version."""
         digest = hashlib.sha256()
-        for part in (self.name, self.package, *self.programs, *BUILD_FLAGS):
+        for part in (self.name, self.package, *self.programs, *BUILD_FLAGS, *filter(None, [self.module])):
             digest.update(part.encode() + b"\0")
-        own_sources = (GO_MODULE / self.package).glob("*.go") if self.package.startswith("./") else ()
+        is_own = self.package.startswith("./") and not self.module
+        own_sources = (GO_MODULE / self.package).glob("*.go") if is_own else ()
         for file in (GO_MODULE / "go.mod", GO_MODULE / "go.sum", *sorted(own_sources)):
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
         return digest.hexdigest()[:12]
@@ -70,6 +75,7 @@ class Build:
         return cache_dir() / "bin" / f"{self.name}-{self.key()}"
 
 
+ARGO_ROLLOUTS = "github.com/argoproj/argo-rollouts@v1.10.1"
 BUILDS = (
     Build(
         "kube",
@@ -81,6 +87,7 @@ BUILDS = (
     Build("helm", "helm.sh/helm/v4/cmd/helm", ("helm",)),
     Build("kwok", "sigs.k8s.io/kwok/cmd/kwok@v0.8.0", ("kwok",)),
     Build("versitygw", "github.com/versity/versitygw/cmd/versitygw", ("versitygw",)),
+    Build("argo-rollouts", "./cmd/rollouts-controller", ("rollouts-controller",), ARGO_ROLLOUTS),
 )
 
 
@@ -174,16 +181,25 @@ def _build_missing(builds: Iterable[Build]) -> None:
         partial = cache_dir() / "bin" / f"partial-{os.getpid()}"
         partial.mkdir()
         try:
-            in_our_module = [build for build in missing if "@" not in build.package]
+            in_our_module = [build for build in missing if "@" not in build.package + build.module]
             if in_our_module:
                 _go(in_our_module, partial, ["build", "-o", f"{partial}/"])
             for build in missing:
-                if build not in in_our_module:
+                if build.module:
+                    source = download_module(build.module)
+                    _go([build], partial, ["build", "-C", str(source), "-o", f"{partial}/"])
+                elif build not in in_our_module:
                     _go([build], partial, ["install"])
             for build in missing:
                 _publish(build, partial)
         finally:
             shutil.rmtree(partial)
+
+
+def download_module(module: str) -> Path:
+    """Download a Go module, as `module@version`, and return its directory, which nobody may change."""
+    text = commands.run([*_go_program(), "mod", "download", "-json", module], directory=GO_MODULE)
+    return Path(json.loads(text[text.index("{") :])["Dir"])  # Go may name what it downloads before
 
 
 def _go(builds: Sequence[Build], target: Path, subcommand: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from pydantic import ValidationError
+
 from finetune_api import structural
 from finetune_api.core_v1.lists import LABEL_KEY
 from finetune_api.core_v1.selectors import LabelSelector, LabelSelectorRequirement
@@ -59,6 +61,14 @@ def matches(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
     return all(labels.get(key) == value for key, value in required) and all(
         _meets(requirement, labels) for requirement in selector.match_expressions or ()
     )
+
+
+def parse_selector(value: object) -> LabelSelector | None:
+    """Parse a selector from JSON; None if it is not valid, as one of a newer version may be."""
+    try:
+        return LabelSelector.model_validate(value)
+    except ValidationError:
+        return None
 
 
 def format_selector(selector: LabelSelector) -> str:

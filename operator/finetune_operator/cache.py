@@ -6,6 +6,7 @@ Thousands of finished jobs cost memory only, so objects are kept as compressed J
 
 import zlib
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pydantic_core import from_json, to_json
@@ -13,6 +14,7 @@ from pydantic_core import from_json, to_json
 from finetune_api import GROUP
 from finetune_operator.kube.kinds import (
     ADAPTER_DEPLOYMENT,
+    FINETUNE_JOB,
     JOB,
     JOB_LABEL,
     POD,
@@ -34,6 +36,7 @@ POD_SPEC = ("nodeName", "activeDeadlineSeconds", "readinessGates")
 POD_STATUS = ("phase", "reason", "message", "conditions")
 """Fields of the status of a FineTuneJob's pod that are kept, and the states of its containers."""
 CONTAINER_STATUSES = {"initContainerStatuses", "containerStatuses"}
+NO_LABELS: Mapping[str, str] = {}
 ANY = "*"
 """Name in the index by FineTuneJob for the AdapterDeployments that choose their FineTuneJob by labels."""
 Index = tuple[str, ...]
@@ -41,11 +44,19 @@ Index = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A cached object: its uid, its resource version, and the object as compressed JSON."""
+    """A cached object.
+
+    Attributes:
+        uid: Its uid.
+        version: Its resource version.
+        packed: The object as compressed JSON.
+        labels: The labels of a FineTuneJob, by which an AdapterDeployment may choose it; empty for other kinds.
+    """
 
     uid: str
     version: int
     packed: bytes
+    labels: Mapping[str, str]
 
 
 class Cache:
@@ -66,6 +77,12 @@ class Cache:
         """List the objects of a kind, by name."""
         objects = self._objects[kind.name]
         return [_unpack(objects[key]) for key in sorted(key for key in objects if namespace in (None, key[1]))]
+
+    def list_selected(self, namespace: str, selects: Callable[[Mapping[str, str]], bool]) -> list[Object]:
+        """List the FineTuneJobs whose labels are selected, by name. The others, perhaps thousands, are not unpacked."""
+        objects = self._objects[FINETUNE_JOB.name]
+        keys = sorted(key for key, entry in objects.items() if key[1] == namespace and selects(entry.labels))
+        return [_unpack(objects[key]) for key in keys]
 
     def list_owned(self, kind: Kind, uid: str) -> list[Object]:
         """List the objects of a kind whose controller has this uid, by name."""
@@ -103,7 +120,8 @@ class Cache:
         if cached is not None:
             self._unlink(kind, key, cached)
         small = slim(kind, resource)
-        self._objects[kind.name][key] = Entry(uid, version, _pack(small))
+        labels = small["metadata"].get("labels", {}) if kind is FINETUNE_JOB else NO_LABELS
+        self._objects[kind.name][key] = Entry(uid, version, _pack(small), labels)
         for index in _list_indexes(kind, small):
             self._index[index].add(key)
         return True

@@ -3,10 +3,7 @@
 A key too many costs a pass that changes nothing. A missing key is a bug.
 """
 
-from pydantic import ValidationError
-
-from finetune_api.core_v1.selectors import LabelSelector
-from finetune_api.label_selector import matches
+from finetune_api.label_selector import matches, parse_selector
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
@@ -100,8 +97,5 @@ def _takes_adapter_of(adapter_deployment: Object, finetune_job: Object) -> bool:
 
 def _selects(selector: Object, resource: Object) -> bool:
     """Return whether a selector is valid and chooses an object. One of a newer version may not be valid."""
-    try:
-        parsed = LabelSelector.model_validate(selector)
-    except ValidationError:
-        return False
-    return matches(parsed, resource["metadata"].get("labels", {}))
+    parsed = parse_selector(selector)
+    return parsed is not None and matches(parsed, resource["metadata"].get("labels", {}))

@@ -4,8 +4,10 @@ import json
 import tracemalloc
 from collections.abc import Callable
 
+import pytest
 import yaml
 
+from finetune_operator import cache as cache_module
 from finetune_operator.cache import Cache
 from finetune_operator.kube.kinds import ADAPTER_DEPLOYMENT, FINETUNE_JOB, JOB, JOB_LABEL, POD, Object
 from tests.operator.fake_cluster import finetune_job
@@ -54,6 +56,22 @@ def test_the_late_deletion_of_an_older_object_leaves_its_successor() -> None:
     cache.put(JOB, item("a", 5, uid="new"))
     assert not cache.remove(JOB, item("a", 3, uid="old"))
     assert cache.get(JOB, "ns", "a") is not None
+
+
+def test_fine_tune_jobs_are_selected_by_labels_and_the_others_stay_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache()
+    for name, team in (("a", "red"), ("b", "blue"), ("c", "red")):
+        resource = item(name, 1)
+        cache.put(FINETUNE_JOB, resource | {"metadata": resource["metadata"] | {"labels": {"team": team}}})
+    cache.put(FINETUNE_JOB, {"metadata": {"namespace": "other", "name": "d", "uid": "d", "resourceVersion": "1"}})
+    unpacked: list[str] = []
+    genuine = cache_module._unpack
+    monkeypatch.setattr(cache_module, "_unpack", lambda entry: unpacked.append(entry.uid) or genuine(entry))
+    assert versions(cache.list_selected("ns", lambda labels: labels.get("team") == "blue")) == {"b": 1}
+    assert unpacked == ["uid-b"]
+    assert versions(cache.list_selected("ns", lambda labels: True)) == {"a": 1, "b": 1, "c": 1}
+    cache.put(FINETUNE_JOB, item("b", 2))
+    assert cache.list_selected("ns", lambda labels: "team" in labels and labels["team"] == "blue") == []
 
 
 def test_adapter_deployments_are_found_by_what_they_refer_to() -> None:

@@ -1,9 +1,9 @@
 """Gather what a pass over a serving group needs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
-from finetune_api.core_v1.selectors import LabelSelector
-from finetune_api.label_selector import has_label_keys
+from finetune_api.label_selector import has_label_keys, matches, parse_selector
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
 from finetune_operator.kube.kinds import (
@@ -62,7 +62,8 @@ async def gather(key: Key, context: Context) -> Observed:
 
 def _can_be_listed(adapter_deployment: Object) -> bool:
     """Return whether the API server can list pods by the selector. Older CRDs accept others, too."""
-    return has_label_keys(LabelSelector.model_validate(adapter_deployment["spec"]["target"]["selector"]))
+    selector = parse_selector(adapter_deployment["spec"]["target"]["selector"])
+    return selector is not None and has_label_keys(selector)
 
 
 async def _gather_workload(namespace: str, target: WorkloadRef, context: Context) -> tuple[Object | None, list[Object]]:
@@ -80,13 +81,13 @@ async def _gather_workload(namespace: str, target: WorkloadRef, context: Context
 
 
 def _gather_jobs(namespace: str, adapter_deployments: Sequence[Object], cache: Cache) -> dict[str, Object]:
-    """Gather the FineTuneJobs that AdapterDeployments name; all of the namespace where one has a selector."""
+    """Gather the FineTuneJobs that AdapterDeployments name, or choose by labels."""
     sources = [resource["spec"]["adapter"] for resource in adapter_deployments]
-    if any("selector" in source for source in sources):
-        jobs: Iterable[Object | None] = cache.list_all(FINETUNE_JOB, namespace)
-    else:
-        names = {source["fineTuneJobRef"]["name"] for source in sources if "fineTuneJobRef" in source}
-        jobs = (cache.get(FINETUNE_JOB, namespace, name) for name in names)
+    names = {source["fineTuneJobRef"]["name"] for source in sources if "fineTuneJobRef" in source}
+    jobs = [cache.get(FINETUNE_JOB, namespace, name) for name in names]
+    for selector in (parse_selector(source["selector"]) for source in sources if "selector" in source):
+        if selector is not None:
+            jobs += cache.list_selected(namespace, partial(matches, selector))
     return {job["metadata"]["name"]: job for job in jobs if job is not None}
 
 

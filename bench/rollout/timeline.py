@@ -32,7 +32,7 @@ class PodTimes:
     @property
     def total(self) -> float:
         """Return the seconds from the change until the pod served the version, proven."""
-        return sum(vars(self).values())
+        return self.turn + self.download + self.load + self.drain + self.own
 
     @property
     def own(self) -> float:

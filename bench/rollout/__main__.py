@@ -39,17 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     numbers = [int(number) for number in options.pods.split(",")]
     name = options.cluster or f"bench-rollout-{os.getpid()}"
+    results: dict[int, dict[str, Any]] = {}
     try:
         cluster = clusters.get(name) if options.cluster else clusters.up(name, "control-plane")
         install_crds(cluster)
-        results = {number: summarize(in_namespace(cluster, number, options.rounds)) for number in numbers}
+        for number in numbers:
+            results[number] = summarize(in_namespace(cluster, number, options.rounds))
     finally:
         if not options.cluster:
             clusters.down(name)
-    if options.output == "json":
-        print(json.dumps({"cores": os.cpu_count(), "load": os.getloadavg()[0], "pods": results}, indent=2))
-    else:
-        Console().print(make_table(results))
+        if options.output == "json":
+            print(json.dumps({"cores": os.cpu_count(), "load": os.getloadavg()[0], "pods": results}, indent=2))
+        else:
+            Console().print(make_table(results))
     return 0
 
 

@@ -28,7 +28,7 @@ from tools.testing.waiting import free_port, wait_for
 
 DEPLOYMENT, NAME, SERVED_NAME = "web", "bot", "bot"
 PLURAL = "adapterdeployments"
-START_SECONDS, ROLLOUT_SECONDS = 300.0, 120.0
+START_SECONDS, ROLLOUT_SECONDS = 600.0, 300.0
 PAUSE_SECONDS = 3.0
 """Pause before each roll-out, in which operator and agents become idle."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 
@@ -144,7 +145,7 @@ async def _annotate_pods(observed: Observed, plan: Plan, context: Context) -> No
             raise error
 
 
-def _plan_pod_change(meta: Object, digest: str | None, labels: Object | None) -> Object:
+def _plan_pod_change(meta: Object, digest: str | None, labels: Mapping[str, str | None] | None) -> Object:
     """Plan the change of a pod's metadata; ``digest`` is that of the desired state in the ConfigMap, if there is one.
 
     A pod whose template has the versions does not read the ConfigMap.
@@ -154,7 +155,7 @@ def _plan_pod_change(meta: Object, digest: str | None, labels: Object | None) ->
     if digest is not None and VERSIONS_ANNOTATION not in annotations and annotations.get(STATE_ANNOTATION) != digest:
         change["annotations"] = {STATE_ANNOTATION: digest}
     if labels:
-        change["labels"] = labels
+        change["labels"] = dict(labels)
     return change
 
 

@@ -34,7 +34,7 @@ def measure(directory: Path, seconds: float) -> tuple[float, float]:
     """Return resident MiB, and the CPU time in percent of one core, of an agent that has proven its adapter."""
     port = free_port()
     with running_s3(directory / "s3") as s3, running_engine() as engine_port:
-        version = publish_adapter(s3, directory / "adapter")
+        version = publish_adapter(s3, s3.create_bucket("bench"), "adapter", directory / "adapter")
         agent = start_agent(directory / "pod", s3, engine_port, version, port)
         try:
             wait_for(lambda: _is_ready(port), 60, "the agent's proof")

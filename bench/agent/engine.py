@@ -24,7 +24,7 @@ BASE_LOGPROB, ADAPTER_LOGPROB = -2.0, -1.0
 def running_engine() -> Iterator[int]:
     """Run the double for the length of a ``with`` block, and yield its port."""
     port = free_port()
-    config = uvicorn.Config(_build(), host="127.0.0.1", port=port, log_config=None, lifespan="off")
+    config = uvicorn.Config(build_application(), host="127.0.0.1", port=port, log_config=None, lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
@@ -36,7 +36,8 @@ def running_engine() -> Iterator[int]:
         thread.join(20)
 
 
-def _build() -> Starlette:
+def build_application() -> Starlette:
+    """Build the double of one engine, which has loaded nothing yet."""
     loaded: dict[str, str] = {}
     started = time.time()
 

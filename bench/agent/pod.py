@@ -25,8 +25,15 @@ asyncio.run(serve(Settings(**values, **{name: Path(path) for name, path in paths
 """
 
 
-def publish_adapter(s3: S3Server, directory: Path) -> DesiredVersion:
-    """Put an adapter of one module into S3, with samples that the double of the engine answers."""
+def publish_adapter(s3: S3Server, bucket: str, name: str, directory: Path) -> DesiredVersion:
+    """Put an adapter of one module into S3, with samples that the double of the engine answers.
+
+    Args:
+        s3: The S3 service.
+        bucket: Its bucket.
+        name: Prefix of the adapter's objects. Another name is another version, with a digest of its own.
+        directory: Directory to create for the adapter's files.
+    """
     directory.mkdir()
     config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"], "bias": "none"}
     (directory / "adapter_config.json").write_text(json.dumps(config))
@@ -40,9 +47,9 @@ def publish_adapter(s3: S3Server, directory: Path) -> DesiredVersion:
         }
     ).encode()
     (directory / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(32))
-    store, uri = s3.store(), S3Uri(s3.create_bucket("bench"), "adapter")
+    store, uri = s3.store(), S3Uri(bucket, name)
     manifest = AdapterManifest(
-        job=Origin(namespace="bench", name="bench", uid="0"),
+        job=Origin(namespace="bench", name=name, uid="0"),
         created_at="2026-01-01T00:00:00Z",
         base_model="base",
         peft_type="LORA",

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_agent.agent import Agent
-from finetune_agent.compatibility import IncompatibleError, check_version
+from finetune_agent.compatibility import IncompatibleError, check_adapter, check_version
 from finetune_agent.decide import Action, Decision
-from finetune_agent.download import download_version
+from finetune_agent.disk import is_complete
+from finetune_agent.fetch import FetchError, fetch_version
 from finetune_agent.proof import Question, Verdict, choose_questions, judge_adapter, judge_base, judge_base_after_load
 from finetune_agent.reproof import judge_again
 from finetune_agent.state import VersionKey, record_fault, remember_good_version
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_api.version_paths import version_directory
-from finetune_artifacts.errors import ArtifactError
 from finetune_engines import ENGINES
 from finetune_engines.base import Driver, EngineError
 
@@ -80,7 +80,7 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
         async with _wait_turn(agent, decision):
             await _act(agent, adapter, served_name, decision)
         return
-    except ArtifactError as error:
+    except FetchError as error:
         reason, message, permanent = error.reason, error.message, error.reason in PERMANENT_REASONS
     except (IncompatibleError, NotProvenError) as error:
         reason, message, permanent = error.reason, error.message, True
@@ -141,16 +141,10 @@ async def _download(agent: Agent, adapter: DesiredAdapter, version: DesiredVersi
     desired = agent.desired
     assert desired is not None  # noqa: S101 -- an adapter is part of a desired state
     directory = version_directory(agent.settings.adapters_directory, adapter.served_name, version.digest)
-    samples = await asyncio.get_running_loop().run_in_executor(
-        agent.downloads,
-        download_version,
-        agent.settings,
-        adapter,
-        version,
-        directory,
-        ENGINES[desired.engine],
-        desired.max_lora_rank,
-    )
+    async with agent.downloads:
+        if not await asyncio.to_thread(is_complete, directory, version.digest):
+            await fetch_version(agent.settings, adapter, version, directory)
+        samples = await asyncio.to_thread(check_adapter, directory, ENGINES[desired.engine], desired.max_lora_rank)
     agent.memory.samples[adapter.served_name, version.digest] = samples
     agent.memory.failed.pop((adapter.served_name, version.digest), None)
 

@@ -1,7 +1,6 @@
 """Hold one running agent: its settings, its memory, and the engine that it drives. It decides nothing."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +36,7 @@ class Agent:
         acted_at: When the last action for a served name ended. An older ``engine_state`` does not show its effect.
         wake: Ends the pause between two ticks.
         report_due: Ends the pause between two reports.
-        downloads: Threads for downloads and deletions, which block.
+        downloads: Limits the downloads at the same time, each of which needs memory.
         heartbeat: When the last tick ended.
     """
 
@@ -54,9 +53,7 @@ class Agent:
     acted_at: dict[str, float] = field(default_factory=dict)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     report_due: asyncio.Event = field(default_factory=asyncio.Event)
-    downloads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(max_workers=2, thread_name_prefix="download")
-    )
+    downloads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     heartbeat: float = 0.0
     desired_file: DesiredFile = field(init=False)
 

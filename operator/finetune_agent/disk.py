@@ -8,13 +8,20 @@ from pathlib import Path
 
 from finetune_agent.agent import Agent
 from finetune_agent.compatibility import IncompatibleError, check_adapter
-from finetune_agent.download import is_complete
 from finetune_agent.paths import digest_of_path, names_on_disk
+from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.messages import DesiredAdapter
 from finetune_api.version_paths import adapter_directory, version_directory
+from finetune_artifacts.digests import digest_of_file
 from finetune_engines.base import Engine, EngineState
 
 log = logging.getLogger(__name__)
+
+
+def is_complete(directory: Path, digest: str) -> bool:
+    """Return whether a directory holds the version: it appears with all files at once, and never changes."""
+    manifest = directory / MANIFEST_NAME
+    return manifest.is_file() and digest_of_file(manifest) == digest
 
 
 def restore_versions(agent: Agent, engine: Engine) -> None:
@@ -52,15 +59,13 @@ async def delete_unneeded_versions(
         needed |= {version.digest for version in versions if version is not None}
     unneeded = [key for key in agent.memory.samples if key[0] == name and key[1] not in needed]
     for key in unneeded:
-        await _delete(agent, version_directory(root, name, key[1]))
+        await _delete(version_directory(root, name, key[1]))
         del agent.memory.samples[key]
     directory = adapter_directory(root, name)
     if adapter is None and directory.is_dir():
-        await _delete(agent, directory)
+        await _delete(directory)
 
 
-async def _delete(agent: Agent, directory: Path) -> None:
+async def _delete(directory: Path) -> None:
     log.info("deleting %s", directory)
-    await asyncio.get_running_loop().run_in_executor(
-        agent.downloads, lambda: shutil.rmtree(directory, ignore_errors=True)
-    )
+    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

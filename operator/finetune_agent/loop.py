@@ -45,7 +45,6 @@ async def run_loop(agent: Agent) -> None:
     finally:
         for task in agent.tasks.values():
             task.cancel()
-        agent.downloads.shutdown(wait=False, cancel_futures=True)
 
 
 async def tick(agent: Agent) -> None:

@@ -17,7 +17,12 @@ class Model(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        defer_build=True,  # a process pays only for the models that it uses: the agent needs few of them
     )
     cel_rules: ClassVar[list[dict[str, str]]] = []
 

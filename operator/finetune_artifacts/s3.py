@@ -12,8 +12,9 @@ from botocore.exceptions import ClientError, IncompleteReadError
 from finetune_api.base import S3Location
 from finetune_api.uris import S3Uri, StorageUri
 from finetune_artifacts.digests import checksum_of
-from finetune_artifacts.errors import ArtifactError, Fault, Purpose, code_of, status_of
+from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 from finetune_artifacts.s3_connection import OWNER_METADATA, PATIENCE_SECONDS, S3Connection, create_client
+from finetune_artifacts.s3_errors import code_of, status_of
 from finetune_artifacts.s3_transfer import download_objects, upload_file
 from finetune_artifacts.storage import ObjectInfo, ProgressCallback
 

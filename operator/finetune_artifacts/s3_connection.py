@@ -17,7 +17,8 @@ from botocore.parsers import ResponseParserError
 from finetune_api.base import S3Location
 from finetune_api.messages import SECRETS_DIRECTORY
 from finetune_api.uris import StorageUri
-from finetune_artifacts.errors import ArtifactError, Fault, Purpose, classify_error, explain_error
+from finetune_artifacts.errors import ArtifactError, Fault, Purpose
+from finetune_artifacts.s3_errors import classify_error, explain_error
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

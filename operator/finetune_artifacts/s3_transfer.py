@@ -11,8 +11,9 @@ from botocore.exceptions import ClientError
 
 from finetune_api.uris import StorageUri
 from finetune_artifacts.digests import checksum_of, composite_checksum
-from finetune_artifacts.errors import ArtifactError, Fault, code_of
+from finetune_artifacts.errors import ArtifactError, Fault
 from finetune_artifacts.s3_connection import S3Connection
+from finetune_artifacts.s3_errors import code_of
 from finetune_artifacts.storage import ObjectInfo, ProgressCallback
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,9 @@ QUICK_SECONDS = 5.0
 """Timeout of requests that an engine answers from memory."""
 SLOW_SECONDS = 180.0
 """Timeout of requests that load weights or run the model: the engine may be busy, or compile a kernel first."""
+KEEP_SECONDS = 2.0
+"""How long an idle connection is kept. vLLM and SGLang (uvicorn) close it after 5 seconds, and a request that is sent
+at that moment would look as if the engine had ended."""
 
 TRY_LATER = (408, 429, 503)
 """Statuses of an engine that is busy: the request is not the cause."""
@@ -34,7 +37,8 @@ class EngineClient:
         """Prepare connections to the engine of this title at ``url``; the API key is sent with each request."""
         self._title, self._key, self._explain = title, key, explain
         # the engine is in the same pod: proxies of the environment are for other services
-        self._client = httpx.AsyncClient(base_url=url, timeout=QUICK_SECONDS, trust_env=False)
+        limits = httpx.Limits(keepalive_expiry=KEEP_SECONDS)
+        self._client = httpx.AsyncClient(base_url=url, timeout=QUICK_SECONDS, limits=limits, trust_env=False)
 
     async def call(
         self,

@@ -1,6 +1,8 @@
 """Apply the plan for a serving group, then write each status."""
 
+import asyncio
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 
@@ -31,6 +33,9 @@ from finetune_operator.resources.injected import (
     is_own_field,
 )
 from finetune_operator.resources.removal import build_removal, build_removal_of_copy
+
+POD_WRITES = 8
+"""Number of pods that are annotated at the same time."""
 
 
 async def apply(observed: Observed, plan: Plan, now: datetime, context: Context) -> Result:
@@ -122,26 +127,38 @@ def _describe_contest(target: WorkloadRef, workload: Object) -> str:
 async def _annotate_pods(observed: Observed, plan: Plan, context: Context) -> None:
     """Annotate the pods with the digest of the desired state, and label those of a canary.
 
-    The kubelet then brings the new ConfigMap into the pods at once.
+    The kubelet then brings the new ConfigMap into the pods at once. Raises the first ``KubeError``, once all are done.
     """
     digest = compute_state_digest(plan.config_map) if plan.config_map is not None else None
-    for pod in observed.pods:
+    slots = asyncio.Semaphore(POD_WRITES)
+
+    async def write(pod: Object) -> None:
         meta = pod["metadata"]
-        change: Object = {}
-        reads_template = VERSIONS_ANNOTATION in (meta.get("annotations") or {})
-        if (
-            digest is not None
-            and not reads_template
-            and (meta.get("annotations") or {}).get(STATE_ANNOTATION) != digest
-        ):
-            change["annotations"] = {STATE_ANNOTATION: digest}
-        if labels := plan.pod_labels.get(meta["name"]):
-            change["labels"] = labels
+        change = _plan_pod_change(meta, digest, plan.pod_labels.get(meta["name"]))
         if change:
-            patch = {"metadata": {"uid": meta["uid"], **change}}
-            patched = await context.kube.merge(POD, meta["namespace"], meta["name"], patch)
+            async with slots:
+                patch = {"metadata": {"uid": meta["uid"], **change}}
+                patched = await context.kube.merge(POD, meta["namespace"], meta["name"], patch)
             if patched is not None:
                 context.cache.put(POD, patched)
+
+    for error in await asyncio.gather(*map(write, observed.pods), return_exceptions=True):
+        if error is not None:
+            raise error
+
+
+def _plan_pod_change(meta: Object, digest: str | None, labels: Mapping[str, str | None] | None) -> Object:
+    """Plan the change of a pod's metadata; ``digest`` is that of the desired state in the ConfigMap, if there is one.
+
+    A pod whose template has the versions does not read the ConfigMap.
+    """
+    annotations = meta.get("annotations") or {}
+    change: Object = {}
+    if digest is not None and VERSIONS_ANNOTATION not in annotations and annotations.get(STATE_ANNOTATION) != digest:
+        change["annotations"] = {STATE_ANNOTATION: digest}
+    if labels:
+        change["labels"] = dict(labels)
+    return change
 
 
 async def _remove(observed: Observed, context: Context) -> None:

@@ -1,0 +1,58 @@
+"""Have a version downloaded by a process of its own, which gives the memory of boto3 back when it ends."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+from finetune_agent.settings import Settings
+from finetune_api.messages import DesiredAdapter, DesiredVersion
+from finetune_api.reasons import Reason
+
+MODULE = "finetune_agent.download"
+
+
+class FetchError(Exception):
+    """A version could not be downloaded.
+
+    Attributes:
+        reason: Reason for the report.
+        message: What is wrong, and what to do.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        """Keep the reason and the message."""
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+async def fetch_version(settings: Settings, adapter: DesiredAdapter, version: DesiredVersion, directory: Path) -> None:
+    """Download a version into ``directory``, completely and verified, or not at all.
+
+    Raises:
+        FetchError: If it fails.
+    """
+    request = {
+        "endpoint": adapter.endpoint,
+        "region": adapter.region,
+        "secret": str(settings.secrets_directory / adapter.secret) if adapter.secret else None,
+        "uri": version.uri,
+        "digest": version.digest,
+        "directory": str(directory),
+        "patience_seconds": settings.download_patience_seconds,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", MODULE, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        answer, _ = await process.communicate(json.dumps(request).encode())
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            process.kill()
+    if process.returncode != 0:
+        text = f"the process of the download ended with {process.returncode}: see the log of the agent, and its memory"
+        raise FetchError(Reason.DOWNLOAD_FAILED, text)
+    if problem := json.loads(answer):
+        raise FetchError(Reason(problem["reason"]), problem["message"])

@@ -55,7 +55,7 @@ def set_min_rows(rows: int) -> None:
 def run_out_of_memory() -> None:
     """Let this process lack memory for the adapter's scores."""
 
-    def score_tuned(*_: Any) -> Any:
+    def score_tuned(self: Scoring, tuned: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     Scoring.score_tuned = score_tuned  # type: ignore[method-assign]

@@ -68,6 +68,9 @@ class SecondProcess:
         failure = json.loads(self.failure_file.read_text())
         return Reason(failure["reason"]), f"process 2 of 2: {failure['message']}"
 
+    def stop_watching(self) -> None:
+        """Go on whatever happens to it: it is never watched."""
+
     def close(self) -> None:
         """Wait for its end, and leave the process group."""
         if self.is_started and not self.pipe.poll(60):

@@ -14,6 +14,7 @@ import pytest
 import torch.distributed
 
 from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_trainer import workers as workers_module
 from finetune_trainer.distributed import process_group
 from finetune_trainer.runtime.interruption import Interruption
 from finetune_trainer.runtime.process import Process
@@ -93,6 +94,22 @@ def test_the_one_that_failed_by_itself_is_told_of_many_that_only_lost_it(tmp_pat
     assert workers.failure(0.1) == (Reason.NCCL_ERROR, "process 1 of 4: why"), "nobody has said more in time"
     workers._processes = [ended(1, 0, ""), ended(2, 0, "")]
     assert workers.failure(60) is None
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_worker_that_fails_ends_the_attempt_only_while_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    monkeypatch.setattr(workers_module, "FINISH_SECONDS", 0.0)
+    reasons: list[Reason] = []
+    workers = Workers(lambda reason, _: reasons.append(reason), Interruption(60, lambda: None))
+    process = Process(rank=1, world_size=2, local_rank=1, local_world_size=2)
+    killed: Any = SimpleNamespace(exitcode=-signal.SIGKILL)
+    workers._processes = [(process, killed, tmp_path / "message.json")]
+    if not watched:
+        workers.stop_watching()
+    workers._watch()
+    assert reasons == ([Reason.HOST_OUT_OF_MEMORY] if watched else [])
 
 
 def test_a_process_waits_for_the_data_however_long_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,7 +233,16 @@ def fetch_and_train(
     workers.start(settings, inputs, PATIENCE_SECONDS)
     try:
         session = Session(
-            settings, inputs, output, run, interruption, reporter, trackers, settings.process, fail_attempt
+            settings,
+            inputs,
+            output,
+            run,
+            interruption,
+            reporter,
+            trackers,
+            settings.process,
+            fail_attempt,
+            workers.stop_watching,
         )
         outcome = recipe.train_adapter(session)
         succeeded = True

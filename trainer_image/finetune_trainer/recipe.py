@@ -14,13 +14,13 @@ import transformers
 
 from finetune_api.messages import TrainerResult
 from finetune_api.reasons import Reason
-from finetune_trainer import full_comparison
+from finetune_trainer import final_evaluation, full_comparison
 from finetune_trainer.checkpoints import comparison_cleanup, dataset_drift, template_date
 from finetune_trainer.data import dataset, token_cache
 from finetune_trainer.data.chat_template import find_training_template
 from finetune_trainer.data.tokenizer import load_tokenizer, make_encoding
 from finetune_trainer.distributed import process_group
-from finetune_trainer.evaluation import base_scores, forgetting, gate, measures, samples, verification
+from finetune_trainer.evaluation import forgetting, gate, measures, samples, verification
 from finetune_trainer.models import device, loading
 from finetune_trainer.publish import publishing, trained_adapter
 from finetune_trainer.runtime.background import start_thread
@@ -32,9 +32,6 @@ from finetune_trainer.training import choice as training_choice
 from finetune_trainer.training import model as training_model
 from finetune_trainer.training import objectives
 from finetune_trainer.training.train import BASE_CHANGED, train_model
-
-STREAMED_BATCHES = 8
-"""Factor for the tokens of a batch where the layers of the model are streamed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class VerifiedAdapter:
 def train_adapter(session: Session) -> TrainerResult:
     """Train, verify and publish the adapter of a job.
 
-    Each process of a training calls this; all but the main process return after the last step.
+    Each process of a training calls this. After the last step all but the main process only help it to evaluate.
 
     Raises:
         Preempted: The pod is asked to stop.
@@ -70,6 +67,7 @@ def train_adapter(session: Session) -> TrainerResult:
     session, prepared = fill_unset_training(session, prepared)
     adapter = train(session, prepared)
     if adapter is None:
+        final_evaluation.score_in_worker(session, prepared.tokenizer, prepared.examples)
         return TrainerResult(reason="Succeeded", message=f"{session.process.name} has done its part")
     verified = verify(session, prepared, adapter)
     verified = compare_with_full(session, prepared, adapter, verified)
@@ -168,8 +166,9 @@ def verify(session: Session, prepared: PreparedTraining, adapter: trained_adapte
     sample_count = 0 if spec.objective == "reward" else spec.evaluation.samples
     prompts = samples.choose_prompts(prepared.tokenizer, examples.held_out, sample_count)
     with phase("verifying the adapter on a fresh base", "verify"):
+        work = partial(verify_on_fresh_base, session, prepared, adapter, prompts)
         verification_result, measure = device.run_where_it_fits(
-            partial(verify_on_fresh_base, session, prepared, adapter, prompts), ["gpu", "streamed", "cpu"]
+            partial(final_evaluation.run_with_workers, session, examples, adapter, work), ["gpu", "streamed", "cpu"]
         )
         if verification_result.golden:
             verification.write_golden(verification_result.golden, adapter.directory)
@@ -196,41 +195,22 @@ def verify_on_fresh_base(
     placement: device.Placement,
 ) -> tuple[verification.Verification, measures.Measure]:
     """Verify the adapter on a base in the serving dtype."""
-    spec, examples, streamed = session.settings.job.spec, prepared.examples, placement == "streamed"
-    # each pass copies all streamed layers to the GPU, which has room for more rows in exchange
-    tokens = spec.training.max_length * (STREAMED_BATCHES if streamed else 1)
-    measure = measures.make_measure(spec, examples.held_out, examples.held_out_rows, tokens)
-    padding_id = training_model.score_padding_id(session, prepared.tokenizer)
-    load_base = training_model.fresh_base_loader(session, adapter.serving_dtype, scores_padded_with=padding_id)
-    start = session.inputs.adapter
+    examples, streamed = prepared.examples, placement == "streamed"
+    scoring = final_evaluation.make_scoring(
+        session, prepared.tokenizer, examples, adapter.directory, adapter.serving_dtype, placement
+    )
     result = verification.verify(
-        session.inputs.model,
-        adapter.directory,
+        scoring,
         trained=adapter.answers,
-        measure=measure,
-        base_scores=base_scores.open_store(
-            session.output,
-            session.settings.checkpoints,
-            spec=spec,
-            inputs=session.inputs,
-            examples=examples,
-            tokens=tokens,
-            padding=padding_id,
-            placement=placement,
-        ),
-        # TRL measures rewards against the adapter that the training starts from
-        reference=start.directory if start and spec.objective in measures.COMPARED_WITH_REFERENCE else None,
         held_out=len(examples.held_out),
-        forgetting_text=examples.forgetting_text,
-        load_base=partial(load_base, placement=placement),
         # each token of an answer would take a pass over all streamed layers
         generate_samples=partial(
             samples.generate_answers, tokenizer=prepared.tokenizer, prompts=[] if streamed else prompts
         ),
-        tokens=tokens,
+        tokens=final_evaluation.batch_tokens(session, placement),
         streamed=streamed,
     )
-    return result, measure
+    return result, scoring.measure
 
 
 def compare_with_full(

@@ -46,7 +46,7 @@ class Workers:
         """
         self._fail_attempt, self._interruption = fail_attempt, interruption
         self._processes: list[tuple[Process, SpawnProcess, Path]] = []
-        self._closed = threading.Event()
+        self._unwatched = threading.Event()
 
     def start(self, settings: Settings, inputs: Inputs, patience_seconds: float) -> None:
         """Start one process for each further GPU of the node. They wait in ``process_group.init`` for this one."""
@@ -84,9 +84,13 @@ class Workers:
             time.sleep(0.1)
         return None
 
+    def stop_watching(self) -> None:
+        """Let this process go on whatever happens to the workers from now on."""
+        self._unwatched.set()
+
     def close(self) -> None:
         """Kill the workers that are left."""
-        self._closed.set()
+        self.stop_watching()
         for _, worker, _ in self._processes:
             worker.kill()
             worker.join()
@@ -95,12 +99,12 @@ class Workers:
     def _watch(self) -> None:
         """End this process some time after a worker has failed, because it may wait for that worker forever."""
         while (failure := self.failure()) is None:
-            if self._closed.wait(0.2):
+            if self._unwatched.wait(0.2):
                 return
         if failure[0] is Reason.NCCL_ERROR:
             failure = self.failure(CAUSE_SECONDS) or failure
         seconds = self._interruption.seconds_left() if self._interruption.requested else FINISH_SECONDS
-        if not self._closed.wait(seconds):
+        if not self._unwatched.wait(seconds):
             self._fail_attempt(*failure)
 
 
@@ -146,7 +150,9 @@ def train_in_worker(
         interruption = Interruption(settings.job.spec.pod_template.termination_grace_period_seconds, _exit_preempted)
         output, trackers = settings.output_storage(patience_seconds), tracking.Trackers(settings)
         recipe.train_adapter(
-            Session(settings, inputs, output, run, interruption, reporter, trackers, process, _abandon_worker)
+            Session(
+                settings, inputs, output, run, interruption, reporter, trackers, process, _abandon_worker, lambda: None
+            )
         )
         return 0
     except BaseException as error:  # noqa: BLE001 -- every end has a reason

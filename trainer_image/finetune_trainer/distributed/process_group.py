@@ -7,9 +7,10 @@ nothing.
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 
 from finetune_api.reasons import Reason
 from finetune_trainer.models import device
+from finetune_trainer.runtime.background import start_thread
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.process import Process, library_variables
@@ -32,6 +34,8 @@ PREPARED_FILE = "prepared"
 """The file by which the first process of a node tells the others that the data is prepared."""
 RENDEZVOUS_FILE = "meeting"
 """The file by which the processes of one node find each other."""
+EVALUATION_RENDEZVOUS_FILE = "evaluation-meeting"
+"""The file by which they find each other again after the training."""
 
 
 @contextmanager
@@ -75,10 +79,32 @@ def init(process: Process, scratch: Path) -> None:
         torch.cuda.set_device(process.local_rank)
         # NCCL between the GPUs; gloo for other values, so that they do not wait for a GPU
         backend = "cpu:gloo,cuda:nccl"
+    log.info("waiting for the other processes, %d in all", process.world_size)
+    _form_group(process, backend, scratch / RENDEZVOUS_FILE)
+
+
+@contextmanager
+def evaluation_group(process: Process, scratch: Path) -> Iterator[None]:
+    """Join the processes of a training again, which have left its group, for the length of the block.
+
+    This group takes no memory of a GPU. A process that fails in the block leaves at once; then the others' calls fail.
+
+    Raises:
+        Failure: NCCL_ERROR if the group cannot be formed.
+    """
+    _wait_for(partial(_form_group, process, "cpu:gloo", scratch / EVALUATION_RENDEZVOUS_FILE))
+    try:
+        yield
+        _wait_for(dist.barrier)
+    finally:
+        dist.destroy_process_group()
+
+
+def _form_group(process: Process, backend: str, rendezvous_file: Path) -> None:
+    """Wait for all other processes, and join their group. Raises Failure: NCCL_ERROR."""
     if process.address is None and "lo" in (name for _, name in socket.if_nameindex()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a workstation's host name may not resolve
-    init_method = f"tcp://{process.address}" if process.address else f"file://{scratch / RENDEZVOUS_FILE}"
-    log.info("waiting for the other processes, %d in all", process.world_size)
+    init_method = f"tcp://{process.address}" if process.address else f"file://{rendezvous_file}"
     try:
         dist.init_process_group(
             backend, init_method=init_method, rank=process.rank, world_size=process.world_size, timeout=TIMEOUT
@@ -113,7 +139,7 @@ def broadcast(value: Any) -> Any:
     if not dist.is_initialized():
         return value
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    _wait_for(partial(dist.broadcast_object_list, values, src=0))
     return values[0]
 
 
@@ -122,7 +148,7 @@ def gather_everywhere(value: Any) -> list[Any]:
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    _wait_for(partial(dist.all_gather_object, values, value))
     return values
 
 
@@ -141,3 +167,8 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.gather_object(value, values if dist.get_rank() == 0 else None, dst=0)
     return values if dist.get_rank() == 0 else []
+
+
+def _wait_for(call: Callable[[], T]) -> T:
+    """Make a call that waits for the other processes in torch's C++, so that this thread still handles signals."""
+    return start_thread(call)()

@@ -21,6 +21,7 @@ from finetune_artifacts.objects import read_object
 from finetune_artifacts.storage import Storage
 from finetune_trainer.data.dataset import Examples
 from finetune_trainer.data.sources import Inputs
+from finetune_trainer.distributed import process_group
 from finetune_trainer.evaluation.measures import Scores
 from finetune_trainer.models import device, loading
 from finetune_trainer.runtime import libraries
@@ -58,15 +59,18 @@ class BaseScoreStore:
         return self.directory.child(f"{hashlib.sha256(content).hexdigest()[:32]}.json")
 
     def load_or_compute(self, file: StorageUri | None, compute: Callable[[], BaseScores]) -> BaseScores:
-        """Return the scores in a file; if there are none, compute and keep them. A storage that fails is no error."""
-        if file is None:
-            return compute()
-        if kept := self._load(file):
+        """Return the scores in a file; if there are none, compute and keep them. A storage that fails is no error.
+
+        A collective call. What the main process finds counts, and only that process has a file.
+        """
+        kept: BaseScores | None = process_group.broadcast(self._load(file) if file else None)
+        if kept:
             log.info("the base's losses are known from an earlier attempt: %s", file)
             return kept
         scores = compute()
         try:
-            self.storage.put_new(file, scores.model_dump_json(by_alias=True).encode())
+            if file is not None:
+                self.storage.put_new(file, scores.model_dump_json(by_alias=True).encode())
         except ArtifactError as error:
             log.warning("the base's losses are not kept for a later attempt: %s", error)
         return scores

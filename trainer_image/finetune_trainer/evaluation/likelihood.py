@@ -56,9 +56,9 @@ def perplexity(loss: float) -> float:
 def compute_logits(model: Any, texts: Sequence[list[int]], tokens: int = 0) -> list[torch.Tensor]:
     """Compute the logits after each token of each text: shape (length, vocabulary), float32, on the CPU.
 
-    For a model that scores texts, it is the score of each text: shape (1,).
+    For a model that scores texts, it is the score of each text: shape (1,). It is no collective call.
     """
-    return run_batched(model, texts, lambda _, logits: logits.float().cpu(), tokens)
+    return run_batched(model, texts, lambda _, logits: logits.float().cpu(), tokens, is_shared=False)
 
 
 def token_logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
@@ -68,7 +68,12 @@ def token_logprobs(logits: torch.Tensor, token_ids: list[int]) -> list[float]:
 
 
 def run_batched(
-    model: Any, texts: Sequence[list[int]], reduce: Callable[[int, torch.Tensor], T], tokens: int = 0
+    model: Any,
+    texts: Sequence[list[int]],
+    reduce: Callable[[int, torch.Tensor], T],
+    tokens: int = 0,
+    *,
+    is_shared: bool = True,
 ) -> list[T]:
     """Run the model on each text, and return what ``reduce`` makes of a text's number and its logits.
 
@@ -77,15 +82,17 @@ def run_batched(
         texts: Token ids, at least one each.
         reduce: Called once for each text, in any order. In a training of several processes its results are sent to all.
         tokens: Maximum number of tokens in a batch, padding included; a batch has at least one text.
+        is_shared: Whether several processes share the batches.
     """
     batches = plan_batches([len(text) for text in texts], tokens)
     results: dict[int, T] = {}
     with eval_mode.evaluation_mode(model):
-        for batch in process_group.share(batches):
+        for batch in process_group.share(batches) if is_shared else batches:
             for index, logits in zip(batch, _forward(model, [texts[index] for index in batch]), strict=True):
                 results[index] = reduce(index, logits)
-    gathered = {index: result for part in process_group.gather_everywhere(results) for index, result in part.items()}
-    return [gathered[index] for index in range(len(texts))]
+    if is_shared:
+        results = {index: value for part in process_group.gather_everywhere(results) for index, value in part.items()}
+    return [results[index] for index in range(len(texts))]
 
 
 def plan_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -18,9 +18,9 @@ from finetune_api.methods import Method
 from finetune_api.reasons import Reason
 from finetune_trainer.data.dataset import Example
 from finetune_trainer.evaluation import effect, forgetting
-from finetune_trainer.evaluation.base_scores import BaseScores, BaseScoreStore
 from finetune_trainer.evaluation.likelihood import compute_logits, token_logprobs
-from finetune_trainer.evaluation.measures import HeldOutMetrics, Measure
+from finetune_trainer.evaluation.measures import HeldOutMetrics
+from finetune_trainer.evaluation.scoring import Scoring
 from finetune_trainer.methods import adapted_model, bottleneck
 from finetune_trainer.models import streaming
 from finetune_trainer.models.eval_mode import evaluation_mode
@@ -151,16 +151,10 @@ def load_tuned(base: Any, directory: Path, load_base: Callable[[Path], Any]) -> 
 
 
 def verify(
-    base_directory: Path,
-    adapter: Path,
+    scoring: Scoring,
     *,
     trained: TrainedAnswers,
-    measure: Measure,
-    base_scores: BaseScoreStore,
-    reference: Path | None,
     held_out: int,
-    forgetting_text: list[Example],
-    load_base: Callable[[Path], Any],
     generate_samples: Callable[[Any], list[str]],
     tokens: int,
     streamed: bool,
@@ -168,15 +162,9 @@ def verify(
     """Load base and adapter afresh, compare them with the trained model, and evaluate both.
 
     Args:
-        base_directory: The base model.
-        adapter: Directory of the saved adapter.
+        scoring: Scores base and adapter.
         trained: The answers that the trained model gave.
-        measure: Measures a model on the held-out rows; the first model that it measures is its reference.
-        base_scores: Keeps the base's scores for later attempts.
-        reference: Directory of the adapter that, on the base, is the reference; None if the base itself is.
         held_out: Number of held-out sequences.
-        forgetting_text: Sequences of the general text; empty if forgetting is not measured.
-        load_base: Loads a model from a directory.
         generate_samples: Returns a model's answers to the sample prompts.
         tokens: Maximum number of tokens in a batch.
         streamed: Whether the models are in main memory, and their layers are to be copied to the GPU when they run.
@@ -185,30 +173,25 @@ def verify(
         Failure: VERIFICATION_FAILED if the loaded adapter is not the trained one or changes no answer of the base.
     """
     stream = streaming.stream_layers if streamed else lambda model: model
-    if reference is not None:
+    if scoring.reference is not None:
         with CLOCK.spend("evaluate"):
-            measure(stream(load_tuned(load_base(base_directory), reference, load_base)))
-    base = load_base(base_directory)
+            scoring.measure(stream(load_reference(scoring, scoring.reference)))
+    base = scoring.load_base(scoring.base_directory)
     with CLOCK.spend("hash"):
-        scores_file = base_scores.find_file(base)
+        scores_file = scoring.base_scores.find_file(base)
     base = stream(base)
     base_answers = list_answers(compute_logits(base, trained.token_ids, tokens), trained.token_ids)
     with CLOCK.spend("evaluate"):
-        scores = base_scores.load_or_compute(
-            scores_file,
-            lambda: BaseScores(
-                held_out=measure.score(base), general_loss=forgetting.measure_loss(base, forgetting_text)
-            ),
-        )
-        base_evaluated = Evaluated(measure.judge(scores.held_out), scores.general_loss, generate_samples(base))
-    tuned = stream(load_tuned(streaming.stop_streaming(base) if streamed else base, adapter, load_base))
+        base_evaluated = Evaluated(*scoring.score_base(base, scores_file), generate_samples(base))
+    base = streaming.stop_streaming(base) if streamed else base
+    tuned = stream(load_tuned(base, scoring.adapter, scoring.load_base))
     logits = compute_logits(tuned, trained.token_ids, tokens)
     adapter_answers = list_answers(logits, trained.token_ids)
     differences, warnings = compare_answers(trained, logits, base_answers, adapter_answers)
     with CLOCK.spend("evaluate"):
-        general_loss = forgetting.measure_loss(tuned, forgetting_text)
-        tuned_evaluated = Evaluated(measure(tuned), general_loss, generate_samples(tuned))
-    evaluation = compare_evaluations(base_evaluated, tuned_evaluated, rows=held_out, sequences=len(forgetting_text))
+        tuned_evaluated = Evaluated(*scoring.score_tuned(tuned), generate_samples(tuned))
+    sequences = len(scoring.forgetting_text)
+    evaluation = compare_evaluations(base_evaluated, tuned_evaluated, rows=held_out, sequences=sequences)
     base_loss, loss = base_evaluated.metrics.loss, tuned_evaluated.metrics.loss
     if loss >= base_loss:
         warnings.append(
@@ -221,6 +204,20 @@ def verify(
         warnings,
         (base_evaluated.sample_answers, tuned_evaluated.sample_answers),
     )
+
+
+def score_share(scoring: Scoring) -> None:
+    """Score a worker's share of what ``verify`` scores in the main process: the same collective calls."""
+    if scoring.reference is not None:
+        scoring.measure(load_reference(scoring, scoring.reference))
+    base = scoring.load_base(scoring.base_directory)
+    scoring.score_base(base, None)
+    scoring.score_tuned(load_tuned(base, scoring.adapter, scoring.load_base))
+
+
+def load_reference(scoring: Scoring, reference: Path) -> Any:
+    """Load the reference adapter onto a base of its own."""
+    return load_tuned(scoring.load_base(scoring.base_directory), reference, scoring.load_base)
 
 
 def compare_evaluations(base: Evaluated, tuned: Evaluated, *, rows: int, sequences: int) -> EvaluationStatus:

@@ -19,7 +19,8 @@ from finetune_trainer.session.tracking import Trackers
 class Session:
     """The objects that every part of one attempt uses.
 
-    ``abandon`` ends the process from another thread, for a main thread that hangs.
+    ``abandon`` ends the process from another thread, for a main thread that hangs. ``stop_watching_workers`` lets the
+    main process go on although a worker fails.
     """
 
     settings: Settings
@@ -31,6 +32,7 @@ class Session:
     trackers: Trackers
     process: Process
     abandon: Callable[[Reason, str], None]
+    stop_watching_workers: Callable[[], None]
 
     @property
     def scratch(self) -> Path:

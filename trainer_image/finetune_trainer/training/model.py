@@ -47,6 +47,7 @@ def fresh_base_loader(
         loading.load_base,
         dtype=dtype,
         scores_padded_with=scores_padded_with,
+        gpu=session.process.local_rank,
         spread=is_sharded(session),
         trust_remote_code=session.settings.job.spec.model.trust_remote_code,
     )

@@ -66,7 +66,12 @@ def test_fine_tune_jobs_are_selected_by_labels_and_the_others_stay_packed(monkey
     cache.put(FINETUNE_JOB, {"metadata": {"namespace": "other", "name": "d", "uid": "d", "resourceVersion": "1"}})
     unpacked: list[str] = []
     genuine = cache_module._unpack
-    monkeypatch.setattr(cache_module, "_unpack", lambda entry: unpacked.append(entry.uid) or genuine(entry))
+
+    def unpack(entry: cache_module.Entry) -> Object:
+        unpacked.append(entry.uid)
+        return genuine(entry)
+
+    monkeypatch.setattr(cache_module, "_unpack", unpack)
     assert versions(cache.list_selected("ns", lambda labels: labels.get("team") == "blue")) == {"b": 1}
     assert unpacked == ["uid-b"]
     assert versions(cache.list_selected("ns", lambda labels: True)) == {"a": 1, "b": 1, "c": 1}

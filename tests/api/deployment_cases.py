@@ -1,6 +1,12 @@
 """Wrong AdapterDeployments."""
 
-from finetune_api.adapterdeployment.analysis import BOUNDS, ONE_ANALYSIS, ONE_BOUND, UNKNOWN_PLACEHOLDER
+from finetune_api.adapterdeployment.analysis import (
+    BOUNDS,
+    ONE_ANALYSIS,
+    ONE_BOUND,
+    UNKNOWN_IN_ARGUMENT,
+    UNKNOWN_PLACEHOLDER,
+)
 from finetune_api.adapterdeployment.canary import ONE_SIZE, STEPS_GROW
 from finetune_api.adapterdeployment.spec import (
     EMPTY_SELECTOR,
@@ -146,16 +152,16 @@ DEPLOYMENT_CASES = [
                 ONE_ANALYSIS,
             ),
             (
-                "a Job written into the analysis",
-                {"job": {"spec": {"template": {}}}},
-                "spec.strategy.canary.steps[0].analysis.job.cronJobRef",
-                "required",
+                "a CronJob without a name",
+                {"job": {"cronJobRef": {}}},
+                "spec.strategy.canary.steps[0].analysis.job.cronJobRef.name",
+                "equired",
             ),
             (
                 "an unknown placeholder in an argument",
                 {"analysisTemplateRef": {"name": "x", "args": [{"name": "pods", "value": "{{ pod }}"}]}},
                 "spec.strategy.canary.steps[0].analysis.analysisTemplateRef.args[0]",
-                UNKNOWN_PLACEHOLDER,
+                UNKNOWN_IN_ARGUMENT,
             ),
             (
                 "an unknown placeholder",

@@ -12,7 +12,9 @@ ONE_ANALYSIS = "exactly one of prometheus, webhook, job and analysisTemplateRef 
 ONE_BOUND = "max or min must be set"
 BOUNDS = "min must not be above max"
 PLACEHOLDERS = ("pods", "stablePods", "namespace", "servedName", "digest")
-UNKNOWN_PLACEHOLDER = "placeholders are " + ", ".join(f"{{{{ {name} }}}}" for name in PLACEHOLDERS)
+_KNOWN = ", ".join(f"{{{{ {name} }}}}" for name in PLACEHOLDERS)
+UNKNOWN_PLACEHOLDER = f"placeholders of a query are {_KNOWN}"
+UNKNOWN_IN_ARGUMENT = f"placeholders of an argument are {_KNOWN}"
 Url = Annotated[
     str,
     Field(max_length=1024, pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?$"),
@@ -83,13 +85,13 @@ class AnalysisArgument(Model):
     )
 
     cel_rules: ClassVar[list[dict[str, str]]] = [
-        {"rule": f"self.value.matches(r'{_TEXT}')", "message": UNKNOWN_PLACEHOLDER, "fieldPath": ".value"}
+        {"rule": f"self.value.matches(r'{_TEXT}')", "message": UNKNOWN_IN_ARGUMENT, "fieldPath": ".value"}
     ]
 
     @model_validator(mode="after")
     def _check_value(self) -> "AnalysisArgument":
         if re.fullmatch(_TEXT.strip("^$"), self.value) is None:
-            raise ValueError(UNKNOWN_PLACEHOLDER)
+            raise ValueError(UNKNOWN_IN_ARGUMENT)
         return self
 
 

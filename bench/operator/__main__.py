@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 import uuid
@@ -18,6 +17,7 @@ from rich.table import Table
 
 from bench.operator import at_once, finished
 from bench.operator.scenario import Measurements, measure
+from bench.percentiles import spread
 from devcluster import cluster as clusters
 from devcluster.cluster import Cluster
 from tools.testing.crds import install_crds
@@ -115,13 +115,6 @@ def summarize(measurements: Measurements, runs: int) -> dict[str, Any]:
         "operator_memory_mib": measurements.memory_mib,
         "operator_cpu_ms_per_job": measurements.cpu_ms_per_job,
     }
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Return median, 99th percentile, minimum and maximum."""
-    ordered = sorted(values)
-    p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-    return {"median": statistics.median(ordered), "p99": p99, "min": ordered[0], "max": ordered[-1]}
 
 
 def print_start(results: dict[str, Any]) -> None:

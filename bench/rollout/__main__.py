@@ -7,7 +7,6 @@ the kubelet.
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 import uuid
@@ -18,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.percentiles import spread
 from bench.rollout.scenario import Rollout, measure
 from bench.rollout.timeline import PodTimes
 from devcluster import cluster as clusters
@@ -82,13 +82,6 @@ def summarize(rollouts: list[Rollout]) -> dict[str, Any]:
         "agent_cpu": spread([rollout.agent_cpu for rollout in rollouts]),
         "parts": {part: spread([getattr(pod, part) for pod in pods]) for part in PARTS},
     }
-
-
-def spread(seconds: list[float]) -> dict[str, float]:
-    """Return median, 99th percentile and maximum, in seconds."""
-    ordered = sorted(seconds)
-    p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-    return {"median": statistics.median(ordered), "p99": p99, "max": ordered[-1]}
 
 
 def make_table(results: dict[int, dict[str, Any]]) -> Table:

@@ -11,13 +11,14 @@ from finetune_agent.agent import Agent
 from finetune_agent.compatibility import IncompatibleError, check_adapter, check_version
 from finetune_agent.decide import Action, Decision
 from finetune_agent.disk import is_complete
-from finetune_agent.fetch import FetchError, fetch_version
+from finetune_agent.fetch import fetch_version
 from finetune_agent.proof import Question, Verdict, choose_questions, judge_adapter, judge_base, judge_base_after_load
 from finetune_agent.reproof import judge_again
 from finetune_agent.state import VersionKey, record_fault, remember_good_version
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_api.version_paths import version_directory
+from finetune_artifacts.errors import ArtifactError
 from finetune_engines import ENGINES
 from finetune_engines.base import Driver, EngineError
 
@@ -80,7 +81,7 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
         async with _wait_turn(agent, decision):
             await _act(agent, adapter, served_name, decision)
         return
-    except FetchError as error:
+    except ArtifactError as error:
         reason, message, permanent = error.reason, error.message, error.reason in PERMANENT_REASONS
     except (IncompatibleError, NotProvenError) as error:
         reason, message, permanent = error.reason, error.message, True

@@ -10,25 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.base import S3Location
-from finetune_api.reasons import Reason
 from finetune_api.uris import parse_s3_uri
 from finetune_artifacts.download import download_adapter
 from finetune_artifacts.errors import ArtifactError, Purpose
 from finetune_artifacts.s3 import open_s3
 
 
-def download(request: dict[str, Any]) -> dict[str, str] | None:
-    """Download a version, and return reason and message of a failure; None without one."""
+def download(request: dict[str, Any]) -> dict[str, Any] | None:
+    """Download a version, and return the fault of the storage or the error of the disk; None without one."""
     location = S3Location(endpoint=request["endpoint"], region=request["region"])
     secret = Path(request["secret"]) if request["secret"] else None
     try:
         storage = open_s3(location, secret, Purpose.ADAPTER, request["patience_seconds"])
         download_adapter(storage, parse_s3_uri(request["uri"]), request["digest"], Path(request["directory"]))
     except ArtifactError as error:
-        return {"reason": error.reason, "message": error.message}
+        return {"fault": error.fault, "message": error.message}
     except OSError as error:
-        message = f"the adapter cannot be written to disk: {error.strerror or error}"
-        return {"reason": Reason.DOWNLOAD_FAILED, "message": message}
+        return {"errno": error.errno, "strerror": error.strerror or str(error)}
     return None
 
 

@@ -8,31 +8,17 @@ from pathlib import Path
 
 from finetune_agent.settings import Settings
 from finetune_api.messages import DesiredAdapter, DesiredVersion
-from finetune_api.reasons import Reason
+from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 
 MODULE = "finetune_agent.download"
-
-
-class FetchError(Exception):
-    """A version could not be downloaded.
-
-    Attributes:
-        reason: Reason for the report.
-        message: What is wrong, and what to do.
-    """
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        """Keep the reason and the message."""
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
 
 
 async def fetch_version(settings: Settings, adapter: DesiredAdapter, version: DesiredVersion, directory: Path) -> None:
     """Download a version into ``directory``, completely and verified, or not at all.
 
     Raises:
-        FetchError: If it fails.
+        ArtifactError: If the storage refuses or the process ends early.
+        OSError: If the disk is full, for example.
     """
     request = {
         "endpoint": adapter.endpoint,
@@ -53,6 +39,10 @@ async def fetch_version(settings: Settings, adapter: DesiredAdapter, version: De
             process.kill()
     if process.returncode != 0:
         text = f"the process of the download ended with {process.returncode}: see the log of the agent, and its memory"
-        raise FetchError(Reason.DOWNLOAD_FAILED, text)
-    if problem := json.loads(answer):
-        raise FetchError(Reason(problem["reason"]), problem["message"])
+        raise ArtifactError(Purpose.ADAPTER, Fault.OTHER, text)
+    problem = json.loads(answer)
+    if problem is None:
+        return
+    if "errno" in problem:
+        raise OSError(problem["errno"], problem["strerror"])
+    raise ArtifactError(Purpose.ADAPTER, Fault(problem["fault"]), problem["message"])

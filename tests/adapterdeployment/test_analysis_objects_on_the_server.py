@@ -25,9 +25,12 @@ def jobs(serving: ServingNamespace) -> list[Object]:
 
 def await_job(serving: ServingNamespace, count: int) -> str:
     """Wait until so many analyses have been Jobs; return the name of the newest."""
-    return str(
-        until(f"{count} Jobs", lambda: jobs(serving) if len(jobs(serving)) == count else None)[-1]["metadata"]["name"]
-    )
+
+    def find() -> list[Object] | None:
+        found = jobs(serving)
+        return found if len(found) == count else None
+
+    return str(until(f"{count} Jobs", find)[-1]["metadata"]["name"])
 
 
 def create_cron_job(serving: ServingNamespace) -> None:

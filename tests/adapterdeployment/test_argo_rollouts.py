@@ -125,9 +125,7 @@ def argo_rollouts(serving: ServingNamespace, tmp_path: Path) -> Iterator[None]:
     """Run the controller of Argo Rollouts, with its own CRDs, for the namespace."""
     program = binaries.program("rollouts-controller")
     crds = binaries.download_module(binaries.ARGO_ROLLOUTS) / "manifests" / "crds"
-    files = [str(crds / f"{name}-crd.yaml") for name in ("analysis-run", "analysis-template")]
-    files += [str(crds / f"{name}-crd.yaml") for name in ("cluster-analysis-template", "experiment", "rollout")]
-    arguments = [argument for file in files for argument in ("-f", file)]
+    arguments = [argument for file in crds.glob("*-crd.yaml") for argument in ("-f", str(file))]
     serving.cluster.kubectl("apply", "--server-side", *arguments)
     command = [
         str(program), "--kubeconfig", str(serving.cluster.kubeconfig), "--namespaced", "--namespace", serving.namespace,

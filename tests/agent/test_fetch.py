@@ -11,6 +11,7 @@ from finetune_agent import fetch
 from finetune_agent.settings import Settings
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
+from finetune_artifacts.errors import ArtifactError
 
 VERSION = DesiredVersion(uri="s3://bucket/adapter", digest=f"sha256:{'a' * 64}")
 
@@ -25,6 +26,6 @@ def test_a_download_whose_process_ends_is_a_failure_that_names_its_status(
 ) -> None:
     monkeypatch.setattr(fetch, "MODULE", "no_such_module")
     adapter = DesiredAdapter(deployment="bot", served_name="bot", version=VERSION)
-    with pytest.raises(fetch.FetchError, match="ended with 1") as caught:
+    with pytest.raises(ArtifactError, match="ended with 1") as caught:
         asyncio.run(fetch.fetch_version(Settings("pod"), adapter, VERSION, tmp_path / "version"))
     assert caught.value.reason is Reason.DOWNLOAD_FAILED

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,3 +71,22 @@ def list_times(directory: Path) -> dict[Path, int]:
 def bench(workbench: Callable[[], Workbench]) -> Workbench:
     """Return a new workbench."""
     return workbench()
+
+
+@pytest.fixture
+def loads_on_full_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the base fit the GPU for the training, and not as it is served; return where each load is placed."""
+    import torch
+
+    from finetune_trainer.models import loading
+
+    genuine, loads = loading.load_base, list[str]()
+
+    def load(*arguments: Any, placement: Any = "gpu", **named: Any) -> Any:
+        loads.append(placement)
+        if len(loads) > 1 and placement == "gpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
+        return genuine(*arguments, placement=placement, **named)
+
+    monkeypatch.setattr(loading, "load_base", load)
+    return loads

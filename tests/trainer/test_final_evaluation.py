@@ -16,7 +16,6 @@ from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_trainer import final_evaluation
 from finetune_trainer.evaluation import likelihood
 from finetune_trainer.evaluation.scoring import Scoring
-from finetune_trainer.models import device, loading
 from tests.trainer.second_process import SecondProcess, second_process
 from tests.trainer.test_process_group import children
 from tools.testing.trainer_jobs import Workbench, jsonl, train
@@ -133,20 +132,11 @@ def test_a_worker_that_lacks_memory_leaves_the_evaluation_to_the_first_process(b
 
 @pytest.mark.usefixtures("second")
 def test_a_base_that_fits_no_gpu_is_streamed_by_the_first_process_alone(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, loads_on_full_gpu: list[str]
 ) -> None:
-    genuine, loads = loading.load_base, []
-
-    def load(*arguments: Any, placement: device.Placement = "gpu", **named: Any) -> Any:
-        loads.append(placement)
-        if len(loads) > 1 and placement == "gpu":  # the first is for the training, the next for the evaluation
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
-        return genuine(*arguments, placement=placement, **named)
-
-    monkeypatch.setattr(loading, "load_base", load)
     bench.dataset(jsonl(ROWS))
     assert evaluate(bench).rows == 36
-    assert loads == ["gpu", "gpu", "streamed"]
+    assert loads_on_full_gpu == ["gpu", "gpu", "streamed"]
 
 
 @pytest.fixture

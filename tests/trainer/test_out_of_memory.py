@@ -190,21 +190,12 @@ def test_what_never_fits_ends_with_what_was_tried(
 
 
 def test_a_base_that_is_too_large_for_the_gpu_as_it_is_served_is_streamed(
-    workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch
+    workbench: Callable[[], Workbench], loads_on_full_gpu: list[str]
 ) -> None:
-    genuine, loads = loading.load_base, []
-
-    def load(*arguments: Any, placement: device.Placement = "gpu", **named: Any) -> Any:
-        loads.append(placement)
-        if len(loads) > 1 and placement == "gpu":  # the first is for the training, the next for the verification
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
-        return genuine(*arguments, placement=placement, **named)
-
-    monkeypatch.setattr(loading, "load_base", load)
     bench = workbench()
     result = trained(bench.settings())
     assert result.reason == "Succeeded", result.message
-    assert loads == ["gpu", "gpu", "streamed"]
+    assert loads_on_full_gpu == ["gpu", "gpu", "streamed"]
 
 
 def test_an_adapter_on_streamed_layers_answers_as_on_resident_ones(base_model: Path, tmp_path: Path) -> None:

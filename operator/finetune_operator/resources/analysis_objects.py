@@ -92,6 +92,7 @@ def build_analysis_run(template: Object, request: AnalysisRequest) -> Object:
 
 def _build_metadata(request: AnalysisRequest, template: Object) -> Object:
     identity = request.id
+    # without blockOwnerDeletion, for which OpenShift asks a right to the owner's finalizers
     owner = {
         "apiVersion": ADAPTER_DEPLOYMENT.api_version,
         "kind": ADAPTER_DEPLOYMENT.name,

@@ -49,8 +49,13 @@ def engine_variables(packages: str) -> dict[str, str]:
     }
 
 
-def engine_arguments(model: str, served_name: str = "base", host: str = "127.0.0.1", port: int = 8000) -> list[str]:
-    """Return the arguments after `python3` that serve a model directory, with adapters of rank up to 16."""
+def engine_arguments(
+    model: str, served_name: str = "base", host: str = "127.0.0.1", port: int = 8000, *, lora: bool = True
+) -> list[str]:
+    """Return the arguments after `python3` that serve a model directory, by default with adapters of rank up to 16."""
+    # On CPUs vLLM 0.32 runs requests for the base through the adapter in the last slot, and frees no slot before it
+    # needs one. With more slots than a test loads adapters, the last one stays empty.
+    adapters = ["--enable-lora", "--max-loras", "48", "--max-lora-rank", "16"]
     return [
         *("-m", "vllm.entrypoints.openai.api_server"),
         *("--model", model),
@@ -62,11 +67,7 @@ def engine_arguments(model: str, served_name: str = "base", host: str = "127.0.0
         *("--max-num-seqs", "16"),
         *("--max-num-batched-tokens", "1024"),
         *("--kv-cache-memory-bytes", str(512 * 1024**2)),
-        "--enable-lora",
-        # On CPUs vLLM 0.32 runs requests for the base through the adapter in the last slot, and frees no slot before it
-        # needs one. With more slots than a test loads adapters, the last one stays empty.
-        *("--max-loras", "48"),
-        *("--max-lora-rank", "16"),
+        *(adapters if lora else ()),
         "--enforce-eager",
     ]
 

@@ -12,7 +12,15 @@ from finetune_agent.compatibility import IncompatibleError, check_adapter, check
 from finetune_agent.decide import Action, Decision
 from finetune_agent.disk import is_complete
 from finetune_agent.fetch import fetch_version
-from finetune_agent.proof import Question, Verdict, choose_questions, judge_adapter, judge_base, judge_base_after_load
+from finetune_agent.proof import (
+    Question,
+    Verdict,
+    choose_questions,
+    judge_adapter,
+    judge_base,
+    judge_base_after_load,
+    judge_merged,
+)
 from finetune_agent.reproof import judge_again
 from finetune_agent.state import VersionKey, record_fault, remember_good_version
 from finetune_api.messages import DesiredAdapter, DesiredVersion
@@ -20,7 +28,7 @@ from finetune_api.reasons import Reason
 from finetune_api.version_paths import version_directory
 from finetune_artifacts.errors import ArtifactError
 from finetune_engines import ENGINES
-from finetune_engines.base import Driver, EngineError
+from finetune_engines.base import Driver, EngineError, NoLogprobsError
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +62,11 @@ class Proof:
     def key(self) -> VersionKey:
         """Served name and digest of the version."""
         return self.served_name, self.version.digest
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the engine serves a merged model, and so no base to compare with."""
+        return _serves_merged(self.agent)
 
     @property
     def questions(self) -> list[Question]:
@@ -104,6 +117,10 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
     record_fault(memory, key, reason, message, permanent=permanent, strike=strike, now=time.monotonic())
 
 
+def _serves_merged(agent: Agent) -> bool:
+    return agent.desired is not None and ENGINES[agent.desired.engine].serves_merged
+
+
 def _wait_turn(agent: Agent, decision: Decision) -> contextlib.AbstractAsyncContextManager[object]:
     """Let one adapter at a time use an engine whose loads disturb requests. A proof sends requests too."""
     version = agent.memory.engine_version
@@ -141,18 +158,19 @@ async def _act(agent: Agent, adapter: DesiredAdapter | None, served_name: str, d
 async def _download(agent: Agent, adapter: DesiredAdapter, version: DesiredVersion) -> None:
     desired = agent.desired
     assert desired is not None  # noqa: S101 -- an adapter is part of a desired state
+    engine = ENGINES[desired.engine]
     directory = version_directory(agent.settings.adapters_directory, adapter.served_name, version.digest)
     async with agent.downloads:
         if not await asyncio.to_thread(is_complete, directory, version.digest):
-            await fetch_version(agent.settings, adapter, version, directory)
-        samples = await asyncio.to_thread(check_adapter, directory, ENGINES[desired.engine], desired.max_lora_rank)
+            await fetch_version(agent.settings, adapter, version, directory, merged=engine.serves_merged)
+        samples = await asyncio.to_thread(check_adapter, directory, engine, desired.max_lora_rank)
     agent.memory.samples[adapter.served_name, version.digest] = samples
     agent.memory.failed.pop((adapter.served_name, version.digest), None)
 
 
 async def _load_candidate(agent: Agent, driver: Driver, name: str, path: str) -> None:
     engine_version = agent.memory.engine_version
-    if engine_version is not None:
+    if engine_version is not None and not _serves_merged(agent):
         await asyncio.to_thread(check_version, Path(path), engine_version)
     await _load(driver, name, path)
 
@@ -169,6 +187,9 @@ async def _load(driver: Driver, name: str, path: str) -> None:
 
 async def _prove_base(proof: Proof, base: str) -> None:
     questions = proof.questions
+    if proof.is_merged:  # the trainer's base stands for it
+        proof.agent.memory.base_logprobs[proof.key] = [question.base for question in questions]
+        return
     logprobs = await _ask(proof.driver, base, questions)
     _require_proof(judge_base(logprobs, questions, proof.tolerance), base)
     proof.agent.memory.base_logprobs[proof.key] = logprobs
@@ -176,16 +197,11 @@ async def _prove_base(proof: Proof, base: str) -> None:
 
 async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
     memory, key = proof.agent.memory, proof.key
-    identity, questions, base = memory.identity, proof.questions, memory.base_logprobs.get(key)
+    identity, base = memory.identity, memory.base_logprobs.get(key)
     if base is None:  # the engine has restarted, so everything is proven again
         return
     began = time.monotonic()
-    logprobs = await _ask(proof.driver, name, questions)
-    verdict = judge_adapter(logprobs, base, questions, proof.tolerance)
-    _require_proof(verdict, name)
-    base_name = next(iter((await proof.driver.list_models()).bases), "")
-    after = await _ask(proof.driver, base_name, questions)
-    _require_proof(judge_base_after_load(after, base, questions, proof.tolerance), base_name)
+    verdict = await (_judge_merged(proof, name) if proof.is_merged else _judge_loaded(proof, name, base))
     if memory.identity != identity:
         return
     memory.remember_proof(name, path, verdict.message, began, time.monotonic())
@@ -195,6 +211,31 @@ async def _prove_adapter(proof: Proof, name: str, path: str) -> None:
         memory.failed.pop(key, None)
         if key in memory.started_at:  # otherwise the version is no longer desired
             memory.load_seconds.setdefault(key, time.monotonic() - memory.started_at[key])
+
+
+async def _judge_loaded(proof: Proof, name: str, base: list[float]) -> Verdict:
+    """Judge a loaded adapter, and the base beside it. Raises NotProvenError."""
+    questions = proof.questions
+    verdict = judge_adapter(await _ask(proof.driver, name, questions), base, questions, proof.tolerance)
+    _require_proof(verdict, name)
+    base_name = next(iter((await proof.driver.list_models()).bases), "")
+    after = await _ask(proof.driver, base_name, questions)
+    _require_proof(judge_base_after_load(after, base, questions, proof.tolerance), base_name)
+    return verdict
+
+
+async def _judge_merged(proof: Proof, name: str) -> Verdict:
+    """Judge a merged model. Where the engine tells no log-probabilities, its files count. Raises NotProvenError."""
+    questions = proof.questions
+    try:
+        logprobs = await _ask(proof.driver, name, questions)
+    except NoLogprobsError as error:
+        text = f"the files are those of the digest, and the answers are not proven: the engine cannot tell, {error}"
+        log.warning("%s: %s", name, text)
+        return Verdict(None, text)
+    verdict = judge_merged(logprobs, questions, proof.tolerance)
+    _require_proof(verdict, name)
+    return verdict
 
 
 async def _prove_again(proof: Proof, name: str, path: str) -> None:
@@ -224,8 +265,10 @@ async def _prove_again(proof: Proof, name: str, path: str) -> None:
 
 
 async def _ask_again(proof: Proof, name: str, before: list[float], questions: list[Question]) -> Verdict:
-    base_name = next(iter((await proof.driver.list_models()).bases), "")
     logprobs = await _ask(proof.driver, name, questions, at_once=1)
+    if proof.is_merged:
+        return judge_merged(logprobs, questions, proof.tolerance)
+    base_name = next(iter((await proof.driver.list_models()).bases), "")
     base = await _ask(proof.driver, base_name, questions, at_once=1)
     return judge_again(logprobs, base, before, questions, proof.tolerance)
 

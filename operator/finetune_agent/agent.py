@@ -10,6 +10,7 @@ from finetune_agent.settings import Settings
 from finetune_agent.state import Memory
 from finetune_api.engines import EngineName
 from finetune_api.messages import DesiredState
+from finetune_api.version_paths import version_directory
 from finetune_engines import ENGINES
 from finetune_engines.base import Driver, EngineKeys, EngineState
 
@@ -26,7 +27,7 @@ class Agent:
         settings: Paths, ports and patience.
         memory: What the agent remembers from one tick to the next.
         driver: Connection to the engine, once the desired state names one.
-        connection: Engine, URL and keys of ``driver``.
+        connection: Engine, URL, keys and paths of ``driver``.
         engine_state: What the engine serves; None while it does not answer.
         inspected_at: When the engine was asked for ``engine_state``.
         restored: Whether the versions on the volume were found again.
@@ -43,7 +44,7 @@ class Agent:
     settings: Settings
     memory: Memory = field(default_factory=Memory)
     driver: Driver | None = None
-    connection: tuple[EngineName, str, EngineKeys] | None = None
+    connection: tuple[EngineName, str, EngineKeys, dict[str, str]] | None = None
     engine_state: EngineState | None = None
     inspected_at: float = 0.0
     restored: bool = False
@@ -74,17 +75,28 @@ class Agent:
 
 
 async def connect_engine(agent: Agent, desired: DesiredState) -> Driver:
-    """Return the driver of the desired engine, and open a new one if engine, port or a key changed.
+    """Return the driver of the desired engine, and open a new one if engine, port, a key or a path changed.
 
     The keys are read each time, because a Secret may change.
     """
     url, keys = f"http://{agent.settings.engine_host}:{desired.port}", _read_keys(agent, desired)
-    connection = (desired.engine, url, keys)
+    paths = _list_paths(agent, desired) if ENGINES[desired.engine].serves_merged else {}
+    connection = (desired.engine, url, keys, paths)
     if agent.driver is None or agent.connection != connection:
         if agent.driver is not None:
             await agent.driver.close()
-        agent.driver, agent.connection = ENGINES[desired.engine].connect(url, keys), connection
+        agent.driver, agent.connection = ENGINES[desired.engine].connect(url, keys, paths), connection
     return agent.driver
+
+
+def _list_paths(agent: Agent, desired: DesiredState) -> dict[str, str]:
+    """Return the directory of each version in the pod's template, by its served name."""
+    return {
+        adapter.served_name: str(
+            version_directory(agent.settings.adapters_directory, adapter.served_name, adapter.version.digest)
+        )
+        for adapter in desired.adapters
+    }
 
 
 def _read_keys(agent: Agent, desired: DesiredState) -> EngineKeys:

@@ -39,16 +39,18 @@ class IncompatibleError(Exception):
 
 
 def check_adapter(directory: Path, engine: Engine, max_rank: int | None) -> GoldenSamples:
-    """Check the downloaded adapter in ``directory``, and return its golden samples.
+    """Check the downloaded adapter or merged model in ``directory``, and return its golden samples.
 
     Args:
-        directory: Directory of the adapter, as PEFT saves it.
+        directory: Directory of the adapter, as PEFT saves it, or of the merged model.
         engine: The engine that is to serve it.
         max_rank: Highest rank that the running engine accepts; None if it is not known.
 
     Raises:
         IncompatibleError: If the engine cannot serve the adapter.
     """
+    if engine.serves_merged:
+        return read_golden_samples(directory)
     config = _read_config(directory / CONFIG_NAME)
     if problems := engine.find_unsupported(config):
         raise IncompatibleError(

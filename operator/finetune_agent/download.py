@@ -1,6 +1,7 @@
-"""Download one version of an adapter: ``python -m finetune_agent.download``, which ``finetune_agent.fetch`` starts.
+"""Download one version of an adapter or merged model: ``python -m finetune_agent.download``.
 
-The request is JSON on standard input. The answer is JSON on standard output: null, or why it failed.
+``finetune_agent.fetch`` starts it. The request is JSON on standard input. The answer is JSON on standard output: null,
+or why it failed.
 """
 
 import json
@@ -11,18 +12,19 @@ from typing import Any
 
 from finetune_api.base import S3Location
 from finetune_api.uris import parse_s3_uri
-from finetune_artifacts.download import download_adapter
+from finetune_artifacts.download import download_adapter, download_merged
 from finetune_artifacts.errors import ArtifactError, Purpose
 from finetune_artifacts.s3 import open_s3
 
 
-def download(request: dict[str, Any]) -> dict[str, Any] | None:
+def fetch(request: dict[str, Any]) -> dict[str, Any] | None:
     """Download a version, and return the fault of the storage or the error of the disk; None without one."""
     location = S3Location(endpoint=request["endpoint"], region=request["region"])
     secret = Path(request["secret"]) if request["secret"] else None
     try:
         storage = open_s3(location, secret, Purpose.ADAPTER, request["patience_seconds"])
-        download_adapter(storage, parse_s3_uri(request["uri"]), request["digest"], Path(request["directory"]))
+        download = download_merged if request["merged"] else download_adapter
+        download(storage, parse_s3_uri(request["uri"]), request["digest"], Path(request["directory"]))
     except ArtifactError as error:
         return {"fault": error.fault, "message": error.message}
     except OSError as error:
@@ -32,4 +34,4 @@ def download(request: dict[str, Any]) -> dict[str, Any] | None:
 
 if __name__ == "__main__":
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    sys.stdout.write(json.dumps(download(json.load(sys.stdin))))
+    sys.stdout.write(json.dumps(fetch(json.load(sys.stdin))))

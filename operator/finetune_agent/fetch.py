@@ -13,8 +13,10 @@ from finetune_artifacts.errors import ArtifactError, Fault, Purpose
 MODULE = "finetune_agent.download"
 
 
-async def fetch_version(settings: Settings, adapter: DesiredAdapter, version: DesiredVersion, directory: Path) -> None:
-    """Download a version into ``directory``, completely and verified, or not at all.
+async def fetch_version(
+    settings: Settings, adapter: DesiredAdapter, version: DesiredVersion, directory: Path, *, merged: bool
+) -> None:
+    """Download a version into ``directory``, completely and verified, or not at all; ``merged``: a merged model.
 
     Raises:
         ArtifactError: If the storage refuses or the process ends early.
@@ -26,6 +28,7 @@ async def fetch_version(settings: Settings, adapter: DesiredAdapter, version: De
         "secret": str(settings.secrets_directory / adapter.secret) if adapter.secret else None,
         "uri": version.uri,
         "digest": version.digest,
+        "merged": merged,
         "directory": str(directory),
         "patience_seconds": settings.download_patience_seconds,
     }

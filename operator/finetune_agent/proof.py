@@ -86,6 +86,39 @@ def judge_base(logprobs: list[float], questions: list[Question], tolerance: floa
     )
 
 
+def judge_merged(logprobs: list[float], questions: list[Question], tolerance: float) -> Verdict:
+    """Compare the merged model that the engine serves with the trainer's adapter on its base.
+
+    Args:
+        logprobs: The engine's log-probability for each question.
+        questions: The questions.
+        tolerance: Largest mean difference, in nats per token.
+    """
+    if not all(map(math.isfinite, logprobs)):
+        text = "the engine's log-probabilities are infinite or not a number (NaN): use another type (--dtype)"
+        return Verdict(Reason.PROOF_FAILED, text)
+    shown = ""
+    if _is_visible(questions):
+        effect, error = measure_effect(logprobs, None, questions)
+        shown = f"{effect:.0%} of the trained effect is there (standard error {error:.0%}); "
+        allowed = MAX_DEVIATION + STANDARD_ERRORS * error
+        if not max(MIN_EFFECT, 1 - allowed) <= effect <= 1 + allowed:
+            return Verdict(
+                Reason.PROOF_FAILED,
+                f"the engine does not answer as the merged model: {effect:.0%} of the adapter's effect is there "
+                f"(standard error {error:.0%}). It serves another model, or changes its weights when it loads them",
+            )
+    difference = mean_difference(logprobs, [question.adapter for question in questions])
+    if difference > tolerance:
+        return Verdict(
+            Reason.PROOF_FAILED,
+            f"the engine's answers differ from the merged model's by {difference:.3f} nats per token, and at most "
+            f"{tolerance:g} are allowed: it serves another model, or quantises it (then raise "
+            "spec.verification.tolerance)",
+        )
+    return Verdict(None, f"{shown}the merged model differs by {difference:.4f} nats per token")
+
+
 def judge_adapter(logprobs: list[float], base: list[float], questions: list[Question], tolerance: float) -> Verdict:
     """Compare what answers under the adapter's name with the trainer's adapter and the engine's base.
 
@@ -154,7 +187,7 @@ def judge_base_after_load(
     )
 
 
-def measure_effect(logprobs: list[float], base: list[float], questions: list[Question]) -> tuple[float, float]:
+def measure_effect(logprobs: list[float], base: list[float] | None, questions: list[Question]) -> tuple[float, float]:
     """Return the share of the trained effect that shows, and its standard error.
 
     The share is the least-squares coefficient of (measured - base) on (adapter - base) of the questions: 1 for
@@ -163,9 +196,11 @@ def measure_effect(logprobs: list[float], base: list[float], questions: list[Que
 
     Args:
         logprobs: Log-probability for each question.
-        base: The same under the engine's base before the load.
+        base: The same under the engine's base before the load. None: it serves none, and the trainer's stands for it;
+            then only the fit tells the noise.
         questions: The questions, with an effect.
     """
+    known, base = base is not None, base if base is not None else [question.base for question in questions]
     trained = [question.adapter - question.base for question in questions]
     shown_effect = [a - b for a, b in zip(logprobs, base, strict=True)]
     size = sum(value * value for value in trained)
@@ -173,7 +208,7 @@ def measure_effect(logprobs: list[float], base: list[float], questions: list[Que
     misfit = sum((a - effect * b) ** 2 for a, b in zip(shown_effect, trained, strict=True))
     of_fit = misfit / (len(trained) - 1) if len(trained) > 1 else math.inf
     of_base = sum((value - question.base) ** 2 for value, question in zip(base, questions, strict=True)) / len(trained)
-    return effect, math.sqrt(min(of_fit, 2 * of_base) / size)
+    return effect, math.sqrt((min(of_fit, 2 * of_base) if known else of_fit) / size)
 
 
 def _is_visible(questions: list[Question]) -> bool:

@@ -2,4 +2,5 @@
 
 from typing import Literal
 
-EngineName = Literal["vllm", "sglang"]
+EngineName = Literal["vllm", "sglang", "merged"]
+"""``merged`` stands for any engine without LoRA, which serves base and adapter as one model."""

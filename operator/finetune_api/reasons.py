@@ -70,6 +70,7 @@ class Reason(StrEnum):
     TARGET_PAUSED = "TargetPaused"
     AGENT_MISSING = "AgentMissing"
     CONTAINER_NOT_FOUND = "ContainerNotFound"
+    MODEL_NOT_NAMED = "ModelNotNamed"
     SERVED_NAME_TAKEN = "ServedNameTaken"
     CONFIG_MAP_TAKEN = "ConfigMapTaken"
     FIELD_CONFLICT = "FieldConflict"

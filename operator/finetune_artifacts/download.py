@@ -8,10 +8,11 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from finetune_api.manifest import MANIFEST_NAME, AdapterManifest, FileEntry
+from finetune_api.manifest import MANIFEST_NAME, AdapterManifest, FileEntry, MergedManifest
 from finetune_api.uris import StorageUri
 from finetune_artifacts.digests import digest_of, digest_of_file
 from finetune_artifacts.errors import ArtifactError, Fault
@@ -21,16 +22,22 @@ from finetune_artifacts.storage import ObjectInfo, ProgressCallback, Storage, ig
 log = logging.getLogger(__name__)
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"}
 """Endings of files that can run code when they are loaded."""
+Manifest = TypeVar("Manifest", AdapterManifest, MergedManifest)
 MAX_FILES = 10_000
 """Maximum number of files of a directory. Each costs a request, and the largest models have some hundreds."""
 
 
 def download_adapter(storage: Storage, uri: StorageUri, digest: str, directory: Path) -> AdapterManifest:
-    """Download the adapter below ``uri`` into a directory, with its manifest.json.
+    """Download the adapter below ``uri`` into a directory, with its manifest.json. Raises as ``download_merged``."""
+    return _download(storage, uri, digest, directory, AdapterManifest)
+
+
+def download_merged(storage: Storage, uri: StorageUri, digest: str, directory: Path) -> MergedManifest:
+    """Download the merged model below ``uri`` into a directory, with its manifest.json.
 
     Args:
         storage: The storage to download from.
-        uri: Prefix of the adapter's objects.
+        uri: Prefix of the model's objects.
         digest: ``sha256:<hex>`` of its manifest.
         directory: Directory to create. If it exists and its manifest has the digest, nothing is downloaded.
 
@@ -38,13 +45,17 @@ def download_adapter(storage: Storage, uri: StorageUri, digest: str, directory: 
         ArtifactError: DIGEST_MISMATCH if a byte differs from the manifest, ADAPTER_UNSUPPORTED for pickled weights.
         OSError: The disk is full, for example.
     """
+    return _download(storage, uri, digest, directory, MergedManifest)
+
+
+def _download(storage: Storage, uri: StorageUri, digest: str, directory: Path, kind: type[Manifest]) -> Manifest:
     if (directory / MANIFEST_NAME).is_file():
         content = (directory / MANIFEST_NAME).read_bytes()
         _check_digest(storage, f"{uri.child(MANIFEST_NAME)} (in {directory})", content, digest)
-        return AdapterManifest.model_validate_json(content)
+        return kind.model_validate_json(content)
     content = read_object(storage, uri.child(MANIFEST_NAME))
     _check_digest(storage, str(uri.child(MANIFEST_NAME)), content, digest)
-    manifest = parse_adapter_manifest(storage, uri, content)
+    manifest = _parse_manifest(storage, uri, content, kind)
     refuse_unsafe_files(storage, uri, manifest.files, pickles=True)
     download_files(storage, uri, manifest.files, directory, extra={MANIFEST_NAME: content})
     return manifest
@@ -63,25 +74,31 @@ def _check_digest(storage: Storage, name: str, content: bytes, expected: str) ->
 
 def parse_adapter_manifest(storage: Storage, uri: StorageUri, content: bytes) -> AdapterManifest:
     """Parse the manifest of the adapter below ``uri``. Raises ArtifactError if it is invalid."""
+    return _parse_manifest(storage, uri, content, AdapterManifest)
+
+
+def _parse_manifest(storage: Storage, uri: StorageUri, content: bytes, kind: type[Manifest]) -> Manifest:
     try:
-        manifest = AdapterManifest.model_validate_json(content)
+        manifest = kind.model_validate_json(content)
     except ValidationError as error:
         message = str(error.errors(include_url=False, include_input=False)[0]["msg"])
-        raise _invalid_manifest_error(storage, uri, message) from error
+        raise _invalid_manifest_error(storage, uri, message, kind) from error
     if not manifest.files:
-        raise _invalid_manifest_error(storage, uri, "it lists no files")
+        raise _invalid_manifest_error(storage, uri, "it lists no files", kind)
     if len(manifest.files) > MAX_FILES:
-        raise _invalid_manifest_error(
-            storage, uri, f"it lists {len(manifest.files)} files, and at most {MAX_FILES} are allowed"
-        )
+        text = f"it lists {len(manifest.files)} files, and at most {MAX_FILES} are allowed"
+        raise _invalid_manifest_error(storage, uri, text, kind)
     return manifest
 
 
-def _invalid_manifest_error(storage: Storage, uri: StorageUri, problem: str) -> ArtifactError:
+def _invalid_manifest_error(
+    storage: Storage, uri: StorageUri, problem: str, kind: type[AdapterManifest | MergedManifest]
+) -> ArtifactError:
+    title = "an adapter" if kind is AdapterManifest else "a merged model"
     return ArtifactError(
         storage.purpose,
         Fault.CORRUPT,
-        f"{uri.child(MANIFEST_NAME)} at {storage.endpoint} is not the manifest of an adapter: {problem}",
+        f"{uri.child(MANIFEST_NAME)} at {storage.endpoint} is not the manifest of {title}: {problem}",
     )
 
 

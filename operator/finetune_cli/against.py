@@ -129,7 +129,7 @@ def _check(
         return _refuse(result, field, f"--against gives no {wanted}, only {given}")
     engine, container_name = ENGINES[spec.target.engine], spec.target.container or spec.target.engine
     adapter, unknown = _find_adapter(spec, jobs)
-    problems: list[tuple[int, Problem]] = []
+    problems = [(result.line, problem) for problem in _find_missing_merge(spec, jobs)]
     warnings = dict.fromkeys(unknown)
     for workload in chosen:
         title, containers = f"{workload['kind']} {workload['metadata']['name']!r}", _list_containers(workload)
@@ -141,7 +141,13 @@ def _check(
         arguments = read_engine_args(container, engine)
         problems += [
             (result.line, Problem(reason=misfit.reason, field="spec.target", message=misfit.message))
-            for misfit in find_misfits(adapter, arguments, engine, f"container {container_name!r} of {title}")
+            for misfit in find_misfits(
+                result.value["metadata"]["name"],
+                adapter,
+                arguments,
+                engine,
+                f"container {container_name!r} of {title}",
+            )
         ]
         warnings |= dict.fromkeys(find_warnings(adapter, arguments, engine, adapters[kind, name]))
     return replace(result, problems=problems, warnings=list(warnings))
@@ -166,6 +172,16 @@ def _is_chosen(workload: Object, spec: AdapterDeploymentSpec) -> bool:
 
 def _refuse(result: CheckedObject, field: str, message: str) -> CheckedObject:
     return replace(result, problems=[(result.line, Problem(field=field, message=message))])
+
+
+def _find_missing_merge(spec: AdapterDeploymentSpec, jobs: dict[str, Object]) -> list[Problem]:
+    """Find out whether the FineTuneJob, if it is known, makes the merged model that the engine serves."""
+    reference = spec.adapter.finetune_job_ref
+    job = jobs.get(reference.name) if reference is not None else None
+    if job is None or not ENGINES[spec.target.engine].serves_merged or job["spec"]["output"].get("mergedModel"):
+        return []
+    text = f"engine merged serves a merged model, and FineTuneJob {job['metadata']['name']!r} makes none: "
+    return [Problem(field="spec.target.engine", message=f"{text}set its spec.output.mergedModel: true")]
 
 
 def _find_adapter(spec: AdapterDeploymentSpec, jobs: dict[str, Object]) -> tuple[Adapter | None, list[str]]:

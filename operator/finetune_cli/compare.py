@@ -34,6 +34,8 @@ class Request:
 def compare_pod(cluster: Cluster, name: str, request: Request, output: str) -> None:
     """Ask a pod that serves the AdapterDeployment, through the API server. Raises CliError if there is none."""
     item = cluster.find_one("AdapterDeployment", name)
+    if ENGINES[item["spec"]["target"].get("engine", Target.model_fields["engine"].default)].serves_merged:
+        raise CliError(f"{name} serves a merged model, so its pods have no base that could answer beside it")
     active = [pod["name"] for pod in item.get("status", {}).get("podStatus") or [] if pod["state"] == "Active"]
     if not active:
         raise CliError(f"no pod serves {item['spec']['servedName']!r} yet; see: finetune status {name}")

@@ -5,15 +5,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from finetune_api.base import S3Location
-from finetune_api.manifest import MANIFEST_NAME
+from finetune_api.manifest import MANIFEST_NAME, MergedManifest
 from finetune_api.sizes import format_size
 from finetune_api.uris import S3Uri, parse_s3_uri
 from finetune_artifacts.digests import digest_of
-from finetune_artifacts.download import download_adapter
+from finetune_artifacts.download import download_adapter, download_merged
 from finetune_artifacts.errors import ArtifactError, Purpose
 from finetune_artifacts.models import download_model
 from finetune_artifacts.objects import read_object
@@ -37,7 +38,7 @@ class Source:
 
 
 def fetch(source: Source, directory: Path, output: str) -> None:
-    """Download an adapter, which has a manifest.json, or a model.
+    """Download an adapter or merged model, which have a manifest.json, or another model.
 
     Raises:
         CliError: The download failed. The directory of an adapter then does not exist.
@@ -72,11 +73,12 @@ def _open(source: Source, purpose: Purpose) -> S3Storage:
 
 
 def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) -> str | None:
-    """Download, and return the digest of the adapter; None for a model, which has no manifest."""
-    if digest is None and store.head(uri.child(MANIFEST_NAME)) is not None:
-        digest = digest_of(read_object(store, uri.child(MANIFEST_NAME)))
-    if digest is not None:
-        download_adapter(store, uri, digest, directory)
+    """Download, and return the digest of the adapter or merged model; None for a model without a manifest."""
+    if digest is not None or store.head(uri.child(MANIFEST_NAME)) is not None:
+        content = read_object(store, uri.child(MANIFEST_NAME))
+        digest = digest or digest_of(content)
+        download = download_merged if _is_merged(content) else download_adapter
+        download(store, uri, digest, directory)
         return digest
     columns = BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
@@ -85,3 +87,10 @@ def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) ->
             store, uri, directory, lambda received, total: progress.update(task, completed=received, total=total)
         )
     return None
+
+
+def _is_merged(manifest: bytes) -> bool:
+    try:
+        return MergedManifest.model_validate_json(manifest).kind == "MergedModel"
+    except ValidationError:
+        return False

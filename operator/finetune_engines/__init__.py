@@ -19,17 +19,22 @@ ENGINES: dict[EngineName, Engine] = {
 }
 
 
+def list_lora_engines() -> list[Engine]:
+    """Return the engines that serve adapters beside their base."""
+    return [engine for engine in ENGINES.values() if not engine.serves_merged]
+
+
 def engines_that_serve(adapter_config: Mapping[str, Any]) -> list[str]:
     """Return the engines that can serve an adapter, by its adapter_config.json."""
-    return [name for name, engine in ENGINES.items() if not engine.find_unsupported(adapter_config)]
+    return [engine.name for engine in list_lora_engines() if not engine.find_unsupported(adapter_config)]
 
 
 def list_refusals(adapter_config: Mapping[str, Any]) -> dict[str, str]:
     """Return why engines cannot serve an adapter, by the engine's title."""
-    problems = {engine.title: engine.find_unsupported(adapter_config) for engine in ENGINES.values()}
+    problems = {engine.title: engine.find_unsupported(adapter_config) for engine in list_lora_engines()}
     return {title: "; ".join(texts) for title, texts in problems.items() if texts}
 
 
 def highest_rank() -> int:
     """Return the highest LoRA rank that any engine serves."""
-    return max(engine.ranks[-1] for engine in ENGINES.values())
+    return max(engine.ranks[-1] for engine in list_lora_engines())

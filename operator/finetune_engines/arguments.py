@@ -13,7 +13,7 @@ from typing import Any
 from finetune_api.version_paths import VARIABLE_PREFIX
 from finetune_engines.base import Engine
 
-_PATH_VARIABLE = re.compile(rf"\$[({{]?{VARIABLE_PREFIX}\w+[)}}]?")
+_PATH_VARIABLE = re.compile(rf"\$[({{]?({VARIABLE_PREFIX}\w+)[)}}]?")
 """Reference to a version's directory in a variable that the operator sets; it cannot hide further arguments."""
 _SHELLS = ("sh", "bash", "ash", "dash")
 
@@ -36,6 +36,8 @@ class EngineArgs:
     """Revision of the base model, if an argument names one."""
     chat_template: str | None = None
     """Chat template that replaces the base's own."""
+    paths: frozenset[str] = frozenset()
+    """Variables with the directory of a version that it names."""
 
 
 def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
@@ -44,8 +46,7 @@ def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
     The image's entry point, a shell variable or a configuration file may add arguments that are not visible here. Then
     an argument that is missing counts as unknown.
     """
-    arguments = [*(container.get("command") or []), *(container.get("args") or [])]
-    words = _split_words([_PATH_VARIABLE.sub("", str(argument)) for argument in arguments])
+    words = _split_words([_PATH_VARIABLE.sub("", argument) for argument in _list_arguments(container)])
     names = _list_names(words)
     is_complete = (
         not set(engine.start_words).isdisjoint([*words, *names])
@@ -65,7 +66,17 @@ def read_engine_args(container: dict[str, Any], engine: Engine) -> EngineArgs:
         base=_read_base(words, engine),
         revision=_read_value(words, "--revision"),
         chat_template=_read_value(words, "--chat-template"),
+        paths=list_path_variables(container),
     )
+
+
+def list_path_variables(container: dict[str, Any]) -> frozenset[str]:
+    """List the variables with the directory of a version that the engine's command line names."""
+    return frozenset(name for argument in _list_arguments(container) for name in _PATH_VARIABLE.findall(argument))
+
+
+def _list_arguments(container: dict[str, Any]) -> list[str]:
+    return [str(argument) for argument in [*(container.get("command") or []), *(container.get("args") or [])]]
 
 
 def _read_number(words: Sequence[str], names: Sequence[str], default: int | None) -> int | None:

@@ -131,6 +131,14 @@ class Driver(Protocol):
         ...
 
 
+class NoLogprobsError(EngineError):
+    """The engine does not tell the log-probabilities of given tokens, so that no answer of it can be proven."""
+
+    def __init__(self, message: str) -> None:
+        """Keep what is wrong."""
+        super().__init__(Reason.ENGINE_REFUSED, message, permanent=True)
+
+
 @dataclass(frozen=True)
 class EngineKeys:
     """The keys that a running engine may ask for.
@@ -152,6 +160,11 @@ class Engine:
         name: Value of ``spec.target.engine``.
         title: How the engine writes its own name.
         port: Default port of its HTTP interface.
+        connect: Opens a driver: ``(URL, keys, paths)``. ``paths`` has the directory of each version that the engine was
+            to be started with, by its served name; empty for an engine that loads adapters.
+        judge_version: Returns what follows from the version of a running engine; None: it is not known.
+        client_model: Returns the model that clients ask for: ``(base, served name)``.
+        serves_merged: It serves base and adapter as one merged model, and no adapter. The attributes below stay unset.
         start_words: Words that start the engine. If a container's command has one, all arguments are visible.
         config_arguments: Arguments that read further arguments from a file.
         lora_arguments: Arguments each of which turns LoRA on, the usual one first.
@@ -166,35 +179,33 @@ class Engine:
             The operator sets the first value, and leaves any of them that the user has set.
         ignored_tensors: Endings of tensor names that the engine skips when it loads an adapter.
         find_unsupported: Returns what the engine cannot serve of an adapter_config.json, one sentence each.
-        judge_version: Returns what follows from the version of a running engine; None: it is not known.
-        client_model: Returns the model that clients ask for: ``(base, served name)``.
         adapter_command: Returns the shell command that serves a base with one adapter:
             ``(base, adapter directory, served name, rank)``.
         model_command: Returns the shell command that serves a whole model: ``(model directory, served name)``.
-        connect: Opens a driver: ``(URL, keys)``.
     """
 
     name: EngineName
     title: str
     port: int
-    start_words: tuple[str, ...]
-    config_arguments: tuple[str, ...]
-    lora_arguments: tuple[str, ...]
-    max_rank_argument: str
-    default_max_rank: int | None
-    modules_argument: str
-    slot_arguments: tuple[str, ...]
-    default_slots: int | None
-    base_arguments: tuple[str, ...]
-    ranks: tuple[int, ...]
-    environment: Mapping[str, tuple[str, ...]]
-    ignored_tensors: tuple[str, ...]
-    find_unsupported: Callable[[Mapping[str, Any]], list[str]]
+    connect: Callable[[str, EngineKeys, Mapping[str, str]], Driver]
     judge_version: Callable[[str | None], EngineVersion]
     client_model: Callable[[str, str], str]
-    adapter_command: Callable[[str, str, str, int], str]
-    model_command: Callable[[str, str], str]
-    connect: Callable[[str, EngineKeys], Driver]
+    serves_merged: bool = False
+    start_words: tuple[str, ...] = ()
+    config_arguments: tuple[str, ...] = ()
+    lora_arguments: tuple[str, ...] = ()
+    max_rank_argument: str = ""
+    default_max_rank: int | None = None
+    modules_argument: str = ""
+    slot_arguments: tuple[str, ...] = ()
+    default_slots: int | None = None
+    base_arguments: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+    environment: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ignored_tensors: tuple[str, ...] = ()
+    find_unsupported: Callable[[Mapping[str, Any]], list[str]] = lambda _: []
+    adapter_command: Callable[[str, str, str, int], str] = lambda base, adapter, name, rank: ""
+    model_command: Callable[[str, str], str] = lambda model, name: ""
 
     def fitting_rank(self, rank: int) -> int | None:
         """Return the smallest value of ``max_rank_argument`` that admits ``rank``; None if there is none."""

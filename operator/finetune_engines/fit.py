@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from finetune_api.reasons import Reason
+from finetune_api.version_paths import path_variable
 from finetune_engines.arguments import EngineArgs
 from finetune_engines.base import Engine
 
@@ -68,6 +69,7 @@ class Misfit:
 
 
 def find_misfits(
+    name: str,
     adapter: Adapter | None,
     arguments: EngineArgs,
     engine: Engine,
@@ -77,12 +79,15 @@ def find_misfits(
     """Find every reason for which the engine cannot serve the adapter.
 
     Args:
-        adapter: The adapter; None if it is unknown.
-        arguments: The LoRA settings of the engine's command line.
+        name: Name of the AdapterDeployment.
+        adapter: The adapter; None if it is unknown, or merged into its base.
+        arguments: The settings of the engine's command line.
         engine: The engine.
         container: Name of the container that runs it, for the messages.
         versions: Versions of the engine that its pods have reported so far; None for a pod that reports none.
     """
+    if engine.serves_merged:
+        return _find_unnamed_model(path_variable(name), arguments, container)
     if arguments.lora is False:
         text = f"{container} starts {engine.title} without {engine.lora_arguments[0]}, so it can serve no adapter"
         return [Misfit(Reason.LORA_DISABLED, f"{text}: add the argument")]
@@ -112,6 +117,16 @@ def find_misfits(
         misfits.append(Misfit(Reason.ADAPTER_UNSUPPORTED, text))
     misfits += _find_version_misfits(adapter, engine, versions)
     return misfits
+
+
+def _find_unnamed_model(variable: str, arguments: EngineArgs, container: str) -> list[Misfit]:
+    if variable in arguments.paths:
+        return []
+    text = (
+        f"{container} does not name the merged model, so it would serve another one: write $({variable}), which is the "
+        "model's directory, into its command or args in place of the model"
+    )
+    return [Misfit(Reason.MODEL_NOT_NAMED, text)]
 
 
 def _find_version_misfits(adapter: Adapter, engine: Engine, versions: Collection[str | None]) -> list[Misfit]:

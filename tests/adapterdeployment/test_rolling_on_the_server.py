@@ -96,6 +96,24 @@ def test_an_engine_whose_arguments_do_not_name_the_version_may_load_it_at_run_ti
     assert read_environment(serving)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
 
 
+def test_an_engine_without_lora_is_started_with_each_merged_model(serving: ServingNamespace) -> None:
+    engine = manifest()
+    container = engine["spec"]["template"]["spec"]["containers"][0]
+    container["args"] = ["serve", "/models/base"]
+    target = {"deploymentRef": {"name": "web"}, "engine": "merged", "container": container["name"]}
+    serving.kubectl("apply", "-f", "-", stdin=engine)
+    serving.apply_adapter("bot", strategy=ROLLING, target=target)
+    refused = serving.await_condition("bot", "Accepted", "False", "ModelNotNamed")
+    assert "$(FINETUNE_PATH_BOT)" in refused
+    assert serving.agent() is None
+    container["args"] = ["serve", "$(FINETUNE_PATH_BOT)"]
+    first = start(serving, engine, target=target)
+    assert read_environment(serving) == {"FINETUNE_PATH_BOT": f"/adapters/bot-name/{V1.removeprefix('sha256:')}"}
+    serving.apply_adapter("bot", V2, strategy=ROLLING, target=target)
+    assert serve(serving, V2) != first
+    serving.await_condition("bot", "Ready", "True", "Serving")
+
+
 def test_a_version_that_a_new_pod_refuses_goes_back_to_the_pods_before(serving: ServingNamespace) -> None:
     first = start(serving)
     old = {pod["metadata"]["name"] for pod in serving.pods()}

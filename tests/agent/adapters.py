@@ -35,6 +35,27 @@ def _make(target: Path) -> None:
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
 
 
+def merged_model() -> Path:
+    """Return the directory of the adapter ``first``, merged into its base."""
+    return cached("test-merged", RECIPE + str(adapters()), "merging a test's adapter", "1 min", _merge)
+
+
+def _merge(target: Path) -> None:
+    command = [sys.executable, "-m", "tests.agent.adapters", str(target), str(smollm2()), str(adapters() / "first")]
+    subprocess.run([*command, "merge"], check=True, cwd=Path(__file__).parents[2])
+
+
+def merge(target: Path, model: str, adapter: Path) -> None:
+    """Merge an adapter into its base, and put its golden samples beside the merged model."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base: Any = AutoModelForCausalLM.from_pretrained(model, dtype="bfloat16")
+    PeftModel.from_pretrained(base, str(adapter)).merge_and_unload().save_pretrained(str(target))
+    AutoTokenizer.from_pretrained(model).save_pretrained(str(target))
+    (target / "golden.json").write_bytes((adapter / "golden.json").read_bytes())
+
+
 def main(target: Path, model: str, tiny: str) -> None:
     """Make every adapter below ``target``."""
     make(target, model, {"first": (1, 8), "second": (2, 8), "other": (3, 4), "rank32": (4, 32), "unmatched": (6, 8)})
@@ -91,4 +112,7 @@ def _rename_modules(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    if sys.argv[4:] == ["merge"]:
+        merge(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    else:
+        main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -27,5 +27,5 @@ def test_a_download_whose_process_ends_is_a_failure_that_names_its_status(
     monkeypatch.setattr(fetch, "MODULE", "no_such_module")
     adapter = DesiredAdapter(deployment="bot", served_name="bot", version=VERSION)
     with pytest.raises(ArtifactError, match="ended with 1") as caught:
-        asyncio.run(fetch.fetch_version(Settings("pod"), adapter, VERSION, tmp_path / "version"))
+        asyncio.run(fetch.fetch_version(Settings("pod"), adapter, VERSION, tmp_path / "version", merged=False))
     assert caught.value.reason is Reason.DOWNLOAD_FAILED

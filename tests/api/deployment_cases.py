@@ -12,6 +12,8 @@ from finetune_api.adapterdeployment.spec import (
     EMPTY_SELECTOR,
     EVERY_POD,
     FOLLOWS_NEWEST,
+    MERGED_ROLLS,
+    NAMED_CONTAINER,
     NO_CANARY,
     ONE_SOURCE,
     ONE_TARGET,
@@ -91,6 +93,18 @@ DEPLOYMENT_CASES = [
     of_deployment("no target", {"spec.target": {"port": 8000}}, "spec.target", ONE_TARGET),
     of_deployment(
         "an unknown engine", {"spec.target.engine": "tgi"}, "spec.target.engine", 'supported values: "vllm"', "'vllm'"
+    ),
+    of_deployment(
+        "an engine without LoRA that is to load at run time",
+        {"spec.target.engine": "merged", "spec.target.container": "trtllm"},
+        "spec",
+        MERGED_ROLLS,
+    ),
+    of_deployment(
+        "an engine without LoRA in no container",
+        {"spec.target.engine": "merged", "spec.strategy": {"type": "Rolling"}},
+        "spec.target",
+        NAMED_CONTAINER,
     ),
     of_deployment("no served name", {"spec.servedName": REMOVE}, "spec.servedName", "Required value", "Field required"),
     of_deployment(

@@ -53,6 +53,33 @@ def test_what_the_engine_cannot_serve_is_reported_before_the_training(
     assert text in checked.out
 
 
+MERGED = {
+    "spec.target.engine": "merged",
+    "spec.target.container": "vllm",
+    "spec.strategy": {"type": "Rolling"},
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "args", "text"),
+    [
+        ({}, ["$(FINETUNE_PATH_SHAKESPEARE)"], "set its spec.output.mergedModel: true"),
+        (
+            {"spec.output.mergedModel": True},
+            ["--port=8000"],
+            "write $(FINETUNE_PATH_SHAKESPEARE), which is the",
+        ),
+        ({"spec.output.mergedModel": True}, ["--model=$(FINETUNE_PATH_SHAKESPEARE)"], None),
+    ],
+)
+def test_an_engine_without_lora_must_be_started_with_a_merged_model(
+    tmp_path: Path, job: dict[str, Any], args: list[str], text: str | None
+) -> None:
+    checked = finetune("validate", "-", "--against", write(tmp_path, args), stdin=files(job, **MERGED))
+    assert checked.code == (0 if text is None else 1), checked.out
+    assert text is None or text in checked.out
+
+
 def test_a_fitting_engine_is_valid_and_what_should_be_known_is_a_warning(tmp_path: Path) -> None:
     deployment = write(tmp_path, ["--enable-lora", "--chat-template", "/chat.jinja"])
     checked = finetune("validate", "-", "--against", deployment, stdin=files())

@@ -10,6 +10,7 @@ import pytest
 from finetune_api.manifest import AdapterManifest, Origin
 from finetune_api.uris import S3Uri
 from finetune_artifacts.upload import put_manifest, upload_directory
+from tests.agent.fake_merged_engine import publish_merged, write_merged
 from tests.cli.run import finetune
 from tools.testing.s3_server import S3Server, running_s3
 
@@ -55,6 +56,15 @@ def test_an_adapter_arrives_with_its_digest(server: S3Server, location: S3Uri, a
     assert fetched.code == 0, fetched.err
     assert json.loads(fetched.out)["digest"] == adapter
     assert (target / "adapter_model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_merged_model_arrives_with_its_digest(server: S3Server, location: S3Uri, tmp_path: Path) -> None:
+    version = publish_merged(server, location.bucket, write_merged(tmp_path / "model", 0.5))
+    target = tmp_path / "target"
+    fetched = finetune("fetch", version.uri, str(target), "--output", "json", *options(server))
+    assert fetched.code == 0, fetched.err
+    assert json.loads(fetched.out)["digest"] == version.digest
+    assert (target / "config.json").read_text() == "{}"
 
 
 def test_a_digest_that_was_not_given_is_reported(

@@ -55,7 +55,7 @@ TRAINED = AdapterStatus(
     ],
 )
 def test_misfits(trained: AdapterStatus | None, arguments: EngineArgs, reasons: list[Reason], text: str) -> None:
-    misfits = find_misfits(trained, arguments, VLLM, "the container")
+    misfits = find_misfits("bot", trained, arguments, VLLM, "the container")
     assert [misfit.reason for misfit in misfits] == reasons
     assert text in " ".join(misfit.message for misfit in misfits)
 
@@ -91,7 +91,7 @@ def test_a_version_that_no_pod_can_serve_the_adapter_with_is_refused(
     versions: tuple[str | None, ...], refused: bool
 ) -> None:
     trained = TRAINED.model_copy(update={"servable_by": ["sglang"]})
-    misfits = find_misfits(trained, replace(PLAIN, max_lora_rank=None), SGLANG, "the container", versions)
+    misfits = find_misfits("bot", trained, replace(PLAIN, max_lora_rank=None), SGLANG, "the container", versions)
     assert bool(misfits) is refused
     assert all("use SGLang 0.5.8 or newer" in misfit.message for misfit in misfits)
 

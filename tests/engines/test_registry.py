@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -33,8 +34,9 @@ from tests.api.objects import changed
 class TinyDriver:
     """Driver of the test's engine, which only remembers its address."""
 
-    def __init__(self, url: str, keys: EngineKeys) -> None:
+    def __init__(self, url: str, keys: EngineKeys, paths: Mapping[str, str]) -> None:
         """Keep the address."""
+        assert not paths
         self.address = (url, keys)
 
 
@@ -79,16 +81,20 @@ def test_the_default_engine_of_a_message_is_at_its_port() -> None:
 
 @pytest.mark.parametrize("name", get_args(EngineName))
 def test_container_and_port_have_the_engines_defaults(name: EngineName) -> None:
-    spec = AdapterDeploymentSpec.model_validate(
-        changed(adapter()["spec"], {"target": {"deploymentRef": {"name": NAME}, "engine": name}})
-    )
+    engine = ENGINES[name]
+    own = {"container": name} if engine.serves_merged else {}
+    serving = {
+        "target": {"deploymentRef": {"name": NAME}, "engine": name, **own},
+        "strategy": {"type": "Rolling" if engine.serves_merged else "Hot"},
+    }
+    spec = AdapterDeploymentSpec.model_validate(changed(adapter()["spec"], serving))
     item = deployment()
     item["spec"]["template"]["spec"]["containers"][0]["name"] = name
     target = find_target(item, TARGET, spec)
     assert isinstance(target, ServingTarget)
-    assert (target.container, target.port) == (name, ENGINES[name].port)
+    assert (target.container, target.port) == (name, engine.port)
     description = Target.model_fields["port"].description or ""
-    assert f"{ENGINES[name].port} for {ENGINES[name].title}" in description
+    assert f"{engine.port} for {engine.title}" in description
 
 
 def test_engines_are_known_without_an_http_client() -> None:
@@ -129,7 +135,7 @@ def test_the_operators_messages_name_the_engine(
         rank=rank,
         servable_by=servable_by,
     )
-    obstacle = check_target(status, target, TARGET)  # type: ignore[arg-type]
+    obstacle = check_target("bot", status, target, TARGET)  # type: ignore[arg-type]
     assert obstacle is not None
     assert message in obstacle.message
 

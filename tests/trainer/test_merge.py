@@ -72,7 +72,9 @@ def test_a_merge_that_was_cut_off_is_repeated_and_a_finished_one_is_found(
     written = manifest(trained)
     assert written.adapter_digest == digest_of(trained.read("team/job/adapter/manifest.json"))
     assert written.precision == trained.manifest().precision == "bf16"
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.path for file in written.files}
+    files = {"config.json", "model.safetensors", "tokenizer.json", "golden.json"}
+    assert files <= {file.path for file in written.files}
+    assert trained.read(f"{MERGED}/golden.json") == trained.read("team/job/adapter/golden.json")
     tensors = load_file(trained.server.buckets / trained.bucket / MERGED / "model.safetensors")
     assert {str(tensor.dtype) for tensor in tensors.values()} == {"torch.bfloat16"}
     assert not [key for key in trained.objects() if "/claims/" in key], "a finished merge releases its claim"

@@ -18,11 +18,12 @@ START_SECONDS = 900
 
 
 class RealVllm:
-    """A vLLM that serves a model as ``base``; the default is SmolLM2."""
+    """A vLLM that serves a model as ``base``, by default SmolLM2 with adapters."""
 
-    def __init__(self, directory: Path, model: Path | None = None) -> None:
+    def __init__(self, directory: Path, model: Path | None = None, *, lora: bool = True) -> None:
         """Choose a port; nothing runs yet."""
         self.model = model
+        self.lora = lora
         self.port = free_port()
         self.log = directory / "vllm.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -40,7 +41,7 @@ class RealVllm:
         # one group: vLLM may have children, and all of them must end with it
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-S", *engine_arguments(str(self.model or smollm2()), port=self.port)],
+                [sys.executable, "-S", *engine_arguments(str(self.model or smollm2()), port=self.port, lora=self.lora)],
                 env={**keep, **engine_variables(str(vllm_environment())), "PYTHONDONTWRITEBYTECODE": "1"},
                 stdout=log,
                 stderr=log,
@@ -80,9 +81,9 @@ class RealVllm:
 
 
 @contextmanager
-def running_vllm(directory: Path, model: Path | None = None) -> Iterator[RealVllm]:
+def running_vllm(directory: Path, model: Path | None = None, *, lora: bool = True) -> Iterator[RealVllm]:
     """Run a vLLM that answers, for the length of a ``with`` block."""
-    engine = RealVllm(directory, model)
+    engine = RealVllm(directory, model, lora=lora)
     try:
         engine.start()
         engine.wait()

@@ -29,6 +29,10 @@ OWN_PACE = (
     "with Rolling the Deployment's own spec.strategy sets the pace: remove maxUnavailable and pauseSeconds, and set "
     "rollingUpdate and minReadySeconds of the Deployment"
 )
+NAMED_CONTAINER = "engine merged stands for any engine without LoRA: container must name the one that runs it"
+MERGED_ROLLS = (
+    "engine merged needs strategy.type: Rolling, because an engine without LoRA loads a model only when it starts"
+)
 FOLLOWS_NEWEST = "digest names one adapter, and selector follows the newest: remove one of the two"
 
 
@@ -103,10 +107,15 @@ class Target(Model):
     container: DnsLabel | None = Field(
         None, description="Container that runs the inference engine. Default: the engine's name."
     )
-    engine: EngineName = Field("vllm", description="Inference engine.")
+    engine: EngineName = Field(
+        "vllm",
+        description="Inference engine. merged: one without LoRA, which serves the merged model of a FineTuneJob with "
+        "output.mergedModel (docs/engines.md).",
+    )
     port: int | None = Field(
         None,
-        description="Port of the engine's HTTP interface. Default: 8000 for vLLM, 30000 for SGLang.",
+        description="Port of the engine's HTTP interface. Default: 8000 for vLLM, 30000 for SGLang, 8000 for a merged "
+        "model.",
         ge=1,
         le=65535,
     )
@@ -122,6 +131,11 @@ class Target(Model):
             ".size() == 1",
             "message": ONE_TARGET,
         },
+        {
+            "rule": "!has(self.engine) || self.engine != 'merged' || has(self.container)",
+            "message": NAMED_CONTAINER,
+            "fieldPath": ".container",
+        },
         *build_selector_rules(EVERY_POD),
     ]
 
@@ -131,6 +145,8 @@ class Target(Model):
             raise ValueError(ONE_TARGET)
         if self.selector is not None:
             check_selector(self.selector, EVERY_POD)
+        if self.engine == "merged" and self.container is None:
+            raise ValueError(NAMED_CONTAINER)
         return self
 
 
@@ -253,10 +269,18 @@ class AdapterDeploymentSpec(Model):
             "message": ROLLS_DEPLOYMENTS,
             "fieldPath": ".strategy.type",
         },
+        {
+            "rule": "!has(self.target.engine) || self.target.engine != 'merged' "
+            "|| (has(self.strategy) && has(self.strategy.type) && self.strategy.type == 'Rolling')",
+            "message": MERGED_ROLLS,
+            "fieldPath": ".target.engine",
+        },
     ]
 
     @model_validator(mode="after")
     def _check_rolling(self) -> "AdapterDeploymentSpec":
         if self.strategy.type == "Rolling" and self.target.deployment_ref is None:
             raise ValueError(ROLLS_DEPLOYMENTS)
+        if self.target.engine == "merged" and self.strategy.type != "Rolling":
+            raise ValueError(MERGED_ROLLS)
         return self

@@ -32,7 +32,7 @@ def model_command(model: str, name: str) -> str:
     return f"python -m sglang.launch_server --model-path {path} --served-model-name {served_name}"
 
 
-def connect(url: str, keys: EngineKeys) -> Driver:
+def connect(url: str, keys: EngineKeys, _: Mapping[str, str]) -> Driver:
     """Open a driver for the SGLang at ``url``."""
     from finetune_engines.sglang.driver import SglangDriver
 

@@ -4,6 +4,7 @@ Its driver, which needs an HTTP client, is imported only when one is opened.
 """
 
 import shlex
+from collections.abc import Mapping
 from functools import partial
 
 from finetune_engines.base import Driver, Engine, EngineKeys
@@ -23,7 +24,7 @@ def model_command(model: str, name: str) -> str:
     return f"vllm serve {shlex.quote(model)} --served-model-name {shlex.quote(name)}"
 
 
-def connect(url: str, keys: EngineKeys) -> Driver:
+def connect(url: str, keys: EngineKeys, _: Mapping[str, str]) -> Driver:
     """Open a driver for the vLLM at ``url``."""
     from finetune_engines.vllm.driver import VllmDriver
 

@@ -5,12 +5,12 @@ its template says, whatever the operator does meanwhile.
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from finetune_api.messages import ADAPTERS_DIRECTORY, DESIRED_KEY, DesiredState
 from finetune_api.version_paths import path_variable, version_directory
+from finetune_engines.arguments import list_path_variables
 from finetune_operator.resources.injected import FETCH_CONTAINER, VERSIONS_ANNOTATION, VERSIONS_VOLUME, find_container
 
 
@@ -56,6 +56,5 @@ def build_path_variables(state: DesiredState) -> dict[str, str]:
 
 def loads_at_start(deployment: dict[str, Any], container: str, state: DesiredState) -> bool:
     """Return whether the engine's arguments name every version: then it needs no adapter at run time."""
-    engine = find_container(deployment, container) or {}
-    words = " ".join(map(str, [*(engine.get("command") or []), *(engine.get("args") or [])]))
-    return all(re.search(rf"\$[({{]?{re.escape(name)}\b", words) for name in build_path_variables(state))
+    named = list_path_variables(find_container(deployment, container) or {})
+    return named.issuperset(build_path_variables(state))

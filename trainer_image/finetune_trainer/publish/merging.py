@@ -1,6 +1,7 @@
 """Merge the adapter into its base, and compare the saved model with the adapter's golden samples."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ def merge(
 ) -> dict[str, float]:
     """Merge the adapter into the base, save the model, load it again, and compare it with the golden samples.
 
+    The golden samples go with the model, so that a pod can prove what it serves.
+
     Args:
         base_directory: The base model.
         adapter: Directory of the published adapter.
@@ -41,6 +44,7 @@ def merge(
     merged = tuned.merge_and_unload(safe_merge=True)
     merged.save_pretrained(str(directory), safe_serialization=True, max_shard_size=SHARD_SIZE)
     copy_tokenizer(base_directory, directory)
+    shutil.copyfile(adapter / GOLDEN_NAME, directory / GOLDEN_NAME)
     del tuned, merged
     device.free_memory()
     return compare_with_golden(load_base(directory), samples, tokens)

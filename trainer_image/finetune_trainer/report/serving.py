@@ -8,7 +8,7 @@ import yaml
 from finetune_api import API_VERSION
 from finetune_api.adapterdeployment import Target
 from finetune_api.methods import is_mergeable
-from finetune_engines import ENGINES
+from finetune_engines import list_lora_engines
 from finetune_engines.base import Engine
 from finetune_trainer.report.contents import Report
 
@@ -36,7 +36,7 @@ def list_preparations(report: Report, *, base: bool = True) -> list[str]:
 
 def list_serving_commands(report: Report) -> dict[str, str | None]:
     """Return each engine's serving command by the engine's title; None if it cannot serve the result."""
-    return {engine.title: _build_serving_command(engine, report) for engine in ENGINES.values()}
+    return {engine.title: _build_serving_command(engine, report) for engine in list_lora_engines()}
 
 
 def _build_serving_command(engine: Engine, report: Report) -> str | None:

@@ -12,7 +12,6 @@ from finetune_api.adapterdeployment import (
 )
 from finetune_api.conditions import ConditionType
 from finetune_api.core_v1.selectors import LabelSelector
-from finetune_api.finetunejob import AdapterStatus
 from finetune_api.label_selector import format_selector, matches
 from finetune_api.reasons import Reason
 from finetune_operator.conditions import find_in
@@ -23,7 +22,7 @@ from finetune_operator.reconcile.adapterdeployment.version import (
     build_entry,
     build_job_source,
     describe_phase,
-    find_adapter,
+    find_artifact,
 )
 from finetune_operator.reconcile.status_builder import read_status
 
@@ -39,9 +38,9 @@ def follow(
     status = read_status(AdapterDeploymentStatus, resource.get("status") or {})
     followed = _find_followed(status, text)
     jobs = {name: job for name, job in finetune_jobs.items() if matches(selector, job["metadata"].get("labels") or {})}
-    adapters = {name: find_adapter(name, job.get("status") or {}) for name, job in jobs.items()}
-    ready = {name: adapter for name, adapter in adapters.items() if isinstance(adapter, AdapterStatus)}
-    finished = [FinishedJob(_identify(jobs[name], text), adapter.digest) for name, adapter in ready.items()]
+    artifacts = {name: find_artifact(spec, name, job.get("status") or {}) for name, job in jobs.items()}
+    ready = {name: artifact for name, artifact in artifacts.items() if not isinstance(artifact, Obstacle)}
+    finished = [FinishedJob(_identify(jobs[name], text), artifact.digest) for name, artifact in ready.items()]
     served = followed.fine_tune_job if followed is not None else None
     newest = choose_newest(finished, served, list_rolled_back(status.history))
     if newest is None and served is not None:

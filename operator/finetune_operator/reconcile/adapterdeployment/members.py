@@ -15,6 +15,7 @@ from finetune_api.lenient import read_spec
 from finetune_api.messages import DesiredAdapter
 from finetune_api.reasons import Reason
 from finetune_api.validation import problems
+from finetune_engines import ENGINES
 from finetune_engines.fit import find_warnings
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.allowed_urls import is_allowed
@@ -45,6 +46,12 @@ def parse_members(observed: Observed) -> list[Member]:
                 Reason.SERVED_NAME_TAKEN,
                 f"spec.servedName: {spec.served_name!r} is served on {observed.target} by the older "
                 f"AdapterDeployment {owner!r}: choose another name, or delete that one",
+            )
+        elif ENGINES[spec.target.engine].serves_merged and len(names) > 1:
+            obstacle = Obstacle(
+                Reason.SERVED_NAME_TAKEN,
+                f"spec.target: {observed.target} serves the older AdapterDeployment {next(iter(names.values()))!r}, "
+                "and an engine without LoRA serves one model: choose another Deployment",
             )
         paths = tuple(f"spec.{path}" for path in unknown)
         members.append(Member(resource, spec, obstacle, unknown_fields=paths))
@@ -86,9 +93,9 @@ def resolve_member(
         return replace(member, obstacle=target)
     if shared is not None and not target.shares_engine(shared):
         text = (
-            "spec.target and spec.strategy.type: container, port, apiKeySecretRef and the strategy's type must be the "
-            f"same in all AdapterDeployments of {observed.target}; the oldest has container "
-            f"{shared.container!r}, port {shared.port}, apiKeySecretRef {shared.api_key_secret or 'unset'}, "
+            "spec.target and spec.strategy.type: engine, container, port, apiKeySecretRef and the strategy's type must "
+            f"be the same in all AdapterDeployments of {observed.target}; the oldest has engine {shared.engine.name}, "
+            f"container {shared.container!r}, port {shared.port}, apiKeySecretRef {shared.api_key_secret or 'unset'}, "
             f"type {'Rolling' if shared.rolling else 'Hot'}"
         )
         return replace(member, obstacle=Obstacle(Reason.SPEC_INVALID, text))
@@ -105,7 +112,8 @@ def resolve_member(
     if rollback is not None:
         entry = build_entry(member.resource, member.spec, rollback.target)
         source = Source(entry, rollback.target.fine_tune_job)
-    obstacle = check_target(source.adapter, target, observed.target, _list_engine_versions(observed))
+    name, versions = member.resource["metadata"]["name"], _list_engine_versions(observed)
+    obstacle = check_target(name, source.adapter, target, observed.target, versions)
     if obstacle is None and observed.workload is not None:
         obstacle = check_secret(observed.workload, source.desired.secret, mounted)
     if obstacle is None:

@@ -20,7 +20,7 @@ from finetune_operator.reconcile.adapterdeployment.version import (
     build_desired,
     build_entry,
     build_job_source,
-    find_adapter,
+    find_artifact,
 )
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.injected import find_container
@@ -84,10 +84,10 @@ def resolve(
         return follow(resource, spec, source.selector, finetune_jobs)
     name = source.finetune_job_ref.name if source.finetune_job_ref else ""
     finetune_job = finetune_jobs.get(name)
-    adapter = find_adapter(name, finetune_job.get("status") or {}) if finetune_job is not None else None
+    artifact = find_artifact(spec, name, finetune_job.get("status") or {}) if finetune_job is not None else None
     pinned = _find_pinned(resource, name)
     digest = source.digest or (pinned.digest if pinned is not None else None)
-    job_digest = adapter.digest if isinstance(adapter, AdapterStatus) else None
+    job_digest = artifact.digest if artifact is not None and not isinstance(artifact, Obstacle) else None
     if digest is not None and job_digest != digest:
         is_replaced = job_digest is not None or _is_new_job(finetune_job, pinned)
         text = _describe_other(name, job_digest, digest) if is_replaced else ""
@@ -96,12 +96,12 @@ def resolve(
             return Source(entry, pinned.fine_tune_job if pinned is not None else None, note=text)
         if is_replaced:
             return Obstacle(Reason.FINETUNE_JOB_REPLACED, text)
-    if finetune_job is None or adapter is None:
+    if finetune_job is None or artifact is None:
         text = f"spec.adapter.fineTuneJobRef: there is no FineTuneJob {name!r} in this namespace: waiting for it"
         return Obstacle(Reason.FINETUNE_JOB_NOT_FOUND, text, stalled=False)
-    if isinstance(adapter, Obstacle):
-        return adapter
-    return build_job_source(resource, spec, finetune_job, adapter)
+    if isinstance(artifact, Obstacle):
+        return artifact
+    return build_job_source(resource, spec, finetune_job, artifact)
 
 
 def _find_pinned(resource: Object, finetune_job: str) -> AdapterVersion | None:
@@ -151,14 +151,18 @@ def _describe_other(name: str, job_digest: str | None, digest: str) -> str:
 
 
 def check_target(
-    adapter: AdapterStatus | None, target: ServingTarget, ref: WorkloadRef, versions: Collection[str | None] = ()
+    name: str,
+    adapter: AdapterStatus | None,
+    target: ServingTarget,
+    ref: WorkloadRef,
+    versions: Collection[str | None] = (),
 ) -> Obstacle | None:
-    """Check that the engine can serve the adapter, without its files.
+    """Check that the engine can serve what the AdapterDeployment ``name`` asks for, without its files.
 
     The check uses its arguments, the versions that its pods have reported, and the FineTuneJob's status.
     """
     container = f"container {target.container!r} of {ref}"
-    misfits = find_misfits(adapter, target.engine_args, target.engine, container, versions)
+    misfits = find_misfits(name, adapter, target.engine_args, target.engine, container, versions)
     if not misfits:
         return None
     return Obstacle(misfits[0].reason, "; ".join(misfit.message for misfit in misfits))

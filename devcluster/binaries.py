@@ -76,6 +76,8 @@ class Build:
 
 
 ARGO_ROLLOUTS = "github.com/argoproj/argo-rollouts@v1.10.1"
+INFERENCE_EXTENSION = "sigs.k8s.io/gateway-api-inference-extension@v1.5.0"
+"""Only its CRDs are used."""
 BUILDS = (
     Build(
         "kube",

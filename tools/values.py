@@ -245,6 +245,26 @@ class Analysis(Section):
     analysis_runs: AnalysisRuns = Field(AnalysisRuns(), description="Analyses that are AnalysisRuns of Argo Rollouts.")
 
 
+class ModelRewrites(Section):
+    """Shares of the requests by InferenceModelRewrites of the Gateway API Inference Extension."""
+
+    enabled: bool = Field(
+        False,
+        description="Let the operator write an InferenceModelRewrite for an AdapterDeployment with canary.traffic, and "
+        "give it the rights to. Who may create AdapterDeployments then decides what answers to a model's name at the "
+        "gateway of their namespace.",
+    )
+
+
+class TrafficValues(Section):
+    """Canaries that divide the requests of a gateway."""
+
+    inference_model_rewrites: ModelRewrites = Field(
+        ModelRewrites(),
+        description="Shares of the requests by InferenceModelRewrites of the Gateway API Inference Extension.",
+    )
+
+
 class Uninstall(Section):
     """What `helm uninstall` does before it deletes anything; only while crds.keep is false."""
 
@@ -294,6 +314,7 @@ class ChartValues(Section):
     )
     service_account: ServiceAccount = Field(ServiceAccount(), description="The identity of the operator's pod.")
     analysis: Analysis = Field(Analysis(), description="The analyses of canaries.")
+    traffic: TrafficValues = Field(TrafficValues(), description="Canaries that divide the requests of a gateway.")
     admission_policy: AdmissionPolicy = Field(
         AdmissionPolicy(), description="Limits of what the operator's account may write, in addition to its Roles."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from finetune_agent.paths import candidate_name, digest_of_path, served_name_of
+from finetune_agent.paths import candidate_name, digest_of_path, served_name_of_path
 from finetune_agent.state import Fault, is_replaced
 from finetune_api.messages import AgentState, DesiredVersion
 from finetune_api.reasons import Reason
@@ -251,7 +251,8 @@ def _decide_until_restart(
 
 def _would_disturb(situation: Situation, engine: EngineState) -> bool:
     """Return whether a load now may disturb requests of other adapters."""
-    serves_others = any(served_name_of(name) != situation.served_name for name in engine.adapters)
+    names = (served_name_of_path(situation.root, path) for path in engine.adapters.values())
+    serves_others = any(name != situation.served_name for name in names)
     served = serves_others or serving_digest(situation) is not None
     running = situation.engine_version
     return running is not None and running.load_disturbs_requests and served and not situation.drained
@@ -282,8 +283,9 @@ def _find_provable_version(situation: Situation, path: str) -> DesiredVersion | 
 
 def _find_unneeded_candidate(situation: Situation, engine: EngineState, keep: str | None) -> str | None:
     """Return the name of a candidate of this adapter in the engine that is not needed, if there is one."""
-    for name in sorted(engine.adapters):
-        if name not in (situation.served_name, keep) and served_name_of(name) == situation.served_name:
+    for name, path in sorted(engine.adapters.items()):
+        is_own = served_name_of_path(situation.root, path) == situation.served_name
+        if is_own and name not in (situation.served_name, keep):
             return name
     return None
 

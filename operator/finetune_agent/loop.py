@@ -13,7 +13,7 @@ from finetune_agent.agent import Agent, connect_engine
 from finetune_agent.decide import Action, Decision, decide
 from finetune_agent.disk import delete_unneeded_versions, restore_versions
 from finetune_agent.drain import has_left_service
-from finetune_agent.paths import digest_of_path, names_on_disk, served_name_of
+from finetune_agent.paths import digest_of_path, names_on_disk, served_name_of_path
 from finetune_agent.readiness import proven_digest
 from finetune_agent.situation import gather_situation
 from finetune_agent.state import AdapterState, Drain, is_replaced
@@ -124,7 +124,7 @@ async def _notice_process(agent: Agent, driver: Driver, engine: Engine, state: E
     # A process that woke from sleep still lists its adapters, but may have lost their weights.
     for name, path in survivors:
         digest = digest_of_path(agent.settings.adapters_directory, path)
-        if digest is not None and served_name_of(name) == name:
+        if digest is not None and served_name_of_path(agent.settings.adapters_directory, path) == name:
             agent.memory.spoiled.add((name, digest))
     agent.report_due.set()
     log.info(
@@ -210,8 +210,8 @@ def _find_removed_names(agent: Agent, desired_names: set[str]) -> list[str]:
     """Return served names of ours in the engine or on the disk that are not desired any more."""
     root = agent.settings.adapters_directory
     loaded_paths = agent.engine_state.adapters if agent.engine_state else {}
-    our_names = {served_name_of(name) for name, path in loaded_paths.items() if digest_of_path(root, path)}
-    return sorted((our_names | set(names_on_disk(root))) - desired_names)
+    loaded_names = {name for path in loaded_paths.values() if (name := served_name_of_path(root, path)) is not None}
+    return sorted((loaded_names | set(names_on_disk(root))) - desired_names)
 
 
 def _forget_undesired(agent: Agent) -> None:

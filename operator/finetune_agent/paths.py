@@ -3,20 +3,25 @@
 from pathlib import Path
 from urllib.parse import unquote
 
-from finetune_api.version_paths import hex_digits
+from finetune_api.version_paths import version_name
 
-SHORT_DIGEST = 12
-"""Number of digits of the digest in the name of a candidate."""
+
+def names_version(served_name: str) -> bool:
+    """Return whether a served name is that of one version, so that it never moves to another."""
+    return "@" in served_name
 
 
 def candidate_name(served_name: str, digest: str) -> str:
-    """Return the name under which a version is loaded until it is proven. The served name stays as it is meanwhile."""
-    return f"{served_name}@{hex_digits(digest)[:SHORT_DIGEST]}"
+    """Return the name under which a version is loaded until it is proven. The served name stays as it is meanwhile.
+
+    The name of one version is its own candidate.
+    """
+    return served_name if names_version(served_name) else version_name(served_name, digest)
 
 
-def served_name_of(engine_name: str) -> str:
-    """Return the served name to which a name in the engine belongs. Only candidates' names contain ``@``."""
-    return engine_name.partition("@")[0]
+def served_name_of_path(root: Path, path: str) -> str | None:
+    """Return the served name to which a loaded version belongs; None if its path is not one of ours below ``root``."""
+    return unquote(Path(path).parent.name) if digest_of_path(root, path) is not None else None
 
 
 def digest_of_path(root: Path, path: str) -> str | None:

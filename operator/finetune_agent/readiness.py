@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_agent.paths import digest_of_path
+from finetune_agent.paths import digest_of_path, names_version
 from finetune_agent.state import AdapterState, Memory, is_replaced, list_fallbacks, version_for_pod
 from finetune_api.messages import DesiredAdapter, DesiredState
 from finetune_engines.base import EngineState
@@ -64,7 +64,8 @@ def judge_readiness(
         elif name in engine_state.adapters:
             missing.append(name)
         elif _is_required(memory, adapter, pod):
-            (failing if _fails_repeatedly(memory, adapter, pod) else missing).append(name)
+            gives_way = _fails_repeatedly(memory, adapter, pod) and not names_version(name)
+            (failing if gives_way else missing).append(name)
     if missing or (failing and not proven):
         return Readiness(False, f"not proven on this run of the engine: {', '.join(missing + failing)}")
     return Readiness(True, "ready")
@@ -95,6 +96,8 @@ def _is_required(memory: Memory, adapter: DesiredAdapter, pod: str) -> bool:
     name, target = adapter.served_name, version_for_pod(adapter, pod)
     if target is None or (memory.required is not None and name not in memory.required):
         return False
+    if names_version(name):  # requests come to each of the versions that a gateway chooses from
+        return True
     if (name, target.digest) in memory.spoiled:  # this process of the engine served it, and cannot any more
         return True
     versions = [target, *list_fallbacks(memory, adapter, target)]

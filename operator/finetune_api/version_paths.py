@@ -1,9 +1,11 @@
-"""Name the directory of a version on the shared volume, and the variable that names it to the engine."""
+"""Name a version: its directory on the shared volume, the variable with that directory, and its name in the engine."""
 
 from pathlib import Path
 from urllib.parse import quote
 
 VARIABLE_PREFIX = "FINETUNE_PATH_"
+SHORT_DIGEST = 12
+"""Number of digits of the digest in the name of a version."""
 
 
 def hex_digits(digest: str) -> str:
@@ -19,6 +21,14 @@ def adapter_directory(root: Path, served_name: str) -> Path:
 def version_directory(root: Path, served_name: str, digest: str) -> Path:
     """Return the directory of one version. It never changes: another version has another path."""
     return adapter_directory(root, served_name) / hex_digits(digest)
+
+
+def version_name(served_name: str, digest: str) -> str:
+    """Return the name under which an engine has one version, beside others: ``support-bot@0123456789ab``.
+
+    No served name has an ``@``.
+    """
+    return f"{served_name}@{hex_digits(digest)[:SHORT_DIGEST]}"
 
 
 def path_variable(deployment: str) -> str:

@@ -11,6 +11,7 @@ import httpx
 
 from finetune_api.adapterdeployment import Target
 from finetune_api.limits import quote
+from finetune_api.version_paths import version_name
 from finetune_cli.answers import print_answers
 from finetune_cli.cluster import Cluster, Object
 from finetune_cli.errors import CliError
@@ -43,10 +44,17 @@ def compare_pod(cluster: Cluster, name: str, request: Request, output: str) -> N
     root = f"/api/v1/namespaces/{cluster.namespace}/pods/{active[0]}:{port}/proxy"
     _compare(
         lambda path, body: cluster.call("POST" if body else "GET", root + path, None, body),
-        item["spec"]["servedName"],
+        _find_model(item),
         request,
         output,
     )
+
+
+def _find_model(item: Object) -> str:
+    """Find the name under which the engine has the adapter: with canary.traffic that of the version that is served."""
+    name, active = item["spec"]["servedName"], item.get("status", {}).get("active")
+    by_version = item["spec"].get("strategy", {}).get("canary", {}).get("traffic") is not None
+    return version_name(name, active["digest"]) if by_version and active is not None else str(name)
 
 
 def _read_port(target: Object) -> int:

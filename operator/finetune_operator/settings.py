@@ -57,6 +57,8 @@ class Settings:
     """Whether analyses may create Jobs from CronJobs."""
     analysis_runs: bool = False
     """Whether analyses may create AnalysisRuns of Argo Rollouts."""
+    model_rewrites: bool = False
+    """Whether canaries may divide the requests of a gateway by InferenceModelRewrites."""
     pods: PodDefaults = field(default_factory=PodDefaults)
     """Settings of every pod, as JSON with the fields of the chart's values ``pods``."""
     image_pull_policy: str = "IfNotPresent"
@@ -126,7 +128,7 @@ def _parse(name: str, text: str) -> object:
             return tuple(_parse_url(part.strip()) for part in text.split(",") if part.strip())
         case "namespaces" | "pod_host_paths" | "pod_service_accounts":
             return tuple(part.strip() for part in text.split(",") if part.strip())
-        case "allow_remote_code" | "simulated_gpus" | "analysis_jobs" | "analysis_runs":
+        case "allow_remote_code" | "simulated_gpus" | "analysis_jobs" | "analysis_runs" | "model_rewrites":
             if text not in ("true", "false"):
                 raise ValueError("it must be true or false")
             return text == "true"

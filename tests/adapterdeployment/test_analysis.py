@@ -9,7 +9,7 @@ import pytest
 from finetune_api.adapterdeployment import Analysis
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.allowed_urls import is_allowed
-from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Outcome, Subject
+from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Outcome, Subject, fill
 from finetune_operator.policies.analysis_http import build_request, judge
 from finetune_operator.reconcile.adapterdeployment.model import Observed, StatusUpdate
 from finetune_operator.reconcile.adapterdeployment.plan import make_plan
@@ -107,8 +107,9 @@ def test_an_answer(analysis: Object, status: int, content: bytes, result: str, w
 
 def test_a_query_and_a_body_name_the_pods_of_the_canary() -> None:
     identity = AnalysisId("team", "bot", "u-1", 2, "2026-01-02T03:04:05Z", 1, "2026-01-02T03:04:06Z")
-    subject = Subject(identity, "bot-name", V2, V1, ("web-a", "web-b"), ("web-c",))
+    subject = Subject(identity, "bot-name", V2, V1, ("web-a", "web-b"), ("web-c",), "bot-name@2", "bot-name@1")
     query_request = build_request(AnalysisRequest(Analysis.model_validate(NUMBER), subject))
+    assert fill("{{ model }} {{ stableModel }}", subject) == "bot-name@2 bot-name@1"
     assert (query_request.url, query_request.body) == (f"{PROMETHEUS}/api/v1/query", None)
     assert query_request.query == {"query": 'errors{pod=~"web-a|web-b"}'}
     posted = build_request(AnalysisRequest(Analysis.model_validate(HOOK), subject))

@@ -21,7 +21,7 @@ from tests.adapterdeployment import groups
 from tests.adapterdeployment.groups import NOW, V1, V2, adapter, group
 
 ID = AnalysisId("team", "bot", "u-1", 2, "2026-01-02T03:04:05Z", 1, "2026-01-02T03:04:06Z")
-SUBJECT = Subject(ID, "bot-name", V2, V1, ("web-a", "web-b"), ("web-c",))
+SUBJECT = Subject(ID, "bot-name", V2, V1, ("web-a", "web-b"), ("web-c",), "bot-name", "bot-name")
 JOB = {"job": {"cronJobRef": {"name": "judge"}}}
 CRON_JOB: Object = {
     "metadata": {"name": "judge"},

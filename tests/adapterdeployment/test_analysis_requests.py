@@ -29,7 +29,7 @@ from tools.testing.waiting import free_port, until
 
 def subject(step: int = 1) -> Subject:
     identity = AnalysisId("team", "bot", "u-1", 2, "2026-01-02T03:04:05Z", step, "2026-01-02T03:04:06Z")
-    return Subject(identity, "bot-name", V2, V1, ("web-a",), ("web-b",))
+    return Subject(identity, "bot-name", V2, V1, ("web-a",), ("web-b",), "bot-name", "bot-name")
 
 
 def request(analysis: dict[str, Any], step: int = 1) -> AnalysisRequest:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.adapterdeployment.spec import TRAFFIC_IS_KEPT
 from finetune_api.finetunejob.editable import IMMUTABLE
 from tests.api.case import EMPTY
 from tests.api.objects import ADAPTER_DEPLOYMENT, FINETUNE_JOB, Object
@@ -47,6 +48,17 @@ CHANGES = [
     Change("a Secret", FINETUNE_JOB, {"spec.output.secretRef": {"name": "other"}}, _cannot("output.secretRef")),
     Change("a Secret of the model", FINETUNE_JOB, {"spec.model.secretRef": {"name": "other"}}, _cannot("model")),
     Change("output", FINETUNE_JOB, {"spec.output.s3.bucket": "others"}, _cannot("output.s3")),
+    Change(
+        "traffic",
+        ADAPTER_DEPLOYMENT,
+        {
+            "spec.strategy.canary": {
+                "steps": [{"trafficPercent": 5}],
+                "traffic": {"inferenceModelRewrite": {"poolRef": {"name": "pool"}}},
+            }
+        },
+        TRAFFIC_IS_KEPT,
+    ),
     Change("servedName", ADAPTER_DEPLOYMENT, {"spec.servedName": "other"}, "servedName cannot be changed"),
     Change(
         "target",

@@ -7,7 +7,7 @@ from finetune_api.adapterdeployment.analysis import (
     UNKNOWN_IN_ARGUMENT,
     UNKNOWN_PLACEHOLDER,
 )
-from finetune_api.adapterdeployment.canary import ONE_SIZE, STEPS_GROW
+from finetune_api.adapterdeployment.canary import ONE_SIZE, STEPS_GROW, TRAFFIC_STEPS
 from finetune_api.adapterdeployment.spec import (
     EMPTY_SELECTOR,
     EVERY_POD,
@@ -19,6 +19,7 @@ from finetune_api.adapterdeployment.spec import (
     ONE_TARGET,
     OWN_PACE,
     ROLLS_DEPLOYMENTS,
+    TRAFFIC_BY_VLLM,
 )
 from finetune_api.label_selector import WRONG_KEY, WRONG_VALUES
 from tests.api.case import of_deployment
@@ -26,6 +27,7 @@ from tests.api.objects import DIGEST, REMOVE
 
 URI_NEEDS_DIGEST = "uri needs digest: an adapter is pinned by the sha256 of its manifest.json"
 S3_AND_URI = "s3 belongs to uri: remove it, because a FineTuneJob names its own S3 service"
+TRAFFIC = {"inferenceModelRewrite": {"poolRef": {"name": "pool"}}}
 S3_ADAPTER = {"uri": "s3://adapters/a", "digest": DIGEST}
 
 DEPLOYMENT_CASES = [
@@ -136,6 +138,45 @@ DEPLOYMENT_CASES = [
         {"spec.strategy": {"canary": {"steps": [{"pauseSeconds": 60}]}}},
         "spec.strategy.canary.steps[0]",
         ONE_SIZE,
+    ),
+    of_deployment(
+        "a canary that gets a smaller share of the requests",
+        {"spec.strategy": {"canary": {"steps": [{"trafficPercent": 50}, {"trafficPercent": 10}], "traffic": TRAFFIC}}},
+        "spec.strategy.canary",
+        STEPS_GROW,
+    ),
+    *(
+        of_deployment(name, {"spec.strategy": {"canary": canary}}, "spec.strategy.canary", TRAFFIC_STEPS)
+        for name, canary in {
+            "shares of the requests without a gateway": {"steps": [{"trafficPercent": 5}]},
+            "shares of the requests and of the pods": {
+                "steps": [{"trafficPercent": 5}, {"percent": 50}],
+                "traffic": TRAFFIC,
+            },
+        }.items()
+    ),
+    of_deployment(
+        "shares of the requests of SGLang",
+        {
+            "spec.target.engine": "sglang",
+            "spec.strategy": {"canary": {"steps": [{"trafficPercent": 5}], "traffic": TRAFFIC}},
+        },
+        "spec",
+        TRAFFIC_BY_VLLM,
+    ),
+    of_deployment(
+        "a gateway of an unknown group",
+        {
+            "spec.strategy": {
+                "canary": {
+                    "steps": [{"trafficPercent": 5}],
+                    "traffic": {"inferenceModelRewrite": {"poolRef": {"name": "pool"}, "group": "gateway.example"}},
+                }
+            }
+        },
+        "spec.strategy.canary.traffic.inferenceModelRewrite.group",
+        'supported values: "llm-d.ai"',
+        "'llm-d.ai'",
     ),
     of_deployment(
         "a canary that shrinks",

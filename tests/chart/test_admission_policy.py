@@ -137,7 +137,7 @@ def analysis_job(settings: Settings, **pod: Any) -> Object:
     template["spec"] |= pod
     identity = AnalysisId("default", "bot", "11111111-1111-1111-1111-111111111111", 1, "", 1, "")
     analysis = Analysis.model_validate({"job": {"cronJobRef": {"name": "judge"}}})
-    request = AnalysisRequest(analysis, Subject(identity, "bot", "sha256:2", "sha256:1", (), ()))
+    request = AnalysisRequest(analysis, Subject(identity, "bot", "sha256:2", "sha256:1", (), (), "bot", "bot"))
     return build_job({"spec": {"jobTemplate": {"spec": {"template": template}}}}, request)
 
 

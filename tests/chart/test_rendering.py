@@ -246,6 +246,7 @@ def test_what_every_pod_gets_is_read_by_the_operator() -> None:
         "analysis.allowedUrls[1]": "https://judge.{namespace}.svc/x",
         "analysis.jobs.enabled": "true",
         "analysis.analysisRuns.enabled": "true",
+        "traffic.inferenceModelRewrites.enabled": "true",
     }
     settings = Settings.of(environment(values))
     assert [variable.to_json() for variable in settings.pods.env] == [{"name": "HTTPS_PROXY", "value": "http://proxy"}]
@@ -254,9 +255,10 @@ def test_what_every_pod_gets_is_read_by_the_operator() -> None:
     assert settings.pod_security_standard == "baseline"
     assert (settings.pod_host_paths, settings.pod_service_accounts) == (("/data", "/models"), ("trainer",))
     assert settings.analysis_urls == ("http://prometheus.monitoring:9090", "https://judge.{namespace}.svc/x")
-    assert (settings.analysis_jobs, settings.analysis_runs) == (True, True)
+    assert (settings.analysis_jobs, settings.analysis_runs, settings.model_rewrites) == (True, True, True)
     default = Settings.of(environment())
     assert (default.analysis_urls, default.analysis_jobs, default.analysis_runs) == ((), False, False)
+    assert not default.model_rewrites
     assert Settings.of(environment()).pods == PodDefaults(), "the chart's defaults are the operator's"
     assert "runAsUser" not in deployment(values)["spec"]["template"]["spec"]["securityContext"]
 

@@ -18,7 +18,7 @@ VERBS = {
     "delete": ("delete",), "apply": ("patch",), "write_status": ("patch",),
 }  # fmt: skip
 """The verbs of each method of the client."""
-CREATED_BY_APPLY = {kinds.CONFIG_MAP}
+CREATED_BY_APPLY = {kinds.CONFIG_MAP, *kinds.MODEL_REWRITES.values()}
 """Kinds whose objects may not exist yet when they are applied. A Deployment is applied with its uid, so it exists."""
 UNNAMED = {
     "reconcile/write_status.py": CUSTOM,
@@ -54,6 +54,8 @@ def rights_of(kind: Kind, method: str) -> Iterator[Right]:
 
 
 def kinds_of(file: Path, name: str) -> tuple[Kind, ...]:
+    if name == "MODEL_REWRITES":
+        return tuple(kinds.MODEL_REWRITES.values())
     return UNNAMED[file.relative_to(OPERATOR).as_posix()] if name in ("kind", "resource") else (kind_of(name),)
 
 

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_killed_then_asked_to_stop_the_run_ends_bit_identical(
     assert result.checkpoint.step > report.resumed_from_step
     assert f"the checkpoint of step {result.checkpoint.step} is saved" in result.message
 
-    last, _ = train(interrupted.settings_of(job))
+    last, _ = train(replace(interrupted.settings_of(job), attempt=3))  # an older one is fenced off
     assert (last.reason, last.resumed_from_step) == ("Succeeded", result.checkpoint.step)
     train(uninterrupted.settings(**spec))
     assert interrupted.weights() == uninterrupted.weights()

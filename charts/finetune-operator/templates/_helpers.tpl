@@ -123,6 +123,14 @@ capabilities:
   resources: [analysisruns]
   verbs: [get, create, delete]
 {{- end }}
+{{- if .Values.traffic.inferenceModelRewrites.enabled }}
+- apiGroups: [llm-d.ai, inference.networking.x-k8s.io]
+  resources: [inferencemodelrewrites]
+  verbs: [list, create, patch]
+- apiGroups: [inference.networking.k8s.io]
+  resources: [inferencepools]
+  verbs: [get]
+{{- end }}
 {{- end }}
 
 {{/* Rights to the Lease by which replicas, and installations for one namespace, choose the one that works. */}}

@@ -7,7 +7,7 @@ from finetune_api.adapterdeployment.analysis import (
     PrometheusAnalysis,
     WebhookAnalysis,
 )
-from finetune_api.adapterdeployment.canary import Canary, CanaryStep
+from finetune_api.adapterdeployment.canary import Canary, CanaryStep, InferenceModelRewrite, Traffic
 from finetune_api.adapterdeployment.promotion import PROMOTION_ANNOTATION, PromotionRequest, read_promotion
 from finetune_api.adapterdeployment.rollback import (
     ROLLBACK_ANNOTATION,
@@ -53,6 +53,7 @@ __all__ = [
     "CanaryStep",
     "EngineStatus",
     "HistoryEntry",
+    "InferenceModelRewrite",
     "JobAnalysis",
     "JobIdentity",
     "PodCounts",
@@ -64,6 +65,7 @@ __all__ = [
     "RollbackStatus",
     "Strategy",
     "Target",
+    "Traffic",
     "Verification",
     "WebhookAnalysis",
     "find_last_good",

@@ -11,7 +11,7 @@ from finetune_api.limits import MAX_NUMBER
 ONE_ANALYSIS = "exactly one of prometheus, webhook, job and analysisTemplateRef must be set"
 ONE_BOUND = "max or min must be set"
 BOUNDS = "min must not be above max"
-PLACEHOLDERS = ("pods", "stablePods", "namespace", "servedName", "digest")
+PLACEHOLDERS = ("pods", "stablePods", "namespace", "servedName", "digest", "model", "stableModel")
 _KNOWN = ", ".join(f"{{{{ {name} }}}}" for name in PLACEHOLDERS)
 UNKNOWN_PLACEHOLDER = f"placeholders of a query are {_KNOWN}"
 UNKNOWN_IN_ARGUMENT = f"placeholders of an argument are {_KNOWN}"
@@ -33,8 +33,9 @@ class PrometheusAnalysis(Model):
     )
     query: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
         description="PromQL that gives one number. {{ pods }} becomes the names of the canary's pods and "
-        "{{ stablePods }} those of the others, joined by |; {{ namespace }}, {{ servedName }} and {{ digest }} become "
-        "what their names say."
+        "{{ stablePods }} those of the others, joined by |. {{ model }} becomes the name under which the engine has "
+        "the new version and {{ stableModel }} that of the version before: servedName or, with canary.traffic, "
+        "<servedName>@<digest>. {{ namespace }}, {{ servedName }} and {{ digest }} become what their names say."
     )
     max: Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)] | None = Field(
         None, description="Highest number that passes."
@@ -72,7 +73,7 @@ class JobAnalysis(Model):
     cron_job_ref: NameRef = Field(
         description="CronJob whose jobTemplate the operator makes the Job of. It may be suspended: its schedule does "
         "not matter. Each container gets the canary as FINETUNE_PODS, FINETUNE_STABLE_PODS, FINETUNE_SERVED_NAME, "
-        "FINETUNE_DIGEST, FINETUNE_PREVIOUS_DIGEST and FINETUNE_STEP."
+        "FINETUNE_DIGEST, FINETUNE_PREVIOUS_DIGEST, FINETUNE_MODEL, FINETUNE_STABLE_MODEL and FINETUNE_STEP."
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from finetune_api.adapterdeployment.canary import Canary
+from finetune_api.adapterdeployment.canary import Canary, Traffic
 from finetune_api.base import DnsLabel, Model, NameRef, S3Location, SecretRef, Sha256
 from finetune_api.core_v1.selectors import LabelSelector
 from finetune_api.engines import EngineName
@@ -33,6 +33,14 @@ NAMED_CONTAINER = "engine merged stands for any engine without LoRA: container m
 MERGED_ROLLS = (
     "engine merged needs strategy.type: Rolling, because an engine without LoRA loads a model only when it starts"
 )
+TRAFFIC_BY_VLLM = (
+    "canary.traffic needs engine vllm: clients of SGLang name the base too, which a rewrite of the adapter's name loses"
+)
+TRAFFIC_IS_KEPT = (
+    "canary.traffic cannot be added or removed, because it decides under which names the pods serve: create another "
+    "AdapterDeployment"
+)
+_HAS_TRAFFIC = "(has({0}.strategy) && has({0}.strategy.canary) && has({0}.strategy.canary.traffic))"
 FOLLOWS_NEWEST = "digest names one adapter, and selector follows the newest: remove one of the two"
 
 
@@ -275,7 +283,22 @@ class AdapterDeploymentSpec(Model):
             "message": MERGED_ROLLS,
             "fieldPath": ".target.engine",
         },
+        {
+            "rule": f"!{_HAS_TRAFFIC.format('self')} || !has(self.target.engine) || self.target.engine == 'vllm'",
+            "message": TRAFFIC_BY_VLLM,
+            "fieldPath": ".strategy.canary.traffic",
+        },
+        {
+            "rule": f"{_HAS_TRAFFIC.format('self')} == {_HAS_TRAFFIC.format('oldSelf')}",
+            "message": TRAFFIC_IS_KEPT,
+            "fieldPath": ".strategy.canary",
+        },
     ]
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Return who divides the requests between two versions; None if the pods do."""
+        return self.strategy.canary.traffic if self.strategy.canary is not None else None
 
     @model_validator(mode="after")
     def _check_rolling(self) -> "AdapterDeploymentSpec":
@@ -283,4 +306,6 @@ class AdapterDeploymentSpec(Model):
             raise ValueError(ROLLS_DEPLOYMENTS)
         if self.target.engine == "merged" and self.strategy.type != "Rolling":
             raise ValueError(MERGED_ROLLS)
+        if self.traffic is not None and self.target.engine != "vllm":
+            raise ValueError(TRAFFIC_BY_VLLM)
         return self

@@ -102,6 +102,12 @@ class CanaryStatus(Model):
     pods: int | None = Field(
         None, description="Number of pods that are to serve the version at the present step. Unset: all.", ge=1
     )
+    traffic_percent: int | None = Field(
+        None,
+        description="Percentage of the requests that the version gets at the present step. Unset: pods count.",
+        ge=0,
+        le=100,
+    )
     reached_at: Timestamp | None = Field(
         None,
         description="Time since which the pods of the present step serve the version and take traffic. Unset: not yet.",

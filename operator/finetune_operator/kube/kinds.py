@@ -66,6 +66,12 @@ LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases")
 ANALYSIS_TEMPLATE = Kind("AnalysisTemplate", "argoproj.io", "v1alpha1", "analysistemplates")
 ANALYSIS_RUN = Kind("AnalysisRun", "argoproj.io", "v1alpha1", "analysisruns")
 """Argo Rollouts' kinds, which a cluster need not have."""
+INFERENCE_POOL = Kind("InferencePool", "inference.networking.k8s.io", "v1", "inferencepools")
+MODEL_REWRITES = {
+    group: Kind("InferenceModelRewrite", group, "v1alpha2", "inferencemodelrewrites")
+    for group in ("llm-d.ai", "inference.networking.x-k8s.io")
+}
+"""Kinds of the Gateway API Inference Extension, which a cluster need not have; the rewrite by its group."""
 DISCOVERY = Kind("Discovery", "", "", "discovery")
 """Documents in which the API server describes itself; not a resource."""
 TOKEN_REVIEW = Kind("TokenReview", "authentication.k8s.io", "v1", "tokenreviews")

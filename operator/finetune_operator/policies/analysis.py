@@ -44,6 +44,9 @@ class Subject:
     pods: tuple[str, ...]
     """Pods that serve the new version."""
     stable_pods: tuple[str, ...]
+    model: str
+    """Name under which the engine has the new version."""
+    stable_model: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def fill(text: str, subject: Subject) -> str:
         "namespace": subject.id.namespace,
         "servedName": subject.served_name,
         "digest": subject.digest,
+        "model": subject.model,
+        "stableModel": subject.stable_model,
     }
     for name, value in values.items():
         text = text.replace(f"{{{{ {name} }}}}", value)

@@ -34,6 +34,8 @@ def build_request(request: AnalysisRequest) -> HttpRequest:
         "step": str(subject.id.step),
         "pods": ",".join(subject.pods),
         "stablePods": ",".join(subject.stable_pods),
+        "model": subject.model,
+        "stableModel": subject.stable_model,
     }
     body = {
         "name": subject.id.name,

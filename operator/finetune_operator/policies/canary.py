@@ -29,7 +29,9 @@ class CanaryStage:
     step: CanaryStep
     pods: int
     reached: bool
-    """Whether so many pods serve the version and take traffic."""
+    """Whether so many pods serve the version and take traffic, and the gateway was told its share."""
+    traffic: int | None = None
+    """Percentage of the requests that the version gets; None: pods count."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ def find_stage(
     size = count_pods(step, replicas)
     serving = sum(pod.proven and pod.available for pod in pods)
     return CanaryStage(passed + 1, len(steps), step, size, serving >= size)
+
+
+def find_traffic_stage(
+    canary: Canary | None, status: CanaryStatus | None, digest: str, pods: int
+) -> CanaryStage | None:
+    """Find the step of a canary by shares of the requests, not reached yet; None if the version gets all of them."""
+    passed = status.passed_steps if status is not None and status.digest == digest else 0
+    steps = canary.steps if canary is not None else []
+    if passed >= len(steps):
+        return None
+    step = steps[passed]
+    return CanaryStage(passed + 1, len(steps), step, pods, reached=False, traffic=step.traffic_percent)
 
 
 def count_pods(step: CanaryStep, replicas: int) -> int:
@@ -101,8 +115,8 @@ def advance(
         if stage.reached:
             return _pass(status, stage.number, f"{label}: a person let it go on"), None
     if not stage.reached:
-        return _update(status, pods=stage.pods, reached_at=None, analysis=None), None
-    status = _update(status, pods=stage.pods, reached_at=status.reached_at or format_timestamp(now))
+        return _update(status, **_size(stage), reached_at=None, analysis=None), None
+    status = _update(status, **_size(stage), reached_at=status.reached_at or format_timestamp(now))
     pause, analysis = stage.step.pause_seconds, stage.step.analysis
     if pause is None and analysis is None:
         return status, Hold(Reason.CANARY_PAUSED, "it waits for a person")
@@ -111,7 +125,7 @@ def advance(
         then = "the next step begins" if analysis is None else "its analysis begins"
         text = f"{then} at {format_timestamp(end)} (pauseSeconds: {pause})"
         return status, Hold(Reason.ROLLING_OUT, text, (end - now).total_seconds())
-    served = f"{label}: {_count(stage.pods)} for {pause or 0} s"
+    served = f"{label}: {_describe_size(stage)} for {pause or 0} s"
     if analysis is None:
         return _pass(status, stage.number, served), None
     if outcome is not None and outcome.result == "Passed":
@@ -161,6 +175,7 @@ def _pass(status: CanaryStatus, steps: int, evidence: str) -> CanaryStatus:
         status,
         passed_steps=steps,
         pods=None,
+        traffic_percent=None,
         reached_at=None,
         analysis=None,
         evidence=[*status.evidence, truncate(evidence, EVIDENCE_CHARACTERS)],
@@ -171,5 +186,12 @@ def _update(status: CanaryStatus, **fields: Any) -> CanaryStatus:
     return status.model_copy(update=fields)
 
 
-def _count(pods: int) -> str:
-    return "1 pod served it" if pods == 1 else f"{pods} pods served it"
+def _size(stage: CanaryStage) -> dict[str, int | None]:
+    by_traffic = stage.traffic is not None
+    return {"pods": None if by_traffic else stage.pods, "traffic_percent": stage.traffic}
+
+
+def _describe_size(stage: CanaryStage) -> str:
+    if stage.traffic is not None:
+        return f"it answered {stage.traffic} % of the requests"
+    return "1 pod served it" if stage.pods == 1 else f"{stage.pods} pods served it"

@@ -54,6 +54,8 @@ def build_environment(subject: Subject) -> list[Object]:
         "FINETUNE_STEP": str(subject.id.step),
         "FINETUNE_PODS": ",".join(subject.pods),
         "FINETUNE_STABLE_PODS": ",".join(subject.stable_pods),
+        "FINETUNE_MODEL": subject.model,
+        "FINETUNE_STABLE_MODEL": subject.stable_model,
     }
     return [{"name": name, "value": value} for name, value in values.items()]
 

@@ -3,24 +3,26 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
 from finetune_api.reasons import Reason
 from finetune_operator.context import Context
 from finetune_operator.kube.client import STRATEGIC_PATCH
-from finetune_operator.kube.errors import ConflictError, ForbiddenError, InvalidError
+from finetune_operator.kube.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from finetune_operator.kube.kinds import (
     ADAPTER_DEPLOYMENT,
     CONFIG_MAP,
     FIELD_MANAGER,
+    MODEL_REWRITES,
     POD,
     SERVING_GROUP,
     Object,
 )
 from finetune_operator.kube.ownership import field_step, find_owners
 from finetune_operator.kube.workloads import WorkloadRef
-from finetune_operator.reconcile.adapterdeployment.model import Observed, Obstacle, Plan
+from finetune_operator.reconcile.adapterdeployment.model import Member, Observed, Obstacle, Plan
 from finetune_operator.reconcile.adapterdeployment.status import build_updates
 from finetune_operator.reconcile.result import Result
 from finetune_operator.reconcile.write_status import write_status
@@ -34,6 +36,8 @@ from finetune_operator.resources.injected import (
 )
 from finetune_operator.resources.removal import build_removal, build_removal_of_copy
 
+AFTER_REWRITE = 1.0
+"""Seconds from a change of an InferenceModelRewrite until the next pass, which finds it written."""
 POD_WRITES = 8
 """Number of pods that are annotated at the same time."""
 
@@ -48,6 +52,7 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
     if obstacle is None:
         obstacle = await _inject(observed, plan, context)
         await _annotate_pods(observed, plan, context)
+    plan = await _write_rewrites(plan, context)
     updates = build_updates(observed, plan, obstacle, now)
     for update in updates:
         await write_status(ADAPTER_DEPLOYMENT, update.resource, update.status, update.events, context)
@@ -56,7 +61,8 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
         else:
             key = (SERVING_GROUP, observed.namespace, observed.target.group)
             context.analyses.start(update.analysis, partial(context.queue.add, key))
-    due = [plan.requeue_after, *(update.requeue_after for update in updates)]
+    has_rewritten = any(member.rewrite is not None for member in plan.members)
+    due = [plan.requeue_after, *(update.requeue_after for update in updates), AFTER_REWRITE if has_rewritten else None]
     return Result(min((seconds for seconds in due if seconds is not None), default=None))
 
 
@@ -104,6 +110,24 @@ async def _inject(observed: Observed, plan: Plan, context: Context) -> Obstacle 
         text = f"the API server refuses to add the agent to {observed.target}: {error.message}"
         return Obstacle(Reason.INJECTION_REFUSED, text)
     return None
+
+
+async def _write_rewrites(plan: Plan, context: Context) -> Plan:
+    """Write the InferenceModelRewrites; return the plan with the obstacle of each that is refused."""
+    members = [await _write_rewrite(member, context) for member in plan.members]
+    return replace(plan, members=tuple(members))
+
+
+async def _write_rewrite(member: Member, context: Context) -> Member:
+    if member.rewrite is None or member.spec is None or member.spec.traffic is None:
+        return member
+    group = member.spec.traffic.inference_model_rewrite.group
+    try:
+        await context.kube.apply(MODEL_REWRITES[group], member.rewrite, force=True)  # force undoes manual edits
+    except (InvalidError, ForbiddenError, NotFoundError) as error:
+        text = f"the API server refuses InferenceModelRewrite {member.rewrite['metadata']['name']!r}: {error.message}"
+        return replace(member, obstacle=Obstacle(Reason.GATEWAY_NOT_READY, text), rewrite=None)
+    return member
 
 
 def _describe_conflict(target: WorkloadRef, error: ConflictError) -> str:

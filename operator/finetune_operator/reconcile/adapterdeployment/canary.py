@@ -15,6 +15,7 @@ from finetune_api.adapterdeployment import (
     read_promotion,
 )
 from finetune_api.timestamps import format_timestamp
+from finetune_api.version_paths import version_name
 from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Subject
 from finetune_operator.policies.canary import Hold, advance, needs_analysis
 from finetune_operator.reconcile.adapterdeployment.model import AdapterStatusBuilder, Member, Observed
@@ -60,13 +61,20 @@ def build_analysis(builder: AdapterStatusBuilder, member: Member, now: datetime)
     if analysis is None or is_held or not needs_analysis(stage, canary, generation, now):
         return None
     serving = {name for name, pod in member.pods.items() if pod.active_digest == desired.digest}
+    others = member.pods.keys() - serving
+    served_name, previous = member.spec.served_name, status.active.digest if status.active is not None else ""
+    models = (served_name, served_name)
+    if member.spec.traffic is not None:  # all pods have both
+        others, models = serving, (version_name(served_name, desired.digest), version_name(served_name, previous))
     subject = Subject(
         id=_identify(member, canary),
-        served_name=member.spec.served_name,
+        served_name=served_name,
         digest=desired.digest,
-        previous_digest=status.active.digest if status.active is not None else "",
+        previous_digest=previous,
         pods=tuple(sorted(serving)),
-        stable_pods=tuple(sorted(member.pods.keys() - serving)),
+        stable_pods=tuple(sorted(others)),
+        model=models[0],
+        stable_model=models[1],
     )
     return AnalysisRequest(analysis, subject)
 
@@ -104,6 +112,8 @@ def describe_stage(member: Member) -> str:
     if stage is None:
         return ""
     size = "1 pod" if stage.pods == 1 else f"{stage.pods} pods"
+    if stage.traffic is not None:
+        size = f"{stage.traffic} % of the requests"
     return f"canary step {stage.number} of {stage.total} ({size}): "
 
 

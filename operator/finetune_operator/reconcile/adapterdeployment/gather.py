@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from functools import partial
 
+from finetune_api.adapterdeployment import InferenceModelRewrite
 from finetune_api.label_selector import has_label_keys, matches, parse_selector
 from finetune_operator.cache import Cache
 from finetune_operator.context import Context
+from finetune_operator.kube.errors import ForbiddenError, NotFoundError
 from finetune_operator.kube.kinds import (
     CONFIG_MAP,
     DEPLOYMENT_ANNOTATION,
     FINETUNE_JOB,
+    INFERENCE_POOL,
+    MODEL_REWRITES,
     POD,
     ROLE_LABEL,
     Key,
@@ -18,7 +22,7 @@ from finetune_operator.kube.kinds import (
 from finetune_operator.kube.workloads import WorkloadRef, read_group
 from finetune_operator.policies.analysis import AnalysisId, Outcome
 from finetune_operator.policies.pod_state import ENDED_PHASES
-from finetune_operator.reconcile.adapterdeployment.model import Observed
+from finetune_operator.reconcile.adapterdeployment.model import Gateway, Observed
 from finetune_operator.resources.injection import AGENT_ROLE, config_map_name
 from finetune_operator.resources.workloads import rules_of
 from finetune_operator.resources.workloads.pods import view_pods
@@ -56,6 +60,7 @@ async def gather(key: Key, context: Context) -> Observed:
         agent_reports={pod: report for pod, report in reports.items() if report is not None},
         config_map=config_map,
         analyses=_gather_analyses(namespace, resources, context),
+        gateways=await _gather_gateways(namespace, resources, context),
         watched_seconds=context.leadership.measure_seconds(),
     )
 
@@ -97,6 +102,31 @@ def _gather_analyses(
     names = [resource["metadata"]["name"] for resource in resources]
     newest = {name: context.analyses.find((namespace, name)) for name in names}
     return {name: analysis for name, analysis in newest.items() if analysis is not None}
+
+
+async def _gather_gateways(namespace: str, resources: Sequence[Object], context: Context) -> dict[str, Gateway]:
+    """Gather what the gateways of AdapterDeployments with ``canary.traffic`` follow."""
+    gateways: dict[str, Gateway] = {}
+    for resource in resources:
+        canary = resource["spec"].get("strategy", {}).get("canary", {})
+        reference = canary.get("traffic", {}).get("inferenceModelRewrite")
+        if reference is not None:
+            gateways[resource["metadata"]["name"]] = await _gather_gateway(namespace, reference, context)
+    return gateways
+
+
+async def _gather_gateway(namespace: str, reference: Object, context: Context) -> Gateway:
+    group = reference.get("group", InferenceModelRewrite.model_fields["group"].default)
+    if group not in MODEL_REWRITES or not context.settings.model_rewrites:
+        return Gateway()
+    try:
+        rewrites, _ = await context.kube.list(MODEL_REWRITES[group], namespace)
+        pool = await context.kube.get(INFERENCE_POOL, namespace, reference["poolRef"]["name"])
+    except NotFoundError:
+        return Gateway(problem=f"the cluster has no InferenceModelRewrite of group {group}")
+    except ForbiddenError as error:
+        return Gateway(problem=error.message)
+    return Gateway(tuple(rewrites), pool)
 
 
 def _is_annotated(pod: Object, target: WorkloadRef) -> bool:

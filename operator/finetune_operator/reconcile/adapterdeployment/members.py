@@ -20,6 +20,7 @@ from finetune_engines.fit import find_warnings
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.allowed_urls import is_allowed
 from finetune_operator.policies.rollback import find_rollback
+from finetune_operator.reconcile.adapterdeployment.gateway import check_gateway
 from finetune_operator.reconcile.adapterdeployment.inject import check_secret
 from finetune_operator.reconcile.adapterdeployment.model import Member, Observed, Obstacle, ServingTarget, Source
 from finetune_operator.reconcile.adapterdeployment.resolve import check_target, find_target, resolve
@@ -106,7 +107,8 @@ def resolve_member(
     status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
     follows = member.spec.adapter.selector is not None
     rollback, note = find_rollback(member.resource["metadata"], status, asked.digest, until_next_version=follows)
-    warnings = find_warnings(source.adapter, target.engine_args, target.engine, len(observed.resources))
+    held = len(observed.resources) + len(observed.gateways)  # with a gateway each holds two versions
+    warnings = find_warnings(source.adapter, target.engine_args, target.engine, held)
     promotion = _check_promotion(member.resource["metadata"])
     note = ". ".join(filter(None, [source.note, note, promotion, *warnings]))
     if rollback is not None:
@@ -118,6 +120,8 @@ def resolve_member(
         obstacle = check_secret(observed.workload, source.desired.secret, mounted)
     if obstacle is None:
         obstacle = _check_analyses(member.spec, observed.namespace, settings)
+    if obstacle is None and member.spec.traffic is not None:
+        obstacle = check_gateway(observed, member.resource, member.spec.served_name, member.spec.traffic, settings)
     return replace(
         member,
         asked=asked,

@@ -26,6 +26,18 @@ AdapterStatusBuilder = StatusBuilder[AdapterDeploymentStatus]
 
 
 @dataclass(frozen=True)
+class Gateway:
+    """What the gateway of an AdapterDeployment with ``canary.traffic`` follows."""
+
+    rewrites: tuple[Object, ...] = ()
+    """All InferenceModelRewrites of the namespace."""
+    pool: Object | None = None
+    """The InferencePool; None if there is none."""
+    problem: str = ""
+    """Why they cannot be read."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """All AdapterDeployments of one inference workload, the oldest first, and what they depend on."""
 
@@ -46,6 +58,8 @@ class Observed:
     """The desired state that the agents read."""
     analyses: Mapping[str, tuple[AnalysisId, Outcome]] = field(default_factory=dict)
     """The identity and outcome of each AdapterDeployment's newest analysis, by its name, if it has ended."""
+    gateways: Mapping[str, Gateway] = field(default_factory=dict)
+    """The gateway of each AdapterDeployment with ``canary.traffic``, by its name."""
     watched_seconds: float = math.inf
     """For how many seconds this process of the operator has received the agents' reports."""
 
@@ -113,6 +127,10 @@ class Member:
     """A note about the source of the adapter for the user."""
     entry: DesiredAdapter | None = None
     """The entry in the ConfigMap: what the pods serve from now on."""
+    versions: tuple[DesiredAdapter, ...] = ()
+    """With ``canary.traffic``: the entries in the ConfigMap, the desired version first. Each version has its own."""
+    rewrite: Object | None = None
+    """With ``canary.traffic``: the InferenceModelRewrite to write; None: it is as it should be, or cannot be yet."""
     pods: Mapping[str, AgentAdapter] = field(default_factory=dict)
     """What each pod's agent reported about it."""
     unknown_fields: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from finetune_api.adapterdeployment import AdapterDeploymentStatus, AdapterVersion, find_last_good
-from finetune_api.messages import DesiredState, DesiredVersion
+from finetune_api.messages import DesiredAdapter, DesiredState, DesiredVersion
 from finetune_operator.kube.kinds import Object
 from finetune_operator.reconcile.adapterdeployment.inject import (
     build_agent_parameters,
@@ -22,6 +22,7 @@ from finetune_operator.reconcile.adapterdeployment.members import find_shared_ta
 from finetune_operator.reconcile.adapterdeployment.model import Injection, Member, Observed, Plan, ServingTarget
 from finetune_operator.reconcile.adapterdeployment.rollout import plan_rollout
 from finetune_operator.reconcile.adapterdeployment.tracks import plan_labels
+from finetune_operator.reconcile.adapterdeployment.traffic import plan_traffic
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.desired_state import build_config_map, read_config_map
 from finetune_operator.resources.injected import is_injected
@@ -29,6 +30,8 @@ from finetune_operator.resources.rolling import build_template_state
 from finetune_operator.resources.workloads import rules_of
 from finetune_operator.settings import Settings
 
+GATEWAY_SECONDS = 60.0
+"""Time between two looks at the objects of a gateway, which are not watched."""
 WAIT_SECONDS = 15.0
 """Time between two passes over a group that waits: before the injection its workload is not watched.
 
@@ -47,7 +50,9 @@ def make_plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     mounted = _find_mounted_secrets(observed, target, settings)
     members = _plan_members(observed, parsed, target, mounted, before, now, settings)
     waits = any(member.obstacle is not None or not member.rolled_out for member in members)
-    due = [WAIT_SECONDS] * (waits or not gets_agent) + [member.pause for member in members if member.pause]
+    has_gateway = any(member.spec is not None and member.spec.traffic is not None for member in members)
+    due = [WAIT_SECONDS] * (waits or not gets_agent) + [GATEWAY_SECONDS] * has_gateway
+    due += [member.pause for member in members if member.pause]
     labels = plan_labels(members, observed.pods)
     plan = Plan(tuple(members), pod_labels=labels, requeue_after=min(due, default=None))
     if observed.workload is None or target is None:
@@ -73,13 +78,22 @@ def _plan_members(
     settings: Settings,
 ) -> list[Member]:
     """Plan the next step of each member. The oldest is first, and may take pods out of the Service before others."""
-    entries = {entry.deployment: entry for entry in before.adapters}
+    entries: dict[str, list[DesiredAdapter]] = {}
+    for entry in before.adapters:
+        entries.setdefault(entry.deployment, []).append(entry)
     members: list[Member] = []
     unavailable: frozenset[str] = frozenset()
     for member in parsed:
-        entry = entries.get(member.resource["metadata"]["name"])
-        resolved = resolve_member(observed, member, target, entry, mounted, settings)
-        planned, unavailable = plan_rollout(observed, resolved, entry, unavailable, now)
+        own = entries.get(member.resource["metadata"]["name"], [])
+        if member.spec is not None and member.spec.traffic is not None:
+            plain = own[0].model_copy(update={"served_name": member.spec.served_name, "pods": None}) if own else None
+            resolved = resolve_member(observed, member, target, plain, mounted, settings)
+            planned, unavailable = plan_traffic(observed, resolved, own, unavailable, now)
+            members.append(planned)
+            continue
+        first = own[0] if own else None
+        resolved = resolve_member(observed, member, target, first, mounted, settings)
+        planned, unavailable = plan_rollout(observed, resolved, first, unavailable, now)
         members.append(_keep_last_good(planned))
     return members
 
@@ -101,7 +115,9 @@ def _build_state(
 ) -> DesiredState:
     """Build what the agents are to serve. ``before`` is what the ConfigMap says now."""
     is_readable = can_read(mounted, target.api_key_secret)
-    entries = [member.entry for member in members if member.entry is not None]
+    entries: list[DesiredAdapter] = []
+    for member in members:
+        entries += member.versions or ([member.entry] if member.entry is not None else [])
     return DesiredState(
         engine=target.engine.name,
         port=target.port,

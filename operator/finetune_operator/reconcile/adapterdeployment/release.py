@@ -187,7 +187,7 @@ def _set_progress(builder: AdapterStatusBuilder, observed: Observed, member: Mem
     """Show a roll-out that continues, or that made no progress for too long."""
     status = builder.read()
     text = f"{describe_stage(member)}{_count(builder, member)}, {status.pods.ready} take traffic"
-    moves = member.spec is None or member.spec.strategy.type == "Hot"
+    moves = member.spec is None or (member.spec.strategy.type == "Hot" and member.spec.traffic is None)
     if moves and observed.workload is not None and count_replicas(observed.workload) == 1:
         text += "; with one pod the name is unavailable for less than a second while it moves"
     if member.pause and member.spec is not None:

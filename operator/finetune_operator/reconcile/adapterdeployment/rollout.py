@@ -39,14 +39,14 @@ def plan_rollout(
     if spec is None or desired is None or member.obstacle is not None:
         is_taken = member.obstacle is not None and member.obstacle.reason is Reason.SERVED_NAME_TAKEN
         return replace(member, entry=None if is_taken else before), unavailable
-    reports = {pod["metadata"]["name"]: _find_report(observed, member, pod) for pod in observed.pods}
+    reports = {pod["metadata"]["name"]: find_report(observed, member, pod) for pod in observed.pods}
     reported = {name: adapter for name, adapter in reports.items() if adapter is not None}
     replicas = count_replicas(observed.workload) if observed.workload is not None else 0
     desired = desired.model_copy(update={"drain": replicas > 1, "previous": None, "pods": None})
     serving = {adapter.active_digest for adapter in reported.values()}
     is_rolling = spec.strategy.type == "Rolling"  # then each pod's template says what it serves
     previous = None if is_rolling else _choose_previous(member.resource, desired.version, before, serving)
-    views = _view_pods(observed, reports, desired.version, previous)
+    views = view_pods(observed, reports, desired.version, previous)
     status = read_status(AdapterDeploymentStatus, member.resource.get("status") or {})
     has_canary = previous is not None and member.rollback is None
     canary = spec.strategy.canary if has_canary else None
@@ -113,7 +113,7 @@ def _choose_previous(
     return before.previous
 
 
-def _find_report(observed: Observed, member: Member, pod: Object) -> AgentAdapter | None:
+def find_report(observed: Observed, member: Member, pod: Object) -> AgentAdapter | None:
     """Find what the pod's agent reported about this member.
 
     Until the agent has reported to this process of the operator, the status says what it reported last.
@@ -147,7 +147,7 @@ def _find_report(observed: Observed, member: Member, pod: Object) -> AgentAdapte
         return None
 
 
-def _view_pods(
+def view_pods(
     observed: Observed,
     reports: Mapping[str, AgentAdapter | None],
     version: DesiredVersion,

@@ -12,7 +12,7 @@ from finetune_operator.resources.version_labels import build_labels, find_leftov
 
 def plan_labels(members: Sequence[Member], pods: Sequence[Object]) -> dict[str, dict[str, str | None]]:
     """Plan the labels to change, by the name of the pod; None for a label to remove."""
-    labelled = [member for member in members if member.spec is not None and member.spec.strategy.canary is not None]
+    labelled = [member for member in members if _divides_pods(member)]
     prefixes = {label_prefix(member.resource["metadata"]["name"]) for member in labelled}
     names = {pod["metadata"]["name"] for pod in pods}
     desired: dict[str, dict[str, str | None]] = {name: {} for name in names}
@@ -28,6 +28,11 @@ def plan_labels(members: Sequence[Member], pods: Sequence[Object]) -> dict[str, 
         if change := {key: value for key, value in after.items() if before.get(key) != value}:
             changes[name] = change
     return changes
+
+
+def _divides_pods(member: Member) -> bool:
+    spec = member.spec
+    return spec is not None and spec.strategy.canary is not None and spec.traffic is None
 
 
 def _label(member: Member, pod: str, canaries: set[str], *, has_others: bool) -> dict[str, str | None]:

@@ -73,6 +73,6 @@ def _find_canary(deployment: Object) -> CanaryStatus:
     status = read_status(deployment)
     if deployment["spec"].get("suspend"):
         raise CliError(f"{title(deployment)} is suspended: set spec.suspend to false, where its spec comes from")
-    if status.canary is None or status.canary.pods is None:
+    if status.canary is None or not status.canary.is_at_a_step:
         raise CliError(f"{title(deployment)}: no canary is going on")
     return status.canary

@@ -103,8 +103,11 @@ def _canary(item: Object) -> list[str]:
         return []
     steps = (item["spec"].get("strategy", {}).get("canary") or {}).get("steps") or []
     parts = [f"Canary of {canary['digest'][:SHORT_DIGEST]}, begun {age(canary['startedAt'])} ago"]
+    step = f"step {canary.get('passedSteps', 0) + 1} of {len(steps)}"
     if canary.get("pods"):
-        parts.append(f"step {canary.get('passedSteps', 0) + 1} of {len(steps)}, pods: {canary['pods']}")
+        parts.append(f"{step}, pods: {canary['pods']}")
+    if canary.get("trafficPercent") is not None:
+        parts.append(f"{step}, {canary['trafficPercent']} % of the requests")
     if canary.get("reachedAt"):
         parts.append(f"reached {age(canary['reachedAt'])} ago")
     passed = [line for text in canary.get("evidence") or () for line in fit(text, 4)]

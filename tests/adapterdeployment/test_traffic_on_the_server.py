@@ -122,7 +122,8 @@ def test_requests_move_by_steps_and_an_operator_that_was_killed_goes_on(serving:
     load(serving, pods)
     assert "5 % of the requests" in serving.await_condition("bot", "Suspended", "True", "CanaryPaused")
     assert shares(serving) == {OLD: 95, NEW: 5}
-    run_finetune(serving, "resume", "bot")
+    assert "step 1 of 2, 5 % of the requests" in run_finetune(serving, "status", "adp/bot")
+    assert "goes on after step 1" in run_finetune(serving, "resume", "bot")
     await_shares(serving, pods, {NEW: 100})
     serving.await_condition("bot", "Ready", "True", "Serving")
     evidence = status(serving)["history"][0]["evidence"]
@@ -138,7 +139,7 @@ def test_an_aborted_canary_gives_every_request_back(serving: ServingNamespace) -
     apply(serving, V2)
     await_shares(serving, pods, {OLD: 95, NEW: 5})
     serving.await_condition("bot", "Suspended", "True", "CanaryPaused")
-    run_finetune(serving, "abort", "bot")
+    assert "goes back" in run_finetune(serving, "abort", "bot")
     await_shares(serving, pods, {OLD: 100})
     serving.await_condition("bot", "Stalled", "True", "RolledBack")
 

@@ -120,6 +120,11 @@ class CanaryStatus(Model):
         default_factory=list, description="What let the version pass each step that is over, one sentence each."
     )
 
+    @property
+    def is_at_a_step(self) -> bool:
+        """Return whether a step is going on; after the last one the other pods, or requests, follow."""
+        return self.pods is not None or self.traffic_percent is not None
+
 
 class PodCounts(Model):
     """Progress of the roll-out, as numbers of pods."""

@@ -311,6 +311,7 @@ def older(**fields: Any) -> Object:
             "GatewayNotReady",
             "chooses pods with app=other",
         ),
+        (Gateway((), POOL, ("other-1", "other-2")), "False", "GatewayNotReady", "does not have (other-1, other-2)"),
         (Gateway((older(),), POOL), "False", "RewriteTaken", "the gateway follows the oldest one"),
         (Gateway((older(name="bot"),), POOL), "False", "RewriteTaken", "somebody else has"),
         (Gateway((older(model="another"), older(pool="another")), POOL), "True", "Accepted", "can serve"),
@@ -344,6 +345,17 @@ def test_an_older_rewrite_that_comes_later_in_the_list_is_a_rival_though_ours_is
     cluster.make_pass()
     assert read_conditions(cluster.observed)["Accepted"] == ("False", "RewriteTaken")
     assert cluster.held == {OLD: None}, "what serves goes on"
+
+
+def test_nothing_is_sent_to_pods_before_all_of_them_have_the_agent() -> None:
+    cluster = Cluster()
+    assert cluster.observed.workload is not None
+    cluster.observed.workload["status"]["updatedReplicas"] = 2
+    cluster.settle()
+    assert cluster.shares == {}
+    cluster.observed.workload["status"]["updatedReplicas"] = 3
+    cluster.settle(4)
+    assert cluster.shares == {OLD: 100}
 
 
 def test_the_administrator_must_allow_it() -> None:

@@ -144,6 +144,21 @@ def test_an_aborted_canary_gives_every_request_back(serving: ServingNamespace) -
     serving.await_condition("bot", "Stalled", "True", "RolledBack")
 
 
+@pytest.mark.usefixtures("gateway")
+def test_a_pool_with_pods_of_another_workload_is_refused(serving: ServingNamespace) -> None:
+    allow(serving)
+    other = {"name": "other", "labels": {"app": "web"}}
+    pod = {"containers": [{"name": "vllm", "image": "vllm"}], "nodeName": "nowhere"}
+    serving.kubectl("apply", "-f", "-", stdin={"apiVersion": "v1", "kind": "Pod", "metadata": other, "spec": pod})
+    serving.kubectl("apply", "-f", "-", stdin=POOL)
+    serving.kubectl("apply", "-f", "-", stdin=manifest())
+    apply(serving, V1)
+    message = serving.await_condition("bot", "Accepted", "False", "GatewayNotReady")
+    assert "does not have (other)" in message
+    serving.kubectl("delete", "pod", "other", "--force")
+    serving.await_condition("bot", "Accepted", "True", "Accepted")
+
+
 def test_without_the_crd_no_pod_is_touched(serving: ServingNamespace) -> None:
     serving.kubectl("apply", "-f", "-", stdin=manifest())
     apply(serving, V1)

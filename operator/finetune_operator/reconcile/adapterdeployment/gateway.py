@@ -7,6 +7,8 @@ from finetune_operator.reconcile.adapterdeployment.model import Observed, Obstac
 from finetune_operator.resources.model_rewrite import find_own, find_stronger, is_ours
 from finetune_operator.settings import Settings
 
+MAX_NAMED = 3
+"""Maximum number of pods that a message names."""
 FIELD = "spec.strategy.canary.traffic.inferenceModelRewrite"
 
 
@@ -39,6 +41,13 @@ def check_gateway(
     if unmatched := _find_unmatched(gateway.pool, observed.workload):
         text = f"{FIELD}.poolRef: InferencePool {pool!r} chooses pods with {unmatched}, and those of {observed.target} "
         return Obstacle(Reason.GATEWAY_NOT_READY, f"{text}do not have it: name the pool that has these pods")
+    if gateway.other_pods:
+        others = ", ".join(gateway.other_pods[:MAX_NAMED])
+        text = (
+            f"{FIELD}.poolRef: InferencePool {pool!r} also chooses pods that {observed.target} does not have "
+            f"({others}): a request for {served_name!r} would fail there. Give them a label, and a pool, of their own"
+        )
+        return Obstacle(Reason.GATEWAY_NOT_READY, text)
     own = find_own(gateway.rewrites, resource)
     if own is not None and not is_ours(own, resource):
         text = f"somebody else has an InferenceModelRewrite {own['metadata']['name']!r}: rename or delete it"

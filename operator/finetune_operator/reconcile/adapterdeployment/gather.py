@@ -60,7 +60,7 @@ async def gather(key: Key, context: Context) -> Observed:
         agent_reports={pod: report for pod, report in reports.items() if report is not None},
         config_map=config_map,
         analyses=_gather_analyses(namespace, resources, context),
-        gateways=await _gather_gateways(namespace, resources, context),
+        gateways=await _gather_gateways(namespace, target, resources, context),
         watched_seconds=context.leadership.measure_seconds(),
     )
 
@@ -104,18 +104,20 @@ def _gather_analyses(
     return {name: analysis for name, analysis in newest.items() if analysis is not None}
 
 
-async def _gather_gateways(namespace: str, resources: Sequence[Object], context: Context) -> dict[str, Gateway]:
+async def _gather_gateways(
+    namespace: str, target: WorkloadRef, resources: Sequence[Object], context: Context
+) -> dict[str, Gateway]:
     """Gather what the gateways of AdapterDeployments with ``canary.traffic`` follow."""
     gateways: dict[str, Gateway] = {}
     for resource in resources:
         canary = resource["spec"].get("strategy", {}).get("canary", {})
         reference = canary.get("traffic", {}).get("inferenceModelRewrite")
         if reference is not None:
-            gateways[resource["metadata"]["name"]] = await _gather_gateway(namespace, reference, context)
+            gateways[resource["metadata"]["name"]] = await _gather_gateway(namespace, target, reference, context)
     return gateways
 
 
-async def _gather_gateway(namespace: str, reference: Object, context: Context) -> Gateway:
+async def _gather_gateway(namespace: str, target: WorkloadRef, reference: Object, context: Context) -> Gateway:
     group = reference.get("group", InferenceModelRewrite.model_fields["group"].default)
     if group not in MODEL_REWRITES or not context.settings.model_rewrites:
         return Gateway()
@@ -126,7 +128,20 @@ async def _gather_gateway(namespace: str, reference: Object, context: Context) -
         return Gateway(problem=f"the cluster has no InferenceModelRewrite of group {group}")
     except ForbiddenError as error:
         return Gateway(problem=error.message)
-    return Gateway(tuple(rewrites), pool)
+    return Gateway(tuple(rewrites), pool, await _list_other_pods(namespace, target, pool, context))
+
+
+async def _list_other_pods(
+    namespace: str, target: WorkloadRef, pool: Object | None, context: Context
+) -> tuple[str, ...]:
+    """List the pods that an InferencePool chooses and the target does not have."""
+    labels = (pool or {}).get("spec", {}).get("selector", {}).get("matchLabels") or {}
+    if not labels:
+        return ()
+    selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    pods, _ = await context.kube.list(POD, namespace, labels=selector)
+    owns = rules_of(target.kind).owns
+    return tuple(pod["metadata"]["name"] for pod in pods if _is_living(pod) and not owns(target.name, pod))
 
 
 def _is_annotated(pod: Object, target: WorkloadRef) -> bool:

@@ -33,6 +33,8 @@ class Gateway:
     """All InferenceModelRewrites of the namespace."""
     pool: Object | None = None
     """The InferencePool; None if there is none."""
+    other_pods: tuple[str, ...] = ()
+    """Names of pods that the pool chooses and the target does not have."""
     problem: str = ""
     """Why they cannot be read."""
 

@@ -62,8 +62,10 @@ def plan_traffic(
     is_new = active is not None and active.digest != desired.version.digest
     stable = build_entry(member.resource, spec, active) if active is not None and is_new else None
     reported, views = _view(observed, member, desired, stable)
-    is_resident = any(view.proven for view in views) and all(view.proven for view in views if view.available)
     own = find_own(observed.gateways[meta["name"]].rewrites, member.resource)
+    is_resident = any(view.proven for view in views) and all(view.proven for view in views if view.available)
+    if own is None and not _has_rolled_out(observed, len(views)):
+        is_resident = False  # pods without the agent may still take traffic
     canary = spec.strategy.canary if stable is not None and member.rollback is None else None
     stage = find_traffic_stage(canary, status.canary, desired.version.digest, len(views))
     name = version_name(spec.served_name, desired.version.digest)
@@ -141,11 +143,8 @@ def _list_leaving(
     before: Sequence[DesiredAdapter], versions: Sequence[DesiredAdapter], own: Object | None, now: datetime
 ) -> list[DesiredAdapter]:
     """List the versions that still have a share, or had one a moment ago."""
-    kept, shares, changed_at = (
-        {entry.version.digest for entry in versions},
-        read_shares(own) or {},
-        find_change_time(own),
-    )
+    shares, changed_at = read_shares(own) or {}, find_change_time(own)
+    kept = {entry.version.digest for entry in versions}
     is_recent = changed_at is not None and (now - changed_at).total_seconds() < LEAVING_SECONDS
     others = [entry for entry in before if entry.version.digest not in kept]
     return [entry for entry in others if is_recent or entry.served_name in shares]

@@ -21,6 +21,8 @@ from tools.testing.waiting import until
 
 pytestmark = pytest.mark.cluster
 MAX_WRITES = 40
+LAST_WRITES = 2.0
+"""Seconds within which the writes come that follow the status Ready."""
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +73,20 @@ def recreate_after(cluster: Cluster, number: int, directory: Path) -> tuple[bool
         proxy.after_write = recreate
         first = api.create_job("a")["metadata"]["uid"]
         with a_hard_life(api):
-            until("done", lambda: recreated.is_set() or is_ready(api))
-            final = api.await_condition("a", "Ready", "True")
+            until("done", lambda: recreated.is_set() or read_ready(api))
+            recreated.wait(LAST_WRITES)
+            final: Object = until("ready", lambda: read_ready(api))
         uid = api.finetune_job("a")["metadata"]["uid"]
         until("the first one's Jobs are gone", lambda: uid == first or not list_owned(api, first))
         return recreated.is_set(), final, list_owned(api, uid)
 
 
-def is_ready(api: Api) -> bool:
+def read_ready(api: Api) -> Object | None:
+    """Read the status of job a; None if it is not ready, or has just been deleted."""
     with contextlib.suppress(NotFoundException):
-        return api.condition("a", "Ready") == ("True", "AdapterVerified")
-    return False
+        if api.condition("a", "Ready") == ("True", "AdapterVerified"):
+            return dict(api.finetune_job("a")["status"])
+    return None
 
 
 def list_owned(api: Api, uid: str) -> list[str]:

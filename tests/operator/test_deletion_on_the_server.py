@@ -138,6 +138,12 @@ def test_the_field_can_be_edited_at_any_time(cluster: Cluster, api: Api, operato
     await_end(api, "edited")
 
 
+def test_a_job_that_is_refused_before_any_pod_ran_keeps_no_finalizer(api: Api, operator: Operator) -> None:
+    api.create_job("refused", output=DELETE, podTemplate={"labels": {"not a label": "x"}})
+    api.await_condition("refused", "Succeeded", "False")
+    until("no finalizer", lambda: not api.finetune_job("refused")["metadata"].get("finalizers"))
+
+
 @pytest.fixture
 def doomed(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Api, Operator]]:
     """Yield a namespace of its own, to delete."""

@@ -21,7 +21,7 @@ from finetune_operator.kube.kinds import (
     is_being_deleted,
     key_of,
 )
-from finetune_operator.policies.finished import find_expiry
+from finetune_operator.policies.finished import is_finished, is_merging, is_up_to_date
 from finetune_operator.policies.pod_state import END_NOW
 from finetune_operator.policies.refused_job import explain_refused_job
 from finetune_operator.reconcile.finetunejob.clean_up import plan_blocked_clean_up
@@ -204,8 +204,8 @@ async def _write(resource: Object, plan: Plan, context: Context) -> Result:
     written = await write_status(FINETUNE_JOB, resource, plan.status, plan.events, context)
     if written is not None:
         enqueue_serving_groups(FINETUNE_JOB, written, context)
-        if find_expiry(written) is not None:
-            return Result(requeue_after=0)  # no event need follow that would enqueue it when its time to live is over
+        if is_finished(written) and not is_merging(written) and not is_up_to_date(written):
+            return Result(requeue_after=0)  # no event need follow that would enqueue it for what is left to do
     return Result(plan.requeue_after)
 
 

@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from devcluster import commands
+from devcluster.binaries import locked
 from devcluster.errors import DevClusterError
+from devcluster.paths import cache_dir
 from devcluster.progress import step
 
 # Offline, systemd does not start what a package wants to start: each cluster has a containerd of its own.
+_LOCK_TIMEOUT = "DPkg::Lock::Timeout=600"
+"""How long apt-get waits for another one, for example that of unattended upgrades."""
 _ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1", "LC_ALL": "C"}
 
 
 def install(packages: Mapping[str, str], purpose: str) -> None:
-    """Install the Debian packages whose programs are not there yet.
+    """Install the Debian packages whose programs are not there yet. Of several callers at once one installs at a time.
 
     Args:
         packages: The program (its name on PATH, or its path) and the package that has it.
@@ -24,7 +28,7 @@ def install(packages: Mapping[str, str], purpose: str) -> None:
     Raises:
         DevClusterError: Programs are missing, and this user or this machine cannot install them, or apt-get failed.
     """
-    missing = sorted({package for program, package in packages.items() if shutil.which(program) is None})
+    missing = _find_missing(packages)
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -32,9 +36,16 @@ def install(packages: Mapping[str, str], purpose: str) -> None:
             f"{purpose} needs {', '.join(missing)}, and only root on Debian can install them with apt-get; "
             "please install them by hand"
         )
-    with step(f"installing {' '.join(missing)}"):
-        commands.run(["apt-get", "update"], environment=_ENVIRONMENT)
-        commands.run(["apt-get", "install", "--yes", "--no-install-recommends", *missing], environment=_ENVIRONMENT)
+    with locked(cache_dir() / "apt-get.lock"):
+        if missing := _find_missing(packages):
+            with step(f"installing {' '.join(missing)}"):
+                commands.run(["apt-get", "update"], environment=_ENVIRONMENT)
+                options = ["-o", _LOCK_TIMEOUT, "--yes", "--no-install-recommends"]
+                commands.run(["apt-get", "install", *options, *missing], environment=_ENVIRONMENT)
+
+
+def _find_missing(packages: Mapping[str, str]) -> list[str]:
+    return sorted({package for program, package in packages.items() if shutil.which(program) is None})
 
 
 def unpack(package: str, target: Path) -> None:

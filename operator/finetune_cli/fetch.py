@@ -74,9 +74,11 @@ def _open(source: Source, purpose: Purpose) -> S3Storage:
 
 def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) -> str | None:
     """Download, and return the digest of the adapter or merged model; None for a model without a manifest."""
-    if digest is not None or store.head(uri.child(MANIFEST_NAME)) is not None:
-        content = read_object(store, uri.child(MANIFEST_NAME))
-        digest = digest or digest_of(content)
+    if digest is None and store.head(uri.child(MANIFEST_NAME)) is not None:
+        digest = digest_of(read_object(store, uri.child(MANIFEST_NAME)))
+    if digest is not None:
+        file = directory / MANIFEST_NAME
+        content = file.read_bytes() if file.is_file() else read_object(store, uri.child(MANIFEST_NAME))
         download = download_merged if _is_merged(content) else download_adapter
         download(store, uri, digest, directory)
         return digest
@@ -91,6 +93,7 @@ def _fetch(store: S3Storage, uri: S3Uri, digest: str | None, directory: Path) ->
 
 def _is_merged(manifest: bytes) -> bool:
     try:
-        return MergedManifest.model_validate_json(manifest).kind == "MergedModel"
+        MergedManifest.model_validate_json(manifest)
     except ValidationError:
         return False
+    return True

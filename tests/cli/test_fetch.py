@@ -67,6 +67,17 @@ def test_a_merged_model_arrives_with_its_digest(server: S3Server, location: S3Ur
     assert (target / "config.json").read_text() == "{}"
 
 
+def test_what_is_there_already_needs_no_storage(
+    server: S3Server, location: S3Uri, adapter: str, tmp_path: Path
+) -> None:
+    command = ["fetch", str(location), str(tmp_path / "target"), "--digest", adapter, *options(server)]
+    assert finetune(*command).code == 0
+    for file in filter(Path.is_file, (server.buckets / location.bucket).rglob("*.*")):
+        file.unlink()
+    again = finetune(*command)
+    assert again.code == 0, again.err
+
+
 def test_a_digest_that_was_not_given_is_reported(
     server: S3Server, location: S3Uri, adapter: str, tmp_path: Path
 ) -> None:

@@ -12,9 +12,9 @@ from devcluster.errors import DevClusterError
 from devcluster.paths import cache_dir
 from devcluster.progress import step
 
-# Offline, systemd does not start what a package wants to start: each cluster has a containerd of its own.
 _LOCK_TIMEOUT = "DPkg::Lock::Timeout=600"
 """How long apt-get waits for another one, for example that of unattended upgrades."""
+# Offline, systemd does not start what a package wants to start: each cluster has a containerd of its own.
 _ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "SYSTEMD_OFFLINE": "1", "LC_ALL": "C"}
 
 

@@ -3,12 +3,7 @@
 from pathlib import Path
 from urllib.parse import unquote
 
-from finetune_api.version_paths import version_name
-
-
-def names_version(served_name: str) -> bool:
-    """Return whether a served name is that of one version, so that it never moves to another."""
-    return "@" in served_name
+from finetune_api.version_paths import names_version, version_name
 
 
 def candidate_name(served_name: str, digest: str) -> str:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_agent.paths import digest_of_path, names_version
+from finetune_agent.paths import digest_of_path
 from finetune_agent.state import AdapterState, Memory, is_replaced, list_fallbacks, version_for_pod
 from finetune_api.messages import DesiredAdapter, DesiredState
+from finetune_api.version_paths import names_version
 from finetune_engines.base import EngineState
 
 GIVE_WAY_AFTER = 5

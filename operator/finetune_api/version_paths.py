@@ -31,6 +31,11 @@ def version_name(served_name: str, digest: str) -> str:
     return f"{served_name}@{hex_digits(digest)[:SHORT_DIGEST]}"
 
 
+def names_version(served_name: str) -> bool:
+    """Return whether a served name is that of one version, so that it never moves to another."""
+    return "@" in served_name
+
+
 def path_variable(deployment: str) -> str:
     """Return the variable with the directory of an AdapterDeployment's version: ``FINETUNE_PATH_SUPPORT_BOT``.
 

@@ -16,6 +16,7 @@ from finetune_cli.answers import print_answers
 from finetune_cli.cluster import Cluster, Object
 from finetune_cli.errors import CliError
 from finetune_engines import ENGINES
+from finetune_engines.base import Engine
 
 ANSWER_SECONDS = 120.0
 Call = Callable[[str, Object | None], Object]
@@ -35,7 +36,7 @@ class Request:
 def compare_pod(cluster: Cluster, name: str, request: Request, output: str) -> None:
     """Ask a pod that serves the AdapterDeployment, through the API server. Raises CliError if there is none."""
     item = cluster.find_one("AdapterDeployment", name)
-    if ENGINES[item["spec"]["target"].get("engine", Target.model_fields["engine"].default)].serves_merged:
+    if _read_engine(item["spec"]["target"]).serves_merged:
         raise CliError(f"{name} serves a merged model, so its pods have no base that could answer beside it")
     active = [pod["name"] for pod in item.get("status", {}).get("podStatus") or [] if pod["state"] == "Active"]
     if not active:
@@ -59,8 +60,11 @@ def _find_model(item: Object) -> str:
 
 def _read_port(target: Object) -> int:
     """Return the engine's port, also of an object that was written without its defaults."""
-    engine = ENGINES[target.get("engine", Target.model_fields["engine"].default)]
-    return int(target.get("port", engine.port))
+    return int(target.get("port", _read_engine(target).port))
+
+
+def _read_engine(target: Object) -> Engine:
+    return ENGINES[target.get("engine", Target.model_fields["engine"].default)]
 
 
 def compare_url(url: str, model: str, request: Request, output: str) -> None:

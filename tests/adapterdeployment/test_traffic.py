@@ -4,7 +4,7 @@ import copy
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -52,6 +52,16 @@ class Cluster:
         """Digest that a pod refuses, by the name of the pod."""
         self.observed: Observed = group(resource, workload=workload, gateways={"bot": Gateway((), POOL)})
         self.plan = Plan()
+
+    @classmethod
+    def at_first_step(cls) -> Self:
+        """Return one in which the second version has just got its first share."""
+        cluster = cls()
+        cluster.settle()
+        cluster.ask_for(V2)
+        while NEW not in cluster.shares:
+            cluster.make_pass()
+        return cluster
 
     def make_pass(self, seconds: float = 1) -> None:
         """Make a pass, then let agents and API server follow it."""
@@ -220,11 +230,7 @@ def test_a_version_that_one_pod_refuses_gets_no_request_and_goes_back() -> None:
 
 
 def test_a_rollback_takes_the_share_first_and_the_version_later() -> None:
-    cluster = Cluster()
-    cluster.settle()
-    cluster.ask_for(V2)
-    while NEW not in cluster.shares:
-        cluster.make_pass()
+    cluster = Cluster.at_first_step()
     cluster.make_pass()
     cluster.annotate("rollback", **{"from": V2, "to": V1})
     cluster.make_pass()
@@ -237,11 +243,7 @@ def test_a_rollback_takes_the_share_first_and_the_version_later() -> None:
 
 
 def test_a_pod_that_starts_does_not_take_the_share_away() -> None:
-    cluster = Cluster()
-    cluster.settle()
-    cluster.ask_for(V2)
-    while NEW not in cluster.shares:
-        cluster.make_pass()
+    cluster = Cluster.at_first_step()
     cluster.observed = replace(cluster.observed, pods=(*cluster.observed.pods, pod("web-d", ready=False)))
     plan = make_plan(cluster.observed, cluster.now, ALLOWED)
     assert plan.members[0].rewrite is None
@@ -253,11 +255,7 @@ def test_a_pod_that_starts_does_not_take_the_share_away() -> None:
 
 
 def test_what_somebody_changes_in_the_rewrite_is_put_right_and_the_pause_begins_anew() -> None:
-    cluster = Cluster()
-    cluster.settle()
-    cluster.ask_for(V2)
-    while NEW not in cluster.shares:
-        cluster.make_pass()
+    cluster = Cluster.at_first_step()
     cluster.make_pass()
     reached = cluster.status["canary"]["reachedAt"]
     edited = copy.deepcopy(cluster.observed.gateways["bot"].rewrites[0])
@@ -270,11 +268,7 @@ def test_what_somebody_changes_in_the_rewrite_is_put_right_and_the_pause_begins_
 
 
 def test_a_suspended_one_keeps_its_shares_and_its_versions() -> None:
-    cluster = Cluster()
-    cluster.settle()
-    cluster.ask_for(V2)
-    while NEW not in cluster.shares:
-        cluster.make_pass()
+    cluster = Cluster.at_first_step()
     (resource,) = cluster.observed.resources
     resource["spec"]["suspend"] = True
     held = cluster.held

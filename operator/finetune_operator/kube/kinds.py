@@ -108,6 +108,20 @@ def owner_reference(kind: Kind, owner: Object) -> Object:
     }
 
 
+def adapter_deployment_owner(name: str, uid: str) -> Object:
+    """Return the ``ownerReferences`` entry of an AdapterDeployment's child.
+
+    It has no ``blockOwnerDeletion``, for which OpenShift asks a right to the owner's finalizers.
+    """
+    return {
+        "apiVersion": ADAPTER_DEPLOYMENT.api_version,
+        "kind": ADAPTER_DEPLOYMENT.name,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+    }
+
+
 def finetune_job_of(resource: Object) -> str | None:
     """Return the name of the FineTuneJob of a Job or pod, according to its annotation."""
     name: str | None = resource["metadata"].get("annotations", {}).get(JOB_LABEL)

@@ -58,26 +58,30 @@ def find_stage(
         replicas: Number of pods that the workload is to have.
         pods: The pods that it has.
     """
-    passed = status.passed_steps if status is not None and status.digest == digest else 0
-    steps = canary.steps if canary is not None else []
-    if passed >= len(steps):
+    number = _find_number(canary, status, digest)
+    if canary is None or number is None:
         return None
-    step = steps[passed]
+    step = canary.steps[number - 1]
     size = count_pods(step, replicas)
     serving = sum(pod.proven and pod.available for pod in pods)
-    return CanaryStage(passed + 1, len(steps), step, size, serving >= size)
+    return CanaryStage(number, len(canary.steps), step, size, serving >= size)
 
 
 def find_traffic_stage(
     canary: Canary | None, status: CanaryStatus | None, digest: str, pods: int
 ) -> CanaryStage | None:
     """Find the step of a canary by shares of the requests, not reached yet; None if the version gets all of them."""
-    passed = status.passed_steps if status is not None and status.digest == digest else 0
-    steps = canary.steps if canary is not None else []
-    if passed >= len(steps):
+    number = _find_number(canary, status, digest)
+    if canary is None or number is None:
         return None
-    step = steps[passed]
-    return CanaryStage(passed + 1, len(steps), step, pods, reached=False, traffic=step.traffic_percent)
+    step = canary.steps[number - 1]
+    return CanaryStage(number, len(canary.steps), step, pods, reached=False, traffic=step.traffic_percent)
+
+
+def _find_number(canary: Canary | None, status: CanaryStatus | None, digest: str) -> int | None:
+    """Find the number of a version's present step, from 1; None if all are over, or there is no canary."""
+    passed = status.passed_steps if status is not None and status.digest == digest else 0
+    return passed + 1 if canary is not None and passed < len(canary.steps) else None
 
 
 def count_pods(step: CanaryStep, replicas: int) -> int:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 
 from finetune_api import GROUP
-from finetune_operator.kube.kinds import ADAPTER_DEPLOYMENT, ANALYSIS_RUN, JOB, Object
+from finetune_operator.kube.kinds import ANALYSIS_RUN, JOB, Object, adapter_deployment_owner
 from finetune_operator.policies.analysis import AnalysisId, AnalysisRequest, Subject, fill
 from finetune_operator.resources.names import fit, short
 
@@ -94,18 +94,10 @@ def build_analysis_run(template: Object, request: AnalysisRequest) -> Object:
 
 def _build_metadata(request: AnalysisRequest, template: Object) -> Object:
     identity = request.id
-    # without blockOwnerDeletion, for which OpenShift asks a right to the owner's finalizers
-    owner = {
-        "apiVersion": ADAPTER_DEPLOYMENT.api_version,
-        "kind": ADAPTER_DEPLOYMENT.name,
-        "name": identity.name,
-        "uid": identity.uid,
-        "controller": True,
-    }
     return {
         "name": name_object(identity),
         "namespace": identity.namespace,
         "labels": {**(template.get("labels") or {}), ANALYSIS_LABEL: short(identity.name)},
         "annotations": dict(template.get("annotations") or {}),
-        "ownerReferences": [owner],
+        "ownerReferences": [adapter_deployment_owner(identity.name, identity.uid)],
     }

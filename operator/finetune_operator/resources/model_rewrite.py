@@ -9,11 +9,11 @@ from datetime import datetime
 from finetune_api.adapterdeployment import InferenceModelRewrite
 from finetune_api.timestamps import parse_timestamp
 from finetune_operator.kube.kinds import (
-    ADAPTER_DEPLOYMENT,
     FIELD_MANAGER,
     INFERENCE_POOL,
     MANAGED_BY_LABEL,
     Object,
+    adapter_deployment_owner,
     controller_uid,
 )
 from finetune_operator.policies.traffic import Shares
@@ -22,14 +22,6 @@ from finetune_operator.policies.traffic import Shares
 def build_rewrite(resource: Object, served_name: str, reference: InferenceModelRewrite, shares: Shares) -> Object:
     """Build the rewrite of an AdapterDeployment, which owns it; equal shares give equal objects."""
     meta = resource["metadata"]
-    # without blockOwnerDeletion, for which OpenShift asks a right to the owner's finalizers
-    owner = {
-        "apiVersion": ADAPTER_DEPLOYMENT.api_version,
-        "kind": ADAPTER_DEPLOYMENT.name,
-        "name": meta["name"],
-        "uid": meta["uid"],
-        "controller": True,
-    }
     targets = [{"modelRewrite": name, "weight": weight} for name, weight in sorted(shares.items())]
     pool = {"group": INFERENCE_POOL.group, "kind": INFERENCE_POOL.name, "name": reference.pool_ref.name}
     return {
@@ -37,7 +29,7 @@ def build_rewrite(resource: Object, served_name: str, reference: InferenceModelR
             "namespace": meta["namespace"],
             "name": meta["name"],
             "labels": {MANAGED_BY_LABEL: FIELD_MANAGER},
-            "ownerReferences": [owner],
+            "ownerReferences": [adapter_deployment_owner(meta["name"], meta["uid"])],
         },
         "spec": {
             "poolRef": pool,

@@ -11,7 +11,7 @@ from datetime import datetime
 from finetune_api.adapterdeployment import AdapterDeploymentStatus, find_last_good
 from finetune_api.messages import AgentAdapter, DesiredAdapter
 from finetune_api.reasons import Reason
-from finetune_api.version_paths import version_name
+from finetune_api.version_paths import names_version, version_name
 from finetune_operator.kube.kinds import Object
 from finetune_operator.policies.canary import find_traffic_stage
 from finetune_operator.policies.failed_rollout import find_refusal
@@ -117,7 +117,7 @@ def _find_report(
     if report is None:  # until then the status says what it reported last
         return find_report(observed, member, pod)
     own = [item for item in report.adapters if item.deployment == member.resource["metadata"]["name"]]
-    found = {item.digest: item for item in own if "@" in item.served_name}
+    found = {item.digest: item for item in own if names_version(item.served_name)}
     new = found.get(desired.version.digest)
     old = found.get(stable.version.digest) if stable is not None else None
     if new is None:

@@ -162,7 +162,7 @@ def replaced(pod: Pod) -> str:
     pod.engine.effects[BOT], pod.engine.loaded[BOT] = 0.1, "/tmp/somebody"
     if pod.kind == "sglang":
         pod.engine.pinned.discard(BOT)  # type: ignore[attr-defined]
-    assert not pod.agent.ready()
+    wait_for(lambda: not pod.agent.ready(), 20, "the agent looks again")
     return pod.finish(version)
 
 

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kubernetes.client.exceptions import NotFoundException
 
 from devcluster.cluster import Cluster
 from finetune_operator.policies.deletion import FINALIZER
-from tests.operator.test_killed import proxied
+from tests.operator.test_killed import proxied, undisturbed
 from tools.testing.fake_kubelet import Kubelet, good_run
 from tools.testing.kubernetes_api import GROUP, PLURAL, VERSION, Api
 from tools.testing.operator_messages import PREFLIGHT_PASSED, SPEC
@@ -211,6 +212,43 @@ def test_killed_between_any_two_writes(cluster: Cluster, tmp_path: Path) -> None
         deadly += 1
         assert deadly < 40, "it was killed after every one of its writes"
     assert deadly > 6, "there were writes to be killed at"
+
+
+@pytest.mark.chaos("kill -9 after the clean-up's creation, and a garbage collector that is faster than the operator")
+def test_a_released_job_gets_no_second_clean_up(cluster: Cluster, tmp_path: Path) -> None:
+    with undisturbed(cluster, tmp_path / "released", output=DELETE) as (proxy, operator, api):
+
+        def count(metric: str, kind: str) -> float:
+            return operator.metric(f"finetune_operator_{metric}", kind=kind)
+
+        passes_at_release: list[float] = []
+
+        def disturb(_: int) -> None:
+            """Kill the operator before the status has the clean-up; before its last write is answered, delete the Job.
+
+            The garbage collector would do this, but takes up to 30 s to learn of a new kind.
+            """
+            if proxy.writes[-1].endswith("/jobs") and not passes_at_release:
+                operator.kill()
+            elif is_gone(api, "a") and not passes_at_release:
+                passes_at_release.append(count("reconcile_seconds_count", "FineTuneJob"))
+                events = count("watch_events_total", "Job")
+                api.batch.delete_namespaced_job("a-clean-up", api.namespace, propagation_policy="Background")
+                until("the operator knows", lambda: count("watch_events_total", "Job") > events)
+
+        with Kubelet(api, "a", good_run):
+            api.await_condition("a", "Ready", "True")
+        proxy.after_write = disturb
+        delete(cluster, api, "a")
+        api.end_pod("a-clean-up", 0, DELETED)
+        assert "cleanUps" not in api.finetune_job("a")["status"]
+        proxy.silent = "finetunejobs"
+        operator.start()
+        # the deleted Job asks for another pass
+        passes = partial(count, "reconcile_seconds_count", "FineTuneJob")
+        until("another pass", lambda: passes_at_release and passes() > passes_at_release[0] + 1)
+        created = [path for path in proxy.writes if path.startswith("POST") and path.endswith("/jobs")]
+        assert len(created) == 3, f"a Job was made twice: {proxy.writes}"
 
 
 def test_the_same_name_again_is_cleaned_up_again(cluster: Cluster, api: Api, operator: Operator) -> None:

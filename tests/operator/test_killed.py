@@ -92,13 +92,15 @@ def proxied(
 
 
 @contextmanager
-def undisturbed(cluster: Cluster, directory: Path) -> Iterator[tuple[ApiServerProxy, Operator, Api]]:
+def undisturbed(
+    cluster: Cluster, directory: Path, **spec: Any
+) -> Iterator[tuple[ApiServerProxy, Operator, Api]]:
     """Run the operator behind a proxy that kills nobody, with the FineTuneJob ``a``."""
     directory.mkdir()
     with proxied(cluster, never, directory) as (proxy, operator, _):
         operator.start()
         api = Api(cluster.kubeconfig, operator.namespace)
-        api.create_job("a")
+        api.create_job("a", **spec)
         yield proxy, operator, api
 
 

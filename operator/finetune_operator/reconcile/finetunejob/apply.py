@@ -112,8 +112,11 @@ async def _write_finalizers(resource: Object, plan: Plan, context: Context) -> R
         await tell_event(FINETUNE_JOB, resource, event, context)
     patch = {"metadata": {"resourceVersion": meta["resourceVersion"], "finalizers": plan.finalizers}}
     written = await context.kube.merge(FINETUNE_JOB, meta["namespace"], meta["name"], patch)
-    if written is not None:
-        context.cache.put(FINETUNE_JOB, written)
+    if written is None or (is_being_deleted(written) and not written["metadata"].get("finalizers")):
+        # The answer has the old resource version. A pass over the cached object would create what is deleted with it.
+        _forget(resource, context)
+        return Result()
+    context.cache.put(FINETUNE_JOB, written)
     return Result(requeue_after=0)
 
 

@@ -76,6 +76,9 @@ class Build:
 
 
 ARGO_ROLLOUTS = "github.com/argoproj/argo-rollouts@v1.10.1"
+ARGO_CD = "github.com/argoproj/argo-cd/v3@v3.2.11"
+FLUX_SOURCE = "github.com/fluxcd/source-controller@v1.7.3"
+FLUX_KUSTOMIZE = "github.com/fluxcd/kustomize-controller@v1.7.3"
 INFERENCE_EXTENSION = "sigs.k8s.io/gateway-api-inference-extension@v1.5.0"
 """Only its CRDs are used."""
 BUILDS = (
@@ -90,6 +93,9 @@ BUILDS = (
     Build("kwok", "sigs.k8s.io/kwok/cmd/kwok@v0.8.0", ("kwok",)),
     Build("versitygw", "github.com/versity/versitygw/cmd/versitygw", ("versitygw",)),
     Build("argo-rollouts", "./cmd/rollouts-controller", ("rollouts-controller",), ARGO_ROLLOUTS),
+    Build("argo-cd", "./cmd", ("argocd-application-controller", "argocd-repo-server"), ARGO_CD),
+    Build("source-controller", ".", ("source-controller",), FLUX_SOURCE),
+    Build("kustomize-controller", ".", ("kustomize-controller",), FLUX_KUSTOMIZE),
 )
 
 
@@ -188,14 +194,28 @@ def _build_missing(builds: Iterable[Build]) -> None:
                 _go(in_our_module, partial, ["build", "-o", f"{partial}/"])
             for build in missing:
                 if build.module:
-                    source = download_module(build.module)
-                    _go([build], partial, ["build", "-C", str(source), "-o", f"{partial}/"])
+                    _go_in_module(build, partial)
                 elif build not in in_our_module:
                     _go([build], partial, ["install"])
             for build in missing:
                 _publish(build, partial)
         finally:
             shutil.rmtree(partial)
+
+
+def _go_in_module(build: Build, partial: Path) -> None:
+    """Let Go write the executable of a build with a module of its own."""
+    source = download_module(build.module)
+    modfile, sums = partial / "go.mod", partial / "go.sum"
+    modfile.write_bytes((source / "go.mod").read_bytes())
+    sums.write_bytes((source / "go.sum").read_bytes())
+    content = json.loads(commands.run([*_go_program(), "mod", "edit", "-json", str(modfile)], directory=partial))
+    # A module's archive does not have the modules in its directories: they are downloaded instead.
+    nested = [item["Old"]["Path"] for item in content.get("Replace") or () if item["New"]["Path"].startswith(".")]
+    drops = [f"-dropreplace={path}" for path in nested]
+    if drops:
+        commands.run([*_go_program(), "mod", "edit", *drops, str(modfile)], directory=partial)
+    _go([build], partial, ["build", "-C", str(source), f"-modfile={modfile}", "-mod=mod", "-o", f"{partial}/"])
 
 
 def download_module(module: str) -> Path:
@@ -234,7 +254,8 @@ def _publish(build: Build, partial: Path) -> None:
     """Move an executable into its own directory, with a link for each other name that it answers to."""
     directory = partial / f"{build.name}.directory"
     directory.mkdir()
-    (partial / build.package.rsplit("/", 1)[-1].partition("@")[0]).rename(directory / build.name)
+    package = build.module if build.package == "." else build.package
+    (partial / package.partition("@")[0].rsplit("/", 1)[-1]).rename(directory / build.name)
     for alias in build.programs:
         if alias != build.name:
             (directory / alias).symlink_to(build.name)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,40 @@ def test_one_run_of_go_builds_all_that_is_missing(cache: Path, module: Path, cap
         version = subprocess.run([binaries.program(name)], capture_output=True, text=True, check=True)
         assert version.stderr == "here\n"
     assert capfd.readouterr().err == ""
+
+
+def put_module(proxy: Path, path: str, files: dict[str, str]) -> None:
+    """Put version 1.0.0 of a Go module into a module proxy of files."""
+    directory = proxy / path / "@v"
+    directory.mkdir(parents=True)
+    (directory / "v1.0.0.info").write_text('{"Version": "v1.0.0"}')
+    (directory / "v1.0.0.mod").write_text(files["go.mod"])
+    with zipfile.ZipFile(directory / "v1.0.0.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"{path}@v1.0.0/{name}", content)
+
+
+def test_a_module_that_replaces_another_by_a_directory_of_its_repository_is_built_from_its_archive(
+    cache: Path, module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = 'package main\n\nimport "example.com/app/api"\n\nfunc main() { println(api.Word) }\n'
+    api_path = "example.com/app/api"
+    mod = f"module example.com/app\n\ngo 1.26\n\nrequire {api_path} v1.0.0\n\nreplace {api_path} => ./api\n"
+    proxy = tmp_path / "proxy"
+    put_module(proxy, "example.com/app", {"go.mod": mod, "go.sum": "", "main.go": main})
+    api = {"go.mod": f"module {api_path}\n\ngo 1.26\n", "api.go": 'package api\n\nconst Word = "here"\n'}
+    put_module(proxy, api_path, api)
+    for name, value in {
+        "GOPROXY": proxy.as_uri(),
+        "GOSUMDB": "off",
+        "GOMODCACHE": str(tmp_path / "modules"),
+        "GOFLAGS": "-modcacherw",
+    }.items():
+        monkeypatch.setenv(name, value)
+    build = binaries.Build("app", ".", ("app", "other-name"), "example.com/app@v1.0.0")
+    monkeypatch.setattr(binaries, "BUILDS", (build,))
+    ran = subprocess.run([binaries.built("other-name")], capture_output=True, text=True, check=True)
+    assert ran.stderr == "here\n"
 
 
 def test_a_failed_build_says_why_where_its_log_is_and_what_to_do(cache: Path, module: Path) -> None:

@@ -25,6 +25,7 @@ from finetune_trainer.merge import merge_adapter
 from finetune_trainer.methods import adalora
 from finetune_trainer.methods.adapted_model import add_adapter
 from finetune_trainer.methods.conversion import lora_factors
+from finetune_trainer.methods.initialization import read_factors
 from finetune_trainer.methods.peft_config import BaseInfo
 from finetune_trainer.models import quantizable
 from finetune_trainer.models.loading import load_base, make_quantization_config
@@ -191,6 +192,41 @@ def test_a_method_trains_and_resumes_bit_identical(workbench: Callable[[], Workb
             assert uninterrupted.read(f"team/job/adapter/{file.path}") == resumed_bench.read(
                 f"team/job/adapter/{file.path}"
             )
+
+
+@pytest.mark.parametrize("name", ["pissa", "olora", "loftq"])
+def test_a_run_continues_on_a_machine_that_decomposes_with_other_last_bits(
+    workbench: Callable[[], Workbench], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    spec = {"method": CASES[name].method, "training": PIECES, "checkpoint": {"everySteps": 100}}
+    uninterrupted, bench = workbench(), workbench()
+    train(uninterrupted.settings(**spec))
+    assert train_until(bench.settings(**spec), 3).reason == "Preempted"
+    module, function = (torch.linalg, "qr") if name == "olora" else (torch, "svd_lowrank")
+    monkeypatch.setattr(module, function, change_last_bits(getattr(module, function)))
+    result, _ = train(bench.settings(**spec))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 3), result.message
+    weights = "team/job/adapter/adapter_model.safetensors"
+    assert uninterrupted.read(weights) == bench.read(weights)
+
+
+def change_last_bits(decompose: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Return a decomposition that differs from another in the last bits, as those of another GPU type do."""
+    return lambda *given, **named: tuple(part * (1 + 1e-6) for part in decompose(*given, **named))
+
+
+def test_damaged_initial_factors_are_computed_again(
+    workbench: Callable[[], Workbench], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = workbench()
+    spec = {"method": CASES["pissa"].method, "training": PIECES, "checkpoint": {"everySteps": 100}}
+    assert train_until(bench.settings(**spec), 3).reason == "Preempted"
+    directory = bench.server.buckets / bench.bucket / "team" / "job" / "checkpoints" / "initial-factors"
+    (file,) = directory.iterdir()
+    file.write_bytes(file.read_bytes()[:-4] + b"1234")
+    result, _ = train(bench.settings(**spec))
+    assert (result.reason, result.resumed_from_step) == ("Succeeded", 3), result.message
+    assert f"{file.name} is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -363,12 +399,8 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(bench: Workb
     assert "was trained on the base model other/model" in message(lora)
 
 
-@pytest.mark.parametrize("name", ["LlamaConfig", "GPT2Config"])
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(
-    tmp_path: Path, name: str, kind: str, decomposed: list[int]
-) -> None:
-    config = transformers.AutoConfig.for_model("llama" if name == "LlamaConfig" else "gpt2")
+def write_small_model(directory: Path, name: str) -> None:
+    """Write a random model of one layer, of a ``llama`` or a ``gpt2``."""
     sizes: dict[str, Any] = {
         "hidden_size": 64,
         "num_hidden_layers": 1,
@@ -377,19 +409,27 @@ def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(
         "intermediate_size": 128,
         "vocab_size": 64,
     }
-    config = type(config)(
-        **{key: value for key, value in sizes.items() if key != "num_key_value_heads" or name == "LlamaConfig"}
+    config = type(transformers.AutoConfig.for_model(name))(
+        **{key: value for key, value in sizes.items() if key != "num_key_value_heads" or name == "llama"}
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_loftq_begins_nearer_to_the_base_than_its_quantisation_is(
+    tmp_path: Path, name: str, kind: str, decomposed: list[int]
+) -> None:
+    write_small_model(tmp_path, name)
     original = dict(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).named_modules())
     method = Method.model_validate({"qlora": {"rank": 8, "init": "loftq", "quantization": {"type": kind}}})
     base = load_base(tmp_path, torch.float32, make_quantization_config(method, "fp32"))
     model = add_adapter(base, method, BaseInfo(tmp_path, None, 10))
     factors = lora_factors(model)
-    assert len(factors) == (7 if name == "LlamaConfig" else 4)
+    assert len(factors) == (7 if name == "llama" else 4)
     for module, (a, b) in factors.items():
         weight: Any = original[module].weight.detach()
-        weight = weight.T if name == "GPT2Config" else weight
+        weight = weight.T if name == "gpt2" else weight
         layer = model.get_base_model().get_submodule(module).get_base_layer()
         lost = weight - dequantize_bnb_weight(layer.weight, state=getattr(layer, "state", None)).float()
         values = torch.linalg.svdvals(lost)
@@ -410,6 +450,43 @@ def test_pissa_begins_with_the_largest_directions_without_a_whole_decomposition(
         best = torch.linalg.svdvals(weight)[8:].norm()
         assert residual.norm() < 1.01 * best, "nearly the best of this rank"
         assert torch.allclose(model.get_base_model().get_submodule(module).get_base_layer().weight, residual, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_olora_begins_as_pefts_does_and_decomposes_a_few_columns_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_small_model(tmp_path, name)
+    widths: list[int] = []
+    genuine = torch.linalg.qr
+
+    def qr(matrix: torch.Tensor) -> Any:
+        widths.append(matrix.shape[1])
+        return genuine(matrix)
+
+    original = dict(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).named_modules())
+    monkeypatch.setattr(torch.linalg, "qr", qr)
+    method = Method.model_validate({"lora": {"rank": 8, "init": "olora"}})
+    model = add_adapter(load_base(tmp_path, torch.float32), method, BaseInfo(tmp_path, None, 10))
+    assert set(widths) == {8}
+    for module, (a, b) in read_factors(model).items():
+        weight: Any = original[module].weight.detach()
+        whole_q, whole_r = genuine(weight.T if name == "gpt2" else weight)
+        torch.testing.assert_close(b, whole_q[:, :8], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(a, whole_r[:8], atol=1e-5, rtol=1e-4)
+    ids = torch.tensor([[3, 7, 20]])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    torch.testing.assert_close(model(ids).logits, plain(ids).logits, atol=1e-4, rtol=1e-3)
+
+
+def test_a_rank_above_that_of_the_weight_learns_too(tmp_path: Path) -> None:
+    write_small_model(tmp_path, "llama")
+    for init in ("pissa", "olora"):
+        method = Method.model_validate({"lora": {"rank": 96, "init": init, "targetModules": ["q_proj"]}})
+        model = add_adapter(load_base(tmp_path, torch.float32), method, BaseInfo(tmp_path, None, 10))
+        ((a, b),) = read_factors(model).values()
+        assert a[64:].abs().min(dim=1).values.max() > 0, "a row of zeros would never learn"
+        assert not b[:, 64:].any()
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ def difference(first: Workbench, second: Workbench) -> float:
         {"training": {"gradientCheckpointing": "always", "packing": True, "maxSteps": 4, "epochs": None}},
         pytest.param({"method": {"qlora": {"rank": 4}}}, marks=pytest.mark.exhaustive),
         pytest.param({"method": {"adalora": {"initRank": 6, "targetRank": 3}}}, marks=pytest.mark.exhaustive),
+        pytest.param({"method": {"lora": {"rank": 4, "init": "pissa"}}}, marks=pytest.mark.exhaustive),
         pytest.param({"method": {"full": {}}, "training": {"learningRate": 1e-4}}, marks=pytest.mark.exhaustive),
         {"evaluation": {"everySteps": 3, "selectBest": True}},
         pytest.param({"objective": "dpo"}, marks=pytest.mark.exhaustive),
@@ -78,7 +79,7 @@ def difference(first: Workbench, second: Workbench) -> float:
             }
         },
     ],
-    ids=["lora", "packed", "qlora", "adalora", "full", "selectBest", "dpo", "sharded", "sharded and packed"],
+    ids=["lora", "packed", "qlora", "adalora", "pissa", "full", "selectBest", "dpo", "sharded", "sharded and packed"],
 )
 def test_two_processes_learn_what_one_does(workbench: Callable[[], Workbench], spec: dict[str, Any]) -> None:
     batches = []

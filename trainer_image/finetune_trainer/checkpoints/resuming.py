@@ -50,7 +50,8 @@ def fingerprint_run(session: Session, plan: Plan, examples: dataset.Examples, ba
         plan: Its plan.
         examples: The prepared dataset.
         base_digest: The digest of the base's weights in memory. The files alone do not decide it, since another
-            precision or quantisation is another base.
+            precision or quantisation is another base. If an initialisation took a part out of the base, the digest of
+            the base before and of that part.
     """
     spec = session.settings.job.spec
     components: dict[str, Any] = {

@@ -10,14 +10,22 @@ from peft.utils import ModulesToSaveWrapper
 
 from finetune_api import methods as api
 from finetune_api.reasons import Reason
-from finetune_trainer.methods import bottleneck, default_modules, loftq, peft_config
+from finetune_trainer.methods import bottleneck, default_modules, initialization, peft_config
 from finetune_trainer.models import loading
 from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 
 
-def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> Any:
+def add_adapter(
+    model: Any, method: api.Method, base: peft_config.BaseInfo, initial: initialization.Factors | None = None
+) -> Any:
     """Add a fresh adapter to the base; ``full`` adds none, and makes all weights trainable.
+
+    Args:
+        model: The base.
+        method: The method.
+        base: Facts about the base and the run.
+        initial: Factors that PiSSA, OLoRA and LoftQ begin with; None computes them.
 
     Raises:
         Failure: TARGET_MODULES_NOT_FOUND, or SPEC_INVALID for a setting that the model or the run does not allow.
@@ -37,8 +45,8 @@ def add_adapter(model: Any, method: api.Method, base: peft_config.BaseInfo) -> A
     for module in adapted.modules():
         if isinstance(module, ModulesToSaveWrapper):
             module.register_forward_pre_hook(cast_inputs)
-    if isinstance(block, api.Qlora) and block.init == "loftq":
-        loftq.initialize(adapted, base.directory)
+    if isinstance(block, api.Lora | api.Qlora) and block.changes_base:
+        initialization.initialize(adapted, block.init, base.directory, initial)
     if adapted.active_peft_config.is_prompt_learning:
         check_prompt_learning(adapted, method)
     return adapted

@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from finetune_api.roles import suffixes
 from finetune_engines import highest_rank
+from finetune_trainer.methods import initialization
 
 Factors = tuple[torch.Tensor, torch.Tensor]
 """A of shape (rank, in) and B of shape (out, rank), in fp32 on the CPU: the update is B·A, with no further scale."""
-Initial = Mapping[str, Factors]
-"""The initial factors of an adapter, which PiSSA, OLoRA or LoftQ computed from the base or its quantization error."""
 _FOLDED = ("use_rslora", "rank_pattern", "alpha_pattern")
 """Options of PEFT's LoraConfig that only set ranks and scales. Some engines ignore them."""
 _MORE_THAN_FACTORS = (
@@ -35,7 +34,7 @@ MAX_RANK = highest_rank()
 """The highest rank that an engine serves."""
 
 
-def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[str, Factors] | None:
+def low_rank_factors(model: PeftModel, initial: initialization.Factors | None = None) -> dict[str, Factors] | None:
     """Return the update of each adapted module as factors; None if its rank is not low.
 
     Args:
@@ -56,7 +55,7 @@ def low_rank_factors(model: PeftModel, initial: Initial | None = None) -> dict[s
             a, b = (part.detach().float().cpu() for part in _FACTORS[kind](module))
             if initial is not None:
                 first_a, first_b = initial[plain]
-                a, b = torch.cat([a, first_a]), torch.cat([b, -first_b], dim=1)
+                a, b = torch.cat([a, first_a]), torch.cat([b, -_scale(first_b, module)], dim=1)
             factors[plain] = (a, b)
     if not factors or max(len(a) for a, _ in factors.values()) > MAX_RANK:
         return None
@@ -96,25 +95,6 @@ def lora_factors(model: PeftModel) -> dict[str, Factors]:
         for name, module in model.named_modules()
         if isinstance(module, BaseTunerLayer)
     }
-
-
-def save_factors(factors: Mapping[str, Factors], path: Path) -> None:
-    """Write factors into a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {
-            f"{name}/{half}": part.contiguous()
-            for name, pair in factors.items()
-            for half, part in zip("AB", pair, strict=True)
-        },
-        path,
-    )
-
-
-def load_factors(path: Path) -> dict[str, Factors]:
-    """Read what ``save_factors`` wrote."""
-    tensors = load_file(path)
-    return {key[:-2]: (tensors[key], tensors[f"{key[:-2]}/B"]) for key in tensors if key.endswith("/A")}
 
 
 def write_lora(factors: Mapping[str, Factors], linear: list[str], directory: Path) -> int:
@@ -168,9 +148,13 @@ def set_base_name(directory: Path, base: str, revision: str | None) -> None:
 
 
 def _lora(module: Any) -> Factors:
-    return module.lora_A["default"].weight, (
-        module.lora_B["default"].weight.double() * module.scaling["default"]
-    ).float()
+    return module.lora_A["default"].weight, _scale(module.lora_B["default"].weight, module)
+
+
+def _scale(b: torch.Tensor, module: Any) -> torch.Tensor:
+    """Return a module's B with the scale of its update folded in."""
+    scale: float = module.scaling["default"]
+    return (b.double() * scale).float()
 
 
 def _adalora(module: Any) -> Factors:

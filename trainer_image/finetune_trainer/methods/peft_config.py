@@ -39,11 +39,10 @@ def make_peft_config(method: api.Method, base: BaseInfo) -> PeftConfig:
     return config
 
 
-PEFT_INITIALIZATIONS: dict[str, bool | str] = {"default": True, "loftq": True, "pissa": "pissa_niter_16"}
+PEFT_INITIALIZATIONS: dict[str, bool | str] = {"default": True, "loftq": True, "pissa": True, "olora": True}
 """PEFT's ``init_lora_weights`` for each initialization with another name.
 
-``loftq.initialize`` computes LoftQ later. The randomized SVD of PiSSA takes seconds; the exact one of a large model's
-weights takes many minutes.
+``initialization.initialize`` computes LoftQ, PiSSA and OLoRA later.
 """
 
 

@@ -10,12 +10,12 @@ from peft import PeftModel
 from finetune_trainer.data import dataset
 from finetune_trainer.data.tokenizer import copy_tokenizer
 from finetune_trainer.evaluation import effect, verification
-from finetune_trainer.methods import adapted_model, conversion, inspection
+from finetune_trainer.methods import adapted_model, conversion, initialization, inspection
 from finetune_trainer.models import device, loading
 from finetune_trainer.models.base_files import canonical_name
 from finetune_trainer.runtime.logs import log
 from finetune_trainer.session.session import Session
-from finetune_trainer.training.model import initial_factors_path
+from finetune_trainer.training.initial_factors import initial_factors_path
 from finetune_trainer.training.train import TrainedModel
 
 
@@ -46,7 +46,7 @@ def save_adapter(session: Session, trained: TrainedModel, examples: dataset.Exam
     inputs, method, model = session.inputs, session.settings.job.spec.method, trained.model
     trained_directory, directory = session.scratch / "trained", session.scratch / "adapter"
     factors_path = initial_factors_path(session)
-    initial = conversion.load_factors(factors_path) if factors_path.is_file() else None
+    initial = initialization.load_factors(factors_path) if factors_path.is_file() else None
     serving_dtype = loading.choose_serving_dtype(model)
     is_exact = (
         serving_dtype == device.DTYPES[trained.plan.precision]

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import set_seed
 
-from finetune_trainer.methods import adapted_model, conversion, inspection, peft_config, starting_adapter
+from finetune_trainer.methods import adapted_model, inspection, peft_config, starting_adapter
 from finetune_trainer.models import device, loading, memory
 from finetune_trainer.session.plan import Plan
 from finetune_trainer.session.session import Session
+from finetune_trainer.training.initial_factors import InitialFactors
 
 
 def load_base(session: Session, tokenizer: Any, *, reload: bool = False) -> Any:
@@ -53,24 +53,21 @@ def fresh_base_loader(
     )
 
 
-def add_adapter(session: Session, plan: Plan, base: Any) -> Any:
+def add_adapter(session: Session, plan: Plan, base: Any, initial: InitialFactors | None = None) -> Any:
     """Add a fresh adapter, or the one that ``model.adapter`` names, to the base.
 
-    The seed is set first, because most adapters start with random numbers.
+    The seed is set first, because most adapters start with random numbers. ``initial``: the initial factors of the run,
+    for a method whose initialisation changes the base.
     """
     spec, inputs = session.settings.job.spec, session.inputs
     set_seed(spec.training.seed)
-    model = adapted_model.add_adapter(
-        base,
-        spec.method,
-        peft_config.BaseInfo(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward"),
-    )
+    facts = peft_config.BaseInfo(inputs.model, inputs.model_commit, plan.total_steps, spec.objective == "reward")
+    add = partial(adapted_model.add_adapter, base, spec.method, facts)
+    model = initial.add_adapter(add, is_main_process=session.process.is_main_process) if initial else add()
     if spec.output.merged_model:
         inspection.refuse_unmergeable(model)
     if inputs.adapter is not None:
         starting_adapter.load_weights(model, inputs.adapter.directory, spec.method)
-    if spec.method.config.changes_base:
-        conversion.save_factors(conversion.lora_factors(model), initial_factors_path(session))
     return model
 
 
@@ -82,8 +79,3 @@ def is_sharded(session: Session) -> bool:
 def score_padding_id(session: Session, tokenizer: Any) -> int | None:
     """Return the padding token's id for a reward model, which finds a text's end by it; else None."""
     return int(tokenizer.pad_token_id) if session.settings.job.spec.objective == "reward" else None
-
-
-def initial_factors_path(session: Session) -> Path:
-    """Return the path of the adapter's initial factors, which the conversion to a plain LoRA subtracts."""
-    return session.scratch / "initial.safetensors"

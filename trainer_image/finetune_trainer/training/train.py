@@ -18,6 +18,7 @@ from finetune_trainer.session.plan import Plan, choose_learning_rate, make_plan
 from finetune_trainer.session.session import Session
 from finetune_trainer.training import contamination, objectives, sharding
 from finetune_trainer.training.fit import Fitted, fit
+from finetune_trainer.training.initial_factors import find_initial_factors
 from finetune_trainer.training.model import add_adapter, is_sharded, load_base
 from finetune_trainer.training.parameters import count_parameters
 from finetune_trainer.training.trainer import training_rows
@@ -58,12 +59,14 @@ def train_model(
         base = take_base()
         if spec.training.packs and not is_sharded(session):
             contamination.refuse_contamination(contamination.prepare_packing(base, examples.train))
-        model = add_adapter(session, plan, base)
+        initial = find_initial_factors(session, base) if spec.method.config.changes_base else None
+        model = add_adapter(session, plan, base, initial)
         del base
         with CLOCK.spend("hash"):
             base_digest = loading.digest_base_weights(model) if process.is_main_process else ""
     describe_training(session, plan, model)
-    fingerprint = process_group.broadcast(resuming.fingerprint_run(session, plan, examples, base_digest))
+    start_digest = initial.digest if initial else base_digest
+    fingerprint = process_group.broadcast(resuming.fingerprint_run(session, plan, examples, start_digest))
     with phase("looking for a checkpoint", "checkpoint"):
         resume = resuming.find_checkpoint(session, fingerprint)
     sharded_digest = ""

@@ -92,9 +92,7 @@ def proxied(
 
 
 @contextmanager
-def undisturbed(
-    cluster: Cluster, directory: Path, **spec: Any
-) -> Iterator[tuple[ApiServerProxy, Operator, Api]]:
+def undisturbed(cluster: Cluster, directory: Path, **spec: Any) -> Iterator[tuple[ApiServerProxy, Operator, Api]]:
     """Run the operator behind a proxy that kills nobody, with the FineTuneJob ``a``."""
     directory.mkdir()
     with proxied(cluster, never, directory) as (proxy, operator, _):

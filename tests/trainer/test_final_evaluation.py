@@ -29,6 +29,11 @@ ROWS = [
     {"prompt": pair["prompt"], "completion": pair["chosen"] + " So it is." * (number % 4)}
     for number, pair in enumerate(PAIRS)
 ]
+RATED = [
+    {"prompt": pair["prompt"], "completion": pair["chosen" if good else "rejected"], "label": good}
+    for number, pair in enumerate(PAIRS)
+    for good in [number % 2 == 0]
+]
 SPEC: dict[str, Any] = {
     "dataset": {"uri": "configmap://data/train.jsonl", "validation": {"fraction": 0.6}},
     "training": {"maxSteps": 2, "perDeviceBatchSize": 2, "maxLength": 48, "learningRate": 2e-3},
@@ -103,18 +108,30 @@ def evaluate_alone(bench: Workbench, **spec: Any) -> EvaluationStatus:
 
 
 @pytest.mark.usefixtures("second")
-@pytest.mark.parametrize("objective", ["sft", "dpo"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"objective": "sft"},
+        {"objective": "dpo"},
+        pytest.param({"objective": "kto"}, marks=pytest.mark.exhaustive),
+        pytest.param({"objective": "orpo"}, marks=pytest.mark.exhaustive),
+        pytest.param({"objective": "reward", "evaluation": {"gate": {"max": 1e-6}}}, marks=pytest.mark.exhaustive),
+        pytest.param({"method": {"full": {}}}, marks=pytest.mark.exhaustive),
+    ],
+    ids=["sft", "dpo", "kto", "orpo", "reward", "full"],
+)
 def test_two_processes_share_the_batches_and_give_the_numbers_of_one(
-    bench: Workbench, objective: str, passes: list[int]
+    bench: Workbench, spec: dict[str, Any], passes: list[int]
 ) -> None:
-    bench.dataset(jsonl(ROWS if objective == "sft" else PAIRS))
-    together, counts = evaluate(bench, objective=objective), [len(passes)]
+    rows = {"sft": ROWS, "kto": RATED}.get(spec.get("objective", "sft"), PAIRS)
+    bench.dataset(jsonl(rows))
+    together, counts = evaluate(bench, **spec), [len(passes)]
     passes.clear()
-    known, counts = evaluate(bench, objective=objective), [*counts, len(passes)]
+    known, counts = evaluate(bench, **spec), [*counts, len(passes)]
     passes.clear()
-    alone, counts = evaluate_alone(bench, objective=objective), [*counts, len(passes)]
+    alone, counts = evaluate_alone(bench, **spec), [*counts, len(passes)]
     assert together == known == alone
-    assert alone.forgetting is not None
+    assert (alone.forgetting is None) is (spec.get("objective") == "reward")
     assert counts[0] < 0.8 * counts[2], counts
     assert counts[1] < counts[0], counts
 

@@ -77,6 +77,8 @@ class Build:
 
 ARGO_ROLLOUTS = "github.com/argoproj/argo-rollouts@v1.10.1"
 ARGO_CD = "github.com/argoproj/argo-cd/v3@v3.2.11"
+JOBSET = "sigs.k8s.io/jobset@v0.10.1"
+KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.1.0"
 FLUX_SOURCE = "github.com/fluxcd/source-controller@v1.7.3"
 FLUX_KUSTOMIZE = "github.com/fluxcd/kustomize-controller@v1.7.3"
 INFERENCE_EXTENSION = "sigs.k8s.io/gateway-api-inference-extension@v1.5.0"
@@ -96,6 +98,8 @@ BUILDS = (
     Build("argo-cd", "./cmd", ("argocd-application-controller", "argocd-repo-server"), ARGO_CD),
     Build("source-controller", ".", ("source-controller",), FLUX_SOURCE),
     Build("kustomize-controller", ".", ("kustomize-controller",), FLUX_KUSTOMIZE),
+    Build("jobset", ".", ("jobset",), JOBSET),
+    Build("kubeflow-trainer", "./cmd/trainer-controller-manager", ("trainer-controller-manager",), KUBEFLOW_TRAINER),
 )
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench.operator import at_once, finished
+from bench.operator import at_once, finished, idle
 from bench.operator.scenario import Measurements, measure
 from bench.percentiles import spread
 from devcluster import cluster as clusters
@@ -27,6 +27,11 @@ Benchmark = Callable[[Cluster, str, int, Path, Callable[[int], None]], T]
 """Takes cluster, namespace, number of FineTuneJobs, a directory, and a function that receives how many are done."""
 
 
+IDLE: dict[str, Benchmark[list[float]]] = {
+    "Kubeflow Trainer": idle.measure_kubeflow,
+    "finetune-operator": idle.measure,
+}
+KUBEFLOW: dict[str, Benchmark[at_once.AtOnce]] = {"Kubeflow Trainer": at_once.measure_kubeflow}
 AT_ONCE: dict[str, Benchmark[at_once.AtOnce]] = {
     "a preflight each": at_once.measure,
     "one preflight": partial(at_once.measure, reuse=True),
@@ -52,6 +57,12 @@ def main() -> int:
         metavar="JOBS",
         help="instead create this many FineTuneJobs at once, first with a preflight each, then with one for all",
     )
+    parser.add_argument(
+        "--kubeflow",
+        action="store_true",
+        help="compare with TrainJobs of Kubeflow on the same control plane: only the time to the first Job, or all of "
+        "--at-once (Go builds its managers the first time)",
+    )
     parser.add_argument("--output", choices=["table", "json"], default="table")
     arguments = parser.parse_args()
     name = arguments.cluster or f"bench-{os.getpid()}"
@@ -63,7 +74,12 @@ def main() -> int:
         else:
             cluster = clusters.up(name, "kwok", nodes=4, gpus=1000 if arguments.at_once else 8)
         if arguments.at_once:
-            results = {title: asdict(in_namespace(cluster, arguments.at_once, run)) for title, run in AT_ONCE.items()}
+            contenders = KUBEFLOW | AT_ONCE if arguments.kubeflow else AT_ONCE
+            results = {
+                title: asdict(in_namespace(cluster, arguments.at_once, run)) for title, run in contenders.items()
+            }
+        elif arguments.kubeflow:
+            results = {title: spread(in_namespace(cluster, arguments.runs, run)) for title, run in IDLE.items()}
         elif arguments.finished:
             results = asdict(in_namespace(cluster, arguments.finished, finished.measure))
         else:
@@ -74,7 +90,9 @@ def main() -> int:
     if arguments.output == "json":
         print(json.dumps(results, indent=2))
     elif arguments.at_once:
-        print_at_once(results)
+        print_columns(f"{arguments.at_once} jobs at once", results)
+    elif arguments.kubeflow:
+        print_columns(f"creation → first Job, in ms, {arguments.runs} jobs one after another", results)
     elif arguments.finished:
         print_start(results)
     else:
@@ -94,7 +112,7 @@ def in_namespace(cluster: Cluster, number: int, run: Benchmark[T]) -> T:
                 namespace,
                 number,
                 Path(directory),
-                lambda done: status.update(f"FineTuneJob {done} of {number}"),
+                lambda done: status.update(f"job {done} of {number}"),
             )
     finally:
         cluster.kubectl("delete", "namespace", namespace, "--wait=false")
@@ -131,15 +149,15 @@ def print_start(results: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def print_at_once(results: dict[str, Any]) -> None:
-    """Print what FineTuneJobs that were created at once took, and the ratio of the last column to the first."""
-    columns = list(results.values())
-    table = Table(title=f"{columns[0]['jobs']} FineTuneJobs at once, {os.cpu_count()} cores")
-    for title in ("", *results, "ratio"):
-        table.add_column(title, justify="right" if title else "left")
-    for name in columns[0]:
-        ratio = f"{columns[-1][name] / columns[0][name]:.2f}" if columns[0][name] else ""
-        table.add_row(name.replace("_", " "), *(f"{column[name]:.1f}" for column in columns), ratio)
+def print_columns(title: str, results: dict[str, Any]) -> None:
+    """Print the results of several runs side by side, and their ratios to the first."""
+    first, *others = results.values()
+    table = Table(title=f"{title}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    for name in ("", *results, *("ratio" for _ in others)):
+        table.add_column(name, justify="right" if name else "left")
+    for name, value in first.items():
+        ratios = [f"{column[name] / value:.2f}" if value else "" for column in others]
+        table.add_row(name.replace("_", " "), *(f"{column[name]:.1f}" for column in results.values()), *ratios)
     Console().print(table)
 
 

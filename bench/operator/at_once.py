@@ -1,4 +1,4 @@
-"""Create many FineTuneJobs at once, and measure how soon all of them have begun and have ended.
+"""Create many FineTuneJobs, or TrainJobs of Kubeflow, at once, and measure how soon all have begun and have ended.
 
 Fake nodes run the pods, and each pod succeeds as soon as it runs.
 """
@@ -7,19 +7,23 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kubernetes.watch.watch import iter_resp_lines
+from urllib3.exceptions import HTTPError
 
-from bench.operator import audit
-from bench.operator.process import count_writes, cpu_seconds, memory_mib
+from bench.operator import audit, kubeflow
+from bench.operator.contender import Contender, make_contender
 from bench.operator.scenario import EXIT_CODE, MESSAGE
+from bench.process import cpu_seconds
+from devcluster import processes
 from devcluster.cluster import Cluster
 from tools.testing.fake_kubelet import good_run
-from tools.testing.kubernetes_api import GROUP, PLURAL, VERSION, Api, Object
+from tools.testing.kubernetes_api import Api, Object
 from tools.testing.operator_process import Operator
 from tools.testing.waiting import wait_for
 
@@ -30,18 +34,19 @@ WARM_UP = "warm-up"
 
 @dataclass(frozen=True)
 class AtOnce:
-    """Results of FineTuneJobs that were created at once. Times are in seconds since the first was sent.
+    """Results of resources that were created at once. Times are in seconds since the first was sent.
 
     Attributes:
-        jobs: Number of FineTuneJobs.
+        jobs: Number of resources.
         accepted_seconds: Time at which the API server had accepted the last one.
         begun_seconds: Time at which the last one had its first Job.
-        done_seconds: Time at which the last one was Ready.
-        done_when_all_had_begun: Number that were Ready when the last one got its first Job.
-        preflights: Number of preflights that ran.
-        cpu_seconds: CPU time of the operator.
-        peak_mib: Its highest resident memory.
-        writes_per_job: Its writes, events included.
+        done_seconds: Time at which the last one had ended.
+        done_when_all_had_begun: Number that had ended when the last one got its first Job.
+        batch_jobs: Number of Jobs that ran.
+        cpu_seconds: CPU time of the operator's processes.
+        api_server_cpu_seconds: CPU time of the API server.
+        peak_mib: Highest resident memory of the operator's processes.
+        writes_per_job: The operator's writes, events and refused ones included.
     """
 
     jobs: int
@@ -49,8 +54,9 @@ class AtOnce:
     begun_seconds: float
     done_seconds: float
     done_when_all_had_begun: int
-    preflights: int
+    batch_jobs: int
     cpu_seconds: float
+    api_server_cpu_seconds: float
     peak_mib: float
     writes_per_job: float
 
@@ -58,7 +64,7 @@ class AtOnce:
 def measure(
     cluster: Cluster, namespace: str, jobs: int, directory: Path, progress: Callable[[int], None], reuse: bool = False
 ) -> AtOnce:
-    """Create the FineTuneJobs, wait until all are Ready, and return what that took.
+    """Create FineTuneJobs, wait until all are Ready, and return what that took.
 
     Args:
         cluster: A cluster with fake nodes.
@@ -71,32 +77,58 @@ def measure(
     api = Api(cluster.kubeconfig, namespace)
     settings = {"FINETUNE_OPERATOR_PREFLIGHT_REUSE_SECONDS": "3600" if reuse else "0"}
     operator = Operator(cluster.kubeconfig, namespace, directory / "operator.log", settings).start()
-    names = [f"job-{number}" for number in range(jobs)]
-    ready: dict[str, datetime] = {}
-
-    def note_ready(finetune_job: Object) -> None:
-        conditions = finetune_job.get("status", {}).get("conditions", [])
-        if any(item["type"] == "Ready" and item["status"] == "True" for item in conditions):
-            ready.setdefault(finetune_job["metadata"]["name"], datetime.now(UTC))
-            progress(len(ready.keys() & set(names)))
-
     try:
-        with ThreadPoolExecutor(THREADS) as pool:
-            follow(api.core.list_namespaced_pod, [namespace], lambda pod: pool.submit(end_pod, api, pod))
-            follow(api.custom.list_namespaced_custom_object, [GROUP, VERSION, namespace, PLURAL], note_ready)
-            api.create_job(WARM_UP)
-            wait_for(lambda: WARM_UP in ready, 60, "the first job")
-            cpu, writes = cpu_seconds(operator), count_writes(operator)
-            list(pool.map(api.create_job, names))
-            wait_for(lambda: len(ready) > jobs, 60 + LONGEST_SECONDS_PER_JOB * jobs, "all jobs")
-            cpu, writes = cpu_seconds(operator) - cpu, count_writes(operator) - writes
-            peak = memory_mib(operator, "VmHWM")
+        return measure_contender(cluster, api, make_contender(api, operator), jobs, progress)
     finally:
         operator.stop()
-    log = [write for write in audit.read(cluster.state_dir / "logs" / "audit.log", namespace) if write.name != WARM_UP]
-    created = [write for write in log if (write.verb, write.resource) == ("create", PLURAL)]
-    first_jobs = find_first_jobs(log, names)
-    begin, last_begun = min(write.received for write in created), max(first_jobs)
+
+
+def measure_kubeflow(
+    cluster: Cluster, namespace: str, jobs: int, directory: Path, progress: Callable[[int], None]
+) -> AtOnce:
+    """Create TrainJobs of Kubeflow, wait until all are Complete, and return what that took."""
+    api = Api(cluster.kubeconfig, namespace)
+    with kubeflow.running(cluster, api, directory) as contender:
+        return measure_contender(cluster, api, contender, jobs, progress)
+
+
+def measure_contender(
+    cluster: Cluster, api: Api, contender: Contender, jobs: int, progress: Callable[[int], None]
+) -> AtOnce:
+    """Create resources, wait until all have ended, and return what that took."""
+    names = [f"job-{number}" for number in range(jobs)]
+    done: dict[str, datetime] = {}
+    group, version, plural = contender.kind
+    api_server = processes.pid_of(cluster.state_dir, "kube-apiserver")
+    assert api_server is not None
+
+    def note_done(resource: Object) -> None:
+        if contender.is_done(resource):
+            done.setdefault(resource["metadata"]["name"], datetime.now(UTC))
+            progress(len(done.keys() & set(names)))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        watches = [
+            follow(api.core.list_namespaced_pod, [api.namespace], lambda pod: pool.submit(end_pod, api, pod)),
+            follow(api.custom.list_namespaced_custom_object, [group, version, api.namespace, plural], note_done),
+        ]
+        try:
+            contender.create(WARM_UP)
+            wait_for(lambda: WARM_UP in done, 60, "the first job")
+            cpu, api_server_cpu = contender.cpu_seconds(), cpu_seconds(api_server)
+            list(pool.map(contender.create, names))
+            wait_for(lambda: len(done) > jobs, 60 + LONGEST_SECONDS_PER_JOB * jobs, "all jobs")
+            cpu, api_server_cpu = contender.cpu_seconds() - cpu, cpu_seconds(api_server) - api_server_cpu
+            peak = contender.memory_mib("VmHWM")
+        finally:
+            for is_over in watches:
+                is_over.set()
+    everything = audit.read_all(cluster.state_dir / "logs" / "audit.log", api.namespace)
+    log = [write for write in everything if write.code < 300 and not write.name.startswith(WARM_UP)]
+    created = [write for write in log if (write.verb, write.resource) == ("create", plural)]
+    batch_jobs = [write for write in log if (write.verb, write.resource) == ("create", "jobs")]
+    first_jobs = find_first_jobs(log, contender)
+    begin, last_begun = min(write.received for write in created), max(first_jobs[name] for name in names)
 
     def since(moment: datetime) -> float:
         return (moment - begin).total_seconds()
@@ -105,30 +137,23 @@ def measure(
         jobs=jobs,
         accepted_seconds=since(max(write.answered for write in created)),
         begun_seconds=since(last_begun),
-        done_seconds=since(max(ready[name] for name in names)),
-        done_when_all_had_begun=sum(ready[name] <= last_begun for name in names),
-        preflights=sum(write.resource == "jobs" and write.name.endswith("-preflight") for write in created_jobs(log)),
+        done_seconds=since(max(done[name] for name in names)),
+        done_when_all_had_begun=sum(done[name] <= last_begun for name in names),
+        batch_jobs=len(batch_jobs),
         cpu_seconds=cpu,
+        api_server_cpu_seconds=api_server_cpu,
         peak_mib=peak,
-        writes_per_job=writes / jobs,
+        writes_per_job=sum(write.agent.startswith(contender.agents) for write in everything) / jobs,
     )
 
 
-def created_jobs(log: list[audit.Write]) -> list[audit.Write]:
-    """Return the creations of Jobs, those of the warm-up left out."""
-    return [
-        write
-        for write in log
-        if (write.verb, write.resource) == ("create", "jobs") and not write.name.startswith(WARM_UP)
-    ]
-
-
-def find_first_jobs(log: list[audit.Write], names: list[str]) -> list[datetime]:
-    """Return when the first Job of each FineTuneJob was created. Raises KeyError if one has none."""
+def find_first_jobs(log: Sequence[audit.Write], contender: Contender) -> dict[str, datetime]:
+    """Return when the first Job of each resource was created."""
     first: dict[str, datetime] = {}
-    for write in created_jobs(log):
-        first.setdefault(write.name.removesuffix("-preflight").removesuffix("-train-1"), write.answered)
-    return [first[name] for name in names]
+    for write in log:
+        if (write.verb, write.resource) == ("create", "jobs"):
+            first.setdefault(contender.find_resource(write.name), write.answered)
+    return first
 
 
 def end_pod(api: Api, pod: Object) -> None:
@@ -141,17 +166,24 @@ def end_pod(api: Api, pod: Object) -> None:
     api.core.patch_namespaced_pod(meta["name"], api.namespace, patch, _preload_content=False)
 
 
-def follow(list_objects: Callable[..., Any], path: Sequence[str], take: Callable[[Object], Any]) -> None:
-    """Start a thread that passes every state of some objects to a function, until the process ends.
+def follow(list_objects: Callable[..., Any], path: Sequence[str], take: Callable[[Object], Any]) -> threading.Event:
+    """Start a thread that passes every state of some objects to a function; return an event that ends this when set.
+
+    It also ends when the API server does.
 
     Args:
         list_objects: A method of the client that lists them.
         path: Its arguments.
         take: Receives each object.
     """
+    is_over = threading.Event()
 
     def run() -> None:
-        for line in iter_resp_lines(list_objects(*path, watch=True, _preload_content=False)):
-            take(json.loads(line)["object"])
+        with suppress(HTTPError):
+            for line in iter_resp_lines(list_objects(*path, watch=True, _preload_content=False)):
+                if is_over.is_set():
+                    return
+                take(json.loads(line)["object"])
 
     threading.Thread(target=run, daemon=True).start()
+    return is_over

@@ -8,16 +8,20 @@ import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from heapq import nlargest
 
 from pydantic_core import from_json, to_json
 
 from finetune_api import GROUP
+from finetune_api.conditions import ConditionType
 from finetune_operator.kube.kinds import (
     ADAPTER_DEPLOYMENT,
+    DIGEST_LABEL,
     FINETUNE_JOB,
     JOB,
     JOB_LABEL,
     POD,
+    ROLE_LABEL,
     Key,
     Kind,
     Object,
@@ -91,6 +95,19 @@ class Cache:
     def list_labelled(self, kind: Kind, namespace: str, label: str, value: str) -> list[Object]:
         """List the objects of a kind with this value of one of our own labels, by name."""
         return self._find((kind.name, "label", namespace, label, value))
+
+    def list_newest(self, namespace: str, role: str, digest: str, limit: int) -> list[Object]:
+        """List the Jobs of a role with a preflight's digest: at most ``limit``, those first that changed last."""
+        entries = [self._objects[JOB.name][key] for key in self._index.get(_checked(namespace, role, digest), ())]
+        return [_unpack(entry) for entry in nlargest(limit, entries, key=lambda entry: entry.version)]
+
+    def list_failed(self, namespace: str, label: str, value: str) -> list[Object]:
+        """List the FineTuneJobs that have failed and have a Job with this value of one of our labels, by name."""
+        labelled = self._index.get((JOB.name, "label", namespace, label, value), set())
+        entries = [self._objects[FINETUNE_JOB.name][key] for key in sorted(self._index.get(_failed(namespace), ()))]
+        return [
+            _unpack(entry) for entry in entries if labelled & self._index.get((JOB.name, "owner", entry.uid), set())
+        ]
 
     def list_targeting(self, namespace: str, group: str) -> list[Object]:
         """List the AdapterDeployments of a serving group, by name."""
@@ -202,6 +219,14 @@ def _unpack(entry: Entry) -> Object:
     return resource
 
 
+def _checked(namespace: str, role: str, digest: str) -> Index:
+    return (JOB.name, "checked", namespace, role, digest)
+
+
+def _failed(namespace: str) -> Index:
+    return (FINETUNE_JOB.name, "failed", namespace)
+
+
 def _list_indexes(kind: Kind, resource: Object) -> list[Index]:
     meta = resource["metadata"]
     indexes: list[Index] = [
@@ -217,5 +242,12 @@ def _list_indexes(kind: Kind, resource: Object) -> list[Index]:
         if workload is not None and workload.kind is POD:
             indexes.append((kind.name, "selector", meta["namespace"]))
         indexes.append((kind.name, "source", meta["namespace"], name))
+    if kind is JOB and DIGEST_LABEL in meta.get("labels", {}):
+        indexes.append(_checked(meta["namespace"], meta["labels"].get(ROLE_LABEL, ""), meta["labels"][DIGEST_LABEL]))
+    if kind is FINETUNE_JOB and any(
+        (item["type"], item["status"]) == (ConditionType.SUCCEEDED, "False")
+        for item in (resource.get("status") or {}).get("conditions", ())
+    ):
+        indexes.append(_failed(meta["namespace"]))
     owner = controller_uid(resource)
     return [*indexes, (kind.name, "owner", owner)] if owner else indexes

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from finetune_operator import cache as cache_module
 from finetune_operator.cache import Cache
-from finetune_operator.kube.kinds import FINETUNE_JOB, JOB, JOB_LABEL, POD
+from finetune_operator.kube.kinds import DIGEST_LABEL, FINETUNE_JOB, JOB, JOB_LABEL, POD, ROLE_LABEL
 from finetune_operator.reconcile.finetunejob.gather import find_jobs_with_same_checks
 from finetune_operator.reconcile.finetunejob.model import Observed, Plan
 from finetune_operator.reconcile.finetunejob.plan import make_plan
+from finetune_operator.resources.preflight_digest import compute_preflight_digest
 from finetune_operator.settings import Settings
 from tests.operator.fake_cluster import NOW, SETTINGS, FakeCluster, finetune_job, terminated
 from tests.operator.lives import after_preflight, trainer
@@ -132,3 +134,34 @@ def test_a_failure_that_is_no_fault_of_the_user_does_not_matter() -> None:
     first.play(terminated(1, trainer("TrainerError")))
     assert first.condition("Succeeded") == ("False", "TrainerError")
     assert created(plan_second(first, SPEC)) == "b-train-1"
+
+
+def test_a_new_job_among_many_with_the_same_checks_looks_at_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, spec = Cache(), finetune_job(SPEC)["spec"]
+    digest = compute_preflight_digest(spec, SETTINGS)
+    for number in range(300):
+        owner = {"uid": f"uid-{number}", "controller": True}
+        resource = finetune_job(SPEC)
+        resource["metadata"] |= {"name": f"job-{number}", "uid": owner["uid"], "resourceVersion": str(number)}
+        cache.put(FINETUNE_JOB, resource)
+        for role in ("preflight", "trainer"):
+            meta = {
+                "name": f"job-{number}-{role}",
+                "namespace": "ns",
+                "uid": f"{role}-{number}",
+                "resourceVersion": str(1000 + number),
+                "annotations": {JOB_LABEL: f"job-{number}"},
+                "labels": {JOB_LABEL: f"job-{number}", ROLE_LABEL: role, DIGEST_LABEL: digest},
+                "ownerReferences": [owner],
+            }
+            cache.put(JOB, {"metadata": meta, "spec": {}})
+    unpacked: list[Any] = []
+    genuine = cache_module._unpack
+    monkeypatch.setattr(cache_module, "_unpack", lambda entry: unpacked.append(entry) or genuine(entry))
+    new = finetune_job(SPEC)
+    new["metadata"] |= {"name": "new", "uid": "new"}
+    others = find_jobs_with_same_checks(new, cache, SETTINGS)
+    assert [other.resource["metadata"]["name"] for other in others] == [f"job-{n}" for n in range(299, 291, -1)]
+    assert len(unpacked) == 16, "a Job and a FineTuneJob of each"
+    never = replace(SETTINGS, preflight_reuse_seconds=0.0)
+    assert find_jobs_with_same_checks(new, cache, never) == ()

@@ -23,13 +23,14 @@ from finetune_operator.policies.deletion import has_finalizer
 from finetune_operator.policies.preflight_reuse import JobWithSameChecks
 from finetune_operator.policies.waiting import FIRST_LOOK_SECONDS
 from finetune_operator.reconcile.finetunejob.model import Observed
-from finetune_operator.reconcile.finetunejob.runs import find_role
 from finetune_operator.resources.names import PREFLIGHT, short
 from finetune_operator.resources.preflight_digest import compute_preflight_digest
 from finetune_operator.settings import Settings
 
 RUNS = ("preflights", "attempts", "merges", "cleanUps")
 """Fields of the status with the runs of each role, in the order in which a FineTuneJob has them."""
+NEWEST_PREFLIGHTS = 8
+"""How many preflights with the same digest are looked at: of many jobs that are created at once, each looks once."""
 
 
 async def gather(key: Key, context: Context) -> Observed | None:
@@ -73,19 +74,17 @@ async def _find_warnings(
 
 
 def find_jobs_with_same_checks(resource: Object, cache: Cache, settings: Settings) -> tuple[JobWithSameChecks, ...]:
-    """Find the other FineTuneJobs of the namespace whose preflights make the same checks."""
+    """Find other FineTuneJobs of the namespace whose preflights make the same checks: the newest, and failed ones."""
     digest = compute_preflight_digest(resource["spec"], settings)
+    if digest is None or not settings.preflight_reuse_seconds:
+        return ()
     namespace = resource["metadata"]["namespace"]
-    jobs = cache.list_labelled(JOB, namespace, DIGEST_LABEL, digest) if digest is not None else []
-    pods: dict[str, list[Object]] = {}
-    for job in jobs:
-        preflight_pods = cache.list_owned(POD, job["metadata"]["uid"]) if find_role(job) == PREFLIGHT else []
-        pods.setdefault(finetune_job_of(job) or "", []).extend(preflight_pods)
-    owners = {controller_uid(job) for job in jobs}
-    others = ((cache.get(FINETUNE_JOB, namespace, name), group) for name, group in pods.items())
-    return tuple(
-        JobWithSameChecks(other, group) for other, group in others if other and other["metadata"]["uid"] in owners
-    )
+    found = [JobWithSameChecks(failed, ()) for failed in cache.list_failed(namespace, DIGEST_LABEL, digest)]
+    for job in cache.list_newest(namespace, PREFLIGHT, digest, NEWEST_PREFLIGHTS):
+        other = cache.get(FINETUNE_JOB, namespace, finetune_job_of(job) or "")
+        if other is not None and other["metadata"]["uid"] == controller_uid(job):
+            found.append(JobWithSameChecks(other, cache.list_owned(POD, job["metadata"]["uid"])))
+    return tuple(found)
 
 
 def list_batch_jobs(resource: Object, cache: Cache) -> list[Object]:

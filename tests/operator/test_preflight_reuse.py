@@ -157,7 +157,12 @@ def test_a_new_job_among_many_with_the_same_checks_looks_at_a_few(monkeypatch: p
             cache.put(JOB, {"metadata": meta, "spec": {}})
     unpacked: list[Any] = []
     genuine = cache_module._unpack
-    monkeypatch.setattr(cache_module, "_unpack", lambda entry: unpacked.append(entry) or genuine(entry))
+
+    def unpack(entry: Any) -> Any:
+        unpacked.append(entry)
+        return genuine(entry)
+
+    monkeypatch.setattr(cache_module, "_unpack", unpack)
     new = finetune_job(SPEC)
     new["metadata"] |= {"name": "new", "uid": "new"}
     others = find_jobs_with_same_checks(new, cache, SETTINGS)

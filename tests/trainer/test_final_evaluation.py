@@ -29,7 +29,7 @@ ROWS = [
     {"prompt": pair["prompt"], "completion": pair["chosen"] + " So it is." * (number % 4)}
     for number, pair in enumerate(PAIRS)
 ]
-RATED = [
+RATED: list[dict[str, Any]] = [
     {"prompt": pair["prompt"], "completion": pair["chosen" if good else "rejected"], "label": good}
     for number, pair in enumerate(PAIRS)
     for good in [number % 2 == 0]

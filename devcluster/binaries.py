@@ -82,7 +82,6 @@ KUBEFLOW_TRAINER = "github.com/kubeflow/trainer/v2@v2.1.0"
 FLUX_SOURCE = "github.com/fluxcd/source-controller@v1.7.3"
 FLUX_KUSTOMIZE = "github.com/fluxcd/kustomize-controller@v1.7.3"
 INFERENCE_EXTENSION = "sigs.k8s.io/gateway-api-inference-extension@v1.5.0"
-"""Only its CRDs are used."""
 BUILDS = (
     Build(
         "kube",
@@ -98,6 +97,7 @@ BUILDS = (
     Build("argo-cd", "./cmd", ("argocd-application-controller", "argocd-repo-server"), ARGO_CD),
     Build("source-controller", ".", ("source-controller",), FLUX_SOURCE),
     Build("kustomize-controller", ".", ("kustomize-controller",), FLUX_KUSTOMIZE),
+    Build("endpoint-picker", "./cmd/epp", ("epp",), INFERENCE_EXTENSION),
     Build("jobset", ".", ("jobset",), JOBSET),
     Build("kubeflow-trainer", "./cmd/trainer-controller-manager", ("trainer-controller-manager",), KUBEFLOW_TRAINER),
 )

@@ -25,7 +25,7 @@ from finetune_agent.reproof import judge_again
 from finetune_agent.state import VersionKey, record_fault, remember_good_version
 from finetune_api.messages import DesiredAdapter, DesiredVersion
 from finetune_api.reasons import Reason
-from finetune_api.version_paths import version_directory
+from finetune_api.version_paths import short_digits, version_directory
 from finetune_artifacts.errors import ArtifactError
 from finetune_engines import ENGINES
 from finetune_engines.base import Driver, EngineError, NoLogprobsError
@@ -86,7 +86,9 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
     digest = decision.version.digest if decision.version else ""
     key = (served_name, digest)
     memory = agent.memory
-    title = f"{served_name} ({digest[7:19]}): {decision.action}" + (f" {decision.name}" if decision.name else "")
+    title = f"{served_name} ({short_digits(digest)}): {decision.action}" + (
+        f" {decision.name}" if decision.name else ""
+    )
     memory.started_at.setdefault(key, time.monotonic())
     permanent = strike = False
     try:

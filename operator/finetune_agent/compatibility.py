@@ -83,15 +83,15 @@ def check_version(directory: Path, engine: EngineVersion) -> None:
 
 
 def read_golden_samples(directory: Path) -> GoldenSamples:
-    """Read the golden samples of the adapter in ``directory``. Raises IncompatibleError if they cannot be used."""
+    """Read the golden samples of the adapter or merged model. Raises IncompatibleError if they cannot be used."""
     path = directory / GOLDEN_NAME
     try:
         golden = GoldenSamples.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise IncompatibleError(
             Reason.ADAPTER_UNSUPPORTED,
-            f"the adapter has no {GOLDEN_NAME}, and without it no pod can prove its answers: "
-            "train it with a FineTuneJob",
+            f"there is no {GOLDEN_NAME}, and without it no pod can prove the answers: train the adapter (or the merged "
+            "model) with a FineTuneJob",
         ) from error
     except ValidationError as error:
         raise IncompatibleError(

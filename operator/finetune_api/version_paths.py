@@ -4,13 +4,23 @@ from pathlib import Path
 from urllib.parse import quote
 
 VARIABLE_PREFIX = "FINETUNE_PATH_"
-SHORT_DIGEST = 12
-"""Number of digits of the digest in the name of a version."""
+SHORT = 12
+"""Number of digits by which a person tells digests apart."""
 
 
 def hex_digits(digest: str) -> str:
     """Return ``sha256:<64 digits>`` without its prefix."""
     return digest.removeprefix("sha256:")
+
+
+def short_digits(digest: str) -> str:
+    """Return the first digits of a digest, as names and labels have them."""
+    return hex_digits(digest)[:SHORT]
+
+
+def shorten(digest: str) -> str:
+    """Return ``sha256:`` and the first digits of a digest, as messages and tables show it."""
+    return digest[: len("sha256:") + SHORT]
 
 
 def adapter_directory(root: Path, served_name: str) -> Path:
@@ -28,7 +38,7 @@ def version_name(served_name: str, digest: str) -> str:
 
     No served name has an ``@``.
     """
-    return f"{served_name}@{hex_digits(digest)[:SHORT_DIGEST]}"
+    return f"{served_name}@{short_digits(digest)}"
 
 
 def names_version(served_name: str) -> bool:

@@ -16,12 +16,10 @@ from finetune_api.adapterdeployment import (
     read_request,
 )
 from finetune_api.reasons import Reason
+from finetune_api.version_paths import shorten
 from finetune_cli.annotations import KIND, annotate, print_message, read_status, title
 from finetune_cli.cluster import Cluster, Object
 from finetune_cli.errors import CliError
-
-SHORT_DIGEST = 19
-"""Characters of a digest that messages show: sha256: and twelve digits."""
 
 
 def roll_back(cluster: Cluster, name: str, to: str | None) -> None:
@@ -43,15 +41,15 @@ def roll_back(cluster: Cluster, name: str, to: str | None) -> None:
     if target is None:
         raise CliError(
             f"{title(resource)}: there is nothing to roll back to: status.history has no version but "
-            f"{_shorten(requested.digest)} that every pod served and that was not rolled back"
+            f"{shorten(requested.digest)} that every pod served and that was not rolled back"
         )
     if (status.rollback is not None and status.desired is not None) and status.desired.digest == target.digest:
-        print_message(resource, f"is rolled back to {_shorten(target.digest)} already")
+        print_message(resource, f"is rolled back to {shorten(target.digest)} already")
         return
     annotate(cluster, resource, ROLLBACK_ANNOTATION, RollbackRequest(from_digest=requested.digest, to=target.digest))
     print_message(
         resource,
-        f"goes back from {_shorten(requested.digest)} to {_shorten(target.digest)}. Its spec stays; to follow it "
+        f"goes back from {shorten(requested.digest)} to {shorten(target.digest)}. Its spec stays; to follow it "
         f"again: finetune rollback {resource['metadata']['name']} --undo",
     )
 
@@ -89,12 +87,12 @@ def _choose(to: str, history: Sequence[HistoryEntry], requested: AdapterVersion)
     prefix = f"sha256:{to.removeprefix('sha256:')}"
     matches = [entry for entry in history if entry.digest.startswith(prefix)]
     if len(matches) > 1:
-        names = ", ".join(_shorten(entry.digest) for entry in matches)
+        names = ", ".join(shorten(entry.digest) for entry in matches)
         raise CliError(f"--to {to} is ambiguous: {names}; write more digits")
     if requested.digest.startswith(prefix) and len(prefix) > len("sha256:"):
         raise CliError(f"--to {to} is the version that the spec asks for: to serve it, use --undo")
     if not matches:
-        digests = [_shorten(entry.digest) for entry in history if entry.digest != requested.digest]
+        digests = [shorten(entry.digest) for entry in history if entry.digest != requested.digest]
         raise CliError(
             f"--to {to}: status.history has no such version that every pod served; it has "
             f"{', '.join(digests) or 'none'}"
@@ -107,7 +105,3 @@ def _has_request(resource: Object) -> bool:
         return read_request(resource["metadata"]).to is not None
     except ValueError:
         return True
-
-
-def _shorten(digest: str) -> str:
-    return digest[:SHORT_DIGEST]

@@ -9,12 +9,10 @@ import yaml
 from finetune_api.core_v1.selectors import LabelSelector
 from finetune_api.label_selector import format_selector
 from finetune_api.timestamps import format_duration
+from finetune_api.version_paths import shorten
 from finetune_cli.cluster import PLURALS, Cluster, Object
 from finetune_cli.columns import fit, format_table
 from finetune_cli.text import age, condition, outcome, phase, progress, report
-
-SHORT_DIGEST = 19
-"""Characters of a digest that tables show: sha256: and twelve digits."""
 
 
 def show_all(cluster: Cluster, all_namespaces: bool, output: str) -> None:
@@ -102,7 +100,7 @@ def _canary(item: Object) -> list[str]:
     if canary is None:
         return []
     steps = (item["spec"].get("strategy", {}).get("canary") or {}).get("steps") or []
-    parts = [f"Canary of {canary['digest'][:SHORT_DIGEST]}, begun {age(canary['startedAt'])} ago"]
+    parts = [f"Canary of {shorten(canary['digest'])}, begun {age(canary['startedAt'])} ago"]
     step = f"step {canary.get('passedSteps', 0) + 1} of {len(steps)}"
     if canary.get("pods"):
         parts.append(f"{step}, pods: {canary['pods']}")
@@ -119,7 +117,7 @@ def _pod(entry: Object) -> list[str]:
     if entry.get("reason"):
         parts.append(entry["reason"])
     if entry.get("digest"):
-        parts.append(entry["digest"][:SHORT_DIGEST])
+        parts.append(shorten(entry["digest"]))
     if entry.get("loadSeconds") is not None:
         parts.append(f"loaded in {entry['loadSeconds']:.1f}s")
     message = fit(entry["message"], 4) if entry.get("message") else []
@@ -132,7 +130,7 @@ def _history(entries: list[Object]) -> list[str]:
     for entry in entries:
         ended = f", until {age(entry['until'])} ago" if entry.get("until") else ""
         reason = f", {entry['reason']}" if entry.get("reason") else ""
-        event = f"{entry['event']} {entry['digest'][:SHORT_DIGEST]}"
+        event = f"{entry['event']} {shorten(entry['digest'])}"
         lines += fit(f"{event}{reason}, {age(entry['since'])} ago{ended}, {entry['uri']}", 2)
         for text in (entry.get("message"), *(entry.get("evidence") or ())):
             lines += fit(text, 4) if text else []
@@ -203,7 +201,7 @@ def _target_name(target: Object) -> str:
 
 def _wide_deployment_cells(item: Object) -> list[str]:
     active = item.get("status", {}).get("active") or {}
-    return [active.get("digest", "")[:SHORT_DIGEST], active.get("uri", "")]
+    return [shorten(active.get("digest", "")), active.get("uri", "")]
 
 
 def _write(value: Any, output: str) -> None:

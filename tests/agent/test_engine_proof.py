@@ -39,4 +39,4 @@ def test_a_first_version_takes_no_traffic_before_it_is_proven_under_its_own_name
     engine.delays[BOT] = 0.5
     agent.want(agent.adapter(BOT, version))
     agent.wait_ready()
-    assert agent.adapter_report(BOT).active_digest == version.digest
+    assert agent.wait_state(BOT, "Active").active_digest == version.digest

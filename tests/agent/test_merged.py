@@ -64,7 +64,7 @@ def test_a_merged_model_is_proven_whatever_the_engine_calls_it(
     engine.path, engine.card = path, CARDS[kind](path)
     engine.start()
     agent.wait_ready()
-    report = agent.adapter_report(BOT)
+    report = agent.wait_state(BOT, "Active")
     assert (report.state, report.active_digest) == ("Active", version.digest)
     assert "100% of the trained effect is there" in report.proof
 
@@ -77,7 +77,7 @@ def test_an_engine_that_cannot_tell_serves_verified_files_and_the_report_says_so
     engine.path, engine.card, engine.echoes, engine.refusal = path, CARDS["TGI"](path), False, refusal
     engine.start()
     agent.wait_ready()
-    proof = agent.adapter_report(BOT).proof
+    proof = agent.wait_state(BOT, "Active").proof
     assert "the files are those of the digest, and the answers are not proven" in proof
     assert refusal is None or refusal[1] in proof
 
@@ -89,7 +89,7 @@ def test_an_engine_that_is_busy_is_asked_again(agent: RunningAgent, engine: Fake
     assert "overloaded" in agent.wait_state(BOT, "Failed").message
     engine.refusal = None
     agent.wait_ready()
-    assert "of the trained effect" in agent.adapter_report(BOT).proof
+    assert "of the trained effect" in agent.wait_state(BOT, "Active").proof
 
 
 def test_a_model_whose_answers_are_others_takes_no_traffic(
@@ -162,4 +162,4 @@ def test_an_agent_that_restarts_finds_the_model_on_the_disk(
         file.unlink()
     agent.start()
     agent.wait_ready()
-    assert agent.adapter_report(BOT).active_digest == version.digest
+    assert agent.wait_state(BOT, "Active").active_digest == version.digest

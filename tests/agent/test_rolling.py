@@ -68,7 +68,7 @@ def test_the_engine_starts_with_the_version_and_the_pod_is_ready_when_it_is_prov
     assert not agent.ready()
     start_with(engine, agent, version)
     agent.wait_ready()
-    assert agent.adapter_report(BOT).active_digest == version.digest
+    assert agent.wait_state(BOT, "Active").active_digest == version.digest
     assert answer(engine, BOT) == 0.7
     assert engine.calls == []  # nothing was loaded at run time
 

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,8 @@ def test_killed_between_any_two_writes(cluster: Cluster, tmp_path: Path) -> None
 
 
 @pytest.mark.chaos("kill -9 after the clean-up's creation, and a garbage collector that is faster than the operator")
-def test_a_released_job_gets_no_second_clean_up(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_lost", [False, True], ids=["", "and the answer is lost"])
+def test_a_released_job_gets_no_second_clean_up(cluster: Cluster, tmp_path: Path, is_lost: bool) -> None:
     with undisturbed(cluster, tmp_path / "released", output=DELETE) as (proxy, operator, api):
 
         def count(metric: str, kind: str) -> float:
@@ -233,8 +235,11 @@ def test_a_released_job_gets_no_second_clean_up(cluster: Cluster, tmp_path: Path
             elif is_gone(api, "a") and not passes_at_release:
                 passes_at_release.append(count("reconcile_seconds_count", "FineTuneJob"))
                 events = count("watch_events_total", "Job")
-                api.batch.delete_namespaced_job("a-clean-up", api.namespace, propagation_policy="Background")
+                with suppress(NotFoundException):
+                    api.batch.delete_namespaced_job("a-clean-up", api.namespace, propagation_policy="Background")
                 until("the operator knows", lambda: count("watch_events_total", "Job") > events)
+                if is_lost:
+                    raise ConnectionError("the proxy ends the connection")
 
         with Kubelet(api, "a", good_run):
             api.await_condition("a", "Ready", "True")

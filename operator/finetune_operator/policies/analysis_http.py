@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api.adapterdeployment import Analysis, PrometheusAnalysis
 from finetune_api.limits import quote
+from finetune_api.version_paths import short_digits
 from finetune_operator.policies.analysis import AnalysisRequest, Outcome, fill
 
 
@@ -41,7 +42,7 @@ def build_request(request: AnalysisRequest) -> HttpRequest:
         "name": subject.id.name,
         "namespace": subject.id.namespace,
         "phase": "Progressing",
-        "checksum": subject.digest.removeprefix("sha256:")[:12],
+        "checksum": short_digits(subject.digest),
         "metadata": metadata,
     }
     return HttpRequest(analysis.url or "", {}, body)

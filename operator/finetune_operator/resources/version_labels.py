@@ -3,6 +3,7 @@
 import hashlib
 
 from finetune_api import GROUP
+from finetune_api.version_paths import short_digits
 
 MAX_PREFIX = 253
 """Longest prefix of a label's key that Kubernetes takes."""
@@ -18,7 +19,7 @@ def build_labels(deployment: str, digest: str | None, *, stable: bool, canary: b
         stable: The pod belongs to the Service of the version before.
         canary: It belongs to the Service of the new version.
     """
-    version = digest.removeprefix("sha256:")[:12] if digest else None
+    version = short_digits(digest) if digest else None
     values = (version, "true" if stable else None, "true" if canary else None)
     return {f"{label_prefix(deployment)}/{name}": value for name, value in zip(NAMES, values, strict=True)}
 

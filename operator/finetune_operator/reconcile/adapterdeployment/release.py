@@ -16,6 +16,7 @@ from finetune_api.conditions import ConditionType
 from finetune_api.limits import POD_MESSAGE_CHARACTERS, truncate
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import format_timestamp
+from finetune_api.version_paths import shorten
 from finetune_operator.conditions import find_in
 from finetune_operator.kube.kinds import Object
 from finetune_operator.kube.workloads import refer_to
@@ -34,8 +35,6 @@ from finetune_operator.reconcile.adapterdeployment.model import AdapterStatusBui
 from finetune_operator.reconcile.status_builder import read_status
 from finetune_operator.resources.workloads import count_replicas, rules_of
 
-SHORT_DIGEST = 19
-"""Characters of a digest that messages show: sha256: and twelve digits."""
 AT_ONCE = 0.0
 """Seconds until the pass that moves the pods after a rollback was decided: the status has to be written before."""
 
@@ -125,8 +124,8 @@ def _set_rolled_back(builder: AdapterStatusBuilder, failure: Failure | None = No
         return
     cause = f" ({failure.message})" if failure is not None else ""
     text = (
-        f"{_shorten(rollback.from_version)} was rolled back: {rollback.message}. {status.pods.updated} of "
-        f"{status.pods.total} pods serve {_shorten(serving)} in its place{cause}. "
+        f"{shorten(rollback.from_version.digest)} was rolled back: {rollback.message}. {status.pods.updated} of "
+        f"{status.pods.total} pods serve {shorten(serving.digest)} in its place{cause}. "
         "Let the spec ask for another version, or try this one again: finetune rollback NAME --undo"
     )
     builder.conditions.set_stalled(Reason.ROLLED_BACK, truncate(text, POD_MESSAGE_CHARACTERS))
@@ -255,7 +254,3 @@ def _count(builder: AdapterStatusBuilder, member: Member) -> str:
 
 def _name(member: Member) -> str:
     return member.spec.served_name if member.spec is not None else ""
-
-
-def _shorten(version: AdapterVersion) -> str:
-    return version.digest[:SHORT_DIGEST]

@@ -71,6 +71,9 @@ async def apply(observed: Observed, plan: Plan, now: datetime, context: Context)
         await context.kube.delete(JOB, meta["namespace"], batch_job["metadata"]["name"], batch_job["metadata"]["uid"])
     if plan.create is not None and is_repetition(plan.create) and await _look_again(plan.create, context):
         return Result(requeue_after=0)
+    if plan.create is not None and is_being_deleted(observed.resource) and await _is_gone(observed.resource, context):
+        _forget(observed.resource, context)
+        return Result()
     try:
         if plan.rehearsal is not None:
             await _rehearse(plan.rehearsal, context)
@@ -154,6 +157,13 @@ async def _look_again(batch_job: Object, context: Context) -> bool:
         for item in items:
             is_new |= context.cache.put(kind, item)
     return is_new
+
+
+async def _is_gone(resource: Object, context: Context) -> bool:
+    """Ask the API server whether a deleted FineTuneJob is gone: the answer to its release may have been lost."""
+    meta = resource["metadata"]
+    live = await context.kube.get(FINETUNE_JOB, meta["namespace"], meta["name"])
+    return live is None or live["metadata"]["uid"] != meta["uid"]
 
 
 async def _rehearse(batch_job: Object, context: Context) -> None:

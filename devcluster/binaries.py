@@ -42,7 +42,8 @@ BUILD_FLAGS = (
     f"-ldflags=-s -w {_VERSION_FLAGS}",
 )
 # The compiler's own garbage collection takes 30 % of its time, and its processes are short: let them collect at 1 GiB.
-BUILD_ENVIRONMENT = {"CGO_ENABLED": "0", "GOGC": "off", "GOMEMLIMIT": "1GiB"}
+# A module may lie in a workspace of its authors' (go.work), whose other modules its archive does not have.
+BUILD_ENVIRONMENT = {"CGO_ENABLED": "0", "GOGC": "off", "GOMEMLIMIT": "1GiB", "GOWORK": "off"}
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def test_a_module_that_replaces_another_by_a_directory_of_its_repository_is_buil
     api_path = "example.com/app/api"
     mod = f"module example.com/app\n\ngo 1.26\n\nrequire {api_path} v1.0.0\n\nreplace {api_path} => ./api\n"
     proxy = tmp_path / "proxy"
-    put_module(proxy, "example.com/app", {"go.mod": mod, "go.sum": "", "main.go": main})
+    put_module(proxy, "example.com/app", {"go.mod": mod, "go.sum": "", "go.work": "go 1.26\nuse .\n", "main.go": main})
     api = {"go.mod": f"module {api_path}\n\ngo 1.26\n", "api.go": 'package api\n\nconst Word = "here"\n'}
     put_module(proxy, api_path, api)
     for name, value in {

@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -20,8 +21,16 @@ START_SECONDS = 900
 class RealVllm:
     """A vLLM that serves a model as ``base``, by default SmolLM2 with adapters."""
 
-    def __init__(self, directory: Path, model: Path | None = None, *, lora: bool = True) -> None:
-        """Choose a port; nothing runs yet."""
+    def __init__(self, directory: Path, scratch: Path, model: Path | None = None, *, lora: bool = True) -> None:
+        """Choose a port; nothing runs yet.
+
+        Args:
+            directory: Receives its log.
+            scratch: Its temporary files. The path is short: those of sockets have at most 107 characters.
+            model: The model; None: SmolLM2.
+            lora: Whether it takes adapters.
+        """
+        self.scratch = scratch
         self.model = model
         self.lora = lora
         self.port = free_port()
@@ -36,8 +45,7 @@ class RealVllm:
     def start(self) -> None:
         """Start it without waiting."""
         assert sys.version.startswith(PYTHON), f"vLLM's packages are those of Python {PYTHON}"
-        # Files that it leaves in its temporary directory when it is killed are removed with the test's directory.
-        keep = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(self.log.parent)}
+        keep = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(self.scratch)}
         # one group: vLLM may have children, and all of them must end with it
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -63,7 +71,8 @@ class RealVllm:
     def kill(self) -> None:
         """Kill it as the kernel kills a process that is out of memory."""
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
 
@@ -83,10 +92,11 @@ class RealVllm:
 @contextmanager
 def running_vllm(directory: Path, model: Path | None = None, *, lora: bool = True) -> Iterator[RealVllm]:
     """Run a vLLM that answers, for the length of a ``with`` block."""
-    engine = RealVllm(directory, model, lora=lora)
-    try:
-        engine.start()
-        engine.wait()
-        yield engine
-    finally:
-        engine.kill()
+    with tempfile.TemporaryDirectory(prefix="vllm-") as scratch:
+        engine = RealVllm(directory, Path(scratch), model, lora=lora)
+        try:
+            engine.start()
+            engine.wait()
+            yield engine
+        finally:
+            engine.kill()

@@ -86,9 +86,8 @@ async def carry_out(agent: Agent, adapter: DesiredAdapter | None, served_name: s
     digest = decision.version.digest if decision.version else ""
     key = (served_name, digest)
     memory = agent.memory
-    title = f"{served_name} ({short_digits(digest)}): {decision.action}" + (
-        f" {decision.name}" if decision.name else ""
-    )
+    name = f" {decision.name}" if decision.name else ""
+    title = f"{served_name} ({short_digits(digest)}): {decision.action}{name}"
     memory.started_at.setdefault(key, time.monotonic())
     permanent = strike = False
     try:

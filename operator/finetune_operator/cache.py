@@ -16,12 +16,10 @@ from finetune_api import GROUP
 from finetune_api.conditions import ConditionType
 from finetune_operator.kube.kinds import (
     ADAPTER_DEPLOYMENT,
-    DIGEST_LABEL,
     FINETUNE_JOB,
     JOB,
     JOB_LABEL,
     POD,
-    ROLE_LABEL,
     Key,
     Kind,
     Object,
@@ -96,9 +94,10 @@ class Cache:
         """List the objects of a kind with this value of one of our own labels, by name."""
         return self._find((kind.name, "label", namespace, label, value))
 
-    def list_newest(self, namespace: str, role: str, digest: str, limit: int) -> list[Object]:
-        """List the Jobs of a role with a preflight's digest: at most ``limit``, those first that changed last."""
-        entries = [self._objects[JOB.name][key] for key in self._index.get(_checked(namespace, role, digest), ())]
+    def list_newest(self, kind: Kind, namespace: str, labels: Mapping[str, str], limit: int) -> list[Object]:
+        """List the objects of a kind with these of our own labels: at most ``limit``, those first that changed last."""
+        found = [self._index.get((kind.name, "label", namespace, *label), set()) for label in labels.items()]
+        entries = [self._objects[kind.name][key] for key in set.intersection(*found)]
         return [_unpack(entry) for entry in nlargest(limit, entries, key=lambda entry: entry.version)]
 
     def list_failed(self, namespace: str, label: str, value: str) -> list[Object]:
@@ -219,10 +218,6 @@ def _unpack(entry: Entry) -> Object:
     return resource
 
 
-def _checked(namespace: str, role: str, digest: str) -> Index:
-    return (JOB.name, "checked", namespace, role, digest)
-
-
 def _failed(namespace: str) -> Index:
     return (FINETUNE_JOB.name, "failed", namespace)
 
@@ -242,8 +237,6 @@ def _list_indexes(kind: Kind, resource: Object) -> list[Index]:
         if workload is not None and workload.kind is POD:
             indexes.append((kind.name, "selector", meta["namespace"]))
         indexes.append((kind.name, "source", meta["namespace"], name))
-    if kind is JOB and DIGEST_LABEL in meta.get("labels", {}):
-        indexes.append(_checked(meta["namespace"], meta["labels"].get(ROLE_LABEL, ""), meta["labels"][DIGEST_LABEL]))
     if kind is FINETUNE_JOB and any(
         (item["type"], item["status"]) == (ConditionType.SUCCEEDED, "False")
         for item in (resource.get("status") or {}).get("conditions", ())

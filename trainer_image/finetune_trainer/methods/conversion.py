@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
 from finetune_api.roles import suffixes
 from finetune_engines import highest_rank
-from finetune_trainer.methods import initialization
+from finetune_trainer.methods.initialization import Factors as InitialFactors
+from finetune_trainer.methods.initialization import list_adapted
 
 Factors = tuple[torch.Tensor, torch.Tensor]
 """A of shape (rank, in) and B of shape (out, rank), in fp32 on the CPU: the update is B·A, with no further scale."""
@@ -34,7 +34,7 @@ MAX_RANK = highest_rank()
 """The highest rank that an engine serves."""
 
 
-def low_rank_factors(model: PeftModel, initial: initialization.Factors | None = None) -> dict[str, Factors] | None:
+def low_rank_factors(model: PeftModel, initial: InitialFactors | None = None) -> dict[str, Factors] | None:
     """Return the update of each adapted module as factors; None if its rank is not low.
 
     Args:
@@ -49,14 +49,12 @@ def low_rank_factors(model: PeftModel, initial: initialization.Factors | None = 
     if kind == "LORA" and (config.use_dora or not (initial is not None or list_foldable(model))):
         return None
     factors = {}
-    for name, module in model.named_modules():
-        if isinstance(module, BaseTunerLayer):
-            plain = name.removeprefix("base_model.model.")
-            a, b = (part.detach().float().cpu() for part in _FACTORS[kind](module))
-            if initial is not None:
-                first_a, first_b = initial[plain]
-                a, b = torch.cat([a, first_a]), torch.cat([b, -_scale(first_b, module)], dim=1)
-            factors[plain] = (a, b)
+    for name, module in list_adapted(model):
+        a, b = (part.detach().float().cpu() for part in _FACTORS[kind](module))
+        if initial is not None:
+            first_a, first_b = initial[name]
+            a, b = torch.cat([a, first_a]), torch.cat([b, -_scale(first_b, module)], dim=1)
+        factors[name] = (a, b)
     if not factors or max(len(a) for a, _ in factors.values()) > MAX_RANK:
         return None
     return factors
@@ -68,7 +66,7 @@ def list_foldable(model: PeftModel) -> list[str]:
     The list is empty for a LoRA without such options, and for one that is more than the factors of linear layers.
     """
     config: Any = model.peft_config["default"]
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = [module for _, module in list_adapted(model)]
     if any(getattr(config, name, None) for name in _MORE_THAN_FACTORS) or any(
         "default" not in layer.lora_A or layer.lora_A["default"].weight.dim() != 2 for layer in layers
     ):
@@ -79,21 +77,18 @@ def list_foldable(model: PeftModel) -> list[str]:
 def measure_folding(model: PeftModel) -> float:
     """Measure the largest relative error of B's numbers after folding in the module's scale: at most 2⁻²⁴."""
     errors = [0.0]
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            layer: Any = module
-            exact = layer.lora_B["default"].weight.detach().double() * layer.scaling["default"]
-            rounded = _lora(layer)[1].detach().double()
-            errors.append(float(((rounded - exact).abs() / exact.abs().clamp(min=_SMALLEST)).max()))
+    for _, module in list_adapted(model):
+        exact = module.lora_B["default"].weight.detach().double() * module.scaling["default"]
+        rounded = _lora(module)[1].detach().double()
+        errors.append(float(((rounded - exact).abs() / exact.abs().clamp(min=_SMALLEST)).max()))
     return max(errors)
 
 
 def lora_factors(model: PeftModel) -> dict[str, Factors]:
     """Return the update of each module of a LoRA as it is now."""
     return {
-        name.removeprefix("base_model.model."): tuple(part.detach().float().cpu().clone() for part in _lora(module))  # type: ignore[misc]
-        for name, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer)
+        name: tuple(part.detach().float().cpu().clone() for part in _lora(module))  # type: ignore[misc]
+        for name, module in list_adapted(model)
     }
 
 

@@ -59,7 +59,8 @@ def train_model(
         base = take_base()
         if spec.training.packs and not is_sharded(session):
             contamination.refuse_contamination(contamination.prepare_packing(base, examples.train))
-        initial = find_initial_factors(session, base) if spec.method.config.changes_base else None
+        with CLOCK.spend("hash"):
+            initial = find_initial_factors(session, base) if spec.method.config.changes_base else None
         model = add_adapter(session, plan, base, initial)
         del base
         with CLOCK.spend("hash"):

@@ -12,6 +12,7 @@ from finetune_operator.kube.kinds import (
     JOB_LABEL,
     JOB_NAME_LABEL,
     POD,
+    ROLE_LABEL,
     Key,
     Object,
     controller_uid,
@@ -80,7 +81,8 @@ def find_jobs_with_same_checks(resource: Object, cache: Cache, settings: Setting
         return ()
     namespace = resource["metadata"]["namespace"]
     found = [JobWithSameChecks(failed, ()) for failed in cache.list_failed(namespace, DIGEST_LABEL, digest)]
-    for job in cache.list_newest(namespace, PREFLIGHT, digest, NEWEST_PREFLIGHTS):
+    preflights = {ROLE_LABEL: PREFLIGHT, DIGEST_LABEL: digest}
+    for job in cache.list_newest(JOB, namespace, preflights, NEWEST_PREFLIGHTS):
         other = cache.get(FINETUNE_JOB, namespace, finetune_job_of(job) or "")
         if other is not None and other["metadata"]["uid"] == controller_uid(job):
             found.append(JobWithSameChecks(other, cache.list_owned(POD, job["metadata"]["uid"])))

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from devcluster import binaries
 from devcluster.cluster import Cluster
 from tests.adapterdeployment.serving import ServingNamespace
 from tools.testing.waiting import until
+
+EXTENSION_CRDS = (
+    "inference.networking.x-k8s.io_inferencemodelrewrites.yaml",
+    "inference.networking.k8s.io_inferencepools.yaml",
+)
 
 
 @pytest.fixture
@@ -30,3 +36,15 @@ def serving(cluster_with_crds: Cluster, tmp_path: Path) -> Iterator[ServingNames
     finally:
         serving_namespace.operator.end()
         cluster_with_crds.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture
+def gateway(serving: ServingNamespace) -> Iterator[None]:
+    """Install the CRDs of the Gateway API Inference Extension."""
+    directory = binaries.download_module(binaries.INFERENCE_EXTENSION) / "config" / "crd" / "bases"
+    arguments = [argument for name in EXTENSION_CRDS for argument in ("-f", str(directory / name))]
+    serving.cluster.kubectl("apply", "--server-side", *arguments)
+    names = [f"crd/{name.removesuffix('.yaml').rpartition('_')[2]}.{name.partition('_')[0]}" for name in EXTENSION_CRDS]
+    serving.cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    yield
+    serving.cluster.kubectl("delete", *arguments)

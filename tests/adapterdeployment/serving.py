@@ -47,24 +47,7 @@ class ServingNamespace:
         return next((container for container in containers if container["name"] == AGENT), None)
 
     def apply_adapter(self, name: str, digest: str = V1, **spec: Any) -> None:
-        source = {
-            "uri": uri(digest),
-            "digest": digest,
-            "s3": {"endpoint": "http://s3:9000"},
-            "secretRef": {"name": "keys"},
-        }
-        body = {
-            "apiVersion": f"{GROUP}/v1alpha1",
-            "kind": "AdapterDeployment",
-            "metadata": {"name": name},
-            "spec": {
-                "adapter": source,
-                "servedName": f"{name}-name",
-                "target": {"deploymentRef": {"name": "web"}},
-                **spec,
-            },
-        }
-        self.kubectl("apply", "-f", "-", stdin=body)
+        self.kubectl("apply", "-f", "-", stdin=build_adapter(name, digest, **spec))
 
     def conditions(self, name: str) -> dict[str, tuple[str, str, str]]:
         conditions = self.get(ADP, name).get("status", {}).get("conditions", [])
@@ -126,6 +109,27 @@ class ServingNamespace:
         """Do the agent's part."""
         body = {"engineReady": True, "ready": True, "adapters": list(adapters)}
         assert self.operator.post("/v1/agents", body, self.api.pod_token(pod))[0] == 200
+
+
+def build_adapter(name: str, digest: str, **spec: Any) -> Object:
+    """Build an AdapterDeployment for a digest in S3."""
+    source = {
+        "uri": uri(digest),
+        "digest": digest,
+        "s3": {"endpoint": "http://s3:9000"},
+        "secretRef": {"name": "keys"},
+    }
+    return {
+        "apiVersion": f"{GROUP}/v1alpha1",
+        "kind": "AdapterDeployment",
+        "metadata": {"name": name},
+        "spec": {
+            "adapter": source,
+            "servedName": f"{name}-name",
+            "target": {"deploymentRef": {"name": "web"}},
+            **spec,
+        },
+    }
 
 
 def says(name: str, assigned: str, active: str | None, state: str = "Active", **fields: str) -> Object:

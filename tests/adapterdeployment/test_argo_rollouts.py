@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tests.adapterdeployment.test_canary_on_the_server import await_pods, restar
 from tests.adapterdeployment.test_release_on_the_server import report_all, run_finetune, status
 from tools.testing.http_server import serving as serving_metrics
 from tools.testing.kubernetes_api import Object
+from tools.testing.process import running
 from tools.testing.waiting import free_port, until
 
 pytestmark = [pytest.mark.cluster]
@@ -131,14 +131,9 @@ def argo_rollouts(serving: ServingNamespace, tmp_path: Path) -> Iterator[None]:
         str(program), "--kubeconfig", str(serving.cluster.kubeconfig), "--namespaced", "--namespace", serving.namespace,
         "--leader-elect=false", "--metricsPort", str(free_port()), "--healthzPort", str(free_port()),
     ]  # fmt: skip
-    with (tmp_path / "argo-rollouts.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
+    with running(command, tmp_path / "argo-rollouts.log"):
         yield
-    finally:
-        process.kill()
-        process.wait()
-        serving.cluster.kubectl("delete", *arguments)
+    serving.cluster.kubectl("delete", *arguments)
 
 
 @pytest.mark.exhaustive

@@ -1,9 +1,6 @@
 """The real endpoint picker of the Gateway API Inference Extension divides requests as the operator's rewrite says."""
 
 import json
-import os
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +11,10 @@ from devcluster import binaries
 from tests.adapterdeployment.groups import V2
 from tests.adapterdeployment.serving import ServingNamespace
 from tests.adapterdeployment.test_release_on_the_server import run_finetune
-from tests.adapterdeployment.test_traffic_on_the_server import GROUP, NEW, OLD, apply, await_shares, gateway, start
+from tests.adapterdeployment.test_traffic_on_the_server import GROUP, NEW, OLD, apply, await_shares, start
 from tools.testing.kubernetes_api import Object
+from tools.testing.process import run_script, running
 from tools.testing.waiting import free_port, until
-
-__all__ = ["gateway"]  # a fixture
 
 pytestmark = [pytest.mark.cluster]
 REQUESTS = 400
@@ -64,13 +60,7 @@ class EndpointPicker:
 
     def ask(self, model: str, requests: int = REQUESTS) -> Counter[str]:
         """Send requests for a model as a gateway does; return how often each model is to answer."""
-        uv = shutil.which("uv")
-        assert uv is not None, "the test fetches Envoy's protocol with uv: run it by `make test`"
-        packages = [argument for package in PROTOCOL for argument in ("--with", package)]
-        command = [uv, "run", "--quiet", "--no-project", *packages, "python", "-c", CLIENT, self._address, model]
-        ran = subprocess.run([*command, str(requests)], capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-        return Counter(json.loads(ran.stdout))
+        return Counter(json.loads(run_script(CLIENT, PROTOCOL, self._address, model, str(requests))))
 
     def answers(self, model: str) -> bool:
         """Return whether it answers a request for a model."""
@@ -89,22 +79,19 @@ def picker(serving: ServingNamespace, tmp_path: Path) -> Iterator[EndpointPicker
         f"--grpc-port={port}", f"--grpc-health-port={free_port()}", f"--metrics-port={free_port()}",
         "--secure-serving=false", "--metrics-endpoint-auth=false",
     ]  # fmt: skip
-    environment = {**os.environ, "KUBECONFIG": str(serving.cluster.kubeconfig)}
-    with (tmp_path / "epp.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
+    with running(command, tmp_path / "epp.log", {"KUBECONFIG": str(serving.cluster.kubeconfig)}):
         yield EndpointPicker(port)
-    finally:
-        process.kill()
-        process.wait()
 
 
-def give_addresses(serving: ServingNamespace, pods: list[Object]) -> None:
-    """Do the kubelet's part: give each pod an address."""
+def begin(serving: ServingNamespace, picker: EndpointPicker) -> list[Object]:
+    """Let all pods serve the first version, and do the kubelet's part: give each an address."""
+    pods = start(serving)
     for number, pod in enumerate(pods, start=1):
         address = f"127.0.1.{number}"
         body = {"status": {"podIP": address, "podIPs": [{"ip": address}]}}
         serving.api.core.patch_namespaced_pod_status(pod["metadata"]["name"], serving.namespace, body)
+    until("it answers", lambda: picker.answers("bot-name"), 120)
+    return pods
 
 
 @pytest.mark.exhaustive
@@ -113,9 +100,7 @@ def give_addresses(serving: ServingNamespace, pods: list[Object]) -> None:
 def test_the_endpoint_picker_divides_the_requests_as_the_steps_say(
     serving: ServingNamespace, picker: EndpointPicker
 ) -> None:
-    pods = start(serving)
-    give_addresses(serving, pods)
-    until("it answers", lambda: picker.answers("bot-name"), 120)
+    pods = begin(serving, picker)
     assert picker.ask("bot-name") == {OLD: REQUESTS}
     apply(serving, V2)
     await_shares(serving, pods, {OLD: 95, NEW: 5})
@@ -136,9 +121,7 @@ def test_the_endpoint_picker_divides_the_requests_as_the_steps_say(
 def test_of_two_rewrites_for_a_model_the_endpoint_picker_takes_the_older(
     serving: ServingNamespace, picker: EndpointPicker
 ) -> None:
-    pods = start(serving)
-    give_addresses(serving, pods)
-    until("it answers", lambda: picker.answers("bot-name"), 120)
+    begin(serving, picker)
     rewrite = {
         "apiVersion": f"{GROUP}/v1alpha2",
         "kind": "InferenceModelRewrite",

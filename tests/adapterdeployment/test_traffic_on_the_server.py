@@ -1,12 +1,10 @@
 """A canary by shares of the requests, by the operator against a real API server and the gateway's own CRDs."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from devcluster import binaries
 from finetune_api.version_paths import version_name
 from tests.adapterdeployment.groups import V1, V2
 from tests.adapterdeployment.serving import ADP, ServingNamespace, manifest
@@ -17,7 +15,6 @@ from tools.testing.waiting import until
 pytestmark = [pytest.mark.cluster]
 
 GROUP = "inference.networking.x-k8s.io"
-CRDS = (f"{GROUP}_inferencemodelrewrites.yaml", "inference.networking.k8s.io_inferencepools.yaml")
 OLD, NEW = (version_name("bot-name", digest) for digest in (V1, V2))
 POOL: Object = {
     "apiVersion": "inference.networking.k8s.io/v1",
@@ -29,18 +26,6 @@ POOL: Object = {
         "endpointPickerRef": {"name": "picker", "port": {"number": 9002}},
     },
 }
-
-
-@pytest.fixture
-def gateway(serving: ServingNamespace) -> Iterator[None]:
-    """Install the CRDs of the Gateway API Inference Extension."""
-    directory = binaries.download_module(binaries.INFERENCE_EXTENSION) / "config" / "crd" / "bases"
-    arguments = [argument for name in CRDS for argument in ("-f", str(directory / name))]
-    serving.cluster.kubectl("apply", "--server-side", *arguments)
-    names = [f"crd/{name.removesuffix('.yaml').rpartition('_')[2]}.{name.partition('_')[0]}" for name in CRDS]
-    serving.cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
-    yield
-    serving.cluster.kubectl("delete", *arguments)
 
 
 def allow(serving: ServingNamespace) -> None:

@@ -2,12 +2,12 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tools.testing.process import run_script
 
 LUPA = "lupa==2.6"
 RUN = """
@@ -60,17 +60,8 @@ def health() -> dict[str, list[str]]:
         for kind in ("FineTuneJob", "AdapterDeployment")
     }
     assert len(checks) == 1
-    uv = shutil.which("uv")
-    assert uv is not None, "the test fetches a Lua with uv: run it by `make test`"
-    completed = subprocess.run(
-        [uv, "run", "--quiet", "--no-project", "--with", LUPA, "python", "-c", RUN],
-        input=json.dumps([checks.pop(), [resource(status) for status, _ in CASES.values()]]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert completed.returncode == 0, completed.stderr
-    return dict(zip(CASES, json.loads(completed.stdout), strict=True))
+    objects = json.dumps([checks.pop(), [resource(status) for status, _ in CASES.values()]])
+    return dict(zip(CASES, json.loads(run_script(RUN, [LUPA], stdin=objects)), strict=True))
 
 
 def resource(status: dict[str, object]) -> dict[str, object]:

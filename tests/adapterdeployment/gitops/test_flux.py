@@ -1,10 +1,8 @@
 """Flux rolls adapters out from Git: its real source-controller and kustomize-controller, on a real API server."""
 
 import json
-import os
-import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,8 @@ from devcluster import binaries
 from tests.adapterdeployment.gitops.repository import Repository
 from tests.adapterdeployment.gitops.story import live
 from tests.adapterdeployment.serving import ServingNamespace
+from tools.testing.crds import apply_crds
+from tools.testing.process import running
 from tools.testing.waiting import free_port, until
 
 pytestmark = [pytest.mark.cluster]
@@ -90,34 +90,15 @@ class Flux:
         assert set(self._applications()[-1].values()) == {"unchanged"}
 
 
-@contextmanager
-def running(command: Sequence[str], serving: ServingNamespace, log: Path) -> Iterator[None]:
-    """Run a controller of Flux during a ``with`` block."""
-    environment = {
-        **os.environ,
-        "KUBECONFIG": str(serving.cluster.kubeconfig),
-        "RUNTIME_NAMESPACE": serving.namespace,
-    }
-    with log.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture
 def flux(serving: ServingNamespace, tmp_path: Path) -> Iterator[tuple[Flux, Repository]]:
     """Run both controllers for the namespace, on a repository."""
     programs = [binaries.program(name) for name in ("source-controller", "kustomize-controller")]
     modules = [binaries.download_module(module) for module in (binaries.FLUX_SOURCE, binaries.FLUX_KUSTOMIZE)]
     files = [file for module in modules for file in sorted((module / "config" / "crd" / "bases").glob("*.yaml"))]
-    arguments = [argument for file in files for argument in ("-f", str(file))]
-    serving.cluster.kubectl("apply", "--server-side", *arguments)
-    kinds = [f"crd/{file.stem.split('_')[1]}.{file.stem.split('_')[0]}" for file in files]
-    serving.cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *kinds)
+    apply_crds(serving.cluster, files)
     storage = f"127.0.0.1:{free_port()}"
+    environment = {"KUBECONFIG": str(serving.cluster.kubeconfig), "RUNTIME_NAMESPACE": serving.namespace}
     repository = Repository(tmp_path)
     with ExitStack() as stack:
         url = stack.enter_context(repository.served())
@@ -128,7 +109,7 @@ def flux(serving: ServingNamespace, tmp_path: Path) -> Iterator[tuple[Flux, Repo
             ]  # fmt: skip
             if program.name == "source-controller":
                 command += [f"--storage-path={tmp_path}", f"--storage-addr={storage}", f"--storage-adv-addr={storage}"]
-            stack.enter_context(running(command, serving, tmp_path / f"{program.name}.log"))
+            stack.enter_context(running(command, tmp_path / f"{program.name}.log", environment))
         yield Flux(serving, url, tmp_path / "kustomize-controller.log"), repository
 
 

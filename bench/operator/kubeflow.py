@@ -5,7 +5,6 @@ Their webhooks are registered too: the API server calls them on loopback in plac
 
 import base64
 import json
-import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,9 @@ import yaml
 from bench.operator.contender import Contender, has_condition
 from devcluster import binaries, pki
 from devcluster.cluster import Cluster
+from tools.testing.crds import apply_crds
 from tools.testing.kubernetes_api import Api, Object
+from tools.testing.process import running as running_program
 from tools.testing.waiting import free_port, wait_for
 
 KIND = ("trainer.kubeflow.org", "v1alpha1", "trainjobs")
@@ -36,13 +37,7 @@ def running(cluster: Cluster, api: Api, directory: Path) -> Iterator[Contender]:
     jobset = binaries.download_module(binaries.JOBSET)
     crds = [trainer / "manifests" / "base" / "crds", jobset / "config" / "components" / "crd" / "bases"]
     files = [file for crd in crds for file in sorted(crd.glob("*_*.yaml"))]
-    cluster.kubectl("apply", "--server-side", *(argument for file in files for argument in ("-f", str(file))))
-    names = [
-        "trainjobs.trainer.kubeflow.org",
-        "jobsets.jobset.x-k8s.io",
-        "clustertrainingruntimes.trainer.kubeflow.org",
-    ]
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{name}" for name in names))
+    apply_crds(cluster, files)
     pki.ensure(directory / "pki", ["127.0.0.1"])
     webhooks = {
         "jobset": jobset / "config" / "components" / "webhook" / "manifests.yaml",
@@ -97,14 +92,9 @@ def _running(name: str, port: int, cluster: Cluster, directory: Path) -> Iterato
     configuration = scratch / "configuration.json"
     configuration.write_text(json.dumps(_configure(name, port)))
     command = [str(binaries.program(name)), f"--config={configuration}", "--zap-log-level=2"]
-    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig), "TMPDIR": str(scratch)}
-    with (scratch / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
+    environment = {"KUBECONFIG": str(cluster.kubeconfig), "TMPDIR": str(scratch)}
+    with running_program(command, scratch / "log", environment) as process:
         yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _configure(name: str, port: int) -> Object:

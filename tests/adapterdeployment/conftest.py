@@ -9,6 +9,7 @@ import pytest
 from devcluster import binaries
 from devcluster.cluster import Cluster
 from tests.adapterdeployment.serving import ServingNamespace
+from tools.testing.crds import apply_crds
 from tools.testing.waiting import until
 
 EXTENSION_CRDS = (
@@ -42,9 +43,7 @@ def serving(cluster_with_crds: Cluster, tmp_path: Path) -> Iterator[ServingNames
 def gateway(serving: ServingNamespace) -> Iterator[None]:
     """Install the CRDs of the Gateway API Inference Extension."""
     directory = binaries.download_module(binaries.INFERENCE_EXTENSION) / "config" / "crd" / "bases"
-    arguments = [argument for name in EXTENSION_CRDS for argument in ("-f", str(directory / name))]
-    serving.cluster.kubectl("apply", "--server-side", *arguments)
-    names = [f"crd/{name.removesuffix('.yaml').rpartition('_')[2]}.{name.partition('_')[0]}" for name in EXTENSION_CRDS]
-    serving.cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
+    files = [directory / name for name in EXTENSION_CRDS]
+    apply_crds(serving.cluster, files)
     yield
-    serving.cluster.kubectl("delete", *arguments)
+    serving.cluster.kubectl("delete", *(argument for file in files for argument in ("-f", str(file))))

@@ -17,6 +17,8 @@ PROMPT = "KING HENRY.\n"
 BASE = "smollm2"
 ANSWER_SECONDS = 60.0
 PAUSE_SECONDS = 0.1
+# After a roll-out kube-proxy may still send a connection to the pod before, which is gone. 0, 0.5, 1, 2 and 4 seconds.
+CONNECTS_AGAIN = 5
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Engine:
 
     def answer(self, model: str, prompt: str = PROMPT, tokens: int = 24) -> str:
         """Return how the model continues a prompt, with the likeliest token each time. Raises httpx.HTTPError."""
-        with self._client() as client:
+        with self._client(CONNECTS_AGAIN) as client:
             answer = client.post("/v1/completions", json=_body(model, prompt, tokens))
             answer.raise_for_status()
             return str(answer.json()["choices"][0]["text"])
@@ -49,12 +51,13 @@ class Engine:
 
     def models(self) -> list[str]:
         """Return the names of the served models."""
-        with self._client() as client:
+        with self._client(CONNECTS_AGAIN) as client:
             return [model["id"] for model in client.get("/v1/models").json()["data"]]
 
-    def _client(self) -> httpx.Client:
+    def _client(self, connects_again: int = 0) -> httpx.Client:
         # A connection of its own for each request, so that each is balanced anew; and never through a proxy.
-        return httpx.Client(base_url=self.address, timeout=ANSWER_SECONDS, trust_env=False)
+        transport = httpx.HTTPTransport(retries=connects_again, trust_env=False)
+        return httpx.Client(base_url=self.address, timeout=ANSWER_SECONDS, trust_env=False, transport=transport)
 
 
 @dataclass

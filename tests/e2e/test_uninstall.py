@@ -6,6 +6,7 @@ import pytest
 
 from devcluster.demo import RELEASE
 from tests.e2e.conftest import Demo, cluster_wide
+from tests.e2e.engine import BASE
 from tests.e2e.namespace import SYSTEM_NAMESPACE, Object
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(3000)]
@@ -25,7 +26,7 @@ def test_deleting_the_adapter_deployments_leaves_the_deployment_as_it_was(demo: 
     assert after["spec"] == before["spec"]
     assert own_metadata(after) == own_metadata(before)
     assert demo.namespace.find("configmap", "finetune-adapters-vllm") is None
-    assert demo.engine.models() == ["smollm2"]
+    demo.namespace.until("only the base is served", lambda: demo.engine.models() == [BASE], 30)
 
 
 def test_helm_uninstall_leaves_the_cluster_as_it_was(demo: Demo) -> None:

@@ -18,8 +18,21 @@ from finetune_api.reasons import EXIT_CODES, Reason
 AIMS = {"overhead": "≤ 2 %", "script": "≥ 3", "loss": "≤ 2 %", "refused": "< 1 s"}
 LARGE = Size(hidden=1024, layers=12, rows=6200)
 """Sizes with which the time to the first step is measured: 150 million weights, and all available texts."""
-TINY = Size(64, 2, 350, 64, rows=40, overhead_steps=4, checkpoint_every=2, rounds=0, starts=1, compiled=False)
-PARTS = ("overhead", "script", "start", "switches", "phases")
+TINY = Size(
+    64,
+    2,
+    350,
+    64,
+    rows=40,
+    overhead_steps=4,
+    checkpoint_every=2,
+    rounds=0,
+    starts=1,
+    compiled=False,
+    checkpointed_steps=(4, 2),
+    checkpoint_rounds=0,
+)
+PARTS = ("overhead", "script", "start", "switches", "phases", "checkpoints")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -148,6 +161,8 @@ def make_table(results: dict[str, Any]) -> Table:
     for name, values in results.get("switches", {}).items():
         row(f"useful tokens/s with {name} over without", values["ratio"], ".2f")
         row("  the same for a second of computing", values["ratio_cpu"], ".2f")
+    if section := results.get("checkpoints"):
+        row("time with checkpoints before going on, over beside the training", section["ratio"], ".2f")
     if section := results.get("start"):
         row("wrong job refused after, s", section["wrong_job_refused"], ".2f", AIMS["refused"])
         row("first step done after, s", section["first_step"], ".1f")

@@ -83,8 +83,25 @@ def masked(data: BenchData, server: S3Server, scratch: Path, shape: Shape) -> Co
         return ours(data, server, scratch, shape)
 
 
-def ours(data: BenchData, server: S3Server, scratch: Path, shape: Shape, **training: Any) -> Course:
-    """Run one attempt at a FineTuneJob, with checkpoints in S3.
+def waiting_for_the_disk(
+    data: BenchData, server: S3Server, scratch: Path, shape: Shape, method: dict[str, Any]
+) -> Course:
+    """Run one attempt at a FineTuneJob that writes each checkpoint before it goes on."""
+    from finetune_trainer.checkpoints import snapshot
+
+    with patch.object(snapshot, "MEMORY_SHARE", 0):
+        return ours(data, server, scratch, shape, method)
+
+
+def ours(
+    data: BenchData,
+    server: S3Server,
+    scratch: Path,
+    shape: Shape,
+    method: dict[str, Any] | None = None,
+    **training: Any,
+) -> Course:
+    """Run one attempt at a FineTuneJob, by default with a LoRA, with checkpoints in S3.
 
     Raises:
         RuntimeError: The attempt did not succeed.
@@ -98,7 +115,7 @@ def ours(data: BenchData, server: S3Server, scratch: Path, shape: Shape, **train
             "format": "text",
             "validation": {"uri": "configmap://data/held-out.jsonl"},
         },
-        method={"lora": {"rank": RANK, "alpha": ALPHA}},
+        method=method or {"lora": {"rank": RANK, "alpha": ALPHA}},
         training={
             "perDeviceBatchSize": shape.batch,
             "gradientAccumulationSteps": shape.accumulation,

@@ -44,9 +44,11 @@ def measure(size: Size, start: Size, parts: tuple[str, ...], progress: Progress)
             results["script"] = _script(data, server, directory, progress)
         if "switches" in parts:
             results["switches"] = _switches(data, server, directory, progress)
-        if {"start", "phases"} & set(parts):
+        if {"start", "phases", "checkpoints"} & set(parts):
             progress("making a larger model")
             larger = make(directory / "large", start)
+            if "checkpoints" in parts:
+                results["checkpoints"] = _checkpoints(larger, server, directory, progress)
             if "start" in parts:
                 results["start"] = _start(larger, server, directory, progress)
             if "phases" in parts:
@@ -186,6 +188,20 @@ def _compare_speed(pairs: list[tuple[Course, Course]]) -> dict[str, Any]:
 
 def _show_round(progress: Progress, name: str, number: int) -> None:
     progress(f"{name}, round {number}")
+
+
+def _checkpoints(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:
+    """Compare full fine-tuning with checkpoints written beside the training with one that waits for the disk."""
+    steps, every = data.size.checkpointed_steps
+    shape = Shape(1, 1, True, steps, every)
+    method: dict[str, Any] = {"full": {}}
+    pairs = _alternate(
+        data.size.checkpoint_rounds,
+        lambda: contenders.ours(data, server, directory, shape, method),
+        lambda: contenders.waiting_for_the_disk(data, server, directory, shape, method),
+        lambda number: progress(f"checkpoints beside the training, round {number}"),
+    )
+    return {"ratio": spread([b.seconds(WARM_UP) / a.seconds(WARM_UP) for a, b in pairs])}
 
 
 def _start(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_is_skipped_and_replaced(workbench: Callable[[], Wo
     train(uninterrupted.settings())
     for step in (2, 4):  # of an attempt that is asked to stop only the last checkpoint is sure to be uploaded
         train_until(interrupted.settings(), step)
-    (key,) = (key for key in interrupted.objects() if key.endswith("/step-00000004/adapter_model.safetensors"))
+    (key,) = (key for key in interrupted.objects() if key.endswith("/step-00000004/trained.safetensors"))
     body = bytearray(interrupted.read(key))
     body[-1] ^= 1
     interrupted.server.store().client.put_object(Bucket=interrupted.bucket, Key=key, Body=bytes(body))

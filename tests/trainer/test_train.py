@@ -192,7 +192,7 @@ def test_divergence_stops_the_run_and_spares_the_good_checkpoints(bench: Workben
     assert "at step" in result.message
     assert not [key for key in bench.objects() if "/adapter/" in key]
     for key in bench.objects():
-        if key.endswith("adapter_model.safetensors"):
+        if key.endswith("trained.safetensors"):
             from safetensors.torch import load
 
             assert all(torch.isfinite(tensor).all() for tensor in load(bench.read(key)).values())

@@ -78,7 +78,7 @@ class BestWeights:
             # an upload may still read the old files, which must not be written to
             shutil.rmtree(self._weights, ignore_errors=True)
             self._weights.mkdir(parents=True)
-            exact_resume.save(model, self._weights)
+            exact_resume.write(exact_resume.collect(model), self._weights)
         if self.stopped:
             log.info(
                 "step %d: %d evaluations without improvement since step %s: stopping early",

@@ -1,21 +1,25 @@
 """Save all trained weights of every method bit for bit, so that a resumed run ends with the same weights."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from finetune_api.reasons import Reason
 from finetune_trainer.distributed import random_state
 from finetune_trainer.methods import adalora
-from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
-from finetune_trainer.runtime.phase_clock import CLOCK
 
-PEFT_FILE, REST_FILE = "adapter_model.safetensors", "trained.safetensors"
-"""The files of a checkpoint with the trained weights that PEFT saves, and with all others."""
+WEIGHTS_FILE = "trained.safetensors"
+"""The file of a checkpoint with all trained weights."""
+
+PEFT_FILE, OLD_RANDOM_STATE = "adapter_model.safetensors", "rng_state.pth"
+"""What checkpoints of version 0.1 have: the weights that PEFT saves, and the random state of a single process."""
+
+TensorFiles = dict[str, tuple[Mapping[str, torch.Tensor], dict[str, str]]]
+"""Safetensors files by name: tensors and metadata."""
 
 
 def with_exact_resume(trainer: type[Any]) -> type[Any]:
@@ -30,6 +34,7 @@ class ExactResumeMixin:
     args: Any
     state: Any
     current_gradient_accumulation_steps: int
+    store_flos: Callable[[], None]
     train_sampler: Any = None
     """The sampler that decides the order of the rows; None for the Trainer's own."""
 
@@ -37,33 +42,18 @@ class ExactResumeMixin:
         return self.train_sampler or super()._get_train_sampler(train_dataset)  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with CLOCK.spend("checkpoint"):
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        directory = Path(output_dir or self.args.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        if isinstance(self.model, PeftModel):
-            # PEFT saves the output of a prompt's encoder: no dropout may change it, or draw a random number
-            with evaluation_mode(self.model):
-                super()._save(output_dir, state_dict)  # type: ignore[misc]
-        save(self.model, directory)
+        """Write nothing: the callback takes a snapshot, in ``on_save``."""
+        self.store_flos()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load(self.model if model is None else model, Path(resume_from_checkpoint))
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        if self.args.world_size == 1:
-            super()._save_rng_state(output_dir)  # type: ignore[misc]
-        else:
-            random_state.save_random_state(Path(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
         if random_state.count_saved_processes(Path(checkpoint)) != self.args.world_size:
             random_state.seed_process(self.args.seed, self.state.global_step, self.args.process_index)
-        elif self.args.world_size == 1:
+        elif (Path(checkpoint) / OLD_RANDOM_STATE).is_file():
             super()._load_rng_state(checkpoint)  # type: ignore[misc]
         else:
             random_state.load_random_state(Path(checkpoint), self.args.process_index)
@@ -81,21 +71,18 @@ class ExactResumeMixin:
         return (outcome[0] + extra, outcome[1]) if return_outputs else outcome + extra
 
 
-def save(model: Any, directory: Path) -> None:
-    """Write each trained weight that PEFT's file in ``directory`` does not hold bit for bit.
+def collect(model: Any) -> TensorFiles:
+    """Return the files with all trained weights. The tensors are those of the model, not copies."""
+    files: TensorFiles = {WEIGHTS_FILE: (trained_weights(model), {})}
+    allocator = adalora.collect_allocator(model)
+    return files if allocator is None else files | {adalora.ALLOCATOR_FILE: allocator}
 
-    Such weights are a prompt's encoder, ranks that AdaLoRA has pruned, or a whole model.
-    """
-    path = directory / PEFT_FILE
-    saved_weights = load_file(path) if path.is_file() else {}
-    rest = {}
-    for name, weight in trained_weights(model).items():
-        saved, value = saved_weights.get(_key(name)), weight.detach().cpu().contiguous()
-        if saved is None or saved.dtype != value.dtype or not torch.equal(saved, value):
-            rest[name] = value
-    if rest:
-        save_file(rest, directory / REST_FILE)
-    adalora.save_allocator(model, directory)
+
+def write(files: TensorFiles, directory: Path) -> None:
+    """Write the files that ``collect`` returned."""
+    for name, (tensors, metadata) in files.items():
+        values = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        save_file(values, directory / name, metadata=metadata)
 
 
 def load(model: Any, directory: Path) -> None:
@@ -105,12 +92,12 @@ def load(model: Any, directory: Path) -> None:
         Failure: TRAINER_ERROR if a weight is missing or has another shape.
     """
     saved_weights: dict[str, torch.Tensor] = {}
-    for name in (PEFT_FILE, REST_FILE):
+    for name in (PEFT_FILE, WEIGHTS_FILE):
         if (directory / name).is_file():
             saved_weights |= load_file(directory / name)
     with torch.no_grad():
         for name, weight in trained_weights(model).items():
-            value = saved_weights.get(name, saved_weights.get(_key(name)))
+            value = saved_weights.get(name, saved_weights.get(_peft_name(name)))
             if value is None or value.shape != weight.shape:
                 problem = (
                     "missing" if value is None else f"of shape {tuple(value.shape)}, expected {tuple(weight.shape)}"
@@ -128,6 +115,6 @@ def trained_weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def _key(name: str) -> str:
+def _peft_name(name: str) -> str:
     """Return the weight's name in PEFT's file, which leaves out the adapter's name."""
     return name.removesuffix(".default").replace(".default.", ".")

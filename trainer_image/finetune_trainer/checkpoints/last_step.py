@@ -46,7 +46,6 @@ class LastStepCallback(TrainerCallback):
             device.free_memory()
             random_state.restore_state(self._random)
             log.info("out of memory in step %d: saving step %d, which was the last good one", step + 1, step)
-            trainer._save_checkpoint(trainer.model, trial=None)
             trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
         except Exception as problem:  # noqa: BLE001 -- the attempt has failed already, and has older checkpoints
             log.warning("step %d could not be saved: %s", step, problem)

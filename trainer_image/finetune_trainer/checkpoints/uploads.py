@@ -1,4 +1,4 @@
-"""Upload checkpoints from a thread of their own, so that the training does not wait for the storage."""
+"""Write and upload checkpoints in a thread, so that the training waits neither for the disk nor for the storage."""
 
 import logging
 import os
@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from finetune_api.finetunejob import CheckpointStatus
 from finetune_api.manifest import CheckpointManifest, FileEntry, Origin
 from finetune_api.timestamps import current_timestamp
@@ -17,33 +19,24 @@ from finetune_artifacts.checkpoints import delete_superseded_runs, prune_checkpo
 from finetune_artifacts.errors import ArtifactError
 from finetune_artifacts.storage import Storage
 from finetune_trainer.checkpoints.run_fingerprint import RunFingerprint
+from finetune_trainer.checkpoints.snapshot import Snapshot
+from finetune_trainer.models import device
 
 log = logging.getLogger(__name__)
-RESUME_FILES = (
-    "adapter_model.safetensors",
-    "adapter_config.json",
-    "trained.safetensors",
-    "allocator.safetensors",
-    "optimizer.pt",
-    "scheduler.pt",
-    "scaler.pt",
-    "rng_state*.pth",
-    "trainer_state.json",
-)
-"""The files of a checkpoint that a resumed run reads, as glob patterns."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pending:
-    """A checkpoint that waits for its upload, in a directory that the Trainer does not rotate away."""
+    """A checkpoint that waits for its upload; ``snapshot`` is what is still to be written to ``directory``."""
 
     step: int
     total_steps: int
     directory: Path
+    snapshot: Snapshot | None
 
 
 class CheckpointUploader:
-    """A thread that uploads the newest checkpoint. A checkpoint is skipped if a newer one comes while it waits."""
+    """A thread that writes and uploads the newest checkpoint, and skips one if a newer one comes while it waits."""
 
     def __init__(
         self,
@@ -73,41 +66,46 @@ class CheckpointUploader:
         self._pending: Pending | None = None
         self._urgent = False
         self._busy = False
+        self._written = True
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="checkpoint-upload", daemon=True)
         self._thread.start()
 
     def submit(
-        self, step: int, total_steps: int, checkpoint: Path, extra: Mapping[str, bytes | Path], *, urgent: bool = False
+        self, take_snapshot: Callable[[], Snapshot], extra: Mapping[str, bytes | Path], *, urgent: bool = False
     ) -> None:
-        """Queue a checkpoint for upload; returns once its files are hard-linked.
+        """Queue a checkpoint; returns at once if its snapshot is a copy, else when its files are written.
 
         Args:
-            step: Its step.
-            total_steps: The steps of the whole training.
-            checkpoint: The Trainer's directory of the checkpoint.
+            take_snapshot: Returns the state of the training. It is called when the one before is written, so that main
+                memory holds one copy at a time.
             extra: More files by name: their content, or a path to link.
             urgent: Cancel an upload of an older checkpoint that is under way.
         """
-        directory = self._scratch / f"step-{step:08d}"
+        with self._changed:
+            overtaken, self._pending = self._pending, None
+            self._changed.wait_for(lambda: self._written or self.error)
+        if overtaken:
+            shutil.rmtree(overtaken.directory, ignore_errors=True)
+        snapshot = take_snapshot()
+        directory = self._scratch / f"step-{snapshot.step:08d}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        for pattern in RESUME_FILES:
-            for path in checkpoint.glob(pattern):
-                os.link(path, directory / path.name)
         for name, content in extra.items():
             (directory / name).parent.mkdir(exist_ok=True)
             if isinstance(content, Path):
                 os.link(content, directory / name)
             else:
                 (directory / name).write_bytes(content)
+        if not snapshot.is_copy:
+            snapshot.write(directory)
         with self._changed:
-            overtaken, self._pending = self._pending, Pending(step, total_steps, directory)
+            self._pending = Pending(
+                snapshot.step, snapshot.total_steps, directory, snapshot if snapshot.is_copy else None
+            )
             self._urgent = urgent
             self._changed.notify_all()
-        if overtaken:
-            shutil.rmtree(overtaken.directory, ignore_errors=True)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until everything is uploaded; return False after ``seconds``. Raises the error of a failed upload."""
@@ -133,6 +131,8 @@ class CheckpointUploader:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(timeout=1)
+        if device.has_gpu():
+            torch.accelerator.empty_host_cache()  # else PyTorch keeps the pinned memory of the copies
 
     def _run(self) -> None:
         while True:
@@ -141,19 +141,29 @@ class CheckpointUploader:
                 if self._closed or self._pending is None:
                     return
                 pending, self._pending, self._urgent, self._busy = self._pending, None, False, True
+                self._written = pending.snapshot is None
             error: BaseException | None = None
             try:
+                self._write(pending)
                 self._upload(pending)
             except BaseException as raised:  # noqa: BLE001 -- the training thread raises it
                 error = raised
             shutil.rmtree(pending.directory, ignore_errors=True)
             with self._changed:
-                self._busy = False
+                self._busy, self._written = False, True
                 # an upload that was given up for a newer checkpoint has not failed
                 self.error = None if self._urgent else error
                 self._changed.notify_all()
                 if self.error:
                     return
+
+    def _write(self, pending: Pending) -> None:
+        if pending.snapshot is None:
+            return
+        pending.snapshot.write(pending.directory)
+        with self._changed:
+            pending.snapshot, self._written = None, True
+            self._changed.notify_all()
 
     def _upload(self, pending: Pending) -> None:
         start = time.monotonic()

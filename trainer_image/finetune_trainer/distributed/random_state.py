@@ -8,7 +8,6 @@ import numpy
 import torch
 from transformers import set_seed
 
-from finetune_trainer.distributed import process_group
 from finetune_trainer.models.device import has_gpu
 
 
@@ -20,15 +19,14 @@ def seed_process(seed: int, step: int, rank: int) -> None:
     set_seed((seed + 1_000_003 * step + rank) % 2**32)
 
 
-def save_random_state(directory: Path) -> None:
-    """Write the random states of all processes; rank 0 writes them. A collective call."""
-    for rank, state in enumerate(process_group.gather(current_state())):
-        torch.save(state, directory / f"rng_state_{rank}.pth")
+def file_of(rank: int) -> str:
+    """Return the name of the file of a checkpoint with the random state of the process of this rank."""
+    return f"rng_state_{rank}.pth"
 
 
 def load_random_state(directory: Path, rank: int) -> None:
-    """Restore the state that ``save_random_state`` wrote for the process of this rank."""
-    restore_state(torch.load(directory / f"rng_state_{rank}.pth", weights_only=True))
+    """Restore the state that a checkpoint has for the process of this rank."""
+    restore_state(torch.load(directory / file_of(rank), weights_only=True))
 
 
 def restore_state(state: dict[str, Any]) -> None:

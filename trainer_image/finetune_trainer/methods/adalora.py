@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from peft import AdaLoraModel, PeftModel
 from safetensors import safe_open
-from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 ALLOCATOR_FILE = "allocator.safetensors"
@@ -77,23 +76,19 @@ def compute_orthogonal_regularization(model: Any) -> torch.Tensor | None:
     return weighted
 
 
-def save_allocator(model: Any, directory: Path) -> None:
-    """Write the running averages and the remaining ranks; do nothing for another method."""
+def collect_allocator(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, str]] | None:
+    """Return the running averages, and the remaining ranks as metadata; None for another method."""
     adalora_model = find_adalora(model)
     if adalora_model is None:
-        return
+        return None
     allocator = adalora_model.rankallocator
-    tensors = {
-        f"{kind}/{name}": value.contiguous().cpu()
-        for kind in AVERAGES
-        for name, value in getattr(allocator, kind).items()
-    }
+    tensors = {f"{kind}/{name}": value for kind in AVERAGES for name, value in getattr(allocator, kind).items()}
     pattern = adalora_model.peft_config["default"].rank_pattern
-    save_file(tensors, directory / ALLOCATOR_FILE, metadata={"rank_pattern": json.dumps(pattern)})
+    return tensors, {"rank_pattern": json.dumps(pattern)}
 
 
 def load_allocator(model: Any, directory: Path) -> None:
-    """Read what ``save_allocator`` wrote; do nothing for another method."""
+    """Read the file of what ``collect_allocator`` returned; do nothing for another method."""
     adalora_model = find_adalora(model)
     if adalora_model is None:
         return

@@ -15,8 +15,9 @@ from finetune_api.finetunejob import Progress
 from finetune_api.reasons import Reason
 from finetune_api.timestamps import current_timestamp, format_duration
 from finetune_trainer.checkpoints.best_weights import BestWeights
+from finetune_trainer.checkpoints.snapshot import take_snapshot
 from finetune_trainer.checkpoints.uploads import CheckpointUploader
-from finetune_trainer.distributed import process_group
+from finetune_trainer.distributed import process_group, random_state
 from finetune_trainer.models import device
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.interruption import Interruption
@@ -192,28 +193,32 @@ class TrainingCallback(TrainerCallback):
             )
 
     def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
     ) -> None:
-        """Check the weights, and upload the checkpoint."""
+        """Check the weights, and save the checkpoint, beside the training where main memory has room for a copy."""
         self._saved = time.monotonic()
-        check_weights_are_finite(model, state.global_step)
-        at_the_end = state.global_step >= state.max_steps or self.stopped or self._interruption.requested
-        if self._watch and self._watch.last_loss_was_bad and not at_the_end:
-            log.warning(
-                "step %d: the loss has risen: this checkpoint is not uploaded, the earlier ones are kept",
-                state.global_step,
-            )
-            return
-        if self._uploader is None:
-            return
-        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        self._uploader.submit(
-            state.global_step,
-            state.max_steps,
-            checkpoint,
-            {**self._checkpoint_extras, **(self._best.checkpoint_files() if self._best else {})},
-            urgent=self._interruption.requested,
-        )
+        with CLOCK.spend("checkpoint"):
+            check_weights_are_finite(model, state.global_step)
+            random_states = process_group.gather(random_state.current_state())
+            at_the_end = state.global_step >= state.max_steps or self.stopped or self._interruption.requested
+            if self._watch and self._watch.last_loss_was_bad and not at_the_end:
+                log.warning(
+                    "step %d: the loss has risen: this checkpoint is not saved, the earlier ones are kept",
+                    state.global_step,
+                )
+            elif self._uploader is not None:
+                self._uploader.submit(
+                    lambda: take_snapshot(model, optimizer, lr_scheduler, state, random_states),
+                    {**self._checkpoint_extras, **(self._best.checkpoint_files() if self._best else {})},
+                    urgent=self._interruption.requested,
+                )
 
     @property
     def stopped(self) -> bool:

@@ -74,7 +74,6 @@ def make_trainer(
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=plan.save_steps,
-        save_total_limit=1,
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,

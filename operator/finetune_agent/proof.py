@@ -46,6 +46,33 @@ class Verdict:
     message: str
 
 
+@dataclass(frozen=True)
+class Effect:
+    """The share of the trained effect that shows in the engine's answers, and its standard error."""
+
+    share: float
+    error: float
+
+    @property
+    def allowed_deviation(self) -> float:
+        """Return how far the share may be from the expected one."""
+        return MAX_DEVIATION + STANDARD_ERRORS * self.error
+
+    @property
+    def is_too_low(self) -> bool:
+        """Return whether too little of the effect shows."""
+        return self.share < max(MIN_EFFECT, 1 - self.allowed_deviation)
+
+    @property
+    def is_too_high(self) -> bool:
+        """Return whether more than the trained effect shows."""
+        return self.share > 1 + self.allowed_deviation
+
+    def __str__(self) -> str:
+        """Return the beginning of a message that also names other numbers."""
+        return f"{self.share:.0%} of the trained effect is there (standard error {self.error:.0%}); "
+
+
 def mean_difference(logprobs: list[float], expected: list[float]) -> float:
     """Return the mean absolute difference, in nats per token. Raises ValueError if the lengths differ."""
     return sum(abs(a - b) for a, b in zip(logprobs, expected, strict=True)) / len(expected)
@@ -97,17 +124,13 @@ def judge_merged(logprobs: list[float], questions: list[Question], tolerance: fl
     if not all(map(math.isfinite, logprobs)):
         text = "the engine's log-probabilities are infinite or not a number (NaN): use another type (--dtype)"
         return Verdict(Reason.PROOF_FAILED, text)
-    shown = ""
-    if _is_visible(questions):
-        effect, error = measure_effect(logprobs, None, questions)
-        shown = f"{effect:.0%} of the trained effect is there (standard error {error:.0%}); "
-        allowed = MAX_DEVIATION + STANDARD_ERRORS * error
-        if not max(MIN_EFFECT, 1 - allowed) <= effect <= 1 + allowed:
-            return Verdict(
-                Reason.PROOF_FAILED,
-                f"the engine does not answer as the merged model: {effect:.0%} of the adapter's effect is there "
-                f"(standard error {error:.0%}). It serves another model, or changes its weights when it loads them",
-            )
+    effect = measure_effect(logprobs, None, questions) if _is_visible(questions) else None
+    if effect and (effect.is_too_low or effect.is_too_high):
+        return Verdict(
+            Reason.PROOF_FAILED,
+            f"the engine does not answer as the merged model: {effect.share:.0%} of the adapter's effect is there "
+            f"(standard error {effect.error:.0%}). It serves another model, or changes its weights when it loads them",
+        )
     difference = mean_difference(logprobs, [question.adapter for question in questions])
     if difference > tolerance:
         return Verdict(
@@ -116,7 +139,7 @@ def judge_merged(logprobs: list[float], questions: list[Question], tolerance: fl
             f"{tolerance:g} are allowed: it serves another model, or quantises it (then raise "
             "spec.verification.tolerance)",
         )
-    return Verdict(None, f"{shown}the merged model differs by {difference:.4f} nats per token")
+    return Verdict(None, f"{effect or ''}the merged model differs by {difference:.4f} nats per token")
 
 
 def judge_adapter(logprobs: list[float], base: list[float], questions: list[Question], tolerance: float) -> Verdict:
@@ -134,26 +157,22 @@ def judge_adapter(logprobs: list[float], base: list[float], questions: list[Ques
             "the engine's log-probabilities under the adapter's name are infinite or not a number (NaN): the adapter's "
             "numbers exceed the range of the engine's type (--dtype)",
         )
-    shown = ""
-    if _is_visible(questions):
-        effect, error = measure_effect(logprobs, base, questions)
-        shown = f"{effect:.0%} of the trained effect is there (standard error {error:.0%}); "
-        allowed = MAX_DEVIATION + STANDARD_ERRORS * error
-        if effect < max(MIN_EFFECT, 1 - allowed):
-            return Verdict(
-                Reason.PROOF_FAILED,
-                f"the engine accepted the adapter, but only {max(effect, 0.0):.0%} of its effect is there "
-                f"(standard error {error:.0%}): the engine applies none, or a part, of its modules, or another scale. "
-                "Check that the adapter's target modules exist in the served model under the same names, "
-                "and that the engine's version applies its scale (status.engines)",
-            )
-        if effect > 1 + allowed:
-            return Verdict(
-                Reason.PROOF_FAILED,
-                f"the engine accepted the adapter, but its effect is {effect:.0%} of the trained one "
-                f"(standard error {error:.0%}): the engine applies another scale, or other weights. "
-                "Check that the engine's version applies the adapter's scale (status.engines)",
-            )
+    effect = measure_effect(logprobs, base, questions) if _is_visible(questions) else None
+    if effect and effect.is_too_low:
+        return Verdict(
+            Reason.PROOF_FAILED,
+            f"the engine accepted the adapter, but only {max(effect.share, 0.0):.0%} of its effect is there "
+            f"(standard error {effect.error:.0%}): the engine applies none, or a part, of its modules, or another "
+            "scale. Check that the adapter's target modules exist in the served model under the same names, "
+            "and that the engine's version applies its scale (status.engines)",
+        )
+    if effect and effect.is_too_high:
+        return Verdict(
+            Reason.PROOF_FAILED,
+            f"the engine accepted the adapter, but its effect is {effect.share:.0%} of the trained one "
+            f"(standard error {effect.error:.0%}): the engine applies another scale, or other weights. "
+            "Check that the engine's version applies the adapter's scale (status.engines)",
+        )
     difference = mean_difference(logprobs, [question.adapter for question in questions])
     if difference > tolerance:
         return Verdict(
@@ -161,7 +180,7 @@ def judge_adapter(logprobs: list[float], base: list[float], questions: list[Ques
             "what answers under the adapter's name differs from the trained adapter "
             f"by {difference:.3f} nats per token, and at most {tolerance:g} are allowed (spec.verification.tolerance)",
         )
-    return Verdict(None, f"{shown}the adapter differs by {difference:.4f} nats per token")
+    return Verdict(None, f"{effect or ''}the adapter differs by {difference:.4f} nats per token")
 
 
 def judge_base_after_load(
@@ -176,8 +195,8 @@ def judge_base_after_load(
         tolerance: Largest mean difference, in nats per token.
     """
     difference = mean_difference(after, before)
-    share, error = measure_effect(after, before, questions) if _is_visible(questions) else (0.0, 0.0)
-    if difference <= tolerance and abs(share) <= MAX_DEVIATION + STANDARD_ERRORS * error:
+    effect = measure_effect(after, before, questions) if _is_visible(questions) else None
+    if difference <= tolerance and (effect is None or abs(effect.share) <= effect.allowed_deviation):
         return Verdict(None, f"with the adapter loaded, the base differs by {difference:.4f} nats per token")
     return Verdict(
         Reason.PROOF_FAILED,
@@ -187,7 +206,7 @@ def judge_base_after_load(
     )
 
 
-def measure_effect(logprobs: list[float], base: list[float] | None, questions: list[Question]) -> tuple[float, float]:
+def measure_effect(logprobs: list[float], base: list[float] | None, questions: list[Question]) -> Effect:
     """Return the share of the trained effect that shows, and its standard error.
 
     The share is the least-squares coefficient of (measured - base) on (adapter - base) of the questions: 1 for
@@ -208,7 +227,7 @@ def measure_effect(logprobs: list[float], base: list[float] | None, questions: l
     misfit = sum((a - effect * b) ** 2 for a, b in zip(shown_effect, trained, strict=True))
     of_fit = misfit / (len(trained) - 1) if len(trained) > 1 else math.inf
     of_base = sum((value - question.base) ** 2 for value, question in zip(base, questions, strict=True)) / len(trained)
-    return effect, math.sqrt((min(of_fit, 2 * of_base) if known else of_fit) / size)
+    return Effect(effect, math.sqrt((min(of_fit, 2 * of_base) if known else of_fit) / size))
 
 
 def _is_visible(questions: list[Question]) -> bool:

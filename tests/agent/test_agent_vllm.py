@@ -1,6 +1,6 @@
 """The agent beside the real vLLM, with real adapters of a real model."""
 
-import json
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -9,11 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from finetune_api.messages import DesiredVersion
 from finetune_api.reasons import Reason
 from finetune_api.uris import parse_s3_uri
-from tests.agent.adapters import adapters
-from tests.agent.running_agent import RunningAgent, publish
+from tests.agent.real_vllm import TOKENS, Publisher, loaded, text
+from tests.agent.running_agent import RunningAgent
 from tools.testing.s3_server import S3Server
 from tools.testing.vllm_server import START_SECONDS, RealVllm, running_vllm
 from tools.testing.waiting import wait_for
@@ -22,8 +21,6 @@ from tools.testing.waiting import wait_for
 pytestmark = [pytest.mark.trains, pytest.mark.exhaustive, pytest.mark.timeout(1500)]
 
 BOT = "support-bot"
-PROMPT = "Once upon a time there was a king who"
-TOKENS = 40
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +28,12 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm]:
     """Run one vLLM for all tests of this file: it takes long to start."""
     with running_vllm(tmp_path_factory.mktemp("vllm")) as engine:
         yield engine
+
+
+@pytest.fixture
+def version(s3_server: S3Server, bucket: str) -> Publisher:
+    """Return a function that puts one of the adapters into S3."""
+    return Publisher(s3_server, bucket)
 
 
 @pytest.fixture
@@ -42,35 +45,6 @@ def agent(tmp_path: Path, s3_server: S3Server, vllm: RealVllm) -> Iterator[Runni
         yield running
         running.want()
         wait_for(lambda: list(loaded(vllm)) == ["base"], 60, "the engine is empty again")
-
-
-@pytest.fixture
-def version(s3_server: S3Server, bucket: str) -> "Publisher":
-    """Return a function that puts one of the adapters into S3."""
-    return Publisher(s3_server, bucket)
-
-
-class Publisher:
-    def __init__(self, server: S3Server, bucket: str) -> None:
-        """Take the bucket that versions go to."""
-        self.server, self.bucket = server, bucket
-
-    def __call__(self, name: str) -> DesiredVersion:
-        return publish(self.server, self.bucket, name, adapters() / name)
-
-
-def loaded(vllm: RealVllm) -> dict[str, str]:
-    """Return name and path of each model that the engine serves."""
-    cards = httpx.get(f"{vllm.url}/v1/models", timeout=20, trust_env=False).json()["data"]
-    return {card["id"]: card["root"] for card in cards}
-
-
-def text(vllm: RealVllm, model: str, tokens: int = TOKENS) -> str:
-    """Return the text of one streamed answer; fail if the status is not 200."""
-    answer = vllm.complete(model, PROMPT, tokens)
-    assert answer.status_code == 200, answer.text
-    events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
-    return "".join(json.loads(event)["choices"][0]["text"] for event in events)
 
 
 def test_load_prove_and_serve_while_bad_ones_are_refused(
@@ -144,6 +118,59 @@ def test_no_answer_mixes_two_versions_and_none_fails(agent: RunningAgent, vllm: 
     texts = [answer for _, _, answer in answers]
     assert set(texts) == {old, new}
     assert texts[-1] == new
+
+
+def test_with_two_pods_no_answer_fails_or_mixes_two_versions(
+    agent: RunningAgent, vllm: RealVllm, version: Publisher, s3_server: S3Server, tmp_path: Path
+) -> None:
+    """Clients stream through a Service of two pods, which get the new version one after the other."""
+    first, second = version("first"), version("second")
+    with (
+        running_vllm(tmp_path) as other_vllm,
+        RunningAgent(
+            tmp_path / "other-pod", s3_server, other_vllm.port, tick_seconds=0.2, propagation_seconds=1.0
+        ) as other_agent,
+    ):
+        pods = [(agent, vllm), (other_agent, other_vllm)]
+        for pod, _ in pods:
+            pod.want(pod.adapter(BOT, first), pod.adapter("reference", second))
+        for pod, _ in pods:
+            pod.wait_ready(180)
+            pod.wait_state("reference", "Active", 120)
+        old, new = text(vllm, BOT), text(vllm, "reference")
+        assert old != new
+        answers: list[str] = []
+        failures: list[str] = []
+        stop = threading.Event()
+
+        def client(number: int) -> None:
+            for turn in itertools.count(number):
+                if stop.is_set():
+                    return
+                ready = [engine for pod, engine in pods if pod.ready()]
+                try:
+                    answers.append(text(ready[turn % len(ready)], BOT))
+                except (ZeroDivisionError, AssertionError, httpx.HTTPError) as error:
+                    failures.append(repr(error))
+
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+        for thread in clients:
+            thread.start()
+        try:
+            wait_for(lambda: len(answers) >= 8, 120, "answers of the first version")
+            for pod, _ in pods:
+                pod.want(pod.adapter(BOT, second, previous=first), pod.adapter("reference", second))
+                pod.wait_active(BOT, second, 180)
+                pod.wait_ready(60)
+                count = len(answers)
+                wait_for(lambda count=count: len(answers) >= count + 8, 180, "more answers")  # type: ignore[misc]
+        finally:
+            stop.set()
+            for thread in clients:
+                thread.join(300)
+    assert failures == []
+    assert set(answers) == {old, new}
+    assert answers[-1] == new
 
 
 def test_a_stream_that_outlasts_the_drain_keeps_its_weights(

@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from devcluster.model import smollm2
-from devcluster.serving import PYTHON, engine_arguments, engine_variables, vllm_environment
+from devcluster.serving import NEWEST, PYTHON, engine_arguments, engine_variables, vllm_environment
 from tools.testing.waiting import free_port, wait_for
 
 START_SECONDS = 900
@@ -21,7 +22,17 @@ START_SECONDS = 900
 class RealVllm:
     """A vLLM that serves a model as ``base``, by default SmolLM2 with adapters."""
 
-    def __init__(self, directory: Path, scratch: Path, model: Path | None = None, *, lora: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        scratch: Path,
+        model: Path | None = None,
+        *,
+        lora: bool = True,
+        version: str = NEWEST,
+        arguments: Sequence[str] = (),
+        packages: Path | None = None,
+    ) -> None:
         """Choose a port; nothing runs yet.
 
         Args:
@@ -29,7 +40,11 @@ class RealVllm:
             scratch: Its temporary files. The path is short: those of sockets have at most 107 characters.
             model: The model; None: SmolLM2.
             lora: Whether it takes adapters.
+            version: Its version, a directory of `devcluster/vllm`.
+            arguments: Further arguments.
+            packages: A directory with further packages.
         """
+        self.version, self.arguments, self.packages = version, arguments, packages
         self.scratch = scratch
         self.model = model
         self.lora = lora
@@ -46,11 +61,15 @@ class RealVllm:
         """Start it without waiting."""
         assert sys.version.startswith(PYTHON), f"vLLM's packages are those of Python {PYTHON}"
         keep = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "TMPDIR": str(self.scratch)}
+        variables = engine_variables(str(vllm_environment(self.version)))
+        if self.packages:
+            variables["PYTHONPATH"] = f"{self.packages}:{variables['PYTHONPATH']}"
+        arguments = engine_arguments(str(self.model or smollm2()), port=self.port, lora=self.lora)
         # one group: vLLM may have children, and all of them must end with it
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-S", *engine_arguments(str(self.model or smollm2()), port=self.port, lora=self.lora)],
-                env={**keep, **engine_variables(str(vllm_environment())), "PYTHONDONTWRITEBYTECODE": "1"},
+                [sys.executable, "-S", *arguments, *self.arguments],
+                env={**keep, **variables, "PYTHONDONTWRITEBYTECODE": "1"},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -90,10 +109,10 @@ class RealVllm:
 
 
 @contextmanager
-def running_vllm(directory: Path, model: Path | None = None, *, lora: bool = True) -> Iterator[RealVllm]:
-    """Run a vLLM that answers, for the length of a ``with`` block."""
+def running_vllm(directory: Path, model: Path | None = None, **options: Any) -> Iterator[RealVllm]:
+    """Run a vLLM that answers, for the length of a ``with`` block. The options are those of ``RealVllm``."""
     with tempfile.TemporaryDirectory(prefix="vllm-") as scratch:
-        engine = RealVllm(directory, Path(scratch), model, lora=lora)
+        engine = RealVllm(directory, Path(scratch), model, **options)
         try:
             engine.start()
             engine.wait()

@@ -59,6 +59,7 @@ def to_json(preview: "Preview") -> dict[str, object]:
         "layout": preview.layout,
         "columns": preview.columns,
         "unusedColumns": preview.unused_columns,
+        "warnings": preview.warnings,
         "rows": [
             {
                 "location": row.location,
@@ -90,6 +91,8 @@ def show(preview: "Preview", console: Console) -> None:
                 marks = MARKS if part.learned and style != "green" else ("", "")
                 text.append(f"{marks[0]}{part.text}{marks[1]}", style="green" if part.learned else "dim")
             console.print(text, soft_wrap=True)
+    for warning in preview.warnings:
+        console.print(Text(f"\nWarning: {warning}", style="yellow"), soft_wrap=True)
 
 
 def describe(row: "PreviewedRow") -> str:

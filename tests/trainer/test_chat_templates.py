@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_api.data_counts import Counts
+from finetune_api.reasons import Reason
 from finetune_trainer.data.chat_template import find_training_template
 from finetune_trainer.data.tokens import IGNORED, Encoder, Encoding
 from finetune_trainer.runtime.failures import Failure
@@ -212,9 +213,16 @@ def test_the_whole_conversation_is_learned_where_that_is_asked_for() -> None:
 
 
 def test_a_template_that_fails_in_any_way_refuses_the_row() -> None:
-    for broken in ("{{ messages[0].content + 1 }}", "{{ 1 // 0 }}", "{{ raise_exception('Never.') }}", "{% if %}"):
+    for broken in ("{{ messages[0].content + 1 }}", "{{ 1 // 0 }}", "{{ raise_exception('Never.') }}"):
         with pytest.raises(Failure, match="the model's chat template refuses it"):
             learned(broken, chat(1))
+
+
+@pytest.mark.parametrize("broken", ["{% if %}", "{{ messages | shorten }}"])
+def test_a_template_that_is_no_jinja_is_the_models_fault(broken: str) -> None:
+    with pytest.raises(Failure, match="chat template is no Jinja template") as caught:
+        learned(broken, chat(1))
+    assert (caught.value.reason, caught.value.field) == (Reason.MODEL_UNSUPPORTED, "spec.model.uri")
 
 
 @pytest.mark.parametrize("text", ["Hello.", "<s>Hello.", "<s>Hello.</s>"])

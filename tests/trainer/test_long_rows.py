@@ -18,6 +18,9 @@ class WordTokenizer:
     def get_added_vocab(self) -> dict[str, int]:
         return {}
 
+    def decode(self, token: int) -> str:
+        return "." if token == self.eos_token_id else f"word{token}"
+
     def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
         self.longest = max(self.longest, *map(len, texts))
         return {"input_ids": [list(range(1, len(text.split()) + 1)) for text in texts]}

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from finetune_api.reasons import Reason
 from finetune_cli.preview import show
+from finetune_trainer.data import tokens
 from finetune_trainer.data.learned_parts import Part
 from finetune_trainer.preflight import preview
 from finetune_trainer.preflight.preview import PreviewedRow, make_preview
@@ -61,9 +62,9 @@ def test_each_row_shows_what_is_cut_off_left_out_or_wrong(bench: Workbench) -> N
     assert (good.cut_tokens, good.problem) == (0, "")
     assert cut.tokens == 48
     assert cut.cut_tokens > 0
-    assert left_out.problem == preview.NOTHING_LEFT
+    assert left_out.problem == f"left out: {tokens.CUT_AWAY}"
     assert "must be" in wrong.problem
-    assert empty.problem == preview.EMPTY
+    assert empty.problem == f"left out: {preview.EMPTY}"
 
 
 def test_a_row_that_the_chat_template_refuses_is_shown_with_its_words(bench: Workbench, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """spec.dataset.template makes a text, or a prompt and a completion, of a row."""
 
+from typing import Any
+
 import pytest
 
 from finetune_api.reasons import Reason
@@ -46,3 +48,15 @@ def test_an_invalid_template_is_an_error_of_the_spec(line: str) -> None:
         read([{"a": "b"}], template={"text": f"one line\n{line}"})
     assert (caught.value.reason, caught.value.field) == (Reason.SPEC_INVALID, "spec.dataset.template.text")
     assert "(line 2)" in caught.value.message
+
+
+@pytest.mark.parametrize("null", [None, float("nan")])
+def test_a_null_is_not_written_as_a_word(null: Any) -> None:
+    good, findings, _ = read([{"q": "Why?", "hint": null}], template={"text": "{{ q }} {{ hint }}"})
+    assert good == []
+    assert (
+        "template.text would write a null as text; columns with null: hint. Write {{ column or '' }}"
+        in (findings.shown[0])
+    )
+    optional = {"text": "{% if hint %}{{ hint }}{% endif %}{{ q }}{{ meta.hint or '' }}"}
+    assert read([{"q": "Why?", "hint": None, "meta": {"hint": None}}], template=optional)[0] == [{"text": "Why?"}]

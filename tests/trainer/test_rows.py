@@ -171,7 +171,7 @@ BAD: dict[str, tuple[Objective, str, Row, str]] = {
         "sft",
         "messages",
         {"messages": [USER, ANSWER], "tools": {"a": 1}},
-        "column 'tools' must be a list of tools, found an object",
+        "tool 1 in column 'tools' must have a name",
     ),
     "no instruction": ("sft", "instruction", {"output": "a"}, "has no column 'instruction'; found columns: output"),
     "an input that is none": (
@@ -196,7 +196,7 @@ BAD: dict[str, tuple[Objective, str, Row, str]] = {
         "dpo",
         "preference",
         {"chosen": [USER, ANSWER], "rejected": [USER, USER]},
-        "must end with a message of the role assistant",
+        "has a message of the role user, which would be learned",
     ),
     "no label": (
         "kto",

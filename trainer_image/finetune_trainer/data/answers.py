@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from finetune_trainer.data.chats import put_system_first, read_chat, says_something
+from finetune_trainer.data.chats import is_chat, put_system_first, read_chat, says_something
+from finetune_trainer.data.prefix import common_prefix_length
 from finetune_trainer.data.row_formats import Names, missing_column, read_text_column
 from finetune_trainer.data.tool_calls import read_tools
-from finetune_trainer.data.values import Message, Row, RowError, first_error, is_blank, is_chat, quote_value
+from finetune_trainer.data.values import Message, Row, RowError, first_error, is_blank, quote_value
 
 Answer = str | list[Message]
+SYSTEM_ROLES = ("system", "developer")
+REPEATED_WORDS = 3
+"""Number of words from which on a prompt that begins both answers is taken for a repetition, and not for a title."""
 
 
 def read_prompt_completion(row: Row, names: Names, *, labelled: bool, as_chat: bool) -> Row | RowError | None:
@@ -25,6 +29,8 @@ def read_prompt_completion(row: Row, names: Names, *, labelled: bool, as_chat: b
         return answers
     if isinstance(label, RowError):
         return label
+    if labelled and (problem := _check_turns(answers["completion"], names["completion"])):
+        return problem
     return {**answers, **({"label": label} if labelled else {})} if _is_nonempty(answers["completion"]) else None
 
 
@@ -42,10 +48,8 @@ def read_preference(row: Row, names: Names, *, as_chat: bool) -> Row | RowError 
     if isinstance(answers, RowError):
         return answers
     chosen, rejected = answers["chosen"], answers["rejected"]
-    if isinstance(chosen, list) and any(turns and turns[-1]["role"] != "assistant" for turns in (chosen, rejected)):
-        return RowError(
-            f"columns {names['chosen']!r} and {names['rejected']!r} must end with a message of the role assistant"
-        )
+    if problem := first_error(*(_check_turns(answers[key], names[key]) for key in ("chosen", "rejected"))):
+        return problem
     return answers if chosen != rejected and _is_nonempty(chosen) and _is_nonempty(rejected) else None
 
 
@@ -76,7 +80,15 @@ def _read_texts(row: Row, names: Names, keys: list[str]) -> Row | RowError:
         prompt, *rest = _split_common_prefix(answers[keys[0]], answers[keys[1]])
         return {"prompt": prompt, **dict(zip(keys, rest, strict=True))}
     text = read_text_column(row, names["prompt"])
-    return text if isinstance(text, RowError) else {"prompt": text, **answers}
+    if isinstance(text, RowError):
+        return text
+    if (
+        len(keys) == 2
+        and len(text.split()) >= REPEATED_WORDS
+        and all(answer.startswith(text) for answer in answers.values())
+    ):
+        answers = {key: answer.removeprefix(text) for key, answer in answers.items()}
+    return {"prompt": text, **answers}
 
 
 def _read_chats(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> Row | RowError:
@@ -84,16 +96,84 @@ def _read_chats(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> Ro
     if problem := first_error(*answers.values()):
         return problem
     prompt = row.get(names["prompt"])
-    are_conversations = len(keys) == 2 and answers[keys[0]][0]["role"] != "assistant"
-    if len(keys) == 2 and (is_blank(prompt) or (are_conversations and not is_chat(prompt))):
-        # Both columns contain whole conversations. A prompt column only repeats their beginning.
-        shared = _common_length(*answers.values())
-        return {"prompt": answers[keys[0]][:shared], **{key: turns[shared:] for key, turns in answers.items()}}
-    prompt = _read_turns(row, names["prompt"], "user")
-    if isinstance(prompt, RowError):
-        return prompt
-    repeated = len(prompt) if all(turns[: len(prompt)] == prompt for turns in answers.values()) else 0
-    return {"prompt": prompt, **{key: turns[repeated:] for key, turns in answers.items()}}
+    if len(keys) == 2 and is_blank(prompt):
+        return _split_conversations(answers, names)
+    if len(keys) == 2 and not is_chat(prompt) and answers[keys[0]][0]["role"] != "assistant":
+        split = _split_conversations(answers, names)
+        if isinstance(split, RowError) or _is_repeated(str(prompt), split["prompt"]):
+            return split
+        return RowError(
+            f"columns {names[keys[0]]!r} and {names[keys[1]]!r} are whole conversations, and column "
+            f"{names['prompt']!r} is not a part of them: {quote_value(prompt)}. Remove this column, or write only the "
+            "answers into the other two"
+        )
+    turns = _read_turns(row, names["prompt"], "user")
+    return turns if isinstance(turns, RowError) else _remove_repeated(turns, answers, names)
+
+
+def _split_conversations(answers: dict[str, list[Message]], names: Names) -> Row | RowError:
+    """Split two whole conversations into the turns that they share, which are the prompt, and the rest of each."""
+    (first, turns), (second, others) = answers.items()
+    pairs = zip(turns, others, strict=False)
+    shared = next((n for n, (a, b) in enumerate(pairs) if _core(a) != _core(b)), min(len(turns), len(others)))
+    if not shared and turns[0]["role"] != "assistant":
+        return RowError(
+            f"the conversations in columns {names[first]!r} and {names[second]!r} do not begin alike, so they answer "
+            "different questions: a better and a worse answer must have the same turns before them"
+        )
+    return {"prompt": turns[:shared], first: turns[shared:], second: others[shared:]}
+
+
+def _is_repeated(prompt: str, turns: list[Message]) -> bool:
+    """Return whether a prompt's text is in the turns that two conversations share, or these are in the prompt."""
+    contents = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
+    return any(prompt.strip() in content for content in contents) or all(content in prompt for content in contents)
+
+
+def _remove_repeated(prompt: list[Message], answers: dict[str, list[Message]], names: Names) -> Row | RowError:
+    """Remove the prompt from the beginning of answers that repeat it; a system prompt may be in either of them."""
+    asked = [_core(turn) for turn in _without_system(prompt)]
+    bodies = {key: _without_system(turns) for key, turns in answers.items()}
+    if not asked or any([_core(turn) for turn in body[: len(asked)]] != asked for body in bodies.values()):
+        return {"prompt": prompt, **answers}
+    systems = [turns[: len(turns) - len(bodies[key])] for key, turns in answers.items()]
+    own = prompt[: len(prompt) - len(asked)]
+    different = [system for system in systems if system and system != (own or systems[0])]
+    if different or any(system != systems[0] for system in systems):
+        return RowError(
+            f"column {names['prompt']!r} and the conversations that repeat it have different system prompts: remove "
+            "all but one"
+        )
+    first = own or systems[0]
+    return {
+        "prompt": [*first, *_without_system(prompt)],
+        **{key: body[len(asked) :] for key, body in bodies.items()},
+    }
+
+
+def _core(turn: Message) -> tuple[str, str, Any]:
+    """Return what makes two turns equal: role, content without outer whitespace, and tool calls."""
+    return turn["role"], turn["content"].strip(), turn.get("tool_calls")
+
+
+def _without_system(turns: list[Message]) -> list[Message]:
+    """Return the turns after the system prompts with which a chat begins."""
+    return turns[next((n for n, turn in enumerate(turns) if turn["role"] not in SYSTEM_ROLES), len(turns)) :]
+
+
+def _check_turns(answer: Answer, name: str) -> RowError | None:
+    """Check that an answer that is compared with another one has turns of the assistant only."""
+    other = (
+        next((turn["role"] for turn in answer if turn["role"] != "assistant"), None)
+        if isinstance(answer, list)
+        else None
+    )
+    if other is None:
+        return None
+    return RowError(
+        f"the answer in column {name!r} has a message of the role {other}, which would be learned: an answer that is "
+        "compared may have messages of the assistant only; move what comes before the last of them into the prompt"
+    )
 
 
 def _read_turns(row: Row, name: str, text_role: str | None) -> list[Message] | RowError:
@@ -126,17 +206,10 @@ def _read_label(row: Row, name: str) -> bool | RowError:
 
 def _split_common_prefix(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Return what two texts share at their start, up to the last whole word, and the rest of each."""
-    shared = _common_length(chosen, rejected)
+    shared = common_prefix_length(chosen, rejected)
     while shared and not chosen[shared - 1].isspace():
         shared -= 1
     return chosen[:shared], chosen[shared:], rejected[shared:]
-
-
-def _common_length(first: Answer, second: Answer) -> int:
-    """Count the characters or messages that two answers share at their start."""
-    return next(
-        (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
 
 
 def _is_nonempty(answer: Answer) -> bool:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
+
+from finetune_api.reasons import Reason
 from finetune_trainer.data.values import Message
+from finetune_trainer.runtime.failures import Failure
 
 Span = tuple[int, int]
 """The first character, and the one after the last."""
@@ -75,6 +79,7 @@ class ChatTemplate:
 
         Raises:
             TemplateRefusalError: The template refuses the chat.
+            Failure: MODEL_UNSUPPORTED: the template has a syntax error.
         """
         form = self._tool_form if any(message.get("tool_calls") for message in messages) else self._form
         return self._render([form.write(message) for message in messages], tools, generation_prompt)
@@ -92,6 +97,13 @@ class ChatTemplate:
                 return_assistant_tokens_mask=_is_marked(template),
                 **self._tokenizer.special_tokens_map,
             )
+        except TemplateSyntaxError as error:
+            raise Failure(
+                Reason.MODEL_UNSUPPORTED,
+                f"the model's chat template is no Jinja template: {error.message} (line {error.lineno}): correct it in "
+                "the model's files, or choose another model",
+                "spec.model.uri",
+            ) from error
         except Exception as error:
             # A template is a program, which may fail in any way.
             raise TemplateRefusalError(str(error).strip() or type(error).__name__) from error

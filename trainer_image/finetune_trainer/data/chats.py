@@ -1,5 +1,6 @@
 """Convert chats to one normal form: OpenAI's messages, ShareGPT's turns, and chats with parquet's nulls."""
 
+import re
 from typing import Any
 
 from finetune_trainer.data.tool_calls import normalize_calls, read_calls
@@ -25,6 +26,10 @@ ROLES = {
 }
 """Other names of each role. A turn of ShareGPT's role function_call becomes a tool call of the assistant."""
 BY_ALIAS = {alias: role for role, aliases in ROLES.items() for alias in (role, *aliases)}
+STORED_CHAT = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content|value)['\"]")
+"""How the text of a stored chat begins, in JSON or in Python's notation."""
+STORED_ROLE = re.compile(r"['\"](?:role|from)['\"]\s*:\s*['\"](\w+)['\"]")
+"""The role of a message in such a text."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 REPLACED_KEYS = ("from", "value", "role", "content", "tool_calls", "function_call", *FLAGS)
 """Keys of a message that the normal form replaces; all others are kept."""
@@ -54,6 +59,29 @@ def read_chat(value: Any, column: str) -> list[Message] | RowError:
             return turn
         turns.append(turn)
     return turns
+
+
+def is_chat(value: Any) -> bool:
+    """Return whether the value of a column is a chat, perhaps stored as text.
+
+    A text that is a list of other objects, or of unknown roles only, is an answer in JSON.
+    """
+    if not isinstance(value, str):
+        return isinstance(value, list | dict)
+    if not STORED_CHAT.match(value):
+        return False
+    messages = parse_stored(value, "")
+    if isinstance(messages, RowError):
+        return any(role.lower() in BY_ALIAS for role in STORED_ROLE.findall(value))
+    return all(_is_message(message) for message in messages) and any(
+        str(message.get("role", message.get("from"))).strip().lower() in BY_ALIAS for message in messages
+    )
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and not (
+        {"role", "from"}.isdisjoint(value) or {"content", "value", "tool_calls"}.isdisjoint(value)
+    )
 
 
 def says_something(turns: list[Message]) -> bool:

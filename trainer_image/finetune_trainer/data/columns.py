@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from finetune_api.dataset import Columns
 from finetune_api.finetunejob import Objective
-from finetune_trainer.data.values import Row, RowError, is_blank, is_chat, quote_value
+from finetune_trainer.data.chats import is_chat
+from finetune_trainer.data.values import Row, RowError, is_blank, quote_value
 
 Layout = Literal["plain text", "text", "promptCompletion", "messages", "instruction", "preference"]
 USUAL = {
@@ -42,6 +43,14 @@ NEEDED: dict[Layout, tuple[str, ...]] = {
 """The columns by which a format is detected, in this order."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 WEIGHTS = ("weight", "weights", "sample_weight", "loss_weight", "loss_mask")
+TURN_FLAGS = ("mask", "masks", "loss_mask", "train_mask", "train_on_turn", "train_on_turns", "turn_weights", "weights")
+"""Columns whose lists usually say which turns of a chat are learned."""
+PROMPT_PARTS = (
+    *("input", "context", "contexts", "document", "documents", "passage", "instruction", "instructions"),
+    *("system_instruction", "question", "query"),
+)
+"""Columns that usually belong to the prompt."""
+TRUTHS = ("true", "false", "1", "0")
 PLACED = (*USUAL["system"], *USUAL["history"], *USUAL["tools"])
 """Columns that are refused in a format that has no place for them."""
 PROMPT_LIKE = (*PROMPTS, "instruction", "input", "problem", "request", "context", "conversations", "conversation")
@@ -61,7 +70,9 @@ def detect_layout(row: Row, columns: Columns, objective: Objective) -> Layout | 
     has_pair = columns.chosen in row and columns.rejected in row
     if has_pair and objective != "sft":
         return "preference"
-    for layout, needed in NEEDED.items():
+    # The columns that the user names decide before those with usual names.
+    named = find_named(columns)
+    for layout, needed in sorted(NEEDED.items(), key=lambda item: named.keys().isdisjoint(item[1])):
         names = find_columns(row, columns, layout)
         if all(names[key] in row for key in needed) and _is_turns(row, names):
             return layout
@@ -72,6 +83,19 @@ def _is_turns(row: Row, names: dict[str, str]) -> bool:
     """Return False if the column of a chat has another name and a plain text: then it is no chat."""
     name = names.get("messages", "messages")
     return name == "messages" or is_chat(row[name])
+
+
+def find_named(columns: Columns) -> dict[str, str]:
+    """Return the columns that the user names: all of ``spec.dataset.columns`` that are not its defaults."""
+    defaults = Columns()
+    names = {key: getattr(columns, key) for key in USUAL}
+    return {key: name for key, name in names.items() if name is not None and name != getattr(defaults, key)}
+
+
+def find_misplaced(columns: Columns, layout: Layout, *, labelled: bool) -> str | None:
+    """Return the first key of ``spec.dataset.columns`` that the format has no use for; None if there is none."""
+    known = {*LAYOUT_COLUMNS[layout], *(("label",) if labelled else ())}
+    return next((key for key in find_named(columns) if key not in known), None)
 
 
 def find_unused(row: Row, names: dict[str, str]) -> list[str]:
@@ -96,7 +120,9 @@ def ask_about_unused(
     for name in find_unused(row, names):
         if name in columns.ignored or is_blank(row[name]):
             continue
-        if question := _question(name, row[name], layout, asks_prompt=asks_prompt):
+        if question := _question(name, row[name], layout, asks_prompt=asks_prompt) or _ask_about_role(
+            name, row[name], layout
+        ):
             return RowError(f"{question}, or name {name!r} in spec.dataset.columns.ignored to leave it out")
     return None
 
@@ -110,16 +136,37 @@ def _has_question(read_row: Row | None) -> bool:
 def _question(name: str, value: Any, layout: Layout, *, asks_prompt: bool) -> str:
     if name in MEDIA:
         return f"has a column {name!r}, but only text is learned: remove rows that need it"
+    if name in TURN_FLAGS and isinstance(value, list):
+        return (
+            f"has {name} {quote_value(value)}: if it says which turns are learned, write train: false into each "
+            "message that is not"
+        )
     if name in WEIGHTS and not _is_one(value):
         return (
             f"has {name} {quote_value(value)}, but row weights are not supported: repeat or remove rows to weigh them, "
             "and remove the column"
         )
     if name in PLACED:
-        return f"has a column {name!r}, for which format {layout} has no place: write the rows as messages"
+        remedy = "move its turns into the messages" if layout == "messages" else "write the rows as messages"
+        return f"has a column {name!r}, for which format {layout} has no place: {remedy}"
     if asks_prompt and name in PROMPT_LIKE:
         return (
             f"has no prompt, but a column {name!r}: which column is the prompt? Name it in spec.dataset.columns.prompt"
+        )
+    return ""
+
+
+def _ask_about_role(name: str, value: Any, layout: Layout) -> str:
+    """Return the question about a column that may be a part of the prompt, or that may tell bad answers from good."""
+    if layout in ("promptCompletion", "preference", "instruction") and name in PROMPT_PARTS and isinstance(value, str):
+        return (
+            f"has a column {name!r}, which format {layout} does not use: if it belongs to the prompt, join the two "
+            "(spec.dataset.template can)"
+        )
+    if layout == "promptCompletion" and name in USUAL["label"] and str(value).lower() in TRUTHS:
+        return (
+            f"has {name} {quote_value(value)}: if it says whether the completion is good, set spec.objective to kto, "
+            "or leave the bad ones out"
         )
     return ""
 

@@ -17,8 +17,9 @@ from finetune_artifacts.digests import digest_of_file
 from finetune_trainer.data import rows, token_cache
 from finetune_trainer.data.columns import Layout
 from finetune_trainer.data.learned_parts import Part, decode_row, label_sequences
+from finetune_trainer.data.lost_content import describe_lost
 from finetune_trainer.data.sources import Inputs, list_local_files
-from finetune_trainer.data.tokens import IGNORED, TokenizedRow, describe_lost_messages, describe_lost_reasoning
+from finetune_trainer.data.tokens import IGNORED, TokenizedRow
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
 
@@ -214,10 +215,7 @@ def _list_warnings(counts: Counts, layout: Layout, tokenizer: Any, request: toke
             f"{counts.without_end} of {counts.rows} rows do not end with the end-of-text token "
             f"{tokenizer.eos_token!r}: the model may not learn where an answer ends"
         )
-    if counts.lost_reasoning:
-        warnings.append(describe_lost_reasoning(counts))
-    if counts.lost_messages:
-        warnings.append(describe_lost_messages(counts))
+    warnings += describe_lost(counts)
     if counts.duplicates:
         warnings.append(f"{counts.duplicates} of {counts.sequences} training rows are copies of other rows")
     if counts.leaked:

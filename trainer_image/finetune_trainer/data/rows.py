@@ -3,6 +3,7 @@
 It needs no tokenizer, because the preflight uses it too.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,19 +11,29 @@ from typing import Any
 from finetune_api.dataset import Columns, DatasetSource
 from finetune_api.finetunejob import Objective
 from finetune_api.reasons import Reason
-from finetune_trainer.data import answers, row_formats
-from finetune_trainer.data.columns import Layout, ask_about_unused, detect_layout, find_columns, find_unused
+from finetune_trainer.data import answers, chats, row_formats
+from finetune_trainer.data.columns import (
+    Layout,
+    ask_about_unused,
+    detect_layout,
+    find_columns,
+    find_misplaced,
+    find_named,
+    find_unused,
+)
 from finetune_trainer.data.files import detect_format, read_rows, read_text
 from finetune_trainer.data.json_rows import FileRow
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.data.templates import make_renderer
-from finetune_trainer.data.values import Row, RowError, column_names, quote
+from finetune_trainer.data.values import Row, RowError, column_names, is_blank, quote
 from finetune_trainer.runtime.failures import Failure
 
 MAX_NAMED_ROWS = 5
 """How many bad rows a message names."""
 MAX_NAMED_COLUMNS = 20
 """About how many columns of each kind are reported."""
+SEARCHED_ROWS = 1000
+"""Number of first rows in which a system prompt is looked for."""
 PAIRED_OBJECTIVES = ("dpo", "orpo", "reward")
 """Objectives that learn from a better and a worse answer."""
 
@@ -39,18 +50,21 @@ class Findings:
     """Columns that the format uses, in the order in which they were found."""
     unused: dict[str, None] = field(default_factory=dict)
     """Columns that it does not use."""
+    fields: set[str] = field(default_factory=set)
+    """Fields that may remedy bad rows."""
     location: str = ""
     """Location of the row that was read last."""
 
-    def add(self, location: str, text: str) -> None:
+    def add(self, location: str, text: str, field: str = "spec.dataset.columns") -> None:
         """Add one bad row."""
         self.bad += 1
+        self.fields.add(field)
         if len(self.shown) < MAX_NAMED_ROWS:
             self.shown.append(f"{location}: {text}")
 
-    def refuse(self, text: str) -> None:
-        """Add the row that was read last as a bad one."""
-        self.add(self.location, text)
+    def refuse(self, text: str, field: str = "spec.dataset.columns", /) -> None:
+        """Add the row that was read last as a bad one; ``field`` is the one that may remedy it."""
+        self.add(self.location, text, field)
 
     def note_columns(self, used: list[str], unused: list[str]) -> None:
         """Add the columns of one row that its format uses, and those that it does not use."""
@@ -69,7 +83,7 @@ def describe_layout(layout: str, used: Iterable[str], unused: Iterable[str]) -> 
 class Reader:
     """Read the rows of a dataset with a known format and known column names.
 
-    ``as_chat`` says that texts become messages, because the first row has a column for the system prompt.
+    ``as_chat`` says that texts become messages, because one of the first rows has a system prompt.
     """
 
     layout: Layout
@@ -157,17 +171,23 @@ def make_reader(files: list[DataFile], source: DatasetSource, objective: Objecti
             f"{layout if source.template is None else 'a template'}, but it is plain text: "
             f"its first line is {_first_line(file)}",
         )
-    _check_objective(layout, objective)
+    _check_objective(layout, objective, file, source.columns)
     columns = source.columns if render is None else Columns(label=source.columns.label)
+    if misplaced := find_misplaced(columns, layout, labelled=objective == "kto"):
+        raise _invalid(
+            f"columns.{misplaced}",
+            f"is {getattr(columns, misplaced)!r}, but the rows are read as {layout}, which has no such column: remove "
+            "it, or set spec.dataset.format",
+        )
     return Reader(layout, columns, objective, render, as_chat=render is None and _has_system(file, columns, layout))
 
 
 def _has_system(file: DataFile, columns: Columns, layout: Layout) -> bool:
-    """Return whether the first row of prompts and answers has a column for the system prompt."""
+    """Return whether one of the first rows of prompts and answers has a system prompt."""
     if layout not in ("promptCompletion", "preference"):
         return False
-    first_row = next(read_rows(file)).row or {}
-    return find_columns(first_row, columns, layout)["system"] in first_row
+    first_rows = (item.row for item in itertools.islice(read_rows(file), SEARCHED_ROWS) if item.row)
+    return any(not is_blank(row.get(find_columns(row, columns, layout)["system"])) for row in first_rows)
 
 
 def _has_content(file: DataFile) -> bool:
@@ -200,7 +220,7 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
     )
 
 
-def _check_objective(layout: Layout, objective: Objective) -> None:
+def _check_objective(layout: Layout, objective: Objective, file: DataFile, columns: Columns) -> None:
     """Check that the objective can learn from such rows.
 
     Raises:
@@ -219,11 +239,14 @@ def _check_objective(layout: Layout, objective: Objective) -> None:
             f"desirable, but the dataset is read as {layout}",
         )
     if objective == "sft" and layout == "preference":
+        row = next(read_rows(file)).row or {}
+        names = find_columns(row, columns, layout)
+        key = "completion" if names["prompt"] in row or not chats.is_chat(row.get(names["chosen"])) else "messages"
         raise _invalid(
             "format",
-            "the dataset has a better and a worse answer in each row, which objective sft cannot use: "
-            "set spec.objective to dpo, orpo or reward, or name the better answer's column as completion in "
-            "spec.dataset.columns",
+            "the dataset has a better and a worse answer in each row, which objective sft cannot use: set "
+            f"spec.objective to dpo, orpo or reward, or set columns.{key} to {names['chosen']!r} to learn the better "
+            "answers",
         )
 
 
@@ -241,19 +264,26 @@ def is_chat(row: Row) -> bool:
     return any(isinstance(row.get(name), list) for name in ("messages", "completion", "chosen"))
 
 
-def refuse_bad_rows(findings: Findings, layout: Layout, uri: str) -> None:
-    """Check that there are good rows and no bad ones.
+def refuse_bad_rows(findings: Findings, layout: Layout, uri: str, columns: Columns | None = None) -> None:
+    """Check that there are good rows and no bad ones, and that some row has each column of ``columns``.
 
     Raises:
         Failure: DATASET_INVALID otherwise.
     """
     if findings.bad:
         more = f"; {findings.bad - len(findings.shown)} more" if findings.bad > len(findings.shown) else ""
-        raise _invalid(
-            "columns",
+        raise Failure(
+            Reason.DATASET_INVALID,
             f"{findings.bad} of {findings.rows} rows of {uri} cannot be used: {'; '.join(findings.shown)}{more}. "
             "Correct these rows, name the columns in spec.dataset.columns, or convert them with spec.dataset.template",
+            next(iter(findings.fields)) if len(findings.fields) == 1 else "spec.dataset.columns",
         )
+    for key, name in (find_named(columns) if columns and findings.used else {}).items():
+        if name not in findings.used:
+            unused = ", ".join(findings.unused) or "none"
+            raise _invalid(
+                f"columns.{key}", f"is {name!r}, but no row of {uri} has such a column; columns not used: {unused}"
+            )
     if findings.rows == findings.empty:
         raise _invalid("uri", f"{uri} has no row with a text to learn from (read as {layout}, {findings.rows} rows)")
 

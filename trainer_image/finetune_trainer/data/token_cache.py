@@ -181,7 +181,7 @@ def _tokenize_rows(
         yield _hash(json.dumps(row, sort_keys=True, default=str)), sequence
     counts.rows, counts.empty = findings.rows, findings.empty
     counts.columns, counts.unused_columns = list(findings.used), list(findings.unused)
-    rows.refuse_bad_rows(findings, reader.layout, data.uri)
+    rows.refuse_bad_rows(findings, reader.layout, data.uri, reader.columns)
 
 
 def _tokenize_text(data: LocalData, encoder: Encoder) -> Iterator[tuple[int, TokenizedRow]]:

@@ -1,18 +1,19 @@
 """Tokenize rows, with a label for each token that the loss uses, and count what is cut or dropped."""
 
-import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from finetune_api.data_counts import LENGTHS, Counts
 from finetune_api.reasons import Reason
 from finetune_trainer.data import alpaca, special_tokens
-from finetune_trainer.data.chat_template import TemplateRefusalError
+from finetune_trainer.data.chat_template import Span, TemplateRefusalError
 from finetune_trainer.data.chat_turns import TurnFinder, UnknownTurnsError
 from finetune_trainer.data.columns import Layout
+from finetune_trainer.data.lost_content import LostContent, loses_reasoning
 from finetune_trainer.data.prefix import common_prefix_length
 from finetune_trainer.data.values import Message, Row
 from finetune_trainer.runtime.failures import Failure
@@ -30,14 +31,11 @@ The longest tokens of Llama 3 and Qwen, runs of spaces, have 128 characters; tok
 """
 END_WINDOW = 4
 """An end-of-text token among this many last tokens counts as the end, because templates add a newline after it."""
-CHAT_LAYOUTS = ("messages", "instruction")
-"""Layouts whose rows are chats with the turns of an assistant."""
-REASONING_KEYS, REASONING_CHARACTERS = ("reasoning_content", "reasoning", "thinking"), 80
-"""Keys of a message with its reasoning, and how much of it is looked for in the rendered chat."""
-THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
-"""Reasoning in a content, as models write it."""
-WORD, SEARCHED_CHARACTERS = re.compile(r"[^\W\d_]+"), 2000
-"""The words of a message of which the longest is looked for in the rendered chat, and where they are taken from."""
+CUT_AWAY = "maxLength leaves nothing to learn from"
+SAME_ANSWERS = "the model sees no difference between its two answers"
+NOTHING_LEARNED = "it has no text to learn from"
+CHAT_LAYOUTS = ("messages", "instruction", "promptCompletion")
+"""Layouts whose rows may be chats with the turns of an assistant among others."""
 ID_COLUMNS = ("input_ids", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")
 TokenizedRow = dict[str, Any]
 """Columns of TRL: input_ids and labels, or prompt_ids and the ids of each answer."""
@@ -47,18 +45,32 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a text. ``starts`` has the position of each token's first character; None if it is unknown."""
+    """The tokens of a text. ``spans`` has the first character of each token, and the one after its last, if known."""
 
     ids: TokenIds
-    starts: list[int] | None = None
+    spans: list[tuple[int, int]] | None = None
+
+    def positions(self, turn: Span) -> tuple[int, int]:
+        """Return the first token of a turn and the one after its last. A token across its beginning belongs to it.
+
+        Such a token is the space at the end of a header with the first word of the answer, for example.
+        """
+        assert self.spans is not None, "asked for"  # noqa: S101
+        return bisect_right(self.spans, turn[0], key=lambda span: span[1]), bisect_left(
+            self.spans, turn[1], key=lambda span: span[0]
+        )
 
 
 @dataclass(frozen=True)
 class _PendingRow:
-    """The texts of a row that are to be tokenized, and the function that joins their tokens to a sequence."""
+    """The texts of a row that are to be tokenized, and the function that joins their tokens to a sequence.
+
+    ``needs_spans`` says whether the function uses the spans of the tokens.
+    """
 
     texts: list[str]
     finish: Callable[[list[Tokens]], TokenizedRow]
+    needs_spans: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,13 @@ class Encoding:
     assistant_only_loss: bool = True
 
 
+class Refuse(Protocol):
+    """Receives the problem of a row, and the field that may remedy it."""
+
+    def __call__(self, problem: str, field: str = ..., /) -> None:
+        """Take the problem."""
+
+
 class Encoder:
     """Tokenize rows into sequences of at most ``max_length`` tokens."""
 
@@ -86,7 +105,7 @@ class Encoder:
         max_length: int,
         counts: Counts,
         encoding: Encoding = Encoding(),
-        refuse: Callable[[str], None] | None = None,
+        refuse: Refuse | None = None,
     ) -> None:
         """Create an encoder for one dataset.
 
@@ -96,12 +115,14 @@ class Encoder:
             max_length: Maximum number of tokens in a sequence.
             counts: Counts that are updated with each row.
             encoding: The settings that decide how rows become tokens.
-            refuse: Called with the problem of a row that cannot be encoded; the row is then left out. None: such a row
+            refuse: Receives the problem of a row that cannot be encoded, which is then left out. None: such a row
                 raises Failure.
         """
         self._tokenizer, self._layout, self._max_length, self._counts = tokenizer, layout, max_length, counts
         self._encoding, self._refuse = encoding, refuse or _raise_refused
         self._end = tokenizer.eos_token_id
+        self.left_out = ""
+        """Why the last row that was left out is left out."""
         self._turns = TurnFinder(tokenizer, encoding.training_template) if tokenizer.chat_template else None
         self._start = special_tokens.find_start(tokenizer)
         ending = self._turns.ending if self._turns else ""
@@ -110,7 +131,8 @@ class Encoder:
     def encode(self, rows: Iterable[Row]) -> Iterator[tuple[Row, TokenizedRow]]:
         """Tokenize rows in their order, without those that the loss cannot learn from."""
         for batch in batched(self._prepare_all(rows), TOKENIZER_BATCH):
-            tokens = iter(self._tokenize([self._cut(text) for _, pending in batch for text in pending.texts]))
+            texts = [self._cut(text) for _, pending in batch for text in pending.texts]
+            tokens = iter(self._tokenize(texts, spans=any(pending.needs_spans for _, pending in batch)))
             for row, pending in batch:
                 sequence = pending.finish([next(tokens) for _ in pending.texts])
                 if fitted := self._fit(sequence):
@@ -123,6 +145,8 @@ class Encoder:
                 yield row, self._prepare(row)
             except TemplateRefusalError as error:
                 self._refuse(f"the model's chat template refuses it ({error})")
+            except UnknownTurnsError as error:
+                self._refuse(describe_unknown_turns(error), "spec.dataset.assistantOnlyLoss")
 
     def encode_text(self, pieces: Iterable[str]) -> Iterator[TokenizedRow]:
         """Tokenize plain text as one stream, and cut it into blocks of ``max_length`` tokens."""
@@ -148,16 +172,16 @@ class Encoder:
         self._count_length(len(ids))
         return {"input_ids": ids, "labels": ids}
 
-    def _tokenize(self, texts: list[str]) -> list[Tokens]:
+    def _tokenize(self, texts: list[str], *, spans: bool = False) -> list[Tokens]:
         """Tokenize texts without the special tokens that the tokenizer adds by itself."""
         if not texts:
             return []
-        offsets = self._layout in CHAT_LAYOUTS and self._tokenizer.is_fast
+        offsets = spans and self._tokenizer.is_fast
         encoded = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=offsets)
         if not offsets:
             return [Tokens(ids) for ids in encoded["input_ids"]]
         pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return [Tokens(ids, [start for start, _ in spans]) for ids, spans in pairs]
+        return [Tokens(ids, of_tokens) for ids, of_tokens in pairs]
 
     def _cut(self, text: str) -> str:
         """Cut a text far beyond maxLength before it is tokenized, to bound memory and time."""
@@ -172,6 +196,8 @@ class Encoder:
             case "instruction":
                 return self._prepare_answers(alpaca.to_prompt(row), {"completion": row["output"]}, {})
             case "promptCompletion":
+                if _has_other_turns(row["completion"]):
+                    return self._prepare_chat(_without_training(row["prompt"]) + row["completion"], row.get("tools"))
                 extra = {"label": row["label"]} if "label" in row else {}
                 return self._prepare_answers(row["prompt"], {"completion": row["completion"]}, extra, row.get("tools"))
             case "preference":
@@ -179,7 +205,7 @@ class Encoder:
                 return self._prepare_answers(row["prompt"], answers, {}, row.get("tools"))
         return _PendingRow(
             [row["text"]],
-            lambda tokens: _learn_all(self._add_end(special_tokens.add_start(self._start, tokens[0].ids))),
+            lambda tokens: _learn_all(self._add_end(special_tokens.add_start(self._start, tokens[0].ids), row["text"])),
         )
 
     def _prepare_answers(
@@ -188,10 +214,7 @@ class Encoder:
         """Prepare a prompt, which is not learned, and each answer to it."""
         chat = any(isinstance(answer, list) for answer in answers.values())
         if chat:
-            template = self._chat_turns.served
-            texts = [template.render(prompt, tools, generation_prompt=True).text if prompt else ""]
-            texts += [template.render(prompt + answer, tools).text for answer in answers.values()]
-            self._counts.lost_messages += _loses_messages(prompt, tools, texts[1])
+            texts = self._render_answers(prompt, list(answers.values()), tools)
         else:
             texts = [prompt, *(prompt + answer for answer in answers.values())]
 
@@ -209,7 +232,7 @@ class Encoder:
                 if ids[: len(prompt_ids)] != prompt_ids:
                     # A token would span prompt and answer: tokenize the answer alone.
                     rest = self._tokenize([self._cut(text.removeprefix(texts[0]))])[0].ids
-                answer_ids[name] = rest if chat else self._add_end(rest)
+                answer_ids[name] = rest if chat else self._add_end(rest, text)
             if "completion" in answer_ids and "label" not in extra:
                 joined = prompt_ids + answer_ids["completion"]
                 return {"input_ids": joined, "labels": [IGNORED] * len(prompt_ids) + answer_ids["completion"]}
@@ -217,37 +240,61 @@ class Encoder:
 
         return _PendingRow(texts, finish)
 
+    def _render_answers(
+        self, prompt: list[Message], answers: list[list[Message]], tools: list[Any] | None
+    ) -> list[str]:
+        """Return the text of a prompt, and those of the prompt with each answer.
+
+        Raises:
+            TemplateRefusalError: The template refuses a chat, or leaves a tool call out.
+        """
+        template = self._chat_turns.served
+        question = template.render(prompt, tools, generation_prompt=True).text if prompt else ""
+        texts = []
+        loses_any_reasoning = False
+        for answer in answers:
+            chat = prompt + self._without_ends(answer)
+            text = template.render(chat, tools).text
+            learned = text[common_prefix_length(question, text) :]
+            self._lost_content.check_calls(chat, tools, range(len(prompt), len(chat)), learned)
+            loses_any_reasoning |= any(loses_reasoning(turn, text) for turn in answer)
+            texts.append(text)
+        self._counts.lost_reasoning += loses_any_reasoning
+        self._counts.lost_messages += self._lost_content.loses_messages(prompt, tools, texts[0])
+        return [question, *texts]
+
     def _prepare_chat(self, messages: list[Message], tools: list[Any] | None) -> _PendingRow:
         """Prepare a chat. The assistant's turns are learned, except those with ``train: false``.
 
         Raises:
             TemplateRefusalError: The template refuses the chat.
-            Failure: DATASET_INVALID: the assistant's turns cannot be found.
+            UnknownTurnsError: The assistant's turns cannot be found.
         """
+        messages = self._without_ends(messages)
         assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         left_out = [index for index in assistants if messages[index].get("train") is False]
         learns_all = not self._encoding.assistant_only_loss
         searched = left_out if learns_all else [index for index in assistants if index not in left_out]
-        try:
-            chat = self._chat_turns.find(messages, tools, searched, as_served=learns_all)
-        except UnknownTurnsError as error:
-            raise unknown_turns(error) from error
+        chat = self._chat_turns.find(messages, tools, searched, as_served=learns_all)
         if not learns_all:
-            _check_calls(
-                [messages[index] for index in searched], "".join(chat.text[slice(*span)] for span in chat.turns)
+            self._lost_content.check_calls(
+                messages, tools, searched, "".join(chat.text[slice(*span)] for span in chat.turns)
             )
-        lost = any(_loses_reasoning(messages[index], chat.text) for index in assistants)
-        loses_messages = _loses_messages(messages, tools, chat.text)
+        lost = any(loses_reasoning(messages[index], chat.text) for index in assistants)
+        loses_messages = self._lost_content.loses_messages(messages, tools, chat.text)
         borders = [border for span in chat.turns for border in span]
         # A slow tokenizer does not say where its tokens start: tokenize the text up to each border.
         texts = [chat.text] if self._tokenizer.is_fast else [chat.text, *(chat.text[:border] for border in borders)]
 
         def finish(tokenized: list[Tokens]) -> TokenizedRow:
-            ids, starts = tokenized[0].ids, tokenized[0].starts
-            positions = [bisect_left(starts, border) for border in borders] if starts is not None else []
-            positions = positions or [common_prefix_length(ids, part.ids) for part in tokenized[1:]]
+            whole, ids = tokenized[0], tokenized[0].ids
+            if whole.spans is not None:
+                positions = [whole.positions(turn) for turn in chat.turns]
+            else:
+                sizes = [common_prefix_length(ids, part.ids) for part in tokenized[1:]]
+                positions = list(zip(sizes[::2], sizes[1::2], strict=True))
             labels = list(ids) if learns_all else [IGNORED] * len(ids)
-            for first, last in zip(positions[::2], positions[1::2], strict=True):
+            for first, last in positions:
                 end = self._include_end(ids, first, last)
                 labels[first:end] = [IGNORED] * (end - first) if learns_all else ids[first:end]
             self._counts.whole_conversation += learns_all
@@ -255,7 +302,7 @@ class Encoder:
             self._counts.lost_messages += loses_messages
             return {"input_ids": ids, "labels": labels}
 
-        return _PendingRow(texts, finish)
+        return _PendingRow(texts, finish, needs_spans=True)
 
     def _include_end(self, ids: TokenIds, first: int, last: int) -> int:
         """Return where a turn ends, including an end token right after it if the turn has none itself."""
@@ -273,9 +320,30 @@ class Encoder:
             raise missing_chat_template()
         return self._turns
 
-    def _add_end(self, ids: TokenIds) -> TokenIds:
+    @cached_property
+    def _lost_content(self) -> LostContent:
+        """Return what finds the parts of a chat that the template leaves out."""
+        return LostContent(self._chat_turns.served)
+
+    def _add_end(self, ids: TokenIds, text: str) -> TokenIds:
         """Append the end-of-text token if it is missing, so that the model learns to stop."""
-        return ids if self._end is None or (ids and ids[-1] in self._ends) else [*ids, self._end]
+        ended = (ids and ids[-1] in self._ends) or text.rstrip().endswith(self._end_texts)
+        return ids if self._end is None or ended else [*ids, self._end]
+
+    @cached_property
+    def _end_texts(self) -> tuple[str, ...]:
+        """Return the texts of the tokens that end a generation."""
+        return tuple(text for text in map(self._tokenizer.decode, sorted(self._ends)) if text.strip())
+
+    def _without_ends(self, messages: list[Message]) -> list[Message]:
+        """Return the messages without an end token in an answer that the template writes again."""
+        written = tuple(end for end in self._end_texts if end in self._chat_turns.ending)
+        return [
+            message | {"content": _remove_end(message["content"], written)}
+            if message["role"] == "assistant" and (message.get("content") or "").rstrip().endswith(written)
+            else message
+            for message in messages
+        ]
 
     def _check_embeddings(self, fitted: TokenizedRow) -> None:
         """Check that the model has an embedding for each token.
@@ -307,7 +375,7 @@ class Encoder:
                 [[label for label in sequence["labels"][-END_WINDOW:] if label != IGNORED]],
             )
             fitted = {name: ids[: self._max_length] for name, ids in sequence.items()}
-            learns = any(label != IGNORED for label in fitted["labels"][1:])
+            same, learns = False, any(label != IGNORED for label in fitted["labels"][1:])
         else:
             before = len(sequence["prompt_ids"])
             answers = [name for name in sequence if name.endswith("_ids") and name != "prompt_ids"]
@@ -316,12 +384,14 @@ class Encoder:
             room = max(self._max_length - before, 0)
             fitted = sequence | {name: sequence[name][:room] for name in answers}
             learns = all(fitted[name] and before + len(fitted[name]) > 1 for name in answers)
-            learns = learns and (len(answers) == 1 or fitted[answers[0]] != fitted[answers[1]])
+            same = len(answers) == 2 and fitted[answers[0]] == fitted[answers[1]]
+            learns = learns and not same
         self._count_length(longest)
         cut = longest > self._max_length
         self._counts.truncated += cut
         self._counts.cut_tokens += max(longest - self._max_length, 0)
         if not learns:
+            self.left_out = CUT_AWAY if cut else SAME_ANSWERS if same else NOTHING_LEARNED
             self._counts.dropped += 1
             return None
         self._counts.without_end += not cut and self._end is not None and not all(self._ends & set(end) for end in ends)
@@ -334,69 +404,35 @@ class Encoder:
         counts.longest = max(counts.longest, length)
 
 
-def _raise_refused(problem: str) -> NoReturn:
-    raise Failure(Reason.DATASET_INVALID, f"a row cannot be used: {problem}", "spec.dataset.uri")
+def _raise_refused(problem: str, field: str = "spec.dataset.uri") -> NoReturn:
+    raise Failure(Reason.DATASET_INVALID, f"a row cannot be used: {problem}", field)
 
 
 def _learn_all(ids: TokenIds) -> TokenizedRow:
     return {"input_ids": ids, "labels": list(ids)}
 
 
-def _check_calls(turns: list[Message], learned: str) -> None:
-    """Check that the learned text contains the tool calls.
-
-    Raises:
-        TemplateRefusalError: The template leaves a call out.
-    """
-    for call in (call for turn in turns for call in turn.get("tool_calls") or []):
-        if str(call.get("function", call).get("name", "")) not in learned:
-            raise TemplateRefusalError(f"it leaves out the call {call}")
+def _remove_end(content: str, ends: tuple[str, ...]) -> str:
+    content = content.rstrip()
+    return content.removesuffix(next(end for end in ends if content.endswith(end)))
 
 
-def _loses_messages(messages: list[Message], tools: list[Any] | None, text: str) -> bool:
-    """Return whether a rendered chat lacks a message of others than the assistant, or a tool."""
-    contents = (str(message.get("content") or "") for message in messages if message["role"] != "assistant")
-    words = [max(WORD.findall(content[:SEARCHED_CHARACTERS]), key=len, default="") for content in contents]
-    for tool in tools or []:
-        function = tool.get("function", tool)
-        words.append(str(function.get("name", "")) if isinstance(function, dict) else "")
-    # Templates may write a content as JSON or as Python's notation, but they keep its words.
-    return any(word not in text and word.lower() not in text.lower() for word in words)
+def _has_other_turns(completion: Any) -> bool:
+    """Return whether a completion is a chat in which others than the assistant speak, which is not learned."""
+    return isinstance(completion, list) and any(turn["role"] != "assistant" for turn in completion)
 
 
-def describe_lost_messages(counts: Counts) -> str:
-    """Describe the chats of which the template leaves out messages or tools."""
+def _without_training(prompt: list[Message]) -> list[Message]:
+    """Return the turns of a prompt, of which none is learned."""
+    return [turn | {"train": False} if turn["role"] == "assistant" else turn for turn in prompt]
+
+
+def describe_unknown_turns(error: UnknownTurnsError) -> str:
+    """Describe the problem of a chat in which the template does not tell the assistant's turns apart."""
     return (
-        f"the model's chat template leaves out messages or tools of {counts.lost_messages} chats, so the model does "
-        "not see them (finetune preview shows what it sees): choose a model whose template writes them, or move their "
-        "text into messages of the user"
-    )
-
-
-def _loses_reasoning(message: Message, text: str) -> bool:
-    """Return whether a rendered chat lacks the reasoning of a message."""
-    reasoning = [message[key] for key in REASONING_KEYS if isinstance(message.get(key), str)]
-    reasoning += THINKING.findall(message.get("content") or "")
-    return any(part.strip()[:REASONING_CHARACTERS] not in text for part in reasoning)
-
-
-def describe_lost_reasoning(counts: Counts) -> str:
-    """Describe the chats whose reasoning is not learned."""
-    return (
-        f"the model's chat template leaves out the reasoning ({' or '.join(REASONING_KEYS)}, or <think> in content) of "
-        f"{counts.lost_reasoning} chats, so it is not learned: write it into content as the model writes it, or "
-        "remove it"
-    )
-
-
-def unknown_turns(error: UnknownTurnsError) -> Failure:
-    """Return the Failure for a chat template that does not tell the assistant's turns apart."""
-    return Failure(
-        Reason.DATASET_INVALID,
         f"only the assistant's turns are to be learned, but they cannot be found in the text of the model's chat "
         f"template: {error}. Give the model a chat template with {{% generation %}} markers, write the rows as prompts "
-        "and completions, or learn whole conversations with assistantOnlyLoss: false",
-        "spec.dataset.assistantOnlyLoss",
+        "and completions, or learn whole conversations with spec.dataset.assistantOnlyLoss: false"
     )
 
 

@@ -7,12 +7,15 @@ from finetune_trainer.data.values import (
     RowError,
     describe_type,
     drop_nulls,
+    first_error,
     is_blank,
     parse_stored,
     quote_value,
 )
 
 Call = dict[str, Any]
+NULLS = ("null", "none")
+"""Texts that stand for no tools."""
 
 
 def read_tools(value: Any, name: str) -> list[Any] | RowError:
@@ -20,13 +23,24 @@ def read_tools(value: Any, name: str) -> list[Any] | RowError:
 
     Keys that are null at any depth are left out: parquet adds to each tool the parameters of all others.
     """
-    tools = parse_stored(drop_nulls(value), f"column {name!r}")
-    if isinstance(tools, RowError):
-        return tools
-    if is_blank(tools):
+    if isinstance(value, str) and value.strip().lower() in NULLS:
         return []
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        return RowError(f"column {name!r} must be a list of tools, found {describe_type(tools)}")
+    stored = parse_stored(drop_nulls(value), f"column {name!r}")
+    if isinstance(stored, RowError):
+        return stored
+    if is_blank(stored):
+        return []
+    if not isinstance(stored, list | dict):
+        return RowError(f"column {name!r} must be a list of tools, found {describe_type(stored)}")
+    items = [stored] if isinstance(stored, dict) else stored
+    tools = [parse_stored(tool, f"tool {number} in column {name!r}") for number, tool in enumerate(items, start=1)]
+    if problem := first_error(*tools):
+        return problem
+    for number, tool in enumerate(tools, start=1):
+        if not isinstance(tool, dict):
+            return RowError(f"tool {number} in column {name!r} must be an object, found {describe_type(tool)}")
+        if {"name", "function", "type"}.isdisjoint(tool):
+            return RowError(f"tool {number} in column {name!r} must have a name, found {quote_value(tool)}")
     return [
         {"type": "function", "function": tool}
         if "name" in tool and "function" not in tool and "type" not in tool

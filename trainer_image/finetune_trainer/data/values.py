@@ -13,9 +13,6 @@ QUOTED_CHARACTERS = 60
 PYTHON_NOTATION = re.compile(r"[\[{(]\s*[\[{(]?\s*('|array\(|None\b|True\b|False\b)")
 """How the text of a Python list or dict begins, which pandas writes into a CSV cell."""
 
-STORED_CHAT = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content|value)['\"]")
-"""How the text of a stored chat begins, in JSON or in Python's notation; any other text is an answer."""
-
 
 class RowError(str):
     """The problem of a row: a str of its own class, to distinguish it from the texts of rows."""
@@ -117,11 +114,6 @@ def is_null(value: Any) -> bool:
 def is_blank(value: Any) -> bool:
     """Return whether a value is empty: null, an empty text, list or object."""
     return is_null(value) or (isinstance(value, str) and not value.strip()) or value in ([], {})
-
-
-def is_chat(value: Any) -> bool:
-    """Return whether the value of a column is a chat, perhaps stored as text."""
-    return isinstance(value, list | dict) or (isinstance(value, str) and STORED_CHAT.match(value) is not None)
 
 
 def drop_nulls(value: Any) -> Any:

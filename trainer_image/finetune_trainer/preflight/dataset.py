@@ -59,7 +59,7 @@ def check_rows(
         if sample is not None and characters < BYTES:
             sample.append((findings.location, row))
             characters += len(str(row))
-    rows.refuse_bad_rows(findings, reader.layout, uri)
+    rows.refuse_bad_rows(findings, reader.layout, uri, reader.columns)
     description = rows.describe_layout(reader.layout, findings.used, findings.unused)
     log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, description, findings.rows, usable)
     return chats, description

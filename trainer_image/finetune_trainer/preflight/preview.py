@@ -7,13 +7,14 @@ from typing import Any
 from finetune_api.data_counts import Counts
 from finetune_trainer.data import files, rows, sources
 from finetune_trainer.data.learned_parts import Part, decode_row, label_sequences
+from finetune_trainer.data.lost_content import describe_lost
 from finetune_trainer.data.tokenizer import load_tokenizer
 from finetune_trainer.data.tokens import IGNORED, TokenizedRow
 from finetune_trainer.preflight.tokenization import fetch_tokenizer, make_encoder
 from finetune_trainer.runtime.settings import Settings
 
-EMPTY = "left out: it has no text to learn from"
-NOTHING_LEFT = "left out: maxLength leaves nothing to learn from"
+EMPTY = "its answer is empty, equal to the other one, or not to be learned"
+"""Why a row is left out when it is read."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,16 @@ class PreviewedRow:
 
 @dataclass(frozen=True)
 class Preview:
-    """The first rows of a dataset and how they are read: their layout, and which columns are used."""
+    """The first rows of a dataset and how they are read: their layout, and which columns are used.
+
+    ``warnings`` say what the chat template leaves out of these rows.
+    """
 
     layout: str
     columns: list[str]
     unused_columns: list[str]
     rows: list[PreviewedRow]
+    warnings: list[str] = field(default_factory=list)
 
 
 def make_preview(settings: Settings, count: int, patience_seconds: float) -> Preview:
@@ -66,7 +71,11 @@ def make_preview(settings: Settings, count: int, patience_seconds: float) -> Pre
     directory = fetch_tokenizer(settings, settings.scratch / "tokenizer", patience_seconds)
     tokenizer = load_tokenizer(directory, trust_remote_code=spec.model.trust_remote_code)
     counts, refused = Counts(), list[str]()
-    encoder = make_encoder(spec, directory, tokenizer, reader.layout, counts, refused.append)
+
+    def refuse(problem: str, _: str = "", /) -> None:
+        refused.append(problem)
+
+    encoder = make_encoder(spec, directory, tokenizer, reader.layout, counts, refuse)
     if reader.layout == "plain text":
         pieces = itertools.chain.from_iterable(files.read_text(file) for file in data_files)
         blocks = itertools.islice(encoder.encode_text(pieces), count)
@@ -82,10 +91,10 @@ def make_preview(settings: Settings, count: int, patience_seconds: float) -> Pre
             shown.append(_preview_row(tokenizer, item.location, encoded[1], counts.cut_tokens - cut))
         else:
             problems = [text.removeprefix(f"{item.location}: ") for text in findings.shown] + refused
-            left_out = EMPTY if findings.empty else NOTHING_LEFT
-            shown.append(PreviewedRow(item.location, problem=problems[-1] if problems else left_out))
+            left_out = EMPTY if findings.empty else encoder.left_out
+            shown.append(PreviewedRow(item.location, problem=problems[-1] if problems else f"left out: {left_out}"))
         refused.clear()
-    return Preview(reader.layout, list(columns.used), list(columns.unused), shown)
+    return Preview(reader.layout, list(columns.used), list(columns.unused), shown, describe_lost(counts))
 
 
 def _preview_row(tokenizer: Any, location: str, row: TokenizedRow, cut_tokens: int) -> PreviewedRow:

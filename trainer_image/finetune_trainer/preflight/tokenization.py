@@ -1,6 +1,6 @@
 """Check that the model's tokenizer and chat template can encode the first rows of the dataset."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from finetune_artifacts.models import list_model_files
 from finetune_artifacts.objects import read_object
 from finetune_trainer.data.chat_template import find_training_template
 from finetune_trainer.data.columns import Layout
+from finetune_trainer.data.lost_content import describe_lost
 from finetune_trainer.data.rows import Findings, refuse_bad_rows
 from finetune_trainer.data.tokenizer import TOKENIZER_FILES, check_config, load_tokenizer, make_encoding
-from finetune_trainer.data.tokens import CHAT_LAYOUTS, Encoder, describe_lost_messages, describe_lost_reasoning
+from finetune_trainer.data.tokens import CHAT_LAYOUTS, CUT_AWAY, Encoder, Refuse
 from finetune_trainer.data.values import Row
 from finetune_trainer.hub import client
 from finetune_trainer.models import base_files
@@ -64,6 +65,13 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
     encoder = make_encoder(spec, directory, tokenizer, dataset.layout, counts, findings.refuse)
     encoded = sum(1 for _ in encoder.encode(rows()))
     refuse_bad_rows(findings, dataset.layout, spec.dataset.uri)
+    if not encoded and encoder.left_out != CUT_AWAY:
+        raise Failure(
+            Reason.DATASET_INVALID,
+            f"none of the first {findings.rows} rows of {spec.dataset.uri} can be learned from: of the last one, "
+            f"{encoder.left_out} (finetune preview shows what the model sees)",
+            "spec.dataset.uri",
+        )
     if not encoded:
         raise Failure(
             Reason.DATASET_INVALID,
@@ -72,10 +80,7 @@ def check_tokenization(dataset: CheckResult, settings: Settings, result: CheckRe
             f"{counts.longest} tokens: raise it, or shorten what comes before",
             "spec.training.maxLength",
         )
-    if counts.lost_reasoning:
-        result.warnings.append(describe_lost_reasoning(counts))
-    if counts.lost_messages:
-        result.warnings.append(describe_lost_messages(counts))
+    result.warnings += describe_lost(counts)
 
 
 def make_encoder(
@@ -84,7 +89,7 @@ def make_encoder(
     tokenizer: Any,
     layout: Layout,
     counts: Counts,
-    refuse: Callable[[str], None],
+    refuse: Refuse,
 ) -> Encoder:
     """Make the encoder that the trainer would make.
 

@@ -26,10 +26,18 @@ def select(names: list[str], split: str = "train", card: str = "") -> list[str]:
         (SNAPSHOT, "", ["data/train-0.parquet"]),
         (SNAPSHOT, CARD, ["extra/more.parquet"]),
         (SNAPSHOT, "---\n[broken\n---\n", ["data/train-0.parquet"]),
-        (["b.jsonl", "a/test.csv.gz", "notes.md", "state.json"], "", ["a/test.csv.gz", "b.jsonl", "state.json"]),
+        (["b.jsonl", "a/c.csv.gz", "notes.md", "state.json"], "", ["a/c.csv.gz", "b.jsonl", "state.json"]),
         (["data/test.jsonl", "data/train.jsonl", "more.jsonl", "val.csv"], "", ["data/train.jsonl"]),
         (["training-1.jsonl", "training-2.jsonl"], "", ["training-1.jsonl", "training-2.jsonl"]),
-        (["eval-rows.jsonl", "more.jsonl"], "", ["eval-rows.jsonl", "more.jsonl"]),
+        (["eval-rows.jsonl", "more.jsonl"], "", ["more.jsonl"]),
+        (["data.jsonl", "test.jsonl"], "", ["data.jsonl"]),
+        (["test2.jsonl", "train1.jsonl"], "", ["train1.jsonl"]),
+        (["eval-1.jsonl", "test.jsonl"], "", ["eval-1.jsonl", "test.jsonl"]),
+        (["contest.jsonl", "latest.jsonl", "prüftest.jsonl"], "", ["contest.jsonl", "latest.jsonl", "prüftest.jsonl"]),
+        (["held_out.jsonl", "heldout.jsonl", "hold-out.jsonl", "rows.jsonl"], "", ["rows.jsonl"]),
+        (["heldout.jsonl", "train.jsonl"], "", ["train.jsonl"]),
+        (["training-set/test.jsonl", "training-set/train.jsonl"], "", ["training-set/train.jsonl"]),
+        (["test-set/a.jsonl", "train-set/a.jsonl", "train-set/dev/b.jsonl"], "", ["train-set/a.jsonl"]),
         (
             [".ipynb_checkpoints/a-checkpoint.jsonl", "__MACOSX/._a.jsonl", "._a.jsonl", "a.jsonl"],
             "",
@@ -39,6 +47,74 @@ def select(names: list[str], split: str = "train", card: str = "") -> list[str]:
 )
 def test_the_files_of_the_wanted_split_are_read(names: list[str], card: str, expected: list[str]) -> None:
     assert select(names, card=card) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["test.jsonl", "train.jsonl"], ["test.jsonl"]),
+        (["more.jsonl", "valid.jsonl"], ["more.jsonl", "valid.jsonl"]),
+    ],
+)
+def test_held_out_rows_are_not_read_from_files_to_train_on(names: list[str], expected: list[str]) -> None:
+    assert select_files(names, "pvc://rows/all", "train", "spec.dataset.validation.uri", held_out=True) == expected
+
+
+def below(directory: str, names: list[str]) -> list[str]:
+    return [f"{directory}/{name}" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (below("my", SAVED), below("my", ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"])),
+        (below("a/my", DICT), below("a/my/train", ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"])),
+        (below("test", SAVED) + below("train", SAVED), below("train", [SAVED[1], SAVED[2]])),
+    ],
+)
+def test_the_only_dataset_of_save_to_disk_below_a_directory_is_read(names: list[str], expected: list[str]) -> None:
+    assert select(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (below("a", SAVED) + below("b", DICT), "save_to_disk in a/, b/: write the address of one dataset, such as"),
+        ([*below("a", SAVED), "more.jsonl"], "save_to_disk in a/ and the files more.jsonl: write the address of one"),
+    ],
+)
+def test_several_datasets_below_a_directory_are_named(names: list[str], message: str) -> None:
+    with pytest.raises(Failure) as caught:
+        select(names)
+    assert (caught.value.reason, caught.value.field) == (Reason.DATASET_NOT_FOUND, "spec.dataset.uri")
+    assert message in caught.value.message
+    assert "pvc://rows/all/a" in caught.value.message
+
+
+CONFIGS = """---
+configs:
+- {config_name: en, data_files: en/*.jsonl}
+- {config_name: de, data_dir: de}
+- {config_name: fr, data_files: "mixed/fr-*"}
+- {config_name: it, data_files: "mixed/it-*"}
+---
+"""
+
+
+@pytest.mark.parametrize("left_by_the_client", [[], [".gitattributes"]])
+def test_of_a_copy_with_several_configurations_one_must_be_chosen_by_its_address(left_by_the_client: list[str]) -> None:
+    data = ["de/train.jsonl", "en/test.jsonl", "en/train.jsonl", "mixed/fr-0.csv", "mixed/it-0.csv", "mixed/it-1.csv"]
+    with pytest.raises(Failure) as caught:
+        select([*left_by_the_client, "README.md", *data], card=CONFIGS)
+    assert (caught.value.reason, caught.value.field) == (Reason.DATASET_NOT_FOUND, "spec.dataset.uri")
+    assert (
+        "has several configurations: for en write pvc://rows/all/en; for de write pvc://rows/all/de; "
+        "for fr write pvc://rows/all/mixed/fr-0.csv; for it copy its files into a directory of their own"
+    ) in caught.value.message
+
+
+def test_a_card_is_followed_in_a_directory_without_traces_of_the_client() -> None:
+    assert select(["README.md", "extra/more.parquet", "old.parquet"], card=CARD) == ["extra/more.parquet"]
 
 
 @pytest.mark.parametrize(

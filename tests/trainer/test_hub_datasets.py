@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from finetune_api.messages import PreflightResult
 from finetune_api.reasons import Reason
+from finetune_api.uris import S3Uri
 from finetune_trainer.data import sources
 from finetune_trainer.hub import dataset_files
 from finetune_trainer.hub.dataset_files import HubDataset
@@ -172,6 +174,38 @@ def test_the_rules_by_which_files_make_a_split(
 def test_files_whose_names_tell_no_split_are_all_to_train_on() -> None:
     dataset = HubDataset("acme/rows", COMMIT, ("a.jsonl", "b/c.csv.gz", "picture.png"), ())
     assert dataset_files.list_split_files(dataset, None, "train", "spec.dataset.split") == ["a.jsonl", "b/c.csv.gz"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["training-set/test.jsonl", "training-set/train.jsonl"], ["training-set/train.jsonl"]),
+        (["heldout.jsonl", "rows.jsonl"], ["rows.jsonl"]),
+        (["dataset_dict.json", "train/data-00000-of-00001.arrow", "train/dataset_info.json", "train/state.json"],
+         ["train/data-00000-of-00001.arrow"]),
+    ],
+)  # fmt: skip
+def test_a_file_is_of_the_split_that_its_own_name_names(files: list[str], expected: list[str]) -> None:
+    dataset = HubDataset("acme/rows", COMMIT, tuple(files), ())
+    assert dataset_files.list_split_files(dataset, None, "train", "spec.dataset.split") == expected
+
+
+def test_a_copy_in_a_bucket_is_read_as_its_card_says(bench: Workbench, caplog: pytest.LogCaptureFixture) -> None:
+    card = "---\nconfigs: [{config_name: default, data_files: [{split: train, path: b/*}]}]\n---\n"
+    store = bench.server.store()
+    for key, text in {"README.md": card, "a/part.jsonl": jsonl(ROWS), "b/part.jsonl": '{"prompt": 1}\n'}.items():
+        store.put_new(S3Uri(bench.bucket, f"data/{key}"), text.encode())
+    job = bench.settings(
+        dataset={
+            "uri": f"s3://{bench.bucket}/data",
+            "s3": {"endpoint": bench.server.endpoint},
+            "secretRef": {"name": "s3-credentials"},
+        }
+    )
+    with caplog.at_level(logging.INFO, "finetune_trainer"):
+        (found,) = sources.list_files(job, sources.find_splits(job.job.spec.dataset)[0], 5)
+    assert found.name == "b/part.jsonl"
+    assert "1 of 2 data files are read; left out by their names: a/part.jsonl" in caplog.text
 
 
 def test_several_configurations_must_be_chosen_from() -> None:

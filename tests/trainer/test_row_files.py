@@ -8,9 +8,11 @@ import lzma
 import pickle
 import re
 import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
@@ -117,7 +119,23 @@ def test_a_row_is_named_by_its_line_and_in_parquet_by_its_number() -> None:
         ("a.jsonl", JSONL + b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}\n", "a.jsonl line 8", "nested more than"),
         ("a.json", b'[{"a": 1},\n' + b"[" * 200_000 + b"]" * 200_000 + b"]", "a.json line 2", "nested more than"),
         ("a.csv", b'a,b\n1,2\n1,2,3\n', "a.csv line 3", "has more fields than the 2 columns of the first line"),
-        ("a.csv", b'a,b\n1,"2\n', "a.csv line 2", "is not CSV: unexpected end of data"),
+        ("a.csv", b'a,b\n1,"2\n', "a.csv line 2", "is not CSV: a quoted field has no end"),
+        ("a.csv", b'a,b\n"1" 2,3\n', "a.csv line 2", "is not CSV: a field goes on after its closing quote"),
+        ("a.csv", b"a,b\n1,2\n\n\r\n1,2,3\n", "a.csv line 5", "has more fields than the 2 columns"),
+        ("a.csv", b"\n\na,b\n\n1,2,3\n", "a.csv line 5", "has more fields than the 2 columns"),
+        ("a.csv", b"a,b\n1,2\n\xef\xbb\xbfa,b\n", "a.csv line 3", "names the columns again"),
+        ("a.tsv", b'a\tb\n"5 inch\tok\na 6"\tfine\n', "a.tsv line 2", "a quote without its partner joins rows"),
+        ("a.tsv", b'a\tb\n1\t2\n\n"5\tok\n\n6"\tfine\n', "a.tsv line 4", "a quote without its partner joins rows"),
+        ("a.csv", b'a\tb\n"5 inch\tok\na 6"\tfine\n', "a.csv line 2", "a quote without its partner joins rows"),
+        ("a.jsonl", b'{"a": 1},\n', "a.jsonl line 1", "is not JSON (a comma follows the object)"),
+        ("a.jsonl", b"{'a': None}\n", "a.jsonl line 1", "is not JSON (it is Python's notation"),
+        ("a.jsonl", b'{"a": 1 "b": 2}\n', "a.jsonl line 1", "Expecting ',' delimiter at character 9, where it has"),
+        ("a.json", b'{"a": 1}\n{"b": "c\n', "a.json line 2", "Unterminated string starting at character 7"),
+        ("a.json", b'{\n "a": 1\n}\n{\n "a"\n}\n', "a.json line 4", "is not JSON (Expecting ':' delimiter"),
+        ("a.json", b'{"data": [{"text": "a"}]}', "a.json line 1",
+         "is one object that holds its rows in the list 'data', which jq -c '.data[]' writes as"),
+        ("a.json", b'\n{\n "version": 1,\n "data": [\n  {"text": "a"}\n ]\n}', "a.json line 2", "in the list 'data'"),
+        ("a.json", b'{"my rows": [{"prompt": "a"}]}', "a.json line 1", "jq -c '.\"my rows\"[]'"),
     ],
 )  # fmt: skip
 def test_a_bad_row_is_found_where_it_is(name: str, content: bytes, location: str, problem: str) -> None:
@@ -144,6 +162,58 @@ def test_a_damaged_file_is_named(name: str, content: bytes, message: str) -> Non
         list(read_rows(file(content, name)))
     assert caught.value.reason is Reason.DATASET_INVALID
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", b"prompt;completion\nq;a, b\n", {"prompt": "q", "completion": "a, b"}),
+        ("a.csv", b"prompt\tcompletion\nq\ta, b\n", {"prompt": "q", "completion": "a, b"}),
+        ("a.tsv", b"prompt|completion\nq|a\n", {"prompt": "q", "completion": "a"}),
+        ("a.csv", b"text;words,prompt\n1,2\n", {"text;words": "1", "prompt": "2"}),
+        ("a.csv", b'"text; all"\n1;2\n', {"text; all": "1;2"}),
+        ("a.csv", b'prompt, completion\nq, "a, b"\n', {"prompt": "q", "completion": "a, b"}),
+        ("a.csv", b"prompt ,completion\nq, a\n", {"prompt": "q", "completion": " a"}),
+        ("a.csv", b",prompt,completion\n0,q,a\n", {"Unnamed: 0": "0", "prompt": "q", "completion": "a"}),
+        ("a.tsv", b"\tprompt\n0\tq\n", {"Unnamed: 0": "0", "prompt": "q"}),
+        ("a.tsv", b'prompt\tcompletion\n"q\nr"\t"a\tb"\n', {"prompt": "q\nr", "completion": "a\tb"}),
+        ("a.csv", b'{"prompt": "q, r", "completion": "a"}\n', {"prompt": "q, r", "completion": "a"}),
+    ],
+)
+def test_a_table_is_read_with_the_separator_that_it_has(name: str, content: bytes, expected: Row) -> None:
+    assert [item.row for item in read_rows(file(content, name))] == [expected]
+
+
+def test_lines_of_old_computers_and_joined_files_are_read() -> None:
+    rows_read = [(item.location, item.row) for item in read_rows(file(b'{"a": 1}\r\r{"a": 2}\r', "a.jsonl"))]
+    assert rows_read == [("a.jsonl line 1", {"a": 1}), ("a.jsonl line 3", {"a": 2})]
+    assert [item.row for item in read_rows(file(b'{"a": 1}\n\xef\xbb\xbf{"a": 2}\n', "a.jsonl"))] == [
+        {"a": 1},
+        {"a": 2},
+    ]
+    assert [item.row for item in read_rows(file(b'[{"a": 1}]\n\xef\xbb\xbf[{"a": 2}]', "a.json"))] == [
+        {"a": 1},
+        {"a": 2},
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a", "a.txt"])
+def test_objects_over_several_lines_are_read_as_jq_writes_them(name: str) -> None:
+    long = {"prompt": "q", "completion": "a" * 100_000}
+    content = "".join(json.dumps(row, indent=2) + "\n" for row in (*ROWS, long)).encode()
+    found = list(read_rows(file(content, name)))
+    assert [item.row for item in found] == [*ROWS, long]
+    assert [item.location for item in found][:2] == [f"{name} line 1", f"{name} line 5"]
+    assert [item.row for item in read_rows(file(json.dumps(long, indent=2).encode(), name))] == [long]
+
+
+def test_a_list_of_messages_or_of_a_second_row_is_no_wrapper() -> None:
+    for content in (
+        b'{"messages": [{"role": "user", "content": "a"}]}',
+        b'{"text": "a", "spans": [{"text": "b"}]}',
+        b'{"turns": [{"text": "a"}]}\n{"turns": [{"text": "b"}]}',
+    ):
+        assert all(item.row for item in read_rows(file(content, "a.json")))
 
 
 def test_arrays_on_each_line_are_all_read_and_nan_is_null() -> None:
@@ -248,6 +318,22 @@ def test_plain_text_and_rows_are_not_mixed() -> None:
         rows.make_reader(data_files, DatasetSource(uri="s3://data/all"), "sft", "s3://data/all")
 
 
+def numpy_file(save: Callable[..., None]) -> bytes:
+    """Return an array as NumPy writes it."""
+    sink = io.BytesIO()
+    save(sink, numpy.zeros(3))
+    return sink.getvalue()
+
+
+def zip_file(*names: str) -> bytes:
+    """Return a zip archive with these files."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name in names:
+            archive.writestr(name, "content")
+    return sink.getvalue()
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:66\nsize 146946961\n"
 
 
@@ -263,8 +349,23 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:66\nsize 1469
         ("a.jsonl.xz", lzma.compress(JSONL), "is packed with xz"),
         ("a.pkl", pickle.dumps(ROWS), "is a Python pickle"),
         ("a.tar.gz", gzip.compress(b"rows.jsonl".ljust(257, b"\0") + b"ustar" + bytes(250)), "is a tar archive"),
+        ("a.jsonl.lz4", b"\x04\x22\x4d\x18\x64\x40" + JSONL, "is packed with lz4"),
+        ("a.jsonl", b"\xff\x06\x00\x00sNaPpY" + JSONL, "is packed with Snappy"),
+        ("a.7z", b"7z\xbc\xaf\x27\x1c", "is a 7z archive"),
+        ("a", b"SQLite format 3\x00", "is an SQLite database"),
+        ("a.npy", numpy_file(numpy.save), "is a NumPy array"),
+        ("a.npz", numpy_file(numpy.savez), "is a NumPy archive"),
+        ("a.docx", zip_file("[Content_Types].xml", "word/document.xml"), "is a Word document: save its text"),
+        ("a", zip_file("[Content_Types].xml", "xl/workbook.xml"), "is an Excel workbook"),
+        ("a.pt", zip_file("archive/data.pkl"), "is a PyTorch file"),
+        ("a.zip", zip_file("rows.jsonl"), "is a zip archive or an Excel workbook"),
+        ("a.txt", b"%PDF-1.7\n", "is a PDF document"),
+        ("a.txt", b"{\\rtf1\\ansi Hello}", "is an RTF document"),
     ],
-    ids=["pointer", "pointer to text", "page", "no arrow", "workbook", "bzip2", "xz", "pickle", "tar"],
+    ids=[
+        *("pointer", "pointer to text", "page", "no arrow", "workbook", "bzip2", "xz", "pickle", "tar"),
+        *("lz4", "snappy", "7z", "sqlite", "npy", "npz", "docx", "xlsx", "torch", "zip", "pdf", "rtf"),
+    ],
 )
 def test_a_file_that_holds_no_rows_is_named_for_what_it_is(name: str, content: bytes, problem: str) -> None:
     with pytest.raises(Failure, match=re.escape(problem)) as caught:

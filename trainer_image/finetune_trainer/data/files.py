@@ -3,26 +3,52 @@
 The format is detected from the content, with the file's name as a hint.
 """
 
-import csv
 import io
+import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from finetune_trainer.data import compression
+from finetune_trainer.data.csv_rows import read_table, refuse_repeated
 from finetune_trainer.data.encodings import UTF8_REMEDY, refuse_utf16
-from finetune_trainer.data.foreign_files import refuse_foreign
-from finetune_trainer.data.json_rows import CHUNK_CHARACTERS, MAX_ROW_CHARACTERS, FileRow, read_arrays, read_lines
+from finetune_trainer.data.foreign_files import find_markup, find_notation, refuse_foreign
+from finetune_trainer.data.json_rows import (
+    BYTE_ORDER_MARK,
+    CHUNK_CHARACTERS,
+    FileRow,
+    read_arrays,
+    read_lines,
+    read_objects,
+    refuse_wrapped,
+)
 from finetune_trainer.data.sources import DataFile
 from finetune_trainer.data.values import Row, UnusableJsonError, parse_json
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"]
 PARQUET_BATCH_ROWS = 256
-TEXT_SUFFIXES = (".txt", ".text", ".md")
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+TABLE_SUFFIXES = (".csv", ".tsv")
 ROWS_IN_ARRAY = re.compile(rb"\[\s*\{\s*\"")
 """How an array of objects begins; a text may begin with a bracket, too."""
+LIKE_JSON = re.compile(
+    rb"""
+    \{\s*"(?:[^"\\\n]|\\.)*"\s*:       # an object: a quoted key and a colon
+    | \{\s*\w+\s*:\s*["'\[{]           # an object with a key that lacks its quotes
+    | \[\s*\{\s*(?:["}]|\w+\s*:)      # an array of objects
+    | \[\s*\[\s*["\[{]               # an array of arrays
+    | \[\s*"(?:[^"\\\n]|\\.)*"\s*[,\]]   # an array of texts
+    | \[\s*\]\s*$                    # an empty array
+    """,
+    re.VERBOSE,
+)
+"""How JSON begins, also with an error in it; prose and chat templates that begin with a bracket do not begin so."""
+PLAIN_TEXT = "is plain text, but other files of the dataset have rows: leave this file out"
+TEXT_REMEDY = "if it is plain text all the same, set spec.dataset.format to text"
 
 
 @lru_cache(maxsize=64)
@@ -33,7 +59,7 @@ def detect_format(file: DataFile) -> FileFormat:
         Failure: The file is damaged.
     """
     with compression.open_decompressed(file) as stream:
-        return _detect(_peek(stream), file.name)
+        return _detect(_peek(stream), file)
 
 
 def read_rows(file: DataFile) -> Iterator[FileRow]:
@@ -43,19 +69,24 @@ def read_rows(file: DataFile) -> Iterator[FileRow]:
         Failure: The whole file is damaged.
     """
     with compression.open_decompressed(file) as stream:
-        match _detect(_peek(stream), file.name):
+        start = _peek(stream)
+        match _detect(start, file):
             case "parquet":
                 yield from _parquet(stream, file.name)
             case "arrow":
                 yield from _arrow(stream, file.name)
             case "csv":
-                yield from _csv(stream, file.name, ",")
+                yield from read_table(stream, start, file.name, ",")
             case "tsv":
-                yield from _csv(stream, file.name, "\t")
+                yield from read_table(stream, start, file.name, "\t")
+            case "json" if _skip_space(start).startswith(b"["):
+                yield from _hint_at_text(read_arrays(stream, file.name), start, file)
             case "json":
-                yield from read_arrays(stream, file.name)
-            case _:
-                yield from read_lines(stream, file.name)
+                yield from _hint_at_text(refuse_wrapped(read_objects(stream, file.name)), start, file)
+            case "jsonl":
+                yield from _hint_at_text(refuse_wrapped(read_lines(stream, file.name)), start, file)
+            case "text" if any(piece.strip() for piece in read_text(file)):
+                yield FileRow(f"{file.name} line 1", problem=PLAIN_TEXT)
 
 
 def read_text(file: DataFile, size: int = CHUNK_CHARACTERS) -> Iterator[str]:
@@ -91,23 +122,34 @@ def _peek(stream: io.BufferedReader) -> bytes:
     return stream.peek(compression.PEEK_BYTES)
 
 
-def _detect(start: bytes, name: str) -> FileFormat:
-    suffix = _suffix(name)
+def _detect(start: bytes, file: DataFile) -> FileFormat:
+    name, suffix = file.name, _suffix(file.name)
     if start.startswith(b"PAR1"):
         return "parquet"
     if start.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return "arrow"
     refuse_foreign(start, name, suffix)
     refuse_utf16(start, name)
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    first_line = text.split(b"\n", 1)[0]
-    if suffix in (".csv", ".tsv"):
-        return "csv" if suffix == ".csv" else "tsv"
-    if ROWS_IN_ARRAY.match(text) or (text.startswith(b"[") and suffix not in TEXT_SUFFIXES):
-        return "json"
-    if suffix in (".jsonl", ".ndjson", ".json") or _is_object(first_line):
+    text = _skip_space(start)
+    holds_rows = suffix in (*JSON_SUFFIXES, *TABLE_SUFFIXES)
+    if (markup := find_markup(text)) and (holds_rows or not file.plain_text):
+        remedy = "get the data again" if holds_rows else f"get the data again; {TEXT_REMEDY}"
+        raise compression.damaged_file(name, f"{markup}: {remedy}")
+    if _is_object(text):
         return "jsonl"
+    if ROWS_IN_ARRAY.match(text) and (_is_array(text) or not file.plain_text):
+        return "json"
+    if suffix in TABLE_SUFFIXES:
+        return "csv" if suffix == ".csv" else "tsv"
+    if suffix in JSON_SUFFIXES or (LIKE_JSON.match(text) and not file.plain_text):
+        return "json" if text.startswith(b"[") or _goes_over_lines(text) else "jsonl"
+    if not file.plain_text and (notation := find_notation(text, suffix)):
+        raise compression.damaged_file(name, f"{notation}; {TEXT_REMEDY}")
     return "text"
+
+
+def _skip_space(start: bytes) -> bytes:
+    return start.removeprefix(BYTE_ORDER_MARK).lstrip()
 
 
 def _suffix(name: str) -> str:
@@ -115,7 +157,9 @@ def _suffix(name: str) -> str:
     return PurePosixPath(path.stem).suffix if path.suffix in (".gz", ".zst", ".zstd") else path.suffix
 
 
-def _is_object(line: bytes) -> bool:
+def _is_object(text: bytes) -> bool:
+    """Return whether the first line is a JSON object, perhaps one that is longer than the bytes that were read."""
+    line = re.split(rb"[\r\n]", text, maxsplit=1)[0]
     if not line.startswith(b"{"):
         return False
     try:
@@ -123,30 +167,36 @@ def _is_object(line: bytes) -> bool:
     except UnusableJsonError:
         return True  # its row's problem says why
     except ValueError:
-        return len(line) >= compression.PEEK_BYTES // 2  # the row is longer than the bytes that were read
+        return LIKE_JSON.match(line) is not None and len(line) >= compression.PEEK_BYTES // 2
 
 
-def _csv(stream: io.BufferedReader, name: str, delimiter: str) -> Iterator[FileRow]:
-    csv.field_size_limit(MAX_ROW_CHARACTERS)
-    with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-        reader, line = csv.DictReader(text, delimiter=delimiter, strict=True), 1
-        try:
-            names = reader.fieldnames or []
-            _refuse_repeated(list(names), name, "its first line")
-            line = reader.line_num + 1
-            for row in reader:
-                location = f"{name} line {line}"
-                if None in row:
-                    yield FileRow(location, problem=f"has more fields than the {len(names)} columns of the first line")
-                else:
-                    yield FileRow(location, {key: value for key, value in row.items() if value is not None})
-                line = reader.line_num + 1
-        except csv.Error as error:
-            yield FileRow(f"{name} line {line}", problem=f"is not CSV: {error}")
-        except UnicodeDecodeError as error:
-            raise compression.damaged_file(
-                name, f"is not UTF-8 text after line {reader.line_num}: {error.reason}: {UTF8_REMEDY}"
-            ) from error
+def _is_array(text: bytes) -> bool:
+    """Return whether an array begins with an object without an error, perhaps one that is longer than the text."""
+    try:
+        json.JSONDecoder().raw_decode(text[text.index(b"{") :].decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return len(text) >= compression.PEEK_BYTES // 2
+    return True
+
+
+def _goes_over_lines(text: bytes) -> bool:
+    """Return whether the first JSON object goes over several lines, as an indented one does."""
+    first_line = re.split(rb"[\r\n]", text, maxsplit=1)[0].strip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(text.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return len(text) >= compression.PEEK_BYTES // 2 and first_line.endswith((b"{", b"[", b","))
+    return end > len(first_line.decode(errors="replace"))
+
+
+def _hint_at_text(file_rows: Iterator[FileRow], start: bytes, file: DataFile) -> Iterator[FileRow]:
+    """Say at a bad first row how the file is read as plain text, if it can be."""
+    first = next(file_rows, None)
+    if first is None:
+        return iter(())
+    if first.problem and not file.plain_text and _detect(start, replace(file, plain_text=True)) == "text":
+        first = replace(first, problem=f"{first.problem} ({TEXT_REMEDY})")
+    return chain((first,), file_rows)
 
 
 def _parquet(stream: io.BufferedReader, name: str) -> Iterator[FileRow]:
@@ -191,7 +241,7 @@ def _to_rows(batch: Any, name: str) -> list[Row]:
     Raises:
         Failure: DATASET_INVALID: Python cannot hold its columns or a value of them.
     """
-    _refuse_repeated(batch.schema.names, name, "its schema")
+    refuse_repeated(batch.schema.names, name, "its schema")
     try:
         rows: list[Row] = batch.to_pylist()
     except (ValueError, OverflowError) as error:
@@ -200,11 +250,6 @@ def _to_rows(batch: Any, name: str) -> list[Row]:
             name, f"has a value that Python cannot hold ({error}): leave its column out, or save it as text"
         ) from error
     return rows
-
-
-def _refuse_repeated(names: list[str], name: str, where: str) -> None:
-    if len(set(names)) != len(names):
-        raise compression.damaged_file(name, f"has two columns of the same name in {where}: {', '.join(names)}")
 
 
 def _file_batches(stream: io.BufferedReader) -> Iterator[Any]:

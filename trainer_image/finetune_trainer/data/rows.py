@@ -206,8 +206,12 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
     if row is None:
         raise _invalid(
             "uri",
-            f"{first_row.location} of {uri} {first_row.problem}: "
-            "write a JSON object on each line, or a JSON array of objects",
+            f"{first_row.location} of {uri} {first_row.problem}"
+            + (
+                ": write a JSON object on each line, or a JSON array of objects"
+                if detect_format(file) == "json"
+                else ""
+            ),
         )
     if layout := detect_layout(row, columns, objective):
         return layout

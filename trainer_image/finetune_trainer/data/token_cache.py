@@ -28,7 +28,7 @@ from finetune_trainer.data.tokens import Encoder, Encoding, TokenizedRow, batche
 from finetune_trainer.data.values import Row
 from finetune_trainer.runtime.logs import log
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Part of the cache's key. Raise it whenever the same rows become other sequences."""
 TOKENS_FILE = "tokens.arrow"
 HASHES_FILE = "keys.npy"

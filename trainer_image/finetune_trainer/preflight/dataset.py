@@ -25,14 +25,16 @@ def check_dataset(settings: Settings, result: CheckResult, patience_seconds: flo
     separate = (held_out, forgetting_text.find_source(settings.job.spec))
     if any(isinstance(parse_uri(part.uri), S3Uri) for part in (train, *separate) if part):
         require_keys(settings, source.secret_ref, "spec.dataset.secretRef", Reason.DATASET_ACCESS_DENIED)
-    data_files = sources.list_files(settings, train, patience_seconds)
+    data_files = sources.list_files(settings, train, patience_seconds, result.warnings.append)
     reader = rows.make_reader(data_files, source, settings.job.spec.objective, train.uri)
     result.layout = reader.layout
     result.chats, description = check_rows(reader, data_files, train.uri, result.sample)
     if source.format == "auto" and source.template is None:
         result.warnings.append(f"spec.dataset.format auto: the dataset is read as {description}")
     if held_out:
-        result.chats |= check_rows(reader, sources.list_files(settings, held_out, patience_seconds), held_out.uri)[0]
+        result.chats |= check_rows(
+            reader, sources.list_files(settings, held_out, patience_seconds, result.warnings.append), held_out.uri
+        )[0]
     forgetting_text.check_readable(settings, patience_seconds)
 
 

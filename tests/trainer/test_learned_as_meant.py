@@ -225,6 +225,10 @@ def test_an_unused_column_that_usually_matters_is_asked_about(
     assert learn(row, objective=objective, columns=columns | {"ignored": [name]}).problems == []
 
 
+def test_a_column_that_the_prompt_repeats_needs_no_question(learn: Any) -> None:
+    assert learn({"prompt": "Do it: sum 2 and 2", "instruction": "sum 2 and 2", "completion": "4"}).problems == []
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -120,9 +120,10 @@ def ask_about_unused(
     for name in find_unused(row, names):
         if name in columns.ignored or is_blank(row[name]):
             continue
-        if question := _question(name, row[name], layout, asks_prompt=asks_prompt) or _ask_about_role(
-            name, row[name], layout
-        ):
+        question = _question(name, row[name], layout, asks_prompt=asks_prompt)
+        if not question and not _is_repeated(row[name], read_row):
+            question = _ask_about_role(name, row[name], layout)
+        if question:
             return RowError(f"{question}, or name {name!r} in spec.dataset.columns.ignored to leave it out")
     return None
 
@@ -131,6 +132,17 @@ def _has_question(read_row: Row | None) -> bool:
     """Return whether the prompt of two chats is known, because they begin with the same turn of the user."""
     prompt = read_row["prompt"] if read_row else None
     return isinstance(prompt, list) and any(turn["role"] == "user" for turn in prompt)
+
+
+def _is_repeated(value: Any, read_row: Row | None) -> bool:
+    """Return whether a text is a part of the texts that the format reads."""
+    return isinstance(value, str) and any(value.strip() in text for text in _list_texts(read_row))
+
+
+def _list_texts(value: Any) -> list[str]:
+    if isinstance(value, dict | list):
+        return [text for inner in (value.values() if isinstance(value, dict) else value) for text in _list_texts(inner)]
+    return [value] if isinstance(value, str) else []
 
 
 def _question(name: str, value: Any, layout: Layout, *, asks_prompt: bool) -> str:

@@ -18,20 +18,9 @@ from finetune_api.reasons import EXIT_CODES, Reason
 AIMS = {"overhead": "≤ 2 %", "script": "≥ 3", "loss": "≤ 2 %", "refused": "< 1 s"}
 LARGE = Size(hidden=1024, layers=12, rows=6200)
 """Sizes with which the time to the first step is measured: 150 million weights, and all available texts."""
-TINY = Size(
-    64,
-    2,
-    350,
-    64,
-    rows=40,
-    overhead_steps=4,
-    checkpoint_every=2,
-    rounds=0,
-    starts=1,
-    compiled=False,
-    checkpointed_steps=(4, 2),
-    checkpoint_rounds=0,
-)
+CHECKPOINTED = Size(hidden=768, layers=8, max_length=64, rows=64, overhead_steps=14, checkpoint_every=4, rounds=3)
+"""Sizes of a full fine-tuning whose checkpoints have 0.8 GB."""
+TINY = Size(64, 2, 350, 64, rows=40, overhead_steps=4, checkpoint_every=2, rounds=0, starts=1, compiled=False)
 PARTS = ("overhead", "script", "start", "switches", "phases", "checkpoints")
 
 
@@ -48,13 +37,15 @@ def main(words: list[str] | None = None) -> int:
     _quiet()
     if arguments.gpu:
         return _measure_gpu(arguments.output)
-    size, large = (TINY, TINY) if arguments.tiny else (Size(), LARGE)
+    size, large, checkpointed = (TINY, TINY, TINY) if arguments.tiny else (Size(), LARGE, CHECKPOINTED)
     if arguments.rounds:
         size = Size(**{**vars(size), "rounds": arguments.rounds})
     from bench.trainer.measure import measure  # after the environment is set: it imports torch
 
     with Console(stderr=True).status("") as status:
-        results = {"machine": _machine()} | measure(size, large, tuple(arguments.only or PARTS), status.update)
+        results = {"machine": _machine()} | measure(
+            size, large, checkpointed, tuple(arguments.only or PARTS), status.update
+        )
     if arguments.picture and "script" in results:
         arguments.picture.write_text(draw_tokens_per_second(results["script"]), encoding="utf-8")
     if arguments.output == "json":

@@ -24,9 +24,6 @@ class Size:
     overhead_steps: int = 40
     checkpoint_every: int = 10
     rounds: int = 7
-    checkpointed_steps: tuple[int, int] = (14, 4)
-    """Steps of a training with checkpoints of a whole model, and steps between these."""
-    checkpoint_rounds: int = 3
     starts: int = 3
     compiled: bool = True
     """Whether torch.compile is measured. It needs a minute before its first step."""

@@ -24,12 +24,13 @@ NO_CHECKPOINTS = 10_000
 Progress = Callable[[str], None]
 
 
-def measure(size: Size, start: Size, parts: tuple[str, ...], progress: Progress) -> dict[str, Any]:
+def measure(size: Size, start: Size, checkpointed: Size, parts: tuple[str, ...], progress: Progress) -> dict[str, Any]:
     """Run the given parts of the benchmark.
 
     Args:
         size: Model and dataset of most parts.
         start: A larger model and dataset, to measure the time to the first step.
+        checkpointed: A model whose whole state is saved.
         parts: Names of the parts to run.
         progress: Receives a line for each thing that begins.
     """
@@ -44,11 +45,12 @@ def measure(size: Size, start: Size, parts: tuple[str, ...], progress: Progress)
             results["script"] = _script(data, server, directory, progress)
         if "switches" in parts:
             results["switches"] = _switches(data, server, directory, progress)
-        if {"start", "phases", "checkpoints"} & set(parts):
+        if "checkpoints" in parts:
+            progress("making a model whose checkpoints are large")
+            results["checkpoints"] = _checkpoints(make(directory / "whole", checkpointed), server, directory, progress)
+        if {"start", "phases"} & set(parts):
             progress("making a larger model")
             larger = make(directory / "large", start)
-            if "checkpoints" in parts:
-                results["checkpoints"] = _checkpoints(larger, server, directory, progress)
             if "start" in parts:
                 results["start"] = _start(larger, server, directory, progress)
             if "phases" in parts:
@@ -192,11 +194,10 @@ def _show_round(progress: Progress, name: str, number: int) -> None:
 
 def _checkpoints(data: BenchData, server: S3Server, directory: Path, progress: Progress) -> dict[str, Any]:
     """Compare full fine-tuning with checkpoints written beside the training with one that waits for the disk."""
-    steps, every = data.size.checkpointed_steps
-    shape = Shape(1, 1, True, steps, every)
+    shape = Shape(1, 1, True, data.size.overhead_steps, data.size.checkpoint_every)
     method: dict[str, Any] = {"full": {}}
     pairs = _alternate(
-        data.size.checkpoint_rounds,
+        data.size.rounds,
         lambda: contenders.ours(data, server, directory, shape, method),
         lambda: contenders.waiting_for_the_disk(data, server, directory, shape, method),
         lambda number: progress(f"checkpoints beside the training, round {number}"),

@@ -143,7 +143,7 @@ def test_llama_8b_is_counted_as_peft_counts_it() -> None:
         ({"targetModules": ["w1", "w2", "w3"]}, None),
         ({"targetModules": ["gate", "v_proj"]}, None),
         ({"targetModules": ["w1", "w2"]}, TargetError),
-        ({"targetModules": "all-linear", "dropout": 0.1}, NotCountedError),
+        ({"targetModules": "all-linear", "dropout": 0.1}, TargetError),
         ({"targetModules": r".*experts\.w1"}, TargetError),
     ],
 )

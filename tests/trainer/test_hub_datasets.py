@@ -214,3 +214,41 @@ def test_several_configurations_must_be_chosen_from() -> None:
         dataset_files.list_split_files(dataset, None, "train", "spec.dataset.split")
     assert (caught.value.reason, caught.value.field) == (Reason.DATASET_NOT_FOUND, "spec.dataset.name")
     assert "choose one of en, all" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files", "expected"),
+    [
+        ("**/*.jsonl", ["train.jsonl", "a/b.jsonl"], ["train.jsonl", "a/b.jsonl"]),
+        ("*.jsonl", ["train.jsonl", "test/b.jsonl"], ["train.jsonl"]),
+        ("data/*", ["data/a.jsonl", "data/sub/b.jsonl"], ["data/a.jsonl"]),
+        ("./train.jsonl", ["train.jsonl"], ["train.jsonl"]),
+        ("data/**/train-*.parquet", ["data/train-0.parquet", "data/x/train-1.parquet"], None),
+        ("data/train-0000[0-1]*.parquet", ["data/train-00000-of-3.parquet", "data/train-00002-of-3.parquet"], None),
+        ("a(1).jsonl", ["a(1).jsonl", "a1.jsonl"], ["a(1).jsonl"]),
+    ],
+)
+def test_a_cards_pattern_matches_as_the_datasets_library_reads_it(
+    pattern: str, files: list[str], expected: list[str] | None
+) -> None:
+    matched = dataset_files._match(files, [pattern])
+    if expected is None:
+        expected = [file for file in files if "00002" not in file]
+    assert matched == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "splits"),
+    [
+        ("TrainData.jsonl", {"train"}),
+        ("TestData.jsonl", {"test"}),
+        ("tests/a.jsonl", {"test"}),
+        ("evals.jsonl", {"test"}),
+        ("trainset.csv", {"train"}),
+        ("testset.csv", {"test"}),
+        ("contest.jsonl", set()),
+        ("Latest.jsonl", set()),
+    ],
+)
+def test_a_name_tells_its_split(name: str, splits: set[str]) -> None:
+    assert dataset_files._find_splits(name) == splits

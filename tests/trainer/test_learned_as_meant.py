@@ -18,7 +18,7 @@ from finetune_trainer.data.learned_parts import decode_row
 from finetune_trainer.data.tokenizer import load_tokenizer
 from finetune_trainer.data.tokens import SAME_ANSWERS, Encoder
 from finetune_trainer.runtime.failures import Failure
-from tests.trainer.stored_rows import file
+from tests.trainer.stored_rows import file, read
 
 VICUNA = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ 'USER: ' + m.content + ' ' }}"
@@ -31,6 +31,7 @@ THINKS_ALONE = VICUNA.replace("m.content + eos", "m.content.split('</think>')[-1
 """A template that leaves out what the assistant thinks."""
 USER, ANSWER = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
 WRONG = {"role": "assistant", "content": "5"}
+U1, A1 = {"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 CALL = {"type": "function", "function": {"name": "search", "arguments": {"city": "Rome"}}}
 CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
@@ -41,6 +42,7 @@ class Learned:
     """What is learned of each row of a dataset, and the problems of the rows that are refused."""
 
     texts: list[str]
+    rendered: list[str]
     problems: list[str]
     counts: Counts
     encoder: Encoder
@@ -60,13 +62,14 @@ def learn(base_model: Path) -> Any:
         data_file = file(content, "rows.jsonl")
         reader, findings, counts = rows.make_reader([data_file], spec, objective, spec.uri), rows.Findings(), Counts()
         encoder = Encoder(tokenizer, reader.layout, 256, counts, refuse=findings.refuse)
-        texts = []
+        texts, rendered = [], []
         for _, encoded in encoder.encode(reader.read(read_rows(data_file), findings)):
             parts = decode_row(tokenizer, encoded)
             texts.append("|".join("".join(part.text for part in shown if part.learned) for shown in parts.values()))
+            rendered.append("".join(part.text for shown in parts.values() for part in shown))
         if not findings.bad:
             rows.refuse_bad_rows(findings, reader.layout, spec.uri, reader.columns)
-        return Learned(texts, findings.shown, counts, encoder)
+        return Learned(texts, rendered, findings.shown, counts, encoder)
 
     return run
 
@@ -143,6 +146,34 @@ def test_a_prompt_that_both_texts_begin_with_is_not_learned_twice(learn: Any) ->
     assert learn(title, objective="dpo", template=None).texts[0].count("Paris") == 2, "a title is no repetition"
 
 
+@pytest.mark.parametrize("prompt", ["请问法国的首都是哪里?", "Who's it?\n", "The Great Gatsby is"])
+@pytest.mark.parametrize("system", [{}, {"system": "Be brief."}])
+def test_a_prompt_of_few_words_is_told_from_a_title(learn: Any, prompt: str, system: Any) -> None:
+    row = {"prompt": prompt, "chosen": f"{prompt.rstrip()} four", "rejected": f"{prompt.rstrip()} five"}
+    good, findings, _ = read([row | system], "dpo")
+    assert findings.shown == []
+    chosen = good[0]["chosen"][0]["content"] if system else good[0]["chosen"]
+    assert chosen == " four"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "2+2?", "completion": [U1, A1, USER, ANSWER]},
+        {"prompt": "<|user|>\n2+2?</s>\n<|assistant|>", "completion": [USER, ANSWER]},
+        {"prompt": [U1, A1, USER], "completion": [USER, ANSWER]},
+        {"prompt": [SYSTEM], "completion": [SYSTEM, USER, ANSWER]},
+        {"prompt": "", "completion": [USER, ANSWER]},
+    ],
+)
+def test_a_completion_that_is_a_whole_conversation_repeats_nothing(learn: Any, row: Any) -> None:
+    result = learn(row, template=VICUNA)
+    assert (len(result.texts), result.problems) == (1, [])
+    assert result.texts[0].replace(" ", "") == "4<|end|>"
+    assert result.rendered[0].count("2+2?") == 1
+    assert result.rendered[0].count("Be brief.") <= 1
+
+
 def test_the_better_answer_alone_is_learned_without_its_question(learn: Any) -> None:
     row = {"prompt": "2+2?", "chosen": [SYSTEM, USER, ANSWER], "rejected": [SYSTEM, USER, WRONG]}
     (text,) = learn(row, columns={"completion": "chosen"}).texts
@@ -154,7 +185,7 @@ def test_the_better_answer_alone_is_learned_without_its_question(learn: Any) -> 
     [
         (
             {"prompt": "q", "chosen": [USER, ANSWER], "rejected": [USER, WRONG]},
-            "column 'prompt' is not a part of them: \"q\"",
+            "column 'prompt' is not a part of it: \"q\"",
         ),
         (
             {"chosen": [USER, ANSWER], "rejected": [USER | {"content": "3+3?"}, WRONG]},
@@ -312,3 +343,63 @@ def test_a_system_prompt_in_any_row_makes_the_texts_chats(learn: Any) -> None:
 @pytest.mark.parametrize("tools", [[json.dumps({"name": "search"})], {"name": "search"}, "null", "None"])
 def test_tools_are_read_as_people_store_them(learn: Any, tools: Any) -> None:
     assert learn({"messages": [USER, ANSWER], "tools": tools}).problems == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "columns"),
+    [
+        ("sft", {"prompt": "q", "completion": "a", "context": {"title": ["It"]}}, {}),
+        ("sft", {"prompt": "q", "completion": "a", "documents": ["one", "two"]}, {}),
+        ("sft", {"prompt": "Go on.", "input": "Once upon", "completion": "Once upon a time"}, {}),
+        ("dpo", {"text": "2+2?", "chosen": "4", "rejected": "5"}, {}),
+    ],
+)
+def test_a_part_of_the_prompt_that_would_be_lost_is_asked_about(
+    learn: Any, objective: Objective, row: Any, columns: Any
+) -> None:
+    assert len(learn(row, objective=objective, columns=columns).problems) == 1
+
+
+def test_an_empty_row_is_asked_nothing(learn: Any) -> None:
+    full = {"prompt": "Q: sum it", "instruction": "sum it", "completion": "4"}
+    assert learn(full, full | {"completion": ""}).problems == []
+
+
+def test_pairs_that_differ_in_their_reasoning_are_learned(learn: Any) -> None:
+    template = VICUNA.replace("'ASSISTANT: ' + m.content", "'ASSISTANT: ' + m.reasoning_content + m.content")
+    chosen, rejected = (ANSWER | {"reasoning_content": word} for word in ("short", "long"))
+    (text,) = learn({"chosen": [USER, chosen], "rejected": [USER, rejected]}, objective="dpo", template=template).texts
+    assert text.replace(" ", "") == "short4<|end|>|long4<|end|>"
+
+
+def test_a_transcript_beside_system_prompts_is_no_answer(learn: Any) -> None:
+    row = {"system": "Be nice", "chosen": "Human: Hi Assistant: Hello", "rejected": "Human: Hi Assistant: Go"}
+    (problem,) = learn(row, objective="dpo").problems
+    assert "has no prompt, though other rows have system prompts" in problem
+
+
+def test_the_result_of_a_tool_inside_a_turn_is_refused(learn: Any) -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ 'USER: ' + m.content }}{% elif m.role == 'assistant' %}"
+        "{{ 'ASSISTANT: ' }}{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}"
+        "{% if loop.nextitem is defined %}{{ loop.nextitem.content }}{% endif %}"
+        "{% endif %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT: ' }}{% endif %}"
+    )
+    chat = [USER, CALLING | {"content": "Let me look."}, {"role": "tool", "content": "sunny"}, ANSWER]
+    (problem,) = learn({"messages": chat}, template=template).problems
+    assert "it writes message 3 into the turn of message 2" in problem
+
+
+def test_what_is_said_beside_a_call_and_left_out_is_noticed(learn: Any) -> None:
+    template = VICUNA.replace(
+        "{{ 'ASSISTANT: ' + m.content + eos_token }}",
+        "{{ 'ASSISTANT: ' + (m.tool_calls[0].function.name if m.tool_calls else m.content) + eos_token }}",
+    )
+    chat = [USER, CALLING | {"content": "Patience."}, {"role": "tool", "content": "sunny"}, ANSWER]
+    assert learn({"messages": chat}, template=template).counts.lost_messages == 1
+
+
+def test_only_the_answers_of_two_turns_in_a_row_are_learned(learn: Any) -> None:
+    (text,) = learn({"prompt": [USER], "completion": [A1, ANSWER]}).texts
+    assert "ASSISTANT" not in text

@@ -280,10 +280,11 @@ def test_names_that_the_model_does_not_have(block: Targeted, field: str, message
 
 
 def test_modules_that_are_saved_whole_must_exist() -> None:
-    names = modules.list_modules(fresh("LlamaConfig")[1])
-    targets.check_saved(names, ["lm_head", "norm", "embed_tokens"])
+    tensors = fresh("LlamaConfig")[1]
+    names, weighted = modules.list_modules(tensors), modules.list_weighted(tensors)
+    targets.check_saved(names, weighted, ["lm_head", "model.norm", "embed_tokens"])
     with pytest.raises(targets.TargetError, match="no module named head with weights of its own; it has: "):
-        targets.check_saved(names, ["lm_head", "head"])
+        targets.check_saved(names, weighted, ["lm_head", "head"])
 
 
 def test_an_expression_must_not_match_what_holds_the_layers() -> None:

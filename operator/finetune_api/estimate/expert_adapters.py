@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from finetune_api import peft_tables
 from finetune_api.estimate.modules import Architecture, Module, NotCountedError
-from finetune_api.methods import ALL_LINEAR, Dora, LoraFields, Method
-from finetune_api.targets import TargetError
+from finetune_api.methods import ALL_LINEAR, LoraFields, Method
+from finetune_api.targets import check_experts
 
 ROUTER = "gate.weight"
 """PEFT's name of the router's parameter."""
@@ -44,7 +44,7 @@ def converted_names(architecture: Architecture, method: Method) -> frozenset[str
 
     Raises:
         NotCountedError: There is no closed form for these targets.
-        TargetError: PEFT refuses to adapt a part of a fused parameter.
+        TargetError: PEFT refuses to adapt a part of a fused parameter, or to adapt experts with an option.
     """
     block, names = method.config, peft_tables.converted_experts(architecture.model_type)
     if not isinstance(block, LoraFields) or block.peft_type != "LORA" or not names:
@@ -57,17 +57,11 @@ def converted_names(architecture: Architecture, method: Method) -> frozenset[str
             raise NotCountedError("the estimate has no closed form for a regular expression that names experts")
         return frozenset()
     else:
-        targeted = frozenset(names) & frozenset(targets)
-    fused = {name for name, parameter in names.items() if parameter == "gate_up_proj"}
-    if targeted & fused and not fused <= targeted:
-        raise TargetError(
-            "targetModules",
-            f"{' and '.join(sorted(fused))} are one parameter in transformers: name both of them, or neither",
-        )
-    if targeted and isinstance(block, Dora):
-        raise NotCountedError("PEFT's DoRA does not adapt experts: use lora, or name the attention's layers")
-    if targeted and (block.rank_pattern or block.dropout):
-        raise NotCountedError("the estimate has no closed form for experts with a rankPattern or with dropout")
+        targeted = frozenset(names) & {name.rsplit(".", 1)[-1] for name in targets}
+    if targeted:
+        check_experts(targeted, block, architecture.model_type)
+    if targeted and block.rank_pattern:
+        raise NotCountedError("the estimate has no closed form for experts with a rankPattern")
     return targeted
 
 
@@ -76,7 +70,7 @@ def adapted_experts(architecture: Architecture, method: Method) -> tuple[ExpertA
 
     Raises:
         NotCountedError: There is no closed form for these targets.
-        TargetError: PEFT refuses to adapt a part of a fused parameter.
+        TargetError: PEFT refuses to adapt a part of a fused parameter, or to adapt experts with an option.
     """
     names, block = peft_tables.converted_experts(architecture.model_type), method.config
     chosen = {names[name] for name in converted_names(architecture, method)}
@@ -85,7 +79,7 @@ def adapted_experts(architecture: Architecture, method: Method) -> tuple[ExpertA
     adapters = []
     for module in architecture.modules:
         last = module.name.rsplit(".", 1)[-1]
-        if module.kind == "router" and ROUTER in chosen:
+        if last == "gate" and ROUTER in chosen and (module.kind == "router" or module.is_linear):
             adapters.append(ExpertAdapter(module, block.rank, module.inputs, module.outputs, 1))
         elif module.kind == "parameter" and last in chosen:
             # the rank is doubled where two layers became one parameter

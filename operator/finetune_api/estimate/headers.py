@@ -7,14 +7,19 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
+from finetune_api.estimate.experts import EXPERT_COUNTS
 from finetune_api.estimate.modules import Architecture, Attention, Module
 from finetune_api.estimate.shapes import Config, UnknownArchitectureError, embedding, head, linear, size, size_or
-from finetune_api.linear import CONV1D_MODEL_TYPES, is_embedding_or_head
+from finetune_api.linear import CONV1D_MODEL_TYPES, is_embedding_or_head, is_router
 
 Shapes = Mapping[str, tuple[int, ...]]
 TEXT_KEYS = ("text_config", "llm_config", "language_config")
 _LAYER = re.compile(r"(?P<prefix>(?:.*\.)?(?:layers|h|blocks|block)\.)(?P<number>\d+)\.")
-_HEADS = ("lm_head", "embed_out")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")
+_EXPERT_COUNTS = (*EXPERT_COUNTS, "moe_num_experts")
+_USED_EXPERTS = ("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token")
+_HEADS = ("lm_head", "embed_out", "head")
 _GATES = ("gate_proj", "gate_up_proj", "w3", "linear_v", "ff_proj")
 """Last parts of the names of layers that gate a feed-forward network."""
 
@@ -27,10 +32,10 @@ def architecture_from_headers(config: Config, shapes: Shapes) -> Architecture:
         shapes: The shape of each tensor, by its name.
 
     Raises:
-        UnknownArchitectureError: It has experts, which transformers stores differently from its files, or a size is
+        UnknownArchitectureError: It has a matrix for each expert, so that transformers does not know it, or a size is
             missing.
     """
-    if config.get("model_type") in CONV1D_MODEL_TYPES or any(".experts." in name for name in shapes):
+    if config.get("model_type") in CONV1D_MODEL_TYPES or any(_EXPERT.search(name) for name in shapes):
         raise UnknownArchitectureError(
             f"the estimate knows no closed form for model_type {config.get('model_type')!r}, and its files do not show "
             "which modules transformers makes of them"
@@ -42,20 +47,35 @@ def architecture_from_headers(config: Config, shapes: Shapes) -> Architecture:
     attention = Attention(
         heads, size_or(text, heads, "num_key_value_heads"), size_or(text, hidden // heads, "head_dim")
     )
-    modules = list(_modules(shapes))
+    modules, experts, used = list(_modules(shapes)), 0, 0
+    intermediate = _find_intermediate(text, 4 * hidden)
+    if any(_EXPERTS.search(name) for name in shapes):
+        experts, used = size(text, *_EXPERT_COUNTS), size(text, *_USED_EXPERTS)
+        shared = size_or(text, 0, "shared_expert_intermediate_size", "shared_intermediate_size")
+        intermediate = used * size_or(text, intermediate, "moe_intermediate_size") + shared
     return Architecture(
         model_type=str(config.get("model_type")),
         vocabulary=vocabulary,
         hidden=hidden,
         layers=layers,
-        intermediate=size_or(text, 4 * hidden, "intermediate_size", "ffn_dim", "n_inner"),
+        intermediate=intermediate,
         attention=attention,
         modules=tuple(_arrange(modules, vocabulary, hidden)),
         layer_prefix=_find_layers(shapes, layers),
         activation="gated" if any(_last(module) in _GATES for module in modules) else "tanhGelu",
         prefix_heads=attention.key_value_heads,
         prefix_width=attention.key_value,
+        experts=experts,
+        experts_per_token=used,
     )
+
+
+def _find_intermediate(text: Config, default: int) -> int:
+    """Return the width of the feed-forward network; the largest one where config.json lists one for each layer."""
+    widths = text.get("intermediate_size")
+    if isinstance(widths, list) and widths and all(isinstance(width, int) for width in widths):
+        return int(max(widths))
+    return size_or(text, default, "intermediate_size", "ffn_dim", "n_inner")
 
 
 def _modules(shapes: Shapes) -> Iterator[Module]:
@@ -70,6 +90,8 @@ def _modules(shapes: Shapes) -> Iterator[Module]:
             yield Module(module, "layerNorm" if bias else "rmsNorm", *shape, *shape, bias)
         elif is_embedding_or_head(module) and _last_part(module) not in _HEADS:
             yield embedding(module, *shape)
+        elif is_router(module, shapes):
+            yield Module(module, "router", shape[1], shape[0], bias)
         else:
             yield linear(module, shape[1], shape[0], bias)
 

@@ -10,7 +10,7 @@ from finetune_api.estimate.step import Step, cast_bytes
 from finetune_api.estimate.targets import adapted_modules
 from finetune_api.finetunejob import FineTuneJobSpec, Objective, Training
 from finetune_api.methods import Block, Bottleneck, Full, Method, Quantization, Targeted
-from finetune_api.targets import is_saved
+from finetune_api.targets import is_trained_whole
 
 GIB = 2**30
 CONTEXT_BYTES = 1.5 * GIB
@@ -320,6 +320,6 @@ def _loss(architecture: Architecture, block: Block, tokens: int, step: Step, obj
         "logits": tokens * ORPO_LOGIT_BYTES * architecture.vocabulary,
         "score": 0,
     }[PASSES[objective].head]
-    is_saved_module = isinstance(block, Targeted) and is_saved(head.name, block.modules_to_save)
+    is_saved_module = isinstance(block, Targeted) and is_trained_whole(head.name, block.modules_to_save)
     gradient = (4 + element) * head.inputs * head.outputs if block.trains_all_weights or is_saved_module else 0
     return logits + tokens * hidden * (4 + 2 * element) + gradient

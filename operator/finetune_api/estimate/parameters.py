@@ -6,7 +6,7 @@ from finetune_api.estimate.expert_adapters import adapted_experts
 from finetune_api.estimate.modules import Architecture, Module, NotCountedError
 from finetune_api.estimate.targets import adapted_modules, scaled_inputs
 from finetune_api.methods import LoraFields, Method, Targeted
-from finetune_api.targets import is_saved
+from finetune_api.targets import is_trained_whole
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _count_saved(architecture: Architecture, block: Targeted) -> int:
     return sum(
         module.parameters + (module.inputs * module.outputs if module.tied else 0)
         for module in architecture.modules
-        if is_saved(module.name, block.modules_to_save)
+        if is_trained_whole(module.name, block.modules_to_save)
     )
 
 

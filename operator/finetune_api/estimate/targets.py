@@ -16,18 +16,14 @@ def adapted_modules(architecture: Architecture, method: Method) -> tuple[Module,
     block = method.config
     if not isinstance(block, Targeted):
         return ()
-    experts = converted_names(architecture, method)
-    linear = {
-        m.name: m
-        for m in architecture.modules
-        if m.is_linear and m is not architecture.head and m.name.rsplit(".", 1)[-1] not in experts
-    }
-    if isinstance(block.target_modules, list) and experts:
-        block = block.model_copy(update={"target_modules": [t for t in block.target_modules if t not in experts]})
-        if not block.target_modules:
-            return ()
+    linear = {m.name: m for m in architecture.modules if m.is_linear and m is not architecture.head}
     chosen = select_modules(
-        list(linear), block, method.name, architecture.model_type, has_experts=architecture.experts > 0
+        list(linear),
+        block,
+        method.name,
+        architecture.model_type,
+        has_experts=architecture.experts > 0,
+        experts=converted_names(architecture, method),
     )
     return tuple(linear[name] for name in chosen)
 

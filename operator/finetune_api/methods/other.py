@@ -16,6 +16,7 @@ OTHER_PROMPT_TYPES = ("CPT",)
 UNSUITED = {
     "ADAMSS": "it needs scikit-learn, which the trainer does not have",
     "ADAPTION_PROMPT": "it replaces the model's forward pass, which TRL's trainers need",
+    "CPT": "its loss needs the logits, which the trainer's loss does not keep",
     "MULTITASK_PROMPT_TUNING": "its rows must name a task",
     "POLY": "its rows must name a task",
     "SHADOW": "it needs a second model",

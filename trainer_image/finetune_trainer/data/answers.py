@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune_trainer.data.chats import is_chat, put_system_first, read_chat, says_something
+from finetune_trainer.data.chats import REASONING_KEYS, is_chat, put_system_first, read_chat, says_something
 from finetune_trainer.data.prefix import common_prefix_length
 from finetune_trainer.data.row_formats import Names, missing_column, read_text_column
 from finetune_trainer.data.tool_calls import read_tools
@@ -76,46 +76,73 @@ def _read_texts(row: Row, names: Names, keys: list[str]) -> Row | RowError:
     answers: dict[str, Any] = {key: read_text_column(row, names[key]) for key in keys}
     if problem := first_error(*answers.values()):
         return problem
-    if len(keys) == 2 and names["prompt"] not in row:
+    if len(keys) == 2 and is_blank(row.get(names["prompt"])):
         prompt, *rest = _split_common_prefix(answers[keys[0]], answers[keys[1]])
         return {"prompt": prompt, **dict(zip(keys, rest, strict=True))}
     text = read_text_column(row, names["prompt"])
     if isinstance(text, RowError):
         return text
-    if (
-        len(keys) == 2
-        and len(text.split()) >= REPEATED_WORDS
-        and all(answer.startswith(text) for answer in answers.values())
-    ):
-        answers = {key: answer.removeprefix(text) for key, answer in answers.items()}
-    return {"prompt": text, **answers}
+    return {"prompt": text, **_remove_prompt(text, answers)}
+
+
+def _remove_prompt(prompt: str, answers: dict[str, str]) -> dict[str, str]:
+    """Remove the prompt from two texts that both begin with it, unless it may be a title."""
+    repeated = prompt.rstrip()
+    is_prompt = len(repeated.split()) >= REPEATED_WORDS or not repeated[-1:].isalnum()
+    if len(answers) == 2 and repeated and is_prompt and all(text.startswith(repeated) for text in answers.values()):
+        return {key: text.removeprefix(repeated) for key, text in answers.items()}
+    return answers
 
 
 def _read_chats(row: Row, names: Names, keys: list[str], *, as_chat: bool) -> Row | RowError:
+    prompt = row.get(names["prompt"])
+    columns = {names[key]: row.get(names[key]) for key in keys}
+    texts = {name: value for name, value in columns.items() if isinstance(value, str) and not is_chat(value)}
+    if as_chat and isinstance(prompt, str):
+        row = row | _remove_prompt(prompt, texts)
     answers: dict[str, Any] = {key: _read_turns(row, names[key], "assistant" if as_chat else None) for key in keys}
     if problem := first_error(*answers.values()):
         return problem
-    prompt = row.get(names["prompt"])
-    if len(keys) == 2 and is_blank(prompt):
-        return _split_conversations(answers, names)
-    if len(keys) == 2 and not is_chat(prompt) and answers[keys[0]][0]["role"] != "assistant":
-        split = _split_conversations(answers, names)
-        if isinstance(split, RowError) or _is_repeated(str(prompt), split["prompt"]):
+    if is_blank(prompt):
+        return _split_conversations(answers, names, are_texts=bool(texts))
+    if not is_chat(prompt) and answers[keys[0]][0]["role"] != "assistant":
+        split = _split_conversations(answers, names, question=str(prompt))
+        if isinstance(split, RowError) or _contains(split["prompt"], str(prompt)):
             return split
         return RowError(
-            f"columns {names[keys[0]]!r} and {names[keys[1]]!r} are whole conversations, and column "
-            f"{names['prompt']!r} is not a part of them: {quote_value(prompt)}. Remove this column, or write only the "
-            "answers into the other two"
+            f"column {names[keys[0]]!r} is a whole conversation, and column {names['prompt']!r} is not a part of it: "
+            f"{quote_value(prompt)}. Remove this column, or write only the answer into the other"
         )
     turns = _read_turns(row, names["prompt"], "user")
     return turns if isinstance(turns, RowError) else _remove_repeated(turns, answers, names)
 
 
-def _split_conversations(answers: dict[str, list[Message]], names: Names) -> Row | RowError:
-    """Split two whole conversations into the turns that they share, which are the prompt, and the rest of each."""
+def _split_conversations(
+    answers: dict[str, list[Message]], names: Names, *, question: str = "", are_texts: bool = False
+) -> Row | RowError:
+    """Split whole conversations into the prompt and the rest of each.
+
+    The prompt of two conversations is what they share. That of one ends with ``question``, if there is one.
+
+    Args:
+        answers: The conversations.
+        names: The row's name of each column.
+        question: The text of the prompt's column.
+        are_texts: Whether they were texts, which do not say who speaks.
+    """
+    if len(answers) == 1:
+        ((key, turns),) = answers.items()
+        asked = [n for n, turn in enumerate(turns, start=1) if turn["role"] == "user" and _contains([turn], question)]
+        end = asked[-1] if question and asked else 0
+        return {"prompt": turns[:end], key: turns[end:]}
     (first, turns), (second, others) = answers.items()
     pairs = zip(turns, others, strict=False)
     shared = next((n for n, (a, b) in enumerate(pairs) if _core(a) != _core(b)), min(len(turns), len(others)))
+    if not shared and are_texts:
+        return RowError(
+            "has no prompt, though other rows have system prompts, so that the answers become turns of a chat: name "
+            "the prompt in spec.dataset.columns.prompt, or write the answers as lists of messages"
+        )
     if not shared and turns[0]["role"] != "assistant":
         return RowError(
             f"the conversations in columns {names[first]!r} and {names[second]!r} do not begin alike, so they answer "
@@ -124,36 +151,43 @@ def _split_conversations(answers: dict[str, list[Message]], names: Names) -> Row
     return {"prompt": turns[:shared], first: turns[shared:], second: others[shared:]}
 
 
-def _is_repeated(prompt: str, turns: list[Message]) -> bool:
-    """Return whether a prompt's text is in the turns that two conversations share, or these are in the prompt."""
-    contents = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
-    return any(prompt.strip() in content for content in contents) or all(content in prompt for content in contents)
+def _contains(turns: list[Message], question: str) -> bool:
+    """Return whether a question is in turns of the user, or these are in the question; whitespace does not count."""
+    contents = ["".join(turn["content"].split()) for turn in turns if turn["role"] == "user"]
+    asked = "".join(question.split())
+    return any(asked in content for content in contents) or (
+        bool(contents) and all(content in asked for content in contents)
+    )
 
 
 def _remove_repeated(prompt: list[Message], answers: dict[str, list[Message]], names: Names) -> Row | RowError:
-    """Remove the prompt from the beginning of answers that repeat it; a system prompt may be in either of them."""
-    asked = [_core(turn) for turn in _without_system(prompt)]
+    """Remove the end of the prompt from answers that begin with it; a system prompt may be in either of them."""
+    asked = _without_system(prompt)
     bodies = {key: _without_system(turns) for key, turns in answers.items()}
-    if not asked or any([_core(turn) for turn in body[: len(asked)]] != asked for body in bodies.values()):
-        return {"prompt": prompt, **answers}
+    cores = [_core(turn) for turn in asked]
+    sizes = (
+        size for size in range(len(asked), 0, -1) if all(_begins_with(body, cores[-size:]) for body in bodies.values())
+    )
+    repeated = next(sizes, 0)
     systems = [turns[: len(turns) - len(bodies[key])] for key, turns in answers.items()]
     own = prompt[: len(prompt) - len(asked)]
-    different = [system for system in systems if system and system != (own or systems[0])]
-    if different or any(system != systems[0] for system in systems):
+    if not repeated and (asked or not own or systems[0] != own):
+        return {"prompt": prompt, **answers}
+    if any(system != systems[0] for system in systems) or (own and systems[0] and systems[0] != own):
         return RowError(
             f"column {names['prompt']!r} and the conversations that repeat it have different system prompts: remove "
             "all but one"
         )
-    first = own or systems[0]
-    return {
-        "prompt": [*first, *_without_system(prompt)],
-        **{key: body[len(asked) :] for key, body in bodies.items()},
-    }
+    return {"prompt": [*(own or systems[0]), *asked], **{key: body[repeated:] for key, body in bodies.items()}}
 
 
-def _core(turn: Message) -> tuple[str, str, Any]:
-    """Return what makes two turns equal: role, content without outer whitespace, and tool calls."""
-    return turn["role"], turn["content"].strip(), turn.get("tool_calls")
+def _begins_with(turns: list[Message], cores: list[tuple[Any, ...]]) -> bool:
+    return [_core(turn) for turn in turns[: len(cores)]] == cores
+
+
+def _core(turn: Message) -> tuple[Any, ...]:
+    """Return what makes two turns equal: role, content without outer whitespace, tool calls and reasoning."""
+    return turn["role"], turn["content"].strip(), *(turn.get(key) for key in ("tool_calls", *REASONING_KEYS))
 
 
 def _without_system(turns: list[Message]) -> list[Message]:

@@ -1,5 +1,7 @@
 """Find the assistant's turns in a rendered chat: from the header's end to the token that ends the turn."""
 
+import itertools
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,7 +58,10 @@ class TurnFinder:
         if self._training.is_marked and not (as_served and self._training is not self.served):
             return self._find_marked(messages, tools, turns)
         text = self.served.render(messages, tools).text
-        return Conversation(text, [self._find_by_comparison(messages, tools, turn, text) for turn in turns])
+        spans = [self._find_by_comparison(messages, tools, turn, text) for turn in turns]
+        for turn, span in zip(turns, spans, strict=True):
+            _check_alone(messages, turn, text[slice(*span)])
+        return Conversation(text, spans)
 
     def _find_marked(self, messages: list[Message], tools: list[Any] | None, turns: list[int]) -> Conversation:
         rendering = self._training.render(messages, tools)
@@ -134,6 +139,19 @@ class TurnFinder:
         shared = last[: common_prefix_length(last, inner)]
         starts = (rests[0][:size] for size in range(len(rests[0]) + 1))
         return next((text for text in starts if self._tokenizer.tokenize(text) == shared), "")
+
+
+def _check_alone(messages: list[Message], turn: int, text: str) -> None:
+    """Check that a turn's text does not have the result of a tool that it calls.
+
+    Raises:
+        UnknownTurnsError: It has.
+    """
+    own = json.dumps(messages[turn], default=str, ensure_ascii=False)
+    for index in itertools.takewhile(lambda index: messages[index]["role"] == "tool", range(turn + 1, len(messages))):
+        content = (messages[index].get("content") or "").strip()
+        if len(content) > 1 and content in text and content not in own:
+            raise UnknownTurnsError(f"it writes message {index + 1} into the turn of message {turn + 1}")
 
 
 def _chat(number: int) -> list[Message]:

@@ -30,6 +30,8 @@ STORED_CHAT = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content|value)['\"]")
 """How the text of a stored chat begins, in JSON or in Python's notation."""
 STORED_ROLE = re.compile(r"['\"](?:role|from)['\"]\s*:\s*['\"](\w+)['\"]")
 """The role of a message in such a text."""
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message with its reasoning."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 REPLACED_KEYS = ("from", "value", "role", "content", "tool_calls", "function_call", *FLAGS)
 """Keys of a message that the normal form replaces; all others are kept."""

@@ -46,14 +46,17 @@ WEIGHTS = ("weight", "weights", "sample_weight", "loss_weight", "loss_mask")
 TURN_FLAGS = ("mask", "masks", "loss_mask", "train_mask", "train_on_turn", "train_on_turns", "turn_weights", "weights")
 """Columns whose lists usually say which turns of a chat are learned."""
 PROMPT_PARTS = (
-    *("input", "context", "contexts", "document", "documents", "passage", "instruction", "instructions"),
+    *("input", "context", "contexts", "document", "documents", "passage", "passages", "instruction", "instructions"),
     *("system_instruction", "question", "query"),
 )
 """Columns that usually belong to the prompt."""
 TRUTHS = ("true", "false", "1", "0")
 PLACED = (*USUAL["system"], *USUAL["history"], *USUAL["tools"])
 """Columns that are refused in a format that has no place for them."""
-PROMPT_LIKE = (*PROMPTS, "instruction", "input", "problem", "request", "context", "conversations", "conversation")
+PROMPT_LIKE = (
+    *(*PROMPTS, "instruction", "input", "problem", "request", "context", "conversations", "conversation"),
+    *("text", "user", "post", "trajectory"),
+)
 
 
 def find_columns(row: Row, columns: Columns, layout: Layout, *, labelled: bool = False) -> dict[str, str]:
@@ -105,7 +108,7 @@ def find_unused(row: Row, names: dict[str, str]) -> list[str]:
 
 
 def ask_about_unused(
-    row: Row, names: dict[str, str], columns: Columns, layout: Layout, read_row: Row | None
+    row: Row, names: dict[str, str], columns: Columns, layout: Layout, read_row: Row
 ) -> RowError | None:
     """Return the problem of a row with an unused column that usually matters; None if there is none.
 
@@ -128,21 +131,26 @@ def ask_about_unused(
     return None
 
 
-def _has_question(read_row: Row | None) -> bool:
+def _has_question(read_row: Row) -> bool:
     """Return whether the prompt of two chats is known, because they begin with the same turn of the user."""
-    prompt = read_row["prompt"] if read_row else None
+    prompt = read_row["prompt"]
     return isinstance(prompt, list) and any(turn["role"] == "user" for turn in prompt)
 
 
-def _is_repeated(value: Any, read_row: Row | None) -> bool:
-    """Return whether a text is a part of the texts that the format reads."""
-    return isinstance(value, str) and any(value.strip() in text for text in _list_texts(read_row))
+def _is_repeated(value: Any, read_row: Row) -> bool:
+    """Return whether a text is a part of the question that the format reads; whitespace does not count."""
+    return isinstance(value, str) and any(_join_words(value) in _join_words(text) for text in _list_questions(read_row))
 
 
-def _list_texts(value: Any) -> list[str]:
-    if isinstance(value, dict | list):
-        return [text for inner in (value.values() if isinstance(value, dict) else value) for text in _list_texts(inner)]
-    return [value] if isinstance(value, str) else []
+def _join_words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _list_questions(read_row: Row) -> list[str]:
+    """Return the texts of a row that the model is asked."""
+    turns = [turn for key in ("prompt", "messages") if isinstance(read_row.get(key), list) for turn in read_row[key]]
+    texts = [read_row[key] for key in ("prompt", "instruction", "input") if isinstance(read_row.get(key), str)]
+    return texts + [turn["content"] for turn in turns if turn["role"] != "assistant"]
 
 
 def _question(name: str, value: Any, layout: Layout, *, asks_prompt: bool) -> str:
@@ -170,7 +178,7 @@ def _question(name: str, value: Any, layout: Layout, *, asks_prompt: bool) -> st
 
 def _ask_about_role(name: str, value: Any, layout: Layout) -> str:
     """Return the question about a column that may be a part of the prompt, or that may tell bad answers from good."""
-    if layout in ("promptCompletion", "preference", "instruction") and name in PROMPT_PARTS and isinstance(value, str):
+    if layout in ("promptCompletion", "preference", "instruction") and name in PROMPT_PARTS:
         return (
             f"has a column {name!r}, which format {layout} does not use: if it belongs to the prompt, join the two "
             "(spec.dataset.template can)"

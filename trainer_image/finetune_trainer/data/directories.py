@@ -113,4 +113,4 @@ def _read_configs(card: str) -> tuple[dict[str, object], ...]:
     except yaml.YAMLError:
         header = None
     configs = header.get("configs") if isinstance(header, dict) else None
-    return tuple(config for config in configs or [] if isinstance(config, dict))
+    return tuple(config for config in (configs if isinstance(configs, list) else []) if isinstance(config, dict))

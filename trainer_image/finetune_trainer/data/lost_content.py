@@ -7,10 +7,11 @@ from typing import Any
 
 from finetune_api.data_counts import Counts
 from finetune_trainer.data.chat_template import ChatTemplate, TemplateRefusalError
+from finetune_trainer.data.chats import REASONING_KEYS
 from finetune_trainer.data.values import Message
 
-REASONING_KEYS, REASONING_CHARACTERS = ("reasoning_content", "reasoning", "thinking"), 80
-"""Keys of a message with its reasoning, and how much of it is looked for in the rendered chat."""
+REASONING_CHARACTERS = 80
+"""How much of a reasoning is looked for in the rendered chat."""
 THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 """Reasoning in a content, as models write it."""
 WORD, SEARCHED_CHARACTERS = re.compile(r"[^\W\d_]+"), 2000
@@ -53,13 +54,20 @@ class LostContent:
         return ABSENT_WORD in self._template.render(changed, tools).text
 
     def loses_messages(self, messages: list[Message], tools: list[Any] | None, text: str) -> bool:
-        """Return whether the text of a chat lacks a message of others than the assistant, or a tool."""
+        """Return whether the text of a chat lacks a message of others than the assistant, or a tool.
+
+        It may also lack what the assistant says beside a call.
+        """
         roles = (*(message["role"] for message in messages), bool(tools))
         if roles not in self._losing:
             self._losing[roles] = self._loses_roles(messages, tools)
         if self._losing[roles]:
             return True
-        contents = (str(message.get("content") or "") for message in messages if message["role"] != "assistant")
+        contents = (
+            str(message.get("content") or "")
+            for message in messages
+            if message["role"] != "assistant" or message.get("tool_calls")
+        )
         words = [max(WORD.findall(content[:SEARCHED_CHARACTERS]), key=len, default="") for content in contents]
         words += [str(_function(tool).get("name", "")) for tool in tools or []]
         # Templates may write a content as JSON or as Python's notation, but they keep its words.

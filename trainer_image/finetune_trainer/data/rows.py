@@ -119,7 +119,7 @@ class Reader:
         if self.render is not None or isinstance(fields, str):
             return fields
         findings.note_columns([name for name in names.values() if name in row], find_unused(row, names))
-        return ask_about_unused(row, names, self.columns, self.layout, fields) or fields
+        return fields and (ask_about_unused(row, names, self.columns, self.layout, fields) or fields)
 
     def _read(self, row: Row, names: dict[str, str]) -> Row | RowError | None:
         match self.layout:

@@ -134,7 +134,7 @@ def write_table(
     sequences = (
         islice(_tokenize_text(data, encoder), max_rows)
         if plain
-        else _tokenize_rows(data, reader, encoder, counts, findings, max_rows)
+        else _tokenize_rows(data, reader, encoder, counts, findings, max_rows, held_out=data.uri != request.source.uri)
     )
 
     def collect() -> Iterator[TokenizedRow]:
@@ -167,6 +167,8 @@ def _tokenize_rows(
     counts: Counts,
     findings: rows.Findings,
     max_rows: int | None,
+    *,
+    held_out: bool,
 ) -> Iterator[tuple[int, TokenizedRow]]:
     file_rows = chain.from_iterable(files.read_rows(file) for file in list_local_files(data))
 
@@ -181,7 +183,9 @@ def _tokenize_rows(
         yield _hash(json.dumps(row, sort_keys=True, default=str)), sequence
     counts.rows, counts.empty = findings.rows, findings.empty
     counts.columns, counts.unused_columns = list(findings.used), list(findings.unused)
-    rows.refuse_bad_rows(findings, reader.layout, data.uri, reader.columns)
+    # Held-out rows may lack an optional column; and a part of the rows may, too.
+    columns = None if held_out or max_rows is not None else reader.columns
+    rows.refuse_bad_rows(findings, reader.layout, data.uri, columns)
 
 
 def _tokenize_text(data: LocalData, encoder: Encoder) -> Iterator[tuple[int, TokenizedRow]]:

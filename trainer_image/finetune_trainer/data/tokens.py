@@ -50,16 +50,6 @@ class Tokens:
     ids: TokenIds
     spans: list[tuple[int, int]] | None = None
 
-    def positions(self, turn: Span) -> tuple[int, int]:
-        """Return the first token of a turn and the one after its last. A token across its beginning belongs to it.
-
-        Such a token is the space at the end of a header with the first word of the answer, for example.
-        """
-        assert self.spans is not None, "asked for"  # noqa: S101
-        return bisect_right(self.spans, turn[0], key=lambda span: span[1]), bisect_left(
-            self.spans, turn[1], key=lambda span: span[0]
-        )
-
 
 @dataclass(frozen=True)
 class _PendingRow:
@@ -125,6 +115,7 @@ class Encoder:
         """Why the last row that was left out is left out."""
         self._turns = TurnFinder(tokenizer, encoding.training_template) if tokenizer.chat_template else None
         self._start = special_tokens.find_start(tokenizer)
+        self._added = frozenset(tokenizer.get_added_vocab().values())
         ending = self._turns.ending if self._turns else ""
         self._ends = special_tokens.find_ends(tokenizer, encoding.end_tokens, ending)
 
@@ -196,9 +187,9 @@ class Encoder:
             case "instruction":
                 return self._prepare_answers(alpaca.to_prompt(row), {"completion": row["output"]}, {})
             case "promptCompletion":
-                if _has_other_turns(row["completion"]):
-                    return self._prepare_chat(_without_training(row["prompt"]) + row["completion"], row.get("tools"))
                 extra = {"label": row["label"]} if "label" in row else {}
+                if not extra and _has_other_parts(row["completion"]):
+                    return self._prepare_chat(_without_training(row["prompt"]) + row["completion"], row.get("tools"))
                 return self._prepare_answers(row["prompt"], {"completion": row["completion"]}, extra, row.get("tools"))
             case "preference":
                 answers = {"chosen": row["chosen"], "rejected": row["rejected"]}
@@ -289,7 +280,7 @@ class Encoder:
         def finish(tokenized: list[Tokens]) -> TokenizedRow:
             whole, ids = tokenized[0], tokenized[0].ids
             if whole.spans is not None:
-                positions = [whole.positions(turn) for turn in chat.turns]
+                positions = [self._find_tokens(whole, turn) for turn in chat.turns]
             else:
                 sizes = [common_prefix_length(ids, part.ids) for part in tokenized[1:]]
                 positions = list(zip(sizes[::2], sizes[1::2], strict=True))
@@ -303,6 +294,19 @@ class Encoder:
             return {"input_ids": ids, "labels": labels}
 
         return _PendingRow(texts, finish, needs_spans=True)
+
+    def _find_tokens(self, tokens: Tokens, turn: Span) -> tuple[int, int]:
+        """Return the first token of a turn and the one after its last. A token across its beginning belongs to it.
+
+        Such a token is the space at the end of a header with the first word of the answer, for example. A special
+        token that takes the whitespace after it belongs to the header.
+        """
+        assert tokens.spans is not None, "asked for"  # noqa: S101
+        first = bisect_right(tokens.spans, turn[0], key=lambda span: span[1])
+        last = bisect_left(tokens.spans, turn[1], key=lambda span: span[0])
+        while first < last and tokens.spans[first][0] < turn[0] and tokens.ids[first] in self._added:
+            first += 1
+        return first, last
 
     def _include_end(self, ids: TokenIds, first: int, last: int) -> int:
         """Return where a turn ends, including an end token right after it if the turn has none itself."""
@@ -417,9 +421,9 @@ def _remove_end(content: str, ends: tuple[str, ...]) -> str:
     return content.removesuffix(next(end for end in ends if content.endswith(end)))
 
 
-def _has_other_turns(completion: Any) -> bool:
-    """Return whether a completion is a chat in which others than the assistant speak, which is not learned."""
-    return isinstance(completion, list) and any(turn["role"] != "assistant" for turn in completion)
+def _has_other_parts(completion: Any) -> bool:
+    """Return whether a completion has more than one turn of the assistant, of which only the answers are learned."""
+    return isinstance(completion, list) and (len(completion) > 1 or completion[0]["role"] != "assistant")
 
 
 def _without_training(prompt: list[Message]) -> list[Message]:

@@ -44,10 +44,13 @@ def choose_prompts(tokenizer: Any, held_out: Sequence[Example], count: int) -> l
 
 
 def list_end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Return the tokens that end an answer: the tokenizer's, and those of the model's generation_config."""
+    """Return the tokens that end an answer: the tokenizer's, and those of the model's generation_config.
+
+    What is no token id there, such as a text, is left out, as in the encoding of the dataset.
+    """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     tokens = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in (tokenizer.eos_token_id, *tokens) if token is not None})
+    return sorted({token for token in (tokenizer.eos_token_id, *tokens) if isinstance(token, int)})
 
 
 def generate_answers(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> list[str]:

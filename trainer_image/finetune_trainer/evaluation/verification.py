@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from finetune_trainer.evaluation.likelihood import compute_logits, token_logprob
 from finetune_trainer.evaluation.measures import HeldOutMetrics
 from finetune_trainer.evaluation.scoring import Scoring
 from finetune_trainer.methods import adapted_model, bottleneck
-from finetune_trainer.models import streaming
+from finetune_trainer.models import saving, streaming
 from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
@@ -112,14 +112,15 @@ def save_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
         bottleneck.save(model, directory)
         check_saved(bottleneck.adapter_state_dict(model), directory)
     else:
-        model.to(dtype)
-        model.save_pretrained(str(directory), safe_serialization=True)
-        tied = set(model.state_dict()) - {name for name, _ in model.named_parameters()}
-        check_saved({name: value for name, value in model.state_dict().items() if name not in tied}, directory)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+        check_finite(model.named_parameters())
+        saving.save_model(model, directory)
+        saving.check_saved_model(model, directory)
 
 
 def check_saved(trained: Mapping[str, torch.Tensor], directory: Path) -> None:
-    """Check that the saved weights equal those in memory, bit for bit.
+    """Check that the saved weights of an adapter equal those in memory, bit for bit.
 
     Raises:
         Failure: VERIFICATION_FAILED if they differ, LOSS_DIVERGED for a weight that is not finite.
@@ -129,13 +130,19 @@ def check_saved(trained: Mapping[str, torch.Tensor], directory: Path) -> None:
         saved |= load_file(path)
     if len(saved) != len(trained) or not trained:
         raise _mismatch(f"{len(saved)} tensors were saved, {len(trained)} were trained")
+    check_finite(trained.items())
     for key, weight in trained.items():
         if key not in saved or not torch.equal(saved[key], weight.detach().cpu()):
             raise _mismatch(f"the saved {key} differs from the trained one")
-        if not torch.isfinite(saved[key]).all():
+
+
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Check that all weights are finite numbers. Raises Failure: LOSS_DIVERGED."""
+    for name, weight in weights:
+        if not torch.isfinite(weight).all():
             raise Failure(
                 Reason.LOSS_DIVERGED,
-                f"{key} is not finite: lower spec.training.learningRate",
+                f"{name} is not finite: lower spec.training.learningRate",
                 "spec.training.learningRate",
             )
 

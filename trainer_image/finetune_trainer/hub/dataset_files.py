@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from huggingface_hub import HfApi, HfFileSystem
-from huggingface_hub.utils._paths import filter_repo_objects
 
 from finetune_api.reasons import Reason
 from finetune_trainer.hub import client
@@ -28,9 +27,9 @@ def _compile_words(words: str) -> re.Pattern[str]:
 
 
 SPLIT_WORDS = {
-    "train": _compile_words("train|training"),
-    "validation": _compile_words("validation|valid|dev|val"),
-    "test": _compile_words("test|testing|eval|evaluation"),
+    "train": _compile_words("train|training|trainset"),
+    "validation": _compile_words("validation|valid|dev|val|devset|valset"),
+    "test": _compile_words("tests?|testing|evals?|evaluation|testset|evalset"),
     "held-out": _compile_words("(held|hold)[-_. ]?out"),
 }
 """Words in a name that name a split, as in the datasets library, which does not know held-out rows."""
@@ -121,7 +120,7 @@ def list_split_files(dataset: HubDataset, name: str | None, split: str, path: st
         if split not in declared:
             remedy = ". Write the address of the files of one split" if dataset.copy else ""
             raise _not_found(dataset, f"has no split {split!r}; its splits are: {', '.join(declared)}{remedy}", path)
-        return sorted(cast(Iterable[str], filter_repo_objects(files, allow_patterns=declared[split])))
+        return sorted(_match(files, declared[split]))
     elif config is not None and config.get("data_dir"):
         files = [file for file in files if file.startswith(f"{str(config['data_dir']).strip('/')}/")]
     matching = [file for file in files if _names_split(file, split)]
@@ -214,7 +213,7 @@ def _list_config_files(config: dict[str, Any], files: list[str]) -> list[str]:
     """Return the files of all splits of a configuration."""
     if config.get("data_files"):
         patterns = [pattern for declared in _patterns_by_split(config["data_files"]).values() for pattern in declared]
-        return list(cast(Iterable[str], filter_repo_objects(files, allow_patterns=patterns)))
+        return _match(files, patterns)
     directory = str(config.get("data_dir") or "").strip("/")
     return [file for file in files if file.startswith(f"{directory}/")]
 
@@ -232,12 +231,27 @@ def _patterns_by_split(data_files: Any) -> dict[str, list[str]]:
     if isinstance(data_files, str):
         return {"train": [data_files]}
     declared: dict[str, list[str]] = {}
-    for item in data_files:
+    for item in data_files if isinstance(data_files, list) else [data_files]:
         split, path = (
             (str(item.get("split", "train")), item.get("path", [])) if isinstance(item, dict) else ("train", item)
         )
-        declared.setdefault(split, []).extend([path] if isinstance(path, str) else path)
+        declared.setdefault(split, []).extend([path] if isinstance(path, str) else path or [])
     return declared
+
+
+def _match(files: Iterable[str], patterns: list[str]) -> list[str]:
+    """Return the files that match a pattern of a card; ``*`` is a part of a name, ``**`` may have directories."""
+    compiled = [re.compile(_translate(pattern.removeprefix("./"))) for pattern in patterns]
+    return [file for file in files if any(pattern.fullmatch(file) for pattern in compiled)]
+
+
+def _translate(pattern: str) -> str:
+    """Return the regular expression of a pattern, as fsspec's ``glob`` and so the datasets library reads it."""
+    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.findall(r"\*\*/|\*\*|\*|\?|\[[^]]+\]|.", pattern)
+    return "".join(
+        meanings.get(part) or (part.replace("[!", "[^") if len(part) > 1 else re.escape(part)) for part in parts
+    )
 
 
 def _names_split(file: str, split: str) -> bool:
@@ -253,8 +267,13 @@ def _names_split(file: str, split: str) -> bool:
 
 def _find_splits(file: str) -> set[str]:
     """Return the splits that a file's own name names, or else its nearest directory."""
-    named = (_read_splits(part) for part in reversed(PurePosixPath(file.lower()).parts))
+    named = (_read_splits(part) for part in reversed(PurePosixPath(_split_words(file)).parts))
     return next((splits for splits in named if splits), set())
+
+
+def _split_words(file: str) -> str:
+    """Return a name in lower case, with a hyphen between words such as those of ``TestData``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", file).lower()
 
 
 def _read_splits(part: str) -> set[str]:

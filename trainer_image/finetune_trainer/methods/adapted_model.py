@@ -11,7 +11,7 @@ from peft.utils import ModulesToSaveWrapper
 from finetune_api import methods as api
 from finetune_api.reasons import Reason
 from finetune_trainer.methods import bottleneck, default_modules, initialization, peft_config
-from finetune_trainer.models import loading
+from finetune_trainer.models import loading, unmatched
 from finetune_trainer.models.eval_mode import evaluation_mode
 from finetune_trainer.runtime.failures import Failure
 
@@ -35,13 +35,14 @@ def add_adapter(
         return model.requires_grad_(True)
     if isinstance(block, api.Bottleneck):
         return bottleneck.add_bottleneck(model, block)
-    method = default_modules.resolve(model, method)
+    resolved = default_modules.resolve(model, method)
     try:
-        adapted = get_peft_model(model, peft_config.make_peft_config(method, base))
+        adapted = get_peft_model(model, peft_config.make_peft_config(resolved, base))
     except Exception as error:
         if loading.is_machine_error(error):
             raise
         raise peft_failure(error, method) from error
+    unmatched.check_all_matched(adapted, method)
     for module in adapted.modules():
         if isinstance(module, ModulesToSaveWrapper):
             module.register_forward_pre_hook(cast_inputs)
@@ -83,7 +84,8 @@ def peft_failure(error: Exception, method: api.Method) -> Failure:
     """Return a Failure with PEFT's message about what it cannot do with this model."""
     field = f"spec.method.{method.name}"
     if "target modules" in str(error).lower():
-        return Failure(Reason.TARGET_MODULES_NOT_FOUND, str(error), f"{field}.targetModules")
+        name = "options.target_modules" if method.peft else "targetModules"
+        return Failure(Reason.TARGET_MODULES_NOT_FOUND, str(error), f"{field}.{name}")
     return Failure(Reason.SPEC_INVALID, f"PEFT cannot apply it to this model: {error}", field)
 
 

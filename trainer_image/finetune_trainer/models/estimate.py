@@ -17,6 +17,10 @@ from finetune_trainer.models.modules import list_linear_modules
 def make_estimate(spec: FineTuneJobSpec, metadata: ModelMetadata) -> Estimate:
     """Estimate the parameters, the GPU memory if the job uses GPUs, and the steps if the spec gives them.
 
+    Args:
+        spec: The job's spec.
+        metadata: The model as transformers loads it (finetune_trainer.models.loaded_tensors).
+
     Raises:
         UnknownArchitectureError: The architecture is not known.
         TargetError: The target modules do not exist.
@@ -43,7 +47,7 @@ def find_architecture(metadata: ModelMetadata) -> Architecture:
     Raises:
         ValueError: Neither describes it, or they contradict each other.
     """
-    if metadata.config.get("model_type") in known() or metadata.config.get("quantization_config"):
+    if metadata.config.get("model_type") in known():
         architecture = architecture_of(metadata.config)
         check_sizes(architecture, metadata)
         return architecture
@@ -68,22 +72,9 @@ def check_sizes(architecture: Architecture, metadata: ModelMetadata) -> None:
     Raises:
         ValueError: The sizes differ.
     """
-    if metadata.config.get("quantization_config"):
-        return
     described = sum(m.weight for m in architecture.modules if m.is_linear and m is not architecture.head)
-    linear = list_linear_modules(metadata.tensors).items()
-    stored = sum(
-        inputs * outputs
-        for name, (inputs, outputs) in linear
-        if not (architecture.experts and _is_expert_or_router(name))
-    )
+    stored = sum(rows * columns for rows, columns in list_linear_modules(metadata.tensors).values())
     if described != stored:
         raise ValueError(
             f"by config.json the model's linear layers have {described:,} weights, but the files have {stored:,}"
         )
-
-
-def _is_expert_or_router(module: str) -> bool:
-    """Return whether a module is an expert or a router, which is no linear layer in transformers."""
-    parts = module.split(".")
-    return "experts" in parts or parts[-1] in ("gate", "router")

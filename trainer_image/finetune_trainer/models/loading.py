@@ -85,12 +85,33 @@ def load_base(
     if quantization is not None:
         _check_quantized(model)
     model.config.use_cache = False
+    _turn_off_router_loss(model)
+    _name_backbone(model)
     layers: Any = model.modules()
     for module in layers:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes would repack the frozen weights for a kernel without gradients at the first evaluation
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _turn_off_router_loss(model: Any) -> None:
+    """Let a mixture of experts compute no auxiliary loss of its router, as transformers does by default.
+
+    Its config.json may ask for one. TRL's trainers and some forward passes cannot compute it for every architecture.
+    """
+    config = model.config.get_text_config()
+    if getattr(config, "output_router_logits", False):
+        config.output_router_logits = False
+
+
+def _name_backbone(model: Any) -> None:
+    """Let ``base_model`` be the layers below the head, which TRL's fused head calls.
+
+    Llama 4's class for text alone names an attribute that it does not have, so that it would be the model itself.
+    """
+    if model.base_model is model and isinstance(getattr(model, "model", None), torch.nn.Module):
+        model.base_model_prefix = "model"
 
 
 def _check_weights(loading: dict[str, Any], *, scores: bool) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from finetune_api.linear import is_embedding_or_head
+from finetune_api.linear import is_embedding_or_head, is_router
 from finetune_api.methods import LoraFields
 from finetune_artifacts.safetensors import Tensor
 
@@ -11,11 +11,15 @@ FLOATING_POINT = ("BF16", "F16", "F32", "F64")
 
 
 def list_linear_modules(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Return the two sizes of the matrix of each linear layer except the output head, in the model's order."""
+    """Return the two sizes of the matrix of each linear layer except the output head, in the model's order.
+
+    A router beside a parameter that holds all experts is no linear layer in transformers.
+    """
     shapes = {}
     for name, tensor in tensors.items():
         module = name.removesuffix(".weight")
-        if module != name and len(tensor.shape) == 2 and not is_embedding_or_head(module):
+        is_matrix = module != name and len(tensor.shape) == 2
+        if is_matrix and not is_embedding_or_head(module) and not is_router(module, tensors):
             shapes[module] = (tensor.shape[0], tensor.shape[1])
     return dict(sorted(shapes.items(), key=lambda item: _natural_sort_key(item[0])))
 
@@ -27,6 +31,11 @@ def list_modules(tensors: Mapping[str, Tensor]) -> list[str]:
         parts = name.split(".")[:-1]
         names |= {".".join(parts[:length]): None for length in range(len(parts), 0, -1)}
     return list(names)
+
+
+def list_weighted(tensors: Iterable[str]) -> list[str]:
+    """List the names of all modules that have a weight of their own."""
+    return [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
 
 
 def count_lora_parameters(modules: Mapping[str, tuple[int, int]], chosen: Iterable[str], block: LoraFields) -> int:

@@ -13,18 +13,20 @@ KEYS = (
 )  # fmt: skip
 """Names that architectures give to the number of positions."""
 ROPE_KEYS = ("rope_scaling", "rope_parameters")
-LEARNED = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+LEARNED = ("wpe", "embed_positions", "position_embeddings", "position_embedding", "positions_embed")
 """Modules with a learned vector for each position."""
+FIXED_TABLES = ("codegen", "ctrl", "gptj", "mpt")
+"""Types of models that compute a table for the configured positions once, and have no entry for another one."""
 UNUSED_VECTORS = {"opt": 2, "biogpt": 2}
 """How many vectors before the first position a type of model has (transformers' OPTLearnedPositionalEmbedding)."""
 
 
 @dataclass(frozen=True)
 class Positions:
-    """The number of positions of a model; ``learned``: it has a vector for each, so a longer text is impossible."""
+    """The number of positions of a model; ``fixed``: it has a table of them, so a longer text is impossible."""
 
     count: int
-    learned: bool = False
+    fixed: bool = False
 
 
 def find_positions(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Positions | None:
@@ -37,10 +39,12 @@ def find_positions(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     for name, tensor in tensors.items():
         is_learned = name.removesuffix(".weight").rsplit(".", 1)[-1] in LEARNED and len(tensor.shape) == 2
         if is_learned and not OTHER_TOWERS.search(name):
-            return Positions(tensor.shape[0] - UNUSED_VECTORS.get(str(config.get("model_type")), 0), learned=True)
-    if config.get("alibi") or config.get("model_type") in ("bloom", "mpt"):
+            return Positions(tensor.shape[0] - UNUSED_VECTORS.get(str(config.get("model_type")), 0), fixed=True)
+    if config.get("alibi") or config.get("model_type") == "bloom":
         return None
     configured = next((config[key] for key in KEYS if isinstance(config.get(key), int)), None)
+    if configured and config.get("model_type") in FIXED_TABLES:
+        return Positions(configured, fixed=True)
     scaled = [_scale(config[key], configured) for key in ROPE_KEYS if isinstance(config.get(key), dict)]
     count = max([configured or 0, *scaled])
     return Positions(count) if count else None

@@ -9,6 +9,9 @@ from finetune_artifacts.safetensors import Tensor
 from finetune_trainer.runtime.failures import Failure
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+INDEX_SUFFIX = ".safetensors.index.json"
+EXPLICIT = "transformers_weights"
+"""Key of config.json with the name of the file that transformers loads in place of the usual ones."""
 ADAPTER_CONFIG = "adapter_config.json"
 FIELD = "spec.model.uri"
 MAX_NAMES = 5
@@ -64,6 +67,8 @@ def choose_weight_files(
             f"{address} has an {ADAPTER_CONFIG} beside the model: transformers would put that adapter on the model. "
             "Remove the adapter's files; to continue from an adapter, name it in spec.model.adapter.uri"
         )
+    if named := read_json("config.json").get(EXPLICIT):
+        return _open_named(named, read_json, set(files), address)
     if SINGLE in files:
         return WeightFiles([SINGLE], warnings=_list_unused(weights, [SINGLE], address))
     if INDEX not in files:
@@ -72,6 +77,19 @@ def choose_weight_files(
             f"{', '.join(sorted(weights)[:10])}. Save the model with save_pretrained"
         )
     return _read_index(read_json(INDEX), set(weights), address)
+
+
+def _open_named(name: Any, read_json: Callable[[str], dict[str, Any]], files: set[str], address: str) -> WeightFiles:
+    """Choose the file, or the files of the index, that config.json names: transformers loads no other one then."""
+    if not isinstance(name, str) or name not in files or not name.endswith((".safetensors", INDEX_SUFFIX)):
+        raise _unsupported(
+            f"config.json of {address} names the weights file {name!r} in {EXPLICIT}, which is no *.safetensors file "
+            f"that is there: remove {EXPLICIT} from config.json, or upload that file"
+        )
+    weights = {file for file in files if file.endswith(".safetensors")}
+    if name.endswith(INDEX_SUFFIX):
+        return _read_index(read_json(name), weights, address)
+    return WeightFiles([name], warnings=_list_unused(sorted(weights), [name], address))
 
 
 def check_indexed_tensors(weights: WeightFiles, tensors: Collection[str], address: str) -> None:

@@ -61,7 +61,8 @@ def check_rows(
         if sample is not None and characters < BYTES:
             sample.append((findings.location, row))
             characters += len(str(row))
-    rows.refuse_bad_rows(findings, reader.layout, uri, reader.columns)
+    is_whole = sample is not None and findings.rows < ROWS
+    rows.refuse_bad_rows(findings, reader.layout, uri, reader.columns if is_whole else None)
     description = rows.describe_layout(reader.layout, findings.used, findings.unused)
     log.info("dataset %s: %s, %d rows checked, %d of them usable", uri, description, findings.rows, usable)
     return chats, description

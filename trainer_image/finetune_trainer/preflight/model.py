@@ -2,18 +2,22 @@
 
 from finetune_api import roles, targets, transformers_tables
 from finetune_api.estimate.architecture import known
+from finetune_api.estimate.modules import NotCountedError
 from finetune_api.finetunejob import Estimate
 from finetune_api.linear import CONV1D_MODEL_TYPES
-from finetune_api.methods import Bottleneck, Ia3, Lora, Qlora, Targeted
+from finetune_api.methods import Bottleneck, Ia3, Lora, Peft, Qlora, Targeted
 from finetune_api.reasons import Reason
 from finetune_api.uris import HfUri, S3Uri, parse_uri
-from finetune_trainer.models import base_files, modules, positions, remote_code, shapes
+from finetune_trainer.models import base_files, loaded_tensors, method_fit, modules, peft_options, remote_code, shapes
 from finetune_trainer.models.base_files import ModelMetadata
 from finetune_trainer.models.estimate import list_warnings, make_estimate
-from finetune_trainer.models.modules import find_quantised
 from finetune_trainer.models.sublayers import UNKNOWN_SUBLAYERS, find_sublayers
+from finetune_trainer.preflight.config_values import find_bad_value
 from finetune_trainer.preflight.credentials import require_keys
 from finetune_trainer.preflight.findings import CheckResult
+from finetune_trainer.preflight.length import check_length
+from finetune_trainer.preflight.quantised import describe_quantised
+from finetune_trainer.preflight.scoring import describe_without_score
 from finetune_trainer.preflight.serving import list_serving_warnings
 from finetune_trainer.runtime.failures import Failure
 from finetune_trainer.runtime.logs import log
@@ -37,7 +41,9 @@ def check_model(settings: Settings, result: CheckResult, patience_seconds: float
     metadata = base_files.read_metadata(settings, patience_seconds)
     result.metadata = metadata
     remote_code.check_remote_code(metadata.config, spec.model)
-    if problem := describe_unsupported(metadata, quantised=spec.method.quantization is not None):
+    if problem := describe_unsupported(metadata) or (
+        describe_without_score(metadata.config) if spec.objective == "reward" else None
+    ):
         raise Failure(Reason.MODEL_UNSUPPORTED, problem, "spec.model.uri")
     result.warnings += metadata.warnings
     if spec.model.cache is not None and settings.workstation:
@@ -50,33 +56,20 @@ def check_model(settings: Settings, result: CheckResult, patience_seconds: float
             "with save_pretrained, or copy both from the original model",
             "spec.model.uri",
         )
-    check_length(spec.training.max_length, metadata, result)
-    check_modules(settings, metadata, result)
+    check_length(spec, metadata, result)
+    loaded = loaded_tensors.describe_loaded(metadata, trusts_remote_code=spec.model.trust_remote_code)
+    check_modules(settings, loaded, result)
     result.warnings += list_serving_warnings(spec, str(metadata.config.get("model_type")), metadata.tensors)
-    add_estimate(settings, metadata, result)
+    add_estimate(settings, loaded, result)
     if isinstance(parse_uri(spec.model.uri), HfUri):
         log.info("model %s at commit %s", spec.model.uri, metadata.commit)
 
 
-def check_length(max_length: int, metadata: ModelMetadata, result: CheckResult) -> None:
-    """Check that the model has positions for sequences of this length."""
-    model_positions = positions.find_positions(shapes.language_config(metadata.config), metadata.tensors)
-    if model_positions is None or max_length <= model_positions.count:
-        return
-    message = f"{max_length} is more than the model's {model_positions.count} positions"
-    if model_positions.learned:
-        message += f", and it has no vectors for others: set it to {model_positions.count} or less"
-        result.add(Reason.SPEC_INVALID, "spec.training.maxLength", message)
-    else:
-        result.warnings.append(f"spec.training.maxLength {message}")
-
-
-def describe_unsupported(metadata: ModelMetadata, *, quantised: bool) -> str | None:
+def describe_unsupported(metadata: ModelMetadata) -> str | None:
     """Describe why this model cannot be trained; None if it can.
 
     Args:
         metadata: The model's metadata.
-        quantised: Whether the method quantises the base.
     """
     config, model_type = metadata.config, metadata.config.get("model_type")
     if config.get("is_encoder_decoder"):
@@ -88,29 +81,33 @@ def describe_unsupported(metadata: ModelMetadata, *, quantised: bool) -> str | N
             f"transformers {transformers_tables.version()} has no causal language model of type {model_type!r}: choose "
             "a model that writes text"
         )
-    quant_method = (config.get("quantization_config") or {}).get("quant_method")
-    if quant_method and not (quant_method == "bitsandbytes" and quantised):
-        return f"the model's weights are quantised already ({quant_method}): use the original model"
-    if not quant_method and (quantised_weight := find_quantised(metadata.tensors)):
-        return (
-            f"the model's weights are quantised already ({quantised_weight} is "
-            f"{metadata.tensors[quantised_weight].dtype}), though config.json does not say how: use the original model"
-        )
+    if problem := describe_quantised(config, metadata.tensors) or find_bad_value(config, metadata.tensors):
+        return problem
     if model_type in ENCODERS and not config.get("is_decoder"):
         return (
             f"the model ({model_type}) is an encoder: each token sees the ones after it, so it does not learn to write "
             "text. Choose a causal language model"
         )
+    if model_type in ENCODERS and not shapes.has_encoder_head(metadata.tensors):
+        return f"the weights of the model ({model_type}) have no head that writes text. Choose a causal language model"
     return None
 
 
 def check_modules(settings: Settings, metadata: ModelMetadata, result: CheckResult) -> None:
-    """Check that the modules that the method names exist, and count the parameters that it trains."""
+    """Check that the modules that the method names exist, and count the parameters that it trains.
+
+    Args:
+        settings: The settings of the preflight.
+        metadata: The model as transformers loads it.
+        result: Gets the problems and the counts.
+    """
     method = settings.job.spec.method
     block, path = method.config, f"spec.method.{method.name}"
     model_type = str(metadata.config.get("model_type"))
     linear = modules.list_linear_modules(metadata.tensors)
-    if isinstance(block, Bottleneck) and not find_sublayers(linear, block):
+    if misfit := method_fit.describe_misfit(block, metadata.config, metadata.tensors):
+        result.add(Reason.MODEL_UNSUPPORTED, path, misfit)
+    elif isinstance(block, Bottleneck) and not find_sublayers(linear, block):
         result.add(Reason.MODEL_UNSUPPORTED, path, UNKNOWN_SUBLAYERS.format(model_type))
     if model_type in CONV1D_MODEL_TYPES and isinstance(block, Targeted) and not block.adapts_conv1d:
         result.add(
@@ -119,6 +116,8 @@ def check_modules(settings: Settings, metadata: ModelMetadata, result: CheckResu
             f"PEFT's {method.name} does not adapt the Conv1D layers of a model of type {model_type!r}: use lora, dora, "
             "adalora, ia3 or vera",
         )
+    if isinstance(block, Peft):
+        check_peft_options(block, metadata, result)
     if not isinstance(block, Targeted):
         return
     if not linear:
@@ -129,28 +128,53 @@ def check_modules(settings: Settings, metadata: ModelMetadata, result: CheckResu
         )
         return
     try:
+        experts = targets.find_experts(block, model_type, metadata.tensors)
         chosen = targets.select_modules(
-            list(linear), block, method.name, model_type, has_experts=roles.has_experts(metadata.tensors)
+            list(linear),
+            block,
+            method.name,
+            model_type,
+            has_experts=roles.has_experts(metadata.tensors),
+            experts=experts,
         )
         if isinstance(block, Ia3):
             targets.select_feedforward(chosen, block, model_type)
-        targets.check_expression(modules.list_modules(metadata.tensors), linear, block.target_modules)
-        targets.check_saved(modules.list_modules(metadata.tensors), block.modules_to_save)
+        method_fit.check_sizes(block, {name: linear[name] for name in chosen}, settings.job.spec.training.max_steps)
+        names = modules.list_modules(metadata.tensors)
+        targets.check_expression(names, linear, block.target_modules)
+        targets.check_saved(names, modules.list_weighted(metadata.tensors), block.modules_to_save)
     except targets.TargetError as error:
-        result.add(Reason.TARGET_MODULES_NOT_FOUND, f"{path}.{error.field}", str(error))
+        result.add(error.reason, f"{path}.{error.field}", str(error))
         return
     log.info("%d modules get an adapter: %s", len(chosen), ", ".join(roles.suffixes(chosen)))
-    if isinstance(block, Lora | Qlora) and block.bias == "none" and not block.modules_to_save:
+    if isinstance(block, Lora | Qlora) and block.bias == "none" and not block.modules_to_save and not experts:
         trainable = modules.count_lora_parameters(linear, chosen, block)
         total = modules.count_parameters(metadata.tensors) + trainable
         result.estimate = Estimate(trainable_parameters=trainable, total_parameters=total)
         log.info("%s parameters, %s of them trainable", f"{total:,}", f"{trainable:,}")
 
 
+def check_peft_options(block: Peft, metadata: ModelMetadata, result: CheckResult) -> None:
+    """Check the options of ``spec.method.peft``, whose names alone the API knows."""
+    text = shapes.language_config(metadata.config)
+    layers = next((text[key] for key in shapes.LAYER_KEYS if isinstance(text.get(key), int)), None)
+    try:
+        peft_options.check_options(block, str(metadata.config.get("model_type")), layers, metadata.tensors)
+    except targets.TargetError as error:
+        result.add(error.reason, f"spec.method.peft.{error.field}", str(error))
+
+
 def add_estimate(settings: Settings, metadata: ModelMetadata, result: CheckResult) -> None:
-    """Add the estimate of the job's memory; without one the model can still be trained."""
+    """Add the estimate of the job's memory, or why the method cannot train this model.
+
+    Args:
+        settings: The settings of the preflight.
+        metadata: The model as transformers loads it.
+        result: Gets the estimate. Without one the model can still be trained.
+    """
     if result.problems:
         return
+    method = settings.job.spec.method
     try:
         result.estimate = make_estimate(settings.job.spec, metadata)
         result.warnings += list_warnings(result.estimate)
@@ -159,5 +183,12 @@ def add_estimate(settings: Settings, metadata: ModelMetadata, result: CheckResul
                 f"GPU memory is estimated from the shapes of the weights, because model_type "
                 f"{metadata.config.get('model_type')!r} has no closed form: activations may need more or less"
             )
+    except targets.TargetError as error:
+        result.add(error.reason, f"spec.method.{method.name}.{error.field}", str(error))
+    except NotCountedError as error:
+        if method.config.is_prompt_learning:  # counted for every model that the learned tokens fit
+            result.add(Reason.MODEL_UNSUPPORTED, f"spec.method.{method.name}", str(error))
+        else:
+            result.warnings.append(f"GPU memory is not estimated: {error}")
     except ValueError as error:
         result.warnings.append(f"GPU memory is not estimated: {error}")

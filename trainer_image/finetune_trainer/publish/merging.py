@@ -12,7 +12,7 @@ from finetune_trainer.data.tokenizer import copy_tokenizer
 from finetune_trainer.evaluation import effect
 from finetune_trainer.evaluation.likelihood import compute_logits
 from finetune_trainer.evaluation.verification import list_answers, load_tuned, subtract
-from finetune_trainer.models import device
+from finetune_trainer.models import device, saving
 from finetune_trainer.runtime.failures import Failure
 
 SHARD_SIZE = "2GB"
@@ -42,7 +42,7 @@ def merge(
     samples = read_golden(adapter)
     tuned = load_tuned(load_base(base_directory), adapter, load_base)
     merged = tuned.merge_and_unload(safe_merge=True)
-    merged.save_pretrained(str(directory), safe_serialization=True, max_shard_size=SHARD_SIZE)
+    saving.save_model(merged, directory, max_shard_size=SHARD_SIZE)
     copy_tokenizer(base_directory, directory)
     shutil.copyfile(adapter / GOLDEN_NAME, directory / GOLDEN_NAME)
     del tuned, merged

@@ -20,6 +20,8 @@ from finetune_trainer.training.sft import SftTrainer
 
 REFERENCE_ADAPTER = "ref"
 """TRL's name of the frozen copy of the adapter that is the reference model of dpo and kto."""
+NO_ROUTER_LOSS = {"router_aux_loss_coef": 0.0}
+"""No auxiliary loss of a mixture of experts' router, which most methods freeze: each model has the objective's loss."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ def objective_of(spec: FineTuneJobSpec) -> Objective:
     match spec.objective:
         case "sft":
             skip = {"dataset_kwargs": {"skip_prepare_dataset": True}, "packing": spec.training.packs}
-            return Objective(SftTrainer, SFTConfig, {"max_length": length, **skip})
+            return Objective(SftTrainer, SFTConfig, {"max_length": length, **skip, **NO_ROUTER_LOSS})
         case "dpo":
-            return Objective(_Dpo, DPOConfig, {"max_length": None, "beta": preference.beta})
+            return Objective(_Dpo, DPOConfig, {"max_length": None, "beta": preference.beta, **NO_ROUTER_LOSS})
         case "orpo":
             return Objective(
                 _Orpo, ORPOConfig, {"max_length": length, "beta": preference.beta, "remove_unused_columns": False}
@@ -51,6 +53,7 @@ def objective_of(spec: FineTuneJobSpec) -> Objective:
             weights = {
                 "desirable_weight": preference.desirable_weight,
                 "undesirable_weight": preference.undesirable_weight,
+                **NO_ROUTER_LOSS,
             }
             return Objective(_Kto, KTOConfig, {"max_length": None, "beta": preference.beta, **weights})
         case "reward":

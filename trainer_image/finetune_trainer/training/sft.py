@@ -12,8 +12,8 @@ class SftTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the loss of a micro-step; a mixture of experts with an auxiliary loss is left to TRL."""
-        if return_outputs or self.aux_loss_enabled or not model.training:
+        """Return the loss of a micro-step; an evaluation is left to TRL."""
+        if return_outputs or not model.training:
             trl: Any = super().compute_loss
             return trl(model, inputs, return_outputs, num_items_in_batch)
         inputs["use_cache"] = False

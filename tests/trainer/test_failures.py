@@ -335,7 +335,7 @@ def first(number: int, fault: ProxyFault, fragment: str, *methods: str) -> Calla
 @pytest.mark.parametrize(("fault", "times"), [("cut", 4), ((503, "SlowDown"), 4), ("slow", 2)])
 def test_an_s3_service_that_stumbles_only_costs_time(pod: Pod, fault: ProxyFault, times: int) -> None:
     proxy = pod.proxy
-    weights = first(times, fault, "adapter_model.safetensors", "PUT")
+    weights = first(times, fault, ".safetensors", "PUT")
     manifests = first(times, fault, "manifest.json", "PUT")
     proxy.choose_fault = lambda method, path: weights(method, path) or manifests(method, path)
     _, result = pod.train()

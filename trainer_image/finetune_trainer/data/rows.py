@@ -204,14 +204,11 @@ def _detect_layout(file: DataFile, columns: Columns, objective: Objective, uri: 
     first_row = next(read_rows(file))
     row = first_row.row
     if row is None:
+        is_json = detect_format(file) in ("json", "jsonl")
+        remedy = ": write a JSON object on each line, or a JSON array of objects" if is_json else ""
         raise _invalid(
             "uri",
-            f"{first_row.location} of {uri} {first_row.problem}"
-            + (
-                ": write a JSON object on each line, or a JSON array of objects"
-                if detect_format(file) == "json"
-                else ""
-            ),
+            f"{first_row.location} of {uri} {first_row.problem}{remedy}",
         )
     if layout := detect_layout(row, columns, objective):
         return layout

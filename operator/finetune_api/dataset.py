@@ -1,16 +1,27 @@
 """Define ``spec.dataset``: where the rows are, which format they have, and which of them are held out."""
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef
 from finetune_api.limits import MAX_COUNT
-from finetune_api.uris import FileUri, HfUri, parse_uri
+from finetune_api.uris import (
+    BUCKET,
+    CLAIM_URI,
+    HUB_URI,
+    SAFE_PATH,
+    FileUri,
+    HfUri,
+    PvcUri,
+    parse_uri,
+    split_hub_address,
+)
 
 WORKSTATION = "workstation"
 """Key of pydantic's validation context: True allows ``file://``, which only exists on the user's workstation."""
-URI_PATTERN = r"^(hf://[^/]+(/[^/]+)?|(s3|pvc|configmap)://[^/]+/.+)$"
+URI_PATTERN = rf"^({HUB_URI}|s3://{BUCKET}/.+|{CLAIM_URI}{SAFE_PATH}+/*|configmap://[^/]+/.+)$"
 Format = Literal["auto", "text", "promptCompletion", "messages", "instruction", "preference"]
 
 ONE_TEMPLATE = "exactly one of text and the pair of prompt and completion must be set"
@@ -45,6 +56,11 @@ def check_uri(uri: str, info: ValidationInfo) -> str:
             )
     elif not isinstance(parsed, HfUri) and not uri.partition("://")[2].strip("/").partition("/")[2]:
         raise ValueError(f"{uri!r} names no file: write s3://bucket/key, pvc://claim/path or configmap://name/key")
+    elif not re.fullmatch(URI_PATTERN, uri) and not isinstance(parsed, PvcUri):  # resolved by the trainer
+        remedy = (
+            split_hub_address(uri) or "write hf://org/name, s3://bucket/key, pvc://claim/path or configmap://name/key"
+        )
+        raise ValueError(f"{uri!r} is not the address of data: {remedy}")
     return uri
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from finetune_api.base import Model
 from finetune_api.dataset import check_uri
 from finetune_api.limits import MAX_COUNT
+from finetune_api.uris import BUCKET, CLAIM_URI, SAFE_PATH
 
 NO_HUB = (
     "a general text is a file, and hf:// names a dataset: write s3://bucket/key, pvc://claim/path "
@@ -22,7 +23,7 @@ class Forgetting(Model):
         description="URI of a plain text in UTF-8: s3://bucket/key, pvc://claim/path or configmap://name/key. It is "
         "read with the dataset's credentials; gzip and zstd are decompressed. Unset: a short English text that comes "
         "with the trainer.",
-        json_schema_extra={"pattern": "^(s3|pvc|configmap)://[^/]+/.+$"},
+        json_schema_extra={"pattern": rf"^(s3://{BUCKET}/.+|{CLAIM_URI}{SAFE_PATH}+/*|configmap://[^/]+/.+)$"},
     )
     max_sequences: Annotated[int, Field(ge=1, le=MAX_COUNT)] = Field(
         50, description="Maximum number of sequences of training.maxLength tokens to use."

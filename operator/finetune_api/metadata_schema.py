@@ -10,7 +10,8 @@ from finetune_api.structural import PRESERVED, find_problems, find_unknown, matc
 
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 """A name of RFC 1123, as Secrets and most other objects have."""
-NAMESPACE = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+NAMESPACE = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
+"""A name of RFC 1123 without dots. Empty: that of the kubeconfig's context."""
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 METADATA: dict[str, Any] = {
     "type": "object",

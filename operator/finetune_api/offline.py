@@ -5,6 +5,7 @@ only the operator refuses (``Accepted`` is False).
 """
 
 import difflib
+import re
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,7 @@ from finetune_api.validation import problems
 Object = dict[str, Any]
 SPECS: dict[str, type[Model]] = {"FineTuneJob": FineTuneJobSpec, "AdapterDeployment": AdapterDeploymentSpec}
 ROOT_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
+CHOICE = re.compile(r"exactly one of (\w+(?:, \w+)* and \w+) must be set")
 DATA_FIELDS = ("spec.model.uri", "spec.dataset.uri", "spec.dataset.validation.uri", "spec.evaluation.forgetting.uri")
 """Fields that may be ``file://`` on a workstation. The models say when."""
 
@@ -80,15 +82,20 @@ def validate(resource: Any, *, workstation: bool = False) -> tuple[Object, list[
         except ValidationError as error:
             fields = fields_of_rules(resource["kind"])
             spec_problems = [part for problem in problems(error, "spec") for part in _place(problem, fields)]
-            spec_problems = [_explain_method(problem, resource["spec"]) for problem in spec_problems]
+            spec_problems = [
+                _explain_choice(_explain_method(problem, resource["spec"]), result) for problem in spec_problems
+            ]
     return result, [*root_problems, *spec_problems]
 
 
 def read_field(resource: Object, path: str) -> Any:
-    """Return the value at a path like ``spec.model.uri``; None if there is none."""
+    """Return the value at a path like ``spec.model.uri`` or ``spec.env[0].name``; None if there is none."""
     value: Any = resource
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
+    for name in re.findall(r"[^.\[\]]+", path):
+        if isinstance(value, list):
+            value = value[int(name)] if name.isdecimal() and int(name) < len(value) else None
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
@@ -128,6 +135,18 @@ def _explain_method(problem: Problem, spec: Object) -> Problem:
     return problem.model_copy(update={"message": f"exactly one method must be set; {explanation}"})
 
 
+def _explain_choice(problem: Problem, resource: Object) -> Problem:
+    """Name the fields that were found, if exactly one of several must be set."""
+    match = CHOICE.fullmatch(problem.message)
+    value = read_field(resource, problem.field)
+    if not match or not isinstance(value, dict):
+        return problem
+    names = re.split(r", | and ", match[1])
+    found = [name for name in names if name in value]
+    explanation = f"found {' and '.join(found)}: keep one" if found else "found none"
+    return problem.model_copy(update={"message": f"{problem.message}; {explanation}"})
+
+
 def _find_wrong_kind(resource: Any) -> list[Problem]:
     if not isinstance(resource, dict):
         return [Problem(field="", message=f"is not a Kubernetes object: found {show(resource)}")]
@@ -136,7 +155,7 @@ def _find_wrong_kind(resource: Any) -> list[Problem]:
     if version != API_VERSION:
         state = "is missing" if version is None else f"found {show(version)}"
         kind_problems.append(Problem(field="apiVersion", message=f"{state}: write {API_VERSION}"))
-    if kind not in SPECS:
+    if not isinstance(kind, str) or kind not in SPECS:
         lower = {name.lower(): name for name in SPECS}
         near = difflib.get_close_matches(str(kind).lower(), lower, 1, 0.6)
         state = "is missing" if kind is None else f"found {show(kind)}"

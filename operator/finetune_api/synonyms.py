@@ -4,6 +4,24 @@ A key is the other tool's name without capitals and punctuation. A value is the 
 field is the same, or a path with ``*`` for a field of each method.
 """
 
+LOCAL_NAMES = {
+    "url": ("uri", "endpoint"),
+    "path": ("uri", "prefix", "claimName"),
+    "id": ("uri", "repo", "name"),
+    "repo": ("uri",),
+    "repoid": ("uri", "repo"),
+    "repository": ("uri", "repo"),
+    "name": ("fineTuneJobRef", "deploymentRef", "uri", "bucket", "repo"),
+    "address": ("uri", "endpoint"),
+    "host": ("endpoint",),
+    "steps": ("everySteps", "maxSteps"),
+    "interval": ("everySteps",),
+    "every": ("everySteps", "everyMinutes"),
+    "key": ("prefix",),
+    "directory": ("prefix",),
+}
+"""Fields of the same object that another name may mean, the likeliest first. They go before ``SYNONYMS``."""
+
 SYNONYMS = {
     # the model
     "modelname": "spec.model.uri",

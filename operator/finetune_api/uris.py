@@ -1,8 +1,19 @@
 """Parse the addresses that users write: ``hf://``, ``s3://``, ``pvc://``, ``configmap://`` and ``file://``."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
+
+HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+HUB_URI = rf"hf://{HUB_NAME}(/{HUB_NAME})?"
+"""Pattern of the address of a repository on the hub."""
+BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+CLAIM_URI = r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+SAFE_PATH = r"(/+(\.|\.*[^/.][^/]*))"
+"""Pattern of one part of a path that does not lead out of its volume."""
+PASSWORD = re.compile(r"([a-z0-9]+://)[^/@]*:[^/@]*@")
+"""Start of an address with a name and a password."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,19 @@ def parse_uri(text: str) -> Uri:
                 raise ValueError(f"{text!r} must have the form configmap://name/key")
             return ConfigMapUri(first, remainder)
     raise ValueError(f"{text!r} has the unknown scheme {scheme!r}: use hf, s3, pvc or configmap")
+
+
+def split_hub_address(text: str) -> str:
+    """Return how to write a hub's address that has more in it than the repository; empty if it is another address."""
+    match = re.fullmatch(rf"hf:/*((?:datasets|models)/)?({HUB_NAME}/{HUB_NAME})([@:/?#].*)?", text.strip())
+    if not match or (match[1] is None and match[3] is None):
+        return ""
+    repository, rest = match[2], match[3] or ""
+    if revision := re.match(r"(?:@|:|/(?:tree|resolve|blob)/|\?rev(?:ision)?=)([\w.-]+)", rest):
+        return f"write uri: hf://{repository} and revision: {revision[1]}"
+    if not rest.strip("/"):
+        return f"write hf://{repository}"
+    return f"write hf://{repository} without {rest}: the address names a whole repository"
 
 
 def parse_s3_uri(text: str) -> S3Uri:

@@ -1,5 +1,6 @@
 """Read the objects of a file, and check each as the API server and the operator do."""
 
+import errno
 import re
 import sys
 from collections.abc import Iterator
@@ -9,10 +10,13 @@ from typing import Any
 
 from finetune_api.messages import Problem
 from finetune_api.offline import is_ours, validate
+from finetune_api.remedies import show
 from finetune_cli.errors import CliError
 from finetune_cli.yaml_reader import Document, NotYamlError, read_yaml
 
 LISTS = ("List", "FineTuneJobList", "AdapterDeploymentList")
+MAX_NOTE = 80
+"""Characters of a number that is shown as it is written."""
 ITEM = re.compile(r"items\[(\d+)\]")
 
 
@@ -52,8 +56,10 @@ class CheckedObject:
 def read_documents(file: str) -> list[Document]:
     """Read the objects of a file; - is standard input. Raises FileError."""
     try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        documents = [item for document in read_yaml(content) for item in _items(document)]
+        content = _read_standard_input() if file == "-" else Path(file).read_bytes()
+        documents = [
+            item for document in read_yaml(content, json_only=file.endswith(".json")) for item in _items(document)
+        ]
     except OSError as error:
         raise FileError(file, 1, f"cannot be read: {error.strerror}") from error
     except NotYamlError as error:
@@ -61,6 +67,12 @@ def read_documents(file: str) -> list[Document]:
     if not documents:
         raise FileError(file, 1, "has no object in it")
     return documents
+
+
+def _read_standard_input() -> bytes:
+    if sys.stdin is None:  # closed by the caller, as with <&-
+        raise OSError(errno.EBADF, "standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def check(document: Document, file: str, *, workstation: bool = False) -> CheckedObject:
@@ -83,7 +95,7 @@ def check(document: Document, file: str, *, workstation: bool = False) -> Checke
 def _with_note(problem: Problem, document: Document) -> Problem:
     """Add the value as it is written in the file, if YAML reads it as something else."""
     text = document.written.get(problem.field)
-    if text is None or f'"{text}"' in problem.message or repr(text) in problem.message:
+    if text is None or len(text) > MAX_NOTE or f'"{text}"' in problem.message or repr(text) in problem.message:
         return problem
     message = re.sub(r'put it into quotes: ".*"', f'put it into quotes: "{text}"', problem.message)
     match = re.search(r"found (?:the number )?([^:,)]+)", message)
@@ -95,7 +107,11 @@ def _with_note(problem: Problem, document: Document) -> Problem:
 def _items(document: Document) -> Iterator[Document]:
     """Yield the document, or the objects of a List."""
     value = document.value
-    if not isinstance(value, dict) or value.get("kind") not in LISTS or not isinstance(value.get("items"), list):
+    if not isinstance(value, dict) or str(value.get("kind")) not in LISTS or value.get("items") is None:
+        yield document
+        return
+    if not isinstance(value["items"], list):
+        document.problems.append(("items", f"must be a list, found {show(value['items'])}: begin each item with -"))
         yield document
         return
     items = [

@@ -1,6 +1,8 @@
 """Define the commands and their options. A command imports its code when it runs, so that ``--help`` is instant."""
 
+import errno
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -65,13 +67,27 @@ def root(
 
 def app() -> NoReturn:
     """Run the command line, and exit. An error is printed on standard error: status 1, or 130 after Ctrl-C."""
+    if sys.stdout is None:
+        sys.exit("error: standard output is closed")
+    if isinstance(sys.stdout, TextIOWrapper):  # names are printed in every locale
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        cli()
+        try:
+            cli()
+        finally:
+            sys.stdout.flush()
     except CliError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE) or error.filename is not None:
+            raise
+        if error.errno == errno.ENOSPC:  # a reader that has gone, such as head, needs no message
+            sys.stderr.write(f"error: cannot write the output: {error.strerror}\n")
+        sys.stdout = None  # what is left in its buffer cannot be written either
+        sys.exit(1)
     sys.exit(0)
 
 

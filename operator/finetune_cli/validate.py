@@ -9,7 +9,6 @@ from typing import Any
 from finetune_api.messages import Problem
 from finetune_cli.against import Target, check_against
 from finetune_cli.documents import CheckedObject, FileError, check, read_documents
-from finetune_cli.errors import CliError
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -19,7 +18,7 @@ def validate(files: list[str], recursive: bool, output: str, target: Target | No
 
     ``target`` has the workloads that are to serve the adapters; None: that is not checked.
     """
-    results = [result for file in _expand(files, recursive) for result in _check_file(file)]
+    results = [result for file in files for result in _check_path(file, recursive)]
     if target is not None:
         results = check_against(results, target)
     if output == "json":
@@ -32,26 +31,35 @@ def validate(files: list[str], recursive: bool, output: str, target: Target | No
     return not any(result.problems for result in results)
 
 
-def _expand(files: list[str], recursive: bool) -> Iterator[str]:
-    """Yield the files, and those of a directory that kubectl would read."""
-    for file in files:
-        directory = Path(file)
-        if file == "-" or not directory.is_dir():
-            yield file
-            continue
-        entries = directory.rglob("*") if recursive else directory.iterdir()
-        paths = sorted(str(path) for path in entries if path.suffix in SUFFIXES and path.is_file())
-        if not paths:
-            raise CliError(f"{file} has no file that ends with {', '.join(SUFFIXES)}")
-        yield from paths
+def _check_path(file: str, recursive: bool) -> Iterator[CheckedObject]:
+    """Yield the objects of a file, or of the files of a directory that kubectl would read."""
+    directory = Path(file)
+    if file == "-" or not directory.is_dir():
+        yield from _check_file(file)
+        return
+    try:
+        entries = list(directory.rglob("*") if recursive else directory.iterdir())
+    except OSError as error:
+        yield _unreadable(FileError(file, 1, f"cannot be read: {error.strerror}"), file)
+        return
+    paths = sorted(str(path) for path in entries if path.suffix in SUFFIXES and path.is_file())
+    if not paths:
+        yield _unreadable(FileError(file, 1, f"has no file that ends with {', '.join(SUFFIXES)}"), file)
+    for path in paths:
+        yield from _check_file(path)
 
 
 def _check_file(file: str) -> list[CheckedObject]:
     try:
         return [check(document, file) for document in read_documents(file)]
     except FileError as error:
-        problem = Problem(field="", message=error.reason)
-        return [CheckedObject(file, error.line, None, True, [(error.line, problem)])]
+        return [_unreadable(error, file)]
+
+
+def _unreadable(error: FileError, file: str) -> CheckedObject:
+    """Return the result for a file, or a directory, that has no object that can be checked."""
+    problem = Problem(field="", message=error.reason)
+    return CheckedObject(file, error.line, None, True, [(error.line, problem)])
 
 
 def _name(value: Any) -> tuple[str, str]:

@@ -6,7 +6,7 @@ and takes the last of two equal keys, so only its parser is used.
 
 import base64
 import binascii
-import contextlib
+import codecs
 import json
 import math
 import re
@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+MAX_DEPTH = 100
+"""Levels of a document. An object of Kubernetes has about 20."""
 MAX_NODES = 100_000
 """Nodes of a document after its aliases are replaced. A file that has more is an attack, or a mistake."""
 BOOLEANS = {
@@ -30,6 +32,13 @@ SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 TAGGED = {"int": (int,), "float": (float, int), "bool": (bool,), "null": (type(None),)}
 """Types of the values that a tag allows."""
 TAG = "tag:yaml.org,2002:"
+MAX_TABS = 20
+"""Tabs that are replaced one by one, which leaves those within texts. After these all are."""
+MAX_DIGITS = 1000
+"""Digits of an integer that are read. None that is valid has more than 19."""
+TOO_DEEP = f"the document is nested more than {MAX_DEPTH} levels deep: check its brackets and indentation"
+JSON_TOKEN = re.compile(r'[\[\]{},]|(?P<key>"(?:[^"\\]|\\.)*")\s*:|"(?:[^"\\]|\\.)*"')
+"""What decides the path of a field: brackets, commas and names. Texts are matched so that nothing in them is."""
 PLAIN = ""
 """Tag of a scalar that has no quotes and no tag."""
 
@@ -70,6 +79,11 @@ REMEDIES = {
 """What to do about an error, by words of PyYAML's message."""
 
 
+HELM = re.compile(r"\{\{-?\s*(-|[.$]\w|(if|range|with|include|template|toYaml|quote|default)\s|end\b)")
+NO_BREAK_SPACE = "\u00a0"
+NO_BREAK_SPACE_FOUND = "the line has a non-breaking space (U+00A0): write an ordinary space in its place"
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's parser, which leaves the type of a plain scalar to ``resolve``."""
 
@@ -86,21 +100,72 @@ class NotYamlError(Exception):
         self.line = line
 
 
-def read_yaml(content: bytes) -> Iterator[Document]:
-    """Yield the documents of a file, without empty ones. Raises NotYamlError."""
-    if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        with contextlib.suppress(ValueError):  # not JSON, then a flow mapping of YAML
-            yield _read_json(content)
-            return
+def read_yaml(content: bytes, *, json_only: bool = False) -> Iterator[Document]:
+    """Yield the documents of a file, without empty ones. Raises NotYamlError.
+
+    Args:
+        content: The file.
+        json_only: Whether a document that begins with ``{`` must be JSON, as in a file that ends with .json.
+    """
+    text = _decode(content)
     try:
-        for node in yaml.compose_all(content, _Loader):
+        if text.lstrip().startswith("{"):
+            try:
+                yield _read_json(text)
+                return
+            except json.JSONDecodeError as error:
+                if json_only and error.msg != "Extra data":  # else it is a flow mapping of YAML
+                    raise _not_json(error, text) from error
+            except _NotFiniteError:
+                pass
+        for node in _compose(text):
             document = _build(node)
             if document.value is not None or document.problems:
                 yield document
+    except RecursionError as error:
+        raise NotYamlError(1, TOO_DEEP) from error
     except yaml.reader.ReaderError as error:
-        raise NotYamlError(1, f"the file is not text in UTF-8 or UTF-16: {error.reason}") from error
+        line = text.count("\n", 0, error.position) + 1
+        message = f"found the character U+{error.character:04X}, which YAML cannot hold: remove it"
+        raise NotYamlError(line, message) from error
     except yaml.MarkedYAMLError as error:
-        raise _not_yaml(error, content.decode("utf-8", "replace").splitlines()) from error
+        raise _not_yaml(error, text.splitlines()) from error
+
+
+def _decode(content: bytes) -> str:
+    """Return the text of a file, without byte-order marks at the start of its documents. Raises NotYamlError."""
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return re.sub(r"^\ufeff", "", content.decode(encoding), flags=re.MULTILINE)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = f"the byte 0x{content[error.start]:02X}, which is not UTF-8"
+        raise NotYamlError(line, f"found {found}: save the file as UTF-8") from error
+
+
+def _compose(text: str) -> list[Node]:
+    """Return the documents of a text. A tab at the end of a line or before a comment is a space, as in Go's parser."""
+    for _ in range(MAX_TABS):
+        try:
+            return list(yaml.compose_all(text, _Loader))
+        except yaml.MarkedYAMLError as error:
+            index = error.problem_mark.index if error.problem_mark else len(text)
+            before = text[text.rfind("\n", 0, index) + 1 : index]
+            tabs = re.compile(r"\t[\t ]*(?=[\r\n#]|$)").match(text, index)
+            if not tabs or not before.strip():
+                raise
+            text = text[:index] + " " * len(tabs[0]) + text[tabs.end() :]
+    return list(yaml.compose_all(re.sub(r"(?<=\S)\t[\t ]*(?=\r?$|#)", " ", text, flags=re.MULTILINE), _Loader))
+
+
+def _not_json(error: json.JSONDecodeError, text: str) -> NotYamlError:
+    """Return the error that says where and why a text is not JSON, and what to do."""
+    before = text[: error.pos].rstrip()
+    if error.msg.startswith("Illegal trailing comma") or (
+        before.endswith(",") and text[error.pos : error.pos + 1] in "}]"
+    ):
+        return NotYamlError(before.count("\n") + 1, "JSON has no comma before } or ]: remove it")
+    return NotYamlError(error.lineno, f"is not JSON: {error.msg} (column {error.colno})")
 
 
 def _not_yaml(error: yaml.MarkedYAMLError, lines: list[str]) -> NotYamlError:
@@ -109,10 +174,14 @@ def _not_yaml(error: yaml.MarkedYAMLError, lines: list[str]) -> NotYamlError:
     for number, line in enumerate(lines, 1):
         if line.startswith("<<<<<<< "):
             return NotYamlError(number, "a merge conflict is left over: resolve it")
-        if line.lstrip().startswith(("{{", "{%")):
-            return NotYamlError(number, "the file is a template: render it first, for example with `helm template`")
+        if line.lstrip().startswith(("{{", "{%")) or HELM.search(line):
+            kind = "Helm template" if "{{" in line else "template"
+            return NotYamlError(number, f"the file is a {kind}: render it first, for example with `helm template`")
     mark = (error.context_mark if "quoted scalar" in message else None) or error.problem_mark or error.context_mark
     number = mark.line + 1 if mark else 1
+    for near in (number, number - 1):
+        if 0 < near <= len(lines) and NO_BREAK_SPACE in lines[near - 1]:
+            return NotYamlError(near, NO_BREAK_SPACE_FOUND)
     return NotYamlError(number, _explain(message, lines[number - 1] if number <= len(lines) else ""))
 
 
@@ -124,22 +193,71 @@ def _explain(message: str, line: str) -> str:
     )
 
 
-def _read_json(content: bytes) -> Document:
-    document = Document(1)
+class _NotFiniteError(ValueError):
+    """The text has NaN or Infinity, which JSON does not."""
 
-    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in result:
-                document.problems.append((key, "is given twice: remove one"))
-            result[key] = value
-        return result
 
-    def refuse(text: str) -> Any:
-        raise ValueError(text)
+def _read_json(text: str) -> Document:
+    """Read one object of JSON. Raises ValueError, NotYamlError."""
+    document = Document(text[: len(text) - len(text.lstrip())].count("\n") + 1)
 
-    document.value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=build, parse_constant=refuse)
+    def refuse(constant: str) -> Any:
+        raise _NotFiniteError(constant)
+
+    document.value = json.loads(text, parse_constant=refuse, parse_int=_integer)
+    _find_lines_of_json(text, document)
     return document
+
+
+def _find_lines_of_json(text: str, document: Document) -> None:
+    """Record the line of each field of a valid JSON text, and fields that are given twice. Raises NotYamlError."""
+    lines = document.lines
+    parts: list[str | int] = []
+    names: list[dict[str, int]] = []
+    """Line of each field of the objects around the token."""
+    line, end = 1, 0
+    for token in JSON_TOKEN.finditer(text):
+        line += text.count("\n", end, token.start())
+        end = token.start()
+        match token[0][0]:
+            case "{":
+                parts.append("")
+                names.append({})
+            case "[":
+                parts.append(0)
+                lines[_json_path(parts)] = line + text.count("\n", end, _next_value(text, token.end()))
+            case "}" | "]":
+                parts.pop()
+                if token[0] == "}":
+                    names.pop()
+            case ",":
+                if isinstance(parts[-1], int):
+                    parts[-1] += 1
+                    lines[_json_path(parts)] = line + text.count("\n", end, _next_value(text, token.end()))
+            case _ if token["key"]:
+                parts[-1] = name = json.loads(token["key"])
+                lines[_json_path(parts)] = line
+                if name in names[-1]:
+                    message = f"is given twice, first in line {names[-1][name]}: remove one"
+                    document.problems.append((_json_path(parts), message))
+                names[-1][name] = line
+        if len(parts) > MAX_DEPTH:
+            raise NotYamlError(line, TOO_DEEP)
+
+
+def _json_path(parts: list[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+
+
+def _next_value(text: str, position: int) -> int:
+    """Return the position of the first character that is not white space."""
+    match = re.compile(r"\s*").match(text, position)
+    return match.end() if match else position
+
+
+def _integer(digits: str) -> int:
+    """Return an integer; of one that is absurdly long only the size."""
+    return int(digits) if len(digits) <= MAX_DIGITS else int(digits[:MAX_DIGITS])
 
 
 def _build(node: Node) -> Document:
@@ -157,6 +275,8 @@ class _Builder:
 
     def value(self, node: Node, path: str, parents: tuple[Node, ...]) -> Any:
         self._nodes += 1
+        if len(parents) > MAX_DEPTH:
+            raise NotYamlError(node.start_mark.line + 1, TOO_DEEP)
         if node in parents:
             raise NotYamlError(node.start_mark.line + 1, "an anchor contains itself: remove the alias")
         if self._nodes > MAX_NODES:
@@ -184,6 +304,8 @@ class _Builder:
             if key is None:
                 continue
             inner = f"{path}.{key}" if path else key
+            if NO_BREAK_SPACE in key:
+                self._problem(inner, NO_BREAK_SPACE_FOUND, line)
             if key in first:
                 self._problem(inner, f"is given twice, first in line {first[key]}: remove one", line)
             first[key] = line
@@ -273,7 +395,7 @@ def resolve(text: str) -> Any:
             for digits, base in ((hexadecimal, 16), (binary, 2), (octal, 8), (decimal, 10))
             if digits is not None
         )
-        return -int(digits, base) if sign == "-" else int(digits, base)
+        return -int(digits[:MAX_DIGITS], base) if sign == "-" else int(digits[:MAX_DIGITS], base)
     if FLOAT.fullmatch(digits_only) and math.isfinite(float(digits_only)):
         return float(digits_only)
     return text

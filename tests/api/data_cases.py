@@ -125,4 +125,26 @@ DATA_CASES = [
         "should match",
         "has the unknown scheme 'https'",
     ),
+    *(
+        of_job(f"no address of a model: {uri}", {"spec.model.uri": uri}, "spec.model.uri", "should match", words)
+        for uri, words in {
+            "hf://org/m@v1": "write uri: hf://org/m and revision: v1",
+            "hf://org/m:main": "write uri: hf://org/m and revision: main",
+            "hf://org/m/tree/main": "write uri: hf://org/m and revision: main",
+            "hf://org/m?rev=1": "write uri: hf://org/m and revision: 1",
+            "hf://org/m/x": "write hf://org/m without /x",
+            "hf://org/my model": "write hf://org/name",
+            "hf://<org>/m": "write hf://org/name",
+            "hf://${MODEL}": "write hf://org/name",
+            "s3://key:secret@b/d": "is not the address of a model",
+        }.items()
+    ),
+    *(
+        of_job(f"no address of data: {uri}", {"spec.dataset.uri": uri}, "spec.dataset.uri", "should match", words)
+        for uri, words in {
+            "hf://org/d@v1": "write uri: hf://org/d and revision: v1",
+            "hf://org/d/tree/main": "write uri: hf://org/d and revision: main",
+            "s3://key:secret@b/d": "is not the address of data",
+        }.items()
+    ),
 ]

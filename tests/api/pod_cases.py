@@ -6,7 +6,7 @@ from finetune_api.combinations.method import (
 from finetune_api.core_v1.environment import ONE_VALUE, RESERVED_VARIABLE, EnvFromSource, EnvVarSource
 from finetune_api.core_v1.volumes import ONE_SOURCE as ONE_VOLUME_SOURCE
 from finetune_api.core_v1.volumes import RESERVED_MOUNT, RESERVED_VOLUME, VolumeProjection
-from finetune_api.finetunejob.pod import ARGS_ALONE, REQUEST_ABOVE_LIMIT, UNKNOWN_VOLUME
+from finetune_api.finetunejob.pod import ARGS_ALONE, GPU_RULES, REQUEST_ABOVE_LIMIT, UNKNOWN_VOLUME
 from tests.api.case import EMPTY, TEMPLATE, of_job
 
 POD_CASES = [
@@ -133,6 +133,24 @@ POD_CASES = [
         {"spec.resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "2G"}}},
         "spec.resources",
         REQUEST_ABOVE_LIMIT,
+    ),
+    of_job(
+        "GPUs among the limits",
+        {"spec.resources": {"limits": {"nvidia.com/gpu": 4}}},
+        "spec.resources",
+        GPU_RULES[1]["message"],
+    ),
+    of_job(
+        "GPUs among the requests",
+        {"spec.resources": {"requests": {"gpusPerNode": 1}}},
+        "spec.resources",
+        GPU_RULES[0]["message"],
+    ),
+    of_job(
+        "GPUs of another kind among the limits",
+        {"spec.resources": {"gpuResourceName": "example.com/gpu", "limits": {"example.com/gpu": 1}}},
+        "spec.resources",
+        GPU_RULES[1]["message"],
     ),
     of_job("sharding on one GPU", {"spec.training.sharding": "full"}, "spec", SHARDED),
     of_job(

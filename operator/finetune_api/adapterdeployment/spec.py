@@ -10,6 +10,7 @@ from finetune_api.core_v1.selectors import LabelSelector
 from finetune_api.engines import EngineName
 from finetune_api.label_selector import build_selector_rules, check_selector
 from finetune_api.limits import MAX_COUNT, MAX_HISTORY, MAX_NUMBER
+from finetune_api.uris import BUCKET
 
 ONE_SOURCE = "exactly one of fineTuneJobRef, selector and uri must be set"
 EMPTY_SELECTOR = "an empty selector chooses every FineTuneJob: write matchLabels or matchExpressions"
@@ -55,7 +56,7 @@ class AdapterSource(Model):
         description="Serve the adapter of the newest Succeeded FineTuneJob with these labels, then of each newer one. "
         "If that job is deleted, its adapter stays. A version that was rolled back is not chosen again.",
     )
-    uri: str | None = Field(None, description="s3:// URI of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
+    uri: str | None = Field(None, description="s3:// URI of the adapter's directory.", pattern=rf"^s3://{BUCKET}/.+")
     digest: Sha256 | None = Field(
         None,
         description="sha256 of the directory's manifest.json. Required with uri. With fineTuneJobRef: serve the job's "

@@ -21,7 +21,7 @@ from finetune_api.limits import MAX_COUNT
 
 Mode = Annotated[int, Field(ge=0, le=0o777)]
 RelativePath = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/].*$")]
-AbsolutePath = Annotated[str, Field(max_length=1024, pattern=r"^(/[^/:]*[^/:.][^/:]*)+$")]
+AbsolutePath = Annotated[str, Field(max_length=1024, pattern=r"^(/\.*[^/:.][^/:]*)+$")]
 """A path without empty parts, ``.`` and ``..``, and without a slash at its end."""
 VolumeName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 OUR_VOLUMES = "finetune-"

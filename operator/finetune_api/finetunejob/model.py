@@ -9,10 +9,10 @@ from finetune_api.base import S3_DESCRIPTION, Model, S3Location, SecretRef, Sha2
 from finetune_api.core_v1.lists import Name, check_choice, exactly_one
 from finetune_api.core_v1.volumes import AbsolutePath
 from finetune_api.dataset import is_workstation
-from finetune_api.uris import FileUri, parse_uri
+from finetune_api.uris import BUCKET, CLAIM_URI, HUB_URI, SAFE_PATH, FileUri, PvcUri, parse_uri, split_hub_address
 
-URI_PATTERN = r"^(hf|s3|pvc)://[^/]+"
-RelativeDirectory = Annotated[str, Field(max_length=1024, pattern=r"^[^/:]*[^/:.][^/:]*(/[^/:]*[^/:.][^/:]*)*$")]
+URI_PATTERN = rf"^({HUB_URI}/?|s3://{BUCKET}(/.*)?|{CLAIM_URI}{SAFE_PATH}*/*)$"
+RelativeDirectory = Annotated[str, Field(max_length=1024, pattern=r"^\.*[^/:.][^/:]*(/\.*[^/:.][^/:]*)*$")]
 """A path without empty parts, ``.`` and ``..``, and without a slash at its ends."""
 CACHE_OF_DOWNLOADS = (
     "cache is for models that are downloaded (hf:// and s3://), and a pvc:// model is on a volume already: remove cache"
@@ -23,7 +23,7 @@ REVISION_OF_HUB = "revision belongs to hf:// models only: remove it, or name the
 class StartingAdapter(Model):
     """A finished adapter whose weights the training starts from."""
 
-    uri: str = Field(description="s3:// URI of the adapter's directory.", pattern=r"^s3://[^/]+/.+")
+    uri: str = Field(description="s3:// URI of the adapter's directory.", pattern=rf"^s3://{BUCKET}/.+")
     digest: Sha256 | None = Field(
         None,
         description="sha256 of the adapter's manifest.json. Unset: that of the manifest that exists when the training "
@@ -121,14 +121,16 @@ class ModelSource(Model):
     @field_validator("uri")
     @classmethod
     def _check_uri(cls, uri: str, info: ValidationInfo) -> str:
-        if isinstance(parse_uri(uri), FileUri):
+        parsed = parse_uri(uri)
+        if isinstance(parsed, FileUri):
             if not is_workstation(info):
                 raise ValueError(
                     "file:// is a directory of the workstation that runs `finetune run`: for a cluster put the model "
                     "into s3:// or pvc://"
                 )
-        elif not re.match(URI_PATTERN, uri):
-            raise ValueError(f"{uri!r} must be hf://org/name, s3://bucket/prefix or pvc://claim/path")
+        elif not re.fullmatch(URI_PATTERN, uri) and not isinstance(parsed, PvcUri):  # resolved by the trainer
+            remedy = split_hub_address(uri) or "write hf://org/name, s3://bucket/prefix or pvc://claim/path"
+            raise ValueError(f"{uri!r} is not the address of a model: {remedy}")
         return uri
 
     @model_validator(mode="after")

@@ -38,6 +38,24 @@ REQUEST_RULE = {
 }
 
 
+NAMES_OF_GPUS = ("nvidia.com/gpu", "amd.com/gpu", "gpu", "gpus", "gpusPerNode")
+"""What users write for a GPU. The pod gets as many as gpusPerNode says."""
+
+
+def gpu_rule(amounts: str) -> dict[str, str]:
+    """Return the CEL rule that requests or limits have no GPUs."""
+    names = ["self.gpuResourceName", *(f"'{name}'" for name in NAMES_OF_GPUS)]
+    rule = " || ".join(f"{name} in self.{amounts}" for name in names)
+    return {
+        "rule": f"!has(self.{amounts}) || !({rule})",
+        "message": f"{amounts} must not have GPUs: write their number in resources.gpusPerNode, and remove them here",
+        "fieldPath": f".{amounts}",
+    }
+
+
+GPU_RULES = [gpu_rule("requests"), gpu_rule("limits")]
+
+
 def check_requests(requests: dict[str, int | str], limits: dict[str, int | str]) -> None:
     """Check that no request is above its limit.
 
@@ -100,11 +118,17 @@ class Resources(Model):
         "value pods.resources.merge; its memory is at least what the model needs by the preflight's estimate.",
     )
 
-    cel_rules: ClassVar[list[dict[str, str]]] = [REQUEST_RULE]
+    cel_rules: ClassVar[list[dict[str, str]]] = [REQUEST_RULE, *GPU_RULES]
 
     @model_validator(mode="after")
     def _check(self) -> "Resources":
         check_requests(self.requests, self.limits)
+        names = {self.gpu_resource_name, *NAMES_OF_GPUS}
+        amounts = (self.requests, self.limits)
+        if messages := [
+            rule["message"] for rule, given in zip(GPU_RULES, amounts, strict=True) if names & given.keys()
+        ]:
+            raise ValueError("; ".join(messages))
         return self
 
     @property

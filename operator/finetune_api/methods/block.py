@@ -129,6 +129,10 @@ class Targeted(Block):
         if isinstance(targets, list):
             if not all(targets):
                 raise ValueError("targetModules: the list contains an empty name: remove it")
+            if keyword := next((name for name in targets if name.lower() in (AUTO, ALL_LINEAR)), ""):
+                raise ValueError(
+                    f"targetModules: {keyword} is no module's name: write targetModules: {keyword.lower()}, not a list"
+                )
         elif targets not in (AUTO, ALL_LINEAR):
             _check_expression(targets)
         return self
@@ -160,6 +164,11 @@ class Targeted(Block):
 
 
 def _check_expression(expression: str) -> None:
+    if (keyword := expression.strip().lower().replace("_", "-")) in (AUTO, ALL_LINEAR):
+        raise ValueError(f"targetModules: found {expression!r}: write {keyword}")
+    names = re.split(r"[,;\s]+", expression.strip(" \t,;[]"))
+    if len(names) > 1 and all(re.fullmatch(r"[\w.]+", name) for name in names):
+        raise ValueError(f"targetModules: found {expression!r}: write a list: [{', '.join(names)}]")
     if re.fullmatch(r"\w*", expression):
         raise ValueError(
             f"targetModules: {expression!r} is read as a regular expression for full module names, and matches none: "

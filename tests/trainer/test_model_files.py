@@ -278,7 +278,6 @@ def test_a_padding_token_without_an_embedding_is_replaced(tmp_path: Path, librar
     assert load_tokenizer(model).pad_token == tokenizer.eos_token
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(
     ("config", "dtype", "problem"),
     [

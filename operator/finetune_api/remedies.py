@@ -32,7 +32,6 @@ DURATION = re.compile(r"(?:(\d+)\s*d)?\s*(?:(\d+)\s*h)?\s*(?:(\d+)\s*m)?\s*(?:(\
 SECONDS_OF = (86_400, 3600, 60, 1)
 UNITS_OF_TIME = {"Seconds": 1, "Minutes": 60, "Hours": 3600}
 """Seconds in the unit that the name of a field ends with."""
-NO_REMEDY = ""
 MANY = 8
 """Most names that a message lists."""
 
@@ -99,7 +98,7 @@ def _as_number(value: Any, kind: str, schema: Schema, name: str) -> str:
     if isinstance(value, float):
         return _round(value, schema, is_percentage)
     if not isinstance(value, str):
-        return NO_REMEDY
+        return ""
     text = re.sub(r"^([-+]?\d+),(\d+)$", r"\1.\2", value.strip()) if kind == "number" else value.strip()
     text = text.replace(",", "").replace("_", "")
     if re.fullmatch(r"[-+]?\d+", text) or (kind == "number" and FLOAT.fullmatch(text) and math.isfinite(float(text))):
@@ -114,7 +113,7 @@ def _as_number(value: Any, kind: str, schema: Schema, name: str) -> str:
         return f"write {float(match[1]) * 1000:.15g}"
     if remedy := _as_time(text, name):
         return remedy
-    return "remove the field for its default" if text.lower() in ("auto", "default", "none", "") else NO_REMEDY
+    return "remove the field for its default" if text.lower() in ("auto", "default", "none", "") else ""
 
 
 def _round(value: float, schema: Schema, is_percentage: bool) -> str:
@@ -125,7 +124,7 @@ def _round(value: float, schema: Schema, is_percentage: bool) -> str:
     if not low - 1 < value < high + 1 or abs(value) >= 2**53:
         limits = [f"at least {low:g}"] if low > -math.inf else []
         limits += [f"at most {high:.15g}"] if high < math.inf else []
-        return f"write a whole number of {' and '.join(limits)}" if limits else NO_REMEDY
+        return f"write a whole number of {' and '.join(limits)}" if limits else ""
     near = [number for number in (math.floor(value), math.floor(value) + 1) if low <= number <= high]
     return f"write {_join(near, 'or')}"
 
@@ -135,7 +134,7 @@ def _as_time(text: str, name: str) -> str:
     unit = next((seconds for word, seconds in UNITS_OF_TIME.items() if name.lower().endswith(word.lower())), 0)
     match = DURATION.fullmatch(text.strip())
     if not unit or not match or not any(match.groups()):
-        return NO_REMEDY
+        return ""
     seconds = sum(int(number) * size for number, size in zip(match.groups(), SECONDS_OF, strict=True) if number)
     return f"write {math.ceil(seconds / unit)}"
 
@@ -186,7 +185,7 @@ def _as_object(value: Any, schema: Schema, name: str) -> str:
         if value is True and properties:
             written = _write_empty(schema)
             return f"write {name}: {written}{' for its defaults' if written == '{}' else ''}"
-        return _turn_off(schema, name) if value is False and properties else NO_REMEDY
+        return _turn_off(schema, name) if value is False and properties else ""
     if "://" not in value and (match := re.fullmatch(r"(\w+):(\S.*)", value)) and match[1] in properties:
         return f"put a space after the colon: {match[1]}: {match[2]}"
     if similar := _nearest(
@@ -199,7 +198,7 @@ def _as_object(value: Any, schema: Schema, name: str) -> str:
         return f"write {name}: {{{field}}}"
     if "additionalProperties" in schema and (match := re.fullmatch(r"([^=\s]+)=(\S*)", value)):
         return f"write {name}: {{{match[1]}: {match[2]}}}"
-    return f"it has the fields {_join(properties)}" if 0 < len(properties) <= MANY else NO_REMEDY
+    return f"it has the fields {_join(properties)}" if 0 < len(properties) <= MANY else ""
 
 
 def _write_empty(schema: Schema) -> str:
@@ -225,7 +224,7 @@ def _turn_off(schema: Schema, name: str) -> str:
         return f"remove {name}"
     if switches := [field for field, part in properties.items() if part.get("default") is True]:
         return f"write {name}: {{{', '.join(f'{field}: false' for field in switches)}}}"
-    return f"it cannot be turned off; it has the fields {_join(properties)}" if len(properties) <= MANY else NO_REMEDY
+    return f"it cannot be turned off; it has the fields {_join(properties)}" if len(properties) <= MANY else ""
 
 
 def _as_one_field(value: str, properties: Schema) -> str:

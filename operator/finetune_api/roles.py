@@ -24,9 +24,19 @@ EXPERTS = frozenset({"experts"})
 """Transformers holds their matrices as one parameter, not as linear layers."""
 
 
+def last_part(name: str) -> str:
+    """Return the last part of a module's name."""
+    return name.rsplit(".", 1)[-1]
+
+
+def ends_with(module: str, name: str) -> bool:
+    """Return whether a module has this name, or a full name that ends with it after a dot."""
+    return module == name or module.endswith(f".{name}")
+
+
 def suffixes(modules: Iterable[str]) -> list[str]:
     """Return the last parts of the modules' names, each once, in their order."""
-    return list(dict.fromkeys(module.rsplit(".", 1)[-1] for module in modules))
+    return list(dict.fromkeys(map(last_part, modules)))
 
 
 def has_experts(names: Iterable[str]) -> bool:

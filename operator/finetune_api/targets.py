@@ -8,7 +8,7 @@ from finetune_api import peft_tables, roles
 from finetune_api.linear import is_embedding_or_head
 from finetune_api.methods import ALL_LINEAR, AUTO, Dora, Ia3, LoraFields, Targeted, matches_pattern
 from finetune_api.reasons import Reason
-from finetune_api.roles import suffixes
+from finetune_api.roles import ends_with, last_part, suffixes
 
 MAMBA_MODEL_TYPES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 MAMBA_KERNEL_MODULES = frozenset({"conv1d", "out_proj"})
@@ -72,13 +72,13 @@ def select_modules(
         TargetError: A field names no module of the model, or no module is left.
     """
     targets = resolve_targets(linear, block, method, model_type, has_experts=has_experts)
-    linear = [name for name in linear if _last_part(name) not in experts]
+    linear = [name for name in linear if last_part(name) not in experts]
     if targets == ALL_LINEAR:
         chosen = list(linear)
     elif isinstance(targets, str):
         chosen = _match_expression(linear, targets, block, model_type, experts)
     else:
-        targets = [target for target in targets if _last_part(target) not in experts]
+        targets = [target for target in targets if last_part(target) not in experts]
         if missing := [target for target in targets if not _with_suffix(linear, target)]:
             raise TargetError("targetModules", _describe_missing(missing, linear))
         named_by_suffix = {name for target in targets for name in _with_suffix(linear, target)}
@@ -113,7 +113,7 @@ def _match_expression(
     if block.peft_type == "LORA" and peft_tables.converted_experts(model_type):
         # PEFT reduces the expression to the last parts of the names (_resolve_string_target_modules).
         names = set(suffixes(chosen))
-        if others := [name for name in linear if _last_part(name) in names and name not in chosen]:
+        if others := [name for name in linear if last_part(name) in names and name not in chosen]:
             raise TargetError(
                 "targetModules",
                 f"in a model of type {model_type!r} PEFT reduces the regular expression {expression!r} to the last "
@@ -150,7 +150,7 @@ def _is_kernel_module(name: str, block: Targeted, model_type: str) -> bool:
     return (
         block.peft_type in PUBLISHED_AS_LORA
         and model_type in MAMBA_MODEL_TYPES
-        and _last_part(name) in MAMBA_KERNEL_MODULES
+        and last_part(name) in MAMBA_KERNEL_MODULES
     )
 
 
@@ -196,7 +196,7 @@ def resolve_targets(
 def _list_attention(linear: Sequence[str], block: Targeted, model_type: str) -> list[str]:
     """List the layers of attention, without those whose names PEFT takes for the experts' (afmoe's gate_proj)."""
     experts = peft_tables.converted_experts(model_type) if block.peft_type == "LORA" else {}
-    return [name for name in roles.list_attention(linear) if _last_part(name) not in experts]
+    return [name for name in roles.list_attention(linear) if last_part(name) not in experts]
 
 
 def select_feedforward(chosen: Iterable[str], block: Ia3, model_type: str) -> list[str]:
@@ -240,7 +240,7 @@ def find_converted_experts(block: Targeted, model_type: str, tensors: Iterable[s
     if target == ALL_LINEAR:
         return [ALL_LINEAR] if names else []
     if isinstance(target, list):
-        return [name for name in target if name.rsplit(".", 1)[-1] in names]
+        return [name for name in target if last_part(name) in names]
     of_experts = (name.removesuffix(".weight") for name in tensors if roles.has_experts([name]))
     return [target] if names and any(_matches_fully(target, module) for module in of_experts) else []
 
@@ -262,10 +262,10 @@ def find_experts(block: Targeted, model_type: str, tensors: Iterable[str]) -> fr
     if target == ALL_LINEAR:
         experts = frozenset(names)
     elif isinstance(target, list):
-        experts = frozenset(_last_part(name) for name in target) & names.keys()
+        experts = frozenset(last_part(name) for name in target) & names.keys()
     else:
         probed = (name for tensor in tensors for name in _list_probed(tensor, names))
-        experts = frozenset(_last_part(name) for name in probed if re.fullmatch(target, name)) & names.keys()
+        experts = frozenset(last_part(name) for name in probed if re.fullmatch(target, name)) & names.keys()
     if experts:
         check_experts(experts, block, model_type)
     return experts
@@ -397,12 +397,8 @@ def _with_suffix(modules: Iterable[str], target: str) -> list[str]:
     return [
         module
         for module in modules
-        if module == target or module.endswith(f".{target}") or target in (f"transformer.{module}", f"model.{module}")
+        if ends_with(module, target) or target in (f"transformer.{module}", f"model.{module}")
     ]
-
-
-def _last_part(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
 
 
 def _list_suffixes(modules: Iterable[str]) -> str:

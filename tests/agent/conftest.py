@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.messages import DesiredVersion
 from tests.agent.fake_engine import FakeEngine, write_adapter
+from tests.agent.real_vllm import Publisher
 from tests.agent.running_agent import RunningAgent, publish
 from tools.testing.s3_server import S3Server, running_s3
 
@@ -50,3 +51,9 @@ def make(tmp_path: Path, s3_server: S3Server, bucket: str) -> Make:
         return publish(s3_server, bucket, name, write_adapter(tmp_path / name, effect, **settings))  # type: ignore[arg-type]
 
     return build
+
+
+@pytest.fixture
+def version(s3_server: S3Server, bucket: str) -> Publisher:
+    """Return a function that puts one of the adapters into S3."""
+    return Publisher(s3_server, bucket)

@@ -1,12 +1,13 @@
 """What tests of the agent ask of the real vLLM, and the adapters that they give it."""
 
 import json
+from pathlib import Path
 
 import httpx
 
 from finetune_api.messages import DesiredVersion
 from tests.agent.adapters import adapters
-from tests.agent.running_agent import publish
+from tests.agent.running_agent import RunningAgent, publish
 from tools.testing.s3_server import S3Server
 from tools.testing.vllm_server import RealVllm
 
@@ -24,6 +25,11 @@ class Publisher:
     def __call__(self, name: str) -> DesiredVersion:
         """Publish one of ``adapters()``."""
         return publish(self.server, self.bucket, name, adapters() / name)
+
+
+def agent_beside(vllm: RealVllm, directory: Path, server: S3Server) -> RunningAgent:
+    """Return an agent with an empty volume, for a ``with`` block; it waits for less than in a cluster."""
+    return RunningAgent(directory, server, vllm.port, tick_seconds=0.2, propagation_seconds=1.0, removal_seconds=0.5)
 
 
 def loaded(vllm: RealVllm) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 
 from finetune_api.reasons import Reason
 from finetune_api.uris import parse_s3_uri
-from tests.agent.real_vllm import TOKENS, Publisher, loaded, text
+from tests.agent.real_vllm import TOKENS, Publisher, agent_beside, loaded, text
 from tests.agent.running_agent import RunningAgent
 from tools.testing.s3_server import S3Server
 from tools.testing.vllm_server import START_SECONDS, RealVllm, running_vllm
@@ -31,17 +31,9 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm]:
 
 
 @pytest.fixture
-def version(s3_server: S3Server, bucket: str) -> Publisher:
-    """Return a function that puts one of the adapters into S3."""
-    return Publisher(s3_server, bucket)
-
-
-@pytest.fixture
 def agent(tmp_path: Path, s3_server: S3Server, vllm: RealVllm) -> Iterator[RunningAgent]:
     """Run an agent with an empty volume; unload its adapters at the end."""
-    with RunningAgent(
-        tmp_path / "pod", s3_server, vllm.port, tick_seconds=0.2, propagation_seconds=1.0, removal_seconds=0.5
-    ) as running:
+    with agent_beside(vllm, tmp_path / "pod", s3_server) as running:
         yield running
         running.want()
         wait_for(lambda: list(loaded(vllm)) == ["base"], 60, "the engine is empty again")
@@ -127,9 +119,7 @@ def test_with_two_pods_no_answer_fails_or_mixes_two_versions(
     first, second = version("first"), version("second")
     with (
         running_vllm(tmp_path) as other_vllm,
-        RunningAgent(
-            tmp_path / "other-pod", s3_server, other_vllm.port, tick_seconds=0.2, propagation_seconds=1.0
-        ) as other_agent,
+        agent_beside(other_vllm, tmp_path / "other-pod", s3_server) as other_agent,
     ):
         pods = [(agent, vllm), (other_agent, other_vllm)]
         for pod, _ in pods:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.reasons import Reason
-from tests.agent.real_vllm import TOKENS, Publisher, loaded, text
+from tests.agent.real_vllm import TOKENS, Publisher, agent_beside, loaded, text
 from tests.agent.running_agent import RunningAgent
 from tools.testing.s3_server import S3Server
 from tools.testing.vllm_server import RealVllm, running_vllm
@@ -31,19 +31,11 @@ def vllm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def agent(tmp_path: Path, s3_server: S3Server, vllm: RealVllm) -> Iterator[RunningAgent]:
     """Run an agent with an empty volume; restart the engine at the end, which keeps the names that it had."""
-    with RunningAgent(
-        tmp_path / "pod", s3_server, vllm.port, tick_seconds=0.2, propagation_seconds=1.0, removal_seconds=0.5
-    ) as running:
+    with agent_beside(vllm, tmp_path / "pod", s3_server) as running:
         yield running
     vllm.kill()
     vllm.start()
     vllm.wait()
-
-
-@pytest.fixture
-def version(s3_server: S3Server, bucket: str) -> Publisher:
-    """Return a function that puts one of the adapters into S3."""
-    return Publisher(s3_server, bucket)
 
 
 def test_an_adapter_is_proven_and_a_bad_one_refused(agent: RunningAgent, vllm: RealVllm, version: Publisher) -> None:

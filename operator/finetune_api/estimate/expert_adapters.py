@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from finetune_api import peft_tables
 from finetune_api.estimate.modules import Architecture, Module, NotCountedError
 from finetune_api.methods import ALL_LINEAR, LoraFields, Method
+from finetune_api.roles import last_part
 from finetune_api.targets import check_experts
 
 ROUTER = "gate.weight"
@@ -57,7 +58,7 @@ def converted_names(architecture: Architecture, method: Method) -> frozenset[str
             raise NotCountedError("the estimate has no closed form for a regular expression that names experts")
         return frozenset()
     else:
-        targeted = frozenset(names) & {name.rsplit(".", 1)[-1] for name in targets}
+        targeted = frozenset(names) & set(map(last_part, targets))
     if targeted:
         check_experts(targeted, block, architecture.model_type)
     if targeted and block.rank_pattern:
@@ -78,7 +79,7 @@ def adapted_experts(architecture: Architecture, method: Method) -> tuple[ExpertA
         return ()
     adapters = []
     for module in architecture.modules:
-        last = module.name.rsplit(".", 1)[-1]
+        last = last_part(module.name)
         if last == "gate" and ROUTER in chosen and (module.kind == "router" or module.is_linear):
             adapters.append(ExpertAdapter(module, block.rank, module.inputs, module.outputs, 1))
         elif module.kind == "parameter" and last in chosen:
@@ -90,4 +91,4 @@ def adapted_experts(architecture: Architecture, method: Method) -> tuple[ExpertA
 
 
 def _is_converted(module: Module, names: dict[str, str]) -> bool:
-    return module.kind in ("parameter", "router") or module.name.rsplit(".", 1)[-1] in names
+    return module.kind in ("parameter", "router") or last_part(module.name) in names

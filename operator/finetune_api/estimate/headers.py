@@ -11,6 +11,7 @@ from finetune_api.estimate.experts import EXPERT_COUNTS
 from finetune_api.estimate.modules import Architecture, Attention, Module
 from finetune_api.estimate.shapes import Config, UnknownArchitectureError, embedding, head, linear, size, size_or
 from finetune_api.linear import CONV1D_MODEL_TYPES, is_embedding_or_head, is_router
+from finetune_api.roles import last_part
 
 Shapes = Mapping[str, tuple[int, ...]]
 TEXT_KEYS = ("text_config", "llm_config", "language_config")
@@ -88,7 +89,7 @@ def _modules(shapes: Shapes) -> Iterator[Module]:
             yield Module(name, "parameter", math.prod(shape[:-1]), shape[-1] if shape else 1)
         elif len(shape) == 1:
             yield Module(module, "layerNorm" if bias else "rmsNorm", *shape, *shape, bias)
-        elif is_embedding_or_head(module) and _last_part(module) not in _HEADS:
+        elif is_embedding_or_head(module) and last_part(module) not in _HEADS:
             yield embedding(module, *shape)
         elif is_router(module, shapes):
             yield Module(module, "router", shape[1], shape[0], bias)
@@ -121,8 +122,4 @@ def _find_layers(shapes: Shapes, layers: int) -> str:
 
 
 def _last(module: Module) -> str:
-    return _last_part(module.name)
-
-
-def _last_part(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
+    return last_part(module.name)

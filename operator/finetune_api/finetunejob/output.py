@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_api.base import Model, S3Location, SecretRef
+from finetune_api.uris import HUB_NAME
 
 
 class S3Output(S3Location):
@@ -26,7 +27,7 @@ class HubOutput(Model):
 
     repo: str = Field(
         description="Repository on the hub, org/name. It is created if it does not exist.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=rf"^{HUB_NAME}/{HUB_NAME}$",
         max_length=96,
     )
     private: bool = Field(

@@ -52,6 +52,21 @@ class Adalora(Targeted):
             raise ValueError(RANKS_FALL)
         return self
 
+    def plan_schedule(self, steps: int) -> tuple[int, int]:
+        """Return the steps with the initial rank, at the start, and those with the final rank, at the end.
+
+        Raises:
+            ValueError: They leave no step for the removal of ranks.
+        """
+        tinit = self.tinit if self.tinit is not None else steps // 10
+        tfinal = self.tfinal if self.tfinal is not None else max(3 * steps // 10, 1)
+        if tinit >= steps - tfinal:
+            raise ValueError(
+                f"tinit {tinit} and tfinal {tfinal} leave no step of {steps} for the removal of ranks: lower them, or "
+                "train for longer"
+            )
+        return tinit, tfinal
+
     def count_module_parameters(self, module: Module, scaled: Container[str]) -> int:
         """Return the size of P (out × r), Λ (r) and Q (r × in) at the initial rank (Zhang et al. 2023, section 3.1)."""
         return self.init_rank * (module.inputs + module.outputs + 1)

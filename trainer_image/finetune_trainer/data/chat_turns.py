@@ -147,10 +147,10 @@ def _check_alone(messages: list[Message], turn: int, text: str) -> None:
     Raises:
         UnknownTurnsError: It has.
     """
-    own = json.dumps(messages[turn], default=str, ensure_ascii=False)
     for index in itertools.takewhile(lambda index: messages[index]["role"] == "tool", range(turn + 1, len(messages))):
         content = (messages[index].get("content") or "").strip()
-        if len(content) > 1 and content in text and content not in own:
+        is_inside = len(content) > 1 and content in text
+        if is_inside and content not in json.dumps(messages[turn], default=str, ensure_ascii=False):
             raise UnknownTurnsError(f"it writes message {index + 1} into the turn of message {turn + 1}")
 
 

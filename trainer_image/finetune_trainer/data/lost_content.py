@@ -38,9 +38,9 @@ class LostContent:
         Raises:
             TemplateRefusalError: The template leaves a call out.
         """
-        for turn in turns:
+        for turn in (index for index in turns if messages[index].get("tool_calls")):
             said = json.dumps({**messages[turn], "tool_calls": None}, default=str, ensure_ascii=False)
-            for call in messages[turn].get("tool_calls") or []:
+            for call in messages[turn]["tool_calls"]:
                 name = _function(call)["name"]
                 if name not in learned or (name in said and not self._writes_calls(messages, tools, turn)):
                     raise TemplateRefusalError(f"it leaves out the call {call}")

@@ -339,9 +339,14 @@ class Encoder:
         """Return the texts of the tokens that end a generation."""
         return tuple(text for text in map(self._tokenizer.decode, sorted(self._ends)) if text.strip())
 
+    @cached_property
+    def _written_ends(self) -> tuple[str, ...]:
+        """Return those of the end texts that the chat template writes after an answer."""
+        return tuple(end for end in self._end_texts if end in self._chat_turns.ending)
+
     def _without_ends(self, messages: list[Message]) -> list[Message]:
         """Return the messages without an end token in an answer that the template writes again."""
-        written = tuple(end for end in self._end_texts if end in self._chat_turns.ending)
+        written = self._written_ends
         return [
             message | {"content": _remove_end(message["content"], written)}
             if message["role"] == "assistant" and (message.get("content") or "").rstrip().endswith(written)

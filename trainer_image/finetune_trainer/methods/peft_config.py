@@ -69,16 +69,10 @@ def adalora_config(block: api.Adalora, base: BaseInfo) -> PeftConfig:
     Raises:
         Failure: SPEC_INVALID if the schedule leaves no step for the removal of ranks.
     """
-    total = base.total_steps
-    tinit = block.tinit if block.tinit is not None else total // 10
-    tfinal = block.tfinal if block.tfinal is not None else max(3 * total // 10, 1)
-    if tinit >= total - tfinal:
-        raise Failure(
-            Reason.SPEC_INVALID,
-            f"tinit {tinit} and tfinal {tfinal} leave no step of {total} for the removal of ranks: "
-            "lower them, or train for longer",
-            "spec.method.adalora.tinit",
-        )
+    try:
+        tinit, tfinal = block.plan_schedule(base.total_steps)
+    except ValueError as error:
+        raise Failure(Reason.SPEC_INVALID, str(error), "spec.method.adalora.tinit") from error
     return peft.AdaLoraConfig(
         **target_options(block),
         init_r=block.init_rank,
@@ -91,7 +85,7 @@ def adalora_config(block: api.Adalora, base: BaseInfo) -> PeftConfig:
         beta1=block.beta1,
         beta2=block.beta2,
         orth_reg_weight=block.orth_reg_weight,
-        total_step=total,
+        total_step=base.total_steps,
     )
 
 

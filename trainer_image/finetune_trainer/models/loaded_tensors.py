@@ -12,7 +12,7 @@ from typing import Any
 from finetune_api import transformers_tables
 from finetune_artifacts.safetensors import Tensor
 from finetune_trainer.models.base_files import ModelMetadata
-from finetune_trainer.models.shapes import LAYER, LAYER_KEYS, OTHER_TOWERS, PREDICTION_KEYS, language_config
+from finetune_trainer.models.shapes import LAYER, OTHER_TOWERS, PREDICTION_KEYS, count_layers, language_config
 
 Renaming = tuple[str, str]
 _WITHOUT_TOWERS = {"llama4", "mllama", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
@@ -115,7 +115,7 @@ def _is_left_out(name: str, config: Mapping[str, Any], model_type: str) -> bool:
     if _RENAMINGS.get(model_type) is _TEXT_MODEL and (OTHER_TOWERS.search(name) or _PROJECTOR.search(name)):
         return True
     text = language_config(config)
-    layers = next((text[key] for key in LAYER_KEYS if isinstance(text.get(key), int)), None)
+    layers = count_layers(text)
     predicts = any(isinstance(text.get(key), int) and text[key] > 0 for key in PREDICTION_KEYS)
     match = LAYER.match(name)
     return bool(

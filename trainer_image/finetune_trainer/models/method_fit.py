@@ -10,7 +10,7 @@ from typing import Any
 from finetune_api.methods import Adalora, Block, Bottleneck, Miss
 from finetune_api.targets import MethodMisfitError, MethodOptionError
 from finetune_artifacts.safetensors import Tensor
-from finetune_trainer.models.shapes import TEXT_KEYS, WIDTH_KEYS, find_embeddings
+from finetune_trainer.models.shapes import TEXT_KEYS, find_embeddings, find_width
 
 _STATE_SPACE = re.compile(r"\.(A_log|conv1d\.weight|conv\.conv\.weight|time_decay)$")
 """Tensors of layers that keep a state instead of keys and values."""
@@ -67,14 +67,10 @@ def check_sizes(block: Block, chosen: Mapping[str, tuple[int, int]], steps: int 
                 "rank", f"{block.rank} is more than the {inputs} input features of {module}: set it to {inputs} or less"
             )
     if isinstance(block, Adalora) and steps is not None:
-        tinit = block.tinit if block.tinit is not None else steps // 10
-        tfinal = block.tfinal if block.tfinal is not None else max(3 * steps // 10, 1)
-        if tinit >= steps - tfinal:
-            raise MethodOptionError(
-                "tinit",
-                f"tinit {tinit} and tfinal {tfinal} leave no step of {steps} for the removal of ranks: lower them, "
-                "or train for longer",
-            )
+        try:
+            block.plan_schedule(steps)
+        except ValueError as error:
+            raise MethodOptionError("tinit", str(error)) from error
 
 
 def _describe_prefix_misfit(model_type: Any, tensors: Mapping[str, Tensor]) -> str | None:
@@ -93,7 +89,7 @@ def _describe_prefix_misfit(model_type: Any, tensors: Mapping[str, Tensor]) -> s
 
 def _describe_width_misfit(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str | None:
     embeddings = find_embeddings(tensors)
-    hidden = next((config[key] for key in WIDTH_KEYS if isinstance(config.get(key), int)), None)
+    hidden = find_width(config)
     width = embeddings[1].shape[1] if embeddings else None
     if hidden is None or width in (None, hidden):
         return None

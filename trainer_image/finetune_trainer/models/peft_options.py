@@ -111,7 +111,7 @@ def _check_unsupported(options: Mapping[str, Any], kind: str, model_type: str) -
             "activated LoRA is not supported, because the training rows have no invocation tokens: remove it",
         )
     names = options.get("target_modules")
-    reached = isinstance(names, list) and {_last_part(name) for name in names} & _experts(kind, model_type).keys()
+    reached = isinstance(names, list) and {roles.last_part(name) for name in names} & _experts(kind, model_type).keys()
     for name in ("use_dora", "lora_dropout"):
         if kind == "LORA" and options.get(name) and (options.get("target_parameters") or reached):
             raise MethodMisfitError(
@@ -148,7 +148,7 @@ def _check_targets(
     """Check that each name matches; return the matrices of the adapted linear layers, as far as they are named."""
     linear, wanted = modules.list_linear_modules(tensors), options.get("target_modules")
     for name in options.get("target_parameters") or ():
-        if not any(tensor == name or tensor.endswith(f".{name}") for tensor in tensors):
+        if not any(roles.ends_with(tensor, name) for tensor in tensors):
             parameters = roles.suffixes(tensor for tensor in tensors if not tensor.endswith((".weight", ".bias")))
             has = f"it has: {', '.join(parameters)}" if parameters else "it has none outside its layers"
             raise TargetError("options.target_parameters", f"the model has no parameter named {name}; {has}")
@@ -166,8 +166,8 @@ def _check_targets(
                 f"{adaptable[0]}: correct it, or write all-linear, or a list of names",
             )
     else:
-        chosen = _match_names([name for name in wanted if _last_part(name) not in experts], adaptable)
-    if kind == "LORA" and (heads := [name for name in chosen if _last_part(name) in ("lm_head", SCORE_HEAD)]):
+        chosen = _match_names([name for name in wanted if roles.last_part(name) not in experts], adaptable)
+    if kind == "LORA" and (heads := [name for name in chosen if roles.last_part(name) in ("lm_head", SCORE_HEAD)]):
         raise MethodMisfitError(
             "options.target_modules",
             f"{heads[0]} is the output head, which gets no adapter: remove it, and to train it whole write "
@@ -187,7 +187,7 @@ def _default_targets(kind: str, model_type: str, linear: Iterable[str]) -> list[
 def _match_names(wanted: list[str], modules: Iterable[str]) -> list[str]:
     names, chosen = list(modules), []
     for name in wanted:
-        matched = [module for module in names if module == name or module.endswith(f".{name}")]
+        matched = [module for module in names if roles.ends_with(module, name)]
         if not matched:
             raise TargetError(
                 "options.target_modules",
@@ -239,10 +239,6 @@ def _matches(expression: str, name: str) -> bool:
 
 def _experts(kind: str, model_type: str) -> dict[str, str]:
     return peft_tables.converted_experts(model_type) if kind == "LORA" else {}
-
-
-def _last_part(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
 
 
 def _is_whole(value: Any) -> bool:

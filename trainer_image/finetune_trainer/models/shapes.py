@@ -39,6 +39,16 @@ def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((config[key] for key in TEXT_KEYS if isinstance(config.get(key), dict)), config)
 
 
+def count_layers(config: Mapping[str, Any]) -> int | None:
+    """Return the number of layers of a language model's configuration; None if it does not have it."""
+    return next((config[key] for key in LAYER_KEYS if isinstance(config.get(key), int)), None)
+
+
+def find_width(config: Mapping[str, Any]) -> int | None:
+    """Return the width of the hidden states of a language model's configuration; None if it does not have it."""
+    return next((config[key] for key in WIDTH_KEYS if isinstance(config.get(key), int)), None)
+
+
 def find_embeddings(tensors: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:
     """Return the token embeddings: name and tensor; None if they are not known for certain."""
     embeddings = {
@@ -90,14 +100,14 @@ def _compare_embeddings(config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     size, additional = config.get("vocab_size"), ADDITIONAL_ROWS.get(str(config.get("model_type")), 0)
     if isinstance(size, int) and size + additional != rows:
         yield f"config.json has vocab_size {size}, but {name} has {rows} rows"
-    hidden = next((config[key] for key in WIDTH_KEYS if isinstance(config.get(key), int)), None)
+    hidden = find_width(config)
     narrower = {"word_embed_proj_dim", "embedding_size", "embed_dim"} & set(config)
     if hidden is not None and hidden != width and not narrower:
         yield f"config.json has {hidden} as the width of the hidden states, but {name} has {width} columns"
 
 
 def _compare_layers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    layers = next((config[key] for key in LAYER_KEYS if isinstance(config.get(key), int)), None)
+    layers = count_layers(config)
     numbers: dict[str, set[int]] = {}
     for name in tensors:
         if (match := LAYER.match(name)) and not OTHER_TOWERS.search(name):

@@ -30,7 +30,11 @@ def check_all_matched(adapted: Any, method: Method) -> None:
     for field, wanted in names.items():
         missing = [name for name in wanted if not any(module.endswith(name) for module in saved)]
         if "save" not in field.lower():
-            missing = [name for name in missing if not _is_adapted(name, layers) and _last_part(name) not in experts]
+            missing = [
+                name
+                for name in missing
+                if not any(roles.ends_with(layer, name) for layer in layers) and roles.last_part(name) not in experts
+            ]
         if missing:
             existing = roles.suffixes(
                 name for name, module in adapted.get_base_model().named_modules() if _has_weight(module)
@@ -64,13 +68,5 @@ def _list_modules(adapted: Any, kind: type[Any]) -> list[str]:
     ]
 
 
-def _is_adapted(name: str, layers: list[str]) -> bool:
-    return any(layer == name or layer.endswith(f".{name}") for layer in layers)
-
-
 def _has_weight(module: Any) -> bool:
     return next(iter(module.parameters(recurse=False)), None) is not None
-
-
-def _last_part(name: str) -> str:
-    return name.rsplit(".", 1)[-1]

@@ -157,7 +157,7 @@ def check_modules(settings: Settings, metadata: ModelMetadata, result: CheckResu
 def check_peft_options(block: Peft, metadata: ModelMetadata, result: CheckResult) -> None:
     """Check the options of ``spec.method.peft``, whose names alone the API knows."""
     text = shapes.language_config(metadata.config)
-    layers = next((text[key] for key in shapes.LAYER_KEYS if isinstance(text.get(key), int)), None)
+    layers = shapes.count_layers(text)
     try:
         peft_options.check_options(block, str(metadata.config.get("model_type")), layers, metadata.tensors)
     except targets.TargetError as error:
